@@ -1,0 +1,31 @@
+"""From DOT text to a picture, with whichever Graphviz is there."""
+
+from __future__ import annotations
+
+import shutil
+
+from tensorgrad.errors import MissingDependencyError
+
+MISSING = (
+    "drawing a graph needs Graphviz: pip install 'tensorgrad[draw]' (pygraphviz brings the engine), "
+    "or install the program dot (https://graphviz.org/download)"
+)
+
+
+def render(dot: str, suffix: str) -> bytes:
+    """The picture of `dot` as the content of a .svg, .png or .pdf file.
+
+    The program `dot` is used when it is on the PATH, else pygraphviz, whose wheel carries the engine. Raises
+    MissingDependencyError, saying what to install, when there is neither.
+    """
+    if shutil.which("dot"):
+        import graphviz
+
+        return graphviz.Source(dot).pipe(format=suffix)
+    try:
+        import pygraphviz
+    except ImportError:
+        raise MissingDependencyError(MISSING) from None
+    picture = pygraphviz.AGraph(string=dot).draw(format=suffix, prog="dot")
+    assert isinstance(picture, bytes)
+    return picture

@@ -1,0 +1,29 @@
+"""What goes wrong, as exceptions that fit the habits of NumPy's and of PyTorch's users alike."""
+
+
+class TensorgradError(Exception):
+    """Base of every error that tensorgrad raises on purpose."""
+
+
+class ShapeError(TensorgradError, ValueError, RuntimeError):
+    """Shapes that do not fit (NumPy raises ValueError here, PyTorch RuntimeError)."""
+
+
+class DTypeError(TensorgradError, TypeError, RuntimeError):
+    """A dtype that an operation cannot take, or a gradient asked for where there is none."""
+
+
+class LabelError(TensorgradError, ValueError, IndexError):
+    """A class index outside 0 .. classes-1 (PyTorch raises IndexError here)."""
+
+
+class GraphError(TensorgradError, RuntimeError):
+    """A gradient asked for that the recorded graph cannot give."""
+
+
+class DataError(TensorgradError, ValueError):
+    """A data file that is not what its name or header says."""
+
+
+class MissingDependencyError(TensorgradError, ImportError):
+    """An optional package is not installed; the message says what to install."""

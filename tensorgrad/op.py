@@ -1,0 +1,267 @@
+"""Op and Node: an operation is one class, a use of it one node of the graph.
+
+To add an operation, write one class with its formula, `forward` and `backward`, and make one instance of it::
+
+    class Square(Op):
+        \"\"\"y = x²
+
+        forward    y  = x²
+        backward   gx = 2 g x
+        \"\"\"
+
+        name, signature, reads = "square", "()->()", "x"
+
+        def forward(self, xp, x):
+            return xp.square(x)
+
+        def backward(self, g, y, x):
+            return (lambda: 2 * g * x,)
+
+    square = Square()
+
+`forward` always gets arrays. `backward` gets arrays, or Tensors when the gradient is itself to be differentiated: write it
+with operators, methods and ops, and it serves both. It returns one function per input (None where there is no gradient), so
+that only the gradients somebody wants are computed. Un-broadcasting, summing over several uses, dtypes and shape checks are
+the engine's work: a rule is its formula alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+
+import tensorgrad.tensor as tensor
+from tensorgrad import backend
+from tensorgrad.backend import Array, Xp
+from tensorgrad.errors import DTypeError, ShapeError, TensorgradError
+from tensorgrad.state import state
+
+if TYPE_CHECKING:
+    from tensorgrad.tensor import Tensor
+
+Value: TypeAlias = Any  # what a rule is written in: an array or a Tensor
+Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
+Shape: TypeAlias = tuple[int, ...]
+
+REGISTRY: dict[str, Op] = {}
+
+_counter = itertools.count()
+
+
+class Node:
+    """One use of an op: what drawing, fusing, differentiating and replaying look at.
+
+    op      the operation
+    inputs  per argument a Node, a leaf Tensor, or a constant (an array or a number)
+    attrs   keyword arguments of the op
+    saved   per argument the array if the rule reads it, else None; the field is None once `backward` has let go of it
+    out     the result's array if the rule reads it, else None
+    shape, dtype   of the result
+    scope   path of the module that was running, "" outside of any
+    index   grows in the order of execution, so sorting by it is a topological sort
+    retain  a weak reference to the Tensor whose `.grad` was asked for by `retain_grad`
+    members for a fused node, the nodes that it stands for
+    gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
+
+    Apart from letting go of arrays and from `retain`, a node never changes.
+    """
+
+    __slots__ = (
+        "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "members",
+        "gradient_of", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: tuple[Any, ...],
+        attrs: dict[str, Any],
+        saved: tuple[Any, ...] | None,
+        out: Array | None,
+        shape: Shape,
+        dtype: Any,
+        members: tuple[Node, ...] = (),
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.attrs = attrs
+        self.saved = saved
+        self.out = out
+        self.shape = shape
+        self.dtype = dtype
+        self.scope = state.scope
+        self.index = next(_counter)
+        self.retain: Any = None
+        self.members = members
+        self.gradient_of: Node | None = state.gradient_of
+
+    def replaced(self, **fields: Any) -> Node:
+        """A node with the same result at the same place in the order, and other `op`, `inputs`, ... as given."""
+        given = {name: getattr(self, name) for name in ("op", "inputs", "attrs", "saved", "out", "members")} | fields
+        node = Node(**given, shape=self.shape, dtype=self.dtype)
+        node.scope, node.index, node.gradient_of = self.scope, self.index, self.gradient_of
+        return node
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=int))
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name} {self.shape} {self.dtype}>"
+
+
+class Op:
+    """An operation: a name, a signature, a formula, `forward` and `backward`. See the module's text for how to write one.
+
+    signature   NumPy's gufunc notation. "()" is an elementwise argument; arguments broadcast over leading axes. Where the
+                notation has "...", only the arguments that carry it may have further leading axes: "(...,k),(k,n)->(...,n)"
+    reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
+                the rule gets a stand-in that has a shape and a dtype only
+    symbol      how drawings write it; the name where it is empty
+    """
+
+    name: ClassVar[str]
+    signature: ClassVar[str]
+    reads: ClassVar[str] = ""
+    symbol: ClassVar[str] = ""
+
+    forward: Callable[..., Array]
+    backward: Callable[..., Rules] | None = None
+
+    def __init__(self) -> None:
+        self.parsed = Signature.parse(self.signature)
+        reads = set(self.reads.split())
+        self.reads_output = "y" in reads
+        if self.backward is not None:
+            positional = [
+                p for p in inspect.signature(self.backward).parameters.values() if p.kind is not p.KEYWORD_ONLY
+            ]
+            self.reads_input = tuple(p.name in reads for p in positional[2:])
+            unknown = reads - {p.name for p in positional[1:]}
+            if unknown:
+                raise TensorgradError(f"{self.name}: reads names {sorted(unknown)}, which backward does not take")
+        else:
+            self.reads_input = ()
+        self.reads_all = bool(self.reads_input) and all(self.reads_input)
+        if self.name in REGISTRY:
+            raise TensorgradError(f"op {self.name!r} is registered twice")
+        REGISTRY[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name} {self.signature}>"
+
+    def formula(self, direction: str) -> str:
+        """The lines of the docstring that stand behind `direction` ("forward" or "backward")."""
+        text = inspect.cleandoc(self.__doc__ or "")
+        found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
+        return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
+
+    def __call__(self, *args: Any) -> Any:
+        """The result for arrays (an array) or, when any argument is a Tensor, for Tensors (a recorded Tensor)."""
+        return self.apply(*args)
+
+    def apply(self, *args: Any, **attrs: Any) -> Any:
+        """Compute, and record a node if an argument is a Tensor that requires a gradient."""
+        is_tensor = False
+        record = False
+        arrays = []
+        inputs = []
+        for a in args:
+            if isinstance(a, tensor.Tensor):
+                is_tensor = True
+                record = record or a.requires_grad
+                arrays.append(a.data)
+                inputs.append(a.node or a)
+            else:
+                if not isinstance(a, (np.ndarray, float, int)):
+                    a = backend.asarray(a, where=self.name)
+                arrays.append(a)
+                inputs.append(a)
+        out = self.evaluate(arrays, attrs)
+        if not is_tensor:
+            return out
+        if not isinstance(out, np.ndarray) and isinstance(out, np.generic):
+            out = np.asarray(out)
+        if not (record and state.recording and self.backward is not None):
+            return tensor.wrap(out, None)
+        return tensor.wrap(out, self.record(tuple(inputs), attrs, arrays, out))
+
+    def evaluate(self, arrays: list[Any], attrs: dict[str, Any]) -> Array:
+        """`forward`, with errors that name the op, the argument, what was expected and what came."""
+        try:
+            return self.forward(backend.namespace(arrays), *arrays, **attrs)
+        except TensorgradError:
+            raise
+        except (ValueError, TypeError, IndexError) as error:
+            shapes = [np.shape(a) for a in arrays]
+            if problem := self.parsed.mismatch(shapes):
+                raise ShapeError(f"{self.name}: {problem}; expected {self.signature}") from error
+            kinds = ", ".join(f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" for a in arrays)
+            kind = DTypeError if isinstance(error, TypeError) else ShapeError
+            raise kind(f"{self.name}: {error}; got {kinds}") from error
+
+    def record(self, inputs: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any], out: Array) -> Node:
+        """The node of one use, keeping only the arrays that the rule reads."""
+        saved: tuple[Any, ...]
+        if self.reads_all:
+            saved = tuple(arrays)
+        elif True in self.reads_input:
+            saved = tuple([a if read else None for a, read in zip(arrays, self.reads_input, strict=False)])
+        else:
+            saved = ()
+        return Node(self, inputs, attrs, saved, out if self.reads_output else None, out.shape, out.dtype)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A parsed signature: the named axes of each argument, and which arguments may have further leading axes."""
+
+    inputs: tuple[tuple[str, ...], ...]
+    output: tuple[str, ...]
+    open_inputs: tuple[bool, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Signature:
+        left, arrow, right = text.partition("->")
+        groups = re.findall(r"\(([^()]*)\)", left)
+        out = re.findall(r"\(([^()]*)\)", right)
+        if not arrow or not groups or len(out) != 1:
+            raise TensorgradError(f"signature {text!r} is not of the form '(a,b),(b)->(a)'")
+        split = [tuple(name.strip() for name in g.split(",") if name.strip()) for g in groups]
+        explicit = any("..." in g for g in split)
+        return cls(
+            inputs=tuple(tuple(n for n in g if n != "...") for g in split),
+            output=tuple(n for n in out[0].replace(" ", "").split(",") if n and n != "..."),
+            open_inputs=tuple("..." in g if explicit else True for g in split),
+        )
+
+    def mismatch(self, shapes: list[Shape]) -> str:
+        """The first way in which `shapes` do not fit, in words; "" if they fit."""
+        sizes: dict[str, tuple[int, int]] = {}
+        leading: list[tuple[int, Shape]] = []
+        for i, (axes, shape, is_open) in enumerate(zip(self.inputs, shapes, self.open_inputs, strict=False)):
+            if len(shape) < len(axes) or (len(shape) > len(axes) and not is_open):
+                bound = "at least " if is_open else ""
+                return f"argument {i} has shape {shape}, expected {bound}{len(axes)} axes ({','.join(axes)})"
+            core = shape[len(shape) - len(axes) :]
+            for axis, size in zip(axes, core, strict=True):
+                known, at = sizes.setdefault(axis, (size, i))
+                if known != size:
+                    return f"axis {axis} is {known} in argument {at} {shapes[at]} but {size} in argument {i} {shape}"
+            leading.append((i, shape[: len(shape) - len(axes)]))
+        try:
+            np.broadcast_shapes(*(shape for (i, shape) in leading if self.open_inputs[i]))
+        except ValueError:
+            given = " and ".join(str(shapes[i]) for i, _ in leading)
+            return f"shapes {given} do not broadcast"
+        return ""

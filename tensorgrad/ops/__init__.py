@@ -1,0 +1,66 @@
+"""Every operation, by family. `tensorgrad.<name>` is the same function."""
+
+from tensorgrad.ops.elementwise import (
+    add,
+    astype,
+    div,
+    exp,
+    log,
+    mul,
+    neg,
+    power,
+    relu,
+    relu_grad,
+    sigmoid,
+    sigmoid_grad,
+    sub,
+    tanh,
+    tanh_grad,
+)
+from tensorgrad.ops.linalg import linear, linear_relu, linear_sigmoid, linear_tanh, matmul
+from tensorgrad.ops.loss import (
+    log_softmax,
+    nll_loss,
+    one_hot,
+    softmax,
+    softmax_cross_entropy,
+    softmax_cross_entropy_grad,
+)
+from tensorgrad.ops.reduce import mean, sum, sum_to
+from tensorgrad.ops.shape import broadcast_to, reshape, swapaxes, transpose
+
+__all__ = [
+    "add",
+    "astype",
+    "broadcast_to",
+    "div",
+    "exp",
+    "linear",
+    "linear_relu",
+    "linear_sigmoid",
+    "linear_tanh",
+    "log",
+    "log_softmax",
+    "matmul",
+    "mean",
+    "mul",
+    "neg",
+    "nll_loss",
+    "one_hot",
+    "power",
+    "relu",
+    "relu_grad",
+    "reshape",
+    "sigmoid",
+    "sigmoid_grad",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_grad",
+    "sub",
+    "sum",
+    "sum_to",
+    "swapaxes",
+    "tanh",
+    "tanh_grad",
+    "transpose",
+]

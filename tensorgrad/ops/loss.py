@@ -1,0 +1,198 @@
+"""Softmax and the losses, written on logits so that nothing overflows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import Array, Xp, asarray
+from tensorgrad.errors import DTypeError, LabelError, ShapeError
+from tensorgrad.op import Op, Rules, Value
+from tensorgrad.ops.elementwise import exp
+
+
+class Softmax(Op):
+    """p = softmax of the logits z over `axis`
+
+    forward    p  = e^z / sum e^z
+    backward   gz = p (g - sum(g p))
+    """
+
+    # z is kept as well, because log(softmax(z)) is evaluated from it
+    name, signature, reads = "softmax", "(n)->(n)", "y z"
+
+    def __call__(self, z: Any, axis: int = -1) -> Any:
+        return self.apply(z, axis=axis)
+
+    def forward(self, xp: Xp, z: Array, *, axis: int) -> Array:
+        e = xp.exp(z - z.max(axis, keepdims=True))
+        return e / e.sum(axis, keepdims=True)
+
+    def backward(self, g: Value, y: Value, z: Value, *, axis: int) -> Rules:
+        return (lambda: y * (g - (g * y).sum(axis, keepdims=True)),)
+
+
+class LogSoftmax(Op):
+    """log softmax of the logits z over `axis`, finite wherever z is
+
+    forward    y  = z - log sum e^z
+    backward   gz = g - e^y sum(g)
+    """
+
+    name, signature, reads = "log_softmax", "(n)->(n)", "y"
+
+    def __call__(self, z: Any, axis: int = -1) -> Any:
+        return self.apply(z, axis=axis)
+
+    def forward(self, xp: Xp, z: Array, *, axis: int) -> Array:
+        y = z - z.max(axis, keepdims=True)
+        y -= xp.log(xp.exp(y).sum(axis, keepdims=True))
+        return y
+
+    def backward(self, g: Value, y: Value, z: Value, *, axis: int) -> Rules:
+        return (lambda: g - exp(y) * g.sum(axis, keepdims=True),)
+
+
+class OneHot(Op):
+    """Class indices as rows of `classes` numbers, 1 at the index and 0 elsewhere. No gradient.
+
+    forward    y[i, k] = [labels[i] = k]
+    """
+
+    name, signature = "one_hot", "()->(k)"
+
+    def __call__(self, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
+        return self.apply(as_target(labels), classes=classes, dtype=np.dtype(dtype))
+
+    def forward(self, xp: Xp, labels: Array, *, classes: int, dtype: Any) -> Array:
+        labels = check_labels(self.name, labels, classes)
+        return (labels[..., None] == xp.arange(classes)).astype(dtype)
+
+
+class NLLLoss(Op):
+    """The mean over samples of the negative log-probability of the right class: log-probabilities in, labels in, one number out.
+
+    forward    L  = -1/m sum_i logp[i, t_i]                       logp (...,k) for m samples, t (...) class indices
+    backward   glogp = -g/m one_hot(t)
+    """
+
+    name, signature, reads = "nll_loss", "(...,k),(...)->()", "t"
+
+    def __call__(self, logp: Any, t: Any) -> Any:
+        return self.apply(logp, as_target(t))
+
+    def forward(self, xp: Xp, logp: Array, t: Array) -> Array:
+        return -pick(xp, logp, check_labels(self.name, t, logp.shape[-1], logp.shape[:-1])).mean()
+
+    def backward(self, g: Value, y: Value, logp: Value, t: Value) -> Rules:
+        return (lambda: g * one_hot(t, logp.shape[-1], g.dtype) * (-1 / math.prod(logp.shape[:-1])), None)
+
+
+class SoftmaxCrossEntropy(Op):
+    """Softmax and cross-entropy of logits in one: what every derivation of it on paper ends with.
+
+    t     class indices (...), or the probabilities Y themselves (...,k)
+    scale how much a sample counts; 1/m (the mean) when it is None
+    logp  log_softmax(z), when it has been computed already
+
+    forward    L  = -scale sum(Y * log softmax(z))                z (...,k) for m samples, Y = one_hot(t)
+    backward   dz = g scale (softmax(z) - Y)
+               with rows of Y that do not sum to 1: g scale (softmax(z) sum(Y) - Y)
+    """
+
+    name, signature, reads = "softmax_cross_entropy", "(...,k),(...)->()", "z t logp"
+
+    def __call__(self, z: Any, t: Any, *, scale: float | None = None) -> Any:
+        return self.apply(z, as_target(t), scale=scale)
+
+    def forward(self, xp: Xp, z: Array, t: Array, logp: Array | None = None, *, scale: float | None) -> Array:
+        logp = log_softmax.forward(xp, z, axis=-1) if logp is None else logp
+        if t.dtype.kind != "f":
+            t = check_labels(self.name, t, z.shape[-1], z.shape[:-1])
+            return -pick(xp, logp, t).sum() * scale_of(z, scale)
+        if t.shape != z.shape:
+            raise ShapeError(f"{self.name}: the probabilities have shape {t.shape}, the logits {z.shape}")
+        return -xp.vdot(t, logp) * scale_of(z, scale)
+
+    def backward(
+        self, g: Value, y: Value, z: Value, t: Value, logp: Value | None = None, *, scale: float | None
+    ) -> Rules:
+        def gz() -> Value:
+            known = log_softmax(z) if logp is None else logp
+            return softmax_cross_entropy_grad(g, known, t, scale=scale_of(z, scale))
+
+        return (gz, None) if logp is None else (gz, None, None)
+
+
+class SoftmaxCrossEntropyGrad(Op):
+    """The gradient of softmax-cross-entropy with respect to the logits, one pass over (m, k).
+
+    forward    dz = g scale (e^logp - Y)                          e^logp = softmax(z); Y = one_hot(t) or probabilities t
+    backward   gg = scale sum(h * (e^logp - Y)),   glogp = h g scale e^logp          (h: the gradient of dz)
+               with rows of Y that do not sum to 1, e^logp sum(Y) takes the place of e^logp
+    """
+
+    name, signature, reads = "softmax_cross_entropy_grad", "(),(...,k),(...)->(...,k)", "g logp t"
+
+    def __call__(self, g: Any, logp: Any, t: Any, *, scale: float) -> Any:
+        return self.apply(g, logp, t, scale=scale)
+
+    def forward(self, xp: Xp, g: Array, logp: Array, t: Array, *, scale: float) -> Array:
+        dz = xp.exp(logp)
+        if t.dtype.kind == "f":
+            dz *= t.sum(-1, keepdims=True)
+            dz -= t
+        else:
+            flat = dz.reshape((-1, dz.shape[-1]))
+            flat[xp.arange(len(flat)), t.reshape(-1)] -= 1
+        dz *= g * scale
+        return dz
+
+    def backward(self, h: Value, y: Value, g: Value, logp: Value, t: Value, *, scale: float) -> Rules:
+        soft = t.dtype.kind == "f"
+        target = t if soft else one_hot(t, logp.shape[-1], logp.dtype)
+        total = t.sum(-1, keepdims=True) if soft else 1
+        return (
+            lambda: (h * (exp(logp) * total - target)).sum() * scale,
+            lambda: h * exp(logp) * (g * scale) * total,
+            None,
+        )
+
+
+def scale_of(z: Value, scale: float | None) -> float:
+    """`scale`, or the weight of one sample in the mean."""
+    return 1 / max(math.prod(z.shape[:-1]), 1) if scale is None else scale
+
+
+def pick(xp: Xp, logp: Array, t: Array) -> Array:
+    """logp[i, t[i]] for every sample i."""
+    flat = logp.reshape((-1, logp.shape[-1]))
+    return flat[xp.arange(len(flat)), t.reshape(-1)]
+
+
+def as_target(t: Any) -> Any:
+    """Labels or probabilities as given; lists become arrays, whole numbers staying whole."""
+    if hasattr(t, "dtype"):
+        return t
+    array = np.asarray(t)
+    return array if array.dtype.kind in "iu" else asarray(t, where="target")
+
+
+def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | None = None) -> Array:
+    """`labels` if they are class indices for `classes` classes, else the error that says what is wrong with them."""
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(f"{op}: labels must be integers (class indices), got {labels.dtype} of shape {labels.shape}")
+    if shape is not None and labels.shape != shape:
+        raise ShapeError(f"{op}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
+    # read as unsigned, a negative index is a huge one: a single pass finds both ends
+    if labels.size and labels.view(f"u{labels.dtype.itemsize}").max() >= classes:
+        bad = labels[(labels < 0) | (labels >= classes)].reshape(-1)[0]
+        raise LabelError(f"{op}: label {bad} is out of range, expected 0 to {classes - 1} for {classes} classes")
+    return labels
+
+
+softmax, log_softmax = Softmax(), LogSoftmax()
+one_hot, nll_loss = OneHot(), NLLLoss()
+softmax_cross_entropy, softmax_cross_entropy_grad = SoftmaxCrossEntropy(), SoftmaxCrossEntropyGrad()

@@ -1,0 +1,86 @@
+"""Operations that take many elements to one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tensorgrad.backend import Array, Xp
+from tensorgrad.op import Op, Rules, Shape, Value
+from tensorgrad.ops.shape import broadcast_to
+
+Axis = int | tuple[int, ...] | None
+
+
+def kept(shape: Shape, axis: Axis) -> Shape:
+    """`shape` with the axes that were reduced left in as 1."""
+    if axis is None:
+        return (1,) * len(shape)
+    reduced = {a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)}
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+class Sum(Op):
+    """The sum over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1.
+
+    forward    y  = sum of x over axis
+    backward   gx = g repeated over axis
+    """
+
+    name, signature, symbol = "sum", "()->()", "Σ"
+
+    def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+        return self.apply(x, axis=axis, keepdims=keepdims)
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        return xp.sum(x, axis=axis, keepdims=keepdims)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
+        return (lambda: broadcast_to(g.reshape(kept(x.shape, axis)), x.shape),)
+
+
+class Mean(Op):
+    """The mean over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1.
+
+    forward    y  = 1/n sum of x over axis          (n: how many elements each mean is of)
+    backward   gx = g / n repeated over axis
+    """
+
+    name, signature = "mean", "()->()"
+
+    def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+        return self.apply(x, axis=axis, keepdims=keepdims)
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        return xp.mean(x, axis=axis, keepdims=keepdims)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
+        shape = kept(x.shape, axis)
+        n = math.prod(x.shape) // max(math.prod(shape), 1)
+        return (lambda: broadcast_to(g.reshape(shape) / n, x.shape),)
+
+
+class SumTo(Op):
+    """x summed down to `shape`: what undoes broadcasting.
+
+    forward    y  = sum of x over the axes that broadcasting `shape` to x.shape adds or widens
+    backward   gx = g repeated to x.shape
+    """
+
+    name, signature, symbol = "sum_to", "()->()", "Σ"
+
+    def __call__(self, x: Any, shape: Shape) -> Any:
+        return self.apply(x, shape=tuple(shape))
+
+    def forward(self, xp: Xp, x: Array, *, shape: Shape) -> Array:
+        added = x.ndim - len(shape)
+        widened = tuple(i + added for i, n in enumerate(shape) if n == 1 and x.shape[i + added] != 1)
+        if added < 0 or any(n not in (1, x.shape[i + added]) for i, n in enumerate(shape)):
+            raise ValueError(f"shape {shape} does not broadcast to {x.shape}")
+        return xp.sum(x, axis=tuple(range(added)) + widened, keepdims=True).reshape(shape)
+
+    def backward(self, g: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
+        return (lambda: broadcast_to(g, x.shape),)
+
+
+sum, mean, sum_to = Sum(), Mean(), SumTo()

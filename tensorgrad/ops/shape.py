@@ -1,0 +1,85 @@
+"""Operations that rearrange elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import Array, Xp
+from tensorgrad.errors import ShapeError
+from tensorgrad.op import Op, Rules, Shape, Value
+
+
+class Reshape(Op):
+    """The same elements, row by row, in another shape; one size may be -1.
+
+    forward    y  = x in the shape asked for
+    backward   gx = g in the shape of x
+    """
+
+    name, signature = "reshape", "()->()"
+
+    def __call__(self, x: Any, shape: int | Shape) -> Any:
+        return self.apply(x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+
+    def forward(self, xp: Xp, x: Array, *, shape: Shape) -> Array:
+        return xp.reshape(x, shape)
+
+    def backward(self, g: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
+        return (lambda: g.reshape(x.shape),)
+
+
+class Transpose(Op):
+    """The axes in another order; reversed when no order is given.
+
+    forward    y  = x, axis i of y being axis axes[i] of x
+    backward   gx = g with its axes put back
+    """
+
+    name, signature, symbol = "transpose", "()->()", "ᵀ"
+
+    def __call__(self, x: Any, axes: tuple[int, ...] | None = None) -> Any:
+        axes = tuple(range(np.ndim(x) if not hasattr(x, "ndim") else x.ndim))[::-1] if axes is None else tuple(axes)
+        return self.apply(x, axes=axes)
+
+    def forward(self, xp: Xp, x: Array, *, axes: tuple[int, ...]) -> Array:
+        return xp.transpose(x, axes)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axes: tuple[int, ...]) -> Rules:
+        back = [0] * len(axes)
+        for i, axis in enumerate(axes):
+            back[axis] = i
+        return (lambda: g.transpose(back),)
+
+
+class BroadcastTo(Op):
+    """x repeated along the axes that `shape` adds or widens, by NumPy's rules.
+
+    forward    y  = x repeated to `shape`
+    backward   gx = g summed over what was repeated
+    """
+
+    name, signature = "broadcast_to", "()->()"
+
+    def __call__(self, x: Any, shape: Shape) -> Any:
+        return self.apply(x, shape=tuple(shape))
+
+    def forward(self, xp: Xp, x: Array, *, shape: Shape) -> Array:
+        return xp.broadcast_to(x, shape)
+
+    def backward(self, g: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
+        return (lambda: g,)  # the engine sums what broadcasting repeated
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """x with two axes exchanged; a `transpose`."""
+    axes = list(range(x.ndim))
+    try:
+        axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    except IndexError:
+        raise ShapeError(f"swapaxes: axes {axis1} and {axis2} asked of shape {x.shape}") from None
+    return transpose(x, tuple(axes))
+
+
+reshape, transpose, broadcast_to = Reshape(), Transpose(), BroadcastTo()
