@@ -54,8 +54,9 @@ SYSTEMS = {
 
 def sigmoid(z: Array) -> Array:
     """1 / (1 + e^-z), from the side on which the exponential is small."""
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0, e) / (1 + e)
+    e: Array = np.exp(-np.abs(z))
+    s: Array = np.where(z >= 0, 1.0, e) / (1 + e)
+    return s
 
 
 def relu(z: Array) -> Array:
@@ -63,8 +64,9 @@ def relu(z: Array) -> Array:
 
 
 def softmax(z: Array) -> Array:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    e: Array = np.exp(z - z.max(axis=1, keepdims=True))
+    p: Array = e / e.sum(axis=1, keepdims=True)
+    return p
 
 
 ACTIVATIONS = {"relu": relu, "sigmoid": sigmoid}

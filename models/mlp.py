@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,11 @@ class MLP(nn.Sequential):
             raise ValueError(f"MLP: widths must be two or more whole numbers above 0, got {tuple(widths)}")
         make = ACTIVATIONS[activation]
         modules: list[nn.Module] = []
-        for n, m in zip(widths, widths[1:], strict=False):
+        for n, m in pairwise(widths):
             if modules and make is not None:
                 modules.append(make())
             modules.append(
-                nn.Linear(
-                    n, m, weight_init=weight_init or init.he_normal(), bias_init=init.zeros(), rng=rng, dtype=dtype
-                )
+                nn.Linear(n, m, weight_init=weight_init or init.he_normal(), bias_init=init.zeros(), rng=rng, dtype=dtype)
             )
         super().__init__(*modules)
 
@@ -183,11 +182,12 @@ class MLPClassifier:
 
     def predict_proba(self, X: Any) -> Array:
         """The probability of each class in `classes_`, (m, classes)."""
-        return F.softmax(self.decision_function(X))  # type: ignore[no-any-return]
+        return F.softmax(self.decision_function(X))
 
     def predict(self, X: Any) -> Array:
         """The likeliest class of each row, (m,)."""
-        return self.classes_[self.decision_function(X).argmax(axis=1)]  # type: ignore[no-any-return]
+        best = self.decision_function(X).argmax(axis=1)
+        return self.classes_[best]
 
     def score(self, X: Any, y: Any) -> float:
         """The share of rows whose class is predicted right."""

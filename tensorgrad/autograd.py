@@ -27,9 +27,7 @@ def no_grad() -> AbstractContextManager[None]:
     return switched(recording=False)
 
 
-def backward(
-    root: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False
-) -> None:
+def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
     """Add the gradient of `root` to the `.grad` of every leaf it was computed from; see Tensor.backward."""
     seed = _seed("backward", root, gradient)
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
@@ -71,9 +69,7 @@ def grad(
 def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
     """The gradient that the walk starts with."""
     if not root.requires_grad:
-        raise GraphError(
-            f"{caller}: this Tensor (shape {root.shape}) was not computed from anything that requires a gradient"
-        )
+        raise GraphError(f"{caller}: this Tensor (shape {root.shape}) was not computed from anything that requires a gradient")
     if gradient is None:
         if root.ndim:
             raise GraphError(
@@ -112,7 +108,7 @@ def _walk(
     leaves: dict[Tensor, None] = {r: None for r in roots if r.node is None}
     kept: list[tuple[Source, Tensor]] = []
 
-    with switched(recording=record, scope=state.scope, gradient_of=state.gradient_of):
+    with switched(recording=record, tracing=record, scope=state.scope, gradient_of=state.gradient_of):
         for node in nodes:
             g = grads.get(node)
             if g is None or (needed is not None and node not in needed):
@@ -139,6 +135,11 @@ def _walk(
                     member.saved = member.out = None
 
     if wanted is not None:
+        for source, t in targets.items():
+            # read by the graph, but no rule has a gradient for it (ReLU's mask): the derivative is 0
+            if source not in grads and any(source is s for node in nodes for s in (node, *node.inputs)):
+                zeros = namespace([t.data]).zeros(t.shape, t.dtype)
+                grads[source] = wrap(zeros, None) if record else zeros
         handed = [(source, t) for source, t in targets.items() if source in grads]
     else:
         handed = [(leaf, leaf) for leaf in leaves] + kept
@@ -171,7 +172,7 @@ def _inputs_gradients(use: Node, node: Node, g: Any, needed: set[Source] | None,
 
 
 def _wants(source: Any) -> bool:
-    return isinstance(source, Node) or (isinstance(source, Tensor) and source.requires_grad)
+    return isinstance(source, (Node, Tensor)) and source.requires_grad
 
 
 def _view(source: Any, saved: Any) -> Any:
@@ -191,7 +192,7 @@ def _reachable(caller: str, roots: list[Node]) -> list[Node]:
                 f"{node.shape} had kept. Pass retain_graph=True to the first backward(), or compute the loss again"
             )
         for source in node.inputs:
-            if isinstance(source, Node) and source not in seen:
+            if isinstance(source, Node) and source.requires_grad and source not in seen:
                 seen.add(source)
                 stack.append(source)
     return sorted(seen, key=attrgetter("index"), reverse=True)

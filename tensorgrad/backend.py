@@ -54,7 +54,5 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
         if dtype is None and array.dtype.kind in "iuf":
             array = array.astype(DEFAULT_FLOAT)
     if array.dtype.kind not in "biuf":
-        raise DTypeError(
-            f"{where}: expected numbers or booleans, got dtype {array.dtype} (from {type(value).__name__})"
-        )
+        raise DTypeError(f"{where}: expected numbers or booleans, got dtype {array.dtype} (from {type(value).__name__})")
     return array

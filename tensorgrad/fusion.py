@@ -20,7 +20,7 @@ from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
-from tensorgrad.op import Node
+from tensorgrad.op import Node, Op
 from tensorgrad.ops import (
     add,
     div,
@@ -42,7 +42,6 @@ from tensorgrad.ops import (
     sum,
     tanh,
 )
-from tensorgrad.op import Op
 from tensorgrad.state import switched
 from tensorgrad.tensor import Tensor
 
@@ -197,8 +196,8 @@ def _number(node: Node) -> float | None:
         return None
     constant = node.inputs[1] if isinstance(node.inputs[0], Node) else node.inputs[0]
     if isinstance(constant, Tensor):
-        constant = None if constant.requires_grad or constant.ndim else constant.data
-    return float(constant) if constant is not None and getattr(constant, "shape", ()) == () else None
+        return None if constant.requires_grad or constant.ndim else float(constant.data)
+    return float(constant)
 
 
 PATTERNS: dict[Op, Pattern] = {

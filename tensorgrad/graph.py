@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
-
 from tensorgrad import fusion
 from tensorgrad.backend import Array
 from tensorgrad.errors import GraphError
@@ -55,7 +53,7 @@ class Graph:
             for source in node.inputs:
                 if isinstance(source, Node) and at[source] >= i:
                     raise GraphError(f"Graph: node {i} ({node.op.name}) reads node {at[source]}, which comes later")
-            if problem := node.op.parsed.mismatch([np.shape(s) if not hasattr(s, "shape") else s.shape for s in node.inputs]):
+            if problem := node.op.parsed.mismatch([getattr(s, "shape", ()) for s in node.inputs]):
                 raise GraphError(f"Graph: node {i} ({node.op.name}): {problem}; expected {node.op.signature}")
 
     def fused(self) -> Graph:
@@ -82,13 +80,13 @@ class Graph:
         return [known[node] for node in self.outputs]
 
     def leaf_names(self) -> dict[Tensor, str]:
-        """A name for every leaf: its own, with the path of the module that reads it, or "input0", "input1", ..."""
+        """A name for every leaf: its own, a parameter's with the path of the module that reads it, or "input0", ..."""
         names: dict[Tensor, str] = {}
         for node in self.nodes:
             for leaf in node.inputs:
                 if isinstance(leaf, Tensor) and leaf not in names:
                     own = leaf.name or f"input{sum(n.startswith('input') for n in names.values())}"
-                    names[leaf] = f"{node.scope}.{own}" if leaf.name and node.scope else own
+                    names[leaf] = f"{node.scope}.{own}" if leaf.requires_grad and leaf.name and node.scope else own
         return names
 
     def __str__(self) -> str:
@@ -107,12 +105,6 @@ class Graph:
 
 def call(node: Node, names: Mapping[Any, str]) -> str:
     """`node` as it would be written: its op, the names of its inputs, its attributes."""
-    inputs = [names[s] if isinstance(s, (Node, Tensor)) else constant(s) for s in node.inputs]
+    inputs = [names[s] if isinstance(s, (Node, Tensor)) else f"{s:g}" for s in node.inputs]
     attrs = [f"{key}={value}" for key, value in node.attrs.items()]
     return f"{node.op.name}({', '.join(inputs + attrs)})"
-
-
-def constant(value: Any) -> str:
-    """A constant input in a few characters."""
-    shape = np.shape(value)
-    return f"const{shape}" if shape else f"{value:g}" if isinstance(value, float) else str(value)

@@ -38,12 +38,12 @@ import numpy as np
 
 import tensorgrad.tensor as tensor
 from tensorgrad import backend
-from tensorgrad.backend import Array, Xp
+from tensorgrad.backend import Array
 from tensorgrad.errors import DTypeError, ShapeError, TensorgradError
 from tensorgrad.state import state
 
 if TYPE_CHECKING:
-    from tensorgrad.tensor import Tensor
+    pass
 
 Value: TypeAlias = Any  # what a rule is written in: an array or a Tensor
 Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
@@ -58,7 +58,7 @@ class Node:
     """One use of an op: what drawing, fusing, differentiating and replaying look at.
 
     op      the operation
-    inputs  per argument a Node, a leaf Tensor, or a constant (an array or a number)
+    inputs  per argument a Node, a leaf Tensor (given arrays are wrapped in one), or a number
     attrs   keyword arguments of the op
     saved   per argument the array if the rule reads it, else None; the field is None once `backward` has let go of it
     out     the result's array if the rule reads it, else None
@@ -67,13 +67,14 @@ class Node:
     index   grows in the order of execution, so sorting by it is a topological sort
     retain  a weak reference to the Tensor whose `.grad` was asked for by `retain_grad`
     members for a fused node, the nodes that it stands for
+    requires_grad  False for what was recorded only because a whole program was captured
     gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
 
     Apart from letting go of arrays and from `retain`, a node never changes.
     """
 
     __slots__ = (
-        "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "members",
+        "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "members", "requires_grad",
         "gradient_of", "__weakref__",
     )  # fmt: skip
 
@@ -87,6 +88,7 @@ class Node:
         shape: Shape,
         dtype: Any,
         members: tuple[Node, ...] = (),
+        requires_grad: bool = True,
     ) -> None:
         self.op = op
         self.inputs = inputs
@@ -99,11 +101,14 @@ class Node:
         self.index = next(_counter)
         self.retain: Any = None
         self.members = members
+        self.requires_grad = requires_grad
         self.gradient_of: Node | None = state.gradient_of
 
     def replaced(self, **fields: Any) -> Node:
         """A node with the same result at the same place in the order, and other `op`, `inputs`, ... as given."""
-        given = {name: getattr(self, name) for name in ("op", "inputs", "attrs", "saved", "out", "members")} | fields
+        given = {
+            name: getattr(self, name) for name in ("op", "inputs", "attrs", "saved", "out", "members", "requires_grad")
+        } | fields
         node = Node(**given, shape=self.shape, dtype=self.dtype)
         node.scope, node.index, node.gradient_of = self.scope, self.index, self.gradient_of
         return node
@@ -124,7 +129,8 @@ class Op:
     """An operation: a name, a signature, a formula, `forward` and `backward`. See the module's text for how to write one.
 
     signature   NumPy's gufunc notation. "()" is an elementwise argument; arguments broadcast over leading axes. Where the
-                notation has "...", only the arguments that carry it may have further leading axes: "(...,k),(k,n)->(...,n)"
+                notation has "...", only the arguments that carry it have leading axes, the same ones: "(...,k),(k,n)->(...,n)".
+                "k?" is an axis that may be missing
     reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
                 the rule gets a stand-in that has a shape and a dtype only
     symbol      how drawings write it; the name where it is empty
@@ -143,9 +149,7 @@ class Op:
         reads = set(self.reads.split())
         self.reads_output = "y" in reads
         if self.backward is not None:
-            positional = [
-                p for p in inspect.signature(self.backward).parameters.values() if p.kind is not p.KEYWORD_ONLY
-            ]
+            positional = [p for p in inspect.signature(self.backward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
             self.reads_input = tuple(p.name in reads for p in positional[2:])
             unknown = reads - {p.name for p in positional[1:]}
             if unknown:
@@ -166,35 +170,33 @@ class Op:
         found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
         return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
 
-    def __call__(self, *args: Any) -> Any:
-        """The result for arrays (an array) or, when any argument is a Tensor, for Tensors (a recorded Tensor)."""
-        return self.apply(*args)
+    def __call__(self, *args: Any, **attrs: Any) -> Any:
+        """The result: an array, or a recorded Tensor when any argument is a Tensor."""
+        return self.apply(*args, **attrs)
 
     def apply(self, *args: Any, **attrs: Any) -> Any:
         """Compute, and record a node if an argument is a Tensor that requires a gradient."""
         is_tensor = False
-        record = False
+        wanted = False
         arrays = []
-        inputs = []
         for a in args:
             if isinstance(a, tensor.Tensor):
                 is_tensor = True
-                record = record or a.requires_grad
+                wanted = wanted or a.requires_grad
                 arrays.append(a.data)
-                inputs.append(a.node or a)
-            else:
-                if not isinstance(a, (np.ndarray, float, int)):
-                    a = backend.asarray(a, where=self.name)
+            elif isinstance(a, (np.ndarray, float, int)):
                 arrays.append(a)
-                inputs.append(a)
+            else:
+                arrays.append(backend.asarray(a, where=self.name))
         out = self.evaluate(arrays, attrs)
         if not is_tensor:
             return out
-        if not isinstance(out, np.ndarray) and isinstance(out, np.generic):
+        if isinstance(out, np.generic):
             out = np.asarray(out)
-        if not (record and state.recording and self.backward is not None):
+        wanted = wanted and self.backward is not None
+        if not state.recording or not (wanted or state.tracing):
             return tensor.wrap(out, None)
-        return tensor.wrap(out, self.record(tuple(inputs), attrs, arrays, out))
+        return tensor.wrap(out, self.record(args, attrs, arrays, out, wanted))
 
     def evaluate(self, arrays: list[Any], attrs: dict[str, Any]) -> Array:
         """`forward`, with errors that name the op, the argument, what was expected and what came."""
@@ -210,8 +212,20 @@ class Op:
             kind = DTypeError if isinstance(error, TypeError) else ShapeError
             raise kind(f"{self.name}: {error}; got {kinds}") from error
 
-    def record(self, inputs: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any], out: Array) -> Node:
+    def record(self, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any], out: Array, requires_grad: bool) -> Node:
         """The node of one use, keeping only the arrays that the rule reads."""
+        inputs = tuple(
+            [
+                (a.node or a)
+                if isinstance(a, tensor.Tensor)
+                else a
+                if isinstance(a, (float, int))
+                else tensor.wrap(array, None)
+                for a, array in zip(args, arrays, strict=True)
+            ]
+        )
+        if not requires_grad:
+            return Node(self, inputs, attrs, (), None, out.shape, out.dtype, requires_grad=False)
         saved: tuple[Any, ...]
         if self.reads_all:
             saved = tuple(arrays)
@@ -224,44 +238,57 @@ class Op:
 
 @dataclass(frozen=True)
 class Signature:
-    """A parsed signature: the named axes of each argument, and which arguments may have further leading axes."""
+    """A parsed signature.
+
+    inputs   the named axes of each argument; one that ends in "?" may be missing, if it is the last of its argument
+    leading  for each argument, whether it may have further axes before the named ones
+    strict   whether those have to be the same wherever "..." stands; they broadcast in a signature without "..."
+    """
 
     inputs: tuple[tuple[str, ...], ...]
-    output: tuple[str, ...]
-    open_inputs: tuple[bool, ...]
+    leading: tuple[bool, ...]
+    strict: bool
 
     @classmethod
     def parse(cls, text: str) -> Signature:
         left, arrow, right = text.partition("->")
         groups = re.findall(r"\(([^()]*)\)", left)
-        out = re.findall(r"\(([^()]*)\)", right)
-        if not arrow or not groups or len(out) != 1:
+        if not arrow or not groups or not re.fullmatch(r" *\([^()]*\) *", right):
             raise TensorgradError(f"signature {text!r} is not of the form '(a,b),(b)->(a)'")
-        split = [tuple(name.strip() for name in g.split(",") if name.strip()) for g in groups]
-        explicit = any("..." in g for g in split)
+        split = [[name.strip() for name in g.split(",") if name.strip()] for g in groups]
+        strict = "..." in text
         return cls(
             inputs=tuple(tuple(n for n in g if n != "...") for g in split),
-            output=tuple(n for n in out[0].replace(" ", "").split(",") if n and n != "..."),
-            open_inputs=tuple("..." in g if explicit else True for g in split),
+            leading=tuple("..." in g if strict else True for g in split),
+            strict=strict,
         )
 
     def mismatch(self, shapes: list[Shape]) -> str:
         """The first way in which `shapes` do not fit, in words; "" if they fit."""
         sizes: dict[str, tuple[int, int]] = {}
-        leading: list[tuple[int, Shape]] = []
-        for i, (axes, shape, is_open) in enumerate(zip(self.inputs, shapes, self.open_inputs, strict=False)):
+        outer: dict[int, Shape] = {}
+        for i, (axes, shape, is_open) in enumerate(zip(self.inputs, shapes, self.leading, strict=False)):
+            if axes and axes[-1].endswith("?"):
+                missing = len(shape) == (len(next(iter(outer.values()), ())) if is_open else len(axes) - 1)
+                axes = axes[:-1] if missing else (*axes[:-1], axes[-1][:-1])
             if len(shape) < len(axes) or (len(shape) > len(axes) and not is_open):
                 bound = "at least " if is_open else ""
                 return f"argument {i} has shape {shape}, expected {bound}{len(axes)} axes ({','.join(axes)})"
-            core = shape[len(shape) - len(axes) :]
-            for axis, size in zip(axes, core, strict=True):
+            for axis, size in zip(axes, shape[len(shape) - len(axes) :], strict=True):
                 known, at = sizes.setdefault(axis, (size, i))
                 if known != size:
                     return f"axis {axis} is {known} in argument {at} {shapes[at]} but {size} in argument {i} {shape}"
-            leading.append((i, shape[: len(shape) - len(axes)]))
+            if is_open:
+                outer[i] = shape[: len(shape) - len(axes)]
+        if self.strict:
+            for i, shape in outer.items():
+                first = next(iter(outer))
+                if shape != outer[first]:
+                    expected = f"{outer[first]} in argument {first} {shapes[first]}"
+                    return f"leading axes are {expected} but {shape} in argument {i} {shapes[i]}"
+            return ""
         try:
-            np.broadcast_shapes(*(shape for (i, shape) in leading if self.open_inputs[i]))
+            np.broadcast_shapes(*outer.values())
         except ValueError:
-            given = " and ".join(str(shapes[i]) for i, _ in leading)
-            return f"shapes {given} do not broadcast"
+            return f"shapes {' and '.join(str(shapes[i]) for i in outer)} do not broadcast"
         return ""

@@ -31,9 +31,7 @@ def split(x: Array, y: Array, fraction: float, *, seed: int) -> tuple[Array, Arr
     return x[order[n:]], y[order[n:]], x[order[:n]], y[order[:n]]
 
 
-def batches(
-    x: Array, y: Array, batch_size: int, rng: np.random.Generator | None = None
-) -> Iterator[tuple[Array, Array]]:
+def batches(x: Array, y: Array, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
     """One epoch of (x, y) in batches, the last one smaller; shuffled if a generator is given."""
     if len(x) != len(y):
         raise ShapeError(f"batches: {len(x)} samples but {len(y)} labels")

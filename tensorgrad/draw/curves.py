@@ -10,9 +10,7 @@ from tensorgrad.errors import MissingDependencyError
 COLOURS = ("#2f6fb5", "#c98a00", "#2e8540", "#c04f4f")
 
 
-def curves(
-    history: Mapping[str, Sequence[float]], *, best: int | None = None, title: str = "", log_loss: bool = True
-) -> Any:
+def curves(history: Mapping[str, Sequence[float]], *, best: int | None = None, title: str = "", log_loss: bool = True) -> Any:
     """A matplotlib figure of a training history: losses at the left, everything else at the right.
 
     history   name to one value per epoch; a name that ends in "loss" goes to the left

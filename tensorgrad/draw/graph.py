@@ -10,18 +10,17 @@ import numpy as np
 
 from tensorgrad import fusion
 from tensorgrad.draw.render import render
-from tensorgrad.graph import Graph, constant
+from tensorgrad.graph import Graph
 from tensorgrad.op import Node
 from tensorgrad.tensor import Tensor
 
 FONT = {"fontname": "Helvetica,Arial,sans-serif", "fontsize": "11"}
 PARAMETER = {"shape": "box", "style": "filled,rounded", "fillcolor": "#fff3d6", "color": "#c98a00"}
 INPUT = {"shape": "box", "style": "filled,rounded", "fillcolor": "#e3f0ff", "color": "#2f6fb5"}
-CONSTANT = {"shape": "box", "style": "filled", "fillcolor": "#f4f4f4", "color": "#999999"}
 OPERATION = {"shape": "box", "style": "filled", "fillcolor": "#ffffff", "color": "#444444"}
 OUTPUT = {"shape": "box", "style": "filled,bold", "fillcolor": "#e4f6e4", "color": "#2e8540"}
-FUSED = {"style": "filled,rounded", "fillcolor": "#f3ecff", "color": "#7a4fc0", "fontcolor": "#4b2a85"}
-BACKWARD = {"style": "filled,rounded", "fillcolor": "#ffeeee", "color": "#c04f4f", "fontcolor": "#852a2a"}
+FUSED = {"style": "filled,rounded", "fillcolor": "#f3ecff", "color": "#7a4fc0", "fontcolor": "#4b2a85", "fontsize": "11"}
+RULE = {"shape": "box", "style": "filled,rounded", "fillcolor": "#ffeeee", "color": "#c04f4f", "fontcolor": "#852a2a"}
 
 
 class Drawing:
@@ -47,74 +46,90 @@ class Drawing:
 def graph(loss: Tensor, gradients: dict[str, Tensor] | None = None, *, title: str = "") -> Drawing:
     """The drawing of what `loss` was computed by.
 
-    gradients  name to gradient, recorded by `tensorgrad.grad(..., create_graph=True)`: their computation is drawn too
+    gradients  name to gradient, recorded by `tensorgrad.grad(..., create_graph=True)`: the backward pass is drawn beside the
+               forward one, upwards, a box for each (fused) op's rule
 
-    Parameters, inputs, constants and results have colours of their own. What fusion takes as one op is in one purple box with
-    its formula; what the rule of one (fused) op made in the backward pass is in one red box.
+    Parameters, inputs and results have colours of their own. What fusion takes as one op stands in one purple box;
+    the red box beside it has the formula that its gradients are computed by.
     """
     named = dict(gradients or {})
     g = Graph.of(loss, *named.values())
     names = g.leaf_names()
-    groups = fusion.match([n for n in reversed(g.nodes) if n.gradient_of is None])
+    forward = [n for n in g.nodes if n.gradient_of is None]
+    groups = fusion.match(forward[::-1])
     inside = {member: end for end, use in groups.items() for member in use.members}
-    results = {loss.node: "loss"} | {t.node: f"gradient of {name}" for name, t in named.items()}
 
-    dot = graphviz.Digraph(graph_attr={"rankdir": "TB", "nodesep": "0.25", "ranksep": "0.35", "compound": "true", **FONT})
+    dot = graphviz.Digraph(graph_attr={"rankdir": "TB", "nodesep": "0.3", "ranksep": "0.4", **FONT})
     dot.attr("node", height="0.3", margin="0.12,0.06", **FONT)
     dot.attr("edge", color="#666666", arrowsize="0.7", fontname=FONT["fontname"], fontsize="9", fontcolor="#666666")
     if title:
         dot.attr(label=graphviz.escape(title), labelloc="t", fontsize="15")
 
     ids: dict[Any, str] = {}
-    for leaf, name in names.items():
-        ids[leaf] = f"leaf{len(ids)}"
-        look = PARAMETER if leaf.requires_grad else INPUT
-        dot.node(ids[leaf], label(name, described(leaf)), **look)
-
-    clusters: dict[Any, list[Node]] = {}
-    for node in g.nodes:
-        clusters.setdefault(node.gradient_of or inside.get(node) or None, []).append(node)
-    for i, (key, nodes) in enumerate(clusters.items()):
-        if key is None:
+    clusters: dict[Node | None, list[Node]] = {}
+    for node in forward:
+        clusters.setdefault(inside.get(node), []).append(node)
+    for end, nodes in clusters.items():
+        if end is None:
             for node in nodes:
-                draw_node(dot, ids, node, results)
+                draw_node(dot, ids, node, node is loss.node)
             continue
-        backward = nodes[0].gradient_of is not None
-        op = key.op if backward else groups[key].op
-        heading = f"gradient of {op.name}" if backward else f"fused: {op.name}"
-        with dot.subgraph(name=f"cluster{i}") as box:
-            lines = op.formula("backward").splitlines()
-            box.attr(label=f"{left(heading)}{''.join(left(line) for line in lines)}", **(BACKWARD if backward else FUSED))
+        with dot.subgraph(name=f"cluster_{len(ids)}") as box:
+            box.attr(label=left(f"fused: {groups[end].op.name}"), **FUSED)
             for node in nodes:
-                draw_node(box, ids, node, results)
+                draw_node(box, ids, node, node is loss.node)
 
-    for node in g.nodes:
-        for i, source in enumerate(node.inputs):
+    for node in forward:
+        for source in node.inputs:
+            if isinstance(source, Tensor) and source not in ids:
+                ids[source] = f"leaf{len(ids)}"
+                look = PARAMETER if source.requires_grad else INPUT
+                dot.node(ids[source], label(names[source], described(source)), **look)
             if isinstance(source, (Node, Tensor)):
                 dot.edge(ids[source], ids[node], label=graphviz.escape(shape_of(source)))
-            elif np.shape(source):
-                name = f"{ids[node]}c{i}"
-                dot.node(name, label("constant", described(source)), **CONSTANT)
-                dot.edge(name, ids[node])
+    draw_backward(dot, ids, [n for n in g.nodes if n.gradient_of is not None], named)
     return Drawing(dot.source)
 
 
-def draw_node(dot: Any, ids: dict[Any, str], node: Node, results: dict[Node | None, str]) -> None:
+def draw_backward(dot: Any, ids: dict[Any, str], nodes: list[Node], gradients: dict[str, Tensor]) -> None:
+    """The backward pass: one box for what one rule made, at the height of the op that the rule belongs to."""
+    rules = {node: f"rule{list(ids).index(forward_end(node.gradient_of))}" for node in nodes if node.gradient_of}
+    made = {rules[node]: node.gradient_of for node in nodes if node.gradient_of}
+    for rule, use in made.items():
+        lines = [f"gradient of {use.op.name}", *use.op.formula("backward").splitlines()]
+        dot.node(rule, "".join(left(line) for line in lines), **RULE)
+        dot.edge(ids[forward_end(use)], rule, style="dashed", arrowhead="none", minlen="0", color="#c04f4f")
+        results = [f"{name}  {described(t)}" for name, t in gradients.items() if t.node and rules.get(t.node) == rule]
+        if results:
+            dot.node(f"{rule}r", left("gradients") + "".join(left(line) for line in results), **OUTPUT)
+            dot.edge(rule, f"{rule}r", minlen="0", color="#2e8540")
+    flows = {(rules[s], rules[n]): s for n in nodes for s in n.inputs if s in rules and rules[s] != rules[n]}
+    for (later, earlier), g in flows.items():
+        # drawn upwards: the rule of the earlier op stands above, and the gradient comes to it from below
+        dot.edge(earlier, later, dir="back", color="#c04f4f", label=graphviz.escape(f"g {shape_of(g)}"))
+
+
+def forward_end(use: Node) -> Node:
+    """The recorded node that `use`, fused or not, ends with."""
+    return use.members[0] if use.members else use
+
+
+def draw_node(dot: Any, ids: dict[Any, str], node: Node, is_loss: bool) -> None:
     """One operation as a box: its symbol, the numbers it was given, its result's shape."""
     ids[node] = f"op{len(ids)}"
-    numbers = [constant(s) for s in node.inputs if not isinstance(s, (Node, Tensor)) and not np.shape(s)]
+    numbers = [f"{s:g}" for s in node.inputs if not isinstance(s, (Node, Tensor))]
     name = " ".join([node.op.symbol or node.op.name, *numbers])
-    lines = [name, described(node)] + ([results[node]] if node in results else [])
-    dot.node(ids[node], label(*lines), **(OUTPUT if node in results else OPERATION))
+    dot.node(ids[node], label(name, *["loss"] * is_loss, described(node)), **(OUTPUT if is_loss else OPERATION))
 
 
 def label(*lines: str) -> str:
-    return "\\n".join(graphviz.escape(line) for line in lines)
+    """The lines of a box, one under the other."""
+    return "\\n".join(str(graphviz.escape(line)) for line in lines)
 
 
 def left(line: str) -> str:
     """A line of a box's heading, at its left side."""
-    return graphviz.escape(line) + "\\l"
+    return str(graphviz.escape(line)) + "\\l"
 
 
 def shape_of(value: Any) -> str:

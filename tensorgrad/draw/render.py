@@ -21,11 +21,9 @@ def render(dot: str, suffix: str) -> bytes:
     if shutil.which("dot"):
         import graphviz
 
-        return graphviz.Source(dot).pipe(format=suffix)
+        return bytes(graphviz.Source(dot).pipe(format=suffix))
     try:
         import pygraphviz
     except ImportError:
         raise MissingDependencyError(MISSING) from None
-    picture = pygraphviz.AGraph(string=dot).draw(format=suffix, prog="dot")
-    assert isinstance(picture, bytes)
-    return picture
+    return bytes(pygraphviz.AGraph(string=dot).draw(format=suffix, prog="dot"))

@@ -153,7 +153,8 @@ class Log(Op):
         """
         from tensorgrad.ops.loss import log_softmax
 
-        value = log_softmax.forward(namespace([p.data]), *softmax.saved, **softmax.attrs)
+        (z,) = softmax.saved or ()
+        value = log_softmax.forward(namespace([z]), z, **softmax.attrs)
         return tensor.wrap(value, Node(self, (softmax,), {}, (p.data,), value, value.shape, value.dtype))
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:

@@ -72,7 +72,7 @@ class OneHot(Op):
 
 
 class NLLLoss(Op):
-    """The mean over samples of the negative log-probability of the right class: log-probabilities in, labels in, one number out.
+    """The mean over samples of the negative log-probability of the right class.
 
     forward    L  = -1/m sum_i logp[i, t_i]                       logp (...,k) for m samples, t (...) class indices
     backward   glogp = -g/m one_hot(t)
@@ -93,16 +93,16 @@ class NLLLoss(Op):
 class SoftmaxCrossEntropy(Op):
     """Softmax and cross-entropy of logits in one: what every derivation of it on paper ends with.
 
-    t     class indices (...), or the probabilities Y themselves (...,k)
-    scale how much a sample counts; 1/m (the mean) when it is None
-    logp  log_softmax(z), when it has been computed already
+    t      class indices (...), or the probabilities Y themselves (...,k); rows of Y that do not sum to 1 are allowed, then
+           dz has softmax(z) sum(Y) in place of softmax(z)
+    scale  how much a sample counts, in place of the 1/m of the mean
+    logp   log_softmax(z), when it has been computed already
 
-    forward    L  = -scale sum(Y * log softmax(z))                z (...,k) for m samples, Y = one_hot(t)
-    backward   dz = g scale (softmax(z) - Y)
-               with rows of Y that do not sum to 1: g scale (softmax(z) sum(Y) - Y)
+    forward    L  = -1/m sum(Y * log softmax(z))                  z (...,k) for m samples, Y = one_hot(t)
+    backward   dz = g (softmax(z) - Y) / m
     """
 
-    name, signature, reads = "softmax_cross_entropy", "(...,k),(...)->()", "z t logp"
+    name, signature, reads = "softmax_cross_entropy", "(...,k),(...,k?)->()", "z t logp"
 
     def __call__(self, z: Any, t: Any, *, scale: float | None = None) -> Any:
         return self.apply(z, as_target(t), scale=scale)
@@ -113,12 +113,10 @@ class SoftmaxCrossEntropy(Op):
             t = check_labels(self.name, t, z.shape[-1], z.shape[:-1])
             return -pick(xp, logp, t).sum() * scale_of(z, scale)
         if t.shape != z.shape:
-            raise ShapeError(f"{self.name}: the probabilities have shape {t.shape}, the logits {z.shape}")
+            raise ValueError("probabilities and logits differ")  # where the product would broadcast
         return -xp.vdot(t, logp) * scale_of(z, scale)
 
-    def backward(
-        self, g: Value, y: Value, z: Value, t: Value, logp: Value | None = None, *, scale: float | None
-    ) -> Rules:
+    def backward(self, g: Value, y: Value, z: Value, t: Value, logp: Value | None = None, *, scale: float | None) -> Rules:
         def gz() -> Value:
             known = log_softmax(z) if logp is None else logp
             return softmax_cross_entropy_grad(g, known, t, scale=scale_of(z, scale))
@@ -127,14 +125,15 @@ class SoftmaxCrossEntropy(Op):
 
 
 class SoftmaxCrossEntropyGrad(Op):
-    """The gradient of softmax-cross-entropy with respect to the logits, one pass over (m, k).
+    """The gradient of softmax-cross-entropy with respect to the logits, from p = e^logp = softmax(z), in one pass over (m, k).
 
-    forward    dz = g scale (e^logp - Y)                          e^logp = softmax(z); Y = one_hot(t) or probabilities t
-    backward   gg = scale sum(h * (e^logp - Y)),   glogp = h g scale e^logp          (h: the gradient of dz)
-               with rows of Y that do not sum to 1, e^logp sum(Y) takes the place of e^logp
+    With rows of Y that do not sum to 1, p sum(Y) takes the place of p.
+
+    forward    dz = g scale (p - Y)                               Y = one_hot(t), or the probabilities t
+    backward   gg = scale sum(h * (p - Y)),   glogp = h g scale p          (h: the gradient of dz)
     """
 
-    name, signature, reads = "softmax_cross_entropy_grad", "(),(...,k),(...)->(...,k)", "g logp t"
+    name, signature, reads = "softmax_cross_entropy_grad", "(),(...,k),(...,k?)->(...,k)", "g logp t"
 
     def __call__(self, g: Any, logp: Any, t: Any, *, scale: float) -> Any:
         return self.apply(g, logp, t, scale=scale)

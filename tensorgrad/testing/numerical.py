@@ -12,9 +12,7 @@ from tensorgrad.errors import DTypeError
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 
 
-def numerical_gradient(
-    fn: Callable[[], float], x: Array, entries: Iterable[tuple[int, ...]] | None = None
-) -> Array:
+def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tuple[int, ...]] | None = None) -> Array:
     """The derivative of `fn()` with respect to entries of `x`, which is changed in place and put back.
 
     fn       the value of a function that reads x

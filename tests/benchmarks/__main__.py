@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,10 +28,7 @@ LR = 0.1
 
 def weights(widths: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
-    return [
-        (rng.normal(0, np.sqrt(2 / n), (n, m)).astype(np.float32), np.zeros(m, np.float32))
-        for n, m in zip(widths, widths[1:], strict=False)
-    ]
+    return [(rng.normal(0, np.sqrt(2 / n), (n, m)).astype(np.float32), np.zeros(m, np.float32)) for n, m in pairwise(widths)]
 
 
 def ours(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Callable[[], float]:

@@ -1,0 +1,212 @@
+"""The MLP: gradients equal to the hand-derived formulas, three definitions with equal results, the classifier."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tensorgrad
+from models import MLP, MLPClassifier, handwritten
+from tensorgrad import Tensor, fusion, nn, optim
+from tensorgrad.errors import DataError, GraphError, MissingDependencyError
+from tensorgrad.nn import functional as F
+from tensorgrad.testing import numerical_gradient
+from tests.strategies import generators
+
+HIDDEN = {"relu": Tensor.relu, "sigmoid": Tensor.sigmoid}
+
+
+def recorded_cost(x: np.ndarray, y: np.ndarray, layers: list[tuple[Tensor, Tensor]], system: handwritten.System) -> Tensor:
+    """The system's cost as a user would write it."""
+    h = Tensor(x)
+    for w, b in layers[:-1]:
+        h = HIDDEN[system.hidden](h @ w + b)
+    z = h @ layers[-1][0] + layers[-1][1]
+    loss = F.cross_entropy(z, y) if system.loss == "cross_entropy" else ((z.sigmoid() - y) ** 2).sum() / (2 * len(y))
+    if system.l2:
+        loss = loss + system.l2 / len(y) * sum((w * w).sum() for w, _ in layers)
+    return loss
+
+
+@pytest.mark.parametrize("name", handwritten.SYSTEMS)
+@given(rng=generators(), widths=st.lists(st.integers(1, 7), min_size=2, max_size=5), m=st.integers(1, 6))
+def test_recorded_equals_fused_equals_derived_equals_numerical(
+    name: str, rng: np.random.Generator, widths: list[int], m: int
+) -> None:
+    system = handwritten.SYSTEMS[name]
+    x, y = rng.normal(size=(m, widths[0])), handwritten.one_hot(rng.integers(0, widths[-1], m), widths[-1])
+    arrays = [(rng.normal(size=(n, k)), rng.normal(size=k)) for n, k in pairwise(widths)]
+    layers = [(Tensor(w, True), Tensor(b, True)) for w, b in arrays]
+    leaves = [t for layer in layers for t in layer]
+    loss = recorded_cost(x, y, layers, system)
+    assert loss.item() == pytest.approx(handwritten.cost(x, y, arrays, system.hidden, system.loss, system.l2), rel=1e-12)
+    fused = tensorgrad.grad(loss, leaves)
+    with fusion.off():
+        unfused = tensorgrad.grad(recorded_cost(x, y, layers, system), leaves)
+    derived = [g for layer in handwritten.gradients(x, y, arrays, system.hidden, system.loss, system.l2) for g in layer]
+    for f, u, d in zip(fused, unfused, derived, strict=True):
+        # relative to the largest entry: sums that cancel have no relative precision entry by entry
+        tolerance = 1e-12 * max(np.abs(d).max(), 1e-3)
+        np.testing.assert_allclose(f.data, d, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(u.data, d, rtol=0, atol=tolerance)
+    hidden = handwritten.forward(x, arrays, system.hidden, system.loss)[1:-1]
+    if system.hidden == "sigmoid" or all((np.abs(a[a != 0]) > 1e-3).all() for a in hidden):
+        found = numerical_gradient(lambda: recorded_cost(x, y, layers, system).item(), leaves[0].data)
+        # a unit just below 0 may cross its kink within the largest step; the smaller steps are then the ones taken
+        np.testing.assert_allclose(fused[0].data, found, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", handwritten.SYSTEMS)
+def test_the_whole_reference_network(name: str) -> None:
+    """Each system at its own size: recorded = fused = derived."""
+    system = handwritten.SYSTEMS[name]
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(size=(6, system.widths[0])), handwritten.one_hot(rng.integers(0, 10, 6), 10)
+    arrays = [(rng.normal(0, 1 / np.sqrt(n), (n, k)), rng.normal(0, 0.1, k)) for n, k in pairwise(system.widths)]
+    layers = [(Tensor(w, True), Tensor(b, True)) for w, b in arrays]
+    leaves = [t for layer in layers for t in layer]
+    grads = tensorgrad.grad(recorded_cost(x, y, layers, system), leaves)
+    derived = [g for layer in handwritten.gradients(x, y, arrays, system.hidden, system.loss, system.l2) for g in layer]
+    for g, d in zip(grads, derived, strict=True):
+        np.testing.assert_allclose(g.data, d, rtol=0, atol=1e-12 * np.abs(d).max())
+
+
+def test_handwritten_gradients_are_the_slopes_of_its_cost() -> None:
+    """The oracle itself, against numbers."""
+    rng = np.random.default_rng(2)
+    for system in handwritten.SYSTEMS.values():
+        x, y = rng.normal(size=(5, 4)), handwritten.one_hot(rng.integers(0, 3, 5), 3)
+        layers = [(rng.normal(size=s), rng.normal(size=s[1])) for s in ((4, 5), (5, 3))]
+        derived = handwritten.gradients(x, y, layers, system.hidden, system.loss, system.l2)
+        for layer, expected in zip(layers, derived, strict=True):
+            for array, d in zip(layer, expected, strict=True):
+                cost = lambda: handwritten.cost(x, y, layers, system.hidden, system.loss, system.l2)  # noqa: B023, E731
+                np.testing.assert_allclose(d, numerical_gradient(cost, array), rtol=1e-8, atol=1e-9)
+
+
+def test_handwritten_does_not_import_tensorgrad() -> None:
+    import ast
+    import inspect
+
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(inspect.getsource(handwritten)))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    assert imported == {"__future__", "dataclasses", "numpy", "typing"}
+
+
+def problem() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    y = rng.integers(0, 3, 90)
+    return (rng.normal(size=(90, 5)) + 3 * np.eye(5)[y]).astype(np.float32), y
+
+
+def test_the_same_network_three_ways() -> None:
+    """Bare Tensors, nn and optim, and the classifier: the same steps from the same weights give the same parameters."""
+    x, y = problem()
+    epochs, lr = 12, 0.1
+    start = MLP((5, 8, 6, 3), "relu", rng=np.random.default_rng(7)).state_dict()
+
+    classifier = MLPClassifier(
+        (8, 6), "relu", batch_size=32, learning_rate_init=lr, momentum=0.0, max_iter=epochs, shuffle=False, random_state=7
+    ).fit(x, y)
+
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    model.load_state_dict(start)
+    optimiser = optim.SGD(model.parameters(), lr=lr)
+    bare = [Tensor(v, requires_grad=True) for v in start.values()]
+    w1, b1, w2, b2, w3, b3 = bare
+    for _ in range(epochs):
+        for i in range(0, 90, 32):
+            xb, yb = x[i : i + 32], y[i : i + 32]
+            loss = F.cross_entropy(model(xb), yb)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+            z = ((xb @ w1 + b1).relu() @ w2 + b2).relu() @ w3 + b3
+            bare_loss = F.cross_entropy(z, yb)
+            naive = -(np.eye(3, dtype=np.float32)[yb] * z.softmax().log()).sum() / len(yb)
+            assert naive.item() == pytest.approx(bare_loss.item(), rel=1e-5)  # float32, summed in another order
+            bare_loss.backward()
+            for p in bare:
+                p.data -= lr * p.grad.data
+                p.grad = None
+            assert bare_loss.item() == loss.item()
+    for p, q, r in zip(classifier.module_.parameters(), model.parameters(), bare, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(q.data, r.data)
+    assert classifier.score(x, y) > 0.9
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 100))
+def test_classifier_is_reproducible(seed: int) -> None:
+    x, y = problem()
+    a, b = (MLPClassifier((4,), max_iter=2, random_state=seed).fit(x, y) for _ in range(2))
+    np.testing.assert_array_equal(a.predict_proba(x), b.predict_proba(x))
+    assert a.loss_curve_ == b.loss_curve_
+
+
+def test_classifier_predicts_labels_of_any_kind() -> None:
+    x, y = problem()
+    names = np.array(["cat", "dog", "eel"])[y]
+    classifier = MLPClassifier((16,), activation="tanh", max_iter=40, random_state=0).fit(x, names)
+    assert list(classifier.classes_) == ["cat", "dog", "eel"]
+    p = classifier.predict_proba(x)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(classifier.predict(x), classifier.classes_[p.argmax(1)])
+    assert classifier.score(x, names) == np.mean(classifier.predict(x) == names) > 0.9
+    assert (classifier.n_iter_, classifier.n_features_in_, len(classifier.loss_curve_)) == (40, 5, 40)
+
+
+def test_eval_set_keeps_the_best_and_stops() -> None:
+    x, y = problem()
+    rng = np.random.default_rng(0)
+    x_eval, y_eval = x[:30] + rng.normal(0, 1, (30, 5)).astype(np.float32), y[:30]
+    classifier = MLPClassifier((16,), max_iter=200, n_iter_no_change=5, random_state=0)
+    classifier.fit(x, y, eval_set=(x_eval, y_eval))
+    accuracies = classifier.history_["eval_accuracy"]
+    assert classifier.n_iter_ == len(accuracies) == classifier.best_iter_ + 5 < 200
+    assert accuracies[classifier.best_iter_ - 1] == max(accuracies) == classifier.score(x_eval, y_eval)
+    assert classifier.history_.keys() == {"loss", "accuracy", "eval_loss", "eval_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda x, y: MLPClassifier().fit(x[:, 0], y), DataError, "X has shape (90,), expected (samples, features)"),
+        (lambda x, y: MLPClassifier().fit(x, y[:5]), DataError, "y has shape (5,), expected (90,)"),
+        (lambda x, y: MLPClassifier().fit(x[:0], y[:0]), DataError, "MLPClassifier.fit: X has no rows"),
+        (lambda x, y: MLPClassifier().predict(x), GraphError, "MLPClassifier: not fitted yet; call fit(X, y) first"),
+        (
+            lambda x, y: MLPClassifier(max_iter=1).fit(x, y).predict(x[:, :2]),
+            DataError,
+            "X has 2 features, expected 5 as in fit",
+        ),
+        (
+            lambda x, y: MLPClassifier().fit(x, y, eval_set=(x, y + 1)),
+            DataError,
+            "eval_set has labels that y has not: [3]",
+        ),
+        (lambda x, y: MLPClassifier(batch_size=0).fit(x, y), ValueError, "batch_size must be 'auto', 'full' or above 0, got 0"),
+        (lambda x, y: MLPClassifier(activation="swish").fit(x, y), ValueError, "MLP: activation must be one of"),
+        (lambda x, y: MLPClassifier((0,)).fit(x, y), ValueError, "MLP: widths must be two or more whole numbers above 0"),
+    ],
+)
+def test_mistakes(make, kind, message) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        make(*problem())
+
+
+def test_progress_bar_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
+    with pytest.raises(MissingDependencyError, match=r"tqdm, which is not installed; pip install 'tensorgrad\[train\]'"):
+        MLPClassifier(verbose=True).fit(*problem())
