@@ -1,0 +1,76 @@
+"""The examples and the README's code run as they stand."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import MLP
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_digits(monkeypatch: pytest.MonkeyPatch, output: Path, *flags: str) -> dict[str, Any]:
+    """`python examples/digits.py` with few numerical derivatives, in this process."""
+    monkeypatch.setattr(sys, "argv", ["digits.py", "--output", str(output), *flags])
+    script = runpy.run_path(str(ROOT / "examples" / "digits.py"))
+    script["main"].__globals__["ENTRIES"] = 2
+    script["main"]()
+    return script
+
+
+def test_digits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_digits(monkeypatch, tmp_path, "--epochs", "3")
+    printed = capsys.readouterr().out
+    assert "digits: 1439 train, 178 dev, 180 test" in printed
+    rows = re.findall(r"^(\d+\.\w+) +([\dx]+) +(\S+) +(\S+) +(\S+)$", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == [f"{i}.{kind}" for i in range(0, 14, 2) for kind in ("weight", "bias")]
+    for _, _, largest, by_hand, numerical in rows:
+        assert float(largest) > 0
+        assert float(by_hand) < 1e-12 * float(largest)
+        assert float(numerical) < 1e-6 * float(largest)
+    assert float(re.search(r"test (\d+\.\d+)%", printed)[1]) > 90
+    for name in ("digits-model.npz", "digits-curves.png", "digits-step.svg"):
+        assert (tmp_path / name).stat().st_size > 1000
+        assert name in printed
+    model = MLP((64, *[500] * 6, 10))
+    with np.load(tmp_path / "digits-model.npz") as values:
+        model.load_state_dict(values)
+
+
+def test_digits_without_graphviz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    run_digits(monkeypatch, tmp_path, "--epochs", "1", "--recipe", "document")
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^no \.svg: .*pip install 'tensorgrad\[draw\]'.*$", printed, re.MULTILINE)) == 1
+    assert (tmp_path / "digits-step.dot").exists()
+    assert "'batch_size': 'full', 'learning_rate_init': 0.01, 'momentum': 0.0" in printed
+
+
+def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert (tmp_path / "step.svg").exists()
+    assert len(names["Graph"].of(names["loss"])) == 11
+    assert [n.op.name for n in names["Graph"].of(names["loss"]).fused().nodes] == [
+        *("linear_relu", "linear", "softmax_cross_entropy"),
+    ]
+
+
+def test_readme_names_what_is_there() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for path in re.findall(r"`((?:tensorgrad|models|tests|examples)/[\w/.]*)", readme):
+        assert (ROOT / path).exists(), path
+    test = re.search(r"`(tests/\w+\.py)::(\w+)`", readme)
+    assert f"def {test[2]}(" in (ROOT / test[1]).read_text()
