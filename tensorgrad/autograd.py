@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad import fusion
 from tensorgrad.backend import Array, asarray, namespace
 from tensorgrad.errors import GraphError, ShapeError
-from tensorgrad.op import Node
+from tensorgrad.op import Node, Rules
 from tensorgrad.ops import astype, sum_to
 from tensorgrad.state import state, switched
 from tensorgrad.tensor import Tensor, wrap
@@ -108,31 +108,44 @@ def _walk(
     leaves: dict[Tensor, None] = {r: None for r in roots if r.node is None}
     kept: list[tuple[Source, Tensor]] = []
 
-    with switched(recording=record, tracing=record, scope=state.scope, gradient_of=state.gradient_of):
+    before = (state.recording, state.tracing, state.scope, state.gradient_of)
+    state.recording = state.tracing = record
+    try:
         for node in nodes:
             g = grads.get(node)
             if g is None or (needed is not None and node not in needed):
                 continue
-            if node.retain is not None and (held := node.retain()) is not None and wanted is None:
+            if node.retain is not None and wanted is None and (held := node.retain()) is not None:
                 kept.append((node, held))
             elif node not in targets:
                 del grads[node]
             use = fused.get(node, node)
-            for source, gx in _inputs_gradients(use, node, g, needed, record):
+            for source, rule in zip(use.inputs, _rules(use, node, g, record), strict=True):
+                if rule is None or not isinstance(source, (Node, Tensor)) or not source.requires_grad:
+                    continue
+                if needed is not None and source not in needed:
+                    continue
+                gx = rule()
+                if gx.shape != source.shape:
+                    gx = sum_to(gx, source.shape)
+                if gx.dtype != source.dtype:
+                    gx = astype(gx, source.dtype)
                 if isinstance(source, Tensor):
                     leaves[source] = None
-                before = grads.get(source)
-                if before is None:
+                if source not in grads:
                     grads[source] = gx
                 elif source in own:
-                    before += gx
+                    grads[source] += gx
                 else:
-                    grads[source] = before + gx
+                    grads[source] = grads[source] + gx
                     if not record and source.shape:
                         own.add(source)
             if not retain:
-                for member in (node, *use.members):
+                node.saved = node.out = None
+                for member in use.members:
                     member.saved = member.out = None
+    finally:
+        state.recording, state.tracing, state.scope, state.gradient_of = before
 
     if wanted is not None:
         for source, t in targets.items():
@@ -146,38 +159,25 @@ def _walk(
     return _hand_out(handed, grads, own, seeds, record)
 
 
-def _inputs_gradients(use: Node, node: Node, g: Any, needed: set[Source] | None, record: bool) -> Iterable[tuple[Source, Any]]:
-    """(input, gradient) for every input of `use` that wants one; `node` is the recorded node that `use` stands for."""
-    op = use.op
-    values: Any = use.inputs
-    if record:
-        values = [_view(i, a) for i, a in zip(use.inputs, use.saved or (None,) * len(use.inputs), strict=True)]
-        out = wrap(use.out, node) if use.out is not None else node
-    else:
-        if use.saved:
-            values = use.saved if op.reads_all else [i if a is None else a for i, a in zip(use.inputs, use.saved, strict=True)]
-        out = use.out if use.out is not None else node
+def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
+    """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it stands for.
+
+    What a rule does not read is passed as the Node or the Tensor itself, which has a shape and a dtype.
+    """
+    op, values, out = use.op, use.inputs, use.out
     assert op.backward is not None
+    if use.saved:
+        values = use.saved
+        if record:
+            values = tuple(
+                wrap(a, i) if isinstance(i, Node) and a is not None else i for i, a in zip(use.inputs, values, strict=True)
+            )
+        elif not op.reads_all:
+            values = tuple([i if a is None else a for i, a in zip(use.inputs, values, strict=True)])
     if record:
         state.scope, state.gradient_of = node.scope, use
-    for source, rule in zip(use.inputs, op.backward(g, out, *values, **use.attrs), strict=True):
-        if rule is None or not _wants(source) or (needed is not None and source not in needed):
-            continue
-        gx = rule()
-        if gx.shape != source.shape:
-            gx = sum_to(gx, source.shape)
-        if gx.dtype != source.dtype:
-            gx = astype(gx, source.dtype)
-        yield source, gx
-
-
-def _wants(source: Any) -> bool:
-    return isinstance(source, (Node, Tensor)) and source.requires_grad
-
-
-def _view(source: Any, saved: Any) -> Any:
-    """What a recorded rule gets for an input: a Tensor with its history, or a stand-in with a shape if nothing was kept."""
-    return wrap(saved, source) if isinstance(source, Node) and saved is not None else source
+        out = out if out is None else wrap(out, node)
+    return op.backward(g, node if out is None else out, *values, **use.attrs)
 
 
 def _reachable(caller: str, roots: list[Node]) -> list[Node]:

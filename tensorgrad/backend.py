@@ -20,12 +20,10 @@ _namespaces: dict[type, ModuleType] = {np.ndarray: np}
 def namespace(arrays: Any) -> Xp:
     """The array module of the first array among `arrays`; numpy when there are only numbers."""
     for a in arrays:
-        xp = _namespaces.get(type(a))
-        if xp is not None:
-            return xp
+        if type(a) in _namespaces:
+            return _namespaces[type(a)]
     for a in arrays:
-        module = type(a).__module__.partition(".")[0]
-        if module == "cupy" and not isinstance(a, ModuleType):
+        if type(a).__module__.partition(".")[0] == "cupy":
             import cupy
 
             _namespaces[cupy.ndarray] = cupy

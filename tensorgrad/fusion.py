@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from tensorgrad.op import Node, Op
 from tensorgrad.ops import (
@@ -84,21 +84,37 @@ Hidden: TypeAlias = Callable[[Any], bool]
 Pattern: TypeAlias = Callable[[Node, Hidden], Node | None]
 
 
-def replace(end: Node, op: Op, inputs: list[Any], saved: list[Any], members: list[Node], **attrs: Any) -> Node:
+class Layer(NamedTuple):
+    """x @ W + b, as a part of a larger pattern."""
+
+    inputs: tuple[Any, ...]
+    saved: tuple[Any, ...]
+    members: tuple[Node, ...]
+
+
+def replace(
+    end: Node, op: Op, inputs: tuple[Any, ...], saved: tuple[Any, ...], members: tuple[Node, ...], **attrs: Any
+) -> Node:
     """The node that computes the same as `end` by `op`."""
-    return end.replaced(op=op, inputs=tuple(inputs), attrs=attrs, saved=tuple(saved), members=tuple(members))
+    return end.replaced(op, inputs, saved, members, attrs)
 
 
-def match_linear(end: Node, hidden: Hidden) -> Node | None:
-    """x @ W + b, or the op `linear` itself (which then is its only member)."""
-    if end.op is linear:
-        return replace(end, linear, list(end.inputs), list(end.saved or ()), [end])
-    for product, bias in (end.inputs, end.inputs[::-1]):
+def as_layer(z: Node, hidden: Hidden) -> Layer | None:
+    """`z` as x @ W + b: the op `linear`, or the two ops that it stands for."""
+    if z.op is linear:
+        return Layer(z.inputs, z.saved or (), (z,))
+    for product, bias in (z.inputs, z.inputs[::-1]):
         if isinstance(product, Node) and product.op is matmul and hidden(product):
             x, w = product.inputs
             if len(w.shape) == 2 and getattr(bias, "shape", None) == w.shape[1:]:
-                return replace(end, linear, [x, w, bias], [*(product.saved or ()), None], [end, product])
+                return Layer((x, w, bias), (*(product.saved or (None, None)), None), (z, product))
     return None
+
+
+def match_linear(end: Node, hidden: Hidden) -> Node | None:
+    """x @ W + b"""
+    layer = as_layer(end, hidden)
+    return replace(end, linear, *layer) if layer else None
 
 
 def match_activation(fused_op: Op) -> Pattern:
@@ -108,43 +124,50 @@ def match_activation(fused_op: Op) -> Pattern:
         (z,) = end.inputs
         if not (isinstance(z, Node) and z.op in (linear, add) and hidden(z)):
             return None
-        layer = match_linear(z, hidden)
-        if layer is None:
-            return None
-        return replace(end, fused_op, list(layer.inputs), list(layer.saved or ()), [end, *layer.members])
+        layer = as_layer(z, hidden)
+        return replace(end, fused_op, layer.inputs, layer.saved, (end, *layer.members)) if layer else None
 
     return pattern
 
 
-def match_log_softmax(end: Node, hidden: Hidden) -> Node | None:
-    """log(softmax(z)), or the op `log_softmax` itself."""
+class LogProbabilities(NamedTuple):
+    """log softmax(z), as a part of a larger pattern."""
+
+    logits: Any
+    axis: int
+    value: Any
+    members: tuple[Node, ...]
+
+
+def as_log_softmax(end: Node, hidden: Hidden) -> LogProbabilities | None:
+    """`end` as log softmax(z): the op, or a log whose value was computed from the logits of a softmax."""
     if end.op is log_softmax:
-        return replace(end, log_softmax, list(end.inputs), list(end.saved or ()), [end], **end.attrs)
+        return LogProbabilities(end.inputs[0], end.attrs["axis"], end.out, (end,))
     (p,) = end.inputs
     if end.out is not None and isinstance(p, Node) and p.op is softmax and hidden(p):
-        return replace(end, log_softmax, list(p.inputs), [None], [end, p], **p.attrs)
+        return LogProbabilities(p.inputs[0], p.attrs["axis"], end.out, (end, p))
     return None
 
 
-def over_classes(source: Any, hidden: Hidden) -> Node | None:
+def match_log_softmax(end: Node, hidden: Hidden) -> Node | None:
+    """log(softmax(z))"""
+    logp = as_log_softmax(end, hidden)
+    return replace(end, log_softmax, (logp.logits,), (None,), logp.members, axis=logp.axis) if logp else None
+
+
+def over_classes(source: Any, hidden: Hidden) -> LogProbabilities | None:
     """The log_softmax over the last axis that `source` is, if only the pattern reads it."""
     if isinstance(source, Node) and source.op in (log_softmax, log) and hidden(source):
-        logp = match_log_softmax(source, hidden)
-        if logp is not None and logp.attrs["axis"] in (-1, source.ndim - 1):
+        logp = as_log_softmax(source, hidden)
+        if logp is not None and logp.axis in (-1, source.ndim - 1):
             return logp
     return None
 
 
-def cross_entropy(end: Node, logp: Node, target: Any, value: Any, scale: float, members: list[Node]) -> Node:
+def cross_entropy(end: Node, logp: LogProbabilities, target: Any, value: Any, scale: float, members: list[Node]) -> Node:
     # the log-probabilities are there already: the fused op takes them as its third input
-    return replace(
-        end,
-        softmax_cross_entropy,
-        [logp.inputs[0], target, logp.members[0]],
-        [None, value, logp.out],
-        [*members, *logp.members],
-        scale=scale,
-    )
+    inputs = (logp.logits, target, logp.members[0])
+    return replace(end, softmax_cross_entropy, inputs, (None, value, logp.value), (*members, *logp.members), scale=scale)
 
 
 def match_nll(end: Node, hidden: Hidden) -> Node | None:
@@ -152,7 +175,7 @@ def match_nll(end: Node, hidden: Hidden) -> Node | None:
     logp = over_classes(end.inputs[0], hidden)
     if logp is None:
         return None
-    scale = 1 / max(math.prod(logp.shape[:-1]), 1)
+    scale = 1 / max(math.prod(logp.logits.shape[:-1]), 1)
     return cross_entropy(end, logp, end.inputs[1], (end.saved or ())[1], scale, [end])
 
 
@@ -185,7 +208,7 @@ def match_weighted_sum(end: Node, hidden: Hidden) -> Node | None:
     for i, target in enumerate(node.inputs[::-1]):
         logp = over_classes(node.inputs[i], hidden)
         constant = not isinstance(target, Node) and not (isinstance(target, Tensor) and target.requires_grad)
-        if logp is not None and constant and getattr(target, "shape", None) == node.shape == logp.shape:
+        if logp is not None and constant and getattr(target, "shape", None) == node.shape == logp.logits.shape:
             return cross_entropy(end, logp, target, (node.saved or ())[1 - i], -scale, members)
     return None
 

@@ -76,7 +76,7 @@ class Graph:
         known: dict[Any, Array] = {leaf: leaf.data for leaf in self.leaves} | dict(values or {})
         for node in self.nodes:
             arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
-            known[node] = node.op.evaluate(arrays, node.attrs)
+            known[node] = node.op(*arrays, **node.attrs)
         return [known[node] for node in self.outputs]
 
     def leaf_names(self) -> dict[Tensor, str]:

@@ -104,12 +104,26 @@ class Node:
         self.requires_grad = requires_grad
         self.gradient_of: Node | None = state.gradient_of
 
-    def replaced(self, **fields: Any) -> Node:
-        """A node with the same result at the same place in the order, and other `op`, `inputs`, ... as given."""
-        given = {
-            name: getattr(self, name) for name in ("op", "inputs", "attrs", "saved", "out", "members", "requires_grad")
-        } | fields
-        node = Node(**given, shape=self.shape, dtype=self.dtype)
+    def replaced(
+        self,
+        op: Op | None = None,
+        inputs: tuple[Any, ...] | None = None,
+        saved: tuple[Any, ...] | None = None,
+        members: tuple[Node, ...] | None = None,
+        attrs: dict[str, Any] | None = None,
+    ) -> Node:
+        """A node with the same result at the same place in the order, by another op, of other inputs, ..."""
+        node = Node(
+            self.op if op is None else op,
+            self.inputs if inputs is None else inputs,
+            self.attrs if attrs is None else attrs,
+            self.saved if saved is None else saved,
+            self.out,
+            self.shape,
+            self.dtype,
+            self.members if members is None else members,
+            self.requires_grad,
+        )
         node.scope, node.index, node.gradient_of = self.scope, self.index, self.gradient_of
         return node
 
@@ -156,7 +170,8 @@ class Op:
                 raise TensorgradError(f"{self.name}: reads names {sorted(unknown)}, which backward does not take")
         else:
             self.reads_input = ()
-        self.reads_all = bool(self.reads_input) and all(self.reads_input)
+        self.reads_some = any(self.reads_input)
+        self.reads_all = self.reads_some and all(self.reads_input)
         if self.name in REGISTRY:
             raise TensorgradError(f"op {self.name!r} is registered twice")
         REGISTRY[self.name] = self
@@ -170,70 +185,61 @@ class Op:
         found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
         return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
 
-    def __call__(self, *args: Any, **attrs: Any) -> Any:
-        """The result: an array, or a recorded Tensor when any argument is a Tensor."""
-        return self.apply(*args, **attrs)
-
     def apply(self, *args: Any, **attrs: Any) -> Any:
-        """Compute, and record a node if an argument is a Tensor that requires a gradient."""
-        is_tensor = False
-        wanted = False
+        """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
+        is_tensor = wanted = False
         arrays = []
         for a in args:
             if isinstance(a, tensor.Tensor):
                 is_tensor = True
-                wanted = wanted or a.requires_grad
+                if a.requires_grad:
+                    wanted = True
                 arrays.append(a.data)
             elif isinstance(a, (np.ndarray, float, int)):
                 arrays.append(a)
             else:
                 arrays.append(backend.asarray(a, where=self.name))
-        out = self.evaluate(arrays, attrs)
+        try:
+            out = self.forward(backend.namespace(arrays), *arrays, **attrs)
+        except (ValueError, TypeError, IndexError) as error:
+            self.explain(error, arrays)
+            raise
         if not is_tensor:
             return out
         if isinstance(out, np.generic):
             out = np.asarray(out)
-        wanted = wanted and self.backward is not None
         if not state.recording or not (wanted or state.tracing):
             return tensor.wrap(out, None)
-        return tensor.wrap(out, self.record(args, attrs, arrays, out, wanted))
+        return tensor.wrap(out, self.record(args, attrs, arrays, out, wanted and self.backward is not None))
 
-    def evaluate(self, arrays: list[Any], attrs: dict[str, Any]) -> Array:
-        """`forward`, with errors that name the op, the argument, what was expected and what came."""
-        try:
-            return self.forward(backend.namespace(arrays), *arrays, **attrs)
-        except TensorgradError:
-            raise
-        except (ValueError, TypeError, IndexError) as error:
-            shapes = [np.shape(a) for a in arrays]
-            if problem := self.parsed.mismatch(shapes):
-                raise ShapeError(f"{self.name}: {problem}; expected {self.signature}") from error
-            kinds = ", ".join(f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" for a in arrays)
-            kind = DTypeError if isinstance(error, TypeError) else ShapeError
-            raise kind(f"{self.name}: {error}; got {kinds}") from error
+    __call__ = apply  # an op whose arguments have defaults, or are attributes, defines its own and calls apply
+
+    def explain(self, error: Exception, arrays: list[Any]) -> None:
+        """Raise the error that names this op, the argument, what was expected and what came, from NumPy's own."""
+        if isinstance(error, TensorgradError):
+            return
+        if problem := self.parsed.mismatch([np.shape(a) for a in arrays]):
+            raise ShapeError(f"{self.name}: {problem}; expected {self.signature}") from error
+        given = ", ".join(f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" for a in arrays)
+        kind = DTypeError if isinstance(error, TypeError) else ShapeError
+        raise kind(f"{self.name}: {error}; got {given}") from error
 
     def record(self, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any], out: Array, requires_grad: bool) -> Node:
         """The node of one use, keeping only the arrays that the rule reads."""
-        inputs = tuple(
-            [
-                (a.node or a)
-                if isinstance(a, tensor.Tensor)
-                else a
-                if isinstance(a, (float, int))
-                else tensor.wrap(array, None)
-                for a, array in zip(args, arrays, strict=True)
-            ]
-        )
+        inputs: list[Any] = []
+        for a, array in zip(args, arrays, strict=True):
+            if isinstance(a, tensor.Tensor):
+                inputs.append(a.node or a)
+            else:
+                inputs.append(array if isinstance(array, (float, int)) else tensor.wrap(array, None))
         if not requires_grad:
-            return Node(self, inputs, attrs, (), None, out.shape, out.dtype, requires_grad=False)
-        saved: tuple[Any, ...]
+            return Node(self, tuple(inputs), attrs, (), None, out.shape, out.dtype, requires_grad=False)
+        saved: tuple[Any, ...] = ()
         if self.reads_all:
             saved = tuple(arrays)
-        elif True in self.reads_input:
+        elif self.reads_some:
             saved = tuple([a if read else None for a, read in zip(arrays, self.reads_input, strict=False)])
-        else:
-            saved = ()
-        return Node(self, inputs, attrs, saved, out if self.reads_output else None, out.shape, out.dtype)
+        return Node(self, tuple(inputs), attrs, saved, out if self.reads_output else None, out.shape, out.dtype)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ class NLLLoss(Op):
         return self.apply(logp, as_target(t))
 
     def forward(self, xp: Xp, logp: Array, t: Array) -> Array:
-        return -pick(xp, logp, check_labels(self.name, t, logp.shape[-1], logp.shape[:-1])).mean()
+        picked = pick(xp, logp, check_labels(self.name, t, logp.shape[-1], logp.shape[:-1]))
+        return picked.sum() * (-1 / max(picked.size, 1))
 
     def backward(self, g: Value, y: Value, logp: Value, t: Value) -> Rules:
         return (lambda: g * one_hot(t, logp.shape[-1], g.dtype) * (-1 / math.prod(logp.shape[:-1])), None)

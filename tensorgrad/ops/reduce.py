@@ -33,7 +33,7 @@ class Sum(Op):
         return self.apply(x, axis=axis, keepdims=keepdims)
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
-        return xp.sum(x, axis=axis, keepdims=keepdims)
+        return xp.asarray(x).sum(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         return (lambda: broadcast_to(g.reshape(kept(x.shape, axis)), x.shape),)
@@ -52,7 +52,7 @@ class Mean(Op):
         return self.apply(x, axis=axis, keepdims=keepdims)
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
-        return xp.mean(x, axis=axis, keepdims=keepdims)
+        return xp.asarray(x).mean(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         shape = kept(x.shape, axis)
@@ -77,7 +77,7 @@ class SumTo(Op):
         widened = tuple(i + added for i, n in enumerate(shape) if n == 1 and x.shape[i + added] != 1)
         if added < 0 or any(n not in (1, x.shape[i + added]) for i, n in enumerate(shape)):
             raise ValueError(f"shape {shape} does not broadcast to {x.shape}")
-        return xp.sum(x, axis=tuple(range(added)) + widened, keepdims=True).reshape(shape)
+        return x.sum(axis=tuple(range(added)) + widened, keepdims=True).reshape(shape)
 
     def backward(self, g: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
         return (lambda: broadcast_to(g, x.shape),)
