@@ -176,6 +176,9 @@ def test_eval_set_keeps_the_best_and_stops() -> None:
     accuracies = classifier.history_["eval_accuracy"]
     assert classifier.n_iter_ == len(accuracies) == classifier.best_iter_ + 5 < 200
     assert accuracies[classifier.best_iter_ - 1] == max(accuracies) == classifier.score(x_eval, y_eval)
+    kept = F.cross_entropy(Tensor(classifier.decision_function(x_eval)), y_eval).item()
+    losses = classifier.history_["eval_loss"]
+    assert kept == losses[classifier.best_iter_ - 1] != losses[-1]
     assert classifier.history_.keys() == {"loss", "accuracy", "eval_loss", "eval_accuracy"}
 
 
