@@ -30,7 +30,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -39,7 +39,7 @@ import numpy as np
 import tensorgrad.tensor as tensor
 from tensorgrad import backend
 from tensorgrad.backend import Array
-from tensorgrad.errors import DTypeError, ShapeError, TensorgradError
+from tensorgrad.errors import DTypeError, GraphError, ShapeError, TensorgradError
 from tensorgrad.state import state
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Value: TypeAlias = Any  # what a rule is written in: an array or a Tensor
 Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
 Shape: TypeAlias = tuple[int, ...]
+Sample: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # arguments and attributes
 
 REGISTRY: dict[str, Op] = {}
 
@@ -147,12 +148,18 @@ class Op:
                 "k?" is an axis that may be missing
     reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
                 the rule gets a stand-in that has a shape and a dtype only
+    data        names of the parameters that are data and have no gradient (labels, masks); Tensors that require one are refused
+    domain      where tests draw its inputs from: smooth and finite there
+    kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them
     symbol      how drawings write it; the name where it is empty
     """
 
     name: ClassVar[str]
     signature: ClassVar[str]
     reads: ClassVar[str] = ""
+    data: ClassVar[str] = ""
+    domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
+    kinks: ClassVar[tuple[float, ...]] = ()
     symbol: ClassVar[str] = ""
 
     forward: Callable[..., Array]
@@ -165,11 +172,12 @@ class Op:
         if self.backward is not None:
             positional = [p for p in inspect.signature(self.backward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
             self.reads_input = tuple(p.name in reads for p in positional[2:])
-            unknown = reads - {p.name for p in positional[1:]}
+            self.takes_data = tuple(p.name in self.data.split() for p in positional[2:])
+            unknown = (reads | set(self.data.split())) - {p.name for p in positional[1:]}
             if unknown:
-                raise TensorgradError(f"{self.name}: reads names {sorted(unknown)}, which backward does not take")
+                raise TensorgradError(f"{self.name}: reads or data names {sorted(unknown)}, which backward does not take")
         else:
-            self.reads_input = ()
+            self.reads_input = self.takes_data = ()
         self.reads_some = any(self.reads_input)
         self.reads_all = self.reads_some and all(self.reads_input)
         if self.name in REGISTRY:
@@ -178,6 +186,20 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name} {self.signature}>"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        """Arguments and attributes to test the op with: float64 arrays of shapes by its signature, values in its domain.
+
+        An op that takes attributes, or arguments of another kind, overrides this.
+        """
+        return tuple(self.values(rng, shape) for shape in self.parsed.shapes(rng, sizes)), {}
+
+    def values(self, rng: np.random.Generator, shape: Shape) -> Array:
+        """float64 in the domain, at least 0.05 away from every kink."""
+        x = np.asarray(rng.uniform(*self.domain, shape))
+        for kink in self.kinks:
+            x = np.where(np.abs(x - kink) < 0.05, kink + np.where(x < kink, -0.05, 0.05), x)
+        return np.asarray(x)
 
     def formula(self, direction: str) -> str:
         """The lines of the docstring that stand behind `direction` ("forward" or "backward")."""
@@ -232,6 +254,12 @@ class Op:
                 inputs.append(a.node or a)
             else:
                 inputs.append(array if isinstance(array, (float, int)) else tensor.wrap(array, None))
+        if self.data and requires_grad:
+            for i, (a, is_data) in enumerate(zip(args, self.takes_data, strict=False)):
+                if is_data and isinstance(a, tensor.Tensor) and a.requires_grad:
+                    raise GraphError(
+                        f"{self.name}: argument {i} is data and has no gradient, but it requires one; .detach() it"
+                    )
         if not requires_grad:
             return Node(self, tuple(inputs), attrs, (), None, out.shape, out.dtype, requires_grad=False)
         saved: tuple[Any, ...] = ()
@@ -268,6 +296,22 @@ class Signature:
             leading=tuple("..." in g if strict else True for g in split),
             strict=strict,
         )
+
+    def shapes(self, rng: np.random.Generator, sizes: Sequence[int]) -> list[Shape]:
+        """Shapes that fit, of axes of the sizes given; some leading axes are left out or 1 where they may broadcast."""
+
+        def draw(n: int) -> Shape:
+            return tuple(int(size) for size in rng.choice(sizes, n))
+
+        named = {axis.rstrip("?"): draw(1) for axes in self.inputs for axis in axes}
+        outer = draw(int(rng.integers(0, 3)))
+        shapes = []
+        for axes, is_open in zip(self.inputs, self.leading, strict=True):
+            lead = outer if is_open else ()
+            if is_open and not self.strict:
+                lead = tuple(n if rng.random() < 0.75 else 1 for n in outer[rng.integers(0, len(outer) + 1) :])
+            shapes.append(sum((named[axis] for axis in axes if not axis.endswith("?")), lead))
+        return shapes
 
     def mismatch(self, shapes: list[Shape]) -> str:
         """The first way in which `shapes` do not fit, in words; "" if they fit."""

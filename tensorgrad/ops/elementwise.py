@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import tensorgrad.tensor as tensor
 from tensorgrad.backend import Array, Xp, namespace
-from tensorgrad.op import Node, Op, Rules, Value
+from tensorgrad.op import Node, Op, Rules, Sample, Value
 from tensorgrad.state import state
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Div(Op):
     """
 
     name, signature, symbol, reads = "div", "(),()->()", "÷", "a b"
+    domain = (0.4, 3.0)
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
         return xp.true_divide(a, b)
@@ -104,6 +106,7 @@ class Power(Op):
     """
 
     name, signature, reads = "power", "(),()->()", "y a b"
+    domain = (0.4, 3.0)
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
         return xp.power(a, b)
@@ -136,6 +139,7 @@ class Log(Op):
     """
 
     name, signature, reads = "log", "()->()", "x"
+    domain = (0.4, 3.0)
 
     def __call__(self, x: Any) -> Any:
         node = getattr(x, "node", None)
@@ -173,6 +177,10 @@ class AsType(Op):
     def __call__(self, x: Any, dtype: Any) -> Any:
         return self.apply(x, dtype=np.dtype(dtype))
 
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        return args, {"dtype": np.float64}
+
     def forward(self, xp: Xp, x: Array, *, dtype: Any) -> Array:
         return xp.asarray(x).astype(dtype)
 
@@ -188,6 +196,7 @@ class Relu(Op):
     """
 
     name, signature, reads = "relu", "()->()", "y"
+    kinks = (0.0,)
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.maximum(x, 0)
@@ -204,6 +213,7 @@ class ReluGrad(Op):
     """
 
     name, signature, reads = "relu_grad", "(),()->()", "unit"
+    kinks = (0.0,)
 
     def forward(self, xp: Xp, g: Array, unit: Array) -> Array:
         # `where` takes 7 times as long on random masks, a product makes NaN of inf * 0; masking the bits does neither.

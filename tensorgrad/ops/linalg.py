@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
+
+import numpy as np
 
 from tensorgrad.backend import Array, Xp
 from tensorgrad.errors import ShapeError
-from tensorgrad.op import Op, Rules, Value
+from tensorgrad.op import Op, Rules, Sample, Value
 from tensorgrad.ops.elementwise import relu_grad, sigmoid, sigmoid_grad, tanh_grad
-
-
-def rows(x: Value) -> Value:
-    """x with its leading axes made one, so that the last axis is what a row holds."""
-    return x if x.ndim == 2 else x.reshape((-1, x.shape[-1]))
+from tensorgrad.ops.shape import rows
 
 
 class Matmul(Op):
@@ -69,6 +68,12 @@ class LinearActivation(Op):
 
     signature, reads = "(...,k),(k,n),(n)->(...,n)", "y x w"
     gradient: ClassVar[Op]
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x, w, b), _ = super().sample(rng, sizes)
+        if self.gradient is relu_grad:  # every unit well on or well off
+            b = rng.choice([-1.0, 1.0], b.shape) * (0.3 + np.abs(rows(x) @ w).max(initial=0))
+        return (x, w, b), {}
 
     def backward(self, g: Value, y: Value, x: Value, w: Value, b: Value) -> Rules:
         return linear.backward(self.gradient(g, y), y, x, w, b)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.backend import Array, Xp, asarray
 from tensorgrad.errors import DTypeError, LabelError, ShapeError
-from tensorgrad.op import Op, Rules, Value
+from tensorgrad.op import Op, Rules, Sample, Value
 from tensorgrad.ops.elementwise import exp
+from tensorgrad.ops.shape import rows
 
 
 class Softmax(Op):
@@ -26,7 +28,13 @@ class Softmax(Op):
     def __call__(self, z: Any, axis: int = -1) -> Any:
         return self.apply(z, axis=axis)
 
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (z,), _ = super().sample(rng, sizes)
+        return (z,), {"axis": int(rng.integers(-z.ndim, z.ndim))}
+
     def forward(self, xp: Xp, z: Array, *, axis: int) -> Array:
+        if not z.size:
+            return z.copy()
         e = xp.exp(z - z.max(axis, keepdims=True))
         return e / e.sum(axis, keepdims=True)
 
@@ -46,7 +54,13 @@ class LogSoftmax(Op):
     def __call__(self, z: Any, axis: int = -1) -> Any:
         return self.apply(z, axis=axis)
 
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (z,), _ = super().sample(rng, sizes)
+        return (z,), {"axis": int(rng.integers(-z.ndim, z.ndim))}
+
     def forward(self, xp: Xp, z: Array, *, axis: int) -> Array:
+        if not z.size:
+            return z.copy()
         y = z - z.max(axis, keepdims=True)
         y -= xp.log(xp.exp(y).sum(axis, keepdims=True))
         return y
@@ -66,6 +80,9 @@ class OneHot(Op):
     def __call__(self, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
         return self.apply(as_target(labels), classes=classes, dtype=np.dtype(dtype))
 
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return (rng.integers(0, 4, self.parsed.shapes(rng, sizes)[0]),), {"classes": 4, "dtype": np.float64}
+
     def forward(self, xp: Xp, labels: Array, *, classes: int, dtype: Any) -> Array:
         labels = check_labels(self.name, labels, classes)
         return (labels[..., None] == xp.arange(classes)).astype(dtype)
@@ -78,17 +95,22 @@ class NLLLoss(Op):
     backward   glogp = -g/m one_hot(t)
     """
 
-    name, signature, reads = "nll_loss", "(...,k),(...)->()", "t"
+    name, signature, reads, data = "nll_loss", "(...,k),(...)->()", "t", "t"
 
     def __call__(self, logp: Any, t: Any) -> Any:
         return self.apply(logp, as_target(t))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (*axes, classes), _ = self.parsed.shapes(rng, sizes)
+        classes = max(classes, 1)  # there are no labels for no classes
+        return (self.values(rng, (*axes, classes)), rng.integers(0, classes, axes)), {}
 
     def forward(self, xp: Xp, logp: Array, t: Array) -> Array:
         picked = pick(xp, logp, check_labels(self.name, t, logp.shape[-1], logp.shape[:-1]))
         return picked.sum() * (-1 / max(picked.size, 1))
 
     def backward(self, g: Value, y: Value, logp: Value, t: Value) -> Rules:
-        return (lambda: g * one_hot(t, logp.shape[-1], g.dtype) * (-1 / math.prod(logp.shape[:-1])), None)
+        return (lambda: g * one_hot(t, logp.shape[-1], g.dtype) * (-scale_of(logp, None)), None)
 
 
 class SoftmaxCrossEntropy(Op):
@@ -104,9 +126,15 @@ class SoftmaxCrossEntropy(Op):
     """
 
     name, signature, reads = "softmax_cross_entropy", "(...,k),(...,k?)->()", "z t logp"
+    data = "t logp"
 
     def __call__(self, z: Any, t: Any, *, scale: float | None = None) -> Any:
         return self.apply(z, as_target(t), scale=scale)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (z, t), _ = nll_loss.sample(rng, sizes)
+        target = t if rng.random() < 0.5 else rng.uniform(0, 1, z.shape)
+        return (z, target), {"scale": None if rng.random() < 0.5 else 0.7}
 
     def forward(self, xp: Xp, z: Array, t: Array, logp: Array | None = None, *, scale: float | None) -> Array:
         logp = log_softmax.forward(xp, z, axis=-1) if logp is None else logp
@@ -135,17 +163,22 @@ class SoftmaxCrossEntropyGrad(Op):
     """
 
     name, signature, reads = "softmax_cross_entropy_grad", "(),(...,k),(...,k?)->(...,k)", "g logp t"
+    data = "t"
 
     def __call__(self, g: Any, logp: Any, t: Any, *, scale: float) -> Any:
         return self.apply(g, logp, t, scale=scale)
 
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (z, t), _ = softmax_cross_entropy.sample(rng, sizes)
+        return (self.values(rng, ()), z, t), {"scale": 0.7}
+
     def forward(self, xp: Xp, g: Array, logp: Array, t: Array, *, scale: float) -> Array:
-        dz = xp.exp(logp)
+        dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # so that `rows` below is a view
         if t.dtype.kind == "f":
             dz *= t.sum(-1, keepdims=True)
             dz -= t
         else:
-            flat = dz.reshape((-1, dz.shape[-1]))
+            flat = rows(dz)
             flat[xp.arange(len(flat)), t.reshape(-1)] -= 1
         dz *= g * scale
         return dz
@@ -168,7 +201,7 @@ def scale_of(z: Value, scale: float | None) -> float:
 
 def pick(xp: Xp, logp: Array, t: Array) -> Array:
     """logp[i, t[i]] for every sample i."""
-    flat = logp.reshape((-1, logp.shape[-1]))
+    flat = rows(logp)
     return flat[xp.arange(len(flat)), t.reshape(-1)]
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tensorgrad.backend import Array, Xp
-from tensorgrad.op import Op, Rules, Shape, Value
+from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops.shape import broadcast_to
 
 Axis = int | tuple[int, ...] | None
@@ -20,6 +23,16 @@ def kept(shape: Shape, axis: Axis) -> Shape:
     return tuple(1 if i in reduced else n for i, n in enumerate(shape))
 
 
+def sample_axis(rng: np.random.Generator, ndim: int) -> Axis:
+    """None, one axis counted from either end, or several, for an array of `ndim` axes."""
+    kind = rng.integers(3)
+    if kind == 0 or not ndim:
+        return None
+    if kind == 1:
+        return int(rng.integers(-ndim, ndim))
+    return tuple(int(a) for a in rng.permutation(ndim)[: rng.integers(0, ndim + 1)])
+
+
 class Sum(Op):
     """The sum over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1.
 
@@ -31,6 +44,10 @@ class Sum(Op):
 
     def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
         return self.apply(x, axis=axis, keepdims=keepdims)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"axis": sample_axis(rng, x.ndim), "keepdims": bool(rng.integers(2))}
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         return xp.asarray(x).sum(axis=axis, keepdims=keepdims)
@@ -51,12 +68,19 @@ class Mean(Op):
     def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
         return self.apply(x, axis=axis, keepdims=keepdims)
 
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"axis": sample_axis(rng, x.ndim), "keepdims": bool(rng.integers(2))}
+
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
-        return xp.asarray(x).mean(axis=axis, keepdims=keepdims)
+        x = xp.asarray(x)
+        if not x.size:  # the mean of nothing is NaN, and no reason for a warning
+            return x.sum(axis=axis, keepdims=keepdims) * np.nan
+        return x.mean(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         shape = kept(x.shape, axis)
-        n = math.prod(x.shape) // max(math.prod(shape), 1)
+        n = max(math.prod(x.shape) // max(math.prod(shape), 1), 1)
         return (lambda: broadcast_to(g.reshape(shape) / n, x.shape),)
 
 
@@ -71,6 +95,10 @@ class SumTo(Op):
 
     def __call__(self, x: Any, shape: Shape) -> Any:
         return self.apply(x, shape=tuple(shape))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"shape": tuple(n if rng.random() < 0.5 else 1 for n in x.shape[rng.integers(0, x.ndim + 1) :])}
 
     def forward(self, xp: Xp, x: Array, *, shape: Shape) -> Array:
         added = x.ndim - len(shape)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.backend import Array, Xp
 from tensorgrad.errors import ShapeError
-from tensorgrad.op import Op, Rules, Shape, Value
+from tensorgrad.op import Op, Rules, Sample, Shape, Value
 
 
 class Reshape(Op):
@@ -22,6 +24,10 @@ class Reshape(Op):
 
     def __call__(self, x: Any, shape: int | Shape) -> Any:
         return self.apply(x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"shape": (*x.shape[::-1], 1)}
 
     def forward(self, xp: Xp, x: Array, *, shape: Shape) -> Array:
         return xp.reshape(x, shape)
@@ -42,6 +48,10 @@ class Transpose(Op):
     def __call__(self, x: Any, axes: tuple[int, ...] | None = None) -> Any:
         axes = tuple(range(np.ndim(x) if not hasattr(x, "ndim") else x.ndim))[::-1] if axes is None else tuple(axes)
         return self.apply(x, axes=axes)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"axes": tuple(int(i) for i in rng.permutation(x.ndim))}
 
     def forward(self, xp: Xp, x: Array, *, axes: tuple[int, ...]) -> Array:
         return xp.transpose(x, axes)
@@ -65,6 +75,10 @@ class BroadcastTo(Op):
     def __call__(self, x: Any, shape: Shape) -> Any:
         return self.apply(x, shape=tuple(shape))
 
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"shape": (2, *(3 if n == 1 else n for n in x.shape))}
+
     def forward(self, xp: Xp, x: Array, *, shape: Shape) -> Array:
         return xp.broadcast_to(x, shape)
 
@@ -80,6 +94,11 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     except IndexError:
         raise ShapeError(f"swapaxes: axes {axis1} and {axis2} asked of shape {x.shape}") from None
     return transpose(x, tuple(axes))
+
+
+def rows(x: Value) -> Value:
+    """x with its leading axes made one, so that the last axis is what a row holds."""
+    return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 reshape, transpose, broadcast_to = Reshape(), Transpose(), BroadcastTo()
