@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tensorgrad import fusion
+from tensorgrad import fusion, writes
 from tensorgrad.backend import Array, asarray, namespace
-from tensorgrad.errors import GraphError, ShapeError
-from tensorgrad.op import Node, Rules
+from tensorgrad.errors import AnomalyError, GraphError, ShapeError
+from tensorgrad.location import line_of, user_location
+from tensorgrad.op import Freed, Node, Rules
 from tensorgrad.ops import astype, sum_to
 from tensorgrad.state import state, switched
 from tensorgrad.tensor import Tensor, wrap
@@ -27,6 +28,15 @@ def no_grad() -> AbstractContextManager[None]:
     return switched(recording=False)
 
 
+def detect_anomaly() -> AbstractContextManager[None]:
+    """Inside `with detect_anomaly():` the first op that makes a NaN or an infinity, forward or backward, raises AnomalyError.
+
+    The error names the op with its module path and the line of the user's code, and says whether the op produced the value or
+    passed it on. Every result is searched, so this is for finding a fault, not for training.
+    """
+    return switched(checking=True)
+
+
 def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
     """Add the gradient of `root` to the `.grad` of every leaf it was computed from; see Tensor.backward."""
     seed = _seed("backward", root, gradient)
@@ -40,30 +50,42 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = 
 
 
 def grad(
-    outputs: Tensor,
+    outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Iterable[Tensor],
     grad_outputs: Any = None,
     *,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    allow_unused: bool = False,
 ) -> tuple[Tensor, ...]:
     """The gradients of `outputs` with respect to each of `inputs`, leaves or computed; no `.grad` is touched.
 
-    grad_outputs   the gradient of the loss with respect to `outputs`, of its shape; only a 0-d Tensor can go without
-    retain_graph, create_graph   as in Tensor.backward
+    outputs        a Tensor, or several, whose gradients add up
+    grad_outputs   the gradient of the loss with respect to each output (a sequence for a sequence), of its shape; None stands
+                   for 1, for a 0-d output alone
+    retain_graph   keep what a second pass needs (default: the value of create_graph)
+    create_graph   record the backward pass, so that the gradients can be differentiated again
+    allow_unused   give None for an input that no output was computed from, instead of an error
 
-    Raises GraphError for an input that `outputs` was not computed from.
+    Raises GraphError for an unused input, and as Tensor.backward does.
     """
+    roots = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    if isinstance(outputs, Tensor):
+        given = [grad_outputs]
+    else:
+        given = [None] * len(roots) if grad_outputs is None else list(grad_outputs)
+    if len(given) != len(roots):
+        raise GraphError(f"grad: {len(given)} grad_outputs for {len(roots)} outputs")
     wanted = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     for i, t in enumerate(wanted):
         if not t.requires_grad:
             raise GraphError(f"grad: input {i} (shape {t.shape}) does not require a gradient")
-    seed = _seed("grad", outputs, grad_outputs)
-    found = {id(t.node or t): g for t, g in _walk("grad", [outputs], [seed], wanted, create_graph, retain_graph)}
+    seeds = [_seed("grad", root, g) for root, g in zip(roots, given, strict=True)]
+    found = {id(t.node or t): g for t, g in _walk("grad", roots, seeds, wanted, create_graph, retain_graph)}
     for i, t in enumerate(wanted):
-        if id(t.node or t) not in found:
+        if id(t.node or t) not in found and not allow_unused:
             raise GraphError(f"grad: the output was not computed from input {i} (shape {t.shape})")
-    return tuple(found[id(t.node or t)] for t in wanted)
+    return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only where it was allowed
 
 
 def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
@@ -98,13 +120,17 @@ def _walk(
     retain = record if retain is None else retain
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
+    if nodes and writes.latest > nodes[-1].index:
+        _check_writes(caller, nodes)
     needed = _on_path(nodes, targets) if wanted is not None else None
-    fused = fusion.match(nodes, targets) if state.fusing else {}
+    fused = fusion.match(nodes, targets) if state.fusing and not state.checking else {}
+    freed = None if retain else Freed.by(user_location())
 
     grads: dict[Source, Any] = {}
     own: set[Source] = set()  # whose gradient is a sum made here, so that more can be added in place
     for root, seed in zip(roots, seeds, strict=True):
-        grads[root.node or root] = seed if record else seed.data
+        g = seed if record else seed.data
+        grads[root.node or root] = grads[root.node or root] + g if (root.node or root) in grads else g
     leaves: dict[Tensor, None] = {r: None for r in roots if r.node is None}
     kept: list[tuple[Source, Tensor]] = []
 
@@ -115,35 +141,43 @@ def _walk(
             g = grads.get(node)
             if g is None or (needed is not None and node not in needed):
                 continue
+            if node.hooks is not None:
+                g = grads[node] = _hooked(node.hooks, g, record)
             if node.retain is not None and wanted is None and (held := node.retain()) is not None:
                 kept.append((node, held))
             elif node not in targets:
                 del grads[node]
             use = fused.get(node, node)
-            for source, rule in zip(use.inputs, _rules(use, node, g, record), strict=True):
-                if rule is None or not isinstance(source, (Node, Tensor)) or not source.requires_grad:
-                    continue
-                if needed is not None and source not in needed:
-                    continue
-                gx = rule()
-                if gx.shape != source.shape:
-                    gx = sum_to(gx, source.shape)
-                if gx.dtype != source.dtype:
-                    gx = astype(gx, source.dtype)
-                if isinstance(source, Tensor):
-                    leaves[source] = None
-                if source not in grads:
-                    grads[source] = gx
-                elif source in own:
-                    grads[source] += gx
-                else:
-                    grads[source] = grads[source] + gx
-                    if not record and source.shape:
-                        own.add(source)
-            if not retain:
-                node.saved = node.out = None
+            try:
+                for source, rule in zip(use.inputs, _rules(use, node, g, record), strict=True):
+                    if rule is None or not isinstance(source, (Node, Tensor)) or not source.requires_grad:
+                        continue
+                    if needed is not None and source not in needed:
+                        continue
+                    gx = rule()
+                    if gx.shape != source.shape:
+                        gx = sum_to(gx, source.shape)
+                    if gx.dtype != source.dtype:
+                        gx = astype(gx, source.dtype)
+                    if state.checking:
+                        _check_gradient(use, node, g, gx)
+                    if isinstance(source, Tensor):
+                        leaves[source] = None
+                    if source not in grads:
+                        grads[source] = gx
+                    elif source in own:
+                        grads[source] += gx
+                    else:
+                        grads[source] = grads[source] + gx
+                        if not record and source.shape:
+                            own.add(source)
+            except Exception as error:
+                error.add_note(f"in the gradient of {_described(node)}")
+                raise
+            if freed is not None:
+                node.saved, node.out = freed, None
                 for member in use.members:
-                    member.saved = member.out = None
+                    member.saved, member.out = freed, None
     finally:
         state.recording, state.tracing, state.scope, state.gradient_of = before
 
@@ -156,6 +190,10 @@ def _walk(
         handed = [(source, t) for source, t in targets.items() if source in grads]
     else:
         handed = [(leaf, leaf) for leaf in leaves] + kept
+    for source, _ in handed:
+        if isinstance(source, Tensor) and source.hooks is not None:
+            grads[source] = _hooked(source.hooks, grads[source], record)
+            own.discard(source)
     return _hand_out(handed, grads, own, seeds, record)
 
 
@@ -180,16 +218,58 @@ def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
     return op.backward(g, node if out is None else out, *values, **use.attrs)
 
 
+def _hooked(hooks: list[Any], g: Any, record: bool) -> Any:
+    """`g` after every hook has seen it, and perhaps given another in its place."""
+    for hook in list(hooks):
+        tensor = g if record else wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)
+        new = hook(tensor)
+        if new is None:
+            continue
+        new = new if isinstance(new, Tensor) else wrap(asarray(new, where="hook"), None)
+        if new.shape != tensor.shape:
+            raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
+        g = new if record else new.data
+    return g
+
+
+def _described(node: Node) -> str:
+    """ "fc1.linear (64, 100), recorded at model.py:14"."""
+    name = f"{node.scope}.{node.op.name}" if node.scope else node.op.name
+    return f"{name} {node.shape}" + (f", recorded at {node.line}" if node.line else "")
+
+
+def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
+    """Raise AnomalyError if the gradient `gx` that came of `g` has a NaN or an infinity."""
+    g, gx = (a.data if isinstance(a, Tensor) else a for a in (g, gx))
+    if bool(np.isfinite(gx).all()):
+        return
+    kind = "NaN" if bool(np.isnan(gx).any()) else "infinity"
+    finite = bool(np.isfinite(g).all())
+    what = "produced here, the gradient that came in being finite" if finite else "passed on from the gradient that came in"
+    raise AnomalyError(f"gradient of {_described(node)}: {kind} in it, {what}")
+
+
+def _check_writes(caller: str, nodes: list[Node]) -> None:
+    """Raise GraphError if an array that a rule is going to read was changed in place after it was recorded."""
+    for node in nodes:
+        if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out)):
+            raise GraphError(
+                f"{caller}: {_described(node)}, needs a value that has been changed in place since. "
+                f"Change it after backward(), or compute with a copy"
+            )
+
+
 def _reachable(caller: str, roots: list[Node]) -> list[Node]:
     """The nodes that `roots` were computed from and `roots` themselves, the latest first."""
     seen = set(roots)
     stack = list(seen)
     while stack:
         node = stack.pop()
-        if node.saved is None:
+        if isinstance(node.saved, Freed):
+            by = f" at {line_of(node.saved.made)}" if node.saved.made else ""
             raise GraphError(
-                f"{caller}: the graph has been let go of: an earlier backward() freed what {node.op.name} "
-                f"{node.shape} had kept. Pass retain_graph=True to the first backward(), or compute the loss again"
+                f"{caller}: the graph has been let go of: an earlier backward(){by} freed what {_described(node)}, "
+                f"had kept. Pass retain_graph=True to the first backward(), or compute the loss again"
             )
         for source in node.inputs:
             if isinstance(source, Node) and source.requires_grad and source not in seen:

@@ -1,8 +1,17 @@
 """What goes wrong, as exceptions that fit the habits of NumPy's and of PyTorch's users alike."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class TensorgradError(Exception):
-    """Base of every error that tensorgrad raises on purpose."""
+    """Base of every error that tensorgrad raises on purpose.
+
+    graph   what had been recorded when an operation failed, the failing node last (a tensorgrad.graph.Graph); else None
+    """
+
+    graph: Any = None
 
 
 class ShapeError(TensorgradError, ValueError, RuntimeError):
@@ -19,6 +28,10 @@ class LabelError(TensorgradError, ValueError, IndexError):
 
 class GraphError(TensorgradError, RuntimeError):
     """A gradient asked for that the recorded graph cannot give."""
+
+
+class AnomalyError(TensorgradError, ArithmeticError, RuntimeError):
+    """A NaN or an infinity, found by detect_anomaly()."""
 
 
 class DataError(TensorgradError, ValueError):

@@ -58,30 +58,37 @@ def on() -> AbstractContextManager[None]:
 
 def match(nodes: list[Node], asked: Container[Any] = ()) -> dict[Node, Node]:
     """The fused node for each node that ends a pattern. `nodes`: latest first; `asked`: whose gradients are asked for."""
-    readers: dict[Any, int] = {}
-    for node in nodes:
-        for source in node.inputs:
-            if isinstance(source, Node):
-                readers[source] = readers.get(source, 0) + 1
-
-    def hidden(node: Any) -> bool:
-        """Whether only the pattern itself can see this intermediate."""
-        return readers.get(node) == 1 and node not in asked and node.retain is None
-
+    graph = Reading(nodes, asked)
     fused: dict[Node, Node] = {}
     gone: set[Node] = set()
     for node in nodes:
         pattern = None if node in gone else PATTERNS.get(node.op)
-        found = pattern(node, hidden) if pattern else None
+        found = pattern(node, graph) if pattern else None
         if found is not None:
             fused[node] = found
             gone.update(found.members)
     return fused
 
 
+class Reading:
+    """What a pattern asks about the graph around it."""
+
+    def __init__(self, nodes: list[Node], asked: Container[Any]) -> None:
+        self.asked = asked
+        self.tried: set[Node] = set()  # passed on the way down by a search that found nothing: no use to start there again
+        self.readers: dict[Node, int] = {}
+        for node in nodes:
+            for source in node.inputs:
+                if isinstance(source, Node):
+                    self.readers[source] = self.readers.get(source, 0) + 1
+
+    def hidden(self, node: Node) -> bool:
+        """Whether only the pattern itself can see this intermediate."""
+        return self.readers.get(node) == 1 and node not in self.asked and node.retain is None and node.hooks is None
+
+
 # A pattern gets the node that may end it and returns the fused node, or None. `members` are the nodes it stands for.
-Hidden: TypeAlias = Callable[[Any], bool]
-Pattern: TypeAlias = Callable[[Node, Hidden], Node | None]
+Pattern: TypeAlias = Callable[[Node, Reading], Node | None]
 
 
 class Layer(NamedTuple):
@@ -99,32 +106,32 @@ def replace(
     return end.replaced(op, inputs, saved, members, attrs)
 
 
-def as_layer(z: Node, hidden: Hidden) -> Layer | None:
+def as_layer(z: Node, graph: Reading) -> Layer | None:
     """`z` as x @ W + b: the op `linear`, or the two ops that it stands for."""
     if z.op is linear:
         return Layer(z.inputs, z.saved or (), (z,))
     for product, bias in (z.inputs, z.inputs[::-1]):
-        if isinstance(product, Node) and product.op is matmul and hidden(product):
+        if isinstance(product, Node) and product.op is matmul and graph.hidden(product):
             x, w = product.inputs
             if len(w.shape) == 2 and getattr(bias, "shape", None) == w.shape[1:]:
                 return Layer((x, w, bias), (*(product.saved or (None, None)), None), (z, product))
     return None
 
 
-def match_linear(end: Node, hidden: Hidden) -> Node | None:
+def match_linear(end: Node, graph: Reading) -> Node | None:
     """x @ W + b"""
-    layer = as_layer(end, hidden)
+    layer = as_layer(end, graph)
     return replace(end, linear, *layer) if layer else None
 
 
 def match_activation(fused_op: Op) -> Pattern:
     """activation(x @ W + b)"""
 
-    def pattern(end: Node, hidden: Hidden) -> Node | None:
+    def pattern(end: Node, graph: Reading) -> Node | None:
         (z,) = end.inputs
-        if not (isinstance(z, Node) and z.op in (linear, add) and hidden(z)):
+        if not (isinstance(z, Node) and z.op in (linear, add) and graph.hidden(z)):
             return None
-        layer = as_layer(z, hidden)
+        layer = as_layer(z, graph)
         return replace(end, fused_op, layer.inputs, layer.saved, (end, *layer.members)) if layer else None
 
     return pattern
@@ -139,26 +146,26 @@ class LogProbabilities(NamedTuple):
     members: tuple[Node, ...]
 
 
-def as_log_softmax(end: Node, hidden: Hidden) -> LogProbabilities | None:
+def as_log_softmax(end: Node, graph: Reading) -> LogProbabilities | None:
     """`end` as log softmax(z): the op, or a log whose value was computed from the logits of a softmax."""
     if end.op is log_softmax:
         return LogProbabilities(end.inputs[0], end.attrs["axis"], end.out, (end,))
     (p,) = end.inputs
-    if end.out is not None and isinstance(p, Node) and p.op is softmax and hidden(p):
+    if end.out is not None and isinstance(p, Node) and p.op is softmax and graph.hidden(p):
         return LogProbabilities(p.inputs[0], p.attrs["axis"], end.out, (end, p))
     return None
 
 
-def match_log_softmax(end: Node, hidden: Hidden) -> Node | None:
+def match_log_softmax(end: Node, graph: Reading) -> Node | None:
     """log(softmax(z))"""
-    logp = as_log_softmax(end, hidden)
+    logp = as_log_softmax(end, graph)
     return replace(end, log_softmax, (logp.logits,), (None,), logp.members, axis=logp.axis) if logp else None
 
 
-def over_classes(source: Any, hidden: Hidden) -> LogProbabilities | None:
+def over_classes(source: Any, graph: Reading) -> LogProbabilities | None:
     """The log_softmax over the last axis that `source` is, if only the pattern reads it."""
-    if isinstance(source, Node) and source.op in (log_softmax, log) and hidden(source):
-        logp = as_log_softmax(source, hidden)
+    if isinstance(source, Node) and source.op in (log_softmax, log) and graph.hidden(source):
+        logp = as_log_softmax(source, graph)
         if logp is not None and logp.axis in (-1, source.ndim - 1):
             return logp
     return None
@@ -170,24 +177,25 @@ def cross_entropy(end: Node, logp: LogProbabilities, target: Any, value: Any, sc
     return replace(end, softmax_cross_entropy, inputs, (None, value, logp.value), (*members, *logp.members), scale=scale)
 
 
-def match_nll(end: Node, hidden: Hidden) -> Node | None:
+def match_nll(end: Node, graph: Reading) -> Node | None:
     """nll_loss(log_softmax(z), labels)"""
-    logp = over_classes(end.inputs[0], hidden)
+    logp = over_classes(end.inputs[0], graph)
     if logp is None:
         return None
     scale = 1 / max(math.prod(logp.logits.shape[:-1]), 1)
     return cross_entropy(end, logp, end.inputs[1], (end.saved or ())[1], scale, [end])
 
 
-def match_weighted_sum(end: Node, hidden: Hidden) -> Node | None:
+def match_weighted_sum(end: Node, graph: Reading) -> Node | None:
     """c * sum(Y * log_softmax(z)): from a scalar down through signs, factors, sums and means to the product with Y."""
-    if end.shape:
+    if end.shape or end in graph.tried:
         return None
     scale = 1.0
     members: list[Node] = []
     node = end
     while True:
         members.append(node)
+        graph.tried.add(node)
         if node.op is mul and (factor := _number(node)) is None:
             break
         source = node.inputs[0]
@@ -202,11 +210,11 @@ def match_weighted_sum(end: Node, hidden: Hidden) -> Node | None:
             scale /= divisor
         elif node.op is not sum:
             return None
-        if not (isinstance(source, Node) and hidden(source)):
+        if not (isinstance(source, Node) and graph.hidden(source)):
             return None
         node = source
     for i, target in enumerate(node.inputs[::-1]):
-        logp = over_classes(node.inputs[i], hidden)
+        logp = over_classes(node.inputs[i], graph)
         constant = not isinstance(target, Node) and not (isinstance(target, Tensor) and target.requires_grad)
         if logp is not None and constant and getattr(target, "shape", None) == node.shape == logp.logits.shape:
             return cross_entropy(end, logp, target, (node.saved or ())[1 - i], -scale, members)

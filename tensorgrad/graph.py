@@ -21,7 +21,7 @@ class Graph:
     leaves   the Tensors that were given, in the order of their first use
     """
 
-    def __init__(self, outputs: list[Node]) -> None:
+    def __init__(self, outputs: list[Node], *, check: bool = True) -> None:
         seen: set[Any] = set(outputs)
         stack = list(outputs)
         while stack:
@@ -34,7 +34,8 @@ class Graph:
         self.nodes = tuple(sorted((n for n in seen if isinstance(n, Node)), key=attrgetter("index")))
         used = (source for node in self.nodes for source in node.inputs)
         self.leaves = tuple(dict.fromkeys(s for s in used if isinstance(s, Tensor)))
-        self.check()
+        if check:
+            self.check()
 
     @classmethod
     def of(cls, *outputs: Tensor) -> Graph:
@@ -66,7 +67,7 @@ class Graph:
             if use is node and node in hidden:
                 continue
             # an input that the pattern itself computes is a value that backward had at hand: the fused op makes it anew
-            keep = [i for i, source in enumerate(use.inputs) if source not in use.members]
+            keep = [i for i, source in enumerate(use.inputs) if not (isinstance(source, Node) and source in use.members)]
             saved = tuple(use.saved[i] for i in keep) if use.saved else use.saved
             made[node] = use.replaced(inputs=tuple(made.get(use.inputs[i], use.inputs[i]) for i in keep), saved=saved)
         return Graph([made[node] for node in self.outputs])

@@ -28,7 +28,6 @@ the engine's work: a rule is its formula alone.
 from __future__ import annotations
 
 import inspect
-import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,13 +36,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 import tensorgrad.tensor as tensor
-from tensorgrad import backend
+from tensorgrad import backend, writes
 from tensorgrad.backend import Array
-from tensorgrad.errors import DTypeError, GraphError, ShapeError, TensorgradError
+from tensorgrad.errors import AnomalyError, DTypeError, GraphError, ShapeError, TensorgradError
+from tensorgrad.location import Location, line_of, user_location
 from tensorgrad.state import state
 
 if TYPE_CHECKING:
-    pass
+    from tensorgrad.tensor import Tensor
 
 Value: TypeAlias = Any  # what a rule is written in: an array or a Tensor
 Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
@@ -52,8 +52,6 @@ Sample: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # arguments and attr
 
 REGISTRY: dict[str, Op] = {}
 
-_counter = itertools.count()
-
 
 class Node:
     """One use of an op: what drawing, fusing, differentiating and replaying look at.
@@ -61,12 +59,14 @@ class Node:
     op      the operation
     inputs  per argument a Node, a leaf Tensor (given arrays are wrapped in one), or a number
     attrs   keyword arguments of the op
-    saved   per argument the array if the rule reads it, else None; the field is None once `backward` has let go of it
+    saved   per argument the array if the rule reads it, else None; once `backward` has let go of it, Freed
     out     the result's array if the rule reads it, else None
     shape, dtype   of the result
     scope   path of the module that was running, "" outside of any
     index   grows in the order of execution, so sorting by it is a topological sort
     retain  a weak reference to the Tensor whose `.grad` was asked for by `retain_grad`
+    hooks   functions of the gradient, to be called when it is known; None if there are none
+    made    where in the user's code it was recorded; `line` says it in words
     members for a fused node, the nodes that it stands for
     requires_grad  False for what was recorded only because a whole program was captured
     gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
@@ -75,7 +75,8 @@ class Node:
     """
 
     __slots__ = (
-        "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "members", "requires_grad",
+        "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "hooks", "made",
+        "members", "requires_grad",
         "gradient_of", "__weakref__",
     )  # fmt: skip
 
@@ -84,12 +85,13 @@ class Node:
         op: Op,
         inputs: tuple[Any, ...],
         attrs: dict[str, Any],
-        saved: tuple[Any, ...] | None,
+        saved: tuple[Any, ...],
         out: Array | None,
         shape: Shape,
         dtype: Any,
         members: tuple[Node, ...] = (),
         requires_grad: bool = True,
+        made: Location | None = None,
     ) -> None:
         self.op = op
         self.inputs = inputs
@@ -99,8 +101,10 @@ class Node:
         self.shape = shape
         self.dtype = dtype
         self.scope = state.scope
-        self.index = next(_counter)
+        self.index = writes.tick()
         self.retain: Any = None
+        self.hooks: list[Callable[[Tensor], Any]] | None = None
+        self.made = made
         self.members = members
         self.requires_grad = requires_grad
         self.gradient_of: Node | None = state.gradient_of
@@ -124,6 +128,7 @@ class Node:
             self.dtype,
             self.members if members is None else members,
             self.requires_grad,
+            self.made,
         )
         node.scope, node.index, node.gradient_of = self.scope, self.index, self.gradient_of
         return node
@@ -136,8 +141,25 @@ class Node:
     def size(self) -> int:
         return int(np.prod(self.shape, dtype=int))
 
+    @property
+    def line(self) -> str:
+        """ "model.py:14", where the user's code recorded it; "" if that is not known."""
+        return line_of(self.made)
+
     def __repr__(self) -> str:
         return f"<{self.op.name} {self.shape} {self.dtype}>"
+
+
+class Freed(tuple[Any, ...]):
+    """No arrays, in place of those that a backward pass has let go of; `made` says where that pass was asked for."""
+
+    made: Location | None = None
+
+    @classmethod
+    def by(cls, made: Location | None) -> Freed:
+        freed = cls()
+        freed.made = made
+        return freed
 
 
 class Op:
@@ -187,6 +209,10 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.name} {self.signature}>"
 
+    def is_data(self, i: int) -> bool:
+        """Whether argument i is data, without a gradient."""
+        return i < len(self.takes_data) and self.takes_data[i]
+
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         """Arguments and attributes to test the op with: float64 arrays of shapes by its signature, values in its domain.
 
@@ -209,51 +235,80 @@ class Op:
 
     def apply(self, *args: Any, **attrs: Any) -> Any:
         """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
+        Tensor = tensor.Tensor
         is_tensor = wanted = False
-        arrays = []
+        arrays: list[Any] = []
+        inputs: list[Any] = []
         for a in args:
-            if isinstance(a, tensor.Tensor):
+            if isinstance(a, Tensor):
                 is_tensor = True
                 if a.requires_grad:
                     wanted = True
                 arrays.append(a.data)
-            elif isinstance(a, (np.ndarray, float, int)):
-                arrays.append(a)
+                inputs.append(a.node or a)
             else:
-                arrays.append(backend.asarray(a, where=self.name))
+                if not isinstance(a, (np.ndarray, float, int)):
+                    a = backend.asarray(a, where=self.name)
+                arrays.append(a)
+                inputs.append(a)
         try:
             out = self.forward(backend.namespace(arrays), *arrays, **attrs)
         except (ValueError, TypeError, IndexError) as error:
-            self.explain(error, arrays)
-            raise
+            explained = self.explain(error, args, attrs, arrays)
+            if explained is error:
+                raise
+            raise explained from error
         if not is_tensor:
             return out
         if isinstance(out, np.generic):
             out = np.asarray(out)
+        if state.checking:
+            check_finite(self, args, arrays, out)
         if not state.recording or not (wanted or state.tracing):
             return tensor.wrap(out, None)
-        return tensor.wrap(out, self.record(args, attrs, arrays, out, wanted and self.backward is not None))
+        return tensor.wrap(out, self.record(args, inputs, attrs, arrays, out, wanted and self.backward is not None))
 
     __call__ = apply  # an op whose arguments have defaults, or are attributes, defines its own and calls apply
 
-    def explain(self, error: Exception, arrays: list[Any]) -> None:
-        """Raise the error that names this op, the argument, what was expected and what came, from NumPy's own."""
+    def explain(self, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
+        """NumPy's error as one that names the module, the op, the argument, what was expected, what came and from where."""
+        where = f"{state.scope}.{self.name}" if state.scope else self.name
         if isinstance(error, TensorgradError):
-            return
-        if problem := self.parsed.mismatch([np.shape(a) for a in arrays]):
-            raise ShapeError(f"{self.name}: {problem}; expected {self.signature}") from error
-        given = ", ".join(f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" for a in arrays)
-        kind = DTypeError if isinstance(error, TypeError) else ShapeError
-        raise kind(f"{self.name}: {error}; got {given}") from error
+            explained: TensorgradError = error
+            if state.scope:
+                explained.args = (f"{state.scope}.{error}", *error.args[1:])
+        elif problem := self.parsed.mismatch([np.shape(a) for a in arrays]):
+            explained = ShapeError(f"{where}: {problem}; expected {self.signature}{made_by(args)}")
+        else:
+            given = ", ".join(f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" for a in arrays)
+            kind = DTypeError if isinstance(error, TypeError) else ShapeError
+            explained = kind(f"{where}: {error}; got {given}{made_by(args)}")
+        if explained.graph is None and any(isinstance(a, tensor.Tensor) for a in args):
+            from tensorgrad.graph import Graph
 
-    def record(self, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any], out: Array, requires_grad: bool) -> Node:
+            inputs = tuple((a.node or a) if isinstance(a, tensor.Tensor) else a for a in args)
+            explained.graph = Graph([Node(self, inputs, attrs, (), None, (), None, made=user_location())], check=False)
+        return explained
+
+    def record(
+        self,
+        args: tuple[Any, ...],
+        inputs: list[Any],
+        attrs: dict[str, Any],
+        arrays: list[Any],
+        out: Array,
+        requires_grad: bool,
+    ) -> Node:
         """The node of one use, keeping only the arrays that the rule reads."""
-        inputs: list[Any] = []
-        for a, array in zip(args, arrays, strict=True):
-            if isinstance(a, tensor.Tensor):
-                inputs.append(a.node or a)
-            else:
-                inputs.append(array if isinstance(array, (float, int)) else tensor.wrap(array, None))
+        for i, source in enumerate(inputs):
+            if isinstance(source, Node):
+                if writes.latest > source.index and writes.since(source.index, (arrays[i],)):
+                    raise GraphError(
+                        f"{self.name}: argument {i} {source.shape}, made by {source.op.name} at {source.line}, shares memory "
+                        f"with a Tensor that has been changed in place since; compute it again"
+                    )
+            elif not isinstance(source, (tensor.Tensor, float, int)):
+                inputs[i] = tensor.wrap(source, None)
         if self.data and requires_grad:
             for i, (a, is_data) in enumerate(zip(args, self.takes_data, strict=False)):
                 if is_data and isinstance(a, tensor.Tensor) and a.requires_grad:
@@ -261,13 +316,37 @@ class Op:
                         f"{self.name}: argument {i} is data and has no gradient, but it requires one; .detach() it"
                     )
         if not requires_grad:
-            return Node(self, tuple(inputs), attrs, (), None, out.shape, out.dtype, requires_grad=False)
+            return Node(self, tuple(inputs), attrs, (), None, out.shape, out.dtype, (), False, user_location())
         saved: tuple[Any, ...] = ()
         if self.reads_all:
             saved = tuple(arrays)
         elif self.reads_some:
             saved = tuple([a if read else None for a, read in zip(arrays, self.reads_input, strict=False)])
-        return Node(self, tuple(inputs), attrs, saved, out if self.reads_output else None, out.shape, out.dtype)
+        kept = out if self.reads_output else None
+        return Node(self, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location())
+
+
+def made_by(args: tuple[Any, ...]) -> str:
+    """Who computed the arguments of a failing op: "; fc2.linear produced argument 0 (2, 8) at model.py:14"."""
+    text = ""
+    for i, a in enumerate(args):
+        node = a.node if isinstance(a, tensor.Tensor) else None
+        if node is not None:
+            name = f"{node.scope}.{node.op.name}" if node.scope else node.op.name
+            text += f"; {name} produced argument {i} {node.shape}" + (f" at {node.line}" if node.line else "")
+    return text
+
+
+def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> None:
+    """Raise AnomalyError if `out` has a NaN or an infinity, saying whether `op` produced it or passed it on."""
+    if out.dtype.kind != "f" or bool(np.isfinite(out).all()):
+        return
+    where = f"{state.scope}.{op.name}" if state.scope else op.name
+    bad = [i for i, a in enumerate(arrays) if np.asarray(a).dtype.kind == "f" and not bool(np.isfinite(a).all())]
+    what = f"passed on from argument {', '.join(map(str, bad))}" if bad else "produced here, all arguments being finite"
+    kind = "NaN" if bool(np.isnan(out).any()) else "infinity"
+    line = line_of(user_location())
+    raise AnomalyError(f"{where}: {kind} in its result {out.shape}, {what}{f'; at {line}' if line else ''}{made_by(args)}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 class State(threading.local):
     recording: bool = True  # False inside no_grad()
     tracing: bool = False  # True while a whole program is captured: what needs no gradient is recorded too
+    checking: bool = False  # True inside detect_anomaly()
     fusing: bool = True  # False inside fusion.off()
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass

@@ -1,4 +1,4 @@
-"""Tensor: an array, its gradient, and the node that made it. Operators and methods only; the rules stand in ops/."""
+"""Tensor: an array, its gradient, and the node that made it. Its operators stand in methods.py, the rules in ops/."""
 
 # mypy: disable-error-code="no-any-return"
 # (an op returns an array for arrays and a Tensor for Tensors, which no type says; here they are Tensors)
@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorgrad import backend, ops
+from tensorgrad import backend, ops, protocols, writes
 from tensorgrad.backend import Array
-from tensorgrad.errors import DTypeError, GraphError
+from tensorgrad.errors import DTypeError, GraphError, ShapeError
+from tensorgrad.methods import Methods
+from tensorgrad.state import state
 
 if TYPE_CHECKING:
     from tensorgrad.op import Node
 
-Axis = int | tuple[int, ...] | None
 
-
-class Tensor:
+class Tensor(Methods):
     """An n-dimensional array that remembers how it was computed.
 
     data           numbers, nested lists of numbers (float32 unless `dtype` says otherwise), or an array (its dtype is
@@ -32,8 +33,8 @@ class Tensor:
     Raises DTypeError for data that are not numbers, and for `requires_grad=True` with integers or booleans.
     """
 
-    __slots__ = ("data", "grad", "node", "requires_grad", "name", "__weakref__")
-    __array_ufunc__ = None  # so that `ndarray * Tensor` comes to Tensor.__rmul__
+    __slots__ = ("data", "grad", "node", "requires_grad", "name", "hooks", "__weakref__")
+    __hash__ = object.__hash__  # by identity, though == compares elements
 
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, name: str = "") -> None:
         if isinstance(data, Tensor):
@@ -44,6 +45,7 @@ class Tensor:
         self.node: Node | None = None
         self.requires_grad = False
         self.name = name
+        self.hooks: list[Callable[[Tensor], Any]] | None = None
         if requires_grad:
             self.requires_grad_()
 
@@ -78,8 +80,75 @@ class Tensor:
         """The one value as a Python number. Raises ValueError for more than one."""
         return self.data.item()
 
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self.data.tolist()
+
     def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len: a 0-d Tensor has no length")
         return len(self.data)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.ndim:
+            raise TypeError("iter: a 0-d Tensor cannot be iterated over")
+        return (self[i] for i in range(len(self.data)))
+
+    def __float__(self) -> float:
+        return float(self._one("float"))
+
+    def __int__(self) -> int:
+        return int(self._one("int"))
+
+    def __bool__(self) -> bool:
+        return bool(self._one("bool"))
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu" or self.ndim:
+            raise TypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
+        return int(self.data)
+
+    def _one(self, what: str) -> Any:
+        if self.size != 1:
+            raise ValueError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
+        return self.data.item()
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 and spec else format(repr(self), spec)
+
+    # What NumPy and others make of it
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if self.requires_grad:
+            raise DTypeError(
+                "np.asarray: this Tensor requires a gradient, and an array would leave the graph; use .detach() (or .numpy())"
+            )
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return protocols.array_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return protocols.array_function(func, args, kwargs)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.requires_grad:
+            raise DTypeError("__dlpack__: this Tensor requires a gradient, and would leave the graph; use .detach()")
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.data.__dlpack_device__()
+
+    def __reduce__(self) -> Any:
+        if self.node is not None:
+            raise GraphError(
+                f"copy: this Tensor was computed by {self.node.op.name}; its history cannot be copied; .detach() it"
+            )
+        return _rebuilt, (type(self), self.data, self.requires_grad, self.name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        rebuild, parts = self.__reduce__()
+        return rebuild(*parts)
 
     def __repr__(self) -> str:
         made = f", op={self.node.op.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
@@ -108,6 +177,21 @@ class Tensor:
         if self.node is not None:
             self.node.retain = weakref.ref(self)
 
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
+        """Call `hook` with the gradient of this Tensor when it is known; what it returns, if not None, takes its place.
+
+        Returns a function that removes the hook again.
+        """
+        if not self.requires_grad:
+            raise GraphError("register_hook: this Tensor does not require a gradient")
+        owner: Any = self.node or self
+        owner.hooks = [*(owner.hooks or ()), hook]
+
+        def remove() -> None:
+            owner.hooks = [h for h in owner.hooks or () if h is not hook] or None
+
+        return remove
+
     def detach(self) -> Tensor:
         """The same values, sharing memory, with no history."""
         return wrap(self.data, None)
@@ -126,95 +210,57 @@ class Tensor:
 
         backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
-    # Operators
+    # In place
 
-    def __neg__(self) -> Tensor:
-        return ops.neg(self)
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if self.requires_grad or (isinstance(value, Tensor) and value.requires_grad):
+            self._write(lambda x: ops.setitem(x, value, index))
+        else:
+            self._write_raw(index, value)
 
-    def __add__(self, other: Any) -> Tensor:
-        return ops.add(self, other)
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x + other)
 
-    def __radd__(self, other: Any) -> Tensor:
-        return ops.add(other, self)
+    def __isub__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x - other)
 
-    def __sub__(self, other: Any) -> Tensor:
-        return ops.sub(self, other)
+    def __imul__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x * other)
 
-    def __rsub__(self, other: Any) -> Tensor:
-        return ops.sub(other, self)
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x / other)
 
-    def __mul__(self, other: Any) -> Tensor:
-        return ops.mul(self, other)
+    def _write(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Put `change` of this Tensor in its place, in its own memory, and record it as its new history.
 
-    def __rmul__(self, other: Any) -> Tensor:
-        return ops.mul(other, self)
+        Whatever kept the old values for its gradient finds out in `backward()`, which then raises.
+        """
+        if self.node is None and self.requires_grad and state.recording:
+            raise GraphError(
+                "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
+                "or compute a new Tensor from it"
+            )
+        before = wrap(self.data.copy(), self.node)
+        after = change(before)
+        if after.shape != self.shape:
+            raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
+        if after.dtype != self.dtype:
+            if after.dtype.kind != self.dtype.kind:
+                raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
+            after = ops.astype(after, self.dtype)
+        self.data[...] = after.data
+        writes.wrote(self.data)
+        if after.node is not None:
+            after.node.index = writes.tick()
+            self.node, self.requires_grad = after.node, after.requires_grad
+        return self
 
-    def __truediv__(self, other: Any) -> Tensor:
-        return ops.div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return ops.div(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return ops.power(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return ops.power(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return ops.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return ops.matmul(other, self)
-
-    # Elementwise
-
-    def exp(self) -> Tensor:
-        return ops.exp(self)
-
-    def log(self) -> Tensor:
-        return ops.log(self)
-
-    def relu(self) -> Tensor:
-        return ops.relu(self)
-
-    def sigmoid(self) -> Tensor:
-        return ops.sigmoid(self)
-
-    def tanh(self) -> Tensor:
-        return ops.tanh(self)
-
-    def astype(self, dtype: Any) -> Tensor:
-        return ops.astype(self, dtype)
-
-    # Reductions
-
-    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        return ops.sum(self, axis, keepdims)
-
-    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        return ops.mean(self, axis, keepdims)
-
-    def softmax(self, axis: int = -1) -> Tensor:
-        return ops.softmax(self, axis)
-
-    def log_softmax(self, axis: int = -1) -> Tensor:
-        return ops.log_softmax(self, axis)
-
-    # Shape
-
-    def reshape(self, *shape: Any) -> Tensor:
-        return ops.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-
-    def transpose(self, *axes: Any) -> Tensor:
-        return ops.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)
-
-    def swapaxes(self, axis1: int, axis2: int) -> Tensor:
-        return ops.swapaxes(self, axis1, axis2)
-
-    @property
-    def T(self) -> Tensor:
-        return ops.transpose(self)
+    def _write_raw(self, index: Any, value: Any) -> None:
+        try:
+            self.data[protocols.plain_index(index)] = protocols.plain(value)
+        except (ValueError, IndexError, TypeError) as error:
+            raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
+        writes.wrote(self.data)
 
 
 def wrap(data: Array, node: Node | None) -> Tensor:
@@ -225,4 +271,17 @@ def wrap(data: Array, node: Node | None) -> Tensor:
     t.node = node
     t.requires_grad = node is not None and node.requires_grad
     t.name = ""
+    t.hooks = None
     return t
+
+
+def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:
+    """A leaf as it was before it was copied or pickled."""
+    t = kind.__new__(kind)
+    t.data, t.grad, t.node, t.requires_grad, t.name, t.hooks = data.copy(), None, None, requires_grad, name, None
+    return t
+
+
+def from_dlpack(array: Any) -> Tensor:
+    """A Tensor on the memory of anything that speaks DLPack (PyTorch, JAX, CuPy, ...), without a copy."""
+    return wrap(np.from_dlpack(array), None)

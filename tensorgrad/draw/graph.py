@@ -19,6 +19,7 @@ PARAMETER = {"shape": "box", "style": "filled,rounded", "fillcolor": "#fff3d6", 
 INPUT = {"shape": "box", "style": "filled,rounded", "fillcolor": "#e3f0ff", "color": "#2f6fb5"}
 OPERATION = {"shape": "box", "style": "filled", "fillcolor": "#ffffff", "color": "#444444"}
 OUTPUT = {"shape": "box", "style": "filled,bold", "fillcolor": "#e4f6e4", "color": "#2e8540"}
+FAILED = {"shape": "box", "style": "filled,bold", "fillcolor": "#ffd9d9", "color": "#c00000", "fontcolor": "#800000"}
 FUSED = {"style": "filled,rounded", "fillcolor": "#f3ecff", "color": "#7a4fc0", "fontcolor": "#4b2a85", "fontsize": "11"}
 RULE = {"shape": "box", "style": "filled,rounded", "fillcolor": "#ffeeee", "color": "#c04f4f", "fontcolor": "#852a2a"}
 
@@ -43,8 +44,8 @@ class Drawing:
         return render(self.dot, "svg").decode()
 
 
-def graph(loss: Tensor, gradients: dict[str, Tensor] | None = None, *, title: str = "") -> Drawing:
-    """The drawing of what `loss` was computed by.
+def graph(loss: Tensor | Graph, gradients: dict[str, Tensor] | None = None, *, title: str = "") -> Drawing:
+    """The drawing of what `loss` was computed by; or of a Graph, such as the one an error carries, with what failed in red.
 
     gradients  name to gradient, recorded by `tensorgrad.grad(..., create_graph=True)`: the backward pass is drawn beside the
                forward one, upwards, a box for each (fused) op's rule
@@ -53,11 +54,12 @@ def graph(loss: Tensor, gradients: dict[str, Tensor] | None = None, *, title: st
     the red box beside it has the formula that its gradients are computed by.
     """
     named = dict(gradients or {})
-    g = Graph.of(loss, *named.values())
+    g = loss if isinstance(loss, Graph) else Graph.of(loss, *named.values())
+    end = g.outputs[0]
     names = g.leaf_names()
     forward = [n for n in g.nodes if n.gradient_of is None]
     groups = fusion.match(forward[::-1])
-    inside = {member: end for end, use in groups.items() for member in use.members}
+    inside = {member: last for last, use in groups.items() for member in use.members}
 
     dot = graphviz.Digraph(graph_attr={"rankdir": "TB", "nodesep": "0.3", "ranksep": "0.4", **FONT})
     dot.attr("node", height="0.3", margin="0.12,0.06", **FONT)
@@ -69,15 +71,15 @@ def graph(loss: Tensor, gradients: dict[str, Tensor] | None = None, *, title: st
     clusters: dict[Node | None, list[Node]] = {}
     for node in forward:
         clusters.setdefault(inside.get(node), []).append(node)
-    for end, nodes in clusters.items():
-        if end is None:
+    for last, nodes in clusters.items():
+        if last is None:
             for node in nodes:
-                draw_node(dot, ids, node, node is loss.node)
+                draw_node(dot, ids, node, node is end)
             continue
         with dot.subgraph(name=f"cluster_{len(ids)}") as box:
-            box.attr(label=left(f"fused: {groups[end].op.name}"), **FUSED)
+            box.attr(label=left(f"fused: {groups[last].op.name}"), **FUSED)
             for node in nodes:
-                draw_node(box, ids, node, node is loss.node)
+                draw_node(box, ids, node, node is end)
 
     for node in forward:
         for source in node.inputs:
@@ -114,12 +116,16 @@ def forward_end(use: Node) -> Node:
     return use.members[0] if use.members else use
 
 
-def draw_node(dot: Any, ids: dict[Any, str], node: Node, is_loss: bool) -> None:
-    """One operation as a box: its symbol, the numbers it was given, its result's shape."""
+def draw_node(dot: Any, ids: dict[Any, str], node: Node, is_end: bool) -> None:
+    """One operation as a box: its symbol, the numbers it was given, its result's shape; in red if it has failed."""
     ids[node] = f"op{len(ids)}"
     numbers = [f"{s:g}" for s in node.inputs if not isinstance(s, (Node, Tensor))]
     name = " ".join([node.op.symbol or node.op.name, *numbers])
-    dot.node(ids[node], label(name, *["loss"] * is_loss, described(node)), **(OUTPUT if is_loss else OPERATION))
+    if node.dtype is None:
+        dot.node(ids[node], label(name, "failed"), **FAILED)
+        return
+    result = ["loss"] * (is_end and not node.shape)
+    dot.node(ids[node], label(name, *result, described(node)), **(OUTPUT if is_end else OPERATION))
 
 
 def label(*lines: str) -> str:

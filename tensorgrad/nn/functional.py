@@ -2,34 +2,181 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from tensorgrad.errors import ShapeError
-from tensorgrad.ops import linear, log_softmax, nll_loss, relu, sigmoid, softmax, tanh
+import numpy as np
+
+from tensorgrad.backend import Array, namespace
+from tensorgrad.errors import DTypeError, LabelError, ShapeError
+from tensorgrad.nn.loss import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    raw,
+)
+from tensorgrad.ops import linear, log_softmax, softmax
+from tensorgrad.ops.activation import elu, gelu, hardtanh, leaky_relu, logsigmoid, relu, sigmoid, silu, softplus, tanh
+from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
+from tensorgrad.ops.elementwise import where
+from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
-from tensorgrad.tensor import Tensor
 
-__all__ = ["cross_entropy", "linear", "log_softmax", "nll_loss", "relu", "sigmoid", "softmax", "tanh"]
+__all__ = [
+    "avg_pool2d",
+    "batch_norm",
+    "binary_cross_entropy_with_logits",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "embedding",
+    "gelu",
+    "hardtanh",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "logsigmoid",
+    "max_pool2d",
+    "mse_loss",
+    "nll_loss",
+    "relu",
+    "seed",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+_default = np.random.default_rng()
 
 
-def cross_entropy(logits: Tensor, target: Any) -> Tensor:
-    """The mean over samples of the cross-entropy between softmax(logits) and the target, as a 0-d Tensor.
+def seed(value: int | None) -> None:
+    """Start the generator of dropout's masks anew, so that what follows is reproducible. It draws nothing but those."""
+    global _default
+    _default = np.random.default_rng(value)
 
-    logits  (..., classes), any real numbers: no softmax before this
-    target  class indices (...), integers in 0 .. classes-1; or probabilities (..., classes)
 
-    L = -1/m sum(Y * log softmax(z)) over m samples, Y being the probabilities or one_hot(target).
+def dropout(x: Any, p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> Any:
+    """y = x / (1 - p) where an element is kept, which it is with probability 1 - p, and 0 elsewhere; x unless `training`.
 
-    Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is neither of the two.
+    rng   the generator to draw from; the one that nn.functional.seed starts by default
+
+    Raises ValueError unless 0 <= p <= 1.
     """
-    target = as_target(target)
-    logp = log_softmax(logits)
-    if target.dtype.kind != "f":
-        return nll_loss(logp, target)  # type: ignore[no-any-return]
-    if target.shape != logits.shape:
-        raise ShapeError(
-            f"cross_entropy: probabilities of shape {target.shape} for logits of shape {logits.shape}; "
-            f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}"
+    if not 0 <= p <= 1:
+        raise ValueError(f"{scoped('dropout')}: p must be in 0 .. 1, got {p}")
+    x = as_operand("dropout", x)
+    if not training or p == 0:
+        return x
+    keep = namespace([raw(x)]).asarray((rng or _default).random(x.shape, np.float32) >= p)
+    return where(keep, x, 0) * (1 / (1 - p) if p < 1 else 1)
+
+
+def layer_norm(x: Any, shape: int | tuple[int, ...], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each sample.
+
+    x       (..., *shape): the axes of `shape`, which come last, are those that m and v are taken over
+    weight, bias   (*shape), or None
+
+    Raises ShapeError if x does not end in `shape`, or weight or bias have another one.
+    """
+    x = as_operand("layer_norm", x)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(f"{scoped('layer_norm')}: input has shape {x.shape}, expected one that ends in {shape}")
+    y, _, _ = normalised(x, tuple(range(-len(shape), 0)), eps)
+    return affine("layer_norm", y, weight, bias, shape, shape)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance of each feature over the samples.
+
+    x                (n, features), or (n, features, ...): axis 1 has the features
+    running_mean, running_var   (features) arrays. In training, when m and v (ddof 0) are of x itself, they are changed in place
+                     to (1 - momentum) of what they are and momentum of m, and v with ddof 1; otherwise they are m and v
+    weight, bias     (features), or None
+
+    Raises ShapeError for shapes that do not fit and for training with one value to a feature; ValueError if the running arrays
+    are missing when not training.
+    """
+    x = as_operand("batch_norm", x)
+    if x.ndim < 2:
+        raise ShapeError(f"{scoped('batch_norm')}: input has shape {x.shape}, expected (n, features) or (n, features, ...)")
+    features, over = x.shape[1], (0, *range(2, x.ndim))
+    wide = (features,) + (1,) * (x.ndim - 2)
+    for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+        if value is not None and value.shape != (features,):
+            raise ShapeError(
+                f"{scoped('batch_norm')}: {name} has shape {value.shape}, expected ({features},) for input {x.shape}"
+            )
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError(f"{scoped('batch_norm')}: outside of training running_mean and running_var have to be given")
+        y = (x - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
+        return affine("batch_norm", y, weight, bias, (features,), wide)
+    count = x.size // max(features, 1)
+    if count == 1:
+        raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value to a feature, got input {x.shape}")
+    y, m, v = normalised(x, over, eps)
+    if count and running_mean is not None:
+        running_mean += momentum * (raw(m).reshape(features) - running_mean)
+    if count and running_var is not None:
+        running_var += momentum * (raw(v).reshape(features) * (count / (count - 1)) - running_var)
+    return affine("batch_norm", y, weight, bias, (features,), wide)
+
+
+def embedding(indices: Any, weight: Any) -> Any:
+    """y[...] = weight[indices[...]]: a row of `weight` for each index. The gradients of a row that is used twice add up.
+
+    indices   (...), integers in 0 .. rows-1
+    weight    (rows, dim)
+
+    Returns (..., dim). Raises LabelError for an index out of range, DTypeError for indices that are not integers.
+    """
+    at, weight = raw(as_target(indices)), as_operand("embedding", weight)
+    if at.dtype.kind not in "iu":
+        raise DTypeError(f"{scoped('embedding')}: indices must be integers, got {at.dtype} of shape {at.shape}")
+    if weight.ndim != 2:
+        raise ShapeError(f"{scoped('embedding')}: weight has shape {weight.shape}, expected (rows, dim)")
+    outside = (at < 0) | (at >= weight.shape[0])
+    if outside.any():
+        raise LabelError(
+            f"{scoped('embedding')}: index {at[outside].reshape(-1)[0]} is out of range, expected 0 to {weight.shape[0] - 1}"
         )
-    return -(target * logp).sum() / max(math.prod(logits.shape[:-1]), 1)  # type: ignore[no-any-return]
+    return weight[at]
+
+
+def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
+    """x with mean 0 and variance 1 over `axes`, and the mean and the variance that it had."""
+    m = x.mean(axes, keepdims=True)
+    d = x - m
+    v = (d * d).mean(axes, keepdims=True)
+    return d * (v + eps) ** -0.5, m, v
+
+
+def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], wide: tuple[int, ...]) -> Any:
+    """weight * y + bias, both of `shape`, which is read as `wide`."""
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and value.shape != shape:
+            raise ShapeError(f"{scoped(op)}: {name} has shape {value.shape}, expected {shape}")
+    if weight is not None:
+        y = y * (weight if wide == shape else weight.reshape(wide))
+    return y if bias is None else y + (bias if wide == shape else bias.reshape(wide))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad import writes
 from tensorgrad.backend import Array
 from tensorgrad.errors import ShapeError
 from tensorgrad.state import state
@@ -30,8 +31,10 @@ class Module:
 
     def __init__(self) -> None:
         self._parameters: dict[str, Parameter] = {}
+        self._buffers: dict[str, Array] = {}
         self._modules: dict[str, Module] = {}
         self._name = ""
+        self.training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (Parameter, Module)):
@@ -43,6 +46,9 @@ class Module:
             else:
                 value._name = name
                 self._modules[name] = value
+        elif name in self.__dict__.get("_buffers", {}):
+            self._buffers[name] = np.asarray(value)
+            return
         elif not name.startswith("_"):
             self._parameters.pop(name, None)
             self._modules.pop(name, None)
@@ -69,6 +75,34 @@ class Module:
                     seen.add(parameter)
                     yield f"{path}.{name}" if path else name, parameter
 
+    def register_buffer(self, name: str, array: Any) -> None:
+        """Make an array an attribute that belongs to the state (`state_dict`) but is not trained, such as a running mean."""
+        if hasattr(self, name):
+            raise AttributeError(f"{type(self).__name__}: register_buffer: there is a {name!r} already")
+        self._buffers[name] = np.array(array)
+
+    def __getattr__(self, name: str) -> Array:
+        buffers = self.__dict__.get("_buffers", {})
+        if name in buffers:
+            return buffers[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        """(path, array) for every buffer."""
+        for path, module in self.named_modules(prefix):
+            for name, array in module._buffers.items():
+                yield f"{path}.{name}" if path else name, array
+
+    def train(self, mode: bool = True) -> Module:
+        """Say that it is being trained, with all its parts, and return it: dropout drops, batch norm takes the batch's own."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Say that it is being used, not trained."""
+        return self.train(False)
+
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter, as an optimiser takes them."""
         return (parameter for _, parameter in self.named_parameters())
@@ -88,12 +122,19 @@ class Module:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Array]:
-        """Path to a copy of the values, for every parameter."""
-        return {path: parameter.data.copy() for path, parameter in self.named_parameters()}
+        """Path to a copy of the values, for every parameter and every buffer."""
+        arrays = [(path, parameter.data) for path, parameter in self.named_parameters()]
+        return {path: array.copy() for path, array in (*arrays, *self.named_buffers())}
 
-    def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Set every parameter from `values`. Raises ShapeError, before anything is changed, for names or shapes that differ."""
-        own = dict(self.named_parameters())
+    def load_state_dict(self, values: Mapping[str, Any], strict: bool = True) -> None:
+        """Set every parameter and buffer from `values`, in their own memory.
+
+        Raises ShapeError, before anything is changed, for shapes that differ, and, if `strict`, for names that do.
+        """
+        own = {**{path: p.data for path, p in self.named_parameters()}, **dict(self.named_buffers())}
+        if not strict:
+            values = {name: value for name, value in values.items() if name in own}
+            own = {name: array for name, array in own.items() if name in values}
         problems = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
         problems += [f"unexpected {sorted(values.keys() - own.keys())}"] if values.keys() - own.keys() else []
         problems += [
@@ -103,8 +144,9 @@ class Module:
         ]
         if problems:
             raise ShapeError(f"load_state_dict: {type(self).__name__}: {'; '.join(problems)}")
-        for name, parameter in own.items():
-            parameter.data[...] = values[name]
+        for name, array in own.items():
+            array[...] = values[name]
+            writes.wrote(array)
 
     def __repr__(self) -> str:
         parts = [f"  ({name}): " + repr(part).replace("\n", "\n  ") for name, part in self._modules.items()]

@@ -1,23 +1,104 @@
-"""Every operation, by family. `tensorgrad.<name>` is the same function."""
+"""Every operation, by family. `tensorgrad.<name>` is the same function.
 
-from tensorgrad.ops.elementwise import (
-    add,
-    astype,
-    div,
-    exp,
-    log,
-    mul,
-    neg,
-    power,
+What the derivative is taken to be at kinks, ties and poles (each row is a test):
+
+| where                    | derivative                                  | because                                     |
+| ------------------------ | ------------------------------------------- | ------------------------------------------- |
+| relu at 0                | 0                                           | a unit that is off lets nothing through     |
+| leaky_relu at 0          | the slope                                   | as at the left                              |
+| elu at 0                 | alpha                                       | as at the left                              |
+| abs at 0                 | 0                                           | the middle of -1 and 1                      |
+| sign anywhere            | 0                                           | a step                                      |
+| clip at a bound          | 1                                           | the bound is inside                         |
+| maximum(a, b) of equals  | 1 for a, 0 for b                            | the sum is right, and nothing is halved     |
+| minimum(a, b) of equals  | 1 for a, 0 for b                            | as maximum                                  |
+| max, min of equals       | 1 for the first, in the order of rows       | as argmax and argmin                        |
+| prod with one 0          | the product of the others                   | nothing is divided                          |
+| prod with two 0          | 0                                           | as above                                    |
+| norm at 0                | 0                                           | the least of all subgradients               |
+| std of equals            | 0                                           | as norm                                     |
+| x ** 0                   | 0                                           | it is 1 everywhere                          |
+| x ** b at 0, b above 1   | 0                                           | b 0^(b-1)                                   |
+| sqrt at 0                | infinite                                    | the limit; NumPy warns                      |
+| log at 0                 | infinite                                    | the limit; NumPy warns                      |
+"""
+
+from tensorgrad.ops.activation import (
+    elu,
+    gelu,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
     relu,
     relu_grad,
     sigmoid,
     sigmoid_grad,
-    sub,
+    silu,
+    softplus,
     tanh,
     tanh_grad,
 )
-from tensorgrad.ops.linalg import linear, linear_relu, linear_sigmoid, linear_tanh, matmul
+from tensorgrad.ops.compare import equal, greater, greater_equal, isfinite, isnan, less, less_equal, logical_not, not_equal
+from tensorgrad.ops.conv import avg_pool2d, conv2d, fold2d, max_pool2d, windows2d
+from tensorgrad.ops.elementwise import (
+    abs,
+    add,
+    astype,
+    cast,
+    clip,
+    div,
+    exp,
+    log,
+    maximum,
+    minimum,
+    mul,
+    neg,
+    power,
+    sign,
+    sub,
+    where,
+)
+from tensorgrad.ops.functions import (
+    arccos,
+    arcsin,
+    arctan,
+    cos,
+    cosh,
+    erf,
+    expm1,
+    log1p,
+    log2,
+    reciprocal,
+    sin,
+    sinh,
+    sqrt,
+    square,
+    tan,
+)
+from tensorgrad.ops.index import (
+    concatenate,
+    diagonal,
+    expand_dims,
+    flatten,
+    flip,
+    getitem,
+    moveaxis,
+    pad,
+    put,
+    repeat,
+    roll,
+    setitem,
+    split,
+    squeeze,
+    stack,
+    take,
+    take_along_axis,
+    tile,
+    trace,
+    tril,
+    triu,
+)
+from tensorgrad.ops.linalg import dot, einsum, linear, linear_relu, linear_sigmoid, linear_tanh, matmul, outer, tensordot
 from tensorgrad.ops.loss import (
     log_softmax,
     nll_loss,
@@ -27,40 +108,138 @@ from tensorgrad.ops.loss import (
     softmax_cross_entropy_grad,
 )
 from tensorgrad.ops.reduce import mean, sum, sum_to
+from tensorgrad.ops.rounding import ceil, floor, floordiv, mod, round, trunc
 from tensorgrad.ops.shape import broadcast_to, reshape, swapaxes, transpose
+from tensorgrad.ops.solve import LinAlgError, cholesky, det, inv, logabsdet, slogdet, solve
+from tensorgrad.ops.statistics import all, amax, amin, any, argmax, argmin, cumsum, logsumexp, max, min, norm, prod, std, var
 
 __all__ = [
+    "LinAlgError",
+    "abs",
     "add",
+    "all",
+    "amax",
+    "amin",
+    "any",
+    "arccos",
+    "arcsin",
+    "arctan",
+    "argmax",
+    "argmin",
     "astype",
+    "avg_pool2d",
     "broadcast_to",
+    "cast",
+    "ceil",
+    "cholesky",
+    "clip",
+    "concatenate",
+    "conv2d",
+    "cos",
+    "cosh",
+    "cumsum",
+    "det",
+    "diagonal",
     "div",
+    "dot",
+    "einsum",
+    "elu",
+    "equal",
+    "erf",
     "exp",
+    "expand_dims",
+    "expm1",
+    "flatten",
+    "flip",
+    "floor",
+    "floordiv",
+    "fold2d",
+    "gelu",
+    "getitem",
+    "greater",
+    "greater_equal",
+    "hardtanh",
+    "inv",
+    "isfinite",
+    "isnan",
+    "leaky_relu",
+    "less",
+    "less_equal",
     "linear",
     "linear_relu",
     "linear_sigmoid",
     "linear_tanh",
     "log",
+    "log1p",
+    "log2",
     "log_softmax",
+    "logabsdet",
+    "logical_not",
+    "logsigmoid",
+    "logsumexp",
     "matmul",
+    "max",
+    "max_pool2d",
+    "maximum",
     "mean",
+    "min",
+    "minimum",
+    "mod",
+    "moveaxis",
     "mul",
     "neg",
     "nll_loss",
+    "norm",
+    "not_equal",
     "one_hot",
+    "outer",
+    "pad",
     "power",
+    "prod",
+    "put",
+    "reciprocal",
     "relu",
     "relu_grad",
+    "repeat",
     "reshape",
+    "roll",
+    "round",
+    "setitem",
     "sigmoid",
     "sigmoid_grad",
+    "sign",
+    "silu",
+    "sin",
+    "sinh",
+    "slogdet",
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
+    "softplus",
+    "solve",
+    "split",
+    "sqrt",
+    "square",
+    "squeeze",
+    "stack",
+    "std",
     "sub",
     "sum",
     "sum_to",
     "swapaxes",
+    "take",
+    "take_along_axis",
+    "tan",
     "tanh",
     "tanh_grad",
+    "tensordot",
+    "tile",
+    "trace",
     "transpose",
+    "tril",
+    "triu",
+    "trunc",
+    "var",
+    "where",
+    "windows2d",
 ]

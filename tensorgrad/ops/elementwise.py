@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 import tensorgrad.tensor as tensor
 from tensorgrad.backend import Array, Xp, namespace
+from tensorgrad.errors import DTypeError
 from tensorgrad.op import Node, Op, Rules, Sample, Value
 from tensorgrad.state import state
 
@@ -101,8 +103,11 @@ class Div(Op):
 class Power(Op):
     """y = a ** b. A real power: where a is negative, b has to be whole, and then b has no gradient there (NaN).
 
+    0 ** 0 is 1. At a = 0 the derivative with respect to b is 0 for b > 0, and taken as 0 for b = 0; that of a ** 0 with respect
+    to a is 0 everywhere.
+
     forward    y  = a^b
-    backward   ga = g b a^(b-1),   gb = g y log(a)
+    backward   ga = g b a^(b-1),   gb = g y log(a)          (0 for b = 0, and 0 for a = 0 <= b)
     """
 
     name, signature, reads = "power", "(),()->()", "y a b"
@@ -112,7 +117,53 @@ class Power(Op):
         return xp.power(a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
-        return lambda: g * b * a ** (b - 1), lambda: g * y * log(a)
+        def ga() -> Value:
+            if isinstance(b, (int, float)):
+                return g * (b * a ** (b - 1 if b else 0))
+            # 0 * 0^-1 would be NaN: where both are 0, a is taken as 1
+            return g * b * where(a == 0, b == 0, a) ** (b - 1)
+
+        def gb() -> Value:
+            if isinstance(a, (int, float)) and a > 0:
+                return g * y * math.log(a)
+            # 0 * log 0 would be NaN: where a is 0 and b is not negative, a is taken as 1
+            return g * y * log(where(a == 0, b >= 0, a))
+
+        return ga, gb
+
+
+class Abs(Op):
+    """y = |x|. At x = 0 the derivative is taken as 0.
+
+    forward    y  = |x|
+    backward   gx = g sign(x)
+    """
+
+    name, signature, reads = "abs", "()->()", "x"
+    kinks = (0.0,)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.absolute(x)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: g * sign(x),)
+
+
+class Sign(Op):
+    """-1, 0 or 1 as x is negative, 0 or positive. The derivative is 0, and taken as 0 at x = 0.
+
+    forward    y  = sign x
+    backward   gx = 0
+    """
+
+    name, signature = "sign", "()->()"
+    kinks = (0.0,)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.sign(x)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (None,)
 
 
 class Exp(Op):
@@ -132,7 +183,7 @@ class Exp(Op):
 
 
 class Log(Op):
-    """y = log(x), the natural logarithm. Of a recorded softmax it is evaluated from the logits .
+    """y = log(x), the natural logarithm. Of a recorded softmax it is evaluated from the logits.
 
     forward    y  = ln x
     backward   gx = g / x
@@ -157,7 +208,8 @@ class Log(Op):
         """
         from tensorgrad.ops.loss import log_softmax
 
-        (z,) = softmax.saved or ()
+        assert isinstance(softmax.saved, tuple)
+        (z,) = softmax.saved
         value = log_softmax.forward(namespace([z]), z, **softmax.attrs)
         return tensor.wrap(value, Node(self, (softmax,), {}, (p.data,), value, value.shape, value.dtype))
 
@@ -165,8 +217,110 @@ class Log(Op):
         return (lambda: g / x,)
 
 
+class Where(Op):
+    """a where cond holds (is not 0), b elsewhere. cond is data; what is not chosen has gradient 0, whatever g is.
+
+    forward    y  = a if cond else b
+    backward   ga = g if cond else 0,   gb = 0 if cond else g
+    """
+
+    name, signature, reads, data = "where", "(),(),()->()", "cond", "cond"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (cond, a, b), _ = super().sample(rng, sizes)
+        return (np.asarray(cond > 0), a, b), {}
+
+    def forward(self, xp: Xp, cond: Array, a: Array, b: Array) -> Array:
+        return xp.where(cond, a, b)
+
+    def backward(self, g: Value, y: Value, cond: Value, a: Value, b: Value) -> Rules:
+        return None, lambda: where(cond, g, 0), lambda: where(cond, 0, g)
+
+
+class Maximum(Op):
+    """The larger of a and b. Where they are equal the whole gradient goes to a, the first argument.
+
+    forward    y  = a if a >= b else b
+    backward   ga = g * [a >= b],   gb = g * [a < b]
+    """
+
+    name, signature, symbol, reads = "maximum", "(),()->()", "max", "a b"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return sample_different(self, rng, sizes)
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.maximum(a, b)
+
+    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        return lambda: where(a >= b, g, 0), lambda: where(a >= b, 0, g)
+
+
+class Minimum(Op):
+    """The smaller of a and b. Where they are equal the whole gradient goes to a, the first argument.
+
+    forward    y  = a if a <= b else b
+    backward   ga = g * [a <= b],   gb = g * [a > b]
+    """
+
+    name, signature, symbol, reads = "minimum", "(),()->()", "min", "a b"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return sample_different(self, rng, sizes)
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.minimum(a, b)
+
+    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        return lambda: where(a <= b, g, 0), lambda: where(a <= b, 0, g)
+
+
+def sample_different(op: Op, rng: np.random.Generator, sizes: Sequence[int]) -> Sample:
+    """Two arguments of which no two elements are closer than 0.05."""
+    (a, b), _ = Op.sample(op, rng, sizes)
+    return (np.asarray(np.round(a, 1)), np.asarray(np.round(b, 1) + 0.05)), {}
+
+
+class Clip(Op):
+    """x kept within low and high (None: no bound). The derivative is 1 inside and at the bounds, 0 outside.
+
+    Bounds that are arrays or Tensors are compared element by element, as minimum(maximum(x, low), high).
+    Raises ValueError if both are None, or low is above high.
+
+    forward    y  = min(max(x, low), high)
+    backward   gx = g * [x = y]
+    """
+
+    name, signature, reads = "clip", "()->()", "y x"
+    kinks = (-1.0, 0.5)
+
+    def __call__(self, x: Any, low: Any = None, high: Any = None) -> Any:
+        low, high = (bound.item() if isinstance(bound, np.generic) else bound for bound in (low, high))
+        if low is None and high is None:
+            raise ValueError("clip: low and high are both None, expected at least one bound")
+        if all(bound is None or isinstance(bound, (int, float)) for bound in (low, high)):
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"clip: low is {low} and high is {high}, expected low <= high")
+            return self.apply(x, low=low, high=high)
+        x = x if low is None else maximum(x, low)
+        return x if high is None else minimum(x, high)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        low, high = ((-1.0, 0.5), (None, 0.5), (-1.0, None))[rng.integers(3)]
+        return args, {"low": low, "high": high}
+
+    def forward(self, xp: Xp, x: Array, *, low: float | None, high: float | None) -> Array:
+        return xp.clip(x, low, high)
+
+    def backward(self, g: Value, y: Value, x: Value, *, low: float | None, high: float | None) -> Rules:
+        return (lambda: where(x == y, g, 0),)
+
+
 class AsType(Op):
-    """y = x with another floating dtype
+    """y = x in another dtype. Integers and booleans have no gradient: for such a dtype the op is `cast`.
+
+    Raises DTypeError for a dtype that a Tensor cannot have.
 
     forward    y  = x
     backward   gx = g, in the dtype of x
@@ -175,7 +329,15 @@ class AsType(Op):
     name, signature = "astype", "()->()"
 
     def __call__(self, x: Any, dtype: Any) -> Any:
-        return self.apply(x, dtype=np.dtype(dtype))
+        try:
+            dtype = np.dtype(dtype)
+        except TypeError as error:
+            raise DTypeError(f"astype: {error}; expected a floating, integer or boolean dtype") from error
+        if dtype.kind == "f":
+            return self.apply(x, dtype=dtype)
+        if dtype.kind not in "biu":
+            raise DTypeError(f"astype: expected a floating, integer or boolean dtype, got {dtype}")
+        return cast(x, dtype=dtype)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -188,112 +350,27 @@ class AsType(Op):
         return (lambda: astype(g, x.dtype),)
 
 
-class Relu(Op):
-    """y = max(x, 0). At x = 0 the derivative is taken as 0. A NaN stays a NaN.
+class Cast(Op):
+    """What `astype` does for integers and booleans: x rounded towards 0, or whether x is not 0. No gradient.
 
-    forward    y  = max(x, 0)
-    backward   gx = g * [y > 0]
+    forward    y  = trunc(x), or [x is not 0]
     """
 
-    name, signature, reads = "relu", "()->()", "y"
-    kinks = (0.0,)
+    name, signature = "cast", "()->()"
 
-    def forward(self, xp: Xp, x: Array) -> Array:
-        return xp.maximum(x, 0)
+    def __call__(self, x: Any, dtype: Any) -> Any:
+        return self.apply(x, dtype=np.dtype(dtype))
 
-    def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: relu_grad(g, y),)
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        return args, {"dtype": np.int64 if rng.random() < 0.5 else np.bool_}
 
-
-class ReluGrad(Op):
-    """The gradient that ReLU lets through: exactly 0 where the unit is off, even where g is not finite.
-
-    forward    gx = g * [y > 0]
-    backward   gg = h * [y > 0],   gy = 0          (h: the gradient of gx)
-    """
-
-    name, signature, reads = "relu_grad", "(),()->()", "unit"
-    kinks = (0.0,)
-
-    def forward(self, xp: Xp, g: Array, unit: Array) -> Array:
-        # `where` takes 7 times as long on random masks, a product makes NaN of inf * 0; masking the bits does neither.
-        bits = np.dtype(f"i{g.dtype.itemsize}")
-        keep = xp.negative((unit > 0).view(np.int8), dtype=bits)  # -1 is all ones
-        return xp.bitwise_and(keep, g.view(bits)).view(g.dtype)
-
-    def backward(self, h: Value, y: Value, g: Value, unit: Value) -> Rules:
-        return lambda: relu_grad(h, unit), None
-
-
-class Sigmoid(Op):
-    """y = 1 / (1 + exp(-x)), the logistic function; 0 and 1 where exp overflows
-
-    forward    y  = 1 / (1 + e^-x)
-    backward   gx = g y (1 - y)
-    """
-
-    name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y"
-
-    def forward(self, xp: Xp, x: Array) -> Array:
-        with np.errstate(over="ignore"):  # e^-x = inf gives the right limit, 0
-            y = xp.exp(-x)
-        y = y + 1
-        return xp.reciprocal(y)
-
-    def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: sigmoid_grad(g, y),)
-
-
-class SigmoidGrad(Op):
-    """The gradient through a sigmoid whose output is s
-
-    forward    gx = g s (1 - s)
-    backward   gg = h s (1 - s),   gs = h g (1 - 2 s)          (h: the gradient of gx)
-    """
-
-    name, signature, reads = "sigmoid_grad", "(),()->()", "g s"
-
-    def forward(self, xp: Xp, g: Array, s: Array) -> Array:
-        return g * s * (1 - s)
-
-    def backward(self, h: Value, y: Value, g: Value, s: Value) -> Rules:
-        return lambda: sigmoid_grad(h, s), lambda: h * g * (1 - 2 * s)
-
-
-class Tanh(Op):
-    """y = tanh(x)
-
-    forward    y  = tanh x
-    backward   gx = g (1 - y²)
-    """
-
-    name, signature, reads = "tanh", "()->()", "y"
-
-    def forward(self, xp: Xp, x: Array) -> Array:
-        return xp.tanh(x)
-
-    def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: tanh_grad(g, y),)
-
-
-class TanhGrad(Op):
-    """The gradient through a tanh whose output is t
-
-    forward    gx = g (1 - t²)
-    backward   gg = h (1 - t²),   gt = -2 h g t          (h: the gradient of gx)
-    """
-
-    name, signature, reads = "tanh_grad", "(),()->()", "g t"
-
-    def forward(self, xp: Xp, g: Array, t: Array) -> Array:
-        return g * (1 - t * t)
-
-    def backward(self, h: Value, y: Value, g: Value, t: Value) -> Rules:
-        return lambda: tanh_grad(h, t), lambda: -2 * h * g * t
+    def forward(self, xp: Xp, x: Array, *, dtype: Any) -> Array:
+        return xp.asarray(x).astype(dtype)
 
 
 neg, add, sub, mul, div, power = Neg(), Add(), Sub(), Mul(), Div(), Power()
-exp, log, astype = Exp(), Log(), AsType()
-relu, relu_grad = Relu(), ReluGrad()
-sigmoid, sigmoid_grad = Sigmoid(), SigmoidGrad()
-tanh, tanh_grad = Tanh(), TanhGrad()
+abs, sign = Abs(), Sign()
+exp, log = Exp(), Log()
+where, maximum, minimum, clip = Where(), Maximum(), Minimum(), Clip()
+astype, cast = AsType(), Cast()

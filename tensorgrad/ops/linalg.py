@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import string
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
-from tensorgrad.errors import ShapeError
-from tensorgrad.op import Op, Rules, Sample, Value
-from tensorgrad.ops.elementwise import relu_grad, sigmoid, sigmoid_grad, tanh_grad
-from tensorgrad.ops.shape import rows
+import tensorgrad.tensor as tensor
+from tensorgrad.backend import Array, Xp, asarray, namespace
+from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.ops.activation import relu_grad, sigmoid, sigmoid_grad, tanh_grad
+from tensorgrad.ops.elementwise import mul
+from tensorgrad.ops.shape import broadcast_to, reshape, rows, transpose
+from tensorgrad.state import state
 
 
 class Matmul(Op):
@@ -28,9 +33,9 @@ class Matmul(Op):
         if not any(vectors):
             return self.apply(a, b)
         if vectors[0] and a.shape[0] != b.shape[0 if vectors[1] else -2]:
-            raise ShapeError(f"matmul: shapes {a.shape} and {b.shape} do not fit; expected (k),(k,n)->(n)")
+            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (k),(k,n)->(n)")
         if vectors[1] and a.shape[-1] != b.shape[0]:
-            raise ShapeError(f"matmul: shapes {a.shape} and {b.shape} do not fit; expected (m,k),(k)->(m)")
+            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (m,k),(k)->(m)")
         y = self.apply(a.reshape((1, -1)) if vectors[0] else a, b.reshape((-1, 1)) if vectors[1] else b)
         shape = y.shape
         return y.reshape(shape[:-2] + (() if vectors[0] else shape[-2:-1]) + (() if vectors[1] else shape[-1:]))
@@ -123,5 +128,191 @@ class LinearTanh(LinearActivation):
         return xp.tanh(z, out=z)
 
 
-matmul, linear = Matmul(), Linear()
+class Einsum(Op):
+    """Products of the operands, summed over the subscripts that the result leaves out, by np.einsum's notation:
+    einsum("ij,jk->ik", a, b).
+
+    "->..." may be left out (then the result has the subscripts that stand once, in alphabetical order), "..." stands for axes
+    that broadcast, a subscript that one operand has twice takes its diagonal. An axis of size 1 broadcasts only inside "...".
+
+    forward    y   = sum of x1 x2 ... over every subscript that the result leaves out
+    backward   gxi = the same of g and the other operands, to the subscripts of xi; g repeated over what only xi has,
+                     and 0 off the diagonal where xi has a subscript twice
+    """
+
+    name, signature, symbol, reads = "einsum", "(...)->(...)", "Σ×", "xs"
+
+    def __call__(self, *operands: Any, subscripts: str | None = None) -> Any:
+        if subscripts is None:
+            subscripts, *operands = operands  # type: ignore[assignment]
+        if not isinstance(subscripts, str):
+            raise DTypeError(f"einsum: subscripts must be a string such as 'ij,jk->ik', got {type(subscripts).__name__}")
+        xs = [as_operand(self.name, x) for x in operands]
+        subscripts, shapes = spelled_out(subscripts, [tuple(x.shape) for x in xs])
+        xs = [x if x.shape == shape else x.reshape(shape) for x, shape in zip(xs, shapes, strict=True)]
+        return self.apply(*xs, subscripts=subscripts)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        patterns = (
+            "ij,jk->ik", "bij,jk->bik", "i,i->", "i,j->ij", "ij,ij->ij", "ij,kl->jl", "ij->ji", "ij->i", "ij->", "ii->i",
+            "ii->", "iij,jk->ki", "iii->i", "ij,jk,kl->il", "i,ij,j->", "ab,cb,c->a", ",i->i", "ij,j,ij->",
+        )  # fmt: skip
+        subscripts = str(rng.choice(patterns))
+        size = {letter: int(rng.choice(sizes)) for letter in sorted(set(subscripts) - set(",->"))}
+        terms = subscripts.partition("->")[0].split(",")
+        return tuple(self.values(rng, tuple(size[i] for i in term)) for term in terms), {"subscripts": subscripts}
+
+    def forward(self, xp: Xp, *xs: Array, subscripts: str) -> Array:
+        return xp.einsum(subscripts, *xs, optimize=len(xs) > 1)  # the search for an order finds the matrix products too
+
+    def backward(self, g: Value, y: Value, *xs: Value, subscripts: str) -> Rules:
+        left, _, result = subscripts.partition("->")
+        terms = left.split(",")
+        spare = [c for c in string.ascii_letters if c not in subscripts]
+
+        def gradient(i: int) -> Value:
+            parts = [(result, g)] + [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
+            own = ""  # the subscripts of operand i, each once: a second one has a name of its own, tied to the first
+            for axis, letter in enumerate(terms[i]):
+                if letter in own:
+                    letter, first = spare[len(own)], letter
+                    parts.append((first + letter, identity(g, xs[i].shape[axis])))
+                own += letter
+            known = set("".join(t for t, _ in parts))
+            found = "".join(c for c in own if c in known)
+            gx = self.apply(*[x for _, x in parts], subscripts=",".join(t for t, _ in parts) + "->" + found)
+            if found == own:
+                return gx
+            shape = tuple(n if c in known else 1 for c, n in zip(own, xs[i].shape, strict=True))
+            return broadcast_to(gx.reshape(shape), xs[i].shape)
+
+        return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
+
+
+def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]:
+    """`subscripts` with its result and with letters for "...", and the shapes without the axes that broadcast away."""
+    text = subscripts.replace(" ", "")
+    left, arrow, result = text.partition("->")
+    terms = left.split(",")
+
+    def wrong(what: str) -> ShapeError:
+        given = ", ".join(map(str, shapes))
+        return ShapeError(f"{scoped('einsum')}: {what}; got {subscripts!r} for shapes {given}")
+
+    if len(terms) != len(shapes):
+        raise wrong(f"{len(terms)} comma-separated subscripts for {len(shapes)} operands")
+    for term in (*terms, result):
+        rest = term.replace("...", "", 1)
+        if not (rest == "" or (rest.isascii() and rest.isalpha())):
+            raise wrong(f"subscripts are letters and one '...', not {term!r}")
+    spare = [c for c in string.ascii_letters if c not in text]
+    lengths = [len(shape) - len(term) + 3 if "..." in term else 0 for term, shape in zip(terms, shapes, strict=True)]
+    widest = max((0, *lengths))
+    stands = "".join(spare[:widest])
+    sizes: dict[str, int] = {}
+    spelled = []
+    for i, (term, shape) in enumerate(zip(terms, shapes, strict=True)):
+        full = term.replace("...", stands[widest - lengths[i] :]) if lengths[i] >= 0 else term
+        if lengths[i] < 0 or len(full) != len(shape):
+            raise wrong(f"operand {i} has {len(shape)} axes, {term!r} names {len(term.replace('...', ''))}")
+        for letter, n in zip(full, shape, strict=True):
+            known = sizes.setdefault(letter, n)
+            if known == 1 and letter in stands:
+                sizes[letter] = n
+            elif known != n and not (n == 1 and letter in stands):
+                axis = "an axis of '...'" if letter in stands else f"axis {letter}"
+                raise wrong(f"{axis} is {known} and {n}")
+        spelled.append(full)
+    if not arrow:
+        names = left.replace(",", "").replace("...", "")
+        result = ("..." if "..." in left else "") + "".join(sorted(c for c in set(names) if names.count(c) == 1))
+    if widest and "..." not in result:
+        raise wrong("the result leaves out '...'")
+    result = result.replace("...", stands)
+    if missing := [c for c in result if c not in sizes]:
+        raise wrong(f"the result names {missing[0]!r}, which no operand has")
+    if len(set(result)) != len(result):
+        raise wrong("the result names an axis twice")
+    pairs = [zip(full, shape, strict=True) for full, shape in zip(spelled, shapes, strict=True)]
+    kept = [[(c, n) for c, n in axes if n == sizes[c]] for axes in pairs]
+    return ",".join("".join(c for c, _ in k) for k in kept) + "->" + result, [tuple(n for _, n in k) for k in kept]
+
+
+def as_operand(op: str, x: Any) -> Any:
+    """Arrays and Tensors as they are, lists and numbers as arrays."""
+    return x if hasattr(x, "ndim") else asarray(x, where=op)
+
+
+def scoped(op: str) -> str:
+    """`op` with the path of the module that is running."""
+    return f"{state.scope}.{op}" if state.scope else op
+
+
+def identity(like: Value, n: int) -> Array:
+    """The (n,n) identity matrix in the dtype and among the arrays of `like`, an array or a Tensor."""
+    data = like.data if isinstance(like, tensor.Tensor) else like
+    return namespace([data]).eye(n, dtype=like.dtype)
+
+
+def dot(a: Any, b: Any) -> Any:
+    """np.dot: the sum of products over the last axis of `a` and the last but one (of a vector: the only one) of `b`.
+
+    y[i, ..., j, ..., n] = sum over k of a[i, ..., k] b[j, ..., k, n]; a plain product if one of them is 0-d. Unlike `matmul`
+    it does not pair leading axes: the result has those of both. Written as `tensordot`, and raises ShapeError as that does.
+    """
+    a, b = as_operand("dot", a), as_operand("dot", b)
+    if not a.ndim or not b.ndim:
+        return mul(a, b)
+    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ShapeError(
+            f"{scoped('dot')}: shapes {a.shape} and {b.shape} do not fit; expected (...,k),(...,k,n) or (...,k),(k)"
+        )
+    return tensordot(a, b, ([-1], [-2 if b.ndim > 1 else 0]))
+
+
+def outer(a: Any, b: Any) -> Any:
+    """y[i, j] = a[i] b[j], the outer product; what has other than one axis is flattened first, as by np.outer."""
+    a, b = as_operand("outer", a), as_operand("outer", b)
+    return mul(reshape(a, (-1, 1)) if a.size else reshape(a, (0, 1)), reshape(b, (1, -1)) if b.size else reshape(b, (1, 0)))
+
+
+def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
+    """The sum of products over pairs of axes: one matrix product.
+
+    axes   (axes of a, axes of b), each an int or several, paired in this order; or n, for the last n of a with the first n of b
+
+    The result has the other axes of a, then those of b. Raises ShapeError for axes that do not exist or differ in size.
+    """
+    a, b = as_operand("tensordot", a), as_operand("tensordot", b)
+    if isinstance(axes, int):
+        left, right = list(range(-axes, 0)), list(range(axes))
+    else:
+        left, right = ([side] if isinstance(side, int) else list(side) for side in axes)
+    problem = "" if len(left) == len(right) else f"{len(left)} axes of the first for {len(right)} of the second"
+    if isinstance(axes, int) and axes < 0:
+        problem = "a negative number of axes"
+    for i, j in zip(left, right, strict=False):
+        if not (-a.ndim <= i < a.ndim and -b.ndim <= j < b.ndim):
+            problem = problem or f"axes {i} and {j} do not both exist"
+        elif a.shape[i] != b.shape[j]:
+            problem = problem or f"axis {i} of the first is {a.shape[i]} but axis {j} of the second is {b.shape[j]}"
+    left, right = [i % max(a.ndim, 1) for i in left], [j % max(b.ndim, 1) for j in right]
+    if not problem and (len(set(left)) < len(left) or len(set(right)) < len(right)):
+        problem = "an axis is named twice"
+    if problem:
+        raise ShapeError(f"{scoped('tensordot')}: {problem}; got shapes {a.shape} and {b.shape}, axes={axes}")
+    rest, other = [i for i in range(a.ndim) if i not in left], [j for j in range(b.ndim) if j not in right]
+    k = math.prod(a.shape[i] for i in left)
+    free_a, free_b = tuple(a.shape[i] for i in rest), tuple(b.shape[j] for j in other)
+    x = reshape(in_order(a, rest + left), (math.prod(free_a), k))
+    w = reshape(in_order(b, right + other), (k, math.prod(free_b)))
+    return reshape(matmul(x, w), free_a + free_b)
+
+
+def in_order(x: Any, axes: list[int]) -> Any:
+    """x with its axes in the order given."""
+    return x if axes == sorted(axes) else transpose(x, tuple(axes))
+
+
+matmul, linear, einsum = Matmul(), Linear(), Einsum()
 linear_relu, linear_sigmoid, linear_tanh = LinearRelu(), LinearSigmoid(), LinearTanh()

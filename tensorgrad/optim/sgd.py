@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad import writes
 from tensorgrad.backend import Array
 from tensorgrad.errors import GraphError
 from tensorgrad.tensor import Tensor
@@ -52,6 +53,7 @@ class SGD:
         for i, p in enumerate(self.params):
             if p.grad is None:
                 continue
+            writes.wrote(p.data)
             if self.momentum and self._velocity[i] is None:
                 self._velocity[i] = np.zeros_like(p.data)
             data, d, v = p.data, p.grad.data, self._velocity[i]

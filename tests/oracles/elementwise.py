@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
+
+
+def clip(x: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
+    y = x.copy()
+    if low is not None:
+        y[x < low] = low
+    if high is not None:
+        y[x > high] = high
+    return y
+
 
 ORACLES = {
     "neg": lambda x: -x,
@@ -12,13 +21,14 @@ ORACLES = {
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "power": lambda a, b: a**b,
+    "abs": np.abs,
+    "sign": lambda x: (x > 0) * 1.0 - (x < 0),
     "exp": np.exp,
     "log": np.log,
+    "where": lambda cond, a, b: cond * a + (1 - cond) * b,
+    "maximum": lambda a, b: np.where(a > b, a, b),
+    "minimum": lambda a, b: np.where(a < b, a, b),
+    "clip": clip,
     "astype": lambda x, dtype: x.astype(dtype),
-    "relu": lambda x: np.where(x > 0, x, 0),
-    "relu_grad": lambda g, unit: np.where(unit > 0, g, 0),
-    "sigmoid": special.expit,
-    "sigmoid_grad": lambda g, s: g * s * (1 - s),
-    "tanh": np.tanh,
-    "tanh_grad": lambda g, t: g * (1 - t**2),
+    "cast": lambda x, dtype: np.not_equal(x, 0) if dtype is np.bool_ else np.trunc(x).astype(dtype),
 }

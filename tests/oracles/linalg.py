@@ -12,7 +12,21 @@ def layer(activation: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.nd
     return lambda x, w, b: activation(np.einsum("...k,kn->...n", x, w) + b)
 
 
+def einsum(*operands: np.ndarray, subscripts: str) -> np.ndarray:
+    """Every term of the sum, one after the other."""
+    left, _, result = subscripts.partition("->")
+    terms = left.split(",")
+    sizes = {letter: n for term, x in zip(terms, operands, strict=True) for letter, n in zip(term, x.shape, strict=True)}
+    y = np.zeros([sizes[letter] for letter in result])
+    for index in np.ndindex(*sizes.values()):
+        at = dict(zip(sizes, index, strict=True))
+        factors = [x[tuple(at[c] for c in term)] for term, x in zip(terms, operands, strict=True)]
+        y[tuple(at[c] for c in result)] += np.prod(factors)
+    return y
+
+
 ORACLES = {
+    "einsum": einsum,
     "matmul": lambda a, b: np.einsum("...ij,...jk->...ik", a, b),
     "linear": layer(lambda z: z),
     "linear_relu": layer(lambda z: np.where(z > 0, z, 0)),

@@ -1,0 +1,83 @@
+"""Checkpointing: compute a segment again in the backward pass instead of keeping what it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd import grad
+from tensorgrad.backend import Array, Xp
+from tensorgrad.errors import GraphError
+from tensorgrad.graph import Graph
+from tensorgrad.op import Node, Op, Rules, Sample, Value
+from tensorgrad.state import switched
+from tensorgrad.tensor import Tensor, wrap
+
+
+class Checkpoint(Op):
+    """y = fn(x, ...), of which only the inputs are kept; the leaves that fn reads besides them are inputs too.
+
+    forward    y  = fn(x, ...)
+    backward   gx = the gradient of fn, computed again, for g
+    """
+
+    name, signature = "checkpoint", "()->()"  # it keeps its inputs itself, in `saved`
+
+    def __call__(self, *xs: Any, fn: Callable[..., Any], count: int | None = None) -> Any:
+        if not any(isinstance(x, Tensor) for x in xs):
+            return fn(*xs[:count])
+        # Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`.
+        with switched(recording=True):
+            trial = fn(*[x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs])
+        if not isinstance(trial, Tensor):
+            raise GraphError(f"checkpoint: the function returned {type(trial).__name__}, expected a Tensor")
+        given = [x.data for x in xs if isinstance(x, Tensor)]
+        leaves: list[Tensor] = []
+        if trial.node is not None:
+            leaves = [t for t in Graph.of(trial).leaves if t.requires_grad and not any(t.data is a for a in given)]
+        out = trial.data
+        if not trial.requires_grad:
+            return wrap(out, None)
+        inputs = tuple((x.node or x) if isinstance(x, Tensor) else x for x in (*xs, *leaves))
+        saved = (*[x.data if isinstance(x, Tensor) else x for x in xs], *[None] * len(leaves))
+        return wrap(out, Node(self, inputs, {"fn": fn, "count": len(xs)}, saved, None, out.shape, out.dtype))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        return args, {"fn": lambda x: x * x * x}
+
+    def forward(self, xp: Xp, *xs: Array, fn: Callable[..., Any], count: int) -> Array:
+        return fn(*[wrap(x, None) if isinstance(x, xp.ndarray) else x for x in xs[:count]]).data
+
+    def backward(self, g: Value, y: Value, *xs: Value, fn: Callable[..., Any], count: int) -> Rules:
+        found: list[Any] = []
+
+        def gradient(i: int) -> Value:
+            if not found:
+                recorded = isinstance(g, Tensor)
+                with switched(recording=True, tracing=recorded):
+                    fresh = [x if isinstance(x, Tensor) else Tensor(x, True) if x.dtype.kind == "f" else x for x in xs[:count]]
+                    inputs = [t for t in (*fresh, *xs[count:]) if isinstance(t, Tensor) and t.requires_grad]
+                    gradients = grad(fn(*fresh), inputs, g, create_graph=recorded, allow_unused=True)
+                by_id = dict(zip(map(id, inputs), gradients, strict=True))
+                found.extend(by_id.get(id(t)) for t in (*fresh, *xs[count:]))
+            one = found[i]
+            if one is None:
+                return np.zeros(xs[i].shape, xs[i].dtype)
+            return one if isinstance(g, Tensor) else one.data
+
+        return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
+
+
+_checkpoint = Checkpoint()
+
+
+def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
+    """fn(*xs), keeping for the backward pass only the inputs; what fn computed on the way is computed again there.
+
+    fn   a function of Tensors that returns one Tensor, the same each time it is called with the same inputs: one that draws
+         random numbers has to set its generator itself. Parameters that it reads get their gradients as usual.
+    """
+    return _checkpoint(*xs, fn=fn)  # type: ignore[no-any-return]

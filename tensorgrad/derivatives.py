@@ -1,0 +1,126 @@
+"""Jacobians, Hessians and their products with vectors, by reverse passes.
+
+Each takes a function of one or more Tensors that returns a Tensor, and the inputs to differentiate at. With one input (not in a
+tuple) the result is for that input, with a tuple of inputs a tuple. Arrays are accepted for inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tensorgrad import ops
+from tensorgrad.autograd import grad
+from tensorgrad.backend import namespace
+from tensorgrad.errors import GraphError, ShapeError
+from tensorgrad.state import switched
+from tensorgrad.tensor import Tensor, wrap
+
+Function = Callable[..., Tensor]
+
+
+def vjp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tuple[Tensor, Any]:
+    """(fn(inputs), vᵀ J): the gradient of sum(v * fn(x)) for each input x, of its shape; v has the shape of fn's value."""
+    y, xs = _evaluate("vjp", fn, inputs)
+    return y, _like(inputs, _grad(y, xs, v, create_graph))
+
+
+def jvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """(fn(inputs), J v): the derivative of fn along v, of the shape of fn's value; v has the shape(s) of the inputs.
+
+    By two reverse passes: u -> Jᵀ u is linear in u, so the gradient of <v, Jᵀ u> with respect to u is J v.
+    """
+    y, xs = _evaluate("jvp", fn, inputs)
+    vs = _tuple(inputs, v)
+    for i, (x, vi) in enumerate(zip(xs, vs, strict=True)):
+        if np.shape(vi) != x.shape:
+            raise ShapeError(f"jvp: v[{i}] has shape {np.shape(vi)}, expected {x.shape}, that of the input")
+    if not y.requires_grad:
+        return y, wrap(np.zeros(y.shape, y.dtype), None)
+    with switched(recording=True):
+        u = Tensor(np.zeros(y.shape, y.dtype), True)
+        product: Any = 0
+        for g, vi in zip(_grad(y, xs, u, True), vs, strict=True):
+            product = product + (g * vi).sum()
+    if not product.requires_grad:
+        return y, wrap(np.zeros(y.shape, y.dtype), None)
+    (tangent,) = grad(product, u, create_graph=create_graph, allow_unused=True)
+    return y, wrap(np.zeros(y.shape, y.dtype), None) if tangent is None else tangent
+
+
+def jacobian(fn: Function, inputs: Any, *, create_graph: bool = False) -> Any:
+    """d fn / d x for each input x, of shape (*fn(x).shape, *x.shape); one reverse pass for each element of fn's value."""
+    y, xs = _evaluate("jacobian", fn, inputs)
+    rows: list[list[Tensor]] = [[] for _ in xs]
+    for i in range(y.size):
+        one = np.zeros(y.size, y.dtype)
+        one[i] = 1
+        for row, g in zip(rows, _grad(y, xs, one.reshape(y.shape), create_graph, retain=True), strict=True):
+            row.append(g)
+    shapes = [(*y.shape, *x.shape) for x in xs]
+    empty = [wrap(namespace([x.data]).zeros(shape, x.dtype), None) for x, shape in zip(xs, shapes, strict=True)]
+    return _like(inputs, [ops.reshape(ops.stack(row), s) if row else e for row, s, e in zip(rows, shapes, empty, strict=True)])
+
+
+def hessian(fn: Function, inputs: Any, *, create_graph: bool = False) -> Any:
+    """d² fn / dx dz for a scalar fn, of shape (*x.shape, *z.shape); with a tuple of inputs, a tuple of rows of such blocks."""
+    xs = _tuple(inputs, inputs)
+
+    def gradient_of(i: int) -> Function:
+        def gradient(*zs: Tensor) -> Tensor:
+            return _grad(_scalar("hessian", fn(*zs)), list(zs), None, True)[i]
+
+        return gradient
+
+    rows = [jacobian(gradient_of(i), xs, create_graph=create_graph) for i in range(len(xs))]
+    return tuple(rows) if isinstance(inputs, tuple) else rows[0][0]
+
+
+def hvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tuple[Tensor, Any]:
+    """(fn(inputs), H v) for a scalar fn: the Hessian times v, by two reverse passes; v has the shape(s) of the inputs."""
+    y, xs = _evaluate("hvp", fn, inputs)
+    _scalar("hvp", y)
+    vs = _tuple(inputs, v)
+    with switched(recording=True):
+        slope: Any = 0
+        for i, (g, x, vi) in enumerate(zip(_grad(y, xs, None, True), xs, vs, strict=True)):
+            if np.shape(vi) != x.shape:
+                raise ShapeError(f"hvp: v[{i}] has shape {np.shape(vi)}, expected {x.shape}, that of the input")
+            slope = slope + (g * vi).sum()
+    return y, _like(inputs, _grad(slope, xs, None, create_graph))
+
+
+def _evaluate(caller: str, fn: Function, inputs: Any) -> tuple[Tensor, list[Tensor]]:
+    """fn at the inputs, recorded from Tensors of its own, or from the inputs themselves where they have a history."""
+    with switched(recording=True):
+        xs = [x if isinstance(x, Tensor) and x.requires_grad else Tensor(x, True) for x in _tuple(inputs, inputs)]
+        y = fn(*xs)
+    if not isinstance(y, Tensor):
+        raise GraphError(f"{caller}: the function returned {type(y).__name__}, expected a Tensor")
+    return y, xs
+
+
+def _grad(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: bool | None = None) -> list[Tensor]:
+    """The gradients, zeros for an input that y does not depend on."""
+    zeros = [wrap(namespace([x.data]).zeros(x.shape, x.dtype), None) for x in xs]
+    if not y.requires_grad:
+        return zeros
+    found = grad(y, xs, v, create_graph=create_graph, retain_graph=retain, allow_unused=True)
+    return [z if g is None else g for g, z in zip(found, zeros, strict=True)]
+
+
+def _scalar(caller: str, y: Tensor) -> Tensor:
+    if y.ndim:
+        raise ShapeError(f"{caller}: the function returned shape {y.shape}, expected a 0-d Tensor")
+    return y
+
+
+def _tuple(inputs: Any, value: Any) -> tuple[Any, ...]:
+    """`value`, which goes with `inputs`, as a tuple."""
+    return tuple(value) if isinstance(inputs, tuple) else (value,)
+
+
+def _like(inputs: Any, results: list[Tensor]) -> Any:
+    return tuple(results) if isinstance(inputs, tuple) else results[0]

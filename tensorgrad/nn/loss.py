@@ -1,0 +1,247 @@
+"""Losses as functions. `nn.functional` has them all under the same names.
+
+Every loss takes `reduction`: "mean", "sum" or "none" (the loss of each element, or sample). What is predicted and what it is
+compared with have to have the same shape; nothing broadcasts, because a loss between (n, 1) and (n,) is always a mistake.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from tensorgrad import ops
+from tensorgrad.backend import Array, asarray, namespace
+from tensorgrad.errors import GraphError, ShapeError
+from tensorgrad.location import line_of, user_location
+from tensorgrad.ops.activation import softplus
+from tensorgrad.ops.compare import equal, greater, not_equal
+from tensorgrad.ops.elementwise import abs, clip, log, where
+from tensorgrad.ops.linalg import as_operand, scoped
+from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
+from tensorgrad.tensor import Tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def cross_entropy(
+    logits: Any,
+    target: Any,
+    weight: Any = None,
+    *,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Any:
+    """The cross-entropy between softmax(logits) and the target, by default its mean over samples as a 0-d Tensor.
+
+    logits   (..., classes), any real numbers: no softmax before this
+    target   class indices (...), integers in 0 .. classes-1; or probabilities (..., classes)
+    weight   (classes): how much each class counts
+    ignore_index      samples with this label count nothing (there is none by default; PyTorch's default is -100)
+    label_smoothing   e: the target becomes (1 - e) Y + e / classes
+
+    L_i = -sum(w * Y_i * log softmax(z_i)), Y being the probabilities or one_hot(target). The mean divides the sum by the number
+    of samples, for class indices by the sum of w[target] over the samples that are not ignored; of no samples it is 0.
+
+    Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is neither of the two.
+    """
+    check_reduction("cross_entropy", reduction)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
+    logits, target = as_operand("cross_entropy", logits), as_target(target)
+    warn_of_softmax(logits)
+    logp = log_softmax(logits)
+    if target.dtype.kind != "f" and not label_smoothing:
+        return nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction)
+    classes = logits.shape[-1]
+    if target.dtype.kind != "f":
+        hot, keep, _, total = samples("cross_entropy", logp, target, weight, ignore_index)
+        y = where(hot, namespace([raw(logp)]).ones((), logp.dtype), 0)
+    else:
+        if target.shape != logits.shape:
+            raise ShapeError(
+                f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {logits.shape}; "
+                f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}"
+            )
+        if ignore_index is not None:
+            raise ValueError(f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities")
+        y, keep = target, None
+        total = max(math.prod(logits.shape[:-1]), 1)
+    if label_smoothing:
+        y = y * (1 - label_smoothing) + label_smoothing / classes
+    if (w := class_weights("cross_entropy", logp, weight)) is not None:
+        y = y * w
+    if reduction == "mean" and keep is None:
+        return -(y * logp).sum() / total  # the form in which fusion finds it
+    losses = -(y * logp).sum(-1)
+    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
+
+
+def nll_loss(logp: Any, target: Any, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean") -> Any:
+    """The negative log-probability of the right class, L_i = -w[t_i] logp[i, t_i], by default its mean over samples.
+
+    logp     (..., classes), the logarithms of probabilities, as log_softmax gives them
+    target   class indices (...), integers in 0 .. classes-1
+    weight   (classes): how much each class counts
+    ignore_index   samples with this label count nothing
+
+    The mean divides the sum by that of w[target] over the samples that are not ignored; of no samples it is 0.
+
+    Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is not one index for each sample.
+    """
+    check_reduction("nll_loss", reduction)
+    logp = as_operand("nll_loss", logp)
+    if weight is None and ignore_index is None and reduction == "mean":
+        return ops.nll_loss(logp, target)
+    hot, keep, counts, total = samples("nll_loss", logp, as_target(target), weight, ignore_index)
+    losses = -where(hot, logp, 0).sum(-1)
+    if counts is not None:
+        losses = losses * counts
+    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
+
+
+def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """L = (input - target)², element by element, reduced. Raises ShapeError unless both have the same shape."""
+    input, target = compared("mse_loss", input, target, reduction)
+    d = input - target
+    return total_of(d * d, reduction)
+
+
+def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """L = |input - target|, element by element, reduced; at 0 the derivative is taken as 0.
+
+    Raises ShapeError unless both have the same shape.
+    """
+    input, target = compared("l1_loss", input, target, reduction)
+    return total_of(abs(input - target), reduction)
+
+
+def huber_loss(input: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Any:
+    """L = d²/2 where |d| <= delta, and delta (|d| - delta/2) beyond, for d = input - target; reduced.
+
+    Raises ShapeError unless both have the same shape, ValueError unless delta > 0.
+    """
+    input, target = compared("huber_loss", input, target, reduction)
+    if not delta > 0:
+        raise ValueError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
+    d = input - target
+    near = clip(d, -delta, delta)
+    return total_of(near * (d - 0.5 * near), reduction)
+
+
+def kl_div(logp: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """The Kullback-Leibler divergence of the distribution e^logp from the target, L = t (ln t - logp), element by element.
+
+    logp     logarithms of probabilities, as log_softmax gives them
+    target   probabilities t, of the same shape; where one is 0, L is 0, whatever logp
+
+    As in PyTorch "mean" divides by the number of elements; "batchmean", which is the divergence itself, by that of axis 0.
+
+    Raises ShapeError unless both have the same shape.
+    """
+    logp, target = compared("kl_div", logp, target, reduction, (*REDUCTIONS, "batchmean"))
+    some = greater(target, 0)
+    losses = target * (log(where(some, target, 1)) - where(some, logp, 0))
+    if reduction == "batchmean":
+        return losses.sum() / max(losses.shape[0] if losses.ndim else 1, 1)
+    return total_of(losses, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    logits: Any, target: Any, weight: Any = None, *, pos_weight: Any = None, reduction: str = "mean"
+) -> Any:
+    """L = -w (p t ln σ(z) + (1 - t) ln(1 - σ(z))), element by element, reduced; σ(z) = 1 / (1 + e^-z).
+
+    logits       z, any real numbers: no sigmoid before this
+    target       t, probabilities of the same shape
+    weight       w, what each element counts; pos_weight  p, what its positive side counts. Both broadcast to the logits
+
+    Evaluated as p t softplus(-z) + (1 - t) softplus(z): neither overflow nor cancellation, however large z is.
+
+    Raises ShapeError unless logits and target have the same shape.
+    """
+    logits, target = compared("binary_cross_entropy_with_logits", logits, target, reduction)
+    for name, value in (("weight", weight), ("pos_weight", pos_weight)):
+        shape = np.shape(raw(value)) if value is not None else ()
+        fits = all(n in (1, m) for n, m in zip(shape[::-1], logits.shape[::-1], strict=False))
+        if len(shape) > logits.ndim or not fits:
+            at = scoped("binary_cross_entropy_with_logits")
+            raise ShapeError(f"{at}: {name} of shape {shape} does not broadcast to the logits {logits.shape}")
+    positive = target if pos_weight is None else target * pos_weight
+    losses = positive * softplus(-logits) + (1 - target) * softplus(logits)
+    return total_of(losses if weight is None else losses * weight, reduction)
+
+
+def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> None:
+    if reduction not in known:
+        raise ValueError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {reduction!r}")
+
+
+def total_of(losses: Any, reduction: str, count: Any = None) -> Any:
+    """`losses` reduced; the mean is their sum over `count` if that is given."""
+    if reduction == "none":
+        return losses
+    if reduction == "sum" or count is not None:
+        return losses.sum() if reduction == "sum" else losses.sum() / count
+    return losses.mean()
+
+
+def compared(op: str, input: Any, target: Any, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> tuple[Any, Any]:
+    """Both as arrays or Tensors, if they have the same shape."""
+    check_reduction(op, reduction, known)
+    input, target = as_operand(op, input), as_operand(op, target)
+    if input.shape != target.shape:
+        same = input.size == target.size
+        how = f"say which is meant, for example target.reshape({input.shape})" if same else "expected the same shape"
+        raise ShapeError(f"{scoped(op)}: input {input.shape} and target {target.shape} are not of the same shape; {how}")
+    return input, target
+
+
+def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | None) -> tuple[Any, Any, Any, Any]:
+    """What class indices say, written with ops so that it is recorded with everything else:
+
+    [t = k] for each sample and class; [sample is not ignored], or None; how much each sample counts, or None; the sum of that
+    """
+    keep = None
+    if ignore_index is not None and target.dtype.kind in "iu":
+        keep = not_equal(target, ignore_index)
+        target = where(keep, target, 0)
+    check_labels(op, raw(target), logp.shape[-1], logp.shape[:-1])
+    hot = one_hot(target, logp.shape[-1], bool)
+    w = class_weights(op, logp, weight)
+    if w is None and keep is None:
+        return hot, None, None, max(math.prod(target.shape), 1)
+    counts = namespace([raw(logp)]).ones(target.shape, logp.dtype) if w is None else where(hot, w, 0).sum(-1)
+    total = (counts if keep is None else where(keep, counts, 0)).sum()
+    return hot, keep, None if w is None else counts, where(equal(total, 0), 1, total)
+
+
+def class_weights(op: str, logp: Any, weight: Any) -> Array | None:
+    """`weight` in the dtype of logp, if it has one number for each class."""
+    if weight is None:
+        return None
+    if isinstance(weight, Tensor) and weight.requires_grad:
+        raise GraphError(f"{scoped(op)}: weight is data and has no gradient, but it requires one; .detach() it")
+    w = asarray(raw(weight), where=scoped(op))
+    if w.shape != logp.shape[-1:]:
+        raise ShapeError(f"{scoped(op)}: weight has shape {w.shape}, expected {logp.shape[-1:]}: one for each class")
+    return w.astype(logp.dtype, copy=False)
+
+
+def warn_of_softmax(logits: Any) -> None:
+    """Probabilities in the place of logits train, badly: say so once for each line."""
+    node = getattr(logits, "node", None)
+    if node is not None and node.op is softmax:
+        warnings.warn(
+            f"{scoped('cross_entropy')} at {line_of(user_location())}: the logits are the result of softmax at {node.line}; "
+            f"cross_entropy has a softmax of its own, pass what went into that one",
+            stacklevel=3,
+        )
+
+
+def raw(x: Any) -> Any:
+    """The array of a Tensor; what is none as it is."""
+    return x.data if isinstance(x, Tensor) else x

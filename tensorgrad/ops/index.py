@@ -1,0 +1,323 @@
+"""Parts of an array, and arrays put together from parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tensorgrad.tensor as tensor
+from tensorgrad.backend import Array, Xp, is_array
+from tensorgrad.errors import ShapeError
+from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.ops.elementwise import where
+from tensorgrad.ops.shape import broadcast_to, reshape, transpose
+
+
+class GetItem(Op):
+    """x[index]: slices with steps, None, Ellipsis, integers, integer arrays and boolean masks, in any mixture.
+
+    forward    y  = x[index]
+    backward   gx = zeros with g added at index, where an element was taken twice both times
+    """
+
+    name, signature, symbol = "getitem", "()->()", "[ ]"
+
+    def __call__(self, x: Any, index: Any) -> Any:
+        return self.apply(x, index=frozen(index))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        index: list[Any] = []
+        for n in x.shape:
+            kinds: list[Any] = [slice(None), slice(None, None, -1), slice(1, None, 2)]
+            kinds += [int(rng.integers(-n, n)), rng.integers(-n, n, 3), rng.random(n) < 0.5] if n else []
+            index.append(kinds[rng.integers(0, len(kinds))])
+        if sum(is_array(i) for i in index) > 1:  # arrays of an index broadcast against each other
+            index = [slice(None) if is_array(i) else i for i in index]
+        return (x,), {"index": (*index, None) if rng.random() < 0.3 else (*index, ...)}
+
+    def forward(self, xp: Xp, x: Array, *, index: Any) -> Array:
+        return xp.asarray(x)[index]
+
+    def backward(self, g: Value, y: Value, x: Value, *, index: Any) -> Rules:
+        return (lambda: put(g, index, x.shape),)
+
+
+class Put(Op):
+    """Zeros of a shape with x added at an index: what undoes `getitem`.
+
+    forward    y  = zeros(shape), y[index] += x, each time an element stands in the index
+    backward   gx = g[index]
+    """
+
+    name, signature, symbol = "put", "()->()", "[ ]="
+
+    def __call__(self, x: Any, index: Any, shape: Shape) -> Any:
+        return self.apply(x, index=frozen(index), shape=tuple(shape))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (whole,), attrs = getitem.sample(rng, sizes)
+        return (self.values(rng, whole[attrs["index"]].shape),), {**attrs, "shape": whole.shape}
+
+    def forward(self, xp: Xp, x: Array, *, index: Any, shape: Shape) -> Array:
+        y = xp.zeros(shape, x.dtype)
+        parts = index if isinstance(index, tuple) else (index,)
+        if not any(is_array(i) for i in parts):
+            y[index] = x
+        elif xp is np:
+            np.add.at(y, index, x)
+        else:
+            import cupyx
+
+            cupyx.scatter_add(y, index, x)
+        return y
+
+    def backward(self, g: Value, y: Value, x: Value, *, index: Any, shape: Shape) -> Rules:
+        return (lambda: getitem(g, index),)
+
+
+class SetItem(Op):
+    """x with v, broadcast, at an index: what `x[index] = v` makes of x. Of an element named twice the last v stays.
+
+    forward    y  = x, y[index] = v
+    backward   gx = g with zeros at index,   gv = g[index]
+    """
+
+    name, signature, symbol = "setitem", "(),()->()", "[ ]="
+
+    def __call__(self, x: Any, v: Any, index: Any) -> Any:
+        return self.apply(x, v, index=frozen(index))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = getitem.sample(rng, sizes)
+        index = tuple(slice(0, max(n - 1, 1)) for n in x.shape)
+        return (x, self.values(rng, x[index].shape)), {"index": index}
+
+    def forward(self, xp: Xp, x: Array, v: Array, *, index: Any) -> Array:
+        y = xp.array(x)
+        y[index] = v
+        return y
+
+    def backward(self, g: Value, y: Value, x: Value, v: Value, *, index: Any) -> Rules:
+        def gx() -> Value:
+            keep = np.ones(x.shape, bool)
+            keep[index] = False
+            return where(keep, g, 0.0)
+
+        return gx, lambda: getitem(g, index)
+
+
+class Concatenate(Op):
+    """Arrays one after the other along an axis.
+
+    forward    y  = x_1, x_2, ... along axis
+    backward   gx_i = the part of g that x_i became
+    """
+
+    name, signature = "concatenate", "()->()"
+
+    def __call__(self, *xs: Any, axis: int = 0) -> Any:
+        if len(xs) == 1 and isinstance(xs[0], (list, tuple)):
+            xs = tuple(xs[0])
+        if not xs:
+            raise ShapeError("concatenate: no arrays were given")
+        return self.apply(*xs, axis=axis)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        shape = [int(n) for n in rng.choice(sizes, rng.integers(1, 4))]
+        axis = int(rng.integers(-len(shape), len(shape)))
+        parts = []
+        for n in rng.choice(sizes, 3):
+            shape[axis] = int(n)
+            parts.append(self.values(rng, tuple(shape)))
+        return tuple(parts), {"axis": axis}
+
+    def forward(self, xp: Xp, *xs: Array, axis: int) -> Array:
+        return xp.concatenate(xs, axis=axis)
+
+    def backward(self, g: Value, y: Value, *xs: Value, axis: int) -> Rules:
+        before = (slice(None),) * (axis % y.ndim)
+        ends = np.cumsum([x.shape[axis] for x in xs]).tolist()
+        return tuple(
+            (lambda a=end - x.shape[axis], b=end: getitem(g, (*before, slice(a, b)))) for x, end in zip(xs, ends, strict=True)
+        )
+
+
+def stack(xs: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays of one shape along a new axis."""
+    shapes = {np.shape(x) for x in xs}
+    if len(shapes) != 1:
+        raise ShapeError(f"stack: expected arrays of one shape, got {[np.shape(x) for x in xs]}")
+    return concatenate([expand_dims(x, axis) for x in xs], axis=axis)
+
+
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
+    """x cut along an axis: into so many equal parts, or before each of the indices given."""
+    n = np.shape(x)[axis]
+    if isinstance(sections, int):
+        if sections < 1 or n % sections:
+            raise ShapeError(f"split: axis {axis} of {np.shape(x)} has {n} elements, which are not {sections} equal parts")
+        cuts = [n // sections * i for i in range(1, sections)]
+    else:
+        cuts = list(sections)
+    before = (slice(None),) * (axis % len(np.shape(x)))
+    return tuple(getitem(x, (*before, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True))
+
+
+def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+    """x with the order of its elements reversed along the axes, all of them by default."""
+    axes = axes_of("flip", axis, len(np.shape(x)))
+    return getitem(x, tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(len(np.shape(x)))))
+
+
+def roll(x: Any, shift: int, axis: int | None = None) -> Any:
+    """x moved along an axis, what leaves it at one end coming in at the other; of the flattened x by default."""
+    shape = np.shape(x)
+    if axis is None:
+        return reshape(roll(reshape(x, (-1,)), shift, 0), shape)
+    order = (np.arange(shape[axis]) - shift) % max(shape[axis], 1)
+    return take(x, order, axis)
+
+
+def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
+    """Every element so many times, one after the other, along an axis; of the flattened x by default."""
+    if axis is None:
+        return repeat(reshape(x, (-1,)), repeats, 0)
+    return take(x, np.repeat(np.arange(np.shape(x)[axis]), repeats), axis)
+
+
+def tile(x: Any, reps: int | Sequence[int]) -> Any:
+    """The whole of x so many times along each axis, as NumPy's tile."""
+    reps = (reps,) if isinstance(reps, int) else tuple(reps)
+    shape = np.shape(x)
+    ndim = max(len(shape), len(reps))
+    shape, reps = (1,) * (ndim - len(shape)) + shape, (1,) * (ndim - len(reps)) + reps
+    spread = reshape(x, tuple(n for size in shape for n in (1, size)))
+    wide = broadcast_to(spread, tuple(n for pair in zip(reps, shape, strict=True) for n in pair))
+    return reshape(wide, tuple(r * n for r, n in zip(reps, shape, strict=True)))
+
+
+def pad(x: Any, width: Any, value: float = 0.0) -> Any:
+    """x with `value` around it; width as in NumPy: n, (before, after), or one such pair for each axis."""
+    shape = np.shape(x)
+    pairs = np.broadcast_to(np.asarray(width, int), (len(shape), 2)).tolist()
+    if any(n < 0 for p in pairs for n in p):
+        raise ShapeError(f"pad: width must not be negative, got {width}")
+    inside = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))
+    whole = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
+    y = put(x, inside, whole)
+    if not value:
+        return y
+    around = np.full(whole, value, y.dtype)
+    around[inside] = 0
+    return y + around
+
+
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+    """The elements at integer indices along an axis; of the flattened x by default."""
+    if axis is None:
+        return getitem(reshape(x, (-1,)), frozen(indices))
+    return getitem(x, ((slice(None),) * (axis % len(np.shape(x))) + (frozen(indices),)))
+
+
+def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Any:
+    """For every place of `indices` the element that it names along the axis; as NumPy's."""
+    indices = frozen(indices)
+    if axis is None:
+        return getitem(reshape(x, (-1,)), indices)
+    shape, axis = np.shape(x), axis % len(np.shape(x))
+    if indices.ndim != len(shape):
+        raise ShapeError(f"take_along_axis: indices have shape {indices.shape}, expected as many axes as {shape}")
+    grids = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
+    return getitem(x, tuple(indices if i == axis else np.broadcast_to(grids[i], indices.shape) for i in range(len(shape))))
+
+
+def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    """The elements at (i, i + offset) of two axes, along a new last axis."""
+    ndim = len(np.shape(x))
+    if ndim < 2:
+        raise ShapeError(f"diagonal: expected two axes or more, got shape {np.shape(x)}")
+    axis1, axis2 = axis1 % ndim, axis2 % ndim
+    rest = [i for i in range(ndim) if i not in (axis1, axis2)]
+    moved = transpose(x, (*rest, axis1, axis2))
+    rows, columns = np.shape(moved)[-2:]
+    i = np.arange(max(-offset, 0), max(min(rows, columns - offset), max(-offset, 0)))
+    return getitem(moved, (..., i, i + offset))
+
+
+def trace(x: Any) -> Any:
+    """The sum of the diagonal of the first two axes."""
+    return diagonal(x).sum(axis=-1)
+
+
+def tril(x: Any, k: int = 0) -> Any:
+    """x with zeros above its k-th diagonal, in the last two axes."""
+    return where(np.tri(np.shape(x)[-2], np.shape(x)[-1], k, bool), x, 0.0)
+
+
+def triu(x: Any, k: int = 0) -> Any:
+    """x with zeros below its k-th diagonal, in the last two axes."""
+    return where(~np.tri(np.shape(x)[-2], np.shape(x)[-1], k - 1, bool), x, 0.0)
+
+
+def flatten(x: Any, start_axis: int = 0) -> Any:
+    """x with its axes from `start_axis` on made one."""
+    shape = np.shape(x)
+    start = start_axis % max(len(shape), 1)
+    return reshape(x, (*shape[:start], int(np.prod(shape[start:], dtype=int))))
+
+
+def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+    """x without its axes of size 1, or without those given."""
+    shape = np.shape(x)
+    axes = {i for i, n in enumerate(shape) if n == 1} if axis is None else axes_of("squeeze", axis, len(shape))
+    if any(shape[i] != 1 for i in axes):
+        raise ShapeError(f"squeeze: axis {axis} of shape {shape} is not of size 1")
+    return reshape(x, tuple(n for i, n in enumerate(shape) if i not in axes))
+
+
+def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
+    """x with new axes of size 1, at the places given in the result."""
+    added = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = axes_of("expand_dims", added, len(np.shape(x)) + len(added))
+    rest = iter(np.shape(x))
+    return reshape(x, tuple(1 if i in axes else next(rest) for i in range(len(np.shape(x)) + len(added))))
+
+
+def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
+    """x with some axes moved to other places, the others staying in order."""
+    ndim = len(np.shape(x))
+    sources = [source] if isinstance(source, int) else list(source)
+    targets = [destination] if isinstance(destination, int) else list(destination)
+    if len(sources) != len(targets):
+        raise ShapeError(f"moveaxis: {len(sources)} axes to move to {len(targets)} places")
+    sources, targets = [s % ndim for s in sources], [t % ndim for t in targets]
+    order = [i for i in range(ndim) if i not in sources]
+    for target, origin in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, origin)
+    return transpose(x, tuple(order))
+
+
+def axes_of(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
+    """The axes that `axis` names, counted from the front."""
+    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ShapeError(f"{op}: axis {a} is out of bounds for {ndim} axes")
+    return {a % ndim for a in axes}
+
+
+def frozen(index: Any) -> Any:
+    """An index that nobody else can change: its arrays copied, lists and Tensors made arrays."""
+    if isinstance(index, tuple):
+        return tuple(frozen(i) for i in index)
+    if isinstance(index, tensor.Tensor):
+        index = index.data
+    if isinstance(index, list):
+        index = np.asarray(index) if index else np.zeros(0, int)
+    return index.copy() if is_array(index) else index
+
+
+getitem, put, setitem, concatenate = GetItem(), Put(), SetItem(), Concatenate()

@@ -1,0 +1,112 @@
+"""Rounding, and division with a whole quotient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import Array, Xp
+from tensorgrad.op import Op, Rules, Sample, Value
+
+
+class Floor(Op):
+    """The largest whole number that is not above x. No gradient.
+
+    forward    y  = floor(x)
+    """
+
+    name, signature = "floor", "()->()"
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.floor(x)
+
+
+class Ceil(Op):
+    """The smallest whole number that is not below x. No gradient.
+
+    forward    y  = ceil(x)
+    """
+
+    name, signature = "ceil", "()->()"
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.ceil(x)
+
+
+class Trunc(Op):
+    """x without its fraction: rounded towards 0. No gradient.
+
+    forward    y  = sign(x) floor(|x|)
+    """
+
+    name, signature = "trunc", "()->()"
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.trunc(x)
+
+
+class Round(Op):
+    """x to the nearest number with so many decimals (negative: tens, hundreds, ...), halves to the even one. No gradient.
+
+    forward    y  = round(x 10^d) / 10^d          (d: decimals)
+    """
+
+    name, signature = "round", "()->()"
+
+    def __call__(self, x: Any, decimals: int = 0) -> Any:
+        return self.apply(x, decimals=decimals)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        return args, {"decimals": int(rng.integers(-1, 3))}
+
+    def forward(self, xp: Xp, x: Array, *, decimals: int) -> Array:
+        return xp.round(x, decimals)
+
+
+class Mod(Op):
+    """y = a % b, the remainder with the sign of b. Where a / b is whole y jumps; the
+    derivative is taken with floor(a/b) as it is there.
+
+    forward    y  = a - b floor(a/b)
+    backward   ga = g,   gb = -g floor(a/b)
+    """
+
+    name, signature, symbol, reads = "mod", "(),()->()", "%", "a b"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return sample_quotient(self, rng, sizes)
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.remainder(a, b)
+
+    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        return lambda: g, lambda: -g * (a // b)
+
+
+class FloorDiv(Op):
+    """y = a // b, the quotient rounded down. No gradient.
+
+    forward    y  = floor(a/b)
+    """
+
+    name, signature, symbol = "floordiv", "(),()->()", "//"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return sample_quotient(self, rng, sizes)
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.floor_divide(a, b)
+
+
+def sample_quotient(op: Op, rng: np.random.Generator, sizes: Sequence[int]) -> Sample:
+    """Arguments whose quotients, of either sign, are all well away from whole numbers."""
+    a, b = op.parsed.shapes(rng, sizes)
+    sign = rng.choice([-1.0, 1.0])
+    return (rng.integers(-2, 3, a) + rng.uniform(0.3, 0.7, a), np.asarray(sign * rng.uniform(1, 1.05, b))), {}
+
+
+floor, ceil, trunc, round = Floor(), Ceil(), Trunc(), Round()
+mod, floordiv = Mod(), FloorDiv()

@@ -1,0 +1,187 @@
+"""Linear systems: inverse, solution, determinant, Cholesky factor, of the matrices in the last two axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tensorgrad.tensor as tensor
+from tensorgrad.backend import Array, Xp, namespace
+from tensorgrad.errors import ShapeError, TensorgradError
+from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.ops.linalg import as_operand, identity, scoped
+
+
+class LinAlgError(TensorgradError, np.linalg.LinAlgError, RuntimeError):
+    """A matrix that is singular, or not positive definite, where it must be (NumPy and PyTorch have one of this name)."""
+
+
+@contextmanager
+def refusing(op: str, what: str, x: Array) -> Iterator[None]:
+    """NumPy's LinAlgError about the values of `x` as one that names the op; one about its shape the engine explains."""
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+            raise
+        where = "one of the matrices" if x.ndim > 2 else "the matrix"
+        raise LinAlgError(f"{op}: {where} is {what}; got shape {x.shape}") from error
+
+
+class Inv(Op):
+    """y = x⁻¹, the inverse. Raises LinAlgError if x is singular.
+
+    forward    y  = x⁻¹                                           x (...,n,n)
+    backward   gx = -yᵀ g yᵀ
+    """
+
+    name, signature, reads = "inv", "(n,n)->(n,n)", "y"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (well_posed(x),), {}
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        with refusing(self.name, "singular", x):
+            return xp.linalg.inv(x)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        yt = y.swapaxes(-1, -2)
+        return (lambda: -(yt @ g @ yt),)
+
+
+class Solve(Op):
+    """The solution y of a y = b. A vector b (one axis alone) gives a vector; otherwise b holds columns, and leading axes
+    broadcast, as in NumPy 2. Raises LinAlgError if a is singular.
+
+    forward    y  = a⁻¹ b                                         a (...,n,n), b (...,n,k) or (n)
+    backward   gb = a⁻ᵀ g,   ga = -gb yᵀ
+    """
+
+    name, signature, reads = "solve", "(n,n),(n,k)->(n,k)", "y a"
+
+    def __call__(self, a: Any, b: Any) -> Any:
+        b = as_operand(self.name, b)
+        if b.ndim != 1:
+            return self.apply(a, b)
+        a = as_operand(self.name, a)
+        if a.ndim < 2 or a.shape[-1] != b.shape[0]:
+            raise ShapeError(f"{scoped('solve')}: shapes {a.shape} and {b.shape} do not fit; expected (n,n),(n)->(n)")
+        y = self.apply(a, b.reshape((b.shape[0], 1)))
+        return y.reshape(y.shape[:-1])
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (a, b), _ = super().sample(rng, sizes)
+        return (well_posed(a), b), {}
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        with refusing(self.name, "singular", a):
+            return xp.linalg.solve(a, b)
+
+    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        @cache
+        def gb() -> Value:
+            return solve(a.swapaxes(-1, -2), g)
+
+        return lambda: -(gb() @ y.swapaxes(-1, -2)), gb
+
+
+class Det(Op):
+    """y = det x. The gradient of a singular matrix raises LinAlgError: the formula has its inverse.
+
+    forward    y  = det x                                         x (...,n,n)
+    backward   gx = g y x⁻ᵀ
+    """
+
+    name, signature, reads = "det", "(n,n)->()", "y x"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return inv.sample(rng, sizes)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.linalg.det(x)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: (g * y).reshape((*y.shape, 1, 1)) * inv(x).swapaxes(-1, -2),)
+
+
+class LogAbsDet(Op):
+    """y = ln |det x|, -inf for a singular matrix, whose gradient raises LinAlgError.
+
+    forward    y  = ln |det x|                                    x (...,n,n)
+    backward   gx = g x⁻ᵀ
+    """
+
+    name, signature, reads = "logabsdet", "(n,n)->()", "x"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return inv.sample(rng, sizes)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.linalg.slogdet(x)[1]
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: g.reshape((*y.shape, 1, 1)) * inv(x).swapaxes(-1, -2),)
+
+
+class Cholesky(Op):
+    """The lower triangular L with L Lᵀ = (x + xᵀ)/2, which is x where x is symmetric. The gradient is symmetric.
+
+    Raises LinAlgError if x is not positive definite.
+
+    forward    L  = Cholesky factor of (x + xᵀ)/2                 x (...,n,n)
+    backward   gx = (s + sᵀ)/2,   s = L⁻ᵀ Φ(Lᵀ g) L⁻¹             (Φ: the lower triangle, its diagonal halved)
+    """
+
+    name, signature, reads = "cholesky", "(n,n)->(n,n)", "y"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return inv.sample(rng, sizes)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        if x.shape[-1:] != x.shape[-2:-1]:
+            raise ValueError("not square")  # where the sum might broadcast; the signature says it better
+        with refusing(self.name, "not positive definite", x):
+            return xp.linalg.cholesky((x + x.swapaxes(-1, -2)) / 2)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        def gx() -> Value:
+            yt = y.swapaxes(-1, -2)
+            ones = identity(g, y.shape[-1])
+            phi = namespace([ones]).tri(y.shape[-1], dtype=g.dtype) - ones / 2
+            inner = solve(yt, (yt @ g) * phi)  # L⁻ᵀ Φ(Lᵀ g)
+            s = solve(yt, inner.swapaxes(-1, -2))  # sᵀ = L⁻ᵀ (...)ᵀ, and gx does not tell s from sᵀ
+            return (s + s.swapaxes(-1, -2)) / 2
+
+        return (gx,)
+
+
+class SlogDet(NamedTuple):
+    """What `slogdet` returns: det x = sign e^logabsdet."""
+
+    sign: Any
+    logabsdet: Any
+
+
+def slogdet(x: Any) -> SlogDet:
+    """(sign, logabsdet) of det x, by np.linalg.slogdet: finite where the determinant itself overflows.
+
+    sign        an array of -1, 0 and 1; it is constant wherever it has a derivative, so it is not recorded
+    logabsdet   ln |det x|; its gradient is x⁻ᵀ
+    """
+    magnitude = logabsdet(x)
+    data = x.data if isinstance(x, tensor.Tensor) else as_operand("slogdet", x)
+    return SlogDet(namespace([data]).linalg.slogdet(data)[0], magnitude)
+
+
+def well_posed(x: Array) -> Array:
+    """x with its diagonal raised so far that it is well conditioned, and positive definite when made symmetric."""
+    shape: Shape = x.shape
+    return x / max(shape[-1], 1) + 3 * np.eye(shape[-1])
+
+
+inv, solve, det, logabsdet, cholesky = Inv(), Solve(), Det(), LogAbsDet(), Cholesky()

@@ -1,0 +1,253 @@
+"""Reductions besides sum and mean: extremes, products, spreads, norms, running sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import Array, Xp, namespace
+from tensorgrad.errors import ShapeError
+from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.ops.elementwise import exp, where
+from tensorgrad.ops.index import axes_of, flip, getitem
+from tensorgrad.ops.reduce import Axis, kept, mean, sample_axis
+from tensorgrad.ops.shape import reshape, transpose
+
+
+class Reduction(Op):
+    """An op over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1."""
+
+    signature = "()->()"
+
+    def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+        return self.apply(x, axis=axis, keepdims=keepdims)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"axis": sample_axis(rng, x.ndim), "keepdims": bool(rng.integers(2))}
+
+
+class Max(Reduction):
+    """The largest element. Of equal ones the first, in the order of rows, gets the whole gradient.
+
+    forward    y  = max of x over axis
+    backward   gx = g at the first x that is y, 0 elsewhere
+    """
+
+    name, reads = "max", "x"
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        return xp.asarray(x).max(axis=axis, keepdims=keepdims)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
+        return (lambda: where(first(raw(x), axis, "argmax"), reshape(g, kept(x.shape, axis)), 0.0),)
+
+
+class Min(Reduction):
+    """The smallest element. Of equal ones the first, in the order of rows, gets the whole gradient.
+
+    forward    y  = min of x over axis
+    backward   gx = g at the first x that is y, 0 elsewhere
+    """
+
+    name, reads = "min", "x"
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        return xp.asarray(x).min(axis=axis, keepdims=keepdims)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
+        return (lambda: where(first(raw(x), axis, "argmin"), reshape(g, kept(x.shape, axis)), 0.0),)
+
+
+class LogSumExp(Reduction):
+    """log of the sum of e^x, without overflow; -inf where every x is.
+
+    forward    y  = log sum e^x over axis
+    backward   gx = g e^(x - y)
+    """
+
+    name, reads = "logsumexp", "x y"
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        x = xp.asarray(x)
+        if not x.size:
+            return x.sum(axis=axis, keepdims=keepdims) - math.inf
+        top = x.max(axis=axis, keepdims=True)
+        top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+        with np.errstate(divide="ignore"):  # the logarithm of 0 is meant: -inf
+            y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+        return y if keepdims else y.reshape(x.sum(axis=axis).shape)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
+        def gx() -> Value:
+            shape = kept(x.shape, axis)
+            finite = np.isfinite(raw(y)).reshape(shape)
+            return reshape(g, shape) * exp(x - where(finite, reshape(y, shape), 0.0))
+
+        return (gx,)
+
+
+class Norm(Reduction):
+    """The Euclidean norm. At 0 the derivative is taken as 0.
+
+    forward    y  = sqrt(sum of x² over axis)
+    backward   gx = g x / y,   0 where y = 0
+    """
+
+    name, reads = "norm", "x y"
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        x = xp.asarray(x)
+        return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims))
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
+        def gx() -> Value:
+            shape = kept(x.shape, axis)
+            return x * (reshape(g, shape) / where((raw(y) == 0).reshape(shape), 1.0, reshape(y, shape)))
+
+        return (gx,)
+
+
+class CumSum(Op):
+    """Running sums along an axis; of the flattened x when it is None.
+
+    forward    y_i = x_1 + ... + x_i
+    backward   gx_i = g_i + ... + g_n
+    """
+
+    name, signature = "cumsum", "()->()"
+
+    def __call__(self, x: Any, axis: int | None = None) -> Any:
+        return self.apply(reshape(x, (-1,)), axis=0) if axis is None else self.apply(x, axis=axis)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
+        return (self.values(rng, shape),), {"axis": int(rng.integers(-len(shape), len(shape)))}
+
+    def forward(self, xp: Xp, x: Array, *, axis: int) -> Array:
+        return xp.cumsum(x, axis=axis)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: int) -> Rules:
+        return (lambda: flip(cumsum(flip(g, axis), axis), axis),)
+
+
+class ArgMax(Reduction):
+    """The index of the largest element along an axis, the first of equal ones; None for the flattened x. No gradient.
+
+    forward    y  = the first i with x_i = max x
+    """
+
+    name = "argmax"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = Op.sample(self, rng, sizes)
+        return (x,), {"axis": int(rng.integers(-x.ndim, x.ndim)) if x.ndim else None, "keepdims": False}
+
+    def forward(self, xp: Xp, x: Array, *, axis: int | None, keepdims: bool) -> Array:
+        return xp.asarray(x).argmax(axis=axis, keepdims=keepdims)
+
+
+class ArgMin(ArgMax):
+    """The index of the smallest element along an axis, the first of equal ones; None for the flattened x. No gradient.
+
+    forward    y  = the first i with x_i = min x
+    """
+
+    name = "argmin"
+
+    def forward(self, xp: Xp, x: Array, *, axis: int | None, keepdims: bool) -> Array:
+        return xp.asarray(x).argmin(axis=axis, keepdims=keepdims)
+
+
+class Any_(Reduction):
+    """Whether any element is not 0. No gradient.
+
+    forward    y  = x_1 or x_2 or ...
+    """
+
+    name = "any"
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        return xp.asarray(x).any(axis=axis, keepdims=keepdims)
+
+
+class All(Reduction):
+    """Whether every element is not 0. No gradient.
+
+    forward    y  = x_1 and x_2 and ...
+    """
+
+    name = "all"
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+        return xp.asarray(x).all(axis=axis, keepdims=keepdims)
+
+
+def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
+    shape = np.shape(x)
+    axes = axes_of("prod", axis, len(shape))
+    order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
+    rest = tuple(n for i, n in enumerate(shape) if i not in axes)
+    y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
+    while (n := np.shape(y)[-1]) > 1:
+        half = n // 2
+        pairs = getitem(y, (..., slice(0, half))) * getitem(y, (..., slice(half, 2 * half)))
+        if n % 2:
+            last = getitem(y, (..., slice(n - 1, n)))
+            pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
+        y = pairs
+    if not np.shape(y)[-1]:
+        return namespace([raw(x)]).ones(kept(shape, axis) if keepdims else rest, raw(x).dtype)
+    return reshape(y, kept(shape, axis) if keepdims else rest)
+
+
+def _joined(pairs: Any, last: Any) -> Any:
+    """`pairs` with its first element multiplied by `last`."""
+    from tensorgrad.ops.index import concatenate
+
+    return concatenate([getitem(pairs, (..., slice(0, 1))) * last, getitem(pairs, (..., slice(1, None)))], axis=-1)
+
+
+def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    """The variance, mean((x - mean(x))²) n / (n - ddof), of n elements each."""
+    d = x - mean(x, axis, True)
+    return mean(d * d, axis, keepdims) * _correction("var", np.shape(x), axis, ddof)
+
+
+def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+    """The square root of `var`. Of equal elements it is 0, and its derivative is taken as 0."""
+    shape = np.shape(x)
+    n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1
+    return norm(x - mean(x, axis, True), axis, keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
+
+
+def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:
+    n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1)
+    if n and n <= ddof:
+        raise ShapeError(f"{op}: ddof={ddof} needs more than {ddof} elements, axis {axis} of {shape} has {n}")
+    return n / (n - ddof) if n else 1.0
+
+
+def raw(x: Any) -> Array:
+    """The values of an array or a Tensor: what a rule may look at without differentiating it."""
+    return x.data if hasattr(x, "requires_grad") else np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
+
+
+def first(x: Array, axis: Axis, which: str) -> Array:
+    """True at the first largest (argmax) or smallest (argmin) element over axis, in the order of rows."""
+    axes = axes_of("max", axis, x.ndim)
+    order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
+    moved = x.transpose(order)
+    flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
+    xp = namespace([x])
+    mask = xp.arange(flat.shape[-1]) == getattr(flat, which)(axis=-1)[..., None]
+    return mask.reshape(moved.shape).transpose(np.argsort(order))
+
+
+max, min, logsumexp, norm = Max(), Min(), LogSumExp(), Norm()
+cumsum, argmax, argmin, any, all = CumSum(), ArgMax(), ArgMin(), Any_(), All()
+amax, amin = max, min

@@ -1,0 +1,75 @@
+"""NumPy's own functions on Tensors: those that have an op are recorded, the others refused, none leaves the graph silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tensorgrad import ops
+from tensorgrad.errors import DTypeError
+
+# by NumPy's name; a name that NumPy spells otherwise stands with ours behind it
+UFUNCS = """abs absolute=abs add arccos arcsin arctan ceil cos cosh divide=div equal exp expm1 fabs=abs float_power=power floor
+floor_divide=floordiv greater greater_equal isfinite isnan less less_equal log log1p log2 logical_not matmul maximum minimum
+mod=mod multiply=mul negative=neg not_equal power reciprocal remainder=mod rint=round sign sin sinh sqrt square
+subtract=sub tan tanh true_divide=div trunc"""
+FUNCTIONS = """all amax=max amin=min any argmax argmin broadcast_to clip concatenate cumsum diagonal dot einsum expand_dims flip
+max mean min moveaxis outer pad prod repeat reshape roll round split squeeze stack std sum swapaxes take take_along_axis
+tensordot tile trace transpose tril triu var where"""
+
+
+@cache
+def table(names: str) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """NumPy's function to ours, for names of both."""
+    pairs = [name.partition("=")[::2] for name in names.split()]
+    return {getattr(np, theirs): getattr(ops, ours or theirs) for theirs, ours in pairs if hasattr(ops, ours or theirs)}
+
+
+def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `np.exp(t)`, or an ndarray on the left of an operator, comes to."""
+    op = table(UFUNCS).get(ufunc)
+    if op is not None and method == "__call__" and not kwargs:
+        return op(*inputs)
+    if not any(tracked(a) for a in inputs):  # no graph to leave: plain arithmetic, out= and where= included
+        return getattr(ufunc, method)(*[plain(a) for a in inputs], **kwargs)
+    name = f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")
+    how = f" with {', '.join(kwargs)}" if kwargs else ""
+    raise DTypeError(f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op)}")
+
+
+def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `np.sum(t)` comes to."""
+    if func in (np.shape, np.ndim, np.size):  # not about values
+        return func(plain(args[0]), *args[1:], **kwargs)
+    ours = table(FUNCTIONS).get(func)
+    if ours is not None:
+        return ours(*args, **kwargs)
+    name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
+    raise DTypeError(f"{name} cannot be recorded on a Tensor; {way_out(None)}")
+
+
+def way_out(op: Any) -> str:
+    """What to write instead."""
+    instead = f"write tensorgrad.{op.name}, or " if op is not None else "use an op of tensorgrad, or "
+    return f"{instead}leave the graph with .detach().numpy()"
+
+
+def tracked(value: Any) -> bool:
+    from tensorgrad.tensor import Tensor
+
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def plain_index(index: Any) -> Any:
+    """An index with Tensors in it replaced by their arrays."""
+    return tuple(plain(i) for i in index) if isinstance(index, tuple) else plain(index)
+
+
+def plain(value: Any) -> Any:
+    """The array of a Tensor, anything else as it is."""
+    from tensorgrad.tensor import Tensor
+
+    return value.data if isinstance(value, Tensor) else value

@@ -1,0 +1,32 @@
+"""Oracles of tensorgrad/ops/index.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def put(x: np.ndarray, index: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Every element of x added where the index took it from."""
+    places = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)[index]
+    y = np.zeros(int(np.prod(shape, dtype=int)))
+    for place, value in zip(np.ravel(places), np.ravel(x), strict=True):
+        y[place] += value
+    return y.reshape(shape)
+
+
+def setitem(x: np.ndarray, v: np.ndarray, index: Any) -> np.ndarray:
+    mask = np.zeros(x.shape, bool)
+    mask[index] = True
+    y = np.array(x)
+    y[mask] = np.ravel(v)
+    return y
+
+
+ORACLES = {
+    "getitem": lambda x, index: x[index],
+    "put": put,
+    "setitem": setitem,
+    "concatenate": lambda *xs, axis: np.concatenate(xs, axis),
+}
