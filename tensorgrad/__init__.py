@@ -5,6 +5,8 @@ from tensorgrad import errors, fusion
 from tensorgrad.autograd import detect_anomaly, grad, no_grad
 from tensorgrad.checkpointing import checkpoint
 from tensorgrad.derivatives import hessian, hvp, jacobian, jvp, vjp
+from tensorgrad.ops import *  # noqa: F403  (every op is a function of the package too; ops.__all__ says which)
+from tensorgrad.ops import __all__ as _ops
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,3 +24,4 @@ __all__ = [
     "no_grad",
     "vjp",
 ]
+__all__ += _ops

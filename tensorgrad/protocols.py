@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,13 +20,20 @@ subtract=sub tan tanh true_divide=div trunc"""
 FUNCTIONS = """all amax=max amin=min any argmax argmin broadcast_to clip concatenate cumsum diagonal dot einsum expand_dims flip
 max mean min moveaxis outer pad prod repeat reshape roll round split squeeze stack std sum swapaxes take take_along_axis
 tensordot tile trace transpose tril triu var where"""
+LINALG = "cholesky det inv slogdet solve"
 
 
 @cache
 def table(names: str) -> dict[Callable[..., Any], Callable[..., Any]]:
     """NumPy's function to ours, for names of both."""
     pairs = [name.partition("=")[::2] for name in names.split()]
-    return {getattr(np, theirs): getattr(ops, ours or theirs) for theirs, ours in pairs if hasattr(ops, ours or theirs)}
+    return {getattr(np, theirs): getattr(ops, ours or theirs) for theirs, ours in pairs}
+
+
+@cache
+def linalg() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """np.linalg's function to ours."""
+    return {getattr(np.linalg, name): getattr(ops, name) for name in LINALG.split()}
 
 
 def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -44,8 +52,12 @@ def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     """What `np.sum(t)` comes to."""
     if func in (np.shape, np.ndim, np.size):  # not about values
         return func(plain(args[0]), *args[1:], **kwargs)
-    ours = table(FUNCTIONS).get(func)
+    ours = table(FUNCTIONS).get(func) or linalg().get(func)
     if ours is not None:
+        try:
+            inspect.signature(ours).bind(*args, **kwargs)
+        except TypeError as error:
+            raise DTypeError(f"np.{func.__name__} of a Tensor: {error}; {way_out(None)}") from None
         return ours(*args, **kwargs)
     name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
     raise DTypeError(f"{name} cannot be recorded on a Tensor; {way_out(None)}")

@@ -224,6 +224,10 @@ def test_what_numpy_cannot_record_is_refused() -> None:
         np.add.reduce(t)
     with pytest.raises(DTypeError, match=r"np\.linalg\.svd cannot be recorded on a Tensor; use an op of tensorgrad, or"):
         np.linalg.svd(leaf(2, 2))
+    with pytest.raises(DTypeError, match=r"^where: .*missing 2 required positional arguments"):
+        np.where(t)
+    with pytest.raises(DTypeError, match=r"np\.clip of a Tensor: got an unexpected keyword argument"):
+        np.clip(t, a_min=0, a_max=1)
     with pytest.raises(DTypeError, match=r"np\.asarray: this Tensor requires a gradient.*use \.detach\(\)"):
         np.asarray(t)
     with pytest.raises(DTypeError, match="requires a gradient"):

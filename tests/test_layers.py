@@ -105,7 +105,7 @@ def test_embedding() -> None:
     layer = nn.Embedding(5, 3, rng=np.random.default_rng(0))
     assert layer.weight.shape == (5, 3)
     np.testing.assert_array_equal(layer(np.array([[1, 4]])).data, layer.weight.data[[[1, 4]]])
-    assert repr(layer) == "Embedding(5, 3)" or repr(layer).startswith("Embedding(5, 3")
+    assert repr(layer).startswith("Embedding(5, 3")
     np.testing.assert_array_equal(nn.Embedding(2, 2, weight_init=nn.init.zeros()).weight.data, np.zeros((2, 2)))
 
 

@@ -1,38 +1,180 @@
-"""SGD against its formulas written out."""
+"""Optimisers and clipping against their formulas written out."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tensorgrad import Tensor, optim
-from tensorgrad.errors import GraphError
+from tensorgrad.errors import GraphError, ShapeError
+from tests.strategies import generators
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
-def test_sgd(momentum: float, weight_decay: float) -> None:
-    rng = np.random.default_rng(0)
+def sgd(p, g, t, s, lr, momentum, weight_decay, nesterov):
+    d = g + weight_decay * p
+    s["v"] = momentum * s.get("v", 0) + d
+    return p - lr * (d + momentum * s["v"] if nesterov else s["v"])
+
+
+def adam(p, g, t, s, lr, betas, eps, weight_decay, decoupled=False):
+    if decoupled:
+        p = p - lr * weight_decay * p
+    d = g if decoupled else g + weight_decay * p
+    s["m"] = betas[0] * s.get("m", 0) + (1 - betas[0]) * d
+    s["v"] = betas[1] * s.get("v", 0) + (1 - betas[1]) * d**2
+    return p - lr * (s["m"] / (1 - betas[0] ** t)) / (np.sqrt(s["v"] / (1 - betas[1] ** t)) + eps)
+
+
+def rmsprop(p, g, t, s, lr, alpha, eps, weight_decay):
+    d = g + weight_decay * p
+    s["v"] = alpha * s.get("v", 0) + (1 - alpha) * d**2
+    return p - lr * d / (np.sqrt(s["v"]) + eps)
+
+
+def adagrad(p, g, t, s, lr, eps, weight_decay):
+    d = g + weight_decay * p
+    s["v"] = s.get("v", 0) + d**2
+    return p - lr * d / (np.sqrt(s["v"]) + eps)
+
+
+rates, shares = st.floats(1e-4, 0.1), st.floats(0.05, 0.999)
+decays = st.sampled_from([0.0, 0.01, 0.3])
+betas = st.tuples(shares, shares)
+OPTIMISERS = {
+    "SGD": (optim.SGD, sgd, {"momentum": shares, "weight_decay": decays, "nesterov": st.booleans()}),
+    "SGD without momentum": (
+        optim.SGD,
+        sgd,
+        {"momentum": st.just(0.0), "weight_decay": decays, "nesterov": st.just(False)},
+    ),
+    "Adam": (optim.Adam, adam, {"betas": betas, "eps": st.just(1e-8), "weight_decay": decays}),
+    "AdamW": (optim.AdamW, partial(adam, decoupled=True), {"betas": betas, "eps": st.just(1e-8), "weight_decay": decays}),
+    "RMSprop": (optim.RMSprop, rmsprop, {"alpha": shares, "eps": st.just(1e-8), "weight_decay": decays}),
+    "Adagrad": (optim.Adagrad, adagrad, {"eps": st.just(1e-10), "weight_decay": decays}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@given(data=st.data(), rng=generators(), lr=rates)
+def test_formula(name: str, data: st.DataObject, rng: np.random.Generator, lr: float) -> None:
+    """70 steps against the formula written out, the rate changed on the way; buffers and gradients stay what they were."""
+    make, formula, settings = OPTIMISERS[name]
+    chosen = {key: data.draw(value) for key, value in settings.items()}
     start, gradients = rng.normal(size=4), rng.normal(size=(70, 4))
     p = Tensor(start, True)
     buffer = p.data
-    optimiser = optim.SGD([p], lr=0.05, momentum=momentum, weight_decay=weight_decay)
-    expected, v = start.copy(), np.zeros(4)
-    for g in gradients:
+    optimiser = make([p], lr=lr, **chosen)
+    expected, state = start.copy(), {}
+    for t, g in enumerate(gradients, 1):
+        optimiser.lr = lr if t < 40 else lr / 2
         p.grad = Tensor(g)
         optimiser.step()
-        v = momentum * v + g + weight_decay * expected
-        expected = expected - 0.05 * v
+        expected = formula(expected, g, t, state, optimiser.lr, **chosen)
         np.testing.assert_array_equal(p.grad.data, g)
-    np.testing.assert_allclose(p.data, expected, rtol=1e-12)
+    np.testing.assert_allclose(p.data, expected, rtol=1e-10, atol=1e-12)
     assert p.data is buffer
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_slices_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates in slices, with a rest, are those of the array at once."""
+    make, _, _ = OPTIMISERS[name]
+    chosen = {"momentum": 0.9, "nesterov": True} if name == "SGD" else {}
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(5, 7)).astype(np.float32), rng.normal(size=(3, 5, 7)).astype(np.float32)
+    results = []
+    for size in (8, 1000):
+        monkeypatch.setattr("tensorgrad.optim.optimiser.SLICE", size)
+        p = Tensor(start, True)
+        optimiser = make([p], lr=0.01, **chosen)
+        for g in gradients:
+            p.grad = Tensor(g)
+            optimiser.step()
+        results.append(p.data)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_resumed_is_bit_for_bit_the_same(name: str) -> None:
+    make, _, _ = OPTIMISERS[name]
+    chosen = {"momentum": 0.9} if name == "SGD" else {}
+    rng = np.random.default_rng(1)
+    gradients = rng.normal(size=(20, 3))
+    p = Tensor(np.ones(3), True)
+    optimiser = make([p], lr=0.01, **chosen)
+
+    def steps(p, optimiser, some) -> None:
+        for g in some:
+            p.grad = Tensor(g)
+            optimiser.step()
+
+    steps(p, optimiser, gradients[:10])
+    q = Tensor(p.data, True)
+    resumed = make([q], lr=0.5, **chosen)
+    resumed.load_state_dict(optimiser.state_dict())
+    steps(p, optimiser, gradients[10:])
+    steps(q, resumed, gradients[10:])
+    np.testing.assert_array_equal(p.data, q.data)
+    with pytest.raises(ShapeError, match="load_state_dict: state of 1 parameters for 2"):
+        make([p, q], lr=0.1, **chosen).load_state_dict(optimiser.state_dict())
+    if optimiser.slots:
+        with pytest.raises(ShapeError, match=r"of parameter 0 has shape \(3,\), expected one of"):
+            make([Tensor(np.ones(2), True)], lr=0.1, **chosen).load_state_dict(optimiser.state_dict())
+
+
+def test_parameters_that_the_loss_does_not_reach_are_listed_once() -> None:
+    p, q = Tensor([1.0], True), Tensor(np.ones((2, 3)), True, name="head.weight")
+    optimiser = optim.SGD([p, q], lr=1)
+    (p * 2).sum().backward()
+    with pytest.warns(UserWarning, match=r"SGD: no gradient reached head\.weight \(2, 3\): the loss does not depend on it"):
+        optimiser.step()
+    optimiser.step()
+
+
+def test_gradient_of_another_shape() -> None:
+    p = Tensor([1.0, 2.0], True)
+    p.grad = Tensor([1.0])
+    with pytest.raises(ShapeError, match=r"SGD: the gradient of parameter 0 has shape \(1,\), expected \(2,\)"):
+        optim.SGD([p], lr=0.1).step()
+
+
+@given(rng=generators(), limit=st.floats(0.01, 10))
+def test_clipping(rng: np.random.Generator, limit: float) -> None:
+    params = [Tensor(np.zeros(s), True) for s in ((3,), (2, 2), (1,))]
+    gradients = [rng.normal(size=p.shape) for p in params]
+    total = np.sqrt(sum((g**2).sum() for g in gradients))
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = Tensor(g)
+    assert optim.clip_grad_norm(params, limit) == pytest.approx(total)
+    for p, g in zip(params, gradients, strict=True):
+        np.testing.assert_allclose(p.grad.data, g * min(1, limit / total), rtol=1e-12)
+        p.grad = Tensor(g)
+    optim.clip_grad_value(params, limit)
+    for p, g in zip(params, gradients, strict=True):
+        np.testing.assert_array_equal(p.grad.data, np.clip(g, -limit, limit))
+
+
+def test_clipping_mistakes() -> None:
+    p = Tensor([1.0], True)
+    p.grad = Tensor([np.inf])
+    with pytest.raises(ValueError, match="clip_grad_norm: the norm of the gradients is inf"):
+        optim.clip_grad_norm([p], 1)
+    with pytest.raises(ValueError, match="clip_grad_norm: max_norm must be above 0, got 0"):
+        optim.clip_grad_norm([p], 0)
+    with pytest.raises(ValueError, match="clip_grad_value: limit must be above 0, got -1"):
+        optim.clip_grad_value([p], -1)
 
 
 def test_no_gradient_no_step() -> None:
     p, q = Tensor([1.0], True), Tensor([1.0], True)
     optimiser = optim.SGD([p, q], lr=1, weight_decay=0.5)
     q.grad = Tensor([1.0])
-    optimiser.step()
+    with pytest.warns(UserWarning, match=r"no gradient reached parameter 0 \(1,\)"):
+        optimiser.step()
     assert (p.item(), q.item()) == (1.0, -0.5)
     optimiser.zero_grad()
     assert q.grad is None
@@ -47,7 +189,7 @@ def test_a_dying_velocity_does_not_become_subnormal() -> None:
     tiny = np.finfo(np.float32).tiny
     for _ in range(2000):
         optimiser.step()
-        v = optimiser._velocity[0]
+        v = optimiser.state[0]["velocity"]
         assert ((v == 0) | (v > tiny)).all()
     np.testing.assert_allclose(p.data, -1e-3 / (1 - 0.9), rtol=1e-5)
 
@@ -58,6 +200,8 @@ def test_a_dying_velocity_does_not_become_subnormal() -> None:
         (lambda: optim.SGD([], lr=0.1), ValueError, "SGD: params is empty"),
         (lambda: optim.SGD([Tensor([1.0], True)], lr=-1), ValueError, "SGD: lr must be at least 0, got -1"),
         (lambda: optim.SGD([Tensor([1.0], True)], lr=1, momentum=float("nan")), ValueError, "SGD: momentum must be"),
+        (lambda: optim.SGD([Tensor([1.0], True)], 1, nesterov=True), ValueError, "SGD: nesterov needs a momentum above 0"),
+        (lambda: optim.Adam([Tensor([1.0], True)], betas=(0.9, 1)), ValueError, "Adam: betas must be below 1"),
         (lambda: optim.SGD([Tensor([1.0])], lr=1), GraphError, "SGD: parameter 0 must be a leaf Tensor that requires"),
         (lambda: optim.SGD([Tensor([1.0], True) * 2], lr=1), GraphError, "SGD: parameter 0 must be a leaf Tensor"),
     ],

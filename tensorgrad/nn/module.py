@@ -37,6 +37,12 @@ class Module:
         self.training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        if not name.startswith("_") and any(isinstance(part, (Parameter, Module)) for part in parts):
+            raise TypeError(
+                f"{type(self).__name__}: {name} is a {type(value).__name__} that holds modules or parameters, which would not "
+                f"be found in it; use nn.Sequential, or setattr(self, name, part) for each"
+            )
         if isinstance(value, (Parameter, Module)):
             if "_modules" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__}: call super().__init__() before setting {name!r}")

@@ -11,6 +11,7 @@ import numpy as np
 from tensorgrad.backend import Array, Xp
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.ops import statistics
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.reduce import mean
 from tensorgrad.ops.shape import reshape, swapaxes
@@ -123,10 +124,8 @@ def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> An
     Of equal elements the first in the window, row by row, gets the gradient. What is left over at the right and at the bottom
     is in no window. Raises ShapeError for a window that does not fit into x.
     """
-    from tensorgrad.ops.statistics import max
-
     y, shape = pooled("max_pool2d", x, size, stride)
-    return swapaxes(reshape(max(y, axis=1), shape), 0, 1)
+    return swapaxes(reshape(statistics.max(y, axis=1), shape), 0, 1)
 
 
 def avg_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:

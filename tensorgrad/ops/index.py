@@ -247,9 +247,9 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     return getitem(moved, (..., i, i + offset))
 
 
-def trace(x: Any) -> Any:
-    """The sum of the diagonal of the first two axes."""
-    return diagonal(x).sum(axis=-1)
+def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    """The sum of a `diagonal`."""
+    return diagonal(x, offset, axis1, axis2).sum(axis=-1)
 
 
 def tril(x: Any, k: int = 0) -> Any:

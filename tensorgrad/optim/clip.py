@@ -1,0 +1,36 @@
+"""Gradients kept within bounds, between backward() and step()."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from tensorgrad.tensor import Tensor
+
+
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients together so that their Euclidean norm is at most max_norm; returns the norm that they had.
+
+    Raises ValueError if max_norm is not above 0, or if the norm is not finite.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"clip_grad_norm: max_norm must be above 0, got {max_norm}")
+    grads = [p.grad.data for p in params if p.grad is not None]
+    total = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
+    if not math.isfinite(total):
+        raise ValueError(f"clip_grad_norm: the norm of the gradients is {total}; find its source with detect_anomaly()")
+    if total > max_norm:
+        for g in grads:
+            g *= max_norm / total
+    return total
+
+
+def clip_grad_value(params: Iterable[Tensor], limit: float) -> None:
+    """Put every element of every gradient between -limit and limit. Raises ValueError if limit is not above 0."""
+    if not limit > 0:
+        raise ValueError(f"clip_grad_value: limit must be above 0, got {limit}")
+    for p in params:
+        if p.grad is not None:
+            np.clip(p.grad.data, -limit, limit, out=p.grad.data)
