@@ -18,6 +18,10 @@ class ShapeError(TensorgradError, ValueError, RuntimeError):
     """Shapes that do not fit (NumPy raises ValueError here, PyTorch RuntimeError)."""
 
 
+class OutOfRangeError(TensorgradError, IndexError, ValueError):
+    """An index that an array does not have (NumPy and PyTorch raise IndexError here)."""
+
+
 class DTypeError(TensorgradError, TypeError, RuntimeError):
     """A dtype that an operation cannot take, or a gradient asked for where there is none."""
 

@@ -38,7 +38,7 @@ import numpy as np
 import tensorgrad.tensor as tensor
 from tensorgrad import backend, writes
 from tensorgrad.backend import Array
-from tensorgrad.errors import AnomalyError, DTypeError, GraphError, ShapeError, TensorgradError
+from tensorgrad.errors import AnomalyError, DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
 from tensorgrad.location import Location, line_of, user_location
 from tensorgrad.state import state
 
@@ -281,7 +281,11 @@ class Op:
             explained = ShapeError(f"{where}: {problem}; expected {self.signature}{made_by(args)}")
         else:
             given = ", ".join(f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" for a in arrays)
-            kind = DTypeError if isinstance(error, TypeError) else ShapeError
+            kind: type[TensorgradError] = ShapeError
+            if isinstance(error, TypeError):
+                kind = DTypeError
+            elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's error for an axis is both
+                kind = OutOfRangeError
             explained = kind(f"{where}: {error}; got {given}{made_by(args)}")
         if explained.graph is None and any(isinstance(a, tensor.Tensor) for a in args):
             from tensorgrad.graph import Graph

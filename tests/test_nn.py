@@ -83,9 +83,14 @@ def test_load_state_dict_names_every_difference_and_changes_nothing() -> None:
 
 
 def test_repr_and_misuse() -> None:
-    assert repr(Net()) == (
-        "Net(\n  (first): Linear(3, 4)\n  (rest): Sequential(\n    (0): ReLU()\n    (1): Linear(4, 2, bias=False)\n  )\n)"
-    )
+    assert repr(Net()).splitlines() == [
+        "Net()                             shift (2,)                26",
+        "  (first) Linear(3, 4)            weight (3, 4), bias (4,)  16",
+        "  (rest) Sequential()                                        8",
+        "    (0) ReLU()",
+        "    (1) Linear(4, 2, bias=False)  weight (4, 2)              8",
+    ]
+    assert repr(nn.Linear(3, 4)) == "Linear(3, 4)"
     with pytest.raises(TypeError, match="Module does not define forward"):
         nn.Module()(1)
 

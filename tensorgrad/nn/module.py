@@ -155,9 +155,18 @@ class Module:
             writes.wrote(array)
 
     def __repr__(self) -> str:
-        parts = [f"  ({name}): " + repr(part).replace("\n", "\n  ") for name, part in self._modules.items()]
-        inside = f"\n{chr(10).join(parts)}\n" if parts else self.extra_repr()
-        return f"{type(self).__name__}({inside})"
+        """The tree of parts, each with the shapes of its own parameters, and how many numbers they are in all."""
+        rows = []
+        for path, module in self.named_modules():
+            depth = path.count(".") + 1 if path else 0
+            label = f"({path.rpartition('.')[2]}) " if path else ""
+            own = ", ".join(f"{name} {p.shape}" for name, p in module._parameters.items())
+            count = sum(p.size for p in module.parameters())
+            inside = "" if module._modules else module.extra_repr()
+            rows.append((f"{'  ' * depth}{label}{type(module).__name__}({inside})", own, f"{count:,}" if count else ""))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
+        return "\n".join(lines) if len(lines) > 1 else rows[0][0]
 
     def extra_repr(self) -> str:
         """What stands between the brackets of a module without parts."""

@@ -1,0 +1,106 @@
+"""Writing an op outside the package: the text of op.py, followed to the letter."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorgrad
+from tensorgrad import Tensor, op
+from tensorgrad.errors import TensorgradError
+from tensorgrad.op import REGISTRY, Op, Signature
+from tests.gradients import check_gradients
+
+
+def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class in op.py's own text, under another name: values, gradients to second order, formula."""
+    text = inspect.getdoc(op) or ""
+    code = textwrap.dedent(re.search(r"::\n\n(    class .*?)\n\n\S", text, re.DOTALL)[1]).replace('"square"', '"my_square"')
+    names: dict[str, Any] = {"Op": Op}
+    monkeypatch.setitem(REGISTRY, "my_square", None)
+    monkeypatch.delitem(REGISTRY, "my_square")
+    exec(code.replace('\\"', '"'), names)
+    square = names["square"]
+    x = np.array([1.0, -2.0])
+    np.testing.assert_array_equal(square(x), [1, 4])
+    check_gradients(square, x)
+    assert square.formula("backward") == "gx = 2 g x"
+    del REGISTRY["my_square"]
+
+
+def test_a_wrong_rule_is_found() -> None:
+    class Wrong(Op):
+        """y = x^3, with a rule that is off by one thousandth"""
+
+        name, signature, reads = "wrong_cube", "()->()", "x"
+
+        def forward(self, xp: Any, x: Any) -> Any:
+            return x**3
+
+        def backward(self, g: Any, y: Any, x: Any) -> Any:
+            return (lambda: 3.003 * g * x**2,)
+
+    try:
+        with pytest.raises(AssertionError):
+            check_gradients(Wrong(), np.array([1.0, -2.0]))
+    finally:
+        del REGISTRY["wrong_cube"]
+
+
+def test_a_rule_with_too_few_gradients() -> None:
+    class Short(Op):
+        """y = a b, with a rule for a alone"""
+
+        name, signature, reads = "short", "(),()->()", "b"
+
+        def forward(self, xp: Any, a: Any, b: Any) -> Any:
+            return a * b
+
+        def backward(self, g: Any, y: Any, a: Any, b: Any) -> Any:
+            return (lambda: g * b,)
+
+    try:
+        x = Tensor([1.0], True)
+        with pytest.raises(ValueError, match="shorter"):
+            tensorgrad.grad(Short()(x, x * 1).sum(), x)
+    finally:
+        del REGISTRY["short"]
+
+
+def test_registration_mistakes() -> None:
+    def make(**fields: Any) -> type[Op]:
+        def backward(self: Any, g: Any, y: Any, x: Any) -> Any:
+            return (lambda: g,)
+
+        return type("Made", (Op,), {"name": "made", "signature": "()->()", "backward": backward, **fields})
+
+    with pytest.raises(TensorgradError, match="op 'exp' is registered twice"):
+        make(name="exp")()
+    with pytest.raises(TensorgradError, match=r"made: reads or data names \['z'\], which backward does not take"):
+        make(reads="z")()
+    with pytest.raises(TensorgradError, match="signature 'x -> y' is not of the form"):
+        make(signature="x -> y")()
+    assert "made" not in REGISTRY
+
+
+@pytest.mark.parametrize(
+    ("signature", "shapes", "problem"),
+    [
+        ("(m,k),(k,n)->(m,n)", [(2, 3), (3, 4)], ""),
+        ("(m,k),(k,n)->(m,n)", [(5, 1, 2, 3), (6, 3, 4)], ""),
+        ("(m,k),(k,n)->(m,n)", [(5, 2, 3), (6, 3, 4)], "shapes (5, 2, 3) and (6, 3, 4) do not broadcast"),
+        ("(m,k),(k,n)->(m,n)", [(3,), (3, 4)], "argument 0 has shape (3,), expected at least 2 axes (m,k)"),
+        ("(...,k),(...)->()", [(2, 5, 3), (2, 5)], ""),
+        ("(...,k),(...)->()", [(2, 3), (3,)], "leading axes are (2,) in argument 0 (2, 3) but (3,) in argument 1 (3,)"),
+        ("(...,k),(...,k?)->()", [(2, 3), (2,)], ""),
+        ("(...,k),(...,k?)->()", [(2, 3), (2, 3)], ""),
+        ("(...,k),(...,k?)->()", [(2, 3), (2, 4)], "axis k is 3 in argument 0 (2, 3) but 4 in argument 1 (2, 4)"),
+    ],
+)
+def test_signature(signature: str, shapes: list[tuple[int, ...]], problem: str) -> None:
+    assert Signature.parse(signature).mismatch(shapes) == problem
