@@ -56,12 +56,14 @@ def test_digits_without_graphviz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "step.svg").exists()
+    assert b"failed" in (tmp_path / "error.svg").read_bytes()
+    assert "2.linear: axis k is 8 in argument 0 (2, 8) but 7 in argument 1 (7, 3)" in capsys.readouterr().out
     assert len(names["Graph"].of(names["loss"])) == 11
     assert [n.op.name for n in names["Graph"].of(names["loss"]).fused().nodes] == [
         *("linear_relu", "linear", "softmax_cross_entropy"),
