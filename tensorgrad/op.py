@@ -167,7 +167,7 @@ class Op:
 
     signature   NumPy's gufunc notation. "()" is an elementwise argument; arguments broadcast over leading axes. Where the
                 notation has "...", only the arguments that carry it have leading axes, the same ones: "(...,k),(k,n)->(...,n)".
-                "k?" is an axis that may be missing
+                "k?" is an axis that may be missing, "(*)" an argument of any shape
     reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
                 the rule gets a stand-in that has a shape and a dtype only
     data        names of the parameters that are data and have no gradient (labels, masks); Tensors that require one are refused
@@ -386,7 +386,7 @@ class Signature:
         def draw(n: int) -> Shape:
             return tuple(int(size) for size in rng.choice(sizes, n))
 
-        named = {axis.rstrip("?"): draw(1) for axes in self.inputs for axis in axes}
+        named = {axis.rstrip("?"): draw(1) for axes in self.inputs for axis in axes} | {"*": ()}
         outer = draw(int(rng.integers(0, 3)))
         shapes = []
         for axes, is_open in zip(self.inputs, self.leading, strict=True):
@@ -401,6 +401,8 @@ class Signature:
         sizes: dict[str, tuple[int, int]] = {}
         outer: dict[int, Shape] = {}
         for i, (axes, shape, is_open) in enumerate(zip(self.inputs, shapes, self.leading, strict=False)):
+            if axes == ("*",):
+                continue
             if axes and axes[-1].endswith("?"):
                 missing = len(shape) == (len(next(iter(outer.values()), ())) if is_open else len(axes) - 1)
                 axes = axes[:-1] if missing else (*axes[:-1], axes[-1][:-1])

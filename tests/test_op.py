@@ -14,7 +14,7 @@ import tensorgrad
 from tensorgrad import Tensor, op
 from tensorgrad.errors import TensorgradError
 from tensorgrad.op import REGISTRY, Op, Signature
-from tests.gradients import check_gradients
+from tensorgrad.testing import gradcheck
 
 
 def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     square = names["square"]
     x = np.array([1.0, -2.0])
     np.testing.assert_array_equal(square(x), [1, 4])
-    check_gradients(square, x)
+    gradcheck(square, x, order=2)
     assert square.formula("backward") == "gx = 2 g x"
     del REGISTRY["my_square"]
 
@@ -47,7 +47,7 @@ def test_a_wrong_rule_is_found() -> None:
 
     try:
         with pytest.raises(AssertionError):
-            check_gradients(Wrong(), np.array([1.0, -2.0]))
+            gradcheck(Wrong(), np.array([1.0, -2.0]), order=2)
     finally:
         del REGISTRY["wrong_cube"]
 
@@ -99,6 +99,7 @@ def test_registration_mistakes() -> None:
         ("(...,k),(...)->()", [(2, 3), (3,)], "leading axes are (2,) in argument 0 (2, 3) but (3,) in argument 1 (3,)"),
         ("(...,k),(...,k?)->()", [(2, 3), (2,)], ""),
         ("(...,k),(...,k?)->()", [(2, 3), (2, 3)], ""),
+        ("(),(*)->()", [(2, 3), (7,)], ""),
         ("(...,k),(...,k?)->()", [(2, 3), (2, 4)], "axis k is 3 in argument 0 (2, 3) but 4 in argument 1 (2, 4)"),
     ],
 )

@@ -85,7 +85,7 @@ class SetItem(Op):
     backward   gx = g with zeros at index,   gv = g[index]
     """
 
-    name, signature, symbol = "setitem", "(),()->()", "[ ]="
+    name, signature, symbol = "setitem", "(),(*)->()", "[ ]="
 
     def __call__(self, x: Any, v: Any, index: Any) -> Any:
         return self.apply(x, v, index=frozen(index))
