@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from models import MLP
+from tensorgrad.op import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,19 +56,39 @@ def test_digits_without_graphviz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
+    assert len(blocks) == 10
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert (tmp_path / "step.svg").exists()
+    try:
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), names)
+    finally:
+        REGISTRY.pop("my_square", None)
+    for picture in ("step.svg", "error.svg", "wrong.svg"):
+        assert (tmp_path / picture).exists()
     assert b"failed" in (tmp_path / "error.svg").read_bytes()
-    assert "2.linear: axis k is 8 in argument 0 (2, 8) but 7 in argument 1 (7, 3)" in capsys.readouterr().out
+    red = re.findall(r'<polygon fill="#ffd9d9".*?</g>', (tmp_path / "wrong.svg").read_text(), re.DOTALL)
+    assert len(red) == 1
+    assert ">my_square<" in red[0]
+    printed = capsys.readouterr().out
+    assert "2.linear: axis k is 8 in argument 0 (2, 8) but 7 in argument 1 (7, 3)" in printed
+    assert "The rule of my_square is wrong on its own" in printed
     assert len(names["Graph"].of(names["loss"])) == 11
     assert [n.op.name for n in names["Graph"].of(names["loss"]).fused().nodes] == [
         *("linear_relu", "linear", "softmax_cross_entropy"),
     ]
+
+
+def readme_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_test_file(pytester: pytest.Pytester) -> None:
+    (block,) = (block for block in readme_blocks() if block.startswith("# test_"))
+    name = re.match(r"# (test_\w+)\.py", block)[1]
+    pytester.makepyfile(**{name: block})
+    pytester.runpytest_subprocess("--hypothesis-profile=dev").assert_outcomes(passed=1)
 
 
 def test_readme_names_what_is_there() -> None:

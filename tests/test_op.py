@@ -79,13 +79,16 @@ def test_registration_mistakes() -> None:
 
         return type("Made", (Op,), {"name": "made", "signature": "()->()", "backward": backward, **fields})
 
-    with pytest.raises(TensorgradError, match="op 'exp' is registered twice"):
+    with pytest.raises(TensorgradError, match="op 'exp' is registered twice, by Exp and Made"):
         make(name="exp")()
     with pytest.raises(TensorgradError, match=r"made: reads or data names \['z'\], which backward does not take"):
         make(reads="z")()
     with pytest.raises(TensorgradError, match="signature 'x -> y' is not of the form"):
         make(signature="x -> y")()
     assert "made" not in REGISTRY
+    first, second = make()(), make()()  # a class defined again, as in a notebook
+    assert REGISTRY.pop("made") is second
+    assert first is not second
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tensorgrad import Tensor, ops
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import numerical_gradient
-from tensorgrad.testing.gradcheck import check_op
+from tensorgrad.testing.check import check_op
 from tests import oracles
 from tests.strategies import generators
 
@@ -76,8 +76,8 @@ def test_gradient(name: str, rng: np.random.Generator) -> None:
     """Every entry of the Jacobian and of the gradient's own, against numerical ones; the inputs are drawn away from kinks."""
     op = REGISTRY[name]
     args, attrs = op.sample(rng)
-    report = check_op(op, args, attrs, order=2, raises=True)
-    assert not any(report.verdicts[verdict] for verdict in report.verdicts if verdict != "ok")
+    report = check_op(op, args, attrs, order=2)
+    assert set(report.verdicts) <= {"ok"}, report
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,18 @@ class Drawing:
         return render(self.dot, "svg").decode()
 
 
-def graph(loss: Tensor | Graph, gradients: dict[str, Tensor] | None = None, *, title: str = "") -> Drawing:
+def graph(
+    loss: Tensor | Graph,
+    gradients: dict[str, Tensor] | None = None,
+    *,
+    title: str = "",
+    highlight: Iterable[Tensor | Node] = (),
+) -> Drawing:
     """The drawing of what `loss` was computed by; or of a Graph, such as the one an error carries, with what failed in red.
 
     gradients  name to gradient, recorded by `tensorgrad.grad(..., create_graph=True)`: the backward pass is drawn beside the
                forward one, upwards, a box for each (fused) op's rule
+    highlight  Tensors, or nodes, to be drawn in red
 
     Parameters, inputs and results have colours of their own. What fusion takes as one op stands in one purple box;
     the red box beside it has the formula that its gradients are computed by.
@@ -59,6 +67,7 @@ def graph(loss: Tensor | Graph, gradients: dict[str, Tensor] | None = None, *, t
     names = g.leaf_names()
     forward = [n for n in g.nodes if n.gradient_of is None]
     groups = fusion.match(forward[::-1])
+    red = {t.node or t if isinstance(t, Tensor) else t for t in highlight}
     inside = {member: last for last, use in groups.items() for member in use.members}
 
     dot = graphviz.Digraph(graph_attr={"rankdir": "TB", "nodesep": "0.3", "ranksep": "0.4", **FONT})
@@ -74,18 +83,18 @@ def graph(loss: Tensor | Graph, gradients: dict[str, Tensor] | None = None, *, t
     for last, nodes in clusters.items():
         if last is None:
             for node in nodes:
-                draw_node(dot, ids, node, node is end)
+                draw_node(dot, ids, node, node is end, node in red)
             continue
         with dot.subgraph(name=f"cluster_{len(ids)}") as box:
             box.attr(label=left(f"fused: {groups[last].op.name}"), **FUSED)
             for node in nodes:
-                draw_node(box, ids, node, node is end)
+                draw_node(box, ids, node, node is end, node in red)
 
     for node in forward:
         for source in node.inputs:
             if isinstance(source, Tensor) and source not in ids:
                 ids[source] = f"leaf{len(ids)}"
-                look = PARAMETER if source.requires_grad else INPUT
+                look = FAILED if source in red else PARAMETER if source.requires_grad else INPUT
                 dot.node(ids[source], label(names[source], described(source)), **look)
             if isinstance(source, (Node, Tensor)):
                 dot.edge(ids[source], ids[node], label=graphviz.escape(shape_of(source)))
@@ -116,7 +125,7 @@ def forward_end(use: Node) -> Node:
     return use.members[0] if use.members else use
 
 
-def draw_node(dot: Any, ids: dict[Any, str], node: Node, is_end: bool) -> None:
+def draw_node(dot: Any, ids: dict[Any, str], node: Node, is_end: bool, is_red: bool) -> None:
     """One operation as a box: its symbol, the numbers it was given, its result's shape; in red if it has failed."""
     ids[node] = f"op{len(ids)}"
     numbers = [f"{s:g}" for s in node.inputs if not isinstance(s, (Node, Tensor))]
@@ -125,7 +134,7 @@ def draw_node(dot: Any, ids: dict[Any, str], node: Node, is_end: bool) -> None:
         dot.node(ids[node], label(name, "failed"), **FAILED)
         return
     result = ["loss"] * (is_end and not node.shape)
-    dot.node(ids[node], label(name, *result, described(node)), **(OUTPUT if is_end else OPERATION))
+    dot.node(ids[node], label(name, *result, described(node)), **(FAILED if is_red else OUTPUT if is_end else OPERATION))
 
 
 def label(*lines: str) -> str:

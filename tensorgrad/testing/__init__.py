@@ -1,7 +1,25 @@
-"""Checking gradients: your own model's, loss's or op's."""
+"""Checking gradients: of your own model, loss or op.
 
+gradcheck, check_model     recorded gradients against slopes taken from values
+matches_formula            against a closed form
+audit                      every registered op
+strategies, expressions    what Hypothesis tries them with; import these two by name, they need Hypothesis
+plugin                     for pytest: drawings of what failed
+"""
+
+from tensorgrad.testing.audit import Audit, audit
 from tensorgrad.testing.gradcheck import check_model, gradcheck, matches_formula
 from tensorgrad.testing.numerical import numerical_gradient
 from tensorgrad.testing.report import Finding, GradientError, Report
 
-__all__ = ["Finding", "GradientError", "Report", "check_model", "gradcheck", "matches_formula", "numerical_gradient"]
+__all__ = [
+    "Audit",
+    "Finding",
+    "GradientError",
+    "Report",
+    "audit",
+    "check_model",
+    "gradcheck",
+    "matches_formula",
+    "numerical_gradient",
+]

@@ -1,13 +1,15 @@
-"""Derivatives by the complex step, from a recorded graph.
+"""A recorded graph computed again: with complex numbers, for derivatives; with disturbed ones, for their rounding error.
 
-f(x + i h) = f(x) + i h f'(x) + O(h²): with h = 1e-20 the imaginary part is the derivative to the last digit, nothing being
-subtracted (Squire and Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review 40, 1998). It holds
-for ops whose `forward` carries complex numbers through as an analytic function; the caller has to see to that.
+The complex step: f(x + i h) = f(x) + i h f'(x) + O(h²). With h = 1e-20 the imaginary part is the derivative to the last digit,
+nothing being subtracted (Squire and Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review 40,
+1998). It holds for ops whose `forward` carries complex numbers through as an analytic function; the caller has to see to that.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from tensorgrad.backend import Array
 from tensorgrad.graph import Graph
 from tensorgrad.op import Node
 from tensorgrad.tensor import Tensor
-from tensorgrad.testing.suspects import values_of
+from tensorgrad.testing.problem import graph_of, same, values_of
 
 STEP = 1e-20
 
@@ -30,8 +32,6 @@ class Replay:
     @classmethod
     def of(cls, outputs: list[Tensor], leaves: list[Tensor], expected: Array) -> Replay | None:
         """None if the graph does not give the values that the function gave: part of it lies outside."""
-        from tensorgrad.testing.gradcheck import graph_of, same
-
         graph = graph_of(outputs)
         if graph is None or any(t.node is None for t in outputs):
             return None
@@ -39,16 +39,15 @@ class Replay:
         found = np.concatenate([np.ravel(known[node]) for node in graph.outputs])
         return cls(leaves, graph, known) if same(found, expected) else None
 
-    def jacobian(self, i: int) -> Array | None:
-        """d output / d entry of leaf i; None where an op cannot take complex numbers."""
-        leaf = self.leaves[i]
+    def program(self, changed: Iterable[Tensor]) -> tuple[list[Any], dict[Any, int], list[Any]]:
+        """The values of all nodes in a list, the place of each, and the steps to take again when some leaves have changed."""
         position: dict[Any, int] = {source: k for k, source in enumerate(self.known)}
         values: list[Any] = list(self.known.values())
         steps = []
-        changed: set[Any] = {leaf}
+        dirty: set[Any] = set(changed)
         for node in self.graph.nodes:
-            if any(isinstance(s, (Node, Tensor)) and s in changed for s in node.inputs):
-                changed.add(node)
+            if any(isinstance(s, (Node, Tensor)) and s in dirty for s in node.inputs):
+                dirty.add(node)
                 sources = []
                 for s in node.inputs:
                     if isinstance(s, (Node, Tensor)):
@@ -57,6 +56,34 @@ class Replay:
                         sources.append(len(values))
                         values.append(s)
                 steps.append((node.op.forward, sources, node.attrs, position[node]))
+        return values, position, steps
+
+    def disturbed(self, by: float) -> float:
+        """The largest change of an output when the result of every op is changed by a relative error of up to `by`."""
+        rng = np.random.default_rng(0)
+        known = values_of(self.graph, lambda a: a * (1 + by * rng.uniform(-1, 1, a.shape)) if a.dtype.kind == "f" else a)
+        changes = [np.abs(known[node] - self.known[node]).max(initial=0.0) for node in self.graph.outputs]
+        return float(max(changes))
+
+    def along(self, moves: Sequence[tuple[int, Array]]) -> Array | None:
+        """The derivatives of the outputs when each leaf i moves along its direction; None where an op cannot take complex."""
+        values, position, steps = self.program(self.leaves[i] for i, _ in moves)
+        for i, direction in moves:
+            leaf = self.leaves[i]
+            if leaf in position:
+                values[position[leaf]] = leaf.data + 1j * STEP * direction
+        try:
+            with strictly_complex():
+                for forward, sources, attrs, target in steps:
+                    values[target] = forward(np, *[values[s] for s in sources], **attrs)
+        except Exception:  # whatever an op makes of complex numbers, differences do without them
+            return None
+        return np.concatenate([np.imag(values[position[node]]).ravel() for node in self.graph.outputs]) / STEP
+
+    def jacobian(self, i: int) -> Array | None:
+        """d output / d entry of leaf i; None where an op cannot take complex numbers."""
+        leaf = self.leaves[i]
+        values, position, steps = self.program([leaf])
         ends = [position[node] for node in self.graph.outputs]
         x = np.array(leaf.data, np.complex128)
         flat = x.reshape(-1)
@@ -65,19 +92,25 @@ class Replay:
             return found
         values[position[leaf]] = x
         try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("error")  # numbers that are made real on the way
+            with strictly_complex():
                 for j in range(x.size):
                     real = flat[j]
                     flat[j] = complex(real.real, STEP)
                     for forward, sources, attrs, target in steps:
                         values[target] = forward(np, *[values[s] for s in sources], **attrs)
                     flat[j] = real
-                    found[:, j] = values[ends[0]].imag.ravel() if len(ends) == 1 else joined([values[end].imag for end in ends])
-        except Exception:  # whatever an op makes of complex numbers, differences do without them
+                    if len(ends) == 1:
+                        found[:, j] = values[ends[0]].imag.ravel()
+                    else:
+                        found[:, j] = np.concatenate([np.imag(values[end]).ravel() for end in ends])
+        except Exception:  # as above
             return None
         return found / STEP
 
 
-def joined(arrays: list[Array]) -> Array:
-    return np.concatenate([a.ravel() for a in arrays])
+@contextmanager
+def strictly_complex() -> Iterator[None]:
+    """Numbers that are made real on the way are an error, infinities are not."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("error")
+        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -53,7 +54,8 @@ class Finding:
     order     1 for the gradient, 2 for the gradient of the gradient
     verdicts  how many comparisons came to which verdict
     absolute  largest |recorded - numerical|
-    relative  largest |recorded - numerical| / max(|recorded|, |numerical|, a thousandth of the largest gradient of this input)
+    relative  largest |recorded - numerical| / max(|recorded|, |numerical|, a thousandth of the largest gradient of this
+              input, 1e-12)
     where     the place of the comparison that `recorded` and `numerical` belong to: of those with the worst verdict the one
               with the largest relative error
     recorded, numerical   the gradient there by the rules and by the values
@@ -86,9 +88,8 @@ class Finding:
             error = np.abs(recorded - numerical)
             largest = np.maximum(np.abs(recorded), np.abs(numerical))
             top = float(np.nanmax(np.where(np.isfinite(largest), largest, np.nan), initial=0.0))
-            relative = np.where(error == 0, 0.0, error / np.maximum(largest, max(1e-3 * top, 1e-300)))
-        error, relative = (np.where(np.isnan(a), np.inf, a) for a in (error, relative))
-        candidates = np.where(verdicts == worst(verdicts), relative, -1.0)
+            relative = np.where(error == 0, 0.0, error / np.maximum(largest, max(1e-3 * top, 1e-12)))
+        candidates = np.where(verdicts == worst(verdicts), np.where(np.isnan(relative), np.inf, relative), -1.0)
         at = np.unravel_index(int(candidates.argmax()), verdicts.shape)
         return cls(
             name, shape, order, counts, float(error.max()), float(relative.max()), where(at), float(recorded[at]),
@@ -135,10 +136,15 @@ class Report:
         ]
         for f in self.findings:
             shape = "×".join(map(str, f.shape)) or "scalar"
-            values = [f"{f.absolute:.1e}", f"{f.relative:.1e}", f.where, f"{f.recorded:.9g}", f"{f.numerical:.9g}"]
-            rows.append((f.name, shape, str(f.order), f.verdict, *values))
+            errors = [number(f.absolute, ".1e"), number(f.relative, ".1e")]
+            values = [number(f.recorded, ".9g"), number(f.numerical, ".9g")]
+            rows.append((f.name, shape, str(f.order), f.verdict, *errors, f.where, *values))
         notes = [f"{v}: {MEANING[v]}" for v in dict.fromkeys(f.verdict for f in self.findings) if v != "ok"]
         return "\n".join([head, *table(rows), *notes])
+
+
+def number(x: float, spec: str) -> str:
+    return "-" if math.isnan(x) else format(x, spec)
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:

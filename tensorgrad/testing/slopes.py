@@ -18,8 +18,9 @@ Verdict: TypeAlias = Literal["ok", "kink", "wrong", "precision", "nondeterminist
 
 EPS = float(np.finfo(np.float64).eps)
 FIRST_STEP = 1e-3  # truncation error (4th order) about 1e-12, rounding as much
+RELIABLE = 2e-4  # how small the rounding error of a slope at one side has to be
 LADDER = tuple(10.0**-k for k in range(1, 10))
-TOO_COARSE = 1e-4  # a tolerance beyond this share of the gradient could not tell a rule that is wrong by 0.1 %
+TOO_COARSE = 1e-3  # a tolerance beyond this share of the gradient could not tell a rule that is wrong by 1 %
 
 
 def judge(line: Line, recorded: Array, scale: Array, size: Array, rtol: float, unit: float = 1.0) -> tuple[Array, Array]:
@@ -97,8 +98,10 @@ def look_closer(
     right, left = (up2 - up) / h, (down - down2) / h
     right, left = np.where(np.isfinite(right), right, left), np.where(np.isfinite(left), left, right)
     low, high = np.minimum(left, right), np.maximum(left, right)
-    most = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.abs(j))
-    reliable = np.isfinite(low) & (10 * noise <= 2 * TOO_COARSE * most)
+    most = np.maximum(np.abs(low), np.abs(high))
+    typical = np.quantile(np.where(np.isfinite(most), most, 0.0), 0.7, axis=0)  # fine steps may lie where the slope is 0
+    most = np.maximum(most, np.maximum(typical, np.abs(j)))
+    reliable = np.isfinite(low) & (10 * noise <= RELIABLE * most)
     for i in np.flatnonzero(result != "ok"):
         levels = np.flatnonzero(reliable[:, i])
         if len(levels) < 2:
@@ -108,14 +111,14 @@ def look_closer(
             continue
         fine, coarse = levels[-1], levels[-2]
         width, before = high[fine, i] - low[fine, i], high[coarse, i] - low[coarse, i]
-        is_kink = width >= before / 2 or width <= 1e-3 * most[fine, i]
+        is_kink = width >= before / 5 or width <= 1e-3 * most[fine, i]
         slack = 10 * noise[fine, i] + 1e-5 * most[fine, i]
-        if is_kink and low[fine, i] - slack <= j[i] <= high[fine, i] + slack:
-            result[i] = "kink"
-            found[i] = min(max(j[i], low[fine, i]), high[fine, i])
-        elif is_kink:
-            # the value that the recorded one is farthest from being: the nearer end of what the two sides allow
-            result[i] = "wrong"
+        if not is_kink:
+            continue
+        inside = low[fine, i] - slack <= j[i] <= high[fine, i] + slack
+        result[i] = "kink" if inside else "wrong"
+        if not (known[i] and low[fine, i] - slack <= found[i] <= high[fine, i] + slack and width <= 1e-3 * most[fine, i]):
+            # the value nearest to the recorded one that the two sides allow
             found[i] = min(max(j[i], low[fine, i]), high[fine, i])
     verdicts[open_], numerical[open_] = result, found
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tensorgrad.backend import Array
+from tensorgrad.graph import Graph
 from tensorgrad.op import Node, Op
 from tensorgrad.state import state
 from tensorgrad.tensor import Tensor
+from tensorgrad.testing.check import check_op
+from tensorgrad.testing.problem import Problem, arguments, graph_of, values_of
 from tensorgrad.testing.report import GradientError, Report
-
-if TYPE_CHECKING:
-    from tensorgrad.graph import Graph
-    from tensorgrad.testing.gradcheck import Problem
 
 SMALL = 64  # numbers; a case with more of them is not printed
 TRIES = 25
@@ -27,8 +26,6 @@ def explain(report: Report, stage: Problem, first: Problem) -> GradientError:
 
     `stage` is the problem that failed: `first` itself, or its gradient.
     """
-    from tensorgrad.testing.gradcheck import graph_of
-
     order = report.failed[0].order
     outputs, _ = first.evaluate()
     graph = graph_of(outputs)
@@ -51,8 +48,8 @@ def explain(report: Report, stage: Problem, first: Problem) -> GradientError:
     else:
         text += (
             "\n\nEvery recorded op is right on its own. Either part of the function is not in the graph: look for .detach(), "
-            ".data, .numpy(), no_grad() or arithmetic on plain arrays. Or it sits on several kinks at once, where the chain "
-            "rule need not hold: move the inputs a little."
+            ".data,\n.numpy(), no_grad() or arithmetic on plain arrays. Or it sits on several kinks at once, where the chain "
+            "rule need\nnot hold: move the inputs a little."
         )
     return GradientError(text, report, graph, nodes, script)
 
@@ -70,8 +67,6 @@ def suspects(graph: Graph, order: int) -> list[Node]:
 
 
 def is_wrong(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) -> bool:
-    from tensorgrad.testing.gradcheck import check_op
-
     try:
         report = check_op(op, args, attrs, order=order)
     except Exception:  # a case that cannot be computed says nothing
@@ -100,8 +95,6 @@ def smallest(node: Node, known: Mapping[Any, Array], order: int) -> str:
 
 def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) -> str:
     """A few lines that check one use of an op."""
-    from tensorgrad.testing.gradcheck import check_op
-
     finding = check_op(op, args, attrs, order=order).failed[0]
     names = [p.name for p in inspect.signature(op.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
     names = [*names, *[f"x{i}" for i in range(len(names), len(args))]]
@@ -110,6 +103,7 @@ def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) 
     home = type(op).__module__
     own = [] if home.startswith("tensorgrad.") or home == "__main__" else [f"import {home}  # where {op.name} is defined"]
     call = ", ".join([*names[: len(args)], *[f"{key}={literal(value)}" for key, value in attrs.items()]])
+    given = checked[0] if len(checked) == 1 else f"({', '.join(checked)})"
     lines = [
         "import numpy as np",
         *own,
@@ -118,7 +112,7 @@ def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) 
         "",
         *[f"{name} = {literal(a)}" for name, a in named],
         f"fn = lambda {', '.join(checked)}: REGISTRY[{op.name!r}]({call})",
-        f"gradcheck(fn, ({', '.join(checked)},){', order=2' if order == 2 else ''})",
+        f"gradcheck(fn, {given}{', order=2' if order == 2 else ''})",
         f"# {finding.name} at {finding.where}: recorded {finding.recorded:.9g}, numerical {finding.numerical:.9g}",
     ]
     return "\n".join(lines)
@@ -140,20 +134,6 @@ def literal(value: Any) -> str:
         inside = ", ".join(map(literal, value))
         return f"({inside}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{inside}]"
     return getattr(value, "__name__", None) or repr(value)
-
-
-def values_of(graph: Graph) -> dict[Any, Array]:
-    """The arrays of all leaves and nodes, computed again."""
-    known: dict[Any, Array] = {leaf: leaf.data for leaf in graph.leaves}
-    with np.errstate(all="ignore"):
-        for node in graph.nodes:
-            known[node] = node.op.forward(np, *arguments(node, known), **node.attrs)
-    return known
-
-
-def arguments(node: Node, known: Mapping[Any, Array]) -> tuple[Any, ...]:
-    """The arrays and numbers that a node was computed from."""
-    return tuple(known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
 
 
 def path(node: Node) -> str:

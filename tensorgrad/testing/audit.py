@@ -1,0 +1,113 @@
+"""The sweep: every registered op, those of the user included, checked on drawn arguments."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tensorgrad.op import REGISTRY, Op
+from tensorgrad.testing.check import check_op
+from tensorgrad.testing.report import PASSED, Finding, GradientError, table
+from tensorgrad.testing.slopes import worst
+from tensorgrad.testing.suspects import script
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found for one op at one order.
+
+    cases     how many sets of arguments were drawn
+    verdicts  of all comparisons
+    error     the largest relative error
+    seconds   for all cases
+    script    a few lines that show the first case that failed; "" if none did
+    """
+
+    op: str
+    order: int
+    cases: int
+    verdicts: Counter[str]
+    error: float
+    seconds: float
+    script: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return worst(list(self.verdicts))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The rows of an audit; it prints as a table, and as a condition it is whether every op passed."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.rows if row.verdict not in PASSED]
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        cells: list[tuple[str, ...]] = [("op", "order", "cases", "verdict", "worst rel error", "ms")]
+        for row in self.rows:
+            cells.append((row.op, str(row.order), str(row.cases), row.verdict, f"{row.error:.1e}", f"{1e3 * row.seconds:.0f}"))
+        names = list(dict.fromkeys(row.op for row in self.failed))
+        seconds = sum(row.seconds for row in self.rows)
+        count = len({row.op for row in self.rows})
+        verdict = f"wrong: {', '.join(names)}" if names else "every rule passed"
+        return "\n".join([*table(cells), f"{count} ops, {sum(r.cases for r in self.rows)} cases, {seconds:.1f} s: {verdict}"])
+
+
+def audit(
+    ops: Sequence[str | Op] | None = None, *, cases: int = 20, order: int = 2, seed: int = 0, raises: bool = True
+) -> Audit:
+    """Check the gradients of every registered op that has any, on arguments drawn by its `sample`.
+
+    ops    names of ops, or ops; all by default
+    cases  how many sets of arguments for each
+    order  2: the gradient and the gradient of the gradient; 1: the gradient alone
+    seed   of the arguments
+
+    Returns the Audit, which prints as a table. Raises GradientError if an op failed, unless `raises` is False.
+    """
+    chosen = [REGISTRY[op] if isinstance(op, str) else op for op in (REGISTRY if ops is None else ops)]
+    rows = [row for op in chosen if op.backward is not None for row in sweep(op, cases, order, seed)]
+    found = Audit(tuple(rows))
+    if raises and not found:
+        scripts = dict.fromkeys(row.script for row in found.failed if row.script)
+        raise GradientError("\n\n".join([f"audit: FAILED\n{found}", *scripts]), script=next(iter(scripts), ""))
+    return found
+
+
+def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
+    """The rows of one op, one for each order."""
+    findings: dict[int, list[Finding]] = {at: [] for at in range(1, order + 1)}
+    seconds = dict.fromkeys(findings, 0.0)
+    first = ""
+    for case in range(cases):
+        args, attrs = op.sample(np.random.default_rng([seed, case]))
+        for at in findings:
+            start = time.perf_counter()
+            report = check_op(op, args, attrs, order=at)
+            seconds[at] += time.perf_counter() - start
+            findings[at] += [f for f in report.findings if f.order == at]
+            if not report:
+                first = first or script(op, args, attrs, at)
+                break
+    return [
+        Row(
+            op.name, at, cases, sum((f.verdicts for f in found), Counter()), max((f.relative for f in found), default=0.0),
+            seconds[at], first if any(f.verdict not in PASSED for f in found) else "",
+        )
+        for at, found in findings.items()
+    ]  # fmt: skip

@@ -1,0 +1,202 @@
+"""Random expression graphs: a few registered ops, each on results of those before it, that read as a short program."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from tensorgrad.backend import Array
+from tensorgrad.op import REGISTRY, Op
+from tensorgrad.testing import strategies
+from tensorgrad.testing.check import check_op
+from tensorgrad.testing.strategies import Draws, values
+from tensorgrad.testing.suspects import literal
+
+LARGEST = 1e3  # results beyond it are not built upon
+TRIES = 3  # samples of an op to find one with the shape of a result so far
+
+
+@dataclass(frozen=True)
+class Step:
+    """result = op(*sources, **attrs); a source is the name of a value, a number, or an array that is data."""
+
+    result: str
+    op: Op
+    sources: tuple[Any, ...]
+    attrs: dict[str, Any]
+
+    def __str__(self) -> str:
+        inputs = [s if isinstance(s, str) else literal(s) for s in self.sources]
+        attrs = [f"{key}={literal(value)}" for key, value in self.attrs.items()]
+        return f"{self.result} = ops[{self.op.name!r}]({', '.join(inputs + attrs)})"
+
+
+@dataclass
+class Expression:
+    """A function of its leaves, which are float64 arrays. Called with Tensors or arrays it computes its last step.
+
+    leaves  name to array
+    steps   in the order of execution
+    """
+
+    leaves: dict[str, Array] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> tuple[Array, ...]:
+        """The arrays of the leaves, to call it with."""
+        return tuple(self.leaves.values())
+
+    def __call__(self, *inputs: Any) -> Any:
+        known = dict(zip(self.leaves, inputs, strict=True))
+        for step in self.steps:
+            sources = [known[s] if isinstance(s, str) else s for s in step.sources]
+            known[step.result] = step.op(*sources, **step.attrs)
+        return known[self.steps[-1].result]
+
+    def pruned(self) -> Expression:
+        """Without what the last step was not computed from."""
+        wanted = {self.steps[-1].result}
+        kept: list[Step] = []
+        for step in reversed(self.steps):
+            if step.result in wanted:
+                kept.append(step)
+                wanted.update(s for s in step.sources if isinstance(s, str))
+        names = {step.result: f"y{i}" for i, step in enumerate(reversed(kept))}
+        steps = [
+            Step(names[s.result], s.op, tuple(names.get(x, x) if isinstance(x, str) else x for x in s.sources), s.attrs)
+            for s in reversed(kept)
+        ]
+        return Expression({name: a for name, a in self.leaves.items() if name in wanted}, steps)
+
+    def script(self) -> str:
+        """A few lines of Python that check its gradients."""
+        names = ", ".join(self.leaves)
+        return "\n".join(
+            [
+                "import numpy as np",
+                "from tensorgrad.op import REGISTRY as ops",
+                "from tensorgrad.testing import gradcheck",
+                "",
+                f"def fn({names}):",
+                *[f"    {step}" for step in self.steps],
+                f"    return {self.steps[-1].result}",
+                "",
+                *[f"{name} = {literal(a)}" for name, a in self.leaves.items()],
+                f"gradcheck(fn, {names if len(self.leaves) == 1 else f'({names})'})",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        leaves = [f"{name} = {literal(a)}" for name, a in self.leaves.items()]
+        return "Expression: " + "; ".join([*leaves, *map(str, self.steps)])
+
+
+def expressions(
+    names: Sequence[str] | None = None, max_ops: int = 5, sizes: Sequence[int] = (1, 2, 3)
+) -> st.SearchStrategy[Expression]:
+    """Random expressions over the registered ops (or those named), with values inside their domains and away from kinks.
+
+    An op's arguments are results so far where one fits: its shape is right, its values are in the op's domain, or are after
+    a tanh; new leaves otherwise. Shrinks towards a single op on small round numbers. It prints as the program that it is;
+    `.script()` checks it.
+    """
+    return st.composite(lambda draw: Builder(draw, names, sizes).build(max_ops))()
+
+
+class Builder:
+    """Draws one expression."""
+
+    def __init__(
+        self, draw: Callable[[st.SearchStrategy[Any]], Any], names: Sequence[str] | None, sizes: Sequence[int]
+    ) -> None:
+        self.draw, self.rng = draw, Draws(draw)
+        self.ops = strategies.ops(names)
+        self.sizes = [draw(st.sampled_from(list(sizes)))]  # one size, so that shapes meet often
+        self.expression = Expression()
+        self.known: dict[str, Array] = {}
+
+    def build(self, max_ops: int) -> Expression:
+        for i in range(max_ops):
+            if i and not self.draw(st.integers(0, 15)):  # asked each time, so that shrinking can leave any step out
+                break
+            op = self.draw(self.ops)
+            elementwise = type(op).sample is Op.sample and not any(op.parsed.inputs)
+            for _ in range(TRIES):
+                args, attrs = op.sample(self.rng, self.sizes)
+                if not self.known or elementwise or any(self.fitting(a.shape) for a in args):
+                    break
+            shape = None  # as the sample has it
+            if elementwise and self.known:
+                shape = self.draw(st.sampled_from([a.shape for a in reversed(self.known.values())]))
+            sources: list[Any] = []
+            for i, a in enumerate(args):
+                fresh = any(isinstance(s, str) for s in sources)  # one argument is to be a result if any can be
+                sources.append(self.source(op, i, a, shape, fresh))
+            if not self.add(op, tuple(sources), attrs):
+                self.add(op, tuple(self.leaf(a) if self.is_input(op, i, a) else a for i, a in enumerate(args)), attrs)
+        assume(self.expression.steps)
+        return self.expression.pruned()
+
+    def is_input(self, op: Op, i: int, a: Array) -> bool:
+        return a.dtype.kind == "f" and not op.is_data(i)
+
+    def fitting(self, shape: Any) -> list[str]:
+        """The values so far that have a shape, the latest first."""
+        return [name for name, v in reversed(self.known.items()) if v.shape == shape]
+
+    def source(self, op: Op, i: int, sample: Array, shape: Any, may_be_fresh: bool) -> Any:
+        """For one argument: a value so far that fits, or a new leaf."""
+        if not self.is_input(op, i, sample):
+            return sample
+        if shape is not None and sample.shape != shape:
+            sample = self.draw(values(shape, op.domain, op.kinks))
+        fitting = self.fitting(sample.shape)
+        if not fitting and self.known and not may_be_fresh and not op.kinks and self.draw(st.booleans()):
+            # nothing has this shape: a new leaf times the sum of the latest value has
+            summed = self.add(REGISTRY["sum"], (next(reversed(self.known)),), {"axis": None, "keepdims": False})
+            if summed and self.add(REGISTRY["mul"], (self.leaf(sample), self.expression.steps[-1].result), {}):
+                fitting = [self.expression.steps[-1].result]
+        if not fitting or (may_be_fresh and self.draw(st.booleans())):
+            return self.leaf(sample)
+        chosen: str = self.draw(st.sampled_from(fitting))
+        low, high = op.domain
+        v = self.known[chosen]
+        if v.size and (v.min() < low or v.max() > high):
+            middle, half = (low + high) / 2, 0.9 * (high - low) / 2
+            into_domain: list[tuple[str, tuple[float, ...]]] = [("tanh", ()), ("mul", (round(half, 2),))]
+            for name, numbers in [*into_domain, *([("add", (round(middle, 2),))] if middle else [])]:
+                self.add(REGISTRY[name], (chosen, *numbers), {})
+                chosen = self.expression.steps[-1].result
+        return chosen
+
+    def leaf(self, a: Array) -> str:
+        name = (
+            string.ascii_lowercase[len(self.expression.leaves)] if len(self.expression.leaves) < 20 else f"x{len(self.known)}"
+        )
+        self.expression.leaves[name] = self.known[name] = a
+        return name
+
+    def add(self, op: Op, sources: tuple[Any, ...], attrs: dict[str, Any]) -> bool:
+        """Append a step, unless its result is no use: not finite, large, or with a kink right there."""
+        arrays = [self.known[s] if isinstance(s, str) else s for s in sources]
+        try:
+            with np.errstate(all="ignore"):
+                result = np.asarray(op(*arrays, **attrs))
+            may_kink = (op.kinks or type(op).sample is not Op.sample) and any(isinstance(s, str) for s in sources)
+            if may_kink and check_op(op, arrays, attrs).verdicts["kink"]:
+                return False
+        except Exception:  # a singular matrix, an argument outside of the domain
+            return False
+        if not np.isfinite(result).all() or np.abs(result).max(initial=0.0) > LARGEST:
+            return False
+        name = f"y{len(self.expression.steps)}"
+        self.expression.steps.append(Step(name, op, sources, attrs))
+        self.known[name] = result
+        return True

@@ -1,0 +1,162 @@
+"""A function of arrays to be differentiated and evaluated again and again, and what a gradient check asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd import grad
+from tensorgrad.backend import Array, asarray
+from tensorgrad.errors import DTypeError, GraphError
+from tensorgrad.graph import Graph
+from tensorgrad.op import Node
+from tensorgrad.state import switched
+from tensorgrad.tensor import Tensor
+
+
+class Problem:
+    """A function of arrays that can be changed in place, to be evaluated again and again.
+
+    names, arrays  of what is differentiated; float64
+    leaves         makes, or has, the leaf Tensors for the arrays
+    compute        the outputs from the leaves
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        arrays: list[Array],
+        leaves: Callable[[], list[Tensor]],
+        compute: Callable[[list[Tensor]], list[Tensor]],
+    ) -> None:
+        self.names, self.arrays, self.leaves, self.compute = names, arrays, leaves, compute
+        self.arguments: Callable[[list[Any]], Any] = tuple
+        self.evaluations = 0
+
+    @classmethod
+    def of(cls, caller: str, fn: Callable[..., Any], inputs: Any, wrt: Sequence[int | str] | None) -> Problem:
+        """From a function and what it is to be called with."""
+        if isinstance(inputs, list) and any(isinstance(a, (Tensor, np.ndarray)) for a in inputs):
+            raise DTypeError(f"{caller}: inputs is a list of arrays, expected a tuple of them (a list of numbers is one array)")
+        given: dict[int | str, Any] = dict(
+            inputs if isinstance(inputs, dict) else enumerate(inputs if isinstance(inputs, tuple) else (inputs,))
+        )
+        given = {key: asarray(a, np.float64) if isinstance(a, (float, list)) else a for key, a in given.items()}
+        floating = [key for key, a in given.items() if getattr(a, "dtype", np.dtype(bool)).kind == "f"]
+        chosen = floating if wrt is None else list(wrt)
+        for key in chosen:
+            if key not in floating:
+                raise GraphError(f"{caller}: wrt has {key!r}, which is no floating input; those are {floating}")
+        if not chosen:
+            raise GraphError(f"{caller}: there is no floating input to check, among {len(given)}")
+        given = {key: raised(a) if key in floating else a for key, a in given.items()}
+        arrays = [given[key] for key in chosen]
+
+        def arguments(values: list[Any]) -> Any:
+            merged = given | dict(zip(chosen, values, strict=True))
+            return merged if isinstance(inputs, dict) else tuple(merged.values())
+
+        def compute(leaves: list[Tensor]) -> list[Tensor]:
+            args = arguments(leaves)
+            return outputs_of(caller, fn(**args) if isinstance(args, dict) else fn(*args))
+
+        names = [key if isinstance(key, str) else f"input {key}" for key in chosen]
+        problem = cls(names, arrays, lambda: [Tensor(a, True, name=n) for a, n in zip(arrays, names, strict=True)], compute)
+        problem.arguments = arguments
+        return problem
+
+    def evaluate(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The outputs, recorded, and the leaves that they were computed from."""
+        self.evaluations += 1
+        with switched(recording=True), np.errstate(all="ignore"):
+            leaves = self.leaves()
+            return self.compute(leaves), leaves
+
+    def values(self) -> Array:
+        """The outputs in one row."""
+        return flat(self.evaluate()[0])
+
+    def second(self, rng: np.random.Generator) -> Problem:
+        """The gradient as a function of the same arrays and of the weights of the outputs."""
+        outputs, _ = self.evaluate()
+        weights = [np.asarray(rng.normal(size=t.shape)) for t in outputs]
+        names = ["g" if len(weights) == 1 else f"g {i}" for i in range(len(weights))]
+        n = len(self.arrays)
+
+        def leaves() -> list[Tensor]:
+            return [*self.leaves(), *[Tensor(w, True, name=name) for w, name in zip(weights, names, strict=True)]]
+
+        def compute(given: list[Tensor]) -> list[Tensor]:
+            xs, gs = given[:n], given[n:]
+            pairs = [(t, g) for t, g in zip(self.compute(xs), gs, strict=True) if t.requires_grad]
+            found: Any = [None] * n
+            if pairs:
+                ts, gs = zip(*pairs, strict=True)  # type: ignore[assignment]
+                found = grad(ts, xs, gs, create_graph=True, allow_unused=True)
+            return [Tensor(np.zeros(x.shape)) if g is None else g for g, x in zip(found, xs, strict=True)]
+
+        return Problem([*self.names, *names], [*self.arrays, *weights], leaves, compute)
+
+
+def gradients(outputs: list[Tensor], leaves: list[Tensor], weights: Sequence[Array]) -> list[Array]:
+    """The gradients of the weighted sum of the outputs, zeros for a leaf that none of them was computed from."""
+    pairs = [(t, w) for t, w in zip(outputs, weights, strict=True) if t.requires_grad]
+    found: Any = [None] * len(leaves)
+    with np.errstate(all="ignore"):
+        if pairs:
+            ts, ws = zip(*pairs, strict=True)
+            found = grad(ts, leaves, ws, retain_graph=True, allow_unused=True)
+    return [np.zeros(x.shape) if g is None else g.data for g, x in zip(found, leaves, strict=True)]
+
+
+def outputs_of(caller: str, result: Any) -> list[Tensor]:
+    """What the function returned, as a list of floating Tensors. Raises if it is anything else."""
+    outputs = list(result) if isinstance(result, (tuple, list)) else [result]
+    for t in outputs:
+        if not isinstance(t, Tensor):
+            raise GraphError(f"{caller}: the function returned {type(t).__name__}, expected a Tensor or a tuple of them")
+        if t.dtype != np.float64:
+            raise DTypeError(
+                f"{caller}: the function returned {t.dtype} from float64 inputs; something in it goes back to less "
+                f"precision (.astype, out=), and differences of that would be mostly rounding"
+            )
+    return outputs
+
+
+def raised(a: Any) -> Any:
+    """A copy in float64 of a floating array or Tensor, as an array; anything else as it is."""
+    array = a.data if isinstance(a, Tensor) else a
+    return np.array(array, np.float64) if getattr(array, "dtype", np.dtype(bool)).kind == "f" else a
+
+
+def flat(outputs: list[Tensor]) -> Array:
+    return np.concatenate([t.data.ravel() for t in outputs]) if outputs else np.zeros(0)
+
+
+def same(a: Array, b: Array) -> bool:
+    """Equal but for the last digits, which threads that add in another order may change."""
+    if a.shape != b.shape:
+        return False
+    return np.array_equal(a, b) or bool(np.allclose(a, b, rtol=1e-13, atol=1e-300, equal_nan=True))
+
+
+def graph_of(outputs: list[Tensor]) -> Graph | None:
+    """The graph of those outputs that were computed."""
+    nodes = [t.node for t in outputs if isinstance(t.node, Node)]
+    return Graph(nodes, check=False) if nodes else None
+
+
+def values_of(graph: Graph, change: Callable[[Array], Array] = lambda a: a) -> dict[Any, Array]:
+    """The arrays of all leaves and nodes, computed again; each result is passed on as `change` makes it."""
+    known: dict[Any, Array] = {leaf: leaf.data for leaf in graph.leaves}
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            known[node] = change(np.asarray(node.op.forward(np, *arguments(node, known), **node.attrs)))
+    return known
+
+
+def arguments(node: Node, known: Mapping[Any, Array]) -> tuple[Any, ...]:
+    """The arrays and numbers that a node was computed from."""
+    return tuple(known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs)

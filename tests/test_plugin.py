@@ -1,0 +1,99 @@
+"""The pytest plugin, in runs of pytest of its own: drawings of failures, the line that reproduces them, profiles."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+FAILING = '''
+import numpy as np
+from hypothesis import given
+from tensorgrad.op import REGISTRY, Op
+from tensorgrad.testing import gradcheck
+from tensorgrad.testing.strategies import values
+
+
+class Cube(Op):
+    """y = x³"""
+
+    name, signature, reads = "cube", "()->()", "x"
+
+    def forward(self, xp, x):
+        return x**3
+
+    def backward(self, g, y, x):
+        return (lambda: 2 * g * x * x,)
+
+
+cube = Cube()
+
+
+@given(x=values((2,)))
+def test_cube(x):
+    gradcheck(lambda x: cube(x).exp().sum(), x)
+'''
+
+
+def test_a_failure_leaves_its_drawing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_cube=FAILING)
+    result = pytester.runpytest_subprocess("--hypothesis-profile=dev")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*The rule of cube is wrong on its own: cube (2,), recorded at test_cube.py:*"])
+    text = result.stdout.str()
+    assert re.search(r"@reproduce_failure\('[\d.]+', b'\w+", text)
+    assert "gradcheck(fn, x)" in text  # the script
+    path = pytester.path / "gradient-drawings" / "test_cube.py-test_cube.svg"
+    assert f"drawing of the graph: {path}" in text
+    svg = path.read_text()
+    red = re.findall(r'<polygon fill="#ffd9d9".*?</g>', svg, re.DOTALL)
+    assert len(red) == 1
+    assert ">cube<" in red[0]
+    assert ">exp<" in svg
+
+
+def test_the_folder_of_the_drawings(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_cube=FAILING)
+    pytester.runpytest_subprocess("--junitxml=reports/junit.xml")
+    assert (pytester.path / "reports" / "test_cube.py-test_cube.svg").exists()
+    result = pytester.runpytest_subprocess("--gradient-drawings=here")
+    assert (pytester.path / "here" / "test_cube.py-test_cube.svg").exists()
+    assert "@reproduce_failure" in result.stdout.str()  # with the default profile too
+
+
+def test_without_graphviz_it_leaves_the_dot_file(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("import shutil, sys\nsys.modules['pygraphviz'] = None\nshutil.which = lambda name: None\n")
+    pytester.makepyfile(test_cube=FAILING)
+    pytester.runpytest_subprocess().assert_outcomes(failed=1)
+    assert "cube" in (pytester.path / "gradient-drawings" / "test_cube.py-test_cube.dot").read_text()
+
+
+def test_nothing_is_left_by_tests_that_pass_or_fail_otherwise(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_a(): pass\ndef test_b(): assert 0")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1, failed=1)
+    assert not (pytester.path / "gradient-drawings").exists()
+
+
+@pytest.mark.parametrize(("profile", "examples"), [("dev", 40), ("thorough", 2000), ("ci", 100)])
+def test_profiles(pytester: pytest.Pytester, profile: str, examples: int) -> None:
+    pytester.makepyfile(
+        f"""
+        from hypothesis import settings
+
+        def test_profile():
+            assert settings().max_examples == {examples}
+            assert settings().print_blob
+        """
+    )
+    pytester.runpytest_subprocess(f"--hypothesis-profile={profile}").assert_outcomes(passed=1)
+
+
+def test_a_conftest_can_load_a_profile_or_have_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "from hypothesis import settings\nsettings.load_profile('thorough')\nsettings.register_profile('dev', max_examples=3)\n"
+    )
+    pytester.makepyfile(
+        "from hypothesis import settings\n"
+        "def test_profile(): assert (settings().max_examples, settings.get_profile('dev').max_examples) == (2000, 3)\n"
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
