@@ -23,7 +23,7 @@ class LayerNorm(Module):
         self, shape: int | tuple[int, ...], eps: float = 1e-5, affine: bool = True, *, dtype: Any = DEFAULT_FLOAT
     ) -> None:
         super().__init__()
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(shape)
         self.eps = eps
         self.weight = Parameter(np.ones(self.shape), dtype=dtype) if affine else None
         self.bias = Parameter(np.zeros(self.shape), dtype=dtype) if affine else None
