@@ -68,11 +68,9 @@ def gradient_table(module: nn.Sequential, x: np.ndarray, y: np.ndarray, seed: in
 
 
 def draw_step(module: nn.Sequential, x: np.ndarray, y: np.ndarray) -> draw.Drawing:
-    """The graph of one training step, forward and backward."""
+    """The graph of one training step, forward and backward, as fusion makes of it."""
     loss = F.cross_entropy(module(Tensor(x, name="images")), Tensor(y, name="labels"))
-    names, params = zip(*module.named_parameters(), strict=True)
-    gradients = tensorgrad.grad(loss, params, create_graph=True)
-    return draw.graph(loss, dict(zip(names, gradients, strict=True)), title="One training step of the digits network")
+    return draw.graph(loss, backward=True, fused=True, title="One training step of the digits network")
 
 
 def main() -> None:
@@ -116,7 +114,7 @@ def main() -> None:
     try:
         written.append(picture.save(args.output / "digits-step.svg"))
     except MissingDependencyError as missing:
-        written.append(picture.save(args.output / "digits-step.dot"))
+        written.append(args.output / "digits-step.dot")
         print(f"no .svg: {missing}")
 
     print(f"\nrecorded gradients, float64, against the formulas and against numerical ones ({ENTRIES} entries each):")

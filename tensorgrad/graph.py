@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
+
 from tensorgrad import fusion
-from tensorgrad.backend import Array
+from tensorgrad.backend import Array, asarray
 from tensorgrad.errors import GraphError
 from tensorgrad.op import REGISTRY, Node
 from tensorgrad.tensor import Tensor
@@ -72,12 +77,23 @@ class Graph:
             made[node] = use.replaced(inputs=tuple(made.get(use.inputs[i], use.inputs[i]) for i in keep), saved=saved)
         return Graph([made[node] for node in self.outputs])
 
-    def run(self, values: Mapping[Tensor, Array] | None = None) -> list[Array]:
-        """The outputs' arrays, computed again by `forward` alone, with `values` in place of some of the leaves."""
-        known: dict[Any, Array] = {leaf: leaf.data for leaf in self.leaves} | dict(values or {})
+    def values(
+        self, given: Mapping[Tensor, Array] | None = None, change: Callable[[Array], Array] = lambda a: a
+    ) -> dict[Any, Array]:
+        """The arrays of all leaves and nodes, computed again by `forward` alone.
+
+        given   arrays in place of some of the leaves'
+        change  what is made of each result before it is passed on
+        """
+        known: dict[Any, Array] = {leaf: leaf.data for leaf in self.leaves} | dict(given or {})
         for node in self.nodes:
             arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
-            known[node] = node.op(*arrays, **node.attrs)
+            known[node] = change(asarray(node.op(*arrays, **node.attrs)))
+        return known
+
+    def run(self, values: Mapping[Tensor, Array] | None = None) -> list[Array]:
+        """The outputs' arrays, computed again, with `values` in place of some of the leaves."""
+        known = self.values(values)
         return [known[node] for node in self.outputs]
 
     def leaf_names(self) -> dict[Tensor, str]:
@@ -90,13 +106,59 @@ class Graph:
                     names[leaf] = f"{node.scope}.{own}" if leaf.requires_grad and leaf.name and node.scope else own
         return names
 
+    def hash(self) -> str:
+        """A name for the program: ops, attributes, shapes, dtypes and names, but neither values nor lines of code."""
+        return hashlib.sha256("\n".join(self.words()).encode()).hexdigest()[:16]
+
+    def words(self) -> list[str]:
+        """A line for every leaf and node that says everything that `hash` goes by."""
+        names = self.leaf_names()
+        place: dict[Any, str] = {leaf: f"leaf{i}" for i, leaf in enumerate(names)}
+        lines = [f"{place[t]} {name} {t.shape} {t.dtype} {t.requires_grad}" for t, name in names.items()]
+        for i, node in enumerate(self.nodes):
+            place[node] = f"%{i}"
+            lines.append(f"%{i} {node.scope} {call(node, place)} {node.shape} {node.dtype}")
+        return [*lines, "return " + ", ".join(place[node] for node in self.outputs)]
+
+    def merged(self, after: Graph) -> tuple[Graph, dict[int, str]]:
+        """One graph with the nodes of this one and of `after`, equal ones once; and by their index which of them were
+        "added", "removed" or "changed" on the way from this one to `after`."""
+        before_nodes, after_nodes = list(self.nodes), list(after.nodes)
+        matcher = difflib.SequenceMatcher(
+            None, [kind_of(n) for n in before_nodes], [kind_of(n) for n in after_nodes], autojunk=False
+        )
+        marks: dict[int, str] = {}
+        stands_for: dict[Any, Any] = dict(zip(self.leaves, self.leaves, strict=True))
+        stands_for |= {a: b for a, b in zip(self.leaves, after.leaves, strict=False) if a.shape == b.shape}
+        removed: list[Node] = []
+        for what, i, k, j, m in matcher.get_opcodes():
+            old, new = before_nodes[i:k], after_nodes[j:m]
+            if what == "equal":
+                stands_for.update(zip(old, new, strict=True))
+                continue
+            for a, b in zip(old, new, strict=False):
+                if a.op is b.op:
+                    marks[b.index] = "changed"
+                    stands_for[a] = b
+            removed += [a for a in old if a not in stands_for]
+            marks |= {b.index: "added" for b in new if b.index not in marks}
+        copies: list[Node] = []
+        for node in removed:
+            inputs = tuple(stands_for.get(s, s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
+            copy = node.replaced(inputs=inputs)
+            stands_for[node] = copy
+            marks[copy.index] = "removed"
+            copies.append(copy)
+        return Graph([*after.outputs, *copies], check=False), marks
+
     def __str__(self) -> str:
         names: dict[Any, str] = dict(self.leaf_names())
-        rows = [(name, "leaf", f"{leaf.shape}", f"{leaf.dtype}") for leaf, name in names.items()]
+        rows = [(name, "leaf", f"{leaf.shape}", f"{leaf.dtype}", "") for leaf, name in names.items()]
         for i, node in enumerate(self.nodes):
             names[node] = f"%{i}"
-            rows.append((f"%{i}", call(node, names), f"{node.shape}", f"{node.dtype}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+            formula = re.split(" {3,}|\n", node.op.formula("forward"))[0]  # without what it says about shapes
+            rows.append((f"%{i}", call(node, names), f"{node.shape}", f"{node.dtype}", formula))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, "return " + ", ".join(names[node] for node in self.outputs)])
 
@@ -104,8 +166,33 @@ class Graph:
         return len(self.nodes)
 
 
+def kind_of(node: Node) -> str:
+    """What two nodes have in common that do the same: op, attributes, module, shape, dtype."""
+    return f"{node.op.name} {node.attrs} {node.scope} {node.shape} {node.dtype}"
+
+
 def call(node: Node, names: Mapping[Any, str]) -> str:
     """`node` as it would be written: its op, the names of its inputs, its attributes."""
     inputs = [names[s] if isinstance(s, (Node, Tensor)) else f"{s:g}" for s in node.inputs]
-    attrs = [f"{key}={value}" for key, value in node.attrs.items()]
+    attrs = [f"{key}={literal(value)}" for key, value in node.attrs.items()]
     return f"{node.op.name}({', '.join(inputs + attrs)})"
+
+
+def literal(value: Any) -> str:
+    """Python text for an argument or an attribute."""
+    if isinstance(value, Tensor):
+        value = value.data
+    if isinstance(value, np.ndarray):
+        dtype = "" if value.dtype in (np.float64, np.bool_, np.int64) and value.size else f", {literal(value.dtype.type)}"
+        text = repr(value.tolist()).replace("nan", "np.nan").replace("inf", "np.inf")
+        return f"np.array({text}{dtype})" if value.size else f"np.zeros({value.shape}{dtype})"
+    if isinstance(value, np.dtype):
+        value = value.type
+    if isinstance(value, type) and issubclass(value, np.generic):
+        return f"np.{value.__name__}" + ("_" if value is np.bool_ and not value.__name__.endswith("_") else "")
+    if isinstance(value, np.generic):
+        return repr(value.item())
+    if isinstance(value, (tuple, list)):
+        inside = ", ".join(map(literal, value))
+        return f"({inside}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{inside}]"
+    return getattr(value, "__name__", None) or repr(value)

@@ -28,8 +28,9 @@ the engine's work: a rule is its formula alone.
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -174,6 +175,7 @@ class Op:
     domain      where tests draw its inputs from: smooth and finite there
     kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them
     symbol      how drawings write it; the name where it is empty
+    moves       whether it only moves data: there is no arithmetic in it
     """
 
     name: ClassVar[str]
@@ -183,6 +185,7 @@ class Op:
     domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
     kinks: ClassVar[tuple[float, ...]] = ()
     symbol: ClassVar[str] = ""
+    moves: ClassVar[bool] = False
 
     forward: Callable[..., Array]
     backward: Callable[..., Rules] | None = None
@@ -230,6 +233,13 @@ class Op:
         for kink in self.kinks:
             x = np.where(np.abs(x - kink) < 0.05, kink + np.where(x < kink, -0.05, 0.05), x)
         return np.asarray(x)
+
+    def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
+        """How many floating-point operations one use takes, from the shapes of arguments and result; for costs in drawings.
+
+        One for each element of the largest of them, unless an op knows better; none for an op that only moves data.
+        """
+        return 0 if self.moves else max(math.prod(shape) for shape in (*shapes, out))
 
     def formula(self, direction: str) -> str:
         """The lines of the docstring that stand behind `direction` ("forward" or "backward")."""

@@ -38,13 +38,14 @@ class Tensor(Methods):
 
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, name: str = "") -> None:
         if isinstance(data, Tensor):
+            name = name or data.name
             data = data.data
         array = backend.asarray(data, dtype)
         self.data: Array = array.copy()
         self.grad: Tensor | None = None
         self.node: Node | None = None
         self.requires_grad = False
-        self.name = name
+        self.name: str = name
         self.hooks: list[Callable[[Tensor], Any]] | None = None
         if requires_grad:
             self.requires_grad_()
@@ -115,6 +116,12 @@ class Tensor(Methods):
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if self.ndim == 0 and spec else format(repr(self), spec)
+
+    def graph(self, **options: Any) -> Any:
+        """The drawing of what it was computed by: `tensorgrad.draw.graph(self, **options)`."""
+        from tensorgrad import draw
+
+        return draw.graph(self, **options)
 
     # What NumPy and others make of it
 

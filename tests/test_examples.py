@@ -57,7 +57,7 @@ def test_digits_without_graphviz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 10
+    assert len(blocks) == 12
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:
@@ -67,11 +67,11 @@ def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
         REGISTRY.pop("my_square", None)
     for picture in ("step.svg", "error.svg", "wrong.svg"):
         assert (tmp_path / picture).exists()
+    assert "dL/dW1 = x^T (dL/dh1 * [h1 > 0])" in (printed := capsys.readouterr().out)
     assert b"failed" in (tmp_path / "error.svg").read_bytes()
     red = re.findall(r'<polygon fill="#ffd9d9".*?</g>', (tmp_path / "wrong.svg").read_text(), re.DOTALL)
     assert len(red) == 1
     assert ">my_square<" in red[0]
-    printed = capsys.readouterr().out
     assert "2.linear: axis k is 8 in argument 0 (2, 8) but 7 in argument 1 (7, 3)" in printed
     assert "The rule of my_square is wrong on its own" in printed
     assert len(names["Graph"].of(names["loss"])) == 11

@@ -33,11 +33,11 @@ def test_listing() -> None:
         "2.weight  leaf                          (4, 2)  float32",
         "2.bias    leaf                          (2,)    float32",
         "input0    leaf                          (5,)    int64",
-        "%0        linear(x, 0.weight, 0.bias)   (5, 4)  float32",
-        "%1        relu(%0)                      (5, 4)  float32",
-        "%2        linear(%1, 2.weight, 2.bias)  (5, 2)  float32",
-        "%3        log_softmax(%2, axis=-1)      (5, 2)  float32",
-        "%4        nll_loss(%3, input0)          ()      float32",
+        "%0        linear(x, 0.weight, 0.bias)   (5, 4)  float32  y  = x W + b",
+        "%1        relu(%0)                      (5, 4)  float32  y  = max(x, 0)",
+        "%2        linear(%1, 2.weight, 2.bias)  (5, 2)  float32  y  = x W + b",
+        "%3        log_softmax(%2, axis=-1)      (5, 2)  float32  y  = z - log sum e^z",
+        "%4        nll_loss(%3, input0)          ()      float32  L  = -1/m sum_i logp[i, t_i]",
         "return %4",
     ]
 

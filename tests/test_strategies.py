@@ -144,7 +144,7 @@ def test_a_wrong_rule_shrinks_to_itself(name: str, monkeypatch: pytest.MonkeyPat
     found = find(expressions(), lambda e: not gradcheck(e, e.inputs, raises=False), settings=settings(QUICK, max_examples=5000))
     assert name in [step.op.name for step in found.steps]
     assert len(found.steps) <= 3, found.script()
-    assert sum(a.size for a in found.inputs) <= 9
+    assert sum(a.size for a in found.inputs) <= 16
     with pytest.raises(GradientError, match=f"The rule of {name} is wrong on its own"):
         exec(found.script(), {})
 

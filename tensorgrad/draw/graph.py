@@ -1,156 +1,184 @@
-"""The drawing of a computation graph: forward, fused groups, and the gradients when they were recorded."""
+"""Drawings of computation graphs: as they were written, fused, with their gradients, with values and costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import graphviz
 import numpy as np
 
-from tensorgrad import fusion
+import tensorgrad.autograd as autograd
+from tensorgrad.draw.dot import to_dot
+from tensorgrad.draw.mermaid import to_mermaid
+from tensorgrad.draw.page import to_html
 from tensorgrad.draw.render import render
+from tensorgrad.draw.scene import Options, Scene, beside, build, gradient_scene
+from tensorgrad.errors import GraphError, MissingDependencyError
 from tensorgrad.graph import Graph
+from tensorgrad.nn.module import Module
 from tensorgrad.op import Node
+from tensorgrad.state import switched
 from tensorgrad.tensor import Tensor
 
-FONT = {"fontname": "Helvetica,Arial,sans-serif", "fontsize": "11"}
-PARAMETER = {"shape": "box", "style": "filled,rounded", "fillcolor": "#fff3d6", "color": "#c98a00"}
-INPUT = {"shape": "box", "style": "filled,rounded", "fillcolor": "#e3f0ff", "color": "#2f6fb5"}
-OPERATION = {"shape": "box", "style": "filled", "fillcolor": "#ffffff", "color": "#444444"}
-OUTPUT = {"shape": "box", "style": "filled,bold", "fillcolor": "#e4f6e4", "color": "#2e8540"}
-FAILED = {"shape": "box", "style": "filled,bold", "fillcolor": "#ffd9d9", "color": "#c00000", "fontcolor": "#800000"}
-FUSED = {"style": "filled,rounded", "fillcolor": "#f3ecff", "color": "#7a4fc0", "fontcolor": "#4b2a85", "fontsize": "11"}
-RULE = {"shape": "box", "style": "filled,rounded", "fillcolor": "#ffeeee", "color": "#c04f4f", "fontcolor": "#852a2a"}
+SUFFIXES = ("svg", "png", "pdf", "dot", "html")
 
 
 class Drawing:
-    """A drawing of a graph: `save(path)` by suffix, `dot` is its DOT text, and a notebook shows it."""
+    """A drawing of a graph. A notebook shows it, `print` gives the program as a table, `save` writes a file by its suffix.
 
-    def __init__(self, dot: str) -> None:
-        self.dot = dot
+    graph   the Graph that it is a drawing of
+    scene   the boxes, groups and arrows in it
+    """
+
+    def __init__(self, graph: Graph, scene: Scene, views: Callable[[], dict[str, Scene]] | None = None) -> None:
+        self.graph, self.scene = graph, scene
+        self._views = views or (lambda: {"graph": scene})
+
+    @property
+    def dot(self) -> str:
+        """The DOT text, for Graphviz."""
+        return to_dot(self.scene)
+
+    def to_mermaid(self) -> str:
+        """The flowchart as Mermaid text, which GitHub and others draw in a ```mermaid block of a Markdown page."""
+        return to_mermaid(self.scene)
 
     def save(self, path: str | Path) -> Path:
-        """Write a .svg, .png, .pdf or .dot file and return its path. Raises MissingDependencyError without Graphviz."""
+        """Write a .svg, .png, .pdf, .dot or .html file and return its path.
+
+        Without Graphviz, for all but .dot, it writes the .dot file instead and raises MissingDependencyError, which says what
+        to install. Raises ValueError for another suffix.
+        """
         path = Path(path)
         suffix = path.suffix.lower().removeprefix(".")
-        if suffix not in ("svg", "png", "pdf", "dot"):
-            raise ValueError(f"Drawing.save: expected a .svg, .png, .pdf or .dot file, got {path.name!r}")
-        content = self.dot.encode() if suffix == "dot" else render(self.dot, suffix)
+        if suffix not in SUFFIXES:
+            raise ValueError(f"Drawing.save: expected a .svg, .png, .pdf, .dot or .html file, got {path.name!r}")
+        if suffix == "dot":
+            path.write_text(self.dot)
+            return path
+        try:
+            content = to_html(self._views()).encode() if suffix == "html" else render(self.dot, suffix)
+        except MissingDependencyError as error:
+            instead = path.with_suffix(".dot")
+            instead.write_text(self.dot)
+            raise MissingDependencyError(f"{error}. Wrote {instead} instead") from None
         path.write_bytes(content)
         return path
 
-    def _repr_svg_(self) -> str:
-        return render(self.dot, "svg").decode()
+    def hash(self) -> str:
+        """The same for graphs that are the same program; see Graph.hash."""
+        return self.graph.hash()
+
+    def diff(self, other: Drawing | Graph | Tensor) -> Drawing:
+        """The drawing of what changes from this graph to `other`: added green, removed red and dashed, changed yellow."""
+        after = other.graph if isinstance(other, Drawing) else other if isinstance(other, Graph) else Graph.of(other)
+        merged, marks = self.graph.merged(after)
+        return Drawing(merged, build(merged, Options(fold=False, marks=marks)))
+
+    def __str__(self) -> str:
+        return str(self.graph)
+
+    __repr__ = __str__
+
+    def _repr_svg_(self) -> str | None:
+        """For notebooks, which show the text where this is None."""
+        try:
+            return render(self.dot, "svg").decode()
+        except Exception:  # a notebook's repr never raises
+            return None
 
 
 def graph(
-    loss: Tensor | Graph,
-    gradients: dict[str, Tensor] | None = None,
-    *,
-    title: str = "",
+    what: Tensor | Graph | Module,
+    *more: Any,
+    backward: bool = False,
+    fused: bool | str = False,
+    values: bool = False,
+    cost: bool = False,
+    depth: int | None = None,
+    fold: bool = True,
     highlight: Iterable[Tensor | Node] = (),
+    direction: str = "TB",
+    title: str = "",
 ) -> Drawing:
-    """The drawing of what `loss` was computed by; or of a Graph, such as the one an error carries, with what failed in red.
+    """The drawing of what a Tensor was computed by.
 
-    gradients  name to gradient, recorded by `tensorgrad.grad(..., create_graph=True)`: the backward pass is drawn beside the
-               forward one, upwards, a box for each (fused) op's rule
+    what       a computed Tensor; a Module, to be called with `more`; or a Graph, such as the one that an error carries, whose
+               failed operation is drawn in red
+    more       further Tensors; for a Module its example inputs
+    backward   also the gradients of all leaves that require one: a box for each rule, beside its operation, with the formula
+    fused      True: as fusion makes of it, each fused group one box with its formula; "both": before and after, side by side
+    values     small arrays themselves; of larger ones minimum, maximum, mean and how many NaN
+    cost       bytes, FLOPs and measured time of every operation, the more expensive the more orange
+    depth      modules below this level as one box each; 0: those at the top
+    fold       four or more equal blocks in a row as one with a count; long programs as at most 200 boxes
     highlight  Tensors, or nodes, to be drawn in red
+    direction  "TB", top to bottom, or "LR", left to right
 
-    Parameters, inputs and results have colours of their own. What fusion takes as one op stands in one purple box;
-    the red box beside it has the formula that its gradients are computed by.
+    Parameters, inputs, constants, operations and results have colours of their own; boxes around them are the modules that
+    made them. Raises GraphError for a Tensor that was given, not computed, and where a gradient can no longer be computed.
     """
-    named = dict(gradients or {})
-    g = loss if isinstance(loss, Graph) else Graph.of(loss, *named.values())
-    end = g.outputs[0]
-    names = g.leaf_names()
-    forward = [n for n in g.nodes if n.gradient_of is None]
-    groups = fusion.match(forward[::-1])
-    red = {t.node or t if isinstance(t, Tensor) else t for t in highlight}
-    inside = {member: last for last, use in groups.items() for member in use.members}
+    if direction not in ("TB", "LR"):
+        raise ValueError(f'draw.graph: direction must be "TB" or "LR", got {direction!r}')
+    if fused not in (True, False, "both"):
+        raise ValueError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
+    if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
+        raise ValueError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
+    outputs = traced(what, more)
+    program = what if isinstance(what, Graph) else Graph.of(*outputs)
+    red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
-    dot = graphviz.Digraph(graph_attr={"rankdir": "TB", "nodesep": "0.3", "ranksep": "0.4", **FONT})
-    dot.attr("node", height="0.3", margin="0.12,0.06", **FONT)
-    dot.attr("edge", color="#666666", arrowsize="0.7", fontname=FONT["fontname"], fontsize="9", fontcolor="#666666")
-    if title:
-        dot.attr(label=graphviz.escape(title), labelloc="t", fontsize="15")
+    def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
+        options = Options(as_fused, values, cost, measured or cost, depth, fold, red)
+        if not as_backward:
+            return build(program, options, prefix, panel)
+        if not outputs:
+            raise GraphError("draw.graph: backward=True needs the Tensor itself, a Graph does not tell what to differentiate")
+        gradients = gradients_of(program, outputs)
+        whole = Graph.of(*outputs, *gradients.values()) if gradients else program
+        return gradient_scene(whole, options, gradients, prefix, panel)
 
-    ids: dict[Any, str] = {}
-    clusters: dict[Node | None, list[Node]] = {}
-    for node in forward:
-        clusters.setdefault(inside.get(node), []).append(node)
-    for last, nodes in clusters.items():
-        if last is None:
-            for node in nodes:
-                draw_node(dot, ids, node, node is end, node in red)
-            continue
-        with dot.subgraph(name=f"cluster_{len(ids)}") as box:
-            box.attr(label=left(f"fused: {groups[last].op.name}"), **FUSED)
-            for node in nodes:
-                draw_node(box, ids, node, node is end, node in red)
+    def finished(made: Scene) -> Scene:
+        made.title, made.direction = title, direction
+        return made
 
-    for node in forward:
-        for source in node.inputs:
-            if isinstance(source, Tensor) and source not in ids:
-                ids[source] = f"leaf{len(ids)}"
-                look = FAILED if source in red else PARAMETER if source.requires_grad else INPUT
-                dot.node(ids[source], label(names[source], described(source)), **look)
-            if isinstance(source, (Node, Tensor)):
-                dot.edge(ids[source], ids[node], label=graphviz.escape(shape_of(source)))
-    draw_backward(dot, ids, [n for n in g.nodes if n.gradient_of is not None], named)
-    return Drawing(dot.source)
+    def views() -> dict[str, Scene]:
+        found = {"forward": finished(scene(False, False, measured=True)), "fused": finished(scene(True, False, measured=True))}
+        with suppress(GraphError):  # nothing requires a gradient, or the graph has been let go of
+            found["backward"] = finished(scene(True, True, measured=True))
+        return found
+
+    if fused == "both":
+        shown = beside([scene(False, False, "a", "as written"), scene(True, backward, "b", "as fused")])
+    else:
+        shown = scene(bool(fused), backward)
+    return Drawing(program, finished(shown), views)
 
 
-def draw_backward(dot: Any, ids: dict[Any, str], nodes: list[Node], gradients: dict[str, Tensor]) -> None:
-    """The backward pass: one box for what one rule made, at the height of the op that the rule belongs to."""
-    rules = {node: f"rule{list(ids).index(forward_end(node.gradient_of))}" for node in nodes if node.gradient_of}
-    made = {rules[node]: node.gradient_of for node in nodes if node.gradient_of}
-    for rule, use in made.items():
-        lines = [f"gradient of {use.op.name}", *use.op.formula("backward").splitlines()]
-        dot.node(rule, "".join(left(line) for line in lines), **RULE)
-        dot.edge(ids[forward_end(use)], rule, style="dashed", arrowhead="none", minlen="0", color="#c04f4f")
-        results = [f"{name}  {described(t)}" for name, t in gradients.items() if t.node and rules.get(t.node) == rule]
-        if results:
-            dot.node(f"{rule}r", left("gradients") + "".join(left(line) for line in results), **OUTPUT)
-            dot.edge(rule, f"{rule}r", minlen="0", color="#2e8540")
-    flows = {(rules[s], rules[n]): s for n in nodes for s in n.inputs if s in rules and rules[s] != rules[n]}
-    for (later, earlier), g in flows.items():
-        # drawn upwards: the rule of the earlier op stands above, and the gradient comes to it from below
-        dot.edge(earlier, later, dir="back", color="#c04f4f", label=graphviz.escape(f"g {shape_of(g)}"))
+def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
+    """The Tensors to draw; none for a Graph."""
+    if isinstance(what, Graph):
+        return []
+    if isinstance(what, Module):
+        with switched(tracing=True, recording=True):
+            inputs = [
+                a if isinstance(a, Tensor) else Tensor(a, name="x" if len(more) == 1 else f"x{i}") for i, a in enumerate(more)
+            ]
+            result = what(*inputs)
+        return list(result) if isinstance(result, (tuple, list)) else [result]
+    outputs = [what, *more]
+    for i, t in enumerate(outputs):
+        if not isinstance(t, Tensor):
+            raise GraphError(f"draw.graph: argument {i} is of type {type(t).__name__}, expected a Tensor, a Graph or a Module")
+    return outputs
 
 
-def forward_end(use: Node) -> Node:
-    """The recorded node that `use`, fused or not, ends with."""
-    return use.members[0] if use.members else use
-
-
-def draw_node(dot: Any, ids: dict[Any, str], node: Node, is_end: bool, is_red: bool) -> None:
-    """One operation as a box: its symbol, the numbers it was given, its result's shape; in red if it has failed."""
-    ids[node] = f"op{len(ids)}"
-    numbers = [f"{s:g}" for s in node.inputs if not isinstance(s, (Node, Tensor))]
-    name = " ".join([node.op.symbol or node.op.name, *numbers])
-    if node.dtype is None:
-        dot.node(ids[node], label(name, "failed"), **FAILED)
-        return
-    result = ["loss"] * (is_end and not node.shape)
-    dot.node(ids[node], label(name, *result, described(node)), **(FAILED if is_red else OUTPUT if is_end else OPERATION))
-
-
-def label(*lines: str) -> str:
-    """The lines of a box, one under the other."""
-    return "\\n".join(str(graphviz.escape(line)) for line in lines)
-
-
-def left(line: str) -> str:
-    """A line of a box's heading, at its left side."""
-    return str(graphviz.escape(line)) + "\\l"
-
-
-def shape_of(value: Any) -> str:
-    return "×".join(map(str, value.shape)) or "scalar"
-
-
-def described(value: Any) -> str:
-    """Shape, and the dtype where it is not float32."""
-    return shape_of(value) + ("" if value.dtype == np.float32 else f" {value.dtype}")
+def gradients_of(program: Graph, outputs: list[Tensor]) -> dict[str, Tensor]:
+    """Name to recorded gradient, for every leaf that requires one."""
+    names = program.leaf_names()
+    leaves = [leaf for leaf in program.leaves if leaf.requires_grad]
+    seeds = [Tensor(np.ones(t.shape, t.dtype), name="g") for t in outputs]
+    found = autograd.grad(outputs, leaves, seeds, create_graph=True, allow_unused=True)
+    return {names[leaf]: g for leaf, g in zip(leaves, found, strict=True) if g is not None}

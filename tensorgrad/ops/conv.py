@@ -29,6 +29,7 @@ class Windows2d(Op):
     """
 
     name, signature = "windows2d", "(n,c,h,w)->(c,i,j,n,p,q)"
+    moves = True
 
     def __call__(self, x: Any, kernel: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Any:
         return self.apply(x, kernel=kernel, stride=stride, padding=padding)

@@ -23,6 +23,7 @@ class GetItem(Op):
     """
 
     name, signature, symbol = "getitem", "()->()", "[ ]"
+    moves = True
 
     def __call__(self, x: Any, index: Any) -> Any:
         return self.apply(x, index=frozen(index))
@@ -53,6 +54,7 @@ class Put(Op):
     """
 
     name, signature, symbol = "put", "()->()", "[ ]="
+    moves = True
 
     def __call__(self, x: Any, index: Any, shape: Shape) -> Any:
         return self.apply(x, index=frozen(index), shape=tuple(shape))
@@ -86,6 +88,7 @@ class SetItem(Op):
     """
 
     name, signature, symbol = "setitem", "(),(*)->()", "[ ]="
+    moves = True
 
     def __call__(self, x: Any, v: Any, index: Any) -> Any:
         return self.apply(x, v, index=frozen(index))
@@ -117,6 +120,7 @@ class Concatenate(Op):
     """
 
     name, signature = "concatenate", "()->()"
+    moves = True
 
     def __call__(self, *xs: Any, axis: int = 0) -> Any:
         if len(xs) == 1 and isinstance(xs[0], (list, tuple)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,9 @@ class Matmul(Op):
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
         return xp.matmul(a, b)
 
+    def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
+        return 2 * math.prod(out) * shapes[0][-1]
+
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         if b.ndim == 2:  # one product for all leading axes of a, instead of one each and a sum
             return lambda: g @ b.T, lambda: rows(a).T @ rows(g)
@@ -64,6 +67,9 @@ class Linear(Op):
         y = xp.matmul(x, w)
         return xp.add(y, b, out=y if y.dtype == b.dtype else None)
 
+    def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
+        return (2 * shapes[1][0] + 1) * math.prod(out)
+
     def backward(self, g: Value, y: Value, x: Value, w: Value, b: Value) -> Rules:
         return lambda: g @ w.T, lambda: rows(x).T @ rows(g), lambda: rows(g).sum(0)
 
@@ -79,6 +85,9 @@ class LinearActivation(Op):
         if self.gradient is relu_grad:  # every unit well on or well off
             b = rng.choice([-1.0, 1.0], b.shape) * (0.3 + np.abs(rows(x) @ w).max(initial=0))
         return (x, w, b), {}
+
+    def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
+        return linear.flops(shapes, out, attrs) + math.prod(out)
 
     def backward(self, g: Value, y: Value, x: Value, w: Value, b: Value) -> Rules:
         return linear.backward(self.gradient(g, y), y, x, w, b)
@@ -161,6 +170,11 @@ class Einsum(Op):
         size = {letter: int(rng.choice(sizes)) for letter in sorted(set(subscripts) - set(",->"))}
         terms = subscripts.partition("->")[0].split(",")
         return tuple(self.values(rng, tuple(size[i] for i in term)) for term in terms), {"subscripts": subscripts}
+
+    def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
+        terms = attrs["subscripts"].partition("->")[0].split(",")
+        sizes = {letter: n for term, shape in zip(terms, shapes, strict=True) for letter, n in zip(term, shape, strict=True)}
+        return len(terms) * math.prod(sizes.values())
 
     def forward(self, xp: Xp, *xs: Array, subscripts: str) -> Array:
         return xp.einsum(subscripts, *xs, optimize=len(xs) > 1)  # the search for an order finds the matrix products too

@@ -21,6 +21,7 @@ class Reshape(Op):
     """
 
     name, signature = "reshape", "()->()"
+    moves = True
 
     def __call__(self, x: Any, shape: int | Shape) -> Any:
         return self.apply(x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
@@ -44,6 +45,7 @@ class Transpose(Op):
     """
 
     name, signature, symbol = "transpose", "()->()", "ᵀ"
+    moves = True
 
     def __call__(self, x: Any, axes: tuple[int, ...] | None = None) -> Any:
         axes = tuple(range(np.ndim(x) if not hasattr(x, "ndim") else x.ndim))[::-1] if axes is None else tuple(axes)
@@ -71,6 +73,7 @@ class BroadcastTo(Op):
     """
 
     name, signature = "broadcast_to", "()->()"
+    moves = True
 
     def __call__(self, x: Any, shape: Shape) -> Any:
         return self.apply(x, shape=tuple(shape))

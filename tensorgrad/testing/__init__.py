@@ -9,6 +9,7 @@ plugin                     for pytest: drawings of what failed
 
 from tensorgrad.testing.audit import Audit, audit
 from tensorgrad.testing.gradcheck import check_model, gradcheck, matches_formula
+from tensorgrad.testing.graphs import assert_same_graph
 from tensorgrad.testing.numerical import numerical_gradient
 from tensorgrad.testing.report import Finding, GradientError, Report
 
@@ -17,6 +18,7 @@ __all__ = [
     "Finding",
     "GradientError",
     "Report",
+    "assert_same_graph",
     "audit",
     "check_model",
     "gradcheck",

@@ -12,11 +12,11 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from tensorgrad.backend import Array
+from tensorgrad.graph import literal
 from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import strategies
 from tensorgrad.testing.check import check_op
 from tensorgrad.testing.strategies import Draws, values
-from tensorgrad.testing.suspects import literal
 
 LARGEST = 1e3  # results beyond it are not built upon
 TRIES = 3  # samples of an op to find one with the shape of a result so far

@@ -84,7 +84,8 @@ def save(error: GradientError, path: Path) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing = draw.graph(error.graph, highlight=error.suspects)
+    picture = path.with_name(path.name + ".svg")
     try:
-        return drawing.save(path.with_name(path.name + ".svg"))
+        return drawing.save(picture)
     except MissingDependencyError:
-        return drawing.save(path.with_name(path.name + ".dot"))
+        return picture.with_suffix(".dot")  # which was written instead

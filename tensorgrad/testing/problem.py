@@ -148,15 +148,6 @@ def graph_of(outputs: list[Tensor]) -> Graph | None:
     return Graph(nodes, check=False) if nodes else None
 
 
-def values_of(graph: Graph, change: Callable[[Array], Array] = lambda a: a) -> dict[Any, Array]:
-    """The arrays of all leaves and nodes, computed again; each result is passed on as `change` makes it."""
-    known: dict[Any, Array] = {leaf: leaf.data for leaf in graph.leaves}
-    with np.errstate(all="ignore"):
-        for node in graph.nodes:
-            known[node] = change(np.asarray(node.op.forward(np, *arguments(node, known), **node.attrs)))
-    return known
-
-
 def arguments(node: Node, known: Mapping[Any, Array]) -> tuple[Any, ...]:
     """The arrays and numbers that a node was computed from."""
     return tuple(known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs)

@@ -18,7 +18,7 @@ from tensorgrad.backend import Array
 from tensorgrad.graph import Graph
 from tensorgrad.op import Node
 from tensorgrad.tensor import Tensor
-from tensorgrad.testing.problem import graph_of, same, values_of
+from tensorgrad.testing.problem import graph_of, same
 
 STEP = 1e-20
 
@@ -35,7 +35,7 @@ class Replay:
         graph = graph_of(outputs)
         if graph is None or any(t.node is None for t in outputs):
             return None
-        known = values_of(graph)
+        known = graph.values()
         found = np.concatenate([np.ravel(known[node]) for node in graph.outputs])
         return cls(leaves, graph, known) if same(found, expected) else None
 
@@ -61,7 +61,7 @@ class Replay:
     def disturbed(self, by: float) -> float:
         """The largest change of an output when the result of every op is changed by a relative error of up to `by`."""
         rng = np.random.default_rng(0)
-        known = values_of(self.graph, lambda a: a * (1 + by * rng.uniform(-1, 1, a.shape)) if a.dtype.kind == "f" else a)
+        known = self.graph.values(change=lambda a: a * (1 + by * rng.uniform(-1, 1, a.shape)) if a.dtype.kind == "f" else a)
         changes = [np.abs(known[node] - self.known[node]).max(initial=0.0) for node in self.graph.outputs]
         return float(max(changes))
 

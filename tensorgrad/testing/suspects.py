@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.backend import Array
-from tensorgrad.graph import Graph
+from tensorgrad.graph import Graph, literal
 from tensorgrad.op import Node, Op
 from tensorgrad.state import state
-from tensorgrad.tensor import Tensor
 from tensorgrad.testing.check import check_op
-from tensorgrad.testing.problem import Problem, arguments, graph_of, values_of
+from tensorgrad.testing.problem import Problem, arguments, graph_of
 from tensorgrad.testing.report import GradientError, Report
 
 SMALL = 64  # numbers; a case with more of them is not printed
@@ -42,7 +41,7 @@ def explain(report: Report, stage: Problem, first: Problem) -> GradientError:
         text += f"\n\nThe rule of {' and of '.join(op.name for op in ops)} is wrong on its own: {'; '.join(places)}{more}."
         for op in ops:
             text += f"\n{op.name}: backward   {op.formula('backward')}"
-        script = smallest(nodes[0], values_of(graph), order)
+        script = smallest(nodes[0], graph.values(), order)
         if script:
             text += f"\n\nThe smallest case found, as a script:\n\n{script}"
     else:
@@ -56,7 +55,7 @@ def explain(report: Report, stage: Problem, first: Problem) -> GradientError:
 
 def suspects(graph: Graph, order: int) -> list[Node]:
     """The nodes whose gradients are wrong at the inputs that they had."""
-    known = values_of(graph)
+    known = graph.values()
     found = []
     for node in graph.nodes:
         if not node.requires_grad or node.op.backward is None or any(map(callable, node.attrs.values())):
@@ -116,24 +115,6 @@ def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) 
         f"# {finding.name} at {finding.where}: recorded {finding.recorded:.9g}, numerical {finding.numerical:.9g}",
     ]
     return "\n".join(lines)
-
-
-def literal(value: Any) -> str:
-    """Python text for an argument or an attribute."""
-    if isinstance(value, Tensor):
-        value = value.data
-    if isinstance(value, np.ndarray):
-        dtype = "" if value.dtype in (np.float64, np.bool_, np.int64) and value.size else f", {literal(value.dtype.type)}"
-        text = repr(value.tolist()).replace("nan", "np.nan").replace("inf", "np.inf")
-        return f"np.array({text}{dtype})" if value.size else f"np.zeros({value.shape}{dtype})"
-    if isinstance(value, type) and issubclass(value, np.generic):
-        return f"np.{value.__name__}" + ("_" if value is np.bool_ and not value.__name__.endswith("_") else "")
-    if isinstance(value, np.generic):
-        return repr(value.item())
-    if isinstance(value, (tuple, list)):
-        inside = ", ".join(map(literal, value))
-        return f"({inside}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{inside}]"
-    return getattr(value, "__name__", None) or repr(value)
 
 
 def path(node: Node) -> str:

@@ -1,0 +1,93 @@
+"""What an operation costs, and what an array holds, in few words."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import Array, namespace
+from tensorgrad.graph import Graph
+from tensorgrad.op import Node
+from tensorgrad.tensor import Tensor
+
+ENOUGH = 2e-3  # seconds to spend on timing one operation
+ALTOGETHER = 1.0  # and on all of them
+MOST_RUNS = 50
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of the result, floating-point operations, seconds of `forward`."""
+
+    bytes: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.bytes + other.bytes, self.flops + other.flops, self.seconds + other.seconds)
+
+    def __str__(self) -> str:
+        return f"{scaled(self.bytes)}B, {scaled(self.flops)}FLOP, {scaled(self.seconds * 1e6, 'µ')}s"
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "bytes": f"{self.bytes:,}",
+            "FLOPs": f"{self.flops:,}",
+            "time": f"{scaled(self.seconds * 1e6, 'µ')}s",
+        }
+
+
+def scaled(number: float, unit: str = "") -> str:
+    """ "1.3 k" for 1,300; with `unit` µ the steps above are m and none: "1.3 m" for 1,300 µ."""
+    steps = ["µ", "m", ""] if unit else ["", "k", "M", "G", "T"]
+    step = 0
+    while number >= 1000 and step < len(steps) - 1:
+        number /= 1000
+        step += 1
+    digits = f"{number:.0f}" if number >= 99.5 or number == int(number) else f"{number:.2g}"
+    return f"{digits} {steps[step]}"
+
+
+def costs_of(graph: Graph) -> dict[Node, Cost]:
+    """The cost of every node, its `forward` timed on the arrays that it has; the median of some runs."""
+    known = graph.values()
+    costs = {}
+    for node in graph.nodes:
+        arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+        shapes = [np.shape(a) for a in arrays]
+        flops = node.op.flops(shapes, node.shape, node.attrs)
+        costs[node] = Cost(
+            node.size * np.dtype(node.dtype).itemsize,
+            flops,
+            seconds_of(node, arrays, min(ENOUGH, ALTOGETHER / len(graph.nodes))),
+        )
+    return costs
+
+
+def seconds_of(node: Node, arrays: list[Any], enough: float) -> float:
+    xp = namespace(arrays)
+    runs: list[float] = []
+    while len(runs) < 3 or (sum(runs) < enough and len(runs) < MOST_RUNS):
+        start = time.perf_counter()
+        node.op.forward(xp, *arrays, **node.attrs)
+        runs.append(time.perf_counter() - start)
+    return sorted(runs)[len(runs) // 2]
+
+
+def in_words(array: Array) -> str:
+    """A small array itself; of a larger one the extremes, the mean, and how many NaN there are."""
+    array = np.asarray(array)
+    if not array.size:
+        return "no elements"
+    if array.size <= 6:
+        return np.array2string(array, precision=3, separator=", ").replace("\n", "")
+    if array.dtype.kind != "f":
+        return f"{array.min()} … {array.max()}"
+    finite = array[np.isfinite(array)]
+    bad = array.size - finite.size
+    text = f"{finite.min():.3g} … {finite.max():.3g}, mean {finite.mean():.3g}" if finite.size else "nothing finite"
+    nans = int(np.isnan(array).sum())
+    return text + (f", {nans:,} NaN" if nans else "") + (f", {bad - nans:,} infinite" if bad > nans else "")

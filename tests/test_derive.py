@@ -1,0 +1,224 @@
+"""Derivations: every printed formula, read back and evaluated in NumPy, is the recorded gradient."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import special
+
+import tensorgrad
+from models import handwritten
+from tensorgrad import Tensor, draw, nn
+from tensorgrad.errors import GraphError
+from tensorgrad.graph import Graph
+from tensorgrad.nn import functional as F
+from tensorgrad.op import REGISTRY
+from tensorgrad.testing.expressions import Expression, expressions
+from tests.strategies import generators
+from tests.test_models import recorded_cost
+
+FUNCTIONS: dict[str, Any] = {
+    "max": np.maximum,
+    "min": np.minimum,
+    "amax": REGISTRY["max"],
+    "amin": REGISTRY["min"],
+    "sum": np.sum,
+    "ones": lambda *shape: np.ones(shape),
+    "softmax": lambda z, axis=-1: special.softmax(z, axis=axis),
+    "one_hot": lambda t, classes: np.eye(classes)[t],
+    "sigmoid": special.expit,
+    "exp": np.exp,
+    "log": np.log,
+    "tanh": np.tanh,
+}
+TOKEN = re.compile(
+    r"(?P<string>(?<==)'[^']*')|(?P<number>\d+\.?\d*(e[+-]?\d+)?(?![\w.]))|(?P<sign>\^T|>=|<=|==|!=|[-+*/^(),\[\]><=])|(?P<name>[^\W\d][\w'./]*(?<!/))|(?P<space>\s+)"
+)
+
+
+def evaluate(formula: str, values: dict[str, Any]) -> Any:
+    """The printed notation as NumPy: two factors side by side are a product of matrices, [a > b] is 0 or 1, ^ a power.
+
+    Names are replaced by placeholders first, so that a name such as 0.weight or dL/dh1 is one token. The reader is written for
+    the notation as the documentation states it, not for the code that writes it.
+    """
+    names = sorted(values, key=len, reverse=True)
+    held = {f"_{i}_": values[name] for i, name in enumerate(names)}
+    for i, name in enumerate(names):
+        one = re.compile(rf"(=\'[^\']*\')|(?<![\w.'/]){re.escape(name)}(?![\w.'/])")  # not inside of a string
+        formula = one.sub(lambda match, i=i: match[1] or f"_{i}_", formula)
+    out: list[str] = []
+    depth: list[str] = []
+    previous = before = ""
+    position = 0
+    spaced = False
+    while position < len(formula):
+        token = TOKEN.match(formula, position)
+        assert token, formula[position:]
+        position = token.end()
+        text = token[0]
+        if token["space"]:
+            spaced = True
+            continue
+        operand_before = bool(previous) and (previous in (")", "]", "^T") or previous[-1].isalnum() or previous[-1] in "_'.")
+        starts_operand = token["name"] or token["number"] or text == "(" or text == "["
+        if operand_before and starts_operand and spaced and not (previous == "=" or (depth and depth[-1] == "literal")):
+            out.append("@")
+        if text == "^T":
+            out.append(".swapaxes(-1, -2)")
+        elif text == "^":
+            out.append("**")
+        elif text == "[" and (previous == "=" or before == "np.array" or depth[-1:] == ["literal"]):
+            depth.append("literal")
+            out.append("[")
+        elif text == "[":
+            depth.append("relation")
+            out.append("((")
+        elif text == "]":
+            out.append("]" if depth.pop() == "literal" else ") * 1.0)")
+        else:
+            out.append(text)
+        before = out[-2] if text == "(" and len(out) > 1 else ""
+        previous, spaced = text, False
+    functions = {name: op for name, op in REGISTRY.items()} | FUNCTIONS
+    return eval("".join(out), {"np": np, **functions}, held)
+
+
+def check(loss: Tensor, wrt: Tensor, leaves: dict[str, np.ndarray], tolerance: float = 1e-10) -> draw.Derivation:
+    """Evaluate every step, and the formula in one piece, and compare the last with the recorded gradient."""
+    derivation = draw.derive(loss, wrt)
+    values: dict[str, Any] = {name: leaf.data for leaf, name in Graph.of(loss).leaf_names().items()} | derivation.constants
+    assert leaves.keys() <= values.keys()
+    for step in (*derivation.forward, *derivation.backward):
+        values[step.name] = evaluate(step.formula, values)
+        assert np.shape(values[step.name]) in (step.shape, ()), step
+    (recorded,) = tensorgrad.grad(loss, wrt, retain_graph=True)
+    assert values["L"] == pytest.approx(loss.item(), rel=1e-9, abs=1e-12)
+    scale = tolerance * max(np.abs(recorded.data).max(initial=0.0), 1e-6)
+    last = derivation.backward[-1]
+    np.testing.assert_allclose(np.broadcast_to(values[last.name], recorded.shape), recorded.data, rtol=1e-9, atol=scale)
+    whole = evaluate(derivation.formula, values)
+    np.testing.assert_allclose(np.broadcast_to(whole, recorded.shape), recorded.data, rtol=1e-9, atol=scale)
+    for step in (*derivation.forward, *derivation.backward):
+        assert step.latex_name in derivation.latex
+        assert step.latex.count("{") == step.latex.count("}")
+        assert step.latex.count("\\left") == step.latex.count("\\right")
+    return derivation
+
+
+@pytest.mark.parametrize("name", handwritten.SYSTEMS)
+@given(rng=generators(), widths=st.lists(st.integers(1, 5), min_size=2, max_size=5), m=st.integers(1, 4))
+def test_reference_systems(name: str, rng: np.random.Generator, widths: list[int], m: int) -> None:
+    system = handwritten.SYSTEMS[name]
+    x, y = rng.normal(size=(m, widths[0])), handwritten.one_hot(rng.integers(0, widths[-1], m), widths[-1])
+    arrays = {}
+    layers = []
+    for i, (n, k) in enumerate(pairwise(widths), 1):
+        w, b = Tensor(rng.normal(size=(n, k)), True, name=f"W{i}"), Tensor(rng.normal(size=k), True, name=f"b{i}")
+        arrays |= {f"W{i}": w.data, f"b{i}": b.data}
+        layers.append((w, b))
+    cost = recorded_cost(Tensor(x, name="x"), Tensor(y, name="Y"), layers, system)  # type: ignore[arg-type]
+    for layer in layers:
+        for wrt in layer:
+            check(cost, wrt, arrays | {"x": x, "Y": y})
+
+
+@pytest.mark.parametrize("name", handwritten.SYSTEMS)
+def test_reference_systems_of_their_own_depth(name: str) -> None:
+    """As many layers as they were published with, narrower, by their models' own names."""
+    system = handwritten.SYSTEMS[name]
+    rng = np.random.default_rng(0)
+    layers: list[nn.Module] = []
+    for n, k in pairwise((4, *[3] * (len(system.widths) - 2), 3)):
+        layers += [nn.Linear(n, k, rng=rng, dtype=np.float64), nn.ReLU() if system.hidden == "relu" else nn.Sigmoid()]
+    model = nn.Sequential(*layers[:-1])
+    x, labels = rng.normal(size=(5, 4)), rng.integers(0, 3, 5)
+    loss = F.cross_entropy(model(Tensor(x, name="x")), Tensor(labels, name="labels"))
+    arrays = {name: p.data for name, p in model.named_parameters()} | {"x": x, "labels": labels}
+    for _, p in model.named_parameters():
+        derivation = check(loss, p, arrays)
+        assert (
+            derivation.backward[0].formula == "(softmax(" + derivation.forward[-2].name + ") - one_hot(labels, classes=3)) / m"
+        )
+
+
+def test_what_is_derived_on_paper() -> None:
+    rng = np.random.default_rng(0)
+    x, Y = Tensor(rng.normal(size=(32, 8)), name="x"), Tensor(np.eye(3)[rng.integers(0, 3, 32)], name="Y")
+    W1, b1 = Tensor(rng.normal(size=(8, 20)), True, name="W1"), Tensor(np.zeros(20), True, name="b1")
+    W2, b2 = Tensor(rng.normal(size=(20, 3)), True, name="W2"), Tensor(np.zeros(3), True, name="b2")
+    loss = -(Y * ((x @ W1 + b1).relu() @ W2 + b2).softmax().log()).sum(axis=1).mean()
+    derivation = draw.derive(loss, wrt=W1)
+    assert str(derivation).splitlines() == [
+        "forward",
+        "    h1 = max(x W1 + b1, 0)                  32×20",
+        "    z2 = h1 W2 + b2                         32×3",
+        "    L = -(sum(Y * log(softmax(z2))) / m)    scalar",
+        "    m = 32",
+        "backward",
+        "    dL/dz2 = (softmax(z2) - Y) / m          32×3",
+        "    dL/dh1 = dL/dz2 W2^T                    32×20",
+        "    dL/dW1 = x^T (dL/dh1 * [h1 > 0])        8×20",
+        "dL/dW1 = x^T (((softmax(z2) - Y) / m) W2^T * [h1 > 0])",
+    ]
+    assert derivation.latex.splitlines()[-2] == (
+        r"\frac{\partial L}{\partial W_{1}} &= x^{\top} \, \left(\frac{\operatorname{softmax}\left(z_{2}\right) - Y}{m} "
+        r"\, W_{2}^{\top} \odot \left[h_{1} > 0\right]\right)"
+    )
+    assert derivation._repr_latex_() == derivation.latex
+
+
+@given(expression=expressions(max_ops=4))
+def test_random_graphs(expression: Expression) -> None:
+    inputs = [Tensor(a, True, name=name) for name, a in expression.leaves.items()]
+    y = expression(*inputs)
+    assume(y.requires_grad and y.size)
+    loss = (y * y).sum() + y.mean()
+    for t in inputs:
+        (recorded,) = tensorgrad.grad(loss, t, retain_graph=True, allow_unused=True)
+        if recorded is not None and np.abs(recorded.data).max(initial=0.0) < 1e6:
+            check(loss, t, dict(expression.leaves), 1e-8)
+
+
+def test_an_intermediate_value_and_a_shared_layer() -> None:
+    rng = np.random.default_rng(1)
+    W = Tensor(rng.normal(size=(3, 3)), True, name="W")
+    x = Tensor(rng.normal(size=(2, 3)), True, name="x")
+    h = (x @ W).tanh()
+    loss = ((h @ W).tanh() + h).sum()
+    arrays = {"W": W.data, "x": x.data}
+    check(loss, W, arrays)
+    check(loss, x, arrays)
+    derivation = draw.derive(loss, h)
+    assert derivation.backward[-1].name.startswith("dL/dh1")
+
+
+def test_a_long_chain_is_not_written_out_again_and_again() -> None:
+    x = Tensor(np.linspace(0.1, 0.4, 4), True, name="x")
+    y = x
+    for _ in range(60):
+        y = y * y.sigmoid() + y
+    derivation = draw.derive(y.sum(), x)
+    assert max(len(step.formula) for step in derivation.backward) < 500
+    assert len(derivation.formula) <= 500
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: (x * 2, x), "derive: the loss has shape (2,), expected a 0-d Tensor"),
+        (lambda x: (x.sum(), Tensor([1.0], True)), "derive: the loss was not computed from the second argument (shape (1,))"),
+        (lambda x: (x.sum(), Tensor([1.0])), "derive: the second argument does not require a gradient"),
+        (lambda x: (Tensor(1.0, True), x), "derive: the loss was given, not computed"),
+        (lambda x: ((y := x.sum()), y), "derive: both arguments are the same Tensor"),
+    ],
+)
+def test_mistakes(make: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=re.escape(message)):
+        draw.derive(*make(Tensor([1.0, 2.0], True)))

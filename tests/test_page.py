@@ -1,0 +1,265 @@
+"""The HTML page: what is in it, and what it does when it is used, in a real Chromium without a window."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorgrad import Tensor, draw
+from tests.test_draw import EVIL, GOLDEN, PROGRAMS, mlp, residual
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--window-size=1300,850"),
+]
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """What the page's script draws from."""
+    return json.loads(re.search(r"const VIEWS = (\{.*\});\n", page)[1])
+
+
+def structure(page: str) -> str:
+    """Views, groups, boxes and arrows; nothing about where they are or how long they took."""
+    lines = []
+    for view, data in data_of(page).items():
+        names = {box["id"]: box["lines"][0] for box in data["boxes"]}
+        facts = {box["id"]: ", ".join(k for k in box["facts"]) for box in data["boxes"]}
+        boxes = [
+            f"{box['kind']} {'/'.join(box['group'])}: {' | '.join(box['lines'])} ({facts[box['id']]})" for box in data["boxes"]
+        ]
+        edges = [f"{names[e['source']]} -> {names[e['target']]} {e['kind']} {e['label']}".rstrip() for e in data["edges"]]
+        lines += [f"== {view}", *sorted(g["label"] for g in data["groups"]), *sorted(boxes), *sorted(edges)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "convolutional", "system-A"])
+def test_golden_structure(name: str, tmp_path: Path) -> None:
+    found = structure(PROGRAMS[name]().graph().save(tmp_path / "page.html").read_text())
+    path = GOLDEN / f"{name}-page.txt"
+    if not path.exists():
+        path.write_text(found)
+        pytest.fail(f"{path} was not there and has been written; look at it and run again")
+    assert found == path.read_text()
+
+
+def test_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
+    page = mlp(EVIL).graph(title=EVIL).save(tmp_path / "page.html").read_text()
+    addresses = set(re.findall(r"https?://[\w./]+", page))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not a place
+    assert "default-src 'none'" in page
+    assert not re.search(r"""(?:src|href)=["']|@import|url\((?!#)""", page)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    driver = shutil.which("chromedriver")
+    if not CHROMIUM or not driver:
+        pytest.skip("needs Chromium and its ChromeDriver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    started = webdriver.Chrome(options=options, service=Service(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    path = residual().graph(title="A residual net").save(tmp_path / "page.html")
+    browser.get(path.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []  # no error and no warning
+
+
+def boxes(page: Any) -> dict[str, Any]:
+    """First line of each box to its element."""
+    return {
+        e.find_element("tag name", "text").get_property("textContent"): e for e in page.find_elements("css selector", ".box")
+    }
+
+
+def facts(page: Any) -> dict[str, str]:
+    names = [e.text for e in page.find_elements("css selector", "#facts dt")]
+    return dict(zip(names, [e.text for e in page.find_elements("css selector", "#facts dd")], strict=True))
+
+
+def group(page: Any, key: str) -> Any:
+    return page.find_element("css selector", f'.group[data-key="{key}"]')
+
+
+def window(page: Any) -> list[float]:
+    return [float(n) for n in page.find_element("id", "drawing").get_dom_attribute("viewBox").split()]
+
+
+def keys(page: Any, *pressed: str) -> None:
+    from selenium.webdriver import ActionChains
+
+    ActionChains(page).send_keys(*pressed).perform()
+
+
+def test_all_boxes_are_drawn_and_fit(page: Any) -> None:
+    shown = page.find_elements("css selector", ".box")
+    assert len(shown) == len(draw.graph(residual()).scene.boxes)
+    canvas = page.find_element("id", "drawing").rect
+    for box in shown:
+        assert box.rect["x"] >= canvas["x"] - 1
+        assert box.rect["x"] + box.rect["width"] <= canvas["x"] + canvas["width"] + 1
+        for text in box.find_elements("tag name", "text"):
+            assert text.rect["width"] <= box.rect["width"] + 1
+    assert page.find_element("id", "title").text == "A residual net"
+
+
+def test_pointing_at_a_box_tells_what_is_known(page: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    ActionChains(page).move_to_element(boxes(page)["nll_loss"]).perform()
+    told = facts(page)
+    assert told["shape"] == "scalar"
+    assert told["dtype"] == "float32"
+    assert told["bytes"] == "4"
+    assert told["FLOPs"] == "15"
+    assert re.fullmatch(r"[\d.]+ [µm]s", told["time"])
+    assert told["formula"].startswith("L  = -1/m")
+    assert re.fullmatch(r"test_draw.py:\d+", told["line"])
+
+
+def test_a_module_folds_and_unfolds(page: Any) -> None:
+    before = boxes(page)
+    height = window(page)[3]
+    group(page, "1").find_element("tag name", "text").click()
+    after = boxes(page)
+    assert set(before) - set(after) == {f"1.{p}" for p in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")} | set()
+    assert "▸ 1" in after
+    assert "4 operations folded" in after["▸ 1"].text
+    assert not page.find_elements("css selector", '.group[data-key="1.fc1"]')
+    ends = [e.get_attribute("data-ends") for e in page.find_elements("css selector", ".edge")]
+    assert sum("group 1>" in end for end in ends) == 2  # to the next block's layer and to its sum
+    assert sum(">group 1" in end for end in ends) == 1
+    page.find_element("id", "fit").click()
+    assert window(page)[3] < height - 100  # what was below has moved up
+    after["▸ 1"].click()
+    assert set(boxes(page)) == set(before)
+
+
+def test_folding_all(page: Any) -> None:
+    page.find_element("id", "fold").click()
+    assert [name for name in boxes(page) if name.startswith("▸")] == ["▸ 0", "▸ 1", "▸ 2", "▸ 3"]
+    page.find_element("id", "unfold").click()
+    assert not [name for name in boxes(page) if name.startswith("▸")]
+
+
+def test_search_goes_to_what_it_finds_and_unfolds_it(page: Any) -> None:
+    group(page, "2").find_element("tag name", "text").click()
+    keys(page, "/")
+    search = page.switch_to.active_element
+    assert search.get_attribute("id") == "search"
+    search.send_keys("2.FC1.w")
+    assert page.find_element("id", "count").text.startswith("1 found")
+    assert page.find_elements("css selector", ".box.dim")
+    search.send_keys("\n")
+    assert page.find_element("id", "count").text == "1 of 1"
+    (hit,) = page.find_elements("css selector", ".box.hit")
+    assert hit.text.startswith("2.fc1.weight")
+    canvas = page.find_element("id", "drawing").rect
+    assert abs(hit.rect["x"] + hit.rect["width"] / 2 - canvas["x"] - canvas["width"] / 2) < 3
+    search.clear()
+    search.send_keys("no such thing")
+    assert page.find_element("id", "count").text == "nothing found"
+
+
+def test_the_switch(page: Any) -> None:
+    tabs = {tab.text: tab for tab in page.find_elements("css selector", "[role=tab]")}
+    assert list(tabs) == ["forward", "fused", "backward"]
+    assert tabs["forward"].get_attribute("aria-selected") == "true"
+    tabs["fused"].click()
+    assert len(page.find_elements("css selector", ".box.fused")) == 2
+    assert "softmax_cross_entropy" in boxes(page)
+    tabs["backward"].click()
+    rules = [e.text for e in page.find_elements("css selector", ".box.rule")]
+    assert any("dz = g (softmax(z) - Y) / m" in rule for rule in rules)
+    assert page.find_elements("css selector", ".edge.gradient")
+
+
+def test_zoom_and_pan(page: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    start = window(page)
+    page.find_element("id", "in").click()
+    assert window(page)[2] == pytest.approx(start[2] * 0.8)
+    keys(page, "0")
+    assert window(page) == start
+    drawing = page.find_element("id", "drawing")
+    ActionChains(page).scroll_from_origin(ScrollOrigin.from_element(drawing), 0, -200).perform()
+    assert window(page)[2] < start[2]
+    page.find_element("id", "fit").click()
+    ActionChains(page).move_to_element_with_offset(drawing, -400, 250).click_and_hold().move_by_offset(
+        50, -40
+    ).release().perform()
+    moved = window(page)
+    assert moved[0] < start[0]
+    assert moved[1] > start[1]
+    assert moved[2:] == start[2:]
+
+
+def test_with_the_keyboard_alone(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.execute_script("arguments[0].focus()", group(page, "1"))
+    keys(page, Keys.ENTER)
+    assert "▸ 1" in boxes(page)
+    assert page.switch_to.active_element.get_attribute("data-id") == "group 1"
+    assert page.switch_to.active_element.get_attribute("aria-expanded") == "false"
+    keys(page, " ")
+    assert "▸ 1" not in boxes(page)
+    page.execute_script("arguments[0].focus()", boxes(page)["x"])
+    assert facts(page)["shape"] == "5×8"
+    before = window(page)
+    keys(page, Keys.ARROW_RIGHT, "+")
+    assert window(page)[0] > before[0]
+    assert window(page)[2] < before[2]
+    page.find_element("css selector", "[role=tab]").send_keys(Keys.ARROW_RIGHT)
+    assert page.find_element("css selector", "[aria-selected=true]").text == "fused"
+
+
+def brightness(colour: str) -> float:
+    red, green, blue = (int(n) for n in re.findall(r"\d+", colour)[:3])
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_both_schemes(page: Any, scheme: str) -> None:
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    style = "return getComputedStyle(arguments[0])[arguments[1]]"
+    for view in page.find_elements("css selector", "[role=tab]"):
+        view.click()
+        for box in page.find_elements("css selector", ".box"):
+            ink = page.execute_script(style, box.find_element("tag name", "text"), "fill")
+            paper = page.execute_script(style, box.find_element("tag name", "rect"), "fill")
+            assert abs(brightness(ink) - brightness(paper)) > 120, box.text
+    ground = brightness(page.execute_script(style, page.find_element("tag name", "body"), "backgroundColor"))
+    assert (ground < 60) == (scheme == "dark")
+
+
+def test_names_do_not_run(browser: Any, tmp_path: Path) -> None:
+    name = '<img src=x onerror="document.title=1">' + EVIL
+    loss = (Tensor(np.ones(3), True, name=name) * 2.0).sum()
+    browser.get(loss.graph(title=name).save(tmp_path / "page.html").as_uri())
+    assert browser.title == "computation graph"
+    assert name in boxes(browser)
+    assert browser.get_log("browser") == []
