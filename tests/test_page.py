@@ -41,7 +41,7 @@ def structure(page: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("name", ["mlp", "residual", "convolutional", "system-A"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_golden_structure(name: str, tmp_path: Path) -> None:
     found = structure(PROGRAMS[name]().graph().save(tmp_path / "page.html").read_text())
     path = GOLDEN / f"{name}-page.txt"

@@ -141,10 +141,13 @@ def test_a_wrong_rule_shrinks_to_itself(name: str, monkeypatch: pytest.MonkeyPat
         return tuple((lambda rule=rule: rule() * 1.001) for rule in original(self, *args, **attrs))
 
     monkeypatch.setattr(type(op), "backward", wrong)
-    found = find(expressions(), lambda e: not gradcheck(e, e.inputs, raises=False), settings=settings(QUICK, max_examples=5000))
+    among = expressions(
+        ["neg", "add", "mul", "tanh", "exp", "sum", "matmul", "sin", name]
+    )  # among all of them it takes a minute
+    found = find(among, lambda e: not gradcheck(e, e.inputs, raises=False), settings=QUICK)
     assert name in [step.op.name for step in found.steps]
     assert len(found.steps) <= 3, found.script()
-    assert sum(a.size for a in found.inputs) <= 16
+    assert sum(a.size for a in found.inputs) <= 9
     with pytest.raises(GradientError, match=f"The rule of {name} is wrong on its own"):
         exec(found.script(), {})
 

@@ -263,7 +263,7 @@ class Builder:
                         blocks = unit.repeat.blocks
                         if source in blocks and blocks[source] != blocks[node]:
                             kind = "repeat"
-                    edge = Edge(start, self.ids[unit], shape_of(source), kind)
+                    edge = Edge(start, self.ids[unit], described(source), kind)
                     alone = unit.kind == "op" and unit.repeat is None and len(unit.nodes) == 1
                     key = (start, self.ids[unit], kind)
                     if alone or key not in seen:
@@ -295,7 +295,7 @@ class Builder:
             if isinstance(s, Node) and s in rule_of and n in rule_of and rule_of[s] != rule_of[n]
         }
         for (later, earlier), g in flows.items():
-            self.scene.edges.append(Edge(later, earlier, f"g {shape_of(g)}", "gradient"))
+            self.scene.edges.append(Edge(later, earlier, f"g {described(g)}", "gradient"))
         self.rule_of = rule_of
 
 

@@ -1,0 +1,173 @@
+"""Pictures of what a classifier says, and of its neurons: what stands in them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
+
+from models import MLP
+from tensorgrad import Tensor, draw, nn
+from tensorgrad.errors import MissingDependencyError, ShapeError
+from tests.strategies import generators
+
+IMAGES = np.arange(6 * 9, dtype=np.float32).reshape(6, 9)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+SAID = np.array([0, 2, 2, 1, 1, 0])
+RED = "#c0392b"
+
+
+def titles(figure: Any) -> list[str]:
+    return [axes.get_title() for axes in figure.axes]
+
+
+def test_predictions() -> None:
+    figure = draw.predictions(IMAGES, LABELS, SAID, names=["cat", "dog", "owl"], columns=4)
+    assert titles(figure) == ["cat", "owl, not dog", "owl", "dog, not cat", "dog", "cat, not owl"]
+    assert [axes.title.get_color() == RED for axes in figure.axes] == [False, True, False, True, False, True]
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), IMAGES[1].reshape(3, 3))
+    assert titles(draw.predictions(Tensor(IMAGES.reshape(6, 3, 3)), Tensor(LABELS), limit=2)) == ["0", "1"]
+    assert draw.predictions(IMAGES[:, :6], LABELS, shape=(2, 3)).axes[0].images[0].get_array().shape == (2, 3)
+    assert draw.predictions(IMAGES[:0], LABELS[:0]).axes[0].texts[0].get_text() == "no images"
+
+
+@given(rng=generators())
+def test_mistakes_are_those_that_differ_the_surest_first(rng: np.random.Generator) -> None:
+    n = 12
+    labels, said = rng.integers(0, 3, (2, n))
+    p = rng.uniform(size=(n, 3))
+    figure = draw.mistakes(rng.uniform(size=(n, 4)), labels, said, probabilities=p)
+    wrong = [i for i in range(n) if labels[i] != said[i]]
+    if not wrong:
+        assert figure.axes[0].texts[0].get_text() == "no mistakes"
+        return
+    order = sorted(wrong, key=lambda i: -p[i, said[i]])
+    assert titles(figure) == [f"{said[i]}, not {labels[i]} ({p[i, said[i]]:.0%})" for i in order]
+    assert figure.get_suptitle() == f"{len(wrong)} of {n} wrong"
+    plain = draw.mistakes(rng.uniform(size=(n, 4)), labels, said, limit=1)
+    assert titles(plain) == [f"{said[wrong[0]]}, not {labels[wrong[0]]}"]
+
+
+@given(rng=generators(), classes=st.integers(2, 12))
+def test_confusion_has_the_counts(rng: np.random.Generator, classes: int) -> None:
+    labels, said = rng.integers(0, classes, (2, 40))
+    labels[:2] = said[:2] = [0, classes - 1]
+    figure = draw.confusion(labels, said)
+    expected = confusion_matrix(labels, said, labels=range(classes))
+    found = np.zeros((classes, classes), int)
+    for text in figure.axes[0].texts:
+        x, y = text.get_position()
+        found[int(y), int(x)] = int(text.get_text())
+    np.testing.assert_array_equal(found, expected)
+    assert figure.axes[0].get_title() == f"accuracy {np.mean(labels == said):.2%}"
+    shares = draw.confusion(labels, said, normalise=True).axes[0].texts
+    row = [t.get_text() for t in shares if t.get_position()[1] == 0]
+    assert row == [f"{k / expected[0].sum():.0%}" for j, k in enumerate(expected[0]) if k or j == 0]
+
+
+def columns_of(figure: Any) -> list[int]:
+    return [len(c.get_offsets()) for c in figure.axes[0].collections if type(c).__name__ == "PathCollection"]
+
+
+def texts(figure: Any) -> list[str]:
+    return [t.get_text() for t in figure.axes[0].texts]
+
+
+def test_network() -> None:
+    figure = draw.network(MLP((784, 200, 100, 50, 10)))
+    assert columns_of(figure) == [11, 11, 11, 11, 10]
+    assert [t for t in texts(figure) if t[0].isdigit()] == ["784", "200", "100", "50", "10"]
+    assert texts(figure).count("⋮") == 4
+    assert [t for t in texts(figure) if t.isalpha()] == ["input", "ReLU", "ReLU", "ReLU", "output"]
+    small = draw.network(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)))
+    assert columns_of(small) == [2, 3, 1]
+    assert "Tanh" in texts(small)
+
+
+def test_network_with_its_weights() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    figure = draw.network(model, weights=True)
+    lines = [c for c in figure.axes[0].collections if type(c).__name__ == "LineCollection"]
+    weights = [p.numpy() for p in model.parameters() if p.ndim == 2]
+    for collection, w in zip(lines, weights, strict=True):
+        np.testing.assert_array_equal(collection.get_array(), w.ravel())
+        for segment, value in zip(collection.get_segments(), w.ravel(), strict=True):
+            assert len(segment) == 2
+            assert np.isfinite(value)
+    assert lines[0].get_clim()[1] == pytest.approx(max(np.abs(w).max() for w in weights))
+    assert len(figure.axes) == 2  # the second is the colour bar
+
+
+def test_neurons_of_a_wide_layer_are_the_first_and_the_last() -> None:
+    model = nn.Sequential(nn.Linear(20, 1))
+    figure = draw.network(model, limit=5, weights=True)
+    (lines,) = [c for c in figure.axes[0].collections if type(c).__name__ == "LineCollection"]
+    np.testing.assert_array_equal(lines.get_array(), next(model.parameters()).numpy()[[0, 1, 18, 19], 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: draw.predictions(IMAGES, LABELS[:4]), ShapeError, "predictions: labels has 4 rows, expected 6"),
+        (lambda: draw.predictions(IMAGES, LABELS, SAID[:5]), ShapeError, "predictions: predicted has 5 rows, expected 6"),
+        (
+            lambda: draw.predictions(IMAGES[:, :8], LABELS),
+            ShapeError,
+            "predictions: images has 8 pixels in a row, but they are not",
+        ),
+        (
+            lambda: draw.mistakes(IMAGES, LABELS, SAID, shape=(2, 2)),
+            ShapeError,
+            "mistakes: images has 9 pixels in a row, but shape is",
+        ),
+        (lambda: draw.mistakes(IMAGES[0], LABELS, SAID), ShapeError, "mistakes: images has shape (9,), expected (n, h, w) or"),
+        (
+            lambda: draw.mistakes(IMAGES, LABELS, SAID, probabilities=np.ones((5, 3))),
+            ShapeError,
+            "mistakes: probabilities has shape (5, 3), expected (6, classes)",
+        ),
+        (lambda: draw.predictions(IMAGES, LABELS, columns=0), ValueError, "predictions: columns must be 1 or more, got 0"),
+        (
+            lambda: draw.confusion(LABELS, SAID * 1.0),
+            ShapeError,
+            "confusion: predicted has shape (6,) and dtype float64, expected",
+        ),
+        (
+            lambda: draw.network(nn.Sequential(nn.ReLU())),
+            ValueError,
+            "network: the model has no Linear layers to draw, only ReLU, S",
+        ),
+        (
+            lambda: draw.network(nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 1))),
+            ValueError,
+            "network: layer 1 takes 4 inputs, but the layer before it gives 3",
+        ),
+        (lambda: draw.network(MLP((2, 3)), limit=2), ValueError, "network: limit must be 3 or more, got 2"),
+    ],
+)
+def test_mistakes_in_arguments(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize("name", ["predictions", "mistakes", "confusion", "network"])
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = {"confusion": (LABELS, SAID), "network": (MLP((2, 3)),)}.get(name, (IMAGES, LABELS, SAID))
+    with pytest.raises(MissingDependencyError, match=rf"draw.{name}: needs matplotlib.*tensorgrad\[train\]"):
+        getattr(draw, name)(*arguments)
+
+
+def test_figures_can_be_drawn(tmp_path: Any) -> None:
+    for i, figure in enumerate(
+        [draw.predictions(IMAGES, LABELS, SAID), draw.confusion(LABELS, SAID), draw.network(MLP((30, 4, 3)))]
+    ):
+        figure.savefig(tmp_path / f"{i}.png")
+        assert (tmp_path / f"{i}.png").stat().st_size > 1000
