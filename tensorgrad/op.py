@@ -70,6 +70,7 @@ class Node:
     made    where in the user's code it was recorded; `line` says it in words
     members for a fused node, the nodes that it stands for
     requires_grad  False for what was recorded only because a whole program was captured
+    function  the call of a function of several ops, such as conv2d, that it belongs to: (name, number), or None
     gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
 
     Apart from letting go of arrays and from `retain`, a node never changes.
@@ -78,7 +79,7 @@ class Node:
     __slots__ = (
         "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "hooks", "made",
         "members", "requires_grad",
-        "gradient_of", "__weakref__",
+        "function", "gradient_of", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +103,7 @@ class Node:
         self.shape = shape
         self.dtype = dtype
         self.scope = state.scope
+        self.function: tuple[str, int] | None = state.function
         self.index = writes.tick()
         self.retain: Any = None
         self.hooks: list[Callable[[Tensor], Any]] | None = None
@@ -132,6 +134,7 @@ class Node:
             self.made,
         )
         node.scope, node.index, node.gradient_of = self.scope, self.index, self.gradient_of
+        node.function = self.function
         return node
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 
 class State(threading.local):
@@ -14,10 +16,31 @@ class State(threading.local):
     checking: bool = False  # True inside detect_anomaly()
     fusing: bool = True  # False inside fusion.off()
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
+    function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
 
 
 state = State()
+
+
+_calls = itertools.count().__next__
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def one_box(fn: _F) -> _F:
+    """Say that a function of several ops is what people call: its nodes know it, and drawings show it as one operation."""
+
+    @functools.wraps(fn)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if state.function is not None:
+            return fn(*args, **kwargs)
+        state.function = (fn.__name__, _calls())
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            state.function = None
+
+    return called  # type: ignore[return-value]
 
 
 @contextmanager

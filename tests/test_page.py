@@ -127,15 +127,18 @@ def test_all_boxes_are_drawn_and_fit(page: Any) -> None:
 def test_pointing_at_a_box_tells_what_is_known(page: Any) -> None:
     from selenium.webdriver import ActionChains
 
-    ActionChains(page).move_to_element(boxes(page)["nll_loss"]).perform()
+    ActionChains(page).move_to_element(boxes(page)["relu"]).perform()
     told = facts(page)
-    assert told["shape"] == "scalar"
+    assert told["shape"] == "5×16"
     assert told["dtype"] == "float32"
-    assert told["bytes"] == "4"
-    assert told["FLOPs"] == "15"
+    assert told["bytes"] == "320"
+    assert told["FLOPs"] == "80"
     assert re.fullmatch(r"[\d.]+ [µm]s", told["time"])
-    assert told["formula"].startswith("L  = -1/m")
+    assert told["formula"] == "y  = max(x, 0)"
+    assert told["gradient"] == "gx = g * [y > 0]"
     assert re.fullmatch(r"test_draw.py:\d+", told["line"])
+    ActionChains(page).move_to_element(boxes(page)["cross_entropy"]).perform()
+    assert facts(page)["ops"] == "1 log_softmax, 1 nll_loss"
 
 
 def test_a_module_folds_and_unfolds(page: Any) -> None:

@@ -41,7 +41,7 @@ class Unit:
 
     nodes    in the order of execution
     name     of the op, or what a fold is called
-    kind     op, module, chain or segment
+    kind     op, function, module, chain or segment
     repeat   if it stands for the same place in every block of a repeat
     """
 
@@ -76,6 +76,8 @@ class Unit:
             numbers = sum(leaf.size for leaf in leaves)
             inside = [f"{numbers:,} parameters"] if leaves else []
             return [self.name, self.contents(), *inside, shape]
+        if self.kind == "function":
+            return [self.name, shape + ("" if last.dtype == np.float32 else f" {last.dtype}")]
         if self.kind == "chain":
             steps = [node.op.symbol or node.op.name for node in self.nodes]
             shown = steps if len(steps) <= 6 else [*steps[:3], "…", *steps[-2:]]
@@ -106,6 +108,18 @@ def fold_modules(units: list[Unit], depth: int) -> list[Unit]:
         members = list(group)
         if path and (len(members) > 1 or path != members[0].nodes[0].scope):
             folded.append(Unit([node for unit in members for node in unit.nodes], path, "module"))
+        else:
+            folded += members
+    return folded
+
+
+def fold_functions(units: list[Unit]) -> list[Unit]:
+    """Every call of a function of several ops, such as conv2d, as one unit."""
+    folded: list[Unit] = []
+    for call, group in groupby(units, lambda unit: unit.nodes[-1].function if not unit.nodes[-1].members else None):
+        members = list(group)
+        if call is not None and len(members) > 1:
+            folded.append(Unit([node for unit in members for node in unit.nodes], call[0], "function"))
         else:
             folded += members
     return folded

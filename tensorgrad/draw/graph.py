@@ -75,7 +75,7 @@ class Drawing:
         """The drawing of what changes from this graph to `other`: added green, removed red and dashed, changed yellow."""
         after = other.graph if isinstance(other, Drawing) else other if isinstance(other, Graph) else Graph.of(other)
         merged, marks = self.graph.merged(after)
-        return Drawing(merged, build(merged, Options(fold=False, marks=marks)))
+        return Drawing(merged, build(merged, Options(fold=False, functions=False, marks=marks)))
 
     def __str__(self) -> str:
         return str(self.graph)
@@ -113,7 +113,8 @@ def graph(
     values     small arrays themselves; of larger ones minimum, maximum, mean and how many NaN
     cost       bytes, FLOPs and measured time of every operation, the more expensive the more orange
     depth      modules below this level as one box each; 0: those at the top
-    fold       four or more equal blocks in a row as one with a count; long programs as at most 200 boxes
+    fold       four or more equal blocks in a row as one with a count; long programs as at most 200 boxes; functions of several
+               operations, such as conv2d or cross_entropy, as the one box that was written
     highlight  Tensors, or nodes, to be drawn in red
     direction  "TB", top to bottom, or "LR", left to right
 
@@ -131,7 +132,7 @@ def graph(
     red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
     def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
-        options = Options(as_fused, values, cost, measured or cost, depth, fold, red)
+        options = Options(as_fused, values, cost, measured or cost, depth, fold, fold, red)
         if not as_backward:
             return build(program, options, prefix, panel)
         if not outputs:

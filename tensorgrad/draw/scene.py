@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.draw.fold import Unit, fold_chains, fold_modules, fold_repeats, fold_segments
+from tensorgrad.draw.fold import Unit, fold_chains, fold_functions, fold_modules, fold_repeats, fold_segments
 from tensorgrad.draw.measure import Cost, costs_of, in_words
 from tensorgrad.graph import Graph
 from tensorgrad.op import Node
@@ -80,6 +80,7 @@ class Options:
     measured: bool = False  # costs among the facts, whether or not they stand in the boxes
     depth: int | None = None
     fold: bool = True
+    functions: bool = True  # a call of a function of several ops as one box
     highlight: frozenset[Any] = frozenset()
     marks: dict[int, str] = field(default_factory=dict)  # index of a node to added, removed or changed
 
@@ -126,6 +127,8 @@ class Builder:
 
     def folded(self, units: list[Unit]) -> list[Unit]:
         options, notes = self.options, self.scene.notes
+        if options.functions:
+            units = fold_functions(units)
         if options.depth is not None:
             units = fold_modules(units, options.depth)
         if options.fold:
@@ -184,8 +187,16 @@ class Builder:
         if any(n in self.options.highlight for part in unit.nodes for n in (part, *part.members)):
             mark = "highlight"
         if unit.kind != "op":
-            kind = "output" if any(n in self.outputs for n in unit.nodes) else "fold"
-            box = self.new(unit, kind, unit.lines(), group=group, mark=mark, facts={"ops": unit.contents()})
+            ends = any(n in self.outputs for n in unit.nodes)
+            kind = "output" if ends else "op" if unit.kind == "function" else "fold"
+            lines = unit.lines()
+            if unit.kind == "function" and node is self.end and not node.shape:
+                lines.insert(1, "loss")
+            facts = {"ops": unit.contents()}
+            if unit.kind == "function":
+                known = facts_of(node)
+                facts |= {key: known[key] for key in ("shape", "dtype", "bytes", "module", "line") if key in known}
+            box = self.new(unit, kind, lines, group=group, mark=mark, facts=facts)
         elif node.dtype is None:
             box = self.new(unit, "failed", [title_of(node), "failed"], group=group)
         else:
@@ -218,7 +229,7 @@ class Builder:
                         readers.setdefault(source, []).append(unit)
         shared: dict[Any, list[Tensor]] = {}
         for leaf, units in readers.items():
-            inside = all(u.kind != "op" for u in units) and len(set(units)) == 1 and leaf.requires_grad
+            inside = all(u.kind not in ("op", "function") for u in units) and len(set(units)) == 1 and leaf.requires_grad
             if inside:
                 continue
             unit = units[0]
@@ -281,10 +292,10 @@ class Builder:
                 continue
             op = self.ids[unit]
             if op not in drawn:
-                lines = [f"gradient of {use.op.name}", *use.op.formula("backward").splitlines()]
-                box = self.new(
-                    ("rule", op), "rule", lines, group=self.outer, left=True, facts={"formula": use.op.formula("backward")}
-                )
+                formula = use.op.formula("backward") if unit.kind == "op" or use.members else unit.contents()
+                title = use.op.name if unit.kind == "op" or use.members else unit.name
+                lines = [f"gradient of {title}", *formula.splitlines()]
+                box = self.new(("rule", op), "rule", lines, group=self.outer, left=True, facts={"formula": formula})
                 drawn[op] = box.id
                 self.scene.edges.append(Edge(op, box.id, kind="rule"))
             rule_of[node] = drawn[op]

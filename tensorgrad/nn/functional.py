@@ -24,6 +24,7 @@ from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
+from tensorgrad.state import one_box
 
 __all__ = [
     "avg_pool2d",
@@ -65,6 +66,7 @@ def seed(value: int | None) -> None:
     _default = np.random.default_rng(value)
 
 
+@one_box
 def dropout(x: Any, p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> Any:
     """y = x / (1 - p) where an element is kept, which it is with probability 1 - p, and 0 elsewhere; x unless `training`.
 
@@ -81,6 +83,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, rng: np.random.Genera
     return where(keep, x, 0) * (1 / (1 - p) if p < 1 else 1)
 
 
+@one_box
 def layer_norm(x: Any, shape: int | tuple[int, ...], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each sample.
 
@@ -97,6 +100,7 @@ def layer_norm(x: Any, shape: int | tuple[int, ...], weight: Any = None, bias: A
     return affine("layer_norm", y, weight, bias, shape, shape)
 
 
+@one_box
 def batch_norm(
     x: Any,
     running_mean: Array | None = None,
@@ -143,6 +147,7 @@ def batch_norm(
     return affine("batch_norm", y, weight, bias, (features,), wide)
 
 
+@one_box
 def embedding(indices: Any, weight: Any) -> Any:
     """y[...] = weight[indices[...]]: a row of `weight` for each index. The gradients of a row that is used twice add up.
 

@@ -21,11 +21,13 @@ from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.elementwise import abs, clip, log, where
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
+from tensorgrad.state import one_box
 from tensorgrad.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@one_box
 def cross_entropy(
     logits: Any,
     target: Any,
@@ -80,6 +82,7 @@ def cross_entropy(
     return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
 
 
+@one_box
 def nll_loss(logp: Any, target: Any, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean") -> Any:
     """The negative log-probability of the right class, L_i = -w[t_i] logp[i, t_i], by default its mean over samples.
 
@@ -103,6 +106,7 @@ def nll_loss(logp: Any, target: Any, weight: Any = None, *, ignore_index: int | 
     return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
 
 
+@one_box
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """L = (input - target)², element by element, reduced. Raises ShapeError unless both have the same shape."""
     input, target = compared("mse_loss", input, target, reduction)
@@ -110,6 +114,7 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return total_of(d * d, reduction)
 
 
+@one_box
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """L = |input - target|, element by element, reduced; at 0 the derivative is taken as 0.
 
@@ -119,6 +124,7 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return total_of(abs(input - target), reduction)
 
 
+@one_box
 def huber_loss(input: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Any:
     """L = d²/2 where |d| <= delta, and delta (|d| - delta/2) beyond, for d = input - target; reduced.
 
@@ -132,6 +138,7 @@ def huber_loss(input: Any, target: Any, *, delta: float = 1.0, reduction: str = 
     return total_of(near * (d - 0.5 * near), reduction)
 
 
+@one_box
 def kl_div(logp: Any, target: Any, *, reduction: str = "mean") -> Any:
     """The Kullback-Leibler divergence of the distribution e^logp from the target, L = t (ln t - logp), element by element.
 
@@ -150,6 +157,7 @@ def kl_div(logp: Any, target: Any, *, reduction: str = "mean") -> Any:
     return total_of(losses, reduction)
 
 
+@one_box
 def binary_cross_entropy_with_logits(
     logits: Any, target: Any, weight: Any = None, *, pos_weight: Any = None, reduction: str = "mean"
 ) -> Any:

@@ -15,6 +15,7 @@ from tensorgrad.ops import statistics
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.reduce import mean
 from tensorgrad.ops.shape import reshape, swapaxes
+from tensorgrad.state import one_box
 
 Pair = tuple[int, int]
 
@@ -90,6 +91,7 @@ class Fold2d(Op):
         return (lambda: windows2d(g, x.shape[1:3], stride, padding),)
 
 
+@one_box
 def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, padding: int | Pair = 0) -> Any:
     """y[n,o,p,q] = bias[o] + sum over c, i, j of weight[o,c,i,j] x[n, c, stride p + i - padding, stride q + j - padding]
 
@@ -119,6 +121,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, paddin
     return swapaxes(reshape(y, (out, x.shape[0], p, q)), 0, 1)
 
 
+@one_box
 def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:
     """The largest element of every window of `size`, `stride` (by default `size`) apart; x (n,c,h,w).
 
@@ -129,6 +132,7 @@ def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> An
     return swapaxes(reshape(statistics.max(y, axis=1), shape), 0, 1)
 
 
+@one_box
 def avg_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:
     """The mean of every window of `size`, `stride` (by default `size`) apart; x (n,c,h,w).
 

@@ -15,6 +15,7 @@ from tensorgrad.ops.elementwise import exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Axis, kept, mean, sample_axis
 from tensorgrad.ops.shape import reshape, transpose
+from tensorgrad.state import one_box
 
 
 class Reduction(Op):
@@ -186,6 +187,7 @@ class All(Reduction):
         return xp.asarray(x).all(axis=axis, keepdims=keepdims)
 
 
+@one_box
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
     shape = np.shape(x)
@@ -212,12 +214,14 @@ def _joined(pairs: Any, last: Any) -> Any:
     return concatenate([getitem(pairs, (..., slice(0, 1))) * last, getitem(pairs, (..., slice(1, None)))], axis=-1)
 
 
+@one_box
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The variance, mean((x - mean(x))²) n / (n - ddof), of n elements each."""
     d = x - mean(x, axis, True)
     return mean(d * d, axis, keepdims) * _correction("var", np.shape(x), axis, ddof)
 
 
+@one_box
 def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The square root of `var`. Of equal elements it is 0, and its derivative is taken as 0."""
     shape = np.shape(x)
