@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import grad
-from tensorgrad.backend import Array, Xp
+from tensorgrad.backend import Array, Xp, namespace
 from tensorgrad.errors import GraphError
 from tensorgrad.graph import Graph
 from tensorgrad.op import Node, Op, Rules, Sample, Value
@@ -27,7 +27,7 @@ class Checkpoint(Op):
 
     def __call__(self, *xs: Any, fn: Callable[..., Any], count: int | None = None) -> Any:
         if not any(isinstance(x, Tensor) for x in xs):
-            return fn(*xs[:count])
+            return self.forward(namespace(xs), *xs, fn=fn, count=len(xs) if count is None else count)
         # Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`.
         with switched(recording=True):
             trial = fn(*[x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs])

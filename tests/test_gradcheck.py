@@ -120,6 +120,36 @@ def test_functions_that_differentiate_inside() -> None:
     gradcheck(penalty, X, order=2)
 
 
+class Embedded(nn.Module):
+    """An embedding, a layer used twice, and one that the loss does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.layer, self.unused = nn.Embedding(5, 3), nn.Linear(3, 3), nn.Linear(2, 2)
+
+    def forward(self, indices: Any) -> Any:
+        return self.layer(self.layer(self.rows(indices)).tanh())
+
+
+@pytest.mark.parametrize("mode", ["full", "directional"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_models_of_many_kinds(mode: str, order: int) -> None:
+    labels = np.array([0, 1, 2, 1])
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    check_model(Embedded(), F.cross_entropy, np.array([0, 1, 4, 0]), labels, mode=mode, order=order)
+    frozen = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3), nn.Linear(3, 3)).eval()
+    next(frozen.parameters()).requires_grad = False
+    report = check_model(frozen, F.cross_entropy, x, labels, mode=mode, order=order)
+    assert mode == "directional" or "0.weight" not in [f.name for f in report.findings]
+    deep = nn.Sequential(*[part for _ in range(12) for part in (nn.Linear(3, 3), nn.Sigmoid())])  # gradients of 1e-9
+    check_model(deep, F.cross_entropy, x, labels, mode=mode, order=order)
+    gradcheck(lambda z: tensorgrad.checkpoint(lambda t: t.tanh() * t, z), x, mode=mode, order=order)
+    gradcheck(lambda z: F.cross_entropy(z * 1000, labels), x, mode=mode, order=order)
+    for scale in (1e-20, 1e20):
+        gradcheck(lambda z, scale=scale: z.sin().sum() * scale, x, mode=mode, order=order)
+    gradcheck(lambda z: (z, z * z), x, mode=mode, order=order)
+
+
 SCALES = [1e-12, 1e-6, 1.0, 1e6, 1e12]
 
 
@@ -327,6 +357,16 @@ def test_verdict(case: str, mode: str) -> None:
     [
         (lambda: gradcheck(lambda x: x.data, X), GraphError, "gradcheck: the function returned ndarray, expected a Tensor"),
         (lambda: gradcheck(lambda x: x.astype(np.float32), X), DTypeError, "the function returned float32 from float64 inputs"),
+        (
+            lambda: gradcheck(lambda x: x.argmax(1), X),
+            DTypeError,
+            "gradcheck: the function returned int64, which has no gradient",
+        ),
+        (
+            lambda: check_model(nn.ReLU(), F.cross_entropy, X, np.array([0, 1])),
+            GraphError,
+            "check_model: ReLU has no parameters that require a gradient",
+        ),
         (lambda: gradcheck(lambda x: x, [X, X]), DTypeError, "gradcheck: inputs is a list of arrays, expected a tuple"),
         (lambda: gradcheck(lambda x: x, np.arange(3)), GraphError, "gradcheck: there is no floating input to check, among 1"),
         (lambda: gradcheck(lambda x: x, X, wrt=[1]), GraphError, "gradcheck: wrt has 1, which is no floating input"),

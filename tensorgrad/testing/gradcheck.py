@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import fusion
-from tensorgrad.errors import ShapeError
+from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.nn import Module
 from tensorgrad.tensor import Tensor
 from tensorgrad.testing.check import RTOL, examine
@@ -75,6 +75,8 @@ def check_model(
     Parameters, buffers and floating x and y are raised to float64 for the check; afterwards the model is as it was.
     """
     parameters = {path: p for path, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise GraphError(f"check_model: {type(model).__name__} has no parameters that require a gradient")
     x, y = (raised(a) if isinstance(a, Tensor) or hasattr(a, "dtype") else a for a in (x, y))
     with in_float64(model):
         arrays = [p.data for p in parameters.values()]

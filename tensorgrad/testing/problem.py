@@ -117,6 +117,8 @@ def outputs_of(caller: str, result: Any) -> list[Tensor]:
     for t in outputs:
         if not isinstance(t, Tensor):
             raise GraphError(f"{caller}: the function returned {type(t).__name__}, expected a Tensor or a tuple of them")
+        if t.dtype.kind != "f":
+            raise DTypeError(f"{caller}: the function returned {t.dtype}, which has no gradient; expected float64")
         if t.dtype != np.float64:
             raise DTypeError(
                 f"{caller}: the function returned {t.dtype} from float64 inputs; something in it goes back to less "
