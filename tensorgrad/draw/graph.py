@@ -132,7 +132,10 @@ def graph(
     red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
     def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
-        options = Options(as_fused, values, cost, measured or cost, depth, fold, fold, red)
+        options = Options(
+            fused=as_fused, values=values, cost=cost, measured=measured or cost, depth=depth, fold=fold, functions=fold,
+            highlight=red,
+        )  # fmt: skip
         if not as_backward:
             return build(program, options, prefix, panel)
         if not outputs:

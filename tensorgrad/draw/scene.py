@@ -114,6 +114,7 @@ class Builder:
         self.unit_of = {node: unit for unit in self.units for node in unit.nodes}
         self.by_index = {member.index: unit for node, unit in self.unit_of.items() for member in (node, *node.members)}
         self.ids: dict[Any, str] = {}
+        self.rule_of: dict[Node, str] = {}  # id of the box of the rule that made a node of the backward pass
         self.modules()
         for unit in self.units:
             self.draw_unit(unit)
@@ -283,7 +284,7 @@ class Builder:
 
     def draw_backward(self, nodes: list[Node]) -> None:
         """The backward pass: one box for what one rule made, at the height of the op that the rule belongs to."""
-        rule_of: dict[Node, str] = {}
+        rule_of = self.rule_of
         drawn: dict[str, str] = {}  # id of the op's box to that of its rule
         for node in nodes:
             use = node.gradient_of
@@ -307,28 +308,23 @@ class Builder:
         }
         for (later, earlier), g in flows.items():
             self.scene.edges.append(Edge(later, earlier, f"g {described(g)}", "gradient"))
-        self.rule_of = rule_of
 
 
-def name_gradients(scene: Scene, builder_rules: dict[Node, str], gradients: dict[str, Tensor]) -> None:
-    """A green box beside each rule for the gradients that people asked for."""
+def gradient_scene(graph: Graph, options: Options, gradients: dict[str, Tensor], prefix: str = "", panel: str = "") -> Scene:
+    """The scene of a graph whose backward pass was recorded; a box beside each rule names the gradients that it made."""
+    builder = Builder(graph, options, prefix, panel)
+    scene = builder.scene
     by_rule: dict[str, list[str]] = {}
     for name, t in gradients.items():
-        if t.node is not None and t.node in builder_rules:
-            by_rule.setdefault(builder_rules[t.node], []).append(f"{name}  {described(t)}")
+        if t.node is not None and t.node in builder.rule_of:
+            by_rule.setdefault(builder.rule_of[t.node], []).append(f"{name}  {described(t)}")
     for rule, names in by_rule.items():
         if len(names) > 6:
             names = [*names[:3], "…", *names[-2:]]
         box = Box(f"{rule}r", "gradients", ["gradients", *names], scene.boxes[rule].group, left=True)
         scene.boxes[box.id] = box
         scene.edges.append(Edge(rule, box.id, kind="result"))
-
-
-def gradient_scene(graph: Graph, options: Options, gradients: dict[str, Tensor], prefix: str = "", panel: str = "") -> Scene:
-    """The scene of a graph whose backward pass was recorded, with the gradients' names."""
-    builder = Builder(graph, options, prefix, panel)
-    name_gradients(builder.scene, getattr(builder, "rule_of", {}), gradients)
-    return builder.scene
+    return scene
 
 
 def beside(scenes: Iterable[Scene]) -> Scene:
