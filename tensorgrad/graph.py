@@ -103,7 +103,9 @@ class Graph:
             for leaf in node.inputs:
                 if isinstance(leaf, Tensor) and leaf not in names:
                     own = leaf.name or f"input{sum(n.startswith('input') for n in names.values())}"
-                    names[leaf] = f"{node.scope}.{own}" if leaf.requires_grad and leaf.name and node.scope else own
+                    # a Parameter is named by the module that has it, any other Tensor by the user
+                    owned = type(leaf) is not Tensor and leaf.name and node.scope
+                    names[leaf] = f"{node.scope}.{own}" if owned else own
         return names
 
     def hash(self) -> str:

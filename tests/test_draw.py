@@ -249,7 +249,7 @@ def test_several_outputs_and_a_module() -> None:
     for p in frozen.parameters():
         p.requires_grad = False
     scene = draw.graph(frozen, np.ones((2, 3), np.float32)).scene
-    assert [box.lines[0] for box in scene.boxes.values()] == ["linear", "tanh", "x", "weight", "bias"]
+    assert [box.lines[0] for box in scene.boxes.values()] == ["linear", "tanh", "x", "0.weight", "0.bias"]
 
 
 # Folding
@@ -379,7 +379,7 @@ def test_names_are_not_interpreted(tmp_path: Path) -> None:
     shown = texts(drawing.save(tmp_path / "step.svg").read_bytes())
     assert shown.count(EVIL) == 2
     page = drawing.save(tmp_path / "step.html").read_text()
-    assert page.count("</script>") == 1
+    assert page.count("</script") == 1
     assert EVIL not in page
     (line,) = (line for line in drawing.to_mermaid().splitlines() if "#60;" in line)
     assert re.fullmatch(r'\s*b\d+\(\["a#60;b#62;#124;#34;#38;#123;#125;#92;N#60;/script#62;<br>5×3 float64"\]\):::input', line)

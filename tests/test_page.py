@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensorgrad import Tensor, draw
+from tensorgrad import Tensor, draw, nn
 from tests.test_draw import EVIL, GOLDEN, PROGRAMS, mlp, residual
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -261,8 +261,13 @@ def test_text_stands_out_in_both_schemes(page: Any, scheme: str) -> None:
 
 def test_names_do_not_run(browser: Any, tmp_path: Path) -> None:
     name = '<img src=x onerror="document.title=1">' + EVIL
-    loss = (Tensor(np.ones(3), True, name=name) * 2.0).sum()
+    model = nn.Module()
+    setattr(model, name, nn.Linear(3, 2))  # a module's path stands among the facts
+    loss = getattr(model, name)(Tensor(np.ones((1, 3), np.float32), True, name=name)).sum()
     browser.get(loss.graph(title=name).save(tmp_path / "page.html").as_uri())
-    assert browser.title == "computation graph"
     assert name in boxes(browser)
+    browser.execute_script("arguments[0].focus()", boxes(browser)["linear"])
+    assert facts(browser)["module"] == name
+    assert browser.title == "computation graph"
+    assert not browser.find_elements("tag name", "img")
     assert browser.get_log("browser") == []
