@@ -250,6 +250,7 @@ def test_several_outputs_and_a_module() -> None:
         p.requires_grad = False
     scene = draw.graph(frozen, np.ones((2, 3), np.float32)).scene
     assert [box.lines[0] for box in scene.boxes.values()] == ["linear", "tanh", "x", "0.weight", "0.bias"]
+    assert [box.kind for box in scene.boxes.values()][2:] == ["input", "parameter", "parameter"]
 
 
 # Folding

@@ -230,7 +230,7 @@ class Builder:
                         readers.setdefault(source, []).append(unit)
         shared: dict[Any, list[Tensor]] = {}
         for leaf, units in readers.items():
-            inside = all(u.kind not in ("op", "function") for u in units) and len(set(units)) == 1 and leaf.requires_grad
+            inside = all(u.kind not in ("op", "function") for u in units) and len(set(units)) == 1 and is_parameter(leaf)
             if inside:
                 continue
             unit = units[0]
@@ -243,9 +243,10 @@ class Builder:
             units = readers[first]
             lines = [self.names[first] if len(leaves) == 1 else f"{self.names[first]} … {self.names[leaves[-1]]}"]
             lines.append(described(first))
-            kind = "parameter" if first.requires_grad else "constant" if not first.shape and not first.name else "input"
-            group = self.group_of[units[0]] if first.requires_grad and len(set(units)) == 1 else self.outer
-            if not first.requires_grad and len(leaves) > 1:
+            own = is_parameter(first)
+            kind = "parameter" if own else "constant" if not first.shape and not first.name else "input"
+            group = self.group_of[units[0]] if own and len(set(units)) == 1 else self.outer
+            if not own and len(leaves) > 1:
                 group = self.group_of[units[0]]
             mark = "highlight" if any(leaf in self.options.highlight for leaf in leaves) else ""
             box = self.new(key, kind, lines, group=group, mark=mark, facts=facts_of(first))
@@ -339,6 +340,11 @@ def beside(scenes: Iterable[Scene]) -> Scene:
 
 
 # Words
+
+
+def is_parameter(leaf: Tensor) -> bool:
+    """Whether it is learned, or a Parameter that is frozen."""
+    return leaf.requires_grad or type(leaf) is not Tensor
 
 
 def title_of(node: Node) -> str:
