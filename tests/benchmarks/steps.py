@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,9 +15,12 @@ from tensorgrad import nn, optim
 from tensorgrad.nn import functional as F
 
 WORKLOADS: dict[str, tuple[tuple[int, ...], int]] = {
+    "W0": ((20, 32, 3), 32),
     "W1": ((784, 100, 10), 10),
     "W2": ((784, 200, 100, 50, 10), 64),
-    "W3": ((64, *[500] * 6, 10), 1439),
+    "W3": ((784, *[500] * 6, 10), 1439),
+    "W3b": ((64, *[500] * 6, 10), 1439),
+    "W4": ((784, 500, 150, 10), 60_000),
 }
 LR = 0.1
 Step = Callable[[], float]
@@ -111,11 +115,60 @@ def by_hand_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
     return step
 
 
+def jax_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    import jax
+    import jax.numpy as jnp
+
+    def loss_of(layers: Any, x: Any, y: Any) -> Any:
+        for w, b in layers[:-1]:
+            x = jax.nn.relu(x @ w + b)
+        w, b = layers[-1]
+        logp = jax.nn.log_softmax(x @ w + b)
+        return -jnp.take_along_axis(logp, y[:, None], axis=1).mean()
+
+    @jax.jit
+    def update(layers: Any, x: Any, y: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_of)(layers, x, y)
+        return jax.tree_util.tree_map(lambda p, g: p - LR * g, layers, grads), loss
+
+    state = [[(jnp.asarray(w), jnp.asarray(b)) for w, b in weights(widths)]]
+    jx, jy = jnp.asarray(x), jnp.asarray(y)
+
+    def step() -> float:
+        state[0], loss = update(state[0], jx, jy)
+        return float(loss)
+
+    return step
+
+
+def products_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    """The matrix products of a step alone, into buffers that are there: what a step takes at the very least on this BLAS."""
+    layers = weights(widths)
+    m = len(x)
+    a = [x] + [np.ones((m, n), np.float32) for n in widths[1:]]
+    dw = [np.empty_like(w) for w, _ in layers]
+    spare = [np.empty((m, n), np.float32) for n in widths]
+
+    def step() -> float:
+        for i, (w, _) in enumerate(layers):
+            np.matmul(a[i], w, out=spare[i + 1])
+        for i in reversed(range(len(layers))):
+            np.matmul(a[i].T, a[i + 1], out=dw[i])
+            if i:
+                np.matmul(a[i + 1], layers[i][0].T, out=spare[i])
+        return float("nan")
+
+    return step
+
+
 PEERS: dict[str, Callable[[tuple[int, ...], np.ndarray, np.ndarray], Step]] = {
     "tensorgrad": tensorgrad_step,
     "by hand": by_hand_step,
     "PyTorch eager": torch_step,
+    "JAX jit": jax_step,
+    "products alone": products_step,
 }
+NEEDS = {"PyTorch eager": "torch", "JAX jit": "jax"}  # package that has to be there
 
 
 def seconds(step: Step, n: int) -> float:
@@ -127,15 +180,22 @@ def seconds(step: Step, n: int) -> float:
 
 
 def serve(peer: str, workload: str, pipe: Connection) -> None:
-    """Answer "losses n" and "time n" until told to stop.
+    """Answer "losses n", "time n" and "memory 0" (MiB at the peak, beyond the library and the data) until told to stop.
 
     BLAS threads of the process that had its turn before go on spinning for some 25 ms, so every turn begins with a pause.
     """
     widths, batch = WORKLOADS[workload]
     rng = np.random.default_rng(1)
-    step = PEERS[peer](widths, rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch))
+    x, y = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
+    if peer in NEEDS:
+        __import__(NEEDS[peer])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = PEERS[peer](widths, x, y)
     while (message := pipe.recv()) is not None:
         what, n = message
+        if what == "memory":
+            pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+            continue
         if what == "time":
             time.sleep(0.05)
             seconds(step, max(n // 10, 1))
