@@ -2,8 +2,8 @@
 
 Each library trains the same network from the same weights on the same batch in a process of its own (two thread pools in one
 process slow each other down); the processes take turns, and have to agree on the losses before anything is timed. "products
-alone" is the step's matrix products and nothing else. Memory is the peak beyond the data and what importing the library took; it
-includes what a library sets up at its first step. PyTorch and JAX are no dependencies: install them to have them in it.
+alone" is the step's matrix products and nothing else. Memory is the peak beyond the data and what importing the library took;
+it includes what a library sets up at its first step. PyTorch and JAX are no dependencies: install them to have them in it.
 """
 
 from __future__ import annotations
