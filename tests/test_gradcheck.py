@@ -100,6 +100,20 @@ def test_float32_is_raised() -> None:
     assert x.grad is None
 
 
+def test_steps_out_of_the_domain() -> None:
+    """Only small steps stay where the function can be computed; an error at the point itself is the user's to see."""
+
+    def picky(x: Tensor) -> Tensor:
+        if (x.data >= 1.0001).any():
+            raise ValueError("too large")
+        return (1.001 - x).log()
+
+    assert gradcheck(picky, np.array([1.0, 0.5]), mode="full")
+    assert not gradcheck(lambda x: picky(x) + x.detach(), np.array([1.0, 0.5]), raises=False)
+    with pytest.raises(ValueError, match="too large"):
+        gradcheck(picky, np.array([1.1]))
+
+
 def test_nothing_to_compare_is_said() -> None:
     assert "nothing to compare" in str(gradcheck(lambda x: x * 2, np.zeros((0, 3))))
 

@@ -101,6 +101,9 @@ class Check:
                 for array, before, direction in arrays:
                     array[...] = before + e * direction
                 values = self.problem.values()
+            except (ArithmeticError, ValueError):
+                # it can be computed at the point itself, so the step has left its domain: a matrix has become singular, say
+                values = np.full(self.at.size, np.nan)
             finally:
                 for array, before, _ in arrays:
                     array[...] = before

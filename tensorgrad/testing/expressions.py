@@ -19,6 +19,7 @@ from tensorgrad.testing.check import check_op
 from tensorgrad.testing.strategies import Draws, values
 
 LARGEST = 1e3  # results beyond it are not built upon
+WELL_CONDITIONED = 1e3  # what is nearly singular has no gradient that numbers could confirm
 TRIES = 3  # samples of an op to find one with the shape of a result so far
 
 
@@ -186,6 +187,10 @@ class Builder:
     def add(self, op: Op, sources: tuple[Any, ...], attrs: dict[str, Any]) -> bool:
         """Append a step, unless its result is no use: not finite, large, or with a kink right there."""
         arrays = [self.known[s] if isinstance(s, str) else s for s in sources]
+        for axes, a in zip(op.parsed.inputs, arrays, strict=False):
+            square = len(axes) == 2 and axes[0] == axes[1]
+            if square and a.size and not (np.linalg.cond(a) < WELL_CONDITIONED).all():
+                return False
         try:
             with np.errstate(all="ignore"):
                 result = np.asarray(op(*arrays, **attrs))
