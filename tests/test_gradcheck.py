@@ -100,6 +100,11 @@ def test_float32_is_raised() -> None:
     assert x.grad is None
 
 
+def test_a_function_that_is_constant_but_for_rounding() -> None:
+    """x⁻¹ x is the identity: its gradient is 0, and what rounding makes of it is nothing beside the 1 on its diagonal."""
+    gradcheck(lambda x: ops.solve(-ops.inv(x), -ops.inv(x)), np.array([[3.0, 0.0], [0.0, 3.005]]))
+
+
 def test_steps_out_of_the_domain() -> None:
     """Only small steps stay where the function can be computed; an error at the point itself is the user's to see."""
 
