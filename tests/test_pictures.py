@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix
 
 from models import MLP
 from tensorgrad import Tensor, draw, nn
-from tensorgrad.errors import MissingDependencyError, ShapeError
+from tensorgrad.errors import LabelError, MissingDependencyError, ShapeError
 from tests.strategies import generators
 
 IMAGES = np.arange(6 * 9, dtype=np.float32).reshape(6, 9)
@@ -96,11 +96,14 @@ def test_network_with_its_weights() -> None:
     figure = draw.network(model, weights=True)
     lines = [c for c in figure.axes[0].collections if type(c).__name__ == "LineCollection"]
     weights = [p.numpy() for p in model.parameters() if p.ndim == 2]
-    for collection, w in zip(lines, weights, strict=True):
-        np.testing.assert_array_equal(collection.get_array(), w.ravel())
-        for segment, value in zip(collection.get_segments(), w.ravel(), strict=True):
-            assert len(segment) == 2
-            assert np.isfinite(value)
+    circles = [c.get_offsets() for c in figure.axes[0].collections if type(c).__name__ == "PathCollection"]
+    for collection, w, left, right in zip(lines, weights, circles, circles[1:], strict=False):
+        assert len(collection.get_segments()) == w.size
+        for segment, value in zip(collection.get_segments(), collection.get_array(), strict=True):
+            (i,) = np.flatnonzero((left == segment[0]).all(1))
+            (j,) = np.flatnonzero((right == segment[1]).all(1))
+            assert value == w[i, j]
+        assert (np.diff(np.abs(collection.get_array())) >= 0).all()  # the strong ones are drawn over the weak ones
     assert lines[0].get_clim()[1] == pytest.approx(max(np.abs(w).max() for w in weights))
     assert len(figure.axes) == 2  # the second is the colour bar
 
@@ -109,7 +112,34 @@ def test_neurons_of_a_wide_layer_are_the_first_and_the_last() -> None:
     model = nn.Sequential(nn.Linear(20, 1))
     figure = draw.network(model, limit=5, weights=True)
     (lines,) = [c for c in figure.axes[0].collections if type(c).__name__ == "LineCollection"]
-    np.testing.assert_array_equal(lines.get_array(), next(model.parameters()).numpy()[[0, 1, 18, 19], 0])
+    expected = next(model.parameters()).numpy()[[0, 1, 18, 19], 0]
+    from_the_top = np.argsort([-segment[0][1] for segment in lines.get_segments()])
+    np.testing.assert_array_equal(lines.get_array()[from_the_top], expected)
+
+
+def test_the_activation_names_a_column_whatever_stands_beside_it() -> None:
+    layers = (nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout(0.5))
+    assert "ReLU" in texts(draw.network(nn.Sequential(nn.Linear(2, 3), *layers, nn.Linear(3, 2), nn.Dropout(0.5))))
+    plain = draw.network(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 2), nn.Identity()))
+    assert [t for t in texts(plain) if t.isalpha()] == ["input", "linear", "output"]
+
+
+@pytest.mark.parametrize("widths", [(784, 200, 10), (3, 4, 2), (2, 1)])
+def test_counts_and_captions_of_neurons_are_as_far_from_them(widths: tuple[int, ...]) -> None:
+    figure = draw.network(MLP(widths))
+    ys = np.concatenate([c.get_offsets()[:, 1] for c in figure.axes[0].collections if type(c).__name__ == "PathCollection"])
+    counts = {t.get_position()[1] for t in figure.axes[0].texts if t.get_text().isdigit()}
+    captions = {t.get_position()[1] for t in figure.axes[0].texts if t.get_text().isalpha()}
+    assert (counts, captions) == ({ys.min() - 0.5}, {ys.max() + 0.5})
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8])
+def test_the_header_of_mistakes_fits(columns: int) -> None:
+    figure = draw.mistakes(np.ones((12_000, 4)), np.zeros(12_000, int), np.ones(12_000, int), columns=columns, limit=2)
+    figure.canvas.draw()
+    (header,) = (text for text in figure.texts if "wrong" in text.get_text())
+    box = header.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
 @pytest.mark.parametrize(
@@ -134,6 +164,20 @@ def test_neurons_of_a_wide_layer_are_the_first_and_the_last() -> None:
             "mistakes: probabilities has shape (5, 3), expected (6, classes)",
         ),
         (lambda: draw.predictions(IMAGES, LABELS, columns=0), ValueError, "predictions: columns must be 1 or more, got 0"),
+        (lambda: draw.predictions(IMAGES, LABELS, limit=-1), ValueError, "predictions: limit must be 1 or more, got -1"),
+        (lambda: draw.mistakes(IMAGES, LABELS, SAID, limit=0), ValueError, "mistakes: limit must be 1 or more, got 0"),
+        (
+            lambda: draw.predictions(IMAGES, LABELS, names=["a", "b"]),
+            LabelError,
+            "predictions: labels has class 2, but names has only 2",
+        ),
+        (
+            lambda: draw.mistakes(IMAGES, LABELS, SAID, probabilities=np.ones((6, 2))),
+            LabelError,
+            "mistakes: predicted has class 2, but probabilities has 2 columns",
+        ),
+        (lambda: draw.confusion(LABELS, SAID - 1), LabelError, "confusion: predicted has class -1, expected classes from 0 on"),
+        (lambda: draw.network(3), TypeError, "network: model is of type int, expected a tensorgrad.nn.Module"),  # type: ignore[arg-type]
         (
             lambda: draw.confusion(LABELS, SAID * 1.0),
             ShapeError,

@@ -10,11 +10,13 @@ import numpy as np
 
 from tensorgrad.backend import Array
 from tensorgrad.draw.curves import COLOURS
-from tensorgrad.errors import MissingDependencyError, ShapeError
-from tensorgrad.nn.layers import Linear
+from tensorgrad.errors import LabelError, MissingDependencyError, ShapeError
+from tensorgrad.nn.layers import Dropout, Identity, Linear
 from tensorgrad.nn.module import Module
+from tensorgrad.nn.normalisation import BatchNorm1d, LayerNorm
 from tensorgrad.tensor import Tensor
 
+UNSAID = (BatchNorm1d, Dropout, Identity, LayerNorm)  # beside an activation they are not what names a column of neurons
 INK, GREY, RED = "#1c2024", "#8a939c", "#c0392b"
 
 
@@ -47,11 +49,13 @@ def predictions(
     names      of the classes; their indices by default
     columns    of the grid; at most `limit` images are shown
 
-    Returns the matplotlib figure. Raises ShapeError where the numbers of rows differ, or flat images are not square.
+    Returns the matplotlib figure. Raises ShapeError where the numbers of rows differ, or flat images are not square, and
+    LabelError for a class below 0 or without a name.
     """
+    at_least_one("predictions", "limit", limit)
     pixels = as_images("predictions", images, shape)
-    truth = as_labels("predictions", "labels", labels, len(pixels))
-    said = truth if predicted is None else as_labels("predictions", "predicted", predicted, len(pixels))
+    truth = as_labels("predictions", "labels", labels, len(pixels), names)
+    said = truth if predicted is None else as_labels("predictions", "predicted", predicted, len(pixels), names)
     titles = []
     for right, answer in zip(truth[:limit], said[:limit], strict=True):
         wrong = f"{name_of(answer, names)}, not {name_of(right, names)}"
@@ -74,41 +78,47 @@ def mistakes(
 
     The other arguments, what is returned and what is raised are as for `predictions`. Without a mistake the figure says so.
     """
+    at_least_one("mistakes", "limit", limit)
     pixels = as_images("mistakes", images, shape)
-    truth = as_labels("mistakes", "labels", labels, len(pixels))
-    said = as_labels("mistakes", "predicted", predicted, len(pixels))
+    truth = as_labels("mistakes", "labels", labels, len(pixels), names)
+    said = as_labels("mistakes", "predicted", predicted, len(pixels), names)
     wrong = np.flatnonzero(truth != said)
     sure: Any = None
     if probabilities is not None:
         p = as_array(probabilities)
         if p.ndim != 2 or len(p) != len(pixels):
             raise ShapeError(f"mistakes: probabilities has shape {p.shape}, expected ({len(pixels)}, classes)")
+        if said.max(initial=-1) >= p.shape[1]:
+            raise LabelError(f"mistakes: predicted has class {said.max()}, but probabilities has {p.shape[1]} columns")
         sure = p[np.arange(len(p)), said]
         wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
     titles = []
     for i in wrong[:limit]:
         share = "" if sure is None else f" ({sure[i]:.0%})"
         titles.append((f"{name_of(said[i], names)}, not {name_of(truth[i], names)}{share}", RED))
-    figure = grid("mistakes", pixels[wrong[:limit]], titles, columns, "no mistakes")
-    figure.suptitle(
-        f"{len(wrong):,} of {len(pixels):,} wrong" + (f", {limit} of them shown" if len(wrong) > limit else ""), fontsize=11
-    )
-    return figure
+    header = f"{len(wrong):,} of {len(pixels):,} wrong" + (f", {limit} of them shown" if len(wrong) > limit else "")
+    return grid("mistakes", pixels[wrong[:limit]], titles, columns, "no mistakes", header)
 
 
-def grid(caller: str, pixels: Array, titles: list[tuple[str, str]], columns: int, nothing: str) -> Any:
-    """Images in rows and columns, each under its title."""
-    if columns < 1:
-        raise ValueError(f"{caller}: columns must be 1 or more, got {columns}")
+def grid(
+    caller: str, pixels: Array, titles: list[tuple[str, str]], columns: int, nothing: str, header: str | None = None
+) -> Any:
+    """Images in rows and columns, each under its title, all under the header; wide enough for it."""
+    at_least_one(caller, "columns", columns)
     if not len(pixels):
         figure = new_figure(caller, 4, 1.4)
         figure.add_subplot().set_axis_off()
         figure.axes[0].text(0.5, 0.5, nothing, ha="center", va="center", fontsize=13, color=GREY)
+        if header:
+            figure.suptitle(header, fontsize=11)
         return figure
     columns = min(columns, len(pixels))
     rows = math.ceil(len(pixels) / columns)
     longest = max(len(title) for title, _ in titles)
-    figure = new_figure(caller, columns * max(1.15, 0.085 * longest), 0.4 + rows * 1.4)
+    width = max(columns * max(1.15, 0.085 * longest), 0.1 * len(header or ""))
+    figure = new_figure(caller, width, 0.4 + rows * 1.4)
+    if header:
+        figure.suptitle(header, fontsize=11)
     for i, (image, (title, colour)) in enumerate(zip(pixels, titles, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(image, cmap="gray_r", interpolation="nearest")
@@ -127,10 +137,11 @@ def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None
     names              of the classes; their indices by default
     normalise          shares of each row in place of counts
 
-    Returns the matplotlib figure. Raises ShapeError where the numbers of labels differ.
+    Returns the matplotlib figure. Raises ShapeError where the numbers of labels differ, and LabelError for a class below 0 or
+    without a name.
     """
-    truth = as_labels("confusion", "labels", labels, None)
-    said = as_labels("confusion", "predicted", predicted, len(truth))
+    truth = as_labels("confusion", "labels", labels, None, names)
+    said = as_labels("confusion", "predicted", predicted, len(truth), names)
     classes = max(int(max(truth.max(initial=0), said.max(initial=0))) + 1, len(names or ()))
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (truth, said), 1)
@@ -164,12 +175,14 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
 
     Returns the matplotlib figure. Raises ValueError for a model without linear layers, or whose widths do not follow.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"network: model is of type {type(model).__name__}, expected a tensorgrad.nn.Module")
     layers: list[tuple[str, Any]] = []
     after: dict[int, str] = {}
     for path, module in model.named_modules():
         if isinstance(module, Linear):
             layers.append((path, module.weight))
-        elif layers and path and not module._modules:
+        elif layers and path and not module._modules and not isinstance(module, UNSAID):
             after[len(layers) - 1] = type(module).__name__
     if not layers:
         found = sorted({type(module).__name__ for _, module in model.named_modules()})
@@ -181,22 +194,22 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
     if limit < 3:
         raise ValueError(f"network: limit must be 3 or more, got {limit}")
     shown = [list(range(n)) if n <= limit else [*range(limit // 2), *range(n - (limit - 1 - limit // 2), n)] for n in sizes]
-    tallest = min(limit, max(sizes))
-    figure = new_figure("network", 1.5 + 1.9 * (len(sizes) - 1), 1.4 + 0.36 * tallest)
+    places = [heights(n, len(s)) for n, s in zip(sizes, shown, strict=True)]
+    top, bottom = max(ys[0] for ys in places), min(ys[-1] for ys in places)
+    figure = new_figure("network", 1.5 + 1.9 * (len(sizes) - 1), 1.76 + 0.36 * (top - bottom))
     axes = figure.add_subplot()
     axes.set_axis_off()
-    places = [heights(n, len(s)) for n, s in zip(sizes, shown, strict=True)]
     draw_weights(figure, axes, [w for _, w in layers], shown, places, weights)
     for i, (n, where) in enumerate(zip(sizes, places, strict=True)):
         colour = COLOURS[0] if i == 0 else COLOURS[2] if i == len(sizes) - 1 else COLOURS[1]
         axes.scatter([i] * len(where), where, s=150, color="white", edgecolors=colour, linewidths=1.8, zorder=3)
         if n > len(where):
             axes.text(i, 0, "⋮", ha="center", va="center", fontsize=17, color=GREY, zorder=3)
-        axes.text(i, -tallest / 2 - 0.5, f"{n:,}", ha="center", va="top", fontsize=10, color=INK)
+        axes.text(i, bottom - 0.5, f"{n:,}", ha="center", va="top", fontsize=10, color=INK)
         kind = "input" if i == 0 else after.get(i - 1, "output" if i == len(sizes) - 1 else "linear")
-        axes.text(i, tallest / 2 + 0.35, kind, ha="center", va="bottom", fontsize=10, color=colour)
+        axes.text(i, top + 0.5, kind, ha="center", va="bottom", fontsize=10, color=colour)
     axes.set_xlim(-0.4, len(sizes) - 0.6)
-    axes.set_ylim(-tallest / 2 - 1.4, tallest / 2 + 1.2)
+    axes.set_ylim(bottom - 1.4, top + 1.4)
     return figure
 
 
@@ -223,9 +236,11 @@ def draw_weights(
     for i, part in enumerate(parts):
         lines = [[(i, a), (i + 1, b)] for a in places[i] for b in places[i + 1]]
         if coloured:
-            strength = np.abs(part.ravel()) / largest
-            collection = LineCollection(lines, cmap="PuOr_r", linewidths=0.3 + 1.6 * strength, alpha=0.85, zorder=1)
-            collection.set_array(part.ravel())
+            order = np.argsort(np.abs(part.ravel()), kind="stable")  # or pale lines would cut strong ones into dashes
+            values = part.ravel()[order]
+            widths = 0.3 + 1.6 * np.abs(values) / largest
+            collection = LineCollection([lines[k] for k in order], cmap="PuOr_r", linewidths=widths, alpha=0.85, zorder=1)
+            collection.set_array(values)
             collection.set_clim(-largest, largest)
         else:
             collection = LineCollection(lines, colors="#b9c2cb", linewidths=0.5, zorder=1)
@@ -257,13 +272,22 @@ def as_images(caller: str, images: Any, shape: tuple[int, int] | None) -> Array:
     return pixels.reshape(-1, h, w)
 
 
-def as_labels(caller: str, argument: str, labels: Any, count: int | None) -> Array:
-    """(n) integers."""
+def at_least_one(caller: str, argument: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{caller}: {argument} must be 1 or more, got {value}")
+
+
+def as_labels(caller: str, argument: str, labels: Any, count: int | None, names: Sequence[str] | None) -> Array:
+    """(n) integers from 0 on, each with a name if there are names."""
     array = as_array(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ShapeError(f"{caller}: {argument} has shape {array.shape} and dtype {array.dtype}, expected class indices (n)")
     if count is not None and len(array) != count:
         raise ShapeError(f"{caller}: {argument} has {len(array)} rows, expected {count}")
+    if array.min(initial=0) < 0:
+        raise LabelError(f"{caller}: {argument} has class {array.min()}, expected classes from 0 on")
+    if names is not None and array.max(initial=-1) >= len(names):
+        raise LabelError(f"{caller}: {argument} has class {array.max()}, but names has only {len(names)} names")
     return array
 
 
