@@ -4,24 +4,31 @@ from tensorgrad.tensor import Tensor, from_dlpack  # isort: skip  (first: it and
 from tensorgrad import errors, fusion
 from tensorgrad.autograd import detect_anomaly, grad, no_grad
 from tensorgrad.checkpointing import checkpoint
+from tensorgrad.compiler import compile
 from tensorgrad.derivatives import hessian, hvp, jacobian, jvp, vjp
+from tensorgrad.kernels.threads import get_num_threads, set_num_threads
 from tensorgrad.ops import *  # noqa: F403  (every op is a function of the package too; ops.__all__ says which)
 from tensorgrad.ops import __all__ as _ops
+from tensorgrad.profiling import profile
 
 __version__ = "0.1.0"
 __all__ = [
     "Tensor",
     "checkpoint",
+    "compile",
     "detect_anomaly",
     "errors",
     "from_dlpack",
     "fusion",
+    "get_num_threads",
     "grad",
     "hessian",
     "hvp",
     "jacobian",
     "jvp",
     "no_grad",
+    "profile",
+    "set_num_threads",
     "vjp",
 ]
 __all__ += _ops

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,9 +42,11 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = 
     """Add the gradient of `root` to the `.grad` of every leaf it was computed from; see Tensor.backward."""
     seed = _seed("backward", root, gradient)
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
+        if state.trace is not None:
+            state.trace.accumulates(tensor)
         if tensor.grad is None:
             tensor.grad = g
-        elif create_graph or tensor.grad.requires_grad:
+        elif create_graph or tensor.grad.requires_grad or state.tracing:
             tensor.grad = tensor.grad + g
         else:
             tensor.grad.data += g.data
@@ -117,7 +120,11 @@ def _walk(
 
     Rules are pure and their results may share memory with each other; what is handed out shares memory with nothing.
     """
-    retain = record if retain is None else retain
+    recording, record = (
+        record,
+        record or state.tracing,
+    )  # in a trace the rules are recorded, whether or not they can be differentiated
+    retain = record if retain is None else retain or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
     if nodes and writes.latest > nodes[-1].index:
@@ -134,8 +141,9 @@ def _walk(
     leaves: dict[Tensor, None] = {r: None for r in roots if r.node is None}
     kept: list[tuple[Source, Tensor]] = []
 
+    profile = state.profile
     before = (state.recording, state.tracing, state.scope, state.gradient_of)
-    state.recording = state.tracing = record
+    state.recording, state.tracing = recording, record
     try:
         for node in nodes:
             g = grads.get(node)
@@ -154,7 +162,7 @@ def _walk(
                         continue
                     if needed is not None and source not in needed:
                         continue
-                    gx = rule()
+                    gx = rule() if profile is None else _measured(profile, rule, use)
                     if gx.shape != source.shape:
                         gx = sum_to(gx, source.shape)
                     if gx.dtype != source.dtype:
@@ -216,6 +224,15 @@ def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
         state.scope, state.gradient_of = node.scope, use
         out = out if out is None else wrap(out, node)
     return op.backward(g, node if out is None else out, *values, **use.attrs)
+
+
+def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
+    """What a rule gives, its time noted; the operations that it consists of are not noted one by one."""
+    since = time.perf_counter()
+    with switched(profile=None):
+        gx = rule()
+    profile.differentiated(use, use.op.name, time.perf_counter() - since, gx.data.nbytes)
+    return gx
 
 
 def _hooked(hooks: list[Any], g: Any, record: bool) -> Any:

@@ -54,3 +54,10 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{where}: expected numbers or booleans, got dtype {array.dtype} (from {type(value).__name__})")
     return array
+
+
+def aligned(nbytes: int) -> Array:
+    """So many bytes of memory, beginning where a line of the cache does: a vector register is filled by one access there."""
+    memory = np.empty(nbytes + 63, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 64
+    return memory[start : start + nbytes]

@@ -38,6 +38,10 @@ class AnomalyError(TensorgradError, ArithmeticError, RuntimeError):
     """A NaN or an infinity, found by detect_anomaly()."""
 
 
+class CompileError(TensorgradError, RuntimeError):
+    """A step that cannot be replayed faithfully; the message names the line."""
+
+
 class DataError(TensorgradError, ValueError):
     """A data file that is not what its name or header says."""
 

@@ -9,7 +9,9 @@ from typing import TypeAlias
 
 Location: TypeAlias = tuple[CodeType, int]  # a function, and how far it had come; the line is worked out when it is asked for
 
-INSIDE = frozenset({f"tensorgrad{part}" for part in ("", ".data", ".draw", ".nn", ".ops", ".optim", ".testing")})
+INSIDE = frozenset(
+    {f"tensorgrad{part}" for part in ("", ".compiler", ".data", ".draw", ".kernels", ".nn", ".ops", ".optim", ".testing")}
+)
 
 
 def user_location() -> Location | None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -199,6 +200,7 @@ class Op:
         self.reads_output = "y" in reads
         if self.backward is not None:
             positional = [p for p in inspect.signature(self.backward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+            self.variadic = bool(positional) and positional[-1].kind is inspect.Parameter.VAR_POSITIONAL
             self.reads_input = tuple(p.name in reads for p in positional[2:])
             self.takes_data = tuple(p.name in self.data.split() for p in positional[2:])
             unknown = (reads | set(self.data.split())) - {p.name for p in positional[1:]}
@@ -206,6 +208,7 @@ class Op:
                 raise TensorgradError(f"{self.name}: reads or data names {sorted(unknown)}, which backward does not take")
         else:
             self.reads_input = self.takes_data = ()
+            self.variadic = False
         self.reads_some = any(self.reads_input)
         self.reads_all = self.reads_some and all(self.reads_input)
         known = type(REGISTRY.get(self.name, self))
@@ -221,6 +224,8 @@ class Op:
 
     def is_data(self, i: int) -> bool:
         """Whether argument i is data, without a gradient."""
+        if self.variadic:
+            i = min(i, len(self.takes_data) - 1)
         return i < len(self.takes_data) and self.takes_data[i]
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -268,6 +273,8 @@ class Op:
                     a = backend.asarray(a, where=self.name)
                 arrays.append(a)
                 inputs.append(a)
+        profile = state.profile
+        since = 0.0 if profile is None else time.perf_counter()
         try:
             out = self.forward(backend.namespace(arrays), *arrays, **attrs)
         except (ValueError, TypeError, IndexError) as error:
@@ -275,15 +282,20 @@ class Op:
             if explained is error:
                 raise
             raise explained from error
+        seconds = 0.0 if profile is None else time.perf_counter() - since
         if not is_tensor:
             return out
         if isinstance(out, np.generic):
             out = np.asarray(out)
         if state.checking:
             check_finite(self, args, arrays, out)
-        if not state.recording or not (wanted or state.tracing):
-            return tensor.wrap(out, None)
-        return tensor.wrap(out, self.record(args, inputs, attrs, arrays, out, wanted and self.backward is not None))
+        recording = state.recording
+        node = None
+        if (wanted and recording) or state.tracing:
+            node = self.record(args, inputs, attrs, arrays, out, wanted and recording and self.backward is not None)
+        if profile is not None:
+            profile.ran(self, arrays, attrs, out, seconds, node)
+        return tensor.wrap(out, node)
 
     __call__ = apply  # an op whose arguments have defaults, or are attributes, defines its own and calls apply
 
@@ -331,8 +343,8 @@ class Op:
             elif not isinstance(source, (tensor.Tensor, float, int)):
                 inputs[i] = tensor.wrap(source, None)
         if self.data and requires_grad:
-            for i, (a, is_data) in enumerate(zip(args, self.takes_data, strict=False)):
-                if is_data and isinstance(a, tensor.Tensor) and a.requires_grad:
+            for i, a in enumerate(args):
+                if self.is_data(i) and isinstance(a, tensor.Tensor) and a.requires_grad:
                     raise GraphError(
                         f"{self.name}: argument {i} is data and has no gradient, but it requires one; .detach() it"
                     )
@@ -342,7 +354,10 @@ class Op:
         if self.reads_all:
             saved = tuple(arrays)
         elif self.reads_some:
-            saved = tuple([a if read else None for a, read in zip(arrays, self.reads_input, strict=False)])
+            reads = self.reads_input
+            if self.variadic:  # what holds for the last named argument holds for all that follow
+                reads += reads[-1:] * (len(arrays) - len(reads))
+            saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
         kept = out if self.reads_output else None
         return Node(self, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location())
 

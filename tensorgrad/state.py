@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 class State(threading.local):
     recording: bool = True  # False inside no_grad()
     tracing: bool = False  # True while a whole program is captured: what needs no gradient is recorded too
+    trace: Any = None  # the compiler's record of the step that is being traced, see compiler/trace.py
     checking: bool = False  # True inside detect_anomaly()
     fusing: bool = True  # False inside fusion.off()
+    profile: Any = None  # what measures operations inside profile()
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
     function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass

@@ -37,9 +37,10 @@ class Tensor(Methods):
     __hash__ = object.__hash__  # by identity, though == compares elements
 
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, name: str = "") -> None:
-        if isinstance(data, Tensor):
-            name = name or data.name
-            data = data.data
+        source = data if isinstance(data, Tensor) else None
+        if source is not None:
+            name = name or source.name
+            data = source.data
         array = backend.asarray(data, dtype)
         self.data: Array = array.copy()
         self.grad: Tensor | None = None
@@ -47,6 +48,8 @@ class Tensor(Methods):
         self.requires_grad = False
         self.name: str = name
         self.hooks: list[Callable[[Tensor], Any]] | None = None
+        if state.trace is not None:
+            state.trace.makes(self, source)
         if requires_grad:
             self.requires_grad_()
 
@@ -75,14 +78,17 @@ class Tensor(Methods):
 
     def numpy(self) -> Array:
         """The values as a NumPy array, sharing memory where they are in main memory already."""
+        self._asked("numpy()")
         return self.data if isinstance(self.data, np.ndarray) else self.data.get()
 
     def item(self) -> float | int | bool:
         """The one value as a Python number. Raises ValueError for more than one."""
+        self._asked("item()")
         return self.data.item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
+        self._asked("tolist()")
         return self.data.tolist()
 
     def __len__(self) -> int:
@@ -107,11 +113,18 @@ class Tensor(Methods):
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
             raise TypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
+        self._asked("an index")
         return int(self.data)
+
+    def _asked(self, what: str) -> None:
+        """Its value is asked for, by Python code that a replay would not run."""
+        if state.trace is not None:
+            state.trace.refuse(self, what)
 
     def _one(self, what: str) -> Any:
         if self.size != 1:
             raise ValueError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
+        self._asked(f"{what}()")
         return self.data.item()
 
     def __format__(self, spec: str) -> str:
@@ -130,6 +143,7 @@ class Tensor(Methods):
             raise DTypeError(
                 "np.asarray: this Tensor requires a gradient, and an array would leave the graph; use .detach() (or .numpy())"
             )
+        self._asked("np.asarray")
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -201,7 +215,10 @@ class Tensor(Methods):
 
     def detach(self) -> Tensor:
         """The same values, sharing memory, with no history."""
-        return wrap(self.data, None)
+        detached = wrap(self.data, None)
+        if state.trace is not None:
+            state.trace.makes(detached, self)
+        return detached
 
     def backward(self, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
         """Add the gradient of this Tensor to the `.grad` of every leaf that it was computed from.
@@ -220,7 +237,7 @@ class Tensor(Methods):
     # In place
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        if self.requires_grad or (isinstance(value, Tensor) and value.requires_grad):
+        if self.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or state.trace is not None:
             self._write(lambda x: ops.setitem(x, value, index))
         else:
             self._write_raw(index, value)
@@ -248,6 +265,8 @@ class Tensor(Methods):
                 "or compute a new Tensor from it"
             )
         before = wrap(self.data.copy(), self.node)
+        if state.trace is not None and self.node is None:
+            state.trace.makes(before, self)
         after = change(before)
         if after.shape != self.shape:
             raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
@@ -257,6 +276,8 @@ class Tensor(Methods):
             after = ops.astype(after, self.dtype)
         self.data[...] = after.data
         writes.wrote(self.data)
+        if state.trace is not None and self.node is None and state.trace.writes(self, after):
+            return self
         if after.node is not None:
             after.node.index = writes.tick()
             self.node, self.requires_grad = after.node, after.requires_grad

@@ -38,7 +38,7 @@ FUNCTIONS: dict[str, Any] = {
     "tanh": np.tanh,
 }
 TOKEN = re.compile(
-    r"(?P<string>(?<==)'[^']*')|(?P<number>\d+\.?\d*(e[+-]?\d+)?(?![\w.]))|(?P<sign>\^T|>=|<=|==|!=|[-+*/^(),\[\]><=])|(?P<name>[^\W\d][\w'./]*(?<!/))|(?P<space>\s+)"
+    r"(?P<string>(?<==)'[^']*'|'at')|(?P<number>\d+\.?\d*(e[+-]?\d+)?(?![\w.]))|(?P<sign>\^T|>=|<=|==|!=|[-+*/^(),\[\]><=])|(?P<name>[^\W\d][\w'./]*(?<!/))|(?P<space>\s+)"
 )
 
 
@@ -51,7 +51,7 @@ def evaluate(formula: str, values: dict[str, Any]) -> Any:
     names = sorted(values, key=len, reverse=True)
     held = {f"_{i}_": values[name] for i, name in enumerate(names)}
     for i, name in enumerate(names):
-        one = re.compile(rf"(=\'[^\']*\')|(?<![\w.'/]){re.escape(name)}(?![\w.'/])")  # not inside of a string
+        one = re.compile(rf"(=\'[^\']*\'|\'at\')|(?<![\w.'/]){re.escape(name)}(?![\w.'/])")  # not inside of a string
         formula = one.sub(lambda match, i=i: match[1] or f"_{i}_", formula)
     out: list[str] = []
     depth: list[str] = []

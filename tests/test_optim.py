@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from tensorgrad import Tensor, optim
 from tensorgrad.errors import GraphError, ShapeError
+from tensorgrad.kernels import build, thresholds
 from tests.strategies import generators
+
+HAS_NUMBA = build.has_numba
 
 
 def sgd(p, g, t, s, lr, momentum, weight_decay, nesterov):
@@ -66,8 +69,8 @@ def test_formula(name: str, data: st.DataObject, rng: np.random.Generator, lr: f
     chosen = {key: data.draw(value) for key, value in settings.items()}
     start, gradients = rng.normal(size=4), rng.normal(size=(70, 4))
     p = Tensor(start, True)
-    buffer = p.data
     optimiser = make([p], lr=lr, **chosen)
+    buffer = p.data
     expected, state = start.copy(), {}
     for t, g in enumerate(gradients, 1):
         optimiser.lr = lr if t < 40 else lr / 2
@@ -80,22 +83,27 @@ def test_formula(name: str, data: st.DataObject, rng: np.random.Generator, lr: f
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_slices_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates in slices, with a rest, are those of the array at once."""
+def test_every_kernel_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates at once, in slices with a rest, in threads, and by Numba's loops: bit for bit the same."""
     make, _, _ = OPTIMISERS[name]
     chosen = {"momentum": 0.9, "nesterov": True} if name == "SGD" else {}
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=(5, 7)).astype(np.float32), rng.normal(size=(3, 5, 7)).astype(np.float32)
     results = []
-    for size in (8, 1000):
-        monkeypatch.setattr("tensorgrad.optim.optimiser.SLICE", size)
+    for size, split, numba in ((8, 1000, False), (1000, 1000, False), (8, 10, False), (1000, 1000, True), (1000, 10, True)):
+        monkeypatch.setattr(thresholds, "SLICE", size)
+        monkeypatch.setattr(thresholds, "CHAIN_THREADS", split)
+        monkeypatch.setattr(build, "has_numba", HAS_NUMBA if numba else lambda: False)
+        build.numba_kernel.cache_clear()
         p = Tensor(start, True)
         optimiser = make([p], lr=0.01, **chosen)
         for g in gradients:
             p.grad = Tensor(g)
             optimiser.step()
         results.append(p.data)
-    np.testing.assert_array_equal(*results)
+    build.numba_kernel.cache_clear()
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 import tensorgrad.autograd as autograd
+from tensorgrad.compiler.plan import Plan
 from tensorgrad.draw.dot import to_dot
+from tensorgrad.draw.measure import Cost
 from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
 from tensorgrad.draw.render import render
@@ -19,6 +21,7 @@ from tensorgrad.errors import GraphError, MissingDependencyError
 from tensorgrad.graph import Graph
 from tensorgrad.nn.module import Module
 from tensorgrad.op import Node
+from tensorgrad.profiling import Profile
 from tensorgrad.state import switched
 from tensorgrad.tensor import Tensor
 
@@ -91,12 +94,12 @@ class Drawing:
 
 
 def graph(
-    what: Tensor | Graph | Module,
+    what: Tensor | Graph | Module | Plan,
     *more: Any,
     backward: bool = False,
     fused: bool | str = False,
     values: bool = False,
-    cost: bool = False,
+    cost: bool | Profile = False,
     depth: int | None = None,
     fold: bool = True,
     highlight: Iterable[Tensor | Node] = (),
@@ -105,13 +108,14 @@ def graph(
 ) -> Drawing:
     """The drawing of what a Tensor was computed by.
 
-    what       a computed Tensor; a Module, to be called with `more`; or a Graph, such as the one that an error carries, whose
-               failed operation is drawn in red
+    what       a computed Tensor; a Module, to be called with `more`; a Graph, such as the one that an error carries, whose
+               failed operation is drawn in red; or the plan of a compiled step
     more       further Tensors; for a Module its example inputs
     backward   also the gradients of all leaves that require one: a box for each rule, beside its operation, with the formula
     fused      True: as fusion makes of it, each fused group one box with its formula; "both": before and after, side by side
     values     small arrays themselves; of larger ones minimum, maximum, mean and how many NaN
-    cost       bytes, FLOPs and measured time of every operation, the more expensive the more orange
+    cost       bytes, FLOPs and measured time of every operation, the more expensive the more orange; a Profile has the
+               times of the operations while it was open
     depth      modules below this level as one box each; 0: those at the top
     fold       four or more equal blocks in a row as one with a count; long programs as at most 200 boxes; functions of several
                operations, such as conv2d or cross_entropy, as the one box that was written
@@ -127,14 +131,20 @@ def graph(
         raise ValueError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
     if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
         raise ValueError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
+    costs: dict[Node, Cost] | None = None
+    if isinstance(what, Plan):
+        what, found = what.costs()
+        costs = {node: Cost(*numbers) for node, numbers in found.items()}
+    elif isinstance(cost, Profile):
+        costs = cost.costs()
     outputs = traced(what, more)
     program = what if isinstance(what, Graph) else Graph.of(*outputs)
     red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
     def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
         options = Options(
-            fused=as_fused, values=values, cost=cost, measured=measured or cost, depth=depth, fold=fold, functions=fold,
-            highlight=red,
+            fused=as_fused, values=values, cost=bool(cost), measured=measured or bool(cost), depth=depth, fold=fold,
+            functions=fold, highlight=red, costs=costs,
         )  # fmt: skip
         if not as_backward:
             return build(program, options, prefix, panel)

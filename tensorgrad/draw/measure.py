@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,11 @@ def costs_of(graph: Graph) -> dict[Node, Cost]:
             seconds_of(node, arrays, min(ENOUGH, ALTOGETHER / len(graph.nodes))),
         )
     return costs
+
+
+def known_costs(graph: Graph, costs: Mapping[Node, Cost]) -> dict[Node, Cost]:
+    """The cost of every node from what is known of it, or of the nodes that it stands for; nothing where that is not known."""
+    return {n: costs[n] if n in costs else sum((costs.get(m, Cost()) for m in n.members), Cost()) for n in graph.nodes}
 
 
 def seconds_of(node: Node, arrays: list[Any], enough: float) -> float:

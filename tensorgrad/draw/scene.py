@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.draw.fold import Unit, fold_chains, fold_functions, fold_modules, fold_repeats, fold_segments
-from tensorgrad.draw.measure import Cost, costs_of, in_words
+from tensorgrad.draw.measure import Cost, costs_of, in_words, known_costs
 from tensorgrad.graph import Graph
 from tensorgrad.op import Node
 from tensorgrad.tensor import Tensor
@@ -78,6 +78,7 @@ class Options:
     values: bool = False
     cost: bool = False
     measured: bool = False  # costs among the facts, whether or not they stand in the boxes
+    costs: dict[Node, Cost] | None = None  # known beforehand; otherwise they are measured
     depth: int | None = None
     fold: bool = True
     functions: bool = True  # a call of a function of several ops as one box
@@ -108,7 +109,9 @@ class Builder:
         shown = forward.fused() if options.fused else forward
         self.outputs = set(shown.outputs)
         self.end = shown.outputs[0]
-        self.costs: dict[Node, Cost] = costs_of(shown) if options.measured else {}
+        self.costs: dict[Node, Cost] = {}
+        if options.measured:
+            self.costs = costs_of(shown) if options.costs is None else known_costs(shown, options.costs)
         self.arrays: dict[Any, Any] = shown.values() if options.values else {}
         self.units = self.folded([Unit([node], node.op.name) for node in shown.nodes])
         self.unit_of = {node: unit for unit in self.units for node in unit.nodes}

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, namespace
-from tensorgrad.errors import DTypeError, LabelError, ShapeError
+from tensorgrad.backend import Array
+from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.nn.loss import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -22,9 +22,12 @@ from tensorgrad.ops import linear, log_softmax, softmax
 from tensorgrad.ops.activation import elu, gelu, hardtanh, leaky_relu, logsigmoid, relu, sigmoid, silu, softplus, tanh
 from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
 from tensorgrad.ops.elementwise import where
+from tensorgrad.ops.index import lookup
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
-from tensorgrad.state import one_box
+from tensorgrad.ops.random import keep_mask, seed
+from tensorgrad.state import one_box, state, switched
+from tensorgrad.tensor import Tensor, wrap
 
 __all__ = [
     "avg_pool2d",
@@ -57,14 +60,6 @@ __all__ = [
     "tanh",
 ]
 
-_default = np.random.default_rng()
-
-
-def seed(value: int | None) -> None:
-    """Start the generator of dropout's masks anew, so that what follows is reproducible. It draws nothing but those."""
-    global _default
-    _default = np.random.default_rng(value)
-
 
 @one_box
 def dropout(x: Any, p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> Any:
@@ -79,8 +74,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, rng: np.random.Genera
     x = as_operand("dropout", x)
     if not training or p == 0:
         return x
-    keep = namespace([raw(x)]).asarray((rng or _default).random(x.shape, np.float32) >= p)
-    return where(keep, x, 0) * (1 / (1 - p) if p < 1 else 1)
+    return where(keep_mask(x, p, rng), x, 0) * (1 / (1 - p) if p < 1 else 1)
 
 
 @one_box
@@ -141,10 +135,23 @@ def batch_norm(
         raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value to a feature, got input {x.shape}")
     y, m, v = normalised(x, over, eps)
     if count and running_mean is not None:
-        running_mean += momentum * (raw(m).reshape(features) - running_mean)
+        follow(running_mean, m.reshape(features), momentum)
     if count and running_var is not None:
-        running_var += momentum * (raw(v).reshape(features) * (count / (count - 1)) - running_var)
+        follow(running_var, v.reshape(features) * (count / (count - 1)), momentum)
     return affine("batch_norm", y, weight, bias, (features,), wide)
+
+
+def follow(running: Array, value: Any, momentum: float) -> None:
+    """Move `running`, in place, so far towards `value`."""
+    if not isinstance(value, Tensor):
+        running += momentum * (value - running)
+        return
+    with switched(recording=False):
+        before = wrap(running, None)
+        after = before + momentum * (value.detach() - before)
+    running[...] = after.data
+    if state.trace is not None:
+        state.trace.assigns(running, after)
 
 
 @one_box
@@ -156,17 +163,13 @@ def embedding(indices: Any, weight: Any) -> Any:
 
     Returns (..., dim). Raises LabelError for an index out of range, DTypeError for indices that are not integers.
     """
-    at, weight = raw(as_target(indices)), as_operand("embedding", weight)
+    indices, weight = as_target(indices), as_operand("embedding", weight)
+    at = raw(indices)
     if at.dtype.kind not in "iu":
         raise DTypeError(f"{scoped('embedding')}: indices must be integers, got {at.dtype} of shape {at.shape}")
     if weight.ndim != 2:
         raise ShapeError(f"{scoped('embedding')}: weight has shape {weight.shape}, expected (rows, dim)")
-    outside = (at < 0) | (at >= weight.shape[0])
-    if outside.any():
-        raise LabelError(
-            f"{scoped('embedding')}: index {at[outside].reshape(-1)[0]} is out of range, expected 0 to {weight.shape[0] - 1}"
-        )
-    return weight[at]
+    return lookup(weight, indices)
 
 
 def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:

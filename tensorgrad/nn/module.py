@@ -65,6 +65,8 @@ class Module:
 
     def __call__(self, *args: Any) -> Any:
         outer = state.scope
+        if state.trace is not None:
+            state.trace.modules[self] = self.training
         if self._name:
             state.scope = f"{outer}.{self._name}" if outer else self._name
         try:

@@ -9,7 +9,7 @@ import numpy as np
 
 import tensorgrad.tensor as tensor
 from tensorgrad.backend import Array, Xp, is_array
-from tensorgrad.errors import ShapeError
+from tensorgrad.errors import LabelError, ShapeError
 from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
@@ -26,6 +26,8 @@ class GetItem(Op):
     moves = True
 
     def __call__(self, x: Any, index: Any) -> Any:
+        if any(isinstance(i, tensor.Tensor) for i in (index if isinstance(index, tuple) else (index,))):
+            return gather(x, index)
         return self.apply(x, index=frozen(index))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -78,6 +80,91 @@ class Put(Op):
 
     def backward(self, g: Value, y: Value, x: Value, *, index: Any, shape: Shape) -> Rules:
         return (lambda: getitem(g, index),)
+
+
+class Gather(Op):
+    """x[index] where the index has Tensors of integers or booleans in it: they are data, so that a program can be run again
+    with others. `index` has the AT of each in its place.
+
+    forward    y  = x[index]
+    backward   gx = zeros with g added at index, where an element was taken twice both times
+    """
+
+    name, signature, symbol, reads, data = "gather", "(*),(*)->(*)", "[ ]", "indices", "indices"
+    moves = True
+
+    def __call__(self, x: Any, *indices: Any, index: Any = None) -> Any:
+        if index is None:
+            index, indices = taken_out(indices[0])
+        return self.apply(x, *indices, index=index)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        rows, columns = (max(int(n), 1) for n in rng.choice(sizes, 2))  # there is no index into nothing
+        x, at = self.values(rng, (rows, columns)), rng.integers(0, rows, 4)
+        kinds: list[Sample] = [
+            ((x, at), {"index": AT}),
+            ((x, at), {"index": (AT, slice(None, None, -1))}),
+            ((x, at, rng.integers(0, columns, 4)), {"index": (AT, AT)}),
+            ((x, rng.random(rows) < 0.5), {"index": AT}),
+        ]
+        return kinds[rng.integers(len(kinds))]
+
+    def forward(self, xp: Xp, x: Array, *indices: Array, index: Any) -> Array:
+        return xp.asarray(x)[put_in(index, indices)]
+
+    def backward(self, g: Value, y: Value, x: Value, *indices: Value, index: Any) -> Rules:
+        return (lambda: scatter(g, *indices, index=index, shape=x.shape), *[None] * len(indices))
+
+
+class Lookup(Op):
+    """Rows of a table: what `embedding` does. Raises LabelError for an index out of range; a negative one is.
+
+    forward    y[...] = w[t[...]]                                 w (rows, dim), t (...) integers
+    backward   gw = zeros with every row of g added at its index
+    """
+
+    name, signature, symbol, reads, data = "lookup", "(rows,dim),(*)->(*)", "[ ]", "t", "t"
+    moves = True
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        rows, columns = max(int(rng.choice(sizes)), 1), int(rng.choice(sizes))
+        at = tuple(int(n) for n in rng.choice(sizes, rng.integers(3)))
+        return (self.values(rng, (rows, columns)), rng.integers(0, rows, at)), {}
+
+    def forward(self, xp: Xp, w: Array, t: Array) -> Array:
+        # read as unsigned, a negative index is a huge one: a single pass finds both ends
+        if t.size and t.view(f"u{t.dtype.itemsize}").max() >= len(w):
+            outside = t[(t < 0) | (t >= len(w))].reshape(-1)[0]
+            raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {len(w) - 1}")
+        return w[t]
+
+    def backward(self, g: Value, y: Value, w: Value, t: Value) -> Rules:
+        return lambda: scatter(g, t, index=AT, shape=w.shape), None
+
+
+class Scatter(Op):
+    """Zeros of a shape with x added at an index with Tensors in it: what undoes `gather`.
+
+    forward    y  = zeros(shape), y[index] += x, each time an element stands in the index
+    backward   gx = g[index]
+    """
+
+    name, signature, symbol, reads, data = "scatter", "(*),(*)->(*)", "[ ]=", "indices", "indices"
+    moves = True
+
+    def __call__(self, x: Any, *indices: Any, index: Any, shape: Shape) -> Any:
+        return self.apply(x, *indices, index=index, shape=tuple(shape))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (whole, *indices), attrs = gather.sample(rng, sizes)
+        part = whole[put_in(attrs["index"], tuple(indices))]
+        return (self.values(rng, part.shape), *indices), {**attrs, "shape": whole.shape}
+
+    def forward(self, xp: Xp, x: Array, *indices: Array, index: Any, shape: Shape) -> Array:
+        return put.forward(xp, x, index=put_in(index, indices), shape=shape)
+
+    def backward(self, g: Value, y: Value, x: Value, *indices: Value, index: Any, shape: Shape) -> Rules:
+        return (lambda: gather(g, *indices, index=index), *[None] * len(indices))
 
 
 class SetItem(Op):
@@ -222,13 +309,13 @@ def pad(x: Any, width: Any, value: float = 0.0) -> Any:
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """The elements at integer indices along an axis; of the flattened x by default."""
     if axis is None:
-        return getitem(reshape(x, (-1,)), frozen(indices))
-    return getitem(x, ((slice(None),) * (axis % len(np.shape(x))) + (frozen(indices),)))
+        return getitem(reshape(x, (-1,)), as_index(indices))
+    return getitem(x, ((slice(None),) * (axis % len(np.shape(x))) + (as_index(indices),)))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Any:
     """For every place of `indices` the element that it names along the axis; as NumPy's."""
-    indices = frozen(indices)
+    indices = as_index(indices)
     if axis is None:
         return getitem(reshape(x, (-1,)), indices)
     shape, axis = np.shape(x), axis % len(np.shape(x))
@@ -313,15 +400,39 @@ def axes_of(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
     return {a % ndim for a in axes}
 
 
+def as_index(indices: Any) -> Any:
+    """Tensors as they are, lists as arrays."""
+    return indices if isinstance(indices, tensor.Tensor) else frozen(indices)
+
+
 def frozen(index: Any) -> Any:
-    """An index that nobody else can change: its arrays copied, lists and Tensors made arrays."""
+    """An index that nobody else can change: its arrays copied, lists made arrays."""
     if isinstance(index, tuple):
         return tuple(frozen(i) for i in index)
-    if isinstance(index, tensor.Tensor):
-        index = index.data
     if isinstance(index, list):
         index = np.asarray(index) if index else np.zeros(0, int)
     return index.copy() if is_array(index) else index
 
 
+AT = "at"  # stands in an index for an array that comes as an argument
+
+
+def taken_out(index: Any) -> tuple[Any, tuple[Any, ...]]:
+    """An index with AT in the place of its Tensors, arrays and lists, and those."""
+    parts = index if isinstance(index, tuple) else (index,)
+    arrays = [i for i in parts if isinstance(i, (tensor.Tensor, list)) or is_array(i)]
+    outline = tuple(AT if isinstance(i, (tensor.Tensor, list)) or is_array(i) else i for i in parts)
+    found = tuple(i if isinstance(i, tensor.Tensor) else frozen(i) for i in arrays)
+    return outline if isinstance(index, tuple) else outline[0], found
+
+
+def put_in(index: Any, arrays: tuple[Array, ...]) -> Any:
+    """The index with the arrays in the places of AT."""
+    if not isinstance(index, tuple):
+        return arrays[0]
+    rest = iter(arrays)
+    return tuple(next(rest) if isinstance(i, str) else i for i in index)
+
+
 getitem, put, setitem, concatenate = GetItem(), Put(), SetItem(), Concatenate()
+gather, scatter, lookup = Gather(), Scatter(), Lookup()

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import tensorgrad.tensor as tensor
 from tensorgrad.backend import Array, Xp, namespace
 from tensorgrad.errors import ShapeError, TensorgradError
 from tensorgrad.op import Op, Rules, Sample, Shape, Value
@@ -128,6 +127,21 @@ class LogAbsDet(Op):
         return (lambda: g.reshape((*y.shape, 1, 1)) * inv(x).swapaxes(-1, -2),)
 
 
+class DetSign(Op):
+    """The sign of det x, -1, 0 or 1; constant wherever it has a derivative. No gradient.
+
+    forward    y  = sign det x                                    x (...,n,n)
+    """
+
+    name, signature = "det_sign", "(n,n)->()"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return inv.sample(rng, sizes)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.linalg.slogdet(x)[0]
+
+
 class Cholesky(Op):
     """The lower triangular L with L Lᵀ = (x + xᵀ)/2, which is x where x is symmetric. The gradient is symmetric.
 
@@ -170,12 +184,10 @@ class SlogDet(NamedTuple):
 def slogdet(x: Any) -> SlogDet:
     """(sign, logabsdet) of det x, by np.linalg.slogdet: finite where the determinant itself overflows.
 
-    sign        an array of -1, 0 and 1; it is constant wherever it has a derivative, so it is not recorded
+    sign        -1, 0 or 1; it is constant wherever it has a derivative, and has no gradient
     logabsdet   ln |det x|; its gradient is x⁻ᵀ
     """
-    magnitude = logabsdet(x)
-    data = x.data if isinstance(x, tensor.Tensor) else as_operand("slogdet", x)
-    return SlogDet(namespace([data]).linalg.slogdet(data)[0], magnitude)
+    return SlogDet(det_sign(x), logabsdet(x))
 
 
 def well_posed(x: Array) -> Array:
@@ -185,3 +197,4 @@ def well_posed(x: Array) -> Array:
 
 
 inv, solve, det, logabsdet, cholesky = Inv(), Solve(), Det(), LogAbsDet(), Cholesky()
+det_sign = DetSign()

@@ -11,6 +11,7 @@ import numpy as np
 from tensorgrad.backend import Array, Xp, namespace
 from tensorgrad.errors import ShapeError
 from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.ops.elementwise import exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Axis, kept, mean, sample_axis
@@ -44,7 +45,7 @@ class Max(Reduction):
         return xp.asarray(x).max(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
-        return (lambda: where(first(raw(x), axis, "argmax"), reshape(g, kept(x.shape, axis)), 0.0),)
+        return (lambda: where(first_of(x, axis=axis, which="argmax"), reshape(g, kept(x.shape, axis)), 0.0),)
 
 
 class Min(Reduction):
@@ -60,7 +61,33 @@ class Min(Reduction):
         return xp.asarray(x).min(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
-        return (lambda: where(first(raw(x), axis, "argmin"), reshape(g, kept(x.shape, axis)), 0.0),)
+        return (lambda: where(first_of(x, axis=axis, which="argmin"), reshape(g, kept(x.shape, axis)), 0.0),)
+
+
+class FirstOf(Op):
+    """Whether an element is the first largest (which="argmax") or smallest ("argmin") over axis, in the order of rows.
+
+    No gradient.
+
+    forward    y_i = [i is the first with x_i = max x], or min
+    """
+
+    name, signature = "first_of", "()->()"
+
+    def __call__(self, x: Any, axis: Axis = None, which: str = "argmax") -> Any:
+        return self.apply(x, axis=axis, which=which)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"axis": sample_axis(rng, x.ndim), "which": ("argmax", "argmin")[rng.integers(2)]}
+
+    def forward(self, xp: Xp, x: Array, *, axis: Axis, which: str) -> Array:
+        axes = axes_of(self.name, axis, x.ndim)
+        order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
+        moved = x.transpose(order)
+        flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
+        mask = xp.arange(flat.shape[-1]) == getattr(flat, which)(axis=-1)[..., None]
+        return mask.reshape(moved.shape).transpose(np.argsort(order))
 
 
 class LogSumExp(Reduction):
@@ -85,8 +112,8 @@ class LogSumExp(Reduction):
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         def gx() -> Value:
             shape = kept(x.shape, axis)
-            finite = np.isfinite(raw(y)).reshape(shape)
-            return reshape(g, shape) * exp(x - where(finite, reshape(y, shape), 0.0))
+            top = reshape(y, shape)
+            return reshape(g, shape) * exp(x - where(isfinite(top), top, 0.0))
 
         return (gx,)
 
@@ -107,7 +134,8 @@ class Norm(Reduction):
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         def gx() -> Value:
             shape = kept(x.shape, axis)
-            return x * (reshape(g, shape) / where((raw(y) == 0).reshape(shape), 1.0, reshape(y, shape)))
+            length = reshape(y, shape)
+            return x * (reshape(g, shape) / where(equal(length, 0), 1.0, length))
 
         return (gx,)
 
@@ -241,17 +269,7 @@ def raw(x: Any) -> Array:
     return x.data if hasattr(x, "requires_grad") else np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
 
 
-def first(x: Array, axis: Axis, which: str) -> Array:
-    """True at the first largest (argmax) or smallest (argmin) element over axis, in the order of rows."""
-    axes = axes_of("max", axis, x.ndim)
-    order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
-    moved = x.transpose(order)
-    flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
-    xp = namespace([x])
-    mask = xp.arange(flat.shape[-1]) == getattr(flat, which)(axis=-1)[..., None]
-    return mask.reshape(moved.shape).transpose(np.argsort(order))
-
-
+first_of = FirstOf()
 max, min, logsumexp, norm = Max(), Min(), LogSumExp(), Norm()
 cumsum, argmax, argmin, any, all = CumSum(), ArgMax(), ArgMin(), Any_(), All()
 amax, amin = max, min

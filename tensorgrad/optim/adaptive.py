@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.op import Value
 from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.tensor import Tensor
 
@@ -35,27 +35,31 @@ class Adam(Optimiser):
         if b1 >= 1 or b2 >= 1:
             raise ValueError(f"{type(self).__name__}: betas must be below 1, got {betas}")
 
-    def update(self, data: Array, g: Array, *state: Array) -> None:
+    def numbers(self) -> dict[str, float]:
+        s, b1, b2 = self.settings, self.settings["b1"], self.settings["b2"]
+        rest = {"weight_decay": self.lr * s["weight_decay"] if self.decoupled else s["weight_decay"]}
+        return {
+            "b1": b1,
+            "b2": b2,
+            "c1": 1 - b1,
+            "c2": 1 - b2,
+            "rate": self.lr / (1 - b1**self.steps),
+            "root": 1 / math.sqrt(1 - b2**self.steps),
+            "eps": s["eps"],
+            **(rest if s["weight_decay"] else {}),
+        }
+
+    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         m, v = state
-        s = self.settings
-        d, work = g, self.scratch(data)
-        if s["weight_decay"] and self.decoupled:
-            data *= 1 - self.lr * s["weight_decay"]
-        elif s["weight_decay"]:
-            d = np.multiply(data, s["weight_decay"], out=self.scratch(data, "d"))
-            d += g
-        m *= s["b1"]
-        m += np.multiply(d, 1 - s["b1"], out=work)
-        v *= s["b2"]
-        np.multiply(d, d, out=work)
-        work *= 1 - s["b2"]
-        v += work
-        np.sqrt(v, out=work)
-        work /= math.sqrt(1 - s["b2"] ** self.steps)
-        work += s["eps"]
-        np.divide(m, work, out=work)
-        work *= self.lr / (1 - s["b1"] ** self.steps)
-        data -= work
+        n = numbers
+        d = g
+        if self.settings["weight_decay"] and self.decoupled:
+            p = p - n["weight_decay"] * p
+        elif self.settings["weight_decay"]:
+            d = g + n["weight_decay"] * p
+        m = n["b1"] * m + n["c1"] * d
+        v = n["b2"] * v + n["c2"] * (d * d)
+        return p - n["rate"] * m / (np.sqrt(v) * n["root"] + n["eps"]), m, v
 
 
 class AdamW(Adam):
@@ -92,22 +96,15 @@ class RMSprop(Optimiser):
     ) -> None:
         super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay)
 
-    def update(self, data: Array, g: Array, *state: Array) -> None:
-        (v,) = state
+    def numbers(self) -> dict[str, float]:
         s = self.settings
-        d, work = g, self.scratch(data)
-        if s["weight_decay"]:
-            d = np.multiply(data, s["weight_decay"], out=self.scratch(data, "d"))
-            d += g
-        v *= s["alpha"]
-        np.multiply(d, d, out=work)
-        work *= 1 - s["alpha"]
-        v += work
-        np.sqrt(v, out=work)
-        work += s["eps"]
-        np.divide(d, work, out=work)
-        work *= self.lr
-        data -= work
+        rest = {"weight_decay": s["weight_decay"]} if s["weight_decay"] else {}
+        return {"lr": self.lr, "alpha": s["alpha"], "beta": 1 - s["alpha"], "eps": s["eps"], **rest}
+
+    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        d = g + numbers["weight_decay"] * p if self.settings["weight_decay"] else g
+        v = numbers["alpha"] * state[0] + numbers["beta"] * (d * d)
+        return p - numbers["lr"] * d / (np.sqrt(v) + numbers["eps"]), v
 
 
 class Adagrad(Optimiser):
@@ -121,16 +118,11 @@ class Adagrad(Optimiser):
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> None:
         super().__init__(params, lr, eps=eps, weight_decay=weight_decay)
 
-    def update(self, data: Array, g: Array, *state: Array) -> None:
-        (v,) = state
+    def numbers(self) -> dict[str, float]:
         s = self.settings
-        d, work = g, self.scratch(data)
-        if s["weight_decay"]:
-            d = np.multiply(data, s["weight_decay"], out=self.scratch(data, "d"))
-            d += g
-        v += np.multiply(d, d, out=work)
-        np.sqrt(v, out=work)
-        work += s["eps"]
-        np.divide(d, work, out=work)
-        work *= self.lr
-        data -= work
+        return {"lr": self.lr, "eps": s["eps"], **({"weight_decay": s["weight_decay"]} if s["weight_decay"] else {})}
+
+    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        d = g + numbers["weight_decay"] * p if self.settings["weight_decay"] else g
+        v = state[0] + d * d
+        return p - numbers["lr"] * d / (np.sqrt(v) + numbers["eps"]), v

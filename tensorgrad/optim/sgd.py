@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-
-from tensorgrad.backend import Array
+from tensorgrad.op import Value
 from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.tensor import Tensor
-
-# The velocity of a weight that gets no more gradients (a pixel that is always 0, a dead unit) shrinks to subnormal numbers,
-# on which a processor is several times slower: a digits epoch took twice as long after 16 epochs. So every FLUSH steps what
-# is that small becomes 0.
-FLUSH = 32
 
 
 class SGD(Optimiser):
@@ -34,25 +27,19 @@ class SGD(Optimiser):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
         if nesterov and not momentum:
             raise ValueError("SGD: nesterov needs a momentum above 0")
         self.slots = ("velocity",) if momentum else ()
+        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
-    def update(self, data: Array, g: Array, *state: Array) -> None:
-        momentum, weight_decay = self.settings["momentum"], self.settings["weight_decay"]
-        change = self.scratch(data)
-        d = g
-        if weight_decay:
-            d = np.multiply(data, weight_decay, out=self.scratch(data, "d"))
-            d += g
-        if state:
-            (v,) = state
-            v *= momentum
-            v += d
-            if self.steps % FLUSH == 0 and v.dtype.itemsize >= 4:
-                v[np.abs(v) < np.finfo(v.dtype).tiny * 2**26] = 0
-            ahead = self.settings["nesterov"]
-            d = np.add(np.multiply(v, momentum, out=change), d, out=change) if ahead else v
-        np.multiply(d, self.lr, out=change)
-        data -= change
+    def numbers(self) -> dict[str, float]:
+        used = {"momentum": bool(self.slots), "weight_decay": bool(self.settings["weight_decay"])}
+        return {"lr": self.lr, **{name: self.settings[name] for name, is_used in used.items() if is_used}}
+
+    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        lr = numbers["lr"]
+        d = g + numbers["weight_decay"] * p if self.settings["weight_decay"] else g
+        if not self.slots:
+            return (p - lr * d,)
+        v = numbers["momentum"] * state[0] + d
+        return p - lr * (d + numbers["momentum"] * v if self.settings["nesterov"] else v), v

@@ -24,7 +24,16 @@ def setitem(x: np.ndarray, v: np.ndarray, index: Any) -> np.ndarray:
     return y
 
 
+def filled(index: Any, arrays: tuple[Any, ...]) -> Any:
+    rest = iter(arrays)
+    parts = tuple(next(rest) if isinstance(i, str) else i for i in (index if isinstance(index, tuple) else (index,)))
+    return parts if isinstance(index, tuple) else parts[0]
+
+
 ORACLES = {
+    "gather": lambda x, *arrays, index: x[filled(index, arrays)],
+    "scatter": lambda x, *arrays, index, shape: put(x, filled(index, arrays), shape),
+    "lookup": lambda w, t: np.array([w[i] for i in np.ravel(t)]).reshape((*np.shape(t), w.shape[1])),
     "getitem": lambda x, index: x[index],
     "put": put,
     "setitem": setitem,

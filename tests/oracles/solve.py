@@ -18,6 +18,7 @@ ORACLES = {
     "inv": inverse,
     "solve": lambda a, b: np.linalg.inv(a) @ b,
     "det": determinant,
+    "det_sign": lambda x: np.sign(determinant(x)),
     "logabsdet": lambda x: np.log(np.abs(determinant(x))),
     "cholesky": lambda x: np.linalg.cholesky((x + np.swapaxes(x, -1, -2)) / 2),
 }

@@ -12,7 +12,22 @@ def logsumexp(x: np.ndarray, axis: Any, keepdims: bool) -> Any:
         return np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))  # values up to 2: nothing overflows
 
 
+def first_of(x: np.ndarray, axis: Any, which: str) -> np.ndarray:
+    """By going through the elements in the order of rows, for every place of the other axes."""
+    axes = tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis))
+    best: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for at in np.ndindex(x.shape):
+        rest = tuple(n for i, n in enumerate(at) if i not in axes)
+        if rest not in best or (x[at] > x[best[rest]] if which == "argmax" else x[at] < x[best[rest]]):
+            best[rest] = at
+    y = np.zeros(x.shape, bool)
+    for at in best.values():
+        y[at] = True
+    return y
+
+
 ORACLES = {
+    "first_of": first_of,
     "max": np.max,
     "min": np.min,
     "logsumexp": logsumexp,
@@ -24,6 +39,7 @@ ORACLES = {
     "all": np.all,
 }
 EMPTY_REFUSED = {
+    "first_of": "of an empty sequence",
     "max": "zero-size array to reduction operation maximum which has no identity",
     "min": "zero-size array to reduction operation minimum which has no identity",
     "argmax": "attempt to get argmax of an empty sequence",

@@ -1,0 +1,143 @@
+"""Compiled: the function that traces at first, and replays from then on."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.backend import Array, is_array
+from tensorgrad.compiler.plan import Plan
+from tensorgrad.compiler.trace import Line, compare, trace
+from tensorgrad.errors import CompileError
+from tensorgrad.kernels.threads import get_num_threads
+from tensorgrad.state import state
+from tensorgrad.tensor import Tensor, wrap
+
+
+class Compiled:
+    """A compiled step. Call it as the step itself.
+
+    plan   the Plan of the last call; None before there is one
+    """
+
+    def __init__(self, step: Callable[..., Any], keep_grads: bool = False) -> None:
+        functools.update_wrapper(self, step)
+        self.step, self.keep_grads = step, keep_grads
+        self.entries: dict[Any, Entry] = {}
+        self.plan: Plan | None = None
+        self.lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if state.trace is not None or state.checking or not state.recording:
+            return self.step(*args, **kwargs)
+        key, arrays = arguments(args, kwargs)
+        with self.lock:
+            entry = self.entries.setdefault(key, Entry())
+            for variant in entry.variants:
+                if variant.holds():
+                    self.plan = variant.plan
+                    if state.profile is None:
+                        return self.plan.run(arrays)
+                    function, seconds = self.plan.timed
+                    seconds.clear()
+                    result = self.plan.run(arrays, function)
+                    state.profile.replayed(self.plan, seconds)
+                    return result
+            return self.trace(entry, args, kwargs, arrays)
+
+    def trace(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
+        """Run the step itself, recorded; the second time the plan is made, if it was the same program."""
+        leaves = [wrap(a, None) for a in arrays]
+        args, kwargs = with_leaves((args, kwargs), iter(leaves))
+        found = trace(leaves, lambda: self.step(*args, **kwargs), self.keep_grads)
+        situation = Situation(found.modules, {t: before is None for t, before in found.grads.items()})
+        lines = found.lines()
+        if entry.before is None or entry.before[0] != situation:
+            entry.before = situation, lines
+        else:
+            compare(entry.before[1], lines)
+            entry.before = None
+            variant = Variant(Plan(found), situation, [(t, t.data) for t in found.program().leaves if t.requires_grad])
+            entry.variants = [variant, *(v for v in entry.variants if v.situation != situation)]
+            self.plan = variant.plan
+        return found.rebuild([wrap(t.data, None) for t in found.results])
+
+
+class Situation(NamedTuple):
+    """What the program depends on besides the arguments: which modules are in training, and which `.grad` are None."""
+
+    modules: dict[Any, bool]
+    grads: dict[Tensor, bool]
+
+
+class Variant(NamedTuple):
+    """A plan, the situation that it is for, and the arrays of the parameters that it is for."""
+
+    plan: Plan
+    situation: Situation
+    data: list[tuple[Tensor, Array]]
+
+    def holds(self) -> bool:
+        """Whether all that the plan was made for is as it was."""
+        for tensor, array in self.data:
+            if tensor.data is not array:
+                return False
+        for module, training in self.situation.modules.items():
+            if module.training is not training:
+                return False
+        for tensor, was_none in self.situation.grads.items():
+            if (tensor.grad is None) is not was_none:
+                return False
+        return self.plan.threads == get_num_threads()
+
+
+class Entry:
+    """What is known for arguments of one kind: the plans, and the program of a first call that waits for a second."""
+
+    def __init__(self) -> None:
+        self.variants: list[Variant] = []
+        self.before: tuple[Situation, list[Line]] | None = None
+
+
+def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Array]]:
+    """What plans are told apart by, and the arrays among the arguments."""
+    arrays: list[Array] = []
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            arrays.append(value.data)
+            return (value.data.shape, value.data.dtype.char, value.requires_grad)
+        if is_array(value):
+            arrays.append(value if value.flags.c_contiguous else np.ascontiguousarray(value))
+            return (value.shape, value.dtype.char, False)
+        if isinstance(value, (tuple, list)):
+            return (type(value), *map(visit, value))
+        if isinstance(value, dict):
+            return (dict, *[(key, visit(v)) for key, v in value.items()])
+        return (type(value), value)
+
+    key = (tuple([visit(a) for a in args]), tuple([(name, visit(a)) for name, a in kwargs.items()]) if kwargs else ())
+    try:
+        hash(key)
+    except TypeError as error:
+        raise CompileError(
+            f"compile: an argument cannot tell plans apart: {error}; pass arrays, Tensors, numbers or text"
+        ) from None
+    return key, arrays
+
+
+def with_leaves(value: Any, leaves: Any) -> Any:
+    """The arguments with leaves in place of their arrays."""
+    if isinstance(value, Tensor):
+        return next(leaves).requires_grad_(value.requires_grad)
+    if is_array(value):
+        return next(leaves)
+    if isinstance(value, (tuple, list)):
+        return type(value)(with_leaves(v, leaves) for v in value)
+    if isinstance(value, dict):
+        return {key: with_leaves(v, leaves) for key, v in value.items()}
+    return value

@@ -1,0 +1,243 @@
+"""Plan: a traced step as a list of kernels with their memory, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad import writes
+from tensorgrad.backend import Array, aligned
+from tensorgrad.compiler.emit import Clock, Emitter
+from tensorgrad.compiler.group import grouped, lineage
+from tensorgrad.compiler.lower import Call, Lowering, Value
+from tensorgrad.compiler.memory import arrays_for, assigned_in_place, lay_out
+from tensorgrad.compiler.rows import split_rows
+from tensorgrad.compiler.trace import Trace, place_of
+from tensorgrad.graph import Graph
+from tensorgrad.kernels import threads, thresholds
+from tensorgrad.op import Node, Op
+from tensorgrad.ops import random
+from tensorgrad.tensor import wrap
+
+RUNS = 5  # of a plan, to measure its kernels
+
+
+class Row(NamedTuple):
+    """A kernel of a plan. level: 1 inside of a loop over samples, else 0;  bytes: read and written."""
+
+    kernel: str
+    module: str
+    shape: tuple[int, ...]
+    bytes: int
+    flops: int
+    seconds: float
+    level: int
+
+
+class Plan:
+    """What a compiled step does for arguments of given shapes and dtypes. Printed, it is the table of its kernels.
+
+    peak_bytes   memory of its own: what lies between the arguments, the parameters and the results
+    source       the Python function that it runs
+    graph        the kernels as a Graph, to be drawn: `tensorgrad.draw.graph(plan)`
+    threads      how many threads it was planned for
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.lowered = lowered = Lowering(trace).run()
+        self.results = [*lowered.results, *(v for _, v in lowered.grads)]
+        keep = {seen for v in self.results for seen in lineage(v)}
+        calls = assigned_in_place(grouped(lowered.calls, keep))
+        self.calls = split_rows(calls, lowered.arguments, keep, thresholds.ROWS_FLOPS)
+        self.layout = lay_out(self.calls, keep)
+        self.blocks = [aligned(n) for n in self.layout.blocks]
+        self.threads = threads.get_num_threads()
+        emitter = self.emit()
+        self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
+        self.source, self.function = emitter.finish(self.results)
+        self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
+            (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
+        ]
+        self.optimisers = trace.optimisers
+        self.written = [a.target for a in trace.assignments]
+        self.grads = [t for t, _ in lowered.grads]
+        self.added_to = [t for t, before in trace.grads.items() if before is not None]
+        self.used_up = [t for t in trace.grads if t not in trace.kept]
+        self.rebuild = trace.rebuild
+        self.names = trace.names()
+
+    def emit(self, clock: Clock | None = None) -> Emitter:
+        arrays: dict[Value, Any] = arrays_for(self.layout, self.blocks)
+        emitter = Emitter({v: f"x{i}" for i, v in enumerate(self.lowered.arguments)}, arrays, self.layout, clock)
+        for call in self.calls:
+            emitter.call(call)
+        return emitter
+
+    def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> Any:
+        """One step; what it returns."""
+        for optimiser in self.optimisers:
+            optimiser.advance()
+        for compute, arrays in self.numbers:
+            values = compute()
+            for name, array in arrays:
+                array[()] = values[name]
+        if self.added_to:
+            arguments = [*arguments, *(t.grad.data for t in self.added_to if t.grad is not None)]
+        try:
+            results = (function or self.function)(*arguments)
+        except BaseException:
+            for optimiser in self.optimisers:
+                optimiser.steps -= 1
+            raise
+        for array in self.written:
+            writes.wrote(array)
+        for tensor in self.used_up:
+            tensor.grad = None
+        count = len(results) - len(self.grads)
+        for tensor, value in zip(self.grads, results[count:], strict=True):
+            tensor.grad = wrap(np.asarray(value), None)
+        return self.rebuild([wrap(np.asarray(value), None) for value in results[:count]])
+
+    # What it costs
+
+    @cached_property
+    def timed(self) -> tuple[Callable[..., Any], dict[Call, float]]:
+        """The function with a clock in it, and the seconds that the clock adds to."""
+        seconds: dict[Call, float] = {}
+        return self.emit(Clock(seconds)).finish(self.results)[1], seconds
+
+    @cached_property
+    def seconds(self) -> dict[Call, float]:
+        """The time of each kernel, measured on arguments made up, with everything put back as it was; the mean of some runs."""
+        function, found = self.timed
+        rng = np.random.default_rng(0)
+        made_up = [(rng.random(v.shape) * (v.dtype.kind == "f")).astype(v.dtype) for v in self.lowered.arguments]
+        with self.put_back(), np.errstate(all="ignore"):
+            function(*made_up)
+            found.clear()
+            for _ in range(RUNS):
+                function(*made_up)
+        return {call: total / RUNS for call, total in found.items()}
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """What the block writes to parameters and draws from generators is undone after it."""
+        saved = [array.copy() for array in self.written]
+        drawn = {call.detail["attrs"].get("rng") or random.default() for call in flat(self.calls) if call.name == "keep_mask"}
+        states = [(rng, rng.bit_generator.state) for rng in drawn]
+        try:
+            yield
+        finally:
+            for array, before in zip(self.written, saved, strict=True):
+                array[...] = before
+            for rng, state in states:
+                rng.bit_generator.state = state
+
+    def rows(self) -> list[Row]:
+        """A row for each kernel, measured."""
+        seconds = self.seconds
+        found = []
+        for call in self.calls:
+            parts = [call, *call.detail["calls"]] if call.kind == "loop" else [call]
+            for part in parts:
+                spent = sum(seconds.get(c, 0.0) for c in flat([part]))
+                level = 1 if part is not call else 0
+                found.append(Row(part.name, module_of(part), shape_of(part), bytes_of(part), part.flops, spent, level))
+        return found
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        top = [r for r in rows if not r.level]
+        sums = sum(r.bytes for r in top), sum(r.flops for r in top), sum(r.seconds for r in top)
+        total = Row(f"{len(rows)} kernels", "", (), *sums, 0)
+        cells = [["kernel", "module", "result", "bytes", "FLOPs", "µs"]]
+        for r in [*rows, total]:
+            numbers = [f"{r.bytes:,}", f"{r.flops:,}", f"{r.seconds * 1e6:,.1f}"]
+            cells.append(["  " * r.level + r.kernel, r.module, "" if r is total else f"{r.shape}", *numbers])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        sides = [str.ljust] * 3 + [str.rjust] * 3
+        lines = ["  ".join(side(c, w) for side, c, w in zip(sides, row, widths, strict=True)) for row in cells]
+        used = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return "\n".join([*(line.rstrip() for line in lines), f"memory of its own: {self.peak_bytes:,} bytes; {used}"])
+
+    __repr__ = __str__
+
+    # What it looks like
+
+    @property
+    def graph(self) -> Graph:
+        """The kernels as nodes of a graph, with the arguments and the parameters as its leaves."""
+        return self.nodes()[0]
+
+    def costs(self) -> tuple[Graph, dict[Node, tuple[int, int, float]]]:
+        """The graph, and bytes, FLOPs and seconds of its nodes."""
+        graph, calls = self.nodes()
+        seconds = self.seconds
+        return graph, {node: (bytes_of(call), call.flops, seconds.get(call, 0.0)) for node, call in calls.items()}
+
+    def nodes(self) -> tuple[Graph, dict[Node, Call]]:
+        """The graph, and which call each of its nodes is."""
+        writers: dict[Value, list[Any]] = {}  # a value is what all calls have made that wrote to a part of it
+        nodes: dict[Node, Call] = {}
+        numbers = {v: name for _, found in self.lowered.numbers for name, v in found.items()}
+
+        def sources(v: Value) -> list[Any]:
+            if v not in writers and v.root not in writers:
+                array = v.root.array if v.root.array is not None else np.broadcast_to(np.zeros((), v.dtype), v.root.shape)
+                leaf = wrap(array, None)
+                leaf.name = self.names.get(place_of(array), numbers.get(v, ""))
+                if v.root in self.lowered.arguments:
+                    leaf.name = f"argument {self.lowered.arguments.index(v.root)}"
+                elif v.root.node is None and not leaf.name:
+                    leaf.name = "constant"
+                writers[v.root] = [leaf]
+            return writers[v] if v in writers else writers[v.root]
+
+        for call in flat(self.calls):
+            inputs = tuple(s for v in call.inputs for s in (sources(v) if isinstance(v, Value) else [v]))
+            shape, dtype = shape_of(call), call.outputs[0].dtype
+            node = Node(Kernel(call.name), inputs, {}, (), None, shape, dtype, (), False)
+            node.scope = module_of(call)
+            nodes[node] = call
+            for v in call.outputs:
+                writers[v] = [node]
+                if v.root is not v:
+                    writers.setdefault(v.root, []).append(node)
+        read = {s for node in nodes for s in node.inputs if isinstance(s, Node)}
+        return Graph([node for node in nodes if node not in read], check=False), nodes
+
+
+class Kernel(Op):
+    """A kernel of a plan, where a drawing expects an op; it is no op that anybody can call."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+
+    def formula(self, direction: str) -> str:
+        return ""
+
+
+def flat(calls: list[Call]) -> list[Call]:
+    """The calls, those inside of loops in the place of the loops."""
+    return [part for call in calls for part in (call.detail["calls"] if call.kind == "loop" else [call])]
+
+
+def module_of(call: Call) -> str:
+    """The module whose forward made what the call computes, or whose gradient it is part of."""
+    scopes = list(dict.fromkeys(node.scope for node in call.nodes if node.scope))
+    return scopes[0] if len(scopes) == 1 else ""
+
+
+def shape_of(call: Call) -> tuple[int, ...]:
+    """The shape of what a call writes; of several results that of the largest."""
+    return max((v.shape for v in call.outputs), key=lambda shape: (len(shape), shape), default=())
+
+
+def bytes_of(call: Call) -> int:
+    if call.kind == "loop":
+        return sum(bytes_of(part) for part in call.detail["calls"])
+    return sum(v.nbytes for v in (*call.reads, *call.outputs))

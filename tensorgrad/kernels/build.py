@@ -1,0 +1,140 @@
+"""Kernels from source code: NumPy's at once, Numba's from a cache on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import Array
+from tensorgrad.kernels import generate, reference, threads, thresholds
+from tensorgrad.kernels.chain import Chain
+from tensorgrad.ops.loss import check_labels
+
+Kernel = Callable[..., None]
+
+NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
+    **{name: getattr(np, name) for name in dir(np) if isinstance(getattr(np, name), np.ufunc)},
+    "copyto": np.copyto,
+    "asarray": np.asarray,
+    "ascontiguousarray": np.ascontiguousarray,
+    "empty": np.empty,
+    "errstate": np.errstate,
+    "inf": np.inf,
+    "nan": np.nan,
+    "where": reference.where,
+    "relu_grad": reference.relu_grad,
+    "column_sum": reference.column_sum,
+}
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether Numba is installed; it is imported when the first kernel is built."""
+    return importlib.util.find_spec("numba") is not None and not os.environ.get("TENSORGRAD_NO_NUMBA")
+
+
+@functools.cache
+def numpy_kernel(chain: Chain, shared: tuple[tuple[int, int], ...]) -> Kernel:
+    """The chain by NumPy, as a function of operands, results and how many rows to do at a time."""
+    space = dict(NAMESPACE)
+    exec(compile(generate.numpy_source(chain, dict(shared)), "<tensorgrad chain>", "exec"), space)
+    return space["kernel"]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def numba_kernel(chain: Chain, shared: tuple[tuple[int, int], ...], flat: bool) -> Kernel | None:
+    """The chain as a loop compiled by Numba, as a function of operands and results; None where NumPy is the better choice."""
+    if not has_numba():
+        return None
+    source = generate.numba_source(chain, dict(shared), flat)
+    return None if source is None else imported(source).kernel
+
+
+def imported(source: str) -> Any:
+    """The module of this source, from a file in the cache folder: Numba keeps what it compiles beside the file."""
+    name = f"chain_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    path = cache_folder() / f"{name}.py"
+    if not path.exists() or path.read_text() != source:
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(source)
+        part.replace(path)  # another process may be doing the same
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    return module
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: $TENSORGRAD_CACHE, or tensorgrad in the user's cache folder; it is made."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("TENSORGRAD_CACHE") or Path(base) / "tensorgrad")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class ChainKernel:
+    """A chain for arrays of given layouts: the fastest kernel there is for their size.
+
+    Called with operands and results; arrays may be written over where they are operand and result at once (`shared`).
+    """
+
+    def __init__(self, chain: Chain, shared: dict[int, int]) -> None:
+        self.chain, self.shared = chain, tuple(sorted(shared.items()))
+        self.layouts = generate.layouts_of(chain)
+        self.flat = all(layout in ("full", "number") for layout in self.layouts)
+        self.splits = "sum" not in self.layouts
+        self.whole = self.layouts.index("full")
+
+    def __call__(self, *arrays: Array) -> None:
+        full = arrays[self.whole]
+        contiguous = all([a.flags.c_contiguous for a in arrays])
+        if self.flat and contiguous and full.ndim != 1:
+            arrays = tuple([a if layout == "number" else a.reshape(-1) for a, layout in zip(arrays, self.layouts, strict=True)])
+            full = arrays[self.whole]
+        kernel = numba_kernel(self.chain, self.shared, self.flat) if contiguous and (self.flat or full.ndim == 2) else None
+        if kernel is not None:
+            run: Kernel = kernel
+        else:
+            rows = max(thresholds.SLICE // max(full.size // max(len(full), 1), 1), 1) if full.ndim else 1
+            by_numpy = numpy_kernel(self.chain, self.shared)
+            run = lambda *parts: by_numpy(*parts, rows)  # noqa: E731
+        if not full.ndim:
+            run(*[a if layout == "number" else a.reshape(1) for a, layout in zip(arrays, self.layouts, strict=True)])
+            return
+        if full.size < thresholds.CHAIN_THREADS or not self.splits or threads.get_num_threads() == 1:
+            run(*arrays)
+            return
+
+        def part(start: int, stop: int) -> None:
+            run(*[a[start:stop] if x in generate.SLICED else a for a, x in zip(arrays, self.layouts, strict=True)])
+
+        threads.in_threads(part, len(full), threads.get_num_threads())
+
+
+@functools.cache
+def cross_entropy_kernel(dtype: Any, labels: Any) -> Kernel:
+    """softmax_cross_entropy for logits and labels of these dtypes, compiled if Numba is there."""
+    if not has_numba() or dtype.kind != "f" or dtype.itemsize < 4 or labels.kind not in "iu":
+        return reference.softmax_cross_entropy
+    from tensorgrad.kernels import fast
+
+    def kernel(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
+        if fast.softmax_cross_entropy(z, t, g, samples, loss, dz) >= 0:
+            check_labels("softmax_cross_entropy", t, z.shape[-1], z.shape[:-1])
+
+    one = np.zeros((1, 1), dtype)
+    kernel(one, np.zeros(1, labels), np.ones((), dtype), 1, np.zeros((), dtype), one.copy())
+    return kernel

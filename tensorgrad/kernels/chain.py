@@ -1,0 +1,131 @@
+"""Chains: formulas that work element by element, to be run as one kernel.
+
+A chain is found by calling a formula with symbols in place of arrays; NumPy's functions and Python's operators write down
+what they do to them. So the one text of a rule, an activation or an optimiser is what is computed with arrays, recorded with
+Tensors and turned into a kernel here::
+
+    full, number = Operand("full", "float32"), Operand("number", "float32")
+    descent = Chain.of(lambda p, g, lr: (p - lr * g,), [full, full, number])
+
+Every operand is laid out against rows and columns: "full" (one value for each element), "row" (one for each column, repeated
+over rows), "column" (one for each row) or "number".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.backend import Array
+
+Register = int  # operands come first, then the result of each step
+
+
+class Operand(NamedTuple):
+    """What a chain reads or writes. layout: "full", "row", "column" or "number"; a result may be "sum", over rows."""
+
+    layout: str
+    dtype: str
+
+
+class Step(NamedTuple):
+    """One function of one or two or three registers or numbers. quiet: kinds of floating-point error that are meant to be."""
+
+    function: str
+    inputs: tuple[Any, ...]  # Ref or a number
+    dtype: str
+    quiet: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value in a register."""
+
+    register: Register
+
+
+@dataclass(frozen=True)
+class Chain:
+    """operands, steps in order, and which registers are results, each with its layout."""
+
+    operands: tuple[Operand, ...]
+    steps: tuple[Step, ...]
+    results: tuple[tuple[Register, str], ...]
+
+    @classmethod
+    def of(cls, formula: Callable[..., Sequence[Any]], operands: Sequence[Operand]) -> Chain:
+        """The chain of a formula of as many arrays and numbers as there are operands; it returns its results in a sequence."""
+        sketch = Sketch()
+        symbols = [Symbol(sketch, i, np.ones(1, o.dtype)) for i, o in enumerate(operands)]
+        sketch.count = len(operands)
+        outs = formula(*symbols)
+        return cls(tuple(operands), tuple(sketch.steps), tuple((out.register, "full") for out in outs))
+
+    def dtype(self, register: Register) -> str:
+        n = len(self.operands)
+        return self.operands[register].dtype if register < n else self.steps[register - n].dtype
+
+    def last_use(self) -> dict[Register, int]:
+        """The step that reads each register last."""
+        return {ref.register: i for i, step in enumerate(self.steps) for ref in step.inputs if isinstance(ref, Ref)}
+
+
+@dataclass
+class Sketch:
+    """Steps written down so far."""
+
+    count: int = 0
+    steps: list[Step] = field(default_factory=list)
+
+    def add(self, function: str, inputs: Sequence[Any], sample: Array) -> Symbol:
+        errors = np.geterr()
+        quiet = tuple(kind for kind in ("over", "divide", "invalid") if errors[kind] == "ignore")  # "under" is by default
+        refs = tuple(Ref(i.register) if isinstance(i, Symbol) else i for i in inputs)
+        self.steps.append(Step(function, refs, str(sample.dtype), quiet))
+        self.count += 1
+        return Symbol(self, self.count - 1, sample)
+
+
+class NotElementwise(TypeError):
+    """A formula does something to a symbol that is no function of each element alone."""
+
+
+class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
+    """Stands for an array in a formula; `sample` is an array of one element that tells dtypes."""
+
+    def __init__(self, sketch: Sketch, register: Register, sample: Array) -> None:
+        self.sketch, self.register, self.sample = sketch, register, sample
+
+    @property
+    def dtype(self) -> Any:
+        return self.sample.dtype
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Symbol:
+        name: str = ufunc.__name__
+        count: int = ufunc.nout
+        if method != "__call__" or options or getattr(np, name, None) is not ufunc or count != 1:
+            raise NotElementwise(f"{name}.{method}")
+        return self.record(name, ufunc, inputs)
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
+        if function is np.where and len(inputs) == 3 and not options:
+            return self.record("where", np.where, inputs)
+        if function is np.clip and len(inputs) == 3 and not options:
+            x, low, high = inputs
+            x = x if low is None else np.maximum(x, low)
+            return x if high is None else np.minimum(x, high)
+        raise NotElementwise(function.__name__)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        raise NotElementwise("asarray")
+
+    def record(self, name: str, function: Any, inputs: Sequence[Any]) -> Symbol:
+        for i in inputs:
+            if not isinstance(i, (Symbol, int, float, bool, np.bool_)):
+                raise NotElementwise(f"{name} of {type(i).__name__}")
+        with np.errstate(all="ignore"):
+            sample = function(*[i.sample if isinstance(i, Symbol) else i for i in inputs])
+        return self.sketch.add(name, inputs, np.asarray(sample))

@@ -1,0 +1,165 @@
+"""Source code for chains: NumPy calls, or one loop for Numba."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tensorgrad.kernels.chain import Chain, Ref, Register
+
+# What Numba's loop says for a function that a processor does in a few cycles. The others (exp, tanh, ...) are left to NumPy,
+# which does eight or sixteen at once where Numba calls the C library for each.
+EXPRESSIONS = {
+    "add": "{0} + {1}",
+    "subtract": "{0} - {1}",
+    "multiply": "{0} * {1}",
+    "divide": "{0} / {1}",
+    "negative": "-{0}",
+    "positive": "{0}",
+    "absolute": "abs({0})",
+    "square": "{0} * {0}",
+    "sqrt": "sqrt({0})",
+    "reciprocal": "{one} / {0}",
+    "maximum": "({0} if {0} >= {1} or {0} != {0} else {1})",
+    "minimum": "({0} if {0} <= {1} or {0} != {0} else {1})",
+    "greater": "{0} > {1}",
+    "greater_equal": "{0} >= {1}",
+    "less": "{0} < {1}",
+    "less_equal": "{0} <= {1}",
+    "equal": "{0} == {1}",
+    "not_equal": "{0} != {1}",
+    "where": "({1} if {0} else {2})",
+    "relu_grad": "({0} if {1} > {zero} else {zero})",
+}
+SLICED = ("full", "column")  # layouts of which a part of the rows has a part
+
+
+def names(chain: Chain) -> tuple[list[str], list[str]]:
+    """What a generated function calls its operands and its results."""
+    return [f"{o.layout}{i}" for i, o in enumerate(chain.operands)], [f"result{k}" for k in range(len(chain.results))]
+
+
+def numpy_lines(
+    chain: Chain,
+    operands: Sequence[str],
+    results: Sequence[str],
+    shared: Mapping[int, int],
+    scratch: Callable[[int, str], str],
+) -> list[str]:
+    """The chain as NumPy calls that write into the results and into scratch arrays.
+
+    operands, results   what the arrays are called
+    shared    result to the operand that lies in the same memory
+    scratch   what scratch array number i, of this dtype, is called
+    """
+    first = len(chain.operands)
+    last = chain.last_use()
+    target = {register: k for k, (register, layout) in enumerate(chain.results) if layout == "full"}
+    kept = {register for register, _ in chain.results}
+    called: dict[Register, str] = dict(enumerate(operands))
+    owner: dict[Register, str] = {}  # the dtype of the scratch array that a register lies in
+    free: dict[str, list[str]] = {}
+    made = 0
+    lines = []
+    for i, step in enumerate(chain.steps):
+        register = first + i
+        inputs = [called[a.register] if isinstance(a, Ref) else repr(a) for a in step.inputs]
+        for a in {a.register for a in step.inputs if isinstance(a, Ref)}:
+            if last[a] == i and a in owner and a not in kept:
+                free.setdefault(owner.pop(a), []).append(called[a])  # may be written to by this very step
+        k = target.get(register)
+        if k is not None and (k not in shared or last.get(shared[k], -1) <= i):
+            called[register] = results[k]
+        else:
+            if not free.get(step.dtype):
+                free[step.dtype] = [scratch(made, step.dtype)]
+                made += 1
+            called[register], owner[register] = free[step.dtype].pop(), step.dtype
+        line = f"{step.function}({', '.join(inputs)}, out={called[register]})"
+        if step.quiet:
+            ignored = ", ".join(f"{kind}='ignore'" for kind in step.quiet)
+            line = f"with errstate({ignored}): {line}"
+        lines.append(line)
+    for k, (register, layout) in enumerate(chain.results):
+        if layout == "sum":
+            lines.append(f"column_sum({called[register]}, out={results[k]})")
+        elif called[register] != results[k]:
+            lines.append(f"copyto({results[k]}, {called[register]})")
+    return lines
+
+
+def numpy_source(chain: Chain, shared: Mapping[int, int]) -> str:
+    """A function that does the chain by NumPy, `rows` rows at a time, so that what it makes on the way stays in the cache."""
+    operands, results = names(chain)
+    layouts = dict(zip([*operands, *results], [o.layout for o in chain.operands] + [x for _, x in chain.results], strict=True))
+    temporary: list[str] = []
+
+    def scratch(i: int, dtype: str) -> str:
+        temporary.append(dtype)
+        return f"part_of_t{i}"
+
+    def part(name: str) -> str:
+        return f"part_of_{name}" if layouts[name] in SLICED else name
+
+    inner = numpy_lines(chain, [part(a) for a in operands], [part(a) for a in results], shared, scratch)
+    full = next(a for a, layout in layouts.items() if layout == "full")
+    lines = [f"def kernel({', '.join(layouts)}, rows):", f"    n = len({full})"]
+    lines += [f"    t{i} = empty((min(rows, n), *{full}.shape[1:]), {dtype!r})" for i, dtype in enumerate(temporary)]
+    lines += ["    for start in range(0, n, rows):", "        stop = min(start + rows, n)"]
+    lines += [f"        part_of_{a} = {a}[start:stop]" for a, layout in layouts.items() if layout in SLICED]
+    lines += [f"        part_of_t{i} = t{i}[: stop - start]" for i in range(len(temporary))]
+    return "\n".join([*lines, *(f"        {line}" for line in inner)]) + "\n"
+
+
+def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | None:
+    """A function that does the chain in one loop, for Numba; None if Numba would not be faster.
+
+    shared result to the operand that lies in the same memory
+    flat   all that is "full" has one axis, and nothing is "row" or "column"
+    """
+    dtypes = {chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))} - {"bool"}
+    if len(dtypes) != 1 or not dtypes <= {"float32", "float64"} or any(s.function not in EXPRESSIONS for s in chain.steps):
+        return None
+    kind = dtypes.pop()
+    operands, results = names(chain)
+    at = {"full": "[i]" if flat else "[i, j]", "row": "[j]", "column": "[i, 0]", "number": "[()]"}
+    full = next(a for a, layout in zip([*operands, *results], layouts_of(chain), strict=True) if layout == "full")
+    constants = {"zero": f"{kind}(0)", "one": f"{kind}(1)"}
+    # Every operand is read before anything is computed: a read inside a choice would keep the loop from being vectorised
+    reads = {i: f"x{i} = {a}{at[o.layout]}" for i, (a, o) in enumerate(zip(operands, chain.operands, strict=True))}
+    numbers = [line for i, line in reads.items() if chain.operands[i].layout == "number"]
+    body = [line for i, line in reads.items() if chain.operands[i].layout != "number"]
+    for i, step in enumerate(chain.steps, len(operands)):
+        values = []
+        for a in step.inputs:
+            if isinstance(a, Ref):
+                values.append(f"x{a.register}")
+            else:
+                values.append(f"c{len(constants)}")
+                constants[values[-1]] = f"{kind}({float(a)!r})"
+        body.append(f"x{i} = {EXPRESSIONS[step.function].format(*values, zero='zero', one='one')}")
+    # what lies in the same memory has one name: with fewer arrays there is less that might overlap, for all the compiler knows
+    stored = {
+        register: operands[shared[k]] if k in shared else results[k]
+        for k, (register, layout) in enumerate(chain.results)
+        if layout == "full"
+    }
+    body += [f"{name}{at['full']} = x{register}" for register, name in stored.items()]
+    # a sum in a loop of its own, over a row that is in the cache: in the same loop it would not be vectorised
+    sums = [(results[k], register) for k, (register, layout) in enumerate(chain.results) if layout == "sum"]
+    after = [f"{name}[j] += {stored[register]}[i, j]" for name, register in sums if register in stored]
+    body += [f"{name}[j] += x{register}" for name, register in sums if register not in stored]
+    lines = ["from math import inf, nan, sqrt", "", "from numba import njit", "from numpy import float32, float64", ""]
+    lines += [f"{name} = {value}" for name, value in constants.items()]
+    lines += ["", "", '@njit(cache=True, nogil=True, error_model="numpy")', f"def kernel({', '.join([*operands, *results])}):"]
+    lines += [f"    {line}" for line in numbers] + [f"    {name}[:] = zero" for name, _ in sums]
+    lines += [f"    for i in range({full}.shape[0]):"]
+    if flat:
+        lines += [f"        {line}" for line in body]
+    else:
+        lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in body)]
+        lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in after)] if after else []
+    return "\n".join(lines) + "\n"
+
+
+def layouts_of(chain: Chain) -> list[str]:
+    return [o.layout for o in chain.operands] + [layout for _, layout in chain.results]
