@@ -16,7 +16,6 @@ import numpy as np
 from tensorgrad.backend import Array
 from tensorgrad.kernels import generate, reference, threads, thresholds
 from tensorgrad.kernels.chain import Chain
-from tensorgrad.ops.loss import check_labels
 
 Kernel = Callable[..., None]
 
@@ -88,7 +87,8 @@ def cache_folder() -> Path:
 class ChainKernel:
     """A chain for arrays of given layouts: the fastest kernel there is for their size.
 
-    Called with operands and results; arrays may be written over where they are operand and result at once (`shared`).
+    Called with operands and results, which lie row after row; they may be written over where they are operand and result at
+    once (`shared`).
     """
 
     def __init__(self, chain: Chain, shared: dict[int, int]) -> None:
@@ -97,23 +97,21 @@ class ChainKernel:
         self.flat = all(layout in ("full", "number") for layout in self.layouts)
         self.splits = "sum" not in self.layouts
         self.whole = self.layouts.index("full")
+        self.numpy = numpy_kernel(chain, self.shared)
+
+    @functools.cached_property
+    def numba(self) -> Kernel | None:
+        return numba_kernel(self.chain, self.shared, self.flat)
 
     def __call__(self, *arrays: Array) -> None:
         full = arrays[self.whole]
-        contiguous = all([a.flags.c_contiguous for a in arrays])
-        if self.flat and contiguous and full.ndim != 1:
-            arrays = tuple([a if layout == "number" else a.reshape(-1) for a, layout in zip(arrays, self.layouts, strict=True)])
+        if self.flat and full.ndim != 1:
+            arrays = tuple([a if x == "number" else a.reshape(-1) for a, x in zip(arrays, self.layouts, strict=True)])
             full = arrays[self.whole]
-        kernel = numba_kernel(self.chain, self.shared, self.flat) if contiguous and (self.flat or full.ndim == 2) else None
-        if kernel is not None:
-            run: Kernel = kernel
-        else:
-            rows = max(thresholds.SLICE // max(full.size // max(len(full), 1), 1), 1) if full.ndim else 1
-            by_numpy = numpy_kernel(self.chain, self.shared)
-            run = lambda *parts: by_numpy(*parts, rows)  # noqa: E731
-        if not full.ndim:
-            run(*[a if layout == "number" else a.reshape(1) for a, layout in zip(arrays, self.layouts, strict=True)])
-            return
+        run = self.numba if self.flat or full.ndim == 2 else None
+        if run is None:
+            rows = max(thresholds.SLICE // max(full.size // max(len(full), 1), 1), 1)
+            run = functools.partial(self.numpy, rows=rows)
         if full.size < thresholds.CHAIN_THREADS or not self.splits or threads.get_num_threads() == 1:
             run(*arrays)
             return
@@ -133,7 +131,7 @@ def cross_entropy_kernel(dtype: Any, labels: Any) -> Kernel:
 
     def kernel(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
         if fast.softmax_cross_entropy(z, t, g, samples, loss, dz) >= 0:
-            check_labels("softmax_cross_entropy", t, z.shape[-1], z.shape[:-1])
+            reference.check_range(t, z.shape[-1])
 
     one = np.zeros((1, 1), dtype)
     kernel(one, np.zeros(1, labels), np.ones((), dtype), 1, np.zeros((), dtype), one.copy())

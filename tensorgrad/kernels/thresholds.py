@@ -9,6 +9,5 @@ SLICE = 16_384  # elements of an array worked off at a time by a chain of NumPy 
 CHAIN_THREADS = 1_000_000  # elements from which a chain is split between threads
 ROWS_FLOPS = 300e6  # floating-point operations from which the samples of a compiled step are split between threads
 ROWS = 1024  # samples that a thread works off at a time in a compiled step
-BLAS_THREADS_FLOPS = 300e6  # floating-point operations of a compiled step from which its products use several threads
 ONES_PRODUCT = 2_048  # elements from which a column sum is faster as a product with ones
-POOL = 65_536  # bytes from which an array of an eager step comes from the pool
+KERNEL = 16_384  # elements from which a rule asks for a kernel where NumPy has the function too

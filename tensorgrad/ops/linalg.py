@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 import tensorgrad.tensor as tensor
-from tensorgrad.backend import Array, Xp, asarray, namespace
+from tensorgrad.backend import Array, Xp, asarray, namespace, new
 from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.kernels.common import add_row
 from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops.activation import relu_grad, sigmoid, sigmoid_grad, tanh_grad
 from tensorgrad.ops.elementwise import mul
@@ -41,7 +42,7 @@ class Matmul(Op):
         return y.reshape(shape[:-2] + (() if vectors[0] else shape[-2:-1]) + (() if vectors[1] else shape[-1:]))
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
-        return xp.matmul(a, b)
+        return product(xp, a, b)
 
     def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
         return 2 * math.prod(out) * shapes[0][-1]
@@ -64,8 +65,10 @@ class Linear(Op):
     def forward(self, xp: Xp, x: Array, w: Array, b: Array) -> Array:
         if w.ndim != 2 or b.shape != w.shape[1:]:
             raise ValueError("weight and bias do not fit")  # where adding would broadcast; the signature says it better
-        y = xp.matmul(x, w)
-        return xp.add(y, b, out=y if y.dtype == b.dtype else None)
+        y = product(xp, x, w)
+        if y.dtype != b.dtype:
+            return y + b
+        return add_row(y, b) if xp is np else xp.add(y, b, out=y)
 
     def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
         return (2 * shapes[1][0] + 1) * math.prod(out)
@@ -250,6 +253,13 @@ def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]
     pairs = [zip(full, shape, strict=True) for full, shape in zip(spelled, shapes, strict=True)]
     kept = [[(c, n) for c, n in axes if n == sizes[c]] for axes in pairs]
     return ",".join("".join(c for c, _ in k) for k in kept) + "->" + result, [tuple(n for _, n in k) for k in kept]
+
+
+def product(xp: Xp, a: Array, b: Array) -> Array:
+    """a b; of two large matrices of one dtype in memory from the pool."""
+    if xp is np and a.ndim == b.ndim == 2 and a.dtype is b.dtype and a.shape[1] == b.shape[0]:
+        return np.matmul(a, b, out=new((a.shape[0], b.shape[1]), a.dtype))
+    return xp.matmul(a, b)
 
 
 def as_operand(op: str, x: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.backend import Array, Xp, asarray
-from tensorgrad.errors import DTypeError, LabelError, ShapeError
+from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.kernels.reference import check_range
 from tensorgrad.op import Op, Rules, Sample, Value
 from tensorgrad.ops.elementwise import exp
 from tensorgrad.ops.shape import rows
@@ -219,10 +220,7 @@ def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | 
         raise DTypeError(f"{op}: labels must be integers (class indices), got {labels.dtype} of shape {labels.shape}")
     if shape is not None and labels.shape != shape:
         raise ShapeError(f"{op}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
-    # read as unsigned, a negative index is a huge one: a single pass finds both ends
-    if labels.size and labels.view(f"u{labels.dtype.itemsize}").max() >= classes:
-        bad = labels[(labels < 0) | (labels >= classes)].reshape(-1)[0]
-        raise LabelError(f"{op}: label {bad} is out of range, expected 0 to {classes - 1} for {classes} classes")
+    check_range(labels, classes, op)
     return labels
 
 

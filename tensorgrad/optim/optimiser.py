@@ -94,12 +94,16 @@ class Optimiser:
         for group in self.groups:
             numbers = [np.asarray(value, group.flat.dtype) for value in self.numbers().values()]
             kernel = self.kernel(group)
-            for i in group.indices:
+            if any([self.params[i].data.base is not group.flat.base for i in group.indices]):
+                group.gather(self.params)
+            for i, arrays in zip(group.indices, group.views, strict=True):
                 p = self.params[i]
                 if p.grad is not None:
-                    arrays = (p.data, *self.state[i].values())
-                    kernel(p.data, p.grad.data, *arrays[1:], *numbers, *arrays)
-                    writes.wrote(p.data)
+                    kernel(arrays[0], p.grad.data.reshape(-1), *arrays[1:], *numbers, *arrays)
+                    if missing:
+                        writes.wrote(p.data)
+            if not missing:
+                writes.wrote(group.flat)
 
     def advance(self) -> None:
         """The next step begins: count it, and clear from the state what has become too small to matter."""
@@ -185,6 +189,7 @@ class Group:
     indices   which of the optimiser's parameters
     flat      all of them, one after the other; parts[k] is where the k-th begins and ends
     state     slot to an array like it
+    views     for each parameter its part of the flat array and of the state
     """
 
     def __init__(self, params: list[Tensor], indices: list[int], slots: tuple[str, ...]) -> None:
@@ -200,6 +205,7 @@ class Group:
             self.flat = together if self.holds(params, together) else self.flat
         self.gather(params)
         self.state = {slot: np.zeros_like(self.flat) for slot in slots}
+        self.views = [[a[start:stop] for a in (self.flat, *self.state.values())] for start, stop in self.parts]
 
     def gather(self, params: list[Tensor]) -> None:
         """Let the data of the parameters lie in the flat array, where they do not."""

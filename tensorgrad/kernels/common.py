@@ -1,0 +1,64 @@
+"""The kernels that rules ask for by name: each in one pass over memory, split between threads where it is large."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import Array, new
+from tensorgrad.kernels import reference, thresholds
+from tensorgrad.kernels.build import ChainKernel
+from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
+
+DTYPES = {"f": "float32", "d": "float64"}
+
+
+@functools.cache
+def one_step(function: str, layouts: str, char: str, constants: tuple[float, ...] = (), shared: bool = False) -> ChainKernel:
+    """The kernel of one function of operands of these layouts, and of constants after them; `shared`: it writes over the first.
+
+    char   of the dtype
+    """
+    dtype, operands = DTYPES[char], layouts.split()
+    step = Step(function, (*(Ref(i) for i in range(len(operands))), *constants), dtype)
+    chain = Chain(tuple(Operand(layout, dtype) for layout in operands), (step,), ((len(operands), "full"),))
+    return ChainKernel(chain, {0: 0} if shared else {})
+
+
+def fits(*arrays: Any) -> bool:
+    """Whether arrays are of one shape and dtype that the kernels know, row after row."""
+    first = arrays[0]
+    if type(first) is not np.ndarray or first.dtype.char not in "fd":
+        return False
+    return all([
+        type(a) is np.ndarray and a.shape == first.shape and a.dtype is first.dtype and a.flags.c_contiguous for a in arrays
+    ])  # fmt: skip
+
+
+def add_row(y: Array, b: Array) -> Array:
+    """y + b, written over y; y (..., n), b (n), of one dtype."""
+    if y.size < thresholds.KERNEL or not fits(y) or y.ndim != 2 or not b.flags.c_contiguous:
+        return np.add(y, b, out=y)
+    one_step("add", "full row", y.dtype.char, shared=True)(y, b, y)
+    return y
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)"""
+    if x.size < thresholds.KERNEL or not fits(x):
+        return np.maximum(x, 0)
+    y = new(x.shape, x.dtype)
+    one_step("maximum", "full", x.dtype.char, (0.0,))(x, y)
+    return y
+
+
+def relu_grad(g: Array, unit: Array) -> Array:
+    """g where unit > 0, exactly 0 elsewhere; of one dtype and shape."""
+    y = new(g.shape, g.dtype)
+    if g.ndim and g.size and fits(g, unit):
+        one_step("relu_grad", "full full", g.dtype.char)(g, unit, y)
+    else:
+        reference.relu_grad(g, unit, y)
+    return y
