@@ -184,7 +184,7 @@ def test_every_optimiser(optimiser: str, dtype: Any) -> None:
 def test_samples_in_parts_and_threads(model: str, rows: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the samples are cut, the sums are those of the whole; a batch of 11 does not divide by anything here."""
     monkeypatch.setattr(thresholds, "ROWS_FLOPS", 0)
-    monkeypatch.setattr(thresholds, "ROWS", rows)
+    monkeypatch.setattr(thresholds, "ROWS_BYTES", rows * 64)
     monkeypatch.setattr(thresholds, "CHAIN_THREADS", 20)
     before = tensorgrad.get_num_threads()
     tensorgrad.set_num_threads(threads)
@@ -212,6 +212,7 @@ def test_parts_of_the_samples_need_little_memory(monkeypatch: pytest.MonkeyPatch
         opt.step()
         return loss
 
+    monkeypatch.setattr(thresholds, "ROWS_BYTES", 1 << 15)
     x, y = np.ones((50_000, 6), np.float32), np.zeros(50_000, int)
     peaks = []
     for least in (0, 1e99):

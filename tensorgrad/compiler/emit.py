@@ -127,7 +127,7 @@ class Emitter:
         loss = self.name(call.outputs[0])
         dz = two_axes(call.outputs[1], rows) if len(call.outputs) > 1 else self.bind("b", np.empty(rows, z.dtype))
         arguments = f"{two_axes(z, rows)}, {two_axes(t, rows[:1])}, {seed}, {call.detail['samples']}, {loss}, {dz}"
-        kernel = build.cross_entropy_kernel(z.dtype, t.dtype)
+        kernel = build.cross_entropy_kernel(z.dtype, t.dtype, classes)
         self.lines.append(f"{self.bind('softmax_cross_entropy', kernel)}({arguments})")
 
     def emit_chain(self, call: Call) -> None:
@@ -208,7 +208,9 @@ class Loop:
         self.sums: list[list[Array]] = []  # for each thread, what it adds up
         n = self.split.samples
         ends = [n * i // self.threads for i in range(self.threads + 1)]
-        self.parts = {start: parts(start, stop, thresholds.ROWS) for start, stop in pairwise(ends)}
+        widest_row = max(v.nbytes // n for v in self.split.has_rows)
+        rows = max(thresholds.ROWS_BYTES // max(widest_row, 1), 1)
+        self.parts = {start: parts(start, stop, rows) for start, stop in pairwise(ends)}
         self.runs: dict[int, list[Callable[..., Any]]] = {}
         sums: list[Value] = call.detail["sums"]
         spread: list[Value] = call.detail["spread"]

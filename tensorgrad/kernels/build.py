@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import os
 import sys
@@ -20,7 +19,7 @@ from tensorgrad.kernels.chain import Chain
 Kernel = Callable[..., None]
 
 NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
-    **{name: getattr(np, name) for name in dir(np) if isinstance(getattr(np, name), np.ufunc)},
+    **{name: function for name, function in vars(np).items() if isinstance(function, np.ufunc)},
     "copyto": np.copyto,
     "asarray": np.asarray,
     "ascontiguousarray": np.ascontiguousarray,
@@ -59,6 +58,8 @@ def numba_kernel(chain: Chain, shared: tuple[tuple[int, int], ...], flat: bool) 
 
 def imported(source: str) -> Any:
     """The module of this source, from a file in the cache folder: Numba keeps what it compiles beside the file."""
+    import hashlib
+
     name = f"chain_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -123,9 +124,9 @@ class ChainKernel:
 
 
 @functools.cache
-def cross_entropy_kernel(dtype: Any, labels: Any) -> Kernel:
-    """softmax_cross_entropy for logits and labels of these dtypes, compiled if Numba is there."""
-    if not has_numba() or dtype.kind != "f" or dtype.itemsize < 4 or labels.kind not in "iu":
+def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
+    """softmax_cross_entropy for logits and labels of these dtypes, compiled where Numba is there and faster."""
+    if not has_numba() or dtype.char not in "fd" or labels.kind not in "iu" or classes > thresholds.CLASSES:
         return reference.softmax_cross_entropy
     from tensorgrad.kernels import fast
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tensorgrad.backend import Array, new
 from tensorgrad.kernels import reference, thresholds
-from tensorgrad.kernels.build import ChainKernel
+from tensorgrad.kernels.build import ChainKernel, has_numba
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 
 DTYPES = {"f": "float32", "d": "float64"}
@@ -62,3 +62,30 @@ def relu_grad(g: Array, unit: Array) -> Array:
     else:
         reference.relu_grad(g, unit, y)
     return y
+
+
+def few_classes(z: Array) -> bool:
+    """Whether rows of scores are so short that a loop over them beats NumPy's calls."""
+    return z.ndim == 2 and 0 < z.shape[1] <= thresholds.CLASSES and len(z) > 0 and fits(z) and has_numba()
+
+
+def log_softmax(z: Array) -> Array | None:
+    """log softmax of every row; None where NumPy does it as well."""
+    if not few_classes(z):
+        return None
+    from tensorgrad.kernels import fast
+
+    y = np.empty_like(z)
+    fast.log_softmax(z, y)
+    return y
+
+
+def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
+    """factor (e^logp - one_hot(t)); None where NumPy does it as well. t (m) class indices that have been checked."""
+    if not few_classes(logp) or t.dtype.kind not in "iu":
+        return None
+    from tensorgrad.kernels import fast
+
+    dz = np.empty_like(logp)
+    fast.cross_entropy_grad(logp, t, logp.dtype.type(factor), dz)
+    return dz

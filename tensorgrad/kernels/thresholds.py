@@ -6,8 +6,9 @@ about equally long; being wrong by a factor of two costs little.
 """
 
 SLICE = 16_384  # elements of an array worked off at a time by a chain of NumPy calls, so that all of its arrays stay in cache
-CHAIN_THREADS = 1_000_000  # elements from which a chain is split between threads
-ROWS_FLOPS = 300e6  # floating-point operations from which the samples of a compiled step are split between threads
-ROWS = 1024  # samples that a thread works off at a time in a compiled step
-ONES_PRODUCT = 2_048  # elements from which a column sum is faster as a product with ones
-KERNEL = 16_384  # elements from which a rule asks for a kernel where NumPy has the function too
+CHAIN_THREADS = 524_288  # elements from which a chain is split between threads
+ROWS_FLOPS = 1e9  # floating-point operations from which the samples of a compiled step are split between threads
+ROWS_BYTES = 2 << 20  # so large is the widest value of the samples that a thread works off at a time
+ONES_PRODUCT = 8_192  # elements from which a column sum is faster as a product with ones
+KERNEL = 4_096  # elements from which a rule asks for a kernel where NumPy has the function too
+CLASSES = 128  # up to so many classes a loop over rows of scores beats NumPy's calls, whose exp does 8 or 16 at once

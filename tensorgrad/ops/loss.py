@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorgrad.backend import Array, Xp, asarray
 from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
 from tensorgrad.op import Op, Rules, Sample, Value
 from tensorgrad.ops.elementwise import exp
@@ -62,6 +63,8 @@ class LogSoftmax(Op):
     def forward(self, xp: Xp, z: Array, *, axis: int) -> Array:
         if not z.size:
             return z.copy()
+        if axis in (-1, z.ndim - 1) and type(z) is np.ndarray and (fast := common.log_softmax(z)) is not None:
+            return fast
         y = z - z.max(axis, keepdims=True)
         y -= xp.log(xp.exp(y).sum(axis, keepdims=True))
         return y
@@ -174,6 +177,8 @@ class SoftmaxCrossEntropyGrad(Op):
         return (self.values(rng, ()), z, t), {"scale": 0.7}
 
     def forward(self, xp: Xp, g: Array, logp: Array, t: Array, *, scale: float) -> Array:
+        if type(logp) is np.ndarray and (fast := common.cross_entropy_grad(logp, t, g * scale)) is not None:
+            return fast
         dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # so that `rows` below is a view
         if t.dtype.kind == "f":
             dz *= t.sum(-1, keepdims=True)

@@ -1,72 +1,170 @@
-"""Time of one training step against PyTorch and JAX: `python -m tests.benchmarks [--rounds N]`.
+"""Time of one training step against other libraries: `python -m tests.benchmarks`.
 
 Each library trains the same network from the same weights on the same batch in a process of its own (two thread pools in one
-process slow each other down); the processes take turns, and have to agree on the losses before anything is timed. "products
-alone" is the step's matrix products and nothing else. Memory is the peak beyond the data and what importing the library took;
-it includes what a library sets up at its first step. PyTorch and JAX are no dependencies: install them to have them in it.
+process slow each other down); the processes take turns, and have to agree on the losses before anything is timed. "by hand" is
+NumPy written for the one network, "products alone" its matrix products and nothing else: the limit. Memory is the peak beyond
+the data and what importing the library took; it includes what a library sets up at its first step. The other libraries are no
+dependencies: install those to be compared with. `--quick` takes under a minute; `python -m tests.benchmarks.growth` measures
+how the times grow with batch, width and depth.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import multiprocessing
-import statistics
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-import tensorgrad
-from tests.benchmarks.steps import NEEDS, PEERS, WORKLOADS, serve
+from tests.benchmarks.measure import Measured, measure
+from tests.benchmarks.overhead import overhead
+from tests.benchmarks.steps import NEEDS, OURS, PEERS, QUICK, WORKLOADS
+
+# ratio to the fastest other library, to PyTorch eager; share of the limit; eager beside compiled; memory beside PyTorch eager
+AIMS = {
+    "W0": (1.3, 2.5, None, None, None),
+    "W1": (1.6, 3.5, None, None, None),
+    "W2": (1.25, 1.6, 0.6, 0.7, None),
+    "W3": (1.15, 1.15, 0.85, 0.7, None),
+    "W3b": (1.15, 1.15, 0.85, 0.7, None),
+    "W4": (1.5, 1.7, 0.85, 0.7, 0.5),
+}
 
 
-def measure(workload: str, peers: list[str], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds a step of each peer in each round, the peers taking turns; and the MiB that each took."""
-    context = multiprocessing.get_context("spawn")
-    pipes = {}
-    processes = []
-    for peer in peers:
-        pipes[peer], far = context.Pipe()
-        processes.append(context.Process(target=serve, args=(peer, workload, far), daemon=True))
-        processes[-1].start()
+def in_words(seconds: float) -> str:
+    return f"{seconds * 1e6:,.0f} µs" if seconds < 0.01 else f"{seconds * 1e3:,.1f} ms"
 
-    def ask(peer: str, what: str, n: int) -> list[float] | float:
-        pipes[peer].send((what, n))
-        return pipes[peer].recv()
 
-    batch = WORKLOADS[workload][1]
-    losses = {peer: ask(peer, "losses", 10 if batch < 10_000 else 3) for peer in peers}
-    for peer in peers[1:]:
-        if peer == "products alone":
+def table(found: dict[str, Measured]) -> Iterator[list[str]]:
+    """A row for each peer."""
+    own, limit = found["tensorgrad"].median, found["products alone"].median
+    yield ["", "median", "min to max", "/ tensorgrad", "share of the limit", "memory"]
+    for peer, m in found.items():
+        if not m.seconds:
+            yield [peer, "-", m.reason, "", "", ""]
             continue
-        message = f"{workload}: the losses of {peer} and {peers[0]} differ"
-        np.testing.assert_allclose(losses[peer], losses[peers[0]], rtol=1e-3, err_msg=message)
-    n = max(1 if batch >= 10_000 else 3, int(0.1 / ask(peers[0], "time", 10 if batch < 1_000 else 1)))
-    times: dict[str, list[float]] = {peer: [] for peer in peers}
-    for _ in range(rounds):
-        for peer in peers:
-            times[peer].append(ask(peer, "time", n))
-    memory = {peer: ask(peer, "memory", 0) for peer in peers}
-    for peer, process in zip(peers, processes, strict=True):
-        pipes[peer].send(None)
-        process.join()
-    return times, memory
+        spread = f"{in_words(min(m.seconds))} to {in_words(max(m.seconds))}"
+        yield [peer, in_words(m.median), spread, f"{m.median / own:.2f}", f"{limit / m.median:.2f}", f"{m.memory:,.0f} MiB"]
+
+
+def against_aims(workload: str, found: dict[str, Measured]) -> Iterator[list[str]]:
+    """A row for each aim: what it is, what was measured, whether it is met."""
+    median = {peer: m.median for peer, m in found.items() if m.seconds}
+    others = {peer: t for peer, t in median.items() if peer not in OURS}
+    own, eager = median["tensorgrad"], median["tensorgrad eager"]
+    fastest, torch, share, relation, memory = AIMS[workload]
+
+    def row(what: str, value: float, aim: float, below: bool = False) -> list[str]:
+        met = value <= aim if below else value >= aim
+        return [workload, what, f"{value:.2f}", f"{'at most' if below else 'at least'} {aim}", "met" if met else "missed"]
+
+    if others:
+        best = min(others, key=lambda peer: others[peer])
+        yield row(f"fastest other library ({best}) / tensorgrad", others[best] / own, fastest)
+    if "PyTorch eager" in others:
+        yield row("PyTorch eager / tensorgrad", others["PyTorch eager"] / own, torch)
+        if workload in ("W2", "W3", "W3b", "W4"):
+            yield row("PyTorch eager / tensorgrad eager", others["PyTorch eager"] / eager, 1.0)
+        if memory:
+            yield row("memory / PyTorch eager's", found["tensorgrad"].memory / found["PyTorch eager"].memory, memory, True)
+    if share:
+        yield row("share of the limit", median["products alone"] / own, share)
+    if relation:
+        yield row("speed of eager beside compiled", own / eager, relation)
+    if workload == "W0":
+        yield row("eager / by hand", eager / median["by hand"], 1.6, True)
+        yield row("tensorgrad / by hand", own / median["by hand"], 1.15, True)
+
+
+def imports(peers: list[str]) -> Iterator[list[str]]:
+    """How long importing takes, in a fresh process; the median of three."""
+    yield ["import", "seconds"]
+    for package in dict.fromkeys(["numpy", "tensorgrad", *(NEEDS[p] for p in peers if p in NEEDS)]):
+        code = f"import time; t = time.perf_counter(); import {package}; print(time.perf_counter() - t)"
+        runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
+        if not runs[0].returncode:
+            yield [package, f"{sorted(float(r.stdout) for r in runs)[1]:.2f}"]
+
+
+def machine() -> str:
+    """The processor, its cores, the system."""
+    model = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def versions() -> str:
+    names = ["numpy", "numba", "torch", "jax", "scikit-learn", "tinygrad", "autograd", "mygrad"]
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+class Report:
+    """Prints sections as they come, and keeps them as Markdown."""
+
+    def __init__(self) -> None:
+        self.markdown: list[str] = []
+
+    def text(self, line: str) -> None:
+        print(line, flush=True)
+        self.markdown += [line, ""]
+
+    def rows(self, rows: list[list[str]]) -> None:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+            print("    " + "  ".join(cells).rstrip())
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        self.markdown += [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:], ""]
+        print(flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="how often the peers take turns (default 15)")
+    parser.add_argument("--rounds", type=int, default=9, help="how often the peers take turns (default 9)")
     parser.add_argument("--only", choices=WORKLOADS, nargs="+", default=list(WORKLOADS))
+    parser.add_argument("--peers", choices=PEERS, nargs="+", default=list(PEERS), help="besides our own and NumPy by hand")
+    parser.add_argument("--quick", action="store_true", help="W0 to W2, few rounds, libraries that start fast")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
     args = parser.parse_args()
-    peers = [peer for peer in PEERS if peer not in NEEDS or importlib.util.find_spec(NEEDS[peer])]
-    print(f"tensorgrad {tensorgrad.__version__}, NumPy {np.__version__}; medians, and ratios to tensorgrad (min to max)")
+    peers = [*OURS, *(p for p in args.peers if p not in OURS)]
+    if args.quick:
+        args.only, args.rounds = ["W0", "W1", "W2"], 5
+        peers = [p for p in peers if p in QUICK]
+    report = Report()
+    report.text(f"{datetime.date.today()}: {machine()}; {versions()}")
+    aims = [["", "", "measured", "aim", ""]]
     for workload in args.only:
         widths, batch = WORKLOADS[workload]
-        print(f"{workload}  {'-'.join(map(str, widths))}, batch {batch}")
-        times, memory = measure(workload, peers, args.rounds)
-        for peer, values in times.items():
-            ratios = sorted(t / own for t, own in zip(values, times["tensorgrad"], strict=True))
-            spread = f"{statistics.median(ratios):6.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})" if peer != "tensorgrad" else ""
-            print(f"    {peer:14} {statistics.median(values) * 1e6:10.0f} µs  {memory[peer]:7.0f} MiB  {spread}")
+        report.text(f"{workload}: {'-'.join(map(str, widths))}, batch {batch:,}")
+        found = measure((widths, batch), peers, args.rounds)
+        report.rows(list(table(found)))
+        aims += against_aims(workload, found)
+        if workload == "W2":
+            first = [["before the first fast step of W2", "seconds"]]
+            first += [
+                [peer, f"{m.first:.3f}"] for peer, m in found.items() if np.isfinite(m.first) and peer != "products alone"
+            ]
+            report.rows(first)
+    report.rows(aims)
+    report.text("One recorded operation on (4, 4), in µs: forward, and forward with backward")
+    report.rows(overhead([p for p in peers if p in ("PyTorch eager", "autograd", "MyGrad")]))
+    report.rows(list(imports(peers)))
+    if args.markdown:
+        args.markdown.write_text("\n".join(report.markdown))
 
 
 if __name__ == "__main__":

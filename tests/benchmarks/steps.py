@@ -1,16 +1,18 @@
-"""One training step of each workload in each library: forward, backward, update of plain SGD, in float32."""
+"""One training step of each workload in each library: forward, backward, update of plain SGD, in float32.
+
+Every library is used as its documentation recommends for speed. A function makes the step for layers (weight, bias), samples
+and labels; the step returns the loss as a number.
+"""
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Callable
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+import tensorgrad
 from tensorgrad import nn, optim
 from tensorgrad.nn import functional as F
 
@@ -31,7 +33,7 @@ def weights(widths: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(rng.normal(0, np.sqrt(2 / n), (n, m)).astype(np.float32), np.zeros(m, np.float32)) for n, m in pairwise(widths)]
 
 
-def tensorgrad_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+def tensorgrad_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: bool = True) -> Step:
     layers: list[nn.Module] = []
     for w, b in weights(widths):
         layer = nn.Linear(*w.shape)
@@ -40,17 +42,22 @@ def tensorgrad_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> St
     model = nn.Sequential(*layers[:-1])
     optimiser = optim.SGD(model.parameters(), lr=LR)
 
-    def step() -> float:
+    def train(x: Any, y: Any) -> Any:
         loss = F.cross_entropy(model(x), y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        return loss.item()  # type: ignore[return-value]
+        return loss
 
-    return step
+    step = tensorgrad.compile(train) if compiled else train
+    return lambda: step(x, y).item()
 
 
-def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+def eager_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    return tensorgrad_step(widths, x, y, compiled=False)
+
+
+def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: bool = False) -> Step:
     import torch
 
     layers: list[Any] = []
@@ -63,16 +70,24 @@ def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
     model = torch.nn.Sequential(*layers[:-1])
     optimiser = torch.optim.SGD(model.parameters(), lr=LR)
     tx, ty = torch.from_numpy(x), torch.from_numpy(y)
-    loss_of = torch.nn.functional.cross_entropy
+
+    def forward(x: Any, y: Any) -> Any:
+        return torch.nn.functional.cross_entropy(model(x), y)
+
+    loss_of, update = (torch.compile(forward), torch.compile(optimiser.step)) if compiled else (forward, optimiser.step)
 
     def step() -> float:
-        loss = loss_of(model(tx), ty)
+        loss = loss_of(tx, ty)
         optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
+        update()
         return loss.item()
 
     return step
+
+
+def torch_compiled_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    return torch_step(widths, x, y, compiled=True)
 
 
 def by_hand_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
@@ -161,42 +176,122 @@ def products_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step
     return step
 
 
+def sklearn_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    """partial_fit with the whole batch as its mini-batch; what a user of MLPClassifier can reach."""
+    from sklearn.neural_network import MLPClassifier
+
+    settings = {"solver": "sgd", "momentum": 0.0, "alpha": 0.0, "learning_rate_init": LR, "shuffle": False}
+    model = MLPClassifier(widths[1:-1], batch_size=len(x), **settings)
+    classes = np.arange(widths[-1])
+    model.partial_fit(x, y, classes=classes)  # makes the weights, which ours then take the place of
+    for (w, b), coefs, intercepts in zip(weights(widths), model.coefs_, model.intercepts_, strict=True):
+        coefs[...], intercepts[...] = w, b
+
+    def step() -> float:
+        model.partial_fit(x, y, classes=classes)
+        return float(model.loss_)
+
+    return step
+
+
+def autograd_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    import autograd.numpy as anp
+    from autograd import value_and_grad
+
+    at = np.arange(len(x))
+
+    def loss_of(layers: Any) -> Any:
+        h = x
+        for i, (w, b) in enumerate(layers):
+            h = anp.dot(h, w) + b
+            if i < len(layers) - 1:
+                h = anp.maximum(h, 0)
+        h = h - anp.max(h, axis=1, keepdims=True)
+        return anp.mean(anp.log(anp.sum(anp.exp(h), axis=1)) - h[at, y])
+
+    layers, slopes = weights(widths), value_and_grad(loss_of)
+
+    def step() -> float:
+        loss, grads = slopes(layers)
+        for (w, b), (gw, gb) in zip(layers, grads, strict=True):
+            w -= LR * gw
+            b -= LR * gb
+        return float(loss)
+
+    return step
+
+
+def mygrad_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    import mygrad
+    from mygrad.nnet.activations import relu
+    from mygrad.nnet.losses import softmax_crossentropy
+
+    layers = [(mygrad.tensor(w), mygrad.tensor(b)) for w, b in weights(widths)]
+    mygrad.turn_memory_guarding_off()  # what its documentation recommends for speed
+
+    def step() -> float:
+        h: Any = x
+        for i, (w, b) in enumerate(layers):
+            h = h @ w + b
+            if i < len(layers) - 1:
+                h = relu(h)
+        loss = softmax_crossentropy(h, y)
+        loss.backward()
+        for layer in layers:
+            for p in layer:
+                p.data -= LR * p.grad
+        return float(loss.data)
+
+    return step
+
+
+def tinygrad_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
+    from tinygrad import Context, Tensor, TinyJit
+    from tinygrad.nn.optim import SGD
+
+    layers = [(Tensor(w), Tensor(b)) for w, b in weights(widths)]
+    optimiser = SGD([p for layer in layers for p in layer], lr=LR)
+    tx, ty = Tensor(x).realize(), Tensor(y.astype(np.int32)).realize()
+
+    @TinyJit
+    def train() -> Any:
+        optimiser.zero_grad()
+        h = tx
+        for i, (w, b) in enumerate(layers):
+            h = h @ w + b
+            if i < len(layers) - 1:
+                h = h.relu()
+        loss = h.sparse_categorical_crossentropy(ty).backward()
+        return loss.realize(*optimiser.schedule_step())
+
+    def step() -> float:
+        with Context(TRAINING=1):
+            return train().item()
+
+    return step
+
+
 PEERS: dict[str, Callable[[tuple[int, ...], np.ndarray, np.ndarray], Step]] = {
     "tensorgrad": tensorgrad_step,
+    "tensorgrad eager": eager_step,
     "by hand": by_hand_step,
-    "PyTorch eager": torch_step,
-    "JAX jit": jax_step,
     "products alone": products_step,
+    "PyTorch eager": torch_step,
+    "PyTorch compile": torch_compiled_step,
+    "JAX jit": jax_step,
+    "scikit-learn": sklearn_step,
+    "tinygrad": tinygrad_step,
+    "autograd": autograd_step,
+    "MyGrad": mygrad_step,
 }
-NEEDS = {"PyTorch eager": "torch", "JAX jit": "jax"}  # package that has to be there
-
-
-def seconds(step: Step, n: int) -> float:
-    """Seconds a step, over n of them."""
-    start = time.perf_counter()
-    for _ in range(n):
-        step()
-    return (time.perf_counter() - start) / n
-
-
-def serve(peer: str, workload: str, pipe: Connection) -> None:
-    """Answer "losses n", "time n" and "memory 0" (MiB at the peak, beyond the library and the data) until told to stop.
-
-    BLAS threads of the process that had its turn before go on spinning for some 25 ms, so every turn begins with a pause.
-    """
-    widths, batch = WORKLOADS[workload]
-    rng = np.random.default_rng(1)
-    x, y = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
-    if peer in NEEDS:
-        __import__(NEEDS[peer])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = PEERS[peer](widths, x, y)
-    while (message := pipe.recv()) is not None:
-        what, n = message
-        if what == "memory":
-            pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-            continue
-        if what == "time":
-            time.sleep(0.05)
-            seconds(step, max(n // 10, 1))
-        pipe.send([step() for _ in range(n)] if what == "losses" else seconds(step, n))
+OURS = ("tensorgrad", "tensorgrad eager", "by hand", "products alone")
+NEEDS = {  # package that has to be there
+    "PyTorch eager": "torch",
+    "PyTorch compile": "torch",
+    "JAX jit": "jax",
+    "scikit-learn": "sklearn",
+    "tinygrad": "tinygrad",
+    "autograd": "autograd",
+    "MyGrad": "mygrad",
+}
+QUICK = (*OURS, "PyTorch eager", "JAX jit", "scikit-learn", "autograd", "MyGrad")  # that start fast

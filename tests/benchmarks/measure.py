@@ -1,0 +1,145 @@
+"""Measuring: every library in a process of its own, taking turns."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import resource
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.steps import NEEDS, PEERS, Step
+
+Net = tuple[tuple[int, ...], int]  # widths, batch
+PATIENCE = 20.0  # seconds that a step may take
+START = 240.0  # and everything before the first one
+
+
+@dataclass
+class Measured:
+    """seconds of a step in each round;  memory: MiB at the peak, beyond the library and the data;  first: seconds of the first
+    steps beyond those that follow;  reason: why there are no figures."""
+
+    seconds: list[float] = field(default_factory=list)
+    memory: float = float("nan")
+    first: float = float("nan")
+    reason: str = ""
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds)) if self.seconds else float("nan")
+
+
+class Worker:
+    """A process with one library and one network in it."""
+
+    def __init__(self, peer: str, net: Net) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self.process = context.Process(target=serve, args=(peer, net, far), daemon=True)
+        self.process.start()
+
+    def ask(self, what: str, n: int, patience: float) -> Any:
+        self.pipe.send((what, n))
+        if not self.pipe.poll(patience):
+            raise TimeoutError(f"no answer in {patience:.0f} s")
+        answer = self.pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def serve(peer: str, net: Net, pipe: Connection) -> None:
+    """Answer "losses n", "time n" and "memory 0" until told to stop.
+
+    BLAS threads of the process that had its turn before go on spinning for some 25 ms, so every turn begins with a pause.
+    """
+    widths, batch = net
+    rng = np.random.default_rng(1)
+    x, y = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
+    step: Step | None = None
+    before = first = 0.0
+    while True:
+        what, n = pipe.recv()
+        try:
+            if step is None:
+                for package in (NEEDS[peer],) if peer in NEEDS else ("numba", "threadpoolctl") if "grad" in peer else ():
+                    if importlib.util.find_spec(package):
+                        __import__(package)
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                step = PEERS[peer](widths, x, y)
+            if what == "memory":
+                pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+            elif what == "losses":
+                start = time.perf_counter()
+                losses = [step()]
+                first = time.perf_counter() - start
+                if n > 1:
+                    start = time.perf_counter()
+                    losses.append(step())
+                    first += time.perf_counter() - start
+                pipe.send((losses + [step() for _ in range(n - 2)], first))
+            else:
+                time.sleep(0.05)
+                seconds(step, max(n // 10, 1))
+                pipe.send(seconds(step, n))
+        except Exception as error:
+            pipe.send(RuntimeError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+
+
+def seconds(step: Step, n: int) -> float:
+    """Seconds a step, over n of them."""
+    start = time.perf_counter()
+    for _ in range(n):
+        step()
+    return (time.perf_counter() - start) / n
+
+
+def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1) -> dict[str, Measured]:
+    """Every peer that is installed and can do it, the peers taking turns for so many rounds of about `budget` seconds each.
+
+    The losses of the first steps have to be those of the first peer; a fast wrong step is an error.
+    """
+    found: dict[str, Measured] = {peer: Measured() for peer in peers}
+    workers: dict[str, Worker] = {}
+    counts: dict[str, int] = {}
+    steps = 10 if net[1] < 10_000 else 3
+    expected: list[float] = []
+    try:
+        for peer in peers:
+            if peer in NEEDS and not importlib.util.find_spec(NEEDS[peer]):
+                found[peer].reason = f"{NEEDS[peer]} is not installed"
+                continue
+            worker = Worker(peer, net)
+            try:
+                losses, first = worker.ask("losses", steps, START)
+                if peer != "products alone":
+                    expected = expected or losses
+                    np.testing.assert_allclose(losses, expected, rtol=1e-3, err_msg=f"{net}: the losses of {peer} are others")
+                once = worker.ask("time", 1, 3 * PATIENCE)
+                if once > PATIENCE:
+                    raise TimeoutError(f"a step takes {once:.0f} s")
+            except (RuntimeError, TimeoutError) as error:
+                found[peer].reason = str(error)
+                worker.stop()
+                continue
+            workers[peer] = worker
+            counts[peer] = max(1 if net[1] >= 10_000 else 3, int(budget / once))
+            found[peer].first = first - 2 * once
+        for _ in range(rounds):
+            for peer, worker in workers.items():
+                found[peer].seconds.append(worker.ask("time", counts[peer], START))
+        for peer, worker in workers.items():
+            found[peer].memory = worker.ask("memory", 0, START)
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return found
