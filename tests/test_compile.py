@@ -422,6 +422,30 @@ def test_what_lives_outside_is_changed_in_place() -> None:
         np.testing.assert_allclose(b, a, rtol=1e-12)
 
 
+@pytest.mark.parametrize("clip", [lambda p: optim.clip_grad_norm(p, 0.1), lambda p: optim.clip_grad_value(p, 0.01)])
+def test_gradients_are_clipped_in_replays_too(clip: Callable[[Any], Any]) -> None:
+    results = []
+    for wrap_it in (lambda f: f, tensorgrad.compile):
+        init.seed(0)
+        net = MODELS["relu"](np.float64)
+        opt = optim.SGD(net.parameters(), lr=1.0)
+
+        def step(x: Any, y: Any, net: Any = net, opt: Any = opt) -> Any:
+            loss = F.cross_entropy(net(x), y)
+            opt.zero_grad()
+            loss.backward()
+            norm = clip(net.parameters())
+            opt.step()
+            return norm
+
+        f = wrap_it(step)
+        norms = [f(x, y) for x, y in batches(6)]
+        results.append((net.state_dict(), [float(n) if n is not None else 0.0 for n in norms]))
+    assert results[1][1] == pytest.approx(results[0][1], rel=1e-9)
+    for a, b in zip(results[0][0].values(), results[1][0].values(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+
+
 def test_indices_are_arguments() -> None:
     table = nn.Embedding(5, 3, dtype=np.float64)
     opt = optim.SGD(table.parameters(), lr=0.5)
@@ -463,12 +487,19 @@ def test_a_wrong_label_is_found_in_a_replay_too() -> None:
 
 
 def test_nested_and_inside_other_modes() -> None:
-    """A compiled function inside a compiled one is part of it; under no_grad and detect_anomaly the function itself runs."""
+    """A compiled function inside a compiled one is part of it; no_grad has plans of its own; under detect_anomaly the
+    function itself runs."""
     inner = tensorgrad.compile(lambda x: x * 2)
     outer = tensorgrad.compile(lambda x: inner(x) + 1)
     for i in range(4):
         np.testing.assert_array_equal(outer(np.full(3, float(i))).numpy(), np.full(3, 2.0 * i + 1))
     assert inner.plan is None
+    net = MODELS["relu"](np.float64)
+    predict = tensorgrad.compile(net)
+    with no_grad():
+        for x, _ in batches(4):
+            np.testing.assert_allclose(predict(x).numpy(), net(x).numpy(), rtol=1e-12)
+    assert predict.plan is not None
     with tensorgrad.detect_anomaly(), pytest.raises(tensorgrad.errors.AnomalyError, match="log"), np.errstate(all="ignore"):
         tensorgrad.compile(lambda x: ops.log(x))(Tensor(np.array([-1.0])))
 

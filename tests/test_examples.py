@@ -57,7 +57,7 @@ def test_digits_without_graphviz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 12
+    assert len(blocks) == 14
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:

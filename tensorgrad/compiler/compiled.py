@@ -25,18 +25,18 @@ class Compiled:
     """
 
     def __init__(self, step: Callable[..., Any], keep_grads: bool = False) -> None:
-        functools.update_wrapper(self, step)
+        functools.update_wrapper(self, step, updated=())
         self.step, self.keep_grads = step, keep_grads
         self.entries: dict[Any, Entry] = {}
         self.plan: Plan | None = None
         self.lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if state.trace is not None or state.checking or not state.recording:
+        if state.trace is not None or state.checking:
             return self.step(*args, **kwargs)
         key, arrays = arguments(args, kwargs)
         with self.lock:
-            entry = self.entries.setdefault(key, Entry())
+            entry = self.entries.setdefault((state.recording, key), Entry())
             for variant in entry.variants:
                 if variant.holds():
                     self.plan = variant.plan

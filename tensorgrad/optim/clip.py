@@ -7,17 +7,24 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tensorgrad import ops
+from tensorgrad.state import state
 from tensorgrad.tensor import Tensor
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float | Tensor:
     """Scale all gradients together so that their Euclidean norm is at most max_norm; returns the norm that they had.
+
+    Inside of a compiled step the norm is a 0-d Tensor, and one that is not finite is no error but makes the gradients NaN.
 
     Raises ValueError if max_norm is not above 0, or if the norm is not finite.
     """
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm: max_norm must be above 0, got {max_norm}")
-    grads = [p.grad.data for p in params if p.grad is not None]
+    reached = [p for p in params if p.grad is not None]
+    if state.trace is not None:
+        return _clip_recorded(reached, max_norm)
+    grads = [p.grad.data for p in reached if p.grad is not None]
     total = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
     if not math.isfinite(total):
         raise ValueError(f"clip_grad_norm: the norm of the gradients is {total}; find its source with detect_anomaly()")
@@ -27,10 +34,22 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     return total
 
 
+def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
+    squares = [(p.grad * p.grad).sum() for p in params if p.grad is not None]
+    total = ops.sqrt(sum(squares[1:], squares[0])) if squares else Tensor(0.0)
+    factor = ops.where(total > max_norm, max_norm / ops.maximum(total, max_norm), 1.0)
+    for p in params:
+        if p.grad is not None:
+            p.grad = p.grad * ops.astype(factor, p.dtype)
+    return total
+
+
 def clip_grad_value(params: Iterable[Tensor], limit: float) -> None:
     """Put every element of every gradient between -limit and limit. Raises ValueError if limit is not above 0."""
     if not limit > 0:
         raise ValueError(f"clip_grad_value: limit must be above 0, got {limit}")
     for p in params:
-        if p.grad is not None:
+        if p.grad is not None and state.trace is not None:
+            p.grad = ops.clip(p.grad, -limit, limit)
+        elif p.grad is not None:
             np.clip(p.grad.data, -limit, limit, out=p.grad.data)
