@@ -47,7 +47,7 @@ def table(found: dict[str, Measured]) -> Iterator[list[str]]:
     yield ["", "median", "min to max", "/ tensorgrad", "share of the limit", "memory"]
     for peer, m in found.items():
         if not m.seconds:
-            yield [peer, "-", m.reason, "", "", ""]
+            yield [peer, *["-"] * 5]
             continue
         spread = f"{in_words(min(m.seconds))} to {in_words(max(m.seconds))}"
         yield [peer, in_words(m.median), spread, f"{m.median / own:.2f}", f"{limit / m.median:.2f}", f"{m.memory:,.0f} MiB"]
@@ -152,6 +152,9 @@ def main() -> None:
         report.text(f"{workload}: {'-'.join(map(str, widths))}, batch {batch:,}")
         found = measure((widths, batch), peers, args.rounds)
         report.rows(list(table(found)))
+        for peer, m in found.items():
+            if m.reason:
+                report.text(f"{peer}: {m.reason}")
         aims += against_aims(workload, found)
         if workload == "W2":
             first = [["before the first fast step of W2", "seconds"]]

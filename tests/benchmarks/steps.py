@@ -7,6 +7,7 @@ and labels; the step returns the loss as a number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +58,7 @@ def eager_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
     return tensorgrad_step(widths, x, y, compiled=False)
 
 
-def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: bool = False) -> Step:
+def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
     import torch
 
     layers: list[Any] = []
@@ -74,20 +75,46 @@ def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: 
     def forward(x: Any, y: Any) -> Any:
         return torch.nn.functional.cross_entropy(model(x), y)
 
-    loss_of, update = (torch.compile(forward), torch.compile(optimiser.step)) if compiled else (forward, optimiser.step)
-
     def step() -> float:
-        loss = loss_of(tx, ty)
+        loss = forward(tx, ty)
         optimiser.zero_grad()
         loss.backward()
-        update()
+        optimiser.step()
         return loss.item()
 
     return step
 
 
 def torch_compiled_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
-    return torch_step(widths, x, y, compiled=True)
+    """The whole step as one compiled function: gradients by torch.func, the update in place. It is twice as fast as compiling
+    the loss and the optimiser's step, each for itself."""
+    import torch
+    from torch._inductor import config
+
+    config.cpp_wrapper = True  # another fifth faster on the small ones
+    layers = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in weights(widths)]
+    parameters = [p for layer in layers for p in layer]
+    tx, ty = torch.from_numpy(x), torch.from_numpy(y)
+
+    def loss_of(parameters: Any, x: Any, y: Any) -> Any:
+        for i in range(0, len(parameters), 2):
+            x = torch.addmm(parameters[i + 1], x, parameters[i])
+            if i < len(parameters) - 2:
+                x = torch.relu(x)
+        return torch.nn.functional.cross_entropy(x, y)
+
+    @torch.compile(fullgraph=True)
+    def train(parameters: Any, x: Any, y: Any) -> Any:
+        grads, loss = torch.func.grad_and_value(loss_of)(parameters, x, y)
+        for p, g in zip(parameters, grads, strict=True):
+            p.sub_(g, alpha=LR)
+        return loss
+
+    def step() -> float:
+        with torch.no_grad():
+            return train(parameters, tx, ty).item()
+
+    return step
 
 
 def by_hand_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
@@ -134,6 +161,8 @@ def jax_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
     import jax
     import jax.numpy as jnp
 
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # a step waits for its loss anyway: half the time on small ones
+
     def loss_of(layers: Any, x: Any, y: Any) -> Any:
         for w, b in layers[:-1]:
             x = jax.nn.relu(x @ w + b)
@@ -141,7 +170,7 @@ def jax_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
         logp = jax.nn.log_softmax(x @ w + b)
         return -jnp.take_along_axis(logp, y[:, None], axis=1).mean()
 
-    @jax.jit
+    @partial(jax.jit, donate_argnums=0)
     def update(layers: Any, x: Any, y: Any) -> Any:
         loss, grads = jax.value_and_grad(loss_of)(layers, x, y)
         return jax.tree_util.tree_map(lambda p, g: p - LR * g, layers, grads), loss
@@ -178,8 +207,10 @@ def products_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step
 
 def sklearn_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step:
     """partial_fit with the whole batch as its mini-batch; what a user of MLPClassifier can reach."""
+    from sklearn import set_config
     from sklearn.neural_network import MLPClassifier
 
+    set_config(assume_finite=True, skip_parameter_validation=True)
     settings = {"solver": "sgd", "momentum": 0.0, "alpha": 0.0, "learning_rate_init": LR, "shuffle": False}
     model = MLPClassifier(widths[1:-1], batch_size=len(x), **settings)
     classes = np.arange(widths[-1])
@@ -205,7 +236,7 @@ def autograd_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> Step
         for i, (w, b) in enumerate(layers):
             h = anp.dot(h, w) + b
             if i < len(layers) - 1:
-                h = anp.maximum(h, 0)
+                h = h * (h > 0)  # twice as fast as its maximum
         h = h - anp.max(h, axis=1, keepdims=True)
         return anp.mean(anp.log(anp.sum(anp.exp(h), axis=1)) - h[at, y])
 
