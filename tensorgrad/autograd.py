@@ -120,11 +120,9 @@ def _walk(
 
     Rules are pure and their results may share memory with each other; what is handed out shares memory with nothing.
     """
-    recording, record = (
-        record,
-        record or state.tracing,
-    )  # in a trace the rules are recorded, whether or not they can be differentiated
-    retain = record if retain is None else retain or state.tracing
+    recording = record  # whether the gradients can be differentiated again; in a trace they are recorded in any case
+    record = record or state.tracing
+    retain = recording if retain is None else retain
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
     if nodes and writes.latest > nodes[-1].index:
@@ -183,8 +181,7 @@ def _walk(
                 error.add_note(f"in the gradient of {_described(node)}")
                 raise
             if freed is not None:
-                node.saved, node.out = freed, None
-                for member in use.members:
+                for member in (node, use, *use.members):
                     member.saved, member.out = freed, None
     finally:
         state.recording, state.tracing, state.scope, state.gradient_of = before

@@ -183,7 +183,8 @@ def match_nll(end: Node, graph: Reading) -> Node | None:
     if logp is None:
         return None
     scale = 1 / max(math.prod(logp.logits.shape[:-1]), 1)
-    return cross_entropy(end, logp, end.inputs[1], (end.saved or ())[1], scale, [end])
+    labels = end.saved[1] if end.saved else None  # a graph that is only drawn may have let go of them
+    return cross_entropy(end, logp, end.inputs[1], labels, scale, [end])
 
 
 def match_weighted_sum(end: Node, graph: Reading) -> Node | None:

@@ -201,6 +201,7 @@ def test_backward_has_a_box_for_every_rule_and_every_gradient() -> None:
     with pytest.raises(GraphError, match="the graph has been let go of"):
         draw.graph(used, backward=True)
     assert draw.graph(used).scene.boxes  # the forward part is still there
+    assert "softmax_cross_entropy" in str(Graph.of(used).fused())
 
 
 def test_fused_shows_closed_formulas_and_both_shows_both() -> None:

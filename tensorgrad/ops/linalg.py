@@ -258,6 +258,8 @@ def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]
 def product(xp: Xp, a: Array, b: Array) -> Array:
     """a b; of two large matrices of one dtype in memory from the pool."""
     if xp is np and a.ndim == b.ndim == 2 and a.dtype is b.dtype and a.shape[1] == b.shape[0]:
+        if a.shape[1] == 1:  # BLAS takes several times as long
+            return np.multiply(a, b)
         return np.matmul(a, b, out=new((a.shape[0], b.shape[1]), a.dtype))
     return xp.matmul(a, b)
 

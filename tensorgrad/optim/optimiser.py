@@ -201,8 +201,9 @@ class Group:
         if first.base is not None and first.base.flags.c_contiguous:  # perhaps another optimiser has put them together
             memory = first.base.reshape(-1).view(np.uint8)
             start = address(first) - address(memory)
-            together = memory[start : start + self.flat.nbytes].view(first.dtype)
-            self.flat = together if self.holds(params, together) else self.flat
+            together = memory[start : start + self.flat.nbytes]
+            if together.size == self.flat.nbytes and self.holds(params, together.view(first.dtype)):
+                self.flat = together.view(first.dtype)
         self.gather(params)
         self.state = {slot: np.zeros_like(self.flat) for slot in slots}
         self.views = [[a[start:stop] for a in (self.flat, *self.state.values())] for start, stop in self.parts]

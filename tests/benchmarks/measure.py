@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.steps import NEEDS, PEERS, Step
+from tests.benchmarks.steps import NEEDS, OURS, PEERS, Step
 
 Net = tuple[tuple[int, ...], int]  # widths, batch
 PATIENCE = 20.0  # seconds that a step may take
@@ -113,7 +113,8 @@ def seconds(step: Step, n: int) -> float:
 def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1) -> dict[str, Measured]:
     """Every peer that is installed and can do it, the peers taking turns for so many rounds of about `budget` seconds each.
 
-    The losses of the first steps have to be those of the first peer; a fast wrong step is an error.
+    The losses of the first steps have to be those of the first peer; a fast wrong step is an error, and so is one of ours that
+    fails. Another library that fails or takes too long goes without figures.
     """
     found: dict[str, Measured] = {peer: Measured() for peer in peers}
     workers: dict[str, Worker] = {}
@@ -139,13 +140,21 @@ def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1) -> dic
                 continue
             workers[peer] = worker
             counts[peer] = max(1 if net[1] >= 10_000 else 3, int(budget / once))
-            found[peer].first = first - 2 * once
-        for _ in range(rounds):
-            for peer, worker in workers.items():
-                found[peer].seconds.append(worker.ask("time", counts[peer], START))
-        for peer, worker in workers.items():
-            found[peer].memory = worker.ask("memory", 0, START)
+            found[peer].first = max(first - 2 * once, 0.0)
+        for turn in range(rounds + 1):
+            for peer, worker in list(workers.items()):
+                try:
+                    if turn < rounds:
+                        found[peer].seconds.append(worker.ask("time", counts[peer], START))
+                    else:
+                        found[peer].memory = worker.ask("memory", 0, START)
+                except (RuntimeError, TimeoutError) as error:
+                    found[peer] = Measured(reason=f"in round {turn}: {error}")
+                    workers.pop(peer).stop()
     finally:
         for worker in workers.values():
             worker.stop()
+    for peer in OURS:
+        if peer in found and not found[peer].seconds:
+            raise RuntimeError(f"{peer} has no figure: {found[peer].reason}")
     return found
