@@ -133,7 +133,7 @@ def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1) -> dic
                     raise TimeoutError(f"a step takes {once:.0f} s")
                 if peer != "products alone":
                     expected = expected or losses
-                    np.testing.assert_allclose(losses, expected, rtol=1e-3, err_msg=f"{net}: the losses of {peer} are others")
+                    np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=f"{net}: the losses of {peer} are others")
             except (RuntimeError, TimeoutError) as error:
                 found[peer].reason = str(error)
                 worker.stop()

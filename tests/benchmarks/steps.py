@@ -25,7 +25,7 @@ WORKLOADS: dict[str, tuple[tuple[int, ...], int]] = {
     "W3b": ((64, *[500] * 6, 10), 1439),
     "W4": ((784, 500, 150, 10), 60_000),
 }
-LR = 0.1
+LR = 0.01
 Step = Callable[[], float]
 
 
