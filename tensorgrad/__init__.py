@@ -6,6 +6,7 @@ from tensorgrad.autograd import detect_anomaly, grad, no_grad
 from tensorgrad.checkpointing import checkpoint
 from tensorgrad.compiler import compile
 from tensorgrad.derivatives import hessian, hvp, jacobian, jvp, vjp
+from tensorgrad.kernels.cublas import get_matmul_precision, set_matmul_precision
 from tensorgrad.kernels.threads import get_num_threads, set_num_threads
 from tensorgrad.ops import *  # noqa: F403  (every op is a function of the package too; ops.__all__ says which)
 from tensorgrad.ops import __all__ as _ops
@@ -20,6 +21,7 @@ __all__ = [
     "errors",
     "from_dlpack",
     "fusion",
+    "get_matmul_precision",
     "get_num_threads",
     "grad",
     "hessian",
@@ -28,6 +30,7 @@ __all__ = [
     "jvp",
     "no_grad",
     "profile",
+    "set_matmul_precision",
     "set_num_threads",
     "vjp",
 ]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tensorgrad import fusion, writes
-from tensorgrad.backend import Array, asarray, namespace
-from tensorgrad.errors import AnomalyError, GraphError, ShapeError
+from tensorgrad.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu
+from tensorgrad.errors import AnomalyError, DeviceError, GraphError, ShapeError
 from tensorgrad.location import line_of, user_location
-from tensorgrad.op import Freed, Node, Rules
+from tensorgrad.op import Freed, Node, Rules, raw
 from tensorgrad.ops import astype, sum_to
 from tensorgrad.state import state, switched
 from tensorgrad.tensor import Tensor, wrap
@@ -101,8 +101,11 @@ def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
                 f"{caller}: the Tensor has shape {root.shape}; only a 0-d Tensor can go without a gradient. "
                 f"Reduce it with .sum() or .mean(), or pass a gradient of shape {root.shape}"
             )
-        return wrap(namespace([root.data]).ones((), root.dtype), None)
+        with on(root.data):
+            return wrap(namespace([root.data]).ones((), root.dtype), None)
     seed = gradient if isinstance(gradient, Tensor) else wrap(asarray(gradient, where=f"{caller}: gradient"), None)
+    if device_of(seed.data) != device_of(root.data):
+        raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
     if seed.shape != root.shape:
         raise ShapeError(f"{caller}: the gradient has shape {seed.shape}, expected {root.shape}, that of the Tensor")
     return seed if seed.dtype == root.dtype else astype(seed, root.dtype)
@@ -142,11 +145,14 @@ def _walk(
     profile = state.profile
     before = (state.recording, state.tracing, state.scope, state.gradient_of)
     state.recording, state.tracing = recording, record
+    gpu = current_gpu()
     try:
         for node in nodes:
             g = grads.get(node)
             if g is None or (needed is not None and node not in needed):
                 continue
+            if gpu is not None and on_gpu(array := raw(g)):
+                array.device.use()  # rules compute where their gradient is
             if node.hooks is not None:
                 g = grads[node] = _hooked(node.hooks, g, record)
             if node.retain is not None and wanted is None and (held := node.retain()) is not None:
@@ -185,6 +191,8 @@ def _walk(
                     member.saved, member.out = freed, None
     finally:
         state.recording, state.tracing, state.scope, state.gradient_of = before
+        if gpu is not None:
+            gpu.use()
 
     if wanted is not None:
         for source, t in targets.items():
@@ -312,7 +320,7 @@ def _hand_out(
     for source, tensor in handed:
         g: Array = grads[source]
         if not isinstance(g, np.generic) and source not in own and (id(g) in taken or g.base is not None):
-            g = g.copy()
+            g = copy(g)
         taken.add(id(g))
         result.append((tensor, wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)))
     return result

@@ -1,16 +1,19 @@
-"""Where arrays live: NumPy or CuPy, found from the arrays themselves."""
+"""Where arrays live: NumPy or CuPy, found from the arrays themselves, and devices by name: "cpu", "cuda", "cuda:1"."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import sys
 import threading
-from types import ModuleType
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from tensorgrad.errors import DTypeError
+from tensorgrad.errors import DeviceError, DeviceMemoryError, DTypeError, LabelError, MissingDependencyError
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy is not there to be named when it is not installed
 Xp: TypeAlias = Any  # the module that made the array: numpy or cupy
@@ -18,30 +21,205 @@ Xp: TypeAlias = Any  # the module that made the array: numpy or cupy
 DEFAULT_FLOAT = np.float32
 POOLED = 262_144  # bytes from which `new` takes memory from the pool
 
-_namespaces: dict[type, ModuleType] = {np.ndarray: np}
+_cupy: Any = None  # the module of arrays on GPUs, once there is one
 
 
-def namespace(arrays: Any) -> Xp:
-    """The array module of the first array among `arrays`; numpy when there are only numbers."""
+def cupy() -> Any:
+    """CuPy. Raises MissingDependencyError where it is not installed, and DeviceError where it finds no GPU."""
+    if _cupy is None:
+        try:
+            import cupy as found
+        except ImportError as error:
+            raise MissingDependencyError(
+                "device 'cuda' needs CuPy: pip install 'tensorgrad[cuda13]', or 'tensorgrad[cuda12]' for a driver of CUDA 12"
+            ) from error
+        if not found.cuda.is_available():
+            raise DeviceError("device 'cuda': CuPy is installed, but finds no GPU (no driver, or none visible)")
+        use(found)
+    return _cupy
+
+
+def use(module: Any) -> None:
+    """Take arrays of this module as those on GPUs."""
+    global _cupy
+    _cupy = module
+
+
+def namespace(arrays: Iterable[Any]) -> Xp:
+    """The array module of `arrays`; numpy when there are only numbers. Raises DeviceError where they are on several devices."""
+    if _cupy is None:
+        return np
+    found: Array | None = None
     for a in arrays:
-        if type(a) in _namespaces:
-            return _namespaces[type(a)]
-    for a in arrays:
-        if type(a).__module__.partition(".")[0] == "cupy":
-            import cupy
-
-            _namespaces[cupy.ndarray] = cupy
-            return cupy
-    return np
+        if type(a) is np.ndarray or type(a) is _cupy.ndarray:
+            if found is None:
+                found = a
+            elif type(a) is not type(found) or (type(a) is not np.ndarray and a.device.id != found.device.id):
+                raise DeviceError(f"arrays on {device_of(found)} and on {device_of(a)}; move one of them with .to(device)")
+    return np if found is None or type(found) is np.ndarray else _cupy
 
 
 def is_array(value: object) -> bool:
     """Whether `value` is an array (or an array scalar) of one of the array modules."""
-    return isinstance(value, (np.ndarray, np.generic)) or type(value).__module__.partition(".")[0] == "cupy"
+    return isinstance(value, (np.ndarray, np.generic)) or on_gpu(value)
+
+
+def on_gpu(value: object) -> bool:
+    """Whether `value` is an array on a GPU."""
+    if _cupy is not None:
+        return type(value) is _cupy.ndarray
+    if isinstance(value, np.ndarray) or type(value).__module__.partition(".")[0] != "cupy":
+        return False
+    cupy()
+    return True
+
+
+# Devices
+
+
+def device_of(array: Array) -> str:
+    """The name of the device that an array is on: "cpu", "cuda:0", ..."""
+    return f"cuda:{array.device.id}" if on_gpu(array) else "cpu"
+
+
+def as_device(name: Any) -> str:
+    """A device's full name: "cpu", or "cuda:0" for "cuda". Raises DeviceError for any other, or a GPU that is not there."""
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name) if isinstance(name, str) else None
+    if match is None:
+        raise DeviceError(f"device: expected 'cpu', 'cuda' or 'cuda:1', got {name!r}")
+    if name == "cpu":
+        return "cpu"
+    module = cupy()
+    index = int(match[1]) if match[1] else module.cuda.Device().id
+    count = module.cuda.runtime.getDeviceCount()
+    if index >= count:
+        raise DeviceError(f"device: there is no {name!r}, only {count} GPU{'s' * (count != 1)}, from 'cuda:0' on")
+    return f"cuda:{index}"
+
+
+def move(array: Array, device: str) -> Array:
+    """The array on a device: itself if it is there already, else a copy."""
+    here, there = device_of(array), as_device(device)
+    if here == there:
+        return array
+    with out_of_memory(f"moving {array.shape} {array.dtype} to {there}"):
+        if there == "cpu":
+            with on(array):
+                return array.get()
+        with cupy().cuda.Device(int(there.removeprefix("cuda:"))):
+            return cupy().asarray(array)
+
+
+def current_gpu() -> Any:
+    """The GPU that is the current one, as CuPy's Device; None before any is in use."""
+    return None if _cupy is None else _cupy.cuda.Device()
+
+
+def put(target: Array, values: Any) -> None:
+    """target[...] = values, an array of any device or a number."""
+    with on(target):
+        target[...] = like(values if is_array(values) else np.asarray(values), target) if np.ndim(values) else values
+
+
+def copy(array: Array) -> Array:
+    """A copy, on the same device."""
+    if not on_gpu(array):
+        return array.copy()
+    with array.device:
+        return array.copy()
+
+
+def on(array: Array) -> AbstractContextManager[Any]:
+    """Make the GPU that an array is on the current one, where CuPy runs what it is asked for."""
+    return array.device if on_gpu(array) else contextlib.nullcontext()
+
+
+def like(array: Array, other: Array) -> Array:
+    """`array` on the device of `other`."""
+    return array if _cupy is None else move(array, device_of(other))
+
+
+def beside(array: Array, others: Iterable[Any]) -> Array:
+    """`array`, on the GPU that one of the others is on, if one is."""
+    gpu = None if _cupy is None else next((a for a in others if on_gpu(a)), None)
+    return array if gpu is None else like(array, gpu)
+
+
+def address(array: Array) -> int:
+    """Where the first element of an array lies in the memory of its device."""
+    return int(array.data.ptr if on_gpu(array) else array.__array_interface__["data"][0])
+
+
+def may_overlap(a: Array, b: Array) -> bool:
+    """Whether arrays may have memory in common, by the first and the last byte of each."""
+    if type(a) is not type(b):
+        return False
+    return bool(np.may_share_memory(a, b) if not on_gpu(a) else cupy().may_share_memory(a, b))
+
+
+@contextlib.contextmanager
+def out_of_memory(what: str) -> Any:
+    """Let an array module's MemoryError inside of the block be ours, with sizes; what its pool kept is given back."""
+    try:
+        yield
+    except DeviceMemoryError:
+        raise
+    except MemoryError as error:
+        raise memory_error(what, error) from error
+
+
+def memory_error(what: str, error: MemoryError) -> DeviceMemoryError:
+    """The error that says what did not fit, and on a GPU how much of it is in use."""
+    if _cupy is None or type(error).__module__.partition(".")[0] == "numpy":
+        return DeviceMemoryError(f"{what}: out of memory: {error}")
+    pool = _cupy.get_default_memory_pool()
+    used = pool.used_bytes()
+    pool.free_all_blocks()
+    free, total = _cupy.cuda.runtime.memGetInfo()
+    return DeviceMemoryError(
+        f"{what}: out of memory on cuda:{_cupy.cuda.Device().id}: {used / 2**20:,.0f} MiB are in use by arrays, "
+        f"{free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free ({error})"
+    )
+
+
+# What is wrong on a GPU is found out when a value is asked for: to look would be to wait for the GPU
+
+_later: dict[tuple[str, str], Array] = {}  # device and message: a boolean there, True if it has happened
+
+
+def check(wrong: Array, message: str) -> None:
+    """Raise LabelError with this message where `wrong` (a boolean array) holds anywhere; for a GPU, in `settle`."""
+    if not on_gpu(wrong):
+        if wrong.any():
+            raise LabelError(message)
+        return
+    key = device_of(wrong), message
+    _later[key] = wrong.any() if key not in _later else _later[key] | wrong.any()
+
+
+checks: list[Any] = []  # functions that kernels leave here, to be called by `settle`
+
+
+def forget() -> None:
+    """Let go of what `settle` would have to look at."""
+    _later.clear()
+    checks.clear()
+
+
+def settle() -> None:
+    """Raise what `check`, or a kernel, has found on GPUs since the last time."""
+    for found_out in checks:
+        found_out()
+    if _later:
+        found = list(_later.items())
+        _later.clear()
+        for (device, message), wrong in found:
+            if bool(wrong):
+                raise LabelError(f"{message} (found on {device}, in an operation before this one)")
 
 
 def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
-    """`value` as an array: arrays keep their dtype and are not copied, numbers and lists of numbers become float32.
+    """`value` as an array, where it is: arrays keep their dtype and are not copied, numbers and lists become float32.
 
     Raises DTypeError, with `where` naming who asked, for what is not made of numbers or booleans.
     """
@@ -65,6 +243,11 @@ def aligned(nbytes: int) -> Array:
     memory = np.empty(nbytes + 63, np.uint8)
     start = -memory.__array_interface__["data"][0] % 64
     return memory[start : start + nbytes]
+
+
+def empty_bytes(nbytes: int, near: Array) -> Array:
+    """So many bytes, aligned, on the device of `near`."""
+    return cupy().empty(nbytes, np.uint8) if on_gpu(near) else aligned(nbytes)
 
 
 class Pool(threading.local):

@@ -42,6 +42,14 @@ class CompileError(TensorgradError, RuntimeError):
     """A step that cannot be replayed faithfully; the message names the line."""
 
 
+class DeviceError(TensorgradError, ValueError, RuntimeError):
+    """A device that is not there, or arrays of several devices in one operation (PyTorch raises RuntimeError here)."""
+
+
+class DeviceMemoryError(TensorgradError, MemoryError, RuntimeError):
+    """No memory for a result; the message has the sizes. What was there before still is."""
+
+
 class DataError(TensorgradError, ValueError):
     """A data file that is not what its name or header says."""
 

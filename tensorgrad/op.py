@@ -40,7 +40,7 @@ import numpy as np
 import tensorgrad.tensor as tensor
 from tensorgrad import backend, writes
 from tensorgrad.backend import Array
-from tensorgrad.errors import AnomalyError, DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
+from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
 from tensorgrad.location import Location, line_of, user_location
 from tensorgrad.state import state
 
@@ -270,13 +270,16 @@ class Op:
                 inputs.append(a.node or a)
             else:
                 if not isinstance(a, (np.ndarray, float, int)):
-                    a = backend.asarray(a, where=self.name)
+                    a = self.operand(a, args)
                 arrays.append(a)
                 inputs.append(a)
         profile = state.profile
         since = 0.0 if profile is None else time.perf_counter()
         try:
-            out = self.forward(backend.namespace(arrays), *arrays, **attrs)
+            xp = backend.namespace(arrays)
+            out = self.forward(xp, *arrays, **attrs) if xp is np else self.on_gpu(xp, arrays, attrs)
+        except MemoryError as error:
+            raise backend.memory_error(f"{self.name} of {described(arrays)}", error) from error
         except (ValueError, TypeError, IndexError) as error:
             explained = self.explain(error, args, attrs, arrays)
             if explained is error:
@@ -297,6 +300,18 @@ class Op:
             profile.ran(self, arrays, attrs, out, seconds, node)
         return tensor.wrap(out, node)
 
+    def operand(self, a: Any, args: Sequence[Any]) -> Array:
+        """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on."""
+        array = backend.asarray(a, where=self.name)
+        if backend.is_array(a) and not isinstance(a, np.generic):
+            return array
+        return backend.beside(array, [x.data if isinstance(x, tensor.Tensor) else x for x in args])
+
+    def on_gpu(self, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
+        """The result of `forward`, computed where the arrays are."""
+        with backend.on(next(a for a in arrays if backend.on_gpu(a))):
+            return self.forward(xp, *arrays, **attrs)
+
     __call__ = apply  # an op whose arguments have defaults, or are attributes, defines its own and calls apply
 
     def explain(self, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
@@ -304,18 +319,19 @@ class Op:
         where = f"{state.scope}.{self.name}" if state.scope else self.name
         if isinstance(error, TensorgradError):
             explained: TensorgradError = error
+            if isinstance(error, DeviceError) and not error.args[0].startswith(self.name):
+                explained.args = (f"{self.name}: {error}; got {described(arrays)}", *error.args[1:])
             if state.scope:
-                explained.args = (f"{state.scope}.{error}", *error.args[1:])
+                explained.args = (f"{state.scope}.{explained}", *error.args[1:])
         elif problem := self.parsed.mismatch([np.shape(a) for a in arrays]):
             explained = ShapeError(f"{where}: {problem}; expected {self.signature}{made_by(args)}")
         else:
-            given = ", ".join(f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" for a in arrays)
             kind: type[TensorgradError] = ShapeError
             if isinstance(error, TypeError):
                 kind = DTypeError
             elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's error for an axis is both
                 kind = OutOfRangeError
-            explained = kind(f"{where}: {error}; got {given}{made_by(args)}")
+            explained = kind(f"{where}: {error}; got {described(arrays)}{made_by(args)}")
         if explained.graph is None and any(isinstance(a, tensor.Tensor) for a in args):
             from tensorgrad.graph import Graph
 
@@ -362,6 +378,21 @@ class Op:
         return Node(self, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location())
 
 
+def raw(x: Any) -> Any:
+    """The values of a Tensor, an array as it is: what a rule may look at without differentiating it."""
+    if isinstance(x, tensor.Tensor):
+        return x.data
+    return np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
+
+
+def described(arrays: Sequence[Any]) -> str:
+    """Shapes, dtypes and devices other than the CPU: "(2, 3) float32 on cuda:0, () float"."""
+    return ", ".join(
+        f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" + (f" on {backend.device_of(a)}" if backend.on_gpu(a) else "")
+        for a in arrays
+    )
+
+
 def made_by(args: tuple[Any, ...]) -> str:
     """Who computed the arguments of a failing op: "; fc2.linear produced argument 0 (2, 8) at model.py:14"."""
     text = ""
@@ -378,7 +409,9 @@ def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> 
     if out.dtype.kind != "f" or bool(np.isfinite(out).all()):
         return
     where = f"{state.scope}.{op.name}" if state.scope else op.name
-    bad = [i for i, a in enumerate(arrays) if np.asarray(a).dtype.kind == "f" and not bool(np.isfinite(a).all())]
+    bad = [
+        i for i, a in enumerate(arrays) if np.dtype(getattr(a, "dtype", type(a))).kind == "f" and not bool(np.isfinite(a).all())
+    ]
     what = f"passed on from argument {', '.join(map(str, bad))}" if bad else "produced here, all arguments being finite"
     kind = "NaN" if bool(np.isnan(out).any()) else "infinity"
     line = line_of(user_location())

@@ -28,21 +28,26 @@ class Tensor(Methods):
                    kept). Always copied, so that nothing outside can change it under the graph.
     requires_grad  record what is computed from it, and give it a `.grad` in `backward()`. Floating dtypes only.
     dtype          a floating, integer or boolean dtype
+    device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default
     name           how drawings, listings and errors call it
 
-    Raises DTypeError for data that are not numbers, and for `requires_grad=True` with integers or booleans.
+    Raises DTypeError for data that are not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a
+    device that is not there, MissingDependencyError for a GPU without CuPy.
     """
 
     __slots__ = ("data", "grad", "node", "requires_grad", "name", "hooks", "__weakref__")
     __hash__ = object.__hash__  # by identity, though == compares elements
 
-    def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, name: str = "") -> None:
+    def __init__(
+        self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None, name: str = ""
+    ) -> None:
         source = data if isinstance(data, Tensor) else None
         if source is not None:
             name = name or source.name
             data = source.data
         array = backend.asarray(data, dtype)
-        self.data: Array = array.copy()
+        moved = array if device is None else backend.move(array, device)
+        self.data: Array = backend.copy(array) if moved is array else moved
         self.grad: Tensor | None = None
         self.node: Node | None = None
         self.requires_grad = False
@@ -64,6 +69,11 @@ class Tensor(Methods):
         return self.data.dtype
 
     @property
+    def device(self) -> str:
+        """Where it is: "cpu", "cuda:0", ..."""
+        return backend.device_of(self.data)
+
+    @property
     def ndim(self) -> int:
         return self.data.ndim
 
@@ -79,7 +89,7 @@ class Tensor(Methods):
     def numpy(self) -> Array:
         """The values as a NumPy array, sharing memory where they are in main memory already."""
         self._asked("numpy()")
-        return self.data if isinstance(self.data, np.ndarray) else self.data.get()
+        return self.data if isinstance(self.data, np.ndarray) else backend.move(self.data, "cpu")
 
     def item(self) -> float | int | bool:
         """The one value as a Python number. Raises ValueError for more than one."""
@@ -120,6 +130,7 @@ class Tensor(Methods):
         """Its value is asked for, by Python code that a replay would not run."""
         if state.trace is not None:
             state.trace.refuse(self, what)
+        backend.settle()
 
     def _one(self, what: str) -> Any:
         if self.size != 1:
@@ -175,6 +186,7 @@ class Tensor(Methods):
         made = f", op={self.node.op.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
         name = f", name={self.name!r}" if self.name else ""
         kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
+        kind += "" if isinstance(self.data, np.ndarray) else f", device='{self.device}'"
         return f"Tensor({np.array2string(self.numpy(), separator=', ', prefix='Tensor(')}{kind}{made}{name})"
 
     # Gradients
@@ -212,6 +224,26 @@ class Tensor(Methods):
             owner.hooks = [h for h in owner.hooks or () if h is not hook] or None
 
         return remove
+
+    def to(self, device: Any = None, dtype: Any = None) -> Tensor:
+        """It on another device, in another dtype, or both, recorded; itself where nothing is to be changed.
+
+        device   "cpu", "cuda", "cuda:1", or another Tensor, to be as that one; a dtype may stand here alone
+        """
+        if isinstance(device, Tensor):
+            device, dtype = device.device, dtype or device.dtype
+        elif device is not None and not str(device).startswith(("cpu", "cuda")):
+            device, dtype = None, device
+        moved = self if device is None else ops.to_device(self, device)
+        return moved if dtype is None or np.dtype(dtype) == moved.dtype else ops.astype(moved, dtype)
+
+    def cpu(self) -> Tensor:
+        """It in main memory."""
+        return self.to("cpu")
+
+    def cuda(self, index: int | None = None) -> Tensor:
+        """It on a GPU: the current one, or the one with this index."""
+        return self.to("cuda" if index is None else f"cuda:{index}")
 
     def detach(self) -> Tensor:
         """The same values, sharing memory, with no history."""
@@ -306,10 +338,12 @@ def wrap(data: Array, node: Node | None) -> Tensor:
 def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:
     """A leaf as it was before it was copied or pickled."""
     t = kind.__new__(kind)
-    t.data, t.grad, t.node, t.requires_grad, t.name, t.hooks = data.copy(), None, None, requires_grad, name, None
+    t.data, t.grad, t.node, t.requires_grad, t.name, t.hooks = backend.copy(data), None, None, requires_grad, name, None
     return t
 
 
 def from_dlpack(array: Any) -> Tensor:
-    """A Tensor on the memory of anything that speaks DLPack (PyTorch, JAX, CuPy, ...), without a copy."""
-    return wrap(np.from_dlpack(array), None)
+    """A Tensor on the memory of anything that speaks DLPack (PyTorch, JAX, CuPy, ...), on its device, without a copy."""
+    cuda, managed = 2, 13  # DLPack's numbers of kinds of devices
+    xp = backend.cupy() if array.__dlpack_device__()[0] in (cuda, managed) else np
+    return wrap(xp.from_dlpack(array), None)

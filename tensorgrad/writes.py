@@ -11,9 +11,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from tensorgrad.backend import Array
+from tensorgrad.backend import Array, may_overlap
 
 tick = itertools.count().__next__  # numbers nodes and writes in the order in which they happen
 
@@ -42,7 +40,7 @@ def since(time: int, arrays: Iterable[Any]) -> bool:
             continue
         for written, owner in recent:
             # a view that was written through may be gone while its memory is still there: then all of it counts
-            if owner is not None and np.may_share_memory(a, owner if written is None else written):
+            if owner is not None and may_overlap(a, owner if written is None else written):
                 return True
     return False
 

@@ -524,6 +524,7 @@ def test_what_asks_for_values_is_refused() -> None:
         "numpy()": lambda x: x.numpy(),
         "tolist()": lambda x: x.tolist(),
         "np.asarray": lambda x: np.asarray(x),
+        "an index of booleans, whose number of True is a shape,": lambda x: x[x > 0],
     }
     for asked, f in asking.items():
         message = (

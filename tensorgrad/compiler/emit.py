@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, aligned
+from tensorgrad.backend import Array, address, aligned
 from tensorgrad.compiler.lower import Call, Value
 from tensorgrad.compiler.memory import Layout, arrays_for, lay_out, resolve
 from tensorgrad.compiler.rows import Narrow, Split, parts
@@ -290,4 +290,4 @@ def one_memory(a: Value, b: Value) -> bool:
     """Whether two values are the same memory outside of the plan."""
     if not (a.kind == b.kind == "outside" and a.shape == b.shape and a.array is not None and b.array is not None):
         return False
-    return bool(a.array.__array_interface__["data"] == b.array.__array_interface__["data"])
+    return address(a.array) == address(b.array)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, is_array
+from tensorgrad.backend import Array, address, copy, is_array
 from tensorgrad.compiler.trace import Source, Trace
 from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Symbol
 from tensorgrad.kernels.chain import Step as ChainStep
@@ -116,7 +116,7 @@ class Lowering:
         self.values.update(zip(given, self.arguments, strict=True))
         self.numbers: list[Numbers] = []
         for compute, leaves in trace.numbers:
-            found = {name: Value((), leaf.dtype, "number", np.empty((), leaf.dtype)) for name, leaf in leaves.items()}
+            found = {name: Value((), leaf.dtype, "number", copy(leaf.data)) for name, leaf in leaves.items()}
             self.values.update((leaves[name], value) for name, value in found.items())
             self.numbers.append((compute, found))
         self.readers: dict[Node, list[Node]] = {}
@@ -152,7 +152,7 @@ class Lowering:
 
     def of_array(self, array: Array) -> Value:
         """The value of memory outside of the plan, the same one for the same memory."""
-        key = (array.__array_interface__["data"][0], array.shape, array.strides, str(array.dtype))
+        key = (address(array), array.shape, array.strides, str(array.dtype))
         if key not in self.outside:
             self.outside[key] = Value(array.shape, array.dtype, "outside", array, contiguous=array.flags.c_contiguous)
         return self.outside[key]

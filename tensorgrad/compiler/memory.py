@@ -6,9 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from tensorgrad.backend import Array
+from tensorgrad.backend import Array, may_overlap
 from tensorgrad.compiler.lower import Call, Value
 
 
@@ -44,7 +42,7 @@ def assigned_in_place(calls: list[Call]) -> list[Call]:
 
 
 def overlap(a: Value, b: Value) -> bool:
-    return a.root.kind == b.root.kind == "outside" and bool(np.may_share_memory(a.root.array, b.root.array))
+    return a.root.kind == b.root.kind == "outside" and may_overlap(a.root.array, b.root.array)
 
 
 def lay_out(calls: list[Call], keep: set[Value], given: Container[Value] = ()) -> Layout:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad import writes
-from tensorgrad.backend import Array, aligned
+from tensorgrad.backend import Array, aligned, asarray, copy, device_of, empty_bytes, on, on_gpu
 from tensorgrad.compiler.emit import Clock, Emitter
 from tensorgrad.compiler.group import grouped, lineage
+from tensorgrad.compiler.launches import Launches
 from tensorgrad.compiler.lower import Call, Lowering, Value
 from tensorgrad.compiler.memory import arrays_for, assigned_in_place, lay_out
 from tensorgrad.compiler.rows import split_rows
@@ -45,30 +46,59 @@ class Plan:
     source       the Python function that it runs
     graph        the kernels as a Graph, to be drawn: `tensorgrad.draw.graph(plan)`
     threads      how many threads it was planned for
+    device       where it runs
+    launches     on a GPU: `launches.captured` says whether it is one CUDA graph, `launches.why_not` why it is not; else None
     """
 
     def __init__(self, trace: Trace) -> None:
         self.lowered = lowered = Lowering(trace).run()
         self.results = [*lowered.results, *(v for _, v in lowered.grads)]
         keep = {seen for v in self.results for seen in lineage(v)}
-        calls = assigned_in_place(grouped(lowered.calls, keep))
-        self.calls = split_rows(calls, lowered.arguments, keep, thresholds.ROWS_FLOPS)
-        self.layout = lay_out(self.calls, keep)
-        self.blocks = [aligned(n) for n in self.layout.blocks]
+        self.calls = assigned_in_place(grouped(lowered.calls, keep))
         self.threads = threads.get_num_threads()
-        emitter = self.emit()
-        self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
-        self.source, self.function = emitter.finish(self.results)
+        self.written = [a.target for a in trace.assignments]
+        self.launches: Launches | None = None
+        near = [v.array for call in self.calls for v in call.reads if v.array is not None] + [t.data for t in trace.arguments]
+        on_gpus = [array for array in near if on_gpu(array)]
+        if on_gpus:
+            self.launch(trace, keep, on_gpus[0])
+        else:
+            self.calls = split_rows(self.calls, lowered.arguments, keep, thresholds.ROWS_FLOPS)
+            self.layout = lay_out(self.calls, keep)
+            self.blocks = [aligned(n) for n in self.layout.blocks]
+            emitter = self.emit()
+            self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
+            self.source, self.function = emitter.finish(self.results)
+        self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
             (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
         ]
         self.optimisers = trace.optimisers
-        self.written = [a.target for a in trace.assignments]
         self.grads = [t for t, _ in lowered.grads]
         self.added_to = [t for t, before in trace.grads.items() if before is not None]
         self.used_up = [t for t in trace.grads if t not in trace.kept]
         self.rebuild = trace.rebuild
+        self.known: dict[int, float] = {}  # what the numbers on a GPU are, by the id of their arrays
         self.names = trace.names()
+
+    def launch(self, trace: Trace, keep: set[Value], near: Array) -> None:
+        """Plan for the GPU that `near` is on: memory for everything, a run that compiles kernels, undone, then captured."""
+        for call in self.calls:
+            for v in call.outputs:
+                v.kind = "buffer" if v.kind == "fresh" else v.kind
+        self.layout = lay_out(self.calls, keep)
+        given = [*(t.data for t in trace.arguments), *(g.data for g in trace.grads.values() if g is not None)]
+        with on(near):
+            self.blocks = [empty_bytes(n, near) for n in self.layout.blocks]
+            arrays: dict[Value, Any] = arrays_for(self.layout, self.blocks)
+            static = [copy(array) for array in given]
+            arrays.update(zip(self.lowered.arguments, static, strict=True))
+            self.launches = self.function = Launches(self.calls, static, self.results, arrays, self.layout)
+            with self.put_back():
+                self.launches.run()
+            self.launches.capture()
+        self.peak_bytes = sum(self.layout.blocks) + sum(array.nbytes for array in static)
+        self.source = self.launches.listing()
 
     def emit(self, clock: Clock | None = None) -> Emitter:
         arrays: dict[Value, Any] = arrays_for(self.layout, self.blocks)
@@ -84,7 +114,11 @@ class Plan:
         for compute, arrays in self.numbers:
             values = compute()
             for name, array in arrays:
-                array[()] = values[name]
+                if self.launches is None:
+                    array[()] = values[name]
+                elif values[name] != self.known.get(id(array)):
+                    self.known[id(array)] = values[name]
+                    array.fill(values[name])
         if self.added_to:
             arguments = [*arguments, *(t.grad.data for t in self.added_to if t.grad is not None)]
         try:
@@ -99,8 +133,8 @@ class Plan:
             tensor.grad = None
         count = len(results) - len(self.grads)
         for tensor, value in zip(self.grads, results[count:], strict=True):
-            tensor.grad = wrap(np.asarray(value), None)
-        return self.rebuild([wrap(np.asarray(value), None) for value in results[:count]])
+            tensor.grad = wrap(asarray(value), None)
+        return self.rebuild([wrap(asarray(value), None) for value in results[:count]])
 
     # What it costs
 
@@ -108,6 +142,8 @@ class Plan:
     def timed(self) -> tuple[Callable[..., Any], dict[Call, float]]:
         """The function with a clock in it, and the seconds that the clock adds to."""
         seconds: dict[Call, float] = {}
+        if self.launches is not None:
+            return self.launches.timed(seconds), seconds
         return self.emit(Clock(seconds)).finish(self.results)[1], seconds
 
     @cached_property
@@ -116,6 +152,8 @@ class Plan:
         function, found = self.timed
         rng = np.random.default_rng(0)
         made_up = [(rng.random(v.shape) * (v.dtype.kind == "f")).astype(v.dtype) for v in self.lowered.arguments]
+        if self.launches is not None:
+            made_up = self.launches.arguments
         with self.put_back(), np.errstate(all="ignore"):
             function(*made_up)
             found.clear()
@@ -126,16 +164,16 @@ class Plan:
     @contextmanager
     def put_back(self) -> Iterator[None]:
         """What the block writes to parameters and draws from generators is undone after it."""
-        saved = [array.copy() for array in self.written]
+        saved = [copy(array) for array in self.written]
         drawn = {call.detail["attrs"].get("rng") or random.default() for call in flat(self.calls) if call.name == "keep_mask"}
-        states = [(rng, rng.bit_generator.state) for rng in drawn]
+        states = [(rng, random.state_of(rng)) for rng in drawn]
         try:
             yield
         finally:
             for array, before in zip(self.written, saved, strict=True):
                 array[...] = before
             for rng, state in states:
-                rng.bit_generator.state = state
+                random.set_state(rng, state)
 
     def rows(self) -> list[Row]:
         """A row for each kernel, measured."""
@@ -162,6 +200,9 @@ class Plan:
         sides = [str.ljust] * 3 + [str.rjust] * 3
         lines = ["  ".join(side(c, w) for side, c, w in zip(sides, row, widths, strict=True)) for row in cells]
         used = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        if self.launches is not None:
+            used = "one CUDA graph" if self.launches.captured else f"not captured ({self.launches.why_not})"
+            used = f"on {self.device}, {used}"
         return "\n".join([*(line.rstrip() for line in lines), f"memory of its own: {self.peak_bytes:,} bytes; {used}"])
 
     __repr__ = __str__

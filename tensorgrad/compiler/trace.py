@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tensorgrad import writes
-from tensorgrad.backend import Array, is_array
+from tensorgrad.backend import Array, address, is_array, like
 from tensorgrad.errors import CompileError
 from tensorgrad.graph import Graph
 from tensorgrad.location import Location, line_of, user_location
@@ -104,9 +104,9 @@ class Trace:
         self.optimisers.append(optimiser)
         self.rates.append(optimiser.lr)
 
-    def asks(self, compute: Callable[[], Mapping[str, float]], dtype: Any) -> dict[str, Tensor]:
-        """0-d leaves for numbers that each replay asks for again."""
-        leaves = {name: wrap(np.asarray(value, dtype), None) for name, value in compute().items()}
+    def asks(self, compute: Callable[[], Mapping[str, float]], near: Array) -> dict[str, Tensor]:
+        """0-d leaves, of the dtype and on the device of `near`, for numbers that each replay asks for again."""
+        leaves = {name: wrap(like(np.asarray(value, near.dtype), near), None) for name, value in compute().items()}
         self.numbers.append((compute, leaves))
         return leaves
 
@@ -204,12 +204,12 @@ class Line(NamedTuple):
 
 def place_of(array: Array) -> tuple[int, int]:
     """Where an array begins, and how many bytes it has."""
-    return int(array.__array_interface__["data"][0]), int(array.nbytes)
+    return address(array), int(array.nbytes)
 
 
 def one_memory(a: Array, b: Array) -> bool:
     """Whether two arrays are the same elements in the same places; both are alive, so that no address was given twice."""
-    return bool(a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides)
+    return address(a) == address(b) and bool(a.strides == b.strides)
 
 
 def compare(before: list[Line], after: list[Line]) -> None:

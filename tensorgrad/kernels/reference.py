@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.backend import Array, check, on_gpu
 from tensorgrad.errors import LabelError
 from tensorgrad.kernels.thresholds import ONES_PRODUCT
 
@@ -35,6 +35,9 @@ def column_sum(x: Array, out: Array) -> None:
 
 def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") -> None:
     """Raise LabelError unless every label is a class."""
+    if on_gpu(labels):
+        check((labels < 0) | (labels >= classes), f"{op}: a label is out of range, expected 0 to {classes - 1}")
+        return
     # read as unsigned, a negative index is a huge one: a single pass finds both ends
     if labels.size and labels.view(f"u{labels.dtype.itemsize}").max() >= classes:
         bad = labels[(labels < 0) | (labels >= classes)].reshape(-1)[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.backend import Array, put
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.nn.loss import (
     binary_cross_entropy_with_logits,
@@ -16,8 +16,8 @@ from tensorgrad.nn.loss import (
     l1_loss,
     mse_loss,
     nll_loss,
-    raw,
 )
+from tensorgrad.op import raw
 from tensorgrad.ops import linear, log_softmax, softmax
 from tensorgrad.ops.activation import elu, gelu, hardtanh, leaky_relu, logsigmoid, relu, sigmoid, silu, softplus, tanh
 from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
@@ -149,7 +149,7 @@ def follow(running: Array, value: Any, momentum: float) -> None:
     with switched(recording=False):
         before = wrap(running, None)
         after = before + momentum * (value.detach() - before)
-    running[...] = after.data
+    put(running, after.data)
     if state.trace is not None:
         state.trace.assigns(running, after)
 

@@ -16,6 +16,7 @@ from tensorgrad import ops
 from tensorgrad.backend import Array, asarray, namespace
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.location import line_of, user_location
+from tensorgrad.op import raw
 from tensorgrad.ops.activation import softplus
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.elementwise import abs, clip, log, where
@@ -248,8 +249,3 @@ def warn_of_softmax(logits: Any) -> None:
             f"cross_entropy has a softmax of its own, pass what went into that one",
             stacklevel=3,
         )
-
-
-def raw(x: Any) -> Any:
-    """The array of a Tensor; what is none as it is."""
-    return x.data if isinstance(x, Tensor) else x

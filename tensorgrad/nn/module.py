@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import writes
-from tensorgrad.backend import Array
+from tensorgrad.backend import Array, as_device, copy, is_array, move, on, put
 from tensorgrad.errors import ShapeError
 from tensorgrad.state import state
-from tensorgrad.tensor import Tensor
+from tensorgrad.tensor import Tensor, wrap
 
 
 class Parameter(Tensor):
@@ -53,7 +53,7 @@ class Module:
                 value._name = name
                 self._modules[name] = value
         elif name in self.__dict__.get("_buffers", {}):
-            self._buffers[name] = np.asarray(value)
+            self._buffers[name] = value if is_array(value) else np.asarray(value)
             return
         elif not name.startswith("_"):
             self._parameters.pop(name, None)
@@ -87,7 +87,7 @@ class Module:
         """Make an array an attribute that belongs to the state (`state_dict`) but is not trained, such as a running mean."""
         if hasattr(self, name):
             raise AttributeError(f"{type(self).__name__}: register_buffer: there is a {name!r} already")
-        self._buffers[name] = np.array(array)
+        self._buffers[name] = copy(array) if is_array(array) else np.array(array)
 
     def __getattr__(self, name: str) -> Array:
         buffers = self.__dict__.get("_buffers", {})
@@ -111,6 +111,26 @@ class Module:
         """Say that it is being used, not trained."""
         return self.train(False)
 
+    def to(self, device: str | None = None, dtype: Any = None) -> Module:
+        """Move every parameter and buffer to a device ("cpu", "cuda", "cuda:1"), or to another floating dtype; returns itself.
+
+        An optimiser follows at its next step, with its state.
+        """
+        place = None if device is None else as_device(device)
+
+        def there(array: Array) -> Array:
+            moved = array if place is None else move(array, place)
+            with on(moved):
+                return moved if dtype is None or array.dtype.kind != "f" else moved.astype(dtype, copy=False)
+
+        for parameter in self.parameters():
+            parameter.data = there(parameter.data)
+            if parameter.grad is not None:
+                parameter.grad = wrap(there(parameter.grad.data), None)
+        for _, module in self.named_modules():
+            module._buffers.update({name: there(array) for name, array in module._buffers.items()})
+        return self
+
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter, as an optimiser takes them."""
         return (parameter for _, parameter in self.named_parameters())
@@ -130,12 +150,12 @@ class Module:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Array]:
-        """Path to a copy of the values, for every parameter and every buffer."""
+        """Path to a copy of the values, on their device, for every parameter and every buffer."""
         arrays = [(path, parameter.data) for path, parameter in self.named_parameters()]
-        return {path: array.copy() for path, array in (*arrays, *self.named_buffers())}
+        return {path: copy(array) for path, array in (*arrays, *self.named_buffers())}
 
     def load_state_dict(self, values: Mapping[str, Any], strict: bool = True) -> None:
-        """Set every parameter and buffer from `values`, in their own memory.
+        """Set every parameter and buffer from `values`, which may be on another device, in their own memory.
 
         Raises ShapeError, before anything is changed, for shapes that differ, and, if `strict`, for names that do.
         """
@@ -153,7 +173,7 @@ class Module:
         if problems:
             raise ShapeError(f"load_state_dict: {type(self).__name__}: {'; '.join(problems)}")
         for name, array in own.items():
-            array[...] = values[name]
+            put(array, values[name])
             writes.wrote(array)
 
     def __repr__(self) -> str:

@@ -40,6 +40,7 @@ from tensorgrad.ops.activation import (
 )
 from tensorgrad.ops.compare import equal, greater, greater_equal, isfinite, isnan, less, less_equal, logical_not, not_equal
 from tensorgrad.ops.conv import avg_pool2d, conv2d, fold2d, max_pool2d, windows2d
+from tensorgrad.ops.device import to_device
 from tensorgrad.ops.elementwise import (
     abs,
     add,
@@ -234,6 +235,7 @@ __all__ = [
     "tanh_grad",
     "tensordot",
     "tile",
+    "to_device",
     "trace",
     "transpose",
     "tril",

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 import tensorgrad.tensor as tensor
-from tensorgrad.backend import Array, Xp, is_array
+from tensorgrad.backend import Array, Xp, beside, check, is_array, namespace, on_gpu
 from tensorgrad.errors import LabelError, ShapeError
-from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.op import Op, Rules, Sample, Shape, Value, raw
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
+from tensorgrad.state import state
 
 
 class GetItem(Op):
@@ -28,7 +29,7 @@ class GetItem(Op):
     def __call__(self, x: Any, index: Any) -> Any:
         if any(isinstance(i, tensor.Tensor) for i in (index if isinstance(index, tuple) else (index,))):
             return gather(x, index)
-        return self.apply(x, index=frozen(index))
+        return self.apply(x, index=placed(frozen(index), x))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -59,7 +60,7 @@ class Put(Op):
     moves = True
 
     def __call__(self, x: Any, index: Any, shape: Shape) -> Any:
-        return self.apply(x, index=frozen(index), shape=tuple(shape))
+        return self.apply(x, index=placed(frozen(index), x), shape=tuple(shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (whole,), attrs = getitem.sample(rng, sizes)
@@ -68,14 +69,10 @@ class Put(Op):
     def forward(self, xp: Xp, x: Array, *, index: Any, shape: Shape) -> Array:
         y = xp.zeros(shape, x.dtype)
         parts = index if isinstance(index, tuple) else (index,)
-        if not any(is_array(i) for i in parts):
+        if all(i.dtype == bool for i in parts if is_array(i)):  # nothing is named twice
             y[index] = x
-        elif xp is np:
-            np.add.at(y, index, x)
         else:
-            import cupyx
-
-            cupyx.scatter_add(y, index, x)
+            xp.add.at(y, index, x)
         return y
 
     def backward(self, g: Value, y: Value, x: Value, *, index: Any, shape: Shape) -> Rules:
@@ -96,6 +93,10 @@ class Gather(Op):
     def __call__(self, x: Any, *indices: Any, index: Any = None) -> Any:
         if index is None:
             index, indices = taken_out(indices[0])
+            if state.trace is not None:
+                for mask in indices:
+                    if isinstance(mask, tensor.Tensor) and mask.dtype == bool:
+                        state.trace.refuse(mask, "an index of booleans, whose number of True is a shape,")
         return self.apply(x, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -132,8 +133,10 @@ class Lookup(Op):
         return (self.values(rng, (rows, columns)), rng.integers(0, rows, at)), {}
 
     def forward(self, xp: Xp, w: Array, t: Array) -> Array:
+        if on_gpu(t):
+            check((t < 0) | (t >= len(w)), f"embedding: an index is out of range, expected 0 to {len(w) - 1}")
         # read as unsigned, a negative index is a huge one: a single pass finds both ends
-        if t.size and t.view(f"u{t.dtype.itemsize}").max() >= len(w):
+        elif t.size and t.view(f"u{t.dtype.itemsize}").max() >= len(w):
             outside = t[(t < 0) | (t >= len(w))].reshape(-1)[0]
             raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {len(w) - 1}")
         return w[t]
@@ -178,7 +181,7 @@ class SetItem(Op):
     moves = True
 
     def __call__(self, x: Any, v: Any, index: Any) -> Any:
-        return self.apply(x, v, index=frozen(index))
+        return self.apply(x, v, index=placed(frozen(index), x))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = getitem.sample(rng, sizes)
@@ -192,7 +195,7 @@ class SetItem(Op):
 
     def backward(self, g: Value, y: Value, x: Value, v: Value, *, index: Any) -> Rules:
         def gx() -> Value:
-            keep = np.ones(x.shape, bool)
+            keep = namespace([raw(g)]).ones(x.shape, bool)
             keep[index] = False
             return where(keep, g, 0.0)
 
@@ -301,7 +304,7 @@ def pad(x: Any, width: Any, value: float = 0.0) -> Any:
     y = put(x, inside, whole)
     if not value:
         return y
-    around = np.full(whole, value, y.dtype)
+    around = namespace([raw(y)]).full(whole, value, y.dtype)
     around[inside] = 0
     return y + around
 
@@ -345,12 +348,12 @@ def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
 
 def tril(x: Any, k: int = 0) -> Any:
     """x with zeros above its k-th diagonal, in the last two axes."""
-    return where(np.tri(np.shape(x)[-2], np.shape(x)[-1], k, bool), x, 0.0)
+    return where(namespace([raw(x)]).tri(np.shape(x)[-2], np.shape(x)[-1], k, bool), x, 0.0)
 
 
 def triu(x: Any, k: int = 0) -> Any:
     """x with zeros below its k-th diagonal, in the last two axes."""
-    return where(~np.tri(np.shape(x)[-2], np.shape(x)[-1], k - 1, bool), x, 0.0)
+    return where(~namespace([raw(x)]).tri(np.shape(x)[-2], np.shape(x)[-1], k - 1, bool), x, 0.0)
 
 
 def flatten(x: Any, start_axis: int = 0) -> Any:
@@ -412,6 +415,16 @@ def frozen(index: Any) -> Any:
     if isinstance(index, list):
         index = np.asarray(index) if index else np.zeros(0, int)
     return index.copy() if is_array(index) else index
+
+
+def placed(index: Any, x: Any) -> Any:
+    """The index with its arrays where x is."""
+    if not any(is_array(i) for i in (index if isinstance(index, tuple) else (index,))):
+        return index
+    near = [raw(x)]
+    if not isinstance(index, tuple):
+        return beside(index, near)
+    return tuple(beside(i, near) if is_array(i) else i for i in index)
 
 
 AT = "at"  # stands in an index for an array that comes as an argument

@@ -12,6 +12,7 @@ import numpy as np
 import tensorgrad.tensor as tensor
 from tensorgrad.backend import Array, Xp, asarray, namespace, new
 from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.kernels import cublas
 from tensorgrad.kernels.common import add_row
 from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops.activation import relu_grad, sigmoid, sigmoid_grad, tanh_grad
@@ -256,11 +257,16 @@ def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]
 
 
 def product(xp: Xp, a: Array, b: Array) -> Array:
-    """a b; of two large matrices of one dtype in memory from the pool."""
+    """a b; of two large matrices of one dtype in memory from the pool, on a GPU by cuBLAS in the precision that is set."""
     if xp is np and a.ndim == b.ndim == 2 and a.dtype is b.dtype and a.shape[1] == b.shape[0]:
         if a.shape[1] == 1:  # BLAS takes several times as long
             return np.multiply(a, b)
         return np.matmul(a, b, out=new((a.shape[0], b.shape[1]), a.dtype))
+    if xp is not np and a.ndim >= b.ndim >= 2 and a.shape[-1] == b.shape[-2]:
+        out = xp.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+        if cublas.fits(a, b, out):
+            cublas.product(a, b, out)
+            return out
     return xp.matmul(a, b)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
+from tensorgrad.backend import Array, Xp, copy, device_of, on
 from tensorgrad.op import Op, Sample
 
 _default = np.random.default_rng()
@@ -16,12 +16,63 @@ _default = np.random.default_rng()
 def seed(value: int | None) -> None:
     """Start the generator of dropout's masks anew, so that what follows is reproducible. It draws nothing but those."""
     global _default
+    states = on_gpus(_default)
     _default = np.random.default_rng(value)
+    for array in states.values():  # the same arrays: a captured step draws from them
+        with on(array):
+            array[...] = new_state(_default)
+    if states:
+        _on_gpus[id(_default)] = _default, states
 
 
 def default() -> np.random.Generator:
     """The generator that `seed` has started."""
     return _default
+
+
+# On a GPU numbers are drawn there (Philox, Salmon et al. 2011), by a key and a counter that lie in its memory. The key is the
+# first thing that a generator draws for a GPU.
+_on_gpus: dict[int, tuple[np.random.Generator, dict[str, Array]]] = {}  # by the id of the generator, which is kept alive
+
+
+def on_gpus(rng: np.random.Generator) -> dict[str, Array]:
+    """Device to state of a generator."""
+    return _on_gpus.get(id(rng), (rng, {}))[1]
+
+
+def gpu_state(rng: np.random.Generator, near: Array) -> Array:
+    """The state of a generator on the GPU that `near` is on, as kernels.cuda.launch.keep_mask takes it."""
+    states = on_gpus(rng)
+    device = device_of(near)
+    if device not in states:
+        states[device] = new_state(rng)
+        _on_gpus[id(rng)] = rng, states
+    return states[device]
+
+
+def new_state(rng: np.random.Generator) -> Array:
+    from tensorgrad.kernels.cuda.launch import random_state
+
+    return random_state(int(rng.integers(2**63)))
+
+
+def state_of(rng: np.random.Generator) -> Any:
+    """All that its next draws depend on."""
+    return rng.bit_generator.state, {device: copy(array) for device, array in on_gpus(rng).items()}
+
+
+def set_state(rng: np.random.Generator, state: Any) -> None:
+    """Go back to what `state_of` returned."""
+    rng.bit_generator.state, arrays = state
+    for device, array in arrays.items():
+        on_gpus(rng)[device][...] = array
+
+
+def bound(out: Array, p: float, rng: np.random.Generator | None) -> Callable[[], None]:
+    """`keep_mask` into an array on a GPU, as a function without arguments."""
+    from tensorgrad.kernels.cuda.launch import keep_mask
+
+    return keep_mask.bind(gpu_state(rng or _default, out), p, out)
 
 
 class KeepMask(Op):
@@ -42,7 +93,11 @@ class KeepMask(Op):
         return args, {"p": float(rng.integers(2)), "rng": None}  # none or all of them: what a test can foretell
 
     def forward(self, xp: Xp, x: Array, *, p: float, rng: np.random.Generator | None) -> Array:
-        return xp.asarray((rng or _default).random(np.shape(x), np.float32) >= p)
+        if xp is np:
+            return np.asarray((rng or _default).random(np.shape(x), np.float32) >= p)
+        y = xp.empty(x.shape, bool)
+        bound(y, p, rng)()
+        return y
 
 
 keep_mask = KeepMask()

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.backend import Array, Xp, namespace
 from tensorgrad.errors import ShapeError
-from tensorgrad.op import Op, Rules, Sample, Shape, Value
+from tensorgrad.op import Op, Rules, Sample, Shape, Value, raw
 from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.ops.elementwise import exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
@@ -262,11 +262,6 @@ def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:
     if n and n <= ddof:
         raise ShapeError(f"{op}: ddof={ddof} needs more than {ddof} elements, axis {axis} of {shape} has {n}")
     return n / (n - ddof) if n else 1.0
-
-
-def raw(x: Any) -> Array:
-    """The values of an array or a Tensor: what a rule may look at without differentiating it."""
-    return x.data if hasattr(x, "requires_grad") else np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
 
 
 first_of = FirstOf()

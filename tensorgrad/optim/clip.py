@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.backend import on_gpu
 from tensorgrad.state import state
 from tensorgrad.tensor import Tensor
 
@@ -15,14 +16,15 @@ from tensorgrad.tensor import Tensor
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float | Tensor:
     """Scale all gradients together so that their Euclidean norm is at most max_norm; returns the norm that they had.
 
-    Inside of a compiled step the norm is a 0-d Tensor, and one that is not finite is no error but makes the gradients NaN.
+    Inside of a compiled step and on a GPU the norm is a 0-d Tensor, whose value is not waited for: one that is not finite is no
+    error but makes the gradients NaN.
 
     Raises ValueError if max_norm is not above 0, or if the norm is not finite.
     """
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm: max_norm must be above 0, got {max_norm}")
     reached = [p for p in params if p.grad is not None]
-    if state.trace is not None:
+    if state.trace is not None or any(on_gpu(p.data) for p in reached):
         return _clip_recorded(reached, max_norm)
     grads = [p.grad.data for p in reached if p.grad is not None]
     total = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))

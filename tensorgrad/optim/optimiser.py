@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops, writes
-from tensorgrad.backend import Array, aligned
+from tensorgrad.backend import Array, address, device_of, empty_bytes, namespace, on, on_gpu, put
+from tensorgrad.backend import copy as copied
 from tensorgrad.errors import GraphError, ShapeError
-from tensorgrad.kernels.build import ChainKernel
+from tensorgrad.kernels.build import ChainKernel, Kernel
 from tensorgrad.kernels.chain import Chain, Operand
+from tensorgrad.kernels.cuda.launch import CudaChain
 from tensorgrad.op import Value
 from tensorgrad.state import state, switched
 from tensorgrad.tensor import Tensor, wrap
@@ -32,8 +34,9 @@ class Optimiser:
     lr         learning rate, may be changed between steps
     settings   the other numbers, at least 0, that the update reads; part of the state
 
-    The parameters of one dtype are put into one flat array when the optimiser is made, `data` being a part of it from then on,
-    so that one kernel can go over them all; after that they are changed in place. One without a gradient is left alone.
+    The parameters of one dtype and device are put into one flat array when the optimiser is made, `data` being a part of it
+    from then on, so that one kernel can go over them all; they are changed in place. One without a gradient is left alone.
+    When a model is moved to another device, the state follows at the next step.
     """
 
     slots: tuple[str, ...] = ()
@@ -54,14 +57,19 @@ class Optimiser:
                 raise GraphError(f"{name}: parameter {i} must be a leaf Tensor that requires a gradient, got {p!r}")
         if len(set(self.params)) < len(self.params):
             raise ValueError(f"{name}: params has a parameter twice")
-        self.groups = [Group(self.params, indices, self.slots) for indices in by_dtype(self.params)]
-        self.state: list[dict[str, Array]] = [{} for _ in self.params]
+        self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
+        self._kernels: dict[Any, Kernel] = {}
+        self._warned = False
+
+    @property
+    def state(self) -> list[dict[str, Array]]:
+        """For each parameter slot to array, parts of the flat arrays."""
+        found: list[dict[str, Array]] = [{} for _ in self.params]
         for group in self.groups:
             for i, (start, stop) in zip(group.indices, group.parts, strict=True):
                 shape = self.params[i].shape
-                self.state[i] = {slot: array[start:stop].reshape(shape) for slot, array in group.state.items()}
-        self._kernels: dict[Any, ChainKernel] = {}
-        self._warned = False
+                found[i] = {slot: array[start:stop].reshape(shape) for slot, array in group.state.items()}
+        return found
 
     # What a subclass says
 
@@ -88,22 +96,39 @@ class Optimiser:
                     f"{type(self).__name__}: the gradient of parameter {i} has shape {p.grad.shape}, expected {p.shape}"
                 )
         self.advance()
+        if any([self.params[i].data.base is not group.flat.base for group in self.groups for i in group.indices]):
+            self.gather()
         if state.trace is not None:
             self._trace()
             return
         for group in self.groups:
-            numbers = [np.asarray(value, group.flat.dtype) for value in self.numbers().values()]
             kernel = self.kernel(group)
-            if any([self.params[i].data.base is not group.flat.base for i in group.indices]):
-                group.gather(self.params)
-            for i, arrays in zip(group.indices, group.views, strict=True):
-                p = self.params[i]
-                if p.grad is not None:
-                    kernel(arrays[0], p.grad.data.reshape(-1), *arrays[1:], *numbers, *arrays)
-                    if missing:
-                        writes.wrote(p.data)
+            with on(group.flat):
+                numbers = group.numbers(self.numbers())
+                for i, arrays in zip(group.indices, group.views, strict=True):
+                    p = self.params[i]
+                    if p.grad is not None:
+                        namespace((arrays[0], p.grad.data))  # an error where they are on different devices
+                        kernel(arrays[0], p.grad.data.reshape(-1), *arrays[1:], *numbers, *arrays)
+                        if missing:
+                            writes.wrote(p.data)
             if not missing:
                 writes.wrote(group.flat)
+
+    def gather(self) -> None:
+        """Let the parameters lie in the flat arrays again; on another device or of another dtype now, in new ones, to which the
+        state is taken."""
+        if all(
+            (p.dtype, p.device) == (g.flat.dtype, g.device) for g in self.groups for p in [self.params[i] for i in g.indices]
+        ):
+            for group in self.groups:
+                group.gather(self.params)
+            return
+        before = self.state
+        self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
+        for own, arrays in zip(self.state, before, strict=True):
+            for slot, array in own.items():
+                put(array, arrays[slot])
 
     def advance(self) -> None:
         """The next step begins: count it, and clear from the state what has become too small to matter."""
@@ -111,12 +136,12 @@ class Optimiser:
         if self.steps % FLUSH == 0:
             for group in self.groups:
                 for array in group.state.values():
-                    if array.dtype.itemsize >= 4:
+                    if array.dtype.itemsize >= 4 and not on_gpu(array):
                         array[np.abs(array) < np.finfo(array.dtype).tiny * 2**26] = 0
 
-    def kernel(self, group: Group) -> ChainKernel:
+    def kernel(self, group: Group) -> Kernel:
         """`update` as one kernel, which writes over the parameter and its state."""
-        key = (group.flat.dtype, *map(bool, self.settings.values()))
+        key = (group.device, group.flat.dtype, *map(bool, self.settings.values()))
         if key not in self._kernels:
             names, dtype = list(self.numbers()), str(group.flat.dtype)
             count = 2 + len(self.slots)
@@ -126,16 +151,17 @@ class Optimiser:
 
             operands = [Operand("full", dtype)] * count + [Operand("number", dtype)] * len(names)
             chain = Chain.of(formula, operands)
-            self._kernels[key] = ChainKernel(chain, {k: k + (k > 0) for k in range(1 + len(self.slots))})
+            shared = {k: k + (k > 0) for k in range(1 + len(self.slots))}
+            self._kernels[key] = (ChainKernel if group.device == "cpu" else CudaChain)(chain, shared)
         return self._kernels[key]
 
     def _trace(self) -> None:
         """A step, recorded on the flat arrays: all parameters with a gradient that lie one after the other at once."""
         trace = state.trace
         trace.steps(self)
+        self.gather()
         for group in self.groups:
-            group.gather(self.params)
-            numbers = trace.asks(self.numbers, group.flat.dtype)
+            numbers = trace.asks(self.numbers, group.flat)
             parts_of = list(zip(group.indices, group.parts, strict=True))
             for reached, run in groupby(parts_of, lambda part: self.params[part[0]].grad is not None):
                 if not reached:
@@ -161,7 +187,8 @@ class Optimiser:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on besides the parameters, copied."""
-        arrays = [{slot: array.copy() for slot, array in arrays.items()} for arrays in self.state]
+        self.gather()
+        arrays = [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]
         return {"lr": self.lr, "steps": self.steps, "settings": dict(self.settings), "state": arrays}
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
@@ -180,11 +207,11 @@ class Optimiser:
         self.lr, self.steps, self.settings = values["lr"], values["steps"], copy.copy(values["settings"])
         for own, arrays in zip(self.state, values["state"], strict=True):
             for slot, array in own.items():
-                array[...] = arrays.get(slot, 0)
+                put(array, arrays.get(slot, 0))
 
 
 class Group:
-    """The parameters of one dtype, and their state, in flat arrays.
+    """The parameters of one dtype on one device, and their state, in flat arrays.
 
     indices   which of the optimiser's parameters
     flat      all of them, one after the other; parts[k] is where the k-th begins and ends
@@ -197,7 +224,10 @@ class Group:
         ends = np.cumsum([0, *(params[i].size for i in indices)]).tolist()
         self.parts: list[tuple[int, int]] = list(pairwise(ends))
         first: Array = params[indices[0]].data
-        self.flat: Array = aligned(ends[-1] * first.itemsize).view(first.dtype)
+        self.device = device_of(first)
+        with on(first):
+            self.flat: Array = empty_bytes(ends[-1] * first.itemsize, first).view(first.dtype)
+            self.state = {slot: namespace([first]).zeros_like(self.flat) for slot in slots}
         if first.base is not None and first.base.flags.c_contiguous:  # perhaps another optimiser has put them together
             memory = first.base.reshape(-1).view(np.uint8)
             start = address(first) - address(memory)
@@ -205,8 +235,21 @@ class Group:
             if together.size == self.flat.nbytes and self.holds(params, together.view(first.dtype)):
                 self.flat = together.view(first.dtype)
         self.gather(params)
-        self.state = {slot: np.zeros_like(self.flat) for slot in slots}
         self.views = [[a[start:stop] for a in (self.flat, *self.state.values())] for start, stop in self.parts]
+        self._numbers: dict[str, tuple[float, Array]] = {}
+
+    def numbers(self, values: Mapping[str, float]) -> list[Array]:
+        """Numbers as 0-d arrays where the parameters are; on a GPU only those that have changed are written anew."""
+        if self.device == "cpu":
+            return [np.asarray(value, self.flat.dtype) for value in values.values()]
+        for name, value in values.items():
+            before, array = self._numbers.get(name, (None, None))
+            if array is None:
+                array = namespace([self.flat]).empty((), self.flat.dtype)
+            if value != before:
+                array.fill(value)
+            self._numbers[name] = value, array
+        return [self._numbers[name][1] for name in values]
 
     def gather(self, params: list[Tensor]) -> None:
         """Let the data of the parameters lie in the flat array, where they do not."""
@@ -214,7 +257,7 @@ class Group:
             return
         for i, (start, stop) in zip(self.indices, self.parts, strict=True):
             part = self.flat[start:stop].reshape(params[i].shape)
-            part[...] = params[i].data
+            put(part, params[i].data)
             params[i].data = part
 
     def holds(self, params: list[Tensor], flat: Array) -> bool:
@@ -226,13 +269,9 @@ class Group:
         )
 
 
-def address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def by_dtype(params: list[Tensor]) -> list[list[int]]:
-    """The indices of the parameters of each dtype, in the order in which the dtypes come."""
+def alike(params: list[Tensor]) -> list[list[int]]:
+    """The indices of the parameters of each dtype and device, in the order in which those come."""
     found: dict[Any, list[int]] = {}
     for i, p in enumerate(params):
-        found.setdefault(p.dtype, []).append(i)
+        found.setdefault((p.dtype, p.device), []).append(i)
     return list(found.values())

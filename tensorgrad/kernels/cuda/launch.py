@@ -1,0 +1,275 @@
+"""CUDA kernels, launched on CuPy's current stream.
+
+Every kernel is called with arrays, or bound to them once and then called with nothing::
+
+    kernel = chain_kernel(chain)
+    kernel(x, y)                    # the memory that it needs besides is kept for the next call of that size on that stream
+    step = kernel.bind(x, y)        # with memory of its own, for as long as `step` lives
+    step()                          # allocates nothing, so it can be captured in a graph
+
+Arrays lie row after row on one device, which is the current one. What is bound must not run on two streams at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad import backend
+from tensorgrad.backend import Array
+from tensorgrad.errors import DTypeError, LabelError
+from tensorgrad.kernels.chain import Chain, Operand
+from tensorgrad.kernels.cuda import generate
+from tensorgrad.kernels.generate import layouts_of
+
+BLOCKS = 1024  # at most so many in a grid: of 256 threads 8 run at a time on each of an H200's 132 processors
+WIDE = 2**31  # elements from which positions take 64 bits
+
+Scratch = Callable[[int, str, int, str], Array]  # memory on a device, for some purpose: so many elements of a dtype, 0 at first
+
+
+class Launch(NamedTuple):
+    """What CuPy is told: a kernel, how many blocks, how many threads in each, and what it is called with."""
+
+    function: Callable[..., None]
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    args: tuple[Any, ...]
+
+
+class Kernel:
+    """What can be called with arrays, or bound to them. A subclass defines `prepare`."""
+
+    def prepare(self, scratch: Scratch, *args: Any) -> Launch | None:
+        """The launch for these arguments; None if there is nothing to do."""
+        raise TypeError(f"{type(self).__name__} does not define prepare()")
+
+    def __call__(self, *args: Any) -> None:
+        launch = self.prepare(kept_scratch, *args)
+        if launch is not None:
+            function, grid, block, arguments = launch
+            function(grid, block, arguments)
+
+    def bind(self, *args: Any) -> Callable[[], None]:
+        """What launches the kernel for these very arguments, and keeps them alive."""
+        launch = self.prepare(new_scratch, *args)
+        return nothing if launch is None else functools.partial(launch.function, launch.grid, launch.block, launch.args)
+
+
+def nothing() -> None:
+    """The launch over no elements."""
+
+
+_lock = threading.Lock()
+_functions: dict[tuple[Any, int, str, str], Any] = {}
+
+
+def function(device: int, source: str, name: str) -> Any:
+    """A kernel of a program, compiled when it is first asked for on a device; CuPy keeps the binary on disk."""
+    xp = backend.cupy()
+    key = (xp, device, source, name)
+    found = _functions.get(key)
+    if found is None:
+        with _lock:
+            found = _functions.get(key)
+            if found is None:
+                found = _functions[key] = xp.RawModule(code=source, options=("-std=c++17",)).get_function(name)
+    return found
+
+
+def new_scratch(device: int, purpose: str, count: int, dtype: str) -> Array:
+    return backend.cupy().zeros(count, dtype)
+
+
+_kept: dict[tuple[Any, ...], Array] = {}
+
+
+def kept_scratch(device: int, purpose: str, count: int, dtype: str) -> Array:
+    """Scratch that is the same one each time on the current stream: launches that use it follow each other there."""
+    xp = backend.cupy()
+    key = (xp, device, xp.cuda.get_current_stream().ptr, purpose, count, dtype)
+    found = _kept.get(key)
+    if found is None:
+        found = _kept[key] = xp.zeros(count, dtype)
+    return found
+
+
+class CudaChain(Kernel):
+    """A chain in one pass over memory, called with operands and results as kernels.build.ChainKernel is.
+
+    shared   result to the operand that it is written over
+
+    Operands of layout "number" are arrays too, read when the kernel runs. Raises DTypeError for a chain that has no CUDA C.
+    """
+
+    def __init__(self, chain: Chain, shared: dict[int, int]) -> None:
+        source = generate.chain_source(chain, shared)
+        if source is None:
+            functions = ", ".join(sorted({step.function for step in chain.steps}))
+            dtypes = ", ".join(sorted({chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))}))
+            raise DTypeError(f"CudaChain: there is no CUDA C for all of {functions} of {dtypes}")
+        self.chain, self.shared, self.source = chain, shared, generate.program(source)
+        self.whole = layouts_of(chain).index("full")
+        self.sums = [chain.dtype(register) for register, layout in chain.results if layout == "sum"]
+
+    @functools.cached_property
+    def wide_source(self) -> str:
+        """The program for so many elements that positions take 64 bits."""
+        return generate.program(generate.chain_source(self.chain, self.shared, wide=True) or "")
+
+    def prepare(self, scratch: Scratch, *arrays: Array) -> Launch | None:
+        full = arrays[self.whole]
+        size = full.size
+        columns = full.shape[-1] if full.ndim else 1
+        if columns == 0 or (size == 0 and not self.sums):
+            return None
+        rows, wide = size // columns, size >= WIDE
+        device = full.device.id
+        run = function(device, self.wide_source if wide else self.source, "chain")
+        index = np.uint64 if wide else np.uint32
+        sizes = (index(rows), index(columns))
+        if not self.sums:
+            return Launch(run, (min(blocks(size, generate.THREADS), BLOCKS),), (generate.THREADS,), (*arrays, *sizes))
+        grid, block = sum_grid(rows, columns)
+        more = [scratch(device, f"partial {k}", grid[1] * columns, dtype) for k, dtype in enumerate(self.sums)]
+        return Launch(run, grid, block, (*arrays, *sizes, *more, scratch(device, "arrived", grid[0], "uint32")))
+
+
+def blocks(count: int, each: int) -> int:
+    """How many blocks of so many it takes."""
+    return -(-count // each)
+
+
+def sum_grid(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grid and block for sums over rows.
+
+    A block has up to 32 columns, and as many rows of threads as fit. Rows are spread over so many blocks that every thread has
+    its rows on their way at once (BATCH of them; more, if there are blocks enough already): (60000, 10) is 295 blocks of 510
+    threads, (1439, 500) is 16 x 23 blocks of 512, and (64, 200) is 7 blocks of 493, none of which has to wait for another.
+    """
+    wide = blocks(columns, 32)
+    width = blocks(columns, wide)
+    height = generate.SUM_THREADS // width
+    high = min(blocks(rows, height * generate.BATCH), max(BLOCKS // wide, 1))
+    return (wide, max(high, 1)), (width, height)
+
+
+@functools.cache
+def chain_kernel(chain: Chain, shared: tuple[tuple[int, int], ...] = ()) -> CudaChain | None:
+    """The kernel of a chain; None where a function or a dtype of it has no CUDA C, so that CuPy's own functions have to do it.
+
+    shared   (result, operand) for results that are written over operands
+    """
+    try:
+        return CudaChain(chain, dict(shared))
+    except DTypeError:
+        return None
+
+
+@functools.cache
+def sum_kernel(dtype: str) -> CudaChain:
+    """The kernel of a sum over rows: x (..., n) and out (n), of one dtype, which is no bool."""
+    return CudaChain(Chain((Operand("full", dtype),), (), ((0, "sum"),)), {})
+
+
+def column_sum(x: Array, out: Array) -> None:
+    """out = the sum of x over all axes but the last; x (..., n), out (n), of one dtype that CudaChain knows, no bool."""
+    sum_kernel(str(x.dtype))(x, out)
+
+
+def row_grid(rows: int, classes: int) -> tuple[tuple[int], tuple[int, int]]:
+    """Grid and block for rows of scores: a power of two threads for each, up to a warp; few rows in one large block."""
+    width = min(1 << (classes - 1).bit_length(), 32)
+    height = 1024 // width if rows <= 1024 // width else 256 // width
+    return (max(min(blocks(rows, height), BLOCKS), 1),), (width, height)
+
+
+@functools.cache
+def source_for(name: str, **types: Any) -> str:
+    """The program of a file in sources/, for these dtypes."""
+    return generate.program(generate.source(name), **{kind: str(dtype) for kind, dtype in types.items()})
+
+
+class SoftmaxCrossEntropy(Kernel):
+    """The cross-entropy of softmax(z) and its gradient, as kernels.reference.softmax_cross_entropy.
+
+    z (m,k) float32 or float64 logits;  t (m) class indices of any integer dtype;  g () the gradient of the loss;  samples a
+    number;  loss () and dz (m,k) are written; dz may be z
+
+    A label out of range cannot be raised from a GPU: it makes its row of dz and the loss NaN, and `check_labels` raises it
+    later. No memory is read or written out of bounds.
+    """
+
+    def prepare(self, scratch: Scratch, *args: Any) -> Launch:
+        z, t, g, samples, loss, dz = args
+        (rows, classes), device = z.shape, z.device.id
+        run = function(device, source_for("softmax_cross_entropy", Real=z.dtype, Label=t.dtype), "softmax_cross_entropy")
+        grid, block = row_grid(rows, max(classes, 1))
+        numbers = (z.dtype.type(samples), np.int32(rows), np.int32(classes))
+        more = (scratch(device, "losses", grid[0], z.dtype.char), scratch(device, "arrived", 1, "uint32"))
+        return Launch(run, grid, block, (z, t, g, loss, dz, fault(device), *numbers, *more))
+
+
+class LogSoftmax(Kernel):
+    """log softmax of every row, z - log sum e^z: z and y (m,k) of float32 or float64; y may be z."""
+
+    def prepare(self, scratch: Scratch, *args: Any) -> Launch | None:
+        z, y = args
+        if not z.size:
+            return None
+        run = function(z.device.id, source_for("log_softmax", Real=z.dtype), "log_softmax")
+        rows, classes = z.shape
+        return Launch(run, *row_grid(rows, classes), (z, y, np.int32(rows), np.int32(classes)))
+
+
+class KeepMask(Kernel):
+    """keep = [u >= p], u uniform in 0 .. 1: keep, of booleans, drawn anew at each launch; p a number.
+
+    state   what `random_state` has made; the launch moves it on, so that the next one, or a replay of this one from a graph,
+            draws other numbers. It must not be drawn from on two streams at once.
+
+    The numbers are those of Philox4x32-10, a function of the seed and of how many have been drawn before: the same on any GPU.
+    """
+
+    def prepare(self, scratch: Scratch, *args: Any) -> Launch | None:
+        state, p, keep = args
+        if not keep.size:
+            return None
+        run = function(keep.device.id, source_for("keep_mask"), "keep_mask")
+        grid = (min(blocks(keep.size, 4 * 256), BLOCKS),)
+        return Launch(run, grid, (256,), (keep, state, np.float32(p), np.uint64(keep.size)))
+
+
+softmax_cross_entropy, log_softmax, keep_mask = SoftmaxCrossEntropy(), LogSoftmax(), KeepMask()
+
+
+def random_state(seed: int) -> Array:
+    """The state of a generator for `keep_mask` on the current device: seed, how many fours have been drawn, 0."""
+    return backend.cupy().asarray(np.array([seed % 2**64, 0, 0], np.uint64))
+
+
+_faults: dict[tuple[Any, int], Array] = {}
+
+
+def fault(device: int) -> Array:
+    """The number (int32) on a device in which kernels leave 1 + the row of a label that is no class; 0 if there was none."""
+    key = (backend.cupy(), device)
+    if key not in _faults:
+        _faults[key] = backend.cupy().zeros((), "int32")
+    return _faults[key]
+
+
+def check_labels(device: int) -> None:
+    """Raise LabelError if softmax_cross_entropy has met a label that is no class on this device since the last check.
+
+    Waits for the kernels that are on their way, so it is not for every step: the loss being NaN says when it is needed.
+    """
+    cell = fault(device)
+    row = int(cell) - 1
+    if row >= 0:
+        cell.fill(0)
+        raise LabelError(f"softmax_cross_entropy: the label of row {row} is out of range, expected 0 to classes - 1")

@@ -1,0 +1,38 @@
+"""Moving between devices, as an operation: what is computed on several of them can be differentiated through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorgrad import backend, tensor
+from tensorgrad.backend import Array, Xp
+from tensorgrad.op import Op, Rules, Sample, Value, raw
+
+
+class ToDevice(Op):
+    """x on a device, "cpu" or "cuda:1"; `origin` is where it comes from. x itself if it is there already.
+
+    forward    y  = x
+    backward   gx = g, on the device of x
+    """
+
+    name, signature = "to_device", "()->()"
+    moves = True
+
+    def __call__(self, x: Any, device: str, origin: str | None = None) -> Any:
+        x = x if isinstance(x, tensor.Tensor) else backend.asarray(x, where=self.name)
+        device, here = backend.as_device(device), backend.device_of(raw(x))
+        return x if device == here and origin is None else self.apply(x, device=device, origin=here)
+
+    def sample(self, rng: Any, sizes: Any = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        return args, {"device": "cpu", "origin": "cpu"}
+
+    def forward(self, xp: Xp, x: Array, *, device: str, origin: str) -> Array:
+        return backend.move(x, device)
+
+    def backward(self, g: Value, y: Value, x: Value, *, device: str, origin: str) -> Rules:
+        return (lambda: self.apply(g, device=origin, origin=device),)
+
+
+to_device = ToDevice()

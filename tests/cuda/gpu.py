@@ -1,0 +1,66 @@
+"""The GPU of the tests: the stand-in, or a real one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from tensorgrad import backend
+from tensorgrad.errors import TensorgradError
+from tensorgrad.kernels import cublas
+from tensorgrad.ops import random
+from tests.cuda.fake_cublas import CuBLAS
+from tests.cuda.fake_cupy import Counts, either, fake_cupy
+
+
+class Gpu:
+    """What a test may ask for. real: whether it is one;  blas: the stand-in's cuBLAS."""
+
+    def __init__(self, real: bool, blas: CuBLAS | None = None) -> None:
+        self.real, self.blas = real, blas
+
+    def needs_two(self) -> None:
+        """Skip the test where there is no second GPU."""
+        if backend.cupy().cuda.runtime.getDeviceCount() < 2:
+            pytest.skip("there is one GPU only")
+
+    @contextlib.contextmanager
+    def unattended(self) -> Iterator[None]:
+        """Fail if the block waits for the GPU, or copies from or to main memory."""
+        if self.real:
+            import cupyx
+
+            with cupyx.allow_synchronize(False):
+                yield
+            return
+        Counts.clear()
+        yield
+        assert (Counts.asked, Counts.to_host, Counts.to_device) == (0, 0, 0), "the block has waited for the GPU"
+
+
+@contextlib.contextmanager
+def using(kind: str) -> Iterator[Gpu]:
+    """Make "stand-in" or "cuda" what device="cuda" means; skips the test where there is no such thing."""
+    blas = None
+    with pytest.MonkeyPatch.context() as patch:
+        backend.use(None)
+        cublas.handle_for.cache_clear()
+        if kind == "cuda":
+            try:
+                backend.cupy()
+            except TensorgradError as error:
+                pytest.skip(f"no GPU: {error}")
+        else:
+            blas = CuBLAS(either)
+            patch.setattr(cublas, "library", lambda: blas)
+            backend.use(fake_cupy)
+            Counts.clear()
+        try:
+            yield Gpu(kind == "cuda", blas)
+        finally:
+            cublas.handle_for.cache_clear()
+            random._on_gpus.clear()
+            backend.forget()
+            backend.use(None)

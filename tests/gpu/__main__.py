@@ -1,0 +1,257 @@
+"""On a machine with a GPU, CuPy and PyTorch: the tests that run on one, then the benchmark. `python -m tests.gpu`
+
+It needs no network. Training steps of the CPU's workloads W1 to W4, and of layers of 4096 at batch 8192, against PyTorch and
+JAX: each library in a process of its own, taking turns, equal losses first, medians of several rounds, waiting for the GPU once
+in a round. The limit is the larger of two times: the bytes that a step has to move, over the rate at which this card copies,
+and its floating-point operations, over the rate of a large product in the same precision; both are measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.__main__ import Report, in_words, machine
+from tests.gpu.steps import ON_GPU, PEERS
+
+DEVICE_TESTS = ["tests/test_cuda.py", "tests/test_cuda_kernels.py"]
+START, PATIENCE = 240.0, 60.0  # seconds for everything before the first step, and for a round
+AIMS = {name: 1.0 for name in ON_GPU if name != "wide"} | {"wide": 0.9}  # ratio of the fastest other library to ours
+ITERATIONS, SECONDS = 1000, 3.0  # of system C, whose net and batch are W4's
+
+
+def serve(peer: str, net: tuple[tuple[int, ...], int], pipe: Connection) -> None:
+    """Answer ("losses", n) and ("time", seconds) until told to stop."""
+    widths, batch = net
+    rng = np.random.default_rng(1)
+    x, y = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
+    step: Callable[[], Any] | None = None
+    while True:
+        what, n = pipe.recv()
+        try:
+            if what == "rates":
+                pipe.send(rates())
+                continue
+            step = PEERS[peer][1](widths, x, y) if step is None else step
+            if what == "losses":
+                pipe.send([float(step()) for _ in range(n)])
+            else:
+                pipe.send(seconds(step, n))
+        except Exception as error:
+            pipe.send(RuntimeError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+
+
+def seconds(step: Callable[[], Any], budget: float) -> float:
+    """Seconds a step, over as many as take about `budget` seconds; the GPU is waited for at the end."""
+    count, spent = 5, 0.0
+    while True:
+        float(step())
+        start = time.perf_counter()
+        for _ in range(count):
+            last = step()
+        float(last)
+        spent = time.perf_counter() - start
+        if spent > budget / 2:
+            return spent / count
+        count = max(2 * count, min(int(count * budget / max(spent, 1e-6)), 100_000))
+
+
+def rates() -> dict[str, float]:
+    """What the card does: bytes copied a second (read and written), operations a second of products of 8192 x 8192 matrices."""
+    import cupy
+
+    from tensorgrad.kernels import cublas
+
+    def best(action: Callable[[], Any]) -> float:
+        action()
+        runs = []
+        for _ in range(10):
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            start.record()
+            action()
+            end.record()
+            end.synchronize()
+            runs.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
+        return float(np.median(runs))
+
+    found = {}
+    a, b = (cupy.zeros(1 << 28, np.float32) for _ in range(2))
+    found["copy"] = 2 * a.nbytes / best(lambda: cupy.copyto(a, b))
+    x, y, out = (cupy.random.random((8192, 8192), np.float32) for _ in range(3))
+    for precision in ("float32", "tf32"):
+        cublas.set_matmul_precision(precision)
+        found[precision] = 2 * 8192**3 / best(lambda: cublas.product(x, y, out))
+    return found
+
+
+def limit(net: tuple[tuple[int, ...], int], rate: dict[str, float], precision: str) -> float:
+    """Seconds that a step takes at the least. Each value of a layer is written and read twice (forward, backward), each weight
+    read twice, its gradient written and read, and the weight written."""
+    widths, batch = net
+    pairs = list(pairwise(widths))
+    flops = sum(2 * batch * n * m * (3 if i else 2) for i, (n, m) in enumerate(pairs))
+    values = batch * (2 * widths[0] + 4 * sum(widths[1:]))
+    parameters = 5 * sum(n * m + m for n, m in pairs)
+    return max(4 * (values + parameters) / rate["copy"], flops / rate[precision])
+
+
+class Worker:
+    """A process with one library in it."""
+
+    def __init__(self, peer: str, net: tuple[tuple[int, ...], int]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self.process = context.Process(target=serve, args=(peer, net, far), daemon=True)
+        self.process.start()
+
+    def ask(self, what: str, n: float, patience: float) -> Any:
+        self.pipe.send((what, n))
+        if not self.pipe.poll(patience):
+            raise TimeoutError(f"no answer in {patience:.0f} s")
+        try:
+            answer = self.pipe.recv()
+        except EOFError:
+            raise RuntimeError("its process has died") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def measure(net: tuple[tuple[int, ...], int], peers: list[str], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Seconds of a step of each peer in each round; and why a peer has none. Losses differ by no more than rounding allows."""
+    workers: dict[str, Worker] = {}
+    times: dict[str, list[float]] = {}
+    reasons: dict[str, str] = {}
+    expected: list[float] = []
+    try:
+        for peer in peers:
+            if not importlib.util.find_spec(PEERS[peer][0]):
+                reasons[peer] = f"{PEERS[peer][0]} is not installed"
+                continue
+            worker = Worker(peer, net)
+            try:
+                losses = worker.ask("losses", 6, START)
+                expected = expected or losses
+                # products in tf32 have 10 bits of mantissa, and JAX's in float32 are such by default
+                np.testing.assert_allclose(losses, expected, rtol=2e-3, err_msg=f"{net}: the losses of {peer} are others")
+                worker.ask("time", 0.01, START)
+            except (RuntimeError, TimeoutError) as error:
+                reasons[peer] = str(error)
+                worker.stop()
+                continue
+            workers[peer], times[peer] = worker, []
+        for _ in range(rounds):
+            for peer, worker in list(workers.items()):
+                try:
+                    times[peer].append(worker.ask("time", 0.1, PATIENCE))
+                except (RuntimeError, TimeoutError) as error:
+                    reasons[peer] = str(error)
+                    workers.pop(peer).stop()
+                    del times[peer]
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return times, reasons
+
+
+def table(net: Any, times: dict[str, list[float]], rate: dict[str, float]) -> Iterator[list[str]]:
+    yield ["", "median", "min to max", "/ tensorgrad", "share of the limit"]
+    own = float(np.median(times["tensorgrad"]))
+    for peer, runs in times.items():
+        median = float(np.median(runs))
+        share = limit(net, rate, "tf32" if "tf32" in peer or "JAX" in peer else "float32") / median
+        yield [peer, in_words(median), f"{in_words(min(runs))} to {in_words(max(runs))}", f"{median / own:.2f}", f"{share:.2f}"]
+
+
+def card() -> str:
+    """The GPU, its driver, the versions of what is compared."""
+    import cupy
+
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    found = [name, f"CUDA {cupy.cuda.runtime.runtimeGetVersion()}", f"driver {cupy.cuda.runtime.driverGetVersion()}"]
+    for package in ("cupy", "torch", "jax"):
+        if importlib.util.find_spec(package):
+            found.append(f"{package} {__import__(package).__version__}")
+    return ", ".join(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=ON_GPU, nargs="+", default=list(ON_GPU))
+    parser.add_argument("--peers", choices=PEERS, nargs="+", default=list(PEERS))
+    parser.add_argument("--no-tests", action="store_true", help="the benchmark alone")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    args = parser.parse_args()
+    from tensorgrad import backend
+    from tensorgrad.errors import TensorgradError
+
+    try:
+        backend.cupy()
+    except TensorgradError as error:
+        print(f"nothing can be run here: {error}")
+        return 2
+    failed = 0
+    if not args.no_tests:
+        failed = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", *DEVICE_TESTS]).returncode
+    report = Report()
+    report.text(f"{datetime.date.today()}: {card()}; {machine()}")
+    peers = ["tensorgrad", *(p for p in args.peers if p != "tensorgrad")]
+    worker = Worker("tensorgrad", ON_GPU["W1"])
+    rate = worker.ask("rates", 0, START)
+    worker.stop()
+    report.text(
+        f"copies {rate['copy'] / 1e9:,.0f} GB/s, products {rate['float32'] / 1e12:,.1f} TFLOP/s in float32, "
+        f"{rate['tf32'] / 1e12:,.1f} in tf32"
+    )
+    aims = [["", "", "measured", "aim", ""]]
+    for workload in args.only:
+        net = ON_GPU[workload]
+        report.text(f"{workload}: {'-'.join(map(str, net[0]))}, batch {net[1]:,}")
+        times, reasons = measure(net, peers, args.rounds)
+        for peer, reason in reasons.items():
+            report.text(f"{peer}: {reason}")
+        if "tensorgrad" not in times:
+            failed = failed or 1
+            continue
+        report.rows(list(table(net, times, rate)))
+        median = {peer: float(np.median(runs)) for peer, runs in times.items()}
+        # in equal precision: JAX rounds inputs as tf32 does unless told otherwise
+        for own, others in (
+            ("tensorgrad", [p for p in median if "tf32" not in p and not p.startswith(("tensorgrad", "JAX"))]),
+            ("tensorgrad tf32", [p for p in median if ("tf32" in p or "JAX" in p) and not p.startswith("tensorgrad")]),
+        ):
+            if own in median and others:
+                best = min(others, key=lambda p: median[p])
+                ratio, aim = median[best] / median[own], AIMS[workload]
+                aims.append(
+                    [workload, f"{best} / {own}", f"{ratio:.2f}", f"at least {aim}", "met" if ratio >= aim else "missed"]
+                )
+        if workload == "W4":
+            spent = ITERATIONS * median["tensorgrad"]
+            met = "met" if spent <= SECONDS else "missed"
+            aims.append(["C", f"{ITERATIONS:,} iterations", f"{spent:.2f} s", f"at most {SECONDS:.0f} s", met])
+    report.rows(aims)
+    if args.markdown:
+        args.markdown.write_text("\n".join(report.markdown))
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
