@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tensorgrad import fusion, writes
-from tensorgrad.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu
+from tensorgrad.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu, wait_for
 from tensorgrad.errors import AnomalyError, DeviceError, GraphError, ShapeError
 from tensorgrad.location import line_of, user_location
 from tensorgrad.op import Freed, Node, Rules, raw
@@ -236,7 +236,7 @@ def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
     since = time.perf_counter()
     with switched(profile=None):
         gx = rule()
-    profile.differentiated(use, use.op.name, time.perf_counter() - since, gx.data.nbytes)
+    profile.differentiated(use, use.op.name, wait_for(raw(gx)) - since, raw(gx).nbytes)
     return gx
 
 

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -113,6 +114,14 @@ def move(array: Array, device: str) -> Array:
 def current_gpu() -> Any:
     """The GPU that is the current one, as CuPy's Device; None before any is in use."""
     return None if _cupy is None else _cupy.cuda.Device()
+
+
+def wait_for(array: Array) -> float:
+    """The time, by time.perf_counter, at which an array has been computed: that of now, but for a GPU."""
+    if on_gpu(array):
+        with on(array):
+            cupy().cuda.get_current_stream().synchronize()
+    return time.perf_counter()
 
 
 def put(target: Array, values: Any) -> None:

@@ -285,7 +285,7 @@ class Op:
             if explained is error:
                 raise
             raise explained from error
-        seconds = 0.0 if profile is None else time.perf_counter() - since
+        seconds = 0.0 if profile is None else backend.wait_for(out) - since
         if not is_tensor:
             return out
         if isinstance(out, np.generic):

@@ -7,13 +7,14 @@ import pickle
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tensorgrad
-from tensorgrad import Tensor, backend, nn, optim
+from tensorgrad import Tensor, backend, draw, nn, optim
 from tensorgrad.errors import DeviceError, LabelError, MissingDependencyError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
@@ -436,3 +437,15 @@ def test_plans_on_the_gpu_give_what_the_step_gives(shape: tuple[int, ...]) -> No
 
 
 # Batches
+
+
+def test_profiles_and_drawings_of_what_is_on_the_gpu(tmp_path: Path) -> None:
+    model = small_net().to("cuda")
+    x, y = Tensor(np.ones((4, 6), np.float32), device="cuda", name="x"), Tensor([0, 1, 2, 0], dtype=int, device="cuda")
+    with tensorgrad.profile() as p:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward(retain_graph=True)
+    assert "gradient of linear" in str(p)
+    for drawing in (draw.graph(loss, cost=True, values=True, backward=True), draw.graph(loss, cost=p)):
+        page = drawing.save(tmp_path / "step.html").read_text()
+        assert "softmax" in page

@@ -193,6 +193,6 @@ def gradients_of(program: Graph, outputs: list[Tensor]) -> dict[str, Tensor]:
     """Name to recorded gradient, for every leaf that requires one."""
     names = program.leaf_names()
     leaves = [leaf for leaf in program.leaves if leaf.requires_grad]
-    seeds = [Tensor(np.ones(t.shape, t.dtype), name="g") for t in outputs]
+    seeds = [Tensor(np.ones(t.shape, t.dtype), device=t.device, name="g") for t in outputs]
     found = autograd.grad(outputs, leaves, seeds, create_graph=True, allow_unused=True)
     return {names[leaf]: g for leaf, g in zip(leaves, found, strict=True) if g is not None}

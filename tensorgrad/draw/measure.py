@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, namespace
+from tensorgrad.backend import Array, move, namespace, wait_for
 from tensorgrad.graph import Graph
 from tensorgrad.op import Node
 from tensorgrad.tensor import Tensor
@@ -78,14 +78,13 @@ def seconds_of(node: Node, arrays: list[Any], enough: float) -> float:
     runs: list[float] = []
     while len(runs) < 3 or (sum(runs) < enough and len(runs) < MOST_RUNS):
         start = time.perf_counter()
-        node.op.forward(xp, *arrays, **node.attrs)
-        runs.append(time.perf_counter() - start)
+        runs.append(wait_for(node.op.forward(xp, *arrays, **node.attrs)) - start)
     return sorted(runs)[len(runs) // 2]
 
 
 def in_words(array: Array) -> str:
     """A small array itself; of a larger one the extremes, the mean, and how many NaN there are."""
-    array = np.asarray(array)
+    array = np.asarray(move(array, "cpu"))
     if not array.size:
         return "no elements"
     if array.size <= 6:
