@@ -708,3 +708,20 @@ def test_every_op_in_random_programs(expression: Expression) -> None:
                 assert (a is None) == (b is None)
                 if a is not None:
                     np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-8, atol=1e-10)
+
+
+def test_what_an_operation_only_passes_on_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that lies in the memory of a value which nothing else reads any more."""
+    monkeypatch.setattr(type(ops.cholesky), "forward", lambda self, xp, x: x)
+
+    @tensorgrad.compile
+    def step(x: Tensor) -> tuple[Tensor, Tensor]:
+        e = x.exp()
+        y = ops.cholesky(e)
+        return y, (e.sum() + x).sin()
+
+    x = np.linspace(0, 1, 9).reshape(3, 3)
+    for _ in range(3):
+        first, second = step(x)
+    np.testing.assert_allclose(first.numpy(), np.exp(x), rtol=1e-15)
+    np.testing.assert_allclose(second.numpy(), np.sin(np.exp(x).sum() + x), rtol=1e-14)

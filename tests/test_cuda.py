@@ -15,7 +15,7 @@ import pytest
 
 import tensorgrad
 from tensorgrad import Tensor, backend, draw, nn, optim
-from tensorgrad.errors import DeviceError, LabelError, MissingDependencyError
+from tensorgrad.errors import CompileError, DeviceError, LabelError, MissingDependencyError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
 from tests.cuda.fake_cupy import Counts
@@ -401,6 +401,19 @@ def test_a_captured_step_draws_anew_and_follows_the_seed() -> None:
 
 
 # What cannot be captured
+
+
+def test_moving_inside_of_a_compiled_step_is_refused() -> None:
+    @tensorgrad.compile
+    def step(x: Tensor) -> Tensor:
+        return (x.to("cpu") * 2).sum()
+
+    x = Tensor(np.ones(3), device="cuda")
+    step(x)
+    with pytest.raises(
+        CompileError, match=r"a Tensor is moved from cuda:0 to cpu inside the step at test_cuda\.py:\d+; a plan runs"
+    ):
+        step(x)
 
 
 def test_what_cannot_be_captured_is_replayed_without() -> None:

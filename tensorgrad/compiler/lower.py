@@ -11,6 +11,7 @@ import numpy as np
 
 from tensorgrad.backend import Array, address, copy, is_array
 from tensorgrad.compiler.trace import Source, Trace
+from tensorgrad.errors import CompileError
 from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Symbol
 from tensorgrad.kernels.chain import Step as ChainStep
 from tensorgrad.op import Node
@@ -266,6 +267,15 @@ class Lowering:
         if not (g.shape == unit.shape == node.shape and g.dtype == unit.dtype == node.dtype):
             return None
         return self.step(node, "relu_grad", g, unit)
+
+    def lower_to_device(self, node: Node, inputs: list[Any]) -> Value:
+        (x,) = inputs
+        if node.attrs["device"] != node.attrs["origin"]:
+            raise CompileError(
+                f"compile: a Tensor is moved from {node.attrs['origin']} to {node.attrs['device']} inside the step at "
+                f"{node.line}; a plan runs on one device. Move it outside of the step"
+            )
+        return x  # type: ignore[no-any-return]
 
     def lower_matmul(self, node: Node, inputs: list[Any]) -> Value | None:
         a, b = inputs

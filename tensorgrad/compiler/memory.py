@@ -55,14 +55,14 @@ def lay_out(calls: list[Call], keep: set[Value], given: Container[Value] = ()) -
     for i, call in enumerate(calls):
         for v in (*call.reads, *call.outputs):
             last[v.root] = i
+    for v in keep:
+        last[v.root] = len(calls)
     # what an operation makes itself may share memory with what it was made from
     for i, call in reversed(list(enumerate(calls))):
         for v in call.outputs:
             if v.root.kind == "fresh":
                 for s in call.reads:
                     last[s.root] = max(last.get(s.root, i), last.get(v.root, i))
-    for v in keep:
-        last[v.root] = len(calls)
     found = Layout()
     free: list[int] = []
     owner: dict[int, Value] = {}  # the value that lies in a block now
