@@ -1,5 +1,28 @@
-"""Models on top of tensorgrad: the multi-layer perceptron, and the same networks written by hand in NumPy."""
+"""Models on top of tensorgrad: the multi-layer perceptron, its estimators, and the same networks written by hand in NumPy."""
 
-from models.mlp import MLP, MLPClassifier
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MLP", "MLPClassifier"]
+from models.mlp import MLP
+from tensorgrad.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from models.classifier import MLPClassifier
+    from models.regressor import MLPRegressor
+
+__all__ = ["MLP", "MLPClassifier", "MLPRegressor"]
+
+
+def __getattr__(name: str) -> Any:
+    """The estimators, imported when they are asked for: they need scikit-learn, the rest does not."""
+    if name not in ("MLPClassifier", "MLPRegressor"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from models.classifier import MLPClassifier
+        from models.regressor import MLPRegressor
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "sklearn":
+            raise
+        raise MissingDependencyError(
+            f"models.{name} needs scikit-learn 1.6 or newer ({error}); pip install 'tensorgrad[train]'"
+        ) from None
+    return MLPClassifier if name == "MLPClassifier" else MLPRegressor

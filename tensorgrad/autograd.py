@@ -49,7 +49,8 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = 
         elif create_graph or tensor.grad.requires_grad or state.tracing:
             tensor.grad = tensor.grad + g
         else:
-            tensor.grad.data += g.data
+            with on(g.data):
+                tensor.grad.data += g.data
 
 
 def grad(
@@ -198,7 +199,8 @@ def _walk(
         for source, t in targets.items():
             # read by the graph, but no rule has a gradient for it (ReLU's mask): the derivative is 0
             if source not in grads and any(source is s for node in nodes for s in (node, *node.inputs)):
-                zeros = namespace([t.data]).zeros(t.shape, t.dtype)
+                with on(t.data):
+                    zeros = namespace([t.data]).zeros(t.shape, t.dtype)
                 grads[source] = wrap(zeros, None) if record else zeros
         handed = [(source, t) for source, t in targets.items() if source in grads]
     else:

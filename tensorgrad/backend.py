@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
@@ -107,6 +107,9 @@ def move(array: Array, device: str) -> Array:
         if there == "cpu":
             with on(array):
                 return array.get()
+        if here != "cpu":  # CuPy copies from one GPU to another only what is in one piece
+            with on(array):
+                array = cupy().ascontiguousarray(array)
         with cupy().cuda.Device(int(there.removeprefix("cuda:"))):
             return cupy().asarray(array)
 
@@ -193,7 +196,9 @@ def memory_error(what: str, error: MemoryError) -> DeviceMemoryError:
 
 # What is wrong on a GPU is found out when a value is asked for: to look would be to wait for the GPU
 
-_later: dict[tuple[str, str], Array] = {}  # device and message: a boolean there, True if it has happened
+# device and message: a boolean there, True if it has happened. It stays where it is: captured steps write to it
+_happened: dict[tuple[str, str], Array] = {}
+checks: dict[Any, Callable[[], None]] = {}  # functions that kernels leave here, to be called by `settle`
 
 
 def check(wrong: Array, message: str) -> None:
@@ -203,28 +208,26 @@ def check(wrong: Array, message: str) -> None:
             raise LabelError(message)
         return
     key = device_of(wrong), message
-    _later[key] = wrong.any() if key not in _later else _later[key] | wrong.any()
-
-
-checks: list[Any] = []  # functions that kernels leave here, to be called by `settle`
+    if key not in _happened:
+        _happened[key] = cupy().zeros((), bool)
+    _happened[key] |= wrong.any()
 
 
 def forget() -> None:
     """Let go of what `settle` would have to look at."""
-    _later.clear()
+    _happened.clear()
     checks.clear()
 
 
 def settle() -> None:
     """Raise what `check`, or a kernel, has found on GPUs since the last time."""
-    for found_out in checks:
+    for found_out in checks.values():
         found_out()
-    if _later:
-        found = list(_later.items())
-        _later.clear()
-        for (device, message), wrong in found:
-            if bool(wrong):
-                raise LabelError(f"{message} (found on {device}, in an operation before this one)")
+    for (device, message), happened in _happened.items():
+        if bool(happened):
+            with on(happened):
+                happened.fill(False)
+            raise LabelError(f"{message} (found on {device}, in an operation before this one)")
 
 
 def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:

@@ -54,5 +54,22 @@ class DataError(TensorgradError, ValueError):
     """A data file that is not what its name or header says."""
 
 
+class CheckpointError(DataError):
+    """A checkpoint that cannot be read, or does not fit what it is loaded into; the message names the file."""
+
+
+class TrainingError(TensorgradError, ArithmeticError, RuntimeError):
+    """A loss that is not finite; the message names the epoch and the batch.
+
+    history   of the epochs before it (a tensorgrad.train.History)
+    """
+
+    history: Any = None
+
+
+class DownloadError(TensorgradError, OSError):
+    """A file that no mirror gave; the message has the reason of each, and says how to go on without the network."""
+
+
 class MissingDependencyError(TensorgradError, ImportError):
     """An optional package is not installed; the message says what to install."""

@@ -296,7 +296,7 @@ class Tensor(Methods):
                 "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
                 "or compute a new Tensor from it"
             )
-        before = wrap(self.data.copy(), self.node)
+        before = wrap(backend.copy(self.data), self.node)
         if state.trace is not None and self.node is None:
             state.trace.makes(before, self)
         after = change(before)
@@ -306,7 +306,8 @@ class Tensor(Methods):
             if after.dtype.kind != self.dtype.kind:
                 raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
             after = ops.astype(after, self.dtype)
-        self.data[...] = after.data
+        with backend.on(self.data):
+            self.data[...] = after.data
         writes.wrote(self.data)
         if state.trace is not None and self.node is None and state.trace.writes(self, after):
             return self
@@ -317,7 +318,8 @@ class Tensor(Methods):
 
     def _write_raw(self, index: Any, value: Any) -> None:
         try:
-            self.data[protocols.plain_index(index)] = protocols.plain(value)
+            with backend.on(self.data):
+                self.data[protocols.plain_index(index)] = protocols.plain(value)
         except (ValueError, IndexError, TypeError) as error:
             raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
         writes.wrote(self.data)

@@ -725,3 +725,26 @@ def test_what_an_operation_only_passes_on_is_not_written_over(monkeypatch: pytes
         first, second = step(x)
     np.testing.assert_allclose(first.numpy(), np.exp(x), rtol=1e-15)
     np.testing.assert_allclose(second.numpy(), np.sin(np.exp(x).sum() + x), rtol=1e-14)
+
+
+def test_sums_of_products_are_dot_products() -> None:
+    """Where nobody else reads the product; and what is only read by a chain of the same shape is part of that."""
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(7, 5)), rng.normal(size=(3, 7))
+
+    def step(w: Tensor, x: Tensor) -> Any:
+        product = w * w
+        penalty = (w * w).sum()
+        loss = ((x @ w) ** 2).sum() + 0.1 * penalty
+        return penalty, loss, product, product.sum(), tensorgrad.grad(loss, w)[0]
+
+    compiled = tensorgrad.compile(step)
+    for i in range(4):
+        found = compiled(Tensor(w * (i + 1), True), Tensor(x))
+    v = 4 * w
+    expected = (v**2).sum(), ((x @ v) ** 2).sum() + 0.1 * (v**2).sum(), v**2, (v**2).sum(), 2 * x.T @ x @ v + 0.2 * v
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.numpy(), b, rtol=1e-13)
+    names = [call.name for call in compiled.plan.calls]
+    assert names.count("dot") == 1
+    assert names[-1] == "multiply·add·multiply·add"  # the penalty's gradient, which is added to the other one

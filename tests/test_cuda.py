@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import pickle
 import sys
 import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import tensorgrad
-from tensorgrad import Tensor, backend, draw, nn, optim
+from models import MLPClassifier
+from tensorgrad import Tensor, backend, data, draw, nn, optim, train
 from tensorgrad.errors import CompileError, DeviceError, LabelError, MissingDependencyError
+from tensorgrad.kernels import cublas
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
 from tests.cuda.fake_cupy import Counts
@@ -144,7 +149,7 @@ def test_lists_and_numbers_go_to_the_device_of_the_others(gpu: Gpu) -> None:
 def test_gradients_flow_from_device_to_device(gpu: Gpu) -> None:
     gpu.needs_two()
     x = Tensor(np.array([1.0, 2.0, 3.0]), True)
-    y = (x.to("cuda") ** 2).to("cuda:1").exp().to("cpu")
+    y = (x.to("cuda") ** 2)[::-1].to("cuda:1")[::-1].exp().to("cpu")
     g = np.array([1.0, -2.0, 0.5])
     y.backward(g)
     assert x.grad.device == "cpu"
@@ -160,6 +165,38 @@ def test_a_graph_on_another_gpu_than_the_current_one(gpu: Gpu) -> None:
     np.testing.assert_allclose(w.grad.numpy(), v.grad.numpy(), rtol=1e-13)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_everything_on_another_gpu_than_the_current_one(gpu: Gpu, compiled: bool) -> None:
+    gpu.needs_two()
+    expected, state, _ = trained("cpu", "dense", "Adam")
+    losses, found, run = trained("cuda:1", "dense", "Adam", compiled)
+    np.testing.assert_allclose(losses, expected, rtol=2e-5)
+    for name in state:
+        np.testing.assert_allclose(found[name], state[name], rtol=1e-3, atol=2e-5)
+    if compiled:
+        assert run.plan.launches.captured, run.plan.launches.why_not
+        assert "cuda:1" in str(run.plan)
+    p = Tensor(np.array([3.0, 4.0]), True, device="cuda:1")
+    for _ in range(2):
+        (p * p).sum().backward()
+    optim.clip_grad_norm([p], 10.0)
+    optim.clip_grad_value([p], 7.0)
+    np.testing.assert_allclose(p.grad.numpy(), [6.0, 7.0])
+    q = p.detach()
+    q[0] = 1.0
+    q *= 2
+    np.testing.assert_array_equal(q.numpy(), [2.0, 8.0])
+    x, y = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32), np.arange(20) % 3
+    arrays = [(x, y), (Tensor(x, device="cuda:1"), Tensor(y, device="cuda:1"))]
+    for given in arrays:
+        model = small_net().to("cuda:1")
+        loader = data.DataLoader(*given, batch_size=8, shuffle=True, rng=0, device="cuda:1")
+        history = train.fit(model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), loader, 2, compile=compiled)
+        assert np.isfinite(history["loss"]).all()
+        assert {p.device for p in model.parameters()} == {"cuda:1"}
+    assert backend.current_gpu().id == 0
+
+
 def test_wrong_labels_are_found_when_a_value_is_asked_for(gpu: Gpu) -> None:
     logits, labels = Tensor(np.zeros((3, 4), np.float32), True, device="cuda"), Tensor([0, 4, 1], dtype=int, device="cuda")
     with gpu.unattended():
@@ -171,6 +208,21 @@ def test_wrong_labels_are_found_when_a_value_is_asked_for(gpu: Gpu) -> None:
     F.embedding(Tensor([5], dtype=int, device="cuda"), Tensor(np.ones((2, 3)), device="cuda"))
     with pytest.raises(LabelError, match="embedding: an index is out of range, expected 0 to 1"):
         Tensor(1.0, device="cuda").numpy()
+
+
+@pytest.mark.parametrize("what", ["embedding", "cross_entropy"])
+def test_a_captured_step_finds_wrong_labels_too(what: str) -> None:
+    table = Tensor(np.ones((3, 2), np.float32), device="cuda")
+    step = tensorgrad.compile(lambda t: F.embedding(t, table).sum() if what == "embedding" else F.cross_entropy(table, t))
+    right, wrong = (Tensor(t, dtype=int, device="cuda") for t in ([0, 1, 1], [0, 3, 1]))
+    for _ in range(4):
+        assert np.isfinite(step(right).item())  # the second call captures: there is nothing to be found then
+    assert step.plan.launches.captured
+    for _ in range(2):
+        loss = step(wrong)
+        with pytest.raises(LabelError, match="is out of range"):
+            loss.item()
+        assert np.isfinite(step(right).item())
 
 
 # Modules and training
@@ -449,6 +501,40 @@ def test_plans_on_the_gpu_give_what_the_step_gives(shape: tuple[int, ...]) -> No
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["matmul", "solve"])
+def test_plans_follow_the_stream_that_they_are_called_on(name: str) -> None:
+    """One that is captured, and one that cannot be. What a plan needs goes with it."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(64, 64)) + 9 * np.eye(64), rng.normal(size=(64, 64))
+    expected = a @ b if name == "matmul" else np.linalg.solve(a, b)
+    with backend.cupy().cuda.Stream(non_blocking=True):
+        step = tensorgrad.compile(lambda a, b: getattr(tensorgrad, name)(a, b) * 2)
+        there = Tensor(a, device="cuda")
+        for i in range(6):
+            found = step(there, Tensor(i * b, device="cuda"))
+            np.testing.assert_allclose(found.numpy(), 2 * i * expected, rtol=1e-9, atol=1e-9)
+    assert step.plan.launches.captured == (name == "matmul")
+    before = len(cublas._handles)
+    del step
+    gc.collect()
+    assert len(cublas._handles) == before - (name == "matmul")
+
+
+def test_what_cupy_takes_in_another_way_than_numpy() -> None:
+    """Smallest values in a plan, systems that share a matrix, a condition that is a number."""
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    step = tensorgrad.compile(lambda x: (x.min(axis=0), x.min(), x.max(axis=1)))
+    for _ in range(3):
+        found = step(Tensor(x, device="cuda"))
+    for a, b in zip(found, (x.min(axis=0), x.min(), x.max(axis=1)), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b)
+    a, b = 3 * np.eye(3) + x[:3] / 4, np.random.default_rng(1).normal(size=(2, 3, 2))
+    y = tensorgrad.solve(Tensor(a, device="cuda"), Tensor(b, device="cuda"))
+    np.testing.assert_allclose(y.numpy(), np.linalg.solve(a, b), rtol=1e-12)
+    chosen = tensorgrad.where(True, Tensor(x, device="cuda"), 0.0)
+    np.testing.assert_array_equal(chosen.numpy(), x)
+
+
 # Batches
 
 
@@ -462,3 +548,111 @@ def test_profiles_and_drawings_of_what_is_on_the_gpu(tmp_path: Path) -> None:
     for drawing in (draw.graph(loss, cost=True, values=True, backward=True), draw.graph(loss, cost=p)):
         page = drawing.save(tmp_path / "step.html").read_text()
         assert "softmax" in page
+
+
+# Training and its data
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_brings_batches_to_the_gpu(shuffle: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 3)).astype(np.float32), np.arange(10)
+    here, there = (data.DataLoader(x, y, batch_size=4, shuffle=shuffle, rng=1, device=d) for d in ("cpu", "cuda"))
+    on_the_gpu = data.DataLoader(Tensor(x, device="cuda"), Tensor(y, device="cuda"), batch_size=4, shuffle=shuffle, rng=1)
+    for _ in range(2):
+        batches = list(there)
+        for a, b, c in zip(here, batches, on_the_gpu, strict=True):
+            for array, moved, stayed in zip(a, b, c, strict=True):
+                assert backend.device_of(moved) == backend.device_of(stayed) == "cuda:0"
+                np.testing.assert_array_equal(moved.get(), array)
+                np.testing.assert_array_equal(stayed.get(), array)
+    back = data.DataLoader(Tensor(x, device="cuda"), batch_size=4, device="cpu")
+    np.testing.assert_array_equal(np.concatenate([b for (b,) in back]), x)
+    loop = iter(there)
+    next(loop)
+    assert there.state_dict()["position"] == 1  # the one that is ahead has not been handed out
+    with pytest.raises(DeviceError, match="DataLoader: arrays on cpu and on cuda:0"):
+        data.DataLoader(x, Tensor(y, device="cuda"))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_training_loops_on_the_gpu(tmp_path: Path, weighted: bool) -> None:
+    """From arrays in main memory; a checkpoint goes on with on either side."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 3, 50)
+    arrays = (x, y, rng.random(50).astype(np.float32)) if weighted else (x, y)
+
+    def fit(device: str, epochs: int, **options: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        model = small_net().to(device)
+        optimiser = optim.Adam(model.parameters(), lr=0.01)
+        loader = data.DataLoader(*arrays, batch_size=16, shuffle=True, rng=0, device=device)
+        history = train.fit(
+            model, F.cross_entropy, optimiser, loader, epochs, validation=(x, y), metrics=[train.metrics.accuracy],
+            callbacks=[train.EarlyStopping(patience=9)], **options,
+        )  # fmt: skip
+        np.testing.assert_allclose(train.evaluate(model, F.cross_entropy, (x, y))["loss"], history["val_loss"][-1], rtol=1e-5)
+        assert type(train.predict(model, x)) is np.ndarray
+        return history, {k: Tensor(v).numpy() for k, v in model.state_dict().items()}
+
+    expected, state = fit("cpu", 4)
+    fit("cuda", 2, checkpoint=tmp_path / "run.npz")
+    for device in ("cuda", "cpu"):
+        history, found = fit(device, 4, resume=tmp_path / "run.npz")
+        for column in ("loss", "val_loss", "accuracy"):
+            np.testing.assert_allclose(history[column], expected[column], rtol=1e-4)
+        for name, array in state.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=5e-5)
+
+
+def test_a_record_goes_on_on_the_gpu_and_waits_for_nothing(gpu: Gpu) -> None:
+    """In the middle of an epoch, with weights, whose sum is a Tensor."""
+    loss, count = Tensor(2.0, device="cuda"), Tensor(3.0, device="cuda")
+    record = train.run.Record(3)
+    for _ in range(2):
+        record.add(loss, count, None, None)
+        with gpu.unattended():
+            record.add(loss * 2, count / 3, None, None)
+        record = train.run.Record.of(4, record.state_dict())
+        if record.done == 4:
+            break
+    assert record.row({}) == {"loss": 2.5}
+
+
+def test_dropout_goes_on_from_a_checkpoint_on_the_gpu(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32), np.arange(20) % 3
+
+    def fit(epochs: int, **options: Any) -> dict[str, np.ndarray]:
+        nn.init.seed(1)
+        nn.functional.seed(4)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).to("cuda")
+        loader = data.DataLoader(x, y, batch_size=8, shuffle=True, rng=0, device="cuda")
+        train.fit(model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), loader, epochs, **options)
+        return {k: Tensor(v).numpy() for k, v in model.state_dict().items()}
+
+    whole = fit(4)
+    fit(2, checkpoint=tmp_path / "run.npz")
+    resumed = fit(4, resume=tmp_path / "run.npz")
+    for name, array in whole.items():
+        np.testing.assert_array_equal(resumed[name], array)
+
+
+def test_estimators_on_the_gpu() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)).astype(np.float32)
+    y = np.array(["a", "b", "c"])[rng.integers(0, 3, 60)]
+    weights = rng.uniform(0.5, 2, 60)
+    for options in ({}, {"early_stopping": True, "batch_size": 16, "dropout": 0.0}, {"solver": "lbfgs"}):
+        here, there = (MLPClassifier((8,), max_iter=4, random_state=0, device=device, **options) for device in ("cpu", "cuda"))
+        for model in (here, there):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(x, y, weights)
+        assert {p.device for p in there.module_.parameters()} == {"cuda:0"}
+        np.testing.assert_allclose(there.loss_curve_, here.loss_curve_, rtol=1e-4)
+        np.testing.assert_allclose(there.predict_proba(x), here.predict_proba(x), rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(there.input_gradient(x[:3]), here.input_gradient(x[:3]), rtol=1e-2, atol=1e-2)
+        assert all(isinstance(w, np.ndarray) for w in there.coefs_ + there.intercepts_)
+        there.coefs_ = here.coefs_
+        there.intercepts_ = here.intercepts_
+        np.testing.assert_allclose(there.to_sklearn().predict_proba(x), here.predict_proba(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(there.transform(x, layer=0), here.transform(x, layer=0), rtol=1e-4, atol=1e-5)

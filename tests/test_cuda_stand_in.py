@@ -140,6 +140,23 @@ def test_batches_are_copied_ahead() -> None:
         np.testing.assert_array_equal(y.get(), b)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_loop_over_batches_gives_back_no_memory_that_is_copied_from(whole: bool) -> None:
+    """Neither at its end nor where it is left; and the current GPU in it is that of the caller."""
+    loop = to_gpu([(np.full(3, i),) for i in range(5)], 1)
+    for _ in loop:
+        assert fake_cupy.cuda.Device().id == 0
+        if not whole:
+            break
+    del loop
+    assert Counts.lost == 0
+
+
+def test_two_loops_over_batches_for_two_gpus() -> None:
+    for (x,), (y,) in zip(*(to_gpu([(np.full(3, i),) for i in range(5)], device) for device in (0, 1)), strict=True):
+        assert (backend.device_of(x), backend.device_of(y)) == ("cuda:0", "cuda:1")
+
+
 def test_the_stand_in_refuses_what_cupy_refuses() -> None:
     x = fake_cupy.asarray(np.ones((2, 3)))
     host = np.ones((2, 3))

@@ -215,3 +215,19 @@ def test_figures_can_be_drawn(tmp_path: Any) -> None:
     ):
         figure.savefig(tmp_path / f"{i}.png")
         assert (tmp_path / f"{i}.png").stat().st_size > 1000
+
+
+def test_curves_of_one_epoch_in_so_many() -> None:
+    losses = [1 / (i + 1) for i in range(250)]
+    for every, epochs in ((100, [100, 200]), (1, list(range(1, 251))), (300, list(range(1, 251)))):
+        (line,) = draw.curves({"loss": losses}, every=every).axes[0].lines
+        assert line.get_xdata().tolist() == epochs
+        assert line.get_ydata().tolist() == [losses[i - 1] for i in epochs]
+    with pytest.raises(ValueError, match="curves: every must be 1 or more, got 0"):
+        draw.curves({"loss": losses}, every=0)
+
+
+def test_predictions_say_how_many_are_right() -> None:
+    pixels = np.zeros((3, 4))
+    assert draw.predictions(pixels, [0, 1, 2], [0, 2, 2])._suptitle.get_text() == "2 of 3 right"
+    assert draw.predictions(pixels, [0, 1, 2])._suptitle is None

@@ -80,6 +80,13 @@ class Emitter:
                 self.lines.append(f"{self.names[value]} = {look}")
         return self.names[value]
 
+    def shaped(self, value: Value, shape: tuple[int, ...]) -> str:
+        """What a value is called, seen in another shape."""
+        if value.shape == shape:
+            return self.name(value)
+        array = resolve(value, self.arrays)
+        return f"{self.name(value)}.reshape({shape})" if array is None else self.bind("b", array.reshape(shape))
+
     def call(self, call: Call) -> None:
         """Write a call."""
         getattr(self, f"emit_{call.kind}")(call)
@@ -98,6 +105,10 @@ class Emitter:
             self.lines.append(f"multiply({self.name(a)}, {self.name(b)}, {self.name(call.outputs[0])})")
             return
         self.lines.append(f"matmul({self.name(call.inputs[0])}, {self.name(call.inputs[1])}, {self.name(call.outputs[0])})")
+
+    def emit_dot(self, call: Call) -> None:
+        a, b = (self.shaped(v, (math.prod(v.shape),)) for v in call.inputs)
+        self.lines.append(f"dot({a}, {b}, {self.name(call.outputs[0])})")
 
     def emit_reduce(self, call: Call) -> None:
         (x,), (out,) = call.inputs, call.outputs
@@ -122,15 +133,9 @@ class Emitter:
         classes = z.shape[-1]
         rows = (math.prod(z.shape[:-1]), classes)
 
-        def two_axes(v: Value, shape: tuple[int, ...]) -> str:
-            if v.shape == shape:
-                return self.name(v)
-            array = resolve(v, self.arrays)
-            return f"{self.name(v)}.reshape({shape})" if array is None else self.bind("b", array.reshape(shape))
-
         loss = self.name(call.outputs[0])
-        dz = two_axes(call.outputs[1], rows) if len(call.outputs) > 1 else self.bind("b", np.empty(rows, z.dtype))
-        arguments = f"{two_axes(z, rows)}, {two_axes(t, rows[:1])}, {seed}, {call.detail['samples']}, {loss}, {dz}"
+        dz = self.shaped(call.outputs[1], rows) if len(call.outputs) > 1 else self.bind("b", np.empty(rows, z.dtype))
+        arguments = f"{self.shaped(z, rows)}, {self.shaped(t, rows[:1])}, {seed}, {call.detail['samples']}, {loss}, {dz}"
         kernel = build.cross_entropy_kernel(z.dtype, t.dtype, classes)
         self.lines.append(f"{self.bind('softmax_cross_entropy', kernel)}({arguments})")
 
@@ -148,7 +153,8 @@ class Emitter:
         kernel = build.numba_kernel(chain, key, flat)
         if (size >= thresholds.CHAIN_THREADS and "sum" not in layouts) or (kernel is None and size > 2 * thresholds.SLICE):
             whole = build.ChainKernel(chain, shared)
-            self.lines.append(f"{self.bind('chain', whole)}({', '.join(self.name(v) for v in values)})")
+            named = [self.shaped(v, () if x == "number" else v.shape) for v, x in zip(values, layouts, strict=True)]
+            self.lines.append(f"{self.bind('chain', whole)}({', '.join(named)})")
             return
         if kernel is None:
 
@@ -163,16 +169,12 @@ class Emitter:
             self.lines += generate.numpy_lines(chain, named[:n], named[n:], shared, scratch)
             return
         two = (math.prod(shape[:-1]), shape[-1])
-        fit = {"full": (size,) if flat else two, "column": (two[0], 1)}
+        fit: dict[str, tuple[int, ...]] = {"full": (size,) if flat else two, "column": (two[0], 1), "number": ()}
         dummies, named = [], []
         for v, array, x in zip(values, arrays, layouts, strict=True):
             wanted = fit.get(x, v.shape)
-            if array is not None:
-                array = array.reshape(wanted)
-                named.append(self.bind("b", array))
-            else:
-                named.append(self.name(v) if v.shape == wanted else f"{self.name(v)}.reshape({wanted})")
-                array = np.empty(wanted, v.dtype)
+            named.append(self.shaped(v, wanted))
+            array = np.empty(wanted, v.dtype) if array is None else array.reshape(wanted)
             dummies.append(array[:0] if x in generate.SLICED else np.empty_like(array))
         kernel(*dummies)  # compiled, or read from the cache, now
         self.lines.append(f"{self.bind('chain', kernel)}({', '.join(named)})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tensorgrad.compiler.lower import Call, Value
 from tensorgrad.kernels.chain import Chain, Operand, Ref
 from tensorgrad.kernels.chain import Step as ChainStep
@@ -50,6 +52,8 @@ def layout(value: Value, shape: Shape) -> str:
         return ""
     if value.shape == shape:
         return "full"
+    if math.prod(value.shape) == 1 and len(value.shape) <= len(shape):
+        return "number"
     if len(shape) > 1 and value.shape == shape[-1:]:
         return "row"
     if len(shape) > 1 and value.shape == (*shape[:-1], 1):
@@ -96,19 +100,42 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
         slots.append(call)
     read_by: dict[Value, set[int]] = {}
     for i, slot in enumerate(slots):
-        for call in slot.calls if isinstance(slot, Group) else [slot]:
+        for call in (*slot.calls, *slot.sums) if isinstance(slot, Group) else [slot]:
             for v in call.reads:
                 for seen in lineage(v):
                     read_by.setdefault(seen, set()).add(i)
+    for i, slot in enumerate(slots):
+        if isinstance(slot, Group) and slot.calls:
+            put_off(slot, i, slots, read_by, keep)
     result: list[Call] = []
     for i, slot in enumerate(slots):
         if isinstance(slot, Call):
             result.append(slot)
-        else:
+        elif slot.calls or slot.sums:
             # what lies in a larger value is read with that
             wanted = {v for v in slot.made if v in keep or v.base is not None or read_by.get(v, set()) - {i}}
             result.append(slot.chain(wanted))
     return result
+
+
+def put_off(group: Group, i: int, slots: list[Call | Group], read_by: dict[Value, set[int]], keep: set[Value]) -> None:
+    """Let a later group of the same shape do the work of this one, if nobody else reads it: it is not written then."""
+    readers = set().union(*(read_by.get(v, set()) for v in group.made)) - {i}
+    if len(readers) != 1 or group.sums or any(v in keep or v.base is not None for v in group.made):
+        return
+    (j,) = readers
+    later = slots[j]
+    if not isinstance(later, Group) or later.shape != group.shape or not later.calls:
+        return
+    if any(isinstance(s, Call) and s.kind == "assign" for s in slots[i:j]):  # what it reads may be another value by then
+        return
+    later.calls = [*group.calls, *later.calls]
+    later.made |= group.made
+    for readers_of in read_by.values():
+        if i in readers_of:
+            readers_of.discard(i)
+            readers_of.add(j)
+    group.calls, group.made = [], set()
 
 
 def sums_columns(call: Call) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tensorgrad.backend import Array, cupy
+from tensorgrad.backend import Array, checks, cupy
 from tensorgrad.compiler.emit import one_memory
 from tensorgrad.compiler.lower import Call, Value
 from tensorgrad.compiler.memory import Layout, resolve
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
-from tensorgrad.kernels.cuda.launch import chain_kernel, softmax_cross_entropy
+from tensorgrad.kernels.cuda.launch import chain_kernel, check_labels, softmax_cross_entropy
 from tensorgrad.kernels.generate import layouts_of
 from tensorgrad.ops import random
 
@@ -32,31 +34,51 @@ class Launches:
         self, calls: list[Call], arguments: Sequence[Array], results: list[Value], arrays: dict[Value, Any], layout: Layout
     ) -> None:
         self.xp = cupy()
+        self.device = self.xp.cuda.Device()
         self.arguments, self.arrays, self.layout = list(arguments), arrays, layout
-        self.stream = self.xp.cuda.Stream()
+        # not one that waits for the default one: while such a stream is captured, nobody may use that
+        self.stream = self.xp.cuda.Stream(non_blocking=True)
+        # a handle of cuBLAS has a workspace of 32 MiB
+        weakref.finalize(self, cublas.let_go, self.device.id, self.stream.ptr).atexit = False
         self.pool = self.xp.cuda.MemoryPool()  # what operations of CuPy's allocate inside of the graph belongs to it
         self.graph: Any = None
         self.why_not = ""
-        with self.stream:
+        with self.in_order():
             self.launches = [(call, getattr(self, f"launch_{call.kind}")(call)) for call in calls]
         self.results = [self.array(v) for v in results]
 
     def __call__(self, *arguments: Array) -> tuple[Array, ...]:
-        for own, given in zip(self.arguments, arguments, strict=True):
-            own[...] = given
-        if self.graph is not None:
-            self.graph.launch(self.xp.cuda.get_current_stream())
-        else:
-            self.run()
-        return tuple(result.copy() for result in self.results)
+        with self.device:
+            for own, given in zip(self.arguments, arguments, strict=True):
+                own[...] = given
+            if self.graph is not None:
+                self.graph.launch(self.xp.cuda.get_current_stream())
+            else:
+                self.run()
+            return tuple(result.copy() for result in self.results)
 
     @property
     def captured(self) -> bool:
         return self.graph is not None
 
+    @contextlib.contextmanager
+    def in_order(self) -> Iterator[None]:
+        """Inside the block its stream is the current one: it waits for the one that was before, which then waits for it."""
+        outer = self.xp.cuda.get_current_stream()
+        self.stream.wait_event(outer.record())
+        try:
+            with self.stream:
+                yield
+        finally:
+            outer.wait_event(self.stream.record())
+
     def run(self) -> None:
-        """All launches, one by one, on the stream that waits for the default one and that the default one waits for."""
-        with self.stream, self.xp.cuda.using_allocator(self.pool.malloc):
+        """All launches, one by one."""
+        with self.in_order():
+            self.enqueue()
+
+    def enqueue(self) -> None:
+        with self.xp.cuda.using_allocator(self.pool.malloc):
             for _, launch in self.launches:
                 launch()
 
@@ -67,7 +89,7 @@ class Launches:
             with self.stream:
                 self.stream.begin_capture(relaxed)
                 try:
-                    self.run()
+                    self.enqueue()
                 finally:
                     graph = self.stream.end_capture()
             self.graph = graph
@@ -78,16 +100,17 @@ class Launches:
         """The same, one launch after the other has ended, adding to the seconds of each."""
 
         def function(*arguments: Array) -> tuple[Array, ...]:
-            for own, given in zip(self.arguments, arguments, strict=True):
-                own[...] = given
-            with self.stream:
-                for call, launch in self.launches:
-                    self.stream.synchronize()
-                    since = time.perf_counter()
-                    launch()
-                    self.stream.synchronize()
-                    seconds[call] = seconds.get(call, 0.0) + time.perf_counter() - since
-            return tuple(result.copy() for result in self.results)
+            with self.device:
+                for own, given in zip(self.arguments, arguments, strict=True):
+                    own[...] = given
+                with self.in_order():
+                    for call, launch in self.launches:
+                        self.stream.synchronize()
+                        since = time.perf_counter()
+                        launch()
+                        self.stream.synchronize()
+                        seconds[call] = seconds.get(call, 0.0) + time.perf_counter() - since
+                return tuple(result.copy() for result in self.results)
 
         return function
 
@@ -168,11 +191,25 @@ class Launches:
 
         return launch
 
+    def launch_dot(self, call: Call) -> Launch:
+        a, b = (self.array(v) for v in call.inputs)
+        out = self.array(call.outputs[0])
+
+        def launch() -> None:
+            out[...] = (a * b).sum()  # cuBLAS's dot is refused during capture
+
+        return launch
+
     def launch_reduce(self, call: Call) -> Launch:
         x, out = self.array(call.inputs[0]), self.array(call.outputs[0])
         function = {"add": self.xp.sum, "maximum": self.xp.max, "minimum": self.xp.min}[call.detail["function"]]
         axes = call.detail["axes"]
-        return lambda: function(x, axis=axes, out=out)
+
+        def launch() -> None:
+            out[...] = function(x, axis=axes)
+
+        # CuPy 14's min, where CUB does it, takes `out` for a dtype
+        return launch if call.detail["function"] == "minimum" else lambda: function(x, axis=axes, out=out)
 
     def launch_copy(self, call: Call) -> Launch:
         x, out = self.array(call.inputs[0]), self.array(call.outputs[0])
@@ -202,6 +239,7 @@ class Launches:
         rows = (math.prod(z.shape[:-1]), z.shape[-1])
         loss = self.array(call.outputs[0])
         dz = self.array(call.outputs[1]) if len(call.outputs) > 1 else self.xp.empty(rows, z.dtype)
+        checks[z.device.id] = functools.partial(check_labels, z.device.id)
         return softmax_cross_entropy.bind(
             z.reshape(rows), t.reshape(rows[:1]), seed, call.detail["samples"], loss, dz.reshape(rows)
         )

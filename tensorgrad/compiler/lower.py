@@ -63,7 +63,7 @@ class Value:
 class Call:
     """One kernel: what it is called in tables, values and numbers that it reads, values that it writes.
 
-    kind    "elementwise", "matmul", "reduce", "cross_entropy", "copy", "assign" or "op"
+    kind    "elementwise", "matmul", "dot", "reduce", "cross_entropy", "copy", "assign" or "op"
     detail  what else the kind needs
     """
 
@@ -250,6 +250,9 @@ class Lowering:
         for step in steps:
             operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]
             shape = np.broadcast_shapes(*[v.shape for v in operands if isinstance(v, Value)])
+            narrow = [before_broadcast(v) if isinstance(v, Value) else v for v in operands]
+            if np.broadcast_shapes(*[v.shape for v in narrow if isinstance(v, Value)]) == shape:
+                operands = narrow  # a kernel broadcasts by itself, and knows which numbers are the same
             out = self.buffer(shape, step.dtype, node)
             detail = {"function": step.function, "quiet": step.quiet}
             self.calls.append(Call("elementwise", step.function, operands, [out], [node], math.prod(shape), detail))
@@ -322,7 +325,11 @@ class Lowering:
             axes = tuple(sorted(a % len(x.shape) for a in axes))
         narrow = tuple(n for i, n in enumerate(x.shape) if i not in axes)
         value = x
-        if axes:
+        factors = self.factors(x, node) if axes and not narrow and REDUCTIONS[node.op.name] == "add" else None
+        if factors is not None:
+            value = self.buffer((), x.dtype, node)
+            self.calls.append(Call("dot", "dot", factors, [value], [node], 2 * math.prod(x.shape)))
+        elif axes:
             value = self.buffer(narrow, x.dtype, node)
             detail = {"function": REDUCTIONS[node.op.name], "axes": axes}
             self.calls.append(Call("reduce", node.op.name, [x], [value], [node], math.prod(x.shape), detail))
@@ -330,6 +337,22 @@ class Lowering:
             n = math.prod(x.shape) // max(math.prod(kept(x.shape, axes)), 1)
             value = self.step(node, "divide", value, float(n))
         return self.reshaped(value, node.shape, node)
+
+    def factors(self, x: Value, node: Node) -> list[Any] | None:
+        """The two arrays whose product `x` is, if it was made just before and only `node` reads it: the product is not made,
+        for the sum of it is their dot product."""
+        call = self.calls[-1] if self.calls else None
+        source = self.trace.source(node.inputs[0])
+        if call is None or call.outputs[0] is not x or call.kind != "elementwise" or call.name not in ("multiply", "square"):
+            return None
+        values = [v for v in (call.inputs * 2)[:2] if isinstance(v, Value)]
+        if not isinstance(source, Node) or source in self.results():
+            return None
+        alike = len(values) == 2 and all(v.shape == x.shape and v.contiguous and v.dtype == x.dtype for v in values)
+        if not alike or x.dtype.char not in "fd" or self.readers.get(source, []) != [node]:
+            return None
+        self.calls.pop()
+        return list(values)
 
     def lower_concatenate(self, node: Node, inputs: list[Any]) -> Value | None:
         """Parts that only the whole reads are computed in their places in it, the others copied there."""
@@ -408,6 +431,13 @@ class Lowering:
         self.calls.append(Call("cross_entropy", "softmax_cross_entropy", inputs, outputs, nodes, flops, detail))
         self.values[loss] = total
         self.values[logp] = total  # nobody reads it
+
+
+def before_broadcast(value: Value) -> Value:
+    """What a value is that has been repeated along its first axes, or all of them; a number without axes of length 1."""
+    while value.base is not None and (value.how == "broadcast_to" or (value.how == "reshape" and not value.base.shape)):
+        value = value.base
+    return value
 
 
 def taking(index: Any) -> Look:

@@ -118,7 +118,8 @@ class Plan:
                     array[()] = values[name]
                 elif values[name] != self.known.get(id(array)):
                     self.known[id(array)] = values[name]
-                    array.fill(values[name])
+                    with on(array):
+                        array.fill(values[name])
         if self.added_to:
             arguments = [*arguments, *(t.grad.data for t in self.added_to if t.grad is not None)]
         try:
@@ -171,7 +172,8 @@ class Plan:
             yield
         finally:
             for array, before in zip(self.written, saved, strict=True):
-                array[...] = before
+                with on(array):
+                    array[...] = before
             for rng, state in states:
                 random.set_state(rng, state)
 

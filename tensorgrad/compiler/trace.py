@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tensorgrad import writes
-from tensorgrad.backend import Array, address, is_array, like
+from tensorgrad.backend import Array, address, is_array, like, on
 from tensorgrad.errors import CompileError
 from tensorgrad.graph import Graph
 from tensorgrad.location import Location, line_of, user_location
@@ -199,7 +199,7 @@ class Line(NamedTuple):
 
     def same_as(self, other: Line) -> bool:
         pairs = zip(self.arrays, other.arrays, strict=False)
-        return self.text == other.text and all(a is b or one_memory(a, b) or np.array_equal(a, b) for a, b in pairs)
+        return self.text == other.text and all(a is b or one_memory(a, b) or equal(a, b) for a, b in pairs)
 
 
 def place_of(array: Array) -> tuple[int, int]:
@@ -210,6 +210,12 @@ def place_of(array: Array) -> tuple[int, int]:
 def one_memory(a: Array, b: Array) -> bool:
     """Whether two arrays are the same elements in the same places; both are alive, so that no address was given twice."""
     return address(a) == address(b) and bool(a.strides == b.strides)
+
+
+def equal(a: Array, b: Array) -> bool:
+    """Whether two arrays have the same elements."""
+    with on(a):
+        return bool(np.array_equal(a, like(b, a)))
 
 
 def compare(before: list[Line], after: list[Line]) -> None:

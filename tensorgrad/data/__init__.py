@@ -1,7 +1,23 @@
 """Data sets, and the steps between a data set and a batch."""
 
+from tensorgrad.data.csv import read_csv
 from tensorgrad.data.digits import load_digits
-from tensorgrad.data.mnist import load_mnist, read_idx
+from tensorgrad.data.idx import read_idx
+from tensorgrad.data.loader import DataLoader
+from tensorgrad.data.mnist import load_fashion_mnist, load_kmnist, load_mnist
 from tensorgrad.data.prepare import batches, min_max, split
+from tensorgrad.npz import read_npz
 
-__all__ = ["batches", "load_digits", "load_mnist", "min_max", "read_idx", "split"]
+__all__ = [
+    "DataLoader",
+    "batches",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_kmnist",
+    "load_mnist",
+    "min_max",
+    "read_csv",
+    "read_idx",
+    "read_npz",
+    "split",
+]

@@ -1,83 +1,175 @@
-"""MNIST's four idx files, read from a folder."""
+"""MNIST and two data sets of its form: 28 x 28 images of ten classes in four idx files."""
 
 from __future__ import annotations
 
-import gzip
+import contextlib
+import hashlib
+import os
 import struct
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tensorgrad.backend import Array
+from tensorgrad.data.download import fetch
+from tensorgrad.data.idx import read_idx
 from tensorgrad.errors import DataError
+from tensorgrad.kernels.build import cache_folder
 
-UNSIGNED_BYTE = 0x08
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-def load_mnist(folder: str | Path) -> tuple[Array, Array, Array, Array]:
-    """The whole of MNIST: training images, training labels, test images, test labels.
+@dataclass(frozen=True)
+class Source:
+    """A data set by where it comes from.
+
+    folder   its name in $TENSORGRAD_DATA and in the cache
+    mirrors  addresses of folders that have the four files, gzipped
+    md5      of the content of the four files, unpacked: the same images are about in several wrappings
+    """
+
+    title: str
+    folder: str
+    mirrors: tuple[str, ...]
+    md5: tuple[str, str, str, str]
+
+
+MNIST = Source(
+    "MNIST",
+    "mnist",
+    (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "http://yann.lecun.com/exdb/mnist/",
+    ),
+    (
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+)
+
+# https://github.com/zalandoresearch/fashion-mnist publishes checksums of the .gz files; these, of what is in them, are the keys
+# that https://github.com/datasets-mila/datasets--fashionmnist has for both, and others name the same ones
+FASHION_MNIST = Source(
+    "Fashion-MNIST",
+    "fashion-mnist",
+    (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    ),
+    (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+)
+
+# the keys of https://github.com/datasets-mila/datasets--kmnist, unpacked there from .gz files with the checksums that
+# torchvision has for https://codh.rois.ac.jp/kmnist
+KMNIST = Source(
+    "KMNIST",
+    "kmnist",
+    ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/", "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"),
+    (
+        "92be26ec9822e900ac425d0a0aa84ced",
+        "949e75301f8813e0dc5800dcc320fc52",
+        "bf305b8cd328700fbc17f5acbc2856d2",
+        "9f55f451c0988b028eccdf7d5cc265ab",
+    ),
+)
+
+
+def load_mnist(folder: str | Path | None = None, *, verify: bool = True) -> tuple[Array, Array, Array, Array]:
+    """MNIST, handwritten digits: training images, training labels, test images, test labels.
 
     folder  holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte,
-            each plain or gzipped (.gz)
+            each plain or gzipped (.gz). By default it is $TENSORGRAD_DATA/mnist, if there is one; otherwise data/mnist in the
+            cache folder ($TENSORGRAD_CACHE, or ~/.cache/tensorgrad), where what is missing or broken is downloaded
+    verify  whether the content has to be the published one, by its checksums; False for other data in the same four files
 
-    Images are uint8 of shape (n, 784), 0 .. 255; labels int64 of shape (n,), 0 .. 9.
+    Images are uint8 of shape (60000, 784), and (10000, 784) in the test set, 0 .. 255; labels int64, 0 .. 9.
 
-    Raises FileNotFoundError for a missing file, DataError for one whose header or length is wrong.
+    Raises FileNotFoundError for a file that the folder lacks, DataError for one that is broken or not the published one,
+    DownloadError if no mirror gives it, MissingDependencyError if a download takes what is not installed.
     """
-    parts: list[Array] = []
-    for part in ("train", "t10k"):
-        images_path = _find(Path(folder), f"{part}-images-idx3-ubyte")
-        labels_path = _find(Path(folder), f"{part}-labels-idx1-ubyte")
-        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
-        if images.shape[1:] != (28, 28):
-            raise DataError(f"{images_path}: images of {images.shape[1]} x {images.shape[2]} pixels, expected 28 x 28")
+    return _load(MNIST, folder, verify)
+
+
+def load_fashion_mnist(folder: str | Path | None = None, *, verify: bool = True) -> tuple[Array, Array, Array, Array]:
+    """Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist), articles of clothing; all else as in load_mnist.
+
+    The default folder is $TENSORGRAD_DATA/fashion-mnist or data/fashion-mnist in the cache folder. The classes are T-shirt,
+    trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot.
+    """
+    return _load(FASHION_MNIST, folder, verify)
+
+
+def load_kmnist(folder: str | Path | None = None, *, verify: bool = True) -> tuple[Array, Array, Array, Array]:
+    """KMNIST (https://github.com/rois-codh/kmnist), cursive Japanese characters; all else as in load_mnist.
+
+    The default folder is $TENSORGRAD_DATA/kmnist or data/kmnist in the cache folder. The classes are o, ki, su, tsu, na, ha,
+    ma, ya, re, wo.
+    """
+    return _load(KMNIST, folder, verify)
+
+
+def _load(source: Source, folder: str | Path | None, verify: bool) -> tuple[Array, Array, Array, Array]:
+    root = os.environ.get("TENSORGRAD_DATA")
+    if folder is None and root and (Path(root) / source.folder).is_dir():
+        folder = Path(root) / source.folder
+    arrays: list[Array] = []
+    for name, md5 in zip(FILES, source.md5, strict=True):
+        expected = md5 if verify else None
+        if folder is None:
+            arrays.append(_cached(source, name, expected))
+        elif (path := _find(Path(folder), name)) is not None:
+            arrays.append(_read(path, name, expected))
+        else:
+            raise FileNotFoundError(f"{source.title}: neither {name} nor {name}.gz is in {folder}")
+    x, y, x_test, y_test = arrays
+    for images, labels, name in ((x, y, FILES[1]), (x_test, y_test, FILES[3])):
         if len(images) != len(labels):
-            raise DataError(f"{labels_path}: {len(labels)} labels for the {len(images)} images of {images_path.name}")
-        if len(labels) and labels.max() > 9:
-            raise DataError(f"{labels_path}: label {labels.max()} at {labels.argmax()}, expected 0 to 9")
-        parts += [images.reshape(len(images), 784), labels.astype(np.int64)]
-    return parts[0], parts[1], parts[2], parts[3]
+            raise DataError(f"{source.title}: {len(labels)} labels in {name} for {len(images)} images")
+    return x.reshape(-1, 784), y.astype(np.int64), x_test.reshape(-1, 784), y_test.astype(np.int64)
 
 
-def read_idx(path: str | Path, ndim: int) -> Array:
-    """The array in an idx file of unsigned bytes with `ndim` axes, plain or gzipped by its suffix.
-
-    The format (http://yann.lecun.com/exdb/mnist/): two zero bytes, the type (8 for unsigned bytes), the number of axes, the
-    size of each axis as a big-endian 32-bit number, then the values, the last axis fastest.
-    """
-    path = Path(path)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            magic = file.read(4)
-            if len(magic) < 4 or magic[:2] != b"\0\0":
-                raise DataError(f"{path}: not an idx file, it starts with {magic!r} instead of two zero bytes")
-            if magic[2] != UNSIGNED_BYTE:
-                raise DataError(f"{path}: values of type 0x{magic[2]:02x}, expected 0x08 (unsigned bytes)")
-            if magic[3] != ndim:
-                raise DataError(f"{path}: {magic[3]} axes, expected {ndim}")
-            sizes = file.read(4 * ndim)
-            if len(sizes) < 4 * ndim:
-                raise DataError(f"{path}: ends inside its header")
-            shape = struct.unpack(f">{ndim}I", sizes)
-            count = int(np.prod(shape, dtype=object))
-            # read in pieces: a header may declare more than the file has, and more than there is memory
-            pieces = []
-            left = count
-            while left and (piece := file.read(min(left, 1 << 24))):
-                pieces.append(piece)
-                left -= len(piece)
-            if left:
-                raise DataError(f"{path}: {count - left} values, its header says {shape}, which is {count}")
-            if file.read(1):
-                raise DataError(f"{path}: more than the {count} values of {shape} that its header says")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: a broken gzip file: {error}") from error
-    return np.frombuffer(b"".join(pieces), np.uint8).reshape(shape)
+def _cached(source: Source, name: str, md5: str | None) -> Array:
+    """The array from the cache; if it is not there, or was damaged there, from a mirror."""
+    folder = cache_folder() / "data" / source.folder
+    if (path := _find(folder, name)) is not None:
+        with contextlib.suppress(DataError):
+            return _read(path, name, md5)
+        path.unlink()
+    otherwise = (
+        f"{source.title} without the network: put {', '.join(FILES)}, plain or .gz, into a folder and name it in the call, "
+        f"or put them into {folder}"
+    )
+    return fetch(folder / f"{name}.gz", source.mirrors, lambda path: _read(path, name, md5), otherwise)
 
 
-def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"MNIST: neither {name} nor {name}.gz is in {folder}")
+def _read(path: Path, name: str, md5: str | None) -> Array:
+    """The images (m, 28, 28) or labels (m,) in one of the FILES; if `md5` is given, its content has to be that."""
+    array = read_idx(path, 3 if "images" in name else 1)
+    if array.dtype != np.uint8:
+        raise DataError(f"{path}: values of dtype {array.dtype}, expected uint8")
+    if md5 is not None:
+        digest = hashlib.md5(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape), usedforsecurity=False)
+        digest.update(array)
+        if digest.hexdigest() != md5:
+            raise DataError(
+                f"{path}: not the published {name}: the MD5 checksum of its content is {digest.hexdigest()}, expected {md5}; "
+                "verify=False reads it nevertheless"
+            )
+    if array.ndim == 3 and array.shape[1:] != (28, 28):
+        raise DataError(f"{path}: images of {array.shape[1]} x {array.shape[2]} pixels, expected 28 x 28")
+    if array.ndim == 1 and len(array) and array.max() > 9:
+        raise DataError(f"{path}: label {array.max()} at {array.argmax()}, expected 0 to 9")
+    return array
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

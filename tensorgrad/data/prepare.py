@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,24 +12,63 @@ from tensorgrad.errors import ShapeError
 
 
 def min_max(x: Array) -> Array:
-    """Every row of x (m, n) scaled to 0 .. 1 by its own smallest and largest value; a constant row becomes 0."""
+    """Every row of x (m, n) scaled to 0 .. 1 by its own smallest and largest value; a constant row becomes 0.
+
+    Floats keep their dtype, integers become float32.
+    """
+    if x.dtype.kind != "f":
+        x = x.astype(np.float32)
     low = x.min(axis=1, keepdims=True)
     span = x.max(axis=1, keepdims=True) - low
-    return (x - low) / np.where(span == 0, 1, span)
+    scaled = x - low
+    scaled /= np.where(span == 0, 1, span)
+    return scaled
 
 
-def split(x: Array, y: Array, fraction: float, *, seed: int) -> tuple[Array, Array, Array, Array]:
-    """x and y shuffled by `seed` and cut in two: (x of the rest, y of the rest, x of the part, y of the part).
+def split(x: Array, y: Array, *fractions: float, seed: int, stratify: bool = False) -> tuple[Array, ...]:
+    """x and y shuffled by `seed` and cut into parts: (x, y) of the rest, then (x, y) of the part for each fraction.
 
-    fraction  how much of the samples goes to the part, rounded up to whole samples
+    fractions  how much of the samples goes to each part, rounded up to whole samples: with 0.1, 0.2 that makes
+               x_train, y_train, x_dev, y_dev, x_test, y_test
+    stratify   whether each class, that is each value of y, gets its share of every part, to a sample or two
+
+    Raises ShapeError if x and y have not the same number of samples, ValueError if a fraction is not between 0 and 1 or
+    nothing remains for the rest.
     """
     if len(x) != len(y):
         raise ShapeError(f"split: {len(x)} samples but {len(y)} labels")
-    if not 0 < fraction < 1:
-        raise ValueError(f"split: fraction must be between 0 and 1, got {fraction}")
-    order = np.random.default_rng(seed).permutation(len(x))
-    n = int(np.ceil(len(x) * fraction))
-    return x[order[n:]], y[order[n:]], x[order[:n]], y[order[:n]]
+    for fraction in fractions:
+        if not 0 < fraction < 1:
+            raise ValueError(f"split: fraction must be between 0 and 1, got {fraction}")
+    # 7 % of 100 are 7 samples, though 100 * 0.07 comes out above 7
+    sizes = [math.ceil(round(len(x) * fraction, 9)) for fraction in fractions]
+    if sum(sizes) >= len(x):
+        raise ValueError(f"split: parts of {', '.join(map(str, sizes))} samples leave none of {len(x)} for the rest")
+    rng = np.random.default_rng(seed)
+    rest = rng.permutation(len(x))
+    classes = np.unique(y, axis=0, return_inverse=True)[1].reshape(-1) if stratify else np.zeros(len(x), np.intp)
+    parts = []
+    for size in sizes:
+        taken = _shares(classes[rest], size, rng)
+        parts.append(rest[taken])
+        rest = rest[~taken]
+    return tuple(array[part] for part in (rest, *parts) for array in (x, y))
+
+
+def _shares(classes: Array, size: int, rng: np.random.Generator) -> Array:
+    """Which samples to take so that `size` are taken, of each class the first ones, as many as it has a share in all.
+
+    Shares are rounded by the largest remainders (https://en.wikipedia.org/wiki/Quota_method), equal ones drawn by lot.
+    """
+    counts = np.bincount(classes)
+    quota, remainder = np.divmod(counts * size, len(classes))
+    lot = np.lexsort((rng.permutation(len(counts)), -remainder))
+    quota[lot[: size - quota.sum()]] += 1
+    order = np.argsort(classes, kind="stable")
+    rank = np.empty(len(classes), np.intp)  # of each sample in its class
+    rank[order] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    taken: Array = rank < quota[classes]
+    return taken
 
 
 def batches(x: Array, y: Array, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:

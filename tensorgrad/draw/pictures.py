@@ -41,7 +41,7 @@ def predictions(
     limit: int = 32,
     shape: tuple[int, int] | None = None,
 ) -> Any:
-    """A grid of images with their labels; where `predicted` differs the title says both, in red.
+    """A grid of images with their labels; where `predicted` differs the title says both, in red. Above it how many are right.
 
     images     (n, h, w), or flat (n, h * w): square unless `shape` gives (h, w)
     labels     (n) class indices
@@ -57,10 +57,12 @@ def predictions(
     truth = as_labels("predictions", "labels", labels, len(pixels), names)
     said = truth if predicted is None else as_labels("predictions", "predicted", predicted, len(pixels), names)
     titles = []
-    for right, answer in zip(truth[:limit], said[:limit], strict=True):
-        wrong = f"{name_of(answer, names)}, not {name_of(right, names)}"
-        titles.append((name_of(right, names), INK) if right == answer else (wrong, RED))
-    return grid("predictions", pixels[:limit], titles, columns, "no images")
+    for label, answer in zip(truth[:limit], said[:limit], strict=True):
+        wrong = f"{name_of(answer, names)}, not {name_of(label, names)}"
+        titles.append((name_of(label, names), INK) if label == answer else (wrong, RED))
+    right = int((truth == said)[:limit].sum())
+    header = None if predicted is None or not titles else f"{right} of {len(titles)} right"
+    return grid("predictions", pixels[:limit], titles, columns, "no images", header)
 
 
 def mistakes(

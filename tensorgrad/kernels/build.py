@@ -21,6 +21,7 @@ Kernel = Callable[..., None]
 NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
     **{name: function for name, function in vars(np).items() if isinstance(function, np.ufunc)},
     "copyto": np.copyto,
+    "dot": np.dot,
     "asarray": np.asarray,
     "ascontiguousarray": np.ascontiguousarray,
     "empty": np.empty,

@@ -153,12 +153,15 @@ def bound(a: Array, b: Array, out: Array) -> Callable[[], None]:
     return run
 
 
-@functools.cache
+_handles: dict[tuple[int, int], tuple[ctypes.c_void_p, Array]] = {}  # by device and stream, with their workspaces
+
+
 def handle_for(device: int, stream: int) -> ctypes.c_void_p:
     """A handle of cuBLAS for a device and a stream, with its workspace; made once."""
+    if (device, stream) in _handles:
+        return _handles[device, stream][0]
     handle = ctypes.c_void_p()
     workspace = cupy().empty(WORKSPACE, np.uint8)
-    handle_for.kept.append(workspace)  # type: ignore[attr-defined]
     blas = library()
     for name, arguments in (
         ("cublasCreate_v2", (ctypes.byref(handle),)),
@@ -167,10 +170,15 @@ def handle_for(device: int, stream: int) -> ctypes.c_void_p:
     ):
         if status := getattr(blas, name)(*arguments):
             raise TensorgradError(f"cuBLAS: {name} failed with status {status} on cuda:{device}")
+    _handles[device, stream] = handle, workspace
     return handle
 
 
-handle_for.kept = []  # type: ignore[attr-defined]
+def let_go(device: int, stream: int) -> None:
+    """Destroy the handle for a stream that is about to go, if there is one. cuBLAS waits for the GPU then."""
+    if (device, stream) in _handles:
+        handle, _ = _handles.pop((device, stream))
+        library().cublasDestroy_v2(handle)
 
 
 @functools.cache

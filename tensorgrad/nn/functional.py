@@ -128,6 +128,8 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError(f"{scoped('batch_norm')}: outside of training running_mean and running_var have to be given")
+        if isinstance(x, Tensor):  # recorded, so that a compiled step reads them as they are at the time of its call
+            running_mean, running_var = wrap(running_mean, None), wrap(running_var, None)
         y = (x - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
         return affine("batch_norm", y, weight, bias, (features,), wide)
     count = x.size // max(features, 1)

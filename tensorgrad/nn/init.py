@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -20,6 +21,17 @@ def seed(value: int | None) -> None:
     """Start the generator of initial values anew, so that what follows is reproducible."""
     global _default
     _default = np.random.default_rng(value)
+
+
+@contextmanager
+def seeded(rng: np.random.Generator) -> Iterator[None]:
+    """Inside the block layers that are given no generator draw from `rng`."""
+    global _default
+    before, _default = _default, rng
+    try:
+        yield
+    finally:
+        _default = before
 
 
 def generator() -> np.random.Generator:

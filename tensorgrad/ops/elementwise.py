@@ -231,7 +231,7 @@ class Where(Op):
         return (np.asarray(cond > 0), a, b), {}
 
     def forward(self, xp: Xp, cond: Array, a: Array, b: Array) -> Array:
-        return xp.where(cond, a, b)
+        return xp.where(cond if xp is np else xp.asarray(cond), a, b)  # CuPy's condition is an array
 
     def backward(self, g: Value, y: Value, cond: Value, a: Value, b: Value) -> Rules:
         return None, lambda: where(cond, g, 0), lambda: where(cond, 0, g)

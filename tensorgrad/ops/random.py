@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp, copy, device_of, on
+from tensorgrad.backend import Array, Xp, copy, device_of, move, on, put
+from tensorgrad.errors import DeviceError, MissingDependencyError
 from tensorgrad.op import Op, Sample
 
 _default = np.random.default_rng()
@@ -57,15 +59,20 @@ def new_state(rng: np.random.Generator) -> Array:
 
 
 def state_of(rng: np.random.Generator) -> Any:
-    """All that its next draws depend on."""
-    return rng.bit_generator.state, {device: copy(array) for device, array in on_gpus(rng).items()}
+    """All that its next draws depend on: "generator", that of NumPy's, and "gpus", an array for each it has drawn on."""
+    return {"generator": rng.bit_generator.state, "gpus": {device: copy(array) for device, array in on_gpus(rng).items()}}
 
 
 def set_state(rng: np.random.Generator, state: Any) -> None:
-    """Go back to what `state_of` returned."""
-    rng.bit_generator.state, arrays = state
-    for device, array in arrays.items():
-        on_gpus(rng)[device][...] = array
+    """Go back to what `state_of` returned, in this process or in another one; what was for GPUs that are not there is left."""
+    rng.bit_generator.state = state["generator"]
+    for device, array in state["gpus"].items():
+        with contextlib.suppress(DeviceError, MissingDependencyError):
+            put(gpu_state(rng, move(array, device)), array)
+    for device, array in on_gpus(rng).items():
+        if device not in state["gpus"]:  # where nothing had been drawn; a captured step may hold the array
+            with on(array):
+                array[...] = new_state(rng)
 
 
 def bound(out: Array, p: float, rng: np.random.Generator | None) -> Callable[[], None]:

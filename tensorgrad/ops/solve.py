@@ -78,6 +78,9 @@ class Solve(Op):
         return (well_posed(a), b), {}
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        if xp is not np:  # CuPy's does not broadcast
+            outer = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            a, b = (xp.broadcast_to(x, (*outer, *x.shape[-2:])) for x in (a, b))
         with refusing(self.name, "singular", a):
             return xp.linalg.solve(a, b)
 

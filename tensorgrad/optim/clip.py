@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.backend import on_gpu
+from tensorgrad.backend import on, on_gpu
 from tensorgrad.state import state
 from tensorgrad.tensor import Tensor
 
@@ -54,4 +54,5 @@ def clip_grad_value(params: Iterable[Tensor], limit: float) -> None:
         if p.grad is not None and state.trace is not None:
             p.grad = ops.clip(p.grad, -limit, limit)
         elif p.grad is not None:
-            np.clip(p.grad.data, -limit, limit, out=p.grad.data)
+            with on(p.grad.data):
+                np.clip(p.grad.data, -limit, limit, out=p.grad.data)

@@ -177,7 +177,8 @@ class Optimiser:
                 for target, value in zip(targets, values, strict=True):
                     trace.assigns(target, value)
                 for target, value in zip(targets, values, strict=True):
-                    target[...] = value.data
+                    with on(target):
+                        target[...] = value.data
                 writes.wrote(targets[0])
 
     def zero_grad(self) -> None:

@@ -27,6 +27,10 @@ class CuBLAS:
         handle._obj.value = len(self.handles)
         return 0
 
+    def cublasDestroy_v2(self, handle: Any) -> int:
+        self.handles[handle.value - 1] = None
+        return 0
+
     def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:
         self.handles[handle.value - 1] = {"stream": stream.value}
         return 0
@@ -43,6 +47,8 @@ class CuBLAS:
     def cublasGemmStridedBatchedEx(self, handle: Any, *arguments: Any) -> int:
         transa, transb, m, n, k, alpha, a, ta, lda, stridea, b, tb, ldb, strideb, *rest = arguments
         beta, c, tc, ldc, stridec, count, compute, _ = rest
+        if self.handles[handle.value - 1] is None:
+            return 1  # CUBLAS_STATUS_NOT_INITIALIZED
         if "workspace" not in self.handles[handle.value - 1] or compute not in COMPUTE or not ta == tb == tc:
             return 7  # CUBLAS_STATUS_INVALID_VALUE
         if lda < (k if transa else m) or ldb < (n if transb else k) or ldc < m:

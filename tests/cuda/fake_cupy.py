@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ UFUNC_KEYWORDS = {"out", "dtype", "casting"}
 
 
 class Counts:
-    """What has been done so far. asked: values that Python waited for;  to_host, to_device: copies of arrays."""
+    """What has been done so far. asked: values that Python waited for;  to_host, to_device: copies of arrays;
+    lost: pinned memory that was given back while something might still be copied from it."""
 
-    asked = to_host = to_device = launches = 0
+    asked = to_host = to_device = launches = lost = 0
 
     @classmethod
     def clear(cls) -> None:
-        cls.asked = cls.to_host = cls.to_device = cls.launches = 0
+        cls.asked = cls.to_host = cls.to_device = cls.launches = cls.lost = 0
 
 
 class OutOfMemoryError(MemoryError):
@@ -81,7 +83,7 @@ class Pointer:
 class ndarray:
     """An array on a stand-in GPU. `_a` is what holds it."""
 
-    __slots__ = ("_a", "_id", "_base", "__weakref__")
+    __slots__ = ("_a", "_id", "_base", "_touched", "__weakref__")
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 100
 
@@ -89,6 +91,7 @@ class ndarray:
         self._a = poisoned(shape, dtype) if _a is None else _a
         self._id = _current[-1] if _id is None else _id
         self._base = _base
+        self._touched: tuple[Stream, int] | None = None
 
     def __array__(self, *args: Any, **options: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -119,12 +122,17 @@ class ndarray:
 
     def get(self) -> np.ndarray:
         forbidden("copying to the host")
+        touch(self)
         Counts.to_host += 1
         return self._a.copy()
 
     def set(self, values: Any, stream: Any = None) -> None:
         """From a NumPy array, from pinned memory without waiting."""
         Counts.to_device += 1
+        touch(self, stream)
+        if stream is not None and (memory := pinned_under(values)) is not None:
+            memory.busy = True
+            stream.copies.append(weakref.ref(memory))
         self._a[...] = values
 
     def item(self) -> Any:
@@ -134,10 +142,12 @@ class ndarray:
         return asked(self).tolist()
 
     def fill(self, value: Any) -> None:
+        same_device((self,))
         either(lambda: self._a.fill(value))
 
     def copy(self, order: str = "C") -> ndarray:
-        return run("copy", np.copy, (self,), {})
+        """On the current device, as CuPy's."""
+        return run("copy", np.copy, (self,), {}) if self._id == _current[-1] else new_array(self)
 
     def view(self, dtype: Any = None) -> ndarray:
         return viewed(self, self._a.view(dtype))
@@ -205,6 +215,13 @@ class ndarray:
         return _restored, (self.get(),)
 
 
+def pinned_under(array: Any) -> PinnedMemory | None:
+    while isinstance(array, np.ndarray):
+        array = array.base
+    array = array.obj if isinstance(array, memoryview) else array
+    return array if isinstance(array, PinnedMemory) else None
+
+
 def _restored(values: np.ndarray) -> ndarray:
     return fake_cupy.asarray(values)
 
@@ -221,6 +238,7 @@ def asked(array: ndarray) -> np.ndarray:
     """The values, which Python waits for."""
     forbidden("copying to the host")
     Counts.asked += 1
+    touch(array)
     return array._a
 
 
@@ -234,8 +252,12 @@ def poisoned(shape: Any, dtype: Any) -> np.ndarray:
     if size > LIMIT:
         raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: 0 bytes).")
     array = np.empty(shape, dtype)
-    array.fill(np.nan if array.dtype.kind == "f" else 85)
+    poison(array)
     return array
+
+
+def poison(array: np.ndarray) -> None:
+    array.fill(np.nan if array.dtype.kind == "f" else 85)
 
 
 def plain(value: Any) -> Any:
@@ -257,8 +279,21 @@ def found_in(value: Any) -> Iterator[ndarray]:
             yield from found_in(v)
 
 
+def touch(array: ndarray, stream: Stream | None = None) -> None:
+    """An array is used on a stream: what another one has done with it has to come before, for certain."""
+    if _capturing[-1] is not None:
+        return
+    stream = _streams[-1] if stream is None else stream
+    owner = array if array._base is None else array._base
+    if owner._touched is not None and not stream.comes_after(*owner._touched):
+        raise AssertionError("an array is used on a stream that does not wait for another one that uses it")
+    stream.done[stream] += 1
+    owner._touched = stream, stream.done[stream]
+
+
 def same_device(values: Any) -> None:
     for array in found_in(values):
+        touch(array)
         if array._id != _current[-1]:
             raise ValueError(
                 f"Array device must be same as the current device: array device = {array._id} while current = {_current[-1]}"
@@ -310,6 +345,7 @@ def run(name: str, function: Any, args: Any, options: dict[str, Any]) -> Any:
         if out is None:
             result = made(function(*arguments, **keywords))
             if graph is not None and isinstance(result, ndarray):
+                poison(result._a)  # nothing is computed before the graph is launched
                 graph.actions.append(lambda: result._a.__setitem__(..., function(*arguments, **keywords)))
             return result
 
@@ -418,8 +454,10 @@ class Graph:
 
     def __init__(self) -> None:
         self.actions: list[Callable[[], None]] = []
+        self.device = _current[-1]
 
     def launch(self, stream: Any = None) -> None:
+        assert self.device == _current[-1], "a graph of another GPU than the current one"
         Counts.launches += 1
         for action in self.actions:
             action()
@@ -435,8 +473,18 @@ class Stream:
 
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None) -> None:
         self.ptr, self.is_null = 0 if null else id(self), null
+        self.device_id = -1 if null else _current[-1]
+        self.copies: list[weakref.ref[PinnedMemory]] = []
+        self.blocking = not null and not non_blocking
+        self.done = {self: 0}  # stream to how much of its work comes before what is asked for here next
+
+    def comes_after(self, other: Stream, work: int) -> bool:
+        implied = (self.is_null and other.blocking) or (other.is_null and self.blocking)
+        return implied or self.done.get(other, -1) >= work
 
     def __enter__(self) -> Stream:
+        if self.device_id not in (-1, _current[-1]):
+            raise RuntimeError(f"The device that the stream is created on ({self.device_id}) does not match")
         _streams.append(self)
         return self
 
@@ -465,21 +513,29 @@ class Stream:
         Counts.asked += 1
 
     def wait_event(self, event: Any) -> None:
-        pass
+        for stream, work in event.done.items():
+            self.done[stream] = max(self.done.get(stream, 0), work)
 
     def record(self, event: Any = None) -> Event:
-        return event or Event()
+        event = event or Event()
+        event.record(self)
+        return event  # type: ignore[no-any-return]
 
 
 class Event:
     def __init__(self, **options: Any) -> None:
-        pass
+        self.copies: list[weakref.ref[PinnedMemory]] = []
+        self.done: dict[Stream, int] = {}
 
     def record(self, stream: Any = None) -> None:
-        pass
+        stream = _streams[-1] if stream is None else stream
+        self.copies, self.done = list(stream.copies), dict(stream.done)
 
     def synchronize(self) -> None:
         Counts.asked += 1
+        for ref in self.copies:
+            if (memory := ref()) is not None:
+                memory.busy = False
 
 
 Stream.null = Stream(null=True)
@@ -522,6 +578,11 @@ class MemoryPool:
 class PinnedMemory(bytearray):
     """Memory of the host that a GPU copies from without waiting."""
 
+    busy = False
+
+    def __del__(self) -> None:
+        Counts.lost += self.busy
+
 
 @contextlib.contextmanager
 def using_allocator(allocator: Any = None) -> Iterator[None]:
@@ -532,6 +593,8 @@ def new_array(a: Any, dtype: Any = None, copy: bool = True) -> ndarray:
     if isinstance(a, ndarray):
         if not copy and a._id == _current[-1] and (dtype is None or a.dtype == dtype):
             return a
+        if a._id != _current[-1] and not (a.flags.c_contiguous or a.flags.f_contiguous):
+            raise NotImplementedError("CuPy cannot copy non-contiguous array between devices.")
         return ndarray((), _a=np.array(a._a, dtype))
     if isinstance(a, (list, tuple)) and next(found_in(a), None) is not None:
         return run("stack", lambda xs: np.array(xs, dtype), (a,), {})
@@ -544,10 +607,33 @@ def as_strided(x: ndarray, shape: Any = None, strides: Any = None) -> ndarray:
     return viewed(x, np.lib.stride_tricks.as_strided(x._a, shape, strides))
 
 
+def where(condition: Any, x: Any = None, y: Any = None) -> ndarray:
+    """A condition that is a number is none of CuPy's."""
+    condition.astype  # noqa: B018
+    return run("where", np.where, (condition, x, y), {})
+
+
+def solve(a: ndarray, b: ndarray) -> ndarray:
+    """Leading axes do not broadcast."""
+    if b.ndim != 1 and a.shape[:-1] != b.shape[:-1]:
+        raise ValueError("a must have (..., M, M) shape and b must have (..., M, K) for multidimensional b")
+    return run("linalg.solve", np.linalg.solve, (a, b), {})
+
+
+def smallest(a: ndarray, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
+    """CuPy 14 gives CUB its `out` for a dtype, with which it compares that of a."""
+    if out is not None and (a.flags.c_contiguous or a.flags.f_contiguous):
+        raise TypeError("operand type(s) all returned NotImplemented from __array_ufunc__")
+    return run("min", np.min, (a,), {"axis": axis, "out": out, "keepdims": keepdims})
+
+
 fake_cupy: Any = Module("fake_cupy", API["cupy"], np)
 fake_cupy.__dict__.update(
     ndarray=ndarray,
     linalg=Module("fake_cupy.linalg", API["linalg"], np.linalg),
+    where=where,
+    min=smallest,
+    amin=smallest,
     lib=types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided)),
     RawModule=RawModule,
     get_default_memory_pool=MemoryPool,
@@ -570,6 +656,9 @@ fake_cupy.__dict__.update(
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     ),
 )  # fmt: skip
+
+
+fake_cupy.linalg.__dict__["solve"] = solve
 
 
 def binary(name: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -32,7 +33,10 @@ class Gpu:
         if self.real:
             import cupyx
 
-            with cupyx.allow_synchronize(False):
+            with contextlib.ExitStack() as stack:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # CuPy warns that it does not find every wait; that for a value it does
+                    stack.enter_context(cupyx.allow_synchronize(False))
                 yield
             return
         Counts.clear()
@@ -46,7 +50,6 @@ def using(kind: str) -> Iterator[Gpu]:
     blas = None
     with pytest.MonkeyPatch.context() as patch:
         backend.use(None)
-        cublas.handle_for.cache_clear()
         if kind == "cuda":
             try:
                 backend.cupy()
@@ -60,7 +63,8 @@ def using(kind: str) -> Iterator[Gpu]:
         try:
             yield Gpu(kind == "cuda", blas)
         finally:
-            cublas.handle_for.cache_clear()
+            for key in list(cublas._handles):
+                cublas.let_go(*key)
             random._on_gpus.clear()
             backend.forget()
             backend.use(None)

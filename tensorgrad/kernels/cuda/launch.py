@@ -271,5 +271,6 @@ def check_labels(device: int) -> None:
     cell = fault(device)
     row = int(cell) - 1
     if row >= 0:
-        cell.fill(0)
+        with backend.on(cell):
+            cell.fill(0)
         raise LabelError(f"softmax_cross_entropy: the label of row {row} is out of range, expected 0 to classes - 1")

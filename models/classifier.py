@@ -1,0 +1,245 @@
+"""The multi-layer perceptron as a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from models.estimator import Estimator
+from models.parameters import RULES, can_partial_fit
+from tensorgrad import Tensor, ops
+from tensorgrad.backend import Array
+from tensorgrad.errors import LabelError
+from tensorgrad.nn import functional as F
+
+
+@dataclass(eq=False, repr=False)
+class MLPClassifier(ClassifierMixin, Estimator):
+    """A multi-layer perceptron that predicts classes: scikit-learn's MLPClassifier, trained by tensorgrad.
+
+    With scikit-learn's parameters, which have its names, meaning and defaults, and equal `random_state`, it is the same
+    training to rounding. (Only the loss reported for an epoch of several batches with sample weights is another: it is the mean
+    by weight.)
+
+    hidden_layer_sizes   widths of the hidden layers
+    activation           "relu", "logistic", "tanh", "identity"; also "elu", "gelu", "leaky_relu", "silu", "softplus", or what
+                         makes a module (nn.GELU), or a list of these, one for each hidden layer
+    solver               "adam", "sgd", or "lbfgs", which sees all samples at each step and needs SciPy
+    alpha                L2: (alpha / 2m) sum of w² is added to the loss of a batch of m samples, w being the weights
+    batch_size           samples a step; "auto" is 200, or all of fewer; "full" is all of them
+    learning_rate        of "sgd": "constant"; "invscaling", learning_rate_init / t^power_t after t samples; "adaptive", divided
+                         by 5 each time that training would otherwise end
+    learning_rate_init   the learning rate at the start
+    power_t              see learning_rate
+    max_iter             epochs at most (of "lbfgs": iterations); a ConvergenceWarning says that they were too few
+    shuffle              whether every epoch takes the samples in another order
+    random_state         what initial weights, order and held-out samples are drawn from: a seed, a RandomState, a Generator, or
+                         None for NumPy's own
+    tol                  what counts as better: a loss lower, or a score higher, by this (of "lbfgs": the largest gradient)
+    verbose              print the loss after each epoch; "bar" for a progress bar (needs tqdm)
+    warm_start           `fit` goes on with the weights that there are
+    momentum             of "sgd"
+    nesterovs_momentum   of "sgd": look ahead along the velocity
+    early_stopping       hold out `validation_fraction` of the samples, watch the score on them instead of the training loss,
+                         and keep the parameters of the best epoch
+    validation_fraction  see early_stopping
+    beta_1, beta_2       of "adam", and epsilon
+    n_iter_no_change     training ends when it has not got better for more than so many epochs; may be infinite
+    max_fun              of "lbfgs": evaluations of the loss at most
+
+    Beyond scikit-learn's:
+
+    class_weight   how much the samples of each class count, a dict from label to number; "balanced" for all classes the same
+    dropout        the probability with which training leaves out an element of what a hidden layer gives
+    weight_init    from nn.init, for weights, biases being 0; by default both as in scikit-learn (Glorot and Bengio 2010)
+    module         makes a network of (n_inputs, n_outputs), which gives logits: in place of hidden_layer_sizes. n_outputs is
+                   the number of classes, but 1 for two of them
+    optimizer      makes an optimiser of (parameters, lr=learning_rate_init), such as optim.AdamW: in place of solver
+    schedule       makes a schedule of the optimiser, such as partial(optim.CosineLR, epochs=20); it sees the training loss
+    device         where it trains: "cpu", "cuda", "cuda:1", ...
+    dtype          of parameters and arithmetic; None for that of X if it is float32, else float64
+    compile        replay compiled steps; False runs each as it is written
+
+    After `fit`: classes_ (m labels of any kind, or an indicator matrix of several labels for each sample), module_ (the
+    network, nn.Module), history_ (train.History: loss, and with `early_stopping` or an `eval_set` accuracy, val_loss and
+    val_accuracy of each epoch), best_iter_ (the epoch whose parameters were kept), and scikit-learn's coefs_, intercepts_,
+    loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_, n_outputs_,
+    out_activation_, n_features_in_ and feature_names_in_. The accuracy of training is that of the predictions made on the way.
+    """
+
+    hidden_layer_sizes: Any = (100,)
+    activation: Any = "relu"
+    class_weight: dict[Any, float] | str | None = field(default=None, kw_only=True)
+
+    score_name: ClassVar[str] = "accuracy"
+    rules: ClassVar[Any] = {
+        **RULES,
+        "class_weight": (lambda v: v is None or v == "balanced" or isinstance(v, dict), "None, 'balanced' or a dict"),
+    }
+
+    # Targets
+
+    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None) -> tuple[Any, Array]:
+        X, y = self._validate(X, first, y=y, multi_output=True)
+        y = y.toarray() if hasattr(y, "toarray") else y
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        kind = type_of_target(y, input_name="y")
+        if kind not in ("binary", "multiclass", "multilabel-indicator"):
+            raise ValueError(f"MLPClassifier: Unknown label type: {kind}; y must be one class a sample, or columns of 0 and 1")
+        several = kind == "multilabel-indicator"
+        if first:
+            labels = np.arange(y.shape[1]) if several else np.unique(y) if classes is None else np.unique(classes)
+            self.classes_ = labels
+            self.out_activation_ = "logistic" if several or len(labels) < 3 else "softmax"
+            self.n_outputs_ = len(labels) if several or len(labels) > 2 else 1
+        elif several != self._has_several():
+            raise ValueError(f"MLPClassifier: y is {kind}, unlike that of the fit before")
+        if several:
+            if y.shape[1] != len(self.classes_):
+                raise ValueError(
+                    f"MLPClassifier: y has {y.shape[1]} columns, expected {len(self.classes_)} as in the fit before"
+                )
+            return X, y.astype(X.dtype)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise LabelError(f"MLPClassifier: y has labels {unknown[:5].tolist()}, which classes_ has not")
+        codes = np.searchsorted(self.classes_, y)
+        return X, codes if self.out_activation_ == "softmax" else codes[:, None].astype(X.dtype)
+
+    def _has_several(self) -> bool:
+        """Whether a sample may have several labels."""
+        return self.out_activation_ == "logistic" and self.n_outputs_ > 1
+
+    def _check_weights(self, sample_weight: Any, X: Any, y: Array) -> Array | None:
+        weights = super()._check_weights(sample_weight, X, y)
+        if self.class_weight is None:
+            return weights
+        if self._has_several():
+            raise ValueError("MLPClassifier: class_weight needs one class for each sample; use sample_weight")
+        codes = y.reshape(len(y)).astype(np.intp)
+        count = len(self.classes_)
+        if isinstance(self.class_weight, dict):
+            labels = self.classes_.tolist()
+            if unknown := [label for label in self.class_weight if label not in labels]:
+                raise ValueError(f"MLPClassifier: class_weight has labels {unknown}, which classes_ has not")
+            each = np.array([self.class_weight.get(label, 1) for label in labels], X.dtype)
+        else:
+            total = np.bincount(codes, weights, count)
+            each = total.sum() / (count * np.where(total == 0, 1, total))
+        each = each.astype(X.dtype)[codes]
+        return super()._check_weights(each if weights is None else weights * each, X, y)
+
+    def _loss(self) -> Any:
+        return F.cross_entropy if self.out_activation_ == "softmax" else logistic_loss
+
+    def _score(self, outputs: Array, targets: Array, weights: Array | None = None) -> float:
+        """The share of samples that are predicted right, all labels of a sample if it has several."""
+        if self.out_activation_ == "softmax":
+            right = outputs.argmax(axis=1) == targets
+        else:
+            right = ((outputs > 0) == (targets > 0.5)).all(axis=1)
+        return float(np.average(right, weights=weights))
+
+    @available_if(can_partial_fit)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+        """Train one more epoch, on these samples, where the training before has ended; returns itself.
+
+        classes   all labels that there will be; the first call needs them, unless samples have several labels each
+        """
+        if self.class_weight == "balanced":
+            raise ValueError("MLPClassifier.partial_fit: class_weight='balanced' needs all samples; give a dict")
+        if classes is None and not hasattr(self, "classes_") and not type_of_target(y).startswith("multilabel"):
+            raise ValueError("MLPClassifier.partial_fit: classes must be passed on the first call")
+        if classes is not None and hasattr(self, "classes_") and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"MLPClassifier.partial_fit: classes is {classes}, but was {self.classes_} at first")
+        return self._fit(X, y, sample_weight, classes=classes, incremental=True)
+
+    # Prediction
+
+    def decision_function(self, X: Any) -> Array:
+        """The logits, (m, classes); of two classes that of the second, (m,)."""
+        z = self._predicted(X)
+        return z.reshape(len(z)) if self.n_outputs_ == 1 else z
+
+    def predict_proba(self, X: Any) -> Array:
+        """The probability of each class in `classes_`, (m, classes)."""
+        z = self._predicted(X)
+        if self.out_activation_ == "softmax":
+            return F.softmax(z)
+        if self.n_outputs_ > 1:
+            return ops.sigmoid(z)
+        return np.hstack([ops.sigmoid(-z), ops.sigmoid(z)])[:, : len(self.classes_)]
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """The logarithm of the probability of each class, (m, classes), finite where the probability is 0 to rounding."""
+        z = self._predicted(X)
+        if self.out_activation_ == "softmax":
+            return F.log_softmax(z)
+        if self.n_outputs_ > 1:
+            return -F.softplus(-z)
+        return np.hstack([-F.softplus(z), -F.softplus(-z)])[:, : len(self.classes_)]
+
+    def predict(self, X: Any) -> Array:
+        """The likeliest class of each row, (m,); with several labels for each sample 0 or 1 for each of them, (m, labels)."""
+        z = self._predicted(X)
+        if self._has_several():
+            return (z > 0).astype(int)
+        codes = z.argmax(axis=1) if self.n_outputs_ > 1 else (z[:, 0] > 0) & (len(self.classes_) > 1)
+        return self.classes_[codes.astype(np.intp)]
+
+    def input_gradient(self, X: Any, label: Any = None, of: str = "score") -> Array:
+        """How each feature moves a class: the gradient of its score or probability with respect to X, (m, features).
+
+        label   one of `classes_`; by default for each row the class that is predicted. Where samples have several labels, it
+                has to be given
+        of      "score": the logit, of two classes that of the second, and minus that of the first; "probability"
+
+        Raises LabelError for another label.
+        """
+        check_is_fitted(self)
+        if of not in ("score", "probability"):
+            raise ValueError(f"MLPClassifier.input_gradient: of must be 'score' or 'probability', got {of!r}")
+        labels = self.classes_.tolist()
+        if label is None and self._has_several():
+            raise ValueError("MLPClassifier.input_gradient: samples have several labels: say which label")
+        if label is not None and label not in labels:
+            raise LabelError(f"MLPClassifier.input_gradient: there is no label {label!r} in classes_")
+        predicted: Array = None if label is not None else np.searchsorted(self.classes_, self.predict(X))
+
+        def chosen(z: Tensor, samples: slice) -> Tensor:
+            which = np.full(len(z), labels.index(label)) if predicted is None else predicted[samples]
+            if self.n_outputs_ == 1:
+                signed = z.reshape(-1) * Tensor(np.where(which, 1, -1), dtype=z.dtype, device=z.device)
+                return signed if of == "score" else signed.sigmoid()
+            if of == "probability":
+                z = z.softmax() if self.out_activation_ == "softmax" else z.sigmoid()
+            return z[np.arange(len(which)), which]
+
+        return self._gradient(X, chosen)
+
+    # scikit-learn's own
+
+    def to_sklearn(self) -> Any:
+        model = super().to_sklearn()
+        several = np.array([[0], [1]]) * np.ones(len(self.classes_), int)
+        model._label_binarizer = LabelBinarizer().fit(several if self._has_several() else self.classes_)
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def logistic_loss(z: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """The cross-entropy between the logistic function of z (m, k) and targets in 0 .. 1, summed over the k of a sample."""
+    losses = F.binary_cross_entropy_with_logits(z, target, reduction="none").sum(-1)
+    return losses.mean() if reduction == "mean" else losses

@@ -1,0 +1,358 @@
+"""Training: scikit-learn's contract around `train.fit`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+
+from models import solvers
+from models.fitted import EVALUATED, Fitted
+from models.mlp import MLP, activations
+from models.parameters import Rule
+from tensorgrad import nn, optim, train
+from tensorgrad.backend import Array, as_device
+from tensorgrad.errors import ShapeError, TrainingError
+from tensorgrad.nn import init
+
+COMPILED = 50  # steps from which compiling them takes less time than it saves
+
+
+@dataclass
+class Training:
+    """What partial_fit goes on with."""
+
+    optimiser: optim.Optimiser
+    schedule: optim.Schedule | None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule and self.schedule.state_dict()}
+
+
+class Estimator(Fitted):
+    """An estimator but for what is predicted: a subclass says what the targets are, and the loss."""
+
+    # What a subclass says
+
+    rules: ClassVar[Mapping[str, Rule]]
+    score_name: ClassVar[str]
+
+    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None) -> tuple[Any, Array]:
+        """X and the targets, a row for each sample, as the loss takes them. If `first`, they say what there is to be predicted:
+        n_outputs_, out_activation_ (and classes_)."""
+        raise NotImplementedError
+
+    def _loss(self) -> Callable[..., Any]:
+        """The loss of (outputs, targets) that is minimised."""
+        raise NotImplementedError
+
+    def _reported_loss(self) -> Callable[..., Any]:
+        """A loss with the gradient of `_loss` and the value that is reported."""
+        return self._loss()
+
+    def _score(self, outputs: Array, targets: Array, weights: Array | None = None) -> float:
+        """The score, named `score_name`, that `early_stopping` watches."""
+        raise NotImplementedError
+
+    # Training
+
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, eval_set: tuple[Any, ...] | None = None, callbacks: Any = None
+    ) -> Self:
+        """Train on X (m, features), an array or a sparse matrix, and y; returns itself.
+
+        sample_weight   (m,): a weight of 2 counts as the sample twice
+        eval_set        (X, y) or (X, y, weights), not trained on, but measured after each epoch, into `history_`. Kept are the
+                        parameters of the epoch with the least loss there; with `early_stopping` it takes the place of the
+                        part of X that is held out, and those with the best score are kept
+        callbacks       called after each epoch: tensorgrad.train.Callback, or functions of the Run
+        """
+        return self._fit(X, y, sample_weight, eval_set=eval_set, callbacks=callbacks)
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        eval_set: Any = None,
+        callbacks: Any = None,
+        classes: Any = None,
+        incremental: bool = False,
+    ) -> Self:
+        self._check_parameters()
+        first = not hasattr(self, "module_") or not (self.warm_start or incremental)
+        X, y = self._check_input(X, y, first, classes)
+        weights = self._check_weights(sample_weight, X, y)
+        rng = solvers.random_state(self.random_state)
+        if first:
+            self._start(X.shape[1], X.dtype, rng)
+        if self._is_stochastic():
+            self._fit_epochs(X, y, weights, rng, eval_set, list(callbacks or ()), incremental)
+        elif eval_set is not None or callbacks:
+            raise ValueError(f"{type(self).__name__}.fit: eval_set and callbacks need solver 'adam' or 'sgd', got 'lbfgs'")
+        else:
+            self._fit_lbfgs(X, y, weights)
+        self.module_.eval()
+        if not all(np.isfinite(p.numpy()).all() for p in self.module_.parameters()):
+            raise TrainingError(
+                f"{type(self).__name__}.fit: training has led to parameters that are not finite; scale the features, or try a "
+                f"lower learning_rate_init"
+            )
+        return self
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError for a parameter that cannot be."""
+        name = type(self).__name__
+        for parameter, (holds, expected) in self.rules.items():
+            value = getattr(self, parameter)
+            if not holds(value):
+                raise ValueError(f"{name}: {parameter} must be {expected}, got {value!r}")
+        if self.module is None:
+            activations(self.activation, len(self._hidden()))
+        if self.dropout and not self._is_stochastic():
+            raise ValueError(f"{name}: dropout needs solver 'adam' or 'sgd', got 'lbfgs'")
+
+    def _hidden(self) -> list[int]:
+        """The widths of the hidden layers."""
+        given = self.hidden_layer_sizes
+        hidden = list(given) if isinstance(given, Iterable) else [given]
+        if any(not isinstance(n, (int, np.integer)) or n < 1 for n in hidden):
+            raise ValueError(f"{type(self).__name__}: hidden_layer_sizes must be whole numbers above 0, got {given!r}")
+        return [int(n) for n in hidden]
+
+    def _check_weights(self, sample_weight: Any, X: Any, y: Array) -> Array | None:
+        """How much each sample counts."""
+        if sample_weight is None:
+            return None
+        where = f"{type(self).__name__}: sample_weight"
+        w = np.asarray(sample_weight, dtype=X.dtype)
+        w = np.full(X.shape[0], w) if not w.ndim else w
+        if w.shape != X.shape[:1]:
+            raise ShapeError(f"{where} has shape {w.shape}, expected {X.shape[:1]}, one weight for each sample")
+        if not (w >= 0).all() or not np.isfinite(w).all():
+            raise ValueError(f"{where} has weights that are negative or not finite")
+        if not w.any():
+            raise ValueError(f"{where}: the weights are all zero")
+        return w
+
+    def _start(self, inputs: int, dtype: Any, rng: np.random.RandomState) -> None:
+        """A network with its initial weights, and nothing known of its training."""
+        outputs = self.n_outputs_
+        draws: np.random.Generator | None = None
+        if self.module is not None:
+            draws = np.random.default_rng(rng.randint(2**31))
+            with init.seeded(draws):
+                self.module_ = self.module(inputs, outputs)
+            converted(self.module_, dtype)
+            for _, part in self.module_.named_modules():
+                if isinstance(part, nn.Dropout):
+                    part.rng = part.rng or draws
+        else:
+            hidden, activation = self._hidden(), self.activation
+            if self.dropout or self.weight_init is not None:
+                draws = np.random.default_rng(rng.randint(2**31))
+            self.module_ = MLP(
+                (inputs, *hidden, outputs),
+                activation,
+                dropout=self.dropout,
+                weight_init=self.weight_init or init.zeros(),
+                rng=draws,
+                dtype=dtype,
+            )
+            if self.weight_init is None:
+                each = list(activation) if isinstance(activation, (list, tuple)) else [activation] * len(hidden)
+                solvers.glorot(self._linear(), [*each, each[-1] if each else activation], rng)
+        self.module_.to(self.device)
+        self.n_iter_ = self.t_ = self.best_iter_ = 0
+        self.loss_ = math.nan
+        self.loss_curve_: list[float] = []
+        self.history_ = train.History()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Nothing is known yet of what training watches: the loss, or with `early_stopping` the score."""
+        self.validation_scores_: Any = [] if self.early_stopping else None
+        self.best_validation_score_: Any = -math.inf if self.early_stopping else None  # scikit-learn has None here, too
+        self.best_loss_: Any = None if self.early_stopping else math.inf
+        self._no_improvement_count = 0
+        self._best_values: dict[str, Array] | None = None
+
+    def _fit_epochs(
+        self,
+        X: Any,
+        y: Array,
+        weights: Array | None,
+        rng: np.random.RandomState,
+        eval_set: Any,
+        callbacks: list[Any],
+        incremental: bool,
+    ) -> None:
+        if self.early_stopping and incremental:
+            raise ValueError(f"{type(self).__name__}: partial_fit does not support early_stopping=True")
+        if any(isinstance(callback, train.Checkpoint) for callback in callbacks):
+            raise TypeError(
+                f"{type(self).__name__}.fit: what a Checkpoint saves cannot be gone on with here; pickle the estimator, "
+                f"and go on with warm_start=True or partial_fit"
+            )
+        if self.early_stopping != (self.validation_scores_ is not None):  # a warm start with other parameters
+            self._watch()
+        held_out: list[Any] | None = None
+        if eval_set is not None:
+            held_out = self._check_eval_set(eval_set)
+        elif self.early_stopping:
+            (X, y, weights), held_out = self._hold_out(X, y, weights, rng)
+        optimiser, schedule = self._optimiser(incremental)
+        follows = self.solver == "sgd" and self.optimizer is None and schedule is None
+        score = partial(self._validation_score, *held_out) if held_out is not None and self.early_stopping else None
+        keeper = train.EarlyStopping("val_loss", patience=None) if held_out is not None and score is None else None
+        samples = X.shape[0]
+        loader = batches(X, y, weights, self._batch_size(samples), rng if self.shuffle else None, self.device)
+        epochs = 1 if incremental else self.max_iter
+        history = train.fit(
+            self.module_,
+            self._reported_loss(),
+            optimiser,
+            loader,
+            epochs,
+            validation=None
+            if held_out is None
+            else batches(held_out[0], held_out[1], held_out[2], EVALUATED, device=self.device),
+            metrics=None if held_out is None else {self.score_name: self._score},
+            callbacks=[solvers.Convergence(self, samples, follows, score), *([keeper] if keeper else []), *callbacks],
+            schedule=schedule,
+            l2=self.alpha / 2,
+            compile=self.compile and epochs * len(loader) >= COMPILED,
+            progress=self.verbose == "bar",
+        )
+        if keeper is not None:
+            self.best_iter_ = keeper.best_epoch
+        elif score is None:
+            self.best_iter_ = self.n_iter_
+        if incremental and self.history_.keys() == history.keys():
+            for row in history.rows():
+                self.history_.append({**row, "epoch": len(self.history_["epoch"]) + 1})
+        else:
+            self.history_ = history
+        if history.interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        elif not incremental and self.n_iter_ == self.max_iter and not history.stopped:
+            warnings.warn(
+                f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
+        """The optimiser and the schedule: those of the last training, if it is to go on, or new ones."""
+        kept = getattr(self, "_training", None) if go_on else None
+        if isinstance(kept, Training):
+            return kept.optimiser, kept.schedule
+        params = list(self.module_.parameters())
+        if self.optimizer is not None:
+            optimiser = self.optimizer(params, lr=self.learning_rate_init)
+        elif self.solver == "sgd":
+            optimiser = solvers.SGD(params, self.learning_rate_init, self.momentum, self.nesterovs_momentum)
+        else:
+            optimiser = solvers.Adam(params, self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon)
+        schedule = None if self.schedule is None else self.schedule(optimiser)
+        if kept is not None:
+            optimiser.load_state_dict(kept["optimiser"])
+            if schedule is not None:
+                schedule.load_state_dict(kept["schedule"])
+        self._training = Training(optimiser, schedule)
+        return optimiser, schedule
+
+    def _batch_size(self, samples: int) -> int:
+        if self.batch_size == "auto":
+            return min(200, samples)
+        if self.batch_size == "full":
+            return samples
+        size = int(self.batch_size)
+        if size > samples:
+            warnings.warn(
+                f"{type(self).__name__}: batch_size is {size}, but there are {samples} samples: it is all of them", stacklevel=5
+            )
+        return min(size, samples)
+
+    def _check_eval_set(self, eval_set: Any) -> list[Any]:
+        """X, targets and weights, or None for these, of what is measured after each epoch."""
+        if not isinstance(eval_set, (tuple, list)) or len(eval_set) not in (2, 3):
+            raise ValueError(f"{type(self).__name__}.fit: eval_set must be (X, y) or (X, y, weights)")
+        X, y = self._check_input(eval_set[0], eval_set[1], False)
+        return [X, y, Estimator._check_weights(self, eval_set[2] if len(eval_set) == 3 else None, X, y)]
+
+    def _hold_out(self, X: Any, y: Array, weights: Array | None, rng: np.random.RandomState) -> tuple[list[Any], list[Any]]:
+        """(X, y, weights) to train on, and those to watch, divided as scikit-learn divides them: by class if there are two."""
+        given = [X, y] if weights is None else [X, y, weights]
+        stratify = y if self.out_activation_ == "logistic" and self.n_outputs_ == 1 else None
+        divided = train_test_split(*given, random_state=rng, test_size=self.validation_fraction, stratify=stratify)
+        kept, held_out = [*divided[::2], None][:3], [*divided[1::2], None][:3]
+        if held_out[0].shape[0] < 2:
+            raise ValueError(
+                f"{type(self).__name__}: validation_fraction={self.validation_fraction} holds out "
+                f"{held_out[0].shape[0]} of {X.shape[0]} samples, expected at least 2"
+            )
+        return kept, held_out
+
+    def _validation_score(self, X: Any, y: Array, weights: Array | None, run: train.Run) -> float:
+        """The score of what is held out, after an epoch."""
+        if weights is None:
+            return float(run.row[f"val_{self.score_name}"])
+        return self._score(self._outputs(X), y, weights)
+
+    def _fit_lbfgs(self, X: Any, y: Array, weights: Array | None) -> None:
+        (batch,) = batches(X, y, weights, X.shape[0], device=self.device)
+        history = train.History()
+
+        def on_iteration(loss: float) -> None:
+            history.append({"epoch": len(history.get("epoch", ())) + 1, "loss": loss})
+            self.loss_curve_.append(loss)
+            if self.verbose and self.verbose != "bar":
+                print(f"Iteration {len(history['loss'])}, loss = {loss:.8f}")
+
+        options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
+        result = solvers.lbfgs(self.module_, self._loss(), batch, self.alpha / 2, self.compile, on_iteration, **options)
+        self.history_ = history
+        self.loss_ = self.best_loss_ = float(result.fun)
+        self.n_iter_ = self.best_iter_ = min(int(result.nit), self.max_iter)
+        if result.status:
+            warnings.warn(
+                f"{type(self).__name__}: L-BFGS has not converged in {self.n_iter_} iterations (at most {self.max_iter}) and "
+                f"{result.nfev} evaluations (at most {self.max_fun}): {result.message}",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: of the optimiser and the schedule their state, from which partial_fit goes on."""
+        state = dict(super().__getstate__())
+        if isinstance(kept := state.get("_training"), Training):
+            state["_training"] = kept.state_dict()
+        return state
+
+
+def batches(
+    X: Any, y: Array, weights: Array | None, batch_size: int, rng: np.random.RandomState | None = None, device: str = "cpu"
+) -> solvers.Batches:
+    """Samples in batches, with their weights if they have any."""
+    return solvers.Batches(
+        X, y, *([] if weights is None else [weights]), batch_size=batch_size, rng=rng, device=as_device(device)
+    )
+
+
+def converted(module: nn.Module, dtype: Any) -> None:
+    """Give the parameters and floating buffers of a module another dtype."""
+    for _, part in module.named_modules():
+        for parameter in part._parameters.values():
+            parameter.data = parameter.data.astype(dtype, copy=False)
+        for name, array in part._buffers.items():
+            if array.dtype.kind == "f":
+                setattr(part, name, array.astype(dtype, copy=False))

@@ -1,0 +1,185 @@
+"""What a trained estimator does: outputs, hidden layers, gradients, scikit-learn's attributes and its own estimators."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import sklearn.neural_network
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+import tensorgrad
+from models import solvers
+from models.parameters import Parameters
+from tensorgrad import Tensor, nn, train, writes
+from tensorgrad.backend import Array, put
+from tensorgrad.errors import OutOfRangeError, ShapeError
+
+EVALUATED = 4096  # samples at a time, where nothing is trained
+
+KNOWN = ("n_features_in_", "feature_names_in_", "n_outputs_", "out_activation_", "classes_")
+RECORDS = (
+    *("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_"),
+    "_no_improvement_count",
+)
+
+
+class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
+    """An estimator but for its training.
+
+    module_   the network
+    """
+
+    hidden_layer_sizes: Any
+    activation: Any
+    module_: nn.Module
+    n_outputs_: int
+
+    def _validate(self, X: Any, first: bool, **options: Any) -> Any:
+        """What scikit-learn makes of X (and y): an array, or a sparse matrix in compressed rows, of the right dtype."""
+        asked = [np.float64, np.float32] if self.dtype is None else np.dtype(self.dtype)
+        return validate_data(self, X, accept_sparse="csr", dtype=asked if first else self._dtype, reset=first, **options)
+
+    @property
+    def _dtype(self) -> Any:
+        return next(self.module_.parameters()).dtype
+
+    def _predicted(self, X: Any) -> Array:
+        """What the network gives for X, (m, n_outputs_)."""
+        check_is_fitted(self)
+        return self._outputs(self._validate(X, first=False))
+
+    def _outputs(self, X: Any, module: nn.Module | None = None) -> Array:
+        parts = [train.predict(module or self.module_, x, EVALUATED) for (x,) in solvers.Batches(X, batch_size=EVALUATED)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def transform(self, X: Any, layer: int = -1) -> Array:
+        """What a hidden layer gives for X, after its activation, (m, width): 0 is the first, -1 the last."""
+        check_is_fitted(self)
+        parts = self._layers(layer)
+        return self._outputs(self._validate(X, first=False), nn.Sequential(*parts))
+
+    def _layers(self, layer: int) -> list[nn.Module]:
+        """The parts of the network up to a hidden layer."""
+        where = f"{type(self).__name__}.transform"
+        if not isinstance(self.module_, nn.Sequential):
+            raise TypeError(f"{where}: the module is a {type(self.module_).__name__}, expected an nn.Sequential; use module_")
+        parts = [self.module_[i] for i in range(len(self.module_))]
+        ends = [i for i, part in enumerate(parts) if isinstance(part, nn.Linear)][1:]
+        if not -len(ends) <= layer < len(ends):
+            raise OutOfRangeError(f"{where}: layer is {layer}, but there are {len(ends)} hidden layers")
+        return parts[: ends[layer]]
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many features `transform` makes: scikit-learn names them."""
+        return next(part for part in reversed(self._layers(-1)) if isinstance(part, nn.Linear)).weight.shape[1]
+
+    def _gradient(self, X: Any, of: Callable[[Tensor, slice], Tensor]) -> Array:
+        """The gradient of `of(outputs, samples)`, a number for each sample, with respect to X: (m, features)."""
+        check_is_fitted(self)
+        X = self._validate(X, first=False)
+        found = []
+        for start in range(0, X.shape[0], EVALUATED):
+            samples = slice(start, start + EVALUATED)
+            x = X[samples] if isinstance(X, np.ndarray) else X[samples].toarray()
+            leaf = Tensor(x, requires_grad=True, device=next(self.module_.parameters()).device)
+            (g,) = tensorgrad.grad(of(self.module_(leaf), samples).sum(), [leaf])
+            found.append(g.numpy())
+        return np.concatenate(found)
+
+    # Attributes by scikit-learn's names
+
+    def _linear(self) -> list[nn.Linear]:
+        return [part for _, part in self.module_.named_modules() if isinstance(part, nn.Linear)]
+
+    @property
+    def coefs_(self) -> list[Array]:
+        """The weights W (in, out) of the linear layers: the memory of the parameters, but for a GPU copies. May be set."""
+        return [layer.weight.numpy() for layer in self._linear()]
+
+    @coefs_.setter
+    def coefs_(self, values: Any) -> None:
+        place(f"{type(self).__name__}.coefs_", [layer.weight.data for layer in self._linear()], values)
+
+    @property
+    def intercepts_(self) -> list[Array]:
+        """The biases b (out,) of the linear layers that have one, in the same way."""
+        return [layer.bias.numpy() for layer in self._linear() if layer.bias is not None]
+
+    @intercepts_.setter
+    def intercepts_(self, values: Any) -> None:
+        biases = [layer.bias.data for layer in self._linear() if layer.bias is not None]
+        place(f"{type(self).__name__}.intercepts_", biases, values)
+
+    @property
+    def n_layers_(self) -> int:
+        """How many layers there are, input and output among them."""
+        return len(self._linear()) + 1
+
+    # scikit-learn's own
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """The estimator that a fitted one of scikit-learn is: its parameters, weights and curves, and the same predictions.
+
+        Raises TypeError for another estimator than scikit-learn's of the same name.
+        """
+        if type(model).__name__ != cls.__name__ or not type(model).__module__.startswith("sklearn."):
+            raise TypeError(f"{cls.__name__}.from_sklearn: expected scikit-learn's {cls.__name__}, got {type(model).__name__}")
+        check_is_fitted(model)
+        own = cls(**model.get_params(deep=False))
+        copy_attributes(model, own, KNOWN)
+        own._start(model.n_features_in_, model.coefs_[0].dtype, np.random.RandomState(0))
+        own.coefs_, own.intercepts_ = model.coefs_, model.intercepts_
+        own.module_.eval()
+        copy_attributes(model, own, RECORDS)
+        own.best_iter_ = own.n_iter_
+        return own
+
+    def to_sklearn(self) -> Any:
+        """scikit-learn's estimator of the same name with the same parameters, weights and curves, and the same predictions.
+
+        Raises ValueError for a network that scikit-learn does not have: of a `module`, or with other activations.
+        """
+        check_is_fitted(self)
+        name = type(self).__name__
+        names = set(self.activation) if isinstance(self.activation, (list, tuple)) else {self.activation}
+        if self.module is not None or len(names) > 1 or not names <= {"relu", "logistic", "tanh", "identity"}:
+            what = "a module of your own" if self.module is not None else f"activation={self.activation!r}"
+            raise ValueError(f"{name}.to_sklearn: scikit-learn's network cannot have {what}")
+        kind = getattr(sklearn.neural_network, name)
+        given = {parameter: getattr(self, parameter) for parameter in kind().get_params()}
+        given["activation"] = next(iter(names), "identity")
+        given["batch_size"] = "auto" if self.batch_size == "full" else self.batch_size
+        if isinstance(self.random_state, np.random.Generator):
+            given["random_state"] = None
+        model = kind(**given)
+        copy_attributes(self, model, (*KNOWN, *RECORDS, "n_layers_", "coefs_", "intercepts_"))
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def place(name: str, own: list[Array], values: Any) -> None:
+    """Write arrays into others of the same shapes. Raises ShapeError, before anything is written, for other shapes."""
+    arrays = [np.asarray(value) for value in values]
+    if [a.shape for a in arrays] != [a.shape for a in own]:
+        raise ShapeError(f"{name}: arrays of shapes {[a.shape for a in arrays]}, expected {[a.shape for a in own]}")
+    for target, array in zip(own, arrays, strict=True):
+        put(target, array.astype(target.dtype, copy=False))
+        writes.wrote(target)
+
+
+def copy_attributes(source: Any, target: Any, names: tuple[str, ...]) -> None:
+    """Give one estimator copies of those attributes that the other has."""
+    for name in names:
+        if hasattr(source, name):
+            setattr(target, name, copy.deepcopy(getattr(source, name)))

@@ -1,0 +1,222 @@
+"""How scikit-learn trains its multi-layer perceptrons: its optimisers, its batches, its ends of training, L-BFGS.
+
+Written so that equal `random_state` means equal training, to rounding. The formulas are those of the user guide and of the
+sources that it names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import tensorgrad
+from tensorgrad import Tensor, nn, optim, train, writes
+from tensorgrad.backend import Array, put
+from tensorgrad.data.transfer import to_device
+from tensorgrad.op import Value
+
+if TYPE_CHECKING:
+    from models.estimator import Estimator
+
+
+class Adam(optim.Adam):
+    """Adam in the form that ends section 2 of Kingma and Ba 2015: eps is added to sqrt(v), and not to sqrt(v/(1 - b2^t)).
+
+    p = p - lr sqrt(1 - b2^t)/(1 - b1^t) m / (sqrt(v) + eps)          at step t = 1, 2, ...
+    """
+
+    def numbers(self) -> dict[str, float]:
+        numbers = super().numbers()
+        return {**numbers, "rate": numbers["rate"] / numbers["root"], "root": 1.0}
+
+
+class SGD(optim.Optimiser):
+    """Gradient descent whose velocity is a step, and so outlives a change of the rate (optim.SGD scales it along).
+
+    v = momentum v - lr g;   p = p + v   (nesterov: p = p + momentum v - lr g)
+    """
+
+    slots = ("velocity",)
+
+    def __init__(self, params: Any, lr: float, momentum: float = 0.9, nesterov: bool = True) -> None:
+        super().__init__(params, lr, momentum=momentum, nesterov=nesterov)
+
+    def numbers(self) -> dict[str, float]:
+        return {"lr": self.lr, "momentum": self.settings["momentum"]}
+
+    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        step = numbers["lr"] * g
+        v = numbers["momentum"] * state[0] - step
+        return p + (numbers["momentum"] * v - step if self.settings["nesterov"] else v), v
+
+
+class Batches:
+    """Samples in batches: each loop is an epoch of (x, y) or (x, y, weights), x being dense though X may be sparse.
+
+    X         (m, features), an array or a sparse matrix in compressed rows
+    others    arrays of m: targets, and perhaps weights
+    rng       shuffles the order of the epoch before, as scikit-learn does; None for no shuffling
+    device    where the batches are wanted
+    """
+
+    def __init__(
+        self, X: Any, *others: Array, batch_size: int, rng: np.random.RandomState | None = None, device: str = "cpu"
+    ) -> None:
+        self.device = device
+        self.X, self.others, self.batch_size, self.rng = X, others, batch_size, rng
+        self.samples: int = X.shape[0]
+        self.order: Array = np.arange(self.samples)
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
+        return self._batches() if self.device == "cpu" else to_device(self._batches(), self.device)
+
+    def _batches(self) -> Iterator[tuple[Array, ...]]:
+        if self.rng is not None:
+            self.order = self.order[self.rng.permutation(self.samples)]
+        dense, shuffled = isinstance(self.X, np.ndarray), self.rng is not None and self.batch_size < self.samples
+        for start in range(0, self.samples, self.batch_size):
+            if not shuffled:  # nor does the order matter in a batch of all samples
+                part = slice(start, start + self.batch_size)
+                yield (self.X[part] if dense else self.X[part].toarray(), *[a[part] for a in self.others])
+            else:
+                some = self.order[start : start + self.batch_size]
+                x = self.X.take(some, axis=0) if dense else self.X[some].toarray()
+                yield (x, *[a.take(some, axis=0) for a in self.others])
+
+
+class Convergence(train.Callback):
+    """What scikit-learn does after each epoch: it keeps the curves, prints, changes the rate, and finds the end.
+
+    model        the estimator, whose attributes it sets
+    samples      in an epoch
+    adjusts      whether the learning rate is its to change
+    score        the score of the validation set, with `early_stopping`; else None
+    """
+
+    def __init__(self, model: Estimator, samples: int, adjusts: bool, score: Callable[[train.Run], float] | None) -> None:
+        self.model, self.samples, self.score = model, samples, score
+        self.schedule = model.learning_rate if adjusts else "constant"
+        self.prints = model.verbose and model.verbose != "bar"
+
+    def on_epoch_end(self, run: train.Run) -> None:
+        model, loss = self.model, run.row["loss"]
+        model.n_iter_ = run.epoch
+        model.t_ += self.samples
+        model.loss_ = loss
+        model.loss_curve_.append(loss)
+        if self.prints:
+            print(f"Iteration {run.epoch}, loss = {loss:.8f}")
+        if self.score is None:
+            better, best = loss <= model.best_loss_ - model.tol, loss < model.best_loss_
+            model.best_loss_ = min(loss, model.best_loss_)
+        else:
+            score = self.score(run)
+            model.validation_scores_.append(score)
+            if self.prints:
+                print(f"Validation score: {score:f}")
+            better, best = score >= model.best_validation_score_ + model.tol, score > model.best_validation_score_
+            if best:
+                model.best_validation_score_, model.best_iter_ = score, run.epoch
+                model._best_values = model.module_.state_dict()
+        model._no_improvement_count = 0 if better else model._no_improvement_count + 1
+        if self.schedule == "invscaling":
+            run.optimiser.lr = model.learning_rate_init / (model.t_ + 1) ** model.power_t
+        if model._no_improvement_count > model.n_iter_no_change:
+            self.give_up(run)
+
+    def give_up(self, run: train.Run) -> None:
+        """It has not got better for long enough: go on at a lower rate, or end."""
+        model = self.model
+        what = "Training loss" if self.score is None else "Validation score"
+        reason = f"{what} did not improve more than tol={model.tol:f} for {model.n_iter_no_change} consecutive epochs."
+        if self.schedule == "adaptive" and run.optimiser.lr > 1e-6:
+            run.optimiser.lr /= 5
+            model._no_improvement_count = 0
+            end = f"Setting learning rate to {run.optimiser.lr:f}"
+        else:
+            run.stop = reason
+            end = "Stopping." if self.schedule != "adaptive" else "Learning rate too small. Stopping."
+        if self.prints:
+            print(f"{reason} {end}")
+
+    def on_end(self, run: train.Run) -> None:
+        if self.score is not None and self.model._best_values is not None:
+            run.model.load_state_dict(self.model._best_values)
+
+
+def lbfgs(
+    module: nn.Module,
+    loss: Callable[..., Any],
+    batch: tuple[Array, ...],
+    l2: float,
+    compile: bool,
+    on_iteration: Callable[[float], None],
+    **options: Any,
+) -> Any:
+    """Minimise the loss over all samples at once by L-BFGS-B (scipy.optimize.minimize); the module has the result.
+
+    batch          X, y, and perhaps weights
+    l2             adds (l2 / m) sum of w², w being the elements of parameters with two axes, m the sum of the weights
+    on_iteration   called with the cost after each iteration
+    options        of SciPy's L-BFGS-B
+
+    Returns SciPy's OptimizeResult.
+    """
+    from scipy.optimize import OptimizeResult, minimize  # scikit-learn needs it, too
+
+    params = list(module.parameters())
+    ends = np.cumsum([p.size for p in params])[:-1]
+
+    def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any]:
+        count: Any = len(y) if w is None else w.sum()
+        cost = loss(module(x), y) if w is None else (loss(module(x), y, reduction="none") * w).sum() / count
+        cost = cost + l2 / count * sum((p * p).sum() for p in params if p.ndim > 1)
+        return cost, tensorgrad.grad(cost, params)
+
+    run = tensorgrad.compile(step) if compile else step
+
+    def evaluate(values: Array) -> tuple[float, Array]:
+        place(values)
+        cost, gradients = run(*map(Tensor, batch))
+        return cost.item(), np.concatenate([g.numpy().ravel() for g in gradients]).astype(np.float64)
+
+    def place(values: Array) -> None:
+        for p, part in zip(params, np.split(values, ends), strict=True):
+            put(p.data, part.reshape(p.shape).astype(p.dtype))
+            writes.wrote(p.data)
+
+    def report(intermediate_result: OptimizeResult) -> None:
+        on_iteration(float(intermediate_result.fun))
+
+    start = np.concatenate([p.numpy().ravel() for p in params]).astype(np.float64)
+    result = minimize(evaluate, start, jac=True, method="L-BFGS-B", callback=report, options=options)
+    place(result.x)
+    return result
+
+
+def random_state(given: Any) -> np.random.RandomState:
+    """scikit-learn's generator for `random_state`; one that goes on with the numbers of a Generator, if that is given."""
+    from sklearn.utils import check_random_state
+
+    if isinstance(given, np.random.Generator):
+        return np.random.RandomState(given.bit_generator)
+    state: np.random.RandomState = check_random_state(given)
+    return state
+
+
+def glorot(layers: list[nn.Linear], activations: list[Any], rng: np.random.RandomState) -> None:
+    """Draw the weights and biases of linear layers as scikit-learn does, in its order, given what follows on each.
+
+    U(-a, a) with a = sqrt(6 / (in + out)), or sqrt(2 / (in + out)) around a logistic function (Glorot and Bengio 2010).
+    """
+    for layer, activation in zip(layers, activations, strict=True):
+        bound = math.sqrt((2.0 if activation == "logistic" else 6.0) / sum(layer.weight.shape))
+        for parameter in (layer.weight, layer.bias):
+            assert parameter is not None
+            parameter.data[...] = rng.uniform(-bound, bound, parameter.shape)

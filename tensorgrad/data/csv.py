@@ -1,0 +1,104 @@
+"""Comma-separated text."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorgrad.backend import Array
+from tensorgrad.errors import DataError, DTypeError, OutOfRangeError
+
+LINES = 1024  # that are read at once
+
+
+def read_csv(
+    path: str | Path, label: int = 0, *, header: bool | None = None, dtype: npt.DTypeLike = np.float32
+) -> tuple[Array, Array]:
+    """Samples and their labels from a file with one sample a line: x (m, n) of `dtype`, labels (m,) of int64.
+
+    label   the column that holds the label, a whole number; a negative one counts from the last column
+    header  whether the first line holds names instead of numbers; by default it does if none of its fields is a number
+    dtype   of x, a float or an integer type; an integer type has to fit each number exactly
+
+    MNIST goes around in this form, 784 pixels after the label: `x, y = read_csv("mnist_train.csv", dtype="uint8")`.
+    Empty lines are passed over. Fields are decimal numbers, without quotes.
+
+    Raises FileNotFoundError if there is no such file; DataError, naming file and line, for a line with another number of
+    fields than the first one, a field that is no finite number or does not fit, and a file without samples; OutOfRangeError
+    if there is no such column.
+    """
+    path, dtype = Path(path), np.dtype(dtype)
+    if dtype.kind not in "fiu":
+        raise DTypeError(f"read_csv: dtype is {dtype}, expected a float or an integer type")
+    samples: list[Array] = []
+    labels: list[Array] = []
+    columns = 0
+    # a byte that is no text becomes a character that is no number, and gets an error with its line
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        numbered = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
+        while rows := list(islice(numbered, LINES)):
+            if not columns:
+                columns = rows[0][1].count(",") + 1
+                if not -columns <= label < columns:
+                    raise OutOfRangeError(f"read_csv: label is column {label}, but {path} has {columns} columns")
+                if _is_header(rows[0][1]) if header is None else header:
+                    del rows[0]
+            values = _parse(path, rows, columns)
+            y = values[:, label]
+            x = np.delete(values, label, axis=1)
+            samples.append(_cast(path, rows, x, dtype, [i for i in range(columns) if i != label % columns]))
+            labels.append(_cast(path, rows, y[:, None], np.dtype(np.int64), [label % columns])[:, 0])
+    if not sum(map(len, samples)):
+        raise DataError(f"{path}: no samples; the file is {'empty' if not columns else 'a line of names alone'}")
+    return np.concatenate(samples), np.concatenate(labels)
+
+
+def _parse(path: Path, rows: list[tuple[int, str]], columns: int) -> Array:
+    """The numbers of these lines, float64 (lines, columns)."""
+    for number, line in rows:
+        if (found := line.count(",") + 1) != columns:
+            raise DataError(f"{path}, line {number}: {found} fields, but {columns} in the first line")
+    try:
+        return _numbers([line for _, line in rows]) if rows else np.empty((0, columns))
+    except ValueError as error:
+        number, line = next(((number, line) for number, line in rows if not _is_numeric(line)), rows[0])
+        for column, field in enumerate(line.split(","), 1):
+            if not _is_numeric(field):
+                raise DataError(f"{path}, line {number}, field {column}: {field.strip()[:40]!r} is no number") from None
+        raise DataError(f"{path}, lines {rows[0][0]} to {rows[-1][0]}: {error}") from error
+
+
+def _numbers(lines: list[str]) -> Array:
+    values: Array = np.loadtxt(lines, np.float64, delimiter=",", comments=None, ndmin=2)
+    return values
+
+
+def _is_numeric(text: str) -> bool:
+    """Whether a field, or each field of a line, is a number."""
+    try:
+        return text.strip() != "" and bool(_numbers([text]).size)
+    except ValueError:
+        return False
+
+
+def _is_header(line: str) -> bool:
+    return {"\0", "\ufffd"}.isdisjoint(line) and not any(map(_is_numeric, line.split(",")))
+
+
+def _cast(path: Path, rows: list[tuple[int, str]], values: Array, dtype: np.dtype[Any], columns: list[int]) -> Array:
+    """`values` as `dtype`, if every one is finite and fits; `columns` says where in the lines they stand."""
+    if dtype.kind == "f":
+        fits = np.abs(values) <= np.finfo(dtype).max
+    else:
+        info = np.iinfo(dtype)
+        # float64 tells whole numbers apart up to 2⁵³
+        fits = (np.floor(values) == values) & (values >= max(info.min, -(2**53))) & (values <= min(info.max, 2**53))
+    if not fits.all():
+        i, j = np.argwhere(~fits)[0]
+        field = rows[i][1].split(",")[columns[j]].strip()
+        raise DataError(f"{path}, line {rows[i][0]}, field {columns[j] + 1}: {field} does not fit into {dtype}")
+    return values.astype(dtype)

@@ -1,0 +1,70 @@
+"""idx, the format of MNIST's files."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from tensorgrad.backend import Array
+from tensorgrad.errors import DataError
+from tensorgrad.npz import DEFLATE, MOST, as_array, check_shape, read_at_most
+
+TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+GZIP = b"\x1f\x8b"
+
+
+def read_idx(path: str | Path, ndim: int | None = None) -> Array:
+    """The array in an idx file, plain or gzipped (which its first bytes tell), of native byte order.
+
+    ndim  how many axes it has to have; any number by default
+
+    The format (http://yann.lecun.com/exdb/mnist/): two zero bytes, the type (8 for unsigned bytes), the number of axes, the
+    size of each axis as a big-endian 32-bit number, then the values, big-endian, the last axis fastest.
+
+    Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is no idx file, that is
+    truncated or too long, whose gzip checksum is wrong, or that declares more than it can hold, before that is allocated.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        packed = file.read(2) == GZIP
+        file.seek(0)
+        if not packed:
+            return _read(path, file, ndim, size, f"a file of {size} bytes")
+        try:
+            with gzip.GzipFile(fileobj=file) as content:
+                return _read(path, content, ndim, min(DEFLATE * size, MOST), f"a gzip file of {size} bytes")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{path}: a broken gzip file: {error}") from error
+
+
+def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: int, kind: str) -> Array:
+    """The array in a file that can hold `most` bytes; `kind` says why."""
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0":
+        raise DataError(f"{path}: not an idx file, it starts with {magic!r} instead of two zero bytes")
+    if magic[2] not in TYPES:
+        raise DataError(f"{path}: values of type 0x{magic[2]:02x}, expected one of {', '.join(f'0x{t:02x}' for t in TYPES)}")
+    if ndim is not None and magic[3] != ndim:
+        raise DataError(f"{path}: {magic[3]} axes, expected {ndim}")
+    sizes = file.read(4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise DataError(f"{path}: ends inside its header")
+    dtype, shape = np.dtype(TYPES[magic[2]]), tuple(np.frombuffer(sizes, ">u4").tolist())
+    check_shape(str(path), shape, dtype)
+    count = math.prod(shape) * dtype.itemsize
+    declared = f"its header says {shape} of {dtype.name}, which is {count}"
+    if count > most:
+        raise DataError(f"{path}: {declared} bytes; from {kind} at most {most} are read")
+    content = read_at_most(file, count)
+    if len(content) < count:
+        raise DataError(f"{path}: {len(content)} bytes of values, {declared}")
+    if file.read(1):  # at the end of a gzip file its checksum is compared
+        raise DataError(f"{path}: more bytes of values than {declared}")
+    return as_array(content, dtype, shape)

@@ -1,0 +1,159 @@
+"""DataLoader: arrays, handed out in batches, epoch after epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, on
+from tensorgrad.data.transfer import to_device
+from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
+from tensorgrad.tensor import Tensor
+
+
+class DataLoader:
+    """Samples in batches: each `for` loop over it is one epoch of tuples of arrays, such as (x, y).
+
+    arrays       arrays or Tensors of the same length, the first axis being the samples: X and y, or X, y and weights.
+                 What else can be made an array (lists, data frames) is, its real numbers as float32
+    batch_size   samples in a batch, from 1; None for all of them at once. The last batch is what is left
+    shuffle      take the samples in another order each epoch
+    drop_last    leave out a last batch that would be smaller
+    rng          the generator of the order, or a seed for one of its own
+    device       where the batches are: by default where the arrays are. To a GPU, arrays in main memory are copied through
+                 pinned memory, a batch ahead, while the step before works
+
+    `len(loader)` is the number of batches. Batches that are not shuffled share the memory of the arrays.
+
+    Raises ShapeError for arrays of different lengths, DTypeError for what is not made of numbers, DataError if there is no
+    sample, or no batch because of `drop_last`.
+    """
+
+    def __init__(
+        self,
+        *arrays: Any,
+        batch_size: int | None = 32,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        rng: np.random.Generator | int | None = None,
+        device: str | None = None,
+    ) -> None:
+        if not arrays:
+            raise TypeError("DataLoader: expected at least one array, got none")
+        self.arrays = tuple(_samples(i, a) for i, a in enumerate(arrays))
+        lengths = [len(a) for a in self.arrays]
+        if len(set(lengths)) > 1:
+            raise ShapeError(f"DataLoader: arrays of {', '.join(map(str, lengths))} samples, expected as many in each")
+        self.samples = lengths[0]
+        if not self.samples:
+            raise DataError("DataLoader: the arrays have no samples")
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer))):
+            raise TypeError(f"DataLoader: batch_size must be a whole number or None, got {batch_size!r}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"DataLoader: batch_size must be at least 1, got {batch_size}")
+        places = {device_of(a) for a in self.arrays}
+        if len(places) > 1:
+            raise DeviceError(f"DataLoader: arrays on {' and on '.join(sorted(places))}; move some of them")
+        self.device = device_of(self.arrays[0]) if device is None else as_device(device)
+        self.batch_size = min(int(batch_size or self.samples), self.samples)
+        if drop_last and batch_size is not None and batch_size > self.samples:
+            raise DataError(f"DataLoader: drop_last leaves no batch: {self.samples} samples, batches of {batch_size}")
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.rng = np.random.default_rng(rng)
+        self.epoch: Epoch | None = None  # the one under way, in the loop that was begun last
+        self._resumed = False
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.samples, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
+        epoch, self._resumed = self.epoch if self._resumed else None, False
+        if epoch is None:
+            epoch = Epoch(self.rng.permutation(self.samples) if self.shuffle else None)
+        self.epoch = epoch
+        batches = self._batches(epoch.order, epoch.position)
+        if self.device != device_of(self.arrays[0]):
+            batches = to_device(batches, self.device)
+        try:
+            for batch in batches:
+                epoch.position += 1
+                yield batch
+        finally:
+            if self.epoch is epoch:
+                self.epoch = None
+
+    def _batches(self, order: Array | None, position: int) -> Iterator[tuple[Array, ...]]:
+        """The batches from a position on, where the arrays are."""
+        size = self.batch_size
+        for start in range(position * size, len(self) * size, size):
+            if order is None:
+                yield tuple([a[start : start + size] for a in self.arrays])
+            else:
+                part = order[start : start + size]
+                yield tuple([rows_of(a, part) for a in self.arrays])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is: the state of the generator and, in the middle of an epoch, its order and the batches handed out."""
+        epoch = self.epoch or Epoch(None)
+        return {
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "generator": self.rng.bit_generator.state,
+            "position": epoch.position,
+            "order": None if epoch.order is None else epoch.order.copy(),
+        }
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Go on as the loader that `state_dict` was taken from: the next loop begins with the batch that would have come.
+
+        Raises DataError, before anything is changed, if that one had other samples, batches or another kind of generator.
+        """
+        for name, own in (("samples", self.samples), ("batch_size", self.batch_size)):
+            if values[name] != own:
+                raise DataError(f"DataLoader.load_state_dict: {name} is {values[name]}, expected {own}")
+        order, position = values["order"], values["position"]
+        if position and (order is not None) != self.shuffle:
+            raise DataError(f"DataLoader.load_state_dict: shuffle was {not self.shuffle}, expected {self.shuffle}")
+        if order is not None and not np.array_equal(np.sort(order), np.arange(self.samples)):
+            raise DataError(f"DataLoader.load_state_dict: the order is not one of {self.samples} samples")
+        if not 0 <= position <= len(self):
+            raise DataError(f"DataLoader.load_state_dict: position is {position}, expected 0 to {len(self)}")
+        try:
+            self.rng.bit_generator.state = values["generator"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"DataLoader.load_state_dict: generator: {error}") from error
+        self.epoch, self._resumed = (Epoch(order, position), True) if position else (None, False)
+
+
+@dataclass
+class Epoch:
+    """One loop over the samples: their order, if it is not their own, and how many batches have been handed out."""
+
+    order: Array | None
+    position: int = 0
+
+
+def rows_of(array: Array, which: Array) -> Array:
+    """The rows of an array with these numbers, an array of integers; on its device."""
+    with on(array):
+        return array.take(like(which, array), axis=0)
+
+
+def _samples(i: int, value: Any) -> Array:
+    """An argument as an array with an axis of samples."""
+    if isinstance(value, Tensor):
+        array: Array = value.data
+    elif is_array(value):
+        array = value
+    else:
+        array = np.asarray(value)
+        array = array.astype(DEFAULT_FLOAT) if array.dtype.kind == "f" else array
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"DataLoader: array {i} is of dtype {array.dtype}, expected numbers or booleans")
+    if not array.ndim:
+        raise ShapeError(f"DataLoader: array {i} is a single number, expected a first axis of samples")
+    return array

@@ -1,0 +1,158 @@
+"""Files of arrays, read without trust: what they declare is held against what they hold before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from io import BufferedIOBase
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from tensorgrad.backend import Array
+from tensorgrad.errors import DataError
+
+DEFLATE = 1032  # deflate makes at most so many bytes of one (258 of 2 bits): https://zlib.net/zlib_tech.html
+MOST = 1 << 31  # bytes that one packed array may come to; what is not packed is bounded by its file
+PIECE = 1 << 24  # bytes that are read at once
+HEADER = 1 << 16  # bytes of the longest .npy header that is read
+# how an archive without a comment ends: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.16
+ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22
+
+# the literal that NumPy writes: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+NPY_HEADER = re.compile(
+    r"\{ *'descr': *(?P<descr>'[^']*'|\[.*\]), *'fortran_order': *(?P<order>True|False),"
+    r" *'shape': *\((?P<shape>(\d{1,19}, ?)*(\d{1,19})?)\),? *\} *\n"
+)
+PLAIN_DTYPE = re.compile(r"'[<>|=]?(b1|\?|[iu][1248]|f[248]|c8|c16|[SU]\d{1,9})'")
+BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+
+
+def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
+    """The arrays of an .npz file by their names, in the order of the file; of native byte order, their own memory.
+
+    Numbers and strings only: nothing is unpickled, nothing evaluated.
+
+    limit   bytes that all arrays together may have, whatever they are compressed to
+
+    Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is truncated, changed
+    (each array has a checksum), foreign or a pickle, and for one that declares more than it holds, before that is allocated.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        if start[:4] not in (b"PK\3\4", ZIP_END):
+            raise DataError(f"{path}: not an .npz file, it {looks_like(start)}")
+        file.seek(max(size - ZIP_END_BYTES, 0))
+        end = file.read()
+        if end[:4] != ZIP_END:
+            raise DataError(f"{path}: a broken .npz file: it does not end as a zip archive does; truncated?")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                # zipfile believes the lengths of names and comments, and passes over a member that they cover
+                if min(len(members), 0xFFFF) != int.from_bytes(end[10:12], "little"):
+                    raise DataError(f"{path}: a broken .npz file: {len(members)} members, but another number at its end")
+                if len({m.filename for m in members}) < len(members):
+                    raise DataError(f"{path}: two arrays of the same name")
+                for member in members:
+                    check_member(path, member, size)
+                # members may share their bytes, so that a small file unpacks to any size
+                if sum(m.compress_size for m in members) > size:
+                    raise DataError(f"{path}: its members come to more than its {size} bytes")
+                if limit is not None and (total := sum(m.file_size for m in members)) > limit:
+                    raise DataError(f"{path}: declares arrays of {total:,} bytes, more than the {limit:,} that are allowed")
+                return {m.filename.removesuffix(".npy"): read_member(path, archive, m) for m in members}
+        except DataError:
+            raise
+        except BROKEN as error:
+            raise DataError(f"{path}: a broken .npz file: {error}") from error
+
+
+def looks_like(start: bytes) -> str:
+    """What a file is that starts so, as far as one can tell."""
+    if not start:
+        return "is empty"
+    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "is a pickle, which could run any code when it is read"
+    kinds = {
+        b"PK": "an .npz or other zip file",
+        b"\x93NUMPY": "an .npy file",
+        b"\x89HDF": "an HDF5 file",
+        b"\x1f\x8b": "gzipped",
+    }
+    return next((f"is {kind}" for magic, kind in kinds.items() if start.startswith(magic)), f"starts with {start!r}")
+
+
+def check_member(path: Path, member: zipfile.ZipInfo, size: int) -> None:
+    name = member.filename
+    if not name.endswith(".npy"):
+        what = "a pickle, and could run any code" if name.endswith(".pkl") else "no .npy array"
+        raise DataError(f"{path}: holds {name!r}, which is {what}")
+    if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{path}: {name} is encrypted, or packed by another method than deflate")
+    if member.compress_type == zipfile.ZIP_STORED:
+        most = min(member.compress_size, size)
+    else:
+        most = min(DEFLATE * min(member.compress_size, size), MOST)
+    if member.file_size > most:
+        raise DataError(f"{path}: {name} declares {member.file_size} bytes; what the file holds of it is {most} at most")
+
+
+def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """The array of one .npy file in the archive (format versions 1.0 and 2.0)."""
+    name = member.filename
+    with archive.open(member) as file:
+        start = file.read(8)
+        if start not in (b"\x93NUMPY\1\0", b"\x93NUMPY\2\0"):
+            raise DataError(f"{path}: {name} is no .npy array, it starts with {start!r}")
+        length = int.from_bytes(file.read(2 * start[6]), "little")
+        if length > HEADER:
+            raise DataError(f"{path}: {name} declares a header of {length} bytes, expected {HEADER} at most")
+        header = file.read(length).decode("latin-1")
+        if not (found := NPY_HEADER.fullmatch(header)):
+            raise DataError(f"{path}: {name} has no header of an array but {header[:60]!r}")
+        if not PLAIN_DTYPE.fullmatch(found["descr"]):
+            raise DataError(
+                f"{path}: {name} is of dtype {found['descr'][:60]}, expected numbers or strings; no objects, no pickles"
+            )
+        dtype = np.dtype(found["descr"].strip("'"))
+        shape = tuple(int(n) for n in found["shape"].replace(" ", "").split(",") if n)
+        count = math.prod(shape) * dtype.itemsize
+        have = member.file_size - file.tell()
+        if count != have or not dtype.itemsize:
+            raise DataError(f"{path}: {name} declares {shape} of {dtype}, which is {count} bytes, but holds {have}")
+        check_shape(f"{path}: {name}", shape, dtype)
+        content = read_at_most(file, count)
+        if len(content) < count or file.read(1):  # the last read compares the checksum
+            raise DataError(f"{path}: {name} holds {len(content)} bytes, its header says {shape} of {dtype}, which is {count}")
+    return as_array(content, dtype, shape, fortran=found["order"] == "True")
+
+
+def check_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+    """NumPy has no arrays of more than 64 axes, nor of more bytes than an address has room for, an axis of 0 left out."""
+    if len(shape) > 64:
+        raise DataError(f"{where}: {len(shape)} axes, expected 64 at most")
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize > sys.maxsize:
+        raise DataError(f"{where}: no array can have the shape {shape}")
+
+
+def read_at_most(file: IO[bytes] | BufferedIOBase, count: int) -> bytearray:
+    """The next `count` bytes, or those that there are: memory grows with what comes, whatever has been declared."""
+    content = bytearray()
+    while len(content) < count and (piece := file.read(min(count - len(content), PIECE))):
+        content += piece
+    return content
+
+
+def as_array(content: bytearray, dtype: np.dtype[np.generic], shape: tuple[int, ...], *, fortran: bool = False) -> Array:
+    """The bytes as an array of native byte order, without a copy where they are that already."""
+    flat = np.frombuffer(content, dtype).astype(dtype.newbyteorder("="), copy=False)
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)

@@ -1,0 +1,229 @@
+"""Arrays in files: .npz and .safetensors, written so that nothing is lost and read without trusting what a file says.
+
+Both formats hold arrays by name; `metadata`, text by name, goes along (in an .npz file as an array of bytes, JSON). No pickle
+is ever read or written. A file that was written with metadata carries the SHA-256 of all that it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tensorgrad.backend import Array, move
+from tensorgrad.errors import DataError, DTypeError
+from tensorgrad.npz import looks_like, read_npz
+
+METADATA = "metadata"  # its name in an .npz file
+HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as the format has it
+PIECE = 1 << 20
+SAFETENSORS = {
+    "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
+    "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A new file to be written in a `with` block, which takes the place of `path` in one step when the block has ended.
+
+    Until then, and if anything goes wrong, what was at `path` stays as it was. The new file lies in the same folder, under
+    the same name with a dot before it and .tmp after it.
+    """
+    path = Path(os.path.realpath(path))  # the file that a link points to is what is replaced
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # so that the new name, too, outlives a loss of power
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Write arrays and metadata, by the suffix of `path` as .npz (not compressed) or .safetensors, in place of what is there.
+
+    Raises DataError for another suffix, DTypeError for what is neither real numbers nor booleans, ValueError for a name that
+    is not printable, OSError where a file cannot be written (a full disk); the file that was there is then as it was.
+    """
+    kind = suffix_of(path)
+    for name in arrays:
+        if not name.isprintable() or name in (METADATA, "__metadata__"):  # zip files end names at a zero byte
+            raise ValueError(f"{path}: an array cannot be called {name!r}")
+    tidy = {name: _tidy(name, array) for name, array in arrays.items()}
+    metadata = {**metadata, "sha256": digest(tidy, metadata)}
+    with replacing(path) as file:
+        if kind == ".npz":
+            text = json.dumps(metadata).encode()
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as members:
+                for name, array in {**tidy, METADATA: np.frombuffer(text, np.uint8)}.items():
+                    with members.open(f"{name}.npy", "w", force_zip64=array.nbytes > 1 << 30) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+            return
+        entries: dict[str, Any] = {"__metadata__": metadata}
+        at = 0
+        names = {np.dtype(code): name for name, code in SAFETENSORS.items()}
+        for name, array in tidy.items():
+            if array.dtype not in names:
+                raise DTypeError(f"{path}: {name} is of dtype {array.dtype}, which .safetensors does not have; use .npz")
+            entries[name] = {
+                "dtype": names[array.dtype],
+                "shape": list(array.shape),
+                "data_offsets": [at, at := at + array.nbytes],
+            }
+        header = json.dumps(entries).encode()
+        header += b" " * (-len(header) % 8)
+        file.write(struct.pack("<Q", len(header)) + header)
+        for array in tidy.values():
+            file.write(_bytes(array))
+
+
+def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays and metadata of a file that `write` has written, by its suffix.
+
+    Raises FileNotFoundError where there is none, and DataError, naming the file and the reason, for one that is cut off,
+    changed, of another kind, or that says it holds more than it does; no memory is taken for what is not in the file.
+    """
+    path = Path(path)
+    if suffix_of(path) == ".npz":
+        arrays = read_npz(path, limit=path.stat().st_size)  # what `write` writes is not compressed
+        try:
+            metadata = _texts(json.loads(arrays.pop(METADATA).tobytes()))
+        except (KeyError, ValueError):
+            raise DataError(f"{path}: has no {METADATA}, so tensorgrad has not written it") from None
+    else:
+        arrays, metadata = read_safetensors(path)
+    if digest(arrays, metadata) != metadata.get("sha256"):
+        kind = "has no checksum, so tensorgrad has not written it" if "sha256" not in metadata else "its checksum is wrong"
+        raise DataError(f"{path}: {kind}: it has been changed or damaged")
+    del metadata["sha256"]
+    return arrays, metadata
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """The arrays and the metadata in a .safetensors file, whoever has written it.
+
+    The format: the length of the header as a little-endian 64-bit number; the header, JSON, which gives dtype, shape and place
+    of each array, and the metadata; the arrays, little-endian and C-contiguous, one after the other without gaps.
+
+    Raises FileNotFoundError where there is none, DataError, naming the file and the reason, for one that is not of that form.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        first = file.read(1)
+        if first != b"{" or length > HEADER_LIMIT:
+            raise DataError(f"{path}: not a .safetensors file, it {looks_like(start + first)}")
+        if 8 + length > size:
+            raise DataError(f"{path}: declares a header of {length:,} bytes, but is a file of {size:,}: cut off or damaged")
+        try:
+            header = json.loads(first + file.read(length - 1), object_pairs_hook=_unique)
+            metadata = _texts(header.pop("__metadata__", {}))
+            entries = [(name, *_entry(value)) for name, value in header.items()]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path}: a damaged .safetensors file, its header cannot be read: {error}") from None
+        at = 0
+        for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: entry[3:]):
+            if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
+                raise DataError(
+                    f"{path}: {name} declares shape {shape} of {dtype} in bytes {begin:,} to {end:,}, which does not fit: "
+                    f"the one before ends at {at:,}"
+                )
+            at = end
+        if 8 + length + at != size:
+            raise DataError(f"{path}: declares {8 + length + at:,} bytes, but is a file of {size:,}: cut off or damaged")
+        arrays = {}
+        for name, dtype, shape, begin, end in entries:
+            file.seek(8 + length + begin)
+            arrays[name] = np.empty(shape, dtype)
+            if not _fill(arrays[name].reshape(-1), file):
+                raise DataError(f"{path}: {name} ends before the {end - begin:,} bytes that it declares")
+    return arrays, metadata
+
+
+def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 of metadata, besides a "sha256" in it, and of the names, dtypes, shapes and values of arrays, in hex."""
+    found = hashlib.sha256()
+    texts = {name: text for name, text in metadata.items() if name != "sha256"}
+    found.update(json.dumps(texts, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        found.update(_bytes(np.ascontiguousarray(array)))
+    return found.hexdigest()
+
+
+def suffix_of(path: str | Path) -> str:
+    """ ".npz" or ".safetensors". Raises DataError for another suffix."""
+    suffix = Path(path).suffix
+    if suffix not in (".npz", ".safetensors"):
+        raise DataError(f"{path}: expected a name that ends in .npz or .safetensors")
+    return suffix
+
+
+def _tidy(name: str, array: Any) -> Array:
+    """An array as it is written: little-endian and C-contiguous."""
+    array = np.asarray(move(array, "cpu"))
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise DTypeError(f"storage: {name} is of dtype {array.dtype}, expected real numbers or booleans of at most 64 bits")
+    little = array.dtype.newbyteorder("<") if sys.byteorder == "big" or array.dtype.byteorder == ">" else array.dtype
+    # a copy where it is not contiguous: its memory is written as it lies there
+    return np.ascontiguousarray(array, little).reshape(array.shape)
+
+
+def _bytes(array: Array) -> memoryview:
+    """The memory of a C-contiguous array."""
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _fill(flat: Array, file: IO[bytes]) -> bool:
+    """Read the memory of an array with one axis; whether the file had as much."""
+    into, at = _bytes(flat), 0
+    while at < len(into):
+        count = file.readinto(into[at : at + PIECE])  # type: ignore[attr-defined]
+        if not count:
+            return False
+        at += count
+    return True
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("the metadata are not text by name")
+    return value
+
+
+def _entry(value: dict[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+    """(dtype, shape, begin, end) of an array in a safetensors header."""
+    shape, (begin, end) = value["shape"], value["data_offsets"]
+    if len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, begin, end)):
+        raise ValueError(f"shape {shape} and data_offsets {[begin, end]} are no sizes")
+    return np.dtype(SAFETENSORS[value["dtype"]]), tuple(shape), begin, end

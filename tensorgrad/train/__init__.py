@@ -1,0 +1,25 @@
+"""Training: the loop over epochs, its history, what may be called after each of them, checkpoints, metrics."""
+
+from tensorgrad.train import metrics
+from tensorgrad.train.callbacks import Callback, Checkpoint, CSVLogger, EarlyStopping, JSONLinesLogger
+from tensorgrad.train.checkpoint import load, save
+from tensorgrad.train.fit import evaluate, fit, predict
+from tensorgrad.train.history import History
+from tensorgrad.train.run import Run, StopTraining
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "History",
+    "JSONLinesLogger",
+    "Run",
+    "StopTraining",
+    "evaluate",
+    "fit",
+    "load",
+    "metrics",
+    "predict",
+    "save",
+]

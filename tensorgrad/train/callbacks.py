@@ -1,0 +1,211 @@
+"""Callbacks: what is done at the start of a training, after each epoch, and at its end."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorgrad import storage
+from tensorgrad.backend import Array
+from tensorgrad.train.history import csv_lines
+from tensorgrad.train.run import Run
+
+
+class Callback:
+    """Base of the callbacks; a subclass defines what it needs. `fit` takes plain functions of the Run too, as `on_epoch_end`.
+
+    Setting `run.stop` to a reason, or raising StopTraining with one, ends the training after this epoch.
+    """
+
+    def on_start(self, run: Run) -> None:
+        """Before the first epoch; when training is resumed, `run.epoch` have been before."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """After an epoch: `run.epoch` is its number, from 1, and `run.row` what was measured."""
+
+    def on_end(self, run: Run) -> None:
+        """After the last epoch, or when the training was stopped or interrupted; not after an error."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept in checkpoints: numbers, text, arrays, None, and lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Go on as the callback that `state_dict` was taken from."""
+
+
+class Function(Callback):
+    """A plain function of the Run, called after each epoch."""
+
+    def __init__(self, function: Callable[[Run], Any]) -> None:
+        self.function = function
+
+    def on_epoch_end(self, run: Run) -> None:
+        self.function(run)
+
+
+class Best:
+    """The best value of a column of the history so far, and its epoch.
+
+    monitor    the column: the lower the better if its name ends in "loss" or "mse", else the higher
+    min_delta  how much better a value has to be to count
+    """
+
+    def __init__(self, monitor: str, min_delta: float = 0.0) -> None:
+        self.monitor, self.min_delta = monitor, min_delta
+        self.sign = 1 if monitor.endswith(("loss", "mse")) else -1
+        self.value, self.epoch = math.nan, 0
+
+    def improved(self, run: Run) -> bool:
+        """Whether the last epoch was better than all before it; a NaN never is."""
+        if self.monitor not in run.row:
+            raise ValueError(f"train: monitor={self.monitor!r} is no column of the history; there are {', '.join(run.row)}")
+        value = run.row[self.monitor]
+        if math.isnan(value) or (self.epoch and not self.sign * value < self.sign * self.value - self.min_delta):
+            return False
+        self.value, self.epoch = value, run.epoch
+        return True
+
+
+class EarlyStopping(Callback):
+    """Ends the training when a column of the history has not got better for some epochs.
+
+    monitor        the column: the lower the better if its name ends in "loss" or "mse", else the higher
+    patience       how many epochs in a row may pass without a better value before it ends; None for any number
+    min_delta      how much better a value has to be to count
+    restore_best   at the end, put back the parameters and buffers of the best epoch, however the training has ended
+
+    best, best_epoch   the best value and its epoch, counted from 1; NaN and 0 before there is one
+    """
+
+    def __init__(
+        self, monitor: str = "val_loss", patience: int | None = 10, min_delta: float = 0.0, restore_best: bool = True
+    ) -> None:
+        if patience is not None and patience < 1:
+            raise ValueError(f"EarlyStopping: patience must be at least 1, got {patience}")
+        if not min_delta >= 0:
+            raise ValueError(f"EarlyStopping: min_delta must be at least 0, got {min_delta}")
+        self.monitor, self.patience, self.min_delta, self.restore_best = monitor, patience, min_delta, restore_best
+        self.reset()
+
+    def reset(self) -> None:
+        self._best = Best(self.monitor, self.min_delta)
+        self.values: dict[str, Array] | None = None
+
+    @property
+    def best(self) -> float:
+        return self._best.value
+
+    @property
+    def best_epoch(self) -> int:
+        return self._best.epoch
+
+    def on_start(self, run: Run) -> None:
+        if not run.epoch:
+            self.reset()
+
+    def on_epoch_end(self, run: Run) -> None:
+        if self._best.improved(run):
+            self.values = run.model.state_dict() if self.restore_best else None
+        elif self.patience is not None and run.epoch - self.best_epoch >= self.patience:
+            run.stop = f"{self.monitor} has not got better for {self.patience} epochs"
+
+    def on_end(self, run: Run) -> None:
+        if self.values is not None:
+            run.model.load_state_dict(self.values)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch, "values": self.values}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        self._best.value, self._best.epoch = values["best"], values["best_epoch"]
+        self.values = values["values"] if self.restore_best else None
+
+
+class Checkpoint(Callback):
+    """Saves the whole training to one file, .npz or .safetensors, from which `fit(..., resume=path)` goes on.
+
+    every       after how many epochs it is written again; the last epoch, and where Ctrl-C has interrupted, are saved too
+    best_only   a column of the history: then only epochs that are better there than all before them are saved
+
+    It is called after all other callbacks, so that their state is that of the epoch.
+    """
+
+    def __init__(self, path: str | Path, every: int = 1, best_only: str | None = None) -> None:
+        if every < 1:
+            raise ValueError(f"Checkpoint: every must be at least 1, got {every}")
+        storage.suffix_of(path)
+        self.path, self.every = Path(path), every
+        self._best = None if best_only is None else Best(best_only)
+        self._saved = 0
+
+    def on_start(self, run: Run) -> None:
+        self._saved = run.epoch
+        if self._best is not None and not run.epoch:
+            self._best = Best(self._best.monitor)
+
+    def on_epoch_end(self, run: Run) -> None:
+        if self._best is not None and not self._best.improved(run):
+            return
+        if self._best is not None or run.epoch % self.every == 0:
+            self._save(run)
+
+    def on_end(self, run: Run) -> None:
+        if self._best is None and (self._saved != run.epoch or run.record is not None):
+            self._save(run)
+
+    def _save(self, run: Run) -> None:
+        run.save(self.path)
+        self._saved = run.epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._best is None else {"best": self._best.value, "best_epoch": self._best.epoch}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        if self._best is not None:
+            self._best.value, self._best.epoch = values["best"], values["best_epoch"]
+
+
+class CSVLogger(Callback):
+    """Writes the history to a CSV file, a line after each epoch. A file of an earlier training is overwritten."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_start(self, run: Run) -> None:
+        """The epochs that a resumed training has behind it: the file may have others, of after the checkpoint."""
+        if run.epoch:
+            run.history.to_csv(self.path)
+        else:
+            self.path.write_text("")
+
+    def on_epoch_end(self, run: Run) -> None:
+        names = [list(run.row)] if run.epoch == 1 else []
+        with self.path.open("a", newline="") as file:
+            file.write(csv_lines([*names, list(run.row.values())]))
+
+
+class JSONLinesLogger(Callback):
+    """Writes the history to a file of JSON lines, one after each epoch. A file of an earlier training is overwritten.
+
+    What is not finite, which JSON does not have, is null.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_start(self, run: Run) -> None:
+        self.path.write_text("".join(map(json_line, run.history.rows())))
+
+    def on_epoch_end(self, run: Run) -> None:
+        with self.path.open("a") as file:
+            file.write(json_line(run.row))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A dict of numbers as a line of JSON."""
+    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"

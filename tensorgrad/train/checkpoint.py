@@ -1,0 +1,202 @@
+"""Checkpoints: all that training depends on in one file, .npz or .safetensors, without a pickle.
+
+A file holds a nest of dicts and lists: the arrays in it by their path ("model/0.weight"), everything else as JSON. It carries a
+checksum of all of it (tensorgrad.storage), so that a file which has been damaged is refused instead of trained from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorgrad import storage
+from tensorgrad.backend import Array, is_array
+from tensorgrad.data.loader import DataLoader
+from tensorgrad.errors import CheckpointError, DataError
+from tensorgrad.nn.module import Module
+from tensorgrad.optim.optimiser import Optimiser
+from tensorgrad.optim.schedules import Schedule
+
+FORMAT = "tensorgrad checkpoint 1"
+ARRAY = "$array"
+
+
+def save(
+    path: str | Path,
+    *,
+    model: Module | None = None,
+    optimiser: Optimiser | None = None,
+    schedule: Schedule | None = None,
+    loader: DataLoader | None = None,
+    history: Mapping[str, list[Any]] | None = None,
+    extra: Any = None,
+) -> None:
+    """Write the state of what is given to one file: .npz, which `numpy.load` reads too, or .safetensors.
+
+    extra   whatever else is to be kept: numbers, text, arrays, None, and lists and dicts of them
+
+    The file takes the place of one that is there in one step: a full disk or a kill in the middle leaves that one as it was.
+
+    Raises CheckpointError, naming the file, if it cannot be written, TypeError for something in `extra` that cannot be kept.
+    """
+    given = {
+        "model": model and model.state_dict(),
+        "optimiser": optimiser and described(optimiser),
+        "schedule": schedule and described(schedule),
+        "loader": loader and loader.state_dict(),
+        "history": None if history is None else dict(history),
+        "extra": extra,
+    }
+    write(path, {name: value for name, value in given.items() if value is not None})
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Module | None = None,
+    optimiser: Optimiser | None = None,
+    schedule: Schedule | None = None,
+    loader: DataLoader | None = None,
+) -> dict[str, Any]:
+    """Read a file that `save` or `fit` has written, and let what is given go on from there.
+
+    Returns all that is in it, by the names that `save` has for it; `load(path)["model"]` is a state_dict.
+
+    Raises FileNotFoundError where there is none; CheckpointError, naming the file and the reason, for one that is cut off,
+    changed, or not a checkpoint, and, before anything is changed, for one that does not fit what is given.
+    """
+    contents = read(path)
+    apply(path, contents, model=model, optimiser=optimiser, schedule=schedule, loader=loader)
+    return contents
+
+
+def write(path: str | Path, contents: Mapping[str, Any]) -> None:
+    """Write a nest of dicts, lists, arrays, numbers and text. Raises CheckpointError if the file cannot be written."""
+    arrays: dict[str, Array] = {}
+    tree = _packed(contents, "", arrays)
+    try:
+        storage.write(path, arrays, {"format": FORMAT, "contents": json.dumps(tree)})
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written: {error.strerror or error}; what was there before is as it was"
+        ) from error
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The nest in a file. Raises FileNotFoundError where there is none, CheckpointError if it is not as it was written."""
+    try:
+        arrays, metadata = storage.read(path)
+        if metadata.get("format") != FORMAT:
+            raise DataError(f"{path}: is of format {metadata.get('format')!r}, expected {FORMAT!r}")
+        contents: dict[str, Any] = _unpacked(json.loads(metadata["contents"]), arrays)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not as tensorgrad writes it: {error!r}") from None
+    return contents
+
+
+def described(part: Optimiser | Schedule) -> dict[str, Any]:
+    """The state of an optimiser or a schedule, and what it is."""
+    return {"type": type(part).__name__, **part.state_dict()}
+
+
+def apply(
+    path: str | Path,
+    contents: Mapping[str, Any],
+    *,
+    model: Module | None = None,
+    optimiser: Optimiser | None = None,
+    schedule: Schedule | None = None,
+    loader: DataLoader | None = None,
+    validation: DataLoader | None = None,
+) -> None:
+    """Let what is given go on as `contents` says. Raises CheckpointError, before anything is changed, if it does not fit."""
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader, "validation": validation}
+    given: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
+    problems = [f"holds no {name}, only {', '.join(contents)}" for name in given if name not in contents]
+    if not problems:
+        if model is not None:
+            problems += misfits(contents["model"], model.state_dict())
+        if optimiser is not None:
+            problems += optimiser_misfits(contents["optimiser"], optimiser)
+        if schedule is not None and contents["schedule"]["type"] != type(schedule).__name__:
+            problems.append(f"holds a {contents['schedule']['type']}, not a {type(schedule).__name__}")
+    if problems:
+        raise CheckpointError(f"{path}: does not fit: {'; '.join(problems)}")
+    loaders = given.keys() & {"loader", "validation"}
+    try:
+        for name in loaders:  # first, for they may still find something that does not fit
+            given[name].load_state_dict(contents[name])
+    except DataError as error:
+        raise CheckpointError(f"{path}: does not fit: {error}") from None
+    for name in given.keys() - loaders:
+        restore(given[name], contents[name])
+
+
+def restore(part: Module | Optimiser | Schedule, values: Mapping[str, Any]) -> None:
+    """Let a part go on as `described`, or a model's state_dict, says."""
+    part.load_state_dict({k: v for k, v in values.items() if k != "type"} if not isinstance(part, Module) else values)
+
+
+def misfits(values: Mapping[str, Array], own: Mapping[str, Array]) -> list[str]:
+    """What keeps arrays of a file from being those of a model, in words."""
+    problems = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
+    problems += [f"unexpected {sorted(values.keys() - own.keys())}"] if values.keys() - own.keys() else []
+    for name, array in own.items():
+        if name in values and (values[name].shape, values[name].dtype) != (array.shape, array.dtype):
+            found = f"{values[name].shape} {values[name].dtype}"
+            problems.append(f"{name} is {found}, expected {array.shape} {array.dtype}")
+    return problems
+
+
+def optimiser_misfits(values: Mapping[str, Any], optimiser: Optimiser) -> list[str]:
+    """What keeps the state in a file from being that of an optimiser, in words."""
+    kind = type(optimiser).__name__
+    if values["type"] != kind:
+        return [f"holds the state of {values['type']}, not of {kind}"]
+    if len(values["state"]) != len(optimiser.state):
+        return [f"holds the state of {len(values['state'])} parameters, {kind} has {len(optimiser.state)}"]
+    return [
+        f"{kind}: parameter {i}: {problem}"
+        for i, (found, own) in enumerate(zip(values["state"], optimiser.state, strict=True))
+        for problem in misfits(found, own)
+    ]
+
+
+def _packed(value: Any, where: str, arrays: dict[str, Array]) -> Any:
+    """A nest as JSON has it; arrays are put into `arrays`, and their names in their places."""
+    if is_array(value) and np.ndim(value):
+        arrays[where] = value
+        return {ARRAY: where}
+    if isinstance(value, np.generic) or is_array(value):
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"save: {where} is of dtype {value.dtype}, expected numbers or booleans")
+        arrays[where] = np.asarray(value)
+        return {ARRAY: where}
+    if isinstance(value, (list, tuple)):
+        return [_packed(v, f"{where}/{i}", arrays) for i, v in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or key == ARRAY or "/" in key or not key.isprintable():
+                raise TypeError(f"save: {where} has the key {key!r}, expected printable text without a slash")
+        return {key: _packed(v, f"{where}/{key}" if where else key, arrays) for key, v in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        f"save: {where} is a {type(value).__name__}, expected numbers, text, arrays, None, or lists and dicts of them"
+    )
+
+
+def _unpacked(value: Any, arrays: Mapping[str, Array]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(v, arrays) for v in value]
+    if isinstance(value, dict):
+        return arrays[value[ARRAY]] if ARRAY in value else {key: _unpacked(v, arrays) for key, v in value.items()}
+    return value

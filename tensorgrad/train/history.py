@@ -1,0 +1,82 @@
+"""History: what was measured in each epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorgrad import storage
+
+
+class History(Mapping[str, list[Any]]):
+    """Columns by name, one value for each epoch: `history["loss"][-1]`. Printed, it is a table.
+
+    epoch, loss, the metrics, val_loss, val_<metric>, lr (the learning rate during the epoch), seconds (of the epoch in all)
+
+    interrupted   whether Ctrl-C has ended the training
+    stopped       why the training has ended before its last epoch; "" if it has not
+    """
+
+    def __init__(self, columns: Mapping[str, list[Any]] | None = None) -> None:
+        self.columns: dict[str, list[Any]] = {name: list(values) for name, values in (columns or {}).items()}
+        self.interrupted = False
+        self.stopped = ""
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add the values of an epoch. Raises ValueError for other columns than there are."""
+        if self.columns and row.keys() != self.columns.keys():
+            raise ValueError(f"History: an epoch has {', '.join(row)}, but those before it have {', '.join(self.columns)}")
+        for name, value in row.items():
+            self.columns.setdefault(name, []).append(value)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each epoch."""
+        return [dict(zip(self.columns, values, strict=True)) for values in zip(*self.columns.values(), strict=True)]
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self.columns:
+            raise KeyError(f"History: no column {name!r}; there are {', '.join(self.columns) or 'none yet'}")
+        return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __str__(self) -> str:
+        cells = [list(self.columns), *([_shown(v) for v in row.values()] for row in self.rows())]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+        if len(lines) > 41:  # the first and the last twenty
+            lines = [*lines[:21], f"... {len(lines) - 41} more ...", *lines[-20:]]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self) if self.columns else "History()"
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write it as a CSV file, a line of names first; numbers have all their digits."""
+        with storage.replacing(path) as file:
+            file.write(csv_lines([list(self.columns), *(list(row.values()) for row in self.rows())]).encode())
+
+    def plot(self, **options: Any) -> Any:
+        """A matplotlib figure of the losses and the metrics: `tensorgrad.draw.curves(..., **options)`."""
+        from tensorgrad.draw import curves
+
+        return curves({k: v for k, v in self.columns.items() if k not in ("epoch", "lr", "seconds")}, **options)
+
+
+def csv_lines(rows: list[list[Any]]) -> str:
+    """Rows as the lines of a CSV file."""
+    import io
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

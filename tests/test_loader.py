@@ -1,0 +1,141 @@
+"""DataLoader: every sample once, in the order of its own generator, from any place on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensorgrad import Tensor, data
+from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
+
+counts = st.integers(1, 40)
+options = {
+    "n": counts,
+    "size": st.none() | counts,
+    "shuffle": st.booleans(),
+    "drop_last": st.booleans(),
+    "seed": st.integers(0, 99),
+}
+
+
+def loader_of(n: int, size: int | None, shuffle: bool, drop_last: bool, seed: int) -> data.DataLoader:
+    x = np.arange(n)
+    return data.DataLoader(
+        x[:, None] * 10, x, batch_size=size, shuffle=shuffle, drop_last=drop_last and (size or 0) <= n, rng=seed
+    )
+
+
+def taken(batches: list[tuple[np.ndarray, ...]]) -> list[list[int]]:
+    return [y.tolist() for _, y in batches]
+
+
+@given(**options)
+def test_epochs(n: int, size: int | None, shuffle: bool, drop_last: bool, seed: int) -> None:
+    """Against slices of the permutations of a generator of the same seed."""
+    loader = loader_of(n, size, shuffle, drop_last, seed)
+    rng = np.random.default_rng(seed)
+    step = size or n
+    for _ in range(3):
+        order = rng.permutation(n) if shuffle else np.arange(n)
+        expected = [order[i : i + step].tolist() for i in range(0, n, step)]
+        if loader.drop_last and n % step:
+            expected = expected[:-1]
+        batches = list(loader)
+        assert taken(batches) == expected
+        assert len(loader) == len(expected)
+        for x, y in batches:
+            np.testing.assert_array_equal(x[:, 0], y * 10)
+
+
+@given(**options, stop=st.integers(0, 100))
+def test_goes_on_from_any_place(n: int, size: int | None, shuffle: bool, drop_last: bool, seed: int, stop: int) -> None:
+    first, second = (loader_of(n, size, shuffle, drop_last, s) for s in (seed, seed + 1))
+    stop %= 2 * len(first) + 1  # batches before the break, in the first epoch or the second
+    states, batches = [first.state_dict()], []
+    for _ in range(3):
+        for batch in first:
+            states.append(first.state_dict())
+            batches.append(batch)
+    order = states[stop]["order"]
+    second.load_state_dict(json.loads(json.dumps(states[stop], default=np.ndarray.tolist)) | {"order": order})
+    rest = [batch for _ in range(3) for batch in second]
+    assert taken(rest)[: len(batches) - stop] == taken(batches)[stop:]
+
+
+def test_a_loop_that_was_left_is_over() -> None:
+    loader = data.DataLoader(np.arange(10), batch_size=2, shuffle=True, rng=3)
+    left = iter(loader)
+    next(left)
+    assert loader.state_dict()["position"] == 1
+    whole = iter(loader)
+    next(whole)
+    next(whole)
+    left.close()  # late, as the garbage collector does it: the other one is under way
+    assert loader.state_dict()["position"] == 2
+    whole.close()
+    assert loader.state_dict()["position"] == 0
+    assert sorted(np.concatenate([x for (x,) in loader])) == list(range(10))
+
+
+def test_arrays_of_every_kind() -> None:
+    x, y = np.arange(6, dtype=np.uint8).reshape(3, 2), Tensor([1.0, 2.0, 3.0])
+    a, b, c, d = next(iter(data.DataLoader(x, y, [0.5, 1.5, 2.5], [[1], [2], [3]], batch_size=None)))
+    assert [v.dtype for v in (a, b, c, d)] == [np.uint8, np.float32, np.float32, np.int64]
+    assert np.shares_memory(a, x)  # nothing is copied where nothing is shuffled
+    assert d.shape == (3, 1)
+    shared = np.random.default_rng(5)
+    assert data.DataLoader(x, rng=shared).rng is shared
+
+
+X = np.ones((4, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: data.DataLoader(), TypeError, "DataLoader: expected at least one array, got none"),
+        (lambda: data.DataLoader(X, X[:3]), ShapeError, "DataLoader: arrays of 4, 3 samples, expected as many in each"),
+        (lambda: data.DataLoader(X[:0]), DataError, "DataLoader: the arrays have no samples"),
+        (lambda: data.DataLoader(X, batch_size=0), ValueError, "DataLoader: batch_size must be at least 1, got 0"),
+        (lambda: data.DataLoader(X, batch_size=2.0), TypeError, r"batch_size must be a whole number or None, got 2\.0"),
+        (lambda: data.DataLoader(X, batch_size=True), TypeError, "batch_size must be a whole number or None, got True"),
+        (lambda: data.DataLoader(X, device="tpu"), DeviceError, "device: expected 'cpu', 'cuda' or 'cuda:1', got 'tpu'"),
+        (
+            lambda: data.DataLoader(X, batch_size=5, drop_last=True),
+            DataError,
+            "DataLoader: drop_last leaves no batch: 4 samples, batches of 5",
+        ),
+        (lambda: data.DataLoader(["a", "b"]), DTypeError, "DataLoader: array 0 is of dtype <U1, expected numbers"),
+        (lambda: data.DataLoader(X, np.float64(3)), ShapeError, "DataLoader: array 1 is a single number"),
+    ],
+)
+def test_mistakes(make, kind, message) -> None:
+    with pytest.raises(kind, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": 5}, "samples is 5, expected 4"),
+        ({"batch_size": 3}, "batch_size is 3, expected 2"),
+        ({"order": None}, "shuffle was False, expected True"),
+        ({"order": np.array([0, 1, 1, 2])}, "the order is not one of 4 samples"),
+        ({"position": 3}, "position is 3, expected 0 to 2"),
+        ({"generator": np.random.default_rng(0).bit_generator.state | {"bit_generator": "MT19937"}}, "generator: "),
+    ],
+)
+def test_states_that_do_not_fit(change, message) -> None:
+    loader = data.DataLoader(X, batch_size=2, shuffle=True, rng=1)
+    batches = iter(loader)
+    next(batches)
+    state = loader.state_dict()
+    batches.close()
+    before = loader.state_dict()
+    with pytest.raises(DataError, match=f"DataLoader.load_state_dict: {message}"):
+        loader.load_state_dict(state | change)
+    assert loader.state_dict() == before
