@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tensorgrad.backend import Array, device_of, is_array, namespace
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.trace import Line, compare, trace
@@ -107,11 +109,12 @@ def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[
 
     def visit(value: Any) -> Any:
         if isinstance(value, Tensor):
-            arrays.append(value.data)
-            return (value.data.shape, value.data.dtype.char, value.requires_grad, device_of(value.data))
+            data = value.data
+            arrays.append(data)
+            return (data.shape, data.dtype.char, value.requires_grad, type(data) is np.ndarray or device_of(data))
         if is_array(value):
             arrays.append(value if value.flags.c_contiguous else namespace([value]).ascontiguousarray(value))
-            return (value.shape, value.dtype.char, False, device_of(value))
+            return (value.shape, value.dtype.char, False, type(value) is np.ndarray or device_of(value))
         if isinstance(value, (tuple, list)):
             return (type(value), *map(visit, value))
         if isinstance(value, dict):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad import writes
-from tensorgrad.backend import Array, aligned, asarray, copy, device_of, empty_bytes, on, on_gpu
+from tensorgrad.backend import Array, aligned, copy, device_of, empty_bytes, on, on_gpu
 from tensorgrad.compiler.emit import Clock, Emitter
 from tensorgrad.compiler.group import grouped, lineage
 from tensorgrad.compiler.launches import Launches
@@ -134,8 +134,8 @@ class Plan:
             tensor.grad = None
         count = len(results) - len(self.grads)
         for tensor, value in zip(self.grads, results[count:], strict=True):
-            tensor.grad = wrap(asarray(value), None)
-        return self.rebuild([wrap(asarray(value), None) for value in results[:count]])
+            tensor.grad = wrap(as_array(value), None)
+        return self.rebuild([wrap(as_array(value), None) for value in results[:count]])
 
     # What it costs
 
@@ -262,6 +262,11 @@ class Kernel(Op):
 
     def formula(self, direction: str) -> str:
         return ""
+
+
+def as_array(value: Any) -> Array:
+    """NumPy's scalars as arrays without axes."""
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def flat(calls: list[Call]) -> list[Call]:

@@ -6,6 +6,7 @@ import importlib.util
 import multiprocessing
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,15 +37,15 @@ class Measured:
 
 
 class Worker:
-    """A process with one library and one network in it."""
+    """A process with one library and one network in it, in which a function answers what is asked for."""
 
-    def __init__(self, peer: str, net: Net) -> None:
+    def __init__(self, serve: Callable[[str, Net, Connection], None], peer: str, net: Net) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=serve, args=(peer, net, far), daemon=True)
         self.process.start()
 
-    def ask(self, what: str, n: int, patience: float) -> Any:
+    def ask(self, what: str, n: float, patience: float) -> Any:
         self.pipe.send((what, n))
         if not self.pipe.poll(patience):
             raise TimeoutError(f"no answer in {patience:.0f} s")
@@ -125,7 +126,7 @@ def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1) -> dic
             if peer in NEEDS and not importlib.util.find_spec(NEEDS[peer]):
                 found[peer].reason = f"{NEEDS[peer]} is not installed"
                 continue
-            worker = Worker(peer, net)
+            worker = Worker(serve, peer, net)
             try:
                 losses, first = worker.ask("losses", 8 if net[1] < 10_000 else 1, START)
                 once = worker.ask("time", 1, 3 * PATIENCE)

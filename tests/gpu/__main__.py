@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
-import multiprocessing
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.__main__ import Report, in_words, machine
+from tests.benchmarks.measure import Net, Worker
 from tests.gpu.steps import ON_GPU, PEERS
 
 DEVICE_TESTS = ["tests/test_cuda.py", "tests/test_cuda_kernels.py"]
@@ -32,7 +32,7 @@ AIMS = {name: 1.0 for name in ON_GPU if name != "wide"} | {"wide": 0.9}  # ratio
 ITERATIONS, SECONDS = 1000, 3.0  # of system C, whose net and batch are W4's
 
 
-def serve(peer: str, net: tuple[tuple[int, ...], int], pipe: Connection) -> None:
+def serve(peer: str, net: Net, pipe: Connection) -> None:
     """Answer ("losses", n) and ("time", seconds) until told to stop."""
     widths, batch = net
     rng = np.random.default_rng(1)
@@ -96,7 +96,7 @@ def rates() -> dict[str, float]:
     return found
 
 
-def limit(net: tuple[tuple[int, ...], int], rate: dict[str, float], precision: str) -> float:
+def limit(net: Net, rate: dict[str, float], precision: str) -> float:
     """Seconds that a step takes at the least. Each value of a layer is written and read twice (forward, backward), each weight
     read twice, its gradient written and read, and the weight written."""
     widths, batch = net
@@ -107,33 +107,7 @@ def limit(net: tuple[tuple[int, ...], int], rate: dict[str, float], precision: s
     return max(4 * (values + parameters) / rate["copy"], flops / rate[precision])
 
 
-class Worker:
-    """A process with one library in it."""
-
-    def __init__(self, peer: str, net: tuple[tuple[int, ...], int]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, far = context.Pipe()
-        self.process = context.Process(target=serve, args=(peer, net, far), daemon=True)
-        self.process.start()
-
-    def ask(self, what: str, n: float, patience: float) -> Any:
-        self.pipe.send((what, n))
-        if not self.pipe.poll(patience):
-            raise TimeoutError(f"no answer in {patience:.0f} s")
-        try:
-            answer = self.pipe.recv()
-        except EOFError:
-            raise RuntimeError("its process has died") from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-
-
-def measure(net: tuple[tuple[int, ...], int], peers: list[str], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+def measure(net: Net, peers: list[str], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of a step of each peer in each round; and why a peer has none. Losses differ by no more than rounding allows."""
     workers: dict[str, Worker] = {}
     times: dict[str, list[float]] = {}
@@ -144,7 +118,7 @@ def measure(net: tuple[tuple[int, ...], int], peers: list[str], rounds: int) -> 
             if not importlib.util.find_spec(PEERS[peer][0]):
                 reasons[peer] = f"{PEERS[peer][0]} is not installed"
                 continue
-            worker = Worker(peer, net)
+            worker = Worker(serve, peer, net)
             try:
                 losses = worker.ask("losses", 6, START)
                 expected = expected or losses
@@ -213,7 +187,7 @@ def main() -> int:
     report = Report()
     report.text(f"{datetime.date.today()}: {card()}; {machine()}")
     peers = ["tensorgrad", *(p for p in args.peers if p != "tensorgrad")]
-    worker = Worker("tensorgrad", ON_GPU["W1"])
+    worker = Worker(serve, "tensorgrad", ON_GPU["W1"])
     rate = worker.ask("rates", 0, START)
     worker.stop()
     report.text(
