@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tensorgrad
 from tensorgrad import Tensor, optim
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.kernels import build, thresholds
@@ -200,6 +201,39 @@ def test_a_dying_velocity_does_not_become_subnormal() -> None:
         v = optimiser.state[0]["velocity"]
         assert ((v == 0) | (v > tiny)).all()
     np.testing.assert_allclose(p.data, -1e-3 / (1 - 0.9), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_dying_weight_does_not_become_subnormal(dtype: type, compiled: bool) -> None:
+    tiny = np.finfo(dtype).tiny
+    p = Tensor(np.array([1, tiny * 1e10, -tiny * 1e7], dtype), True)
+    optimiser = optim.SGD([p], lr=0.1)
+
+    def step() -> Tensor:
+        optimiser.zero_grad()
+        loss = (0.01 * p * p).sum()
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    run = tensorgrad.compile(step) if compiled else step
+    for _ in range(64):
+        run()
+    assert p.data[2] == 0
+    np.testing.assert_allclose(p.data[:2], np.array([1, tiny * 1e10], dtype) * (1 - 0.002) ** 64, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:SGD. no gradient reached")
+def test_a_parameter_without_a_gradient_is_left_alone() -> None:
+    p, q = Tensor([1.0], True), Tensor([0.0, 0.25], True)
+    optimiser = optim.SGD([p, q], lr=0.1)
+    loss = (q * q).sum()
+    p.grad = Tensor([1.0])
+    for _ in range(64):
+        optimiser.step()
+    loss.backward()  # would raise, had q been written to
+    np.testing.assert_array_equal(q.grad.numpy(), [0, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class Plan:
     def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> Any:
         """One step; what it returns."""
         for optimiser in self.optimisers:
-            optimiser.advance()
+            optimiser.steps += 1
         for compute, arrays in self.numbers:
             values = compute()
             for name, array in arrays:
@@ -130,6 +130,8 @@ class Plan:
             raise
         for array in self.written:
             writes.wrote(array)
+        for optimiser in self.optimisers:
+            optimiser.flush()
         for tensor in self.used_up:
             tensor.grad = None
         count = len(results) - len(self.grads)
