@@ -486,22 +486,3 @@ def test_assert_same_graph(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="the graph has changed"):
         assert_same_graph(mlp(), path, fused=True)
     assert_same_graph(mlp(), mlp(), fused=True)
-
-
-# Training curves
-
-
-def test_curves() -> None:
-    history = {"loss": [1.0, 0.5], "eval_loss": [1.1, 0.7], "accuracy": [0.5, 0.9], "eval_accuracy": [0.4, 0.8]}
-    figure = draw.curves(history, best=2, title="t")
-    left, right = figure.axes
-    assert [line.get_label() for line in left.lines] == ["loss", "eval loss", "kept: epoch 2"]
-    np.testing.assert_array_equal(right.lines[1].get_ydata(), history["eval_accuracy"])
-    assert (left.get_yscale(), right.get_yscale(), left.get_xlabel()) == ("log", "linear", "epoch")
-    assert len(draw.curves({"loss": [1.0, 0.0]}).axes) == 1
-
-
-def test_curves_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match=r"draw.curves: needs matplotlib.*tensorgrad\[train\]"):
-        draw.curves({"loss": [1.0]})

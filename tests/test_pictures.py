@@ -217,6 +217,56 @@ def test_figures_can_be_drawn(tmp_path: Any) -> None:
         assert (tmp_path / f"{i}.png").stat().st_size > 1000
 
 
+def test_curves_have_a_panel_for_the_losses_and_one_for_each_metric() -> None:
+    history = {
+        "accuracy": [0.5, 0.9],
+        "loss": [1.0, 0.5],
+        "val_top_2": [0.8, 0.9],
+        "val_loss": [1.1, 0.7],
+        "val_accuracy": [0.4, 0.8],
+    }
+    figure = draw.curves(history, best=2, title="t")
+    losses, accuracies, top = figure.axes
+    assert figure.get_suptitle() == "t"
+    assert [line.get_label() for line in losses.lines] == ["loss", "val loss", "kept: epoch 2"]
+    assert [line.get_label() for line in accuracies.lines] == ["accuracy", "val accuracy", "kept: epoch 2"]
+    assert [line.get_label() for line in top.lines] == ["val top 2", "kept: epoch 2"]
+    np.testing.assert_array_equal(losses.lines[1].get_ydata(), history["val_loss"])
+    np.testing.assert_array_equal(accuracies.lines[1].get_ydata(), history["val_accuracy"])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "top 2"]
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
+
+
+@given(count=st.integers(1, 9), epochs=st.integers(1, 40))
+def test_curves_leave_no_series_out_and_count_whole_epochs(count: int, epochs: int) -> None:
+    history = {f"{i}_loss": [1 / (i + t + 1) for t in range(epochs)] for i in range(count)}
+    (axes,) = draw.curves(history).axes
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
+        name.replace("_", " "): values for name, values in history.items()
+    }
+    assert {line.get_marker() for line in axes.lines} == {"o" if epochs == 1 else "None"}
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_curves_write_a_logarithmic_axis_in_plain_numbers() -> None:
+    figure = draw.curves({"loss": [0.9, 0.5, 0.31]})
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    ticks = [tick.get_text() for tick in axis.get_ticklabels() if low <= tick.get_position()[1] <= high]
+    assert "0.5" in ticks
+    assert not any("10" in text for text in ticks)
+    assert draw.curves({"loss": [1.0, 0.0]}).axes[0].get_yscale() == "linear"  # 0 has no logarithm
+    assert draw.curves({"loss": [1.0, 0.5]}, log_loss=False).axes[0].get_yscale() == "linear"
+
+
+def test_curves_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match=r"draw.curves: needs matplotlib.*tensorgrad\[train\]"):
+        draw.curves({"loss": [1.0]})
+
+
 def test_curves_of_one_epoch_in_so_many() -> None:
     losses = [1 / (i + 1) for i in range(250)]
     for every, epochs in ((100, [100, 200]), (1, list(range(1, 251))), (300, list(range(1, 251)))):

@@ -182,7 +182,7 @@ def test_history() -> None:
     assert len(lines) == 4
     with pytest.raises(KeyError, match="History: no column 'acc'; there are epoch, loss, right"):
         history["acc"]
-    assert [axes.get_ylabel() for axes in history.plot().axes] == ["loss", "accuracy"]
+    assert [axes.get_ylabel() for axes in history.plot().axes] == ["loss", "right", "top 2"]
 
 
 def test_history_in_a_file(tmp_path: Path) -> None:
