@@ -11,4 +11,4 @@ ROWS_FLOPS = 1e9  # floating-point operations from which the samples of a compil
 ROWS_BYTES = 2 << 20  # so large is the widest value of the samples that a thread works off at a time
 ONES_PRODUCT = 8_192  # elements from which a column sum is faster as a product with ones
 KERNEL = 4_096  # elements from which a rule asks for a kernel where NumPy has the function too
-CLASSES = 128  # up to so many classes a loop over rows of scores beats NumPy's calls, whose exp does 8 or 16 at once
+CLASSES = 128  # up to so many classes a loop over rows of scores beats NumPy's calls, whose sums take 8 or 16 at once
