@@ -15,6 +15,7 @@ import numpy as np
 import tensorgrad
 from tensorgrad import Tensor, nn, optim, train, writes
 from tensorgrad.backend import Array, put
+from tensorgrad.data.loader import rows_of
 from tensorgrad.data.transfer import to_device
 from tensorgrad.op import Value
 
@@ -86,8 +87,8 @@ class Batches:
                 yield (self.X[part] if dense else self.X[part].toarray(), *[a[part] for a in self.others])
             else:
                 some = self.order[start : start + self.batch_size]
-                x = self.X.take(some, axis=0) if dense else self.X[some].toarray()
-                yield (x, *[a.take(some, axis=0) for a in self.others])
+                x = rows_of(self.X, some) if dense else self.X[some].toarray()
+                yield (x, *[rows_of(a, some) for a in self.others])
 
 
 class Convergence(train.Callback):

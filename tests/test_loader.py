@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorgrad import Tensor, data
+from tensorgrad.backend import POOLED
 from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
 
 counts = st.integers(1, 40)
@@ -64,6 +65,20 @@ def test_goes_on_from_any_place(n: int, size: int | None, shuffle: bool, drop_la
     second.load_state_dict(json.loads(json.dumps(states[stop], default=np.ndarray.tolist)) | {"order": order})
     rest = [batch for _ in range(3) for batch in second]
     assert taken(rest)[: len(batches) - stop] == taken(batches)[stop:]
+
+
+def test_batches_that_are_kept_keep_what_is_in_them() -> None:
+    """Batches as large as those whose memory is used again; one of them is dropped, the others are not."""
+    x = np.random.default_rng(0).normal(size=(300, 2000))
+    assert 100 * x[0].nbytes > POOLED
+    loader = data.DataLoader(x, np.arange(300), batch_size=100, shuffle=True, rng=0)
+    kept = []
+    for i, (xb, numbers) in enumerate(b for _ in range(3) for b in loader):
+        if i != 1:
+            kept.append((xb, numbers, numbers.tolist()))
+    for xb, numbers, expected in kept:
+        np.testing.assert_array_equal(numbers, expected)
+        np.testing.assert_array_equal(xb, x[expected])
 
 
 def test_a_loop_that_was_left_is_over() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, on
+from tensorgrad.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, new, on, on_gpu
 from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
 from tensorgrad.tensor import Tensor
@@ -138,9 +138,12 @@ class Epoch:
 
 
 def rows_of(array: Array, which: Array) -> Array:
-    """The rows of an array with these numbers, an array of integers; on its device."""
-    with on(array):
-        return array.take(like(which, array), axis=0)
+    """The rows of an array with these numbers, an array of integers, all of which there are; on its device."""
+    if on_gpu(array):
+        with on(array):
+            return array.take(like(which, array), axis=0)
+    out = new((len(which), *array.shape[1:]), array.dtype)  # else half of the time goes to the system, for memory
+    return array.take(which, axis=0, out=out, mode="clip")  # "raise" would go through a copy
 
 
 def _samples(i: int, value: Any) -> Array:
