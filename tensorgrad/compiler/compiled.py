@@ -36,7 +36,9 @@ class Compiled:
             return self.step(*args, **kwargs)
         key, arrays = arguments(args, kwargs)
         with self.lock:
-            entry = self.entries.setdefault((state.recording, key), Entry())
+            entry = self.entries.get((state.recording, key))
+            if entry is None:
+                entry = self.entries[state.recording, key] = Entry()
             for variant in entry.variants:
                 if variant.holds():
                     self.plan = variant.plan
