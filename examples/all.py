@@ -65,9 +65,11 @@ def main() -> None:
     parser.add_argument("--seed", help="of all (default: that of each script)")
     parser.add_argument("--out", default="output", help="folder for what is written (default: output)")
     args = parser.parse_args()
+    if not set(args.only.upper()) & SCRIPTS.keys():
+        parser.error(f"--only {args.only}: expected some of {', '.join(SCRIPTS)}")
     results = []
     for letter, script in SCRIPTS.items():
-        if letter not in args.only:
+        if letter not in args.only.upper():
             continue
         flags = ["--device", args.device, "--out", args.out, *(["--seed", args.seed] if args.seed else [])]
         if letter != "A":

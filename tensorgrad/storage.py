@@ -22,7 +22,7 @@ import numpy as np
 
 from tensorgrad.backend import Array, move
 from tensorgrad.errors import DataError, DTypeError
-from tensorgrad.npz import looks_like, read_npz
+from tensorgrad.npz import file_at, looks_like, read_npz
 
 METADATA = "metadata"  # its name in an .npz file
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as the format has it
@@ -31,6 +31,7 @@ SAFETENSORS = {
     "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
     "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
+WITHOUT_NUMPY = ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")  # dtypes of the format beyond those
 
 
 @contextmanager
@@ -103,7 +104,7 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     Raises FileNotFoundError where there is none, and DataError, naming the file and the reason, for one that is cut off,
     changed, of another kind, or that says it holds more than it does; no memory is taken for what is not in the file.
     """
-    path = Path(path)
+    path = file_at(path)
     if suffix_of(path) == ".npz":
         arrays = read_npz(path, limit=path.stat().st_size)  # what `write` writes is not compressed
         try:
@@ -113,8 +114,9 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     else:
         arrays, metadata = read_safetensors(path)
     if digest(arrays, metadata) != metadata.get("sha256"):
-        kind = "has no checksum, so tensorgrad has not written it" if "sha256" not in metadata else "its checksum is wrong"
-        raise DataError(f"{path}: {kind}: it has been changed or damaged")
+        if "sha256" not in metadata:
+            raise DataError(f"{path}: has no checksum, so tensorgrad has not written it")
+        raise DataError(f"{path}: its checksum is wrong: it has been changed or damaged")
     del metadata["sha256"]
     return arrays, metadata
 
@@ -125,9 +127,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
     The format: the length of the header as a little-endian 64-bit number; the header, JSON, which gives dtype, shape and place
     of each array, and the metadata; the arrays, little-endian and C-contiguous, one after the other without gaps.
 
-    Raises FileNotFoundError where there is none, DataError, naming the file and the reason, for one that is not of that form.
+    Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of that form
+    or has a dtype that NumPy does not have, such as bfloat16.
     """
-    path = Path(path)
+    path = file_at(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
@@ -140,9 +143,12 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
         try:
             header = json.loads(first + file.read(length - 1), object_pairs_hook=_unique)
             metadata = _texts(header.pop("__metadata__", {}))
-            entries = [(name, *_entry(value)) for name, value in header.items()]
+            unknown = [f"{name} is of dtype {v['dtype']}" for name, v in header.items() if v["dtype"] in WITHOUT_NUMPY]
+            entries = [] if unknown else [(name, *_entry(value)) for name, value in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: a damaged .safetensors file, its header cannot be read: {error}") from None
+        if unknown:
+            raise DataError(f"{path}: {unknown[0]}, which NumPy does not have")
         at = 0
         for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: entry[3:]):
             if begin != at or end - begin != math.prod(shape) * dtype.itemsize:

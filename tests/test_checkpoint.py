@@ -27,9 +27,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tensorgrad import data, nn, optim, storage, train
+from tensorgrad import Tensor, data, nn, optim, storage, train
 from tensorgrad.errors import CheckpointError, DataError, DTypeError
 from tensorgrad.nn import functional as F
+from tensorgrad.train import checkpoint
 from tests.training import EPOCHS, Training, measured
 
 SUFFIXES = [".npz", ".safetensors"]
@@ -396,7 +397,8 @@ BAD_SAFETENSORS = {
     "overlap": (tensors({"a": entry([1], 0, 4), "b": entry([1], 2, 6)}, bytes(6)), "b declares .* the one before ends at 4"),
     "gap": (tensors({"a": entry([1], 4, 8)}, bytes(8)), "a declares .* the one before ends at 0"),
     "rest": (tensors({"a": entry([1], 0, 4)}, bytes(8)), "but is a file of"),
-    "dtype": (tensors({"a": entry([1], 0, 4, "F8_E4M3")}, bytes(4)), "its header cannot be read: 'F8_E4M3'"),
+    "dtype": (tensors({"a": entry([1], 0, 4, "F8_E4M3")}, bytes(4)), "a is of dtype F8_E4M3, which NumPy does not have"),
+    "no dtype": (tensors({"a": entry([1], 0, 4, "F33")}, bytes(4)), "its header cannot be read: 'F33'"),
     "no shape": (tensors({"a": {"dtype": "F32"}}), "its header cannot be read: 'shape'"),
     "metadata": (tensors({"__metadata__": {"a": 1}}), "its header cannot be read: the metadata are not text by name"),
     "of others": (safetensors.numpy.save({"a": np.ones(3)}), "has no checksum, so tensorgrad has not written it"),
@@ -520,6 +522,7 @@ def test_through_a_link(tmp_path: Path) -> None:
             r"SGD: parameter 0: unexpected \['velocity'\]; SGD: parameter 1",
         ),
         (lambda: {"schedule": optim.StepLR(Training("SGD").optimiser, 2)}, "holds a CostRise, not a StepLR"),
+        (lambda: {"schedule": optim.Warmup(Training("SGD").optimiser, 2)}, "holds a CostRise, not a Warmup"),
         (lambda: {"loader": data.DataLoader(np.ones((3, 2)))}, "samples is 70, expected 3"),
     ],
 )
@@ -573,3 +576,80 @@ def test_what_cannot_be_saved(tmp_path: Path, extra: Any, kind: type[Exception],
         with pytest.raises(ValueError, match="an array cannot be called"):
             storage.write(tmp_path / "a.npz", {name: np.ones(1)}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_schedules_inside_of_schedules(tmp_path: Path) -> None:
+    """They are told apart, and go on; so does one with a list."""
+    path = tmp_path / "a.npz"
+
+    class Listed(optim.Schedule):
+        def __init__(self, optimiser: optim.Optimiser) -> None:
+            super().__init__(optimiser)
+            self.rates = [0.3, 0.2, 0.1]
+
+        def rate(self, cost: float | None) -> float:
+            return self.rates.pop(0)
+
+    def made(then: Callable[[optim.Optimiser], optim.Schedule] | None) -> optim.Schedule:
+        optimiser = optim.SGD([Tensor([1.0], requires_grad=True)], lr=1.0)
+        return optim.Warmup(optimiser, 1, then and then(optimiser))
+
+    schedule = made(Listed)
+    for _ in range(2):
+        schedule.step()
+    train.save(path, schedule=schedule)
+    other = made(Listed)
+    train.load(path, schedule=other)
+    assert [other.step(), other.step()] == [schedule.step(), schedule.step()] == [0.2, 0.1]
+    for then, message in (
+        (None, "holds a Warmup whose then is a Listed, not None"),
+        (lambda o: optim.StepLR(o, 1), "Warmup: then: holds a Listed, not a StepLR"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"a\.npz: does not fit: {message}"):
+            train.load(path, schedule=made(then))
+    train.save(path, schedule=made(None))
+    with pytest.raises(CheckpointError, match="does not fit: holds a Warmup whose then is None, not a Listed"):
+        train.load(path, schedule=made(Listed))
+
+
+def test_the_order_of_a_shuffled_validation_goes_on(tmp_path: Path) -> None:
+    def run(epochs: int, **options: Any) -> list[float]:
+        training = Training("SGD")
+        held_out = data.DataLoader(training.x, training.y, batch_size=16, shuffle=True, drop_last=True, rng=3)
+        return training.fit(epochs=epochs, **{"validation": held_out, **options})["val_loss"]
+
+    path = tmp_path / "a.npz"
+    run(2, checkpoint=path)
+    assert run(4, checkpoint=path, resume=True) == run(4)
+
+
+def test_what_other_columns_there_are_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    Training("SGD").fit(epochs=1, checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"does not fit: holds a history of epoch, loss, .* are measured here"):
+        Training("SGD").fit(resume=path, metrics={"more": train.metrics.accuracy})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_sound_files_of_another_form(tmp_path: Path, suffix: str) -> None:
+    """With a right checksum, but not what `save` writes; and folders."""
+    path = tmp_path / f"a{suffix}"
+    training = Training("SGD")
+    for contents in ({"model": 5}, {"model": {"a": {"b": 1}}}, {"model": [1]}):
+        checkpoint.write(path, contents)
+        with pytest.raises(CheckpointError, match=rf"a\{suffix}: (not as tensorgrad writes it|does not fit)"):
+            train.load(path, model=training.model)
+    checkpoint.write(path, {"optimiser": [1]})
+    with pytest.raises(CheckpointError, match=rf"a\{suffix}: not as tensorgrad writes it"):
+        train.load(path, optimiser=training.optimiser)
+    checkpoint.write(path, {"epoch": 1})
+    with pytest.raises(CheckpointError, match=rf"a\{suffix}: not as tensorgrad writes it: KeyError\('loss'\)"):
+        training.fit(resume=path)
+    for tree in ('{"$array": ["x"]}', "[1, 2]"):
+        storage.write(path, {}, {"format": checkpoint.FORMAT, "contents": tree})
+        with pytest.raises(CheckpointError, match=rf"a\{suffix}: not as tensorgrad writes it"):
+            train.load(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=rf"a\{suffix}: is a folder, expected a file"):
+        train.load(path)

@@ -547,6 +547,19 @@ def test_npz_without_a_member(scratch: Path) -> None:
 # scaling, splitting, batching
 
 
+def test_min_max_of_images() -> None:
+    """By sample, whatever its shape."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 5))
+    np.testing.assert_array_equal(data.min_max(x), data.min_max(x.reshape(4, 15)).reshape(x.shape))
+    with pytest.raises(ShapeError, match=r"min_max: x has shape \(3,\), expected \(samples, ...\)"):
+        data.min_max(np.ones(3))
+
+
+def test_split_takes_lists() -> None:
+    x, y, x_test, y_test = data.split([[1.0], [2.0], [3.0]], ["a", "b", "c"], 0.3, seed=0)
+    assert sorted(zip([*x[:, 0], *x_test[:, 0]], [*y, *y_test], strict=True)) == [(1, "a"), (2, "b"), (3, "c")]
+
+
 def test_min_max() -> None:
     x = np.array([[1.0, 3, 2], [5, 5, 5], [-1, 0, 3]])
     np.testing.assert_allclose(data.min_max(x), [[0, 1, 0.5], [0, 0, 0], [0, 0.25, 1]])

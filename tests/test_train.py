@@ -24,6 +24,7 @@ import tensorgrad
 from models import handwritten
 from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.errors import (
+    CheckpointError,
     CompileError,
     DataError,
     DTypeError,
@@ -35,6 +36,7 @@ from tensorgrad.errors import (
 from tensorgrad.nn import functional as F
 from tensorgrad.train import metrics
 from tests.strategies import generators
+from tests.training import Training
 
 WIDTHS = (5, 8, 3)
 
@@ -577,6 +579,24 @@ def other_schedule() -> optim.Schedule:
             r"with weights \(32,\), loss must give one for each sample, but it returned a Tensor of shape \(\)",
         ),
         (lambda: fitted(metrics=metrics.accuracy), TypeError, "metrics must be a list of functions, or a dict of them by name"),
+        (lambda: fitted(metrics="accuracy"), TypeError, "metrics must be a list of functions, or a dict of them by name"),
+        (lambda: fitted(metrics={"right": 3}), TypeError, "metric right is a int, expected a function"),
+        (lambda: fitted(metrics={"loss": metrics.accuracy}), ValueError, "a metric cannot be called 'loss': the history has"),
+        (
+            lambda: fitted(metrics=[lambda z, y: 1, lambda z, y: 2]),
+            ValueError,
+            "two metrics are called '<lambda>'; give a dict",
+        ),
+        (
+            lambda: fitted(callbacks=train.EarlyStopping()),
+            TypeError,
+            "callbacks must be a list of callbacks, got EarlyStopping",
+        ),
+        (lambda: fitted(callbacks=[train.EarlyStopping]), TypeError, "functions of the Run, got the class EarlyStopping"),
+        (lambda: fitted(callbacks=["stop"]), TypeError, "expected Callbacks and functions of the Run, got 'stop'"),
+        (lambda: fitted(checkpoint="none/a.npz"), CheckpointError, r"none/a\.npz: cannot be written: there is no folder none"),
+        (lambda: fitted(validation=Batches([])), DataError, "validation has no batches"),
+        (lambda: train.EarlyStopping(mode="up"), ValueError, "mode must be 'min', 'max' or None, got 'up'"),
         (lambda: fitted(metrics=[metrics.confusion_matrix]), TypeError, "metric confusion_matrix gave an array of shape"),
         (
             lambda: fitted(callbacks=[train.EarlyStopping()]),
@@ -685,3 +705,145 @@ def test_what_is_not_recorded_is_refused(size: int) -> None:
         model = nn.Sequential(network(), module)
         with pytest.raises(CompileError, match="reads an array that was another one in the first call"):
             train.fit(model, F.cross_entropy, MAKERS["SGD"](model), loader, 1, validation=loader)
+
+
+# What a callback changes, and what is outside of the model
+
+
+class Scaled(nn.Module):
+    """A loss with a number that a callback changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 1.0
+
+    def forward(self, z: Any, y: Any) -> Any:
+        return self.factor * F.cross_entropy(z, y)
+
+
+def freeze(run: train.Run) -> None:
+    next(iter(run.model.parameters())).requires_grad = run.epoch % 2 == 0
+
+
+def scale(run: train.Run) -> None:
+    run.loss.factor = run.epoch + 1.0
+
+
+def drop(run: train.Run) -> None:
+    for module in run.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 1.0
+
+
+@pytest.mark.filterwarnings("ignore:SGD. no gradient reached")
+@pytest.mark.parametrize("change", [freeze, scale, drop])
+def test_what_a_callback_changes_holds_for_compiled_steps(change: Callable[[train.Run], None]) -> None:
+    ends = []
+    for compile, callbacks in ((True, [change]), (False, [change]), (False, [])):
+        model, rng = network(), np.random.default_rng(0)
+        optimiser = optim.SGD(model.parameters(), lr=0.1)
+        loader = data.DataLoader(*problem(), batch_size=30, shuffle=True, rng=rng)
+        train.fit(model, Scaled(), optimiser, loader, 4, callbacks=callbacks, compile=compile)
+        ends.append(np.concatenate([v.ravel() for v in model.state_dict().values()]))
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-12)
+    assert not np.allclose(ends[1], ends[2])
+
+
+def test_a_parameter_outside_of_model_and_loss(tmp_path: Path) -> None:
+    """It is trained as one in the model is, put back with the best, and goes on from a checkpoint."""
+
+    def run(epochs: int, **options: Any) -> tuple[float, np.ndarray]:
+        model, t = network(), Tensor(np.ones(1), requires_grad=True)
+        optimiser = optim.SGD([*model.parameters(), t], lr=0.1)
+        loader = data.DataLoader(*problem(), batch_size=30, shuffle=True, rng=0)
+        train.fit(model, lambda z, y: F.cross_entropy(z * t, y), optimiser, loader, epochs, **options)
+        return t.item(), model.state_dict()["0.weight"]
+
+    t, weight = run(4)
+    eager, _ = run(4, compile=False)
+    assert t == pytest.approx(eager, rel=1e-12)
+    assert t != 1
+    run(2, checkpoint=tmp_path / "a.npz")
+    resumed, same = run(4, checkpoint=tmp_path / "a.npz", resume=True)
+    assert resumed == t
+    np.testing.assert_array_equal(same, weight)
+    stopping = train.EarlyStopping("down", 1, mode="max")
+    best, _ = run(4, callbacks=[lambda run: run.row.update(down=-run.epoch), stopping])
+    assert best == run(1)[0]
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_loss_that_is_not_finite_with_clipping(compile: bool) -> None:
+    """The same error compiled and not; the generator of the loader is put back, too."""
+    x, y = problem()
+    x[5] = np.nan
+    model = network()
+    before = model.state_dict()
+    loader = data.DataLoader(x, y, batch_size=10, shuffle=True, rng=0)
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 1, batch"):
+        train.fit(model, F.cross_entropy, MAKERS["SGD"](model), loader, 2, clip_norm=1.0, compile=compile)
+    for path, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[path])
+    first, other = next(iter(loader)), next(iter(data.DataLoader(x, y, batch_size=10, shuffle=True, rng=0)))
+    np.testing.assert_array_equal(first[1], other[1])
+
+
+def test_ctrl_c_after_a_nan_saves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    training = Training("SGD")
+    training.fit(epochs=1, checkpoint=path)
+    good = path.read_bytes()
+    training.x[:] = np.nan  # the loader's memory, too
+    training.loader.given, training.loader.press = 0, 2
+    with pytest.raises(TrainingError, match="epoch 2, batch 1 of"):
+        training.fit(checkpoint=path, resume=True)
+    assert path.read_bytes() == good
+
+
+def test_rates_of_numpy(tmp_path: Path) -> None:
+    """As np.logspace gives them: in the history and in files they are numbers of Python's."""
+    for kind in (np.float64, np.float32):
+        model = network()
+        optimiser = optim.SGD(model.parameters(), lr=kind(0.01))
+        options: dict[str, Any] = {"checkpoint": tmp_path / f"{kind.__name__}.npz", "resume": True}
+        for epochs in (1, 2):
+            logger = train.JSONLinesLogger(tmp_path / "a.jsonl")
+            history = train.fit(model, F.cross_entropy, optimiser, problem(), epochs, callbacks=[logger], **options)
+        assert history["lr"] == [float(kind(0.01))] * 2
+        assert [json.loads(line)["lr"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == history["lr"]
+
+
+def test_callbacks_in_any_form(tmp_path: Path) -> None:
+    fitted(callbacks=filter(None, [train.CSVLogger(tmp_path / "a.csv"), None]))
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "best"),
+    [("val_mae", None, 2), ("error", None, 2), ("val_loss", "max", 1), ("gain", "min", 2), ("gain", None, 1)],
+)
+def test_modes_of_early_stopping(monitor: str, mode: str | None, best: int) -> None:
+    stopping = train.EarlyStopping(monitor, patience=None, mode=mode)
+    fitted(callbacks=[lambda run: run.row.update({monitor: 1 / run.epoch}), stopping])
+    assert stopping.best_epoch == best
+
+
+def test_batches_of_something_else() -> None:
+    x, y = problem(64)
+    with pytest.raises(TypeError, match="the loader gives batches of Tensor, ndarray, expected arrays of NumPy or CuPy"):
+        fitted(arrays=Batches([(Tensor(x), y)]))
+    many = Batches([(x, y)] * 3)
+    many.__class__ = type("More", (Batches,), {"__len__": lambda self: 2})
+    with pytest.raises(ValueError, match="the loader gives more than the 2 batches that its length says"):
+        fitted(arrays=many)
+
+
+def test_a_loss_of_ones_own_with_weights() -> None:
+    """A module whose forward takes `reduction`."""
+
+    class Own(nn.Module):
+        def forward(self, z: Any, y: Any, reduction: str = "mean") -> Any:
+            return F.cross_entropy(z, y, reduction=reduction)
+
+    arrays = data.DataLoader(*problem(), np.arange(90) / 45)
+    assert fitted(Own(), arrays)["loss"] == fitted(F.cross_entropy, arrays)["loss"]

@@ -51,18 +51,11 @@ class Training:
         self.stopping = train.EarlyStopping("val_loss", patience)
 
     def fit(self, *callbacks: Any, epochs: int = EPOCHS, **options: Any) -> train.History:
+        options = {"validation": (self.x[:20], self.y[:20]), "metrics": [train.metrics.accuracy], "l2": 0.01, **options}
+        callbacks = (*callbacks, self.stopping)
+        schedule = self.schedule
         return train.fit(
-            self.model,
-            F.cross_entropy,
-            self.optimiser,
-            self.loader,
-            epochs,
-            validation=(self.x[:20], self.y[:20]),
-            metrics=[train.metrics.accuracy],
-            schedule=self.schedule,
-            callbacks=[*callbacks, self.stopping],
-            l2=0.01,
-            **options,
+            self.model, F.cross_entropy, self.optimiser, self.loader, epochs, schedule=schedule, callbacks=callbacks, **options
         )
 
     def state(self) -> dict[str, Any]:

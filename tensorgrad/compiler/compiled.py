@@ -63,7 +63,8 @@ class Compiled:
         else:
             compare(entry.before[1], lines)
             entry.before = None
-            variant = Variant(Plan(found), situation, [(t, t.data) for t in found.program().leaves if t.requires_grad])
+            near = [t for t in found.program().leaves if t.requires_grad or type(t) is not Tensor]
+            variant = Variant(Plan(found), situation, [(t, t.data, t.requires_grad) for t in near])
             entry.variants = [variant, *(v for v in entry.variants if v.situation != situation)]
             self.plan = variant.plan
         return found.rebuild([wrap(t.data, None) for t in found.results])
@@ -77,16 +78,16 @@ class Situation(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A plan, the situation that it is for, and the arrays of the parameters that it is for."""
+    """A plan, the situation that it is for, and the parameters that it is for: their arrays, and whether they are trained."""
 
     plan: Plan
     situation: Situation
-    data: list[tuple[Tensor, Array]]
+    data: list[tuple[Tensor, Array, bool]]
 
     def holds(self) -> bool:
         """Whether all that the plan was made for is as it was."""
-        for tensor, array in self.data:
-            if tensor.data is not array:
+        for tensor, array, trained in self.data:
+            if tensor.data is not array or tensor.requires_grad is not trained:
                 return False
         for module, training in self.situation.modules.items():
             if module.training is not training:

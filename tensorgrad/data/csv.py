@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tensorgrad.backend import Array
 from tensorgrad.errors import DataError, DTypeError, OutOfRangeError
+from tensorgrad.npz import file_at
 
 LINES = 1024  # that are read at once
 
@@ -31,7 +32,7 @@ def read_csv(
     fields than the first one, a field that is no finite number or does not fit, and a file without samples; OutOfRangeError
     if there is no such column.
     """
-    path, dtype = Path(path), np.dtype(dtype)
+    path, dtype = file_at(path), np.dtype(dtype)
     if dtype.kind not in "fiu":
         raise DTypeError(f"read_csv: dtype is {dtype}, expected a float or an integer type")
     samples: list[Array] = []
@@ -95,8 +96,8 @@ def _cast(path: Path, rows: list[tuple[int, str]], values: Array, dtype: np.dtyp
         fits = np.abs(values) <= np.finfo(dtype).max
     else:
         info = np.iinfo(dtype)
-        # float64 tells whole numbers apart up to 2⁵³
-        fits = (np.floor(values) == values) & (values >= max(info.min, -(2**53))) & (values <= min(info.max, 2**53))
+        whole = 2**53 - 1  # the next one and the one after it are the same in float64
+        fits = (np.floor(values) == values) & (values >= max(info.min, -whole)) & (values <= min(info.max, whole))
     if not fits.all():
         i, j = np.argwhere(~fits)[0]
         field = rows[i][1].split(",")[columns[j]].strip()

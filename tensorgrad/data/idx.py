@@ -13,7 +13,7 @@ import numpy as np
 
 from tensorgrad.backend import Array
 from tensorgrad.errors import DataError
-from tensorgrad.npz import DEFLATE, MOST, as_array, check_shape, read_at_most
+from tensorgrad.npz import DEFLATE, MOST, as_array, check_shape, file_at, read_at_most
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP = b"\x1f\x8b"
@@ -30,7 +30,7 @@ def read_idx(path: str | Path, ndim: int | None = None) -> Array:
     Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is no idx file, that is
     truncated or too long, whose gzip checksum is wrong, or that declares more than it can hold, before that is allocated.
     """
-    path = Path(path)
+    path = file_at(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         packed = file.read(2) == GZIP

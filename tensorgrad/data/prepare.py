@@ -12,14 +12,17 @@ from tensorgrad.errors import ShapeError
 
 
 def min_max(x: Array) -> Array:
-    """Every row of x (m, n) scaled to 0 .. 1 by its own smallest and largest value; a constant row becomes 0.
+    """Every sample of x (m, ...) scaled to 0 .. 1 by its own smallest and largest value; a constant one becomes 0.
 
-    Floats keep their dtype, integers become float32.
+    Floats keep their dtype, integers become float32. Raises ShapeError for an array with one axis.
     """
+    if x.ndim < 2:
+        raise ShapeError(f"min_max: x has shape {x.shape}, expected (samples, ...)")
     if x.dtype.kind != "f":
         x = x.astype(np.float32)
-    low = x.min(axis=1, keepdims=True)
-    span = x.max(axis=1, keepdims=True) - low
+    axes = tuple(range(1, x.ndim))
+    low = x.min(axis=axes, keepdims=True)
+    span = x.max(axis=axes, keepdims=True) - low
     scaled = x - low
     scaled /= np.where(span == 0, 1, span)
     return scaled
@@ -35,6 +38,7 @@ def split(x: Array, y: Array, *fractions: float, seed: int, stratify: bool = Fal
     Raises ShapeError if x and y have not the same number of samples, ValueError if a fraction is not between 0 and 1 or
     nothing remains for the rest.
     """
+    x, y = (np.asarray(values) if isinstance(values, (list, tuple)) else values for values in (x, y))
     if len(x) != len(y):
         raise ShapeError(f"split: {len(x)} samples but {len(y)} labels")
     for fraction in fractions:

@@ -13,11 +13,11 @@ from tensorgrad.state import state
 from tensorgrad.tensor import Tensor
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float | Tensor:
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float, error_if_nonfinite: bool = True) -> float | Tensor:
     """Scale all gradients together so that their Euclidean norm is at most max_norm; returns the norm that they had.
 
     Inside of a compiled step and on a GPU the norm is a 0-d Tensor, whose value is not waited for: one that is not finite is no
-    error but makes the gradients NaN.
+    error but makes gradients NaN, as it does with error_if_nonfinite=False.
 
     Raises ValueError if max_norm is not above 0, or if the norm is not finite.
     """
@@ -28,11 +28,12 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float | Tensor:
         return _clip_recorded(reached, max_norm)
     grads = [p.grad.data for p in reached if p.grad is not None]
     total = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
-    if not math.isfinite(total):
+    if error_if_nonfinite and not math.isfinite(total):
         raise ValueError(f"clip_grad_norm: the norm of the gradients is {total}; find its source with detect_anomaly()")
     if total > max_norm:
         for g in grads:
-            g *= max_norm / total
+            with np.errstate(invalid="ignore"):  # infinity times 0
+                g *= max_norm / total
     return total
 
 

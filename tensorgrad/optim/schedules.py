@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,8 @@ from tensorgrad.optim.optimiser import Optimiser
 class Schedule:
     """Base of the schedules. `start` is the optimiser's rate when the schedule is made, t the number of epochs since.
 
-    A subclass defines `rate(cost)`, the rate for epoch t, with what it keeps in plain attributes.
+    A subclass defines `rate(cost)`, the rate for epoch t, with what it keeps in attributes: numbers, text, arrays, None, lists
+    and dicts of them, other schedules. Functions are not kept in checkpoints.
     """
 
     def __init__(self, optimiser: Optimiser) -> None:
@@ -31,11 +33,20 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, besides the optimiser."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, (int, float))}
+        kept = {name: value for name, value in vars(self).items() if name != "optimiser" and not callable(value)}
+        return {
+            name: {"type": type(value).__name__, **value.state_dict()} if isinstance(value, Schedule) else copy.deepcopy(value)
+            for name, value in kept.items()
+        }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Go on as the schedule that `state_dict` was taken from."""
-        vars(self).update(values)
+        for name, value in values.items():
+            own = getattr(self, name, None)
+            if isinstance(own, Schedule):
+                own.load_state_dict({name: v for name, v in value.items() if name != "type"})
+            else:
+                setattr(self, name, copy.deepcopy(value))
 
     def needed(self, cost: float | None) -> float:
         if cost is None or math.isnan(cost):
@@ -95,14 +106,6 @@ class Warmup(Schedule):
         if self.t <= self.epochs:
             return self.start * (self.t + 1) / (self.epochs + 1)
         return self.start if self.then is None else self.then.step(cost)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **({"then": self.then.state_dict()} if self.then else {})}
-
-    def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        super().load_state_dict({name: value for name, value in values.items() if name != "then"})
-        if self.then is not None:
-            self.then.load_state_dict(values["then"])
 
 
 class ReduceOnPlateau(Schedule):

@@ -10,6 +10,7 @@ from typing import Any
 
 from tensorgrad import storage
 from tensorgrad.backend import Array
+from tensorgrad.errors import CheckpointError
 from tensorgrad.train.history import csv_lines
 from tensorgrad.train.run import Run
 
@@ -50,13 +51,17 @@ class Function(Callback):
 class Best:
     """The best value of a column of the history so far, and its epoch.
 
-    monitor    the column: the lower the better if its name ends in "loss" or "mse", else the higher
+    monitor    the column
     min_delta  how much better a value has to be to count
+    mode       "min", the lower the better, or "max"; None for "min" if its name ends in "loss", "error", "mse", "rmse" or "mae"
     """
 
-    def __init__(self, monitor: str, min_delta: float = 0.0) -> None:
-        self.monitor, self.min_delta = monitor, min_delta
-        self.sign = 1 if monitor.endswith(("loss", "mse")) else -1
+    def __init__(self, monitor: str, min_delta: float = 0.0, mode: str | None = None) -> None:
+        if mode not in ("min", "max", None):
+            raise ValueError(f"train: mode must be 'min', 'max' or None, got {mode!r}")
+        self.monitor, self.min_delta, self.mode = monitor, min_delta, mode
+        lower = monitor.endswith(("loss", "error", "mse", "mae")) if mode is None else mode == "min"
+        self.sign = 1 if lower else -1
         self.value, self.epoch = math.nan, 0
 
     def improved(self, run: Run) -> bool:
@@ -73,27 +78,35 @@ class Best:
 class EarlyStopping(Callback):
     """Ends the training when a column of the history has not got better for some epochs.
 
-    monitor        the column: the lower the better if its name ends in "loss" or "mse", else the higher
+    monitor        the column
     patience       how many epochs in a row may pass without a better value before it ends; None for any number
     min_delta      how much better a value has to be to count
     restore_best   at the end, put back the parameters and buffers of the best epoch, however the training has ended
+    mode           "min", the lower the better, or "max"; None for "min" if the column's name ends in "loss", "error", "mse",
+                   "rmse" or "mae", else "max"
 
     best, best_epoch   the best value and its epoch, counted from 1; NaN and 0 before there is one
     """
 
     def __init__(
-        self, monitor: str = "val_loss", patience: int | None = 10, min_delta: float = 0.0, restore_best: bool = True
+        self,
+        monitor: str = "val_loss",
+        patience: int | None = 10,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        mode: str | None = None,
     ) -> None:
         if patience is not None and patience < 1:
             raise ValueError(f"EarlyStopping: patience must be at least 1, got {patience}")
         if not min_delta >= 0:
             raise ValueError(f"EarlyStopping: min_delta must be at least 0, got {min_delta}")
         self.monitor, self.patience, self.min_delta, self.restore_best = monitor, patience, min_delta, restore_best
+        self.mode = mode
         self.reset()
 
     def reset(self) -> None:
-        self._best = Best(self.monitor, self.min_delta)
-        self.values: dict[str, Array] | None = None
+        self._best = Best(self.monitor, self.min_delta, self.mode)
+        self.values: dict[str, dict[str, Array]] | None = None
 
     @property
     def best(self) -> float:
@@ -109,13 +122,13 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, run: Run) -> None:
         if self._best.improved(run):
-            self.values = run.model.state_dict() if self.restore_best else None
+            self.values = run.values() if self.restore_best else None
         elif self.patience is not None and run.epoch - self.best_epoch >= self.patience:
             run.stop = f"{self.monitor} has not got better for {self.patience} epochs"
 
     def on_end(self, run: Run) -> None:
         if self.values is not None:
-            run.model.load_state_dict(self.values)
+            run.set_values(self.values)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "values": self.values}
@@ -130,22 +143,25 @@ class Checkpoint(Callback):
 
     every       after how many epochs it is written again; the last epoch, and where Ctrl-C has interrupted, are saved too
     best_only   a column of the history: then only epochs that are better there than all before them are saved
+    mode        of `best_only`, as in EarlyStopping
 
     It is called after all other callbacks, so that their state is that of the epoch.
     """
 
-    def __init__(self, path: str | Path, every: int = 1, best_only: str | None = None) -> None:
+    def __init__(self, path: str | Path, every: int = 1, best_only: str | None = None, mode: str | None = None) -> None:
         if every < 1:
             raise ValueError(f"Checkpoint: every must be at least 1, got {every}")
         storage.suffix_of(path)
         self.path, self.every = Path(path), every
-        self._best = None if best_only is None else Best(best_only)
+        self._best = None if best_only is None else Best(best_only, mode=mode)
         self._saved = 0
 
     def on_start(self, run: Run) -> None:
+        if not self.path.resolve().parent.is_dir():  # after an epoch would be late
+            raise CheckpointError(f"{self.path}: cannot be written: there is no folder {self.path.parent}")
         self._saved = run.epoch
         if self._best is not None and not run.epoch:
-            self._best = Best(self._best.monitor)
+            self._best = Best(self._best.monitor, mode=self._best.mode)
 
     def on_epoch_end(self, run: Run) -> None:
         if self._best is not None and not self._best.improved(run):

@@ -7,7 +7,8 @@ checksum of all of it (tensorgrad.storage), so that a file which has been damage
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,20 @@ def read(path: str | Path) -> dict[str, Any]:
         contents: dict[str, Any] = _unpacked(json.loads(metadata["contents"]), arrays)
     except DataError as error:
         raise CheckpointError(str(error)) from None
-    except (KeyError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not as tensorgrad writes it: {error!r}") from None
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{path}: not as tensorgrad writes it: holds a {type(contents).__name__}, not a dict")
     return contents
+
+
+@contextmanager
+def form_of(path: str | Path) -> Iterator[None]:
+    """Inside the block, what a file holds being of another form than `save` and `fit` write is a CheckpointError."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not as tensorgrad writes it: {error!r}") from None
 
 
 def described(part: Optimiser | Schedule) -> dict[str, Any]:
@@ -121,13 +133,13 @@ def apply(
     parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader, "validation": validation}
     given: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
     problems = [f"holds no {name}, only {', '.join(contents)}" for name in given if name not in contents]
-    if not problems:
-        if model is not None:
+    with form_of(path):
+        if model is not None and not problems:
             problems += misfits(contents["model"], model.state_dict())
-        if optimiser is not None:
+        if optimiser is not None and not problems:
             problems += optimiser_misfits(contents["optimiser"], optimiser)
-        if schedule is not None and contents["schedule"]["type"] != type(schedule).__name__:
-            problems.append(f"holds a {contents['schedule']['type']}, not a {type(schedule).__name__}")
+        if schedule is not None and not problems:
+            problems += schedule_misfits(contents["schedule"], schedule)
     if problems:
         raise CheckpointError(f"{path}: does not fit: {'; '.join(problems)}")
     loaders = given.keys() & {"loader", "validation"}
@@ -170,15 +182,33 @@ def optimiser_misfits(values: Mapping[str, Any], optimiser: Optimiser) -> list[s
     ]
 
 
+def schedule_misfits(values: Mapping[str, Any], schedule: Schedule) -> list[str]:
+    """What keeps the state in a file from being that of a schedule, or of one inside of it, in words."""
+    kind = type(schedule).__name__
+    if values["type"] != kind:
+        return [f"holds a {values['type']}, not a {kind}"]
+    own = schedule.state_dict()
+    names = ({name for name, value in found.items() if isinstance(value, dict) and "type" in value} for found in (values, own))
+    problems = []
+    for name in sorted(set().union(*names)):
+        inner = getattr(schedule, name, None)
+        if not isinstance(inner, Schedule):
+            problems.append(f"holds a {kind} whose {name} is a {values[name]['type']}, not {inner}")
+        elif not isinstance(values.get(name), dict):
+            problems.append(f"holds a {kind} whose {name} is {values.get(name)}, not a {type(inner).__name__}")
+        else:
+            problems += [f"{kind}: {name}: {problem}" for problem in schedule_misfits(values[name], inner)]
+    return problems
+
+
 def _packed(value: Any, where: str, arrays: dict[str, Array]) -> Any:
     """A nest as JSON has it; arrays are put into `arrays`, and their names in their places."""
-    if is_array(value) and np.ndim(value):
-        arrays[where] = value
-        return {ARRAY: where}
-    if isinstance(value, np.generic) or is_array(value):
+    if isinstance(value, np.generic):  # comes back as a number of Python's
         if value.dtype.kind not in "biuf":
             raise TypeError(f"save: {where} is of dtype {value.dtype}, expected numbers or booleans")
-        arrays[where] = np.asarray(value)
+        value = value.item()
+    if is_array(value):
+        arrays[where] = value
         return {ARRAY: where}
     if isinstance(value, (list, tuple)):
         return [_packed(v, f"{where}/{i}", arrays) for i, v in enumerate(value)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ import numpy as np
 from tensorgrad.autograd import no_grad
 from tensorgrad.backend import Array
 from tensorgrad.data.loader import DataLoader
-from tensorgrad.errors import ShapeError, TrainingError
+from tensorgrad.errors import DataError, ShapeError, TrainingError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import Optimiser, Schedule
 from tensorgrad.tensor import Tensor
@@ -40,7 +40,7 @@ def fit(
     *,
     validation: Any = None,
     metrics: Metrics = None,
-    callbacks: Sequence[Callback | Callable[[Run], Any]] = (),
+    callbacks: Iterable[Callback | Callable[[Run], Any]] = (),
     schedule: Schedule | None = None,
     schedule_monitor: str = "loss",
     clip_norm: float | None = None,
@@ -69,17 +69,21 @@ def fit(
     clip_norm    the largest norm that the gradients of a step together may have (optim.clip_grad_norm)
     l2           adds (l2 / m) sum of w² to the cost of a batch, w being the elements of parameters with two or more axes
                  (weights, not biases), m the number of its samples or the sum of their weights. "loss" has it, "val_loss" not
-    compile      replay compiled steps; False runs each as it is written, with the same result to rounding
+    compile      replay compiled steps; False runs each as it is written, with the same result to rounding. A number of Python's
+                 that the model or the loss takes from elsewhere stays what it was at first (see `tensorgrad.compile`); those
+                 that are attributes of modules may be changed between epochs, as may `requires_grad`
     progress     True for a progress bar, if there is a terminal or a notebook; None for one if tqdm is installed
     checkpoint   a file for everything, .npz or .safetensors, written after each epoch: the callback Checkpoint(path)
     resume       a checkpoint to go on from; True for the file `checkpoint`, if it is there
 
     Returns the History. Training that was resumed, whenever it was interrupted, gives the parameters, bit for bit, of training
-    that was not, given the same arguments, versions, machine and number of threads. Callbacks are told apart by class and
+    that was not, given the same arguments, versions, machine and number of threads, where random numbers are drawn from the
+    loaders' generators, those that modules have as attributes, and tensorgrad's own. Callbacks are told apart by class and
     order. Ctrl-C ends the training after the step, saves, and returns (`history.interrupted`); a second one raises
     KeyboardInterrupt at once. A training that a callback has stopped is stopped when it is resumed, too.
 
-    Raises TrainingError if the loss of an epoch is not finite, with everything put back to the start of that epoch;
+    Raises TrainingError if the loss of an epoch is not finite, with everything put back to the start of that epoch, or to where
+    it was resumed in it;
     CheckpointError for a file that is damaged or does not fit; CompileError for a step that cannot be compiled.
     """
     if not isinstance(epochs, (int, np.integer)) or epochs < 0:
@@ -94,6 +98,7 @@ def fit(
         raise ValueError("train.fit: resume=True needs checkpoint=, the file to go on from")
     device = device_of_model(model)
     loader = as_loader("data", data, shuffle=True, device=device)
+    callbacks = listed(callbacks)
     last = [c for c in callbacks if isinstance(c, Checkpoint)] + ([] if checkpoint is None else [Checkpoint(checkpoint)])
     if (last or resume) and not hasattr(loader, "load_state_dict"):
         raise TypeError(f"train.fit: checkpoints need a DataLoader, whose place can be saved; got {type(loader).__name__}")
@@ -102,6 +107,12 @@ def fit(
     others = [c if isinstance(c, Callback) else Function(c) for c in callbacks if not isinstance(c, Checkpoint)]
     every = [*others, *last]  # the last to save what the others have made of the epoch
     run = Run(model, loss, optimiser, schedule, loader, held_out, by_name(every), int(epochs))
+    measured = ["loss", *named]
+    run.columns = ["epoch", *measured, *(f"val_{name}" for name in measured if held_out is not None), "lr", "seconds"]
+    if schedule is not None and schedule_monitor not in run.columns:
+        raise ValueError(
+            f"train.fit: schedule_monitor={schedule_monitor!r} is no column of the history; there are {', '.join(run.columns)}"
+        )
     if resume is True and Path(str(checkpoint)).exists():
         run.load(str(checkpoint))
     elif not isinstance(resume, bool):
@@ -119,7 +130,7 @@ def fit(
             for callback in every:
                 callback.on_start(run)
             while run.epoch < run.epochs and not run.stop:
-                if not one_epoch(run, step, pressed, shown):
+                if not one_epoch(run, step, evaluation, pressed, shown):
                     break
                 end_epoch(run, evaluation, named, schedule_monitor)
                 shown.epoch(run.row)
@@ -139,11 +150,14 @@ def fit(
     return run.history
 
 
-def one_epoch(run: Run, step: Steps, pressed: CtrlC, shown: Progress) -> bool:
+def one_epoch(run: Run, step: Steps, evaluation: Steps, pressed: CtrlC, shown: Progress) -> bool:
     """The steps of an epoch, or what is left of it; whether it has come to its end."""
-    before = run.capture()
+    before, place = run.capture(), run.loader.state_dict() if hasattr(run.loader, "state_dict") else None
     for module in run.modules():
         module.training = True
+    settings = run.settings()
+    step.follow(settings)
+    evaluation.follow(settings)
     record = run.record = run.record or Record(len(run.loader))
     start, rate = time.perf_counter() - record.seconds, run.optimiser.lr
     bar, keep = shown.bar, step.keep
@@ -158,12 +172,14 @@ def one_epoch(run: Run, step: Steps, pressed: CtrlC, shown: Progress) -> bool:
         if bar is not None:
             bar.update()
         if pressed:
-            record.seconds = time.perf_counter() - start
-            return False
+            break
     record.seconds = time.perf_counter() - start
     bad = record.first_not_finite()
     if bad is not None:
         run.restore(before)
+        run.batches = None
+        if place is not None:
+            run.loader.load_state_dict(place)
         error = TrainingError(
             f"train.fit: the loss is {record.losses[bad]} in epoch {run.epoch + 1}, batch {bad + 1} of {record.batches}, at "
             f"learning rate {rate:g}; the parameters are put back to what they were before the epoch. Find where it "
@@ -171,7 +187,7 @@ def one_epoch(run: Run, step: Steps, pressed: CtrlC, shown: Progress) -> bool:
         )
         error.history = run.history
         raise error
-    return True
+    return not pressed
 
 
 def end_epoch(run: Run, evaluation: Steps, metrics: Mapping[str, Metric], monitor: str) -> None:
@@ -183,11 +199,9 @@ def end_epoch(run: Run, evaluation: Steps, metrics: Mapping[str, Metric], monito
     if run.validation is not None:
         measured = measure(list(run.modules()), evaluation, run.validation).row(metrics)
         row |= {f"val_{name}": value for name, value in measured.items()}
-    row["lr"] = run.optimiser.lr
+    row["lr"] = float(run.optimiser.lr)
     row["seconds"] = record.seconds + time.perf_counter() - start
     if run.schedule is not None:
-        if monitor not in row:
-            raise ValueError(f"train.fit: schedule_monitor={monitor!r} is no column of the history; there are {', '.join(row)}")
         run.schedule.step(row[monitor])
     run.history.append(row)
     run.row, run.record, run.batches = row, None, None
@@ -277,6 +291,8 @@ def as_loader(name: str, data: Any, **options: Any) -> Any:
             raise ShapeError(f"train.fit: weights of {name} have shape {data.arrays[2].shape}, expected (samples,)")
     elif not (hasattr(data, "__len__") and hasattr(data, "__iter__")) or isinstance(data, (np.ndarray, Tensor)):
         raise TypeError(f"train.fit: {name} must be a DataLoader or a tuple (X, y), got {type(data).__name__}")
+    if not len(data):
+        raise DataError(f"train.fit: {name} has no batches")
     return data
 
 
@@ -287,11 +303,32 @@ def device_of_model(model: Module) -> str:
 
 def named_metrics(metrics: Metrics) -> dict[str, Metric]:
     """Metrics by name."""
-    if isinstance(metrics, Mapping):
-        return dict(metrics)
-    if callable(metrics):
+    if callable(metrics) or isinstance(metrics, str):
         raise TypeError("train.fit: metrics must be a list of functions, or a dict of them by name")
-    return {getattr(metric, "__name__", type(metric).__name__): metric for metric in metrics or ()}
+    if isinstance(metrics, Mapping):
+        pairs = list(metrics.items())
+    else:
+        pairs = [(getattr(metric, "__name__", type(metric).__name__), metric) for metric in metrics or ()]
+    for i, (name, metric) in enumerate(pairs):
+        if not callable(metric):
+            raise TypeError(f"train.fit: metric {name} is a {type(metric).__name__}, expected a function")
+        if name in ("epoch", "loss", "lr", "seconds") or name.startswith("val_"):
+            raise ValueError(f"train.fit: a metric cannot be called {name!r}: the history has a column of that name")
+        if name in dict(pairs[:i]):
+            raise ValueError(f"train.fit: two metrics are called {name!r}; give a dict of them by name")
+    return dict(pairs)
+
+
+def listed(callbacks: Any) -> list[Callback | Callable[[Run], Any]]:
+    """Callbacks as a list."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"train.fit: callbacks must be a list of callbacks, got {type(callbacks).__name__}")
+    found = list(callbacks)
+    for callback in found:
+        if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
+            kind = f"the class {callback.__name__}" if isinstance(callback, type) else repr(callback)
+            raise TypeError(f"train.fit: callbacks: expected Callbacks and functions of the Run, got {kind}")
+    return found
 
 
 def by_name(callbacks: list[Callback]) -> dict[str, Callback]:

@@ -29,7 +29,9 @@ class Progress:
                 "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install 'tensorgrad[progress]'"
             ) from None
         if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook's stderr is no terminal, but has a place for it
-            self.bar = tqdm(total=epochs * batches, initial=done, unit="batch", desc=f"epoch {done // batches + 1}/{epochs}")
+            self.bar = tqdm(
+                total=epochs * batches, initial=done, unit="batch", desc=f"epoch {min(done // batches + 1, epochs)}/{epochs}"
+            )
 
     def __enter__(self) -> Progress:
         return self

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, like, namespace, on
+from tensorgrad import writes
+from tensorgrad.backend import Array, copy, like, namespace, on, put
 from tensorgrad.errors import CheckpointError
 from tensorgrad.nn.module import Module
 from tensorgrad.ops import random
@@ -38,6 +39,7 @@ class Run:
     stop        why the training is to end now, set by a callback; "" if it is not
     record      what the steps of the epoch under way have given; None between epochs
     batches     the loop over the loader in the epoch under way
+    columns     the names of what `fit` measures in each epoch
     """
 
     def __init__(
@@ -59,19 +61,36 @@ class Run:
         self.stop = ""
         self.record: Record | None = None
         self.batches: Iterator[Any] | None = None
+        self.columns: list[str] = []
 
     # What a step changes
 
     def modules(self) -> Iterator[Module]:
         """The parts of the model, and of the loss if it is a module."""
-        for whole in (self.model, self.loss):
-            if isinstance(whole, Module):
-                yield from (module for _, module in whole.named_modules())
+        for whole in self.wholes():
+            yield from (module for _, module in whole.named_modules())
+
+    def settings(self) -> list[Any]:
+        """What a compiled step takes for constants: which parameters are trained, and the numbers that modules have."""
+        found: list[Any] = [(id(p), p.requires_grad) for p in self.optimiser.params]
+        for module in self.modules():
+            plain = [(name, value) for name, value in vars(module).items() if isinstance(value, (bool, int, float, str))]
+            found.append((id(module), plain))
+        return found
+
+    def wholes(self) -> list[Module]:
+        """The model, and the loss if it is a module."""
+        return [part for part in (self.model, self.loss) if isinstance(part, Module)]
+
+    def others(self) -> dict[str, Tensor]:
+        """The parameters of the optimiser that are in neither, by their number in it."""
+        found = {id(p) for whole in self.wholes() for p in whole.parameters()}
+        return {str(i): p for i, p in enumerate(self.optimiser.params) if id(p) not in found}
 
     def arrays(self) -> list[Array]:
         """The parameters and buffers that are floating."""
-        whole = [part for part in (self.model, self.loss) if isinstance(part, Module)]
-        found = [p.data for part in whole for p in part.parameters()] + [b for part in whole for _, b in part.named_buffers()]
+        found = [p.data for whole in self.wholes() for p in whole.parameters()] + [p.data for p in self.others().values()]
+        found += [b for whole in self.wholes() for _, b in whole.named_buffers()]
         return [array for array in found if array.dtype.kind == "f"]
 
     def generators(self) -> list[np.random.Generator]:
@@ -79,20 +98,34 @@ class Run:
         own = [value for module in self.modules() for value in vars(module).values() if isinstance(value, np.random.Generator)]
         return [random.default(), *own]
 
-    def capture(self) -> dict[str, Any]:
-        """All that a step changes, copied."""
+    def values(self) -> dict[str, dict[str, Array]]:
+        """The parameters and buffers, copied."""
         return {
             "model": self.model.state_dict(),
             "loss": self.loss.state_dict() if isinstance(self.loss, Module) else {},
+            "others": {name: copy(p.data) for name, p in self.others().items()},
+        }
+
+    def set_values(self, values: Mapping[str, Mapping[str, Array]]) -> None:
+        """Put back what `values` has copied."""
+        self.model.load_state_dict(values["model"])
+        if isinstance(self.loss, Module):
+            self.loss.load_state_dict(values["loss"])
+        for name, p in self.others().items():
+            put(p.data, values["others"][name])
+            writes.wrote(p.data)
+
+    def capture(self) -> dict[str, Any]:
+        """All that a step changes, copied."""
+        return {
+            **self.values(),
             "optimiser": checkpoint.described(self.optimiser),
             "generators": [random.state_of(rng) for rng in self.generators()],
         }
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Put back what `capture` has copied."""
-        self.model.load_state_dict(values["model"])
-        if isinstance(self.loss, Module):
-            self.loss.load_state_dict(values["loss"])
+        self.set_values(values)
         checkpoint.restore(self.optimiser, values["optimiser"])
         for rng, state in zip(self.generators(), values["generators"], strict=True):
             random.set_state(rng, state)
@@ -122,16 +155,25 @@ class Run:
         contents = checkpoint.read(path)
         if "epoch" not in contents:
             raise CheckpointError(f"{path}: holds {', '.join(contents)}, but not where a training was; `train.load` reads it")
-        problems = checkpoint.misfits(contents["loss"], self.loss.state_dict() if isinstance(self.loss, Module) else {})
-        if (found := contents.get("schedule")) and self.schedule is None:
-            problems.append(f"holds a {found['type']}, but no schedule is given")
-        kinds = [state["generator"]["bit_generator"] for state in contents["generators"]]
-        own = [type(rng.bit_generator).__name__ for rng in self.generators()]
-        if kinds != own:
-            problems.append(f"holds generators {kinds}, the model has {own}")
+        with checkpoint.form_of(path):
+            now = self.values()
+            problems = checkpoint.misfits(contents["loss"], now["loss"]) + checkpoint.misfits(contents["others"], now["others"])
+            if (found := contents.get("schedule")) and self.schedule is None:
+                problems.append(f"holds a {found['type']}, but no schedule is given")
+            kinds = [state["generator"]["bit_generator"] for state in contents["generators"]]
+            own = [type(rng.bit_generator).__name__ for rng in self.generators()]
+            if kinds != own:
+                problems.append(f"holds generators {kinds}, the model has {own}")
+            if self.columns and contents["history"] and [*contents["history"]] != self.columns:
+                problems.append(
+                    f"holds a history of {', '.join(contents['history'])}, but {', '.join(self.columns)} are measured here"
+                )
         if problems:
             raise CheckpointError(f"{path}: does not fit: {'; '.join(problems)}")
-        checkpoint.apply(path, contents, model=self.model, optimiser=self.optimiser, schedule=self.schedule, loader=self.loader)
+        parts = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule, "loader": self.loader}
+        if "validation" in contents and getattr(self.validation, "shuffle", False):
+            parts["validation"] = self.validation
+        checkpoint.apply(path, contents, **parts)
         self.restore(contents)  # the loss and the generators, too
         for name, state in contents["callbacks"].items():
             if name in self.callbacks:
@@ -161,6 +203,8 @@ class Record:
 
     def add(self, loss: Tensor, count: Any, prediction: Tensor | None, target: Array) -> None:
         """A batch. The prediction is kept for the metrics, if it is given."""
+        if self.done == self.batches:
+            raise ValueError(f"train: the loader gives more than the {self.batches} batches that its length says")
         with on(loss.data):
             if self.losses is None:
                 xp = namespace([loss.data])

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.backend import Array, like, on
+from tensorgrad.backend import Array, is_array, like, on
 from tensorgrad.compiler import compile
 from tensorgrad.data.loader import rows_of
 from tensorgrad.errors import CompileError, ShapeError
@@ -38,6 +38,14 @@ class Steps:
         self.function, self.keep, self.run, self.loader = function, keep, run, loader
         self.compiled = compile(function)
         self.ready: set[int] = set()
+        self.settings: list[Any] | None = None
+
+    def follow(self, settings: list[Any]) -> None:
+        """Forget the plans if the settings of the run are not what they were when it was last asked."""
+        if settings != self.settings and self.settings is not None:
+            self.compiled = compile(self.function)
+            self.ready.clear()
+        self.settings = settings
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
         if self.run is None:
@@ -53,6 +61,9 @@ class Steps:
         Its calls are given other samples and other parameters each, for what would be the same array in all of them, though
         computed of those without being recorded, the compiler could not tell from a constant.
         """
+        if not all(is_array(a) for a in batch):
+            kinds = ", ".join(type(a).__name__ for a in batch)
+            raise TypeError(f"train.fit: the loader gives batches of {kinds}, expected arrays of NumPy or CuPy")
         before = run.capture()
         samples = getattr(self.loader, "arrays", batch)
         if [(a.shape[1:], a.dtype) for a in samples] != [(a.shape[1:], a.dtype) for a in batch]:
@@ -97,7 +108,7 @@ def training_step(
         optimiser.zero_grad()
         cost.backward()
         if clip_norm is not None:
-            clip_grad_norm(optimiser.params, clip_norm)
+            clip_grad_norm(optimiser.params, clip_norm, error_if_nonfinite=False)
         optimiser.step()
         return cost, count, prediction if keep else None
 
@@ -145,11 +156,12 @@ def each(loss: Callable[..., Any]) -> Callable[..., Any]:
         loss = copy.copy(loss)
         loss.reduction = "none"
         return loss
+    named = getattr(loss, "__name__", type(loss).__name__)
+    call: Callable[..., Any] = loss.forward if isinstance(loss, Module) else loss  # a module's call passes no keywords on
     try:
-        inspect.signature(loss).bind(None, None, reduction="none")
+        inspect.signature(call).bind(None, None, reduction="none")
     except TypeError:
         raise TypeError(
-            f"train.fit: for sample weights the loss is called with reduction='none', which "
-            f"{getattr(loss, '__name__', type(loss).__name__)} does not take"
+            f"train.fit: for sample weights the loss is called with reduction='none', which {named} does not take"
         ) from None
-    return partial(loss, reduction="none")
+    return partial(call, reduction="none")
