@@ -128,8 +128,10 @@ class MLPClassifier(ClassifierMixin, Estimator):
         count = len(self.classes_)
         if isinstance(self.class_weight, dict):
             labels = self.classes_.tolist()
-            if unknown := [label for label in self.class_weight if label not in labels]:
-                raise ValueError(f"MLPClassifier: class_weight has labels {unknown}, which classes_ has not")
+            unknown = [label for label in self.class_weight if label not in labels]
+            missing = [label for label in labels if label not in self.class_weight]
+            if unknown and missing:  # without one of `missing`, it may be a fold that lacks a class
+                raise ValueError(f"MLPClassifier: class_weight has labels {unknown}, which classes_ has not, but not {missing}")
             each = np.array([self.class_weight.get(label, 1) for label in labels], X.dtype)
         else:
             total = np.bincount(codes, weights, count)

@@ -21,6 +21,7 @@ from tensorgrad import nn, optim, train
 from tensorgrad.backend import Array, as_device
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
+from tensorgrad.train.fit import listed
 
 COMPILED = 50  # steps from which compiling them takes less time than it saves
 
@@ -88,25 +89,39 @@ class Estimator(Fitted):
         incremental: bool = False,
     ) -> Self:
         self._check_parameters()
-        first = not hasattr(self, "module_") or not (self.warm_start or incremental)
-        X, y = self._check_input(X, y, first, classes)
-        weights = self._check_weights(sample_weight, X, y)
-        rng = solvers.random_state(self.random_state)
-        if first:
-            self._start(X.shape[1], X.dtype, rng)
-        if self._is_stochastic():
-            self._fit_epochs(X, y, weights, rng, eval_set, list(callbacks or ()), incremental)
-        elif eval_set is not None or callbacks:
+        callbacks = listed(callbacks or ())
+        if (eval_set is not None or callbacks) and not self._is_stochastic():
             raise ValueError(f"{type(self).__name__}.fit: eval_set and callbacks need solver 'adam' or 'sgd', got 'lbfgs'")
-        else:
-            self._fit_lbfgs(X, y, weights)
-        self.module_.eval()
+        first = not hasattr(self, "module_") or not (self.warm_start or incremental)
+        before = dict(vars(self))
+        try:
+            X, y = self._check_input(X, y, first, classes)
+            weights = self._check_weights(sample_weight, X, y)
+            rng = solvers.random_state(self.random_state)
+            if first:
+                self._start(X.shape[1], X.dtype, rng)
+            if self._is_stochastic():
+                self._fit_epochs(X, y, weights, rng, eval_set, callbacks, incremental)
+            else:
+                self._fit_lbfgs(X, y, weights)
+            self._check_finite()
+        except BaseException:
+            if first:  # all that has been made is new: what was fitted before, or that nothing was, holds again
+                self.__dict__.clear()
+                self.__dict__.update(before)
+            raise
+        finally:
+            if hasattr(self, "module_"):
+                self.module_.eval()
+        return self
+
+    def _check_finite(self) -> None:
+        """Raise TrainingError for parameters that are not."""
         if not all(np.isfinite(p.numpy()).all() for p in self.module_.parameters()):
             raise TrainingError(
                 f"{type(self).__name__}.fit: training has led to parameters that are not finite; scale the features, or try a "
                 f"lower learning_rate_init"
             )
-        return self
 
     def _check_parameters(self) -> None:
         """Raise ValueError for a parameter that cannot be."""
@@ -151,7 +166,12 @@ class Estimator(Fitted):
             draws = np.random.default_rng(rng.randint(2**31))
             with init.seeded(draws):
                 self.module_ = self.module(inputs, outputs)
+            if not isinstance(self.module_, nn.Module):
+                raise TypeError(f"{type(self).__name__}: module made a {type(self.module_).__name__}, expected an nn.Module")
             converted(self.module_, dtype)
+            made = train.predict(self.module_, np.zeros((2, inputs), dtype)).shape
+            if made != (2, outputs):
+                raise ShapeError(f"{type(self).__name__}: the module makes {made} of 2 samples, expected (2, {outputs})")
             for _, part in self.module_.named_modules():
                 if isinstance(part, nn.Dropout):
                     part.rng = part.rng or draws
@@ -175,6 +195,8 @@ class Estimator(Fitted):
         self.loss_ = math.nan
         self.loss_curve_: list[float] = []
         self.history_ = train.History()
+        self._trained_activation = self.activation  # the parameter may be set to another later
+        self._training: Training | dict[str, Any] | None = None
         self._watch()
 
     def _watch(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import sklearn.neural_network
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import tensorgrad
@@ -17,6 +18,7 @@ from models.parameters import Parameters
 from tensorgrad import Tensor, nn, train, writes
 from tensorgrad.backend import Array, put
 from tensorgrad.errors import OutOfRangeError, ShapeError
+from tensorgrad.tensor import wrap
 
 EVALUATED = 4096  # samples at a time, where nothing is trained
 
@@ -25,6 +27,30 @@ RECORDS = (
     *("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_"),
     "_no_improvement_count",
 )
+
+
+def has_hidden_layers(model: Fitted) -> bool:
+    """Whether there is a `transform`."""
+    if model.module is None and not np.size(model.hidden_layer_sizes):
+        raise AttributeError(f"{type(model).__name__}: transform needs a hidden layer, but hidden_layer_sizes is ()")
+    return True
+
+
+class Placed(list[Array]):
+    """The arrays of parameters: one that is set in the list is written to the parameter."""
+
+    def __init__(self, name: str, own: list[Array]) -> None:
+        super().__init__([wrap(array, None).numpy() for array in own])
+        self.name, self.own = name, own
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        whole = isinstance(index, slice)
+        place(f"{self.name}[{index}]", self.own[index] if whole else [self.own[index]], value if whole else [value])
+        super().__init__([wrap(array, None).numpy() for array in self.own])
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are plain lists, whose arrays are no parameters."""
+        return list, (list(self),)
 
 
 class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
@@ -56,6 +82,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         parts = [train.predict(module or self.module_, x, EVALUATED) for (x,) in solvers.Batches(X, batch_size=EVALUATED)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    @available_if(has_hidden_layers)
     def transform(self, X: Any, layer: int = -1) -> Array:
         """What a hidden layer gives for X, after its activation, (m, width): 0 is the first, -1 the last."""
         check_is_fitted(self)
@@ -98,8 +125,9 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     @property
     def coefs_(self) -> list[Array]:
-        """The weights W (in, out) of the linear layers: the memory of the parameters, but for a GPU copies. May be set."""
-        return [layer.weight.numpy() for layer in self._linear()]
+        """The weights W (in, out) of the linear layers: the memory of the parameters, but for a GPU copies. May be set, and so
+        may each."""
+        return Placed(f"{type(self).__name__}.coefs_", [layer.weight.data for layer in self._linear()])
 
     @coefs_.setter
     def coefs_(self, values: Any) -> None:
@@ -108,12 +136,14 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     @property
     def intercepts_(self) -> list[Array]:
         """The biases b (out,) of the linear layers that have one, in the same way."""
-        return [layer.bias.numpy() for layer in self._linear() if layer.bias is not None]
+        return Placed(f"{type(self).__name__}.intercepts_", self._biases())
 
     @intercepts_.setter
     def intercepts_(self, values: Any) -> None:
-        biases = [layer.bias.data for layer in self._linear() if layer.bias is not None]
-        place(f"{type(self).__name__}.intercepts_", biases, values)
+        place(f"{type(self).__name__}.intercepts_", self._biases(), values)
+
+    def _biases(self) -> list[Array]:
+        return [layer.bias.data for layer in self._linear() if layer.bias is not None]
 
     @property
     def n_layers_(self) -> int:
@@ -133,7 +163,9 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         check_is_fitted(model)
         own = cls(**model.get_params(deep=False))
         copy_attributes(model, own, KNOWN)
+        given, own.hidden_layer_sizes = own.hidden_layer_sizes, [len(b) for b in model.intercepts_[:-1]]
         own._start(model.n_features_in_, model.coefs_[0].dtype, np.random.RandomState(0))
+        own.hidden_layer_sizes = given  # may have been set to others since
         own.coefs_, own.intercepts_ = model.coefs_, model.intercepts_
         own.module_.eval()
         copy_attributes(model, own, RECORDS)
@@ -147,9 +179,10 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """
         check_is_fitted(self)
         name = type(self).__name__
-        names = set(self.activation) if isinstance(self.activation, (list, tuple)) else {self.activation}
+        activation = self._trained_activation
+        names = set(activation) if isinstance(activation, (list, tuple)) else {activation}
         if self.module is not None or len(names) > 1 or not names <= {"relu", "logistic", "tanh", "identity"}:
-            what = "a module of your own" if self.module is not None else f"activation={self.activation!r}"
+            what = "a module of your own" if self.module is not None else f"activation={activation!r}"
             raise ValueError(f"{name}.to_sklearn: scikit-learn's network cannot have {what}")
         kind = getattr(sklearn.neural_network, name)
         given = {parameter: getattr(self, parameter) for parameter in kind().get_params()}
@@ -157,8 +190,12 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         given["batch_size"] = "auto" if self.batch_size == "full" else self.batch_size
         if isinstance(self.random_state, np.random.Generator):
             given["random_state"] = None
+        if self.verbose == "bar":
+            given["verbose"] = False
         model = kind(**given)
         copy_attributes(self, model, (*KNOWN, *RECORDS, "n_layers_", "coefs_", "intercepts_"))
+        if self.early_stopping:  # what a fit that goes on compares with
+            model._best_coefs, model._best_intercepts = copy.deepcopy((model.coefs_, model.intercepts_))
         return model
 
     def __sklearn_tags__(self) -> Any:

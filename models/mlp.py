@@ -67,7 +67,7 @@ def activations(given: Any, layers: int) -> list[Callable[[], nn.Module] | None]
     listed = isinstance(given, (tuple, list))
     each = list(given) if listed else [given] * layers
     for one in each if listed else [given]:
-        if one not in ACTIVATIONS if isinstance(one, str) else not callable(one):
+        if one not in ACTIVATIONS if isinstance(one, str) else isinstance(one, nn.Module) or not callable(one):
             raise ValueError(f"MLP: activation must be one of {sorted(ACTIVATIONS)}, or make a module, got {one!r}")
     if len(each) != layers:
         raise ValueError(f"MLP: activation has {len(each)} entries for {layers} hidden layers, expected one for each")

@@ -42,7 +42,7 @@ def one_of(*values: Any) -> Rule:
 
 
 def is_in(value: Any, values: tuple[Any, ...]) -> bool:
-    return any(type(value) is type(v) and value == v for v in values)
+    return any(isinstance(value, type(v)) and value == v for v in values)
 
 
 def is_device(value: Any) -> bool:

@@ -58,7 +58,7 @@ class CheckpointError(DataError):
     """A checkpoint that cannot be read, or does not fit what it is loaded into; the message names the file."""
 
 
-class TrainingError(TensorgradError, ArithmeticError, RuntimeError):
+class TrainingError(TensorgradError, ValueError, ArithmeticError, RuntimeError):
     """A loss that is not finite; the message names the epoch and the batch.
 
     history   of the epochs before it (a tensorgrad.train.History)

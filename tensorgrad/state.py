@@ -19,6 +19,7 @@ class State(threading.local):
     profile: Any = None  # what measures operations inside profile()
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
     function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
+    initial: Any = None  # the generator of initial values inside nn.init.seeded()
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import os
@@ -10,6 +11,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -644,7 +647,7 @@ FITTED = partial(lambda **parameters: make("multiclass", **parameters).fit(*prob
         ({"dtype": "float"[:3]}, ValueError, "dtype must be None, float32 or float64, got 'flo'"),
         ({"device": "tpu"}, ValueError, "device must be 'cpu', 'cuda' or 'cuda:1', got 'tpu'"),
         ({"class_weight": "equal"}, ValueError, "class_weight must be None, 'balanced' or a dict, got 'equal'"),
-        ({"class_weight": {7: 2}}, ValueError, "class_weight has labels [7], which classes_ has not"),
+        ({"class_weight": {7: 2}}, ValueError, "class_weight has labels [7], which classes_ has not, but not [0, 1, 2]"),
         ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be whole numbers above 0, got (5, 0)"),
         ({"activation": "swish"}, ValueError, "MLP: activation must be one of"),
         ({"activation": ["relu", "tanh"]}, ValueError, "MLP: activation has 2 entries for 1 hidden layers"),
@@ -804,3 +807,154 @@ def test_a_bar_instead_of_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(MissingDependencyError, match=r"tqdm, which is not installed; pip install 'tensorgrad\[progress\]'"):
         make("multiclass", verbose="bar").fit(*problem("multiclass"))
+
+
+# What goes wrong, and what comes after
+
+
+SMALL: dict[str, Any] = {"hidden_layer_sizes": (6,), "random_state": 0, "max_iter": 60}
+
+
+def test_partial_fit_after_another_solver() -> None:
+    x, y = problem("multiclass")
+    model = MLPClassifier(**SMALL).fit(x, y)
+    model.set_params(solver="lbfgs").fit(x, y)
+    before = [w.copy() for w in model.coefs_]
+    model.set_params(solver="adam", learning_rate_init=0.01).partial_fit(x, y)
+    assert all(0 < np.abs(a - b).max() < 0.02 for a, b in zip(model.coefs_, before, strict=True))  # one step of Adam
+
+
+@pytest.mark.parametrize(
+    ("refit", "kind"),
+    [
+        (lambda m, x, y: m.fit(x[y < 2], y[y < 2], sample_weight=[1.0]), ShapeError),
+        (lambda m, x, y: m.fit(x, y, eval_set=(x, y + 5)), LabelError),
+        (lambda m, x, y: m.fit(x[:, :2], y, callbacks=[lambda run: 1 / 0]), ZeroDivisionError),
+        (lambda m, x, y: m.set_params(module=lambda i, o: 3).fit(x, y), TypeError),
+    ],
+)
+def test_a_fit_that_fails_leaves_what_was_fitted(refit: Any, kind: type[Exception]) -> None:
+    x, y = problem("multiclass")
+    model = MLPClassifier(**SMALL, dropout=0.3).fit(x, y)
+    said, attributes, gradient = model.predict_proba(x), sorted(vars(model)), model.input_gradient(x)
+    with pytest.raises(kind):
+        refit(model, x, y)
+    np.testing.assert_array_equal(model.predict_proba(x), said)
+    np.testing.assert_array_equal(model.input_gradient(x), gradient)
+    assert sorted(vars(model)) == attributes
+    fresh = MLPClassifier(**SMALL)
+    with pytest.raises(kind):
+        refit(fresh, x, y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(x)
+
+
+def test_a_callback_that_raises_in_a_warm_start_leaves_dropout_off() -> None:
+    x, y = problem("multiclass")
+    model = MLPClassifier(**SMALL, dropout=0.5, warm_start=True).fit(x, y)
+    with pytest.raises(ZeroDivisionError):
+        model.fit(x, y, callbacks=[lambda run: 1 / 0])
+    np.testing.assert_array_equal(model.input_gradient(x), model.input_gradient(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda i, o: nn.Linear(i, 5), ShapeError, r"the module makes \(2, 5\) of 2 samples, expected \(2, 3\)"),
+        (
+            lambda i, o: nn.Sequential(nn.Linear(i, o), nn.Flatten(0)),
+            ShapeError,
+            r"makes \(6,\) of 2 samples, expected \(2, 3\)",
+        ),
+        (lambda i, o: np.tanh, TypeError, "module made a ufunc, expected an nn.Module"),
+    ],
+)
+def test_modules_that_do_not_fit(make: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        MLPClassifier(module=make).fit(*problem("multiclass"))
+
+
+def test_modules_made_in_threads() -> None:
+    """Each thread's layers draw from its own generator, however long the others take."""
+    x, y = problem("multiclass")
+    gate = threading.Barrier(4)
+
+    def make(inputs: int, outputs: int) -> nn.Module:
+        first = nn.Linear(inputs, 4)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            gate.wait(timeout=1)
+        return nn.Sequential(first, nn.Linear(4, outputs))
+
+    def curve(seed: int) -> list[float]:
+        return MLPClassifier(module=make, random_state=seed, max_iter=2).fit(x, y).loss_curve_
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(curve, range(4)))
+    gate.abort()
+    assert together == [curve(seed) for seed in range(4)]
+    assert nn.init.generator() is nn.init._default
+
+
+@pytest.mark.parametrize(
+    "name", ["zeros", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "fan_in_uniform"]
+)
+def test_estimators_with_initial_values_can_be_pickled(name: str) -> None:
+    x, y = problem("multiclass")
+    model = MLPClassifier(**SMALL, weight_init=getattr(nn.init, name)()).fit(x, y)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    assert clone(again).fit(x, y).loss_curve_ == model.loss_curve_
+
+
+def test_strings_and_numbers_of_numpy() -> None:
+    x, y = problem("multiclass")
+    given = {"solver": np.array(["sgd"])[0], "batch_size": np.str_("auto"), "n_iter_no_change": np.float64("inf")}
+    plain = {"solver": "sgd", "batch_size": "auto", "n_iter_no_change": np.inf}
+    assert MLPClassifier(**SMALL, **given).fit(x, y).loss_curve_ == MLPClassifier(**SMALL, **plain).fit(x, y).loss_curve_
+
+
+def test_one_of_coefs_may_be_set() -> None:
+    """As in scikit-learn, where a mean of two networks, say, is made so."""
+    x, y = problem("multiclass")
+    ours, theirs = (kind(**SMALL).fit(x, y) for kind in (MLPClassifier, sklearn.neural_network.MLPClassifier))
+    for model in (ours, theirs):
+        model.coefs_[0] = model.coefs_[0] / 2
+        model.intercepts_[-1:] = [np.array([3.0, 0.0, 0.0])]
+    np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), rtol=1e-9)
+    with pytest.raises(ShapeError, match=r"MLPClassifier.coefs_\[0\]: arrays of shapes \[\(2,\)\], expected \[\(5, 6\)\]"):
+        ours.coefs_[0] = np.ones(2)
+    assert type(copy.deepcopy(ours.coefs_)) is list
+    assert type(ours.to_sklearn().coefs_) is list
+
+
+def test_conversions_after_parameters_were_changed() -> None:
+    x, y = problem("multiclass")
+    model = MLPClassifier(**SMALL, early_stopping=True, warm_start=True, verbose="bar").fit(x, y)
+    theirs = model.set_params(activation="tanh", hidden_layer_sizes=(9,)).to_sklearn()
+    np.testing.assert_allclose(theirs.predict_proba(x), model.predict_proba(x), rtol=1e-9)
+    theirs.set_params(hidden_layer_sizes=(6,), max_iter=12).fit(x, y)  # goes on
+    back = MLPClassifier.from_sklearn(theirs.set_params(hidden_layer_sizes=(7,)))
+    np.testing.assert_allclose(back.predict_proba(x), theirs.predict_proba(x), rtol=1e-9)
+    assert back.hidden_layer_sizes == (7,)
+
+
+def test_class_weight_of_a_class_that_a_fold_lacks() -> None:
+    x, y = problem("multiclass")
+    some = y < 2
+    with_more, without = ({0: 1, 1: 2, 2: 3}, {0: 1, 1: 2})
+    curves = [MLPClassifier(**SMALL, class_weight=w).fit(x[some], y[some]).loss_curve_ for w in (with_more, without)]
+    assert curves[0] == curves[1]
+
+
+def test_no_transform_without_hidden_layers() -> None:
+    assert hasattr(MLPClassifier(), "transform")
+    assert hasattr(MLPClassifier(hidden_layer_sizes=6), "transform")
+    with pytest.raises(AttributeError, match="transform"):
+        MLPClassifier(hidden_layer_sizes=()).transform(np.ones((2, 2)))
+
+
+def test_divergence_is_a_value_error() -> None:
+    """As scikit-learn's is."""
+    x = problem("multiclass")[0]
+    with pytest.raises(ValueError, match="the loss is"):
+        MLPRegressor(**SMALL, solver="sgd", learning_rate_init=1e3).fit(1e8 * x, 1e8 * x[:, 0])

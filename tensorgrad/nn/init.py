@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
 from tensorgrad.backend import Array
 from tensorgrad.errors import ShapeError
+from tensorgrad.state import state, switched
 
 Init: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], Array]
 
@@ -25,70 +27,89 @@ def seed(value: int | None) -> None:
 
 @contextmanager
 def seeded(rng: np.random.Generator) -> Iterator[None]:
-    """Inside the block layers that are given no generator draw from `rng`."""
-    global _default
-    before, _default = _default, rng
-    try:
+    """Inside the block layers that this thread makes, and that are given no generator, draw from `rng`."""
+    with switched(initial=rng):
         yield
-    finally:
-        _default = before
 
 
 def generator() -> np.random.Generator:
     """The generator that layers draw from when they are given none."""
-    return _default
+    return _default if state.initial is None else state.initial
+
+
+# Functions of the module and `partial`s of them, so that estimators which have one can be pickled
+
+
+def _zeros(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    return np.zeros(shape)
+
+
+def _normal(std: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    return rng.normal(0.0, std, shape)
+
+
+def _uniform(bound: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    return rng.uniform(-bound, bound, shape)
+
+
+def _by_in(draw: Callable[..., Array], k: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    return draw(math.sqrt(k / fans(shape)[0]), shape, rng)
+
+
+def _by_both(draw: Callable[..., Array], k: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    return draw(math.sqrt(k / sum(fans(shape))), shape, rng)
+
+
+def _orthogonal(gain: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    rows, columns = shape[0], int(np.prod(shape[1:], dtype=int))
+    q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diag(r))  # without it the distribution is not uniform
+    return gain * (q if rows >= columns else q.T).reshape(shape)
 
 
 def zeros() -> Init:
     """0 everywhere."""
-    return lambda shape, rng: np.zeros(shape)
+    return _zeros
 
 
 def normal(std: float) -> Init:
     """N(0, std²)."""
-    return lambda shape, rng: rng.normal(0.0, std, shape)
+    return partial(_normal, std)
 
 
 def uniform(bound: float) -> Init:
     """U(-bound, bound)."""
-    return lambda shape, rng: rng.uniform(-bound, bound, shape)
+    return partial(_uniform, bound)
 
 
 def xavier_uniform() -> Init:
     """U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010)."""
-    return lambda shape, rng: uniform(math.sqrt(6 / sum(fans(shape))))(shape, rng)
+    return partial(_by_both, _uniform, 6)
 
 
 def he_normal() -> Init:
     """N(0, 2 / in) (He et al. 2015), for layers before a ReLU."""
-    return lambda shape, rng: normal(math.sqrt(2 / fans(shape)[0]))(shape, rng)
+    return partial(_by_in, _normal, 2)
 
 
 def xavier_normal() -> Init:
     """N(0, 2 / (in + out)) (Glorot and Bengio 2010)."""
-    return lambda shape, rng: normal(math.sqrt(2 / sum(fans(shape))))(shape, rng)
+    return partial(_by_both, _normal, 2)
 
 
 def he_uniform() -> Init:
     """U(-a, a) with a = sqrt(6 / in) (He et al. 2015), for layers before a ReLU."""
-    return lambda shape, rng: uniform(math.sqrt(6 / fans(shape)[0]))(shape, rng)
+    return partial(_by_in, _uniform, 6)
 
 
 def orthogonal(gain: float = 1.0) -> Init:
     """gain times a random matrix whose rows or columns, the fewer, are orthonormal (Saxe et al. 2014)."""
-
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-        rows, columns = shape[0], int(np.prod(shape[1:], dtype=int))
-        q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
-        q *= np.sign(np.diag(r))  # without it the distribution is not uniform
-        return gain * (q if rows >= columns else q.T).reshape(shape)
-
-    return make
+    return partial(_orthogonal, gain)
 
 
 def fan_in_uniform() -> Init:
     """U(-a, a) with a = 1 / sqrt(in): what nn.Linear starts with unless told otherwise."""
-    return lambda shape, rng: uniform(1 / math.sqrt(fans(shape)[0]))(shape, rng)
+    return partial(_by_in, _uniform, 1)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
