@@ -847,3 +847,19 @@ def test_a_loss_of_ones_own_with_weights() -> None:
 
     arrays = data.DataLoader(*problem(), np.arange(90) / 45)
     assert fitted(Own(), arrays)["loss"] == fitted(F.cross_entropy, arrays)["loss"]
+
+
+def test_a_column_that_is_not_measured_is_named_before_the_first_epoch() -> None:
+    steps: list[int] = []
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        steps.append(1)
+        return F.cross_entropy(z, y)
+
+    for callback in (train.EarlyStopping(), train.Checkpoint("a.npz", best_only="val_loss")):
+        with pytest.raises(ValueError, match="monitor='val_loss' is no column of the history; there are epoch, loss, lr, sec"):
+            fitted(loss, callbacks=[train.EarlyStopping("loss"), callback])
+    assert not steps
+    with pytest.raises(ValueError, match="monitor='val_loss' is no column"):  # a function might have added it
+        fitted(loss, callbacks=[lambda run: None, train.EarlyStopping()])
+    assert steps

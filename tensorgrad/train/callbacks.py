@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,19 @@ class Best:
         self.sign = 1 if lower else -1
         self.value, self.epoch = math.nan, 0
 
+    def check(self, run: Run, callback: Callback) -> None:
+        """Raise ValueError before the first epoch if the column is not measured and no callback before this one can add it."""
+        before = list(run.callbacks.values())[: list(run.callbacks.values()).index(callback)]
+        if all(type(c).__module__ == __name__ and not isinstance(c, Function) for c in before):
+            self.find(run.columns)
+
+    def find(self, columns: Collection[str]) -> None:
+        if self.monitor not in columns:
+            raise ValueError(f"train: monitor={self.monitor!r} is no column of the history; there are {', '.join(columns)}")
+
     def improved(self, run: Run) -> bool:
         """Whether the last epoch was better than all before it; a NaN never is."""
-        if self.monitor not in run.row:
-            raise ValueError(f"train: monitor={self.monitor!r} is no column of the history; there are {', '.join(run.row)}")
+        self.find(run.row)
         value = run.row[self.monitor]
         if math.isnan(value) or (self.epoch and not self.sign * value < self.sign * self.value - self.min_delta):
             return False
@@ -119,6 +128,7 @@ class EarlyStopping(Callback):
     def on_start(self, run: Run) -> None:
         if not run.epoch:
             self.reset()
+        self._best.check(run, self)
 
     def on_epoch_end(self, run: Run) -> None:
         if self._best.improved(run):
@@ -162,6 +172,8 @@ class Checkpoint(Callback):
         self._saved = run.epoch
         if self._best is not None and not run.epoch:
             self._best = Best(self._best.monitor, mode=self._best.mode)
+        if self._best is not None:
+            self._best.check(run, self)
 
     def on_epoch_end(self, run: Run) -> None:
         if self._best is not None and not self._best.improved(run):
