@@ -774,16 +774,22 @@ def test_a_parameter_outside_of_model_and_loss(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compile", [True, False])
 def test_a_loss_that_is_not_finite_with_clipping(compile: bool) -> None:
-    """The same error compiled and not; the generator of the loader is put back, too."""
+    """The same error compiled and not; buffers and generators are put back, too, that of the loader among them."""
     x, y = problem()
     x[5] = np.nan
-    model = network()
+    rng = np.random.default_rng(1)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.2, rng=rng), nn.Dropout(0.2), nn.Linear(8, 3))
     before = model.state_dict()
+    F.seed(3)
     loader = data.DataLoader(x, y, batch_size=10, shuffle=True, rng=0)
     with pytest.raises(TrainingError, match="the loss is nan in epoch 1, batch"):
         train.fit(model, F.cross_entropy, MAKERS["SGD"](model), loader, 2, clip_norm=1.0, compile=compile)
     for path, values in model.state_dict().items():
         np.testing.assert_array_equal(values, before[path])
+    assert rng.random() == np.random.default_rng(1).random()
+    drawn = F.dropout(np.ones(50))
+    F.seed(3)
+    np.testing.assert_array_equal(drawn, F.dropout(np.ones(50)))
     first, other = next(iter(loader)), next(iter(data.DataLoader(x, y, batch_size=10, shuffle=True, rng=0)))
     np.testing.assert_array_equal(first[1], other[1])
 

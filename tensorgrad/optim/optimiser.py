@@ -98,7 +98,7 @@ class Optimiser:
                     f"{type(self).__name__}: the gradient of parameter {i} has shape {p.grad.shape}, expected {p.shape}"
                 )
         self.steps += 1
-        if any([self.params[i].data.base is not group.flat.base for group in self.groups for i in group.indices]):
+        if self.scattered():
             self.gather()
         if state.trace is not None:
             self._trace()
@@ -118,6 +118,16 @@ class Optimiser:
             if not missing:
                 writes.wrote(group.flat)
         self.flush()
+
+    def arrays(self) -> list[Array]:
+        """What a step changes: the flat arrays of the parameters and of their state."""
+        if self.scattered():
+            self.gather()
+        return [array for group in self.groups for array in (group.flat, *group.state.values())]
+
+    def scattered(self) -> bool:
+        """Whether parameters have been given other memory than the flat arrays."""
+        return any([self.params[i].data.base is not group.flat.base for group in self.groups for i in group.indices])
 
     def gather(self) -> None:
         """Let the parameters lie in the flat arrays again; on another device or of another dtype now, in new ones, to which the

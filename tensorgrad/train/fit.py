@@ -152,10 +152,11 @@ def fit(
 
 def one_epoch(run: Run, step: Steps, evaluation: Steps, pressed: CtrlC, shown: Progress) -> bool:
     """The steps of an epoch, or what is left of it; whether it has come to its end."""
-    before, place = run.capture(), run.loader.state_dict() if hasattr(run.loader, "state_dict") else None
-    for module in run.modules():
+    modules = list(run.modules())
+    before = run.mark(modules)
+    for module in modules:
         module.training = True
-    settings = run.settings()
+    settings = run.settings(modules)
     step.follow(settings)
     evaluation.follow(settings)
     record = run.record = run.record or Record(len(run.loader))
@@ -176,10 +177,7 @@ def one_epoch(run: Run, step: Steps, evaluation: Steps, pressed: CtrlC, shown: P
     record.seconds = time.perf_counter() - start
     bad = record.first_not_finite()
     if bad is not None:
-        run.restore(before)
-        run.batches = None
-        if place is not None:
-            run.loader.load_state_dict(place)
+        run.back(before)
         error = TrainingError(
             f"train.fit: the loss is {record.losses[bad]} in epoch {run.epoch + 1}, batch {bad + 1} of {record.batches}, at "
             f"learning rate {rate:g}; the parameters are put back to what they were before the epoch. Find where it "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 
 class StopTraining(Exception):
     """Raised by a callback to end the training after this epoch; its text says why."""
+
+
+class Mark(NamedTuple):
+    """What steps change, as it was.
+
+    arrays    the optimiser's, each with a copy
+    steps     its count
+    buffers   of each module, by name: copies
+    """
+
+    arrays: list[tuple[Array, Array]]
+    steps: int
+    buffers: list[tuple[Module, dict[str, Array]]]
+    generators: list[tuple[np.random.Generator, Any]]
+    place: dict[str, Any] | None
 
 
 class Run:
@@ -63,20 +78,39 @@ class Run:
         self.batches: Iterator[Any] | None = None
         self.columns: list[str] = []
 
-    # What a step changes
+    # What a step depends on, and what it changes
 
     def modules(self) -> Iterator[Module]:
         """The parts of the model, and of the loss if it is a module."""
         for whole in self.wholes():
             yield from (module for _, module in whole.named_modules())
 
-    def settings(self) -> list[Any]:
+    def settings(self, modules: list[Module]) -> list[Any]:
         """What a compiled step takes for constants: which parameters are trained, and the numbers that modules have."""
         found: list[Any] = [(id(p), p.requires_grad) for p in self.optimiser.params]
-        for module in self.modules():
-            plain = [(name, value) for name, value in vars(module).items() if isinstance(value, (bool, int, float, str))]
-            found.append((id(module), plain))
+        for module in modules:
+            found.append((id(module), [item for item in vars(module).items() if isinstance(item[1], (int, float, str))]))
         return found
+
+    def mark(self, modules: list[Module]) -> Mark:
+        """What steps change from here on, copied, so that `back` can undo them."""
+        buffers = [(module, {name: copy(array) for name, array in module._buffers.items()}) for module in modules]
+        place = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
+        states = [(rng, random.state_of(rng)) for rng in generators(modules)]
+        arrays = [(array, copy(array)) for array in self.optimiser.arrays()]
+        return Mark(arrays, self.optimiser.steps, buffers, states, place)
+
+    def back(self, mark: Mark) -> None:
+        """Undo what steps have changed since the mark was made, and the loop over the loader."""
+        buffers = [(module._buffers[name], before) for module, found in mark.buffers for name, before in found.items()]
+        for array, before in (*mark.arrays, *buffers):
+            put(array, before)
+            writes.wrote(array)
+        self.optimiser.steps, self.batches = mark.steps, None
+        for rng, state in mark.generators:
+            random.set_state(rng, state)
+        if mark.place is not None:
+            self.loader.load_state_dict(mark.place)
 
     def wholes(self) -> list[Module]:
         """The model, and the loss if it is a module."""
@@ -92,11 +126,6 @@ class Run:
         found = [p.data for whole in self.wholes() for p in whole.parameters()] + [p.data for p in self.others().values()]
         found += [b for whole in self.wholes() for _, b in whole.named_buffers()]
         return [array for array in found if array.dtype.kind == "f"]
-
-    def generators(self) -> list[np.random.Generator]:
-        """What random numbers are drawn from: the one of dropout, and those that modules have of their own."""
-        own = [value for module in self.modules() for value in vars(module).values() if isinstance(value, np.random.Generator)]
-        return [random.default(), *own]
 
     def values(self) -> dict[str, dict[str, Array]]:
         """The parameters and buffers, copied."""
@@ -120,14 +149,14 @@ class Run:
         return {
             **self.values(),
             "optimiser": checkpoint.described(self.optimiser),
-            "generators": [random.state_of(rng) for rng in self.generators()],
+            "generators": [random.state_of(rng) for rng in generators(self.modules())],
         }
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Put back what `capture` has copied."""
         self.set_values(values)
         checkpoint.restore(self.optimiser, values["optimiser"])
-        for rng, state in zip(self.generators(), values["generators"], strict=True):
+        for rng, state in zip(generators(self.modules()), values["generators"], strict=True):
             random.set_state(rng, state)
 
     # Checkpoints
@@ -161,7 +190,7 @@ class Run:
             if (found := contents.get("schedule")) and self.schedule is None:
                 problems.append(f"holds a {found['type']}, but no schedule is given")
             kinds = [state["generator"]["bit_generator"] for state in contents["generators"]]
-            own = [type(rng.bit_generator).__name__ for rng in self.generators()]
+            own = [type(rng.bit_generator).__name__ for rng in generators(self.modules())]
             if kinds != own:
                 problems.append(f"holds generators {kinds}, the model has {own}")
             if self.columns and contents["history"] and [*contents["history"]] != self.columns:
@@ -260,6 +289,12 @@ class Record:
         record.predictions, record.targets = list(values["predictions"]), list(values["targets"])
         record.seconds = values["seconds"]
         return record
+
+
+def generators(modules: Iterable[Module]) -> list[np.random.Generator]:
+    """What random numbers are drawn from: the one of dropout, and those that modules have of their own."""
+    own = [value for module in modules for value in vars(module).values() if isinstance(value, np.random.Generator)]
+    return [random.default(), *own]
 
 
 def whole(array: Array) -> Array:
