@@ -17,20 +17,22 @@ CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 NAMES = {"fashion_mnist": CLOTHES, "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")}
 
 
-def flags(doc: str | None, epochs: str) -> argparse.ArgumentParser:
+def flags(doc: str | None, epochs: str, seed: int = 0) -> argparse.ArgumentParser:
     """The flags that every script has; `epochs` says how many there are by default."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, help=f"times through the training images (default: {epochs})")
     parser.add_argument("--device", default="cpu", help="where to train: cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--data", type=Path, help="folder of the data (default: $TENSORGRAD_DATA, or a download)")
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights and of the order of the images (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=seed, help=f"of initial weights and of the order of the images (default: {seed})"
+    )
     parser.add_argument("--out", type=Path, default=Path("output"), help="folder for what is written (default: output)")
     return parser
 
 
-def mnist_flags(doc: str | None, epochs: int) -> argparse.ArgumentParser:
+def mnist_flags(doc: str | None, epochs: int, seed: int = 0) -> argparse.ArgumentParser:
     """Those and one for data sets in the form of MNIST."""
-    parser = flags(doc, str(epochs))
+    parser = flags(doc, str(epochs), seed)
     parser.set_defaults(epochs=epochs)
     parser.add_argument("--dataset", choices=DATASETS, default="mnist", help="default: mnist")
     return parser

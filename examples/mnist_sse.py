@@ -27,8 +27,7 @@ def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> common.Result:
-    parser = common.mnist_flags(__doc__, epochs=30)
-    parser.set_defaults(seed=1)
+    parser = common.mnist_flags(__doc__, epochs=30, seed=1)
     args = parser.parse_args(argv)
     x, y, x_test, y_test = common.images(args)
     x, x_test = (pixels.astype(np.float32) / 255 for pixels in (x, x_test))

@@ -70,7 +70,8 @@ class Estimator(Fitted):
         """Train on X (m, features), an array or a sparse matrix, and y; returns itself.
 
         sample_weight   (m,): a weight of 2 counts as the sample twice
-        eval_set        (X, y) or (X, y, weights), not trained on, but measured after each epoch, into `history_`. Kept are the
+        eval_set        (X, y) or (X, y, weights), not trained on, but measured after each epoch, into `history_` (in a Pipeline
+                        the steps before do not transform it: give it transformed). Kept are the
                         parameters of the epoch with the least loss there; with `early_stopping` it takes the place of the
                         part of X that is held out, and those with the best score are kept
         callbacks       called after each epoch: tensorgrad.train.Callback, or functions of the Run

@@ -11,6 +11,7 @@ from tensorgrad.kernels.threads import get_num_threads, set_num_threads
 from tensorgrad.ops import *  # noqa: F403  (every op is a function of the package too; ops.__all__ says which)
 from tensorgrad.ops import __all__ as _ops
 from tensorgrad.profiling import profile
+from tensorgrad.seeding import manual_seed
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "hvp",
     "jacobian",
     "jvp",
+    "manual_seed",
     "no_grad",
     "profile",
     "set_matmul_precision",

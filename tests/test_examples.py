@@ -146,12 +146,17 @@ def test_all_systems_in_one_table(
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 15
+    assert len(blocks) == 16
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:
         for block in blocks:
             exec(compile(block, "README.md", "exec"), names)
+            if "train.save(" in block:
+                trained, other = (names[name].state_dict() for name in ("model", "other"))
+                assert {path: values.tobytes() for path, values in trained.items()} == {
+                    p: v.tobytes() for p, v in other.items()
+                }
     finally:
         REGISTRY.pop("my_square", None)
     for picture in ("step.svg", "error.svg", "wrong.svg"):

@@ -50,7 +50,7 @@ def test_mistakes_are_those_that_differ_the_surest_first(rng: np.random.Generato
         return
     order = sorted(wrong, key=lambda i: -p[i, said[i]])
     assert titles(figure) == [f"{said[i]}, not {labels[i]} ({p[i, said[i]]:.0%})" for i in order]
-    assert figure.get_suptitle() == f"{len(wrong)} of {n} wrong"
+    assert figure.get_suptitle() == f"{len(wrong)} of {n} wrong: what was predicted, not what is true (its probability)"
     plain = draw.mistakes(rng.uniform(size=(n, 4)), labels, said, limit=1)
     assert titles(plain) == [f"{said[wrong[0]]}, not {labels[wrong[0]]}"]
 
@@ -233,7 +233,7 @@ def test_curves_have_a_panel_for_the_losses_and_one_for_each_metric() -> None:
     assert [line.get_label() for line in top.lines] == ["val top 2", "kept: epoch 2"]
     np.testing.assert_array_equal(losses.lines[1].get_ydata(), history["val_loss"])
     np.testing.assert_array_equal(accuracies.lines[1].get_ydata(), history["val_accuracy"])
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "top 2"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss (logarithmic)", "accuracy", "top 2"]
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
 

@@ -184,7 +184,7 @@ def test_history() -> None:
     assert len(lines) == 4
     with pytest.raises(KeyError, match="History: no column 'acc'; there are epoch, loss, right"):
         history["acc"]
-    assert [axes.get_ylabel() for axes in history.plot().axes] == ["loss", "right", "top 2"]
+    assert [axes.get_ylabel() for axes in history.plot().axes] == ["loss (logarithmic)", "right", "top 2"]
 
 
 def test_history_in_a_file(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def press(run: train.Run) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_is_noted_at_the_next_batch() -> None:
+def test_ctrl_c_is_noted_at_the_next_batch(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = problem(60)
     calls: list[int] = []
 
@@ -387,6 +387,7 @@ def test_ctrl_c_is_noted_at_the_next_batch() -> None:
     model = network()
     history = train.fit(model, loss, MAKERS["SGD"](model), data.DataLoader(x, y, batch_size=20), 9, compile=False)
     assert (history.interrupted, len(calls), dict(history)) == (True, 3, {})
+    assert capsys.readouterr().err == "train.fit: interrupted after 0 of 9 epochs\n"
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
         train.fit(model, F.cross_entropy, MAKERS["SGD"](model), problem(), 9, callbacks=[press, press])
@@ -580,7 +581,7 @@ def other_schedule() -> optim.Schedule:
         ),
         (lambda: fitted(metrics=metrics.accuracy), TypeError, "metrics must be a list of functions, or a dict of them by name"),
         (lambda: fitted(metrics="accuracy"), TypeError, "metrics must be a list of functions, or a dict of them by name"),
-        (lambda: fitted(metrics={"right": 3}), TypeError, "metric right is a int, expected a function"),
+        (lambda: fitted(metrics={"right": 3}), TypeError, "metrics: expected functions, got 3"),
         (lambda: fitted(metrics={"loss": metrics.accuracy}), ValueError, "a metric cannot be called 'loss': the history has"),
         (
             lambda: fitted(metrics=[lambda z, y: 1, lambda z, y: 2]),
@@ -869,3 +870,22 @@ def test_a_column_that_is_not_measured_is_named_before_the_first_epoch() -> None
     with pytest.raises(ValueError, match="monitor='val_loss' is no column"):  # a function might have added it
         fitted(loss, callbacks=[lambda run: None, train.EarlyStopping()])
     assert steps
+
+
+def test_one_seed_for_all() -> None:
+    """Initial values, masks and the order of the samples, where no generator is given."""
+
+    def run(seed: int) -> list[float]:
+        tensorgrad.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        return train.fit(model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), problem(), 2)["loss"]
+
+    assert run(3) == run(3) != run(4)
+    orders = []
+    for seed in (3, 3, 4):
+        tensorgrad.manual_seed(seed)
+        loaders = [data.DataLoader(np.arange(20), batch_size=None, shuffle=True) for _ in range(2)]
+        orders.append([next(iter(loader))[0].tolist() for loader in loaders])
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][0] != orders[0][1]  # one loader is not as the other
+    tensorgrad.manual_seed(None)

@@ -13,6 +13,14 @@ from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
 from tensorgrad.tensor import Tensor
 
+_seeds = np.random.default_rng()
+
+
+def seed(value: int | None) -> None:
+    """Start anew the generator that seeds those of loaders which are given none."""
+    global _seeds
+    _seeds = np.random.default_rng(value)
+
 
 class DataLoader:
     """Samples in batches: each `for` loop over it is one epoch of tuples of arrays, such as (x, y).
@@ -22,7 +30,7 @@ class DataLoader:
     batch_size   samples in a batch, from 1; None for all of them at once. The last batch is what is left
     shuffle      take the samples in another order each epoch
     drop_last    leave out a last batch that would be smaller
-    rng          the generator of the order, or a seed for one of its own
+    rng          the generator of the order, or a seed for one of its own; by default a seed that `manual_seed` decides
     device       where the batches are: by default where the arrays are. To a GPU, arrays in main memory are copied through
                  pinned memory, a batch ahead, while the step before works
 
@@ -62,7 +70,7 @@ class DataLoader:
         if drop_last and batch_size is not None and batch_size > self.samples:
             raise DataError(f"DataLoader: drop_last leaves no batch: {self.samples} samples, batches of {batch_size}")
         self.shuffle, self.drop_last = shuffle, drop_last
-        self.rng = np.random.default_rng(rng)
+        self.rng = np.random.default_rng(int(_seeds.integers(2**63)) if rng is None else rng)
         self.epoch: Epoch | None = None  # the one under way, in the loop that was begun last
         self._resumed = False
 

@@ -51,12 +51,14 @@ def curves(
             axes.axvline(best, color="#999999", linestyle="--", linewidth=1, label=f"kept: epoch {best}")
         if quantity == "loss" and log_loss and all(v > 0 for values in series.values() for v in values):
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            seen = [v for values in series.values() for v in values]
+            narrow = max(seen) < 10 * min(seen)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if narrow else (1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10), min_n_ticks=1))
-        axes.set_ylabel(quantity.replace("_", " "))
+        axes.set_ylabel(quantity.replace("_", " ") + " (logarithmic)" * (axes.get_yscale() == "log"))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -99,6 +99,8 @@ def mistakes(
         share = "" if sure is None else f" ({sure[i]:.0%})"
         titles.append((f"{name_of(said[i], names)}, not {name_of(truth[i], names)}{share}", RED))
     header = f"{len(wrong):,} of {len(pixels):,} wrong" + (f", {limit} of them shown" if len(wrong) > limit else "")
+    if len(wrong):
+        header += ": what was predicted, not what is true" + ("" if sure is None else " (its probability)")
     return grid("mistakes", pixels[wrong[:limit]], titles, columns, "no mistakes", header)
 
 

@@ -100,7 +100,8 @@ def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) 
     named = list(zip(names, args, strict=False))
     checked = [name for i, (name, a) in enumerate(named) if np.asarray(a).dtype.kind == "f" and not op.is_data(i)]
     home = type(op).__module__
-    own = [] if home.startswith("tensorgrad.") or home == "__main__" else [f"import {home}  # where {op.name} is defined"]
+    own = [] if home.startswith("tensorgrad.") else [f"import {home}  # where {op.name} is defined"]
+    own = [f"# here the class of {op.name}"] if home == "__main__" else own
     call = ", ".join([*names[: len(args)], *[f"{key}={literal(value)}" for key, value in attrs.items()]])
     given = checked[0] if len(checked) == 1 else f"({', '.join(checked)})"
     lines = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -58,7 +59,7 @@ def fit(
                  gives for each sample, weighted, is what is minimised: a weight of 2 counts as the sample twice
     optimiser    over the parameters that are to be trained
     data         a DataLoader of X and y, or of X, y and weights (m,); or a tuple of these, which is shuffled, in batches of 32,
-                 copied to where the model is.
+                 copied to where the model is; its order is another each time, but after `tensorgrad.manual_seed`.
                  Anything else with a length that gives such batches in a loop will do, but cannot be resumed
     epochs       how many in all, those of a training that is resumed among them
     validation   data of the same form, not trained on: "val_loss" and "val_<metric>" after each epoch
@@ -74,7 +75,8 @@ def fit(
                  that are attributes of modules may be changed between epochs, as may `requires_grad`
     progress     True for a progress bar, if there is a terminal or a notebook; None for one if tqdm is installed
     checkpoint   a file for everything, .npz or .safetensors, written after each epoch: the callback Checkpoint(path)
-    resume       a checkpoint to go on from; True for the file `checkpoint`, if it is there
+    resume       a checkpoint to go on from; True for the file `checkpoint`, if it is there. The learning rate and the other
+                 settings of the optimiser and the schedule are then those of the file
 
     Returns the History. Training that was resumed, whenever it was interrupted, gives the parameters, bit for bit, of training
     that was not, given the same arguments, versions, machine and number of threads, where random numbers are drawn from the
@@ -144,6 +146,10 @@ def fit(
             run.history.interrupted, run.history.stopped = bool(pressed), run.stop
             for callback in (*last, *others):
                 callback.on_end(run)
+        if pressed:
+            files = ", ".join(str(callback.path) for callback in last)
+            saved = f"; resume={files!r} goes on" if files else ""
+            print(f"train.fit: interrupted after {run.epoch} of {run.epochs} epochs{saved}", file=sys.stderr)
     finally:
         for module, training in modes:
             module.training = training
@@ -309,7 +315,7 @@ def named_metrics(metrics: Metrics) -> dict[str, Metric]:
         pairs = [(getattr(metric, "__name__", type(metric).__name__), metric) for metric in metrics or ()]
     for i, (name, metric) in enumerate(pairs):
         if not callable(metric):
-            raise TypeError(f"train.fit: metric {name} is a {type(metric).__name__}, expected a function")
+            raise TypeError(f"train.fit: metrics: expected functions, got {metric!r}")
         if name in ("epoch", "loss", "lr", "seconds") or name.startswith("val_"):
             raise ValueError(f"train.fit: a metric cannot be called {name!r}: the history has a column of that name")
         if name in dict(pairs[:i]):
