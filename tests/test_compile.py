@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -748,3 +750,24 @@ def test_sums_of_products_are_dot_products() -> None:
     names = [call.name for call in compiled.plan.calls]
     assert names.count("dot") == 1
     assert names[-1] == "multiply·add·multiply·add"  # the penalty's gradient, which is added to the other one
+
+
+def test_arguments_are_let_go() -> None:
+    """At once, not when Python next looks for cycles: until then a loop over batches would take new memory for each."""
+    p = Tensor(np.ones((3, 2)), requires_grad=True)
+
+    @tensorgrad.compile
+    def step(x: Any, more: Any) -> Any:
+        return ((x @ p) ** 2).sum() + more["b"][0].sum()
+
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(5):
+            x, b = np.ones((4, 3)), np.ones(2)
+            owners = [weakref.ref(x), weakref.ref(b)]
+            step(x, more={"b": [b]})
+            del x, b
+            assert i < 2 or all(owner() is None for owner in owners)
+    finally:
+        gc.enable()

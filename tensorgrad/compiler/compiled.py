@@ -109,22 +109,8 @@ class Entry:
 def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Array]]:
     """What plans are told apart by, and the arrays among the arguments."""
     arrays: list[Array] = []
-
-    def visit(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            data = value.data
-            arrays.append(data)
-            return (data.shape, data.dtype.char, value.requires_grad, type(data) is np.ndarray or device_of(data))
-        if is_array(value):
-            arrays.append(value if value.flags.c_contiguous else namespace([value]).ascontiguousarray(value))
-            return (value.shape, value.dtype.char, False, type(value) is np.ndarray or device_of(value))
-        if isinstance(value, (tuple, list)):
-            return (type(value), *map(visit, value))
-        if isinstance(value, dict):
-            return (dict, *[(key, visit(v)) for key, v in value.items()])
-        return (type(value), value)
-
-    key = (tuple([visit(a) for a in args]), tuple([(name, visit(a)) for name, a in kwargs.items()]) if kwargs else ())
+    in_order = tuple([described(a, arrays) for a in args])
+    key = (in_order, tuple([(name, described(a, arrays)) for name, a in kwargs.items()]) if kwargs else ())
     try:
         hash(key)
     except TypeError as error:
@@ -132,6 +118,25 @@ def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[
             f"compile: an argument cannot tell plans apart: {error}; pass arrays, Tensors, numbers or text"
         ) from None
     return key, arrays
+
+
+def described(value: Any, arrays: list[Array]) -> Any:
+    """What tells an argument from those of other kinds; arrays in it are added to `arrays`.
+
+    Not a function inside of `arguments`: one that calls itself is a cycle, which keeps the arrays until Python looks for those.
+    """
+    if isinstance(value, Tensor):
+        data = value.data
+        arrays.append(data)
+        return (data.shape, data.dtype.char, value.requires_grad, type(data) is np.ndarray or device_of(data))
+    if is_array(value):
+        arrays.append(value if value.flags.c_contiguous else namespace([value]).ascontiguousarray(value))
+        return (value.shape, value.dtype.char, False, type(value) is np.ndarray or device_of(value))
+    if isinstance(value, (tuple, list)):
+        return (type(value), *[described(v, arrays) for v in value])
+    if isinstance(value, dict):
+        return (dict, *[(key, described(v, arrays)) for key, v in value.items()])
+    return (type(value), value)
 
 
 def with_leaves(value: Any, leaves: Any) -> Any:
