@@ -52,7 +52,7 @@ def curves(
         if quantity == "loss" and log_loss and all(v > 0 for values in series.values() for v in values):
             axes.set_yscale("log")
             seen = [v for values in series.values() for v in values]
-            narrow = max(seen) < 10 * min(seen)
+            narrow = max(seen) < 30 * min(seen)
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if narrow else (1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
