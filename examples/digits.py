@@ -4,7 +4,7 @@
     python examples/digits.py --recipe document     full-batch gradient descent at rate 0.01, as first published
 
 The network, its initial weights N(0, 0.1²), the split (1439 / 178 / 180) and the scaling are those of the published recipe.
-Mini-batches take some 20 epochs of 45 steps where full-batch descent takes tens of thousands of steps; the rate is the largest
+Mini-batches take some 20 epochs of 45 steps where full-batch descent takes thousands of steps; the rate is the largest
 that trained smoothly on the dev split. Training ends when the accuracy there has not risen for a while, and the parameters
 kept are those with the best one.
 """
