@@ -642,3 +642,19 @@ def test_mistakes() -> None:
         list(data.batches(x, y, 2))
     with pytest.raises(ValueError, match="batches: batch_size must be at least 1, got 0"):
         list(data.batches(x, x, 0))
+
+
+def test_csv_labels_that_float64_does_not_tell_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{2**53 - 1},1\n")
+    assert data.read_csv(path)[1].tolist() == [2**53 - 1]
+    for label in (2**53, 2**53 + 1):
+        path.write_text(f"{label},1\n")
+        with pytest.raises(DataError, match=f"a.csv, line 1, field 1: {label} does not fit into int64"):
+            data.read_csv(path)
+
+
+@pytest.mark.parametrize("read", [data.read_csv, data.read_idx, data.read_npz])
+def test_folders_are_no_files(tmp_path: Path, read: Any) -> None:
+    with pytest.raises(DataError, match="is a folder, expected a file"):
+        read(tmp_path)

@@ -137,11 +137,18 @@ def test_a_system_goes_on_from_its_file_and_reads_csv(script: Callable[..., Any]
 def test_all_systems_in_one_table(
     script: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["all.py", "--quick", "--only", "DE", "--data", str(images), "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["all.py", "--quick", "--only", "de", "--data", str(images), "--out", str(tmp_path)])
     importlib.import_module("all").main()
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0] == "| system | figure | published | ours | time | machine |"
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["D mnist-sse", "E mnist-llayer", "", ""]
+
+
+def test_systems_that_there_are_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["all.py", "--only", "x"])
+    with pytest.raises(SystemExit):
+        importlib.import_module("all").main()
+    assert "--only x: expected some of A, B, C, D, E" in capsys.readouterr().err
 
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

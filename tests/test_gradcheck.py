@@ -475,3 +475,11 @@ def test_formulas() -> None:
     with pytest.raises(GradientError, match=r"(?s)matches_formula: FAILED .*12 wrong.*\(numerical: by the formula\)"):
         matches_formula(lambda z: F.cross_entropy(z, y), lambda z: handwritten.softmax(z) - y, x)
     matches_formula(lambda x, w: (x @ w).sum(), lambda x, w: [np.ones((2, 2)) @ w.T, x.T @ np.ones((2, 2))], (X, X.T))
+
+
+def test_the_script_for_an_op_of_a_script(cube: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is defined in a script cannot be imported: the lines say where its class belongs."""
+    for home, line in (("__main__", "# here the class of cube"), ("my.ops", "import my.ops  # where cube is defined")):
+        monkeypatch.setattr(type(cube), "__module__", home)
+        with pytest.raises(GradientError, match=re.escape(line)):
+            gradcheck(cube, X)

@@ -251,3 +251,12 @@ def test_a_parameter_without_a_gradient_is_left_alone() -> None:
 def test_mistakes(make, kind, message) -> None:
     with pytest.raises(kind, match=message):
         make()
+
+
+def test_clipping_without_an_error() -> None:
+    """With error_if_nonfinite=False what is not finite stays so, for what checks the loss; the norm says it."""
+    for values, expected in (([1.0, np.inf], [0, np.nan]), ([1.0, np.nan], [1, np.nan])):
+        p = Tensor(np.ones(2), requires_grad=True)
+        p.grad = Tensor(np.array(values))
+        assert not np.isfinite(optim.clip_grad_norm([p], 2.0, error_if_nonfinite=False))
+        np.testing.assert_array_equal(p.grad.numpy(), expected)
