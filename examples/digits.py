@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import common
 import numpy as np
+from tensorgrad.models import MLP, handwritten
 
 import tensorgrad
-from models import MLP, handwritten
 from tensorgrad import Tensor, data, draw, nn, optim, train
 from tensorgrad.errors import MissingDependencyError
 from tensorgrad.nn import functional as F

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import common
 import numpy as np
+from tensorgrad.models import MLP
 
-from models import MLP
 from tensorgrad import data, draw, optim, train
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init

@@ -14,8 +14,8 @@ from typing import Any
 
 import common
 import numpy as np
+from tensorgrad.models import MLP
 
-from models import MLP
 from tensorgrad import Tensor, data, draw, nn, optim, train
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from models.mlp import MLP
+from tensorgrad.models.mlp import MLP
+
 from tensorgrad.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from models.classifier import MLPClassifier
-    from models.regressor import MLPRegressor
+    from tensorgrad.models.classifier import MLPClassifier
+    from tensorgrad.models.regressor import MLPRegressor
 
 __all__ = ["MLP", "MLPClassifier", "MLPRegressor"]
 
@@ -17,8 +18,8 @@ def __getattr__(name: str) -> Any:
     if name not in ("MLPClassifier", "MLPRegressor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from models.classifier import MLPClassifier
-        from models.regressor import MLPRegressor
+        from tensorgrad.models.classifier import MLPClassifier
+        from tensorgrad.models.regressor import MLPRegressor
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise

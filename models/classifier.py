@@ -11,11 +11,11 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d
+from tensorgrad.models.estimator import Estimator
+from tensorgrad.models.parameters import RULES, can_partial_fit
 
-from models.estimator import Estimator
-from models.parameters import RULES, can_partial_fit
 from tensorgrad import Tensor, ops
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 from tensorgrad.errors import LabelError
 from tensorgrad.nn import functional as F
 

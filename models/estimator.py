@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
+from tensorgrad.models import solvers
+from tensorgrad.models.convergence import Convergence
+from tensorgrad.models.fitted import EVALUATED, Fitted
+from tensorgrad.models.mlp import MLP, activations
+from tensorgrad.models.parameters import Rule
 
-from models import solvers
-from models.fitted import EVALUATED, Fitted
-from models.mlp import MLP, activations
-from models.parameters import Rule
 from tensorgrad import nn, optim, train
-from tensorgrad.backend import Array, as_device
+from tensorgrad.core.backend import Array, as_device
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
 from tensorgrad.train.fit import listed
@@ -249,7 +250,7 @@ class Estimator(Fitted):
             if held_out is None
             else batches(held_out[0], held_out[1], held_out[2], EVALUATED, device=self.device),
             metrics=None if held_out is None else {self.score_name: self._score},
-            callbacks=[solvers.Convergence(self, samples, follows, score), *([keeper] if keeper else []), *callbacks],
+            callbacks=[Convergence(self, samples, follows, score), *([keeper] if keeper else []), *callbacks],
             schedule=schedule,
             l2=self.alpha / 2,
             compile=self.compile and epochs * len(loader) >= COMPILED,

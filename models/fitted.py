@@ -11,14 +11,15 @@ import sklearn.neural_network
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
+from tensorgrad.models import solvers
+from tensorgrad.models.parameters import Parameters
 
 import tensorgrad
-from models import solvers
-from models.parameters import Parameters
-from tensorgrad import Tensor, nn, train, writes
-from tensorgrad.backend import Array, put
+from tensorgrad import Tensor, nn, train
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, put
+from tensorgrad.core.tensor import wrap
 from tensorgrad.errors import OutOfRangeError, ShapeError
-from tensorgrad.tensor import wrap
 
 EVALUATED = 4096  # samples at a time, where nothing is trained
 

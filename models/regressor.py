@@ -10,11 +10,11 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, column_or_1d
+from tensorgrad.models.estimator import Estimator
+from tensorgrad.models.parameters import RULES, can_partial_fit, one_of
 
-from models.estimator import Estimator
-from models.parameters import RULES, can_partial_fit, one_of
 from tensorgrad import Tensor, ops
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 from tensorgrad.errors import OutOfRangeError
 
 

@@ -1,21 +1,31 @@
 # mypy: disable-error-code="no-any-return"
 # (an op returns an array for arrays and a Tensor for Tensors, which no type says; here they are Tensors)
-"""The operators and methods of a Tensor: each is one op, by NumPy's or PyTorch's name."""
+"""The face of a Tensor: its operators and methods. Each is one op, by NumPy's or PyTorch's name, a walk, or a drawing.
+
+They stand above what they call, and are put on the Tensor when the package is imported.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from tensorgrad import ops
+import numpy as np
 
-if TYPE_CHECKING:
-    from tensorgrad.tensor import Tensor
+from tensorgrad import ops, protocols
+from tensorgrad.autograd import fusion, walk
+from tensorgrad.core import backend, writes
+from tensorgrad.core.face import Face
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 Axis = int | tuple[int, ...] | None
 
 
-class Methods:
-    """What a Tensor does by an op. The formulas stand at the ops, in ops/."""
+class Methods(Tensor):
+    """What is put on the Tensor; nobody makes one of these. The formulas stand at the ops, in ops/."""
 
     __slots__ = ()
 
@@ -358,3 +368,111 @@ class Methods:
 
     def cholesky(self) -> Tensor:
         return ops.cholesky(self)
+
+    def to(self, device: Any = None, dtype: Any = None) -> Tensor:
+        """It on another device, in another dtype, or both, recorded; itself where nothing is to be changed.
+
+        device   "cpu", "cuda", "cuda:1", or another Tensor, to be as that one; a dtype may stand here alone
+        """
+        if isinstance(device, Tensor):
+            device, dtype = device.device, dtype or device.dtype
+        elif device is not None and not str(device).startswith(("cpu", "cuda")):
+            device, dtype = None, device
+        moved = self if device is None else ops.to_device(self, device)
+        return moved if dtype is None or np.dtype(dtype) == moved.dtype else ops.astype(moved, dtype)
+
+    def cpu(self) -> Tensor:
+        """It in main memory."""
+        return self.to("cpu")
+
+    def cuda(self, index: int | None = None) -> Tensor:
+        """It on a GPU: the current one, or the one with this index."""
+        return self.to("cuda" if index is None else f"cuda:{index}")
+
+    def graph(self, **options: Any) -> Any:
+        """The drawing of what it was computed by: `tensorgrad.draw.graph(self, **options)`."""
+        from tensorgrad import draw
+
+        return draw.graph(self, **options)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return protocols.array_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return protocols.array_function(func, args, kwargs)
+
+    def backward(self, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+        """Add the gradient of this Tensor to the `.grad` of every leaf that it was computed from.
+
+        gradient       the gradient of the loss with respect to this Tensor, of its shape; only a 0-d Tensor can go without
+        retain_graph   keep what a second `backward()` needs (default: the value of create_graph)
+        create_graph   record the backward pass, so that the gradients can be differentiated again
+
+        Raises GraphError if this Tensor has no history, is not a scalar and `gradient` is missing, or if an earlier
+        `backward()` let go of the graph; ShapeError if `gradient` has another shape.
+        """
+        walk.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
+
+    # In place
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if self.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or state.trace is not None:
+            self._write(lambda x: ops.setitem(x, value, index))
+        else:
+            self._write_raw(index, value)
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x + other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x - other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x * other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._write(lambda x: x / other)
+
+    def _write(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Put `change` of this Tensor in its place, in its own memory, and record it as its new history.
+
+        Whatever kept the old values for its gradient finds out in `backward()`, which then raises.
+        """
+        if self.node is None and self.requires_grad and state.recording:
+            raise GraphError(
+                "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
+                "or compute a new Tensor from it"
+            )
+        before = wrap(backend.copy(self.data), self.node)
+        if state.trace is not None and self.node is None:
+            state.trace.makes(before, self)
+        after = change(before)
+        if after.shape != self.shape:
+            raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
+        if after.dtype != self.dtype:
+            if after.dtype.kind != self.dtype.kind:
+                raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
+            after = ops.astype(after, self.dtype)
+        with backend.on(self.data):
+            self.data[...] = after.data
+        writes.wrote(self.data)
+        if state.trace is not None and self.node is None and state.trace.writes(self, after):
+            return self
+        if after.node is not None:
+            after.node.index = writes.tick()
+            self.node, self.requires_grad = after.node, after.requires_grad
+        return self
+
+    def _write_raw(self, index: Any, value: Any) -> None:
+        try:
+            with backend.on(self.data):
+                self.data[protocols.plain_index(index)] = protocols.plain(value)
+        except (ValueError, IndexError, TypeError) as error:
+            raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
+        writes.wrote(self.data)
+
+
+for _name, _member in vars(Methods).items():
+    if callable(_member) or isinstance(_member, property):
+        setattr(Face, _name, _member)
+Graph.fused = fusion.fused  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
 
 # by NumPy's name; a name that NumPy spells otherwise stands with ours behind it
@@ -70,8 +71,6 @@ def way_out(op: Any) -> str:
 
 
 def tracked(value: Any) -> bool:
-    from tensorgrad.tensor import Tensor
-
     return isinstance(value, Tensor) and value.requires_grad
 
 
@@ -82,6 +81,4 @@ def plain_index(index: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """The array of a Tensor, anything else as it is."""
-    from tensorgrad.tensor import Tensor
-
     return value.data if isinstance(value, Tensor) else value

@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 import tensorgrad
-from tensorgrad import Tensor, autograd, fusion
+from tensorgrad import Tensor, fusion
+from tensorgrad.autograd import walk
 from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing.check import check_op
 from tests import test_kinks
@@ -333,7 +334,7 @@ def without_unbroadcasting(monkeypatch: pytest.MonkeyPatch) -> None:
         index = (0,) * (g.ndim - len(shape)) + tuple(slice(0, 1) if n == 1 else slice(None) for n in shape)
         return g[index]
 
-    monkeypatch.setattr(autograd, "sum_to", first)
+    monkeypatch.setattr(walk, "sum_to", first)
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tensorgrad import Tensor, data, nn, optim, storage, train
+from tensorgrad import Tensor, data, nn, optim, train
+from tensorgrad.data import storage
 from tensorgrad.errors import CheckpointError, DataError, DTypeError
 from tensorgrad.nn import functional as F
 from tensorgrad.train import checkpoint

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
+from tensorgrad.models import MLPClassifier
 
 import tensorgrad
-from models import MLPClassifier
-from tensorgrad import Tensor, backend, data, draw, nn, optim, train
+from tensorgrad import Tensor, data, draw, nn, optim, train
+from tensorgrad.core import backend
 from tensorgrad.errors import CompileError, DeviceError, LabelError, MissingDependencyError
 from tensorgrad.kernels import cublas
 from tensorgrad.nn import functional as F

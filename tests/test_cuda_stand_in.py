@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorgrad
-from tensorgrad import Tensor, backend
+from tensorgrad import Tensor
+from tensorgrad.core import backend
 from tensorgrad.data.transfer import to_gpu
 from tensorgrad.errors import DeviceMemoryError
 from tensorgrad.kernels import cublas

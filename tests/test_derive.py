@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import special
+from tensorgrad.models import handwritten
 
 import tensorgrad
-from models import handwritten
 from tensorgrad import Tensor, draw, nn
 from tensorgrad.errors import GraphError
 from tensorgrad.graph import Graph

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from tensorgrad.models import MLP, handwritten
 
 import tensorgrad
-from models import MLP, handwritten
 from tensorgrad import Tensor, draw, nn
 from tensorgrad.draw import render
 from tensorgrad.draw.scene import LIMIT

@@ -31,9 +31,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from tensorgrad.models import MLP, MLPClassifier, MLPRegressor
+from tensorgrad.models.mlp import ACTIVATIONS
 
-from models import MLP, MLPClassifier, MLPRegressor
-from models.mlp import ACTIVATIONS
 from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.errors import LabelError, MissingDependencyError, OutOfRangeError, ShapeError, TrainingError
 from tensorgrad.nn import functional as F

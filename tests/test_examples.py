@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorgrad.models import MLP
 
-from models import MLP
 from tensorgrad import data, train
 from tensorgrad.op import REGISTRY
 

@@ -238,7 +238,7 @@ def test_what_only_looks_like_a_pattern() -> None:
 
 
 def test_off_and_on_nest() -> None:
-    from tensorgrad.state import state
+    from tensorgrad.core.state import state
 
     with fusion.off():
         assert not state.fusing

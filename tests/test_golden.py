@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorgrad.models import handwritten
 
 import tensorgrad
-from models import handwritten
 from tensorgrad import Tensor, data
 from tensorgrad.nn import functional as F
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorgrad.models import handwritten
 
 import tensorgrad
-from models import handwritten
 from tensorgrad import Tensor, nn, ops
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
 from tensorgrad.nn import functional as F

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorgrad import Tensor, data
-from tensorgrad.backend import POOLED
+from tensorgrad.core.backend import POOLED
 from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
 
 counts = st.integers(1, 40)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
+from tensorgrad.models import MLP, MLPClassifier, handwritten
 
 import tensorgrad
-from models import MLP, MLPClassifier, handwritten
 from tensorgrad import Tensor, nn, optim
 from tensorgrad.nn import functional as F
 from tensorgrad.testing import gradcheck, matches_formula, numerical_gradient, strategies

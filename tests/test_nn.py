@@ -55,7 +55,7 @@ def test_forward_and_scopes() -> None:
 
 
 def test_scope_is_put_back_after_an_error() -> None:
-    from tensorgrad.state import state
+    from tensorgrad.core.state import state
 
     with pytest.raises(ShapeError):
         Net()(np.ones((2, 7)))

@@ -12,8 +12,9 @@ import pytest
 
 import tensorgrad
 from tensorgrad import Tensor, op
+from tensorgrad.core.signature import Signature
 from tensorgrad.errors import TensorgradError
-from tensorgrad.op import REGISTRY, Op, Signature
+from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import gradcheck
 
 

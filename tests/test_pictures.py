@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
+from tensorgrad.models import MLP
 
-from models import MLP
 from tensorgrad import Tensor, draw, nn
 from tensorgrad.errors import LabelError, MissingDependencyError, ShapeError
 from tests.strategies import generators

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import tensorgrad
 from tensorgrad import Tensor, fusion, nn
-from tensorgrad.op import REGISTRY, Op, Signature
+from tensorgrad.core.signature import Signature
+from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import GradientError, gradcheck, strategies
 from tensorgrad.testing.expressions import Expression, expressions
 

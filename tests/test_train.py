@@ -19,9 +19,9 @@ import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tensorgrad.models import handwritten
 
 import tensorgrad
-from models import handwritten
 from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.errors import (
     CheckpointError,

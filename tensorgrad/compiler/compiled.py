@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad.backend import Array, device_of, is_array, namespace
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.trace import Line, compare, trace
+from tensorgrad.core.backend import Array, device_of, is_array, namespace
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError
 from tensorgrad.kernels.threads import get_num_threads
-from tensorgrad.state import state
-from tensorgrad.tensor import Tensor, wrap
 
 
 class Compiled:
@@ -47,7 +47,8 @@ class Compiled:
                     function, seconds = self.plan.timed
                     seconds.clear()
                     result = self.plan.run(arrays, function)
-                    state.profile.replayed(self.plan, seconds)
+                    for kernel, module, cost in self.plan.spent(seconds):
+                        state.profile.note(kernel, module, cost)
                     return result
             return self.trace(entry, args, kwargs, arrays)
 

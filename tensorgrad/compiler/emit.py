@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, address, aligned
 from tensorgrad.compiler.lower import Call, Value
 from tensorgrad.compiler.memory import Layout, arrays_for, lay_out, resolve
 from tensorgrad.compiler.rows import Narrow, Split, parts
+from tensorgrad.core.backend import Array, address, aligned
 from tensorgrad.kernels import build, generate, threads, thresholds
 
 

@@ -10,10 +10,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tensorgrad.backend import Array, checks, cupy
 from tensorgrad.compiler.emit import one_memory
 from tensorgrad.compiler.lower import Call, Value
 from tensorgrad.compiler.memory import Layout, resolve
+from tensorgrad.core.backend import Array, checks, cupy
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda.launch import chain_kernel, check_labels, softmax_cross_entropy

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, address, copy, is_array
 from tensorgrad.compiler.trace import Source, Trace
+from tensorgrad.core.backend import Array, address, copy, is_array
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import CompileError
 from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Symbol
 from tensorgrad.kernels.chain import Step as ChainStep
-from tensorgrad.op import Node
 from tensorgrad.ops.reduce import kept
-from tensorgrad.tensor import Tensor
 
 Shape = tuple[int, ...]
 Look = Callable[[Array, Shape], Array]

@@ -6,8 +6,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
-from tensorgrad.backend import Array, may_overlap
 from tensorgrad.compiler.lower import Call, Value
+from tensorgrad.core.backend import Array, may_overlap
 
 
 @dataclass

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tensorgrad import writes
-from tensorgrad.backend import Array, aligned, copy, device_of, empty_bytes, on, on_gpu
 from tensorgrad.compiler.emit import Clock, Emitter
 from tensorgrad.compiler.group import grouped, lineage
 from tensorgrad.compiler.launches import Launches
@@ -18,25 +17,28 @@ from tensorgrad.compiler.lower import Call, Lowering, Value
 from tensorgrad.compiler.memory import arrays_for, assigned_in_place, lay_out
 from tensorgrad.compiler.rows import split_rows
 from tensorgrad.compiler.trace import Trace, place_of
-from tensorgrad.graph import Graph
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, aligned, copy, device_of, empty_bytes, on, on_gpu
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op
+from tensorgrad.core.profiling import Cost
+from tensorgrad.core.table import columns
+from tensorgrad.core.tensor import wrap
 from tensorgrad.kernels import threads, thresholds
-from tensorgrad.op import Node, Op
 from tensorgrad.ops import random
-from tensorgrad.tensor import wrap
 
 RUNS = 5  # of a plan, to measure its kernels
 
 
-class Row(NamedTuple):
-    """A kernel of a plan. level: 1 inside of a loop over samples, else 0;  bytes: read and written."""
+@dataclass(frozen=True)
+class Row(Cost):
+    """A kernel of a plan and its cost, the bytes being those read or written. level: 1 inside of a loop over samples."""
 
-    kernel: str
-    module: str
-    shape: tuple[int, ...]
-    bytes: int
-    flops: int
-    seconds: float
-    level: int
+    kernel: str = ""
+    module: str = ""
+    shape: tuple[int, ...] = ()
+    level: int = 0
 
 
 class Plan:
@@ -188,26 +190,20 @@ class Plan:
             for part in parts:
                 spent = sum(seconds.get(c, 0.0) for c in flat([part]))
                 level = 1 if part is not call else 0
-                found.append(Row(part.name, module_of(part), shape_of(part), bytes_of(part), part.flops, spent, level))
+                found.append(Row(bytes_of(part), part.flops, spent, 1, part.name, module_of(part), shape_of(part), level))
         return found
 
     def __str__(self) -> str:
         rows = self.rows()
-        top = [r for r in rows if not r.level]
-        sums = sum(r.bytes for r in top), sum(r.flops for r in top), sum(r.seconds for r in top)
-        total = Row(f"{len(rows)} kernels", "", (), *sums, 0)
+        total = sum((r for r in rows if not r.level), Cost())
         cells = [["kernel", "module", "result", "bytes", "FLOPs", "µs"]]
-        for r in [*rows, total]:
-            numbers = [f"{r.bytes:,}", f"{r.flops:,}", f"{r.seconds * 1e6:,.1f}"]
-            cells.append(["  " * r.level + r.kernel, r.module, "" if r is total else f"{r.shape}", *numbers])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        sides = [str.ljust] * 3 + [str.rjust] * 3
-        lines = ["  ".join(side(c, w) for side, c, w in zip(sides, row, widths, strict=True)) for row in cells]
+        cells += [["  " * r.level + r.kernel, r.module, f"{r.shape}", *numbers(r)] for r in rows]
+        cells.append([f"{len(rows)} kernels", "", "", *numbers(total)])
         used = f"{self.threads} thread{'s' * (self.threads != 1)}"
         if self.launches is not None:
             used = "one CUDA graph" if self.launches.captured else f"not captured ({self.launches.why_not})"
             used = f"on {self.device}, {used}"
-        return "\n".join([*(line.rstrip() for line in lines), f"memory of its own: {self.peak_bytes:,} bytes; {used}"])
+        return "\n".join([*columns(cells, "<<<>>>"), f"memory of its own: {self.peak_bytes:,} bytes; {used}"])
 
     __repr__ = __str__
 
@@ -218,11 +214,14 @@ class Plan:
         """The kernels as nodes of a graph, with the arguments and the parameters as its leaves."""
         return self.nodes()[0]
 
-    def costs(self) -> tuple[Graph, dict[Node, tuple[int, int, float]]]:
-        """The graph, and bytes, FLOPs and seconds of its nodes."""
+    def costs(self) -> tuple[Graph, dict[Node, Cost]]:
+        """The graph, and the cost of its nodes."""
         graph, calls = self.nodes()
-        seconds = self.seconds
-        return graph, {node: (bytes_of(call), call.flops, seconds.get(call, 0.0)) for node, call in calls.items()}
+        return graph, {node: cost_of(call, self.seconds) for node, call in calls.items()}
+
+    def spent(self, seconds: Mapping[Call, float]) -> list[tuple[str, str, Cost]]:
+        """What a run of so many seconds has cost: kernel, module and cost."""
+        return [(call.name, module_of(call), cost_of(call, seconds)) for call in flat(self.calls)]
 
     def nodes(self) -> tuple[Graph, dict[Node, Call]]:
         """The graph, and which call each of its nodes is."""
@@ -285,6 +284,15 @@ def module_of(call: Call) -> str:
 def shape_of(call: Call) -> tuple[int, ...]:
     """The shape of what a call writes; of several results that of the largest."""
     return max((v.shape for v in call.outputs), key=lambda shape: (len(shape), shape), default=())
+
+
+def numbers(cost: Cost) -> list[str]:
+    """Bytes, FLOPs and microseconds."""
+    return [f"{cost.bytes:,}", f"{cost.flops:,}", f"{cost.seconds * 1e6:,.1f}"]
+
+
+def cost_of(call: Call, seconds: Mapping[Call, float]) -> Cost:
+    return Cost(bytes_of(call), call.flops, seconds.get(call, 0.0), 1)
 
 
 def bytes_of(call: Call) -> int:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad import writes
-from tensorgrad.backend import Array, address, is_array, like, on
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, address, is_array, like, on
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.location import Location, line_of, user_location
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import Tracer, switched
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError
-from tensorgrad.graph import Graph
-from tensorgrad.location import Location, line_of, user_location
-from tensorgrad.op import Node
-from tensorgrad.state import switched
-from tensorgrad.tensor import Tensor, wrap
-
-if TYPE_CHECKING:
-    from tensorgrad.nn.module import Module
-    from tensorgrad.optim.optimiser import Optimiser
+from tensorgrad.nn.module import Module
+from tensorgrad.optim.optimiser import Optimiser
 
 Source = Node | Tensor
 
@@ -94,6 +92,10 @@ class Trace:
     def assigns(self, target: Array, value: Tensor) -> None:
         """`target` has been given the value of a Tensor."""
         self.assignments.append(Assignment(target, value.node or value, writes.tick()))
+
+    def enters(self, module: Module) -> None:
+        """The forward of a module is about to run."""
+        self.modules[module] = module.training
 
     def steps(self, optimiser: Optimiser) -> None:
         """An optimiser makes a step."""
@@ -251,7 +253,8 @@ def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool) ->
     keep_grads   whether gradients that an optimiser has used up are left in `.grad`, instead of None
     """
     found = Trace(arguments)
-    with switched(tracing=True, trace=found, fusing=True):
+    tracer: Tracer[Tensor] = found
+    with switched(tracing=True, trace=tracer, fusing=True):
         found.results, found.rebuild = taken_apart(call())
     used = {p for optimiser in found.optimisers for p in optimiser.params}
     for t in found.grads:

@@ -5,8 +5,8 @@ from tensorgrad.data.digits import load_digits
 from tensorgrad.data.idx import read_idx
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.data.mnist import load_fashion_mnist, load_kmnist, load_mnist
+from tensorgrad.data.npz import read_npz
 from tensorgrad.data.prepare import batches, min_max, split
-from tensorgrad.npz import read_npz
 
 __all__ = [
     "DataLoader",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.data.npz import file_at
 from tensorgrad.errors import DataError, DTypeError, OutOfRangeError
-from tensorgrad.npz import file_at
 
 LINES = 1024  # that are read at once
 

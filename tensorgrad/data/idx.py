@@ -11,9 +11,9 @@ from typing import IO
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.data.npz import DEFLATE, MOST, as_array, check_shape, file_at, read_at_most
 from tensorgrad.errors import DataError
-from tensorgrad.npz import DEFLATE, MOST, as_array, check_shape, file_at, read_at_most
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP = b"\x1f\x8b"

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, new, on, on_gpu
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, new, on, on_gpu
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
-from tensorgrad.tensor import Tensor
 
 _seeds = np.random.default_rng()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 from tensorgrad.data.download import fetch
 from tensorgrad.data.idx import read_idx
 from tensorgrad.errors import DataError

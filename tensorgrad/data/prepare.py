@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 from tensorgrad.errors import ShapeError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, cupy, device_of, move
+from tensorgrad.core.backend import Array, cupy, device_of, move
 
 Batch = tuple[Array, ...]
 

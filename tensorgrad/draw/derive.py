@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-import tensorgrad.autograd as autograd
+import tensorgrad.autograd.walk as autograd
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.draw.formula import Expr, constant, latex, latex_name, names_in, replaced, simplified, text, uniform
 from tensorgrad.errors import GraphError
-from tensorgrad.graph import Graph
-from tensorgrad.op import Node, Shape
-from tensorgrad.tensor import Tensor, wrap
 
 LONGEST = 240  # characters of a formula that is still written in one piece
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.op import Node
-from tensorgrad.tensor import Tensor
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor
 
 REPEATS = 4  # as many equal blocks in a row are drawn as one
 LONGEST_BLOCK = 64

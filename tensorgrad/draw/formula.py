@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tensorgrad.graph import literal
-from tensorgrad.op import Shape
+from tensorgrad.core.graph import literal
+from tensorgrad.core.signature import Shape
 
 SUM, PRODUCT, UNARY, MATMUL, POWER, ATOM = range(6)  # how tightly an expression holds together
 

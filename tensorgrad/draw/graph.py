@@ -9,21 +9,20 @@ from typing import Any
 
 import numpy as np
 
-import tensorgrad.autograd as autograd
+import tensorgrad.autograd.walk as autograd
 from tensorgrad.compiler.plan import Plan
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.profiling import Cost, Profile
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.dot import to_dot
-from tensorgrad.draw.measure import Cost
 from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
 from tensorgrad.draw.render import render
 from tensorgrad.draw.scene import Options, Scene, beside, build, gradient_scene
 from tensorgrad.errors import GraphError, MissingDependencyError
-from tensorgrad.graph import Graph
 from tensorgrad.nn.module import Module
-from tensorgrad.op import Node
-from tensorgrad.profiling import Profile
-from tensorgrad.state import switched
-from tensorgrad.tensor import Tensor
 
 SUFFIXES = ("svg", "png", "pdf", "dot", "html")
 
@@ -133,10 +132,9 @@ def graph(
         raise ValueError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
     costs: dict[Node, Cost] | None = None
     if isinstance(what, Plan):
-        what, found = what.costs()
-        costs = {node: Cost(*numbers) for node, numbers in found.items()}
+        what, costs = what.costs()
     elif isinstance(cost, Profile):
-        costs = cost.costs()
+        costs = cost.nodes
     outputs = traced(what, more)
     program = what if isinstance(what, Graph) else Graph.of(*outputs)
     red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)

@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, move, namespace, wait_for
-from tensorgrad.graph import Graph
-from tensorgrad.op import Node
-from tensorgrad.tensor import Tensor
+from tensorgrad.core.backend import Array, move, namespace, wait_for
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.profiling import Cost
+from tensorgrad.core.tensor import Tensor
 
 ENOUGH = 2e-3  # seconds to spend on timing one operation
 ALTOGETHER = 1.0  # and on all of them
 MOST_RUNS = 50
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Bytes of the result, floating-point operations, seconds of `forward`."""
-
-    bytes: int = 0
-    flops: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.bytes + other.bytes, self.flops + other.flops, self.seconds + other.seconds)
-
-    def __str__(self) -> str:
-        return f"{scaled(self.bytes)}B, {scaled(self.flops)}FLOP, {scaled(self.seconds * 1e6, 'µ')}s"
-
-    def facts(self) -> dict[str, str]:
-        return {
-            "bytes": f"{self.bytes:,}",
-            "FLOPs": f"{self.flops:,}",
-            "time": f"{scaled(self.seconds * 1e6, 'µ')}s",
-        }
-
-
-def scaled(number: float, unit: str = "") -> str:
-    """ "1.3 k" for 1,300; with `unit` µ the steps above are m and none: "1.3 m" for 1,300 µ."""
-    steps = ["µ", "m", ""] if unit else ["", "k", "M", "G", "T"]
-    step = 0
-    while number >= 1000 and step < len(steps) - 1:
-        number /= 1000
-        step += 1
-    digits = f"{number:.0f}" if number >= 99.5 or number == int(number) else f"{number:.2g}"
-    return f"{digits} {steps[step]}"
 
 
 def costs_of(graph: Graph) -> dict[Node, Cost]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.curves import COLOURS
 from tensorgrad.errors import LabelError, MissingDependencyError, ShapeError
 from tensorgrad.nn.layers import Dropout, Identity, Linear
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.normalisation import BatchNorm1d, LayerNorm
-from tensorgrad.tensor import Tensor
 
 UNSAID = (BatchNorm1d, Dropout, Identity, LayerNorm)  # beside an activation they are not what names a column of neurons
 INK, GREY, RED = "#1c2024", "#8a939c", "#c0392b"

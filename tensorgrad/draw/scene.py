@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.profiling import Cost
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.fold import Unit, fold_chains, fold_functions, fold_modules, fold_repeats, fold_segments
-from tensorgrad.draw.measure import Cost, costs_of, in_words, known_costs
-from tensorgrad.graph import Graph
-from tensorgrad.op import Node
-from tensorgrad.tensor import Tensor
+from tensorgrad.draw.measure import costs_of, in_words, known_costs
 
 LIMIT = 200  # boxes that a page can hold and a person can follow
 

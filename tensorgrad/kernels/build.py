@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 from tensorgrad.kernels import generate, reference, threads, thresholds
 from tensorgrad.kernels.chain import Chain
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad.backend import Array, address, cupy
+from tensorgrad.core.backend import Array, address, cupy
 from tensorgrad.errors import MissingDependencyError, TensorgradError
 
 WORKSPACE = 32 << 20  # bytes; what cuBLAS recommends for Hopper, more than it uses elsewhere

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tensorgrad.backend import Array, check, on_gpu
+from tensorgrad.core.backend import Array, check, on_gpu
 from tensorgrad.errors import LabelError
 from tensorgrad.kernels.thresholds import ONES_PRODUCT
 

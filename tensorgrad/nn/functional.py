@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, put
+from tensorgrad.core.backend import Array, put
+from tensorgrad.core.state import one_box, state, switched
+from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.nn.loss import (
     binary_cross_entropy_with_logits,
@@ -17,7 +19,6 @@ from tensorgrad.nn.loss import (
     mse_loss,
     nll_loss,
 )
-from tensorgrad.op import raw
 from tensorgrad.ops import linear, log_softmax, softmax
 from tensorgrad.ops.activation import elu, gelu, hardtanh, leaky_relu, logsigmoid, relu, sigmoid, silu, softplus, tanh
 from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
@@ -26,8 +27,6 @@ from tensorgrad.ops.index import lookup
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
 from tensorgrad.ops.random import keep_mask, seed
-from tensorgrad.state import one_box, state, switched
-from tensorgrad.tensor import Tensor, wrap
 
 __all__ = [
     "avg_pool2d",

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.core.state import state, switched
 from tensorgrad.errors import ShapeError
-from tensorgrad.state import state, switched
 
 Init: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], Array]
 

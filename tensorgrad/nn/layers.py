@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.backend import DEFAULT_FLOAT
+from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
 from tensorgrad.nn.module import Module, Parameter

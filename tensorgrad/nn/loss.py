@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.backend import Array, asarray, namespace
+from tensorgrad.core.backend import Array, asarray, namespace
+from tensorgrad.core.location import line_of, user_location
+from tensorgrad.core.state import one_box
+from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import GraphError, ShapeError
-from tensorgrad.location import line_of, user_location
-from tensorgrad.op import raw
 from tensorgrad.ops.activation import softplus
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.elementwise import abs, clip, log, where
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
-from tensorgrad.state import one_box
-from tensorgrad.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad import writes
-from tensorgrad.backend import Array, as_device, copy, is_array, move, on, put
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, as_device, copy, is_array, move, on, put
+from tensorgrad.core.state import state
+from tensorgrad.core.table import columns
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ShapeError
-from tensorgrad.state import state
-from tensorgrad.tensor import Tensor, wrap
 
 
 class Parameter(Tensor):
@@ -66,7 +67,7 @@ class Module:
     def __call__(self, *args: Any) -> Any:
         outer = state.scope
         if state.trace is not None:
-            state.trace.modules[self] = self.training
+            state.trace.enters(self)
         if self._name:
             state.scope = f"{outer}.{self._name}" if outer else self._name
         try:
@@ -186,8 +187,7 @@ class Module:
             count = sum(p.size for p in module.parameters())
             inside = "" if module._modules else module.extra_repr()
             rows.append((f"{'  ' * depth}{label}{type(module).__name__}({inside})", own, f"{count:,}" if count else ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
+        lines = columns(rows, "<<>")
         return "\n".join(lines) if len(lines) > 1 else rows[0][0]
 
     def extra_repr(self) -> str:

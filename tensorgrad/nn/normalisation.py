@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tensorgrad.backend import DEFAULT_FLOAT, Array
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array
 from tensorgrad.errors import ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn.module import Module, Parameter

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.kernels import common
-from tensorgrad.op import Op, Rules, Sample, Value
 from tensorgrad.ops.elementwise import clip, exp, minimum, neg, where
 from tensorgrad.ops.functions import erf
 

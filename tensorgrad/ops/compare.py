@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
-from tensorgrad.op import Op, Sample
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Sample
 
 
 class Comparison(Op):

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import one_box
 from tensorgrad.errors import DTypeError, ShapeError
-from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops import statistics
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.reduce import mean
 from tensorgrad.ops.shape import reshape, swapaxes
-from tensorgrad.state import one_box
 
 Pair = tuple[int, int]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensorgrad import backend, tensor
-from tensorgrad.backend import Array, Xp
-from tensorgrad.op import Op, Rules, Sample, Value, raw
+from tensorgrad.core import backend
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.tensor import Tensor, raw
 
 
 class ToDevice(Op):
@@ -20,7 +21,7 @@ class ToDevice(Op):
     moves = True
 
     def __call__(self, x: Any, device: str, origin: str | None = None) -> Any:
-        x = x if isinstance(x, tensor.Tensor) else backend.asarray(x, where=self.name)
+        x = x if isinstance(x, Tensor) else backend.asarray(x, where=self.name)
         device, here = backend.as_device(device), backend.device_of(raw(x))
         return x if device == here and origin is None else self.apply(x, device=device, origin=here)
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-import tensorgrad.tensor as tensor
-from tensorgrad.backend import Array, Xp, namespace
+from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError
-from tensorgrad.op import Node, Op, Rules, Sample, Value
-from tensorgrad.state import state
-
-if TYPE_CHECKING:
-    from tensorgrad.tensor import Tensor
 
 
 class Neg(Op):
@@ -194,24 +192,22 @@ class Log(Op):
 
     def __call__(self, x: Any) -> Any:
         node = getattr(x, "node", None)
-        if node is not None and node.op.name == "softmax" and node.saved and state.fusing:
-            return self.of_softmax(x, node)
+        if node is not None and node.op.log is not None and node.saved and state.fusing:
+            return self.of_result(x, node)
         return self.apply(x)
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.log(x)
 
-    def of_softmax(self, p: Tensor, softmax: Node) -> Tensor:
-        """log p, recorded as such, but with the value that the logits give: p itself may have underflowed to 0.
+    def of_result(self, p: Tensor, node: Node) -> Tensor:
+        """log p, recorded as such, but with the value that the argument of `node`, which made p, gives by `node.op.log`.
 
-        The node keeps its output, so that fusion can make one log_softmax of the two.
+        The new node keeps its output, so that fusion can make one node of the two.
         """
-        from tensorgrad.ops.loss import log_softmax
-
-        assert isinstance(softmax.saved, tuple)
-        (z,) = softmax.saved
-        value = log_softmax.forward(namespace([z]), z, **softmax.attrs)
-        return tensor.wrap(value, Node(self, (softmax,), {}, (p.data,), value, value.shape, value.dtype))
+        assert node.op.log is not None
+        (z,) = node.saved
+        value = node.op.log.forward(namespace([z]), z, **node.attrs)
+        return wrap(value, Node(self, (node,), {}, (p.data,), value, value.shape, value.dtype))
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: g / x,)

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
-from tensorgrad.op import Op, Rules, Value
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Value
 from tensorgrad.ops.elementwise import clip, exp
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-import tensorgrad.tensor as tensor
-from tensorgrad.backend import Array, Xp, beside, check, is_array, namespace, on_gpu
+from tensorgrad.core.backend import Array, Xp, beside, check, is_array, namespace, on_gpu
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import LabelError, ShapeError
-from tensorgrad.op import Op, Rules, Sample, Shape, Value, raw
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
-from tensorgrad.state import state
 
 
 class GetItem(Op):
@@ -27,7 +28,7 @@ class GetItem(Op):
     moves = True
 
     def __call__(self, x: Any, index: Any) -> Any:
-        if any(isinstance(i, tensor.Tensor) for i in (index if isinstance(index, tuple) else (index,))):
+        if any(isinstance(i, Tensor) for i in (index if isinstance(index, tuple) else (index,))):
             return gather(x, index)
         return self.apply(x, index=placed(frozen(index), x))
 
@@ -95,7 +96,7 @@ class Gather(Op):
             index, indices = taken_out(indices[0])
             if state.trace is not None:
                 for mask in indices:
-                    if isinstance(mask, tensor.Tensor) and mask.dtype == bool:
+                    if isinstance(mask, Tensor) and mask.dtype == bool:
                         state.trace.refuse(mask, "an index of booleans, whose number of True is a shape,")
         return self.apply(x, *indices, index=index)
 
@@ -405,7 +406,7 @@ def axes_of(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
 
 def as_index(indices: Any) -> Any:
     """Tensors as they are, lists as arrays."""
-    return indices if isinstance(indices, tensor.Tensor) else frozen(indices)
+    return indices if isinstance(indices, Tensor) else frozen(indices)
 
 
 def frozen(index: Any) -> Any:
@@ -433,9 +434,9 @@ AT = "at"  # stands in an index for an array that comes as an argument
 def taken_out(index: Any) -> tuple[Any, tuple[Any, ...]]:
     """An index with AT in the place of its Tensors, arrays and lists, and those."""
     parts = index if isinstance(index, tuple) else (index,)
-    arrays = [i for i in parts if isinstance(i, (tensor.Tensor, list)) or is_array(i)]
-    outline = tuple(AT if isinstance(i, (tensor.Tensor, list)) or is_array(i) else i for i in parts)
-    found = tuple(i if isinstance(i, tensor.Tensor) else frozen(i) for i in arrays)
+    arrays = [i for i in parts if isinstance(i, (Tensor, list)) or is_array(i)]
+    outline = tuple(AT if isinstance(i, (Tensor, list)) or is_array(i) else i for i in parts)
+    found = tuple(i if isinstance(i, Tensor) else frozen(i) for i in arrays)
     return outline if isinstance(index, tuple) else outline[0], found
 
 

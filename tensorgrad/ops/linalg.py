@@ -9,16 +9,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-import tensorgrad.tensor as tensor
-from tensorgrad.backend import Array, Xp, asarray, namespace, new
+from tensorgrad.core.backend import Array, Xp, asarray, namespace, new
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.common import add_row
-from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops.activation import relu_grad, sigmoid, sigmoid_grad, tanh_grad
 from tensorgrad.ops.elementwise import mul
 from tensorgrad.ops.shape import broadcast_to, reshape, rows, transpose
-from tensorgrad.state import state
 
 
 class Matmul(Op):
@@ -282,7 +283,7 @@ def scoped(op: str) -> str:
 
 def identity(like: Value, n: int) -> Array:
     """The (n,n) identity matrix in the dtype and among the arrays of `like`, an array or a Tensor."""
-    data = like.data if isinstance(like, tensor.Tensor) else like
+    data = like.data if isinstance(like, Tensor) else like
     return namespace([data]).eye(n, dtype=like.dtype)
 
 

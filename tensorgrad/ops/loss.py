@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp, asarray
+from tensorgrad.core.backend import Array, Xp, asarray
+from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
-from tensorgrad.op import Op, Rules, Sample, Value
 from tensorgrad.ops.elementwise import exp
 from tensorgrad.ops.shape import rows
 
@@ -24,7 +24,7 @@ class Softmax(Op):
     backward   gz = p (g - sum(g p))
     """
 
-    # z is kept as well, because log(softmax(z)) is evaluated from it
+    # z is kept as well, because the log of the result is evaluated from it
     name, signature, reads = "softmax", "(n)->(n)", "y z"
 
     def __call__(self, z: Any, axis: int = -1) -> Any:
@@ -230,5 +230,6 @@ def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | 
 
 
 softmax, log_softmax = Softmax(), LogSoftmax()
+softmax.log = log_softmax
 one_hot, nll_loss = OneHot(), NLLLoss()
 softmax_cross_entropy, softmax_cross_entropy_grad = SoftmaxCrossEntropy(), SoftmaxCrossEntropyGrad()

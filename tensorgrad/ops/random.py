@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp, copy, device_of, move, on, put
+from tensorgrad.core.backend import Array, Xp, copy, device_of, move, on, put
+from tensorgrad.core.op import Op, Sample
 from tensorgrad.errors import DeviceError, MissingDependencyError
-from tensorgrad.op import Op, Sample
 
 _default = np.random.default_rng()
 

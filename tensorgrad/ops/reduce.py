@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
 from tensorgrad.kernels.reference import column_sum
-from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops.shape import broadcast_to
 
 Axis = int | tuple[int, ...] | None

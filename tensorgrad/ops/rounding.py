@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
-from tensorgrad.op import Op, Rules, Sample, Value
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Sample, Value
 
 
 class Floor(Op):

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
 from tensorgrad.errors import ShapeError
-from tensorgrad.op import Op, Rules, Sample, Shape, Value
 
 
 class Reshape(Op):

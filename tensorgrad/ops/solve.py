@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp, namespace
+from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
 from tensorgrad.errors import ShapeError, TensorgradError
-from tensorgrad.op import Op, Rules, Sample, Shape, Value
 from tensorgrad.ops.linalg import as_operand, identity, scoped
 
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, Xp, namespace
+from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import one_box
+from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
-from tensorgrad.op import Op, Rules, Sample, Shape, Value, raw
 from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.ops.elementwise import exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Axis, kept, mean, sample_axis
 from tensorgrad.ops.shape import reshape, transpose
-from tensorgrad.state import one_box
 
 
 class Reduction(Op):

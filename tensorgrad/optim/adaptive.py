@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tensorgrad.op import Value
+from tensorgrad.core.op import Value
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.optim.optimiser import Optimiser
-from tensorgrad.tensor import Tensor
 
 
 class Adam(Optimiser):

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.backend import on, on_gpu
-from tensorgrad.state import state
-from tensorgrad.tensor import Tensor
+from tensorgrad.core.backend import on, on_gpu
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float, error_if_nonfinite: bool = True) -> float | Tensor:

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad import ops, writes
-from tensorgrad.backend import Array, address, device_of, empty_bytes, namespace, on, put
-from tensorgrad.backend import copy as copied
+from tensorgrad import ops
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, address, device_of, empty_bytes, namespace, on, put
+from tensorgrad.core.backend import copy as copied
+from tensorgrad.core.op import Value
+from tensorgrad.core.state import Tracer, state, switched
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.kernels.build import ChainKernel, Kernel
 from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda.launch import CudaChain
-from tensorgrad.op import Value
-from tensorgrad.state import state, switched
-from tensorgrad.tensor import Tensor, wrap
 
 # The state of a weight that gets no more gradients (a pixel that is always 0, a dead unit) shrinks to subnormal numbers, on
 # which a processor is several times slower, and so does the weight itself under an L2 penalty: with momentum an epoch of digits
@@ -101,7 +102,7 @@ class Optimiser:
         if self.scattered():
             self.gather()
         if state.trace is not None:
-            self._trace()
+            self._trace(state.trace)
             self.flush()
             return
         for group in self.groups:
@@ -172,9 +173,8 @@ class Optimiser:
             self._kernels[key] = (ChainKernel if group.device == "cpu" else CudaChain)(chain, shared)
         return self._kernels[key]
 
-    def _trace(self) -> None:
+    def _trace(self, trace: Tracer[Tensor]) -> None:
         """A step, recorded on the flat arrays: all parameters with a gradient that lie one after the other at once."""
-        trace = state.trace
         trace.steps(self)
         self.gather()
         for group in self.groups:

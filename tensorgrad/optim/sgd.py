@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tensorgrad.op import Value
+from tensorgrad.core.op import Value
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.optim.optimiser import Optimiser
-from tensorgrad.tensor import Tensor
 
 
 class SGD(Optimiser):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tensorgrad.op import REGISTRY, Op
+from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.testing.check import check_op
 from tensorgrad.testing.report import PASSED, Finding, GradientError, table
 from tensorgrad.testing.slopes import worst

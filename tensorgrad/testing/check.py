@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad import fusion
-from tensorgrad.backend import Array
-from tensorgrad.op import Op
-from tensorgrad.tensor import Tensor
+from tensorgrad.autograd import fusion
+from tensorgrad.core.backend import Array
+from tensorgrad.core.op import Op
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.testing.problem import Problem, flat, gradients, same
 from tensorgrad.testing.replay import Replay
 from tensorgrad.testing.report import PASSED, Finding, Report

@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from tensorgrad.backend import Array
-from tensorgrad.graph import literal
-from tensorgrad.op import REGISTRY, Op
+from tensorgrad.core.backend import Array
+from tensorgrad.core.graph import literal
+from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.testing import strategies
 from tensorgrad.testing.check import check_op
 from tensorgrad.testing.strategies import Draws, values

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad import fusion
+from tensorgrad.autograd import fusion
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.nn import Module
-from tensorgrad.tensor import Tensor
 from tensorgrad.testing.check import RTOL, examine
 from tensorgrad.testing.problem import Problem, gradients, graph_of, outputs_of, raised
 from tensorgrad.testing.report import Finding, GradientError, Report

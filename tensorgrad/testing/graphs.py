@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from tensorgrad.graph import Graph
-from tensorgrad.tensor import Tensor
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.tensor import Tensor
 
 
 def assert_same_graph(what: Tensor | Graph, expected: Tensor | Graph | str | Path, *, fused: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 from tensorgrad.errors import DTypeError
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.autograd import grad
-from tensorgrad.backend import Array, asarray
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import Array, asarray
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError, GraphError
-from tensorgrad.graph import Graph
-from tensorgrad.op import Node
-from tensorgrad.state import switched
-from tensorgrad.tensor import Tensor
 
 
 class Problem:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array
-from tensorgrad.graph import Graph
-from tensorgrad.op import Node
-from tensorgrad.tensor import Tensor
+from tensorgrad.core.backend import Array
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.testing.problem import graph_of, same
 
 STEP = 1e-20

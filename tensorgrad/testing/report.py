@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.core.table import columns
 from tensorgrad.errors import TensorgradError
 from tensorgrad.testing.slopes import Verdict, worst
 
@@ -149,8 +150,5 @@ def number(x: float, spec: str) -> str:
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
     """Lines with the columns under each other; numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = [all(row[i][:1].isdigit() or row[i][:1] in "-+" for row in rows[1:] if row[i]) for i in range(len(widths))]
-    return [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip() for row in rows
-    ]
+    numbers = [all(row[i][:1].isdigit() or row[i][:1] in "-+" for row in rows[1:] if row[i]) for i in range(len(rows[0]))]
+    return columns(rows, "".join("<>"[right] for right in numbers))

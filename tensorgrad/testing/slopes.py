@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 
 Line: TypeAlias = Callable[[float], Array]
 Verdict: TypeAlias = Literal["ok", "kink", "wrong", "precision", "nondeterministic", "non-finite"]

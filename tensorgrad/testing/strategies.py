@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import nn
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.core.op import REGISTRY, Op, Sample
+from tensorgrad.core.signature import Shape, Signature
 from tensorgrad.errors import MissingDependencyError
-from tensorgrad.op import REGISTRY, Op, Sample, Shape, Signature
 
 try:
     from hypothesis import strategies as st

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.backend import Array
-from tensorgrad.graph import Graph, literal
-from tensorgrad.op import Node, Op
-from tensorgrad.state import state
+from tensorgrad.core.backend import Array
+from tensorgrad.core.graph import Graph, literal
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op
+from tensorgrad.core.state import state
 from tensorgrad.testing.check import check_op
 from tensorgrad.testing.problem import Problem, arguments, graph_of
 from tensorgrad.testing.report import GradientError, Report

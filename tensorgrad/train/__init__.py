@@ -1,11 +1,11 @@
 """Training: the loop over epochs, its history, what may be called after each of them, checkpoints, metrics."""
 
 from tensorgrad.train import metrics
-from tensorgrad.train.callbacks import Callback, Checkpoint, CSVLogger, EarlyStopping, JSONLinesLogger
+from tensorgrad.train.callbacks import Checkpoint, CSVLogger, EarlyStopping, JSONLinesLogger
 from tensorgrad.train.checkpoint import load, save
 from tensorgrad.train.fit import evaluate, fit, predict
 from tensorgrad.train.history import History
-from tensorgrad.train.run import Run, StopTraining
+from tensorgrad.train.run import Callback, Run, StopTraining
 
 __all__ = [
     "CSVLogger",

@@ -8,34 +8,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorgrad import storage
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.data import storage
 from tensorgrad.errors import CheckpointError
 from tensorgrad.train.history import csv_lines
-from tensorgrad.train.run import Run
-
-
-class Callback:
-    """Base of the callbacks; a subclass defines what it needs. `fit` takes plain functions of the Run too, as `on_epoch_end`.
-
-    Setting `run.stop` to a reason, or raising StopTraining with one, ends the training after this epoch.
-    """
-
-    def on_start(self, run: Run) -> None:
-        """Before the first epoch; when training is resumed, `run.epoch` have been before."""
-
-    def on_epoch_end(self, run: Run) -> None:
-        """After an epoch: `run.epoch` is its number, from 1, and `run.row` what was measured."""
-
-    def on_end(self, run: Run) -> None:
-        """After the last epoch, or when the training was stopped or interrupted; not after an error."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is kept in checkpoints: numbers, text, arrays, None, and lists and dicts of them."""
-        return {}
-
-    def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the callback that `state_dict` was taken from."""
+from tensorgrad.train.run import Callback, Run
 
 
 class Function(Callback):

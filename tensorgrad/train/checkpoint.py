@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad import storage
-from tensorgrad.backend import Array, is_array
+from tensorgrad.core.backend import Array, is_array
+from tensorgrad.data import storage
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.errors import CheckpointError, DataError
 from tensorgrad.nn.module import Module

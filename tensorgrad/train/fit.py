@@ -13,18 +13,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tensorgrad.autograd import no_grad
-from tensorgrad.backend import Array
+from tensorgrad.autograd.walk import no_grad
+from tensorgrad.core.backend import Array
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.errors import DataError, ShapeError, TrainingError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import Optimiser, Schedule
-from tensorgrad.tensor import Tensor
-from tensorgrad.train.callbacks import Callback, Checkpoint, Function
+from tensorgrad.train.callbacks import Checkpoint, Function
 from tensorgrad.train.history import History
 from tensorgrad.train.metrics import Metric
 from tensorgrad.train.progress import Progress
-from tensorgrad.train.run import Record, Run, StopTraining, joined
+from tensorgrad.train.run import Callback, Record, Run, StopTraining, joined
 from tensorgrad.train.steps import Steps, evaluation_step, training_step
 
 EVALUATED = 1024  # samples at a time, where no loader says otherwise

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorgrad import storage
+from tensorgrad.core.table import columns
+from tensorgrad.data import storage
 
 
 class History(Mapping[str, list[Any]]):
@@ -48,8 +49,7 @@ class History(Mapping[str, list[Any]]):
 
     def __str__(self) -> str:
         cells = [list(self.columns), *([_shown(v) for v in row.values()] for row in self.rows())]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+        lines = columns(cells, ">" * len(self.columns))
         if len(lines) > 41:  # the first and the last twenty
             lines = [*lines[:21], f"... {len(lines) - 41} more ...", *lines[-20:]]
         return "\n".join(lines)

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DataError, DTypeError, LabelError, ShapeError
-from tensorgrad.tensor import Tensor
 
 Metric: TypeAlias = Callable[[Any, Any], float]
 

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad import writes
-from tensorgrad.backend import Array, copy, like, namespace, on, put
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, copy, like, namespace, on, put
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CheckpointError
 from tensorgrad.nn.module import Module
 from tensorgrad.ops import random
 from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.optim.schedules import Schedule
-from tensorgrad.tensor import Tensor, wrap
 from tensorgrad.train import checkpoint
 from tensorgrad.train.history import History
-
-if TYPE_CHECKING:
-    from tensorgrad.train.callbacks import Callback
 
 
 class StopTraining(Exception):
     """Raised by a callback to end the training after this epoch; its text says why."""
+
+
+class Callback:
+    """Base of the callbacks; a subclass defines what it needs. `fit` takes plain functions of the Run too, as `on_epoch_end`.
+
+    Setting `run.stop` to a reason, or raising StopTraining with one, ends the training after this epoch.
+    """
+
+    def on_start(self, run: Run) -> None:
+        """Before the first epoch; when training is resumed, `run.epoch` have been before."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """After an epoch: `run.epoch` is its number, from 1, and `run.row` what was measured."""
+
+    def on_end(self, run: Run) -> None:
+        """After the last epoch, or when the training was stopped or interrupted; not after an error."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept in checkpoints: numbers, text, arrays, None, and lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Go on as the callback that `state_dict` was taken from."""
 
 
 class Mark(NamedTuple):

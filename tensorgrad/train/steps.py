@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.backend import Array, is_array, like, on
 from tensorgrad.compiler import compile
+from tensorgrad.core.backend import Array, is_array, like, on
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.data.loader import rows_of
 from tensorgrad.errors import CompileError, ShapeError
 from tensorgrad.nn.losses import Loss
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import Optimiser, clip_grad_norm
-from tensorgrad.tensor import Tensor, wrap
 from tensorgrad.train.run import Run
 
 Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]  # of a batch: its loss, of how many samples, its prediction

@@ -68,7 +68,7 @@ def serve(library: str, workload: str, pipe: Connection) -> None:
     if library == "scikit-learn":
         from sklearn.neural_network import MLPClassifier as kind
     else:
-        from models import MLPClassifier as kind
+        from tensorgrad.models import MLPClassifier as kind
     if library.endswith("'float32'"):
         parameters = {**parameters, "dtype": "float32"}
     seconds = []

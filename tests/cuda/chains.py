@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda import launch
 from tensorgrad.optim import SGD, Adam, AdamW, RMSprop
-from tensorgrad.tensor import Tensor
 
 Shared = tuple[tuple[int, int], ...]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tensorgrad import backend
+from tensorgrad.core import backend
 from tensorgrad.errors import TensorgradError
 from tensorgrad.kernels import cublas
 from tensorgrad.ops import random

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad import backend
+from tensorgrad.core import backend
 from tensorgrad.kernels.cuda import generate
 from tests.cuda.chains import KERNELS
 from tests.cuda.on_cpu import Module

@@ -173,7 +173,7 @@ def main() -> int:
     parser.add_argument("--no-tests", action="store_true", help="the benchmark alone")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
     args = parser.parse_args()
-    from tensorgrad import backend
+    from tensorgrad.core import backend
     from tensorgrad.errors import TensorgradError
 
     try:

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad import backend
-from tensorgrad.backend import Array
+from tensorgrad.core import backend
+from tensorgrad.core.backend import Array
 from tensorgrad.errors import DTypeError, LabelError
 from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda import generate

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tensorgrad import fusion, writes
-from tensorgrad.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu, wait_for
+from tensorgrad.autograd import fusion
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu, wait_for
+from tensorgrad.core.location import line_of, user_location
+from tensorgrad.core.node import Freed, Node
+from tensorgrad.core.op import Rules
+from tensorgrad.core.state import state, switched
+from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import AnomalyError, DeviceError, GraphError, ShapeError
-from tensorgrad.location import line_of, user_location
-from tensorgrad.op import Freed, Node, Rules, raw
 from tensorgrad.ops import astype, sum_to
-from tensorgrad.state import state, switched
-from tensorgrad.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

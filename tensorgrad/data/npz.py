@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from tensorgrad.backend import Array
+from tensorgrad.core.backend import Array
 from tensorgrad.errors import DataError
 
 DEFLATE = 1032  # deflate makes at most so many bytes of one (258 of 2 bits): https://zlib.net/zlib_tech.html

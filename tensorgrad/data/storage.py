@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from tensorgrad.backend import Array, move
+from tensorgrad.core.backend import Array, move
+from tensorgrad.data.npz import file_at, looks_like, read_npz
 from tensorgrad.errors import DataError, DTypeError
-from tensorgrad.npz import file_at, looks_like, read_npz
 
 METADATA = "metadata"  # its name in an .npz file
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as the format has it

@@ -1,27 +1,25 @@
-"""Tensor: an array, its gradient, and the node that made it. Its operators stand in methods.py, the rules in ops/."""
+"""Tensor: an array, its gradient, and the node that made it. Its operators and methods stand in methods.py."""
 
 # mypy: disable-error-code="no-any-return"
-# (an op returns an array for arrays and a Tensor for Tensors, which no type says; here they are Tensors)
+# (an array is Any: NumPy's, or that of CuPy, which need not be installed)
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from tensorgrad import backend, ops, protocols, writes
-from tensorgrad.backend import Array
-from tensorgrad.errors import DTypeError, GraphError, ShapeError
-from tensorgrad.methods import Methods
-from tensorgrad.state import state
-
-if TYPE_CHECKING:
-    from tensorgrad.op import Node
+from tensorgrad.core import backend
+from tensorgrad.core.backend import Array
+from tensorgrad.core.face import Face
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import state
+from tensorgrad.errors import DTypeError, GraphError
 
 
-class Tensor(Methods):
+class Tensor(Face):
     """An n-dimensional array that remembers how it was computed.
 
     data           numbers, nested lists of numbers (float32 unless `dtype` says otherwise), or an array (its dtype is
@@ -141,12 +139,6 @@ class Tensor(Methods):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if self.ndim == 0 and spec else format(repr(self), spec)
 
-    def graph(self, **options: Any) -> Any:
-        """The drawing of what it was computed by: `tensorgrad.draw.graph(self, **options)`."""
-        from tensorgrad import draw
-
-        return draw.graph(self, **options)
-
     # What NumPy and others make of it
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -156,12 +148,6 @@ class Tensor(Methods):
             )
         self._asked("np.asarray")
         return np.array(self.numpy(), dtype=dtype, copy=copy)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        return protocols.array_ufunc(ufunc, method, inputs, kwargs)
-
-    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return protocols.array_function(func, args, kwargs)
 
     def __dlpack__(self, **options: Any) -> Any:
         if self.requires_grad:
@@ -225,104 +211,12 @@ class Tensor(Methods):
 
         return remove
 
-    def to(self, device: Any = None, dtype: Any = None) -> Tensor:
-        """It on another device, in another dtype, or both, recorded; itself where nothing is to be changed.
-
-        device   "cpu", "cuda", "cuda:1", or another Tensor, to be as that one; a dtype may stand here alone
-        """
-        if isinstance(device, Tensor):
-            device, dtype = device.device, dtype or device.dtype
-        elif device is not None and not str(device).startswith(("cpu", "cuda")):
-            device, dtype = None, device
-        moved = self if device is None else ops.to_device(self, device)
-        return moved if dtype is None or np.dtype(dtype) == moved.dtype else ops.astype(moved, dtype)
-
-    def cpu(self) -> Tensor:
-        """It in main memory."""
-        return self.to("cpu")
-
-    def cuda(self, index: int | None = None) -> Tensor:
-        """It on a GPU: the current one, or the one with this index."""
-        return self.to("cuda" if index is None else f"cuda:{index}")
-
     def detach(self) -> Tensor:
         """The same values, sharing memory, with no history."""
         detached = wrap(self.data, None)
         if state.trace is not None:
             state.trace.makes(detached, self)
         return detached
-
-    def backward(self, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
-        """Add the gradient of this Tensor to the `.grad` of every leaf that it was computed from.
-
-        gradient       the gradient of the loss with respect to this Tensor, of its shape; only a 0-d Tensor can go without
-        retain_graph   keep what a second `backward()` needs (default: the value of create_graph)
-        create_graph   record the backward pass, so that the gradients can be differentiated again
-
-        Raises GraphError if this Tensor has no history, is not a scalar and `gradient` is missing, or if an earlier
-        `backward()` let go of the graph; ShapeError if `gradient` has another shape.
-        """
-        from tensorgrad.autograd import backward
-
-        backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
-
-    # In place
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        if self.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or state.trace is not None:
-            self._write(lambda x: ops.setitem(x, value, index))
-        else:
-            self._write_raw(index, value)
-
-    def __iadd__(self, other: Any) -> Tensor:
-        return self._write(lambda x: x + other)
-
-    def __isub__(self, other: Any) -> Tensor:
-        return self._write(lambda x: x - other)
-
-    def __imul__(self, other: Any) -> Tensor:
-        return self._write(lambda x: x * other)
-
-    def __itruediv__(self, other: Any) -> Tensor:
-        return self._write(lambda x: x / other)
-
-    def _write(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Put `change` of this Tensor in its place, in its own memory, and record it as its new history.
-
-        Whatever kept the old values for its gradient finds out in `backward()`, which then raises.
-        """
-        if self.node is None and self.requires_grad and state.recording:
-            raise GraphError(
-                "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
-                "or compute a new Tensor from it"
-            )
-        before = wrap(backend.copy(self.data), self.node)
-        if state.trace is not None and self.node is None:
-            state.trace.makes(before, self)
-        after = change(before)
-        if after.shape != self.shape:
-            raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
-        if after.dtype != self.dtype:
-            if after.dtype.kind != self.dtype.kind:
-                raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
-            after = ops.astype(after, self.dtype)
-        with backend.on(self.data):
-            self.data[...] = after.data
-        writes.wrote(self.data)
-        if state.trace is not None and self.node is None and state.trace.writes(self, after):
-            return self
-        if after.node is not None:
-            after.node.index = writes.tick()
-            self.node, self.requires_grad = after.node, after.requires_grad
-        return self
-
-    def _write_raw(self, index: Any, value: Any) -> None:
-        try:
-            with backend.on(self.data):
-                self.data[protocols.plain_index(index)] = protocols.plain(value)
-        except (ValueError, IndexError, TypeError) as error:
-            raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
-        writes.wrote(self.data)
 
 
 def wrap(data: Array, node: Node | None) -> Tensor:
@@ -335,6 +229,13 @@ def wrap(data: Array, node: Node | None) -> Tensor:
     t.name = ""
     t.hooks = None
     return t
+
+
+def raw(x: Any) -> Any:
+    """The values of a Tensor, an array as it is: what a rule may look at without differentiating it."""
+    if isinstance(x, Tensor):
+        return x.data
+    return np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
 
 
 def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.autograd import grad
-from tensorgrad.backend import Array, Xp, namespace
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import GraphError
-from tensorgrad.graph import Graph
-from tensorgrad.op import Node, Op, Rules, Sample, Value
-from tensorgrad.state import switched
-from tensorgrad.tensor import Tensor, wrap
 
 
 class Checkpoint(Op):

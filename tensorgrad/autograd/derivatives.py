@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.autograd import grad
-from tensorgrad.backend import namespace
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import namespace
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import GraphError, ShapeError
-from tensorgrad.state import switched
-from tensorgrad.tensor import Tensor, wrap
 
 Function = Callable[..., Tensor]
 

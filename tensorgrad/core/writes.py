@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from tensorgrad.backend import Array, may_overlap
+from tensorgrad.core.backend import Array, may_overlap
 
 tick = itertools.count().__next__  # numbers nodes and writes in the order in which they happen
 

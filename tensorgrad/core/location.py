@@ -9,15 +9,18 @@ from typing import TypeAlias
 
 Location: TypeAlias = tuple[CodeType, int]  # a function, and how far it had come; the line is worked out when it is asked for
 
-INSIDE = frozenset(
-    {f"tensorgrad{part}" for part in ("", ".compiler", ".data", ".draw", ".kernels", ".nn", ".ops", ".optim", ".testing")}
-)
+OWN = "tensorgrad"  # the package whose code is no user's
+
+
+def is_own(package: str | None) -> bool:
+    """Whether code of this package is tensorgrad's."""
+    return package is not None and (package == OWN or package.startswith(f"{OWN}."))
 
 
 def user_location() -> Location | None:
     """The innermost caller that is not tensorgrad itself."""
     frame = sys._getframe(1)
-    while frame.f_globals.get("__package__") in INSIDE:
+    while is_own(frame.f_globals.get("__package__")):
         if frame.f_back is None:
             return None
         frame = frame.f_back

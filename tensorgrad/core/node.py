@@ -1,0 +1,127 @@
+"""Node: one use of an operation. The nodes and their inputs are the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array
+from tensorgrad.core.location import Location, line_of
+from tensorgrad.core.op import Op
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import state
+
+
+class Node:
+    """One use of an op: what drawing, fusing, differentiating and replaying look at.
+
+    op      the operation
+    inputs  per argument a Node, a leaf Tensor (given arrays are wrapped in one), or a number
+    attrs   keyword arguments of the op
+    saved   per argument the array if the rule reads it, else None; once `backward` has let go of it, Freed
+    out     the result's array if the rule reads it, else None
+    shape, dtype   of the result
+    scope   path of the module that was running, "" outside of any
+    index   grows in the order of execution, so sorting by it is a topological sort
+    retain  a weak reference to the Tensor whose `.grad` was asked for by `retain_grad`
+    hooks   functions of the gradient, to be called when it is known; None if there are none
+    made    where in the user's code it was recorded; `line` says it in words
+    members for a fused node, the nodes that it stands for
+    requires_grad  False for what was recorded only because a whole program was captured
+    function  the call of a function of several ops, such as conv2d, that it belongs to: (name, number), or None
+    gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
+
+    Apart from letting go of arrays and from `retain`, a node never changes.
+    """
+
+    __slots__ = (
+        "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "hooks", "made",
+        "members", "requires_grad",
+        "function", "gradient_of", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: tuple[Any, ...],
+        attrs: dict[str, Any],
+        saved: tuple[Any, ...],
+        out: Array | None,
+        shape: Shape,
+        dtype: Any,
+        members: tuple[Node, ...] = (),
+        requires_grad: bool = True,
+        made: Location | None = None,
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.attrs = attrs
+        self.saved = saved
+        self.out = out
+        self.shape = shape
+        self.dtype = dtype
+        self.scope = state.scope
+        self.function: tuple[str, int] | None = state.function
+        self.index = writes.tick()
+        self.retain: Any = None
+        self.hooks: list[Callable[[Any], Any]] | None = None
+        self.made = made
+        self.members = members
+        self.requires_grad = requires_grad
+        self.gradient_of: Node | None = state.gradient_of
+
+    def replaced(
+        self,
+        op: Op | None = None,
+        inputs: tuple[Any, ...] | None = None,
+        saved: tuple[Any, ...] | None = None,
+        members: tuple[Node, ...] | None = None,
+        attrs: dict[str, Any] | None = None,
+    ) -> Node:
+        """A node with the same result at the same place in the order, by another op, of other inputs, ..."""
+        node = Node(
+            self.op if op is None else op,
+            self.inputs if inputs is None else inputs,
+            self.attrs if attrs is None else attrs,
+            self.saved if saved is None else saved,
+            self.out,
+            self.shape,
+            self.dtype,
+            self.members if members is None else members,
+            self.requires_grad,
+            self.made,
+        )
+        node.scope, node.index, node.gradient_of = self.scope, self.index, self.gradient_of
+        node.function = self.function
+        return node
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def line(self) -> str:
+        """ "model.py:14", where the user's code recorded it; "" if that is not known."""
+        return line_of(self.made)
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name} {self.shape} {self.dtype}>"
+
+
+class Freed(tuple[Any, ...]):
+    """No arrays, in place of those that a backward pass has let go of; `made` says where that pass was asked for."""
+
+    made: Location | None = None
+
+    @classmethod
+    def by(cls, made: Location | None) -> Freed:
+        freed = cls()
+        freed.made = made
+        return freed

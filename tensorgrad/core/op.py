@@ -1,0 +1,123 @@
+"""Op: an operation is one class, which says what it computes and what its gradient is; `help(tensorgrad.op)` has an example."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.core.signature import Shape, Signature
+from tensorgrad.errors import TensorgradError
+
+Value: TypeAlias = Any  # what a rule is written in: an array or a Tensor
+Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
+Sample: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # arguments and attributes
+
+REGISTRY: dict[str, Op] = {}
+
+
+class Op:
+    """An operation: a name, a signature, a formula, `forward` and `backward`. See the module's text for how to write one.
+
+    signature   NumPy's gufunc notation. "()" is an elementwise argument; arguments broadcast over leading axes. Where the
+                notation has "...", only the arguments that carry it have leading axes, the same ones: "(...,k),(k,n)->(...,n)".
+                "k?" is an axis that may be missing, "(*)" an argument of any shape
+    reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
+                the rule gets a stand-in that has a shape and a dtype only
+    data        names of the parameters that are data and have no gradient (labels, masks); Tensors that require one are refused
+    domain      where tests draw its inputs from: smooth and finite there
+    kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them
+    log         the op that gives, of its argument and attributes, the logarithm of its result, or None. `log` of a result
+                is evaluated by it: a softmax underflows to 0, a log_softmax does not
+    symbol      how drawings write it; the name where it is empty
+    moves       whether it only moves data: there is no arithmetic in it
+    """
+
+    name: ClassVar[str]
+    signature: ClassVar[str]
+    reads: ClassVar[str] = ""
+    data: ClassVar[str] = ""
+    domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
+    kinks: ClassVar[tuple[float, ...]] = ()
+    symbol: ClassVar[str] = ""
+    moves: ClassVar[bool] = False
+    log: Op | None = None
+
+    forward: Callable[..., Array]
+    backward: Callable[..., Rules] | None = None
+
+    def __init__(self) -> None:
+        self.parsed = Signature.parse(self.signature)
+        reads = set(self.reads.split())
+        self.reads_output = "y" in reads
+        if self.backward is not None:
+            positional = [p for p in inspect.signature(self.backward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+            self.variadic = bool(positional) and positional[-1].kind is inspect.Parameter.VAR_POSITIONAL
+            self.reads_input = tuple(p.name in reads for p in positional[2:])
+            self.takes_data = tuple(p.name in self.data.split() for p in positional[2:])
+            unknown = (reads | set(self.data.split())) - {p.name for p in positional[1:]}
+            if unknown:
+                raise TensorgradError(f"{self.name}: reads or data names {sorted(unknown)}, which backward does not take")
+        else:
+            self.reads_input = self.takes_data = ()
+            self.variadic = False
+        self.reads_some = any(self.reads_input)
+        self.reads_all = self.reads_some and all(self.reads_input)
+        known = type(REGISTRY.get(self.name, self))
+        # the same class once more is a cell of a notebook that was run again: the new one counts
+        if (known.__module__, known.__qualname__) != (type(self).__module__, type(self).__qualname__):
+            raise TensorgradError(
+                f"op {self.name!r} is registered twice, by {known.__qualname__} and {type(self).__qualname__}"
+            )
+        REGISTRY[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name} {self.signature}>"
+
+    def is_data(self, i: int) -> bool:
+        """Whether argument i is data, without a gradient."""
+        if self.variadic:
+            i = min(i, len(self.takes_data) - 1)
+        return i < len(self.takes_data) and self.takes_data[i]
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        """Arguments and attributes to test the op with: float64 arrays of shapes by its signature, values in its domain.
+
+        An op that takes attributes, or arguments of another kind, overrides this.
+        """
+        return tuple(self.values(rng, shape) for shape in self.parsed.shapes(rng, sizes)), {}
+
+    def values(self, rng: np.random.Generator, shape: Shape) -> Array:
+        """float64 in the domain, at least 0.05 away from every kink."""
+        x = np.asarray(rng.uniform(*self.domain, shape))
+        for kink in self.kinks:
+            x = np.where(np.abs(x - kink) < 0.05, kink + np.where(x < kink, -0.05, 0.05), x)
+        return np.asarray(x)
+
+    def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
+        """How many floating-point operations one use takes, from the shapes of arguments and result; for costs in drawings.
+
+        One for each element of the largest of them, unless an op knows better; none for an op that only moves data.
+        """
+        return 0 if self.moves else max(math.prod(shape) for shape in (*shapes, out))
+
+    def formula(self, direction: str) -> str:
+        """The lines of the docstring that stand behind `direction` ("forward" or "backward")."""
+        text = inspect.cleandoc(self.__doc__ or "")
+        found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
+        return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
+
+    def apply(self, *args: Any, **attrs: Any) -> Any:
+        """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient.
+
+        An op whose arguments have defaults, or are attributes, defines its own `__call__` and calls this. What it does stands
+        in record.py, which puts it here: an Op stands below what it makes, Nodes and Tensors.
+        """
+        raise NotImplementedError
+
+    __call__ = apply

@@ -1,0 +1,175 @@
+"""One use of an operation: computed, recorded if a gradient may be asked for, and explained if it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core import backend, writes
+from tensorgrad.core.backend import Array
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.location import line_of, user_location
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
+
+
+def apply(op: Op, *args: Any, **attrs: Any) -> Any:
+    """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
+    is_tensor = wanted = False
+    arrays: list[Any] = []
+    inputs: list[Any] = []
+    for a in args:
+        if isinstance(a, Tensor):
+            is_tensor = True
+            if a.requires_grad:
+                wanted = True
+            arrays.append(a.data)
+            inputs.append(a.node or a)
+        else:
+            if not isinstance(a, (np.ndarray, float, int)):
+                a = operand(op, a, args)
+            arrays.append(a)
+            inputs.append(a)
+    profile = state.profile
+    since = 0.0 if profile is None else time.perf_counter()
+    try:
+        xp = backend.namespace(arrays)
+        out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs)
+    except MemoryError as error:
+        raise backend.memory_error(f"{op.name} of {described(arrays)}", error) from error
+    except (ValueError, TypeError, IndexError) as error:
+        explained = explain(op, error, args, attrs, arrays)
+        if explained is error:
+            raise
+        raise explained from error
+    seconds = 0.0 if profile is None else backend.wait_for(out) - since
+    if not is_tensor:
+        return out
+    if isinstance(out, np.generic):
+        out = np.asarray(out)
+    if state.checking:
+        check_finite(op, args, arrays, out)
+    recording = state.recording
+    node = None
+    if (wanted and recording) or state.tracing:
+        node = record(op, args, inputs, attrs, arrays, out, wanted and recording and op.backward is not None)
+    if profile is not None:
+        profile.ran(op, arrays, attrs, out, seconds, node)
+    return wrap(out, node)
+
+
+def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
+    """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on."""
+    array = backend.asarray(a, where=op.name)
+    if backend.is_array(a) and not isinstance(a, np.generic):
+        return array
+    return backend.beside(array, [x.data if isinstance(x, Tensor) else x for x in args])
+
+
+def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
+    """The result of `forward`, computed where the arrays are."""
+    with backend.on(next(a for a in arrays if backend.on_gpu(a))):
+        return op.forward(xp, *arrays, **attrs)
+
+
+def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
+    """NumPy's error as one that names the module, the op, the argument, what was expected, what came and from where."""
+    where = f"{state.scope}.{op.name}" if state.scope else op.name
+    if isinstance(error, TensorgradError):
+        explained: TensorgradError = error
+        if isinstance(error, DeviceError) and not error.args[0].startswith(op.name):
+            explained.args = (f"{op.name}: {error}; got {described(arrays)}", *error.args[1:])
+        if state.scope:
+            explained.args = (f"{state.scope}.{explained}", *error.args[1:])
+    elif problem := op.parsed.mismatch([np.shape(a) for a in arrays]):
+        explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
+    else:
+        kind: type[TensorgradError] = ShapeError
+        if isinstance(error, TypeError):
+            kind = DTypeError
+        elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's error for an axis is both
+            kind = OutOfRangeError
+        explained = kind(f"{where}: {error}; got {described(arrays)}{made_by(args)}")
+    if explained.graph is None and any(isinstance(a, Tensor) for a in args):
+        inputs = tuple((a.node or a) if isinstance(a, Tensor) else a for a in args)
+        explained.graph = Graph([Node(op, inputs, attrs, (), None, (), None, made=user_location())], check=False)
+    return explained
+
+
+def record(
+    op: Op,
+    args: tuple[Any, ...],
+    inputs: list[Any],
+    attrs: dict[str, Any],
+    arrays: list[Any],
+    out: Array,
+    requires_grad: bool,
+) -> Node:
+    """The node of one use, keeping only the arrays that the rule reads."""
+    for i, source in enumerate(inputs):
+        if isinstance(source, Node):
+            if writes.latest > source.index and writes.since(source.index, (arrays[i],)):
+                raise GraphError(
+                    f"{op.name}: argument {i} {source.shape}, made by {source.op.name} at {source.line}, shares memory "
+                    f"with a Tensor that has been changed in place since; compute it again"
+                )
+        elif not isinstance(source, (Tensor, float, int)):
+            inputs[i] = wrap(source, None)
+    if op.data and requires_grad:
+        for i, a in enumerate(args):
+            if op.is_data(i) and isinstance(a, Tensor) and a.requires_grad:
+                raise GraphError(f"{op.name}: argument {i} is data and has no gradient, but it requires one; .detach() it")
+    if not requires_grad:
+        return Node(op, tuple(inputs), attrs, (), None, out.shape, out.dtype, (), False, user_location())
+    saved: tuple[Any, ...] = ()
+    if op.reads_all:
+        saved = tuple(arrays)
+    elif op.reads_some:
+        reads = op.reads_input
+        if op.variadic:  # what holds for the last named argument holds for all that follow
+            reads += reads[-1:] * (len(arrays) - len(reads))
+        saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
+    kept = out if op.reads_output else None
+    return Node(op, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location())
+
+
+def described(arrays: Sequence[Any]) -> str:
+    """Shapes, dtypes and devices other than the CPU: "(2, 3) float32 on cuda:0, () float"."""
+    return ", ".join(
+        f"{np.shape(a)} {getattr(a, 'dtype', type(a).__name__)}" + (f" on {backend.device_of(a)}" if backend.on_gpu(a) else "")
+        for a in arrays
+    )
+
+
+def made_by(args: tuple[Any, ...]) -> str:
+    """Who computed the arguments of a failing op: "; fc2.linear produced argument 0 (2, 8) at model.py:14"."""
+    text = ""
+    for i, a in enumerate(args):
+        node = a.node if isinstance(a, Tensor) else None
+        if node is not None:
+            name = f"{node.scope}.{node.op.name}" if node.scope else node.op.name
+            text += f"; {name} produced argument {i} {node.shape}" + (f" at {node.line}" if node.line else "")
+    return text
+
+
+def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> None:
+    """Raise AnomalyError if `out` has a NaN or an infinity, saying whether `op` produced it or passed it on."""
+    if out.dtype.kind != "f" or bool(np.isfinite(out).all()):
+        return
+    where = f"{state.scope}.{op.name}" if state.scope else op.name
+    bad = [
+        i for i, a in enumerate(arrays) if np.dtype(getattr(a, "dtype", type(a))).kind == "f" and not bool(np.isfinite(a).all())
+    ]
+    what = f"passed on from argument {', '.join(map(str, bad))}" if bad else "produced here, all arguments being finite"
+    kind = "NaN" if bool(np.isnan(out).any()) else "infinity"
+    line = line_of(user_location())
+    raise AnomalyError(f"{where}: {kind} in its result {out.shape}, {what}{f'; at {line}' if line else ''}{made_by(args)}")
+
+
+Op.apply = Op.__call__ = apply  # type: ignore[assignment, method-assign]

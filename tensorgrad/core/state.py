@@ -1,0 +1,114 @@
+"""The switches of the current thread: what is recorded, what is fused, which module is running, and who watches."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+TensorT = TypeVar("TensorT")  # the Tensor, the Node, the Op, which stand above this
+TensorIn = TypeVar("TensorIn", contravariant=True)
+NodeIn = TypeVar("NodeIn", contravariant=True)
+OpIn = TypeVar("OpIn", contravariant=True)
+
+
+class Tracer(Protocol[TensorT]):
+    """What is told of everything that a step does besides recording nodes, so that the whole of it can be replayed.
+
+    The compiler's Trace is one; `state.trace` is the one that listens. `array` stands for NumPy's or CuPy's.
+    """
+
+    def makes(self, tensor: TensorT, source: TensorT | None, /) -> None:
+        """A Tensor without a history has been made: a copy of `source`, or of numbers (None)."""
+
+    def refuse(self, tensor: TensorT, asked: str, /) -> None:
+        """Python code asks for the values of a Tensor by `asked`. Raises CompileError if they differ from call to call."""
+
+    def writes(self, tensor: TensorT, after: TensorT, /) -> bool:
+        """A Tensor without a history has been given, in its own memory, the values of `after`.
+
+        Returns whether it stays without one, being of outside of the step.
+        """
+
+    def assigns(self, target: Any, value: TensorT, /) -> None:
+        """The array `target`, of outside of the step, has been given, in place, the values of a Tensor."""
+
+    def accumulates(self, tensor: TensorT, /) -> None:
+        """backward() is about to add to the `.grad` of a Tensor."""
+
+    def enters(self, module: Any, /) -> None:
+        """The forward of a module is about to run."""
+
+    def steps(self, optimiser: Any, /) -> None:
+        """An optimiser is about to make a step."""
+
+    def asks(self, compute: Callable[[], Mapping[str, float]], near: Any, /) -> dict[str, TensorT]:
+        """Numbers, such as a learning rate, that are to be computed anew at each call.
+
+        Returns a Tensor without axes for each, by name, of the dtype and on the device of the array `near`.
+        """
+
+
+class Profiler(Protocol[NodeIn, OpIn]):
+    """What is told how long everything takes; core.profiling.Profile is one."""
+
+    def ran(self, op: OpIn, args: Any, attrs: dict[str, Any], out: Any, seconds: float, node: NodeIn | None, /) -> None:
+        """An op has made the array `out` of arrays and numbers; `node` is what was recorded, if anything was."""
+
+    def differentiated(self, node: NodeIn, rules: str, seconds: float, nbytes: int, /) -> None:
+        """One rule of a node, by the op of that name, has given a gradient of so many bytes."""
+
+    def note(self, name: str, module: str, cost: Any, /) -> None:
+        """What is called `name`, of the module with this path, has cost that (a Cost)."""
+
+
+class State(threading.local):
+    recording: bool = True  # False inside no_grad()
+    tracing: bool = False  # True while a whole program is captured: what needs no gradient is recorded too
+    trace: Tracer[Any] | None = None  # who listens while a step is traced
+    checking: bool = False  # True inside detect_anomaly()
+    fusing: bool = True  # False inside fusion.off()
+    profile: Profiler[Any, Any] | None = None  # who measures inside profile()
+    scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
+    function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
+    initial: Any = None  # the generator of initial values inside nn.init.seeded()
+    gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
+
+
+state = State()
+
+
+_calls = itertools.count().__next__
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def one_box(fn: _F) -> _F:
+    """Say that a function of several ops is what people call: its nodes know it, and drawings show it as one operation."""
+
+    @functools.wraps(fn)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if state.function is not None:
+            return fn(*args, **kwargs)
+        state.function = (fn.__name__, _calls())
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            state.function = None
+
+    return called  # type: ignore[return-value]
+
+
+@contextmanager
+def switched(**values: Any) -> Iterator[None]:
+    """Set some of the switches inside a `with` block and put them back after it."""
+    before = {name: getattr(state, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(state, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(state, name, value)

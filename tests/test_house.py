@@ -1,0 +1,92 @@
+"""The house: which rooms stand on which floor, and that imports point downwards only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests import face
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# From the ground up. A module belongs to the longest of these names that it begins with.
+FLOORS = [
+    {"tensorgrad.errors"},
+    {"tensorgrad.core"},
+    {"tensorgrad.kernels"},
+    {"tensorgrad.ops", "tensorgrad.data"},
+    {"tensorgrad.nn", "tensorgrad.optim", "tensorgrad.autograd", "tensorgrad.protocols"},
+    {"tensorgrad.compiler", "tensorgrad.seeding"},
+    {"tensorgrad.draw", "tensorgrad.methods", "tensorgrad.op", "tensorgrad.graph", "tensorgrad.fusion", "tensorgrad"},
+    {"tensorgrad.train", "tensorgrad.testing"},
+    {"tensorgrad.models"},
+]
+
+
+def modules() -> dict[str, Path]:
+    """Every module that is installed, by name."""
+    found = {}
+    for folder, prefix in (("tensorgrad", ""), ("models", "tensorgrad.")):
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = prefix + ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = path
+    return found
+
+
+def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules of the package that a file imports anywhere: at the top, in functions, for type checkers."""
+    for statement in ast.walk(ast.parse(path.read_text())):
+        if isinstance(statement, ast.ImportFrom):
+            assert statement.level == 0, f"{path}: relative imports are not used"
+            for alias in statement.names:
+                inner = f"{statement.module}.{alias.name}"
+                yield inner if inner in known else str(statement.module)
+        elif isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+
+
+def arrows(known: dict[str, Path]) -> dict[str, set[str]]:
+    """Which modules each of them imports."""
+    return {name: {m for m in imported(path, known) if m in known and m != name} for name, path in known.items()}
+
+
+def room(name: str) -> str:
+    return max((r for floor in FLOORS for r in floor if name == r or name.startswith(f"{r}.")), key=len)
+
+
+def floor(name: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room(name) in rooms)
+
+
+def test_every_module_has_a_room() -> None:
+    known = modules()
+    assert {room(name) for name in known} == set().union(*FLOORS)
+    alone = {name for name in known if room(name) == "tensorgrad" and name != "tensorgrad"}
+    assert not alone, f"say in FLOORS where these belong: {sorted(alone)}"
+
+
+def test_imports_point_downwards() -> None:
+    up = [(a, b) for a, targets in arrows(modules()).items() for b in targets if floor(b) > floor(a)]
+    assert not up, "\n".join(f"{a} (floor {floor(a)}) imports {b} (floor {floor(b)})" for a, b in up)
+
+
+def test_there_are_no_circles() -> None:
+    graph = arrows(modules())
+    try:
+        list(TopologicalSorter(graph).static_order())
+        rooms: dict[str, set[str]] = {}
+        for name, targets in graph.items():
+            rooms.setdefault(room(name), set()).update({room(t) for t in targets} - {room(name)})
+        list(TopologicalSorter(rooms).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_what_type_checkers_are_told_of_a_tensor() -> None:
+    told, now = ast.dump(ast.parse(face.STUB.read_text())), ast.dump(ast.parse(face.stub()))
+    assert told == now, "python -m tests.face writes it anew"
