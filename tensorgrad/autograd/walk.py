@@ -37,6 +37,8 @@ def detect_anomaly() -> AbstractContextManager[None]:
     The error names the op with its module path and the line of the user's code, and says whether the op produced the value or
     passed it on. Every result is searched, so this is for finding a fault, not for training.
     """
+    if state.trace is not None:
+        state.trace.forbid("detect_anomaly()")
     return switched(checking=True)
 
 
@@ -46,13 +48,14 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = 
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
         if state.trace is not None:
             state.trace.accumulates(tensor)
-        if tensor.grad is None:
-            tensor.grad = g
-        elif create_graph or tensor.grad.requires_grad or state.tracing:
-            tensor.grad = tensor.grad + g
+        before = tensor._grad
+        if before is None:
+            tensor._grad = g
+        elif create_graph or before.requires_grad or state.tracing:
+            tensor._grad = before + g
         else:
-            with on(g.data):
-                tensor.grad.data += g.data
+            with on(g._data):
+                before._data += g._data
 
 
 def grad(
@@ -104,10 +107,10 @@ def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
                 f"{caller}: the Tensor has shape {root.shape}; only a 0-d Tensor can go without a gradient. "
                 f"Reduce it with .sum() or .mean(), or pass a gradient of shape {root.shape}"
             )
-        with on(root.data):
-            return wrap(namespace([root.data]).ones((), root.dtype), None)
+        with on(root._data):
+            return wrap(namespace([root._data]).ones((), root.dtype), None)
     seed = gradient if isinstance(gradient, Tensor) else wrap(asarray(gradient, where=f"{caller}: gradient"), None)
-    if device_of(seed.data) != device_of(root.data):
+    if device_of(seed._data) != device_of(root._data):
         raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
     if seed.shape != root.shape:
         raise ShapeError(f"{caller}: the gradient has shape {seed.shape}, expected {root.shape}, that of the Tensor")
@@ -136,7 +139,7 @@ def _walk(
     freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())
     sums = Sums(record)
     for root, seed in zip(roots, seeds, strict=True):
-        sums.add(root.node or root, seed if record else seed.data)
+        sums.add(root.node or root, seed if record else seed._data)
     retained: list[tuple[Source, Tensor]] = []
 
     gpu = current_gpu()
@@ -262,7 +265,7 @@ def _hooked(hooks: list[Any], g: Any, record: bool) -> Any:
         new = new if isinstance(new, Tensor) else wrap(asarray(new, where="hook"), None)
         if new.shape != tensor.shape:
             raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
-        g = new if record else new.data
+        g = new if record else new._data
     return g
 
 
@@ -274,7 +277,7 @@ def _described(node: Node) -> str:
 
 def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
     """Raise AnomalyError if the gradient `gx` that came of `g` has a NaN or an infinity."""
-    g, gx = (a.data if isinstance(a, Tensor) else a for a in (g, gx))
+    g, gx = (a._data if isinstance(a, Tensor) else a for a in (g, gx))
     if bool(np.isfinite(gx).all()):
         return
     kind = "NaN" if bool(np.isnan(gx).any()) else "infinity"
@@ -325,8 +328,8 @@ def _add_zeros(targets: dict[Source, Tensor], nodes: list[Node], sums: Sums) -> 
     """The gradient 0 for what the graph reads, but no rule has a gradient for (ReLU's mask)."""
     for source, t in targets.items():
         if source not in sums.of and any(source is s for node in nodes for s in (node, *node.inputs)):
-            with on(t.data):
-                zeros = namespace([t.data]).zeros(t.shape, t.dtype)
+            with on(t._data):
+                zeros = namespace([t._data]).zeros(t.shape, t.dtype)
             sums.of[source] = wrap(zeros, None) if sums.recorded else zeros
 
 
@@ -338,7 +341,7 @@ def _hand_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor
             sums.own.discard(source)
     if sums.recorded:
         return [(tensor, sums.of[source]) for source, tensor in found]
-    taken = {id(seed.data) for seed in seeds}
+    taken = {id(seed._data) for seed in seeds}
     result = []
     for source, tensor in found:
         g: Array = sums.of[source]

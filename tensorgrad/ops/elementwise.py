@@ -207,7 +207,7 @@ class Log(Op):
         assert node.op.log is not None
         (z,) = node.saved
         value = node.op.log.forward(namespace([z]), z, **node.attrs)
-        return wrap(value, Node(self, (node,), {}, (p.data,), value, value.shape, value.dtype))
+        return wrap(value, Node(self, (node,), {}, (p._data,), value, value.shape, value.dtype))
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: g / x,)

@@ -17,7 +17,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.common import add_row
-from tensorgrad.ops.activation import relu_grad, sigmoid, sigmoid_grad, tanh_grad
+from tensorgrad.ops.activation import relu, relu_grad, sigmoid, sigmoid_grad, tanh, tanh_grad
 from tensorgrad.ops.elementwise import mul
 from tensorgrad.ops.shape import broadcast_to, reshape, rows, transpose
 
@@ -283,7 +283,7 @@ def scoped(op: str) -> str:
 
 def identity(like: Value, n: int) -> Array:
     """The (n,n) identity matrix in the dtype and among the arrays of `like`, an array or a Tensor."""
-    data = like.data if isinstance(like, Tensor) else like
+    data = like._data if isinstance(like, Tensor) else like
     return namespace([data]).eye(n, dtype=like.dtype)
 
 
@@ -349,3 +349,4 @@ def in_order(x: Any, axes: list[int]) -> Any:
 
 matmul, linear, einsum = Matmul(), Linear(), Einsum()
 linear_relu, linear_sigmoid, linear_tanh = LinearRelu(), LinearSigmoid(), LinearTanh()
+linear_relu.expands, linear_sigmoid.expands, linear_tanh.expands = (linear, relu), (linear, sigmoid), (linear, tanh)
