@@ -1,4 +1,4 @@
-"""Hypothesis strategies: what to try models, losses and ops with. Needs Hypothesis: pip install 'tensorgrad[testing]'.
+"""Hypothesis strategies: what to try models, losses and ops with. Needs Hypothesis: pip install hypothesis.
 
 Everything shrinks: shapes to few and short axes, values to 0 and round numbers, networks to few narrow layers.
 """
@@ -23,7 +23,7 @@ try:
     from hypothesis.extra import numpy as hnp
 except ImportError as error:
     raise MissingDependencyError(
-        "tensorgrad.testing.strategies needs hypothesis, which is not installed; pip install 'tensorgrad[testing]'"
+        "tensorgrad.testing.strategies needs hypothesis, which is not installed; pip install hypothesis"
     ) from error
 
 KINK_MARGIN = 0.05
