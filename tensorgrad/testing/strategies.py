@@ -136,7 +136,7 @@ def mlps(
 
 def ops(names: Sequence[str] | None = None) -> st.SearchStrategy[Op]:
     """Registered ops that have a gradient and can stand alone; of those named, if any are."""
-    chosen = [op for op in REGISTRY.values() if op.backward is not None and op.name != "checkpoint"]
+    chosen = [op for op in REGISTRY.values() if op.backward is not None and not op.calls]
     return st.sampled_from([op for op in chosen if names is None or op.name in names])
 
 
