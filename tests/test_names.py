@@ -94,6 +94,24 @@ def test_an_op_of_the_users_under_any_name() -> None:
         assert everything_shown(title) == [text.replace(NEUTRAL, title) for text in neutral], title
 
 
+def named_op(node: ast.expr) -> bool:
+    """`op.name`, `node.op.name`, `self.op.name`, ..."""
+    return isinstance(node, ast.Attribute) and node.attr == "name" and ast.unparse(node.value).split(".")[-1] == "op"
+
+
+def test_nothing_goes_by_the_name_of_an_op() -> None:
+    """Outside of the compiler: neither comparisons with a text nor tables by name. What an op is stands on its class."""
+    for path in (ROOT / "tensorgrad").rglob("*.py"):
+        if "compiler" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            texts = [part for side in sides for part in ast.walk(side) if isinstance(part, ast.Constant)]
+            assert not (any(map(named_op, sides)) and texts), f"{path}:{node.lineno}"
+            looked_up = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and named_op(node.slice)
+            assert not looked_up, f"{path}:{node.lineno}"
+
+
 @pytest.mark.parametrize("title", [NEUTRAL, *sorted(KNOWN)])
 def test_a_page_of_it(title: str) -> None:
     with user_op(title) as op:

@@ -107,7 +107,13 @@ def widths(max_width: int = 6, max_layers: int = 3) -> st.SearchStrategy[tuple[i
     return st.lists(st.integers(1, max_width), min_size=2, max_size=max_layers + 1).map(tuple)
 
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU, "gelu": nn.GELU}
+# The modules of all activations by the names of their ops; those without kinks come first, and so failures shrink to them
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    op.name: getattr(nn, module)
+    for op in sorted(REGISTRY.values(), key=lambda op: bool(op.kinks))
+    for module in nn.__all__
+    if op.activation and module.lower() == op.name.replace("_", "")
+}
 
 
 def mlps(
