@@ -25,6 +25,7 @@ class Checkpoint(Op):
     """
 
     name, signature = "checkpoint", "()->()"  # it keeps its inputs itself, in `saved`
+    calls = True
 
     def __call__(self, *xs: Any, fn: Callable[..., Any], count: int | None = None) -> Any:
         if not any(isinstance(x, Tensor) for x in xs):

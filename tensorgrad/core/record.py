@@ -83,7 +83,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
     where = f"{state.scope}.{op.name}" if state.scope else op.name
     if isinstance(error, TensorgradError):
         explained: TensorgradError = error
-        if isinstance(error, DeviceError) and not error.args[0].startswith(op.name):
+        if isinstance(error, DeviceError) and not error.args[0].startswith(f"{op.name}:"):
             explained.args = (f"{op.name}: {error}; got {described(arrays)}", *error.args[1:])
         if state.scope:
             explained.args = (f"{state.scope}.{explained}", *error.args[1:])

@@ -30,6 +30,7 @@ class Matmul(Op):
     """
 
     name, signature, symbol, reads = "matmul", "(m,k),(k,n)->(m,n)", "@", "a b"
+    layer = True
 
     def __call__(self, a: Any, b: Any) -> Any:
         vectors = getattr(a, "ndim", 2) == 1, getattr(b, "ndim", 2) == 1
@@ -63,6 +64,7 @@ class Linear(Op):
     """
 
     name, signature, reads = "linear", "(...,k),(k,n),(n)->(...,n)", "x w"
+    layer = True
 
     def forward(self, xp: Xp, x: Array, w: Array, b: Array) -> Array:
         if w.ndim != 2 or b.shape != w.shape[1:]:
@@ -83,6 +85,7 @@ class LinearActivation(Op):
     """A layer and its activation in one: the gradient goes through the activation once, for all three inputs."""
 
     signature, reads = "(...,k),(k,n),(n)->(...,n)", "y x w"
+    layer = activation = True
     gradient: ClassVar[Op]
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:

@@ -26,7 +26,7 @@ class Progress:
             if wanted is None:
                 return
             raise MissingDependencyError(
-                "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install 'tensorgrad[progress]'"
+                "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install tqdm"
             ) from None
         if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook's stderr is no terminal, but has a place for it
             self.bar = tqdm(
