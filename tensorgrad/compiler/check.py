@@ -223,7 +223,7 @@ class Checker:
         if array is None:
             if root.kind != "fresh":
                 raise Fault(f"{call.name} writes a {root.kind} that has no place")
-            self.made[root] = [(s, one.arrays[s]) for s in call.reads]
+            self.made[root] = []
             return
         start, stop = span_of(array)
         if isinstance(call, Assign):

@@ -18,7 +18,7 @@ from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
 from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
-from tensorgrad.compiler.trace import Line, Trace, compare, trace
+from tensorgrad.compiler.trace import Line, Trace, compare, place_of, trace
 from tensorgrad.compiler.world import Snapshot, World, shift, shifted
 from tensorgrad.core.backend import Array, may_overlap
 from tensorgrad.core.backend import copy as copied
@@ -108,7 +108,7 @@ class Compiled:
                 results = self.with_history(connected, results, args, kwargs)
             let_go(found)
             return found.rebuild(results)
-        entry.pending.remove(pending)
+        entry.pending = [p for p in entry.pending if p is not pending]
         variant = self.second(pending, args, kwargs, arrays)
         entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
         return self.replay(variant, args, kwargs, arrays)
@@ -364,7 +364,7 @@ def assigned(found: Trace) -> list[tuple[Array, str]]:
     """The arrays from outside that a run has written to, each once, with names."""
     names = found.names()
     targets = {id(a.target): a.target for a in found.assignments}
-    return [(array, names.get((0, 0), "") or "what is written to an array from outside") for array in targets.values()]
+    return [(array, names.get(place_of(array), "what is written to an array from outside")) for array in targets.values()]
 
 
 def is_used_up(t: Tensor) -> bool:

@@ -13,7 +13,7 @@ from tensorgrad import ops
 from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, Dot, Elementwise, Matmul, Reduction
 from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
-from tensorgrad.compiler.values import Look, Value, before_broadcast
+from tensorgrad.compiler.values import Look, Value, before_broadcast, lineage
 from tensorgrad.core.backend import Array, address, copy, is_array, may_overlap
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
@@ -96,7 +96,7 @@ class Lowering:
         """The value of a node, or of a leaf as it is by now."""
         source = self.trace.source(source)
         if source in self.values:
-            return self.values[source]
+            return self.current(self.values[source])
         assert isinstance(source, Tensor), f"{source!r} has not been lowered"
         return self.of_array(source._data)
 
@@ -111,6 +111,17 @@ class Lowering:
             contiguous = bool(array.flags.c_contiguous)
             self.outside[key] = Value(array.shape, array.dtype, "outside", array, contiguous=contiguous, after=after)
         return self.outside[key]
+
+    def current(self, v: Value) -> Value:
+        """A view of memory outside, which shows what has been assigned there since."""
+        if v.root.kind != "outside" or v is v.root or self.of_array(v.root.array) is v.root:
+            return v
+        seen = self.of_array(v.root.array)
+        for one in lineage(v)[-2::-1]:
+            assert one.look is not None
+            assert one.node is not None
+            seen = self.view(seen, one.shape, one.how, one.look, one.contiguous, one.node)
+        return seen
 
     def buffer(self, shape: Shape, dtype: Any, node: Node) -> Value:
         return Value(tuple(shape), np.dtype(dtype), "buffer", node=node)

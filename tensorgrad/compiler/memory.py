@@ -61,12 +61,6 @@ def lay_out(calls: list[Call], keep: Container[Value], given: Container[Value] =
     for i, call in enumerate(calls):
         for v in (*call.reads, *call.outputs):
             last[v.root] = len(calls) if v in keep or v.root in keep else i
-    # what an operation makes itself may share memory with what it was made from
-    for i, call in reversed(list(enumerate(calls))):
-        for v in call.outputs:
-            if v.root.kind == "fresh":
-                for s in call.reads:
-                    last[s.root] = max(last.get(s.root, i), last.get(v.root, i))
     found = Layout()
     free = Free(found.blocks)
     owner: dict[int, Value] = {}  # the value that lies in a block now

@@ -12,7 +12,7 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.compiler.containers import taken_apart
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, address, copy, is_array, like, on
+from tensorgrad.core.backend import Array, address, copy, is_array, like, may_overlap, on
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import Location, line_of, user_location
 from tensorgrad.core.node import Node
@@ -153,6 +153,18 @@ class Trace:
             self.saved.append((target, copy(target)))
         self.assignments.append(Assignment(target, value.node or value, writes.tick(), user_location()))
 
+    def reads_changed(self, array: Array) -> None:
+        """Raise CompileError: what lies there was made under another name. Memory from outside may show what is there."""
+        if not any(may_overlap(array, a.target) for a in self.assignments):
+            raise CompileError(
+                f"compile: a Tensor {array.shape} shares memory with another one that has been changed in place, and is read"
+                f"{here()}; compute a new Tensor instead of changing one"
+            )
+
+    def written(self) -> int:
+        """How often memory from outside has been written to so far."""
+        return len(self.assignments)
+
     def enters(self, module: Module) -> None:
         """The forward of a module runs."""
         self.modules[module] = None
@@ -180,6 +192,9 @@ class Trace:
     def ended(self, value: Any, keep_grads: bool) -> None:
         """Note what it returned and what it left in `.grad`. keep_grads: also what an optimiser has used up."""
         self.results, self.rebuild, self.plain = taken_apart(value)
+        for t in self.results:
+            if t.node is not None and writes.latest > t.node.index and writes.since(t.node.index, (t._data,)):
+                self.reads_changed(t._data)
         used = {p for optimiser in self.optimisers for p in optimiser.params}
         for t in self.regraded:
             if t._grad is not None and (keep_grads or t not in used):

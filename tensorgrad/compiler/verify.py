@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.compiler.trace import Source, Trace
-from tensorgrad.core.backend import Array, copy, move, on
+from tensorgrad.core.backend import Array, asarray, copy, like, move, on
 from tensorgrad.core.location import line_of
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
@@ -106,18 +106,20 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
         if a.dtype.kind != "f" or not a.size:
             return a
         with on(a), np.errstate(all="ignore"):
-            noise = rng.uniform(-1, 1, a.shape).astype(a.dtype) * np.finfo(a.dtype).eps
-            return a + a * noise
+            noisy = copy(a)  # in place: NumPy makes numbers of arrays without axes
+            noisy += a * like(rng.uniform(-1, 1, a.shape).astype(a.dtype) * np.finfo(a.dtype).eps, a)
+            return noisy
 
-    runs: list[list[Array]] = []
-    with np.errstate(all="ignore"):
-        for _ in range(RUNS):
-            given = {leaf: disturbed(array) for leaf, array in known().items()}
-            values: dict[Any, Array] = dict(given)
+    def run(change: Callable[[Array], Array]) -> list[Array]:
+        values: dict[Any, Array] = {leaf: change(array) for leaf, array in known().items()}
+        with np.errstate(all="ignore"):
             for node in graph.nodes:
                 inputs = [s if not isinstance(s, (Node, Tensor)) else values[trace.source(s)] for s in node.inputs]
-                values[node] = disturbed(np.asarray(node.op(*inputs, **node.attrs)))
-            runs.append([host(values[o.source]).astype(np.float64) if o.source in values else host(o.value) for o in outcomes])
+                values[node] = change(asarray(node.op(*inputs, **node.attrs)))
+        return [host(values.get(o.source, o.value)).astype(np.float64) for o in outcomes]
+
+    calm = run(lambda a: a)
+    runs = [run(disturbed) for _ in range(RUNS)]
     # equal terms are rounded alike when they are added up one after the other: the error grows with their number
     longest = max(
         (math.prod(getattr(s, "shape", ())) // max(node.size, 1) for node in graph.nodes for s in node.inputs), default=1
@@ -127,16 +129,12 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
         a = host(outcome.value).astype(np.float64)
         eps = float(np.finfo(outcome.value.dtype).eps) if outcome.value.dtype.kind == "f" else 0.0
         with np.errstate(all="ignore"):
-            if any(run[i].shape != a.shape for run in runs):  # a part of what was written
-                spread = np.full(a.shape, max(float(np.nanmax(np.abs(run[i] - runs[0][i]), initial=0)) for run in runs))
-            else:
-                each = np.max([np.abs(run[i] - a) for run in runs], axis=0)
-                each[np.isnan(each)] = np.inf  # the program itself cannot say what it is
-                finite = each[np.isfinite(each)]
-                spread = np.maximum(each, float(finite.max(initial=0)))
+            each = np.array(np.max([np.abs(values[i] - calm[i]) for values in runs], axis=0))
+            each[np.isnan(each) & ~np.isnan(calm[i])] = np.inf  # the program itself cannot say what it is
+            spread = np.maximum(each, float(each[np.isfinite(each)].max(initial=0)))
             largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
-            room = MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest
-        room[np.isnan(room)] = np.inf
+            room = np.array(MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest)
+        room[np.isnan(room)] = 0
         found.append(room)
     return found
 

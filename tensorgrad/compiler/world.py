@@ -172,8 +172,8 @@ class World:
 
     def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """The attributes of an object, or of a class, of the user's that the code names."""
-        owners = [value, *users_classes(value if isinstance(value, type) else type(value))]
-        for owner in dict.fromkeys(owners):
+        owners = users_classes(value) if isinstance(value, type) else (value, *users_classes(type(value)))
+        for owner in owners:
             for name, part in list(vars(owner).items()):
                 if name in self.attributes and not name.startswith("__"):
                     yield self.bind(f"{text}.{name}", owner, name, "attribute", part, True)

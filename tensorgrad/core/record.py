@@ -115,6 +115,9 @@ def record(
     for i, source in enumerate(inputs):
         if isinstance(source, Node):
             if writes.latest > source.index and writes.since(source.index, (arrays[i],)):
+                if not source.requires_grad and state.trace is not None:
+                    state.trace.reads_changed(arrays[i])
+                    continue
                 raise GraphError(
                     f"{op.name}: argument {i} {source.shape}, made by {source.op.name} at {source.line}, shares memory "
                     f"with a Tensor that has been changed in place since; compute it again"

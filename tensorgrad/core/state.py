@@ -58,6 +58,14 @@ class Tracer(Protocol[TensorT]):
     def assigns(self, target: Any, value: TensorT, /) -> None:
         """The array `target`, of outside of the step, is given, in place, the values of a Tensor."""
 
+    def reads_changed(self, array: Any, /) -> None:
+        """The array of a Tensor is read, whose memory has been written to since it was computed; an error but for memory from
+        outside."""
+
+    def written(self) -> int:
+        """How often memory from outside has been written to so far."""
+        return 0
+
     def enters(self, module: Any, /) -> None:
         """The forward of a module runs."""
 

@@ -17,7 +17,7 @@ from tensorgrad.ops import random
 
 
 class Apply(Call):
-    """y = op.forward(...), an array that the operation makes itself; it may share memory with the operands."""
+    """y = op.forward(...), an array that the operation makes itself."""
 
     def __init__(
         self, op: Op, attrs: Mapping[str, Any], inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int
@@ -41,12 +41,11 @@ class Apply(Call):
     def emit(self, writer: Writer) -> None:
         (out,) = self.outputs
         forward = writer.bind("forward", functools.partial(self.op.forward, np, **self.attrs))
-        made = f"{forward}({', '.join(writer.name(v) for v in self.inputs)})"
+        inputs = ", ".join(writer.name(v) for v in self.inputs)
         if writer.holds(out):
-            writer.lines.append(f"copyto({writer.name(out)}, {made})")
+            writer.lines.append(f"copyto({writer.name(out)}, {forward}({inputs}))")
         else:
-            tidy = "ascontiguousarray" if out.shape else "asarray"
-            writer.lines.append(f"{writer.define(out)} = {tidy}({made})")
+            writer.lines.append(f"{writer.define(out)} = {writer.bind('own', own)}({forward}({inputs}), {inputs})")
 
     def launch(self, launcher: Launcher) -> Launch:
         """Its result is copied to where it belongs."""
@@ -59,3 +58,11 @@ class Apply(Call):
             out[...] = op.forward(xp, *inputs, **attrs)
 
         return launch
+
+
+def own(made: Any, *inputs: Any) -> Array:
+    """What an operation has made, row after row, in memory that is none of its operands'."""
+    array = np.ascontiguousarray(made) if np.ndim(made) else np.asarray(made)
+    if array.base is None and not any(array is x for x in inputs):
+        return array
+    return array.copy() if any(isinstance(x, np.ndarray) and np.may_share_memory(array, x) for x in inputs) else array
