@@ -22,7 +22,7 @@ from tensorgrad import nn, optim, train
 from tensorgrad.core.backend import Array, as_device
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
-from tensorgrad.train.fit import listed
+from tensorgrad.train.arguments import listed
 
 COMPILED = 50  # steps from which compiling them takes less time than it saves
 
