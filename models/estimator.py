@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from tensorgrad.models.parameters import Rule
 
 from tensorgrad import nn, optim, train
 from tensorgrad.core.backend import Array, as_device
+from tensorgrad.core.location import warn
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
 from tensorgrad.train.arguments import listed
@@ -266,12 +266,11 @@ class Estimator(Fitted):
         else:
             self.history_ = history
         if history.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warn("Training interrupted by user.")
         elif not incremental and self.n_iter_ == self.max_iter and not history.stopped:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
@@ -301,9 +300,7 @@ class Estimator(Fitted):
             return samples
         size = int(self.batch_size)
         if size > samples:
-            warnings.warn(
-                f"{type(self).__name__}: batch_size is {size}, but there are {samples} samples: it is all of them", stacklevel=5
-            )
+            warn(f"{type(self).__name__}: batch_size is {size}, but there are {samples} samples: it is all of them")
         return min(size, samples)
 
     def _check_eval_set(self, eval_set: Any) -> list[Any]:
@@ -348,11 +345,10 @@ class Estimator(Fitted):
         self.loss_ = self.best_loss_ = float(result.fun)
         self.n_iter_ = self.best_iter_ = min(int(result.nit), self.max_iter)
         if result.status:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}: L-BFGS has not converged in {self.n_iter_} iterations (at most {self.max_iter}) and "
                 f"{result.nfev} evaluations (at most {self.max_fun}): {result.message}",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def __getstate__(self) -> dict[str, Any]:
