@@ -17,8 +17,8 @@ from tensorgrad.models.fitted import EVALUATED, Fitted
 from tensorgrad.models.mlp import MLP, activations
 from tensorgrad.models.parameters import Rule
 
-from tensorgrad import nn, optim, train
-from tensorgrad.core.backend import Array, as_device
+from tensorgrad import data, nn, optim, train
+from tensorgrad.core.backend import Array
 from tensorgrad.core.location import warn
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
@@ -361,11 +361,12 @@ class Estimator(Fitted):
 
 def batches(
     X: Any, y: Array, weights: Array | None, batch_size: int, rng: np.random.RandomState | None = None, device: str = "cpu"
-) -> solvers.Batches:
-    """Samples in batches, with their weights if they have any."""
-    return solvers.Batches(
-        X, y, *([] if weights is None else [weights]), batch_size=batch_size, rng=rng, device=as_device(device)
-    )
+) -> data.DataLoader:
+    """Samples in batches, with their weights if they have any; shuffled by `rng` if it is given."""
+    arrays = [X, y] if weights is None else [X, y, weights]
+    if rng is None:
+        return data.DataLoader(*arrays, batch_size=batch_size, device=device)
+    return solvers.Batches(*arrays, batch_size=batch_size, random_state=rng, device=device)
 
 
 def converted(module: nn.Module, dtype: Any) -> None:

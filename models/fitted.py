@@ -11,7 +11,6 @@ import sklearn.neural_network
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
-from tensorgrad.models import solvers
 from tensorgrad.models.parameters import Parameters
 
 import tensorgrad
@@ -80,8 +79,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         return self._outputs(self._validate(X, first=False))
 
     def _outputs(self, X: Any, module: nn.Module | None = None) -> Array:
-        parts = [train.predict(module or self.module_, x, EVALUATED) for (x,) in solvers.Batches(X, batch_size=EVALUATED)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return train.predict(module or self.module_, X, EVALUATED)
 
     @available_if(has_hidden_layers)
     def transform(self, X: Any, layer: int = -1) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
@@ -660,6 +661,18 @@ def test_other_data_than_a_loader() -> None:
     np.testing.assert_array_equal(ends[0]["3.weight"], ends[1]["3.weight"])
     with pytest.raises(TypeError, match="checkpoints need a DataLoader, whose place can be saved; got Batches"):
         fitted(arrays=Batches(batches), checkpoint="never.npz")
+
+
+def test_a_sparse_matrix() -> None:
+    x, y = problem()
+    x[x < 0.5] = 0
+    sparse = scipy.sparse.csr_matrix(x)
+    assert fitted(arrays=data.DataLoader(sparse, y))["loss"] == fitted(arrays=data.DataLoader(x, y))["loss"]
+    model = network()
+    np.testing.assert_array_equal(train.predict(model, sparse, 32), train.predict(model, x, 32))
+    assert train.evaluate(model, F.cross_entropy, (sparse, y)) == train.evaluate(model, F.cross_entropy, (x, y))
+    with pytest.raises(CompileError, match="reads an array that was another one in the first call"):
+        fitted(lambda z, t: ((z - np.eye(3)[t.data]) ** 2).mean(), data.DataLoader(sparse, y))
 
 
 def test_a_loader_that_makes_something_else_of_its_arrays() -> None:

@@ -47,7 +47,7 @@ def prepare(compiled: Any, run: Run, loader: Any, batch: tuple[Array, ...]) -> N
 def another(batch: tuple[Array, ...], loader: Any) -> tuple[Array, ...]:
     """Other samples than those of a batch, as many: the loader's, from the first whose target is another one."""
     samples = getattr(loader, "arrays", batch)
-    if [(a.shape[1:], a.dtype) for a in samples] != [(a.shape[1:], a.dtype) for a in batch]:
+    if not is_array(samples[1]) or [(a.shape[1:], a.dtype) for a in samples] != [(a.shape[1:], a.dtype) for a in batch]:
         samples = batch  # a loader that makes other batches of its arrays
     with on(samples[1]):
         first = int((samples[1] != like(batch[1][:1], samples[1])).reshape(len(samples[1]), -1).any(axis=1).argmax())
