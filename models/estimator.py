@@ -22,7 +22,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.location import warn
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
-from tensorgrad.train.arguments import listed
+from tensorgrad.train.arguments import callback_list
 
 COMPILED = 50  # steps from which compiling them takes less time than it saves
 
@@ -91,7 +91,7 @@ class Estimator(Fitted):
         incremental: bool = False,
     ) -> Self:
         self._check_parameters()
-        callbacks = listed(callbacks or ())
+        callbacks = callback_list(callbacks or ())
         if (eval_set is not None or callbacks) and not self._is_stochastic():
             raise ValueError(f"{type(self).__name__}.fit: eval_set and callbacks need solver 'adam' or 'sgd', got 'lbfgs'")
         first = not hasattr(self, "module_") or not (self.warm_start or incremental)
@@ -171,9 +171,9 @@ class Estimator(Fitted):
             if not isinstance(self.module_, nn.Module):
                 raise TypeError(f"{type(self).__name__}: module made a {type(self.module_).__name__}, expected an nn.Module")
             converted(self.module_, dtype)
-            made = train.predict(self.module_, np.zeros((2, inputs), dtype)).shape
-            if made != (2, outputs):
-                raise ShapeError(f"{type(self).__name__}: the module makes {made} of 2 samples, expected (2, {outputs})")
+            shape = train.predict(self.module_, np.zeros((2, inputs), dtype)).shape
+            if shape != (2, outputs):
+                raise ShapeError(f"{type(self).__name__}: the module makes {shape} of 2 samples, expected (2, {outputs})")
             for _, part in self.module_.named_modules():
                 if isinstance(part, nn.Dropout):
                     part.rng = part.rng or draws
@@ -275,9 +275,9 @@ class Estimator(Fitted):
 
     def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
         """The optimiser and the schedule: those of the last training, if it is to go on, or new ones."""
-        kept = getattr(self, "_training", None) if go_on else None
-        if isinstance(kept, Training):
-            return kept.optimiser, kept.schedule
+        before = getattr(self, "_training", None) if go_on else None
+        if isinstance(before, Training):
+            return before.optimiser, before.schedule
         params = list(self.module_.parameters())
         if self.optimizer is not None:
             optimiser = self.optimizer(params, lr=self.learning_rate_init)
@@ -286,10 +286,10 @@ class Estimator(Fitted):
         else:
             optimiser = solvers.Adam(params, self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon)
         schedule = None if self.schedule is None else self.schedule(optimiser)
-        if kept is not None:
-            optimiser.load_state_dict(kept["optimiser"])
+        if before is not None:
+            optimiser.load_state_dict(before["optimiser"])
             if schedule is not None:
-                schedule.load_state_dict(kept["schedule"])
+                schedule.load_state_dict(before["schedule"])
         self._training = Training(optimiser, schedule)
         return optimiser, schedule
 
@@ -315,13 +315,13 @@ class Estimator(Fitted):
         given = [X, y] if weights is None else [X, y, weights]
         stratify = y if self.out_activation_ == "logistic" and self.n_outputs_ == 1 else None
         divided = train_test_split(*given, random_state=rng, test_size=self.validation_fraction, stratify=stratify)
-        kept, held_out = [*divided[::2], None][:3], [*divided[1::2], None][:3]
+        training, held_out = [*divided[::2], None][:3], [*divided[1::2], None][:3]
         if held_out[0].shape[0] < 2:
             raise ValueError(
                 f"{type(self).__name__}: validation_fraction={self.validation_fraction} holds out "
                 f"{held_out[0].shape[0]} of {X.shape[0]} samples, expected at least 2"
             )
-        return kept, held_out
+        return training, held_out
 
     def _validation_score(self, X: Any, y: Array, weights: Array | None, run: train.Run) -> float:
         """The score of what is held out, after an epoch."""
@@ -354,8 +354,8 @@ class Estimator(Fitted):
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: of the optimiser and the schedule their state, from which partial_fit goes on."""
         state = dict(super().__getstate__())
-        if isinstance(kept := state.get("_training"), Training):
-            state["_training"] = kept.state_dict()
+        if isinstance(training := state.get("_training"), Training):
+            state["_training"] = training.state_dict()
         return state
 
 

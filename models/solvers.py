@@ -94,11 +94,11 @@ def lbfgs(
     run = tensorgrad.compile(step) if compile else step
 
     def evaluate(values: Array) -> tuple[float, Array]:
-        place(values)
+        set_parameters(values)
         cost, gradients = run(*map(Tensor, batch))
         return cost.item(), np.concatenate([g.numpy().ravel() for g in gradients]).astype(np.float64)
 
-    def place(values: Array) -> None:
+    def set_parameters(values: Array) -> None:
         for p, part in zip(params, np.split(values, ends), strict=True):
             put(p.data, part.reshape(p.shape).astype(p.dtype))
             writes.wrote(p.data)
@@ -108,7 +108,7 @@ def lbfgs(
 
     start = np.concatenate([p.numpy().ravel() for p in params]).astype(np.float64)
     result = minimize(evaluate, start, jac=True, method="L-BFGS-B", callback=report, options=options)
-    place(result.x)
+    set_parameters(result.x)
     return result
 
 

@@ -61,7 +61,7 @@ def named_metrics(metrics: Metrics) -> dict[str, Metric]:
     return dict(pairs)
 
 
-def listed(callbacks: Any) -> list[Callback | Callable[[Run], Any]]:
+def callback_list(callbacks: Any) -> list[Callback | Callable[[Run], Any]]:
     """Callbacks as a list."""
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"train.fit: callbacks must be a list of callbacks, got {type(callbacks).__name__}")
@@ -78,7 +78,7 @@ def as_callbacks(callbacks: Any, checkpoint: str | Path | None) -> dict[str, Cal
 
     The Checkpoints come last, to save what the others have made of the epoch; the last of them writes to `checkpoint`.
     """
-    each = [c if isinstance(c, Callback) else Function(c) for c in listed(callbacks)]
+    each = [c if isinstance(c, Callback) else Function(c) for c in callback_list(callbacks)]
     if checkpoint is not None:
         each.append(Checkpoint(checkpoint))
     found: dict[str, Callback] = {}

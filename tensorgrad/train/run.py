@@ -86,14 +86,9 @@ class Run:
 
     def state(self) -> State:
         """What the training changes, as it is now: `run.state().take(*VALUES)` copies the parameters and buffers."""
-        return State(
-            self.model,
-            self.loss,
-            self.optimiser,
-            self.schedule,
-            self.loader if hasattr(self.loader, "state_dict") else None,
-            self.validation if getattr(self.validation, "shuffle", False) else None,
-        )
+        shuffled = self.validation if getattr(self.validation, "shuffle", False) else None
+        loaders = [loader if hasattr(loader, "state_dict") else None for loader in (self.loader, shuffled)]
+        return State(self.model, self.loss, self.optimiser, self.schedule, *loaders)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint, from which `fit(..., resume=path)` goes on as if nothing had been in between."""

@@ -58,8 +58,8 @@ class State:
         """Write back, in place, what `take` has given; to the loaders first, for they may still refuse it."""
         for name, part in self.parts.items():
             if name in values:
-                kind = isinstance(part, (Optimiser, Schedule))
-                part.load_state_dict({k: v for k, v in values[name].items() if k != "type"} if kind else values[name])
+                typed = isinstance(part, (Optimiser, Schedule))
+                part.load_state_dict({k: v for k, v in values[name].items() if k != "type"} if typed else values[name])
 
     def misfits(self, values: Mapping[str, Any]) -> list[str]:
         """What keeps the values of a file from being put, in words."""
