@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tensorgrad import data, nn
+try:
+    from tensorgrad import data, nn
+except ImportError as error:
+    if error.name and error.name.startswith("tensorgrad"):  # there is none, or it is another project's
+        here = Path(__file__).resolve().parent.parent
+        raise SystemExit(
+            f"{error}\nIt takes tensorgrad-numpy, not tensorgrad: pip uninstall tensorgrad; pip install -e '{here}[train,draw]'"
+        ) from None
+    raise
 
 DATASETS = {"mnist": data.load_mnist, "fashion_mnist": data.load_fashion_mnist, "kmnist": data.load_kmnist}
 CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

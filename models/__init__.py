@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
         raise MissingDependencyError(
-            f"models.{name} needs scikit-learn 1.6 or newer ({error}); pip install 'tensorgrad[train]'"
+            f"tensorgrad.models.{name} needs scikit-learn 1.6 or newer ({error}); pip install 'scikit-learn>=1.6'"
         ) from None
     return MLPClassifier if name == "MLPClassifier" else MLPRegressor

@@ -1,9 +1,15 @@
 """tensorgrad: reverse-mode automatic differentiation on NumPy and CuPy, with a graph to read, fuse, draw and check."""
 
+__version__ = "0.1.0"
+__distribution__ = "tensorgrad-numpy"  # what pip calls it: `tensorgrad` is another project
+
+from typing import TYPE_CHECKING
+
 import tensorgrad.methods  # noqa: F401  (puts on the Tensor what it does by an op, a walk or a drawing)
 from tensorgrad import errors, fusion, graph, op
 from tensorgrad.autograd import checkpoint, detect_anomaly, grad, hessian, hvp, jacobian, jvp, no_grad, vjp
 from tensorgrad.compiler import compile
+from tensorgrad.core.installation import missing
 from tensorgrad.core.profiling import profile
 from tensorgrad.core.tensor import Tensor, from_dlpack
 from tensorgrad.kernels.cublas import get_matmul_precision, set_matmul_precision
@@ -12,7 +18,6 @@ from tensorgrad.ops import *  # noqa: F403  (every op is a function of the packa
 from tensorgrad.ops import __all__ as _ops
 from tensorgrad.seeding import manual_seed
 
-__version__ = "0.1.0"
 __all__ = [
     "Tensor",
     "checkpoint",
@@ -38,3 +43,8 @@ __all__ = [
     "vjp",
 ]
 __all__ += _ops
+
+if not TYPE_CHECKING:  # to a type checker there would be every name
+
+    def __getattr__(name: str) -> None:
+        missing(name)

@@ -73,3 +73,7 @@ class DownloadError(TensorgradError, OSError):
 
 class MissingDependencyError(TensorgradError, ImportError):
     """An optional package is not installed; the message says what to install."""
+
+
+class InstallationError(TensorgradError, ImportError):
+    """The folder of the package has files of another project in it, or has lost some to it; the message says what to do."""

@@ -443,9 +443,9 @@ class Methods(Tensor):
                 "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
                 "or compute a new Tensor from it"
             )
-        before = wrap(backend.copy(self.data), self.node)
+        before = wrap(backend.copy(self._data), self.node)
         if state.trace is not None and self.node is None:
-            state.trace.makes(before, self)
+            state.trace.shared(before, self)
         after = change(before)
         if after.shape != self.shape:
             raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
@@ -453,10 +453,11 @@ class Methods(Tensor):
             if after.dtype.kind != self.dtype.kind:
                 raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
             after = ops.astype(after, self.dtype)
-        with backend.on(self.data):
-            self.data[...] = after.data
-        writes.wrote(self.data)
-        if state.trace is not None and self.node is None and state.trace.writes(self, after):
+        stays_a_leaf = state.trace is not None and self.node is None and state.trace.writes(self, after)
+        with backend.on(self._data):
+            self._data[...] = after._data
+        writes.wrote(self._data)
+        if stays_a_leaf:
             return self
         if after.node is not None:
             after.node.index = writes.tick()
@@ -465,11 +466,11 @@ class Methods(Tensor):
 
     def _write_raw(self, index: Any, value: Any) -> None:
         try:
-            with backend.on(self.data):
-                self.data[protocols.plain_index(index)] = protocols.plain(value)
+            with backend.on(self._data):
+                self._data[protocols.plain_index(index)] = protocols.plain(value)
         except (ValueError, IndexError, TypeError) as error:
             raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
-        writes.wrote(self.data)
+        writes.wrote(self._data)
 
 
 for _name, _member in vars(Methods).items():

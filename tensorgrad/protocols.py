@@ -81,4 +81,4 @@ def plain_index(index: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """The array of a Tensor, anything else as it is."""
-    return value.data if isinstance(value, Tensor) else value
+    return value._data if isinstance(value, Tensor) else value

@@ -108,7 +108,7 @@ def test_devices_that_are_not_there(device: Any, message: str) -> None:
 def test_without_cupy_or_without_a_gpu_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     backend.use(None)
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(MissingDependencyError, match=r"device 'cuda' needs CuPy: pip install 'tensorgrad\[cuda13\]'"):
+    with pytest.raises(MissingDependencyError, match=r"device 'cuda' needs CuPy: pip install 'cupy-cuda13x\[ctk\]'"):
         Tensor([1.0], device="cuda")
     without = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
     monkeypatch.setitem(sys.modules, "cupy", without)

@@ -18,7 +18,7 @@ from tensorgrad import Tensor, draw, nn
 from tensorgrad.errors import GraphError
 from tensorgrad.graph import Graph
 from tensorgrad.nn import functional as F
-from tensorgrad.op import REGISTRY
+from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing.expressions import Expression, expressions
 from tests.strategies import generators
 from tests.test_models import recorded_cost
@@ -197,6 +197,49 @@ def test_an_intermediate_value_and_a_shared_layer() -> None:
     check(loss, x, arrays)
     derivation = draw.derive(loss, h)
     assert derivation.backward[-1].name.startswith("dL/dh1")
+
+
+def test_an_activation_and_a_layer_of_the_users() -> None:
+    """Known by what their classes say, not by their names."""
+
+    class Cube(Op):
+        """y = x³
+
+        forward    y  = x³
+        backward   gx = 3 g x²
+        """
+
+        name, signature, reads, activation = "cube", "()->()", "x", True
+
+        def forward(self, xp: Any, x: Any) -> Any:
+            return x * x * x
+
+        def backward(self, g: Any, y: Any, x: Any) -> Any:
+            return (lambda: 3 * g * x * x,)
+
+    class Weigh(Op):
+        """y = x W
+
+        forward    y  = x W
+        backward   gx = g Wᵀ,   gw = xᵀ g
+        """
+
+        name, signature, reads, layer = "weigh", "(m,k),(k,n)->(m,n)", "x w", True
+
+        def forward(self, xp: Any, x: Any, w: Any) -> Any:
+            return x @ w
+
+        def backward(self, g: Any, y: Any, x: Any, w: Any) -> Any:
+            return lambda: g @ w.T, lambda: x.T @ g
+
+    cube, weigh = Cube(), Weigh()
+    try:
+        v, w = Tensor(np.ones((3, 3)), True, name="V"), Tensor(np.ones((3, 3)), True, name="W")
+        derivation = draw.derive(cube(weigh(cube(weigh(Tensor(np.ones((2, 3)), name="x"), v)), w)).sum(), v)
+        assert [step.name for step in derivation.forward] == ["z1", "h1", "z2", "h2", "L"]
+        assert derivation.forward[3].formula == "cube(z2)"
+    finally:
+        del REGISTRY["cube"], REGISTRY["weigh"]
 
 
 def test_a_long_chain_is_not_written_out_again_and_again() -> None:

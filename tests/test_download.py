@@ -241,7 +241,7 @@ def test_in_several_threads(server: Server, cache: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("package", ["pooch", "tqdm.auto"])
 def test_without_pooch(cache: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'tensorgrad\[download\]'. KMNIST without the network: put"):
+    with pytest.raises(MissingDependencyError, match=r"pip install pooch tqdm. KMNIST without the network: put"):
         data.load_kmnist()
 
 

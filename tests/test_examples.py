@@ -83,7 +83,7 @@ def test_digits_without_graphviz(
     monkeypatch.setattr("shutil.which", lambda name: None)
     script("digits", "--epochs", 100, "--patience", 1, "--recipe", "document", "--out", tmp_path)
     printed = capsys.readouterr().out
-    assert len(re.findall(r"^no \.svg: .*pip install 'tensorgrad\[draw\]'.*$", printed, re.MULTILINE)) == 1
+    assert len(re.findall(r"^no \.svg: .*pip install pygraphviz.*$", printed, re.MULTILINE)) == 1
     assert (tmp_path / "digits-step.dot").exists()
     assert "'batch_size': None, 'lr': 0.01, 'momentum': 0.0" in printed
 

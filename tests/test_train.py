@@ -460,7 +460,7 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         assert bool(text) is shown
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     go(None)
-    with pytest.raises(MissingDependencyError, match=r"progress=True .* pip install 'tensorgrad\[progress\]'"):
+    with pytest.raises(MissingDependencyError, match=r"progress=True .* pip install tqdm"):
         go(True)
 
 
@@ -671,7 +671,7 @@ def test_a_sparse_matrix() -> None:
     model = network()
     np.testing.assert_array_equal(train.predict(model, sparse, 32), train.predict(model, x, 32))
     assert train.evaluate(model, F.cross_entropy, (sparse, y)) == train.evaluate(model, F.cross_entropy, (x, y))
-    with pytest.raises(CompileError, match="reads an array that was another one in the first call"):
+    with pytest.raises(CompileError, match=REFUSED):
         fitted(lambda z, t: ((z - np.eye(3)[t.data]) ** 2).mean(), data.DataLoader(sparse, y))
 
 
@@ -718,15 +718,18 @@ class OfBuffer(nn.Module):
         return x if self.training else x * np.sqrt(self.scale)
 
 
+REFUSED = "asks for the value of a Tensor|reads an array that was another one in the first call"
+
+
 @pytest.mark.parametrize("size", [1, 30, 90])
 def test_what_is_not_recorded_is_refused(size: int) -> None:
     """Compiled it would be what it was at first, for ever: of the targets, of the inputs, in the evaluation."""
     loader = data.DataLoader(*problem(), batch_size=size)
-    with pytest.raises(CompileError, match="reads an array that was another one in the first call"):
+    with pytest.raises(CompileError, match=REFUSED):
         fitted(lambda z, y: ((z - np.eye(3)[y.data]) ** 2).mean(), loader)
     for module in (OfInputs(), OfBuffer()):
         model = nn.Sequential(network(), module)
-        with pytest.raises(CompileError, match="reads an array that was another one in the first call"):
+        with pytest.raises(CompileError, match=REFUSED):
             train.fit(model, F.cross_entropy, MAKERS["SGD"](model), loader, 1, validation=loader)
 
 

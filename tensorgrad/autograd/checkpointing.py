@@ -13,7 +13,7 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
-from tensorgrad.core.state import switched
+from tensorgrad.core.state import state, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import GraphError
 
@@ -26,6 +26,7 @@ class Checkpoint(Op):
     """
 
     name, signature = "checkpoint", "()->()"  # it keeps its inputs itself, in `saved`
+    calls = True
 
     def __call__(self, *xs: Any, fn: Callable[..., Any], count: int | None = None) -> Any:
         if not any(isinstance(x, Tensor) for x in xs):
@@ -35,15 +36,15 @@ class Checkpoint(Op):
             trial = fn(*[x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs])
         if not isinstance(trial, Tensor):
             raise GraphError(f"checkpoint: the function returned {type(trial).__name__}, expected a Tensor")
-        given = [x.data for x in xs if isinstance(x, Tensor)]
+        given = [x._data for x in xs if isinstance(x, Tensor)]
         leaves: list[Tensor] = []
         if trial.node is not None:
-            leaves = [t for t in Graph.of(trial).leaves if t.requires_grad and not any(t.data is a for a in given)]
-        out = trial.data
+            leaves = [t for t in Graph.of(trial).leaves if t.requires_grad and not any(t._data is a for a in given)]
+        out = trial._data
         if not trial.requires_grad:
-            return wrap(out, None)
+            return trial if state.tracing else wrap(out, None)
         inputs = tuple((x.node or x) if isinstance(x, Tensor) else x for x in (*xs, *leaves))
-        saved = (*[x.data if isinstance(x, Tensor) else x for x in xs], *[None] * len(leaves))
+        saved = (*[x._data if isinstance(x, Tensor) else x for x in xs], *[None] * len(leaves))
         attrs = {"fn": fn, "count": len(xs)}
         return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
@@ -52,7 +53,7 @@ class Checkpoint(Op):
         return args, {"fn": lambda x: x * x * x}
 
     def forward(self, xp: Xp, *xs: Array, fn: Callable[..., Any], count: int) -> Array:
-        return fn(*[wrap(x, None) if isinstance(x, xp.ndarray) else x for x in xs[:count]]).data
+        return fn(*[wrap(x, None) if isinstance(x, xp.ndarray) else x for x in xs[:count]])._data
 
     def backward(self, g: Value, y: Value, *xs: Value, fn: Callable[..., Any], count: int) -> Rules:
         found: list[Any] = []
@@ -69,7 +70,7 @@ class Checkpoint(Op):
             one = found[i]
             if one is None:
                 return np.zeros(xs[i].shape, xs[i].dtype)
-            return one if isinstance(g, Tensor) else one.data
+            return one if isinstance(g, Tensor) else one._data
 
         return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
 

@@ -60,7 +60,7 @@ def jacobian(fn: Function, inputs: Any, *, create_graph: bool = False) -> Any:
         for row, g in zip(rows, _grad(y, xs, one.reshape(y.shape), create_graph, retain=True), strict=True):
             row.append(g)
     shapes = [(*y.shape, *x.shape) for x in xs]
-    empty = [wrap(namespace([x.data]).zeros(shape, x.dtype), None) for x, shape in zip(xs, shapes, strict=True)]
+    empty = [wrap(namespace([x._data]).zeros(shape, x.dtype), None) for x, shape in zip(xs, shapes, strict=True)]
     return _like(inputs, [ops.reshape(ops.stack(row), s) if row else e for row, s, e in zip(rows, shapes, empty, strict=True)])
 
 
@@ -104,7 +104,7 @@ def _evaluate(caller: str, fn: Function, inputs: Any) -> tuple[Tensor, list[Tens
 
 def _grad(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: bool | None = None) -> list[Tensor]:
     """The gradients, zeros for an input that y does not depend on."""
-    zeros = [wrap(namespace([x.data]).zeros(x.shape, x.dtype), None) for x in xs]
+    zeros = [wrap(namespace([x._data]).zeros(x.shape, x.dtype), None) for x in xs]
     if not y.requires_grad:
         return zeros
     found = grad(y, xs, v, create_graph=create_graph, retain_graph=retain, allow_unused=True)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
-from tensorgrad.core.state import switched
+from tensorgrad.core.state import state, switched
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.ops import (
     add,
@@ -245,7 +245,9 @@ def _number(node: Node) -> float | None:
         return None
     constant = node.inputs[1] if isinstance(node.inputs[0], Node) else node.inputs[0]
     if isinstance(constant, Tensor):
-        return None if constant.requires_grad or constant.ndim else float(constant.data)
+        if state.tracing:  # it is read anew in each replay
+            return None
+        return None if constant.requires_grad or constant.ndim else float(constant._data)
     return float(constant)
 
 

@@ -37,6 +37,8 @@ def detect_anomaly() -> AbstractContextManager[None]:
     The error names the op with its module path and the line of the user's code, and says whether the op produced the value or
     passed it on. Every result is searched, so this is for finding a fault, not for training.
     """
+    if state.trace is not None:
+        state.trace.forbid("detect_anomaly()")
     return switched(checking=True)
 
 
@@ -46,13 +48,14 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = 
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
         if state.trace is not None:
             state.trace.accumulates(tensor)
-        if tensor.grad is None:
-            tensor.grad = g
-        elif create_graph or tensor.grad.requires_grad or state.tracing:
-            tensor.grad = tensor.grad + g
+        before = tensor._grad
+        if before is None:
+            tensor._grad = g
+        elif create_graph or before.requires_grad or state.tracing:
+            tensor._grad = before + g
         else:
-            with on(g.data):
-                tensor.grad.data += g.data
+            with on(g._data):
+                before._data += g._data
 
 
 def grad(
@@ -104,10 +107,10 @@ def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
                 f"{caller}: the Tensor has shape {root.shape}; only a 0-d Tensor can go without a gradient. "
                 f"Reduce it with .sum() or .mean(), or pass a gradient of shape {root.shape}"
             )
-        with on(root.data):
-            return wrap(namespace([root.data]).ones((), root.dtype), None)
+        with on(root._data):
+            return wrap(namespace([root._data]).ones((), root.dtype), None)
     seed = gradient if isinstance(gradient, Tensor) else wrap(asarray(gradient, where=f"{caller}: gradient"), None)
-    if device_of(seed.data) != device_of(root.data):
+    if device_of(seed._data) != device_of(root._data):
         raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
     if seed.shape != root.shape:
         raise ShapeError(f"{caller}: the gradient has shape {seed.shape}, expected {root.shape}, that of the Tensor")
@@ -119,73 +122,45 @@ def _walk(
     roots: list[Tensor],
     seeds: list[Tensor],
     wanted: tuple[Tensor, ...] | None,
-    record: bool,
+    create_graph: bool,
     retain: bool | None,
 ) -> list[tuple[Tensor, Tensor]]:
     """The gradients of `wanted`, or of all leaves when it is None, each paired with its Tensor.
 
     Rules are pure and their results may share memory with each other; what is handed out shares memory with nothing.
     """
-    recording = record  # whether the gradients can be differentiated again; in a trace they are recorded in any case
-    record = record or state.tracing
-    retain = recording if retain is None else retain
+    record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
     if nodes and writes.latest > nodes[-1].index:
         _check_writes(caller, nodes)
     needed = _on_path(nodes, targets) if wanted is not None else None
     fused = fusion.match(nodes, targets) if state.fusing and not state.checking else {}
-    freed = None if retain else Freed.by(user_location())
-
-    grads: dict[Source, Any] = {}
-    own: set[Source] = set()  # whose gradient is a sum made here, so that more can be added in place
+    freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())
+    sums = Sums(record)
     for root, seed in zip(roots, seeds, strict=True):
-        g = seed if record else seed.data
-        grads[root.node or root] = grads[root.node or root] + g if (root.node or root) in grads else g
-    leaves: dict[Tensor, None] = {r: None for r in roots if r.node is None}
-    kept: list[tuple[Source, Tensor]] = []
+        sums.add(root.node or root, seed if record else seed._data)
+    retained: list[tuple[Source, Tensor]] = []
 
-    profile = state.profile
-    before = (state.recording, state.tracing, state.scope, state.gradient_of)
-    state.recording, state.tracing = recording, record
     gpu = current_gpu()
+    before = (state.recording, state.tracing, state.scope, state.gradient_of)
+    state.recording, state.tracing = create_graph, record
     try:
         for node in nodes:
-            g = grads.get(node)
+            g = sums.of.get(node)
             if g is None or (needed is not None and node not in needed):
                 continue
             if gpu is not None and on_gpu(array := raw(g)):
                 array.device.use()  # rules compute where their gradient is
             if node.hooks is not None:
-                g = grads[node] = _hooked(node.hooks, g, record)
-            if node.retain is not None and wanted is None and (held := node.retain()) is not None:
-                kept.append((node, held))
+                g = sums.of[node] = _hooked(node.hooks, g, record)
+            if node.retain is not None and wanted is None and (holder := node.retain()) is not None:
+                retained.append((node, holder))
             elif node not in targets:
-                del grads[node]
+                del sums.of[node]
             use = fused.get(node, node)
             try:
-                for source, rule in zip(use.inputs, _rules(use, node, g, record), strict=True):
-                    if rule is None or not isinstance(source, (Node, Tensor)) or not source.requires_grad:
-                        continue
-                    if needed is not None and source not in needed:
-                        continue
-                    gx = rule() if profile is None else _measured(profile, rule, use)
-                    if gx.shape != source.shape:
-                        gx = sum_to(gx, source.shape)
-                    if gx.dtype != source.dtype:
-                        gx = astype(gx, source.dtype)
-                    if state.checking:
-                        _check_gradient(use, node, g, gx)
-                    if isinstance(source, Tensor):
-                        leaves[source] = None
-                    if source not in grads:
-                        grads[source] = gx
-                    elif source in own:
-                        grads[source] += gx
-                    else:
-                        grads[source] = grads[source] + gx
-                        if not record and source.shape:
-                            own.add(source)
+                _differentiate(node, use, g, sums, needed)
             except Exception as error:
                 error.add_note(f"in the gradient of {_described(node)}")
                 raise
@@ -197,21 +172,57 @@ def _walk(
         if gpu is not None:
             gpu.use()
 
-    if wanted is not None:
-        for source, t in targets.items():
-            # read by the graph, but no rule has a gradient for it (ReLU's mask): the derivative is 0
-            if source not in grads and any(source is s for node in nodes for s in (node, *node.inputs)):
-                with on(t.data):
-                    zeros = namespace([t.data]).zeros(t.shape, t.dtype)
-                grads[source] = wrap(zeros, None) if record else zeros
-        handed = [(source, t) for source, t in targets.items() if source in grads]
+    if wanted is None:
+        found: list[tuple[Source, Tensor]] = [(leaf, leaf) for leaf in sums.of if isinstance(leaf, Tensor)] + retained
     else:
-        handed = [(leaf, leaf) for leaf in leaves] + kept
-    for source, _ in handed:
-        if isinstance(source, Tensor) and source.hooks is not None:
-            grads[source] = _hooked(source.hooks, grads[source], record)
-            own.discard(source)
-    return _hand_out(handed, grads, own, seeds, record)
+        _add_zeros(targets, nodes, sums)
+        found = [(source, t) for source, t in targets.items() if source in sums.of]
+    return _hand_out(found, sums, seeds)
+
+
+class Sums:
+    """The gradients that have come in so far, each the sum over those that read the value.
+
+    of        node or leaf to gradient: an array, or a Tensor where the pass is recorded
+    own       whose gradient is a sum made here, so that more can be added in place
+    recorded  whether the pass is
+    """
+
+    __slots__ = ("of", "own", "recorded")
+
+    def __init__(self, recorded: bool) -> None:
+        self.of: dict[Source, Any] = {}
+        self.own: set[Source] = set()
+        self.recorded = recorded
+
+    def add(self, source: Source, g: Any) -> None:
+        of = self.of
+        if source not in of:
+            of[source] = g
+        elif source in self.own:
+            of[source] += g
+        else:
+            of[source] = of[source] + g
+            if not self.recorded and source.shape:
+                self.own.add(source)
+
+
+def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source] | None) -> None:
+    """Add what the rules of `use`, which stands for `node`, make of the gradient g of its result."""
+    profile = state.profile
+    for source, rule in zip(use.inputs, _rules(use, node, g, sums.recorded), strict=True):
+        if rule is None or not isinstance(source, (Node, Tensor)) or not source.requires_grad:
+            continue
+        if needed is not None and source not in needed:
+            continue
+        gx = rule() if profile is None else _measured(profile, rule, use)
+        if gx.shape != source.shape:
+            gx = sum_to(gx, source.shape)
+        if gx.dtype != source.dtype:
+            gx = astype(gx, source.dtype)
+        if state.checking:
+            _check_gradient(use, node, g, gx)
+        sums.add(source, gx)
 
 
 def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
@@ -254,7 +265,7 @@ def _hooked(hooks: list[Any], g: Any, record: bool) -> Any:
         new = new if isinstance(new, Tensor) else wrap(asarray(new, where="hook"), None)
         if new.shape != tensor.shape:
             raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
-        g = new if record else new.data
+        g = new if record else new._data
     return g
 
 
@@ -266,7 +277,7 @@ def _described(node: Node) -> str:
 
 def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
     """Raise AnomalyError if the gradient `gx` that came of `g` has a NaN or an infinity."""
-    g, gx = (a.data if isinstance(a, Tensor) else a for a in (g, gx))
+    g, gx = (a._data if isinstance(a, Tensor) else a for a in (g, gx))
     if bool(np.isfinite(gx).all()):
         return
     kind = "NaN" if bool(np.isnan(gx).any()) else "infinity"
@@ -313,17 +324,28 @@ def _on_path(nodes: list[Node], targets: dict[Source, Tensor]) -> set[Source]:
     return needed
 
 
-def _hand_out(
-    handed: list[tuple[Source, Tensor]], grads: dict[Source, Any], own: set[Source], seeds: list[Tensor], record: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """Pair each Tensor with its gradient, copied where the array might be somebody else's too."""
-    if record:
-        return [(tensor, grads[source]) for source, tensor in handed]
-    taken = {id(seed.data) for seed in seeds}
+def _add_zeros(targets: dict[Source, Tensor], nodes: list[Node], sums: Sums) -> None:
+    """The gradient 0 for what the graph reads, but no rule has a gradient for (ReLU's mask)."""
+    for source, t in targets.items():
+        if source not in sums.of and any(source is s for node in nodes for s in (node, *node.inputs)):
+            with on(t._data):
+                zeros = namespace([t._data]).zeros(t.shape, t.dtype)
+            sums.of[source] = wrap(zeros, None) if sums.recorded else zeros
+
+
+def _hand_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pair each Tensor with its gradient, copied where the array might be somebody else's too. Hooks of leaves come first."""
+    for source, _ in found:
+        if isinstance(source, Tensor) and source.hooks is not None:
+            sums.of[source] = _hooked(source.hooks, sums.of[source], sums.recorded)
+            sums.own.discard(source)
+    if sums.recorded:
+        return [(tensor, sums.of[source]) for source, tensor in found]
+    taken = {id(seed._data) for seed in seeds}
     result = []
-    for source, tensor in handed:
-        g: Array = grads[source]
-        if not isinstance(g, np.generic) and source not in own and (id(g) in taken or g.base is not None):
+    for source, tensor in found:
+        g: Array = sums.of[source]
+        if not isinstance(g, np.generic) and source not in sums.own and (id(g) in taken or g.base is not None):
             g = copy(g)
         taken.add(id(g))
         result.append((tensor, wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)))

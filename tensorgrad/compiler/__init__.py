@@ -1,13 +1,21 @@
 """compile: a step traced, fused, planned and replayed.
 
-trace.py    one run of the step, written down as a program
-lower.py    its nodes as calls of kernels on values
-group.py    elementwise calls put together into chains
-rows.py     what treats every sample alike, for some of the samples at a time
-memory.py   which values lie where
-emit.py     the Python function that does it all
-plan.py     the plan: to run, to print, to draw
-compiled.py the compiled step that users call
+containers.py  the arrays in arguments, the Tensors in results
+trace.py       one run of the step, written down as a program
+world.py       what the step can reach from outside
+guards.py      what a plan takes for given
+values.py      the arrays of a plan
+calls/         the kinds of kernels that it consists of, a class each
+lower.py       the nodes of the program as calls on values
+group.py       elementwise calls put together into chains
+rows.py        what treats every sample alike, for some of the samples at a time
+memory.py      which values lie where
+emit.py        the Python function that does it all;  launches.py: the same on a GPU
+check.py       the finished plan, proved by going through it
+plan.py        the plan: to run, to print, to draw
+verify.py      what a run of it gives, compared with what the step did
+history.py     what a result is to the graph around it
+compiled.py    the compiled step that users call
 """
 
 from __future__ import annotations
@@ -19,22 +27,30 @@ if TYPE_CHECKING:
     from tensorgrad.compiler.compiled import Compiled
 
 
-def compile(step: Callable[..., Any], *, keep_grads: bool = False) -> Compiled:
+def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool = False) -> Compiled:
     """`step`, replayed: what it computes is recorded, fused and planned, and from then on run without Python in between.
 
-    step         a function of arrays, Tensors, numbers, text, or tuples, lists and dicts of them, such as one training step:
-                 forward, backward(), optimiser.step(). It may change parameters, buffers and other Tensors from outside
+    step         a function of arrays, Tensors, numbers, text, or tuples, lists, dicts and dataclasses of them, such as one
+                 training step: forward, backward(), optimiser.step(). It may change parameters, buffers and other Tensors from
+                 outside. It may be a method
     keep_grads   leave in `.grad` what the step leaves there. Otherwise the `.grad` of a parameter that an optimiser has
                  used up in the step is None after it, so that its memory can be used again
+    ahead        make the plan before the first call counts, which is then a replay like all others; what that takes is undone
 
-    The first two calls for arguments of given shapes and dtypes run the step itself, and it has to do the same both times;
-    from the third on its plan is replayed (`compiled.plan`: print it, draw it). Results are those of the step to rounding.
-    What is random is drawn anew each time, learning rates are read anew. Arrays and parameters from outside are read as they
-    are at the time of the call; numbers and Python objects from outside stay what they were.
+    The Python of the step runs twice for arguments of given shapes, dtypes and numbers: in the first call, and in the second
+    for the plan, on other samples and with other parameters, all of which is put back. The second call and those after it are
+    replays (`compiled.plan`: print it, draw it). Results are those of the step to rounding: each plan is checked
+    (compiler/check.py), and run once on what it was made from, before it counts; CompileError if that gives something else.
 
-    Raises CompileError, naming the line, for what a replay could not do: act on the value of a Tensor, do something else in
-    the second call than in the first.
+    What is random is drawn anew each time; learning rates, arrays and parameters from outside are read anew. What is taken for
+    given is looked at before each replay (`compiled.plan.guards`), and another plan is made when it has changed: numbers and
+    objects that the step reaches by its closure, defaults, globals or attributes; attributes, parameters, buffers and parts of
+    modules; settings of optimisers; hooks; which `.grad` are None. Not looked into: lists and dicts of more than 100 elements,
+    objects of installed libraries. `compiled.why_not` says why a call was no replay.
+
+    Raises CompileError, naming the line, for what a replay could not do: act on the value of a Tensor, write to arrays by code
+    that is not recorded, return arrays, do something else in the second run than in the first.
     """
     from tensorgrad.compiler.compiled import Compiled
 
-    return Compiled(step, keep_grads)
+    return Compiled(step, keep_grads, ahead)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from tensorgrad.compiler.lower import Call, Value
-from tensorgrad.kernels.chain import Chain, Operand, Ref
-from tensorgrad.kernels.chain import Step as ChainStep
-
-Shape = tuple[int, ...]
+from tensorgrad.compiler.calls import Assign, Call, ChainCall, Elementwise, Reduction
+from tensorgrad.compiler.values import Value, lineage
+from tensorgrad.core.signature import Shape
+from tensorgrad.kernels import thresholds
+from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 
 
 class Group:
@@ -16,21 +16,21 @@ class Group:
 
     def __init__(self, shape: Shape, at: int) -> None:
         self.shape, self.at = shape, at
-        self.calls: list[Call] = []
-        self.sums: list[Call] = []
+        self.calls: list[Elementwise] = []
+        self.sums: list[Reduction] = []
         self.made: set[Value] = set()
 
-    def chain(self, wanted: set[Value]) -> Call:
+    def chain(self, wanted: set[Value]) -> ChainCall:
         """The chain as one call. wanted: the values that somebody else reads."""
-        operands: list[Value] = []
+        operands: dict[Value, None] = {}
         for call in (*self.calls, *self.sums):
-            operands += [v for v in call.reads if v not in self.made and v not in operands]
+            operands |= {v: None for v in call.reads if v not in self.made}
         registers = {v: i for i, v in enumerate(operands)}
         steps = []
         for call in self.calls:
             inputs = tuple(Ref(registers[v]) if isinstance(v, Value) else v for v in call.inputs)
             out = call.outputs[0]
-            steps.append(ChainStep(call.name, inputs, str(out.dtype), call.detail["quiet"]))
+            steps.append(Step(call.name, inputs, str(out.dtype), call.quiet))
             registers[out] = len(operands) + len(steps) - 1
         full = [call.outputs[0] for call in self.calls if call.outputs[0] in wanted]
         if self.calls and not full and all(v.shape != self.shape for v in operands):
@@ -41,7 +41,7 @@ class Group:
         label = "·".join([call.name for call in self.calls] + ["sum" for _ in self.sums])
         outputs = full + [call.outputs[0] for call in self.sums]
         flops = sum(call.flops for call in (*self.calls, *self.sums))
-        return Call("chain", label, list(operands), outputs, nodes, flops, {"chain": chain, "shape": self.shape})
+        return ChainCall(chain, self.shape, label, list(operands), outputs, nodes, flops)
 
 
 def layout(value: Value, shape: Shape) -> str:
@@ -67,19 +67,21 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
     made_at: dict[Value, int] = {}
     group_of: dict[Value, Group] = {}
     open_groups: dict[Shape, Group] = {}
+    assigns: list[int] = []  # the slots of assignments
 
     def ready(v: Value, group: Group) -> bool:
         return v in group.made or made_at.get(v.root, -1) < group.at
 
-    call: Call
     for call in calls:
-        if call.kind == "assign":
+        if isinstance(call, Assign):
             open_groups.clear()  # what reads the memory later must not run before it
-        if call.kind == "elementwise":
+            assigns.append(len(slots))
+        if isinstance(call, Elementwise):
             shape: Shape = call.outputs[0].shape
             if shape and 0 not in shape and all(layout(v, shape) for v in call.reads):
                 group = open_groups.get(shape)
-                if group is None or not all(ready(v, group) for v in call.reads):
+                full = group is not None and len(group.calls) >= thresholds.CHAIN
+                if group is None or full or not all(ready(v, group) for v in call.reads):
                     group = open_groups[shape] = Group(shape, len(slots))
                     slots.append(group)
                 group.calls.append(call)
@@ -87,26 +89,24 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
                 made_at[call.outputs[0]] = group.at
                 group_of[call.outputs[0]] = group
                 continue
-        if call.kind == "reduce" and sums_columns(call):
-            group = group_of.get(call.inputs[0])
-            if group is None or open_groups.get(group.shape) is not group:
-                group = Group(call.inputs[0].shape, len(slots))
-                slots.append(group)
-            group.sums.append(call)
-            made_at[call.outputs[0].root] = group.at
+        if isinstance(call, Reduction) and call.is_column_sum:
+            found = group_of.get(call.inputs[0])
+            if found is None or open_groups.get(found.shape) is not found:
+                found = Group(call.inputs[0].shape, len(slots))
+                slots.append(found)
+            found.sums.append(call)
+            made_at[call.outputs[0].root] = found.at
             continue
         for v in call.outputs:
             made_at[v.root] = len(slots)
         slots.append(call)
     read_by: dict[Value, set[int]] = {}
     for i, slot in enumerate(slots):
-        for call in (*slot.calls, *slot.sums) if isinstance(slot, Group) else [slot]:
-            for v in call.reads:
-                for seen in lineage(v):
-                    read_by.setdefault(seen, set()).add(i)
+        for seen in seen_by(slot):
+            read_by.setdefault(seen, set()).add(i)
     for i, slot in enumerate(slots):
         if isinstance(slot, Group) and slot.calls:
-            put_off(slot, i, slots, read_by, keep)
+            put_off(slot, i, slots, read_by, keep, assigns)
     result: list[Call] = []
     for i, slot in enumerate(slots):
         if isinstance(slot, Call):
@@ -118,7 +118,15 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
     return result
 
 
-def put_off(group: Group, i: int, slots: list[Call | Group], read_by: dict[Value, set[int]], keep: set[Value]) -> None:
+def seen_by(slot: Call | Group) -> dict[Value, None]:
+    """The values that a call, or those of a group, reads, and those that they are views of."""
+    calls: list[Call] = [*slot.calls, *slot.sums] if isinstance(slot, Group) else [slot]
+    return {seen: None for call in calls for v in call.reads for seen in lineage(v)}
+
+
+def put_off(
+    group: Group, i: int, slots: list[Call | Group], read_by: dict[Value, set[int]], keep: set[Value], assigns: list[int]
+) -> None:
     """Let a later group of the same shape do the work of this one, if nobody else reads it: it is not written then."""
     readers = set().union(*(read_by.get(v, set()) for v in group.made)) - {i}
     if len(readers) != 1 or group.sums or any(v in keep or v.base is not None for v in group.made):
@@ -127,26 +135,26 @@ def put_off(group: Group, i: int, slots: list[Call | Group], read_by: dict[Value
     later = slots[j]
     if not isinstance(later, Group) or later.shape != group.shape or not later.calls:
         return
-    if any(isinstance(s, Call) and s.kind == "assign" for s in slots[i:j]):  # what it reads may be another value by then
+    if len(group.calls) + len(later.calls) > thresholds.CHAIN:  # kernels take time to compile, more than their length says
+        return
+    if any(i < at < j for at in assigns):  # what it reads may be another value by then
+        return
+    if holds_more(group, i, read_by):
         return
     later.calls = [*group.calls, *later.calls]
     later.made |= group.made
-    for readers_of in read_by.values():
-        if i in readers_of:
-            readers_of.discard(i)
-            readers_of.add(j)
+    for seen in seen_by(group):
+        read_by[seen].discard(i)
+        read_by[seen].add(j)
     group.calls, group.made = [], set()
 
 
-def sums_columns(call: Call) -> bool:
-    """Whether a reduction is the sum over all axes but the last of an array that lies row after row."""
-    x = call.inputs[0]
-    return bool(call.detail["function"] == "add" and call.detail["axes"] == tuple(range(len(x.shape) - 1)) and x.contiguous)
-
-
-def lineage(v: Value) -> list[Value]:
-    """A value and those that it is a view of."""
-    found = [v]
-    while found[-1].base is not None:
-        found.append(found[-1].base)
-    return found
+def holds_more(group: Group, i: int, read_by: dict[Value, set[int]]) -> bool:
+    """Whether large arrays that this group is the last to read would be kept for longer than what it makes of them: the terms
+    of a long sum are added up as they come."""
+    nbytes = math.prod(group.shape) * 4
+    if nbytes < thresholds.SLICE:
+        return False
+    read = {v for call in group.calls for v in call.reads if v not in group.made and v.shape == group.shape}
+    ending = [v for v in read if v.root.kind == "buffer" and max(read_by[v.root], default=i) == i]
+    return len(ending) > 1

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tensorgrad.compiler.emit import one_memory
-from tensorgrad.compiler.lower import Call, Value
+from tensorgrad.compiler.calls import Call
+from tensorgrad.compiler.emit import Issued, shared_of
 from tensorgrad.compiler.memory import Layout, resolve
-from tensorgrad.core.backend import Array, checks, cupy
+from tensorgrad.compiler.values import Value
+from tensorgrad.core.backend import Array, cupy
 from tensorgrad.kernels import cublas
-from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
-from tensorgrad.kernels.cuda.launch import chain_kernel, check_labels, softmax_cross_entropy
-from tensorgrad.kernels.generate import layouts_of
-from tensorgrad.ops import random
-
-Launch = Callable[[], None]
 
 
 class Launches:
@@ -44,8 +37,9 @@ class Launches:
         self.graph: Any = None
         self.why_not = ""
         with self.in_order():
-            self.launches = [(call, getattr(self, f"launch_{call.kind}")(call)) for call in calls]
+            self.launches = [(call, call.launch(self)) for call in calls]
         self.results = [self.array(v) for v in results]
+        self.issued = [Issued(call, {v: resolve(v, self.arrays) for v in (*call.reads, *call.outputs)}) for call in calls]
 
     def __call__(self, *arguments: Array) -> tuple[Array, ...]:
         with self.device:
@@ -128,118 +122,6 @@ class Launches:
         assert found is not None, f"{value} has no memory"
         return found
 
-    # One kind of call each
-
-    def launch_chain(self, call: Call) -> Launch:
-        chain, shape = call.detail["chain"], call.detail["shape"]
-        values = [*call.inputs, *call.outputs]
-        shared = dict(self.layout.shared.get(call, {}))
-        for k, out in enumerate(call.outputs):  # a parameter is written over in its own memory
-            shared.update((k, j) for j, v in enumerate(call.inputs) if one_memory(v, out))
-        return self.chain(chain, shared, shape, [self.array(v) for v in values])
-
-    def chain(self, chain: Chain, shared: Mapping[int, int], shape: tuple[int, ...], arrays: list[Array]) -> Launch:
-        two = (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
-        fit = {"full": two, "column": (two[0], 1)}
-        arrays = [a.reshape(fit.get(x, a.shape)) for a, x in zip(arrays, layouts_of(chain), strict=True)]
-        kernel = chain_kernel(chain, tuple(sorted(shared.items())))
-        return kernel.bind(*arrays) if kernel is not None else functools.partial(self.by_cupy, chain, arrays)
-
-    def by_cupy(self, chain: Chain, arrays: list[Array]) -> None:
-        """A chain that has no CUDA C, function by function."""
-        registers: list[Any] = list(arrays[: len(chain.operands)])
-        for step in chain.steps:
-            operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]
-            registers.append(self.function(step.function)(*operands))
-        for (register, layout), out in zip(chain.results, arrays[len(chain.operands) :], strict=True):
-            value = registers[register]
-            out[...] = value.sum(axis=0) if layout == "sum" else value
-
-    def function(self, name: str) -> Callable[..., Array]:
-        """CuPy's function for a step of a chain."""
-        if name == "relu_grad":
-            return lambda g, unit: self.xp.where(unit > 0, g, 0)
-        return getattr(self.xp, name)  # type: ignore[no-any-return]
-
-    def launch_elementwise(self, call: Call) -> Launch:
-        """One function, of arrays that no chain takes: without axes, or not row after row."""
-        (out,) = call.outputs
-        arrays = [self.array(v) for v in call.inputs]
-        to = self.array(out)
-        if all(a.shape == () for a in (*call.reads, out)):
-            operands = [v for v in call.inputs if isinstance(v, Value)]
-            order = iter(range(len(operands)))
-            refs = tuple(Ref(next(order)) if isinstance(v, Value) else v for v in call.inputs)
-            step = Step(call.name, refs, str(out.dtype), call.detail["quiet"])
-            chain = Chain(tuple(Operand("full", str(v.dtype)) for v in operands), (step,), ((len(operands), "full"),))
-            return self.chain(chain, {}, (), [*(self.array(v) for v in operands), to])
-        function = self.function(call.name)
-
-        def launch() -> None:
-            to[...] = function(*arrays)
-
-        return launch
-
-    def launch_matmul(self, call: Call) -> Launch:
-        a, b = (self.array(v) for v in call.inputs)
-        out = self.array(call.outputs[0])
-        if cublas.fits(a, b, out):
-            return cublas.bound(a, b, out)
-
-        def launch() -> None:
-            out[...] = self.xp.matmul(a, b)
-
-        return launch
-
-    def launch_dot(self, call: Call) -> Launch:
-        a, b = (self.array(v) for v in call.inputs)
-        out = self.array(call.outputs[0])
-
-        def launch() -> None:
-            out[...] = (a * b).sum()  # cuBLAS's dot is refused during capture
-
-        return launch
-
-    def launch_reduce(self, call: Call) -> Launch:
-        x, out = self.array(call.inputs[0]), self.array(call.outputs[0])
-        function = {"add": self.xp.sum, "maximum": self.xp.max, "minimum": self.xp.min}[call.detail["function"]]
-        axes = call.detail["axes"]
-
-        def launch() -> None:
-            out[...] = function(x, axis=axes)
-
-        # CuPy 14's min, where CUB does it, takes `out` for a dtype
-        return launch if call.detail["function"] == "minimum" else lambda: function(x, axis=axes, out=out)
-
-    def launch_copy(self, call: Call) -> Launch:
-        x, out = self.array(call.inputs[0]), self.array(call.outputs[0])
-
-        def launch() -> None:
-            out[...] = x
-
-        return launch
-
-    launch_assign = launch_copy
-
-    def launch_op(self, call: Call) -> Launch:
-        """The op's own `forward`, its result copied to where it belongs."""
-        inputs, out = [self.array(v) for v in call.inputs], self.array(call.outputs[0])
-        op, attrs = call.detail["op"], call.detail["attrs"]
-        if call.name == "keep_mask":
-            return random.bound(out, **attrs)
-
-        def launch() -> None:
-            out[...] = op.forward(self.xp, *inputs, **attrs)
-
-        return launch
-
-    def launch_cross_entropy(self, call: Call) -> Launch:
-        z, t = (self.array(v) for v in call.inputs[:2])
-        seed = self.array(call.inputs[2]) if len(call.inputs) > 2 else self.xp.ones((), z.dtype)
-        rows = (math.prod(z.shape[:-1]), z.shape[-1])
-        loss = self.array(call.outputs[0])
-        dz = self.array(call.outputs[1]) if len(call.outputs) > 1 else self.xp.empty(rows, z.dtype)
-        checks[z.device.id] = functools.partial(check_labels, z.device.id)
-        return softmax_cross_entropy.bind(
-            z.reshape(rows), t.reshape(rows[:1]), seed, call.detail["samples"], loss, dz.reshape(rows)
-        )
+    def shared(self, call: Call) -> dict[int, int]:
+        """Result to operand of a call that lie in the same memory; a parameter is written over in its own."""
+        return shared_of(call, self.layout)

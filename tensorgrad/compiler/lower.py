@@ -4,103 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from tensorgrad import ops
+from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, Dot, Elementwise, Matmul, Reduction
+from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
-from tensorgrad.core.backend import Array, address, copy, is_array
+from tensorgrad.compiler.values import Look, Value, before_broadcast
+from tensorgrad.core.backend import Array, address, copy, is_array, may_overlap
 from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op
+from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import CompileError
-from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Symbol
-from tensorgrad.kernels.chain import Step as ChainStep
-from tensorgrad.ops.reduce import kept
+from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Step, Symbol
+from tensorgrad.ops.loss import softmax_cross_entropy_grad
+from tensorgrad.ops.reduce import kept, sum_to
 
-Shape = tuple[int, ...]
-Look = Callable[[Array, Shape], Array]
-Numbers = tuple[Callable[[], Mapping[str, float]], "dict[str, Value]"]  # what is asked for them, and where they go
-
-
-@dataclass(eq=False)
-class Value:
-    """An array of the plan.
-
-    kind    "argument": given at each call;  "outside": memory that lives outside of the plan (parameters, constants);
-            "number": a 0-d array that is set before each run;  "buffer": memory of the plan;  "fresh": an array that an
-            operation without `out` makes;  "view": another value, seen otherwise
-    array   the array, where it is known before a run
-    base, look, how   of a view: the value, what makes an array of this shape of an array of it, and what that is called:
-            "reshape", "broadcast_to", "transpose" (of a matrix), "permute" or "getitem"
-    node    what it is the result of, for names
-    """
-
-    shape: Shape
-    dtype: Any
-    kind: str
-    array: Array | None = None
-    base: Value | None = None
-    look: Look | None = None
-    how: str = ""
-    contiguous: bool = True
-    node: Node | None = None
-
-    @property
-    def root(self) -> Value:
-        """The value whose memory it is."""
-        value = self
-        while value.base is not None:
-            value = value.base
-        return value
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * int(np.dtype(self.dtype).itemsize)
-
-
-@dataclass(eq=False)
-class Call:
-    """One kernel: what it is called in tables, values and numbers that it reads, values that it writes.
-
-    kind    "elementwise", "matmul", "dot", "reduce", "cross_entropy", "copy", "assign" or "op"
-    detail  what else the kind needs
-    """
-
-    kind: str
-    name: str
-    inputs: list[Any]
-    outputs: list[Value]
-    nodes: list[Node]
-    flops: int = 0
-    detail: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def reads(self) -> list[Value]:
-        return [v for v in self.inputs if isinstance(v, Value)]
+Numbers: TypeAlias = tuple[Callable[[], Mapping[str, float]], dict[str, Value]]  # what is asked for them, and where they go
 
 
 @dataclass
 class Lowered:
-    """calls in order; arguments (with the gradients that are added to), numbers, results and kept gradients as values."""
+    """A program as calls in order.
+
+    arguments   with the gradients that are added to, numbers, results and kept gradients: values
+    assigned    in order, what is assigned to which memory outside
+    """
 
     calls: list[Call]
     arguments: list[Value]
     numbers: list[Numbers]
     results: list[Value]
     grads: list[tuple[Tensor, Value]]
+    assigned: list[tuple[Value, Value]]
 
-
-VIEWS = {"reshape", "transpose", "broadcast_to", "getitem"}
-REDUCTIONS = {
-    "sum": "add",
-    "mean": "add",
-    "max": "maximum",
-    "min": "minimum",
-    "amax": "maximum",
-    "amin": "minimum",
-    "sum_to": "add",
-}
+    @property
+    def returned(self) -> list[Value]:
+        """What outlives a run: the results, and the gradients that are left in `.grad`."""
+        return [*self.results, *(v for _, v in self.grads)]
 
 
 class Lowering:
@@ -111,51 +56,60 @@ class Lowering:
         self.graph = trace.program()
         self.calls: list[Call] = []
         self.values: dict[Source, Value] = {}
-        self.outside: dict[tuple[int, Shape, tuple[int, ...], str], Value] = {}
-        given = [*trace.arguments, *(g for g in trace.grads.values() if g is not None)]
+        self.outside: dict[tuple[Any, ...], Value] = {}
+        self.assigned: list[tuple[Value, Value]] = []
+        given = trace.inputs()
         self.arguments = [Value(t.shape, t.dtype, "argument") for t in given]
         self.values.update(zip(given, self.arguments, strict=True))
         self.numbers: list[Numbers] = []
         for compute, leaves in trace.numbers:
-            found = {name: Value((), leaf.dtype, "number", copy(leaf.data)) for name, leaf in leaves.items()}
+            found = {name: Value((), leaf.dtype, "number", copy(leaf._data)) for name, leaf in leaves.items()}
             self.values.update((leaves[name], value) for name, value in found.items())
             self.numbers.append((compute, found))
+        self.wanted = {trace.source(t) for t in trace.returned()}  # read when all is done, or by an assignment
+        self.wanted |= {trace.source(a.value) for a in trace.assignments}
         self.readers: dict[Node, list[Node]] = {}
         for node in self.graph.nodes:
             for s in node.inputs:
                 if isinstance(s, (Node, Tensor)) and isinstance(source := trace.source(s), Node):
                     self.readers.setdefault(source, []).append(node)
+        self.losses = self.cross_entropies()
 
     def run(self) -> Lowered:
         steps: list[tuple[int, Any]] = [(node.index, node) for node in self.graph.nodes]
         steps += [(a.index, a) for a in self.trace.assignments]
-        self.losses = self.cross_entropies()
         for _, step in sorted(steps, key=lambda s: s[0]):
             if isinstance(step, Node):
                 self.lower(step)
             else:
                 value = self.value(step.value)
+                self.assigned.append((Value(step.target.shape, step.target.dtype, "outside", step.target), value))
                 target = self.of_array(step.target)
-                self.calls.append(Call("assign", "assign", [value], [target], list((value.node and [value.node]) or [])))
+                self.calls.append(Assign("assign", [value], [target], [value.node] if value.node else []))
         results = [self.value(t) for t in self.trace.results]
         grads = [(t, self.value(g)) for t, g in self.trace.kept.items()]
-        return Lowered(self.calls, self.arguments, self.numbers, results, grads)
+        return Lowered(self.calls, self.arguments, self.numbers, results, grads, self.assigned)
 
     # Values
 
     def value(self, source: Source) -> Value:
-        """The value of a node or a leaf."""
+        """The value of a node, or of a leaf as it is by now."""
         source = self.trace.source(source)
-        if source not in self.values:
-            assert isinstance(source, Tensor), f"{source!r} has not been lowered"
-            self.values[source] = self.of_array(source.data)
-        return self.values[source]
+        if source in self.values:
+            return self.values[source]
+        assert isinstance(source, Tensor), f"{source!r} has not been lowered"
+        return self.of_array(source._data)
 
     def of_array(self, array: Array) -> Value:
-        """The value of memory outside of the plan, the same one for the same memory."""
-        key = (address(array), array.shape, array.strides, str(array.dtype))
+        """The value of memory outside of the plan: the same one for the same memory until something is assigned there."""
+        after = 0
+        for i, (target, _) in enumerate(self.assigned, 1):
+            if may_overlap(target.array, array):
+                after = i
+        key = (address(array), array.shape, array.strides, str(array.dtype), after)
         if key not in self.outside:
-            self.outside[key] = Value(array.shape, array.dtype, "outside", array, contiguous=array.flags.c_contiguous)
+            contiguous = bool(array.flags.c_contiguous)
+            self.outside[key] = Value(array.shape, array.dtype, "outside", array, contiguous=contiguous, after=after)
         return self.outside[key]
 
     def buffer(self, shape: Shape, dtype: Any, node: Node) -> Value:
@@ -170,10 +124,13 @@ class Lowering:
         if tuple(shape) == of.shape:
             return of
         if not of.contiguous:
-            out = self.buffer(of.shape, of.dtype, node)
-            self.calls.append(Call("copy", "copy", [of], [out], [node]))
-            of = out
+            of = self.copied(of, node)
         return self.view(of, shape, "reshape", np.reshape, True, node)
+
+    def copied(self, of: Value, node: Node) -> Value:
+        out = self.buffer(of.shape, of.dtype, node)
+        self.calls.append(Copy("copy", [of], [out], [node]))
+        return out
 
     # Nodes
 
@@ -182,53 +139,25 @@ class Lowering:
         if node in self.values:
             return
         if node in self.losses:
-            self.losses[node](node)
+            self.losses[node]()
             return
         inputs = [self.value(s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
-        special = getattr(self, f"lower_{node.op.name}", None)
-        if node.op.name in VIEWS:
-            value = self.as_view(node, inputs)
-        elif node.op.name in REDUCTIONS:
-            value = self.reduced(node, inputs)
-        elif special is not None:
-            value = special(node, inputs)
-        else:
-            value = self.elementwise(node, inputs)
-        self.values[node] = self.generic(node, inputs) if value is None else value
+        value = RULES.get(node.op, Lowering.elementwise)(self, node, inputs)
+        self.values[node] = self.as_it_is(node, inputs) if value is None else value
 
     def flops(self, node: Node) -> int:
         return node.op.flops([getattr(s, "shape", ()) for s in node.inputs], node.shape, node.attrs)
 
-    def generic(self, node: Node, inputs: list[Any]) -> Value:
+    def as_it_is(self, node: Node, inputs: list[Any]) -> Value:
         """The op's own `forward`."""
         value = Value(node.shape, node.dtype, "fresh", node=node)
-        self.calls.append(
-            Call("op", node.op.name, inputs, [value], [node], self.flops(node), {"op": node.op, "attrs": node.attrs})
-        )
+        self.calls.append(Apply(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
         return value
-
-    def as_view(self, node: Node, inputs: list[Any]) -> Value | None:
-        of, attrs = inputs[0], node.attrs
-        if not isinstance(of, Value):
-            return None
-        if node.op.name == "reshape":
-            return self.reshaped(of, node.shape, node)
-        if node.op.name == "getitem" and not basic(attrs["index"]):
-            return None
-        if node.op.name == "broadcast_to" and node.shape == of.shape:
-            return of
-        looks: dict[str, Look] = {
-            "transpose": lambda a, shape: a.transpose(attrs["axes"]),
-            "broadcast_to": np.broadcast_to,
-            "getitem": taking(attrs.get("index")),
-        }
-        how = node.op.name
-        if how == "transpose" and attrs["axes"] != (1, 0):
-            how = "permute"
-        return self.view(of, node.shape, how, looks[node.op.name], False, node)
 
     def elementwise(self, node: Node, inputs: list[Any]) -> Value | None:
         """The steps that `forward` takes for symbols; None if it is not elementwise."""
+        if node.op.expands:
+            return self.expanded(node, inputs)
         if any(axes for axes in node.op.parsed.inputs) or not all(isinstance(i, (Value, int, float, bool)) for i in inputs):
             return None
         sketch = Sketch(len(inputs))
@@ -239,13 +168,23 @@ class Lowering:
             return None
         if not isinstance(result, Symbol) or result.dtype != node.dtype or not sketch.steps:
             return None
-        value = self.steps(node, inputs, sketch.steps)
+        value = self.steps(node, inputs, sketch.steps, result.register)
         if value.shape != node.shape:  # an operand that the formula does not use made the shape
             return self.view(value, node.shape, "broadcast_to", np.broadcast_to, False, node)
         return value
 
-    def steps(self, node: Node, inputs: list[Any], steps: Sequence[ChainStep]) -> Value:
-        """Elementwise functions one after the other, the last of which gives the value of the node."""
+    def expanded(self, node: Node, inputs: list[Any]) -> Value | None:
+        """What a fused op stands for, one op after the other."""
+        first, *others = node.op.expands
+        value = RULES.get(first, Lowering.elementwise)(self, node.replaced(first), inputs)
+        for op in others:
+            if value is None:
+                return None
+            value = self.elementwise(node.replaced(op, (node,)), [value])
+        return value
+
+    def steps(self, node: Node, inputs: list[Any], steps: Sequence[Step], result: int) -> Value:
+        """Elementwise functions one after the other; the value in register `result` is that of the node."""
         registers: list[Any] = list(inputs)
         for step in steps:
             operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]
@@ -254,24 +193,33 @@ class Lowering:
             if np.broadcast_shapes(*[v.shape for v in narrow if isinstance(v, Value)]) == shape:
                 operands = narrow  # a kernel broadcasts by itself, and knows which numbers are the same
             out = self.buffer(shape, step.dtype, node)
-            detail = {"function": step.function, "quiet": step.quiet}
-            self.calls.append(Call("elementwise", step.function, operands, [out], [node], math.prod(shape), detail))
+            self.calls.append(Elementwise(step.function, operands, [out], [node], math.prod(shape), step.quiet))
             registers.append(out)
-        value = registers[-1]
+        value = registers[result]
         assert isinstance(value, Value)
         return value
 
-    def step(self, node: Node, function: str, *operands: Any, dtype: Any = None) -> Value:
+    def step(self, node: Node, function: str, *operands: Any) -> Value:
         refs = tuple(Ref(i) for i in range(len(operands)))
-        return self.steps(node, list(operands), [ChainStep(function, refs, str(np.dtype(dtype or node.dtype)))])
+        return self.steps(node, list(operands), [Step(function, refs, str(np.dtype(node.dtype)))], len(operands))
 
-    def lower_relu_grad(self, node: Node, inputs: list[Any]) -> Value | None:
+    def relu_grad(self, node: Node, inputs: list[Any]) -> Value | None:
         g, unit = inputs
-        if not (g.shape == unit.shape == node.shape and g.dtype == unit.dtype == node.dtype):
-            return None
-        return self.step(node, "relu_grad", g, unit)
+        alike = all(isinstance(v, Value) and v.shape == node.shape and v.dtype == node.dtype for v in inputs)
+        return self.step(node, "relu_grad", g, unit) if alike and node.dtype.char in "fd" else None
 
-    def lower_to_device(self, node: Node, inputs: list[Any]) -> Value:
+    def cast(self, node: Node, inputs: list[Any]) -> Value | None:
+        """A copy in the same dtype is none where nobody writes to what it is of."""
+        (x,) = inputs
+        if not isinstance(x, Value) or x.dtype != node.dtype:
+            return None
+        written = [target for target, _ in self.assigned] + [
+            Value(a.target.shape, a.target.dtype, "outside", a.target) for a in self.trace.assignments[len(self.assigned) :]
+        ]
+        is_written = x.root.kind == "outside" and any(may_overlap(x.root.array, target.array) for target in written)
+        return self.copied(x, node) if is_written else x
+
+    def to_device(self, node: Node, inputs: list[Any]) -> Value:
         (x,) = inputs
         if node.attrs["device"] != node.attrs["origin"]:
             raise CompileError(
@@ -280,60 +228,95 @@ class Lowering:
             )
         return x  # type: ignore[no-any-return]
 
-    def lower_matmul(self, node: Node, inputs: list[Any]) -> Value | None:
+    # Views
+
+    def reshape(self, node: Node, inputs: list[Any]) -> Value | None:
+        (of,) = inputs
+        return self.reshaped(of, node.shape, node) if isinstance(of, Value) else None
+
+    def transpose(self, node: Node, inputs: list[Any]) -> Value | None:
+        (of,), axes = inputs, node.attrs["axes"]
+        if not isinstance(of, Value):
+            return None
+        how = "transpose" if axes == (1, 0) else "permute"
+        return self.view(of, node.shape, how, lambda a, shape: a.transpose(axes), False, node)
+
+    def broadcast_to(self, node: Node, inputs: list[Any]) -> Value | None:
+        (of,) = inputs
+        if not isinstance(of, Value):
+            return None
+        return of if node.shape == of.shape else self.view(of, node.shape, "broadcast_to", np.broadcast_to, False, node)
+
+    def getitem(self, node: Node, inputs: list[Any]) -> Value | None:
+        (of,), index = inputs, node.attrs["index"]
+        if not isinstance(of, Value) or not takes_a_view(index):
+            return None
+        return self.view(of, node.shape, "getitem", taking(index), False, node)
+
+    # Products
+
+    def matmul(self, node: Node, inputs: list[Any]) -> Value | None:
         a, b = inputs
         if not (isinstance(a, Value) and isinstance(b, Value) and a.dtype == b.dtype == node.dtype):
             return None
         out = self.buffer(node.shape, node.dtype, node)
-        self.calls.append(Call("matmul", "matmul", [a, b], [out], [node], self.flops(node)))
+        self.calls.append(Matmul("matmul", [a, b], [out], [node], self.flops(node)))
         return out
 
-    def lower_linear(self, node: Node, inputs: list[Any]) -> Value | None:
+    def linear(self, node: Node, inputs: list[Any]) -> Value | None:
         x, w, b = inputs
-        if not (isinstance(x, Value) and x.dtype == w.dtype == b.dtype == node.dtype):
+        if not all(isinstance(v, Value) and v.dtype == node.dtype for v in inputs):
             return None
         product = self.buffer(node.shape, node.dtype, node)
         flops = 2 * math.prod(node.shape) * w.shape[0]
-        self.calls.append(Call("matmul", "matmul", [x, w], [product], [node], flops))
+        self.calls.append(Matmul("matmul", [x, w], [product], [node], flops))
         return self.step(node, "add", product, b)
 
-    def lower_log(self, node: Node, inputs: list[Any]) -> Value | None:
+    # Reductions
+
+    def log(self, node: Node, inputs: list[Any]) -> Value | None:
         """log(softmax(z)) from the logits, as it is recorded."""
         (p,) = node.inputs
         p = self.trace.source(p) if isinstance(p, (Node, Tensor)) else p
-        if isinstance(p, Node) and p.op.name == "softmax":
-            from tensorgrad.ops.loss import log_softmax
+        if not isinstance(p, Node) or p.op.log is None:
+            return self.elementwise(node, inputs)
+        value = Value(node.shape, node.dtype, "fresh", node=node)
+        self.calls.append(Apply(p.op.log, p.attrs, [self.value(p.inputs[0])], [value], [node], self.flops(node)))
+        return value
 
-            value = Value(node.shape, node.dtype, "fresh", node=node)
-            z = self.value(p.inputs[0])
-            detail = {"op": log_softmax, "attrs": p.attrs}
-            self.calls.append(Call("op", "log_softmax", [z], [value], [node], self.flops(node), detail))
-            return value
-        return self.elementwise(node, inputs)
+    def sum(self, node: Node, inputs: list[Any]) -> Value | None:
+        return self.reduced(node, inputs, "add", axes_of(node))
 
-    def reduced(self, node: Node, inputs: list[Any]) -> Value | None:
-        """A reduction into a buffer; a mean is a sum and a quotient."""
+    def max(self, node: Node, inputs: list[Any]) -> Value | None:
+        return self.reduced(node, inputs, "maximum", axes_of(node))
+
+    def min(self, node: Node, inputs: list[Any]) -> Value | None:
+        return self.reduced(node, inputs, "minimum", axes_of(node))
+
+    def mean(self, node: Node, inputs: list[Any]) -> Value | None:
+        """A sum and a quotient."""
+        return self.reduced(node, inputs, "add", axes_of(node), mean=True)
+
+    def sum_to(self, node: Node, inputs: list[Any]) -> Value | None:
+        shape = getattr(inputs[0], "shape", ())
+        lead = len(shape) - len(node.shape)
+        widened = (i + lead for i, n in enumerate(node.shape) if n == 1 and shape[i + lead] != 1)
+        return self.reduced(node, inputs, "add", (*range(lead), *widened))
+
+    def reduced(self, node: Node, inputs: list[Any], function: str, axes: tuple[int, ...], mean: bool = False) -> Value | None:
+        """A reduction into a buffer. Half precision is left to the op, which adds up in float32."""
         (x,) = inputs
-        if not isinstance(x, Value) or x.dtype != node.dtype or not math.prod(x.shape):
+        if not isinstance(x, Value) or x.dtype != node.dtype or x.dtype.char == "e" or not math.prod(x.shape):
             return None
-        if node.op.name == "sum_to":
-            lead = len(x.shape) - len(node.shape)
-            axes = (*range(lead), *(i + lead for i, n in enumerate(node.shape) if n == 1 and x.shape[i + lead] != 1))
-        else:
-            axis = node.attrs["axis"]
-            axes = tuple(range(len(x.shape))) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-            axes = tuple(sorted(a % len(x.shape) for a in axes))
-        narrow = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-        value = x
-        factors = self.factors(x, node) if axes and not narrow and REDUCTIONS[node.op.name] == "add" else None
+        value, narrow = x, narrow_shape(x.shape, axes)
+        factors = self.factors(x, node) if axes and not narrow and function == "add" else None
         if factors is not None:
             value = self.buffer((), x.dtype, node)
-            self.calls.append(Call("dot", "dot", factors, [value], [node], 2 * math.prod(x.shape)))
+            self.calls.append(Dot("dot", factors, [value], [node], 2 * math.prod(x.shape)))
         elif axes:
             value = self.buffer(narrow, x.dtype, node)
-            detail = {"function": REDUCTIONS[node.op.name], "axes": axes}
-            self.calls.append(Call("reduce", node.op.name, [x], [value], [node], math.prod(x.shape), detail))
-        if node.op.name == "mean":
+            self.calls.append(Reduction(function, axes, node.op.name, [x], [value], [node], math.prod(x.shape)))
+        if mean:
             n = math.prod(x.shape) // max(math.prod(kept(x.shape, axes)), 1)
             value = self.step(node, "divide", value, float(n))
         return self.reshaped(value, node.shape, node)
@@ -343,10 +326,10 @@ class Lowering:
         for the sum of it is their dot product."""
         call = self.calls[-1] if self.calls else None
         source = self.trace.source(node.inputs[0])
-        if call is None or call.outputs[0] is not x or call.kind != "elementwise" or call.name not in ("multiply", "square"):
+        if not isinstance(call, Elementwise) or call.outputs[0] is not x or call.name not in ("multiply", "square"):
             return None
         values = [v for v in (call.inputs * 2)[:2] if isinstance(v, Value)]
-        if not isinstance(source, Node) or source in self.results():
+        if not isinstance(source, Node) or source in self.wanted:
             return None
         alike = len(values) == 2 and all(v.shape == x.shape and v.contiguous and v.dtype == x.dtype for v in values)
         if not alike or x.dtype.char not in "fd" or self.readers.get(source, []) != [node]:
@@ -354,7 +337,7 @@ class Lowering:
         self.calls.pop()
         return list(values)
 
-    def lower_concatenate(self, node: Node, inputs: list[Any]) -> Value | None:
+    def concatenate(self, node: Node, inputs: list[Any]) -> Value | None:
         """Parts that only the whole reads are computed in their places in it, the others copied there."""
         axis = node.attrs["axis"] % len(node.shape)
         if not all(isinstance(v, Value) and v.dtype == node.dtype for v in inputs):
@@ -367,7 +350,7 @@ class Lowering:
             there = self.view(whole, part.shape, "getitem", taking(place), axis == 0, node)
             start = stop
             if not self.put_there(part, there, axis):
-                self.calls.append(Call("copy", "copy", [part], [there], [node]))
+                self.calls.append(Copy("copy", [part], [there], [node]))
         return whole
 
     def put_there(self, part: Value, there: Value, axis: int) -> bool:
@@ -382,16 +365,17 @@ class Lowering:
 
     # Softmax and cross-entropy, forward and backward in one
 
-    def cross_entropies(self) -> dict[Node, Callable[[Node], None]]:
+    def cross_entropies(self) -> dict[Node, Callable[[], None]]:
         """The nodes of every log_softmax, its mean negative log-likelihood and the gradient of that, where nothing else reads
         the log-probabilities and the gradient that comes in is known beforehand."""
-        found: dict[Node, Callable[[Node], None]] = {}
+        found: dict[Node, Callable[[], None]] = {}
         for logp in self.graph.nodes:
+            if logp.op is not ops.log_softmax or logp.attrs["axis"] not in (-1, logp.ndim - 1) or logp in self.wanted:
+                continue
             readers = self.readers.get(logp, [])
-            losses = [n for n in readers if n.op.name == "nll_loss"]
-            slopes = [n for n in readers if n.op.name == "softmax_cross_entropy_grad"]
-            last = logp.op.name == "log_softmax" and logp.attrs["axis"] in (-1, logp.ndim - 1)
-            if not last or len(losses) != 1 or len(slopes) > 1 or len(readers) != 1 + len(slopes) or logp in self.results():
+            losses = [n for n in readers if n.op is ops.nll_loss]
+            slopes = [n for n in readers if n.op is softmax_cross_entropy_grad]
+            if len(losses) != 1 or len(slopes) > 1 or len(readers) != 1 + len(slopes):
                 continue
             (loss,) = losses
             target = self.trace.source(loss.inputs[1])
@@ -403,20 +387,18 @@ class Lowering:
                     continue
                 if slopes[0].attrs["scale"] != scale:
                     continue
-            if logp.dtype.kind != "f" or (isinstance(target, Node) and target.index > logp.index):
+            if logp.dtype.char not in "fd" or not math.prod(logp.shape):  # half precision is added up in float32 by the op
+                continue
+            if isinstance(target, Node) and target.index > logp.index:
                 continue
 
-            def lower(node: Node, logp: Node = logp, loss: Node = loss, slopes: list[Node] = slopes, seed: Any = seed) -> None:
-                self.lower_cross_entropy(logp, loss, slopes[0] if slopes else None, seed)
+            def lower(logp: Node = logp, loss: Node = loss, slopes: list[Node] = slopes, seed: Any = seed) -> None:
+                self.cross_entropy(logp, loss, slopes[0] if slopes else None, seed)
 
             found.update(dict.fromkeys([logp, loss, *slopes], lower))
         return found
 
-    def results(self) -> set[Any]:
-        wanted = [*self.trace.results, *(a.value for a in self.trace.assignments), *self.trace.kept.values()]
-        return {self.trace.source(v) for v in wanted}
-
-    def lower_cross_entropy(self, logp: Node, loss: Node, slope: Node | None, seed: Any) -> None:
+    def cross_entropy(self, logp: Node, loss: Node, slope: Node | None, seed: Any) -> None:
         z, t = self.value(logp.inputs[0]), self.value(loss.inputs[1])
         total = self.buffer((), loss.dtype, loss)
         outputs, inputs = [total], [z, t]
@@ -427,17 +409,39 @@ class Lowering:
             self.values[slope] = dz
         flops = self.flops(logp) + self.flops(loss) + (self.flops(slope) if slope is not None else 0)
         nodes = [logp, loss] + ([slope] if slope is not None else [])
-        detail = {"samples": math.prod(logp.shape[:-1])}
-        self.calls.append(Call("cross_entropy", "softmax_cross_entropy", inputs, outputs, nodes, flops, detail))
+        self.calls.append(CrossEntropy(math.prod(logp.shape[:-1]), inputs, outputs, nodes, flops))
         self.values[loss] = total
         self.values[logp] = total  # nobody reads it
 
 
-def before_broadcast(value: Value) -> Value:
-    """What a value is that has been repeated along its first axes, or all of them; a number without axes of length 1."""
-    while value.base is not None and (value.how == "broadcast_to" or (value.how == "reshape" and not value.base.shape)):
-        value = value.base
-    return value
+# How the nodes of an op are lowered; all others are elementwise, or run as they are.
+Rule: TypeAlias = Callable[[Lowering, Node, list[Any]], Value | None]
+RULES: dict[Op, Rule] = {
+    ops.reshape: Lowering.reshape,
+    ops.transpose: Lowering.transpose,
+    ops.broadcast_to: Lowering.broadcast_to,
+    ops.getitem: Lowering.getitem,
+    ops.concatenate: Lowering.concatenate,
+    ops.matmul: Lowering.matmul,
+    ops.linear: Lowering.linear,
+    ops.sum: Lowering.sum,
+    ops.mean: Lowering.mean,
+    ops.amax: Lowering.max,
+    ops.amin: Lowering.min,
+    sum_to: Lowering.sum_to,
+    ops.log: Lowering.log,
+    ops.relu_grad: Lowering.relu_grad,
+    ops.astype: Lowering.cast,
+    ops.cast: Lowering.cast,
+    ops.to_device: Lowering.to_device,
+}
+
+
+def axes_of(node: Node) -> tuple[int, ...]:
+    """The axes that a reduction is over, counted from the front."""
+    axis, ndim = node.attrs["axis"], len(node.inputs[0].shape)
+    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return tuple(sorted(a % ndim for a in axes)) if ndim else ()
 
 
 def taking(index: Any) -> Look:
@@ -447,7 +451,7 @@ def taking(index: Any) -> Look:
     return lambda a, shape: a[whole]
 
 
-def basic(index: Any) -> bool:
+def takes_a_view(index: Any) -> bool:
     """Whether an index takes a view: no arrays, lists or booleans in it."""
     parts = index if isinstance(index, tuple) else (index,)
     return not any(is_array(i) or isinstance(i, (list, bool)) for i in parts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
-from tensorgrad.compiler.lower import Call, Value
-from tensorgrad.core.backend import Array, may_overlap
+from tensorgrad.compiler.calls import Assign, Call
+from tensorgrad.compiler.values import Value, overlap
+from tensorgrad.core.backend import Array, address
 
 
 @dataclass
@@ -21,10 +23,10 @@ class Layout:
 
 def assigned_in_place(calls: list[Call]) -> list[Call]:
     """The calls without assignments of values that can be computed in the memory that they are assigned to."""
-    made_by = {v: i for i, call in enumerate(calls) for v in call.outputs if call.kind != "assign"}
+    made_by = {v: i for i, call in enumerate(calls) for v in call.outputs if not isinstance(call, Assign)}
     dropped = set()
     for i, call in enumerate(calls):
-        if call.kind != "assign":
+        if not isinstance(call, Assign):
             continue
         (value,), (target,) = call.inputs, call.outputs
         at = made_by.get(value)
@@ -33,19 +35,23 @@ def assigned_in_place(calls: list[Call]) -> list[Call]:
             continue
         maker = calls[at]
         between = any(overlap(v, target) for c in calls[at + 1 : i] for v in (*c.reads, *c.outputs))
+        over = [maker.inputs[j] for j in maker.overlays(maker.outputs.index(value))]
         same = [v for v in maker.reads if overlap(v, target)]
-        if between or any(v is not target or maker.kind != "chain" for v in same):
+        if between or any(not one_memory(v, target) or not any(v is o for o in over) for v in same):
             continue
         value.kind, value.array = "outside", target.array
         dropped.add(call)
     return [call for call in calls if call not in dropped]
 
 
-def overlap(a: Value, b: Value) -> bool:
-    return a.root.kind == b.root.kind == "outside" and may_overlap(a.root.array, b.root.array)
+def one_memory(a: Value, b: Value) -> bool:
+    """Whether two values are the same elements of the same memory outside of the plan."""
+    if not (a.kind == b.kind == "outside" and a.shape == b.shape and a.array is not None and b.array is not None):
+        return False
+    return address(a.array) == address(b.array) and bool(a.array.strides == b.array.strides) and a.dtype == b.dtype
 
 
-def lay_out(calls: list[Call], keep: set[Value], given: Container[Value] = ()) -> Layout:
+def lay_out(calls: list[Call], keep: Container[Value], given: Container[Value] = ()) -> Layout:
     """A block for every buffer, blocks being used again when what lay in them is not read any more.
 
     keep    values that are read after the last call
@@ -54,9 +60,7 @@ def lay_out(calls: list[Call], keep: set[Value], given: Container[Value] = ()) -
     last: dict[Value, int] = {}
     for i, call in enumerate(calls):
         for v in (*call.reads, *call.outputs):
-            last[v.root] = i
-    for v in keep:
-        last[v.root] = len(calls)
+            last[v.root] = len(calls) if v in keep or v.root in keep else i
     # what an operation makes itself may share memory with what it was made from
     for i, call in reversed(list(enumerate(calls))):
         for v in call.outputs:
@@ -64,7 +68,7 @@ def lay_out(calls: list[Call], keep: set[Value], given: Container[Value] = ()) -
                 for s in call.reads:
                     last[s.root] = max(last.get(s.root, i), last.get(v.root, i))
     found = Layout()
-    free: list[int] = []
+    free = Free(found.blocks)
     owner: dict[int, Value] = {}  # the value that lies in a block now
 
     def placeable(v: Value) -> bool:
@@ -74,43 +78,52 @@ def lay_out(calls: list[Call], keep: set[Value], given: Container[Value] = ()) -
         roots = list(dict.fromkeys(v.root for v in call.outputs if placeable(v.root)))
         taken: set[int] = set()
         for value in roots:
-            j = in_place(call, value, i, last, taken, found.place) if call.kind == "chain" else None
+            j = in_place(call, value, i, last, taken, found.place)
             if j is not None:
                 found.place[value] = found.place[call.inputs[j].root]
                 found.shared.setdefault(call, {})[call.outputs.index(value)] = j
                 taken.add(j)
             else:
-                found.place[value] = take(found.blocks, free, max(value.nbytes, 1))
+                found.place[value] = free.take(max(value.nbytes, 1))
             owner[found.place[value]] = value
-        for v in {v.root for v in (*call.reads, *call.outputs)}:
+        for v in {v.root: None for v in (*call.reads, *call.outputs)}:
             if last[v] == i and v in found.place and owner[found.place[v]] is v:
-                free.append(found.place[v])
+                free.give(found.place[v])
     return found
 
 
 def in_place(call: Call, value: Value, i: int, last: dict[Value, int], taken: set[int], place: dict[Value, int]) -> int | None:
-    """An operand that a result of a chain may be written over: one that nothing reads afterwards."""
-    layouts = [o.layout for o in call.detail["chain"].operands]
+    """An operand that a result may be written over: one that lies as the result does, and that nothing reads afterwards."""
+    if value not in call.outputs:
+        return None
     roots = [v.root for v in call.reads]
-    for j, v in enumerate(call.inputs):
-        if j in taken or layouts[j] != "full" or v.dtype != value.dtype:
-            continue
+    for j in call.overlays(call.outputs.index(value)):
+        v = call.inputs[j]
         root = v.root
-        alone = root in place and root.nbytes == value.nbytes and roots.count(root) == 1 and last[root] == i
-        if alone and value in call.outputs and root not in [o.root for o in call.outputs]:
+        alike = v.shape == value.shape and v.dtype == value.dtype and v.contiguous and root.nbytes == value.nbytes
+        alone = root in place and roots.count(root) == 1 and last[root] == i and root not in [o.root for o in call.outputs]
+        if j not in taken and alike and alone:
             return j
     return None
 
 
-def take(blocks: list[int], free: list[int], nbytes: int) -> int:
-    """A free block that is large enough but less than twice too large, or a new one."""
-    fitting = [b for b in free if nbytes <= blocks[b] <= 2 * nbytes + 4096]
-    if fitting:
-        best = min(fitting, key=lambda b: blocks[b])
-        free.remove(best)
-        return best
-    blocks.append(nbytes)
-    return len(blocks) - 1
+class Free:
+    """The blocks that nothing lies in, by their size."""
+
+    def __init__(self, blocks: list[int]) -> None:
+        self.blocks = blocks
+        self.sorted: list[tuple[int, int]] = []
+
+    def give(self, block: int) -> None:
+        insort(self.sorted, (self.blocks[block], block))
+
+    def take(self, nbytes: int) -> int:
+        """A free block that is large enough but less than twice too large, or a new one."""
+        i = bisect_left(self.sorted, (nbytes, -1))
+        if i < len(self.sorted) and self.sorted[i][0] <= 2 * nbytes + 4096:
+            return self.sorted.pop(i)[1]
+        self.blocks.append(nbytes)
+        return len(self.blocks) - 1
 
 
 def arrays_for(layout: Layout, blocks: list[Array]) -> dict[Value, Array]:

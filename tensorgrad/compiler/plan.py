@@ -10,13 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.compiler.calls import Apply, Call
+from tensorgrad.compiler.check import fault_of
 from tensorgrad.compiler.emit import Clock, Emitter
-from tensorgrad.compiler.group import grouped, lineage
+from tensorgrad.compiler.group import grouped
+from tensorgrad.compiler.guards import Guard
 from tensorgrad.compiler.launches import Launches
-from tensorgrad.compiler.lower import Call, Lowering, Value
+from tensorgrad.compiler.lower import Lowering
 from tensorgrad.compiler.memory import arrays_for, assigned_in_place, lay_out
-from tensorgrad.compiler.rows import split_rows
+from tensorgrad.compiler.rows import Loop, split_rows
 from tensorgrad.compiler.trace import Trace, place_of
+from tensorgrad.compiler.values import Value, lineage
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, aligned, copy, device_of, empty_bytes, on, on_gpu
 from tensorgrad.core.graph import Graph
@@ -24,7 +28,8 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.profiling import Cost
 from tensorgrad.core.table import columns
-from tensorgrad.core.tensor import wrap
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import CompileError
 from tensorgrad.kernels import threads, thresholds
 from tensorgrad.ops import random
 
@@ -47,20 +52,24 @@ class Plan:
     peak_bytes   memory of its own: what lies between the arguments, the parameters and the results
     source       the Python function that it runs
     graph        the kernels as a Graph, to be drawn: `tensorgrad.draw.graph(plan)`
+    guards       what it takes for given, and looks at before each run
     threads      how many threads it was planned for
     device       where it runs
     launches     on a GPU: `launches.captured` says whether it is one CUDA graph, `launches.why_not` why it is not; else None
+    fault        what the check of the finished plan has found, in words; such a plan is never run. "" if nothing
     """
 
     def __init__(self, trace: Trace) -> None:
         self.lowered = lowered = Lowering(trace).run()
-        self.results = [*lowered.results, *(v for _, v in lowered.grads)]
+        self.results = lowered.returned
         keep = {seen for v in self.results for seen in lineage(v)}
         self.calls = assigned_in_place(grouped(lowered.calls, keep))
         self.threads = threads.get_num_threads()
         self.written = [a.target for a in trace.assignments]
+        self.owners = {id(owner) for array in self.written for owner in (array, array.base) if owner is not None}
         self.launches: Launches | None = None
-        near = [v.array for call in self.calls for v in call.reads if v.array is not None] + [t.data for t in trace.arguments]
+        self.guards: list[Guard] = []
+        near = [v.array for call in self.calls for v in call.reads if v.array is not None] + [t._data for t in trace.arguments]
         on_gpus = [array for array in near if on_gpu(array)]
         if on_gpus:
             self.launch(trace, keep, on_gpus[0])
@@ -71,6 +80,8 @@ class Plan:
             emitter = self.emit()
             self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
             self.source, self.function = emitter.finish(self.results)
+            places = {v: emitter.array(v) for v in self.results}
+            self.fault = fault_of(emitter.issued, self.results, lowered.assigned, self.blocks + emitter.blocks, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
             (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
@@ -78,7 +89,7 @@ class Plan:
         self.optimisers = trace.optimisers
         self.grads = [t for t, _ in lowered.grads]
         self.added_to = [t for t, before in trace.grads.items() if before is not None]
-        self.used_up = [t for t in trace.grads if t not in trace.kept]
+        self.cleared = [t for t in trace.regraded if t not in trace.kept]
         self.rebuild = trace.rebuild
         self.known: dict[int, float] = {}  # what the numbers on a GPU are, by the id of their arrays
         self.names = trace.names()
@@ -89,16 +100,19 @@ class Plan:
             for v in call.outputs:
                 v.kind = "buffer" if v.kind == "fresh" else v.kind
         self.layout = lay_out(self.calls, keep)
-        given = [*(t.data for t in trace.arguments), *(g.data for g in trace.grads.values() if g is not None)]
+        given = [t._data for t in trace.inputs()]
         with on(near):
             self.blocks = [empty_bytes(n, near) for n in self.layout.blocks]
             arrays: dict[Value, Any] = arrays_for(self.layout, self.blocks)
             static = [copy(array) for array in given]
             arrays.update(zip(self.lowered.arguments, static, strict=True))
             self.launches = self.function = Launches(self.calls, static, self.results, arrays, self.layout)
-            with self.put_back():
-                self.launches.run()
-            self.launches.capture()
+            places = dict(zip(self.results, self.launches.results, strict=True))
+            self.fault = fault_of(self.launches.issued, self.results, self.lowered.assigned, self.blocks, places)
+            if not self.fault:
+                with self.put_back():
+                    self.launches.run()
+                self.launches.capture()
         self.peak_bytes = sum(self.layout.blocks) + sum(array.nbytes for array in static)
         self.source = self.launches.listing()
 
@@ -109,23 +123,28 @@ class Plan:
             emitter.call(call)
         return emitter
 
-    def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> Any:
-        """One step; what it returns."""
+    def compute(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> tuple[list[Array], list[Array]]:
+        """One step; the arrays of the results, and of the gradients that it leaves."""
+        for array in arguments:
+            if id(array if array.base is None else array.base) in self.owners:
+                raise CompileError(
+                    f"compile: an argument {array.shape} lies in memory that the step writes to; pass a copy of it"
+                )
+        if self.added_to:
+            arguments = [*arguments, *(t._grad._data for t in self.added_to if t._grad is not None)]
         for optimiser in self.optimisers:
             optimiser.steps += 1
-        for compute, arrays in self.numbers:
-            values = compute()
-            for name, array in arrays:
-                if self.launches is None:
-                    array[()] = values[name]
-                elif values[name] != self.known.get(id(array)):
-                    self.known[id(array)] = values[name]
-                    with on(array):
-                        array.fill(values[name])
-        if self.added_to:
-            arguments = [*arguments, *(t.grad.data for t in self.added_to if t.grad is not None)]
         try:
-            results = (function or self.function)(*arguments)
+            for compute, arrays in self.numbers:
+                values = compute()
+                for name, array in arrays:
+                    if self.launches is None:
+                        array[()] = values[name]
+                    elif values[name] != self.known.get(id(array)):
+                        self.known[id(array)] = values[name]
+                        with on(array):
+                            array.fill(values[name])
+            found = (function or self.function)(*arguments)
         except BaseException:
             for optimiser in self.optimisers:
                 optimiser.steps -= 1
@@ -134,12 +153,21 @@ class Plan:
             writes.wrote(array)
         for optimiser in self.optimisers:
             optimiser.flush()
-        for tensor in self.used_up:
-            tensor.grad = None
-        count = len(results) - len(self.grads)
-        for tensor, value in zip(self.grads, results[count:], strict=True):
-            tensor.grad = wrap(as_array(value), None)
-        return self.rebuild([wrap(as_array(value), None) for value in results[:count]])
+        count = len(found) - len(self.grads)
+        return [as_array(a) for a in found[:count]], [as_array(a) for a in found[count:]]
+
+    def leave(self, gradients: list[Array]) -> None:
+        """Leave in `.grad` what the step leaves there."""
+        for tensor in self.cleared:
+            tensor._grad = None
+        for tensor, value in zip(self.grads, gradients, strict=True):
+            tensor._grad = wrap(value, None)
+
+    def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> list[Tensor]:
+        """One step; the Tensors in what it returns."""
+        results, gradients = self.compute(arguments, function)
+        self.leave(gradients)
+        return [wrap(a, None) for a in results]
 
     # What it costs
 
@@ -170,7 +198,9 @@ class Plan:
     def put_back(self) -> Iterator[None]:
         """What the block writes to parameters and draws from generators is undone after it."""
         saved = [copy(array) for array in self.written]
-        drawn = {call.detail["attrs"].get("rng") or random.default() for call in flat(self.calls) if call.name == "keep_mask"}
+        drawn = {
+            call.attrs.get("rng") or random.default() for call in flat(self.calls) if isinstance(call, Apply) and call.draws
+        }
         states = [(rng, random.state_of(rng)) for rng in drawn]
         try:
             yield
@@ -186,8 +216,7 @@ class Plan:
         seconds = self.seconds
         found = []
         for call in self.calls:
-            parts = [call, *call.detail["calls"]] if call.kind == "loop" else [call]
-            for part in parts:
+            for part in [call, *call.parts] if isinstance(call, Loop) else [call]:
                 spent = sum(seconds.get(c, 0.0) for c in flat([part]))
                 level = 1 if part is not call else 0
                 found.append(Row(bytes_of(part), part.flops, spent, 1, part.name, module_of(part), shape_of(part), level))
@@ -272,7 +301,7 @@ def as_array(value: Any) -> Array:
 
 def flat(calls: list[Call]) -> list[Call]:
     """The calls, those inside of loops in the place of the loops."""
-    return [part for call in calls for part in (call.detail["calls"] if call.kind == "loop" else [call])]
+    return [part for call in calls for part in call.parts]
 
 
 def module_of(call: Call) -> str:
@@ -296,6 +325,6 @@ def cost_of(call: Call, seconds: Mapping[Call, float]) -> Cost:
 
 
 def bytes_of(call: Call) -> int:
-    if call.kind == "loop":
-        return sum(bytes_of(part) for part in call.detail["calls"])
+    if isinstance(call, Loop):
+        return sum(bytes_of(part) for part in call.parts)
     return sum(v.nbytes for v in (*call.reads, *call.outputs))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
+from tensorgrad import ops
+from tensorgrad.compiler.containers import taken_apart
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, address, is_array, like, on
+from tensorgrad.core.backend import Array, address, copy, is_array, like, on
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import Location, line_of, user_location
 from tensorgrad.core.node import Node
@@ -19,7 +22,7 @@ from tensorgrad.errors import CompileError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim.optimiser import Optimiser
 
-Source = Node | Tensor
+Source: TypeAlias = Node | Tensor
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Assignment:
     target: Array
     value: Source
     index: int  # when, on the clock that numbers nodes
+    made: Location | None  # where in the user's code
 
 
 @dataclass
@@ -36,14 +40,17 @@ class Trace:
     """What a run of the step left besides the nodes that it recorded.
 
     arguments    the arrays that the step was called with, as the leaves that stand for them
-    same         leaves that have the value of another Tensor: copies, detached ones
+    same         leaves that have the value of another Tensor: detached ones, and copies, which are nodes of their own
     assignments  in the order in which they were made
     numbers      functions that each replay asks for numbers by name (learning rates), and the leaves that stand for them
     optimisers   those that made a step, and their learning rates at that time
-    modules      whose forward ran, and whether they were in training
-    grads        Tensors that backward() gave a gradient, with the Tensor that their `.grad` was at the start, or None
+    modules      whose forward ran
+    grads        Tensors whose `.grad` was read before the step had set it, with what it was: a Tensor, or None
+    regraded     Tensors whose `.grad` the step has set, with what it had been
     kept         those of them whose gradient outlives the step, with it: no optimiser has used it up
+    frozen       arrays from outside whose values are part of the program, with copies
     results      the Tensors in what the step returned, and a function that puts others in their place
+    saved        what was assigned to, as it was before: the array and a copy
     """
 
     arguments: list[Tensor]
@@ -52,50 +59,103 @@ class Trace:
     numbers: list[tuple[Callable[[], Mapping[str, float]], dict[str, Tensor]]] = field(default_factory=list)
     optimisers: list[Optimiser] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
-    modules: dict[Module, bool] = field(default_factory=dict)
+    modules: dict[Module, None] = field(default_factory=dict)
     grads: dict[Tensor, Tensor | None] = field(default_factory=dict)
+    regraded: dict[Tensor, Tensor | None] = field(default_factory=dict)
     kept: dict[Tensor, Tensor] = field(default_factory=dict)
-    made: set[Tensor] = field(default_factory=set)
+    frozen: list[tuple[Array, Array]] = field(default_factory=list)
+    inside: set[Tensor] = field(default_factory=set)  # made by the step
     results: list[Tensor] = field(default_factory=list)
     rebuild: Callable[[list[Any]], Any] = lambda values: None
+    plain: Any = None  # what was returned besides Tensors, to be compared
+    saved: list[tuple[Array, Array]] = field(default_factory=list)
+    start: int = field(default_factory=writes.tick)
 
     # What the rest of the package says while the step runs
 
+    def made(self, tensor: Tensor) -> None:
+        """A Tensor without a history has been made, of numbers."""
+        self.inside.add(tensor)
+
+    def copied(self, tensor: Tensor, source: Any) -> None:
+        """A Tensor without a history has been made, with a copy of the values of `source`: a Tensor, or an array."""
+        self.inside.add(tensor)
+        if not isinstance(source, Tensor):
+            source = next((t for t in self.arguments if t._data is source), None) or wrap(source, None)
+        with switched(recording=False):
+            self.same[tensor] = ops.astype.apply(source, dtype=tensor.dtype).node
+
+    def shared(self, tensor: Tensor, source: Tensor) -> None:
+        """A Tensor without a history has been made, on the memory of `source`."""
+        self.inside.add(tensor)
+        self.same[tensor] = source.node or source
+
+    def refuse(self, tensor: Tensor, asked: str) -> None:
+        """Raise CompileError if `tensor` has a value that differs from call to call: Python cannot act on it in a replay."""
+        if tensor.node is not None or tensor.requires_grad or tensor in self.same or self.is_argument(tensor):
+            raise CompileError(
+                f"compile: {asked} asks for the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
+                f"run Python code that depends on values. Return the Tensor, choose with where(), or do it outside of the step"
+            )
+
+    def forbid(self, what: str) -> NoReturn:
+        """Raise CompileError: a replay would not do this again."""
+        raise CompileError(
+            f"compile: {what} inside the step{here()}; a replay would not do it again. Do it outside of the step"
+        )
+
+    def freezes(self, array: Array) -> None:
+        """The values of an array from outside are taken as they are."""
+        self.frozen.append((array, copy(array)))
+
+    def reads_grad(self, tensor: Tensor) -> None:
+        """The `.grad` of a Tensor is read."""
+        if tensor not in self.regraded and tensor not in self.grads and tensor not in self.inside:
+            self.grads[tensor] = tensor._grad
+
+    def writes_grad(self, tensor: Tensor) -> None:
+        """The `.grad` of a Tensor is set."""
+        if tensor not in self.inside:
+            self.regraded.setdefault(tensor, tensor._grad)
+
     def accumulates(self, tensor: Tensor) -> None:
-        """backward() is about to add to `tensor.grad`."""
+        """backward() adds to the `.grad` of a Tensor."""
         if self.is_argument(tensor):
             raise CompileError(
                 f"compile: backward() leaves a .grad on an argument{here()}, which the caller would not see; "
                 f"take it with tensorgrad.grad(loss, x) and return it"
             )
-        if tensor not in self.made:
-            self.grads.setdefault(tensor, tensor.grad)
-
-    def makes(self, tensor: Tensor, source: Tensor | None) -> None:
-        """A Tensor is made inside the step: of numbers, or a copy of another one."""
-        self.made.add(tensor)
-        if source is not None:
-            self.same[tensor] = source.node or source
+        self.reads_grad(tensor)
+        self.writes_grad(tensor)
 
     def writes(self, tensor: Tensor, after: Tensor) -> bool:
-        """A leaf has been given the value of `after` in its own memory; whether it is one from outside, and stays a leaf."""
-        if tensor in self.made or self.is_argument(tensor):
+        """A leaf is given the value of `after` in its own memory; whether it is one from outside, and stays a leaf."""
+        if self.is_argument(tensor):
+            raise CompileError(
+                f"compile: an argument {tensor.shape} is changed in place{here()}; a replay would not change the caller's. "
+                f"Compute a new Tensor, and return it"
+            )
+        if tensor in self.inside:
+            if isinstance(source := self.same.get(tensor), Tensor):  # a detached Tensor, on memory from outside
+                return self.writes(source, after)
             return False
         if after.requires_grad:
             raise CompileError(
                 f"compile: a Tensor {tensor.shape} from outside of the step is given, in place{here()}, what requires a "
                 f"gradient; its history would go on from call to call. Use .detach(), or no_grad()"
             )
-        self.assigns(tensor.data, after)
+        self.assigns(tensor._data, after)
         return True
 
     def assigns(self, target: Array, value: Tensor) -> None:
-        """`target` has been given the value of a Tensor."""
-        self.assignments.append(Assignment(target, value.node or value, writes.tick()))
+        """`target` is given the value of a Tensor."""
+        if not any(array is target for array, _ in self.saved):
+            self.saved.append((target, copy(target)))
+        self.assignments.append(Assignment(target, value.node or value, writes.tick(), user_location()))
 
     def enters(self, module: Module) -> None:
-        """The forward of a module is about to run."""
-        self.modules[module] = module.training
+        """The forward of a module runs."""
+        self.modules[module] = None
 
     def steps(self, optimiser: Optimiser) -> None:
         """An optimiser makes a step."""
@@ -112,32 +172,77 @@ class Trace:
         self.numbers.append((compute, leaves))
         return leaves
 
-    def refuse(self, tensor: Tensor, asked: str) -> None:
-        """Raise CompileError if `tensor` has a value that differs from call to call: Python cannot act on it in a replay."""
-        if tensor.node is not None or tensor.requires_grad or self.is_argument(tensor) or tensor in self.same:
-            raise CompileError(
-                f"compile: {asked} asks for the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
-                f"run Python code that depends on values. Return the Tensor, choose with where(), or do it outside of the step"
-            )
-
     def is_argument(self, tensor: Tensor) -> bool:
         return any(tensor is t for t in self.arguments)
 
+    # When the step has ended
+
+    def ended(self, value: Any, keep_grads: bool) -> None:
+        """Note what it returned and what it left in `.grad`. keep_grads: also what an optimiser has used up."""
+        self.results, self.rebuild, self.plain = taken_apart(value)
+        used = {p for optimiser in self.optimisers for p in optimiser.params}
+        for t in self.regraded:
+            if t._grad is not None and (keep_grads or t not in used):
+                self.kept[t] = t._grad
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
+            if optimiser.lr != rate:
+                raise CompileError(
+                    f"compile: the learning rate went from {rate} to {optimiser.lr} after {type(optimiser).__name__}.step() "
+                    f"inside the step; a replay would not change it again. Call the schedule outside of the compiled step"
+                )
+
+    def settle(self) -> None:
+        """Leave behind what a replay leaves: gradients in memory of their own, without a history; None where used up."""
+        for optimiser in self.optimisers:
+            optimiser.flush()
+        for t in self.regraded:
+            t._grad = wrap(copy(self.kept[t]._data), None) if t in self.kept else None
+
+    def undo(self) -> None:
+        """Put back what the step is known to have changed: arrays, gradients, the optimisers' counts."""
+        for array, before in self.saved:
+            with on(array):
+                array[...] = before
+            writes.wrote(array)
+        for t, gradient in self.regraded.items():
+            t._grad = gradient
+        for optimiser in self.optimisers:
+            optimiser.steps -= 1
+
     # What the compiler reads
+
+    def inputs(self) -> list[Tensor]:
+        """What each call gives to the program: the arguments, and the gradients that it finds in `.grad`."""
+        return [*self.arguments, *(g for g in self.grads.values() if g is not None)]
+
+    def returned(self) -> list[Tensor]:
+        """What outlives the step: results, and gradients that are left in `.grad`."""
+        return [*self.results, *self.kept.values()]
 
     def program(self) -> Graph:
         """The graph of everything that the step returned or assigned."""
-        roots = [self.source(t) for t in self.results]
-        roots += [self.source(a.value) for a in self.assignments] + [self.source(g) for g in self.kept.values()]
-        outputs = list(dict.fromkeys(r for r in roots if isinstance(r, Node)))
-        while True:
-            graph = Graph(outputs, check=False)
-            hidden = [s for leaf in graph.leaves if isinstance(s := self.source(leaf), Node) and s not in outputs]
-            known = set(graph.nodes)
-            hidden = [s for s in dict.fromkeys(hidden) if s not in known]
-            if not hidden:
-                return graph
-            outputs += hidden
+        return self._program
+
+    @cached_property
+    def _program(self) -> Graph:
+        roots = [self.source(t) for t in self.returned()] + [self.source(a.value) for a in self.assignments]
+        seen = {r for r in roots if isinstance(r, Node)}
+        outputs, stack = dict.fromkeys(seen), list(seen)
+        while stack:
+            node = stack.pop()
+            if node.index < self.start:
+                raise CompileError(
+                    f"compile: the step reads a Tensor {node.shape} that was computed outside of it by {node.op.name}"
+                    f"{f' at {node.line}' if node.line else ''}, and has a history; .detach() it, or compute it inside"
+                )
+            for s in node.inputs:
+                source = self.source(s) if isinstance(s, (Node, Tensor)) else None
+                if isinstance(source, Node) and source not in seen:
+                    seen.add(source)
+                    stack.append(source)
+                    if source is not s:
+                        outputs[source] = None
+        return Graph(list(outputs), check=False)
 
     def source(self, value: Source) -> Source:
         """What a value comes from: a node, an argument, or an array from outside."""
@@ -149,7 +254,7 @@ class Trace:
 
     def names(self) -> dict[tuple[int, int], str]:
         """What arrays from outside are called, by where they begin and their size; an optimiser's are named by their role."""
-        found = {place_of(leaf.data): name for leaf, name in self.program().leaf_names().items() if leaf.name}
+        found = {place_of(leaf._data): name for leaf, name in self.program().leaf_names().items() if leaf.name}
         for optimiser in self.optimisers:
             for group in optimiser.groups:
                 found[place_of(group.flat)] = "parameters"
@@ -169,7 +274,7 @@ class Trace:
                 value = self.source(value)
             if isinstance(value, (Node, Tensor)) and value in place:
                 return place[value]
-            array = value.data if isinstance(value, Tensor) else value
+            array = value._data if isinstance(value, Tensor) else value
             if is_array(array):
                 arrays.append(array)
                 return f"array {array.shape} {array.dtype}"
@@ -186,9 +291,10 @@ class Trace:
             lines.append(Line(text, arrays, node.made))
         for a in self.assignments:
             arrays = [a.target]
-            lines.append(Line(f"assign {a.target.shape} {named(a.value, arrays)}", arrays, None))
+            lines.append(Line(f"assign {a.target.shape} {named(a.value, arrays)}", arrays, a.made))
         arrays = []
-        lines.append(Line(f"return {[named(t, arrays) for t in self.results]}", arrays, None))
+        grads = [named(g, arrays) for g in self.kept.values()]
+        lines.append(Line(f"return {[named(t, arrays) for t in self.results]}, gradients {grads}", arrays, None))
         return lines
 
 
@@ -217,7 +323,7 @@ def one_memory(a: Array, b: Array) -> bool:
 def equal(a: Array, b: Array) -> bool:
     """Whether two arrays have the same elements."""
     with on(a):
-        return bool(np.array_equal(a, like(b, a)))
+        return bool(np.array_equal(a, like(b, a), equal_nan=a.dtype.kind == "f"))
 
 
 def compare(before: list[Line], after: list[Line]) -> None:
@@ -248,48 +354,17 @@ def here() -> str:
 
 
 def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool) -> Trace:
-    """What is recorded when `call` calls the step with the leaves `arguments`.
+    """What is recorded when `call` calls the step with the leaves `arguments`; what it changed stays as the step left it.
 
-    keep_grads   whether gradients that an optimiser has used up are left in `.grad`, instead of None
+    If it fails, what it is known to have changed is put back.
     """
     found = Trace(arguments)
     tracer: Tracer[Tensor] = found
-    with switched(tracing=True, trace=tracer, fusing=True):
-        found.results, found.rebuild = taken_apart(call())
-    used = {p for optimiser in found.optimisers for p in optimiser.params}
-    for t in found.grads:
-        if t.grad is not None and (keep_grads or t not in used):
-            found.kept[t] = t.grad
-            t.grad = wrap(t.grad.data, None)
-        else:
-            t.grad = None
-    for optimiser, rate in zip(found.optimisers, found.rates, strict=True):
-        if optimiser.lr != rate:
-            raise CompileError(
-                f"compile: the learning rate went from {rate} to {optimiser.lr} after {type(optimiser).__name__}.step() inside "
-                f"the step; a replay would not change it again. Call the schedule outside of the compiled step"
-            )
+    try:
+        with switched(tracing=True, trace=tracer, fusing=True):
+            value = call()
+        found.ended(value, keep_grads)
+    except BaseException:
+        found.undo()
+        raise
     return found
-
-
-def taken_apart(value: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
-    """The Tensors in a nest of tuples, lists and dicts, and a function that puts values in their places."""
-    tensors: list[Tensor] = []
-
-    def visit(v: Any) -> Callable[[list[Any]], Any]:
-        if isinstance(v, Tensor):
-            i = len(tensors)
-            tensors.append(v)
-            return lambda values: values[i]
-        if isinstance(v, dict):
-            parts = {key: visit(part) for key, part in v.items()}
-            return lambda values: {key: part(values) for key, part in parts.items()}
-        if isinstance(v, tuple) and hasattr(v, "_fields"):
-            made, kind = [visit(part) for part in v], type(v)
-            return lambda values: kind(*[part(values) for part in made])
-        if isinstance(v, (tuple, list)):
-            listed, sequence = [visit(part) for part in v], type(v)
-            return lambda values: sequence(part(values) for part in listed)
-        return lambda values: v
-
-    return tensors, visit(value)

@@ -4,4 +4,5 @@ Each file needs only those before it: state, location and backend; writes and pr
 and record.
 """
 
-from tensorgrad.core import record  # noqa: F401  (it puts on Op what happens at a call)
+# the first raises where the folder is not the package's own, the second puts on Op what happens at a call
+from tensorgrad.core import installation, record  # noqa: F401

@@ -32,7 +32,7 @@ def cupy() -> Any:
             import cupy as found
         except ImportError as error:
             raise MissingDependencyError(
-                "device 'cuda' needs CuPy: pip install 'tensorgrad[cuda13]', or 'tensorgrad[cuda12]' for a driver of CUDA 12"
+                "device 'cuda' needs CuPy: pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a driver of CUDA 12"
             ) from error
         if not found.cuda.is_available():
             raise DeviceError("device 'cuda': CuPy is installed, but finds no GPU (no driver, or none visible)")

@@ -74,7 +74,7 @@ class Graph:
         given   arrays in place of some of the leaves'
         change  what is made of each result before it is passed on
         """
-        known: dict[Any, Array] = {leaf: leaf.data for leaf in self.leaves} | dict(given or {})
+        known: dict[Any, Array] = {leaf: leaf._data for leaf in self.leaves} | dict(given or {})
         for node in self.nodes:
             arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
             known[node] = change(asarray(node.op(*arrays, **node.attrs)))
@@ -170,7 +170,7 @@ def call(node: Node, names: Mapping[Any, str]) -> str:
 def literal(value: Any) -> str:
     """Python text for an argument or an attribute."""
     if isinstance(value, Tensor):
-        value = value.data
+        value = value._data
     if isinstance(value, np.ndarray):
         dtype = "" if value.dtype in (np.float64, np.bool_, np.int64) and value.size else f", {literal(value.dtype.type)}"
         text = repr(value.tolist()).replace("nan", "np.nan").replace("inf", "np.inf")

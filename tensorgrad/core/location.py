@@ -10,16 +10,21 @@ from typing import TypeAlias
 
 Location: TypeAlias = tuple[CodeType, int]  # a function, and how far it had come; the line is worked out when it is asked for
 
-# The user's code is all but tensorgrad's and that of the libraries which call it for the user: scikit-learn and joblib the
-# estimators, SciPy the loss that it minimises, NumPy a function for each element, a pool of threads whatever it is given.
-PACKAGES = frozenset({"tensorgrad", "concurrent", "joblib", "numpy", "scipy", "sklearn", "threading"})
+# These call tensorgrad for the user: scikit-learn and joblib the estimators, SciPy the loss that it minimises, NumPy a function
+# for each element, a pool of threads whatever it is given. Their code is not the user's either.
+LIBRARIES = frozenset({"concurrent", "joblib", "numpy", "scipy", "sklearn", "threading"})
+
+
+def is_own(module: str | None) -> bool:
+    """Whether the code of a module, or a package, of this name is tensorgrad's."""
+    return module is not None and module.partition(".")[0] == "tensorgrad"
 
 
 class _Inside(dict[str | None, bool]):
-    """The name of a module to whether its code is no user's, worked out once: every recorded operation asks."""
+    """The name of a module to whether its code is not the user's, worked out once: every recorded operation asks."""
 
     def __missing__(self, name: str | None) -> bool:
-        self[name] = inside = name is not None and name.partition(".")[0] in PACKAGES
+        self[name] = inside = is_own(name) or (name or "").partition(".")[0] in LIBRARIES
         return inside
 
 

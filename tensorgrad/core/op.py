@@ -34,8 +34,13 @@ class Op:
     kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them
     log         the op that gives, of its argument and attributes, the logarithm of its result, or None. `log` of a result
                 is evaluated by it: a softmax underflows to 0, a log_softmax does not
+    expands     for a fused op, the ops that it stands for: the first of its arguments, each further one of the result before it
+    rowwise     whether each row of the result depends on the same rows of the arguments alone
     symbol      how drawings write it; the name where it is empty
     moves       whether it only moves data: there is no arithmetic in it
+    layer       whether it multiplies by weights, and so begins a layer: derivations call what it gives z1, z2, ...
+    activation  whether what it gives is what the units of a layer pass on: derivations call that h1, h2, ...
+    calls       whether it calls a function of the user's, which a check of the op would check
     """
 
     name: ClassVar[str]
@@ -46,7 +51,12 @@ class Op:
     kinks: ClassVar[tuple[float, ...]] = ()
     symbol: ClassVar[str] = ""
     moves: ClassVar[bool] = False
+    layer: ClassVar[bool] = False
+    activation: ClassVar[bool] = False
+    calls: ClassVar[bool] = False
     log: Op | None = None
+    expands: tuple[Op, ...] = ()
+    rowwise: ClassVar[bool] = False
 
     forward: Callable[..., Array]
     backward: Callable[..., Rules] | None = None

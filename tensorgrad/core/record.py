@@ -29,7 +29,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             is_tensor = True
             if a.requires_grad:
                 wanted = True
-            arrays.append(a.data)
+            arrays.append(a._data)
             inputs.append(a.node or a)
         else:
             if not isinstance(a, (np.ndarray, float, int)):
@@ -69,7 +69,7 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
     array = backend.asarray(a, where=op.name)
     if backend.is_array(a) and not isinstance(a, np.generic):
         return array
-    return backend.beside(array, [x.data if isinstance(x, Tensor) else x for x in args])
+    return backend.beside(array, [x._data if isinstance(x, Tensor) else x for x in args])
 
 
 def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
@@ -83,7 +83,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
     where = f"{state.scope}.{op.name}" if state.scope else op.name
     if isinstance(error, TensorgradError):
         explained: TensorgradError = error
-        if isinstance(error, DeviceError) and not error.args[0].startswith(op.name):
+        if isinstance(error, DeviceError) and not error.args[0].startswith(f"{op.name}:"):
             explained.args = (f"{op.name}: {error}; got {described(arrays)}", *error.args[1:])
         if state.scope:
             explained.args = (f"{state.scope}.{explained}", *error.args[1:])

@@ -18,32 +18,51 @@ OpIn = TypeVar("OpIn", contravariant=True)
 class Tracer(Protocol[TensorT]):
     """What is told of everything that a step does besides recording nodes, so that the whole of it can be replayed.
 
-    The compiler's Trace is one; `state.trace` is the one that listens. `array` stands for NumPy's or CuPy's.
+    The compiler's Trace is one; `state.trace` is the one that listens. An array is NumPy's or CuPy's. Each call comes before
+    what it tells of is done; those that cannot be replayed raise CompileError.
     """
 
-    def makes(self, tensor: TensorT, source: TensorT | None, /) -> None:
-        """A Tensor without a history has been made: a copy of `source`, or of numbers (None)."""
+    def made(self, tensor: TensorT, /) -> None:
+        """A Tensor without a history has been made, of numbers."""
+
+    def copied(self, tensor: TensorT, source: Any, /) -> None:
+        """A Tensor without a history has been made, with a copy of the values of `source`: a Tensor, or an array."""
+
+    def shared(self, tensor: TensorT, source: TensorT, /) -> None:
+        """A Tensor without a history has been made, on the memory of `source`."""
 
     def refuse(self, tensor: TensorT, asked: str, /) -> None:
-        """Python code asks for the values of a Tensor by `asked`. Raises CompileError if they differ from call to call."""
+        """Python code asks for the values of a Tensor by `asked`; an error if they differ from call to call."""
+
+    def forbid(self, what: str, /) -> None:
+        """Something is called that a replay would not do again; always an error."""
+
+    def freezes(self, array: Any, /) -> None:
+        """The values of an array from outside are taken as they are: they are no part of what is recorded."""
+
+    def reads_grad(self, tensor: TensorT, /) -> None:
+        """The `.grad` of a Tensor is read."""
+
+    def writes_grad(self, tensor: TensorT, /) -> None:
+        """The `.grad` of a Tensor is set."""
+
+    def accumulates(self, tensor: TensorT, /) -> None:
+        """backward() adds to the `.grad` of a Tensor."""
 
     def writes(self, tensor: TensorT, after: TensorT, /) -> bool:
-        """A Tensor without a history has been given, in its own memory, the values of `after`.
+        """A Tensor without a history is given, in its own memory, the values of `after`.
 
         Returns whether it stays without one, being of outside of the step.
         """
 
     def assigns(self, target: Any, value: TensorT, /) -> None:
-        """The array `target`, of outside of the step, has been given, in place, the values of a Tensor."""
-
-    def accumulates(self, tensor: TensorT, /) -> None:
-        """backward() is about to add to the `.grad` of a Tensor."""
+        """The array `target`, of outside of the step, is given, in place, the values of a Tensor."""
 
     def enters(self, module: Any, /) -> None:
-        """The forward of a module is about to run."""
+        """The forward of a module runs."""
 
     def steps(self, optimiser: Any, /) -> None:
-        """An optimiser is about to make a step."""
+        """An optimiser makes a step."""
 
     def asks(self, compute: Callable[[], Mapping[str, float]], near: Any, /) -> dict[str, TensorT]:
         """Numbers, such as a learning rate, that are to be computed anew at each call.
@@ -99,6 +118,16 @@ def one_box(fn: _F) -> _F:
             state.function = None
 
     return called  # type: ignore[return-value]
+
+
+class Changes:
+    """How often something was put in another's place that compiled steps take for given: an attribute of a module or an
+    optimiser, the array of a Tensor, a hook. They look again when the number is another one."""
+
+    count: int = 0
+
+
+changes = Changes()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tensorgrad.core import backend
 from tensorgrad.core.backend import Array
 from tensorgrad.core.face import Face
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import state
+from tensorgrad.core.state import changes, state
 from tensorgrad.errors import DTypeError, GraphError
 
 
@@ -33,7 +33,7 @@ class Tensor(Face):
     device that is not there, MissingDependencyError for a GPU without CuPy.
     """
 
-    __slots__ = ("data", "grad", "node", "requires_grad", "name", "hooks", "__weakref__")
+    __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "__weakref__")
     __hash__ = object.__hash__  # by identity, though == compares elements
 
     def __init__(
@@ -42,42 +42,73 @@ class Tensor(Face):
         source = data if isinstance(data, Tensor) else None
         if source is not None:
             name = name or source.name
-            data = source.data
+            data = source._data
         array = backend.asarray(data, dtype)
+        is_copy = source is not None or backend.is_array(data)
         moved = array if device is None else backend.move(array, device)
-        self.data: Array = backend.copy(array) if moved is array else moved
-        self.grad: Tensor | None = None
+        self._data: Array = backend.copy(array) if moved is array else moved
+        self._grad: Tensor | None = None
         self.node: Node | None = None
         self.requires_grad = False
         self.name: str = name
         self.hooks: list[Callable[[Tensor], Any]] | None = None
         if state.trace is not None:
-            state.trace.makes(self, source)
+            if is_copy:
+                state.trace.copied(self, data if source is None else source)
+            else:
+                state.trace.made(self)
         if requires_grad:
             self.requires_grad_()
 
     # What it is
 
     @property
+    def data(self) -> Array:
+        """The array: NumPy's or CuPy's. What is written to it is not recorded; another array may be put in its place."""
+        if state.trace is not None:
+            state.trace.refuse(self, ".data")
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if state.trace is not None:
+            state.trace.forbid("setting .data")
+        changes.count += 1
+        self._data = array
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What backward() has left: the gradient, of the shape of this Tensor; None if there is none."""
+        if state.trace is not None:
+            state.trace.reads_grad(self)
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: Tensor | None) -> None:
+        if state.trace is not None:
+            state.trace.writes_grad(self)
+        self._grad = gradient
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self._data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.data.dtype
+        return self._data.dtype
 
     @property
     def device(self) -> str:
         """Where it is: "cpu", "cuda:0", ..."""
-        return backend.device_of(self.data)
+        return backend.device_of(self._data)
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim
+        return self._data.ndim
 
     @property
     def size(self) -> int:
-        return self.data.size
+        return self._data.size
 
     @property
     def is_leaf(self) -> bool:
@@ -86,28 +117,28 @@ class Tensor(Face):
 
     def numpy(self) -> Array:
         """The values as a NumPy array, sharing memory where they are in main memory already."""
-        self._asked("numpy()")
-        return self.data if isinstance(self.data, np.ndarray) else backend.move(self.data, "cpu")
+        self._require_concrete("numpy()")
+        return self._data if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
 
     def item(self) -> float | int | bool:
         """The one value as a Python number. Raises ValueError for more than one."""
-        self._asked("item()")
-        return self.data.item()
+        self._require_concrete("item()")
+        return self._data.item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
-        self._asked("tolist()")
-        return self.data.tolist()
+        self._require_concrete("tolist()")
+        return self._data.tolist()
 
     def __len__(self) -> int:
         if not self.ndim:
             raise TypeError("len: a 0-d Tensor has no length")
-        return len(self.data)
+        return len(self._data)
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.ndim:
             raise TypeError("iter: a 0-d Tensor cannot be iterated over")
-        return (self[i] for i in range(len(self.data)))
+        return (self[i] for i in range(len(self._data)))
 
     def __float__(self) -> float:
         return float(self._one("float"))
@@ -121,11 +152,11 @@ class Tensor(Face):
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
             raise TypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
-        self._asked("an index")
-        return int(self.data)
+        self._require_concrete("an index")
+        return int(self._data)
 
-    def _asked(self, what: str) -> None:
-        """Its value is asked for, by Python code that a replay would not run."""
+    def _require_concrete(self, what: str) -> None:
+        """Python code asks for its values by `what`; a replay would not run that code, so a traced step may not."""
         if state.trace is not None:
             state.trace.refuse(self, what)
         backend.settle()
@@ -133,8 +164,8 @@ class Tensor(Face):
     def _one(self, what: str) -> Any:
         if self.size != 1:
             raise ValueError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
-        self._asked(f"{what}()")
-        return self.data.item()
+        self._require_concrete(f"{what}()")
+        return self._data.item()
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if self.ndim == 0 and spec else format(repr(self), spec)
@@ -146,33 +177,37 @@ class Tensor(Face):
             raise DTypeError(
                 "np.asarray: this Tensor requires a gradient, and an array would leave the graph; use .detach() (or .numpy())"
             )
-        self._asked("np.asarray")
+        self._require_concrete("np.asarray")
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
         if self.requires_grad:
             raise DTypeError("__dlpack__: this Tensor requires a gradient, and would leave the graph; use .detach()")
-        return self.data.__dlpack__(**options)
+        self._require_concrete("__dlpack__")
+        return self._data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> Any:
-        return self.data.__dlpack_device__()
+        return self._data.__dlpack_device__()
 
     def __reduce__(self) -> Any:
         if self.node is not None:
             raise GraphError(
                 f"copy: this Tensor was computed by {self.node.op.name}; its history cannot be copied; .detach() it"
             )
-        return _rebuilt, (type(self), self.data, self.requires_grad, self.name)
+        return _rebuilt, (type(self), self._data, self.requires_grad, self.name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         rebuild, parts = self.__reduce__()
-        return rebuild(*parts)
+        copied: Tensor = rebuild(*parts)
+        if state.trace is not None:
+            state.trace.copied(copied, self)
+        return copied
 
     def __repr__(self) -> str:
         made = f", op={self.node.op.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
         name = f", name={self.name!r}" if self.name else ""
         kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
-        kind += "" if isinstance(self.data, np.ndarray) else f", device='{self.device}'"
+        kind += "" if isinstance(self._data, np.ndarray) else f", device='{self.device}'"
         return f"Tensor({np.array2string(self.numpy(), separator=', ', prefix='Tensor(')}{kind}{made}{name})"
 
     # Gradients
@@ -204,26 +239,30 @@ class Tensor(Face):
         if not self.requires_grad:
             raise GraphError("register_hook: this Tensor does not require a gradient")
         owner: Any = self.node or self
+        if state.trace is not None and owner is self:
+            state.trace.forbid("register_hook of a Tensor from outside of the step")
         owner.hooks = [*(owner.hooks or ()), hook]
+        changes.count += 1
 
         def remove() -> None:
             owner.hooks = [h for h in owner.hooks or () if h is not hook] or None
+            changes.count += 1
 
         return remove
 
     def detach(self) -> Tensor:
         """The same values, sharing memory, with no history."""
-        detached = wrap(self.data, None)
+        detached = wrap(self._data, None)
         if state.trace is not None:
-            state.trace.makes(detached, self)
+            state.trace.shared(detached, self)
         return detached
 
 
 def wrap(data: Array, node: Node | None) -> Tensor:
     """A Tensor around `data` without copying or checking: what the engine makes its results with."""
     t = Tensor.__new__(Tensor)
-    t.data = data
-    t.grad = None
+    t._data = data
+    t._grad = None
     t.node = node
     t.requires_grad = node is not None and node.requires_grad
     t.name = ""
@@ -234,14 +273,14 @@ def wrap(data: Array, node: Node | None) -> Tensor:
 def raw(x: Any) -> Any:
     """The values of a Tensor, an array as it is: what a rule may look at without differentiating it."""
     if isinstance(x, Tensor):
-        return x.data
+        return x._data
     return np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
 
 
 def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:
     """A leaf as it was before it was copied or pickled."""
     t = kind.__new__(kind)
-    t.data, t.grad, t.node, t.requires_grad, t.name, t.hooks = backend.copy(data), None, None, requires_grad, name, None
+    t._data, t._grad, t.node, t.requires_grad, t.name, t.hooks = backend.copy(data), None, None, requires_grad, name, None
     return t
 
 

@@ -29,8 +29,7 @@ def fetch(path: Path, mirrors: Sequence[str], read: Callable[[Path], T], otherwi
         from tqdm.auto import tqdm
     except ImportError:
         raise MissingDependencyError(
-            f"{path.name}: downloading takes pooch and tqdm, which are not both installed; "
-            f"pip install 'tensorgrad[download]'. {otherwise}"
+            f"{path.name}: downloading takes pooch and tqdm, which are not both installed; pip install pooch tqdm. {otherwise}"
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []

@@ -32,9 +32,7 @@ def curves(
         from matplotlib.figure import Figure
         from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
     except ImportError:
-        raise MissingDependencyError(
-            "draw.curves: needs matplotlib, which is not installed; pip install 'tensorgrad[train]'"
-        ) from None
+        raise MissingDependencyError("draw.curves: needs matplotlib, which is not installed; pip install matplotlib") from None
     panels: dict[str, dict[str, Sequence[float]]] = {}
     for name, values in sorted(history.items(), key=lambda item: not item[0].endswith("loss")):
         panels.setdefault("loss" if name.endswith("loss") else name.removeprefix("val_"), {})[name] = values

@@ -19,7 +19,19 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.draw.formula import Expr, constant, latex, latex_name, names_in, replaced, simplified, text, uniform
+from tensorgrad.draw.formula import (
+    Expr,
+    constant,
+    latex,
+    latex_name,
+    named,
+    names_in,
+    number,
+    replaced,
+    simplified,
+    text,
+    uniform,
+)
 from tensorgrad.errors import GraphError
 
 LONGEST = 240  # characters of a formula that is still written in one piece
@@ -109,10 +121,11 @@ class Writer:
     """Reads the expressions of one derivation off the graph."""
 
     def __init__(self, loss: Tensor, wrt: Tensor, name: str) -> None:
-        self.loss, self.wrt, self.name = loss, wrt, name
         recorded = Graph.of(loss)
         self.fused = recorded.fused()
         self.leaf_names = recorded.leaf_names()
+        self.taken = set(self.leaf_names.values())
+        self.loss, self.wrt, self.name = loss, wrt, self.free(name)
         known = self.fused.values()
         ends = {node.index: node for node in self.fused.nodes}
         original = {node.index: node for node in recorded.nodes}
@@ -145,30 +158,30 @@ class Writer:
         self.grad_of: dict[Node, str] = {}
         for title, g in self.gradients:
             if g.node is not None:
-                self.grad_of.setdefault(g.node, f"d{name}/d{title}")
+                self.grad_of.setdefault(g.node, f"d{self.name}/d{title}")
         self.memo: dict[Any, Expr] = {}
         self.used: dict[int, Node] = {self.fused.outputs[0].index: self.fused.outputs[0]}
         self.shared = self.shared_nodes()
 
     # Names
 
+    def free(self, title: str) -> str:
+        """`title`, primed until nothing else has it."""
+        while title in self.taken:
+            title += "'"
+        self.taken.add(title)
+        return title
+
     def name_forward(self) -> None:
         """h1 for what the first layer's activation gave, z2 for the second layer's linear part, v1 for anything else."""
-        taken = set(self.leaf_names.values())
         for node in self.fused.nodes:
-            kind = node.op.name
-            if kind in ("linear", "matmul", "linear_relu", "linear_sigmoid", "linear_tanh"):
-                self.layers += 1
-                letter, number = ("z" if kind in ("linear", "matmul") else "h"), self.layers
-            elif kind in ("relu", "sigmoid", "tanh", "gelu", "elu", "silu", "leaky_relu"):
-                letter, number = "h", self.layers
+            if node.op.layer or node.op.activation:
+                self.layers += node.op.layer
+                title = f"{'h' if node.op.activation else 'z'}{self.layers}"
             else:
                 self.count["v"] += 1
-                letter, number = "v", self.count["v"]
-            title = f"{letter}{number}"
-            while title in taken:
-                title += "'"
-            taken.add(title)
+                title = f"v{self.count['v']}"
+            title = self.free(title)
             self.forward_names[node.index] = self.name if node.index == self.loss.node.index else title  # type: ignore[union-attr]
 
     def forward_name(self, t: Tensor) -> str:
@@ -187,7 +200,7 @@ class Writer:
         for node in sorted(readers, key=lambda n: n.index):
             big = any(isinstance(s, Node) and s.gradient_of is not None for s in node.inputs)
             if readers[node] > 1 and big and node not in self.grad_of:
-                found[node] = f"t{len(found) + 1}"
+                found[node] = self.free(f"t{len(found) + 1}")
         return found
 
     def backward_nodes(self) -> list[Node]:
@@ -207,24 +220,24 @@ class Writer:
         """The formula of an input: a name where there is one, else what it was computed by."""
         if isinstance(source, Tensor):
             if source in self.leaf_names:
-                return Expr("name", (self.leaf_names[source],), shape=source.shape)
+                return named(self.leaf_names[source], source.shape)
             return constant(source.data) or self.given(source.data)
         if not isinstance(source, Node):
-            return Expr("number", (float(source),))
+            return number(source)
         if source.gradient_of is None and source.index in self.ends:
             self.used[source.index] = self.ends[source.index]
-            return Expr("name", (self.forward_names[source.index],), shape=source.shape)
+            return named(self.forward_names[source.index], source.shape)
         formula = self.of(source)
         title = self.grad_of.get(source) or self.shared.get(source)
         if title is None or uniform(formula) is not None:  # a number needs no name
             return formula
-        return Expr("name", (title,), shape=source.shape)
+        return named(title, source.shape)
 
     def of(self, node: Node) -> Expr:
         """The formula of a node by its own op, simplified."""
         if node not in self.memo:
             self.memo[node] = simplified(
-                Expr(node.op.name, tuple(self.expr(s) for s in node.inputs), tuple(node.attrs.items()), node.shape), self
+                Expr(node.op, tuple(self.expr(s) for s in node.inputs), tuple(node.attrs.items()), node.shape), self
             )
         return self.memo[node]
 
@@ -248,7 +261,7 @@ class Writer:
         while missing := {i: n for i, n in self.used.items() if i not in forward}:
             for i, node in missing.items():
                 args = tuple(self.expr(s) for s in node.inputs)
-                forward[i] = simplified(Expr(node.op.name, args, tuple(node.attrs.items()), node.shape), self)
+                forward[i] = simplified(Expr(node.op, args, tuple(node.attrs.items()), node.shape), self)
         steps = [self.step(self.forward_names[i], forward[i]) for i in sorted(forward)]
         backward = [self.step(title, titles[title]) for title in order]
         return Derivation(steps, backward, text(whole), latex(whole), self.constants)
@@ -280,9 +293,10 @@ class Writer:
 
     def given(self, array: Any) -> Expr:
         """A name for an array that a rule made outside of the graph, such as the mask of a maximum."""
-        name = next((n for n, a in self.constants.items() if a is array), f"C{len(self.constants) + 1}")
+        name = next((n for n, a in self.constants.items() if a is array), "")
+        name = name or self.free(f"C{len(self.constants) + 1}")
         self.constants[name] = array
-        return Expr("name", (name,), shape=array.shape)
+        return named(name, array.shape)
 
     def sums_to_one(self, name: str) -> bool:
         """Whether the rows of a given array are probabilities."""
@@ -295,10 +309,8 @@ class Writer:
         if m < 2 or abs(scale * m - 1) > 1e-9 or m not in self.rows:
             return None
         for name, value in self.constants.items():
-            if value == m:
-                return Expr("name", (name,))
-        name = "m" if "m" not in self.constants else f"m{len(self.constants) + 1}"
-        while name in self.leaf_names.values():
-            name += "'"
+            if isinstance(value, int) and value == m:  # others are arrays
+                return named(name)
+        name = self.free("m" if "m" not in self.constants else f"m{len(self.constants) + 1}")
         self.constants[name] = m
-        return Expr("name", (name,))
+        return named(name)

@@ -26,7 +26,7 @@ def new_figure(caller: str, width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependencyError(
-            f"draw.{caller}: needs matplotlib, which is not installed; pip install 'tensorgrad[train]'"
+            f"draw.{caller}: needs matplotlib, which is not installed; pip install matplotlib"
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -173,7 +173,7 @@ def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None
 def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
     """A multi-layer perceptron as columns of neurons, the inputs at the left, a line for every weight.
 
-    model    a module whose Linear layers stand one after another, such as nn.Sequential or models.MLP
+    model    a module whose Linear layers stand one after another, such as nn.Sequential or tensorgrad.models.MLP
     limit    neurons drawn in a column; of a wider layer the first and the last ones, with dots between
     weights  colour the lines by their weights, blue below 0 and orange above
 

@@ -7,7 +7,7 @@ import shutil
 from tensorgrad.errors import MissingDependencyError
 
 MISSING = (
-    "drawing a graph needs Graphviz: pip install 'tensorgrad[draw]' (pygraphviz brings the engine), "
+    "drawing a graph needs Graphviz: pip install pygraphviz (it brings the engine), "
     "or install the program dot (https://graphviz.org/download)"
 )
 

@@ -98,9 +98,11 @@ class Builder:
     def __init__(self, graph: Graph, options: Options, prefix: str, panel: str) -> None:
         self.options, self.prefix = options, prefix
         self.scene = Scene()
+        scopes = [scope.split(".") for scope in {node.scope for node in graph.nodes}]
+        self.paths = {".".join(parts[: i + 1]) for parts in scopes for i in range(len(parts))}
         self.outer: tuple[str, ...] = ()
         if panel:
-            self.outer = (f"{prefix}panel",)
+            self.outer = (self.group_key("panel"),)
             self.scene.groups[self.outer[0]] = panel
         self.names = graph.leaf_names()
         recorded = [n for n in graph.nodes if n.gradient_of is None]
@@ -146,6 +148,12 @@ class Builder:
 
     # Groups
 
+    def group_key(self, name: str) -> str:
+        """The key of a group that is no module, even where a module is called `name`."""
+        while name in self.paths:
+            name += "'"
+        return f"{self.prefix}{name}"
+
     def modules(self) -> None:
         """A group for every module, and one for every repeat inside the module that it lies in."""
         self.group_of: dict[Unit, tuple[str, ...]] = {}
@@ -159,7 +167,7 @@ class Builder:
             for key, name in zip(keys, path, strict=True):
                 self.scene.groups.setdefault(key, name)
             if unit.repeat is not None:
-                key = f"{self.prefix}repeat{unit.repeat.number}"
+                key = self.group_key(f"repeat{unit.repeat.number}")
                 self.scene.groups.setdefault(key, f"× {unit.repeat.count}")
                 shared = unit.repeat.scope.split(".") if unit.repeat.scope else []
                 keys.insert(min(len(shared), len(keys)), key)

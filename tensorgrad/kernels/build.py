@@ -21,13 +21,11 @@ Kernel = Callable[..., None]
 NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
     **{name: function for name, function in vars(np).items() if isinstance(function, np.ufunc)},
     "copyto": np.copyto,
-    "dot": np.dot,
+    "dot": reference.dot,
     "asarray": np.asarray,
     "ascontiguousarray": np.ascontiguousarray,
     "empty": np.empty,
     "errstate": np.errstate,
-    "inf": np.inf,
-    "nan": np.nan,
     "where": reference.where,
     "relu_grad": reference.relu_grad,
     "column_sum": reference.column_sum,
@@ -43,7 +41,7 @@ def has_numba() -> bool:
 @functools.cache
 def numpy_kernel(chain: Chain, shared: tuple[tuple[int, int], ...]) -> Kernel:
     """The chain by NumPy, as a function of operands, results and how many rows to do at a time."""
-    space = dict(NAMESPACE)
+    space = NAMESPACE | chain.constants()
     exec(compile(generate.numpy_source(chain, dict(shared)), "<tensorgrad chain>", "exec"), space)
     return space["kernel"]  # type: ignore[no-any-return]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,13 +48,33 @@ class Ref:
     register: Register
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
-    """operands, steps in order, and which registers are results, each with its layout."""
+    """operands, steps in order, and which registers are results, each with its layout. Equal if they say the same."""
 
     operands: tuple[Operand, ...]
     steps: tuple[Step, ...]
     results: tuple[tuple[Register, str], ...]
+
+    @cached_property
+    def text(self) -> str:
+        """All that it says; numbers that are equal but not the same (0.0 and -0.0, 1 and True) are written differently."""
+        return repr((self.operands, self.steps, self.results))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chain) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def constants(self) -> dict[str, Any]:
+        """The numbers that the steps read, by the names that generated code gives them."""
+        return {
+            constant_name(i, k): a
+            for i, step in enumerate(self.steps)
+            for k, a in enumerate(step.inputs)
+            if not isinstance(a, Ref)
+        }
 
     @classmethod
     def of(cls, formula: Callable[..., Sequence[Any]], operands: Sequence[Operand]) -> Chain:
@@ -71,6 +92,11 @@ class Chain:
     def last_use(self) -> dict[Register, int]:
         """The step that reads each register last."""
         return {ref.register: i for i, step in enumerate(self.steps) for ref in step.inputs if isinstance(ref, Ref)}
+
+
+def constant_name(step: int, place: int) -> str:
+    """What generated code calls the number that a step reads in this place."""
+    return f"c{step}_{place}"
 
 
 @dataclass

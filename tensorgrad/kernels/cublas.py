@@ -190,7 +190,8 @@ def library() -> Any:
         blas = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
     except (ImportError, RuntimeError, OSError) as error:
         raise MissingDependencyError(
-            f"products on a GPU need cuBLAS: pip install cuda-pathfinder nvidia-cublas, or the CUDA toolkit ({error})"
+            "products on a GPU need cuBLAS: pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a driver of CUDA 12, "
+            f"or install the CUDA toolkit ({error})"
         ) from error
     i, p, long = ctypes.c_int, ctypes.c_void_p, ctypes.c_longlong
     blas.cublasGemmEx.argtypes = [p, i, i, i, i, i, p, p, i, i, p, i, i, p, p, i, i, i, i]

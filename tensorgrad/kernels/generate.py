@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from tensorgrad.kernels.chain import Chain, Ref, Register
+from tensorgrad.kernels.chain import Chain, Ref, Register, constant_name
 
 # What Numba's loop says for a function that a processor does in a few cycles. The others (exp, tanh, ...) are left to NumPy,
 # which does eight or sixteen at once where Numba calls the C library for each.
@@ -30,6 +31,8 @@ EXPRESSIONS = {
     "where": "({1} if {0} else {2})",
     "relu_grad": "({0} if {1} > {zero} else {zero})",
 }
+COMPARISONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal"}
+ARITHMETIC = EXPRESSIONS.keys() - COMPARISONS - {"where"}
 SLICED = ("full", "column")  # layouts of which a part of the rows has a part
 
 
@@ -44,12 +47,16 @@ def numpy_lines(
     results: Sequence[str],
     shared: Mapping[int, int],
     scratch: Callable[[int, str], str],
+    constant: Callable[[str, Any], str] = lambda name, value: name,
+    total: Callable[[str, str], list[str]] = lambda x, result: [f"column_sum({x}, out={result})"],
 ) -> list[str]:
     """The chain as NumPy calls that write into the results and into scratch arrays.
 
     operands, results   what the arrays are called
     shared    result to the operand that lies in the same memory
     scratch   what scratch array number i, of this dtype, is called
+    constant  what a number is called, given its name in `chain.constants()`
+    total     what puts the column sums of an array into a result
     """
     first = len(chain.operands)
     last = chain.last_use()
@@ -62,7 +69,9 @@ def numpy_lines(
     lines = []
     for i, step in enumerate(chain.steps):
         register = first + i
-        inputs = [called[a.register] if isinstance(a, Ref) else repr(a) for a in step.inputs]
+        inputs = [
+            called[a.register] if isinstance(a, Ref) else constant(constant_name(i, n), a) for n, a in enumerate(step.inputs)
+        ]
         for a in {a.register for a in step.inputs if isinstance(a, Ref)}:
             if last[a] == i and a in owner and a not in kept:
                 free.setdefault(owner.pop(a), []).append(called[a])  # may be written to by this very step
@@ -81,7 +90,7 @@ def numpy_lines(
         lines.append(line)
     for k, (register, layout) in enumerate(chain.results):
         if layout == "sum":
-            lines.append(f"column_sum({called[register]}, out={results[k]})")
+            lines += total(called[register], results[k])
         elif called[register] != results[k]:
             lines.append(f"copyto({results[k]}, {called[register]})")
     return lines
@@ -100,7 +109,10 @@ def numpy_source(chain: Chain, shared: Mapping[int, int]) -> str:
     def part(name: str) -> str:
         return f"part_of_{name}" if layouts[name] in SLICED else name
 
-    inner = numpy_lines(chain, [part(a) for a in operands], [part(a) for a in results], shared, scratch)
+    def total(x: str, result: str) -> list[str]:
+        return [f"column_sum({x}, out={result}) if start == 0 else add({result}, column_sum({x}), out={result})"]
+
+    inner = numpy_lines(chain, [part(a) for a in operands], [part(a) for a in results], shared, scratch, total=total)
     full = next(a for a, layout in layouts.items() if layout == "full")
     lines = [f"def kernel({', '.join(layouts)}, rows):", f"    n = len({full})"]
     lines += [f"    t{i} = empty((min(rows, n), *{full}.shape[1:]), {dtype!r})" for i, dtype in enumerate(temporary)]
@@ -119,6 +131,8 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     dtypes = {chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))} - {"bool"}
     if len(dtypes) != 1 or not dtypes <= {"float32", "float64"} or any(s.function not in EXPRESSIONS for s in chain.steps):
         return None
+    if any(s.dtype == "bool" and s.function not in COMPARISONS for s in chain.steps):  # NumPy's True + True is True
+        return None
     kind = dtypes.pop()
     operands, results = names(chain)
     at = {"full": "[i]" if flat else "[i, j]", "row": "[j]", "column": "[i, 0]", "number": "[()]"}
@@ -132,10 +146,11 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
         values = []
         for a in step.inputs:
             if isinstance(a, Ref):
-                values.append(f"x{a.register}")
+                is_number = chain.dtype(a.register) == "bool" and step.function in ARITHMETIC
+                values.append(f"{kind}(x{a.register})" if is_number else f"x{a.register}")
             else:
                 values.append(f"c{len(constants)}")
-                constants[values[-1]] = f"{kind}({float(a)!r})"
+                constants[values[-1]] = f"{kind}(float.fromhex({float(a).hex()!r}))"
         body.append(f"x{i} = {EXPRESSIONS[step.function].format(*values, zero='zero', one='one')}")
     # what lies in the same memory has one name: with fewer arrays there is less that might overlap, for all the compiler knows
     stored = {
@@ -148,7 +163,7 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     sums = [(results[k], register) for k, (register, layout) in enumerate(chain.results) if layout == "sum"]
     after = [f"{name}[j] += {stored[register]}[i, j]" for name, register in sums if register in stored]
     body += [f"{name}[j] += x{register}" for name, register in sums if register not in stored]
-    lines = ["from math import inf, nan, sqrt", "", "from numba import njit", "from numpy import float32, float64", ""]
+    lines = ["from math import sqrt", "", "from numba import njit", "from numpy import float32, float64", ""]
     lines += [f"{name} = {value}" for name, value in constants.items()]
     lines += ["", "", '@njit(cache=True, nogil=True, error_model="numpy")', f"def kernel({', '.join([*operands, *results])}):"]
     lines += [f"    {line}" for line in numbers] + [f"    {name}[:] = zero" for name, _ in sums]

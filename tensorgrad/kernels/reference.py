@@ -6,7 +6,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, check, on_gpu
 from tensorgrad.errors import LabelError
-from tensorgrad.kernels.thresholds import ONES_PRODUCT
+from tensorgrad.kernels import thresholds
 
 
 def where(condition: Array, a: Array, b: Array, out: Array) -> None:
@@ -24,13 +24,21 @@ def relu_grad(g: Array, unit: Array, out: Array) -> None:
     np.bitwise_and(keep, g.view(bits), out=out.view(bits))
 
 
-def column_sum(x: Array, out: Array) -> None:
-    """out = the sum of x over all axes but the last; x (..., n), out (n)."""
+def column_sum(x: Array, out: Array | None = None) -> Array:
+    """The sum of x over all axes but the last, written to out if it is given; x (..., n), out (n)."""
     rows = x.reshape(-1, x.shape[-1])
-    if rows.size >= ONES_PRODUCT and x.dtype.kind == "f" and x.dtype.itemsize >= 4:
-        np.matmul(np.ones(len(rows), x.dtype), rows, out=out)
+    if rows.size >= thresholds.ONES_PRODUCT and x.dtype.kind == "f" and x.dtype.itemsize >= 4:
+        return np.matmul(np.ones(len(rows), x.dtype), rows, out=out)
+    return np.add.reduce(rows, axis=0, out=out)
+
+
+def dot(a: Array, b: Array, out: Array) -> None:
+    """out = sum of a b; a, b (n), out (). In parts, which are added up in pairs: BLAS adds one element after the other."""
+    if a.size <= thresholds.DOT:
+        np.dot(a, b, out=out)
     else:
-        np.add.reduce(rows, axis=0, out=out)
+        parts = range(0, a.size, thresholds.DOT)
+        out[()] = np.add.reduce([np.dot(a[i : i + thresholds.DOT], b[i : i + thresholds.DOT]) for i in parts])
 
 
 def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") -> None:

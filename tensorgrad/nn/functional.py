@@ -150,9 +150,9 @@ def follow(running: Array, value: Any, momentum: float) -> None:
     with switched(recording=False):
         before = wrap(running, None)
         after = before + momentum * (value.detach() - before)
-    put(running, after.data)
     if state.trace is not None:
         state.trace.assigns(running, after)
+    put(running, after._data)
 
 
 @one_box

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.core.backend import Array, asarray, namespace
+from tensorgrad.core.backend import asarray, namespace
 from tensorgrad.core.location import line_of, user_location, warn
-from tensorgrad.core.state import one_box
-from tensorgrad.core.tensor import Tensor, raw
+from tensorgrad.core.state import one_box, state
+from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.ops.activation import softplus
 from tensorgrad.ops.compare import equal, greater, not_equal
-from tensorgrad.ops.elementwise import abs, clip, log, where
+from tensorgrad.ops.elementwise import abs, astype, clip, log, where
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
 
@@ -226,16 +226,18 @@ def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | No
     return hot, keep, None if w is None else counts, where(equal(total, 0), 1, total)
 
 
-def class_weights(op: str, logp: Any, weight: Any) -> Array | None:
+def class_weights(op: str, logp: Any, weight: Any) -> Any:
     """`weight` in the dtype of logp, if it has one number for each class."""
     if weight is None:
         return None
     if isinstance(weight, Tensor) and weight.requires_grad:
         raise GraphError(f"{scoped(op)}: weight is data and has no gradient, but it requires one; .detach() it")
-    w = asarray(raw(weight), where=scoped(op))
+    w = weight if isinstance(weight, Tensor) else asarray(weight, where=scoped(op))
+    if state.trace is not None and not isinstance(w, Tensor):
+        w = wrap(w, None)  # recorded, so that a replay reads it as it is at that time
     if w.shape != logp.shape[-1:]:
         raise ShapeError(f"{scoped(op)}: weight has shape {w.shape}, expected {logp.shape[-1:]}: one for each class")
-    return w.astype(logp.dtype, copy=False)
+    return w if w.dtype == logp.dtype else astype(w, logp.dtype)
 
 
 def warn_of_softmax(logits: Any) -> None:

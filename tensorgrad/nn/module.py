@@ -9,7 +9,7 @@ import numpy as np
 
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, as_device, copy, is_array, move, on, put
-from tensorgrad.core.state import state
+from tensorgrad.core.state import changes, state
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ShapeError
@@ -38,6 +38,7 @@ class Module:
         self.training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
+        changes.count += 1
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
         if not name.startswith("_") and any(isinstance(part, (Parameter, Module)) for part in parts):
             raise TypeError(
@@ -90,6 +91,12 @@ class Module:
             raise AttributeError(f"{type(self).__name__}: register_buffer: there is a {name!r} already")
         self._buffers[name] = copy(array) if is_array(array) else np.array(array)
 
+    def __delattr__(self, name: str) -> None:
+        changes.count += 1
+        for owner in (self._parameters, self._buffers, self._modules):
+            owner.pop(name, None)
+        self.__dict__.pop(name, None)
+
     def __getattr__(self, name: str) -> Array:
         buffers = self.__dict__.get("_buffers", {})
         if name in buffers:
@@ -125,11 +132,12 @@ class Module:
                 return moved if dtype is None or array.dtype.kind != "f" else moved.astype(dtype, copy=False)
 
         for parameter in self.parameters():
-            parameter.data = there(parameter.data)
+            parameter.data = there(parameter._data)
             if parameter.grad is not None:
-                parameter.grad = wrap(there(parameter.grad.data), None)
+                parameter.grad = wrap(there(parameter.grad._data), None)
         for _, module in self.named_modules():
             module._buffers.update({name: there(array) for name, array in module._buffers.items()})
+        changes.count += 1
         return self
 
     def parameters(self) -> Iterator[Parameter]:
@@ -152,7 +160,9 @@ class Module:
 
     def state_dict(self) -> dict[str, Array]:
         """Path to a copy of the values, on their device, for every parameter and every buffer."""
-        arrays = [(path, parameter.data) for path, parameter in self.named_parameters()]
+        if state.trace is not None:
+            state.trace.forbid("state_dict()")
+        arrays = [(path, parameter._data) for path, parameter in self.named_parameters()]
         return {path: copy(array) for path, array in (*arrays, *self.named_buffers())}
 
     def load_state_dict(self, values: Mapping[str, Any], strict: bool = True) -> None:
@@ -160,7 +170,7 @@ class Module:
 
         Raises ShapeError, before anything is changed, for shapes that differ, and, if `strict`, for names that do.
         """
-        own = {**{path: p.data for path, p in self.named_parameters()}, **dict(self.named_buffers())}
+        own = {**{path: p._data for path, p in self.named_parameters()}, **dict(self.named_buffers())}
         if not strict:
             values = {name: value for name, value in values.items() if name in own}
             own = {name: array for name, array in own.items() if name in values}
@@ -171,6 +181,8 @@ class Module:
             for name, p in own.items()
             if name in values and np.shape(values[name]) != p.shape
         ]
+        if state.trace is not None:
+            state.trace.forbid("load_state_dict()")
         if problems:
             raise ShapeError(f"load_state_dict: {type(self).__name__}: {'; '.join(problems)}")
         for name, array in own.items():

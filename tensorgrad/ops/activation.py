@@ -25,6 +25,7 @@ class Relu(Op):
     """
 
     name, signature, reads = "relu", "()->()", "y"
+    activation = True
     kinks = (0.0,)
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -61,6 +62,7 @@ class Sigmoid(Op):
     """
 
     name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y"
+    activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         with np.errstate(over="ignore"):  # e^-x = inf gives the right limit, 0
@@ -96,6 +98,7 @@ class Tanh(Op):
     """
 
     name, signature, reads = "tanh", "()->()", "y"
+    activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.tanh(x)
@@ -128,6 +131,7 @@ class LeakyRelu(Op):
     """
 
     name, signature, reads = "leaky_relu", "()->()", "x"
+    activation = True
     kinks = (0.0,)
 
     def __call__(self, x: Any, slope: float = 0.01) -> Any:
@@ -152,6 +156,7 @@ class Elu(Op):
     """
 
     name, signature, reads = "elu", "()->()", "x"
+    activation = True
     kinks = (0.0,)
 
     def __call__(self, x: Any, alpha: float = 1.0) -> Any:
@@ -181,6 +186,7 @@ class Gelu(Op):
     """
 
     name, signature, reads = "gelu", "()->()", "x"
+    activation = True
 
     def __call__(self, x: Any, approximate: str = "none") -> Any:
         if approximate not in ("none", "tanh"):
@@ -222,6 +228,7 @@ class Silu(Op):
     """
 
     name, signature, reads = "silu", "()->()", "x"
+    activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return x * sigmoid.forward(xp, x)

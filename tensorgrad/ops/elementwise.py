@@ -208,7 +208,7 @@ class Log(Op):
         assert node.op.log is not None
         (z,) = node.saved
         value = node.op.log.forward(namespace([z]), z, **node.attrs)
-        return wrap(value, Node(self, (node,), {}, (p.data,), value, value.shape, value.dtype, made=user_location()))
+        return wrap(value, Node(self, (node,), {}, (p._data,), value, value.shape, value.dtype, made=user_location()))
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: g / x,)

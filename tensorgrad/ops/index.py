@@ -11,7 +11,7 @@ from tensorgrad.core.backend import Array, Xp, beside, check, is_array, namespac
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import state
-from tensorgrad.core.tensor import Tensor, raw
+from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import LabelError, ShapeError
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
@@ -28,6 +28,7 @@ class GetItem(Op):
     moves = True
 
     def __call__(self, x: Any, index: Any) -> Any:
+        index = followed(index)
         if any(isinstance(i, Tensor) for i in (index if isinstance(index, tuple) else (index,))):
             return gather(x, index)
         return self.apply(x, index=placed(frozen(index), x))
@@ -406,7 +407,17 @@ def axes_of(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
 
 def as_index(indices: Any) -> Any:
     """Tensors as they are, lists as arrays."""
+    indices = followed(indices)
     return indices if isinstance(indices, Tensor) else frozen(indices)
+
+
+def followed(index: Any) -> Any:
+    """An index in a traced step: arrays of integers as Tensors on their memory, which each replay reads anew."""
+    if state.trace is None:
+        return index
+    if isinstance(index, tuple):
+        return tuple(followed(i) for i in index)
+    return wrap(index, None) if is_array(index) and not isinstance(index, np.generic) and index.dtype.kind in "iu" else index
 
 
 def frozen(index: Any) -> Any:
@@ -415,7 +426,11 @@ def frozen(index: Any) -> Any:
         return tuple(frozen(i) for i in index)
     if isinstance(index, list):
         index = np.asarray(index) if index else np.zeros(0, int)
-    return index.copy() if is_array(index) else index
+    if not is_array(index):
+        return index
+    if state.trace is not None:
+        state.trace.freezes(index)
+    return index.copy()
 
 
 def placed(index: Any, x: Any) -> Any:

@@ -17,7 +17,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.common import add_row
-from tensorgrad.ops.activation import relu_grad, sigmoid, sigmoid_grad, tanh_grad
+from tensorgrad.ops.activation import relu, relu_grad, sigmoid, sigmoid_grad, tanh, tanh_grad
 from tensorgrad.ops.elementwise import mul
 from tensorgrad.ops.shape import broadcast_to, reshape, rows, transpose
 
@@ -30,6 +30,7 @@ class Matmul(Op):
     """
 
     name, signature, symbol, reads = "matmul", "(m,k),(k,n)->(m,n)", "@", "a b"
+    layer = True
 
     def __call__(self, a: Any, b: Any) -> Any:
         vectors = getattr(a, "ndim", 2) == 1, getattr(b, "ndim", 2) == 1
@@ -63,6 +64,7 @@ class Linear(Op):
     """
 
     name, signature, reads = "linear", "(...,k),(k,n),(n)->(...,n)", "x w"
+    layer = True
 
     def forward(self, xp: Xp, x: Array, w: Array, b: Array) -> Array:
         if w.ndim != 2 or b.shape != w.shape[1:]:
@@ -83,6 +85,7 @@ class LinearActivation(Op):
     """A layer and its activation in one: the gradient goes through the activation once, for all three inputs."""
 
     signature, reads = "(...,k),(k,n),(n)->(...,n)", "y x w"
+    layer = activation = True
     gradient: ClassVar[Op]
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -283,7 +286,7 @@ def scoped(op: str) -> str:
 
 def identity(like: Value, n: int) -> Array:
     """The (n,n) identity matrix in the dtype and among the arrays of `like`, an array or a Tensor."""
-    data = like.data if isinstance(like, Tensor) else like
+    data = like._data if isinstance(like, Tensor) else like
     return namespace([data]).eye(n, dtype=like.dtype)
 
 
@@ -349,3 +352,4 @@ def in_order(x: Any, axes: list[int]) -> Any:
 
 matmul, linear, einsum = Matmul(), Linear(), Einsum()
 linear_relu, linear_sigmoid, linear_tanh = LinearRelu(), LinearSigmoid(), LinearTanh()
+linear_relu.expands, linear_sigmoid.expands, linear_tanh.expands = (linear, relu), (linear, sigmoid), (linear, tanh)

@@ -26,6 +26,7 @@ class Softmax(Op):
 
     # z is kept as well, because the log of the result is evaluated from it
     name, signature, reads = "softmax", "(n)->(n)", "y z"
+    rowwise = True
 
     def __call__(self, z: Any, axis: int = -1) -> Any:
         return self.apply(z, axis=axis)
@@ -52,6 +53,7 @@ class LogSoftmax(Op):
     """
 
     name, signature, reads = "log_softmax", "(n)->(n)", "y"
+    rowwise = True
 
     def __call__(self, z: Any, axis: int = -1) -> Any:
         return self.apply(z, axis=axis)
@@ -80,6 +82,7 @@ class OneHot(Op):
     """
 
     name, signature = "one_hot", "()->(k)"
+    rowwise = True
 
     def __call__(self, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
         return self.apply(as_target(labels), classes=classes, dtype=np.dtype(dtype))

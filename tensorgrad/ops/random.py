@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, copy, device_of, move, on, put
 from tensorgrad.core.op import Op, Sample
+from tensorgrad.core.state import state
 from tensorgrad.errors import DeviceError, MissingDependencyError
 
 _default = np.random.default_rng()
@@ -18,6 +19,8 @@ _default = np.random.default_rng()
 def seed(value: int | None) -> None:
     """Start the generator of dropout's masks anew, so that what follows is reproducible. It draws nothing but those."""
     global _default
+    if state.trace is not None:
+        state.trace.forbid("a seed for random numbers")
     states = on_gpus(_default)
     _default = np.random.default_rng(value)
     for array in states.values():  # the same arrays: a captured step draws from them

@@ -24,9 +24,9 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float, error_if_nonfinite
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm: max_norm must be above 0, got {max_norm}")
     reached = [p for p in params if p.grad is not None]
-    if state.trace is not None or any(on_gpu(p.data) for p in reached):
+    if state.trace is not None or any(on_gpu(p._data) for p in reached):
         return _clip_recorded(reached, max_norm)
-    grads = [p.grad.data for p in reached if p.grad is not None]
+    grads = [p.grad._data for p in reached if p.grad is not None]
     total = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
     if error_if_nonfinite and not math.isfinite(total):
         raise ValueError(f"clip_grad_norm: the norm of the gradients is {total}; find its source with detect_anomaly()")
@@ -55,5 +55,5 @@ def clip_grad_value(params: Iterable[Tensor], limit: float) -> None:
         if p.grad is not None and state.trace is not None:
             p.grad = ops.clip(p.grad, -limit, limit)
         elif p.grad is not None:
-            with on(p.grad.data):
-                np.clip(p.grad.data, -limit, limit, out=p.grad.data)
+            with on(p.grad._data):
+                np.clip(p.grad._data, -limit, limit, out=p.grad._data)

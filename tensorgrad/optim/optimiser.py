@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from tensorgrad.core.backend import Array, address, device_of, empty_bytes, name
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.location import warn
 from tensorgrad.core.op import Value
-from tensorgrad.core.state import Tracer, state, switched
+from tensorgrad.core.state import Tracer, changes, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.kernels.build import ChainKernel, Kernel
@@ -48,7 +48,7 @@ class Optimiser:
         self.params = list(params)
         self.lr = lr
         self.steps = 0
-        self.settings = settings
+        self.settings = Settings(settings)
         name = type(self).__name__
         for key, value in {"lr": lr, **settings}.items():
             if not value >= 0:
@@ -63,6 +63,11 @@ class Optimiser:
         self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
         self._kernels: dict[Any, Kernel] = {}
         self._warned = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("lr", "steps"):
+            changes.count += 1
+        object.__setattr__(self, name, value)
 
     @property
     def state(self) -> list[dict[str, Array]]:
@@ -88,34 +93,36 @@ class Optimiser:
 
     def step(self) -> None:
         """Change every parameter that has a gradient. Warns once, naming them, of parameters that the loss does not reach."""
-        missing = [i for i, p in enumerate(self.params) if p.grad is None]
+        if state.trace is not None:
+            for p in self.params:
+                state.trace.reads_grad(p)
+        missing = [i for i, p in enumerate(self.params) if p._grad is None]
         if missing and not self._warned:
             self._warned = True
             names = ", ".join(f"{self.params[i].name or f'parameter {i}'} {self.params[i].shape}" for i in missing)
             warn(f"{type(self).__name__}: no gradient reached {names}: the loss does not depend on it")
         for i, p in enumerate(self.params):
-            if p.grad is not None and p.grad.shape != p.shape:
+            if p._grad is not None and p._grad.shape != p.shape:
                 raise ShapeError(
-                    f"{type(self).__name__}: the gradient of parameter {i} has shape {p.grad.shape}, expected {p.shape}"
+                    f"{type(self).__name__}: the gradient of parameter {i} has shape {p._grad.shape}, expected {p.shape}"
                 )
+        if state.trace is not None:
+            self._trace(state.trace)
+            return
         self.steps += 1
         if self.scattered():
             self.gather()
-        if state.trace is not None:
-            self._trace(state.trace)
-            self.flush()
-            return
         for group in self.groups:
             kernel = self.kernel(group)
             with on(group.flat):
                 numbers = group.numbers(self.numbers())
                 for i, arrays in zip(group.indices, group.views, strict=True):
                     p = self.params[i]
-                    if p.grad is not None:
-                        namespace((arrays[0], p.grad.data))  # an error where they are on different devices
-                        kernel(arrays[0], p.grad.data.reshape(-1), *arrays[1:], *numbers, *arrays)
+                    if p._grad is not None:
+                        namespace((arrays[0], p._grad._data))  # an error where they are on different devices
+                        kernel(arrays[0], p._grad._data.reshape(-1), *arrays[1:], *numbers, *arrays)
                         if missing:
-                            writes.wrote(p.data)
+                            writes.wrote(p._data)
             if not missing:
                 writes.wrote(group.flat)
         self.flush()
@@ -128,7 +135,7 @@ class Optimiser:
 
     def scattered(self) -> bool:
         """Whether parameters have been given other memory than the flat arrays."""
-        return any([self.params[i].data.base is not group.flat.base for group in self.groups for i in group.indices])
+        return any([self.params[i]._data.base is not group.flat.base for group in self.groups for i in group.indices])
 
     def gather(self) -> None:
         """Let the parameters lie in the flat arrays again; on another device or of another dtype now, in new ones, to which the
@@ -176,16 +183,18 @@ class Optimiser:
     def _trace(self, trace: Tracer[Tensor]) -> None:
         """A step, recorded on the flat arrays: all parameters with a gradient that lie one after the other at once."""
         trace.steps(self)
-        self.gather()
+        self.steps += 1
+        if self.scattered():
+            self.gather()
         for group in self.groups:
             numbers = trace.asks(self.numbers, group.flat)
             parts_of = list(zip(group.indices, group.parts, strict=True))
-            for reached, run in groupby(parts_of, lambda part: self.params[part[0]].grad is not None):
+            for reached, run in groupby(parts_of, lambda part: self.params[part[0]]._grad is not None):
                 if not reached:
                     continue
                 parts = list(run)
                 start, stop = parts[0][1][0], parts[-1][1][1]
-                gradients = [ops.reshape(self.params[i].grad, (-1,)) for i, _ in parts]
+                gradients = [ops.reshape(self.params[i]._grad, (-1,)) for i, _ in parts]
                 g = gradients[0] if len(gradients) == 1 else ops.concatenate(gradients)
                 targets = [array[start:stop] for array in (group.flat, *group.state.values())]
                 leaves = [wrap(array, None) for array in targets]
@@ -195,13 +204,16 @@ class Optimiser:
                     trace.assigns(target, value)
                 for target, value in zip(targets, values, strict=True):
                     with on(target):
-                        target[...] = value.data
+                        target[...] = value._data
                 writes.wrote(targets[0])
 
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next backward() starts from nothing."""
+        trace = state.trace
         for p in self.params:
-            p.grad = None
+            if trace is not None:
+                trace.writes_grad(p)
+            p._grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on besides the parameters, copied."""
@@ -211,6 +223,8 @@ class Optimiser:
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Go on as the optimiser that `state_dict` was taken from. Raises ShapeError if its parameters had other shapes."""
+        if state.trace is not None:
+            state.trace.forbid("load_state_dict()")
         for i, (p, arrays) in enumerate(zip(self.params, values["state"], strict=False)):
             for slot, array in arrays.items():
                 if slot not in self.slots or array.shape != p.shape:
@@ -222,10 +236,29 @@ class Optimiser:
             raise ShapeError(
                 f"{type(self).__name__}.load_state_dict: state of {len(values['state'])} parameters for {len(self.params)}"
             )
-        self.lr, self.steps, self.settings = values["lr"], values["steps"], copy.copy(values["settings"])
+        self.lr, self.steps, self.settings = values["lr"], values["steps"], Settings(values["settings"])
         for own, arrays in zip(self.state, values["state"], strict=True):
             for slot, array in own.items():
                 put(array, arrays.get(slot, 0))
+
+
+class Settings(dict[str, Any]):
+    """The settings of an optimiser: a dict that lets compiled steps know that it has changed."""
+
+
+def counting(name: str) -> Any:
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def call(self: Settings, *args: Any, **kwargs: Any) -> Any:
+        changes.count += 1
+        return method(self, *args, **kwargs)
+
+    return call
+
+
+for _name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(Settings, _name, counting(_name))
 
 
 class Group:
@@ -241,7 +274,7 @@ class Group:
         self.indices = indices
         ends = np.cumsum([0, *(params[i].size for i in indices)]).tolist()
         self.parts: list[tuple[int, int]] = list(pairwise(ends))
-        first: Array = params[indices[0]].data
+        first: Array = params[indices[0]]._data
         self.device = device_of(first)
         with on(first):
             self.flat: Array = empty_bytes(ends[-1] * first.itemsize, first).view(first.dtype)
@@ -275,14 +308,15 @@ class Group:
             return
         for i, (start, stop) in zip(self.indices, self.parts, strict=True):
             part = self.flat[start:stop].reshape(params[i].shape)
-            put(part, params[i].data)
-            params[i].data = part
+            put(part, params[i]._data)
+            params[i]._data = part
+            changes.count += 1
 
     def holds(self, params: list[Tensor], flat: Array) -> bool:
         """Whether the parameters lie in `flat` one after the other, as those do that another optimiser has too."""
         begin = address(flat)
         return flat.shape == (self.parts[-1][1],) and all(
-            address(params[i].data) == begin + start * flat.itemsize and params[i].data.flags.c_contiguous
+            address(params[i]._data) == begin + start * flat.itemsize and params[i]._data.flags.c_contiguous
             for i, (start, _) in zip(self.indices, self.parts, strict=True)
         )
 

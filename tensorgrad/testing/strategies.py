@@ -1,4 +1,4 @@
-"""Hypothesis strategies: what to try models, losses and ops with. Needs Hypothesis: pip install 'tensorgrad[testing]'.
+"""Hypothesis strategies: what to try models, losses and ops with. Needs Hypothesis: pip install hypothesis.
 
 Everything shrinks: shapes to few and short axes, values to 0 and round numbers, networks to few narrow layers.
 """
@@ -23,7 +23,7 @@ try:
     from hypothesis.extra import numpy as hnp
 except ImportError as error:
     raise MissingDependencyError(
-        "tensorgrad.testing.strategies needs hypothesis, which is not installed; pip install 'tensorgrad[testing]'"
+        "tensorgrad.testing.strategies needs hypothesis, which is not installed; pip install hypothesis"
     ) from error
 
 KINK_MARGIN = 0.05
@@ -107,7 +107,13 @@ def widths(max_width: int = 6, max_layers: int = 3) -> st.SearchStrategy[tuple[i
     return st.lists(st.integers(1, max_width), min_size=2, max_size=max_layers + 1).map(tuple)
 
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU, "gelu": nn.GELU}
+# The modules of all activations by the names of their ops; those without kinks come first, and so failures shrink to them
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    op.name: getattr(nn, module)
+    for op in sorted(REGISTRY.values(), key=lambda op: bool(op.kinks))
+    for module in nn.__all__
+    if op.activation and module.lower() == op.name.replace("_", "")
+}
 
 
 def mlps(
@@ -136,7 +142,7 @@ def mlps(
 
 def ops(names: Sequence[str] | None = None) -> st.SearchStrategy[Op]:
     """Registered ops that have a gradient and can stand alone; of those named, if any are."""
-    chosen = [op for op in REGISTRY.values() if op.backward is not None and op.name != "checkpoint"]
+    chosen = [op for op in REGISTRY.values() if op.backward is not None and not op.calls]
     return st.sampled_from([op for op in chosen if names is None or op.name in names])
 
 

@@ -59,8 +59,8 @@ def suspects(graph: Graph, order: int) -> list[Node]:
     known = graph.values()
     found = []
     for node in graph.nodes:
-        if not node.requires_grad or node.op.backward is None or any(map(callable, node.attrs.values())):
-            continue  # an op that calls a function of the user's, such as checkpoint, is not to be judged on its own
+        if not node.requires_grad or node.op.backward is None or node.op.calls:
+            continue
         if is_wrong(node.op, arguments(node, known), node.attrs, order):
             found.append(node)
     return found

@@ -27,7 +27,7 @@ class Progress:
             if wanted is None:
                 return
             raise MissingDependencyError(
-                "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install 'tensorgrad[progress]'"
+                "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install tqdm"
             ) from None
         if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook shows it, too, though its stderr is not a terminal
             done = run.epoch * len(run.loader) + (run.record.done if run.record else 0)

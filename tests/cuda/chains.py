@@ -11,7 +11,7 @@ from tensorgrad import ops
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda import launch
-from tensorgrad.optim import SGD, Adam, AdamW, RMSprop
+from tensorgrad.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
 Shared = tuple[tuple[int, int], ...]
 
@@ -76,6 +76,7 @@ CHAINS: dict[str, tuple[Chain, Shared]] = {
     "Adam": optimiser(Adam, weight_decay=1e-2),
     "AdamW": optimiser(AdamW),
     "RMSprop": optimiser(RMSprop),
+    "Adagrad": optimiser(Adagrad),
 }
 
 
@@ -113,7 +114,7 @@ def draw(rng: np.random.Generator, name: str, shape: tuple[int, int], special: b
             if special:
                 values = np.where(rng.random(size) < 0.1, rng.choice([0.0, -0.0, np.inf, -np.inf, np.nan], size), values)
             found.append(values.astype(operand.dtype))
-    if name in ("Adam", "AdamW", "RMSprop"):
+    if name in ("Adam", "AdamW", "RMSprop", "Adagrad"):
         found[len(CHAINS[name][1])] = abs(found[len(CHAINS[name][1])])  # the mean of squares
     return found
 

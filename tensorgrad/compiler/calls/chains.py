@@ -1,0 +1,179 @@
+"""Elementwise functions: one, or a chain of them with the column sums of what they make."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
+from tensorgrad.compiler.values import Value
+from tensorgrad.core.backend import Array
+from tensorgrad.core.node import Node
+from tensorgrad.core.signature import Shape
+from tensorgrad.kernels import build, generate, reference, thresholds
+from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
+from tensorgrad.kernels.cuda.launch import chain_kernel
+
+
+class Elementwise(Call):
+    """One function of arrays and numbers; the name is the function's. quiet: kinds of floating-point error that are meant."""
+
+    def __init__(
+        self, function: str, inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int, quiet: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(function, inputs, outputs, nodes, flops)
+        self.quiet = quiet
+
+    def compute(self, *inputs: Any) -> list[Array]:
+        out = np.empty(self.outputs[0].shape, self.outputs[0].dtype)
+        function = build.NAMESPACE[self.name]
+        with np.errstate(**dict.fromkeys(self.quiet, "ignore")):
+            function(*inputs, out=out)
+        return [out]
+
+    def sums(self, split: Rows) -> list[Value] | None:
+        return sums_of(self, self.outputs[0].shape, split)
+
+    def emit(self, writer: Writer) -> None:
+        inputs = ", ".join(writer.name(v) if isinstance(v, Value) else writer.bind("c", v) for v in self.inputs)
+        line = f"{self.name}({inputs}, out={writer.name(self.outputs[0])})"
+        ignored = ", ".join(f"{kind}='ignore'" for kind in self.quiet)
+        writer.lines.append(f"with errstate({ignored}): {line}" if ignored else line)
+
+    def launch(self, launcher: Launcher) -> Launch:
+        """One function, of arrays that no chain takes: without axes, or not row after row."""
+        (out,) = self.outputs
+        arrays = [launcher.array(v) for v in self.inputs]
+        to = launcher.array(out)
+        if all(a.shape == () for a in (*self.reads, out)):
+            operands = [v for v in self.inputs if isinstance(v, Value)]
+            order = iter(range(len(operands)))
+            refs = tuple(Ref(next(order)) if isinstance(v, Value) else v for v in self.inputs)
+            step = Step(self.name, refs, str(out.dtype), self.quiet)
+            chain = Chain(tuple(Operand("full", str(v.dtype)) for v in operands), (step,), ((len(operands), "full"),))
+            return launch_chain(launcher, chain, {}, (), [*(launcher.array(v) for v in operands), to])
+        function = function_of(launcher.xp, self.name)
+
+        def launch() -> None:
+            to[...] = function(*arrays)
+
+        return launch
+
+
+class ChainCall(Call):
+    """A chain: elementwise functions of one shape in one kernel, with the column sums of some of their results."""
+
+    def __init__(
+        self, chain: Chain, shape: Shape, name: str, inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int
+    ) -> None:
+        super().__init__(name, inputs, outputs, nodes, flops)
+        self.chain, self.shape = chain, shape
+
+    def compute(self, *inputs: Any) -> list[Array]:
+        registers: list[Any] = list(inputs)
+        for step in self.chain.steps:
+            operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]
+            out = np.empty(np.broadcast_shapes(*map(np.shape, operands)), step.dtype)
+            with np.errstate(**dict.fromkeys(step.quiet, "ignore")):
+                build.NAMESPACE[step.function](*operands, out=out)
+            registers.append(out)
+        results = []
+        for (register, layout), out in zip(self.chain.results, self.outputs, strict=True):
+            whole = np.broadcast_to(registers[register], self.shape)
+            results.append(reference.column_sum(whole).reshape(out.shape) if layout == "sum" else np.array(whole))
+        return results
+
+    def overlays(self, k: int) -> list[int]:
+        if self.chain.results[k][1] != "full":  # a sum is written before all of its elements are read
+            return []
+        return [j for j, operand in enumerate(self.chain.operands) if operand.layout == "full"]
+
+    def sums(self, split: Rows) -> list[Value] | None:
+        return sums_of(self, self.shape, split)
+
+    def narrowed(self, inputs: list[Any], outputs: list[Value], rows: int) -> ChainCall:
+        call = copy.copy(self)
+        call.inputs, call.outputs, call.shape = inputs, outputs, (rows, *self.shape[1:])
+        return call
+
+    def emit(self, writer: Writer) -> None:
+        chain, shape, shared = self.chain, self.shape, writer.shared(self)
+        values = [*self.inputs, *self.outputs]
+        layouts = generate.layouts_of(chain)
+        flat = all(x in ("full", "number") for x in layouts)
+        size = math.prod(shape)
+        kernel = build.numba_kernel(chain, tuple(sorted(shared.items())), flat)
+        if (size >= thresholds.CHAIN_THREADS and "sum" not in layouts) or (kernel is None and size > 2 * thresholds.SLICE):
+            whole = build.ChainKernel(chain, shared)
+            named = [writer.shaped(v, () if x == "number" else v.shape) for v, x in zip(values, layouts, strict=True)]
+            writer.lines.append(f"{writer.bind('chain', whole)}({', '.join(named)})")
+            return
+        if kernel is None:
+            named, n = [writer.name(v) for v in values], len(self.inputs)
+            writer.lines += generate.numpy_lines(
+                chain,
+                named[:n],
+                named[n:],
+                shared,
+                lambda i, dtype: writer.scratch(i, dtype, shape),
+                lambda _, c: writer.bind("c", c),
+            )
+            return
+        two = (math.prod(shape[:-1]), shape[-1])
+        fit: dict[str, Shape] = {"full": (size,) if flat else two, "column": (two[0], 1), "number": ()}
+        dummies, named = [], []
+        for v, x in zip(values, layouts, strict=True):
+            wanted, array = fit.get(x, v.shape), writer.array(v)
+            named.append(writer.shaped(v, wanted))
+            array = np.empty(wanted, v.dtype) if array is None else array.reshape(wanted)
+            dummies.append(array[:0] if x in generate.SLICED else np.empty_like(array))
+        kernel(*dummies)  # compiled, or read from the cache, now
+        writer.lines.append(f"{writer.bind('chain', kernel)}({', '.join(named)})")
+
+    def launch(self, launcher: Launcher) -> Launch:
+        arrays = [launcher.array(v) for v in (*self.inputs, *self.outputs)]
+        return launch_chain(launcher, self.chain, launcher.shared(self), self.shape, arrays)
+
+
+def sums_of(call: Call, shape: Shape, split: Rows) -> list[Value] | None:
+    """As Call.sums, for functions that go over all elements of a shape."""
+    rows = [v for v in call.reads if split.rows(v)]
+    if not rows or any(split.columns(v) for v in call.reads):
+        return None
+    # what is as long as the samples without being theirs belongs to no part of them
+    foreign = [v for v in call.reads if v not in rows and len(v.shape) == len(shape) and v.shape[0] == shape[0] != 1]
+    if shape[0] != split.samples or any(len(v.shape) != len(shape) for v in rows) or foreign:
+        return None
+    return [v for v in call.outputs if v.shape != shape]
+
+
+def launch_chain(launcher: Launcher, chain: Chain, shared: Mapping[int, int], shape: Shape, arrays: list[Array]) -> Launch:
+    """The launch of a chain over arrays of this shape."""
+    two = (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+    fit = {"full": two, "column": (two[0], 1)}
+    arrays = [a.reshape(fit.get(x, a.shape)) for a, x in zip(arrays, generate.layouts_of(chain), strict=True)]
+    kernel = chain_kernel(chain, tuple(sorted(shared.items())))
+    return kernel.bind(*arrays) if kernel is not None else functools.partial(by_cupy, launcher.xp, chain, arrays)
+
+
+def by_cupy(xp: Any, chain: Chain, arrays: list[Array]) -> None:
+    """A chain that has no CUDA C, function by function."""
+    registers: list[Any] = list(arrays[: len(chain.operands)])
+    for step in chain.steps:
+        operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]
+        registers.append(function_of(xp, step.function)(*operands))
+    for (register, layout), out in zip(chain.results, arrays[len(chain.operands) :], strict=True):
+        value = registers[register]
+        out[...] = value.sum(axis=0) if layout == "sum" else value
+
+
+def function_of(xp: Any, name: str) -> Callable[..., Array]:
+    """CuPy's function for a step of a chain."""
+    if name == "relu_grad":
+        return lambda g, unit: xp.where(unit > 0, g, 0)
+    return getattr(xp, name)  # type: ignore[no-any-return]

@@ -1,0 +1,68 @@
+"""Products: of matrices, and the sum of products."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
+from tensorgrad.compiler.values import Value
+from tensorgrad.core.backend import Array
+from tensorgrad.kernels import cublas
+
+
+class Matmul(Call):
+    """y = a @ b, by BLAS."""
+
+    def compute(self, *inputs: Any) -> list[Array]:
+        return [np.matmul(*inputs)]
+
+    def sums(self, split: Rows) -> list[Value] | None:
+        a, b = self.inputs
+        if split.columns(a) and split.rows(b):
+            return list(self.outputs)
+        alone = not split.rows(b) and not split.columns(b)
+        return [] if split.rows(a) and alone and len(b.shape) == 2 else None
+
+    def emit(self, writer: Writer) -> None:
+        a, b = self.inputs
+        # of one sample; BLAS takes several times as long
+        function = "multiply" if len(a.shape) == len(b.shape) == 2 and a.shape[1] == 1 else "matmul"
+        writer.lines.append(f"{function}({writer.name(a)}, {writer.name(b)}, {writer.name(self.outputs[0])})")
+
+    def launch(self, launcher: Launcher) -> Launch:
+        a, b = (launcher.array(v) for v in self.inputs)
+        out, xp = launcher.array(self.outputs[0]), launcher.xp
+        if cublas.fits(a, b, out):
+            return cublas.bound(a, b, out)
+
+        def launch() -> None:
+            out[...] = xp.matmul(a, b)
+
+        return launch
+
+
+class Dot(Call):
+    """y = sum of a b, over all elements of two arrays of one shape."""
+
+    def compute(self, *inputs: Any) -> list[Array]:
+        a, b = inputs
+        return [np.asarray(np.sum(a * b))]
+
+    def sums(self, split: Rows) -> list[Value] | None:
+        return list(self.outputs) if all(split.rows(v) for v in self.inputs) else None
+
+    def emit(self, writer: Writer) -> None:
+        a, b = (writer.shaped(v, (math.prod(v.shape),)) for v in self.inputs)
+        writer.lines.append(f"dot({a}, {b}, {writer.name(self.outputs[0])})")
+
+    def launch(self, launcher: Launcher) -> Launch:
+        a, b = (launcher.array(v) for v in self.inputs)
+        out = launcher.array(self.outputs[0])
+
+        def launch() -> None:
+            out[...] = (a * b).sum()  # cuBLAS's dot is refused during capture
+
+        return launch

@@ -1,0 +1,67 @@
+"""Reductions: of some axes, or of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
+from tensorgrad.compiler.values import Value
+from tensorgrad.core.backend import Array
+from tensorgrad.core.node import Node
+from tensorgrad.core.signature import Shape
+
+
+class Reduction(Call):
+    """y = x reduced over axes by a ufunc: "add", "maximum" or "minimum"."""
+
+    def __init__(
+        self,
+        function: str,
+        axes: tuple[int, ...],
+        name: str,
+        inputs: list[Any],
+        outputs: list[Value],
+        nodes: list[Node],
+        flops: int,
+    ) -> None:
+        super().__init__(name, inputs, outputs, nodes, flops)
+        self.function, self.axes = function, axes
+
+    @property
+    def is_column_sum(self) -> bool:
+        """Whether it is the sum over all axes but the last of an array that lies row after row."""
+        (x,) = self.inputs
+        return self.function == "add" and self.axes == tuple(range(len(x.shape) - 1)) and bool(x.contiguous)
+
+    def compute(self, *inputs: Any) -> list[Array]:
+        return [np.asarray(getattr(np, self.function).reduce(inputs[0], self.axes))]
+
+    def sums(self, split: Rows) -> list[Value] | None:
+        (x,) = self.inputs
+        if not split.rows(x):
+            return None
+        if 0 not in self.axes:
+            return []
+        return list(self.outputs) if self.function == "add" else None
+
+    def emit(self, writer: Writer) -> None:
+        x, out = writer.name(self.inputs[0]), writer.name(self.outputs[0])
+        writer.lines.append(f"{self.function}.reduce({x}, {self.axes}, None, {out})")
+
+    def launch(self, launcher: Launcher) -> Launch:
+        x, out = launcher.array(self.inputs[0]), launcher.array(self.outputs[0])
+        function = {"add": launcher.xp.sum, "maximum": launcher.xp.max, "minimum": launcher.xp.min}[self.function]
+        axes = self.axes
+
+        def launch() -> None:
+            out[...] = function(x, axis=axes)
+
+        # CuPy 14's min, where CUB does it, takes `out` for a dtype
+        return launch if self.function == "minimum" else lambda: function(x, axis=axes, out=out)
+
+
+def narrow_shape(shape: Shape, axes: tuple[int, ...]) -> Shape:
+    """A shape without the axes that are reduced."""
+    return tuple(n for i, n in enumerate(shape) if i not in axes)

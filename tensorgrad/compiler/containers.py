@@ -1,0 +1,136 @@
+"""Containers: the arrays among the arguments of a step, and the Tensors in what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import numbers
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, device_of, is_array, namespace
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import CompileError
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype, type, slice, type(Ellipsis))
+
+
+def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Array]]:
+    """What plans are told apart by, and the arrays among the arguments."""
+    arrays: list[Array] = []
+    in_order = tuple([described(a, arrays) for a in args])
+    key = (in_order, tuple([(name, described(a, arrays)) for name, a in kwargs.items()]) if kwargs else ())
+    try:
+        hash(key)
+    except TypeError as error:
+        raise CompileError(
+            f"compile: an argument cannot tell plans apart: {error}; pass arrays, Tensors, numbers or text"
+        ) from None
+    return key, arrays
+
+
+def described(value: Any, arrays: list[Array]) -> Any:
+    """What tells an argument from those of other kinds; arrays in it are added to `arrays`.
+
+    Not a function inside of `arguments`: one that calls itself is a cycle, which keeps the arrays until Python looks for those.
+    """
+    if isinstance(value, Tensor):
+        data = value._data
+        arrays.append(data if data.flags.c_contiguous else namespace([data]).ascontiguousarray(data))
+        return (data.shape, data.dtype.char, value.requires_grad, type(data) is np.ndarray or device_of(data))
+    if is_array(value):
+        data = np.asarray(value) if isinstance(value, np.generic) else value
+        if not data.dtype.isnative:
+            data = data.astype(data.dtype.newbyteorder("="))
+        arrays.append(data if data.flags.c_contiguous else contiguous(data))
+        return (data.shape, data.dtype.char, False, type(data) is np.ndarray or device_of(data))
+    if isinstance(value, (tuple, list)):
+        return (type(value), *[described(v, arrays) for v in value])
+    if isinstance(value, dict):
+        return (type(value), *[(key, described(v, arrays)) for key, v in value.items()])
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return (type(value), *[described(getattr(value, f.name), arrays) for f in dataclasses.fields(value)])
+    if isinstance(value, (float, complex)):
+        return (type(value), repr(value))  # 0.0 and -0.0 are not the same, a NaN is the same as itself
+    return (type(value), value)
+
+
+def contiguous(array: Array) -> Array:
+    """A copy that lies row after row, of the same shape: NumPy's makes an axis of one out of none."""
+    return namespace([array]).ascontiguousarray(array).reshape(array.shape)
+
+
+def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
+    """The arguments with leaves in place of their arrays."""
+    if isinstance(value, Tensor):
+        return next(leaves).requires_grad_(value.requires_grad)
+    if is_array(value):
+        return next(leaves)
+    if isinstance(value, (tuple, list)):
+        return sequence(type(value), [with_leaves(v, leaves) for v in value])
+    if isinstance(value, dict):
+        return mapping(value, {key: with_leaves(v, leaves) for key, v in value.items()})
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return record(type(value), {f.name: with_leaves(getattr(value, f.name), leaves) for f in dataclasses.fields(value)})
+    return value
+
+
+def sequence(kind: Any, parts: list[Any]) -> Any:
+    """A list or tuple of this kind; a named tuple takes its parts one by one."""
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+
+
+def mapping(like: dict[Any, Any], parts: dict[Any, Any]) -> Any:
+    """A dict as `like`, with other values."""
+    if type(like) is dict:
+        return parts
+    made = like.copy()  # a defaultdict keeps its default
+    made.update(parts)
+    return made
+
+
+def record(kind: type, parts: dict[str, Any]) -> Any:
+    """An object of a dataclass with these values."""
+    made = object.__new__(kind)
+    for name, part in parts.items():
+        object.__setattr__(made, name, part)
+    return made
+
+
+def taken_apart(value: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any], Any]:
+    """The Tensors in a nest of tuples, lists, dicts and dataclasses; a function that puts values in their places; and all that
+    is there besides, to be compared with that of another call.
+
+    Raises CompileError for what a replay could not return anew: an array, or an object in which Tensors might be.
+    """
+    tensors: list[Tensor] = []
+
+    def visit(v: Any) -> tuple[Callable[[list[Any]], Any], Any]:
+        if isinstance(v, Tensor):
+            i = len(tensors)
+            tensors.append(v)
+            return (lambda values: values[i]), Tensor
+        if isinstance(v, dict):
+            found = {key: visit(part) for key, part in v.items()}
+            shell = mapping(v, dict.fromkeys(v))  # without the Tensors
+            build = lambda values: mapping(shell, {key: make(values) for key, (make, _) in found.items()})  # noqa: E731
+            return build, (type(v), {key: plain for key, (_, plain) in found.items()})
+        if isinstance(v, (tuple, list)):
+            kind, parts = type(v), [visit(part) for part in v]
+            return (lambda values: sequence(kind, [make(values) for make, _ in parts])), (kind, [plain for _, plain in parts])
+        if dataclasses.is_dataclass(v) and not isinstance(v, type):
+            kind, fields = type(v), {f.name: visit(getattr(v, f.name)) for f in dataclasses.fields(v)}
+            build = lambda values: record(kind, {name: make(values) for name, (make, _) in fields.items()})  # noqa: E731
+            return build, (kind, {name: plain for name, (_, plain) in fields.items()})
+        if isinstance(v, (*PLAIN, numbers.Number, enum.Enum)):
+            return (lambda values: v), repr(v)
+        what = "an array" if is_array(v) else f"a {type(v).__name__}"
+        raise CompileError(
+            f"compile: the step returns {what}, which a replay could not make anew; return Tensors, numbers or text, in "
+            f"tuples, lists, dicts or dataclasses"
+        )
+
+    build, plain = visit(value)
+    return tensors, build, plain

@@ -1,0 +1,216 @@
+"""Guards: what a plan takes for given, besides the arguments, and looks at before each run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from tensorgrad.compiler.trace import Trace, equal
+from tensorgrad.compiler.world import MISSING, SIMPLE, World
+from tensorgrad.core.backend import Array
+from tensorgrad.core.state import changes
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.kernels.threads import get_num_threads
+from tensorgrad.nn.module import Module
+from tensorgrad.optim.optimiser import Optimiser
+
+
+class Guard(NamedTuple):
+    """text: what is taken for given;  test: a Python expression that says whether it is so, of `names`."""
+
+    text: str
+    test: str
+    names: dict[str, Any]
+
+    @property
+    def is_length(self) -> bool:
+        """Whether it is about how many elements a list or a dict has."""
+        return "len({h})" in self.test
+
+    def holds(self) -> bool:
+        return holds([self])()
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+class Guards:
+    """The guards of a plan. What only `changes` can change is looked at only when that has counted something.
+
+    What the step's own Python changes each time it runs (it counts its calls, say) is left out: a replay does not run it, and
+    if the program depended on it, two runs would not have given the same.
+
+    before    the world as it was before the run
+    always    looked at before each run
+    counted   looked at when an attribute of a module or an optimiser, an array of a Tensor or a hook has changed somewhere
+    """
+
+    def __init__(self, trace: Trace, world: World, before: World) -> None:
+        used = [p for optimiser in trace.optimisers for p in optimiser.params]
+        leaves = [t for t in trace.program().leaves if t.requires_grad or type(t) is not Tensor]
+        tensors = {t: t.name for t in (*leaves, *used, *trace.grads, *trace.regraded)} | world.tensors
+        tensors = {t: name for t, name in tensors.items() if not trace.is_argument(t)}
+        modules = {m: "" for m in trace.modules} | world.modules
+        own = {(id(b.holder), repr(b.key)) for b in before.bindings if not same(b.value, b.now())}
+        bindings = [b for b in world.bindings if (id(b.holder), repr(b.key)) not in own]
+        always = [of_binding(b.text, b.holder, b.key, b.kind, v) for b in bindings if (v := b.now()) is not MISSING]
+        always += [of_trained(t, name) for t, name in tensors.items()]
+        always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.grads.items()]
+        always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world)]
+        always += [of_values(array, values) for array, values in trace.frozen]
+        n = get_num_threads()
+        always.append(Guard(f"the number of threads is {n}", "{f}() == {n}", {"f": get_num_threads, "n": n}))
+        counted = [g for t, name in tensors.items() for g in of_tensor(t, name)]
+        counted += [g for m, name in modules.items() for g in of_module(m, name, world)]
+        for compute, leaves in trace.numbers:
+            for o in trace.optimisers:
+                if getattr(compute, "__self__", None) is o:
+                    counted += of_optimiser(o, world.optimisers.get(o, ""), leaves.keys())
+        self.always, self.counted = always, counted
+        self.always_hold, self.counted_hold = holds(always), holds(counted)
+        self.count = changes.count
+
+    def hold(self) -> bool:
+        """Whether all is as it was when the plan was made."""
+        if not self.always_hold():
+            return False
+        if self.count != changes.count:
+            if not self.counted_hold():
+                return False
+            self.count = changes.count
+        return True
+
+    def failed(self) -> str:
+        """The first that does not hold, in words; "" if all do."""
+        return next((guard.text for guard in self.all() if not guard.holds()), "")
+
+    def failing(self) -> list[Guard]:
+        """Those that do not hold."""
+        return [] if self.hold() else [guard for guard in self.all() if not guard.holds()]
+
+    def all(self) -> list[Guard]:
+        return [*self.always, *self.counted]
+
+
+def holds(guards: list[Guard]) -> Callable[[], bool]:
+    """A function without arguments that says whether all of them hold."""
+    space: dict[str, Any] = {"same": same, "equal": equal}
+    tests = []
+    for i, guard in enumerate(guards):
+        space |= {f"{name}{i}": value for name, value in guard.names.items()}
+        tests.append(guard.test.format(**{name: f"{name}{i}" for name in guard.names}))
+    lines = [f"    if not ({test}): return False" for test in tests]
+    source = "\n".join(["def hold():", *(["  try:"] if lines else []), *[f"  {line}" for line in lines]])
+    source += ("\n  except (LookupError, ValueError, AttributeError): return False" if lines else "") + "\n  return True\n"
+    exec(compile(source, "<tensorgrad guards>", "exec"), space)
+    return space["hold"]  # type: ignore[no-any-return]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two numbers, texts, ... are the same: 0.0 and -0.0, 1 and True are not, a NaN is the same as itself."""
+    return a is b or (type(a) is type(b) and isinstance(a, SIMPLE) and repr(a) == repr(b))
+
+
+def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard:
+    """That a name means what it did."""
+    place = {
+        "cell": "{h}.cell_contents",
+        "item": "{h}[{k}]",
+        "attribute": "{h}.__dict__[{k}]",
+        "length": "len({h})",
+    }[kind]
+    shown = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
+    return value_guard(f"{text} is {shown}", place, {"h": holder, "k": key}, value)
+
+
+def value_guard(text: str, place: str, names: dict[str, Any], value: Any) -> Guard:
+    test = f"{place} is {{v}}"
+    if isinstance(value, SIMPLE) and value is not None and not isinstance(value, bool):
+        test = f"({test} or same({place}, {{v}}))"
+    return Guard(text, test, {**{name: v for name, v in names.items() if f"{{{name}}}" in place}, "v": value})
+
+
+def of_values(array: Array, values: Array) -> Guard:
+    """That an array has the elements that it had."""
+    return Guard(f"an array {array.shape} has the same elements", "equal({a}, {v})", {"a": array, "v": values})
+
+
+def of_trained(t: Tensor, name: str) -> Guard:
+    """That a Tensor is trained, or is not."""
+    text = f"{t.name or name or 'a Tensor'}.requires_grad is {t.requires_grad}"
+    return Guard(text, "{t}.requires_grad is {v}", {"t": t, "v": t.requires_grad})
+
+
+def of_rate(optimiser: Optimiser, name: str, world: World) -> list[Guard]:
+    """That numbers of an optimiser which the step's code names are the same; what its formula reads is read anew."""
+    found = []
+    for key in ("lr", "steps"):
+        if key in world.attributes:
+            value = getattr(optimiser, key)
+            found.append(value_guard(f"{name}.{key} is {value!r}", "{h}.__dict__[{k}]", {"h": optimiser, "k": key}, value))
+    return found
+
+
+def of_gradient(t: Tensor, name: str, gradient: Tensor | None) -> Guard:
+    """That a `.grad` that the step reads is there, or is not."""
+    name = t.name or name or "a Tensor"
+    if gradient is None:
+        return Guard(f"{name}.grad is None", "{t}._grad is None", {"t": t})
+    names = {"t": t, "s": gradient.shape, "d": gradient.dtype}
+    test = "{t}._grad is not None and {t}._grad._data.shape == {s} and {t}._grad._data.dtype == {d} and {t}._grad.node is None"
+    return Guard(f"{name}.grad is {gradient.shape} {gradient.dtype}", test, names)
+
+
+def of_tensor(t: Tensor, name: str) -> list[Guard]:
+    """That a Tensor has the array and the hooks that it had."""
+    name = t.name or name or "a Tensor"
+    return [
+        Guard(f"{name}.data is this array of {t.shape}", "{t}._data is {a}", {"t": t, "a": t._data}),
+        Guard(f"{name} has {len(t.hooks or ())} hooks", "{t}.hooks is {h}", {"t": t, "h": t.hooks}),
+    ]
+
+
+def of_module(module: Module, name: str, world: World) -> list[Guard]:
+    """That a module has the attributes, the parameters, the buffers and the parts that it had."""
+    name = name or module._name or type(module).__name__
+    found = []
+    for holder, kind in ((module._parameters, "parameter"), (module._buffers, "buffer"), (module._modules, "module")):
+        keys = tuple(holder)
+        found.append(Guard(f"{name} has the {kind}s {', '.join(keys)}", "tuple({h}) == {k}", {"h": holder, "k": keys}))
+        for key, value in holder.items():
+            found.append(Guard(f"{name}.{key} is this {kind}", "{h}[{k}] is {v}", {"h": holder, "k": key, "v": value}))
+    own = type(module).__module__.startswith("tensorgrad.")
+    for key, value in vars(module).items():
+        if key.startswith("_") or key in module._parameters or key in module._modules:
+            continue
+        if own or key in world.attributes or key == "training":
+            shown = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
+            found.append(value_guard(f"{name}.{key} is {shown}", "{h}.__dict__[{k}]", {"h": module, "k": key}, value))
+    return found
+
+
+def of_optimiser(optimiser: Optimiser, name: str, numbers: Collection[str]) -> list[Guard]:
+    """That an optimiser has the parameters and settings that it had. Of the `numbers`, which are read anew, it is only asked
+    whether they are 0: the formula may be another one then."""
+    name = name or type(optimiser).__name__
+    params = tuple(optimiser.params)
+    test = "len({o}.params) == {n} and all(a is b for a, b in zip({o}.params, {p}))"
+    found = [Guard(f"{name} has these {len(params)} parameters", test, {"o": optimiser, "n": len(params), "p": params})]
+    keys = tuple(optimiser.settings)
+    found.append(Guard(f"{name} has the settings {', '.join(keys)}", "tuple({o}.settings) == {k}", {"o": optimiser, "k": keys}))
+    for key, value in optimiser.settings.items():
+        names = {"o": optimiser, "k": key}
+        if key in numbers and not isinstance(value, bool):
+            found.append(
+                Guard(
+                    f"{name}: {key} is {'not ' if value else ''}0",
+                    "bool({o}.settings[{k}]) is {v}",
+                    {**names, "v": bool(value)},
+                )
+            )
+        else:
+            found.append(value_guard(f"{name}: {key} is {value!r}", "{o}.settings[{k}]", names, value))
+    for key, value in vars(optimiser).items():
+        if isinstance(value, SIMPLE) and key not in ("lr", "steps") and not key.startswith("_"):
+            found.append(value_guard(f"{name}.{key} is {value!r}", "{o}.__dict__[{k}]", {"o": optimiser, "k": key}, value))
+    return found

@@ -1,0 +1,67 @@
+"""History: what a compiled function's result is to the graph around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import Array
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op, Rules, Value
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import GraphError
+
+
+class Result(Op):
+    """One of the results of a compiled function, for the graph that goes on from it. Its inputs are the Tensors that require a
+    gradient among the arguments of the function and what it reads from outside.
+
+    forward    y  = fn(...)
+    backward   gx = the gradient of fn for g, by running fn itself once more
+    """
+
+    name: ClassVar[str] = "compiled"
+    signature: ClassVar[str] = "()->()"
+
+    def __init__(self) -> None:  # not one that can be called: there is nothing to register
+        self.variadic, self.reads_all, self.reads_some, self.reads_output = True, False, False, False
+        self.reads_input = self.takes_data = (False,)
+
+    def forward(self, xp: Any, *xs: Array, **attrs: Any) -> Array:
+        raise GraphError("compiled: a result of a compiled function is not computed again; call the function itself")
+
+    def backward(self, g: Value, y: Value, *xs: Value, again: Callable[[], Tensor], why_not: str, tensors: Any) -> Rules:
+        found: list[Any] = []
+
+        def gradient(i: int) -> Value:
+            if why_not:
+                raise GraphError(
+                    f"compiled: a gradient is asked for through the result of a compiled function that {why_not}; compile the "
+                    f"function that calls backward(), or call the function itself (its attribute `step`)"
+                )
+            if not found:
+                recorded = isinstance(g, Tensor)
+                with switched(recording=True):
+                    found.extend(grad(again(), tensors, g, create_graph=recorded, allow_unused=True))
+            one = found[i]
+            if one is None:
+                return np.zeros(xs[i].shape, xs[i].dtype)
+            return one if isinstance(g, Tensor) else one._data
+
+        return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
+
+
+_result = Result()
+
+
+def connected(array: Array, tensors: tuple[Tensor, ...], again: Callable[[], Tensor], why_not: str) -> Tensor:
+    """A result that requires a gradient. tensors: what it depends on;  again: computes it once more, recorded;  why_not: what
+    stands against that, "" if nothing does."""
+    inputs = tuple(t.node or t for t in tensors)
+    attrs = {"again": again, "why_not": why_not, "tensors": tensors}
+    saved = tuple(t._data for t in tensors)  # a change in place of one of them is found out
+    return wrap(array, Node(_result, inputs, attrs, saved, None, array.shape, array.dtype))

@@ -1,0 +1,151 @@
+"""Verifying a new plan by a run: what it returns and writes has to be what the step did, to rounding.
+
+How far two ways of computing the same may be apart is not a matter of a tolerance alone: where large terms cancel, rounding is
+all that is left. So where numbers differ by more than the last digits, the program is computed again several times with every
+number in it disturbed by as much as rounding does (Graph.values), and the plan may be as far from the step as those are from
+each other. A sum that lacks a part is further.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.compiler.trace import Source, Trace
+from tensorgrad.core.backend import Array, copy, move, on
+from tensorgrad.core.location import line_of
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import CompileError
+
+DIGITS = {2: 8, 4: 64, 8: 64}  # units in the last place of the largest number of an array, by the bytes of a number, that are
+# not worth a second look
+SYSTEMATIC = 1e-3  # of the largest number, at most, is what sums of many equal terms may be apart
+RUNS, MARGIN = 3, 32  # how often the program is disturbed, and how many times the largest deviation is allowed
+
+
+class Outcome(NamedTuple):
+    """Something that a run of the step has given: what it is called, its source in the program, and its values, copied."""
+
+    text: str
+    source: Source
+    value: Array
+
+
+def outcomes(trace: Trace, written: list[tuple[Array, str]]) -> list[Outcome]:
+    """What a traced run has returned, left in `.grad`, and written to memory outside."""
+    found = [Outcome(f"result {i}", trace.source(t), copy(t._data)) for i, t in enumerate(trace.results)]
+    found += [Outcome(f"{t.name or 'a Tensor'}.grad", trace.source(g), copy(g._data)) for t, g in trace.kept.items()]
+    sources = {id(a.target): trace.source(a.value) for a in trace.assignments}
+    for array, text in written:
+        found.append(Outcome(text, sources[id(array)], copy(array)))
+    return found
+
+
+def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Callable[[], dict[Any, Array]]) -> None:
+    """Raise CompileError unless a plan has given what the step did.
+
+    known   puts generators back, and gives the arrays of all leaves as they were before the run, for a second look
+    """
+    suspects = [i for i, (e, f) in enumerate(zip(expected, found, strict=True)) if not close(e.value, f)]
+    if not suspects:
+        return
+    allowed = deviations(trace, [expected[i] for i in suspects], known)
+    for i, room in zip(suspects, allowed, strict=True):
+        a, b = host(expected[i].value), host(found[i])
+        with np.errstate(all="ignore"):
+            apart = np.abs(b.astype(np.float64) - a.astype(np.float64))
+        same = (a == b) | ((a != a) & (b != b))
+        bad = ~same & ~(apart <= room)
+        if bad.any():
+            at = tuple(int(n) for n in np.argwhere(bad)[0])
+            raise CompileError(
+                f"compile: the plan gives other values than the step: {expected[i].text}{list(at) if at else ''}"
+                f"{where(expected[i].source)} is {b[at]!r} by the plan and {a[at]!r} by the step. What the step does is not "
+                f"all recorded, or this is a fault of tensorgrad; run it without compile"
+            )
+
+
+def where(source: Source) -> str:
+    """ ", made by 0.linear at model.py:14,"."""
+    if not isinstance(source, Node):
+        return ""
+    name = f"{source.scope}.{source.op.name}" if source.scope else source.op.name
+    line = line_of(source.made)
+    return f", made by {name}{f' at {line}' if line else ''},"
+
+
+def close(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same but for the last digits of their largest number."""
+    a, b = host(a), host(b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.dtype.kind != "f" or not a.size:
+        return bool(np.array_equal(a, b))
+    with np.errstate(all="ignore"):
+        apart = np.abs(a - b)
+        if bool((apart == 0).all()):
+            return True
+        finite = np.isfinite(a)
+        if not bool((finite == np.isfinite(b)).all()):
+            return False
+        same = finite | (a == b) | ((a != a) & (b != b))
+        largest = float(np.abs(a[finite]).max(initial=0))
+        limit = DIGITS.get(a.itemsize, 64) * float(np.finfo(a.dtype).eps) * largest
+        return bool(same.all()) and float(apart[finite].max(initial=0)) <= limit
+
+
+def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[Any, Array]]) -> list[Array]:
+    """How far each value may be away from the step's, element by element or as the whole array deviates."""
+    graph, rng = trace.program(), np.random.default_rng(0)
+
+    def disturbed(a: Array) -> Array:
+        if a.dtype.kind != "f" or not a.size:
+            return a
+        with on(a), np.errstate(all="ignore"):
+            noise = rng.uniform(-1, 1, a.shape).astype(a.dtype) * np.finfo(a.dtype).eps
+            return a + a * noise
+
+    runs: list[list[Array]] = []
+    with np.errstate(all="ignore"):
+        for _ in range(RUNS):
+            given = {leaf: disturbed(array) for leaf, array in known().items()}
+            values: dict[Any, Array] = dict(given)
+            for node in graph.nodes:
+                inputs = [s if not isinstance(s, (Node, Tensor)) else values[trace.source(s)] for s in node.inputs]
+                values[node] = disturbed(np.asarray(node.op(*inputs, **node.attrs)))
+            runs.append([host(values[o.source]).astype(np.float64) if o.source in values else host(o.value) for o in outcomes])
+    # equal terms are rounded alike when they are added up one after the other: the error grows with their number
+    longest = max(
+        (math.prod(getattr(s, "shape", ())) // max(node.size, 1) for node in graph.nodes for s in node.inputs), default=1
+    )
+    found = []
+    for i, outcome in enumerate(outcomes):
+        a = host(outcome.value).astype(np.float64)
+        eps = float(np.finfo(outcome.value.dtype).eps) if outcome.value.dtype.kind == "f" else 0.0
+        with np.errstate(all="ignore"):
+            if any(run[i].shape != a.shape for run in runs):  # a part of what was written
+                spread = np.full(a.shape, max(float(np.nanmax(np.abs(run[i] - runs[0][i]), initial=0)) for run in runs))
+            else:
+                each = np.max([np.abs(run[i] - a) for run in runs], axis=0)
+                each[np.isnan(each)] = np.inf  # the program itself cannot say what it is
+                finite = each[np.isfinite(each)]
+                spread = np.maximum(each, float(finite.max(initial=0)))
+            largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
+            room = MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest
+        room[np.isnan(room)] = np.inf
+        found.append(room)
+    return found
+
+
+def same(a: Array, b: Array) -> bool:
+    """Whether two arrays have the same elements, a NaN being the same as another."""
+    a, b = host(a), host(b)
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def host(array: Array) -> Array:
+    return np.asarray(move(array, "cpu"))

@@ -1,0 +1,308 @@
+"""The world of a step: what its Python code can reach from outside - Tensors, arrays, modules, optimisers, generators, numbers.
+
+It is looked at when a plan is made. What the step reaches by name (its closure, defaults, the globals and attributes that its
+code names, elements of lists and dicts) becomes bindings, which guards watch; the arrays can be set to other values for a time.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import random as python_random
+import sys
+import sysconfig
+from collections.abc import Iterator
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, copy, is_array, may_overlap, on, on_gpu
+from tensorgrad.core.location import is_own
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.nn.module import Module
+from tensorgrad.ops import random
+from tensorgrad.optim.optimiser import Optimiser
+
+LONG = 100  # elements from which a list or dict is not looked into
+LARGE = 1 << 20  # bytes from which an array that the program does not read itself is left alone
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
+
+
+class Binding(NamedTuple):
+    """Something that a step reaches by name.
+
+    text     what it is called: "global scale", "closure model", "0.p"
+    holder   where it stands: a cell, a dict, a list, an object with attributes
+    key      under which name or index;  kind: "cell", "item", "attribute" or "length"
+    value    what was found there
+    """
+
+    text: str
+    holder: Any
+    key: Any
+    kind: str
+    value: Any
+
+    def now(self) -> Any:
+        """What stands there now; MISSING if nothing does."""
+        try:
+            if self.kind == "cell":
+                return self.holder.cell_contents
+            if self.kind == "length":
+                return len(self.holder)
+            return self.holder[self.key] if self.kind == "item" else self.holder.__dict__[self.key]
+        except (KeyError, IndexError, ValueError):
+            return MISSING
+
+
+MISSING: Any = object()
+
+
+class World:
+    """What is reached from `roots`, which are called by the names given.
+
+    bindings    in the order in which they were found
+    tensors, modules, optimisers   with a name each
+    arrays      by id: what a step might read or write without being recorded, with a name
+    generators  of random numbers
+    """
+
+    def __init__(self, roots: dict[str, Any]) -> None:
+        self.bindings: list[Binding] = []
+        self.tensors: dict[Tensor, str] = {}
+        self.modules: dict[Module, str] = {}
+        self.optimisers: dict[Optimiser, str] = {}
+        self.arrays: dict[int, tuple[Array, str]] = {}
+        self.generators: dict[int, np.random.Generator] = {id(random.default()): random.default()}
+        self.attributes: set[str] = set()  # that the code names
+        self.seen: set[int] = set()
+        self.kept: list[Any] = []  # so that no id is given twice
+        stack = [(value, text) for text, value in reversed(roots.items())]
+        objects: list[tuple[Any, str]] = []
+        while stack or objects:
+            if not stack:  # which attributes are named is known when all functions have been read
+                stack += reversed(list(self.of_object(*objects.pop(0))))
+                continue
+            value, text = stack.pop()
+            if isinstance(value, SIMPLE) or id(value) in self.seen:
+                continue
+            self.seen.add(id(value))
+            self.kept.append(value)
+            stack += reversed(list(self.inside(value, text)))
+            if is_object(value):
+                objects.append((value, text))
+
+    def inside(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
+        """What a value consists of or refers to, with names; bindings of what can be replaced."""
+        if isinstance(value, Tensor):
+            self.tensors.setdefault(value, value.name or text)
+        elif isinstance(value, Module):
+            yield from self.of_module(value, text)
+        elif isinstance(value, Optimiser):
+            self.optimisers[value] = text
+            for i, p in enumerate(value.params):
+                yield p, p.name or f"{text}.params[{i}]"
+        elif isinstance(value, np.random.Generator):
+            self.generators[id(value)] = value
+        elif is_array(value):
+            self.arrays.setdefault(id(value), (value, text))
+        elif isinstance(value, MethodType):
+            yield value.__self__, "self"
+            yield value.__func__, text
+        elif isinstance(value, functools.partial):
+            yield from ((part, f"{text} argument") for part in (value.func, *value.args, *value.keywords.values()))
+        elif isinstance(value, FunctionType):
+            if is_users(value.__code__, value.__globals__.get("__package__")):
+                yield from self.of_function(value, text)
+        elif isinstance(value, (list, tuple)):
+            if len(value) <= LONG:
+                for i, part in enumerate(value):
+                    yield self.bind(f"{text}[{i}]", value, i, "item", part, isinstance(value, list))
+            if isinstance(value, list):
+                self.bind(f"the length of {text}", value, None, "length", len(value), True)
+        elif isinstance(value, dict):
+            if len(value) <= LONG:
+                for key, part in value.items():
+                    yield self.bind(f"{text}[{key!r}]", value, key, "item", part, True)
+                self.bind(f"the length of {text}", value, None, "length", len(value), True)
+        elif isinstance(value, (set, frozenset)) and len(value) <= LONG:
+            yield from ((part, f"an element of {text}") for part in value)
+
+    def bind(self, text: str, holder: Any, key: Any, kind: str, value: Any, is_mutable: bool) -> tuple[Any, str]:
+        if is_mutable:
+            self.bindings.append(Binding(text, holder, key, kind, value))
+        return value, text
+
+    def of_function(self, function: FunctionType, text: str) -> Iterator[tuple[Any, str]]:
+        code = function.__code__
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                yield self.bind(f"closure {name}", cell, None, "cell", cell.cell_contents, True)
+            except ValueError:  # not yet set
+                continue
+        for i, value in enumerate(function.__defaults__ or ()):
+            yield value, f"default {i} of {function.__name__}"
+        for name, value in (function.__kwdefaults__ or {}).items():
+            yield self.bind(f"default {name}", function.__kwdefaults__, name, "item", value, True)
+        names, attributes = loaded(code)
+        self.attributes |= attributes
+        space = function.__globals__
+        for name in names:
+            if name in space and not isinstance(space[name], ModuleType):
+                yield self.bind(f"global {name}", space, name, "item", space[name], True)
+
+    def of_module(self, module: Module, text: str) -> Iterator[tuple[Any, str]]:
+        self.modules[module] = text
+        for name, parameter in module._parameters.items():
+            yield parameter, f"{text}.{name}"
+        for name, array in module._buffers.items():
+            self.arrays.setdefault(id(array), (array, f"{text}.{name}"))
+        for name, part in module._modules.items():
+            yield part, f"{text}.{name}"
+        for name, value in vars(module).items():
+            if not name.startswith("_"):
+                yield value, f"{text}.{name}"
+        yield from self.functions(type(module))
+
+    def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
+        """The attributes of an object, or of a class, of the user's that the code names."""
+        owners = [value, *users_classes(value if isinstance(value, type) else type(value))]
+        for owner in dict.fromkeys(owners):
+            for name, part in list(vars(owner).items()):
+                if name in self.attributes and not name.startswith("__"):
+                    yield self.bind(f"{text}.{name}", owner, name, "attribute", part, True)
+
+    def functions(self, kind: type) -> Iterator[tuple[Any, str]]:
+        """The functions of the classes of the user's that a class is made of."""
+        for base in users_classes(kind):
+            yield from ((f, f"{base.__name__}.{name}") for name, f in vars(base).items() if isinstance(f, FunctionType))
+
+    # What can be set to other values for a while
+
+    def data(self, more: list[tuple[Array, str]], read: list[Array]) -> list[tuple[Array, str]]:
+        """The arrays that belong to it, each piece of memory once: of Tensors, of modules, of optimisers, others; and `more`.
+
+        read   arrays that the step is known to read: large ones among others are left alone
+        """
+        found: list[tuple[Array, str]] = []
+        for optimiser in self.optimisers:
+            found += [(a, f"an array of {type(optimiser).__name__}") for a in optimiser.arrays()]
+        found += more + [(t._data, text) for t, text in self.tensors.items()]
+        for a, text in self.arrays.values():
+            if a.nbytes <= LARGE or any(may_overlap(a, other) for other in read):
+                found.append((a, text))
+        found.sort(key=lambda pair: -pair[0].nbytes)
+        kept: list[tuple[Array, str]] = []
+        owners: dict[int, list[Array]] = {}
+        for array, text in found:
+            base = owner_of(array)
+            if any(may_overlap(array, other) for other in owners.get(id(base), [])):
+                continue
+            owners.setdefault(id(base), []).append(array)
+            kept.append((array, text))
+        return kept
+
+
+class Snapshot:
+    """What a run of a step may change, copied: arrays, gradients, optimisers' counts, generators."""
+
+    def __init__(self, arrays: list[tuple[Array, str]], world: World, tensors: list[Tensor]) -> None:
+        self.arrays = [(array, text, copy(array)) for array, text in arrays if on_gpu(array) or array.flags.writeable]
+        self.grads = [(t, t._grad, None if t._grad is None else copy(t._grad._data)) for t in {*world.tensors, *tensors}]
+        self.optimisers = [(optimiser, optimiser.steps, optimiser.lr) for optimiser in world.optimisers]
+        self.generators = [(rng, random.state_of(rng)) for rng in world.generators.values()]
+        self.shifts = True  # whether `disturb` does
+        self.python, self.numpy = python_random.getstate(), np.random.get_state()  # noqa: NPY002
+
+    def put_back(self) -> None:
+        """All is again as it was."""
+        for array, _, before in self.arrays:
+            with on(array):
+                array[...] = before
+            writes.wrote(array)
+        for tensor, gradient, before in self.grads:
+            tensor._grad = gradient
+            if gradient is not None:
+                with on(before):
+                    gradient._data[...] = before
+        for optimiser, steps, lr in self.optimisers:
+            optimiser.steps = steps
+            if optimiser.lr != lr:
+                optimiser.lr = lr
+        for rng, state in self.generators:
+            random.set_state(rng, state)
+        python_random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+
+    def disturb(self) -> None:
+        """All is as it was, but for other numbers in the arrays."""
+        self.put_back()
+        for array, _, _ in self.arrays if self.shifts else ():
+            shift(array)
+
+
+def shift(array: Array) -> None:
+    """Other values of the same kind, in place: what is computed of them is something else, but nothing strange."""
+    if array.dtype.kind != "f" or not array.size:
+        return
+    with on(array), np.errstate(all="ignore"):
+        array *= array.dtype.type(1 + 2**-6)
+        array += array.dtype.type(2**-7)
+
+
+def shifted(array: Array) -> Array:
+    """Other samples like those of an array: each is the next one, and numbers are other numbers."""
+    other = copy(array)
+    if other.ndim and len(other) > 1:
+        with on(array):
+            other[:-1], other[-1:] = array[1:], array[:1]
+    shift(other)
+    return other
+
+
+def owner_of(array: Array) -> Any:
+    """The array that owns the memory."""
+    while isinstance(getattr(array, "base", None), type(array)):
+        array = array.base
+    return array
+
+
+def loaded(code: CodeType) -> tuple[list[str], set[str]]:
+    """The globals and the attributes that a function's code names, and that of the functions in it."""
+    names: dict[str, None] = {}
+    attributes: set[str] = set()
+    stack = [code]
+    while stack:
+        code = stack.pop()
+        stack += [c for c in code.co_consts if isinstance(c, CodeType)]
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                names[instruction.argval] = None
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                attributes.add(instruction.argval)
+    return list(names), attributes
+
+
+@functools.cache
+def is_users(code: CodeType, package: str | None) -> bool:
+    """Whether a function is the user's: neither tensorgrad's nor of an installed library."""
+    return not is_own(package) and not code.co_filename.startswith(LIBRARIES)
+
+
+def is_object(value: Any) -> bool:
+    """Whether a value is an object with attributes, or a class of the user's, that the step's code might read."""
+    if isinstance(value, type):
+        return bool(users_classes(value))
+    kinds = (Tensor, Module, Optimiser, FunctionType, MethodType, ModuleType)
+    return hasattr(value, "__dict__") and not isinstance(value, kinds) and not is_own(type(value).__module__)
+
+
+@functools.cache
+def users_classes(kind: type) -> tuple[type, ...]:
+    """The classes of the user's that a class is made of."""
+    files = {base: getattr(sys.modules.get(base.__module__), "__file__", "") or "" for base in kind.__mro__}
+    found = [base for base, file in files.items() if not is_own(base.__module__) and not file.startswith(LIBRARIES)]
+    return tuple(base for base in found if base.__module__ != "builtins")

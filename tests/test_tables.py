@@ -1,0 +1,85 @@
+"""Tables that tests and documents hold by hand, against what there is: whoever adds an activation, a loss, a layer, a fused
+pattern, an optimiser or a schedule is told here where else it belongs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+from tensorgrad.models import MLP, MLPClassifier, mlp
+
+from tensorgrad import Tensor, nn, optim
+from tensorgrad.autograd import fusion
+from tensorgrad.draw.formula import SIMPLER
+from tensorgrad.nn import functional as F
+from tensorgrad.nn import losses
+from tensorgrad.op import REGISTRY
+from tensorgrad.testing import strategies
+from tests import test_compile, test_cuda, test_functional, test_fusion, test_layers, test_ops_elementwise, test_optim
+from tests import test_schedules as schedules
+from tests.cuda import chains
+
+
+def rows(test: Any) -> list[Any]:
+    """What a test is parametrized by."""
+    return list(test.pytestmark[0].args[1])
+
+
+def public(module: Any, kind: type) -> set[type]:
+    """The classes of a kind that a module shows, without the kind itself."""
+    found = (getattr(module, name) for name in module.__all__)
+    return {c for c in found if isinstance(c, type) and issubclass(c, kind) and c is not kind}
+
+
+ACTIVATIONS = {op for op in REGISTRY.values() if op.activation and not op.layer}
+FUSED_LAYERS = {op for op in REGISTRY.values() if op.activation and op.layer}
+OPTIMISERS = public(optim, optim.Optimiser)
+
+
+def test_every_activation_has_a_module_and_is_tried() -> None:
+    assert len(ACTIVATIONS) > 6
+    assert strategies.ACTIVATIONS.keys() == {op.name for op in ACTIVATIONS}  # the module is called as the op
+    modules = set(strategies.ACTIVATIONS.values())
+    assert modules <= {type(layer) for layer, *_ in rows(test_layers.test_layers_without_parameters)}
+    compiled = {type(part) for make in test_compile.MODELS.values() for _, part in make(np.float32).named_modules()}
+    assert modules <= compiled
+    assert {op.name for op in ACTIVATIONS} <= set(test_ops_elementwise.FAR_OUT)
+
+
+def test_every_activation_can_be_asked_for_by_name() -> None:
+    assert set(strategies.ACTIVATIONS.values()) <= set(mlp.ACTIVATIONS.values())
+    for name in mlp.ACTIVATIONS:
+        assert f'"{name}"' in MLP.__doc__, name
+        assert f'"{name}"' in MLPClassifier.__doc__, name
+
+
+def test_every_layer_is_tried() -> None:
+    text = inspect.getsource(test_layers) + inspect.getsource(test_functional) + inspect.getsource(test_cuda)
+    for kind in public(nn, nn.Module):
+        assert f"nn.{kind.__name__}" in text, kind.__name__
+
+
+def test_every_loss_has_a_formula_and_a_module() -> None:
+    functions = {name for name in F.__all__ if "reduction" in inspect.signature(getattr(F, name)).parameters}
+    assert functions == {"cross_entropy", "nll_loss"} | test_functional.PAIRS.keys()
+    assert {make for make, *_ in rows(test_layers.test_losses)} == public(nn, losses.Loss)
+
+
+def test_every_fused_layer_is_matched_derived_and_proved() -> None:
+    assert {f"linear_{op.name}" for op in ACTIVATIONS if op in fusion.PATTERNS} == {op.name for op in FUSED_LAYERS}
+    assert test_fusion.LAYERS.keys() == {"linear"} | {op.name for op in FUSED_LAYERS}
+    assert SIMPLER.keys() >= FUSED_LAYERS
+
+
+def test_every_optimiser_is_tried() -> None:
+    parameters = [nn.Parameter(Tensor(np.ones(2, np.float32)))]
+    assert {make for make, *_ in test_optim.OPTIMISERS.values()} == OPTIMISERS
+    for tried in (test_compile.OPTIMISERS, test_cuda.OPTIMISERS):
+        assert {type(make(parameters)) for make in tried.values()} == OPTIMISERS
+    assert {kind.__name__ for kind in OPTIMISERS} <= chains.CHAINS.keys()
+
+
+def test_every_schedule_is_tried() -> None:
+    tried = {type(make(schedules.optimiser())) for make, _ in schedules.FORMULAS.values()}
+    assert tried | {optim.CostRise, optim.ReduceOnPlateau} == public(optim, optim.Schedule)
