@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.compiler import verify
-from tensorgrad.compiler.containers import arguments, with_leaves
+from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
 from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
@@ -25,6 +25,7 @@ from tensorgrad.core.location import warn
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError
+from tensorgrad.ops.random import keep_mask
 
 PATIENCE = 8  # runs of a step's Python one after the other, without a replay, before a word is said
 KINDS = 256  # of arguments for which plans are kept, the latest
@@ -41,6 +42,7 @@ class Compiled:
     def __init__(self, step: Callable[..., Any], keep_grads: bool = False, ahead: bool = False) -> None:
         functools.update_wrapper(self, step, updated=())
         self.step, self.keep_grads, self.ahead = step, keep_grads, ahead
+        self.name = getattr(step, "__name__", type(step).__name__)
         self.entries: dict[Any, Entry] = {}
         self.plan: Plan | None = None
         self.why_not = ""
@@ -56,7 +58,12 @@ class Compiled:
             entry = self.entries.get((state.recording, key))
             if entry is not None:
                 for variant in entry.variants:
-                    if variant.guards.hold():
+                    if variant.hold():
+                        if variant.is_plain and state.profile is None:
+                            plan = self.plan = variant.plan
+                            if self.runs:
+                                self.runs, self.why_not = 0, ""
+                            return plan.rebuild(plan.run(arrays))
                         return self.replay(variant, args, kwargs, arrays)
             return self.make(entry or self.entry(key), args, kwargs, arrays)
 
@@ -73,8 +80,8 @@ class Compiled:
             results = plan.run(arrays, function)
             for kernel, module, cost in plan.spent(seconds):
                 state.profile.note(kernel, module, cost)
-        if variant.connected and state.recording:
-            results = self.with_history(variant, results, args, kwargs)
+        if variant.connected.results and state.recording:
+            results = self.with_history(variant.connected, results, args, kwargs)
         return plan.rebuild(results)
 
     # Without a plan
@@ -97,8 +104,9 @@ class Compiled:
             found, _ = self.first(entry, args, kwargs, arrays, counts=True)
             results = [wrap(copied(t._data), None) for t in found.results]
             connected = self.history_of(found)
-            if connected and state.recording:
-                results = self.with_history(Variant(None, None, *connected), results, args, kwargs)
+            if connected.results and state.recording:
+                results = self.with_history(connected, results, args, kwargs)
+            let_go(found)
             return found.rebuild(results)
         entry.pending.remove(pending)
         variant = self.second(pending, args, kwargs, arrays)
@@ -160,9 +168,15 @@ class Compiled:
             for optimiser in found.optimisers:
                 optimiser.flush()
             self.written_by_others(found, before)
+            slow = threading.Timer(1.0, self.say_slow, [len(found.program().nodes)])
+            slow.daemon = True
+            slow.start()
             expected = verify.outcomes(found, assigned(found))
             before.disturb()
-            plan = Plan(found)
+            try:
+                plan = Plan(found)
+            finally:
+                slow.cancel()
             if plan.fault:
                 self.faulty(plan)
             else:
@@ -171,7 +185,7 @@ class Compiled:
         finally:
             before.put_back()
         plan.guards = guards.all()
-        variant = Variant(plan, guards, *(self.history_of(found) or ((), "", ())))
+        variant = Variant(plan, guards, self.history_of(found))
         let_go(found)
         return variant
 
@@ -180,8 +194,7 @@ class Compiled:
     ) -> None:
         """Raise CompileError unless the plan gives what the traced run gave, from the same state."""
         with np.errstate(all="ignore"):
-            results, gradients = plan.compute(arguments)
-        values = [*results, *gradients, *(copied(array) for array, _ in assigned(found))]
+            values = [*plan.compute(arguments), *(copied(array) for array, _ in assigned(found))]
         stand_ins = dict(zip(found.inputs(), arguments, strict=False))
 
         def known() -> dict[Any, Array]:
@@ -205,9 +218,13 @@ class Compiled:
                     f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside of the step"
                 )
 
+    def say_slow(self, operations: int) -> None:
+        """A line for whoever waits."""
+        print(f"compile: {self.name}: {operations:,} operations; kernels are compiled, and kept on disk", file=sys.stderr)
+
     def faulty(self, plan: Plan) -> None:
         warn(
-            f"compile: {self.__name__} is run as it is written, for its plan was found to be wrong: {plan.fault}. This is a "
+            f"compile: {self.name} is run as it is written, for its plan was found to be wrong: {plan.fault}. This is a "
             f"fault of tensorgrad; please report it",
             RuntimeWarning,
         )
@@ -241,40 +258,38 @@ class Compiled:
         self.runs += 1
         if self.runs > PATIENCE and not self.has_warned:
             self.has_warned = True
-            warn(f"compile: {self.__name__} has run {self.runs} times without a replay: {why}", RuntimeWarning)
+            warn(f"compile: {self.name} has run {self.runs} times without a replay: {why}", RuntimeWarning)
 
     # What results are to the graph around them
 
-    def history_of(self, found: Trace) -> tuple[tuple[int, ...], str, tuple[Tensor, ...]] | None:
+    def history_of(self, found: Trace) -> Connected:
         """Which results require a gradient that can still be asked for; what stands against asking; what they depend on."""
         which = tuple(i for i, t in enumerate(found.results) if t.requires_grad and not is_used_up(t))
         if not which:
-            return None
+            return Connected()
         why_not = ""
         if found.assignments or found.regraded:
             why_not = "changes what is outside of it"
-        elif any(node.op.name == "keep_mask" for node in found.program().nodes):
+        elif any(node.op is keep_mask for node in found.program().nodes):
             why_not = "draws random numbers"
         leaves = [t for t in found.program().leaves if t.requires_grad and not found.is_argument(t)]
         leaves += [t for t in found.results if t.node is None and t.requires_grad and not found.is_argument(t)]
-        return which, why_not, tuple(dict.fromkeys(leaves))
+        return Connected(which, why_not, tuple(dict.fromkeys(leaves)))
 
     def with_history(
-        self, variant: Variant, results: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, connected_to: Connected, results: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Tensor]:
         """The results, those of them connected to what they depend on that require a gradient."""
         given = tuple(t for t in tensors_in((args, kwargs)) if t.requires_grad)
         kept = copy_arrays((args, kwargs))  # the caller may write to them meanwhile
 
         def again(i: int) -> Tensor:
-            from tensorgrad.compiler.containers import taken_apart
-
             return taken_apart(self.step(*kept[0], **kept[1]))[0][i]
 
         found = list(results)
-        for i in variant.connected:
-            tensors = (*given, *variant.leaves)
-            found[i] = connected(results[i]._data, tensors, functools.partial(again, i), variant.why_not)
+        for i in connected_to.results:
+            tensors = (*given, *connected_to.leaves)
+            found[i] = connected(results[i]._data, tensors, functools.partial(again, i), connected_to.why_not)
         return found
 
     # As an attribute, a copy, in a file
@@ -283,14 +298,14 @@ class Compiled:
         """A step that is defined in a class: one of its own for each object, kept by it."""
         if owner is None:
             return self
-        key = f"_compiled_{self.__name__}_{id(self)}"
+        key = f"_compiled_{self.name}_{id(self)}"
         space = getattr(owner, "__dict__", None)
         found = None if space is None else space.get(key)
         if found is None:
             found = Compiled(types.MethodType(self.step, owner), self.keep_grads, self.ahead)
             if space is not None:
                 space[key] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled(copy.deepcopy(self.step, memo), self.keep_grads, self.ahead)
@@ -298,14 +313,10 @@ class Compiled:
     def __reduce__(self) -> Any:
         """Without plans; one that decorates a function of a module by the name of that."""
         name = getattr(self, "__qualname__", "")
-        module = sys.modules.get(getattr(self, "__module__", ""))
-        if (
-            "<locals>" not in name
-            and module is not None
-            and functools.reduce(lambda value, part: getattr(value, part, None), name.split("."), module) is self
-        ):
-            return name
-        return Compiled, (self.step, self.keep_grads, self.ahead)
+        found: Any = sys.modules.get(getattr(self, "__module__", ""))
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return name if found is self else (Compiled, (self.step, self.keep_grads, self.ahead))
 
     def __repr__(self) -> str:
         return f"<compiled {getattr(self, '__qualname__', self.step)}>"
@@ -320,15 +331,22 @@ class Pending(NamedTuple):
     guards: Guards
 
 
-class Variant(NamedTuple):
-    """A plan and its guards. connected: the results that require a gradient;  why_not: what stands against asking for it;
-    leaves: the Tensors from outside that they depend on."""
+class Connected(NamedTuple):
+    """The results that require a gradient;  why_not: what stands against asking for it, "" if nothing does;  leaves: the
+    Tensors from outside that they depend on."""
 
-    plan: Any
-    guards: Any
-    connected: tuple[int, ...] = ()
+    results: tuple[int, ...] = ()
     why_not: str = ""
     leaves: tuple[Tensor, ...] = ()
+
+
+class Variant:
+    """A plan and its guards. hold: says whether they do;  is_plain: nothing has to be seen to besides running it."""
+
+    def __init__(self, plan: Plan, guards: Guards, connected: Connected) -> None:
+        self.plan, self.guards, self.connected = plan, guards, connected
+        self.hold = guards.hold
+        self.is_plain = not plan.fault and not connected.results
 
 
 class Entry:
@@ -358,6 +376,8 @@ def let_go(found: Trace) -> None:
     for t in found.arguments:
         t._data = np.broadcast_to(np.zeros((), t.dtype), t.shape)
     found.saved.clear()
+    found.kept.clear()
+    found.results.clear()
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -93,7 +93,7 @@ def mapping(like: dict[Any, Any], parts: dict[Any, Any]) -> Any:
 
 def record(kind: type, parts: dict[str, Any]) -> Any:
     """An object of a dataclass with these values."""
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     for name, part in parts.items():
         object.__setattr__(made, name, part)
     return made
@@ -121,9 +121,9 @@ def taken_apart(value: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any], A
             kind, parts = type(v), [visit(part) for part in v]
             return (lambda values: sequence(kind, [make(values) for make, _ in parts])), (kind, [plain for _, plain in parts])
         if dataclasses.is_dataclass(v) and not isinstance(v, type):
-            kind, fields = type(v), {f.name: visit(getattr(v, f.name)) for f in dataclasses.fields(v)}
-            build = lambda values: record(kind, {name: make(values) for name, (make, _) in fields.items()})  # noqa: E731
-            return build, (kind, {name: plain for name, (_, plain) in fields.items()})
+            of, fields = type(v), {f.name: visit(getattr(v, f.name)) for f in dataclasses.fields(v)}
+            build = lambda values: record(of, {name: make(values) for name, (make, _) in fields.items()})  # noqa: E731
+            return build, (of, {name: plain for name, (_, plain) in fields.items()})
         if isinstance(v, (*PLAIN, numbers.Number, enum.Enum)):
             return (lambda values: v), repr(v)
         what = "an array" if is_array(v) else f"a {type(v).__name__}"

@@ -10,7 +10,7 @@ from tensorgrad.compiler.world import MISSING, SIMPLE, World
 from tensorgrad.core.backend import Array
 from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.kernels.threads import get_num_threads
+from tensorgrad.kernels import threads
 from tensorgrad.nn.module import Module
 from tensorgrad.optim.optimiser import Optimiser
 
@@ -41,6 +41,7 @@ class Guards:
     if the program depended on it, two runs would not have given the same.
 
     before    the world as it was before the run
+    hold()    whether all is as it was when the plan was made
     always    looked at before each run
     counted   looked at when an attribute of a module or an optimiser, an array of a Tensor or a hook has changed somewhere
     """
@@ -58,26 +59,26 @@ class Guards:
         always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.grads.items()]
         always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world)]
         always += [of_values(array, values) for array, values in trace.frozen]
-        n = get_num_threads()
-        always.append(Guard(f"the number of threads is {n}", "{f}() == {n}", {"f": get_num_threads, "n": n}))
+        n = threads.get_num_threads()
+        always.append(Guard(f"the number of threads is {n}", "{m}._count == {n}", {"m": threads, "n": n}))
         counted = [g for t, name in tensors.items() for g in of_tensor(t, name)]
         counted += [g for m, name in modules.items() for g in of_module(m, name, world)]
-        for compute, leaves in trace.numbers:
+        for compute, numbers in trace.numbers:
             for o in trace.optimisers:
                 if getattr(compute, "__self__", None) is o:
-                    counted += of_optimiser(o, world.optimisers.get(o, ""), leaves.keys())
+                    counted += of_optimiser(o, world.optimisers.get(o, ""), numbers.keys())
         self.always, self.counted = always, counted
-        self.always_hold, self.counted_hold = holds(always), holds(counted)
+        self.counted_hold = holds(counted)
         self.count = changes.count
+        unchanged = Guard("", "{c}.count == {g}.count or {g}.look_again()", {"c": changes, "g": self})
+        self.hold = holds([*always, unchanged])
 
-    def hold(self) -> bool:
-        """Whether all is as it was when the plan was made."""
-        if not self.always_hold():
+    def look_again(self) -> bool:
+        """Whether what is counted is as it was, though something has changed somewhere."""
+        count = changes.count
+        if not self.counted_hold():
             return False
-        if self.count != changes.count:
-            if not self.counted_hold():
-                return False
-            self.count = changes.count
+        self.count = count
         return True
 
     def failed(self) -> str:
@@ -95,13 +96,14 @@ class Guards:
 def holds(guards: list[Guard]) -> Callable[[], bool]:
     """A function without arguments that says whether all of them hold."""
     space: dict[str, Any] = {"same": same, "equal": equal}
-    tests = []
+    tests = ["True"]
     for i, guard in enumerate(guards):
         space |= {f"{name}{i}": value for name, value in guard.names.items()}
-        tests.append(guard.test.format(**{name: f"{name}{i}" for name in guard.names}))
-    lines = [f"    if not ({test}): return False" for test in tests]
-    source = "\n".join(["def hold():", *(["  try:"] if lines else []), *[f"  {line}" for line in lines]])
-    source += ("\n  except (LookupError, ValueError, AttributeError): return False" if lines else "") + "\n  return True\n"
+        tests.append(f"({guard.test.format(**{name: f'{name}{i}' for name in guard.names})})")
+    *before, last = [" and ".join(tests[k : k + 64]) for k in range(0, len(tests), 64)]  # no deeper than Python's stack
+    lines = [*(f"if not ({line}): return False" for line in before), f"return {last}"]
+    body = "".join(f"  {line}\n" for line in lines)
+    source = f"def hold():\n try:\n{body} except (LookupError, ValueError, AttributeError):\n  return False\n"
     exec(compile(source, "<tensorgrad guards>", "exec"), space)
     return space["hold"]  # type: ignore[no-any-return]
 
@@ -118,6 +120,7 @@ def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard
         "item": "{h}[{k}]",
         "attribute": "{h}.__dict__[{k}]",
         "length": "len({h})",
+        "defaults": "{h}.__defaults__",
     }[kind]
     shown = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
     return value_guard(f"{text} is {shown}", place, {"h": holder, "k": key}, value)

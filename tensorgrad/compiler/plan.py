@@ -123,17 +123,19 @@ class Plan:
             emitter.call(call)
         return emitter
 
-    def compute(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> tuple[list[Array], list[Array]]:
-        """One step; the arrays of the results, and of the gradients that it leaves."""
+    def compute(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> tuple[Array, ...]:
+        """What one step makes: the arrays of the results, and of the gradients that it leaves."""
+        owners = self.owners
         for array in arguments:
-            if id(array if array.base is None else array.base) in self.owners:
+            base = array.base
+            if id(array if base is None else base) in owners:
                 raise CompileError(
                     f"compile: an argument {array.shape} lies in memory that the step writes to; pass a copy of it"
                 )
         if self.added_to:
             arguments = [*arguments, *(t._grad._data for t in self.added_to if t._grad is not None)]
         for optimiser in self.optimisers:
-            optimiser.steps += 1
+            optimiser.__dict__["steps"] += 1
         try:
             for compute, arrays in self.numbers:
                 values = compute()
@@ -144,30 +146,28 @@ class Plan:
                         self.known[id(array)] = values[name]
                         with on(array):
                             array.fill(values[name])
-            found = (function or self.function)(*arguments)
+            found: tuple[Array, ...] = (function or self.function)(*arguments)
         except BaseException:
             for optimiser in self.optimisers:
-                optimiser.steps -= 1
+                optimiser.__dict__["steps"] -= 1
             raise
         for array in self.written:
             writes.wrote(array)
         for optimiser in self.optimisers:
             optimiser.flush()
-        count = len(found) - len(self.grads)
-        return [as_array(a) for a in found[:count]], [as_array(a) for a in found[count:]]
-
-    def leave(self, gradients: list[Array]) -> None:
-        """Leave in `.grad` what the step leaves there."""
-        for tensor in self.cleared:
-            tensor._grad = None
-        for tensor, value in zip(self.grads, gradients, strict=True):
-            tensor._grad = wrap(value, None)
+        return found
 
     def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> list[Tensor]:
-        """One step; the Tensors in what it returns."""
-        results, gradients = self.compute(arguments, function)
-        self.leave(gradients)
-        return [wrap(a, None) for a in results]
+        """One step, which leaves gradients where it does; the Tensors in what it returns."""
+        found = self.compute(arguments, function)
+        for tensor in self.cleared:
+            tensor._grad = None
+        if self.grads:
+            count = len(found) - len(self.grads)
+            for tensor, value in zip(self.grads, found[count:], strict=True):
+                tensor._grad = wrap(value, None)
+            found = found[:count]
+        return [wrap(array, None) for array in found]
 
     # What it costs
 
@@ -292,11 +292,6 @@ class Kernel(Op):
 
     def formula(self, direction: str) -> str:
         return ""
-
-
-def as_array(value: Any) -> Array:
-    """NumPy's scalars as arrays without axes."""
-    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def flat(calls: list[Call]) -> list[Call]:

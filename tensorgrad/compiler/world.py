@@ -36,7 +36,7 @@ class Binding(NamedTuple):
 
     text     what it is called: "global scale", "closure model", "0.p"
     holder   where it stands: a cell, a dict, a list, an object with attributes
-    key      under which name or index;  kind: "cell", "item", "attribute" or "length"
+    key      under which name or index;  kind: "cell", "item", "attribute", "length" or "defaults"
     value    what was found there
     """
 
@@ -53,6 +53,8 @@ class Binding(NamedTuple):
                 return self.holder.cell_contents
             if self.kind == "length":
                 return len(self.holder)
+            if self.kind == "defaults":
+                return self.holder.__defaults__
             return self.holder[self.key] if self.kind == "item" else self.holder.__dict__[self.key]
         except (KeyError, IndexError, ValueError):
             return MISSING
@@ -143,6 +145,7 @@ class World:
                 yield self.bind(f"closure {name}", cell, None, "cell", cell.cell_contents, True)
             except ValueError:  # not yet set
                 continue
+        self.bind(f"the defaults of {function.__name__}", function, None, "defaults", function.__defaults__, True)
         for i, value in enumerate(function.__defaults__ or ()):
             yield value, f"default {i} of {function.__name__}"
         for name, value in (function.__kwdefaults__ or {}).items():

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Elementwise(Call):
     def compute(self, *inputs: Any) -> list[Array]:
         out = np.empty(self.outputs[0].shape, self.outputs[0].dtype)
         function = build.NAMESPACE[self.name]
-        with np.errstate(**dict.fromkeys(self.quiet, "ignore")):
+        with quiet(self.quiet):
             function(*inputs, out=out)
         return [out]
 
@@ -79,13 +80,13 @@ class ChainCall(Call):
         for step in self.chain.steps:
             operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]
             out = np.empty(np.broadcast_shapes(*map(np.shape, operands)), step.dtype)
-            with np.errstate(**dict.fromkeys(step.quiet, "ignore")):
+            with quiet(step.quiet):
                 build.NAMESPACE[step.function](*operands, out=out)
             registers.append(out)
         results = []
-        for (register, layout), out in zip(self.chain.results, self.outputs, strict=True):
+        for (register, layout), result in zip(self.chain.results, self.outputs, strict=True):
             whole = np.broadcast_to(registers[register], self.shape)
-            results.append(reference.column_sum(whole).reshape(out.shape) if layout == "sum" else np.array(whole))
+            results.append(reference.column_sum(whole).reshape(result.shape) if layout == "sum" else np.array(whole))
         return results
 
     def overlays(self, k: int) -> list[int]:
@@ -138,6 +139,12 @@ class ChainCall(Call):
     def launch(self, launcher: Launcher) -> Launch:
         arrays = [launcher.array(v) for v in (*self.inputs, *self.outputs)]
         return launch_chain(launcher, self.chain, launcher.shared(self), self.shape, arrays)
+
+
+def quiet(kinds: tuple[str, ...]) -> AbstractContextManager[Any]:
+    """Inside the block NumPy says nothing of these kinds of floating-point error."""
+    ignored: dict[str, Any] = dict.fromkeys(kinds, "ignore")
+    return np.errstate(**ignored)
 
 
 def sums_of(call: Call, shape: Shape, split: Rows) -> list[Value] | None:
