@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +17,12 @@ from tensorgrad.models.fitted import EVALUATED, Fitted
 from tensorgrad.models.mlp import MLP, activations
 from tensorgrad.models.parameters import Rule
 
-from tensorgrad import nn, optim, train
-from tensorgrad.core.backend import Array, as_device
+from tensorgrad import data, nn, optim, train
+from tensorgrad.core.backend import Array
+from tensorgrad.core.location import warn
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
-from tensorgrad.train.fit import listed
+from tensorgrad.train.arguments import callback_list
 
 COMPILED = 50  # steps from which compiling them takes less time than it saves
 
@@ -91,7 +91,7 @@ class Estimator(Fitted):
         incremental: bool = False,
     ) -> Self:
         self._check_parameters()
-        callbacks = listed(callbacks or ())
+        callbacks = callback_list(callbacks or ())
         if (eval_set is not None or callbacks) and not self._is_stochastic():
             raise ValueError(f"{type(self).__name__}.fit: eval_set and callbacks need solver 'adam' or 'sgd', got 'lbfgs'")
         first = not hasattr(self, "module_") or not (self.warm_start or incremental)
@@ -171,9 +171,9 @@ class Estimator(Fitted):
             if not isinstance(self.module_, nn.Module):
                 raise TypeError(f"{type(self).__name__}: module made a {type(self.module_).__name__}, expected an nn.Module")
             converted(self.module_, dtype)
-            made = train.predict(self.module_, np.zeros((2, inputs), dtype)).shape
-            if made != (2, outputs):
-                raise ShapeError(f"{type(self).__name__}: the module makes {made} of 2 samples, expected (2, {outputs})")
+            shape = train.predict(self.module_, np.zeros((2, inputs), dtype)).shape
+            if shape != (2, outputs):
+                raise ShapeError(f"{type(self).__name__}: the module makes {shape} of 2 samples, expected (2, {outputs})")
             for _, part in self.module_.named_modules():
                 if isinstance(part, nn.Dropout):
                     part.rng = part.rng or draws
@@ -266,19 +266,18 @@ class Estimator(Fitted):
         else:
             self.history_ = history
         if history.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warn("Training interrupted by user.")
         elif not incremental and self.n_iter_ == self.max_iter and not history.stopped:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
         """The optimiser and the schedule: those of the last training, if it is to go on, or new ones."""
-        kept = getattr(self, "_training", None) if go_on else None
-        if isinstance(kept, Training):
-            return kept.optimiser, kept.schedule
+        before = getattr(self, "_training", None) if go_on else None
+        if isinstance(before, Training):
+            return before.optimiser, before.schedule
         params = list(self.module_.parameters())
         if self.optimizer is not None:
             optimiser = self.optimizer(params, lr=self.learning_rate_init)
@@ -287,10 +286,10 @@ class Estimator(Fitted):
         else:
             optimiser = solvers.Adam(params, self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon)
         schedule = None if self.schedule is None else self.schedule(optimiser)
-        if kept is not None:
-            optimiser.load_state_dict(kept["optimiser"])
+        if before is not None:
+            optimiser.load_state_dict(before["optimiser"])
             if schedule is not None:
-                schedule.load_state_dict(kept["schedule"])
+                schedule.load_state_dict(before["schedule"])
         self._training = Training(optimiser, schedule)
         return optimiser, schedule
 
@@ -301,9 +300,7 @@ class Estimator(Fitted):
             return samples
         size = int(self.batch_size)
         if size > samples:
-            warnings.warn(
-                f"{type(self).__name__}: batch_size is {size}, but there are {samples} samples: it is all of them", stacklevel=5
-            )
+            warn(f"{type(self).__name__}: batch_size is {size}, but there are {samples} samples: it is all of them")
         return min(size, samples)
 
     def _check_eval_set(self, eval_set: Any) -> list[Any]:
@@ -318,13 +315,13 @@ class Estimator(Fitted):
         given = [X, y] if weights is None else [X, y, weights]
         stratify = y if self.out_activation_ == "logistic" and self.n_outputs_ == 1 else None
         divided = train_test_split(*given, random_state=rng, test_size=self.validation_fraction, stratify=stratify)
-        kept, held_out = [*divided[::2], None][:3], [*divided[1::2], None][:3]
+        training, held_out = [*divided[::2], None][:3], [*divided[1::2], None][:3]
         if held_out[0].shape[0] < 2:
             raise ValueError(
                 f"{type(self).__name__}: validation_fraction={self.validation_fraction} holds out "
                 f"{held_out[0].shape[0]} of {X.shape[0]} samples, expected at least 2"
             )
-        return kept, held_out
+        return training, held_out
 
     def _validation_score(self, X: Any, y: Array, weights: Array | None, run: train.Run) -> float:
         """The score of what is held out, after an epoch."""
@@ -348,28 +345,28 @@ class Estimator(Fitted):
         self.loss_ = self.best_loss_ = float(result.fun)
         self.n_iter_ = self.best_iter_ = min(int(result.nit), self.max_iter)
         if result.status:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}: L-BFGS has not converged in {self.n_iter_} iterations (at most {self.max_iter}) and "
                 f"{result.nfev} evaluations (at most {self.max_fun}): {result.message}",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: of the optimiser and the schedule their state, from which partial_fit goes on."""
         state = dict(super().__getstate__())
-        if isinstance(kept := state.get("_training"), Training):
-            state["_training"] = kept.state_dict()
+        if isinstance(training := state.get("_training"), Training):
+            state["_training"] = training.state_dict()
         return state
 
 
 def batches(
     X: Any, y: Array, weights: Array | None, batch_size: int, rng: np.random.RandomState | None = None, device: str = "cpu"
-) -> solvers.Batches:
-    """Samples in batches, with their weights if they have any."""
-    return solvers.Batches(
-        X, y, *([] if weights is None else [weights]), batch_size=batch_size, rng=rng, device=as_device(device)
-    )
+) -> data.DataLoader:
+    """Samples in batches, with their weights if they have any; shuffled by `rng` if it is given."""
+    arrays = [X, y] if weights is None else [X, y, weights]
+    if rng is None:
+        return data.DataLoader(*arrays, batch_size=batch_size, device=device)
+    return solvers.Batches(*arrays, batch_size=batch_size, random_state=rng, device=device)
 
 
 def converted(module: nn.Module, dtype: Any) -> None:

@@ -11,7 +11,6 @@ import sklearn.neural_network
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
-from tensorgrad.models import solvers
 from tensorgrad.models.parameters import Parameters
 
 import tensorgrad
@@ -37,17 +36,17 @@ def has_hidden_layers(model: Fitted) -> bool:
     return True
 
 
-class Placed(list[Array]):
+class ParameterArrays(list[Array]):
     """The arrays of parameters: one that is set in the list is written to the parameter."""
 
-    def __init__(self, name: str, own: list[Array]) -> None:
-        super().__init__([wrap(array, None).numpy() for array in own])
-        self.name, self.own = name, own
+    def __init__(self, name: str, parameters: list[Array]) -> None:
+        super().__init__([wrap(array, None).numpy() for array in parameters])
+        self.name, self.parameters = name, parameters
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        whole = isinstance(index, slice)
-        place(f"{self.name}[{index}]", self.own[index] if whole else [self.own[index]], value if whole else [value])
-        super().__init__([wrap(array, None).numpy() for array in self.own])
+        targets, values = (self.parameters[index], value) if isinstance(index, slice) else ([self.parameters[index]], [value])
+        set_arrays(f"{self.name}[{index}]", targets, values)
+        super().__init__([wrap(array, None).numpy() for array in self.parameters])
 
     def __reduce__(self) -> Any:
         """Copies and pickles are plain lists, whose arrays are no parameters."""
@@ -67,8 +66,8 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     def _validate(self, X: Any, first: bool, **options: Any) -> Any:
         """What scikit-learn makes of X (and y): an array, or a sparse matrix in compressed rows, of the right dtype."""
-        asked = [np.float64, np.float32] if self.dtype is None else np.dtype(self.dtype)
-        return validate_data(self, X, accept_sparse="csr", dtype=asked if first else self._dtype, reset=first, **options)
+        dtypes = [np.float64, np.float32] if self.dtype is None else np.dtype(self.dtype)
+        return validate_data(self, X, accept_sparse="csr", dtype=dtypes if first else self._dtype, reset=first, **options)
 
     @property
     def _dtype(self) -> Any:
@@ -80,8 +79,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         return self._outputs(self._validate(X, first=False))
 
     def _outputs(self, X: Any, module: nn.Module | None = None) -> Array:
-        parts = [train.predict(module or self.module_, x, EVALUATED) for (x,) in solvers.Batches(X, batch_size=EVALUATED)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return train.predict(module or self.module_, X, EVALUATED)
 
     @available_if(has_hidden_layers)
     def transform(self, X: Any, layer: int = -1) -> Array:
@@ -128,20 +126,20 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def coefs_(self) -> list[Array]:
         """The weights W (in, out) of the linear layers: the memory of the parameters, but for a GPU copies. May be set, and so
         may each."""
-        return Placed(f"{type(self).__name__}.coefs_", [layer.weight.data for layer in self._linear()])
+        return ParameterArrays(f"{type(self).__name__}.coefs_", [layer.weight.data for layer in self._linear()])
 
     @coefs_.setter
     def coefs_(self, values: Any) -> None:
-        place(f"{type(self).__name__}.coefs_", [layer.weight.data for layer in self._linear()], values)
+        set_arrays(f"{type(self).__name__}.coefs_", [layer.weight.data for layer in self._linear()], values)
 
     @property
     def intercepts_(self) -> list[Array]:
         """The biases b (out,) of the linear layers that have one, in the same way."""
-        return Placed(f"{type(self).__name__}.intercepts_", self._biases())
+        return ParameterArrays(f"{type(self).__name__}.intercepts_", self._biases())
 
     @intercepts_.setter
     def intercepts_(self, values: Any) -> None:
-        place(f"{type(self).__name__}.intercepts_", self._biases(), values)
+        set_arrays(f"{type(self).__name__}.intercepts_", self._biases(), values)
 
     def _biases(self) -> list[Array]:
         return [layer.bias.data for layer in self._linear() if layer.bias is not None]
@@ -206,12 +204,12 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         return tags
 
 
-def place(name: str, own: list[Array], values: Any) -> None:
+def set_arrays(name: str, targets: list[Array], values: Any) -> None:
     """Write arrays into others of the same shapes. Raises ShapeError, before anything is written, for other shapes."""
     arrays = [np.asarray(value) for value in values]
-    if [a.shape for a in arrays] != [a.shape for a in own]:
-        raise ShapeError(f"{name}: arrays of shapes {[a.shape for a in arrays]}, expected {[a.shape for a in own]}")
-    for target, array in zip(own, arrays, strict=True):
+    if [a.shape for a in arrays] != [a.shape for a in targets]:
+        raise ShapeError(f"{name}: arrays of shapes {[a.shape for a in arrays]}, expected {[a.shape for a in targets]}")
+    for target, array in zip(targets, arrays, strict=True):
         put(target, array.astype(target.dtype, copy=False))
         writes.wrote(target)
 

@@ -17,7 +17,7 @@ from tensorgrad.nn import init
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]  # whether a value will do, and in words what will
 
 
-def whole(low: float, also: tuple[Any, ...] = ()) -> Rule:
+def whole_number(low: float, also: tuple[Any, ...] = ()) -> Rule:
     """A rule: a whole number from `low`, or one of `also`."""
     said = "".join(f"{v!r} or " for v in also)
     return lambda v: (isinstance(v, (int, np.integer)) and int(v) >= low) or is_in(v, also), f"{said}a whole number from {low}"
@@ -63,11 +63,11 @@ CALLABLE = (lambda v: v is None or callable(v), "None or callable")
 RULES: dict[str, Rule] = {
     "solver": one_of("adam", "sgd", "lbfgs"),
     "alpha": real(0),
-    "batch_size": whole(1, ("auto", "full")),
+    "batch_size": whole_number(1, ("auto", "full")),
     "learning_rate": one_of("constant", "invscaling", "adaptive"),
     "learning_rate_init": real(0, ends="(]"),
     "power_t": real(0),
-    "max_iter": whole(1),
+    "max_iter": whole_number(1),
     "shuffle": YES_OR_NO,
     "tol": real(0),
     "verbose": (lambda v: v == "bar" or isinstance(v, (int, np.integer, np.bool_)), "'bar', True, False or a whole number"),
@@ -79,8 +79,8 @@ RULES: dict[str, Rule] = {
     "beta_1": real(0, 1, "[)"),
     "beta_2": real(0, 1, "[)"),
     "epsilon": real(0, ends="(]"),
-    "n_iter_no_change": whole(1, (math.inf,)),
-    "max_fun": whole(1),
+    "n_iter_no_change": whole_number(1, (math.inf,)),
+    "max_fun": whole_number(1),
     "dropout": real(0, 1, "[)"),
     "weight_init": CALLABLE,
     "module": CALLABLE,

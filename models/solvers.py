@@ -7,18 +7,16 @@ sources that it names.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 import tensorgrad
-from tensorgrad import Tensor, nn, optim
+from tensorgrad import Tensor, data, nn, optim
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.op import Value
-from tensorgrad.data.loader import rows_of
-from tensorgrad.data.transfer import to_device
 
 
 class Adam(optim.Adam):
@@ -52,41 +50,16 @@ class SGD(optim.Optimiser):
         return p + (numbers["momentum"] * v - step if self.settings["nesterov"] else v), v
 
 
-class Batches:
-    """Samples in batches: each loop is an epoch of (x, y) or (x, y, weights), x being dense though X may be sparse.
+class Batches(data.DataLoader):
+    """Samples in scikit-learn's order: each epoch shuffles that of the one before. `random_state` draws it."""
 
-    X         (m, features), an array or a sparse matrix in compressed rows
-    others    arrays of m: targets, and perhaps weights
-    rng       shuffles the order of the epoch before, as scikit-learn does; None for no shuffling
-    device    where the batches are wanted
-    """
+    def __init__(self, *arrays: Any, batch_size: int, random_state: np.random.RandomState, device: str) -> None:
+        super().__init__(*arrays, batch_size=batch_size, shuffle=True, rng=0, device=device)
+        self.random_state, self.order = random_state, np.arange(self.samples)
 
-    def __init__(
-        self, X: Any, *others: Array, batch_size: int, rng: np.random.RandomState | None = None, device: str = "cpu"
-    ) -> None:
-        self.device = device
-        self.X, self.others, self.batch_size, self.rng = X, others, batch_size, rng
-        self.samples: int = X.shape[0]
-        self.order: Array = np.arange(self.samples)
-
-    def __len__(self) -> int:
-        return -(-self.samples // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Array, ...]]:
-        return self._batches() if self.device == "cpu" else to_device(self._batches(), self.device)
-
-    def _batches(self) -> Iterator[tuple[Array, ...]]:
-        if self.rng is not None:
-            self.order = self.order[self.rng.permutation(self.samples)]
-        dense, shuffled = isinstance(self.X, np.ndarray), self.rng is not None and self.batch_size < self.samples
-        for start in range(0, self.samples, self.batch_size):
-            if not shuffled:  # nor does the order matter in a batch of all samples
-                part = slice(start, start + self.batch_size)
-                yield (self.X[part] if dense else self.X[part].toarray(), *[a[part] for a in self.others])
-            else:
-                some = self.order[start : start + self.batch_size]
-                x = rows_of(self.X, some) if dense else self.X[some].toarray()
-                yield (x, *[rows_of(a, some) for a in self.others])
+    def next_order(self) -> Array | None:
+        self.order = self.order[self.random_state.permutation(self.samples)]
+        return self.order if self.batch_size < self.samples else None  # it does not matter in a batch of all samples
 
 
 def lbfgs(
@@ -121,11 +94,11 @@ def lbfgs(
     run = tensorgrad.compile(step) if compile else step
 
     def evaluate(values: Array) -> tuple[float, Array]:
-        place(values)
+        set_parameters(values)
         cost, gradients = run(*map(Tensor, batch))
         return cost.item(), np.concatenate([g.numpy().ravel() for g in gradients]).astype(np.float64)
 
-    def place(values: Array) -> None:
+    def set_parameters(values: Array) -> None:
         for p, part in zip(params, np.split(values, ends), strict=True):
             put(p.data, part.reshape(p.shape).astype(p.dtype))
             writes.wrote(p.data)
@@ -135,7 +108,7 @@ def lbfgs(
 
     start = np.concatenate([p.numpy().ravel() for p in params]).astype(np.float64)
     result = minimize(evaluate, start, jac=True, method="L-BFGS-B", callback=report, options=options)
-    place(result.x)
+    set_parameters(result.x)
     return result
 
 

@@ -31,7 +31,9 @@ from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.data import storage
 from tensorgrad.errors import CheckpointError, DataError, DTypeError
 from tensorgrad.nn import functional as F
+from tensorgrad.ops import random
 from tensorgrad.train import checkpoint
+from tensorgrad.train.state import EPOCH, STEP, State
 from tests.training import EPOCHS, Training, measured
 
 SUFFIXES = [".npz", ".safetensors"]
@@ -504,6 +506,53 @@ def test_through_a_link(tmp_path: Path) -> None:
     assert train.load(tmp_path / "folder" / "a.npz")["extra"] == 1
 
 
+def test_what_stands_where_in_files(tmp_path: Path) -> None:
+    """The format: files that have been written have these names in them."""
+    path, training, extra = tmp_path / "a.npz", Training("SGD"), Tensor(np.ones(2, np.float32), requires_grad=True)
+    training.loader.press = BATCHES + 1
+    training.optimiser = optim.SGD([*training.model.parameters(), extra], 0.5, momentum=0.9)
+    training.schedule = optim.CostRise(training.optimiser)
+    with pytest.warns(UserWarning, match=r"no gradient reached parameter 6 \(2,\)"):
+        training.fit(checkpoint=path)
+    contents = train.load(path)
+    values = {f"{i}.{name}" for i in (0, 1, 4) for name in ("weight", "bias")} | {"1.running_mean", "1.running_var"}
+    assert contents.keys() == {
+        *("model", "loss", "others", "optimiser", "generators", "schedule", "loader"),
+        *("callbacks", "history", "epoch", "stop", "record"),
+    }
+    assert contents["model"].keys() == values
+    assert (contents["loss"], [*contents["others"]], contents["epoch"], contents["stop"]) == ({}, ["6"], 1, "")
+    assert contents["optimiser"].keys() == {"type", "lr", "steps", "settings", "state"}
+    assert [[*slots] for slots in contents["optimiser"]["state"]] == [["velocity"]] * 7
+    assert [[*state] for state in contents["generators"]] == [["generator", "gpus"]] * 2
+    assert contents["schedule"]["type"] == "CostRise"
+    assert contents["loader"].keys() == {"samples", "batch_size", "generator", "position", "order"}
+    assert contents["record"].keys() == {"losses", "counts", "predictions", "targets", "seconds"}
+    assert contents["callbacks"].keys() == {"EarlyStopping.0"}
+    assert contents["callbacks"]["EarlyStopping.0"].keys() == {"best", "best_epoch", "values"}
+    assert contents["callbacks"]["EarlyStopping.0"]["values"].keys() == {"model", "loss", "others"}
+
+
+@pytest.mark.parametrize("parts", [STEP, EPOCH])
+def test_what_was_taken_is_put_back(parts: tuple[str, ...]) -> None:
+    """Whether by name or in few arrays: parameters, buffers, the optimiser's state, and what is drawn next."""
+    training = Training("Adam")
+    training.fit(epochs=1)  # so that there is something in every array
+    state = State(training.model, F.cross_entropy, training.optimiser, loader=training.loader)
+
+    def found() -> list[Any]:
+        arrays = [*training.model.state_dict().values(), *(a for slots in training.optimiser.state for a in slots.values())]
+        order = training.loader.rng.bit_generator.state if "loader" in parts else None
+        drawn = [str(rng.bit_generator.state) for rng in (random.default(), training.model[5].rng)]
+        return [[a.tobytes() for a in arrays], training.optimiser.steps, drawn, str(order)]
+
+    before, taken = found(), state.take(*parts)
+    training.fit(epochs=3)
+    assert all(a != b for a, b in zip(before[0], found()[0], strict=True))
+    state.put(taken)
+    assert found() == before
+
+
 # What does not fit
 
 
@@ -644,7 +693,7 @@ def test_sound_files_of_another_form(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(CheckpointError, match=rf"a\{suffix}: not as tensorgrad writes it"):
         train.load(path, optimiser=training.optimiser)
     checkpoint.write(path, {"epoch": 1})
-    with pytest.raises(CheckpointError, match=rf"a\{suffix}: not as tensorgrad writes it: KeyError\('loss'\)"):
+    with pytest.raises(CheckpointError, match=rf"a\{suffix}: not as tensorgrad writes it: KeyError\('callbacks'\)"):
         training.fit(resume=path)
     for tree in ('{"$array": ["x"]}', "[1, 2]"):
         storage.write(path, {}, {"format": checkpoint.FORMAT, "contents": tree})

@@ -608,12 +608,13 @@ def test_training_loops_on_the_gpu(tmp_path: Path, weighted: bool) -> None:
 def test_a_record_goes_on_on_the_gpu_and_waits_for_nothing(gpu: Gpu) -> None:
     """In the middle of an epoch, with weights, whose sum is a Tensor."""
     loss, count = Tensor(2.0, device="cuda"), Tensor(3.0, device="cuda")
-    record = train.run.Record(3)
+    record = train.record.Record(3)
     for _ in range(2):
         record.add(loss, count, None, None)
         with gpu.unattended():
             record.add(loss * 2, count / 3, None, None)
-        record = train.run.Record.of(4, record.state_dict())
+        record, before = train.record.Record(4), record
+        record.load_state_dict(before.state_dict())
         if record.done == 4:
             break
     assert record.row({}) == {"loss": 2.5}

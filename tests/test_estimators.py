@@ -583,6 +583,21 @@ def test_coefs_may_be_set() -> None:
 # What is random, and what is asked for
 
 
+@pytest.mark.parametrize("batch_size", [16, "full"])
+def test_a_generator_goes_on_where_that_of_scikit_learn_does(batch_size: int | str) -> None:
+    """Though the order that it has drawn does not matter where one batch is all samples."""
+    x, y = problem("multiclass")
+    ours, theirs = pair("multiclass", hidden_layer_sizes=(6,), max_iter=3)
+    ours.set_params(batch_size=batch_size)
+    theirs.set_params(batch_size=len(x) if batch_size == "full" else batch_size)
+    states = [np.random.RandomState(0) for _ in range(2)]
+    for model, state in zip((ours, theirs), states, strict=True):
+        with pytest.warns(ConvergenceWarning):
+            model.set_params(random_state=state).fit(x, y)
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+    assert states[0].random_sample() == states[1].random_sample()
+
+
 def test_random_state() -> None:
     x, y = problem("multiclass")
     model = make("multiclass", early_stopping=True, dropout=0.1)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,21 @@ def test_goes_on_from_any_place(n: int, size: int | None, shuffle: bool, drop_la
     second.load_state_dict(json.loads(json.dumps(states[stop], default=np.ndarray.tolist)) | {"order": order})
     rest = [batch for _ in range(3) for batch in second]
     assert taken(rest)[: len(batches) - stop] == taken(batches)[stop:]
+
+
+@given(**options, dense=st.integers(0, 3))
+def test_sparse_matrices(n: int, size: int | None, shuffle: bool, drop_last: bool, seed: int, dense: int) -> None:
+    """The batches are those of the dense array; the same place is gone on from."""
+    x = (np.arange(3 * n).reshape(n, 3) % 5 * dense - 1).astype(np.float32)
+    given_options = {"batch_size": size, "shuffle": shuffle, "drop_last": drop_last and (size or 0) <= n, "rng": seed}
+    one, other = (data.DataLoader(a, np.arange(n), **given_options) for a in (x, scipy.sparse.coo_array(x)))
+    for _ in range(2):
+        assert one.state_dict().keys() == other.state_dict().keys()
+        for expected, found in zip(one, other, strict=True):
+            assert type(found[0]) is np.ndarray
+            assert found[0].dtype == np.float32
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_batches_that_are_kept_keep_what_is_in_them() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
@@ -624,12 +625,21 @@ def test_a_schedule_by_a_column_that_is_not_there() -> None:
 
 
 def test_errors_say_where() -> None:
-    """Of a batch in the middle, of a step that cannot be compiled."""
+    """Of a batch in the middle, of a loader, of a step that cannot be compiled."""
     x, y = problem()
     y[64] = 3
     with pytest.raises(LabelError) as raised:
         fitted(arrays=data.DataLoader(x, y, batch_size=32))
     assert raised.value.__notes__ == ["train.fit: in epoch 1, batch 3 of 3"]
+
+    class Short(Batches):
+        def __iter__(self) -> Any:
+            yield from self.batches[:1]
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone") as gone:
+        fitted(arrays=Short([problem(32)] * 2))
+    assert gone.value.__notes__ == ["train.fit: in epoch 1, batch 2 of 2"]
     with pytest.raises(CompileError) as refused:
         fitted(lambda z, y: F.cross_entropy(z, y) if z.max().item() < 1e9 else z.sum())
     assert "train.fit: with compile=False every step is run as it is written" in refused.value.__notes__
@@ -651,6 +661,18 @@ def test_other_data_than_a_loader() -> None:
     np.testing.assert_array_equal(ends[0]["3.weight"], ends[1]["3.weight"])
     with pytest.raises(TypeError, match="checkpoints need a DataLoader, whose place can be saved; got Batches"):
         fitted(arrays=Batches(batches), checkpoint="never.npz")
+
+
+def test_a_sparse_matrix() -> None:
+    x, y = problem()
+    x[x < 0.5] = 0
+    sparse = scipy.sparse.csr_matrix(x)
+    assert fitted(arrays=data.DataLoader(sparse, y))["loss"] == fitted(arrays=data.DataLoader(x, y))["loss"]
+    model = network()
+    np.testing.assert_array_equal(train.predict(model, sparse, 32), train.predict(model, x, 32))
+    assert train.evaluate(model, F.cross_entropy, (sparse, y)) == train.evaluate(model, F.cross_entropy, (x, y))
+    with pytest.raises(CompileError, match=REFUSED):
+        fitted(lambda z, t: ((z - np.eye(3)[t.data]) ** 2).mean(), data.DataLoader(sparse, y))
 
 
 def test_a_loader_that_makes_something_else_of_its_arrays() -> None:
@@ -840,7 +862,7 @@ def test_modes_of_early_stopping(monitor: str, mode: str | None, best: int) -> N
 
 def test_batches_of_something_else() -> None:
     x, y = problem(64)
-    with pytest.raises(TypeError, match="the loader gives batches of Tensor, ndarray, expected arrays of NumPy or CuPy"):
+    with pytest.raises(TypeError, match="the loader gives batches of Tensor, ndarray, expected NumPy or CuPy arrays"):
         fitted(arrays=Batches([(Tensor(x), y)]))
     many = Batches([(x, y)] * 3)
     many.__class__ = type("More", (Batches,), {"__len__": lambda self: 2})

@@ -10,6 +10,7 @@ import numpy as np
 from tensorgrad.autograd.walk import grad
 from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.state import state, switched
@@ -47,7 +48,8 @@ class Checkpoint(Op):
             return trial if state.tracing else wrap(out, None)
         inputs = tuple((x.node or x) if isinstance(x, Tensor) else x for x in (*xs, *leaves))
         saved = (*[x._data if isinstance(x, Tensor) else x for x in xs], *[None] * len(leaves))
-        return wrap(out, Node(self, inputs, {"fn": fn, "count": len(xs)}, saved, None, out.shape, out.dtype))
+        attrs = {"fn": fn, "count": len(xs)}
+        return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)

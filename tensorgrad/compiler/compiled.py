@@ -7,7 +7,6 @@ import functools
 import sys
 import threading
 import types
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from tensorgrad.compiler.trace import Line, Trace, compare, place_of, trace
 from tensorgrad.compiler.world import Snapshot, World, shift, shifted
 from tensorgrad.core.backend import Array, may_overlap
 from tensorgrad.core.backend import copy as copied
+from tensorgrad.core.location import warn
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError
@@ -223,11 +223,10 @@ class Compiled:
         print(f"compile: {self.name}: {operations:,} operations; kernels are compiled, and kept on disk", file=sys.stderr)
 
     def faulty(self, plan: Plan) -> None:
-        warnings.warn(
+        warn(
             f"compile: {self.name} is run as it is written, for its plan was found to be wrong: {plan.fault}. This is a "
             f"fault of tensorgrad; please report it",
             RuntimeWarning,
-            stacklevel=2,
         )
 
     def traced(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Trace:
@@ -259,9 +258,7 @@ class Compiled:
         self.runs += 1
         if self.runs > PATIENCE and not self.has_warned:
             self.has_warned = True
-            warnings.warn(
-                f"compile: {self.name} has run {self.runs} times without a replay: {why}", RuntimeWarning, stacklevel=4
-            )
+            warn(f"compile: {self.name} has run {self.runs} times without a replay: {why}", RuntimeWarning)
 
     # What results are to the graph around them
 

@@ -1,30 +1,44 @@
-"""Where in the user's code something was called from."""
+"""Where in the user's code something was called from, for errors, warnings and drawings."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TypeAlias
 
 Location: TypeAlias = tuple[CodeType, int]  # a function, and how far it had come; the line is worked out when it is asked for
 
-OWN = "tensorgrad"  # the package whose code is no user's
+# These call tensorgrad for the user: scikit-learn and joblib the estimators, SciPy the loss that it minimises, NumPy a function
+# for each element, a pool of threads whatever it is given. Their code is not the user's either.
+LIBRARIES = frozenset({"concurrent", "joblib", "numpy", "scipy", "sklearn", "threading"})
 
 
-def is_own(package: str | None) -> bool:
-    """Whether code of this package is tensorgrad's."""
-    return package is not None and (package == OWN or package.startswith(f"{OWN}."))
+def is_own(module: str | None) -> bool:
+    """Whether the code of a module, or a package, of this name is tensorgrad's."""
+    return module is not None and module.partition(".")[0] == "tensorgrad"
+
+
+class _Inside(dict[str | None, bool]):
+    """The name of a module to whether its code is not the user's, worked out once: every recorded operation asks."""
+
+    def __missing__(self, name: str | None) -> bool:
+        self[name] = inside = is_own(name) or (name or "").partition(".")[0] in LIBRARIES
+        return inside
+
+
+_inside = _Inside()
 
 
 def user_location() -> Location | None:
-    """The innermost caller that is not tensorgrad itself."""
-    frame = sys._getframe(1)
-    while is_own(frame.f_globals.get("__package__")):
-        if frame.f_back is None:
-            return None
+    """The innermost caller that is the user's; None if there is none, as in a thread that runs nothing else."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not _inside[frame.f_globals.get("__name__")]:
+            return frame.f_code, frame.f_lasti
         frame = frame.f_back
-    return frame.f_code, frame.f_lasti
+    return None
 
 
 def line_of(location: Location | None) -> str:
@@ -34,3 +48,14 @@ def line_of(location: Location | None) -> str:
     code, instruction = location
     line = next((n for start, end, n in code.co_lines() if start <= instruction < end and n is not None), code.co_firstlineno)
     return f"{Path(code.co_filename).name}:{line}"
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn the user, at the line of the user's code from which tensorgrad was called."""
+    frame = sys._getframe(1)
+    while _inside[frame.f_globals.get("__name__")] and frame.f_back is not None:
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(
+        message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__"), registry
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, new, on, on_gpu
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, new, on
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
@@ -26,7 +26,8 @@ class DataLoader:
     """Samples in batches: each `for` loop over it is one epoch of tuples of arrays, such as (x, y).
 
     arrays       arrays or Tensors of the same length, the first axis being the samples: X and y, or X, y and weights.
-                 What else can be made an array (lists, data frames) is, its real numbers as float32
+                 What else can be made an array (lists, data frames) is, its real numbers as float32. SciPy's sparse matrices
+                 are kept as they are; their batches are dense
     batch_size   samples in a batch, from 1; None for all of them at once. The last batch is what is left
     shuffle      take the samples in another order each epoch
     drop_last    leave out a last batch that would be smaller
@@ -34,7 +35,7 @@ class DataLoader:
     device       where the batches are: by default where the arrays are. To a GPU, arrays in main memory are copied through
                  pinned memory, a batch ahead, while the step before works
 
-    `len(loader)` is the number of batches. Batches that are not shuffled share the memory of the arrays.
+    `len(loader)` is the number of batches. Batches that are not shuffled share the memory of the arrays, but for sparse ones.
 
     Raises ShapeError for arrays of different lengths, DTypeError for what is not made of numbers, DataError if there is no
     sample, or no batch because of `drop_last`.
@@ -52,7 +53,7 @@ class DataLoader:
         if not arrays:
             raise TypeError("DataLoader: expected at least one array, got none")
         self.arrays = tuple(_samples(i, a) for i, a in enumerate(arrays))
-        lengths = [len(a) for a in self.arrays]
+        lengths: list[int] = [a.shape[0] for a in self.arrays]
         if len(set(lengths)) > 1:
             raise ShapeError(f"DataLoader: arrays of {', '.join(map(str, lengths))} samples, expected as many in each")
         self.samples = lengths[0]
@@ -75,13 +76,13 @@ class DataLoader:
         self._resumed = False
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.samples, self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        full, rest = divmod(self.samples, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Array, ...]]:
         epoch, self._resumed = self.epoch if self._resumed else None, False
         if epoch is None:
-            epoch = Epoch(self.rng.permutation(self.samples) if self.shuffle else None)
+            epoch = Epoch(self.next_order())
         self.epoch = epoch
         batches = self._batches(epoch.order, epoch.position)
         if self.device != device_of(self.arrays[0]):
@@ -93,6 +94,10 @@ class DataLoader:
         finally:
             if self.epoch is epoch:
                 self.epoch = None
+
+    def next_order(self) -> Array | None:
+        """The order of the samples in the epoch that begins; None for that of the arrays."""
+        return self.rng.permutation(self.samples) if self.shuffle else None
 
     def _batches(self, order: Array | None, position: int) -> Iterator[tuple[Array, ...]]:
         """The batches from a position on, where the arrays are."""
@@ -145,13 +150,26 @@ class Epoch:
     position: int = 0
 
 
+class Sparse:
+    """A sparse matrix of SciPy's, whose rows are taken as dense arrays."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix.tocsr()
+        self.shape, self.dtype, self.ndim = self.matrix.shape, self.matrix.dtype, self.matrix.ndim
+
+    def __getitem__(self, rows: Any) -> Array:
+        return self.matrix[rows].toarray()
+
+
 def rows_of(array: Array, which: Array) -> Array:
     """The rows of an array with these numbers, an array of integers, all of which there are; on its device."""
-    if on_gpu(array):
-        with on(array):
-            return array.take(like(which, array), axis=0)
-    out = new((len(which), *array.shape[1:]), array.dtype)  # else half of the time goes to the system, for memory
-    return array.take(which, axis=0, out=out, mode="clip")  # "raise" would go through a copy
+    if isinstance(array, np.ndarray):
+        out = new((len(which), *array.shape[1:]), array.dtype)  # else half of the time goes to the system, for memory
+        return array.take(which, axis=0, out=out, mode="clip")  # "raise" would go through a copy
+    if isinstance(array, Sparse):
+        return array[which]
+    with on(array):
+        return array.take(like(which, array), axis=0)
 
 
 def _samples(i: int, value: Any) -> Array:
@@ -160,6 +178,8 @@ def _samples(i: int, value: Any) -> Array:
         array: Array = value.data
     elif is_array(value):
         array = value
+    elif hasattr(value, "tocsr"):
+        array = Sparse(value)
     else:
         array = np.asarray(value)
         array = array.astype(DEFAULT_FLOAT) if array.dtype.kind == "f" else array

@@ -7,14 +7,13 @@ compared with have to have the same shape; nothing broadcasts, because a loss be
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core.backend import asarray, namespace
-from tensorgrad.core.location import line_of, user_location
+from tensorgrad.core.location import line_of, user_location, warn
 from tensorgrad.core.state import one_box, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import GraphError, ShapeError
@@ -245,8 +244,7 @@ def warn_of_softmax(logits: Any) -> None:
     """Probabilities in the place of logits train, badly: say so once for each line."""
     node = getattr(logits, "node", None)
     if node is not None and node.op is softmax:
-        warnings.warn(
+        warn(
             f"{scoped('cross_entropy')} at {line_of(user_location())}: the logits are the result of softmax at {node.line}; "
-            f"cross_entropy has a softmax of its own, pass what went into that one",
-            stacklevel=3,
+            f"cross_entropy has a softmax of its own, pass what went into that one"
         )

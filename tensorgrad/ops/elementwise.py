@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.state import state
@@ -207,7 +208,7 @@ class Log(Op):
         assert node.op.log is not None
         (z,) = node.saved
         value = node.op.log.forward(namespace([z]), z, **node.attrs)
-        return wrap(value, Node(self, (node,), {}, (p._data,), value, value.shape, value.dtype))
+        return wrap(value, Node(self, (node,), {}, (p._data,), value, value.shape, value.dtype, made=user_location()))
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: g / x,)

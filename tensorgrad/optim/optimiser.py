@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -14,6 +13,7 @@ from tensorgrad import ops
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, address, device_of, empty_bytes, namespace, on, put
 from tensorgrad.core.backend import copy as copied
+from tensorgrad.core.location import warn
 from tensorgrad.core.op import Value
 from tensorgrad.core.state import Tracer, changes, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
@@ -100,7 +100,7 @@ class Optimiser:
         if missing and not self._warned:
             self._warned = True
             names = ", ".join(f"{self.params[i].name or f'parameter {i}'} {self.params[i].shape}" for i in missing)
-            warnings.warn(f"{type(self).__name__}: no gradient reached {names}: the loss does not depend on it", stacklevel=2)
+            warn(f"{type(self).__name__}: no gradient reached {names}: the loss does not depend on it")
         for i, p in enumerate(self.params):
             if p._grad is not None and p._grad.shape != p.shape:
                 raise ShapeError(

@@ -3,7 +3,8 @@
 from tensorgrad.train import metrics
 from tensorgrad.train.callbacks import Checkpoint, CSVLogger, EarlyStopping, JSONLinesLogger
 from tensorgrad.train.checkpoint import load, save
-from tensorgrad.train.fit import evaluate, fit, predict
+from tensorgrad.train.evaluate import evaluate, predict
+from tensorgrad.train.fit import fit
 from tensorgrad.train.history import History
 from tensorgrad.train.run import Callback, Run, StopTraining
 

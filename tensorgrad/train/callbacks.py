@@ -13,6 +13,7 @@ from tensorgrad.data import storage
 from tensorgrad.errors import CheckpointError
 from tensorgrad.train.history import csv_lines
 from tensorgrad.train.run import Callback, Run
+from tensorgrad.train.state import VALUES
 
 
 class Function(Callback):
@@ -109,13 +110,13 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, run: Run) -> None:
         if self._best.improved(run):
-            self.values = run.values() if self.restore_best else None
+            self.values = run.state().take(*VALUES) if self.restore_best else None
         elif self.patience is not None and run.epoch - self.best_epoch >= self.patience:
             run.stop = f"{self.monitor} has not got better for {self.patience} epochs"
 
     def on_end(self, run: Run) -> None:
         if self.values is not None:
-            run.set_values(self.values)
+            run.state().put(self.values)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "values": self.values}

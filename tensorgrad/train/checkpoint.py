@@ -7,7 +7,7 @@ checksum of all of it (tensorgrad.storage), so that a file which has been damage
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tensorgrad.errors import CheckpointError, DataError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.optim.schedules import Schedule
+from tensorgrad.train.state import State
 
 FORMAT = "tensorgrad checkpoint 1"
 ARRAY = "$array"
@@ -44,15 +45,13 @@ def save(
 
     Raises CheckpointError, naming the file, if it cannot be written, TypeError for something in `extra` that cannot be kept.
     """
-    given = {
-        "model": model and model.state_dict(),
-        "optimiser": optimiser and described(optimiser),
-        "schedule": schedule and described(schedule),
-        "loader": loader and loader.state_dict(),
-        "history": None if history is None else dict(history),
-        "extra": extra,
-    }
-    write(path, {name: value for name, value in given.items() if value is not None})
+    given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
+    contents = State(**given).take(*[name for name, part in given.items() if part is not None])
+    if history is not None:
+        contents["history"] = dict(history)
+    if extra is not None:
+        contents["extra"] = extra
+    write(path, contents)
 
 
 def load(
@@ -71,7 +70,8 @@ def load(
     changed, or not a checkpoint, and, before anything is changed, for one that does not fit what is given.
     """
     contents = read(path)
-    apply(path, contents, model=model, optimiser=optimiser, schedule=schedule, loader=loader)
+    given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
+    put(path, contents, State(**given), [name for name, part in given.items() if part is not None])
     return contents
 
 
@@ -114,96 +114,28 @@ def form_of(path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: not as tensorgrad writes it: {error!r}") from None
 
 
-def described(part: Optimiser | Schedule) -> dict[str, Any]:
-    """The state of an optimiser or a schedule, and what it is."""
-    return {"type": type(part).__name__, **part.state_dict()}
-
-
-def apply(
-    path: str | Path,
-    contents: Mapping[str, Any],
-    *,
-    model: Module | None = None,
-    optimiser: Optimiser | None = None,
-    schedule: Schedule | None = None,
-    loader: DataLoader | None = None,
-    validation: DataLoader | None = None,
+def put(
+    path: str | Path, contents: Mapping[str, Any], state: State, names: Sequence[str], problems: Sequence[str] = ()
 ) -> None:
-    """Let what is given go on as `contents` says. Raises CheckpointError, before anything is changed, if it does not fit."""
-    parts = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader, "validation": validation}
-    given: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
-    problems = [f"holds no {name}, only {', '.join(contents)}" for name in given if name not in contents]
+    """Let parts of a state go on as `contents` says.
+
+    Raises CheckpointError, before anything is changed, if they do not fit, or if other problems have been found before.
+    """
+    problems = [*problems, *(f"holds no {name}, only {', '.join(contents)}" for name in names if name not in contents)]
+    values = {name: contents[name] for name in names if name in contents}
     with form_of(path):
-        if model is not None and not problems:
-            problems += misfits(contents["model"], model.state_dict())
-        if optimiser is not None and not problems:
-            problems += optimiser_misfits(contents["optimiser"], optimiser)
-        if schedule is not None and not problems:
-            problems += schedule_misfits(contents["schedule"], schedule)
+        problems += state.misfits(values)
     if problems:
         raise CheckpointError(f"{path}: does not fit: {'; '.join(problems)}")
-    loaders = given.keys() & {"loader", "validation"}
     try:
-        for name in loaders:  # first, for they may still find something that does not fit
-            given[name].load_state_dict(contents[name])
+        state.put(values)
     except DataError as error:
         raise CheckpointError(f"{path}: does not fit: {error}") from None
-    for name in given.keys() - loaders:
-        restore(given[name], contents[name])
-
-
-def restore(part: Module | Optimiser | Schedule, values: Mapping[str, Any]) -> None:
-    """Let a part go on as `described`, or a model's state_dict, says."""
-    part.load_state_dict({k: v for k, v in values.items() if k != "type"} if not isinstance(part, Module) else values)
-
-
-def misfits(values: Mapping[str, Array], own: Mapping[str, Array]) -> list[str]:
-    """What keeps arrays of a file from being those of a model, in words."""
-    problems = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
-    problems += [f"unexpected {sorted(values.keys() - own.keys())}"] if values.keys() - own.keys() else []
-    for name, array in own.items():
-        if name in values and (values[name].shape, values[name].dtype) != (array.shape, array.dtype):
-            found = f"{values[name].shape} {values[name].dtype}"
-            problems.append(f"{name} is {found}, expected {array.shape} {array.dtype}")
-    return problems
-
-
-def optimiser_misfits(values: Mapping[str, Any], optimiser: Optimiser) -> list[str]:
-    """What keeps the state in a file from being that of an optimiser, in words."""
-    kind = type(optimiser).__name__
-    if values["type"] != kind:
-        return [f"holds the state of {values['type']}, not of {kind}"]
-    if len(values["state"]) != len(optimiser.state):
-        return [f"holds the state of {len(values['state'])} parameters, {kind} has {len(optimiser.state)}"]
-    return [
-        f"{kind}: parameter {i}: {problem}"
-        for i, (found, own) in enumerate(zip(values["state"], optimiser.state, strict=True))
-        for problem in misfits(found, own)
-    ]
-
-
-def schedule_misfits(values: Mapping[str, Any], schedule: Schedule) -> list[str]:
-    """What keeps the state in a file from being that of a schedule, or of one inside of it, in words."""
-    kind = type(schedule).__name__
-    if values["type"] != kind:
-        return [f"holds a {values['type']}, not a {kind}"]
-    own = schedule.state_dict()
-    names = ({name for name, value in found.items() if isinstance(value, dict) and "type" in value} for found in (values, own))
-    problems = []
-    for name in sorted(set().union(*names)):
-        inner = getattr(schedule, name, None)
-        if not isinstance(inner, Schedule):
-            problems.append(f"holds a {kind} whose {name} is a {values[name]['type']}, not {inner}")
-        elif not isinstance(values.get(name), dict):
-            problems.append(f"holds a {kind} whose {name} is {values.get(name)}, not a {type(inner).__name__}")
-        else:
-            problems += [f"{kind}: {name}: {problem}" for problem in schedule_misfits(values[name], inner)]
-    return problems
 
 
 def _packed(value: Any, where: str, arrays: dict[str, Array]) -> Any:
     """A nest as JSON has it; arrays are put into `arrays`, and their names in their places."""
-    if isinstance(value, np.generic):  # comes back as a number of Python's
+    if isinstance(value, np.generic):  # comes back as a Python number
         if value.dtype.kind not in "biuf":
             raise TypeError(f"save: {where} is of dtype {value.dtype}, expected numbers or booleans")
         value = value.item()

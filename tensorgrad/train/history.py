@@ -48,7 +48,7 @@ class History(Mapping[str, list[Any]]):
         return len(self.columns)
 
     def __str__(self) -> str:
-        cells = [list(self.columns), *([_shown(v) for v in row.values()] for row in self.rows())]
+        cells = [list(self.columns), *([_text(v) for v in row.values()] for row in self.rows())]
         lines = columns(cells, ">" * len(self.columns))
         if len(lines) > 41:  # the first and the last twenty
             lines = [*lines[:21], f"... {len(lines) - 41} more ...", *lines[-20:]]
@@ -78,5 +78,5 @@ def csv_lines(rows: list[list[Any]]) -> str:
     return text.getvalue()
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,16 +7,17 @@ from types import TracebackType
 from typing import Any
 
 from tensorgrad.errors import MissingDependencyError
+from tensorgrad.train.run import Run
 
 
 class Progress:
-    """A bar of tqdm's over the batches of a training, in a terminal or a notebook; elsewhere nothing is shown.
+    """A tqdm bar over the batches of a training, in a terminal or a notebook; elsewhere nothing is shown.
 
     wanted   True, False, or None for a bar if tqdm is installed
     """
 
-    def __init__(self, wanted: bool | None, epochs: int, batches: int, done: int) -> None:
-        self.epochs = epochs
+    def __init__(self, wanted: bool | None, run: Run) -> None:
+        self.epochs = run.epochs
         self.bar: Any = None
         if wanted is False:
             return
@@ -28,10 +29,9 @@ class Progress:
             raise MissingDependencyError(
                 "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install tqdm"
             ) from None
-        if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook's stderr is no terminal, but has a place for it
-            self.bar = tqdm(
-                total=epochs * batches, initial=done, unit="batch", desc=f"epoch {min(done // batches + 1, epochs)}/{epochs}"
-            )
+        if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook shows it, too, though its stderr is not a terminal
+            done = run.epoch * len(run.loader) + (run.record.done if run.record else 0)
+            self.bar = tqdm(total=run.epochs * len(run.loader), initial=done, unit="batch", desc=self.title(run.epoch + 1))
 
     def __enter__(self) -> Progress:
         return self
@@ -40,9 +40,17 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
+    def title(self, epoch: int) -> str:
+        return f"epoch {min(epoch, self.epochs)}/{self.epochs}"
+
+    def update(self) -> None:
+        """A batch is done."""
+        if self.bar is not None:
+            self.bar.update()
+
     def epoch(self, row: dict[str, Any]) -> None:
         """Show what was measured in an epoch that has ended."""
         if self.bar is not None:
-            shown = {name: f"{value:.4g}" for name, value in row.items() if name not in ("epoch", "lr", "seconds")}
-            self.bar.set_postfix(shown, refresh=False)
-            self.bar.set_description(f"epoch {min(row['epoch'] + 1, self.epochs)}/{self.epochs}", refresh=False)
+            values = {name: f"{value:.4g}" for name, value in row.items() if name not in ("epoch", "lr", "seconds")}
+            self.bar.set_postfix(values, refresh=False)
+            self.bar.set_description(self.title(row["epoch"] + 1), refresh=False)

@@ -8,89 +8,50 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from tensorgrad import ops
 from tensorgrad.compiler import compile
-from tensorgrad.core.backend import Array, is_array, like, on
+from tensorgrad.core.backend import Array
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.data.loader import rows_of
-from tensorgrad.errors import CompileError, ShapeError
+from tensorgrad.errors import ShapeError
 from tensorgrad.nn.losses import Loss
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import Optimiser, clip_grad_norm
+from tensorgrad.train.prepare import prepare
 from tensorgrad.train.run import Run
 
 Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]  # of a batch: its loss, of how many samples, its prediction
 
 
 class Steps:
-    """What is done with each batch: a function of its arrays, which calls `function` with Tensors of them.
+    """What is done with each batch: a function of its arrays, which calls `step` with Tensors of them.
 
-    keep     whether the predictions are asked for
-    run      if given, the function is compiled. Before the first batch of each length counts, the function is run until it is
-             compiled, and what that has changed is put back: so every call that counts is a replay. Otherwise the first two,
-             which are not, would round differently, and training that is resumed would not be that which was not interrupted
+    run      if given, the step is compiled, before the first batch of each length counts: so every call that counts is a
+             replay. Otherwise the first two, which are not, would round differently, and training that is resumed would not be
+             that which was not interrupted
     loader   where the batches come from
     """
 
-    def __init__(self, function: Step, keep: bool, run: Run | None, loader: Any) -> None:
-        self.function, self.keep, self.run, self.loader = function, keep, run, loader
-        self.compiled = compile(function)
-        self.ready: set[int] = set()
-        self.settings: list[Any] | None = None
+    def __init__(self, step: Step, run: Run | None = None, loader: Any = None) -> None:
+        self.step, self.run, self.loader = step, run, loader
+        self.compiled = compile(step)
+        self.lengths: set[int] = set()  # for which it is compiled
+        self.constants: list[Any] | None = None
 
-    def follow(self, settings: list[Any]) -> None:
-        """Forget the plans if the settings of the run are not what they were when it was last asked."""
-        if settings != self.settings and self.settings is not None:
-            self.compiled = compile(self.function)
-            self.ready.clear()
-        self.settings = settings
+    def follow(self, constants: list[Any]) -> None:
+        """Compile again if what a compiled step takes for constants is not what it was when this was last called."""
+        if constants != self.constants and self.constants is not None:
+            self.compiled = compile(self.step)
+            self.lengths.clear()
+        self.constants = constants
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
         if self.run is None:
-            return self.function(*[wrap(array, None) for array in batch])
-        if len(batch[0]) not in self.ready:
-            self.prepare(self.run, batch)
+            return self.step(*[wrap(array, None) for array in batch])
+        if len(batch[0]) not in self.lengths:
+            prepare(self.compiled, self.run, self.loader, batch)
+            self.lengths.add(len(batch[0]))
         result: tuple[Tensor, Any, Tensor | None] = self.compiled(*batch)
         return result
-
-    def prepare(self, run: Run, batch: tuple[Array, ...]) -> None:
-        """Compile the function for batches as long as this one.
-
-        Its calls are given other samples and other parameters each, for what would be the same array in all of them, though
-        computed of those without being recorded, the compiler could not tell from a constant.
-        """
-        if not all(is_array(a) for a in batch):
-            kinds = ", ".join(type(a).__name__ for a in batch)
-            raise TypeError(f"train.fit: the loader gives batches of {kinds}, expected arrays of NumPy or CuPy")
-        before = run.capture()
-        samples = getattr(self.loader, "arrays", batch)
-        if [(a.shape[1:], a.dtype) for a in samples] != [(a.shape[1:], a.dtype) for a in batch]:
-            samples = batch  # a loader that makes other batches of its arrays
-        with on(samples[1]):
-            other = int((samples[1] != like(batch[1][:1], samples[1])).reshape(len(samples[1]), -1).any(axis=1).argmax())
-        rows = (np.arange(len(batch[0])) + (other or 1)) % len(samples[1])
-        try:
-            for arguments in (
-                batch,
-                others := tuple([like(rows_of(a, rows), batch[0]) for a in samples]),
-                batch,
-                others,
-            ):
-                plan = self.compiled.plan  # the second call makes it; the third, where the first has left a .grad
-                self.compiled(*arguments)
-                if self.compiled.plan is not plan:
-                    break
-                for array in run.arrays():
-                    with on(array):
-                        array += 0.01
-        except CompileError as error:
-            error.add_note("train.fit: with compile=False every step is run as it is written")
-            raise
-        finally:
-            run.restore(before)
-        self.ready.add(len(batch[0]))
 
 
 def training_step(

@@ -1,0 +1,60 @@
+"""evaluate and predict: a model over data, without training it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tensorgrad.autograd.walk import no_grad
+from tensorgrad.core.backend import Array
+from tensorgrad.data.loader import DataLoader
+from tensorgrad.nn.module import Module
+from tensorgrad.train.arguments import EVALUATED, Metrics, as_loader, device_of_model, named_metrics
+from tensorgrad.train.record import Record, joined
+from tensorgrad.train.state import modules_of
+from tensorgrad.train.steps import Steps, evaluation_step
+
+
+def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metrics = None) -> dict[str, float]:
+    """The mean loss of a model over data, and metrics: {"loss": ..., ...}, in evaluation mode; arguments as in `fit`."""
+    named = named_metrics(metrics)
+    loader = as_loader("data", data, batch_size=EVALUATED, device=device_of_model(model))
+    return measure(modules_of(model, loss), Steps(evaluation_step(model, loss, bool(named))), loader).row(named)
+
+
+def predict(model: Module, x: Any, batch_size: int = EVALUATED) -> Array:
+    """What a model makes of x (m, ...), in evaluation mode, so many samples at a time: an array with the same first axis."""
+    step = Steps(lambda x: (model(x), 0, None))
+    batches = DataLoader(x, batch_size=batch_size, device=device_of_model(model))
+    with evaluating(modules_of(model)):
+        return joined([step(*batch)[0].data for batch in batches])[0]
+
+
+def measure(modules: list[Module], step: Steps, loader: Any) -> Record:
+    """The steps of an evaluation."""
+    record = Record(len(loader))
+    with evaluating(modules):
+        for batch in loader:
+            record.add(*step(*batch), batch[1])
+    return record
+
+
+@contextmanager
+def evaluating(modules: list[Module]) -> Iterator[None]:
+    """Inside the block modules are in evaluation mode, and nothing is recorded."""
+    with modes_put_back(modules), no_grad():
+        for module in modules:
+            module.training = False
+        yield
+
+
+@contextmanager
+def modes_put_back(modules: list[Module]) -> Iterator[None]:
+    """After the block modules are in training or in evaluation mode as they were before it."""
+    modes = [(module, module.training) for module in modules]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

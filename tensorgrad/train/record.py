@@ -1,0 +1,99 @@
+"""Record: what the steps of an epoch have given so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, like, namespace, on
+from tensorgrad.core.tensor import Tensor, wrap
+
+
+class Record:
+    """What the steps of an epoch have given so far, left on the device that it was computed on.
+
+    batches          how many there are in all
+    losses, counts   the loss of each batch, and how many samples it is the mean of (the sum of their weights)
+    done             batches so far
+    seconds          that they took, before an interruption
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+        self.losses: Array = None
+        self.counts: Array = None
+        self.done = 0
+        self.predictions: list[Array] = []
+        self.targets: list[Array] = []
+        self.seconds = 0.0
+
+    def add(self, loss: Tensor, count: Any, prediction: Tensor | None, target: Array) -> None:
+        """A batch. Prediction and target are kept for the metrics, if the prediction is given."""
+        if self.done == self.batches:
+            raise ValueError(f"train: the loader gives more than the {self.batches} batches that its length says")
+        with on(loss.data):
+            if self.losses is None:
+                xp = namespace([loss.data])
+                self.losses, self.counts = xp.empty(self.batches, loss.dtype), xp.empty(self.batches, np.float64)
+            # those of an epoch that goes on from a checkpoint are in main memory
+            self.losses, self.counts = like(self.losses, loss.data), like(self.counts, loss.data)
+            self.losses[self.done] = loss.data
+            self.counts[self.done] = count.data if isinstance(count, Tensor) else count  # a Tensor would be waited for
+        self.done += 1
+        if prediction is not None:
+            self.predictions.append(prediction.data)
+            self.targets.append(target)
+
+    def first_not_finite(self) -> int | None:
+        """The first batch whose loss is not finite, if there is one."""
+        losses = self.so_far(self.losses)
+        return None if np.isfinite(losses).all() else int(np.argmin(np.isfinite(losses)))
+
+    def row(self, metrics: Mapping[str, Callable[[Any, Any], float]]) -> dict[str, float]:
+        """The mean loss of the samples, and the metrics."""
+        losses, counts = self.so_far(self.losses).astype(np.float64), self.so_far(self.counts)
+        total = counts.sum()
+        row = {"loss": float((losses * counts).sum() / total) if total else float("nan")}
+        if metrics:
+            (predictions,), (targets,) = joined(self.predictions), joined(self.targets)
+            for name, metric in metrics.items():
+                value = metric(predictions, targets)
+                if np.ndim(value):
+                    raise TypeError(f"train: metric {name} gave an array of shape {np.shape(value)}, expected a number")
+                row[name] = float(value)
+        return row
+
+    def so_far(self, values: Array) -> Array:
+        """The entries of the batches so far, in main memory."""
+        return np.empty(0) if values is None else as_numpy(values[: self.done])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept in checkpoints."""
+        return {
+            "losses": self.so_far(self.losses),
+            "counts": self.so_far(self.counts),
+            "predictions": joined(self.predictions),
+            "targets": joined(self.targets),
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Go on as the record that `state_dict` was taken from."""
+        self.done = len(values["losses"])
+        if self.done:
+            self.losses, self.counts = np.empty(self.batches, values["losses"].dtype), np.empty(self.batches, np.float64)
+            self.losses[: self.done], self.counts[: self.done] = values["losses"], values["counts"]
+        self.predictions, self.targets = list(values["predictions"]), list(values["targets"])
+        self.seconds = values["seconds"]
+
+
+def as_numpy(array: Array) -> Array:
+    """An array in main memory."""
+    return wrap(array, None).numpy()
+
+
+def joined(batches: list[Array]) -> list[Array]:
+    """Arrays of several batches as one, in main memory; none if there are none."""
+    return [np.concatenate([as_numpy(a) for a in batches])] if batches else []

@@ -1,0 +1,213 @@
+"""The state of a training: the one list of what it consists of, from which snapshots in memory and checkpoints are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, copy, put
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.nn.module import Module
+from tensorgrad.ops import random
+from tensorgrad.optim.optimiser import Optimiser
+from tensorgrad.optim.schedules import Schedule
+
+VALUES = ("model", "loss", "others")  # the parameters and buffers
+STEP = (*VALUES, "optimiser", "generators")  # what steps change
+EPOCH = ("memory", "generators", "loader")  # the same in few arrays, and the place in the data: what undoing an epoch puts back
+FILE = (*STEP, "schedule", "loader", "validation")  # what checkpoints hold
+
+
+class State:
+    """What a training changes: parts, each of which has a `state_dict` and a `load_state_dict`.
+
+    modules   the model, the loss if it is a module, and all inside of them; as they are now, for callbacks may change them
+    parts     by the names that they have in checkpoints; None for what is not there
+    """
+
+    def __init__(
+        self,
+        model: Module | None = None,
+        loss: Any = None,
+        optimiser: Optimiser | None = None,
+        schedule: Schedule | None = None,
+        loader: Any = None,
+        validation: Any = None,
+    ) -> None:
+        self.modules = modules_of(model, loss)
+        self.parts: dict[str, Any] = {
+            "loader": loader,
+            "validation": validation,
+            "model": model,
+            "loss": loss if isinstance(loss, Module) else NOTHING,
+            "others": Others(self.modules, optimiser),
+            "optimiser": optimiser,
+            "schedule": schedule,
+            "generators": Generators(self.modules),
+            "memory": Memory(self.modules, optimiser),
+        }
+
+    def take(self, *names: str) -> dict[str, Any]:
+        """Copies of parts, by name; those that are not there are left out."""
+        return {name: described(self.parts[name]) for name in names if self.parts[name] is not None}
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Write back, in place, what `take` has given; to the loaders first, for they may still refuse it."""
+        for name, part in self.parts.items():
+            if name in values:
+                typed = isinstance(part, (Optimiser, Schedule))
+                part.load_state_dict({k: v for k, v in values[name].items() if k != "type"} if typed else values[name])
+
+    def misfits(self, values: Mapping[str, Any]) -> list[str]:
+        """What keeps the values of a file from being put, in words."""
+        return [problem for name, part in self.parts.items() if name in values for problem in misfits(part, values[name])]
+
+
+def modules_of(*parts: Any) -> list[Module]:
+    """Those of `parts` that are modules, and everything inside of them, in the order of `named_modules`."""
+    found = []
+    stack = [part for part in reversed(parts) if isinstance(part, Module)]
+    while stack:
+        module = stack.pop()
+        found.append(module)
+        stack.extend(reversed(module._modules.values()))
+    return found
+
+
+def described(part: Any) -> Any:
+    """The state of a part; of an optimiser and a schedule it says what they are."""
+    values = part.state_dict()
+    return {"type": type(part).__name__, **values} if isinstance(part, (Optimiser, Schedule)) else values
+
+
+# The parts that are no objects of their own
+
+NOTHING = Module()  # the part of a loss that is a function
+
+
+class Memory:
+    """What steps change of the model, the loss, the others and the optimiser, in the few arrays that all of it lies in.
+
+    To undo an epoch; in files the same is there by name.
+    """
+
+    def __init__(self, modules: list[Module], optimiser: Any) -> None:
+        self.modules, self.optimiser = modules, optimiser
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "arrays": [copy(array) for array in self.optimiser.arrays()],
+            "steps": self.optimiser.steps,
+            "buffers": [{name: copy(array) for name, array in module._buffers.items()} for module in self.modules],
+        }
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        pairs = list(zip(self.optimiser.arrays(), values["arrays"], strict=True))
+        for module, buffers in zip(self.modules, values["buffers"], strict=True):
+            pairs += [(module._buffers[name], array) for name, array in buffers.items()]
+        write(pairs)
+        self.optimiser.steps = values["steps"]
+
+
+class Others:
+    """The parameters of an optimiser that are in none of the modules, by their number in it."""
+
+    def __init__(self, modules: list[Module], optimiser: Any) -> None:
+        self.modules, self.optimiser = modules, optimiser
+
+    def parameters(self) -> dict[str, Tensor]:
+        inside = {id(p) for module in self.modules for p in module._parameters.values()}
+        return {str(i): p for i, p in enumerate(self.optimiser.params) if id(p) not in inside}
+
+    def state_dict(self) -> dict[str, Array]:
+        return {name: copy(p.data) for name, p in self.parameters().items()}
+
+    def load_state_dict(self, values: Mapping[str, Array]) -> None:
+        write([(p.data, values[name]) for name, p in self.parameters().items()])
+
+
+class Generators:
+    """What random numbers are drawn from: the generator of dropout, and those that modules have as attributes."""
+
+    def __init__(self, modules: list[Module]) -> None:
+        own = [v for module in modules for v in vars(module).values() if isinstance(v, np.random.Generator)]
+        self.generators = [random.default(), *own]
+
+    def state_dict(self) -> list[Any]:
+        return [random.state_of(rng) for rng in self.generators]
+
+    def load_state_dict(self, values: list[Any]) -> None:
+        for rng, state in zip(self.generators, values, strict=True):
+            random.set_state(rng, state)
+
+
+def write(pairs: list[tuple[Array, Array]]) -> None:
+    """Give arrays, in place, the values of others."""
+    for target, values in pairs:
+        put(target, values)
+        writes.wrote(target)
+
+
+# What does not fit
+
+
+def misfits(part: Any, values: Any) -> list[str]:
+    """What keeps the values of a file from being those of a part, in words."""
+    if isinstance(part, (Module, Others)):
+        return array_misfits(part.state_dict(), values)
+    if isinstance(part, Optimiser):
+        return optimiser_misfits(part, values)
+    if isinstance(part, Schedule):
+        return schedule_misfits(part, values)
+    if isinstance(part, Generators):
+        kinds = [state["generator"]["bit_generator"] for state in values]
+        own = [type(rng.bit_generator).__name__ for rng in part.generators]
+        return [] if kinds == own else [f"holds generators {kinds}, the model has {own}"]
+    return []
+
+
+def array_misfits(own: Mapping[str, Array], values: Mapping[str, Array]) -> list[str]:
+    """Arrays by name that are missing, not known, or of another shape or dtype."""
+    problems = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
+    problems += [f"unexpected {sorted(values.keys() - own.keys())}"] if values.keys() - own.keys() else []
+    for name, array in own.items():
+        if name in values and (values[name].shape, values[name].dtype) != (array.shape, array.dtype):
+            found = f"{values[name].shape} {values[name].dtype}"
+            problems.append(f"{name} is {found}, expected {array.shape} {array.dtype}")
+    return problems
+
+
+def optimiser_misfits(optimiser: Optimiser, values: Mapping[str, Any]) -> list[str]:
+    """Another kind of optimiser, or one of other parameters."""
+    kind = type(optimiser).__name__
+    if values["type"] != kind:
+        return [f"holds the state of {values['type']}, not of {kind}"]
+    if len(values["state"]) != len(optimiser.state):
+        return [f"holds the state of {len(values['state'])} parameters, {kind} has {len(optimiser.state)}"]
+    return [
+        f"{kind}: parameter {i}: {problem}"
+        for i, (own, found) in enumerate(zip(optimiser.state, values["state"], strict=True))
+        for problem in array_misfits(own, found)
+    ]
+
+
+def schedule_misfits(schedule: Schedule, values: Mapping[str, Any]) -> list[str]:
+    """Another kind of schedule, or one with another inside of it."""
+    kind = type(schedule).__name__
+    if values["type"] != kind:
+        return [f"holds a {values['type']}, not a {kind}"]
+    own = schedule.state_dict()
+    names = ({name for name, value in found.items() if isinstance(value, dict) and "type" in value} for found in (values, own))
+    problems = []
+    for name in sorted(set().union(*names)):
+        inner = getattr(schedule, name, None)
+        if not isinstance(inner, Schedule):
+            problems.append(f"holds a {kind} whose {name} is a {values[name]['type']}, not {inner}")
+        elif not isinstance(values.get(name), dict):
+            problems.append(f"holds a {kind} whose {name} is {values.get(name)}, not a {type(inner).__name__}")
+        else:
+            problems += [f"{kind}: {name}: {problem}" for problem in schedule_misfits(inner, values[name])]
+    return problems
