@@ -54,11 +54,12 @@ def images(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     """
     csv = [next(iter(sorted(args.data.glob(f"*{part}.csv"))), None) for part in ("train", "test")] if args.data else []
     if any(csv):
-        if None in csv:
+        train, test = csv
+        if train is None or test is None:
             raise FileNotFoundError(
-                f"{args.data}: there is {csv[0] or csv[1]} alone; expected two files, *train.csv and *test.csv"
+                f"{args.data}: there is {train or test} alone; expected two files, *train.csv and *test.csv"
             )
-        return *data.read_csv(csv[0], dtype="uint8"), *data.read_csv(csv[1], dtype="uint8")
+        return *data.read_csv(train, dtype="uint8"), *data.read_csv(test, dtype="uint8")
     return DATASETS[args.dataset](args.data, verify=args.data is None)
 
 

@@ -12,6 +12,7 @@ kept are those with the best one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import common
 import numpy as np
@@ -25,7 +26,7 @@ from tensorgrad.nn import init
 from tensorgrad.testing import numerical_gradient
 from tensorgrad.train.metrics import accuracy
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "minibatch": {"batch_size": 32, "lr": 0.001, "momentum": 0.9, "epochs": 60, "patience": 20},
     "document": {"batch_size": None, "lr": 0.01, "momentum": 0.0, "epochs": 30_000, "patience": 3000},
 }
@@ -37,22 +38,22 @@ def gradient_table(model: nn.Sequential, x: np.ndarray, y: np.ndarray, seed: int
     params = dict(model.named_parameters())
     for p in params.values():
         p.data, p.grad = p.data.astype(np.float64), None
-    x = Tensor(x, dtype="float64")
+    images = Tensor(x, dtype="float64")
 
     def loss() -> Tensor:
-        return F.cross_entropy(model(x), y)
+        return F.cross_entropy(model(images), y)
 
     loss().backward()
 
-    layers = [(m.weight.data, m.bias.data) for m in model if isinstance(m, nn.Linear)]
-    by_hand = handwritten.gradients(x.data, handwritten.one_hot(y, 10), layers, "relu", "cross_entropy")
+    layers = [(m.weight.data, m.bias.data) for m in model if isinstance(m, nn.Linear) and m.bias is not None]
+    by_hand = handwritten.gradients(images.data, handwritten.one_hot(y, 10), layers, "relu", "cross_entropy")
     formulas = [array for layer in by_hand for array in layer]
 
     rng = np.random.default_rng(seed)
     rows = [f"{'parameter':12} {'shape':>10} {'largest |g|':>12} {'- by hand':>11} {'- numerical':>12}"]
     for (name, p), formula in zip(params.items(), formulas, strict=True):
         recorded = p.grad.numpy()
-        entries = [tuple(rng.integers(0, n) for n in p.shape) for _ in range(ENTRIES)]
+        entries = [tuple(int(rng.integers(0, n)) for n in p.shape) for _ in range(ENTRIES)]
         with tensorgrad.no_grad():
             numerical = numerical_gradient(lambda: loss().item(), p.data, entries)
         of_hand = np.abs(recorded - formula).max()

@@ -13,6 +13,7 @@ learns all ten digits (96.67 %), the others nine or eight of them (77 to 88 %). 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import common
 import numpy as np
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> common.Result:
     targets, test_targets = (np.eye(10, dtype=np.float32)[labels] for labels in (y, y_test))
 
     rng = np.random.default_rng(args.seed)
-    normal = {"weight_init": init.normal(1.0), "bias_init": init.normal(1.0), "rng": rng}
+    normal: dict[str, Any] = {"weight_init": init.normal(1.0), "bias_init": init.normal(1.0), "rng": rng}
     model = nn.Sequential(nn.Linear(784, 100, **normal), nn.Sigmoid(), nn.Linear(100, 10, **normal), nn.Sigmoid())
     optimiser = optim.SGD(model.parameters(), lr=3.0)
     batches = data.DataLoader(x, targets, batch_size=10, shuffle=True, rng=rng, device=args.device)

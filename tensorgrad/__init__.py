@@ -6,7 +6,7 @@ __distribution__ = "tensorgrad-numpy"  # what pip calls it: `tensorgrad` is anot
 from typing import TYPE_CHECKING
 
 import tensorgrad.methods  # noqa: F401  (puts on the Tensor what it does by an op, a walk or a drawing)
-from tensorgrad import errors, fusion, graph, op
+from tensorgrad import errors, fusion, graph, op, ops
 from tensorgrad.autograd import checkpoint, detect_anomaly, grad, hessian, hvp, jacobian, jvp, no_grad, vjp
 from tensorgrad.compiler import compile
 from tensorgrad.core.installation import missing
@@ -14,8 +14,7 @@ from tensorgrad.core.profiling import profile
 from tensorgrad.core.tensor import Tensor, from_dlpack
 from tensorgrad.kernels.cublas import get_matmul_precision, set_matmul_precision
 from tensorgrad.kernels.threads import get_num_threads, set_num_threads
-from tensorgrad.ops import *  # noqa: F403  (every op is a function of the package too; ops.__all__ says which)
-from tensorgrad.ops import __all__ as _ops
+from tensorgrad.ops import *  # every op is a function of the package too
 from tensorgrad.seeding import manual_seed
 
 __all__ = [
@@ -42,7 +41,7 @@ __all__ = [
     "set_num_threads",
     "vjp",
 ]
-__all__ += _ops
+__all__ += ops.__all__  # type: ignore[attr-defined]  # it is hidden from type checkers
 
 if not TYPE_CHECKING:  # to a type checker there would be every name
 

@@ -23,10 +23,17 @@ To add an operation, write one class with its formula, `forward` and `backward`,
 with operators, methods and ops, and it serves both. It returns one function per input (None where there is no gradient), so
 that only the gradients somebody wants are computed. Un-broadcasting, summing over several uses, dtypes and shape checks are
 the engine's work: a rule is its formula alone.
+
+An op is called with arrays, in the order in which `forward` takes them; attributes, which `forward` takes by keyword, are
+given by keyword, or as its own `__call__` says. `inspect.signature` shows which. Type checkers accept anything, unless there
+is such a `__call__`, or the class derives from Unary, Binary or Ternary: an op of one, two or three arrays.
 """
 
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import REGISTRY, Op, Rules, Sample, Value
+from tensorgrad.core.operand import Binary, Operand, Ternary, Unary
 from tensorgrad.core.signature import Shape, Signature
 
-__all__ = ["REGISTRY", "Node", "Op", "Rules", "Sample", "Shape", "Signature", "Value"]
+__all__ = [
+    "REGISTRY", "Binary", "Node", "Op", "Operand", "Rules", "Sample", "Shape", "Signature", "Ternary", "Unary", "Value",
+]  # fmt: skip

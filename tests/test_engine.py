@@ -224,7 +224,7 @@ def test_what_numpy_cannot_record_is_refused() -> None:
         np.add.reduce(t)
     with pytest.raises(DTypeError, match=r"np\.linalg\.svd cannot be recorded on a Tensor; use an op of tensorgrad, or"):
         np.linalg.svd(leaf(2, 2))
-    with pytest.raises(DTypeError, match=r"^where: .*missing 2 required positional arguments"):
+    with pytest.raises(DTypeError, match=r"^np\.where of a Tensor: missing a required argument: 'a'"):
         np.where(t)
     with pytest.raises(DTypeError, match=r"np\.clip of a Tensor: got an unexpected keyword argument"):
         np.clip(t, a_min=0, a_max=1)

@@ -172,7 +172,8 @@ class World:
 
     def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """The attributes of an object, or of a class, of the user's that the code names."""
-        owners = users_classes(value) if isinstance(value, type) else (value, *users_classes(type(value)))
+        kinds = users_classes(value if isinstance(value, type) else type(value))
+        owners: list[Any] = [*kinds] if isinstance(value, type) else [value, *kinds]
         for owner in owners:
             for name, part in list(vars(owner).items()):
                 if name in self.attributes and not name.startswith("__"):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,33 @@ from tensorgrad.errors import DeviceError, DeviceMemoryError, DTypeError, LabelE
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy is not there to be named when it is not installed
 Xp: TypeAlias = Any  # the module that made the array: numpy or cupy
+
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+class Nested(Protocol[Item_co]):
+    """A sequence of items, or of such sequences. A string, which is a sequence of strings without end, is none."""
+
+    def __len__(self) -> int: ...
+    def __contains__(self, value: object, /) -> bool: ...
+    def __getitem__(self, index: int, /) -> Item_co | Nested[Item_co]: ...
+
+
+class CudaArray(Protocol):
+    """An array on a GPU."""
+
+    @property
+    def __cuda_array_interface__(self) -> Any: ...
+
+
+class HasArray(Protocol):
+    """What NumPy can make an array of: a column of a table, an array of another library."""
+
+    def __array__(self) -> Any: ...
+
+
+# What an op makes an array of: one of NumPy's or CuPy's, a number, nested lists of them
+Numbers: TypeAlias = float | np.ndarray[Any, Any] | np.generic | CudaArray | Nested[float | np.ndarray[Any, Any] | np.generic]
 
 DEFAULT_FLOAT = np.float32
 POOLED = 262_144  # bytes from which `new` takes memory from the pool

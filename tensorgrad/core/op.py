@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,22 @@ Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
 Sample: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # arguments and attributes
 
 REGISTRY: dict[str, Op] = {}
+
+
+class CallSignature:
+    """What `inspect.signature` and `help` show of an op, found when they ask."""
+
+    def __get__(self, op: Op | None, kind: type[Op]) -> inspect.Signature:
+        if op is None:
+            raise AttributeError("__signature__")  # to call the class is something else
+        if kind.__call__ is not Op.__call__:
+            return inspect.signature(op.__call__)
+        _, *taken = inspect.signature(op.forward).parameters.values()  # the first is xp
+        for i, p in enumerate(taken):
+            if p.kind is not p.KEYWORD_ONLY:
+                by_place = p.kind if p.kind is p.VAR_POSITIONAL else p.POSITIONAL_ONLY
+                taken[i] = p.replace(kind=by_place, annotation="Operand[T]")
+        return inspect.Signature(taken, return_annotation="T | Array")
 
 
 class Op:
@@ -58,10 +74,14 @@ class Op:
     expands: tuple[Op, ...] = ()
     rowwise: ClassVar[bool] = False
 
+    __signature__ = CallSignature()
+
     forward: Callable[..., Array]
     backward: Callable[..., Rules] | None = None
 
     def __init__(self) -> None:
+        self.__name__ = self.__qualname__ = self.name
+        self.__doc__ = f"{self.__doc__ or ''}\n"  # not that of the class, which `help` would describe instead
         self.parsed = Signature.parse(self.signature)
         reads = set(self.reads.split())
         self.reads_output = "y" in reads
@@ -85,6 +105,10 @@ class Op:
                 f"op {self.name!r} is registered twice, by {known.__qualname__} and {type(self).__qualname__}"
             )
         REGISTRY[self.name] = self
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        """Itself, as an attribute of a class too: it does not bind. What has this is a function to `inspect` and `help`."""
+        return self
 
     def __repr__(self) -> str:
         return f"<op {self.name} {self.signature}>"
@@ -125,8 +149,9 @@ class Op:
     def apply(self, *args: Any, **attrs: Any) -> Any:
         """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient.
 
-        An op whose arguments have defaults, or are attributes, defines its own `__call__` and calls this. What it does stands
-        in record.py, which puts it here: an Op stands below what it makes, Nodes and Tensors.
+        An op whose arguments have defaults, or are attributes, defines its own `__call__` and calls this; what type checkers
+        know of the others stands in operand.py. What it does stands in record.py, which puts it here: an Op stands below
+        what it makes, Nodes and Tensors.
         """
         raise NotImplementedError
 

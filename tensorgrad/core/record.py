@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,6 +88,8 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
             explained.args = (f"{op.name}: {error}; got {described(arrays)}", *error.args[1:])
         if state.scope:
             explained.args = (f"{state.scope}.{explained}", *error.args[1:])
+    elif isinstance(error, TypeError) and (problem := wrong_call(op, arrays, attrs)):
+        return TypeError(f"{where}: {problem}")
     elif problem := op.parsed.mismatch([np.shape(a) for a in arrays]):
         explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
     else:
@@ -100,6 +103,15 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
         inputs = tuple((a.node or a) if isinstance(a, Tensor) else a for a in args)
         explained.graph = Graph([Node(op, inputs, attrs, (), None, (), None, made=user_location())], check=False)
     return explained
+
+
+def wrong_call(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
+    """What is wrong with the number of arguments, or the names of attributes; "" if nothing is."""
+    try:
+        inspect.signature(op.forward).bind(np, *arrays, **attrs)
+    except TypeError as error:
+        return f"{error}; expected {op.name}({', '.join(inspect.signature(op).parameters)})"
+    return ""
 
 
 def record(

@@ -12,6 +12,7 @@ import numpy as np
 from tensorgrad.errors import TensorgradError
 
 Shape: TypeAlias = tuple[int, ...]
+Axis: TypeAlias = int | tuple[int, ...] | None  # one axis, several, or all
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import backend
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import changes, state
@@ -37,13 +37,18 @@ class Tensor(Face):
     __hash__ = object.__hash__  # by identity, though == compares elements
 
     def __init__(
-        self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None, name: str = ""
+        self,
+        data: Tensor | Numbers | HasArray,
+        requires_grad: bool = False,
+        *,
+        dtype: np.typing.DTypeLike | None = None,
+        device: str | None = None,
+        name: str = "",
     ) -> None:
         source = data if isinstance(data, Tensor) else None
         if source is not None:
             name = name or source.name
-            data = source._data
-        array = backend.asarray(data, dtype)
+        array = backend.asarray(data if source is None else source._data, dtype)
         is_copy = source is not None or backend.is_array(data)
         moved = array if device is None else backend.move(array, device)
         self._data: Array = backend.copy(array) if moved is array else moved
@@ -77,24 +82,26 @@ class Tensor(Face):
         self._data = array
 
     @property
-    def grad(self) -> Tensor | None:
+    def grad(self) -> Tensor | Any:  # or None, for which type checkers do not make one ask
         """What backward() has left: the gradient, of the shape of this Tensor; None if there is none."""
         if state.trace is not None:
             state.trace.reads_grad(self)
         return self._grad
 
     @grad.setter
-    def grad(self, gradient: Tensor | None) -> None:
+    def grad(self, gradient: Tensor | Any) -> None:
         if state.trace is not None:
             state.trace.writes_grad(self)
         self._grad = gradient
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """How many elements there are along each axis."""
         return self._data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """What kind of numbers the elements are, as NumPy's dtype."""
         return self._data.dtype
 
     @property
@@ -104,10 +111,12 @@ class Tensor(Face):
 
     @property
     def ndim(self) -> int:
+        """How many axes there are."""
         return self._data.ndim
 
     @property
     def size(self) -> int:
+        """How many elements there are."""
         return self._data.size
 
     @property

@@ -1,63 +1,13 @@
 """Neural networks: modules with parameters, layers, initialisers, and losses as functions (`nn.functional`)."""
 
-from tensorgrad.nn import functional, init
-from tensorgrad.nn.layers import (
-    ELU,
-    GELU,
-    AvgPool2d,
-    Conv2d,
-    Dropout,
-    Embedding,
-    Flatten,
-    Identity,
-    LeakyReLU,
-    Linear,
-    LogSoftmax,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
-)
-from tensorgrad.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, KLDivLoss, L1Loss, MSELoss, NLLLoss
-from tensorgrad.nn.module import Module, Parameter
-from tensorgrad.nn.normalisation import BatchNorm1d, BatchNorm2d, LayerNorm
+from tensorgrad.nn import functional, init, layers, losses, module, normalisation
+from tensorgrad.nn.layers import *
+from tensorgrad.nn.losses import *
+from tensorgrad.nn.module import *
+from tensorgrad.nn.normalisation import *
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "AvgPool2d",
-    "BCEWithLogitsLoss",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "Conv2d",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Embedding",
-    "Flatten",
-    "HuberLoss",
-    "Identity",
-    "KLDivLoss",
-    "L1Loss",
-    "LayerNorm",
-    "LeakyReLU",
-    "Linear",
-    "LogSoftmax",
-    "MSELoss",
-    "MaxPool2d",
-    "Module",
-    "NLLLoss",
-    "Parameter",
-    "ReLU",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "functional",
-    "init",
-]
+__all__ = ["functional", "init"]
+__all__ += layers.__all__
+__all__ += losses.__all__
+__all__ += module.__all__
+__all__ += normalisation.__all__

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array, put
+from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DTypeError, ShapeError
-from tensorgrad.nn.loss import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    huber_loss,
-    kl_div,
-    l1_loss,
-    mse_loss,
-    nll_loss,
-)
-from tensorgrad.ops import linear, log_softmax, softmax
-from tensorgrad.ops.activation import elu, gelu, hardtanh, leaky_relu, logsigmoid, relu, sigmoid, silu, softplus, tanh
+from tensorgrad.nn import loss
+from tensorgrad.nn.loss import *
+from tensorgrad.ops import activation, linear, log_softmax, softmax
+from tensorgrad.ops.activation import *
 from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.index import lookup
@@ -29,39 +24,15 @@ from tensorgrad.ops.loss import as_target
 from tensorgrad.ops.random import keep_mask, seed
 
 __all__ = [
-    "avg_pool2d",
-    "batch_norm",
-    "binary_cross_entropy_with_logits",
-    "conv2d",
-    "cross_entropy",
-    "dropout",
-    "elu",
-    "embedding",
-    "gelu",
-    "hardtanh",
-    "huber_loss",
-    "kl_div",
-    "l1_loss",
-    "layer_norm",
-    "leaky_relu",
-    "linear",
-    "log_softmax",
-    "logsigmoid",
-    "max_pool2d",
-    "mse_loss",
-    "nll_loss",
-    "relu",
-    "seed",
-    "sigmoid",
-    "silu",
+    "avg_pool2d", "batch_norm", "conv2d", "dropout", "embedding", "layer_norm", "linear", "log_softmax", "max_pool2d", "seed",
     "softmax",
-    "softplus",
-    "tanh",
-]
+]  # fmt: skip
+__all__ += activation.__all__
+__all__ += loss.__all__
 
 
 @one_box
-def dropout(x: Any, p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> Any:
+def dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
     """y = x / (1 - p) where an element is kept, which it is with probability 1 - p, and 0 elsewhere; x unless `training`.
 
     rng   the generator to draw from; the one that nn.functional.seed starts by default
@@ -77,7 +48,13 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, rng: np.random.Genera
 
 
 @one_box
-def layer_norm(x: Any, shape: int | tuple[int, ...], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+def layer_norm(
+    x: Operand[T],
+    shape: int | Sequence[int],
+    weight: Operand[T] | None = None,
+    bias: Operand[T] | None = None,
+    eps: float = 1e-5,
+) -> T | Array:
     """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each sample.
 
     x       (..., *shape): the axes of `shape`, which come last, are those that m and v are taken over
@@ -95,15 +72,15 @@ def layer_norm(x: Any, shape: int | tuple[int, ...], weight: Any = None, bias: A
 
 @one_box
 def batch_norm(
-    x: Any,
+    x: Operand[T],
     running_mean: Array | None = None,
     running_var: Array | None = None,
-    weight: Any = None,
-    bias: Any = None,
+    weight: Operand[T] | None = None,
+    bias: Operand[T] | None = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Any:
+) -> T | Array:
     """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance of each feature over the samples.
 
     x                (n, features), or (n, features, ...): axis 1 has the features
@@ -156,7 +133,7 @@ def follow(running: Array, value: Any, momentum: float) -> None:
 
 
 @one_box
-def embedding(indices: Any, weight: Any) -> Any:
+def embedding(indices: Operand[T], weight: Operand[T]) -> T | Array:
     """y[...] = weight[indices[...]]: a row of `weight` for each index. The gradients of a row that is used twice add up.
 
     indices   (...), integers in 0 .. rows-1

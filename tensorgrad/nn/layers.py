@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
 from tensorgrad.nn.module import Module, Parameter
+
+__all__ = [
+    "ELU", "GELU", "AvgPool2d", "Conv2d", "Dropout", "Embedding", "Flatten", "Identity", "LeakyReLU", "Linear", "LogSoftmax",
+    "MaxPool2d", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
+]  # fmt: skip
 
 
 class Linear(Module):
@@ -33,7 +39,7 @@ class Linear(Module):
         weight_init: init.Init | None = None,
         bias_init: init.Init | None = None,
         rng: np.random.Generator | None = None,
-        dtype: Any = DEFAULT_FLOAT,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
         rng = rng or init.generator()
@@ -203,7 +209,7 @@ class Embedding(Module):
         *,
         weight_init: init.Init | None = None,
         rng: np.random.Generator | None = None,
-        dtype: Any = DEFAULT_FLOAT,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
         self.weight = Parameter((weight_init or init.normal(1.0))((rows, dim), rng or init.generator()), dtype=dtype)
@@ -238,7 +244,7 @@ class Conv2d(Module):
         *,
         weight_init: init.Init | None = None,
         rng: np.random.Generator | None = None,
-        dtype: Any = DEFAULT_FLOAT,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
         rng = rng or init.generator()
@@ -298,6 +304,9 @@ class Sequential(Module):
 
     def __len__(self) -> int:
         return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
 
     def __getitem__(self, index: int) -> Module:
         return list(self._modules.values())[index]

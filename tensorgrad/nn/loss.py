@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.core.backend import asarray, namespace
+from tensorgrad.core.backend import Array, asarray, namespace
 from tensorgrad.core.location import line_of, user_location, warn
+from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import GraphError, ShapeError
@@ -23,19 +24,23 @@ from tensorgrad.ops.elementwise import abs, astype, clip, log, where
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
 
+__all__ = [
+    "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "kl_div", "l1_loss", "mse_loss", "nll_loss",
+]  # fmt: skip
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
 @one_box
 def cross_entropy(
-    logits: Any,
-    target: Any,
-    weight: Any = None,
+    logits: Operand[T],
+    target: Operand[T],
+    weight: Operand[Tensor] | None = None,
     *,
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
-) -> Any:
+) -> T | Array:
     """The cross-entropy between softmax(logits) and the target, by default its mean over samples as a 0-d Tensor.
 
     logits   (..., classes), any real numbers: no softmax before this
@@ -82,7 +87,14 @@ def cross_entropy(
 
 
 @one_box
-def nll_loss(logp: Any, target: Any, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean") -> Any:
+def nll_loss(
+    logp: Operand[T],
+    target: Operand[T],
+    weight: Operand[Tensor] | None = None,
+    *,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> T | Array:
     """The negative log-probability of the right class, L_i = -w[t_i] logp[i, t_i], by default its mean over samples.
 
     logp     (..., classes), the logarithms of probabilities, as log_softmax gives them
@@ -106,7 +118,7 @@ def nll_loss(logp: Any, target: Any, weight: Any = None, *, ignore_index: int | 
 
 
 @one_box
-def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+def mse_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """L = (input - target)², element by element, reduced. Raises ShapeError unless both have the same shape."""
     input, target = compared("mse_loss", input, target, reduction)
     d = input - target
@@ -114,7 +126,7 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 
 @one_box
-def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+def l1_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """L = |input - target|, element by element, reduced; at 0 the derivative is taken as 0.
 
     Raises ShapeError unless both have the same shape.
@@ -124,7 +136,7 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 
 @one_box
-def huber_loss(input: Any, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Any:
+def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, reduction: str = "mean") -> T | Array:
     """L = d²/2 where |d| <= delta, and delta (|d| - delta/2) beyond, for d = input - target; reduced.
 
     Raises ShapeError unless both have the same shape, ValueError unless delta > 0.
@@ -138,7 +150,7 @@ def huber_loss(input: Any, target: Any, *, delta: float = 1.0, reduction: str = 
 
 
 @one_box
-def kl_div(logp: Any, target: Any, *, reduction: str = "mean") -> Any:
+def kl_div(logp: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """The Kullback-Leibler divergence of the distribution e^logp from the target, L = t (ln t - logp), element by element.
 
     logp     logarithms of probabilities, as log_softmax gives them
@@ -158,8 +170,13 @@ def kl_div(logp: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 @one_box
 def binary_cross_entropy_with_logits(
-    logits: Any, target: Any, weight: Any = None, *, pos_weight: Any = None, reduction: str = "mean"
-) -> Any:
+    logits: Operand[T],
+    target: Operand[T],
+    weight: Operand[T] | None = None,
+    *,
+    pos_weight: Operand[T] | None = None,
+    reduction: str = "mean",
+) -> T | Array:
     """L = -w (p t ln σ(z) + (1 - t) ln(1 - σ(z))), element by element, reduced; σ(z) = 1 / (1 + e^-z).
 
     logits       z, any real numbers: no sigmoid before this
@@ -196,7 +213,9 @@ def total_of(losses: Any, reduction: str, count: Any = None) -> Any:
     return losses.mean()
 
 
-def compared(op: str, input: Any, target: Any, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> tuple[Any, Any]:
+def compared(
+    op: str, input: Operand[T], target: Operand[T], reduction: str, known: tuple[str, ...] = REDUCTIONS
+) -> tuple[T | Array, T | Array]:
     """Both as arrays or Tensors, if they have the same shape."""
     check_reduction(op, reduction, known)
     input, target = as_operand(op, input), as_operand(op, target)

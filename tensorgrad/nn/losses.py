@@ -8,6 +8,8 @@ from tensorgrad.nn import functional as F
 from tensorgrad.nn.loss import REDUCTIONS, check_reduction
 from tensorgrad.nn.module import Module
 
+__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss"]
+
 
 class Loss(Module):
     """A loss between what is predicted and a target; `reduction` is "mean", "sum" or "none"."""

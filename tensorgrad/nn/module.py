@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, as_device, copy, is_array, move, on, put
+from tensorgrad.core.backend import Array, HasArray, Numbers, as_device, copy, is_array, move, on, put
 from tensorgrad.core.state import changes, state
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ShapeError
+
+__all__ = ["Module", "Parameter"]
 
 
 class Parameter(Tensor):
@@ -20,7 +22,7 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data: Any, *, dtype: Any = None, name: str = "") -> None:
+    def __init__(self, data: Tensor | Numbers | HasArray, *, dtype: np.typing.DTypeLike | None = None, name: str = "") -> None:
         super().__init__(data, True, dtype=dtype, name=name)
 
 
@@ -63,6 +65,7 @@ class Module:
         super().__setattr__(name, value)
 
     def forward(self, *args: Any) -> Any:
+        """What it computes of its arguments. A subclass defines this; to call the module is to call this."""
         raise TypeError(f"{type(self).__name__} does not define forward()")
 
     def __call__(self, *args: Any) -> Any:
@@ -119,7 +122,7 @@ class Module:
         """Say that it is being used, not trained."""
         return self.train(False)
 
-    def to(self, device: str | None = None, dtype: Any = None) -> Module:
+    def to(self, device: str | None = None, dtype: np.typing.DTypeLike | None = None) -> Module:
         """Move every parameter and buffer to a device ("cpu", "cuda", "cuda:1"), or to another floating dtype; returns itself.
 
         An optimiser follows at its next step, with its state.

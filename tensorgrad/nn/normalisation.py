@@ -11,6 +11,8 @@ from tensorgrad.errors import ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn.module import Module, Parameter
 
+__all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm"]
+
 
 class LayerNorm(Module):
     """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v of each sample.
@@ -20,7 +22,12 @@ class LayerNorm(Module):
     """
 
     def __init__(
-        self, shape: int | tuple[int, ...], eps: float = 1e-5, affine: bool = True, *, dtype: Any = DEFAULT_FLOAT
+        self,
+        shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
         self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(shape)
@@ -49,7 +56,13 @@ class BatchNorm1d(Module):
     running_var: Array
 
     def __init__(
-        self, features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, *, dtype: Any = DEFAULT_FLOAT
+        self,
+        features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        *,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum

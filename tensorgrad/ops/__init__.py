@@ -1,5 +1,8 @@
 """Every operation, by family. `tensorgrad.<name>` is the same function.
 
+In a signature `Operand[T]` is a Tensor, an array, a number or nested lists of numbers, and `T | Array` what comes of them: a
+Tensor if one of them is one, an array otherwise.
+
 What the derivative is taken to be at kinks, ties and poles (each row is a test):
 
 | where                    | derivative                                  | because                                     |
@@ -23,225 +26,23 @@ What the derivative is taken to be at kinks, ties and poles (each row is a test)
 | log at 0                 | infinite                                    | the limit; NumPy warns                      |
 """
 
-from tensorgrad.ops.activation import (
-    elu,
-    gelu,
-    hardtanh,
-    leaky_relu,
-    logsigmoid,
-    relu,
-    relu_grad,
-    sigmoid,
-    sigmoid_grad,
-    silu,
-    softplus,
-    tanh,
-    tanh_grad,
-)
-from tensorgrad.ops.compare import equal, greater, greater_equal, isfinite, isnan, less, less_equal, logical_not, not_equal
-from tensorgrad.ops.conv import avg_pool2d, conv2d, fold2d, max_pool2d, windows2d
-from tensorgrad.ops.device import to_device
-from tensorgrad.ops.elementwise import (
-    abs,
-    add,
-    astype,
-    cast,
-    clip,
-    div,
-    exp,
-    log,
-    maximum,
-    minimum,
-    mul,
-    neg,
-    power,
-    sign,
-    sub,
-    where,
-)
-from tensorgrad.ops.functions import (
-    arccos,
-    arcsin,
-    arctan,
-    cos,
-    cosh,
-    erf,
-    expm1,
-    log1p,
-    log2,
-    reciprocal,
-    sin,
-    sinh,
-    sqrt,
-    square,
-    tan,
-)
-from tensorgrad.ops.index import (
-    concatenate,
-    diagonal,
-    expand_dims,
-    flatten,
-    flip,
-    getitem,
-    moveaxis,
-    pad,
-    put,
-    repeat,
-    roll,
-    setitem,
-    split,
-    squeeze,
-    stack,
-    take,
-    take_along_axis,
-    tile,
-    trace,
-    tril,
-    triu,
-)
-from tensorgrad.ops.linalg import dot, einsum, linear, linear_relu, linear_sigmoid, linear_tanh, matmul, outer, tensordot
-from tensorgrad.ops.loss import (
-    log_softmax,
-    nll_loss,
-    one_hot,
-    softmax,
-    softmax_cross_entropy,
-    softmax_cross_entropy_grad,
-)
-from tensorgrad.ops.reduce import mean, sum, sum_to
-from tensorgrad.ops.rounding import ceil, floor, floordiv, mod, round, trunc
-from tensorgrad.ops.shape import broadcast_to, reshape, swapaxes, transpose
-from tensorgrad.ops.solve import LinAlgError, cholesky, det, inv, logabsdet, slogdet, solve
-from tensorgrad.ops.statistics import all, amax, amin, any, argmax, argmin, cumsum, logsumexp, max, min, norm, prod, std, var
+from types import ModuleType as _ModuleType
 
-__all__ = [
-    "LinAlgError",
-    "abs",
-    "add",
-    "all",
-    "amax",
-    "amin",
-    "any",
-    "arccos",
-    "arcsin",
-    "arctan",
-    "argmax",
-    "argmin",
-    "astype",
-    "avg_pool2d",
-    "broadcast_to",
-    "cast",
-    "ceil",
-    "cholesky",
-    "clip",
-    "concatenate",
-    "conv2d",
-    "cos",
-    "cosh",
-    "cumsum",
-    "det",
-    "diagonal",
-    "div",
-    "dot",
-    "einsum",
-    "elu",
-    "equal",
-    "erf",
-    "exp",
-    "expand_dims",
-    "expm1",
-    "flatten",
-    "flip",
-    "floor",
-    "floordiv",
-    "fold2d",
-    "gelu",
-    "getitem",
-    "greater",
-    "greater_equal",
-    "hardtanh",
-    "inv",
-    "isfinite",
-    "isnan",
-    "leaky_relu",
-    "less",
-    "less_equal",
-    "linear",
-    "linear_relu",
-    "linear_sigmoid",
-    "linear_tanh",
-    "log",
-    "log1p",
-    "log2",
-    "log_softmax",
-    "logabsdet",
-    "logical_not",
-    "logsigmoid",
-    "logsumexp",
-    "matmul",
-    "max",
-    "max_pool2d",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "mod",
-    "moveaxis",
-    "mul",
-    "neg",
-    "nll_loss",
-    "norm",
-    "not_equal",
-    "one_hot",
-    "outer",
-    "pad",
-    "power",
-    "prod",
-    "put",
-    "reciprocal",
-    "relu",
-    "relu_grad",
-    "repeat",
-    "reshape",
-    "roll",
-    "round",
-    "setitem",
-    "sigmoid",
-    "sigmoid_grad",
-    "sign",
-    "silu",
-    "sin",
-    "sinh",
-    "slogdet",
-    "softmax",
-    "softmax_cross_entropy",
-    "softmax_cross_entropy_grad",
-    "softplus",
-    "solve",
-    "split",
-    "sqrt",
-    "square",
-    "squeeze",
-    "stack",
-    "std",
-    "sub",
-    "sum",
-    "sum_to",
-    "swapaxes",
-    "take",
-    "take_along_axis",
-    "tan",
-    "tanh",
-    "tanh_grad",
-    "tensordot",
-    "tile",
-    "to_device",
-    "trace",
-    "transpose",
-    "tril",
-    "triu",
-    "trunc",
-    "var",
-    "where",
-    "windows2d",
-]
+from tensorgrad.ops.activation import *
+from tensorgrad.ops.activation_grad import *
+from tensorgrad.ops.compare import *
+from tensorgrad.ops.conv import *
+from tensorgrad.ops.device import *
+from tensorgrad.ops.elementwise import *
+from tensorgrad.ops.functions import *
+from tensorgrad.ops.index import *
+from tensorgrad.ops.linalg import *
+from tensorgrad.ops.loss import *
+from tensorgrad.ops.reduce import *
+from tensorgrad.ops.rounding import *
+from tensorgrad.ops.shape import *
+from tensorgrad.ops.solve import *
+from tensorgrad.ops.statistics import *
+
+# The names that the families give, by their own `__all__`. Type checkers could not follow this, and take all of them anyway
+globals()["__all__"] = [n for n, it in globals().items() if not n.startswith("_") and not isinstance(it, _ModuleType)]

@@ -1,23 +1,26 @@
-"""Activation functions, and the gradients through those that have their own op for it."""
+"""Activation functions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.kernels import common
+from tensorgrad.ops.activation_grad import relu_grad, sigmoid_grad, tanh_grad
 from tensorgrad.ops.elementwise import clip, exp, minimum, neg, where
 from tensorgrad.ops.functions import erf
+
+__all__ = ["elu", "gelu", "hardtanh", "leaky_relu", "logsigmoid", "relu", "sigmoid", "silu", "softplus", "tanh"]
 
 GELU_SCALE, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 
-class Relu(Op):
+class Relu(Unary):
     """y = max(x, 0). At x = 0 the derivative is taken as 0. A NaN stays a NaN.
 
     forward    y  = max(x, 0)
@@ -35,26 +38,7 @@ class Relu(Op):
         return (lambda: relu_grad(g, y),)
 
 
-class ReluGrad(Op):
-    """The gradient that ReLU lets through: exactly 0 where the unit is off, even where g is not finite.
-
-    forward    gx = g * [y > 0]
-    backward   gg = h * [y > 0],   gy = 0          (h: the gradient of gx)
-    """
-
-    name, signature, reads = "relu_grad", "(),()->()", "unit"
-    kinks = (0.0,)
-
-    def forward(self, xp: Xp, g: Array, unit: Array) -> Array:
-        if type(g) is np.ndarray and g.shape == np.shape(unit) and g.dtype == unit.dtype and g.dtype.kind == "f":
-            return common.relu_grad(g, unit)
-        return xp.where(unit > 0, g, g.dtype.type(0))
-
-    def backward(self, h: Value, y: Value, g: Value, unit: Value) -> Rules:
-        return lambda: relu_grad(h, unit), None
-
-
-class Sigmoid(Op):
+class Sigmoid(Unary):
     """y = 1 / (1 + exp(-x)), the logistic function; 0 and 1 where exp overflows
 
     forward    y  = 1 / (1 + e^-x)
@@ -74,23 +58,7 @@ class Sigmoid(Op):
         return (lambda: sigmoid_grad(g, y),)
 
 
-class SigmoidGrad(Op):
-    """The gradient through a sigmoid whose output is s
-
-    forward    gx = g s (1 - s)
-    backward   gg = h s (1 - s),   gs = h g (1 - 2 s)          (h: the gradient of gx)
-    """
-
-    name, signature, reads = "sigmoid_grad", "(),()->()", "g s"
-
-    def forward(self, xp: Xp, g: Array, s: Array) -> Array:
-        return g * s * (1 - s)
-
-    def backward(self, h: Value, y: Value, g: Value, s: Value) -> Rules:
-        return lambda: sigmoid_grad(h, s), lambda: h * g * (1 - 2 * s)
-
-
-class Tanh(Op):
+class Tanh(Unary):
     """y = tanh(x)
 
     forward    y  = tanh x
@@ -107,22 +75,6 @@ class Tanh(Op):
         return (lambda: tanh_grad(g, y),)
 
 
-class TanhGrad(Op):
-    """The gradient through a tanh whose output is t
-
-    forward    gx = g (1 - t²)
-    backward   gg = h (1 - t²),   gt = -2 h g t          (h: the gradient of gx)
-    """
-
-    name, signature, reads = "tanh_grad", "(),()->()", "g t"
-
-    def forward(self, xp: Xp, g: Array, t: Array) -> Array:
-        return g * (1 - t * t)
-
-    def backward(self, h: Value, y: Value, g: Value, t: Value) -> Rules:
-        return lambda: tanh_grad(h, t), lambda: -2 * h * g * t
-
-
 class LeakyRelu(Op):
     """x where it is positive, slope x elsewhere. At x = 0 the derivative is taken as slope.
 
@@ -134,7 +86,7 @@ class LeakyRelu(Op):
     activation = True
     kinks = (0.0,)
 
-    def __call__(self, x: Any, slope: float = 0.01) -> Any:
+    def __call__(self, x: Operand[T], slope: float = 0.01) -> T | Array:
         return self.apply(x, slope=slope)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -159,7 +111,7 @@ class Elu(Op):
     activation = True
     kinks = (0.0,)
 
-    def __call__(self, x: Any, alpha: float = 1.0) -> Any:
+    def __call__(self, x: Operand[T], alpha: float = 1.0) -> T | Array:
         return self.apply(x, alpha=alpha)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -188,7 +140,7 @@ class Gelu(Op):
     name, signature, reads = "gelu", "()->()", "x"
     activation = True
 
-    def __call__(self, x: Any, approximate: str = "none") -> Any:
+    def __call__(self, x: Operand[T], approximate: str = "none") -> T | Array:
         if approximate not in ("none", "tanh"):
             raise ValueError(f'gelu: approximate is {approximate!r}, expected "none" or "tanh"')
         return self.apply(x, approximate=approximate)
@@ -220,7 +172,7 @@ class Gelu(Op):
         return (exact if approximate == "none" else approximated,)
 
 
-class Silu(Op):
+class Silu(Unary):
     """y = x sigmoid(x), also called swish
 
     forward    y  = x s,   s = 1 / (1 + e^-x)
@@ -241,7 +193,7 @@ class Silu(Op):
         return (gx,)
 
 
-class Softplus(Op):
+class Softplus(Unary):
     """y = log(1 + e^x), without overflow
 
     forward    y  = ln(1 + e^x)
@@ -257,17 +209,15 @@ class Softplus(Op):
         return (lambda: g * sigmoid(x),)
 
 
-def logsigmoid(x: Any) -> Any:
+def logsigmoid(x: Operand[T]) -> T | Array:
     """log(sigmoid(x)) = -softplus(-x), element by element: finite wherever x is."""
     return neg(softplus(neg(x)))
 
 
-def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Any:
+def hardtanh(x: Operand[T], low: float = -1.0, high: float = 1.0) -> T | Array:
     """x kept within low and high: `clip`, whose derivative is 1 inside and at the bounds, 0 outside."""
     return clip(x, low, high)
 
 
-relu, relu_grad = Relu(), ReluGrad()
-sigmoid, sigmoid_grad = Sigmoid(), SigmoidGrad()
-tanh, tanh_grad = Tanh(), TanhGrad()
+relu, sigmoid, tanh = Relu(), Sigmoid(), Tanh()
 leaky_relu, elu, gelu, silu, softplus = LeakyRelu(), Elu(), Gelu(), Silu(), Softplus()

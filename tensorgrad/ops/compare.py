@@ -7,10 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
-from tensorgrad.core.op import Op, Sample
+from tensorgrad.core.op import Sample
+from tensorgrad.core.operand import Binary, Unary
+
+__all__ = [
+    "equal", "greater", "greater_equal", "isfinite", "isnan", "less", "less_equal", "logical_not", "not_equal",
+]  # fmt: skip
 
 
-class Comparison(Op):
+class Comparison(Binary):
     """A comparison of two arguments, tried out on values of which many are equal."""
 
     signature = "(),()->()"
@@ -20,7 +25,7 @@ class Comparison(Op):
         return tuple(np.asarray(np.round(a)) for a in args), {}
 
 
-class Predicate(Op):
+class Predicate(Unary):
     """A test of one argument, tried out on zeros and on what is no finite number too."""
 
     signature = "()->()"

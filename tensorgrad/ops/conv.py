@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import one_box
 from tensorgrad.errors import DTypeError, ShapeError
@@ -17,6 +18,8 @@ from tensorgrad.ops import statistics
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.reduce import mean
 from tensorgrad.ops.shape import reshape, swapaxes
+
+__all__ = ["avg_pool2d", "conv2d", "fold2d", "max_pool2d", "windows2d"]
 
 Pair = tuple[int, int]
 
@@ -33,7 +36,7 @@ class Windows2d(Op):
     name, signature = "windows2d", "(n,c,h,w)->(c,i,j,n,p,q)"
     moves = True
 
-    def __call__(self, x: Any, kernel: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Any:
+    def __call__(self, x: Operand[T], kernel: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> T | Array:
         return self.apply(x, kernel=kernel, stride=stride, padding=padding)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -64,7 +67,7 @@ class Fold2d(Op):
 
     name, signature = "fold2d", "(c,i,j,n,p,q)->(n,c,h,w)"
 
-    def __call__(self, x: Any, size: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Any:
+    def __call__(self, x: Operand[T], size: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> T | Array:
         return self.apply(x, size=size, stride=stride, padding=padding)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -93,7 +96,9 @@ class Fold2d(Op):
 
 
 @one_box
-def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, padding: int | Pair = 0) -> Any:
+def conv2d(
+    x: Operand[T], weight: Operand[T], bias: Operand[T] | None = None, stride: int | Pair = 1, padding: int | Pair = 0
+) -> T | Array:
     """y[n,o,p,q] = bias[o] + sum over c, i, j of weight[o,c,i,j] x[n, c, stride p + i - padding, stride q + j - padding]
 
     What PyTorch calls a convolution: the kernel is not flipped, and x is 0 outside.
@@ -109,7 +114,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, paddin
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
         given = f"input {x.shape} and weight {weight.shape}"
         raise ShapeError(f"{scoped('conv2d')}: {given} do not fit; expected (n,c,h,w),(o,c,kh,kw)")
-    out, kernel = weight.shape[0], weight.shape[2:]
+    out, kernel = weight.shape[0], (weight.shape[2], weight.shape[3])
     if bias is not None:
         bias = as_operand("conv2d", bias)
         if bias.shape != (out,):
@@ -123,7 +128,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: int | Pair = 1, paddin
 
 
 @one_box
-def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:
+def max_pool2d(x: Operand[T], size: int | Pair, stride: int | Pair | None = None) -> T | Array:
     """The largest element of every window of `size`, `stride` (by default `size`) apart; x (n,c,h,w).
 
     Of equal elements the first in the window, row by row, gets the gradient. What is left over at the right and at the bottom
@@ -134,7 +139,7 @@ def max_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> An
 
 
 @one_box
-def avg_pool2d(x: Any, size: int | Pair, stride: int | Pair | None = None) -> Any:
+def avg_pool2d(x: Operand[T], size: int | Pair, stride: int | Pair | None = None) -> T | Array:
     """The mean of every window of `size`, `stride` (by default `size`) apart; x (n,c,h,w).
 
     What is left over at the right and at the bottom is in no window. Raises ShapeError for a window that does not fit into x.

@@ -7,7 +7,10 @@ from typing import Any
 from tensorgrad.core import backend
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.tensor import Tensor, raw
+
+__all__ = ["to_device"]
 
 
 class ToDevice(Op):
@@ -20,7 +23,7 @@ class ToDevice(Op):
     name, signature = "to_device", "()->()"
     moves = True
 
-    def __call__(self, x: Any, device: str, origin: str | None = None) -> Any:
+    def __call__(self, x: Operand[T], device: str, origin: str | None = None) -> T | Array:
         x = x if isinstance(x, Tensor) else backend.asarray(x, where=self.name)
         device, here = backend.as_device(device), backend.device_of(raw(x))
         return x if device == here and origin is None else self.apply(x, device=device, origin=here)

@@ -12,12 +12,18 @@ from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Binary, Operand, T, Ternary, Unary
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError
 
+__all__ = [
+    "abs", "add", "astype", "cast", "clip", "div", "exp", "log", "maximum", "minimum", "mul", "neg", "power", "sign", "sub",
+    "where",
+]  # fmt: skip
 
-class Neg(Op):
+
+class Neg(Unary):
     """y = -x
 
     forward    y  = -x
@@ -33,7 +39,7 @@ class Neg(Op):
         return (lambda: -g,)
 
 
-class Add(Op):
+class Add(Binary):
     """y = a + b
 
     forward    y  = a + b
@@ -49,7 +55,7 @@ class Add(Op):
         return lambda: g, lambda: g
 
 
-class Sub(Op):
+class Sub(Binary):
     """y = a - b
 
     forward    y  = a - b
@@ -65,7 +71,7 @@ class Sub(Op):
         return lambda: g, lambda: -g
 
 
-class Mul(Op):
+class Mul(Binary):
     """y = a b, element by element
 
     forward    y  = a b
@@ -81,7 +87,7 @@ class Mul(Op):
         return lambda: g * b, lambda: g * a
 
 
-class Div(Op):
+class Div(Binary):
     """y = a / b
 
     forward    y  = a / b
@@ -99,7 +105,7 @@ class Div(Op):
         return lambda: g / b, lambda: -(g / b) * (a / b)
 
 
-class Power(Op):
+class Power(Binary):
     """y = a ** b. A real power: where a is negative, b has to be whole, and then b has no gradient there (NaN).
 
     0 ** 0 is 1. At a = 0 the derivative with respect to b is 0 for b > 0, and taken as 0 for b = 0; that of a ** 0 with respect
@@ -131,7 +137,7 @@ class Power(Op):
         return ga, gb
 
 
-class Abs(Op):
+class Abs(Unary):
     """y = |x|. At x = 0 the derivative is taken as 0.
 
     forward    y  = |x|
@@ -148,7 +154,7 @@ class Abs(Op):
         return (lambda: g * sign(x),)
 
 
-class Sign(Op):
+class Sign(Unary):
     """-1, 0 or 1 as x is negative, 0 or positive. The derivative is 0, and taken as 0 at x = 0.
 
     forward    y  = sign x
@@ -165,7 +171,7 @@ class Sign(Op):
         return (None,)
 
 
-class Exp(Op):
+class Exp(Unary):
     """y = exp(x)
 
     forward    y  = e^x
@@ -191,9 +197,8 @@ class Log(Op):
     name, signature, reads = "log", "()->()", "x"
     domain = (0.4, 3.0)
 
-    def __call__(self, x: Any) -> Any:
-        node = getattr(x, "node", None)
-        if node is not None and node.op.log is not None and node.saved and state.fusing:
+    def __call__(self, x: Operand[T]) -> T | Array:
+        if isinstance(x, Tensor) and (node := x.node) is not None and node.op.log is not None and node.saved and state.fusing:
             return self.of_result(x, node)
         return self.apply(x)
 
@@ -214,7 +219,7 @@ class Log(Op):
         return (lambda: g / x,)
 
 
-class Where(Op):
+class Where(Ternary):
     """a where cond holds (is not 0), b elsewhere. cond is data; what is not chosen has gradient 0, whatever g is.
 
     forward    y  = a if cond else b
@@ -234,7 +239,7 @@ class Where(Op):
         return None, lambda: where(cond, g, 0), lambda: where(cond, 0, g)
 
 
-class Maximum(Op):
+class Maximum(Binary):
     """The larger of a and b. Where they are equal the whole gradient goes to a, the first argument.
 
     forward    y  = a if a >= b else b
@@ -253,7 +258,7 @@ class Maximum(Op):
         return lambda: where(a >= b, g, 0), lambda: where(a >= b, 0, g)
 
 
-class Minimum(Op):
+class Minimum(Binary):
     """The smaller of a and b. Where they are equal the whole gradient goes to a, the first argument.
 
     forward    y  = a if a <= b else b
@@ -291,11 +296,11 @@ class Clip(Op):
     name, signature, reads = "clip", "()->()", "y x"
     kinks = (-1.0, 0.5)
 
-    def __call__(self, x: Any, low: Any = None, high: Any = None) -> Any:
+    def __call__(self, x: Operand[T], low: Operand[T] | None = None, high: Operand[T] | None = None) -> T | Array:
         low, high = (bound.item() if isinstance(bound, np.generic) else bound for bound in (low, high))
         if low is None and high is None:
             raise ValueError("clip: low and high are both None, expected at least one bound")
-        if all(bound is None or isinstance(bound, (int, float)) for bound in (low, high)):
+        if (low is None or isinstance(low, (int, float))) and (high is None or isinstance(high, (int, float))):
             if low is not None and high is not None and low > high:
                 raise ValueError(f"clip: low is {low} and high is {high}, expected low <= high")
             return self.apply(x, low=low, high=high)
@@ -325,7 +330,7 @@ class AsType(Op):
 
     name, signature = "astype", "()->()"
 
-    def __call__(self, x: Any, dtype: Any) -> Any:
+    def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
         try:
             dtype = np.dtype(dtype)
         except TypeError as error:
@@ -355,7 +360,7 @@ class Cast(Op):
 
     name, signature = "cast", "()->()"
 
-    def __call__(self, x: Any, dtype: Any) -> Any:
+    def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
         return self.apply(x, dtype=np.dtype(dtype))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:

@@ -8,11 +8,17 @@ import math
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
-from tensorgrad.core.op import Op, Rules, Value
+from tensorgrad.core.op import Rules, Value
+from tensorgrad.core.operand import Unary
 from tensorgrad.ops.elementwise import clip, exp
 
+__all__ = [
+    "arccos", "arcsin", "arctan", "cos", "cosh", "erf", "expm1", "log1p", "log2", "reciprocal", "sin", "sinh", "sqrt", "square",
+    "tan",
+]  # fmt: skip
 
-class Expm1(Op):
+
+class Expm1(Unary):
     """y = exp(x) - 1, exact near 0 too
 
     forward    y  = e^x - 1
@@ -28,7 +34,7 @@ class Expm1(Op):
         return (lambda: g * exp(x),)
 
 
-class Log1p(Op):
+class Log1p(Unary):
     """y = log(1 + x), exact near 0 too
 
     forward    y  = ln(1 + x)
@@ -45,7 +51,7 @@ class Log1p(Op):
         return (lambda: g / (1 + x),)
 
 
-class Log2(Op):
+class Log2(Unary):
     """y = log2(x), the logarithm to base 2
 
     forward    y  = ln x / ln 2
@@ -62,7 +68,7 @@ class Log2(Op):
         return (lambda: g / (x * math.log(2)),)
 
 
-class Sqrt(Op):
+class Sqrt(Unary):
     """y = √x. At x = 0 the derivative is infinite.
 
     forward    y  = √x
@@ -79,7 +85,7 @@ class Sqrt(Op):
         return (lambda: g / (2 * y),)
 
 
-class Square(Op):
+class Square(Unary):
     """y = x²
 
     forward    y  = x²
@@ -95,7 +101,7 @@ class Square(Op):
         return (lambda: g * (2 * x),)
 
 
-class Reciprocal(Op):
+class Reciprocal(Unary):
     """y = 1 / x; of integers too it is the true quotient
 
     forward    y  = 1 / x
@@ -112,7 +118,7 @@ class Reciprocal(Op):
         return (lambda: -(g * y) * y,)
 
 
-class Sin(Op):
+class Sin(Unary):
     """y = sin(x), x in radians
 
     forward    y  = sin x
@@ -128,7 +134,7 @@ class Sin(Op):
         return (lambda: g * cos(x),)
 
 
-class Cos(Op):
+class Cos(Unary):
     """y = cos(x), x in radians
 
     forward    y  = cos x
@@ -144,7 +150,7 @@ class Cos(Op):
         return (lambda: -g * sin(x),)
 
 
-class Tan(Op):
+class Tan(Unary):
     """y = tan(x), x in radians
 
     forward    y  = tan x
@@ -161,7 +167,7 @@ class Tan(Op):
         return (lambda: g * (1 + y * y),)
 
 
-class Arcsin(Op):
+class Arcsin(Unary):
     """y = arcsin(x), in radians. At x = ±1 the derivative is infinite.
 
     forward    y  = arcsin x
@@ -178,7 +184,7 @@ class Arcsin(Op):
         return (lambda: g / sqrt((1 - x) * (1 + x)),)
 
 
-class Arccos(Op):
+class Arccos(Unary):
     """y = arccos(x), in radians. At x = ±1 the derivative is infinite.
 
     forward    y  = arccos x
@@ -195,7 +201,7 @@ class Arccos(Op):
         return (lambda: -g / sqrt((1 - x) * (1 + x)),)
 
 
-class Arctan(Op):
+class Arctan(Unary):
     """y = arctan(x), in radians
 
     forward    y  = arctan x
@@ -215,7 +221,7 @@ class Arctan(Op):
         return (gx,)
 
 
-class Sinh(Op):
+class Sinh(Unary):
     """y = sinh(x)
 
     forward    y  = (e^x - e^-x) / 2
@@ -231,7 +237,7 @@ class Sinh(Op):
         return (lambda: g * cosh(x),)
 
 
-class Cosh(Op):
+class Cosh(Unary):
     """y = cosh(x)
 
     forward    y  = (e^x + e^-x) / 2
@@ -247,7 +253,7 @@ class Cosh(Op):
         return (lambda: g * sinh(x),)
 
 
-class Erf(Op):
+class Erf(Unary):
     """The error function, within 3 units in the last place.
 
     By the rational approximations of W. J. Cody, Rational Chebyshev approximations for the error function, Mathematics of

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, beside, check, is_array, namespace, on_gpu
+from tensorgrad.core.backend import Array, Numbers, Xp, beside, check, is_array, namespace, on_gpu
 from tensorgrad.core.op import Op, Rules, Sample, Value
-from tensorgrad.core.signature import Shape
+from tensorgrad.core.operand import Binary, Operand, T, shape_of
+from tensorgrad.core.signature import Axis, Shape
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import LabelError, ShapeError
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
+
+__all__ = [
+    "concatenate", "diagonal", "expand_dims", "flatten", "flip", "getitem", "moveaxis", "pad", "put", "repeat", "roll",
+    "setitem", "split", "squeeze", "stack", "take", "take_along_axis", "tile", "trace", "tril", "triu",
+]  # fmt: skip
 
 
 class GetItem(Op):
@@ -27,7 +33,7 @@ class GetItem(Op):
     name, signature, symbol = "getitem", "()->()", "[ ]"
     moves = True
 
-    def __call__(self, x: Any, index: Any) -> Any:
+    def __call__(self, x: Operand[T], index: Any) -> T | Array:
         index = followed(index)
         if any(isinstance(i, Tensor) for i in (index if isinstance(index, tuple) else (index,))):
             return gather(x, index)
@@ -61,7 +67,7 @@ class Put(Op):
     name, signature, symbol = "put", "()->()", "[ ]="
     moves = True
 
-    def __call__(self, x: Any, index: Any, shape: Shape) -> Any:
+    def __call__(self, x: Operand[T], index: Any, shape: Sequence[int]) -> T | Array:
         return self.apply(x, index=placed(frozen(index), x), shape=tuple(shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -92,7 +98,7 @@ class Gather(Op):
     name, signature, symbol, reads, data = "gather", "(*),(*)->(*)", "[ ]", "indices", "indices"
     moves = True
 
-    def __call__(self, x: Any, *indices: Any, index: Any = None) -> Any:
+    def __call__(self, x: Operand[T], *indices: Any, index: Any = None) -> T | Array:
         if index is None:
             index, indices = taken_out(indices[0])
             if state.trace is not None:
@@ -119,7 +125,7 @@ class Gather(Op):
         return (lambda: scatter(g, *indices, index=index, shape=x.shape), *[None] * len(indices))
 
 
-class Lookup(Op):
+class Lookup(Binary):
     """Rows of a table: what `embedding` does. Raises LabelError for an index out of range; a negative one is.
 
     forward    y[...] = w[t[...]]                                 w (rows, dim), t (...) integers
@@ -157,7 +163,7 @@ class Scatter(Op):
     name, signature, symbol, reads, data = "scatter", "(*),(*)->(*)", "[ ]=", "indices", "indices"
     moves = True
 
-    def __call__(self, x: Any, *indices: Any, index: Any, shape: Shape) -> Any:
+    def __call__(self, x: Operand[T], *indices: Any, index: Any, shape: Sequence[int]) -> T | Array:
         return self.apply(x, *indices, index=index, shape=tuple(shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -182,7 +188,7 @@ class SetItem(Op):
     name, signature, symbol = "setitem", "(),(*)->()", "[ ]="
     moves = True
 
-    def __call__(self, x: Any, v: Any, index: Any) -> Any:
+    def __call__(self, x: Operand[T], v: Operand[T], index: Any) -> T | Array:
         return self.apply(x, v, index=placed(frozen(index), x))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -214,7 +220,13 @@ class Concatenate(Op):
     name, signature = "concatenate", "()->()"
     moves = True
 
-    def __call__(self, *xs: Any, axis: int = 0) -> Any:
+    @overload
+    def __call__(self, xs: Sequence[Numbers], /, *, axis: int = 0) -> Array: ...
+    @overload
+    def __call__(self, xs: Sequence[Operand[Tensor]], /, *, axis: int = 0) -> Tensor: ...
+    @overload
+    def __call__(self, *xs: Operand[T], axis: int = 0) -> T | Array: ...
+    def __call__(self, *xs: Operand[Tensor] | Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
         if len(xs) == 1 and isinstance(xs[0], (list, tuple)):
             xs = tuple(xs[0])
         if not xs:
@@ -241,53 +253,57 @@ class Concatenate(Op):
         )
 
 
-def stack(xs: Sequence[Any], axis: int = 0) -> Any:
+@overload
+def stack(xs: Sequence[Numbers], axis: int = 0) -> Array: ...
+@overload
+def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor: ...
+def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
     """Arrays of one shape along a new axis."""
-    shapes = {np.shape(x) for x in xs}
+    shapes = {shape_of(x) for x in xs}
     if len(shapes) != 1:
-        raise ShapeError(f"stack: expected arrays of one shape, got {[np.shape(x) for x in xs]}")
+        raise ShapeError(f"stack: expected arrays of one shape, got {[shape_of(x) for x in xs]}")
     return concatenate([expand_dims(x, axis) for x in xs], axis=axis)
 
 
-def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Any, ...]:
+def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[T | Array, ...]:
     """x cut along an axis: into so many equal parts, or before each of the indices given."""
-    n = np.shape(x)[axis]
+    n = shape_of(x)[axis]
     if isinstance(sections, int):
         if sections < 1 or n % sections:
-            raise ShapeError(f"split: axis {axis} of {np.shape(x)} has {n} elements, which are not {sections} equal parts")
+            raise ShapeError(f"split: axis {axis} of {shape_of(x)} has {n} elements, which are not {sections} equal parts")
         cuts = [n // sections * i for i in range(1, sections)]
     else:
         cuts = list(sections)
-    before = (slice(None),) * (axis % len(np.shape(x)))
+    before = (slice(None),) * (axis % len(shape_of(x)))
     return tuple(getitem(x, (*before, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True))
 
 
-def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+def flip(x: Operand[T], axis: Axis = None) -> T | Array:
     """x with the order of its elements reversed along the axes, all of them by default."""
-    axes = axes_of("flip", axis, len(np.shape(x)))
-    return getitem(x, tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(len(np.shape(x)))))
+    axes = axes_of("flip", axis, len(shape_of(x)))
+    return getitem(x, tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(len(shape_of(x)))))
 
 
-def roll(x: Any, shift: int, axis: int | None = None) -> Any:
+def roll(x: Operand[T], shift: int, axis: int | None = None) -> T | Array:
     """x moved along an axis, what leaves it at one end coming in at the other; of the flattened x by default."""
-    shape = np.shape(x)
+    shape = shape_of(x)
     if axis is None:
         return reshape(roll(reshape(x, (-1,)), shift, 0), shape)
     order = (np.arange(shape[axis]) - shift) % max(shape[axis], 1)
     return take(x, order, axis)
 
 
-def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
+def repeat(x: Operand[T], repeats: int, axis: int | None = None) -> T | Array:
     """Every element so many times, one after the other, along an axis; of the flattened x by default."""
     if axis is None:
         return repeat(reshape(x, (-1,)), repeats, 0)
-    return take(x, np.repeat(np.arange(np.shape(x)[axis]), repeats), axis)
+    return take(x, np.repeat(np.arange(shape_of(x)[axis]), repeats), axis)
 
 
-def tile(x: Any, reps: int | Sequence[int]) -> Any:
+def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
     """The whole of x so many times along each axis, as NumPy's tile."""
     reps = (reps,) if isinstance(reps, int) else tuple(reps)
-    shape = np.shape(x)
+    shape = shape_of(x)
     ndim = max(len(shape), len(reps))
     shape, reps = (1,) * (ndim - len(shape)) + shape, (1,) * (ndim - len(reps)) + reps
     spread = reshape(x, tuple(n for size in shape for n in (1, size)))
@@ -295,9 +311,9 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     return reshape(wide, tuple(r * n for r, n in zip(reps, shape, strict=True)))
 
 
-def pad(x: Any, width: Any, value: float = 0.0) -> Any:
+def pad(x: Operand[T], width: int | Sequence[int] | Sequence[Sequence[int]], value: float = 0.0) -> T | Array:
     """x with `value` around it; width as in NumPy: n, (before, after), or one such pair for each axis."""
-    shape = np.shape(x)
+    shape = shape_of(x)
     pairs = np.broadcast_to(np.asarray(width, int), (len(shape), 2)).tolist()
     if any(n < 0 for p in pairs for n in p):
         raise ShapeError(f"pad: width must not be negative, got {width}")
@@ -311,80 +327,80 @@ def pad(x: Any, width: Any, value: float = 0.0) -> Any:
     return y + around
 
 
-def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+def take(x: Operand[T], indices: Operand[Tensor], axis: int | None = None) -> T | Array:
     """The elements at integer indices along an axis; of the flattened x by default."""
     if axis is None:
         return getitem(reshape(x, (-1,)), as_index(indices))
-    return getitem(x, ((slice(None),) * (axis % len(np.shape(x))) + (as_index(indices),)))
+    return getitem(x, ((slice(None),) * (axis % len(shape_of(x))) + (as_index(indices),)))
 
 
-def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Any:
+def take_along_axis(x: Operand[T], indices: Operand[Tensor], axis: int | None = -1) -> T | Array:
     """For every place of `indices` the element that it names along the axis; as NumPy's."""
     indices = as_index(indices)
     if axis is None:
         return getitem(reshape(x, (-1,)), indices)
-    shape, axis = np.shape(x), axis % len(np.shape(x))
+    shape, axis = shape_of(x), axis % len(shape_of(x))
     if indices.ndim != len(shape):
         raise ShapeError(f"take_along_axis: indices have shape {indices.shape}, expected as many axes as {shape}")
     grids = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
     return getitem(x, tuple(indices if i == axis else np.broadcast_to(grids[i], indices.shape) for i in range(len(shape))))
 
 
-def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
     """The elements at (i, i + offset) of two axes, along a new last axis."""
-    ndim = len(np.shape(x))
+    ndim = len(shape_of(x))
     if ndim < 2:
-        raise ShapeError(f"diagonal: expected two axes or more, got shape {np.shape(x)}")
+        raise ShapeError(f"diagonal: expected two axes or more, got shape {shape_of(x)}")
     axis1, axis2 = axis1 % ndim, axis2 % ndim
     rest = [i for i in range(ndim) if i not in (axis1, axis2)]
     moved = transpose(x, (*rest, axis1, axis2))
-    rows, columns = np.shape(moved)[-2:]
+    rows, columns = shape_of(moved)[-2:]
     i = np.arange(max(-offset, 0), max(min(rows, columns - offset), max(-offset, 0)))
     return getitem(moved, (..., i, i + offset))
 
 
-def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+def trace(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
     """The sum of a `diagonal`."""
     return diagonal(x, offset, axis1, axis2).sum(axis=-1)
 
 
-def tril(x: Any, k: int = 0) -> Any:
+def tril(x: Operand[T], k: int = 0) -> T | Array:
     """x with zeros above its k-th diagonal, in the last two axes."""
-    return where(namespace([raw(x)]).tri(np.shape(x)[-2], np.shape(x)[-1], k, bool), x, 0.0)
+    return where(namespace([raw(x)]).tri(shape_of(x)[-2], shape_of(x)[-1], k, bool), x, 0.0)
 
 
-def triu(x: Any, k: int = 0) -> Any:
+def triu(x: Operand[T], k: int = 0) -> T | Array:
     """x with zeros below its k-th diagonal, in the last two axes."""
-    return where(~namespace([raw(x)]).tri(np.shape(x)[-2], np.shape(x)[-1], k - 1, bool), x, 0.0)
+    return where(~namespace([raw(x)]).tri(shape_of(x)[-2], shape_of(x)[-1], k - 1, bool), x, 0.0)
 
 
-def flatten(x: Any, start_axis: int = 0) -> Any:
+def flatten(x: Operand[T], start_axis: int = 0) -> T | Array:
     """x with its axes from `start_axis` on made one."""
-    shape = np.shape(x)
+    shape = shape_of(x)
     start = start_axis % max(len(shape), 1)
     return reshape(x, (*shape[:start], int(np.prod(shape[start:], dtype=int))))
 
 
-def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
     """x without its axes of size 1, or without those given."""
-    shape = np.shape(x)
+    shape = shape_of(x)
     axes = {i for i, n in enumerate(shape) if n == 1} if axis is None else axes_of("squeeze", axis, len(shape))
     if any(shape[i] != 1 for i in axes):
         raise ShapeError(f"squeeze: axis {axis} of shape {shape} is not of size 1")
     return reshape(x, tuple(n for i, n in enumerate(shape) if i not in axes))
 
 
-def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Any:
+def expand_dims(x: Operand[T], axis: int | tuple[int, ...]) -> T | Array:
     """x with new axes of size 1, at the places given in the result."""
     added = (axis,) if isinstance(axis, int) else tuple(axis)
-    axes = axes_of("expand_dims", added, len(np.shape(x)) + len(added))
-    rest = iter(np.shape(x))
-    return reshape(x, tuple(1 if i in axes else next(rest) for i in range(len(np.shape(x)) + len(added))))
+    axes = axes_of("expand_dims", added, len(shape_of(x)) + len(added))
+    rest = iter(shape_of(x))
+    return reshape(x, tuple(1 if i in axes else next(rest) for i in range(len(shape_of(x)) + len(added))))
 
 
-def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
+def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequence[int]) -> T | Array:
     """x with some axes moved to other places, the others staying in order."""
-    ndim = len(np.shape(x))
+    ndim = len(shape_of(x))
     sources = [source] if isinstance(source, int) else list(source)
     targets = [destination] if isinstance(destination, int) else list(destination)
     if len(sources) != len(targets):
@@ -396,7 +412,7 @@ def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[in
     return transpose(x, tuple(order))
 
 
-def axes_of(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
+def axes_of(op: str, axis: Axis, ndim: int) -> set[int]:
     """The axes that `axis` names, counted from the front."""
     axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     for a in axes:
@@ -405,7 +421,7 @@ def axes_of(op: str, axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
     return {a % ndim for a in axes}
 
 
-def as_index(indices: Any) -> Any:
+def as_index(indices: Operand[Tensor]) -> Tensor | Array:
     """Tensors as they are, lists as arrays."""
     indices = followed(indices)
     return indices if isinstance(indices, Tensor) else frozen(indices)

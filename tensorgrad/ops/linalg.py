@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, asarray, namespace, new
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T, Ternary
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.common import add_row
-from tensorgrad.ops.activation import relu, relu_grad, sigmoid, sigmoid_grad, tanh, tanh_grad
+from tensorgrad.ops.activation import relu, sigmoid, tanh
+from tensorgrad.ops.activation_grad import relu_grad, sigmoid_grad, tanh_grad
 from tensorgrad.ops.elementwise import mul
 from tensorgrad.ops.shape import broadcast_to, reshape, rows, transpose
+
+__all__ = ["dot", "einsum", "linear", "linear_relu", "linear_sigmoid", "linear_tanh", "matmul", "outer", "tensordot"]
 
 
 class Matmul(Op):
@@ -32,10 +36,11 @@ class Matmul(Op):
     name, signature, symbol, reads = "matmul", "(m,k),(k,n)->(m,n)", "@", "a b"
     layer = True
 
-    def __call__(self, a: Any, b: Any) -> Any:
+    def __call__(self, a: Operand[T], b: Operand[T]) -> T | Array:
         vectors = getattr(a, "ndim", 2) == 1, getattr(b, "ndim", 2) == 1
         if not any(vectors):
             return self.apply(a, b)
+        a, b = as_operand(self.name, a), as_operand(self.name, b)
         if vectors[0] and a.shape[0] != b.shape[0 if vectors[1] else -2]:
             raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (k),(k,n)->(n)")
         if vectors[1] and a.shape[-1] != b.shape[0]:
@@ -56,7 +61,7 @@ class Matmul(Op):
         return lambda: g @ b.swapaxes(-1, -2), lambda: a.swapaxes(-1, -2) @ g
 
 
-class Linear(Op):
+class Linear(Ternary):
     """y = x W + b, a layer: rows of x are samples, W is (in, out).
 
     forward    y  = x W + b                                       x (...,k), W (k,n), b (n)
@@ -81,7 +86,7 @@ class Linear(Op):
         return lambda: g @ w.T, lambda: rows(x).T @ rows(g), lambda: rows(g).sum(0)
 
 
-class LinearActivation(Op):
+class LinearActivation(Ternary):
     """A layer and its activation in one: the gradient goes through the activation once, for all three inputs."""
 
     signature, reads = "(...,k),(k,n),(n)->(...,n)", "y x w"
@@ -159,7 +164,11 @@ class Einsum(Op):
 
     name, signature, symbol, reads = "einsum", "(...)->(...)", "Σ×", "xs"
 
-    def __call__(self, *operands: Any, subscripts: str | None = None) -> Any:
+    @overload
+    def __call__(self, subscripts: str, /, *operands: Operand[T]) -> T | Array: ...
+    @overload
+    def __call__(self, *operands: Operand[T], subscripts: str) -> T | Array: ...
+    def __call__(self, *operands: str | Operand[Tensor], subscripts: str | None = None) -> Tensor | Array:
         if subscripts is None:
             subscripts, *operands = operands  # type: ignore[assignment]
         if not isinstance(subscripts, str):
@@ -274,7 +283,7 @@ def product(xp: Xp, a: Array, b: Array) -> Array:
     return xp.matmul(a, b)
 
 
-def as_operand(op: str, x: Any) -> Any:
+def as_operand(op: str, x: Operand[T]) -> T | Array:
     """Arrays and Tensors as they are, lists and numbers as arrays."""
     return x if hasattr(x, "ndim") else asarray(x, where=op)
 
@@ -290,7 +299,7 @@ def identity(like: Value, n: int) -> Array:
     return namespace([data]).eye(n, dtype=like.dtype)
 
 
-def dot(a: Any, b: Any) -> Any:
+def dot(a: Operand[T], b: Operand[T]) -> T | Array:
     """np.dot: the sum of products over the last axis of `a` and the last but one (of a vector: the only one) of `b`.
 
     y[i, ..., j, ..., n] = sum over k of a[i, ..., k] b[j, ..., k, n]; a plain product if one of them is 0-d. Unlike `matmul`
@@ -306,13 +315,13 @@ def dot(a: Any, b: Any) -> Any:
     return tensordot(a, b, ([-1], [-2 if b.ndim > 1 else 0]))
 
 
-def outer(a: Any, b: Any) -> Any:
+def outer(a: Operand[T], b: Operand[T]) -> T | Array:
     """y[i, j] = a[i] b[j], the outer product; what has other than one axis is flattened first, as by np.outer."""
     a, b = as_operand("outer", a), as_operand("outer", b)
     return mul(reshape(a, (-1, 1)) if a.size else reshape(a, (0, 1)), reshape(b, (1, -1)) if b.size else reshape(b, (1, 0)))
 
 
-def tensordot(a: Any, b: Any, axes: int | tuple[Any, Any] = 2) -> Any:
+def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int], int | Sequence[int]] = 2) -> T | Array:
     """The sum of products over pairs of axes: one matrix product.
 
     axes   (axes of a, axes of b), each an int or several, paired in this order; or n, for the last n of a with the first n of b

@@ -10,11 +10,14 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, asarray
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
 from tensorgrad.ops.elementwise import exp
 from tensorgrad.ops.shape import rows
+
+__all__ = ["log_softmax", "nll_loss", "one_hot", "softmax", "softmax_cross_entropy", "softmax_cross_entropy_grad"]
 
 
 class Softmax(Op):
@@ -28,7 +31,7 @@ class Softmax(Op):
     name, signature, reads = "softmax", "(n)->(n)", "y z"
     rowwise = True
 
-    def __call__(self, z: Any, axis: int = -1) -> Any:
+    def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
         return self.apply(z, axis=axis)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -55,7 +58,7 @@ class LogSoftmax(Op):
     name, signature, reads = "log_softmax", "(n)->(n)", "y"
     rowwise = True
 
-    def __call__(self, z: Any, axis: int = -1) -> Any:
+    def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
         return self.apply(z, axis=axis)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -84,7 +87,7 @@ class OneHot(Op):
     name, signature = "one_hot", "()->(k)"
     rowwise = True
 
-    def __call__(self, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
+    def __call__(self, labels: Operand[T], classes: int, dtype: np.typing.DTypeLike = np.float32) -> T | Array:
         return self.apply(as_target(labels), classes=classes, dtype=np.dtype(dtype))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -104,7 +107,7 @@ class NLLLoss(Op):
 
     name, signature, reads, data = "nll_loss", "(...,k),(...)->()", "t", "t"
 
-    def __call__(self, logp: Any, t: Any) -> Any:
+    def __call__(self, logp: Operand[T], t: Operand[T]) -> T | Array:
         return self.apply(logp, as_target(t))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -135,7 +138,7 @@ class SoftmaxCrossEntropy(Op):
     name, signature, reads = "softmax_cross_entropy", "(...,k),(...,k?)->()", "z t logp"
     data = "t logp"
 
-    def __call__(self, z: Any, t: Any, *, scale: float | None = None) -> Any:
+    def __call__(self, z: Operand[T], t: Operand[T], *, scale: float | None = None) -> T | Array:
         return self.apply(z, as_target(t), scale=scale)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -172,7 +175,7 @@ class SoftmaxCrossEntropyGrad(Op):
     name, signature, reads = "softmax_cross_entropy_grad", "(),(...,k),(...,k?)->(...,k)", "g logp t"
     data = "t"
 
-    def __call__(self, g: Any, logp: Any, t: Any, *, scale: float) -> Any:
+    def __call__(self, g: Operand[T], logp: Operand[T], t: Operand[T], *, scale: float) -> T | Array:
         return self.apply(g, logp, t, scale=scale)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -214,7 +217,7 @@ def pick(xp: Xp, logp: Array, t: Array) -> Array:
     return flat[xp.arange(len(flat)), t.reshape(-1)]
 
 
-def as_target(t: Any) -> Any:
+def as_target(t: Operand[T]) -> T | Array:
     """Labels or probabilities as given; lists become arrays, whole numbers staying whole."""
     if hasattr(t, "dtype"):
         return t

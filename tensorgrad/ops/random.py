@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, copy, device_of, move, on, put
 from tensorgrad.core.op import Op, Sample
+from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import state
 from tensorgrad.errors import DeviceError, MissingDependencyError
 
@@ -95,7 +96,7 @@ class KeepMask(Op):
 
     name, signature = "keep_mask", "()->()"
 
-    def __call__(self, x: Any, p: float, rng: np.random.Generator | None = None) -> Any:
+    def __call__(self, x: Operand[T], p: float, rng: np.random.Generator | None = None) -> T | Array:
         return self.apply(x, p=p, rng=rng)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:

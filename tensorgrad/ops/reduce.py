@@ -10,11 +10,12 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
-from tensorgrad.core.signature import Shape
+from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.signature import Axis, Shape
 from tensorgrad.kernels.reference import column_sum
 from tensorgrad.ops.shape import broadcast_to
 
-Axis = int | tuple[int, ...] | None
+__all__ = ["mean", "sum", "sum_to"]
 
 
 def kept(shape: Shape, axis: Axis) -> Shape:
@@ -40,21 +41,27 @@ def is_matrix(x: Any) -> bool:
     return type(x) is np.ndarray and x.ndim == 2 and x.size > 0 and x.dtype.char in "fd" and x.flags.c_contiguous
 
 
-class Sum(Op):
+class Reduction(Op):
+    """An op over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1."""
+
+    signature = "()->()"
+
+    def __call__(self, x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
+        return self.apply(x, axis=axis, keepdims=keepdims)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), _ = super().sample(rng, sizes)
+        return (x,), {"axis": sample_axis(rng, x.ndim), "keepdims": bool(rng.integers(2))}
+
+
+class Sum(Reduction):
     """The sum over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1.
 
     forward    y  = sum of x over axis
     backward   gx = g repeated over axis
     """
 
-    name, signature, symbol = "sum", "()->()", "Σ"
-
-    def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-        return self.apply(x, axis=axis, keepdims=keepdims)
-
-    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (x,), _ = super().sample(rng, sizes)
-        return (x,), {"axis": sample_axis(rng, x.ndim), "keepdims": bool(rng.integers(2))}
+    name, symbol = "sum", "Σ"
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         if xp is np and axis == 0 and not keepdims and is_matrix(x):
@@ -67,21 +74,14 @@ class Sum(Op):
         return (lambda: broadcast_to(g.reshape(kept(x.shape, axis)), x.shape),)
 
 
-class Mean(Op):
+class Mean(Reduction):
     """The mean over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1.
 
     forward    y  = 1/n sum of x over axis          (n: how many elements each mean is of)
     backward   gx = g / n repeated over axis
     """
 
-    name, signature = "mean", "()->()"
-
-    def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-        return self.apply(x, axis=axis, keepdims=keepdims)
-
-    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (x,), _ = super().sample(rng, sizes)
-        return (x,), {"axis": sample_axis(rng, x.ndim), "keepdims": bool(rng.integers(2))}
+    name = "mean"
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
@@ -104,7 +104,7 @@ class SumTo(Op):
 
     name, signature, symbol = "sum_to", "()->()", "Σ"
 
-    def __call__(self, x: Any, shape: Shape) -> Any:
+    def __call__(self, x: Operand[T], shape: Sequence[int]) -> T | Array:
         return self.apply(x, shape=tuple(shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:

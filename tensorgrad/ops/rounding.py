@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Binary, Operand, T, Unary
+
+__all__ = ["ceil", "floor", "floordiv", "mod", "round", "trunc"]
 
 
-class Floor(Op):
+class Floor(Unary):
     """The largest whole number that is not above x. No gradient.
 
     forward    y  = floor(x)
@@ -23,7 +25,7 @@ class Floor(Op):
         return xp.floor(x)
 
 
-class Ceil(Op):
+class Ceil(Unary):
     """The smallest whole number that is not below x. No gradient.
 
     forward    y  = ceil(x)
@@ -35,7 +37,7 @@ class Ceil(Op):
         return xp.ceil(x)
 
 
-class Trunc(Op):
+class Trunc(Unary):
     """x without its fraction: rounded towards 0. No gradient.
 
     forward    y  = sign(x) floor(|x|)
@@ -55,7 +57,7 @@ class Round(Op):
 
     name, signature = "round", "()->()"
 
-    def __call__(self, x: Any, decimals: int = 0) -> Any:
+    def __call__(self, x: Operand[T], decimals: int = 0) -> T | Array:
         return self.apply(x, decimals=decimals)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -66,7 +68,7 @@ class Round(Op):
         return xp.round(x, decimals)
 
 
-class Mod(Op):
+class Mod(Binary):
     """y = a % b, the remainder with the sign of b. Where a / b is whole y jumps; the
     derivative is taken with floor(a/b) as it is there.
 
@@ -86,7 +88,7 @@ class Mod(Op):
         return lambda: g, lambda: -g * (a // b)
 
 
-class FloorDiv(Op):
+class FloorDiv(Binary):
     """y = a // b, the quotient rounded down. No gradient.
 
     forward    y  = floor(a/b)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
 from tensorgrad.errors import ShapeError
+
+__all__ = ["broadcast_to", "reshape", "swapaxes", "transpose"]
 
 
 class Reshape(Op):
@@ -24,7 +26,7 @@ class Reshape(Op):
     name, signature = "reshape", "()->()"
     moves = True
 
-    def __call__(self, x: Any, shape: int | Shape) -> Any:
+    def __call__(self, x: Operand[T], shape: int | Sequence[int]) -> T | Array:
         return self.apply(x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -48,8 +50,8 @@ class Transpose(Op):
     name, signature, symbol = "transpose", "()->()", "ᵀ"
     moves = True
 
-    def __call__(self, x: Any, axes: tuple[int, ...] | None = None) -> Any:
-        axes = tuple(range(np.ndim(x) if not hasattr(x, "ndim") else x.ndim))[::-1] if axes is None else tuple(axes)
+    def __call__(self, x: Operand[T], axes: Sequence[int] | None = None) -> T | Array:
+        axes = tuple(range(len(shape_of(x))))[::-1] if axes is None else tuple(axes)
         return self.apply(x, axes=axes)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -76,7 +78,7 @@ class BroadcastTo(Op):
     name, signature = "broadcast_to", "()->()"
     moves = True
 
-    def __call__(self, x: Any, shape: Shape) -> Any:
+    def __call__(self, x: Operand[T], shape: Sequence[int]) -> T | Array:
         return self.apply(x, shape=tuple(shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -90,13 +92,13 @@ class BroadcastTo(Op):
         return (lambda: g,)  # the engine sums what broadcasting repeated
 
 
-def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+def swapaxes(x: Operand[T], axis1: int, axis2: int) -> T | Array:
     """x with two axes exchanged; a `transpose`."""
-    axes = list(range(x.ndim))
+    axes = list(range(len(shape_of(x))))
     try:
         axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
     except IndexError:
-        raise ShapeError(f"swapaxes: axes {axis1} and {axis2} asked of shape {x.shape}") from None
+        raise ShapeError(f"swapaxes: axes {axis1} and {axis2} asked of shape {shape_of(x)}") from None
     return transpose(x, tuple(axes))
 
 

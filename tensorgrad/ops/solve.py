@@ -11,9 +11,12 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.core.signature import Shape
 from tensorgrad.errors import ShapeError, TensorgradError
 from tensorgrad.ops.linalg import as_operand, identity, scoped
+
+__all__ = ["LinAlgError", "cholesky", "det", "inv", "logabsdet", "slogdet", "solve"]
 
 
 class LinAlgError(TensorgradError, np.linalg.LinAlgError, RuntimeError):
@@ -32,7 +35,7 @@ def refusing(op: str, what: str, x: Array) -> Iterator[None]:
         raise LinAlgError(f"{op}: {where} is {what}; got shape {x.shape}") from error
 
 
-class Inv(Op):
+class Inv(Unary):
     """y = x⁻¹, the inverse. Raises LinAlgError if x is singular.
 
     forward    y  = x⁻¹                                           x (...,n,n)
@@ -64,7 +67,7 @@ class Solve(Op):
 
     name, signature, reads = "solve", "(n,n),(n,k)->(n,k)", "y a"
 
-    def __call__(self, a: Any, b: Any) -> Any:
+    def __call__(self, a: Operand[T], b: Operand[T]) -> T | Array:
         b = as_operand(self.name, b)
         if b.ndim != 1:
             return self.apply(a, b)
@@ -93,7 +96,7 @@ class Solve(Op):
         return lambda: -(gb() @ y.swapaxes(-1, -2)), gb
 
 
-class Det(Op):
+class Det(Unary):
     """y = det x. The gradient of a singular matrix raises LinAlgError: the formula has its inverse.
 
     forward    y  = det x                                         x (...,n,n)
@@ -112,7 +115,7 @@ class Det(Op):
         return (lambda: (g * y).reshape((*y.shape, 1, 1)) * inv(x).swapaxes(-1, -2),)
 
 
-class LogAbsDet(Op):
+class LogAbsDet(Unary):
     """y = ln |det x|, -inf for a singular matrix, whose gradient raises LinAlgError.
 
     forward    y  = ln |det x|                                    x (...,n,n)
@@ -131,7 +134,7 @@ class LogAbsDet(Op):
         return (lambda: g.reshape((*y.shape, 1, 1)) * inv(x).swapaxes(-1, -2),)
 
 
-class DetSign(Op):
+class DetSign(Unary):
     """The sign of det x, -1, 0 or 1; constant wherever it has a derivative. No gradient.
 
     forward    y  = sign det x                                    x (...,n,n)
@@ -146,7 +149,7 @@ class DetSign(Op):
         return xp.linalg.slogdet(x)[0]
 
 
-class Cholesky(Op):
+class Cholesky(Unary):
     """The lower triangular L with L Lᵀ = (x + xᵀ)/2, which is x where x is symmetric. The gradient is symmetric.
 
     Raises LinAlgError if x is not positive definite.
@@ -185,7 +188,7 @@ class SlogDet(NamedTuple):
     logabsdet: Any
 
 
-def slogdet(x: Any) -> SlogDet:
+def slogdet(x: Operand[T]) -> SlogDet:
     """(sign, logabsdet) of det x, by np.linalg.slogdet: finite where the determinant itself overflows.
 
     sign        -1, 0 or 1; it is constant wherever it has a derivative, and has no gradient

@@ -10,28 +10,20 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Value
-from tensorgrad.core.signature import Shape
+from tensorgrad.core.operand import Operand, T, shape_of
+from tensorgrad.core.signature import Axis, Shape
 from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.ops.elementwise import exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
-from tensorgrad.ops.reduce import Axis, kept, mean, sample_axis
+from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
 from tensorgrad.ops.shape import reshape, transpose
 
-
-class Reduction(Op):
-    """An op over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1."""
-
-    signature = "()->()"
-
-    def __call__(self, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-        return self.apply(x, axis=axis, keepdims=keepdims)
-
-    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (x,), _ = super().sample(rng, sizes)
-        return (x,), {"axis": sample_axis(rng, x.ndim), "keepdims": bool(rng.integers(2))}
+__all__ = [
+    "all", "amax", "amin", "any", "argmax", "argmin", "cumsum", "logsumexp", "max", "min", "norm", "prod", "std", "var",
+]  # fmt: skip
 
 
 class Max(Reduction):
@@ -76,7 +68,7 @@ class FirstOf(Op):
 
     name, signature = "first_of", "()->()"
 
-    def __call__(self, x: Any, axis: Axis = None, which: str = "argmax") -> Any:
+    def __call__(self, x: Operand[T], axis: Axis = None, which: str = "argmax") -> T | Array:
         return self.apply(x, axis=axis, which=which)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -151,7 +143,7 @@ class CumSum(Op):
 
     name, signature = "cumsum", "()->()"
 
-    def __call__(self, x: Any, axis: int | None = None) -> Any:
+    def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
         return self.apply(reshape(x, (-1,)), axis=0) if axis is None else self.apply(x, axis=axis)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -165,16 +157,19 @@ class CumSum(Op):
         return (lambda: flip(cumsum(flip(g, axis), axis), axis),)
 
 
-class ArgMax(Reduction):
+class ArgMax(Op):
     """The index of the largest element along an axis, the first of equal ones; None for the flattened x. No gradient.
 
     forward    y  = the first i with x_i = max x
     """
 
-    name = "argmax"
+    name, signature = "argmax", "()->()"
+
+    def __call__(self, x: Operand[T], axis: int | None = None, keepdims: bool = False) -> T | Array:
+        return self.apply(x, axis=axis, keepdims=keepdims)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (x,), _ = Op.sample(self, rng, sizes)
+        (x,), _ = super().sample(rng, sizes)
         return (x,), {"axis": int(rng.integers(-x.ndim, x.ndim)) if x.ndim else None, "keepdims": False}
 
     def forward(self, xp: Xp, x: Array, *, axis: int | None, keepdims: bool) -> Array:
@@ -218,21 +213,21 @@ class All(Reduction):
 
 
 @one_box
-def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
-    shape = np.shape(x)
+    shape = shape_of(x)
     axes = axes_of("prod", axis, len(shape))
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
     y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
-    while (n := np.shape(y)[-1]) > 1:
+    while (n := shape_of(y)[-1]) > 1:
         half = n // 2
         pairs = getitem(y, (..., slice(0, half))) * getitem(y, (..., slice(half, 2 * half)))
         if n % 2:
             last = getitem(y, (..., slice(n - 1, n)))
             pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
         y = pairs
-    if not np.shape(y)[-1]:
+    if not shape_of(y)[-1]:
         return namespace([raw(x)]).ones(kept(shape, axis) if keepdims else rest, raw(x).dtype)
     return reshape(y, kept(shape, axis) if keepdims else rest)
 
@@ -245,16 +240,16 @@ def _joined(pairs: Any, last: Any) -> Any:
 
 
 @one_box
-def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The variance, mean((x - mean(x))²) n / (n - ddof), of n elements each."""
     d = x - mean(x, axis, True)
-    return mean(d * d, axis, keepdims) * _correction("var", np.shape(x), axis, ddof)
+    return mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof)
 
 
 @one_box
-def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
+def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The square root of `var`. Of equal elements it is 0, and its derivative is taken as 0."""
-    shape = np.shape(x)
+    shape = shape_of(x)
     n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1
     return norm(x - mean(x, axis, True), axis, keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
 

@@ -29,6 +29,7 @@ class Schedule:
         return self.optimiser.lr
 
     def rate(self, cost: float | None) -> float:
+        """The learning rate of the next epoch; `cost` is that of the one that has ended. What a subclass defines."""
         raise TypeError(f"{type(self).__name__} does not define rate()")
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,6 +50,7 @@ class Schedule:
                 setattr(self, name, copy.deepcopy(value))
 
     def needed(self, cost: float | None) -> float:
+        """The cost, for a schedule that cannot do without. Raises ValueError for none, or NaN."""
         if cost is None or math.isnan(cost):
             raise ValueError(f"{type(self).__name__}: step needs the cost of the epoch, got {cost}")
         return cost

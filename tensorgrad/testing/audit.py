@@ -48,10 +48,12 @@ class Audit:
 
     @property
     def failed(self) -> list[Row]:
+        """The rows of the ops that did not pass."""
         return [row for row in self.rows if row.verdict not in PASSED]
 
     @property
     def ok(self) -> bool:
+        """Whether every op passed."""
         return not self.failed
 
     def __bool__(self) -> bool:

@@ -127,6 +127,7 @@ class Report:
 
     @property
     def failed(self) -> list[Finding]:
+        """The comparisons that came to something else than "ok" or "kink"."""
         return [f for f in self.findings if f.verdict not in PASSED]
 
     def __str__(self) -> str:

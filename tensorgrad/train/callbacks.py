@@ -92,15 +92,18 @@ class EarlyStopping(Callback):
         self.reset()
 
     def reset(self) -> None:
+        """Forget what it has seen."""
         self._best = Best(self.monitor, self.min_delta, self.mode)
         self.values: dict[str, dict[str, Array]] | None = None
 
     @property
     def best(self) -> float:
+        """The best value so far of what it monitors."""
         return self._best.value
 
     @property
     def best_epoch(self) -> int:
+        """The epoch that it was reached in."""
         return self._best.epoch
 
     def on_start(self, run: Run) -> None:

@@ -1,0 +1,46 @@
+"""What an operation is called with, and what it gives: the types, and bases for the ops that take arrays alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, Numbers
+from tensorgrad.core.op import Op
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.tensor import Tensor
+
+# Everything that an op computes with is an `Operand[T]`, and its result `T | Array`: a Tensor if one of the operands is one,
+# which T then stands for, an array if none is
+T = TypeVar("T", bound=Tensor)
+Operand: TypeAlias = T | Numbers
+
+
+def shape_of(x: Any) -> Shape:
+    """The shape of an operand."""
+    return x.shape if hasattr(x, "shape") else np.shape(x)
+
+
+class Unary(Op):
+    """An op of one array, without attributes."""
+
+    if TYPE_CHECKING:  # while a program runs `__call__` is that of Op, without a function in between
+
+        def __call__(self, x: Operand[T], /) -> T | Array: ...
+
+
+class Binary(Op):
+    """An op of two arrays, without attributes."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, a: Operand[T], b: Operand[T], /) -> T | Array: ...
+
+
+class Ternary(Op):
+    """An op of three arrays, without attributes."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, a: Operand[T], b: Operand[T], c: Operand[T], /) -> T | Array: ...
