@@ -240,6 +240,8 @@ class Compiled:
         roots: dict[str, Any] = {getattr(self.step, "__name__", "step"): self.step}
         if found is not None:
             roots |= {type(o).__name__: o for o in found.optimisers} | {m._name or type(m).__name__: m for m in found.modules}
+            drawn = [v for node in found.program().nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
+            roots |= {f"generator {i}": rng for i, rng in enumerate(drawn)}
         return World(roots)
 
     def ran(self, entry: Entry) -> None:

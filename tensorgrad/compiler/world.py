@@ -79,6 +79,7 @@ class World:
         self.optimisers: dict[Optimiser, str] = {}
         self.arrays: dict[int, tuple[Array, str]] = {}
         self.generators: dict[int, np.random.Generator] = {id(random.default()): random.default()}
+        self.roots = [getattr(root, "__func__", root) for root in roots.values()]
         self.attributes: set[str] = set()  # that the code names
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that no id is given twice
@@ -117,7 +118,7 @@ class World:
         elif isinstance(value, functools.partial):
             yield from ((part, f"{text} argument") for part in (value.func, *value.args, *value.keywords.values()))
         elif isinstance(value, FunctionType):
-            if is_users(value.__code__, value.__globals__.get("__package__")):
+            if any(value is root for root in self.roots) or is_users(value.__code__, value.__globals__.get("__package__")):
                 yield from self.of_function(value, text)
         elif isinstance(value, (list, tuple)):
             if len(value) <= LONG:

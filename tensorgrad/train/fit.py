@@ -26,7 +26,6 @@ from tensorgrad.train.evaluate import measure, modes_put_back
 from tensorgrad.train.history import History
 from tensorgrad.train.interrupt import CtrlC
 from tensorgrad.train.metrics import Metric
-from tensorgrad.train.prepare import constants
 from tensorgrad.train.progress import Progress
 from tensorgrad.train.record import Record
 from tensorgrad.train.run import Callback, Run, StopTraining
@@ -72,9 +71,9 @@ def fit(
     clip_norm    the largest norm that the gradients of a step together may have (optim.clip_grad_norm)
     l2           adds (l2 / m) sum of w² to the cost of a batch, w being the elements of parameters with two or more axes
                  (weights, not biases), m the number of its samples or the sum of their weights. "loss" has it, "val_loss" not
-    compile      replay compiled steps; False runs each as it is written, with the same result to rounding. A Python number that
-                 the model or the loss takes from elsewhere stays what it was at first (see `tensorgrad.compile`); those that
-                 are attributes of modules may be changed between epochs, as may `requires_grad`
+    compile      replay compiled steps; False runs each as it is written, with the same result to rounding. What the model
+                 and the loss read from outside may change between steps: it is followed, or another plan is made
+                 (see `tensorgrad.compile`)
     progress     True for a progress bar, if there is a terminal or a notebook; None for one if tqdm is installed
     checkpoint   a file for everything, .npz or .safetensors, written after each epoch: the callback Checkpoint(path)
     resume       a checkpoint to go on from; True for the file `checkpoint`, if it is there. The learning rate and the other
@@ -114,8 +113,8 @@ def fit(
         run.load(resume)
     elif resume and Path(str(checkpoint)).exists():
         run.load(str(checkpoint))
-    steps = Steps(training_step(model, loss, optimiser, l2, clip_norm, bool(named)), run if compile else None, loader)
-    evaluation = Steps(evaluation_step(model, loss, bool(named)), run if compile else None, held_out)
+    steps = Steps(training_step(model, loss, optimiser, l2, clip_norm, bool(named)), compile)
+    evaluation = Steps(evaluation_step(model, loss, bool(named)), compile)
 
     with modes_put_back(run.modules()), CtrlC() as interrupted, Progress(progress, run) as bar:
         model.zero_grad()
@@ -149,9 +148,6 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
     before = state.take(*EPOCH)
     for module in state.modules:
         module.training = True
-    found = constants(state.modules, run.optimiser.params)
-    steps.follow(found)
-    evaluation.follow(found)
     record = run.record = run.record or Record(len(run.loader))
     start = time.perf_counter() - record.seconds
     run.batches = iter(run.loader)  # kept: while it lives, the loader knows where it is

@@ -10,14 +10,12 @@ from typing import Any, TypeAlias
 
 from tensorgrad import ops
 from tensorgrad.compiler import compile
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_array
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import ShapeError
+from tensorgrad.errors import CompileError, ShapeError
 from tensorgrad.nn.losses import Loss
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import Optimiser, clip_grad_norm
-from tensorgrad.train.prepare import prepare
-from tensorgrad.train.run import Run
 
 Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]  # of a batch: its loss, of how many samples, its prediction
 
@@ -25,32 +23,28 @@ Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]  # of a batch
 class Steps:
     """What is done with each batch: a function of its arrays, which calls `step` with Tensors of them.
 
-    run      if given, the step is compiled, before the first batch of each length counts: so every call that counts is a
-             replay. Otherwise the first two, which are not, would round differently, and training that is resumed would not be
-             that which was not interrupted
-    loader   where the batches come from
+    compiled   whether the step is compiled, before the first batch of each kind counts: so every call is a replay. Otherwise
+               the first, which is not, would round differently, and training that is resumed would not be that which was not
+               interrupted
     """
 
-    def __init__(self, step: Step, run: Run | None = None, loader: Any = None) -> None:
-        self.step, self.run, self.loader = step, run, loader
-        self.compiled = compile(step)
-        self.lengths: set[int] = set()  # for which it is compiled
-        self.constants: list[Any] | None = None
-
-    def follow(self, constants: list[Any]) -> None:
-        """Compile again if what a compiled step takes for constants is not what it was when this was last called."""
-        if constants != self.constants and self.constants is not None:
-            self.compiled = compile(self.step)
-            self.lengths.clear()
-        self.constants = constants
+    def __init__(self, step: Step, compiled: bool = False) -> None:
+        self.step = step
+        self.has_run = False
+        self.compiled = compile(step, ahead=True) if compiled else None
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
-        if self.run is None:
+        if self.compiled is None:
             return self.step(*[wrap(array, None) for array in batch])
-        if len(batch[0]) not in self.lengths:
-            prepare(self.compiled, self.run, self.loader, batch)
-            self.lengths.add(len(batch[0]))
-        result: tuple[Tensor, Any, Tensor | None] = self.compiled(*batch)
+        if not self.has_run and not all(is_array(a) for a in batch):
+            kinds = ", ".join(type(a).__name__ for a in batch)
+            raise TypeError(f"train.fit: the loader gives batches of {kinds}, expected NumPy or CuPy arrays")
+        self.has_run = True
+        try:
+            result: tuple[Tensor, Any, Tensor | None] = self.compiled(*batch)
+        except CompileError as error:
+            error.add_note("train.fit: with compile=False every step is run as it is written")
+            raise
         return result
 
 
