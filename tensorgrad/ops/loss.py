@@ -13,7 +13,7 @@ from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
-from tensorgrad.ops.elementwise import exp
+from tensorgrad.ops.elementwise import astype, exp
 from tensorgrad.ops.shape import rows
 
 
@@ -212,9 +212,9 @@ def pick(xp: Xp, logp: Array, t: Array) -> Array:
 
 
 def as_target(t: Any) -> Any:
-    """Labels or probabilities as given; lists become arrays, whole numbers staying whole."""
+    """Labels or probabilities as given, in the byte order that kernels know; lists become arrays, whole numbers stay whole."""
     if hasattr(t, "dtype"):
-        return t
+        return t if t.dtype.isnative else astype(t, t.dtype.newbyteorder("="))
     array = np.asarray(t)
     return array if array.dtype.kind in "iu" else asarray(t, where="target")
 
