@@ -84,7 +84,7 @@ class FirstOf(Op):
         return (x,), {"axis": sample_axis(rng, x.ndim), "which": ("argmax", "argmin")[rng.integers(2)]}
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, which: str) -> Array:
-        axes = axes_of(self.name, axis, x.ndim)
+        axes = axes_of(self.name, axis, x.ndim) if x.ndim else ()
         order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
         moved = x.transpose(order)
         flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
