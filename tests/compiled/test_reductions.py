@@ -79,8 +79,7 @@ def check(formula: Callable[..., Any], shape: tuple[int, int], dtype: str) -> No
     assert compiled.plan is not None
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "threads"), [("float32", 1), ("float64", 2)])
 @pytest.mark.parametrize("name", [*PLAIN, *OTHER])
 def test_reductions_of_chains(name: str, dtype: str, threads: int) -> None:
     """By NumPy's kernels, which all of them have where Numba is not installed."""
@@ -135,8 +134,7 @@ def mlp(widths: tuple[int, ...], activation: Callable[[], Any], loss: str, dtype
     return make
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("loss", "dtype"), zip(LOSSES, ["float32", "float64"] * 2, strict=True))
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.__name__)
 def test_biases_learn_from_every_sample(activation: Any, loss: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
