@@ -134,7 +134,7 @@ def mlp(widths: tuple[int, ...], activation: Callable[[], Any], loss: str, dtype
     return make
 
 
-@pytest.mark.parametrize(("loss", "dtype"), zip(LOSSES, ["float32", "float64"] * 2, strict=True))
+@pytest.mark.parametrize(("loss", "dtype"), list(zip(LOSSES, ["float32", "float64"] * 2, strict=True)))
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.__name__)
 def test_biases_learn_from_every_sample(activation: Any, loss: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
