@@ -195,7 +195,7 @@ def test_formulas_of_thin_arrays(name: str, shape: tuple[int, ...]) -> None:
 
 PLAIN: dict[str, Callable[[Any], Any]] = {  # what Numba makes a loop of
     "sum and operand": lambda x: ((x * 2).sum(0), (x * 2) * x),
-    "sum alone": lambda x: ((x * 3 + 1)).sum(0),
+    "sum alone": lambda x: (x * 3 + 1).sum(0),
     "sum of where": lambda x: np.where(x > 0, x * 2, 0).sum(0),
     "two sums": lambda x: ((x * 2).sum(0), (x * 2 * x).sum(0)),
     "sum and a row": lambda x: ((x * x[0]).sum(0), x * x[0]),
