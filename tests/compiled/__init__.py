@@ -128,12 +128,17 @@ def assert_close(found: Any, expected: Any, rtol: float | None = None, what: str
         np.testing.assert_allclose(a, b, share, float(share * finite), err_msg=what)
     else:
         assert type(found) is type(expected), f"{what}: {found!r} for {expected!r}"
-        assert found == expected or found != found and expected != expected, f"{what}: {found!r} for {expected!r}"
+        assert found == expected or (found != found and expected != expected), f"{what}: {found!r} for {expected!r}"
 
 
-def assert_names_a_line(error: CompileError) -> None:
-    """It says where in the test's code it is about."""
-    assert re.search(r"\b(test_\w+|__init__)\.py:[1-9]", str(error)), f"no line of the test in: {error}"
+def either(call: Callable[..., Any], *args: Any) -> tuple[Any, CompileError | None]:
+    """The result of a call, or the CompileError that it is refused with, which says where in the test's code it is about."""
+    try:
+        return call(*args), None
+    except CompileError as error:
+        refused = error
+    assert re.search(r"\b(test_\w+|__init__)\.py:[1-9]", str(refused)), f"no line of the test in: {refused}"
+    return None, refused
 
 
 class World(NamedTuple):
@@ -190,12 +195,10 @@ def agree(
     for i, args in enumerate(calls):
         before_call(i)
         given = as_tensors(args) if tensors else tuple(copy.deepcopy(a) for a in args)
-        try:
-            result = compiled(*given)
-        except CompileError as error:
-            assert may_refuse, error
-            assert_names_a_line(error)
-            return Told(compiled, runs[0], error)
+        result, refused = either(compiled, *given)
+        if refused:
+            assert may_refuse, refused
+            return Told(compiled, runs[0], refused)
         found = [snapshot(result), snapshot(world.look()), snapshot(given) if tensors else None]
         assert_close(found, expected[i], rtol, f"call {i + 1}")
     assert not replays or runs[0] <= 3, f"the step's Python ran {runs[0]} times in {len(calls)} calls"

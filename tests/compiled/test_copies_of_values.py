@@ -23,7 +23,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
     "copy": lambda t: copy.copy(t.detach()),
     "t * 1": lambda t: t * 1,
     "t + 0": lambda t: t + 0,
-    "-(-t)": lambda t: -(-t),
+    "-(t * -1)": lambda t: -(t * -1),
     "+t": lambda t: +t,
     "detach() * 1": lambda t: t.detach() * 1,
     "astype, the same": lambda t: t.astype(t.dtype),

@@ -27,9 +27,9 @@ VALUES: dict[str, np.ndarray] = {
     "float64": np.array([*SPECIAL, 1e308, -5e-324]),
 }
 EXACT = """absolute add ceil divide equal floor floor_divide greater greater_equal isfinite isnan less less_equal logical_not
-maximum minimum multiply negative not_equal remainder sign sqrt square subtract trunc""".split()
-CLOSE = "arccos arcsin arctan cos cosh exp expm1 log log1p log2 power sin sinh tan tanh".split()  # to 4 units in the last place
-FLOATING = "reciprocal rint".split()  # whole numbers are taken to floats, unlike NumPy's
+maximum minimum multiply negative not_equal remainder sign sqrt square subtract trunc"""
+CLOSE = "arccos arcsin arctan cos cosh exp expm1 log log1p log2 power sin sinh tan tanh"  # to 4 units in the last place
+FLOATING = ("reciprocal", "rint")  # whole numbers are taken to floats, unlike NumPy's
 SELECTING = ("maximum", "minimum")  # of 0 and -0 NumPy itself gives now the one, now the other
 
 
@@ -73,7 +73,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("dtype", VALUES)
-@pytest.mark.parametrize("name", [*EXACT, *CLOSE, *FLOATING])
+@pytest.mark.parametrize("name", [*EXACT.split(), *CLOSE.split(), *FLOATING])
 def test_functions(name: str, dtype: str) -> None:
     """NumPy's own values, of special and of ordinary numbers, alone and inside of a chain."""
     if name in FLOATING and dtype not in FLOATS:
@@ -86,7 +86,7 @@ def test_functions(name: str, dtype: str) -> None:
             with pytest.raises((TypeError, ValueError)):
                 replayed(function, *args)
             return
-        exact, signs = name not in CLOSE, name not in SELECTING
+        exact, signs = name not in CLOSE.split(), name not in SELECTING
         assert_same(replayed(function, *args).numpy(), expected, name, exact, signs)
         around = replayed(lambda *args: (function(*args) * 1, args[0] * 1 == args[0], function(*args)), *args)
         with np.errstate(all="ignore"):
@@ -95,7 +95,7 @@ def test_functions(name: str, dtype: str) -> None:
 
 
 CHEAP = """absolute add divide equal greater greater_equal less less_equal maximum minimum multiply negative not_equal
-reciprocal sqrt square subtract""".split()  # what Numba's loops have
+reciprocal sqrt square subtract"""  # what Numba's loops have
 
 
 @KERNELS
@@ -104,7 +104,7 @@ def test_functions_in_one_chain(dtype: str, numba: bool) -> None:
     a, b = pairs(VALUES[dtype], VALUES[dtype])
 
     def every(a: Any, b: Any) -> Any:
-        found = {n: getattr(np, n)(*(a, b)[: getattr(np, n).nin]) for n in CHEAP}
+        found = {n: getattr(np, n)(*(a, b)[: getattr(np, n).nin]) for n in CHEAP.split()}
         return {**found, "where": np.where(a > b, a, b), "relu": np.maximum(a, 0), "number": (a * 2 + 0.5) / 3 - b}
 
     with kernels(numba), np.errstate(all="ignore"):
@@ -121,9 +121,8 @@ PAIRS = [(a, b) for a in VALUES for b in VALUES if a != b]
 def test_two_dtypes(a: str, b: str) -> None:
     """NumPy's promotion."""
     x, y = pairs(VALUES[a][:6], VALUES[b][:6])
-    formulas: dict[str, Callable[[Any, Any], Any]] = {
-        n: getattr(np, n) for n in "add subtract multiply divide maximum minimum less equal floor_divide".split()
-    }
+    names = "add subtract multiply divide maximum minimum less equal floor_divide"
+    formulas: dict[str, Callable[[Any, Any], Any]] = {n: getattr(np, n) for n in names.split()}
     formulas["where"] = lambda x, y: np.where(x > 0, x, y)
     formulas["chain"] = lambda x, y: (x * y + x) * y
     with kernels(numba=False), np.errstate(all="ignore"):
@@ -221,8 +220,9 @@ def test_what_numpy_does_not_do_with_booleans(name: str) -> None:
 
 # The package's own functions
 
+ACTIVATIONS = "relu sigmoid silu softplus logsigmoid elu leaky_relu gelu tanh erf hardtanh"
 OWN: dict[str, Callable[[Any], Any]] = {
-    **{n: getattr(ops, n) for n in "relu sigmoid silu softplus logsigmoid elu leaky_relu gelu tanh erf hardtanh".split()},
+    **{n: getattr(ops, n) for n in ACTIVATIONS.split()},
     "gelu by tanh": lambda x: ops.gelu(x, "tanh"),
     "round": lambda x: ops.round(x, 1),
     "softmax": ops.softmax,

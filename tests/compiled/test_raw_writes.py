@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import tensorgrad as tg
 from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.nn import functional as F
-from tests.compiled import World, agree, assert_names_a_line, training, vec
+from tests.compiled import World, agree, either, training, vec
 
 # How an array `a` is changed, by a vector v that is another one in each call
 HABITS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
@@ -85,7 +86,7 @@ class Step:
         return self.w, self.other, self.array, self.norm.state_dict(), self.optimiser.state
 
 
-TARGETS = """argument intermediate gradient parameter buffer state""".split() + ["Tensor from outside", "array from outside"]
+TARGETS = ["argument", "intermediate", "gradient", "parameter", "buffer", "state", "Tensor from outside", "array from outside"]
 BATCHES = [(np.array([1.0, 2.0, 4.0]) * k,) for k in (1, 2, 3, 0.5, 5)]
 EQUAL = [(np.array([1.0, 2.0, 4.0]) * k,) for k in (1, 1, 1, 2, 3)]  # as the first batches of a warm-up may be
 
@@ -275,11 +276,10 @@ def test_an_optimiser_that_averages_gradients_in_fit() -> None:
     for compile in (False, True):
         net = nn.Sequential(nn.Linear(8, 3, rng=np.random.default_rng(0)))
         loader = data.DataLoader(x, y, batch_size=64)
-        try:
-            train.fit(net, F.cross_entropy, Synced(net.parameters(), lr=0.5), loader, 5, progress=False, compile=compile)
-        except tg.errors.CompileError as error:
+        fit = partial(train.fit, progress=False, compile=compile)
+        _, refused = either(fit, net, F.cross_entropy, Synced(net.parameters(), lr=0.5), loader, 5)
+        if refused:
             assert compile
-            assert_names_a_line(error)
             return
         weights.append(net[0].weight.numpy().copy())
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def mlp(widths: tuple[int, ...], activation: Callable[[], Any], loss: str, dtype
 
     def make() -> World:
         tg.manual_seed(0)
-        layers = [nn.Linear(a, b, dtype=dtype) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Linear(a, b, dtype=dtype) for a, b in pairwise(widths)]
         net = nn.Sequential(*[part for layer in layers for part in (layer, activation())][:-1])
         step = training(lambda x, y: LOSSES[loss](net(x), y), optim.SGD(net.parameters(), lr=0.5))
         return World(step, net.state_dict)

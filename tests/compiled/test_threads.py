@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,7 @@ def test_axes_as_long_as_the_batch(name: str, threads: int) -> None:
     for n in (1, 4, 7):
         with split(threads, rows=1 + n // 4):
             w = rng.normal(size=(n, n))
-            compiled = tg.compile(lambda x, v, w=Tensor(w): AXES[name](x, v, w))
+            compiled = tg.compile(partial(AXES[name], w=Tensor(w)))
             for _ in range(4):
                 x, v = rng.normal(size=(n, n)), rng.normal(size=n)
                 assert_close(compiled(x, v), AXES[name](x, v, w), 1e-11, f"{n}")
