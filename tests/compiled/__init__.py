@@ -214,3 +214,23 @@ def as_tensors(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(as_tensors(v) for v in value)
     return copy.deepcopy(value)
+
+
+CHANGING = [(np.random.default_rng(0).normal(size=(4, 3)) * k,) for k in (1, 2, 1, 3, 0.5, 2)]
+
+
+def change_after_three(make: Callable[[], tuple[World, Callable[[], Any]]], **options: Any) -> Told:
+    """`agree` for a step with what changes its world: six calls with CHANGING, the change before the fourth."""
+    changes: list[Callable[[], Any]] = []
+
+    def world() -> World:
+        made, change = make()
+        changes[:] = [change]
+        return made
+
+    def before_call(i: int) -> None:
+        if i == 3:
+            changes[0]()
+
+    with np.errstate(all="ignore"):
+        return agree(world, CHANGING, rtol=1e-9, before_call=before_call, **options)
