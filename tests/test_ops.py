@@ -176,6 +176,20 @@ def test_reductions_of_a_number_along_an_axis(name: str, axis: int) -> None:
     assert (y.shape, y.item(), w.grad.item()) == ((), 2, 1)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "bool"])
+def test_the_product_of_nothing_is_recorded_too(dtype: str) -> None:
+    x = np.zeros((2, 0, 3), dtype)
+    for axis in (None, 1, (1, 2), 0):
+        y = ops.prod(Tensor(x), axis)
+        assert isinstance(y, Tensor)
+        assert y.dtype == ops.prod(x, axis).dtype == x.dtype
+        np.testing.assert_array_equal(y.numpy(), np.prod(x, axis))
+    if x.dtype.kind == "f":
+        leaf = Tensor(x, requires_grad=True)
+        ops.prod(leaf).backward()
+        assert leaf.grad.shape == x.shape
+
+
 @pytest.mark.parametrize("name", [n for n in DIFFERENTIABLE if n != "checkpoint"])  # which keeps its inputs itself
 @given(rng=generators())
 def test_rule_reads_only_what_it_declares(name: str, rng: np.random.Generator) -> None:

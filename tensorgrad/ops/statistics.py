@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
-from tensorgrad.ops.elementwise import exp, where
+from tensorgrad.ops.elementwise import astype, exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Axis, kept, mean, sample_axis
+from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import reshape, transpose
 
 
@@ -233,7 +234,7 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
             pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
         y = pairs
     if not np.shape(y)[-1]:
-        return namespace([raw(x)]).ones(kept(shape, axis) if keepdims else rest, raw(x).dtype)
+        y = astype(sum_of(y, -1) + 1, raw(x).dtype)  # of nothing it is 1, recorded as what x has no part in
     return reshape(y, kept(shape, axis) if keepdims else rest)
 
 
