@@ -118,7 +118,9 @@ OPTIMISERS: dict[str, Callable[[Any], optim.Optimiser]] = {
 }
 GIVEN: dict[str, Callable[[Any, np.ndarray], None]] = {
     "a new Tensor": lambda w, g: setattr(w, "grad", Tensor(g)),
-    "the same Tensor, written to": lambda w, g: setattr(w, "grad", Tensor(g)) if w.grad is None else w.grad.data.__setitem__(..., g),
+    "the same Tensor, written to": lambda w, g: (
+        setattr(w, "grad", Tensor(g)) if w.grad is None else w.grad.data.__setitem__(..., g)
+    ),
     "a view": lambda w, g: setattr(w, "grad", Tensor(np.stack([g, g]))[0].detach()),
     "a repeated number": lambda w, g: setattr(w, "grad", Tensor(g[0]).broadcast_to((3,)).detach()),
     "by backward()": lambda w, g: (setattr(w, "grad", None), (w * g).sum().backward()),
