@@ -72,7 +72,12 @@ class Methods(Tensor):
         return ops.greater_equal(self, other)
 
     def __invert__(self) -> Tensor:
-        return ops.logical_not(self)
+        if self.dtype.kind == "f":
+            raise DTypeError(f"~: expected booleans or integers, got {self.dtype}")
+        if self.dtype.kind == "b":
+            return ops.logical_not(self)
+        ones = -1 if self.dtype.kind == "i" else int(np.iinfo(self.dtype).max)  # in every bit
+        return ops.sub(ones, self)
 
     def __abs__(self) -> Tensor:
         return ops.abs(self)

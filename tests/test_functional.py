@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from tensorgrad import Tensor, fusion, nn
+from tensorgrad import Tensor, fusion, nn, ops
 from tensorgrad.errors import DTypeError, GraphError, LabelError, ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.testing import gradcheck
@@ -307,6 +307,40 @@ def test_binary_cross_entropy_weights() -> None:
 
 
 # Normalisation
+
+
+LABELLED: dict[str, Any] = {
+    "cross_entropy": lambda z, t: F.cross_entropy(z, t),
+    "smoothed": lambda z, t: F.cross_entropy(z, t, label_smoothing=0.1),
+    "ignored": lambda z, t: F.cross_entropy(z, t, ignore_index=1),
+    "weighted": lambda z, t: F.cross_entropy(z, t, [1.0, 2.0, 3.0]),
+    "nll_loss": lambda z, t: F.nll_loss(ops.log_softmax(z), t),
+    "softmax_cross_entropy": lambda z, t: ops.softmax_cross_entropy(z, t),
+    "one_hot": lambda z, t: (ops.one_hot(t, 3) * z).sum(),
+    "embedding": lambda z, t: F.embedding(t, z).sum(),
+    "taken": lambda z, t: z[np.arange(4), t].sum(),
+    "take": lambda z, t: ops.take(z, t, 1).sum(),
+    "take_along_axis": lambda z, t: ops.take_along_axis(z, t[:, None]).sum(),
+}
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">i4", ">i8", ">u4", "<i4", "i1"])
+@pytest.mark.parametrize("kind", [np.asarray, Tensor])
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_of_any_integers(name: str, kind: Any, dtype: str) -> None:
+    """Those of another byte order too, as files of other machines have them: value and gradient are those of int64."""
+    z, labels = draw(4, 3), np.array([0, 1, 2, 1])
+    found = []
+    for t in (labels, kind(labels.astype(dtype))):
+        leaf = Tensor(z, True)
+        loss = LABELLED[name](leaf, t)
+        loss.backward()
+        found.append((loss.numpy(), leaf.grad.numpy()))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(b, a)
+    if "take" not in name:
+        with pytest.raises(LabelError, match=" 9 is out of range"):
+            LABELLED[name](Tensor(z, True), kind(np.array([0, 1, 2, 9]).astype(dtype)))
 
 
 @pytest.mark.parametrize(("x", "shape"), [((5, 4), 4), ((2, 3, 4), (3, 4)), ((2, 3, 4), (4,)), ((3,), 3), ((2, 1), 1)])

@@ -162,6 +162,34 @@ def test_empty_inputs(name: str, rng: np.random.Generator) -> None:
             assert gx.shape == args[i].shape
 
 
+@pytest.mark.parametrize("axis", [0, -1, 1])
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "prod", "var", "std", "norm", "logsumexp"])
+def test_reductions_of_a_number_along_an_axis(name: str, axis: int) -> None:
+    """NumPy takes a number to have the axes 0 and -1 in some of them: then the gradient is 1; else an error at once."""
+    w = Tensor(np.array(2.0), requires_grad=True)
+    if axis == 1 or name in ("mean", "var", "std", "prod"):
+        with pytest.raises(ShapeError, match=f"axis {axis} is out of bounds"):
+            getattr(ops, name)(w, axis)
+        return
+    y = getattr(ops, name)(w, axis)
+    y.backward()
+    assert (y.shape, y.item(), w.grad.item()) == ((), 2, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "bool"])
+def test_the_product_of_nothing_is_recorded_too(dtype: str) -> None:
+    x = np.zeros((2, 0, 3), dtype)
+    for axis in (None, 1, (1, 2), 0):
+        y = ops.prod(Tensor(x), axis)
+        assert isinstance(y, Tensor)
+        assert y.dtype == ops.prod(x, axis).dtype == x.dtype
+        np.testing.assert_array_equal(y.numpy(), np.prod(x, axis))
+    if x.dtype.kind == "f":
+        leaf = Tensor(x, requires_grad=True)
+        ops.prod(leaf).backward()
+        assert leaf.grad.shape == x.shape
+
+
 @pytest.mark.parametrize("name", [n for n in DIFFERENTIABLE if not REGISTRY[n].calls])  # which keeps its inputs itself
 @given(rng=generators())
 def test_rule_reads_only_what_it_declares(name: str, rng: np.random.Generator) -> None:

@@ -324,6 +324,19 @@ def test_comparisons_are_operators() -> None:
         assert y.tolist() == expected
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_inverted_bits(dtype: str) -> None:
+    x = np.arange(2).astype(bool)
+    if dtype != "bool":
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        x = np.array([least, least + 1, 0, 1, 5, most - 1, most], dtype)
+    y = ~Tensor(x)
+    assert y.dtype == x.dtype
+    np.testing.assert_array_equal(y.numpy(), ~x)
+    with pytest.raises(DTypeError, match="~: expected booleans or integers, got float32"):
+        ~Tensor(x.astype("float32"))
+
+
 # Wrong settings
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from functools import partial
 
 import numpy as np
@@ -133,6 +135,55 @@ def test_resumed_is_bit_for_bit_the_same(name: str) -> None:
     if optimiser.slots:
         with pytest.raises(ShapeError, match=r"of parameter 0 has shape \(3,\), expected one of"):
             make([Tensor(np.ones(2), True)], lr=0.1, **chosen).load_state_dict(optimiser.state_dict())
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "pickle of protocol 2": lambda x: pickle.loads(pickle.dumps(x, 2)),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_copy_with_its_parameters_goes_on_as_the_original(name: str, before: int, how: str) -> None:
+    """New, and after some steps, when there are state and kernels; what happens to the one is nothing to the other."""
+    make, _, _ = OPTIMISERS[name]
+    chosen = {"momentum": 0.9} if name == "SGD" else {}
+    rng = np.random.default_rng(2)
+    gradients = rng.normal(size=(before + 4, 2, 3))
+    params = [Tensor(rng.normal(size=3), True), Tensor(rng.normal(size=3), True)]
+    optimiser = make(params, lr=0.01, **chosen)
+
+    def steps(params: list[Tensor], optimiser: optim.Optimiser, some: np.ndarray) -> np.ndarray:
+        for both in some:
+            for p, g in zip(params, both, strict=True):
+                p.grad = Tensor(g)
+            optimiser.step()
+        return np.array([p.numpy() for p in params])
+
+    steps(params, optimiser, gradients[:before])
+    start = np.array([p.numpy() for p in params])
+    others, other = COPIES[how]([params, optimiser])
+    assert all(p is q for p, q in zip(others, other.params, strict=True))
+    after = steps(others, other, gradients[before:])
+    np.testing.assert_array_equal([p.numpy() for p in params], start)
+    assert (optimiser.steps, other.steps) == (before, before + 4)
+    np.testing.assert_array_equal(steps(params, optimiser, gradients[before:]), after)
+
+
+def test_copies_of_two_optimisers_of_one_model_share_its_copy() -> None:
+    p = Tensor(np.ones(3), True)
+    schedule = optim.ExponentialLR(optim.SGD([p], lr=0.5), 0.5)
+    q, other, later = copy.deepcopy((p, optim.Adam([p], lr=0.1), schedule))
+    later.step()
+    for optimiser in (other, later.optimiser):
+        q.grad = Tensor(np.ones(3))
+        optimiser.step()
+    np.testing.assert_allclose(q.numpy(), 1 - 0.1 - 0.25, rtol=1e-6)  # Adam's first step is its rate
+    np.testing.assert_array_equal(p.numpy(), 1)
+    assert schedule.optimiser.lr == 0.5
 
 
 def test_parameters_that_the_loss_does_not_reach_are_listed_once() -> None:

@@ -47,7 +47,7 @@ def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") 
         check((labels < 0) | (labels >= classes), f"{op}: a label is out of range, expected 0 to {classes - 1}")
         return
     # read as unsigned, a negative index is a huge one: a single pass finds both ends
-    if labels.size and labels.view(f"u{labels.dtype.itemsize}").max() >= classes:
+    if labels.size and labels.view(labels.dtype.str.replace("i", "u")).max() >= classes:
         bad = labels[(labels < 0) | (labels >= classes)].reshape(-1)[0]
         raise LabelError(f"{op}: label {bad} is out of range, expected 0 to {classes - 1} for {classes} classes")
 

@@ -144,7 +144,7 @@ class Lookup(Binary):
         if on_gpu(t):
             check((t < 0) | (t >= len(w)), f"embedding: an index is out of range, expected 0 to {len(w) - 1}")
         # read as unsigned, a negative index is a huge one: a single pass finds both ends
-        elif t.size and t.view(f"u{t.dtype.itemsize}").max() >= len(w):
+        elif t.size and t.view(t.dtype.str.replace("i", "u")).max() >= len(w):
             outside = t[(t < 0) | (t >= len(w))].reshape(-1)[0]
             raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {len(w) - 1}")
         return w[t]

@@ -14,7 +14,7 @@ from tensorgrad.core.operand import Operand, T
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
-from tensorgrad.ops.elementwise import exp
+from tensorgrad.ops.elementwise import astype, exp
 from tensorgrad.ops.shape import rows
 
 __all__ = ["log_softmax", "nll_loss", "one_hot", "softmax", "softmax_cross_entropy", "softmax_cross_entropy_grad"]
@@ -218,9 +218,9 @@ def pick(xp: Xp, logp: Array, t: Array) -> Array:
 
 
 def as_target(t: Operand[T]) -> T | Array:
-    """Labels or probabilities as given; lists become arrays, whole numbers staying whole."""
+    """Labels or probabilities as given, in the byte order that kernels know; lists become arrays, whole numbers stay whole."""
     if hasattr(t, "dtype"):
-        return t
+        return t if t.dtype.isnative else astype(t, t.dtype.newbyteorder("="))
     array = np.asarray(t)
     return array if array.dtype.kind in "iu" else asarray(t, where="target")
 

@@ -19,8 +19,8 @@ __all__ = ["mean", "sum", "sum_to"]
 
 
 def kept(shape: Shape, axis: Axis) -> Shape:
-    """`shape` with the axes that were reduced left in as 1."""
-    if axis is None:
+    """`shape` with the axes that were reduced left in as 1; of a number NumPy takes the axes 0 and -1, too."""
+    if axis is None or not shape:
         return (1,) * len(shape)
     reduced = {a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)}
     return tuple(1 if i in reduced else n for i, n in enumerate(shape))

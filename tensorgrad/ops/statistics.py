@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
@@ -16,9 +16,10 @@ from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
-from tensorgrad.ops.elementwise import exp, where
+from tensorgrad.ops.elementwise import astype, exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
+from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import reshape, transpose
 
 __all__ = [
@@ -76,7 +77,7 @@ class FirstOf(Op):
         return (x,), {"axis": sample_axis(rng, x.ndim), "which": ("argmax", "argmin")[rng.integers(2)]}
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, which: str) -> Array:
-        axes = axes_of(self.name, axis, x.ndim)
+        axes = axes_of(self.name, axis, x.ndim) if x.ndim else ()
         order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
         moved = x.transpose(order)
         flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
@@ -228,7 +229,7 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
             pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
         y = pairs
     if not shape_of(y)[-1]:
-        return namespace([raw(x)]).ones(kept(shape, axis) if keepdims else rest, raw(x).dtype)
+        y = astype(sum_of(y, -1) + 1, raw(x).dtype)  # of nothing it is 1, recorded as what x has no part in
     return reshape(y, kept(shape, axis) if keepdims else rest)
 
 

@@ -69,6 +69,18 @@ class Optimiser:
             changes.count += 1
         object.__setattr__(self, name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle is made of: not the flat arrays, for their parts would be copied apart from them."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("groups", "_kernels")}
+        return {**kept, "arrays": [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        arrays = values.pop("arrays")
+        vars(self).update(values)
+        self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
+        self._kernels = {}
+        self.restore(arrays)
+
     @property
     def state(self) -> list[dict[str, Array]]:
         """For each parameter slot to array, parts of the flat arrays."""
@@ -148,9 +160,7 @@ class Optimiser:
             return
         before = self.state
         self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
-        for own, arrays in zip(self.state, before, strict=True):
-            for slot, array in own.items():
-                put(array, arrays[slot])
+        self.restore(before)
 
     def flush(self) -> None:
         """After a step: clear from parameters and state, once in FLUSH steps, what has become too small to matter."""
@@ -237,7 +247,11 @@ class Optimiser:
                 f"{type(self).__name__}.load_state_dict: state of {len(values['state'])} parameters for {len(self.params)}"
             )
         self.lr, self.steps, self.settings = values["lr"], values["steps"], Settings(values["settings"])
-        for own, arrays in zip(self.state, values["state"], strict=True):
+        self.restore(values["state"])
+
+    def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
+        """Put these arrays, slot to array for each parameter, in the places of its own; a slot that is missing becomes 0."""
+        for own, arrays in zip(self.state, state, strict=True):
             for slot, array in own.items():
                 put(array, arrays.get(slot, 0))
 

@@ -1,0 +1,271 @@
+"""F: what a step reads is read at each call, wherever it comes from: an argument, an array from outside, a Tensor from outside.
+
+Equal in three calls, so that nothing shows before the first replay, and changed in the fourth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorgrad as tg
+from tensorgrad import Tensor, nn, ops, optim
+from tensorgrad.nn import functional as F
+from tensorgrad.op import REGISTRY
+from tests.compiled import World, agree, assert_close, kernels, training, vec
+
+ORIGINS = ["argument", "Tensor argument", "array", "Tensor", "parameter"]
+OPS = {name: op for name, op in REGISTRY.items() if type(op).__module__.startswith("tensorgrad.") and name != "checkpoint"}
+
+
+def changed(v: np.ndarray) -> np.ndarray:
+    """Other values of the same kind, in the same domain."""
+    if v.dtype.kind == "b":
+        return ~v
+    if v.dtype.kind == "f":
+        return (v * 0.97).astype(v.dtype)
+    return np.where(v > 0, v - 1, v + (v.max(initial=0) > 0)).astype(v.dtype)
+
+
+def reading(f: Callable[..., Any], values: list[np.ndarray], i: int, origin: str) -> tuple[Callable[[], World], Any, Any]:
+    """A step that calls f with values of which the i-th comes from there, the calls to make, and what to do before each."""
+    places: list[Any] = []
+
+    def make() -> World:
+        place = values[i].copy()
+        trained = values[i].dtype.kind == "f" and origin == "parameter"
+        kept = Tensor(place, requires_grad=trained) if origin in ("Tensor", "parameter") else place
+        places[:] = [kept]
+        others = [Tensor(v, requires_grad=v.dtype.kind == "f") for v in values]
+
+        def step(*given: Any) -> Any:
+            args = [*others]
+            args[i] = given[0] if given else kept
+            y = f(*args)
+            if not (isinstance(y, Tensor) and y.requires_grad):
+                return y
+            weights = np.cos(np.arange(float(y.size))).reshape(y.shape).astype(y.dtype)
+            wanted = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
+            return y, tg.grad((y * weights).sum(), wanted, allow_unused=True)
+
+        return World(step)
+
+    def before_call(call: int) -> None:
+        target = places[0].data if isinstance(places[0], Tensor) else places[0]
+        if "argument" not in origin:
+            target[...] = values[i] if call < 3 else changed(values[i])
+
+    given = [values[i] if call < 3 else changed(values[i]) for call in range(5)]
+    if origin == "Tensor argument":
+        given = [Tensor(v, requires_grad=v.dtype.kind == "f") for v in given]  # type: ignore[misc]
+    return make, [(v,) if "argument" in origin else () for v in given], before_call
+
+
+def check(f: Callable[..., Any], values: list[np.ndarray], i: int, origin: str, may_refuse: bool = True) -> None:
+    make, calls, before_call = reading(f, values, i, origin)
+    with kernels(numba=False), np.errstate(all="ignore"):
+        agree(make, calls, rtol=1e-9, may_refuse=may_refuse, before_call=before_call)
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("name", OPS)
+def test_every_argument_of_every_op(name: str, origin: str) -> None:
+    op = OPS[name]
+    args, attrs = op.sample(np.random.default_rng(1))
+    values = [np.asarray(a) for a in args]
+    data = [op.is_data(i) for i in range(len(values))]
+    for i, v in enumerate(values):
+        if not v.size or (data[i] and origin in ("Tensor argument", "parameter")) or (origin == "array" and len(values) == 1):
+            continue  # data that require a gradient are refused; of arrays alone nothing is recorded
+
+        def f(*xs: Any, i: int = i) -> Any:
+            xs = tuple(x.detach() if data[j] and isinstance(x, Tensor) and j != i else x for j, x in enumerate(xs))
+            return op(*xs, **attrs)
+
+        check(f, values, i, origin)
+
+
+# Functions of several ops, losses, layers
+
+rng = np.random.default_rng(0)
+Z, T, Y = rng.normal(size=(4, 3)), np.array([0, 2, 1, 1]), np.eye(3)[[0, 2, 1, 0]]
+W, B = rng.normal(size=(3, 3)), rng.normal(size=3)
+POSITIVE = np.array([1.0, 2.0, 0.5])
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
+    "cross_entropy": (F.cross_entropy, [Z, T]),
+    "cross_entropy of probabilities": (F.cross_entropy, [Z, Y]),
+    "cross_entropy, weighted": (F.cross_entropy, [Z, T, POSITIVE]),
+    "cross_entropy, weighted and smoothed": (lambda z, t, w: F.cross_entropy(z, t, w, label_smoothing=0.1), [Z, T, POSITIVE]),
+    "cross_entropy, weighted, of probabilities": (F.cross_entropy, [Z, Y, POSITIVE]),
+    "cross_entropy, each": (lambda z, t, w: F.cross_entropy(z, t, w, reduction="none"), [Z, T, POSITIVE]),
+    "cross_entropy, some ignored": (lambda z, t: F.cross_entropy(z, t, ignore_index=1), [Z, T]),
+    "nll_loss": (lambda z, t, w: F.nll_loss(ops.log_softmax(z), t, w), [Z, T, POSITIVE]),
+    "logits": (F.binary_cross_entropy_with_logits, [Z, Y]),
+    "logits, weighted": (F.binary_cross_entropy_with_logits, [Z, Y, POSITIVE]),
+    "logits, pos_weight": (lambda z, y, w: F.binary_cross_entropy_with_logits(z, y, pos_weight=w), [Z, Y, POSITIVE]),
+    "kl_div": (lambda z, y: F.kl_div(ops.log_softmax(z), y), [Z, (Y + 0.1) / 1.3]),
+    "mse": (F.mse_loss, [Z, Y]),
+    "huber": (F.huber_loss, [Z, Y]),
+    "l1": (F.l1_loss, [Z, Y]),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, 3, w, b), [Z, POSITIVE, B]),
+    "batch_norm": (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), [Z, POSITIVE, B]),
+    "embedding": (lambda w, i: F.embedding(i, w), [W, T]),
+    "linear": (F.linear, [Z, W, B]),
+    "relu of linear": (lambda x, w, b: (x @ w + b).relu(), [Z, W, B]),
+    "sigmoid of linear": (lambda x, w, b: (x @ w + b).sigmoid(), [Z, W, B]),
+    "tanh of linear": (lambda x, w, b: (x @ w + b).tanh(), [Z, W, B]),
+    "log of softmax": (lambda x: x.softmax().log(), [Z]),
+    "where": (lambda c, a, b: ops.where(c, a, b), [Z > 0, Z, Y]),
+    "clip": (lambda x, low, high: ops.clip(x, low, high), [Z, B - 3, B]),
+    "index": (lambda x, i: x[i] * 2, [Z, T]),
+    "two indices": (lambda x, i: x[np.arange(4), i] * 2, [Z, T]),
+    "written at an index": (lambda x, i: written(x, i), [Z, np.array([0, 1])]),
+    "take": (lambda x, i: ops.take(x, i, 0) * 1, [Z, T]),
+    "take_along_axis": (lambda x, i: ops.take_along_axis(x, i, 1) * 1, [Z, T[:, None]]),
+    "one_hot": (lambda i, x: ops.one_hot(i, 3, "float64") * x, [T, Z]),
+    "factor": (lambda x, k: (x * k).tanh() * k, [Z, np.array(2.0)]),
+    "vector": (lambda x, k: (x / k - k) ** 2, [Z, POSITIVE]),
+    "power": (lambda x, k: (x * x + 1) ** k, [Z, np.array(1.5)]),
+    "joined": (lambda x, y: ops.concatenate([x, y, x]).sum(0), [Z, Y]),
+    "einsum": (lambda x, y: ops.einsum("ij,kj->ik", x, y), [Z, Y]),
+    "solve": (lambda a, b: ops.solve(a, b), [W + 4 * np.eye(3), B]),
+}
+
+
+LOSSES = ("cross_entropy", "nll", "kl", "logits", "mse", "huber", "l1")  # all but what they are first of is data
+
+
+def written(x: Any, index: Any) -> Any:
+    y = x * 1
+    y[index] = 0.5
+    return y * x
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_of_functions(name: str, origin: str) -> None:
+    f, values = FUNCTIONS[name]
+
+    def of_data(*xs: Any) -> Any:
+        return f(xs[0], *[x.detach() if isinstance(x, Tensor) else x for x in xs[1:]])
+
+    for i in range(len(values)):
+        if origin != "array" or i:  # what NumPy computes of an array alone nobody sees
+            check(of_data if name.startswith(LOSSES) else f, values, i, origin)
+
+
+# Factors of a cross-entropy, which fusion puts into the gradient's kernel
+
+SPELLINGS: dict[str, Callable[[Any, Any, Any], Any]] = {  # of logits z, probabilities y, a number k
+    "L k": lambda z, y, k: F.cross_entropy(z, y) * k,
+    "k L": lambda z, y, k: k * F.cross_entropy(z, y),
+    "L / k": lambda z, y, k: F.cross_entropy(z, y) / k,
+    "-(k sum)": lambda z, y, k: -(k * (y * z.log_softmax()).sum()),
+    "k (-sum)": lambda z, y, k: k * -(y * z.log_softmax()).sum(),
+    "-sum / k": lambda z, y, k: -(y * z.log_softmax()).sum() / k,
+    "mean": lambda z, y, k: -(y * z.log_softmax()).mean() * k,
+    "mean of sums": lambda z, y, k: -((y * z.log_softmax()).sum(1).mean() * k),
+    "inside of the sum": lambda z, y, k: -(k * (y * z.log_softmax())).sum(),
+    "inside, each": lambda z, y, k: -(k * y * z.log_softmax()).sum(),
+    "log of softmax": lambda z, y, k: -(y * z.softmax().log()).sum() * k,
+    "twice": lambda z, y, k: F.cross_entropy(z, y) * k * k,
+    "of classes": lambda z, y, k: F.cross_entropy(z, np.array([0, 2, 1, 0])) * k,
+    "of classes, / k": lambda z, y, k: F.cross_entropy(z, np.array([0, 2, 1, 0])) / k,
+    "and more": lambda z, y, k: F.cross_entropy(z, y) * k + (z * z).sum() * k,
+}
+
+
+@pytest.mark.parametrize("origin", ["argument", "array", "Tensor", "number"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_factors_of_losses(name: str, origin: str) -> None:
+    """The losses and the weights after gradient descent. A number from outside stays what it was: it is not changed."""
+    later = [2.0, 2.0, 2.0, 5.0, 0.5] if origin != "number" else [2.0] * 5
+    kept: list[Any] = []
+
+    def make() -> World:
+        w = Tensor(W, requires_grad=True)
+        outside: Any = {"array": np.array(2.0), "Tensor": Tensor(np.array(2.0)), "number": 2.0}.get(origin)
+        kept[:] = [outside]
+
+        def loss(x: Any, *k: Any) -> Any:
+            return SPELLINGS[name](x @ w, Y, k[0] if k else outside)
+
+        return World(training(loss, optim.SGD([w], lr=0.1)), lambda: w)
+
+    def before_call(i: int) -> None:
+        if origin in ("array", "Tensor"):
+            (kept[0].data if origin == "Tensor" else kept[0])[...] = later[i]
+
+    calls = [(Z, np.array(k)) if origin == "argument" else (Z,) for k in later]
+    with kernels(numba=False):
+        agree(make, calls, may_refuse=False, before_call=before_call, replays=True)
+
+
+def test_a_factor_that_differs_in_the_first_two_calls() -> None:
+    w = Tensor(np.zeros((3, 3)), requires_grad=True)
+    step = tg.compile(training(lambda x, k: F.cross_entropy(x @ w, np.eye(3)[[0, 2, 1]]) * k, optim.SGD([w], lr=1.0)))
+    for k in (1.0, 2.0, 3.0, 0.0, 1.0):
+        w.data[...] = 0
+        assert step(np.eye(3), np.array(k)).item() == pytest.approx(k * np.log(3))
+        assert_close(w.numpy()[0], k * (np.eye(3)[0] - 1 / 3) / 3, 1e-12)
+
+
+def test_class_weights_by_the_formula() -> None:
+    z = np.array([[1.0, 2], [1, 2]])
+    nll = np.log(np.exp([1, 2]).sum()) - np.array([1, 2])
+    for first in ([1.0, 1.0], [3.0, 1.0]):
+        f = tg.compile(lambda z, w: F.cross_entropy(z, np.array([0, 1]), w))
+        for w in (first, [1.0, 1.0], [1.0, 9.0], [2.0, 1.0], [0.0, 1.0]):
+            assert f(z, np.array(w)).item() == pytest.approx((w @ nll) / np.sum(w))
+
+
+# Parts that are computed again
+
+SEGMENTS: dict[str, Callable[[Any, Any, Any], Any]] = {  # of an argument, an array and a Tensor from outside
+    "argument": lambda t, a, w: t * 2,
+    "array": lambda t, a, w: t * a,
+    "Tensor": lambda t, a, w: (t * w).tanh(),
+    "parts": lambda t, a, w: ops.concatenate([t, t * a])[:3] + a,
+}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_checkpoints(name: str, trained: bool) -> None:
+    """Whether or not something in the segment requires a gradient."""
+    kept: list[Any] = []
+
+    def make() -> World:
+        a, w = vec(1, "float64"), Tensor(vec(1, "float64"), requires_grad=trained)
+        kept[:] = [a, w.data]
+
+        def step(x: Any) -> Any:
+            y = tg.checkpoint(lambda t: SEGMENTS[name](t, a, w), x).sum()
+            return y, tg.grad(y, w) if y.requires_grad else None
+
+        return World(step)
+
+    def before_call(i: int) -> None:
+        for array in kept:
+            array[...] = max(i - 2, 1)
+
+    agree(make, [(vec(v, "float64"),) for v in (1, 1, 2, 3, 4)], may_refuse=False, before_call=before_call)
+
+
+def test_buffers_are_read_anew() -> None:
+    kept: list[Any] = []
+
+    def make() -> World:
+        norm = nn.BatchNorm1d(3, dtype="float64").eval()
+        kept[:] = [norm.running_mean, norm.running_var]
+        return World(lambda x: norm(x))
+
+    def before_call(i: int) -> None:
+        for array in kept:
+            array[...] = max(i - 2, 1)
+
+    agree(make, [(Z,)] * 5, may_refuse=False, before_call=before_call)

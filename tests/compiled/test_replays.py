@@ -1,0 +1,315 @@
+"""N: a step that works is replayed: how often its Python runs in many calls. One that never is says so, once."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorgrad as tg
+from tensorgrad import Tensor, nn, ops, optim
+from tensorgrad.nn import functional as F
+from tests.compiled import assert_close, training, vec, weight
+
+
+class Step:
+    """What a step may work with, made anew for each test."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.w, self.v = weight(), weight(2)
+        self.optimiser = optim.SGD([self.w], lr=0.1)
+        self.other = optim.Adam([self.v], lr=0.1)
+        self.net = nn.Sequential(nn.Linear(3, 1, rng=rng), nn.Identity(), nn.Dropout(0.5, rng=rng))
+        self.total = Tensor(vec(0))
+
+    def usual(self, x: Any) -> Any:
+        return training(lambda x: (x * self.w).sum(), self.optimiser)(x)
+
+    def cleared_first(self, x: Any) -> Any:
+        self.optimiser.zero_grad()
+        (x * self.w).sum().backward()
+        self.optimiser.step()
+
+    def cleared_last(self, x: Any) -> Any:
+        (x * self.w).sum().backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def cleared_by_hand(self, x: Any) -> Any:
+        self.w.grad = None
+        (x * self.w).sum().backward()
+
+    def accumulates(self, x: Any) -> Any:
+        (x * self.w).sum().backward()
+
+    def two_optimisers(self, x: Any) -> Any:
+        loss = (x * self.w * self.v).sum()
+        self.optimiser.zero_grad()
+        self.other.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.other.step()
+        return loss
+
+    def one_of_two_is_updated(self, x: Any) -> Any:
+        self.optimiser.zero_grad()
+        self.other.zero_grad()
+        (x * self.w * self.v).sum().backward()
+        self.optimiser.step()
+
+    def twice_backward(self, x: Any) -> Any:
+        self.optimiser.zero_grad()
+        (x * self.w).sum().backward()
+        (x * x * self.w).sum().backward()
+        self.optimiser.step()
+
+    def clipped(self, x: Any) -> Any:
+        self.optimiser.zero_grad()
+        (x * self.w).sum().backward()
+        optim.clip_grad_norm([self.w], 0.1)
+        self.optimiser.step()
+
+    def returned(self, x: Any) -> Any:
+        return tg.grad((x * self.w).sum(), self.w)
+
+    def predicts(self, x: Any) -> Any:
+        return self.net(x).detach() * 1
+
+    def adds_up(self, x: Any) -> Any:
+        self.total.__iadd__(x)
+
+    def computes(self, x: Any) -> Any:
+        return (x * 2).exp().sum()
+
+
+ONE_KIND = (
+    "usual cleared_first cleared_last cleared_by_hand two_optimisers one_of_two_is_updated twice_backward clipped returned"
+)
+
+
+def runs(body: Callable[[Any], Any], calls: Callable[[Any], Any], **options: Any) -> int:
+    """How often the Python of `body` runs in the calls that `calls` makes of it, compiled."""
+    count = [0]
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        return body(*args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calls(tg.compile(step, **options))
+    return count[0]
+
+
+@pytest.mark.parametrize("keep_grads", [False, True])
+@pytest.mark.parametrize("name", [*ONE_KIND.split(), "computes", "adds_up", "accumulates"])
+def test_calls_of_one_kind(name: str, keep_grads: bool) -> None:
+    """Twice, or three times where the first call finds no gradients and the later ones do."""
+    found = runs(getattr(Step(), name), lambda c: [c(vec(v)) for v in range(10)], keep_grads=keep_grads)
+    assert 2 <= found <= (3 if name != "accumulates" else 4)
+
+
+def test_what_is_left_between_the_calls() -> None:
+    """The `.grad` of before, another one, none, in turns, for steps that clear it before they add to it."""
+    for name in ("usual", "cleared_first", "cleared_by_hand"):
+        for keep_grads in (False, True):
+            s = Step()
+
+            def calls(c: Any, s: Step = s) -> None:
+                for i in range(12):
+                    s.w.grad = (None, Tensor(vec(7)), s.w.grad)[i % 3]
+                    c(vec(i))
+
+            assert runs(getattr(s, name), calls, keep_grads=keep_grads) <= 3, name
+
+
+def mode(training: bool, part: bool = False) -> Callable[[Any, Step], Any]:
+    return lambda c, s: ((s.net[2] if part else s.net.eval()).train(training), c(vec()))
+
+
+def given(*args: Any) -> Callable[[Any, Step], Any]:
+    return lambda c, s: c(*args)
+
+
+def setting(name: str, value: float) -> Callable[[Any, Step], Any]:
+    def call(c: Any, s: Step) -> None:
+        if name == "lr":
+            s.optimiser.lr = value
+        else:
+            s.optimiser.settings[name] = value
+        c(vec())
+
+    return call
+
+
+def without_gradients(c: Any, s: Step) -> None:
+    with tg.no_grad():
+        c(vec())
+
+
+def loaded(c: Any, s: Step) -> None:
+    s.w.data[...] = 3
+    s.optimiser.load_state_dict(s.optimiser.state_dict())
+    c(vec())
+
+
+COLUMN = np.ones((3, 2), "float32")[:, 0]
+TURNS: dict[str, tuple[str, list[Callable[[Any, Step], Any]], int]] = {  # the step, its calls, and of how many kinds they are
+    "train and eval": ("predicts", [mode(True), mode(False)], 2),
+    "mode of a part": ("predicts", [mode(True, True), mode(False, True)], 2),
+    "always the same": ("predicts", [mode(False), mode(False)], 1),
+    "shapes": ("computes", [given(np.ones(3)), given(np.ones(4)), given(np.ones((2, 2)))], 3),
+    "dtypes": ("computes", [given(np.ones(3)), given(vec()), given(np.ones(3, int))], 3),
+    "arrays and Tensors": ("computes", [given(vec()), given(Tensor(vec()))], 2),
+    "leaves": ("computes", [given(Tensor(vec())), given(weight())], 2),
+    "memory": ("computes", [given(vec()), given(vec()[::-1]), given(COLUMN)], 1),
+    "no_grad": ("predicts", [mode(False), without_gradients], 2),
+    "rates": ("usual", [setting("lr", 0.1), setting("lr", 0.01), setting("lr", 0)], 1),
+    "decay": ("usual", [setting("weight_decay", 0.1), setting("weight_decay", 0.2)], 1),
+    "decay and none": ("usual", [setting("weight_decay", 0.1), setting("weight_decay", 0)], 2),
+    "loaded states": ("usual", [given(vec()), loaded], 1),
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_calls_of_several_kinds(name: str) -> None:
+    """Twice for each kind, in turns."""
+    body, kinds, count = TURNS[name]
+    s = Step()
+    calls = list(itertools.islice(itertools.cycle(kinds), 20))
+    assert runs(getattr(s, body), lambda c: [call(c, s) for call in calls]) <= 2 * count + 1
+
+
+def test_train_and_eval_in_turns() -> None:
+    m = nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.5))
+    found = runs(lambda x: m(x).detach() * 1, lambda c: [(m.train(i % 2 == 0), c(vec(i))) for i in range(10)])
+    assert found == 4
+
+
+# Numbers as arguments: followed, or said
+
+PASSED: dict[str, Callable[[int], Any]] = {
+    "float": lambda i: i / 10,
+    "int": lambda i: i,
+    "np.float32": lambda i: np.float32(i / 10),
+    "np.int64": lambda i: np.int64(i),
+    "0-d array": lambda i: np.array(i / 10),
+    "nan": lambda i: float("nan"),
+    "equal": lambda i: 0.5,
+}
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_numbers_that_differ_from_call_to_call(name: str) -> None:
+    """Right each time; few runs, or one warning that says what to do."""
+    count = [0]
+
+    @tg.compile
+    def step(x: Any, a: Any) -> Any:
+        count[0] += 1
+        return x * a
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for i in range(30):
+            assert_close(step(vec(2, "float64"), PASSED[name](i)), np.full(3, 2.0) * PASSED[name](i), 1e-6)
+    assert count[0] <= 3 or [str(w.message) for w in said if "array" in str(w.message)]
+    assert len(said) <= 1
+    if name in ("nan", "equal", "0-d array"):
+        assert count[0] <= 3
+        assert not said
+
+
+# Steps that are never replayed
+
+NEVER: dict[str, Callable[[int], Any]] = {
+    "another text": lambda i: f"batch {i}",
+    "another object": lambda i: Step(),
+    "another shape": lambda i: np.ones(i + 1),
+    "another function": lambda i: lambda x: x,
+    "another tuple": lambda i: (i, (i, "a")),
+    "another dict": lambda i: {f"k{i}": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_a_step_that_is_never_replayed_warns_once(name: str) -> None:
+    """After some eight calls, with this file and line, and the reason."""
+    compiled = tg.compile(lambda x, what: x * 2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for i in range(40):
+            assert_close(compiled(vec(i), NEVER[name](i)), vec(2 * i))
+            assert len(said) == 0 or i >= 4
+    assert len(said) == 1
+    assert Path(said[0].filename).name == Path(__file__).name
+    assert "compile" in str(said[0].message)
+
+
+def test_a_step_whose_world_changes_each_time_warns_once() -> None:
+    """A new optimiser, a new parameter, in each call."""
+    for what in ("optimiser", "parameter"):
+        w = weight()
+        box = [optim.SGD([w], lr=0.1), w]
+
+        def step(x: Any, box: Any = box) -> Any:
+            box[0].zero_grad()
+            (x * box[1]).sum().backward()
+            box[0].step()
+
+        compiled = tg.compile(step)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(30):
+                if what == "parameter":
+                    box[1] = weight()
+                box[0] = optim.SGD([box[1]], lr=0.1)
+                try:
+                    compiled(vec())
+                except tg.errors.CompileError:
+                    break
+            else:
+                assert len(said) == 1, what
+
+
+def test_steps_that_are_replayed_do_not_warn() -> None:
+    """Some shapes, each of which comes again; a first epoch of batches of which none is like another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = tg.compile(lambda x: (x * 2).sum())
+        for _ in range(5):
+            for n in range(1, 7):
+                compiled(np.ones(n))
+        tg.compile(lambda x: x + 1)(vec())
+
+
+def test_a_function_of_two_lengths_of_batches_in_training() -> None:
+    """An epoch of full batches and a last short one, with evaluation in between."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    optimiser = optim.Adam(net.parameters())
+    count = [0, 0]
+
+    def loss(x: Any, t: Any) -> Any:
+        count[0] += 1
+        return F.cross_entropy(net(x), t)
+
+    def scores(x: Any) -> Any:
+        count[1] += 1
+        return ops.softmax(net(x))
+
+    step, predict = tg.compile(training(loss, optimiser)), tg.compile(scores)
+    for _ in range(5):
+        net.train()
+        for n in (8, 8, 8, 5):
+            step(np.ones((n, 3), "float32"), np.zeros(n, int))
+        net.eval()
+        for n in (8, 3):
+            predict(np.ones((n, 3), "float32"))
+    assert count[0] <= 6
+    assert count[1] <= 4
