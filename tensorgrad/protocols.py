@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
 
@@ -42,6 +43,10 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
     op = table(UFUNCS).get(ufunc)
     if op is not None and method == "__call__" and not kwargs:
         return op(*inputs)
+    if state.trace is not None:
+        for a in inputs:
+            if isinstance(a, Tensor):
+                a._require_concrete(f"np.{ufunc.__name__}")
     if not any(tracked(a) for a in inputs):  # no graph to leave: plain arithmetic, out= and where= included
         return getattr(ufunc, method)(*[plain(a) for a in inputs], **kwargs)
     name = f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")

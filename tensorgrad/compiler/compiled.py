@@ -7,18 +7,20 @@ import functools
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tensorgrad.compiler import verify
-from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
+from tensorgrad.compiler.containers import arguments, as_tensors, taken_apart, with_leaves
 from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.trace import Line, Trace, compare, place_of, trace
-from tensorgrad.compiler.world import Snapshot, World, shift, shifted
+from tensorgrad.compiler.world import Snapshot, World, shifted
 from tensorgrad.core.backend import Array, may_overlap
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.location import warn
@@ -28,6 +30,7 @@ from tensorgrad.errors import CompileError
 from tensorgrad.ops.random import keep_mask
 
 PATIENCE = 8  # runs of a step's Python one after the other, without a replay, before a word is said
+SMALL = 65_536  # bytes up to which an array that Python reads is compared before each replay
 KINDS = 256  # of arguments for which plans are kept, the latest
 
 
@@ -52,7 +55,7 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.trace is not None or state.checking:
-            return self.step(*args, **kwargs)
+            return self.as_written(args, kwargs)
         key, arrays = arguments(args, kwargs)
         with self.lock:
             entry = self.entries.get((state.recording, key))
@@ -70,7 +73,7 @@ class Compiled:
     def replay(self, variant: Variant, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
         plan = self.plan = variant.plan
         if plan.fault:
-            return self.step(*args, **kwargs)
+            return self.as_written(args, kwargs)
         self.runs, self.why_not = 0, ""
         if state.profile is None:
             results = plan.run(arrays)
@@ -83,6 +86,11 @@ class Compiled:
         if variant.connected.results and state.recording:
             results = self.with_history(variant.connected, results, args, kwargs)
         return plan.rebuild(results)
+
+    def as_written(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The step itself, arrays being Tensors to it as ever."""
+        args, kwargs = as_tensors((args, kwargs))
+        return self.step(*args, **kwargs)
 
     # Without a plan
 
@@ -117,7 +125,7 @@ class Compiled:
         self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], counts: bool
     ) -> tuple[Trace, Pending]:
         """A first run of the step. If it does not count, all that it changes is put back."""
-        world = self.world()
+        world = self.world(None, (args, kwargs))
         before = None if counts else Snapshot(world.data([], []), world, [])
         try:
             found = self.traced(args, kwargs, arrays)
@@ -128,7 +136,7 @@ class Compiled:
         finally:
             if before is not None:
                 before.put_back()
-        pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found), world))
+        pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found, (args, kwargs)), world))
         entry.pending = [pending, *entry.pending][:PATIENCE]
         return found, pending
 
@@ -140,54 +148,73 @@ class Compiled:
         constant.
         """
         first = pending.trace
-        world = self.world(first)
+        world = self.world(first, (args, kwargs))
         read = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]
         near = [(leaf._data, leaf.name or "a Tensor") for leaf in read if leaf.requires_grad]
         near += [(a.target, "an array from outside") for a in first.assignments]
         near += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.grads if (g := t._grad) is not None]
         before = Snapshot(world.data(near, [leaf._data for leaf in read]), world, [*first.grads, *first.regraded])
-
+        before.spared = [array for array, _ in first.frozen]
+        slow = threading.Timer(1.0, self.say_slow, [len(first.program().nodes)])
+        slow.daemon = True
+        slow.start()
         try:
-            others = [shifted(a) for a in arrays]
-            before.disturb()
+            found, others = self.disturbed(args, kwargs, arrays, before)
             try:
-                with np.errstate(all="ignore"):
-                    found = self.traced(args, kwargs, others)
+                self.agree(pending, found)
             except CompileError:
-                raise
-            except Exception:  # what was made up is nothing that the step takes
-                others, before.shifts = [copied(a) for a in arrays], False
-                before.disturb()
-                found = self.traced(args, kwargs, others)
-            compare(pending.lines, found.lines())
-            if repr(pending.plain) != repr(found.plain):
-                raise CompileError(
-                    f"compile: the step returned {shown(found.plain)} the second time, and {shown(pending.plain)} at first; a "
-                    f"replay would return one of the two for ever. Return a Tensor, or leave it out"
-                )
+                small = [array for array, _ in world.arrays.values() if array.nbytes <= SMALL]
+                if not small or not before.shifts:
+                    raise
+                # perhaps Python reads these, and they are the same in the next call, too
+                before.spared += small
+                found, others = self.disturbed(args, kwargs, arrays, before)
+                self.agree(pending, found)
+                found.frozen += [(array, copied(array)) for array in small]
             for optimiser in found.optimisers:
                 optimiser.flush()
             self.written_by_others(found, before)
-            slow = threading.Timer(1.0, self.say_slow, [len(found.program().nodes)])
-            slow.daemon = True
-            slow.start()
             expected = verify.outcomes(found, assigned(found))
             before.disturb()
-            try:
-                plan = Plan(found)
-            finally:
-                slow.cancel()
+            plan = Plan(found)
             if plan.fault:
                 self.faulty(plan)
             else:
                 self.verified(plan, found, expected, others, before)
-            guards = Guards(found, self.world(found), world)
+            guards = Guards(found, self.world(found, (args, kwargs)), world)
         finally:
+            slow.cancel()
             before.put_back()
         plan.guards = guards.all()
         variant = Variant(plan, guards, self.history_of(found))
         let_go(found)
         return variant
+
+    def disturbed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], before: Snapshot
+    ) -> tuple[Trace, list[Array]]:
+        """A run on other samples and with other values of what is outside; and those samples."""
+        others = [shifted(a) for a in arrays]
+        before.disturb()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that nobody has chosen
+                return self.traced(args, kwargs, others), others
+        except CompileError:
+            raise
+        except Exception:  # what was made up is nothing that the step takes
+            others, before.shifts = [copied(a) for a in arrays], False
+            before.disturb()
+            return self.traced(args, kwargs, others), others
+
+    def agree(self, pending: Pending, found: Trace) -> None:
+        """Raise CompileError unless two runs of the step have done the same."""
+        compare(pending.lines, found.lines())
+        if repr(pending.plain) != repr(found.plain):
+            raise CompileError(
+                f"compile: the step{self.where} returned {shown(found.plain)} the second time, and {shown(pending.plain)} at "
+                f"first; a replay would return one of the two for ever. Return a Tensor, or leave it out"
+            )
 
     def verified(
         self, plan: Plan, found: Trace, expected: list[verify.Outcome], arguments: list[Array], before: Snapshot
@@ -199,7 +226,8 @@ class Compiled:
 
         def known() -> dict[Any, Array]:
             before.disturb()
-            return {leaf: copied(stand_ins.get(leaf, leaf._data)) for leaf in found.program().leaves}
+            sources = [found.source(leaf) for leaf in (*found.program().leaves, *found.returned())]
+            return {leaf: copied(stand_ins.get(leaf, leaf._data)) for leaf in sources if isinstance(leaf, Tensor)}
 
         verify.compare(found, expected, values, known)
 
@@ -209,10 +237,7 @@ class Compiled:
         for array, text, value in before.arrays:
             if any(may_overlap(array, target) for target in targets):
                 continue
-            then = copied(value)
-            if before.shifts:
-                shift(then)
-            if not verify.same(array, then):
+            if not verify.same(array, before.given(array, value)):
                 raise CompileError(
                     f"compile: the step writes to {text} {array.shape}, an array from outside, by code that is not recorded; a "
                     f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside of the step"
@@ -233,11 +258,18 @@ class Compiled:
         """One run of the step's Python, recorded."""
         leaves = [wrap(a, None) for a in arrays]
         args, kwargs = with_leaves((args, kwargs), iter(leaves))
-        return trace(leaves, lambda: self.step(*args, **kwargs), self.keep_grads)
+        return trace(leaves, lambda: self.step(*args, **kwargs), self.keep_grads, self.where)
 
-    def world(self, found: Trace | None = None) -> World:
-        """What the step can reach: by name, and what a run of it has met."""
+    @property
+    def where(self) -> str:
+        """ " step (model.py:12)": where it is defined, for errors that have no line."""
+        code = getattr(getattr(self.step, "__func__", self.step), "__code__", None)
+        return "" if code is None else f" {self.name} ({Path(code.co_filename).name}:{code.co_firstlineno})"
+
+    def world(self, found: Trace | None, given: Any) -> World:
+        """What the step can reach: by name, what a run of it has met, and generators among the arguments."""
         roots: dict[str, Any] = {getattr(self.step, "__name__", "step"): self.step}
+        roots |= {f"argument {i}": v for i, v in enumerate(leaves_of(given)) if isinstance(v, np.random.Generator)}
         if found is not None:
             roots |= {type(o).__name__: o for o in found.optimisers} | {m._name or type(m).__name__: m for m in found.modules}
             drawn = [v for node in found.program().nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
@@ -282,11 +314,11 @@ class Compiled:
         self, connected_to: Connected, results: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Tensor]:
         """The results, those of them connected to what they depend on that require a gradient."""
-        given = tuple(t for t in tensors_in((args, kwargs)) if t.requires_grad)
-        kept = copy_arrays((args, kwargs))  # the caller may write to them meanwhile
+        given = tuple(t for t in leaves_of((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad)
+        kept = as_tensors((args, kwargs), copied)  # the caller may write to them meanwhile
 
         def again(i: int) -> Tensor:
-            return taken_apart(self.step(*kept[0], **kept[1]))[0][i]
+            return taken_apart(self.as_written(*kept))[0][i]
 
         found = list(results)
         for i in connected_to.results:
@@ -382,24 +414,11 @@ def let_go(found: Trace) -> None:
     found.results.clear()
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
+def leaves_of(value: Any) -> list[Any]:
+    """What a nest of tuples, lists and dicts holds."""
     if isinstance(value, dict):
         value = list(value.values())
-    return [t for part in value for t in tensors_in(part)] if isinstance(value, (list, tuple)) else []
-
-
-def copy_arrays(value: Any) -> Any:
-    """Arguments with their arrays copied; Tensors are themselves."""
-    if isinstance(value, np.ndarray):
-        return wrap(value.copy(), None)
-    if isinstance(value, (list, tuple)):
-        parts = [copy_arrays(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, dict):
-        return {key: copy_arrays(part) for key, part in value.items()}
-    return value
+    return [leaf for part in value for leaf in leaves_of(part)] if isinstance(value, (list, tuple)) else [value]
 
 
 def shown(plain: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import Array, device_of, is_array, namespace
-from tensorgrad.core.tensor import Tensor
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype, type, slice, type(Ellipsis))
@@ -69,7 +69,7 @@ def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
     if is_array(value):
         return next(leaves)
     if isinstance(value, (tuple, list)):
-        return sequence(type(value), [with_leaves(v, leaves) for v in value])
+        return like(value, sequence(type(value), [with_leaves(v, leaves) for v in value]))
     if isinstance(value, dict):
         return mapping(value, {key: with_leaves(v, leaves) for key, v in value.items()})
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -77,9 +77,33 @@ def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
     return value
 
 
+def as_tensors(value: Any, change: Callable[[Array], Array] = lambda a: a) -> Any:
+    """The arguments with Tensors in place of their arrays. change: what is done with those first."""
+    if is_array(value):
+        return wrap(change(np.asarray(value) if isinstance(value, np.generic) else value), None)
+    if isinstance(value, (tuple, list)):
+        return like(value, sequence(type(value), [as_tensors(v, change) for v in value]))
+    if isinstance(value, dict):
+        return mapping(value, {key: as_tensors(v, change) for key, v in value.items()})
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return record(type(value), {f.name: as_tensors(getattr(value, f.name), change) for f in dataclasses.fields(value)})
+    return value
+
+
 def sequence(kind: Any, parts: list[Any]) -> Any:
-    """A list or tuple of this kind; a named tuple takes its parts one by one."""
-    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+    """A list or tuple of this kind, whatever its constructor takes."""
+    if issubclass(kind, tuple):
+        return tuple.__new__(kind, parts)
+    made = kind.__new__(kind)
+    list.extend(made, parts)
+    return made
+
+
+def like(value: Any, made: Any) -> Any:
+    """`made`, with the attributes that `value` has besides its elements."""
+    if hasattr(value, "__dict__"):
+        made.__dict__.update(vars(value))
+    return made
 
 
 def mapping(like: dict[Any, Any], parts: dict[Any, Any]) -> Any:
@@ -99,9 +123,11 @@ def record(kind: type, parts: dict[str, Any]) -> Any:
     return made
 
 
-def taken_apart(value: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any], Any]:
+def taken_apart(value: Any, where: str = "") -> tuple[list[Tensor], Callable[[list[Any]], Any], Any]:
     """The Tensors in a nest of tuples, lists, dicts and dataclasses; a function that puts values in their places; and all that
     is there besides, to be compared with that of another call.
+
+    where   which step that is, for errors
 
     Raises CompileError for what a replay could not return anew: an array, or an object in which Tensors might be.
     """
@@ -128,7 +154,7 @@ def taken_apart(value: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any], A
             return (lambda values: v), repr(v)
         what = "an array" if is_array(v) else f"a {type(v).__name__}"
         raise CompileError(
-            f"compile: the step returns {what}, which a replay could not make anew; return Tensors, numbers or text, in "
+            f"compile: the step{where} returns {what}, which a replay could not make anew; return Tensors, numbers or text, in "
             f"tuples, lists, dicts or dataclasses"
         )
 

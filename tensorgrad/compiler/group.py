@@ -20,6 +20,10 @@ class Group:
         self.sums: list[Reduction] = []
         self.made: set[Value] = set()
 
+    @property
+    def length(self) -> int:
+        return len(self.calls) + len(self.sums)
+
     def chain(self, wanted: set[Value]) -> ChainCall:
         """The chain as one call. wanted: the values that somebody else reads."""
         operands: dict[Value, None] = {}
@@ -80,7 +84,7 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
             shape: Shape = call.outputs[0].shape
             if shape and 0 not in shape and all(layout(v, shape) for v in call.reads):
                 group = open_groups.get(shape)
-                full = group is not None and len(group.calls) >= thresholds.CHAIN
+                full = group is not None and group.length >= thresholds.CHAIN
                 if group is None or full or not all(ready(v, group) for v in call.reads):
                     group = open_groups[shape] = Group(shape, len(slots))
                     slots.append(group)
@@ -91,7 +95,7 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
                 continue
         if isinstance(call, Reduction) and call.is_column_sum:
             found = group_of.get(call.inputs[0])
-            if found is None or open_groups.get(found.shape) is not found:
+            if found is None or open_groups.get(found.shape) is not found or found.length >= thresholds.CHAIN:
                 found = Group(call.inputs[0].shape, len(slots))
                 slots.append(found)
             found.sums.append(call)
@@ -135,7 +139,7 @@ def put_off(
     later = slots[j]
     if not isinstance(later, Group) or later.shape != group.shape or not later.calls:
         return
-    if len(group.calls) + len(later.calls) > thresholds.CHAIN:  # kernels take time to compile, more than their length says
+    if group.length + later.length > thresholds.CHAIN:  # kernels take time to compile, more than their length says
         return
     if any(i < at < j for at in assigns):  # what it reads may be another value by then
         return

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from tensorgrad.compiler.trace import Trace, equal
 from tensorgrad.compiler.world import MISSING, SIMPLE, World
 from tensorgrad.core.backend import Array
+from tensorgrad.core.location import is_own
 from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.kernels import threads
@@ -56,6 +57,7 @@ class Guards:
         bindings = [b for b in world.bindings if (id(b.holder), repr(b.key)) not in own]
         always = [of_binding(b.text, b.holder, b.key, b.kind, v) for b in bindings if (v := b.now()) is not MISSING]
         always += [of_trained(t, name) for t, name in tensors.items()]
+        always += [of_forward(kind) for kind in dict.fromkeys(type(m) for m in modules)]
         always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.grads.items()]
         always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world)]
         always += [of_values(array, values) for array, values in trace.frozen]
@@ -139,9 +141,19 @@ def of_values(array: Array, values: Array) -> Guard:
 
 
 def of_trained(t: Tensor, name: str) -> Guard:
-    """That a Tensor is trained, or is not."""
-    text = f"{t.name or name or 'a Tensor'}.requires_grad is {t.requires_grad}"
-    return Guard(text, "{t}.requires_grad is {v}", {"t": t, "v": t.requires_grad})
+    """That a Tensor is trained, or is not; and that it has the hooks that it had."""
+    name = t.name or name or "a Tensor"
+    text = f"{name}.requires_grad is {t.requires_grad}"
+    if t.hooks is None:  # that there are some is counted
+        return Guard(text, "{t}.requires_grad is {v}", {"t": t, "v": t.requires_grad})
+    test = "{t}.requires_grad is {v} and {t}.hooks is {h}"
+    return Guard(f"{text}, with {len(t.hooks)} hooks", test, {"t": t, "v": t.requires_grad, "h": t.hooks})
+
+
+def of_forward(kind: type) -> Guard:
+    """That modules of a class have the forward that they had."""
+    forward = getattr(kind, "forward", None)
+    return Guard(f"{kind.__name__}.forward is this function", "{c}.forward is {f}", {"c": kind, "f": forward})
 
 
 def of_rate(optimiser: Optimiser, name: str, world: World) -> list[Guard]:
@@ -182,7 +194,10 @@ def of_module(module: Module, name: str, world: World) -> list[Guard]:
         found.append(Guard(f"{name} has the {kind}s {', '.join(keys)}", "tuple({h}) == {k}", {"h": holder, "k": keys}))
         for key, value in holder.items():
             found.append(Guard(f"{name}.{key} is this {kind}", "{h}[{k}] is {v}", {"h": holder, "k": key, "v": value}))
-    own = type(module).__module__.startswith("tensorgrad.")
+    own = is_own(type(module).__module__)
+    keys = tuple(key for key in vars(module) if not key.startswith("_"))
+    test = "tuple([k for k in {h}.__dict__ if k[:1] != '_']) == {k}"
+    found.append(Guard(f"{name} has the attributes {', '.join(keys)}", test, {"h": module, "k": keys}))
     for key, value in vars(module).items():
         if key.startswith("_") or key in module._parameters or key in module._modules:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -162,8 +163,13 @@ class Lowering:
     def as_it_is(self, node: Node, inputs: list[Any]) -> Value:
         """The op's own `forward`."""
         value = Value(node.shape, node.dtype, "fresh", node=node)
-        self.calls.append(Apply(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
+        self.calls.append(Apply(node.op, node.attrs, inputs, [value], [node], self.flops(node), self.told(node)))
         return value
+
+    def told(self, node: Node) -> dict[str, Any]:
+        """What NumPy is to be told of floating-point errors in a node, if it is not what it is told outside of the step."""
+        found: dict[str, Any] = self.trace.told.get(node, {})
+        return found
 
     def elementwise(self, node: Node, inputs: list[Any]) -> Value | None:
         """The steps that `forward` takes for symbols; None if it is not elementwise."""
@@ -174,7 +180,8 @@ class Lowering:
         sketch = Sketch(len(inputs))
         symbols = [Symbol(sketch, i, np.ones(1, v.dtype)) if isinstance(v, Value) else v for i, v in enumerate(inputs)]
         try:
-            result = node.op.forward(np, *symbols, **node.attrs)
+            with np.errstate(**self.told(node)):
+                result = node.op.forward(np, *symbols, **node.attrs)
         except (NotElementwise, AttributeError, TypeError):
             return None
         if not isinstance(result, Symbol) or result.dtype != node.dtype or not sketch.steps:
@@ -259,10 +266,10 @@ class Lowering:
         return of if node.shape == of.shape else self.view(of, node.shape, "broadcast_to", np.broadcast_to, False, node)
 
     def getitem(self, node: Node, inputs: list[Any]) -> Value | None:
-        (of,), index = inputs, node.attrs["index"]
-        if not isinstance(of, Value) or not takes_a_view(index):
+        (of,), at = inputs, node.attrs["index"]
+        if not isinstance(of, Value) or not takes_a_view(at):
             return None
-        return self.view(of, node.shape, "getitem", taking(index), False, node)
+        return self.view(of, node.shape, "getitem", taking(at), False, node)
 
     # Products
 
@@ -451,18 +458,18 @@ RULES: dict[Op, Rule] = {
 def axes_of(node: Node) -> tuple[int, ...]:
     """The axes that a reduction is over, counted from the front."""
     axis, ndim = node.attrs["axis"], len(node.inputs[0].shape)
-    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    return tuple(sorted(a % ndim for a in axes)) if ndim else ()
+    axes = range(ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    return tuple(sorted(index(a) % ndim for a in axes)) if ndim else ()
 
 
-def taking(index: Any) -> Look:
+def taking(at: Any) -> Look:
     """What takes a part of an array, as a view: of one element too, which without "..." would be a number."""
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = at if isinstance(at, tuple) else (at,)
     whole = parts if any(i is ... for i in parts) else (*parts, ...)
     return lambda a, shape: a[whole]
 
 
-def takes_a_view(index: Any) -> bool:
+def takes_a_view(at: Any) -> bool:
     """Whether an index takes a view: no arrays, lists or booleans in it."""
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = at if isinstance(at, tuple) else (at,)
     return not any(is_array(i) or isinstance(i, (list, bool)) for i in parts)

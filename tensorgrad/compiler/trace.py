@@ -47,6 +47,7 @@ class Trace:
     modules      whose forward ran
     grads        Tensors whose `.grad` was read before the step had set it, with what it was: a Tensor, or None
     regraded     Tensors whose `.grad` the step has set, with what it had been
+    used_up      whose `.grad` an optimiser has used after it was set last
     kept         those of them whose gradient outlives the step, with it: no optimiser has used it up
     frozen       arrays from outside whose values are part of the program, with copies
     results      the Tensors in what the step returned, and a function that puts others in their place
@@ -62,16 +63,27 @@ class Trace:
     modules: dict[Module, None] = field(default_factory=dict)
     grads: dict[Tensor, Tensor | None] = field(default_factory=dict)
     regraded: dict[Tensor, Tensor | None] = field(default_factory=dict)
+    used_up: set[Tensor] = field(default_factory=set)
     kept: dict[Tensor, Tensor] = field(default_factory=dict)
     frozen: list[tuple[Array, Array]] = field(default_factory=list)
     inside: set[Tensor] = field(default_factory=set)  # made by the step
     results: list[Tensor] = field(default_factory=list)
     rebuild: Callable[[list[Any]], Any] = lambda values: None
     plain: Any = None  # what was returned besides Tensors, to be compared
+    errors: Any = field(default_factory=np.geterr)  # what NumPy is told of them outside of the step
+    nodes: list[Node] = field(default_factory=list)  # in the order in which they were recorded
+    told: dict[Node, Any] = field(default_factory=dict)  # what it is told of them for some of the nodes
     saved: list[tuple[Array, Array]] = field(default_factory=list)
     start: int = field(default_factory=writes.tick)
 
     # What the rest of the package says while the step runs
+
+    def recorded(self, node: Node) -> None:
+        """A node has been recorded. What NumPy is told of floating-point errors at that time holds for it in replays, too."""
+        self.nodes.append(node)
+        errors = np.geterr()
+        if errors != self.errors:
+            self.told[node] = errors
 
     def made(self, tensor: Tensor) -> None:
         """A Tensor without a history has been made, of numbers."""
@@ -115,6 +127,7 @@ class Trace:
 
     def writes_grad(self, tensor: Tensor) -> None:
         """The `.grad` of a Tensor is set."""
+        self.used_up.discard(tensor)
         if tensor not in self.inside:
             self.regraded.setdefault(tensor, tensor._grad)
 
@@ -138,6 +151,7 @@ class Trace:
         if tensor in self.inside:
             if isinstance(source := self.same.get(tensor), Tensor):  # a detached Tensor, on memory from outside
                 return self.writes(source, after)
+            self.becomes_another(tensor, source)
             return False
         if after.requires_grad:
             raise CompileError(
@@ -146,6 +160,15 @@ class Trace:
             )
         self.assigns(tensor._data, after)
         return True
+
+    def becomes_another(self, tensor: Tensor, source: Source | None) -> None:
+        """A Tensor of the step's is changed in place: what has read it so far has read what it was."""
+        before = wrap(copy(tensor._data), None) if source is None else source
+        for node in self.nodes:
+            if any(s is tensor for s in node.inputs):
+                node.inputs = tuple([before if s is tensor else s for s in node.inputs])
+        for a in self.assignments:
+            a.value = before if a.value is tensor else a.value
 
     def assigns(self, target: Array, value: Tensor) -> None:
         """`target` is given the value of a Tensor."""
@@ -177,6 +200,7 @@ class Trace:
             )
         self.optimisers.append(optimiser)
         self.rates.append(optimiser.lr)
+        self.used_up.update(optimiser.params)
 
     def asks(self, compute: Callable[[], Mapping[str, float]], near: Array) -> dict[str, Tensor]:
         """0-d leaves, of the dtype and on the device of `near`, for numbers that each replay asks for again."""
@@ -189,15 +213,14 @@ class Trace:
 
     # When the step has ended
 
-    def ended(self, value: Any, keep_grads: bool) -> None:
+    def ended(self, value: Any, keep_grads: bool, where: str) -> None:
         """Note what it returned and what it left in `.grad`. keep_grads: also what an optimiser has used up."""
-        self.results, self.rebuild, self.plain = taken_apart(value)
+        self.results, self.rebuild, self.plain = taken_apart(value, where)
         for t in self.results:
             if t.node is not None and writes.latest > t.node.index and writes.since(t.node.index, (t._data,)):
                 self.reads_changed(t._data)
-        used = {p for optimiser in self.optimisers for p in optimiser.params}
         for t in self.regraded:
-            if t._grad is not None and (keep_grads or t not in used):
+            if t._grad is not None and (keep_grads or t not in self.used_up):
                 self.kept[t] = t._grad
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             if optimiser.lr != rate:
@@ -290,12 +313,13 @@ class Trace:
             if isinstance(value, (Node, Tensor)) and value in place:
                 return place[value]
             array = value._data if isinstance(value, Tensor) else value
-            if is_array(array):
+            if is_array(array) and not isinstance(array, np.generic):
                 arrays.append(array)
                 return f"array {array.shape} {array.dtype}"
             if isinstance(value, (tuple, list)):
                 return str([named(v, arrays) for v in value])
-            return repr(value) if isinstance(value, (int, float, str, bool, slice)) or value is None else type(value).__name__
+            simple = (int, float, str, bool, slice, np.generic, np.dtype, type(None))
+            return repr(value) if isinstance(value, simple) else type(value).__name__
 
         for i, node in enumerate(graph.nodes):
             place[node] = f"%{i}"
@@ -368,18 +392,20 @@ def here() -> str:
     return f" at {line}" if line else ""
 
 
-def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool) -> Trace:
+def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool, where: str = "") -> Trace:
     """What is recorded when `call` calls the step with the leaves `arguments`; what it changed stays as the step left it.
 
-    If it fails, what it is known to have changed is put back.
+    If it fails, what it is known to have changed is put back. where: which step it is, for errors that have no line.
     """
     found = Trace(arguments)
     tracer: Tracer[Tensor] = found
     try:
         with switched(tracing=True, trace=tracer, fusing=True):
             value = call()
-        found.ended(value, keep_grads)
-    except BaseException:
+        found.ended(value, keep_grads, where)
+    except BaseException as error:
         found.undo()
+        if arguments and isinstance(error, (AttributeError, TypeError, ValueError, IndexError)):
+            error.add_note("compile: arrays among the arguments come as Tensors inside of the step")
         raise
     return found

@@ -114,7 +114,7 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
         values: dict[Any, Array] = {leaf: change(array) for leaf, array in known().items()}
         with np.errstate(all="ignore"):
             for node in graph.nodes:
-                inputs = [s if not isinstance(s, (Node, Tensor)) else values[trace.source(s)] for s in node.inputs]
+                inputs = [values[trace.source(s)] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
                 values[node] = change(asarray(node.op(*inputs, **node.attrs)))
         return [host(values.get(o.source, o.value)).astype(np.float64) for o in outcomes]
 

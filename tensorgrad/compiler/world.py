@@ -81,6 +81,8 @@ class World:
         self.generators: dict[int, np.random.Generator] = {id(random.default()): random.default()}
         self.roots = [getattr(root, "__func__", root) for root in roots.values()]
         self.attributes: set[str] = set()  # that the code names
+        self.elements: dict[int, set[Any] | None] = {}  # of lists and dicts, by id, that are used by name; None for all
+        self.containers: list[tuple[Any, str]] = []
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that no id is given twice
         stack = [(value, text) for text, value in reversed(roots.items())]
@@ -97,6 +99,8 @@ class World:
             stack += reversed(list(self.inside(value, text)))
             if is_object(value):
                 objects.append((value, text))
+        for value, text in self.containers:
+            self.of_container(value, text)
 
     def inside(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """What a value consists of or refers to, with names; bindings of what can be replaced."""
@@ -120,16 +124,14 @@ class World:
         elif isinstance(value, FunctionType):
             if any(value is root for root in self.roots) or is_users(value.__code__, value.__globals__.get("__package__")):
                 yield from self.of_function(value, text)
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, tuple):
+            yield from ((part, f"{text}[{i}]") for i, part in enumerate(value[:LONG]))
+        elif isinstance(value, (list, dict)):
             if len(value) <= LONG:
-                for i, part in enumerate(value):
-                    yield self.bind(f"{text}[{i}]", value, i, "item", part, isinstance(value, list))
-            if isinstance(value, list):
-                self.bind(f"the length of {text}", value, None, "length", len(value), True)
-        elif isinstance(value, dict):
-            if len(value) <= LONG:
-                for key, part in value.items():
-                    yield self.bind(f"{text}[{key!r}]", value, key, "item", part, True)
+                self.containers.append((value, text))
+                parts = value.items() if isinstance(value, dict) else enumerate(value)
+                yield from ((part, f"{text}[{key!r}]") for key, part in parts)
+            else:
                 self.bind(f"the length of {text}", value, None, "length", len(value), True)
         elif isinstance(value, (set, frozenset)) and len(value) <= LONG:
             yield from ((part, f"an element of {text}") for part in value)
@@ -141,22 +143,38 @@ class World:
 
     def of_function(self, function: FunctionType, text: str) -> Iterator[tuple[Any, str]]:
         code = function.__code__
+        self.attributes |= loaded(code).attributes
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
-                yield self.bind(f"closure {name}", cell, None, "cell", cell.cell_contents, True)
+                value = cell.cell_contents
             except ValueError:  # not yet set
                 continue
+            self.uses(value, loaded(code).elements.get(name))
+            yield self.bind(f"closure {name}", cell, None, "cell", value, True)
         self.bind(f"the defaults of {function.__name__}", function, None, "defaults", function.__defaults__, True)
         for i, value in enumerate(function.__defaults__ or ()):
             yield value, f"default {i} of {function.__name__}"
         for name, value in (function.__kwdefaults__ or {}).items():
             yield self.bind(f"default {name}", function.__kwdefaults__, name, "item", value, True)
-        names, attributes = loaded(code)
-        self.attributes |= attributes
         space = function.__globals__
-        for name in names:
+        for name in loaded(code).names:
             if name in space and not isinstance(space[name], ModuleType):
+                self.uses(space[name], loaded(code).elements.get(name))
                 yield self.bind(f"global {name}", space, name, "item", space[name], True)
+
+    def uses(self, container: Any, keys: set[Any] | None) -> None:
+        """Note which elements of a list or dict are used by name; None for all."""
+        known = self.elements.get(id(container), set())
+        self.elements[id(container)] = None if keys is None or known is None else known | keys
+
+    def of_container(self, value: Any, text: str) -> None:
+        """Bind the elements of a list or dict that are used, and how many there are if that may matter."""
+        keys = self.elements.get(id(value))
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            if keys is None or key in keys:
+                self.bind(f"{text}[{key!r}]", value, key, "item", part, True)
+        if keys is None:
+            self.bind(f"the length of {text}", value, None, "length", len(value), True)
 
     def of_module(self, module: Module, text: str) -> Iterator[tuple[Any, str]]:
         self.modules[module] = text
@@ -220,6 +238,7 @@ class Snapshot:
         self.optimisers = [(optimiser, optimiser.steps, optimiser.lr) for optimiser in world.optimisers]
         self.generators = [(rng, random.state_of(rng)) for rng in world.generators.values()]
         self.shifts = True  # whether `disturb` does
+        self.spared: list[Array] = []  # but for these
         self.python, self.numpy = python_random.getstate(), np.random.get_state()  # noqa: NPY002
 
     def put_back(self) -> None:
@@ -230,7 +249,7 @@ class Snapshot:
             writes.wrote(array)
         for tensor, gradient, before in self.grads:
             tensor._grad = gradient
-            if gradient is not None:
+            if gradient is not None and (on_gpu(before) or gradient._data.flags.writeable):
                 with on(before):
                     gradient._data[...] = before
         for optimiser, steps, lr in self.optimisers:
@@ -245,26 +264,45 @@ class Snapshot:
     def disturb(self) -> None:
         """All is as it was, but for other numbers in the arrays."""
         self.put_back()
-        for array, _, _ in self.arrays if self.shifts else ():
-            shift(array)
+        for array, _, _ in self.arrays:
+            if self.is_shifted(array):
+                shift(array)
+
+    def is_shifted(self, array: Array) -> bool:
+        return self.shifts and not any(array is spared for spared in self.spared)
+
+    def given(self, array: Array, before: Array) -> Array:
+        """The values that `disturb` gives to an array."""
+        values = copy(before)
+        if self.is_shifted(array):
+            shift(values)
+        return values
 
 
 def shift(array: Array) -> None:
-    """Other values of the same kind, in place: what is computed of them is something else, but nothing strange."""
-    if array.dtype.kind != "f" or not array.size:
-        return
+    """Other values of the same kind, in place: what is computed of them is something else, but nothing strange. Numbers are a
+    little larger; whole numbers, which may be indices, and booleans are those of the next row."""
     with on(array), np.errstate(all="ignore"):
-        array *= array.dtype.type(1 + 2**-6)
-        array += array.dtype.type(2**-7)
+        if array.dtype.kind == "f":
+            array *= array.dtype.type(1 + 2**-6)
+            array += array.dtype.type(2**-7)
+        elif array.ndim and len(array) > 1:
+            array[...] = next_rows(array)
 
 
 def shifted(array: Array) -> Array:
     """Other samples like those of an array: each is the next one, and numbers are other numbers."""
+    other = next_rows(array) if array.ndim and len(array) > 1 else copy(array)
+    if other.dtype.kind == "f":
+        shift(other)
+    return other
+
+
+def next_rows(array: Array) -> Array:
+    """A copy in which each row is the next one."""
     other = copy(array)
-    if other.ndim and len(other) > 1:
-        with on(array):
-            other[:-1], other[-1:] = array[1:], array[:1]
-    shift(other)
+    with on(array):
+        other[:-1], other[-1:] = array[1:], array[:1]
     return other
 
 
@@ -275,20 +313,41 @@ def owner_of(array: Array) -> Any:
     return array
 
 
-def loaded(code: CodeType) -> tuple[list[str], set[str]]:
-    """The globals and the attributes that a function's code names, and that of the functions in it."""
+class Loaded(NamedTuple):
+    """What the code of a function names, and that of the functions in it.
+
+    names        globals
+    attributes   of whatever
+    elements     of a list or dict that is only used as name[constant], which: name to keys
+    """
+
+    names: list[str]
+    attributes: set[str]
+    elements: dict[str, set[Any]]
+
+
+@functools.cache
+def loaded(code: CodeType) -> Loaded:
     names: dict[str, None] = {}
     attributes: set[str] = set()
+    elements: dict[str, set[Any]] = {}
+    wholes: set[str] = set()
     stack = [code]
     while stack:
         code = stack.pop()
         stack += [c for c in code.co_consts if isinstance(c, CodeType)]
-        for instruction in dis.get_instructions(code):
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                names[instruction.argval] = None
-            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                attributes.add(instruction.argval)
-    return list(names), attributes
+        instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
+        for this, following, third in zip(instructions, instructions[1:], instructions[2:], strict=False):
+            if this.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                names[this.argval] = None
+            elif this.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                attributes.add(this.argval)
+            if this.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
+                if following.opname == "LOAD_CONST" and third.opname in ("BINARY_SUBSCR", "COPY", "STORE_SUBSCR"):
+                    elements.setdefault(this.argval, set()).add(following.argval)
+                else:
+                    wholes.add(this.argval)
+    return Loaded(list(names), attributes, {name: keys for name, keys in elements.items() if name not in wholes})
 
 
 @functools.cache

@@ -60,6 +60,8 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     node = None
     if (wanted and recording) or state.tracing:
         node = record(op, args, inputs, attrs, arrays, out, wanted and recording and op.backward is not None)
+        if state.trace is not None:
+            state.trace.recorded(node)
     if profile is not None:
         profile.ran(op, arrays, attrs, out, seconds, node)
     return wrap(out, node)

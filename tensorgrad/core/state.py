@@ -22,6 +22,9 @@ class Tracer(Protocol[TensorT]):
     what it tells of is done; those that cannot be replayed raise CompileError.
     """
 
+    def recorded(self, node: Any, /) -> None:
+        """A node has been recorded."""
+
     def made(self, tensor: TensorT, /) -> None:
         """A Tensor without a history has been made, of numbers."""
 

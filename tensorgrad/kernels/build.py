@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,9 @@ class ChainKernel:
         if run is None:
             rows = max(thresholds.SLICE // max(full.size // max(len(full), 1), 1), 1)
             run = functools.partial(self.numpy, rows=rows)
+        if not self.splits and self.numba is not None and len(full) > thresholds.COLUMN:
+            self.in_parts(run, arrays, len(full))
+            return
         if full.size < thresholds.CHAIN_THREADS or not self.splits or threads.get_num_threads() == 1:
             run(*arrays)
             return
@@ -120,6 +123,20 @@ class ChainKernel:
             run(*[a[start:stop] if x in generate.SLICED else a for a, x in zip(arrays, self.layouts, strict=True)])
 
         threads.in_threads(part, len(full), threads.get_num_threads())
+
+    def in_parts(self, run: Kernel, arrays: Sequence[Array], rows: int) -> None:
+        """The chain for some rows at a time, what they sum up to being added."""
+        for start in range(0, rows, thresholds.COLUMN):
+            part = slice(start, start + thresholds.COLUMN)
+            sums = [np.empty_like(a) for a, x in zip(arrays, self.layouts, strict=True) if x == "sum"] if start else []
+            given = iter(sums)
+            run(*[
+                a[part] if x in generate.SLICED else next(given, a) if x == "sum" else a
+                for a, x in zip(arrays, self.layouts, strict=True)
+            ])  # fmt: skip
+            totals = [a for a, x in zip(arrays, self.layouts, strict=True) if x == "sum"]
+            for total, more in zip(totals, sums, strict=False):
+                np.add(total, more, out=total)
 
 
 @functools.cache

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, overload
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, asarray, namespace, new
+from tensorgrad.core.backend import Array, Xp, asarray, is_array, namespace, new
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Ternary
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import state
-from tensorgrad.core.tensor import Tensor
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.common import add_row
@@ -284,7 +284,10 @@ def product(xp: Xp, a: Array, b: Array) -> Array:
 
 
 def as_operand(op: str, x: Operand[T]) -> T | Array:
-    """Arrays and Tensors as they are, lists and numbers as arrays."""
+    """Arrays and Tensors as they are, lists and numbers as arrays; in a traced step arrays as Tensors, so that what is computed
+    of them is recorded, and a replay reads them anew."""
+    if state.trace is not None and not isinstance(x, Tensor) and is_array(x):
+        return wrap(asarray(x), None)
     return x if hasattr(x, "ndim") else asarray(x, where=op)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, asarray
+from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
@@ -219,6 +221,8 @@ def pick(xp: Xp, logp: Array, t: Array) -> Array:
 
 def as_target(t: Operand[T]) -> T | Array:
     """Labels or probabilities as given, in the byte order that kernels know; lists become arrays, whole numbers stay whole."""
+    if state.trace is not None and not isinstance(t, Tensor) and is_array(t):
+        return as_target(wrap(np.asarray(t), None))  # recorded, so that a replay reads it anew
     if hasattr(t, "dtype"):
         return t if t.dtype.isnative else astype(t, t.dtype.newbyteorder("="))
     array = np.asarray(t)

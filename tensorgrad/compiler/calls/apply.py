@@ -17,13 +17,20 @@ from tensorgrad.ops import random
 
 
 class Apply(Call):
-    """y = op.forward(...), an array that the operation makes itself."""
+    """y = op.forward(...), an array that the operation makes itself. errors: what NumPy is told of floating-point errors."""
 
     def __init__(
-        self, op: Op, attrs: Mapping[str, Any], inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int
+        self,
+        op: Op,
+        attrs: Mapping[str, Any],
+        inputs: list[Any],
+        outputs: list[Value],
+        nodes: list[Node],
+        flops: int,
+        errors: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(op.name, inputs, outputs, nodes, flops)
-        self.op, self.attrs = op, dict(attrs)
+        self.op, self.attrs, self.errors = op, dict(attrs), dict(errors or {})
 
     @property
     def draws(self) -> bool:  # type: ignore[override]
@@ -42,10 +49,12 @@ class Apply(Call):
         (out,) = self.outputs
         forward = writer.bind("forward", functools.partial(self.op.forward, np, **self.attrs))
         inputs = ", ".join(writer.name(v) for v in self.inputs)
+        told = ", ".join(f"{kind}={what!r}" for kind, what in self.errors.items())
+        inside = f"with errstate({told}): " if told else ""
         if writer.holds(out):
-            writer.lines.append(f"copyto({writer.name(out)}, {forward}({inputs}))")
+            writer.lines.append(f"{inside}copyto({writer.name(out)}, {forward}({inputs}))")
         else:
-            writer.lines.append(f"{writer.define(out)} = {writer.bind('own', own)}({forward}({inputs}), {inputs})")
+            writer.lines.append(f"{inside}{writer.define(out)} = {writer.bind('own', own)}({forward}({inputs}), {inputs})")
 
     def launch(self, launcher: Launcher) -> Launch:
         """Its result is copied to where it belongs."""

@@ -109,7 +109,8 @@ class ChainCall(Call):
         flat = all(x in ("full", "number") for x in layouts)
         size = math.prod(shape)
         kernel = build.numba_kernel(chain, tuple(sorted(shared.items())), flat)
-        if (size >= thresholds.CHAIN_THREADS and "sum" not in layouts) or (kernel is None and size > 2 * thresholds.SLICE):
+        large = size > 2 * thresholds.SLICE if kernel is None else math.prod(shape[:-1]) > thresholds.COLUMN
+        if (size >= thresholds.CHAIN_THREADS and "sum" not in layouts) or (large and (kernel is None or "sum" in layouts)):
             whole = build.ChainKernel(chain, shared)
             named = [writer.shaped(v, () if x == "number" else v.shape) for v, x in zip(values, layouts, strict=True)]
             writer.lines.append(f"{writer.bind('chain', whole)}({', '.join(named)})")
