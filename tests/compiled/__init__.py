@@ -104,18 +104,21 @@ def snapshot(value: Any) -> Any:
     return copy.copy(value)
 
 
-def assert_close(found: Any, expected: Any, rtol: float | None = None, what: str = "") -> None:
-    """The same nest, shapes and dtypes, and numbers that differ by at most `rtol` (by default ROUNDING) of the largest."""
+def assert_close(found: Any, expected: Any, rtol: float | None = None, what: str = "", atol: float = 0.0) -> None:
+    """The same nest, shapes and dtypes, and numbers that differ by at most `rtol` (by default ROUNDING) of the largest.
+
+    atol   for what is nothing but rounding: the gradient of a bias before a batch norm
+    """
     if isinstance(expected, Mapping):
         assert isinstance(found, Mapping), what
         assert list(found) == list(expected), what
         for key, v in expected.items():
-            assert_close(found[key], v, rtol, f"{what}.{key}")
+            assert_close(found[key], v, rtol, f"{what}.{key}", atol)
     elif isinstance(expected, (tuple, list)):
         assert isinstance(found, (tuple, list)), what
         assert len(found) == len(expected), what
         for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-            assert_close(a, b, rtol, f"{what}[{i}]")
+            assert_close(a, b, rtol, f"{what}[{i}]", atol)
     elif isinstance(expected, (np.ndarray, np.generic, Tensor)):
         a, b = (v.data if isinstance(v, Tensor) else v for v in (found, expected))
         assert isinstance(a, (np.ndarray, np.generic)), f"{what}: {a!r} for {b!r}"
@@ -125,7 +128,7 @@ def assert_close(found: Any, expected: Any, rtol: float | None = None, what: str
             return
         finite = np.abs(b[np.isfinite(b)]).max(initial=0.0)
         share = ROUNDING[b.dtype.name] if rtol is None else rtol
-        np.testing.assert_allclose(a, b, share, float(share * finite), err_msg=what)
+        np.testing.assert_allclose(a, b, share, max(float(share * finite), atol), err_msg=what)
     else:
         assert type(found) is type(expected), f"{what}: {found!r} for {expected!r}"
         assert found == expected or (found != found and expected != expected), f"{what}: {found!r} for {expected!r}"
@@ -164,6 +167,7 @@ def agree(
     calls: Sequence[tuple[Any, ...]],
     *,
     rtol: float | None = None,
+    atol: float = 0.0,
     may_refuse: bool = True,
     before_call: Callable[[int], Any] = lambda i: None,
     tensors: bool = False,
@@ -200,7 +204,7 @@ def agree(
             assert may_refuse, refused
             return Told(compiled, runs[0], refused)
         found = [snapshot(result), snapshot(world.look()), snapshot(given) if tensors else None]
-        assert_close(found, expected[i], rtol, f"call {i + 1}")
+        assert_close(found, expected[i], rtol, f"call {i + 1}", atol)
     assert not replays or runs[0] <= 3, f"the step's Python ran {runs[0]} times in {len(calls)} calls"
     return Told(compiled, runs[0], None)
 

@@ -144,9 +144,9 @@ def same_outcome(make: Callable[[], World], calls: list[tuple[Any, ...]], may_re
 
 
 PLACES = OPERATORS | ATTRIBUTES
-EVERYWHERE = ("np.float64", "np.float32(nan)", "np.bool", "np.int64")  # the others in every third place
+EVERYWHERE = ("np.float64", "np.float32(nan)", "np.bool", "np.int64")  # the others in every fourth place
 TABLE = [
-    (c, p) for i, c in enumerate(CONSTANTS | ODD) for j, p in enumerate(PLACES) if c in EVERYWHERE or (i + j) % 3 == 0
+    (c, p) for i, c in enumerate(CONSTANTS | ODD) for j, p in enumerate(PLACES) if c in EVERYWHERE or (i + j) % 4 == 0
 ]  # fmt: skip
 
 

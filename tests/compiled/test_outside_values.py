@@ -64,9 +64,17 @@ def reading(f: Callable[..., Any], values: list[np.ndarray], i: int, origin: str
     return make, [(v,) if "argument" in origin else () for v in given], before_call
 
 
-def check(f: Callable[..., Any], values: list[np.ndarray], i: int, origin: str, may_refuse: bool = True) -> None:
+def written(x: Any, index: Any) -> Any:
+    y = x * 1
+    y[index] = 0.5
+    return y * x
+
+
+def check(f: Callable[..., Any], values: list[np.ndarray], i: int, origin: str) -> None:
+    """An argument is an argument, a Tensor a Tensor; what is done with an array by NumPy may be refused."""
     make, calls, before_call = reading(f, values, i, origin)
     with kernels(numba=False), np.errstate(all="ignore"):
+        may_refuse = origin == "array" or f is written
         agree(make, calls, rtol=1e-9, may_refuse=may_refuse, before_call=before_call)
 
 
@@ -123,7 +131,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
     "clip": (lambda x, low, high: ops.clip(x, low, high), [Z, B - 3, B]),
     "index": (lambda x, i: x[i] * 2, [Z, T]),
     "two indices": (lambda x, i: x[np.arange(4), i] * 2, [Z, T]),
-    "written at an index": (lambda x, i: written(x, i), [Z, np.array([0, 1])]),
+    "written at an index": (written, [Z, np.array([0, 1])]),
     "take": (lambda x, i: ops.take(x, i, 0) * 1, [Z, T]),
     "take_along_axis": (lambda x, i: ops.take_along_axis(x, i, 1) * 1, [Z, T[:, None]]),
     "one_hot": (lambda i, x: ops.one_hot(i, 3, "float64") * x, [T, Z]),
@@ -139,12 +147,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
 LOSSES = ("cross_entropy", "nll", "kl", "logits", "mse", "huber", "l1")  # all but what they are first of is data
 
 
-def written(x: Any, index: Any) -> Any:
-    y = x * 1
-    y[index] = 0.5
-    return y * x
-
-
 @pytest.mark.parametrize("origin", ORIGINS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_argument_of_functions(name: str, origin: str) -> None:
@@ -156,6 +158,56 @@ def test_every_argument_of_functions(name: str, origin: str) -> None:
     for i in range(len(values)):
         if origin != "array" or i:  # what NumPy computes of an array alone nobody sees
             check(of_data if name.startswith(LOSSES) else f, values, i, origin)
+
+
+FOLLOWED: dict[str, tuple[Callable[[Any, Any], Any], list[Any], list[Any]]] = {  # with an array from outside, and another
+    "take": (lambda x, a: x.take(a) * 1, [0, 1, 2], [2, 1, 0]),
+    "index": (lambda x, a: x[a] * 1, [0, 1, 2], [2, 1, 0]),
+    "index of rows": (lambda x, a: (x.reshape(3, 1) * x)[a], [0, 1], [2, 2]),
+    "mask": (lambda x, a: ops.where(a, x, 0.0), [True, False, True], [False, True, True]),
+    "Tensor": (lambda x, a: x * Tensor(a), [1.0, 1, 1], [5.0, 5, 5]),
+    "Tensor with a gradient": (lambda x, a: tg.grad((x * (t := Tensor(a, True)) * t).sum(), t), [1.0, 1, 1], [5.0, 5, 5]),
+    "Tensor of a part": (lambda x, a: x * Tensor(a[:1]), [1.0, 1, 1], [5.0, 5, 5]),
+    "factor": (lambda x, a: x * a, [1.0, 1, 1], [5.0, 5, 5]),
+    "factor of no axes": (lambda x, a: x * a, 1.0, 5.0),
+    "product": (lambda x, a: x @ a, [1.0, 1, 1], [5.0, 5, 5]),
+    "bounds": (lambda x, a: x.clip(0.0, a), [1.0, 1, 1], [5.0, 5, 5]),
+    "joined": (lambda x, a: ops.concatenate([x, a]), [1.0, 1, 1], [5.0, 5, 5]),
+    "labels": (lambda x, a: F.cross_entropy(x.reshape(1, 3), a), [0], [2]),
+    "one_hot": (lambda x, a: ops.one_hot(a, 3, "float64") * x, [0, 1, 2], [2, 1, 0]),
+    "embedding": (lambda x, a: F.embedding(a, x.reshape(3, 1)), [0, 1, 2], [2, 1, 0]),
+    "class weights": (
+        lambda x, a: F.cross_entropy(x.reshape(1, 3) * [[1], [2]], np.array([0, 1]), a),
+        [1.0, 1, 1],
+        [1.0, 9, 1],
+    ),
+    "probabilities": (lambda x, a: F.cross_entropy(x, a), [1.0, 0, 0], [0.0, 0, 1]),
+    "targets": (lambda x, a: F.mse_loss(x, a), [1.0, 0, 0], [0.0, 0, 1]),
+    "targets of logits": (lambda x, a: F.binary_cross_entropy_with_logits(x, a), [1.0, 0, 0], [0.0, 0, 1]),
+    "added in place": (lambda x, a: (x * 1).__iadd__(a), [1.0, 0, 0], [0.0, 0, 1]),
+    "set in place": (lambda x, a: set_all(x * 1, a), [1.0, 0, 0], [0.0, 0, 1]),
+}
+
+
+def set_all(x: Any, value: Any) -> Any:
+    x[...] = value
+    return x
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_arrays_from_outside_are_read_at_each_call(name: str) -> None:
+    """Written to after three calls; a replay follows."""
+    f, first, later = FOLLOWED[name]
+    kept: list[Any] = []
+
+    def make() -> World:
+        kept[:] = [array := np.array(first)]
+        return World(lambda x: f(x, array))
+
+    def before_call(i: int) -> None:
+        kept[0][...] = first if i < 3 else later
+
+    agree(make, [(np.arange(1.0, 4) * k,) for k in (1, 2, 3, 1, 2)], may_refuse=False, before_call=before_call)
 
 
 # Factors of a cross-entropy, which fusion puts into the gradient's kernel
@@ -202,7 +254,7 @@ def test_factors_of_losses(name: str, origin: str) -> None:
 
     calls = [(Z, np.array(k)) if origin == "argument" else (Z,) for k in later]
     with kernels(numba=False):
-        agree(make, calls, may_refuse=False, before_call=before_call, replays=True)
+        agree(make, calls, may_refuse=False, before_call=before_call, replays=origin in ("argument", "number"))
 
 
 def test_a_factor_that_differs_in_the_first_two_calls() -> None:

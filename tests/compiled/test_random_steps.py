@@ -22,7 +22,7 @@ LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "mse": lambda z, y: F.mse_loss(z, y),
     "huber": lambda z, y: F.huber_loss(z, y),
     "l1": lambda z, y: F.l1_loss(z * 1.01, y),
-    "logits": lambda z, y: F.binary_cross_entropy_with_logits(z, (y > 0) * 1.0),
+    "logits": lambda z, y: F.binary_cross_entropy_with_logits(z, (y > 0).astype(z.dtype)),
     "classes": lambda z, y: F.cross_entropy(z, y.argmax(-1)),
     "probabilities": lambda z, y: F.cross_entropy(z, y.softmax()),
     "smoothed": lambda z, y: F.cross_entropy(z, y.argmax(-1), label_smoothing=0.1),
@@ -96,8 +96,8 @@ class Program(NamedTuple):
         shapes = (self.batch, self.widths[0]), (self.batch, self.widths[-1])
         calls = [tuple(rng.normal(size=shape).astype(self.dtype) for shape in shapes) for _ in range(5)]
         # float32: rounding, five steps long, through activations and quotients of optimisers
-        bound = 1e-8 if self.dtype == "float64" else 1e-3
-        agree(self.make, calls, rtol=bound, may_refuse=False, keep_grads=self.gradients == "kept", replays=True)
+        rtol, atol = (1e-8, 1e-12) if self.dtype == "float64" else (1e-3, 1e-6)
+        agree(self.make, calls, rtol=rtol, atol=atol, may_refuse=False, keep_grads=self.gradients == "kept")
 
 
 def programs(widths: list[int], batches: list[int]) -> st.SearchStrategy[Program]:
@@ -122,7 +122,7 @@ def programs(widths: list[int], batches: list[int]) -> st.SearchStrategy[Program
 
 @given(
     program=programs([1, 2, 3, 4, 8, 16], [1, 2, 7, 8, 16, 33]),
-    threads=st.sampled_from([1, 2, 3, 12]),
+    threads=st.sampled_from([1, 2, 3, 9]),
     split=st.booleans(),
     thresholds=st.sampled_from([{}, {"SLICE": 8}, {"SLICE": 32, "CHAIN_THREADS": 64}, {"SLICE": 16, "CHAIN_THREADS": 8}]),
 )

@@ -117,7 +117,7 @@ ACTIVATIONS = [nn.GELU, nn.SiLU, nn.ELU, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softpl
 LOSSES: dict[str, Callable[..., Any]] = {
     "mse": F.mse_loss,
     "huber": F.huber_loss,
-    "logits": lambda z, y: F.binary_cross_entropy_with_logits(z, (y > 0) * 1.0),
+    "logits": lambda z, y: F.binary_cross_entropy_with_logits(z, (y > 0).astype(z.dtype)),
     "classes": lambda z, y: F.cross_entropy(z, y.argmax(-1)),
 }
 
