@@ -108,18 +108,31 @@ class Compiled:
         pending = next((p for p in entry.pending if all(g.is_length for g in p.guards.failing())), None)
         if pending is None and self.ahead:
             pending = self.first(entry, args, kwargs, arrays, counts=False)[1]
-        if pending is None:
-            found, _ = self.first(entry, args, kwargs, arrays, counts=True)
-            results = [wrap(copied(t._data), None) for t in found.results]
-            connected = self.history_of(found)
-            if connected.results and state.recording:
-                results = self.with_history(connected, results, args, kwargs)
-            let_go(found)
-            return found.rebuild(results)
+        variant = None if pending is None else self.second(entry, pending, args, kwargs, arrays)
+        if variant is not None:
+            return self.replay(variant, args, kwargs, arrays)
+        found, _ = self.first(entry, args, kwargs, arrays, counts=True)
+        results = [wrap(copied(t._data), None) for t in found.results]
+        connected = self.history_of(found)
+        if connected.results and state.recording:
+            results = self.with_history(connected, results, args, kwargs)
+        let_go(found)
+        return found.rebuild(results)
+
+    def second(
+        self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
+    ) -> Variant | None:
+        """The plan that a second run makes possible. None if the two differ, and something that the first one took for given
+        has changed: this one is a first run then."""
         entry.pending = [p for p in entry.pending if p is not pending]
-        variant = self.second(pending, args, kwargs, arrays)
+        try:
+            variant = self.planned(pending, args, kwargs, arrays)
+        except CompileError:
+            if pending.guards.failing():
+                return None
+            raise
         entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
-        return self.replay(variant, args, kwargs, arrays)
+        return variant
 
     def first(
         self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], counts: bool
@@ -140,7 +153,7 @@ class Compiled:
         entry.pending = [pending, *entry.pending][:PATIENCE]
         return found, pending
 
-    def second(self, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Variant:
+    def planned(self, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Variant:
         """A plan, made of a second run of the step - on other samples, other parameters, other arrays from outside - and
         verified by running it on the same. All that both change is put back.
 
@@ -155,7 +168,7 @@ class Compiled:
         near += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.grads if (g := t._grad) is not None]
         before = Snapshot(world.data(near, [leaf._data for leaf in read]), world, [*first.grads, *first.regraded])
         before.spared = [array for array, _ in first.frozen]
-        slow = threading.Timer(1.0, self.say_slow, [len(first.program().nodes)])
+        slow = threading.Timer(1.0, say_slow, [self.name, len(first.program().nodes)])  # keeps no step alive
         slow.daemon = True
         slow.start()
         try:
@@ -242,10 +255,6 @@ class Compiled:
                     f"compile: the step writes to {text} {array.shape}, an array from outside, by code that is not recorded; a "
                     f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside of the step"
                 )
-
-    def say_slow(self, operations: int) -> None:
-        """A line for whoever waits."""
-        print(f"compile: {self.name}: {operations:,} operations; kernels are compiled, and kept on disk", file=sys.stderr)
 
     def faulty(self, plan: Plan) -> None:
         warn(
@@ -389,6 +398,11 @@ class Entry:
     def __init__(self) -> None:
         self.variants: list[Variant] = []
         self.pending: list[Pending] = []
+
+
+def say_slow(name: str, operations: int) -> None:
+    """A line for whoever waits."""
+    print(f"compile: {name}: {operations:,} operations; kernels are compiled, and kept on disk", file=sys.stderr)
 
 
 def assigned(found: Trace) -> list[tuple[Array, str]]:

@@ -65,9 +65,15 @@ class Split:
             self.has_columns.add(v)
         return found
 
+    def mixed(self, v: Value) -> bool:
+        """Whether a value is seen of one with rows in a way that takes all of them."""
+        if self.rows(v) or self.columns(v) or v.base is None:
+            return False
+        return self.rows(v.base) or self.columns(v.base) or self.mixed(v.base)
+
     def on_rows(self, call: Call) -> bool:
         """Whether a call can be done for some of the rows; if so its results are noted."""
-        if not any(self.rows(v) for v in call.reads):
+        if not any(self.rows(v) for v in call.reads) or any(self.mixed(v) for v in call.reads):
             return False
         totals = call.sums(self)
         if totals is None or any(v.root is not v for v in call.outputs if v not in totals):

@@ -11,6 +11,7 @@ import functools
 import random as python_random
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from tensorgrad.optim.optimiser import Optimiser
 LONG = 100  # elements from which a list or dict is not looked into
 LARGE = 1 << 20  # bytes from which an array that the program does not read itself is left alone
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
@@ -81,7 +83,8 @@ class World:
         self.generators: dict[int, np.random.Generator] = {id(random.default()): random.default()}
         self.roots = [getattr(root, "__func__", root) for root in roots.values()]
         self.attributes: set[str] = set()  # that the code names
-        self.elements: dict[int, set[Any] | None] = {}  # of lists and dicts, by id, that are used by name; None for all
+        self.elements: dict[int, list[set[Any] | None]] = {}  # of lists and dicts, by id: which are used where; None for all
+        self.reached: Counter[int] = Counter()  # how often something was come upon
         self.containers: list[tuple[Any, str]] = []
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that no id is given twice
@@ -92,6 +95,7 @@ class World:
                 stack += reversed(list(self.of_object(*objects.pop(0))))
                 continue
             value, text = stack.pop()
+            self.reached[id(value)] += 1
             if isinstance(value, SIMPLE) or id(value) in self.seen:
                 continue
             self.seen.add(id(value))
@@ -163,18 +167,20 @@ class World:
                 yield self.bind(f"global {name}", space, name, "item", space[name], True)
 
     def uses(self, container: Any, keys: set[Any] | None) -> None:
-        """Note which elements of a list or dict are used by name; None for all."""
-        known = self.elements.get(id(container), set())
-        self.elements[id(container)] = None if keys is None or known is None else known | keys
+        """Note which elements of a list or dict a function uses; None for all."""
+        self.elements.setdefault(id(container), []).append(keys)
 
     def of_container(self, value: Any, text: str) -> None:
         """Bind the elements of a list or dict that are used, and how many there are if that may matter."""
-        keys = self.elements.get(id(value))
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            if keys is None or key in keys:
-                self.bind(f"{text}[{key!r}]", value, key, "item", part, True)
-        if keys is None:
+        parts = dict(value.items() if isinstance(value, dict) else enumerate(value))
+        uses = self.elements.get(id(value), [])
+        keys = {key for some in uses for key in some or ()}
+        if None in uses or len(uses) < self.reached[id(value)] or not keys <= parts.keys():
+            keys = set(parts)  # as a whole, in another way than by its name, or by a key that is counted from the end
             self.bind(f"the length of {text}", value, None, "length", len(value), True)
+        for key, part in parts.items():
+            if key in keys:
+                self.bind(f"{text}[{key!r}]", value, key, "item", part, True)
 
     def of_module(self, module: Module, text: str) -> Iterator[tuple[Any, str]]:
         self.modules[module] = text
@@ -337,14 +343,15 @@ def loaded(code: CodeType) -> Loaded:
         code = stack.pop()
         stack += [c for c in code.co_consts if isinstance(c, CodeType)]
         instructions = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
-        for this, following, third in zip(instructions, instructions[1:], instructions[2:], strict=False):
+        for i, this in enumerate(instructions):
             if this.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 names[this.argval] = None
             elif this.opname in ("LOAD_ATTR", "LOAD_METHOD"):
                 attributes.add(this.argval)
             if this.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
-                if following.opname == "LOAD_CONST" and third.opname in ("BINARY_SUBSCR", "COPY", "STORE_SUBSCR"):
-                    elements.setdefault(this.argval, set()).add(following.argval)
+                key, use = (*instructions[i + 1 : i + 3], this, this)[:2]
+                if key.opname == "LOAD_CONST" and (use.opname in SUBSCRIPTS or (use.opname, use.arg) == ("COPY", 2)):
+                    elements.setdefault(this.argval, set()).add(key.argval)
                 else:
                     wholes.add(this.argval)
     return Loaded(list(names), attributes, {name: keys for name, keys in elements.items() if name not in wholes})
