@@ -68,13 +68,16 @@ def layout(value: Value, shape: Shape) -> str:
 def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
     """The calls with chains in the places of elementwise ones. keep: values that outlive the calls."""
     slots: list[Call | Group] = []
-    made_at: dict[Value, int] = {}
+    made_at: dict[Value, int] = {}  # the slot after which a value, with all that lies in it, is there
     group_of: dict[Value, Group] = {}
     open_groups: dict[Shape, Group] = {}
     assigns: list[int] = []  # the slots of assignments
 
     def ready(v: Value, group: Group) -> bool:
         return v in group.made or made_at.get(v.root, -1) < group.at
+
+    def made(v: Value, at: int) -> None:
+        made_at[v.root] = max(at, made_at.get(v.root, -1))
 
     for call in calls:
         if isinstance(call, Assign):
@@ -90,7 +93,7 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
                     slots.append(group)
                 group.calls.append(call)
                 group.made.add(call.outputs[0])
-                made_at[call.outputs[0]] = group.at
+                made(call.outputs[0], group.at)
                 group_of[call.outputs[0]] = group
                 continue
         if isinstance(call, Reduction) and call.is_column_sum:
@@ -99,10 +102,10 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
                 found = Group(call.inputs[0].shape, len(slots))
                 slots.append(found)
             found.sums.append(call)
-            made_at[call.outputs[0].root] = found.at
+            made(call.outputs[0], found.at)
             continue
         for v in call.outputs:
-            made_at[v.root] = len(slots)
+            made(v, len(slots))
         slots.append(call)
     read_by: dict[Value, set[int]] = {}
     for i, slot in enumerate(slots):
@@ -138,6 +141,9 @@ def put_off(
     (j,) = readers
     later = slots[j]
     if not isinstance(later, Group) or later.shape != group.shape or not later.calls:
+        return
+    reads = [v for call in (*later.calls, *later.sums) for v in call.reads if v not in group.made]
+    if any(seen in group.made for v in reads for seen in lineage(v)):  # as it lies in memory
         return
     if group.length + later.length > thresholds.CHAIN:  # kernels take time to compile, more than their length says
         return
