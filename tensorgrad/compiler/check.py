@@ -114,7 +114,7 @@ class Checker:
         self.memory.put(*span, GARBAGE)
 
     def is_own(self, start: int, stop: int) -> bool:
-        return any(a <= start and stop <= b for a, b in self.own)
+        return start == stop or any(a <= start and stop <= b for a, b in self.own)
 
     def call(self, one: Issued) -> None:
         if one.loop is not None:

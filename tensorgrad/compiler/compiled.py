@@ -19,7 +19,7 @@ from tensorgrad.compiler.containers import arguments, as_tensors, taken_apart, w
 from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
-from tensorgrad.compiler.trace import Line, Trace, compare, place_of, trace
+from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
 from tensorgrad.compiler.world import Snapshot, World, shifted
 from tensorgrad.core.backend import Array, may_overlap
 from tensorgrad.core.backend import copy as copied
@@ -128,7 +128,7 @@ class Compiled:
         try:
             variant = self.planned(pending, args, kwargs, arrays)
         except CompileError:
-            if pending.guards.failing():
+            if pending.guards.failing() or not all(equal(array, values) for array, values in pending.small):
                 return None
             raise
         entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
@@ -149,7 +149,8 @@ class Compiled:
         finally:
             if before is not None:
                 before.put_back()
-        pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found, (args, kwargs)), world))
+        small = [(array, copied(array)) for array in small_arrays(world)]
+        pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found, (args, kwargs)), world), small)
         entry.pending = [pending, *entry.pending][:PATIENCE]
         return found, pending
 
@@ -176,7 +177,7 @@ class Compiled:
             try:
                 self.agree(pending, found)
             except CompileError:
-                small = [array for array, _ in world.arrays.values() if array.nbytes <= SMALL]
+                small = small_arrays(world)
                 if not small or not before.shifts:
                     raise
                 # perhaps Python reads these, and they are the same in the next call, too
@@ -366,12 +367,14 @@ class Compiled:
 
 
 class Pending(NamedTuple):
-    """A first run that waits for a second: its program, what it returned besides Tensors, and what it took for given."""
+    """A first run that waits for a second: its program, what it returned besides Tensors, what it took for given; the small
+    arrays around it, with their values then."""
 
     lines: list[Line]
     plain: Any
     trace: Trace
     guards: Guards
+    small: list[tuple[Array, Array]]
 
 
 class Connected(NamedTuple):
@@ -398,6 +401,11 @@ class Entry:
     def __init__(self) -> None:
         self.variants: list[Variant] = []
         self.pending: list[Pending] = []
+
+
+def small_arrays(world: World) -> list[Array]:
+    """Arrays of the world, no data of Tensors, that it costs nothing to compare."""
+    return [array for array, _ in world.arrays.values() if array.nbytes <= SMALL]
 
 
 def say_slow(name: str, operations: int) -> None:

@@ -313,13 +313,15 @@ class Trace:
             if isinstance(value, (Node, Tensor)) and value in place:
                 return place[value]
             array = value._data if isinstance(value, Tensor) else value
-            if is_array(array) and not isinstance(array, np.generic):
+            if isinstance(value, Tensor) or (is_array(array) and not isinstance(array, np.generic)):
                 arrays.append(array)
                 return f"array {array.shape} {array.dtype}"
             if isinstance(value, (tuple, list)):
                 return str([named(v, arrays) for v in value])
-            simple = (int, float, str, bool, slice, np.generic, np.dtype, type(None))
-            return repr(value) if isinstance(value, simple) else type(value).__name__
+            if isinstance(value, (int, float, complex, str, bytes, slice, np.generic, np.dtype, type(None))):
+                return repr(value)
+            arrays.append(value)  # a generator, say: the same one, or one that is equal
+            return type(value).__name__
 
         for i, node in enumerate(graph.nodes):
             place[node] = f"%{i}"
@@ -338,15 +340,16 @@ class Trace:
 
 
 class Line(NamedTuple):
-    """One operation of a program: what it is, the arrays from outside in it, where in the user's code it was recorded."""
+    """One operation of a program: what it is, the arrays and other objects from outside in it, where in the user's code it was
+    recorded."""
 
     text: str
-    arrays: list[Array]
+    objects: list[Any]
     made: Location | None
 
-    def same_as(self, other: Line) -> bool:
-        pairs = zip(self.arrays, other.arrays, strict=False)
-        return self.text == other.text and all(a is b or one_memory(a, b) or equal(a, b) for a, b in pairs)
+    def differing(self, other: Line) -> list[Any]:
+        """Those of its objects that are not the same in another line of the same text."""
+        return [a for a, b in zip(self.objects, other.objects, strict=True) if not same_object(a, b)]
 
 
 def place_of(array: Array) -> tuple[int, int]:
@@ -359,6 +362,13 @@ def one_memory(a: Array, b: Array) -> bool:
     return address(a) == address(b) and bool(a.strides == b.strides)
 
 
+def same_object(a: Any, b: Any) -> bool:
+    """Whether two arrays are, or hold, the same; whether two objects are equal."""
+    if is_array(a) and is_array(b):
+        return a is b or one_memory(a, b) or equal(a, b)
+    return a is b or (type(a) is type(b) and bool(a == b))
+
+
 def equal(a: Array, b: Array) -> bool:
     """Whether two arrays have the same elements."""
     with on(a):
@@ -368,12 +378,14 @@ def equal(a: Array, b: Array) -> bool:
 def compare(before: list[Line], after: list[Line]) -> None:
     """Raise CompileError unless two runs of a step gave the same program: then a third one would too."""
     for first, second in zip(before, after, strict=False):
-        if first.same_as(second):
-            continue
         where = f" at {line}" if (line := line_of(second.made or first.made)) else ""
         if first.text == second.text:
+            differing = first.differing(second)
+            if not differing:
+                continue
+            kind = "an array" if is_array(differing[0]) else f"a {type(differing[0]).__name__}"
             raise CompileError(
-                f"compile: {second.text.strip()}{where} reads an array that was another one in the first call, so it "
+                f"compile: {second.text.strip()}{where} reads {kind} that was another one in the first call, so it "
                 f"depends on what a replay does not run. Compute it with tensorgrad's operations, or pass it as an argument"
             )
         raise CompileError(

@@ -57,6 +57,7 @@ def cross_entropy(
     check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
+    label_smoothing = float(label_smoothing)
     logits, target = as_operand("cross_entropy", logits), as_target(target)
     warn_of_softmax(logits)
     logp = log_softmax(logits)

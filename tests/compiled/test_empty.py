@@ -88,7 +88,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "stacked": lambda x: ops.stack([x, x * 2]).sum(0),
     "repeated": lambda x: x.broadcast_to((2, *x.shape)) * x,
     "chain": lambda x: ((x * 2 + 1).tanh() * x).sum(0) if x.ndim else (x * 2 + 1).tanh() * x,
-    "product": lambda x: x.reshape(x.shape[0], -1) @ x.reshape(x.shape[0], -1).T if x.size else x * 1,
+    "product": lambda x: x.reshape(x.shape[0], -1) @ x.reshape(x.shape[0], -1).T if x.size and x.ndim else x * 1,
     "product of nothing": lambda x: x @ x.T if x.ndim == 2 else x * 1,
     "slice": lambda x: x[:0] * 2 if x.ndim else x[...] * 2,
     "all of it": lambda x: x[...] * x,
