@@ -32,13 +32,17 @@ class Checkpoint(Op):
         if not any(isinstance(x, Tensor) for x in xs):
             return self.forward(namespace(xs), *xs, fn=fn, count=len(xs) if count is None else count)
         # Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`.
-        written = 0 if state.trace is None else state.trace.written()
+        trace = state.trace
+        written, length = (0, 0) if trace is None else (trace.written(), trace.length())
+        own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
         with switched(recording=True):
-            trial = fn(*[x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs])
-        if state.trace is not None and state.trace.written() != written:
-            state.trace.forbid("checkpoint() of a function that changes what is outside of it")
+            trial = fn(*own)
         if not isinstance(trial, Tensor):
             raise GraphError(f"checkpoint: the function returned {type(trial).__name__}, expected a Tensor")
+        if trace is not None:
+            if trace.written() != written:
+                trace.forbid("checkpoint() of a function that changes what is outside of it")
+            trace.captures(trial, length, [x for x in own if isinstance(x, Tensor)])
         given = [x._data for x in xs if isinstance(x, Tensor)]
         leaves: list[Tensor] = []
         if trial.node is not None:

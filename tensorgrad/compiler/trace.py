@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import FunctionType
@@ -189,6 +189,25 @@ class Trace:
         """How often memory from outside has been written to so far."""
         return len(self.assignments)
 
+    def length(self) -> int:
+        """How many nodes have been recorded so far."""
+        return len(self.nodes)
+
+    def captures(self, result: Tensor, first: int, given: Sequence[Tensor]) -> None:
+        """Raise CompileError if a function, called again in each replay, reads what the step has computed and has not given it:
+        it would read that of this run."""
+        own, passed = set(self.nodes[first:]), {*given}
+        for read in (result, *(s for node in own for s in node.inputs)):
+            source = read.node or read if isinstance(read, Tensor) else read
+            while isinstance(source, Tensor) and source in self.same and source not in passed:
+                source = self.same[source]
+            is_known = source in own if isinstance(source, Node) else source in passed
+            if not is_known and (isinstance(source, Node) or (isinstance(source, Tensor) and self.is_argument(source))):
+                raise CompileError(
+                    f"compile: the function of checkpoint(){here()} reads a Tensor {read.shape} that the step has computed or "
+                    f"been given, by another way than as its argument; pass it: checkpoint(fn, x, y)"
+                )
+
     def enters(self, module: Module) -> None:
         """The forward of a module runs."""
         self.modules[module] = None
@@ -372,8 +391,8 @@ def same_object(a: Any, b: Any) -> bool:
     if isinstance(a, FunctionType) and isinstance(b, FunctionType):  # a lambda is another one in each run
         found = [[c.cell_contents for c in f.__closure__ or ()] + [*(f.__defaults__ or ())] for f in (a, b)]
         return a.__code__ is b.__code__ and all(same_object(x, y) for x, y in zip(*found, strict=True))
-    if isinstance(a, Tensor) and isinstance(b, Tensor):  # what is computed with them is compared itself
-        return a.shape == b.shape and a.dtype == b.dtype
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return same_object(a._data, b._data)
     return type(a) is type(b) and bool(a == b)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -68,6 +68,14 @@ class Tracer(Protocol[TensorT]):
     def written(self) -> int:
         """How often memory from outside has been written to so far."""
         return 0
+
+    def length(self) -> int:
+        """How many nodes have been recorded so far."""
+        return 0
+
+    def captures(self, result: TensorT, first: int, given: Sequence[TensorT], /) -> None:
+        """A function that each replay calls again has recorded all nodes from number `first` on, of the Tensors `given`, and
+        has returned `result`; an error if it reads others that the step has computed."""
 
     def enters(self, module: Any, /) -> None:
         """The forward of a module runs."""

@@ -13,6 +13,7 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, ops, optim
+from tensorgrad.errors import CompileError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
 from tests.compiled import World, agree, assert_close, kernels, training, vec
@@ -306,6 +307,31 @@ def test_checkpoints(name: str, trained: bool) -> None:
             array[...] = max(i - 2, 1)
 
     agree(make, [(vec(v, "float64"),) for v in (1, 1, 2, 3, 4)], may_refuse=False, before_call=before_call)
+
+
+CAPTURED: dict[str, Callable[[Any, Any], Any]] = {  # what a segment reads without being given it
+    "a result": lambda x, w: (y := x * 2 * w, tg.checkpoint(lambda t: t * y, x))[1],
+    "a detached result": lambda x, w: (y := (x * 2).detach(), tg.checkpoint(lambda t: t * y * w, x))[1],
+    "an argument": lambda x, w: tg.checkpoint(lambda t: t * x * w, x * 2),
+    "the argument itself": lambda x, w: tg.checkpoint(lambda t: t * x * w, x),
+    "what it returns": lambda x, w: (y := x * w, tg.checkpoint(lambda t: y, x))[1],
+    "by its default": lambda x, w: tg.checkpoint(lambda t, y=x * 2: t * y * w, x),
+    "in one in another": lambda x, w: tg.checkpoint(lambda t: tg.checkpoint(lambda u: u * x * w, t), x * 1),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_what_checkpoints_capture(name: str) -> None:
+    """It would be that of the traced run for ever: it is refused, and right where it is run as it is."""
+    w = Tensor(vec(2, "float64"), requires_grad=True)
+
+    def step(x: Any) -> Any:
+        loss = CAPTURED[name](x, w).sum()
+        return loss, tg.grad(loss, [w])
+
+    with pytest.raises(CompileError, match=r"checkpoint\(\) at .* reads a Tensor \(3,\) that the step has computed"):
+        tg.compile(step)(vec(1, "float64"))
+    step(Tensor(vec(1, "float64")))
 
 
 def test_buffers_are_read_anew() -> None:
