@@ -26,6 +26,7 @@ from tensorgrad.kernels import build, thresholds
 # in the last place.
 ROUNDING = {"float16": 1e-2, "float32": 3e-5, "float64": 1e-12}
 
+HAS_NUMBA = build.has_numba
 KERNELS = pytest.mark.parametrize(
     "numba",
     [False, pytest.param(True, marks=pytest.mark.skipif(not importlib.util.find_spec("numba"), reason="needs Numba"))],
@@ -58,8 +59,7 @@ def training(loss: Callable[..., Any], optimiser: Any) -> Callable[..., Any]:
 def kernels(numba: bool) -> Iterator[None]:
     """With Numba's kernels, or as if it were not installed."""
     with pytest.MonkeyPatch.context() as patch:
-        if not numba:
-            patch.setattr(build, "has_numba", lambda: False)
+        patch.setattr(build, "has_numba", HAS_NUMBA if numba else lambda: False)
         forget_kernels()
         yield
     forget_kernels()

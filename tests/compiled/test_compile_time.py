@@ -18,7 +18,7 @@ import pytest
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, ops, optim
 from tensorgrad.nn import functional as F
-from tests.compiled import kernels, training
+from tests.compiled import training
 
 LONGEST = 40  # operations of one chain
 GROWTH = 8  # kernels more for four times as many equal steps: beginnings and ends
@@ -149,8 +149,7 @@ def plan_of(program: Callable[[int], Any], steps: int) -> Any:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_chains_and_kernels_do_not_grow(program: Callable[[int], Any]) -> None:
     """The longest chain has a bound; four times as many equal steps have four times as many calls of the same kernels."""
-    with kernels(numba=False):
-        rows = {steps: plan_of(program, steps).rows() for steps in (16, 64)}
+    rows = {steps: plan_of(program, steps).rows() for steps in (16, 64)}
     for steps, found in rows.items():
         longest = max(row.kernel.count("·") + 1 for row in found)
         assert longest <= LONGEST, f"{steps} steps: a chain of {longest}"
@@ -163,20 +162,19 @@ def test_chains_and_kernels_do_not_grow(program: Callable[[int], Any]) -> None:
 def test_the_work_is_linear(program: Callable[[int], Any]) -> None:
     """Calls of functions while the plan is made: four times as many for four times the steps, not sixteen."""
     counted = []
-    with kernels(numba=False):
-        for steps in (4, 16, 64):  # the first one for what is done once
-            step, calls = tg.compile(program(steps)), [0]
+    for steps in (4, 16, 64):  # the first one for what is done once
+        step, calls = tg.compile(program(steps)), [0]
+        step(X)
+
+        def count(frame: Any, event: str, argument: Any, calls: list[int] = calls) -> None:
+            calls[0] += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
             step(X)
-
-            def count(frame: Any, event: str, argument: Any, calls: list[int] = calls) -> None:
-                calls[0] += event in ("call", "c_call")
-
-            sys.setprofile(count)
-            try:
-                step(X)
-            finally:
-                sys.setprofile(None)
-            counted.append(calls[0])
+        finally:
+            sys.setprofile(None)
+        counted.append(calls[0])
     assert counted[2] <= 6 * counted[1]
 
 

@@ -13,7 +13,7 @@ from tensorgrad import Tensor, nn, ops, optim
 from tensorgrad.errors import TensorgradError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
-from tests.compiled import World, agree, as_tensors, kernels, training
+from tests.compiled import World, agree, as_tensors, training
 
 OPS = {name: op for name, op in REGISTRY.items() if type(op).__module__.startswith("tensorgrad.") and name != "checkpoint"}
 SHAPES = [(), (0,), (1,), (0, 3), (3, 0), (0, 0), (1, 1), (0, 1), (1, 0), (2, 0, 3), (1, 0, 1)]
@@ -28,7 +28,7 @@ def check(f: Callable[..., Any], arrays: list[np.ndarray]) -> None:
         return y, tg.grad(y.sum(), leaves, allow_unused=True) if y.requires_grad else None
 
     calls = [tuple(Tensor(a * k, requires_grad=True) if a.dtype.kind == "f" else a for a in arrays) for k in (1, 1, 0.5, 1)]
-    with kernels(numba=False), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         try:
             step(*as_tensors(calls[0]))
         except TensorgradError as error:
@@ -177,5 +177,4 @@ def test_training_with_empty_batches(model: str, optimiser: Any) -> None:
         return World(step, net.state_dict)
 
     calls = [(rng.normal(size=(n, 3)), rng.integers(0, 2, n)) for n in (4, 0, 2) * 4]
-    with kernels(numba=False):
-        assert agree(make, calls, rtol=1e-8, may_refuse=False).runs <= 7
+    assert agree(make, calls, rtol=1e-8, may_refuse=False).runs <= 7

@@ -81,17 +81,16 @@ def test_functions(name: str, dtype: str) -> None:
     function = getattr(np, name)
     args = (VALUES[dtype],) if function.nin == 1 else pairs(VALUES[dtype], VALUES[dtype])
     expected = outcome(lambda: function(*args))
-    with kernels(numba=False):
-        if isinstance(expected, type):
-            with pytest.raises((TypeError, ValueError)):
-                replayed(function, *args)
-            return
-        exact, signs = name not in CLOSE.split(), name not in SELECTING
-        assert_same(replayed(function, *args).numpy(), expected, name, exact, signs)
-        around = replayed(lambda *args: (function(*args) * 1, args[0] * 1 == args[0], function(*args)), *args)
-        with np.errstate(all="ignore"):
-            assert_same(around[0].numpy(), expected * 1, f"{name} in a chain", exact, signs)
-        assert_same(around[2].numpy(), expected, f"{name} in a chain", exact, signs)
+    if isinstance(expected, type):
+        with pytest.raises((TypeError, ValueError)):
+            replayed(function, *args)
+        return
+    exact, signs = name not in CLOSE.split(), name not in SELECTING
+    assert_same(replayed(function, *args).numpy(), expected, name, exact, signs)
+    around = replayed(lambda *args: (function(*args) * 1, args[0] * 1 == args[0], function(*args)), *args)
+    with np.errstate(all="ignore"):
+        assert_same(around[0].numpy(), expected * 1, f"{name} in a chain", exact, signs)
+    assert_same(around[2].numpy(), expected, f"{name} in a chain", exact, signs)
 
 
 CHEAP = """absolute add divide equal greater greater_equal less less_equal maximum minimum multiply negative not_equal
@@ -125,7 +124,7 @@ def test_two_dtypes(a: str, b: str) -> None:
     formulas: dict[str, Callable[[Any, Any], Any]] = {n: getattr(np, n) for n in names.split()}
     formulas["where"] = lambda x, y: np.where(x > 0, x, y)
     formulas["chain"] = lambda x, y: (x * y + x) * y
-    with kernels(numba=False), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         kept = {n: f for n, f in formulas.items() if not isinstance(outcome(lambda f=f: f(x, y)), type)}  # type: ignore[misc]
         found = replayed(lambda x, y: {n: f(x, y) for n, f in kept.items()}, x, y)
         for n, f in kept.items():
@@ -162,8 +161,7 @@ def test_with_python_numbers(name: str, dtype: str) -> None:
     expected = outcome(lambda: formula(x))
     if isinstance(expected, type):
         pytest.skip("NumPy does not")
-    with kernels(numba=False):
-        assert_same(replayed(formula, x).numpy(), expected, name, "0.5" not in name, name not in ("max(x, 0)", "clip"))
+    assert_same(replayed(formula, x).numpy(), expected, name, "0.5" not in name, name not in ("max(x, 0)", "clip"))
 
 
 # Booleans, with which Numba and C calculate otherwise
@@ -246,7 +244,7 @@ def test_own_functions_and_their_gradients(name: str, dtype: str) -> None:
         return y, tg.grad((y * np.asarray(0.5, y.dtype)).sum(), x) if y.requires_grad else ()
 
     for x in (VALUES[dtype], np.linspace(-3, 3, 50).astype(dtype)):
-        with kernels(numba=False), np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
             assert_close(replayed(formula, x), formula(Tensor(x)), {"float16": 4e-3, "float32": 1e-6}.get(dtype, 1e-14))
 
 

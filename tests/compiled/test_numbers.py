@@ -162,8 +162,7 @@ def test_constants(constant: str, place: str) -> None:
             return x.grad
         return y, tg.grad(y.sum(), x, allow_unused=True) if y.requires_grad else None
 
-    with kernels(numba=False):
-        same_outcome(lambda: World(step), [(X * k,) for k in (1, 1, 2, 3)], constant in ODD)
+    same_outcome(lambda: World(step), [(X * k,) for k in (1, 1, 2, 3)], constant in ODD)
 
 
 @pytest.mark.parametrize("constant", [*CONSTANTS, *ODD])
@@ -182,8 +181,7 @@ def test_constants_in_loops_of_numba(constant: str) -> None:
 def test_whole_numbers(kind: str, place: str) -> None:
     kinds: dict[str, Callable[[int], Any]] = {"0-d": np.array, "Tensor": lambda i: Tensor(np.array(i)), "bool": np.bool_}
     i = kinds.get(kind, getattr(np, kind, None))(1)  # type: ignore[misc]
-    with kernels(numba=False):
-        same_outcome(lambda: World(lambda x: WHOLE[place](x, i)), [(X * k,) for k in (1, 1, 2, 3)], True)
+    same_outcome(lambda: World(lambda x: WHOLE[place](x, i)), [(X * k,) for k in (1, 1, 2, 3)], True)
 
 
 OPTIONS: dict[str, Callable[[Any], Any]] = {
@@ -232,8 +230,7 @@ def test_options_of_modules(constant: str, module: str) -> None:
         optimiser = optim.SGD([*first.parameters(), *net.parameters()], lr=0.1)
         return World(training(lambda x: (net(first(x)) ** 2).sum(), optimiser), lambda: (first.state_dict(), net.state_dict()))
 
-    with kernels(numba=False):
-        same_outcome(make, [(X * k,) for k in (1, 2, 1, 2, 3)], False)
+    same_outcome(make, [(X * k,) for k in (1, 2, 1, 2, 3)], False)
 
 
 @KERNELS
@@ -273,8 +270,7 @@ def test_numbers_of_a_step(how: str, constant: str) -> None:
 
         return World(step, lambda: w)
 
-    with kernels(numba=False):
-        same_outcome(make, [(X * k,) for k in (1, 2, 1, 2, 3)], False)
+    same_outcome(make, [(X * k,) for k in (1, 2, 1, 2, 3)], False)
 
 
 @pytest.mark.parametrize("option", ["l2", "clip_norm"])

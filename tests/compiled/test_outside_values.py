@@ -16,7 +16,7 @@ from tensorgrad import Tensor, nn, ops, optim
 from tensorgrad.errors import CompileError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
-from tests.compiled import World, agree, assert_close, kernels, training, vec
+from tests.compiled import World, agree, assert_close, training, vec
 
 ORIGINS = ["argument", "Tensor argument", "array", "Tensor", "parameter"]
 OPS = {name: op for name, op in REGISTRY.items() if type(op).__module__.startswith("tensorgrad.") and name != "checkpoint"}
@@ -74,7 +74,7 @@ def written(x: Any, index: Any) -> Any:
 def check(f: Callable[..., Any], values: list[np.ndarray], i: int, origin: str) -> None:
     """An argument is an argument, a Tensor a Tensor; what is done with an array by NumPy may be refused."""
     make, calls, before_call = reading(f, values, i, origin)
-    with kernels(numba=False), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         may_refuse = origin == "array" or f is written
         agree(make, calls, rtol=1e-9, may_refuse=may_refuse, before_call=before_call)
 
@@ -254,8 +254,7 @@ def test_factors_of_losses(name: str, origin: str) -> None:
             (kept[0].data if origin == "Tensor" else kept[0])[...] = later[i]
 
     calls = [(Z, np.array(k)) if origin == "argument" else (Z,) for k in later]
-    with kernels(numba=False):
-        agree(make, calls, may_refuse=False, before_call=before_call, replays=origin in ("argument", "number"))
+    agree(make, calls, may_refuse=False, before_call=before_call, replays=origin in ("argument", "number"))
 
 
 def test_a_factor_that_differs_in_the_first_two_calls() -> None:

@@ -129,7 +129,7 @@ def programs(widths: list[int], batches: list[int]) -> st.SearchStrategy[Program
 def test_random_steps(program: Program, threads: int, split: bool, thresholds: dict[str, float]) -> None:
     """With thresholds so low that small arrays cross them."""
     rows = {"ROWS_FLOPS": 0, "ROWS_BYTES": 256} if split else {}
-    with kernels(numba=False), num_threads(threads), lowered(**thresholds, **rows):
+    with num_threads(threads), lowered(**thresholds, **rows):
         program.check()
 
 

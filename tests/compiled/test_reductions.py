@@ -85,7 +85,7 @@ def check(formula: Callable[..., Any], shape: tuple[int, int], dtype: str) -> No
 def test_reductions_of_chains(name: str, dtype: str, threads: int) -> None:
     """By NumPy's kernels, which all of them have where Numba is not installed."""
     some = list(shapes())[threads - 1 :: 2]
-    with kernels(numba=False), num_threads(threads), lowered(SLICE=SLICE, CHAIN_THREADS=CHAIN_THREADS):
+    with num_threads(threads), lowered(SLICE=SLICE, CHAIN_THREADS=CHAIN_THREADS):
         for shape in some:
             check((PLAIN | OTHER)[name], shape, dtype)
 
@@ -105,10 +105,12 @@ def test_with_the_thresholds_as_they_are(name: str, shape: tuple[int, int], numb
         check((PLAIN | OTHER)[name], shape, "float64")
 
 
-def test_a_sum_of_ones() -> None:
-    compiled = tg.compile(lambda x: np.exp(x).sum(0))
-    for _ in range(4):
-        assert compiled(np.zeros((40_000, 2))).tolist() == [40_000, 40_000]
+@KERNELS
+def test_a_sum_of_ones(numba: bool) -> None:
+    with kernels(numba):
+        compiled = tg.compile(lambda x: np.exp(x).sum(0))
+        for _ in range(4):
+            assert compiled(np.zeros((40_000, 2))).tolist() == [40_000, 40_000]
 
 
 # Gradients of biases, which are such sums
@@ -139,7 +141,7 @@ def mlp(widths: tuple[int, ...], activation: Callable[[], Any], loss: str, dtype
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.__name__)
 def test_biases_learn_from_every_sample(activation: Any, loss: str, dtype: str) -> None:
     rng = np.random.default_rng(0)
-    with kernels(numba=False), lowered(SLICE=SLICE, CHAIN_THREADS=CHAIN_THREADS):
+    with lowered(SLICE=SLICE, CHAIN_THREADS=CHAIN_THREADS):
         for n, widths in ((17, (8, 8, 8)), (33, (4, 16, 16, 2)), (50, (3, 7, 5)), (129, (2, 1, 3)), (64, (4, 4, 4, 4))):
             batches = [(rng.normal(size=(n, widths[0])), rng.normal(size=(n, widths[-1]))) for _ in range(5)]
             calls = [tuple(a.astype(dtype) for a in batch) for batch in batches]
@@ -164,20 +166,22 @@ def test_the_last_bias_by_its_formula(shape: tuple[int, int, int, int], activati
             assert_close(bias - net[2].bias.detach().numpy(), 2 * (z - y).mean(0) / m, 1e-9)
 
 
+@KERNELS
 @pytest.mark.parametrize("keep_grads", [False, True])
-def test_a_hidden_bias_and_a_loss_of_classes(keep_grads: bool) -> None:
+def test_a_hidden_bias_and_a_loss_of_classes(keep_grads: bool, numba: bool) -> None:
     """Thresholds as they are; the gradient is that of the same loss, not compiled."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(256, 160)), rng.integers(0, 10, 256)
     tg.manual_seed(0)
     net = nn.Sequential(nn.Linear(160, 160), nn.GELU(), nn.Linear(160, 160), nn.GELU(), nn.Linear(160, 10)).to(dtype="float64")
     step = training(lambda x, y: F.cross_entropy(net(x), y), optim.SGD(net.parameters(), lr=1.0))
-    compiled = tg.compile(step, keep_grads=keep_grads)
-    for _ in range(4):
-        (g,) = tg.grad(F.cross_entropy(net(Tensor(x)), y), [net[2].bias])
-        before = net[2].bias.detach().numpy().copy()
-        compiled(x, y)
-        assert_close(before - net[2].bias.detach().numpy(), g, 1e-9)
+    with kernels(numba):
+        compiled = tg.compile(step, keep_grads=keep_grads)
+        for _ in range(4):
+            (g,) = tg.grad(F.cross_entropy(net(Tensor(x)), y), [net[2].bias])
+            before = net[2].bias.detach().numpy().copy()
+            compiled(x, y)
+            assert_close(before - net[2].bias.detach().numpy(), g, 1e-9)
 
 
 def test_gradients_that_are_returned() -> None:
@@ -195,11 +199,11 @@ def test_gradients_that_are_returned() -> None:
 
         return World(step)
 
-    with kernels(numba=False):
-        agree(make, [(rng.normal(size=(500, 100)).astype("float32"),) for _ in range(4)], may_refuse=False)
+    agree(make, [(rng.normal(size=(500, 100)).astype("float32"),) for _ in range(4)], may_refuse=False)
 
 
-def test_fit_is_the_same_compiled() -> None:
+@KERNELS
+def test_fit_is_the_same_compiled(numba: bool) -> None:
     """Thresholds as they are."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(512, 160)).astype("float32"), rng.normal(size=(512, 160)).astype("float32") + 1
@@ -209,5 +213,6 @@ def test_fit_is_the_same_compiled() -> None:
         net = nn.Sequential(nn.Linear(160, 160), nn.GELU(), nn.Linear(160, 160))
         loader = data.DataLoader(x, y, batch_size=256, shuffle=False)
         optimiser = optim.SGD(net.parameters(), lr=0.5)
-        losses.append(train.fit(net, F.mse_loss, optimiser, loader, 3, progress=False, compile=compile)["loss"])
+        with kernels(numba):
+            losses.append(train.fit(net, F.mse_loss, optimiser, loader, 3, progress=False, compile=compile)["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)

@@ -186,6 +186,26 @@ def test_calls_of_several_kinds(name: str) -> None:
     assert runs(getattr(s, body), lambda c: [call(c, s) for call in calls]) <= 2 * count + 1
 
 
+def test_methods_are_replayed() -> None:
+    """A decorated one, on two objects in turns: twice for each."""
+    count = [0]
+
+    class Scaled:
+        def __init__(self, k: float) -> None:
+            self.w = weight(k)
+
+        @tg.compile
+        def step(self, x: Any) -> Any:
+            count[0] += 1
+            return x * self.w
+
+    a, b = Scaled(2), Scaled(3)
+    for v in range(10):
+        assert_close(a.step(vec(v)), vec(2 * v))
+        assert_close(b.step(vec(v)), vec(3 * v))
+    assert count[0] <= 4
+
+
 def test_train_and_eval_in_turns() -> None:
     m = nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.5))
     found = runs(lambda x: m(x).detach() * 1, lambda c: [(m.train(i % 2 == 0), c(vec(i))) for i in range(10)])

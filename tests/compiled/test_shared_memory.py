@@ -46,11 +46,10 @@ def gradients(d: int, h: int, m: int, activation: str, l2: float, dtype: str) ->
 def test_gradients_of_few_samples(activation: str, l2: float) -> None:
     """One sample, one feature, one hidden unit, one result."""
     rng = np.random.default_rng(0)
-    with kernels(numba=False):
-        for d, h, m in ((3, 4, 3), (1, 4, 1), (4, 1, 4), (1, 1, 1), (3, 3, 3)):
-            for n in (1, 2, 3, 4):
-                calls = [(rng.normal(size=(n, d)),) for _ in range(4)]
-                agree(gradients(d, h, m, activation, l2, "float64"), calls, may_refuse=False, replays=True)
+    for d, h, m in ((3, 4, 3), (1, 4, 1), (4, 1, 4), (1, 1, 1), (3, 3, 3)):
+        for n in (1, 2, 3, 4):
+            calls = [(rng.normal(size=(n, d)),) for _ in range(4)]
+            agree(gradients(d, h, m, activation, l2, "float64"), calls, may_refuse=False, replays=True)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.01], ids=["", "l2"])
@@ -96,8 +95,7 @@ def test_training_with_last_batches_of_one(activation: str, optimiser: Any) -> N
         return World(training(lambda x, y: F.mse_loss(net(x), y), optimiser(net.parameters(), lr=0.01)), net.state_dict)
 
     calls = [(rng.normal(size=(n, 4)), rng.normal(size=(n, 1))) for n in (3, 3, 3, 1) * 4]
-    with kernels(numba=False):
-        assert agree(make, calls, rtol=1e-9, may_refuse=False).runs <= 4
+    assert agree(make, calls, rtol=1e-9, may_refuse=False).runs <= 4
 
 
 def with_classes(z: Any, t: Any) -> Any:
@@ -133,8 +131,7 @@ def test_one_class_one_feature_one_step(shape: tuple[int, ...], head: str) -> No
         return World(step)
 
     calls = [(rng.normal(size=shape), rng.integers(0, shape[-1], shape[:-1])) for _ in range(4)]
-    with kernels(numba=False):
-        agree(make, calls, may_refuse=False, replays=True)
+    agree(make, calls, may_refuse=False, replays=True)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -155,8 +152,7 @@ def test_sequences_of_one_step(n: int, steps: int) -> None:
 
         return World(training(loss, optimiser), lambda: (cell.state_dict(), inner.state_dict()))
 
-    with kernels(numba=False):
-        agree(make, [(rng.normal(size=(n, steps, 2)),) for _ in range(5)], may_refuse=False, replays=True)
+    agree(make, [(rng.normal(size=(n, steps, 2)),) for _ in range(5)], may_refuse=False, replays=True)
 
 
 # Formulas whose values are sums, repetitions, transposes and parts of each other
@@ -186,7 +182,7 @@ def test_formulas_of_thin_arrays(name: str, shape: tuple[int, ...]) -> None:
     """NumPy's own values."""
     rng = np.random.default_rng(0)
     compiled = tg.compile(FORMULAS[name])
-    with kernels(numba=False), lowered(SLICE=2, CHAIN_THREADS=4), num_threads(2):
+    with lowered(SLICE=2, CHAIN_THREADS=4), num_threads(2):
         for _ in range(4):
             x = rng.normal(size=shape)
             assert_close(compiled(x), FORMULAS[name](x), 1e-11)
@@ -233,8 +229,7 @@ def test_what_is_written_in_the_place_of_what(shape: tuple[int, ...]) -> None:
 
         return World(step, lambda: (w, total, optimiser.state))
 
-    with kernels(numba=False):
-        agree(make, [(rng.normal(size=shape),) for _ in range(5)], may_refuse=False, replays=True)
+    agree(make, [(rng.normal(size=shape),) for _ in range(5)], may_refuse=False, replays=True)
 
 
 UNARY: list[Callable[[Any], Any]] = [np.tanh, np.square, np.negative, lambda x: x * 0.5, lambda x: np.maximum(x, 0.1)]
@@ -275,7 +270,7 @@ def test_random_formulas_of_thin_arrays(rng: np.random.Generator, size: int) -> 
         return [known[1 + k] for k in np.flatnonzero(wanted)]
 
     compiled = tg.compile(formula)
-    with kernels(numba=False), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         for _ in range(4):
             x = rng.normal(size=shape)
             assert_close(compiled(x), [np.asarray(v) for v in formula(x)], 1e-9)

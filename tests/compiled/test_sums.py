@@ -11,7 +11,7 @@ import pytest
 import tensorgrad as tg
 from tensorgrad import Tensor
 from tensorgrad.nn import functional as F
-from tests.compiled import kernels
+from tests.compiled import KERNELS, kernels
 
 REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "sum": lambda x, axis: x.sum(axis),
@@ -51,7 +51,7 @@ def test_reductions(name: str, axis: Any, dtype: str) -> None:
     reduce = (REDUCTIONS | OTHER)[name]
     if (name in OTHER and isinstance(axis, tuple)) or (name == "prod" and dtype not in ("float32", "float64")):
         pytest.skip("takes one axis; or wraps around")
-    with kernels(numba=False), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         compiled = tg.compile(lambda x: reduce(x, axis))
         for change in (1, 1, 1, 1, *((np.nan, np.inf, -np.inf, -0.0) if dtype[0] == "f" else ())):
             x = drawn(dtype, (4, 3, 5))
@@ -68,12 +68,11 @@ def test_reductions(name: str, axis: Any, dtype: str) -> None:
 def test_half_precision_is_added_up_in_single(name: str, axis: Any) -> None:
     """The sum of these is beyond float16, their mean is not."""
     x = np.tile(np.array([[100, 60]], "float16"), (1500, 1))
-    with kernels(numba=False):
-        compiled = tg.compile(lambda x: REDUCTIONS[name](x, axis))
-        for _ in range(4):
-            found = compiled(x)
-            assert found.dtype == np.float16
-            np.testing.assert_allclose(found.numpy(), REDUCTIONS[name](x.astype("float64"), axis), 1e-3)
+    compiled = tg.compile(lambda x: REDUCTIONS[name](x, axis))
+    for _ in range(4):
+        found = compiled(x)
+        assert found.dtype == np.float16
+        np.testing.assert_allclose(found.numpy(), REDUCTIONS[name](x.astype("float64"), axis), 1e-3)
 
 
 @pytest.mark.parametrize("loss", ["mse_loss", "l1_loss", "huber_loss", "cross_entropy", "binary_cross_entropy_with_logits"])
@@ -85,11 +84,10 @@ def test_losses_of_half_precision(loss: str) -> None:
     target: Any = rng.integers(0, 4, n) if loss == "cross_entropy" else (rng.random((n, 4)) < 0.5).astype("float16")
     compiled = tg.compile(lambda z, t: getattr(F, loss)(z, t))
     expected = getattr(F, loss)(Tensor(z.astype("float64")), target.astype("float64") if target.ndim > 1 else target).item()
-    with kernels(numba=False):
-        eager = getattr(F, loss)(Tensor(z), Tensor(target)).item()
-        for _ in range(4):
-            found = compiled(z, target).item()
-            assert abs(found - expected) <= max(2 * abs(eager - expected), 2e-3 * expected)
+    eager = getattr(F, loss)(Tensor(z), Tensor(target)).item()
+    for _ in range(4):
+        found = compiled(z, target).item()
+        assert abs(found - expected) <= max(2 * abs(eager - expected), 2e-3 * expected)
 
 
 MANY: dict[str, Callable[[Any, Any], Any]] = {
@@ -129,13 +127,15 @@ COLUMNS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@KERNELS
 @pytest.mark.parametrize("shape", [(3_000_000, 1), (1_000_000, 3), (300_000, 10), (10, 300_000), (2, 1_500_000)], ids=str)
 @pytest.mark.parametrize("name", COLUMNS)
-def test_sums_of_long_columns(name: str, shape: tuple[int, int]) -> None:
+def test_sums_of_long_columns(name: str, shape: tuple[int, int], numba: bool) -> None:
     """As exact as the step, whose own columns are added up one after the other."""
     x = np.random.default_rng(0).random(shape, dtype="float32")
     expected = COLUMNS[name](x.astype("float64"))
     own = np.abs(COLUMNS[name](Tensor(x)).numpy() / expected - 1).max()
-    compiled = tg.compile(COLUMNS[name])
-    for _ in range(3):
-        assert np.abs(compiled(x).numpy() / expected - 1).max() <= 2 * own + 1e-5
+    with kernels(numba):
+        compiled = tg.compile(COLUMNS[name])
+        for _ in range(3):
+            assert np.abs(compiled(x).numpy() / expected - 1).max() <= 2 * own + 1e-5

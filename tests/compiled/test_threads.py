@@ -30,7 +30,7 @@ CONTROLLED = pytest.mark.skipif(not controls_blas(), reason="needs threadpoolctl
 def split(threads: int, rows: int = 2) -> Iterator[None]:
     """Every step in so many threads, each of which does about so many samples of 8 float64 at a time."""
     low = lowered(ROWS_FLOPS=0, ROWS_BYTES=rows * 64, CHAIN_THREADS=16)
-    with kernels(numba=False), num_threads(threads), low:
+    with num_threads(threads), low:
         yield
 
 
@@ -116,7 +116,7 @@ def test_replays_of_one_batch_are_the_same(n: int, threads: int) -> None:
     x, t = rng.normal(size=(n, 600)).astype("float32"), rng.integers(0, 4, n)
     step = training(lambda x, t: F.cross_entropy(net(x), t), optim.SGD(net.parameters(), lr=0.0))
     expected = step(*as_tensors((x, t))).item()
-    with lowered(ROWS_FLOPS=0), num_threads(threads):
+    with lowered(ROWS_FLOPS=0), num_threads(threads), kernels(numba=True):
         compiled = tg.compile(step)
         losses = [compiled(x, t).item() for _ in range(60)]
     assert len(set(losses[2:])) == 1

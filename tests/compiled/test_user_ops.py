@@ -14,7 +14,7 @@ import pytest
 import tensorgrad as tg
 from tensorgrad import Tensor, optim
 from tensorgrad.op import REGISTRY, Op
-from tests.compiled import assert_close, kernels, lowered, num_threads, training
+from tests.compiled import assert_close, lowered, num_threads, training
 
 PACKAGE = Path(tg.__file__).parent
 FILES = sorted(p for folder in ("compiler", "kernels") for p in (PACKAGE / folder).rglob("*.py"))
@@ -139,7 +139,7 @@ def test_ops_of_any_name(path: Path) -> None:
     for i, title in enumerate(names()[path]):
         split = {"ROWS_FLOPS": 0, "ROWS_BYTES": 64} if i % 4 == 3 else {}
         for kind in ("elementwise", KINDS[1 + i % 2]):
-            with kernels(numba=False), num_threads(2), lowered(**split):
+            with num_threads(2), lowered(**split):
                 try:
                     check(title, kind)
                 except Exception as error:
