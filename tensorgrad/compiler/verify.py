@@ -131,13 +131,12 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
                 spread = np.full(a.shape, max(float(np.nanmax(np.abs(run[i] - runs[0][i]), initial=0)) for run in runs))
             else:
                 each = np.max([np.abs(run[i] - a) for run in runs], axis=0)
-                each[np.isnan(each)] = np.inf  # the program itself cannot say what it is
+                each = np.where(np.isnan(each), np.inf, each)  # the program itself cannot say what it is
                 finite = each[np.isfinite(each)]
                 spread = np.maximum(each, float(finite.max(initial=0)))
             largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
             room = MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest
-        room[np.isnan(room)] = np.inf
-        found.append(room)
+        found.append(np.where(np.isnan(room), np.inf, room))
     return found
 
 
