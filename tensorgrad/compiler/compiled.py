@@ -63,7 +63,10 @@ class Compiled:
     def replay(self, variant: Variant, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
         plan = self.plan = variant.plan
         if plan.fault:
-            return self.step(*args, **kwargs)
+            self.why_not = f"its plan was found to be wrong: {plan.fault}"
+            found = self.traced(args, kwargs, arrays)
+            found.settle()
+            return self.results_of(found, args, kwargs)
         self.runs, self.why_not = 0, ""
         if state.profile is None:
             results = plan.run(arrays)
@@ -95,15 +98,19 @@ class Compiled:
             pending = self.first(entry, args, kwargs, arrays, counts=False)[1]
         if pending is None:
             found, _ = self.first(entry, args, kwargs, arrays, counts=True)
-            results = [wrap(copied(t._data), None) for t in found.results]
-            connected = self.history_of(found)
-            if connected and state.recording:
-                results = self.with_history(Variant(None, None, *connected), results, args, kwargs)
-            return found.rebuild(results)
+            return self.results_of(found, args, kwargs)
         entry.pending.remove(pending)
         variant = self.second(pending, args, kwargs, arrays)
         entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
         return self.replay(variant, args, kwargs, arrays)
+
+    def results_of(self, found: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the step itself has returned, as a replay returns it."""
+        results = [wrap(copied(t._data), None) for t in found.results]
+        connected = self.history_of(found)
+        if connected and state.recording:
+            results = self.with_history(Variant(None, None, *connected), results, args, kwargs)
+        return found.rebuild(results)
 
     def first(
         self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], counts: bool
@@ -210,7 +217,7 @@ class Compiled:
             f"compile: {self.__name__} is run as it is written, for its plan was found to be wrong: {plan.fault}. This is a "
             f"fault of tensorgrad; please report it",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=5,
         )
 
     def traced(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Trace:
