@@ -73,7 +73,10 @@ class Compiled:
     def replay(self, variant: Variant, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
         plan = self.plan = variant.plan
         if plan.fault:
-            return self.as_written(args, kwargs)
+            self.why_not = f"its plan was found to be wrong: {plan.fault}"
+            found = self.traced(args, kwargs, arrays)
+            found.settle()
+            return self.results_of(found, args, kwargs)
         self.runs, self.why_not = 0, ""
         if state.profile is None:
             results = plan.run(arrays)
@@ -112,12 +115,7 @@ class Compiled:
         if variant is not None:
             return self.replay(variant, args, kwargs, arrays)
         found, _ = self.first(entry, args, kwargs, arrays, counts=True)
-        results = [wrap(copied(t._data), None) for t in found.results]
-        connected = self.history_of(found)
-        if connected.results and state.recording:
-            results = self.with_history(connected, results, args, kwargs)
-        let_go(found)
-        return found.rebuild(results)
+        return self.results_of(found, args, kwargs)
 
     def second(
         self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
@@ -134,6 +132,15 @@ class Compiled:
         entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
         return variant
 
+    def results_of(self, found: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the step itself has returned, as a replay returns it."""
+        results = [wrap(copied(t._data), None) for t in found.results]
+        connected = self.history_of(found)
+        if connected.results and state.recording:
+            results = self.with_history(connected, results, args, kwargs)
+        let_go(found)
+        return found.rebuild(results)
+
     def first(
         self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], counts: bool
     ) -> tuple[Trace, Pending]:
@@ -149,7 +156,8 @@ class Compiled:
         finally:
             if before is not None:
                 before.put_back()
-        small = [(array, copied(array)) for array in small_arrays(world)]
+        targets = [a.target for a in found.assignments]
+        small = [(a, copied(a)) for a in small_arrays(world) if not any(may_overlap(a, target) for target in targets)]
         pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found, (args, kwargs)), world), small)
         entry.pending = [pending, *entry.pending][:PATIENCE]
         return found, pending
@@ -368,7 +376,7 @@ class Compiled:
 
 class Pending(NamedTuple):
     """A first run that waits for a second: its program, what it returned besides Tensors, what it took for given; the small
-    arrays around it, with their values then."""
+    arrays around it that it does not assign, with their values then."""
 
     lines: list[Line]
     plain: Any

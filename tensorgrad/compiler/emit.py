@@ -14,7 +14,7 @@ from tensorgrad.compiler.calls import Accumulate, Call
 from tensorgrad.compiler.memory import Layout, arrays_for, lay_out, one_memory, resolve
 from tensorgrad.compiler.rows import Loop, Narrow
 from tensorgrad.compiler.values import Value
-from tensorgrad.core.backend import Array, aligned
+from tensorgrad.core.backend import Array, address, aligned
 from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import build, threads, thresholds
 
@@ -39,11 +39,15 @@ class Issued(NamedTuple):
     """A call as it is done: which array each of its values is. None: what only a run knows, an argument or what is made of one,
     or an array that an operation makes itself.
 
+    lines   what does it
+    shared  which of its results it has been told to lie in the memory of which operand
     loop    what does it, if it is a Loop
     """
 
     call: Call
     arrays: dict[Value, Array | None]
+    lines: list[str]
+    shared: dict[int, int]
     loop: Parts | None = None
 
 
@@ -68,6 +72,7 @@ class Emitter:
         self.lines: list[str] = []
         self.temporary: dict[tuple[int, str, Shape], str] = {}
         self.blocks: list[Array] = []  # memory of loops, and what calls make on the way
+        self.told: dict[Call, dict[int, int]] = {}
         self.issued: list[Issued] = []
 
     def bind(self, prefix: str, thing: Any) -> str:
@@ -92,7 +97,9 @@ class Emitter:
 
     def shared(self, call: Call) -> dict[int, int]:
         """Result to operand of a call that lie in the same memory; a parameter is written over in its own."""
-        return shared_of(call, self.layout)
+        if call not in self.told:
+            self.told[call] = shared_of(call, self.layout)
+        return self.told[call]
 
     def scratch(self, i: int, dtype: str, shape: Shape) -> str:
         """A name for memory number i of this dtype and shape, for what a call makes on the way."""
@@ -125,17 +132,21 @@ class Emitter:
         if value.shape == shape:
             return self.name(value)
         array = self.array(value)
-        return f"{self.name(value)}.reshape({shape})" if array is None else self.bind("b", array.reshape(shape))
+        if array is None:
+            return f"{self.name(value)}.reshape({shape})"
+        seen = array.reshape(shape)
+        assert not seen.size or address(seen) == address(array), f"{value.shape} as {shape} is a copy"
+        return self.bind("b", seen)
 
     def call(self, call: Call) -> None:
         """Write a call."""
-        arrays = {v: self.array(v) for v in (*call.reads, *call.outputs)}
+        arrays, start = {v: self.array(v) for v in (*call.reads, *call.outputs)}, len(self.lines)
         if isinstance(call, Loop):
             loop = self.loop(call)
-            self.issued.append(Issued(call, arrays, loop))
+            self.issued.append(Issued(call, arrays, self.lines[start:], {}, loop))
             return
         call.emit(self)
-        self.issued.append(Issued(call, arrays))
+        self.issued.append(Issued(call, arrays, self.lines[start:], self.shared(call)))
         if self.clock is not None and not isinstance(call, Accumulate):
             self.lines.append(f"since = {self.bind('took', functools.partial(self.clock.took, call))}(since)")
 
@@ -185,7 +196,7 @@ class Parts:
     given    the inputs that are known only at a run, in the order in which it is called with them
     known    the arrays of the others, and of the results
     work     for each thread its parts
-    totals   for each thread what it adds up; all of them are added to those of the first
+    totals   for each thread what it adds up;  merged: those of the first, with another that is added to them in the end
     private  for each thread the memory that nobody else uses
     """
 
@@ -221,6 +232,7 @@ class Parts:
                     self.private[i] += made[key].blocks
                 work.append(Part(a, b, a == start, functions[key], made[key].issued))
             self.work.append(work)
+        self.merged = [pair for totals in self.totals[1:] for pair in zip(self.totals[0], totals, strict=True)]
         self.sliced = [loop.split.rows(v) for v in given]
         self.spread = [known[v] for v in loop.spread]
 
@@ -263,9 +275,8 @@ class Parts:
             return
         with threads.single_threaded_blas():
             threads.in_threads(work, self.threads, self.threads)
-        for others in self.totals[1:]:
-            for total, other in zip(self.totals[0], others, strict=True):
-                np.add(total, other, out=total)
+        for total, other in self.merged:
+            np.add(total, other, out=total)
 
 
 def cut(start: int, stop: int, rows: int) -> list[tuple[int, int]]:

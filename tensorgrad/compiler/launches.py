@@ -39,7 +39,10 @@ class Launches:
         with self.in_order():
             self.launches = [(call, call.launch(self)) for call in calls]
         self.results = [self.array(v) for v in results]
-        self.issued = [Issued(call, {v: resolve(v, self.arrays) for v in (*call.reads, *call.outputs)}) for call in calls]
+        self.issued = [
+            Issued(call, {v: resolve(v, self.arrays) for v in (*call.reads, *call.outputs)}, [call.name], self.shared(call))
+            for call, _ in self.launches
+        ]
 
     def __call__(self, *arguments: Array) -> tuple[Array, ...]:
         with self.device:

@@ -417,7 +417,8 @@ class Lowering:
         return found
 
     def cross_entropy(self, logp: Node, loss: Node, slope: Node | None, seed: Any) -> None:
-        z, t = self.value(logp.inputs[0]), self.value(loss.inputs[1])
+        given = self.value(logp.inputs[0]), self.value(loss.inputs[1])
+        z, t = (v if v.contiguous else self.copied(v, logp) for v in given)
         total = self.buffer((), loss.dtype, loss)
         outputs, inputs = [total], [z, t]
         if slope is not None:

@@ -129,13 +129,10 @@ def resolve(value: Value, arrays: dict[Value, Any]) -> Array | None:
     """The array of a value, if it is known before a run: a view is looked at through what it is a view of."""
     if value in arrays:
         return arrays[value]
-    if value.array is not None:
-        return value.array
-    if value.base is None:
-        return None
-    base = resolve(value.base, arrays)
-    if base is None:
-        return None
-    assert value.look is not None
-    arrays[value] = value.look(base, value.shape)
-    return arrays[value]
+    found = value.array
+    if found is None and value.base is not None and (base := resolve(value.base, arrays)) is not None:
+        assert value.look is not None
+        found = value.look(base, value.shape)
+    if found is not None:
+        arrays[value] = found
+    return found

@@ -81,7 +81,8 @@ class Plan:
             self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
             self.source, self.function = emitter.finish(self.results)
             places = {v: emitter.array(v) for v in self.results}
-            self.fault = fault_of(emitter.issued, self.results, lowered.assigned, self.blocks + emitter.blocks, places)
+            own = self.blocks + emitter.blocks
+            self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
             (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
@@ -108,7 +109,8 @@ class Plan:
             arrays.update(zip(self.lowered.arguments, static, strict=True))
             self.launches = self.function = Launches(self.calls, static, self.results, arrays, self.layout)
             places = dict(zip(self.results, self.launches.results, strict=True))
-            self.fault = fault_of(self.launches.issued, self.results, self.lowered.assigned, self.blocks, places)
+            program, assigned = self.lowered.calls, self.lowered.assigned
+            self.fault = fault_of(program, self.launches.issued, self.results, assigned, self.blocks, places)
             if not self.fault:
                 with self.put_back():
                     self.launches.run()
@@ -181,7 +183,10 @@ class Plan:
 
     @cached_property
     def seconds(self) -> dict[Call, float]:
-        """The time of each kernel, measured on arguments made up, with everything put back as it was; the mean of some runs."""
+        """The time of each kernel, measured on arguments made up, with everything put back as it was; the mean of some runs.
+        None of a plan that is not run."""
+        if self.fault:
+            return {}
         function, found = self.timed
         rng = np.random.default_rng(0)
         made_up = [(rng.random(v.shape) * (v.dtype.kind == "f")).astype(v.dtype) for v in self.lowered.arguments]
@@ -232,6 +237,7 @@ class Plan:
         if self.launches is not None:
             used = "one CUDA graph" if self.launches.captured else f"not captured ({self.launches.why_not})"
             used = f"on {self.device}, {used}"
+        used += f"; it is not run: {self.fault}" if self.fault else ""
         return "\n".join([*columns(cells, "<<<>>>"), f"memory of its own: {self.peak_bytes:,} bytes; {used}"])
 
     __repr__ = __str__

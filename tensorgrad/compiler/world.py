@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tensorgrad.compiler.contents import Place
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, copy, is_array, may_overlap, on, on_gpu
 from tensorgrad.core.location import is_own
@@ -224,15 +225,17 @@ class World:
             if a.nbytes <= LARGE or any(may_overlap(a, other) for other in read):
                 found.append((a, text))
         found.sort(key=lambda pair: -pair[0].nbytes)
-        kept: list[tuple[Array, str]] = []
-        owners: dict[int, list[Array]] = {}
+        kept: dict[int, list[tuple[Array, str]]] = {}  # by the array that owns the memory
         for array, text in found:
-            base = owner_of(array)
-            if any(may_overlap(array, other) for other in owners.get(id(base), [])):
+            owner, place = owner_of(array), Place.of(array)
+            others = kept.setdefault(id(owner), [])
+            if any(Place.of(other).dense and place.within(Place.of(other)) for other, _ in others):
                 continue
-            owners.setdefault(id(base), []).append(array)
-            kept.append((array, text))
-        return kept
+            if any(may_overlap(array, other) for other, _ in others):  # each has elements that the other has not
+                others[:] = [(owner, text)]
+            else:
+                others.append((array, text))
+        return [pair for others in kept.values() for pair in others]
 
 
 class Snapshot:

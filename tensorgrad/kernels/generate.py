@@ -76,7 +76,7 @@ def numpy_lines(
             if last[a] == i and a in owner and a not in kept:
                 free.setdefault(owner.pop(a), []).append(called[a])  # may be written to by this very step
         k = target.get(register)
-        if k is not None and (k not in shared or last.get(shared[k], -1) <= i):
+        if k is not None and (k not in shared or (last.get(shared[k], -1) <= i and shared[k] not in kept)):
             called[register] = results[k]
         else:
             if not free.get(step.dtype):
@@ -88,12 +88,13 @@ def numpy_lines(
             ignored = ", ".join(f"{kind}='ignore'" for kind in step.quiet)
             line = f"with errstate({ignored}): {line}"
         lines.append(line)
+    copies = []
     for k, (register, layout) in enumerate(chain.results):
         if layout == "sum":
             lines += total(called[register], results[k])
         elif called[register] != results[k]:
-            lines.append(f"copyto({results[k]}, {called[register]})")
-    return lines
+            copies.append(f"copyto({results[k]}, {called[register]})")
+    return [*lines, *copies]
 
 
 def numpy_source(chain: Chain, shared: Mapping[int, int]) -> str:
@@ -116,7 +117,7 @@ def numpy_source(chain: Chain, shared: Mapping[int, int]) -> str:
     full = next(a for a, layout in layouts.items() if layout == "full")
     lines = [f"def kernel({', '.join(layouts)}, rows):", f"    n = len({full})"]
     lines += [f"    t{i} = empty((min(rows, n), *{full}.shape[1:]), {dtype!r})" for i, dtype in enumerate(temporary)]
-    lines += ["    for start in range(0, n, rows):", "        stop = min(start + rows, n)"]
+    lines += ["    for start in range(0, max(n, 1), rows):", "        stop = min(start + rows, n)"]
     lines += [f"        part_of_{a} = {a}[start:stop]" for a, layout in layouts.items() if layout in SLICED]
     lines += [f"        part_of_t{i} = t{i}[: stop - start]" for i in range(len(temporary))]
     return "\n".join([*lines, *(f"        {line}" for line in inner)]) + "\n"

@@ -41,7 +41,7 @@ class Apply(Call):
 
     def sums(self, split: Rows) -> list[Value] | None:
         whole = not self.reads or len(self.reads) != len(self.inputs) or not all(split.rows(v) for v in self.reads)
-        if not self.op.rowwise or whole or self.attrs.get("axis", -1) in (0, -len(self.reads[0].shape)):
+        if not self.op.rowwise or whole or self.attrs.get("axis") in (0, -len(self.reads[0].shape)):
             return None
         return []
 

@@ -21,6 +21,8 @@ class Matmul(Call):
 
     def sums(self, split: Rows) -> list[Value] | None:
         a, b = self.inputs
+        if len(a.shape) < 2 or len(b.shape) > 2:  # of more axes the first is not what is summed over, of one it is
+            return None
         if split.columns(a) and split.rows(b):
             return list(self.outputs)
         alone = not split.rows(b) and not split.columns(b)

@@ -1,0 +1,194 @@
+"""Contents: what lies where in memory, followed byte by byte."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, address
+
+Content: TypeAlias = tuple[Any, int]  # a value, and the address at which its first byte would lie
+INITIAL: Content = ("initial", 0)  # what was there before the run
+GARBAGE: Content = ("garbage", 0)  # of an earlier run, or of nobody
+
+
+class Place(NamedTuple):
+    """Where an array lies: its first byte, the one after its last, and whether all between them are its own; where its first
+    element is, and the strides of axes with more than one element."""
+
+    start: int
+    stop: int
+    dense: bool
+    first: int
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: Array) -> Place:
+        first = address(array)
+        if not array.size:
+            return cls(first, first, True, first, ())
+        strides = strides_of(array)
+        if array.flags.c_contiguous:
+            return cls(first, first + int(array.nbytes), True, first, strides)
+        steps = [stride * (n - 1) for n, stride in zip(array.shape, array.strides, strict=True)]
+        start = first + sum(step for step in steps if step < 0)
+        stop = first + sum(step for step in steps if step > 0) + int(array.itemsize)
+        return cls(start, stop, stop - start == array.nbytes, first, strides)
+
+    def meets(self, other: Place) -> bool:
+        """Whether they have bytes in common, those between elements counted."""
+        return self.start < other.stop and other.start < self.stop and self.start < self.stop and other.start < other.stop
+
+    def within(self, other: Place) -> bool:
+        return other.start <= self.start and self.stop <= other.stop
+
+
+def strides_of(array: Array) -> tuple[int, ...]:
+    """The strides that matter: those of axes with more than one element."""
+    return tuple([stride for n, stride in zip(array.shape, array.strides, strict=True) if n > 1])
+
+
+@dataclass(eq=False)
+class Mosaic:
+    """Contents that alternate, from an address on: the number of one for every so many bytes."""
+
+    start: int
+    unit: int
+    numbers: Array
+
+    def cut(self, start: int, stop: int, unit: int) -> Array:
+        """Those between two addresses, for units that divide its own."""
+        finer = np.repeat(self.numbers, self.unit // unit)
+        return finer[(start - self.start) // unit : (stop - self.start) // unit]
+
+
+class Memory:
+    """Intervals of addresses that do not overlap, in order, each with its content. Where nothing is known, nothing has been
+    written.
+
+    numbers   contents as numbers, which memories that are compared have in common
+    """
+
+    def __init__(self, numbers: dict[Content, int]) -> None:
+        self.numbers = numbers
+        self.starts: list[int] = []
+        self.pieces: list[tuple[int, int, Content | Mosaic]] = []
+
+    def copy(self) -> Memory:
+        made = Memory(self.numbers)
+        made.starts, made.pieces = list(self.starts), list(self.pieces)
+        return made
+
+    def put(self, array: Array, place: Place, content: Content) -> None:
+        """The elements of an array, which lies in a place, have this content from now on; what is between them has its own."""
+        start, stop = place.start, place.stop
+        if not place.dense:
+            unit = self.unit(array, start, stop)
+            numbers = self.cut(start, stop, unit)
+            elements(numbers, array, place, unit)[...] = self.number(content)
+            self.fill(start, stop, Mosaic(start, unit, numbers))
+        else:
+            self.fill(start, stop, content)
+
+    def fill(self, start: int, stop: int, content: Content | Mosaic) -> None:
+        if start == stop:
+            return
+        i = j = self.first(start)
+        left = []
+        while j < len(self.pieces) and self.pieces[j][0] < stop:
+            a, b, before = self.pieces[j]
+            left += [(a, start, before)] if a < start else []
+            left += [(stop, b, before)] if b > stop else []
+            j += 1
+        new = sorted([*left, (start, stop, content)], key=lambda piece: piece[0])
+        self.pieces[i:j] = new
+        self.starts[i:j] = [piece[0] for piece in new]
+
+    def first(self, start: int) -> int:
+        """Which piece is the first that ends after an address."""
+        i = max(bisect_right(self.starts, start) - 1, 0)
+        return i + (i < len(self.pieces) and self.pieces[i][1] <= start)
+
+    def between(self, start: int, stop: int) -> Iterator[tuple[int, int, Content | Mosaic]]:
+        """What lies between two addresses."""
+        i = self.first(start)
+        while start < stop:
+            a, b, content = self.pieces[i] if i < len(self.pieces) else (stop, stop, INITIAL)
+            if a > start:
+                yield start, min(a, stop), INITIAL
+            if a < stop:
+                yield max(a, start), min(b, stop), content
+            start, i = b if a < stop else stop, i + 1
+
+    def holds(self, place: Place, content: Content | Memory) -> bool:
+        """Whether a place is in one piece of this content, or nothing is known of it where it is to be what it was."""
+        i = bisect_right(self.starts, place.start) - 1
+        if content is INITIAL:
+            before = i < 0 or self.pieces[i][1] <= place.start
+            return before and (i + 1 == len(self.starts) or self.starts[i + 1] >= place.stop)
+        return i >= 0 and place.stop <= self.pieces[i][1] and self.pieces[i][2] == content
+
+    def differs(self, array: Array, place: Place, wanted: Content | Memory) -> tuple[Content, Content] | None:
+        """What lies where elements of an array are, and what should: another content, or that of another memory in that place.
+        None if it is as it should."""
+        start, stop = place.start, place.stop
+        if start == stop:
+            return None
+        if not isinstance(wanted, Memory):
+            bad: Any = next((content for _, _, content in self.between(start, stop) if content != wanted), wanted)
+            if bad is wanted or (place.dense and not isinstance(bad, Mosaic)):
+                return None if bad is wanted else (bad, wanted)
+        elif wanted.agrees(self, start, stop):
+            return None
+        unit = math.gcd(self.unit(array, start, stop), wanted.unit(array, start, stop) if isinstance(wanted, Memory) else 0)
+        is_here = elements(self.cut(start, stop, unit), array, place, unit)
+        if isinstance(wanted, Memory):
+            is_wanted = elements(wanted.cut(start, stop, unit), array, place, unit)
+        else:
+            is_wanted = np.broadcast_to(np.int32(self.number(wanted)), is_here.shape)
+        wrong = is_here != is_wanted
+        if not wrong.any():
+            return None
+        names = list(self.numbers)
+        return names[is_here[wrong][0]], names[is_wanted[wrong][0]]
+
+    def agrees(self, other: Memory, start: int, stop: int) -> bool:
+        """Whether two memories have the same contents between two addresses, none of them alternating."""
+        for a, b, content in self.between(start, stop):
+            if isinstance(content, Mosaic) or any(there != content for _, _, there in other.between(a, b)):
+                return False
+        return True
+
+    # Contents as numbers
+
+    def number(self, content: Content) -> int:
+        return self.numbers.setdefault(content, len(self.numbers))
+
+    def unit(self, array: Array, start: int, stop: int) -> int:
+        """So many bytes at a time have one content: those of elements of an array, and of what lies there."""
+        sizes = [int(array.itemsize), *array.strides]
+        for a, b, content in self.between(start, stop):
+            sizes += [a - start, b - start]
+            if isinstance(content, Mosaic):
+                sizes += [content.unit, content.start - start]
+        return math.gcd(*sizes)
+
+    def cut(self, start: int, stop: int, unit: int) -> Array:
+        """The numbers of what lies between two addresses."""
+        found = np.empty((stop - start) // unit, np.int32)
+        for a, b, content in self.between(start, stop):
+            part = content.cut(a, b, unit) if isinstance(content, Mosaic) else self.number(content)
+            found[(a - start) // unit : (b - start) // unit] = part
+        return found
+
+
+def elements(numbers: Array, array: Array, place: Place, unit: int) -> Array:
+    """Of numbers for every unit of a place those that belong to elements of the array, on an axis more than it has."""
+    shape = (*array.shape, array.itemsize // unit)
+    strides = (*(stride // unit * numbers.itemsize for stride in array.strides), numbers.itemsize)
+    return np.lib.stride_tricks.as_strided(numbers[(place.first - place.start) // unit :], shape, strides)

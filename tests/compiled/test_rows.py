@@ -1,0 +1,54 @@
+"""What of a step is done for some of the samples at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorgrad
+from tensorgrad import Tensor, ops
+from tensorgrad.kernels import thresholds
+from tensorgrad.nn import functional as F
+from tensorgrad.ops import random
+
+rng = np.random.default_rng(0)
+W = Tensor(rng.normal(size=(3, 4)))
+
+
+def hidden_then_samples(x: Tensor) -> Any:
+    return F.dropout(ops.tanh(x @ W), 0.5).sum(), F.dropout(x, 0.5) * 2
+
+
+STEPS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
+    "as many matrices as samples": (lambda x, b: (x.T @ b, (x * 2).sum(0)), [(3, 2), (3, 3, 2)]),
+    "one sample, as long as there are rows": (lambda x: (ops.tanh(x) @ W, ops.tanh(x)), [(3,)]),
+    "random numbers for the samples after those for what is made of them": (hidden_then_samples, [(5, 3)]),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_cannot_be_cut_is_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thresholds, "ROWS_FLOPS", 0)
+    step, shapes = STEPS[name]
+    compiled = tensorgrad.compile(step)
+    for i in range(4):
+        given = [Tensor(rng.normal(size=shape)) for shape in shapes]
+        random.seed(i)
+        found = compiled(*given)
+        random.seed(i)
+        for a, b in zip(found, step(*given), strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12)
+    assert "kernels on rows" in str(compiled.plan)
+
+
+def test_labels_as_rows_of_zeros_and_ones_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a loss that is spelled out with them is done sample by sample, too."""
+    monkeypatch.setattr(thresholds, "ROWS_FLOPS", 0)
+    compiled = tensorgrad.compile(lambda z, y: ((ops.softmax(z) - ops.one_hot(y, 4, z.dtype)) ** 2).mean())
+    for _ in range(3):
+        compiled(rng.normal(size=(6, 4)), rng.integers(0, 4, 6))
+    loop = next(call for call in compiled.plan.calls if len(call.parts) > 1)
+    assert [call.name for call in loop.parts][:2] == ["softmax", "one_hot"]
