@@ -67,7 +67,7 @@ class Case:
             patch.setattr(type(ops.cholesky), "forward", lambda self, xp, x: x)
             patch.setattr(thresholds, "ROWS_FLOPS", 1e99 if self.program.rows is None else 0)
             patch.setattr(thresholds, "ROWS_BYTES", self.program.rows or 1)
-            patch.setattr(emit.threads, "get_num_threads", lambda: self.program.threads)
+            patch.setattr(emit.threads, "_count", self.program.threads)
             patch.setattr(emit.threads, "controls_blas", lambda: True)
             yield
 
