@@ -75,7 +75,8 @@ class Comparison:
         if one.error is not None and not one.rounds:
             return Verdict("invalid", said(one.error))
         other = self.compiled()
-        difference = self.difference(one, other) or self.afterwards(one, other)
+        faults = [Verdict("different", f"fault: {text}") for text in other.faults]
+        difference = next(iter(faults), None) or self.difference(one, other) or self.afterwards(one, other)
         ending = Verdict("same")
         if difference is None and other.error is not None and one.error is None:
             ending = self.ended(other)
@@ -147,7 +148,7 @@ class Comparison:
         error = other.error
         call = len(other.rounds)
         refused = isinstance(error, CompileError) or (
-            isinstance(error, (TensorgradError, TypeError, AttributeError)) and COMPILING.search(str(error))
+            isinstance(error, (TensorgradError, TypeError, AttributeError)) and COMPILING.search(message(error))
         )
         if not refused:
             assert error is not None
@@ -163,7 +164,7 @@ class Comparison:
                 problem, place = unlike(after[path].value, leaf.value) if path in after else ("", 0)
                 if problem and not (problem == "differs" and self.is_rounding(call, path, after[path].value, leaf.value)):
                     return Verdict("different", f"{leaf.role} left half changed by a refusal", path, place, call)
-        return Verdict("refused", str(error), call=call)
+        return Verdict("refused", message(error), call=call)
 
     def both_ended(self, one: Run, other: Run) -> Verdict:
         """The step itself raises an error after some calls."""
@@ -179,7 +180,7 @@ class Comparison:
         if type(other.error) is type(one.error):
             return Verdict("same")
         if isinstance(other.error, CompileError):
-            return Verdict("refused", str(other.error), call=call)
+            return Verdict("refused", message(other.error), call=call)
         return Verdict("different", f"error: {said(other.error)} for {type(one.error).__name__}", call=call)
 
     def afterwards(self, one: Run, other: Run) -> Verdict | None:
@@ -246,6 +247,11 @@ def wide(a: Any) -> Any:
 
 def distance(a: Any, b: Any) -> float:
     return float(np.abs(wide(a) - wide(b)).max(initial=0.0))
+
+
+def message(error: BaseException | None) -> str:
+    """What an error says, with its notes."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def said(error: BaseException) -> str:

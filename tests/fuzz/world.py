@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import linecache
 import sys
 import types
@@ -12,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ Leaves = dict[str, Leaf]  # by an expression of it
 class Run:
     """What is seen of a run.
 
-    rounds    what is there after each call, copied
+    rounds    what is there at the end of each round, copied; results are as they were when they came
     kept      the results of each call, as they are at the end
     shared    (call, path, path) of arrays with memory in common that should have none
     frozen    (call, path) of results and gradients that cannot be written to
@@ -51,6 +51,8 @@ class Run:
     ready     how many calls of compiled functions were begun
     captured  the parameters and optimisers at the one moment that was asked for
     ran       how often the Python code of a step was run
+    warned    whether a warning spoke of compiling
+    faults    what the compiler says of itself
     """
 
     rounds: list[Leaves] = field(default_factory=list)
@@ -64,6 +66,7 @@ class Run:
     captured: Leaves = field(default_factory=dict)
     ran: int = 0
     warned: bool = False
+    faults: list[str] = field(default_factory=list)
 
 
 def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | None = None, noise: int | None = None) -> Run:
@@ -72,7 +75,7 @@ def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | N
     moment   ("ready", j) or ("done", j): capture parameters and optimisers just before, or after, the j-th call of a step
     noise    disturb every input and the result of every operation by a unit in the last place or two, drawn with this seed
     """
-    found = Run()
+    found, came = Run(), Leaves()
     done = 0
 
     def ready(scope: dict[str, Any]) -> None:
@@ -83,12 +86,11 @@ def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | N
     def after(scope: dict[str, Any]) -> None:
         nonlocal done
         done += 1
+        came.update(copied(leaves(scope, ("result",))))
         if moment == ("done", done):
             found.captured = copied(leaves(scope, STATE))
 
-    def ran() -> None:
-        found.ran += 1
-
+    ran = itertools.count().__next__  # of C: the compiler looks into what a step reaches
     source, name = program.source(), f"program_{program.seed}.py"
     module = sys.modules["program"] = types.ModuleType("program")  # so that what it defines can be pickled
     space = vars(module)
@@ -107,12 +109,14 @@ def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | N
         with disturbance.of_operations() if noise is not None else contextlib.nullcontext():
             try:
                 for scope in space["run"](how):
-                    watch(scope, found, results)
+                    watch(scope, found, came, results)
             except Exception as error:
                 found.error, found.inside = error, found.ready > done
                 found.at_error = copied(leaves(scope_of(error), STATE))
         found.kept = [copied(result) for result in results]
+        found.ran = ran()
         found.warned = any("compile" in str(w.message) for w in caught)
+        found.faults = [str(w.message) for w in caught if "fault of tensorgrad" in str(w.message)]
     return found
 
 
@@ -207,17 +211,17 @@ def as_tensors(value: Any) -> Any:
 # What is seen
 
 
-def watch(scope: dict[str, Any], found: Run, results: list[Leaves]) -> None:
-    """Note what is there after a call."""
+def watch(scope: dict[str, Any], found: Run, came: Leaves, results: list[Leaves]) -> None:
+    """Note what is there at the end of a round."""
     now = leaves(scope)
     call = len(found.rounds)
-    found.rounds.append(copied(now))
+    found.rounds.append(copied(now) | came)
     fresh = {path: leaf for path, leaf in now.items() if leaf.role == "result"}
     grads = {path: leaf for path, leaf in now.items() if leaf.role == "gradient"}
     others = {path: leaf for path, leaf in now.items() if leaf.role not in ("result", "gradient")}
     earlier = {f"{path} of call {j + 1}": leaf for j, result in enumerate(results) for path, leaf in result.items()}
     pairs = [(a, b) for a in fresh.items() for b in (*grads.items(), *others.items(), *earlier.items())]
-    pairs += [(a, b) for a in grads.items() for b in others.items()] + list(combinations(grads.items(), 2))
+    pairs += [(a, b) for a in grads.items() for b in others.items()] + list(itertools.combinations(grads.items(), 2))
     for (a, one), (b, other) in pairs:
         if isinstance(one.value, np.ndarray) and isinstance(other.value, np.ndarray) and overlap(one.value, other.value):
             found.shared.add((call, a, b))
