@@ -69,11 +69,18 @@ class Run:
     faults: list[str] = field(default_factory=list)
 
 
-def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | None = None, noise: int | None = None) -> Run:
+def run(
+    program: Program,
+    how: Callable[[Any], Any],
+    moment: tuple[str, int] | None = None,
+    noise: int | None = None,
+    exactly: bool = False,
+) -> Run:
     """The program from beginning to end. `how` is what is done with its steps.
 
-    moment   ("ready", j) or ("done", j): capture parameters and optimisers just before, or after, the j-th call of a step
-    noise    disturb every input and the result of every operation by a unit in the last place or two, drawn with this seed
+    moment    ("ready", j) or ("done", j): capture parameters and optimisers just before, or after, the j-th call of a step
+    noise     disturb every input and the result of every operation by a unit in the last place or two, drawn with this seed
+    exactly   compute every operation in float64, and round its result
     """
     found, came = Run(), Leaves()
     done = 0
@@ -106,7 +113,7 @@ def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | N
                     space[helper] = disturbance.of_result(space[helper])
             how = disturbance.of_parameters(how)
         results: list[Leaves] = []
-        with disturbance.of_operations() if noise is not None else contextlib.nullcontext():
+        with instead(disturbance.operation if noise is not None else rounded if exactly else None):
             try:
                 for scope in space["run"](how):
                     watch(scope, found, came, results)
@@ -372,22 +379,44 @@ class Disturbance:
 
         return made
 
-    @contextlib.contextmanager
-    def of_operations(self) -> Iterator[None]:
-        """Inside of the block the results of operations are disturbed."""
+    def operation(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """An operation whose result is disturbed."""
 
-        def disturbed(forward: Callable[..., Any]) -> Callable[..., Any]:
-            def called(*args: Any, **attrs: Any) -> Any:
-                y = forward(*args, **attrs)
-                return self(y) if isinstance(y, (np.ndarray, np.generic)) and getattr(y, "base", None) is None else y
+        def called(*args: Any, **attrs: Any) -> Any:
+            y = forward(*args, **attrs)
+            return self(y) if is_new(y, args) else y
 
-            return called
+        return called
 
-        inexact = [op for op in OPS.values() if not op.moves and op.name not in EXACT]
+
+def rounded(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """An operation computed in float64."""
+
+    def called(xp: Any, *args: Any, **attrs: Any) -> Any:
+        y = forward(xp, *args, **attrs)
+        if not is_new(y, args) or y.dtype == np.float64:
+            return y
+        wider = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+        exact = np.asarray(forward(xp, *wider, **attrs))
+        return exact.astype(y.dtype) if exact.shape == y.shape else y
+
+    return called
+
+
+def is_new(y: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a result is of floating numbers, and no view of an argument."""
+    floating = isinstance(y, (np.ndarray, np.generic)) and y.dtype.kind == "f"
+    return floating and not any(isinstance(a, np.ndarray) and np.may_share_memory(a, y) for a in args)
+
+
+@contextlib.contextmanager
+def instead(change: Callable[[Callable[..., Any]], Callable[..., Any]] | None) -> Iterator[None]:
+    """Inside of the block operations compute in another way, but for those that nothing rounds."""
+    inexact = [op for op in OPS.values() if change is not None and not op.moves and op.name not in EXACT]
+    for op in inexact:
+        op.forward = change(op.forward)
+    try:
+        yield
+    finally:
         for op in inexact:
-            op.forward = disturbed(op.forward)
-        try:
-            yield
-        finally:
-            for op in inexact:
-                del op.forward
+            del op.forward
