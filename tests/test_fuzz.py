@@ -7,6 +7,7 @@ import importlib.util
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -135,6 +136,11 @@ def of_float64(planted: Planted, args: Any) -> Any:
     return wrap(np.array(planted.step(*args).data, np.float64), None)
 
 
+def faulty(planted: Planted, args: Any) -> Any:
+    warnings.warn("compile: the plan is a fault of tensorgrad", stacklevel=1)
+    return as_it_is(planted, args)
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "what", "call"),
     [
@@ -149,6 +155,7 @@ def of_float64(planted: Planted, args: Any) -> Any:
         (with_its_argument, "different", "outside differs", 2),
         (twice, "different", "optimiser differs", 2),
         (of_float64, "different", "result has another dtype", 2),
+        (faulty, "different", "fault: compile: the plan is a fault of tensorgrad", 0),
     ],
 )
 def test_what_is_planted_is_found(fault: Callable[[Planted, Any], Any], kind: str, what: str, call: int) -> None:
@@ -178,6 +185,8 @@ def test_results_are_compared_with_later_calls() -> None:
     """A step may return the memory of a parameter; a compiled one has to do so always or never."""
     step = program(*TRAINING[:-1], "return w", keep_grads=True)
     assert check(step, planted(as_it_is)).kind == "same"
+    later = program(*TRAINING[:-1], "return w", keep_grads=True, loop=("r = step(x)", "w.data += 1"))
+    assert check(later, planted(as_it_is)).kind == "same"
 
     class Own(Planted):
         def __call__(self, *args: Any) -> Any:
@@ -239,7 +248,7 @@ def test_a_difference_is_made_small() -> None:
 )
 def test_crashes_and_hangs_are_found(code: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first process does one program, and comes to its end, or to none, with the second in hand."""
-    word = {**asdict(Verdict("same", calls=6, ran=2)), "seed": 5}
+    word = {**asdict(Verdict("same", calls=6, ran=2)), "seed": 5, "tags": []}
     lines = ("import json, os, time", f"print(json.dumps({word!r}))", "print(json.dumps({'seed': 6}), flush=True)", code)
     started: list[int] = []
 
@@ -265,9 +274,10 @@ def test_the_summary_counts() -> None:
         Verdict("different", "result differs", "r", 0, 3, calls=6, ran=2),
     )
     for seed, found in enumerate(verdicts):
-        summary.add(asdict(found) | {"seed": seed})
+        summary.add(asdict(found) | {"seed": seed, "tags": []})
     assert (summary.counts["programs"], summary.replays, summary.calls, summary.never) == (5, 8, 20, [1])
     text = str(summary)
+    assert summary.plain == [2, 3]
     assert "refused 2 (40%; 1 without a line), different 1" in text
     assert "result differs | not made small | seeds 4" in text
     assert "compile: no, at LINE" in text

@@ -36,6 +36,8 @@ class Summary:
 
     counts       programs by what came of them
     refused      refusals by their message, without its numbers, and the seed of one
+    plain        seeds of programs without a habit that were refused
+    never        seeds of programs that were never replayed, without a word
     differences  the ones found, as dicts: seed, kind, what they are, the script
     """
 
@@ -46,6 +48,7 @@ class Summary:
     calls: int = 0
     replays: int = 0
     never: list[int] = field(default_factory=list)
+    plain: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, word: dict[str, Any]) -> None:
@@ -58,6 +61,7 @@ class Summary:
             self.counts["rounded"] += 1
         if word["kind"] == "refused":
             self.refused[template(word["what"])] += 1
+            self.plain += [word["seed"]] * (not word["tags"])
             self.counts["refused without a line"] += not NAMED.search(word["what"])
         if word["kind"] == "same" and word["ran"] >= word["calls"] > 4 and not word["warned"]:
             self.never.append(word["seed"])
@@ -68,7 +72,7 @@ class Summary:
         """The differences put together that are alike, the most frequent ones first."""
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for word in self.differences:
-            beside = "" if word["what"].startswith("error") else word.get("with", "not made small")
+            beside = "" if word["what"].startswith(("error", "fault")) else word.get("with", "not made small")
             found.setdefault((template(word["what"]), beside), []).append(word)
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
@@ -83,6 +87,8 @@ class Summary:
         ]
         if self.refused:
             lines += ["", "Refused:", *(f"{count:6}  {message}" for message, count in self.refused.most_common(40))]
+        if self.plain:
+            lines += ["", f"Refused without a habit: {len(self.plain)}, seeds {' '.join(map(str, self.plain[:30]))}"]
         if self.never:
             lines += ["", f"Never replayed: {' '.join(map(str, self.never[:30]))}"]
         if self.differences:
@@ -127,10 +133,9 @@ def outcome(seed: int, numba: bool, shrunk: Counter[str], shrinks: int, ends: fl
         verdict = check(program)
         if verdict.kind == "same":
             verdict = replace(verdict, kind="documented")
-    word = {**asdict(verdict), "seed": seed}
+    word = {**asdict(verdict), "seed": seed, "tags": program.tags}
     if verdict.kind != "different":
         return word
-    word["tags"] = program.tags
     if shrunk[kind_of(verdict)] < shrinks and time.monotonic() < ends:
         shrunk[kind_of(verdict)] += 1
         small, verdict = shrink(program, verdict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import linecache
 import sys
 import types
@@ -12,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ Leaves = dict[str, Leaf]  # by an expression of it
 class Run:
     """What is seen of a run.
 
-    rounds    what is there after each call, copied
+    rounds    what is there at the end of each round, copied; results are as they were when they came
     kept      the results of each call, as they are at the end
     shared    (call, path, path) of arrays with memory in common that should have none
     frozen    (call, path) of results and gradients that cannot be written to
@@ -51,6 +51,8 @@ class Run:
     ready     how many calls of compiled functions were begun
     captured  the parameters and optimisers at the one moment that was asked for
     ran       how often the Python code of a step was run
+    warned    whether a warning spoke of compiling
+    faults    what the compiler says of itself
     """
 
     rounds: list[Leaves] = field(default_factory=list)
@@ -64,15 +66,23 @@ class Run:
     captured: Leaves = field(default_factory=dict)
     ran: int = 0
     warned: bool = False
+    faults: list[str] = field(default_factory=list)
 
 
-def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | None = None, noise: int | None = None) -> Run:
+def run(
+    program: Program,
+    how: Callable[[Any], Any],
+    moment: tuple[str, int] | None = None,
+    noise: int | None = None,
+    exactly: bool = False,
+) -> Run:
     """The program from beginning to end. `how` is what is done with its steps.
 
-    moment   ("ready", j) or ("done", j): capture parameters and optimisers just before, or after, the j-th call of a step
-    noise    disturb every input and the result of every operation by a unit in the last place or two, drawn with this seed
+    moment    ("ready", j) or ("done", j): capture parameters and optimisers just before, or after, the j-th call of a step
+    noise     disturb every input and the result of every operation by a unit in the last place or two, drawn with this seed
+    exactly   compute every operation in float64, and round its result
     """
-    found = Run()
+    found, came = Run(), Leaves()
     done = 0
 
     def ready(scope: dict[str, Any]) -> None:
@@ -83,12 +93,11 @@ def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | N
     def after(scope: dict[str, Any]) -> None:
         nonlocal done
         done += 1
+        came.update(copied(leaves(scope, ("result",))))
         if moment == ("done", done):
             found.captured = copied(leaves(scope, STATE))
 
-    def ran() -> None:
-        found.ran += 1
-
+    ran = itertools.count().__next__  # of C: the compiler looks into what a step reaches
     source, name = program.source(), f"program_{program.seed}.py"
     module = sys.modules["program"] = types.ModuleType("program")  # so that what it defines can be pickled
     space = vars(module)
@@ -104,15 +113,17 @@ def run(program: Program, how: Callable[[Any], Any], moment: tuple[str, int] | N
                     space[helper] = disturbance.of_result(space[helper])
             how = disturbance.of_parameters(how)
         results: list[Leaves] = []
-        with disturbance.of_operations() if noise is not None else contextlib.nullcontext():
+        with instead(disturbance.operation if noise is not None else rounded if exactly else None):
             try:
                 for scope in space["run"](how):
-                    watch(scope, found, results)
+                    watch(scope, found, came, results)
             except Exception as error:
                 found.error, found.inside = error, found.ready > done
                 found.at_error = copied(leaves(scope_of(error), STATE))
         found.kept = [copied(result) for result in results]
+        found.ran = ran()
         found.warned = any("compile" in str(w.message) for w in caught)
+        found.faults = [str(w.message) for w in caught if "fault of tensorgrad" in str(w.message)]
     return found
 
 
@@ -207,17 +218,17 @@ def as_tensors(value: Any) -> Any:
 # What is seen
 
 
-def watch(scope: dict[str, Any], found: Run, results: list[Leaves]) -> None:
-    """Note what is there after a call."""
+def watch(scope: dict[str, Any], found: Run, came: Leaves, results: list[Leaves]) -> None:
+    """Note what is there at the end of a round."""
     now = leaves(scope)
     call = len(found.rounds)
-    found.rounds.append(copied(now))
+    found.rounds.append(copied(now) | came)
     fresh = {path: leaf for path, leaf in now.items() if leaf.role == "result"}
     grads = {path: leaf for path, leaf in now.items() if leaf.role == "gradient"}
     others = {path: leaf for path, leaf in now.items() if leaf.role not in ("result", "gradient")}
     earlier = {f"{path} of call {j + 1}": leaf for j, result in enumerate(results) for path, leaf in result.items()}
     pairs = [(a, b) for a in fresh.items() for b in (*grads.items(), *others.items(), *earlier.items())]
-    pairs += [(a, b) for a in grads.items() for b in others.items()] + list(combinations(grads.items(), 2))
+    pairs += [(a, b) for a in grads.items() for b in others.items()] + list(itertools.combinations(grads.items(), 2))
     for (a, one), (b, other) in pairs:
         if isinstance(one.value, np.ndarray) and isinstance(other.value, np.ndarray) and overlap(one.value, other.value):
             found.shared.add((call, a, b))
@@ -368,22 +379,44 @@ class Disturbance:
 
         return made
 
-    @contextlib.contextmanager
-    def of_operations(self) -> Iterator[None]:
-        """Inside of the block the results of operations are disturbed."""
+    def operation(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """An operation whose result is disturbed."""
 
-        def disturbed(forward: Callable[..., Any]) -> Callable[..., Any]:
-            def called(*args: Any, **attrs: Any) -> Any:
-                y = forward(*args, **attrs)
-                return self(y) if isinstance(y, (np.ndarray, np.generic)) and getattr(y, "base", None) is None else y
+        def called(*args: Any, **attrs: Any) -> Any:
+            y = forward(*args, **attrs)
+            return self(y) if is_new(y, args) else y
 
-            return called
+        return called
 
-        inexact = [op for op in OPS.values() if not op.moves and op.name not in EXACT]
+
+def rounded(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """An operation computed in float64."""
+
+    def called(xp: Any, *args: Any, **attrs: Any) -> Any:
+        y = forward(xp, *args, **attrs)
+        if not is_new(y, args) or y.dtype == np.float64:
+            return y
+        wider = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+        exact = np.asarray(forward(xp, *wider, **attrs))
+        return exact.astype(y.dtype) if exact.shape == y.shape else y
+
+    return called
+
+
+def is_new(y: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a result is of floating numbers, and no view of an argument."""
+    floating = isinstance(y, (np.ndarray, np.generic)) and y.dtype.kind == "f"
+    return floating and not any(isinstance(a, np.ndarray) and np.may_share_memory(a, y) for a in args)
+
+
+@contextlib.contextmanager
+def instead(change: Callable[[Callable[..., Any]], Callable[..., Any]] | None) -> Iterator[None]:
+    """Inside of the block operations compute in another way, but for those that nothing rounds."""
+    inexact = [op for op in OPS.values() if change is not None and not op.moves and op.name not in EXACT]
+    for op in inexact:
+        op.forward = change(op.forward)
+    try:
+        yield
+    finally:
         for op in inexact:
-            op.forward = disturbed(op.forward)
-        try:
-            yield
-        finally:
-            for op in inexact:
-                del op.forward
+            del op.forward
