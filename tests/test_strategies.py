@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import find, given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 import tensorgrad
@@ -19,6 +19,7 @@ from tensorgrad.testing import GradientError, gradcheck, strategies
 from tensorgrad.testing.expressions import Expression, expressions
 
 QUICK = settings(max_examples=2000, deadline=None, database=None, derandomize=True)
+FOUND = settings(QUICK, phases=[Phase.generate])  # and not made smaller
 
 
 @given(data=st.data())
@@ -129,10 +130,10 @@ def test_an_expression_computes_what_it_prints(expression: Expression) -> None:
 
 
 def test_expressions_grow_and_share() -> None:
-    grown = find(expressions(), lambda e: len(e.steps) >= 4, settings=QUICK)
+    grown = find(expressions(), lambda e: len(e.steps) >= 4, settings=FOUND)
     assert len({s for step in grown.steps for s in step.sources if isinstance(s, str)}) >= 4
-    find(expressions(), lambda e: any(step.sources[:1] == step.sources[1:] for step in e.steps), settings=QUICK)
-    find(expressions(["matmul", "tanh"]), lambda e: {s.op.name for s in e.steps} == {"matmul", "tanh"}, settings=QUICK)
+    find(expressions(), lambda e: any(step.sources[:1] == step.sources[1:] for step in e.steps), settings=FOUND)
+    find(expressions(["matmul", "tanh"]), lambda e: {s.op.name for s in e.steps} == {"matmul", "tanh"}, settings=FOUND)
 
 
 @pytest.mark.parametrize("name", ["max", "cumsum", "softmax", "transpose"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from tensorgrad.kernels import build, generate, thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.op import REGISTRY
 from tensorgrad.ops import random
+from tests.compiled import kernels, lowered, num_threads
 
 THOROUGH = int(os.environ.get("TENSORGRAD_THOROUGH", "1"))  # so many times as many examples
 SPECIAL = np.array([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan, 1e30, -1e-30])
@@ -45,18 +47,16 @@ LOWERED = {"SLICE": 6, "CHAIN_THREADS": 25, "ONES_PRODUCT": 12, "DOT": 7, "CLASS
 
 
 @contextmanager
-def built(numba: bool, lowered: bool) -> Iterator[None]:
+def built(numba: bool, low: bool) -> Iterator[None]:
     """With or without Numba; thresholds as shipped, or so low that small arrays cross them, in three threads."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, size in LOWERED.items() if lowered else ():
-            patch.setattr(thresholds, name, size)
-        patch.setattr(build, "cross_entropy_kernel", build.cross_entropy_kernel.__wrapped__)  # which keeps what CLASSES said
-        if not numba:
-            patch.setattr(build, "numba_kernel", build.numba_kernel.__wrapped__)
-            patch.setattr(build, "has_numba", lambda: False)
-        if lowered:
-            patch.setattr(build.threads, "get_num_threads", lambda: 3)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(kernels(numba))
+        if low:
+            stack.enter_context(lowered(**LOWERED))
+            stack.enter_context(num_threads(3))
+        build.cross_entropy_kernel.cache_clear()  # it keeps what CLASSES said
         yield
+    build.cross_entropy_kernel.cache_clear()
 
 
 WAYS = list(product((True, False), (True, False)))
@@ -318,20 +318,24 @@ def test_chains_by_numba(dtypes: str) -> None:
     pytest.importorskip("numba")
     rng = np.random.default_rng([*dtypes.encode()])
     done = 0
-    while done < 3 * THOROUGH:
-        shape = [(6, 7), (40,), (2, 3, 4)][done % 3]
-        call, arrays = random_chain(rng, shape, dtypes, True)
-        if len(call.chain.steps) < 2:
-            continue
-        kinds = generate.layouts_of(call.chain)
-        if build.numba_kernel(call.chain, (), all(x in ("full", "number") for x in kinds)) is None:
-            continue
-        done += 1
-        shared = in_place(rng, call)
-        for lowered, other in product((True, False), (shape, (1,) * len(shape), (0, *shape[1:]), (31, *shape[1:]))):
-            with built(True, lowered):
-                resized(call, arrays, other, rng)
-                compare(call, arrays, shared)
+    with kernels(numba=True):
+        for _ in range(200 * THOROUGH):
+            if done == 3 * THOROUGH:
+                return
+            shape = [(6, 7), (40,), (2, 3, 4)][done % 3]
+            call, arrays = random_chain(rng, shape, dtypes, True)
+            if len(call.chain.steps) < 2:
+                continue
+            kinds = generate.layouts_of(call.chain)
+            if build.numba_kernel(call.chain, (), all(x in ("full", "number") for x in kinds)) is None:
+                continue
+            done += 1
+            shared = in_place(rng, call)
+            for lowered, other in product((True, False), (shape, (1,) * len(shape), (0, *shape[1:]), (31, *shape[1:]))):
+                with built(True, lowered):
+                    resized(call, arrays, other, rng)
+                    compare(call, arrays, shared)
+    pytest.fail(f"only {done} chains that Numba compiles were drawn")
 
 
 def resized(call: ChainCall, arrays: dict[Value, Array], shape: tuple[int, ...], rng: np.random.Generator) -> None:
