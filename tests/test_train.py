@@ -723,14 +723,28 @@ REFUSED = "asks for the value of a Tensor|reads an array that was another one in
 
 @pytest.mark.parametrize("size", [1, 30, 90])
 def test_what_is_not_recorded_is_refused(size: int) -> None:
-    """Compiled it would be what it was at first, for ever: of the targets, of the inputs, in the evaluation."""
+    """Compiled it would be what it was at first, for ever: of the targets, of the inputs."""
     loader = data.DataLoader(*problem(), batch_size=size)
     with pytest.raises(CompileError, match=REFUSED):
         fitted(lambda z, y: ((z - np.eye(3)[y.data]) ** 2).mean(), loader)
-    for module in (OfInputs(), OfBuffer()):
-        model = nn.Sequential(network(), module)
-        with pytest.raises(CompileError, match=REFUSED):
-            train.fit(model, F.cross_entropy, MAKERS["SGD"](model), loader, 1, validation=loader)
+    model = nn.Sequential(network(), OfInputs())
+    with pytest.raises(CompileError, match=REFUSED):
+        train.fit(model, F.cross_entropy, MAKERS["SGD"](model), loader, 1, validation=loader)
+
+
+@pytest.mark.parametrize("size", [30, 90])
+def test_what_is_computed_of_a_buffer_follows_it(size: int) -> None:
+    losses = []
+    for compiled in (True, False):
+        model = nn.Sequential(network(), OfBuffer())
+        double = lambda run, scale=model[1].scale: np.multiply(scale, 2, out=scale)  # noqa: E731
+        loader = data.DataLoader(*problem(), batch_size=size)
+        found = train.fit(
+            model, F.cross_entropy, MAKERS["SGD"](model), loader, 3, validation=loader, callbacks=[double], compile=compiled
+        )
+        losses.append(found["val_loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    assert losses[0][0] != losses[0][2]
 
 
 # What a callback changes, and what is outside of the model

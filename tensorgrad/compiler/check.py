@@ -369,7 +369,9 @@ class Regions:
         return sorted(found)
 
     def cover(self, place: Place) -> bool:
-        """Whether all of a place is in one region."""
+        """Whether all of a place is in one region; what is empty lies nowhere."""
+        if place.start == place.stop:
+            return True
         k = bisect_right(self.starts, place.start) - 1
         return k >= 0 and place.stop <= self.stops[k]
 

@@ -121,12 +121,13 @@ class Compiled:
         self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
     ) -> Variant | None:
         """The plan that a second run makes possible. None if the two differ, and something that the first one took for given
-        has changed: this one is a first run then."""
+        has changed between them: this one is a first run then."""
         entry.pending = [p for p in entry.pending if p is not pending]
+        has_changed = pending.guards.failing() or not all(equal(array, values) for array, values in pending.small)
         try:
             variant = self.planned(pending, args, kwargs, arrays)
         except CompileError:
-            if pending.guards.failing() or not all(equal(array, values) for array, values in pending.small):
+            if has_changed:
                 return None
             raise
         entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]

@@ -19,7 +19,7 @@ from tensorgrad.core.location import Location, line_of, user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import Tracer, switched
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import CompileError
+from tensorgrad.errors import CompileError, TensorgradError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim.optimiser import Optimiser
 
@@ -444,7 +444,8 @@ def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool, wh
         found.ended(value, keep_grads, where)
     except BaseException as error:
         found.undo()
-        if arguments and isinstance(error, (AttributeError, TypeError, ValueError, IndexError)):
+        misused = isinstance(error, (AttributeError, TypeError, ValueError, IndexError))
+        if arguments and misused and not isinstance(error, TensorgradError):
             error.add_note("compile: arrays among the arguments come as Tensors inside of the step")
         raise
     return found

@@ -32,6 +32,7 @@ def set_num_threads(n: int) -> None:
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ValueError(f"set_num_threads: expected a whole number above 0, got {n!r}")
     _count = n
+    _blas.cache_clear()  # SciPy may have brought its own since
     blas_threads(n)
 
 
