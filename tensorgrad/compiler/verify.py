@@ -134,7 +134,7 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
             spread = np.maximum(each, float(each[np.isfinite(each)].max(initial=0)))
             largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
             room = np.array(MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest)
-        room[np.isnan(room)] = 0
+        room[np.isnan(room) | (np.isfinite(calm[i]) != np.isfinite(a))] = 0  # the program is not all that the step does
         found.append(room)
     return found
 

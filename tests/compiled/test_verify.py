@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import tensorgrad
 from tensorgrad import Tensor
+from tensorgrad.errors import CompileError
 
 
 def test_a_number_of_which_rounding_is_all_that_is_left() -> None:
@@ -21,3 +23,19 @@ def test_a_number_of_which_rounding_is_all_that_is_left() -> None:
     rng = np.random.default_rng(0)
     for _ in range(3):
         assert abs(compiled(Tensor(rng.normal(size=(301, 7)))).item()) < 1e-10
+
+
+def test_values_that_overflow_are_not_taken_for_rounding() -> None:
+    """What the plan computes overflows, but the step writes a number over it, unseen: infinity is no second opinion."""
+    total = Tensor(np.ones(1, np.float16))
+
+    def step(x: Tensor) -> None:
+        nonlocal total
+        total *= x.sum()
+        memory.fill(1)
+
+    memory = total.data
+    compiled = tensorgrad.compile(step)
+    with pytest.raises(CompileError, match="is np.float16\\(inf\\) by the plan and np.float16\\(1.0\\) by the step"), np.errstate(over="ignore"):
+        for _ in range(3):
+            compiled(Tensor(np.full(3, 3e4, np.float16)))

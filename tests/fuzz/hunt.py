@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from tests.fuzz.world import RESULTS, run
 
 ROOT = Path(__file__).resolve().parents[2]
 LIFE = 1000  # programs after which a process makes room for another: what is compiled stays in memory
+MEMORY = 6 << 30  # bytes that a process may have: a program that needs more fails by itself
 PATIENCE = 120.0  # seconds without a word from a process, after which it hangs
 FROZEN = "numbers and Python objects from outside stay what they were"
 SHRINKS = 12  # how many differences of one kind are made small; later ones are counted
@@ -115,6 +117,10 @@ def work(first: int, stride: int, numba: bool, seconds: float, shrinks: int) -> 
     """Check every stride-th program from `first` on, and say on standard output which, and what came of each."""
     ends = time.monotonic() + seconds
     shrunk: Counter[str] = Counter()
+    with contextlib.suppress(ImportError):  # as on Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with os.fdopen(os.dup(1), "w", buffering=1) as out:
         os.dup2(2, 1)  # what programs print is not said
         for seed in range(first, first + LIFE * stride, stride):
