@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,18 @@ def test_checkpoint(rng: np.random.Generator) -> None:
         return float((p.data**2).sum())
 
     np.testing.assert_allclose(second.data, numerical_gradient(squared, w.data), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [(), (np.ones((4, 3)),), (2.0,), (Tensor(np.ones((4, 3))), np.full((4, 3), 2.0))])
+def test_checkpoint_of_what_requires_no_gradient(given: tuple[Any, ...]) -> None:
+    """Arrays come as Tensors; parameters get their gradients, whatever the arguments are."""
+    w = Tensor(np.ones((3, 2)), True)
+
+    def segment(*xs: Any) -> Tensor:
+        return (sum(xs, w.exp().sum()) * w.sum()).mean()
+
+    for g, e in zip(tensorgrad.grad(checkpoint(segment, *given), w), tensorgrad.grad(segment(*given), w), strict=True):
+        np.testing.assert_array_equal(g.data, e.data)
 
 
 def test_checkpoint_keeps_only_its_inputs() -> None:

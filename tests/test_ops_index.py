@@ -102,6 +102,9 @@ def test_concatenate_stack_split() -> None:
     a, b = X, X[:, :1] * 2
     np.testing.assert_array_equal(ops.concatenate([a, b], axis=1), np.concatenate([a, b], 1))
     gradcheck(lambda x, y: ops.concatenate([x, y], axis=-2), (a, b), order=2)
+    for call in (lambda x, y: np.concatenate([x, y], 1), lambda x, y: np.concatenate((x, y), axis=None)):
+        np.testing.assert_array_equal(call(Tensor(a), Tensor(b)).data, call(a, b))
+        gradcheck(call, (a, b), order=2)
     for axis in (0, 1, -1):
         np.testing.assert_array_equal(ops.stack([a, a * 2], axis), np.stack([a, a * 2], axis))
         gradcheck(lambda x, y, axis=axis: ops.stack([x, y], axis), (a, a * 2), order=2)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd.walk import grad
-from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.backend import Array, Xp, is_array, namespace
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
@@ -31,7 +31,10 @@ class Checkpoint(Op):
     def __call__(self, *xs: Any, fn: Callable[..., Any], count: int | None = None) -> Any:
         if not any(isinstance(x, Tensor) for x in xs):
             return self.forward(namespace(xs), *xs, fn=fn, count=len(xs) if count is None else count)
-        # Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`.
+        return self.recorded(*xs, fn=fn)
+
+    def recorded(self, *xs: Any, fn: Callable[..., Any]) -> Tensor:
+        """Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`."""
         trace = state.trace
         written, length = (0, 0) if trace is None else (trace.written(), trace.length())
         own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
@@ -69,7 +72,7 @@ class Checkpoint(Op):
             if not found:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True, tracing=recorded):
-                    fresh = [x if isinstance(x, Tensor) else Tensor(x, True) if x.dtype.kind == "f" else x for x in xs[:count]]
+                    fresh = [Tensor(x, True) if is_array(x) and x.dtype.kind == "f" else x for x in xs[:count]]
                     inputs = [t for t in (*fresh, *xs[count:]) if isinstance(t, Tensor) and t.requires_grad]
                     gradients = grad(fn(*fresh), inputs, g, create_graph=recorded, allow_unused=True)
                 by_id = dict(zip(map(id, inputs), gradients, strict=True))
@@ -90,5 +93,6 @@ def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
 
     fn   a function of Tensors that returns one Tensor, the same each time it is called with the same inputs: one that draws
          random numbers has to set its generator itself. Parameters that it reads get their gradients as usual.
+    xs   what it is called with: Tensors, arrays, which come as Tensors, or anything else
     """
-    return _checkpoint(*xs, fn=fn)  # type: ignore[no-any-return]
+    return _checkpoint.recorded(*[wrap(x, None) if is_array(x) else x for x in xs], fn=fn)

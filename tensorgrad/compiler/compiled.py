@@ -121,7 +121,7 @@ class Compiled:
         self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
     ) -> Variant | None:
         """The plan that a second run makes possible. None if the two differ, and something that the first one took for given
-        has changed between them: this one is a first run then."""
+        has changed between them, or if the step fails by itself: this one is a first run then."""
         entry.pending = [p for p in entry.pending if p is not pending]
         has_changed = pending.guards.failing() or not all(equal(array, values) for array, values in pending.small)
         try:
@@ -130,7 +130,8 @@ class Compiled:
             if has_changed:
                 return None
             raise
-        entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
+        if variant is not None:
+            entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
         return variant
 
     def results_of(self, found: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -163,9 +164,9 @@ class Compiled:
         entry.pending = [pending, *entry.pending][:PATIENCE]
         return found, pending
 
-    def planned(self, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Variant:
+    def planned(self, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Variant | None:
         """A plan, made of a second run of the step - on other samples, other parameters, other arrays from outside - and
-        verified by running it on the same. All that both change is put back.
+        verified by running it on the same. All that both change is put back. None if the step fails.
 
         What would be the same array in all runs, though computed of those without being recorded, could not be told from a
         constant.
@@ -205,6 +206,8 @@ class Compiled:
             else:
                 self.verified(plan, found, expected, others, before)
             guards = Guards(found, self.world(found, (args, kwargs)), world)
+        except StepFailed:
+            return None
         finally:
             slow.cancel()
             before.put_back()
@@ -216,7 +219,7 @@ class Compiled:
     def disturbed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], before: Snapshot
     ) -> tuple[Trace, list[Array]]:
-        """A run on other samples and with other values of what is outside; and those samples."""
+        """A run on other samples and with other values of what is outside; and those samples. Raises StepFailed."""
         others = [shifted(a) for a in arrays]
         before.disturb()
         try:
@@ -228,7 +231,12 @@ class Compiled:
         except Exception:  # what was made up is nothing that the step takes
             others, before.shifts = [copied(a) for a in arrays], False
             before.disturb()
+        try:
             return self.traced(args, kwargs, others), others
+        except CompileError:
+            raise
+        except Exception as error:
+            raise StepFailed from error
 
     def agree(self, pending: Pending, found: Trace) -> None:
         """Raise CompileError unless two runs of the step have done the same."""
@@ -373,6 +381,10 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"<compiled {getattr(self, '__qualname__', self.step)}>"
+
+
+class StepFailed(Exception):
+    """The step has failed by itself in the run for its plan."""
 
 
 class Pending(NamedTuple):

@@ -256,6 +256,11 @@ class Trace:
         for t in self.regraded:
             t._grad = wrap(copy(self.kept[t]._data), None) if t in self.kept else None
 
+    def failed(self) -> None:
+        """The step has failed by itself: leave behind what it has done so far, gradients without a history."""
+        for t in self.regraded:
+            t._grad = None if t._grad is None else wrap(copy(t._grad._data), None)
+
     def undo(self) -> None:
         """Put back what the step is known to have changed: arrays, gradients, the optimisers' counts."""
         for array, before in self.saved:
@@ -432,9 +437,10 @@ def here() -> str:
 
 
 def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool, where: str = "") -> Trace:
-    """What is recorded when `call` calls the step with the leaves `arguments`; what it changed stays as the step left it.
+    """What is recorded when `call` calls the step with the leaves `arguments`; what it changed stays as the step left it, also
+    when the step fails. If it is refused, what it is known to have changed is put back.
 
-    If it fails, what it is known to have changed is put back. where: which step it is, for errors that have no line.
+    where   which step it is, for errors that have no line
     """
     found = Trace(arguments)
     tracer: Tracer[Tensor] = found
@@ -442,8 +448,11 @@ def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool, wh
         with switched(tracing=True, trace=tracer, fusing=True):
             value = call()
         found.ended(value, keep_grads, where)
-    except BaseException as error:
+    except CompileError:
         found.undo()
+        raise
+    except BaseException as error:
+        found.failed()
         misused = isinstance(error, (AttributeError, TypeError, ValueError, IndexError))
         if arguments and misused and not isinstance(error, TensorgradError):
             error.add_note("compile: arrays among the arguments come as Tensors inside of the step")

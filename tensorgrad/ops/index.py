@@ -221,16 +221,25 @@ class Concatenate(Op):
     moves = True
 
     @overload
-    def __call__(self, xs: Sequence[Numbers], /, *, axis: int = 0) -> Array: ...
+    def __call__(self, xs: Sequence[Numbers], axis: int | None = 0, /) -> Array: ...
     @overload
-    def __call__(self, xs: Sequence[Operand[Tensor]], /, *, axis: int = 0) -> Tensor: ...
+    def __call__(self, xs: Sequence[Operand[Tensor]], axis: int | None = 0, /) -> Tensor: ...
     @overload
-    def __call__(self, *xs: Operand[T], axis: int = 0) -> T | Array: ...
-    def __call__(self, *xs: Operand[Tensor] | Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
+    def __call__(self, xs: Sequence[Numbers], /, *, axis: int | None = 0) -> Array: ...
+    @overload
+    def __call__(self, xs: Sequence[Operand[Tensor]], /, *, axis: int | None = 0) -> Tensor: ...
+    @overload
+    def __call__(self, *xs: Operand[T], axis: int | None = 0) -> T | Array: ...
+    def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
+        """Arrays in a list, with the axis after it or by its name, or one by one. axis: None for all elements in a row."""
+        if len(xs) == 2 and isinstance(xs[0], (list, tuple)) and (xs[1] is None or isinstance(xs[1], (int, np.integer))):
+            xs, axis = xs[:1], xs[1]
         if len(xs) == 1 and isinstance(xs[0], (list, tuple)):
             xs = tuple(xs[0])
         if not xs:
             raise ShapeError("concatenate: no arrays were given")
+        if axis is None:
+            xs, axis = tuple(reshape(x, (-1,)) for x in xs), 0
         return self.apply(*xs, axis=axis)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
