@@ -233,8 +233,9 @@ class Concatenate(Op):
     def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
         """Arrays in a list, with the axis after it or by its name, or one by one. axis: None for all elements in a row."""
         if len(xs) == 2 and isinstance(xs[0], (list, tuple)) and (xs[1] is None or isinstance(xs[1], (int, np.integer))):
-            xs, axis = xs[:1], xs[1]
-        if len(xs) == 1 and isinstance(xs[0], (list, tuple)):
+            parts, axis = xs
+            xs = tuple(parts)
+        elif len(xs) == 1 and isinstance(xs[0], (list, tuple)):
             xs = tuple(xs[0])
         if not xs:
             raise ShapeError("concatenate: no arrays were given")
