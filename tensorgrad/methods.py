@@ -259,7 +259,12 @@ class Methods(Tensor):
             if after.dtype.kind != self.dtype.kind:
                 raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
             after = ops.astype(after, self.dtype)
-        stays_a_leaf = state.trace is not None and self.node is None and state.trace.writes(self, after)
+        stays_a_leaf = False
+        if state.trace is not None:
+            if self.node is None:
+                stays_a_leaf = state.trace.writes(self, after)
+            else:
+                state.trace.writes_view(self)
         with backend.on(self._data):
             self._data[...] = after._data
         writes.wrote(self._data)

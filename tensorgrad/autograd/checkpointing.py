@@ -31,7 +31,7 @@ class Checkpoint(Op):
     def __call__(self, *xs: Any, fn: Callable[..., Any], count: int | None = None) -> Any:
         if not any(isinstance(x, Tensor) for x in xs):
             return self.forward(namespace(xs), *xs, fn=fn, count=len(xs) if count is None else count)
-        return self.recorded(*xs, fn=fn)
+        return self.recorded(*xs[:count], fn=fn)
 
     def recorded(self, *xs: Any, fn: Callable[..., Any]) -> Tensor:
         """Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`."""

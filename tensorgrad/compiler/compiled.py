@@ -172,13 +172,7 @@ class Compiled:
         constant.
         """
         first = pending.trace
-        world = self.world(first, (args, kwargs))
-        read = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]
-        near = [(leaf._data, leaf.name or "a Tensor") for leaf in read if leaf.requires_grad]
-        near += [(a.target, "an array from outside") for a in first.assignments]
-        near += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.grads if (g := t._grad) is not None]
-        before = Snapshot(world.data(near, [leaf._data for leaf in read]), world, [*first.grads, *first.regraded])
-        before.spared = [array for array, _ in first.frozen]
+        world, before = self.around(first, (args, kwargs))
         slow = threading.Timer(1.0, say_slow, [self.name, len(first.program().nodes)])  # keeps no step alive
         slow.daemon = True
         slow.start()
@@ -215,6 +209,17 @@ class Compiled:
         variant = Variant(plan, guards, self.history_of(found))
         let_go(found)
         return variant
+
+    def around(self, first: Trace, given: Any) -> tuple[World, Snapshot]:
+        """What the step can reach, and all of it that a run may change, as it is now. first: what a run has recorded."""
+        world = self.world(first, given)
+        read = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]
+        near = [(leaf._data, leaf.name or "a Tensor") for leaf in read if leaf.requires_grad]
+        near += [(a.target, "an array from outside") for a in first.assignments]
+        near += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.grads if (g := t._grad) is not None]
+        before = Snapshot(world.data(near, [leaf._data for leaf in read]), world, [*first.grads, *first.regraded])
+        before.spared = [array for array, _ in first.frozen]
+        return world, before
 
     def disturbed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], before: Snapshot

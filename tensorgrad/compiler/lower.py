@@ -115,9 +115,8 @@ class Lowering:
 
     def current(self, v: Value) -> Value:
         """A view of memory outside, which shows what has been assigned there since."""
-        if v.root.kind != "outside" or v is v.root or self.of_array(v.root.array) is v.root:
+        if v.root.kind != "outside" or (seen := self.of_array(v.root.array)) is v.root:
             return v
-        seen = self.of_array(v.root.array)
         for one in lineage(v)[-2::-1]:
             assert one.look is not None
             assert one.node is not None

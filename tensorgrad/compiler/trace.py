@@ -162,6 +162,21 @@ class Trace:
         self.assigns(tensor._data, after)
         return True
 
+    def writes_view(self, tensor: Tensor) -> None:
+        """Raise CompileError if a Tensor that is changed in place is a view of one that has not been computed."""
+        nodes = [tensor.node]
+        while nodes:
+            node = nodes.pop()
+            for s in node.inputs if node is not None and node.op.moves else ():
+                if isinstance(s, Node):
+                    nodes.append(s)
+                elif isinstance(s, Tensor) and may_overlap(s._data, tensor._data):
+                    raise CompileError(
+                        f"compile: {'an argument' if self.is_argument(s) else 'a Tensor'} {s.shape} is changed in place through "
+                        f"a view of it{here()}; a replay would not change it. Compute a new Tensor, or write to it itself: "
+                        f"t[...] = ..."
+                    )
+
     def becomes_another(self, tensor: Tensor, source: Source | None) -> None:
         """A Tensor of the step's is changed in place: what has read it so far has read what it was."""
         before = wrap(copy(tensor._data), None) if source is None else source

@@ -58,6 +58,9 @@ class Tracer(Protocol[TensorT]):
         Returns whether it stays without one, being of outside of the step.
         """
 
+    def writes_view(self, tensor: TensorT, /) -> None:
+        """A Tensor with a history is given other values in its own memory; an error if that is memory of one without."""
+
     def assigns(self, target: Any, value: TensorT, /) -> None:
         """The array `target`, of outside of the step, is given, in place, the values of a Tensor."""
 
