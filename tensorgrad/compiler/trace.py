@@ -171,10 +171,10 @@ class Trace:
                 if isinstance(s, Node):
                     nodes.append(s)
                 elif isinstance(s, Tensor) and may_overlap(s._data, tensor._data):
+                    what = "an argument" if self.is_argument(s) else "a Tensor"
                     raise CompileError(
-                        f"compile: {'an argument' if self.is_argument(s) else 'a Tensor'} {s.shape} is changed in place through "
-                        f"a view of it{here()}; a replay would not change it. Compute a new Tensor, or write to it itself: "
-                        f"t[...] = ..."
+                        f"compile: {what} {s.shape} is changed in place through a view of it{here()}; a replay would not "
+                        f"change it. Compute a new Tensor, or write to it itself: t[...] = ..."
                     )
 
     def becomes_another(self, tensor: Tensor, source: Source | None) -> None:
