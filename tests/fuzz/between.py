@@ -235,6 +235,7 @@ def shapes(scene: Scene) -> None:
 @habit("label out of range", 0.5)
 def bad_labels(scene: Scene) -> None:
     needs(scene.args.get("y", "").startswith(LABELS) and "\n" not in scene.call and scene.has("l"))
+    needs(scene.backward)  # what nothing depends on is not computed, and so raises no error
     scene.change("y = y * 0 + 200")
     scene.call = f"try:\n    {scene.call}\nexcept tg.errors.LabelError as e:\n    r = type(e).__name__"
 

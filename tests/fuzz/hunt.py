@@ -133,7 +133,10 @@ def work(first: int, stride: int, numba: bool, seconds: float, shrinks: int) -> 
 def outcome(seed: int, numba: bool, shrunk: Counter[str], shrinks: int, ends: float) -> dict[str, Any]:
     """What came of one program, as a word."""
     program = generate(seed, numba)
-    verdict = check(program)
+    try:
+        verdict = check(program)
+    except MemoryError as error:
+        verdict = Verdict("invalid", f"MemoryError: {error}")
     if verdict.kind == "different" and NUMBERS in program.tags and frozen():
         program = replace(program, loop=tuple(line for line in program.loop if line.tag != NUMBERS))
         verdict = check(program)

@@ -85,7 +85,8 @@ class Program:
         calls = rf"\b({'|'.join(step.name for step in self.steps) or 'fit'})\("
         inner = []
         for line in map(str, self.loop):
-            inner += ["ready(locals())", line, "done(locals())"] if watched and re.search(calls, line) else [line]
+            given = " ".join(dict.fromkeys(re.findall(r"\b(\w) = ", line)))
+            inner += ["ready(locals())", line, f"done(locals(), '{given}')"] if watched and re.search(calls, line) else [line]
         body.append(indent("\n".join([*inner, last]), "    "))
         return "def run(how):\n" + indent("\n".join(["tg.manual_seed(0)", *body]), "    ")
 

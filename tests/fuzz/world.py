@@ -90,10 +90,10 @@ def run(
         if moment == ("ready", found.ready):
             found.captured = copied(leaves(scope, STATE))
 
-    def after(scope: dict[str, Any]) -> None:
+    def after(scope: dict[str, Any], given: str) -> None:
         nonlocal done
         done += 1
-        came.update(copied(leaves(scope, ("result",))))
+        came.update(copied(leaves({name: scope[name] for name in given.split() if name in RESULTS}, ("result",))))
         if moment == ("done", done):
             found.captured = copied(leaves(scope, STATE))
 
