@@ -123,13 +123,13 @@ class Trace:
 
     def reads_grad(self, tensor: Tensor) -> None:
         """The `.grad` of a Tensor is read."""
-        if tensor not in self.regraded and tensor not in self.grads and tensor not in self.inside:
+        if tensor not in self.regraded and tensor not in self.grads and not self.is_inside(tensor):
             self.grads[tensor] = tensor._grad
 
     def writes_grad(self, tensor: Tensor) -> None:
         """The `.grad` of a Tensor is set."""
         self.used_up.discard(tensor)
-        if tensor not in self.inside:
+        if not self.is_inside(tensor):
             self.regraded.setdefault(tensor, tensor._grad)
 
     def accumulates(self, tensor: Tensor) -> None:
@@ -245,6 +245,10 @@ class Trace:
 
     def is_argument(self, tensor: Tensor) -> bool:
         return any(tensor is t for t in self.arguments)
+
+    def is_inside(self, tensor: Tensor) -> bool:
+        """Whether the step has made it."""
+        return tensor in self.inside or (tensor.node is not None and tensor.node.index >= self.start)
 
     # When the step has ended
 

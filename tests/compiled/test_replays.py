@@ -79,6 +79,14 @@ class Step:
     def returned(self, x: Any) -> Any:
         return tg.grad((x * self.w).sum(), self.w)
 
+    def retained(self, x: Any) -> Any:
+        z = x * self.w
+        z.retain_grad()
+        self.optimiser.zero_grad()
+        (z * z).sum().backward()
+        self.optimiser.step()
+        return z.grad
+
     def predicts(self, x: Any) -> Any:
         return self.net(x).detach() * 1
 
@@ -89,9 +97,7 @@ class Step:
         return (x * 2).exp().sum()
 
 
-ONE_KIND = (
-    "usual cleared_first cleared_last cleared_by_hand two_optimisers one_of_two_is_updated twice_backward clipped returned"
-)
+ONE_KIND = "usual cleared_first cleared_last cleared_by_hand two_optimisers one_of_two_is_updated twice_backward clipped returned retained"
 
 
 def runs(body: Callable[[Any], Any], calls: Callable[[Any], Any], **options: Any) -> int:
