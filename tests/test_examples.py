@@ -153,7 +153,7 @@ def test_systems_that_there_are_not(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 16
+    assert len(blocks) == 17
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:
@@ -175,6 +175,7 @@ def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert ">my_square<" in red[0]
     assert "2.linear: axis k is 8 in argument 0 (2, 8) but 7 in argument 1 (7, 3)" in printed
     assert "The rule of my_square is wrong on its own" in printed
+    assert "check_compiled: passed (5 calls, " in printed
     assert len(names["Graph"].of(names["loss"])) == 11
     assert [n.op.name for n in names["Graph"].of(names["loss"]).fused().nodes] == [
         *("linear_relu", "linear", "softmax_cross_entropy"),

@@ -48,8 +48,11 @@ def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool =
     modules; settings of optimisers; hooks; which `.grad` are None. Not looked into: lists and dicts of more than 100 elements,
     objects of installed libraries. `compiled.why_not` says why a call was no replay.
 
+    What nothing depends on is not computed, and so raises no error. A step that fails by itself leaves behind what it has done
+    so far, in a replay perhaps in another order. While a plan is made, no other thread may use what the step changes.
+
     Raises CompileError, naming the line, for what a replay could not do: act on the value of a Tensor, write to arrays by code
-    that is not recorded, return arrays, do something else in the second run than in the first.
+    that is not recorded, change an argument, return arrays, do something else in the second run than in the first.
     """
     from tensorgrad.compiler.compiled import Compiled
 
