@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import copy
 import functools
 import sys
@@ -173,9 +174,7 @@ class Compiled:
         """
         first = pending.trace
         world, before = self.around(first, (args, kwargs))
-        slow = threading.Timer(1.0, say_slow, [self.name, len(first.program().nodes)])  # keeps no step alive
-        slow.daemon = True
-        slow.start()
+        ready = say_if_slow(self.name, len(first.program().nodes))
         try:
             found, others = self.disturbed(args, kwargs, arrays, before)
             try:
@@ -203,7 +202,7 @@ class Compiled:
         except StepFailed:
             return None
         finally:
-            slow.cancel()
+            ready.set()
             before.put_back()
         plan.guards = guards.all()
         variant = Variant(plan, guards, self.history_of(found))
@@ -434,9 +433,16 @@ def small_arrays(world: World) -> list[Array]:
     return [array for array, _ in world.arrays.values() if array.nbytes <= SMALL]
 
 
-def say_slow(name: str, operations: int) -> None:
-    """A line for whoever waits."""
-    print(f"compile: {name}: {operations:,} operations; kernels are compiled, and kept on disk", file=sys.stderr)
+def say_if_slow(name: str, operations: int) -> threading.Event:
+    """A line for whoever waits, unless the event that is returned is set within a second."""
+    ready = threading.Event()
+
+    def wait() -> None:  # keeps no step alive
+        if not ready.wait(1.0):
+            print(f"compile: {name}: {operations:,} operations; kernels are compiled, and kept on disk", file=sys.stderr)
+
+    _thread.start_new_thread(wait, ())  # without waiting for it to begin, as threading.Thread does
+    return ready
 
 
 def assigned(found: Trace) -> list[tuple[Array, str]]:

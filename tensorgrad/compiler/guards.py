@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import cache, cached_property
+from types import CodeType
 from typing import Any, NamedTuple
 
 from tensorgrad.compiler.trace import Trace, equal
@@ -29,7 +31,10 @@ class Guard(NamedTuple):
         return "len({h})" in self.test
 
     def holds(self) -> bool:
-        return holds([self])()
+        try:
+            return bool(eval(code_of(self.test, tuple(self.names)), GLOBALS, self.names))
+        except CHANGED:
+            return False
 
     def __repr__(self) -> str:
         return self.text
@@ -70,10 +75,16 @@ class Guards:
                 if getattr(compute, "__self__", None) is o:
                     counted += of_optimiser(o, world.optimisers.get(o, ""), numbers.keys())
         self.always, self.counted = always, counted
-        self.counted_hold = holds(counted)
         self.count = changes.count
+
+    @cached_property
+    def hold(self) -> Callable[[], bool]:
         unchanged = Guard("", "{c}.count == {g}.count or {g}.look_again()", {"c": changes, "g": self})
-        self.hold = holds([*always, unchanged])
+        return holds([*self.always, unchanged])
+
+    @cached_property
+    def counted_hold(self) -> Callable[[], bool]:
+        return holds(self.counted)
 
     def look_again(self) -> bool:
         """Whether what is counted is as it was, though something has changed somewhere."""
@@ -89,7 +100,7 @@ class Guards:
 
     def failing(self) -> list[Guard]:
         """Those that do not hold."""
-        return [] if self.hold() else [guard for guard in self.all() if not guard.holds()]
+        return [guard for guard in self.all() if not guard.holds()]
 
     def all(self) -> list[Guard]:
         return [*self.always, *self.counted]
@@ -97,7 +108,7 @@ class Guards:
 
 def holds(guards: list[Guard]) -> Callable[[], bool]:
     """A function without arguments that says whether all of them hold."""
-    space: dict[str, Any] = {"same": same, "equal": equal}
+    space: dict[str, Any] = dict(GLOBALS)
     tests = ["True"]
     for i, guard in enumerate(guards):
         space |= {f"{name}{i}": value for name, value in guard.names.items()}
@@ -105,14 +116,24 @@ def holds(guards: list[Guard]) -> Callable[[], bool]:
     *before, last = [" and ".join(tests[k : k + 64]) for k in range(0, len(tests), 64)]  # no deeper than Python's stack
     lines = [*(f"if not ({line}): return False" for line in before), f"return {last}"]
     body = "".join(f"  {line}\n" for line in lines)
-    source = f"def hold():\n try:\n{body} except (LookupError, ValueError, AttributeError):\n  return False\n"
+    source = f"def hold():\n try:\n{body} except CHANGED:\n  return False\n"
     exec(compile(source, "<tensorgrad guards>", "exec"), space)
     return space["hold"]  # type: ignore[no-any-return]
+
+
+@cache
+def code_of(test: str, names: tuple[str, ...]) -> CodeType:
+    """The code of a test, for one guard by itself."""
+    return compile(test.format(**dict(zip(names, names, strict=True))), "<tensorgrad guard>", "eval")
 
 
 def same(a: Any, b: Any) -> bool:
     """Whether two numbers, texts, ... are the same: 0.0 and -0.0, 1 and True are not, a NaN is the same as itself."""
     return a is b or (type(a) is type(b) and isinstance(a, SIMPLE) and repr(a) == repr(b))
+
+
+CHANGED = (LookupError, ValueError, AttributeError)  # what comes of looking for something that is no longer there
+GLOBALS: dict[str, Any] = {"same": same, "equal": equal, "CHANGED": CHANGED}
 
 
 def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard:

@@ -178,7 +178,9 @@ class Call:
 
 def named(world: World) -> dict[Tensor, str]:
     """What Tensors are called: parameters by their path from the name of the model on."""
-    paths = {p: f"{text}.{name}" for module, text in world.modules.items() for name, p in module._parameters.items()}
+    paths: dict[Tensor, str] = {
+        p: f"{text}.{name}" for module, text in world.modules.items() for name, p in module._parameters.items()
+    }
     names = {t: paths.get(t, text) for t, text in world.tensors.items()}
     return {t: text.removeprefix("global ").removeprefix("closure ") for t, text in names.items()}
 
