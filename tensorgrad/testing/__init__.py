@@ -2,14 +2,12 @@
 
 gradcheck, check_model     recorded gradients against slopes taken from values
 matches_formula            against a closed form
-check_compiled             a compiled step against the step itself
 audit                      every registered op
 strategies, expressions    what Hypothesis tries them with; import these two by name, they need Hypothesis
 plugin                     for pytest: drawings of what failed
 """
 
 from tensorgrad.testing.audit import Audit, audit
-from tensorgrad.testing.compiled import CompiledReport, check_compiled
 from tensorgrad.testing.gradcheck import check_model, gradcheck, matches_formula
 from tensorgrad.testing.graphs import assert_same_graph
 from tensorgrad.testing.numerical import numerical_gradient
@@ -17,13 +15,11 @@ from tensorgrad.testing.report import Finding, GradientError, Report
 
 __all__ = [
     "Audit",
-    "CompiledReport",
     "Finding",
     "GradientError",
     "Report",
     "assert_same_graph",
     "audit",
-    "check_compiled",
     "check_model",
     "gradcheck",
     "matches_formula",
