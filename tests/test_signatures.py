@@ -33,7 +33,7 @@ ALIASES = {"amax": "max", "amin": "min"}
 VARIADIC = {
     "Tensor.reshape": "shape", "Tensor.transpose": "axes", "Tensor.permute": "axes", "Tensor.graph": "more",
     "tensorgrad.checkpoint": "xs", "tensorgrad.concatenate": "xs", "tensorgrad.einsum": "operands",
-    "nn.Sequential": "modules", "nn.Module.forward": "args", "draw.graph": "more", "data.DataLoader": "arrays",
+    "nn.Sequential": "modules", "nn.Module.forward": "args", "testing.check_compiled": "args", "draw.graph": "more", "data.DataLoader": "arrays",
     "data.split": "fractions", "optim.Optimiser": "settings", "train.History.plot": "options",
 }  # fmt: skip
 

@@ -129,6 +129,8 @@ def _walk(
 
     Rules are pure and their results may share memory with each other; what is handed out shares memory with nothing.
     """
+    if state.walked is not None:
+        state.walked(roots)
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
@@ -143,8 +145,8 @@ def _walk(
     retained: list[tuple[Source, Tensor]] = []
 
     gpu = current_gpu()
-    before = (state.recording, state.tracing, state.scope, state.gradient_of)
-    state.recording, state.tracing = create_graph, record
+    before = (state.recording, state.tracing, state.scope, state.gradient_of, state.walked)
+    state.recording, state.tracing, state.walked = create_graph, record, None
     try:
         for node in nodes:
             g = sums.of.get(node)
@@ -168,7 +170,7 @@ def _walk(
                 for member in (node, use, *use.members):
                     member.saved, member.out = freed, None
     finally:
-        state.recording, state.tracing, state.scope, state.gradient_of = before
+        state.recording, state.tracing, state.scope, state.gradient_of, state.walked = before
         if gpu is not None:
             gpu.use()
 

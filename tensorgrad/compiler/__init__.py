@@ -11,7 +11,7 @@ group.py       elementwise calls put together into chains
 rows.py        what treats every sample alike, for some of the samples at a time
 memory.py      which values lie where
 emit.py        the Python function that does it all;  launches.py: the same on a GPU
-check.py       the finished plan, proved by going through it
+check.py       the finished plan, proved by going through it;  contents.py: what lies where;  meaning.py: what chains compute
 plan.py        the plan: to run, to print, to draw
 verify.py      what a run of it gives, compared with what the step did
 history.py     what a result is to the graph around it

@@ -173,7 +173,7 @@ class Compiled:
         constant.
         """
         first = pending.trace
-        world, before = self.around(first, (args, kwargs))
+        world, before = self.reached(first, (args, kwargs))
         ready = say_if_slow(self.name, len(first.program().nodes))
         try:
             found, others = self.disturbed(args, kwargs, arrays, before)
@@ -209,7 +209,7 @@ class Compiled:
         let_go(found)
         return variant
 
-    def around(self, first: Trace, given: Any) -> tuple[World, Snapshot]:
+    def reached(self, first: Trace, given: Any) -> tuple[World, Snapshot]:
         """What the step can reach, and all of it that a run may change, as it is now. first: what a run has recorded."""
         world = self.world(first, given)
         read = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]

@@ -45,16 +45,40 @@ def outcomes(trace: Trace, written: list[tuple[Array, str]]) -> list[Outcome]:
     return found
 
 
+class Difference(NamedTuple):
+    """Of an outcome the first element that is too far away: its index, what it is, and what it is expected to be."""
+
+    outcome: Outcome
+    at: tuple[int, ...]
+    found: Any
+    expected: Any
+
+    def __str__(self) -> str:
+        index = list(self.at) if self.at else ""
+        return f"{self.outcome.text}{index}{where(self.outcome.source)} is {self.found!r}"
+
+
 def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Callable[[], dict[Any, Array]]) -> None:
-    """Raise CompileError unless a plan has given what the step did.
+    """Raise CompileError unless a plan has given what the step did."""
+    for difference in differences(trace, expected, found, known):
+        raise CompileError(
+            f"compile: the plan gives other values than the step: {difference} by the plan and {difference.expected!r} by the "
+            f"step. What the step does is not all recorded, or this is a fault of tensorgrad; run it without compile"
+        )
+
+
+def differences(
+    trace: Trace, expected: list[Outcome], found: list[Array], known: Callable[[], dict[Any, Array]]
+) -> list[Difference]:
+    """Where what was found is not what was expected, to rounding; all are of the same shapes and dtypes.
 
     known   puts generators back, and gives the arrays of all leaves as they were before the run, for a second look
     """
     suspects = [i for i, (e, f) in enumerate(zip(expected, found, strict=True)) if not close(e.value, f)]
     if not suspects:
-        return
-    allowed = deviations(trace, [expected[i] for i in suspects], known)
-    for i, room in zip(suspects, allowed, strict=True):
+        return []
+    result = []
+    for i, room in zip(suspects, deviations(trace, [expected[i] for i in suspects], known), strict=True):
         a, b = host(expected[i].value), host(found[i])
         with np.errstate(all="ignore"):
             apart = np.abs(b.astype(np.float64) - a.astype(np.float64))
@@ -62,11 +86,8 @@ def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Ca
         bad = ~same & ~(apart <= room)
         if bad.any():
             at = tuple(int(n) for n in np.argwhere(bad)[0])
-            raise CompileError(
-                f"compile: the plan gives other values than the step: {expected[i].text}{list(at) if at else ''}"
-                f"{where(expected[i].source)} is {b[at]!r} by the plan and {a[at]!r} by the step. What the step does is not "
-                f"all recorded, or this is a fault of tensorgrad; run it without compile"
-            )
+            result.append(Difference(expected[i], at, b[at], a[at]))
+    return result
 
 
 def where(source: Source) -> str:

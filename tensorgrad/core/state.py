@@ -113,6 +113,7 @@ class State(threading.local):
     checking: bool = False  # True inside detect_anomaly()
     fusing: bool = True  # False inside fusion.off()
     profile: Profiler[Any, Any] | None = None  # who measures inside profile()
+    walked: Callable[[list[Any]], None] | None = None  # who is told of the Tensors that a reverse walk begins at
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
     function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
     initial: Any = None  # the generator of initial values inside nn.init.seeded()

@@ -24,6 +24,7 @@ MEANING = {
     "nondeterministic": "the function, or its gradient, is not the same when it is computed again: "
     "seed its random numbers inside, or call model.eval() for dropout",
     "non-finite": "a value or a gradient is NaN or infinite",
+    "differs": "the compiled step gives another value than the step as it is written",
 }
 
 
@@ -44,6 +45,14 @@ class GradientError(TensorgradError, AssertionError):
         self.graph = graph
         self.suspects = tuple(suspects)
         self.script = script
+
+
+class CompiledError(TensorgradError, AssertionError):
+    """A compiled step that is not the step. report: the CompiledReport."""
+
+    def __init__(self, message: str, report: Report | None = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,40 @@ class Report:
             rows.append((f.name, shape, str(f.order), f.verdict, *errors, f.where, *values))
         notes = [f"{v}: {MEANING[v]}" for v in dict.fromkeys(f.verdict for f in self.findings) if v != "ok"]
         return "\n".join([head, *table(rows), *notes])
+
+
+@dataclass
+class CompiledReport(Report):
+    """What `check_compiled` found. It prints as two tables; as a condition it is whether everything passed.
+
+    compared     a Finding for each result, parameter, buffer, state and gradient over all calls, `recorded` being what the
+                 compiled step gives, `numerical` what the step as it is written gives
+    differences  in words, of all calls, the first element of everything that differs
+    findings     one for each parameter that backward() is asked for: its gradient against slopes
+    calls        how many were compared;  replays: how many of them ran a plan
+    """
+
+    compared: list[Finding] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    calls: int = 0
+    replays: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the calls are the same, and every gradient is right or at a kink."""
+        return not self.differences and all(f.verdict in PASSED for f in self.findings)
+
+    def __str__(self) -> str:
+        ok = "the same" if not self.differences else "NOT THE SAME"
+        head = f"{self.caller}: {self.calls} calls, compiled and as the step is written: {ok}"
+        rows: list[tuple[str, ...]] = [("value", "shape", "verdict", "abs error", "rel error", "at", "compiled", "as written")]
+        for f in self.compared:
+            errors = [number(f.absolute, ".1e"), number(f.relative, ".1e")]
+            values = [number(f.recorded, ".9g"), number(f.numerical, ".9g")]
+            rows.append((f.name, "×".join(map(str, f.shape)) or "scalar", f.verdict, *errors, f.where, *values))
+        text = "\n".join([head, *table(rows)])
+        slopes = Report(self.findings, self.mode, self.evaluations, f"{self.caller}, gradients")
+        return f"{text}\n\n{slopes}" if self.findings else text
 
 
 def number(x: float, spec: str) -> str:

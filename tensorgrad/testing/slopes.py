@@ -14,7 +14,7 @@ import numpy as np
 from tensorgrad.core.backend import Array
 
 Line: TypeAlias = Callable[[float], Array]
-Verdict: TypeAlias = Literal["ok", "kink", "wrong", "precision", "nondeterministic", "non-finite"]
+Verdict: TypeAlias = Literal["ok", "kink", "wrong", "precision", "nondeterministic", "non-finite", "differs"]
 
 EPS = float(np.finfo(np.float64).eps)
 FIRST_STEP = 1e-3  # truncation error (4th order) about 1e-12, rounding as much
@@ -135,7 +135,7 @@ def units(x: Array) -> Array:
 def worst(verdicts: Any) -> Verdict:
     """The verdict that matters most among several."""
     present = set(np.unique(verdicts))
-    for verdict in ("nondeterministic", "non-finite", "wrong", "precision", "kink"):
+    for verdict in ("nondeterministic", "non-finite", "differs", "wrong", "precision", "kink"):
         if verdict in present:
             return verdict
     return "ok"

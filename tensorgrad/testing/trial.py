@@ -1,0 +1,308 @@
+"""A step, compiled and as it is written: from the same state, with the same arguments, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.compiler import verify
+from tensorgrad.compiler.compiled import Compiled
+from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
+from tensorgrad.compiler.trace import Trace
+from tensorgrad.compiler.verify import Difference, Outcome
+from tensorgrad.compiler.world import MISSING, Snapshot, World, shifted
+from tensorgrad.core.backend import Array, address, copy, may_overlap
+from tensorgrad.core.state import changes
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.ops import random
+from tensorgrad.testing.report import CompiledReport, Finding
+
+
+class Trial:
+    """A step as it is written, and compiled, from the same state again and again.
+
+    grads    what compiled calls have left in `.grad`: the next one begins with that
+    replays  how many of the compiled calls were replays of a plan that is right
+    """
+
+    def __init__(self, step: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.step = step.step if isinstance(step, Compiled) else step
+        self.compiled = Compiled(self.step, step.keep_grads if isinstance(step, Compiled) else False)
+        self.args, self.arrays, self.replays = args, arguments(args, {})[1], 0
+        world = self.compiled.world(None, (args, {}))
+        before, python = Snapshot(world.data([], []), world, []), Python(world)
+        try:
+            self.trace = self.traced(self.arrays)
+            self.trace.undo()
+        finally:
+            before.put_back()
+            python.put_back()
+        self.world, self.start = self.compiled.reached(self.trace, (args, {}))
+        self.tensors = list(dict.fromkeys([*self.world.tensors, *self.trace.grads, *self.trace.regraded]))
+        self.grads = {t: t._grad for t in self.tensors}
+        self.names = self.named()
+        self.samples = [self.arrays]
+        for _ in range(2):
+            self.samples.append([shifted(a) for a in self.samples[-1]])
+
+    def traced(self, arrays: list[Array]) -> Trace:
+        return Compiled(self.step, keep_grads=True).traced(self.args, {}, arrays)
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """What the block changes is undone after it."""
+        state = self.state()
+        try:
+            yield
+        finally:
+            for part in state:
+                part.put_back()
+
+    def state(self) -> tuple[Snapshot, Python]:
+        """All that a call may change, as it is now."""
+        arrays = [(array, text) for array, text, _ in self.start.arrays]
+        return Snapshot(arrays, self.world, self.tensors), Python(self.world)
+
+    # Calls compared
+
+    def call(self, k: int) -> CompiledReport:
+        """Call number k, both ways. Afterwards all is as the step as it is written has left it."""
+        arrays = self.samples[k % 3]
+        before, python = self.state()
+        try:
+            written = self.outcome(self.step, arrays)
+        except Exception:
+            if not k % 3:
+                raise
+            before.put_back()  # what was made up is nothing that the step takes
+            python.put_back()
+            self.samples = [self.arrays] * 3
+            return self.call(k)
+        after = self.state()
+        before.put_back()
+        python.put_back()
+        for t, g in self.grads.items():
+            t._grad = g
+        compiled = self.outcome(self.compiled, arrays)
+        self.replays += not self.compiled.why_not
+        self.grads = {t: t._grad for t in self.tensors}
+        used = [] if self.compiled.keep_grads else [p for optimiser in self.trace.optimisers for p in optimiser.params]
+        for t in used:
+            if t in self.trace.regraded:
+                written[f"{self.names[t]}.grad"] = None
+        report = self.compare(k, arrays, written, compiled, before)
+        for part in after:
+            part.put_back()
+        return report
+
+    def outcome(self, step: Callable[..., Any], arrays: list[Array]) -> dict[str, Any]:
+        """What a call gives and leaves, by name: arrays, copied; None for a `.grad` that is not there; anything else to be the
+        same."""
+        leaves = [wrap(copy(a), None) for a in arrays]
+        results, _, plain = taken_apart(step(*with_leaves(self.args, iter(leaves))))
+        found: dict[str, Any] = {f"result {i}": copy(t._data) for i, t in enumerate(results)}
+        found["what it returns besides Tensors"] = repr(plain)
+        found |= {text: copy(array) for text, array in self.values().items()}
+        found |= {f"{self.names[t]}.grad": None if (g := t._grad) is None else copy(g._data) for t in self.tensors}
+        for optimiser, text in self.world.optimisers.items():
+            found |= {f"{text}.steps": optimiser.steps, f"{text}.lr": optimiser.lr}
+        found |= {f"generator {i}": repr(random.state_of(rng)) for i, rng in enumerate(self.world.generators.values())}
+        found |= {f"argument {i}": copy(leaf._data) for i, leaf in enumerate(leaves)}
+        return found
+
+    def named(self) -> dict[Tensor, str]:
+        """What Tensors are called: parameters by their paths, others as the world calls them; each otherwise."""
+        paths: dict[Tensor, str] = {}
+        for module, text in self.world.modules.items():
+            paths |= {p: f"{text}.{name}" for name, p in module._parameters.items()}
+        found: dict[Tensor, str] = {}
+        for t in self.tensors:
+            text = paths.get(t) or t.name or self.world.tensors.get(t) or f"a Tensor {t.shape}"
+            text = plain(text)
+            found[t] = text if text not in found.values() else f"{text} ({len(found)})"
+        return found
+
+    def values(self) -> dict[str, Array]:
+        """All arrays that the step can reach, by name."""
+        found: dict[str, Array] = {}
+        for optimiser in self.world.optimisers:
+            for p, slots in zip(optimiser.params, optimiser.state, strict=True):
+                found |= {f"{slot} of {self.names[p]}": array for slot, array in slots.items()}
+        found |= {self.names[t]: t._data for t in self.world.tensors}
+        for module, text in self.world.modules.items():
+            found |= {f"{plain(text)}.{name}": array for name, array in module._buffers.items()}
+        known = list(found.values())
+        for array, text, _ in self.start.arrays:
+            if not any(may_overlap(array, other) for other in known):
+                found[text if text not in found else f"{text} ({len(found)})"] = array
+        return found
+
+    def compare(
+        self, k: int, arrays: list[Array], written: dict[str, Any], compiled: dict[str, Any], before: Snapshot
+    ) -> CompiledReport:
+        report = CompiledReport()
+        away: dict[str, Difference] = {}
+        unclear = []
+        for text, expected in written.items():
+            found = compiled[text]
+            if not (is_floating(expected) and is_floating(found)):
+                arrays_too = hasattr(expected, "dtype") and hasattr(found, "dtype")
+                if not (verify.same(expected, found) if arrays_too else expected == found):
+                    away[text] = Difference(Outcome(text, self.source(text), np.zeros(0)), (), shown(found), shown(expected))
+            elif found.shape != expected.shape or found.dtype != expected.dtype:
+                kinds = [f"{a.shape} {a.dtype}" for a in (found, expected)]
+                away[text] = Difference(Outcome(text, self.source(text), expected), (), *kinds)
+            elif not verify.close(expected, found):
+                unclear.append(text)
+        away |= {d.outcome.text: d for d in self.second_look(unclear, arrays, written, compiled, before)}
+        for text, expected in written.items():
+            found = compiled[text]
+            if is_floating(expected) and is_floating(found) and found.shape == expected.shape:
+                report.compared.append(finding(k, text, expected, found, text in away))
+        report.differences = [f"call {k + 1}: {d} compiled, and {d.expected!r} as it is written" for d in away.values()]
+        return report
+
+    def second_look(
+        self, unclear: list[str], arrays: list[Array], written: dict[str, Any], compiled: dict[str, Any], before: Snapshot
+    ) -> list[Difference]:
+        """Which values are further apart than rounding explains, by a recorded run of the step from the same state."""
+        if not unclear:
+            return []
+        before.put_back()
+        trace = self.traced(arrays)
+        stand_ins = dict(zip(trace.inputs(), arrays, strict=False))
+
+        def known() -> dict[Any, Array]:
+            before.put_back()
+            return {leaf: copy(stand_ins.get(leaf, leaf._data)) for leaf in trace.program().leaves}
+
+        before.put_back()
+        parts = {text: self.part(text, trace, written[text].shape) for text in unclear}
+        outcomes = {text: Outcome(text, self.source(text, trace), parts[text].among(written[text])) for text in unclear}
+        found = {text: parts[text].among(compiled[text]) for text in unclear}
+        known_by = [text for text in unclear if outcomes[text].source is not None]
+        away = [first_of(outcomes[text], found[text]) for text in unclear if text not in known_by]
+        away += verify.differences(trace, [outcomes[text] for text in known_by], [found[text] for text in known_by], known)
+        return [d._replace(at=parts[d.outcome.text].place(d.at)) for d in away]
+
+    def part(self, text: str, trace: Trace, shape: tuple[int, ...]) -> Part:
+        """Where a value lies in what the program assigns: an optimiser's parameters may be one array to it."""
+        array = self.values().get(text)
+        targets = [a.target for a in trace.assignments if array is not None and may_overlap(a.target, array)]
+        if array is None or not targets or targets[-1].shape == shape:
+            return Part(shape, shape, 0)
+        start = (address(array) - address(targets[-1])) // array.itemsize
+        is_inside = start >= 0 and start + array.size <= targets[-1].size
+        return Part(shape, targets[-1].shape, start) if is_inside else Part(shape, shape, 0)
+
+    def source(self, text: str, trace: Trace | None = None) -> Any:
+        """What a value comes from in a recorded run: a node, or a leaf; None if nothing recorded gives it."""
+        trace = trace or self.trace
+        for i, t in enumerate(trace.results):
+            if text == f"result {i}":
+                return trace.source(t)
+        for t, g in trace.kept.items():
+            if text == f"{self.names[t]}.grad":
+                return trace.source(g)
+        array = self.values().get(text)
+        assigned = [a.value for a in trace.assignments if array is not None and may_overlap(a.target, array)]
+        return trace.source(assigned[-1]) if assigned else None
+
+
+class Part(NamedTuple):
+    """Where a value lies in a larger one, row after row."""
+
+    shape: tuple[int, ...]
+    whole: tuple[int, ...]
+    start: int
+
+    def among(self, values: Array) -> Array:
+        """The larger one, with zeros for all else."""
+        if self.shape == self.whole:
+            return values
+        found = np.zeros(self.whole, values.dtype)
+        found.reshape(-1)[self.start : self.start + values.size] = verify.host(values).reshape(-1)
+        return found
+
+    def place(self, at: tuple[int, ...]) -> tuple[int, ...]:
+        """The place of an element, by that in the larger one."""
+        if self.shape == self.whole:
+            return at
+        number = int(np.ravel_multi_index(at, self.whole)) - self.start
+        return tuple(int(n) for n in np.unravel_index(number, self.shape))
+
+
+def first_of(outcome: Outcome, found: Array) -> Difference:
+    """The first element that is another one, whatever rounding may do."""
+    at = tuple(int(n) for n in np.argwhere(verify.host(outcome.value) != verify.host(found))[0])
+    return Difference(outcome, at, found[at], outcome.value[at])
+
+
+class Python:
+    """What a step's own Python may change besides arrays: what its names mean, attributes and arrays of modules and Tensors."""
+
+    def __init__(self, world: World) -> None:
+        self.bindings = [(b, b.now()) for b in world.bindings]
+        self.modules = [
+            (space, dict(space)) for m in world.modules for space in (vars(m), m._buffers, m._parameters, m._modules)
+        ]
+        self.tensors = [(t, t._data) for t in world.tensors]
+
+    def put_back(self) -> None:
+        for binding, value in self.bindings:
+            if value is MISSING or binding.now() is value:
+                continue
+            holder = binding.holder
+            if binding.kind == "cell":
+                holder.cell_contents = value
+            elif binding.kind == "length" and isinstance(holder, list):
+                del holder[value:]
+            elif binding.kind == "length":
+                for key in list(holder)[value:]:
+                    del holder[key]
+            elif binding.kind == "item":
+                holder[binding.key] = value
+            else:
+                setattr(holder, binding.key, value)
+        for space, before in self.modules:
+            if len(space) != len(before) or any(space.get(name, MISSING) is not value for name, value in before.items()):
+                changes.count += 1
+                space.clear()
+                space.update(before)
+        for tensor, array in self.tensors:
+            if tensor._data is not array:
+                tensor.data = array
+
+
+def finding(k: int, text: str, expected: Array, found: Array, is_wrong: bool) -> Finding:
+    """What is printed of a value of a call."""
+    verdicts = np.full(expected.shape, "differs" if is_wrong else "ok", "U16")
+    a, b = (verify.host(x).astype(np.float64) for x in (found, expected))
+    return Finding.of(text, expected.shape, 0, verdicts, a, b, lambda at: f"call {k + 1} {[int(n) for n in at] or ''}")
+
+
+def merged(before: list[Finding], now: list[Finding]) -> list[Finding]:
+    """Of each value the worst that was found in any call."""
+    found = {f.name: f for f in before}
+    for f in now:
+        old = found.get(f.name)
+        worse = old is None or (f.verdict != "ok", f.relative) > (old.verdict != "ok", old.relative)
+        found[f.name] = f if worse or old is None else old
+    return list(found.values())
+
+
+def is_floating(value: Any) -> bool:
+    return hasattr(value, "dtype") and value.dtype.kind == "f"
+
+
+def plain(text: str) -> str:
+    """A path without where it begins."""
+    return text.removeprefix("closure ").removeprefix("global ")
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
