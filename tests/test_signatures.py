@@ -33,8 +33,8 @@ ALIASES = {"amax": "max", "amin": "min"}
 VARIADIC = {
     "Tensor.reshape": "shape", "Tensor.transpose": "axes", "Tensor.permute": "axes", "Tensor.graph": "more",
     "tensorgrad.checkpoint": "xs", "tensorgrad.concatenate": "xs", "tensorgrad.einsum": "operands",
-    "nn.Sequential": "modules", "nn.Module.forward": "args", "testing.check_compiled": "args", "draw.graph": "more", "data.DataLoader": "arrays",
-    "data.split": "fractions", "optim.Optimiser": "settings", "train.History.plot": "options",
+    "nn.Sequential": "modules", "nn.Module.forward": "args", "draw.graph": "more", "data.DataLoader": "arrays",
+    "testing.check_compiled": "args", "data.split": "fractions", "optim.Optimiser": "settings", "train.History.plot": "options",
 }  # fmt: skip
 
 
