@@ -18,6 +18,8 @@ from tensorgrad.core.backend import Array, address, aligned
 from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import build, threads, thresholds
 
+FILE = "<tensorgrad plan>"  # in which the functions of plans are, to tracebacks
+
 
 class Clock:
     """Adds up the seconds that calls take. stands_for: copies of calls to the calls themselves;  threads: how many run them."""
@@ -167,7 +169,7 @@ class Emitter:
         body = "\n".join(f"    {line}" for line in lines)
         source = f"def run({', '.join(self.parameters)}):\n{body}\n"
         space = {**build.NAMESPACE, **self.bound, "now": time.perf_counter}
-        exec(compile(source, "<tensorgrad plan>", "exec"), space)
+        exec(compile(source, FILE, "exec"), space)
         return source, space["run"]
 
 

@@ -374,7 +374,7 @@ class Lowering:
         """Whether `part` is a buffer that could be made to lie in the place `there`."""
         root = part.root
         alone = root.kind == "buffer" and root.nbytes == part.nbytes and part.contiguous and root.contiguous
-        if axis or not alone:
+        if axis or not alone or root is there.root:  # it has been put there already, in another place
             return False
         root.kind, root.base = "view", there
         root.look, root.how = np.reshape, "reshape"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.compiler.calls import Apply, Call
-from tensorgrad.compiler.check import fault_of
-from tensorgrad.compiler.emit import Clock, Emitter
+from tensorgrad.compiler.check import fault_of, made_at
+from tensorgrad.compiler.emit import FILE, Clock, Emitter
 from tensorgrad.compiler.group import grouped
 from tensorgrad.compiler.guards import Guard
 from tensorgrad.compiler.launches import Launches
@@ -29,7 +30,7 @@ from tensorgrad.core.op import Op
 from tensorgrad.core.profiling import Cost
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import CompileError
+from tensorgrad.errors import CompileError, DTypeError, OutOfRangeError, ShapeError, TensorgradError
 from tensorgrad.kernels import threads, thresholds
 from tensorgrad.ops import random
 
@@ -80,6 +81,7 @@ class Plan:
             emitter = self.emit()
             self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
             self.source, self.function = emitter.finish(self.results)
+            self.issued = emitter.issued
             places = {v: emitter.array(v) for v in self.results}
             own = self.blocks + emitter.blocks
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
@@ -149,15 +151,32 @@ class Plan:
                         with on(array):
                             array.fill(values[name])
             found: tuple[Array, ...] = (function or self.function)(*arguments)
-        except BaseException:
+        except BaseException as error:
             for optimiser in self.optimisers:
                 optimiser.__dict__["steps"] -= 1
-            raise
+            explained = self.explained(error)
+            if explained is error:
+                raise
+            raise explained from error
         for array in self.written:
             writes.wrote(array)
         for optimiser in self.optimisers:
             optimiser.flush()
         return found
+
+    def explained(self, error: BaseException) -> BaseException:
+        """An error of NumPy's as the step itself raises it, naming the operation; other ones as they are."""
+        kinds: dict[type, type[TensorgradError]] = {IndexError: OutOfRangeError, ValueError: ShapeError, TypeError: DTypeError}
+        kind = kinds.get(type(error))
+        if kind is None or self.launches is not None:
+            return error
+        frames = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == FILE]
+        line = 2  # of the source, at which the calls begin
+        for one in self.issued:
+            line += len(one.lines)
+            if frames and frames[0] < line:
+                return kind(f"{one.call.name}: {error}, in a replay{made_at(one.call)}")
+        return error
 
     def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> list[Tensor]:
         """One step, which leaves gradients where it does; the Tensors in what it returns."""

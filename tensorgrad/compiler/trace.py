@@ -21,6 +21,7 @@ from tensorgrad.core.state import Tracer, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, TensorgradError
 from tensorgrad.nn.module import Module
+from tensorgrad.ops import random
 from tensorgrad.optim.optimiser import Optimiser
 
 Source: TypeAlias = Node | Tensor
@@ -73,6 +74,7 @@ class Trace:
     plain: Any = None  # what was returned besides Tensors, to be compared
     errors: Any = field(default_factory=np.geterr)  # what NumPy is told of them outside of the step
     nodes: list[Node] = field(default_factory=list)  # in the order in which they were recorded
+    again: set[Node] = field(default_factory=set)  # those of functions that are called again in each replay
     told: dict[Node, Any] = field(default_factory=dict)  # what it is told of them for some of the nodes
     saved: list[tuple[Array, Array]] = field(default_factory=list)
     start: int = field(default_factory=writes.tick)
@@ -212,6 +214,7 @@ class Trace:
         """Raise CompileError if a function, called again in each replay, reads what the step has computed and has not given it:
         it would read that of this run."""
         own, passed = set(self.nodes[first:]), {*given}
+        self.again |= own
         for read in (result, *(s for node in own for s in node.inputs)):
             source = read.node or read if isinstance(read, Tensor) else read
             while isinstance(source, Tensor) and source in self.same and source not in passed:
@@ -302,12 +305,14 @@ class Trace:
         return [*self.results, *self.kept.values()]
 
     def program(self) -> Graph:
-        """The graph of everything that the step returned or assigned."""
+        """The graph of everything that the step returned, assigned or drew."""
         return self._program
 
     @cached_property
     def _program(self) -> Graph:
         roots = [self.source(t) for t in self.returned()] + [self.source(a.value) for a in self.assignments]
+        # drawn even where nothing comes of it, so that the generators go on as they do in the step
+        roots += [node for node in self.nodes if node.op is random.keep_mask and node not in self.again]
         seen = {r for r in roots if isinstance(r, Node)}
         outputs, stack = dict.fromkeys(seen), list(seen)
         while stack:

@@ -129,6 +129,8 @@ class World:
         elif isinstance(value, FunctionType):
             if any(value is root for root in self.roots) or is_users(value.__code__, value.__globals__.get("__package__")):
                 yield from self.of_function(value, text)
+        elif callable(value) and "__wrapped__" in getattr(value, "__dict__", ()):  # a compiled step, functools.cache, ...
+            yield value.__wrapped__, text
         elif isinstance(value, tuple):
             yield from ((part, f"{text}[{i}]") for i, part in enumerate(value[:LONG]))
         elif isinstance(value, (list, dict)):

@@ -85,6 +85,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "transpose": lambda x: (x * 2).T,
     "flip": lambda x: x.flip() * 2,
     "joined": lambda x: ops.concatenate([x.reshape(-1, 1), x.reshape(-1, 1)]) * 2 if x.ndim else x * 2,
+    "joined with itself": lambda x: ops.concatenate([y := x * 2, y]) + 1 if x.ndim else x * 2,
     "stacked": lambda x: ops.stack([x, x * 2]).sum(0),
     "repeated": lambda x: x.broadcast_to((2, *x.shape)) * x,
     "chain": lambda x: ((x * 2 + 1).tanh() * x).sum(0) if x.ndim else (x * 2 + 1).tanh() * x,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -344,3 +346,16 @@ def test_labels_of_another_byte_order() -> None:
     for t in (*["f8"] * 4, ">f8", ">f8", ">f8"):
         found, refused = either(g, z.astype(t))
         assert refused or np.allclose(found.numpy(), np.tanh(z * 2))
+
+
+@pytest.mark.parametrize(
+    "wrap", [tg.compile, functools.cache, functools.partial, lambda f: functools.wraps(f)(lambda *a: f(*a))]
+)
+def test_numbers_of_functions_that_are_wrapped(wrap: Callable[..., Any]) -> None:
+    """A compiled step in another one, and whatever else says what it wraps."""
+    settings = types.SimpleNamespace(scale=2.0)
+    inner = wrap(lambda x: x * settings.scale)
+    outer = tg.compile(lambda x: inner(x) + 1)
+    for scale in (2.0, 2.0, 2.0, 5.0, 5.0, 5.0, 2.0):
+        settings.scale = scale
+        assert outer(np.ones(1)).item() == scale + 1

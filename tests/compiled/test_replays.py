@@ -13,7 +13,7 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, ops, optim
-from tensorgrad.errors import LabelError
+from tensorgrad.errors import LabelError, OutOfRangeError
 from tensorgrad.nn import functional as F
 from tests.compiled import assert_close, training, vec, weight
 
@@ -374,3 +374,38 @@ def test_a_step_that_fails_leaves_what_it_has_done(fails: int) -> None:
     if fails > 1:  # in a replay kernels come in another order
         found[3 * fails + 1 :: 3] = expected[3 * fails + 1 :: 3]
     assert_close(found, expected)
+
+
+def test_what_nothing_comes_of_is_drawn() -> None:
+    """So that what is drawn later is that of the step itself."""
+
+    def step(x: Any) -> Any:
+        y = F.dropout(x, 0.5)
+        F.dropout(y, 0.5)
+        return y
+
+    drawn = []
+    for how in (tg.compile, lambda f: f):
+        tg.manual_seed(0)
+        call = how(step)
+        drawn.append([call(Tensor(np.ones(50))).numpy() for _ in range(4)])
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_errors_of_replays_are_those_of_the_step() -> None:
+    """An index that is out of range by then: of the same kind, with the operation and the line."""
+
+    def step(x: Any, i: Any) -> Any:
+        return (x * 2)[i].sum() if x.ndim == 1 else ops.take_along_axis(x, i, 0).sum()
+
+    for x in (np.arange(3.0), np.ones((3, 1))):
+        compiled = tg.compile(step)
+        right, wrong = (np.full((2, 1)[: x.ndim], i) for i in (1, 7))
+        for i in (right, right, right):
+            compiled(x, i)
+        assert not compiled.why_not
+        with pytest.raises(OutOfRangeError, match="out of bounds") as expected:
+            step(Tensor(x), wrong)
+        with pytest.raises(type(expected.value), match=r"out of bounds .*, in a replay \(\w+ at test_replays.py:\d+\)"):
+            compiled(x, wrong)
+        assert compiled(x, right).item() == step(Tensor(x), right).item()
