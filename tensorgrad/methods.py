@@ -276,6 +276,8 @@ class Methods(Tensor):
         return self
 
     def _write_raw(self, index: Any, value: Any) -> None:
+        if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
+            value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
         try:
             with backend.on(self._data):
                 self._data[protocols.plain_index(index)] = protocols.plain(value)

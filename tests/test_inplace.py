@@ -165,3 +165,12 @@ def test_never_a_wrong_gradient(rng: np.random.Generator, steps: list[str]) -> N
         slope = (run(up)[1].item() - run(down)[1].item()) / 2e-6
         # central differences at 1e-6: about 1e-9 of rounding on sums of order 100
         assert x.grad.data[i] == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [None, "a", {1}, [None, 1.0]])
+def test_what_is_no_number_is_not_written(value: object) -> None:
+    """NumPy writes NaN for None."""
+    t = Tensor(np.ones(2))
+    with pytest.raises(DTypeError, match="setitem: expected numbers or booleans, got dtype "):
+        t[...] = value  # type: ignore[call-overload]
+    np.testing.assert_array_equal(t.numpy(), [1, 1])

@@ -127,8 +127,10 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
         if a.dtype.kind != "f" or not a.size:
             return a
         with on(a), np.errstate(all="ignore"):
-            noisy = copy(a)  # in place: NumPy makes numbers of arrays without axes
-            noisy += a * like(rng.uniform(-1, 1, a.shape).astype(a.dtype) * np.finfo(a.dtype).eps, a)
+            noisy, change = copy(a), copy(a)  # in place: NumPy makes numbers of arrays without axes
+            change *= like(rng.uniform(-1, 1, a.shape).astype(a.dtype) * np.finfo(a.dtype).eps, a)
+            change[~(abs(a) < np.inf)] = 0  # infinity stays what it is
+            noisy += change
             return noisy
 
     def run(change: Callable[[Array], Array]) -> list[Array]:
@@ -155,7 +157,10 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
             spread = np.maximum(each, float(each[np.isfinite(each)].max(initial=0)))
             largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
             room = np.array(MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest)
-        room[np.isnan(room) | (np.isfinite(calm[i]) != np.isfinite(a))] = 0  # the program is not all that the step does
+            digits = DIGITS.get(outcome.value.dtype.itemsize, 64) * eps * largest
+            strays = np.isfinite(calm[i]) != np.isfinite(a)
+            strays |= np.abs(calm[i] - a) > 2 * spread + digits
+        room[np.isnan(room) | strays] = 0  # the program, computed as the step does, is something else: it is not all of it
         found.append(room)
     return found
 

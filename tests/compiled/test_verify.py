@@ -41,3 +41,20 @@ def test_values_that_overflow_are_not_taken_for_rounding() -> None:
         compiled(x)
         with pytest.raises(CompileError, match=r"is np.float16\(inf\) by the plan and np.float16\(1.0\) by the step"):
             compiled(x)
+
+
+def test_infinite_parameters_excuse_nothing() -> None:
+    """Rounding leaves infinity as it is: what is disturbed to tell how large it may be, too."""
+    w, total = Tensor(np.full(2, np.inf)), Tensor(np.ones(2))
+
+    def step(x: Tensor) -> Tensor:
+        nonlocal total
+        total *= x.sum() * (w > 0)
+        memory.fill(1)
+        return w * x.sum()
+
+    memory = total.data
+    compiled = tensorgrad.compile(step)
+    compiled(Tensor(np.full(3, 2.0)))
+    with pytest.raises(CompileError, match="written to an array from outside"):
+        compiled(Tensor(np.full(3, 2.0)))

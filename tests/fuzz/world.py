@@ -19,6 +19,7 @@ import numpy as np
 
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
+from tensorgrad.autograd import walk
 from tensorgrad.core.tensor import wrap
 from tensorgrad.kernels import build, thresholds
 from tensorgrad.op import REGISTRY
@@ -163,27 +164,20 @@ class AsItIs:
         @wraps(step)
         def called(*args: Any, **kwargs: Any) -> Any:
             stepped: list[optim.Optimiser] = []
-            before = gradients(sys._getframe(1).f_locals)
+            added: set[Tensor] = set()
             self.depth += 1
             try:
-                with told_of_steps(stepped):
+                with told_of_steps(stepped), told_of_gradients(added):
                     given, named = (args, kwargs) if self.arrays_only else as_tensors((args, kwargs))
                     result = step(*given, **named)
             finally:
                 self.depth -= 1
             for p in [p for o in stepped for p in o.params] if not self.keep_grads and not self.depth else ():
-                grad, data = before.get(p, (None, None))
-                if p.grad is not grad or (data is not None and data.tobytes() != p.grad.data.tobytes()):
+                if p in added:
                     p.grad = None
             return result
 
         return called
-
-
-def gradients(scope: dict[str, Any]) -> dict[Tensor, tuple[Tensor, np.ndarray]]:
-    """The gradients of what optimisers have, where there are any, with copies of their values."""
-    optimisers = [value for value in scope.values() if isinstance(value, optim.Optimiser)]
-    return {p: (p.grad, p.grad.data.copy()) for o in optimisers for p in o.params if p.grad is not None}
 
 
 @contextlib.contextmanager
@@ -200,6 +194,28 @@ def told_of_steps(stepped: list[optim.Optimiser]) -> Iterator[None]:
         yield
     finally:
         optim.Optimiser.step = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def told_of_gradients(added: set[Tensor]) -> Iterator[None]:
+    """Whose `.grad` is set or added to inside of the block."""
+    original, grad = walk._walk, Tensor.__dict__["grad"]
+
+    def walked(caller: str, *args: Any) -> Any:
+        found = list(original(caller, *args))
+        added.update(t for t, _ in found if caller == "backward")
+        return found
+
+    def put(self: Tensor, gradient: Any) -> None:
+        added.add(self)
+        grad.fset(self, gradient)
+
+    walk._walk = walked
+    Tensor.grad = property(grad.fget, put)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        walk._walk, Tensor.grad = original, grad  # type: ignore[method-assign]
 
 
 def as_tensors(value: Any) -> Any:
