@@ -285,7 +285,7 @@ class Trace:
 
     def undo(self) -> None:
         """Put back what the step is known to have changed: arrays, gradients, the optimisers' counts."""
-        for array, before in self.saved:
+        for array, before in reversed(self.saved):  # one may lie in another
             with on(array):
                 array[...] = before
             writes.wrote(array)
