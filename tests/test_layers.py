@@ -47,9 +47,7 @@ PLAIN += [  # activations without settings
 ]
 
 
-@pytest.mark.parametrize(
-    ("layer", "function", "shape", "text"), PLAIN, ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("layer", "function", "shape", "text"), PLAIN, ids=[text for *_, text in PLAIN])
 def test_layers_without_parameters(layer: nn.Module, function: Any, shape: tuple[int, ...], text: str) -> None:
     x = Tensor(draw(*shape), True)
     y, expected = layer(x), function(x)
@@ -195,7 +193,7 @@ LOSSES += [  # those without settings, called as their functions
 ]
 
 
-@pytest.mark.parametrize(("make", "function", "target", "options"), LOSSES)
+@pytest.mark.parametrize(("make", "function", "target", "options"), LOSSES, ids=[make.__name__ for make, *_ in LOSSES])
 def test_losses(make: Any, function: Any, target: np.ndarray, options: dict[str, Any]) -> None:
     x = draw(2, 3)
     for given in ({}, options):

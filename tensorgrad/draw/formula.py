@@ -130,7 +130,8 @@ def expanded(e: Expr, writer: Context) -> Expr:
     first, *others = e.head.expands
     found = simplified(Expr(first, e.args, e.attrs, e.shape), writer)
     for op in others:  # max(z, 0) is what people write for relu(z) there
-        found = call(ops.maximum, found, number(0), shape=e.shape) if op is ops.relu else call(op, found, shape=e.shape)
+        one = call(ops.maximum, found, number(0), shape=e.shape) if op is ops.relu else call(op, found, shape=e.shape)
+        found = simplified(one, writer)
     return found
 
 
