@@ -18,6 +18,7 @@ from tensorgrad.graph import Graph
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
 from tests import face
+from tests.compiled import lowered
 
 for package in (tensorgrad, models):
     assert Path(package.__file__).is_relative_to(Path.cwd()), f"{package.__file__} is not that of the copy"
@@ -136,28 +137,30 @@ class Activation(nn.Module):
 
 
 def test_a_kind_of_kernel() -> None:
-    name = "Scan"
     from tensorgrad.compiler import calls
 
+    name = "Scan"
     kind = getattr(calls, name)
     assert f"class {name}(" in helped(calls)
     _, w, _ = parameters()
 
-    @tensorgrad.compile
     def step(x: Tensor) -> tuple[Tensor, Tensor]:
         y = ops.cumsum((x @ w).tanh(), 1)
         loss = (y * ops.cumsum(x.exp(), 0)[:, :2]).sum()
         return loss, *tensorgrad.grad(loss, w)
 
-    for k in range(4):
-        given = X + k
-        for found, expected in zip(step(given), step.step(Tensor(given)), strict=True):
-            np.testing.assert_allclose(found.data, expected.data, rtol=1e-12)
-    assert not step.why_not
-    used = [call for call in step.plan.calls if isinstance(call, kind)]
-    assert len(used) > 2
-    assert used[0].name in str(step.plan)
-    assert used[0].name in draw.graph(step.plan).dot
+    for in_parts in (False, True):  # the samples, where its axis allows it
+        compiled = tensorgrad.compile(step)
+        with lowered(**({"ROWS_FLOPS": 0, "ROWS_BYTES": 64} if in_parts else {})):
+            for k in range(4):
+                for found, expected in zip(compiled(X + k), step(Tensor(X + k)), strict=True):
+                    np.testing.assert_allclose(found.data, expected.data, rtol=1e-12)
+        assert not compiled.why_not
+        used = [(call, part) for call in compiled.plan.calls for part in call.parts if isinstance(part, kind)]
+        assert len(used) > 2
+        assert {part is not call for call, part in used} == {False, in_parts}
+        assert used[0][1].name in str(compiled.plan)
+        assert used[0][1].name in draw.graph(compiled.plan).dot
 
 
 def test_an_optimiser(tmp_path: Path) -> None:
