@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from tensorgrad.models.estimator import Estimator
+from tensorgrad.models.mlp import naming_activations
 from tensorgrad.models.parameters import RULES, can_partial_fit
 
 from tensorgrad import Tensor, ops
@@ -20,6 +21,7 @@ from tensorgrad.errors import LabelError
 from tensorgrad.nn import functional as F
 
 
+@naming_activations
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, Estimator):
     """A multi-layer perceptron that predicts classes: scikit-learn's MLPClassifier, trained by tensorgrad.
@@ -29,8 +31,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
     by weight.)
 
     hidden_layer_sizes   widths of the hidden layers
-    activation           "relu", "logistic", "tanh", "identity"; also "elu", "gelu", "leaky_relu", "silu", "softplus", or what
-                         makes a module (nn.GELU), or a list of these, one for each hidden layer
+    activation           {activations};
+                         or what makes a module (nn.GELU), or a list of these, one for each hidden layer. scikit-learn has the
+                         first four
     solver               "adam", "sgd", or "lbfgs", which sees all samples at each step and needs SciPy
     alpha                L2: (alpha / 2m) sum of w² is added to the loss of a batch of m samples, w being the weights
     batch_size           samples a step; "auto" is 200, or all of fewer; "full" is all of them

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from tensorgrad import nn
 from tensorgrad.nn import init
+from tensorgrad.nn.layers import ACTIVATIONS as ACTIVATIONS_BY_OP
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module] | None] = {
     "relu": nn.ReLU,
     "logistic": nn.Sigmoid,
     "tanh": nn.Tanh,
     "identity": None,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "leaky_relu": nn.LeakyReLU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
+    **{name: module for name, module in ACTIVATIONS_BY_OP.items() if module is not nn.Sigmoid},  # which is "logistic"
 }
 
 Activation: TypeAlias = str | Callable[[], nn.Module]
+Kind = TypeVar("Kind", bound=type)
 
 
+def naming_activations(kind: Kind) -> Kind:
+    """The class, with the names of all activations in its docstring."""
+    names = ", ".join(f'"{name}"' for name in ACTIVATIONS)
+    kind.__doc__ = (kind.__doc__ or "").replace("{activations}", names)
+    return kind
+
+
+@naming_activations
 class MLP(nn.Sequential):
     """Linear layers of the widths given, with an activation between them; logits come out.
 
     widths       inputs, hidden layers, outputs: (64, 500, 500, 10)
-    activation   "relu", "logistic", "tanh", "identity", "elu", "gelu", "leaky_relu", "silu" or "softplus"; or what makes a
-                 module, such as nn.GELU; or a list of these, one for each hidden layer
+    activation   {activations};
+                 or what makes a module, such as nn.GELU; or a list of these, one for each hidden layer
     dropout      the probability with which training leaves out an element of what a hidden layer gives
     weight_init  from nn.init; N(0, 2/in) by default. Biases start at 0.
     rng          the generator of initial weights and of what is left out; by default those that nn.init.seed and

@@ -38,8 +38,8 @@ FUNCTIONS = {
     "LinAlgError", "amax", "amin", "avg_pool2d", "concatenate", "conv2d", "einsum", "hardtanh", "linear", "logabsdet",
     "max_pool2d", "nll_loss", "one_hot", "slogdet", "softmax_cross_entropy", "solve", "stack", "tensordot", "where",
     # what rules, fused ops and other methods are made of
-    "cast", "fold2d", "linear_relu", "linear_sigmoid", "linear_tanh", "put", "relu_grad", "sigmoid_grad",
-    "softmax_cross_entropy_grad", "sum_to", "tanh_grad", "to_device", "windows2d",
+    "cast", "fold2d", "put", "relu_grad", "sigmoid_grad", "softmax_cross_entropy_grad", "sum_to", "tanh_grad", "to_device",
+    "windows2d", *(name for name in vars(ops)["__all__"] if getattr(getattr(ops, name), "expands", ())),
 }  # fmt: skip
 
 

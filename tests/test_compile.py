@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,14 @@ from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
 from tensorgrad.ops import random
 from tensorgrad.testing.expressions import Expression, expressions
+from tests import kinds
 from tests.strategies import generators
 
 OPTIMISERS: dict[str, Callable[[Any], optim.Optimiser]] = {
+    **{kind.__name__: partial(kind, lr=0.01) for kind in kinds.OPTIMISERS},
     "SGD": lambda p: optim.SGD(p, lr=0.1),
     "SGD with all": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
     "Adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.01),
-    "AdamW": lambda p: optim.AdamW(p, lr=0.01),
-    "RMSprop": lambda p: optim.RMSprop(p, lr=0.01),
-    "Adagrad": lambda p: optim.Adagrad(p, lr=0.01),
 }
 
 
@@ -95,6 +95,12 @@ class Images(nn.Module):
     def forward(self, x: Any) -> Any:
         return ops.reshape(x[:, :9] if x.shape[1] >= 9 else ops.concatenate([x, x[:, :3]], axis=1), (x.shape[0], 1, 3, 3))
 
+
+MODELS |= {  # activations that stand in none of these
+    name: deep(linear(6, 8), plain(make), linear(8, 4), plain(make))
+    for name, make in kinds.ACTIVATIONS.items()
+    if make not in {type(part) for model in MODELS.values() for _, part in model(np.float32).named_modules()}
+}
 
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "cross_entropy": lambda z, y: F.cross_entropy(z, y),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import pickle
 import sys
@@ -24,6 +25,7 @@ from tensorgrad.errors import CompileError, DeviceError, LabelError, MissingDepe
 from tensorgrad.kernels import cublas
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
+from tests import kinds
 from tests.cuda.fake_cupy import Counts
 from tests.cuda.gpu import Gpu, using
 
@@ -260,11 +262,10 @@ NETS: dict[str, tuple[Any, Any]] = {
     "embedding": (embedding_net, lambda rng: rng.integers(0, 10, (12, 2))),
 }
 OPTIMISERS: dict[str, Any] = {
+    **{kind.__name__: functools.partial(kind, lr=0.01) for kind in kinds.OPTIMISERS},
     "SGD": lambda p: optim.SGD(p, lr=0.1),
     "momentum": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
-    "Adam": lambda p: optim.Adam(p, lr=0.01),
     "AdamW": lambda p: optim.AdamW(p, lr=0.01, weight_decay=0.1),
-    "RMSprop": lambda p: optim.RMSprop(p, lr=0.01),
     "Adagrad": lambda p: optim.Adagrad(p, lr=0.1),
 }
 

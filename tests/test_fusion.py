@@ -16,7 +16,9 @@ import tensorgrad
 from tensorgrad import Tensor, fusion
 from tensorgrad.graph import Graph
 from tensorgrad.nn import functional as F
+from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import numerical_gradient
+from tests.oracles import linalg
 from tests.strategies import batch_axes, generators, sizes
 
 # Every way in which people write the mean cross-entropy of logits z (..., k): t class indices, Y one-hot rows, m samples.
@@ -31,12 +33,8 @@ SPELLINGS: dict[str, Callable[[Tensor, np.ndarray, np.ndarray, int], Tensor]] = 
     "(-1 / m) * (Y * log_softmax(z)).sum()": lambda z, t, Y, m: (-1 / m) * (Y * z.log_softmax()).sum(),
     "(Tensor(Y) * -log_softmax(z)).mean() * k": lambda z, t, Y, m: -(Tensor(Y) * z.log_softmax()).mean() * Y.shape[-1],
 }
-LAYERS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[np.ndarray], np.ndarray]]] = {
-    "linear": (lambda z: z, lambda a: np.ones_like(a)),
-    "linear_relu": (Tensor.relu, lambda a: (a > 0).astype(a.dtype)),
-    "linear_sigmoid": (Tensor.sigmoid, lambda a: a * (1 - a)),
-    "linear_tanh": (Tensor.tanh, lambda a: 1 - a**2),
-}
+# Layers with the activations that they are fused with, and none
+LAYERS: dict[str, tuple[Op, ...]] = {"linear": ()} | {op.name: op.expands[1:] for op in REGISTRY.values() if op.expands}
 
 
 def fused_ops(*outputs: Tensor) -> list[str]:
@@ -94,13 +92,15 @@ def test_naive_spelling_without_fusion_is_what_numpy_says() -> None:
 @given(rng=generators(), axes=batch_axes, k=sizes, n=sizes, left=st.booleans(), op=st.booleans())
 def test_layer(name: str, rng: np.random.Generator, axes: tuple[int, ...], k: int, n: int, left: bool, op: bool) -> None:
     """act(x @ W + b), either way round, batch axes or not, or from F.linear: fused = unfused = derived = numerical."""
-    activation, slope = LAYERS[name]
+    activations, (_, slope) = LAYERS[name], linalg.LAYERS[name]
     x, w, b = (Tensor(rng.normal(size=s), True) for s in ((*axes, k), (k, n), (n,)))
     g = rng.normal(size=(*axes, n))
 
     def layer() -> Tensor:
         z = F.linear(x, w, b) if op else (b + x @ w if left else x @ w + b)
-        return activation(z)
+        for activation in activations:
+            z = activation(z)
+        return z
 
     if len(axes) == 1 and rng.random() < 0.2:
         x = Tensor(x.data, True)
@@ -119,7 +119,7 @@ def test_layer(name: str, rng: np.random.Generator, axes: tuple[int, ...], k: in
     for f, u, h in zip(fused, unfused, by_hand, strict=True):
         np.testing.assert_allclose(f.data, h, rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(u.data, h, rtol=1e-12, atol=1e-13)
-    if name != "linear_relu" or (abs(np.einsum("...k,kn->...n", x.data, w.data) + b.data) > 1e-3).all():
+    if not any(op.kinks for op in activations) or (abs(np.einsum("...k,kn->...n", x.data, w.data) + b.data) > 1e-3).all():
         numerical = numerical_gradient(lambda: float((g * layer().data).sum()), w.data)
         np.testing.assert_allclose(fused[1].data, numerical, rtol=1e-7, atol=1e-7)
 

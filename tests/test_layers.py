@@ -11,6 +11,7 @@ import pytest
 from tensorgrad import Tensor, nn
 from tensorgrad.errors import ShapeError
 from tensorgrad.nn import functional as F
+from tests import kinds
 
 rng = np.random.default_rng(0)
 
@@ -19,30 +20,34 @@ def draw(*shape: int) -> np.ndarray:
     return rng.uniform(-1, 1, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("layer", "function", "shape", "text"),
-    [
-        (nn.Identity(), lambda x: x, (2, 3), "Identity()"),
-        (nn.Flatten(), lambda x: x.reshape(2, 12), (2, 3, 4), "Flatten()"),
-        (nn.Flatten(0), lambda x: x.reshape(24), (2, 3, 4), "Flatten(start_axis=0)"),
-        (nn.Flatten(2), lambda x: x.reshape(0, 3, 20), (0, 3, 4, 5), "Flatten(start_axis=2)"),
-        (nn.Flatten(-2), lambda x: x.reshape(2, 12), (2, 3, 4), "Flatten(start_axis=-2)"),
-        (nn.ReLU(), F.relu, (2, 3), "ReLU()"),
-        (nn.Sigmoid(), F.sigmoid, (2, 3), "Sigmoid()"),
-        (nn.Tanh(), F.tanh, (2, 3), "Tanh()"),
-        (nn.LeakyReLU(0.2), lambda x: F.leaky_relu(x, 0.2), (2, 3), "LeakyReLU(0.2)"),
-        (nn.ELU(0.5), lambda x: F.elu(x, 0.5), (2, 3), "ELU(0.5)"),
-        (nn.GELU(), F.gelu, (2, 3), "GELU()"),
-        (nn.GELU("tanh"), lambda x: F.gelu(x, "tanh"), (2, 3), "GELU(approximate='tanh')"),
-        (nn.SiLU(), F.silu, (2, 3), "SiLU()"),
-        (nn.Softplus(), F.softplus, (2, 3), "Softplus()"),
-        (nn.Softmax(0), lambda x: F.softmax(x, 0), (2, 3), "Softmax(axis=0)"),
-        (nn.LogSoftmax(), F.log_softmax, (2, 3), "LogSoftmax(axis=-1)"),
-        (nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2), (1, 2, 4, 4), "MaxPool2d(2, stride=2)"),
-        (nn.AvgPool2d((2, 1), 1), lambda x: F.avg_pool2d(x, (2, 1), 1), (1, 2, 4, 4), "AvgPool2d((2, 1), stride=1)"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+PLAIN: list[tuple[nn.Module, Any, tuple[int, ...], str]] = [
+    (nn.Identity(), lambda x: x, (2, 3), "Identity()"),
+    (nn.Flatten(), lambda x: x.reshape(2, 12), (2, 3, 4), "Flatten()"),
+    (nn.Flatten(0), lambda x: x.reshape(24), (2, 3, 4), "Flatten(start_axis=0)"),
+    (nn.Flatten(2), lambda x: x.reshape(0, 3, 20), (0, 3, 4, 5), "Flatten(start_axis=2)"),
+    (nn.Flatten(-2), lambda x: x.reshape(2, 12), (2, 3, 4), "Flatten(start_axis=-2)"),
+    (nn.ReLU(), F.relu, (2, 3), "ReLU()"),
+    (nn.Sigmoid(), F.sigmoid, (2, 3), "Sigmoid()"),
+    (nn.Tanh(), F.tanh, (2, 3), "Tanh()"),
+    (nn.LeakyReLU(0.2), lambda x: F.leaky_relu(x, 0.2), (2, 3), "LeakyReLU(0.2)"),
+    (nn.ELU(0.5), lambda x: F.elu(x, 0.5), (2, 3), "ELU(0.5)"),
+    (nn.GELU(), F.gelu, (2, 3), "GELU()"),
+    (nn.GELU("tanh"), lambda x: F.gelu(x, "tanh"), (2, 3), "GELU(approximate='tanh')"),
+    (nn.SiLU(), F.silu, (2, 3), "SiLU()"),
+    (nn.Softplus(), F.softplus, (2, 3), "Softplus()"),
+    (nn.Softmax(0), lambda x: F.softmax(x, 0), (2, 3), "Softmax(axis=0)"),
+    (nn.LogSoftmax(), F.log_softmax, (2, 3), "LogSoftmax(axis=-1)"),
+    (nn.MaxPool2d(2), lambda x: F.max_pool2d(x, 2), (1, 2, 4, 4), "MaxPool2d(2, stride=2)"),
+    (nn.AvgPool2d((2, 1), 1), lambda x: F.avg_pool2d(x, (2, 1), 1), (1, 2, 4, 4), "AvgPool2d((2, 1), stride=1)"),
+]
+PLAIN += [  # activations without settings
+    (make(), getattr(F, name), (2, 3), f"{make.__name__}()")
+    for name, make in kinds.ACTIVATIONS.items()
+    if make not in {type(layer) for layer, *_ in PLAIN}
+]
+
+
+@pytest.mark.parametrize(("layer", "function", "shape", "text"), PLAIN, ids=[text for *_, text in PLAIN])
 def test_layers_without_parameters(layer: nn.Module, function: Any, shape: tuple[int, ...], text: str) -> None:
     x = Tensor(draw(*shape), True)
     y, expected = layer(x), function(x)
@@ -164,28 +169,31 @@ def test_batch_norm_trains_and_evaluates() -> None:
         nn.BatchNorm2d(3)(draw(4, 3))
 
 
-@pytest.mark.parametrize(
-    ("make", "function", "target", "options"),
-    [
-        (
-            nn.CrossEntropyLoss,
-            F.cross_entropy,
-            np.array([0, 2]),
-            {"weight": [1.0, 2.0, 3.0], "ignore_index": 0, "label_smoothing": 0.1},
-        ),
-        (nn.NLLLoss, F.nll_loss, np.array([0, 2]), {"weight": [1.0, 2.0, 3.0], "ignore_index": 0}),
-        (nn.MSELoss, F.mse_loss, draw(2, 3), {}),
-        (nn.L1Loss, F.l1_loss, draw(2, 3), {}),
-        (nn.HuberLoss, F.huber_loss, draw(2, 3), {"delta": 0.3}),
-        (nn.KLDivLoss, F.kl_div, np.abs(draw(2, 3)), {}),
-        (
-            nn.BCEWithLogitsLoss,
-            F.binary_cross_entropy_with_logits,
-            np.abs(draw(2, 3)),
-            {"weight": draw(3), "pos_weight": draw(3)},
-        ),
-    ],
-)
+LOSSES: list[tuple[Any, Any, np.ndarray, dict[str, Any]]] = [
+    (
+        nn.CrossEntropyLoss,
+        F.cross_entropy,
+        np.array([0, 2]),
+        {"weight": [1.0, 2.0, 3.0], "ignore_index": 0, "label_smoothing": 0.1},
+    ),
+    (nn.NLLLoss, F.nll_loss, np.array([0, 2]), {"weight": [1.0, 2.0, 3.0], "ignore_index": 0}),
+    (nn.HuberLoss, F.huber_loss, draw(2, 3), {"delta": 0.3}),
+    (nn.KLDivLoss, F.kl_div, np.abs(draw(2, 3)), {}),
+    (
+        nn.BCEWithLogitsLoss,
+        F.binary_cross_entropy_with_logits,
+        np.abs(draw(2, 3)),
+        {"weight": draw(3), "pos_weight": draw(3)},
+    ),
+]
+LOSSES += [  # those without settings, called as their functions
+    (make, next(getattr(F, name) for name in F.__all__ if name.replace("_", "") == make.__name__.lower()), draw(2, 3), {})
+    for make in kinds.LOSSES
+    if make not in {made for made, *_ in LOSSES}
+]
+
+
+@pytest.mark.parametrize(("make", "function", "target", "options"), LOSSES, ids=[make.__name__ for make, *_ in LOSSES])
 def test_losses(make: Any, function: Any, target: np.ndarray, options: dict[str, Any]) -> None:
     x = draw(2, 3)
     for given in ({}, options):

@@ -12,6 +12,8 @@ from scipy import special
 import tensorgrad
 from tensorgrad import Tensor, ops
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
+from tests import kinds
+from tests.oracles import activation
 
 
 def slopes(fn: Callable[..., Any], *values: Any) -> list[np.ndarray]:
@@ -167,8 +169,14 @@ def test_derivative_at_a_pole_is_infinite(op: Callable[[Any], Any], at: float) -
 
 # Far out: every activation, and others that have a limit or a slope there
 
-FAR_OUT = ["elu", "gelu", "gelu tanh", "leaky_relu", "relu", "sigmoid", "silu", "tanh"]
-FAR_OUT += ["arctan", "erf", "logsigmoid", "softplus"]
+# Every activation, and what is flat or straight far out like one; see oracles.activation.FAR_OUT
+RAMP = (0, lambda x: x, (0, 1))
+FAR_OUT: dict[str, tuple[Any, Any, tuple[float, float]]] = {
+    **dict.fromkeys([*kinds.ACTIVATIONS, "gelu tanh", "softplus"], RAMP),
+    **activation.FAR_OUT,
+    "arctan": (-np.pi / 2, np.pi / 2, (0, 0)),
+    "erf": (-1, 1, (0, 0)),
+}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -177,17 +185,14 @@ def test_nothing_overflows_far_out(name: str, dtype: Any) -> None:
     op = (lambda x: ops.gelu(x, "tanh")) if name == "gelu tanh" else getattr(ops, name)
     largest = float(np.finfo(dtype).max)
     x = Tensor(np.array([-largest, -1e30, -1000, -200, 200, 1000, 1e30, largest], dtype), True)
-    left = {"logsigmoid": x.data[:4], "leaky_relu": 0.01 * x.data[:4], "elu": -1, "tanh": -1, "erf": -1, "arctan": -np.pi / 2}
-    left = left.get(name, 0)
-    right = {"logsigmoid": 0, "sigmoid": 1, "tanh": 1, "erf": 1, "arctan": np.pi / 2}.get(name, x.data[4:])
-    flat = {"sigmoid": (0, 0), "tanh": (0, 0), "erf": (0, 0), "arctan": (0, 0)}
-    slope = {"logsigmoid": (1, 0), "leaky_relu": (0.01, 1), **flat}.get(name, (0, 1))
+    left, right, slope = FAR_OUT[name]
+    limits = [limit(part) if callable(limit) else limit for limit, part in ((left, x.data[:4]), (right, x.data[4:]))]
     y = op(x)
     # arctan is still 1/200 from its limit at 200, and its derivative 1/200²; the others are at theirs
     close = {"rtol": 1e-6, "atol": 1e-2 if name == "arctan" else 1e-80}
     assert y.dtype == dtype
-    np.testing.assert_allclose(y.data[:4], np.broadcast_to(left, 4), **close)
-    np.testing.assert_allclose(y.data[4:], np.broadcast_to(right, 4), **close)
+    np.testing.assert_allclose(y.data[:4], np.broadcast_to(limits[0], 4), **close)
+    np.testing.assert_allclose(y.data[4:], np.broadcast_to(limits[1], 4), **close)
     (gx,) = tensorgrad.grad(y.sum(), x, create_graph=True)
     np.testing.assert_allclose(gx.data, np.repeat(slope, 4), **close)
     if gx.requires_grad:  # leaky_relu's is a constant

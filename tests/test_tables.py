@@ -4,44 +4,32 @@ pattern, an optimiser or a schedule is told here where else it belongs."""
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import re
 
 import numpy as np
 from tensorgrad.models import MLP, MLPClassifier, mlp
 
-from tensorgrad import Tensor, nn, optim
+from tensorgrad import Tensor, draw, nn, ops, optim
 from tensorgrad.autograd import fusion
-from tensorgrad.draw.formula import SIMPLER
+from tensorgrad.graph import Graph
 from tensorgrad.nn import functional as F
-from tensorgrad.nn import losses
 from tensorgrad.op import REGISTRY
 from tensorgrad.testing import strategies
-from tests import test_compile, test_cuda, test_functional, test_fusion, test_layers, test_ops_elementwise, test_optim
+from tests import kinds, test_compile, test_cuda, test_functional, test_fusion, test_layers, test_ops_elementwise, test_optim
 from tests import test_schedules as schedules
 from tests.cuda import chains
-
-
-def rows(test: Any) -> list[Any]:
-    """What a test is parametrized by."""
-    return list(test.pytestmark[0].args[1])
-
-
-def public(module: Any, kind: type) -> set[type]:
-    """The classes of a kind that a module shows, without the kind itself."""
-    found = (getattr(module, name) for name in module.__all__)
-    return {c for c in found if isinstance(c, type) and issubclass(c, kind) and c is not kind}
-
+from tests.oracles import linalg
 
 ACTIVATIONS = {op for op in REGISTRY.values() if op.activation and not op.layer}
 FUSED_LAYERS = {op for op in REGISTRY.values() if op.activation and op.layer}
-OPTIMISERS = public(optim, optim.Optimiser)
+OPTIMISERS = set(kinds.OPTIMISERS)
 
 
 def test_every_activation_has_a_module_and_is_tried() -> None:
     assert len(ACTIVATIONS) > 6
     assert strategies.ACTIVATIONS.keys() == {op.name for op in ACTIVATIONS}  # the module is called as the op
     modules = set(strategies.ACTIVATIONS.values())
-    assert modules <= {type(layer) for layer, *_ in rows(test_layers.test_layers_without_parameters)}
+    assert modules <= {type(layer) for layer, *_ in test_layers.PLAIN}
     compiled = {type(part) for make in test_compile.MODELS.values() for _, part in make(np.float32).named_modules()}
     assert modules <= compiled
     assert {op.name for op in ACTIVATIONS} <= set(test_ops_elementwise.FAR_OUT)
@@ -56,20 +44,26 @@ def test_every_activation_can_be_asked_for_by_name() -> None:
 
 def test_every_layer_is_tried() -> None:
     text = inspect.getsource(test_layers) + inspect.getsource(test_functional) + inspect.getsource(test_cuda)
-    for kind in public(nn, nn.Module):
-        assert f"nn.{kind.__name__}" in text, kind.__name__
+    found = {type(layer) for layer, *_ in test_layers.PLAIN} | {make for make, *_ in test_layers.LOSSES}
+    for kind in kinds.LAYERS:
+        assert kind in found or f"nn.{kind.__name__}" in text, kind.__name__
 
 
 def test_every_loss_has_a_formula_and_a_module() -> None:
     functions = {name for name in F.__all__ if "reduction" in inspect.signature(getattr(F, name)).parameters}
     assert functions == {"cross_entropy", "nll_loss"} | test_functional.PAIRS.keys()
-    assert {make for make, *_ in rows(test_layers.test_losses)} == public(nn, losses.Loss)
+    assert {make for make, *_ in test_layers.LOSSES} == set(kinds.LOSSES)
 
 
 def test_every_fused_layer_is_matched_derived_and_proved() -> None:
-    assert {f"linear_{op.name}" for op in ACTIVATIONS if op in fusion.PATTERNS} == {op.name for op in FUSED_LAYERS}
-    assert test_fusion.LAYERS.keys() == {"linear"} | {op.name for op in FUSED_LAYERS}
-    assert SIMPLER.keys() >= FUSED_LAYERS
+    assert {op.name for op in FUSED_LAYERS} == {f"linear_{op.expands[1].name}" for op in FUSED_LAYERS}
+    assert all(op.expands[0] is ops.linear and op.expands[1] in fusion.PATTERNS for op in FUSED_LAYERS)
+    assert test_fusion.LAYERS.keys() == linalg.LAYERS.keys() == {"linear"} | {op.name for op in FUSED_LAYERS}
+    x, w, b = (Tensor(np.ones(shape), True, name=name) for name, shape in (("x", (2, 3)), ("w", (3, 2)), ("b", (2,))))
+    for op in FUSED_LAYERS:
+        loss = op.expands[1](x @ w + b).sum()
+        assert Graph.of(loss).fused().nodes[0].op is op
+        assert not re.search(r"linear|_grad", str(draw.derive(loss, w)))
 
 
 def test_every_optimiser_is_tried() -> None:
@@ -82,4 +76,4 @@ def test_every_optimiser_is_tried() -> None:
 
 def test_every_schedule_is_tried() -> None:
     tried = {type(make(schedules.optimiser())) for make, _ in schedules.FORMULAS.values()}
-    assert tried | {optim.CostRise, optim.ReduceOnPlateau} == public(optim, optim.Schedule)
+    assert tried | {optim.CostRise, optim.ReduceOnPlateau} == set(kinds.SCHEDULES)

@@ -3,7 +3,7 @@
 Before the reverse walk, `match` looks for the patterns that people fuse by hand when they derive gradients on paper::
 
     x @ W + b                                        linear
-    relu(linear), sigmoid(linear), tanh(linear)      linear_relu, linear_sigmoid, linear_tanh
+    activation(linear), where there is an op for it  linear_relu, linear_sigmoid, linear_tanh (by Op.expands)
     log(softmax(z))                                  log_softmax
     nll_loss(log_softmax(z), labels)                 softmax_cross_entropy
     c * sum(Y * log_softmax(z)), however it is       softmax_cross_entropy
@@ -22,16 +22,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import Op
+from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.core.state import state, switched
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.ops import (
     add,
     div,
     linear,
-    linear_relu,
-    linear_sigmoid,
-    linear_tanh,
     log,
     log_softmax,
     matmul,
@@ -39,11 +36,8 @@ from tensorgrad.ops import (
     mul,
     neg,
     nll_loss,
-    relu,
-    sigmoid,
     softmax_cross_entropy,
     sum,
-    tanh,
 )
 
 
@@ -253,9 +247,7 @@ def _number(node: Node) -> float | None:
 
 PATTERNS: dict[Op, Pattern] = {
     add: match_linear,
-    relu: match_activation(linear_relu),
-    sigmoid: match_activation(linear_sigmoid),
-    tanh: match_activation(linear_tanh),
+    **{op.expands[1]: match_activation(op) for op in REGISTRY.values() if len(op.expands) == 2 and op.expands[0] is linear},
     log: match_log_softmax,
     nll_loss: match_nll,
     neg: match_weighted_sum,

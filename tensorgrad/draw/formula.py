@@ -118,8 +118,21 @@ def named(title: str, shape: Shape = ()) -> Expr:
 
 def simplified(e: Expr, writer: Context) -> Expr:
     """The same without factors of 1, double signs, and reshapes to the same shape; fused ops as their closed formulas."""
+    if isinstance(e.head, Op) and e.head.expands:
+        return expanded(e, writer)
     rule = SIMPLER.get(e.head)
     return rule(e, writer) if rule else e
+
+
+def expanded(e: Expr, writer: Context) -> Expr:
+    """A fused op as the ops that it stands for."""
+    assert isinstance(e.head, Op)
+    first, *others = e.head.expands
+    found = simplified(Expr(first, e.args, e.attrs, e.shape), writer)
+    for op in others:  # max(z, 0) is what people write for relu(z) there
+        one = call(ops.maximum, found, number(0), shape=e.shape) if op is ops.relu else call(op, found, shape=e.shape)
+        found = simplified(one, writer)
+    return found
 
 
 def simpler_mul(e: Expr, writer: Context) -> Expr:
@@ -243,15 +256,9 @@ def cross_entropy(e: Expr, writer: Context) -> Expr:
     return product(writer, (), number(-scale), total)
 
 
-def layer(activation: Op | None) -> Callable[[Expr, Context], Expr]:
-    def rule(e: Expr, writer: Context) -> Expr:
-        x, w, b = e.args
-        z = call(ops.add, call(ops.matmul, x, w, shape=e.shape), b, shape=e.shape)
-        if activation is ops.relu:
-            return call(ops.maximum, z, number(0), shape=e.shape)
-        return z if activation is None else call(activation, z, shape=e.shape)
-
-    return rule
+def layer(e: Expr, writer: Context) -> Expr:
+    x, w, b = e.args
+    return call(ops.add, call(ops.matmul, x, w, shape=e.shape), b, shape=e.shape)
 
 
 def plain_one_hot(e: Expr, writer: Context) -> Expr:
@@ -300,10 +307,7 @@ SIMPLER: dict[Head, Callable[[Expr, Context], Expr]] = {
     ops.tanh_grad: tanh_slope,
     ops.softmax_cross_entropy_grad: cross_entropy_gradient,
     ops.softmax_cross_entropy: cross_entropy,
-    ops.linear: layer(None),
-    ops.linear_relu: layer(ops.relu),
-    ops.linear_sigmoid: layer(ops.sigmoid),
-    ops.linear_tanh: layer(ops.tanh),
+    ops.linear: layer,
     ops.one_hot: plain_one_hot,
     ops.sum: plain_sum,
     ops.sum_to: sum_to,

@@ -13,6 +13,7 @@ from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
 from tensorgrad.nn.module import Module, Parameter
+from tensorgrad.ops import activation
 
 __all__ = [
     "ELU", "GELU", "AvgPool2d", "Conv2d", "Dropout", "Embedding", "Flatten", "Identity", "LeakyReLU", "Linear", "LogSoftmax",
@@ -310,3 +311,9 @@ class Sequential(Module):
 
     def __getitem__(self, index: int) -> Module:
         return list(self._modules.values())[index]
+
+
+# The modules of activations by the names of their functions, found by these: LeakyReLU is leaky_relu's
+ACTIVATIONS: dict[str, type[Module]] = {
+    name: globals()[module] for name in activation.__all__ for module in __all__ if module.lower() == name.replace("_", "")
+}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import pairwise, product
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from tensorgrad import ops
+from tensorgrad.compiler import calls
 from tensorgrad.compiler.calls import (
     Accumulate,
     Apply,
@@ -138,6 +141,56 @@ def check(
             given = {v: np.array(a) for v, a in arrays.items()} if shared else given
             for a, b in zip(written(call, given, shared or {}, known), found, strict=True):
                 assert_same(a, b, tolerance)
+
+
+# Every kind
+
+X, T = np.random.default_rng(0).normal(size=(2, 5, 3)), np.array([0, 2, 1, 1, 0])
+FULL = Operand("full", "float64")
+DIFFERENCE = Chain((FULL, FULL), (Step("subtract", (Ref(0), Ref(1)), "float64"),), ((2, "full"),))
+Made = tuple[list[Any], list[Value], list[Any]]  # a call's operands, its results, and its nodes
+# kind of call: a call of operands with these arrays, and what its result is to be
+EXAMPLES: dict[type[Call], tuple[list[Array], Callable[..., Any], Callable[..., Call]]] = {
+    Accumulate: ([*X], np.add, lambda *made: Accumulate("add", *made)),
+    Apply: ([X[0]], lambda x: x.cumsum(1), lambda *made: Apply(ops.cumsum, {"axis": 1}, *made, 0)),
+    Assign: ([X[0]], np.array, lambda *made: Assign("assign", *made)),
+    ChainCall: ([*X], np.subtract, lambda *made: ChainCall(DIFFERENCE, X[0].shape, "difference", *made, 0)),
+    Copy: ([X[0]], np.array, lambda *made: Copy("copy", *made)),
+    CrossEntropy: (
+        [X[0], T],
+        lambda z, t: np.log(np.exp(z).sum(1) / np.exp(z)[np.arange(5), t]).mean(),
+        lambda *made: CrossEntropy(5, *made, 0),
+    ),
+    Dot: ([*X], lambda a, b: (a * b).sum(), lambda *made: Dot("dot", *made)),
+    Elementwise: ([*X], np.subtract, lambda *made: Elementwise("subtract", *made, 0)),
+    Matmul: ([X[0], X[1].T.copy()], np.matmul, lambda *made: Matmul("matmul", *made)),
+    Reduction: ([X[0]], lambda x: x.sum(0), lambda *made: Reduction("add", (0,), "sum", *made, 0)),
+}
+
+
+def test_every_kind_of_call_is_listed_and_has_an_example() -> None:
+    modules = [import_module(f"{calls.__name__}.{m.name}") for m in pkgutil.iter_modules(calls.__path__)]
+    found = {kind for m in modules for kind in vars(m).values() if isinstance(kind, type) and issubclass(kind, Call)}
+    assert {getattr(calls, name) for name in calls.__all__} == found
+    assert len(found - {Call}) > 9
+    assert EXAMPLES.keys() == found - {Call}
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
+def test_every_kind_of_call(kind: type[Call]) -> None:
+    """What it computes and what it is written as, whole, in place where it may be, and for some of the samples at a time."""
+    arrays, formula, make = EXAMPLES[kind]
+    expected = np.asarray(formula(*arrays))
+    operands = [argument(a) for a in arrays]
+    call = make(operands, [out(expected.shape, expected.dtype)], [])
+    assert type(call) is kind
+    assert kind.__doc__
+    given = dict(zip(operands, arrays, strict=True))
+    check(call, given, [expected], 8)
+    for j in call.overlays(0):
+        check(call, given, [expected], 8, {0: j})
+    for a in in_parts(call, given, 5, [0, 2, 5]) or []:
+        assert_same(a, expected, 8)
 
 
 # Elementwise functions

@@ -11,7 +11,8 @@ from tensorgrad import ops
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda import launch
-from tensorgrad.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from tensorgrad.optim import SGD, Adam
+from tests import kinds
 
 Shared = tuple[tuple[int, int], ...]
 
@@ -71,12 +72,9 @@ CHAINS: dict[str, tuple[Chain, Shared]] = {
     ),
     "clip": (chain("full number", lambda x, top: (np.clip(np.clip(x, None, top), -0.5, np.inf),)), ((0, 0),)),
     "powers": (chain("full column", lambda x, p: (x**2 + x**-1 * x**1 - x**3, abs(x) ** p, x**0)), ()),
-    "SGD": optimiser(SGD, lr=0.1),
+    **{kind.__name__: optimiser(kind, lr=0.1) for kind in kinds.OPTIMISERS},
     "SGD with momentum": optimiser(SGD, lr=0.1, momentum=0.9, weight_decay=1e-2, nesterov=True),
-    "Adam": optimiser(Adam, weight_decay=1e-2),
-    "AdamW": optimiser(AdamW),
-    "RMSprop": optimiser(RMSprop),
-    "Adagrad": optimiser(Adagrad),
+    "Adam": optimiser(Adam, lr=0.1, weight_decay=1e-2),
 }
 
 
@@ -114,8 +112,8 @@ def draw(rng: np.random.Generator, name: str, shape: tuple[int, int], special: b
             if special:
                 values = np.where(rng.random(size) < 0.1, rng.choice([0.0, -0.0, np.inf, -np.inf, np.nan], size), values)
             found.append(values.astype(operand.dtype))
-    if name in ("Adam", "AdamW", "RMSprop", "Adagrad"):
-        found[len(CHAINS[name][1])] = abs(found[len(CHAINS[name][1])])  # the mean of squares
+    if name in {kind.__name__ for kind in kinds.OPTIMISERS if kind.slots}:
+        found[len(CHAINS[name][1])] = abs(found[len(CHAINS[name][1])])  # the last of its state, such as the mean of squares
     return found
 
 

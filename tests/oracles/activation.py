@@ -13,6 +13,16 @@ def gelu(x: np.ndarray, approximate: str) -> np.ndarray:
     return x * special.expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
 
 
+# What an activation comes to far out, at the left and at the right (a function of x, or a number), and its slope there; where
+# nothing is said these are a ReLU's
+FAR_OUT = {
+    "elu": (-1, lambda x: x, (0, 1)),
+    "leaky_relu": (lambda x: 0.01 * x, lambda x: x, (0.01, 1)),
+    "logsigmoid": (lambda x: x, 0, (1, 0)),
+    "sigmoid": (0, 1, (0, 0)),
+    "tanh": (-1, 1, (0, 0)),
+}
+
 ORACLES = {
     "relu": lambda x: np.where(x > 0, x, 0),
     "relu_grad": lambda g, unit: np.where(unit > 0, g, 0),

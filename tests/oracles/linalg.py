@@ -12,6 +12,15 @@ def layer(activation: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.nd
     return lambda x, w, b: activation(np.einsum("...k,kn->...n", x, w) + b)
 
 
+# Of z = x W + b: what the activation of a layer makes of it, and its slope, by what it has made
+LAYERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
+    "linear": (lambda z: z, np.ones_like),
+    "linear_relu": (lambda z: np.where(z > 0, z, 0), lambda y: (y > 0).astype(y.dtype)),
+    "linear_sigmoid": (special.expit, lambda y: y * (1 - y)),
+    "linear_tanh": (np.tanh, lambda y: 1 - y**2),
+}
+
+
 def einsum(*operands: np.ndarray, subscripts: str) -> np.ndarray:
     """Every term of the sum, one after the other."""
     left, _, result = subscripts.partition("->")
@@ -28,8 +37,5 @@ def einsum(*operands: np.ndarray, subscripts: str) -> np.ndarray:
 ORACLES = {
     "einsum": einsum,
     "matmul": lambda a, b: np.einsum("...ij,...jk->...ik", a, b),
-    "linear": layer(lambda z: z),
-    "linear_relu": layer(lambda z: np.where(z > 0, z, 0)),
-    "linear_sigmoid": layer(special.expit),
-    "linear_tanh": layer(np.tanh),
+    **{name: layer(activation) for name, (activation, _) in LAYERS.items()},
 }

@@ -15,6 +15,8 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.ops import random
 
+__all__ = ["Apply"]
+
 
 class Apply(Call):
     """y = op.forward(...), an array that the operation makes itself. errors: what NumPy is told of floating-point errors."""

@@ -11,6 +11,8 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
 
+__all__ = ["Call"]
+
 Launch: TypeAlias = Callable[[], None]
 
 

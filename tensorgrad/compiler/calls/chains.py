@@ -20,6 +20,8 @@ from tensorgrad.kernels import build, generate, reference, thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda.launch import chain_kernel
 
+__all__ = ["ChainCall", "Elementwise"]
+
 
 class Elementwise(Call):
     """One function of arrays and numbers; the name is the function's. quiet: kinds of floating-point error that are meant."""

@@ -15,6 +15,8 @@ from tensorgrad.core.node import Node
 from tensorgrad.kernels import build, reference
 from tensorgrad.kernels.cuda.launch import check_labels, softmax_cross_entropy
 
+__all__ = ["CrossEntropy"]
+
 
 class CrossEntropy(Call):
     """The mean over samples of the cross-entropy of softmax(z) and labels; and, if it has a second result, its gradient.

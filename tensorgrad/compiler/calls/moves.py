@@ -10,6 +10,8 @@ from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
 from tensorgrad.compiler.values import Value
 from tensorgrad.core.backend import Array
 
+__all__ = ["Accumulate", "Assign", "Copy"]
+
 
 class Copy(Call):
     """A value in other memory: where it lies row after row, or is not written over."""

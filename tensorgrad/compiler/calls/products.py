@@ -12,6 +12,8 @@ from tensorgrad.compiler.values import Value
 from tensorgrad.core.backend import Array
 from tensorgrad.kernels import cublas
 
+__all__ = ["Dot", "Matmul"]
+
 
 class Matmul(Call):
     """y = a @ b, by BLAS."""

@@ -12,6 +12,8 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
 
+__all__ = ["Reduction"]
+
 
 class Reduction(Call):
     """y = x reduced over axes by a ufunc: "add", "maximum" or "minimum"."""
