@@ -21,7 +21,7 @@ from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
-from tensorgrad.compiler.world import Snapshot, World, shifted
+from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
 from tensorgrad.core.backend import Array, may_overlap
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.location import warn
@@ -75,9 +75,7 @@ class Compiled:
         plan = self.plan = variant.plan
         if plan.fault:
             self.why_not = f"its plan was found to be wrong: {plan.fault}"
-            found = self.traced(args, kwargs, arrays)
-            found.settle()
-            return self.results_of(found, args, kwargs)
+            return self.as_it_is(args, kwargs, arrays)
         self.runs, self.why_not = 0, ""
         if state.profile is None:
             results = plan.run(arrays)
@@ -108,6 +106,8 @@ class Compiled:
     def make(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
         """A call for which there is no plan: the step itself runs, recorded; the second time a plan is made, and is run."""
         self.ran(entry)
+        if entry.changes:
+            return self.as_it_is(args, kwargs, arrays)
         # of lists that grow from call to call only the program can say whether it depends on them
         pending = next((p for p in entry.pending if all(g.is_length for g in p.guards.failing())), None)
         if pending is None and self.ahead:
@@ -115,7 +115,15 @@ class Compiled:
         variant = None if pending is None else self.second(entry, pending, args, kwargs, arrays)
         if variant is not None:
             return self.replay(variant, args, kwargs, arrays)
+        if entry.changes:
+            return self.as_it_is(args, kwargs, arrays)
         found, _ = self.first(entry, args, kwargs, arrays, counts=True)
+        return self.results_of(found, args, kwargs)
+
+    def as_it_is(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
+        """A call of a step that is not replayed."""
+        found = self.traced(args, kwargs, arrays)
+        found.settle()
         return self.results_of(found, args, kwargs)
 
     def second(
@@ -126,11 +134,15 @@ class Compiled:
         entry.pending = [p for p in entry.pending if p is not pending]
         has_changed = pending.guards.failing() or not all(equal(array, values) for array, values in pending.small)
         try:
-            variant = self.planned(pending, args, kwargs, arrays)
+            variant = self.planned(entry, pending, args, kwargs, arrays)
         except CompileError:
             if has_changed:
                 return None
             raise
+        if entry.changes:
+            if pending.objects is not None:
+                pending.objects.put_back()
+            self.changes_objects(entry.changes)
         if variant is not None:
             entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
         return variant
@@ -150,6 +162,7 @@ class Compiled:
         """A first run of the step. If it does not count, all that it changes is put back."""
         world = self.world(None, (args, kwargs))
         before = None if counts else Snapshot(world.data([], []), world, [])
+        objects = None if counts else Objects(world)
         try:
             found = self.traced(args, kwargs, arrays)
             if counts:
@@ -161,22 +174,29 @@ class Compiled:
                 before.put_back()
         targets = [a.target for a in found.assignments]
         small = [(a, copied(a)) for a in small_arrays(world) if not any(may_overlap(a, target) for target in targets)]
-        pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found, (args, kwargs)), world), small)
+        pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found, (args, kwargs))), small, objects)
         entry.pending = [pending, *entry.pending][:PATIENCE]
         return found, pending
 
-    def planned(self, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Variant | None:
+    def planned(
+        self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
+    ) -> Variant | None:
         """A plan, made of a second run of the step - on other samples, other parameters, other arrays from outside - and
-        verified by running it on the same. All that both change is put back. None if the step fails.
+        verified by running it on the same. All that both change is put back. None if the step fails, or if it changes Python
+        objects each time that it runs, as `entry` says from then on.
 
         What would be the same array in all runs, though computed of those without being recorded, could not be told from a
         constant.
         """
         first = pending.trace
         world, before = self.reached(first, (args, kwargs))
+        objects = Objects(world)
         ready = say_if_slow(self.name, len(first.program().nodes))
         try:
             found, others = self.disturbed(args, kwargs, arrays, before)
+            if changed := objects.changed():
+                entry.changes = changed
+                return None
             try:
                 self.agree(pending, found)
             except CompileError:
@@ -191,19 +211,25 @@ class Compiled:
             for optimiser in found.optimisers:
                 optimiser.flush()
             self.written_by_others(found, before)
+            drawn = before.drawn()
             expected = verify.outcomes(found, assigned(found))
             before.disturb()
             plan = Plan(found)
             if plan.fault:
                 self.faulty(plan)
             else:
-                self.verified(plan, found, expected, others, before)
-            guards = Guards(found, self.world(found, (args, kwargs)), world)
+                self.verified(plan, found, expected, others, before, drawn)
         except StepFailed:
             return None
         finally:
             ready.set()
+            objects.put_back()
             before.put_back()
+        read = [leaf._data for leaf in found.program().leaves] + [a.target for a in found.assignments]
+        frozen = {id(array) for array, _ in found.frozen} | world.buffers
+        unread = [a for a in small_arrays(world) if id(a) not in frozen and not any(may_overlap(a, b) for b in read)]
+        found.frozen += [(a, copied(a)) for a in unread]  # perhaps the step's Python acts on them
+        guards = Guards(found, self.world(found, (args, kwargs)))
         plan.guards = guards.all()
         variant = Variant(plan, guards, self.history_of(found))
         let_go(found)
@@ -252,11 +278,18 @@ class Compiled:
             )
 
     def verified(
-        self, plan: Plan, found: Trace, expected: list[verify.Outcome], arguments: list[Array], before: Snapshot
+        self,
+        plan: Plan,
+        found: Trace,
+        expected: list[verify.Outcome],
+        arguments: list[Array],
+        before: Snapshot,
+        drawn: dict[str, Any],
     ) -> None:
-        """Raise CompileError unless the plan gives what the traced run gave, from the same state."""
+        """Raise CompileError unless the plan gives what the traced run gave, from the same state, and draws what that drew."""
         with np.errstate(all="ignore"):
             values = [*plan.compute(arguments), *(copied(array) for array, _ in assigned(found))]
+        self.drawn_by_others(drawn, before.drawn())
         stand_ins = dict(zip(found.inputs(), arguments, strict=False))
 
         def known() -> dict[Any, Array]:
@@ -277,6 +310,26 @@ class Compiled:
                     f"compile: the step writes to {text} {array.shape}, an array from outside, by code that is not recorded; a "
                     f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside of the step"
                 )
+
+    def drawn_by_others(self, expected: dict[str, Any], found: dict[str, Any]) -> None:
+        """Raise CompileError if the run has drawn random numbers that the plan does not draw."""
+        for name, then in expected.items():
+            if found[name] != then:
+                raise CompileError(
+                    f"compile: the step{self.where} draws random numbers from {name} by code that is not recorded; a replay "
+                    f"would not draw them anew. Draw them outside of the step and pass them, or use dropout"
+                )
+
+    def changes_objects(self, changed: str) -> None:
+        """The step is run as it is written from now on."""
+        self.why_not = f"the step itself changes {changed}, which a replay would not do"
+        if not self.has_warned:
+            self.has_warned = True
+            warn(
+                f"compile: {self.name} is run as it is written, for it changes {changed} each time, which a replay would not "
+                f"do. Do that outside of the step, return it, or keep a number in a Tensor (t += 1)",
+                RuntimeWarning,
+            )
 
     def faulty(self, plan: Plan) -> None:
         warn(
@@ -311,7 +364,9 @@ class Compiled:
         """Say once that the step's Python runs in every call, and why."""
         reasons = [v.guards.failed() for v in entry.variants] + [p.guards.failed() for p in entry.pending]
         why = next((f"{r} no longer" for r in reasons if r), "")
-        if not why:
+        if entry.changes:
+            why = f"the step itself changes {entry.changes}, which a replay would not do"
+        elif not why:
             why = (
                 "arguments of this kind come for the first time"
                 if len(self.entries) == 1
@@ -393,13 +448,14 @@ class StepFailed(Exception):
 
 class Pending(NamedTuple):
     """A first run that waits for a second: its program, what it returned besides Tensors, what it took for given; the small
-    arrays around it that it does not assign, with their values then."""
+    arrays around it that it does not assign, with their values then; the Python objects before it, if it does not count."""
 
     lines: list[Line]
     plain: Any
     trace: Trace
     guards: Guards
     small: list[tuple[Array, Array]]
+    objects: Objects | None
 
 
 class Connected(NamedTuple):
@@ -421,11 +477,15 @@ class Variant:
 
 
 class Entry:
-    """What is known for arguments of one kind: plans, the latest first, and first runs that wait for a second."""
+    """What is known for arguments of one kind: plans, the latest first, and first runs that wait for a second.
+
+    changes   what the step itself changes each time, which is why there are none; "" if it does not
+    """
 
     def __init__(self) -> None:
         self.variants: list[Variant] = []
         self.pending: list[Pending] = []
+        self.changes = ""
 
 
 def small_arrays(world: World) -> list[Array]:

@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from tensorgrad.compiler.trace import Trace, equal
-from tensorgrad.compiler.world import MISSING, SIMPLE, World
+from tensorgrad.compiler.world import MISSING, SIMPLE, World, same
 from tensorgrad.core.backend import Array
 from tensorgrad.core.location import is_own
 from tensorgrad.core.state import changes
@@ -43,24 +43,18 @@ class Guard(NamedTuple):
 class Guards:
     """The guards of a plan. What only `changes` can change is looked at only when that has counted something.
 
-    What the step's own Python changes each time it runs (it counts its calls, say) is left out: a replay does not run it, and
-    if the program depended on it, two runs would not have given the same.
-
-    before    the world as it was before the run
     hold()    whether all is as it was when the plan was made
     always    looked at before each run
     counted   looked at when an attribute of a module or an optimiser, an array of a Tensor or a hook has changed somewhere
     """
 
-    def __init__(self, trace: Trace, world: World, before: World) -> None:
+    def __init__(self, trace: Trace, world: World) -> None:
         used = [p for optimiser in trace.optimisers for p in optimiser.params]
         leaves = [t for t in trace.program().leaves if t.requires_grad or type(t) is not Tensor]
         tensors = {t: t.name for t in (*leaves, *used, *trace.grads, *trace.regraded)} | world.tensors
         tensors = {t: name for t, name in tensors.items() if not trace.is_argument(t)}
         modules = {m: "" for m in trace.modules} | world.modules
-        own = {(id(b.holder), repr(b.key)) for b in before.bindings if not same(b.value, b.now())}
-        bindings = [b for b in world.bindings if (id(b.holder), repr(b.key)) not in own]
-        always = [of_binding(b.text, b.holder, b.key, b.kind, v) for b in bindings if (v := b.now()) is not MISSING]
+        always = [of_binding(b.text, b.holder, b.key, b.kind, v) for b in world.bindings if (v := b.now()) is not MISSING]
         always += [of_trained(t, name) for t, name in tensors.items()]
         always += [of_forward(kind) for kind in dict.fromkeys(type(m) for m in modules)]
         always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.grads.items()]
@@ -127,11 +121,6 @@ def code_of(test: str, names: tuple[str, ...]) -> CodeType:
     return compile(test.format(**dict(zip(names, names, strict=True))), "<tensorgrad guard>", "eval")
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two numbers, texts, ... are the same: 0.0 and -0.0, 1 and True are not, a NaN is the same as itself."""
-    return a is b or (type(a) is type(b) and isinstance(a, SIMPLE) and repr(a) == repr(b))
-
-
 CHANGED = (LookupError, ValueError, AttributeError)  # what comes of looking for something that is no longer there
 GLOBALS: dict[str, Any] = {"same": same, "equal": equal, "CHANGED": CHANGED}
 
@@ -142,6 +131,7 @@ def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard
         "cell": "{h}.cell_contents",
         "item": "{h}[{k}]",
         "attribute": "{h}.__dict__[{k}]",
+        "slot": "getattr({h}, {k})",
         "length": "len({h})",
         "defaults": "{h}.__defaults__",
     }[kind]

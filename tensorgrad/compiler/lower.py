@@ -346,7 +346,7 @@ class Lowering:
         if not isinstance(call, Elementwise) or call.outputs[0] is not x or call.name not in ("multiply", "square"):
             return None
         values = [v for v in (call.inputs * 2)[:2] if isinstance(v, Value)]
-        if not isinstance(source, Node) or source in self.wanted:
+        if not isinstance(source, Node) or source in self.wanted or source not in call.nodes:  # another one has the value, too
             return None
         alike = len(values) == 2 and all(v.shape == x.shape and v.contiguous and v.dtype == x.dtype for v in values)
         if not alike or x.dtype.char not in "fd" or self.readers.get(source, []) != [node]:

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from tensorgrad.compiler.contents import Place
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, copy, is_array, may_overlap, on, on_gpu
 from tensorgrad.core.location import is_own
+from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.nn.module import Module
 from tensorgrad.ops import random
@@ -31,6 +32,9 @@ LONG = 100  # elements from which a list or dict is not looked into
 LARGE = 1 << 20  # bytes from which an array that the program does not read itself is left alone
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
+UNASKED = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
+OF_MODULES = frozenset(vars(Module()))  # what every Module has
+REFLECTION = {"getattr", "setattr", "vars", "globals", "locals", "__dict__"}  # by which names are texts
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
@@ -39,7 +43,7 @@ class Binding(NamedTuple):
 
     text     what it is called: "global scale", "closure model", "0.p"
     holder   where it stands: a cell, a dict, a list, an object with attributes
-    key      under which name or index;  kind: "cell", "item", "attribute", "length" or "defaults"
+    key      under which name or index;  kind: "cell", "item", "attribute", "slot", "length" or "defaults"
     value    what was found there
     """
 
@@ -58,8 +62,10 @@ class Binding(NamedTuple):
                 return len(self.holder)
             if self.kind == "defaults":
                 return self.holder.__defaults__
+            if self.kind == "slot":
+                return getattr(self.holder, self.key)
             return self.holder[self.key] if self.kind == "item" else self.holder.__dict__[self.key]
-        except (KeyError, IndexError, ValueError):
+        except (KeyError, IndexError, ValueError, AttributeError):
             return MISSING
 
 
@@ -72,6 +78,7 @@ class World:
     bindings    in the order in which they were found
     tensors, modules, optimisers   with a name each
     arrays      by id: what a step might read or write without being recorded, with a name
+    buffers     ids of those that belong to modules of this package, which act on no values of theirs
     generators  of random numbers
     """
 
@@ -81,6 +88,7 @@ class World:
         self.modules: dict[Module, str] = {}
         self.optimisers: dict[Optimiser, str] = {}
         self.arrays: dict[int, tuple[Array, str]] = {}
+        self.buffers: set[int] = set()
         self.generators: dict[int, np.random.Generator] = {id(random.default()): random.default()}
         self.roots = [getattr(root, "__func__", root) for root in roots.values()]
         self.attributes: set[str] = set()  # that the code names
@@ -89,21 +97,20 @@ class World:
         self.containers: list[tuple[Any, str]] = []
         self.seen: set[int] = set()
         self.kept: list[Any] = []  # so that no id is given twice
+        self.bound: set[tuple[int, str]] = set()  # attributes that have been looked at, by the id of their owner
         stack = [(value, text) for text, value in reversed(roots.items())]
         objects: list[tuple[Any, str]] = []
-        while stack or objects:
-            if not stack:  # which attributes are named is known when all functions have been read
-                stack += reversed(list(self.of_object(*objects.pop(0))))
-                continue
+        while stack:
             value, text = stack.pop()
             self.reached[id(value)] += 1
-            if isinstance(value, SIMPLE) or id(value) in self.seen:
-                continue
-            self.seen.add(id(value))
-            self.kept.append(value)
-            stack += reversed(list(self.inside(value, text)))
-            if is_object(value):
-                objects.append((value, text))
+            if not isinstance(value, SIMPLE) and id(value) not in self.seen:
+                self.seen.add(id(value))
+                self.kept.append(value)
+                stack += reversed(list(self.inside(value, text)))
+                if is_object(value):
+                    objects.append((value, text))
+            if not stack:  # which attributes are named is known when all functions have been read, those of objects too
+                stack += reversed([part for value, text in objects for part in self.of_object(value, text)])
         for value, text in self.containers:
             self.of_container(value, text)
 
@@ -111,6 +118,7 @@ class World:
         """What a value consists of or refers to, with names; bindings of what can be replaced."""
         if isinstance(value, Tensor):
             self.tensors.setdefault(value, value.name or text)
+            yield from ((hook, f"a hook of {value.name or text}") for hook in value.hooks or ())
         elif isinstance(value, Module):
             yield from self.of_module(value, text)
         elif isinstance(value, Optimiser):
@@ -165,7 +173,7 @@ class World:
             yield self.bind(f"default {name}", function.__kwdefaults__, name, "item", value, True)
         space = function.__globals__
         for name in loaded(code).names:
-            if name in space and not isinstance(space[name], ModuleType):
+            if name in space and (not isinstance(space[name], ModuleType) or is_users_module(space[name])):
                 self.uses(space[name], loaded(code).elements.get(name))
                 yield self.bind(f"global {name}", space, name, "item", space[name], True)
 
@@ -191,26 +199,44 @@ class World:
             yield parameter, f"{text}.{name}"
         for name, array in module._buffers.items():
             self.arrays.setdefault(id(array), (array, f"{text}.{name}"))
+            if is_own(type(module).__module__):
+                self.buffers.add(id(array))
         for name, part in module._modules.items():
             yield part, f"{text}.{name}"
         for name, value in vars(module).items():
             if not name.startswith("_"):
                 yield value, f"{text}.{name}"
-        yield from self.functions(type(module))
+        for kind in users_classes(type(module)):
+            yield from ((f, f"{kind.__name__}.{name}") for name, part in vars(kind).items() for f in functions_of(part))
 
     def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
-        """The attributes of an object, or of a class, of the user's that the code names."""
+        """The attributes of an object, a class or a module of the user's that the code names, and has not named before."""
         kinds = users_classes(value if isinstance(value, type) else type(value))
-        owners: list[Any] = [*kinds] if isinstance(value, type) else [value, *kinds]
-        for owner in owners:
+        for name in self.attributes:
+            slot = next((kind for kind in kinds if isinstance(vars(kind).get(name), MemberDescriptorType)), None)
+            if slot is not None and hasattr(value, name) and self.is_new(value, name):
+                yield self.bind(f"{text}.{name}", value, name, "slot", getattr(value, name), True)
+        for owner in kinds if isinstance(value, type) or not hasattr(value, "__dict__") else (value, *kinds):
             for name, part in list(vars(owner).items()):
-                if name in self.attributes and not name.startswith("__"):
-                    yield self.bind(f"{text}.{name}", owner, name, "attribute", part, True)
+                if name.startswith("__"):  # which Python calls by itself
+                    wanted = isinstance(part, FunctionType) and name not in UNASKED
+                else:  # a Module says itself what it has, but for what it calls private
+                    known = owner is value and isinstance(value, Module) and (not name.startswith("_") or name in OF_MODULES)
+                    wanted = name in self.attributes and not known
+                if not wanted or not self.is_new(owner, name):
+                    continue
+                if not name.startswith("__"):
+                    kind = "item" if isinstance(owner, ModuleType) else "attribute"
+                    self.bind(f"{text}.{name}", vars(owner) if kind == "item" else owner, name, kind, part, True)
+                yield from ((f, f"{text}.{name}") for f in (functions_of(part) or (part,)))
 
-    def functions(self, kind: type) -> Iterator[tuple[Any, str]]:
-        """The functions of the classes of the user's that a class is made of."""
-        for base in users_classes(kind):
-            yield from ((f, f"{base.__name__}.{name}") for name, f in vars(base).items() if isinstance(f, FunctionType))
+    def is_new(self, owner: Any, name: str) -> bool:
+        """Whether an attribute has not been looked at before."""
+        key = (id(owner), name)
+        if key in self.bound:
+            return False
+        self.bound.add(key)
+        return True
 
     # What can be set to other values for a while
 
@@ -238,6 +264,70 @@ class World:
             else:
                 others.append((array, text))
         return [pair for others in kept.values() for pair in others]
+
+
+class Objects:
+    """What a step's own Python may change: what its names mean, attributes, elements of lists and dicts; as it is now."""
+
+    def __init__(self, world: World) -> None:
+        self.bindings = [(b, b.now()) for b in world.bindings]
+        self.spaces = [  # what they belong to, and whether all that is in them counts
+            (text, space, dict(space), True)
+            for m, text in world.modules.items()
+            for space in (vars(m), m._buffers, m._parameters, m._modules)
+        ]
+        for optimiser, text in world.optimisers.items():  # Snapshot takes care of the rest
+            counts = {k: v for k, v in vars(optimiser).items() if isinstance(v, SIMPLE) and k not in ("lr", "steps")}
+            self.spaces.append((text, vars(optimiser), counts, False))
+        self.tensors = [(t, t._data) for t in world.tensors]
+
+    def changed(self) -> str:
+        """The first that is something else by now, in words; "" if nothing is."""
+        for binding, value in self.bindings:
+            if value is not MISSING and not same(binding.now(), value):
+                return binding.text
+        for text, space, before, is_whole in self.spaces:
+            for name in {**before, **space} if is_whole else before:
+                # a name that begins with _ is a binding if the code names it
+                if not name.startswith("_") and not same(space.get(name, MISSING), before.get(name, MISSING)):
+                    return f"{text}.{name}"
+        return ""
+
+    def put_back(self) -> None:
+        """All is again as it was."""
+        for binding, value in self.bindings:
+            if value is MISSING or binding.now() is value:
+                continue
+            holder = binding.holder
+            if binding.kind == "cell":
+                holder.cell_contents = value
+            elif binding.kind == "length" and isinstance(holder, list):
+                del holder[value:]
+            elif binding.kind == "length":
+                for key in list(holder)[value:]:
+                    del holder[key]
+            elif binding.kind == "item":
+                holder[binding.key] = value
+            elif binding.kind == "defaults":
+                holder.__defaults__ = value
+            else:
+                setattr(holder, binding.key, value)
+        for _, space, before, is_whole in self.spaces:
+            more = [name for name in space if name not in before and is_whole]
+            if more or any(space.get(name, MISSING) is not value for name, value in before.items()):
+                changes.count += 1
+                space.update(before)
+                for name in more:
+                    del space[name]
+        for tensor, array in self.tensors:
+            if tensor._data is not array:
+                tensor._data = array
+                changes.count += 1
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two numbers, texts, ... are the same: 0.0 and -0.0, 1 and True are not, a NaN is the same as itself."""
+    return a is b or (type(a) is type(b) and isinstance(a, SIMPLE) and repr(a) == repr(b))
 
 
 class Snapshot:
@@ -273,11 +363,21 @@ class Snapshot:
         np.random.set_state(self.numpy)  # noqa: NPY002
 
     def disturb(self) -> None:
-        """All is as it was, but for other numbers in the arrays."""
+        """All is as it was, but for other numbers in the arrays, and generators that are a draw further."""
         self.put_back()
+        for rng, _ in self.generators:
+            rng.random()
+        python_random.random()
+        np.random.random()  # noqa: NPY002
         for array, _, _ in self.arrays:
             if self.is_shifted(array):
                 shift(array)
+
+    def drawn(self) -> dict[str, Any]:
+        """The states of all generators, by what they are called."""
+        name, keys, *rest = tuple(np.random.get_state())  # noqa: NPY002
+        found: dict[str, Any] = {"random": python_random.getstate(), "np.random": (name, np.asarray(keys).tobytes(), *rest)}
+        return found | {f"{rng!r}": repr(rng.bit_generator.state) for rng, _ in self.generators}
 
     def is_shifted(self, array: Array) -> bool:
         return self.shifts and not any(array is spared for spared in self.spared)
@@ -343,6 +443,7 @@ def loaded(code: CodeType) -> Loaded:
     attributes: set[str] = set()
     elements: dict[str, set[Any]] = {}
     wholes: set[str] = set()
+    texts: list[str] = []
     stack = [code]
     while stack:
         code = stack.pop()
@@ -359,6 +460,10 @@ def loaded(code: CodeType) -> Loaded:
                     elements.setdefault(this.argval, set()).add(key.argval)
                 else:
                     wholes.add(this.argval)
+        texts += [c for c in code.co_consts if isinstance(c, str) and c.isidentifier()]
+    if REFLECTION & {*names, *attributes}:
+        attributes.update(texts)
+        names.update(dict.fromkeys(texts))
     return Loaded(list(names), attributes, {name: keys for name, keys in elements.items() if name not in wholes})
 
 
@@ -369,15 +474,37 @@ def is_users(code: CodeType, package: str | None) -> bool:
 
 
 def is_object(value: Any) -> bool:
-    """Whether a value is an object with attributes, or a class of the user's, that the step's code might read."""
+    """Whether a value is an object with attributes, or a class or a module of the user's, that the step's code might read."""
     if isinstance(value, type):
         return bool(users_classes(value))
-    kinds = (Tensor, Module, Optimiser, FunctionType, MethodType, ModuleType)
-    return hasattr(value, "__dict__") and not isinstance(value, kinds) and not is_own(type(value).__module__)
+    if isinstance(value, ModuleType):
+        return is_users_module(value)
+    if isinstance(value, Module):
+        return bool(users_classes(type(value)))
+    has_attributes = hasattr(value, "__dict__") or bool(users_classes(type(value)))
+    kinds = (Tensor, Optimiser, FunctionType, MethodType)
+    return has_attributes and not isinstance(value, kinds) and not is_own(type(value).__module__)
+
+
+def is_users_module(value: ModuleType) -> bool:
+    """Whether a module is the user's: neither tensorgrad's nor of an installed library."""
+    file = getattr(value, "__file__", None) or ""
+    return bool(file) and not is_own(value.__name__) and not file.startswith(LIBRARIES)
+
+
+def functions_of(part: Any) -> list[FunctionType]:
+    """The functions in something that a class has: a method, a property, ..."""
+    if isinstance(part, property):
+        part = part.fget
+    elif isinstance(part, (staticmethod, classmethod)):
+        part = part.__func__
+    elif isinstance(part, functools.cached_property):
+        part = part.func
+    return [part] if isinstance(part, FunctionType) else []
 
 
 @functools.cache
-def users_classes(kind: type) -> tuple[type, ...]:
+def users_classes(kind: Any) -> tuple[type, ...]:
     """The classes of the user's that a class is made of."""
     files = {base: getattr(sys.modules.get(base.__module__), "__file__", "") or "" for base in kind.__mro__}
     found = [base for base, file in files.items() if not is_own(base.__module__) and not file.startswith(LIBRARIES)]

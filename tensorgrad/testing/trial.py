@@ -13,9 +13,8 @@ from tensorgrad.compiler.compiled import Compiled
 from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
 from tensorgrad.compiler.trace import Trace
 from tensorgrad.compiler.verify import Difference, Outcome
-from tensorgrad.compiler.world import MISSING, Snapshot, World, shifted
+from tensorgrad.compiler.world import Objects, Snapshot, shifted
 from tensorgrad.core.backend import Array, address, copy, may_overlap
-from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.ops import random
 from tensorgrad.testing.report import CompiledReport, Finding
@@ -33,7 +32,7 @@ class Trial:
         self.compiled = Compiled(self.step, step.keep_grads if isinstance(step, Compiled) else False)
         self.args, self.arrays, self.replays = args, arguments(args, {})[1], 0
         world = self.compiled.world(None, (args, {}))
-        before, python = Snapshot(world.data([], []), world, []), Python(world)
+        before, python = Snapshot(world.data([], []), world, []), Objects(world)
         try:
             self.trace = self.traced(self.arrays)
             self.trace.undo()
@@ -61,10 +60,10 @@ class Trial:
             for part in state:
                 part.put_back()
 
-    def state(self) -> tuple[Snapshot, Python]:
+    def state(self) -> tuple[Snapshot, Objects]:
         """All that a call may change, as it is now."""
         arrays = [(array, text) for array, text, _ in self.start.arrays]
-        return Snapshot(arrays, self.world, self.tensors), Python(self.world)
+        return Snapshot(arrays, self.world, self.tensors), Objects(self.world)
 
     # Calls compared
 
@@ -239,42 +238,6 @@ def first_of(outcome: Outcome, found: Array) -> Difference:
     """The first element that is another one, whatever rounding may do."""
     at = tuple(int(n) for n in np.argwhere(verify.host(outcome.value) != verify.host(found))[0])
     return Difference(outcome, at, found[at], outcome.value[at])
-
-
-class Python:
-    """What a step's own Python may change besides arrays: what its names mean, attributes and arrays of modules and Tensors."""
-
-    def __init__(self, world: World) -> None:
-        self.bindings = [(b, b.now()) for b in world.bindings]
-        self.modules = [
-            (space, dict(space)) for m in world.modules for space in (vars(m), m._buffers, m._parameters, m._modules)
-        ]
-        self.tensors = [(t, t._data) for t in world.tensors]
-
-    def put_back(self) -> None:
-        for binding, value in self.bindings:
-            if value is MISSING or binding.now() is value:
-                continue
-            holder = binding.holder
-            if binding.kind == "cell":
-                holder.cell_contents = value
-            elif binding.kind == "length" and isinstance(holder, list):
-                del holder[value:]
-            elif binding.kind == "length":
-                for key in list(holder)[value:]:
-                    del holder[key]
-            elif binding.kind == "item":
-                holder[binding.key] = value
-            else:
-                setattr(holder, binding.key, value)
-        for space, before in self.modules:
-            if len(space) != len(before) or any(space.get(name, MISSING) is not value for name, value in before.items()):
-                changes.count += 1
-                space.clear()
-                space.update(before)
-        for tensor, array in self.tensors:
-            if tensor._data is not array:
-                tensor.data = array
 
 
 def finding(k: int, text: str, expected: Array, found: Array, is_wrong: bool) -> Finding:

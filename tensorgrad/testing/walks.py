@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.compiler.containers import with_leaves
-from tensorgrad.compiler.world import Snapshot
+from tensorgrad.compiler.world import Objects, Snapshot
 from tensorgrad.core.backend import Array, copy, may_overlap, on_gpu
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.testing.check import Check
 from tensorgrad.testing.problem import Problem, gradients, outputs_of, raised
 from tensorgrad.testing.report import PASSED, Finding
-from tensorgrad.testing.trial import Python, Trial
+from tensorgrad.testing.trial import Trial
 
 SINGLE = 1e-2  # of a slope, or of the terms of it: so far may float32's be from float64's, for units of ReLU may turn over
 LOW = "along a direction, in"
@@ -82,7 +82,7 @@ class Walks:
         others = [t._data for t in set(world.tensors).difference(self.parameters)]
         others += [a for module in world.modules for a in module._buffers.values()]
         others += [a for a, _, _ in trial.start.arrays if not any(may_overlap(a, b) for b in others)]
-        state, python = Snapshot([(a, "") for a in others], world, trial.tensors), Python(world)
+        state, python = Snapshot([(a, "") for a in others], world, trial.tensors), Objects(world)
         args: list[Any] = []
 
         def leaves() -> list[Tensor]:

@@ -15,7 +15,7 @@ import tensorgrad as tg
 from tensorgrad import Tensor, nn, ops, optim
 from tensorgrad.errors import LabelError, OutOfRangeError
 from tensorgrad.nn import functional as F
-from tests.compiled import assert_close, training, vec, weight
+from tests.compiled import Runs, assert_close, training, vec, weight
 
 
 class Step:
@@ -105,16 +105,17 @@ ONE_KIND = [
 
 def runs(body: Callable[[Any], Any], calls: Callable[[Any], Any], **options: Any) -> int:
     """How often the Python of `body` runs in the calls that `calls` makes of it, compiled."""
-    count = [0]
+    count = Runs()
+    ran = count.add
 
     def step(*args: Any, **kwargs: Any) -> Any:
-        count[0] += 1
+        ran()
         return body(*args, **kwargs)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         calls(tg.compile(step, **options))
-    return count[0]
+    return count.total
 
 
 @pytest.mark.parametrize("keep_grads", [False, True])
@@ -198,7 +199,8 @@ def test_calls_of_several_kinds(name: str) -> None:
 
 def test_methods_are_replayed() -> None:
     """A decorated one, on two objects in turns: twice for each."""
-    count = [0]
+    count = Runs()
+    ran = count.add
 
     class Scaled:
         def __init__(self, k: float) -> None:
@@ -206,14 +208,14 @@ def test_methods_are_replayed() -> None:
 
         @tg.compile
         def step(self, x: Any) -> Any:
-            count[0] += 1
+            ran()
             return x * self.w
 
     a, b = Scaled(2), Scaled(3)
     for v in range(10):
         assert_close(a.step(vec(v)), vec(2 * v))
         assert_close(b.step(vec(v)), vec(3 * v))
-    assert count[0] <= 4
+    assert count.total <= 4
 
 
 def test_train_and_eval_in_turns() -> None:
@@ -238,21 +240,22 @@ PASSED: dict[str, Callable[[int], Any]] = {
 @pytest.mark.parametrize("name", PASSED)
 def test_numbers_that_differ_from_call_to_call(name: str) -> None:
     """Right each time; few runs, or one warning that says what to do."""
-    count = [0]
+    count = Runs()
+    ran = count.add
 
     @tg.compile
     def step(x: Any, a: Any) -> Any:
-        count[0] += 1
+        ran()
         return x * a
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for i in range(30):
             assert_close(step(vec(2, "float64"), PASSED[name](i)), np.full(3, 2.0) * PASSED[name](i), 1e-6)
-    assert count[0] <= 3 or [str(w.message) for w in said if "array" in str(w.message)]
+    assert count.total <= 3 or [str(w.message) for w in said if "array" in str(w.message)]
     assert len(said) <= 1
     if name in ("nan", "equal", "0-d array"):
-        assert count[0] <= 3
+        assert count.total <= 3
         assert not said
 
 
@@ -323,14 +326,15 @@ def test_a_function_of_two_lengths_of_batches_in_training() -> None:
     """An epoch of full batches and a last short one, with evaluation in between."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     optimiser = optim.Adam(net.parameters())
-    count = [0, 0]
+    counts = Runs(), Runs()
+    trained, predicted = (count.add for count in counts)
 
     def loss(x: Any, t: Any) -> Any:
-        count[0] += 1
+        trained()
         return F.cross_entropy(net(x), t)
 
     def scores(x: Any) -> Any:
-        count[1] += 1
+        predicted()
         return ops.softmax(net(x))
 
     step, predict = tg.compile(training(loss, optimiser)), tg.compile(scores)
@@ -341,8 +345,8 @@ def test_a_function_of_two_lengths_of_batches_in_training() -> None:
         net.eval()
         for n in (8, 3):
             predict(np.ones((n, 3), "float32"))
-    assert count[0] <= 6
-    assert count[1] <= 4
+    assert counts[0].total <= 6
+    assert counts[1].total <= 4
 
 
 @pytest.mark.parametrize("fails", [0, 1, 2, 3])
