@@ -238,6 +238,14 @@ def test_only_walks_before_the_first_update_have_slopes() -> None:
     assert [f.name for f in report.findings] == ["w"]
 
 
+def test_gradients_that_cancel_are_right() -> None:
+    """Those of a bias before a batch norm are 0 but for rounding, in float32 too."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+    rng = np.random.default_rng(0)
+    step = training(net, optim.Adam(list(net.parameters()), lr=0.01))
+    assert check_compiled(step, rng.normal(size=(6, 4)).astype("f4"), rng.integers(0, 3, 6))
+
+
 def test_samples_that_cannot_be_made_up() -> None:
     """A step that takes only what it is given is called with that alone."""
     labels = np.array([3, 1, 2])
@@ -322,16 +330,12 @@ def test_what_a_step_depends_on_unwatched_is_found() -> None:
         check_compiled(step, np.ones(3))
 
 
-def test_gradients_that_are_never_forgotten_are_found() -> None:
-    """As it is written the step adds to what is in `.grad`; compiled, what the optimiser has used up is gone."""
+@pytest.mark.parametrize("keep", [True, False])
+def test_gradients_that_are_never_forgotten(keep: bool) -> None:
+    """The step adds to what is in `.grad`, compiled or not."""
     net = mlp(np.float64)
     step = training(net, optim.SGD(list(net.parameters()), lr=0.1), zero=False)
-    report = check_compiled(step, *batch(dtype=np.float64), raises=False)
-    assert not report
-    assert report.differences[0].startswith("call 2: net.0.weight[")
-    assert all(f.verdict in ("ok", "kink") for f in report.findings)
-    assert "NOT THE SAME" in str(report)
-    assert check_compiled(tensorgrad.compile(step, keep_grads=True), *batch(dtype=np.float64))
+    assert check_compiled(tensorgrad.compile(step, keep_grads=keep), *batch(dtype=np.float64))
 
 
 def test_a_wrong_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

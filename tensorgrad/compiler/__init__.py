@@ -32,9 +32,9 @@ def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool =
 
     step         a function of arrays, Tensors, numbers, text, or tuples, lists, dicts and dataclasses of them, such as one
                  training step: forward, backward(), optimiser.step(). It may change parameters, buffers and other Tensors from
-                 outside. It may be a method
-    keep_grads   leave in `.grad` what the step leaves there. Otherwise the `.grad` of a parameter that an optimiser has
-                 used up in the step is None after it, so that its memory can be used again
+                 outside. It may be a method. Arrays come as Tensors; what it returns of its arguments or parameters are copies
+    keep_grads   leave in `.grad` what the step leaves there. Otherwise the `.grad` of a parameter that the step clears first
+                 and an optimiser has then used up is None after it, so that its memory can be used again
     ahead        make the plan before the first call counts, which is then a replay like all others; what that takes is undone
 
     The Python of the step runs twice for arguments of given shapes, dtypes and numbers: in the first call, and in the second
@@ -44,15 +44,19 @@ def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool =
 
     What is random is drawn anew each time; learning rates, arrays and parameters from outside are read anew. What is taken for
     given is looked at before each replay (`compiled.plan.guards`), and another plan is made when it has changed: numbers and
-    objects that the step reaches by its closure, defaults, globals or attributes; attributes, parameters, buffers and parts of
-    modules; settings of optimisers; hooks; which `.grad` are None. Not looked into: lists and dicts of more than 100 elements,
-    objects of installed libraries. `compiled.why_not` says why a call was no replay.
+    objects that the step reaches by its closure, defaults, globals, attributes and methods; attributes, parameters, buffers and
+    parts of modules; settings of optimisers; hooks and what they reach; which `.grad` are None; small arrays that no operation
+    reads. Not looked into: lists and dicts of more than 100 elements, sets, deques, iterators, environment variables, objects
+    of installed libraries. `compiled.why_not` says why a call was no replay.
 
-    What nothing depends on is not computed, and so raises no error. A step that fails by itself leaves behind what it has done
-    so far, in a replay perhaps in another order. While a plan is made, no other thread may use what the step changes.
+    A step that itself changes what it can reach so (a counter, a Tensor that a module keeps) is run as it is written, with a
+    warning. What it prints, logs or writes to files is done only when its Python runs. What nothing depends on is not computed,
+    and so raises no error. A step that fails by itself leaves behind what it has done so far, in a replay perhaps in another
+    order. While a plan is made, no other thread may use what the step changes.
 
-    Raises CompileError, naming the line, for what a replay could not do: act on the value of a Tensor, write to arrays by code
-    that is not recorded, change an argument, return arrays, do something else in the second run than in the first.
+    Raises CompileError, naming the line, for what a replay could not do: act on the value of a Tensor, draw random numbers
+    outside of the graph, write to arrays by code that is not recorded, change an argument, return arrays, do something else in
+    the second run than in the first.
     """
     from tensorgrad.compiler.compiled import Compiled
 

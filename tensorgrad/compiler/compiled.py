@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.compiler import verify
-from tensorgrad.compiler.containers import arguments, as_tensors, taken_apart, with_leaves
+from tensorgrad.compiler.containers import arguments, as_tensors, inventory, taken_apart, with_leaves
 from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
@@ -132,13 +132,16 @@ class Compiled:
         """The plan that a second run makes possible. None if the two differ, and something that the first one took for given
         has changed between them, or if the step fails by itself: this one is a first run then."""
         entry.pending = [p for p in entry.pending if p is not pending]
-        has_changed = pending.guards.failing() or not all(equal(array, values) for array, values in pending.small)
+        failing = [guard.text for guard in pending.guards.failing()]
+        failing += [f"an array {array.shape} has its elements" for array, values in pending.small if not equal(array, values)]
         try:
             variant = self.planned(entry, pending, args, kwargs, arrays)
         except CompileError:
-            if has_changed:
-                return None
-            raise
+            if not failing:
+                raise
+            self.why_not = entry.reason = f"{failing[0]} no longer"
+            return None
+        entry.reason = ""
         if entry.changes:
             if pending.objects is not None:
                 pending.objects.put_back()
@@ -174,7 +177,8 @@ class Compiled:
                 before.put_back()
         targets = [a.target for a in found.assignments]
         small = [(a, copied(a)) for a in small_arrays(world) if not any(may_overlap(a, target) for target in targets)]
-        pending = Pending(found.lines(), found.plain, found, Guards(found, self.world(found, (args, kwargs))), small, objects)
+        guards = Guards(found, self.world(found, (args, kwargs)), found.optimisers if counts else ())
+        pending = Pending(found.lines(), found.plain, found, guards, small, objects)
         entry.pending = [pending, *entry.pending][:PATIENCE]
         return found, pending
 
@@ -210,6 +214,7 @@ class Compiled:
                 found.frozen += [(array, copied(array)) for array in small]
             for optimiser in found.optimisers:
                 optimiser.flush()
+            self.rates_hold(found, before)
             self.written_by_others(found, before)
             drawn = before.drawn()
             expected = verify.outcomes(found, assigned(found))
@@ -299,6 +304,16 @@ class Compiled:
 
         verify.compare(found, expected, values, known)
 
+    def rates_hold(self, found: Trace, before: Snapshot) -> None:
+        """Raise CompileError if the step has changed a learning rate before it used it."""
+        rates = dict(zip(found.optimisers, found.rates, strict=True))
+        for optimiser, _, lr in before.optimisers:
+            if rates.get(optimiser, lr) != lr:
+                raise CompileError(
+                    f"compile: the learning rate went from {lr} to {rates[optimiser]} before {type(optimiser).__name__}.step() "
+                    f"inside the step{self.where}; a replay would not change it again. Do that outside of the compiled step"
+                )
+
     def written_by_others(self, found: Trace, before: Snapshot) -> None:
         """Raise CompileError if the run has changed an array that it is not known to have assigned."""
         targets = [a.target for a in found.assignments]
@@ -342,7 +357,18 @@ class Compiled:
         """One run of the step's Python, recorded."""
         leaves = [wrap(a, None) for a in arrays]
         args, kwargs = with_leaves((args, kwargs), iter(leaves))
-        return trace(leaves, lambda: self.step(*args, **kwargs), self.keep_grads, self.where)
+        before = inventory((args, kwargs))
+
+        def call() -> Any:
+            result = self.step(*args, **kwargs)
+            if inventory((args, kwargs)) != before:
+                raise CompileError(
+                    f"compile: the step{self.where} changes a list, dict or object that is an argument; the caller's own stays "
+                    f"as it is. Return what is new"
+                )
+            return result
+
+        return trace(leaves, call, self.keep_grads, self.where)
 
     @property
     def where(self) -> str:
@@ -366,6 +392,8 @@ class Compiled:
         why = next((f"{r} no longer" for r in reasons if r), "")
         if entry.changes:
             why = f"the step itself changes {entry.changes}, which a replay would not do"
+        elif entry.reason:
+            why = entry.reason
         elif not why:
             why = (
                 "arguments of this kind come for the first time"
@@ -480,12 +508,14 @@ class Entry:
     """What is known for arguments of one kind: plans, the latest first, and first runs that wait for a second.
 
     changes   what the step itself changes each time, which is why there are none; "" if it does not
+    reason    why the last second run was another first one; "" if it was not
     """
 
     def __init__(self) -> None:
         self.variants: list[Variant] = []
         self.pending: list[Pending] = []
         self.changes = ""
+        self.reason = ""
 
 
 def small_arrays(world: World) -> list[Array]:

@@ -90,6 +90,18 @@ def as_tensors(value: Any, change: Callable[[Array], Array] = lambda a: a) -> An
     return value
 
 
+def inventory(value: Any) -> Any:
+    """What containers consist of, to be compared: keys, and the ids of what is no container."""
+    if isinstance(value, (tuple, list)):
+        return [inventory(v) for v in value]
+    if isinstance(value, dict):
+        return [(key, inventory(v)) for key, v in value.items()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = vars(value) if hasattr(value, "__dict__") else [f.name for f in dataclasses.fields(value)]
+        return [(name, inventory(getattr(value, name))) for name in names]
+    return id(value)
+
+
 def sequence(kind: Any, parts: list[Any]) -> Any:
     """A list or tuple of this kind, whatever its constructor takes."""
     if issubclass(kind, tuple):

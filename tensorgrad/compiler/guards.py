@@ -43,12 +43,13 @@ class Guard(NamedTuple):
 class Guards:
     """The guards of a plan. What only `changes` can change is looked at only when that has counted something.
 
+    stepped   optimisers that have made a step since the run began, which has found one less
     hold()    whether all is as it was when the plan was made
     always    looked at before each run
     counted   looked at when an attribute of a module or an optimiser, an array of a Tensor or a hook has changed somewhere
     """
 
-    def __init__(self, trace: Trace, world: World) -> None:
+    def __init__(self, trace: Trace, world: World, stepped: Collection[Optimiser] = ()) -> None:
         used = [p for optimiser in trace.optimisers for p in optimiser.params]
         leaves = [t for t in trace.program().leaves if t.requires_grad or type(t) is not Tensor]
         tensors = {t: t.name for t in (*leaves, *used, *trace.grads, *trace.regraded)} | world.tensors
@@ -58,7 +59,7 @@ class Guards:
         always += [of_trained(t, name) for t, name in tensors.items()]
         always += [of_forward(kind) for kind in dict.fromkeys(type(m) for m in modules)]
         always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.grads.items()]
-        always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world)]
+        always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world, o in stepped)]
         always += [of_values(array, values) for array, values in trace.frozen]
         n = threads.get_num_threads()
         always.append(Guard(f"the number of threads is {n}", "{m}._count == {n}", {"m": threads, "n": n}))
@@ -167,12 +168,12 @@ def of_forward(kind: type) -> Guard:
     return Guard(f"{kind.__name__}.forward is this function", "{c}.forward is {f}", {"c": kind, "f": forward})
 
 
-def of_rate(optimiser: Optimiser, name: str, world: World) -> list[Guard]:
+def of_rate(optimiser: Optimiser, name: str, world: World, has_stepped: bool) -> list[Guard]:
     """That numbers of an optimiser which the step's code names are the same; what its formula reads is read anew."""
     found = []
     for key in ("lr", "steps"):
         if key in world.attributes:
-            value = getattr(optimiser, key)
+            value = getattr(optimiser, key) - (has_stepped and key == "steps")
             found.append(value_guard(f"{name}.{key} is {value!r}", "{h}.__dict__[{k}]", {"h": optimiser, "k": key}, value))
     return found
 

@@ -168,14 +168,17 @@ class Plan:
         """An error of NumPy's as the step itself raises it, naming the operation; other ones as they are."""
         kinds: dict[type, type[TensorgradError]] = {IndexError: OutOfRangeError, ValueError: ShapeError, TypeError: DTypeError}
         kind = kinds.get(type(error))
-        if kind is None or self.launches is not None:
+        if not (kind or isinstance(error, TensorgradError)) or self.launches is not None:
             return error
         frames = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == FILE]
         line = 2  # of the source, at which the calls begin
         for one in self.issued:
             line += len(one.lines)
             if frames and frames[0] < line:
-                return kind(f"{one.call.name}: {error}, in a replay{made_at(one.call)}")
+                if kind is not None:
+                    return kind(f"{one.call.name}: {error}, in a replay{made_at(one.call)}")
+                error.add_note(f"compile: in a replay{made_at(one.call)}")
+                return error
         return error
 
     def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> list[Tensor]:

@@ -50,7 +50,7 @@ class Trace:
     grads        Tensors whose `.grad` was read before the step had set it, with what it was: a Tensor, or None
     regraded     Tensors whose `.grad` the step has set, with what it had been
     used_up      whose `.grad` an optimiser has used after it was set last
-    kept         those of them whose gradient outlives the step, with it: no optimiser has used it up
+    kept         those of them whose gradient outlives the step, with it: no optimiser has used it up, or the step adds to it
     frozen       arrays from outside whose values are part of the program, with copies
     results      the Tensors in what the step returned, and a function that puts others in their place
     saved        what was assigned to, as it was before: the array and a copy
@@ -262,7 +262,8 @@ class Trace:
             if t.node is not None and writes.latest > t.node.index and writes.since(t.node.index, (t._data,)):
                 self.reads_changed(t._data)
         for t in self.regraded:
-            if t._grad is not None and (keep_grads or t not in self.used_up):
+            # what is added to without being cleared first is needed by the next call
+            if t._grad is not None and (keep_grads or t not in self.used_up or t in self.grads):
                 self.kept[t] = t._grad
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             if optimiser.lr != rate:

@@ -206,12 +206,12 @@ class World:
         for name, value in vars(module).items():
             if not name.startswith("_"):
                 yield value, f"{text}.{name}"
-        for kind in users_classes(type(module)):
+        for kind in classes_of(module):
             yield from ((f, f"{kind.__name__}.{name}") for name, part in vars(kind).items() for f in functions_of(part))
 
     def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
         """The attributes of an object, a class or a module of the user's that the code names, and has not named before."""
-        kinds = users_classes(value if isinstance(value, type) else type(value))
+        kinds = classes_of(value)
         for name in self.attributes:
             slot = next((kind for kind in kinds if isinstance(vars(kind).get(name), MemberDescriptorType)), None)
             if slot is not None and hasattr(value, name) and self.is_new(value, name):
@@ -476,12 +476,12 @@ def is_users(code: CodeType, package: str | None) -> bool:
 def is_object(value: Any) -> bool:
     """Whether a value is an object with attributes, or a class or a module of the user's, that the step's code might read."""
     if isinstance(value, type):
-        return bool(users_classes(value))
+        return bool(classes_of(value))
     if isinstance(value, ModuleType):
         return is_users_module(value)
     if isinstance(value, Module):
-        return bool(users_classes(type(value)))
-    has_attributes = hasattr(value, "__dict__") or bool(users_classes(type(value)))
+        return bool(classes_of(value))
+    has_attributes = hasattr(value, "__dict__") or bool(classes_of(value))
     kinds = (Tensor, Optimiser, FunctionType, MethodType)
     return has_attributes and not isinstance(value, kinds) and not is_own(type(value).__module__)
 
@@ -501,6 +501,11 @@ def functions_of(part: Any) -> list[FunctionType]:
     elif isinstance(part, functools.cached_property):
         part = part.func
     return [part] if isinstance(part, FunctionType) else []
+
+
+def classes_of(value: Any) -> tuple[type, ...]:
+    """The classes of the user's that a value, or a class, is made of."""
+    return users_classes(value if isinstance(value, type) else type(value))
 
 
 @functools.cache

@@ -81,11 +81,10 @@ def log_softmax(z: Array) -> Array | None:
 
 
 def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
-    """factor (e^logp - one_hot(t)); None where NumPy does it as well. t (m) class indices that have been checked."""
-    if not few_classes(logp) or t.dtype.kind not in "iu":
+    """factor (e^logp - one_hot(t)); None where NumPy does it as well, or where t (m) has a label that is no class."""
+    if not few_classes(logp) or t.dtype.kind not in "iu" or t.shape != logp.shape[:-1]:
         return None
     from tensorgrad.kernels import fast
 
     dz = np.empty_like(logp)
-    fast.cross_entropy_grad(logp, t, logp.dtype.type(factor), dz)
-    return dz
+    return dz if fast.cross_entropy_grad(logp, t, logp.dtype.type(factor), dz) else None

@@ -99,10 +99,14 @@ def log_softmax(z: Any, y: Any) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> None:
-    """dz = factor (e^logp - one_hot(t)); t has been checked."""
+def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> Any:
+    """dz = factor (e^logp - one_hot(t)); returns whether every label is a class, else dz is not written."""
+    for i in range(len(t)):
+        if t[i] < 0 or t[i] >= dz.shape[1]:
+            return False
     flat, scores = dz.reshape(-1), logp.reshape(-1)
     for j in range(flat.size):
         flat[j] = exp_of_negative(scores[j]) * factor
     for i in range(len(t)):
         dz[i, t[i]] -= factor
+    return True

@@ -90,7 +90,7 @@ class Trial:
         self.grads = {t: t._grad for t in self.tensors}
         used = [] if self.compiled.keep_grads else [p for optimiser in self.trace.optimisers for p in optimiser.params]
         for t in used:
-            if t in self.trace.regraded:
+            if t in self.trace.regraded and t not in self.trace.grads:
                 written[f"{self.names[t]}.grad"] = None
         report = self.compare(k, arrays, written, compiled, before)
         for part in after:

@@ -103,11 +103,14 @@ class Walks:
         walk = f" (walk {which + 1} of {self.count})" if self.count > 1 else ""
         if found := check.unfit():
             return found
+        largest = max((float(np.abs(g).max(initial=0)) for g in check.recorded), default=0.0)
         for i, (name, g) in enumerate(zip(check.problem.names, self.as_it_is, strict=True)):
             along = check.direction([i], [1.0], name + walk, g.shape, check.rtol)
             terms, single = check.recorded[i] * check.directions[i], (g * check.directions[i]).sum()
             slope, size = terms.sum(), float(np.sqrt((terms * terms).sum()))
-            room = max(SINGLE, 50 * float(np.finfo(g.dtype).eps)) * max(abs(slope), size)
+            eps = float(np.finfo(g.dtype).eps)
+            room = max(SINGLE, 50 * eps) * max(abs(slope), size)
+            room += 50 * eps * largest * np.sqrt(g.size)  # of sums that cancel, such as a bias before a batch norm
             if along.verdict in PASSED and g.dtype.itemsize < 8 and not abs(single - slope) <= room:
                 wrong = np.array(["wrong"]), np.array([single]), np.array([slope])
                 along = Finding.of(along.name, g.shape, 1, *wrong, lambda at, g=g: f"{LOW} {g.dtype}")

@@ -15,7 +15,7 @@ import tensorgrad as tg
 from tensorgrad import Tensor, nn, ops, optim
 from tensorgrad.errors import LabelError, OutOfRangeError
 from tensorgrad.nn import functional as F
-from tests.compiled import Runs, assert_close, training, vec, weight
+from tests.compiled import Runs, assert_close, kernels, training, vec, weight
 
 
 class Step:
@@ -413,3 +413,19 @@ def test_errors_of_replays_are_those_of_the_step() -> None:
         with pytest.raises(type(expected.value), match=r"out of bounds .*, in a replay \(\w+ at test_replays.py:\d+\)"):
             compiled(x, wrong)
         assert compiled(x, right).item() == step(Tensor(x), right).item()
+
+
+@pytest.mark.parametrize("numba", [False, True])
+@pytest.mark.parametrize("label", [-1, 4, 200, 10**6])
+def test_labels_are_looked_at_where_only_the_gradient_is_computed(label: int, numba: bool) -> None:
+    """No kernel writes where a label says without having looked at it."""
+    w = Tensor(np.ones((3, 4), "f4"), True)
+    with kernels(numba):
+        step = tg.compile(lambda x, y: tg.grad(F.cross_entropy(x @ w, y), [w]))
+        for _ in range(4):
+            step(np.ones((5, 3), "f4"), np.arange(5) % 4)
+        for where in (0, 4):
+            labels = np.arange(5) % 4
+            labels[where] = label
+            with pytest.raises(LabelError, match=f"label {label} is out of range, expected 0 to 3"):
+                step(np.ones((5, 3), "f4"), labels)

@@ -164,16 +164,16 @@ class AsItIs:
         @wraps(step)
         def called(*args: Any, **kwargs: Any) -> Any:
             stepped: list[optim.Optimiser] = []
-            added: set[Tensor] = set()
+            first: dict[Tensor, str] = {}
             self.depth += 1
             try:
-                with told_of_steps(stepped), told_of_gradients(added):
+                with told_of_steps(stepped), told_of_gradients(first):
                     given, named = (args, kwargs) if self.arrays_only else as_tensors((args, kwargs))
                     result = step(*given, **named)
             finally:
                 self.depth -= 1
             for p in [p for o in stepped for p in o.params] if not self.keep_grads and not self.depth else ():
-                if p in added:
+                if first.get(p) == "set":  # what is added to first is needed by the next call
                     p.grad = None
             return result
 
@@ -197,25 +197,32 @@ def told_of_steps(stepped: list[optim.Optimiser]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told_of_gradients(added: set[Tensor]) -> Iterator[None]:
-    """Whose `.grad` is set or added to inside of the block."""
-    original, grad = walk._walk, Tensor.__dict__["grad"]
+def told_of_gradients(first: dict[Tensor, str]) -> Iterator[None]:
+    """What happens first to a `.grad` inside of the block: it is "set", None being something too, or "added" to."""
+    walked, cleared, grad = walk._walk, optim.Optimiser.zero_grad, Tensor.__dict__["grad"]
 
-    def walked(caller: str, *args: Any) -> Any:
-        found = list(original(caller, *args))
-        added.update(t for t, _ in found if caller == "backward")
+    def walk_(caller: str, *args: Any) -> Any:
+        found = list(walked(caller, *args))
+        for t, _ in found if caller == "backward" else ():
+            first.setdefault(t, "added")
         return found
 
+    def zero_grad(self: optim.Optimiser) -> None:
+        for p in self.params:
+            first.setdefault(p, "set")
+        cleared(self)
+
     def put(self: Tensor, gradient: Any) -> None:
-        added.add(self)
+        first.setdefault(self, "set")
         grad.fset(self, gradient)
 
-    walk._walk = walked
+    walk._walk, optim.Optimiser.zero_grad = walk_, zero_grad  # type: ignore[method-assign]
     Tensor.grad = property(grad.fget, put)  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        walk._walk, Tensor.grad = original, grad  # type: ignore[method-assign]
+        walk._walk, optim.Optimiser.zero_grad = walked, cleared  # type: ignore[method-assign]
+        Tensor.grad = grad  # type: ignore[method-assign]
 
 
 def as_tensors(value: Any) -> Any:
@@ -396,11 +403,16 @@ class Disturbance:
         return made
 
     def operation(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """An operation whose result is disturbed."""
+        """An operation whose operands and result are disturbed: a sum whose result is 0 errs by as much as its terms."""
 
         def called(*args: Any, **attrs: Any) -> Any:
             y = forward(*args, **attrs)
-            return self(y) if is_new(y, args) else y
+            if not is_new(y, args):
+                return y
+            terms = [self(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+            with contextlib.suppress(Exception):  # as from an index that is no longer one
+                y = forward(*terms, **attrs)
+            return self(y)
 
         return called
 
