@@ -334,7 +334,15 @@ def passed(copy: Path, tests: list[str]) -> set[str]:
     """Those tests of a copy that pass, its package being the one that is imported."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     env |= {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TENSORGRAD_NO_NUMBA": "1"}
-    options = ["-n0", "-q", "-rp", "--assert=plain", "-p", "no:cacheprovider"]
+    options = [
+        "-n0",
+        "-q",
+        "-rp",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-seed=1",
+    ]  # the same examples each time
     command = [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)]
     ran = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=300)
     assert not ran.returncode, ran.stdout[-4000:] + ran.stderr[-4000:]

@@ -40,7 +40,7 @@ def check_compiled(
 
     Each call starts, both ways, from the state in which the step as it is written has left everything. Compared are the
     results, all that the step can reach (parameters, buffers, state and counts of optimisers, other arrays), what it leaves in
-    `.grad` (None where the step has cleared it first and an optimiser has used it up, as `compile` says), the generators and the
+    `.grad` (None where the step has cleared it and an optimiser has used it up, as `compile` says), the generators and the
     arguments. How far numbers may be apart is what rounding makes of the program: where more than the last digits differ, it is
     computed again with every number disturbed (compiler/verify.py). Afterwards everything is as it was.
 
