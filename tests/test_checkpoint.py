@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -51,6 +51,7 @@ def uninterrupted(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], 
 # The same bits
 
 
+@settings(max_examples=settings().max_examples // 4)  # each trains a network several times
 @given(stops=st.lists(st.integers(0, EPOCHS * BATCHES - 1), max_size=3), suffix=st.sampled_from(SUFFIXES))
 def test_interrupted_anywhere(
     tmp_path_factory: pytest.TempPathFactory, uninterrupted: Any, suffix: str, stops: list[int]
