@@ -28,7 +28,7 @@ from tests.fuzz.shrink import shrink
 from tests.fuzz.training import FORMS
 from tests.fuzz.world import OPS, AsItIs, run
 
-SECONDS = 14.0  # of each of four hunts, which two workers share
+SECONDS = 12.0  # of each of four hunts, which two workers share
 NUMBA = pytest.param(True, marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs Numba"))
 
 
