@@ -154,6 +154,7 @@ class Trace:
         if tensor in self.inside:
             if isinstance(source := self.same.get(tensor), Tensor):  # a detached Tensor, on memory from outside
                 return self.writes(source, after)
+            self.refuse_views(tensor, source)
             self.becomes_another(tensor, source)
             return False
         if after.requires_grad:
@@ -165,8 +166,12 @@ class Trace:
         return True
 
     def writes_view(self, tensor: Tensor) -> None:
-        """Raise CompileError if a Tensor that is changed in place is a view of one that has not been computed."""
-        nodes = [tensor.node]
+        """A Tensor that has been computed is given another value in its own memory."""
+        self.refuse_views(tensor, tensor.node)
+
+    def refuse_views(self, tensor: Tensor, source: Source | None) -> None:
+        """Raise CompileError if a Tensor that is changed in place, of the value of `source`, is a view of a leaf."""
+        nodes = [source if isinstance(source, Node) else None]
         while nodes:
             node = nodes.pop()
             for s in node.inputs if node is not None and node.op.moves else ():

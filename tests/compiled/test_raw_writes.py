@@ -11,6 +11,7 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, data, nn, optim, train
+from tensorgrad.errors import CompileError
 from tensorgrad.nn import functional as F
 from tests.compiled import World, agree, either, training, vec
 
@@ -293,3 +294,32 @@ def test_the_usual_step_is_not_refused() -> None:
         compiled(x)
         w.data[0] = 1.0  # between the calls everything is allowed
         assert w.data[0] == 1.0
+
+
+VIEWS: dict[str, Callable[[Any], Any]] = {
+    "an element": lambda t: t[0],
+    "a slice": lambda t: t[1:],
+    "reshaped": lambda t: t.reshape(-1),
+    "transposed": lambda t: t.T,
+    "a part": lambda t: t.split(1, -1)[0],
+    "detached": lambda t: t[:, None].detach(),
+    "detached, a view of that": lambda t: t.detach()[0],
+    "a view of a view": lambda t: t[0][1:],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("where", ["argument", "outside", "inside"])
+def test_writes_through_views(name: str, where: str) -> None:
+    """They change what is viewed, which a replay would not: refused, in the first call."""
+    outside = Tensor(np.ones((3, 3)))
+
+    def step(x: Any) -> Any:
+        t = {"argument": x, "outside": outside, "inside": Tensor(np.ones((3, 3)))}[where]
+        v = VIEWS[name](t)
+        v += 1  # here
+        return x * 2
+
+    with pytest.raises(CompileError, match=r"is changed in place (through a view of it )?at test_raw_writes.py:\d+; a replay"):
+        tg.compile(step)(Tensor(np.ones((3, 3))))
+    assert outside.numpy().sum() == 9

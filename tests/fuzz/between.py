@@ -236,6 +236,8 @@ def shapes(scene: Scene) -> None:
 def bad_labels(scene: Scene) -> None:
     needs(scene.args.get("y", "").startswith(LABELS) and "\n" not in scene.call and scene.has("l"))
     needs(scene.backward)  # what nothing depends on is not computed, and so raises no error
+    needs(not {"BatchNorm1d", "Dropout"} & {*scene.layers.values()})  # which, when the step fails, have done something or not
+    needs("dropout" not in "".join(map(str, scene.forward)))
     scene.change("y = y * 0 + 200")
     scene.call = f"try:\n    {scene.call}\nexcept tg.errors.LabelError as e:\n    r = type(e).__name__"
 
