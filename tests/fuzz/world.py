@@ -20,6 +20,7 @@ import numpy as np
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
 from tensorgrad.autograd import walk
+from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import wrap
 from tensorgrad.kernels import build, thresholds
 from tensorgrad.op import REGISTRY
@@ -114,7 +115,9 @@ def run(
                     space[helper] = disturbance.of_result(space[helper])
             how = disturbance.of_parameters(how)
         results: list[Leaves] = []
-        with instead(disturbance.operation if noise is not None else rounded if exactly else None):
+        change = disturbance.operation if noise is not None else rounded if exactly else None
+        # rules, too, are to be made of operations then, as they are when they are recorded
+        with instead(change), switched(tracing=True) if change else contextlib.nullcontext():
             try:
                 for scope in space["run"](how):
                     watch(scope, found, came, results)
