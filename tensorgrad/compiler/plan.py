@@ -154,7 +154,7 @@ class Plan:
         except BaseException as error:
             for optimiser in self.optimisers:
                 optimiser.__dict__["steps"] -= 1
-            explained = self.explained(error)
+            explained = self.explained(error, function is not None)
             if explained is error:
                 raise
             raise explained from error
@@ -164,12 +164,15 @@ class Plan:
             optimiser.flush()
         return found
 
-    def explained(self, error: BaseException) -> BaseException:
-        """An error of NumPy's as the step itself raises it, naming the operation; other ones as they are."""
+    def explained(self, error: BaseException, is_timed: bool) -> BaseException:
+        """An error of NumPy's as the step itself raises it, naming the operation, unless a clock has lines of its own between
+        the calls; other ones as they are."""
         kinds: dict[type, type[TensorgradError]] = {IndexError: OutOfRangeError, ValueError: ShapeError, TypeError: DTypeError}
         kind = kinds.get(type(error))
         if not (kind or isinstance(error, TensorgradError)) or self.launches is not None:
             return error
+        if is_timed:
+            return error if kind is None else kind(f"{error}, in a replay of {len(self.issued)} kernels")
         frames = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == FILE]
         line = 2  # of the source, at which the calls begin
         for one in self.issued:

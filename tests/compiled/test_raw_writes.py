@@ -13,7 +13,7 @@ import tensorgrad as tg
 from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.errors import CompileError
 from tensorgrad.nn import functional as F
-from tests.compiled import World, agree, either, training, vec
+from tests.compiled import World, agree, assert_close, either, training, vec
 
 # How an array `a` is changed, by a vector v that is another one in each call
 HABITS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
@@ -323,3 +323,22 @@ def test_writes_through_views(name: str, where: str) -> None:
     with pytest.raises(CompileError, match=r"is changed in place (through a view of it )?at test_raw_writes.py:\d+; a replay"):
         tg.compile(step)(Tensor(np.ones((3, 3))))
     assert outside.numpy().sum() == 9
+
+
+def test_a_refusal_undoes_writes_that_lie_in_one_another() -> None:
+    """One to a parameter, then the optimiser's to the array that the parameter is a part of."""
+    net = nn.Linear(3, 2)
+    optimiser = optim.SGD(net.parameters(), lr=0.1)
+    before = net.state_dict()
+
+    def step(x: Any) -> Any:
+        with tg.no_grad():
+            net.weight.__isub__(0.1 * net.weight)
+        loss = net(x).sum()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    with pytest.raises(CompileError, match="asks for the value"):
+        tg.compile(step)(vec()[None])
+    assert_close(net.state_dict(), before)

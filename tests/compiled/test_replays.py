@@ -412,6 +412,8 @@ def test_errors_of_replays_are_those_of_the_step() -> None:
             step(Tensor(x), wrong)
         with pytest.raises(type(expected.value), match=r"out of bounds .*, in a replay \(\w+ at test_replays.py:\d+\)"):
             compiled(x, wrong)
+        with tg.profile(), pytest.raises(type(expected.value), match=r"out of bounds .*, in a replay"):
+            compiled(x, wrong)
         assert compiled(x, right).item() == step(Tensor(x), right).item()
 
 
