@@ -36,9 +36,11 @@ FUNCTIONS = {
     "neg", "not_equal", "power", "setitem", "sub",
     # of several arguments of equal rank, layers and losses, and what NumPy has as a function alone
     "LinAlgError", "amax", "amin", "avg_pool2d", "concatenate", "conv2d", "einsum", "hardtanh", "linear", "logabsdet",
-    "max_pool2d", "nll_loss", "one_hot", "slogdet", "softmax_cross_entropy", "solve", "stack", "tensordot", "where",
+    "max_pool2d", "nll_loss", "one_hot", "sigmoid_cross_entropy", "slogdet",
+    "softmax_cross_entropy", "solve", "stack", "tensordot", "where",
     # what rules, fused ops and other methods are made of
-    "cast", "fold2d", "put", "relu_grad", "sigmoid_grad", "softmax_cross_entropy_grad", "sum_to", "tanh_grad", "to_device",
+    "cast", "div_grad", "fold2d", "mul_grad", "put", "relu_grad", "sigmoid_cross_entropy_grad", "sigmoid_grad",
+    "softmax_cross_entropy_grad", "sum_to", "tanh_grad", "to_device",
     "windows2d", *(name for name in vars(ops)["__all__"] if getattr(getattr(ops, name), "expands", ())),
 }  # fmt: skip
 

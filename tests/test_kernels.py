@@ -28,6 +28,8 @@ SPECIAL = np.array([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan, 1e30, -1e-30]
 ORACLES = {
     "where": lambda c, a, b: np.where(c != 0, a, b),
     "relu_grad": lambda g, unit: np.where(unit > 0, g, 0),
+    "mul_grad": lambda g, d: np.where(g == 0, 0, g * d),
+    "div_grad": lambda g, d: np.where(g == 0, 0, g / d),
     "reciprocal": lambda a: 1 / a,
 }
 

@@ -5,12 +5,18 @@ Before the reverse walk, `match` looks for the patterns that people fuse by hand
     x @ W + b                                        linear
     activation(linear), where there is an op for it  linear_relu, linear_sigmoid, linear_tanh (by Op.expands)
     log(softmax(z))                                  log_softmax
+    log(sigmoid(z))                                  logsigmoid
+    log(1 - sigmoid(z)), log1p(-sigmoid(z))          log_complement_sigmoid
     nll_loss(log_softmax(z), labels)                 softmax_cross_entropy
     c * sum(Y * log_softmax(z)), however it is       softmax_cross_entropy
       spelled with sums, means, signs and factors
+    c * sum(a * log(p) + b * log(1 - p)) likewise,   sigmoid_cross_entropy
+      for p = sigmoid(z)
 
 Only the backward pass changes. What was computed forward stays as it is, and a pattern is left alone where somebody could
-see the difference: an intermediate that has another reader, or whose own gradient was asked for.
+see the difference: an intermediate that has another reader, or whose own gradient was asked for. Every pattern says which
+operands it takes: their shapes, and which have to be constants. Dtypes it leaves to the fused op, which takes what the ops
+that it stands for take.
 """
 
 from __future__ import annotations
@@ -30,15 +36,22 @@ from tensorgrad.ops import (
     div,
     linear,
     log,
+    log1p,
     log_softmax,
+    logsigmoid,
     matmul,
     mean,
     mul,
+    mul_grad,
     neg,
     nll_loss,
+    sigmoid_cross_entropy,
     softmax_cross_entropy,
+    sub,
     sum,
 )
+from tensorgrad.ops.activation import log_complement_sigmoid
+from tensorgrad.ops.exponential import closed_form
 
 
 def off() -> AbstractContextManager[None]:
@@ -57,11 +70,18 @@ def match(nodes: list[Node], asked: Container[Any] = ()) -> dict[Node, Node]:
     fused: dict[Node, Node] = {}
     gone: set[Node] = set()
     for node in nodes:
-        pattern = None if node in gone else PATTERNS.get(node.op)
+        if node in gone:
+            continue
+        if graph.readers.get(node) == 0:  # whatever read it reads something else by now
+            graph.forget((node,))
+            continue
+        pattern = PATTERNS.get(node.op)
         found = pattern(node, graph) if pattern else None
         if found is not None:
             fused[node] = found
             gone.update(found.members)
+            graph.forget(found.members)
+            graph.count(found)
     return fused
 
 
@@ -87,15 +107,30 @@ class Reading:
     def __init__(self, nodes: list[Node], asked: Container[Any]) -> None:
         self.asked = asked
         self.tried: set[Node] = set()  # passed on the way down by a search that found nothing: no use to start there again
-        self.readers: dict[Node, int] = {}
+        self.readers: dict[Node, int] = {}  # how many there are
+        for node in nodes:
+            self.count(node)
+
+    def count(self, node: Node) -> None:
+        """Count `node` among the readers of its inputs."""
+        for source in node.inputs:
+            if isinstance(source, Node):
+                self.readers[source] = self.readers.get(source, 0) + 1
+
+    def forget(self, nodes: tuple[Node, ...]) -> None:
+        """Count `nodes` no longer."""
         for node in nodes:
             for source in node.inputs:
                 if isinstance(source, Node):
-                    self.readers[source] = self.readers.get(source, 0) + 1
+                    self.readers[source] -= 1
 
     def hidden(self, node: Node) -> bool:
         """Whether only the pattern itself can see this intermediate."""
-        return self.readers.get(node) == 1 and node not in self.asked and node.retain is None and node.hooks is None
+        return self.readers.get(node) == 1 and not self.is_watched(node)
+
+    def is_watched(self, node: Node) -> bool:
+        """Whether somebody has asked for the gradient of this intermediate."""
+        return node in self.asked or node.retain is not None or node.hooks is not None
 
 
 # A pattern gets the node that may end it and returns the fused node, or None. `members` are the nodes it stands for.
@@ -135,6 +170,11 @@ def match_linear(end: Node, graph: Reading) -> Node | None:
     return replace(end, linear, *layer) if layer else None
 
 
+def match_add(end: Node, graph: Reading) -> Node | None:
+    """A layer, or a loss that ends in the sum of its two sides."""
+    return match_linear(end, graph) or match_loss(end, graph)
+
+
 def match_activation(fused_op: Op) -> Pattern:
     """activation(x @ W + b)"""
 
@@ -148,44 +188,62 @@ def match_activation(fused_op: Op) -> Pattern:
     return pattern
 
 
-class LogProbabilities(NamedTuple):
-    """log softmax(z), as a part of a larger pattern."""
+class Logarithm(NamedTuple):
+    """The logarithm of a softmax or sigmoid of logits, as a part of a larger pattern: what `op` gives of them."""
 
+    op: Op
     logits: Any
-    axis: int
-    value: Any
+    value: Any  # the logits, if they were kept
+    attrs: dict[str, Any]
     members: tuple[Node, ...]
 
 
-def as_log_softmax(end: Node, graph: Reading) -> LogProbabilities | None:
-    """`end` as log softmax(z): the op, or a log whose value was computed from the logits of a softmax."""
-    if end.op is log_softmax:
-        return LogProbabilities(end.inputs[0], end.attrs["axis"], end.out, (end,))
-    (p,) = end.inputs
-    if end.out is not None and isinstance(p, Node) and p.op.log is log_softmax and graph.hidden(p):
-        return LogProbabilities(p.inputs[0], p.attrs["axis"], end.out, (end, p))
-    return None
+def as_logarithm(end: Node, graph: Reading) -> Logarithm | None:
+    """`end` as an op of logits: that op, or a logarithm whose value was computed by it.
+
+    What stands between may be read by others, too (1 - p and p are, in a logistic loss): then it stays for them.
+    """
+    if end.op in LOGARITHMS:
+        return Logarithm(end.op, end.inputs[0], end.saved[0] if end.saved else None, end.attrs, (end,))
+    inner = end.inputs[0]
+    found = closed_form(end.op, inner) if end.op in (log, log1p) and end.out is not None and isinstance(inner, Node) else None
+    if found is None:
+        return None
+    op, last, between = found
+    hidden = True
+    members = [end]
+    for node in (*between, last):
+        if graph.is_watched(node):
+            return None
+        hidden = hidden and graph.hidden(node)
+        if hidden:
+            members.append(node)
+    return Logarithm(op, last.inputs[0], last.saved[0] if last.saved else None, last.attrs, tuple(members))
 
 
-def match_log_softmax(end: Node, graph: Reading) -> Node | None:
-    """log(softmax(z))"""
-    logp = as_log_softmax(end, graph)
-    return replace(end, log_softmax, (logp.logits,), (None,), logp.members, axis=logp.axis) if logp else None
+def match_logarithm(end: Node, graph: Reading) -> Node | None:
+    """log(softmax(z)), log(sigmoid(z)), log(1 - sigmoid(z)) and log1p(-sigmoid(z))"""
+    found = as_logarithm(end, graph)
+    if found is None:
+        return None
+    kept = found.value if found.op.reads_some else None
+    return replace(end, found.op, (found.logits,), (kept,), found.members, **found.attrs)
 
 
-def over_classes(source: Any, graph: Reading) -> LogProbabilities | None:
+def over_classes(source: Any, graph: Reading) -> Logarithm | None:
     """The log_softmax over the last axis that `source` is, if only the pattern reads it."""
     if isinstance(source, Node) and source.op in (log_softmax, log) and graph.hidden(source):
-        logp = as_log_softmax(source, graph)
-        if logp is not None and logp.axis in (-1, source.ndim - 1):
+        logp = as_logarithm(source, graph)
+        if logp is not None and logp.op is log_softmax and logp.attrs["axis"] in (-1, source.ndim - 1):
             return logp
     return None
 
 
-def cross_entropy(end: Node, logp: LogProbabilities, target: Any, value: Any, scale: float, members: list[Node]) -> Node:
+def cross_entropy(end: Node, logp: Logarithm, target: Any, value: Any, scale: float, members: list[Node]) -> Node:
     # the log-probabilities are there already: the fused op takes them as its third input
     inputs = (logp.logits, target, logp.members[0])
-    return replace(end, softmax_cross_entropy, inputs, (None, value, logp.value), (*members, *logp.members), scale=scale)
+    saved = (None, value, logp.members[0].out)
+    return replace(end, softmax_cross_entropy, inputs, saved, (*members, *logp.members), scale=scale)
 
 
 def match_nll(end: Node, graph: Reading) -> Node | None:
@@ -198,24 +256,28 @@ def match_nll(end: Node, graph: Reading) -> Node | None:
     return cross_entropy(end, logp, end.inputs[1], labels, scale, [end])
 
 
-def match_weighted_sum(end: Node, graph: Reading) -> Node | None:
-    """c * sum(Y * log_softmax(z)): from a scalar down through signs, factors, sums and means to the product with Y."""
+def match_loss(end: Node, graph: Reading) -> Node | None:
+    """c * sum(Y * log_softmax(z)) and c * sum(a * log(p) + b * log(1 - p)) for p = sigmoid(z): from a scalar down through
+    signs, factors, sums and means to the products with what is counted."""
     if end.shape or end in graph.tried:
         return None
     scale = 1.0
     members: list[Node] = []
     node = end
     while True:
-        members.append(node)
         graph.tried.add(node)
-        if node.op is mul and (factor := _number(node)) is None:
-            break
+        members.append(node)
+        if node.op in (add, sub):
+            return logistic(end, node, scale, members, graph)
+        if node.op in PRODUCTS and (factor := _number(node)) is None:
+            return weighted(end, node, scale, members, graph)
         source = node.inputs[0]
         if node.op is neg:
             scale = -scale
         elif node.op is mean:
             scale *= node.size / max(math.prod(source.shape), 1)
-        elif node.op is mul and factor is not None:
+        elif node.op is mul:
+            assert factor is not None
             scale *= factor
             source = node.inputs[0] if isinstance(node.inputs[0], Node) else node.inputs[1]
         elif node.op is div and (divisor := _number(node)) is not None and isinstance(source, Node):
@@ -225,12 +287,55 @@ def match_weighted_sum(end: Node, graph: Reading) -> Node | None:
         if not (isinstance(source, Node) and graph.hidden(source)):
             return None
         node = source
-    for i, target in enumerate(node.inputs[::-1]):
-        logp = over_classes(node.inputs[i], graph)
-        constant = not isinstance(target, Node) and not (isinstance(target, Tensor) and target.requires_grad)
-        if logp is not None and constant and getattr(target, "shape", None) == node.shape == logp.logits.shape:
-            return cross_entropy(end, logp, target, (node.saved or ())[1 - i], -scale, members)
+
+
+def weighted(end: Node, node: Node, scale: float, members: list[Node], graph: Reading) -> Node | None:
+    """The cross-entropy that ends in the product `node` of constants and a log_softmax."""
+    for target, kept, source in factors(node):
+        logp = over_classes(source, graph)
+        if logp is not None and counts(target, node) and logp.logits.shape == node.shape:
+            return cross_entropy(end, logp, target, kept, -scale, members)
     return None
+
+
+def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Reading) -> Node | None:
+    """The logistic loss that ends in the sum or difference `node` of two products of constants with log(p) and log(1 - p)."""
+    sides: dict[Op, tuple[Any, Any, Logarithm]] = {}
+    signs = []
+    for term, sign in zip(node.inputs, (1, -1 if node.op is sub else 1), strict=True):
+        while isinstance(term, Node) and term.op is neg and graph.hidden(term):
+            members.append(term)
+            term, sign = term.inputs[0], -sign
+        if not (isinstance(term, Node) and term.op in PRODUCTS and graph.hidden(term)):
+            return None
+        signs.append(sign)
+        for count, kept, source in factors(term):
+            found = as_logarithm(source, graph) if isinstance(source, Node) and graph.hidden(source) else None
+            if found is not None and found.op in SIDES and counts(count, node) and found.logits.shape == node.shape:
+                sides[found.op] = count, kept, found
+                members += [term, *found.members]
+                break
+        else:
+            return None
+    if len(sides) < 2 or len(set(signs)) > 1:
+        return None
+    (a, kept_a, positive), (b, kept_b, negative) = (sides[op] for op in SIDES)
+    if positive.logits is not negative.logits:
+        return None
+    inputs, saved = (positive.logits, a, b), (positive.value, kept_a, kept_b)
+    return replace(end, sigmoid_cross_entropy, inputs, saved, tuple(members), scale=-scale * signs[0])
+
+
+def factors(node: Node) -> list[tuple[Any, Any, Any]]:
+    """The ways to read a product as a count times a value: the count, what was kept of it, and the value."""
+    kept = node.saved or (None, None)
+    one = (node.inputs[0], kept[0], node.inputs[1])
+    return [one] if node.op is mul_grad else [(node.inputs[1], kept[1], node.inputs[0]), one]
+
+
+def counts(source: Any, node: Node) -> bool:
+    """Whether `source` is what the elements of `node` count: a constant of its shape, of any dtype."""
+    return isinstance(source, (Node, Tensor)) and not source.requires_grad and source.shape == node.shape
 
 
 def _number(node: Node) -> float | None:
@@ -245,14 +350,14 @@ def _number(node: Node) -> float | None:
     return float(constant)
 
 
+PRODUCTS = (mul, mul_grad)  # the second is one in which a count of 0 wins
+SIDES = (logsigmoid, log_complement_sigmoid)  # of a logistic loss
+LOGARITHMS = (log_softmax, *SIDES)  # what logarithms of a softmax or a sigmoid are evaluated by
 PATTERNS: dict[Op, Pattern] = {
-    add: match_linear,
+    add: match_add,
     **{op.expands[1]: match_activation(op) for op in REGISTRY.values() if len(op.expands) == 2 and op.expands[0] is linear},
-    log: match_log_softmax,
+    log: match_logarithm,
+    log1p: match_logarithm,
     nll_loss: match_nll,
-    neg: match_weighted_sum,
-    mean: match_weighted_sum,
-    sum: match_weighted_sum,
-    mul: match_weighted_sum,
-    div: match_weighted_sum,
+    **dict.fromkeys((neg, mean, sum, mul, mul_grad, div, sub), match_loss),
 }

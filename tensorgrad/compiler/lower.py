@@ -22,6 +22,7 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import CompileError
 from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Step, Symbol
+from tensorgrad.ops.exponential import closed_form
 from tensorgrad.ops.loss import softmax_cross_entropy_grad
 from tensorgrad.ops.reduce import kept, sum_to
 
@@ -292,13 +293,15 @@ class Lowering:
     # Reductions
 
     def log(self, node: Node, inputs: list[Any]) -> Value | None:
-        """log(softmax(z)) from the logits, as it is recorded."""
+        """log(softmax(z)) and the like from the logits, as it is recorded."""
         (p,) = node.inputs
         p = self.trace.source(p) if isinstance(p, (Node, Tensor)) else p
-        if not isinstance(p, Node) or p.op.log is None:
+        found = closed_form(node.op, p) if isinstance(p, Node) else None
+        if found is None or node.out is None:
             return self.elementwise(node, inputs)
+        op, last, _ = found
         value = Value(node.shape, node.dtype, "fresh", node=node)
-        self.calls.append(Apply(p.op.log, p.attrs, [self.value(p.inputs[0])], [value], [node], self.flops(node)))
+        self.calls.append(Apply(op, last.attrs, [self.value(last.inputs[0])], [value], [node], self.flops(node)))
         return value
 
     def sum(self, node: Node, inputs: list[Any]) -> Value | None:
@@ -448,6 +451,7 @@ RULES: dict[Op, Rule] = {
     ops.amin: Lowering.min,
     sum_to: Lowering.sum_to,
     ops.log: Lowering.log,
+    ops.log1p: Lowering.log,
     ops.relu_grad: Lowering.relu_grad,
     ops.astype: Lowering.cast,
     ops.cast: Lowering.cast,

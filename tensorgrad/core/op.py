@@ -50,6 +50,7 @@ class Op:
     kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them
     log         the op that gives, of its argument and attributes, the logarithm of its result, or None. `log` of a result
                 is evaluated by it: a softmax underflows to 0, a log_softmax does not
+    log_complement   the same for the logarithm of 1 minus its result
     expands     for a fused op, the ops that it stands for: the first of its arguments, each further one of the result before it
     rowwise     whether each row of the result depends on the same rows of the arguments alone
     symbol      how drawings write it; the name where it is empty
@@ -71,6 +72,7 @@ class Op:
     activation: ClassVar[bool] = False
     calls: ClassVar[bool] = False
     log: Op | None = None
+    log_complement: Op | None = None
     expands: tuple[Op, ...] = ()
     rowwise: ClassVar[bool] = False
 

@@ -19,19 +19,9 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.draw.formula import (
-    Expr,
-    constant,
-    latex,
-    latex_name,
-    named,
-    names_in,
-    number,
-    replaced,
-    simplified,
-    text,
-    uniform,
-)
+from tensorgrad.draw.expression import Expr, constant, named, names_in, number, replaced, uniform
+from tensorgrad.draw.formula import simplified
+from tensorgrad.draw.notation import latex, latex_name, text
 from tensorgrad.errors import GraphError
 
 LONGEST = 240  # characters of a formula that is still written in one piece
@@ -302,6 +292,11 @@ class Writer:
         """Whether the rows of a given array are probabilities."""
         leaf = next((leaf for leaf, own in self.leaf_names.items() if own == name), None)
         return leaf is not None and bool(np.allclose(leaf.data.sum(-1), 1))
+
+    def are_complements(self, a: str, b: str) -> bool:
+        """Whether b is 1 - a, for two given arrays."""
+        given = {own: leaf.data for leaf, own in self.leaf_names.items() if own in (a, b)}
+        return len(given) == 2 and bool(np.allclose(given[a], 1.0 - given[b]))
 
     def count_of(self, scale: float) -> Expr | None:
         """m, for a factor 1/m where m is the number of rows of something."""

@@ -1,47 +1,17 @@
-"""Formulas: expressions of names, numbers and ops, what a person leaves out of them, and how they are written."""
+"""What a person leaves out of a formula, and the closed forms of fused ops."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Any, Protocol, TypeAlias
-
-import numpy as np
+from typing import Any, Protocol
 
 from tensorgrad import ops
-from tensorgrad.core.graph import literal
 from tensorgrad.core.op import Op
 from tensorgrad.core.signature import Shape
-
-SUM, PRODUCT, UNARY, MATMUL, POWER, ATOM = range(6)  # how tightly an expression holds together
-
-
-class Term(Enum):
-    """What a formula holds besides ops. These are told by what they are, never by a name: an op of the user's may have any."""
-
-    NAME = auto()  # of a value; the argument is text
-    NUMBER = auto()  # the argument
-    FULL = auto()  # the argument, a number, everywhere
-    TRANSPOSED = auto()  # the last two axes exchanged
-
-
-Head: TypeAlias = Op | Term
-
-
-@dataclass(frozen=True)
-class Expr:
-    """A formula: a name, a number, or an op applied to formulas."""
-
-    head: Head
-    args: tuple[Any, ...] = ()
-    attrs: tuple[tuple[str, Any], ...] = ()
-    shape: Shape = ()
-
-    def __hash__(self) -> int:
-        return id(self)
+from tensorgrad.draw.expression import Expr, Head, Term, call, first, full, is_number, number, operands, uniform
+from tensorgrad.draw.notation import text
+from tensorgrad.ops.activation import log_complement_sigmoid
 
 
 class Context(Protocol):
@@ -53,67 +23,8 @@ class Context(Protocol):
     def sums_to_one(self, name: str) -> bool:
         """Whether the rows of a given array are probabilities."""
 
-
-def constant(array: Any) -> Expr | None:
-    """A given array as a number, or as one number everywhere; None if it is neither."""
-    array = np.asarray(array)
-    if array.dtype.kind == "b":
-        return None
-    if array.ndim == 0:
-        return number(float(array))
-    if array.size and (array == array.flat[0]).all():
-        return full(float(array.flat[0]), array.shape)
-    return None
-
-
-def names_in(e: Expr) -> list[str]:
-    if e.head is Term.NAME:
-        return [e.args[0]]
-    return [name for a in e.args if isinstance(a, Expr) for name in names_in(a)]
-
-
-def replaced(e: Expr, by: dict[str, Expr]) -> Expr:
-    if e.head is Term.NAME:
-        return by.get(e.args[0], e)
-    return Expr(e.head, tuple(replaced(a, by) if isinstance(a, Expr) else a for a in e.args), e.attrs, e.shape)
-
-
-# Simplification: what a person leaves out
-
-
-def first(e: Expr) -> Expr:
-    inner: Expr = e.args[0]
-    return inner
-
-
-def operands(e: Expr) -> tuple[Expr, Expr]:
-    a, b = e.args
-    return a, b
-
-
-def is_number(e: Expr, value: float | None = None) -> bool:
-    return e.head is Term.NUMBER and (value is None or e.args[0] == value)
-
-
-def uniform(e: Expr) -> float | None:
-    """The one value that all elements of an expression have, if it is written with it."""
-    return float(e.args[0]) if e.head in (Term.NUMBER, Term.FULL) else None
-
-
-def call(head: Head, *args: Expr, shape: Shape, **attrs: Any) -> Expr:
-    return Expr(head, args, tuple(attrs.items()), shape)
-
-
-def number(x: float) -> Expr:
-    return Expr(Term.NUMBER, (float(x),))
-
-
-def full(x: float, shape: Shape) -> Expr:
-    return Expr(Term.FULL, (float(x),), shape=shape)
-
-
-def named(title: str, shape: Shape = ()) -> Expr:
-    return Expr(Term.NAME, (title,), shape=shape)
+    def are_complements(self, a: str, b: str) -> bool:
+        """Whether b is 1 - a, for two given arrays."""
 
 
 def simplified(e: Expr, writer: Context) -> Expr:
@@ -256,6 +167,41 @@ def cross_entropy(e: Expr, writer: Context) -> Expr:
     return product(writer, (), number(-scale), total)
 
 
+def logistic_gradient(e: Expr, writer: Context) -> Expr:
+    g, z, a, b = e.args
+    p = call(ops.sigmoid, z, shape=e.shape)
+    if not (a.head is b.head is Term.NAME and writer.are_complements(a.args[0], b.args[0])):
+        p = call(ops.mul, call(ops.add, a, b, shape=e.shape), p, shape=e.shape)
+    difference = call(ops.sub, p, a, shape=e.shape)
+    return product(writer, e.shape, product(writer, e.shape, number(dict(e.attrs)["scale"]), difference), g)
+
+
+def logistic_loss(e: Expr, writer: Context) -> Expr:
+    z, a, b = e.args
+    p = call(ops.sigmoid, z, shape=z.shape)
+    positive = call(ops.mul, a, call(ops.log, p, shape=z.shape), shape=z.shape)
+    negative = call(ops.mul, b, log_complement(call(log_complement_sigmoid, z, shape=z.shape), writer), shape=z.shape)
+    total = call(ops.sum, call(ops.add, positive, negative, shape=z.shape), shape=())
+    return product(writer, (), number(-dict(e.attrs)["scale"]), total)
+
+
+def log_sigmoid(e: Expr, writer: Context) -> Expr:
+    return call(ops.log, call(ops.sigmoid, first(e), shape=e.shape), shape=e.shape)
+
+
+def log_complement(e: Expr, writer: Context) -> Expr:
+    p = call(ops.sigmoid, first(e), shape=e.shape)
+    return call(ops.log, call(ops.sub, number(1), p, shape=e.shape), shape=e.shape)
+
+
+def plain_product(e: Expr, writer: Context) -> Expr:
+    return simpler_mul(call(ops.mul, *e.args, shape=e.shape), writer)
+
+
+def plain_quotient(e: Expr, writer: Context) -> Expr:
+    return simpler_div(call(ops.div, *e.args, shape=e.shape), writer)
+
+
 def layer(e: Expr, writer: Context) -> Expr:
     x, w, b = e.args
     return call(ops.add, call(ops.matmul, x, w, shape=e.shape), b, shape=e.shape)
@@ -302,6 +248,12 @@ SIMPLER: dict[Head, Callable[[Expr, Context], Expr]] = {
     ops.reshape: same_shape,
     ops.astype: same_shape,
     ops.transpose: simpler_transpose,
+    ops.mul_grad: plain_product,
+    ops.div_grad: plain_quotient,
+    ops.logsigmoid: log_sigmoid,
+    log_complement_sigmoid: log_complement,
+    ops.sigmoid_cross_entropy_grad: logistic_gradient,
+    ops.sigmoid_cross_entropy: logistic_loss,
     ops.relu_grad: masked,
     ops.sigmoid_grad: sigmoid_slope,
     ops.tanh_grad: tanh_slope,
@@ -313,124 +265,3 @@ SIMPLER: dict[Head, Callable[[Expr, Context], Expr]] = {
     ops.sum_to: sum_to,
     ops.exp: exponential,
 }
-
-
-# Writing
-
-INFIX: dict[Head, tuple[str, int]] = {
-    ops.add: (" + ", SUM),
-    ops.sub: (" - ", SUM),
-    ops.mul: (" * ", PRODUCT),
-    ops.div: (" / ", PRODUCT),
-}
-RELATIONS: dict[Head, str] = {
-    ops.greater: ">",
-    ops.greater_equal: ">=",
-    ops.less: "<",
-    ops.less_equal: "<=",
-    ops.equal: "==",
-    ops.not_equal: "!=",
-}
-LEVELS: dict[Head, int] = {
-    **{op: level for op, (_, level) in INFIX.items()},
-    ops.neg: UNARY,
-    ops.matmul: MATMUL,
-    ops.power: POWER,
-    Term.TRANSPOSED: POWER,
-}
-CALLED: dict[Head, str] = {ops.maximum: "max", ops.minimum: "min", ops.max: "amax", ops.min: "amin"}  # others by their names
-LATEX: dict[Head, str] = {
-    **{op: f"\\{op.name}" for op in (ops.exp, ops.log, ops.sin, ops.cos, ops.tan, ops.tanh, ops.max, ops.min)},
-    ops.maximum: "\\max",
-    ops.minimum: "\\min",
-}
-
-
-def level_of(e: Expr) -> int:
-    if e.head is Term.NUMBER:
-        return ATOM if e.args[0] >= 0 else UNARY
-    return LEVELS.get(e.head, ATOM)
-
-
-def text(e: Expr) -> str:
-    """The formula in one line."""
-    if e.head is Term.NAME:
-        return str(e.args[0])
-    if e.head is Term.NUMBER:
-        return f"{e.args[0]:.12g}"
-    if e.head in INFIX:
-        sign, level = INFIX[e.head]
-        left = held(e.args[0], level)
-        return left + sign + held(e.args[1], level + 1)
-    if e.head is ops.neg:
-        return "-" + held(e.args[0], MATMUL)
-    if e.head is ops.matmul:
-        return f"{held(e.args[0], POWER)} {held(e.args[1], POWER)}"
-    if e.head is Term.TRANSPOSED:
-        return f"{held(e.args[0], ATOM)}^T"
-    if e.head is ops.power:
-        return f"{held(e.args[0], ATOM)}^{held(e.args[1], ATOM)}"
-    if e.head in RELATIONS:
-        return f"[{text(e.args[0])} {RELATIONS[e.head]} {text(e.args[1])}]"
-    if e.head is Term.FULL:
-        value = e.args[0]
-        ones = f"ones{e.shape if len(e.shape) != 1 else f'({e.shape[0]})'}"
-        return ones if value == 1 else f"({value:.12g} * {ones})"
-    attrs = [f"{key}={literal(value)}" for key, value in e.attrs if not (e.head is ops.softmax and value == -1)]
-    return f"{CALLED.get(e.head) or e.head.name}({', '.join([*map(text, e.args), *attrs])})"
-
-
-def held(e: Expr, level: int) -> str:
-    """In brackets where it would fall apart."""
-    return text(e) if level_of(e) >= level else f"({text(e)})"
-
-
-def latex(e: Expr) -> str:
-    """The formula as LaTeX."""
-    if e.head is Term.NAME:
-        return latex_name(str(e.args[0]))
-    if e.head is Term.NUMBER:
-        return f"{e.args[0]:g}"
-    if e.head is ops.div:
-        return f"\\frac{{{latex(e.args[0])}}}{{{latex(e.args[1])}}}"
-    if e.head in INFIX:
-        sign, level = INFIX[e.head]
-        if e.head is ops.mul:
-            sign = " \\odot " if e.args[0].shape and e.args[1].shape else " \\, "
-        return latex_held(e.args[0], level) + sign + latex_held(e.args[1], level + 1)
-    if e.head is ops.neg:
-        return "-" + latex_held(e.args[0], MATMUL)
-    if e.head is ops.matmul:
-        return f"{latex_held(e.args[0], POWER)} \\, {latex_held(e.args[1], POWER)}"
-    if e.head is Term.TRANSPOSED:
-        return f"{latex_held(e.args[0], ATOM)}^{{\\top}}"
-    if e.head is ops.power:
-        return f"{latex_held(e.args[0], ATOM)}^{{{latex(e.args[1])}}}"
-    if e.head in RELATIONS:
-        sign = {">=": "\\ge", "<=": "\\le", "==": "=", "!=": "\\ne"}.get(RELATIONS[e.head], RELATIONS[e.head])
-        return f"\\left[{latex(e.args[0])} {sign} {latex(e.args[1])}\\right]"
-    if e.head is Term.FULL:
-        value = e.args[0]
-        return "\\mathbf{1}" if value == 1 else f"{value:g} \\cdot \\mathbf{{1}}"
-    if e.head is ops.sum:
-        axis = dict(e.attrs).get("axis")
-        return f"\\sum{'' if axis is None else f'_{{{axis}}}'} {latex_held(e.args[0], MATMUL)}"
-    if e.head is ops.sqrt:
-        return f"\\sqrt{{{latex(e.args[0])}}}"
-    called = LATEX.get(e.head) or f"\\operatorname{{{e.head.name.replace('_', chr(92) + '_')}}}"
-    return f"{called}\\left({', '.join(map(latex, e.args))}\\right)"
-
-
-def latex_held(e: Expr, level: int) -> str:
-    inner = latex(e)
-    return inner if level_of(e) >= level or e.head is ops.div else f"\\left({inner}\\right)"
-
-
-def latex_name(name: str) -> str:
-    """W1 as W_{1}, fc1.weight upright, dL/dW1 as a fraction of partial derivatives."""
-    if match := re.fullmatch(r"d(.+?)/d(.+)", name):
-        return f"\\frac{{\\partial {latex_name(match[1])}}}{{\\partial {latex_name(match[2])}}}"
-    if match := re.fullmatch(r"([A-Za-z])(\d*)('*)", name):
-        return match[1] + (f"_{{{match[2]}}}" if match[2] else "") + match[3]
-    escaped = re.sub(r"([#$%&_{}])", r"\\\1", name.replace("\\", ""))
-    return f"\\mathrm{{{escaped}}}"

@@ -28,6 +28,8 @@ NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
     "errstate": np.errstate,
     "where": reference.where,
     "relu_grad": reference.relu_grad,
+    "mul_grad": reference.mul_grad,
+    "div_grad": reference.div_grad,
     "column_sum": reference.column_sum,
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, new
 from tensorgrad.kernels import reference, thresholds
 from tensorgrad.kernels.build import ChainKernel, has_numba
-from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
+from tensorgrad.kernels.chain import Chain, Operand, Ref, Step, Symbol
 
 DTYPES = {"f": "float32", "d": "float64"}
 
@@ -62,6 +62,18 @@ def relu_grad(g: Array, unit: Array) -> Array:
     else:
         reference.relu_grad(g, unit, y)
     return y
+
+
+def mul_grad(g: Any, d: Any) -> Any:
+    """g d, exactly 0 where g is 0."""
+    symbol = g if isinstance(g, Symbol) else d
+    return symbol.record("mul_grad", reference.mul_grad, (g, d)) if isinstance(symbol, Symbol) else reference.mul_grad(g, d)
+
+
+def div_grad(g: Any, d: Any) -> Any:
+    """g / d, exactly 0 where g is 0."""
+    symbol = g if isinstance(g, Symbol) else d
+    return symbol.record("div_grad", reference.div_grad, (g, d)) if isinstance(symbol, Symbol) else reference.div_grad(g, d)
 
 
 def few_classes(z: Array) -> bool:

@@ -30,6 +30,8 @@ EXPRESSIONS = {
     "not_equal": "{0} != {1}",
     "where": "({1} if {0} else {2})",
     "relu_grad": "({0} if {1} > {zero} else {zero})",
+    "mul_grad": "({0} * {1} if {0} != {zero} else {zero})",
+    "div_grad": "({0} / {1} if {0} != {zero} else {zero})",
 }
 COMPARISONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal"}
 ARITHMETIC = EXPRESSIONS.keys() - COMPARISONS - {"where"}

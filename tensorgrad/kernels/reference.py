@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tensorgrad.core.backend import Array, check, on_gpu
@@ -22,6 +24,38 @@ def relu_grad(g: Array, unit: Array, out: Array) -> None:
     bits = f"i{g.dtype.itemsize}"
     keep = np.negative((unit > 0).view(np.int8), dtype=bits)  # -1 is all ones
     np.bitwise_and(keep, g.view(bits), out=out.view(bits))
+
+
+def mul_grad(g: Array, d: Array, out: Array | None = None) -> Array:
+    """g d, exactly 0 where g is 0, even where d is not finite; out may be g or d."""
+    if is_finite(d):
+        return np.multiply(g, d, out=out)
+    zero = np.equal(g, 0)
+    with np.errstate(invalid="ignore"):  # the zeros times infinity that are replaced here
+        return without(zero, np.multiply(g, d, out=out))
+
+
+def div_grad(g: Array, d: Array, out: Array | None = None) -> Array:
+    """g / d, exactly 0 where g is 0, even where d is 0; out may be g or d."""
+    zero = np.equal(g, 0) if out is not None and np.may_share_memory(out, g) else None
+    with np.errstate(invalid="ignore"):  # 0 / 0, which is replaced here
+        y = np.divide(g, d, out=out)
+    if is_finite(y):
+        return y
+    return without(np.equal(g, 0) if zero is None else zero, y)
+
+
+def without(zero: Array, y: Array) -> Array:
+    """y with 0 where `zero` holds, written over y where it is an array."""
+    if not isinstance(y, np.ndarray):
+        return y.dtype.type(0) if zero else y
+    np.copyto(y, 0, where=zero)
+    return y
+
+
+def is_finite(x: Array) -> bool:
+    """Whether no element is infinite or NaN."""
+    return bool(np.logical_and.reduce(np.isfinite(x), axis=None)) if isinstance(x, np.ndarray) else math.isfinite(x)
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:

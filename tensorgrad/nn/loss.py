@@ -18,9 +18,10 @@ from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import GraphError, ShapeError
-from tensorgrad.ops.activation import softplus
+from tensorgrad.ops.activation import log_complement_sigmoid, logsigmoid
 from tensorgrad.ops.compare import equal, greater, not_equal
-from tensorgrad.ops.elementwise import abs, astype, clip, log, where
+from tensorgrad.ops.elementwise import abs, astype, clip, mul_grad, where
+from tensorgrad.ops.exponential import log
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
 
@@ -82,8 +83,8 @@ def cross_entropy(
     if (w := class_weights("cross_entropy", logp, weight)) is not None:
         y = y * w
     if reduction == "mean" and keep is None:
-        return -(y * logp).sum() / total  # the form in which fusion finds it
-    losses = -(y * logp).sum(-1)
+        return -mul_grad(y, logp).sum() / total  # the form in which fusion finds it
+    losses = -mul_grad(y, logp).sum(-1)  # a probability of 0 counts nothing, even of a logit of -inf
     return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
 
 
@@ -114,7 +115,7 @@ def nll_loss(
     hot, keep, counts, total = samples("nll_loss", logp, as_target(target), weight, ignore_index)
     losses = -where(hot, logp, 0).sum(-1)
     if counts is not None:
-        losses = losses * counts
+        losses = mul_grad(counts, losses)
     return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
 
 
@@ -184,7 +185,8 @@ def binary_cross_entropy_with_logits(
     target       t, probabilities of the same shape
     weight       w, what each element counts; pos_weight  p, what its positive side counts. Both broadcast to the logits
 
-    Evaluated as p t softplus(-z) + (1 - t) softplus(z): neither overflow nor cancellation, however large z is.
+    Neither overflow nor cancellation, however large z is: ln σ(z) = -softplus(-z) and ln(1 - σ(z)) = -softplus(z). The
+    gradient of the mean is (σ(z) - t) / m.
 
     Raises ShapeError unless logits and target have the same shape.
     """
@@ -196,8 +198,8 @@ def binary_cross_entropy_with_logits(
             at = scoped("binary_cross_entropy_with_logits")
             raise ShapeError(f"{at}: {name} of shape {shape} does not broadcast to the logits {logits.shape}")
     positive = target if pos_weight is None else target * pos_weight
-    losses = positive * softplus(-logits) + (1 - target) * softplus(logits)
-    return total_of(losses if weight is None else losses * weight, reduction)
+    losses = -(mul_grad(positive, logsigmoid(logits)) + mul_grad(1 - target, log_complement_sigmoid(logits)))
+    return total_of(losses if weight is None else mul_grad(weight, losses), reduction)
 
 
 def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> None:

@@ -34,6 +34,7 @@ from tensorgrad.ops.compare import *
 from tensorgrad.ops.conv import *
 from tensorgrad.ops.device import *
 from tensorgrad.ops.elementwise import *
+from tensorgrad.ops.exponential import *
 from tensorgrad.ops.functions import *
 from tensorgrad.ops.index import *
 from tensorgrad.ops.linalg import *

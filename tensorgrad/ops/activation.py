@@ -12,7 +12,8 @@ from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.kernels import common
 from tensorgrad.ops.activation_grad import relu_grad, sigmoid_grad, tanh_grad
-from tensorgrad.ops.elementwise import clip, exp, minimum, neg, where
+from tensorgrad.ops.elementwise import clip, minimum, mul_grad, where
+from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.functions import erf
 
 __all__ = ["elu", "gelu", "hardtanh", "leaky_relu", "logsigmoid", "relu", "sigmoid", "silu", "softplus", "tanh"]
@@ -45,7 +46,8 @@ class Sigmoid(Unary):
     backward   gx = g y (1 - y)
     """
 
-    name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y"
+    # x is kept as well, because the logarithm of the result is evaluated from it
+    name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y x"
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -123,7 +125,7 @@ class Elu(Op):
 
     def backward(self, g: Value, y: Value, x: Value, *, alpha: float) -> Rules:
         # without the minimum e^x would overflow where it is not wanted
-        return (lambda: where(x > 0, g, g * (alpha * exp(minimum(x, 0)))),)
+        return (lambda: where(x > 0, g, mul_grad(g, alpha * exp(minimum(x, 0)))),)
 
 
 class Gelu(Op):
@@ -161,13 +163,13 @@ class Gelu(Op):
         def exact() -> Value:
             near = clip(x, -40, 40)
             density = exp(-0.5 * near * near) * (1 / math.sqrt(2 * math.pi))
-            return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + near * density)
+            return mul_grad(g, 0.5 * (1 + erf(x * math.sqrt(0.5))) + near * density)
 
         def approximated() -> Value:
             near = clip(x, -10, 10)
             square = near * near
             t = tanh(GELU_SCALE * near * (1 + GELU_CUBE * square))
-            return g * (0.5 * (1 + t + near * (1 - t * t) * (GELU_SCALE * (1 + 3 * GELU_CUBE * square))))
+            return mul_grad(g, 0.5 * (1 + t + near * (1 - t * t) * (GELU_SCALE * (1 + 3 * GELU_CUBE * square))))
 
         return (exact if approximate == "none" else approximated,)
 
@@ -188,7 +190,8 @@ class Silu(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
             s = sigmoid(x)
-            return g * (s * (1 + x * (1 - s)))
+            near = clip(x, -1000, 1000)  # far out s is at its limit, and infinity times 0 would be NaN
+            return mul_grad(g, s * (1 + near * (1 - s)))
 
         return (gx,)
 
@@ -206,12 +209,39 @@ class Softplus(Unary):
         return xp.logaddexp(x, 0)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * sigmoid(x),)
+        return (lambda: mul_grad(g, sigmoid(x)),)
 
 
-def logsigmoid(x: Operand[T]) -> T | Array:
-    """log(sigmoid(x)) = -softplus(-x), element by element: finite wherever x is."""
-    return neg(softplus(neg(x)))
+class LogSigmoid(Unary):
+    """y = log σ(x), σ(x) = 1 / (1 + e^-x): finite wherever x is
+
+    forward    y  = -ln(1 + e^-x)
+    backward   gx = g σ(-x)
+    """
+
+    name, signature, reads = "logsigmoid", "()->()", "x"
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return -xp.logaddexp(-x, 0)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: mul_grad(g, sigmoid(-x)),)
+
+
+class LogComplementSigmoid(Unary):
+    """y = log(1 - σ(x)), σ(x) = 1 / (1 + e^-x): finite wherever x is
+
+    forward    y  = -ln(1 + e^x)
+    backward   gx = -g σ(x)
+    """
+
+    name, signature, reads = "log_complement_sigmoid", "()->()", "x"
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return -xp.logaddexp(x, 0)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: -mul_grad(g, sigmoid(x)),)
 
 
 def hardtanh(x: Operand[T], low: float = -1.0, high: float = 1.0) -> T | Array:
@@ -221,3 +251,5 @@ def hardtanh(x: Operand[T], low: float = -1.0, high: float = 1.0) -> T | Array:
 
 relu, sigmoid, tanh = Relu(), Sigmoid(), Tanh()
 leaky_relu, elu, gelu, silu, softplus = LeakyRelu(), Elu(), Gelu(), Silu(), Softplus()
+logsigmoid, log_complement_sigmoid = LogSigmoid(), LogComplementSigmoid()
+sigmoid.log, sigmoid.log_complement = logsigmoid, log_complement_sigmoid

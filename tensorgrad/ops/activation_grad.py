@@ -8,6 +8,7 @@ from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Rules, Value
 from tensorgrad.core.operand import Binary
 from tensorgrad.kernels import common
+from tensorgrad.ops.elementwise import mul_grad
 
 __all__ = ["relu_grad", "sigmoid_grad", "tanh_grad"]
 
@@ -41,10 +42,10 @@ class SigmoidGrad(Binary):
     name, signature, reads = "sigmoid_grad", "(),()->()", "g s"
 
     def forward(self, xp: Xp, g: Array, s: Array) -> Array:
-        return g * s * (1 - s)
+        return mul_grad.forward(xp, g, s * (1 - s))
 
     def backward(self, h: Value, y: Value, g: Value, s: Value) -> Rules:
-        return lambda: sigmoid_grad(h, s), lambda: h * g * (1 - 2 * s)
+        return lambda: sigmoid_grad(h, s), lambda: mul_grad(mul_grad(h, g), 1 - 2 * s)
 
 
 class TanhGrad(Binary):
@@ -57,10 +58,10 @@ class TanhGrad(Binary):
     name, signature, reads = "tanh_grad", "(),()->()", "g t"
 
     def forward(self, xp: Xp, g: Array, t: Array) -> Array:
-        return g * (1 - t * t)
+        return mul_grad.forward(xp, g, 1 - t * t)
 
     def backward(self, h: Value, y: Value, g: Value, t: Value) -> Rules:
-        return lambda: tanh_grad(h, t), lambda: -2 * h * g * t
+        return lambda: tanh_grad(h, t), lambda: -2 * mul_grad(mul_grad(h, g), t)
 
 
 relu_grad, sigmoid_grad, tanh_grad = ReluGrad(), SigmoidGrad(), TanhGrad()

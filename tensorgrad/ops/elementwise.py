@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, namespace
-from tensorgrad.core.location import user_location
-from tensorgrad.core.node import Node
+from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, Ternary, Unary
-from tensorgrad.core.state import state
-from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
+from tensorgrad.kernels import common
 
 __all__ = [
-    "abs", "add", "astype", "cast", "clip", "div", "exp", "log", "maximum", "minimum", "mul", "neg", "power", "sign", "sub",
+    "abs", "add", "astype", "cast", "clip", "div", "div_grad", "maximum", "minimum", "mul", "mul_grad", "neg", "sign", "sub",
     "where",
 ]  # fmt: skip
 
@@ -84,7 +82,31 @@ class Mul(Binary):
         return xp.multiply(a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
-        return lambda: g * b, lambda: g * a
+        return lambda: mul_grad(g, b), lambda: mul_grad(g, a)
+
+
+class MulGrad(Binary):
+    """A gradient g times a derivative d: exactly 0 where g is 0, even where d is infinite or NaN.
+
+    What `where`, an index, a mask or a bound has left out of the result arrives here as g = 0. It has no influence, so it
+    contributes 0, also at a pole: 0 times infinity would be NaN.
+
+    forward    gx = g d,   0 where g = 0
+    backward   gg = h d,   gd = h g,   0 where h = 0          (h: the gradient of gx)
+    """
+
+    name, signature, symbol, reads = "mul_grad", "(),()->()", "×", "g d"
+
+    def __call__(self, g: Operand[T], d: Operand[T], /) -> T | Array:
+        if isinstance(d, (int, float)) and math.isfinite(d):
+            return mul(g, d) if isinstance(g, Tensor) else g * d
+        return self.apply(g, d)
+
+    def forward(self, xp: Xp, g: Array, d: Array) -> Array:
+        return common.mul_grad(g, d) if xp is np else xp.where(g == 0, g, g * d)
+
+    def backward(self, h: Value, y: Value, g: Value, d: Value) -> Rules:
+        return lambda: mul_grad(h, d), lambda: mul_grad(h, g)
 
 
 class Div(Binary):
@@ -102,39 +124,29 @@ class Div(Binary):
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         # g / b first: the square of a large or small b would overflow or vanish before the quotient does
-        return lambda: g / b, lambda: -(g / b) * (a / b)
+        return lambda: div_grad(g, b), lambda: -mul_grad(div_grad(g, b), a / b)
 
 
-class Power(Binary):
-    """y = a ** b. A real power: where a is negative, b has to be whole, and then b has no gradient there (NaN).
+class DivGrad(Binary):
+    """A gradient g divided by d: exactly 0 where g is 0, even where d is 0 or NaN; see MulGrad.
 
-    0 ** 0 is 1. At a = 0 the derivative with respect to b is 0 for b > 0, and taken as 0 for b = 0; that of a ** 0 with respect
-    to a is 0 everywhere.
-
-    forward    y  = a^b
-    backward   ga = g b a^(b-1),   gb = g y log(a)          (0 for b = 0, and 0 for a = 0 <= b)
+    forward    gx = g / d,   0 where g = 0
+    backward   gg = h / d,   gd = -h gx / d,   0 where h = 0          (h: the gradient of gx)
     """
 
-    name, signature, reads = "power", "(),()->()", "y a b"
+    name, signature, symbol, reads = "div_grad", "(),()->()", "÷", "y d"
     domain = (0.4, 3.0)
 
-    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
-        return xp.power(a, b)
+    def __call__(self, g: Operand[T], d: Operand[T], /) -> T | Array:
+        if isinstance(d, (int, float)) and d and not math.isnan(d):
+            return div(g, d) if isinstance(g, Tensor) else g / d
+        return self.apply(g, d)
 
-    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
-        def ga() -> Value:
-            if isinstance(b, (int, float)):
-                return g * (b * a ** (b - 1 if b else 0))
-            # 0 * 0^-1 would be NaN: where both are 0, a is taken as 1
-            return g * b * where(a == 0, b == 0, a) ** (b - 1)
+    def forward(self, xp: Xp, g: Array, d: Array) -> Array:
+        return common.div_grad(g, d) if xp is np else xp.where(g == 0, g, g / d)
 
-        def gb() -> Value:
-            if isinstance(a, (int, float)) and a > 0:
-                return g * y * math.log(a)
-            # 0 * log 0 would be NaN: where a is 0 and b is not negative, a is taken as 1
-            return g * y * log(where(a == 0, b >= 0, a))
-
-        return ga, gb
+    def backward(self, h: Value, y: Value, g: Value, d: Value) -> Rules:
+        return lambda: div_grad(h, d), lambda: -mul_grad(div_grad(h, d), y)
 
 
 class Abs(Unary):
@@ -151,7 +163,7 @@ class Abs(Unary):
         return xp.absolute(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * sign(x),)
+        return (lambda: mul_grad(g, sign(x)),)
 
 
 class Sign(Unary):
@@ -169,54 +181,6 @@ class Sign(Unary):
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (None,)
-
-
-class Exp(Unary):
-    """y = exp(x)
-
-    forward    y  = e^x
-    backward   gx = g y
-    """
-
-    name, signature, reads = "exp", "()->()", "y"
-
-    def forward(self, xp: Xp, x: Array) -> Array:
-        return xp.exp(x)
-
-    def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * y,)
-
-
-class Log(Op):
-    """y = log(x), the natural logarithm. Of a recorded softmax it is evaluated from the logits.
-
-    forward    y  = ln x
-    backward   gx = g / x
-    """
-
-    name, signature, reads = "log", "()->()", "x"
-    domain = (0.4, 3.0)
-
-    def __call__(self, x: Operand[T]) -> T | Array:
-        if isinstance(x, Tensor) and (node := x.node) is not None and node.op.log is not None and node.saved and state.fusing:
-            return self.of_result(x, node)
-        return self.apply(x)
-
-    def forward(self, xp: Xp, x: Array) -> Array:
-        return xp.log(x)
-
-    def of_result(self, p: Tensor, node: Node) -> Tensor:
-        """log p, recorded as such, but with the value that the argument of `node`, which made p, gives by `node.op.log`.
-
-        The new node keeps its output, so that fusion can make one node of the two.
-        """
-        assert node.op.log is not None
-        (z,) = node.saved
-        value = node.op.log.forward(namespace([z]), z, **node.attrs)
-        return wrap(value, Node(self, (node,), {}, (p._data,), value, value.shape, value.dtype, made=user_location()))
-
-    def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g / x,)
 
 
 class Where(Ternary):
@@ -371,8 +335,8 @@ class Cast(Op):
         return xp.asarray(x).astype(dtype)
 
 
-neg, add, sub, mul, div, power = Neg(), Add(), Sub(), Mul(), Div(), Power()
+neg, add, sub, mul, div = Neg(), Add(), Sub(), Mul(), Div()
+mul_grad, div_grad = MulGrad(), DivGrad()
 abs, sign = Abs(), Sign()
-exp, log = Exp(), Log()
 where, maximum, minimum, clip = Where(), Maximum(), Minimum(), Clip()
 astype, cast = AsType(), Cast()

@@ -1,4 +1,4 @@
-"""Mathematical functions of one argument; exp and log stand in elementwise.py, where the rule of a power needs them."""
+"""Mathematical functions of one argument; powers, exp and log stand in exponential.py."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Rules, Value
 from tensorgrad.core.operand import Unary
-from tensorgrad.ops.elementwise import clip, exp
+from tensorgrad.ops.elementwise import clip, div_grad, mul_grad
+from tensorgrad.ops.exponential import exp
 
 __all__ = [
-    "arccos", "arcsin", "arctan", "cos", "cosh", "erf", "expm1", "log1p", "log2", "reciprocal", "sin", "sinh", "sqrt", "square",
+    "arccos", "arcsin", "arctan", "cos", "cosh", "erf", "expm1", "log2", "reciprocal", "sin", "sinh", "sqrt", "square",
     "tan",
 ]  # fmt: skip
 
@@ -31,24 +32,7 @@ class Expm1(Unary):
         return xp.expm1(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * exp(x),)
-
-
-class Log1p(Unary):
-    """y = log(1 + x), exact near 0 too
-
-    forward    y  = ln(1 + x)
-    backward   gx = g / (1 + x)
-    """
-
-    name, signature, reads = "log1p", "()->()", "x"
-    domain = (-0.6, 2.0)
-
-    def forward(self, xp: Xp, x: Array) -> Array:
-        return xp.log1p(x)
-
-    def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g / (1 + x),)
+        return (lambda: mul_grad(g, exp(x)),)
 
 
 class Log2(Unary):
@@ -65,7 +49,7 @@ class Log2(Unary):
         return xp.log2(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g / (x * math.log(2)),)
+        return (lambda: div_grad(g, x * math.log(2)),)
 
 
 class Sqrt(Unary):
@@ -82,7 +66,7 @@ class Sqrt(Unary):
         return xp.sqrt(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g / (2 * y),)
+        return (lambda: div_grad(g, 2 * y),)
 
 
 class Square(Unary):
@@ -98,7 +82,7 @@ class Square(Unary):
         return xp.square(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * (2 * x),)
+        return (lambda: mul_grad(g, 2 * x),)
 
 
 class Reciprocal(Unary):
@@ -115,7 +99,7 @@ class Reciprocal(Unary):
         return xp.true_divide(1, x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: -(g * y) * y,)
+        return (lambda: -mul_grad(mul_grad(g, y), y),)
 
 
 class Sin(Unary):
@@ -131,7 +115,7 @@ class Sin(Unary):
         return xp.sin(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * cos(x),)
+        return (lambda: mul_grad(g, cos(x)),)
 
 
 class Cos(Unary):
@@ -147,7 +131,7 @@ class Cos(Unary):
         return xp.cos(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: -g * sin(x),)
+        return (lambda: -mul_grad(g, sin(x)),)
 
 
 class Tan(Unary):
@@ -164,7 +148,7 @@ class Tan(Unary):
         return xp.tan(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * (1 + y * y),)
+        return (lambda: mul_grad(g, 1 + y * y),)
 
 
 class Arcsin(Unary):
@@ -181,7 +165,7 @@ class Arcsin(Unary):
         return xp.arcsin(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g / sqrt((1 - x) * (1 + x)),)
+        return (lambda: div_grad(g, sqrt((1 - x) * (1 + x))),)
 
 
 class Arccos(Unary):
@@ -198,7 +182,7 @@ class Arccos(Unary):
         return xp.arccos(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: -g / sqrt((1 - x) * (1 + x)),)
+        return (lambda: -div_grad(g, sqrt((1 - x) * (1 + x))),)
 
 
 class Arctan(Unary):
@@ -216,7 +200,7 @@ class Arctan(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
             with np.errstate(over="ignore"):  # x² = inf gives the right limit, 0
-                return g / (1 + x * x)
+                return div_grad(g, 1 + x * x)
 
         return (gx,)
 
@@ -234,7 +218,7 @@ class Sinh(Unary):
         return xp.sinh(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * cosh(x),)
+        return (lambda: mul_grad(g, cosh(x)),)
 
 
 class Cosh(Unary):
@@ -250,7 +234,7 @@ class Cosh(Unary):
         return xp.cosh(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: g * sinh(x),)
+        return (lambda: mul_grad(g, sinh(x)),)
 
 
 class Erf(Unary):
@@ -280,7 +264,7 @@ class Erf(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
             near = clip(x, -40, 40)  # beyond, where x² might overflow, e^(-x²) is 0 in any case
-            return g * (exp(-near * near) * (2 / math.sqrt(math.pi)))
+            return mul_grad(g, exp(-near * near) * (2 / math.sqrt(math.pi)))
 
         return (gx,)
 
@@ -309,7 +293,7 @@ ERFC_Q = (
     4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
 )  # fmt: skip
 
-expm1, log1p, log2 = Expm1(), Log1p(), Log2()
+expm1, log2 = Expm1(), Log2()
 sqrt, square, reciprocal = Sqrt(), Square(), Reciprocal()
 sin, cos, tan = Sin(), Cos(), Tan()
 arcsin, arccos, arctan = Arcsin(), Arccos(), Arctan()

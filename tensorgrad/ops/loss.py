@@ -16,10 +16,15 @@ from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
-from tensorgrad.ops.elementwise import astype, exp
+from tensorgrad.ops.activation import log_complement_sigmoid, logsigmoid, sigmoid
+from tensorgrad.ops.elementwise import astype, mul_grad
+from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.shape import rows
 
-__all__ = ["log_softmax", "nll_loss", "one_hot", "softmax", "softmax_cross_entropy", "softmax_cross_entropy_grad"]
+__all__ = [
+    "log_softmax", "nll_loss", "one_hot", "sigmoid_cross_entropy", "sigmoid_cross_entropy_grad", "softmax",
+    "softmax_cross_entropy", "softmax_cross_entropy_grad",
+]  # fmt: skip
 
 
 class Softmax(Op):
@@ -47,7 +52,7 @@ class Softmax(Op):
         return e / e.sum(axis, keepdims=True)
 
     def backward(self, g: Value, y: Value, z: Value, *, axis: int) -> Rules:
-        return (lambda: y * (g - (g * y).sum(axis, keepdims=True)),)
+        return (lambda: mul_grad(g - mul_grad(g, y).sum(axis, keepdims=True), y),)
 
 
 class LogSoftmax(Op):
@@ -77,7 +82,7 @@ class LogSoftmax(Op):
         return y
 
     def backward(self, g: Value, y: Value, z: Value, *, axis: int) -> Rules:
-        return (lambda: g - exp(y) * g.sum(axis, keepdims=True),)
+        return (lambda: g - mul_grad(g.sum(axis, keepdims=True), exp(y)),)
 
 
 class OneHot(Op):
@@ -128,8 +133,8 @@ class NLLLoss(Op):
 class SoftmaxCrossEntropy(Op):
     """Softmax and cross-entropy of logits in one: what every derivation of it on paper ends with.
 
-    t      class indices (...), or the probabilities Y themselves (...,k); rows of Y that do not sum to 1 are allowed, then
-           dz has softmax(z) sum(Y) in place of softmax(z)
+    t      class indices (...), or the probabilities Y themselves (...,k), of any dtype: the shape says which. Rows of Y that
+           do not sum to 1 are allowed, then dz has softmax(z) sum(Y) in place of softmax(z)
     scale  how much a sample counts, in place of the 1/m of the mean
     logp   log_softmax(z), when it has been computed already
 
@@ -150,12 +155,15 @@ class SoftmaxCrossEntropy(Op):
 
     def forward(self, xp: Xp, z: Array, t: Array, logp: Array | None = None, *, scale: float | None) -> Array:
         logp = log_softmax.forward(xp, z, axis=-1) if logp is None else logp
-        if t.dtype.kind != "f":
+        if not is_soft(t, z):
             t = check_labels(self.name, t, z.shape[-1], z.shape[:-1])
             return -pick(xp, logp, t).sum() * scale_of(z, scale)
         if t.shape != z.shape:
             raise ValueError("probabilities and logits differ")  # where the product would broadcast
-        return -xp.vdot(t, logp) * scale_of(z, scale)
+        total = xp.vdot(t, logp) if xp is np else np.nan
+        if not np.isfinite(total):  # a probability of 0 counts nothing, even of a logit of -inf
+            total = mul_grad.forward(xp, t, logp).sum()
+        return -total * scale_of(z, scale)
 
     def backward(self, g: Value, y: Value, z: Value, t: Value, logp: Value | None = None, *, scale: float | None) -> Rules:
         def gz() -> Value:
@@ -188,7 +196,7 @@ class SoftmaxCrossEntropyGrad(Op):
         if type(logp) is np.ndarray and (fast := common.cross_entropy_grad(logp, t, g * scale)) is not None:
             return fast
         dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # so that `rows` below is a view
-        if t.dtype.kind == "f":
+        if is_soft(t, logp):
             dz *= t.sum(-1, keepdims=True)
             dz -= t
         else:
@@ -200,14 +208,77 @@ class SoftmaxCrossEntropyGrad(Op):
         return dz
 
     def backward(self, h: Value, y: Value, g: Value, logp: Value, t: Value, *, scale: float) -> Rules:
-        soft = t.dtype.kind == "f"
+        soft = is_soft(t, logp)
         target = t if soft else one_hot(t, logp.shape[-1], logp.dtype)
         total = t.sum(-1, keepdims=True) if soft else 1
         return (
-            lambda: (h * (exp(logp) * total - target)).sum() * scale,
-            lambda: h * exp(logp) * (g * scale) * total,
+            lambda: mul_grad(h, exp(logp) * total - target).sum() * scale,
+            lambda: mul_grad(h * (g * scale), exp(logp)) * total,
             None,
         )
+
+
+class SigmoidCrossEntropy(Op):
+    """The logistic loss of logits: what a derivation of logistic regression on paper ends with.
+
+    a, b    what the two sides count, of the shape of z: t and 1 - t for targets t, times weights if there are any
+    scale   c, how much an element counts: 1/m for the mean of m
+
+    forward    L  = -c sum(a ln σ(z) + b ln(1 - σ(z)))            σ(z) = 1 / (1 + e^-z)
+    backward   dz = g c ((a + b) σ(z) - a),   which is g c (σ(z) - t) for a = t, b = 1 - t
+    """
+
+    name, signature, reads = "sigmoid_cross_entropy", "(...),(...),(...)->()", "z a b"
+    data = "a b"
+
+    def __call__(self, z: Operand[T], a: Operand[T], b: Operand[T], *, scale: float) -> T | Array:
+        return self.apply(z, a, b, scale=scale)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (z, a, b), _ = super().sample(rng, sizes)
+        return (z, np.abs(a), np.abs(b)), {"scale": 0.7}
+
+    def forward(self, xp: Xp, z: Array, a: Array, b: Array, *, scale: float) -> Array:
+        if not z.shape == a.shape == b.shape:
+            raise ValueError("logits and what they count differ")  # where the products would broadcast
+        positive = mul_grad.forward(xp, a, logsigmoid.forward(xp, z))
+        return (positive + mul_grad.forward(xp, b, log_complement_sigmoid.forward(xp, z))).sum() * -scale
+
+    def backward(self, g: Value, y: Value, z: Value, a: Value, b: Value, *, scale: float) -> Rules:
+        return (lambda: sigmoid_cross_entropy_grad(g, z, a, b, scale=scale), None, None)
+
+
+class SigmoidCrossEntropyGrad(Op):
+    """The gradient of the logistic loss with respect to the logits, element by element.
+
+    forward    dz = g c ((a + b) σ(z) - a) = g c (b σ(z) - a σ(-z))          (c: scale; the latter is exact in both tails)
+    backward   gg = h dz / g,   gz = h g c (a + b) σ(z) σ(-z)                (h: the gradient of dz)
+    """
+
+    name, signature, reads = "sigmoid_cross_entropy_grad", "(),(),(),()->()", "g z a b"
+    data = "a b"
+
+    def __call__(self, g: Operand[T], z: Operand[T], a: Operand[T], b: Operand[T], *, scale: float) -> T | Array:
+        return self.apply(g, z, a, b, scale=scale)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (g, z, a, b), _ = super().sample(rng, sizes)
+        return (g, z, np.abs(a), np.abs(b)), {"scale": 0.7}
+
+    def forward(self, xp: Xp, g: Array, z: Array, a: Array, b: Array, *, scale: float) -> Array:
+        return g * scale * (b * sigmoid.forward(xp, z) - a * sigmoid.forward(xp, -z))
+
+    def backward(self, h: Value, y: Value, g: Value, z: Value, a: Value, b: Value, *, scale: float) -> Rules:
+        def gz() -> Value:
+            slope = h * g * scale * (sigmoid(z) * sigmoid(-z))
+            return a * slope + b * slope  # a + b of small integers could overflow
+
+        return lambda: h * (scale * (b * sigmoid(z) - a * sigmoid(-z))), gz, None, None
+
+
+def is_soft(t: Value, z: Value) -> bool:
+    """Whether the target t of logits z is probabilities, not class indices: it has an axis of classes, too."""
+    return t.ndim == z.ndim
 
 
 def scale_of(z: Value, scale: float | None) -> float:
@@ -245,3 +316,4 @@ softmax, log_softmax = Softmax(), LogSoftmax()
 softmax.log = log_softmax
 one_hot, nll_loss = OneHot(), NLLLoss()
 softmax_cross_entropy, softmax_cross_entropy_grad = SoftmaxCrossEntropy(), SoftmaxCrossEntropyGrad()
+sigmoid_cross_entropy, sigmoid_cross_entropy_grad = SigmoidCrossEntropy(), SigmoidCrossEntropyGrad()

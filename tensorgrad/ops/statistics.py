@@ -15,8 +15,9 @@ from tensorgrad.core.signature import Axis, Shape
 from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
-from tensorgrad.ops.compare import equal, isfinite
-from tensorgrad.ops.elementwise import astype, exp, where
+from tensorgrad.ops.compare import equal
+from tensorgrad.ops.elementwise import astype, mul_grad, where
+from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
@@ -89,7 +90,7 @@ class LogSumExp(Reduction):
     """log of the sum of e^x, without overflow; -inf where every x is.
 
     forward    y  = log sum e^x over axis
-    backward   gx = g e^(x - y)
+    backward   gx = g e^(x - y),   g where x and y are +inf, 0 where they are -inf
     """
 
     name, reads = "logsumexp", "x y"
@@ -108,7 +109,8 @@ class LogSumExp(Reduction):
         def gx() -> Value:
             shape = kept(x.shape, axis)
             top = reshape(y, shape)
-            return reshape(g, shape) * exp(x - where(isfinite(top), top, 0.0))
+            share = exp(where(equal(x, math.inf), 0.0, x - where(equal(top, -math.inf), 0.0, top)))
+            return mul_grad(reshape(g, shape), share)
 
         return (gx,)
 

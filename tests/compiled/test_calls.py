@@ -206,6 +206,7 @@ def functions() -> dict[str, list[tuple[str, str]]]:
             found[name] = [(a, b) for a, b in kinds if {*a, *b} <= known]  # type: ignore[misc]
     found["where"] = [(f"?{c}{c}", c) for c in "?" + INTS + FLOATS]
     found["relu_grad"] = [(c + c, c) for c in "fd"]
+    found["mul_grad"] = found["div_grad"] = [("ff", "f"), ("dd", "d"), ("fd", "d"), ("df", "d"), ("ee", "e"), ("di", "d")]
     return found
 
 
@@ -213,6 +214,8 @@ FUNCTIONS = functions()
 ORACLES: dict[str, Callable[..., Any]] = {
     "where": lambda c, a, b: np.where(c, a, b),
     "relu_grad": lambda g, unit: np.where(unit > 0, g, np.zeros((), g.dtype)),
+    "mul_grad": lambda g, d: np.where(np.equal(g, 0), 0, np.multiply(g, d)),
+    "div_grad": lambda g, d: np.where(np.equal(g, 0), 0, np.divide(g, d)),
 }
 SHAPES = [((3, 4),) * 3, ((),) * 3, ((0, 4),) * 3, ((3, 4), (4,), (3, 1)), ((3, 1), (1, 4), ()), ((2, 3, 5), (3, 5), (5,))]
 
@@ -266,7 +269,7 @@ def test_errors_that_are_meant_are_quiet_and_others_are_not() -> None:
 
 
 UNARY = ["negative", "absolute", "square", "sqrt", "reciprocal", "exp", "tanh"]
-BINARY = ["add", "subtract", "multiply", "divide", "maximum", "minimum", "relu_grad"]
+BINARY = ["add", "subtract", "multiply", "divide", "maximum", "minimum", "relu_grad", "mul_grad", "div_grad"]
 COMPARED = ["greater", "less_equal", "equal", "not_equal"]
 
 

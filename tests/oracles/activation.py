@@ -35,4 +35,6 @@ ORACLES = {
     "gelu": gelu,
     "silu": lambda x: x * special.expit(x),
     "softplus": lambda x: -special.log_expit(-x),
+    "logsigmoid": special.log_expit,
+    "log_complement_sigmoid": lambda x: special.log_expit(-x),
 }

@@ -23,6 +23,10 @@ def cross_entropy_grad(g: np.ndarray, logp: np.ndarray, t: np.ndarray, *, scale:
     return scale * g * (np.exp(logp) * y.sum(-1, keepdims=True) - y)
 
 
+def logistic(z: np.ndarray, a: np.ndarray, b: np.ndarray, *, scale: float) -> Any:
+    return -scale * (a * special.log_expit(z) + b * special.log_expit(-z)).sum()
+
+
 ORACLES = {
     "softmax": lambda z, axis: special.softmax(z, axis=axis) if z.size else z,
     "log_softmax": lambda z, axis: special.log_softmax(z, axis=axis) if z.size else z,
@@ -30,4 +34,6 @@ ORACLES = {
     "nll_loss": lambda logp, t: -(rows(t, logp) * logp).sum() / max(t.size, 1),
     "softmax_cross_entropy": cross_entropy,
     "softmax_cross_entropy_grad": cross_entropy_grad,
+    "sigmoid_cross_entropy": logistic,
+    "sigmoid_cross_entropy_grad": lambda g, z, a, b, scale: g * scale * ((a + b) * special.expit(z) - a),
 }

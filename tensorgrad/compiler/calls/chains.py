@@ -186,4 +186,7 @@ def function_of(xp: Any, name: str) -> Callable[..., Array]:
     """CuPy's function for a step of a chain."""
     if name == "relu_grad":
         return lambda g, unit: xp.where(unit > 0, g, 0)
+    if name in ("mul_grad", "div_grad"):
+        plain = xp.multiply if name == "mul_grad" else xp.divide
+        return lambda g, d: xp.where(g == 0, g, plain(g, d))
     return getattr(xp, name)  # type: ignore[no-any-return]

@@ -71,6 +71,8 @@ EXPRESSIONS = {
     "isfinite": ("biuf", "{0} - {0} == 0"),
     "where": ("biuf", "{0} != 0 ? {1} : {2}"),
     "relu_grad": ("f", "{1} > 0 ? {0} : 0"),
+    "mul_grad": ("f", "{0} != 0 ? {0} * {1} : 0"),
+    "div_grad": ("f", "{0} != 0 ? {0} / {1} : 0"),
     "logaddexp": ("f", "logaddexp({0}, {1})"),
     **{name: ("f", f"{name}({{0}})") for name in ("exp", "expm1", "log", "log1p", "log2", "sqrt", "floor", "ceil", "trunc")},
     **{name: ("f", f"{name}({{0}})") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
@@ -153,7 +155,8 @@ def loop_dtypes(function: str, given: list[Any]) -> list[np.dtype[Any]]:
         condition = given[0] if isinstance(given[0], np.dtype) else np.dtype(type(given[0]))
         return [condition, *[np.result_type(*given[1:])] * 2]
     kinds = [a if isinstance(a, np.dtype) else type(a) for a in given]
-    return list(getattr(np, function).resolve_dtypes((*kinds, None))[:-1])
+    ufunc = getattr(np, {"mul_grad": "multiply", "div_grad": "divide"}.get(function, function))
+    return list(ufunc.resolve_dtypes((*kinds, None))[:-1])
 
 
 def literal(value: float, dtype: np.dtype[Any]) -> str:

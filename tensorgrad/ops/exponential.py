@@ -1,0 +1,159 @@
+"""Powers, exponentials and logarithms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tensorgrad.core.backend import Array, Xp, namespace, on
+from tensorgrad.core.location import user_location
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op, Rules, Value
+from tensorgrad.core.operand import Binary, Operand, T, Unary
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.ops.elementwise import add, div_grad, mul_grad, neg, sub, where
+
+__all__ = ["exp", "log", "log1p", "power"]
+
+
+class Power(Binary):
+    """y = a ** b. A real power: where a is negative, b has to be whole, and then b has no gradient there (NaN).
+
+    0 ** 0 is 1. At a = 0 the derivative with respect to b is 0 for b > 0, and taken as 0 for b = 0; that of a ** 0 with respect
+    to a is 0 everywhere.
+
+    forward    y  = a^b
+    backward   ga = g b a^(b-1),   gb = g y log(a)          (0 for b = 0, and 0 for a = 0 <= b)
+    """
+
+    name, signature, reads = "power", "(),()->()", "y a b"
+    domain = (0.4, 3.0)
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.power(a, b)
+
+    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        def ga() -> Value:
+            if isinstance(b, (int, float)):
+                return mul_grad(g, b * a ** (b - 1 if b else 0))
+            # 0 * 0^-1 would be NaN: where both are 0, a is taken as 1
+            return mul_grad(g, b * where(a == 0, b == 0, a) ** (b - 1))
+
+        def gb() -> Value:
+            if isinstance(a, (int, float)) and a > 0:
+                return mul_grad(g, y) * math.log(a)
+            # 0 * log 0 would be NaN: where a is 0 and b is not negative, a is taken as 1
+            return mul_grad(g, y * log(where(a == 0, b >= 0, a)))
+
+        return ga, gb
+
+
+class Exp(Unary):
+    """y = exp(x)
+
+    forward    y  = e^x
+    backward   gx = g y
+    """
+
+    name, signature, reads = "exp", "()->()", "y"
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.exp(x)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: mul_grad(g, y),)
+
+
+class Logarithm(Op):
+    """A logarithm. Of a softmax or a sigmoid that was recorded it is evaluated from the logits, which does not underflow."""
+
+    signature, reads = "()->()", "x"
+
+    def __call__(self, x: Operand[T]) -> T | Array:
+        if isinstance(x, Tensor) and x.node is not None and state.fusing and (found := closed_form(self, x.node)) is not None:
+            op, node, _ = found
+            if node.saved:
+                return self.of_result(x, op, node)
+        return self.apply(x)
+
+    def of_result(self, p: Tensor, op: Op, node: Node) -> Tensor:
+        """The logarithm of p, recorded as such, but with the value that `op` gives of the logits that `node` kept.
+
+        The new node keeps its output, so that fusion can make one node of it and of those that made p.
+        """
+        (z,) = node.saved
+        with on(z):
+            value = op.forward(namespace([z]), z, **node.attrs)
+        return wrap(value, Node(self, (p.node,), {}, (p._data,), value, value.shape, value.dtype, made=user_location()))
+
+
+class Log(Logarithm):
+    """y = log(x), the natural logarithm. Of a recorded softmax or sigmoid it is evaluated from the logits.
+
+    forward    y  = ln x
+    backward   gx = g / x
+    """
+
+    name = "log"
+    domain = (0.4, 3.0)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.log(x)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: div_grad(g, x),)
+
+
+class Log1p(Logarithm):
+    """y = log(1 + x), exact near 0 too; log1p(-p) of a recorded sigmoid p is evaluated from the logits.
+
+    forward    y  = ln(1 + x)
+    backward   gx = g / (1 + x)
+    """
+
+    name = "log1p"
+    domain = (-0.6, 2.0)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        return xp.log1p(x)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: div_grad(g, 1 + x),)
+
+
+def closed_form(logarithm: Op, node: Node) -> tuple[Op, Node, tuple[Node, ...]] | None:
+    """How a logarithm of the result of `node` is evaluated without underflow: the op, the node of whose argument it is, and
+    the nodes between that one and the logarithm. None if there is no such way."""
+    if logarithm is log and node.op.log is not None:
+        return node.op.log, node, ()
+    between: tuple[Node, ...] = ()
+    if logarithm is log:
+        between = complement_of(node)
+    elif logarithm is log1p and node.op is neg:
+        between = (node,)
+    inner = next((source for source in between[-1].inputs if isinstance(source, Node)), None) if between else None
+    if inner is None or inner.op.log_complement is None:
+        return None
+    return inner.op.log_complement, inner, between
+
+
+def complement_of(node: Node) -> tuple[Node, ...]:
+    """The nodes that make 1 - p of p, `node` first; () if it is none: 1 - p, 1 + -p, -p + 1 or -(p - 1)."""
+    if node.op is sub and is_one(node.inputs[0]):
+        return (node,)
+    for one, other in (node.inputs, node.inputs[::-1]) if node.op is add else ():
+        if is_one(one) and isinstance(other, Node) and other.op is neg:
+            return node, other
+    if node.op is neg and isinstance(inner := node.inputs[0], Node) and inner.op is sub and is_one(inner.inputs[1]):
+        return node, inner
+    return ()
+
+
+def is_one(x: Any) -> bool:
+    """Whether x is the number 1; an array may change until a compiled step reads it again."""
+    return isinstance(x, (int, float)) and x == 1
+
+
+power = Power()
+exp, log, log1p = Exp(), Log(), Log1p()
