@@ -753,7 +753,7 @@ def test_sums_of_products_are_dot_products() -> None:
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-13)
     names = [call.name for call in compiled.plan.calls]
     assert names.count("dot") == 1
-    assert names[-1] == "multiply·add·multiply·add"  # the penalty's gradient, which is added to the other one
+    assert names[-1] == "mul_grad·add·mul_grad·add"  # the penalty's gradient, which is added to the other one
 
 
 def test_arguments_are_let_go() -> None:

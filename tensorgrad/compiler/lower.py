@@ -297,7 +297,7 @@ class Lowering:
         (p,) = node.inputs
         p = self.trace.source(p) if isinstance(p, (Node, Tensor)) else p
         found = closed_form(node.op, p) if isinstance(p, Node) else None
-        if found is None or node.out is None:
+        if found is None:
             return self.elementwise(node, inputs)
         op, last, _ = found
         value = Value(node.shape, node.dtype, "fresh", node=node)

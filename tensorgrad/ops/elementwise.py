@@ -11,7 +11,6 @@ import numpy as np
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, Ternary, Unary
-from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
 from tensorgrad.kernels import common
 
@@ -99,7 +98,7 @@ class MulGrad(Binary):
 
     def __call__(self, g: Operand[T], d: Operand[T], /) -> T | Array:
         if isinstance(d, (int, float)) and math.isfinite(d):
-            return mul(g, d) if isinstance(g, Tensor) else g * d
+            return mul(g, d)
         return self.apply(g, d)
 
     def forward(self, xp: Xp, g: Array, d: Array) -> Array:
@@ -139,7 +138,7 @@ class DivGrad(Binary):
 
     def __call__(self, g: Operand[T], d: Operand[T], /) -> T | Array:
         if isinstance(d, (int, float)) and d and not math.isnan(d):
-            return div(g, d) if isinstance(g, Tensor) else g / d
+            return div(g, d)
         return self.apply(g, d)
 
     def forward(self, xp: Xp, g: Array, d: Array) -> Array:

@@ -197,7 +197,7 @@ class SoftmaxCrossEntropyGrad(Op):
             return fast
         dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # so that `rows` below is a view
         if is_soft(t, logp):
-            dz *= t.sum(-1, keepdims=True)
+            dz *= t.sum(-1, keepdims=True, dtype=dz.dtype)
             dz -= t
         else:
             if xp is np:  # CuPy wraps indices around, and looks at labels in the loss itself
@@ -209,8 +209,8 @@ class SoftmaxCrossEntropyGrad(Op):
 
     def backward(self, h: Value, y: Value, g: Value, logp: Value, t: Value, *, scale: float) -> Rules:
         soft = is_soft(t, logp)
-        target = t if soft else one_hot(t, logp.shape[-1], logp.dtype)
-        total = t.sum(-1, keepdims=True) if soft else 1
+        target = astype(t, logp.dtype) if soft else one_hot(t, logp.shape[-1], logp.dtype)
+        total = target.sum(-1, keepdims=True) if soft else 1
         return (
             lambda: mul_grad(h, exp(logp) * total - target).sum() * scale,
             lambda: mul_grad(h * (g * scale), exp(logp)) * total,
@@ -278,7 +278,7 @@ class SigmoidCrossEntropyGrad(Op):
 
 def is_soft(t: Value, z: Value) -> bool:
     """Whether the target t of logits z is probabilities, not class indices: it has an axis of classes, too."""
-    return t.ndim == z.ndim
+    return len(t.shape) == len(z.shape)
 
 
 def scale_of(z: Value, scale: float | None) -> float:

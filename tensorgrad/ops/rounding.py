@@ -9,6 +9,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
+from tensorgrad.ops.elementwise import mul_grad
 
 __all__ = ["ceil", "floor", "floordiv", "mod", "round", "trunc"]
 
@@ -85,7 +86,7 @@ class Mod(Binary):
         return xp.remainder(a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
-        return lambda: g, lambda: -g * (a // b)
+        return lambda: g, lambda: -mul_grad(g, a // b)
 
 
 class FloorDiv(Binary):

@@ -16,7 +16,7 @@ from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal
-from tensorgrad.ops.elementwise import astype, mul_grad, where
+from tensorgrad.ops.elementwise import astype, div_grad, mul_grad, where
 from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
@@ -132,7 +132,7 @@ class Norm(Reduction):
         def gx() -> Value:
             shape = kept(x.shape, axis)
             length = reshape(y, shape)
-            return x * (reshape(g, shape) / where(equal(length, 0), 1.0, length))
+            return mul_grad(div_grad(reshape(g, shape), where(equal(length, 0), 1.0, length)), x)
 
         return (gx,)
 
