@@ -13,6 +13,7 @@ import tensorgrad
 from tensorgrad import Tensor, nn, ops
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY, Op
+from tests.compiled import kernels
 
 HOSTILE = (0.0, -0.0, 5e-324, -1e-300, 1e-300, 1.0, -1.0, -3.0, 1e30, 1e300, -1e300, np.inf, -np.inf, np.nan)
 GUARDS: dict[str, Callable[[Any, Any], Any]] = {  # from a result and where it is kept to what is kept of it
@@ -86,6 +87,30 @@ def test_an_element_that_is_left_out(op: Op, args: list[np.ndarray], attrs: dict
                         continue
                     assert g.data[0] == 0, f"{name} at {value}: {g}"
                     np.testing.assert_allclose(g.data[1], h.data[0], rtol=1e-14, err_msg=f"{name} at {value}")
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize(("op", "args", "attrs"), CASES)
+def test_compiled(op: Op, args: list[np.ndarray], attrs: dict[str, Any], numba: bool) -> None:
+    """In a compiled step as outside of it: what is left out gets 0, the rest the same bits or nearly so."""
+    n = 2 * len(HOSTILE)
+    keep = np.arange(n) >= len(HOSTILE)
+
+    def step(*given: Any) -> tuple[Tensor, ...]:
+        loss = ops.where(keep, op.apply(*given, **attrs), 0.0).sum()
+        wanted = [t for t in given if isinstance(t, Tensor) and t.requires_grad]
+        return (loss, *(g for g in tensorgrad.grad(loss, wanted, allow_unused=True) if g is not None))
+
+    with kernels(numba):
+        compiled = tensorgrad.compile(step)
+        for hostile in (False, False, True):
+            given = [a[np.arange(n) % 2] for a in args]
+            if hostile:
+                given = [np.where(keep, a, [*HOSTILE, *HOSTILE]) if a.dtype.kind == "f" else a for a in given]
+            tensors = [a if op.is_data(i) else Tensor(a, True) for i, a in enumerate(given)]
+            for found, expected in zip(compiled(*tensors), step(*tensors), strict=True):
+                np.testing.assert_allclose(found.data, expected.data, rtol=1e-13)
+                assert not (hostile and found.ndim and found.data[~keep].any())
 
 
 @pytest.mark.parametrize(("op", "args", "attrs"), CASES)
