@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
 
+from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, is_whole, number, room_for, sizes, whole, wholes
 from tensorgrad.core.backend import Array, Numbers, Xp, beside, check, is_array, namespace, on_gpu
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import state
+from tensorgrad.core.state import named, scoped, shown, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import LabelError, ShapeError
-from tensorgrad.ops.elementwise import where
+from tensorgrad.errors import DTypeError, LabelError, OutOfRangeError, ShapeError
+from tensorgrad.ops.elementwise import astype, where
+from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
 
 __all__ = [
@@ -35,7 +38,7 @@ class GetItem(Op):
 
     def __call__(self, x: Operand[T], index: Any) -> T | Array:
         index = followed(index)
-        if any(isinstance(i, Tensor) for i in (index if isinstance(index, tuple) else (index,))):
+        if has_tensors(index):
             return gather(x, index)
         return self.apply(x, index=placed(frozen(index), x))
 
@@ -68,16 +71,18 @@ class Put(Op):
     moves = True
 
     def __call__(self, x: Operand[T], index: Any, shape: Sequence[int]) -> T | Array:
-        return self.apply(x, index=placed(frozen(index), x), shape=tuple(shape))
+        shape = sizes(self.name, shape)
+        room_for(self.name, shape, 8)
+        return self.apply(x, index=placed(frozen(index), x), shape=shape)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (whole,), attrs = getitem.sample(rng, sizes)
         return (self.values(rng, whole[attrs["index"]].shape),), {**attrs, "shape": whole.shape}
 
     def forward(self, xp: Xp, x: Array, *, index: Any, shape: Shape) -> Array:
+        x = xp.asarray(x)
         y = xp.zeros(shape, x.dtype)
-        parts = index if isinstance(index, tuple) else (index,)
-        if all(i.dtype == bool for i in parts if is_array(i)):  # nothing is named twice
+        if not may_repeat(index):
             y[index] = x
         else:
             xp.add.at(y, index, x)
@@ -96,15 +101,11 @@ class Gather(Op):
     """
 
     name, signature, symbol, reads, data = "gather", "(*),(*)->(*)", "[ ]", "indices", "indices"
-    moves = True
+    moves, public = True, "getitem"
 
     def __call__(self, x: Operand[T], *indices: Any, index: Any = None) -> T | Array:
         if index is None:
-            index, indices = taken_out(indices[0])
-            if state.trace is not None:
-                for mask in indices:
-                    if isinstance(mask, Tensor) and mask.dtype == bool:
-                        state.trace.refuse(mask, "an index of booleans, whose number of True is a shape,")
+            index, indices = taken_out(self.public, indices[0])
         return self.apply(x, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -133,7 +134,7 @@ class Lookup(Binary):
     """
 
     name, signature, symbol, reads, data = "lookup", "(rows,dim),(*)->(*)", "[ ]", "t", "t"
-    moves = True
+    moves, public = True, "embedding"
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         rows, columns = max(int(rng.choice(sizes)), 1), int(rng.choice(sizes))
@@ -161,7 +162,7 @@ class Scatter(Op):
     """
 
     name, signature, symbol, reads, data = "scatter", "(*),(*)->(*)", "[ ]=", "indices", "indices"
-    moves = True
+    moves, public = True, "put"
 
     def __call__(self, x: Operand[T], *indices: Any, index: Any, shape: Sequence[int]) -> T | Array:
         return self.apply(x, *indices, index=index, shape=tuple(shape))
@@ -179,35 +180,147 @@ class Scatter(Op):
 
 
 class SetItem(Op):
-    """x with v, broadcast, at an index: what `x[index] = v` makes of x. Of an element named twice the last v stays.
+    """x with v, broadcast, at an index: what `x[index] = v` makes of x. Of an element named twice the last v stays, in the order
+    of rows, and the earlier ones have no gradient.
 
     forward    y  = x, y[index] = v
-    backward   gx = g with zeros at index,   gv = g[index]
+    backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
     """
 
     name, signature, symbol = "setitem", "(),(*)->()", "[ ]="
     moves = True
 
     def __call__(self, x: Operand[T], v: Operand[T], index: Any) -> T | Array:
-        return self.apply(x, v, index=placed(frozen(index), x))
+        index = followed(index)
+        if not has_tensors(index):
+            return self.apply(x, v, index=placed(frozen(index), x))
+        if isinstance(index, Tensor) and index.dtype == bool and (fits := beneath(index, x, v)) is not None:
+            return where(*fits)
+        index, indices = taken_out(self.name, index)
+        return assign(x, v, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (x,), _ = getitem.sample(rng, sizes)
-        index = tuple(slice(0, max(n - 1, 1)) for n in x.shape)
-        return (x, self.values(rng, x[index].shape)), {"index": index}
+        (x,), attrs = getitem.sample(rng, sizes)
+        part = x[attrs["index"]].shape
+        return (x, self.values(rng, tuple(n if rng.random() < 0.7 else 1 for n in part[rng.integers(len(part) + 1) :]))), attrs
 
     def forward(self, xp: Xp, x: Array, v: Array, *, index: Any) -> Array:
         y = xp.array(x)
-        y[index] = v
+        write(xp, y, index, v)
         return y
 
     def backward(self, g: Value, y: Value, x: Value, v: Value, *, index: Any) -> Rules:
-        def gx() -> Value:
-            keep = namespace([raw(g)]).ones(x.shape, bool)
-            keep[index] = False
-            return where(keep, g, 0.0)
+        def gv() -> Value:
+            gv = getitem(g, index)
+            if may_repeat(index):
+                outline, arrays = taken_out(self.name, index)
+                stays = last_named(*arrays, index=outline, shape=y.shape)
+                gv = gv if stays.all() else where(stays, gv, 0)
+            return with_axes(gv, v.ndim)
 
-        return gx, lambda: getitem(g, index)
+        return lambda: setitem(g, 0.0, index), gv
+
+
+class Assign(Op):
+    """`setitem` where the index has Tensors of integers or booleans in it, which are data. `index` has the AT of each in its
+    place.
+
+    forward    y  = x, y[index] = v
+    backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
+    """
+
+    name, signature, symbol, reads, data = "assign", "(*),(*),(*)->(*)", "[ ]=", "indices", "indices"
+    moves, public = True, "setitem"
+
+    def __call__(self, x: Operand[T], v: Operand[T], *indices: Any, index: Any) -> T | Array:
+        return self.apply(x, v, *indices, index=index)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x, *indices), attrs = gather.sample(rng, sizes)
+        part = x[put_in(attrs["index"], tuple(indices))].shape
+        return (x, self.values(rng, part[rng.integers(len(part) + 1) :]), *indices), attrs
+
+    def forward(self, xp: Xp, x: Array, v: Array, *indices: Array, index: Any) -> Array:
+        y = xp.array(x)
+        write(xp, y, put_in(index, indices), v)
+        return y
+
+    def backward(self, g: Value, y: Value, x: Value, v: Value, *indices: Value, index: Any) -> Rules:
+        def gv() -> Value:
+            stays = last_named(*indices, index=index, shape=y.shape)
+            return with_axes(where(stays, gather(g, *indices, index=index), 0), v.ndim)
+
+        return lambda: assign(g, 0.0, *indices, index=index), gv, *[None] * len(indices)
+
+
+class LastNamed(Op):
+    """For each element that an index takes of an array of a shape, whether it is not named again further on, in the order of
+    rows. No gradient.
+
+    forward    y  = [what would be written there stays]
+    """
+
+    name, signature, data = "last_named", "(*)->(*)", "indices"
+    public = "setitem"
+
+    def __call__(self, *indices: Any, index: Any, shape: Shape) -> Any:
+        return self.apply(*indices, index=index, shape=tuple(shape))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x, *indices), attrs = gather.sample(rng, sizes)
+        return tuple(indices), {**attrs, "shape": x.shape}
+
+    def forward(self, xp: Xp, *indices: Array, index: Any, shape: Shape) -> Array:
+        at = put_in(index, indices)
+        taken, last = numbered(xp, at, shape)
+        return last[at] == taken
+
+
+def may_repeat(index: Any) -> bool:
+    """Whether an index can name an element twice: whether there are arrays of integers in it."""
+    return any(is_array(i) and i.dtype != bool for i in (index if isinstance(index, tuple) else (index,)))
+
+
+def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
+    """0, 1, 2, ... for the elements that an index takes of an array of a shape, in the order of rows, and that array: in each
+    element the largest of the numbers by which it is named, -1 where it is not."""
+    last = xp.full(shape, -1)
+    part = last[index].shape
+    taken = xp.arange(math.prod(part)).reshape(part)
+    if xp is np:
+        last[index] = taken  # one after the other, since all of it lies in that order
+    else:  # on a GPU anyone may come last
+        xp.maximum.at(last, index, taken)
+    return taken, last
+
+
+def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
+    """y[index] = v, in place. Of an element named twice the last v stays, in the order of rows, however v lies in memory."""
+    if np.ndim(v) and may_repeat(index):
+        if xp is np:
+            part = y[index].shape
+        else:
+            taken, last = numbered(xp, index, y.shape)
+            part = taken.shape
+        v = xp.broadcast_to(v.reshape(v.shape[v.ndim - len(part) :]) if v.ndim > len(part) else v, part)
+        v = xp.array(v, order="C") if xp is np else v.reshape(-1)[last[index]]
+    y[index] = v
+
+
+def with_axes(x: Value, ndim: int) -> Value:
+    """x with axes of size 1 before its own, so that there are `ndim`: what is written may have them, as in NumPy."""
+    return x if x.ndim >= ndim else reshape(x, (1,) * (ndim - x.ndim) + tuple(x.shape))
+
+
+def beneath(mask: Tensor, x: Any, v: Any) -> tuple[Any, Any, Any] | None:
+    """x[mask] = v as the arguments of `where`; None if the shape of v depends on how many elements the mask takes."""
+    shape, rest = shape_of(x), len(shape_of(x)) - mask.ndim
+    if mask.shape != shape[: mask.ndim] or len(shape_of(v)) > rest:
+        return None
+    dtype = raw(x).dtype if is_array(raw(x)) else raw(v).dtype
+    if getattr(v, "dtype", None) != dtype and not isinstance(v, (int, float)):
+        v = astype(v, dtype)
+    return reshape(mask, (*mask.shape, *[1] * rest)), v, x
 
 
 class Concatenate(Op):
@@ -232,16 +345,16 @@ class Concatenate(Op):
     def __call__(self, *xs: Operand[T], axis: int | None = 0) -> T | Array: ...
     def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
         """Arrays in a list, with the axis after it or by its name, or one by one. axis: None for all elements in a row."""
-        if len(xs) == 2 and isinstance(xs[0], (list, tuple)) and (xs[1] is None or isinstance(xs[1], (int, np.integer))):
+        if len(xs) == 2 and isinstance(xs[0], (list, tuple)) and (xs[1] is None or is_whole(xs[1])):
             parts, axis = xs
             xs = tuple(parts)
         elif len(xs) == 1 and isinstance(xs[0], (list, tuple)):
             xs = tuple(xs[0])
         if not xs:
-            raise ShapeError("concatenate: no arrays were given")
+            raise ShapeError(f"{scoped(self.name)}: no arrays were given")
         if axis is None:
-            xs, axis = tuple(reshape(x, (-1,)) for x in xs), 0
-        return self.apply(*xs, axis=axis)
+            xs, axis = tuple(flatten(x) for x in xs), 0
+        return self.apply(*xs, axis=whole(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = [int(n) for n in rng.choice(sizes, rng.integers(1, 4))]
@@ -267,101 +380,145 @@ class Concatenate(Op):
 def stack(xs: Sequence[Numbers], axis: int = 0) -> Array: ...
 @overload
 def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor: ...
+@named
 def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
     """Arrays of one shape along a new axis."""
+    xs = list(xs)
     shapes = {shape_of(x) for x in xs}
     if len(shapes) != 1:
-        raise ShapeError(f"stack: expected arrays of one shape, got {[shape_of(x) for x in xs]}")
+        raise ShapeError(f"{scoped('stack')}: expected arrays of one shape, got {[shape_of(x) for x in xs]}")
+    axis = axis_in("stack", axis, len(shapes.pop()) + 1)
     return concatenate([expand_dims(x, axis) for x in xs], axis=axis)
 
 
+@named
 def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[T | Array, ...]:
     """x cut along an axis: into so many equal parts, or before each of the indices given."""
-    n = shape_of(x)[axis]
-    if isinstance(sections, int):
-        if sections < 1 or n % sections:
-            raise ShapeError(f"split: axis {axis} of {shape_of(x)} has {n} elements, which are not {sections} equal parts")
-        cuts = [n // sections * i for i in range(1, sections)]
+    shape = shape_of(x)
+    axis = axis_in("split", axis, len(shape))
+    n = shape[axis]
+    if is_sequence(sections):
+        cuts = list(wholes("split", "an index", sections))
     else:
-        cuts = list(sections)
-    before = (slice(None),) * (axis % len(shape_of(x)))
+        parts = whole("split", "sections", sections, 1)
+        room_for("split", (parts,), 256)
+        if n % parts:
+            raise ShapeError(f"{scoped('split')}: axis {axis} of {shape} has {n} elements, which are not {parts} equal parts")
+        cuts = [n // parts * i for i in range(1, parts)]
+    before = (slice(None),) * axis
     return tuple(getitem(x, (*before, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True))
 
 
+@named
 def flip(x: Operand[T], axis: Axis = None) -> T | Array:
     """x with the order of its elements reversed along the axes, all of them by default."""
-    axes = axes_of("flip", axis, len(shape_of(x)))
-    return getitem(x, tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(len(shape_of(x)))))
+    ndim = len(shape_of(x))
+    axes = axes_in("flip", axis, ndim)
+    return getitem(x, tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(ndim)))
 
 
+@named
 def roll(x: Operand[T], shift: int, axis: int | None = None) -> T | Array:
     """x moved along an axis, what leaves it at one end coming in at the other; of the flattened x by default."""
+    shape, shift = shape_of(x), whole("roll", "shift", shift)
+    if axis is None:
+        return reshape(roll(flatten(x), shift, 0), shape)
+    axis = axis_in("roll", axis, len(shape))
+    n = max(shape[axis], 1)
+    return take(x, (np.arange(shape[axis]) - shift % n) % n, axis)
+
+
+@named
+def repeat(x: Operand[T], repeats: int | Sequence[int], axis: int | None = None) -> T | Array:
+    """Every element so many times, one after the other, along an axis; of the flattened x by default.
+
+    repeats   one number for all, or one for each element along the axis
+    """
+    if axis is None:
+        return repeat(flatten(x), repeats, 0)
     shape = shape_of(x)
-    if axis is None:
-        return reshape(roll(reshape(x, (-1,)), shift, 0), shape)
-    order = (np.arange(shape[axis]) - shift) % max(shape[axis], 1)
-    return take(x, order, axis)
+    axis = axis_in("repeat", axis, len(shape))
+    counts = wholes("repeat", "repeats", repeats, 0)
+    if len(counts) not in (1, shape[axis]):
+        raise ShapeError(f"{scoped('repeat')}: {len(counts)} repeats for the {shape[axis]} elements of axis {axis} of {shape}")
+    total = sum(counts) if len(counts) > 1 else shape[axis] * sum(counts)
+    room_for("repeat", (*shape[:axis], total, *shape[axis + 1 :]), 8)
+    return take(x, np.repeat(np.arange(shape[axis]), counts), axis)
 
 
-def repeat(x: Operand[T], repeats: int, axis: int | None = None) -> T | Array:
-    """Every element so many times, one after the other, along an axis; of the flattened x by default."""
-    if axis is None:
-        return repeat(reshape(x, (-1,)), repeats, 0)
-    return take(x, np.repeat(np.arange(shape_of(x)[axis]), repeats), axis)
-
-
+@named
 def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
     """The whole of x so many times along each axis, as NumPy's tile."""
-    reps = (reps,) if isinstance(reps, int) else tuple(reps)
+    reps = wholes("tile", "reps", reps, 0)
     shape = shape_of(x)
     ndim = max(len(shape), len(reps))
     shape, reps = (1,) * (ndim - len(shape)) + shape, (1,) * (ndim - len(reps)) + reps
+    result = tuple(r * n for r, n in zip(reps, shape, strict=True))
+    room_for("tile", result, 8)
     spread = reshape(x, tuple(n for size in shape for n in (1, size)))
     wide = broadcast_to(spread, tuple(n for pair in zip(reps, shape, strict=True) for n in pair))
-    return reshape(wide, tuple(r * n for r, n in zip(reps, shape, strict=True)))
+    return reshape(wide, result)
 
 
+@named
 def pad(x: Operand[T], width: int | Sequence[int] | Sequence[Sequence[int]], value: float = 0.0) -> T | Array:
-    """x with `value` around it; width as in NumPy: n, (before, after), or one such pair for each axis."""
+    """x with `value`, in the dtype of x, around it; width as in NumPy: n, (before, after), or one such pair for each axis."""
     shape = shape_of(x)
-    pairs = np.broadcast_to(np.asarray(width, int), (len(shape), 2)).tolist()
+    if isinstance(width, (tuple, list)) and any(map(is_sequence, width)):
+        pairs = [wholes("pad", "width", w) for w in width]
+    else:
+        pairs = [wholes("pad", "width", width)]
     if any(n < 0 for p in pairs for n in p):
-        raise ShapeError(f"pad: width must not be negative, got {width}")
+        raise ShapeError(f"{scoped('pad')}: width must not be negative, got {shown(width)}")
+    if len(pairs) not in (1, len(shape)) or any(len(p) not in (1, 2) for p in pairs):
+        expected = f"n, (before, after), or a pair for each of the {len(shape)} axes of {shape}"
+        raise ShapeError(f"{scoped('pad')}: width is {shown(width)}, expected {expected}")
+    pairs = [p * 2 if len(p) == 1 else p for p in (pairs * len(shape) if len(pairs) == 1 else pairs)]
+    if not isinstance(value, (bool, np.bool_)):
+        value = number("pad", "value", value)
     inside = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))
-    whole = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
-    y = put(x, inside, whole)
+    around = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
+    room_for("pad", around, 8)
     if not value:
-        return y
-    around = namespace([raw(y)]).full(whole, value, y.dtype)
-    around[inside] = 0
-    return y + around
+        return put(x, inside, around)
+    x = as_operand("pad", x)
+    return setitem(namespace([raw(x)]).full(around, value, x.dtype), x, inside)
 
 
+@named
 def take(x: Operand[T], indices: Operand[Tensor], axis: int | None = None) -> T | Array:
     """The elements at integer indices along an axis; of the flattened x by default."""
     if axis is None:
-        return getitem(reshape(x, (-1,)), as_index(indices))
-    return getitem(x, ((slice(None),) * (axis % len(shape_of(x))) + (as_index(indices),)))
+        return getitem(flatten(x), as_index("take", indices))
+    return getitem(x, ((slice(None),) * axis_in("take", axis, len(shape_of(x))) + (as_index("take", indices),)))
 
 
+@named
 def take_along_axis(x: Operand[T], indices: Operand[Tensor], axis: int | None = -1) -> T | Array:
     """For every place of `indices` the element that it names along the axis; as NumPy's."""
-    indices = as_index(indices)
+    indices = as_index("take_along_axis", indices)
     if axis is None:
-        return getitem(reshape(x, (-1,)), indices)
-    shape, axis = shape_of(x), axis % len(shape_of(x))
-    if indices.ndim != len(shape):
-        raise ShapeError(f"take_along_axis: indices have shape {indices.shape}, expected as many axes as {shape}")
-    grids = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
-    return getitem(x, tuple(indices if i == axis else np.broadcast_to(grids[i], indices.shape) for i in range(len(shape))))
+        return getitem(flatten(x), indices)
+    shape, at = shape_of(x), shape_of(indices)
+    axis = axis_in("take_along_axis", axis, len(shape))
+    if len(at) != len(shape):
+        raise ShapeError(f"{scoped('take_along_axis')}: indices have shape {at}, expected as many axes as {shape}")
+    if any(1 != n != m != 1 for i, (n, m) in enumerate(zip(at, shape, strict=True)) if i != axis):
+        expected = f"the shape of x, {shape}, but along axis {axis}"
+        raise ShapeError(f"{scoped('take_along_axis')}: indices have shape {at}, expected {expected}")
+    grids = np.ogrid[tuple(slice(n) for n in shape)]
+    return getitem(x, tuple(indices if i == axis else grids[i] for i in range(len(shape))))
 
 
+@named
 def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
     """The elements at (i, i + offset) of two axes, along a new last axis."""
-    ndim = len(shape_of(x))
+    ndim, offset = len(shape_of(x)), whole("diagonal", "offset", offset)
     if ndim < 2:
-        raise ShapeError(f"diagonal: expected two axes or more, got shape {shape_of(x)}")
-    axis1, axis2 = axis1 % ndim, axis2 % ndim
+        raise ShapeError(f"{scoped('diagonal')}: expected two axes or more, got shape {shape_of(x)}")
+    axis1, axis2 = axis_in("diagonal", axis1, ndim, "axis1"), axis_in("diagonal", axis2, ndim, "axis2")
+    if axis1 == axis2:
+        raise ShapeError(f"{scoped('diagonal')}: axis1 and axis2 are both axis {axis1}, of {shape_of(x)}")
     rest = [i for i in range(ndim) if i not in (axis1, axis2)]
     moved = transpose(x, (*rest, axis1, axis2))
     rows, columns = shape_of(moved)[-2:]
@@ -369,72 +526,95 @@ def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> 
     return getitem(moved, (..., i, i + offset))
 
 
+@named
 def trace(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
     """The sum of a `diagonal`."""
     return diagonal(x, offset, axis1, axis2).sum(axis=-1)
 
 
+@named
 def tril(x: Operand[T], k: int = 0) -> T | Array:
     """x with zeros above its k-th diagonal, in the last two axes."""
-    return where(namespace([raw(x)]).tri(shape_of(x)[-2], shape_of(x)[-1], k, bool), x, 0.0)
+    x = as_operand("tril", x)
+    return where(lower("tril", x, k), x, False)  # of any dtype False is 0
 
 
+@named
 def triu(x: Operand[T], k: int = 0) -> T | Array:
     """x with zeros below its k-th diagonal, in the last two axes."""
-    return where(~namespace([raw(x)]).tri(shape_of(x)[-2], shape_of(x)[-1], k - 1, bool), x, 0.0)
+    x = as_operand("triu", x)
+    return where(lower("triu", x, k, 1), False, x)
 
 
+def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
+    """Whether an element of a matrix like x lies at or below the k-th diagonal; less `above`, at or below one further down."""
+    k = whole(op, "k", k)
+    if x.ndim < 2:
+        raise ShapeError(f"{scoped(op)}: expected two axes or more, got shape {x.shape}")
+    n, m = x.shape[-2:]
+    return namespace([raw(x)]).tri(n, m, min(max(k - above, -n), m), bool)
+
+
+@named
 def flatten(x: Operand[T], start_axis: int = 0) -> T | Array:
     """x with its axes from `start_axis` on made one."""
     shape = shape_of(x)
-    start = start_axis % max(len(shape), 1)
-    return reshape(x, (*shape[:start], int(np.prod(shape[start:], dtype=int))))
+    start = axis_in("flatten", start_axis, max(len(shape), 1), "start_axis")
+    return reshape(x, (*shape[:start], math.prod(shape[start:])))
 
 
+@named
 def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
     """x without its axes of size 1, or without those given."""
     shape = shape_of(x)
-    axes = {i for i, n in enumerate(shape) if n == 1} if axis is None else axes_of("squeeze", axis, len(shape))
+    axes = [i for i, n in enumerate(shape) if n == 1] if axis is None else axes_in("squeeze", axis, len(shape))
     if any(shape[i] != 1 for i in axes):
-        raise ShapeError(f"squeeze: axis {axis} of shape {shape} is not of size 1")
+        raise ShapeError(f"{scoped('squeeze')}: axis {shown(axis)} of shape {shape} is not of size 1")
     return reshape(x, tuple(n for i, n in enumerate(shape) if i not in axes))
 
 
+@named
 def expand_dims(x: Operand[T], axis: int | tuple[int, ...]) -> T | Array:
     """x with new axes of size 1, at the places given in the result."""
-    added = (axis,) if isinstance(axis, int) else tuple(axis)
-    axes = axes_of("expand_dims", added, len(shape_of(x)) + len(added))
-    rest = iter(shape_of(x))
-    return reshape(x, tuple(1 if i in axes else next(rest) for i in range(len(shape_of(x)) + len(added))))
+    shape = shape_of(x)
+    added = wholes("expand_dims", "axis", axis)
+    axes = axes_in("expand_dims", added, len(shape) + len(added))
+    rest = iter(shape)
+    return reshape(x, tuple([1 if i in axes else next(rest) for i in range(len(shape) + len(added))]))
 
 
+@named
 def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequence[int]) -> T | Array:
     """x with some axes moved to other places, the others staying in order."""
     ndim = len(shape_of(x))
-    sources = [source] if isinstance(source, int) else list(source)
-    targets = [destination] if isinstance(destination, int) else list(destination)
+    sources = wholes("moveaxis", "source", source)
+    targets = wholes("moveaxis", "destination", destination)
+    sources = axes_in("moveaxis", sources, ndim, "source")
+    targets = axes_in("moveaxis", targets, ndim, "destination")
     if len(sources) != len(targets):
-        raise ShapeError(f"moveaxis: {len(sources)} axes to move to {len(targets)} places")
-    sources, targets = [s % ndim for s in sources], [t % ndim for t in targets]
+        raise ShapeError(f"{scoped('moveaxis')}: {len(sources)} axes to move to {len(targets)} places")
     order = [i for i in range(ndim) if i not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)
     return transpose(x, tuple(order))
 
 
-def axes_of(op: str, axis: Axis, ndim: int) -> set[int]:
-    """The axes that `axis` names, counted from the front."""
-    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    for a in axes:
-        if not -ndim <= a < ndim:
-            raise ShapeError(f"{op}: axis {a} is out of bounds for {ndim} axes")
-    return {a % ndim for a in axes}
+def as_index(op: str, indices: Operand[Tensor]) -> Any:
+    """Integers as they are, lists of them as arrays."""
+    found = frozen(indices) if isinstance(indices, list) else followed(indices)
+    if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_whole(found):
+        raise DTypeError(f"{scoped(op)}: indices must be whole numbers, got {shown(indices)}{of_lists(found)}")
+    return found
 
 
-def as_index(indices: Operand[Tensor]) -> Tensor | Array:
-    """Tensors as they are, lists as arrays."""
-    indices = followed(indices)
-    return indices if isinstance(indices, Tensor) else frozen(indices)
+def of_lists(index: Any) -> str:
+    """Where the floating numbers of a Tensor may come from that is to be an index."""
+    return "; lists become float32, Tensor([0, 2], dtype=int) does not" if getattr(index, "dtype", None) == np.float32 else ""
+
+
+def has_tensors(index: Any) -> bool:
+    """Whether there is a Tensor in an index."""
+    return isinstance(index, Tensor) or (isinstance(index, tuple) and any(isinstance(i, Tensor) for i in index))
 
 
 def followed(index: Any) -> Any:
@@ -449,9 +629,12 @@ def followed(index: Any) -> Any:
 def frozen(index: Any) -> Any:
     """An index that nobody else can change: its arrays copied, lists made arrays."""
     if isinstance(index, tuple):
-        return tuple(frozen(i) for i in index)
+        return tuple([frozen(i) for i in index])
     if isinstance(index, list):
-        index = np.asarray(index) if index else np.zeros(0, int)
+        try:
+            index = np.asarray(index) if index else np.zeros(0, int)
+        except ValueError as error:
+            raise OutOfRangeError(f"{scoped('getitem')}: an index is no array of integers or booleans: {error}") from error
     if not is_array(index):
         return index
     if state.trace is not None:
@@ -472,11 +655,17 @@ def placed(index: Any, x: Any) -> Any:
 AT = "at"  # stands in an index for an array that comes as an argument
 
 
-def taken_out(index: Any) -> tuple[Any, tuple[Any, ...]]:
+def taken_out(op: str, index: Any) -> tuple[Any, tuple[Any, ...]]:
     """An index with AT in the place of its Tensors, arrays and lists, and those."""
     parts = index if isinstance(index, tuple) else (index,)
     arrays = [i for i in parts if isinstance(i, (Tensor, list)) or is_array(i)]
     outline = tuple(AT if isinstance(i, (Tensor, list)) or is_array(i) else i for i in parts)
+    for i in arrays:
+        if isinstance(i, Tensor):
+            if i.dtype.kind == "f":
+                raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {shown(i)}{of_lists(i)}")
+            if i.dtype == bool and state.trace is not None:
+                state.trace.refuse(i, "an index of booleans, whose number of True is a shape,")
     found = tuple(i if isinstance(i, Tensor) else frozen(i) for i in arrays)
     return outline if isinstance(index, tuple) else outline[0], found
 
@@ -491,3 +680,4 @@ def put_in(index: Any, arrays: tuple[Array, ...]) -> Any:
 
 getitem, put, setitem, concatenate = GetItem(), Put(), SetItem(), Concatenate()
 gather, scatter, lookup = Gather(), Scatter(), Lookup()
+assign, last_named = Assign(), LastNamed()

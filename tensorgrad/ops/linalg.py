@@ -13,6 +13,7 @@ from tensorgrad.core.backend import Array, Xp, asarray, is_array, namespace, new
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Ternary
 from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import scoped as scoped
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
@@ -289,11 +290,6 @@ def as_operand(op: str, x: Operand[T]) -> T | Array:
     if state.trace is not None and not isinstance(x, Tensor) and is_array(x):
         return wrap(asarray(x), None)
     return x if hasattr(x, "ndim") else asarray(x, where=op)
-
-
-def scoped(op: str) -> str:
-    """`op` with the path of the module that is running."""
-    return f"{state.scope}.{op}" if state.scope else op
 
 
 def identity(like: Value, n: int) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.arguments import axes_in, truth, whole
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -17,7 +18,7 @@ from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.ops.elementwise import astype, exp, where
-from tensorgrad.ops.index import axes_of, flip, getitem
+from tensorgrad.ops.index import flatten, flip, getitem
 from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import reshape, transpose
@@ -67,7 +68,7 @@ class FirstOf(Op):
     forward    y_i = [i is the first with x_i = max x], or min
     """
 
-    name, signature = "first_of", "()->()"
+    name, signature, public = "first_of", "()->()", "max"
 
     def __call__(self, x: Operand[T], axis: Axis = None, which: str = "argmax") -> T | Array:
         return self.apply(x, axis=axis, which=which)
@@ -77,7 +78,7 @@ class FirstOf(Op):
         return (x,), {"axis": sample_axis(rng, x.ndim), "which": ("argmax", "argmin")[rng.integers(2)]}
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, which: str) -> Array:
-        axes = axes_of(self.name, axis, x.ndim) if x.ndim else ()
+        axes = axes_in(self.name, axis, x.ndim) if x.ndim else ()
         order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
         moved = x.transpose(order)
         flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
@@ -145,7 +146,7 @@ class CumSum(Op):
     name, signature = "cumsum", "()->()"
 
     def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
-        return self.apply(reshape(x, (-1,)), axis=0) if axis is None else self.apply(x, axis=axis)
+        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=whole(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
@@ -167,7 +168,8 @@ class ArgMax(Op):
     name, signature = "argmax", "()->()"
 
     def __call__(self, x: Operand[T], axis: int | None = None, keepdims: bool = False) -> T | Array:
-        return self.apply(x, axis=axis, keepdims=keepdims)
+        axis = None if axis is None else whole(self.name, "axis", axis)
+        return self.apply(x, axis=axis, keepdims=truth(self.name, "keepdims", keepdims))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -217,7 +219,7 @@ class All(Reduction):
 def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
     shape = shape_of(x)
-    axes = axes_of("prod", axis, len(shape))
+    axes = axes_in("prod", axis, len(shape)) if shape or axis not in (0, -1) else ()
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
     y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))

@@ -17,11 +17,18 @@ def put(x: np.ndarray, index: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def setitem(x: np.ndarray, v: np.ndarray, index: Any) -> np.ndarray:
-    mask = np.zeros(x.shape, bool)
-    mask[index] = True
-    y = np.array(x)
-    y[mask] = np.ravel(v)
-    return y
+    """One element after the other, by its place in memory: of one that is named twice the last stays."""
+    places = np.arange(x.size).reshape(x.shape)[index]
+    y = np.array(x).reshape(-1)
+    for place, value in zip(np.ravel(places), np.ravel(np.broadcast_to(v, np.shape(places))), strict=True):
+        y[place] = value
+    return y.reshape(x.shape)
+
+
+def last_named(index: Any, shape: tuple[int, ...]) -> np.ndarray:
+    places = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)[index]
+    flat = list(np.ravel(places))
+    return np.array([place not in flat[i + 1 :] for i, place in enumerate(flat)], bool).reshape(np.shape(places))
 
 
 def filled(index: Any, arrays: tuple[Any, ...]) -> Any:
@@ -37,5 +44,7 @@ ORACLES = {
     "getitem": lambda x, index: x[index],
     "put": put,
     "setitem": setitem,
+    "assign": lambda x, v, *arrays, index: setitem(x, v, filled(index, arrays)),
+    "last_named": lambda *arrays, index, shape: last_named(filled(index, arrays), shape),
     "concatenate": lambda *xs, axis: np.concatenate(xs, axis),
 }
