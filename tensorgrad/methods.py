@@ -23,7 +23,8 @@ from tensorgrad.core.op import Op
 from tensorgrad.core.operand import Operand
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import DTypeError, GraphError, ShapeError
+from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError
+from tensorgrad.ops.index import frozen, write
 
 if TYPE_CHECKING:
     from tensorgrad.core.node import Node
@@ -239,6 +240,18 @@ class Methods(Tensor):
     def __itruediv__(self, other: Operand[Tensor]) -> Tensor:
         return self._write(lambda x: x / other)
 
+    def __ifloordiv__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x // other)
+
+    def __imod__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x % other)
+
+    def __ipow__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x**other)
+
+    def __imatmul__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x @ other)
+
     def _write(self, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Put `change` of this Tensor in its place, in its own memory, and record it as its new history.
 
@@ -249,6 +262,7 @@ class Methods(Tensor):
                 "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
                 "or compute a new Tensor from it"
             )
+        self._require_writeable("in-place change")
         before = wrap(backend.copy(self._data), self.node)
         if state.trace is not None and self.node is None:
             state.trace.shared(before, self)
@@ -276,14 +290,26 @@ class Methods(Tensor):
         return self
 
     def _write_raw(self, index: Any, value: Any) -> None:
+        self._require_writeable("setitem")
         if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
             value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
+        at = frozen(protocols.plain_index(index))
         try:
             with backend.on(self._data):
-                self._data[protocols.plain_index(index)] = protocols.plain(value)
+                write(backend.namespace([self._data]), self._data, at, protocols.plain(value))
         except (ValueError, IndexError, TypeError) as error:
-            raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
+            kind = OutOfRangeError if isinstance(error, IndexError) else ShapeError
+            raise kind(f"setitem: {error}; the Tensor has shape {self.shape}") from error
         writes.wrote(self._data)
+
+    def _require_writeable(self, what: str) -> None:
+        """Several elements of what broadcast_to gives are one in memory: to write to one would write to all of them."""
+        if isinstance(self._data, np.ndarray) and not self._data.flags.writeable:
+            how = "made by broadcast_to, or a view of such a one," if self.node is None else f"made by {self.node.op.name},"
+            raise GraphError(
+                f"{what}: this Tensor {self.shape}, {how} has elements that share memory (see broadcast_to), or memory that is "
+                f"read-only; make a copy first: y = y * 1, or Tensor(y.numpy().copy()) without the history"
+            )
 
 
 def method(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,16 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.state import scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import AnomalyError, ArgumentError, DeviceError, DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
+from tensorgrad.errors import (
+    AnomalyError,
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    GraphError,
+    OutOfRangeError,
+    ShapeError,
+    TensorgradError,
+)
 
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:

@@ -16,7 +16,7 @@ from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import changes, state
-from tensorgrad.errors import DTypeError, GraphError
+from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 
 class Tensor(Face):
@@ -130,7 +130,11 @@ class Tensor(Face):
         return self._data if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
 
     def item(self) -> float | int | bool:
-        """The one value as a Python number. Raises ValueError for more than one."""
+        """The one value as a Python number. Raises ShapeError for more than one, or none."""
+        if self._data.size != 1:
+            raise ShapeError(
+                f"item: the Tensor has shape {self.shape}, only one with a single element has a value; see tolist()"
+            )
         self._require_concrete("item()")
         return self._data.item()
 
@@ -172,12 +176,18 @@ class Tensor(Face):
 
     def _one(self, what: str) -> Any:
         if self.size != 1:
-            raise ValueError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
+            raise ShapeError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
         self._require_concrete(f"{what}()")
         return self._data.item()
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.ndim == 0 and spec else format(repr(self), spec)
+        if not spec:
+            return repr(self)
+        if self.size != 1:
+            raise ShapeError(
+                f"format {spec!r}: the Tensor has shape {self.shape}, only one with a single element is formatted as a number"
+            )
+        return format(self.item(), spec)
 
     # What NumPy and others make of it
 

@@ -180,8 +180,9 @@ class Scatter(Op):
 
 
 class SetItem(Op):
-    """x with v, broadcast, at an index: what `x[index] = v` makes of x. Of an element named twice the last v stays, in the order
-    of rows, and the earlier ones have no gradient.
+    """x with v, broadcast, at an index: what `x[index] = v` makes of x.
+
+    Of an element named twice the last v stays, in the order of rows, and the earlier ones have gradient 0.
 
     forward    y  = x, y[index] = v
     backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not

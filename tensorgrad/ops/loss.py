@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
-from tensorgrad.core.state import state
+from tensorgrad.core.state import scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
@@ -234,10 +234,10 @@ def as_target(t: Operand[T]) -> T | Array:
 def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | None = None) -> Array:
     """`labels` if they are class indices for `classes` classes, else the error that says what is wrong with them."""
     if labels.dtype.kind not in "iu":
-        raise DTypeError(f"{op}: labels must be integers (class indices), got {labels.dtype} of shape {labels.shape}")
+        raise DTypeError(f"{scoped(op)}: labels must be integers (class indices), got {labels.dtype} of shape {labels.shape}")
     if shape is not None and labels.shape != shape:
-        raise ShapeError(f"{op}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
-    check_range(labels, classes, op)
+        raise ShapeError(f"{scoped(op)}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
+    check_range(labels, classes, scoped(op))
     return labels
 
 
