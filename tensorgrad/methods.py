@@ -23,7 +23,7 @@ from tensorgrad.core.op import Op
 from tensorgrad.core.operand import Operand
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError
+from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
 from tensorgrad.ops.index import frozen, write
 
 if TYPE_CHECKING:
@@ -290,14 +290,19 @@ class Methods(Tensor):
         return self
 
     def _write_raw(self, index: Any, value: Any) -> None:
-        self._require_writeable("setitem")
         if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
             value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
-        at = frozen(protocols.plain_index(index))
         try:
             with backend.on(self._data):
-                write(backend.namespace([self._data]), self._data, at, protocols.plain(value))
+                if isinstance(index, (int, slice)):
+                    self._data[index] = protocols.plain(value)
+                else:
+                    at = frozen("setitem", protocols.plain_index(index))
+                    write(backend.namespace([self._data]), self._data, at, protocols.plain(value))
         except (ValueError, IndexError, TypeError) as error:
+            self._require_writeable("setitem")
+            if isinstance(error, TensorgradError):
+                raise
             kind = OutOfRangeError if isinstance(error, IndexError) else ShapeError
             raise kind(f"setitem: {error}; the Tensor has shape {self.shape}") from error
         writes.wrote(self._data)

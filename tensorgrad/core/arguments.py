@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,25 @@ def truth(op: str, what: str, value: Any) -> bool:
     raise DTypeError(f"{scoped(op)}: {what} must be True or False, got {shown(value)}")
 
 
+def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
+    """`value` if it is one of the names that are known."""
+    if isinstance(value, str) and value in known:
+        return value
+    expected = " or ".join([f'"{name}"' for name in known])
+    raise ArgumentError(f"{scoped(op)}: {what} is {shown(value)}, expected {expected}")
+
+
+def dtype_of(op: str, value: Any, kinds: str = "fiub") -> np.dtype[Any]:
+    """A dtype of floating numbers, integers or booleans, as NumPy's."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError as error:
+        raise DTypeError(f"{scoped(op)}: {error}; expected a floating, integer or boolean dtype") from error
+    if dtype.kind not in kinds:
+        raise DTypeError(f"{scoped(op)}: expected a floating, integer or boolean dtype, got {dtype}")
+    return dtype
+
+
 def is_sequence(value: Any) -> bool:
     """Whether axes or sizes are listed: a tuple, a list, a range, an array or a Tensor with an axis."""
     return isinstance(value, (tuple, list, range)) or getattr(value, "ndim", 0) == 1
@@ -131,8 +151,8 @@ def is_whole(value: Any) -> bool:
 
 
 def room_for(op: str, shape: Shape, itemsize: int) -> None:
-    """Raise DeviceMemoryError for a result that is larger than the memory that is left."""
+    """Raise DeviceMemoryError for a result that takes more than half of the memory that is left: others are made on the way."""
     nbytes = math.prod(shape) * itemsize
-    if nbytes >= LARGE and nbytes > (left := backend.memory_left()):
+    if nbytes >= LARGE and 2 * nbytes > (left := backend.memory_left()):
         gib = f"{nbytes / 2**30:,.0f} GiB, {left / 2**30:,.0f} are left"
         raise DeviceMemoryError(f"{scoped(op)}: a result of shape {shape} takes {gib}")

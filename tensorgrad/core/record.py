@@ -42,7 +42,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             arrays.append(a._data)
             inputs.append(a.node or a)
         else:
-            if not isinstance(a, (np.ndarray, float, int)):
+            if not isinstance(a, (np.ndarray, float, int)) or (type(a) is np.ndarray and a.dtype.kind not in "fiub"):
                 a = operand(op, a, args)
             arrays.append(a)
             inputs.append(a)
@@ -106,8 +106,11 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
         return TypeError(f"{where}: {problem}")
     elif problem := op.parsed.mismatch([np.shape(a) for a in arrays]):
         explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
-    elif isinstance(error, AttributeError):  # of an op's own code: nothing that was given explains it
-        return error
+    elif isinstance(error, AttributeError):
+        number = next((i for i, a in enumerate(arrays) if isinstance(a, (int, float))), None)
+        if number is None:  # of an op's own code: nothing that was given explains it
+            return error
+        explained = DTypeError(f"{where}: argument {number} is the number {arrays[number]!r}, expected an array")
     else:
         kind: type[TensorgradError] = ShapeError
         if isinstance(error, TypeError):

@@ -162,7 +162,7 @@ def named(fn: _F) -> _F:
     def called(*args: Any, **kwargs: Any) -> Any:
         if state.caller:
             return fn(*args, **kwargs)
-        state.caller = fn.__name__
+        state.caller = args[0].name if fn.__name__ == "__call__" else fn.__name__  # the call of an op that is made of others
         try:
             return fn(*args, **kwargs)
         except Exception as error:
@@ -202,11 +202,12 @@ def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kw
     kind = next((kind for base, kind in KINDS.items() if isinstance(error, base)), None)
     if isinstance(error, (TensorgradError, Warning, FloatingPointError)) or of_the_call or kind is None:
         return error
-    where, text = scoped(fn.__name__), str(error)
+    name = args[0].name if fn.__name__ == "__call__" else fn.__name__
+    where, text = scoped(name), str(error)
     if text.startswith(f"{where}:"):
         return kind(text)
     given = [*map(shown, args), *(f"{name}={shown(value)}" for name, value in kwargs.items())]
-    return kind(f"{where}: {text}; called as {fn.__name__}({', '.join(given)})")
+    return kind(f"{where}: {text}; called as {name}({', '.join(given)})")
 
 
 def shown(value: Any) -> str:

@@ -40,7 +40,7 @@ class GetItem(Op):
         index = followed(index)
         if has_tensors(index):
             return gather(x, index)
-        return self.apply(x, index=placed(frozen(index), x))
+        return self.apply(x, index=placed(frozen(self.name, index), x))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -73,7 +73,7 @@ class Put(Op):
     def __call__(self, x: Operand[T], index: Any, shape: Sequence[int]) -> T | Array:
         shape = sizes(self.name, shape)
         room_for(self.name, shape, 8)
-        return self.apply(x, index=placed(frozen(index), x), shape=shape)
+        return self.apply(x, index=placed(frozen(self.name, index), x), shape=shape)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (whole,), attrs = getitem.sample(rng, sizes)
@@ -194,7 +194,7 @@ class SetItem(Op):
     def __call__(self, x: Operand[T], v: Operand[T], index: Any) -> T | Array:
         index = followed(index)
         if not has_tensors(index):
-            return self.apply(x, v, index=placed(frozen(index), x))
+            return self.apply(x, v, index=placed(frozen(self.name, index), x))
         if isinstance(index, Tensor) and index.dtype == bool and (fits := beneath(index, x, v)) is not None:
             return where(*fits)
         index, indices = taken_out(self.name, index)
@@ -602,7 +602,7 @@ def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequ
 
 def as_index(op: str, indices: Operand[Tensor]) -> Any:
     """Integers as they are, lists of them as arrays."""
-    found = frozen(indices) if isinstance(indices, list) else followed(indices)
+    found = frozen(op, indices) if isinstance(indices, list) else followed(indices)
     if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_whole(found):
         raise DTypeError(f"{scoped(op)}: indices must be whole numbers, got {shown(indices)}{of_lists(found)}")
     return found
@@ -627,15 +627,15 @@ def followed(index: Any) -> Any:
     return wrap(index, None) if is_array(index) and not isinstance(index, np.generic) and index.dtype.kind in "iu" else index
 
 
-def frozen(index: Any) -> Any:
+def frozen(op: str, index: Any) -> Any:
     """An index that nobody else can change: its arrays copied, lists made arrays."""
     if isinstance(index, tuple):
-        return tuple([frozen(i) for i in index])
+        return tuple([frozen(op, i) for i in index])
     if isinstance(index, list):
         try:
             index = np.asarray(index) if index else np.zeros(0, int)
         except ValueError as error:
-            raise OutOfRangeError(f"{scoped('getitem')}: an index is no array of integers or booleans: {error}") from error
+            raise OutOfRangeError(f"{scoped(op)}: an index is no array of integers or booleans: {error}") from error
     if not is_array(index):
         return index
     if state.trace is not None:
@@ -667,7 +667,7 @@ def taken_out(op: str, index: Any) -> tuple[Any, tuple[Any, ...]]:
                 raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {shown(i)}{of_lists(i)}")
             if i.dtype == bool and state.trace is not None:
                 state.trace.refuse(i, "an index of booleans, whose number of True is a shape,")
-    found = tuple(i if isinstance(i, Tensor) else frozen(i) for i in arrays)
+    found = tuple(i if isinstance(i, Tensor) else frozen(op, i) for i in arrays)
     return outline if isinstance(index, tuple) else outline[0], found
 
 

@@ -10,6 +10,8 @@ from tensorgrad.core.arguments import whole
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
+from tensorgrad.core.state import scoped
+from tensorgrad.errors import ArgumentError
 
 __all__ = ["ceil", "floor", "floordiv", "mod", "round", "trunc"]
 
@@ -74,7 +76,10 @@ class Round(Op):
     name, signature = "round", "()->()"
 
     def __call__(self, x: Operand[T], decimals: int = 0) -> T | Array:
-        return self.apply(x, decimals=whole(self.name, "decimals", decimals))
+        decimals = whole(self.name, "decimals", decimals)
+        if abs(decimals) > 300:
+            raise ArgumentError(f"{scoped(self.name)}: decimals must be in -300 .. 300, got {decimals}")
+        return self.apply(x, decimals=decimals)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
