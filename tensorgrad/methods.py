@@ -17,11 +17,12 @@ import numpy as np
 from tensorgrad import ops, protocols
 from tensorgrad.autograd import fusion, walk
 from tensorgrad.core import backend, writes
+from tensorgrad.core.arguments import dtype_of, whole
 from tensorgrad.core.face import Face
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.op import Op
 from tensorgrad.core.operand import Operand
-from tensorgrad.core.state import state
+from tensorgrad.core.state import named, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
 from tensorgrad.ops.index import frozen, write
@@ -158,6 +159,7 @@ class Methods(Tensor):
 
     # Where it is, and what comes of it
 
+    @named
     def to(self, device: Tensor | np.typing.DTypeLike | None = None, dtype: np.typing.DTypeLike | None = None) -> Tensor:
         """It on another device, in another dtype, or both, recorded; itself where nothing is to be changed.
 
@@ -168,8 +170,10 @@ class Methods(Tensor):
             device = device.device
         elif device is not None and not (isinstance(device, str) and device.startswith(("cpu", "cuda"))):
             device, dtype = None, device
+        if dtype is not None:
+            dtype = dtype_of("to", dtype)
         moved = self if device is None else ops.to_device(self, device)
-        return moved if dtype is None or np.dtype(dtype) == moved.dtype else ops.astype(moved, dtype)
+        return moved if dtype is None or dtype == moved.dtype else ops.astype(moved, dtype)
 
     def cpu(self) -> Tensor:
         """It in main memory."""
@@ -177,7 +181,7 @@ class Methods(Tensor):
 
     def cuda(self, index: int | None = None) -> Tensor:
         """It on a GPU: the current one, or the one with this index."""
-        return self.to("cuda" if index is None else f"cuda:{index}")
+        return self.to("cuda" if index is None else f"cuda:{whole('cuda', 'index', index, 0)}")
 
     def graph(
         self,

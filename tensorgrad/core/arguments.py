@@ -121,10 +121,19 @@ def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
     raise ArgumentError(f"{scoped(op)}: {what} is {shown(value)}, expected {expected}")
 
 
+def seed_of(op: str, value: Any) -> int | None:
+    """The seed of a generator: a whole number that is not negative, however large, or None."""
+    if value is None:
+        return None
+    if not is_whole(value) or (seed := operator.index(value)) < 0:
+        raise ArgumentError(f"{scoped(op)}: the seed must be None or a whole number from 0 on, got {shown(value)}")
+    return seed
+
+
 def dtype_of(op: str, value: Any, kinds: str = "fiub") -> np.dtype[Any]:
     """A dtype of floating numbers, integers or booleans, as NumPy's."""
     try:
-        dtype = np.dtype(value)
+        dtype: np.dtype[Any] = np.dtype(value)
     except TypeError as error:
         raise DTypeError(f"{scoped(op)}: {error}; expected a floating, integer or boolean dtype") from error
     if dtype.kind not in kinds:

@@ -28,6 +28,8 @@ from tensorgrad.errors import (
     TensorgradError,
 )
 
+INTEGERS = 2**63  # as many there are below 0, and twice as many in unsigned ones
+
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
@@ -42,7 +44,11 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             arrays.append(a._data)
             inputs.append(a.node or a)
         else:
-            if not isinstance(a, (np.ndarray, float, int)) or (type(a) is np.ndarray and a.dtype.kind not in "fiub"):
+            if (
+                not isinstance(a, (np.ndarray, float, int))
+                or (type(a) is np.ndarray and a.dtype.kind not in "fiub")
+                or (type(a) is int and not -INTEGERS <= a < 2 * INTEGERS)
+            ):
                 a = operand(op, a, args)
             arrays.append(a)
             inputs.append(a)
@@ -52,6 +58,8 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         xp = backend.namespace(arrays)
         out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs)
     except MemoryError as error:
+        if isinstance(error, TensorgradError):
+            raise
         raise backend.memory_error(f"{scoped(op.public or op.name)} of {described(arrays)}", error) from error
     except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         explained = explain(op, error, args, attrs, arrays)

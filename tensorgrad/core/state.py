@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from tensorgrad.errors import ArgumentError, DeviceMemoryError, DTypeError, OutOfRangeError, TensorgradError
+from tensorgrad.errors import ArgumentError, CompileError, DeviceMemoryError, DTypeError, OutOfRangeError, TensorgradError
 
 TensorT = TypeVar("TensorT")  # the Tensor, the Node, the Op, which stand above this
 TensorIn = TypeVar("TensorIn", contravariant=True)
@@ -195,15 +195,19 @@ KINDS: dict[type[Exception], type[TensorgradError]] = {
 def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception:
     """What Python or NumPy raised inside of a function, as an error with the function's name and what it was called with.
 
-    The package's own errors stay as they are, and so do warnings that have been made errors, and Python's own about the number
-    or the names of arguments.
+    The package's own errors get the name where they have none. Warnings that have been made errors stay as they are, and so does
+    what Python says of the number or the names of arguments.
     """
     of_the_call = isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None
     kind = next((kind for base, kind in KINDS.items() if isinstance(error, base)), None)
-    if isinstance(error, (TensorgradError, Warning, FloatingPointError)) or of_the_call or kind is None:
+    if isinstance(error, (CompileError, Warning, FloatingPointError)) or of_the_call or kind is None:
         return error
     name = args[0].name if fn.__name__ == "__call__" else fn.__name__
     where, text = scoped(name), str(error)
+    if isinstance(error, TensorgradError):
+        if where not in text:
+            error.args = (f"{where}: {text}", *error.args[1:])
+        return error
     if text.startswith(f"{where}:"):
         return kind(text)
     given = [*map(shown, args), *(f"{name}={shown(value)}" for name, value in kwargs.items())]

@@ -233,6 +233,8 @@ class Tensor(Face):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Say whether this leaf gets a gradient, and return it."""
+        if not isinstance(requires_grad, (bool, np.bool_)):
+            raise DTypeError(f"requires_grad: expected True or False, got {type(requires_grad).__name__}")
         if requires_grad and self.dtype.kind != "f":
             raise DTypeError(
                 f"Tensor: requires_grad=True needs a floating dtype, got {self.dtype}; "
@@ -240,7 +242,7 @@ class Tensor(Face):
             )
         if self.node is not None and not requires_grad:
             raise GraphError(f"requires_grad_: this Tensor was computed by {self.node.op.name}; use .detach()")
-        self.requires_grad = requires_grad
+        self.requires_grad = bool(requires_grad)
         return self
 
     def retain_grad(self) -> None:

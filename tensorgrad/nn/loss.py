@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core.arguments import number, whole
 from tensorgrad.core.backend import Array, asarray, namespace
 from tensorgrad.core.location import line_of, user_location, warn
 from tensorgrad.core.operand import Operand, T
-from tensorgrad.core.state import one_box, state
+from tensorgrad.core.state import one_box, shown, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import GraphError, ShapeError
+from tensorgrad.errors import ArgumentError, GraphError, ShapeError
 from tensorgrad.ops.activation import softplus
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.elementwise import abs, astype, clip, log, where
@@ -55,9 +56,9 @@ def cross_entropy(
     Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is neither of the two.
     """
     check_reduction("cross_entropy", reduction)
+    label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
-    label_smoothing = float(label_smoothing)
+        raise ArgumentError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
     logits, target = as_operand("cross_entropy", logits), as_target(target)
     warn_of_softmax(logits)
     logp = log_softmax(logits)
@@ -74,7 +75,9 @@ def cross_entropy(
                 f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}"
             )
         if ignore_index is not None:
-            raise ValueError(f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities")
+            raise ArgumentError(
+                f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities"
+            )
         y, keep = target, None
         total = max(math.prod(logits.shape[:-1]), 1)
     if label_smoothing:
@@ -143,8 +146,9 @@ def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, red
     Raises ShapeError unless both have the same shape, ValueError unless delta > 0.
     """
     input, target = compared("huber_loss", input, target, reduction)
+    delta = number("huber_loss", "delta", delta)
     if not delta > 0:
-        raise ValueError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
+        raise ArgumentError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
     d = input - target
     near = clip(d, -delta, delta)
     return total_of(near * (d - 0.5 * near), reduction)
@@ -201,8 +205,8 @@ def binary_cross_entropy_with_logits(
 
 
 def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> None:
-    if reduction not in known:
-        raise ValueError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {reduction!r}")
+    if not isinstance(reduction, str) or reduction not in known:
+        raise ArgumentError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {shown(reduction)}")
 
 
 def total_of(losses: Any, reduction: str, count: Any = None) -> Any:
@@ -233,6 +237,7 @@ def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | No
     [t = k] for each sample and class; [sample is not ignored], or None; how much each sample counts, or None; the sum of that
     """
     keep = None
+    ignore_index = None if ignore_index is None else whole(op, "ignore_index", ignore_index)
     if ignore_index is not None and target.dtype.kind in "iu":
         keep = not_equal(target, ignore_index)
         target = where(keep, target, 0)

@@ -174,7 +174,7 @@ def positions(op: str, size: Shape, kernel: Pair, stride: Pair, padding: Pair) -
 
 def pair(op: str, what: str, value: int | Pair, least: int) -> Pair:
     """One number for both axes, or two, as two."""
-    both = tuple(value) if is_sequence(value) else (value, value)
+    both: tuple[Any, ...] = tuple(value) if is_sequence(value) else (value, value)  # type: ignore[arg-type]
     if len(both) != 2 or not all(map(is_whole, both)):
         raise DTypeError(f"{scoped(op)}: {what} must be one whole number or two, got {shown(value)}")
     if min(both) < least:

@@ -176,7 +176,9 @@ class Einsum(Op):
                 raise ArgumentError(f"{scoped(self.name)}: expected subscripts such as 'ij,jk->ik' and operands, got nothing")
             subscripts, *operands = operands  # type: ignore[assignment]
         if not isinstance(subscripts, str):
-            raise DTypeError(f"{scoped(self.name)}: subscripts must be a string such as 'ij,jk->ik', got {type(subscripts).__name__}")
+            raise DTypeError(
+                f"{scoped(self.name)}: subscripts must be a string such as 'ij,jk->ik', got {type(subscripts).__name__}"
+            )
         xs = [as_operand(self.name, x) for x in operands]
         subscripts, shapes = spelled_out(subscripts, [tuple(x.shape) for x in xs])
         xs = [x if x.shape == shape else x.reshape(shape) for x, shape in zip(xs, shapes, strict=True)]
@@ -335,16 +337,16 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
     """
     a, b = as_operand("tensordot", a), as_operand("tensordot", b)
     problem = ""
-    if not is_sequence(axes):
-        n = whole("tensordot", "axes", axes)
-        if n < 0 or n > min(a.ndim, b.ndim):
-            problem = "a negative number of axes" if n < 0 else f"there are not {n} axes in both"
-            n = 0
+    sides: Any = axes
+    if not is_sequence(sides):
+        n = whole("tensordot", "axes", sides)
+        problem = "a negative number of axes" if n < 0 else ""
+        n = min(n, max(a.ndim, b.ndim) + 1)  # one more is as wrong as many more
         left, right = list(range(-n, 0)), list(range(n))
-    elif len(axes) != 2:
-        raise ShapeError(f"{scoped('tensordot')}: axes must be a number or two of them, or two lists, got {shown(axes)}")
+    elif len(sides) != 2:
+        raise ShapeError(f"{scoped('tensordot')}: axes must be a number or two of them, or two lists, got {shown(sides)}")
     else:
-        left, right = (list(wholes("tensordot", "axes", side)) for side in axes)
+        left, right = (list(wholes("tensordot", "axes", side)) for side in sides)
         if len(left) != len(right):
             problem = f"{len(left)} axes of the first for {len(right)} of the second"
     for i, j in zip(left, right, strict=False):

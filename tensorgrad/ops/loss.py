@@ -93,7 +93,7 @@ class OneHot(Op):
     def __call__(self, labels: Operand[T], classes: int, dtype: np.typing.DTypeLike = np.float32) -> T | Array:
         labels = as_target(labels, self.name)
         classes, dtype = whole(self.name, "classes", classes, 0), dtype_of(self.name, dtype)
-        room_for(self.name, (*labels.shape, classes), dtype.itemsize + 1)
+        room_for(self.name, (*labels.shape, classes), dtype.itemsize + 9)
         return self.apply(labels, classes=classes, dtype=dtype)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tensorgrad.core.arguments import axes_in, axis_in, sizes
-from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp, asarray
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
@@ -53,6 +53,7 @@ class Transpose(Op):
     moves = True
 
     def __call__(self, x: Operand[T], axes: Sequence[int] | None = None) -> T | Array:
+        x = x if hasattr(x, "shape") else asarray(x, where=scoped(self.name))
         ndim = len(shape_of(x))
         if axes is None:
             return self.apply(x, axes=tuple(range(ndim))[::-1])
