@@ -11,13 +11,14 @@ import numpy as np
 
 from tensorgrad.autograd import fusion
 from tensorgrad.core import writes
+from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu, wait_for
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
-from tensorgrad.core.state import state, switched
+from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import AnomalyError, DeviceError, GraphError, ShapeError
+from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, ShapeError
 from tensorgrad.ops import astype, sum_to, where
 
 if TYPE_CHECKING:
@@ -78,14 +79,14 @@ def grad(
 
     Raises GraphError for an unused input, and as Tensor.backward does.
     """
-    roots = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    roots = _tensors("grad", "output", outputs)
     if isinstance(outputs, Tensor):
         given = [grad_outputs]
     else:
-        given = [None] * len(roots) if grad_outputs is None else list(grad_outputs)
+        given = [None] * len(roots) if grad_outputs is None else _listed("grad", "grad_outputs", grad_outputs)
     if len(given) != len(roots):
         raise GraphError(f"grad: {len(given)} grad_outputs for {len(roots)} outputs")
-    wanted = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    wanted = tuple(_tensors("grad", "input", inputs))
     for i, t in enumerate(wanted):
         if not t.requires_grad:
             raise GraphError(f"grad: input {i} (shape {t.shape}) does not require a gradient")
@@ -97,6 +98,26 @@ def grad(
                 f"grad: the output was not computed from input {i} (shape {t.shape}); allow_unused=True gives None for it"
             )
     return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only where it was allowed
+
+
+def _listed(caller: str, what: str, given: Any) -> list[Any]:
+    try:
+        return list(given)
+    except TypeError:
+        raise DTypeError(f"{caller}: {what} must be a sequence, got {shown(given)}") from None
+
+
+def _tensors(caller: str, what: str, given: Any) -> list[Tensor]:
+    """One Tensor, or several, as a list."""
+    if isinstance(given, Tensor):
+        return [given]
+    if isinstance(given, (np.ndarray, str, bytes)) or not isinstance(given, Iterable):
+        raise DTypeError(f"{caller}: the {what}s must be a Tensor or several, got {shown(given)}")
+    found = list(given)
+    for i, t in enumerate(found):
+        if not isinstance(t, Tensor):
+            raise DTypeError(f"{caller}: {what} {i} must be a Tensor, got {shown(t)}")
+    return found
 
 
 def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
@@ -133,6 +154,8 @@ def _walk(
     """
     if state.walked is not None:
         state.walked(roots)
+    if type(create_graph) is not bool:
+        create_graph = truth(caller, "create_graph", create_graph)
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])

@@ -195,8 +195,8 @@ KINDS: dict[type[Exception], type[TensorgradError]] = {
 def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception:
     """What Python or NumPy raised inside of a function, as an error with the function's name and what it was called with.
 
-    The package's own errors get the name where they have none. Warnings that have been made errors stay as they are, and so does
-    what Python says of the number or the names of arguments.
+    The package's own errors get the name where they have none. Warnings that have been made errors stay as they are, and so
+    does what Python says of the number or the names of arguments.
     """
     of_the_call = isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None
     kind = next((kind for base, kind in KINDS.items() if isinstance(error, base)), None)

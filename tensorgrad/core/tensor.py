@@ -62,8 +62,8 @@ class Tensor(Face):
                 state.trace.copied(self, data if source is None else source)
             else:
                 state.trace.made(self)
-        if requires_grad:
-            self.requires_grad_()
+        if requires_grad is not False:
+            self.requires_grad_(requires_grad)
 
     # What it is
 
@@ -234,7 +234,7 @@ class Tensor(Face):
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Say whether this leaf gets a gradient, and return it."""
         if not isinstance(requires_grad, (bool, np.bool_)):
-            raise DTypeError(f"requires_grad: expected True or False, got {type(requires_grad).__name__}")
+            raise DTypeError(f"Tensor: requires_grad must be True or False, got {type(requires_grad).__name__}")
         if requires_grad and self.dtype.kind != "f":
             raise DTypeError(
                 f"Tensor: requires_grad=True needs a floating dtype, got {self.dtype}; "
@@ -308,5 +308,10 @@ def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) ->
 def from_dlpack(array: Any) -> Tensor:
     """A Tensor on the memory of anything that speaks DLPack (PyTorch, JAX, CuPy, ...), on its device, without a copy."""
     cuda, managed = 2, 13  # DLPack's numbers of kinds of devices
+    if not hasattr(array, "__dlpack_device__"):
+        raise DTypeError(f"from_dlpack: expected an array that speaks DLPack, got {type(array).__name__}")
     xp = backend.cupy() if array.__dlpack_device__()[0] in (cuda, managed) else np
-    return wrap(xp.from_dlpack(array), None)
+    try:
+        return wrap(xp.from_dlpack(array), None)
+    except BufferError as error:
+        raise DTypeError(f"from_dlpack: {error}") from error

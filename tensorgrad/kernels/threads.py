@@ -33,7 +33,7 @@ def set_num_threads(n: int) -> None:
     Raises ValueError unless n is a whole number above 0.
     """
     global _count
-    if not is_whole(n) or (n := index(n)) < 1:
+    if not is_whole(n) or not 1 <= (n := index(n)) < 2**31:
         raise ArgumentError(f"set_num_threads: expected a whole number above 0, got {n!r}")
     _count = n
     _blas.cache_clear()  # SciPy may have brought its own since
