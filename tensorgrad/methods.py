@@ -25,7 +25,8 @@ from tensorgrad.core.operand import Operand
 from tensorgrad.core.state import named, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
-from tensorgrad.ops.index import frozen, write
+from tensorgrad.ops.assign import write
+from tensorgrad.ops.index import frozen
 
 if TYPE_CHECKING:
     from tensorgrad.core.node import Node

@@ -30,6 +30,7 @@ from types import ModuleType as _ModuleType
 
 from tensorgrad.ops.activation import *
 from tensorgrad.ops.activation_grad import *
+from tensorgrad.ops.assign import *
 from tensorgrad.ops.compare import *
 from tensorgrad.ops.conv import *
 from tensorgrad.ops.device import *
@@ -38,6 +39,7 @@ from tensorgrad.ops.functions import *
 from tensorgrad.ops.index import *
 from tensorgrad.ops.linalg import *
 from tensorgrad.ops.loss import *
+from tensorgrad.ops.rearrange import *
 from tensorgrad.ops.reduce import *
 from tensorgrad.ops.rounding import *
 from tensorgrad.ops.shape import *

@@ -18,7 +18,8 @@ from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.ops.elementwise import astype, exp, where
-from tensorgrad.ops.index import flatten, flip, getitem
+from tensorgrad.ops.index import getitem
+from tensorgrad.ops.rearrange import concatenate, flatten, flip
 from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import reshape, transpose
@@ -237,8 +238,6 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
 
 def _joined(pairs: Any, last: Any) -> Any:
     """`pairs` with its first element multiplied by `last`."""
-    from tensorgrad.ops.index import concatenate
-
     return concatenate([getitem(pairs, (..., slice(0, 1))) * last, getitem(pairs, (..., slice(1, None)))], axis=-1)
 
 

@@ -16,21 +16,6 @@ def put(x: np.ndarray, index: Any, shape: tuple[int, ...]) -> np.ndarray:
     return y.reshape(shape)
 
 
-def setitem(x: np.ndarray, v: np.ndarray, index: Any) -> np.ndarray:
-    """One element after the other, by its place in memory: of one that is named twice the last stays."""
-    places = np.arange(x.size).reshape(x.shape)[index]
-    y = np.array(x).reshape(-1)
-    for place, value in zip(np.ravel(places), np.ravel(np.broadcast_to(v, np.shape(places))), strict=True):
-        y[place] = value
-    return y.reshape(x.shape)
-
-
-def last_named(index: Any, shape: tuple[int, ...]) -> np.ndarray:
-    places = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)[index]
-    flat = list(np.ravel(places))
-    return np.array([place not in flat[i + 1 :] for i, place in enumerate(flat)], bool).reshape(np.shape(places))
-
-
 def filled(index: Any, arrays: tuple[Any, ...]) -> Any:
     rest = iter(arrays)
     parts = tuple(next(rest) if isinstance(i, str) else i for i in (index if isinstance(index, tuple) else (index,)))
@@ -43,8 +28,4 @@ ORACLES = {
     "lookup": lambda w, t: np.array([w[i] for i in np.ravel(t)]).reshape((*np.shape(t), w.shape[1])),
     "getitem": lambda x, index: x[index],
     "put": put,
-    "setitem": setitem,
-    "assign": lambda x, v, *arrays, index: setitem(x, v, filled(index, arrays)),
-    "last_named": lambda *arrays, index, shape: last_named(filled(index, arrays), shape),
-    "concatenate": lambda *xs, axis: np.concatenate(xs, axis),
 }
