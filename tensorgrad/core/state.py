@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,14 +196,16 @@ KINDS: dict[type[Exception], type[TensorgradError]] = {
 def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception:
     """What Python or NumPy raised inside of a function, as an error with the function's name and what it was called with.
 
-    The package's own errors get the name where they have none. Warnings that have been made errors stay as they are, and so
-    does what Python says of the number or the names of arguments.
+    The package's own errors get the name where they have none. Warnings that have been made errors stay as they are. What
+    Python says of the number or the names of arguments stays a TypeError.
     """
-    of_the_call = isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None
-    kind = next((kind for base, kind in KINDS.items() if isinstance(error, base)), None)
-    if isinstance(error, (CompileError, Warning, FloatingPointError)) or of_the_call or kind is None:
-        return error
     name = args[0].name if fn.__name__ == "__call__" else fn.__name__
+    if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
+        taken = [p.replace(annotation=p.empty) for p in inspect.signature(fn).parameters.values() if p.name != "self"]
+        return TypeError(f"{scoped(name)}: {str(error).partition('() ')[2]}; expected {name}{inspect.Signature(taken)}")
+    kind = next((kind for base, kind in KINDS.items() if isinstance(error, base)), None)
+    if isinstance(error, (CompileError, Warning, FloatingPointError)) or kind is None:
+        return error
     where, text = scoped(name), str(error)
     if isinstance(error, TensorgradError):
         if where not in text:

@@ -12,6 +12,8 @@ What the derivative is taken to be at kinks, ties and poles (each row is a test)
 | elu at 0                 | alpha                                       | as at the left                              |
 | abs at 0                 | 0                                           | the middle of -1 and 1                      |
 | sign anywhere            | 0                                           | a step                                      |
+| floor, ceil, round, //   | 0                                           | a step; so is trunc                         |
+| a % b                    | 1 for a, -(a // b) for b                    | as between the steps                        |
 | clip at a bound          | 1                                           | the bound is inside                         |
 | maximum(a, b) of equals  | 1 for a, 0 for b                            | the sum is right, and nothing is halved     |
 | minimum(a, b) of equals  | 1 for a, 0 for b                            | as maximum                                  |
