@@ -50,12 +50,8 @@ class Concatenate(Op):
     def __call__(self, *xs: Operand[T], axis: int | None = 0) -> T | Array: ...
     def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
         """Arrays in a list, with the axis after it or by its name, or one by one. axis: None for all elements in a row."""
-        if (
-            len(xs) == 2
-            and isinstance(xs[0], (list, tuple))
-            and not isinstance(xs[1], (list, tuple))
-            and not np.ndim(raw(xs[1]))
-        ):
+        lists = [isinstance(x, (list, tuple)) for x in xs]
+        if lists == [True, False] and not np.ndim(raw(xs[1])):
             parts, axis = xs
             xs = tuple(parts)
         elif lists == [True]:

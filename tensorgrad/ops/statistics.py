@@ -127,7 +127,7 @@ class Norm(Reduction):
     name, reads = "norm", "x y"
 
     @named
-    def __call__(self, x: Operand[T], *, axis: Axis = None, keepdims: bool = False) -> T | Array:
+    def __call__(self, x: Operand[T], *, axis: Axis = None, keepdims: bool = False) -> T | Array:  # type: ignore[override]
         return super().__call__(x, axis, keepdims)
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
