@@ -162,15 +162,15 @@ def test_the_last_stays_however_things_lie_in_memory(recorded: bool) -> None:
     rng = np.random.default_rng(5)
     for _ in range(60):
         at = tuple(rng.integers(-n, n, (3, 4)) for n in X.shape)
-        v = rng.normal(size=(4, 3))
+        v = rng.normal(size=(3, 4))
         x, w = Tensor(X, recorded), Tensor(v, recorded)
         y = x * 1
-        y[tuple(Tensor(i).T for i in at)] = w.T.T
-        rows = tuple(i.T for i in at)
-        np.testing.assert_array_equal(y.detach(), setitem(X, v, rows))
+        y[tuple(Tensor(i).T for i in at)] = w.T
+        rows = tuple(i.T.copy() for i in at)
+        np.testing.assert_array_equal(y.detach(), setitem(X, v.T, rows))
         if recorded:
             gv = tensorgrad.grad((y * G).sum(), w)[0].numpy()
-            owner = setitem(np.zeros(X.shape), np.arange(1.0, 13).reshape(4, 3), rows)
+            owner = setitem(np.zeros(X.shape), np.arange(1.0, 13).reshape(3, 4).T, rows)
             np.testing.assert_allclose(gv.ravel(), [G[owner == n].sum() for n in range(1, 13)])
 
 

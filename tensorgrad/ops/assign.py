@@ -121,7 +121,7 @@ class LastNamed(Op):
 def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
     """0, 1, 2, ... for the elements that an index takes of an array of a shape, in the order of rows, and that array: in each
     element the largest of the numbers by which it is named, -1 where it is not."""
-    last, index = xp.full(shape, -1), in_rows(index)
+    last = xp.full(shape, -1)
     part = last[index].shape
     taken = xp.arange(math.prod(part)).reshape(part)
     if xp is np:
@@ -134,22 +134,15 @@ def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
 def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
     """y[index] = v, in place. Of an element named twice the last v stays, in the order of rows, however they lie in memory."""
     if np.ndim(v) and may_repeat(index):
-        index = in_rows(index)
         if xp is np:
             part = y[index].shape
         else:
             taken, last = numbered(xp, index, y.shape)
             part = taken.shape
         v = xp.broadcast_to(v.reshape(v.shape[v.ndim - len(part) :]) if v.ndim > len(part) else v, part)
+        # NumPy goes through what is written in the order in which it lies in memory
         v = xp.array(v, order="C") if xp is np else v.reshape(-1)[last[index]]
     y[index] = v
-
-
-def in_rows(index: Any) -> Any:
-    """The index with its arrays in the order of rows: NumPy writes in the order in which it finds them in memory."""
-    if isinstance(index, tuple):
-        return tuple([in_rows(i) for i in index])
-    return index.copy() if is_array(index) and not index.flags.c_contiguous else index
 
 
 def with_axes(x: Value, ndim: int) -> Value:
