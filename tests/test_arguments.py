@@ -368,7 +368,11 @@ def test_mistakes_have_the_name_of_what_was_called() -> None:
         (lambda: tensorgrad.einsum(), ArgumentError, "einsum: expected subscripts such as 'ij,jk->ik' and operands"),
         (lambda: x.item(), ShapeError, "item: the Tensor has shape (2, 3), only one with a single element has a value"),
         (lambda: f"{x:.2f}", ShapeError, "format '.2f': the Tensor has shape (2, 3)"),
-        (lambda: x[Tensor([1])], IndexError, "getitem: an index must be integers or booleans, got Tensor (1,) float32; lists"),
+        (
+            lambda: x[Tensor([1])],
+            IndexError,
+            "getitem: an index must be integers or booleans, got Tensor (1,) float32; lists become",
+        ),
         (lambda: x.take([True], 0), DTypeError, "take: indices must be whole numbers, got [True]"),
         (lambda: x.take(None, 0), DTypeError, "take: indices must be whole numbers, got None"),
         (lambda: F.cross_entropy(x, [0, 9]), IndexError, "cross_entropy: label 9 is out of range, expected 0 to 2"),

@@ -22,8 +22,9 @@ from tensorgrad.errors import DTypeError, GraphError, ShapeError
 class Tensor(Face):
     """An n-dimensional array that remembers how it was computed.
 
-    data           numbers, nested lists of numbers (float32 unless `dtype` says otherwise), or an array (its dtype is
-                   kept). Always copied, so that nothing outside can change it under the graph.
+    data           numbers, nested lists of numbers (float32 unless `dtype` says otherwise, whole ones too: above 2**24 they
+                   are rounded; dtype=int for labels and indices), or an array (its dtype is kept). Always copied, so that
+                   nothing outside can change it under the graph.
     requires_grad  record what is computed from it, and give it a `.grad` in `backward()`. Floating dtypes only.
     dtype          a floating, integer or boolean dtype
     device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default

@@ -22,6 +22,7 @@ from tensorgrad.errors import ArgumentError, GraphError, ShapeError
 from tensorgrad.ops.activation import softplus
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.elementwise import abs, astype, clip, log, where
+from tensorgrad.ops.index import of_lists
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
 
@@ -44,7 +45,8 @@ def cross_entropy(
 ) -> T | Array:
     """The cross-entropy between softmax(logits) and the target, by default its mean over samples as a 0-d Tensor.
 
-    logits   (..., classes), any real numbers: no softmax before this
+    logits   (..., classes), any real numbers: no softmax before this. The classes come last: where they come second, as in
+             PyTorch's (n, classes, d), write logits.moveaxis(1, -1); with classes = d both layouts would go through
     target   class indices (...), integers in 0 .. classes-1; or probabilities (..., classes)
     weight   (classes): how much each class counts
     ignore_index      samples with this label count nothing (there is none by default; PyTorch's default is -100)
@@ -72,7 +74,7 @@ def cross_entropy(
         if target.shape != logits.shape:
             raise ShapeError(
                 f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {logits.shape}; "
-                f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}"
+                f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}{of_lists(target)}"
             )
         if ignore_index is not None:
             raise ArgumentError(
@@ -123,7 +125,10 @@ def nll_loss(
 
 @one_box
 def mse_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
-    """L = (input - target)², element by element, reduced. Raises ShapeError unless both have the same shape."""
+    """L = (input - target)², element by element, reduced; the mean of no elements is NaN.
+
+    Raises ShapeError unless both have the same shape.
+    """
     input, target = compared("mse_loss", input, target, reduction)
     d = input - target
     return total_of(d * d, reduction)

@@ -173,8 +173,12 @@ class Scatter(Op):
 
 
 def of_lists(index: Any) -> str:
-    """Where the floating numbers of a Tensor may come from that is to be an index."""
-    return "; lists become float32, Tensor([0, 2], dtype=int) does not" if getattr(index, "dtype", None) == np.float32 else ""
+    """Where the floating numbers of a Tensor that is to be an index, or labels, may come from."""
+    return (
+        "; lists become float32 without a dtype: Tensor([0, 2], dtype=int)"
+        if getattr(index, "dtype", None) == np.float32
+        else ""
+    )
 
 
 def has_tensors(index: Any) -> bool:
