@@ -17,13 +17,16 @@ import numpy as np
 from tensorgrad import ops, protocols
 from tensorgrad.autograd import fusion, walk
 from tensorgrad.core import backend, writes
+from tensorgrad.core.arguments import dtype_of, whole
 from tensorgrad.core.face import Face
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.op import Op
 from tensorgrad.core.operand import Operand
-from tensorgrad.core.state import state
+from tensorgrad.core.state import named, state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import DTypeError, GraphError, ShapeError
+from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
+from tensorgrad.ops.assign import write
+from tensorgrad.ops.index import frozen
 
 if TYPE_CHECKING:
     from tensorgrad.core.node import Node
@@ -159,6 +162,7 @@ class Methods(Tensor):
 
     # Where it is, and what comes of it
 
+    @named
     def to(self, device: Tensor | np.typing.DTypeLike | None = None, dtype: np.typing.DTypeLike | None = None) -> Tensor:
         """It on another device, in another dtype, or both, recorded; itself where nothing is to be changed.
 
@@ -169,8 +173,10 @@ class Methods(Tensor):
             device = device.device
         elif device is not None and not (isinstance(device, str) and device.startswith(("cpu", "cuda"))):
             device, dtype = None, device
+        if dtype is not None:
+            dtype = dtype_of("to", dtype)
         moved = self if device is None else ops.to_device(self, device)
-        return moved if dtype is None or np.dtype(dtype) == moved.dtype else ops.astype(moved, dtype)
+        return moved if dtype is None or dtype == moved.dtype else ops.astype(moved, dtype)
 
     def cpu(self) -> Tensor:
         """It in main memory."""
@@ -178,7 +184,7 @@ class Methods(Tensor):
 
     def cuda(self, index: int | None = None) -> Tensor:
         """It on a GPU: the current one, or the one with this index."""
-        return self.to("cuda" if index is None else f"cuda:{index}")
+        return self.to("cuda" if index is None else f"cuda:{whole('cuda', 'index', index, 0)}")
 
     def graph(
         self,
@@ -241,6 +247,18 @@ class Methods(Tensor):
     def __itruediv__(self, other: Operand[Tensor]) -> Tensor:
         return self._write(lambda x: x / other)
 
+    def __ifloordiv__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x // other)
+
+    def __imod__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x % other)
+
+    def __ipow__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x**other)
+
+    def __imatmul__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x: x @ other)
+
     def _write(self, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Put `change` of this Tensor in its place, in its own memory, and record it as its new history.
 
@@ -251,6 +269,7 @@ class Methods(Tensor):
                 "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
                 "or compute a new Tensor from it"
             )
+        self._require_writeable("in-place change")
         before = wrap(backend.copy(self._data), self.node)
         if state.trace is not None and self.node is None:
             state.trace.shared(before, self)
@@ -282,10 +301,27 @@ class Methods(Tensor):
             value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
         try:
             with backend.on(self._data):
-                self._data[protocols.plain_index(index)] = protocols.plain(value)
+                if isinstance(index, (int, slice)):
+                    self._data[index] = protocols.plain(value)
+                else:
+                    at = frozen("setitem", protocols.plain_index(index))
+                    write(backend.namespace([self._data]), self._data, at, protocols.plain(value))
         except (ValueError, IndexError, TypeError) as error:
-            raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
+            self._require_writeable("setitem")
+            if isinstance(error, TensorgradError):
+                raise
+            kind = OutOfRangeError if isinstance(error, IndexError) else ShapeError
+            raise kind(f"setitem: {error}; the Tensor has shape {self.shape}") from error
         writes.wrote(self._data)
+
+    def _require_writeable(self, what: str) -> None:
+        """Several elements of what broadcast_to gives are one in memory: to write to one would write to all of them."""
+        if isinstance(self._data, np.ndarray) and not self._data.flags.writeable:
+            how = "made by broadcast_to, or a view of such a one," if self.node is None else f"made by {self.node.op.name},"
+            raise GraphError(
+                f"{what}: this Tensor {self.shape}, {how} has elements that share memory (see broadcast_to), or memory that is "
+                f"read-only; make a copy first: y = y * 1, or Tensor(y.numpy().copy()) without the history"
+            )
 
 
 def method(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core import writes
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
@@ -43,15 +44,26 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
     op = table(UFUNCS).get(ufunc)
     if op is not None and method == "__call__" and not kwargs:
         return op(*inputs)
+    outs: tuple[Any, ...] = kwargs.get("out") or ()
+    written = [a for a in (*outs, *(inputs[:1] if method == "at" else ())) if isinstance(a, Tensor)]
     if state.trace is not None:
-        for a in inputs:
+        for a in (*inputs, *written):
             if isinstance(a, Tensor):
                 a._require_concrete(f"np.{ufunc.__name__}")
-    if not any(tracked(a) for a in inputs):  # no graph to leave: plain arithmetic, out= and where= included
-        return getattr(ufunc, method)(*[plain(a) for a in inputs], **kwargs)
     name = f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")
-    how = f" with {', '.join(kwargs)}" if kwargs else ""
-    raise DTypeError(f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op)}")
+    if any(tracked(a) for a in (*inputs, *written, *kwargs.values())):
+        how = f" with {', '.join(kwargs)}" if kwargs else ""
+        raise DTypeError(f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op)}")
+    # no graph to leave: plain arithmetic, out= and where= included
+    for t in written:
+        t._require_writeable(name)
+    options = {key: tuple(map(plain, value)) if key == "out" else plain(value) for key, value in kwargs.items()}
+    result = getattr(ufunc, method)(*map(plain, inputs), **options)
+    for t in written:
+        writes.wrote(t._data)
+    if not any(isinstance(t, Tensor) for t in outs):
+        return result
+    return outs[0] if len(outs) == 1 else outs
 
 
 def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tensorgrad.core.arguments import seed_of
 from tensorgrad.core.state import state
 
 
@@ -11,6 +12,7 @@ def manual_seed(value: int | None) -> None:
     """Start anew, each with a seed of its own, the generators of initial values, of dropout's masks, and of the order in which
     DataLoaders and `train.fit` shuffle, where none is given: what follows is reproducible. None for a seed that nobody knows.
     """
+    value = seed_of("manual_seed", value)
     if state.trace is not None:
         state.trace.forbid("manual_seed()")
     from tensorgrad.data import loader

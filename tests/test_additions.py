@@ -246,7 +246,7 @@ ADDITIONS = {
         {
             "tensorgrad/ops/linalg.py": [
                 into("__all__", '"linear_exp"'),
-                before("from tensorgrad.ops.shape", "from tensorgrad.ops.elementwise import exp\n"),
+                before("from tensorgrad.ops.shape", "from tensorgrad.ops.exponential import exp\n"),
                 at_the_end(LINEAR_EXP),
             ],
             "tests/oracles/linalg.py": [

@@ -147,17 +147,17 @@ def test_the_mean_of_nothing_is_0() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda z: F.cross_entropy(z, [0, -100]), LabelError, "nll_loss: label -100 is out of range, expected 0 to 2"),
+        (lambda z: F.cross_entropy(z, [0, -100]), LabelError, "cross_entropy: label -100 is out of range, expected 0 to 2"),
         (
             lambda z: F.cross_entropy(z, [0, 5], label_smoothing=0.1),
             LabelError,
             "cross_entropy: label 5 is out of range, expected 0 to 2 for 3 classes",
         ),
-        (lambda z: F.cross_entropy(z, [0, 3], ignore_index=0), LabelError, "nll_loss: label 3 is out of range"),
+        (lambda z: F.cross_entropy(z, [0, 3], ignore_index=0), LabelError, "cross_entropy: label 3 is out of range"),
         (
             lambda z: F.cross_entropy(z, [[0, 1]], reduction="none"),
             ShapeError,
-            "nll_loss: labels have shape (1, 2), expected (2,)",
+            "cross_entropy: labels have shape (1, 2), expected (2,)",
         ),
         (
             lambda z: F.cross_entropy(z, draw(2, 4)),
@@ -172,12 +172,12 @@ def test_the_mean_of_nothing_is_0() -> None:
         (
             lambda z: F.cross_entropy(z, [0, 1], [1.0, 2.0]),
             ShapeError,
-            "nll_loss: weight has shape (2,), expected (3,): one for each class",
+            "cross_entropy: weight has shape (2,), expected (3,): one for each class",
         ),
         (
             lambda z: F.cross_entropy(z, [0, 1], Tensor([1.0, 2.0, 3.0], True)),
             GraphError,
-            "nll_loss: weight is data and has no gradient, but it requires one; .detach() it",
+            "cross_entropy: weight is data and has no gradient, but it requires one; .detach() it",
         ),
         (
             lambda z: F.cross_entropy(z, [0, 1], reduction="avg"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import tensorgrad
 from tensorgrad import Tensor, optim
-from tensorgrad.errors import DTypeError, GraphError, ShapeError
+from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError
 from tests.strategies import generators
 
 
@@ -122,8 +122,10 @@ def test_what_does_not_fit() -> None:
     n = Tensor([1, 2], dtype=int)
     with pytest.raises(DTypeError, match="in-place change: a result of float64 does not fit into a Tensor of int64"):
         n += 0.5
-    with pytest.raises(ShapeError, match=r"setitem: .*; the Tensor has shape \(2,\)"):
+    with pytest.raises(OutOfRangeError, match=r"setitem: index 5 is out of bounds .*; the Tensor has shape \(2,\)"):
         n[5] = 1
+    with pytest.raises(ShapeError, match=r"setitem: .*; the Tensor has shape \(2,\)"):
+        n[:] = np.ones(3)
     f = Tensor([1.0, 2.0])
     f += np.ones(2)
     assert f.dtype == np.float32

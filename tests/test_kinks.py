@@ -20,6 +20,12 @@ ROWS: dict[str, tuple[Callable[[Tensor], Tensor], list[float], list[float]]] = {
     "elu at 0": (lambda x: ops.elu(x, 0.5), [0.0], [1.5]),
     "abs at 0": (ops.abs, [0.0], [0.0]),
     "sign anywhere": (ops.sign, [-1.0, 0.0, 2.0], [0.0, 0.0, 0.0]),
+    "floor, ceil, round, //": (
+        lambda x: ops.floor(x) + ops.ceil(x) + ops.round(x) + ops.trunc(x) + x // 2 + 3 // (x + 5),
+        [-1.5, 0.0, 2.0],
+        [0.0, 0.0, 0.0],
+    ),
+    "a % b": (lambda x: x % 2 + 7 % (x + 5), [-1.5, 0.0, 2.0], [-3.0, 0.0, 0.0]),
     "clip at a bound": (lambda x: ops.clip(x, -1, 1), [-1.0, 1.0, 1.5], [3.0, 3.0, 0.0]),
     "maximum(a, b) of equals": (lambda x: ops.maximum(x, np.ones(1)), [1.0], [3.0]),
     "minimum(a, b) of equals": (lambda x: ops.minimum(x, np.ones(1)), [1.0], [3.0]),

@@ -13,7 +13,7 @@ import pytest
 import tensorgrad
 from tensorgrad import Tensor, op
 from tensorgrad.core.signature import Signature
-from tensorgrad.errors import TensorgradError
+from tensorgrad.errors import GraphError, TensorgradError
 from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import gradcheck
 
@@ -109,3 +109,72 @@ def test_registration_mistakes() -> None:
 )
 def test_signature(signature: str, shapes: list[tuple[int, ...]], problem: str) -> None:
     assert Signature.parse(signature).mismatch(shapes) == problem
+
+
+USES: dict[str, Any] = {
+    "arithmetic": lambda g, y, x: 2 * g * x,
+    "the result": lambda g, y, x: g * y,
+    "from the left": lambda g, y, x: x * g,
+    "a comparison": lambda g, y, x: (x == 0) * g,
+    "an op": lambda g, y, x: tensorgrad.exp(x) * g,
+    "a function of NumPy": lambda g, y, x: np.exp(x) * g,
+    "as an array": lambda g, y, x: np.asarray(x) * g,
+    "a method": lambda g, y, x: x.sum() * g,
+    "an index": lambda g, y, x: x[0] * g,
+    "its values": lambda g, y, x: x.data * g,
+    "as a number": lambda g, y, x: float(x) * g,
+    "itself": lambda g, y, x: x,
+    "a condition": lambda g, y, x: tensorgrad.where(x, g, 0),
+}
+
+
+@pytest.mark.parametrize("how", ["leaf", "computed", "create_graph", "compiled"])
+@pytest.mark.parametrize("use", USES)
+def test_a_rule_that_uses_what_it_did_not_declare(use: str, how: str) -> None:
+    """An error at the first use, whatever it is, that says what to write."""
+
+    class Undeclared(Op):
+        """y = x^2"""
+
+        name, signature = "undeclared", "()->()"
+
+        def forward(self, xp: Any, x: Any) -> Any:
+            return xp.square(x)
+
+        def backward(self, g: Any, y: Any, x: Any) -> Any:
+            return (lambda: USES[use](g, y, x),)
+
+    try:
+        square, w = Undeclared(), Tensor(np.ones(3), True)
+
+        def gradient() -> Any:
+            return tensorgrad.grad(square(w * 1 if how == "computed" else w).sum(), w, create_graph=how == "create_graph")
+
+        name = "y" if use == "the result" else "x"
+        message = rf'^undeclared: backward uses the value of {name}, .*write reads = "{name}" in Undeclared'
+        with pytest.raises(GraphError, match=message):
+            (tensorgrad.compile(gradient) if how == "compiled" else gradient)()
+    finally:
+        del REGISTRY["undeclared"]
+
+
+def test_shapes_and_dtypes_need_no_declaration() -> None:
+    class Total(Op):
+        """y = sum of the xs, which broadcast"""
+
+        name, signature, reads = "total", "()->()", "y"
+
+        def forward(self, xp: Any, *xs: Any) -> Any:
+            return sum(xs)
+
+        def backward(self, g: Any, y: Any, *xs: Any) -> Any:
+            assert [(x.shape, x.ndim, x.size, x.dtype) for x in xs] == [((3,), 1, 3, np.float64), ((), 0, 1, np.float64)]
+            return lambda: g + 0 * y, lambda: g * xs[1]
+
+    try:
+        total, a, b = Total(), Tensor(np.ones(3), True), Tensor(np.float64(2), True)
+        np.testing.assert_array_equal(tensorgrad.grad(total(a, b).sum(), a)[0], np.ones(3))
+        with pytest.raises(GraphError, match=r'total: backward uses the value of xs, .*write reads = "y xs" in Total'):
+            total(a, b).sum().backward()
+    finally:
+        del REGISTRY["total"]

@@ -169,9 +169,9 @@ def test_reductions_of_a_number_along_an_axis(name: str, axis: int) -> None:
     w = Tensor(np.array(2.0), requires_grad=True)
     if axis == 1 or name in ("mean", "var", "std", "prod"):
         with pytest.raises(ShapeError, match=f"axis {axis} is out of bounds"):
-            getattr(ops, name)(w, axis)
+            getattr(ops, name)(w, axis=axis)
         return
-    y = getattr(ops, name)(w, axis)
+    y = getattr(ops, name)(w, axis=axis)
     y.backward()
     assert (y.shape, y.item(), w.grad.item()) == ((), 2, 1)
 

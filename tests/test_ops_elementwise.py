@@ -269,13 +269,11 @@ def test_astype_names_an_unknown_dtype() -> None:
         Tensor([1.0]).astype("float23")
 
 
-@pytest.mark.parametrize(
-    "name", ["floor", "ceil", "round", "trunc", "floordiv", "isnan", "isfinite", "logical_not", "less", "equal"]
-)
+@pytest.mark.parametrize("name", ["isnan", "isfinite", "logical_not", "less", "equal"])
 def test_ops_without_a_gradient(name: str) -> None:
     x = Tensor([0.5, -1.5], True)
     op = getattr(ops, name)
-    y = op(x, x + 1) if name in ("floordiv", "less", "equal") else op(x)
+    y = op(x, x + 1) if name in ("less", "equal") else op(x)
     assert not y.requires_grad
     (gx,) = tensorgrad.grad((x * y).sum(), x)
     np.testing.assert_array_equal(gx.data, y.data)

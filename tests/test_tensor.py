@@ -121,7 +121,7 @@ MISTAKES = [
     (
         lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [0, 1, 2]),
         ShapeError,
-        "nll_loss: labels have shape (3,), expected (2,): one for each row of the scores",
+        "cross_entropy: labels have shape (3,), expected (2,): one for each row of the scores",
     ),
     (
         lambda: F.nll_loss(Tensor(np.ones((2, 3))), np.array([0.5, 1.0])),

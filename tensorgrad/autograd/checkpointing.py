@@ -67,16 +67,17 @@ class Checkpoint(Op):
 
     def backward(self, g: Value, y: Value, *xs: Value, fn: Callable[..., Any], count: int) -> Rules:
         found: list[Any] = []
+        leaves = [x.source for x in xs[count:]]  # the Tensors that fn reads by itself, of which nothing is kept here
 
         def gradient(i: int) -> Value:
             if not found:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True, tracing=recorded):
                     fresh = [Tensor(x, True) if is_array(x) and x.dtype.kind == "f" else x for x in xs[:count]]
-                    inputs = [t for t in (*fresh, *xs[count:]) if isinstance(t, Tensor) and t.requires_grad]
+                    inputs = [t for t in (*fresh, *leaves) if isinstance(t, Tensor) and t.requires_grad]
                     gradients = grad(fn(*fresh), inputs, g, create_graph=recorded, allow_unused=True)
                 by_id = dict(zip(map(id, inputs), gradients, strict=True))
-                found.extend(by_id.get(id(t)) for t in (*fresh, *xs[count:]))
+                found.extend(by_id.get(id(t)) for t in (*fresh, *leaves))
             one = found[i]
             if one is None:
                 return np.zeros(xs[i].shape, xs[i].dtype)

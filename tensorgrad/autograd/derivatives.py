@@ -13,10 +13,10 @@ import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.autograd.walk import grad
-from tensorgrad.core.backend import namespace
-from tensorgrad.core.state import switched
+from tensorgrad.core.backend import asarray, namespace
+from tensorgrad.core.state import shown, switched
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import GraphError, ShapeError
+from tensorgrad.errors import ArgumentError, DTypeError, GraphError, ShapeError
 
 Function = Callable[..., Tensor]
 
@@ -24,6 +24,8 @@ Function = Callable[..., Tensor]
 def vjp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tuple[Tensor, Any]:
     """(fn(inputs), vᵀ J): the gradient of sum(v * fn(x)) for each input x, of its shape; v has the shape of fn's value."""
     y, xs = _evaluate("vjp", fn, inputs)
+    if y.ndim or v is not None:
+        (v,) = _vectors("vjp", y, v, [y])
     return y, _like(inputs, _grad(y, xs, v, create_graph))
 
 
@@ -33,10 +35,7 @@ def jvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tup
     By two reverse passes: u -> Jᵀ u is linear in u, so the gradient of <v, Jᵀ u> with respect to u is J v.
     """
     y, xs = _evaluate("jvp", fn, inputs)
-    vs = _tuple(inputs, v)
-    for i, (x, vi) in enumerate(zip(xs, vs, strict=True)):
-        if np.shape(vi) != x.shape:
-            raise ShapeError(f"jvp: v[{i}] has shape {np.shape(vi)}, expected {x.shape}, that of the input")
+    vs = _vectors("jvp", inputs, v, xs)
     if not y.requires_grad:
         return y, wrap(np.zeros(y.shape, y.dtype), None)
     with switched(recording=True):
@@ -66,7 +65,8 @@ def jacobian(fn: Function, inputs: Any, *, create_graph: bool = False) -> Any:
 
 def hessian(fn: Function, inputs: Any, *, create_graph: bool = False) -> Any:
     """d² fn / dx dz for a scalar fn, of shape (*x.shape, *z.shape); with a tuple of inputs, a tuple of rows of such blocks."""
-    xs = _tuple(inputs, inputs)
+    _function("hessian", fn)
+    xs = tuple(_inputs("hessian", inputs))
 
     def gradient_of(i: int) -> Function:
         def gradient(*zs: Tensor) -> Tensor:
@@ -82,20 +82,19 @@ def hvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tup
     """(fn(inputs), H v) for a scalar fn: the Hessian times v, by two reverse passes; v has the shape(s) of the inputs."""
     y, xs = _evaluate("hvp", fn, inputs)
     _scalar("hvp", y)
-    vs = _tuple(inputs, v)
+    vs = _vectors("hvp", inputs, v, xs)
     with switched(recording=True):
         slope: Any = 0
-        for i, (g, x, vi) in enumerate(zip(_grad(y, xs, None, True), xs, vs, strict=True)):
-            if np.shape(vi) != x.shape:
-                raise ShapeError(f"hvp: v[{i}] has shape {np.shape(vi)}, expected {x.shape}, that of the input")
+        for g, vi in zip(_grad(y, xs, None, True), vs, strict=True):
             slope = slope + (g * vi).sum()
     return y, _like(inputs, _grad(slope, xs, None, create_graph))
 
 
 def _evaluate(caller: str, fn: Function, inputs: Any) -> tuple[Tensor, list[Tensor]]:
     """fn at the inputs, recorded from Tensors of its own, or from the inputs themselves where they have a history."""
+    _function(caller, fn)
     with switched(recording=True):
-        xs = [x if isinstance(x, Tensor) and x.requires_grad else Tensor(x, True) for x in _tuple(inputs, inputs)]
+        xs = _inputs(caller, inputs)
         y = fn(*xs)
     if not isinstance(y, Tensor):
         raise GraphError(f"{caller}: the function returned {type(y).__name__}, expected a Tensor")
@@ -111,7 +110,44 @@ def _grad(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: bool 
     return [z if g is None else g for g, z in zip(found, zeros, strict=True)]
 
 
+def _function(caller: str, fn: Any) -> None:
+    if not callable(fn):
+        raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
+
+
+def _inputs(caller: str, inputs: Any) -> list[Tensor]:
+    """The inputs as Tensors that require a gradient."""
+    if isinstance(inputs, tuple) and not inputs:
+        raise ArgumentError(f"{caller}: there are no inputs")
+    xs = []
+    for i, x in enumerate(_tuple(inputs, inputs)):
+        if not (isinstance(x, Tensor) and x.requires_grad):
+            if not isinstance(x, Tensor):
+                x = asarray(x, where=f"{caller}: input {i}")
+            if x.dtype.kind != "f":
+                raise DTypeError(f"{caller}: input {i} must be of a floating dtype, got {x.dtype}")
+            x = Tensor(x, True)
+        xs.append(x)
+    return xs
+
+
+def _vectors(caller: str, inputs: Any, v: Any, xs: list[Tensor]) -> list[Any]:
+    """What goes with each input, of its shape."""
+    if isinstance(inputs, tuple) and not isinstance(v, (tuple, list)):
+        raise ShapeError(f"{caller}: v must be a tuple of {len(xs)}, one for each input, got {shown(v)}")
+    vs = list(_tuple(inputs, v))
+    if len(vs) != len(xs):
+        raise ShapeError(f"{caller}: v has {len(vs)} parts for {len(xs)} inputs")
+    vs = [vi if isinstance(vi, Tensor) else asarray(vi, where=f"{caller}: v[{i}]") for i, vi in enumerate(vs)]
+    for i, (x, vi) in enumerate(zip(xs, vs, strict=True)):
+        if vi.shape != x.shape:
+            raise ShapeError(f"{caller}: v[{i}] has shape {vi.shape}, expected {x.shape}, that of the input")
+    return vs
+
+
 def _scalar(caller: str, y: Tensor) -> Tensor:
+    if not isinstance(y, Tensor):
+        raise GraphError(f"{caller}: the function returned {type(y).__name__}, expected a Tensor")
     if y.ndim:
         raise ShapeError(f"{caller}: the function returned shape {y.shape}, expected a 0-d Tensor")
     return y

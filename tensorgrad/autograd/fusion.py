@@ -280,7 +280,7 @@ def match_loss(end: Node, graph: Reading) -> Node | None:
             assert factor is not None
             scale *= factor
             source = node.inputs[0] if isinstance(node.inputs[0], Node) else node.inputs[1]
-        elif node.op is div and (divisor := _number(node)) is not None and isinstance(source, Node):
+        elif node.op is div and (divisor := _number(node)) and isinstance(source, Node):
             scale /= divisor
         elif node.op is not sum:
             return None

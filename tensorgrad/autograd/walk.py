@@ -11,14 +11,15 @@ import numpy as np
 
 from tensorgrad.autograd import fusion
 from tensorgrad.core import writes
+from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu, wait_for
 from tensorgrad.core.location import line_of, user_location
-from tensorgrad.core.node import Freed, Node
+from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
-from tensorgrad.core.state import state, switched
+from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import AnomalyError, DeviceError, GraphError, ShapeError
-from tensorgrad.ops import astype, sum_to
+from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, ShapeError
+from tensorgrad.ops import astype, sum_to, where
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -78,14 +79,14 @@ def grad(
 
     Raises GraphError for an unused input, and as Tensor.backward does.
     """
-    roots = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    roots = _tensors("grad", "output", outputs)
     if isinstance(outputs, Tensor):
         given = [grad_outputs]
     else:
-        given = [None] * len(roots) if grad_outputs is None else list(grad_outputs)
+        given = [None] * len(roots) if grad_outputs is None else _listed("grad", "grad_outputs", grad_outputs)
     if len(given) != len(roots):
         raise GraphError(f"grad: {len(given)} grad_outputs for {len(roots)} outputs")
-    wanted = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    wanted = tuple(_tensors("grad", "input", inputs))
     for i, t in enumerate(wanted):
         if not t.requires_grad:
             raise GraphError(f"grad: input {i} (shape {t.shape}) does not require a gradient")
@@ -93,8 +94,30 @@ def grad(
     found = {id(t.node or t): g for t, g in _walk("grad", roots, seeds, wanted, create_graph, retain_graph)}
     for i, t in enumerate(wanted):
         if id(t.node or t) not in found and not allow_unused:
-            raise GraphError(f"grad: the output was not computed from input {i} (shape {t.shape})")
+            raise GraphError(
+                f"grad: the output was not computed from input {i} (shape {t.shape}); allow_unused=True gives None for it"
+            )
     return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only where it was allowed
+
+
+def _listed(caller: str, what: str, given: Any) -> list[Any]:
+    try:
+        return list(given)
+    except TypeError:
+        raise DTypeError(f"{caller}: {what} must be a sequence, got {shown(given)}") from None
+
+
+def _tensors(caller: str, what: str, given: Any) -> list[Tensor]:
+    """One Tensor, or several, as a list."""
+    if isinstance(given, Tensor):
+        return [given]
+    if isinstance(given, (np.ndarray, str, bytes)) or not isinstance(given, Iterable):
+        raise DTypeError(f"{caller}: the {what}s must be a Tensor or several, got {shown(given)}")
+    found = list(given)
+    for i, t in enumerate(found):
+        if not isinstance(t, Tensor):
+            raise DTypeError(f"{caller}: {what} {i} must be a Tensor, got {shown(t)}")
+    return found
 
 
 def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
@@ -131,6 +154,8 @@ def _walk(
     """
     if state.walked is not None:
         state.walked(roots)
+    if type(create_graph) is not bool:
+        create_graph = truth(caller, "create_graph", create_graph)
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
@@ -150,8 +175,18 @@ def _walk(
     try:
         for node in nodes:
             g = sums.of.get(node)
-            if g is None or (needed is not None and node not in needed):
+            if needed is not None and node not in needed:
                 continue
+            if g is None:
+                if node not in sums.zero:
+                    continue
+                if node.hooks is None and node.retain is None:
+                    sums.zero.update(s for s in node.inputs if isinstance(s, (Node, Tensor)) and s.requires_grad)
+                    continue
+                near = roots[0]._data
+                with on(near):
+                    g = namespace([near]).zeros(node.shape, node.dtype)
+                g = sums.of[node] = wrap(g, None) if record else g
             if gpu is not None and on_gpu(array := raw(g)):
                 array.device.use()  # rules compute where their gradient is
             if node.hooks is not None:
@@ -175,9 +210,11 @@ def _walk(
             gpu.use()
 
     if wanted is None:
+        _add_zeros([(leaf, leaf) for leaf in sums.zero if isinstance(leaf, Tensor)], sums)
         found: list[tuple[Source, Tensor]] = [(leaf, leaf) for leaf in sums.of if isinstance(leaf, Tensor)] + retained
     else:
-        _add_zeros(targets, nodes, sums)
+        read = {s for node in nodes for s in (node, *node.inputs)} if any(s not in sums.of for s in targets) else set()
+        _add_zeros([(source, t) for source, t in targets.items() if source in read], sums)
         found = [(source, t) for source, t in targets.items() if source in sums.of]
     return _hand_out(found, sums, seeds)
 
@@ -186,14 +223,16 @@ class Sums:
     """The gradients that have come in so far, each the sum over those that read the value.
 
     of        node or leaf to gradient: an array, or a Tensor where the pass is recorded
+    zero      what an op reads whose derivative with respect to it is 0, such as sign: its gradient is 0 if none comes in
     own       whose gradient is a sum made here, so that more can be added in place
     recorded  whether the pass is
     """
 
-    __slots__ = ("of", "own", "recorded")
+    __slots__ = ("of", "own", "recorded", "zero")
 
     def __init__(self, recorded: bool) -> None:
         self.of: dict[Source, Any] = {}
+        self.zero: set[Source] = set()
         self.own: set[Source] = set()
         self.recorded = recorded
 
@@ -213,11 +252,16 @@ def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source
     """Add what the rules of `use`, which stands for `node`, make of the gradient g of its result."""
     profile = state.profile
     for source, rule in zip(use.inputs, _rules(use, node, g, sums.recorded), strict=True):
-        if rule is None or not isinstance(source, (Node, Tensor)) or not source.requires_grad:
+        if not isinstance(source, (Node, Tensor)) or not source.requires_grad:
+            continue
+        if rule is None:
+            sums.zero.add(source)
             continue
         if needed is not None and source not in needed:
             continue
         gx = rule() if profile is None else _measured(profile, rule, use)
+        if type(gx) is Unread:
+            gx.refuse()
         if gx.shape != source.shape:
             gx = sum_to(gx, source.shape)
         if gx.dtype != source.dtype:
@@ -230,22 +274,25 @@ def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source
 def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
     """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it stands for.
 
-    What a rule does not read is passed as the Node or the Tensor itself, which has a shape and a dtype.
+    In place of what a rule does not read, by what its op declares, stands an Unread, which has a shape and a dtype.
     """
-    op, values, out = use.op, use.inputs, use.out
+    op, saved, out = use.op, use.saved, use.out
     assert op.backward is not None
-    if use.saved:
-        values = use.saved
-        if record:
-            values = tuple(
-                wrap(a, i) if isinstance(i, Node) and a is not None else i for i, a in zip(use.inputs, values, strict=True)
-            )
-        elif not op.reads_all:
-            values = tuple([i if a is None else a for i, a in zip(use.inputs, values, strict=True)])
+    if not saved:
+        values: Any = [Unread(use, i) if isinstance(s, (Node, Tensor)) else s for i, s in enumerate(use.inputs)]
+    elif not record and op.reads_all:
+        values = saved
+    else:
+        values = []
+        for i, (source, a) in enumerate(zip(use.inputs, saved, strict=True)):
+            if a is not None:
+                values.append(wrap(a, source) if record and isinstance(source, Node) else source if record else a)
+            else:
+                values.append(Unread(use, i) if isinstance(source, (Node, Tensor)) else source)
     if record:
         state.scope, state.gradient_of = node.scope, use
         out = out if out is None else wrap(out, node)
-    return op.backward(g, node if out is None else out, *values, **use.attrs)
+    return op.backward(g, Unread(use, -1) if out is None else out, *values, **use.attrs)
 
 
 def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
@@ -326,13 +373,18 @@ def _on_path(nodes: list[Node], targets: dict[Source, Tensor]) -> set[Source]:
     return needed
 
 
-def _add_zeros(targets: dict[Source, Tensor], nodes: list[Node], sums: Sums) -> None:
-    """The gradient 0 for what the graph reads, but no rule has a gradient for (ReLU's mask)."""
-    for source, t in targets.items():
-        if source not in sums.of and any(source is s for node in nodes for s in (node, *node.inputs)):
-            with on(t._data):
-                zeros = namespace([t._data]).zeros(t.shape, t.dtype)
-            sums.of[source] = wrap(zeros, None) if sums.recorded else zeros
+def _add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
+    """The gradient 0 for what the graph reads, but no rule has a gradient for: what goes into sign, ReLU's mask."""
+    for source, t in sources:
+        if source in sums.of:
+            continue
+        if state.tracing:  # computed, so that each replay has an array of its own
+            with switched(recording=False):
+                sums.of[source] = where(False, t, 0.0)
+            continue
+        with on(t._data):
+            zeros = namespace([t._data]).zeros(t.shape, t.dtype)
+        sums.of[source] = wrap(zeros, None) if sums.recorded else zeros
 
 
 def _hand_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

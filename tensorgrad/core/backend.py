@@ -221,6 +221,15 @@ def memory_error(what: str, error: MemoryError) -> DeviceMemoryError:
     )
 
 
+def memory_left() -> int:
+    """So many bytes of main memory may be taken yet; a very large number where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return sys.maxsize
+
+
 # What is wrong on a GPU is found out when a value is asked for: to look would be to wait for the GPU
 
 # device and message: a boolean there, True if it has happened. It stays where it is: captured steps write to it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from tensorgrad.core.location import Location, line_of
 from tensorgrad.core.op import Op
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import state
+from tensorgrad.errors import GraphError
 
 
 class Node:
@@ -113,6 +115,63 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.op.name} {self.shape} {self.dtype}>"
+
+
+class Unread:
+    """What a rule gets in place of an argument (the result: -1) that the `reads` of its op does not name: a shape and a dtype.
+
+    The value is not kept. Whatever else is done with it raises GraphError, which says what to declare.
+    """
+
+    __slots__ = ("argument", "node")
+
+    def __init__(self, node: Node, argument: int) -> None:
+        self.node = node
+        self.argument = argument
+
+    @property
+    def source(self) -> Any:
+        """Where the value came from: a node, or a leaf."""
+        return self.node if self.argument < 0 else self.node.inputs[self.argument]
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.source.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.source.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.source.shape)
+
+    @property
+    def size(self) -> int:
+        return int(self.source.size)
+
+    def __getattr__(self, asked: str) -> Any:
+        if asked.startswith("__") and asked.endswith("__"):
+            raise AttributeError(asked)  # Python and NumPy look what there is
+        self.refuse()
+
+    def refuse(self, *_: Any, **__: Any) -> Any:
+        op = self.node.op
+        names = list(inspect.signature(op.backward).parameters)[1:] if op.backward is not None else []  # after g
+        name = names[min(self.argument + 1, len(names) - 1)]
+        raise GraphError(
+            f"{op.name}: backward uses the value of {name}, which `reads` does not name, so it has not been kept; "
+            f'write reads = "{" ".join([*op.reads.split(), name])}" in {type(op).__name__}'
+        )
+
+    __hash__ = object.__hash__
+
+
+OPERATORS = """abs add and array array_function array_ufunc bool call contains divmod eq float floordiv ge getitem gt index int
+invert iter le len lt matmul mod mul ne neg or pos pow radd rand rdivmod rfloordiv rmatmul rmod rmul ror rpow rsub rtruediv rxor
+sub truediv xor"""
+for _name in OPERATORS.split():
+    setattr(Unread, f"__{_name}__", Unread.refuse)
 
 
 class Freed(tuple[Any, ...]):

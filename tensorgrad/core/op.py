@@ -58,6 +58,7 @@ class Op:
     layer       whether it multiplies by weights, and so begins a layer: derivations call what it gives z1, z2, ...
     activation  whether what it gives is what the units of a layer pass on: derivations call that h1, h2, ...
     calls       whether it calls a function of the user's, which a check of the op would check
+    public      what people call, if that is not the op itself: errors have that name
     """
 
     name: ClassVar[str]
@@ -71,6 +72,7 @@ class Op:
     layer: ClassVar[bool] = False
     activation: ClassVar[bool] = False
     calls: ClassVar[bool] = False
+    public: ClassVar[str] = ""
     log: Op | None = None
     log_complement: Op | None = None
     expands: tuple[Op, ...] = ()

@@ -15,9 +15,20 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
-from tensorgrad.core.state import state
+from tensorgrad.core.state import scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
+from tensorgrad.errors import (
+    AnomalyError,
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    GraphError,
+    OutOfRangeError,
+    ShapeError,
+    TensorgradError,
+)
+
+INTEGERS = 2**63  # as many there are below 0, and twice as many in unsigned ones
 
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
@@ -33,7 +44,11 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             arrays.append(a._data)
             inputs.append(a.node or a)
         else:
-            if not isinstance(a, (np.ndarray, float, int)):
+            if (
+                not isinstance(a, (np.ndarray, float, int))
+                or (type(a) is np.ndarray and a.dtype.kind not in "fiub")
+                or (type(a) is int and not -INTEGERS <= a < 2 * INTEGERS)
+            ):
                 a = operand(op, a, args)
             arrays.append(a)
             inputs.append(a)
@@ -43,8 +58,10 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         xp = backend.namespace(arrays)
         out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs)
     except MemoryError as error:
-        raise backend.memory_error(f"{op.name} of {described(arrays)}", error) from error
-    except (ValueError, TypeError, IndexError) as error:
+        if isinstance(error, TensorgradError):
+            raise
+        raise backend.memory_error(f"{scoped(op.public or op.name)} of {described(arrays)}", error) from error
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         explained = explain(op, error, args, attrs, arrays)
         if explained is error:
             raise
@@ -69,7 +86,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
 
 def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
     """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on."""
-    array = backend.asarray(a, where=op.name)
+    array = backend.asarray(a, where=scoped(op.public or op.name))
     if backend.is_array(a) and not isinstance(a, np.generic):
         return array
     return backend.beside(array, [x._data if isinstance(x, Tensor) else x for x in args])
@@ -82,22 +99,32 @@ def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> 
 
 
 def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
-    """NumPy's error as one that names the module, the op, the argument, what was expected, what came and from where."""
-    where = f"{state.scope}.{op.name}" if state.scope else op.name
+    """NumPy's error as one that names the module, the op, the argument, what was expected, what came and from where.
+
+    Inside of a function of several ops, the op is that function: it is what was called.
+    """
+    where = scoped(op.public or op.name)
     if isinstance(error, TensorgradError):
         explained: TensorgradError = error
-        if isinstance(error, DeviceError) and not error.args[0].startswith(f"{op.name}:"):
-            explained.args = (f"{op.name}: {error}; got {described(arrays)}", *error.args[1:])
-        if state.scope:
-            explained.args = (f"{state.scope}.{explained}", *error.args[1:])
+        text = str(error).removeprefix(f"{op.name}: ")
+        if isinstance(error, DeviceError):
+            text = f"{text}; got {described(arrays)}"
+        explained.args = (text if text.startswith(where) else f"{where}: {text}", *error.args[1:])
     elif isinstance(error, TypeError) and (problem := wrong_call(op, arrays, attrs)):
         return TypeError(f"{where}: {problem}")
     elif problem := op.parsed.mismatch([np.shape(a) for a in arrays]):
         explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
+    elif isinstance(error, AttributeError):
+        number = next((i for i, a in enumerate(arrays) if isinstance(a, (int, float))), None)
+        if number is None:  # of an op's own code: nothing that was given explains it
+            return error
+        explained = DTypeError(f"{where}: argument {number} is the number {arrays[number]!r}, expected an array")
     else:
         kind: type[TensorgradError] = ShapeError
         if isinstance(error, TypeError):
             kind = DTypeError
+        elif isinstance(error, OverflowError):
+            kind = ArgumentError
         elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's error for an axis is both
             kind = OutOfRangeError
         explained = kind(f"{where}: {error}; got {described(arrays)}{made_by(args)}")

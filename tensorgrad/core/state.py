@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
+
+from tensorgrad.errors import ArgumentError, CompileError, DeviceMemoryError, DTypeError, OutOfRangeError, TensorgradError
 
 TensorT = TypeVar("TensorT")  # the Tensor, the Node, the Op, which stand above this
 TensorIn = TypeVar("TensorIn", contravariant=True)
@@ -116,6 +119,7 @@ class State(threading.local):
     walked: Callable[[list[Any]], None] | None = None  # who is told of the Tensors that a reverse walk begins at
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
     function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
+    caller: str = ""  # the function of several ops that runs, and that errors are told of, not the op inside that refuses
     initial: Any = None  # the generator of initial values inside nn.init.seeded()
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
 
@@ -128,19 +132,98 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def one_box(fn: _F) -> _F:
-    """Say that a function of several ops is what people call: its nodes know it, and drawings show it as one operation."""
+    """Say that a function of several ops is what people call: its nodes know it, and drawings show it as one operation.
+
+    Errors have its name, as by `named`.
+    """
 
     @functools.wraps(fn)
     def called(*args: Any, **kwargs: Any) -> Any:
         if state.function is not None:
             return fn(*args, **kwargs)
         state.function = (fn.__name__, _calls())
+        outer, state.caller = state.caller, state.caller or fn.__name__
         try:
             return fn(*args, **kwargs)
+        except Exception as error:
+            if (explained := in_words(fn, error, args, kwargs)) is error:
+                raise
+            raise explained from error
         finally:
             state.function = None
+            state.caller = outer
 
     return called  # type: ignore[return-value]
+
+
+def named(fn: _F) -> _F:
+    """Say that a function of several ops is what people call: errors have its name, not that of an op that it is made of."""
+
+    @functools.wraps(fn)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if state.caller:
+            return fn(*args, **kwargs)
+        state.caller = args[0].name if fn.__name__ == "__call__" else fn.__name__  # the call of an op that is made of others
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            if (explained := in_words(fn, error, args, kwargs)) is error:
+                raise
+            raise explained from error
+        finally:
+            state.caller = ""
+
+    return called  # type: ignore[return-value]
+
+
+def scoped(op: str) -> str:
+    """What an error begins with: the path of the module that runs, and the name of what was called, of `op` by default."""
+    name = state.caller or op
+    return f"{state.scope}.{name}" if state.scope else name
+
+
+KINDS: dict[type[Exception], type[TensorgradError]] = {
+    TypeError: DTypeError,
+    AttributeError: DTypeError,
+    IndexError: OutOfRangeError,
+    MemoryError: DeviceMemoryError,
+    ValueError: ArgumentError,
+    ArithmeticError: ArgumentError,
+    RuntimeError: ArgumentError,
+}
+
+
+def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception:
+    """What Python or NumPy raised inside of a function, as an error with the function's name and what it was called with.
+
+    The package's own errors get the name where they have none. Warnings that have been made errors stay as they are. What
+    Python says of the number or the names of arguments stays a TypeError.
+    """
+    name = args[0].name if fn.__name__ == "__call__" else fn.__name__
+    if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
+        taken = [p.replace(annotation=p.empty) for p in inspect.signature(fn).parameters.values() if p.name != "self"]
+        return TypeError(f"{scoped(name)}: {str(error).partition('() ')[2]}; expected {name}{inspect.Signature(taken)}")
+    kind = next((kind for base, kind in KINDS.items() if isinstance(error, base)), None)
+    if isinstance(error, (CompileError, Warning, FloatingPointError)) or kind is None:
+        return error
+    where, text = scoped(name), str(error)
+    if isinstance(error, TensorgradError):
+        if where not in text:
+            error.args = (f"{where}: {text}", *error.args[1:])
+        return error
+    if text.startswith(f"{where}:"):
+        return kind(text)
+    given = [*map(shown, args), *(f"{name}={shown(value)}" for name, value in kwargs.items())]
+    return kind(f"{where}: {text}; called as {name}({', '.join(given)})")
+
+
+def shown(value: Any) -> str:
+    """A value in an error: arrays by shape and dtype, anything else as it prints, shortened."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if dtype is not None and isinstance(shape, tuple) and (shape or hasattr(value, "requires_grad")):
+        return f"{type(value).__name__} {shape} {dtype}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Changes:

@@ -16,14 +16,15 @@ from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import changes, state
-from tensorgrad.errors import DTypeError, GraphError
+from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 
 class Tensor(Face):
     """An n-dimensional array that remembers how it was computed.
 
-    data           numbers, nested lists of numbers (float32 unless `dtype` says otherwise), or an array (its dtype is
-                   kept). Always copied, so that nothing outside can change it under the graph.
+    data           numbers, nested lists of numbers (float32 unless `dtype` says otherwise, whole ones too: above 2**24 they
+                   are rounded; dtype=int for labels and indices), or an array (its dtype is kept). Always copied, so that
+                   nothing outside can change it under the graph.
     requires_grad  record what is computed from it, and give it a `.grad` in `backward()`. Floating dtypes only.
     dtype          a floating, integer or boolean dtype
     device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default
@@ -62,8 +63,8 @@ class Tensor(Face):
                 state.trace.copied(self, data if source is None else source)
             else:
                 state.trace.made(self)
-        if requires_grad:
-            self.requires_grad_()
+        if requires_grad is not False:
+            self.requires_grad_(requires_grad)
 
     # What it is
 
@@ -130,7 +131,11 @@ class Tensor(Face):
         return self._data if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
 
     def item(self) -> float | int | bool:
-        """The one value as a Python number. Raises ValueError for more than one."""
+        """The one value as a Python number. Raises ShapeError for more than one, or none."""
+        if self._data.size != 1:
+            raise ShapeError(
+                f"item: the Tensor has shape {self.shape}, only one with a single element has a value; see tolist()"
+            )
         self._require_concrete("item()")
         return self._data.item()
 
@@ -172,12 +177,18 @@ class Tensor(Face):
 
     def _one(self, what: str) -> Any:
         if self.size != 1:
-            raise ValueError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
+            raise ShapeError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
         self._require_concrete(f"{what}()")
         return self._data.item()
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.ndim == 0 and spec else format(repr(self), spec)
+        if not spec:
+            return repr(self)
+        if self.size != 1:
+            raise ShapeError(
+                f"format {spec!r}: the Tensor has shape {self.shape}, only one with a single element is formatted as a number"
+            )
+        return format(self.item(), spec)
 
     # What NumPy and others make of it
 
@@ -223,6 +234,8 @@ class Tensor(Face):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Say whether this leaf gets a gradient, and return it."""
+        if not isinstance(requires_grad, (bool, np.bool_)):
+            raise DTypeError(f"Tensor: requires_grad must be True or False, got {type(requires_grad).__name__}")
         if requires_grad and self.dtype.kind != "f":
             raise DTypeError(
                 f"Tensor: requires_grad=True needs a floating dtype, got {self.dtype}; "
@@ -230,7 +243,7 @@ class Tensor(Face):
             )
         if self.node is not None and not requires_grad:
             raise GraphError(f"requires_grad_: this Tensor was computed by {self.node.op.name}; use .detach()")
-        self.requires_grad = requires_grad
+        self.requires_grad = bool(requires_grad)
         return self
 
     def retain_grad(self) -> None:
@@ -296,5 +309,10 @@ def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) ->
 def from_dlpack(array: Any) -> Tensor:
     """A Tensor on the memory of anything that speaks DLPack (PyTorch, JAX, CuPy, ...), on its device, without a copy."""
     cuda, managed = 2, 13  # DLPack's numbers of kinds of devices
+    if not hasattr(array, "__dlpack_device__"):
+        raise DTypeError(f"from_dlpack: expected an array that speaks DLPack, got {type(array).__name__}")
     xp = backend.cupy() if array.__dlpack_device__()[0] in (cuda, managed) else np
-    return wrap(xp.from_dlpack(array), None)
+    try:
+        return wrap(xp.from_dlpack(array), None)
+    except BufferError as error:
+        raise DTypeError(f"from_dlpack: {error}") from error

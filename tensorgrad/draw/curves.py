@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tensorgrad.core.state import named
 from tensorgrad.errors import MissingDependencyError
 
 COLOURS = ("#2f6fb5", "#c98a00", "#2e8540", "#c04f4f")
 
 
+@named
 def curves(
     history: Mapping[str, Sequence[float]],
     *,

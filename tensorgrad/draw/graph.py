@@ -125,11 +125,11 @@ def graph(
     made them. Raises GraphError for a Tensor that was given, not computed, and where a gradient can no longer be computed.
     """
     if direction not in ("TB", "LR"):
-        raise ValueError(f'draw.graph: direction must be "TB" or "LR", got {direction!r}')
+        raise ArgumentError(f'draw.graph: direction must be "TB" or "LR", got {direction!r}')
     if fused not in (True, False, "both"):
         raise ValueError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
     if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
-        raise ValueError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
+        raise ArgumentError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
     costs: dict[Node, Cost] | None = None
     if isinstance(what, Plan):
         what, costs = what.costs()

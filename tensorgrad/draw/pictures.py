@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import Array
+from tensorgrad.core.state import named
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.curves import COLOURS
 from tensorgrad.errors import LabelError, MissingDependencyError, ShapeError
@@ -31,6 +32,7 @@ def new_figure(caller: str, width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@named
 def predictions(
     images: Any,
     labels: Any,
@@ -65,6 +67,7 @@ def predictions(
     return grid("predictions", pixels[:limit], titles, columns, "no images", header)
 
 
+@named
 def mistakes(
     images: Any,
     labels: Any,
@@ -134,6 +137,7 @@ def grid(
     return figure
 
 
+@named
 def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None, normalise: bool = False) -> Any:
     """The confusion matrix: a row for each true class, a column for each predicted one, counts in the cells.
 
@@ -170,6 +174,7 @@ def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None
     return figure
 
 
+@named
 def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
     """A multi-layer perceptron as columns of neurons, the inputs at the left, a line for every weight.
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.core.backend import Array, address, cupy
-from tensorgrad.errors import MissingDependencyError, TensorgradError
+from tensorgrad.errors import ArgumentError, MissingDependencyError, TensorgradError
 
 WORKSPACE = 32 << 20  # bytes; what cuBLAS recommends for Hopper, more than it uses elsewhere
 
@@ -39,8 +39,8 @@ def set_matmul_precision(precision: str) -> None:
     Sums are in float32 in every case. What a compiled step has planned keeps the precision that it was planned with.
     """
     global _precision
-    if precision not in PRECISIONS:
-        raise ValueError(f"set_matmul_precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ArgumentError(f"set_matmul_precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     _precision = precision
 
 

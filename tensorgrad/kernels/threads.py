@@ -8,7 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from operator import index
 from typing import TYPE_CHECKING, Any
+
+from tensorgrad.core.arguments import is_whole
+from tensorgrad.errors import ArgumentError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +33,8 @@ def set_num_threads(n: int) -> None:
     Raises ValueError unless n is a whole number above 0.
     """
     global _count
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"set_num_threads: expected a whole number above 0, got {n!r}")
+    if not is_whole(n) or not 1 <= (n := index(n)) < 2**31:
+        raise ArgumentError(f"set_num_threads: expected a whole number above 0, got {n!r}")
     _count = n
     _blas.cache_clear()  # SciPy may have brought its own since
     blas_threads(n)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, put
+from tensorgrad.core.arguments import number, sizes
+from tensorgrad.core.backend import Array, is_array, put
 from tensorgrad.core.operand import Operand, T
-from tensorgrad.core.state import one_box, state, switched
+from tensorgrad.core.state import one_box, shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import loss
 from tensorgrad.nn.loss import *
 from tensorgrad.ops import activation, linear, log_softmax, softmax
@@ -39,8 +40,9 @@ def dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random
 
     Raises ValueError unless 0 <= p <= 1.
     """
+    p = number("dropout", "p", p)
     if not 0 <= p <= 1:
-        raise ValueError(f"{scoped('dropout')}: p must be in 0 .. 1, got {p}")
+        raise ArgumentError(f"{scoped('dropout')}: p must be in 0 .. 1, got {p}")
     x = as_operand("dropout", x)
     if not training or p == 0:
         return x
@@ -63,7 +65,7 @@ def layer_norm(
     Raises ShapeError if x does not end in `shape`, or weight or bias have another one.
     """
     x = as_operand("layer_norm", x)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    shape, eps = sizes("layer_norm", shape), number("layer_norm", "eps", eps)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ShapeError(f"{scoped('layer_norm')}: input has shape {x.shape}, expected one that ends in {shape}")
     y, _, _ = normalised(x, tuple(range(-len(shape), 0)), eps)
@@ -94,9 +96,12 @@ def batch_norm(
     x = as_operand("batch_norm", x)
     if x.ndim < 2:
         raise ShapeError(f"{scoped('batch_norm')}: input has shape {x.shape}, expected (n, features) or (n, features, ...)")
+    eps, momentum = number("batch_norm", "eps", eps), number("batch_norm", "momentum", momentum)
     features, over = x.shape[1], (0, *range(2, x.ndim))
     wide = (features,) + (1,) * (x.ndim - 2)
     for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+        if value is not None and not is_array(value):
+            raise DTypeError(f"{scoped('batch_norm')}: {name} must be an array, which is changed in place, got {shown(value)}")
         if value is not None and value.shape != (features,):
             raise ShapeError(
                 f"{scoped('batch_norm')}: {name} has shape {value.shape}, expected ({features},) for input {x.shape}"

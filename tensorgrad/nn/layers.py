@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core.arguments import whole
 from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
@@ -91,10 +92,10 @@ class Flatten(Module):
 
     def __init__(self, start_axis: int = 1) -> None:
         super().__init__()
-        self.start_axis = start_axis
+        self.start_axis = whole("Flatten", "start_axis", start_axis)
 
     def forward(self, x: Any) -> Any:
-        return ops.reshape(x, (*x.shape[: self.start_axis], math.prod(x.shape[self.start_axis :])))
+        return ops.flatten(x, self.start_axis)
 
     def extra_repr(self) -> str:
         return "" if self.start_axis == 1 else f"start_axis={self.start_axis}"

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core.arguments import number, whole
 from tensorgrad.core.backend import Array, asarray, namespace
 from tensorgrad.core.location import line_of, user_location, warn
 from tensorgrad.core.operand import Operand, T
-from tensorgrad.core.state import one_box, state
+from tensorgrad.core.state import one_box, shown, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import GraphError, ShapeError
+from tensorgrad.errors import ArgumentError, GraphError, ShapeError
 from tensorgrad.ops.activation import log_complement_sigmoid, logsigmoid
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.elementwise import abs, astype, clip, mul_grad, where
 from tensorgrad.ops.exponential import log
+from tensorgrad.ops.index import of_lists
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target, check_labels, log_softmax, one_hot, softmax
 
@@ -44,7 +46,8 @@ def cross_entropy(
 ) -> T | Array:
     """The cross-entropy between softmax(logits) and the target, by default its mean over samples as a 0-d Tensor.
 
-    logits   (..., classes), any real numbers: no softmax before this
+    logits   (..., classes), any real numbers: no softmax before this. The classes come last: where they come second, as in
+             PyTorch's (n, classes, d), write logits.moveaxis(1, -1); with classes = d both layouts would go through
     target   class indices (...), integers in 0 .. classes-1; or probabilities (..., classes)
     weight   (classes): how much each class counts
     ignore_index      samples with this label count nothing (there is none by default; PyTorch's default is -100)
@@ -56,9 +59,9 @@ def cross_entropy(
     Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is neither of the two.
     """
     check_reduction("cross_entropy", reduction)
+    label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
-    label_smoothing = float(label_smoothing)
+        raise ArgumentError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
     logits, target = as_operand("cross_entropy", logits), as_target(target)
     warn_of_softmax(logits)
     logp = log_softmax(logits)
@@ -72,10 +75,12 @@ def cross_entropy(
         if target.shape != logits.shape:
             raise ShapeError(
                 f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {logits.shape}; "
-                f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}"
+                f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}{of_lists(target)}"
             )
         if ignore_index is not None:
-            raise ValueError(f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities")
+            raise ArgumentError(
+                f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities"
+            )
         y, keep = target, None
         total = max(math.prod(logits.shape[:-1]), 1)
     if label_smoothing:
@@ -121,7 +126,10 @@ def nll_loss(
 
 @one_box
 def mse_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
-    """L = (input - target)², element by element, reduced. Raises ShapeError unless both have the same shape."""
+    """L = (input - target)², element by element, reduced; the mean of no elements is NaN.
+
+    Raises ShapeError unless both have the same shape.
+    """
     input, target = compared("mse_loss", input, target, reduction)
     d = input - target
     return total_of(d * d, reduction)
@@ -144,8 +152,9 @@ def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, red
     Raises ShapeError unless both have the same shape, ValueError unless delta > 0.
     """
     input, target = compared("huber_loss", input, target, reduction)
+    delta = number("huber_loss", "delta", delta)
     if not delta > 0:
-        raise ValueError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
+        raise ArgumentError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
     d = input - target
     near = clip(d, -delta, delta)
     return total_of(near * (d - 0.5 * near), reduction)
@@ -203,8 +212,8 @@ def binary_cross_entropy_with_logits(
 
 
 def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> None:
-    if reduction not in known:
-        raise ValueError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {reduction!r}")
+    if not isinstance(reduction, str) or reduction not in known:
+        raise ArgumentError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {shown(reduction)}")
 
 
 def total_of(losses: Any, reduction: str, count: Any = None) -> Any:
@@ -235,6 +244,7 @@ def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | No
     [t = k] for each sample and class; [sample is not ignored], or None; how much each sample counts, or None; the sum of that
     """
     keep = None
+    ignore_index = None if ignore_index is None else whole(op, "ignore_index", ignore_index)
     if ignore_index is not None and target.dtype.kind in "iu":
         keep = not_equal(target, ignore_index)
         target = where(keep, target, 0)

@@ -12,6 +12,8 @@ What the derivative is taken to be at kinks, ties and poles (each row is a test)
 | elu at 0                 | alpha                                       | as at the left                              |
 | abs at 0                 | 0                                           | the middle of -1 and 1                      |
 | sign anywhere            | 0                                           | a step                                      |
+| floor, ceil, round, //   | 0                                           | a step; so is trunc                         |
+| a % b                    | 1 for a, -(a // b) for b                    | as between the steps                        |
 | clip at a bound          | 1                                           | the bound is inside                         |
 | maximum(a, b) of equals  | 1 for a, 0 for b                            | the sum is right, and nothing is halved     |
 | minimum(a, b) of equals  | 1 for a, 0 for b                            | as maximum                                  |
@@ -33,6 +35,7 @@ from types import ModuleType as _ModuleType
 
 from tensorgrad.ops.activation import *
 from tensorgrad.ops.activation_grad import *
+from tensorgrad.ops.assign import *
 from tensorgrad.ops.compare import *
 from tensorgrad.ops.conv import *
 from tensorgrad.ops.device import *
@@ -42,6 +45,7 @@ from tensorgrad.ops.functions import *
 from tensorgrad.ops.index import *
 from tensorgrad.ops.linalg import *
 from tensorgrad.ops.loss import *
+from tensorgrad.ops.rearrange import *
 from tensorgrad.ops.reduce import *
 from tensorgrad.ops.rounding import *
 from tensorgrad.ops.shape import *

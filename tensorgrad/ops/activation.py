@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tensorgrad.core.arguments import choice, number
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Unary
+from tensorgrad.core.state import named
 from tensorgrad.kernels import common
 from tensorgrad.ops.activation_grad import relu_grad, sigmoid_grad, tanh_grad
 from tensorgrad.ops.elementwise import clip, minimum, mul_grad, where
@@ -89,7 +91,7 @@ class LeakyRelu(Op):
     kinks = (0.0,)
 
     def __call__(self, x: Operand[T], slope: float = 0.01) -> T | Array:
-        return self.apply(x, slope=slope)
+        return self.apply(x, slope=number(self.name, "slope", slope))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -114,7 +116,7 @@ class Elu(Op):
     kinks = (0.0,)
 
     def __call__(self, x: Operand[T], alpha: float = 1.0) -> T | Array:
-        return self.apply(x, alpha=alpha)
+        return self.apply(x, alpha=number(self.name, "alpha", alpha))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -143,9 +145,7 @@ class Gelu(Op):
     activation = True
 
     def __call__(self, x: Operand[T], approximate: str = "none") -> T | Array:
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f'gelu: approximate is {approximate!r}, expected "none" or "tanh"')
-        return self.apply(x, approximate=approximate)
+        return self.apply(x, approximate=choice(self.name, "approximate", approximate, ("none", "tanh")))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -244,6 +244,7 @@ class LogComplementSigmoid(Unary):
         return (lambda: -mul_grad(g, sigmoid(x)),)
 
 
+@named
 def hardtanh(x: Operand[T], low: float = -1.0, high: float = 1.0) -> T | Array:
     """x kept within low and high: `clip`, whose derivative is 1 inside and at the bounds, 0 outside."""
     return clip(x, low, high)

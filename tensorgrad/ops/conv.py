@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.arguments import is_sequence, is_whole, room_for, whole
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import one_box
-from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.core.state import one_box, shown
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.ops import statistics
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.reduce import mean
@@ -37,7 +38,8 @@ class Windows2d(Op):
     moves = True
 
     def __call__(self, x: Operand[T], kernel: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> T | Array:
-        return self.apply(x, kernel=kernel, stride=stride, padding=padding)
+        kernel, stride = pair(self.name, "kernel", kernel, 1), pair(self.name, "stride", stride, 1)
+        return self.apply(x, kernel=kernel, stride=stride, padding=pair(self.name, "padding", padding, 0))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         attrs, (h, w) = sample_windows(rng)
@@ -47,6 +49,7 @@ class Windows2d(Op):
         if x.ndim != 4:
             raise ValueError("not four axes")  # the signature says it better
         p, q = positions(self.name, x.shape[2:], kernel, stride, padding)
+        room_for(self.name, (x.shape[1], *kernel, x.shape[0], p, q), x.dtype.itemsize)
         if any(padding):
             x = xp.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
         n, c, h, w = x.strides
@@ -68,7 +71,8 @@ class Fold2d(Op):
     name, signature = "fold2d", "(c,i,j,n,p,q)->(n,c,h,w)"
 
     def __call__(self, x: Operand[T], size: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> T | Array:
-        return self.apply(x, size=size, stride=stride, padding=padding)
+        size, stride = pair(self.name, "size", size, 0), pair(self.name, "stride", stride, 1)
+        return self.apply(x, size=size, stride=stride, padding=pair(self.name, "padding", padding, 0))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         attrs, size = sample_windows(rng)
@@ -170,12 +174,12 @@ def positions(op: str, size: Shape, kernel: Pair, stride: Pair, padding: Pair) -
 
 def pair(op: str, what: str, value: int | Pair, least: int) -> Pair:
     """One number for both axes, or two, as two."""
-    both = value if isinstance(value, tuple | list) else (value, value)
-    if len(both) != 2 or not all(isinstance(n, int) for n in both):
-        raise DTypeError(f"{scoped(op)}: {what} must be one whole number or two, got {value!r}")
+    both: tuple[Any, ...] = tuple(value) if is_sequence(value) else (value, value)  # type: ignore[arg-type]
+    if len(both) != 2 or not all(map(is_whole, both)):
+        raise DTypeError(f"{scoped(op)}: {what} must be one whole number or two, got {shown(value)}")
     if min(both) < least:
-        raise ValueError(f"{scoped(op)}: {what} must be at least {least}, got {value!r}")
-    return both[0], both[1]
+        raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {shown(value)}")
+    return whole(op, what, both[0]), whole(op, what, both[1])
 
 
 def sample_windows(rng: np.random.Generator) -> tuple[dict[str, Pair], Pair]:

@@ -8,6 +8,7 @@ from tensorgrad.core import backend
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.state import named
 from tensorgrad.core.tensor import Tensor, raw
 
 __all__ = ["to_device"]
@@ -23,6 +24,7 @@ class ToDevice(Op):
     name, signature = "to_device", "()->()"
     moves = True
 
+    @named
     def __call__(self, x: Operand[T], device: str, origin: str | None = None) -> T | Array:
         x = x if isinstance(x, Tensor) else backend.asarray(x, where=self.name)
         device, here = backend.as_device(device), backend.device_of(raw(x))

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.arguments import dtype_of, number
+from tensorgrad.core.backend import Array, Xp, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, Ternary, Unary
-from tensorgrad.errors import DTypeError
+from tensorgrad.core.state import named, scoped
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
 from tensorgrad.kernels import common, reference
 
 __all__ = [
@@ -259,13 +262,14 @@ class Clip(Op):
     name, signature, reads = "clip", "()->()", "y x"
     kinks = (-1.0, 0.5)
 
+    @named
     def __call__(self, x: Operand[T], low: Operand[T] | None = None, high: Operand[T] | None = None) -> T | Array:
-        low, high = (bound.item() if isinstance(bound, np.generic) else bound for bound in (low, high))
+        low, high = bound("low", low), bound("high", high)
         if low is None and high is None:
-            raise ValueError("clip: low and high are both None, expected at least one bound")
+            raise ArgumentError(f"{scoped(self.name)}: low and high are both None, expected at least one bound")
         if (low is None or isinstance(low, (int, float))) and (high is None or isinstance(high, (int, float))):
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"clip: low is {low} and high is {high}, expected low <= high")
+            if low is not None and high is not None and not low <= high:
+                raise ArgumentError(f"{scoped(self.name)}: low is {low} and high is {high}, expected low <= high")
             return self.apply(x, low=low, high=high)
         x = x if low is None else maximum(x, low)
         return x if high is None else minimum(x, high)
@@ -282,6 +286,13 @@ class Clip(Op):
         return (lambda: where(x == y, g, 0),)
 
 
+def bound(what: str, value: Any) -> Any:
+    """What one number says as one, arrays and Tensors, which are compared element by element, as they are."""
+    if value is None or isinstance(value, (Tensor, list, tuple)) or (is_array(value) and value.ndim):
+        return value
+    return number("clip", what, value)
+
+
 class AsType(Op):
     """y = x in another dtype. Integers and booleans have no gradient: for such a dtype the op is `cast`.
 
@@ -294,15 +305,8 @@ class AsType(Op):
     name, signature = "astype", "()->()"
 
     def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
-        try:
-            dtype = np.dtype(dtype)
-        except TypeError as error:
-            raise DTypeError(f"astype: {error}; expected a floating, integer or boolean dtype") from error
-        if dtype.kind == "f":
-            return self.apply(x, dtype=dtype)
-        if dtype.kind not in "biu":
-            raise DTypeError(f"astype: expected a floating, integer or boolean dtype, got {dtype}")
-        return cast(x, dtype=dtype)
+        dtype = dtype_of(self.name, dtype)
+        return self.apply(x, dtype=dtype) if dtype.kind == "f" else cast(x, dtype=dtype)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -321,10 +325,10 @@ class Cast(Op):
     forward    y  = trunc(x), or [x is not 0]
     """
 
-    name, signature = "cast", "()->()"
+    name, signature, public = "cast", "()->()", "astype"
 
     def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
-        return self.apply(x, dtype=np.dtype(dtype))
+        return self.apply(x, dtype=dtype_of(self.name, dtype))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)

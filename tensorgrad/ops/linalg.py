@@ -9,13 +9,15 @@ from typing import Any, ClassVar, overload
 
 import numpy as np
 
+from tensorgrad.core.arguments import is_sequence, whole, wholes
 from tensorgrad.core.backend import Array, Xp, asarray, is_array, namespace, new
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Ternary
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import state
+from tensorgrad.core.state import named, shown, state
+from tensorgrad.core.state import scoped as scoped
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.kernels import cublas
 from tensorgrad.kernels.common import add_row
 from tensorgrad.ops.activation import relu, sigmoid, tanh
@@ -170,9 +172,13 @@ class Einsum(Op):
     def __call__(self, *operands: Operand[T], subscripts: str) -> T | Array: ...
     def __call__(self, *operands: str | Operand[Tensor], subscripts: str | None = None) -> Tensor | Array:
         if subscripts is None:
+            if not operands:
+                raise ArgumentError(f"{scoped(self.name)}: expected subscripts such as 'ij,jk->ik' and operands, got nothing")
             subscripts, *operands = operands  # type: ignore[assignment]
         if not isinstance(subscripts, str):
-            raise DTypeError(f"einsum: subscripts must be a string such as 'ij,jk->ik', got {type(subscripts).__name__}")
+            raise DTypeError(
+                f"{scoped(self.name)}: subscripts must be a string such as 'ij,jk->ik', got {type(subscripts).__name__}"
+            )
         xs = [as_operand(self.name, x) for x in operands]
         subscripts, shapes = spelled_out(subscripts, [tuple(x.shape) for x in xs])
         xs = [x if x.shape == shape else x.reshape(shape) for x, shape in zip(xs, shapes, strict=True)]
@@ -291,17 +297,13 @@ def as_operand(op: str, x: Operand[T]) -> T | Array:
     return x if hasattr(x, "ndim") else asarray(x, where=op)
 
 
-def scoped(op: str) -> str:
-    """`op` with the path of the module that is running."""
-    return f"{state.scope}.{op}" if state.scope else op
-
-
 def identity(like: Value, n: int) -> Array:
     """The (n,n) identity matrix in the dtype and among the arrays of `like`, an array or a Tensor."""
     data = like._data if isinstance(like, Tensor) else like
     return namespace([data]).eye(n, dtype=like.dtype)
 
 
+@named
 def dot(a: Operand[T], b: Operand[T]) -> T | Array:
     """np.dot: the sum of products over the last axis of `a` and the last but one (of a vector: the only one) of `b`.
 
@@ -318,12 +320,14 @@ def dot(a: Operand[T], b: Operand[T]) -> T | Array:
     return tensordot(a, b, ([-1], [-2 if b.ndim > 1 else 0]))
 
 
+@named
 def outer(a: Operand[T], b: Operand[T]) -> T | Array:
     """y[i, j] = a[i] b[j], the outer product; what has other than one axis is flattened first, as by np.outer."""
     a, b = as_operand("outer", a), as_operand("outer", b)
     return mul(reshape(a, (-1, 1)) if a.size else reshape(a, (0, 1)), reshape(b, (1, -1)) if b.size else reshape(b, (1, 0)))
 
 
+@named
 def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int], int | Sequence[int]] = 2) -> T | Array:
     """The sum of products over pairs of axes: one matrix product.
 
@@ -332,13 +336,19 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
     The result has the other axes of a, then those of b. Raises ShapeError for axes that do not exist or differ in size.
     """
     a, b = as_operand("tensordot", a), as_operand("tensordot", b)
-    if isinstance(axes, int):
-        left, right = list(range(-axes, 0)), list(range(axes))
+    problem = ""
+    sides: Any = axes
+    if not is_sequence(sides):
+        n = whole("tensordot", "axes", sides)
+        problem = "a negative number of axes" if n < 0 else ""
+        n = min(n, max(a.ndim, b.ndim) + 1)  # one more is as wrong as many more
+        left, right = list(range(-n, 0)), list(range(n))
+    elif len(sides) != 2:
+        raise ShapeError(f"{scoped('tensordot')}: axes must be a number or two of them, or two lists, got {shown(sides)}")
     else:
-        left, right = ([side] if isinstance(side, int) else list(side) for side in axes)
-    problem = "" if len(left) == len(right) else f"{len(left)} axes of the first for {len(right)} of the second"
-    if isinstance(axes, int) and axes < 0:
-        problem = "a negative number of axes"
+        left, right = (list(wholes("tensordot", "axes", side)) for side in sides)
+        if len(left) != len(right):
+            problem = f"{len(left)} axes of the first for {len(right)} of the second"
     for i, j in zip(left, right, strict=False):
         if not (-a.ndim <= i < a.ndim and -b.ndim <= j < b.ndim):
             problem = problem or f"axes {i} and {j} do not both exist"

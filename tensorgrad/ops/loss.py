@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.arguments import dtype_of, number, room_for, whole
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
-from tensorgrad.core.state import state
+from tensorgrad.core.state import scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
@@ -39,7 +40,7 @@ class Softmax(Op):
     rowwise = True
 
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
-        return self.apply(z, axis=axis)
+        return self.apply(z, axis=axis if type(axis) is int else whole(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (z,), _ = super().sample(rng, sizes)
@@ -66,7 +67,7 @@ class LogSoftmax(Op):
     rowwise = True
 
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
-        return self.apply(z, axis=axis)
+        return self.apply(z, axis=axis if type(axis) is int else whole(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (z,), _ = super().sample(rng, sizes)
@@ -95,7 +96,10 @@ class OneHot(Op):
     rowwise = True
 
     def __call__(self, labels: Operand[T], classes: int, dtype: np.typing.DTypeLike = np.float32) -> T | Array:
-        return self.apply(as_target(labels), classes=classes, dtype=np.dtype(dtype))
+        labels = as_target(labels, self.name)
+        classes, dtype = whole(self.name, "classes", classes, 0), dtype_of(self.name, dtype)
+        room_for(self.name, (*labels.shape, classes), dtype.itemsize + 9)
+        return self.apply(labels, classes=classes, dtype=dtype)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         return (rng.integers(0, 4, self.parsed.shapes(rng, sizes)[0]),), {"classes": 4, "dtype": np.float64}
@@ -115,7 +119,7 @@ class NLLLoss(Op):
     name, signature, reads, data = "nll_loss", "(...,k),(...)->()", "t", "t"
 
     def __call__(self, logp: Operand[T], t: Operand[T]) -> T | Array:
-        return self.apply(logp, as_target(t))
+        return self.apply(logp, as_target(t, self.name))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (*axes, classes), _ = self.parsed.shapes(rng, sizes)
@@ -146,7 +150,7 @@ class SoftmaxCrossEntropy(Op):
     data = "t logp"
 
     def __call__(self, z: Operand[T], t: Operand[T], *, scale: float | None = None) -> T | Array:
-        return self.apply(z, as_target(t), scale=scale)
+        return self.apply(z, as_target(t, self.name), scale=None if scale is None else number(self.name, "scale", scale))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (z, t), _ = nll_loss.sample(rng, sizes)
@@ -186,13 +190,15 @@ class SoftmaxCrossEntropyGrad(Op):
     data = "t"
 
     def __call__(self, g: Operand[T], logp: Operand[T], t: Operand[T], *, scale: float) -> T | Array:
-        return self.apply(g, logp, t, scale=scale)
+        return self.apply(g, logp, as_target(t, self.name), scale=number(self.name, "scale", scale))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (z, t), _ = softmax_cross_entropy.sample(rng, sizes)
         return (self.values(rng, ()), z, t), {"scale": 0.7}
 
     def forward(self, xp: Xp, g: Array, logp: Array, t: Array, *, scale: float) -> Array:
+        if np.ndim(g):
+            raise ValueError("g is no number")  # where it would broadcast; the signature says it better
         if type(logp) is np.ndarray and (fast := common.cross_entropy_grad(logp, t, g * scale)) is not None:
             return fast
         dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # so that `rows` below is a view
@@ -292,23 +298,26 @@ def pick(xp: Xp, logp: Array, t: Array) -> Array:
     return flat[xp.arange(len(flat)), t.reshape(-1)]
 
 
-def as_target(t: Operand[T]) -> T | Array:
+def as_target(t: Operand[T], op: str = "target") -> T | Array:
     """Labels or probabilities as given, in the byte order that kernels know; lists become arrays, whole numbers stay whole."""
     if state.trace is not None and not isinstance(t, Tensor) and is_array(t):
-        return as_target(wrap(np.asarray(t), None))  # recorded, so that a replay reads it anew
+        return as_target(wrap(np.asarray(t), None), op)  # recorded, so that a replay reads it anew
     if hasattr(t, "dtype"):
         return t if t.dtype.isnative else astype(t, t.dtype.newbyteorder("="))
-    array = np.asarray(t)
-    return array if array.dtype.kind in "iu" else asarray(t, where="target")
+    try:
+        array = np.asarray(t)
+    except ValueError as error:  # lists of several lengths
+        raise DTypeError(f"{scoped(op)}: the target is no array: {error}") from error
+    return array if array.dtype.kind in "iu" else asarray(t, where=scoped(op))
 
 
 def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | None = None) -> Array:
     """`labels` if they are class indices for `classes` classes, else the error that says what is wrong with them."""
     if labels.dtype.kind not in "iu":
-        raise DTypeError(f"{op}: labels must be integers (class indices), got {labels.dtype} of shape {labels.shape}")
+        raise DTypeError(f"{scoped(op)}: labels must be integers (class indices), got {labels.dtype} of shape {labels.shape}")
     if shape is not None and labels.shape != shape:
-        raise ShapeError(f"{op}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
-    check_range(labels, classes, op)
+        raise ShapeError(f"{scoped(op)}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
+    check_range(labels, classes, scoped(op))
     return labels
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.arguments import number, seed_of
 from tensorgrad.core.backend import Array, Xp, copy, device_of, move, on, put
 from tensorgrad.core.op import Op, Sample
 from tensorgrad.core.operand import Operand, T
@@ -20,6 +21,7 @@ _default = np.random.default_rng()
 def seed(value: int | None) -> None:
     """Start the generator of dropout's masks anew, so that what follows is reproducible. It draws nothing but those."""
     global _default
+    value = seed_of("seed", value)
     if state.trace is not None:
         state.trace.forbid("a seed for random numbers")
     states = on_gpus(_default)
@@ -97,7 +99,7 @@ class KeepMask(Op):
     name, signature = "keep_mask", "()->()"
 
     def __call__(self, x: Operand[T], p: float, rng: np.random.Generator | None = None) -> T | Array:
-        return self.apply(x, p=p, rng=rng)
+        return self.apply(x, p=number(self.name, "p", p), rng=rng)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.arguments import axes_given, sizes, truth
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
@@ -47,7 +48,9 @@ class Reduction(Op):
     signature = "()->()"
 
     def __call__(self, x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
-        return self.apply(x, axis=axis, keepdims=keepdims)
+        if axis is not None and type(axis) is not int:
+            axis = axes_given(self.name, axis)
+        return self.apply(x, axis=axis, keepdims=keepdims if type(keepdims) is bool else truth(self.name, "keepdims", keepdims))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -105,7 +108,7 @@ class SumTo(Op):
     name, signature, symbol = "sum_to", "()->()", "Σ"
 
     def __call__(self, x: Operand[T], shape: Sequence[int]) -> T | Array:
-        return self.apply(x, shape=tuple(shape))
+        return self.apply(x, shape=sizes(self.name, shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)

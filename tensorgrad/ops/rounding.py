@@ -6,18 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tensorgrad.core.arguments import whole
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
+from tensorgrad.core.state import scoped
+from tensorgrad.errors import ArgumentError
 from tensorgrad.ops.elementwise import mul_grad
 
 __all__ = ["ceil", "floor", "floordiv", "mod", "round", "trunc"]
 
 
 class Floor(Unary):
-    """The largest whole number that is not above x. No gradient.
+    """The largest whole number that is not above x. The derivative is 0.
 
     forward    y  = floor(x)
+    backward   gx = 0
     """
 
     name, signature = "floor", "()->()"
@@ -25,11 +29,15 @@ class Floor(Unary):
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.floor(x)
 
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (None,)
+
 
 class Ceil(Unary):
-    """The smallest whole number that is not below x. No gradient.
+    """The smallest whole number that is not below x. The derivative is 0.
 
     forward    y  = ceil(x)
+    backward   gx = 0
     """
 
     name, signature = "ceil", "()->()"
@@ -37,11 +45,15 @@ class Ceil(Unary):
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.ceil(x)
 
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (None,)
+
 
 class Trunc(Unary):
-    """x without its fraction: rounded towards 0. No gradient.
+    """x without its fraction: rounded towards 0. The derivative is 0.
 
     forward    y  = sign(x) floor(|x|)
+    backward   gx = 0
     """
 
     name, signature = "trunc", "()->()"
@@ -49,16 +61,25 @@ class Trunc(Unary):
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.trunc(x)
 
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (None,)
+
 
 class Round(Op):
-    """x to the nearest number with so many decimals (negative: tens, hundreds, ...), halves to the even one. No gradient.
+    """x to the nearest number with so many decimals (negative: tens, hundreds, ...), halves to the even one.
+
+    The derivative is 0, and taken as 0 where it jumps.
 
     forward    y  = round(x 10^d) / 10^d          (d: decimals)
+    backward   gx = 0
     """
 
     name, signature = "round", "()->()"
 
     def __call__(self, x: Operand[T], decimals: int = 0) -> T | Array:
+        decimals = whole(self.name, "decimals", decimals)
+        if abs(decimals) > 300:
+            raise ArgumentError(f"{scoped(self.name)}: decimals must be in -300 .. 300, got {decimals}")
         return self.apply(x, decimals=decimals)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -67,6 +88,9 @@ class Round(Op):
 
     def forward(self, xp: Xp, x: Array, *, decimals: int) -> Array:
         return xp.round(x, decimals)
+
+    def backward(self, g: Value, y: Value, x: Value, *, decimals: int) -> Rules:
+        return (None,)
 
 
 class Mod(Binary):
@@ -90,9 +114,10 @@ class Mod(Binary):
 
 
 class FloorDiv(Binary):
-    """y = a // b, the quotient rounded down. No gradient.
+    """y = a // b, the quotient rounded down. The derivative is 0.
 
     forward    y  = floor(a/b)
+    backward   ga = 0,   gb = 0
     """
 
     name, signature, symbol = "floordiv", "(),()->()", "//"
@@ -102,6 +127,9 @@ class FloorDiv(Binary):
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
         return xp.floor_divide(a, b)
+
+    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        return None, None
 
 
 def sample_quotient(op: Op, rng: np.random.Generator, sizes: Sequence[int]) -> Sample:

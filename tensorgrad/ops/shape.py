@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.arguments import axes_in, axis_in, sizes
+from tensorgrad.core.backend import Array, Xp, asarray
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import named, scoped
 from tensorgrad.errors import ShapeError
 
 __all__ = ["broadcast_to", "reshape", "swapaxes", "transpose"]
@@ -27,7 +29,7 @@ class Reshape(Op):
     moves = True
 
     def __call__(self, x: Operand[T], shape: int | Sequence[int]) -> T | Array:
-        return self.apply(x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+        return self.apply(x, shape=sizes(self.name, shape, -1))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -51,7 +53,13 @@ class Transpose(Op):
     moves = True
 
     def __call__(self, x: Operand[T], axes: Sequence[int] | None = None) -> T | Array:
-        axes = tuple(range(len(shape_of(x))))[::-1] if axes is None else tuple(axes)
+        x = x if hasattr(x, "shape") else asarray(x, where=scoped(self.name))
+        ndim = len(shape_of(x))
+        if axes is None:
+            return self.apply(x, axes=tuple(range(ndim))[::-1])
+        axes = axes_in(self.name, axes, ndim)
+        if len(axes) != ndim:
+            raise ShapeError(f"{scoped(self.name)}: {len(axes)} axes for the {ndim} of shape {shape_of(x)}; expected each once")
         return self.apply(x, axes=axes)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -78,8 +86,8 @@ class BroadcastTo(Op):
     name, signature = "broadcast_to", "()->()"
     moves = True
 
-    def __call__(self, x: Operand[T], shape: Sequence[int]) -> T | Array:
-        return self.apply(x, shape=tuple(shape))
+    def __call__(self, x: Operand[T], shape: int | Sequence[int]) -> T | Array:
+        return self.apply(x, shape=sizes(self.name, shape))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -92,13 +100,13 @@ class BroadcastTo(Op):
         return (lambda: g,)  # the engine sums what broadcasting repeated
 
 
+@named
 def swapaxes(x: Operand[T], axis1: int, axis2: int) -> T | Array:
     """x with two axes exchanged; a `transpose`."""
-    axes = list(range(len(shape_of(x))))
-    try:
-        axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
-    except IndexError:
-        raise ShapeError(f"swapaxes: axes {axis1} and {axis2} asked of shape {shape_of(x)}") from None
+    ndim = len(shape_of(x))
+    axes = list(range(ndim))
+    i, j = axis_in("swapaxes", axis1, ndim, "axis1"), axis_in("swapaxes", axis2, ndim, "axis2")
+    axes[i], axes[j] = j, i
     return transpose(x, tuple(axes))
 
 

@@ -13,6 +13,7 @@ from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import named
 from tensorgrad.errors import ShapeError, TensorgradError
 from tensorgrad.ops.linalg import as_operand, identity, scoped
 
@@ -188,6 +189,7 @@ class SlogDet(NamedTuple):
     logabsdet: Any
 
 
+@named
 def slogdet(x: Operand[T]) -> SlogDet:
     """(sign, logabsdet) of det x, by np.linalg.slogdet: finite where the determinant itself overflows.
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.arguments import axes_given, axes_in, truth, whole
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import one_box
+from tensorgrad.core.state import named, one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal
 from tensorgrad.ops.elementwise import astype, div_grad, mul_grad, where
 from tensorgrad.ops.exponential import exp
-from tensorgrad.ops.index import axes_of, flip, getitem
+from tensorgrad.ops.index import getitem
+from tensorgrad.ops.rearrange import concatenate, flatten, flip
 from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import reshape, transpose
@@ -68,7 +70,7 @@ class FirstOf(Op):
     forward    y_i = [i is the first with x_i = max x], or min
     """
 
-    name, signature = "first_of", "()->()"
+    name, signature, public = "first_of", "()->()", "max"
 
     def __call__(self, x: Operand[T], axis: Axis = None, which: str = "argmax") -> T | Array:
         return self.apply(x, axis=axis, which=which)
@@ -78,7 +80,7 @@ class FirstOf(Op):
         return (x,), {"axis": sample_axis(rng, x.ndim), "which": ("argmax", "argmin")[rng.integers(2)]}
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, which: str) -> Array:
-        axes = axes_of(self.name, axis, x.ndim) if x.ndim else ()
+        axes = axes_in(self.name, axis, x.ndim) if x.ndim else ()
         order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
         moved = x.transpose(order)
         flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
@@ -118,11 +120,17 @@ class LogSumExp(Reduction):
 class Norm(Reduction):
     """The Euclidean norm. At 0 the derivative is taken as 0.
 
+    There is no other: what stands first in PyTorch's norm(p), the order, is 2 here, and an axis is given by its name.
+
     forward    y  = sqrt(sum of x² over axis)
     backward   gx = g x / y,   0 where y = 0
     """
 
     name, reads = "norm", "x y"
+
+    @named
+    def __call__(self, x: Operand[T], *, axis: Axis = None, keepdims: bool = False) -> T | Array:  # type: ignore[override]
+        return super().__call__(x, axis, keepdims)
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
@@ -147,7 +155,7 @@ class CumSum(Op):
     name, signature = "cumsum", "()->()"
 
     def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
-        return self.apply(reshape(x, (-1,)), axis=0) if axis is None else self.apply(x, axis=axis)
+        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=whole(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
@@ -169,7 +177,8 @@ class ArgMax(Op):
     name, signature = "argmax", "()->()"
 
     def __call__(self, x: Operand[T], axis: int | None = None, keepdims: bool = False) -> T | Array:
-        return self.apply(x, axis=axis, keepdims=keepdims)
+        axis = None if axis is None else whole(self.name, "axis", axis)
+        return self.apply(x, axis=axis, keepdims=truth(self.name, "keepdims", keepdims))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -219,7 +228,7 @@ class All(Reduction):
 def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
     shape = shape_of(x)
-    axes = axes_of("prod", axis, len(shape))
+    axes = axes_in("prod", axis, len(shape)) if shape or axis not in (0, -1) else ()
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
     y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
@@ -237,14 +246,13 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
 
 def _joined(pairs: Any, last: Any) -> Any:
     """`pairs` with its first element multiplied by `last`."""
-    from tensorgrad.ops.index import concatenate
-
     return concatenate([getitem(pairs, (..., slice(0, 1))) * last, getitem(pairs, (..., slice(1, None)))], axis=-1)
 
 
 @one_box
 def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The variance, mean((x - mean(x))²) n / (n - ddof), of n elements each."""
+    axis, ddof = axes_given("var", axis), whole("var", "ddof", ddof)
     d = x - mean(x, axis, True)
     return mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof)
 
@@ -252,9 +260,10 @@ def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False)
 @one_box
 def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The square root of `var`. Of equal elements it is 0, and its derivative is taken as 0."""
+    axis, ddof = axes_given("std", axis), whole("std", "ddof", ddof)
     shape = shape_of(x)
     n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1
-    return norm(x - mean(x, axis, True), axis, keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
+    return norm(x - mean(x, axis, True), axis=axis, keepdims=keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
 
 
 def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:

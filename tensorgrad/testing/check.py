@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import fusion
+from tensorgrad.core.arguments import is_whole, number, seed_of
 from tensorgrad.core.backend import Array
 from tensorgrad.core.op import Op
+from tensorgrad.core.state import shown
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
 from tensorgrad.testing.problem import Problem, flat, gradients, same
 from tensorgrad.testing.replay import Replay
 from tensorgrad.testing.report import PASSED, Finding, Report
@@ -26,13 +29,14 @@ VERDICT = "U16"
 
 
 def examine(
-    caller: str, problem: Problem, order: int, mode: str | None = None, rtol: float = RTOL, seed: int = 0
+    caller: str, problem: Problem, order: int, mode: str | None = None, rtol: float = RTOL, seed: int | None = 0
 ) -> tuple[Report, Problem]:
     """The report on `problem` and, if that passes and is asked for, on its gradient; and which of the two came last."""
-    if order not in (1, 2):
-        raise ValueError(f"{caller}: order must be 1 or 2, got {order!r}")
-    if mode not in (None, "full", "directional"):
-        raise ValueError(f'{caller}: mode must be "full" or "directional", got {mode!r}')
+    if not is_whole(order) or order not in (1, 2):
+        raise ArgumentError(f"{caller}: order must be 1 or 2, got {shown(order)}")
+    if mode is not None and (not isinstance(mode, str) or mode not in ("full", "directional")):
+        raise ArgumentError(f'{caller}: mode must be "full" or "directional", got {shown(mode)}')
+    rtol, seed = number(caller, "rtol", rtol), seed_of(caller, seed)
     if mode is None:
         mode = "full" if sum(a.size for a in problem.arrays) <= FULL_ENTRIES else "directional"
     rng = np.random.default_rng(seed)

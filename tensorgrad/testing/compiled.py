@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.errors import CompileError
+from tensorgrad.core.state import shown
+from tensorgrad.errors import CompileError, DTypeError
 from tensorgrad.testing.check import RTOL, Check
 from tensorgrad.testing.report import CompiledError, CompiledReport, GradientError
 from tensorgrad.testing.suspects import explain
@@ -48,6 +49,8 @@ def check_compiled(
     wrong; CompileError where the step cannot be compiled, or is never replayed; DTypeError where it goes back to less than
     float64 inside.
     """
+    if not callable(step):
+        raise DTypeError(f"check_compiled: step must be a function, got {shown(step)}")
     trial = Trial(step, args)
     report = CompiledReport(mode="directional", caller="check_compiled", calls=calls)
     with trial.put_back():

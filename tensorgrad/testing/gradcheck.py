@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import fusion
+from tensorgrad.core.arguments import number
+from tensorgrad.core.state import shown
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.errors import GraphError, ShapeError
+from tensorgrad.errors import DTypeError, GraphError, ShapeError
 from tensorgrad.nn import Module
 from tensorgrad.testing.check import RTOL, examine
 from tensorgrad.testing.problem import Problem, gradients, graph_of, outputs_of, raised
@@ -74,6 +76,9 @@ def check_model(
 
     Parameters, buffers and floating x and y are raised to float64 for the check; afterwards the model is as it was.
     """
+    if not isinstance(model, Module) or not callable(loss):
+        wrong = shown(loss if isinstance(model, Module) else model)
+        raise DTypeError(f"check_model: expected a Module and a function of its result and y, got {wrong}")
     parameters = {path: p for path, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise GraphError(f"check_model: {type(model).__name__} has no parameters that require a gradient")
@@ -113,7 +118,9 @@ def matches_formula(
 
     The other arguments, what is returned and what is raised are as for gradcheck.
     """
-    problem = Problem.of("matches_formula", fn, inputs, wrt)
+    if not callable(formula):
+        raise DTypeError(f"matches_formula: formula must be a function of arrays, got {shown(formula)}")
+    problem, rtol = Problem.of("matches_formula", fn, inputs, wrt), number("matches_formula", "rtol", rtol)
     outputs, _ = problem.evaluate()
     if len(outputs) != 1 or outputs[0].ndim:
         shapes = ", ".join(str(t.shape) for t in outputs)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from tensorgrad.core.backend import Array
+from tensorgrad.core.state import shown
 from tensorgrad.errors import DTypeError
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
@@ -25,6 +26,9 @@ def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tupl
 
     Returns an array of shape x.shape, or one value per entry. Raises DTypeError unless x is float64.
     """
+    if not callable(fn) or not isinstance(x, np.ndarray):
+        wrong = shown(x if callable(fn) else fn)
+        raise DTypeError(f"numerical_gradient: expected a function and the array that it reads, got {wrong}")
     if x.dtype != np.float64:
         raise DTypeError(f"numerical_gradient: x must be float64, got {x.dtype}: differences of float32 are mostly rounding")
 

@@ -11,7 +11,7 @@ from tensorgrad.autograd.walk import grad
 from tensorgrad.core.backend import Array, asarray
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import switched
+from tensorgrad.core.state import shown, switched
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError, GraphError
 
@@ -38,12 +38,19 @@ class Problem:
     @classmethod
     def of(cls, caller: str, fn: Callable[..., Any], inputs: Any, wrt: Sequence[int | str] | None) -> Problem:
         """From a function and what it is to be called with."""
+        if not callable(fn):
+            raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
+        if wrt is not None and not isinstance(wrt, (list, tuple, range, set)):
+            raise DTypeError(f"{caller}: wrt must be a list of positions or names, got {shown(wrt)}")
         if isinstance(inputs, list) and any(isinstance(a, (Tensor, np.ndarray)) for a in inputs):
             raise DTypeError(f"{caller}: inputs is a list of arrays, expected a tuple of them (a list of numbers is one array)")
         given: dict[int | str, Any] = dict(
             inputs if isinstance(inputs, dict) else enumerate(inputs if isinstance(inputs, tuple) else (inputs,))
         )
-        given = {key: asarray(a, np.float64) if isinstance(a, (float, list)) else a for key, a in given.items()}
+        given = {
+            key: asarray(a, np.float64, where=f"{caller}: input {key}") if isinstance(a, (float, list)) else a
+            for key, a in given.items()
+        }
         floating = [key for key, a in given.items() if getattr(a, "dtype", np.dtype(bool)).kind == "f"]
         chosen = floating if wrt is None else list(wrt)
         for key in chosen:

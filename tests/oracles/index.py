@@ -16,14 +16,6 @@ def put(x: np.ndarray, index: Any, shape: tuple[int, ...]) -> np.ndarray:
     return y.reshape(shape)
 
 
-def setitem(x: np.ndarray, v: np.ndarray, index: Any) -> np.ndarray:
-    mask = np.zeros(x.shape, bool)
-    mask[index] = True
-    y = np.array(x)
-    y[mask] = np.ravel(v)
-    return y
-
-
 def filled(index: Any, arrays: tuple[Any, ...]) -> Any:
     rest = iter(arrays)
     parts = tuple(next(rest) if isinstance(i, str) else i for i in (index if isinstance(index, tuple) else (index,)))
@@ -36,6 +28,4 @@ ORACLES = {
     "lookup": lambda w, t: np.array([w[i] for i in np.ravel(t)]).reshape((*np.shape(t), w.shape[1])),
     "getitem": lambda x, index: x[index],
     "put": put,
-    "setitem": setitem,
-    "concatenate": lambda *xs, axis: np.concatenate(xs, axis),
 }

@@ -1,0 +1,167 @@
+"""Arguments that are no arrays: axes, sizes, numbers. Each is read once, where it comes in, and refused there by its name.
+
+What counts as an int is what Python's `operator.index` takes: NumPy's integers, 0-d arrays and 0-d Tensors of integers too, but
+no fraction, not even 1.0, and no boolean.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core import backend
+from tensorgrad.core.signature import Axis, Shape
+from tensorgrad.core.state import scoped, shown
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError, DeviceMemoryError, DTypeError, ShapeError
+
+LARGE = 2**28  # bytes from which the memory that is left is looked at
+
+
+def whole(op: str, what: str, value: Any, least: int | None = None) -> int:
+    """`value` as an int of at least `least`, and not so large that no array has as many elements."""
+    if type(value) is not int:
+        if not is_whole(value):
+            raise DTypeError(f"{scoped(op)}: {what} must be a whole number, got {shown(value)}")
+        value = operator.index(value)
+    if least is not None and value < least:
+        raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {value}")
+    if not -(2**63) <= value < 2**63:
+        raise ArgumentError(f"{scoped(op)}: {what} is {value}, which is more than an array can have")
+    return int(value)
+
+
+def wholes(op: str, what: str, value: Any, least: int | None = None) -> Shape:
+    """One whole number or a sequence of them, as a tuple."""
+    if not is_sequence(value):
+        if not is_whole(value):
+            raise DTypeError(f"{scoped(op)}: {what} must be one whole number or several, got {shown(value)}")
+        value = (value,)
+    return tuple([whole(op, what, n, least) for n in value])
+
+
+def sizes(op: str, shape: Any, least: int = 0) -> Shape:
+    """A shape: one size or several."""
+    if type(shape) is tuple:
+        for n in shape:
+            if type(n) is not int or n < least:
+                break
+        else:
+            return shape
+    return wholes(op, "a size of the shape", shape, least)
+
+
+def axis_in(op: str, axis: Any, ndim: int, what: str = "axis") -> int:
+    """An axis, counted from the front. Raises ShapeError for one that does not exist."""
+    i = axis if type(axis) is int else whole(op, what, axis)
+    if not -ndim <= i < ndim:
+        raise ShapeError(f"{scoped(op)}: {what} {i} is out of bounds for {ndim} axes")
+    return i + ndim if i < 0 else i
+
+
+def axes_in(op: str, axis: Any, ndim: int, what: str = "axis") -> Shape:
+    """The axes that `axis` names, one, several or (None) all, counted from the front, in its order; none may stand twice."""
+    if axis is None:
+        return tuple(range(ndim))
+    if type(axis) is int or not is_sequence(axis):
+        return (axis_in(op, axis, ndim, what),)
+    axes = tuple([axis_in(op, a, ndim, what) for a in axis])
+    if len(set(axes)) < len(axes):
+        raise ShapeError(f"{scoped(op)}: {what} {shown(axis)} names an axis twice, of {ndim}")
+    return axes
+
+
+def axes_given(op: str, axis: Any) -> Axis:
+    """An axis, several or None as Python's numbers, counted as they were: whether there are such axes the op finds out."""
+    if axis is None or type(axis) is int:
+        return axis
+    if is_sequence(axis):
+        return tuple([whole(op, "each axis", a) for a in axis])
+    return whole(op, "axis", axis)
+
+
+def number(op: str, what: str, value: Any) -> Any:
+    """`value` as one of Python's numbers: of NumPy's, and of arrays and Tensors without axes, the number that they hold.
+
+    Raises DTypeError for what is no number, and for a Tensor that requires a gradient, since it would get none.
+    """
+    if type(value) is float or type(value) is int:
+        return value
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise DTypeError(
+                f"{scoped(op)}: {what} is a number and has no gradient, but a Tensor that requires one was given; .detach() it"
+            )
+        if not value.ndim and value.dtype.kind in "fiu":
+            value._require_concrete(f"{what} of {op}")
+            return value._data.item()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    elif backend.is_array(value) and not value.ndim and value.dtype.kind in "fiu":
+        return value.item()
+    raise DTypeError(f"{scoped(op)}: {what} must be a number, got {shown(value)}")
+
+
+def truth(op: str, what: str, value: Any) -> bool:
+    """True or False, NumPy's too."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise DTypeError(f"{scoped(op)}: {what} must be True or False, got {shown(value)}")
+
+
+def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
+    """`value` if it is one of the names that are known."""
+    if isinstance(value, str) and value in known:
+        return value
+    expected = " or ".join([f'"{name}"' for name in known])
+    raise ArgumentError(f"{scoped(op)}: {what} is {shown(value)}, expected {expected}")
+
+
+def seed_of(op: str, value: Any) -> int | None:
+    """The seed of a generator: a whole number that is not negative, however large, or None."""
+    if value is None:
+        return None
+    if not is_whole(value) or (seed := operator.index(value)) < 0:
+        raise ArgumentError(f"{scoped(op)}: the seed must be None or a whole number from 0 on, got {shown(value)}")
+    return seed
+
+
+def dtype_of(op: str, value: Any, kinds: str = "fiub") -> np.dtype[Any]:
+    """A dtype of floating numbers, integers or booleans, as NumPy's."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except TypeError as error:
+        raise DTypeError(f"{scoped(op)}: {error}; expected a floating, integer or boolean dtype") from error
+    if dtype.kind not in kinds:
+        raise DTypeError(f"{scoped(op)}: expected a floating, integer or boolean dtype, got {dtype}")
+    return dtype
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether axes or sizes are listed: a tuple, a list, a range, an array or a Tensor with an axis."""
+    return isinstance(value, (tuple, list, range)) or getattr(value, "ndim", 0) == 1
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `whole` takes it."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, Tensor):
+        return not value.ndim and value.dtype.kind in "iu"
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def room_for(op: str, shape: Shape, itemsize: int) -> None:
+    """Raise DeviceMemoryError for a result that takes more than half of the memory that is left: others are made on the way."""
+    nbytes = math.prod(shape) * itemsize
+    if nbytes >= LARGE and 2 * nbytes > (left := backend.memory_left()):
+        gib = f"{nbytes / 2**30:,.0f} GiB, {left / 2**30:,.0f} are left"
+        raise DeviceMemoryError(f"{scoped(op)}: a result of shape {shape} takes {gib}")

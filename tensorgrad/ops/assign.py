@@ -1,0 +1,164 @@
+"""An array with other elements at an index: what assignment makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, Xp, is_array
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T, shape_of
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.tensor import Tensor, raw
+from tensorgrad.ops.elementwise import astype, where
+from tensorgrad.ops.index import followed, frozen, gather, getitem, has_tensors, may_repeat, placed, put_in, taken_out
+from tensorgrad.ops.shape import reshape
+
+__all__ = ["setitem"]
+
+
+class SetItem(Op):
+    """x with v, broadcast, at an index: what `x[index] = v` makes of x.
+
+    Of an element named twice the last v stays, in the order of rows, and the earlier ones have gradient 0.
+
+    forward    y  = x, y[index] = v
+    backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
+    """
+
+    name, signature, symbol = "setitem", "(),(*)->()", "[ ]="
+    moves = True
+
+    def __call__(self, x: Operand[T], v: Operand[T], index: Any) -> T | Array:
+        index = followed(index)
+        if not has_tensors(index):
+            return self.apply(x, v, index=placed(frozen(self.name, index), x))
+        if isinstance(index, Tensor) and index.dtype == bool and (fits := beneath(index, x, v)) is not None:
+            return where(*fits)
+        index, indices = taken_out(self.name, index)
+        return assign(x, v, *indices, index=index)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x,), attrs = getitem.sample(rng, sizes)
+        part = x[attrs["index"]].shape
+        return (x, self.values(rng, tuple(n if rng.random() < 0.7 else 1 for n in part[rng.integers(len(part) + 1) :]))), attrs
+
+    def forward(self, xp: Xp, x: Array, v: Array, *, index: Any) -> Array:
+        y = xp.array(x)
+        write(xp, y, index, v)
+        return y
+
+    def backward(self, g: Value, y: Value, x: Value, v: Value, *, index: Any) -> Rules:
+        def gv() -> Value:
+            gv = getitem(g, index)
+            if may_repeat(index):
+                outline, arrays = taken_out(self.name, index)
+                stays = last_named(*arrays, index=outline, shape=y.shape)
+                gv = gv if stays.all() else where(stays, gv, 0)
+            return with_axes(gv, v.ndim)
+
+        return lambda: setitem(g, 0.0, index), gv
+
+
+class Assign(Op):
+    """`setitem` where the index has Tensors of integers or booleans in it, which are data. `index` has the AT of each in its
+    place.
+
+    forward    y  = x, y[index] = v
+    backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
+    """
+
+    name, signature, symbol, reads, data = "assign", "(*),(*),(*)->(*)", "[ ]=", "indices", "indices"
+    moves, public = True, "setitem"
+
+    def __call__(self, x: Operand[T], v: Operand[T], *indices: Any, index: Any) -> T | Array:
+        return self.apply(x, v, *indices, index=index)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x, *indices), attrs = gather.sample(rng, sizes)
+        part = x[put_in(attrs["index"], tuple(indices))].shape
+        return (x, self.values(rng, part[rng.integers(len(part) + 1) :]), *indices), attrs
+
+    def forward(self, xp: Xp, x: Array, v: Array, *indices: Array, index: Any) -> Array:
+        y = xp.array(x)
+        write(xp, y, put_in(index, indices), v)
+        return y
+
+    def backward(self, g: Value, y: Value, x: Value, v: Value, *indices: Value, index: Any) -> Rules:
+        def gv() -> Value:
+            stays = last_named(*indices, index=index, shape=y.shape)
+            return with_axes(where(stays, gather(g, *indices, index=index), 0), v.ndim)
+
+        return lambda: assign(g, 0.0, *indices, index=index), gv, *[None] * len(indices)
+
+
+class LastNamed(Op):
+    """For each element that an index takes of an array of a shape, whether it is not named again further on, in the order of
+    rows. No gradient.
+
+    forward    y  = [what would be written there stays]
+    """
+
+    name, signature, data = "last_named", "(*)->(*)", "indices"
+    public = "setitem"
+
+    def __call__(self, *indices: Any, index: Any, shape: Shape) -> Any:
+        return self.apply(*indices, index=index, shape=tuple(shape))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (x, *indices), attrs = gather.sample(rng, sizes)
+        return tuple(indices), {**attrs, "shape": x.shape}
+
+    def forward(self, xp: Xp, *indices: Array, index: Any, shape: Shape) -> Array:
+        at = put_in(index, indices)
+        taken, last = numbered(xp, at, shape)
+        return last[at] == taken
+
+
+def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
+    """0, 1, 2, ... for the elements that an index takes of an array of a shape, in the order of rows, and that array: in each
+    element the largest of the numbers by which it is named, -1 where it is not."""
+    last = xp.full(shape, -1)
+    part = last[index].shape
+    taken = xp.arange(math.prod(part)).reshape(part)
+    if xp is np:
+        last[index] = taken  # one after the other, since all of it lies in that order
+    else:  # on a GPU anyone may come last
+        xp.maximum.at(last, index, taken)
+    return taken, last
+
+
+def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
+    """y[index] = v, in place. Of an element named twice the last v stays, in the order of rows, however they lie in memory."""
+    if np.ndim(v) and may_repeat(index):
+        if xp is np:
+            part = y[index].shape
+        else:
+            taken, last = numbered(xp, index, y.shape)
+            part = taken.shape
+        v = xp.broadcast_to(v.reshape(v.shape[v.ndim - len(part) :]) if v.ndim > len(part) else v, part)
+        # NumPy goes through what is written in the order in which it lies in memory
+        v = xp.array(v, order="C") if xp is np else v.reshape(-1)[last[index]]
+    y[index] = v
+
+
+def with_axes(x: Value, ndim: int) -> Value:
+    """x with axes of size 1 before its own, so that there are `ndim`: what is written may have them, as in NumPy."""
+    return x if x.ndim >= ndim else reshape(x, (1,) * (ndim - x.ndim) + tuple(x.shape))
+
+
+def beneath(mask: Tensor, x: Any, v: Any) -> tuple[Any, Any, Any] | None:
+    """x[mask] = v as the arguments of `where`; None if the shape of v depends on how many elements the mask takes."""
+    shape, rest = shape_of(x), len(shape_of(x)) - mask.ndim
+    if mask.shape != shape[: mask.ndim] or len(shape_of(v)) > rest:
+        return None
+    dtype = raw(x).dtype if is_array(raw(x)) else raw(v).dtype
+    if getattr(v, "dtype", None) != dtype and not isinstance(v, (int, float)):
+        v = astype(v, dtype)
+    return reshape(mask, (*mask.shape, *[1] * rest)), v, x
+
+
+setitem, assign, last_named = SetItem(), Assign(), LastNamed()

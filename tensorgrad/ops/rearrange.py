@@ -1,0 +1,316 @@
+"""Arrays with their elements in other places, and arrays put together from parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, is_whole, number, room_for, whole, wholes
+from tensorgrad.core.backend import Array, Numbers, Xp, namespace
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.operand import Operand, T, shape_of
+from tensorgrad.core.signature import Axis
+from tensorgrad.core.state import named, scoped, shown
+from tensorgrad.core.tensor import Tensor, raw
+from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.ops.assign import setitem
+from tensorgrad.ops.elementwise import where
+from tensorgrad.ops.index import followed, frozen, getitem, of_lists, put
+from tensorgrad.ops.linalg import as_operand
+from tensorgrad.ops.shape import broadcast_to, reshape, transpose
+
+__all__ = [
+    "concatenate", "diagonal", "expand_dims", "flatten", "flip", "moveaxis", "pad", "repeat", "roll", "split", "squeeze",
+    "stack", "take", "take_along_axis", "tile", "trace", "tril", "triu",
+]  # fmt: skip
+
+
+class Concatenate(Op):
+    """Arrays one after the other along an axis.
+
+    forward    y  = x_1, x_2, ... along axis
+    backward   gx_i = the part of g that x_i became
+    """
+
+    name, signature = "concatenate", "()->()"
+    moves = True
+
+    @overload
+    def __call__(self, xs: Sequence[Numbers], axis: int | None = 0, /) -> Array: ...
+    @overload
+    def __call__(self, xs: Sequence[Operand[Tensor]], axis: int | None = 0, /) -> Tensor: ...
+    @overload
+    def __call__(self, xs: Sequence[Numbers], /, *, axis: int | None = 0) -> Array: ...
+    @overload
+    def __call__(self, xs: Sequence[Operand[Tensor]], /, *, axis: int | None = 0) -> Tensor: ...
+    @overload
+    def __call__(self, *xs: Operand[T], axis: int | None = 0) -> T | Array: ...
+    def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
+        """Arrays in a list, with the axis after it or by its name, or one by one. axis: None for all elements in a row."""
+        lists = [isinstance(x, (list, tuple)) for x in xs]
+        if lists == [True, False] and not np.ndim(raw(xs[1])):
+            parts, axis = xs
+            xs = tuple(parts)
+        elif lists == [True]:
+            xs = tuple(xs[0])
+        if not xs:
+            raise ShapeError(f"{scoped(self.name)}: no arrays were given")
+        if axis is None:
+            xs, axis = tuple(flatten(x) for x in xs), 0
+        return self.apply(*xs, axis=whole(self.name, "axis", axis))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        shape = [int(n) for n in rng.choice(sizes, rng.integers(1, 4))]
+        axis = int(rng.integers(-len(shape), len(shape)))
+        parts = []
+        for n in rng.choice(sizes, 3):
+            shape[axis] = int(n)
+            parts.append(self.values(rng, tuple(shape)))
+        return tuple(parts), {"axis": axis}
+
+    def forward(self, xp: Xp, *xs: Array, axis: int) -> Array:
+        return xp.concatenate(xs, axis=axis)
+
+    def backward(self, g: Value, y: Value, *xs: Value, axis: int) -> Rules:
+        before = (slice(None),) * (axis % y.ndim)
+        ends = np.cumsum([x.shape[axis] for x in xs]).tolist()
+        return tuple(
+            (lambda a=end - x.shape[axis], b=end: getitem(g, (*before, slice(a, b)))) for x, end in zip(xs, ends, strict=True)
+        )
+
+
+@overload
+def stack(xs: Sequence[Numbers], axis: int = 0) -> Array: ...
+@overload
+def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor: ...
+@named
+def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
+    """Arrays of one shape along a new axis."""
+    xs = list(xs)
+    shapes = {shape_of(x) for x in xs}
+    if len(shapes) != 1:
+        raise ShapeError(f"{scoped('stack')}: expected arrays of one shape, got {[shape_of(x) for x in xs]}")
+    axis = axis_in("stack", axis, len(shapes.pop()) + 1)
+    return concatenate([expand_dims(x, axis) for x in xs], axis=axis)
+
+
+@named
+def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[T | Array, ...]:
+    """x cut along an axis: into so many equal parts, or before each of the indices given."""
+    shape = shape_of(x)
+    axis = axis_in("split", axis, len(shape))
+    n = shape[axis]
+    if is_sequence(sections):
+        cuts = list(wholes("split", "an index", sections))
+    else:
+        parts = whole("split", "sections", sections, 1)
+        room_for("split", (parts,), 256)
+        if n % parts:
+            raise ShapeError(f"{scoped('split')}: axis {axis} of {shape} has {n} elements, which are not {parts} equal parts")
+        cuts = [n // parts * i for i in range(1, parts)]
+    before = (slice(None),) * axis
+    return tuple(getitem(x, (*before, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True))
+
+
+@named
+def flip(x: Operand[T], axis: Axis = None) -> T | Array:
+    """x with the order of its elements reversed along the axes, all of them by default."""
+    ndim = len(shape_of(x))
+    axes = axes_in("flip", axis, ndim)
+    return getitem(x, tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(ndim)))
+
+
+@named
+def roll(x: Operand[T], shift: int, axis: int | None = None) -> T | Array:
+    """x moved along an axis, what leaves it at one end coming in at the other; of the flattened x by default."""
+    shape, shift = shape_of(x), whole("roll", "shift", shift)
+    if axis is None:
+        return reshape(roll(flatten(x), shift, 0), shape)
+    axis = axis_in("roll", axis, len(shape))
+    n = max(shape[axis], 1)
+    return take(x, (np.arange(shape[axis]) - shift % n) % n, axis)
+
+
+@named
+def repeat(x: Operand[T], repeats: int | Sequence[int], axis: int | None = None) -> T | Array:
+    """Every element so many times, one after the other, along an axis; of the flattened x by default.
+
+    repeats   one number for all, or one for each element along the axis
+    """
+    if axis is None:
+        return repeat(flatten(x), repeats, 0)
+    shape = shape_of(x)
+    axis = axis_in("repeat", axis, len(shape))
+    counts = wholes("repeat", "repeats", repeats, 0)
+    if len(counts) not in (1, shape[axis]):
+        raise ShapeError(f"{scoped('repeat')}: {len(counts)} repeats for the {shape[axis]} elements of axis {axis} of {shape}")
+    total = sum(counts) if len(counts) > 1 else shape[axis] * sum(counts)
+    room_for("repeat", (*shape[:axis], total, *shape[axis + 1 :]), 8)
+    return take(x, np.repeat(np.arange(shape[axis]), counts), axis)
+
+
+@named
+def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
+    """The whole of x so many times along each axis, as NumPy's tile."""
+    reps = wholes("tile", "reps", reps, 0)
+    shape = shape_of(x)
+    ndim = max(len(shape), len(reps))
+    shape, reps = (1,) * (ndim - len(shape)) + shape, (1,) * (ndim - len(reps)) + reps
+    result = tuple(r * n for r, n in zip(reps, shape, strict=True))
+    room_for("tile", result, 8)
+    spread = reshape(x, tuple(n for size in shape for n in (1, size)))
+    wide = broadcast_to(spread, tuple(n for pair in zip(reps, shape, strict=True) for n in pair))
+    return reshape(wide, result)
+
+
+@named
+def pad(x: Operand[T], width: int | Sequence[int] | Sequence[Sequence[int]], value: float = 0.0) -> T | Array:
+    """x with `value`, in the dtype of x, around it; width as in NumPy: n, (before, after), or one such pair for each axis."""
+    shape = shape_of(x)
+    if isinstance(width, (tuple, list)) and any(map(is_sequence, width)):
+        pairs = [wholes("pad", "width", w) for w in width]
+    else:
+        pairs = [wholes("pad", "width", width)]
+    if any(n < 0 for p in pairs for n in p):
+        raise ShapeError(f"{scoped('pad')}: width must not be negative, got {shown(width)}")
+    if len(pairs) not in (1, len(shape)) or any(len(p) not in (1, 2) for p in pairs):
+        expected = f"n, (before, after), or a pair for each of the {len(shape)} axes of {shape}"
+        raise ShapeError(f"{scoped('pad')}: width is {shown(width)}, expected {expected}")
+    pairs = [p * 2 if len(p) == 1 else p for p in (pairs * len(shape) if len(pairs) == 1 else pairs)]
+    if not isinstance(value, (bool, np.bool_)):
+        value = number("pad", "value", value)
+    inside = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))
+    around = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
+    room_for("pad", around, 8)
+    if not value:
+        return put(x, inside, around)
+    x = as_operand("pad", x)
+    return setitem(namespace([raw(x)]).full(around, value, x.dtype), x, inside)
+
+
+@named
+def take(x: Operand[T], indices: Operand[Tensor], axis: int | None = None) -> T | Array:
+    """The elements at integer indices along an axis; of the flattened x by default."""
+    if axis is None:
+        return getitem(flatten(x), as_index("take", indices))
+    return getitem(x, ((slice(None),) * axis_in("take", axis, len(shape_of(x))) + (as_index("take", indices),)))
+
+
+@named
+def take_along_axis(x: Operand[T], indices: Operand[Tensor], axis: int | None = -1) -> T | Array:
+    """For every place of `indices` the element that it names along the axis; as NumPy's."""
+    indices = as_index("take_along_axis", indices)
+    if axis is None:
+        return getitem(flatten(x), indices)
+    shape, at = shape_of(x), shape_of(indices)
+    axis = axis_in("take_along_axis", axis, len(shape))
+    if len(at) != len(shape):
+        raise ShapeError(f"{scoped('take_along_axis')}: indices have shape {at}, expected as many axes as {shape}")
+    if any(1 != n != m != 1 for i, (n, m) in enumerate(zip(at, shape, strict=True)) if i != axis):
+        expected = f"the shape of x, {shape}, but along axis {axis}"
+        raise ShapeError(f"{scoped('take_along_axis')}: indices have shape {at}, expected {expected}")
+    grids = np.ogrid[tuple(slice(n) for n in shape)]
+    return getitem(x, tuple(indices if i == axis else grids[i] for i in range(len(shape))))
+
+
+@named
+def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
+    """The elements at (i, i + offset) of two axes, along a new last axis."""
+    ndim, offset = len(shape_of(x)), whole("diagonal", "offset", offset)
+    if ndim < 2:
+        raise ShapeError(f"{scoped('diagonal')}: expected two axes or more, got shape {shape_of(x)}")
+    axis1, axis2 = axis_in("diagonal", axis1, ndim, "axis1"), axis_in("diagonal", axis2, ndim, "axis2")
+    if axis1 == axis2:
+        raise ShapeError(f"{scoped('diagonal')}: axis1 and axis2 are both axis {axis1}, of {shape_of(x)}")
+    rest = [i for i in range(ndim) if i not in (axis1, axis2)]
+    moved = transpose(x, (*rest, axis1, axis2))
+    rows, columns = shape_of(moved)[-2:]
+    i = np.arange(max(-offset, 0), max(min(rows, columns - offset), max(-offset, 0)))
+    return getitem(moved, (..., i, i + offset))
+
+
+@named
+def trace(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
+    """The sum of a `diagonal`."""
+    return diagonal(x, offset, axis1, axis2).sum(axis=-1)
+
+
+@named
+def tril(x: Operand[T], k: int = 0) -> T | Array:
+    """x with zeros above its k-th diagonal, in the last two axes."""
+    x = as_operand("tril", x)
+    return where(lower("tril", x, k), x, False)  # of any dtype False is 0
+
+
+@named
+def triu(x: Operand[T], k: int = 0) -> T | Array:
+    """x with zeros below its k-th diagonal, in the last two axes."""
+    x = as_operand("triu", x)
+    return where(lower("triu", x, k, 1), False, x)
+
+
+def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
+    """Whether an element of a matrix like x lies at or below the k-th diagonal; less `above`, at or below one further down."""
+    k = whole(op, "k", k)
+    if x.ndim < 2:
+        raise ShapeError(f"{scoped(op)}: expected two axes or more, got shape {x.shape}")
+    n, m = x.shape[-2:]
+    return namespace([raw(x)]).tri(n, m, min(max(k - above, -n), m), bool)
+
+
+@named
+def flatten(x: Operand[T], start_axis: int = 0) -> T | Array:
+    """x with its axes from `start_axis` on made one."""
+    shape = shape_of(x)
+    start = axis_in("flatten", start_axis, max(len(shape), 1), "start_axis")
+    return reshape(x, (*shape[:start], math.prod(shape[start:])))
+
+
+@named
+def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
+    """x without its axes of size 1, or without those given."""
+    shape = shape_of(x)
+    axes = [i for i, n in enumerate(shape) if n == 1] if axis is None else axes_in("squeeze", axis, len(shape))
+    if any(shape[i] != 1 for i in axes):
+        raise ShapeError(f"{scoped('squeeze')}: axis {shown(axis)} of shape {shape} is not of size 1")
+    return reshape(x, tuple(n for i, n in enumerate(shape) if i not in axes))
+
+
+@named
+def expand_dims(x: Operand[T], axis: int | tuple[int, ...]) -> T | Array:
+    """x with new axes of size 1, at the places given in the result."""
+    shape = shape_of(x)
+    added = wholes("expand_dims", "axis", axis)
+    axes = axes_in("expand_dims", added, len(shape) + len(added))
+    rest = iter(shape)
+    return reshape(x, tuple([1 if i in axes else next(rest) for i in range(len(shape) + len(added))]))
+
+
+@named
+def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequence[int]) -> T | Array:
+    """x with some axes moved to other places, the others staying in order."""
+    ndim = len(shape_of(x))
+    sources = wholes("moveaxis", "source", source)
+    targets = wholes("moveaxis", "destination", destination)
+    sources = axes_in("moveaxis", sources, ndim, "source")
+    targets = axes_in("moveaxis", targets, ndim, "destination")
+    if len(sources) != len(targets):
+        raise ShapeError(f"{scoped('moveaxis')}: {len(sources)} axes to move to {len(targets)} places")
+    order = [i for i in range(ndim) if i not in sources]
+    for target, origin in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, origin)
+    return transpose(x, tuple(order))
+
+
+def as_index(op: str, indices: Operand[Tensor]) -> Any:
+    """Integers as they are, lists of them as arrays."""
+    found = frozen(op, indices) if isinstance(indices, list) else followed(indices)
+    if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_whole(found):
+        raise DTypeError(f"{scoped(op)}: indices must be whole numbers, got {shown(indices)}{of_lists(found)}")
+    return found
+
+
+concatenate = Concatenate()
