@@ -21,7 +21,7 @@ from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
 from tensorgrad.draw.render import render
 from tensorgrad.draw.scene import Options, Scene, beside, build, gradient_scene
-from tensorgrad.errors import GraphError, MissingDependencyError
+from tensorgrad.errors import ArgumentError, GraphError, MissingDependencyError
 from tensorgrad.nn.module import Module
 
 SUFFIXES = ("svg", "png", "pdf", "dot", "html")
@@ -56,7 +56,7 @@ class Drawing:
         path = Path(path)
         suffix = path.suffix.lower().removeprefix(".")
         if suffix not in SUFFIXES:
-            raise ValueError(f"Drawing.save: expected a .svg, .png, .pdf, .dot or .html file, got {path.name!r}")
+            raise ArgumentError(f"Drawing.save: expected a .svg, .png, .pdf, .dot or .html file, got {path.name!r}")
         if suffix == "dot":
             path.write_text(self.dot)
             return path
@@ -127,7 +127,7 @@ def graph(
     if direction not in ("TB", "LR"):
         raise ArgumentError(f'draw.graph: direction must be "TB" or "LR", got {direction!r}')
     if fused not in (True, False, "both"):
-        raise ValueError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
+        raise ArgumentError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
     if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
         raise ArgumentError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
     costs: dict[Node, Cost] | None = None

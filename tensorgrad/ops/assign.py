@@ -119,11 +119,11 @@ class LastNamed(Op):
 
 
 def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
-    """0, 1, 2, ... for the elements that an index takes of an array of a shape, in the order of rows, and that array: in each
-    element the largest of the numbers by which it is named, -1 where it is not."""
-    last = xp.full(shape, -1)
+    """1, 2, 3, ... for the elements that an index takes of an array of a shape, in the order of rows, and that array: in each
+    element the largest of the numbers by which it is named, 0 where it is not."""
+    last = xp.zeros(shape, np.uint64)  # CuPy's maximum.at takes no int64
     part = last[index].shape
-    taken = xp.arange(math.prod(part)).reshape(part)
+    taken = xp.arange(1, math.prod(part) + 1, dtype=np.uint64).reshape(part)
     if xp is np:
         last[index] = taken  # one after the other, since all of it lies in that order
     else:  # on a GPU anyone may come last
@@ -141,7 +141,7 @@ def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
             part = taken.shape
         v = xp.broadcast_to(v.reshape(v.shape[v.ndim - len(part) :]) if v.ndim > len(part) else v, part)
         # NumPy goes through what is written in the order in which it lies in memory
-        v = xp.array(v, order="C") if xp is np else v.reshape(-1)[last[index]]
+        v = xp.array(v, order="C") if xp is np else v.reshape(-1)[last[index].astype(np.int64) - 1]
     y[index] = v
 
 
