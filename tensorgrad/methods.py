@@ -168,7 +168,7 @@ class Methods(Tensor):
         elif device is not None and not (isinstance(device, str) and device.startswith(("cpu", "cuda"))):
             device, dtype = None, device
         moved = self if device is None else ops.to_device(self, device)
-        return moved if dtype is None or np.dtype(dtype) == moved.dtype else ops.astype(moved, dtype)
+        return moved if dtype is None or backend.as_dtype(dtype) == moved.dtype else ops.astype(moved, dtype)
 
     def cpu(self) -> Tensor:
         """It in main memory."""

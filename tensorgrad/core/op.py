@@ -57,6 +57,8 @@ class Op:
     layer       whether it multiplies by weights, and so begins a layer: derivations call what it gives z1, z2, ...
     activation  whether what it gives is what the units of a layer pass on: derivations call that h1, h2, ...
     calls       whether it calls a function of the user's, which a check of the op would check
+    real        whether its result is real whatever the arguments: integers and booleans are made floating before `forward`
+    exact       whether half precision goes into `forward` as it is, because nothing is rounded there
     """
 
     name: ClassVar[str]
@@ -70,6 +72,8 @@ class Op:
     layer: ClassVar[bool] = False
     activation: ClassVar[bool] = False
     calls: ClassVar[bool] = False
+    real: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
     log: Op | None = None
     expands: tuple[Op, ...] = ()
     rowwise: ClassVar[bool] = False

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import backend, writes
+from tensorgrad.core.arithmetic import evaluate
 from tensorgrad.core.backend import Array
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import line_of, user_location
@@ -22,7 +23,7 @@ from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError,
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
-    is_tensor = wanted = False
+    is_tensor = wanted = odd = False
     arrays: list[Any] = []
     inputs: list[Any] = []
     for a in args:
@@ -30,21 +31,37 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             is_tensor = True
             if a.requires_grad:
                 wanted = True
-            arrays.append(a._data)
+            array = a._data
+            if array.dtype.char not in "fd":
+                odd = True
+            arrays.append(array)
             inputs.append(a.node or a)
         else:
-            if not isinstance(a, (np.ndarray, float, int)):
+            kind = type(a)
+            if kind is np.ndarray:
+                dtype = a.dtype
+                if not dtype.isnative:
+                    a = backend.native(a)
+                if dtype.char not in "fd":
+                    odd = True
+            elif kind is not float and kind is not int:
                 a = operand(op, a, args)
+                odd = True
             arrays.append(a)
             inputs.append(a)
     profile = state.profile
     since = 0.0 if profile is None else time.perf_counter()
     try:
         xp = backend.namespace(arrays)
-        out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs)
+        if xp is not np:
+            out = on_gpu(op, xp, arrays, attrs)
+        elif odd:
+            out = evaluate(op, xp, arrays, attrs)
+        else:
+            out = op.forward(xp, *arrays, **attrs)
     except MemoryError as error:
         raise backend.memory_error(f"{op.name} of {described(arrays)}", error) from error
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
         explained = explain(op, error, args, attrs, arrays)
         if explained is error:
             raise
@@ -68,7 +85,15 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
 
 
 def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
-    """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on."""
+    """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on.
+
+    Beside a Tensor a scalar of NumPy's is a number like Python's, which does not decide the dtype: x * np.sqrt(2) is float32.
+    """
+    if isinstance(a, np.generic):
+        if any(isinstance(x, Tensor) for x in args) and not (op.variadic or any(op.parsed.inputs)) and backend.is_number(a.dtype):
+            return bool(a) if a.dtype.kind == "b" else float(a) if backend.is_floating(a.dtype) else int(a)
+    elif isinstance(a, (float, int)):
+        return a
     array = backend.asarray(a, where=op.name)
     if backend.is_array(a) and not isinstance(a, np.generic):
         return array
@@ -78,7 +103,7 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
 def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
     """The result of `forward`, computed where the arrays are."""
     with backend.on(next(a for a in arrays if backend.on_gpu(a))):
-        return op.forward(xp, *arrays, **attrs)
+        return evaluate(op, xp, arrays, attrs)
 
 
 def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
@@ -96,7 +121,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
         explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
     else:
         kind: type[TensorgradError] = ShapeError
-        if isinstance(error, TypeError):
+        if isinstance(error, (TypeError, OverflowError)):
             kind = DTypeError
         elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's error for an axis is both
             kind = OutOfRangeError
@@ -177,11 +202,13 @@ def made_by(args: tuple[Any, ...]) -> str:
 
 def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> None:
     """Raise AnomalyError if `out` has a NaN or an infinity, saying whether `op` produced it or passed it on."""
-    if out.dtype.kind != "f" or bool(np.isfinite(out).all()):
+    if not backend.is_floating(out.dtype) or bool(np.isfinite(out).all()):
         return
     where = f"{state.scope}.{op.name}" if state.scope else op.name
     bad = [
-        i for i, a in enumerate(arrays) if np.dtype(getattr(a, "dtype", type(a))).kind == "f" and not bool(np.isfinite(a).all())
+        i
+        for i, a in enumerate(arrays)
+        if backend.is_floating(np.dtype(getattr(a, "dtype", type(a)))) and not bool(np.isfinite(a).all())
     ]
     what = f"passed on from argument {', '.join(map(str, bad))}" if bad else "produced here, all arguments being finite"
     kind = "NaN" if bool(np.isnan(out).any()) else "infinity"

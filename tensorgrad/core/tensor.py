@@ -223,7 +223,7 @@ class Tensor(Face):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Say whether this leaf gets a gradient, and return it."""
-        if requires_grad and self.dtype.kind != "f":
+        if requires_grad and not backend.is_floating(self.dtype):
             raise DTypeError(
                 f"Tensor: requires_grad=True needs a floating dtype, got {self.dtype}; "
                 f"integers and booleans have no gradient (convert with dtype='float32')"

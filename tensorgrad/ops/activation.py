@@ -46,6 +46,7 @@ class Sigmoid(Unary):
     """
 
     name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y"
+    real = True
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -66,6 +67,7 @@ class Tanh(Unary):
     """
 
     name, signature, reads = "tanh", "()->()", "y"
+    real = True
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -83,6 +85,7 @@ class LeakyRelu(Op):
     """
 
     name, signature, reads = "leaky_relu", "()->()", "x"
+    real = True
     activation = True
     kinks = (0.0,)
 
@@ -108,6 +111,7 @@ class Elu(Op):
     """
 
     name, signature, reads = "elu", "()->()", "x"
+    real = True
     activation = True
     kinks = (0.0,)
 
@@ -138,6 +142,7 @@ class Gelu(Op):
     """
 
     name, signature, reads = "gelu", "()->()", "x"
+    real = True
     activation = True
 
     def __call__(self, x: Operand[T], approximate: str = "none") -> T | Array:
@@ -180,6 +185,7 @@ class Silu(Unary):
     """
 
     name, signature, reads = "silu", "()->()", "x"
+    real = True
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -201,6 +207,7 @@ class Softplus(Unary):
     """
 
     name, signature, reads = "softplus", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.logaddexp(x, 0)

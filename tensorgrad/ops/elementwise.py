@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.arithmetic import evaluate, floating, narrowest
+from tensorgrad.core.backend import Array, Xp, as_dtype, is_floating, is_half, is_number, namespace
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
@@ -179,6 +180,7 @@ class Exp(Unary):
     """
 
     name, signature, reads = "exp", "()->()", "y"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.exp(x)
@@ -195,6 +197,7 @@ class Log(Op):
     """
 
     name, signature, reads = "log", "()->()", "x"
+    real = True
     domain = (0.4, 3.0)
 
     def __call__(self, x: Operand[T]) -> T | Array:
@@ -212,7 +215,7 @@ class Log(Op):
         """
         assert node.op.log is not None
         (z,) = node.saved
-        value = node.op.log.forward(namespace([z]), z, **node.attrs)
+        value = evaluate(node.op.log, namespace([z]), (z,), node.attrs)
         return wrap(value, Node(self, (node,), {}, (p._data,), value, value.shape, value.dtype, made=user_location()))
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
@@ -325,19 +328,17 @@ class AsType(Op):
     Raises DTypeError for a dtype that a Tensor cannot have.
 
     forward    y  = x
-    backward   gx = g, in the dtype of x
+    backward   gx = g, in the dtype of x          (which the engine sees to)
     """
 
     name, signature = "astype", "()->()"
+    exact = True
 
     def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
-        try:
-            dtype = np.dtype(dtype)
-        except TypeError as error:
-            raise DTypeError(f"astype: {error}; expected a floating, integer or boolean dtype") from error
-        if dtype.kind == "f":
+        dtype = as_dtype(dtype, self.name)
+        if is_floating(dtype):
             return self.apply(x, dtype=dtype)
-        if dtype.kind not in "biu":
+        if not is_number(dtype):
             raise DTypeError(f"astype: expected a floating, integer or boolean dtype, got {dtype}")
         return cast(x, dtype=dtype)
 
@@ -349,7 +350,7 @@ class AsType(Op):
         return xp.asarray(x).astype(dtype)
 
     def backward(self, g: Value, y: Value, x: Value, *, dtype: Any) -> Rules:
-        return (lambda: astype(g, x.dtype),)
+        return (lambda: g,)
 
 
 class Cast(Op):
@@ -359,9 +360,10 @@ class Cast(Op):
     """
 
     name, signature = "cast", "()->()"
+    exact = True
 
     def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
-        return self.apply(x, dtype=np.dtype(dtype))
+        return self.apply(x, dtype=as_dtype(dtype, self.name))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -369,6 +371,21 @@ class Cast(Op):
 
     def forward(self, xp: Xp, x: Array, *, dtype: Any) -> Array:
         return xp.asarray(x).astype(dtype)
+
+
+def as_wide(x: Value) -> Value:
+    """An array or a Tensor in the dtype that a function of several ops computes it in, as `core.arithmetic` says for one op."""
+    dtype = x.dtype
+    if dtype.char in "fd":
+        return x
+    to = np.dtype(np.float32) if is_half(dtype) else floating(dtype)
+    return x if to == dtype else astype(x, to)
+
+
+def as_narrow(y: Value, *operands: Value | None) -> Value:
+    """What such a function has computed, rounded to half precision if that is what it was given."""
+    to = narrowest([x.dtype for x in operands if x is not None])
+    return y if to is None or y.dtype != np.float32 else astype(y, to)
 
 
 neg, add, sub, mul, div, power = Neg(), Add(), Sub(), Mul(), Div(), Power()

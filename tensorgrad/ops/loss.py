@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, asarray, is_array
+from tensorgrad.core.backend import Array, Xp, as_dtype, asarray, is_array, is_floating
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import state
@@ -31,6 +31,7 @@ class Softmax(Op):
 
     # z is kept as well, because the log of the result is evaluated from it
     name, signature, reads = "softmax", "(n)->(n)", "y z"
+    real = True
     rowwise = True
 
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
@@ -58,6 +59,7 @@ class LogSoftmax(Op):
     """
 
     name, signature, reads = "log_softmax", "(n)->(n)", "y"
+    real = True
     rowwise = True
 
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
@@ -90,7 +92,7 @@ class OneHot(Op):
     rowwise = True
 
     def __call__(self, labels: Operand[T], classes: int, dtype: np.typing.DTypeLike = np.float32) -> T | Array:
-        return self.apply(as_target(labels), classes=classes, dtype=np.dtype(dtype))
+        return self.apply(as_target(labels), classes=classes, dtype=as_dtype(dtype, self.name))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         return (rng.integers(0, 4, self.parsed.shapes(rng, sizes)[0]),), {"classes": 4, "dtype": np.float64}
@@ -108,6 +110,7 @@ class NLLLoss(Op):
     """
 
     name, signature, reads, data = "nll_loss", "(...,k),(...)->()", "t", "t"
+    real = True
 
     def __call__(self, logp: Operand[T], t: Operand[T]) -> T | Array:
         return self.apply(logp, as_target(t))
@@ -138,6 +141,7 @@ class SoftmaxCrossEntropy(Op):
     """
 
     name, signature, reads = "softmax_cross_entropy", "(...,k),(...,k?)->()", "z t logp"
+    real = True
     data = "t logp"
 
     def __call__(self, z: Operand[T], t: Operand[T], *, scale: float | None = None) -> T | Array:
@@ -150,7 +154,7 @@ class SoftmaxCrossEntropy(Op):
 
     def forward(self, xp: Xp, z: Array, t: Array, logp: Array | None = None, *, scale: float | None) -> Array:
         logp = log_softmax.forward(xp, z, axis=-1) if logp is None else logp
-        if t.dtype.kind != "f":
+        if not is_floating(t.dtype):
             t = check_labels(self.name, t, z.shape[-1], z.shape[:-1])
             return -pick(xp, logp, t).sum() * scale_of(z, scale)
         if t.shape != z.shape:
@@ -188,7 +192,7 @@ class SoftmaxCrossEntropyGrad(Op):
         if type(logp) is np.ndarray and (fast := common.cross_entropy_grad(logp, t, g * scale)) is not None:
             return fast
         dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # so that `rows` below is a view
-        if t.dtype.kind == "f":
+        if is_floating(t.dtype):
             dz *= t.sum(-1, keepdims=True)
             dz -= t
         else:
@@ -200,7 +204,7 @@ class SoftmaxCrossEntropyGrad(Op):
         return dz
 
     def backward(self, h: Value, y: Value, g: Value, logp: Value, t: Value, *, scale: float) -> Rules:
-        soft = t.dtype.kind == "f"
+        soft = is_floating(t.dtype)
         target = t if soft else one_hot(t, logp.shape[-1], logp.dtype)
         total = t.sum(-1, keepdims=True) if soft else 1
         return (

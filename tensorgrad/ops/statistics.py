@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp, is_half
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
@@ -16,7 +16,8 @@ from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
-from tensorgrad.ops.elementwise import astype, exp, where
+from tensorgrad.kernels.reference import dot
+from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, cast, exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
 from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
@@ -93,6 +94,7 @@ class LogSumExp(Reduction):
     """
 
     name, reads = "logsumexp", "x y"
+    real = True
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
@@ -116,23 +118,53 @@ class LogSumExp(Reduction):
 class Norm(Reduction):
     """The Euclidean norm. At 0 the derivative is taken as 0.
 
+    Where squares would overflow or vanish x is divided by a power of two first, which rounds nothing.
+
     forward    y  = sqrt(sum of x² over axis)
     backward   gx = g x / y,   0 where y = 0
     """
 
     name, reads = "norm", "x y"
+    real = True
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
-        return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims))
+        if xp is np and (squares := sum_of_squares(x, axis, keepdims)) is not None:
+            return xp.sqrt(squares)
+        top = xp.absolute(x).max(axis=axis, keepdims=True, initial=0)
+        power = xp.frexp(xp.where(top < math.inf, top, xp.ones_like(top)))[1]
+        z = xp.ldexp(x, -power)
+        y = xp.ldexp(xp.sqrt((z * z).sum(axis=axis, keepdims=True)), power)
+        return y if keepdims else y.reshape(y.sum(axis=axis).shape)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         def gx() -> Value:
             shape = kept(x.shape, axis)
             length = reshape(y, shape)
-            return x * (reshape(g, shape) / where(equal(length, 0), 1.0, length))
+            return x / where(equal(length, 0), 1.0, length) * reshape(g, shape)  # g / y might overflow or vanish
 
         return (gx,)
+
+
+def sum_of_squares(x: Array, axis: Axis, keepdims: bool) -> Array | None:
+    """The sum of x² over axis, if no square that counts overflows or is rounded to a subnormal number; else None."""
+    if x.dtype.char not in LEAST:
+        return None
+    if axis is None and not keepdims and x.flags.c_contiguous:
+        y = np.empty((), x.dtype)
+        dot(x.reshape(-1), x.reshape(-1), y)
+        return y[()] if x.size * LEAST[x.dtype.char] < y < math.inf else None
+    with np.errstate(over="ignore"):
+        y = np.add.reduce(x * x, axis=axis, keepdims=keepdims)
+    flat = y.reshape(-1)
+    if not flat.size:
+        return y
+    # a product with itself finds out, at the price of one call, whether one of them is not finite
+    fits = np.minimum.reduce(flat) > x.size // flat.size * LEAST[x.dtype.char] and flat.dot(flat) < math.inf
+    return y if fits else None
+
+
+LEAST = {char: float(np.finfo(char).tiny / np.finfo(char).eps) for char in "fd"}  # below it the rounding of squares is seen
 
 
 class CumSum(Op):
@@ -216,8 +248,14 @@ class All(Reduction):
 @one_box
 def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
-    shape = shape_of(x)
+    if not hasattr(x, "dtype"):
+        x = np.asarray(x)
+    given, shape = x, shape_of(x)
     axes = axes_of("prod", axis, len(shape))
+    if is_half(x.dtype):
+        x = as_wide(x)
+    elif x.dtype.kind in "bui":  # as NumPy: uint64 or int64
+        x = cast(x, np.uint64 if x.dtype.kind == "u" else np.int64)
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
     y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
@@ -230,7 +268,7 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
         y = pairs
     if not shape_of(y)[-1]:
         y = astype(sum_of(y, -1) + 1, raw(x).dtype)  # of nothing it is 1, recorded as what x has no part in
-    return reshape(y, kept(shape, axis) if keepdims else rest)
+    return as_narrow(reshape(y, kept(shape, axis) if keepdims else rest), given)
 
 
 def _joined(pairs: Any, last: Any) -> Any:
@@ -243,16 +281,25 @@ def _joined(pairs: Any, last: Any) -> Any:
 @one_box
 def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The variance, mean((x - mean(x))²) n / (n - ddof), of n elements each."""
+    given, x = _wide(x)
     d = x - mean(x, axis, True)
-    return mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof)
+    return as_narrow(mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof), given)
 
 
 @one_box
 def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The square root of `var`. Of equal elements it is 0, and its derivative is taken as 0."""
+    given, x = _wide(x)
     shape = shape_of(x)
     n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1
-    return norm(x - mean(x, axis, True), axis, keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
+    y = norm(x - mean(x, axis, True), axis, keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
+    return as_narrow(y, given)
+
+
+def _wide(x: Any) -> tuple[Any, Any]:
+    """An operand as an array or a Tensor, and in the dtype that statistics compute in: of integers NumPy's mean has float64."""
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    return x, as_wide(x) if is_half(x.dtype) else x
 
 
 def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:

@@ -14,7 +14,7 @@ from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
 from tensorgrad.compiler.trace import Trace
 from tensorgrad.compiler.verify import Difference, Outcome
 from tensorgrad.compiler.world import Objects, Snapshot, shifted
-from tensorgrad.core.backend import Array, address, copy, may_overlap
+from tensorgrad.core.backend import Array, address, copy, is_floating, may_overlap
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.ops import random
 from tensorgrad.testing.report import CompiledReport, Finding
@@ -258,7 +258,7 @@ def merged(before: list[Finding], now: list[Finding]) -> list[Finding]:
 
 
 def is_floating(value: Any) -> bool:
-    return hasattr(value, "dtype") and value.dtype.kind == "f"
+    return hasattr(value, "dtype") and is_floating(value.dtype)
 
 
 def plain(text: str) -> str:
