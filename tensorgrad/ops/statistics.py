@@ -16,6 +16,7 @@ from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
+from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.reference import dot
 from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, cast, exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
@@ -155,7 +156,10 @@ def sum_of_squares(x: Array, axis: Axis, keepdims: bool) -> Array | None:
         dot(x.reshape(-1), x.reshape(-1), y)
         return y[()] if x.size * LEAST[x.dtype.char] < y < math.inf else None
     with np.errstate(over="ignore"):
-        y = np.add.reduce(x * x, axis=axis, keepdims=keepdims)
+        if x.ndim and axis in (-1, x.ndim - 1) and x.shape[-1] <= thresholds.DOT:
+            y = np.vecdot(x, x, keepdims=keepdims)
+        else:
+            y = np.add.reduce(x * x, axis=axis, keepdims=keepdims)
     flat = y.reshape(-1)
     if not flat.size:
         return y
