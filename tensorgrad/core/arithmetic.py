@@ -5,7 +5,7 @@ That is what NumPy does, but for 8 bits, which it makes float16: there e^12 is i
 
 Half precision (float16, bfloat16) is computed in float32, and what comes of it is rounded, once for each op: a sum of 100,000
 of them, a square, a factor such as 1e-8 does not fit into float16 where the result does. Rules of gradients are float32 alike,
-from end to end of a backward pass; what is handed out is rounded.
+from end to end of a backward pass, and read a result as it was before it was rounded; what is handed out is rounded.
 """
 
 from __future__ import annotations
@@ -18,19 +18,24 @@ import numpy as np
 from tensorgrad.core.backend import HALVES, Array, Xp, is_floating, is_half
 from tensorgrad.core.op import Op
 
-__all__ = ["evaluate", "floating", "is_odd", "narrowest", "widened"]
+__all__ = ["computed", "evaluate", "floating", "is_odd", "narrowest", "widened"]
 
 
 def evaluate(op: Op, xp: Xp, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
-    """`op.forward`, in a dtype that is wide enough."""
+    """`op.forward`, in a dtype that is wide enough, and rounded."""
+    out, to = computed(op, xp, arrays, attrs)
+    return out if to is None else out.astype(to)
+
+
+def computed(op: Op, xp: Xp, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[Array, Any]:
+    """`op.forward`, in a dtype that is wide enough, and the half precision to round it to, or None."""
     if op.exact or op.moves or (op.layer and xp is not np):  # cuBLAS multiplies half precision, and adds up in float32
-        return op.forward(xp, *arrays, **attrs)
+        return op.forward(xp, *arrays, **attrs), None
     wide = [widened(a, op.real and not op.is_data(i)) for i, a in enumerate(arrays)]
     out = op.forward(xp, *wide, **attrs)
     if getattr(out, "dtype", None) != np.float32:
-        return out
-    to = narrowest([a.dtype for i, a in enumerate(arrays) if hasattr(a, "dtype") and not op.is_data(i)])
-    return out if to is None else out.astype(to)
+        return out, None
+    return out, narrowest([a.dtype for i, a in enumerate(arrays) if hasattr(a, "dtype") and not op.is_data(i)])
 
 
 def is_odd(op: Op, dtypes: Sequence[Any]) -> bool:

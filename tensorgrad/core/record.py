@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import backend, writes
-from tensorgrad.core.arithmetic import evaluate
-from tensorgrad.core.backend import Array
+from tensorgrad.core.arithmetic import computed, narrowest
+from tensorgrad.core.backend import Array, is_half
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import Op
+from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
@@ -53,12 +53,14 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     since = 0.0 if profile is None else time.perf_counter()
     try:
         xp = backend.namespace(arrays)
-        if xp is not np:
-            out = on_gpu(op, xp, arrays, attrs)
-        elif odd:
-            out = evaluate(op, xp, arrays, attrs)
+        if odd:
+            if state.tracing and op.reads_output and any(is_half(a.dtype) for a in arrays if hasattr(a, "dtype")):
+                return in_float32(op, args, attrs)
+            wide, to = (computed if xp is np else on_gpu)(op, xp, arrays, attrs)
+            out = wide if to is None else wide.astype(to)
         else:
-            out = op.forward(xp, *arrays, **attrs)
+            to = None
+            out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs, odd)[0]
     except MemoryError as error:
         raise backend.memory_error(f"{op.name} of {described(arrays)}", error) from error
     except (ValueError, TypeError, IndexError, OverflowError) as error:
@@ -77,6 +79,8 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     node = None
     if (wanted and recording) or state.tracing:
         node = record(op, args, inputs, attrs, arrays, out, wanted and recording and op.backward is not None)
+        if to is not None and node.out is not None:
+            node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read what was not rounded
         if state.trace is not None:
             state.trace.recorded(node)
     if profile is not None:
@@ -100,10 +104,22 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
     return backend.beside(array, [x._data if isinstance(x, Tensor) else x for x in args])
 
 
-def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
-    """The result of `forward`, computed where the arrays are."""
+def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
+    """An op of half precision as three: a rule that reads the result reads that of the second, also in a replay."""
+    astype = REGISTRY["astype"]
+    wide = [astype.apply(a, dtype=np.dtype(np.float32)) if is_half(getattr(a, "dtype", FLOAT32)) else a for a in args]
+    y = op.apply(*wide, **attrs)
+    to = narrowest([a.dtype for i, a in enumerate(args) if hasattr(a, "dtype") and not op.is_data(i)])
+    return y if to is None or y.dtype != FLOAT32 else astype.apply(y, dtype=to)
+
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any], odd: bool = True) -> tuple[Array, Any]:
+    """What `computed` gives, where the arrays are."""
     with backend.on(next(a for a in arrays if backend.on_gpu(a))):
-        return evaluate(op, xp, arrays, attrs)
+        return computed(op, xp, arrays, attrs) if odd else (op.forward(xp, *arrays, **attrs), None)
 
 
 def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:

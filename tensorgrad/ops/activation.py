@@ -12,7 +12,7 @@ from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.kernels import common
 from tensorgrad.ops.activation_grad import relu_grad, sigmoid_grad, tanh_grad
-from tensorgrad.ops.elementwise import clip, exp, minimum, neg, where
+from tensorgrad.ops.elementwise import as_narrow, as_wide, clip, exp, minimum, neg, where
 from tensorgrad.ops.functions import erf
 
 __all__ = ["elu", "gelu", "hardtanh", "leaky_relu", "logsigmoid", "relu", "sigmoid", "silu", "softplus", "tanh"]
@@ -218,6 +218,8 @@ class Softplus(Unary):
 
 def logsigmoid(x: Operand[T]) -> T | Array:
     """log(sigmoid(x)) = -softplus(-x), element by element: finite wherever x is."""
+    if hasattr(x, "dtype"):
+        return as_narrow(neg(softplus(neg(as_wide(x)))), x)  # a negative uint8 is none
     return neg(softplus(neg(x)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arithmetic import evaluate, floating, narrowest
+from tensorgrad.core.arithmetic import computed, floating, narrowest
 from tensorgrad.core.backend import Array, Xp, as_dtype, is_floating, is_half, is_number, namespace
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
@@ -201,8 +201,11 @@ class Log(Op):
     domain = (0.4, 3.0)
 
     def __call__(self, x: Operand[T]) -> T | Array:
-        if isinstance(x, Tensor) and (node := x.node) is not None and node.op.log is not None and node.saved and state.fusing:
-            return self.of_result(x, node)
+        if isinstance(x, Tensor) and (node := x.node) is not None and state.fusing:
+            if node.op is astype and isinstance(source := node.inputs[0], Node) and is_half(x.dtype):
+                node = source  # a traced op in half precision
+            if node.op.log is not None and node.saved:
+                return self.of_result(x, node)
         return self.apply(x)
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -215,8 +218,10 @@ class Log(Op):
         """
         assert node.op.log is not None
         (z,) = node.saved
-        value = evaluate(node.op.log, namespace([z]), (z,), node.attrs)
-        return wrap(value, Node(self, (node,), {}, (p._data,), value, value.shape, value.dtype, made=user_location()))
+        value, to = computed(node.op.log, namespace([z]), (z,), node.attrs)
+        y = value if to is None else value.astype(to)
+        logp = wrap(y, Node(self, (node,), {}, (p._data,), value, y.shape, y.dtype, made=user_location()))
+        return logp if logp.dtype == p.dtype else astype(logp, p.dtype)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: g / x,)
