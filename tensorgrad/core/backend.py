@@ -285,7 +285,7 @@ HALVES = "eE"  # `char` of float16 and bfloat16
 
 def is_floating(dtype: Any) -> bool:
     """Whether a dtype of NumPy's is of real numbers, bfloat16 among them."""
-    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+    return bool(dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16"))
 
 
 def is_half(dtype: Any) -> bool:

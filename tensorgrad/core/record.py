@@ -94,7 +94,11 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
     Beside a Tensor a scalar of NumPy's is a number like Python's, which does not decide the dtype: x * np.sqrt(2) is float32.
     """
     if isinstance(a, np.generic):
-        if any(isinstance(x, Tensor) for x in args) and not (op.variadic or any(op.parsed.inputs)) and backend.is_number(a.dtype):
+        if (
+            any(isinstance(x, Tensor) for x in args)
+            and not (op.variadic or any(op.parsed.inputs))
+            and backend.is_number(a.dtype)
+        ):
             return bool(a) if a.dtype.kind == "b" else float(a) if backend.is_floating(a.dtype) else int(a)
     elif isinstance(a, (float, int)):
         return a

@@ -193,7 +193,9 @@ def _tidy(name: str, array: Any) -> Array:
     array = np.asarray(move(array, "cpu"))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         how = "; convert it to float32, which holds all of its numbers" if is_half(array.dtype) else ""
-        raise DTypeError(f"storage: {name} is of dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{how}")
+        raise DTypeError(
+            f"storage: {name} is of dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{how}"
+        )
     little = array.dtype.newbyteorder("<") if sys.byteorder == "big" or array.dtype.byteorder == ">" else array.dtype
     # a copy where it is not contiguous: its memory is written as it lies there
     return np.ascontiguousarray(array, little).reshape(array.shape)

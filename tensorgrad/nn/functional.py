@@ -94,7 +94,8 @@ def batch_norm(
     Raises ShapeError for shapes that do not fit and for training with one value to a feature; ValueError if the running arrays
     are missing when not training.
     """
-    x = as_operand("batch_norm", x)
+    given: Any = as_operand("batch_norm", x)
+    x = as_wide(given)
     if x.ndim < 2:
         raise ShapeError(f"{scoped('batch_norm')}: input has shape {x.shape}, expected (n, features) or (n, features, ...)")
     features, over = x.shape[1], (0, *range(2, x.ndim))
@@ -104,7 +105,6 @@ def batch_norm(
             raise ShapeError(
                 f"{scoped('batch_norm')}: {name} has shape {value.shape}, expected ({features},) for input {x.shape}"
             )
-    given, x = x, as_wide(x)
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError(f"{scoped('batch_norm')}: outside of training running_mean and running_var have to be given")

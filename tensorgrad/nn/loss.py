@@ -59,27 +59,27 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
     label_smoothing = float(label_smoothing)
-    given, target = as_operand("cross_entropy", logits), as_target(target)
+    given: Any = as_operand("cross_entropy", logits)
+    target = as_target(target)
     warn_of_softmax(given)
-    logits = as_wide(given)
-    logp = log_softmax(logits)
+    logp: Any = log_softmax(as_wide(given))
     if not is_floating(target.dtype) and not label_smoothing:
         return as_narrow(nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction), given)
     half = narrowest([x.dtype for x in (given, target) if is_floating(x.dtype)])
-    classes = logits.shape[-1]
+    classes = given.shape[-1]
     if not is_floating(target.dtype):
         hot, keep, _, total = samples("cross_entropy", logp, target, weight, ignore_index)
         y = where(hot, namespace([raw(logp)]).ones((), logp.dtype), 0)
     else:
-        if target.shape != logits.shape:
+        if target.shape != given.shape:
             raise ShapeError(
-                f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {logits.shape}; "
-                f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}"
+                f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {given.shape}; "
+                f"expected the same shape, or integer class indices of shape {given.shape[:-1]}"
             )
         if ignore_index is not None:
             raise ValueError(f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities")
         y, keep = as_wide(target), None
-        total = max(math.prod(logits.shape[:-1]), 1)
+        total = max(math.prod(given.shape[:-1]), 1)
     if label_smoothing:
         y = y * (1 - label_smoothing) + label_smoothing / classes
     if (w := class_weights("cross_entropy", logp, weight)) is not None:

@@ -90,7 +90,7 @@ class LeakyRelu(Op):
     kinks = (0.0,)
 
     def __call__(self, x: Operand[T], slope: float = 0.01) -> T | Array:
-        return self.apply(x, slope=slope)
+        return self.apply(x, slope=slope.item() if isinstance(slope, np.generic) else slope)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -116,7 +116,7 @@ class Elu(Op):
     kinks = (0.0,)
 
     def __call__(self, x: Operand[T], alpha: float = 1.0) -> T | Array:
-        return self.apply(x, alpha=alpha)
+        return self.apply(x, alpha=alpha.item() if isinstance(alpha, np.generic) else alpha)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -158,9 +158,9 @@ class Gelu(Op):
 
     def forward(self, xp: Xp, x: Array, *, approximate: str) -> Array:
         if approximate == "none":
-            return 0.5 * x * (1 + erf.forward(xp, x * math.sqrt(0.5)))
+            return 0.5 * xp.maximum(x, -40.0) * (1 + erf.forward(xp, x * math.sqrt(0.5)))
         near = xp.clip(x, -10, 10)
-        return 0.5 * x * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
+        return 0.5 * xp.maximum(x, -10.0) * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
 
     def backward(self, g: Value, y: Value, x: Value, *, approximate: str) -> Rules:
         def exact() -> Value:
@@ -189,7 +189,7 @@ class Silu(Unary):
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        return x * sigmoid.forward(xp, x)
+        return xp.maximum(x, -1000.0) * sigmoid.forward(xp, x)  # there the other factor is 0; of -inf it would be NaN
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:

@@ -15,12 +15,12 @@ from tensorgrad.core.signature import Axis, Shape
 from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
-from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.reference import dot
+from tensorgrad.ops.compare import equal, isfinite
 from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, cast, exp, where
 from tensorgrad.ops.index import axes_of, flip, getitem
-from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
+from tensorgrad.ops.reduce import Reduction, add_up, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import reshape, transpose
 
@@ -130,13 +130,14 @@ class Norm(Reduction):
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
-        if xp is np and (squares := sum_of_squares(x, axis, keepdims)) is not None:
-            return xp.sqrt(squares)
+        if xp is np:
+            y = sum_of_squares(xp, x, axis, keepdims)
+            if all_ordinary(y, x):
+                return np.sqrt(y)
         top = xp.absolute(x).max(axis=axis, keepdims=True, initial=0)
         power = xp.frexp(xp.where(top < math.inf, top, xp.ones_like(top)))[1]
-        z = xp.ldexp(x, -power)
-        y = xp.ldexp(xp.sqrt((z * z).sum(axis=axis, keepdims=True)), power)
-        return y if keepdims else y.reshape(y.sum(axis=axis).shape)
+        y = xp.sqrt(sum_of_squares(xp, xp.ldexp(x, -power), axis, keepdims))
+        return xp.ldexp(y, power.reshape(y.shape))
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         def gx() -> Value:
@@ -147,27 +148,33 @@ class Norm(Reduction):
         return (gx,)
 
 
-def sum_of_squares(x: Array, axis: Axis, keepdims: bool) -> Array | None:
-    """The sum of x² over axis, if no square that counts overflows or is rounded to a subnormal number; else None."""
-    if x.dtype.char not in LEAST:
-        return None
-    if axis is None and not keepdims and x.flags.c_contiguous:
-        y = np.empty((), x.dtype)
-        dot(x.reshape(-1), x.reshape(-1), y)
-        return y[()] if x.size * LEAST[x.dtype.char] < y < math.inf else None
+def sum_of_squares(xp: Xp, x: Array, axis: Axis, keepdims: bool) -> Array:
+    """The sum of x² over axis, infinite without a word where it does not fit."""
+    if xp is not np:
+        return (x * x).sum(axis=axis, keepdims=keepdims)
+    if axis is None and not keepdims and x.dtype.char in LEAST and x.flags.c_contiguous:
+        flat, y = x.reshape(-1), np.empty((), x.dtype)
+        dot(flat, flat, y)
+        return y
     with np.errstate(over="ignore"):
         if x.ndim and axis in (-1, x.ndim - 1) and x.shape[-1] <= thresholds.DOT:
-            y = np.vecdot(x, x, keepdims=keepdims)
-        else:
-            y = np.add.reduce(x * x, axis=axis, keepdims=keepdims)
+            return dots(x, x, keepdims=keepdims)
+        return add_up(x * x, axis=axis, keepdims=keepdims)
+
+
+def all_ordinary(y: Array, x: Array) -> bool:
+    """Whether no square that counts in y, sums of those of x, has overflowed or been rounded to a subnormal number."""
+    if x.dtype.char not in LEAST:
+        return False
+    least = x.size // (y.size or 1) * LEAST[x.dtype.char]
+    if y.ndim == 0:
+        return bool(least < y < math.inf)
     flat = y.reshape(-1)
-    if not flat.size:
-        return y
     # a product with itself finds out, at the price of one call, whether one of them is not finite
-    fits = np.minimum.reduce(flat) > x.size // flat.size * LEAST[x.dtype.char] and flat.dot(flat) < math.inf
-    return y if fits else None
+    return not flat.size or bool(np.minimum.reduce(flat) > least and flat.dot(flat) < math.inf)
 
 
+dots: Any = np.vecdot  # NumPy's types do not know its keepdims
 LEAST = {char: float(np.finfo(char).tiny / np.finfo(char).eps) for char in "fd"}  # below it the rounding of squares is seen
 
 
