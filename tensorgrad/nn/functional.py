@@ -94,8 +94,7 @@ def batch_norm(
     Raises ShapeError for shapes that do not fit and for training with one value to a feature; ValueError if the running arrays
     are missing when not training.
     """
-    given: Any = as_operand("batch_norm", x)
-    x = as_wide(given)
+    x = as_operand("batch_norm", x)
     if x.ndim < 2:
         raise ShapeError(f"{scoped('batch_norm')}: input has shape {x.shape}, expected (n, features) or (n, features, ...)")
     features, over = x.shape[1], (0, *range(2, x.ndim))
@@ -111,17 +110,17 @@ def batch_norm(
         if isinstance(x, Tensor):  # recorded, so that a compiled step reads them as they are at the time of its call
             running_mean, running_var = wrap(running_mean, None), wrap(running_var, None)
         running_mean, running_var = as_wide(running_mean), as_wide(running_var)
-        y = (x - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
-        return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), given, weight, bias)
+        y = (as_wide(x) - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
+        return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
     count = x.size // max(features, 1)
     if count == 1:
         raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value to a feature, got input {x.shape}")
-    y, m, s = normalised(x, over, eps)
+    y, m, s = normalised(as_wide(x), over, eps)
     if count and running_mean is not None:
         follow(running_mean, m.reshape(features), momentum)
     if count and running_var is not None:
         follow(running_var, (s * s).reshape(features) * (count / (count - 1)), momentum)
-    return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), given, weight, bias)
+    return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
 
 
 def follow(running: Array, value: Any, momentum: float) -> None:
