@@ -149,6 +149,7 @@ def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, red
     input, target, half = compared("huber_loss", input, target, reduction)
     if not delta > 0:
         raise ValueError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
+    delta = float(delta) if isinstance(delta, np.generic) else delta  # the negative of a uint8 is none
     d = input - target
     near = clip(d, -delta, delta)
     return total_of(near * (d - 0.5 * near), reduction, half=half)

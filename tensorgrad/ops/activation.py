@@ -90,7 +90,7 @@ class LeakyRelu(Op):
     kinks = (0.0,)
 
     def __call__(self, x: Operand[T], slope: float = 0.01) -> T | Array:
-        return self.apply(x, slope=slope.item() if isinstance(slope, np.generic) else slope)
+        return self.apply(x, slope=float(slope) if isinstance(slope, np.generic) else slope)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -116,7 +116,7 @@ class Elu(Op):
     kinks = (0.0,)
 
     def __call__(self, x: Operand[T], alpha: float = 1.0) -> T | Array:
-        return self.apply(x, alpha=alpha.item() if isinstance(alpha, np.generic) else alpha)
+        return self.apply(x, alpha=float(alpha) if isinstance(alpha, np.generic) else alpha)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
