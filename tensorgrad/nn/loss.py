@@ -65,7 +65,7 @@ def cross_entropy(
     logp: Any = log_softmax(as_wide(given))
     if not is_floating(target.dtype) and not label_smoothing:
         return as_narrow(nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction), given)
-    half = narrowest([x.dtype for x in (given, target) if is_floating(x.dtype)])
+    half = half_of(given, target) if is_floating(target.dtype) else half_of(given)
     classes = given.shape[-1]
     if not is_floating(target.dtype):
         hot, keep, _, total = samples("cross_entropy", logp, target, weight, ignore_index)
@@ -114,7 +114,7 @@ def nll_loss(
     logp = as_operand("nll_loss", logp)
     if weight is None and ignore_index is None and reduction == "mean":
         return ops.nll_loss(logp, target)
-    half, logp = narrowest([logp.dtype]), as_wide(logp)
+    half, logp = half_of(logp), as_wide(logp)
     hot, keep, counts, total = samples("nll_loss", logp, as_target(target), weight, ignore_index)
     losses = -where(hot, logp, 0).sum(-1)
     if counts is not None:
@@ -125,7 +125,8 @@ def nll_loss(
 @one_box
 def mse_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """L = (input - target)², element by element, reduced. Raises ShapeError unless both have the same shape."""
-    input, target, half = compared("mse_loss", input, target, reduction)
+    half = half_of(input, target)
+    input, target = compared("mse_loss", input, target, reduction)
     d = input - target
     return total_of(d * d, reduction, half=half)
 
@@ -136,7 +137,8 @@ def l1_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -
 
     Raises ShapeError unless both have the same shape.
     """
-    input, target, half = compared("l1_loss", input, target, reduction)
+    half = half_of(input, target)
+    input, target = compared("l1_loss", input, target, reduction)
     return total_of(abs(input - target), reduction, half=half)
 
 
@@ -146,7 +148,8 @@ def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, red
 
     Raises ShapeError unless both have the same shape, ValueError unless delta > 0.
     """
-    input, target, half = compared("huber_loss", input, target, reduction)
+    half = half_of(input, target)
+    input, target = compared("huber_loss", input, target, reduction)
     if not delta > 0:
         raise ValueError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
     delta = float(delta) if isinstance(delta, np.generic) else delta  # the negative of a uint8 is none
@@ -166,7 +169,8 @@ def kl_div(logp: Operand[T], target: Operand[T], *, reduction: str = "mean") -> 
 
     Raises ShapeError unless both have the same shape.
     """
-    logp, target, half = compared("kl_div", logp, target, reduction, (*REDUCTIONS, "batchmean"))
+    half = half_of(logp, target)
+    logp, target = compared("kl_div", logp, target, reduction, (*REDUCTIONS, "batchmean"))
     some = greater(target, 0)
     losses = target * (log(where(some, target, 1)) - where(some, logp, 0))
     if reduction == "batchmean":
@@ -193,7 +197,8 @@ def binary_cross_entropy_with_logits(
 
     Raises ShapeError unless logits and target have the same shape.
     """
-    logits, target, half = compared("binary_cross_entropy_with_logits", logits, target, reduction)
+    half = half_of(logits, target)
+    logits, target = compared("binary_cross_entropy_with_logits", logits, target, reduction)
     for name, value in (("weight", weight), ("pos_weight", pos_weight)):
         shape = np.shape(raw(value)) if value is not None else ()
         fits = all(n in (1, m) for n, m in zip(shape[::-1], logits.shape[::-1], strict=False))
@@ -219,6 +224,11 @@ def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None
     return rounded(losses.mean(), half)
 
 
+def half_of(*operands: Any) -> Any:
+    """The half precision that a loss of these is rounded to, if they are of it; else None."""
+    return narrowest([getattr(x, "dtype", np.dtype(np.float32)) for x in operands])
+
+
 def rounded(loss: Any, half: Any) -> Any:
     """A loss in half precision, where it is of that alone: on the way it is float32."""
     return loss if half is None or loss.dtype != np.float32 else astype(loss, half)
@@ -226,8 +236,8 @@ def rounded(loss: Any, half: Any) -> Any:
 
 def compared(
     op: str, input: Operand[T], target: Operand[T], reduction: str, known: tuple[str, ...] = REDUCTIONS
-) -> tuple[T | Array, T | Array, Any]:
-    """Both as arrays or Tensors of real numbers, if they have the same shape; and the half precision that both are of, or None.
+) -> tuple[T | Array, T | Array]:
+    """Both as arrays or Tensors of real numbers, if they have the same shape.
 
     Integers and booleans become floating, and half precision float32: a difference of uint8, a square of float16 may not fit.
     """
@@ -237,7 +247,7 @@ def compared(
         same = input.size == target.size
         how = f"say which is meant, for example target.reshape({input.shape})" if same else "expected the same shape"
         raise ShapeError(f"{scoped(op)}: input {input.shape} and target {target.shape} are not of the same shape; {how}")
-    return as_wide(input), as_wide(target), narrowest([input.dtype, target.dtype])
+    return as_wide(input), as_wide(target)
 
 
 def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | None) -> tuple[Any, Any, Any, Any]:

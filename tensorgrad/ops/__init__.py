@@ -33,6 +33,7 @@ What the derivative is taken to be at kinks, ties and poles (each row is a test)
 | prod with two 0          | 0                                           | as above                                    |
 | norm at 0                | 0                                           | the least of all subgradients               |
 | std of equals            | 0                                           | as norm                                     |
+| hypot at (0, 0)          | 0                                           | as norm                                     |
 | x ** 0                   | 0                                           | it is 1 everywhere                          |
 | x ** b at 0, b above 1   | 0                                           | b 0^(b-1)                                   |
 | sqrt at 0                | infinite                                    | the limit; NumPy warns                      |
