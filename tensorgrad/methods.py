@@ -77,7 +77,7 @@ class Methods(Tensor):
         return ops.greater_equal(self, other)
 
     def __invert__(self) -> Tensor:
-        if self.dtype.kind == "f":
+        if backend.is_floating(self.dtype):
             raise DTypeError(f"~: expected booleans or integers, got {self.dtype}")
         if self.dtype.kind == "b":
             return ops.logical_not(self)
@@ -277,7 +277,8 @@ class Methods(Tensor):
         if after.shape != self.shape:
             raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
         if after.dtype != self.dtype:
-            if after.dtype.kind != self.dtype.kind:
+            both_floating = backend.is_floating(after.dtype) and backend.is_floating(self.dtype)
+            if after.dtype.kind != self.dtype.kind and not both_floating:
                 raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
             after = ops.astype(after, self.dtype)
         stays_a_leaf = False

@@ -17,7 +17,9 @@ def test_all_ops_pass() -> None:
     assert {row.order for row in found.rows} == {1, 2}
     assert {verdict for row in found.rows for verdict in row.verdicts} == {"ok"}
     lines = str(found).splitlines()
-    assert lines[0].split() == ["op", "order", "cases", "verdict", "worst", "rel", "error", "ms"]
+    assert lines[0].split() == ["op", "order", "cases", "verdict", "worst", "rel", "error", "in", "float16", "ms"]
+    # four roundings of float16
+    assert {row.op: row.half for row in found.rows if row.half is not None and row.half > 2e-3} == {}
     assert len(lines) == len(found.rows) + 2
     assert lines[-1].endswith("s: every rule passed")
 

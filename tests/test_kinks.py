@@ -34,6 +34,7 @@ ROWS: dict[str, tuple[Callable[[Tensor], Tensor], list[float], list[float]]] = {
     "prod with two 0": (lambda x: ops.prod(x, 0, True), [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]),
     "norm at 0": (lambda x: ops.norm(x, axis=0, keepdims=True), [0.0, 0.0], [0.0, 0.0]),
     "std of equals": (lambda x: ops.std(x, axis=0, keepdims=True), [4.0, 4.0], [0.0, 0.0]),
+    "hypot at (0, 0)": (lambda x: ops.hypot(x, np.zeros(1)), [0.0], [0.0]),
     "x ** 0": (lambda x: x**0, [0.0, 2.0], [0.0, 0.0]),
     "x ** b at 0, b above 1": (lambda x: x**2.5, [0.0], [0.0]),
     "sqrt at 0": (ops.sqrt, [0.0], [INF]),

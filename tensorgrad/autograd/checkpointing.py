@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd.walk import grad
-from tensorgrad.core.backend import Array, Xp, is_array, namespace
+from tensorgrad.core.backend import Array, Xp, is_array, is_floating, namespace
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
@@ -73,7 +73,7 @@ class Checkpoint(Op):
             if not found:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True, tracing=recorded):
-                    fresh = [Tensor(x, True) if is_array(x) and x.dtype.kind == "f" else x for x in xs[:count]]
+                    fresh = [Tensor(x, True) if is_array(x) and is_floating(x.dtype) else x for x in xs[:count]]
                     inputs = [t for t in (*fresh, *leaves) if isinstance(t, Tensor) and t.requires_grad]
                     gradients = grad(fn(*fresh), inputs, g, create_graph=recorded, allow_unused=True)
                 by_id = dict(zip(map(id, inputs), gradients, strict=True))

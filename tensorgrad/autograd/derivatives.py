@@ -13,7 +13,7 @@ import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.autograd.walk import grad
-from tensorgrad.core.backend import asarray, namespace
+from tensorgrad.core.backend import asarray, is_floating, namespace
 from tensorgrad.core.state import shown, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, GraphError, ShapeError
@@ -124,7 +124,7 @@ def _inputs(caller: str, inputs: Any) -> list[Tensor]:
         if not (isinstance(x, Tensor) and x.requires_grad):
             if not isinstance(x, Tensor):
                 x = asarray(x, where=f"{caller}: input {i}")
-            if x.dtype.kind != "f":
+            if not is_floating(x.dtype):
                 raise DTypeError(f"{caller}: input {i} must be of a floating dtype, got {x.dtype}")
             x = Tensor(x, True)
         xs.append(x)

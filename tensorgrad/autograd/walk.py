@@ -12,7 +12,7 @@ import numpy as np
 from tensorgrad.autograd import fusion
 from tensorgrad.core import writes
 from tensorgrad.core.arguments import truth
-from tensorgrad.core.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu, wait_for
+from tensorgrad.core.backend import HALVES, asarray, copy, current_gpu, device_of, is_half, namespace, on, on_gpu, wait_for
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
@@ -190,6 +190,7 @@ def _walk(
             if gpu is not None and on_gpu(array := raw(g)):
                 array.device.use()  # rules compute where their gradient is
             if node.hooks is not None:
+                g = g if g.dtype == node.dtype else astype(g, node.dtype)
                 g = sums.of[node] = _hooked(node.hooks, g, record)
             if node.retain is not None and wanted is None and (holder := node.retain()) is not None:
                 retained.append((node, holder))
@@ -265,33 +266,48 @@ def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source
         if gx.shape != source.shape:
             gx = sum_to(gx, source.shape)
         if gx.dtype != source.dtype:
-            gx = astype(gx, source.dtype)
+            gx = _in_dtype_of(source, gx)
         if state.checking:
-            _check_gradient(use, node, g, gx)
+            _check_gradient(use, node, g, gx if gx.dtype == source.dtype else astype(gx, source.dtype))
         sums.add(source, gx)
+
+
+def _in_dtype_of(source: Source, gx: Any) -> Any:
+    """A gradient in the dtype of what it belongs to; of half precision it stays in float32 until it is handed out."""
+    return gx if gx.dtype == np.float32 and is_half(source.dtype) else astype(gx, source.dtype)
+
+
+def _wide(value: Any) -> Any:
+    """Half precision as float32, which rules compute in; anything else as it is."""
+    return astype(value, np.float32) if is_half(getattr(value, "dtype", np.dtype(bool))) else value
 
 
 def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
     """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it stands for.
 
-    In place of what a rule does not read, by what its op declares, stands an Unread, which has a shape and a dtype.
+    In place of what a rule does not read, by what its op declares, stands an Unread, which has a shape and a dtype. What is of
+    half precision comes to the rule as float32.
     """
     op, saved, out = use.op, use.saved, use.out
     assert op.backward is not None
+    wide = use.dtype.char in HALVES and not op.calls
     if not saved:
         values: Any = [Unread(use, i) if isinstance(s, (Node, Tensor)) else s for i, s in enumerate(use.inputs)]
-    elif not record and op.reads_all:
+    elif not record and not wide and op.reads_all:
         values = saved
     else:
         values = []
         for i, (source, a) in enumerate(zip(use.inputs, saved, strict=True)):
             if a is not None:
-                values.append(wrap(a, source) if record and isinstance(source, Node) else source if record else a)
+                value = wrap(a, source) if record and isinstance(source, Node) else source if record else a
+                values.append(_wide(value) if wide else value)
             else:
                 values.append(Unread(use, i) if isinstance(source, (Node, Tensor)) else source)
     if record:
         state.scope, state.gradient_of = node.scope, use
         out = out if out is None else wrap(out, node)
+    if wide:
+        g, out = _wide(g), out if out is None else _wide(out)
     return op.backward(g, Unread(use, -1) if out is None else out, *values, **use.attrs)
 
 
@@ -389,7 +405,10 @@ def _add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
 
 def _hand_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pair each Tensor with its gradient, copied where the array might be somebody else's too. Hooks of leaves come first."""
-    for source, _ in found:
+    for source, tensor in found:
+        if (g := sums.of[source]).dtype != tensor.dtype:  # half precision, whose gradients are float32 on the way
+            sums.of[source] = astype(g, tensor.dtype)
+            sums.own.discard(source)
         if isinstance(source, Tensor) and source.hooks is not None:
             sums.of[source] = _hooked(source.hooks, sums.of[source], sums.recorded)
             sums.own.discard(source)
@@ -398,7 +417,7 @@ def _hand_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor
     taken = {id(seed._data) for seed in seeds}
     result = []
     for source, tensor in found:
-        g: Array = sums.of[source]
+        g = sums.of[source]
         if not isinstance(g, np.generic) and source not in sums.own and (id(g) in taken or g.base is not None):
             g = copy(g)
         taken.add(id(g))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, device_of, is_array, namespace
+from tensorgrad.core.backend import Array, device_of, is_array, namespace, native
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError
 
@@ -40,10 +40,10 @@ def described(value: Any, arrays: list[Array]) -> Any:
         data = value._data
         arrays.append(data if data.flags.c_contiguous else namespace([data]).ascontiguousarray(data))
         return (data.shape, data.dtype.char, value.requires_grad, type(data) is np.ndarray or device_of(data))
+    if isinstance(value, np.generic):  # a number like Python's
+        return (type(value), repr(value))
     if is_array(value):
-        data = np.asarray(value) if isinstance(value, np.generic) else value
-        if not data.dtype.isnative:
-            data = data.astype(data.dtype.newbyteorder("="))
+        data = value if value.dtype.isnative else native(value)
         arrays.append(data if data.flags.c_contiguous else contiguous(data))
         return (data.shape, data.dtype.char, False, type(data) is np.ndarray or device_of(data))
     if isinstance(value, (tuple, list)):
@@ -66,7 +66,7 @@ def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
     """The arguments with leaves in place of their arrays."""
     if isinstance(value, Tensor):
         return next(leaves).requires_grad_(value.requires_grad)
-    if is_array(value):
+    if is_array(value) and not isinstance(value, np.generic):
         return next(leaves)
     if isinstance(value, (tuple, list)):
         return like(value, sequence(type(value), [with_leaves(v, leaves) for v in value]))
@@ -79,8 +79,8 @@ def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
 
 def as_tensors(value: Any, change: Callable[[Array], Array] = lambda a: a) -> Any:
     """The arguments with Tensors in place of their arrays. change: what is done with those first."""
-    if is_array(value):
-        return wrap(change(np.asarray(value) if isinstance(value, np.generic) else value), None)
+    if is_array(value) and not isinstance(value, np.generic):
+        return wrap(change(value), None)
     if isinstance(value, (tuple, list)):
         return like(value, sequence(type(value), [as_tensors(v, change) for v in value]))
     if isinstance(value, dict):

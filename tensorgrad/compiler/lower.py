@@ -15,6 +15,7 @@ from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, D
 from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
 from tensorgrad.compiler.values import Look, Value, before_broadcast, lineage
+from tensorgrad.core.arithmetic import is_odd
 from tensorgrad.core.backend import Array, address, copy, is_array, may_overlap
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
@@ -154,7 +155,10 @@ class Lowering:
             self.losses[node]()
             return
         inputs = [self.value(s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
-        value = RULES.get(node.op, Lowering.elementwise)(self, node, inputs)
+        rule = RULES.get(node.op, Lowering.elementwise)
+        # kernels compute in the dtype that they are given
+        narrow = is_odd(node.op, [v.dtype if isinstance(v, Value) else np.dtype(type(v)) for v in inputs])
+        value = None if narrow and node.op is not ops.log else rule(self, node, inputs)
         self.values[node] = self.as_it_is(node, inputs) if value is None else value
 
     def flops(self, node: Node) -> int:
@@ -324,9 +328,9 @@ class Lowering:
         return self.reduced(node, inputs, "add", (*range(lead), *widened))
 
     def reduced(self, node: Node, inputs: list[Any], function: str, axes: tuple[int, ...], mean: bool = False) -> Value | None:
-        """A reduction into a buffer. Half precision is left to the op, which adds up in float32."""
+        """A reduction into a buffer."""
         (x,) = inputs
-        if not isinstance(x, Value) or x.dtype != node.dtype or x.dtype.char == "e" or not math.prod(x.shape):
+        if not isinstance(x, Value) or x.dtype != node.dtype or not math.prod(x.shape):
             return None
         value, narrow = x, narrow_shape(x.shape, axes)
         factors = self.factors(x, node) if axes and not narrow and function == "add" else None

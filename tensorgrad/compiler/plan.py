@@ -23,7 +23,7 @@ from tensorgrad.compiler.rows import Loop, split_rows
 from tensorgrad.compiler.trace import Trace, place_of
 from tensorgrad.compiler.values import Value, lineage
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, aligned, copy, device_of, empty_bytes, on, on_gpu
+from tensorgrad.core.backend import Array, aligned, copy, device_of, empty_bytes, is_floating, on, on_gpu
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
@@ -214,7 +214,7 @@ class Plan:
             return {}
         function, found = self.timed
         rng = np.random.default_rng(0)
-        made_up = [(rng.random(v.shape) * (v.dtype.kind == "f")).astype(v.dtype) for v in self.lowered.arguments]
+        made_up = [(rng.random(v.shape) * is_floating(v.dtype)).astype(v.dtype) for v in self.lowered.arguments]
         if self.launches is not None:
             made_up = self.launches.arguments
         with self.put_back(), np.errstate(all="ignore"):

@@ -13,7 +13,7 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.compiler.containers import taken_apart
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, address, copy, is_array, like, may_overlap, on
+from tensorgrad.core.backend import Array, address, copy, is_array, is_floating, like, may_overlap, on
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import Location, line_of, user_location
 from tensorgrad.core.node import Node
@@ -434,7 +434,7 @@ def same_object(a: Any, b: Any) -> bool:
 def equal(a: Array, b: Array) -> bool:
     """Whether two arrays have the same elements."""
     with on(a):
-        return bool(np.array_equal(a, like(b, a), equal_nan=a.dtype.kind == "f"))
+        return bool(np.array_equal(a, like(b, a), equal_nan=is_floating(a.dtype)))
 
 
 def compare(before: list[Line], after: list[Line]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.compiler.trace import Source, Trace
-from tensorgrad.core.backend import Array, asarray, copy, like, move, on
+from tensorgrad.core.backend import Array, asarray, copy, finfo, is_floating, like, move, on
 from tensorgrad.core.location import line_of
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
@@ -104,7 +104,7 @@ def close(a: Array, b: Array) -> bool:
     a, b = host(a), host(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.dtype.kind != "f" or not a.size:
+    if not is_floating(a.dtype) or not a.size:
         return bool(np.array_equal(a, b))
     with np.errstate(all="ignore"):
         apart = np.abs(a - b)
@@ -115,7 +115,7 @@ def close(a: Array, b: Array) -> bool:
             return False
         same = finite | (a == b) | ((a != a) & (b != b))
         largest = float(np.abs(a[finite]).max(initial=0))
-        limit = DIGITS.get(a.itemsize, 64) * float(np.finfo(a.dtype).eps) * largest
+        limit = DIGITS.get(a.itemsize, 64) * float(finfo(a.dtype).eps) * largest
         return bool(same.all()) and float(apart[finite].max(initial=0)) <= limit
 
 
@@ -124,11 +124,11 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
     graph, rng = trace.program(), np.random.default_rng(0)
 
     def disturbed(a: Array) -> Array:
-        if a.dtype.kind != "f" or not a.size:
+        if not is_floating(a.dtype) or not a.size:
             return a
         with on(a), np.errstate(all="ignore"):
             noisy, change = copy(a), copy(a)  # in place: NumPy makes numbers of arrays without axes
-            change *= like(rng.uniform(-1, 1, a.shape).astype(a.dtype) * np.finfo(a.dtype).eps, a)
+            change *= like((rng.uniform(-1, 1, a.shape) * float(finfo(a.dtype).eps)).astype(a.dtype), a)
             change[~(abs(a) < np.inf)] = 0  # infinity stays what it is
             noisy += change
             return noisy
@@ -150,7 +150,7 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
     found = []
     for i, outcome in enumerate(outcomes):
         a = host(outcome.value).astype(np.float64)
-        eps = float(np.finfo(outcome.value.dtype).eps) if outcome.value.dtype.kind == "f" else 0.0
+        eps = float(finfo(outcome.value.dtype).eps) if is_floating(outcome.value.dtype) else 0.0
         with np.errstate(all="ignore"):
             each = np.array(np.max([np.abs(values[i] - calm[i]) for values in runs], axis=0))
             each[np.isnan(each) & ~np.isnan(calm[i])] = np.inf  # the program itself cannot say what it is
@@ -168,7 +168,7 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
 def same(a: Array, b: Array) -> bool:
     """Whether two arrays have the same elements, a NaN being the same as another."""
     a, b = host(a), host(b)
-    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+    return bool(np.array_equal(a, b, equal_nan=is_floating(a.dtype)))
 
 
 def host(array: Array) -> Array:

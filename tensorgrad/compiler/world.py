@@ -20,7 +20,7 @@ import numpy as np
 
 from tensorgrad.compiler.contents import Place
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, copy, is_array, may_overlap, on, on_gpu
+from tensorgrad.core.backend import Array, copy, is_array, is_floating, may_overlap, on, on_gpu
 from tensorgrad.core.location import is_own
 from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor
@@ -394,7 +394,7 @@ def shift(array: Array) -> None:
     """Other values of the same kind, in place: what is computed of them is something else, but nothing strange. Numbers are a
     little larger; whole numbers, which may be indices, and booleans are those of the next row."""
     with on(array), np.errstate(all="ignore"):
-        if array.dtype.kind == "f":
+        if is_floating(array.dtype):
             array *= array.dtype.type(1 + 2**-6)
             array += array.dtype.type(2**-7)
         elif array.ndim and len(array) > 1:
@@ -404,7 +404,7 @@ def shift(array: Array) -> None:
 def shifted(array: Array) -> Array:
     """Other samples like those of an array: each is the next one, and numbers are other numbers."""
     other = next_rows(array) if array.ndim and len(array) > 1 else copy(array)
-    if other.dtype.kind == "f":
+    if is_floating(other.dtype):
         shift(other)
     return other
 

@@ -96,12 +96,12 @@ def number(op: str, what: str, value: Any) -> Any:
             raise DTypeError(
                 f"{scoped(op)}: {what} is a number and has no gradient, but a Tensor that requires one was given; .detach() it"
             )
-        if not value.ndim and value.dtype.kind in "fiu":
+        if not value.ndim and value.dtype != bool and backend.is_number(value.dtype):
             value._require_concrete(f"{what} of {op}")
             return value._data.item()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    elif backend.is_array(value) and not value.ndim and value.dtype.kind in "fiu":
+    elif backend.is_array(value) and not value.ndim and value.dtype != bool and backend.is_number(value.dtype):
         return value.item()
     raise DTypeError(f"{scoped(op)}: {what} must be a number, got {shown(value)}")
 
@@ -132,11 +132,8 @@ def seed_of(op: str, value: Any) -> int | None:
 
 def dtype_of(op: str, value: Any, kinds: str = "fiub") -> np.dtype[Any]:
     """A dtype of floating numbers, integers or booleans, as NumPy's."""
-    try:
-        dtype: np.dtype[Any] = np.dtype(value)
-    except TypeError as error:
-        raise DTypeError(f"{scoped(op)}: {error}; expected a floating, integer or boolean dtype") from error
-    if dtype.kind not in kinds:
+    dtype: np.dtype[Any] = backend.as_dtype(value, scoped(op))
+    if not (dtype.kind in kinds or ("f" in kinds and backend.is_floating(dtype))):
         raise DTypeError(f"{scoped(op)}: expected a floating, integer or boolean dtype, got {dtype}")
     return dtype
 

@@ -271,6 +271,7 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
 
     Raises DTypeError, with `where` naming who asked, for what is not made of numbers or booleans.
     """
+    dtype = None if dtype is None else as_dtype(dtype, where)
     if is_array(value):
         array = value if dtype is None else value.astype(dtype, copy=False)
         array = array if hasattr(array, "flags") and not isinstance(array, np.generic) else np.asarray(array)
@@ -281,9 +282,63 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
             raise DTypeError(f"{where}: cannot make an array of {type(value).__name__}: {error}") from error
         if dtype is None and array.dtype.kind in "iuf":
             array = array.astype(DEFAULT_FLOAT)
-    if array.dtype.kind not in "biuf":
+    if not is_number(array.dtype):
         raise DTypeError(f"{where}: expected numbers or booleans, got dtype {array.dtype} (from {type(value).__name__})")
-    return array
+    return array if array.dtype.isnative else native(array)
+
+
+# Dtypes: NumPy's booleans, integers and floating ones, and bfloat16 of the package ml_dtypes, which NumPy takes for no number
+
+HALVES = "eE"  # `char` of float16 and bfloat16
+
+
+def is_floating(dtype: Any) -> bool:
+    """Whether a dtype of NumPy's is of real numbers, bfloat16 among them."""
+    return bool(dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16"))
+
+
+def is_half(dtype: Any) -> bool:
+    """Whether a dtype is float16 or bfloat16."""
+    return dtype.char in HALVES and is_floating(dtype)
+
+
+def is_number(dtype: Any) -> bool:
+    """Whether a Tensor can be of this dtype."""
+    return dtype.kind in "biuf" or is_floating(dtype)
+
+
+def native(array: Array) -> Array:
+    """The same numbers in the byte order of this machine, which kernels read."""
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def as_dtype(dtype: Any, where: str = "dtype") -> Any:
+    """NumPy's dtype object, in the byte order of this machine; "bfloat16" by name is that of ml_dtypes.
+
+    Raises MissingDependencyError where ml_dtypes is not installed, DTypeError for what is no dtype.
+    """
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{where}: bfloat16 needs ml_dtypes: pip install 'tensorgrad-numpy[bfloat16]'"
+            ) from error
+        dtype = ml_dtypes.bfloat16
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        raise DTypeError(f"{where}: {error}; expected a floating, integer or boolean dtype") from error
+    return found if found.isnative else found.newbyteorder("=")
+
+
+def finfo(dtype: Any) -> Any:
+    """np.finfo, of bfloat16 too."""
+    if dtype.kind == "f":
+        return np.finfo(dtype)
+    import ml_dtypes
+
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
 
 
 def aligned(nbytes: int) -> Array:

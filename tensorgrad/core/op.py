@@ -59,6 +59,8 @@ class Op:
     activation  whether what it gives is what the units of a layer pass on: derivations call that h1, h2, ...
     calls       whether it calls a function of the user's, which a check of the op would check
     public      what people call, if that is not the op itself: errors have that name
+    real        whether its result is real whatever the arguments: integers and booleans are made floating before `forward`
+    exact       whether half precision goes into `forward` as it is, because nothing is rounded there
     """
 
     name: ClassVar[str]
@@ -73,6 +75,8 @@ class Op:
     activation: ClassVar[bool] = False
     calls: ClassVar[bool] = False
     public: ClassVar[str] = ""
+    real: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
     log: Op | None = None
     log_complement: Op | None = None
     expands: tuple[Op, ...] = ()

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import backend, writes
-from tensorgrad.core.backend import Array
+from tensorgrad.core.arithmetic import computed, narrowest
+from tensorgrad.core.backend import Array, is_half
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import Op
+from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.core.state import scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import (
@@ -33,7 +34,7 @@ INTEGERS = 2**63  # as many there are below 0, and twice as many in unsigned one
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
-    is_tensor = wanted = False
+    is_tensor = wanted = odd = False
     arrays: list[Any] = []
     inputs: list[Any] = []
     for a in args:
@@ -41,22 +42,41 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             is_tensor = True
             if a.requires_grad:
                 wanted = True
-            arrays.append(a._data)
+            array = a._data
+            if array.dtype.char not in "fd":
+                odd = True
+            arrays.append(array)
             inputs.append(a.node or a)
         else:
-            if (
-                not isinstance(a, (np.ndarray, float, int))
-                or (type(a) is np.ndarray and a.dtype.kind not in "fiub")
-                or (type(a) is int and not -INTEGERS <= a < 2 * INTEGERS)
-            ):
+            kind = type(a)
+            if kind is np.ndarray:
+                dtype = a.dtype
+                if not dtype.isnative:
+                    a = backend.native(a)
+                if dtype.char not in "fd":
+                    odd = True
+                    if not backend.is_number(dtype):
+                        a = operand(op, a, args)
+            elif kind is int:
+                if not -INTEGERS <= a < 2 * INTEGERS:
+                    a = operand(op, a, args)
+            elif kind is not float:
                 a = operand(op, a, args)
+                odd = True
             arrays.append(a)
             inputs.append(a)
     profile = state.profile
     since = 0.0 if profile is None else time.perf_counter()
     try:
         xp = backend.namespace(arrays)
-        out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs)
+        if odd:
+            if state.tracing and op.reads_output and any(is_half(a.dtype) for a in arrays if hasattr(a, "dtype")):
+                return in_float32(op, args, attrs)
+            wide, to = (computed if xp is np else on_gpu)(op, xp, arrays, attrs)
+            out = wide if to is None else wide.astype(to)
+        else:
+            to = None
+            out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs, odd)[0]
     except MemoryError as error:
         if isinstance(error, TensorgradError):
             raise
@@ -77,6 +97,8 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     node = None
     if (wanted and recording) or state.tracing:
         node = record(op, args, inputs, attrs, arrays, out, wanted and recording and op.backward is not None)
+        if to is not None and node.out is not None:
+            node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read what was not rounded
         if state.trace is not None:
             state.trace.recorded(node)
     if profile is not None:
@@ -85,17 +107,41 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
 
 
 def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
-    """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on."""
+    """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on.
+
+    Beside a Tensor a scalar of NumPy's is a number like Python's, which does not decide the dtype: x * np.sqrt(2) is float32.
+    """
+    if isinstance(a, np.generic):
+        if (
+            any(isinstance(x, Tensor) for x in args)
+            and not (op.variadic or any(op.parsed.inputs))
+            and backend.is_number(a.dtype)
+        ):
+            return bool(a) if a.dtype.kind == "b" else float(a) if backend.is_floating(a.dtype) else int(a)
+    elif isinstance(a, float) or (isinstance(a, int) and -INTEGERS <= a < 2 * INTEGERS):
+        return a
     array = backend.asarray(a, where=scoped(op.public or op.name))
     if backend.is_array(a) and not isinstance(a, np.generic):
         return array
     return backend.beside(array, [x._data if isinstance(x, Tensor) else x for x in args])
 
 
-def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
-    """The result of `forward`, computed where the arrays are."""
+def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
+    """An op of half precision as three: a rule that reads the result reads that of the second, also in a replay."""
+    astype = REGISTRY["astype"]
+    wide = [astype.apply(a, dtype=np.dtype(np.float32)) if is_half(getattr(a, "dtype", FLOAT32)) else a for a in args]
+    y = op.apply(*wide, **attrs)
+    to = narrowest([a.dtype for i, a in enumerate(args) if hasattr(a, "dtype") and not op.is_data(i)])
+    return y if to is None or y.dtype != FLOAT32 else astype.apply(y, dtype=to)
+
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any], odd: bool = True) -> tuple[Array, Any]:
+    """What `computed` gives, where the arrays are."""
     with backend.on(next(a for a in arrays if backend.on_gpu(a))):
-        return op.forward(xp, *arrays, **attrs)
+        return computed(op, xp, arrays, attrs) if odd else (op.forward(xp, *arrays, **attrs), None)
 
 
 def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
@@ -121,7 +167,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
         explained = DTypeError(f"{where}: argument {number} is the number {arrays[number]!r}, expected an array")
     else:
         kind: type[TensorgradError] = ShapeError
-        if isinstance(error, TypeError):
+        if isinstance(error, (TypeError, OverflowError)):
             kind = DTypeError
         elif isinstance(error, OverflowError):
             kind = ArgumentError
@@ -204,11 +250,13 @@ def made_by(args: tuple[Any, ...]) -> str:
 
 def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> None:
     """Raise AnomalyError if `out` has a NaN or an infinity, saying whether `op` produced it or passed it on."""
-    if out.dtype.kind != "f" or bool(np.isfinite(out).all()):
+    if not backend.is_floating(out.dtype) or bool(np.isfinite(out).all()):
         return
     where = f"{state.scope}.{op.name}" if state.scope else op.name
     bad = [
-        i for i, a in enumerate(arrays) if np.dtype(getattr(a, "dtype", type(a))).kind == "f" and not bool(np.isfinite(a).all())
+        i
+        for i, a in enumerate(arrays)
+        if backend.is_floating(np.dtype(getattr(a, "dtype", type(a)))) and not bool(np.isfinite(a).all())
     ]
     what = f"passed on from argument {', '.join(map(str, bad))}" if bad else "produced here, all arguments being finite"
     kind = "NaN" if bool(np.isnan(out).any()) else "infinity"

@@ -236,7 +236,7 @@ class Tensor(Face):
         """Say whether this leaf gets a gradient, and return it."""
         if not isinstance(requires_grad, (bool, np.bool_)):
             raise DTypeError(f"Tensor: requires_grad must be True or False, got {type(requires_grad).__name__}")
-        if requires_grad and self.dtype.kind != "f":
+        if requires_grad and not backend.is_floating(self.dtype):
             raise DTypeError(
                 f"Tensor: requires_grad=True needs a floating dtype, got {self.dtype}; "
                 f"integers and booleans have no gradient (convert with dtype='float32')"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, like, new, on
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, is_floating, is_number, like, new, on
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
@@ -182,8 +182,8 @@ def _samples(i: int, value: Any) -> Array:
         array = Sparse(value)
     else:
         array = np.asarray(value)
-        array = array.astype(DEFAULT_FLOAT) if array.dtype.kind == "f" else array
-    if array.dtype.kind not in "biuf":
+        array = array.astype(DEFAULT_FLOAT) if is_floating(array.dtype) else array
+    if not is_number(array.dtype):
         raise DTypeError(f"DataLoader: array {i} is of dtype {array.dtype}, expected numbers or booleans")
     if not array.ndim:
         raise ShapeError(f"DataLoader: array {i} is a single number, expected a first axis of samples")

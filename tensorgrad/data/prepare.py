@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.errors import ShapeError
 
 
@@ -18,7 +18,7 @@ def min_max(x: Array) -> Array:
     """
     if x.ndim < 2:
         raise ShapeError(f"min_max: x has shape {x.shape}, expected (samples, ...)")
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         x = x.astype(np.float32)
     axes = tuple(range(1, x.ndim))
     low = x.min(axis=axes, keepdims=True)

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, move
+from tensorgrad.core.backend import Array, is_half, move
 from tensorgrad.data.npz import file_at, looks_like, read_npz
 from tensorgrad.errors import DataError, DTypeError
 
@@ -192,7 +192,10 @@ def _tidy(name: str, array: Any) -> Array:
     """An array as it is written: little-endian and C-contiguous."""
     array = np.asarray(move(array, "cpu"))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise DTypeError(f"storage: {name} is of dtype {array.dtype}, expected real numbers or booleans of at most 64 bits")
+        how = "; convert it to float32, which holds all of its numbers" if is_half(array.dtype) else ""
+        raise DTypeError(
+            f"storage: {name} is of dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{how}"
+        )
     little = array.dtype.newbyteorder("<") if sys.byteorder == "big" or array.dtype.byteorder == ">" else array.dtype
     # a copy where it is not contiguous: its memory is written as it lies there
     return np.ascontiguousarray(array, little).reshape(array.shape)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, move, namespace, wait_for
+from tensorgrad.core.arithmetic import evaluate
+from tensorgrad.core.backend import Array, is_floating, move, namespace, wait_for
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.profiling import Cost
@@ -45,7 +46,7 @@ def seconds_of(node: Node, arrays: list[Any], enough: float) -> float:
     runs: list[float] = []
     while len(runs) < 3 or (sum(runs) < enough and len(runs) < MOST_RUNS):
         start = time.perf_counter()
-        runs.append(wait_for(node.op.forward(xp, *arrays, **node.attrs)) - start)
+        runs.append(wait_for(evaluate(node.op, xp, arrays, node.attrs)) - start)
     return sorted(runs)[len(runs) // 2]
 
 
@@ -56,7 +57,7 @@ def in_words(array: Array) -> str:
         return "no elements"
     if array.size <= 6:
         return np.array2string(array, precision=3, separator=", ").replace("\n", "")
-    if array.dtype.kind != "f":
+    if not is_floating(array.dtype):
         return f"{array.min()} … {array.max()}"
     finite = array[np.isfinite(array)]
     bad = array.size - finite.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +19,13 @@ from tensorgrad.nn.loss import *
 from tensorgrad.ops import activation, linear, log_softmax, softmax
 from tensorgrad.ops.activation import *
 from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
-from tensorgrad.ops.elementwise import where
+from tensorgrad.ops.elementwise import as_narrow, as_wide, where
+from tensorgrad.ops.functions import hypot
 from tensorgrad.ops.index import lookup
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
 from tensorgrad.ops.random import keep_mask, seed
+from tensorgrad.ops.statistics import norm
 
 __all__ = [
     "avg_pool2d", "batch_norm", "conv2d", "dropout", "embedding", "layer_norm", "linear", "log_softmax", "max_pool2d", "seed",
@@ -68,8 +71,8 @@ def layer_norm(
     shape, eps = sizes("layer_norm", shape), number("layer_norm", "eps", eps)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ShapeError(f"{scoped('layer_norm')}: input has shape {x.shape}, expected one that ends in {shape}")
-    y, _, _ = normalised(x, tuple(range(-len(shape), 0)), eps)
-    return affine("layer_norm", y, weight, bias, shape, shape)
+    y, _, _ = normalised(as_wide(x), tuple(range(-len(shape), 0)), eps)
+    return as_narrow(affine("layer_norm", y, weight, bias, shape, shape), x, weight, bias)
 
 
 @one_box
@@ -111,17 +114,18 @@ def batch_norm(
             raise ValueError(f"{scoped('batch_norm')}: outside of training running_mean and running_var have to be given")
         if isinstance(x, Tensor):  # recorded, so that a compiled step reads them as they are at the time of its call
             running_mean, running_var = wrap(running_mean, None), wrap(running_var, None)
-        y = (x - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
-        return affine("batch_norm", y, weight, bias, (features,), wide)
+        running_mean, running_var = as_wide(running_mean), as_wide(running_var)
+        y = (as_wide(x) - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
+        return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
     count = x.size // max(features, 1)
     if count == 1:
         raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value to a feature, got input {x.shape}")
-    y, m, v = normalised(x, over, eps)
+    y, m, s = normalised(as_wide(x), over, eps)
     if count and running_mean is not None:
         follow(running_mean, m.reshape(features), momentum)
     if count and running_var is not None:
-        follow(running_var, v.reshape(features) * (count / (count - 1)), momentum)
-    return affine("batch_norm", y, weight, bias, (features,), wide)
+        follow(running_var, (s * s).reshape(features) * (count / (count - 1)), momentum)
+    return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
 
 
 def follow(running: Array, value: Any, momentum: float) -> None:
@@ -156,11 +160,15 @@ def embedding(indices: Operand[T], weight: Operand[T]) -> T | Array:
 
 
 def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
-    """x with mean 0 and variance 1 over `axes`, and the mean and the variance that it had."""
+    """x with mean 0 and variance 1 over `axes`, and the mean and the standard deviation that it had.
+
+    sqrt(v + eps) is taken as the hypotenuse of sqrt(v) and sqrt(eps): v need not fit into the dtype.
+    """
     m = x.mean(axes, keepdims=True)
     d = x - m
-    v = (d * d).mean(axes, keepdims=True)
-    return d * (v + eps) ** -0.5, m, v
+    n = math.prod(x.shape[a] for a in axes)
+    s = norm(d, axis=axes, keepdims=True) * (1 / math.sqrt(max(n, 1)))
+    return d / hypot(s, math.sqrt(eps)), m, s
 
 
 def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], wide: tuple[int, ...]) -> Any:

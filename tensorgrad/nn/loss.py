@@ -13,7 +13,8 @@ import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core.arguments import number, whole
-from tensorgrad.core.backend import Array, asarray, namespace
+from tensorgrad.core.arithmetic import narrowest
+from tensorgrad.core.backend import Array, asarray, is_floating, namespace
 from tensorgrad.core.location import line_of, user_location, warn
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box, shown, state
@@ -21,7 +22,7 @@ from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, GraphError, ShapeError
 from tensorgrad.ops.activation import log_complement_sigmoid, logsigmoid
 from tensorgrad.ops.compare import equal, greater, not_equal
-from tensorgrad.ops.elementwise import abs, astype, clip, mul_grad, where
+from tensorgrad.ops.elementwise import abs, as_narrow, as_wide, astype, clip, mul_grad, where
 from tensorgrad.ops.exponential import log
 from tensorgrad.ops.index import of_lists
 from tensorgrad.ops.linalg import as_operand, scoped
@@ -62,35 +63,38 @@ def cross_entropy(
     label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ArgumentError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
-    logits, target = as_operand("cross_entropy", logits), as_target(target)
-    warn_of_softmax(logits)
-    logp = log_softmax(logits)
-    if target.dtype.kind != "f" and not label_smoothing:
-        return nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction)
-    classes = logits.shape[-1]
-    if target.dtype.kind != "f":
+    given: Any = as_operand("cross_entropy", logits)
+    target = as_target(target)
+    warn_of_softmax(given)
+    logp: Any = log_softmax(as_wide(given))
+    if not is_floating(target.dtype) and not label_smoothing:
+        return as_narrow(nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction), given)
+    half = half_of(given, target) if is_floating(target.dtype) else half_of(given)
+    classes = given.shape[-1]
+    if not is_floating(target.dtype):
         hot, keep, _, total = samples("cross_entropy", logp, target, weight, ignore_index)
         y = where(hot, namespace([raw(logp)]).ones((), logp.dtype), 0)
     else:
-        if target.shape != logits.shape:
+        if target.shape != given.shape:
             raise ShapeError(
-                f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {logits.shape}; "
-                f"expected the same shape, or integer class indices of shape {logits.shape[:-1]}{of_lists(target)}"
+                f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {given.shape}; "
+                f"expected the same shape, or integer class indices of shape {given.shape[:-1]}{of_lists(target)}"
             )
         if ignore_index is not None:
             raise ArgumentError(
                 f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities"
             )
-        y, keep = target, None
-        total = max(math.prod(logits.shape[:-1]), 1)
+        y, keep = as_wide(target), None
+        total = max(math.prod(given.shape[:-1]), 1)
     if label_smoothing:
         y = y * (1 - label_smoothing) + label_smoothing / classes
     if (w := class_weights("cross_entropy", logp, weight)) is not None:
         y = y * w
     if reduction == "mean" and keep is None:
-        return -mul_grad(y, logp).sum() / total  # the form in which fusion finds it
-    losses = -mul_grad(y, logp).sum(-1)  # a probability of 0 counts nothing, even of a logit of -inf
-    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
+        # the form in which fusion finds it; a probability of 0 counts nothing, even of a logit of -inf
+        return rounded(-mul_grad(y, logp).sum() / total, half)
+    losses = -mul_grad(y, logp).sum(-1)
+    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total, half=half)
 
 
 @one_box
@@ -117,11 +121,12 @@ def nll_loss(
     logp = as_operand("nll_loss", logp)
     if weight is None and ignore_index is None and reduction == "mean":
         return ops.nll_loss(logp, target)
+    half, logp = half_of(logp), as_wide(logp)
     hot, keep, counts, total = samples("nll_loss", logp, as_target(target), weight, ignore_index)
     losses = -where(hot, logp, 0).sum(-1)
     if counts is not None:
         losses = mul_grad(counts, losses)
-    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total)
+    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total, half=half)
 
 
 @one_box
@@ -130,9 +135,10 @@ def mse_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") 
 
     Raises ShapeError unless both have the same shape.
     """
+    half = half_of(input, target)
     input, target = compared("mse_loss", input, target, reduction)
     d = input - target
-    return total_of(d * d, reduction)
+    return total_of(d * d, reduction, half=half)
 
 
 @one_box
@@ -141,8 +147,9 @@ def l1_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -
 
     Raises ShapeError unless both have the same shape.
     """
+    half = half_of(input, target)
     input, target = compared("l1_loss", input, target, reduction)
-    return total_of(abs(input - target), reduction)
+    return total_of(abs(input - target), reduction, half=half)
 
 
 @one_box
@@ -151,13 +158,14 @@ def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, red
 
     Raises ShapeError unless both have the same shape, ValueError unless delta > 0.
     """
+    half = half_of(input, target)
     input, target = compared("huber_loss", input, target, reduction)
     delta = number("huber_loss", "delta", delta)
     if not delta > 0:
         raise ArgumentError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
     d = input - target
     near = clip(d, -delta, delta)
-    return total_of(near * (d - 0.5 * near), reduction)
+    return total_of(near * (d - 0.5 * near), reduction, half=half)
 
 
 @one_box
@@ -171,12 +179,13 @@ def kl_div(logp: Operand[T], target: Operand[T], *, reduction: str = "mean") -> 
 
     Raises ShapeError unless both have the same shape.
     """
+    half = half_of(logp, target)
     logp, target = compared("kl_div", logp, target, reduction, (*REDUCTIONS, "batchmean"))
     some = greater(target, 0)
     losses = target * (log(where(some, target, 1)) - where(some, logp, 0))
     if reduction == "batchmean":
-        return losses.sum() / max(losses.shape[0] if losses.ndim else 1, 1)
-    return total_of(losses, reduction)
+        return rounded(losses.sum() / max(losses.shape[0] if losses.ndim else 1, 1), half)
+    return total_of(losses, reduction, half=half)
 
 
 @one_box
@@ -199,6 +208,7 @@ def binary_cross_entropy_with_logits(
 
     Raises ShapeError unless logits and target have the same shape.
     """
+    half = half_of(logits, target)
     logits, target = compared("binary_cross_entropy_with_logits", logits, target, reduction)
     for name, value in (("weight", weight), ("pos_weight", pos_weight)):
         shape = np.shape(raw(value)) if value is not None else ()
@@ -208,7 +218,7 @@ def binary_cross_entropy_with_logits(
             raise ShapeError(f"{at}: {name} of shape {shape} does not broadcast to the logits {logits.shape}")
     positive = target if pos_weight is None else target * pos_weight
     losses = -(mul_grad(positive, logsigmoid(logits)) + mul_grad(1 - target, log_complement_sigmoid(logits)))
-    return total_of(losses if weight is None else mul_grad(weight, losses), reduction)
+    return total_of(losses if weight is None else mul_grad(weight, losses), reduction, half=half)
 
 
 def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> None:
@@ -216,26 +226,39 @@ def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS
         raise ArgumentError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {shown(reduction)}")
 
 
-def total_of(losses: Any, reduction: str, count: Any = None) -> Any:
-    """`losses` reduced; the mean is their sum over `count` if that is given."""
+def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None) -> Any:
+    """`losses` reduced, and rounded to `half`; the mean is their sum over `count` if that is given."""
     if reduction == "none":
-        return losses
+        return rounded(losses, half)
     if reduction == "sum" or count is not None:
-        return losses.sum() if reduction == "sum" else losses.sum() / count
-    return losses.mean()
+        return rounded(losses.sum() if reduction == "sum" else losses.sum() / count, half)
+    return rounded(losses.mean(), half)
+
+
+def half_of(*operands: Any) -> Any:
+    """The half precision that a loss of these is rounded to, if they are of it; else None."""
+    return narrowest([getattr(x, "dtype", np.dtype(np.float32)) for x in operands])
+
+
+def rounded(loss: Any, half: Any) -> Any:
+    """A loss in half precision, where it is of that alone: on the way it is float32."""
+    return loss if half is None or loss.dtype != np.float32 else astype(loss, half)
 
 
 def compared(
     op: str, input: Operand[T], target: Operand[T], reduction: str, known: tuple[str, ...] = REDUCTIONS
 ) -> tuple[T | Array, T | Array]:
-    """Both as arrays or Tensors, if they have the same shape."""
+    """Both as arrays or Tensors of real numbers, if they have the same shape.
+
+    Integers and booleans become floating, and half precision float32: a difference of uint8, a square of float16 may not fit.
+    """
     check_reduction(op, reduction, known)
     input, target = as_operand(op, input), as_operand(op, target)
     if input.shape != target.shape:
         same = input.size == target.size
         how = f"say which is meant, for example target.reshape({input.shape})" if same else "expected the same shape"
         raise ShapeError(f"{scoped(op)}: input {input.shape} and target {target.shape} are not of the same shape; {how}")
-    return input, target
+    return as_wide(input), as_wide(target)
 
 
 def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | None) -> tuple[Any, Any, Any, Any]:

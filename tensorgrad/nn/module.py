@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, HasArray, Numbers, as_device, copy, is_array, move, on, put
+from tensorgrad.core.backend import Array, HasArray, Numbers, as_device, as_dtype, copy, is_array, is_floating, move, on, put
 from tensorgrad.core.state import changes, state
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
@@ -128,11 +128,12 @@ class Module:
         An optimiser follows at its next step, with its state.
         """
         place = None if device is None else as_device(device)
+        dtype = None if dtype is None else as_dtype(dtype, f"{type(self).__name__}.to")
 
         def there(array: Array) -> Array:
             moved = array if place is None else move(array, place)
             with on(moved):
-                return moved if dtype is None or array.dtype.kind != "f" else moved.astype(dtype, copy=False)
+                return moved if dtype is None or not is_floating(array.dtype) else moved.astype(dtype, copy=False)
 
         for parameter in self.parameters():
             parameter.data = there(parameter._data)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tensorgrad.core.backend import DEFAULT_FLOAT, Array
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_dtype
 from tensorgrad.errors import ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn.module import Module, Parameter
@@ -68,8 +68,8 @@ class BatchNorm1d(Module):
         self.eps, self.momentum = eps, momentum
         self.weight = Parameter(np.ones(features), dtype=dtype) if affine else None
         self.bias = Parameter(np.zeros(features), dtype=dtype) if affine else None
-        self.register_buffer("running_mean", np.zeros(features, dtype))
-        self.register_buffer("running_var", np.ones(features, dtype))
+        self.register_buffer("running_mean", np.zeros(features, as_dtype(dtype)))
+        self.register_buffer("running_var", np.ones(features, as_dtype(dtype)))
 
     def forward(self, x: Any) -> Any:
         if x.ndim not in self.axes:

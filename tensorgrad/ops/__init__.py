@@ -3,6 +3,19 @@
 In a signature `Operand[T]` is a Tensor, an array, a number or nested lists of numbers, and `T | Array` what comes of them: a
 Tensor if one of them is one, an array otherwise.
 
+Dtypes are NumPy's, with these rules, so that no step on the way is too narrow for what comes of it (core/arithmetic.py):
+
+- Before an op whose result is real (exp, sigmoid, softmax, norm, losses, ...) integers and booleans become floating:
+  float32 those of up to 16 bits, float64 the others. NumPy takes those of 8 bits to float16. `mean`, `var` and `std` of
+  them are float64, as NumPy's; `sum`, `cumsum` and `prod` are of 64 bits. What has a whole result (+, *, neg, abs, @)
+  wraps around, as NumPy's.
+- float16 and bfloat16 are computed in float32 and rounded once for each op, loss and normalisation; gradients are float32
+  on the way from the loss to the leaves, where they are rounded. float16 with bfloat16 is float32.
+- A scalar of NumPy's beside a Tensor counts as a Python number, and does not decide the dtype: `x * np.sqrt(2)` is of that
+  of x. Arrays and Tensors without axes have a dtype that counts.
+- Arrays of the other byte order are converted where they come in.
+- `norm`, `std` and normalisations scale, so that squares neither overflow nor vanish.
+
 What the derivative is taken to be at kinks, ties and poles (each row is a test):
 
 | where                    | derivative                                  | because                                     |
@@ -22,6 +35,7 @@ What the derivative is taken to be at kinks, ties and poles (each row is a test)
 | prod with two 0          | 0                                           | as above                                    |
 | norm at 0                | 0                                           | the least of all subgradients               |
 | std of equals            | 0                                           | as norm                                     |
+| hypot at (0, 0)          | 0                                           | as norm                                     |
 | x ** 0                   | 0                                           | it is 1 everywhere                          |
 | x ** b at 0, b above 1   | 0                                           | b 0^(b-1)                                   |
 | sqrt at 0                | infinite                                    | the limit; NumPy warns                      |

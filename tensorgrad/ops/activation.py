@@ -50,6 +50,7 @@ class Sigmoid(Unary):
 
     # x is kept as well, because the logarithm of the result is evaluated from it
     name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y x"
+    real = True
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -70,6 +71,7 @@ class Tanh(Unary):
     """
 
     name, signature, reads = "tanh", "()->()", "y"
+    real = True
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -87,6 +89,7 @@ class LeakyRelu(Op):
     """
 
     name, signature, reads = "leaky_relu", "()->()", "x"
+    real = True
     activation = True
     kinks = (0.0,)
 
@@ -112,6 +115,7 @@ class Elu(Op):
     """
 
     name, signature, reads = "elu", "()->()", "x"
+    real = True
     activation = True
     kinks = (0.0,)
 
@@ -142,6 +146,7 @@ class Gelu(Op):
     """
 
     name, signature, reads = "gelu", "()->()", "x"
+    real = True
     activation = True
 
     def __call__(self, x: Operand[T], approximate: str = "none") -> T | Array:
@@ -155,9 +160,9 @@ class Gelu(Op):
 
     def forward(self, xp: Xp, x: Array, *, approximate: str) -> Array:
         if approximate == "none":
-            return 0.5 * x * (1 + erf.forward(xp, x * math.sqrt(0.5)))
+            return 0.5 * xp.maximum(x, -40.0) * (1 + erf.forward(xp, x * math.sqrt(0.5)))
         near = xp.clip(x, -10, 10)
-        return 0.5 * x * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
+        return 0.5 * xp.maximum(x, -10.0) * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
 
     def backward(self, g: Value, y: Value, x: Value, *, approximate: str) -> Rules:
         def exact() -> Value:
@@ -182,10 +187,11 @@ class Silu(Unary):
     """
 
     name, signature, reads = "silu", "()->()", "x"
+    real = True
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        return x * sigmoid.forward(xp, x)
+        return xp.maximum(x, -1000.0) * sigmoid.forward(xp, x)  # there the other factor is 0; of -inf it would be NaN
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
@@ -204,6 +210,7 @@ class Softplus(Unary):
     """
 
     name, signature, reads = "softplus", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.logaddexp(x, 0)
@@ -220,6 +227,7 @@ class LogSigmoid(Unary):
     """
 
     name, signature, reads = "logsigmoid", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return -xp.logaddexp(-x, 0)
@@ -236,6 +244,7 @@ class LogComplementSigmoid(Unary):
     """
 
     name, signature, reads = "log_complement_sigmoid", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return -xp.logaddexp(x, 0)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.arguments import dtype_of, number
-from tensorgrad.core.backend import Array, Xp, is_array
+from tensorgrad.core.arithmetic import floating, narrowest
+from tensorgrad.core.backend import Array, Xp, is_array, is_floating, is_half
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T, Ternary, Unary
 from tensorgrad.core.state import named, scoped
@@ -299,14 +300,15 @@ class AsType(Op):
     Raises DTypeError for a dtype that a Tensor cannot have.
 
     forward    y  = x
-    backward   gx = g, in the dtype of x
+    backward   gx = g, in the dtype of x          (which the engine sees to)
     """
 
     name, signature = "astype", "()->()"
+    exact = True
 
     def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
         dtype = dtype_of(self.name, dtype)
-        return self.apply(x, dtype=dtype) if dtype.kind == "f" else cast(x, dtype=dtype)
+        return self.apply(x, dtype=dtype) if is_floating(dtype) else cast(x, dtype=dtype)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
@@ -316,7 +318,7 @@ class AsType(Op):
         return xp.asarray(x).astype(dtype)
 
     def backward(self, g: Value, y: Value, x: Value, *, dtype: Any) -> Rules:
-        return (lambda: astype(g, x.dtype),)
+        return (lambda: g,)
 
 
 class Cast(Op):
@@ -326,6 +328,7 @@ class Cast(Op):
     """
 
     name, signature, public = "cast", "()->()", "astype"
+    exact = True
 
     def __call__(self, x: Operand[T], dtype: np.typing.DTypeLike) -> T | Array:
         return self.apply(x, dtype=dtype_of(self.name, dtype))
@@ -336,6 +339,21 @@ class Cast(Op):
 
     def forward(self, xp: Xp, x: Array, *, dtype: Any) -> Array:
         return xp.asarray(x).astype(dtype)
+
+
+def as_wide(x: Value) -> Value:
+    """An array or a Tensor in the dtype that a function of several ops computes it in, as `core.arithmetic` says for one op."""
+    dtype = x.dtype
+    if dtype.char in "fd":
+        return x
+    to = np.dtype(np.float32) if is_half(dtype) else floating(dtype)
+    return x if to == dtype else astype(x, to)
+
+
+def as_narrow(y: Value, *operands: Value | None) -> Value:
+    """What such a function has computed, rounded to half precision if that is what it was given."""
+    to = narrowest([x.dtype for x in operands if x is not None])
+    return y if to is None or y.dtype != np.float32 else astype(y, to)
 
 
 neg, add, sub, mul, div = Neg(), Add(), Sub(), Mul(), Div()

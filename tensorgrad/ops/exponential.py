@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tensorgrad.core.backend import Array, Xp, namespace, on
+from tensorgrad.core.arithmetic import computed
+from tensorgrad.core.backend import Array, Xp, is_half, namespace, on
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.ops.elementwise import add, div_grad, mul_grad, neg, sub, where
+from tensorgrad.ops.elementwise import add, astype, div_grad, mul_grad, neg, sub, where
 
 __all__ = ["exp", "log", "log1p", "power"]
 
@@ -57,6 +58,7 @@ class Exp(Unary):
     """
 
     name, signature, reads = "exp", "()->()", "y"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.exp(x)
@@ -69,23 +71,30 @@ class Logarithm(Op):
     """A logarithm. Of a softmax or a sigmoid that was recorded it is evaluated from the logits, which does not underflow."""
 
     signature, reads = "()->()", "x"
+    real = True
 
     def __call__(self, x: Operand[T]) -> T | Array:
-        if isinstance(x, Tensor) and x.node is not None and state.fusing and (found := closed_form(self, x.node)) is not None:
-            op, node, _ = found
-            if node.saved:
-                return self.of_result(x, op, node)
+        if isinstance(x, Tensor) and x.node is not None and state.fusing:
+            made = x.node
+            if made.op is astype and is_half(made.dtype) and isinstance(made.inputs[0], Node):
+                made = made.inputs[0]  # what a traced op in half precision was rounded from
+            found = closed_form(self, made)
+            if found is not None and found[1].saved:
+                return self.of_result(x, made, *found[:2])
         return self.apply(x)
 
-    def of_result(self, p: Tensor, op: Op, node: Node) -> Tensor:
-        """The logarithm of p, recorded as such, but with the value that `op` gives of the logits that `node` kept.
+    def of_result(self, p: Tensor, made: Node, op: Op, node: Node) -> Tensor:
+        """The logarithm of p, which `made` gave, recorded as such, but with the value that `op` gives of the logits that `node`
+        kept.
 
         The new node keeps its output, so that fusion can make one node of it and of those that made p.
         """
         (z,) = node.saved
         with on(z):
-            value = op.forward(namespace([z]), z, **node.attrs)
-        return wrap(value, Node(self, (p.node,), {}, (p._data,), value, value.shape, value.dtype, made=user_location()))
+            value, to = computed(op, namespace([z]), (z,), node.attrs)
+            y = value if to is None else value.astype(to)
+        logp = wrap(y, Node(self, (made,), {}, (p._data,), value, y.shape, y.dtype, made=user_location()))
+        return logp if logp.dtype == p.dtype else astype(logp, p.dtype)
 
 
 class Log(Logarithm):

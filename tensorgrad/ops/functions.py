@@ -9,13 +9,13 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Rules, Value
-from tensorgrad.core.operand import Unary
-from tensorgrad.ops.elementwise import clip, div_grad, mul_grad
+from tensorgrad.core.operand import Binary, Unary
+from tensorgrad.ops.elementwise import clip, div_grad, mul_grad, where
 from tensorgrad.ops.exponential import exp
 
 __all__ = [
-    "arccos", "arcsin", "arctan", "cos", "cosh", "erf", "expm1", "log2", "reciprocal", "sin", "sinh", "sqrt", "square",
-    "tan",
+    "arccos", "arcsin", "arctan", "cos", "cosh", "erf", "expm1", "hypot", "log2", "reciprocal", "sin", "sinh", "sqrt",
+    "square", "tan",
 ]  # fmt: skip
 
 
@@ -27,6 +27,7 @@ class Expm1(Unary):
     """
 
     name, signature, reads = "expm1", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.expm1(x)
@@ -43,6 +44,7 @@ class Log2(Unary):
     """
 
     name, signature, reads = "log2", "()->()", "x"
+    real = True
     domain = (0.4, 3.0)
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -60,6 +62,7 @@ class Sqrt(Unary):
     """
 
     name, signature, reads = "sqrt", "()->()", "y"
+    real = True
     domain = (0.1, 3.0)
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -83,6 +86,23 @@ class Square(Unary):
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: mul_grad(g, 2 * x),)
+
+
+class Hypot(Binary):
+    """y = √(a² + b²), though a² or b² may not fit. Where both are 0 the derivative is taken as 0.
+
+    forward    y  = √(a² + b²)
+    backward   ga = g a / y,   gb = g b / y,   0 where y = 0
+    """
+
+    name, signature, reads = "hypot", "(),()->()", "y a b"
+    real = True
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.hypot(a, b)
+
+    def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        return lambda: mul_grad(g, a / where(y == 0, 1.0, y)), lambda: mul_grad(g, b / where(y == 0, 1.0, y))
 
 
 class Reciprocal(Unary):
@@ -110,6 +130,7 @@ class Sin(Unary):
     """
 
     name, signature, reads = "sin", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.sin(x)
@@ -126,6 +147,7 @@ class Cos(Unary):
     """
 
     name, signature, reads = "cos", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.cos(x)
@@ -142,6 +164,7 @@ class Tan(Unary):
     """
 
     name, signature, reads = "tan", "()->()", "y"
+    real = True
     domain = (-1.2, 1.2)
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -159,6 +182,7 @@ class Arcsin(Unary):
     """
 
     name, signature, reads = "arcsin", "()->()", "x"
+    real = True
     domain = (-0.9, 0.9)
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -176,6 +200,7 @@ class Arccos(Unary):
     """
 
     name, signature, reads = "arccos", "()->()", "x"
+    real = True
     domain = (-0.9, 0.9)
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -193,6 +218,7 @@ class Arctan(Unary):
     """
 
     name, signature, reads = "arctan", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.arctan(x)
@@ -213,6 +239,7 @@ class Sinh(Unary):
     """
 
     name, signature, reads = "sinh", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.sinh(x)
@@ -229,6 +256,7 @@ class Cosh(Unary):
     """
 
     name, signature, reads = "cosh", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.cosh(x)
@@ -248,11 +276,10 @@ class Erf(Unary):
     """
 
     name, signature, reads = "erf", "()->()", "x"
+    real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         x = xp.asarray(x)
-        if x.dtype == np.float16:  # the polynomials leave its range, and CuPy's of it is of float64
-            return self.forward(xp, x.astype(np.float32)).astype(np.float16)
         if xp.__name__ == "cupy":
             return importlib.import_module("cupyx.scipy.special").erf(x)
         a = xp.minimum(xp.absolute(x), 6.0)  # from there on erf rounds to 1
@@ -294,7 +321,7 @@ ERFC_Q = (
 )  # fmt: skip
 
 expm1, log2 = Expm1(), Log2()
-sqrt, square, reciprocal = Sqrt(), Square(), Reciprocal()
+sqrt, square, hypot, reciprocal = Sqrt(), Square(), Hypot(), Reciprocal()
 sin, cos, tan = Sin(), Cos(), Tan()
 arcsin, arccos, arctan = Arcsin(), Arccos(), Arctan()
 sinh, cosh = Sinh(), Cosh()

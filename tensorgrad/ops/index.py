@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.arguments import room_for, sizes
-from tensorgrad.core.backend import Array, Xp, beside, check, is_array, on_gpu
+from tensorgrad.core.backend import Array, Xp, beside, check, is_array, is_floating, on_gpu
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T
 from tensorgrad.core.signature import Shape
@@ -231,7 +231,7 @@ def taken_out(op: str, index: Any) -> tuple[Any, tuple[Any, ...]]:
     outline = tuple(AT if isinstance(i, (Tensor, list)) or is_array(i) else i for i in parts)
     for i in arrays:
         if isinstance(i, Tensor):
-            if i.dtype.kind == "f":
+            if is_floating(i.dtype):
                 raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {shown(i)}{of_lists(i)}")
             if i.dtype == bool and state.trace is not None:
                 state.trace.refuse(i, "an index of booleans, whose number of True is a shape,")

@@ -37,6 +37,7 @@ class Softmax(Op):
 
     # z is kept as well, because the log of the result is evaluated from it
     name, signature, reads = "softmax", "(n)->(n)", "y z"
+    real = True
     rowwise = True
 
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
@@ -64,6 +65,7 @@ class LogSoftmax(Op):
     """
 
     name, signature, reads = "log_softmax", "(n)->(n)", "y"
+    real = True
     rowwise = True
 
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
@@ -117,6 +119,7 @@ class NLLLoss(Op):
     """
 
     name, signature, reads, data = "nll_loss", "(...,k),(...)->()", "t", "t"
+    real = True
 
     def __call__(self, logp: Operand[T], t: Operand[T]) -> T | Array:
         return self.apply(logp, as_target(t, self.name))
@@ -147,6 +150,7 @@ class SoftmaxCrossEntropy(Op):
     """
 
     name, signature, reads = "softmax_cross_entropy", "(...,k),(...,k?)->()", "z t logp"
+    real = True
     data = "t logp"
 
     def __call__(self, z: Operand[T], t: Operand[T], *, scale: float | None = None) -> T | Array:

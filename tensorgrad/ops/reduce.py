@@ -18,6 +18,8 @@ from tensorgrad.ops.shape import broadcast_to
 
 __all__ = ["mean", "sum", "sum_to"]
 
+add_up: Any = np.add.reduce  # `x.sum` takes longer to come to it; its types tell True from False
+
 
 def kept(shape: Shape, axis: Axis) -> Shape:
     """`shape` with the axes that were reduced left in as 1; of a number NumPy takes the axes 0 and -1, too."""
@@ -88,9 +90,20 @@ class Mean(Reduction):
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
+        if not x.ndim and axis is not None:
+            x.mean(axis=axis)  # which refuses axis 0 of a number
         if not x.size:  # the mean of nothing is NaN, and no reason for a warning
             return x.sum(axis=axis, keepdims=keepdims) * np.nan
-        return x.mean(axis=axis, keepdims=keepdims)
+        if xp is not np or x.dtype.char not in "fd":
+            return x.mean(axis=axis, keepdims=keepdims)
+        with np.errstate(over="ignore"):
+            total = add_up(x, axis=axis, keepdims=keepdims)
+            flat = total.reshape(-1)
+            n = x.size // max(flat.size, 1)
+            if not flat.dot(flat) < math.inf and not np.isfinite(total).all():  # the sum need not fit where the mean does
+                power = n.bit_length()
+                return np.ldexp(add_up(np.ldexp(x, -power), axis=axis, keepdims=keepdims) / n, power)
+        return total / n
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         shape = kept(x.shape, axis)

@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.arguments import axes_given, axes_in, truth, whole
-from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp, is_half
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
 from tensorgrad.core.state import named, one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
+from tensorgrad.kernels import thresholds
+from tensorgrad.kernels.reference import dot
 from tensorgrad.ops.compare import equal
-from tensorgrad.ops.elementwise import astype, div_grad, mul_grad, where
+from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, cast, mul_grad, where
 from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.index import getitem
 from tensorgrad.ops.rearrange import concatenate, flatten, flip
-from tensorgrad.ops.reduce import Reduction, kept, mean, sample_axis
+from tensorgrad.ops.reduce import Reduction, add_up, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import reshape, transpose
 
@@ -96,6 +98,7 @@ class LogSumExp(Reduction):
     """
 
     name, reads = "logsumexp", "x y"
+    real = True
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
@@ -120,13 +123,15 @@ class LogSumExp(Reduction):
 class Norm(Reduction):
     """The Euclidean norm. At 0 the derivative is taken as 0.
 
-    There is no other: what stands first in PyTorch's norm(p), the order, is 2 here, and an axis is given by its name.
+    There is no other: what stands first in PyTorch's norm(p), the order, is 2 here, and an axis is given by its name. Where
+    squares would overflow or vanish x is divided by a power of two first, which rounds nothing.
 
     forward    y  = sqrt(sum of x² over axis)
     backward   gx = g x / y,   0 where y = 0
     """
 
     name, reads = "norm", "x y"
+    real = True
 
     @named
     def __call__(self, x: Operand[T], *, axis: Axis = None, keepdims: bool = False) -> T | Array:  # type: ignore[override]
@@ -134,15 +139,53 @@ class Norm(Reduction):
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
-        return xp.sqrt((x * x).sum(axis=axis, keepdims=keepdims))
+        if xp is np or not x.size:  # to look at values would be to wait for a GPU
+            y = sum_of_squares(xp, x, axis, keepdims)
+            if not x.size or all_ordinary(y, x):
+                return xp.sqrt(y)
+        top = xp.absolute(x).max(axis=axis, keepdims=True)
+        power = xp.frexp(xp.where(top < math.inf, top, xp.ones_like(top)))[1]
+        y = xp.sqrt(sum_of_squares(xp, xp.ldexp(x, -power), axis, keepdims))
+        return xp.ldexp(y, power.reshape(y.shape))
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         def gx() -> Value:
             shape = kept(x.shape, axis)
             length = reshape(y, shape)
-            return mul_grad(div_grad(reshape(g, shape), where(equal(length, 0), 1.0, length)), x)
+            # g / y first might overflow or vanish
+            return mul_grad(reshape(g, shape), x / where(equal(length, 0), 1.0, length))
 
         return (gx,)
+
+
+def sum_of_squares(xp: Xp, x: Array, axis: Axis, keepdims: bool) -> Array:
+    """The sum of x² over axis, infinite without a word where it does not fit."""
+    if xp is not np:
+        return (x * x).sum(axis=axis, keepdims=keepdims)
+    if axis is None and not keepdims and x.dtype.char in LEAST and x.flags.c_contiguous:
+        flat, y = x.reshape(-1), np.empty((), x.dtype)
+        dot(flat, flat, y)
+        return y
+    with np.errstate(over="ignore"):
+        if x.ndim and axis in (-1, x.ndim - 1) and x.shape[-1] <= thresholds.DOT:
+            return dots(x, x, keepdims=keepdims)
+        return add_up(x * x, axis=axis, keepdims=keepdims)
+
+
+def all_ordinary(y: Array, x: Array) -> bool:
+    """Whether no square that counts in y, sums of those of x, has overflowed or been rounded to a subnormal number."""
+    if x.dtype.char not in LEAST:
+        return False
+    least = x.size // (y.size or 1) * LEAST[x.dtype.char]
+    if y.ndim == 0:
+        return bool(least < y < math.inf)
+    flat = y.reshape(-1)
+    # a product with itself finds out, at the price of one call, whether one of them is not finite
+    return bool(np.minimum.reduce(flat) > least and flat.dot(flat) < math.inf)
+
+
+dots: Any = np.vecdot  # NumPy's types do not know its keepdims
+LEAST = {char: float(np.finfo(char).tiny / np.finfo(char).eps) for char in "fd"}  # below it the rounding of squares is seen
 
 
 class CumSum(Op):
@@ -227,8 +270,14 @@ class All(Reduction):
 @one_box
 def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
-    shape = shape_of(x)
+    if not hasattr(x, "dtype"):
+        x = np.asarray(x)
+    given, shape = x, shape_of(x)
     axes = axes_in("prod", axis, len(shape)) if shape or axis not in (0, -1) else ()
+    if is_half(x.dtype):
+        x = as_wide(x)
+    elif x.dtype.kind in "bui":  # as NumPy: uint64 or int64
+        x = cast(x, np.uint64 if x.dtype.kind == "u" else np.int64)
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
     y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
@@ -241,7 +290,7 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
         y = pairs
     if not shape_of(y)[-1]:
         y = astype(sum_of(y, -1) + 1, raw(x).dtype)  # of nothing it is 1, recorded as what x has no part in
-    return reshape(y, kept(shape, axis) if keepdims else rest)
+    return as_narrow(reshape(y, kept(shape, axis) if keepdims else rest), given)
 
 
 def _joined(pairs: Any, last: Any) -> Any:
@@ -253,17 +302,26 @@ def _joined(pairs: Any, last: Any) -> Any:
 def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The variance, mean((x - mean(x))²) n / (n - ddof), of n elements each."""
     axis, ddof = axes_given("var", axis), whole("var", "ddof", ddof)
+    given, x = _wide(x)
     d = x - mean(x, axis, True)
-    return mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof)
+    return as_narrow(mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof), given)
 
 
 @one_box
 def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The square root of `var`. Of equal elements it is 0, and its derivative is taken as 0."""
     axis, ddof = axes_given("std", axis), whole("std", "ddof", ddof)
+    given, x = _wide(x)
     shape = shape_of(x)
     n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1
-    return norm(x - mean(x, axis, True), axis=axis, keepdims=keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
+    y = norm(x - mean(x, axis, True), axis=axis, keepdims=keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
+    return as_narrow(y, given)
+
+
+def _wide(x: Any) -> tuple[Any, Any]:
+    """An operand as an array or a Tensor, and in the dtype that statistics compute in: of integers NumPy's mean has float64."""
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    return x, as_wide(x) if is_half(x.dtype) else x
 
 
 def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:

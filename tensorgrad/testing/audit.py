@@ -6,10 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from tensorgrad.autograd import grad
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.op import REGISTRY, Op
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.testing.check import check_op
 from tensorgrad.testing.report import PASSED, Finding, GradientError, table
 from tensorgrad.testing.slopes import worst
@@ -23,6 +27,8 @@ class Row:
     cases     how many sets of arguments were drawn
     verdicts  of all comparisons
     error     the largest relative error
+    half      the largest error of values and gradients in float16, each relative to the largest of its array, beside the same
+              in float64; 1e-3 is one rounding, and it says nothing about the verdict. None for order 2
     seconds   for all cases
     script    a few lines that show the first case that failed; "" if none did
     """
@@ -34,6 +40,7 @@ class Row:
     error: float
     seconds: float
     script: str = ""
+    half: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -60,9 +67,11 @@ class Audit:
         return self.ok
 
     def __str__(self) -> str:
-        cells: list[tuple[str, ...]] = [("op", "order", "cases", "verdict", "worst rel error", "ms")]
+        cells: list[tuple[str, ...]] = [("op", "order", "cases", "verdict", "worst rel error", "in float16", "ms")]
         for row in self.rows:
-            cells.append((row.op, str(row.order), str(row.cases), row.verdict, f"{row.error:.1e}", f"{1e3 * row.seconds:.0f}"))
+            half = "" if row.half is None else f"{row.half:.1e}"
+            found = f"{row.error:.1e}", half, f"{1e3 * row.seconds:.0f}"
+            cells.append((row.op, str(row.order), str(row.cases), row.verdict, *found))
         names = list(dict.fromkeys(row.op for row in self.failed))
         seconds = sum(row.seconds for row in self.rows)
         count = len({row.op for row in self.rows})
@@ -95,9 +104,10 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
     """The rows of one op, one for each order."""
     findings: dict[int, list[Finding]] = {at: [] for at in range(1, order + 1)}
     seconds = dict.fromkeys(findings, 0.0)
-    first = ""
+    first, half = "", 0.0
     for case in range(cases):
         args, attrs = op.sample(np.random.default_rng([seed, case]))
+        half = max(half, in_half(op, args, attrs))
         for at in findings:
             start = time.perf_counter()
             report = check_op(op, args, attrs, order=at)
@@ -109,7 +119,27 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
     return [
         Row(
             op.name, at, cases, sum((f.verdicts for f in found), Counter()), max((f.relative for f in found), default=0.0),
-            seconds[at], first if any(f.verdict not in PASSED for f in found) else "",
+            seconds[at], first if any(f.verdict not in PASSED for f in found) else "", half if at == 1 else None,
         )
         for at, found in findings.items()
     ]  # fmt: skip
+
+
+def in_half(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> float:
+    """How far value and gradients in float16 are from those of the same numbers in float64."""
+    wrt = [i for i, a in enumerate(args) if is_floating(a.dtype) and not op.is_data(i)]
+    given = [a.astype(np.float16) if is_floating(a.dtype) else a for a in args]
+
+    def run(dtype: Any) -> list[Array]:
+        ts = [Tensor(a, i in wrt, dtype=dtype if is_floating(a.dtype) else None) for i, a in enumerate(given)]
+        y = op(*ts, **attrs)
+        cotangent = np.resize([1.0, -0.5, 0.25, -2.0, 1.5], y.shape)
+        return [y.data, *[g.data for g in grad(y, [ts[i] for i in wrt], Tensor(cotangent, dtype=y.dtype))]]
+
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        for found, expected in zip(run(np.float16), run(np.float64), strict=True):
+            fits = np.abs(expected) < float(np.finfo(np.float16).max)
+            largest = np.abs(expected[fits]).max(initial=float(np.finfo(np.float16).tiny))
+            worst = max(worst, float(np.abs(found.astype(np.float64) - expected)[fits].max(initial=0.0) / largest))
+    return worst

@@ -11,7 +11,7 @@ import numpy as np
 
 from tensorgrad.autograd import fusion
 from tensorgrad.core.arguments import is_whole, number, seed_of
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.op import Op
 from tensorgrad.core.state import shown
 from tensorgrad.core.tensor import Tensor
@@ -55,7 +55,7 @@ def examine(
 
 def check_op(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], *, order: int = 1, seed: int = 0) -> Report:
     """The report on one use of an op, by itself: on every argument that is a floating array and not data."""
-    wrt = [i for i, a in enumerate(args) if getattr(a, "dtype", np.dtype(bool)).kind == "f" and not op.is_data(i)]
+    wrt = [i for i, a in enumerate(args) if is_floating(getattr(a, "dtype", np.dtype(bool))) and not op.is_data(i)]
     with fusion.off():
         problem = Problem.of(op.name, lambda *xs: op(*xs, **attrs), tuple(args), wrt)
         return examine(op.name, problem, order, seed=seed)[0]
@@ -139,7 +139,7 @@ class Check:
         """
         if self.replay is None:
             return 0.0
-        largest = max(float(np.abs(a).max(initial=0.0)) for a in self.replay.known.values() if a.dtype.kind == "f")
+        largest = max(float(np.abs(a).max(initial=0.0)) for a in self.replay.known.values() if is_floating(a.dtype))
         return min(self.replay.disturbed(1e-12) / 1e-12, 1e3 * largest)
 
     def directional(self) -> list[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.graph import literal
 from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.testing import strategies
@@ -146,7 +146,7 @@ class Builder:
         return self.expression.pruned()
 
     def is_input(self, op: Op, i: int, a: Array) -> bool:
-        return a.dtype.kind == "f" and not op.is_data(i)
+        return is_floating(a.dtype) and not op.is_data(i)
 
     def fitting(self, shape: Any) -> list[str]:
         """The values so far that have a shape, the latest first."""

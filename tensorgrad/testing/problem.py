@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd.walk import grad
-from tensorgrad.core.backend import Array, asarray
+from tensorgrad.core.backend import Array, asarray, is_floating
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import shown, switched
@@ -51,7 +51,7 @@ class Problem:
             key: asarray(a, np.float64, where=f"{caller}: input {key}") if isinstance(a, (float, list)) else a
             for key, a in given.items()
         }
-        floating = [key for key, a in given.items() if getattr(a, "dtype", np.dtype(bool)).kind == "f"]
+        floating = [key for key, a in given.items() if is_floating(getattr(a, "dtype", np.dtype(bool)))]
         chosen = floating if wrt is None else list(wrt)
         for key in chosen:
             if key not in floating:
@@ -124,7 +124,7 @@ def outputs_of(caller: str, result: Any) -> list[Tensor]:
     for t in outputs:
         if not isinstance(t, Tensor):
             raise GraphError(f"{caller}: the function returned {type(t).__name__}, expected a Tensor or a tuple of them")
-        if t.dtype.kind != "f":
+        if not is_floating(t.dtype):
             raise DTypeError(f"{caller}: the function returned {t.dtype}, which has no gradient; expected float64")
         if t.dtype != np.float64:
             raise DTypeError(
@@ -137,7 +137,7 @@ def outputs_of(caller: str, result: Any) -> list[Tensor]:
 def raised(a: Any) -> Any:
     """A copy in float64 of a floating array or Tensor, as an array; anything else as it is."""
     array = a.data if isinstance(a, Tensor) else a
-    return np.array(array, np.float64) if getattr(array, "dtype", np.dtype(bool)).kind == "f" else a
+    return np.array(array, np.float64) if is_floating(getattr(array, "dtype", np.dtype(bool))) else a
 
 
 def flat(outputs: list[Tensor]) -> Array:

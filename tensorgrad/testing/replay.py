@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
@@ -61,7 +61,7 @@ class Replay:
     def disturbed(self, by: float) -> float:
         """The largest change of an output when the result of every op is changed by a relative error of up to `by`."""
         rng = np.random.default_rng(0)
-        known = self.graph.values(change=lambda a: a * (1 + by * rng.uniform(-1, 1, a.shape)) if a.dtype.kind == "f" else a)
+        known = self.graph.values(change=lambda a: a * (1 + by * rng.uniform(-1, 1, a.shape)) if is_floating(a.dtype) else a)
         changes = [np.abs(known[node] - self.known[node]).max(initial=0.0) for node in self.graph.outputs]
         return float(max(changes))
 

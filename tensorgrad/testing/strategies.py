@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import nn
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.op import REGISTRY, Op, Sample
 from tensorgrad.core.signature import Shape, Signature
 from tensorgrad.errors import MissingDependencyError
@@ -79,7 +79,7 @@ def arguments(op: Op, sizes: Sequence[int] = (1, 2, 3), on_kinks: bool = False) 
     def draw_them(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Sample:
         args, attrs = op.sample(Draws(draw), sizes)  # type: ignore[arg-type]
         if on_kinks:
-            args = tuple(draw(kinky(op, a)) if a.dtype.kind == "f" and not op.is_data(i) else a for i, a in enumerate(args))
+            args = tuple(draw(kinky(op, a)) if is_floating(a.dtype) and not op.is_data(i) else a for i, a in enumerate(args))
         return args, attrs
 
     return st.composite(draw_them)()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.graph import Graph, literal
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
@@ -85,7 +85,7 @@ def smallest(node: Node, known: Mapping[Any, Array], order: int) -> str:
             except Exception:  # an op without a sample that works, such as one that is being written
                 break
             if is_wrong(op, args, attrs, order):
-                rounded = tuple(np.round(a, 1) if a.dtype.kind == "f" else a for a in args)
+                rounded = tuple(np.round(a, 1) if is_floating(a.dtype) else a for a in args)
                 return script(op, rounded if is_wrong(op, rounded, attrs, order) else args, attrs, order)
     args = arguments(node, known)
     if sum(np.size(a) for a in args) <= SMALL:
@@ -99,7 +99,7 @@ def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) 
     names = [p.name for p in inspect.signature(op.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
     names = [*names, *[f"x{i}" for i in range(len(names), len(args))]]
     named = list(zip(names, args, strict=False))
-    checked = [name for i, (name, a) in enumerate(named) if np.asarray(a).dtype.kind == "f" and not op.is_data(i)]
+    checked = [name for i, (name, a) in enumerate(named) if is_floating(np.asarray(a).dtype) and not op.is_data(i)]
     home = type(op).__module__
     own = [] if home.startswith("tensorgrad.") else [f"import {home}  # where {op.name} is defined"]
     own = [f"# here the class of {op.name}"] if home == "__main__" else own

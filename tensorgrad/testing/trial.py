@@ -14,7 +14,7 @@ from tensorgrad.compiler.containers import arguments, taken_apart, with_leaves
 from tensorgrad.compiler.trace import Trace
 from tensorgrad.compiler.verify import Difference, Outcome
 from tensorgrad.compiler.world import Objects, Snapshot, shifted
-from tensorgrad.core.backend import Array, address, copy, may_overlap
+from tensorgrad.core.backend import Array, address, copy, is_floating, may_overlap
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.ops import random
 from tensorgrad.testing.report import CompiledReport, Finding
@@ -147,7 +147,7 @@ class Trial:
         unclear = []
         for text, expected in written.items():
             found = compiled[text]
-            if not (is_floating(expected) and is_floating(found)):
+            if not (has_floats(expected) and has_floats(found)):
                 arrays_too = hasattr(expected, "dtype") and hasattr(found, "dtype")
                 if not (verify.same(expected, found) if arrays_too else expected == found):
                     away[text] = Difference(Outcome(text, self.source(text), np.zeros(0)), (), shown(found), shown(expected))
@@ -159,7 +159,7 @@ class Trial:
         away |= {d.outcome.text: d for d in self.second_look(unclear, arrays, written, compiled, before)}
         for text, expected in written.items():
             found = compiled[text]
-            if is_floating(expected) and is_floating(found) and found.shape == expected.shape:
+            if has_floats(expected) and has_floats(found) and found.shape == expected.shape:
                 report.compared.append(finding(k, text, expected, found, text in away))
         report.differences = [f"call {k + 1}: {d} compiled, and {d.expected!r} as it is written" for d in away.values()]
         return report
@@ -257,8 +257,8 @@ def merged(before: list[Finding], now: list[Finding]) -> list[Finding]:
     return list(found.values())
 
 
-def is_floating(value: Any) -> bool:
-    return hasattr(value, "dtype") and value.dtype.kind == "f"
+def has_floats(value: Any) -> bool:
+    return hasattr(value, "dtype") and is_floating(value.dtype)
 
 
 def plain(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DataError, DTypeError, LabelError, ShapeError
 
@@ -115,7 +115,7 @@ def _classes(name: str, prediction: Any) -> Array:
     if p.ndim not in (1, 2):
         raise ShapeError(f"{name}: prediction has shape {p.shape}, expected (samples, classes) or (samples,)")
     column = p.reshape(len(p))
-    return (column > 0).astype(np.int64) if p.dtype.kind == "f" else column.astype(np.int64)
+    return (column > 0).astype(np.int64) if is_floating(p.dtype) else column.astype(np.int64)
 
 
 def _labels(name: str, target: Any) -> Array:
@@ -125,7 +125,7 @@ def _labels(name: str, target: Any) -> Array:
         return t.argmax(axis=1)
     if t.ndim not in (1, 2):
         raise ShapeError(f"{name}: target has shape {t.shape}, expected (samples,) or (samples, classes)")
-    if t.dtype.kind == "f" and not np.array_equal(t, np.floor(t)):
+    if is_floating(t.dtype) and not np.array_equal(t, np.floor(t)):
         raise DTypeError(f"{name}: target has values that are no class indices, of dtype {t.dtype}")
     return t.reshape(len(t)).astype(np.int64)
 

@@ -7,6 +7,7 @@ from scipy import special
 
 ORACLES = {
     "expm1": special.expm1,
+    "hypot": lambda a, b: np.abs(a + 1j * b),
     "log2": lambda x: np.log(x) / np.log(2),
     "sqrt": lambda x: x**0.5,
     "square": lambda x: x * x,

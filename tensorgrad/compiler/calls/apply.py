@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
 from tensorgrad.compiler.values import Value
+from tensorgrad.core.arithmetic import evaluate, is_odd
 from tensorgrad.core.backend import Array
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
@@ -39,7 +40,7 @@ class Apply(Call):
         return self.op is random.keep_mask
 
     def compute(self, *inputs: Any) -> list[Array]:
-        return [np.array(self.op.forward(np, *inputs, **self.attrs))]
+        return [np.array(evaluate(self.op, np, inputs, self.attrs))]
 
     def sums(self, split: Rows) -> list[Value] | None:
         whole = not self.reads or len(self.reads) != len(self.inputs) or not all(split.rows(v) for v in self.reads)
@@ -49,7 +50,7 @@ class Apply(Call):
 
     def emit(self, writer: Writer) -> None:
         (out,) = self.outputs
-        forward = writer.bind("forward", functools.partial(self.op.forward, np, **self.attrs))
+        forward = writer.bind("forward", self.forward())
         inputs = ", ".join(writer.name(v) for v in self.inputs)
         told = ", ".join(f"{kind}={what!r}" for kind, what in self.errors.items())
         inside = f"with errstate({told}): " if told else ""
@@ -57,6 +58,13 @@ class Apply(Call):
             writer.lines.append(f"{inside}copyto({writer.name(out)}, {forward}({inputs}))")
         else:
             writer.lines.append(f"{inside}{writer.define(out)} = {writer.bind('own', own)}({forward}({inputs}), {inputs})")
+
+    def forward(self) -> Callable[..., Array]:
+        """What it is for NumPy's arrays, as a function of them."""
+        op, attrs = self.op, self.attrs
+        if is_odd(op, [v.dtype for v in self.inputs if hasattr(v, "dtype")]):
+            return lambda *inputs: evaluate(op, np, inputs, attrs)
+        return functools.partial(op.forward, np, **attrs)
 
     def launch(self, launcher: Launcher) -> Launch:
         """Its result is copied to where it belongs."""
@@ -66,7 +74,7 @@ class Apply(Call):
             return random.bound(out, **attrs)
 
         def launch() -> None:
-            out[...] = op.forward(xp, *inputs, **attrs)
+            out[...] = evaluate(op, xp, inputs, attrs)
 
         return launch
 

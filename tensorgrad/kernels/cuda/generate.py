@@ -73,6 +73,7 @@ EXPRESSIONS = {
     "relu_grad": ("f", "{1} > 0 ? {0} : 0"),
     "mul_grad": ("f", "{0} != 0 ? {0} * {1} : 0"),
     "div_grad": ("f", "{0} != 0 ? {0} / {1} : 0"),
+    "hypot": ("f", "hypot({0}, {1})"),
     "logaddexp": ("f", "logaddexp({0}, {1})"),
     **{name: ("f", f"{name}({{0}})") for name in ("exp", "expm1", "log", "log1p", "log2", "sqrt", "floor", "ceil", "trunc")},
     **{name: ("f", f"{name}({{0}})") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
