@@ -119,7 +119,7 @@ norm reciprocal sigmoid silu sin sinh softmax softplus sqrt std tan tanh var"""
 ONE: dict[str, Callable[[Any], Any]] = {
     **{name: getattr(ops, name) for name in REAL.split()},
     "gelu tanh": lambda x: ops.gelu(x, "tanh"),
-    "norm of rows": lambda x: ops.norm(ops.reshape(x, (2, -1)), 1),
+    "norm of rows": lambda x: ops.norm(ops.reshape(x, (2, -1)), axis=1),
     "std, ddof": lambda x: ops.std(x, ddof=1),
     "layer_norm": lambda x: F.layer_norm(x, x.shape[-1]),
     "batch_norm": lambda x: F.batch_norm(x.reshape(-1, 1), training=True),
@@ -288,8 +288,8 @@ def test_gradients_of_half_precision_are_float32_on_the_way() -> None:
 
 SCALED: dict[str, tuple[Callable[[Any], Any], int]] = {  # with the power of s in f(s x)
     "norm": (lambda x: x.norm(), 1),
-    "norm of rows": (lambda x: x.norm(-1), 1),
-    "norm of columns": (lambda x: x.norm(0, keepdims=True), 1),
+    "norm of rows": (lambda x: x.norm(axis=-1), 1),
+    "norm of columns": (lambda x: x.norm(axis=0, keepdims=True), 1),
     "std": (lambda x: x.std(), 1),
     "std of columns": (lambda x: x.std(0, ddof=1), 1),
     "mean": (lambda x: x.mean(), 1),
@@ -327,7 +327,7 @@ def test_scales_compiled_and_recorded() -> None:
         t = Tensor(x * s, requires_grad=True)
 
         def step(t: Tensor) -> Any:
-            y = t.norm(1)
+            y = t.norm(axis=1)
             return y, t.std(), F.layer_norm(t, 6, eps=0.0), *tg.grad(y.sum() + t.std(), t, create_graph=True)
 
         compiled = tg.compile(step)

@@ -33,7 +33,7 @@ ELEMENTWISE = choices("""
 """)
 REDUCTIONS = choices("""
     {}.sum({axis}); {}.sum({axis}); {}.mean({axis}); {}.max({axis}); {}.min({axis}); {}.sum({axis}, keepdims=True);
-    {f}.mean({axis}, keepdims=True); {f}.logsumexp({axis}); {f}.norm({axis}); ({f} * 0.5).prod({axis}); {f}.var({axis});
+    {f}.mean({axis}, keepdims=True); {f}.logsumexp({axis}); {f}.norm(axis={axis}); ({f} * 0.5).prod({axis}); {f}.var({axis});
     {f}.std({axis}); ({f} * {f}).sum({axis}); ({f} * {f}).mean({axis}); ({f} - {f}.mean({axis}, keepdims=True)).sum({axis});
     ({} > 0).sum({axis}); ({} > 0).any({axis}); ({} > 0).all({axis}); {}.argmax({one}); {}.argmin({one});
     ({} > 0).mean({axis}); np.sum({}, {axis}); np.mean({f}, axis={axis}); ({f} * {b}).sum({axis}); {f}.exp().sum({axis});
