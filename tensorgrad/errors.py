@@ -30,6 +30,10 @@ class LabelError(TensorgradError, ValueError, IndexError):
     """A class index outside 0 .. classes-1 (PyTorch raises IndexError here)."""
 
 
+class ArgumentError(TensorgradError, TypeError, ValueError):
+    """An argument, or a part of a model, that is not of the kind or the size that is expected."""
+
+
 class GraphError(TensorgradError, RuntimeError):
     """A gradient asked for that the recorded graph cannot give."""
 

@@ -1,0 +1,105 @@
+"""Modules and parameters that hide: in plain containers, where a module does not look for its parts.
+
+Looked into are lists, tuples, sets, deques and dicts (keys and values), at any depth, NumPy's arrays of objects, the fields of
+dataclasses, SimpleNamespace and functools.partial; not other objects, closures, or bound methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import UserDict, UserList, deque
+from collections.abc import Iterator
+from types import GeneratorType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
+
+SEQUENCES = (list, tuple, deque, UserList)
+SETS = (set, frozenset)
+DICTS = (dict, UserDict)
+ONCE = (map, filter, zip, enumerate, reversed)  # iterators, whose elements are known once only
+
+
+@functools.cache
+def is_looked_into(kind: Any) -> bool:
+    """Whether values of a type are containers, as far as it matters here."""
+    plain = (*SEQUENCES, *SETS, *DICTS, np.ndarray, functools.partial, SimpleNamespace)
+    return issubclass(kind, plain) or dataclasses.is_dataclass(kind)
+
+
+def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+    """(place, part) for each instance of `kinds` in a container, however deep; "[0]['a']" is a place."""
+    if not is_looked_into(type(value)):
+        return
+    seen, stack = set(), [("", value)]
+    while stack:
+        place, value = stack.pop()
+        if isinstance(value, kinds):
+            yield place, value
+        elif is_looked_into(type(value)) and id(value) not in seen:
+            seen.add(id(value))
+            stack += reversed(list(inside(value, place, kinds)))
+
+
+def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+    """What a container consists of, each with its place; of one that holds numbers or text alone nothing."""
+    if isinstance(value, np.ndarray):
+        if not value.dtype.hasobject:
+            return
+        value = value.ravel().tolist()
+    if isinstance(value, SEQUENCES):
+        if any(is_looked_into(kind) or issubclass(kind, kinds) for kind in set(map(type, value))):
+            yield from ((f"{place}[{i}]", part) for i, part in enumerate(value))
+    elif isinstance(value, SETS):
+        yield from ((f"{place}{{{type(part).__name__}}}", part) for part in value)
+    elif isinstance(value, DICTS):
+        for key, part in value.items():
+            yield f"{place} (a key)", key
+            yield f"{place}[{key!r}]", part
+    elif isinstance(value, functools.partial):
+        yield from ((f"{place}.args[{i}]", part) for i, part in enumerate(value.args))
+        yield from ((f"{place}.keywords[{key!r}]", part) for key, part in value.keywords.items())
+    else:
+        yield from ((f"{place}.{name}", part) for name, part in getattr(value, "__dict__", {}).items())
+
+
+def is_spent(value: Any) -> bool:
+    """Whether it is an iterator such as `map` or a generator expression makes, which a module cannot look into twice."""
+    return isinstance(value, ONCE) or (isinstance(value, GeneratorType) and value.gi_code.co_name == "<genexpr>")
+
+
+def container_for(value: Any, part: str) -> str:
+    """The container of this package to use in the place of a plain one; `part` is "Module" or "Parameter"."""
+    if isinstance(value, DICTS):
+        return f"nn.{part}Dict"
+    is_listed = isinstance(value, (*SEQUENCES, *SETS, np.ndarray)) or is_spent(value)
+    return f"nn.{part}List" if is_listed else "an attribute of the module itself for each"
+
+
+def hiding(module: Any, name: str, value: Any, place: str, part: Any) -> ArgumentError:
+    """The error for a part that nothing would find."""
+    kind = "Parameter" if isinstance(part, Tensor) else "Module"
+    where = f"{name}{place}" if place else f"the attribute {name} of its class"
+    how = f"set it in __init__, as self.{name}" if not place else f"use {container_for(value, kind)}"
+    holds = "that holds modules or parameters, which would not be found in it" if place else "which would not be found there"
+    return ArgumentError(
+        f"{type(module).__name__}: {name} is a {type(value).__name__} {holds}, and so not trained, moved or saved: {where} is "
+        f"{described(part)}; {how}"
+    )
+
+
+def described(value: Any) -> str:
+    """A value in few words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"a {type(value).__name__} of shape {value.shape}"
+    if value is None or isinstance(value, (str, int, float)):
+        text = repr(value)
+        return text if len(text) < 60 else f"{text[:56]}..."
+    named = getattr(value, "__name__", None)
+    return f"the function {named}" if callable(value) and isinstance(named, str) else f"a {type(value).__name__}"
