@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import UserDict, UserList, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import GeneratorType, SimpleNamespace
 from typing import Any
 
@@ -24,11 +24,13 @@ DICTS = (dict, UserDict)
 ONCE = (map, filter, zip, enumerate, reversed)  # iterators, whose elements are known once only
 
 
-@functools.cache
-def is_looked_into(kind: Any) -> bool:
-    """Whether values of a type are containers, as far as it matters here."""
+def is_container(kind: Any) -> bool:
+    """Whether values of a type are looked into."""
     plain = (*SEQUENCES, *SETS, *DICTS, np.ndarray, functools.partial, SimpleNamespace)
     return issubclass(kind, plain) or dataclasses.is_dataclass(kind)
+
+
+is_looked_into: Callable[[Any], bool] = functools.cache(is_container)
 
 
 def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:

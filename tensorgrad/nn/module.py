@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -395,13 +395,15 @@ def is_method(value: Any) -> bool:
     return isinstance(value, (FunctionType, property, classmethod, staticmethod))
 
 
-@functools.cache
-def own_classes(kind: Any) -> tuple[type, ...]:
+def _own_classes(kind: type) -> tuple[type, ...]:
     """The classes of this package that a class of modules is made of."""
     return tuple(base for base in kind.__mro__ if is_own(base.__module__))
 
 
-@functools.cache
-def users_classes(kind: Any) -> tuple[type, ...]:
+def _users_classes(kind: type) -> tuple[type, ...]:
     """The classes of modules that a class is made of, and that are not this package's."""
     return tuple(base for base in kind.__mro__ if not is_own(base.__module__) and base is not object)
+
+
+own_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_own_classes)
+users_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_users_classes)

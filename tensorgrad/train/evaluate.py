@@ -17,7 +17,10 @@ from tensorgrad.train.steps import Steps, evaluation_step
 
 
 def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metrics = None) -> dict[str, float]:
-    """The mean loss of a model over data, and metrics: {"loss": ..., ...}, in evaluation mode; arguments as in `fit`."""
+    """The loss of a model over data, and metrics: {"loss": ..., ...}, in evaluation mode; arguments as in `fit`.
+
+    It is the loss of all samples at once, in batches of any size, for the losses of this package; see `fit` for others.
+    """
     named = named_metrics(metrics)
     loader = as_loader("data", data, batch_size=EVALUATED, device=device_of_model(model))
     return measure(modules_of(model, loss), Steps(evaluation_step(model, loss, bool(named))), loader).row(named)

@@ -57,7 +57,10 @@ def fit(
     model        called with the batch x; in training mode during the steps, in evaluation mode for the validation
     loss         a function of (prediction, target) that returns a 0-d Tensor, the mean over the samples, such as
                  nn.functional.cross_entropy. With sample weights it is called with reduction="none", and the mean of what it
-                 gives for each sample, weighted, is what is minimised: a weight of 2 counts as the sample twice
+                 gives for each sample, weighted, is what is minimised: a weight of 2 counts as the sample twice. What the
+                 history has is the loss of all samples at once, for lr = 0: the losses of this package (as functions, partials
+                 of them, and modules) say what the mean of a batch divides by (`ignore_index`, class weights), or that it is
+                 a sum; of any other a batch counts as many samples as it has
     optimiser    over the parameters that are to be trained
     data         a DataLoader of X and y, or of X, y and weights (m,); or a tuple of these, which is shuffled, in batches of 32,
                  copied to where the model is; its order is another each time, but after `tensorgrad.manual_seed`.
