@@ -79,7 +79,8 @@ def is_compiled(size: int, options: dict[str, Any]) -> bool:
 
 def named(case: Any) -> str:
     make, target, options = case
-    return "-".join([make.__name__, target.dtype.kind, *(f"{k}={np.shape(v) if np.ndim(v) else v}" for k, v in options.items())])
+    words = (f"{name}={np.shape(value) if np.ndim(value) else value}" for name, value in options.items())
+    return "-".join([make.__name__, target.dtype.kind, *words])
 
 
 @pytest.mark.parametrize("case", ALL, ids=map(named, ALL))
@@ -137,7 +138,9 @@ def test_labels_at_several_places() -> None:
 
 
 def test_a_loss_of_ones_own_is_weighted_by_samples() -> None:
-    own = lambda z, y: ((z - y) ** 2).sum(-1).mean()
+    def own(z: Any, y: Any) -> Any:
+        return ((z - y) ** 2).sum(-1).mean()
+
     expected = own(Outputs()(X), NUMBERS).item()
     np.testing.assert_allclose(measured(own, (X, NUMBERS), 3, True), expected, rtol=2e-6)
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from types import GeneratorType, SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,9 @@ from tensorgrad.errors import ArgumentError
 SEQUENCES = (list, tuple, deque, UserList)
 SETS = (set, frozenset)
 DICTS = (dict, UserDict)
-ONCE = (map, filter, zip, enumerate, reversed)  # iterators, whose elements are known once only
+# Iterators, whose elements can be seen once only
+ONCE = (map, filter, zip, enumerate, reversed, chain, islice, *(type(iter(made)) for made in ([], (), set(), {}, {}.values())))
+ONCE = (*ONCE, type(reversed([])), type(reversed({}.values())))
 
 
 def is_container(kind: Any) -> bool:
@@ -63,6 +66,7 @@ def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[st
             yield f"{place} (a key)", key
             yield f"{place}[{key!r}]", part
     elif isinstance(value, functools.partial):
+        yield f"{place}.func", value.func
         yield from ((f"{place}.args[{i}]", part) for i, part in enumerate(value.args))
         yield from ((f"{place}.keywords[{key!r}]", part) for key, part in value.keywords.items())
     else:
@@ -83,15 +87,15 @@ def container_for(value: Any, part: str) -> str:
 
 
 def hiding(module: Any, name: str, value: Any, place: str, part: Any) -> ArgumentError:
-    """The error for a part that nothing would find."""
+    """The error for a part that nothing would find: in `value`, which the attribute is, at `place`; "" in the class itself."""
     kind = "Parameter" if isinstance(part, Tensor) else "Module"
-    where = f"{name}{place}" if place else f"the attribute {name} of its class"
-    how = f"set it in __init__, as self.{name}" if not place else f"use {container_for(value, kind)}"
-    holds = "that holds modules or parameters, which would not be found in it" if place else "which would not be found there"
-    return ArgumentError(
-        f"{type(module).__name__}: {name} is a {type(value).__name__} {holds}, and so not trained, moved or saved: {where} is "
-        f"{described(part)}; {how}"
-    )
+    if place:
+        where = f"{name} is a {type(value).__name__} that holds modules or parameters, which would not be found in it"
+        how = f"{name}{place} is {described(part)}; use {container_for(value, kind)}"
+    else:
+        where = f"{name} is {described(part)} that its class has, which would not be found there"
+        how = f"set self.{name} in __init__"
+    return ArgumentError(f"{type(module).__name__}: {where}, and so not trained, moved or saved: {how}")
 
 
 def described(value: Any) -> str:

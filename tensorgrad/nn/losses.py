@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tensorgrad.nn import functional as F
 from tensorgrad.nn.arguments import one_of, real, weights, whole
@@ -15,9 +15,11 @@ __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L
 class Loss(Module):
     """A loss between what is predicted and a target; `reduction` is "mean", "sum" or "none"."""
 
-    def __init__(self, *, reduction: str = "mean", known: tuple[str, ...] = REDUCTIONS) -> None:
+    reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
+
+    def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
-        self.reduction = one_of(type(self).__name__, "reduction", reduction, known)
+        self.reduction = one_of(type(self).__name__, "reduction", reduction, self.reductions)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"
@@ -91,8 +93,7 @@ class HuberLoss(Loss):
 class KLDivLoss(Loss):
     """Of log-probabilities and probabilities; see nn.functional.kl_div, which knows "batchmean" too."""
 
-    def __init__(self, *, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction, known=(*REDUCTIONS, "batchmean"))
+    reductions = (*REDUCTIONS, "batchmean")
 
     def forward(self, logp: Any, target: Any) -> Any:
         return F.kl_div(logp, target, reduction=self.reduction)

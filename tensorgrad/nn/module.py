@@ -139,20 +139,17 @@ class Module:
     def _check_container(self, name: str, value: Any) -> Any:
         """Raise ArgumentError for a plain container of parts that are none of this module's; else return the value."""
         if is_spent(value):
-            value = list(value) if isinstance(value, (enumerate, reversed)) else value
-            first = list(itertools.islice(value, 1))
-            found = [("[0]", first[0])] if first and isinstance(first[0], (Parameter, Module)) else []
-            value = itertools.chain(first, value)
-        elif not is_looked_into(type(value)):
-            return value
-        else:
+            given, first = value, list(itertools.islice(value, 1))
+            for place, part in parts_in(first, (Parameter, Module)):
+                raise hiding(self, name, given, place, part)
+            return itertools.chain(first, given)
+        if is_looked_into(type(value)):
             self.__dict__["_is_looked_into"] = False
-            found = list(parts_in(value, (Parameter, Module)))
-        if found:
-            registered = self._all_parts() if "_modules" in self.__dict__ else set()
-            for place, part in found:
-                if id(part) not in registered:
-                    raise hiding(self, name, value, place, part)
+            if found := list(parts_in(value, (Parameter, Module))):
+                registered = self._all_parts() if "_modules" in self.__dict__ else set()
+                for place, part in found:
+                    if id(part) not in registered:
+                        raise hiding(self, name, value, place, part)
         return value
 
     def _as_buffer(self, name: str, value: Any) -> Array:

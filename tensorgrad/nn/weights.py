@@ -112,7 +112,8 @@ def as_values(path: str, value: Any, at: Own, layout: str | None) -> Array:
         shape = tuple(value.shape) if hasattr(value, "shape") else array.shape
         raise ShapeError(f"{path} has shape {shape}, expected {at.array.shape}{hint}")
     own = at.array.dtype
-    if not np.can_cast(array.dtype, own, "same_kind"):
+    are_whole = array.dtype.kind in "iu" and own.kind in "iu"
+    if not (are_whole or np.can_cast(array.dtype, own, "same_kind")):
         raise DTypeError(f"{path} is of dtype {array.dtype}, expected {own}: values would be cut off")
     if array.dtype == own:
         return array
