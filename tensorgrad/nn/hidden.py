@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import UserDict, UserList, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice
 from types import GeneratorType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.location import is_own
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError
 
@@ -23,8 +24,8 @@ SEQUENCES = (list, tuple, deque, UserList)
 SETS = (set, frozenset)
 DICTS = (dict, UserDict)
 # Iterators, whose elements can be seen once only
-ONCE = (map, filter, zip, enumerate, reversed, chain, islice, *(type(iter(made)) for made in ([], (), set(), {}, {}.values())))
-ONCE = (*ONCE, type(reversed([])), type(reversed({}.values())))
+EMPTY: tuple[Any, ...] = ([], (), set(), {}, {}.values(), reversed([]), reversed({}.values()))
+ONCE: tuple[Any, ...] = (map, filter, zip, enumerate, reversed, chain, islice, *(type(iter(made)) for made in EMPTY))
 
 
 def is_container(kind: Any) -> bool:
@@ -34,6 +35,30 @@ def is_container(kind: Any) -> bool:
 
 
 is_looked_into: Callable[[Any], bool] = functools.cache(is_container)
+
+
+def _users_classes(kind: type) -> tuple[type, ...]:
+    """The classes that a class of modules is made of, and that are not this package's."""
+    return tuple(base for base in kind.__mro__ if not is_own(base.__module__) and base is not object)
+
+
+users_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_users_classes)
+
+
+def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> Iterator[tuple[str, Any, str, Any]]:
+    """(attribute, its value, place, part) for what is in a module's plain containers, but for its `own`, or in its class."""
+    for name, value in module.__dict__.items():
+        if is_looked_into(type(value)) and name not in own:
+            for place, part in parts_in(value, kinds):
+                yield name, value, place, part
+    for base in users_classes(type(module)):
+        for name, value in vars(base).items():
+            if isinstance(value, kinds):
+                if name not in module.__dict__:
+                    yield name, value, "", value
+            else:
+                for place, part in parts_in(value, kinds):
+                    yield name, value, place, part
 
 
 def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn.arguments import as_floating
-from tensorgrad.nn.hidden import described, hiding, is_looked_into, is_spent, parts_in
+from tensorgrad.nn.hidden import described, hidden, hiding, is_looked_into, is_spent, parts_in
 from tensorgrad.nn.weights import owned, pairs_of
 
 __all__ = ["Module", "Parameter"]
@@ -311,22 +311,12 @@ class Module:
 
     def _refuse_hidden(self) -> None:
         """Raise ArgumentError for a module or a parameter that is in a plain container or a class, and no part of it."""
-        kinds = (Parameter, Module)
         registered: set[int] | None = None
         for _, module in self._walk():
-            spaces = [vars(module), *(vars(kind) for kind in users_classes(type(module)))]
-            for name, value in [pair for space in spaces for pair in space.items()]:
-                found: Iterable[tuple[str, Any]]
-                if is_looked_into(type(value)):
-                    found = parts_in(value, kinds) if name not in RESERVED else ()
-                elif isinstance(value, kinds) and name not in vars(module):
-                    found = [("", value)]
-                else:
-                    continue
-                for place, part in found:
-                    registered = self._all_parts() if registered is None else registered
-                    if id(part) not in registered:
-                        raise hiding(module, name, value, place, part)
+            for name, value, place, part in hidden(module, (Parameter, Module), RESERVED):
+                registered = self._all_parts() if registered is None else registered
+                if id(part) not in registered:
+                    raise hiding(module, name, value, place, part)
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -397,10 +387,4 @@ def _own_classes(kind: type) -> tuple[type, ...]:
     return tuple(base for base in kind.__mro__ if is_own(base.__module__))
 
 
-def _users_classes(kind: type) -> tuple[type, ...]:
-    """The classes of modules that a class is made of, and that are not this package's."""
-    return tuple(base for base in kind.__mro__ if not is_own(base.__module__) and base is not object)
-
-
 own_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_own_classes)
-users_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_users_classes)
