@@ -34,7 +34,15 @@ def is_container(kind: Any) -> bool:
     return issubclass(kind, plain) or dataclasses.is_dataclass(kind)
 
 
-is_looked_into: Callable[[Any], bool] = functools.cache(is_container)
+class Kinds(dict[type, bool]):
+    """Types to whether values of them are looked into: `parameters()` asks for each attribute."""
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = found = is_container(kind)
+        return found
+
+
+KINDS = Kinds()
 
 
 def _users_classes(kind: type) -> tuple[type, ...]:
@@ -45,32 +53,34 @@ def _users_classes(kind: type) -> tuple[type, ...]:
 users_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_users_classes)
 
 
-def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> Iterator[tuple[str, Any, str, Any]]:
+def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> list[tuple[str, Any, str, Any]]:
     """(attribute, its value, place, part) for what is in a module's plain containers, but for its `own`, or in its class."""
-    for name, value in module.__dict__.items():
-        if is_looked_into(type(value)) and name not in own:
-            for place, part in parts_in(value, kinds):
-                yield name, value, place, part
+    held = module.__dict__
+    found = [
+        (name, value, *pair)
+        for name, value in held.items()
+        if KINDS[type(value)] and name not in own
+        for pair in parts_in(value, kinds)
+    ]
     for base in users_classes(type(module)):
         for name, value in vars(base).items():
             if isinstance(value, kinds):
-                if name not in module.__dict__:
-                    yield name, value, "", value
-            else:
-                for place, part in parts_in(value, kinds):
-                    yield name, value, place, part
+                found += [] if name in held else [(name, value, "", value)]
+            elif KINDS[type(value)]:
+                found += [(name, value, *pair) for pair in parts_in(value, kinds)]
+    return found
 
 
 def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """(place, part) for each instance of `kinds` in a container, however deep; "[0]['a']" is a place."""
-    if not is_looked_into(type(value)):
+    if not KINDS[type(value)]:
         return
     seen, stack = set(), [("", value)]
     while stack:
         place, value = stack.pop()
         if isinstance(value, kinds):
             yield place, value
-        elif is_looked_into(type(value)) and id(value) not in seen:
+        elif KINDS[type(value)] and id(value) not in seen:
             seen.add(id(value))
             stack += reversed(list(inside(value, place, kinds)))
 
@@ -82,7 +92,7 @@ def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[st
             return
         value = value.ravel().tolist()
     if isinstance(value, SEQUENCES):
-        if any(is_looked_into(kind) or issubclass(kind, kinds) for kind in set(map(type, value))):
+        if any(KINDS[kind] or issubclass(kind, kinds) for kind in set(map(type, value))):
             yield from ((f"{place}[{i}]", part) for i, part in enumerate(value))
     elif isinstance(value, SETS):
         yield from ((f"{place}{{{type(part).__name__}}}", part) for part in value)

@@ -18,7 +18,7 @@ from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn.arguments import as_floating
-from tensorgrad.nn.hidden import described, hidden, hiding, is_looked_into, is_spent, parts_in
+from tensorgrad.nn.hidden import KINDS, described, hidden, hiding, is_spent, parts_in
 from tensorgrad.nn.weights import owned, pairs_of
 
 __all__ = ["Module", "Parameter"]
@@ -143,7 +143,7 @@ class Module:
             for place, part in parts_in(first, (Parameter, Module)):
                 raise hiding(self, name, given, place, part)
             return itertools.chain(first, given)
-        if is_looked_into(type(value)):
+        if KINDS[type(value)]:
             self.__dict__["_is_looked_into"] = False
             if found := list(parts_in(value, (Parameter, Module))):
                 registered = self._all_parts() if "_modules" in self.__dict__ else set()
