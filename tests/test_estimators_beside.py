@@ -1,4 +1,4 @@
-"""The estimators beside scikit-learn's on targets, samples, weights, second fits at the edges: equal, both refuse, or listed."""
+"""The estimators beside scikit-learn's at the edges of what they are given: equal, refused by both, or listed as different."""
 
 from __future__ import annotations
 
