@@ -148,3 +148,12 @@ def test_axes_of_flatten() -> None:
             nn.Flatten(axis)(x)
     assert nn.Flatten(-1)(x).shape == (2, 3)
     assert nn.Flatten(0)(np.float32(3)).shape == (1,)
+
+
+def test_inputs_are_made_arrays() -> None:
+    assert nn.Flatten()([[1.0, 2.0]]).shape == (1, 2)
+    assert nn.BatchNorm1d(2)([[1.0, 2.0], [3.0, 4.0]]).shape == (2, 2)
+    for layer in (nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2), nn.LayerNorm(2), nn.Dropout(), nn.Conv2d(1, 1, 1)):
+        for wrong in (None, "text", object()):
+            with pytest.raises(TensorgradError, match="expected numbers"):
+                layer(wrong)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tensorgrad import Tensor, data, nn, optim, train
+from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
 from tests import kinds
 
@@ -165,3 +166,19 @@ def test_half_precision_counts_beyond_its_range() -> None:
     y[60_000:] = -1
     found = train.evaluate(Zeros(), nn.CrossEntropyLoss(ignore_index=-1), data.DataLoader(x, y, batch_size=10_000))["loss"]
     assert found == pytest.approx(np.log(2), rel=1e-3)
+
+
+def test_what_is_no_loss_and_no_model() -> None:
+    for loss, text in (
+        (nn.MSELoss, r"the class MSELoss; write MSELoss\(\), with brackets"),
+        (None, "None"),
+        ("mse", "'mse'"),
+        (3.0, "3.0"),
+    ):
+        with pytest.raises(ArgumentError, match=rf"train.fit: loss must be a function of \(prediction, target\), got {text}"):
+            measured(loss, (X, NUMBERS), 4, False)
+        with pytest.raises(ArgumentError, match=r"train\.fit: loss must be a function"):
+            train.evaluate(Outputs(), loss, (X, NUMBERS))
+    for model in (Outputs, F.relu, None):
+        with pytest.raises(ArgumentError, match=r"train.fit: model must be a Module, got"):
+            train.evaluate(model, F.mse_loss, (X, NUMBERS))

@@ -282,6 +282,14 @@ def test_a_layer_without_what_was_deleted() -> None:
         layer.weight = layer.weight * 0.5
 
 
+def test_a_module_of_which_something_is_gone_can_be_shown() -> None:
+    for make, name in ((linear, "weight"), (lambda: nn.Embedding(2, 2), "weight"), (lambda: nn.BatchNorm1d(2), "running_mean")):
+        for act in (lambda layer, name: setattr(layer, name, None), delattr):
+            layer = make()
+            act(layer, name)
+            assert repr(layer).startswith(f"{type(layer).__name__}(...)")
+
+
 @pytest.mark.parametrize("name", ["train", "forward", "parameters", "_parameters", "training", "a.b", "", "_name"])
 def test_names_that_a_part_cannot_have(name: str) -> None:
     for act in (

@@ -15,7 +15,7 @@ from tensorgrad.nn import init
 from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, one_of, pair, real, sizes, whole
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops import activation
-from tensorgrad.ops.linalg import scoped
+from tensorgrad.ops.linalg import as_operand, scoped
 
 __all__ = [
     "ELU", "GELU", "AvgPool2d", "Conv2d", "Dropout", "Embedding", "Flatten", "Identity", "LeakyReLU", "Linear", "LogSoftmax",
@@ -103,6 +103,7 @@ class Flatten(Module):
         self.start_axis = whole(type(self).__name__, "start_axis", start_axis, None)
 
     def forward(self, x: Any) -> Any:
+        x = as_operand("Flatten", x)
         if not -x.ndim <= self.start_axis < max(x.ndim, 1):
             raise ShapeError(f"{scoped('Flatten')}: start_axis {self.start_axis} is out of bounds for input of shape {x.shape}")
         return ops.reshape(x, (*x.shape[: self.start_axis], math.prod(x.shape[self.start_axis :])))

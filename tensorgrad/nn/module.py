@@ -364,7 +364,10 @@ class Module:
                 continue
             own = ", ".join(f"{name} {p.shape}" for name, p in module._parameters.items())
             count = sum(p.size for _, p, _ in owned(module))
-            inside = "" if module._modules else module.extra_repr()
+            try:
+                inside = "" if module._modules else module.extra_repr()
+            except AttributeError:  # a parameter that it tells of has been taken away
+                inside = "..."
             rows.append((f"{'  ' * depth}{label}{type(module).__name__}({inside})", own, f"{count:,}" if count else ""))
         lines = columns(rows, "<<>")
         return "\n".join(lines) if len(lines) > 1 else rows[0][0]

@@ -11,6 +11,7 @@ from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn.arguments import as_floating, flag, real, whole, wholes
 from tensorgrad.nn.module import Module, Parameter
+from tensorgrad.ops.linalg import as_operand
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm"]
 
@@ -85,6 +86,7 @@ class BatchNorm1d(Module):
         self.register_buffer("running_var", np.ones(features, dtype))
 
     def forward(self, x: Any) -> Any:
+        x = as_operand(type(self).__name__, x)
         if x.ndim not in self.axes:
             kinds = " or ".join(("(n, features)", "(n, features, length)", "(n, features, h, w)")[n - 2] for n in self.axes)
             raise ShapeError(f"{type(self).__name__}: input has shape {x.shape}, expected {kinds}")

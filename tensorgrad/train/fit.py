@@ -16,6 +16,7 @@ from tensorgrad.train.arguments import (
     Metrics,
     as_callbacks,
     as_loader,
+    check_model_and_loss,
     check_numbers,
     columns_of,
     device_of_model,
@@ -92,6 +93,7 @@ def fit(
     it was resumed in it;
     CheckpointError for a file that is damaged or does not fit; CompileError for a step that cannot be compiled.
     """
+    check_model_and_loss(model, loss)
     check_numbers(epochs, l2, clip_norm)
     if schedule is not None and schedule.optimiser is not optimiser:
         raise ValueError(f"train.fit: the {type(schedule).__name__} is of another optimiser than the one given")
