@@ -398,6 +398,29 @@ def test_modules_in_a_circle() -> None:
     assert train.predict(net, np.ones((1, 2), "f")).shape == (1, 2)
 
 
+def test_modules_that_are_shared_many_times_over() -> None:
+    net = linear()
+    for _ in range(60):
+        net = nn.Sequential(net, net)
+    assert len(list(net.named_modules())) == 61
+    assert len(net.state_dict()) == 2
+    assert len(repr(net).splitlines()) == 121
+    copy.deepcopy(net)
+
+
+def test_a_property_that_refuses_leaves_nothing() -> None:
+    class Fixed(nn.Module):
+        @property
+        def layer(self) -> int:
+            return 3
+
+    fixed = Fixed()
+    for value in (linear(), nn.Parameter([1.0])):
+        with pytest.raises(AttributeError):
+            fixed.layer = value
+    assert not fixed.state_dict()
+
+
 # Copies
 
 

@@ -99,18 +99,19 @@ class Module:
         if "_modules" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before setting {name!r}")
         self._check_name(name)
+        if isinstance(value, Module) and (name in self._parameters or name in self._absent):
+            self._check_place(name, value, "the parameter", "a Parameter or None")
+        super().__setattr__(name, value)  # it may be a property's, and be refused
+        for owner in (self._parameters, self._modules, self._buffers):
+            if owner is not (self._parameters if isinstance(value, Parameter) else self._modules):
+                owner.pop(name, None)
+        self._absent.discard(name)
         if isinstance(value, Parameter):
             value.name = value.name or name
-            self._modules.pop(name, None)
             self._parameters[name] = value
         else:
-            if name in self._parameters or name in self._absent:
-                self._check_place(name, value, "the parameter", "a Parameter or None")
             value._name = name
             self._modules[name] = value
-        self._buffers.pop(name, None)
-        self._absent.discard(name)
-        super().__setattr__(name, value)
 
     def _check_name(self, name: str) -> None:
         """Raise ArgumentError for what cannot be the name of a part."""
@@ -290,18 +291,20 @@ class Module:
         self._refuse_hidden()
         yield from self._walk(prefix)
 
-    def _walk(self, prefix: str = "", every: bool = False) -> Iterator[tuple[str, Module]]:
-        """The same without a look for parts that hide; if `every`, shared modules by each path that they have."""
+    def _walk(self, prefix: str = "", every: str = "") -> Iterator[tuple[str, Module]]:
+        """The same without a look for parts that hide. every="path" for shared modules by each path that they have, and
+        every="place" for those in each place where they stand, but what is in them once."""
         seen: set[int] = set()
         stack: list[tuple[str, Module, tuple[int, ...]]] = [(prefix, self, ())]
         while stack:
             path, module, above = stack.pop()
-            if id(module) in (above if every else seen):
+            is_known = id(module) in (above if every == "path" else seen)
+            if is_known and every != "place":
                 continue
             seen.add(id(module))
             yield path, module
-            inside = (*above, id(module)) if every else above
-            parts = [(f"{path}.{name}" if path else name, part, inside) for name, part in module._modules.items()]
+            inside = (*above, id(module)) if every == "path" else above
+            parts = [] if is_known else [(f"{path}.{n}" if path else n, part, inside) for n, part in module._modules.items()]
             stack.extend(reversed(parts))
 
     def _all_parts(self) -> set[int]:
@@ -356,7 +359,7 @@ class Module:
         """The tree of parts, each with the shapes of its own parameters, and how many numbers they are in all."""
         rows: list[tuple[str, str, str]] = []
         first: dict[int, str] = {}
-        for path, module in self._walk(every=True):
+        for path, module in self._walk(every="place"):
             depth = path.count(".") + 1 if path else 0
             label = f"({path.rpartition('.')[2]}) " if path else ""
             if first.setdefault(id(module), path) != path:

@@ -79,7 +79,7 @@ def owned(
 ) -> Iterator[tuple[str, Any, tuple[Any, str]]]:
     """(path, parameter or buffer, its place), each once or, if `every`, by each path that it has."""
     seen: set[int] = set()
-    for path, part in module._walk(prefix, every):
+    for path, part in module._walk(prefix, "path" if every else ""):
         values: Mapping[str, Any] = part._buffers if buffers else part._parameters
         for name, value in values.items():
             if every or id(value) not in seen:
