@@ -23,7 +23,16 @@ PAIR_FROM_1: list[Any] = [*PAIR_FROM_0, 0, (0, 1)]
 REAL: list[Any] = [*NO_NUMBER, True, NAN, INF, np.array([1.0, 2.0]), Tensor([1.0, 2.0]), nn.Parameter(1.0)]
 FLAG: list[Any] = [None, "False", 2, 0.0, [], np.ones(2)]
 WEIGHTS: list[Any] = ["heavy", [1.0, NAN], [INF, 1.0], [[1.0], [1.0, 2.0]], ["a", "b"], object(), {}, 1j]
-MAKES: list[Any] = [3, "zeros", np.ones((2, 2)), nn.init.zeros, nn.init.normal, lambda shape, rng: np.ones(7), True]
+MAKES: list[Any] = [
+    3,
+    "zeros",
+    np.ones((2, 2)),
+    nn.init.zeros,
+    nn.init.normal,
+    lambda shape, rng: np.ones(7),
+    nn.init.normal(NAN),
+    True,
+]
 WRONG: dict[str, list[Any]] = {
     **dict.fromkeys(["in_features", "out_features", "in_channels", "out_channels", "rows", "dim", "features"], WHOLE_FROM_0),
     **dict.fromkeys(["kernel", "stride", "size"], PAIR_FROM_1),

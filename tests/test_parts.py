@@ -195,6 +195,26 @@ def test_parts_of_a_class_are_refused() -> None:
         list(Listed().parameters())
 
 
+def test_what_a_cached_property_makes() -> None:
+    class Lazy(Net):
+        @functools.cached_property
+        def layer(self) -> nn.Linear:
+            return linear()
+
+        @functools.cached_property
+        def first(self) -> nn.Linear:
+            return self.out
+
+    net = Lazy()
+    assert net.first is net.out
+    assert len(list(net.parameters())) == 2
+    assert net.layer
+    with pytest.raises(
+        ArgumentError, match=r"Lazy: layer is a Linear .*layer \(of a cached_property\) is a Linear; use an attribute"
+    ):
+        net.state_dict()
+
+
 # Replaced and deleted
 
 PLACED: dict[str, Callable[[], Any]] = {

@@ -117,6 +117,8 @@ def drawn(of: str, name: str, make: Any, shape: tuple[int, ...], rng: Any) -> Ar
     values = make(shape, rng)
     if np.shape(values) != shape:
         raise ShapeError(f"{of}: {name} made values of shape {np.shape(values)}, expected {shape}")
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ArgumentError(f"{of}: {name} made values that are not finite")
     return values
 
 

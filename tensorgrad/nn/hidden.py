@@ -1,7 +1,8 @@
 """Modules and parameters that hide: in plain containers, where a module does not look for its parts.
 
 Looked into are lists, tuples, sets, deques and dicts (keys and values), at any depth, NumPy's arrays of objects, the fields of
-dataclasses, SimpleNamespace and functools.partial; not other objects, closures, or bound methods.
+dataclasses, SimpleNamespace, functools.partial, what a cached_property has made, and the attributes of the module's class; not
+other objects, closures, or bound methods.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> list[t
     ]
     for base in users_classes(type(module)):
         for name, value in vars(base).items():
-            if isinstance(value, kinds):
+            if isinstance(value, functools.cached_property):
+                made = held.get(name)  # set without the module's knowledge
+                found += [(name, made, " (of a cached_property)", made)] if isinstance(made, kinds) else []
+            elif isinstance(value, kinds):
                 found += [] if name in held else [(name, value, "", value)]
             elif KINDS[type(value)]:
                 found += [(name, value, *pair) for pair in parts_in(value, kinds)]
