@@ -6,6 +6,7 @@ import copy
 import functools
 import pickle
 import re
+import time
 from collections import OrderedDict, UserDict, UserList, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -179,6 +180,22 @@ def test_what_hides_nothing_is_left_alone() -> None:
     own = []
     own.append(own)  # a circle
     assert Net(lambda net: setattr(net, "own", own)).state_dict()
+
+
+def test_a_long_memory_takes_no_time() -> None:
+    """An agent that remembers: 1,000 elements of an attribute are looked at, those at the top first."""
+
+    def parts(net: Any) -> float:
+        start = time.perf_counter()
+        list(net.parameters())
+        return time.perf_counter() - start
+
+    long = Net(lambda net: setattr(net, "memory", deque((i, (i, 2.0), {"a": i}) for i in range(200_000))))
+    long.numbers, long.words = list(range(200_000)), dict.fromkeys(range(200_000), "a")
+    assert min(parts(long) for _ in range(5)) < 0.05  # 0.5 s if all of it is looked at
+    long.memory[998] = linear()
+    with pytest.raises(ArgumentError, match=r"memory\[998\] is a Linear"):
+        list(long.parameters())
 
 
 def test_parts_of_a_class_are_refused() -> None:

@@ -2,7 +2,8 @@
 
 Looked into are lists, tuples, sets, deques and dicts (keys and values), at any depth, NumPy's arrays of objects, the fields of
 dataclasses, SimpleNamespace, functools.partial, what a cached_property has made, and the attributes of the module's class; not
-other objects, closures, or bound methods.
+other objects, closures, or bound methods. Of an attribute the first 1,000 elements are looked at, those at the top first, for
+it may be the memory of an agent.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import UserDict, UserList, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain, islice
 from types import GeneratorType, SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from tensorgrad.core.location import is_own
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError
 
+LONG = 1000  # elements of an attribute that are looked at
 SEQUENCES = (list, tuple, deque, UserList)
 SETS = (set, frozenset)
 DICTS = (dict, UserDict)
@@ -79,37 +81,44 @@ def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """(place, part) for each instance of `kinds` in a container, however deep; "[0]['a']" is a place."""
     if not KINDS[type(value)]:
         return
-    seen, stack = set(), [("", value)]
-    while stack:
-        place, value = stack.pop()
+    seen, queue, more = set(), deque([("", value)]), LONG
+    while queue:
+        place, value = queue.popleft()
         if isinstance(value, kinds):
             yield place, value
-        elif KINDS[type(value)] and id(value) not in seen:
+        elif KINDS[type(value)] and more and id(value) not in seen:
             seen.add(id(value))
-            stack += reversed(list(inside(value, place, kinds)))
+            found = list(islice(inside(value, place, kinds), more))
+            more -= len(found)
+            queue += found
 
 
 def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """What a container consists of, each with its place; of one that holds numbers or text alone nothing."""
     if isinstance(value, np.ndarray):
-        if not value.dtype.hasobject:
-            return
-        value = value.ravel().tolist()
+        value = value.ravel()[:LONG].tolist() if value.dtype.hasobject else []
     if isinstance(value, SEQUENCES):
-        if any(KINDS[kind] or issubclass(kind, kinds) for kind in set(map(type, value))):
-            yield from ((f"{place}[{i}]", part) for i, part in enumerate(value))
+        if of_interest(value, kinds):
+            yield from ((f"{place}[{i}]", part) for i, part in enumerate(islice(value, LONG)))
     elif isinstance(value, SETS):
-        yield from ((f"{place}{{{type(part).__name__}}}", part) for part in value)
+        if of_interest(value, kinds):
+            yield from ((f"{place}{{{type(part).__name__}}}", part) for part in islice(value, LONG))
     elif isinstance(value, DICTS):
-        for key, part in value.items():
-            yield f"{place} (a key)", key
-            yield f"{place}[{key!r}]", part
+        if of_interest(value, kinds):
+            yield from ((f"{place} (a key)", key) for key in islice(value, LONG))
+        if of_interest(value.values(), kinds):
+            yield from ((f"{place}[{key!r}]", part) for key, part in islice(value.items(), LONG))
     elif isinstance(value, functools.partial):
         yield f"{place}.func", value.func
         yield from ((f"{place}.args[{i}]", part) for i, part in enumerate(value.args))
         yield from ((f"{place}.keywords[{key!r}]", part) for key, part in value.keywords.items())
     else:
         yield from ((f"{place}.{name}", part) for name, part in getattr(value, "__dict__", {}).items())
+
+
+def of_interest(values: Iterable[Any], kinds: tuple[type, ...]) -> bool:
+    """Whether there may be something in elements, by their types."""
+    return any(KINDS[kind] or issubclass(kind, kinds) for kind in set(map(type, islice(values, LONG))))
 
 
 def is_spent(value: Any) -> bool:

@@ -41,8 +41,8 @@ class Module:
     any depth, arrays of objects, fields of dataclasses, SimpleNamespace, functools.partial), in a class, or made by a
     cached_property, would be found by nothing, so it is an error: when it is set, or where the parts are next asked for
     (parameters(), state_dict(), to(), train(), an optimiser, the first call). It is none where it is a part by another name as
-    well. Other objects, and what functions refer to, are not looked into. `self.__dict__["teacher"] = module` holds a module
-    that is to be no part.
+    well. Not looked into are other objects, what functions refer to, and of one attribute more than 1,000 elements.
+    `self.__dict__["teacher"] = module` holds a module that is to be no part.
 
     A parameter gives its place to another Parameter or to None, a part to another Module, a Parameter or None; `del` removes
     either. One that has several names (tied weights) is trained, counted and saved once, by its first name.
