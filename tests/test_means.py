@@ -13,6 +13,7 @@ from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
 from tests import kinds
+from tests.cuda.gpu import using
 
 M, CLASSES = 10, 3
 RNG = np.random.default_rng(0)
@@ -182,3 +183,16 @@ def test_what_is_no_loss_and_no_model() -> None:
     for model in (Outputs, F.relu, None):
         with pytest.raises(ArgumentError, match=r"train.fit: model must be a Module, got"):
             train.evaluate(model, F.mse_loss, (X, NUMBERS))
+
+
+def test_where_the_model_is() -> None:
+    """On a GPU what a label counts is counted there: here on the stand-in for CuPy, which refuses what is in main memory."""
+    with using("stand-in"):
+        x, y = (Tensor(a, device="cuda").data for a in (X, LABELS))
+        model = Outputs().to("cuda")
+        for options in ({"ignore_index": 1}, {"weight": Tensor(W, device="cuda"), "ignore_index": 1}):
+            loss = nn.CrossEntropyLoss(**options)
+            expected = loss(model(x), y).item()
+            for size in (3, M):
+                loader = data.DataLoader(x, y, batch_size=size)
+                assert train.evaluate(model, loss, loader)["loss"] == pytest.approx(expected, rel=2e-6)

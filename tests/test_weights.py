@@ -13,6 +13,7 @@ import pytest
 from tensorgrad import Tensor, nn
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError, TensorgradError
 from tests import kinds
+from tests.cuda.gpu import using
 
 GOLDEN = Path(__file__).parent / "golden" / "torch_layers.npz"  # golden/torch_layers.py has written it
 
@@ -139,6 +140,23 @@ def test_parameters_of_ones_own_are_taken_as_they_are() -> None:
     own.load_state_dict(state, layout="torch")
     np.testing.assert_array_equal(own.weight.data, state["weight"].T)
     np.testing.assert_array_equal(own.scale.data, state["scale"])
+
+
+def test_on_a_gpu() -> None:
+    """On the stand-in for CuPy: values of main memory, in another precision and layout, and values that do not fit."""
+    state, _, _ = recorded("Linear")
+    with using("stand-in"):
+        layer = nn.Linear(4, 4).to("cuda")
+        layer.load_state_dict({key: array.astype("f8") for key, array in state.items()}, layout="torch")
+        np.testing.assert_array_equal(layer.weight.numpy(), state["weight"].T)
+        there = {key: Tensor(array, device="cuda").data for key, array in state.items()}
+        layer.load_state_dict({**there, "bias": there["bias"].astype("f8")})
+        np.testing.assert_array_equal(layer.weight.numpy(), state["weight"])
+        layer.load_state_dict({"weight": layer.weight.data.T, "bias": layer.bias.data})  # its own memory
+        np.testing.assert_array_equal(layer.weight.numpy(), state["weight"].T)
+        with pytest.raises(DTypeError, match="has values that float32 has not"):
+            layer.load_state_dict({**there, "bias": Tensor(np.full(4, 1e300), device="cuda").data})
+        np.testing.assert_array_equal(layer.weight.numpy(), state["weight"].T)
 
 
 # What does not fit
