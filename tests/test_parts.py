@@ -183,7 +183,7 @@ def test_what_hides_nothing_is_left_alone() -> None:
 
 
 def test_a_long_memory_takes_no_time() -> None:
-    """An agent that remembers: 1,000 elements of an attribute are looked at, those at the top first."""
+    """A replay buffer, say: 1,000 elements of an attribute are looked at, those at the top first."""
 
     def parts(net: Any) -> float:
         start = time.perf_counter()

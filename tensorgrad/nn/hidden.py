@@ -3,7 +3,7 @@
 Looked into are lists, tuples, sets, deques and dicts (keys and values), at any depth, NumPy's arrays of objects, the fields of
 dataclasses, SimpleNamespace, functools.partial, what a cached_property has made, and the attributes of the module's class; not
 other objects, closures, or bound methods. Of an attribute the first 1,000 elements are looked at, those at the top first, for
-it may be the memory of an agent.
+it may be a replay buffer.
 """
 
 from __future__ import annotations
