@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from tensorgrad.models.estimator import Estimator
 from tensorgrad.models.mlp import naming_activations
@@ -89,9 +90,10 @@ class MLPClassifier(ClassifierMixin, Estimator):
 
     # Targets
 
-    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None) -> tuple[Any, Array]:
+    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None, every: bool = False) -> tuple[Any, Array]:
         X, y = self._validate(X, first, y=y, multi_output=True)
-        y = y.toarray() if hasattr(y, "toarray") else y
+        is_sparse = hasattr(y, "toarray")
+        y = y.toarray() if is_sparse else y
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         kind = type_of_target(y, input_name="y")
@@ -99,8 +101,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
             raise ValueError(f"MLPClassifier: Unknown label type: {kind}; y must be one class a sample, or columns of 0 and 1")
         several = kind == "multilabel-indicator"
         if first:
-            labels = np.arange(y.shape[1]) if several else np.unique(y) if classes is None else np.unique(classes)
+            labels = np.arange(y.shape[1]) if several else unique_labels(y if classes is None else classes)
             self.classes_ = labels
+            self._has_sparse_labels = is_sparse
             self.out_activation_ = "logistic" if several or len(labels) < 3 else "softmax"
             self.n_outputs_ = len(labels) if several or len(labels) > 2 else 1
         elif several != self._has_several():
@@ -114,6 +117,12 @@ class MLPClassifier(ClassifierMixin, Estimator):
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise LabelError(f"MLPClassifier: y has labels {unknown[:5].tolist()}, which classes_ has not")
+        missing = np.setdiff1d(self.classes_, y)
+        if every and len(missing):
+            raise LabelError(
+                f"MLPClassifier: warm_start goes on with the same classes as in the fit before, but y has none of "
+                f"{missing[:5].tolist()}; partial_fit takes some of them"
+            )
         codes = np.searchsorted(self.classes_, y)
         return X, codes if self.out_activation_ == "softmax" else codes[:, None].astype(X.dtype)
 
@@ -175,28 +184,34 @@ class MLPClassifier(ClassifierMixin, Estimator):
         return z.reshape(len(z)) if self.n_outputs_ == 1 else z
 
     def predict_proba(self, X: Any) -> Array:
-        """The probability of each class in `classes_`, (m, classes)."""
+        """The probability of each class in `classes_`, (m, classes); of a single class 1."""
         z = self._predicted(X)
+        if len(self.classes_) == 1 and not self._has_several():
+            return np.ones_like(z)
         if self.out_activation_ == "softmax":
             return F.softmax(z)
         if self.n_outputs_ > 1:
             return ops.sigmoid(z)
-        return np.hstack([ops.sigmoid(-z), ops.sigmoid(z)])[:, : len(self.classes_)]
+        return np.hstack([ops.sigmoid(-z), ops.sigmoid(z)])
 
     def predict_log_proba(self, X: Any) -> Array:
         """The logarithm of the probability of each class, (m, classes), finite where the probability is 0 to rounding."""
         z = self._predicted(X)
+        if len(self.classes_) == 1 and not self._has_several():
+            return np.zeros_like(z)
         if self.out_activation_ == "softmax":
             return F.log_softmax(z)
         if self.n_outputs_ > 1:
             return -F.softplus(-z)
-        return np.hstack([-F.softplus(z), -F.softplus(-z)])[:, : len(self.classes_)]
+        return np.hstack([-F.softplus(z), -F.softplus(-z)])
 
     def predict(self, X: Any) -> Array:
-        """The likeliest class of each row, (m,); with several labels for each sample 0 or 1 for each of them, (m, labels)."""
+        """The likeliest class of each row, (m,); with several labels for each sample 0 or 1 for each of them, (m, labels),
+        in a sparse matrix if they came in one."""
         z = self._predicted(X)
         if self._has_several():
-            return (z > 0).astype(int)
+            several = (z > 0).astype(int)
+            return csr_matrix(several) if self._has_sparse_labels else several
         codes = z.argmax(axis=1) if self.n_outputs_ > 1 else (z[:, 0] > 0) & (len(self.classes_) > 1)
         return self.classes_[codes.astype(np.intp)]
 
@@ -223,6 +238,8 @@ class MLPClassifier(ClassifierMixin, Estimator):
             which = np.full(len(z), labels.index(label)) if predicted is None else predicted[samples]
             if self.n_outputs_ == 1:
                 signed = z.reshape(-1) * Tensor(np.where(which, 1, -1), dtype=z.dtype, device=z.device)
+                if of == "probability" and len(labels) == 1:  # it is 1
+                    return signed * 0
                 return signed if of == "score" else signed.sigmoid()
             if of == "probability":
                 z = z.softmax() if self.out_activation_ == "softmax" else z.sigmoid()
@@ -232,9 +249,16 @@ class MLPClassifier(ClassifierMixin, Estimator):
 
     # scikit-learn's own
 
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        own = super().from_sklearn(model)
+        own._has_sparse_labels = model._label_binarizer.sparse_input_
+        return own
+
     def to_sklearn(self) -> Any:
         model = super().to_sklearn()
         several = np.array([[0], [1]]) * np.ones(len(self.classes_), int)
+        several = csr_matrix(several) if self._has_sparse_labels else several
         model._label_binarizer = LabelBinarizer().fit(several if self._has_several() else self.classes_)
         return model
 

@@ -46,9 +46,9 @@ class Estimator(Fitted):
     rules: ClassVar[Mapping[str, Rule]]
     score_name: ClassVar[str]
 
-    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None) -> tuple[Any, Array]:
+    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None, every: bool = False) -> tuple[Any, Array]:
         """X and the targets, a row for each sample, as the loss takes them. If `first`, they say what there is to be predicted:
-        n_outputs_, out_activation_ (and classes_)."""
+        n_outputs_, out_activation_ (and classes_); if `every`, all classes of the fit before have to be there."""
         raise NotImplementedError
 
     def _loss(self) -> Callable[..., Any]:
@@ -97,7 +97,7 @@ class Estimator(Fitted):
         first = not hasattr(self, "module_") or not (self.warm_start or incremental)
         before = dict(vars(self))
         try:
-            X, y = self._check_input(X, y, first, classes)
+            X, y = self._check_input(X, y, first, classes, every=not first and not incremental)
             weights = self._check_weights(sample_weight, X, y)
             rng = solvers.random_state(self.random_state)
             if first:

@@ -18,7 +18,7 @@ from tensorgrad import Tensor, nn, train
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.tensor import wrap
-from tensorgrad.errors import OutOfRangeError, ShapeError
+from tensorgrad.errors import DTypeError, OutOfRangeError, ShapeError
 
 EVALUATED = 4096  # samples at a time, where nothing is trained
 
@@ -205,8 +205,11 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
 
 def set_arrays(name: str, targets: list[Array], values: Any) -> None:
-    """Write arrays into others of the same shapes. Raises ShapeError, before anything is written, for other shapes."""
+    """Write arrays into others of the same shapes. Raises, before anything is written, ShapeError for other shapes, DTypeError
+    for what is not made of numbers."""
     arrays = [np.asarray(value) for value in values]
+    if any(a.dtype.kind not in "biuf" for a in arrays):
+        raise DTypeError(f"{name}: arrays of dtypes {[str(a.dtype) for a in arrays]}, expected numbers")
     if [a.shape for a in arrays] != [a.shape for a in targets]:
         raise ShapeError(f"{name}: arrays of shapes {[a.shape for a in arrays]}, expected {[a.shape for a in targets]}")
     for target, array in zip(targets, arrays, strict=True):

@@ -15,7 +15,7 @@ from tensorgrad.models.parameters import RULES, can_partial_fit, one_of
 
 from tensorgrad import Tensor, ops
 from tensorgrad.core.backend import Array
-from tensorgrad.errors import OutOfRangeError
+from tensorgrad.errors import DTypeError, OutOfRangeError
 
 
 @dataclass(eq=False, repr=False)
@@ -37,11 +37,15 @@ class MLPRegressor(RegressorMixin, Estimator):
     score_name: ClassVar[str] = "r2"
     rules: ClassVar[Any] = {**RULES, "loss": one_of("squared_error", "poisson")}
 
-    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None) -> tuple[Any, Array]:
+    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None, every: bool = False) -> tuple[Any, Array]:
         X, y = self._validate(X, first, y=y, multi_output=True, y_numeric=True)
         y = y.toarray() if hasattr(y, "toarray") else y
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        if y.dtype.kind not in "biuf":
+            raise DTypeError(f"MLPRegressor: y must be numbers, got dtype {y.dtype}")
+        if not np.isfinite(y).all():  # None among objects, which scikit-learn lets through
+            raise ValueError("MLPRegressor: y has values that are not finite")
         y = y.reshape(len(y), -1).astype(X.dtype)
         if self.loss == "poisson" and (y < 0).any():
             raise ValueError("MLPRegressor: loss='poisson' needs targets of at least 0")

@@ -18,8 +18,8 @@ class ShapeError(TensorgradError, ValueError, RuntimeError):
     """Shapes that do not fit (NumPy raises ValueError here, PyTorch RuntimeError)."""
 
 
-class ArgumentError(TensorgradError, ValueError):
-    """A number, a size or a name that a function does not take."""
+class ArgumentError(TensorgradError, TypeError, ValueError):
+    """An argument, or a part of a model, of another kind, size or name than what is asked for."""
 
 
 class OutOfRangeError(TensorgradError, IndexError, ValueError):

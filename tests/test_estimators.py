@@ -35,7 +35,7 @@ from tensorgrad.models import MLP, MLPClassifier, MLPRegressor
 from tensorgrad.models.mlp import ACTIVATIONS
 
 from tensorgrad import Tensor, data, nn, optim, train
-from tensorgrad.errors import LabelError, MissingDependencyError, OutOfRangeError, ShapeError, TrainingError
+from tensorgrad.errors import DTypeError, LabelError, MissingDependencyError, OutOfRangeError, ShapeError, TrainingError
 from tensorgrad.nn import functional as F
 from tensorgrad.testing import numerical_gradient
 from tests.strategies import generators
@@ -578,6 +578,10 @@ def test_coefs_may_be_set() -> None:
         ShapeError, match=re.escape("MLPClassifier.coefs_: arrays of shapes [(5, 6)], expected [(5, 6), (6, 3)]")
     ):
         other.coefs_ = one.coefs_[:1]
+    before = other.coefs_[0].copy()
+    with pytest.raises(DTypeError, match=r"MLPClassifier.coefs_: arrays of dtypes \['float64', '<U1'\], expected numbers"):
+        other.coefs_ = [before * 0, np.full((6, 3), "a")]
+    np.testing.assert_array_equal(other.coefs_[0], before)
 
 
 # What is random, and what is asked for

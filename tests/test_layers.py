@@ -125,7 +125,7 @@ def test_dropout_works_in_training_only() -> None:
     layer.train()
     assert layer(x) is not x
     assert repr(layer) == "Dropout(0.5)"
-    with pytest.raises(ValueError, match=r"Dropout: p must be in 0 .. 1, got -0.1"):
+    with pytest.raises(ValueError, match=r"Dropout: p must be a number in 0 .. 1, got -0.1"):
         nn.Dropout(-0.1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tensorgrad import Tensor, data
 from tensorgrad.core.backend import POOLED
-from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
+from tensorgrad.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 
 counts = st.integers(1, 40)
 options = {
@@ -170,3 +171,41 @@ def test_states_that_do_not_fit(change, message) -> None:
     with pytest.raises(DataError, match=f"DataLoader.load_state_dict: {message}"):
         loader.load_state_dict(state | change)
     assert loader.state_dict() == before
+
+
+WRONG: dict[str, list[Any]] = {
+    "batch_size": [0, -1, 2.5, 2.0, "a", True, np.bool_(True), float("nan"), [], (2,), np.int64(0), np.ones(2), np.array(2.0)],
+    "shuffle": ["no", None, 1, 0.0, []],
+    "drop_last": ["no", None, 1, 0.0, []],
+    "rng": ["seed", -1, 1.5, True, {}, np.random],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arguments_wrong_in_turn(name: str) -> None:
+    for value in WRONG[name]:
+        with pytest.raises(ArgumentError, match=rf"^DataLoader: {name} must be"):
+            print(data.DataLoader(np.ones((4, 2)), **{name: value}), "takes", repr(value))
+
+
+def test_what_is_no_array_of_samples() -> None:
+    for value in (
+        "text",
+        ["a"],
+        None,
+        [[1.0], [1.0, 2.0]],
+        {1, 2},
+        {"a": 1},
+        iter([1]),
+        object(),
+        np.array([1j]),
+        [None],
+        3,
+        np.array(1),
+    ):
+        with pytest.raises((DTypeError, ShapeError), match=r"^DataLoader: array 1 "):
+            data.DataLoader(np.ones(2), value)
+    loader = data.DataLoader(np.ones((4, 2)), batch_size=np.int64(3), shuffle=np.bool_(False), rng=np.int64(0))
+    assert len(loader) == 2
+    assert type(loader.batch_size) is int
+    assert len(data.DataLoader(np.ones((4, 2)), batch_size=np.array(3))) == 2

@@ -89,6 +89,9 @@ def test_network() -> None:
     small = draw.network(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)))
     assert columns_of(small) == [2, 3, 1]
     assert "Tanh" in texts(small)
+    act = nn.Tanh()
+    twice = draw.network(nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 3), act, nn.Linear(3, 1)))
+    assert texts(twice).count("Tanh") == 2
 
 
 def test_network_with_its_weights() -> None:

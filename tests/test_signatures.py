@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = [
     module for _, name, _ in iter_modules(ops.__path__) if hasattr(module := import_module(f"tensorgrad.ops.{name}"), "__all__")
 ]
-PARTS = [import_module(f"tensorgrad.nn.{name}") for name in ("layers", "losses", "module", "normalisation")]
+PARTS = [import_module(f"tensorgrad.nn.{name}") for name in ("containers", "layers", "losses", "module", "normalisation")]
 
 ALIASES = {"amax": "max", "amin": "min"}
 # arguments of which there may be any number: the function, or method, and what they are called
@@ -203,7 +203,7 @@ def test_what_is_defined_is_listed() -> None:
     assert {name for name, op in REGISTRY.items() if type(op).__module__.startswith("tensorgrad.ops.")} - public == inner
     for part in PARTS:
         own = {name for name, it in vars(part).items() if isinstance(it, type) and it.__module__ == part.__name__}
-        assert own - set(part.__all__) <= {"Loss", "Pool2d"}, part
+        assert own - set(part.__all__) <= {"Container", "Listed", "Loss", "Named", "Pool2d"}, part
 
 
 def test_functions_that_are_no_methods() -> None:

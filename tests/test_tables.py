@@ -15,7 +15,17 @@ from tensorgrad.graph import Graph
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
 from tensorgrad.testing import strategies
-from tests import kinds, test_compile, test_cuda, test_functional, test_fusion, test_layers, test_ops_elementwise, test_optim
+from tests import (
+    kinds,
+    test_compile,
+    test_cuda,
+    test_functional,
+    test_fusion,
+    test_layers,
+    test_ops_elementwise,
+    test_optim,
+    test_parts,
+)
 from tests import test_schedules as schedules
 from tests.cuda import chains
 from tests.oracles import linalg
@@ -43,7 +53,8 @@ def test_every_activation_can_be_asked_for_by_name() -> None:
 
 
 def test_every_layer_is_tried() -> None:
-    text = inspect.getsource(test_layers) + inspect.getsource(test_functional) + inspect.getsource(test_cuda)
+    files = (test_layers, test_parts, test_functional, test_cuda)
+    text = "".join(inspect.getsource(file) for file in files)
     found = {type(layer) for layer, *_ in test_layers.PLAIN} | {make for make, *_ in test_layers.LOSSES}
     for kind in kinds.LAYERS:
         assert kind in found or f"nn.{kind.__name__}" in text, kind.__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, is_floating, is_number, like, new, on
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.transfer import to_device
-from tensorgrad.errors import DataError, DeviceError, DTypeError, ShapeError
+from tensorgrad.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 
 _seeds = np.random.default_rng()
 
@@ -38,7 +39,7 @@ class DataLoader:
     `len(loader)` is the number of batches. Batches that are not shuffled share the memory of the arrays, but for sparse ones.
 
     Raises ShapeError for arrays of different lengths, DTypeError for what is not made of numbers, DataError if there is no
-    sample, or no batch because of `drop_last`.
+    sample, or no batch because of `drop_last`; ArgumentError for another argument that cannot be.
     """
 
     def __init__(
@@ -51,7 +52,11 @@ class DataLoader:
         device: str | None = None,
     ) -> None:
         if not arrays:
-            raise TypeError("DataLoader: expected at least one array, got none")
+            raise ArgumentError("DataLoader: expected at least one array, got none")
+        size = _batch_size(batch_size)
+        for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise ArgumentError(f"DataLoader: {name} must be True or False, got {value!r}")
         self.arrays = tuple(_samples(i, a) for i, a in enumerate(arrays))
         lengths: list[int] = [a.shape[0] for a in self.arrays]
         if len(set(lengths)) > 1:
@@ -59,19 +64,15 @@ class DataLoader:
         self.samples = lengths[0]
         if not self.samples:
             raise DataError("DataLoader: the arrays have no samples")
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer))):
-            raise TypeError(f"DataLoader: batch_size must be a whole number or None, got {batch_size!r}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"DataLoader: batch_size must be at least 1, got {batch_size}")
         places = {device_of(a) for a in self.arrays}
         if len(places) > 1:
             raise DeviceError(f"DataLoader: arrays on {' and on '.join(sorted(places))}; move some of them")
         self.device = device_of(self.arrays[0]) if device is None else as_device(device)
-        self.batch_size = min(int(batch_size or self.samples), self.samples)
-        if drop_last and batch_size is not None and batch_size > self.samples:
-            raise DataError(f"DataLoader: drop_last leaves no batch: {self.samples} samples, batches of {batch_size}")
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.rng = np.random.default_rng(int(_seeds.integers(2**63)) if rng is None else rng)
+        self.batch_size = min(size or self.samples, self.samples)
+        if drop_last and size is not None and size > self.samples:
+            raise DataError(f"DataLoader: drop_last leaves no batch: {self.samples} samples, batches of {size}")
+        self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
+        self.rng = _generator(rng)
         self.epoch: Epoch | None = None  # the one under way, in the loop that was begun last
         self._resumed = False
 
@@ -161,6 +162,31 @@ class Sparse:
         return self.matrix[rows].toarray()
 
 
+def _batch_size(given: Any) -> int | None:
+    """A number of samples from 1, or None. Raises ArgumentError for anything else."""
+    if given is None:
+        return None
+    try:
+        if isinstance(given, (bool, np.bool_)):
+            raise TypeError
+        size = operator.index(given)
+    except TypeError:
+        raise ArgumentError(f"DataLoader: batch_size must be a whole number or None, got {given!r}") from None
+    if size < 1:
+        raise ArgumentError(f"DataLoader: batch_size must be at least 1, got {size}")
+    return size
+
+
+def _generator(given: Any) -> np.random.Generator:
+    """The generator of the order, or one of a seed; None for a seed that `manual_seed` decides."""
+    try:
+        if isinstance(given, (bool, np.bool_)):
+            raise TypeError
+        return np.random.default_rng(int(_seeds.integers(2**63)) if given is None else given)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"DataLoader: rng must be a generator of NumPy's, a seed from 0, or None, got {given!r}") from None
+
+
 def rows_of(array: Array, which: Array) -> Array:
     """The rows of an array with these numbers, an array of integers, all of which there are; on its device."""
     if isinstance(array, np.ndarray):
@@ -181,7 +207,10 @@ def _samples(i: int, value: Any) -> Array:
     elif hasattr(value, "tocsr"):
         array = Sparse(value)
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:  # a ragged list
+            raise DTypeError(f"DataLoader: array {i} cannot be made an array: {error}") from None
         array = array.astype(DEFAULT_FLOAT) if is_floating(array.dtype) else array
     if not is_number(array.dtype):
         raise DTypeError(f"DataLoader: array {i} is of dtype {array.dtype}, expected numbers or booleans")

@@ -188,7 +188,7 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
         raise TypeError(f"network: model is of type {type(model).__name__}, expected a tensorgrad.nn.Module")
     layers: list[tuple[str, Any]] = []
     after: dict[int, str] = {}
-    for path, module in model.named_modules():
+    for path, module in model._walk(every="path"):  # one that is used twice stands there twice
         if isinstance(module, Linear):
             layers.append((path, module.weight))
         elif layers and path and not module._modules and not isinstance(module, UNSAID):

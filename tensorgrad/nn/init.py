@@ -123,3 +123,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
         window = shape[2] * shape[3]
         return max(shape[1] * window, 1), max(shape[0] * window, 1)
     raise ShapeError(f"init: expected a weight of shape (in, out) or (out, in, height, width), got {shape}")
+
+
+# What makes an initialiser, by name: not one itself
+MAKERS = tuple(name for name, made in list(globals().items()) if getattr(made, "__annotations__", {}).get("return") == "Init")

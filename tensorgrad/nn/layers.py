@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.core.arguments import whole
 from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
+from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, one_of, pair, real, sizes, whole
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops import activation
+from tensorgrad.ops.linalg import as_operand
 
 __all__ = [
     "ELU", "GELU", "AvgPool2d", "Conv2d", "Dropout", "Embedding", "Flatten", "Identity", "LeakyReLU", "Linear", "LogSoftmax",
-    "MaxPool2d", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
+    "MaxPool2d", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
 ]  # fmt: skip
 
 
@@ -32,6 +32,9 @@ class Linear(Module):
     rng           the generator to draw from; the one that nn.init.seed starts by default
     """
 
+    transposed_in_torch = ("weight",)
+    bias: Parameter | None
+
     def __init__(
         self,
         in_features: int,
@@ -44,13 +47,17 @@ class Linear(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        rng = rng or init.generator()
-        shape = (in_features, out_features)
-        self.weight = Parameter((weight_init or init.fan_in_uniform())(shape, rng), dtype=dtype)
-        self.bias: Parameter | None = None
-        if bias:
-            values = bias_init((out_features,), rng) if bias_init else init.fan_in_uniform()(shape, rng)[:1].reshape(-1)
-            self.bias = Parameter(values, dtype=dtype)
+        of = type(self).__name__
+        shape = (whole(of, "in_features", in_features), whole(of, "out_features", out_features))
+        dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
+        rng = generator(of, rng) or init.generator()
+        values = drawn(of, "weight_init", init.fan_in_uniform() if weight_init is None else weight_init, shape, rng)
+        self.weight = Parameter(values, dtype=dtype)
+        if bias and bias_init is None:
+            values = init.fan_in_uniform()(shape, rng)[:1].reshape(-1)
+        elif bias_init is not None:
+            values = drawn(of, "bias_init", bias_init, shape[1:], rng)
+        self.register_parameter("bias", Parameter(values, dtype=dtype) if bias else None)
 
     def forward(self, x: Any) -> Any:
         return ops.matmul(x, self.weight) if self.bias is None else ops.linear(x, self.weight, self.bias)
@@ -92,10 +99,10 @@ class Flatten(Module):
 
     def __init__(self, start_axis: int = 1) -> None:
         super().__init__()
-        self.start_axis = whole("Flatten", "start_axis", start_axis)
+        self.start_axis = whole(type(self).__name__, "start_axis", start_axis, None)
 
     def forward(self, x: Any) -> Any:
-        return ops.flatten(x, self.start_axis)
+        return ops.flatten(as_operand("Flatten", x), self.start_axis)
 
     def extra_repr(self) -> str:
         return "" if self.start_axis == 1 else f"start_axis={self.start_axis}"
@@ -106,7 +113,7 @@ class LeakyReLU(Module):
 
     def __init__(self, slope: float = 0.01) -> None:
         super().__init__()
-        self.slope = slope
+        self.slope = real(type(self).__name__, "slope", slope)
 
     def forward(self, x: Any) -> Any:
         return F.leaky_relu(x, self.slope)
@@ -120,7 +127,7 @@ class ELU(Module):
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        self.alpha = alpha
+        self.alpha = real(type(self).__name__, "alpha", alpha)
 
     def forward(self, x: Any) -> Any:
         return F.elu(x, self.alpha)
@@ -134,7 +141,7 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
-        self.approximate = approximate
+        self.approximate = one_of(type(self).__name__, "approximate", approximate, ("none", "tanh"))
 
     def forward(self, x: Any) -> Any:
         return F.gelu(x, self.approximate)
@@ -162,7 +169,7 @@ class Softmax(Module):
 
     def __init__(self, axis: int = -1) -> None:
         super().__init__()
-        self.axis = axis
+        self.axis = whole(type(self).__name__, "axis", axis, None)
 
     def forward(self, x: Any) -> Any:
         return ops.softmax(x, self.axis)
@@ -186,9 +193,8 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"Dropout: p must be in 0 .. 1, got {p}")
-        self.p, self.rng = p, rng
+        of = type(self).__name__
+        self.p, self.rng = real(of, "p", p, 0, 1), generator(of, rng)
 
     def forward(self, x: Any) -> Any:
         return F.dropout(x, self.p, self.training, self.rng)
@@ -214,7 +220,11 @@ class Embedding(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        self.weight = Parameter((weight_init or init.normal(1.0))((rows, dim), rng or init.generator()), dtype=dtype)
+        of = type(self).__name__
+        shape, dtype = (whole(of, "rows", rows), whole(of, "dim", dim)), as_floating(of, dtype)
+        rng = generator(of, rng) or init.generator()
+        values = drawn(of, "weight_init", init.normal(1.0) if weight_init is None else weight_init, shape, rng)
+        self.weight = Parameter(values, dtype=dtype)
 
     def forward(self, indices: Any) -> Any:
         return F.embedding(indices, self.weight)
@@ -235,6 +245,8 @@ class Conv2d(Module):
     rng           the generator to draw from; the one that nn.init.seed starts by default
     """
 
+    bias: Parameter | None
+
     def __init__(
         self,
         in_channels: int,
@@ -249,12 +261,16 @@ class Conv2d(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        rng = rng or init.generator()
-        self.stride, self.padding = stride, padding
-        shape = (out_channels, in_channels, *((kernel, kernel) if isinstance(kernel, int) else kernel))
+        of = type(self).__name__
+        channels = whole(of, "out_channels", out_channels), whole(of, "in_channels", in_channels)
+        shape = (*channels, *pair(of, "kernel", kernel, 1))
+        self.stride, self.padding = sizes(of, "stride", stride, 1), sizes(of, "padding", padding, 0)
+        dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
+        rng = generator(of, rng) or init.generator()
         spread = init.uniform(1 / math.sqrt(max(math.prod(shape[1:]), 1)))
-        self.weight = Parameter((weight_init or spread)(shape, rng), dtype=dtype)
-        self.bias = Parameter(spread((out_channels,), rng), dtype=dtype) if bias else None
+        values = drawn(of, "weight_init", spread if weight_init is None else weight_init, shape, rng)
+        self.weight = Parameter(values, dtype=dtype)
+        self.register_parameter("bias", Parameter(spread(shape[:1], rng), dtype=dtype) if bias else None)
 
     def forward(self, x: Any) -> Any:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
@@ -271,7 +287,9 @@ class Pool2d(Module):
 
     def __init__(self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.size, self.stride = size, size if stride is None else stride
+        of = type(self).__name__
+        self.size = sizes(of, "size", size, 1)
+        self.stride = self.size if stride is None else sizes(of, "stride", stride, 1)
 
     def extra_repr(self) -> str:
         return f"{self.size}, stride={self.stride}"
@@ -289,29 +307,6 @@ class AvgPool2d(Pool2d):
 
     def forward(self, x: Any) -> Any:
         return F.avg_pool2d(x, self.size, self.stride)
-
-
-class Sequential(Module):
-    """Modules applied one after the other; they are named "0", "1", ..."""
-
-    def __init__(self, *modules: Module) -> None:
-        super().__init__()
-        for i, module in enumerate(modules):
-            setattr(self, str(i), module)
-
-    def forward(self, x: Any) -> Any:
-        for module in self._modules.values():
-            x = module(x)
-        return x
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._modules.values())
-
-    def __getitem__(self, index: int) -> Module:
-        return list(self._modules.values())[index]
 
 
 # The modules of activations by the names of their functions, found by these: LeakyReLU is leaky_relu's

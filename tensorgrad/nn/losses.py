@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tensorgrad.nn import functional as F
-from tensorgrad.nn.loss import REDUCTIONS, check_reduction
+from tensorgrad.nn.arguments import one_of, real, weights, whole
+from tensorgrad.nn.loss import REDUCTIONS
 from tensorgrad.nn.module import Module
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss"]
@@ -14,10 +15,11 @@ __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L
 class Loss(Module):
     """A loss between what is predicted and a target; `reduction` is "mean", "sum" or "none"."""
 
-    def __init__(self, *, reduction: str = "mean", known: tuple[str, ...] = REDUCTIONS) -> None:
+    reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
+
+    def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
-        check_reduction(type(self).__name__, reduction, known)
-        self.reduction = reduction
+        self.reduction = one_of(type(self).__name__, "reduction", reduction, self.reductions)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"
@@ -35,7 +37,10 @@ class CrossEntropyLoss(Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction=reduction)
-        self.weight, self.ignore_index, self.label_smoothing = weight, ignore_index, label_smoothing
+        of = type(self).__name__
+        self.weight = weights(of, "weight", weight, 1)
+        self.ignore_index = None if ignore_index is None else whole(of, "ignore_index", ignore_index, None)
+        self.label_smoothing = real(of, "label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Any, target: Any) -> Any:
         return F.cross_entropy(
@@ -53,7 +58,8 @@ class NLLLoss(Loss):
 
     def __init__(self, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
-        self.weight, self.ignore_index = weight, ignore_index
+        self.weight = weights(type(self).__name__, "weight", weight, 1)
+        self.ignore_index = None if ignore_index is None else whole(type(self).__name__, "ignore_index", ignore_index, None)
 
     def forward(self, logp: Any, target: Any) -> Any:
         return F.nll_loss(logp, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
@@ -78,7 +84,7 @@ class HuberLoss(Loss):
 
     def __init__(self, *, delta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
-        self.delta = delta
+        self.delta = real(type(self).__name__, "delta", delta, 0, above=True)
 
     def forward(self, input: Any, target: Any) -> Any:
         return F.huber_loss(input, target, delta=self.delta, reduction=self.reduction)
@@ -87,8 +93,7 @@ class HuberLoss(Loss):
 class KLDivLoss(Loss):
     """Of log-probabilities and probabilities; see nn.functional.kl_div, which knows "batchmean" too."""
 
-    def __init__(self, *, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction, known=(*REDUCTIONS, "batchmean"))
+    reductions = (*REDUCTIONS, "batchmean")
 
     def forward(self, logp: Any, target: Any) -> Any:
         return F.kl_div(logp, target, reduction=self.reduction)
@@ -99,7 +104,8 @@ class BCEWithLogitsLoss(Loss):
 
     def __init__(self, weight: Any = None, *, pos_weight: Any = None, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
-        self.weight, self.pos_weight = weight, pos_weight
+        self.weight = weights(type(self).__name__, "weight", weight)
+        self.pos_weight = weights(type(self).__name__, "pos_weight", pos_weight)
 
     def forward(self, logits: Any, target: Any) -> Any:
         return F.binary_cross_entropy_with_logits(

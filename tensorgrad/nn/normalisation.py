@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_dtype
-from tensorgrad.errors import ShapeError
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array
+from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.nn import functional as F
+from tensorgrad.nn.arguments import as_floating, flag, real, whole, wholes
 from tensorgrad.nn.module import Module, Parameter
+from tensorgrad.ops.linalg import as_operand
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm"]
 
@@ -21,6 +23,9 @@ class LayerNorm(Module):
     affine   False for no weight (which starts at 1) and no bias (which starts at 0)
     """
 
+    weight: Parameter | None
+    bias: Parameter | None
+
     def __init__(
         self,
         shape: int | tuple[int, ...],
@@ -30,10 +35,13 @@ class LayerNorm(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(shape)
-        self.eps = eps
-        self.weight = Parameter(np.ones(self.shape), dtype=dtype) if affine else None
-        self.bias = Parameter(np.zeros(self.shape), dtype=dtype) if affine else None
+        of = type(self).__name__
+        self.shape = wholes(of, "shape", shape)
+        if not self.shape:
+            raise ArgumentError(f"{of}: shape must be one whole number or several, got ()")
+        self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
+        self.register_parameter("weight", Parameter(np.ones(self.shape), dtype=dtype) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(self.shape), dtype=dtype) if affine else None)
 
     def forward(self, x: Any) -> Any:
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
@@ -52,6 +60,9 @@ class BatchNorm1d(Module):
     """
 
     axes: ClassVar[tuple[int, ...]] = (2, 3)  # how many axes the input may have
+    only_in_torch = ("num_batches_tracked",)
+    weight: Parameter | None
+    bias: Parameter | None
     running_mean: Array
     running_var: Array
 
@@ -65,13 +76,17 @@ class BatchNorm1d(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        self.eps, self.momentum = eps, momentum
-        self.weight = Parameter(np.ones(features), dtype=dtype) if affine else None
-        self.bias = Parameter(np.zeros(features), dtype=dtype) if affine else None
-        self.register_buffer("running_mean", np.zeros(features, as_dtype(dtype)))
-        self.register_buffer("running_var", np.ones(features, as_dtype(dtype)))
+        of = type(self).__name__
+        features = whole(of, "features", features)
+        self.eps, self.momentum = real(of, "eps", eps, 0), real(of, "momentum", momentum, 0, 1)
+        affine, dtype = flag(of, "affine", affine), as_floating(of, dtype)
+        self.register_parameter("weight", Parameter(np.ones(features), dtype=dtype) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(features), dtype=dtype) if affine else None)
+        self.register_buffer("running_mean", np.zeros(features, dtype))
+        self.register_buffer("running_var", np.ones(features, dtype))
 
     def forward(self, x: Any) -> Any:
+        x = as_operand(type(self).__name__, x)
         if x.ndim not in self.axes:
             kinds = " or ".join(("(n, features)", "(n, features, length)", "(n, features, h, w)")[n - 2] for n in self.axes)
             raise ShapeError(f"{type(self).__name__}: input has shape {x.shape}, expected {kinds}")

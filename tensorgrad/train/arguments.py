@@ -10,7 +10,8 @@ import numpy as np
 
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.loader import DataLoader
-from tensorgrad.errors import DataError, ShapeError
+from tensorgrad.errors import ArgumentError, DataError, ShapeError
+from tensorgrad.nn.hidden import described
 from tensorgrad.nn.module import Module
 from tensorgrad.train.callbacks import Checkpoint, Function
 from tensorgrad.train.metrics import Metric
@@ -36,6 +37,15 @@ def as_loader(name: str, data: Any, **options: Any) -> Any:
     if not len(data):
         raise DataError(f"train.fit: {name} has no batches")
     return data
+
+
+def check_model_and_loss(model: Any, loss: Any) -> None:
+    """Raise ArgumentError for a model that is no module, and a loss that cannot be called."""
+    if not isinstance(model, Module):
+        raise ArgumentError(f"train.fit: model must be a Module, got {described(model)}")
+    if isinstance(loss, type) or not callable(loss):
+        how = f"; write {loss.__name__}(), with brackets" if isinstance(loss, type) and issubclass(loss, Module) else ""
+        raise ArgumentError(f"train.fit: loss must be a function of (prediction, target), got {described(loss)}{how}")
 
 
 def device_of_model(model: Module) -> str:

@@ -10,14 +10,18 @@ from tensorgrad.autograd.walk import no_grad
 from tensorgrad.core.backend import Array
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.nn.module import Module
-from tensorgrad.train.arguments import EVALUATED, Metrics, as_loader, device_of_model, named_metrics
+from tensorgrad.train.arguments import EVALUATED, Metrics, as_loader, check_model_and_loss, device_of_model, named_metrics
 from tensorgrad.train.record import Record, joined
 from tensorgrad.train.state import modules_of
 from tensorgrad.train.steps import Steps, evaluation_step
 
 
 def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metrics = None) -> dict[str, float]:
-    """The mean loss of a model over data, and metrics: {"loss": ..., ...}, in evaluation mode; arguments as in `fit`."""
+    """The loss of a model over data, and metrics: {"loss": ..., ...}, in evaluation mode; arguments as in `fit`.
+
+    It is the loss of all samples at once, in batches of any size, for the losses of this package; see `fit` for others.
+    """
+    check_model_and_loss(model, loss)
     named = named_metrics(metrics)
     loader = as_loader("data", data, batch_size=EVALUATED, device=device_of_model(model))
     return measure(modules_of(model, loss), Steps(evaluation_step(model, loss, bool(named))), loader).row(named)

@@ -16,6 +16,7 @@ from tensorgrad.train.arguments import (
     Metrics,
     as_callbacks,
     as_loader,
+    check_model_and_loss,
     check_numbers,
     columns_of,
     device_of_model,
@@ -57,7 +58,10 @@ def fit(
     model        called with the batch x; in training mode during the steps, in evaluation mode for the validation
     loss         a function of (prediction, target) that returns a 0-d Tensor, the mean over the samples, such as
                  nn.functional.cross_entropy. With sample weights it is called with reduction="none", and the mean of what it
-                 gives for each sample, weighted, is what is minimised: a weight of 2 counts as the sample twice
+                 gives for each sample, weighted, is what is minimised: a weight of 2 counts as the sample twice. What the
+                 history has is the loss of all samples at once, for lr = 0: the losses of this package (as functions, partials
+                 of them, and modules) say what the mean of a batch divides by (`ignore_index`, class weights), or that it is
+                 a sum; of any other a batch counts as many samples as it has
     optimiser    over the parameters that are to be trained
     data         a DataLoader of X and y, or of X, y and weights (m,); or a tuple of these, which is shuffled, in batches of 32,
                  copied to where the model is; its order is another each time, but after `tensorgrad.manual_seed`.
@@ -89,6 +93,7 @@ def fit(
     it was resumed in it;
     CheckpointError for a file that is damaged or does not fit; CompileError for a step that cannot be compiled.
     """
+    check_model_and_loss(model, loss)
     check_numbers(epochs, l2, clip_norm)
     if schedule is not None and schedule.optimiser is not optimiser:
         raise ValueError(f"train.fit: the {type(schedule).__name__} is of another optimiser than the one given")

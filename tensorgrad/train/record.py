@@ -15,7 +15,8 @@ class Record:
     """What the steps of an epoch have given so far, left on the device that it was computed on.
 
     batches          how many there are in all
-    losses, counts   the loss of each batch, and how many samples it is the mean of (the sum of their weights)
+    losses, counts   the loss of each batch, and what its mean divides by (the number of samples, the sum of their weights),
+                     NaN where it is no mean but a sum
     done             batches so far
     seconds          that they took, before an interruption
     """
@@ -40,6 +41,7 @@ class Record:
             # those of an epoch that goes on from a checkpoint are in main memory
             self.losses, self.counts = like(self.losses, loss.data), like(self.counts, loss.data)
             self.losses[self.done] = loss.data
+            count = np.nan if count is None else count
             self.counts[self.done] = count.data if isinstance(count, Tensor) else count  # a Tensor would be waited for
         self.done += 1
         if prediction is not None:
@@ -52,10 +54,13 @@ class Record:
         return None if np.isfinite(losses).all() else int(np.argmin(np.isfinite(losses)))
 
     def row(self, metrics: Mapping[str, Callable[[Any, Any], float]]) -> dict[str, float]:
-        """The mean loss of the samples, and the metrics."""
+        """The loss of all samples at once, and the metrics."""
         losses, counts = self.so_far(self.losses).astype(np.float64), self.so_far(self.counts)
         total = counts.sum()
-        row = {"loss": float((losses * counts).sum() / total) if total else float("nan")}
+        if np.isnan(total):
+            row = {"loss": float(losses.sum())}
+        else:
+            row = {"loss": float((losses * counts).sum() / total) if total else 0.0 if len(losses) else float("nan")}
         if metrics:
             (predictions,), (targets,) = joined(self.predictions), joined(self.targets)
             for name, metric in metrics.items():

@@ -67,14 +67,9 @@ class State:
 
 
 def modules_of(*parts: Any) -> list[Module]:
-    """Those of `parts` that are modules, and everything inside of them, in the order of `named_modules`."""
-    found = []
-    stack = [part for part in reversed(parts) if isinstance(part, Module)]
-    while stack:
-        module = stack.pop()
-        found.append(module)
-        stack.extend(reversed(module._modules.values()))
-    return found
+    """Those of `parts` that are modules, and everything inside of them, in the order of `named_modules`, each once."""
+    found = {id(inner): inner for part in parts if isinstance(part, Module) for _, inner in part.named_modules()}
+    return list(found.values())
 
 
 def described(part: Any) -> Any:

@@ -16,8 +16,10 @@ from tensorgrad.errors import CompileError, ShapeError
 from tensorgrad.nn.losses import Loss
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import Optimiser, clip_grad_norm
+from tensorgrad.train.means import counting, counts_of, divisor, reduction_of
 
-Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]  # of a batch: its loss, of how many samples, its prediction
+# Of a batch its loss, what that is the mean over (None: it is a sum), and its prediction
+Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]
 
 
 class Steps:
@@ -56,10 +58,10 @@ def training_step(
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
         prediction = model(x)
-        cost, count = cost_of(loss, prediction, y, w)
+        cost, count, samples = cost_of(loss, prediction, y, w)
         if weights:
             squares = [(p * p).sum() for p in weights]
-            cost = cost + l2 / nonzero(count) * sum(squares[1:], squares[0])
+            cost = cost + l2 / nonzero(samples) * sum(squares[1:], squares[0])
         optimiser.zero_grad()
         cost.backward()
         if clip_norm is not None:
@@ -75,29 +77,36 @@ def evaluation_step(model: Module, loss: Callable[..., Any], keep: bool) -> Step
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
         prediction = model(x)
-        return *cost_of(loss, prediction, y, w), prediction if keep else None
+        cost, count, _ = cost_of(loss, prediction, y, w)
+        return cost, count, prediction if keep else None
 
     return step
 
 
-def cost_of(loss: Callable[..., Any], prediction: Any, y: Tensor, w: Tensor | None) -> tuple[Tensor, Any]:
-    """The mean loss of a batch, and of how many samples it is, or of what sum of weights."""
+def cost_of(loss: Callable[..., Any], prediction: Any, y: Tensor, w: Tensor | None) -> tuple[Tensor, Any, Any]:
+    """The loss of a batch; what its mean divides by, None for a sum; and how many samples it is of, or of what weight."""
     if w is None:
         cost = loss(prediction, y)
         if not isinstance(cost, Tensor) or cost.ndim:
             got = f"a Tensor of shape {cost.shape}" if isinstance(cost, Tensor) else type(cost).__name__
             raise ShapeError(f"train.fit: loss must return a 0-d Tensor, the mean over the batch, but it returned {got}")
-        return cost, len(y)
+        return cost, divisor(loss, prediction, y), len(y)
     losses = each(loss)(prediction, y)
     if not isinstance(losses, Tensor) or losses.shape[:1] != w.shape:
         got = f"a Tensor of shape {losses.shape}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ShapeError(f"train.fit: with weights {w.shape}, loss must give one for each sample, but it returned {got}")
+    w = ops.astype(w, counting(losses.dtype))
+    samples = w.sum()
+    counts = counts_of(loss, prediction, y)
     if losses.ndim > 1:
         over = tuple(range(1, losses.ndim))
-        losses = losses.sum(over) if getattr(loss, "reduction", "mean") in ("sum", "batchmean") else losses.mean(over)
-    w = ops.astype(w, losses.dtype)
-    count = w.sum()
-    return (losses * w).sum() / nonzero(count), count
+        is_sum = counts is not None or reduction_of(loss) in ("sum", "batchmean")
+        losses = losses.sum(over) if is_sum else losses.mean(over)
+        counts = None if counts is None else counts.sum(over)
+    if reduction_of(loss) == "sum":
+        return (losses * w).sum(), None, samples
+    count = samples if counts is None else (counts * w).sum()
+    return (losses * w).sum() / nonzero(count), count, samples
 
 
 def nonzero(count: Any) -> Any:

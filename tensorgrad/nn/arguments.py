@@ -1,0 +1,137 @@
+"""What layers and losses are made with, checked where it is given: `of` is the layer, `name` the argument."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_dtype, is_array, is_floating, is_number, on_gpu
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
+from tensorgrad.nn import init
+from tensorgrad.nn.hidden import described
+
+
+def shown(value: Any) -> str:
+    """A value in an error: numbers and text as they are written."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return repr(value) if isinstance(value, (bool, int, float, complex, str, type(None), tuple, list)) else described(value)
+
+
+def whole(of: str, name: str, value: Any, least: int | None = 0) -> int:
+    """A whole number from `least` on: Python's, NumPy's, or a 0-d array of one."""
+    expected = "a whole number" if least is None else f"a whole number of at least {least}"
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}") from None
+    if least is not None and number < least:
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {number}")
+    return number
+
+
+def wholes(of: str, name: str, value: Any, least: int | None = 0) -> tuple[int, ...]:
+    """One whole number or several, in a tuple or a list."""
+    if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        return tuple(whole(of, f"{name}[{i}]", n, least) for i, n in enumerate(value))
+    return (whole(of, name, value, least),)
+
+
+def pair(of: str, name: str, value: Any, least: int) -> tuple[int, int]:
+    """One whole number for rows and columns, or two."""
+    numbers = wholes(of, name, value, least)
+    if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) and len(numbers) != 2:
+        raise ArgumentError(f"{of}: {name} must be one whole number or two, for rows and for columns, got {shown(value)}")
+    return numbers[0], numbers[-1]
+
+
+def sizes(of: str, name: str, value: Any, least: int) -> int | tuple[int, int]:
+    """`pair`, but for one number that one."""
+    numbers = pair(of, name, value, least)
+    return numbers if np.ndim(value) else numbers[0]
+
+
+def real(of: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
+    """A finite number from `low` to `high`, or, if `above`, greater than `low`."""
+    expected = (
+        "a finite number" if low == -math.inf else f"a number above {low:g}" if above else f"a number of at least {low:g}"
+    )
+    expected = f"a number in {low:g} .. {high:g}" if high < math.inf else expected
+    try:
+        if isinstance(value, (bool, np.bool_, str)) or (isinstance(value, Tensor) and value.requires_grad):
+            raise TypeError
+        if isinstance(value, (Tensor, np.ndarray)) and (value.ndim or value.dtype == bool or not is_number(value.dtype)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}") from None
+    if not (low < number if above else low <= number) or not number <= high or not math.isfinite(number):
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}")
+    return number
+
+
+def flag(of: str, name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{of}: {name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def one_of(of: str, name: str, value: Any, known: tuple[str, ...]) -> str:
+    """One of several words."""
+    if not isinstance(value, str) or value not in known:
+        raise ArgumentError(f"{of}: {name} must be one of {', '.join(known)}, got {shown(value)}")
+    return value
+
+
+def as_floating(of: str, dtype: Any) -> np.dtype[Any]:
+    """A dtype of real numbers; None for that of parameters by default."""
+    try:
+        found: np.dtype[Any] = as_dtype(DEFAULT_FLOAT if dtype is None else dtype, of)
+    except DTypeError:
+        raise DTypeError(f"{of}: dtype must be a floating dtype such as 'float32', got {shown(dtype)}") from None
+    if not is_floating(found):
+        raise DTypeError(f"{of}: dtype must be a floating dtype such as 'float32', got {found}")
+    return found
+
+
+def generator(of: str, rng: Any) -> Any:
+    """A generator of NumPy's; None for that of nn.init, or of dropout."""
+    if rng is not None and not isinstance(rng, (np.random.Generator, np.random.RandomState)):
+        raise ArgumentError(f"{of}: rng must be a generator, such as numpy.random.default_rng(0), or None, got {shown(rng)}")
+    return rng
+
+
+def drawn(of: str, name: str, make: Any, shape: tuple[int, ...], rng: Any) -> Array:
+    """The initial values that a function of nn.init's gives for a shape."""
+    if any(make is getattr(init, made) for made in init.MAKERS):
+        raise ArgumentError(f"{of}: {name} must be what nn.init.{make.__name__}(...) returns; call it")
+    if not callable(make):
+        raise ArgumentError(f"{of}: {name} must be a function of (shape, generator), as nn.init has them, got {shown(make)}")
+    values = make(shape, rng)
+    if np.shape(values) != shape:
+        raise ShapeError(f"{of}: {name} made values of shape {np.shape(values)}, expected {shape}")
+    if isinstance(values, np.ndarray) and is_floating(values.dtype) and not np.isfinite(values).all():
+        raise ArgumentError(f"{of}: {name} made values that are not finite")
+    return values
+
+
+def weights(of: str, name: str, value: Any, ndim: int | None = None) -> Any:
+    """Finite numbers that say what something counts, or None: as they are given."""
+    if value is None:
+        return None
+    expected = "finite numbers" if ndim is None else "one finite number for each class"
+    try:
+        array = value._data if isinstance(value, Tensor) else value if is_array(value) else np.asarray(value)
+    except ValueError:  # a ragged list
+        array = np.empty((), object)
+    is_wrong = not is_number(array.dtype) or (ndim is not None and array.ndim != ndim)
+    if is_wrong or (not on_gpu(array) and not np.isfinite(array).all()):  # on a GPU it would be waited for
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}")
+    return value

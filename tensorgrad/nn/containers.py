@@ -1,0 +1,294 @@
+"""Containers: modules that hold others, or parameters, in order or by name, so that they are parts of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
+from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
+
+from tensorgrad.errors import ArgumentError, OutOfRangeError
+from tensorgrad.nn.arguments import whole
+from tensorgrad.nn.hidden import described
+from tensorgrad.nn.module import Module, Parameter
+
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+
+P = TypeVar("P", Module, Parameter)
+
+
+class Container(Module, Generic[P]):
+    """What holds parts of one kind, `kind`, as its own, in the order in which they were put in."""
+
+    kind: type[P]
+
+    def _held(self) -> dict[str, P]:
+        """Its parts by name."""
+        return self._modules if self.kind is Module else self._parameters  # type: ignore[return-value]
+
+    def _check(self, where: str, value: Any) -> P:
+        """A value, if it is a part that it can hold. Raises ArgumentError, naming the place, for anything else."""
+        if isinstance(value, self.kind):
+            return value
+        at = f"{type(self).__name__}: {where} is {described(value)}, expected a {self.kind.__name__}"
+        how = ""
+        if self.kind is Parameter:
+            how = "; nn.Parameter(values) makes one"
+        elif isinstance(value, type) and issubclass(value, Module):
+            how = f"; write {value.__name__}(), with brackets"
+        elif callable(value):
+            how = "; write a Module whose forward calls it" + (f", or {known}" if (known := module_of(value)) else "")
+        elif isinstance(value, (list, tuple)) or hasattr(value, "__next__"):
+            how = f"; pass what is in it one by one: {type(self).__name__}(*parts)" if isinstance(self, Sequential) else ""
+        raise ArgumentError(at + how)
+
+    def _put(self, parts: Mapping[str, P]) -> None:
+        """Hold these parts, by these names, and no others."""
+        for name in [name for name in self._held() if name not in parts]:
+            delattr(self, name)
+        held = self._held()
+        held.clear()  # in place, and in the order given
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def __len__(self) -> int:
+        return len(self._held())
+
+
+class Listed(Container[P]):
+    """Parts in order, named "0", "1", ..."""
+
+    def _as_list(self, values: Any) -> list[P]:
+        """What is to be held, from a list or anything else that can be gone through, each checked."""
+        name = type(self).__name__
+        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable) or isinstance(values, Parameter):
+            raise ArgumentError(f"{name}: expected a list of {self.kind.__name__}s, got {described(values)}")
+        return [self._check(f"argument {i}", value) for i, value in enumerate(values)]
+
+    def _at(self, index: SupportsIndex) -> int:
+        """A position, counted from the front."""
+        i = whole(type(self).__name__, "an index", index, None)
+        if not -len(self) <= i < len(self):
+            raise OutOfRangeError(f"{type(self).__name__}: index {i} is out of range for {len(self)} parts")
+        return i % len(self)
+
+    def _number(self, parts: Iterable[P]) -> None:
+        """Hold these; those that are numbered get the numbers of their places, if all are."""
+        parts = list(parts)
+        held = self._held()
+        if all(name.isdecimal() for name in held):
+            self._put({str(i): part for i, part in enumerate(parts)})
+            return
+        free = (str(i) for i in count() if str(i) not in held)
+        names = {id(part): name for name, part in held.items()}
+        self._put({names.pop(id(part), "") or next(free): part for part in parts})
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> P: ...
+    @overload
+    def __getitem__(self, index: slice) -> Any: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        if not isinstance(index, slice):
+            return list(self._held().values())[self._at(index)]
+        kind: Any = next(base for base in LISTS if isinstance(self, base))
+        found = kind()
+        found._put(dict(list(self._held().items())[index]))
+        return found
+
+    def __setitem__(self, index: SupportsIndex | slice, value: Any) -> None:
+        parts = list(self._held().values())
+        if isinstance(index, slice):
+            parts[index] = self._as_list(value)
+            self._number(parts)
+        else:
+            i = self._at(index)
+            setattr(self, list(self._held())[i], self._check(f"[{i}]", value))
+
+    def __delitem__(self, index: SupportsIndex | slice) -> None:
+        parts = list(self._held().values())
+        del parts[index if isinstance(index, slice) else self._at(index)]
+        self._number(parts)
+
+    def __iter__(self) -> Iterator[P]:
+        return iter(list(self._held().values()))
+
+    def __reversed__(self) -> Iterator[P]:
+        return reversed(list(self._held().values()))
+
+    def __contains__(self, part: object) -> bool:
+        return any(part is held for held in self._held().values())
+
+    def append(self, part: P) -> Self:
+        """Add one at the end; returns itself."""
+        return self.extend([self._check(f"[{len(self)}]", part)])
+
+    def extend(self, parts: Iterable[P]) -> Self:
+        """Add several at the end; returns itself."""
+        for part in self._as_list(parts):
+            numbers = [int(name) for name in self._held() if name.isdecimal()]
+            setattr(self, str(max(numbers, default=len(self) - 1) + 1), part)
+        return self
+
+    def insert(self, index: int, part: P) -> Self:
+        """Put one before another; returns itself."""
+        parts = list(self._held().values())
+        parts.insert(whole(type(self).__name__, "an index", index, None), self._check(f"[{index}]", part))
+        self._number(parts)
+        return self
+
+    def pop(self, index: int = -1) -> P:
+        """Take one out, by default the last."""
+        part = self[index]
+        del self[index]
+        return part
+
+    def __iadd__(self, parts: Iterable[P]) -> Self:
+        return self.extend(parts)
+
+    def __add__(self, parts: Iterable[P]) -> Any:
+        found = self[:]
+        found._put({})
+        return found.extend(list(self)).extend(parts)
+
+
+class Sequential(Listed[Module]):
+    """Modules applied one after the other; they are named "0", "1", ..., or as in a dict.
+
+    modules   Sequential(first, second), or Sequential({"name": first, "other": second})
+
+    Like a list it has indices, slices (a Sequential of the same modules, by the names that they have), len, append, extend,
+    insert, pop and del; modules that come in or move are numbered anew.
+
+    Raises ArgumentError, naming the position, for anything that is no Module: a function, a class without its brackets, None.
+    """
+
+    kind = Module
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        super().__init__()
+        if len(modules) == 1 and isinstance(modules[0], Mapping):
+            self._put({as_name(self, name): self._check(f"{name!r}", part) for name, part in modules[0].items()})
+        else:
+            self._put({str(i): self._check(f"argument {i}", module) for i, module in enumerate(modules)})
+
+    def forward(self, x: Any) -> Any:
+        for module in self._modules.values():
+            x = module(x)
+        return x
+
+
+class ModuleList(Listed[Module]):
+    """Modules in a list, which are parts of the model: parameters(), state_dict() and so on find them.
+
+    Like a list it has indices, slices, len, append, extend, insert, pop, del and +. It cannot be called.
+
+    Raises ArgumentError for anything that is no Module.
+    """
+
+    kind = Module
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        self.extend(modules)
+
+
+class ParameterList(Listed[Parameter]):
+    """Parameters in a list, which belong to the model: nn.ModuleList for nn.Parameter. Arrays are refused."""
+
+    kind = Parameter
+
+    def __init__(self, parameters: Iterable[Parameter] = ()) -> None:
+        super().__init__()
+        self.extend(parameters)
+
+
+LISTS = (Sequential, ModuleList, ParameterList)
+
+
+class Named(Container[P]):
+    """Parts by name."""
+
+    def __init__(self, parts: Mapping[str, P] | Iterable[tuple[str, P]] = ()) -> None:
+        super().__init__()
+        self.update(parts)
+
+    def __getitem__(self, name: str) -> P:
+        try:
+            return self._held()[name]
+        except (KeyError, TypeError):
+            raise KeyError(f"{type(self).__name__}: there is no {name!r}, only {', '.join(self._held())}") from None
+
+    def __setitem__(self, name: str, part: P) -> None:
+        setattr(self, as_name(self, name), self._check(f"[{name!r}]", part))
+
+    def __delitem__(self, name: str) -> None:
+        self[name]
+        delattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._held()))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held()
+
+    def keys(self) -> list[str]:
+        """The names."""
+        return list(self._held())
+
+    def values(self) -> list[P]:
+        """The parts."""
+        return list(self._held().values())
+
+    def items(self) -> list[tuple[str, P]]:
+        """(name, part) for each."""
+        return list(self._held().items())
+
+    def update(self, parts: Mapping[str, P] | Iterable[tuple[str, P]]) -> None:
+        """Put in those of a dict, or of pairs (name, part)."""
+        pairs = list(parts.items() if isinstance(parts, (Mapping, Named)) else parts) if isinstance(parts, Iterable) else None
+        if pairs is None or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
+            expected = f"a dict from name to {self.kind.__name__}, or pairs of them"
+            raise ArgumentError(f"{type(self).__name__}: expected {expected}, got {described(parts)}")
+        for name, part in [(as_name(self, name), self._check(f"[{name!r}]", part)) for name, part in pairs]:
+            self[name] = part
+
+    def pop(self, name: str) -> P:
+        """Take one out."""
+        part = self[name]
+        del self[name]
+        return part
+
+    def clear(self) -> None:
+        """Take all out."""
+        self._put({})
+
+
+class ModuleDict(Named[Module]):
+    """Modules by name, in a dict, which are parts of the model: parameters(), state_dict() and so on find them.
+
+    Like a dict it has [name], del, in, len, keys, values, items, update, pop and clear, in the order in which they were put in.
+    A name is text without a dot that is no method's: not "keys" or "train".
+
+    Raises ArgumentError for anything that is no Module, and for such a name.
+    """
+
+    kind = Module
+
+
+class ParameterDict(Named[Parameter]):
+    """Parameters by name, in a dict, which belong to the model: nn.ModuleDict for nn.Parameter. Arrays are refused."""
+
+    kind = Parameter
+
+
+def as_name(container: Module, name: Any) -> str:
+    """A name that a part can have. Raises ArgumentError for another."""
+    container._check_name(name)
+    return str(name)
+
+
+def module_of(function: Callable[..., Any]) -> str:
+    """The module that does the same as a function, in words: "nn.ReLU()" for relu; "" if there is none."""
+    from tensorgrad.nn.layers import ACTIVATIONS
+
+    named = getattr(function, "name", getattr(function, "__name__", ""))
+    return f"nn.{ACTIVATIONS[named].__name__}()" if named in ACTIVATIONS else ""

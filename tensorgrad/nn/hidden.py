@@ -1,0 +1,159 @@
+"""Modules and parameters that hide: in plain containers, where a module does not look for its parts.
+
+Looked into are lists, tuples, sets, deques and dicts (keys and values), at any depth, NumPy's arrays of objects, the fields of
+dataclasses, SimpleNamespace, functools.partial, what a cached_property has made, and the attributes of the module's class; not
+other objects, closures, or bound methods. Of an attribute the first 1,000 elements are looked at, those at the top first, for
+it may be a replay buffer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import UserDict, UserList, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain, islice
+from types import GeneratorType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.location import is_own
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
+
+LONG = 1000  # elements of an attribute that are looked at
+SEQUENCES = (list, tuple, deque, UserList)
+SETS = (set, frozenset)
+DICTS = (dict, UserDict)
+# Iterators, whose elements can be seen once only
+EMPTY: tuple[Any, ...] = ([], (), set(), {}, {}.values(), reversed([]), reversed({}.values()))
+ONCE: tuple[Any, ...] = (map, filter, zip, enumerate, reversed, chain, islice, *(type(iter(made)) for made in EMPTY))
+
+
+def is_container(kind: Any) -> bool:
+    """Whether values of a type are looked into."""
+    plain = (*SEQUENCES, *SETS, *DICTS, np.ndarray, functools.partial, SimpleNamespace)
+    return issubclass(kind, plain) or dataclasses.is_dataclass(kind)
+
+
+class Kinds(dict[type, bool]):
+    """Types to whether values of them are looked into: `parameters()` asks for each attribute."""
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = found = is_container(kind)
+        return found
+
+
+KINDS = Kinds()
+
+
+def _users_classes(kind: type) -> tuple[type, ...]:
+    """The classes that a class of modules is made of, and that are not this package's."""
+    return tuple(base for base in kind.__mro__ if not is_own(base.__module__) and base is not object)
+
+
+users_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_users_classes)
+
+
+def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> list[tuple[str, Any, str, Any]]:
+    """(attribute, its value, place, part) for what is in a module's plain containers, but for its `own`, or in its class."""
+    held = module.__dict__
+    found = [
+        (name, value, *pair)
+        for name, value in held.items()
+        if KINDS[type(value)] and name not in own
+        for pair in parts_in(value, kinds)
+    ]
+    for base in users_classes(type(module)):
+        for name, value in vars(base).items():
+            if isinstance(value, functools.cached_property):
+                made = held.get(name)  # set without the module's knowledge
+                found += [(name, made, " (of a cached_property)", made)] if isinstance(made, kinds) else []
+            elif isinstance(value, kinds):
+                found += [] if name in held else [(name, value, "", value)]
+            elif KINDS[type(value)]:
+                found += [(name, value, *pair) for pair in parts_in(value, kinds)]
+    return found
+
+
+def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+    """(place, part) for each instance of `kinds` in a container, however deep; "[0]['a']" is a place."""
+    if not KINDS[type(value)]:
+        return
+    seen, queue, more = set(), deque([("", value)]), LONG
+    while queue:
+        place, value = queue.popleft()
+        if isinstance(value, kinds):
+            yield place, value
+        elif KINDS[type(value)] and more and id(value) not in seen:
+            seen.add(id(value))
+            found = list(islice(inside(value, place, kinds), more))
+            more -= len(found)
+            queue += found
+
+
+def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+    """What a container consists of, each with its place; of one that holds numbers or text alone nothing."""
+    if isinstance(value, np.ndarray):
+        value = value.ravel()[:LONG].tolist() if value.dtype.hasobject else []
+    if isinstance(value, SEQUENCES):
+        if of_interest(value, kinds):
+            yield from ((f"{place}[{i}]", part) for i, part in enumerate(islice(value, LONG)))
+    elif isinstance(value, SETS):
+        if of_interest(value, kinds):
+            yield from ((f"{place}{{{type(part).__name__}}}", part) for part in islice(value, LONG))
+    elif isinstance(value, DICTS):
+        if of_interest(value, kinds):
+            yield from ((f"{place} (a key)", key) for key in islice(value, LONG))
+        if of_interest(value.values(), kinds):
+            yield from ((f"{place}[{key!r}]", part) for key, part in islice(value.items(), LONG))
+    elif isinstance(value, functools.partial):
+        yield f"{place}.func", value.func
+        yield from ((f"{place}.args[{i}]", part) for i, part in enumerate(value.args))
+        yield from ((f"{place}.keywords[{key!r}]", part) for key, part in value.keywords.items())
+    else:
+        yield from ((f"{place}.{name}", part) for name, part in getattr(value, "__dict__", {}).items())
+
+
+def of_interest(values: Iterable[Any], kinds: tuple[type, ...]) -> bool:
+    """Whether there may be something in elements, by their types."""
+    return any(KINDS[kind] or issubclass(kind, kinds) for kind in set(map(type, islice(values, LONG))))
+
+
+def is_spent(value: Any) -> bool:
+    """Whether it is an iterator such as `map` or a generator expression makes, which a module cannot look into twice."""
+    return isinstance(value, ONCE) or (isinstance(value, GeneratorType) and value.gi_code.co_name == "<genexpr>")
+
+
+def container_for(value: Any, part: str) -> str:
+    """The container of this package to use in the place of a plain one; `part` is "Module" or "Parameter"."""
+    if isinstance(value, DICTS):
+        return f"nn.{part}Dict"
+    is_listed = isinstance(value, (*SEQUENCES, *SETS, np.ndarray)) or is_spent(value)
+    return f"nn.{part}List" if is_listed else "an attribute of the module itself for each"
+
+
+def hiding(module: Any, name: str, value: Any, place: str, part: Any) -> ArgumentError:
+    """The error for a part that nothing would find: in `value`, which the attribute is, at `place`; "" in the class itself."""
+    kind = "Parameter" if isinstance(part, Tensor) else "Module"
+    if place:
+        where = f"{name} is a {type(value).__name__} that holds modules or parameters, which would not be found in it"
+        how = f"{name}{place} is {described(part)}; use {container_for(value, kind)}"
+    else:
+        where = f"{name} is {described(part)} that its class has, which would not be found there"
+        how = f"set self.{name} in __init__"
+    return ArgumentError(f"{type(module).__name__}: {where}, and so not trained, moved or saved: {how}")
+
+
+def described(value: Any) -> str:
+    """A value in few words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"a {type(value).__name__} of shape {value.shape}"
+    if value is None or isinstance(value, (str, int, float)):
+        text = repr(value)
+        return text if len(text) < 60 else f"{text[:56]}..."
+    named = getattr(value, "__name__", None)
+    return f"the function {named}" if callable(value) and isinstance(named, str) else f"a {type(value).__name__}"

@@ -1,0 +1,153 @@
+"""What `Module.load_state_dict` is given, checked as a whole before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, copy, is_array, is_floating, is_number, on, on_gpu
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError, TensorgradError
+
+
+class Own(NamedTuple):
+    """An array of a module's: the array, whose it is, and what it is called there."""
+
+    array: Array
+    owner: Any
+    name: str
+
+
+def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list[tuple[Array, Array]]:
+    """(own array, what it is to be) for all that is loaded, none of which shares memory with what is written."""
+    where = f"load_state_dict: {type(module).__name__}"
+    if layout not in (None, "torch"):
+        raise ArgumentError(f"{where}: layout must be None or 'torch', got {layout!r}")
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"{where}: expected a dict from path to array, as state_dict() gives, got {type(values).__name__}")
+    foreign = [name for name, value in values.items() if is_torch(value)]
+    if foreign and layout is None:
+        raise ArgumentError(
+            f"{where}: {foreign[0]} is a Tensor of PyTorch, whose layout is another: its Linear has a weight (out, in), here "
+            f"it is (in, out); load_state_dict(values, layout='torch') transposes it"
+        )
+    own = {path: Own(parameter._data, *place) for path, parameter, place in owned(module)}
+    own |= {path: Own(array, *place) for path, array, place in owned(module, buffers=True)}
+    given = dict(values)
+    if layout == "torch":
+        for path, part in module.named_modules():
+            for name in part.only_in_torch:
+                given.pop(f"{path}.{name}" if path else name, None)
+    read: dict[str, Array] = {}
+    problems: list[TensorgradError] = []
+    others = other_paths(module, own) if given.keys() - own.keys() else {}
+    for path, value in given.items():
+        at = own.get(path) or others.get(path)
+        if at is not None:
+            try:
+                read[path] = as_values(path, value, at, layout)
+            except TensorgradError as error:
+                problems.append(error)
+    for path in others.keys() & given.keys():  # the names of tied weights besides the first
+        first = next(p for p, entry in own.items() if entry.array is others[path].array)
+        if first not in given:
+            given[first] = given[path]
+            if path in read:
+                read[first] = read[path]
+        elif path in read and first in read and not np.array_equal(as_numpy(read[first]), as_numpy(read[path]), equal_nan=True):
+            problems.append(ShapeError(f"{path} and {first} are one array here, but two in what is given"))
+        del given[path]
+    if strict:
+        missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys(), key=str)
+        names = ([f"missing {missing}"] if missing else []) + ([f"unexpected {unexpected}"] if unexpected else [])
+        problems = [*map(ShapeError, names), *problems]
+    if problems:
+        kind = type(problems[0]) if len({type(p) for p in problems}) == 1 else ShapeError
+        raise kind(f"{where}: {'; '.join(map(str, problems))}")
+    written = {id(memory_of(entry.array)) for entry in own.values()}
+    return [
+        (entry.array, copy(read[path]) if id(memory_of(read[path])) in written else read[path])
+        for path, entry in own.items()
+        if path in read
+    ]
+
+
+def owned(
+    module: Any, prefix: str = "", *, buffers: bool = False, every: bool = False
+) -> Iterator[tuple[str, Any, tuple[Any, str]]]:
+    """(path, parameter or buffer, its place), each once or, if `every`, by each path that it has."""
+    seen: set[int] = set()
+    for path, part in module._walk(prefix, "path" if every else ""):
+        values: Mapping[str, Any] = part._buffers if buffers else part._parameters
+        for name, value in values.items():
+            if every or id(value) not in seen:
+                seen.add(id(value))
+                yield f"{path}.{name}" if path else name, value, (part, name)
+
+
+def other_paths(module: Any, own: Mapping[str, Own]) -> dict[str, Own]:
+    """The paths of tied parameters, and of the buffers of modules that have several names, besides the first."""
+    found = {path: Own(parameter._data, *place) for path, parameter, place in owned(module, every=True)}
+    found |= {path: Own(array, *place) for path, array, place in owned(module, buffers=True, every=True)}
+    return {path: entry for path, entry in found.items() if path not in own}
+
+
+def as_values(path: str, value: Any, at: Own, layout: str | None) -> Array:
+    """A value as the array that is to be written. Raises ShapeError or DTypeError for one that does not fit."""
+    try:
+        array = as_array(value)
+    except (ValueError, TypeError) as error:
+        raise DTypeError(f"{path} is a {type(value).__name__}, expected an array: {error}") from None
+    if not is_number(array.dtype):
+        raise DTypeError(f"{path} is a {type(value).__name__} of dtype {array.dtype}, expected numbers")
+    turned = at.name in at.owner.transposed_in_torch and array.ndim == 2
+    if layout == "torch" and turned:
+        array = array.T
+    if array.shape != at.array.shape:
+        hint = ""
+        if layout is None and turned and array.shape[::-1] == at.array.shape:
+            hint = " (a weight of PyTorch's is (out, in): layout='torch' transposes it)"
+        shape = tuple(value.shape) if hasattr(value, "shape") else array.shape
+        raise ShapeError(f"{path} has shape {shape}, expected {at.array.shape}{hint}")
+    own = at.array.dtype
+    are_whole = array.dtype.kind in "iu" and own.kind in "iu"
+    if not (are_whole or np.can_cast(array.dtype, own, "same_kind")):
+        raise DTypeError(f"{path} is of dtype {array.dtype}, expected {own}: values would be cut off")
+    if array.dtype == own:
+        return array
+    with on(array), np.errstate(all="ignore"):
+        converted = array.astype(own)
+        if own.kind in "iu":
+            fits = bool((converted == array).all())
+        else:
+            fits = not is_floating(array.dtype) or bool((abs(converted) == np.inf).sum() == (abs(array) == np.inf).sum())
+    if not fits:
+        raise DTypeError(f"{path} is of dtype {array.dtype}, and has values that {own} has not")
+    return converted
+
+
+def as_array(value: Any) -> Array:
+    if isinstance(value, Tensor):
+        return value._data
+    if is_torch(value):
+        value = value.detach().cpu()
+        return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    return value if is_array(value) and not isinstance(value, np.generic) else np.asarray(value)
+
+
+def is_torch(value: Any) -> bool:
+    """Whether it is a Tensor of PyTorch, which is not imported for that."""
+    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__)
+
+
+def as_numpy(array: Array) -> Array:
+    return array.get() if on_gpu(array) else array
+
+
+def memory_of(array: Array) -> Any:
+    """The object that owns the memory of an array."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array

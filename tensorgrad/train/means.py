@@ -1,0 +1,81 @@
+"""What the mean of a loss divides by, so that the losses of batches make the loss of all data at once.
+
+The losses of this package are known, as functions, as modules, and as functools.partial of the functions. Of any other a batch
+counts as many samples as it has.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tensorgrad import ops
+from tensorgrad.core.location import is_own
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.nn import loss as functions
+from tensorgrad.nn.losses import CrossEntropyLoss, Loss, NLLLoss
+from tensorgrad.ops.compare import not_equal
+from tensorgrad.ops.elementwise import astype, where
+from tensorgrad.ops.index import lookup
+
+KNOWN: list[Any] = [getattr(functions, name) for name in functions.__all__]
+OF_CLASSES: list[Any] = [functions.cross_entropy, functions.nll_loss, ops.nll_loss]  # whose targets may be class indices
+
+
+def settings_of(loss: Callable[..., Any]) -> tuple[bool, Mapping[str, Any]] | None:
+    """(whether its targets may be class indices, its options) of a loss of this package; None for another."""
+    if isinstance(loss, Loss):
+        is_ours = is_own(type(loss).forward.__module__)
+        return (isinstance(loss, (CrossEntropyLoss, NLLLoss)), vars(loss)) if is_ours else None
+    options: dict[str, Any] = {}
+    while isinstance(loss, functools.partial) and not loss.args:
+        options = {**loss.keywords, **options}
+        loss = loss.func
+    is_of_classes = any(loss is known for known in OF_CLASSES)
+    return (is_of_classes, options) if is_of_classes or any(loss is known for known in KNOWN) else None
+
+
+def reduction_of(loss: Callable[..., Any]) -> str:
+    """How a loss makes one number of many: "mean", "sum", or "batchmean"."""
+    known = settings_of(loss)
+    return str((known[1] if known else vars(loss) if isinstance(loss, Loss) else {}).get("reduction", "mean"))
+
+
+def divisor(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
+    """What the loss of a batch is divided by: a number or a 0-d Tensor; None for a sum."""
+    reduction = reduction_of(loss)
+    if reduction == "sum":
+        return None
+    known = settings_of(loss)
+    if known is None:
+        return len(y)
+    if reduction == "batchmean":
+        return prediction.shape[0] if prediction.ndim else 1
+    if not known[0]:
+        return prediction.size
+    counts = counts_of(loss, prediction, y)
+    return math.prod(prediction.shape[:-1]) if counts is None else counts.sum()
+
+
+def counts_of(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
+    """How much each label counts in the mean, of the shape of y; None if all count 1, or there are no labels."""
+    known = settings_of(loss)
+    if known is None or not known[0] or y.dtype.kind not in "iu":
+        return None
+    weight, ignored = known[1].get("weight"), known[1].get("ignore_index")
+    keep = None if ignored is None else not_equal(y, ignored)
+    dtype = counting(prediction.dtype)
+    if weight is None:
+        return None if keep is None else astype(keep, dtype)
+    each = astype(functions.class_weights("train", prediction, weight), dtype)
+    counts = lookup(each if isinstance(each, Tensor) else wrap(each, None), y if keep is None else where(keep, y, 0))
+    return counts if keep is None else where(keep, counts, 0)
+
+
+def counting(dtype: Any) -> Any:
+    """A dtype to count in: that of the loss, but for half precision float32."""
+    return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)

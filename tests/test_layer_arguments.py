@@ -1,0 +1,168 @@
+"""What layers and losses are made with: each argument wrong in turn is an error that names both; NumPy's numbers will do."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorgrad import Tensor, nn
+from tensorgrad.errors import TensorgradError
+from tests import kinds
+
+NAN, INF = float("nan"), float("inf")
+NO_NUMBER = ["3", None, [], {}, object(), np.ones(2), nn.ReLU, 1j]
+NO_WHOLE = [*NO_NUMBER, 2.5, 3.0, True, np.bool_(True), NAN, np.float64(3), np.array(3.0), Tensor([3.0])]
+# arguments by name: what is wrong for each, and what is right
+WHOLE_FROM_0: list[Any] = [*NO_WHOLE, -1, np.int64(-1)]
+PAIR_FROM_0: list[Any] = [*NO_WHOLE, -1, (1,), (1, 2, 3), (1.5, 2), (-1, 1), (1, "2"), [1, None]]
+PAIR_FROM_1: list[Any] = [*PAIR_FROM_0, 0, (0, 1)]
+REAL: list[Any] = [*NO_NUMBER, True, NAN, INF, np.array([1.0, 2.0]), Tensor([1.0, 2.0]), nn.Parameter(1.0)]
+FLAG: list[Any] = [None, "False", 2, 0.0, [], np.ones(2)]
+WEIGHTS: list[Any] = ["heavy", [1.0, NAN], [INF, 1.0], [[1.0], [1.0, 2.0]], ["a", "b"], object(), {}, 1j]
+MAKES: list[Any] = [
+    3,
+    "zeros",
+    np.ones((2, 2)),
+    nn.init.zeros,
+    nn.init.normal,
+    lambda shape, rng: np.ones(7),
+    nn.init.normal(NAN),
+    True,
+]
+WRONG: dict[str, list[Any]] = {
+    **dict.fromkeys(["in_features", "out_features", "in_channels", "out_channels", "rows", "dim", "features"], WHOLE_FROM_0),
+    **dict.fromkeys(["kernel", "stride", "size"], PAIR_FROM_1),
+    "padding": PAIR_FROM_0,
+    "shape": [v for v in WHOLE_FROM_0 if not isinstance(v, np.ndarray)] + [(), (2, -1), (2, 1.5), np.ones(2)],
+    **dict.fromkeys(["start_axis", "axis"], NO_WHOLE),
+    **dict.fromkeys(["slope", "alpha"], REAL),
+    "p": [*REAL, -0.1, 1.1],
+    "momentum": [*REAL, -0.1, 1.1],
+    "label_smoothing": [*REAL, -0.1, 1.1],
+    "eps": [*REAL, -1e-5],
+    "delta": [*REAL, 0, -1.0],
+    **dict.fromkeys(["bias", "affine"], FLAG),
+    "approximate": ["erf", None, 1, True, ["tanh"]],
+    "reduction": ["average", None, 1, True, ["mean"], "Mean"],
+    "dtype": ["int32", int, bool, "nonsense", 3, complex, object(), "float33"],
+    "rng": [0, 1, "seed", np.random, [], np.random.SeedSequence(0)],
+    **dict.fromkeys(["weight_init", "bias_init"], MAKES),
+    "weight": WEIGHTS,
+    "pos_weight": WEIGHTS,
+    "ignore_index": [v for v in NO_WHOLE if v is not None],
+}
+RIGHT: dict[str, Any] = {
+    **dict.fromkeys(["in_features", "out_features", "in_channels", "out_channels", "rows", "dim", "features", "shape"], 4),
+    **dict.fromkeys(["kernel", "size"], 2),
+}
+# other spellings of what is right
+WHOLES: list[Any] = [np.int64(4), np.uint8(4), np.array(4), Tensor(np.array(4))]
+PAIRS: list[Any] = [np.int64(2), (2, 1), [2, np.int32(1)], np.array([2, 1]), np.array(2)]
+REALS: list[Any] = [np.float64(0.5), np.float32(0.5), np.array(0.5), Tensor(0.5), 1, np.int64(1)]
+ALSO: dict[str, list[Any]] = {
+    **{name: WHOLES for name in ("in_features", "out_features", "in_channels", "out_channels", "rows", "dim", "features")},
+    **{name: PAIRS for name in ("kernel", "stride", "size")},
+    "padding": [0, np.int64(1), (0, 1)],
+    "shape": [np.int64(4), (np.int64(4), 2), [4, 2], np.array([4, 2])],
+    **{name: [np.int64(1), -1] for name in ("start_axis", "axis")},
+    **{name: REALS for name in ("slope", "alpha", "p", "momentum", "label_smoothing", "eps", "delta")},
+    **{name: [np.bool_(True), False] for name in ("bias", "affine")},
+    "dtype": [np.float64, "float16", None, np.dtype("f8"), float],
+    "rng": [None, np.random.default_rng(0), np.random.RandomState(0)],
+    "weight": [None, [1.0, 2.0], np.array([1, 2]), Tensor([1.0, 2.0])],
+    "pos_weight": [None, 2.0, [1.0, 2.0], Tensor([1.0, 2.0])],
+    "ignore_index": [None, -100, np.int64(0)],
+}
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)  # see test_parts
+MADE = [layer for layer in kinds.LAYERS if layer not in CONTAINERS]
+CASES = [
+    pytest.param(layer, name, id=f"{layer.__name__}-{name}")
+    for layer in MADE
+    for name, parameter in inspect.signature(layer).parameters.items()
+    if parameter.kind is not parameter.VAR_POSITIONAL
+]
+
+
+def made(layer: Any, **given: Any) -> Any:
+    needed = [n for n, p in inspect.signature(layer).parameters.items() if p.default is p.empty]
+    return layer(**{**{name: RIGHT[name] for name in needed}, **given})
+
+
+def is_right(layer: Any, name: str, value: Any) -> bool:
+    """Whether a value that is wrong elsewhere is right here: None, where it is the default."""
+    default = inspect.signature(layer).parameters[name].default
+    return value is None and default is None
+
+
+@pytest.mark.parametrize(("layer", "name"), CASES)
+def test_each_argument_wrong_in_turn(layer: Any, name: str) -> None:
+    for value in WRONG[name]:
+        if is_right(layer, name, value):
+            continue
+        with pytest.raises(TensorgradError, match=rf"^{layer.__name__}: {name}\b"):
+            print(made(layer, **{name: value}), "takes", repr(value))
+
+
+@pytest.mark.parametrize(("layer", "name"), CASES)
+def test_other_spellings_of_what_is_right(layer: Any, name: str) -> None:
+    for value in ALSO.get(name, []):
+        layer_ = made(layer, **{name: value})
+        assert repr(layer_)
+        held = getattr(layer_, name, None)
+        if name not in ("dtype", "rng", "weight", "pos_weight", "bias"):
+            assert held is None or type(held) in (int, float, bool, tuple), name
+
+
+def test_messages() -> None:
+    for act, message in (
+        (lambda: nn.Linear(2.5, 3), "Linear: in_features must be a whole number of at least 0, got 2.5"),
+        (lambda: nn.Linear(2, -1), "Linear: out_features must be a whole number of at least 0, got -1"),
+        (lambda: nn.Linear(2, "3"), "Linear: out_features must be a whole number of at least 0, got '3'"),
+        (lambda: nn.Linear(2, 3, "no"), "Linear: bias must be True or False, got 'no'"),
+        (lambda: nn.BatchNorm1d(2.5), "BatchNorm1d: features must be a whole number of at least 0, got 2.5"),
+        (lambda: nn.LayerNorm((2, 0.5)), "LayerNorm: shape[1] must be a whole number of at least 0, got 0.5"),
+        (lambda: nn.Conv2d(1, 1, 2.5), "Conv2d: kernel must be a whole number of at least 1, got 2.5"),
+        (
+            lambda: nn.Conv2d(1, 1, (1, 2, 3)),
+            "Conv2d: kernel must be one whole number or two, for rows and for columns, got (1, 2, 3)",
+        ),
+        (lambda: nn.Dropout(NAN), "Dropout: p must be a number in 0 .. 1, got nan"),
+        (lambda: nn.HuberLoss(delta=0), "HuberLoss: delta must be a number above 0, got 0"),
+        (
+            lambda: nn.Linear(2, 3, rng=0),
+            "Linear: rng must be a generator, such as numpy.random.default_rng(0), or None, got 0",
+        ),
+        (
+            lambda: nn.Linear(2, 3, weight_init=nn.init.zeros),
+            "Linear: weight_init must be what nn.init.zeros(...) returns; call it",
+        ),
+        (lambda: nn.Linear(2, 3, dtype=int), "Linear: dtype must be a floating dtype such as 'float32', got int64"),
+        (
+            lambda: nn.Linear(2, 3, weight_init=lambda shape, rng: np.ones(shape[::-1])),
+            "Linear: weight_init made values of shape (3, 2), expected (2, 3)",
+        ),
+    ):
+        with pytest.raises(TensorgradError, match=f"^{re.escape(message)}$"):
+            act()
+
+
+def test_axes_of_flatten() -> None:
+    x = np.ones((2, 3), "f")
+    for axis in (2, 5, -3):
+        with pytest.raises(TensorgradError, match=f"flatten: start_axis {axis} is out of bounds for 2 axes"):
+            nn.Flatten(axis)(x)
+    assert nn.Flatten(-1)(x).shape == (2, 3)
+    assert nn.Flatten(0)(np.float32(3)).shape == (1,)
+
+
+def test_inputs_are_made_arrays() -> None:
+    assert nn.Flatten()([[1.0, 2.0]]).shape == (1, 2)
+    assert nn.BatchNorm1d(2)([[1.0, 2.0], [3.0, 4.0]]).shape == (2, 2)
+    for layer in (nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2), nn.LayerNorm(2), nn.Dropout(), nn.Conv2d(1, 1, 1)):
+        for wrong in (None, "text", object()):
+            with pytest.raises(TensorgradError, match="expected numbers"):
+                layer(wrong)
