@@ -18,6 +18,10 @@ class ShapeError(TensorgradError, ValueError, RuntimeError):
     """Shapes that do not fit (NumPy raises ValueError here, PyTorch RuntimeError)."""
 
 
+class ArgumentError(TensorgradError, ValueError):
+    """A number, a size or a name that a function does not take."""
+
+
 class OutOfRangeError(TensorgradError, IndexError, ValueError):
     """An index that an array does not have (NumPy and PyTorch raise IndexError here)."""
 
