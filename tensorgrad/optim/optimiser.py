@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
@@ -104,7 +105,7 @@ class Optimiser:
         if len(set(params)) < len(params):
             raise ArgumentError(f"{name}: params has a parameter twice")
         values = self.checked({"params": tuple(found), **self.defaults, **group, "params": tuple(found)}, self.defaults)
-        made = ParamGroup(self.checked, values)
+        made = ParamGroup(type(self), values)
         before = self.state
         self.params, self.param_groups = params, (*self.param_groups, made)
         self.late = (*self.late, *[self.steps] * len(found))
@@ -150,7 +151,7 @@ class Optimiser:
     def __copy__(self) -> Optimiser:
         found = object.__new__(type(self))
         values = self.__getstate__()
-        groups = tuple(ParamGroup(g.check, dict(g)) for g in self.param_groups)
+        groups = tuple(copy.copy(g) for g in self.param_groups)
         found.__setstate__({**values, "params": list(self.params), "param_groups": groups, "defaults": dict(self.defaults)})
         return found
 
@@ -171,7 +172,7 @@ class Optimiser:
     def lr(self, value: float) -> None:
         rate = self.checked_one("lr", value, 0.0)
         for group in self.param_groups:
-            dict.__setitem__(group, "lr", rate)
+            group["lr"] = rate
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -181,7 +182,7 @@ class Optimiser:
     @rates.setter
     def rates(self, values: Sequence[float]) -> None:
         for group, value in zip(self.param_groups, values, strict=True):
-            dict.__setitem__(group, "lr", self.checked_one("lr", value, 0.0))
+            group["lr"] = value
 
     @property
     def settings(self) -> Settings:
@@ -429,7 +430,7 @@ class Optimiser:
         for group, found in zip(self.param_groups, values["groups"], strict=True):
             if found.keys() != group.keys():
                 return [f"settings {', '.join(found)}, expected {', '.join(group)}"]
-            slots = self.slots_of(ParamGroup(self.checked, {**found, "params": group["params"]}))
+            slots = self.slots_of(ParamGroup(type(self), {**found, "params": group["params"]}))
             for _ in group["params"]:
                 p, arrays = next(params)
                 for slot, array in arrays.items():
