@@ -45,8 +45,9 @@ class Trace:
     same         leaves that have the value of another Tensor: detached ones, and copies, which are nodes of their own
     assignments  in the order in which they were made
     numbers      functions that each replay asks for numbers by name (learning rates), and the leaves that stand for them
-    optimisers   those that made a step; rates: their learning rates at that time; missed: the numbers of their parameters without
-                 a gradient; runs: of those that the step changes at once
+    optimisers   those that made a step
+    rates        their learning rates at that time
+    missed       which of their parameters had no gradient;  runs: which ones are changed at once
     modules      whose forward ran
     grads        Tensors whose `.grad` was read before the step had set it, with what it was: a Tensor, or None
     regraded     Tensors whose `.grad` the step has set, with what it had been
@@ -278,8 +279,8 @@ class Trace:
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             if optimiser.rates != rate:
                 raise CompileError(
-                    f"compile: the learning rate went from {shown(rate)} to {shown(optimiser.rates)} after {type(optimiser).__name__}.step() "
-                    f"inside the step; a replay would not change it again. Call the schedule outside of the compiled step"
+                    f"compile: the learning rate went from {shown(rate)} to {shown(optimiser.rates)} after "
+                    f"{type(optimiser).__name__}.step() inside the step; a replay would not change it again. Call the schedule outside of the compiled step"
                 )
 
     def settle(self) -> None:

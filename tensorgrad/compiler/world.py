@@ -356,7 +356,8 @@ class Snapshot:
             if gradient is not None and (on_gpu(before) or gradient._data.flags.writeable):
                 with on(before):
                     gradient._data[...] = before
-        for optimiser, (optimiser.steps, optimiser.late), rates in self.optimisers:
+        for optimiser, (steps, late), rates in self.optimisers:
+            optimiser.steps, optimiser.late = steps, late
             if optimiser.rates != rates:
                 optimiser.rates = rates
         for rng, state in self.generators:

@@ -62,7 +62,7 @@ class Adam(Adaptive):
     amsgrad       divide by the largest v so far (Reddi, Kale and Kumar 2018)
     maximize      step up instead of down
 
-    d = g + weight_decay p;   m = b1 m + (1 - b1) d;   v = b2 v + (1 - b2) d²   (amsgrad: w = max(w, v) takes the place of v below)
+    d = g + weight_decay p;   m = b1 m + (1 - b1) d;   v = b2 v + (1 - b2) d²   (amsgrad: w = max(w, v) for v below)
     p = p - lr m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + eps)          at step t = 1, 2, ... of each parameter
 
     The state is m and r = sqrt(v), and r_max = sqrt(w).
@@ -150,7 +150,7 @@ class RMSprop(Adaptive):
     maximize  step up instead of down
 
     d = g + weight_decay p;   v = alpha v + (1 - alpha) d²   (centered: a = alpha a + (1 - alpha) d)
-    u = d / (sqrt(v) + eps)   (centered: d / (sqrt(v - a²) + eps));   p = p - lr u   (momentum: w = momentum w + u; p = p - lr w)
+    u = d / (sqrt(v) + eps)   (centered: d / (sqrt(v - a²) + eps));   p = p - lr u  (momentum: w = momentum w + u, p = p - lr w)
 
     The state is r = sqrt(v), mean = a, velocity = w. Where rounding makes v less than a², the difference counts as 0.
     """
@@ -211,8 +211,8 @@ class Adagrad(Adaptive):
     lr_decay  how fast the rate falls
     maximize  step up instead of down
 
-    d = g + weight_decay p;   v = v + d²;   p = p - lr/(1 + (t - 1) lr_decay) d / (sqrt(v) + eps)   at step t = 1, 2, ... of each
-    parameter
+    d = g + weight_decay p;   v = v + d²;   p = p - lr/(1 + (t - 1) lr_decay) d / (sqrt(v) + eps)
+    at step t = 1, 2, ... of each parameter
 
     The state is r = sqrt(v).
     """

@@ -46,7 +46,7 @@ def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinit
 
     Raises ArgumentError, naming whose argument it is, for anything else, NaN, and what is outside of the limits.
     """
-    found = value
+    found: Any = value
     if type(value) is not float:
         if isinstance(value, Tensor) and value.shape == ():
             found = value.item()
@@ -65,7 +65,7 @@ def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinit
         raise ArgumentError(f"{owner}: {name} must be {limits}, got {value!r}")
     if found == math.inf and not infinite:
         raise ArgumentError(f"{owner}: {name} must be finite, got {value!r}")
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def option(owner: str, name: str, value: Any) -> bool:
@@ -85,9 +85,7 @@ def parameters(owner: str, params: Any) -> list[Any]:
     if callable(getattr(params, "parameters", None)):
         found = list(params.parameters())
     elif isinstance(params, (set, frozenset, Mapping)) or not isinstance(params, Iterable):
-        raise ArgumentError(
-            f"{owner}: params must be a list of Tensors, one Tensor or a Module, got {type(params).__name__}"
-        )
+        raise ArgumentError(f"{owner}: params must be a list of Tensors, one Tensor or a Module, got {type(params).__name__}")
     else:
         found = list(params)
     if not found:

@@ -99,8 +99,8 @@ class Block:
         )
 
     def flush(self, bounds: Mapping[str, float]) -> list[Array]:
-        """Clear from the parameters what is too small to matter, and from slots what is closer to 0 than their bound; the arrays
-        that were changed. For nothing that is computed with on a GPU, which is as fast with subnormal numbers."""
+        """Clear from the parameters what is too small to matter, and from slots what is closer to 0 than their bound. Not on a
+        GPU, which is as fast with subnormal numbers. Returns the arrays that were changed."""
         if self.device != "cpu":
             return []
         arrays = [] if self.half else [(self.flat, self.tiny * 2**26)]

@@ -106,7 +106,7 @@ def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
             factor = ops.astype(part, np.float32)
             wide = ops.astype(p.grad, np.float32) * factor * factor
             p.grad = ops.astype(wide, p.grad.dtype)
-    return total
+    return total  # type: ignore[no-any-return]
 
 
 def clip_grad_value(params: Any, limit: float) -> None:

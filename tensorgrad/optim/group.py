@@ -40,7 +40,7 @@ class ParamGroup(dict[str, Any]):
         else:
             self.update({key: value})
 
-    def update(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def update(self, *args: Any, **kwargs: Any) -> None:
         """Set several at once: all of them, or, if one will not do, none."""
         given = dict(*args, **kwargs)
         for key in given:
@@ -95,7 +95,7 @@ class Settings(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
 
-    def update(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def update(self, *args: Any, **kwargs: Any) -> None:
         given = dict(*args, **kwargs)
         for group in self.groups:  # before one of them is changed
             if given.keys() - group.keys() or given.keys() & {"params", "lr"}:

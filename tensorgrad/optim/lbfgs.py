@@ -53,8 +53,8 @@ class LBFGS(Optimiser):
 
     d = -H g, H being the inverse of the Hessian as far as the last pairs s = x - x', y = g - g' tell;   p = p + t d
 
-    It computes in float64, and rounds what it has found. Its step() runs code that depends on values, so it is not compiled; the
-    closure may call a compiled step that gives loss and gradients. A loss that is not finite is a step that was too long.
+    It computes in float64, and rounds what it has found. Its step() acts on values, so it is not compiled; the closure may call
+    a compiled step that gives loss and gradients. A loss that is not finite is a step that was too long.
     """
 
     limits = {  # noqa: RUF012
@@ -170,7 +170,7 @@ class LBFGS(Optimiser):
 
     def evaluated(self, closure: Callable[[], Any], t: float, start: Point | None, d: Array | None) -> Point:
         """The point at x + t d; without them that at which the parameters are."""
-        if start is not None:
+        if start is not None and d is not None:
             self.write(start.x + t * d)
         loss = closure()
         self.evaluations += 1
@@ -204,14 +204,16 @@ class LBFGS(Optimiser):
 
     # What is kept
 
-    def __copy__(self) -> Optimiser:
+    def __copy__(self) -> Any:
         found = super().__copy__()
-        found.memory = dict(self.memory)  # type: ignore[attr-defined]  # its arrays are never written to
+        found.memory = dict(self.memory)  # its arrays are never written to
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """As that of other optimisers; and `memory`: the last s and y, and where the last iteration began."""
-        memory = {k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in self.memory.items()}
+        memory = {
+            k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in self.memory.items()
+        }
         return {**super().state_dict(), "memory": memory}
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
@@ -221,7 +223,9 @@ class LBFGS(Optimiser):
             if a.shape != (n,):
                 raise ShapeError(f"{type(self).__name__}.load_state_dict: its memory is of {a.shape}, expected ({n},)")
         super().load_state_dict(values)
-        self.memory = {k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in memory.items()}
+        self.memory = {
+            k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in memory.items()
+        }
 
     def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
         """None: its step is no formula that goes element by element."""

@@ -15,8 +15,8 @@ class Schedule:
     """Base of the schedules. `step` sets the rate of each group of the optimiser by that with which the group began.
 
     optimiser   whose rates it sets
-    per         "epoch" or "batch": after what `step` is called. `train.fit` calls it then, and a loop that is written by hand has
-                to. One that looks at the cost, such as ReduceOnPlateau, goes by epochs
+    per         "epoch" or "batch": after what `step` is called, by `train.fit` or by a loop that is written by hand. One that
+                looks at the cost, such as ReduceOnPlateau, goes by epochs
 
     starts      the rate of each group when the schedule was made
     t           how many steps it has made

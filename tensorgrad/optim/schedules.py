@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from tensorgrad.errors import ArgumentError
 from tensorgrad.optim.arguments import COUNT, POSITIVE, SHARE, Limits, number
 from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.optim.schedule import Schedule
+
 
 class LambdaLR(Schedule):
     """start fn(t), from t = 0 on.
@@ -23,7 +25,7 @@ class LambdaLR(Schedule):
     ) -> None:
         super().__init__(optimiser, per)
         several = isinstance(fn, (list, tuple))
-        self.fns: list[Callable[[int], float]] = list(fn) if isinstance(fn, (list, tuple)) else [fn]
+        self.fns: list[Any] = list(fn) if isinstance(fn, (list, tuple)) else [fn]
         if not all(map(callable, self.fns)) or (several and len(self.fns) != len(optimiser.param_groups)):
             groups = len(optimiser.param_groups)
             raise ArgumentError(f"LambdaLR: fn must be a function of t, or a list of {groups}, one for each group, got {fn!r}")

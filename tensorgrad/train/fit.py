@@ -80,8 +80,8 @@ def fit(
     resume       a checkpoint to go on from; True for the file `checkpoint`, if it is there. The learning rate and the other
                  settings of the optimiser and the schedule are then those of the file
 
-    The column "lr" of the history is the rate that the epoch was trained with, of the first group of parameters, at its last
-    batch.
+    The column "lr" of the history is the rate of the first group of parameters after the last batch of the epoch: with a
+    schedule that goes by epochs, the one that the epoch was trained with.
 
     Returns the History. Training that was resumed, whenever it was interrupted, gives the parameters, bit for bit, of training
     that was not, given the same arguments, versions, machine and number of threads, where random numbers are drawn from the
@@ -97,7 +97,9 @@ def fit(
     if schedule is not None and schedule.optimiser is not optimiser:
         raise ValueError(f"train.fit: the {type(schedule).__name__} is of another optimiser than the one given")
     if isinstance(optimiser, LBFGS):
-        raise TypeError("train.fit: LBFGS needs the loss several times in a step: call optimiser.step(closure) in a loop instead")
+        raise TypeError(
+            "train.fit: LBFGS needs the loss several times in a step: call optimiser.step(closure) in a loop instead"
+        )
     if resume is True and checkpoint is None:
         raise ValueError("train.fit: resume=True needs checkpoint=, the file to go on from")
     device = device_of_model(model)
@@ -179,9 +181,10 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
 
 def not_finite(run: Run, record: Record, batch: int) -> TrainingError:
     """The error for a loss that is not finite."""
+    rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(run.optimiser.rates))
     error = TrainingError(
         f"train.fit: the loss is {record.losses[batch]} in epoch {run.epoch + 1}, batch {batch + 1} of {record.batches}, at "
-        f"learning rate {', '.join(f'{rate:g}' for rate in dict.fromkeys(run.optimiser.rates))}; the parameters are put back to what they were before the epoch. Find where it "
+        f"learning rate {rates}; the parameters are put back to what they were before the epoch. Find where it "
         f"comes from with tensorgrad.detect_anomaly() and compile=False, or try a lower rate or clip_norm"
     )
     error.history = run.history
