@@ -638,7 +638,7 @@ def test_schedules_inside_of_schedules(tmp_path: Path) -> None:
             super().__init__(optimiser)
             self.rates = [0.3, 0.2, 0.1]
 
-        def rate(self, cost: float | None) -> float:
+        def rate(self, start: float, now: float) -> float:
             return self.rates.pop(0)
 
     def made(then: Callable[[optim.Optimiser], optim.Schedule] | None) -> optim.Schedule:

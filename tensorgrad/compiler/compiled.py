@@ -312,7 +312,8 @@ class Compiled:
             if rates.get(optimiser, then) != then:
                 raise CompileError(
                     f"compile: the learning rate went from {rates_shown(then)} to {rates_shown(rates[optimiser])} before "
-                    f"{type(optimiser).__name__}.step() inside the step{self.where}; a replay would not change it again. Do that outside of the compiled step"
+                    f"{type(optimiser).__name__}.step() inside the step{self.where}; a replay would not change it again. "
+                    f"Do that outside of the compiled step"
                 )
 
     def written_by_others(self, found: Trace, before: Snapshot) -> None:

@@ -280,7 +280,8 @@ class Trace:
             if optimiser.rates != rate:
                 raise CompileError(
                     f"compile: the learning rate went from {shown(rate)} to {shown(optimiser.rates)} after "
-                    f"{type(optimiser).__name__}.step() inside the step; a replay would not change it again. Call the schedule outside of the compiled step"
+                    f"{type(optimiser).__name__}.step() inside the step; a replay would not change it again. "
+                    f"Call the schedule outside of the compiled step"
                 )
 
     def settle(self) -> None:

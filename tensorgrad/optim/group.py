@@ -59,14 +59,25 @@ class ParamGroup(dict[str, Any]):
         return self
 
     def setdefault(self, key: str, default: Any = None) -> Any:
+        """What is there; a name that is not known is refused."""
         if key not in self:
             self.update({key: default})
         return self[key]
 
-    def refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise ArgumentError("param_groups: what a group has cannot be taken from it")
+    def __delitem__(self, key: str) -> None:
+        raise ArgumentError(f"param_groups: {key!r} cannot be taken from a group")
 
-    __delitem__ = pop = popitem = clear = refuse
+    def pop(self, key: str, default: Any = None) -> Any:
+        """What a dict has; refused, for a group needs all that it has."""
+        del self[key]
+
+    def popitem(self) -> Any:
+        """What a dict has; refused, for a group needs all that it has."""
+        del self["lr"]
+
+    def clear(self) -> None:
+        """What a dict has; refused, for a group needs all that it has."""
+        del self["lr"]
 
     def __copy__(self) -> ParamGroup:
         return ParamGroup(self.kind, dict(self))

@@ -181,12 +181,10 @@ class OneCycleLR(Schedule):
         low, last = start / self.divide, start / self.divide / self.end_divide
         a, b = self.rise * self.steps - 1, self.steps - 1
         t = min(self.t, b)
+        way = cosine if self.shape == "cosine" else straight
         if t <= a:
-            return self.between(low, start, t / a if a > 0 else 1.0)
-        return self.between(start, last, (t - a) / (b - a) if b > a else 1.0)
-
-    def between(self, first: float, last: float, share: float) -> float:
-        return cosine(first, last, share) if self.shape == "cosine" else first + (last - first) * share
+            return way(low, start, t / a if a > 0 else 1.0)
+        return way(start, last, (t - a) / (b - a) if b > a else 1.0)
 
 
 class Warmup(Schedule):
@@ -223,3 +221,8 @@ class Warmup(Schedule):
 def cosine(first: float, last: float, share: float) -> float:
     """From one number to another along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
+def straight(first: float, last: float, share: float) -> float:
+    """From one number to another in a straight line."""
+    return first + (last - first) * share
