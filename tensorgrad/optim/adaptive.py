@@ -22,15 +22,15 @@ class Adaptive(Optimiser):
     The state holds that root, r = sqrt(v), and not v: the squares of float32 gradients above 1.8e19 or below 1e-19 would be
     infinite or 0, and their steps 0 or infinite, where the root is as good a number as the gradient is.
 
-    An eps below the smallest normal number of the dtype (1.2e-38, float64: 2.2e-308), 0 above all, counts as that, so that a
-    gradient that has always been 0 makes a step of 0.
+    An eps of 0 counts as the smallest number of the dtype (1.4e-45, float64: 4.9e-324), so that a gradient that has always been 0
+    makes a step of 0.
 
     What is divided by is never cleared as long as it is more than rounding beside eps; see `bounds`.
     """
 
     def numbers_at(self, block: Block, late: int) -> dict[str, float]:
         found = super().numbers_at(block, late)
-        found["eps"] = max(found["eps"], block.tiny)
+        found["eps"] = max(found["eps"], block.least)
         found["tiny"] = block.tiny
         return found
 
@@ -50,7 +50,7 @@ class Adaptive(Optimiser):
 def root_of(a: Value, b: Value, tiny: Value) -> Value:
     """sqrt(a² + b²) of numbers at least 0, as top sqrt(1 + q²) with top the larger and q the smaller by the larger."""
     top = np.maximum(a, b)
-    q = np.minimum(a, b) / (top + tiny)
+    q = np.minimum(a, b) / np.maximum(top, tiny)
     return top * np.sqrt(1 + q * q)
 
 

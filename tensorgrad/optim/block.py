@@ -25,7 +25,7 @@ class Block:
     dtype     what is computed in: that of the parameters, but float32 for those of half precision
     state     slot to an array like it, of that dtype
     views     for each parameter its part of the flat array and of the state
-    tiny      the smallest normal number of the dtype
+    tiny      the smallest normal number of the dtype;  least: the smallest of all above 0
     kernel    what a step runs, for the settings of this version of the group; None where it is to be looked for
     """
 
@@ -37,7 +37,7 @@ class Block:
         self.device = device_of(first)
         self.half = first.dtype.itemsize < 4
         self.dtype: Any = np.dtype("float32") if self.half else first.dtype
-        self.tiny = float(np.finfo(self.dtype).tiny)
+        self.tiny, self.least = (float(x) for x in (np.finfo(self.dtype).tiny, np.finfo(self.dtype).smallest_subnormal))
         with on(first):
             self.flat: Array = empty_bytes(ends[-1] * first.itemsize, first).view(first.dtype)
             self.near: Array = namespace([first]).empty((), self.dtype)  # says where numbers belong
