@@ -112,7 +112,9 @@ SCHEDULES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "restarts": (
         "CosineAnnealingWarmRestarts",
         {"first": 3, "factor": 2, "end": 0.01},
-        lambda r, t: 0.01 + (r - 0.01) * (1 + math.cos(math.pi * (t / 3 if t < 3 else (t - 3) / 6 if t < 9 else (t - 9) / 12))) / 2,
+        lambda r, t: (
+            0.01 + (r - 0.01) * (1 + math.cos(math.pi * (t / 3 if t < 3 else (t - 3) / 6 if t < 9 else (t - 9) / 12))) / 2
+        ),
     ),
     "one cycle": ("OneCycleLR", {"top": [0.4, 0.1], "steps": 15}, lambda r, t: one_cycle(r, t, half_cosine)),
     "one cycle, straight": (

@@ -1,6 +1,6 @@
 """What PyTorch 2.13 makes of the optimisers, schedules and clip functions in tests/optimisers.py, written to peers.json:
 
-    python -m tests.golden.peers        with PyTorch installed; tests only read the file
+python -m tests.golden.peers        with PyTorch installed; tests only read the file
 """
 
 from __future__ import annotations
