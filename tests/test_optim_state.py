@@ -98,6 +98,7 @@ def test_a_copy_learns_as_the_original_does(case: str, how: str, before: int, co
     other.opt.lr = 5.0
     assert all(np.array_equal(p, q) for p, q in zip(start, (p.numpy() for p in learner.net.parameters()), strict=True))
     assert learner.opt.steps == before
+    learner.made = None  # a new plan: the first calls of a compiled step round in another order
     assert learner.learn() == found
 
 
@@ -315,9 +316,9 @@ def test_no_parameters_are_an_error(name: str) -> None:
         ([], "params is empty$"),
         (used, r"params is empty \(a generator can be gone through once\)"),
         ({Tensor([1.0], True)}, "params must be a list of Tensors, one Tensor or a Module, got set"),
-        ({}, "got dict"),
-        (None, "got NoneType"),
-        (3, "got int"),
+        ({}, "params must be a list of Tensors, one Tensor or a Module, got dict"),
+        (None, "params must be a list of Tensors, one Tensor or a Module, got NoneType"),
+        (3, "params must be a list of Tensors, one Tensor or a Module, got int"),
     ):
         with pytest.raises(ArgumentError, match=rf"^{name}: {message}"):
             call(name, params)
@@ -359,7 +360,8 @@ def test_what_a_group_has_stays() -> None:
     assert group["lr"] == 0.1
     group.update(nesterov=True, momentum=0.5)
     with pytest.raises(ArgumentError, match="SGD: momentum must be at least 0 and at most 1, got 2"):
-        optimiser.settings.update(momentum=2, lr=1)
+        optimiser.settings.update(weight_decay=1, momentum=2)
+    assert group["weight_decay"] == 0
     with pytest.raises(ArgumentError, match="SGD: settings are momentum"):
         optimiser.settings["lr"] = 1.0
 
@@ -409,11 +411,9 @@ def test_numbers_are_checked_when_they_come_in_and_when_they_are_set(kind: Any, 
     for value in wrong(kind, name):
         with pytest.raises(ArgumentError, match=message):
             make(kind, **{name: value})
+        place = made if issubclass(kind, optim.Schedule) or name == "lr" else made.settings
         with pytest.raises(ArgumentError, match=message):
-            if issubclass(kind, optim.Schedule) or name == "lr":
-                setattr(made, name, value)
-            else:
-                made.settings[name] = value
+            (setattr if place is made else type(place).__setitem__)(place, name, value)
         if not issubclass(kind, optim.Schedule):
             with pytest.raises(ArgumentError, match=message):
                 made.param_groups[0][name] = value
@@ -496,7 +496,7 @@ def test_a_norm_that_does_not_fit() -> None:
         (lambda o: optim.LambdaLR(o, [abs, abs]), "LambdaLR: fn must be a function of t, or a list of 1"),
         (lambda o: optim.LambdaLR(o, lambda t: -t).step(), r"LambdaLR: fn\(1\) must be at least 0, got -1"),
         (lambda o: optim.MultiStepLR(o, [3, 2]), r"MultiStepLR: milestones must rise, got \[3, 2\]"),
-        (lambda o: optim.MultiStepLR(o, [0.5]), r"MultiStepLR: milestones\[0\] must be a whole number"),
+        (lambda o: optim.MultiStepLR(o, [1.5]), r"MultiStepLR: milestones\[0\] must be a whole number"),
         (lambda o: optim.OneCycleLR(o, [1.0, 2.0], 5), "OneCycleLR: top must be a rate, or a list of 1"),
         (lambda o: optim.OneCycleLR(o, -1.0, 5), "OneCycleLR: top must be at least 0, got -1"),
         (lambda o: optim.OneCycleLR(o, 1.0, 5, shape="cos"), "OneCycleLR: shape must be 'cosine' or 'linear', got 'cos'"),

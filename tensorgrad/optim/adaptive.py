@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.core.op import Value
 from tensorgrad.errors import ArgumentError
-from tensorgrad.optim.arguments import BELOW_ONE, SHARE, number
+from tensorgrad.optim.arguments import BELOW_ONE, SHARE, Limits, number
 from tensorgrad.optim.block import Block
 from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.optimiser import Optimiser
@@ -22,8 +22,8 @@ class Adaptive(Optimiser):
     The state holds that root, r = sqrt(v), and not v: the squares of float32 gradients above 1.8e19 or below 1e-19 would be
     infinite or 0, and their steps 0 or infinite, where the root is as good a number as the gradient is.
 
-    An eps of 0 counts as the smallest number of the dtype (1.4e-45, float64: 4.9e-324), so that a gradient that has always been 0
-    makes a step of 0.
+    An eps of 0 counts as the smallest number of the dtype (1.4e-45, float64: 4.9e-324), so that a gradient that has always been
+    0 makes a step of 0.
 
     What is divided by is never cleared as long as it is more than rounding beside eps; see `bounds`.
     """
@@ -218,6 +218,7 @@ class Adagrad(Adaptive):
     """
 
     slots = ("r",)
+    limits = {"lr_decay": Limits()}  # noqa: RUF012
     anew = ("lr_decay",)
 
     def __init__(

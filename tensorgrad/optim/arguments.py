@@ -48,24 +48,24 @@ def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinit
     """
     found: Any = value
     if type(value) is not float:
+        kind = "a whole number" if limits.whole else "a number"
         if isinstance(value, Tensor) and value.shape == ():
             found = value.item()
         elif (is_array(value) or isinstance(value, np.generic)) and value.shape == () and value.dtype.kind != "c":
             found = value.item() if value.dtype.kind != "V" else float(value)
         if isinstance(found, bool) or not isinstance(found, (int, float)):
-            kind = "whole number" if limits.whole else "number"
-            raise ArgumentError(f"{owner}: {name} must be a {kind}, {limits}, got {value!r}")
-        if limits.whole and found != found // 1:
-            raise ArgumentError(f"{owner}: {name} must be a whole number, {limits}, got {value!r}")
+            raise ArgumentError(f"{owner}: {name} must be {kind}, {limits}, got {value!r}")
         try:
-            found = int(found) if limits.whole else float(found)
+            found = float(found)
         except OverflowError:
-            found = math.copysign(math.inf, found)
+            found = math.inf if found > 0 else -math.inf
     if not limits.hold(found):
         raise ArgumentError(f"{owner}: {name} must be {limits}, got {value!r}")
     if found == math.inf and not infinite:
         raise ArgumentError(f"{owner}: {name} must be finite, got {value!r}")
-    return found  # type: ignore[no-any-return]
+    if limits.whole and found != found // 1:
+        raise ArgumentError(f"{owner}: {name} must be a whole number, {limits}, got {value!r}")
+    return int(found) if limits.whole else found
 
 
 def option(owner: str, name: str, value: Any) -> bool:

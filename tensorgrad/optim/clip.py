@@ -101,7 +101,7 @@ def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
     part = ops.sqrt(ops.where(above, max_norm / ops.maximum(total, max_norm), 1.0))  # its square may be none of float32
     for p, g in zip(params, grads, strict=True):
         if p.grad.dtype.itemsize >= 8:
-            p.grad = ops.where(above, g * (max_norm / ratio), p.grad)
+            p.grad = ops.where(above, g * (max_norm / ops.where(above, ratio, 1.0)), p.grad)
         else:
             factor = ops.astype(part, np.float32)
             wide = ops.astype(p.grad, np.float32) * factor * factor

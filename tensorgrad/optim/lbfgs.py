@@ -59,6 +59,7 @@ class LBFGS(Optimiser):
 
     limits = {  # noqa: RUF012
         "max_iter": COUNT,
+        "max_eval": COUNT,
         "history_size": COUNT,
         "tolerance_grad": Limits(),
         "tolerance_change": Limits(),
@@ -91,10 +92,12 @@ class LBFGS(Optimiser):
 
     @classmethod
     def checked_one(cls, name: str, value: Any, like: Any) -> Any:
-        if name == "line_search" and value not in ("strong_wolfe", None):
-            raise ArgumentError(f"{cls.__name__}: line_search must be 'strong_wolfe' or None, got {value!r}")
-        if name == "max_eval" and value is not None:
-            return super().checked_one("max_iter", value, 1)
+        if name == "line_search":
+            if value is not None and not (isinstance(value, str) and value == "strong_wolfe"):
+                raise ArgumentError(f"{cls.__name__}: line_search must be 'strong_wolfe' or None, got {value!r}")
+            return value
+        if name == "max_eval" and value is None:
+            return value
         return super().checked_one(name, value, like)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:

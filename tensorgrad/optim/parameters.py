@@ -17,6 +17,8 @@ from tensorgrad.optim.arguments import Limits, number, option, parameters
 from tensorgrad.optim.block import Block, blocks_of
 from tensorgrad.optim.group import ParamGroup, Settings
 
+USUAL: dict[str, Limits | type[bool]] = {"lr": Limits(), "weight_decay": Limits(), "eps": Limits(), "maximize": bool}
+
 UNCOUNTED = ("lr", "rates", "steps", "late")  # what compiled steps read anew
 
 
@@ -82,14 +84,13 @@ class Parameters:
 
     @classmethod
     def checked_one(cls, name: str, value: Any, like: Any) -> Any:
-        """A setting that fits its `limits`: a number, or True or False; what is neither by its nature is left as it is."""
-        limits = cls.limits.get(name, Limits())
-        if name == "maximize" or limits is bool or (name not in cls.limits and isinstance(like, (bool, np.bool_))):
-            return option(cls.__name__, name, value)
-        if name == "params" or (name not in ("lr", *cls.limits) and (like is None or isinstance(like, (str, tuple)))):
+        """A setting that fits its `limits`: a number, or True or False. A subclass that has others says so here."""
+        if name == "params":
             return value
-        assert isinstance(limits, Limits)
-        return number(cls.__name__, name, value, limits)
+        limits = cls.limits.get(name) or USUAL.get(name) or (bool if isinstance(like, (bool, np.bool_)) else Limits())
+        if isinstance(limits, Limits):
+            return number(cls.__name__, name, value, limits)
+        return option(cls.__name__, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in UNCOUNTED:
