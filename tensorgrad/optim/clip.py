@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -85,27 +84,16 @@ def scale(g: Array, top: float, ratio: float, max_norm: float) -> None:
 
 
 def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
-    """The same by operations: squares are summed in float64, those of float64 after division by the largest."""
+    """The same by operations: the norm of the norms, in float64. Half precision is computed with in float32."""
     if not params:
         return Tensor(0.0)
-    grads = [ops.astype(p.grad, np.float64) for p in params]
-    top: Any = 1.0
-    if any(p.grad.dtype.itemsize >= 8 for p in params):
-        top = functools.reduce(ops.maximum, [ops.max(ops.abs(g)) for g in grads if g.size])
-        top = ops.where(top == 0, 1.0, top)
-        grads = [g / top for g in grads]
-    squares = [ops.square(g).sum() for g in grads]
-    ratio = ops.sqrt(sum(squares[1:], squares[0]))
-    total = ratio * top
-    above = total > max_norm
-    part = ops.sqrt(ops.where(above, max_norm / ops.maximum(total, max_norm), 1.0))  # its square may be none of float32
+    grads = [ops.astype(p.grad, np.float32) if p.grad.dtype.itemsize < 4 else p.grad for p in params]
+    total = ops.norm(ops.stack([ops.astype(ops.norm(g), np.float64) for g in grads]))
+    # multiplied with twice, for its square may be none of float32
+    part = ops.sqrt(ops.where(total > max_norm, max_norm / ops.maximum(total, max_norm), 1.0))
     for p, g in zip(params, grads, strict=True):
-        if p.grad.dtype.itemsize >= 8:
-            p.grad = ops.where(above, g * (max_norm / ops.where(above, ratio, 1.0)), p.grad)
-        else:
-            factor = ops.astype(part, np.float32)
-            wide = ops.astype(p.grad, np.float32) * factor * factor
-            p.grad = ops.astype(wide, p.grad.dtype)
+        factor = ops.astype(part, g.dtype)
+        p.grad = ops.astype(g * factor * factor, p.grad.dtype)
     return total  # type: ignore[no-any-return]
 
 
