@@ -89,8 +89,10 @@ def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
         return Tensor(0.0)
     grads = [ops.astype(p.grad, np.float32) if p.grad.dtype.itemsize < 4 else p.grad for p in params]
     total = ops.norm(ops.stack([ops.astype(ops.norm(g), np.float64) for g in grads]))
-    # multiplied with twice, for its square may be none of float32
-    part = ops.sqrt(ops.where(total > max_norm, max_norm / ops.maximum(total, max_norm), 1.0))
+    if max_norm == math.inf:
+        return total  # type: ignore[no-any-return]
+    # multiplied with twice, for its square may be none of the dtype
+    part = ops.where(total > max_norm, math.sqrt(max_norm) / ops.sqrt(ops.maximum(total, max_norm)), 1.0)
     for p, g in zip(params, grads, strict=True):
         factor = ops.astype(part, g.dtype)
         p.grad = ops.astype(g * factor * factor, p.grad.dtype)
