@@ -88,15 +88,20 @@ def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
     if not params:
         return Tensor(0.0)
     grads = [ops.astype(p.grad, np.float32) if p.grad.dtype.itemsize < 4 else p.grad for p in params]
-    total = ops.norm(ops.stack([ops.astype(ops.norm(g), np.float64) for g in grads]))
+    alike: dict[Any, list[Tensor]] = {}
+    for g in grads:
+        alike.setdefault(g.dtype, []).append(ops.reshape(g, (-1,)))
+    with np.errstate(over="ignore"):  # squares that do are looked at again by norm
+        norms = [ops.astype(ops.norm(ops.concatenate(some)), np.float64) for some in alike.values()]
+        total: Tensor = norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))
     if max_norm == math.inf:
-        return total  # type: ignore[no-any-return]
+        return total
     # multiplied with twice, for its square may be none of the dtype
     part = ops.where(total > max_norm, math.sqrt(max_norm) / ops.sqrt(ops.maximum(total, max_norm)), 1.0)
+    parts = {dtype: ops.astype(part, dtype) for dtype in alike}
     for p, g in zip(params, grads, strict=True):
-        factor = ops.astype(part, g.dtype)
-        p.grad = ops.astype(g * factor * factor, p.grad.dtype)
-    return total  # type: ignore[no-any-return]
+        p.grad = ops.astype(g * parts[g.dtype] * parts[g.dtype], p.grad.dtype)
+    return total
 
 
 def clip_grad_value(params: Any, limit: float) -> None:
