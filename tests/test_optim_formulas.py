@@ -105,6 +105,23 @@ def test_parameters_that_get_gradients_at_different_steps(case: str, grouped: bo
     assert optimiser.late == (0, 5)
 
 
+@pytest.mark.parametrize("case", ["adam", "amsgrad", "sgd dampening", "adagrad decay", "rmsprop"])
+def test_a_plan_from_before_the_counts_parted(case: str) -> None:
+    """One kernel for both parameters is right no longer when one of them has missed steps; and they may part again."""
+    params, optimiser = made(case)
+    step = as_compiled(params, optimiser)
+    kind, options = tried.CASES[case]
+    rng = np.random.RandomState(5)
+    expected, states, counts = tried.starts(), [{}, {}], [0, 0]
+    for which in [2] * 5 + [1] * 4 + [2] * 5 + [1] * 2 + [2] * 4:
+        gradients = [rng.normal(size=shape) for shape in tried.SHAPES]
+        step([gradients[0], gradients[1] if which == 2 else None])
+        for i in range(which):
+            counts[i] += 1
+            expected[i] = tried.stepped(kind, expected[i], gradients[i], counts[i], states[i], options)
+        compare(params, expected, CLOSE["float64"])
+
+
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("case", tried.CASES)
