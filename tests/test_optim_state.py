@@ -233,6 +233,24 @@ def test_state_dicts_hold_groups() -> None:
         optim.SGD([{"params": weight}, {"params": bias}], lr=1.0).load_state_dict(values)
 
 
+@pytest.mark.parametrize("key", ["lr", "weight_decay", "betas"])
+def test_numbers_of_state_dicts_and_files_are_checked(key: str, tmp_path: Path) -> None:
+    """Before anything is changed."""
+    learner = Learner(lambda net: optim.Adam(net, lr=0.1))
+    learner.learn(2)
+    values, state = learner.opt.state_dict(), learner.opt.state_dict()
+    values["groups"][0] |= {key: -1.0}
+    with pytest.raises(ShapeError, match=rf"Adam\.load_state_dict: what cannot be: Adam: {key} must be"):
+        learner.opt.load_state_dict(values)
+    train.save(tmp_path / "a.npz", optimiser=learner.opt)
+    contents = train.checkpoint.read(tmp_path / "a.npz")
+    contents["optimiser"]["groups"] = values["groups"]
+    train.checkpoint.write(tmp_path / "a.npz", contents)
+    with pytest.raises(tg.errors.CheckpointError, match=rf"a\.npz: does not fit: .*Adam: {key} must be"):
+        train.load(tmp_path / "a.npz", optimiser=learner.opt)
+    same(learner.opt.state_dict(), state)
+
+
 def test_training_with_groups_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     """Bit for bit, with a rate that changes after each batch."""
     y = (X[:, 0] > 0).astype(int)

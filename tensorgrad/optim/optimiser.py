@@ -14,7 +14,7 @@ from tensorgrad.core.location import warn
 from tensorgrad.core.op import Value
 from tensorgrad.core.state import Tracer, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import ShapeError
+from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.kernels.build import ChainKernel
 from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda.launch import CudaChain
@@ -245,8 +245,9 @@ class Optimiser(Parameters):
 
     def misfits(self, values: Mapping[str, Any]) -> list[str]:
         """What keeps a state_dict from being loaded, in words."""
-        if len(values["state"]) != len(self.params):
-            return [f"state of {len(values['state'])} parameters for {len(self.params)}"]
+        for name in ("state", "late"):
+            if len(values[name]) != len(self.params):
+                return [f"{name} of {len(values[name])} parameters for {len(self.params)}"]
         sizes = [len(group["params"]) for group in values["groups"]]
         own = [len(group["params"]) for group in self.param_groups]
         if sizes != own:
@@ -257,7 +258,10 @@ class Optimiser(Parameters):
         for group, found in zip(self.param_groups, values["groups"], strict=True):
             if found.keys() != group.keys():
                 return [f"settings {', '.join(found)}, expected {', '.join(group)}"]
-            slots = self.slots_of(ParamGroup(type(self), {**found, "params": group["params"]}))
+            try:
+                slots = self.slots_of(ParamGroup(type(self), {**found, "params": group["params"]}))
+            except ArgumentError as error:
+                return [f"what cannot be: {error}"]
             for _ in group["params"]:
                 p, arrays = next(params)
                 for slot, array in arrays.items():
@@ -271,7 +275,8 @@ class Optimiser(Parameters):
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Go on as the optimiser that `state_dict` was taken from, with its rates and settings.
 
-        Raises ShapeError, before anything is changed, if its parameters had other shapes or were grouped in another way.
+        Raises ShapeError, before anything is changed, if its parameters had other shapes or were grouped in another way, or if
+        its numbers will not do.
         """
         if state.trace is not None:
             state.trace.forbid("load_state_dict()")
