@@ -26,6 +26,7 @@ from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.nn.module import Module
 from tensorgrad.ops import random
+from tensorgrad.optim.group import Settings
 from tensorgrad.optim.optimiser import Optimiser
 
 LONG = 100  # elements from which a list or dict is not looked into
@@ -125,6 +126,8 @@ class World:
             self.optimisers[value] = text
             for i, p in enumerate(value.params):
                 yield p, p.name or f"{text}.params[{i}]"
+        elif isinstance(value, Settings):
+            yield from ((group, f"{text} of group {i}") for i, group in enumerate(value.groups))
         elif isinstance(value, np.random.Generator):
             self.generators[id(value)] = value
         elif is_array(value):

@@ -84,6 +84,39 @@ def test_weight_decay_by_the_formula(first: float, later: float) -> None:
         assert optimiser.steps == i + 1
 
 
+@pytest.mark.parametrize("read", ["o.lr", "o.rates[0]", "o.param_groups[0]['lr']", "group['lr']", "groups[0]['lr']"])
+def test_a_rate_that_the_step_itself_reads(read: str) -> None:
+    """It is a number of Python's: when it is another one, so is the step."""
+    read_rate = eval(f"lambda o, group, groups: {read}")
+
+    def make() -> tuple[World, Callable[[], Any]]:
+        w = weight(1, "float64")
+        o = optim.SGD([w], lr=0.1)
+        group, groups = o.param_groups[0], o.param_groups
+        step = training(lambda x: (x * w * w).sum() * read_rate(o, group, groups), o)
+        return World(step, lambda: w), lambda: setattr(o, "lr", 0.01)
+
+    change_after_three(make, may_refuse=False)
+
+
+@pytest.mark.parametrize("read", ["o.settings['weight_decay']", "group['weight_decay']", "settings['weight_decay']"])
+def test_a_setting_that_the_step_itself_reads(read: str) -> None:
+    read_setting = eval(f"lambda o, group, settings: {read}")
+
+    def make() -> tuple[World, Callable[[], Any]]:
+        w = weight(1, "float64")
+        o = optim.SGD([w], lr=0.1, weight_decay=0.5)
+        group, settings = o.param_groups[0], o.settings
+        step = training(lambda x: (x * w * w).sum() * read_setting(o, group, settings), o)
+
+        def change() -> None:
+            o.settings["weight_decay"] = 0.25
+
+        return World(step, lambda: w), change
+
+    change_after_three(make, may_refuse=False)
+
+
 OTHER: dict[str, Callable[[Any, Any], Any]] = {  # of an optimiser and the list of its parameters
     "lr": lambda o, w: setattr(o, "lr", 0.01),
     "lr of 0": lambda o, w: setattr(o, "lr", 0.0),
