@@ -84,6 +84,23 @@ def test_weight_decay_by_the_formula(first: float, later: float) -> None:
         assert optimiser.steps == i + 1
 
 
+def test_a_velocity_that_goes_and_comes_back() -> None:
+    """A plan from before writes to arrays that are the optimiser's no more."""
+    made: list[Any] = []
+
+    def make() -> World:
+        w = weight(1, "float64")
+        o = optim.SGD([w], lr=0.1, momentum=0.5)
+        made[:] = [o]
+        return World(training(lambda x: (x * w * w).sum(), o), lambda: (w, o.state))
+
+    def before_call(i: int) -> None:
+        if i in (4, 8):
+            made[0].settings["momentum"] = 0.5 * (i == 8)
+
+    agree(make, [(vec(0.1 * k, "float64"),) for k in range(13)], rtol=1e-9, before_call=before_call, may_refuse=False)
+
+
 @pytest.mark.parametrize("read", ["o.lr", "o.rates[0]", "o.param_groups[0]['lr']", "group['lr']", "groups[0]['lr']"])
 def test_a_rate_that_the_step_itself_reads(read: str) -> None:
     """It is a number of Python's: when it is another one, so is the step."""
