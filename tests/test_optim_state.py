@@ -82,8 +82,7 @@ ARGUMENTS |= {
 
 
 @pytest.mark.filterwarnings("ignore:compile. step has run")
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize(("before", "compiled"), [(0, False), (3, False), (3, True)], ids=["new", "eager", "compiled"])
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("case", [*tried.CASES, "lbfgs"])
 def test_a_copy_learns_as_the_original_does(case: str, how: str, before: int, compiled: bool) -> None:
