@@ -25,8 +25,8 @@ class Adam(optim.Adam):
     p = p - lr sqrt(1 - b2^t)/(1 - b1^t) m / (sqrt(v) + eps)          at step t = 1, 2, ...
     """
 
-    def numbers(self) -> dict[str, float]:
-        numbers = super().numbers()
+    def numbers(self, group: optim.ParamGroup, t: int) -> dict[str, float]:
+        numbers = super().numbers(group, t)
         return {**numbers, "rate": numbers["rate"] / numbers["root"], "root": 1.0}
 
 
@@ -41,13 +41,16 @@ class SGD(optim.Optimiser):
     def __init__(self, params: Any, lr: float, momentum: float = 0.9, nesterov: bool = True) -> None:
         super().__init__(params, lr, momentum=momentum, nesterov=nesterov)
 
-    def numbers(self) -> dict[str, float]:
-        return {"lr": self.lr, "momentum": self.settings["momentum"]}
+    def numbers(self, group: optim.ParamGroup, t: int) -> dict[str, float]:
+        return {"lr": group["lr"], "momentum": group["momentum"]}
 
-    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+    def bounds(self, group: optim.ParamGroup, tiny: float) -> dict[str, float]:
+        return {"velocity": tiny * 2**26}
+
+    def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         step = numbers["lr"] * g
         v = numbers["momentum"] * state[0] - step
-        return p + (numbers["momentum"] * v - step if self.settings["nesterov"] else v), v
+        return p + (numbers["momentum"] * v - step if group["nesterov"] else v), v
 
 
 class Batches(data.DataLoader):

@@ -18,5 +18,5 @@ def public(module: Any, kind: type) -> list[Any]:
 ACTIVATIONS = strategies.ACTIVATIONS  # modules by the names of their ops
 LAYERS = public(nn, nn.Module)
 LOSSES = public(nn, losses.Loss)
-OPTIMISERS = public(optim, optim.Optimiser)
+OPTIMISERS = [c for c in public(optim, optim.Optimiser) if c.update is not optim.Optimiser.update]  # not LBFGS
 SCHEDULES = public(optim, optim.Schedule)

@@ -125,6 +125,7 @@ import numpy as np
 
 from tensorgrad.core.op import Value
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.optimiser import Optimiser
 
 
@@ -139,11 +140,11 @@ class Lion(Optimiser):
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         super().__init__(params, lr, b1=betas[0], b2=betas[1])
 
-    def numbers(self) -> dict[str, float]:
-        b1, b2 = self.settings["b1"], self.settings["b2"]
-        return {"lr": self.lr, "b1": b1, "c1": 1 - b1, "b2": b2, "c2": 1 - b2}
+    def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
+        b1, b2 = group["b1"], group["b2"]
+        return {"lr": group["lr"], "b1": b1, "c1": 1 - b1, "b2": b2, "c2": 1 - b2}
 
-    def update(self, p: Value, g: Value, *state: Value, **n: Value) -> Sequence[Value]:
+    def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **n: Value) -> Sequence[Value]:
         (m,) = state
         return p - n["lr"] * np.sign(n["b1"] * m + n["c1"] * g), n["b2"] * m + n["c2"] * g
 '''

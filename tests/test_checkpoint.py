@@ -523,7 +523,7 @@ def test_what_stands_where_in_files(tmp_path: Path) -> None:
     }
     assert contents["model"].keys() == values
     assert (contents["loss"], [*contents["others"]], contents["epoch"], contents["stop"]) == ({}, ["6"], 1, "")
-    assert contents["optimiser"].keys() == {"type", "lr", "steps", "settings", "state"}
+    assert contents["optimiser"].keys() == {"type", "steps", "late", "groups", "state"}
     assert [[*slots] for slots in contents["optimiser"]["state"]] == [["velocity"]] * 7
     assert [[*state] for state in contents["generators"]] == [["generator", "gpus"]] * 2
     assert contents["schedule"]["type"] == "CostRise"
@@ -638,7 +638,7 @@ def test_schedules_inside_of_schedules(tmp_path: Path) -> None:
             super().__init__(optimiser)
             self.rates = [0.3, 0.2, 0.1]
 
-        def rate(self, cost: float | None) -> float:
+        def rate(self, start: float, now: float) -> float:
             return self.rates.pop(0)
 
     def made(then: Callable[[optim.Optimiser], optim.Schedule] | None) -> optim.Schedule:

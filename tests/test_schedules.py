@@ -18,6 +18,16 @@ FORMULAS = {
         lambda o: optim.CosineLR(o, 10, 0.1),
         lambda t: 0.1 + 0.3 * (1 + math.cos(math.pi * min(t, 10) / 10)) / 2,
     ),
+    "lambda": (lambda o: optim.LambdaLR(o, lambda t: 1 / (1 + t)), lambda t: 0.4 / (1 + t)),
+    "multistep": (lambda o: optim.MultiStepLR(o, [2, 7], 0.5), lambda t: 0.4 * 0.5 ** ((t >= 2) + (t >= 7))),
+    "restarts": (
+        lambda o: optim.CosineAnnealingWarmRestarts(o, 4, end=0.1),
+        lambda t: 0.1 + 0.3 * (1 + math.cos(math.pi * (t % 4) / 4)) / 2,
+    ),
+    "one cycle": (
+        lambda o: optim.OneCycleLR(o, 0.4, 12, rise=0.5, divide=4, end_divide=10, shape="linear"),
+        lambda t: 0.1 + 0.3 * t / 5 if t <= 5 else 0.4 - 0.39 * min(t - 5, 6) / 6,
+    ),
     "warm-up": (lambda o: optim.Warmup(o, 4), lambda t: 0.4 * min(t + 1, 5) / 5),
     "warm-up, then step": (
         lambda o: optim.Warmup(o, 4, optim.StepLR(o, 3, 0.5)),

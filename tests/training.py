@@ -64,7 +64,7 @@ class Training:
         return {
             **{name: values.tobytes() for name, values in self.model.state_dict().items()},
             **{f"{i}.{slot}": a.tobytes() for i, arrays in enumerate(self.optimiser.state) for slot, a in arrays.items()},
-            "numbers": (self.optimiser.lr, self.optimiser.steps, self.schedule.state_dict()),
+            "numbers": (self.optimiser.rates, self.optimiser.steps, self.optimiser.late, self.schedule.state_dict()),
             "generators": (str(loader), str(F.dropout(np.ones(50, np.float32)))),
             "stopping": (self.stopping.best, self.stopping.best_epoch),
         }

@@ -21,6 +21,7 @@ from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
+from tensorgrad.compiler.trace import shown as rates_shown
 from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
 from tensorgrad.core.backend import Array, may_overlap
 from tensorgrad.core.backend import copy as copied
@@ -307,11 +308,12 @@ class Compiled:
     def rates_hold(self, found: Trace, before: Snapshot) -> None:
         """Raise CompileError if the step has changed a learning rate before it used it."""
         rates = dict(zip(found.optimisers, found.rates, strict=True))
-        for optimiser, _, lr in before.optimisers:
-            if rates.get(optimiser, lr) != lr:
+        for optimiser, _, then in before.optimisers:
+            if rates.get(optimiser, then) != then:
                 raise CompileError(
-                    f"compile: the learning rate went from {lr} to {rates[optimiser]} before {type(optimiser).__name__}.step() "
-                    f"inside the step{self.where}; a replay would not change it again. Do that outside of the compiled step"
+                    f"compile: the learning rate went from {rates_shown(then)} to {rates_shown(rates[optimiser])} before "
+                    f"{type(optimiser).__name__}.step() inside the step{self.where}; a replay would not change it again. "
+                    f"Do that outside of the compiled step"
                 )
 
     def written_by_others(self, found: Trace, before: Snapshot) -> None:

@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from types import CodeType
 from typing import Any, NamedTuple
 
-from tensorgrad.compiler.trace import Trace, equal
+from tensorgrad.compiler.trace import Trace, equal, shown
 from tensorgrad.compiler.world import MISSING, SIMPLE, World, same
 from tensorgrad.core.backend import Array
 from tensorgrad.core.location import is_own
@@ -60,15 +60,13 @@ class Guards:
         always += [of_forward(kind) for kind in dict.fromkeys(type(m) for m in modules)]
         always += [of_gradient(t, tensors.get(t, ""), g) for t, g in trace.grads.items()]
         always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world, o in stepped)]
+        always += [g for o, runs in zip(trace.optimisers, trace.runs, strict=True) for g in of_counts(o, runs)]
         always += [of_values(array, values) for array, values in trace.frozen]
         n = threads.get_num_threads()
         always.append(Guard(f"the number of threads is {n}", "{m}._count == {n}", {"m": threads, "n": n}))
         counted = [g for t, name in tensors.items() for g in of_tensor(t, name)]
         counted += [g for m, name in modules.items() for g in of_module(m, name, world)]
-        for compute, numbers in trace.numbers:
-            for o in trace.optimisers:
-                if getattr(compute, "__self__", None) is o:
-                    counted += of_optimiser(o, world.optimisers.get(o, ""), numbers.keys())
+        counted += [g for o in trace.optimisers for g in of_optimiser(o, world.optimisers.get(o, ""))]
         self.always, self.counted = always, counted
         self.count = changes.count
 
@@ -171,11 +169,34 @@ def of_forward(kind: type) -> Guard:
 def of_rate(optimiser: Optimiser, name: str, world: World, has_stepped: bool) -> list[Guard]:
     """That numbers of an optimiser which the step's code names are the same; what its formula reads is read anew."""
     found = []
-    for key in ("lr", "steps"):
-        if key in world.attributes:
-            value = getattr(optimiser, key) - (has_stepped and key == "steps")
-            found.append(value_guard(f"{name}.{key} is {value!r}", "{h}.__dict__[{k}]", {"h": optimiser, "k": key}, value))
+    if "steps" in world.attributes:
+        steps = optimiser.steps - has_stepped
+        place = "{h}.__dict__['steps']"
+        found.append(value_guard(f"{name}.steps is {steps!r}", place, {"h": optimiser}, steps))
+    if "late" in world.attributes:
+        found.append(Guard(f"{name}.late is the same", "{h}.late == {v}", {"h": optimiser, "v": optimiser.late}))
+    if world.attributes & {"lr", "rates"}:
+        text = f"{name}.lr is {shown(optimiser.rates)}"
+        found.append(Guard(text, "{h}.rates == {v}", {"h": optimiser, "v": optimiser.rates}))
+    if world.attributes & {"param_groups", "settings", "defaults", "told", "state_dict"}:
+        text = f"{name} has its rates and settings"
+        found.append(Guard(text, "{h}.told() == {v}", {"h": optimiser, "v": optimiser.told()}))
     return found
+
+
+def of_counts(optimiser: Optimiser, runs: list[list[int]]) -> list[Guard]:
+    """That parameters which one kernel changes, by numbers that depend on how many steps they have made, have made as many."""
+    several = [run for run in runs if len(run) > 1]
+    if not several:
+        return []
+    names = {"o": optimiser, "v": optimiser.late, "r": several, "f": together}
+    text = f"parameters of {type(optimiser).__name__} have made as many steps as one another"
+    return [Guard(text, "({o}.late is {v} or {f}({o}.late, {r}))", names)]
+
+
+def together(late: tuple[int, ...], runs: list[list[int]]) -> bool:
+    """Whether the numbers in each of the runs are the same."""
+    return all(late[i] == late[run[0]] for run in runs for i in run)
 
 
 def of_gradient(t: Tensor, name: str, gradient: Tensor | None) -> Guard:
@@ -219,28 +240,26 @@ def of_module(module: Module, name: str, world: World) -> list[Guard]:
     return found
 
 
-def of_optimiser(optimiser: Optimiser, name: str, numbers: Collection[str]) -> list[Guard]:
-    """That an optimiser has the parameters and settings that it had. Of the `numbers`, which are read anew, it is only asked
-    whether they are 0: the formula may be another one then."""
+def of_optimiser(optimiser: Optimiser, name: str) -> list[Guard]:
+    """That an optimiser has the parameters that it had, in the same memory, and the same formula. Settings that are numbers of
+    it are read anew; they are only asked whether they are 0, for the formula may be another one then."""
     name = name or type(optimiser).__name__
     params = tuple(optimiser.params)
     test = "len({o}.params) == {n} and all(a is b for a, b in zip({o}.params, {p}))"
     found = [Guard(f"{name} has these {len(params)} parameters", test, {"o": optimiser, "n": len(params), "p": params})]
-    keys = tuple(optimiser.settings)
-    found.append(Guard(f"{name} has the settings {', '.join(keys)}", "tuple({o}.settings) == {k}", {"o": optimiser, "k": keys}))
-    for key, value in optimiser.settings.items():
-        names = {"o": optimiser, "k": key}
-        if key in numbers and not isinstance(value, bool):
-            found.append(
-                Guard(
-                    f"{name}: {key} is {'not ' if value else ''}0",
-                    "bool({o}.settings[{k}]) is {v}",
-                    {**names, "v": bool(value)},
-                )
-            )
-        else:
-            found.append(value_guard(f"{name}: {key} is {value!r}", "{o}.settings[{k}]", names, value))
+    names = {"o": optimiser, "b": optimiser.blocks}
+    found.append(Guard(f"{name} has its parameters and its state in these arrays", "{o}.blocks is {b}", names))
+    for i, group in enumerate(optimiser.param_groups):
+        of = "" if len(optimiser.param_groups) == 1 else f" of group {i}"
+        read_anew = (*optimiser.numbers(group, 1), *optimiser.anew)
+        for key, value in group.items():
+            names = {"g": group, "k": key}
+            if key in read_anew and not isinstance(value, bool):
+                text = f"{name}: {key}{of} is {'not ' if value else ''}0"
+                found.append(Guard(text, "bool({g}[{k}]) is {v}", {**names, "v": bool(value)}))
+            elif key not in ("lr", "params"):
+                found.append(value_guard(f"{name}: {key}{of} is {value!r}", "{g}[{k}]", names, value))
     for key, value in vars(optimiser).items():
-        if isinstance(value, SIMPLE) and key not in ("lr", "steps") and not key.startswith("_"):
+        if isinstance(value, SIMPLE) and key != "steps" and not key.startswith("_"):
             found.append(value_guard(f"{name}.{key} is {value!r}", "{o}.__dict__[{k}]", {"o": optimiser, "k": key}, value))
     return found

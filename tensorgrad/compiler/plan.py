@@ -90,6 +90,8 @@ class Plan:
             (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
         ]
         self.optimisers = trace.optimisers
+        self.late = [(o, missed) for o, missed in zip(trace.optimisers, trace.missed, strict=True) if missed]
+        self.in_time = [o for o, missed in zip(trace.optimisers, trace.missed, strict=True) if not missed]
         self.grads = [t for t, _ in lowered.grads]
         self.added_to = [t for t, before in trace.grads.items() if before is not None]
         self.cleared = [t for t in trace.regraded if t not in trace.kept]
@@ -138,8 +140,10 @@ class Plan:
                 )
         if self.added_to:
             arguments = [*arguments, *(t._grad._data for t in self.added_to if t._grad is not None)]
-        for optimiser in self.optimisers:
+        for optimiser in self.in_time:
             optimiser.__dict__["steps"] += 1
+        for optimiser, missed in self.late:
+            optimiser.count(missed)
         try:
             for compute, arrays in self.numbers:
                 values = compute()
@@ -152,8 +156,10 @@ class Plan:
                             array.fill(values[name])
             found: tuple[Array, ...] = (function or self.function)(*arguments)
         except BaseException as error:
-            for optimiser in self.optimisers:
+            for optimiser in self.in_time:
                 optimiser.__dict__["steps"] -= 1
+            for optimiser, missed in self.late:
+                optimiser.count(missed, -1)
             explained = self.explained(error, function is not None)
             if explained is error:
                 raise

@@ -45,7 +45,9 @@ class Trace:
     same         leaves that have the value of another Tensor: detached ones, and copies, which are nodes of their own
     assignments  in the order in which they were made
     numbers      functions that each replay asks for numbers by name (learning rates), and the leaves that stand for them
-    optimisers   those that made a step, and their learning rates at that time
+    optimisers   those that made a step
+    rates        their learning rates at that time
+    missed       which of their parameters had no gradient;  runs: which ones are changed at once
     modules      whose forward ran
     grads        Tensors whose `.grad` was read before the step had set it, with what it was: a Tensor, or None
     regraded     Tensors whose `.grad` the step has set, with what it had been
@@ -61,7 +63,9 @@ class Trace:
     assignments: list[Assignment] = field(default_factory=list)
     numbers: list[tuple[Callable[[], Mapping[str, float]], dict[str, Tensor]]] = field(default_factory=list)
     optimisers: list[Optimiser] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
+    rates: list[tuple[float, ...]] = field(default_factory=list)
+    missed: list[list[int]] = field(default_factory=list)
+    runs: list[list[list[int]]] = field(default_factory=list)
     modules: dict[Module, None] = field(default_factory=dict)
     grads: dict[Tensor, Tensor | None] = field(default_factory=dict)
     regraded: dict[Tensor, Tensor | None] = field(default_factory=dict)
@@ -242,7 +246,9 @@ class Trace:
                 f"compile: {type(optimiser).__name__}.step() is called twice in one step{here()}; compile one of them"
             )
         self.optimisers.append(optimiser)
-        self.rates.append(optimiser.lr)
+        self.rates.append(optimiser.rates)
+        self.missed.append([i for i, p in enumerate(optimiser.params) if p._grad is None])
+        self.runs.append(optimiser.runs())
         self.used_up.update(optimiser.params)
 
     def asks(self, compute: Callable[[], Mapping[str, float]], near: Array) -> dict[str, Tensor]:
@@ -271,10 +277,11 @@ class Trace:
             if t._grad is not None and (keep_grads or t not in self.used_up or t in self.grads):
                 self.kept[t] = t._grad
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
-            if optimiser.lr != rate:
+            if optimiser.rates != rate:
                 raise CompileError(
-                    f"compile: the learning rate went from {rate} to {optimiser.lr} after {type(optimiser).__name__}.step() "
-                    f"inside the step; a replay would not change it again. Call the schedule outside of the compiled step"
+                    f"compile: the learning rate went from {shown(rate)} to {shown(optimiser.rates)} after "
+                    f"{type(optimiser).__name__}.step() inside the step; a replay would not change it again. "
+                    f"Call the schedule outside of the compiled step"
                 )
 
     def settle(self) -> None:
@@ -297,8 +304,8 @@ class Trace:
             writes.wrote(array)
         for t, gradient in self.regraded.items():
             t._grad = gradient
-        for optimiser in self.optimisers:
-            optimiser.steps -= 1
+        for optimiser, missed in zip(self.optimisers, self.missed, strict=True):
+            optimiser.count(missed, -1)
 
     # What the compiler reads
 
@@ -349,9 +356,9 @@ class Trace:
         """What arrays from outside are called, by where they begin and their size; an optimiser's are named by their role."""
         found = {place_of(leaf._data): name for leaf, name in self.program().leaf_names().items() if leaf.name}
         for optimiser in self.optimisers:
-            for group in optimiser.groups:
-                found[place_of(group.flat)] = "parameters"
-                found.update((place_of(array), slot) for slot, array in group.state.items())
+            for block in optimiser.blocks:
+                found[place_of(block.flat)] = "parameters"
+                found.update((place_of(array), slot) for slot, array in block.state.items())
         return found
 
     def lines(self) -> list[Line]:
@@ -459,6 +466,11 @@ def compare(before: list[Line], after: list[Line]) -> None:
             f"compile: the step recorded {len(before)} operations at first and {len(after)} the second time; "
             f"a replay would do one of the two for ever"
         )
+
+
+def shown(rates: tuple[float, ...]) -> str:
+    """The learning rates of the groups of an optimiser, as text."""
+    return f"{rates[0]}" if len({*rates}) == 1 else f"{rates}"
 
 
 def here() -> str:

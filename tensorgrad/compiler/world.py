@@ -26,6 +26,7 @@ from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.nn.module import Module
 from tensorgrad.ops import random
+from tensorgrad.optim.group import Settings
 from tensorgrad.optim.optimiser import Optimiser
 
 LONG = 100  # elements from which a list or dict is not looked into
@@ -125,6 +126,8 @@ class World:
             self.optimisers[value] = text
             for i, p in enumerate(value.params):
                 yield p, p.name or f"{text}.params[{i}]"
+        elif isinstance(value, Settings):
+            yield from ((group, f"{text} of group {i}") for i, group in enumerate(value.groups))
         elif isinstance(value, np.random.Generator):
             self.generators[id(value)] = value
         elif is_array(value):
@@ -277,8 +280,11 @@ class Objects:
             for space in (vars(m), m._buffers, m._parameters, m._modules)
         ]
         for optimiser, text in world.optimisers.items():  # Snapshot takes care of the rest
-            counts = {k: v for k, v in vars(optimiser).items() if isinstance(v, SIMPLE) and k not in ("lr", "steps")}
+            counts = {k: v for k, v in vars(optimiser).items() if isinstance(v, SIMPLE) and k != "steps"}
             self.spaces.append((text, vars(optimiser), counts, False))
+            for i, group in enumerate(optimiser.param_groups):
+                kept = {k: v for k, v in group.items() if isinstance(v, SIMPLE) and k != "lr"}
+                self.spaces.append((f"{text}.param_groups[{i}]", group, kept, False))
         self.tensors = [(t, t._data) for t in world.tensors]
 
     def changed(self) -> str:
@@ -336,7 +342,7 @@ class Snapshot:
     def __init__(self, arrays: list[tuple[Array, str]], world: World, tensors: list[Tensor]) -> None:
         self.arrays = [(array, text, copy(array)) for array, text in arrays if on_gpu(array) or array.flags.writeable]
         self.grads = [(t, t._grad, None if t._grad is None else copy(t._grad._data)) for t in {*world.tensors, *tensors}]
-        self.optimisers = [(optimiser, optimiser.steps, optimiser.lr) for optimiser in world.optimisers]
+        self.optimisers = [(o, (o.steps, o.late), o.rates) for o in world.optimisers]
         self.generators = [(rng, random.state_of(rng)) for rng in world.generators.values()]
         self.shifts = True  # whether `disturb` does
         self.spared: list[Array] = []  # but for these
@@ -353,10 +359,10 @@ class Snapshot:
             if gradient is not None and (on_gpu(before) or gradient._data.flags.writeable):
                 with on(before):
                     gradient._data[...] = before
-        for optimiser, steps, lr in self.optimisers:
-            optimiser.steps = steps
-            if optimiser.lr != lr:
-                optimiser.lr = lr
+        for optimiser, (steps, late), rates in self.optimisers:
+            optimiser.steps, optimiser.late = steps, late
+            if optimiser.rates != rates:
+                optimiser.rates = rates
         for rng, state in self.generators:
             random.set_state(rng, state)
         python_random.setstate(self.python)

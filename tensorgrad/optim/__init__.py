@@ -2,19 +2,38 @@
 
 from tensorgrad.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
 from tensorgrad.optim.clip import clip_grad_norm, clip_grad_value
+from tensorgrad.optim.group import ParamGroup
+from tensorgrad.optim.lbfgs import LBFGS
 from tensorgrad.optim.optimiser import Optimiser
-from tensorgrad.optim.schedules import CosineLR, CostRise, ExponentialLR, ReduceOnPlateau, Schedule, StepLR, Warmup
+from tensorgrad.optim.plateau import CostRise, ReduceOnPlateau
+from tensorgrad.optim.schedule import Schedule
+from tensorgrad.optim.schedules import (
+    CosineAnnealingWarmRestarts,
+    CosineLR,
+    ExponentialLR,
+    LambdaLR,
+    MultiStepLR,
+    OneCycleLR,
+    StepLR,
+    Warmup,
+)
 from tensorgrad.optim.sgd import SGD
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "Adagrad",
     "Adam",
     "AdamW",
+    "CosineAnnealingWarmRestarts",
     "CosineLR",
     "CostRise",
     "ExponentialLR",
+    "LambdaLR",
+    "MultiStepLR",
+    "OneCycleLR",
     "Optimiser",
+    "ParamGroup",
     "RMSprop",
     "ReduceOnPlateau",
     "Schedule",

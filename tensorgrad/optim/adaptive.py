@@ -3,63 +3,123 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.op import Value
-from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
+from tensorgrad.optim.arguments import BELOW_ONE, SHARE, Limits, number
+from tensorgrad.optim.block import Block
+from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.optimiser import Optimiser
 
 
-class Adam(Optimiser):
-    """Adam (Kingma and Ba 2015, algorithm 1), with weight decay added to the gradient.
+class Adaptive(Optimiser):
+    """Base of the optimisers that divide by the root of a mean, or a sum, of squares, and by eps added to it.
 
-    d = g + weight_decay p;   m = b1 m + (1 - b1) d;   v = b2 v + (1 - b2) d²
-    p = p - lr m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + eps)          at step t = 1, 2, ...
+    The state holds that root, r = sqrt(v), and not v: the squares of float32 gradients above 1.8e19 or below 1e-19 would be
+    infinite or 0, and their steps 0 or infinite, where the root is as good a number as the gradient is.
+
+    An eps of 0 counts as the smallest number of the dtype (1.4e-45, float64: 4.9e-324), so that a gradient that has always been
+    0 makes a step of 0.
+
+    What is divided by is never cleared as long as it is more than rounding beside eps; see `bounds`.
     """
 
-    slots = ("m", "v")
+    def numbers_at(self, block: Block, late: int) -> dict[str, float]:
+        found = super().numbers_at(block, late)
+        found["eps"] = max(found["eps"], block.least)
+        found["tiny"] = block.tiny
+        return found
+
+    def decayed(self, group: ParamGroup, p: Value, g: Value, numbers: Mapping[str, Value]) -> Value:
+        """d = g + weight_decay p"""
+        return g + numbers["weight_decay"] * p if "weight_decay" in numbers else g
+
+    def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
+        """Below 2^-30 eps a root makes no difference to a sum with eps. A mean of gradients is divided by eps at the least: its
+        bound is that of parameters (2^26 tiny) by what it may be multiplied with. The numbers are those of what shrinks; a sum
+        of squares, and the largest root so far, do not."""
+        eps, usual = group["eps"], tiny * 2**26
+        roots = min(usual, eps * 2**-30)
+        return {"r": roots, "mean": roots, "m": usual * min(1.0, eps / max(group["lr"], tiny)), "velocity": usual}
+
+
+def root_of(a: Value, b: Value, tiny: Value) -> Value:
+    """sqrt(a² + b²) of numbers at least 0, as top sqrt(1 + q²) with top the larger and q the smaller by the larger."""
+    top = np.maximum(a, b)
+    q = np.minimum(a, b) / np.maximum(top, tiny)
+    return top * np.sqrt(1 + q * q)
+
+
+class Adam(Adaptive):
+    """Adam (Kingma and Ba 2015, algorithm 1), with weight decay added to the gradient.
+
+    params        a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
+    betas         (b1, b2), each at least 0 and below 1
+    amsgrad       divide by the largest v so far (Reddi, Kale and Kumar 2018)
+    maximize      step up instead of down
+
+    d = g + weight_decay p;   m = b1 m + (1 - b1) d;   v = b2 v + (1 - b2) d²   (amsgrad: w = max(w, v) for v below)
+    p = p - lr m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + eps)          at step t = 1, 2, ... of each parameter
+
+    The state is m and r = sqrt(v), and r_max = sqrt(w).
+    """
+
     decoupled = False
+    limits = {"betas": BELOW_ONE, "amsgrad": bool}  # noqa: RUF012
+    anew = ("betas",)
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Any,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        maximize: bool = False,
     ) -> None:
-        b1, b2 = betas
-        super().__init__(params, lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-        if b1 >= 1 or b2 >= 1:
-            raise ValueError(f"{type(self).__name__}: betas must be below 1, got {betas}")
+        super().__init__(params, lr, maximize, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
 
-    def numbers(self) -> dict[str, float]:
-        s, b1, b2 = self.settings, self.settings["b1"], self.settings["b2"]
-        rest = {"weight_decay": self.lr * s["weight_decay"] if self.decoupled else s["weight_decay"]}
-        return {
+    @classmethod
+    def checked_one(cls, name: str, value: Any, like: Any) -> Any:
+        if name != "betas":
+            return super().checked_one(name, value, like)
+        if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+            raise ArgumentError(f"{cls.__name__}: betas must be two numbers, {BELOW_ONE}, got {value!r}")
+        return tuple([number(cls.__name__, f"betas[{i}]", b, BELOW_ONE) for i, b in enumerate(value)])
+
+    def slots_of(self, group: ParamGroup) -> tuple[str, ...]:
+        return ("m", "r", "r_max") if group["amsgrad"] else ("m", "r")
+
+    def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
+        (b1, b2), lr = group["betas"], group["lr"]
+        found = {
             "b1": b1,
-            "b2": b2,
+            "b2": math.sqrt(b2),
             "c1": 1 - b1,
-            "c2": 1 - b2,
-            "rate": self.lr / (1 - b1**self.steps),
-            "root": 1 / math.sqrt(1 - b2**self.steps),
-            "eps": s["eps"],
-            **(rest if s["weight_decay"] else {}),
+            "c2": math.sqrt(1 - b2),
+            "rate": lr / (1 - b1**t),
+            "root": 1 / math.sqrt(1 - b2**t),
+            "eps": group["eps"],
         }
+        if group["weight_decay"]:
+            found["weight_decay"] = lr * group["weight_decay"] if self.decoupled else group["weight_decay"]
+        return found
 
-    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        m, v = state
+    def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        m, r, *top = state
         n = numbers
-        d = g
-        if self.settings["weight_decay"] and self.decoupled:
+        d = g if self.decoupled else self.decayed(group, p, g, n)
+        if self.decoupled and "weight_decay" in n:
             p = p - n["weight_decay"] * p
-        elif self.settings["weight_decay"]:
-            d = g + n["weight_decay"] * p
         m = n["b1"] * m + n["c1"] * d
-        v = n["b2"] * v + n["c2"] * (d * d)
-        return p - n["rate"] * m / (np.sqrt(v) * n["root"] + n["eps"]), m, v
+        r = root_of(n["b2"] * r, n["c2"] * np.absolute(d), n["tiny"])
+        top = [np.maximum(top[0], r)] if top else []
+        return p - n["rate"] * (m / ((top[0] if top else r) * n["root"] + n["eps"])), m, r, *top
 
 
 class AdamW(Adam):
@@ -69,60 +129,117 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Any,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        amsgrad: bool = False,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize)
 
 
-class RMSprop(Optimiser):
+class RMSprop(Adaptive):
     """RMSprop (Hinton, lecture 6e of "Neural Networks for Machine Learning", 2012).
 
-    d = g + weight_decay p;   v = alpha v + (1 - alpha) d²;   p = p - lr d / (sqrt(v) + eps)
+    params    a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
+    alpha     at least 0 and below 1
+    momentum  0 for none, at most 1
+    centered  divide by the deviation from the mean instead, the root of v - a² (Graves 2013)
+    maximize  step up instead of down
+
+    d = g + weight_decay p;   v = alpha v + (1 - alpha) d²   (centered: a = alpha a + (1 - alpha) d)
+    u = d / (sqrt(v) + eps)   (centered: d / (sqrt(v - a²) + eps));   p = p - lr u  (momentum: w = momentum w + u, p = p - lr w)
+
+    The state is r = sqrt(v), mean = a, velocity = w. Where rounding makes v less than a², the difference counts as 0.
     """
 
-    slots = ("v",)
+    limits = {"alpha": BELOW_ONE, "momentum": SHARE, "centered": bool}  # noqa: RUF012
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Any,
         lr: float = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay)
+        settings = {"alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum, "centered": centered}
+        super().__init__(params, lr, maximize, **settings)
 
-    def numbers(self) -> dict[str, float]:
-        s = self.settings
-        rest = {"weight_decay": s["weight_decay"]} if s["weight_decay"] else {}
-        return {"lr": self.lr, "alpha": s["alpha"], "beta": 1 - s["alpha"], "eps": s["eps"], **rest}
+    def slots_of(self, group: ParamGroup) -> tuple[str, ...]:
+        return ("r", *(["mean"] if group["centered"] else []), *(["velocity"] if group["momentum"] else []))
 
-    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        d = g + numbers["weight_decay"] * p if self.settings["weight_decay"] else g
-        v = numbers["alpha"] * state[0] + numbers["beta"] * (d * d)
-        return p - numbers["lr"] * d / (np.sqrt(v) + numbers["eps"]), v
+    def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
+        alpha = group["alpha"]
+        found = {"lr": group["lr"], "b": math.sqrt(alpha), "c": math.sqrt(1 - alpha), "eps": group["eps"]}
+        if group["centered"]:
+            found |= {"alpha": alpha, "beta": 1 - alpha}
+        if group["momentum"]:
+            found["momentum"] = group["momentum"]
+        if group["weight_decay"]:
+            found["weight_decay"] = group["weight_decay"]
+        return found
+
+    anew = ("alpha",)
+
+    def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        r, *rest = state
+        n = numbers
+        d = self.decayed(group, p, g, n)
+        r = root_of(n["b"] * r, n["c"] * np.absolute(d), n["tiny"])
+        others, by = [], r
+        if group["centered"]:
+            a = n["alpha"] * rest[0] + n["beta"] * d
+            by = np.sqrt(np.maximum(r - np.absolute(a), 0)) * np.sqrt(r + np.absolute(a))
+            others.append(a)
+        u = d / (by + n["eps"])
+        if "momentum" in n:
+            u = n["momentum"] * rest[-1] + u
+            others.append(u)
+        return p - n["lr"] * u, r, *others
 
 
-class Adagrad(Optimiser):
+class Adagrad(Adaptive):
     """Adagrad (Duchi, Hazan and Singer 2011).
 
-    d = g + weight_decay p;   v = v + d²;   p = p - lr d / (sqrt(v) + eps)
+    params    a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
+    lr_decay  how fast the rate falls
+    maximize  step up instead of down
+
+    d = g + weight_decay p;   v = v + d²;   p = p - lr/(1 + (t - 1) lr_decay) d / (sqrt(v) + eps)
+    at step t = 1, 2, ... of each parameter
+
+    The state is r = sqrt(v).
     """
 
-    slots = ("v",)
+    slots = ("r",)
+    limits = {"lr_decay": Limits()}  # noqa: RUF012
+    anew = ("lr_decay",)
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> None:
-        super().__init__(params, lr, eps=eps, weight_decay=weight_decay)
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        lr_decay: float = 0.0,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, maximize, eps=eps, weight_decay=weight_decay, lr_decay=lr_decay)
 
-    def numbers(self) -> dict[str, float]:
-        s = self.settings
-        return {"lr": self.lr, "eps": s["eps"], **({"weight_decay": s["weight_decay"]} if s["weight_decay"] else {})}
+    def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
+        found = {"lr": group["lr"] / (1 + (t - 1) * group["lr_decay"]), "eps": group["eps"]}
+        return {**found, "weight_decay": group["weight_decay"]} if group["weight_decay"] else found
 
-    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        d = g + numbers["weight_decay"] * p if self.settings["weight_decay"] else g
-        v = state[0] + d * d
-        return p - numbers["lr"] * d / (np.sqrt(v) + numbers["eps"]), v
+    def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        d = self.decayed(group, p, g, numbers)
+        r = root_of(state[0], np.absolute(d), numbers["tiny"])
+        return p - numbers["lr"] * (d / (r + numbers["eps"])), r
+
+    def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
+        return {}  # a sum of squares does not shrink

@@ -3,57 +3,122 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.core.backend import on, on_gpu
+from tensorgrad.core.backend import Array, on, on_gpu
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
+from tensorgrad.optim.arguments import POSITIVE, number, parameters
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float, error_if_nonfinite: bool = True) -> float | Tensor:
+def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = True) -> float | Tensor:
     """Scale all gradients together so that their Euclidean norm is at most max_norm; returns the norm that they had.
+
+    params     a list of Tensors, one Tensor, or a Module; those without a gradient are left out
+    max_norm   above 0; inf to measure only
+
+    No square on the way overflows or underflows, whatever the size of float16, float32 and float64 gradients.
 
     Inside of a compiled step and on a GPU the norm is a 0-d Tensor, whose value is not waited for: one that is not finite is no
     error but makes gradients NaN, as it does with error_if_nonfinite=False.
 
-    Raises ValueError if max_norm is not above 0, or if the norm is not finite.
+    Raises ArgumentError (a ValueError) if max_norm is not above 0, if there are no parameters, or if a gradient is not finite.
     """
-    if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm: max_norm must be above 0, got {max_norm}")
-    reached = [p for p in params if p.grad is not None]
+    max_norm = number("clip_grad_norm", "max_norm", max_norm, POSITIVE, infinite=True)
+    reached = reached_of("clip_grad_norm", params)
     if state.trace is not None or any(on_gpu(p._data) for p in reached):
         return _clip_recorded(reached, max_norm)
-    grads = [p.grad._data for p in reached if p.grad is not None]
-    total = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
-    if error_if_nonfinite and not math.isfinite(total):
-        raise ValueError(f"clip_grad_norm: the norm of the gradients is {total}; find its source with detect_anomaly()")
+    grads: list[Array] = [p.grad._data for p in reached]
+    top, ratio = norm_of(grads)
+    total = top * ratio
+    if error_if_nonfinite and not math.isfinite(top):
+        raise ArgumentError(f"clip_grad_norm: the norm of the gradients is {top}; find its source with detect_anomaly()")
     if total > max_norm:
         for g in grads:
             with np.errstate(invalid="ignore"):  # infinity times 0
-                g *= max_norm / total
+                scale(g, top, ratio, max_norm)
     return total
+
+
+def reached_of(name: str, params: Any) -> list[Tensor]:
+    """The parameters that have a gradient. Raises ArgumentError where there are no parameters, or what is no Tensor."""
+    found = parameters(name, params)
+    for i, p in enumerate(found):
+        if not isinstance(p, Tensor):
+            raise ArgumentError(f"{name}: params[{i}] must be a Tensor, got {type(p).__name__}")
+    return [p for p in found if p.grad is not None]
+
+
+def norm_of(grads: list[Array]) -> tuple[float, float]:
+    """The norm as a product of two numbers, for it may be too large for one; NaN or infinite where an element is."""
+    squares = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for g in grads:
+            wide = g.astype(np.float32) if g.dtype.itemsize < 4 else g
+            squares += float(np.vdot(wide, wide))
+    is_double = any(g.dtype.itemsize >= 8 for g in grads)
+    if (1e-280 if is_double else 1e-20) < squares < math.inf:  # no square that matters has been lost
+        return math.sqrt(squares), 1.0
+    top = math.nan if any(np.isnan(g).any() for g in grads) else max((np.abs(g).max(initial=0) for g in grads), default=0)
+    top = float(top)
+    if not 0 < top < math.inf:
+        return top, 1.0
+    return top, math.sqrt(sum(float(np.square(g.astype(np.float64) / top).sum()) for g in grads))
+
+
+def scale(g: Array, top: float, ratio: float, max_norm: float) -> None:
+    """g times max_norm / (top ratio), in place, by numbers that its dtype has; in float32 if it is of half precision."""
+    wide = g.astype(np.float32) if g.dtype.itemsize < 4 else g
+    factor = max_norm / top / ratio
+    if factor > 1e-30 or top == math.inf:
+        wide *= factor
+    else:
+        wide /= top
+        wide *= max_norm / ratio
+    if wide is not g:
+        g[...] = wide
 
 
 def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
-    squares = [(p.grad * p.grad).sum() for p in params if p.grad is not None]
-    total = ops.sqrt(sum(squares[1:], squares[0])) if squares else Tensor(0.0)
-    factor = ops.where(total > max_norm, max_norm / ops.maximum(total, max_norm), 1.0)
-    for p in params:
-        if p.grad is not None:
-            p.grad = p.grad * ops.astype(factor, p.dtype)
+    """The same by operations: the norm of the norms, in float64. Half precision is computed with in float32."""
+    if not params:
+        return Tensor(0.0)
+    grads = [ops.astype(p.grad, np.float32) if p.grad.dtype.itemsize < 4 else p.grad for p in params]
+    alike: dict[Any, list[Tensor]] = {}
+    for g in grads:
+        alike.setdefault(g.dtype, []).append(ops.reshape(g, (-1,)))
+    with np.errstate(over="ignore"):  # squares that do are looked at again by norm
+        norms = [ops.astype(ops.norm(ops.concatenate(some)), np.float64) for some in alike.values()]
+        total: Tensor = norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))
+    if max_norm == math.inf:
+        return total
+    # multiplied with twice, for its square may be none of the dtype
+    part = ops.where(total > max_norm, math.sqrt(max_norm) / ops.sqrt(ops.maximum(total, max_norm)), 1.0)
+    parts = {dtype: ops.astype(part, dtype) for dtype in alike}
+    for p, g in zip(params, grads, strict=True):
+        p.grad = ops.astype(g * parts[g.dtype] * parts[g.dtype], p.grad.dtype)
     return total
 
 
-def clip_grad_value(params: Iterable[Tensor], limit: float) -> None:
-    """Put every element of every gradient between -limit and limit. Raises ValueError if limit is not above 0."""
-    if not limit > 0:
-        raise ValueError(f"clip_grad_value: limit must be above 0, got {limit}")
-    for p in params:
-        if p.grad is not None and state.trace is not None:
-            p.grad = ops.clip(p.grad, -limit, limit)
-        elif p.grad is not None:
+def clip_grad_value(params: Any, limit: float) -> None:
+    """Put every element of every gradient between -limit and limit.
+
+    params   a list of Tensors, one Tensor, or a Module; those without a gradient are left out
+    limit    above 0; inf changes nothing
+
+    Raises ArgumentError (a ValueError) if limit is not above 0, or if there are no parameters.
+    """
+    limit = number("clip_grad_value", "limit", limit, POSITIVE, infinite=True)
+    for p in reached_of("clip_grad_value", params):
+        if limit == math.inf:
+            continue
+        bound = min(limit, float(np.finfo(p.grad.dtype).max))
+        if state.trace is not None:
+            p.grad = ops.clip(p.grad, -bound, bound)
+        else:
             with on(p.grad._data):
-                np.clip(p.grad._data, -limit, limit, out=p.grad._data)
+                np.clip(p.grad._data, -bound, bound, out=p.grad._data)

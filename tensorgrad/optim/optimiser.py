@@ -1,26 +1,26 @@
-"""What all optimisers share: the parameters in one flat array, the state that goes with them, the walk over them."""
+"""What all optimisers share: the walk over the parameters, the kernel that changes them, a step recorded, what is kept."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
-
-import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, address, device_of, empty_bytes, namespace, on, put
 from tensorgrad.core.backend import copy as copied
+from tensorgrad.core.backend import namespace, on
 from tensorgrad.core.location import warn
 from tensorgrad.core.op import Value
-from tensorgrad.core.state import Tracer, changes, state, switched
+from tensorgrad.core.state import Tracer, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import GraphError, ShapeError
-from tensorgrad.kernels.build import ChainKernel, Kernel
+from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.kernels.build import ChainKernel
 from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda.launch import CudaChain
+from tensorgrad.optim.block import Block, Kernel
+from tensorgrad.optim.group import ParamGroup
+from tensorgrad.optim.parameters import Parameters
 
 # The state of a weight that gets no more gradients (a pixel that is always 0, a dead unit) shrinks to subnormal numbers, on
 # which a processor is several times slower, and so does the weight itself under an L2 penalty: with momentum an epoch of digits
@@ -29,77 +29,49 @@ from tensorgrad.kernels.cuda.launch import CudaChain
 FLUSH = 32
 
 
-class Optimiser:
+class Optimiser(Parameters):
     """Base of the optimisers. A subclass names its per-parameter arrays in `slots` and defines `numbers` and `update`.
 
-    params     leaf Tensors that require a gradient
+    params     leaf Tensors that require a gradient: a list, one Tensor, a Module; or a list of groups, dicts of "params" and
+               what is to be other than the arguments say: [{"params": weights, "weight_decay": 0.01}, {"params": biases}]
     lr         learning rate, may be changed between steps
-    settings   the other numbers, at least 0, that the update reads; part of the state
+    maximize   step up instead of down: every gradient counts as its negative
+    settings   the other numbers and options, which the update reads; part of the state. Numbers are at least 0, unless
+               `limits` says something else
 
-    The parameters of one dtype and device are put into one flat array when the optimiser is made, `data` being a part of it
-    from then on, so that one kernel can go over them all; they are changed in place. One without a gradient is left alone.
-    When a model is moved to another device, the state follows at the next step. Once in a while numbers closer to 0 than 8e-31
-    (float32; float64: 2e-300) become 0, in the parameters, too: smaller ones are slow to compute with.
+    param_groups   the groups (one if none were given), dicts in which "lr" and the settings can be changed between steps
+    lr             the rate of all groups: set, it is that of each; read where they differ, it is an error
+    settings       the settings of all groups in the same way: `optimiser.settings["weight_decay"] = 0`
+    steps          how many steps have been made
+    late           for each parameter, in how many of them it had no gradient. Where a formula counts steps, as Adam's does,
+                   it counts those of each parameter: t = steps - late is 1 at the first step that has a gradient of it
+
+    The parameters of one dtype and device in a group are put into one flat array when the optimiser is made, `data` being a
+    part of it from then on, so that one kernel can go over them all; they are changed in place. One without a gradient is left
+    alone. When a model is moved to another device, the state follows at the next step.
+
+    Of float16 parameters the state and the numbers are float32, which is computed in; what comes out is rounded once.
+
+    Every 32 steps parameters closer to 0 than 8e-31 (float32; float64: 2e-300) become 0, and of the state what is as small and
+    only added to what is larger (`bounds`): smaller numbers are slow to compute with. What is divided by stays as it is.
+
+    A copy (copy.copy) has the same parameters and a state of its own, a deep copy and a pickle parameters of their own as well.
     """
-
-    slots: tuple[str, ...] = ()
-
-    def __init__(self, params: Iterable[Tensor], lr: float, **settings: float) -> None:
-        self.params = list(params)
-        self.lr = lr
-        self.steps = 0
-        self.settings = Settings(settings)
-        name = type(self).__name__
-        for key, value in {"lr": lr, **settings}.items():
-            if not value >= 0:
-                raise ValueError(f"{name}: {key} must be at least 0, got {value}")
-        if not self.params:
-            raise ValueError(f"{name}: params is empty")
-        for i, p in enumerate(self.params):
-            if not isinstance(p, Tensor) or not p.is_leaf or not p.requires_grad:
-                raise GraphError(f"{name}: parameter {i} must be a leaf Tensor that requires a gradient, got {p!r}")
-        if len(set(self.params)) < len(self.params):
-            raise ValueError(f"{name}: params has a parameter twice")
-        self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
-        self._kernels: dict[Any, Kernel] = {}
-        self._warned = False
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("lr", "steps"):
-            changes.count += 1
-        object.__setattr__(self, name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle is made of: not the flat arrays, for their parts would be copied apart from them."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("groups", "_kernels")}
-        return {**kept, "arrays": [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]}
-
-    def __setstate__(self, values: dict[str, Any]) -> None:
-        arrays = values.pop("arrays")
-        vars(self).update(values)
-        self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
-        self._kernels = {}
-        self.restore(arrays)
-
-    @property
-    def state(self) -> list[dict[str, Array]]:
-        """For each parameter slot to array, parts of the flat arrays."""
-        found: list[dict[str, Array]] = [{} for _ in self.params]
-        for group in self.groups:
-            for i, (start, stop) in zip(group.indices, group.parts, strict=True):
-                shape = self.params[i].shape
-                found[i] = {slot: array[start:stop].reshape(shape) for slot, array in group.state.items()}
-        return found
 
     # What a subclass says
 
-    def numbers(self) -> dict[str, float]:
-        """The numbers that `update` takes by name, as they are at this step."""
+    def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
+        """The numbers that `update` takes by name, at step t = 1, 2, ... of a parameter."""
         raise TypeError(f"{type(self).__name__} does not define numbers()")
 
-    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+    def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         """The new values of the parameter and of its state, by operators and NumPy's functions, element by element."""
         raise TypeError(f"{type(self).__name__} does not define update()")
+
+    def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
+        """The slots in which numbers that have become too small may be cleared, and what is too small: below the bound they
+        must make no difference. `tiny` is the smallest normal number of the dtype. None, unless a subclass says so."""
+        return {}
 
     # What users call
 
@@ -108,114 +80,145 @@ class Optimiser:
         if state.trace is not None:
             for p in self.params:
                 state.trace.reads_grad(p)
-        missing = [i for i, p in enumerate(self.params) if p._grad is None]
-        if missing and not self._warned:
-            self._warned = True
-            names = ", ".join(f"{self.params[i].name or f'parameter {i}'} {self.params[i].shape}" for i in missing)
-            warn(f"{type(self).__name__}: no gradient reached {names}: the loss does not depend on it")
-        for i, p in enumerate(self.params):
-            if p._grad is not None and p._grad.shape != p.shape:
-                raise ShapeError(
-                    f"{type(self).__name__}: the gradient of parameter {i} has shape {p._grad.shape}, expected {p.shape}"
-                )
+        missing = self.missing()
         if state.trace is not None:
             self._trace(state.trace)
             return
-        self.steps += 1
         if self.scattered():
             self.gather()
-        for group in self.groups:
-            kernel = self.kernel(group)
-            with on(group.flat):
-                numbers = group.numbers(self.numbers())
-                for i, arrays in zip(group.indices, group.views, strict=True):
+        self.count(missing)
+        for block in self.blocks:
+            if block.kernel is None or block.version != block.group.version:
+                block = self.refitted(block)
+            with on(block.flat):
+                late, numbers = -1, []
+                for i, arrays in zip(block.indices, block.views, strict=True):
                     p = self.params[i]
                     if p._grad is not None:
                         namespace((arrays[0], p._grad._data))  # an error where they are on different devices
-                        kernel(arrays[0], p._grad._data.reshape(-1), *arrays[1:], *numbers, *arrays)
+                        if self.late[i] != late:
+                            late = self.late[i]
+                            numbers = block.numbers(self.numbers_at(block, late))
+                        block.run(arrays, p._grad._data, numbers)
                         if missing:
                             writes.wrote(p._data)
             if not missing:
-                writes.wrote(group.flat)
+                writes.wrote(block.flat)
         self.flush()
 
-    def arrays(self) -> list[Array]:
-        """What a step changes: the flat arrays of the parameters and of their state."""
-        if self.scattered():
-            self.gather()
-        return [array for group in self.groups for array in (group.flat, *group.state.values())]
+    def missing(self) -> list[int]:
+        """Which parameters have no gradient; a word about them the first time. Raises ShapeError for one that does not fit."""
+        missing = [i for i, p in enumerate(self.params) if p._grad is None]
+        name = type(self).__name__
+        if missing and not self._warned:
+            self._warned = True
+            names = ", ".join(f"{self.params[i].name or f'parameter {i}'} {self.params[i].shape}" for i in missing)
+            warn(f"{name}: no gradient reached {names}: the loss does not depend on it")
+        for i, p in enumerate(self.params):
+            if p._grad is not None and p._grad.shape != p.shape:
+                raise ShapeError(f"{name}: the gradient of parameter {i} has shape {p._grad.shape}, expected {p.shape}")
+        return missing
 
-    def scattered(self) -> bool:
-        """Whether parameters have been given other memory than the flat arrays."""
-        return any([self.params[i]._data.base is not group.flat.base for group in self.groups for i in group.indices])
+    def count(self, missing: Iterable[int], by: int = 1) -> None:
+        """A step, or with -1 one that is taken back, without gradients of some parameters."""
+        self.__dict__["steps"] += by
+        if missing:
+            late = list(self.late)
+            for i in missing:
+                late[i] += by
+            self.__dict__["late"] = tuple(late)
 
-    def gather(self) -> None:
-        """Let the parameters lie in the flat arrays again; on another device or of another dtype now, in new ones, to which the
-        state is taken."""
-        if all(
-            (p.dtype, p.device) == (g.flat.dtype, g.device) for g in self.groups for p in [self.params[i] for i in g.indices]
-        ):
-            for group in self.groups:
-                group.gather(self.params)
-            return
-        before = self.state
-        self.groups = [Group(self.params, indices, self.slots) for indices in alike(self.params)]
-        self.restore(before)
+    def refitted(self, block: Block) -> Block:
+        """A block with the slots and the kernel that the settings of its group ask for by now."""
+        if tuple(block.state) != self.slots_of(block.group):
+            place = self.blocks.index(block)
+            self.lay_out(self.state)
+            block = self.blocks[place]
+        block.kernel, block.version = self.kernel(block), block.group.version
+        return block
 
     def flush(self) -> None:
         """After a step: clear from parameters and state, once in FLUSH steps, what has become too small to matter."""
         if self.steps % FLUSH:
             return
-        for group in self.groups:
-            if group.flat.dtype.itemsize >= 4 and group.device == "cpu":
-                for array in (group.flat, *group.state.values()):
-                    small = (np.abs(array) < np.finfo(array.dtype).tiny * 2**26) & (array != 0)
-                    if small.any():
-                        array[small] = 0
-                        writes.wrote(array)
+        for block in self.blocks:
+            for array in block.flush(self.bounds(block.group, block.tiny)):
+                writes.wrote(array)
 
-    def kernel(self, group: Group) -> Kernel:
+    # What a step computes
+
+    def numbers_at(self, block: Block, late: int) -> dict[str, float]:
+        """The numbers of the step that is being made, for a parameter that has missed so many."""
+        return self.numbers(block.group, self.steps - late)
+
+    def updated(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        """`update`, up or down."""
+        return self.update(group, p, -g if group["maximize"] else g, *state, **numbers)
+
+    def kernel(self, block: Block) -> Kernel:
         """`update` as one kernel, which writes over the parameter and its state."""
-        key = (group.device, group.flat.dtype, *map(bool, self.settings.values()))
-        if key not in self._kernels:
-            names, dtype = list(self.numbers()), str(group.flat.dtype)
-            count = 2 + len(self.slots)
+        group, dtype = block.group, str(block.dtype)
+        names = list(self.numbers_at(block, self.steps - 1))
+        count = 2 + len(block.state)
 
-            def formula(*symbols: Any) -> Sequence[Any]:
-                return self.update(*symbols[:count], **dict(zip(names, symbols[count:], strict=True)))
+        def formula(*symbols: Any) -> Sequence[Any]:
+            return self.updated(group, *symbols[:count], **dict(zip(names, symbols[count:], strict=True)))
 
-            operands = [Operand("full", dtype)] * count + [Operand("number", dtype)] * len(names)
-            chain = Chain.of(formula, operands)
-            shared = {k: k + (k > 0) for k in range(1 + len(self.slots))}
-            self._kernels[key] = (ChainKernel if group.device == "cpu" else CudaChain)(chain, shared)
-        return self._kernels[key]
+        operands = [Operand("full", dtype)] * count + [Operand("number", dtype)] * len(names)
+        chain = Chain.of(formula, operands)
+        shared = {k: k + (k > 0) for k in range(1 + len(block.state))}
+        return (ChainKernel if block.device == "cpu" else CudaChain)(chain, shared)
 
     def _trace(self, trace: Tracer[Tensor]) -> None:
-        """A step, recorded on the flat arrays: all parameters with a gradient that lie one after the other at once."""
-        trace.steps(self)
-        self.steps += 1
+        """A step, recorded on the flat arrays: all parameters at once that have a gradient, lie one after the other and have
+        made as many steps."""
         if self.scattered():
             self.gather()
-        for group in self.groups:
-            numbers = trace.asks(self.numbers, group.flat)
-            parts_of = list(zip(group.indices, group.parts, strict=True))
-            for reached, run in groupby(parts_of, lambda part: self.params[part[0]]._grad is not None):
-                if not reached:
-                    continue
-                parts = list(run)
-                start, stop = parts[0][1][0], parts[-1][1][1]
-                gradients = [ops.reshape(self.params[i]._grad, (-1,)) for i, _ in parts]
-                g = gradients[0] if len(gradients) == 1 else ops.concatenate(gradients)
-                targets = [array[start:stop] for array in (group.flat, *group.state.values())]
-                leaves = [wrap(array, None) for array in targets]
-                with switched(recording=False):
-                    values = self.update(leaves[0], g, *leaves[1:], **numbers)
-                for target, value in zip(targets, values, strict=True):
-                    trace.assigns(target, value)
-                for target, value in zip(targets, values, strict=True):
-                    with on(target):
-                        target[...] = value._data
-                writes.wrote(targets[0])
+        trace.steps(self)
+        self.count([i for i, p in enumerate(self.params) if p._grad is None])
+        for block in self.blocks:
+            if tuple(block.state) != self.slots_of(block.group):
+                block = self.refitted(block)
+            parts_of = list(zip(block.indices, block.parts, strict=True))
+            for (reached, _), run in groupby(parts_of, lambda part: self.moves(part[0])):
+                if reached:
+                    self._trace_run(trace, block, list(run))
+
+    def moves(self, i: int) -> tuple[bool, int]:
+        """Whether a parameter has a gradient, and how many steps it has missed."""
+        return self.params[i]._grad is not None, self.late[i] if self.params[i]._grad is not None else 0
+
+    def told(self) -> list[dict[str, Any]]:
+        """The rates and settings of all groups."""
+        return [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+
+    def runs(self) -> list[list[int]]:
+        """The parameters with a gradient that a recorded step changes at once."""
+        found = []
+        for block in self.blocks:
+            found += [list(run) for (reached, _), run in groupby(block.indices, self.moves) if reached]
+        return found
+
+    def _trace_run(self, trace: Tracer[Tensor], block: Block, parts: list[tuple[int, tuple[int, int]]]) -> None:
+        first, (start, _) = parts[0]
+        stop = parts[-1][1][1]
+        numbers = trace.asks(lambda: self.numbers_at(block, self.late[first]), block.near)
+        gradients = [ops.reshape(self.params[i]._grad, (-1,)) for i, _ in parts]
+        g = gradients[0] if len(gradients) == 1 else ops.concatenate(gradients)
+        if g.dtype != block.dtype:
+            g = ops.astype(g, block.dtype)
+        targets = [array[start:stop] for array in (block.flat, *block.state.values())]
+        leaves = [wrap(array, None) for array in targets]
+        with switched(recording=False):
+            p = ops.astype(leaves[0], block.dtype) if block.half else leaves[0]
+            new, *others = self.updated(block.group, p, g, *leaves[1:], **numbers)
+            values = [ops.astype(new, block.flat.dtype) if block.half else new, *others]
+        for target, value in zip(targets, values, strict=True):
+            trace.assigns(target, value)
+        for target, value in zip(targets, values, strict=True):
+            with on(target):
+                target[...] = value._data
+        writes.wrote(targets[0])
 
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next backward() starts from nothing."""
@@ -225,119 +228,63 @@ class Optimiser:
                 trace.writes_grad(p)
             p._grad = None
 
+    # What is kept
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on besides the parameters, copied."""
+        """All that the next step depends on besides the parameters, copied.
+
+        steps, late   how many have been made, and how many of them each parameter has missed
+        groups        the rate and the settings of each group, "params" being the numbers of its parameters
+        state         for each parameter slot to array
+        """
         self.gather()
         arrays = [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]
-        return {"lr": self.lr, "steps": self.steps, "settings": dict(self.settings), "state": arrays}
+        numbers = iter(range(len(self.params)))
+        groups = [{**group, "params": [next(numbers) for _ in group["params"]]} for group in self.param_groups]
+        return {"steps": self.steps, "late": list(self.late), "groups": groups, "state": arrays}
+
+    def misfits(self, values: Mapping[str, Any]) -> list[str]:
+        """What keeps a state_dict from being loaded, in words."""
+        for name in ("state", "late"):
+            if len(values[name]) != len(self.params):
+                return [f"{name} of {len(values[name])} parameters for {len(self.params)}"]
+        sizes = [len(group["params"]) for group in values["groups"]]
+        own = [len(group["params"]) for group in self.param_groups]
+        if sizes != own:
+            return [f"groups of {', '.join(map(str, sizes))} parameters for {', '.join(map(str, own))}"]
+        problems = []
+        params = iter(zip(self.params, values["state"], strict=True))
+        i = 0
+        for group, found in zip(self.param_groups, values["groups"], strict=True):
+            if found.keys() != group.keys():
+                return [f"settings {', '.join(found)}, expected {', '.join(group)}"]
+            try:
+                slots = self.slots_of(ParamGroup(type(self), {**found, "params": group["params"]}))
+            except ArgumentError as error:
+                return [f"what cannot be: {error}"]
+            for _ in group["params"]:
+                p, arrays = next(params)
+                for slot, array in arrays.items():
+                    if slot not in slots or array.shape != p.shape:
+                        problems.append(
+                            f"{slot} of parameter {i} has shape {array.shape}, expected one of {slots} of shape {p.shape}"
+                        )
+                i += 1
+        return problems
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the optimiser that `state_dict` was taken from. Raises ShapeError if its parameters had other shapes."""
+        """Go on as the optimiser that `state_dict` was taken from, with its rates and settings.
+
+        Raises ShapeError, before anything is changed, if its parameters had other shapes or were grouped in another way, or if
+        its numbers will not do.
+        """
         if state.trace is not None:
             state.trace.forbid("load_state_dict()")
-        for i, (p, arrays) in enumerate(zip(self.params, values["state"], strict=False)):
-            for slot, array in arrays.items():
-                if slot not in self.slots or array.shape != p.shape:
-                    raise ShapeError(
-                        f"{type(self).__name__}.load_state_dict: {slot} of parameter {i} has shape {array.shape}, expected "
-                        f"one of {self.slots} of shape {p.shape}"
-                    )
-        if len(values["state"]) != len(self.params):
-            raise ShapeError(
-                f"{type(self).__name__}.load_state_dict: state of {len(values['state'])} parameters for {len(self.params)}"
-            )
-        self.lr, self.steps, self.settings = values["lr"], values["steps"], Settings(values["settings"])
+        if problems := self.misfits(values):
+            raise ShapeError(f"{type(self).__name__}.load_state_dict: {problems[0]}")
+        for group, found in zip(self.param_groups, values["groups"], strict=True):
+            group.update({key: value for key, value in found.items() if key != "params"})
+        self.steps, self.late = int(values["steps"]), tuple(map(int, values["late"]))
+        if any(tuple(block.state) != self.slots_of(block.group) for block in self.blocks):
+            self.lay_out()
         self.restore(values["state"])
-
-    def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
-        """Put these arrays, slot to array for each parameter, in the places of its own; a slot that is missing becomes 0."""
-        for own, arrays in zip(self.state, state, strict=True):
-            for slot, array in own.items():
-                put(array, arrays.get(slot, 0))
-
-
-class Settings(dict[str, Any]):
-    """The settings of an optimiser: a dict that lets compiled steps know that it has changed."""
-
-
-def counting(name: str) -> Any:
-    method = getattr(dict, name)
-
-    @functools.wraps(method)
-    def call(self: Settings, *args: Any, **kwargs: Any) -> Any:
-        changes.count += 1
-        return method(self, *args, **kwargs)
-
-    return call
-
-
-for _name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
-    setattr(Settings, _name, counting(_name))
-
-
-class Group:
-    """The parameters of one dtype on one device, and their state, in flat arrays.
-
-    indices   which of the optimiser's parameters
-    flat      all of them, one after the other; parts[k] is where the k-th begins and ends
-    state     slot to an array like it
-    views     for each parameter its part of the flat array and of the state
-    """
-
-    def __init__(self, params: list[Tensor], indices: list[int], slots: tuple[str, ...]) -> None:
-        self.indices = indices
-        ends = np.cumsum([0, *(params[i].size for i in indices)]).tolist()
-        self.parts: list[tuple[int, int]] = list(pairwise(ends))
-        first: Array = params[indices[0]]._data
-        self.device = device_of(first)
-        with on(first):
-            self.flat: Array = empty_bytes(ends[-1] * first.itemsize, first).view(first.dtype)
-            self.state = {slot: namespace([first]).zeros_like(self.flat) for slot in slots}
-        if first.base is not None and first.base.flags.c_contiguous:  # perhaps another optimiser has put them together
-            memory = first.base.reshape(-1).view(np.uint8)
-            start = address(first) - address(memory)
-            together = memory[start : start + self.flat.nbytes]
-            if together.size == self.flat.nbytes and self.holds(params, together.view(first.dtype)):
-                self.flat = together.view(first.dtype)
-        self.gather(params)
-        self.views = [[a[start:stop] for a in (self.flat, *self.state.values())] for start, stop in self.parts]
-        self._numbers: dict[str, tuple[float, Array]] = {}
-
-    def numbers(self, values: Mapping[str, float]) -> list[Array]:
-        """Numbers as 0-d arrays where the parameters are; on a GPU only those that have changed are written anew."""
-        if self.device == "cpu":
-            return [np.asarray(value, self.flat.dtype) for value in values.values()]
-        for name, value in values.items():
-            before, array = self._numbers.get(name, (None, None))
-            if array is None:
-                array = namespace([self.flat]).empty((), self.flat.dtype)
-            if value != before:
-                array.fill(value)
-            self._numbers[name] = value, array
-        return [self._numbers[name][1] for name in values]
-
-    def gather(self, params: list[Tensor]) -> None:
-        """Let the data of the parameters lie in the flat array, where they do not."""
-        if self.holds(params, self.flat):
-            return
-        for i, (start, stop) in zip(self.indices, self.parts, strict=True):
-            part = self.flat[start:stop].reshape(params[i].shape)
-            put(part, params[i]._data)
-            params[i]._data = part
-            changes.count += 1
-
-    def holds(self, params: list[Tensor], flat: Array) -> bool:
-        """Whether the parameters lie in `flat` one after the other, as those do that another optimiser has too."""
-        begin = address(flat)
-        return flat.shape == (self.parts[-1][1],) and all(
-            address(params[i]._data) == begin + start * flat.itemsize and params[i]._data.flags.c_contiguous
-            for i, (start, _) in zip(self.indices, self.parts, strict=True)
-        )
-
-
-def alike(params: list[Tensor]) -> list[list[int]]:
-    """The indices of the parameters of each dtype and device, in the order in which those come."""
-    found: dict[Any, list[int]] = {}
-    for i, p in enumerate(params):
-        found.setdefault((p.dtype, p.device), []).append(i)
-    return list(found.values())

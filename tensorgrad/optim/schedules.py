@@ -1,140 +1,228 @@
-"""Learning-rate schedules: `schedule.step(cost)` after each epoch sets the optimiser's `lr`."""
+"""Learning-rate schedules by time: `schedule.step()` after each epoch, or after each batch, sets the rates of the optimiser."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
+from tensorgrad.errors import ArgumentError
+from tensorgrad.optim.arguments import COUNT, POSITIVE, SHARE, Limits, number
 from tensorgrad.optim.optimiser import Optimiser
+from tensorgrad.optim.schedule import Schedule
 
 
-class Schedule:
-    """Base of the schedules. `start` is the optimiser's rate when the schedule is made, t the number of epochs since.
+class LambdaLR(Schedule):
+    """start fn(t), from t = 0 on.
 
-    A subclass defines `rate(cost)`, the rate for epoch t, with what it keeps in attributes: numbers, text, arrays, None, lists
-    and dicts of them, other schedules. Functions are not kept in checkpoints.
+    fn    a function of t, the number of steps so far, or one for each group in a list
+    per   "epoch" or "batch": after what `step` is called
     """
 
-    def __init__(self, optimiser: Optimiser) -> None:
-        self.optimiser = optimiser
-        self.start = optimiser.lr
-        self.t = 0
+    def __init__(
+        self, optimiser: Optimiser, fn: Callable[[int], float] | Sequence[Callable[[int], float]], per: str = "epoch"
+    ) -> None:
+        super().__init__(optimiser, per)
+        several = isinstance(fn, (list, tuple))
+        self.fns: list[Any] = list(fn) if isinstance(fn, (list, tuple)) else [fn]
+        if not all(map(callable, self.fns)) or (several and len(self.fns) != len(optimiser.param_groups)):
+            groups = len(optimiser.param_groups)
+            raise ArgumentError(f"LambdaLR: fn must be a function of t, or a list of {groups}, one for each group, got {fn!r}")
+        self.several = several
+        optimiser.rates = [self.rate_of(i, start, start) for i, start in enumerate(self.starts)]
 
-    def step(self, cost: float | None = None) -> float:
-        """The end of an epoch, whose cost some schedules need; returns the rate of the next."""
-        self.t += 1
-        self.optimiser.lr = self.rate(cost)
-        return self.optimiser.lr
-
-    def rate(self, cost: float | None) -> float:
-        """The learning rate of the next epoch; `cost` is that of the one that has ended. What a subclass defines."""
-        raise TypeError(f"{type(self).__name__} does not define rate()")
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, besides the optimiser."""
-        kept = {name: value for name, value in vars(self).items() if name != "optimiser" and not callable(value)}
-        return {
-            name: {"type": type(value).__name__, **value.state_dict()} if isinstance(value, Schedule) else copy.deepcopy(value)
-            for name, value in kept.items()
-        }
-
-    def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the schedule that `state_dict` was taken from."""
-        for name, value in values.items():
-            own = getattr(self, name, None)
-            if isinstance(own, Schedule):
-                own.load_state_dict({name: v for name, v in value.items() if name != "type"})
-            else:
-                setattr(self, name, copy.deepcopy(value))
-
-    def needed(self, cost: float | None) -> float:
-        """The cost, for a schedule that cannot do without. Raises ValueError for none, or NaN."""
-        if cost is None or math.isnan(cost):
-            raise ValueError(f"{type(self).__name__}: step needs the cost of the epoch, got {cost}")
-        return cost
+    def rate_of(self, group: int, start: float, now: float) -> float:
+        if self.several and group >= len(self.fns):
+            raise ArgumentError(f"LambdaLR: there are {len(self.fns)} functions, and none for group {group}")
+        return start * number("LambdaLR", f"fn({self.t})", self.fns[group if self.several else 0](self.t))
 
 
 class StepLR(Schedule):
-    """start gamma^floor(t / every)"""
+    """start gamma^floor(t / every)
 
-    def __init__(self, optimiser: Optimiser, every: int, gamma: float = 0.1) -> None:
-        super().__init__(optimiser)
-        if every < 1:
-            raise ValueError(f"StepLR: every must be at least 1, got {every}")
+    every   at least 1
+    gamma   from 0 to 1
+    per     "epoch" or "batch": after what `step` is called
+    """
+
+    limits = {"every": COUNT, "gamma": SHARE}  # noqa: RUF012
+
+    def __init__(self, optimiser: Optimiser, every: int, gamma: float = 0.1, per: str = "epoch") -> None:
+        super().__init__(optimiser, per)
         self.every, self.gamma = every, gamma
 
-    def rate(self, cost: float | None) -> float:
-        return self.start * self.gamma ** (self.t // self.every)
+    def rate(self, start: float, now: float) -> float:
+        return start * self.gamma ** (self.t // self.every)
+
+
+class MultiStepLR(Schedule):
+    """start gamma^k at and after the k-th milestone.
+
+    milestones   whole numbers t that rise, each at least 1
+    gamma        from 0 to 1
+    per          "epoch" or "batch": after what `step` is called
+    """
+
+    limits = {"gamma": SHARE}  # noqa: RUF012
+
+    def __init__(self, optimiser: Optimiser, milestones: Iterable[int], gamma: float = 0.1, per: str = "epoch") -> None:
+        super().__init__(optimiser, per)
+        self.milestones = [int(number("MultiStepLR", f"milestones[{i}]", m, COUNT)) for i, m in enumerate(milestones)]
+        if any(a >= b for a, b in pairwise(self.milestones)):
+            raise ArgumentError(f"MultiStepLR: milestones must rise, got {self.milestones}")
+        self.gamma = gamma
+
+    def rate(self, start: float, now: float) -> float:
+        return float(start * self.gamma ** sum(self.t >= m for m in self.milestones))
 
 
 class ExponentialLR(Schedule):
-    """start gamma^t"""
+    """start gamma^t
 
-    def __init__(self, optimiser: Optimiser, gamma: float) -> None:
-        super().__init__(optimiser)
+    gamma   from 0 to 1
+    per     "epoch" or "batch": after what `step` is called
+    """
+
+    limits = {"gamma": SHARE}  # noqa: RUF012
+
+    def __init__(self, optimiser: Optimiser, gamma: float, per: str = "epoch") -> None:
+        super().__init__(optimiser, per)
         self.gamma = gamma
 
-    def rate(self, cost: float | None) -> float:
-        return float(self.start * self.gamma**self.t)
+    def rate(self, start: float, now: float) -> float:
+        return float(start * self.gamma**self.t)
 
 
 class CosineLR(Schedule):
-    """end + (start - end) (1 + cos(pi t / epochs)) / 2, then end (Loshchilov and Hutter 2017)"""
+    """end + (start - end) (1 + cos(pi t / epochs)) / 2, then end (Loshchilov and Hutter 2017)
 
-    def __init__(self, optimiser: Optimiser, epochs: int, end: float = 0.0) -> None:
-        super().__init__(optimiser)
-        if epochs < 1:
-            raise ValueError(f"CosineLR: epochs must be at least 1, got {epochs}")
+    epochs   how many steps it takes, at least 1: batches where it goes by batches
+    end      the rate at the end, at least 0
+    per      "epoch" or "batch": after what `step` is called
+    """
+
+    limits = {"epochs": COUNT, "end": Limits()}  # noqa: RUF012
+
+    def __init__(self, optimiser: Optimiser, epochs: int, end: float = 0.0, per: str = "epoch") -> None:
+        super().__init__(optimiser, per)
         self.epochs, self.end = epochs, end
 
-    def rate(self, cost: float | None) -> float:
-        share = min(self.t / self.epochs, 1)
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * share)) / 2
+    def rate(self, start: float, now: float) -> float:
+        return cosine(start, self.end, min(self.t / self.epochs, 1))
+
+
+class CosineAnnealingWarmRestarts(Schedule):
+    """end + (start - end) (1 + cos(pi s / n)) / 2, which begins anew after n steps, s being those since (Loshchilov and Hutter
+    2017): n is `first`, then each time `factor` times as many.
+
+    first    at least 1
+    factor   a whole number, at least 1
+    end      what the rate falls to, at least 0
+    per      "epoch" or "batch": after what `step` is called
+    """
+
+    limits = {"first": COUNT, "factor": COUNT, "end": Limits()}  # noqa: RUF012
+
+    def __init__(self, optimiser: Optimiser, first: int, factor: int = 1, end: float = 0.0, per: str = "epoch") -> None:
+        super().__init__(optimiser, per)
+        self.first, self.factor, self.end = first, factor, end
+
+    def rate(self, start: float, now: float) -> float:
+        s, n = self.t, self.first
+        if self.factor == 1:
+            s %= n
+        while s >= n:
+            s, n = s - n, n * self.factor
+        return cosine(start, self.end, s / n)
+
+
+class OneCycleLR(Schedule):
+    """From top / divide up to top, and down to top / divide / end_divide (Smith and Topin 2018, in PyTorch's form): by half
+    cosines, or in straight lines. The rates that the optimiser was made with do not count.
+
+    top          the largest rate, or one for each group in a list
+    steps        in how many batches, at least 1: epochs times batches; after that the rate stays
+    rise         the share of them in which it rises, from 0 to 1
+    divide       above 0
+    end_divide   above 0
+    shape        "cosine" or "linear"
+    per          "batch", or "epoch": after what `step` is called
+
+    With a = rise steps - 1 and b = steps - 1 the rate is top / divide at t = 0, top at a, the last at b.
+    """
+
+    limits = {"steps": COUNT, "rise": SHARE, "divide": POSITIVE, "end_divide": POSITIVE}  # noqa: RUF012
+
+    def __init__(
+        self,
+        optimiser: Optimiser,
+        top: float | Sequence[float],
+        steps: int,
+        rise: float = 0.3,
+        divide: float = 25.0,
+        end_divide: float = 1e4,
+        shape: str = "cosine",
+        per: str = "batch",
+    ) -> None:
+        super().__init__(optimiser, per)
+        self.steps, self.rise, self.divide, self.end_divide = steps, rise, divide, end_divide
+        if shape not in ("cosine", "linear"):
+            raise ArgumentError(f"OneCycleLR: shape must be 'cosine' or 'linear', got {shape!r}")
+        self.shape = shape
+        groups = len(optimiser.param_groups)
+        tops = list(top) if isinstance(top, (list, tuple)) else [top] * groups
+        if len(tops) != groups:
+            raise ArgumentError(f"OneCycleLR: top must be a rate, or a list of {groups}, one for each group, got {top!r}")
+        self.starts = [number("OneCycleLR", "top", value) for value in tops]
+        optimiser.rates = [self.rate(value, value) for value in self.starts]
+
+    def rate(self, start: float, now: float) -> float:
+        low, last = start / self.divide, start / self.divide / self.end_divide
+        a, b = self.rise * self.steps - 1, self.steps - 1
+        t = min(self.t, b)
+        way = cosine if self.shape == "cosine" else straight
+        if t <= a:
+            return way(low, start, t / a if a > 0 else 1.0)
+        return way(start, last, (t - a) / (b - a) if b > a else 1.0)
 
 
 class Warmup(Schedule):
-    """start (t + 1) / (epochs + 1) for the first epochs, then start, or what another schedule makes of it from there."""
+    """start (t + 1) / (epochs + 1) for the first epochs, then start, or what another schedule makes of it from there.
 
-    def __init__(self, optimiser: Optimiser, epochs: int, then: Schedule | None = None) -> None:
-        super().__init__(optimiser)
-        if epochs < 1:
-            raise ValueError(f"Warmup: epochs must be at least 1, got {epochs}")
+    epochs   how many steps it takes, at least 1: batches where it goes by batches
+    then     a schedule of the same optimiser, made before this one; it goes by batches or epochs as this one does
+    per      "epoch" or "batch": after what `step` is called; None for what `then` goes by, or epochs
+    """
+
+    limits = {"epochs": COUNT}  # noqa: RUF012
+
+    def __init__(self, optimiser: Optimiser, epochs: int, then: Schedule | None = None, per: str | None = None) -> None:
+        if then is not None and not isinstance(then, Schedule):
+            raise ArgumentError(f"Warmup: then must be a Schedule, got {type(then).__name__}")
+        if then is not None and then.optimiser is not optimiser:
+            raise ArgumentError("Warmup: then is a schedule of another optimiser")
+        if then is not None and per not in (None, then.per):
+            raise ArgumentError(f"Warmup: per is {per!r}, but then goes by {then.per!r}")
+        super().__init__(optimiser, per or (then.per if then is not None else "epoch"))
         self.epochs, self.then = epochs, then
-        optimiser.lr = self.start / (epochs + 1)
+        optimiser.rates = [start / (self.epochs + 1) for start in self.starts]
 
-    def rate(self, cost: float | None) -> float:
+    def see(self, cost: float | None) -> None:
+        if self.t >= self.epochs and self.then is not None:
+            self.then.step(cost)
+
+    def rate(self, start: float, now: float) -> float:
         if self.t <= self.epochs:
-            return self.start * (self.t + 1) / (self.epochs + 1)
-        return self.start if self.then is None else self.then.step(cost)
+            return start * (self.t + 1) / (self.epochs + 1)
+        return start if self.then is None else now
 
 
-class ReduceOnPlateau(Schedule):
-    """The rate times `factor` each time the cost has not fallen below its least for more than `patience` epochs."""
-
-    def __init__(self, optimiser: Optimiser, factor: float = 0.1, patience: int = 10, least: float = 0.0) -> None:
-        super().__init__(optimiser)
-        self.factor, self.patience, self.least = factor, patience, least
-        self.best, self.waited = math.inf, 0
-
-    def rate(self, cost: float | None) -> float:
-        cost = self.needed(cost)
-        self.best, self.waited = (cost, 0) if cost < self.best else (self.best, self.waited + 1)
-        if self.waited <= self.patience:
-            return self.optimiser.lr
-        self.waited = 0
-        return max(self.optimiser.lr * self.factor, self.least)
+def cosine(first: float, last: float, share: float) -> float:
+    """From one number to another along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
-class CostRise(Schedule):
-    """The rate times `factor` after an epoch whose cost rose above that of the epoch before."""
-
-    def __init__(self, optimiser: Optimiser, factor: float = 0.9) -> None:
-        super().__init__(optimiser)
-        self.factor, self.before = factor, math.inf
-
-    def rate(self, cost: float | None) -> float:
-        cost = self.needed(cost)
-        rose, self.before = cost > self.before, cost
-        return self.optimiser.lr * self.factor if rose else self.optimiser.lr
+def straight(first: float, last: float, share: float) -> float:
+    """From one number to another in a straight line."""
+    return first + (last - first) * share

@@ -2,44 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tensorgrad.core.op import Value
-from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
+from tensorgrad.optim.arguments import SHARE
+from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.optimiser import Optimiser
 
 
 class SGD(Optimiser):
     """Gradient descent with momentum and weight decay, by PyTorch's formulas.
 
-    momentum      0 for none
+    params        a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
+    momentum      0 for none, at most 1
     weight_decay  0 for none
-    nesterov      look ahead along the velocity (Sutskever et al. 2013); needs momentum
+    nesterov      look ahead along the velocity (Sutskever et al. 2013); needs momentum, and no dampening
+    dampening     the share, from 0 to 1, that a gradient loses on its way into the velocity, but the first of each parameter
+    maximize      step up instead of down
 
-    d = g + weight_decay p;   v = momentum v + d;   p = p - lr v   (nesterov: p = p - lr (d + momentum v))
+    d = g + weight_decay p;   v = momentum v + (1 - dampening) d, at first v = d
+    p = p - lr v   (nesterov: p = p - lr (d + momentum v))
+
+    Of the state velocities closer to 0 than 8e-31 become 0 (float64: 2e-300), as parameters do.
     """
+
+    limits = {"momentum": SHARE, "dampening": SHARE, "nesterov": bool}  # noqa: RUF012
+    anew = ("dampening",)
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Any,
         lr: float,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        dampening: float = 0.0,
+        maximize: bool = False,
     ) -> None:
-        if nesterov and not momentum:
-            raise ValueError("SGD: nesterov needs a momentum above 0")
-        self.slots = ("velocity",) if momentum else ()
-        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+        settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov, "dampening": dampening}
+        super().__init__(params, lr, maximize, **settings)
 
-    def numbers(self) -> dict[str, float]:
-        used = {"momentum": bool(self.slots), "weight_decay": bool(self.settings["weight_decay"])}
-        return {"lr": self.lr, **{name: self.settings[name] for name, is_used in used.items() if is_used}}
+    @classmethod
+    def checked(cls, values: dict[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        found = super().checked(values, like)
+        if found["nesterov"] and (not found["momentum"] or found["dampening"]):
+            raise ArgumentError(f"{cls.__name__}: nesterov needs a momentum above 0 and a dampening of 0")
+        return found
 
-    def update(self, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        lr = numbers["lr"]
-        d = g + numbers["weight_decay"] * p if self.settings["weight_decay"] else g
-        if not self.slots:
-            return (p - lr * d,)
-        v = numbers["momentum"] * state[0] + d
-        return p - lr * (d + numbers["momentum"] * v if self.settings["nesterov"] else v), v
+    def slots_of(self, group: ParamGroup) -> tuple[str, ...]:
+        return ("velocity",) if group["momentum"] else ()
+
+    def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
+        found = {"lr": group["lr"]}
+        if group["momentum"]:
+            found["momentum"] = group["momentum"]
+        if group["momentum"] and group["dampening"]:
+            found["share"] = 1.0 if t == 1 else 1.0 - group["dampening"]
+        if group["weight_decay"]:
+            found["weight_decay"] = group["weight_decay"]
+        return found
+
+    def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        n = numbers
+        d = g + n["weight_decay"] * p if "weight_decay" in n else g
+        if not state:
+            return (p - n["lr"] * d,)
+        v = n["momentum"] * state[0] + (n["share"] * d if "share" in n else d)
+        return p - n["lr"] * (d + n["momentum"] * v if group["nesterov"] else v), v
+
+    def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
+        return {"velocity": tiny * 2**26}

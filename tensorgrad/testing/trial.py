@@ -107,7 +107,7 @@ class Trial:
         found |= {text: copy(array) for text, array in self.values().items()}
         found |= {f"{self.names[t]}.grad": None if (g := t._grad) is None else copy(g._data) for t in self.tensors}
         for optimiser, text in self.world.optimisers.items():
-            found |= {f"{text}.steps": optimiser.steps, f"{text}.lr": optimiser.lr}
+            found |= {f"{text}.steps": optimiser.steps, f"{text}.late": optimiser.late, f"{text}.rates": optimiser.rates}
         found |= {f"generator {i}": repr(random.state_of(rng)) for i, rng in enumerate(self.world.generators.values())}
         found |= {f"argument {i}": copy(leaf._data) for i, leaf in enumerate(leaves)}
         return found

@@ -20,7 +20,7 @@ from tensorgrad.data.loader import DataLoader
 from tensorgrad.errors import CheckpointError, DataError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim.optimiser import Optimiser
-from tensorgrad.optim.schedules import Schedule
+from tensorgrad.optim.schedule import Schedule
 from tensorgrad.train.state import State
 
 FORMAT = "tensorgrad checkpoint 1"

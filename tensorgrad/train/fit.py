@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorgrad.errors import TrainingError
 from tensorgrad.nn.module import Module
-from tensorgrad.optim import Optimiser, Schedule
+from tensorgrad.optim import LBFGS, Optimiser, Schedule
 from tensorgrad.train.arguments import (
     EVALUATED,
     Metrics,
@@ -71,7 +71,8 @@ def fit(
     metrics      functions of (predictions, targets), arrays of all samples, by name or in a list: tensorgrad.train.metrics.
                  Those of the training data are of the predictions that the steps made on the way, as the loss is
     callbacks    Callbacks, or functions of the Run, called after each epoch
-    schedule     its `step` is called after each epoch with the column `schedule_monitor` of the history
+    schedule     its `step` is called after each epoch with the column `schedule_monitor` of the history, or after each batch
+                 without one, as its `per` says
     clip_norm    the largest norm that the gradients of a step together may have (optim.clip_grad_norm)
     l2           adds (l2 / m) sum of w² to the cost of a batch, w being the elements of parameters with two or more axes
                  (weights, not biases), m the number of its samples or the sum of their weights. "loss" has it, "val_loss" not
@@ -82,6 +83,9 @@ def fit(
     checkpoint   a file for everything, .npz or .safetensors, written after each epoch: the callback Checkpoint(path)
     resume       a checkpoint to go on from; True for the file `checkpoint`, if it is there. The learning rate and the other
                  settings of the optimiser and the schedule are then those of the file
+
+    The column "lr" of the history is the rate of the first group of parameters after the last batch of the epoch: with a
+    schedule that goes by epochs, the one that the epoch was trained with.
 
     Returns the History. Training that was resumed, whenever it was interrupted, gives the parameters, bit for bit, of training
     that was not, given the same arguments, versions, machine and number of threads, where random numbers are drawn from the
@@ -97,6 +101,10 @@ def fit(
     check_numbers(epochs, l2, clip_norm)
     if schedule is not None and schedule.optimiser is not optimiser:
         raise ValueError(f"train.fit: the {type(schedule).__name__} is of another optimiser than the one given")
+    if isinstance(optimiser, LBFGS):
+        raise TypeError(
+            "train.fit: LBFGS needs the loss several times in a step: call optimiser.step(closure) in a loop instead"
+        )
     if resume is True and checkpoint is None:
         raise ValueError("train.fit: resume=True needs checkpoint=, the file to go on from")
     device = device_of_model(model)
@@ -150,7 +158,8 @@ def fit(
 def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, bar: Progress) -> None:
     """The steps of an epoch, or what is left of it; or some of them, if they are interrupted."""
     state = run.state()
-    before = state.take(*EPOCH)
+    by_batch = run.schedule if run.schedule is not None and run.schedule.per == "batch" else None
+    before = state.take(*EPOCH, *(["schedule"] if by_batch else []))
     for module in state.modules:
         module.training = True
     record = run.record = run.record or Record(len(run.loader))
@@ -159,6 +168,8 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
     try:
         for batch in run.batches:
             record.add(*steps(*batch), batch[1])
+            if by_batch is not None:
+                by_batch.step()
             bar.update()
             if interrupted:
                 break
@@ -175,9 +186,10 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
 
 def not_finite(run: Run, record: Record, batch: int) -> TrainingError:
     """The error for a loss that is not finite."""
+    rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(run.optimiser.rates))
     error = TrainingError(
         f"train.fit: the loss is {record.losses[batch]} in epoch {run.epoch + 1}, batch {batch + 1} of {record.batches}, at "
-        f"learning rate {run.optimiser.lr:g}; the parameters are put back to what they were before the epoch. Find where it "
+        f"learning rate {rates}; the parameters are put back to what they were before the epoch. Find where it "
         f"comes from with tensorgrad.detect_anomaly() and compile=False, or try a lower rate or clip_norm"
     )
     error.history = run.history
@@ -193,9 +205,9 @@ def end_epoch(run: Run, evaluation: Steps, metrics: Mapping[str, Metric], monito
     if run.validation is not None:
         measured = measure(run.modules(), evaluation, run.validation).row(metrics)
         row |= {f"val_{name}": value for name, value in measured.items()}
-    row["lr"] = float(run.optimiser.lr)
+    row["lr"] = run.optimiser.rates[0]
     row["seconds"] = record.seconds + time.perf_counter() - start
-    if run.schedule is not None:
+    if run.schedule is not None and run.schedule.per == "epoch":
         run.schedule.step(row[monitor])
     run.history.append(row)
     run.row, run.record, run.batches = row, None, None

@@ -9,7 +9,7 @@ from typing import Any
 from tensorgrad.errors import CheckpointError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim.optimiser import Optimiser
-from tensorgrad.optim.schedules import Schedule
+from tensorgrad.optim.schedule import Schedule
 from tensorgrad.train import checkpoint
 from tensorgrad.train.history import History
 from tensorgrad.train.record import Record

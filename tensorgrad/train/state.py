@@ -13,7 +13,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.nn.module import Module
 from tensorgrad.ops import random
 from tensorgrad.optim.optimiser import Optimiser
-from tensorgrad.optim.schedules import Schedule
+from tensorgrad.optim.schedule import Schedule
 
 VALUES = ("model", "loss", "others")  # the parameters and buffers
 STEP = (*VALUES, "optimiser", "generators")  # what steps change
@@ -96,6 +96,8 @@ class Memory:
         return {
             "arrays": [copy(array) for array in self.optimiser.arrays()],
             "steps": self.optimiser.steps,
+            "late": self.optimiser.late,
+            "rates": self.optimiser.rates,
             "buffers": [{name: copy(array) for name, array in module._buffers.items()} for module in self.modules],
         }
 
@@ -104,7 +106,8 @@ class Memory:
         for module, buffers in zip(self.modules, values["buffers"], strict=True):
             pairs += [(module._buffers[name], array) for name, array in buffers.items()]
         write(pairs)
-        self.optimiser.steps = values["steps"]
+        self.optimiser.steps, self.optimiser.late = values["steps"], values["late"]
+        self.optimiser.rates = values["rates"]
 
 
 class Others:
@@ -182,6 +185,8 @@ def optimiser_misfits(optimiser: Optimiser, values: Mapping[str, Any]) -> list[s
         return [f"holds the state of {values['type']}, not of {kind}"]
     if len(values["state"]) != len(optimiser.state):
         return [f"holds the state of {len(values['state'])} parameters, {kind} has {len(optimiser.state)}"]
+    if (problems := optimiser.misfits(values)) and "shape" not in problems[0]:
+        return [f"{kind}: holds {problem}" for problem in problems]
     return [
         f"{kind}: parameter {i}: {problem}"
         for i, (own, found) in enumerate(zip(optimiser.state, values["state"], strict=True))

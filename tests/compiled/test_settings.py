@@ -25,15 +25,18 @@ OPTIMISERS: dict[str, Callable[..., optim.Optimiser]] = {
 }
 
 
-def settings() -> list[tuple[str, str, float, float]]:
+def settings() -> list[tuple[str, str, Any, Any]]:
     """Optimiser, setting, its value at first and later: from 0, to 0, and from one number to another."""
-    found = []
+    found: list[tuple[str, str, Any, Any]] = []
     for name, make in OPTIMISERS.items():
-        for key, value in make([weight()]).settings.items():
-            if key == "nesterov":
-                found += [(name, key, a, not a) for a in (False, True) if make([weight()]).slots]
-            elif key == "momentum" and not value:
-                continue  # a velocity would have to be made
+        optimiser = make([weight()])
+        for key, value in optimiser.settings.items():
+            if isinstance(value, bool):
+                found += [(name, key, a, not a) for a in (False, True) if key != "nesterov" or optimiser.settings["momentum"]]
+            elif key == "betas":
+                found += [(name, key, (0.5, 0.0), (0.0, 0.5)), (name, key, (0.0, 0.0), (0.5, 0.9))]
+            elif name == "SGD nesterov" and key in ("momentum", "dampening"):
+                found += [(name, "momentum", 0.5, 0.25)]
             elif key == "weight_decay":
                 found += [(name, key, a, b) for a, b in ((0.0, 0.5), (0.5, 0.0), (0.5, 0.1))]
             elif key == "eps":
@@ -45,7 +48,7 @@ def settings() -> list[tuple[str, str, float, float]]:
 
 @pytest.mark.parametrize("how", ["settings", "state dict"])
 @pytest.mark.parametrize(("name", "key", "first", "later"), settings())
-def test_settings_of_optimisers(name: str, key: str, first: float, later: float, how: str) -> None:
+def test_settings_of_optimisers(name: str, key: str, first: Any, later: Any, how: str) -> None:
     """The weights, the state and the number of steps are those of the optimiser itself."""
 
     def make() -> tuple[World, Callable[[], Any]]:
@@ -59,7 +62,8 @@ def test_settings_of_optimisers(name: str, key: str, first: float, later: float,
                 optimiser.settings[key] = later
             else:
                 values = optimiser.state_dict()
-                optimiser.load_state_dict({**values, "settings": {**values["settings"], key: later}, "lr": 0.05})
+                (group,) = values["groups"]
+                optimiser.load_state_dict({**values, "groups": [{**group, key: later, "lr": 0.05}], "state": [{}]})
 
         return World(step, lambda: (w, optimiser.state, optimiser.steps)), change
 
@@ -80,6 +84,56 @@ def test_weight_decay_by_the_formula(first: float, later: float) -> None:
         assert optimiser.steps == i + 1
 
 
+def test_a_velocity_that_goes_and_comes_back() -> None:
+    """A plan from before writes to arrays that are the optimiser's no more."""
+    made: list[Any] = []
+
+    def make() -> World:
+        w = weight(1, "float64")
+        o = optim.SGD([w], lr=0.1, momentum=0.5)
+        made[:] = [o]
+        return World(training(lambda x: (x * w * w).sum(), o), lambda: (w, o.state))
+
+    def before_call(i: int) -> None:
+        if i in (4, 8):
+            made[0].settings["momentum"] = 0.5 * (i == 8)
+
+    agree(make, [(vec(0.1 * k, "float64"),) for k in range(13)], rtol=1e-9, before_call=before_call, may_refuse=False)
+
+
+@pytest.mark.parametrize("read", ["o.lr", "o.rates[0]", "o.param_groups[0]['lr']", "group['lr']", "groups[0]['lr']"])
+def test_a_rate_that_the_step_itself_reads(read: str) -> None:
+    """It is a number of Python's: when it is another one, so is the step."""
+    read_rate = eval(f"lambda o, group, groups: {read}")
+
+    def make() -> tuple[World, Callable[[], Any]]:
+        w = weight(1, "float64")
+        o = optim.SGD([w], lr=0.1)
+        group, groups = o.param_groups[0], o.param_groups
+        step = training(lambda x: (x * w * w).sum() * read_rate(o, group, groups), o)
+        return World(step, lambda: w), lambda: setattr(o, "lr", 0.01)
+
+    change_after_three(make, may_refuse=False)
+
+
+@pytest.mark.parametrize("read", ["o.settings['weight_decay']", "group['weight_decay']", "settings['weight_decay']"])
+def test_a_setting_that_the_step_itself_reads(read: str) -> None:
+    read_setting = eval(f"lambda o, group, settings: {read}")
+
+    def make() -> tuple[World, Callable[[], Any]]:
+        w = weight(1, "float64")
+        o = optim.SGD([w], lr=0.1, weight_decay=0.5)
+        group, settings = o.param_groups[0], o.settings
+        step = training(lambda x: (x * w * w).sum() * read_setting(o, group, settings), o)
+
+        def change() -> None:
+            o.settings["weight_decay"] = 0.25
+
+        return World(step, lambda: w), change
+
+    change_after_three(make, may_refuse=False)
+
+
 OTHER: dict[str, Callable[[Any, Any], Any]] = {  # of an optimiser and the list of its parameters
     "lr": lambda o, w: setattr(o, "lr", 0.01),
     "lr of 0": lambda o, w: setattr(o, "lr", 0.0),
@@ -90,7 +144,7 @@ OTHER: dict[str, Callable[[Any, Any], Any]] = {  # of an optimiser and the list 
     "state dict of a new one": lambda o, w: o.load_state_dict(type(o)([weight(1, "float64")], lr=0.2).state_dict()),
     "the array": lambda o, w: setattr(w, "data", np.array([5.0, 6.0, 7.0])),
     "written to": lambda o, w: w.data.fill(3.0),
-    "new settings": lambda o, w: setattr(o, "settings", {k: v * 0.5 for k, v in o.settings.items()}),
+    "new settings": lambda o, w: setattr(o, "settings", {k: v * 0.5 for k, v in o.settings.items() if isinstance(v, float)}),
     "a schedule": lambda o, w: optim.ExponentialLR(o, 0.5).step(),
     "frozen": lambda o, w: w.requires_grad_(False),
 }
@@ -100,9 +154,6 @@ OTHER: dict[str, Callable[[Any, Any], Any]] = {  # of an optimiser and the list 
 @pytest.mark.parametrize("change", OTHER)
 @pytest.mark.parametrize("name", ["SGD", "SGD with momentum", "Adam", "RMSprop"])
 def test_what_else_an_optimiser_has(name: str, change: str) -> None:
-    if name == "SGD with momentum" and change == "state dict of a new one":
-        pytest.skip("has no velocity")
-
     def make() -> tuple[World, Callable[[], Any]]:
         w, v = weight(1, "float64"), weight(2, "float64")
         optimiser = OPTIMISERS[name]([w])

@@ -32,8 +32,7 @@ def with_sums(of: Chain, *registers: int) -> Chain:
 def optimiser(kind: Any, **settings: Any) -> tuple[Chain, Shared]:
     """What an optimiser does to parameters and its state."""
     made = kind([Tensor(np.ones(3, np.float32), True)], **settings)
-    made.steps += 1  # before the first step there are no numbers
-    kernel = made.kernel(made.groups[0])
+    kernel = made.kernel(made.blocks[0])
     return kernel.chain, kernel.shared
 
 

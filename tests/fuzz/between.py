@@ -115,9 +115,11 @@ def setting_of_optimiser(scene: Scene) -> None:
     if "SGD" in made:
         names += ["momentum"] * ("momentum" in made)
     else:
-        names += ["b1", "b2", "eps"] if "Adam" in made else ["eps"]
+        names += ["betas", "eps"] if "Adam" in made else ["eps"]
     name = free.one(*names)
-    value = free.one("0.1", "np.float64(0.5)") if name == "eps" else free.one("0.0", "0.5", "0.25", "np.float32(0.5)", "0")
+    values = {"eps": ["0.1", "np.float64(0.5)"], "betas": ["(0.0, 0.5)", "(0.5, np.float32(0.5))", "(0.25, 0.0)"]}
+    usual = ["0.5", "0.25", "np.float32(0.5)", *(["0.0", "0"] if name != "momentum" or "nesterov" not in made else [])]
+    value = free.one(*values.get(name, usual))
     texts = [f'o.settings["{name}"] = {value}', f"o.settings.update({name}={value})"] * 2
     texts += ["o.lr = 0.3", "o.lr = np.float64(0.2)", "o.lr = 0.0"]
     if "SGD" in made and "momentum" in made:

@@ -64,11 +64,14 @@ FACTORS = ("2 * ", "0.5 * ", "np.float32(0.5) * ", "np.float64(2) * ", "1e-2 * "
 LABEL_TYPES = (".astype('int32')", ".astype('uint8')", ".astype('int16')", ".astype('>i4')")
 
 OPTIMISERS = {
-    "SGD": choices("momentum=0.9, weight_decay=0.01; momentum=np.float64(0.5), weight_decay=0.1; momentum=0.9, nesterov=True"),
-    "Adam": choices("betas=(0.8, 0.9), weight_decay=0.01; eps=np.float32(1e-3); eps=1e-2, betas=(0.0, 0.9)"),
-    "AdamW": choices("weight_decay=0.1; weight_decay=np.float64(0.0)"),
-    "RMSprop": choices("alpha=0.9, eps=1e-3; weight_decay=0.01"),
-    "Adagrad": choices("eps=1e-3, weight_decay=0.01"),
+    "SGD": choices(
+        "momentum=0.9, weight_decay=0.01; momentum=np.float64(0.5), weight_decay=0.1; momentum=0.9, nesterov=True; "
+        "momentum=0.5, dampening=0.3, maximize=True"
+    ),
+    "Adam": choices("betas=(0.8, 0.9), weight_decay=0.01; eps=np.float32(1e-3); eps=1e-2, betas=(0.0, 0.9); amsgrad=True"),
+    "AdamW": choices("weight_decay=0.1; weight_decay=np.float64(0.0); amsgrad=True, maximize=True"),
+    "RMSprop": choices("alpha=0.9, eps=1e-3; weight_decay=0.01; momentum=0.5, centered=True, eps=1e-2"),
+    "Adagrad": choices("eps=1e-3, weight_decay=0.01; lr_decay=0.1"),
 }
 RATES = choices("0.1; 0.01; 0.2; np.float64(0.05); 0.0")
 

@@ -1,0 +1,94 @@
+"""What comes in: numbers within their limits, parameters in all the forms that people have them in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core.backend import is_array
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError
+
+
+class Limits(NamedTuple):
+    """Between which values a number may lie. open_low, open_high: whether that value is one too many;  whole: no fractions."""
+
+    low: float = 0.0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    whole: bool = False
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        if self.high == math.inf:
+            return low
+        return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
+
+    def hold(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+
+POSITIVE = Limits(open_low=True)
+SHARE = Limits(high=1.0)
+BELOW_ONE = Limits(high=1.0, open_high=True)
+COUNT = Limits(low=1, whole=True)
+
+
+def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinite: bool = False) -> float:  # noqa: B008
+    """An argument as the number that it is: a Python number, a NumPy scalar, or an array or Tensor without axes.
+
+    infinite   whether inf will do
+
+    Raises ArgumentError, naming whose argument it is, for anything else, NaN, and what is outside of the limits.
+    """
+    found: Any = value
+    if type(value) is not float:
+        kind = "a whole number" if limits.whole else "a number"
+        if isinstance(value, Tensor) and value.shape == ():
+            found = value.item()
+        elif (is_array(value) or isinstance(value, np.generic)) and value.shape == () and value.dtype.kind != "c":
+            found = value.item() if value.dtype.kind != "V" else float(value)
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            raise ArgumentError(f"{owner}: {name} must be {kind}, {limits}, got {value!r}")
+        try:
+            found = float(found)
+        except OverflowError:
+            found = math.inf if found > 0 else -math.inf
+    if not limits.hold(found):
+        raise ArgumentError(f"{owner}: {name} must be {limits}, got {value!r}")
+    if found == math.inf and not infinite:
+        raise ArgumentError(f"{owner}: {name} must be finite, got {value!r}")
+    if limits.whole and found != found // 1:
+        raise ArgumentError(f"{owner}: {name} must be a whole number, {limits}, got {value!r}")
+    return int(found) if limits.whole else found
+
+
+def option(owner: str, name: str, value: Any) -> bool:
+    """An argument that says whether. Raises ArgumentError, naming whose it is, for anything but True and False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{owner}: {name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def parameters(owner: str, params: Any) -> list[Any]:
+    """What is in `params`: one Tensor is a list of one, a Module stands for its parameters.
+
+    Raises ArgumentError, naming whose argument it is, where nothing is in it, or what is in it has no order.
+    """
+    if isinstance(params, Tensor):
+        return [params]
+    if callable(getattr(params, "parameters", None)):
+        found = list(params.parameters())
+    elif isinstance(params, (set, frozenset, Mapping)) or not isinstance(params, Iterable):
+        raise ArgumentError(f"{owner}: params must be a list of Tensors, one Tensor or a Module, got {type(params).__name__}")
+    else:
+        found = list(params)
+    if not found:
+        used = " (a generator can be gone through once)" if not hasattr(params, "__len__") else ""
+        raise ArgumentError(f"{owner}: params is empty{used}")
+    return found

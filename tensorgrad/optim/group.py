@@ -1,0 +1,133 @@
+"""Groups of parameters, each with a rate and settings of its own; and all of them seen as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Protocol
+
+from tensorgrad.core.state import changes
+from tensorgrad.errors import ArgumentError
+
+
+class Checks(Protocol):
+    """What says which values will do: the class of an optimiser."""
+
+    def checked(self, values: dict[str, Any], like: Mapping[str, Any] | None = None, /) -> dict[str, Any]:
+        """Values as what they are kept as; an error for those that will not do. like: what they take the place of."""
+        raise NotImplementedError
+
+    def checked_one(self, name: str, value: Any, like: Any, /) -> Any:
+        """The same for one."""
+
+
+class ParamGroup(dict[str, Any]):
+    """Some of the parameters of an optimiser ("params"), their learning rate ("lr") and the other settings, by name.
+
+    What is set is checked as what the optimiser was made with. Parameters are added by `Optimiser.add_param_group` alone.
+
+    kind      the class of the optimiser, which checks
+    version   how often anything but the rate was set
+    """
+
+    def __init__(self, kind: Checks, values: dict[str, Any]) -> None:
+        super().__init__(kind.checked(values))
+        self.kind = kind
+        self.version = 0
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "lr":
+            super().__setitem__("lr", self.kind.checked_one("lr", value, 0.0))
+        else:
+            self.update({key: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several at once: all of them, or, if one will not do, none."""
+        given = dict(*args, **kwargs)
+        for key in given:
+            if key not in self or key == "params":
+                known = ", ".join(name for name in self if name != "params")
+                raise ArgumentError(f"param_groups: {key!r} cannot be set, only {known}; add_param_group adds parameters")
+        values = self.kind.checked({**self, **given}, self)
+        for key in given:
+            super().__setitem__(key, values[key])
+        if given.keys() - {"lr"}:
+            self.version += 1
+            changes.count += 1
+
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """What is there; a name that is not known is refused."""
+        if key not in self:
+            self.update({key: default})
+        return self[key]
+
+    def __delitem__(self, key: str) -> None:
+        raise ArgumentError(f"param_groups: {key!r} cannot be taken from a group")
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        """What a dict has; refused, for a group needs all that it has."""
+        del self[key]
+
+    def popitem(self) -> Any:
+        """What a dict has; refused, for a group needs all that it has."""
+        del self["lr"]
+
+    def clear(self) -> None:
+        """What a dict has; refused, for a group needs all that it has."""
+        del self["lr"]
+
+    def __copy__(self) -> ParamGroup:
+        return ParamGroup(self.kind, dict(self))
+
+    def __reduce__(self) -> Any:
+        return ParamGroup, (self.kind, dict(self))
+
+
+class Settings(MutableMapping[str, Any]):
+    """The settings of all groups as one: what is set is set in each of them; read where they differ, it is an error."""
+
+    def __init__(self, owner: str, groups: tuple[ParamGroup, ...]) -> None:
+        self.owner, self.groups = owner, groups
+
+    def __getitem__(self, key: str) -> Any:
+        if key in ("params", "lr"):
+            raise KeyError(key)
+        found = [group[key] for group in self.groups]
+        if any(value != found[0] for value in found):
+            raise ArgumentError(
+                f"{self.owner}: its {len(found)} groups differ in {key}: {', '.join(map(str, found))}; "
+                f"look at param_groups[i][{key!r}]"
+            )
+        return found[0]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        given = dict(*args, **kwargs)
+        for group in self.groups:  # before one of them is changed
+            if given.keys() - group.keys() or given.keys() & {"params", "lr"}:
+                known = ", ".join(self)
+                raise ArgumentError(f"{self.owner}: settings are {known}, got {', '.join(map(repr, given))}")
+            group.kind.checked({**group, **given}, group)
+        for group in self.groups:
+            group.update(given)
+
+    def __ior__(self, other: Any) -> Settings:
+        self.update(other)
+        return self
+
+    def __delitem__(self, key: str) -> None:
+        raise ArgumentError(f"{self.owner}: a setting cannot be taken away, got {key!r}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([key for key in self.groups[0] if key not in ("params", "lr")])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return repr({key: [group[key] for group in self.groups] if len(self.groups) > 1 else self[key] for key in self})

@@ -1,0 +1,303 @@
+"""L-BFGS: a quasi-Newton method for losses of all data at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, namespace, on
+from tensorgrad.core.backend import copy as copied
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.optim.arguments import COUNT, Limits
+from tensorgrad.optim.group import ParamGroup
+from tensorgrad.optim.optimiser import Optimiser
+
+DECREASE, CURVATURE = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions, as Nocedal and Wright have them for quasi-Newton methods
+
+
+class Point(NamedTuple):
+    """A place on the line that is searched: how far along, the loss, its slope, the gradient, the parameters."""
+
+    t: float
+    f: float
+    slope: float
+    g: Any
+    x: Any
+
+
+class LBFGS(Optimiser):
+    """Limited-memory BFGS (Nocedal and Wright, Numerical Optimization, 2nd edition 2006, algorithms 7.4 and 7.5), with a line
+    search for the strong Wolfe conditions (3.5 and 3.6) or steps of a given length. `optimiser.step(closure)`::
+
+        def closure():
+            optimiser.zero_grad()
+            loss = F.cross_entropy(model(X), y)
+            loss.backward()
+            return loss
+
+    params             a list of Tensors, one Tensor, or a Module; one group
+    lr                 the length of a step: with a line search that which is tried first
+    max_iter           how many iterations a call of step() makes at most
+    max_eval           how many times it calls the closure at most; None for 1.25 max_iter
+    tolerance_grad     it ends when no element of the gradient is larger than this
+    tolerance_change   it ends when no element of the parameters changes by more than this, nor the loss
+    history_size       from how many iterations the curvature is known
+    line_search        "strong_wolfe", or None for steps of length lr (of the first, lr times min(1, 1 / sum |g|))
+    maximize           step up instead of down
+
+    d = -H g, H being the inverse of the Hessian as far as the last pairs s = x - x', y = g - g' tell;   p = p + t d
+
+    It computes in float64, and rounds what it has found. Its step() acts on values, so it is not compiled; the closure may call
+    a compiled step that gives loss and gradients. A loss that is not finite is a step that was too long.
+    """
+
+    limits = {  # noqa: RUF012
+        "max_iter": COUNT,
+        "max_eval": COUNT,
+        "history_size": COUNT,
+        "tolerance_grad": Limits(),
+        "tolerance_change": Limits(),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search: str | None = "strong_wolfe",
+        maximize: bool = False,
+    ) -> None:
+        self.memory: dict[str, Any] = {"s": [], "y": [], "x": None, "g": None}
+        super().__init__(
+            params,
+            lr,
+            maximize,
+            max_iter=max_iter,
+            max_eval=max_eval,
+            tolerance_grad=tolerance_grad,
+            tolerance_change=tolerance_change,
+            history_size=history_size,
+            line_search=line_search,
+        )
+
+    @classmethod
+    def checked_one(cls, name: str, value: Any, like: Any) -> Any:
+        if name == "line_search":
+            if value is not None and not (isinstance(value, str) and value == "strong_wolfe"):
+                raise ArgumentError(f"{cls.__name__}: line_search must be 'strong_wolfe' or None, got {value!r}")
+            return value
+        if name == "max_eval" and value is None:
+            return value
+        return super().checked_one(name, value, like)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """The parameters, once: L-BFGS has one group."""
+        if self.param_groups:
+            raise ArgumentError(f"{type(self).__name__}: takes one group of parameters, for one direction goes through all")
+        super().add_param_group(group)
+
+    # One step
+
+    def step(self, closure: Callable[[], Any] | None = None) -> float:  # type: ignore[override]
+        """Some iterations. The closure clears the gradients, computes the loss, calls backward() and returns the loss.
+
+        Returns the loss that it began with.
+        """
+        name = type(self).__name__
+        if state.trace is not None:
+            state.trace.forbid(f"{name}.step()")
+        if not callable(closure):
+            raise TypeError(f"{name}: step needs a closure: optimiser.step(closure), which computes the loss and its gradients")
+        self.evaluations = 0
+        group = self.param_groups[0]
+        point = first = self.evaluated(closure, 0.0, None, None)
+        limit = group["max_eval"] or group["max_iter"] * 5 // 4
+        self.count(())
+        for _ in range(group["max_iter"]):
+            if not math.isfinite(point.f) or largest(point.g) <= group["tolerance_grad"]:
+                break
+            d = self.direction(point)
+            slope = float(point.g @ d)
+            if slope > -group["tolerance_change"]:
+                break
+            start = group["lr"] * (1.0 if self.memory["s"] else min(1.0, 1.0 / float(abs(point.g).sum())))
+            self.memory.update(x=point.x, g=point.g)
+            before, point = point, self.moved(closure, point._replace(t=0.0, slope=slope), d, start, limit)
+            if self.evaluations >= limit or largest(point.x - before.x) <= group["tolerance_change"]:
+                break
+            if abs(point.f - before.f) < group["tolerance_change"]:
+                break
+        self.write(point.x)
+        return first.f if not group["maximize"] else -first.f
+
+    def direction(self, point: Point) -> Array:
+        """-H g by the two loops of algorithm 7.4; the last move joins the memory if the loss curves upwards along it."""
+        memory, size = self.memory, self.param_groups[0]["history_size"]
+        if memory["x"] is not None:
+            s, y = point.x - memory["x"], point.g - memory["g"]
+            if float(y @ s) > 1e-10:
+                memory["s"], memory["y"] = [*memory["s"], s][-size:], [*memory["y"], y][-size:]
+        pairs = list(zip(memory["s"], memory["y"], strict=True))
+        q = -point.g
+        shares = []
+        for s, y in reversed(pairs):
+            shares.append(float(s @ q) / float(y @ s))
+            q = q - shares[-1] * y
+        if pairs:
+            s, y = pairs[-1]
+            q = q * (float(s @ y) / float(y @ y))
+        for s, y in pairs:
+            q = q + (shares.pop() - float(y @ q) / float(y @ s)) * s
+        return q
+
+    def moved(self, closure: Callable[[], Any], start: Point, d: Array, t: float, limit: int) -> Point:
+        """The point that an iteration goes to."""
+        if self.param_groups[0]["line_search"] is None:
+            return self.evaluated(closure, t, start, d)
+
+        def phi(t: float) -> Point:
+            return self.evaluated(closure, t, start, d)
+
+        change = self.param_groups[0]["tolerance_change"] / max(largest(d), 1e-300)
+        return strong_wolfe(phi, start, t, max(limit - self.evaluations, 1), change)
+
+    def evaluated(self, closure: Callable[[], Any], t: float, start: Point | None, d: Array | None) -> Point:
+        """The point at x + t d; without them that at which the parameters are."""
+        if start is not None and d is not None:
+            self.write(start.x + t * d)
+        loss = closure()
+        self.evaluations += 1
+        f = loss.item() if isinstance(loss, Tensor) else loss
+        if isinstance(f, bool) or not isinstance(f, (int, float)):
+            raise TypeError(f"{type(self).__name__}: the closure must return the loss, a 0-d Tensor, got {type(loss).__name__}")
+        self.missing()
+        if self.scattered():
+            self.gather()
+        sign = -1.0 if self.param_groups[0]["maximize"] else 1.0
+        parts, gradients = [], []
+        for block in self.blocks:
+            with on(block.flat):
+                xp = namespace([block.flat])
+                parts.append(block.flat.astype(np.float64))
+                for i, (begin, end) in zip(block.indices, block.parts, strict=True):
+                    g = self.params[i]._grad
+                    gradients.append(xp.zeros(end - begin) if g is None else g._data.reshape(-1).astype(np.float64))
+        xp = namespace(parts)
+        x, g = xp.concatenate(parts), sign * xp.concatenate(gradients)
+        return Point(t, sign * float(f), 0.0 if d is None else float(g @ d), g, x)
+
+    def write(self, x: Array) -> None:
+        """Let the parameters be these."""
+        start = 0
+        for block in self.blocks:
+            with on(block.flat):
+                block.flat[...] = x[start : start + block.flat.size].astype(block.flat.dtype)
+            writes.wrote(block.flat)
+            start += block.flat.size
+
+    # What is kept
+
+    def __copy__(self) -> Any:
+        found = super().__copy__()
+        found.memory = dict(self.memory)  # its arrays are never written to
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """As that of other optimisers; and `memory`: the last s and y, and where the last iteration began."""
+        memory = {
+            k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in self.memory.items()
+        }
+        return {**super().state_dict(), "memory": memory}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        n = sum(p.size for p in self.params)
+        memory = values["memory"]
+        for a in [*memory["s"], *memory["y"], *[v for v in (memory["x"], memory["g"]) if v is not None]]:
+            if a.shape != (n,):
+                raise ShapeError(f"{type(self).__name__}.load_state_dict: its memory is of {a.shape}, expected ({n},)")
+        super().load_state_dict(values)
+        self.memory = {
+            k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in memory.items()
+        }
+
+    def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
+        """None: its step is no formula that goes element by element."""
+        return {}
+
+
+def largest(a: Array) -> float:
+    return float(abs(a).max(initial=0.0))
+
+
+def strong_wolfe(phi: Callable[[float], Point], start: Point, t: float, evaluations: int, change: float) -> Point:
+    """A point at which the loss has fallen enough and is flat enough along the line (Nocedal and Wright, algorithm 3.5), or the
+    best that so many evaluations, or intervals down to `change`, have found."""
+
+    def falls(point: Point) -> bool:
+        return point.f <= start.f + DECREASE * point.t * start.slope  # false for NaN
+
+    def is_flat(point: Point) -> bool:
+        return abs(point.slope) <= -CURVATURE * start.slope
+
+    before = start
+    for k in range(evaluations):
+        point = phi(t)
+        if not falls(point) or (k and point.f >= before.f):
+            return zoom(phi, before, point, falls, is_flat, evaluations - k - 1, change)
+        if is_flat(point):
+            return point
+        if point.slope >= 0:
+            return zoom(phi, point, before, falls, is_flat, evaluations - k - 1, change)
+        before, t = point, 2 * t
+    return before
+
+
+def zoom(
+    phi: Callable[[float], Point],
+    low: Point,
+    high: Point,
+    falls: Callable[[Point], bool],
+    is_flat: Callable[[Point], bool],
+    evaluations: int,
+    change: float,
+) -> Point:
+    """Algorithm 3.6: between two points, of which the first is the best so far."""
+    for _ in range(evaluations):
+        if abs(high.t - low.t) <= change:
+            break
+        point = phi(between(low, high))
+        if not falls(point) or point.f >= low.f:
+            high = point
+            continue
+        if is_flat(point):
+            return point
+        if point.slope * (high.t - low.t) >= 0:
+            high = low
+        low = point
+    return low
+
+
+def between(a: Point, b: Point) -> float:
+    """Where the cubic through two points has its minimum (equation 3.59); the middle where that is none, or near an end."""
+    middle = (a.t + b.t) / 2
+    if not (math.isfinite(b.f) and math.isfinite(b.slope)):
+        return middle
+    d1 = a.slope + b.slope - 3 * (a.f - b.f) / (a.t - b.t)
+    root = d1 * d1 - a.slope * b.slope
+    if not 0 <= root < math.inf:
+        return middle
+    d2 = math.copysign(math.sqrt(root), b.t - a.t)
+    below = b.slope - a.slope + 2 * d2
+    found = b.t - (b.t - a.t) * (b.slope + d2 - d1) / below if below else middle
+    edge = 0.1 * abs(b.t - a.t)
+    return found if min(a.t, b.t) + edge <= found <= max(a.t, b.t) - edge else middle
