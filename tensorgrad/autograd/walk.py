@@ -11,7 +11,19 @@ import numpy as np
 
 from tensorgrad.autograd import fusion
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, asarray, copy, current_gpu, device_of, namespace, on, on_gpu, wait_for
+from tensorgrad.core.backend import (
+    Array,
+    as_bytes,
+    asarray,
+    copy,
+    current_gpu,
+    device_of,
+    namespace,
+    on,
+    on_gpu,
+    private,
+    wait_for,
+)
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Freed, Node
 from tensorgrad.core.op import Rules
@@ -44,7 +56,7 @@ def detect_anomaly() -> AbstractContextManager[None]:
 
 def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
     """Add the gradient of `root` to the `.grad` of every leaf it was computed from; see Tensor.backward."""
-    seed = _seed("backward", root, gradient)
+    seed = _seed("backward", root, gradient, create_graph)
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
         if state.trace is not None:
             state.trace.accumulates(tensor)
@@ -89,7 +101,7 @@ def grad(
     for i, t in enumerate(wanted):
         if not t.requires_grad:
             raise GraphError(f"grad: input {i} (shape {t.shape}) does not require a gradient")
-    seeds = [_seed("grad", root, g) for root, g in zip(roots, given, strict=True)]
+    seeds = [_seed("grad", root, g, create_graph) for root, g in zip(roots, given, strict=True)]
     found = {id(t.node or t): g for t, g in _walk("grad", roots, seeds, wanted, create_graph, retain_graph)}
     for i, t in enumerate(wanted):
         if id(t.node or t) not in found and not allow_unused:
@@ -97,7 +109,13 @@ def grad(
     return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only where it was allowed
 
 
-def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
+def given(value: Any, where: str, recorded: bool) -> Tensor:
+    """An array of the user's as a Tensor; what is recorded may keep it, and so gets a copy."""
+    array = asarray(value, where=where)
+    return wrap(private(array) if recorded and state.trace is None else array, None)
+
+
+def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
     """The gradient that the walk starts with."""
     if not root.requires_grad:
         raise GraphError(f"{caller}: this Tensor (shape {root.shape}) was not computed from anything that requires a gradient")
@@ -109,7 +127,7 @@ def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
             )
         with on(root._data):
             return wrap(namespace([root._data]).ones((), root.dtype), None)
-    seed = gradient if isinstance(gradient, Tensor) else wrap(asarray(gradient, where=f"{caller}: gradient"), None)
+    seed = gradient if isinstance(gradient, Tensor) else given(gradient, f"{caller}: gradient", recorded)
     if device_of(seed._data) != device_of(root._data):
         raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
     if seed.shape != root.shape:
@@ -134,6 +152,8 @@ def _walk(
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
+    if writes.loans:
+        writes.look()
     if nodes and writes.latest > nodes[-1].index:
         _check_writes(caller, nodes)
     needed = _on_path(nodes, targets) if wanted is not None else None
@@ -168,7 +188,7 @@ def _walk(
                 raise
             if freed is not None:
                 for member in (node, use, *use.members):
-                    member.saved, member.out = freed, None
+                    member.saved, member.out, member.alive = freed, None, None
     finally:
         state.recording, state.tracing, state.scope, state.gradient_of, state.walked = before
         if gpu is not None:
@@ -237,15 +257,27 @@ def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
     if use.saved:
         values = use.saved
         if record:
-            values = tuple(
-                wrap(a, i) if isinstance(i, Node) and a is not None else i for i, a in zip(use.inputs, values, strict=True)
-            )
+            values = tuple([_valued(i, a, use) for i, a in zip(use.inputs, values, strict=True)])
         elif not op.reads_all:
             values = tuple([i if a is None else a for i, a in zip(use.inputs, values, strict=True)])
     if record:
         state.scope, state.gradient_of = node.scope, use
         out = out if out is None else wrap(out, node)
     return op.backward(g, node if out is None else out, *values, **use.attrs)
+
+
+def _valued(source: Any, array: Any, use: Node) -> Any:
+    """An input of `use` with the value that was kept of it, if one was, for a rule that is recorded."""
+    if array is None or not isinstance(source, (Node, Tensor)):
+        return source
+    if isinstance(source, Node):
+        return wrap(array, source)
+    if array is not source._data and (array.shape != source.shape or as_bytes(array) != as_bytes(source._data)):
+        raise GraphError(
+            f"{_described(use)}, read a Tensor {source.shape} that has been changed since: what is computed of a gradient "
+            f"would be at its new values. Change it after the last backward(), or compute with a copy"
+        )
+    return source
 
 
 def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
@@ -264,7 +296,7 @@ def _hooked(hooks: list[Any], g: Any, record: bool) -> Any:
         new = hook(tensor)
         if new is None:
             continue
-        new = new if isinstance(new, Tensor) else wrap(asarray(new, where="hook"), None)
+        new = new if isinstance(new, Tensor) else given(new, "hook", record)
         if new.shape != tensor.shape:
             raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
         g = new if record else new._data

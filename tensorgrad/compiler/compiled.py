@@ -550,7 +550,7 @@ def is_used_up(t: Tensor) -> bool:
 def let_go(found: Trace) -> None:
     """Drop the arrays of a run; its nodes stay, as names."""
     for node in found.program().nodes:
-        node.saved, node.out = (), None
+        node.saved, node.out, node.alive = (), None, None
     for t in found.arguments:
         t._data = np.broadcast_to(np.zeros((), t.dtype), t.shape)
     found.saved.clear()

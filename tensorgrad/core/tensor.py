@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core import backend
+from tensorgrad.core import backend, writes
 from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
 from tensorgrad.core.node import Node
@@ -72,14 +72,22 @@ class Tensor(Face):
         """The array: NumPy's or CuPy's. What is written to it is not recorded; another array may be put in its place."""
         if state.trace is not None:
             state.trace.refuse(self, ".data")
-        return self._data
+        return self._lent()
 
     @data.setter
     def data(self, array: Array) -> None:
         if state.trace is not None:
             state.trace.forbid("setting .data")
+        array = backend.asarray(array, where=".data")
+        if _is_same(array, self._data):  # t.data -= v: it has been lent, and written to
+            return
         changes.count += 1
         self._data = array
+        writes.share(array)
+
+    def _lent(self) -> Array:
+        """The array for others, who may write to it. A traced step watches what is done in it by other means."""
+        return self._data if state.trace is not None else writes.lend(self._data)
 
     @property
     def grad(self) -> Tensor | Any:  # or None, for which type checkers do not make one ask
@@ -127,7 +135,7 @@ class Tensor(Face):
     def numpy(self) -> Array:
         """The values as a NumPy array, sharing memory where they are in main memory already."""
         self._require_concrete("numpy()")
-        return self._data if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
+        return self._lent() if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
 
     def item(self) -> float | int | bool:
         """The one value as a Python number. Raises ValueError for more than one."""
@@ -193,7 +201,7 @@ class Tensor(Face):
         if self.requires_grad:
             raise DTypeError("__dlpack__: this Tensor requires a gradient, and would leave the graph; use .detach()")
         self._require_concrete("__dlpack__")
-        return self._data.__dlpack__(**options)
+        return self._lent().__dlpack__(**options)
 
     def __dlpack_device__(self) -> Any:
         return self._data.__dlpack_device__()
@@ -286,6 +294,15 @@ def raw(x: Any) -> Any:
     return np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
 
 
+def _is_same(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same elements in the same memory."""
+    if a is b:
+        return True
+    if a.shape != b.shape or a.dtype != b.dtype or type(a) is not type(b) or a.strides != b.strides:
+        return False
+    return backend.address(a) == backend.address(b) and writes.owner_of(a) is writes.owner_of(b)
+
+
 def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:
     """A leaf as it was before it was copied or pickled."""
     t = kind.__new__(kind)
@@ -297,4 +314,6 @@ def from_dlpack(array: Any) -> Tensor:
     """A Tensor on the memory of anything that speaks DLPack (PyTorch, JAX, CuPy, ...), on its device, without a copy."""
     cuda, managed = 2, 13  # DLPack's numbers of kinds of devices
     xp = backend.cupy() if array.__dlpack_device__()[0] in (cuda, managed) else np
-    return wrap(xp.from_dlpack(array), None)
+    t = wrap(xp.from_dlpack(array), None)
+    writes.share(t._data)
+    return t
