@@ -19,6 +19,8 @@ from tensorgrad.autograd import fusion, walk
 from tensorgrad.core import backend, writes
 from tensorgrad.core.face import Face
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.location import is_own
+from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.operand import Operand
 from tensorgrad.core.state import state
@@ -26,7 +28,6 @@ from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 if TYPE_CHECKING:
-    from tensorgrad.core.node import Node
     from tensorgrad.core.profiling import Profile
 
 # Every function of ops is a method too, by the same name, but for these
@@ -249,6 +250,7 @@ class Methods(Tensor):
                 "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
                 "or compute a new Tensor from it"
             )
+        self._require_writable()
         before = wrap(backend.copy(self._data), self.node)
         if state.trace is not None and self.node is None:
             state.trace.shared(before, self)
@@ -275,15 +277,52 @@ class Methods(Tensor):
             self.node, self.requires_grad = after.node, after.requires_grad
         return self
 
+    def _require_writable(self) -> None:
+        """Raise GraphError where an in-place change would change a leaf that requires a gradient, or several elements at once."""
+        if state.recording and self.requires_grad and self._data.base is not None and (leaf := leaf_under(self)) is not None:
+            name = f" {leaf.name!r}" if leaf.name else ""
+            raise GraphError(
+                f"in-place change: this is a view, made by {self._made_by()}, of a leaf{name} {leaf.shape} that requires a "
+                f"gradient; change it inside `with no_grad():`, or compute a new Tensor from it"
+            )
+        flags, strides = self._data.flags, self._data.strides
+        if not getattr(flags, "writeable", True) or any(n > 1 and not s for n, s in zip(self.shape, strides, strict=True)):
+            made = f", made by {self._made_by()}," if self.node is not None else ""
+            raise GraphError(
+                f"in-place change: this Tensor {self.shape}{made} is read-only, as what is broadcast is: its elements share "
+                f"memory. Compute a new one, `y = y * 2` for `y *= 2`, or change a copy: `y = y * 1` before"
+            )
+
+    def _made_by(self) -> str:
+        node = self.node
+        return "" if node is None else node.op.name + (f" at {node.line}" if node.line else "")
+
     def _write_raw(self, index: Any, value: Any) -> None:
         if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
             value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
+        self._require_writable()
         try:
             with backend.on(self._data):
                 self._data[protocols.plain_index(index)] = protocols.plain(value)
         except (ValueError, IndexError, TypeError) as error:
             raise ShapeError(f"setitem: {error}; the Tensor has shape {self.shape}") from error
         writes.wrote(self._data)
+
+
+def leaf_under(t: Tensor) -> Tensor | None:
+    """The leaf that requires a gradient and has its memory in common with a computed Tensor, if there is one."""
+    seen: set[Node] = set()
+    nodes = [t.node]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or not (node.op.moves or node.op.calls or not is_own(type(node.op).__module__)):
+            continue  # an operation that computes does so in memory of its own
+        seen.add(node)
+        for source in node.inputs:
+            if isinstance(source, Tensor) and source.requires_grad and backend.may_overlap(source._data, t._data):
+                return source
+            nodes.append(source if isinstance(source, Node) else None)
+    return None
 
 
 def method(function: Callable[..., Any]) -> Callable[..., Any]:

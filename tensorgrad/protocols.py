@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.core import writes
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
@@ -43,13 +44,21 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
     op = table(UFUNCS).get(ufunc)
     if op is not None and method == "__call__" and not kwargs:
         return op(*inputs)
-    if state.trace is not None:
-        for a in inputs:
-            if isinstance(a, Tensor):
-                a._require_concrete(f"np.{ufunc.__name__}")
-    if not any(tracked(a) for a in inputs):  # no graph to leave: plain arithmetic, out= and where= included
-        return getattr(ufunc, method)(*[plain(a) for a in inputs], **kwargs)
     name = f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")
+    targets = inputs[:1] if method == "at" else kwargs.get("out", ())
+    written = [a for a in targets if isinstance(a, Tensor)]
+    given = [a for a in (*inputs, *targets, *kwargs.values()) if isinstance(a, Tensor)]
+    if state.trace is not None:
+        if written:
+            state.trace.forbid(f"{name}, which writes into a Tensor past the graph,")
+        for a in given:
+            a._require_concrete(f"np.{ufunc.__name__}")
+    if not any(a.requires_grad for a in given):  # no graph to leave: plain arithmetic, out= and where= included
+        options = {key: plain_index(value) for key, value in kwargs.items()}  # out is a tuple
+        result = getattr(ufunc, method)(*[plain_index(a) for a in inputs], **options)
+        for a in written:
+            writes.wrote(a._data)
+        return in_place_of(result, written)
     how = f" with {', '.join(kwargs)}" if kwargs else ""
     raise DTypeError(f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op)}")
 
@@ -75,8 +84,11 @@ def way_out(op: Any) -> str:
     return f"{instead}leave the graph with .detach().numpy()"
 
 
-def tracked(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
+def in_place_of(result: Any, written: list[Tensor]) -> Any:
+    """What a ufunc returns: a Tensor where that was its `out`."""
+    if isinstance(result, tuple):
+        return tuple(in_place_of(r, written) for r in result)
+    return next((t for t in written if t._data is result), result)
 
 
 def plain_index(index: Any) -> Any:

@@ -156,6 +156,12 @@ def _walk(
         writes.look()
     if nodes and writes.latest > nodes[-1].index:
         _check_writes(caller, nodes)
+        for root in roots:
+            if root.node is not None and writes.since(root.node.index, (root._data,)):
+                raise GraphError(
+                    f"{caller}: {_described(root.node)}, shares memory with a Tensor that has been changed in place since; "
+                    f"compute it again"
+                )
     needed = _on_path(nodes, targets) if wanted is not None else None
     fused = fusion.match(nodes, targets) if state.fusing and not state.checking else {}
     freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())

@@ -14,6 +14,7 @@ import numpy as np
 from tensorgrad.core import backend, writes
 from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
+from tensorgrad.core.location import warn
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import changes, state
 from tensorgrad.errors import DTypeError, GraphError
@@ -29,7 +30,7 @@ class Tensor(Face):
     device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default
     name           how drawings, listings and errors call it
 
-    Raises DTypeError for data that are not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a
+    Raises GraphError for a Tensor that requires a gradient, DTypeError for data that are not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a
     device that is not there, MissingDependencyError for a GPU without CuPy.
     """
 
@@ -48,6 +49,11 @@ class Tensor(Face):
         source = data if isinstance(data, Tensor) else None
         if source is not None:
             name = name or source.name
+            if source.requires_grad and state.recording:
+                raise GraphError(
+                    "Tensor: the data are a Tensor that requires a gradient, and a copy of its values would leave the graph; "
+                    "use it as it is, or write .detach() if that is meant"
+                )
         array = backend.asarray(data if source is None else source._data, dtype)
         is_copy = source is not None or backend.is_array(data)
         moved = array if device is None else backend.move(array, device)
@@ -158,9 +164,11 @@ class Tensor(Face):
         return (self[i] for i in range(len(self._data)))
 
     def __float__(self) -> float:
+        self._warn_of_leaving("float")
         return float(self._one("float"))
 
     def __int__(self) -> int:
+        self._warn_of_leaving("int")
         return int(self._one("int"))
 
     def __bool__(self) -> bool:
@@ -177,6 +185,14 @@ class Tensor(Face):
         if state.trace is not None:
             state.trace.refuse(self, what)
         backend.settle()
+
+    def _warn_of_leaving(self, what: str) -> None:
+        """Say, once for each line, that a number is made of a Tensor whose gradient is wanted: float() is called unseen, too."""
+        if self.requires_grad and state.recording:
+            warn(
+                f"{what}: a number is made of a Tensor that requires a gradient, and what is computed of it has none; write "
+                f".item() if that is meant, else use an operation of tensorgrad (tensorgrad.exp for math.exp, stack, setitem)"
+            )
 
     def _one(self, what: str) -> Any:
         if self.size != 1:
