@@ -329,9 +329,11 @@ def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
 def _check_writes(caller: str, nodes: list[Node]) -> None:
     """Raise GraphError if an array that a rule is going to read was changed in place after it was recorded."""
     for node in nodes:
-        if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out)):
+        if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out), unseen=True):
+            changed = [i for i, a in enumerate(node.saved or ()) if writes.since(node.index, (a,), unseen=True)]
+            which = f"argument {changed[0]} {np.shape(node.saved[changed[0]])}" if changed else "its result"
             raise GraphError(
-                f"{caller}: {_described(node)}, needs a value that has been changed in place since. "
+                f"{caller}: {_described(node)}, needs a value that has been changed in place since: {which}. "
                 f"Change it after backward(), or compute with a copy"
             )
 

@@ -129,8 +129,6 @@ def record(
     theirs = requires_grad and state.trace is None  # in one call of a traced step nobody else comes to write
     for i, source in enumerate(inputs):
         if isinstance(source, Node):
-            if writes.loans:
-                writes.look(arrays[i])
             if writes.latest > source.index and writes.since(source.index, (arrays[i],)):
                 if not source.requires_grad and state.trace is not None:
                     state.trace.reads_changed(arrays[i])

@@ -82,14 +82,19 @@ class Tensor(Face):
 
     @data.setter
     def data(self, array: Array) -> None:
+        array = backend.asarray(array, where=".data")
+        if not _is_same(array, self._data):  # t.data -= v is no other array: it was lent, and has been written to
+            self._replace(array)
+            writes.share(array)
+        elif state.trace is not None:
+            state.trace.forbid("setting .data")
+
+    def _replace(self, array: Array) -> None:
+        """Put an array in the place of its own that nobody else has."""
         if state.trace is not None:
             state.trace.forbid("setting .data")
-        array = backend.asarray(array, where=".data")
-        if _is_same(array, self._data):  # t.data -= v: it has been lent, and written to
-            return
         changes.count += 1
         self._data = array
-        writes.share(array)
 
     def _lent(self) -> Array:
         """The array for others, who may write to it. A traced step watches what is done in it by other means."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,7 +26,10 @@ from tensorgrad.core.backend import Array, as_bytes, is_array, may_overlap, on_g
 tick = itertools.count().__next__  # numbers nodes and writes in the order in which they happen
 
 latest = -1  # time of the last write
-_written: dict[int, tuple[int, Any, Any]] = {}  # id of the array: time, the array, the array that owns its memory
+
+Log: TypeAlias = dict[int, tuple[int, Any, Any]]  # id of the array: time, the array, the array that owns its memory
+_written: Log = {}  # what Tensors and optimisers have changed
+_changed: Log = {}  # what others have: no part of any history, but a rule that kept the memory cannot use it any more
 
 LIMIT = 1024  # entries after which those of arrays that are gone are dropped
 
@@ -36,21 +39,22 @@ def wrote(array: Array) -> None:
     owner = owner_of(array)
     for loan in loans.get(id(owner), ()):
         loan.look()
-    _note(array, owner)
+    _note(_written, array, owner)
 
 
-def _note(array: Array, owner: Array) -> None:
+def _note(log: Log, array: Array, owner: Array) -> None:
     global latest
     latest = tick()
-    _written[id(array)] = (latest, weakref.ref(array), weakref.ref(owner))
-    if len(_written) > LIMIT:
-        for key in [key for key, (_, _, owner) in list(_written.items()) if owner() is None]:
-            _written.pop(key, None)
+    log[id(array)] = (latest, weakref.ref(array), weakref.ref(owner))
+    if len(log) > LIMIT:
+        for key in [key for key, (_, _, owner) in list(log.items()) if owner() is None]:
+            log.pop(key, None)
 
 
-def since(time: int, arrays: Iterable[Any]) -> bool:
-    """Whether the memory of one of `arrays` was written to after `time`."""
-    recent = [(ref(), owner()) for when, ref, owner in list(_written.values()) if when > time]
+def since(time: int, arrays: Iterable[Any], unseen: bool = False) -> bool:
+    """Whether the memory of one of `arrays` was written to after `time`. unseen: past the Tensors, too."""
+    log = [*_written.values(), *_changed.values()] if unseen else list(_written.values())
+    recent = [(ref(), owner()) for when, ref, owner in log if when > time]
     for a in arrays:
         if a is None or not hasattr(a, "dtype"):
             continue
@@ -134,7 +138,7 @@ class Loan:
             self.before = None
         elif (now := as_bytes(array)) != self.before:
             self.before = now
-            _note(array, owner_of(array))
+            _note(_changed, array, owner_of(array))
 
     def ended(self, _: object) -> None:
         """Nobody else has the memory any more; said in whatever thread, in the middle of anything."""
@@ -177,19 +181,24 @@ def share(array: Array) -> None:
         shared[key] = weakref.ref(owner, lambda _: shared.pop(key, None))
 
 
+def is_lent(array: Array) -> bool:
+    """Whether others can write to the memory of an array."""
+    key = id(owner_of(array))
+    if key in shared:
+        return True
+    lent = [loan.array() for loan in loans.get(key, ())]
+    return any(a is not None and may_overlap(array, a) for a in lent)
+
+
 def kept(array: Any) -> Any:
     """What a rule keeps of an array of a Tensor's: a copy if others can write to its memory, else itself."""
     if not is_array(array) or isinstance(array, np.generic):
         return array
-    key = id(owner_of(array))
-    if key in shared:
-        return private(array)
-    lent = [loan.array() for loan in loans.get(key, ())]
-    return private(array) if any(a is not None and may_overlap(array, a) for a in lent) else array
+    return private(array) if is_lent(array) else array
 
 
-def look(array: Any = None) -> None:
-    """Note what others have written to the memory of an array, to any memory if none is given."""
-    for found in list(loans.values()) if array is None else [loans.get(id(owner_of(array)), ())]:
+def look() -> None:
+    """Note what others have written to memory that is lent."""
+    for found in list(loans.values()):
         for loan in found:
             loan.look()
