@@ -19,6 +19,7 @@ from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.state import state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import GraphError
+from tensorgrad.ops.random import keep_mask
 
 
 class Again:
@@ -57,7 +58,15 @@ def read_by(result: Any, given: Sequence[Any]) -> list[str]:
     graph = Graph.of(result)
     own = {id(x._data) for x in given if isinstance(x, Tensor)}
     values = [t._data for t in graph.leaves if not t.requires_grad and id(t._data) not in own]
-    return [*[f"{node.op.name} {contents(node.attrs)}" for node in graph.nodes], *[f"a value {contents(a)}" for a in values]]
+    numbers = [[x for x in node.inputs if isinstance(x, (int, float))] for node in graph.nodes]
+    uses = [f"{node.op.name} {contents(node.attrs)} {found}" for node, found in zip(graph.nodes, numbers, strict=True)]
+    drawn = [
+        a
+        for node in graph.nodes
+        for source, a in zip(node.inputs, node.saved, strict=False)
+        if isinstance(source, Node) and source.op is keep_mask
+    ]
+    return [*uses, *[f"a value {contents(a)}" for a in values], *[f"a mask {contents(a)}" for a in drawn]]
 
 
 def contents(value: Any) -> str:

@@ -169,12 +169,10 @@ class Tensor(Face):
         return (self[i] for i in range(len(self._data)))
 
     def __float__(self) -> float:
-        self._warn_of_leaving("float")
-        return float(self._one("float"))
+        return float(self._one("float", leaving=True))
 
     def __int__(self) -> int:
-        self._warn_of_leaving("int")
-        return int(self._one("int"))
+        return int(self._one("int", leaving=True))
 
     def __bool__(self) -> bool:
         return bool(self._one("bool"))
@@ -191,18 +189,15 @@ class Tensor(Face):
             state.trace.refuse(self, what)
         backend.settle()
 
-    def _warn_of_leaving(self, what: str) -> None:
-        """Say, once for each line, that a number is made of a Tensor whose gradient is wanted: float() is called unseen, too."""
-        if self.requires_grad and state.recording:
+    def _one(self, what: str, leaving: bool = False) -> Any:
+        if self.size != 1:
+            raise ValueError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
+        self._require_concrete(f"{what}()")
+        if leaving and self.requires_grad and state.recording:  # NumPy, math and others call float() where nobody sees it
             warn(
                 f"{what}: a number is made of a Tensor that requires a gradient, and what is computed of it has none; write "
                 f".item() if that is meant, else use an operation of tensorgrad (tensorgrad.exp for math.exp, stack, setitem)"
             )
-
-    def _one(self, what: str) -> Any:
-        if self.size != 1:
-            raise ValueError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
-        self._require_concrete(f"{what}()")
         return self._data.item()
 
     def __format__(self, spec: str) -> str:
@@ -319,9 +314,11 @@ def _is_same(a: Array, b: Array) -> bool:
     """Whether two arrays are the same elements in the same memory."""
     if a is b:
         return True
-    if a.shape != b.shape or a.dtype != b.dtype or type(a) is not type(b) or a.strides != b.strides:
+    if a.shape != b.shape or a.dtype != b.dtype or type(a) is not type(b):
         return False
-    return backend.address(a) == backend.address(b) and writes.owner_of(a) is writes.owner_of(b)
+    steps = [(s, t) for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1]
+    same = all(s == t for s, t in steps) and backend.address(a) == backend.address(b)
+    return same and writes.owner_of(a) is writes.owner_of(b)
 
 
 def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:

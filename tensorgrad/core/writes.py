@@ -103,10 +103,10 @@ def nodes_alive() -> list[weakref.ref[Alive]]:
 class Lender:
     """What lends the memory of an array: the array that NumPy makes of it, and each view of that, keep it."""
 
-    __slots__ = ("array", "__array_struct__", "__weakref__")
+    __slots__ = ("array", "__array_interface__", "__weakref__")
 
     def __init__(self, array: Array) -> None:
-        self.array, self.__array_struct__ = array, array.__array_struct__
+        self.array, self.__array_interface__ = array, array.__array_interface__
 
 
 class Loan:
