@@ -278,7 +278,7 @@ class Methods(Tensor):
         return self
 
     def _require_writable(self) -> None:
-        """Raise GraphError where an in-place change would change a leaf that requires a gradient, or several elements at once."""
+        """Raise GraphError where a change in place would be one of a leaf that requires a gradient, or of several elements."""
         if state.recording and self.requires_grad and self._data.base is not None and (leaf := leaf_under(self)) is not None:
             name = f" {leaf.name!r}" if leaf.name else ""
             raise GraphError(

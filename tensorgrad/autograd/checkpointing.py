@@ -25,11 +25,13 @@ from tensorgrad.ops.random import keep_mask
 class Again:
     """A function that is called again in backward(), and what it read, besides its arguments, when it was called for its value.
 
-    leaves   the arrays of what requires a gradient
-    read     what else was in its graph: ops, attributes, and the values of leaves
+    wanted   which of its arguments required a gradient
+    leaves   the arrays of what else does
+    read     what was in its graph besides: ops, attributes, and the values of leaves
     """
 
-    def __init__(self, fn: Callable[..., Any], leaves: list[Array], read: list[str]) -> None:
+    def __init__(self, fn: Callable[..., Any], given: Sequence[Any], leaves: list[Array], read: list[str]) -> None:
+        self.wanted = [isinstance(x, Tensor) and x.requires_grad for x in given]
         self.fn, self.__name__ = fn, getattr(fn, "__name__", type(fn).__name__)
         self.time, self.leaves, self.read = writes.tick(), leaves, read
         self.lent = [(a, contents(a)) for a in leaves if writes.is_lent(a)]
@@ -56,8 +58,7 @@ def read_by(result: Any, given: Sequence[Any]) -> list[str]:
     if not isinstance(result, Tensor) or result.node is None:
         return []
     graph = Graph.of(result)
-    own = {id(x._data) for x in given if isinstance(x, Tensor)}
-    values = [t._data for t in graph.leaves if not t.requires_grad and id(t._data) not in own]
+    values = [t._data for t in graph.leaves if not t.requires_grad and not any(t is x for x in given)]
     numbers = [[x for x in node.inputs if isinstance(x, (int, float))] for node in graph.nodes]
     uses = [f"{node.op.name} {contents(node.attrs)} {found}" for node, found in zip(graph.nodes, numbers, strict=True)]
     drawn = [
@@ -121,7 +122,7 @@ class Checkpoint(Op):
         attrs = {"fn": fn, "count": len(xs)}
         if trace is None:
             saved = tuple([writes.kept(a) for a in saved])
-            attrs["fn"] = Again(fn, [t._data for t in leaves], read_by(trial, own))
+            attrs["fn"] = Again(fn, own, [t._data for t in leaves], read_by(trial, own))
         return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -138,9 +139,10 @@ class Checkpoint(Op):
             if not found:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True, tracing=recorded):
+                    wanted = fn.wanted if isinstance(fn, Again) else [is_array(x) and x.dtype.kind == "f" for x in xs[:count]]
                     fresh = [
-                        Tensor(x, True) if is_array(x) and x.dtype.kind == "f" else wrap(x, None) if is_array(x) else x
-                        for x in xs[:count]
+                        (Tensor(x, True) if want else wrap(x, None)) if is_array(x) else x
+                        for x, want in zip(xs[:count], wanted, strict=True)
                     ]
                     inputs = [t for t in (*fresh, *xs[count:]) if isinstance(t, Tensor) and t.requires_grad]
                     result = fn(*fresh)

@@ -318,9 +318,9 @@ class Pool:
     """Large pieces of memory, to be used again when no array lies in them any more.
 
     Fresh memory from the system costs a page fault for every 4 KiB: as much as the arithmetic on it. Each time a piece is used,
-    it is by an object of its own (of ctypes') that lends its memory to the array. Every view of the array, and all else
-    that is made of its memory, keeps that object. When it is gone, in whatever thread, the piece is free: references are not counted here,
-    as what they are counted to differs from one Python to another.
+    an object made for that time (one of ctypes') lends its memory to the array. Every view of the array, and all else that
+    NumPy makes of its memory, keeps that object. When it is gone, in whatever thread, the piece is free. References are not
+    counted: what they are counted to differs from one Python to another.
     """
 
     def __init__(self) -> None:

@@ -30,8 +30,8 @@ class Tensor(Face):
     device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default
     name           how drawings, listings and errors call it
 
-    Raises GraphError for a Tensor that requires a gradient, DTypeError for data that are not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a
-    device that is not there, MissingDependencyError for a GPU without CuPy.
+    Raises GraphError for a Tensor that requires a gradient, which a copy would not have; DTypeError for data that are not
+    numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a device that is not there, MissingDependencyError for a GPU without CuPy.
     """
 
     __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "__weakref__")
@@ -60,7 +60,7 @@ class Tensor(Face):
         self._data: Array = backend.copy(array) if moved is array else moved
         self._grad: Tensor | None = None
         self.node: Node | None = None
-        self.requires_grad = False
+        self.requires_grad: bool = False
         self.name: str = name
         self.hooks: list[Callable[[Tensor], Any]] | None = None
         if state.trace is not None:
