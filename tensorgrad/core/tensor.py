@@ -31,7 +31,8 @@ class Tensor(Face):
     name           how drawings, listings and errors call it
 
     Raises GraphError for a Tensor that requires a gradient, which a copy would not have; DTypeError for data that are not
-    numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a device that is not there, MissingDependencyError for a GPU without CuPy.
+    numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a device that is not there,
+    MissingDependencyError for a GPU without CuPy.
     """
 
     __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "__weakref__")
