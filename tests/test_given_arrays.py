@@ -373,3 +373,36 @@ def test_a_rule_keeps_no_copy_of_what_it_does_not_read() -> None:
     assert (x * a).node.inputs[1]._data is not a  # type: ignore[union-attr]
     with tensorgrad.no_grad():
         assert (x * a).node is None
+
+
+# The result of a compiled function, whose gradient is found by running it once more
+
+
+@pytest.mark.filterwarnings("ignore:compile")
+@pytest.mark.parametrize(
+    "what", ["argument", "array", "index", "Tensor", "Tensor, raw", "parameter", "parameter, raw", "nothing"]
+)
+def test_what_a_compiled_function_reads(what: str) -> None:
+    w, c, a, index = Tensor([1.0, 2.0], True), Tensor([3.0, 4.0]), np.array([3.0, 4.0], np.float32), np.array([0, 1])
+    f = tensorgrad.compile(lambda x: (x * w * w * a * c)[index].sum())
+    for _ in range(3):
+        x = np.ones(2, np.float32)
+        y = f(x)
+        w.grad = None
+        y.backward()
+        np.testing.assert_array_equal(w.grad.data, [18, 64])
+    y = f(x)
+    if what in ("argument", "array", "index"):
+        overwrite({"argument": x, "array": a, "index": index}[what])
+    elif what.endswith("raw"):
+        (c if what.startswith("T") else w).data[...] = 7.0
+    elif what != "nothing":
+        with tensorgrad.no_grad():
+            (c if what == "Tensor" else w).__imul__(2.0)
+    w.grad = None
+    if what in ("nothing", "argument"):
+        y.backward()
+        np.testing.assert_array_equal(w.grad.data, [18, 64])
+    else:
+        with pytest.raises(GraphError, match="changed"):
+            y.backward()

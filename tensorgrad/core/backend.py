@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import math
 import re
 import time
@@ -200,6 +201,11 @@ def as_bytes(array: Array) -> bytes:
     """What is in the memory of an array, element after element."""
     with on(array):
         return bytes((array.get() if on_gpu(array) else array).tobytes())
+
+
+def digest(array: Array) -> str:
+    """A short text that is another one when the shape, the dtype or one of the elements is."""
+    return f"{array.shape} {array.dtype} {hashlib.blake2b(as_bytes(array), digest_size=16).hexdigest()}"
 
 
 def private(array: Array) -> Array:
