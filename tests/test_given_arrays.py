@@ -12,10 +12,11 @@ import pytest
 
 import tensorgrad
 from tensorgrad import Tensor, checkpoint, nn, optim
-from tensorgrad.core import writes
+from tensorgrad.core import backend, writes
 from tensorgrad.errors import GraphError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY, Op
+from tests.cuda.gpu import using
 
 
 class Box:
@@ -406,3 +407,39 @@ def test_what_a_compiled_function_reads(what: str) -> None:
     else:
         with pytest.raises(GraphError, match="changed"):
             y.backward()
+
+
+# On a GPU, or on the stand-in for one
+
+
+@pytest.mark.parametrize("gpu", ["stand-in", "cuda"])
+@pytest.mark.parametrize("way", ["operand", "labels", ".data", ".data, held", ".data = ", "operand, unread"])
+def test_on_a_gpu(gpu: str, way: str) -> None:
+    with using(gpu):
+        xp = backend.cupy()
+        x, w = Tensor(Z, True, device="cuda"), Tensor(P, device="cuda")
+        memory = xp.asarray(LABELS if way == "labels" else P)
+        if way == ".data = ":
+            w.data = memory
+        held = w.data if way == ".data, held" else None
+
+        def loss_of() -> Tensor:
+            if way == "labels":
+                return F.cross_entropy(x, memory)
+            if way == "operand, unread":
+                return ((x + memory) * x).sum()
+            return (x * (memory if way == "operand" else w) * x).sum()
+
+        expected = tensorgrad.grad(loss_of(), x)[0].numpy()
+        loss = loss_of()
+        target = memory if held is None and way != ".data" else w.data if held is None else held
+        if way == "labels":
+            target[...] = 2 - target
+        else:
+            target[...] = 7.0
+        if way == ".data":  # lent after it was read
+            with pytest.raises(GraphError, match="changed in place since"):
+                loss.backward()
+            return
+        loss.backward()
+        np.testing.assert_array_equal(x.grad.numpy(), expected)
