@@ -13,7 +13,7 @@ import pytest
 import tensorgrad
 from tensorgrad import Tensor, checkpoint, nn, optim
 from tensorgrad.core import backend, writes
-from tensorgrad.errors import GraphError
+from tensorgrad.errors import DTypeError, GraphError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY, Op
 from tests.cuda.gpu import using
@@ -244,6 +244,37 @@ def test_written_to_after_it_was_read(way: str, what: str) -> None:
     assert x.grad is None
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_written_to_while_it_is_held(again: bool) -> None:
+    """What was lent when the operation was recorded was copied; what was lent after it is looked at before the pass."""
+    x, c = Tensor(np.array([3.0, 1.0, 2.0]), True), Tensor(np.array([3.0, 1.0, 2.0]))
+    held = c.numpy() if again else None
+    loss = (x * c).sum()
+    held = c.numpy() if held is None else held
+    held[0] = 5.0
+    if not again:
+        with pytest.raises(GraphError, match=r"mul \(3,\), .* changed in place since: argument 1 \(3,\)"):
+            loss.backward()
+        loss = (x * c).sum()
+        held[0] = 3.0
+    loss.backward()
+    np.testing.assert_array_equal(x.grad.data, [3 if again else 5, 1, 2])
+
+
+def test_data_that_is_set_to_itself() -> None:
+    """`t.data -= v` sets it to the array that was lent: no other one, which everybody would have for good."""
+    t = Tensor(np.ones(3), True)
+    memory, count = t._data, len(writes.shared)
+    t.data -= 0.5
+    t.data = t.data[...]
+    assert t._data is memory
+    assert len(writes.shared) == count
+    t.data = t.data[::-1]
+    assert t._data is not memory
+    with pytest.raises(DTypeError, match=r"\.data: expected numbers or booleans, got dtype"):
+        t.data = "text"
+
+
 @pytest.mark.parametrize("way", LATER)
 def test_written_to_between_passes(way: str) -> None:
     """Memory that is lent, and was written to, before the forward pass is nobody's business."""
@@ -415,6 +446,7 @@ def test_what_a_compiled_function_reads(what: str) -> None:
 @pytest.mark.parametrize("gpu", ["stand-in", "cuda"])
 @pytest.mark.parametrize("way", ["operand", "labels", ".data", ".data, held", ".data = ", "operand, unread"])
 def test_on_a_gpu(gpu: str, way: str) -> None:
+    """Whether it is a copy that the rule has, or it is found out."""
     with using(gpu):
         xp = backend.cupy()
         x, w = Tensor(Z, True, device="cuda"), Tensor(P, device="cuda")
@@ -443,3 +475,11 @@ def test_on_a_gpu(gpu: str, way: str) -> None:
             return
         loss.backward()
         np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
+@pytest.mark.parametrize("gpu", ["stand-in", "cuda"])
+def test_what_is_broadcast_on_a_gpu_is_read_only(gpu: str) -> None:
+    with using(gpu):
+        t = Tensor([1.0, 2.0], device="cuda").broadcast_to((2, 2))
+        with pytest.raises(GraphError, match=r"in-place change: this Tensor \(2, 2\) is read-only"):
+            t *= 2.0
