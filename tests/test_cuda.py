@@ -74,8 +74,8 @@ def test_devices_are_named_and_kept(gpu: Gpu) -> None:
     x = Tensor([[1.0, 2], [3, 4]], True, device="cuda:1")
     assert x.device == "cuda:1"
     assert Tensor([1.0], device="cuda").device == "cuda:0"
-    assert Tensor(x.detach()).device == "cuda:1"
-    assert Tensor(x.detach(), device="cpu").device == "cpu"
+    assert Tensor(x).device == "cuda:1"
+    assert Tensor(x, device="cpu").device == "cpu"
     assert (x @ x).exp().sum().device == "cuda:1"
     assert repr(x) == "Tensor([[1., 2.],\n        [3., 4.]], device='cuda:1', requires_grad=True)"
     assert x.cpu().device == "cpu"

@@ -483,3 +483,30 @@ def test_what_is_broadcast_on_a_gpu_is_read_only(gpu: str) -> None:
         t = Tensor([1.0, 2.0], device="cuda").broadcast_to((2, 2))
         with pytest.raises(GraphError, match=r"in-place change: this Tensor \(2, 2\) is read-only"):
             t *= 2.0
+
+
+def test_what_was_written_before_a_segment_or_a_compiled_call_is_part_of_it() -> None:
+    x, w = Tensor(np.array([1.0, 2.0]), True), Tensor(np.array([1.0, 2.0]), True)
+    alive = (w * w).sum()  # it has kept the memory, so what is lent is compared
+    held = w.data
+    f = tensorgrad.compile(lambda t: (t * w * w).sum())
+    for k in range(1, 4):
+        held[...] = k
+        checkpoint(lambda t: (t * w * w).sum(), x).backward()
+        np.testing.assert_array_equal(w.grad.data, 2 * k * x.data)
+        held[...] = k + 1
+        w.grad = None
+        f(x).backward()
+        np.testing.assert_array_equal(w.grad.data, 2 * (k + 1) * x.data)
+        w.grad = None
+        p = x.softmax()
+        lent = p.data
+        lent[...] = 0.5
+        logs = p.log()  # not evaluated by log_softmax, as what is there is no softmax any more
+        np.testing.assert_array_equal(logs.data, np.log([0.5, 0.5]))
+        with pytest.raises(
+            GraphError, match=r"softmax \(2,\), .* needs a value that has been changed in place since: its result"
+        ):
+            logs.sum().backward()
+    with pytest.raises(GraphError, match="changed in place since"):
+        alive.backward()

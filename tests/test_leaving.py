@@ -115,7 +115,6 @@ REFUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "reduce": lambda t, s: np.add.reduce(t),
     "outer": lambda t, s: np.add.outer(t, t),
     "Tensor": lambda t, s: Tensor(t),
-    "Tensor, a leaf": lambda t, s: Tensor(Tensor([1.0], True)),
     "Tensor that requires a gradient": lambda t, s: Tensor(t, requires_grad=True),
     "Tensor of a number": lambda t, s: Tensor(s),
     "Tensor of a list": lambda t, s: Tensor([s, s]),
@@ -146,6 +145,7 @@ SAID: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "numpy": lambda t, s: t.numpy(),
     "data": lambda t, s: t.data,
     "detach": lambda t, s: t.detach(),
+    "Tensor of a leaf": lambda t, s: Tensor(Tensor([1.0], True)),
     "Tensor of what is detached": lambda t, s: Tensor(t.detach()),
     "float of what is detached": lambda t, s: float(s.detach()),
     "bool": lambda t, s: bool(s),
@@ -204,7 +204,7 @@ def test_once_for_each_line() -> None:
 
 def test_what_to_write_instead_is_said() -> None:
     t, _ = computed()
-    with pytest.raises(GraphError, match=r"Tensor: the data are a Tensor that requires a gradient, .* \.detach\(\) if"):
+    with pytest.raises(GraphError, match=r"Tensor: the data are a Tensor that was computed by mul, .* \.detach\(\) if"):
         Tensor(t * 2)
     with pytest.raises(DTypeError, match=r"np\.add\.at cannot be recorded, .* \.detach\(\)\.numpy\(\)"):
         np.add.at(t, [0], 1.0)

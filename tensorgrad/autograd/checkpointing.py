@@ -100,6 +100,7 @@ class Checkpoint(Op):
         trace = state.trace
         written, length = (0, 0) if trace is None else (trace.written(), trace.length())
         own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
+        writes.look()  # what was written before this is part of it
         with switched(recording=True):
             trial = fn(*own)
         if not isinstance(trial, Tensor):

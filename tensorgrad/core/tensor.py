@@ -30,8 +30,8 @@ class Tensor(Face):
     device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default
     name           how drawings, listings and errors call it
 
-    Raises GraphError for a Tensor that requires a gradient, which a copy would not have; DTypeError for data that are not
-    numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a device that is not there,
+    Raises GraphError for a computed Tensor that requires a gradient, which a copy would not have; DTypeError for data that are
+    not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a device that is not there,
     MissingDependencyError for a GPU without CuPy.
     """
 
@@ -50,10 +50,10 @@ class Tensor(Face):
         source = data if isinstance(data, Tensor) else None
         if source is not None:
             name = name or source.name
-            if source.requires_grad and state.recording:
+            if source.node is not None and source.requires_grad and state.recording:
                 raise GraphError(
-                    "Tensor: the data are a Tensor that requires a gradient, and a copy of its values would leave the graph; "
-                    "use it as it is, or write .detach() if that is meant"
+                    f"Tensor: the data are a Tensor that was computed by {source.node.op.name}, and a copy of its values would "
+                    f"leave the graph; use it as it is, or write .detach() if that is meant"
                 )
         array = backend.asarray(data if source is None else source._data, dtype)
         is_copy = source is not None or backend.is_array(data)

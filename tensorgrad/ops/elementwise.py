@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
@@ -199,7 +200,7 @@ class Log(Op):
 
     def __call__(self, x: Operand[T]) -> T | Array:
         if isinstance(x, Tensor) and (node := x.node) is not None and node.op.log is not None and node.saved and state.fusing:
-            return self.of_result(x, node)
+            return self.apply(x) if writes.is_lent(x._data) else self.of_result(x, node)  # lent, it may be another value by now
         return self.apply(x)
 
     def forward(self, xp: Xp, x: Array) -> Array:
