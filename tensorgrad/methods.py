@@ -20,6 +20,8 @@ from tensorgrad.core import backend, writes
 from tensorgrad.core.arguments import dtype_of, whole
 from tensorgrad.core.face import Face
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.location import is_own
+from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.operand import Operand
 from tensorgrad.core.state import named, state
@@ -29,7 +31,6 @@ from tensorgrad.ops.assign import write
 from tensorgrad.ops.index import frozen
 
 if TYPE_CHECKING:
-    from tensorgrad.core.node import Node
     from tensorgrad.core.profiling import Profile
 
 # Every function of ops is a method too, by the same name, but for these
@@ -269,7 +270,7 @@ class Methods(Tensor):
                 "in-place change: this is a leaf that requires a gradient; change it inside `with no_grad():`, "
                 "or compute a new Tensor from it"
             )
-        self._require_writeable("in-place change")
+        self._require_writable()
         before = wrap(backend.copy(self._data), self.node)
         if state.trace is not None and self.node is None:
             state.trace.shared(before, self)
@@ -297,9 +298,30 @@ class Methods(Tensor):
             self.node, self.requires_grad = after.node, after.requires_grad
         return self
 
+    def _require_writable(self) -> None:
+        """Raise GraphError where a change in place would be one of a leaf that requires a gradient, or of several elements."""
+        if state.recording and self.requires_grad and self._data.base is not None and (leaf := leaf_under(self)) is not None:
+            name = f" {leaf.name!r}" if leaf.name else ""
+            raise GraphError(
+                f"in-place change: this is a view, made by {self._made_by()}, of a leaf{name} {leaf.shape} that requires a "
+                f"gradient; change it inside `with no_grad():`, or compute a new Tensor from it"
+            )
+        flags, strides = self._data.flags, self._data.strides
+        if not getattr(flags, "writeable", True) or any(n > 1 and not s for n, s in zip(self.shape, strides, strict=True)):
+            made = f", made by {self._made_by()}," if self.node is not None else ""
+            raise GraphError(
+                f"in-place change: this Tensor {self.shape}{made} is read-only, as what is broadcast is: its elements share "
+                f"memory. Compute a new one, `y = y * 2` for `y *= 2`, or change a copy: `y = y * 1` before"
+            )
+
+    def _made_by(self) -> str:
+        node = self.node
+        return "" if node is None else node.op.name + (f" at {node.line}" if node.line else "")
+
     def _write_raw(self, index: Any, value: Any) -> None:
         if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
             value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
+        self._require_writable()
         try:
             with backend.on(self._data):
                 if isinstance(index, (int, slice)):
@@ -308,21 +330,27 @@ class Methods(Tensor):
                     at = frozen("setitem", protocols.plain_index(index))
                     write(backend.namespace([self._data]), self._data, at, protocols.plain(value))
         except (ValueError, IndexError, TypeError) as error:
-            self._require_writeable("setitem")
             if isinstance(error, TensorgradError):
                 raise
             kind = OutOfRangeError if isinstance(error, IndexError) else ShapeError
             raise kind(f"setitem: {error}; the Tensor has shape {self.shape}") from error
         writes.wrote(self._data)
 
-    def _require_writeable(self, what: str) -> None:
-        """Several elements of what broadcast_to gives are one in memory: to write to one would write to all of them."""
-        if isinstance(self._data, np.ndarray) and not self._data.flags.writeable:
-            how = "made by broadcast_to, or a view of such a one," if self.node is None else f"made by {self.node.op.name},"
-            raise GraphError(
-                f"{what}: this Tensor {self.shape}, {how} has elements that share memory (see broadcast_to), or memory that is "
-                f"read-only; make a copy first: y = y * 1, or Tensor(y.numpy().copy()) without the history"
-            )
+
+def leaf_under(t: Tensor) -> Tensor | None:
+    """The leaf that requires a gradient and has its memory in common with a computed Tensor, if there is one."""
+    seen: set[Node] = set()
+    nodes = [t.node]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or not (node.op.moves or node.op.calls or not is_own(type(node.op).__module__)):
+            continue  # an operation that computes does so in memory of its own
+        seen.add(node)
+        for source in node.inputs:
+            if isinstance(source, Tensor) and source.requires_grad and backend.may_overlap(source._data, t._data):
+                return source
+            nodes.append(source if isinstance(source, Node) else None)
+    return None
 
 
 def method(function: Callable[..., Any]) -> Callable[..., Any]:

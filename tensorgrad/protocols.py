@@ -44,26 +44,25 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
     op = table(UFUNCS).get(ufunc)
     if op is not None and method == "__call__" and not kwargs:
         return op(*inputs)
-    outs: tuple[Any, ...] = kwargs.get("out") or ()
-    written = [a for a in (*outs, *(inputs[:1] if method == "at" else ())) if isinstance(a, Tensor)]
-    if state.trace is not None:
-        for a in (*inputs, *written):
-            if isinstance(a, Tensor):
-                a._require_concrete(f"np.{ufunc.__name__}")
     name = f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")
-    if any(tracked(a) for a in (*inputs, *written, *kwargs.values())):
-        how = f" with {', '.join(kwargs)}" if kwargs else ""
-        raise DTypeError(f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op)}")
-    # no graph to leave: plain arithmetic, out= and where= included
-    for t in written:
-        t._require_writeable(name)
-    options = {key: tuple(map(plain, value)) if key == "out" else plain(value) for key, value in kwargs.items()}
-    result = getattr(ufunc, method)(*map(plain, inputs), **options)
-    for t in written:
-        writes.wrote(t._data)
-    if not any(isinstance(t, Tensor) for t in outs):
-        return result
-    return outs[0] if len(outs) == 1 else outs
+    targets = inputs[:1] if method == "at" else kwargs.get("out", ())
+    written = [a for a in targets if isinstance(a, Tensor)]
+    given = [a for a in (*inputs, *targets, *kwargs.values()) if isinstance(a, Tensor)]
+    if state.trace is not None:
+        if written:
+            state.trace.forbid(f"{name}, which writes into a Tensor past the graph,")
+        for a in given:
+            a._require_concrete(f"np.{ufunc.__name__}")
+    if not any(a.requires_grad for a in given):  # no graph to leave: plain arithmetic, out= and where= included
+        for a in written:
+            a._require_writable()
+        options = {key: plain_index(value) for key, value in kwargs.items()}  # out is a tuple
+        result = getattr(ufunc, method)(*[plain_index(a) for a in inputs], **options)
+        for a in written:
+            writes.wrote(a._data)
+        return in_place_of(result, written)
+    how = f" with {', '.join(kwargs)}" if kwargs else ""
+    raise DTypeError(f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op)}")
 
 
 def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -87,8 +86,11 @@ def way_out(op: Any) -> str:
     return f"{instead}leave the graph with .detach().numpy()"
 
 
-def tracked(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
+def in_place_of(result: Any, written: list[Tensor]) -> Any:
+    """What a ufunc returns: a Tensor where that was its `out`."""
+    if isinstance(result, tuple):
+        return tuple(in_place_of(r, written) for r in result)
+    return next((t for t in written if t._data is result), result)
 
 
 def plain_index(index: Any) -> Any:

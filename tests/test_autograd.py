@@ -71,7 +71,7 @@ def test_retain_graph() -> None:
 def test_backward_lets_go_of_intermediates() -> None:
     x = leaf(4, 4)
     h = x.exp()
-    array = weakref.ref(h.data)
+    array = weakref.ref(h._data)
     y = (h * h).sum()
     del h
     assert array() is not None

@@ -73,7 +73,7 @@ def test_a_training_step_passes_and_everything_is_put_back() -> None:
     assert net[0].weight.grad.data is arrays[-1]
     assert net[4].bias.grad is None
     assert {p.dtype for p in net.parameters()} == {np.dtype(np.float32)}
-    assert net[0].weight.data.base is opt.blocks[0].flat.base
+    assert net[0].weight._data.base is opt.blocks[0].flat.base
     names = [f.name for f in report.compared]
     for name in ("result 0", "net.0.weight", "m of net.4.bias", "net.2.running_mean", "argument 0"):
         assert name in names

@@ -241,8 +241,8 @@ def test_python_conversions() -> None:
     np.testing.assert_array_equal(np.asarray(t.detach()), t.data)
     assert np.asarray(t.detach(), dtype=np.float32).dtype == np.float32
     loss = (t * 0 + 2).mean()
-    assert float(loss) == 2.0
-    assert int(loss) == 2
+    assert float(loss.detach()) == 2.0
+    assert int(loss.detach()) == 2
     assert bool(loss)
     assert f"{loss:.3f}" == "2.000"
     assert [row.item() for row in t] == t.data.tolist()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -176,3 +179,125 @@ def test_what_is_no_number_is_not_written(value: object) -> None:
     with pytest.raises(DTypeError, match="setitem: expected numbers or booleans, got dtype "):
         t[...] = value  # type: ignore[call-overload]
     np.testing.assert_array_equal(t.numpy(), [1, 1])
+
+
+# Views: each operation that can return one, of a leaf and of what was computed
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "t[...]": lambda t: t[...],
+    "t[0]": lambda t: t[0],
+    "t[:, 1:]": lambda t: t[:, 1:],
+    "t[None]": lambda t: t[None],
+    "t[::-1]": lambda t: t[::-1],
+    "reshape": lambda t: t.reshape(-1),
+    "flatten": lambda t: t.flatten(),
+    "T": lambda t: t.T,
+    "transpose": lambda t: t.transpose(1, 0),
+    "permute": lambda t: t.permute(1, 0),
+    "swapaxes": lambda t: t.swapaxes(0, 1),
+    "moveaxis": lambda t: t.moveaxis(0, 1),
+    "expand_dims": lambda t: t.expand_dims(0),
+    "squeeze": lambda t: t.expand_dims(0).squeeze(0),
+    "broadcast_to": lambda t: t.broadcast_to((2, 3)),
+    "split": lambda t: t.split(2)[0],
+    "flip": lambda t: t.flip(0),
+    "diagonal": lambda t: t.diagonal(),
+    "take": lambda t: t.take([0], 0),
+    "tril": lambda t: t.tril(),
+    "astype": lambda t: t.astype("float64"),
+    "to": lambda t: t.to("cpu", "float64"),
+    "einsum": lambda t: tensorgrad.einsum("ij->ji", t),
+    "iter": lambda t: next(iter(t)),
+    "+": lambda t: +t,
+    "a view of a view": lambda t: t.T[1:].T,
+    "np.reshape": lambda t: np.reshape(t, (-1,)),
+    "checkpoint": lambda t: tensorgrad.checkpoint(lambda a: a[0], t),
+}
+
+WRITES: dict[str, Callable[[Tensor], Any]] = {
+    "+=": lambda v: v.__iadd__(1.0),
+    "-=": lambda v: v.__isub__(1.0),
+    "*=": lambda v: v.__imul__(2.0),
+    "/=": lambda v: v.__itruediv__(2.0),
+    "[...] =": lambda v: v.__setitem__(..., 7.0),
+    "[0] =": lambda v: v.__setitem__(0, 7.0),
+    "[...] = Tensor": lambda v: v.__setitem__(..., leaf(1)),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_leaf_is_not_changed_through_a_view(view: str) -> None:
+    for write in WRITES.values():
+        w = leaf(2, 3)
+        before = w.data.copy()
+        v = VIEWS[view](w)
+        try:
+            write(v)
+        except GraphError as error:
+            assert "in-place change: this " in str(error)  # noqa: PT017  (some return a copy, which may be changed)
+        np.testing.assert_array_equal(w.data, before)
+
+
+@pytest.mark.parametrize("view", ["t[0]", "reshape", "T", "a view of a view", "t[None]", "split"])
+def test_the_error_names_the_view_and_the_leaf(view: str) -> None:
+    w = Tensor(np.ones((2, 3)), True, name="weight")
+    v = VIEWS[view](w)
+    message = r"in-place change: this is a view, made by [a-z]+ at test_inplace\.py:\d+, of a leaf 'weight' \(2, 3\) that req"
+    with pytest.raises(GraphError, match=message):
+        v *= 0.0
+    with pytest.raises(GraphError, match=message):
+        v[0] = 0.0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_of_a_leaf_changed_under_no_grad_is_a_write_to_it(view: str) -> None:
+    for made_inside in (False, True):
+        for write in WRITES.values():
+            w = leaf(2, 3)
+            loss = (w * w).sum()
+            before = w.data.copy()
+            v = None if made_inside else VIEWS[view](w)
+            with tensorgrad.no_grad():
+                v = VIEWS[view](w) if v is None else v
+                try:
+                    write(v)
+                except GraphError as error:
+                    assert "is read-only" in str(error)  # noqa: PT017  (what is broadcast)
+            if np.array_equal(before, w.data):
+                loss.backward()
+                np.testing.assert_array_equal(w.grad.data, 2 * before)
+            else:
+                with pytest.raises(GraphError, match="changed in place since"):
+                    loss.backward()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_of_what_was_computed(view: str) -> None:
+    """Written to, both have the new values, and the other one is stale, by whatever way its gradient is asked for."""
+    for write in WRITES.values():
+        x = leaf(2, 3)
+        h = x * 2
+        before = h.data.copy()
+        v = VIEWS[view](h)
+        try:
+            write(v)
+        except GraphError as error:
+            assert "is read-only" in str(error)  # noqa: PT017
+        if v is h:  # .to() what it is already: no view, and its history is that of the change
+            continue
+        changed = not np.array_equal(h.data, before)
+        for ask in (lambda t: t.sum().backward(retain_graph=True), lambda t: t.backward(np.ones((2, 3)), retain_graph=True)):
+            if changed:
+                with pytest.raises(GraphError, match="changed in place since"):
+                    ask(h)
+            else:
+                x.grad = None
+                ask(h)
+                np.testing.assert_array_equal(x.grad.data, np.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_broadcast_is_read_only(write: str) -> None:
+    for t in (Tensor(np.ones(3)), leaf(3) * 1):
+        with pytest.raises(GraphError, match=r"in-place change: this Tensor \(2, 3\).* is read-only, as what is broadcast is"):
+            WRITES[write](t.broadcast_to((2, 3)))

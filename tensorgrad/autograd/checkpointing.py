@@ -3,19 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.autograd.walk import grad
-from tensorgrad.core.backend import Array, Xp, is_array, is_floating, namespace
+from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, Xp, digest, is_array, is_floating, namespace, private
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.state import state, switched
-from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import GraphError
+from tensorgrad.ops.random import keep_mask
+
+
+class Again:
+    """A function that is called again in backward(), and what it read, besides its arguments, when it was called for its value.
+
+    wanted   which of its arguments required a gradient
+    leaves   the arrays of what else does
+    read     what was in its graph besides: ops, attributes, and the values of leaves
+    """
+
+    def __init__(self, fn: Callable[..., Any], given: Sequence[Any], leaves: list[Array], read: list[str]) -> None:
+        self.wanted = [isinstance(x, Tensor) and x.requires_grad for x in given]
+        self.fn, self.__name__ = fn, getattr(fn, "__name__", type(fn).__name__)
+        self.time, self.leaves, self.read = writes.tick(), leaves, read
+        self.lent = [(a, contents(a)) for a in leaves if writes.is_lent(a)]
+
+    def __call__(self, *xs: Any) -> Any:
+        return self.fn(*xs)
+
+    def compare(self, result: Any, given: Sequence[Any]) -> None:
+        """Raise GraphError if the function, called once more, is another one."""
+        if writes.since(self.time, self.leaves, unseen=True) or any(contents(a) != was for a, was in self.lent):
+            raise GraphError("checkpoint: a parameter that the function reads has been changed in place since it was called")
+        now = read_by(result, given)
+        if now != self.read:
+            was = next((a for a, b in zip_longest(self.read, now) if a != b), "") or "less"
+            raise GraphError(
+                f"checkpoint: the function, called again in backward(), computes something else than before (it was {was}): "
+                f"an array that it reads has been changed since, or it draws random numbers. Pass arrays as arguments, and "
+                f"set generators inside of the function"
+            )
+
+
+def read_by(result: Any, given: Sequence[Any]) -> list[str]:
+    """What a result was computed by and, besides `given` and what requires a gradient, of."""
+    if not isinstance(result, Tensor) or result.node is None:
+        return []
+    graph = Graph.of(result)
+    values = [t._data for t in graph.leaves if not t.requires_grad and not any(t is x for x in given)]
+    numbers = [[x for x in node.inputs if isinstance(x, (int, float))] for node in graph.nodes]
+    uses = [f"{node.op.name} {contents(node.attrs)} {found}" for node, found in zip(graph.nodes, numbers, strict=True)]
+    drawn = [
+        a
+        for node in graph.nodes
+        for source, a in zip(node.inputs, node.saved, strict=False)
+        if isinstance(source, Node) and source.op is keep_mask
+    ]
+    return [*uses, *[f"a value {contents(a)}" for a in values], *[f"a mask {contents(a)}" for a in drawn]]
+
+
+def contents(value: Any) -> str:
+    """What a value is, in short, equal for equal ones."""
+    if isinstance(value, Tensor) or is_array(value):
+        return digest(raw(value))
+    if isinstance(value, dict):
+        return str({key: contents(part) for key, part in value.items()})
+    if isinstance(value, (tuple, list)):
+        return str([contents(part) for part in value])
+    return repr(value) if isinstance(value, (int, float, str, slice, np.dtype, type(None))) else type(value).__name__
 
 
 class Checkpoint(Op):
@@ -38,6 +100,7 @@ class Checkpoint(Op):
         trace = state.trace
         written, length = (0, 0) if trace is None else (trace.written(), trace.length())
         own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
+        writes.look()  # what was written before this is part of it
         with switched(recording=True):
             trial = fn(*own)
         if not isinstance(trial, Tensor):
@@ -56,6 +119,9 @@ class Checkpoint(Op):
         inputs = tuple((x.node or x) if isinstance(x, Tensor) else x for x in (*xs, *leaves))
         saved = (*[x._data if isinstance(x, Tensor) else x for x in xs], *[None] * len(leaves))
         attrs = {"fn": fn, "count": len(xs)}
+        if trace is None:
+            saved = tuple([writes.kept(a) for a in saved])
+            attrs["fn"] = Again(fn, own, [t._data for t in leaves], read_by(trial, own))
         return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -73,9 +139,16 @@ class Checkpoint(Op):
             if not found:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True, tracing=recorded):
-                    fresh = [Tensor(x, True) if is_array(x) and is_floating(x.dtype) else x for x in xs[:count]]
+                    wanted = fn.wanted if isinstance(fn, Again) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
+                    fresh = [
+                        (Tensor(x, True) if want else wrap(x, None)) if is_array(x) else x
+                        for x, want in zip(xs[:count], wanted, strict=True)
+                    ]
                     inputs = [t for t in (*fresh, *leaves) if isinstance(t, Tensor) and t.requires_grad]
-                    gradients = grad(fn(*fresh), inputs, g, create_graph=recorded, allow_unused=True)
+                    result = fn(*fresh)
+                    if isinstance(fn, Again):
+                        fn.compare(result, fresh)
+                    gradients = grad(result, inputs, g, create_graph=recorded, allow_unused=True)
                 by_id = dict(zip(map(id, inputs), gradients, strict=True))
                 found.extend(by_id.get(id(t)) for t in (*fresh, *leaves))
             one = found[i]
@@ -96,4 +169,10 @@ def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
          random numbers has to set its generator itself. Parameters that it reads get their gradients as usual.
     xs   what it is called with: Tensors, arrays, which come as Tensors, or anything else
     """
-    return _checkpoint.recorded(*[wrap(x, None) if is_array(x) else x for x in xs], fn=fn)
+    return _checkpoint.recorded(*[wrap(given(x), None) if is_array(x) else x for x in xs], fn=fn)
+
+
+def given(array: Array) -> Array:
+    """An array of the user's as the graph keeps it: a copy, but in a traced step, which reads it anew in each call."""
+    array = np.asarray(array) if isinstance(array, np.generic) else array
+    return array if state.trace is not None or not state.recording else private(array)

@@ -342,11 +342,15 @@ def _number(node: Node) -> float | None:
     """The constant number that `node` multiplies or divides by, if it is one number."""
     if isinstance(node.inputs[0], Node) == isinstance(node.inputs[1], Node):
         return None
-    constant = node.inputs[1] if isinstance(node.inputs[0], Node) else node.inputs[0]
+    i = 1 if isinstance(node.inputs[0], Node) else 0
+    constant = node.inputs[i]
     if isinstance(constant, Tensor):
         if state.tracing:  # it is read anew in each replay
             return None
-        return None if constant.requires_grad or constant.ndim else float(constant._data)
+        if constant.requires_grad or constant.ndim:
+            return None
+        value = node.saved[i] if node.saved else constant._data  # a graph that is only drawn may have let go of it
+        return None if value is None else float(value)
     return float(constant)
 
 

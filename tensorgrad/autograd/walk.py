@@ -12,7 +12,20 @@ import numpy as np
 from tensorgrad.autograd import fusion
 from tensorgrad.core import writes
 from tensorgrad.core.arguments import truth
-from tensorgrad.core.backend import HALVES, asarray, copy, current_gpu, device_of, is_half, namespace, on, on_gpu, wait_for
+from tensorgrad.core.backend import (
+    HALVES,
+    as_bytes,
+    asarray,
+    copy,
+    current_gpu,
+    device_of,
+    is_half,
+    namespace,
+    on,
+    on_gpu,
+    private,
+    wait_for,
+)
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
@@ -45,7 +58,7 @@ def detect_anomaly() -> AbstractContextManager[None]:
 
 def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
     """Add the gradient of `root` to the `.grad` of every leaf it was computed from; see Tensor.backward."""
-    seed = _seed("backward", root, gradient)
+    seed = _seed("backward", root, gradient, create_graph)
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
         if state.trace is not None:
             state.trace.accumulates(tensor)
@@ -90,7 +103,7 @@ def grad(
     for i, t in enumerate(wanted):
         if not t.requires_grad:
             raise GraphError(f"grad: input {i} (shape {t.shape}) does not require a gradient")
-    seeds = [_seed("grad", root, g) for root, g in zip(roots, given, strict=True)]
+    seeds = [_seed("grad", root, g, create_graph) for root, g in zip(roots, given, strict=True)]
     found = {id(t.node or t): g for t, g in _walk("grad", roots, seeds, wanted, create_graph, retain_graph)}
     for i, t in enumerate(wanted):
         if id(t.node or t) not in found and not allow_unused:
@@ -120,7 +133,13 @@ def _tensors(caller: str, what: str, given: Any) -> list[Tensor]:
     return found
 
 
-def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
+def given(value: Any, where: str, recorded: bool) -> Tensor:
+    """An array of the user's as a Tensor; what is recorded may keep it, and so gets a copy."""
+    array = asarray(value, where=where)
+    return wrap(private(array) if recorded and state.trace is None else array, None)
+
+
+def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
     """The gradient that the walk starts with."""
     if not root.requires_grad:
         raise GraphError(f"{caller}: this Tensor (shape {root.shape}) was not computed from anything that requires a gradient")
@@ -132,7 +151,7 @@ def _seed(caller: str, root: Tensor, gradient: Any) -> Tensor:
             )
         with on(root._data):
             return wrap(namespace([root._data]).ones((), root.dtype), None)
-    seed = gradient if isinstance(gradient, Tensor) else wrap(asarray(gradient, where=f"{caller}: gradient"), None)
+    seed = gradient if isinstance(gradient, Tensor) else given(gradient, f"{caller}: gradient", recorded)
     if device_of(seed._data) != device_of(root._data):
         raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
     if seed.shape != root.shape:
@@ -159,8 +178,16 @@ def _walk(
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
+    if writes.loans:
+        writes.look()
     if nodes and writes.latest > nodes[-1].index:
         _check_writes(caller, nodes)
+        for root in roots:
+            if root.node is not None and writes.since(root.node.index, (root._data,)):
+                raise GraphError(
+                    f"{caller}: {_described(root.node)}, shares memory with a Tensor that has been changed in place since; "
+                    f"compute it again"
+                )
     needed = _on_path(nodes, targets) if wanted is not None else None
     fused = fusion.match(nodes, targets) if state.fusing and not state.checking else {}
     freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())
@@ -204,7 +231,7 @@ def _walk(
                 raise
             if freed is not None:
                 for member in (node, use, *use.members):
-                    member.saved, member.out = freed, None
+                    member.saved, member.out, member.alive = freed, None, None
     finally:
         state.recording, state.tracing, state.scope, state.gradient_of, state.walked = before
         if gpu is not None:
@@ -299,7 +326,7 @@ def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
         values = []
         for i, (source, a) in enumerate(zip(use.inputs, saved, strict=True)):
             if a is not None:
-                value = wrap(a, source) if record and isinstance(source, Node) else source if record else a
+                value = _valued(source, a, use) if record else a
                 values.append(_wide(value) if wide else value)
             else:
                 values.append(Unread(use, i) if isinstance(source, (Node, Tensor)) else source)
@@ -309,6 +336,20 @@ def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
     if wide:
         g, out = _wide(g), out if out is None else _wide(out)
     return op.backward(g, Unread(use, -1) if out is None else out, *values, **use.attrs)
+
+
+def _valued(source: Any, array: Any, use: Node) -> Any:
+    """An input of `use` with the value that was kept of it, if one was, for a rule that is recorded."""
+    if array is None or not isinstance(source, (Node, Tensor)):
+        return source
+    if isinstance(source, Node):
+        return wrap(array, source)
+    if array is not source._data and (array.shape != source.shape or as_bytes(array) != as_bytes(source._data)):
+        raise GraphError(
+            f"{_described(use)}, read a Tensor {source.shape} that has been changed since: what is computed of a gradient "
+            f"would be at its new values. Change it after the last backward(), or compute with a copy"
+        )
+    return source
 
 
 def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
@@ -327,7 +368,7 @@ def _hooked(hooks: list[Any], g: Any, record: bool) -> Any:
         new = hook(tensor)
         if new is None:
             continue
-        new = new if isinstance(new, Tensor) else wrap(asarray(new, where="hook"), None)
+        new = new if isinstance(new, Tensor) else given(new, "hook", record)
         if new.shape != tensor.shape:
             raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
         g = new if record else new._data
@@ -354,9 +395,11 @@ def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
 def _check_writes(caller: str, nodes: list[Node]) -> None:
     """Raise GraphError if an array that a rule is going to read was changed in place after it was recorded."""
     for node in nodes:
-        if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out)):
+        if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out), unseen=True):
+            changed = [i for i, a in enumerate(node.saved or ()) if writes.since(node.index, (a,), unseen=True)]
+            which = f"argument {changed[0]} {np.shape(node.saved[changed[0]])}" if changed else "its result"
             raise GraphError(
-                f"{caller}: {_described(node)}, needs a value that has been changed in place since. "
+                f"{caller}: {_described(node)}, needs a value that has been changed in place since: {which}. "
                 f"Change it after backward(), or compute with a copy"
             )
 

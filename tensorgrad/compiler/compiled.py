@@ -23,12 +23,12 @@ from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
 from tensorgrad.compiler.trace import shown as rates_shown
 from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
-from tensorgrad.core.backend import Array, may_overlap
+from tensorgrad.core.backend import Array, digest, may_overlap
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.location import warn
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import CompileError
+from tensorgrad.errors import CompileError, GraphError
 from tensorgrad.ops.random import keep_mask
 
 PATIENCE = 8  # runs of a step's Python one after the other, without a replay, before a word is said
@@ -424,7 +424,9 @@ class Compiled:
             why_not = "draws random numbers"
         leaves = [t for t in found.program().leaves if t.requires_grad and not found.is_argument(t)]
         leaves += [t for t in found.results if t.node is None and t.requires_grad and not found.is_argument(t)]
-        return Connected(which, why_not, tuple(dict.fromkeys(leaves)))
+        data = [t for t in found.program().leaves if not t.requires_grad and not found.is_argument(t)]
+        data += [wrap(array, None) for array, _ in found.frozen]
+        return Connected(which, why_not, tuple(dict.fromkeys(leaves)), tuple(data))
 
     def with_history(
         self, connected_to: Connected, results: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -432,8 +434,15 @@ class Compiled:
         """The results, those of them connected to what they depend on that require a gradient."""
         given = tuple(t for t in leaves_of((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad)
         kept = as_tensors((args, kwargs), copied)  # the caller may write to them meanwhile
+        before = [digest(t._data) for t in connected_to.data]
 
         def again(i: int) -> Tensor:
+            changed = next((t for t, was in zip(connected_to.data, before, strict=True) if digest(t._data) != was), None)
+            if changed is not None:
+                raise GraphError(
+                    f"compiled: {self.name} reads {changed.name or 'an array from outside'} {changed.shape}, which has been "
+                    f"changed since; a gradient would be at its new values. Change it after backward(), or make it an argument"
+                )
             return taken_apart(self.as_written(*kept))[0][i]
 
         found = list(results)
@@ -489,12 +498,13 @@ class Pending(NamedTuple):
 
 
 class Connected(NamedTuple):
-    """The results that require a gradient;  why_not: what stands against asking for it, "" if nothing does;  leaves: the
-    Tensors from outside that they depend on."""
+    """The results that require a gradient;  why_not: what stands against asking for it, "" if nothing does;  leaves, data:
+    the Tensors from outside that they depend on, those that require one and those that do not."""
 
     results: tuple[int, ...] = ()
     why_not: str = ""
     leaves: tuple[Tensor, ...] = ()
+    data: tuple[Tensor, ...] = ()
 
 
 class Variant:
@@ -552,7 +562,7 @@ def is_used_up(t: Tensor) -> bool:
 def let_go(found: Trace) -> None:
     """Drop the arrays of a run; its nodes stay, as names."""
     for node in found.program().nodes:
-        node.saved, node.out = (), None
+        node.saved, node.out, node.alive = (), None, None
     for t in found.arguments:
         t._data = np.broadcast_to(np.zeros((), t.dtype), t.shape)
     found.saved.clear()

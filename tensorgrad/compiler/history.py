@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tensorgrad.autograd.walk import grad
+from tensorgrad.core import writes
 from tensorgrad.core.backend import Array
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Value
@@ -63,5 +64,6 @@ def connected(array: Array, tensors: tuple[Tensor, ...], again: Callable[[], Ten
     stands against that, "" if nothing does."""
     inputs = tuple(t.node or t for t in tensors)
     attrs = {"again": again, "why_not": why_not, "tensors": tensors}
+    writes.look()  # what was written before this is part of it
     saved = tuple(t._data for t in tensors)  # a change in place of one of them is found out
     return wrap(array, Node(_result, inputs, attrs, saved, None, array.shape, array.dtype))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import hashlib
 import math
 import re
 import sys
-import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -191,9 +193,32 @@ def address(array: Array) -> int:
 
 def may_overlap(a: Array, b: Array) -> bool:
     """Whether arrays may have memory in common, by the first and the last byte of each."""
-    if type(a) is not type(b):
-        return False
-    return bool(np.may_share_memory(a, b) if not on_gpu(a) else cupy().may_share_memory(a, b))
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and np.may_share_memory(a, b)
+    return type(a) is type(b) and bool(cupy().may_share_memory(a, b))
+
+
+def as_bytes(array: Array) -> bytes:
+    """What is in the memory of an array, element after element."""
+    with on(array):
+        return bytes((array.get() if on_gpu(array) else array).tobytes())
+
+
+def digest(array: Array) -> str:
+    """A short text that is another one when the shape, the dtype or one of the elements is."""
+    return f"{array.shape} {array.dtype} {hashlib.blake2b(as_bytes(array), digest_size=16).hexdigest()}"
+
+
+def private(array: Array) -> Array:
+    """A copy that lies in memory as the array does, for the package alone."""
+    if on_gpu(array):
+        return copy(array)
+    if array.nbytes < POOLED:
+        return array.copy("K")
+    turned = array.flags.f_contiguous and not array.flags.c_contiguous
+    out = new(array.shape[::-1], array.dtype).T if turned else new(array.shape, array.dtype)
+    np.copyto(out, array)
+    return out
 
 
 @contextlib.contextmanager
@@ -353,37 +378,52 @@ def empty_bytes(nbytes: int, near: Array) -> Array:
     return cupy().empty(nbytes, np.uint8) if on_gpu(near) else aligned(nbytes)
 
 
-class Pool(threading.local):
-    """Large pieces of memory of this thread, to be used again when no array lies in them any more.
+class Lent(weakref.ref[Any]):
+    """Says when nothing lies in a piece of the pool any more."""
 
-    A piece is known to be free by nobody but the pool referring to it: NumPy lets every view refer to the array that owns the
-    memory. Fresh memory from the system costs a page fault for every 4 KiB: as much as the arithmetic on it.
+    __slots__ = ("piece",)
+    piece: Array
+
+
+class Pool:
+    """Large pieces of memory, to be used again when no array lies in them any more.
+
+    Fresh memory from the system costs a page fault for every 4 KiB: as much as the arithmetic on it. Each time a piece is used,
+    an object made for that time (one of ctypes') lends its memory to the array. Every view of the array, and all else that
+    NumPy makes of its memory, keeps that object. When it is gone, in whatever thread, the piece is free. References are not
+    counted: what they are counted to differs from one Python to another.
     """
 
     def __init__(self) -> None:
-        self.pieces: dict[int, list[Array]] = {}
+        self.free: dict[int, list[Array]] = {}
+        self.lent: dict[int, Lent] = {}  # by their own ids: what refers to them, so that they are there to be told
         self.asked = 0
 
-    def take(self, nbytes: int) -> Array:
-        pieces = self.pieces.setdefault(nbytes, [])
+    def take(self, nbytes: int) -> Any:
+        """What lends an array so many bytes, beginning where a line of the cache does."""
         self.asked += 1
         if self.asked % 4096 == 0:
             self.drop()
-        for piece in pieces:
-            if sys.getrefcount(piece) == 3:  # the list, the loop, and the call
-                return piece
-        piece = aligned(nbytes).base
+        try:
+            piece = self.free[nbytes].pop()
+        except (KeyError, IndexError):
+            piece = aligned(nbytes)
+        lender = (ctypes.c_char * nbytes).from_buffer(piece)
+        lent = Lent(lender, self.back)
+        lent.piece = piece
+        self.lent[id(lent)] = lent
+        return lender
+
+    def back(self, lent: Any) -> None:
+        """Nothing lies in a piece any more. It may be any thread that says so, in the middle of anything."""
+        del self.lent[id(lent)]
+        pieces = self.free.setdefault(lent.piece.nbytes, [])
         if len(pieces) < 64:
-            pieces.append(piece)
-        return piece
+            pieces.append(lent.piece)
 
     def drop(self) -> None:
         """Give back what nobody uses at the moment."""
-        for nbytes, pieces in list(self.pieces.items()):
-            del self.pieces[nbytes]
-            used = [piece for piece in pieces if sys.getrefcount(piece) > 4]
-            if used:
-                self.pieces[nbytes] = used
+        self.free = {}
 
 
 _pool = Pool()
@@ -392,8 +432,4 @@ _pool = Pool()
 def new(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array of this shape and dtype, with anything in it."""
     nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes < POOLED:
-        return np.empty(shape, dtype)
-    memory = _pool.take(nbytes)
-    start = -memory.__array_interface__["data"][0] % 64
-    return memory[start : start + nbytes].view(dtype).reshape(shape)
+    return np.empty(shape, dtype) if nbytes < POOLED else np.ndarray(shape, dtype, _pool.take(nbytes))

@@ -34,6 +34,7 @@ class Node:
     members for a fused node, the nodes that it stands for
     requires_grad  False for what was recorded only because a whole program was captured
     function  the call of a function of several ops, such as conv2d, that it belongs to: (name, number), or None
+    alive   says, while it is there, that arrays may be kept; None once `backward` has let go of them
     gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
 
     Apart from letting go of arrays and from `retain`, a node never changes.
@@ -42,7 +43,7 @@ class Node:
     __slots__ = (
         "op", "inputs", "attrs", "saved", "out", "shape", "dtype", "scope", "index", "retain", "hooks", "made",
         "members", "requires_grad",
-        "function", "gradient_of", "__weakref__",
+        "function", "gradient_of", "alive", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,7 @@ class Node:
         self.members = members
         self.requires_grad = requires_grad
         self.gradient_of: Node | None = state.gradient_of
+        self.alive: writes.Alive | None = writes.alive
 
     def replaced(
         self,

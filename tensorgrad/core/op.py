@@ -121,6 +121,12 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.name} {self.signature}>"
 
+    def reads_argument(self, i: int) -> bool:
+        """Whether the rule reads the value of argument i."""
+        if self.variadic:
+            i = min(i, len(self.reads_input) - 1)
+        return i < len(self.reads_input) and self.reads_input[i]
+
     def is_data(self, i: int) -> bool:
         """Whether argument i is data, without a gradient."""
         if self.variadic:

@@ -199,6 +199,7 @@ def record(
     requires_grad: bool,
 ) -> Node:
     """The node of one use, keeping only the arrays that the rule reads."""
+    theirs = requires_grad and state.trace is None  # in one call of a traced step nobody else comes to write
     for i, source in enumerate(inputs):
         if isinstance(source, Node):
             if writes.latest > source.index and writes.since(source.index, (arrays[i],)):
@@ -210,6 +211,8 @@ def record(
                     f"with a Tensor that has been changed in place since; compute it again"
                 )
         elif not isinstance(source, (Tensor, float, int)):
+            if theirs and op.reads_argument(i):
+                source = arrays[i] = backend.private(source)
             inputs[i] = wrap(source, None)
     if op.data and requires_grad:
         for i, a in enumerate(args):
@@ -225,6 +228,8 @@ def record(
         if op.variadic:  # what holds for the last named argument holds for all that follow
             reads += reads[-1:] * (len(arrays) - len(reads))
         saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
+    if theirs and (writes.loans or writes.shared):
+        saved = tuple([writes.kept(a) for a in saved])
     kept = out if op.reads_output else None
     return Node(op, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location())
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core import backend
+from tensorgrad.core import backend, writes
 from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
+from tensorgrad.core.location import warn
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import changes, state
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
@@ -30,8 +31,9 @@ class Tensor(Face):
     device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default
     name           how drawings, listings and errors call it
 
-    Raises DTypeError for data that are not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a
-    device that is not there, MissingDependencyError for a GPU without CuPy.
+    Raises GraphError for a computed Tensor that requires a gradient, which a copy would not have; DTypeError for data that are
+    not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a device that is not there,
+    MissingDependencyError for a GPU without CuPy.
     """
 
     __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "__weakref__")
@@ -49,13 +51,18 @@ class Tensor(Face):
         source = data if isinstance(data, Tensor) else None
         if source is not None:
             name = name or source.name
+            if source.node is not None and source.requires_grad and state.recording:
+                raise GraphError(
+                    f"Tensor: the data are a Tensor that was computed by {source.node.op.name}, and a copy of its values would "
+                    f"leave the graph; use it as it is, or write .detach() if that is meant"
+                )
         array = backend.asarray(data if source is None else source._data, dtype)
         is_copy = source is not None or backend.is_array(data)
         moved = array if device is None else backend.move(array, device)
         self._data: Array = backend.copy(array) if moved is array else moved
         self._grad: Tensor | None = None
         self.node: Node | None = None
-        self.requires_grad = False
+        self.requires_grad: bool = False
         self.name: str = name
         self.hooks: list[Callable[[Tensor], Any]] | None = None
         if state.trace is not None:
@@ -73,14 +80,27 @@ class Tensor(Face):
         """The array: NumPy's or CuPy's. What is written to it is not recorded; another array may be put in its place."""
         if state.trace is not None:
             state.trace.refuse(self, ".data")
-        return self._data
+        return self._lent()
 
     @data.setter
     def data(self, array: Array) -> None:
+        array = backend.asarray(array, where=".data")
+        if not _is_same(array, self._data):  # t.data -= v is no other array: it was lent, and has been written to
+            self._replace(array)
+            writes.share(array)
+        elif state.trace is not None:
+            state.trace.forbid("setting .data")
+
+    def _replace(self, array: Array) -> None:
+        """Put an array in the place of its own that nobody else has."""
         if state.trace is not None:
             state.trace.forbid("setting .data")
         changes.count += 1
         self._data = array
+
+    def _lent(self) -> Array:
+        """The array for others, who may write to it. A traced step watches what is done in it by other means."""
+        return self._data if state.trace is not None else writes.lend(self._data)
 
     @property
     def grad(self) -> Tensor | Any:  # or None, for which type checkers do not make one ask
@@ -128,7 +148,7 @@ class Tensor(Face):
     def numpy(self) -> Array:
         """The values as a NumPy array, sharing memory where they are in main memory already."""
         self._require_concrete("numpy()")
-        return self._data if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
+        return self._lent() if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
 
     def item(self) -> float | int | bool:
         """The one value as a Python number. Raises ShapeError for more than one, or none."""
@@ -155,10 +175,10 @@ class Tensor(Face):
         return (self[i] for i in range(len(self._data)))
 
     def __float__(self) -> float:
-        return float(self._one("float"))
+        return float(self._one("float", leaving=True))
 
     def __int__(self) -> int:
-        return int(self._one("int"))
+        return int(self._one("int", leaving=True))
 
     def __bool__(self) -> bool:
         return bool(self._one("bool"))
@@ -175,10 +195,15 @@ class Tensor(Face):
             state.trace.refuse(self, what)
         backend.settle()
 
-    def _one(self, what: str) -> Any:
+    def _one(self, what: str, leaving: bool = False) -> Any:
         if self.size != 1:
             raise ShapeError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
         self._require_concrete(f"{what}()")
+        if leaving and self.requires_grad and state.recording:  # NumPy, math and others call float() where nobody sees it
+            warn(
+                f"{what}: a number is made of a Tensor that requires a gradient, and what is computed of it has none; write "
+                f".item() if that is meant, else use an operation of tensorgrad (tensorgrad.exp for math.exp, stack, setitem)"
+            )
         return self._data.item()
 
     def __format__(self, spec: str) -> str:
@@ -204,7 +229,7 @@ class Tensor(Face):
         if self.requires_grad:
             raise DTypeError("__dlpack__: this Tensor requires a gradient, and would leave the graph; use .detach()")
         self._require_concrete("__dlpack__")
-        return self._data.__dlpack__(**options)
+        return self._lent().__dlpack__(**options)
 
     def __dlpack_device__(self) -> Any:
         return self._data.__dlpack_device__()
@@ -299,6 +324,17 @@ def raw(x: Any) -> Any:
     return np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
 
 
+def _is_same(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same elements in the same memory."""
+    if a is b:
+        return True
+    if a.shape != b.shape or a.dtype != b.dtype or type(a) is not type(b):
+        return False
+    steps = [(s, t) for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1]
+    same = all(s == t for s, t in steps) and backend.address(a) == backend.address(b)
+    return same and writes.owner_of(a) is writes.owner_of(b)
+
+
 def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:
     """A leaf as it was before it was copied or pickled."""
     t = kind.__new__(kind)
@@ -313,6 +349,8 @@ def from_dlpack(array: Any) -> Tensor:
         raise DTypeError(f"from_dlpack: expected an array that speaks DLPack, got {type(array).__name__}")
     xp = backend.cupy() if array.__dlpack_device__()[0] in (cuda, managed) else np
     try:
-        return wrap(xp.from_dlpack(array), None)
+        t = wrap(xp.from_dlpack(array), None)
     except BufferError as error:
         raise DTypeError(f"from_dlpack: {error}") from error
+    writes.share(t._data)
+    return t

@@ -201,7 +201,7 @@ def rows_of(array: Array, which: Array) -> Array:
 def _samples(i: int, value: Any) -> Array:
     """An argument as an array with an axis of samples."""
     if isinstance(value, Tensor):
-        array: Array = value.data
+        array: Array = value._data
     elif is_array(value):
         array = value
     elif hasattr(value, "tocsr"):

@@ -211,7 +211,7 @@ class Writer:
         if isinstance(source, Tensor):
             if source in self.leaf_names:
                 return named(self.leaf_names[source], source.shape)
-            return constant(source.data) or self.given(source.data)
+            return constant(source._data) or self.given(source._data)
         if not isinstance(source, Node):
             return number(source)
         if source.gradient_of is None and source.index in self.ends:
@@ -291,7 +291,7 @@ class Writer:
     def sums_to_one(self, name: str) -> bool:
         """Whether the rows of a given array are probabilities."""
         leaf = next((leaf for leaf, own in self.leaf_names.items() if own == name), None)
-        return leaf is not None and bool(np.allclose(leaf.data.sum(-1), 1))
+        return leaf is not None and bool(np.allclose(leaf._data.sum(-1), 1))
 
     def are_complements(self, a: str, b: str) -> bool:
         """Whether b is 1 - a, for two given arrays."""

@@ -265,7 +265,7 @@ class Builder:
             for leaf in leaves:
                 self.ids[leaf] = box.id
             if self.arrays and len(leaves) == 1:
-                box.lines.append(in_words(first.data))
+                box.lines.append(in_words(first._data))
                 box.facts["values"] = box.lines[-1]
 
     def draw_edges(self) -> None:

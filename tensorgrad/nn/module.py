@@ -275,7 +275,7 @@ class Module:
                 return moved if dtype is None or not is_floating(array.dtype) else moved.astype(dtype, copy=False)
 
         for parameter in self.parameters():
-            parameter.data = there(parameter._data)
+            parameter._replace(there(parameter._data))
             if parameter.grad is not None:
                 parameter.grad = wrap(there(parameter.grad._data), None)
         for _, module in self.named_modules():

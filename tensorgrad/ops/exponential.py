@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tensorgrad.core import writes
 from tensorgrad.core.arithmetic import computed
 from tensorgrad.core.backend import Array, Xp, is_half, namespace, on
 from tensorgrad.core.location import user_location
@@ -79,7 +80,7 @@ class Logarithm(Op):
             if made.op is astype and is_half(made.dtype) and isinstance(made.inputs[0], Node):
                 made = made.inputs[0]  # what a traced op in half precision was rounded from
             found = closed_form(self, made)
-            if found is not None and found[1].saved:
+            if found is not None and found[1].saved and not writes.is_lent(x._data):  # lent, it may be another value by now
                 return self.of_result(x, made, *found[:2])
         return self.apply(x)
 

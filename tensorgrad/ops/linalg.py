@@ -200,7 +200,8 @@ class Einsum(Op):
         return len(terms) * math.prod(sizes.values())
 
     def forward(self, xp: Xp, *xs: Array, subscripts: str) -> Array:
-        return xp.einsum(subscripts, *xs, optimize=len(xs) > 1)  # the search for an order finds the matrix products too
+        y = xp.einsum(subscripts, *xs, optimize=len(xs) > 1)  # the search for an order finds the matrix products too
+        return y if y.base is None else y.copy()  # "ij->ji" is a view: an operation that computes has memory of its own
 
     def backward(self, g: Value, y: Value, *xs: Value, subscripts: str) -> Rules:
         left, _, result = subscripts.partition("->")

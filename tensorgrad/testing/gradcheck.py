@@ -84,7 +84,7 @@ def check_model(
         raise GraphError(f"check_model: {type(model).__name__} has no parameters that require a gradient")
     x, y = (raised(a) if isinstance(a, Tensor) or hasattr(a, "dtype") else a for a in (x, y))
     with in_float64(model):
-        arrays = [p.data for p in parameters.values()]
+        arrays = [p._data for p in parameters.values()]
 
         def compute(leaves: list[Tensor]) -> list[Tensor]:
             buffers = [(array, array.copy()) for _, array in model.named_buffers()]
@@ -152,16 +152,17 @@ def matches_formula(
 @contextmanager
 def in_float64(model: Module) -> Iterator[None]:
     """Parameters and buffers as float64 copies, and afterwards as they were."""
-    parameters = [(p, p.data, p.grad) for _, p in model.named_parameters()]
+    parameters = [(p, p._data, p.grad) for _, p in model.named_parameters()]
     buffers = [(m, dict(m._buffers)) for _, m in model.named_modules()]
     try:
         for p, data, _ in parameters:
-            p.data = raised(data)
+            p._replace(raised(data))
         for module, held in buffers:
             module._buffers.update({name: np.array(raised(array)) for name, array in held.items()})
         yield
     finally:
         for p, data, g in parameters:
-            p.data, p.grad = data, g
+            p._replace(data)
+            p.grad = g
         for module, held in buffers:
             module._buffers.update(held)

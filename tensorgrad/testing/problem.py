@@ -115,7 +115,7 @@ def gradients(outputs: list[Tensor], leaves: list[Tensor], weights: Sequence[Arr
         if pairs:
             ts, ws = zip(*pairs, strict=True)
             found = grad(ts, leaves, ws, retain_graph=True, allow_unused=True)
-    return [np.zeros(x.shape) if g is None else g.data for g, x in zip(found, leaves, strict=True)]
+    return [np.zeros(x.shape) if g is None else g._data for g, x in zip(found, leaves, strict=True)]
 
 
 def outputs_of(caller: str, result: Any) -> list[Tensor]:
@@ -136,12 +136,12 @@ def outputs_of(caller: str, result: Any) -> list[Tensor]:
 
 def raised(a: Any) -> Any:
     """A copy in float64 of a floating array or Tensor, as an array; anything else as it is."""
-    array = a.data if isinstance(a, Tensor) else a
+    array = a._data if isinstance(a, Tensor) else a
     return np.array(array, np.float64) if is_floating(getattr(array, "dtype", np.dtype(bool))) else a
 
 
 def flat(outputs: list[Tensor]) -> Array:
-    return np.concatenate([t.data.ravel() for t in outputs]) if outputs else np.zeros(0)
+    return np.concatenate([t._data.ravel() for t in outputs]) if outputs else np.zeros(0)
 
 
 def same(a: Array, b: Array) -> bool:

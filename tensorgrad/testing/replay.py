@@ -71,7 +71,7 @@ class Replay:
         for i, direction in moves:
             leaf = self.leaves[i]
             if leaf in position:
-                values[position[leaf]] = leaf.data + 1j * STEP * direction
+                values[position[leaf]] = leaf._data + 1j * STEP * direction
         try:
             with strictly_complex():
                 for forward, sources, attrs, target in steps:
@@ -85,7 +85,7 @@ class Replay:
         leaf = self.leaves[i]
         values, position, steps = self.program([leaf])
         ends = [position[node] for node in self.graph.outputs]
-        x = np.array(leaf.data, np.complex128)
+        x = np.array(leaf._data, np.complex128)
         flat = x.reshape(-1)
         found = np.zeros((sum(node.size for node in self.graph.outputs), x.size))
         if leaf not in position:

@@ -32,7 +32,7 @@ def predict(model: Module, x: Any, batch_size: int = EVALUATED) -> Array:
     step = Steps(lambda x: (model(x), 0, None))
     batches = DataLoader(x, batch_size=batch_size, device=device_of_model(model))
     with evaluating(modules_of(model)):
-        return joined([step(*batch)[0].data for batch in batches])[0]
+        return joined([step(*batch)[0]._data for batch in batches])[0]
 
 
 def measure(modules: list[Module], step: Steps, loader: Any) -> Record:

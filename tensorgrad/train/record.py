@@ -34,18 +34,18 @@ class Record:
         """A batch. Prediction and target are kept for the metrics, if the prediction is given."""
         if self.done == self.batches:
             raise ValueError(f"train: the loader gives more than the {self.batches} batches that its length says")
-        with on(loss.data):
+        with on(loss._data):
             if self.losses is None:
-                xp = namespace([loss.data])
+                xp = namespace([loss._data])
                 self.losses, self.counts = xp.empty(self.batches, loss.dtype), xp.empty(self.batches, np.float64)
             # those of an epoch that goes on from a checkpoint are in main memory
-            self.losses, self.counts = like(self.losses, loss.data), like(self.counts, loss.data)
-            self.losses[self.done] = loss.data
+            self.losses, self.counts = like(self.losses, loss._data), like(self.counts, loss._data)
+            self.losses[self.done] = loss._data
             count = np.nan if count is None else count
-            self.counts[self.done] = count.data if isinstance(count, Tensor) else count  # a Tensor would be waited for
+            self.counts[self.done] = count._data if isinstance(count, Tensor) else count  # a Tensor would be waited for
         self.done += 1
         if prediction is not None:
-            self.predictions.append(prediction.data)
+            self.predictions.append(prediction._data)
             self.targets.append(target)
 
     def first_not_finite(self) -> int | None:

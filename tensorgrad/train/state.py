@@ -121,10 +121,10 @@ class Others:
         return {str(i): p for i, p in enumerate(self.optimiser.params) if id(p) not in inside}
 
     def state_dict(self) -> dict[str, Array]:
-        return {name: copy(p.data) for name, p in self.parameters().items()}
+        return {name: copy(p._data) for name, p in self.parameters().items()}
 
     def load_state_dict(self, values: Mapping[str, Array]) -> None:
-        write([(p.data, values[name]) for name, p in self.parameters().items()])
+        write([(p._data, values[name]) for name, p in self.parameters().items()])
 
 
 class Generators:
