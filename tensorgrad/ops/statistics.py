@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import named, one_box
+from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.compare import equal, isfinite
@@ -118,17 +118,13 @@ class LogSumExp(Reduction):
 class Norm(Reduction):
     """The Euclidean norm. At 0 the derivative is taken as 0.
 
-    There is no other: what stands first in PyTorch's norm(p), the order, is 2 here, and an axis is given by its name.
+    There is no other order than 2: what stands first is the axis, as in every reduction here, where PyTorch's norm has p.
 
     forward    y  = sqrt(sum of x² over axis)
     backward   gx = g x / y,   0 where y = 0
     """
 
     name, reads = "norm", "x y"
-
-    @named
-    def __call__(self, x: Operand[T], *, axis: Axis = None, keepdims: bool = False) -> T | Array:  # type: ignore[override]
-        return super().__call__(x, axis, keepdims)
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
@@ -261,7 +257,7 @@ def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False)
     axis, ddof = axes_given("std", axis), whole("std", "ddof", ddof)
     shape = shape_of(x)
     n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1
-    return norm(x - mean(x, axis, True), axis=axis, keepdims=keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
+    return norm(x - mean(x, axis, True), axis, keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
 
 
 def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:
