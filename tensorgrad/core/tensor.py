@@ -15,7 +15,7 @@ from tensorgrad.core import backend
 from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import changes, state
+from tensorgrad.core.state import changes, shown, state
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 
@@ -146,12 +146,12 @@ class Tensor(Face):
 
     def __len__(self) -> int:
         if not self.ndim:
-            raise TypeError("len: a 0-d Tensor has no length")
+            raise DTypeError("len: a 0-d Tensor has no length")
         return len(self._data)
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.ndim:
-            raise TypeError("iter: a 0-d Tensor cannot be iterated over")
+            raise DTypeError("iter: a 0-d Tensor cannot be iterated over")
         return (self[i] for i in range(len(self._data)))
 
     def __float__(self) -> float:
@@ -165,7 +165,7 @@ class Tensor(Face):
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
-            raise TypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
+            raise DTypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
         self._require_concrete("an index")
         return int(self._data)
 
@@ -260,6 +260,8 @@ class Tensor(Face):
         """
         if not self.requires_grad:
             raise GraphError("register_hook: this Tensor does not require a gradient")
+        if not callable(hook):
+            raise DTypeError(f"register_hook: expected a function of the gradient, got {shown(hook)}")
         owner: Any = self.node or self
         if state.trace is not None and owner is self:
             state.trace.forbid("register_hook of a Tensor from outside of the step")
