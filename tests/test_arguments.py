@@ -453,3 +453,14 @@ def test_a_call_is_described_where_nothing_else_is_known() -> None:
 def test_signatures_are_those_of_the_functions() -> None:
     assert list(inspect.signature(ops.roll).parameters) == ["x", "shift", "axis"]
     assert list(inspect.signature(Tensor.roll).parameters) == ["x", "shift", "axis"]
+
+
+def test_what_is_no_array_is_not_put_into_a_tensor() -> None:
+    t = Tensor([1.0], True)
+    with pytest.raises(DTypeError, match=r"^\.data: expected an array, got \[1\.0\]$"):
+        t.data = [1.0]
+    with pytest.raises(DTypeError, match=r"^\.grad: expected a Tensor or None, got ndarray \(1,\) float64$"):
+        t.grad = np.ones(1)
+    assert t.grad is None
+    with pytest.raises(DTypeError, match="^exp: expected numbers or booleans, got dtype object"):
+        ops.exp(np.array([1, None]))

@@ -46,7 +46,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         else:
             if (
                 not isinstance(a, (np.ndarray, float, int))
-                or (type(a) is np.ndarray and a.dtype.kind not in "fiub")
+                or (type(a) is np.ndarray and a.dtype.kind in "OSUcmM")
                 or (type(a) is int and not -INTEGERS <= a < 2 * INTEGERS)
             ):
                 a = operand(op, a, args)

@@ -79,6 +79,8 @@ class Tensor(Face):
     def data(self, array: Array) -> None:
         if state.trace is not None:
             state.trace.forbid("setting .data")
+        if not backend.is_array(array):
+            raise DTypeError(f".data: expected an array, got {shown(array)}")
         changes.count += 1
         self._data = array
 
@@ -93,6 +95,8 @@ class Tensor(Face):
     def grad(self, gradient: Tensor | Any) -> None:
         if state.trace is not None:
             state.trace.writes_grad(self)
+        if gradient is not None and not isinstance(gradient, Tensor):
+            raise DTypeError(f".grad: expected a Tensor or None, got {shown(gradient)}")
         self._grad = gradient
 
     @property
