@@ -333,7 +333,8 @@ class Methods(Tensor):
             if isinstance(error, TensorgradError):
                 raise
             kind = OutOfRangeError if isinstance(error, IndexError) else ShapeError
-            raise kind(f"setitem: {error}; the Tensor has shape {self.shape}") from error
+            given = "" if isinstance(error, IndexError) else f", the value {np.shape(protocols.plain(value))}"
+            raise kind(f"setitem: {error}; the Tensor has shape {self.shape}{given}") from error
         writes.wrote(self._data)
 
 

@@ -21,8 +21,9 @@ To add an operation, write one class with its formula, `forward` and `backward`,
 
 `forward` always gets arrays. `backward` gets arrays, or Tensors when the gradient is itself to be differentiated: write it
 with operators, methods and ops, and it serves both. It returns one function per input (None where there is no gradient), so
-that only the gradients somebody wants are computed. Un-broadcasting, summing over several uses, dtypes and shape checks are
-the engine's work: a rule is its formula alone.
+that only the gradients somebody wants are computed. `reads` names those of its parameters whose values it uses ("y" for the
+result): the others are not kept, and to use one is an error. Un-broadcasting, summing over several uses, dtypes and shape
+checks are the engine's work: a rule is its formula alone.
 
 An op is called with arrays, in the order in which `forward` takes them; attributes, which `forward` takes by keyword, are
 given by keyword, or as its own `__call__` says. `inspect.signature` shows which. Type checkers accept anything, unless there

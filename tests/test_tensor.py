@@ -105,12 +105,12 @@ MISTAKES = [
     (
         lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [0, 3]),
         LabelError,
-        "nll_loss: label 3 is out of range, expected 0 to 2 for 3 classes",
+        "cross_entropy: label 3 is out of range, expected 0 to 2 for 3 classes",
     ),
     (
         lambda: F.cross_entropy(Tensor(np.ones((2, 3))), np.array([0, -1], np.int8)),
         LabelError,
-        "nll_loss: label -1 is out of range, expected 0 to 2 for 3 classes",
+        "cross_entropy: label -1 is out of range, expected 0 to 2 for 3 classes",
     ),
     (
         lambda: F.cross_entropy(Tensor(np.ones((2, 3))), np.array([0.0, 1.0])),

@@ -15,9 +15,9 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
-from tensorgrad.core.state import state, switched
+from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import GraphError
+from tensorgrad.errors import DTypeError, GraphError
 from tensorgrad.ops.random import keep_mask
 
 
@@ -169,6 +169,8 @@ def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
          random numbers has to set its generator itself. Parameters that it reads get their gradients as usual.
     xs   what it is called with: Tensors, arrays, which come as Tensors, or anything else
     """
+    if not callable(fn):
+        raise DTypeError(f"checkpoint: fn must be a function of Tensors, got {shown(fn)}")
     return _checkpoint.recorded(*[wrap(given(x), None) if is_array(x) else x for x in xs], fn=fn)
 
 

@@ -175,6 +175,8 @@ def _walk(
         state.walked(roots)
     if type(create_graph) is not bool:
         create_graph = truth(caller, "create_graph", create_graph)
+    if type(retain) is not bool and retain is not None:
+        retain = truth(caller, "retain_graph", retain)
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])

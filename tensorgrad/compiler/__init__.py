@@ -23,6 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tensorgrad.core.state import shown
+from tensorgrad.errors import DTypeError
+
 if TYPE_CHECKING:
     from tensorgrad.compiler.compiled import Compiled
 
@@ -60,4 +63,6 @@ def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool =
     """
     from tensorgrad.compiler.compiled import Compiled
 
+    if not callable(step):
+        raise DTypeError(f"compile: step must be a function, got {shown(step)}")
     return Compiled(step, keep_grads, ahead)

@@ -52,7 +52,10 @@ def sizes(op: str, shape: Any, least: int = 0) -> Shape:
                 break
         else:
             return shape
-    return wholes(op, "a size of the shape", shape, least)
+    found = wholes(op, "a size of the shape", shape)
+    if any(n < least for n in found):
+        raise ShapeError(f"{scoped(op)}: the shape {found} has a size below {least}")
+    return found
 
 
 def axis_in(op: str, axis: Any, ndim: int, what: str = "axis") -> int:

@@ -44,7 +44,7 @@ class Op:
                 notation has "...", only the arguments that carry it have leading axes, the same ones: "(...,k),(k,n)->(...,n)".
                 "k?" is an axis that may be missing, "(*)" an argument of any shape
     reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
-                the rule gets a stand-in that has a shape and a dtype only
+                the rule gets a stand-in that has a shape and a dtype only: using its value is an error, which says what to name
     data        names of the parameters that are data and have no gradient (labels, masks); Tensors that require one are refused
     domain      where tests draw its inputs from: smooth and finite there
     kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them

@@ -16,7 +16,7 @@ from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
 from tensorgrad.core.location import warn
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import changes, state
+from tensorgrad.core.state import changes, shown, state
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 
@@ -95,6 +95,8 @@ class Tensor(Face):
         """Put an array in the place of its own that nobody else has."""
         if state.trace is not None:
             state.trace.forbid("setting .data")
+        if not backend.is_array(array):
+            raise DTypeError(f".data: expected an array, got {shown(array)}")
         changes.count += 1
         self._data = array
 
@@ -113,6 +115,8 @@ class Tensor(Face):
     def grad(self, gradient: Tensor | Any) -> None:
         if state.trace is not None:
             state.trace.writes_grad(self)
+        if gradient is not None and not isinstance(gradient, Tensor):
+            raise DTypeError(f".grad: expected a Tensor or None, got {shown(gradient)}")
         self._grad = gradient
 
     @property
@@ -166,12 +170,12 @@ class Tensor(Face):
 
     def __len__(self) -> int:
         if not self.ndim:
-            raise TypeError("len: a 0-d Tensor has no length")
+            raise DTypeError("len: a 0-d Tensor has no length")
         return len(self._data)
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.ndim:
-            raise TypeError("iter: a 0-d Tensor cannot be iterated over")
+            raise DTypeError("iter: a 0-d Tensor cannot be iterated over")
         return (self[i] for i in range(len(self._data)))
 
     def __float__(self) -> float:
@@ -185,7 +189,7 @@ class Tensor(Face):
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
-            raise TypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
+            raise DTypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
         self._require_concrete("an index")
         return int(self._data)
 
@@ -285,6 +289,8 @@ class Tensor(Face):
         """
         if not self.requires_grad:
             raise GraphError("register_hook: this Tensor does not require a gradient")
+        if not callable(hook):
+            raise DTypeError(f"register_hook: expected a function of the gradient, got {shown(hook)}")
         owner: Any = self.node or self
         if state.trace is not None and owner is self:
             state.trace.forbid("register_hook of a Tensor from outside of the step")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_in, axis_in, sizes
+from tensorgrad.core.arguments import axes_in, sizes, whole
 from tensorgrad.core.backend import Array, Xp, asarray
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -105,7 +105,9 @@ def swapaxes(x: Operand[T], axis1: int, axis2: int) -> T | Array:
     """x with two axes exchanged; a `transpose`."""
     ndim = len(shape_of(x))
     axes = list(range(ndim))
-    i, j = axis_in("swapaxes", axis1, ndim, "axis1"), axis_in("swapaxes", axis2, ndim, "axis2")
+    i, j = whole("swapaxes", "axis1", axis1), whole("swapaxes", "axis2", axis2)
+    if not (-ndim <= i < ndim and -ndim <= j < ndim):
+        raise ShapeError(f"{scoped('swapaxes')}: axes {i} and {j} asked of shape {shape_of(x)}")
     axes[i], axes[j] = j, i
     return transpose(x, tuple(axes))
 

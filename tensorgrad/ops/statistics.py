@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Xp, is_half
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import named, one_box
+from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.kernels import thresholds
@@ -123,7 +123,7 @@ class LogSumExp(Reduction):
 class Norm(Reduction):
     """The Euclidean norm. At 0 the derivative is taken as 0.
 
-    There is no other: what stands first in PyTorch's norm(p), the order, is 2 here, and an axis is given by its name. Where
+    There is no other order than 2: what stands first is the axis, as in every reduction here, where PyTorch's norm has p. Where
     squares would overflow or vanish x is divided by a power of two first, which rounds nothing.
 
     forward    y  = sqrt(sum of x² over axis)
@@ -132,10 +132,6 @@ class Norm(Reduction):
 
     name, reads = "norm", "x y"
     real = True
-
-    @named
-    def __call__(self, x: Operand[T], *, axis: Axis = None, keepdims: bool = False) -> T | Array:  # type: ignore[override]
-        return super().__call__(x, axis, keepdims)
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
