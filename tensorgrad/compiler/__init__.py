@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool = False) -> Compiled:
     """`step`, replayed: what it computes is recorded, fused and planned, and from then on run without Python in between.
 
-    step         a function of arrays, Tensors, numbers, text, or tuples, lists, dicts and dataclasses of them, such as one
-                 training step: forward, backward(), optimiser.step(). It may change parameters, buffers and other Tensors from
-                 outside. It may be a method. Arrays come as Tensors; what it returns of its arguments or parameters are copies
+    step         a function of arrays, Tensors, numbers (Python's or NumPy's), text, or tuples, lists, dicts and dataclasses of
+                 them, such as one training step: forward, backward(), optimiser.step(). It may change parameters, buffers and
+                 other Tensors from outside. It may be a method. Arrays come as Tensors; what it returns of its arguments or
+                 parameters are copies
     keep_grads   leave in `.grad` what the step leaves there. Otherwise the `.grad` of a parameter that the step clears first
                  and an optimiser has then used up is None after it, so that its memory can be used again
     ahead        make the plan before the first call counts, which is then a replay like all others; what that takes is undone

@@ -347,7 +347,7 @@ def as_dtype(dtype: Any, where: str = "dtype") -> Any:
             import ml_dtypes
         except ImportError as error:
             raise MissingDependencyError(
-                f"{where}: bfloat16 needs ml_dtypes: pip install 'tensorgrad-numpy[bfloat16]'"
+                f"{where}: bfloat16 needs ml_dtypes, which is not installed; pip install ml_dtypes"
             ) from error
         dtype = ml_dtypes.bfloat16
     try:
@@ -363,7 +363,8 @@ def finfo(dtype: Any) -> Any:
         return np.finfo(dtype)
     import ml_dtypes
 
-    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    found: Any = ml_dtypes.finfo
+    return found(dtype)
 
 
 def aligned(nbytes: int) -> Array:

@@ -31,6 +31,9 @@ from tensorgrad.errors import (
 
 INTEGERS = 2**63  # as many there are below 0, and twice as many in unsigned ones
 
+# What `forward` takes as it is; NumPy has each once, and another object for the same dtype is only looked at longer
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
@@ -43,7 +46,8 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             if a.requires_grad:
                 wanted = True
             array = a._data
-            if array.dtype.char not in "fd":
+            dtype = array.dtype
+            if dtype is not FLOAT32 and dtype is not FLOAT64:
                 odd = True
             arrays.append(array)
             inputs.append(a.node or a)
@@ -51,10 +55,10 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             kind = type(a)
             if kind is np.ndarray:
                 dtype = a.dtype
-                if not dtype.isnative:
-                    a = backend.native(a)
-                if dtype.char not in "fd":
+                if dtype is not FLOAT32 and dtype is not FLOAT64:
                     odd = True
+                    if not dtype.isnative:
+                        a = backend.native(a)
                     if not backend.is_number(dtype):
                         a = operand(op, a, args)
             elif kind is int:
@@ -133,9 +137,6 @@ def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
     y = op.apply(*wide, **attrs)
     to = narrowest([a.dtype for i, a in enumerate(args) if hasattr(a, "dtype") and not op.is_data(i)])
     return y if to is None or y.dtype != FLOAT32 else astype.apply(y, dtype=to)
-
-
-FLOAT32 = np.dtype(np.float32)
 
 
 def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any], odd: bool = True) -> tuple[Array, Any]:

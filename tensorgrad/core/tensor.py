@@ -57,7 +57,7 @@ class Tensor(Face):
                     f"leave the graph; use it as it is, or write .detach() if that is meant"
                 )
         array = backend.asarray(data if source is None else source._data, dtype)
-        is_copy = source is not None or backend.is_array(data)
+        is_copy = source is not None or (backend.is_array(data) and not isinstance(data, np.generic))
         moved = array if device is None else backend.move(array, device)
         self._data: Array = backend.copy(array) if moved is array else moved
         self._grad: Tensor | None = None

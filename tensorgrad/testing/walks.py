@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.compiler.containers import with_leaves
 from tensorgrad.compiler.world import Objects, Snapshot
-from tensorgrad.core.backend import Array, copy, may_overlap, on_gpu
+from tensorgrad.core.backend import Array, copy, finfo, may_overlap, on_gpu
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.testing.check import Check
@@ -108,7 +108,7 @@ class Walks:
             along = check.direction([i], [1.0], name + walk, g.shape, check.rtol)
             terms, single = check.recorded[i] * check.directions[i], (g * check.directions[i]).sum()
             slope, size = terms.sum(), float(np.sqrt((terms * terms).sum()))
-            eps = float(np.finfo(g.dtype).eps)
+            eps = float(finfo(g.dtype).eps)
             room = max(SINGLE, 50 * eps) * max(abs(slope), size)
             room += 50 * eps * largest * np.sqrt(g.size)  # of sums that cancel, such as a bias before a batch norm
             if along.verdict in PASSED and g.dtype.itemsize < 8 and not abs(single - slope) <= room:
