@@ -70,6 +70,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "nll_loss": ((X, LABELS), {}),
     "softmax_cross_entropy": ((X, LABELS), {"scale": 0.5}),
     "softmax_cross_entropy_grad": ((1.0, X, LABELS), {"scale": 0.5}),
+    "sigmoid_cross_entropy": ((X, X, X), {"scale": 0.5}),
+    "sigmoid_cross_entropy_grad": ((1.0, X, X, X), {"scale": 0.5}),
     "leaky_relu": ((X, 0.1), {}),
     "elu": ((X, 1.0), {}),
     "gelu": ((X, "none"), {}),

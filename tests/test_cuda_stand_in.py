@@ -198,7 +198,7 @@ def test_the_benchmark_for_a_gpu_runs_here_too() -> None:
     losses = []
     for peer in ("tensorgrad", "tensorgrad eager"):
         step = steps.PEERS[peer][1](net[0], x, y)
-        losses.append([float(step()) for _ in range(5)])
+        losses.append([step().item() for _ in range(5)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert losses[0][-1] < losses[0][0]
     flops = 2 * 4 * (6 * 8 * 2 + 8 * 3 * 3)

@@ -114,7 +114,7 @@ def shared(planted: Planted, args: Any) -> Any:
 
 def read_only(planted: Planted, args: Any) -> Any:
     result = as_it_is(planted, args)
-    result.data.flags.writeable = False
+    result._data.flags.writeable = False
     return result
 
 

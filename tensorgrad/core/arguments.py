@@ -102,10 +102,11 @@ def number(op: str, what: str, value: Any) -> Any:
         if not value.ndim and value.dtype != bool and backend.is_number(value.dtype):
             value._require_concrete(f"{what} of {op}")
             return value._data.item()
+    elif backend.is_array(value):
+        if not value.ndim and value.dtype != bool and backend.is_number(value.dtype):
+            return float(value) if backend.is_floating(value.dtype) else int(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    elif backend.is_array(value) and not value.ndim and value.dtype != bool and backend.is_number(value.dtype):
-        return value.item()
     raise DTypeError(f"{scoped(op)}: {what} must be a number, got {shown(value)}")
 
 

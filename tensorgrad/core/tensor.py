@@ -84,6 +84,8 @@ class Tensor(Face):
 
     @data.setter
     def data(self, array: Array) -> None:
+        if not backend.is_array(array):
+            raise DTypeError(f".data: expected an array, got {shown(array)}")
         array = backend.asarray(array, where=".data")
         if not _is_same(array, self._data):  # t.data -= v is no other array: it was lent, and has been written to
             self._replace(array)
@@ -95,8 +97,6 @@ class Tensor(Face):
         """Put an array in the place of its own that nobody else has."""
         if state.trace is not None:
             state.trace.forbid("setting .data")
-        if not backend.is_array(array):
-            raise DTypeError(f".data: expected an array, got {shown(array)}")
         changes.count += 1
         self._data = array
 

@@ -169,6 +169,8 @@ def lend(array: Array) -> Array:
         return array
     lender = Lender(array)
     view = np.asarray(lender)
+    if view.dtype != array.dtype:  # the interface has no bfloat16
+        view = view.view(array.dtype)
     Loan(array, key, view, lender)
     return view
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, copy, is_array, is_floating, is_number, on, on_gpu
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError, TensorgradError
@@ -66,9 +67,9 @@ def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list
     if problems:
         kind = type(problems[0]) if len({type(p) for p in problems}) == 1 else ShapeError
         raise kind(f"{where}: {'; '.join(map(str, problems))}")
-    written = {id(memory_of(entry.array)) for entry in own.values()}
+    written = {id(writes.owner_of(entry.array)) for entry in own.values()}
     return [
-        (entry.array, copy(read[path]) if id(memory_of(read[path])) in written else read[path])
+        (entry.array, copy(read[path]) if id(writes.owner_of(read[path])) in written else read[path])
         for path, entry in own.items()
         if path in read
     ]
@@ -144,10 +145,3 @@ def is_torch(value: Any) -> bool:
 
 def as_numpy(array: Array) -> Array:
     return array.get() if on_gpu(array) else array
-
-
-def memory_of(array: Array) -> Any:
-    """The object that owns the memory of an array."""
-    while getattr(array, "base", None) is not None:
-        array = array.base
-    return array

@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad.core.arguments import dtype_of, number, room_for, whole
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
-from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.state import scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
@@ -249,7 +249,7 @@ class SigmoidCrossEntropy(Op):
         return (z, np.abs(a), np.abs(b)), {"scale": 0.7}
 
     def forward(self, xp: Xp, z: Array, a: Array, b: Array, *, scale: float) -> Array:
-        if not z.shape == a.shape == b.shape:
+        if not shape_of(z) == shape_of(a) == shape_of(b):
             raise ValueError("logits and what they count differ")  # where the products would broadcast
         positive = mul_grad.forward(xp, a, logsigmoid.forward(xp, z))
         return (positive + mul_grad.forward(xp, b, log_complement_sigmoid.forward(xp, z))).sum() * -scale
