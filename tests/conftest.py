@@ -1,6 +1,7 @@
 """Hypothesis profiles: dev and thorough come with the package's own plugin; `pytest --hypothesis-profile=thorough`.
 
-Of sweeps of many cases every third one is run, chosen by its name; with CI=1 or TENSORGRAD_THOROUGH=1 all are.
+Of sweeps of many cases every third one is run, chosen by its name, of a test marked `every(n)` every n-th, of one marked
+`thorough` none; with CI=1 or TENSORGRAD_THOROUGH=1 all are, and of what is asked for by name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("CI") or os.environ.get("TENSORGRAD_THOROUGH") or any("::" in arg for arg in config.args):
         return
     cases = Counter(item.nodeid.partition("[")[0] for item in items)
-    skipped = [item for item in items if cases[item.nodeid.partition("[")[0]] > SWEEP and zlib.crc32(item.nodeid.encode()) % 3]
+
+    def share(item: pytest.Item) -> int:
+        """1 for all cases of the test, n for every n-th."""
+        marked = item.get_closest_marker("every")
+        return int(marked.args[0]) if marked else 3 if cases[item.nodeid.partition("[")[0]] > SWEEP else 1
+
+    skipped = [i for i in items if i.get_closest_marker("thorough") or zlib.crc32(i.nodeid.encode()) % share(i)]
     config.hook.pytest_deselected(items=skipped)
     left_out = set(skipped)
     items[:] = [item for item in items if item not in left_out]

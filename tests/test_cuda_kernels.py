@@ -30,6 +30,7 @@ COLUMNS = st.sampled_from([1, 2, 9, 10, 31, 32, 33, 65, 130])
 # Compiled for GPUs
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
 def test_sources_compile_for(architecture: str) -> None:
     """All that is written by hand and all chains. None of it needs more registers than there are, and memory in their place."""

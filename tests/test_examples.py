@@ -76,6 +76,7 @@ def test_digits(script: Callable[..., Any], tmp_path: Path, capsys: pytest.Captu
     train.load(tmp_path / "digits.npz", model=MLP((64, *[500] * 6, 10)))
 
 
+@pytest.mark.thorough
 def test_digits_without_graphviz(
     script: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
@@ -124,6 +124,7 @@ def test_layer(name: str, rng: np.random.Generator, axes: tuple[int, ...], k: in
         np.testing.assert_allclose(fused[1].data, numerical, rtol=1e-7, atol=1e-7)
 
 
+@settings(max_examples=max(settings().max_examples // 4, 10))
 @given(rng=generators())
 def test_second_order_through_fused_rules(rng: np.random.Generator) -> None:
     """The gradient of a squared gradient: fused = unfused = numerical."""

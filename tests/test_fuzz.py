@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import re
 import sys
 import warnings
@@ -28,7 +29,7 @@ from tests.fuzz.shrink import shrink
 from tests.fuzz.training import FORMS
 from tests.fuzz.world import OPS, AsItIs, run
 
-SECONDS = 12.0  # of each of four hunts, which two workers share
+SECONDS = 12.0 if os.environ.get("CI") else 6.0  # of each of four hunts, which two workers share
 NUMBA = pytest.param(True, marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs Numba"))
 
 

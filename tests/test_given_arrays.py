@@ -271,7 +271,7 @@ def test_data_that_is_set_to_itself() -> None:
     assert len(writes.shared) == count
     t.data = t.data[::-1]
     assert t._data is not memory
-    with pytest.raises(DTypeError, match=r"\.data: expected numbers or booleans, got dtype"):
+    with pytest.raises(DTypeError, match=r"\.data: expected an array, got 'text'"):
         t.data = "text"
 
 

@@ -12,6 +12,7 @@ from tests import mutations
 BROKEN = [name for name, op in REGISTRY.items() if op.backward is not None and not op.calls]
 
 
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", BROKEN)
 def test_every_mutant_is_caught(name: str) -> None:
     verdicts = {str(mutant): mutations.verdict_on(mutant) for mutant in mutations.mutants(REGISTRY[name])}

@@ -84,6 +84,7 @@ def everything_shown(title: str) -> list[str]:
         ]
 
 
+@pytest.mark.thorough
 def test_an_op_of_the_users_under_any_name() -> None:
     """Registered, called, differentiated, printed, drawn, derived: as under a name that nobody knows, up to the name."""
     assert set(VOCABULARY) >= KNOWN

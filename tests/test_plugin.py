@@ -52,6 +52,7 @@ def test_a_failure_leaves_its_drawing(pytester: pytest.Pytester) -> None:
     assert ">exp<" in svg
 
 
+@pytest.mark.thorough
 def test_the_folder_of_the_drawings(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_cube=FAILING)
     pytester.runpytest_subprocess("--junitxml=reports/junit.xml")
@@ -61,6 +62,7 @@ def test_the_folder_of_the_drawings(pytester: pytest.Pytester) -> None:
     assert "@reproduce_failure" in result.stdout.str()  # with the default profile too
 
 
+@pytest.mark.thorough
 def test_without_graphviz_it_leaves_the_dot_file(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("import shutil, sys\nsys.modules['pygraphviz'] = None\nshutil.which = lambda name: None\n")
     pytester.makepyfile(test_cube=FAILING)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorgrad.core import backend
@@ -58,6 +58,7 @@ def lies_in(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+@settings(max_examples=max(settings().max_examples // 2, 10))
 @given(steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8), st.booleans(), st.integers(0, 5)), max_size=30))
 def test_no_two_arrays_share_memory(steps: list[tuple[int, int, bool, int]]) -> None:
     """Allocations, views of all kinds, deaths, and cycles that the garbage collector finds some time."""

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorgrad.models import handwritten
@@ -250,6 +250,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("compile", [True, False])
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@settings(max_examples=max(settings().max_examples // 3, 10))
 @given(rng=generators(), n=st.integers(1, 8))
 def test_a_weight_of_two_is_a_sample_twice(loss: Any, compile: bool, rng: np.random.Generator, n: int) -> None:
     """In full batches, with the L2 penalty, which goes by the sum of the weights."""
