@@ -31,7 +31,7 @@ def computed(op: Op, xp: Xp, arrays: Sequence[Any], attrs: Mapping[str, Any]) ->
     """`op.forward`, in a dtype that is wide enough, and the half precision to round it to, or None."""
     if op.exact or op.moves or (op.layer and xp is not np):  # cuBLAS multiplies half precision, and adds up in float32
         return op.forward(xp, *arrays, **attrs), None
-    wide = [widened(a, op.real and not op.is_data(i)) for i, a in enumerate(arrays)]
+    wide = [widened(a, op.widens(i)) for i, a in enumerate(arrays)]
     out = op.forward(xp, *wide, **attrs)
     if getattr(out, "dtype", None) != np.float32:
         return out, None

@@ -133,6 +133,10 @@ class Op:
             i = min(i, len(self.takes_data) - 1)
         return i < len(self.takes_data) and self.takes_data[i]
 
+    def widens(self, i: int) -> bool:
+        """Whether argument i is made floating where it is integers or booleans."""
+        return self.real and not self.is_data(i)
+
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         """Arguments and attributes to test the op with: float64 arrays of shapes by its signature, values in its domain.
 

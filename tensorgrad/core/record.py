@@ -47,7 +47,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
                 wanted = True
             array = a._data
             dtype = array.dtype
-            if dtype is not FLOAT32 and dtype is not FLOAT64:
+            if dtype is not FLOAT32 and dtype is not FLOAT64 and (dtype.kind not in "biu" or op.widens(len(arrays))):
                 odd = True
             arrays.append(array)
             inputs.append(a.node or a)
@@ -56,7 +56,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             if kind is np.ndarray:
                 dtype = a.dtype
                 if dtype is not FLOAT32 and dtype is not FLOAT64:
-                    odd = True
+                    odd = odd or dtype.kind not in "biu" or op.widens(len(arrays))
                     if not dtype.isnative:
                         a = backend.native(a)
                     if not backend.is_number(dtype):

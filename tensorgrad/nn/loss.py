@@ -68,7 +68,8 @@ def cross_entropy(
     warn_of_softmax(given)
     logp: Any = log_softmax(as_wide(given))
     if not is_floating(target.dtype) and not label_smoothing:
-        return as_narrow(nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction), given)
+        loss = nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction)
+        return loss if logp.dtype == given.dtype else as_narrow(loss, given)
     half = half_of(given, target) if is_floating(target.dtype) else half_of(given)
     classes = given.shape[-1]
     if not is_floating(target.dtype):
