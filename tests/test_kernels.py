@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tensorgrad
-from tensorgrad.core.backend import POOLED, new
+from tensorgrad.core.memory import POOLED, new
 from tensorgrad.errors import LabelError
 from tensorgrad.kernels import build, common, generate, reference, threads, thresholds
 from tensorgrad.kernels.chain import Chain, NotElementwise, Operand, Ref, Step

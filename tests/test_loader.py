@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorgrad import Tensor, data
-from tensorgrad.core.backend import POOLED
+from tensorgrad.core.memory import POOLED
 from tensorgrad.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 
 counts = st.integers(1, 40)

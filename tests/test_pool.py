@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensorgrad.core import backend
-from tensorgrad.core.backend import POOLED, Pool, new
+from tensorgrad.core import memory
+from tensorgrad.core.memory import POOLED, Pool, new
 
 FLOAT = np.dtype(np.float32)
 SIZES = [(POOLED // 4,), (2, POOLED // 8), (POOLED // 4 + 1,), (3, POOLED // 4)]
@@ -23,7 +23,7 @@ SIZES = [(POOLED // 4,), (2, POOLED // 8), (POOLED // 4 + 1,), (3, POOLED // 4)]
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Pool:
     pool = Pool()
-    monkeypatch.setattr(backend, "_pool", pool)
+    monkeypatch.setattr(memory, "_pool", pool)
     return pool
 
 

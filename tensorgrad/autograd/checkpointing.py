@@ -10,9 +10,10 @@ import numpy as np
 
 from tensorgrad.autograd.walk import grad
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, Xp, digest, is_array, is_floating, namespace, private
+from tensorgrad.core.backend import Array, Xp, digest, is_array, is_floating, namespace
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
+from tensorgrad.core.memory import private
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.state import shown, state, switched

@@ -5,25 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tensorgrad.autograd import fusion
+from tensorgrad.autograd.sums import Source, Sums, add_zeros, given, handed_out, hooked
 from tensorgrad.core import writes
 from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import (
     HALVES,
     as_bytes,
-    asarray,
-    copy,
     current_gpu,
     device_of,
     is_half,
     namespace,
     on,
     on_gpu,
-    private,
     wait_for,
 )
 from tensorgrad.core.location import line_of, user_location
@@ -32,12 +30,10 @@ from tensorgrad.core.op import Rules
 from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, ShapeError
-from tensorgrad.ops import astype, sum_to, where
+from tensorgrad.ops import astype, sum_to
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-Source: TypeAlias = Node | Tensor  # what a gradient belongs to: a node's result, or a leaf
 
 
 def no_grad() -> AbstractContextManager[None]:
@@ -133,12 +129,6 @@ def _tensors(caller: str, what: str, given: Any) -> list[Tensor]:
     return found
 
 
-def given(value: Any, where: str, recorded: bool) -> Tensor:
-    """An array of the user's as a Tensor; what is recorded may keep it, and so gets a copy."""
-    array = asarray(value, where=where)
-    return wrap(private(array) if recorded and state.trace is None else array, None)
-
-
 def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
     """The gradient that the walk starts with."""
     if not root.requires_grad:
@@ -220,7 +210,7 @@ def _walk(
                 array.device.use()  # rules compute where their gradient is
             if node.hooks is not None:
                 g = g if g.dtype == node.dtype else astype(g, node.dtype)
-                g = sums.of[node] = _hooked(node.hooks, g, record)
+                g = sums.of[node] = hooked(node.hooks, g, record)
             if node.retain is not None and wanted is None and (holder := node.retain()) is not None:
                 retained.append((node, holder))
             elif node not in targets:
@@ -240,42 +230,13 @@ def _walk(
             gpu.use()
 
     if wanted is None:
-        _add_zeros([(leaf, leaf) for leaf in sums.zero if isinstance(leaf, Tensor)], sums)
+        add_zeros([(leaf, leaf) for leaf in sums.zero if isinstance(leaf, Tensor)], sums)
         found: list[tuple[Source, Tensor]] = [(leaf, leaf) for leaf in sums.of if isinstance(leaf, Tensor)] + retained
     else:
         read = {s for node in nodes for s in (node, *node.inputs)} if any(s not in sums.of for s in targets) else set()
-        _add_zeros([(source, t) for source, t in targets.items() if source in read], sums)
+        add_zeros([(source, t) for source, t in targets.items() if source in read], sums)
         found = [(source, t) for source, t in targets.items() if source in sums.of]
-    return _hand_out(found, sums, seeds)
-
-
-class Sums:
-    """The gradients that have come in so far, each the sum over those that read the value.
-
-    of        node or leaf to gradient: an array, or a Tensor where the pass is recorded
-    zero      what an op reads whose derivative with respect to it is 0, such as sign: its gradient is 0 if none comes in
-    own       whose gradient is a sum made here, so that more can be added in place
-    recorded  whether the pass is
-    """
-
-    __slots__ = ("of", "own", "recorded", "zero")
-
-    def __init__(self, recorded: bool) -> None:
-        self.of: dict[Source, Any] = {}
-        self.zero: set[Source] = set()
-        self.own: set[Source] = set()
-        self.recorded = recorded
-
-    def add(self, source: Source, g: Any) -> None:
-        of = self.of
-        if source not in of:
-            of[source] = g
-        elif source in self.own:
-            of[source] += g
-        else:
-            of[source] = of[source] + g
-            if not self.recorded and source.shape:
-                self.own.add(source)
+    return handed_out(found, sums, seeds)
 
 
 def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source] | None) -> None:
@@ -363,20 +324,6 @@ def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
     return gx
 
 
-def _hooked(hooks: list[Any], g: Any, record: bool) -> Any:
-    """`g` after every hook has seen it, and perhaps given another in its place."""
-    for hook in list(hooks):
-        tensor = g if record else wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)
-        new = hook(tensor)
-        if new is None:
-            continue
-        new = new if isinstance(new, Tensor) else given(new, "hook", record)
-        if new.shape != tensor.shape:
-            raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
-        g = new if record else new._data
-    return g
-
-
 def _described(node: Node) -> str:
     """ "fc1.linear (64, 100), recorded at model.py:14"."""
     name = f"{node.scope}.{node.op.name}" if node.scope else node.op.name
@@ -432,39 +379,3 @@ def _on_path(nodes: list[Node], targets: dict[Source, Tensor]) -> set[Source]:
         if node not in needed and any(isinstance(s, (Node, Tensor)) and s in needed for s in node.inputs):
             needed.add(node)
     return needed
-
-
-def _add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
-    """The gradient 0 for what the graph reads, but no rule has a gradient for: what goes into sign, ReLU's mask."""
-    for source, t in sources:
-        if source in sums.of:
-            continue
-        if state.tracing:  # computed, so that each replay has an array of its own
-            with switched(recording=False):
-                sums.of[source] = where(False, t, 0.0)
-            continue
-        with on(t._data):
-            zeros = namespace([t._data]).zeros(t.shape, t.dtype)
-        sums.of[source] = wrap(zeros, None) if sums.recorded else zeros
-
-
-def _hand_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pair each Tensor with its gradient, copied where the array might be somebody else's too. Hooks of leaves come first."""
-    for source, tensor in found:
-        if (g := sums.of[source]).dtype != tensor.dtype:  # half precision, whose gradients are float32 on the way
-            sums.of[source] = astype(g, tensor.dtype)
-            sums.own.discard(source)
-        if isinstance(source, Tensor) and source.hooks is not None:
-            sums.of[source] = _hooked(source.hooks, sums.of[source], sums.recorded)
-            sums.own.discard(source)
-    if sums.recorded:
-        return [(tensor, sums.of[source]) for source, tensor in found]
-    taken = {id(seed._data) for seed in seeds}
-    result = []
-    for source, tensor in found:
-        g = sums.of[source]
-        if not isinstance(g, np.generic) and source not in sums.own and (id(g) in taken or g.base is not None):
-            g = copy(g)
-        taken.add(id(g))
-        result.append((tensor, wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)))
-    return result

@@ -14,7 +14,8 @@ from tensorgrad.compiler.calls import Accumulate, Call
 from tensorgrad.compiler.memory import Layout, arrays_for, lay_out, one_memory, resolve
 from tensorgrad.compiler.rows import Loop, Narrow
 from tensorgrad.compiler.values import Value
-from tensorgrad.core.backend import Array, address, aligned
+from tensorgrad.core.backend import Array, address
+from tensorgrad.core.memory import aligned
 from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import build, threads, thresholds
 

@@ -23,8 +23,9 @@ from tensorgrad.compiler.rows import Loop, split_rows
 from tensorgrad.compiler.trace import Trace, place_of
 from tensorgrad.compiler.values import Value, lineage
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, aligned, copy, device_of, empty_bytes, is_floating, on, on_gpu
+from tensorgrad.core.backend import Array, copy, device_of, is_floating, on, on_gpu
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.memory import aligned, empty_bytes
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.profiling import Cost

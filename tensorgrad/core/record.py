@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core import backend, writes
+from tensorgrad.core import backend, memory, writes
 from tensorgrad.core.arithmetic import computed, narrowest
 from tensorgrad.core.backend import Array, is_half
 from tensorgrad.core.graph import Graph
@@ -213,7 +213,7 @@ def record(
                 )
         elif not isinstance(source, (Tensor, float, int)):
             if theirs and op.reads_argument(i):
-                source = arrays[i] = backend.private(source)
+                source = arrays[i] = memory.private(source)
             inputs[i] = wrap(source, None)
     if op.data and requires_grad:
         for i, a in enumerate(args):

@@ -21,7 +21,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, as_bytes, is_array, may_overlap, on_gpu, private
+from tensorgrad.core.backend import Array, as_bytes, is_array, may_overlap, on_gpu
+from tensorgrad.core.memory import private
 
 tick = itertools.count().__next__  # numbers nodes and writes in the order in which they happen
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, is_floating, is_number, like, new, on
+from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, is_floating, is_number, like, on
+from tensorgrad.core.memory import new
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, new
+from tensorgrad.core.backend import Array
+from tensorgrad.core.memory import new
 from tensorgrad.kernels import reference, thresholds
 from tensorgrad.kernels.build import ChainKernel, has_numba
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step, Symbol

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, overload
 import numpy as np
 
 from tensorgrad.core.arguments import is_sequence, whole, wholes
-from tensorgrad.core.backend import Array, Xp, asarray, is_array, namespace, new
+from tensorgrad.core.backend import Array, Xp, asarray, is_array, namespace
+from tensorgrad.core.memory import new
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, Ternary
 from tensorgrad.core.signature import Shape

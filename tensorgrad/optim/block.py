@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, address, device_of, empty_bytes, namespace, on, put
+from tensorgrad.core.backend import Array, address, device_of, namespace, on, put
+from tensorgrad.core.memory import empty_bytes
 from tensorgrad.core.state import changes
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.optim.group import ParamGroup
