@@ -151,8 +151,8 @@ class Optimiser(Parameters):
         """The numbers of the step that is being made, for a parameter that has missed so many."""
         return self.numbers(block.group, self.steps - late)
 
-    def updated(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        """`update`, up or down."""
+    def _updated(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        """`update`, up or down: the same group, p, g, state and numbers."""
         return self.update(group, p, -g if group["maximize"] else g, *state, **numbers)
 
     def kernel(self, block: Block) -> Kernel:
@@ -162,7 +162,7 @@ class Optimiser(Parameters):
         count = 2 + len(block.state)
 
         def formula(*symbols: Any) -> Sequence[Any]:
-            return self.updated(group, *symbols[:count], **dict(zip(names, symbols[count:], strict=True)))
+            return self._updated(group, *symbols[:count], **dict(zip(names, symbols[count:], strict=True)))
 
         operands = [Operand("full", dtype)] * count + [Operand("number", dtype)] * len(names)
         chain = Chain.of(formula, operands)
@@ -211,7 +211,7 @@ class Optimiser(Parameters):
         leaves = [wrap(array, None) for array in targets]
         with switched(recording=False):
             p = ops.astype(leaves[0], block.dtype) if block.half else leaves[0]
-            new, *others = self.updated(block.group, p, g, *leaves[1:], **numbers)
+            new, *others = self._updated(block.group, p, g, *leaves[1:], **numbers)
             values = [ops.astype(new, block.flat.dtype) if block.half else new, *others]
         for target, value in zip(targets, values, strict=True):
             trace.assigns(target, value)

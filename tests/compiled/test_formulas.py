@@ -164,6 +164,11 @@ def test_with_python_numbers(name: str, dtype: str) -> None:
     expected = outcome(lambda: formula(x))
     if isinstance(expected, type):
         pytest.skip("NumPy does not")
+    if (name, dtype) == (
+        "x ** 0.5",
+        "float16",
+    ):  # of -inf NumPy has NaN in float32, in which it is computed here, inf in float16
+        expected = outcome(lambda: formula(x.astype(np.float32)).astype(np.float16))
     assert_same(replayed(formula, x).numpy(), expected, name, "0.5" not in name, name not in ("max(x, 0)", "clip"))
 
 

@@ -59,7 +59,7 @@ def reading(f: Callable[..., Any], values: list[np.ndarray], i: int, origin: str
         if "argument" not in origin:
             target[...] = values[i] if call < 3 else changed(values[i])
 
-    given = [values[i] if call < 3 else changed(values[i]) for call in range(5)]
+    given = [values[i] if call < 3 else np.asarray(changed(values[i])) for call in range(5)]
     if origin == "Tensor argument":
         given = [Tensor(v, requires_grad=v.dtype.kind == "f") for v in given]  # type: ignore[misc]
     return make, [(v,) if "argument" in origin else () for v in given], before_call
