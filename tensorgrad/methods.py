@@ -232,36 +232,36 @@ class Methods(Tensor):
 
     def __setitem__(self, index: Any, value: Operand[Tensor]) -> None:
         if self.requires_grad or (isinstance(value, Tensor) and value.requires_grad) or state.trace is not None:
-            self._write(lambda x: ops.setitem(x, value, index))
+            self._write(lambda x, value: ops.setitem(x, value, index), value)
         else:
             self._write_raw(index, value)
 
     def __iadd__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x + other)
+        return self._write(lambda x, other: x + other, other)
 
     def __isub__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x - other)
+        return self._write(lambda x, other: x - other, other)
 
     def __imul__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x * other)
+        return self._write(lambda x, other: x * other, other)
 
     def __itruediv__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x / other)
+        return self._write(lambda x, other: x / other, other)
 
     def __ifloordiv__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x // other)
+        return self._write(lambda x, other: x // other, other)
 
     def __imod__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x % other)
+        return self._write(lambda x, other: x % other, other)
 
     def __ipow__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x**other)
+        return self._write(lambda x, other: x**other, other)
 
     def __imatmul__(self, other: Operand[Tensor]) -> Tensor:
-        return self._write(lambda x: x @ other)
+        return self._write(lambda x, other: x @ other, other)
 
-    def _write(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Put `change` of this Tensor in its place, in its own memory, and record it as its new history.
+    def _write(self, change: Callable[[Tensor, Any], Tensor], operand: Any) -> Tensor:
+        """Put `change` of this Tensor and an operand in its place, in its own memory, and record it as its new history.
 
         Whatever kept the old values for its gradient finds out in `backward()`, which then raises.
         """
@@ -274,7 +274,17 @@ class Methods(Tensor):
         before = wrap(backend.copy(self._data), self.node)
         if state.trace is not None and self.node is None:
             state.trace.shared(before, self)
-        after = change(before)
+        if isinstance(operand, Tensor):
+            if backend.is_floating(operand.dtype) and operand.requires_grad and not backend.is_floating(self.dtype):
+                raise DTypeError(
+                    f"in-place change: a Tensor of {operand.dtype} that requires a gradient does not fit into a Tensor of "
+                    f"{self.dtype}; convert it first, .detach().astype({str(self.dtype)!r})"
+                )
+            if operand is self:
+                operand = before
+            elif backend.may_overlap(operand._data, self._data) and state.trace is None:  # what is read is what was there
+                operand = wrap(backend.copy(operand._data), operand.node) if operand.node is not None else operand.detach() * 1
+        after = change(before, operand)
         if after.shape != self.shape:
             raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
         if after.dtype != self.dtype:
@@ -307,7 +317,8 @@ class Methods(Tensor):
                 f"gradient; change it inside `with no_grad():`, or compute a new Tensor from it"
             )
         flags, strides = self._data.flags, self._data.strides
-        if not getattr(flags, "writeable", True) or any(n > 1 and not s for n, s in zip(self.shape, strides, strict=True)):
+        shared = self.size and any(n > 1 and not s for n, s in zip(self.shape, strides, strict=True))
+        if not getattr(flags, "writeable", True) or shared:
             made = f", made by {self._made_by()}," if self.node is not None else ""
             raise GraphError(
                 f"in-place change: this Tensor {self.shape}{made} is read-only, as what is broadcast is: its elements share "

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.autograd.walk import grad
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, Xp, digest, is_array, is_floating, namespace
+from tensorgrad.core.backend import Array, Xp, address, digest, is_array, is_floating, namespace
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.memory import private
@@ -46,6 +46,7 @@ class Again:
         now = read_by(result, given)
         if now != self.read:
             was = next((a for a, b in zip_longest(self.read, now) if a != b), "") or "less"
+            was = was.partition(" [")[0]  # without the places of what is read
             raise GraphError(
                 f"checkpoint: the function, called again in backward(), computes something else than before (it was {was}): "
                 f"an array that it reads has been changed since, or it draws random numbers. Pass arrays as arguments, and "
@@ -59,7 +60,10 @@ def read_by(result: Any, given: Sequence[Any]) -> list[str]:
         return []
     graph = Graph.of(result)
     values = [t._data for t in graph.leaves if not t.requires_grad and not any(t is x for x in given)]
-    numbers = [[x for x in node.inputs if isinstance(x, (int, float))] for node in graph.nodes]
+    place: dict[Any, str] = {node: f"of {i}" for i, node in enumerate(graph.nodes)}
+    place |= {t: f"given {i}" for i, t in enumerate(given) if isinstance(t, Tensor)}
+    place |= {t: f"leaf {address(t._data)}" for t in graph.leaves if t.requires_grad and t not in place}
+    numbers = [[x if isinstance(x, (int, float)) else place.get(x, "") for x in node.inputs] for node in graph.nodes]
     uses = [f"{node.op.name} {contents(node.attrs)} {found}" for node, found in zip(graph.nodes, numbers, strict=True)]
     drawn = [
         a

@@ -49,14 +49,14 @@ class Sums:
 def hooked(hooks: list[Any], g: Any, record: bool) -> Any:
     """`g` after every hook has seen it, and perhaps given another in its place."""
     for hook in list(hooks):
-        tensor = g if record else wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)
+        tensor = g if record else wrap(np.array(g) if isinstance(g, np.generic) else copy(g), None)  # which it may keep
         new = hook(tensor)
         if new is None:
             continue
         new = new if isinstance(new, Tensor) else given(new, "hook", record)
         if new.shape != tensor.shape:
             raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
-        g = new if record else new._data
+        g = new if record else copy(new._data)
     return g
 
 
@@ -89,7 +89,7 @@ def handed_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tenso
     result = []
     for source, tensor in found:
         g = sums.of[source]
-        if not isinstance(g, np.generic) and source not in sums.own and (id(g) in taken or g.base is not None):
+        if not isinstance(g, np.generic) and (id(g) in taken or (source not in sums.own and g.base is not None)):
             g = copy(g)
         taken.add(id(g))
         result.append((tensor, wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)))

@@ -405,6 +405,10 @@ def shift(array: Array) -> None:
             array += array.dtype.type(2**-7)
         elif array.ndim and len(array) > 1:
             array[...] = next_rows(array)
+        # what is counted, sorted or added up is something else, too; but a mask has as many True, which may be a shape
+        if isinstance(array, np.ndarray) and array.size > 1 and array.dtype != bool:
+            low, high = (np.unravel_index(find(array), array.shape) for find in (np.argmin, np.argmax))
+            array[low] = array[high]
 
 
 def shifted(array: Array) -> Array:

@@ -278,9 +278,15 @@ def settle() -> None:
 def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
     """`value` as an array, where it is: arrays keep their dtype and are not copied, numbers and lists become float32.
 
+    What has an `__array__` (pandas' columns, other libraries' arrays) keeps its dtype, too.
+
     Raises DTypeError, with `where` naming who asked, for what is not made of numbers or booleans.
     """
     dtype = None if dtype is None else as_dtype(dtype, where)
+    if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
+        if isinstance(value, np.ma.MaskedArray):
+            raise DTypeError(f"{where}: masked arrays are not taken, for their masks would be lost; .filled() gives an array")
+        value = np.asarray(value)  # np.matrix and the like have other rules
     if is_array(value):
         array = value if dtype is None else value.astype(dtype, copy=False)
         array = array if hasattr(array, "flags") and not isinstance(array, np.generic) else np.asarray(array)
@@ -289,7 +295,8 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
             array = np.asarray(value, dtype)
         except (ValueError, TypeError) as error:
             raise DTypeError(f"{where}: cannot make an array of {type(value).__name__}: {error}") from error
-        if dtype is None and array.dtype.kind in "iuf":
+        # numbers of Python's and lists of them; what has a dtype of its own (a column of a table, say) keeps it
+        if dtype is None and array.dtype.kind in "iuf" and not hasattr(value, "__array__"):
             array = array.astype(DEFAULT_FLOAT)
     if not is_number(array.dtype):
         raise DTypeError(f"{where}: expected numbers or booleans, got dtype {array.dtype} (from {type(value).__name__})")

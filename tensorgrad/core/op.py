@@ -51,6 +51,7 @@ class Op:
     log         the op that gives, of its argument and attributes, the logarithm of its result, or None. `log` of a result
                 is evaluated by it: a softmax underflows to 0, a log_softmax does not
     log_complement   the same for the logarithm of 1 minus its result
+    keeps_origin     whether results that are not recorded remember what they were computed from, for such a logarithm
     expands     for a fused op, the ops that it stands for: the first of its arguments, each further one of the result before it
     rowwise     whether each row of the result depends on the same rows of the arguments alone
     symbol      how drawings write it; the name where it is empty
@@ -79,6 +80,7 @@ class Op:
     exact: ClassVar[bool] = False
     log: Op | None = None
     log_complement: Op | None = None
+    keeps_origin: ClassVar[bool] = False
     expands: tuple[Op, ...] = ()
     rowwise: ClassVar[bool] = False
 
@@ -104,6 +106,9 @@ class Op:
         else:
             self.reads_input = self.takes_data = ()
             self.variadic = False
+        taken = list(inspect.signature(self.forward).parameters.values())[1:] if hasattr(self, "forward") else []  # after xp
+        plain = type(self).__call__ is Op.__call__  # others sort their arguments themselves
+        self.by_place = frozenset(p.name for p in taken if plain and p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty)
         self.reads_some = any(self.reads_input)
         self.reads_all = self.reads_some and all(self.reads_input)
         known = type(REGISTRY.get(self.name, self))

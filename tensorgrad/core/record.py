@@ -37,6 +37,9 @@ FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
+    if attrs and not op.by_place.isdisjoint(attrs):
+        names = ", ".join(op.by_place & attrs.keys())
+        raise ArgumentError(f"{scoped(op.public or op.name)}: its arrays are given by place, got {names} by name")
     is_tensor = wanted = odd = False
     arrays: list[Any] = []
     inputs: list[Any] = []
@@ -107,7 +110,20 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             state.trace.recorded(node)
     if profile is not None:
         profile.ran(op, arrays, attrs, out, seconds, node)
-    return wrap(out, node)
+    t = wrap(out, node)
+    if node is None and op.keeps_origin:
+        remember(t, op, args, arrays, attrs)
+    return t
+
+
+def remember(t: Tensor, op: Op, args: Sequence[Any], arrays: Sequence[Any], attrs: dict[str, Any]) -> None:
+    """Let a result that is not recorded know what a logarithm of it is to be evaluated from: the logits of a softmax, ..."""
+    if op.log is not None:
+        t.origin = Node(op, tuple(arrays), attrs, tuple(arrays), None, t.shape, t.dtype, (), False)
+        return
+    sources = tuple([getattr(a, "origin", None) if isinstance(a, Tensor) else a for a in args])
+    if any(isinstance(source, Node) for source in sources):
+        t.origin = Node(op, sources, attrs, (), None, t.shape, t.dtype, (), False)
 
 
 def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
@@ -124,7 +140,14 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
             return bool(a) if a.dtype.kind == "b" else float(a) if backend.is_floating(a.dtype) else int(a)
     elif isinstance(a, float) or (isinstance(a, int) and -INTEGERS <= a < 2 * INTEGERS):
         return a
-    array = backend.asarray(a, where=scoped(op.public or op.name))
+    where = scoped(op.public or op.name)
+    near = next((x.dtype for x in args if isinstance(x, (Tensor, np.ndarray)) and backend.is_number(x.dtype)), None)
+    if isinstance(a, int):  # a larger one than NumPy's are
+        if near is not None and backend.is_floating(near):
+            return float(a)
+    elif isinstance(a, (list, tuple)) and near is not None and not op.is_data(next(i for i, x in enumerate(args) if x is a)):
+        return backend.beside(as_near(a, near, where), [x._data if isinstance(x, Tensor) else x for x in args])
+    array = backend.asarray(a, where=where)
     if backend.is_array(a) and not isinstance(a, np.generic):
         return array
     return backend.beside(array, [x._data if isinstance(x, Tensor) else x for x in args])
@@ -137,6 +160,19 @@ def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
     y = op.apply(*wide, **attrs)
     to = narrowest([a.dtype for i, a in enumerate(args) if hasattr(a, "dtype") and not op.is_data(i)])
     return y if to is None or y.dtype != FLOAT32 else astype.apply(y, dtype=to)
+
+
+def as_near(numbers: Any, dtype: Any, where: str) -> Array:
+    """A list of numbers as an array for what an operand of this dtype stands beside: floating numbers take a floating dtype."""
+    try:
+        array = np.asarray(numbers)
+    except ValueError:
+        array = np.empty(0, object)
+    if array.dtype.kind not in "iuf":
+        return backend.asarray(numbers, where=where)
+    if backend.is_floating(dtype):
+        return array.astype(dtype)
+    return array if array.dtype.kind in "iu" else array.astype(backend.DEFAULT_FLOAT)
 
 
 def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any], odd: bool = True) -> tuple[Array, Any]:
@@ -220,7 +256,8 @@ def record(
             if op.is_data(i) and isinstance(a, Tensor) and a.requires_grad:
                 raise GraphError(f"{op.name}: argument {i} is data and has no gradient, but it requires one; .detach() it")
     if not requires_grad:
-        return Node(op, tuple(inputs), attrs, (), None, out.shape, out.dtype, (), False, user_location())
+        logits = tuple(arrays) if op.log is not None else ()
+        return Node(op, tuple(inputs), attrs, logits, None, out.shape, out.dtype, (), False, user_location())
     saved: tuple[Any, ...] = ()
     if op.reads_all:
         saved = tuple(arrays)

@@ -36,7 +36,8 @@ class Tensor(Face):
     MissingDependencyError for a GPU without CuPy.
     """
 
-    __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "__weakref__")
+    __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "origin", "__weakref__")
+    origin: Node  # of what is not recorded, and only where a logarithm of it may be asked for
     __hash__ = object.__hash__  # by identity, though == compares elements
 
     def __init__(
@@ -117,6 +118,8 @@ class Tensor(Face):
             state.trace.writes_grad(self)
         if gradient is not None and not isinstance(gradient, Tensor):
             raise DTypeError(f".grad: expected a Tensor or None, got {shown(gradient)}")
+        if gradient is not None and not backend.is_floating(gradient.dtype):
+            raise DTypeError(f".grad: expected a Tensor of a floating dtype, got {gradient.dtype}")
         self._grad = gradient
 
     @property

@@ -21,8 +21,11 @@ def min_max(x: Array) -> Array:
     if not is_floating(x.dtype):
         x = x.astype(np.float32)
     axes = tuple(range(1, x.ndim))
-    low = x.min(axis=axes, keepdims=True)
-    span = x.max(axis=axes, keepdims=True) - low
+    low, high = x.min(axis=axes, keepdims=True), x.max(axis=axes, keepdims=True)
+    with np.errstate(over="ignore"):
+        span = high - low
+    if np.isfinite([low, high]).all() and not np.isfinite(span).all():  # a range that does not fit where its ends do
+        return (min_max(x.astype(np.float64)) if x.dtype.itemsize < 8 else min_max(x / 2)).astype(x.dtype)
     scaled = x - low
     scaled /= np.where(span == 0, 1, span)
     return scaled

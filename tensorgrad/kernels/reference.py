@@ -61,6 +61,9 @@ def is_finite(x: Array) -> bool:
 def column_sum(x: Array, out: Array | None = None) -> Array:
     """The sum of x over all axes but the last, written to out if it is given; x (..., n), out (n)."""
     rows = x.reshape(-1, x.shape[-1])
+    if len(rows) > thresholds.COLUMN and x.dtype.kind == "f":  # in parts, as `dot`
+        parts = range(0, len(rows), thresholds.COLUMN)
+        return np.add.reduce([column_sum(rows[i : i + thresholds.COLUMN]) for i in parts], axis=0, out=out)
     if rows.size >= thresholds.ONES_PRODUCT and x.dtype.kind == "f" and x.dtype.itemsize >= 4:
         return np.matmul(np.ones(len(rows), x.dtype), rows, out=out)
     return np.add.reduce(rows, axis=0, out=out)

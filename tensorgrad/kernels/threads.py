@@ -17,6 +17,7 @@ from tensorgrad.errors import ArgumentError
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+MOST = 1024  # threads: beyond, the system might have none, or no memory for them
 _count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -30,11 +31,11 @@ def set_num_threads(n: int) -> None:
 
     By default it is the number of cores that the process may run on. Matrix products are NumPy's BLAS's; without the package
     threadpoolctl it cannot be told, and then goes on with the number that it started with (OMP_NUM_THREADS says which).
-    Raises ValueError unless n is a whole number above 0.
+    Raises ArgumentError (a ValueError) unless n is a whole number from 1 to 1024.
     """
     global _count
-    if not is_whole(n) or not 1 <= (n := index(n)) < 2**31:
-        raise ArgumentError(f"set_num_threads: expected a whole number above 0, got {n!r}")
+    if not is_whole(n) or not 1 <= (n := index(n)) <= MOST:
+        raise ArgumentError(f"set_num_threads: expected a whole number above 0, of at most {MOST}, got {n!r}")
     _count = n
     _blas.cache_clear()  # SciPy may have brought its own since
     blas_threads(n)

@@ -217,6 +217,7 @@ def binary_cross_entropy_with_logits(
         if len(shape) > logits.ndim or not fits:
             at = scoped("binary_cross_entropy_with_logits")
             raise ShapeError(f"{at}: {name} of shape {shape} does not broadcast to the logits {logits.shape}")
+    pos_weight = pos_weight.item() if isinstance(pos_weight, np.generic) else pos_weight
     positive = target if pos_weight is None else target * pos_weight
     losses = -(mul_grad(positive, logsigmoid(logits)) + mul_grad(1 - target, log_complement_sigmoid(logits)))
     return total_of(losses if weight is None else mul_grad(weight, losses), reduction, half=half)

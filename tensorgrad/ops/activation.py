@@ -50,6 +50,7 @@ class Sigmoid(Unary):
 
     # x is kept as well, because the logarithm of the result is evaluated from it
     name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y x"
+    keeps_origin = True
     real = True
     activation = True
 

@@ -32,6 +32,7 @@ class Neg(Unary):
     """
 
     name, signature, symbol = "neg", "()->()", "-"
+    keeps_origin = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
         return xp.negative(x)
@@ -48,6 +49,7 @@ class Add(Binary):
     """
 
     name, signature, symbol = "add", "(),()->()", "+"
+    keeps_origin = True
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
         return xp.add(a, b)
@@ -64,6 +66,7 @@ class Sub(Binary):
     """
 
     name, signature, symbol = "sub", "(),()->()", "-"
+    keeps_origin = True
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
         return xp.subtract(a, b)
@@ -127,7 +130,7 @@ class Div(Binary):
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         # g / b first: the square of a large or small b would overflow or vanish before the quotient does
-        return lambda: div_grad(g, b), lambda: -mul_grad(div_grad(g, b), a / b)
+        return lambda: div_grad(g, b), lambda: -div_grad(mul_grad(g, a / b), b)
 
 
 class DivGrad(Binary):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tensorgrad.core import writes
 from tensorgrad.core.arithmetic import computed
-from tensorgrad.core.backend import Array, Xp, is_half, namespace, on
+from tensorgrad.core.backend import Array, Xp, is_floating, is_half, namespace, on
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Value
@@ -39,8 +39,9 @@ class Power(Binary):
         def ga() -> Value:
             if isinstance(b, (int, float)):
                 return mul_grad(g, b * a ** (b - 1 if b else 0))
+            exponent = b if is_floating(b.dtype) else astype(b, g.dtype)  # b - 1 might be none of its dtype
             # 0 * 0^-1 would be NaN: where both are 0, a is taken as 1
-            return mul_grad(g, b * where(a == 0, b == 0, a) ** (b - 1))
+            return mul_grad(g, exponent * where(exponent == 0, where(a == 0, 1.0, a), a) ** (exponent - 1))
 
         def gb() -> Value:
             if isinstance(a, (int, float)) and a > 0:
@@ -75,18 +76,17 @@ class Logarithm(Op):
     real = True
 
     def __call__(self, x: Operand[T]) -> T | Array:
-        if isinstance(x, Tensor) and x.node is not None and state.fusing:
-            made = x.node
+        made = (x.node or getattr(x, "origin", None)) if isinstance(x, Tensor) and state.fusing else None
+        if isinstance(x, Tensor) and made is not None:
             if made.op is astype and is_half(made.dtype) and isinstance(made.inputs[0], Node):
                 made = made.inputs[0]  # what a traced op in half precision was rounded from
             found = closed_form(self, made)
-            if found is not None and found[1].saved and not writes.is_lent(x._data):  # lent, it may be another value by now
+            if found is not None and found[1].saved and is_as_it_was(x, found[1]):
                 return self.of_result(x, made, *found[:2])
         return self.apply(x)
 
     def of_result(self, p: Tensor, made: Node, op: Op, node: Node) -> Tensor:
-        """The logarithm of p, which `made` gave, recorded as such, but with the value that `op` gives of the logits that `node`
-        kept.
+        """The logarithm of p, which `made` gave, recorded as such, with the value that `op` gives of the logits kept by `node`.
 
         The new node keeps its output, so that fusion can make one node of it and of those that made p.
         """
@@ -94,8 +94,19 @@ class Logarithm(Op):
         with on(z):
             value, to = computed(op, namespace([z]), (z,), node.attrs)
             y = value if to is None else value.astype(to)
-        logp = wrap(y, Node(self, (made,), {}, (p._data,), value, y.shape, y.dtype, made=user_location()))
+        recorded = state.recording and p.requires_grad
+        if not recorded and not state.tracing:
+            return wrap(y, None)
+        logp = wrap(y, Node(self, (made,), {}, (p._data,), value, y.shape, y.dtype, (), recorded, user_location()))
         return logp if logp.dtype == p.dtype else astype(logp, p.dtype)
+
+
+def is_as_it_was(p: Tensor, node: Node) -> bool:
+    """Whether neither p nor the logits that `node` kept have been written to since."""
+    (z,) = node.saved
+    if writes.is_lent(p._data):
+        return False
+    return writes.latest <= node.index or not writes.since(node.index, (z, p._data))
 
 
 class Log(Logarithm):

@@ -44,6 +44,8 @@ class Matmul(Op):
         if not any(vectors):
             return self.apply(a, b)
         a, b = as_operand(self.name, a), as_operand(self.name, b)
+        if not (a.ndim and b.ndim):
+            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (m,k),(k,n)->(m,n)")
         if vectors[0] and a.shape[0] != b.shape[0 if vectors[1] else -2]:
             raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (k),(k,n)->(n)")
         if vectors[1] and a.shape[-1] != b.shape[0]:
@@ -201,6 +203,8 @@ class Einsum(Op):
         return len(terms) * math.prod(sizes.values())
 
     def forward(self, xp: Xp, *xs: Array, subscripts: str) -> Array:
+        if len({x.dtype for x in xs}) > 1:  # the order of products might sum one up in a dtype of its own that is too narrow
+            xs = tuple(x.astype(xp.result_type(*xs)) for x in xs)
         y = xp.einsum(subscripts, *xs, optimize=len(xs) > 1)  # the search for an order finds the matrix products too
         return y if y.base is None else y.copy()  # "ij->ji" is a view: an operation that computes has memory of its own
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import dtype_of, number, room_for, whole
+from tensorgrad.core.arguments import axis_in, dtype_of, number, room_for, whole
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -37,6 +37,7 @@ class Softmax(Op):
 
     # z is kept as well, because the log of the result is evaluated from it
     name, signature, reads = "softmax", "(n)->(n)", "y z"
+    keeps_origin = True
     real = True
     rowwise = True
 
@@ -49,8 +50,10 @@ class Softmax(Op):
 
     def forward(self, xp: Xp, z: Array, *, axis: int) -> Array:
         if not z.size:
+            axis_in(self.name, axis, z.ndim)
             return z.copy()
-        e = xp.exp(z - z.max(axis, keepdims=True))
+        with np.errstate(over="ignore"):  # a difference that is -inf is right: e^-inf is 0
+            e = xp.exp(z - z.max(axis, keepdims=True))
         return e / e.sum(axis, keepdims=True)
 
     def backward(self, g: Value, y: Value, z: Value, *, axis: int) -> Rules:
@@ -306,8 +309,9 @@ def as_target(t: Operand[T], op: str = "target") -> T | Array:
     """Labels or probabilities as given, in the byte order that kernels know; lists become arrays, whole numbers stay whole."""
     if state.trace is not None and not isinstance(t, Tensor) and is_array(t):
         return as_target(wrap(np.asarray(t), None), op)  # recorded, so that a replay reads it anew
-    if hasattr(t, "dtype"):
-        return t if t.dtype.isnative else astype(t, t.dtype.newbyteorder("="))
+    given: Any = t
+    if isinstance(given, Tensor) or is_array(given):
+        return given if given.dtype.isnative else astype(given, given.dtype.newbyteorder("="))
     try:
         array = np.asarray(t)
     except ValueError as error:  # lists of several lengths

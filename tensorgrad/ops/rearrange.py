@@ -56,6 +56,8 @@ class Concatenate(Op):
             xs = tuple(parts)
         elif lists == [True]:
             xs = tuple(xs[0])
+        elif len(xs) == 1 and np.ndim(raw(xs[0])) > 1:  # one after the other along its first axis, as NumPy
+            xs = tuple(xs[0][i] for i in range(len(xs[0])))
         if not xs:
             raise ShapeError(f"{scoped(self.name)}: no arrays were given")
         if axis is None:

@@ -13,12 +13,25 @@ from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Axis, Shape
+from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.reference import column_sum
 from tensorgrad.ops.shape import broadcast_to
 
 __all__ = ["mean", "sum", "sum_to"]
 
-add_up: Any = np.add.reduce  # `x.sum` takes longer to come to it; its types tell True from False
+_reduce: Any = np.add.reduce  # whose types tell True from False
+
+
+def add_up(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The sum over axis, by NumPy's reduce (`x.sum` takes longer to come to it).
+
+    NumPy adds in pairs along the last axis alone; over many rows float32 is added up in float64.
+    """
+    if x.dtype.char == "f" and x.ndim > 1 and axis is not None and x.size > thresholds.COLUMN:
+        axes = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+        if x.ndim - 1 not in axes and math.prod(x.shape[a] for a in axes) > thresholds.COLUMN:
+            return _reduce(x, axis=axis, keepdims=keepdims, dtype=np.float64).astype(np.float32)
+    return _reduce(x, axis=axis, keepdims=keepdims)
 
 
 def kept(shape: Shape, axis: Axis) -> Shape:
@@ -73,7 +86,10 @@ class Sum(Reduction):
             y = np.empty(x.shape[1], x.dtype)
             column_sum(x, y)
             return y
-        return xp.asarray(x).sum(axis=axis, keepdims=keepdims)
+        x = xp.asarray(x)
+        if xp is np and x.dtype.char == "f":
+            return add_up(x, axis, keepdims)
+        return x.sum(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         return (lambda: broadcast_to(g.reshape(kept(x.shape, axis)), x.shape),)
@@ -132,7 +148,9 @@ class SumTo(Op):
         widened = tuple(i + added for i, n in enumerate(shape) if n == 1 and x.shape[i + added] != 1)
         if added < 0 or any(n not in (1, x.shape[i + added]) for i, n in enumerate(shape)):
             raise ValueError(f"shape {shape} does not broadcast to {x.shape}")
-        return x.sum(axis=tuple(range(added)) + widened, keepdims=True).reshape(shape)
+        axes = tuple(range(added)) + widened
+        y = add_up(x, axes, True) if xp is np and x.dtype.char == "f" else x.sum(axis=axes, keepdims=True)
+        return y.reshape(shape)
 
     def backward(self, g: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
         return (lambda: broadcast_to(g, x.shape),)

@@ -160,6 +160,7 @@ class Cholesky(Unary):
     """
 
     name, signature, reads = "cholesky", "(n,n)->(n,n)", "y"
+    real = True
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         return inv.sample(rng, sizes)
@@ -168,7 +169,7 @@ class Cholesky(Unary):
         if x.shape[-1:] != x.shape[-2:-1]:
             raise ValueError("not square")  # where the sum might broadcast; the signature says it better
         with refusing(self.name, "not positive definite", x):
-            return xp.linalg.cholesky((x + x.swapaxes(-1, -2)) / 2)
+            return xp.linalg.cholesky(x / 2 + x.swapaxes(-1, -2) / 2)  # a sum might not fit into the dtype
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:

@@ -160,7 +160,8 @@ def sum_of_squares(xp: Xp, x: Array, axis: Axis, keepdims: bool) -> Array:
         return (x * x).sum(axis=axis, keepdims=keepdims)
     if axis is None and not keepdims and x.dtype.char in LEAST and x.flags.c_contiguous:
         flat, y = x.reshape(-1), np.empty((), x.dtype)
-        dot(flat, flat, y)
+        with np.errstate(over="ignore"):
+            dot(flat, flat, y)
         return y
     with np.errstate(over="ignore"):
         if x.ndim and axis in (-1, x.ndim - 1) and x.shape[-1] <= thresholds.DOT:
@@ -279,14 +280,14 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
     while (n := shape_of(y)[-1]) > 1:
         half = n // 2
-        pairs = getitem(y, (..., slice(0, half))) * getitem(y, (..., slice(half, 2 * half)))
+        pairs = getitem(y, (..., slice(0, 2 * half, 2))) * getitem(y, (..., slice(1, 2 * half, 2)))  # neighbours
         if n % 2:
             last = getitem(y, (..., slice(n - 1, n)))
             pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
         y = pairs
     if not shape_of(y)[-1]:
         y = astype(sum_of(y, -1) + 1, raw(x).dtype)  # of nothing it is 1, recorded as what x has no part in
-    return as_narrow(reshape(y, kept(shape, axis) if keepdims else rest), given)
+    return as_narrow(reshape(y, kept(shape, axes) if keepdims else rest), given)
 
 
 def _joined(pairs: Any, last: Any) -> Any:

@@ -43,7 +43,8 @@ class Block:
             self.flat: Array = empty_bytes(ends[-1] * first.itemsize, first).view(first.dtype)
             self.near: Array = namespace([first]).empty((), self.dtype)  # says where numbers belong
             self.state = {slot: namespace([first]).zeros(self.flat.shape, self.dtype) for slot in slots}
-        if first.base is not None and first.base.flags.c_contiguous:  # perhaps another optimiser has put them together
+        # perhaps another optimiser has put them together
+        if isinstance(first.base, type(first)) and first.base.flags.c_contiguous:
             memory = first.base.reshape(-1).view(np.uint8)
             start = address(first) - address(memory)
             together = memory[start : start + self.flat.nbytes]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, like, namespace, on
+from tensorgrad.core.backend import Array, copy, is_array, like, namespace, on
 from tensorgrad.core.tensor import Tensor, wrap
 
 
@@ -45,8 +45,9 @@ class Record:
             self.counts[self.done] = count._data if isinstance(count, Tensor) else count  # a Tensor would be waited for
         self.done += 1
         if prediction is not None:
-            self.predictions.append(prediction._data)
-            self.targets.append(target)
+            # copies, for a loader may fill its arrays again
+            self.predictions.append(prediction._data if prediction._data.base is None else copy(prediction._data))
+            self.targets.append(copy(target) if is_array(target) else target)
 
     def first_not_finite(self) -> int | None:
         """The first batch whose loss is not finite, if there is one."""
