@@ -42,7 +42,7 @@ What the derivative is taken to be at kinks, ties and poles (each row is a test)
 | log at 0                 | infinite                                    | the limit; NumPy warns                      |
 | logsumexp with a +inf    | 1 for +inf, 0 for the others                | the limit                                   |
 | what a mask leaves out   | 0, at poles and at NaN, too                 | it has no influence: 0 times infinity is 0  |
-| a product of matrices    | 0 times infinity is NaN                     | as forward: such sums are left to BLAS      |
+| a product of matrices    | 0 times infinity is NaN; conv2d, einsum too | as forward: such sums are left to BLAS      |
 """
 
 from types import ModuleType as _ModuleType
