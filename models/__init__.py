@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
         from tensorgrad.models.classifier import MLPClassifier
         from tensorgrad.models.regressor import MLPRegressor
     except ImportError as error:
-        if (error.name or "").partition(".")[0] != "sklearn":
+        if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):  # which scikit-learn brings along
             raise
         raise MissingDependencyError(
             f"tensorgrad.models.{name} needs scikit-learn 1.6 or newer ({error}); pip install 'scikit-learn>=1.6'"

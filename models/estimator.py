@@ -23,6 +23,8 @@ from tensorgrad.core.location import warn
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
 from tensorgrad.train.arguments import callback_list
+from tensorgrad.train.evaluate import own_modes
+from tensorgrad.train.state import modules_of
 
 COMPILED = 50  # steps from which compiling them takes less time than it saves
 
@@ -287,9 +289,9 @@ class Estimator(Fitted):
             optimiser = solvers.Adam(params, self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon)
         schedule = None if self.schedule is None else self.schedule(optimiser)
         if before is not None:
-            optimiser.load_state_dict(before["optimiser"])
+            optimiser.load_state_dict(before.get("optimiser"))
             if schedule is not None:
-                schedule.load_state_dict(before["schedule"])
+                schedule.load_state_dict(before.get("schedule"))
         self._training = Training(optimiser, schedule)
         return optimiser, schedule
 
@@ -340,7 +342,9 @@ class Estimator(Fitted):
                 print(f"Iteration {len(history['loss'])}, loss = {loss:.8f}")
 
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
-        result = solvers.lbfgs(self.module_, self._loss(), batch, self.alpha / 2, self.compile, on_iteration, **options)
+        with own_modes(modules_of(self.module_)):
+            self.module_.train()
+            result = solvers.lbfgs(self.module_, self._loss(), batch, self.alpha / 2, self.compile, on_iteration, **options)
         self.history_ = history
         self.loss_ = self.best_loss_ = float(result.fun)
         self.n_iter_ = self.best_iter_ = min(int(result.nit), self.max_iter)

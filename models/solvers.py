@@ -17,6 +17,7 @@ from tensorgrad import Tensor, data, nn, optim
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.op import Value
+from tensorgrad.errors import MissingDependencyError
 
 
 class Adam(optim.Adam):
@@ -81,9 +82,12 @@ def lbfgs(
     on_iteration   called with the cost after each iteration
     options        of SciPy's L-BFGS-B
 
-    Returns SciPy's OptimizeResult.
+    Returns SciPy's OptimizeResult. Raises MissingDependencyError without SciPy.
     """
-    from scipy.optimize import OptimizeResult, minimize  # scikit-learn needs it, too
+    try:
+        from scipy.optimize import OptimizeResult, minimize  # scikit-learn needs it, too
+    except ImportError:
+        raise MissingDependencyError("lbfgs: needs SciPy, which comes with scikit-learn: pip install scikit-learn") from None
 
     params = list(module.parameters())
     ends = np.cumsum([p.size for p in params])[:-1]

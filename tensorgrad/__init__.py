@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import tensorgrad.methods  # noqa: F401  (puts on the Tensor what it does by an op, a walk or a drawing)
 from tensorgrad import errors, fusion, graph, op, ops
-from tensorgrad.autograd import checkpoint, detect_anomaly, grad, hessian, hvp, jacobian, jvp, no_grad, vjp
+from tensorgrad.autograd import checkpoint, detect_anomaly, grad, hessian, hvp, jacfwd, jacobian, jvp, no_grad, vjp
 from tensorgrad.compiler import compile
 from tensorgrad.core.installation import missing
 from tensorgrad.core.profiling import profile
@@ -31,6 +31,7 @@ __all__ = [
     "graph",
     "hessian",
     "hvp",
+    "jacfwd",
     "jacobian",
     "jvp",
     "manual_seed",
@@ -46,4 +47,4 @@ __all__ += ops.__all__  # type: ignore[attr-defined]  # it is hidden from type c
 if not TYPE_CHECKING:  # to a type checker there would be every name
 
     def __getattr__(name: str) -> None:
-        missing(name)
+        missing(__name__, name)

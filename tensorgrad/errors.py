@@ -42,6 +42,10 @@ class AnomalyError(TensorgradError, ArithmeticError, RuntimeError):
     """A NaN or an infinity, found by detect_anomaly()."""
 
 
+class BatchError(TensorgradError, RuntimeError):
+    """What cannot be done for all samples of a vmap at once, such as a Python branch on their values."""
+
+
 class CompileError(TensorgradError, RuntimeError):
     """A step that cannot be replayed faithfully; the message names the line."""
 

@@ -24,9 +24,10 @@ from tensorgrad.core.location import is_own
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.operand import Operand
-from tensorgrad.core.state import named, state
+from tensorgrad.core.state import named, state, wrong_call
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
+from tensorgrad.ops import conv, pool
 from tensorgrad.ops.assign import write
 from tensorgrad.ops.index import frozen
 
@@ -36,16 +37,20 @@ if TYPE_CHECKING:
 # Every function of ops is a method too, by the same name, but for these
 FUNCTIONS = {
     # operators
-    "add", "div", "equal", "floordiv", "getitem", "greater", "greater_equal", "less", "less_equal", "logical_not", "mod", "mul",
+    "add", "bitwise_and", "bitwise_or", "bitwise_xor", "div", "equal", "floordiv", "getitem", "greater", "greater_equal",
+    "less", "less_equal", "logical_not", "mod", "mul",
     "neg", "not_equal", "power", "setitem", "sub",
     # of several arguments of equal rank, layers and losses, and what NumPy has as a function alone
-    "LinAlgError", "amax", "amin", "avg_pool2d", "concatenate", "conv2d", "einsum", "hardtanh", "linear", "logabsdet",
-    "max_pool2d", "nll_loss", "one_hot", "sigmoid_cross_entropy", "slogdet",
-    "softmax_cross_entropy", "solve", "stack", "tensordot", "where",
+    *conv.__all__, *pool.__all__,
+    "LinAlgError", "amax", "amin", "attention", "column_stack", "concatenate", "cross", "diag", "eigh", "einsum", "gru",
+    "hardtanh", "hstack", "kron", "linear", "logabsdet", "lstm", "nll_loss", "one_hot", "qr", "rnn", "sigmoid_cross_entropy",
+    "slogdet", "softmax_cross_entropy", "solve", "stack", "svd", "tensordot", "vstack", "where",
+    # what makes Tensors of shapes and numbers
+    "arange", "eye", "full", "full_like", "linspace", "meshgrid", "ones", "ones_like", "rand", "randn", "zeros", "zeros_like",
     # what rules, fused ops and other methods are made of
-    "cast", "div_grad", "fold2d", "mul_grad", "put", "relu_grad", "sigmoid_cross_entropy_grad", "sigmoid_grad",
+    "cast", "div_grad", "fold", "mul_grad", "put", "relu_grad", "sigmoid_cross_entropy_grad", "sigmoid_grad",
     "softmax_cross_entropy_grad", "sum_to", "tanh_grad", "to_device",
-    "windows2d", *(name for name in vars(ops)["__all__"] if getattr(getattr(ops, name), "expands", ())),
+    "windows", *(name for name in vars(ops)["__all__"] if getattr(getattr(ops, name), "expands", ())),
 }  # fmt: skip
 
 
@@ -60,10 +65,10 @@ class Methods(Tensor):
         return ops.getitem(self, index)
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return ops.equal(self, other)
+        return NotImplemented if other is None else ops.equal(self, other)  # as any other object it is not None
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return ops.not_equal(self, other)
+        return NotImplemented if other is None else ops.not_equal(self, other)
 
     def __lt__(self, other: Operand[Tensor]) -> Tensor:
         return ops.less(self, other)
@@ -84,6 +89,33 @@ class Methods(Tensor):
             return ops.logical_not(self)
         ones = -1 if self.dtype.kind == "i" else int(np.iinfo(self.dtype).max)  # in every bit
         return ops.sub(ones, self)
+
+    def __and__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.bitwise_and(self, other)
+
+    def __rand__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.bitwise_and(other, self)
+
+    def __or__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.bitwise_or(self, other)
+
+    def __ror__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.bitwise_or(other, self)
+
+    def __xor__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.bitwise_xor(self, other)
+
+    def __rxor__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.bitwise_xor(other, self)
+
+    def __iand__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x, other: x & other, other)
+
+    def __ior__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x, other: x | other, other)
+
+    def __ixor__(self, other: Operand[Tensor]) -> Tensor:
+        return self._write(lambda x, other: x ^ other, other)
 
     def __abs__(self) -> Tensor:
         return ops.abs(self)
@@ -275,6 +307,8 @@ class Methods(Tensor):
         if state.trace is not None and self.node is None:
             state.trace.shared(before, self)
         if isinstance(operand, Tensor):
+            if state.batching is not None:
+                state.batching.look(operand, "a change in place of a Tensor that is the same for all samples")
             if backend.is_floating(operand.dtype) and operand.requires_grad and not backend.is_floating(self.dtype):
                 raise DTypeError(
                     f"in-place change: a Tensor of {operand.dtype} that requires a gradient does not fit into a Tensor of "
@@ -330,6 +364,8 @@ class Methods(Tensor):
         return "" if node is None else node.op.name + (f" at {node.line}" if node.line else "")
 
     def _write_raw(self, index: Any, value: Any) -> None:
+        if state.batching is not None and isinstance(value, Tensor):
+            state.batching.look(value, "a change in place of a Tensor that is the same for all samples")
         if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
             value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
         self._require_writable()
@@ -369,11 +405,17 @@ def method(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of ops as a method, with its name, its docstring and its signature."""
     if not isinstance(function, Op):
         return function  # Python binds it to its first argument
-    call = type(function).__call__
+    call: Any = type(function).__call__
+    call = getattr(call, "answers", call)  # what is done around it is done here
 
     @functools.wraps(function, ("__module__", "__name__", "__qualname__", "__doc__"), ())
     def called(self: Tensor, *args: Any, **attrs: Any) -> Any:
-        return call(function, self, *args, **attrs)
+        try:
+            return call(function, self, *args, **attrs)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise
+            raise wrong_call(call, function.name, error) from None
 
     return called
 

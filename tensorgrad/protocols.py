@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.core import writes
+from tensorgrad.core import spellings, writes
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
 
 # by NumPy's name; a name that NumPy spells otherwise stands with ours behind it
-UFUNCS = """abs absolute=abs add arccos arcsin arctan ceil cos cosh divide=div equal exp expm1 fabs=abs float_power=power floor
-floor_divide=floordiv greater greater_equal isfinite isnan less less_equal log log1p log2 logical_not matmul maximum minimum
+UFUNCS = """abs absolute=abs add arccos arcsin arctan arctan2 bitwise_and bitwise_or
+bitwise_xor ceil cos cosh divide=div equal exp expm1 fabs=abs float_power=power floor
+floor_divide=floordiv greater greater_equal isfinite isnan less less_equal log log10 log1p log2 logaddexp
+logical_and logical_not logical_or logical_xor matmul maximum minimum
 mod=mod multiply=mul negative=neg not_equal power reciprocal remainder=mod rint=round sign sin sinh sqrt square
 subtract=sub tan tanh true_divide=div trunc"""
-FUNCTIONS = """all amax=max amin=min any argmax argmin broadcast_to clip concatenate cumsum diagonal dot einsum expand_dims flip
-max mean min moveaxis outer pad prod repeat reshape roll round split squeeze stack std sum swapaxes take take_along_axis
-tensordot tile trace transpose tril triu var where"""
-LINALG = "cholesky det inv slogdet solve"
+FUNCTIONS = """all amax=max amin=min any argmax argmin argsort average broadcast_to clip column_stack concatenate cross cumprod
+cumsum diag diagonal diff dot einsum expand_dims flip full_like hstack kron max mean median meshgrid min moveaxis nan_to_num
+ones_like outer pad prod ptp quantile repeat reshape roll round sort split squeeze stack std sum swapaxes take take_along_axis
+tensordot tile trace transpose tril triu var vstack where zeros_like"""
+LINALG = "cholesky det eigh inv pinv qr slogdet solve svd"
 
 
 @cache
@@ -62,7 +65,9 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
             writes.wrote(a._data)
         return in_place_of(result, written)
     how = f" with {', '.join(kwargs)}" if kwargs else ""
-    raise DTypeError(f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op)}")
+    raise DTypeError(
+        f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op, ufunc, method)}"
+    )
 
 
 def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -74,15 +79,23 @@ def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         try:
             inspect.signature(ours).bind(*args, **kwargs)
         except TypeError as error:
-            raise DTypeError(f"np.{func.__name__} of a Tensor: {error}; {way_out(None)}") from None
+            raise DTypeError(f"np.{func.__name__} of a Tensor: {error}; {way_out(None, func)}") from None
+        if func is np.linalg.svd and len(args) == 1:
+            kwargs = {"full_matrices": True, **kwargs}  # which NumPy means where it is not said
         return ours(*args, **kwargs)
     name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
-    raise DTypeError(f"{name} cannot be recorded on a Tensor; {way_out(None)}")
+    raise DTypeError(f"{name} cannot be recorded on a Tensor; {way_out(None, func)}")
 
 
-def way_out(op: Any) -> str:
+def way_out(op: Any, func: Any, method: str = "__call__") -> str:
     """What to write instead."""
     instead = f"write tensorgrad.{op.name}, or " if op is not None else "use an op of tensorgrad, or "
+    if method == "at":
+        instead = "write x + tensorgrad.put(values, index, x.shape), which adds, or "
+    elif func is np.where:  # of one argument; of others there is an op
+        instead = "where takes a condition and two values; for the places where it holds write np.nonzero, and "
+    elif op is None and method == "__call__" and (how := spellings.answer("tensorgrad", func.__name__)).startswith("write "):
+        instead = f"{how}, or "
     return f"{instead}leave the graph with .detach().numpy()"
 
 

@@ -9,8 +9,9 @@ from tensorgrad.core.state import state
 
 
 def manual_seed(value: int | None) -> None:
-    """Start anew, each with a seed of its own, the generators of initial values, of dropout's masks, and of the order in which
-    DataLoaders and `train.fit` shuffle, where none is given: what follows is reproducible. None for a seed that nobody knows.
+    """Start anew, each with a seed of its own, the generators of initial values, of what is drawn on the way (dropout's masks,
+    `rand`, `randn`), and of the order in which DataLoaders and `train.fit` shuffle, where none is given: what follows is
+    reproducible. None for a seed that nobody knows.
     """
     value = seed_of("manual_seed", value)
     if state.trace is not None:

@@ -6,6 +6,7 @@ None of this knows more of an addition than its name; nothing here is collected 
 from __future__ import annotations
 
 import pydoc
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def is_replayed(model: nn.Module, loss: Any, optimiser: optim.Optimiser, *batch:
 
 
 def test_an_activation() -> None:
-    name = "tanhshrink"
+    name = "shrunk"
     face.STUB.write_text(face.stub())  # as `python -m tests.face` does
     op, module = REGISTRY[name], next(m for m in nn.__all__ if m.lower() == name.replace("_", ""))
     assert op is getattr(tensorgrad, name) is getattr(F, name)
@@ -82,10 +83,10 @@ def test_an_activation() -> None:
 
 
 def test_a_loss() -> None:
-    name = "poisson_nll_loss"
+    name = "count_loss"
     loss = getattr(F, name)
     module = next(getattr(nn, m) for m in nn.__all__ if m.lower() == name.replace("_", ""))
-    assert f"{name}(input" in helped(F)
+    assert re.search(rf"\b{name}\(\s*input", helped(F))  # from Python 3.13 on one parameter to a line
     assert f"class {module.__name__}(" in helped(nn)
     model = network()
     assert testing.check_model(model, loss, X, Y)
@@ -194,6 +195,6 @@ def test_an_optimiser(tmp_path: Path) -> None:
 def test_everything_is_there() -> None:
     from tensorgrad.compiler import calls
 
-    for where, name in ((ops, "tanhshrink"), (F, "poisson_nll_loss"), (ops, "linear_exp"), (calls, "Scan"), (optim, "Lion")):
+    for where, name in ((ops, "shrunk"), (F, "count_loss"), (ops, "linear_exp"), (calls, "Scan"), (optim, "Lion")):
         assert name in where.__all__
         assert hasattr(where, name)

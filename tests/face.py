@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.node import Node
-from tensorgrad.core.operand import Operand
+from tensorgrad.core.operand import Operand, TopK
 from tensorgrad.core.profiling import Profile
 from tensorgrad.core.signature import Axis
 from tensorgrad.core.tensor import Tensor

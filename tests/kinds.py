@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from tensorgrad import nn, optim
@@ -18,5 +19,6 @@ def public(module: Any, kind: type) -> list[Any]:
 ACTIVATIONS = strategies.ACTIVATIONS  # modules by the names of their ops
 LAYERS = public(nn, nn.Module)
 LOSSES = public(nn, losses.Loss)
+PAIRED = [loss for loss in LOSSES if len(signature(loss.forward).parameters) == 3]  # itself, a prediction and a target
 OPTIMISERS = [c for c in public(optim, optim.Optimiser) if c.update is not optim.Optimiser.update]  # not LBFGS
 SCHEDULES = public(optim, optim.Schedule)

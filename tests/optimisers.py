@@ -22,8 +22,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"lr": 0.1}),
     "adam decay": ("Adam", {"lr": 0.1, "betas": (0.7, 0.8), "weight_decay": 0.3, "eps": 1e-3, "maximize": True}),
     "amsgrad": ("Adam", {"lr": 0.1, "betas": (0.5, 0.6), "amsgrad": True}),
+    "adam lazy": ("Adam", {"lr": 0.1, "betas": (0.7, 0.8), "eps": 1e-14, "lazy": True}),
     "adamw": ("AdamW", {"lr": 0.1, "weight_decay": 0.2}),
     "adamw amsgrad": ("AdamW", {"lr": 0.1, "betas": (0.0, 0.5), "amsgrad": True, "maximize": True}),
+    "adamw lazy": ("AdamW", {"lr": 0.1, "weight_decay": 0.2, "amsgrad": True, "maximize": True, "lazy": True}),
     "rmsprop": ("RMSprop", {"lr": 0.1}),
     "rmsprop momentum": ("RMSprop", {"lr": 0.01, "alpha": 0.8, "momentum": 0.6, "weight_decay": 0.1, "maximize": True}),
     "rmsprop centered": ("RMSprop", {"lr": 0.01, "alpha": 0.9, "centered": True, "eps": 1e-2}),
@@ -41,6 +43,12 @@ def ratio(a: Any, b: Any) -> Any:
 
 def stepped(kind: str, p: Any, g: Any, t: int, s: dict[str, Any], o: dict[str, Any]) -> Any:
     """The parameter after step number t of its own, given its gradient; s is its state, o the options."""
+    if o.get("lazy"):
+        o = {**o, "lazy": False}
+        for i in range(len(p)):
+            own = s.setdefault(i, {})
+            p = np.concatenate([p[:i], [stepped(kind, p[i], g[i], t, own, o) if np.any(g[i]) else p[i]], p[i + 1 :]])
+        return p
     lr, decay = o["lr"], o.get("weight_decay", 0.01 if kind == "AdamW" else 0.0)
     g = -g if o.get("maximize") else g
     d = g if kind == "AdamW" else g + decay * p
@@ -76,10 +84,15 @@ def starts() -> list[Any]:
 
 
 def gradients(steps: int = 14, scale: float = 1.0) -> Iterator[list[Any]]:
-    """Of two parameters: the second one begins late, and misses one later; in one step all are 0. None for none."""
+    """Of two parameters: the second one begins late, and misses one later; in one step all are 0, in two one row of each is,
+    in one a part of a row. None for none."""
     rng = np.random.RandomState(1)
     for k in range(steps):
         found = [scale * rng.normal(size=shape) * (k != 5) for shape in SHAPES]
+        if k in (7, 10):
+            found[0][k % 3] = found[1][k % 2] = 0
+        if k == 9:
+            found[1][0, 1] = 0
         yield [found[0], None if k < 4 or k == 8 else found[1]]
 
 

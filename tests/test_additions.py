@@ -20,16 +20,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TANHSHRINK = '''
+SHRUNK = '''
 
-class Tanhshrink(Unary):
+class Shrunk(Unary):
     """y = x - tanh(x)
 
     forward    y  = x - tanh x
     backward   gx = g tanh² x
+    tangent    ty = tx tanh² x
     """
 
-    name, signature, reads = "tanhshrink", "()->()", "x"
+    name, signature, reads = "shrunk", "()->()", "x"
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -38,32 +39,35 @@ class Tanhshrink(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: g * tanh(x) ** 2,)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: t * tanh(x) ** 2,)
 
-tanhshrink = Tanhshrink()
+
+shrunk = Shrunk()
 '''
-TANHSHRINK_MODULE = '''class Tanhshrink(Module):
+SHRUNK_MODULE = '''class Shrunk(Module):
     """y = x - tanh(x)"""
 
     def forward(self, x: Any) -> Any:
-        return F.tanhshrink(x)
+        return F.shrunk(x)
 
 
 '''
-POISSON = '''@one_box
-def poisson_nll_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
+COUNT = '''@one_box
+def count_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """L = e^input - target input, element by element, reduced. Raises ShapeError unless both have the same shape."""
-    input, target = compared("poisson_nll_loss", input, target, reduction)
+    input, target = compared("count_loss", input, target, reduction)
     return total_of(ops.exp(input) - target * input, reduction)
 
 
 '''
-POISSON_MODULE = '''
+COUNT_MODULE = '''
 
-class PoissonNLLLoss(Loss):
-    """e^input - target input; see nn.functional.poisson_nll_loss."""
+class CountLoss(Loss):
+    """e^input - target input; see nn.functional.count_loss."""
 
     def forward(self, input: Any, target: Any) -> Any:
-        return F.poisson_nll_loss(input, target, reduction=self.reduction)
+        return F.count_loss(input, target, reduction=self.reduction)
 '''
 LINEAR_EXP = '''
 
@@ -73,6 +77,7 @@ class LinearExp(LinearActivation):
     forward    y  = e^(x W + b)                                   x (...,k), W (k,n), b (n)
     backward   dz = g y
                gx = dz Wᵀ,   gW = xᵀ dz,   gb = sum of dz over samples
+    tangent    ty = tz y,   tz = tx W + x tW + tb
     """
 
     name, gradient = "linear_exp", mul
@@ -198,48 +203,48 @@ class Addition(NamedTuple):
 ADDITIONS = {
     "activation": Addition(
         {
-            "tensorgrad/ops/activation.py": [into("__all__", '"tanhshrink"'), at_the_end(TANHSHRINK)],
-            "tensorgrad/nn/layers.py": [into("__all__", '"Tanhshrink"'), before("class Softmax(Module):", TANHSHRINK_MODULE)],
+            "tensorgrad/ops/activation.py": [into("__all__", '"shrunk"'), at_the_end(SHRUNK)],
+            "tensorgrad/nn/layers.py": [into("__all__", '"Shrunk"'), before("class Softmax(Module):", SHRUNK_MODULE)],
             "tests/oracles/activation.py": [
-                into("ORACLES", '"tanhshrink": lambda x: x - np.tanh(x)'),
-                into("FAR_OUT", '"tanhshrink": (lambda x: x + 1, lambda x: x - 1, (1, 1))'),
+                into("ORACLES", '"shrunk": lambda x: x - np.tanh(x)'),
+                into("FAR_OUT", '"shrunk": (lambda x: x + 1, lambda x: x - 1, (1, 1))'),
             ],
         },
         [
             "additions.py::test_an_activation",
             "test_ops.py::test_every_op_has_an_oracle",
-            "test_ops.py::test_formula_stands_at_the_rule[tanhshrink]",
-            "test_ops.py::test_value[tanhshrink]",
-            "test_ops.py::test_gradient[tanhshrink]",
-            "test_ops.py::test_rule_reads_only_what_it_declares[tanhshrink]",
-            "test_ops_elementwise.py::test_nothing_overflows_far_out[tanhshrink-float32]",
-            "test_layers.py::test_layers_without_parameters[Tanhshrink()]",
-            "test_signatures.py::test_a_method_is_the_function[tanhshrink]",
-            "test_signatures.py::test_what_is_public_says_how_it_is_called[nn.Tanhshrink]",
+            "test_ops.py::test_formula_stands_at_the_rule[shrunk]",
+            "test_ops.py::test_value[shrunk]",
+            "test_ops.py::test_gradient[shrunk]",
+            "test_ops.py::test_rule_reads_only_what_it_declares[shrunk]",
+            "test_ops_elementwise.py::test_nothing_overflows_far_out[shrunk-float32]",
+            "test_layers.py::test_layers_without_parameters[Shrunk()]",
+            "test_signatures.py::test_a_method_is_the_function[shrunk]",
+            "test_signatures.py::test_what_is_public_says_how_it_is_called[nn.Shrunk]",
             "test_signatures.py::test_what_is_defined_is_listed",
-            "test_compile.py::test_replays_are_the_step[mse-tanhshrink-False]",
-            "test_mutations.py::test_every_mutant_is_caught[tanhshrink]",
-            "compiled/test_formulas.py::test_own_functions_and_their_gradients[tanhshrink-float32]",
+            "test_compile.py::test_replays_are_the_step[mse-shrunk-False]",
+            "test_mutations.py::test_every_mutant_is_caught[shrunk]",
+            "compiled/test_formulas.py::test_own_functions_and_their_gradients[shrunk-float32]",
             "test_house.py::test_what_type_checkers_are_told_of_a_tensor",
         ],
         written=("tensorgrad/core/face.pyi",),
     ),
     "loss": Addition(
         {
-            "tensorgrad/nn/loss.py": [into("__all__", '"poisson_nll_loss"'), before("def check_reduction(", POISSON)],
-            "tensorgrad/nn/losses.py": [into("__all__", '"PoissonNLLLoss"'), at_the_end(POISSON_MODULE)],
+            "tensorgrad/nn/loss.py": [into("__all__", '"count_loss"'), before("def check_reduction(", COUNT)],
+            "tensorgrad/nn/losses.py": [into("__all__", '"CountLoss"'), at_the_end(COUNT_MODULE)],
             "tests/test_functional.py": [
-                into("PAIRS", '"poisson_nll_loss": (F.poisson_nll_loss, lambda x, t: np.exp(x) - t * x)'),
+                into("PAIRS", '"count_loss": (F.count_loss, lambda x, t: np.exp(x) - t * x)'),
             ],
         },
         [
             "additions.py::test_a_loss",
-            "test_functional.py::test_loss_of_a_pair[shape0-mean-poisson_nll_loss]",
-            "test_functional.py::test_losses_never_broadcast[poisson_nll_loss]",
-            "test_functional.py::test_losses_keep_float32[poisson_nll_loss]",
-            "test_layers.py::test_losses[PoissonNLLLoss]",
-            "test_signatures.py::test_what_is_public_says_how_it_is_called[F.poisson_nll_loss]",
-            "test_signatures.py::test_what_is_public_says_how_it_is_called[nn.PoissonNLLLoss]",
+            "test_functional.py::test_loss_of_a_pair[shape0-mean-count_loss]",
+            "test_functional.py::test_losses_never_broadcast[count_loss]",
+            "test_functional.py::test_losses_keep_float32[count_loss]",
+            "test_layers.py::test_losses[CountLoss]",
+            "test_signatures.py::test_what_is_public_says_how_it_is_called[F.count_loss]",
+            "test_signatures.py::test_what_is_public_says_how_it_is_called[nn.CountLoss]",
             "test_signatures.py::test_what_is_defined_is_listed",
         ],
     ),
@@ -350,6 +355,7 @@ def passed(copy: Path, tests: list[str]) -> set[str]:
     return set(re.findall(r"^PASSED tests/(.*)$", ran.stdout, re.MULTILINE))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", ADDITIONS)
 def test_three_files_and_all_find_it(kind: str, tmp_path: Path) -> None:
     edits, finds, written = ADDITIONS[kind]

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import tensorgrad
 from tensorgrad import Tensor, nn, ops
@@ -27,6 +29,13 @@ THOROUGH = bool(os.environ.get("TENSORGRAD_THOROUGH"))
 X = np.arange(6.0).reshape(2, 3) / 10
 SQUARE = np.array([[2.0, 0.3], [0.3, 1.5]])
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+
+
+def of_axes(n: int) -> np.ndarray:
+    """Images with n axes."""
+    return np.ones((2, 3, 4, 4, 4)[: n + 2])
+
+
 LABELS = np.array([0, 2])
 REDUCED = {"axis": 1, "keepdims": True}
 
@@ -62,6 +71,34 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         for name in ("sum", "mean", "max", "min", "prod", "norm", "logsumexp", "any", "all", "argmax", "argmin")
     },
     "cumsum": ((X, 1), {}),
+    "cumprod": ((X, 1), {}),
+    "diff": ((X, 1, 1), {}),
+    "argsort": ((X, 1), {}),
+    "sort": ((X, 1), {}),
+    "topk": ((X, 1, 1, False), {}),
+    "quantile": ((X, 0.25), REDUCED),
+    "median": ((X,), REDUCED),
+    "ptp": ((X,), REDUCED),
+    "average": ((X, 1, np.ones(3)), {"keepdims": True}),
+    "nan_to_num": ((X,), {"nan": 0.0, "posinf": 1.0, "neginf": -1.0}),
+    "kron": ((X, X), {}),
+    "cross": ((X, X), {"axis": 1}),
+    "diag": ((X, 0), {}),
+    "vstack": (([X, X],), {}),
+    "hstack": (([X, X],), {}),
+    "column_stack": (([X, X],), {}),
+    "zeros": (((2, 3), "float64"), {"requires_grad": True, "device": "cpu"}),
+    "ones": (((2, 3), "float64"), {"requires_grad": True, "device": "cpu"}),
+    "full": (((2, 3), 1.5, "float64"), {"requires_grad": True, "device": "cpu"}),
+    "zeros_like": ((X, "float32"), {"requires_grad": True}),
+    "ones_like": ((X, "float32"), {"requires_grad": True}),
+    "full_like": ((X, 1.5, "float32"), {"requires_grad": True}),
+    "eye": ((2, 3, 1, "float64"), {"requires_grad": True, "device": "cpu"}),
+    "arange": ((0, 6, 2, "float64"), {"requires_grad": True, "device": "cpu"}),
+    "linspace": ((0.0, 1.0, 5, "float64"), {"requires_grad": True, "device": "cpu"}),
+    "meshgrid": ((X[0], X[1]), {"indexing": "ij"}),
+    "rand": (((2, 3), "float64"), {"rng": None, "requires_grad": True, "device": "cpu"}),
+    "randn": (((2, 3), "float64"), {"rng": None, "requires_grad": True, "device": "cpu"}),
     "std": ((X, 1, 0, True), {}),
     "var": ((X, 1, 0, True), {}),
     "softmax": ((X, 1), {}),
@@ -87,14 +124,19 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "dot": ((X, X.T), {}),
     "outer": ((X, X), {}),
     "matmul": ((X, X.T), {}),
+    "qr": ((SQUARE, "reduced"), {}),
+    "svd": ((SQUARE, False), {}),
+    "eigh": ((SQUARE,), {}),
     "solve": ((SQUARE, SQUARE), {}),
     "slogdet": ((SQUARE,), {}),
     "where": ((X > 0.2, X, X), {}),
-    "windows2d": ((IMAGES, (2, 2), (1, 1), (0, 0)), {}),
-    "fold2d": ((np.ones((3, 2, 2, 2, 3, 4)), (4, 5), (1, 1), (0, 0)), {}),
-    "conv2d": ((IMAGES, np.ones((2, 3, 2, 2)), np.ones(2), 1, 1), {}),
-    "max_pool2d": ((IMAGES, 2, 2), {}),
-    "avg_pool2d": ((IMAGES, 2, 2), {}),
+    "windows": ((IMAGES, (2, 2), (1, 1), (0, 0), (1, 1)), {}),
+    "fold": ((np.ones((3, 2, 2, 2, 3, 4)), (4, 5), (1, 1), (0, 0), (1, 1)), {}),
+    **{f"conv{n}d": ((of_axes(n), np.ones((2, 3) + (2,) * n), np.ones(2), 1, 1, 1, 1), {}) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": ((of_axes(n), np.ones((3, 2) + (2,) * n), np.ones(2), 2, 0, 1, 1, 1), {}) for n in (1, 2, 3)},
+    **{f"max_pool{n}d": ((of_axes(n), 2, 2, 1, 1, True), {}) for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": ((of_axes(n), 2, 2, 1, True, True), {}) for n in (1, 2, 3)},
+    **{f"adaptive_{kind}_pool{n}d": ((of_axes(n), 2), {}) for n in (1, 2, 3) for kind in ("max", "avg")},
     "dropout": ((X, 0.5, True, None), {}),
     "layer_norm": ((X, 3, np.ones(3), np.ones(3), 1e-5), {}),
     "batch_norm": ((X, np.zeros(3), np.ones(3), np.ones(3), np.ones(3), True, 0.1, 1e-5), {}),
@@ -105,7 +147,35 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "huber_loss": ((X, X), {"delta": 1.0, "reduction": "sum"}),
     "kl_div": ((X, X), {"reduction": "sum"}),
     "binary_cross_entropy_with_logits": ((X, X, np.ones(3)), {"pos_weight": np.ones(3), "reduction": "sum"}),
+    "dropout1d": ((of_axes(1), 0.5, True, None), {}),
+    "dropout2d": ((of_axes(2), 0.5, True, None), {}),
+    "rms_norm": ((X, 3, np.ones(3), 1e-5), {}),
+    "group_norm": ((of_axes(1), 3, np.ones(3), np.ones(3), 1e-5), {}),
+    "instance_norm": ((of_axes(1), np.ones(3), np.ones(3), 1e-5), {}),
+    "embedding_bag": ((np.array([[0, 1]]), X, "mean", 1), {}),
+    **{name: ((X,), {}) for name in ("hardsigmoid", "hardswish", "mish", "relu6", "selu", "softsign", "tanhshrink")},
+    **{name: ((X, 0.5), {}) for name in ("celu", "hardshrink", "softshrink")},
+    "glu": ((X, 0), {}),
+    "softmin": ((X, 0), {}),
+    "prelu": ((X, np.ones(3)), {}),
+    "threshold": ((X, 0.2, 1.0), {}),
+    "binary_cross_entropy": ((X, X, np.ones(3)), {"reduction": "sum"}),
+    "smooth_l1_loss": ((X, X), {"beta": 1.0, "reduction": "sum"}),
+    "gaussian_nll_loss": ((X, X, X), {"full": True, "eps": 0.1, "reduction": "sum"}),
+    "poisson_nll_loss": ((X, X), {"log_input": True, "full": True, "eps": 0.1, "reduction": "sum"}),
+    "soft_margin_loss": ((X, X), {"reduction": "sum"}),
+    "hinge_embedding_loss": ((X, X), {"margin": 1.0, "reduction": "sum"}),
+    "multi_margin_loss": ((X, LABELS, np.ones(3)), {"p": 2, "margin": 1.0, "reduction": "sum"}),
+    "cosine_embedding_loss": ((X, X, np.ones(2)), {"margin": 0.1, "reduction": "sum"}),
+    "margin_ranking_loss": ((X, X, X), {"margin": 0.1, "reduction": "sum"}),
+    "triplet_margin_loss": ((X, X, X), {"margin": 0.1, "p": 2.0, "eps": 0.1, "swap": True, "reduction": "sum"}),
+    "normalize": ((X, 2.0, 1, 0.1), {}),
+    "cosine_similarity": ((X, X, 1, 0.1), {}),
+    "pairwise_distance": ((X, X, 2.0, 0.1, True), {}),
     "seed": ((0,), {}),
+    "rnn": ((np.ones((2, 1, 3)), np.ones((1, 3)), np.eye(3), "tanh"), {}),
+    "attention": ((X, X, X, np.eye(len(X), dtype=bool)), {"causal": False, "scale": 0.5}),
+    "scaled_dot_product_attention": ((X, X, X, None, 0.5, True, 0.5, None), {}),
 }  # fmt: skip
 ALIASES = {"amax": "max", "amin": "min"}
 PUBLIC = {
@@ -113,14 +183,38 @@ PUBLIC = {
     **{name: getattr(ops, name) for name in ops.__all__ if not isinstance(getattr(ops, name), type)},
 }
 
+
+class Foreign:
+    """An array of another library, with a dtype that is not NumPy's, as PyTorch's are."""
+
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = np.asarray(numbers)
+        self.shape, self.ndim, self.size = self.numbers.shape, self.numbers.ndim, self.numbers.size
+        self.dtype, self.device, self.requires_grad = "foreign.float32", "foreign", False
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.numbers, dtype)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Any:
+        return iter(self.numbers)
+
+
 WRONG: dict[str, Any] = {
+    "foreign": Foreign(np.ones((2, 3))), "a foreign line": Foreign(np.arange(3)), "sparse": sp.csr_matrix(np.eye(2, 3)),
+    "a column": pd.Series([0.5, 1.5]), "a table": pd.DataFrame(np.ones((2, 3)), columns=list("abc")),
     "None": None, "text": "no", "minus one": -1, "a fraction": 1.5, "large": 10**9, "larger": 2**40, "beyond": 2**70,
     "empty": (), "nested": ((1, 2), (3,)), "object": object(), "boolean": True, "NaN": float("nan"), "twice": (0, 0),
     "matrix": np.ones((2, 2)), "dict": {}, "list of None": [None], "ellipsis": ..., "slice": slice(None), "complex": 1j,
     "objects": np.array([1, None]), "texts": np.array(["no"]), "a tracked Tensor": Tensor([[1.0]], True),
     "infinite": float("inf"), "set": {1}, "function": len, "bytes": b"no", "many axes": np.ones((1, 2, 1, 2, 1, 2)),
 }  # fmt: skip
-SOME = ("None", "text", "minus one", "a fraction", "large", "larger", "empty", "nested", "object", "boolean", "twice", "matrix")
+SOME = (
+    "None", "text", "minus one", "a fraction", "large", "larger", "empty", "nested", "object", "boolean", "twice", "matrix",
+    "foreign", "a foreign line", "sparse", "a column", "a table",
+)  # fmt: skip
 
 
 def call_of(name: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:

@@ -12,6 +12,8 @@ import tensorgrad
 from tensorgrad import Tensor
 from tensorgrad.errors import GraphError, ShapeError
 
+pytestmark = pytest.mark.quick
+
 
 def leaf(*shape: int) -> Tensor:
     return Tensor(np.random.default_rng(len(shape)).normal(size=shape), True)

@@ -28,6 +28,8 @@ from tensorgrad.testing.expressions import Expression, expressions
 from tests import kinds
 from tests.strategies import generators
 
+pytestmark = pytest.mark.quick
+
 OPTIMISERS: dict[str, Callable[[Any], optim.Optimiser]] = {
     **{kind.__name__: partial(kind, lr=0.01) for kind in kinds.OPTIMISERS},
     "SGD": lambda p: optim.SGD(p, lr=0.1),

@@ -23,12 +23,14 @@ def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
 
 
+@pytest.mark.thorough
 def test_no_source_leaves_its_memory() -> None:
     done = run_sanitized()
     assert done.returncode == 0, done.stderr
     assert done.stdout == "nothing found\n"
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [

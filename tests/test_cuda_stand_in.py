@@ -63,7 +63,7 @@ def test_the_arguments_are_those_of_fortran() -> None:
     """The same numbers, given to the sgemm that NumPy itself brings."""
     found = list(Path(np.__path__[0]).parent.glob("numpy.libs/libscipy_openblas64_*.so"))
     if not found:
-        pytest.skip("this NumPy brings no OpenBLAS")
+        pytest.skip("needs the OpenBLAS of NumPy's wheels for Linux: pip install numpy")
     sgemm = ctypes.CDLL(str(found[0])).scipy_sgemm_64_
     rng = np.random.default_rng(0)
     x, w, d = (rng.normal(size=s).astype(np.float32) for s in ((64, 784), (784, 50), (64, 50)))
@@ -183,9 +183,9 @@ def test_the_stand_in_refuses_what_cupy_refuses() -> None:
 
 
 def test_the_list_of_names_is_cupys_own() -> None:
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    cupy = pytest.importorskip("cupy", reason="needs CuPy: pip install 'cupy-cuda12x[ctk]'")
     if not isinstance(cupy, types.ModuleType) or cupy.__version__ != API["version"]:
-        pytest.skip(f"the list was written from CuPy {API['version']}")
+        pytest.skip(f"needs the CuPy that the list was written from: pip install cupy-cuda12x=={API['version']}")
     for part, names in (("cupy", cupy), ("linalg", cupy.linalg)):
         public = {n for n in dir(names) if not n.startswith("_") and not isinstance(getattr(names, n), types.ModuleType)}
         assert API[part].keys() == public

@@ -139,7 +139,7 @@ def test_huge_idx(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with little_memory(), pytest.raises(DataError, match=message):
             data.read_idx(scratch)
     # a gzip file that could hold it all the same
-    monkeypatch.setattr("tensorgrad.data.idx.MOST", 1 << 20)
+    monkeypatch.setattr("tensorgrad.data.npz.MOST", 1 << 20)
     scratch.write_bytes(gzip.compress(idx(np.zeros(1 << 21, np.uint8))))
     with little_memory(), pytest.raises(DataError, match=r"bytes; from a gzip file of 2\d+ bytes at most 1048576 are read"):
         data.read_idx(scratch)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 import tensorgrad
-from tensorgrad import Tensor, checkpoint, hessian, hvp, jacobian, jvp, vjp
+from tensorgrad import Tensor, checkpoint, hessian, hvp, jacobian, jvp, ops, vjp
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.testing import numerical_gradient
 from tests.strategies import generators
@@ -107,6 +107,39 @@ def test_checkpoint(rng: np.random.Generator) -> None:
         return float((p.data**2).sum())
 
     np.testing.assert_allclose(second.data, numerical_gradient(squared, w.data), rtol=1e-6, atol=1e-6)
+
+
+SEGMENTS: dict[str, Any] = {
+    "of a result": lambda x, f: f(lambda t: (t * t).exp(), x * 2),
+    "with constants": lambda x, f: f(lambda t: (t * t).exp() * Tensor(np.ones(3)).exp() * ops.ones((3,)).sum(), x),
+    "one inside of one": lambda x, f: f(lambda t: f(lambda s: (s * s).exp(), t * 2) * t, x * 1),
+    "of one Tensor twice": lambda x, f: f(lambda a, b: (a * a * b).exp(), x, x),
+    "of one result twice": lambda x, f: (lambda t: f(lambda a, b: (a * a * b).exp(), t, t))(x.sin()),
+    "of one that is computed from the other": lambda x, f: (lambda t: f(lambda a, b: (a * a * b).exp(), t, t * x))(x.sin()),
+    "of a leaf and what is computed from it": lambda x, f: f(lambda a, b: (a * a * b).exp(), x, x * 2),
+    "that reads its argument besides": lambda x, f: f(lambda t: (t * t * x).exp(), x),
+    "that reads a result besides": lambda x, f: (lambda z: f(lambda t: (t * z).exp(), x * 2))(x.sin()),
+    "that reads a result that is its argument": lambda x, f: (lambda z: f(lambda t: (t * z).exp(), z))(x.sin()),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_segments_by_themselves(name: str) -> None:
+    """The gradients of a segment are those with respect to its arguments, however these hang together; to second order, and in
+    compiled steps, which refuse what is read besides, and one inside of another."""
+    x = Tensor(np.array([0.3, 0.5, 0.7]), True)
+    found = []
+    for f in (checkpoint, lambda fn, *xs: fn(*xs)):
+        (plain,) = tensorgrad.grad(SEGMENTS[name](x, f).sum(), [x])
+        (g,) = tensorgrad.grad(SEGMENTS[name](x, f).sum(), [x], create_graph=True)
+        (h,) = tensorgrad.grad((g * g).sum(), [x])
+        results = [plain, g, h]
+        if "reads" not in name and "inside" not in name:
+            step = tensorgrad.compile(lambda x, f=f: tensorgrad.grad(SEGMENTS[name](x, f).sum(), [x])[0])
+            results += [step(x), step(x * 1.5)]
+        found.append([t.data for t in results])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 @pytest.mark.parametrize("given", [(), (np.ones((4, 3)),), (2.0,), (Tensor(np.ones((4, 3))), np.full((4, 3), 2.0))])

@@ -14,7 +14,7 @@ from scipy import special
 from tensorgrad.models import handwritten
 
 import tensorgrad
-from tensorgrad import Tensor, draw, nn
+from tensorgrad import Tensor, draw, nn, ops
 from tensorgrad.errors import GraphError
 from tensorgrad.graph import Graph
 from tensorgrad.nn import functional as F
@@ -87,7 +87,7 @@ def evaluate(formula: str, values: dict[str, Any]) -> Any:
         before = out[-2] if text == "(" and len(out) > 1 else ""
         previous, spaced = text, False
     functions = {name: op for name, op in REGISTRY.items()} | FUNCTIONS
-    return eval("".join(out), {"np": np, **functions}, held)
+    return eval("".join(out), {"np": np, "inf": np.inf, **functions}, held)
 
 
 def check(loss: Tensor, wrt: Tensor, leaves: dict[str, np.ndarray], tolerance: float = 1e-10) -> draw.Derivation:
@@ -186,6 +186,22 @@ def test_random_graphs(expression: Expression) -> None:
             check(loss, t, dict(expression.leaves), 1e-8)
 
 
+BESIDE: dict[str, Any] = {
+    "dropout": (lambda x: F.dropout(x * 2, 0.5), "v2 = keep_mask(v1, p=0.5, rng=None)"),
+    "a comparison": (lambda x: ops.where(x > 0, x, 0), "v1 = [x > 0]"),
+    "an order": (lambda x: ops.sort(x * 2), "v2 = argsort(v1, axis=1)"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_computed_on_the_way_and_has_no_gradient(name: str) -> None:
+    fn, line = BESIDE[name]
+    x = Tensor(np.ones((2, 3)), requires_grad=True, name="x")
+    text = str(draw.derive(fn(x).sum(), x))
+    assert line in text
+    assert "dL/dx = " in text
+
+
 def test_an_intermediate_value_and_a_shared_layer() -> None:
     rng = np.random.default_rng(1)
     W = Tensor(rng.normal(size=(3, 3)), True, name="W")
@@ -265,3 +281,12 @@ def test_a_long_chain_is_not_written_out_again_and_again() -> None:
 def test_mistakes(make: Any, message: str) -> None:
     with pytest.raises(GraphError, match=re.escape(message)):
         draw.derive(*make(Tensor([1.0, 2.0], True)))
+
+
+def test_numbers_in_latex() -> None:
+    """Powers of ten are written as such, and what is infinite by its sign."""
+    x = Tensor(np.ones(3), True, name="x")
+    for factor, written in ((0.5, "0.5"), (3e-7, r"3 \cdot 10^{-7}"), (1e20, "10^{20}")):
+        assert f" {written} " in f"{draw.derive((x * factor).tanh().sum(), x).latex} "
+    a = Tensor(1.0, True, name="a")
+    assert r"\infty" in draw.derive(REGISTRY["hypot"](a, a), a).latex

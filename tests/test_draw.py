@@ -25,6 +25,8 @@ from tensorgrad.nn import functional as F
 from tensorgrad.testing import assert_same_graph
 from tensorgrad.testing.expressions import Expression, expressions
 
+pytestmark = pytest.mark.quick
+
 GOLDEN = Path(__file__).parent / "golden"
 EVIL = 'a<b>|"&{}\\N</script>'
 

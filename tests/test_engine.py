@@ -18,6 +18,8 @@ from tensorgrad import Tensor, draw, nn, optim
 from tensorgrad.errors import AnomalyError, DTypeError, GraphError, ShapeError
 from tensorgrad.nn import functional as F
 
+pytestmark = pytest.mark.quick
+
 
 def leaf(*shape: int) -> Tensor:
     return Tensor(np.random.default_rng(11).uniform(0.5, 2, shape), True)
@@ -216,14 +218,18 @@ def test_numpy_functions_are_recorded() -> None:
 
 def test_what_numpy_cannot_record_is_refused() -> None:
     t, out = leaf(2), np.zeros(2)
-    with pytest.raises(DTypeError, match=r"np\.arctan2 cannot be recorded.*leave the graph with \.detach\(\)\.numpy\(\)"):
-        np.arctan2(t, t)
+    with pytest.raises(DTypeError, match=r"np\.nextafter cannot be recorded.*leave the graph with \.detach\(\)\.numpy\(\)"):
+        np.nextafter(t, t)
+    with pytest.raises(
+        DTypeError, match=r"np\.arctanh cannot be recorded.*; write tensorgrad\.log\(\(1 \+ x\) / \(1 - x\)\) / 2, or"
+    ):
+        np.arctanh(t)
     with pytest.raises(DTypeError, match=r"np\.add with out cannot be recorded.*; write tensorgrad\.add, or leave the graph"):
         np.add(out, t, out=out)
     with pytest.raises(DTypeError, match=r"np\.add\.reduce cannot be recorded"):
         np.add.reduce(t)
-    with pytest.raises(DTypeError, match=r"np\.linalg\.svd cannot be recorded on a Tensor; use an op of tensorgrad, or"):
-        np.linalg.svd(leaf(2, 2))
+    with pytest.raises(DTypeError, match=r"np\.linalg\.eig cannot be recorded on a Tensor; use an op of tensorgrad, or"):
+        np.linalg.eig(leaf(2, 2))
     with pytest.raises(DTypeError, match=r"^np\.where of a Tensor: missing a required argument: 'a'"):
         np.where(t)
     with pytest.raises(DTypeError, match=r"np\.clip of a Tensor: got an unexpected keyword argument"):
@@ -290,6 +296,7 @@ def test_copy_and_pickle() -> None:
 # Memory
 
 
+@pytest.mark.thorough
 def test_ten_thousand_steps_grow_nothing() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     optimiser = optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)

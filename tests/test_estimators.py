@@ -118,6 +118,7 @@ def test_parameters_are_scikit_learns() -> None:
         assert {p.kind for p in own.values() if p.name not in other} == {inspect.Parameter.KEYWORD_ONLY}
 
 
+@pytest.mark.thorough
 def test_search_over_a_pipeline_in_two_processes() -> None:
     x, y = problem("multiclass", 90)
     pipeline = make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=20, random_state=0, optimizer=optim.AdamW))
@@ -511,6 +512,7 @@ def test_transform_is_each_hidden_layer() -> None:
     np.testing.assert_allclose(model.predict(x), (second @ w3 + b3)[:, 0], rtol=1e-12)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_input_gradient_is_the_slope(kind: str) -> None:
     x, y = problem(kind)

@@ -59,6 +59,7 @@ def figure(result: Any, what: str) -> float:
     return float(text.split()[0])
 
 
+@pytest.mark.thorough
 def test_digits(script: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = script("digits", "--epochs", 3, "--out", tmp_path)
     printed = capsys.readouterr().out
@@ -89,6 +90,7 @@ def test_digits_without_graphviz(
     assert "'batch_size': None, 'lr': 0.01, 'momentum': 0.0" in printed
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("name", "epochs", "least", "pictures"),
     [
@@ -113,6 +115,7 @@ def test_systems(
         assert abs(figure(result, "loss at iteration 10") - np.log(10)) < 0.01  # as at the beginning, on MNIST too
 
 
+@pytest.mark.thorough
 def test_a_system_goes_on_from_its_file_and_reads_csv(script: Callable[..., Any], images: Path, tmp_path: Path) -> None:
     """Trained in two halves, as the script does, or at once: the same to the last bit. CSV has the same images."""
     x, y, x_test, y_test = data.load_mnist(images, verify=False)
@@ -154,7 +157,7 @@ def test_systems_that_there_are_not(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 17
+    assert len(blocks) == 19
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:
@@ -187,6 +190,7 @@ def readme_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.thorough
 def test_readme_test_file(pytester: pytest.Pytester) -> None:
     (block,) = (block for block in readme_blocks() if block.startswith("# test_"))
     name = re.match(r"# (test_\w+)\.py", block)[1]
@@ -196,7 +200,18 @@ def test_readme_test_file(pytester: pytest.Pytester) -> None:
 
 def test_readme_names_what_is_there() -> None:
     readme = (ROOT / "README.md").read_text()
-    for path in re.findall(r"`((?:tensorgrad|models|tests|examples)/[\w/.]*)", readme):
+    for path in re.findall(r"[` ]((?:tensorgrad|models|tests|examples)/[\w/.]*)", readme):
         assert (ROOT / path).exists(), path
     test = re.search(r"`(tests/\w+\.py)::(\w+)`", readme)
     assert f"def {test[2]}(" in (ROOT / test[1]).read_text()
+
+
+def test_rate_finder(script: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """The loss at low rates is that at the start; at the rate it finds a network learns; far beyond, it does not."""
+    finder = script("rate_finder")
+    assert f"to begin with: {finder.best():.2g}" in capsys.readouterr().out
+    assert finder.losses[0] == pytest.approx(np.log(10), abs=0.8)
+    assert 0.005 < finder.best() < 1
+    assert min(finder.losses) < 1.5
+    assert not finder.losses[-1] < 2  # higher, or no number
+    np.testing.assert_allclose(np.diff(np.log(finder.rates)), np.log(finder.factor), rtol=1e-6)

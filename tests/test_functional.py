@@ -211,6 +211,9 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "mse_loss": (F.mse_loss, lambda x, t: (x - t) ** 2),
     "l1_loss": (F.l1_loss, lambda x, t: np.abs(x - t)),
     "huber_loss": (F.huber_loss, lambda x, t: special.huber(1.0, x - t)),
+    "smooth_l1_loss": (F.smooth_l1_loss, lambda x, t: special.huber(1.0, x - t)),
+    "poisson_nll_loss": (F.poisson_nll_loss, lambda x, t: np.exp(x) - t * x),
+    "soft_margin_loss": (F.soft_margin_loss, lambda x, t: np.log1p(np.exp(-t * x))),
     "kl_div": (F.kl_div, lambda x, t: special.xlogy(t, t) - t * x),
     "binary_cross_entropy_with_logits": (
         F.binary_cross_entropy_with_logits,

@@ -46,6 +46,7 @@ def scores(rng: np.random.Generator, axes: tuple[int, ...], k: int) -> tuple[np.
     return rng.normal(size=(*axes, k)) * 3, t, np.eye(k)[t], math.prod(axes)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @given(rng=generators(), axes=batch_axes, k=sizes)
 def test_cross_entropy(spelling: str, rng: np.random.Generator, axes: tuple[int, ...], k: int) -> None:

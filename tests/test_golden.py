@@ -16,6 +16,8 @@ import tensorgrad
 from tensorgrad import Tensor, data
 from tensorgrad.nn import functional as F
 
+pytestmark = pytest.mark.quick
+
 # The document has samples in columns; here they are rows.
 W = np.array([[10, 5], [2, 0], [1, 0]], float).T
 B = np.array([10, 5, 0], float)

@@ -17,6 +17,8 @@ from tensorgrad.graph import Graph
 from tensorgrad.nn import functional as F
 from tests.strategies import generators
 
+pytestmark = pytest.mark.quick
+
 
 def mlp_loss() -> tuple[Tensor, nn.Sequential, Tensor]:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -153,7 +153,7 @@ def test_a_confident_model_is_compiled_and_validated() -> None:
 
 
 def test_columns_of_tables_keep_their_dtype() -> None:
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="needs pandas: pip install pandas")
     x = leaf(1, 1)
     np.testing.assert_array_equal((x * pandas.Series([0.1, 0.2])).data, [0.1, 0.2])
     labels, z = np.array([0, 2, 1]), Tensor(np.random.default_rng(0).normal(size=(3, 3)), True)

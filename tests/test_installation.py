@@ -82,7 +82,7 @@ def test_one_name_and_one_version() -> None:
 
 def test_what_a_wheel_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every module, the models inside of tensorgrad and nowhere else, and what is no Python, by setuptools' own word."""
-    pytest.importorskip("setuptools", minversion="77")
+    pytest.importorskip("setuptools", minversion="77", reason="needs setuptools: pip install 'setuptools>=77'")
     from setuptools.dist import Distribution
 
     monkeypatch.chdir(ROOT)
@@ -205,6 +205,8 @@ def test_names_that_are_asked_for_politely() -> None:
         tensorgrad._private  # noqa: B018
     assert (caught.value.name, caught.value.obj) == ("_private", tensorgrad)
     assert python("from tensorgrad import testing; print(testing.__name__)", ROOT) == "tensorgrad.testing"
+    said = python("import tensorgrad; tensorgrad.draw", ROOT)
+    assert "module 'tensorgrad' has no attribute 'draw'; write from tensorgrad import draw" in said
 
 
 def test_examples_beside_the_other_project(tmp_path: Path) -> None:
@@ -212,3 +214,64 @@ def test_examples_beside_the_other_project(tmp_path: Path) -> None:
     (tmp_path / "tensorgrad" / "__init__.py").write_text(OTHER)
     said = python("import common", ROOT / "examples", tmp_path, flags=("-S",))
     assert said == (f"It takes tensorgrad-numpy, not tensorgrad: pip uninstall tensorgrad; pip install -e '{ROOT}[train,draw]'")
+
+
+# Without any extra
+
+ALONE = """
+import importlib.metadata, sys
+kept = {"numpy", "graphviz", "tensorgrad"}
+for name in importlib.metadata.packages_distributions():
+    if name not in kept and not name.startswith(("_", "tensorgrad")):
+        sys.modules[name] = None  # which cannot be imported
+sys.modules.update(dict.fromkeys(("cupy", "cupyx", "numba", "scipy", "sklearn", "matplotlib", "pygraphviz")))
+import numpy as np
+import tensorgrad
+from tensorgrad import Tensor, data, draw, nn, ops, optim, testing, train
+from tensorgrad.nn import functional as F
+x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+y = (x[:, 0] > 0).astype(int)
+"""
+NOWHERE = """
+import os, tempfile
+os.environ |= {"PATH": "", "TENSORGRAD_DATA": "", "TENSORGRAD_CACHE": tempfile.mkdtemp()}
+"""
+TRAINS = """
+model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
+found = train.fit(model, F.cross_entropy, optim.Adam(model.parameters(), lr=0.05), (x, y), 20)
+assert found["loss"][-1] < 0.5 * found["loss"][0], found
+assert (train.predict(model, x).argmax(1) == y).mean() > 0.9
+loss = F.cross_entropy(model(Tensor(x)), y)
+assert "flowchart" in draw.graph(loss).to_mermaid() and str(draw.graph(loss))
+testing.gradcheck(lambda w: (w * w).sum(), (np.ones(3),))
+other = {module.partition(".")[0] for module in sys.modules if sys.modules[module] is not None}
+print("foreign:", *sorted(other & set(importlib.metadata.packages_distributions()) - kept - {"_distutils_hack"}))
+"""
+
+
+def test_the_core_alone() -> None:
+    """It trains, draws and checks with NumPy and the graphviz package, and nothing else."""
+    assert python(ALONE + TRAINS, ROOT) == "foreign:"
+
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize(
+    ("call", "missing"),
+    [
+        ("data.load_digits()", "scikit-learn"),
+        ("data.load_kmnist()", "pooch tqdm"),
+        ("from tensorgrad.models import MLPClassifier", "'scikit-learn>=1.6'"),
+        ("draw.curves({'loss': [1.0, 0.5]})", "matplotlib"),
+        ("draw.graph(Tensor(x, requires_grad=True).sum()).save(tempfile.mkdtemp() + '/x.svg')", "pygraphviz"),
+        ("Tensor(x, dtype='bfloat16')", "ml_dtypes"),
+        ("Tensor(x, device='cuda')", r"'cupy-cuda1\dx\[ctk\]'"),
+        (
+            "train.fit(m := nn.Linear(4, 2), F.cross_entropy, optim.SGD(m.parameters(), lr=0.1), (x, y), 1, progress=True)",
+            "tqdm",
+        ),
+        ("import tensorgrad.testing.strategies", "hypothesis"),
+    ],
+)
+def test_what_is_missing_is_named(call: str, missing: str) -> None:
+    said = python(f"{NOWHERE}{ALONE}{call}", ROOT)
+    assert re.match(rf"tensorgrad.errors.MissingDependencyError: .*pip install {missing}", said), said

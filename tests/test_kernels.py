@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -18,10 +18,13 @@ import tensorgrad
 from tensorgrad.core.memory import POOLED, new
 from tensorgrad.errors import LabelError
 from tensorgrad.kernels import build, common, generate, reference, threads, thresholds
+from tensorgrad.kernels import windows as windows_kernels
 from tensorgrad.kernels.chain import Chain, NotElementwise, Operand, Ref, Step
+from tensorgrad.ops import activation, fold, functions, statistics, windows
+from tensorgrad.ops.windows import sample_windows
 from tests.strategies import generators
 
-numba = pytest.importorskip("numba")
+numba = pytest.importorskip("numba", reason="needs Numba: pip install numba")
 from tensorgrad.kernels import fast  # noqa: E402  (it imports Numba)
 
 SPECIAL = np.array([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan, 1e30, -1e-30])
@@ -213,8 +216,11 @@ def test_large_kernels_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads() -> None:
     """Every part once, in threads of its own; parts of parts stay in theirs; an error comes out after all have ended."""
     seen: list[tuple[int, int, str]] = []
+    at_once = threading.Barrier(3)
 
     def work(start: int, stop: int) -> None:
+        at_once.wait(20)
+
         def inner(a: int, b: int) -> None:
             seen.append((start + a, start + b, threading.current_thread().name))
 
@@ -236,10 +242,10 @@ def test_threads() -> None:
 
 
 def test_set_num_threads_is_heard_by_blas() -> None:
-    threadpoolctl = pytest.importorskip("threadpoolctl")
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="needs threadpoolctl: pip install threadpoolctl")
     before = tensorgrad.get_num_threads()
     tensorgrad.set_num_threads(1)
-    pytest.importorskip("scipy.linalg")  # which has a BLAS of its own
+    pytest.importorskip("scipy.linalg", reason="needs SciPy: pip install scipy")  # which has a BLAS of its own
 
     def blas() -> set[int]:
         return {i["num_threads"] for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"}
@@ -283,19 +289,130 @@ def test_numba_is_imported_by_the_first_kernel_only() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_kernels_are_kept_on_disk(tmp_path: Any) -> None:
-    """The first process compiles, the next one reads what it has left; a file that was cut off is written again."""
-    code = (
-        "from tensorgrad.kernels import build; from tensorgrad.kernels.chain import *; import numpy as np;"
-        "c = Chain.of(lambda x: (x * 2 + 1,), [Operand('full', 'float32')]);"
-        "k = build.numba_kernel(c, (), True); x = np.ones(3, np.float32); k(x, x); assert (x == 3).all();"
-        "print(sum(k.stats.cache_hits.values()), sum(k.stats.cache_misses.values()))"
+# exp of what is never above 0, and formulas of many steps
+
+DECAYS: dict[str, tuple[Any, bool]] = {
+    "e^(-x²)": (lambda a, b: np.exp(-np.square(a)), True),
+    "e^(-x x)": (lambda a, b: np.exp(-(a * a)), True),
+    "e^(-x²/2)": (lambda a, b: np.exp(-0.5 * (a * a)), True),
+    "e^(-|x|/2)": (lambda a, b: np.exp(np.absolute(a) / -2), True),
+    "e^(-x² - y²)": (lambda a, b: np.exp(-np.square(a) + -np.square(b)), True),
+    "e^min(x, 0)": (lambda a, b: np.exp(np.minimum(a, 0.0)), True),
+    "e^(-√(e^x))": (lambda a, b: np.exp(-np.sqrt(np.exp(a))), False),  # the inner one may be above 0
+    "e^(-x)": (lambda a, b: np.exp(-a), False),
+    "e^(-x y)": (lambda a, b: np.exp(-(a * b)), False),
+    "e^(x²)": (lambda a, b: np.exp(np.square(a)), False),
+    "e^(y² - x²)": (lambda a, b: np.exp(np.square(b) - np.square(a)), False),
+    "e^min(x, 1)": (lambda a, b: np.exp(np.minimum(a, 1.0)), False),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", DECAYS)
+@given(rng=generators())
+def test_exp_of_what_is_never_above_zero(name: str, dtype: str, rng: np.random.Generator) -> None:
+    """One loop where the formula tells the sign, within 2 units of NumPy's; subnormal results are 0."""
+    formula, is_loop = DECAYS[name]
+    full = Operand("full", dtype)
+    kernel = build.numba_kernel(Chain.of(lambda a, b: (formula(a, b),), [full, full]), (), True)
+    assert (kernel is not None) == is_loop
+    if kernel is None:
+        return
+    a, b = (drawn(rng, (200,), dtype) * 5 for _ in range(2))
+    y = np.empty_like(a)
+    kernel(a, b, y)
+    with np.errstate(all="ignore"):
+        expected = formula(a, b)
+    info = np.finfo(dtype)
+    expected[np.abs(expected) < info.tiny] = 0
+    y[np.abs(y) < 2 * info.tiny] = np.where(expected < 2 * info.tiny, expected, y)[np.abs(y) < 2 * info.tiny]
+    np.testing.assert_allclose(y, expected, rtol=2 * info.eps, atol=0)
+
+
+@settings(max_examples=300)
+@given(rng=generators(), length=st.integers(1, 12))
+def test_signs_that_formulas_tell(rng: np.random.Generator, length: int) -> None:
+    """Of chains at random, with numbers of both signs, 0 and -0.0: what is said to be never above 0 is not."""
+    unary = ["square", "absolute", "sqrt", "exp", "negative", "reciprocal", "positive"]
+    binary = ["add", "subtract", "multiply", "divide", "maximum", "minimum", "mul_grad", "div_grad"]
+    steps: list[Step] = []
+    values = [rng.choice([-3.0, -0.5, -0.0, 0.0, 0.25, 2.0, np.inf, -np.inf], 64) for _ in range(2)]
+    with np.errstate(all="ignore"):
+        for _ in range(length):
+            likely = unary[:5] if rng.random() < 0.7 else unary
+            function = str(rng.choice(likely if rng.random() < 0.6 else binary))
+            last = len(values) - 1
+            inputs: list[Any] = [Ref(last if rng.random() < 0.6 else int(rng.integers(len(values))))]
+            if function in binary:
+                number = float(rng.choice([-2.0, -0.0, 0.0, 0.5]))
+                inputs.append(number if rng.random() < 0.5 else Ref(int(rng.integers(len(values)))))
+                inputs = inputs[::-1] if rng.random() < 0.3 else inputs
+            steps.append(Step(function, tuple(inputs), "float64"))
+            oracle = ORACLES.get(function) or getattr(np, function)
+            values.append(oracle(*[values[i.register] if isinstance(i, Ref) else i for i in inputs]))
+    for register, value in enumerate(values):  # what is said of the exp of each of them
+        chain = Chain((Operand("full", "float64"),) * 2, (*steps, Step("exp", (Ref(register),), "float64")), ((0, "full"),))
+        if len(steps) in generate.decaying(chain):
+            assert not (value > 0).any()
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["erf", "gelu", "gelu_tanh"])
+def test_long_formulas_in_one_pass(name: str, dtype: Any, numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above and below the size from which a kernel is asked for, contiguous or not, NaN and infinities among the numbers."""
+    if not numba:
+        monkeypatch.setattr(build, "numba_kernel", lambda *_: None)
+        common.formula_kernel.cache_clear()
+    formula = {"erf": functions.erf_of, "gelu": activation.gelu_of, "gelu_tanh": activation.gelu_by_tanh}[name]
+    rng = np.random.default_rng(0)
+    for shape in ((thresholds.KERNEL - 1,), (thresholds.KERNEL,), (3, thresholds.KERNEL // 2 + 1), ()):
+        x = drawn(rng, (2, *shape), dtype)
+        for part in (x[0], x[:, ...].T[..., 0] if len(shape) < 2 else x[0].T):
+            found = common.computed(formula, part)
+            assert found.dtype == dtype
+            assert found.shape == part.shape
+            with np.errstate(all="ignore"):
+                np.testing.assert_allclose(found, formula(part), rtol=0, atol=8 * np.finfo(dtype).eps)
+    common.formula_kernel.cache_clear()
+
+
+# Windows, and the first of the largest
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(max_examples=60)
+@given(rng=generators(), lying=st.sampled_from(["C", "F", "turned"]))
+def test_windows_and_what_puts_them_back(dtype: Any, rng: np.random.Generator, lying: str) -> None:
+    """Bit for bit as NumPy does it: one axis or two, strides, padding, dilation, windows wider than the image."""
+    attrs, size = sample_windows(rng)
+    x = rng.normal(size=(*rng.integers(1, 4, 2), *size)).astype(dtype)
+    x = {"C": x, "F": np.asfortranarray(x), "turned": x[::-1].swapaxes(0, 1).copy().swapaxes(0, 1)[::-1]}[lying]
+    found = {}
+    for least in (1, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(thresholds, "KERNEL", least)
+            y = windows(x, **attrs)
+            back = fold(y, size, *[attrs[name] for name in ("stride", "padding", "dilation")])
+        found[least] = y, back
+    for a, b in zip(found[1], found[10**9], strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_array_equal(a, b)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thresholds, "KERNEL", 1)
+        assert (windows_kernels.kernel_of("windows", x, x.size, len(size)) is None) == (len(size) == 3)
+
+
+@given(rng=generators(), kind=st.sampled_from("fdeilB?"), axis=st.integers(0, 2), which=st.sampled_from(["argmax", "argmin"]))
+def test_the_first_of_the_largest(rng: np.random.Generator, kind: str, axis: int, which: str) -> None:
+    """By whole rows as by argmax: ties, NaN, infinities, booleans."""
+    shape = [int(n) for n in rng.integers(1, 5, 3)]
+    x = rng.choice([0.0, 1.0, 2.0, np.nan, np.inf, -np.inf] if kind in "fde" else [0, 1, 2], shape).astype(kind)
+    expected = np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(3)]) == np.expand_dims(
+        getattr(np, which)(x, axis=axis), axis
     )
-    env = {"TENSORGRAD_CACHE": str(tmp_path / "kernels"), "PATH": "/usr/bin"}
-    run = lambda: subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True).stdout  # noqa: E731
-    assert run() == "0 1\n"
-    assert run() == "1 0\n"
-    (source,) = (tmp_path / "kernels").glob("chain_*.py")
-    source.write_text(source.read_text()[:40])
-    assert run().split()[1] in ("0", "1")
-    assert len(source.read_text()) > 40
+    np.testing.assert_array_equal(statistics.first_along(x, axis, which), expected)
+    for least in (0.01, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(thresholds, "FIRST", least)
+            np.testing.assert_array_equal(statistics.first_of(x, axis=axis, which=which), expected)

@@ -18,6 +18,7 @@ NO_NUMBER = ["3", None, [], {}, object(), np.ones(2), nn.ReLU, 1j]
 NO_WHOLE = [*NO_NUMBER, 2.5, 3.0, True, np.bool_(True), NAN, np.float64(3), np.array(3.0), Tensor([3.0])]
 # arguments by name: what is wrong for each, and what is right
 WHOLE_FROM_0: list[Any] = [*NO_WHOLE, -1, np.int64(-1)]
+WHOLE_FROM_1: list[Any] = [*WHOLE_FROM_0, 0]
 PAIR_FROM_0: list[Any] = [*NO_WHOLE, -1, (1,), (1, 2, 3), (1.5, 2), (-1, 1), (1, "2"), [1, None]]
 PAIR_FROM_1: list[Any] = [*PAIR_FROM_0, 0, (0, 1)]
 REAL: list[Any] = [*NO_NUMBER, True, NAN, INF, np.array([1.0, 2.0]), Tensor([1.0, 2.0]), nn.Parameter(1.0)]
@@ -33,19 +34,43 @@ MAKES: list[Any] = [
     nn.init.normal(NAN),
     True,
 ]
+SIZES = (
+    "in_features", "out_features", "in_channels", "out_channels", "num_embeddings", "embedding_dim", "num_features",
+    "num_channels", "input_size", "hidden_size", "dim_feedforward",
+)  # fmt: skip
+COUNTS = ("num_layers", "embed_dim", "num_heads", "d_model", "nhead")
 WRONG: dict[str, list[Any]] = {
-    **dict.fromkeys(["in_features", "out_features", "in_channels", "out_channels", "rows", "dim", "features"], WHOLE_FROM_0),
-    **dict.fromkeys(["kernel", "stride", "size"], PAIR_FROM_1),
-    "padding": PAIR_FROM_0,
-    "shape": [v for v in WHOLE_FROM_0 if not isinstance(v, np.ndarray)] + [(), (2, -1), (2, 1.5), np.ones(2)],
+    **dict.fromkeys(SIZES, WHOLE_FROM_0),
+    **dict.fromkeys(COUNTS, WHOLE_FROM_1),
+    "layer_norm_eps": [*REAL, -1e-5],
+    "activation": ["sigmoid", None, 1, True, ["relu"]],
+    "nonlinearity": ["sigmoid", None, 1, True, ["tanh"]],
+    **dict.fromkeys(["batch_first", "bidirectional", "norm_first"], FLAG),
+    **dict.fromkeys(["kernel_size", "stride", "dilation"], PAIR_FROM_1),
+    "output_size": [v for v in PAIR_FROM_1 if v is not None and not (isinstance(v, list) and None in v)]
+    + [(0, None), (None, "2")],
+    **dict.fromkeys(["padding", "output_padding"], PAIR_FROM_0),
+    "groups": [*WHOLE_FROM_0, 0, 3],
+    "normalized_shape": [v for v in WHOLE_FROM_0 if not isinstance(v, np.ndarray)] + [(), (2, -1), (2, 1.5), np.ones(2)],
     **dict.fromkeys(["start_axis", "axis"], NO_WHOLE),
-    **dict.fromkeys(["slope", "alpha"], REAL),
+    **dict.fromkeys(["negative_slope", "init", "margin", "min_val", "max_val", "threshold", "value"], REAL),
+    "alpha": [*REAL],
+    "lambd": [*REAL, -0.1],
+    "beta": [*REAL, 0, -1.0],
+    "num_parameters": [*WHOLE_FROM_0, 0],
+    "num_groups": [*WHOLE_FROM_0, 0, 3],
+    "mode": ["median", None, 1, ["sum"]],
+    "padding_idx": [v for v in NO_WHOLE if v is not None] + [4, -5],
     "p": [*REAL, -0.1, 1.1],
+    "dropout": [*REAL, -0.1, 1.1],
     "momentum": [*REAL, -0.1, 1.1],
     "label_smoothing": [*REAL, -0.1, 1.1],
     "eps": [*REAL, -1e-5],
     "delta": [*REAL, 0, -1.0],
-    **dict.fromkeys(["bias", "affine"], FLAG),
+    **dict.fromkeys(
+        ["bias", "affine", "elementwise_affine", "ceil_mode", "count_include_pad", "full", "log_input", "swap", "keepdims"],
+        FLAG,
+    ),
     "approximate": ["erf", None, 1, True, ["tanh"]],
     "reduction": ["average", None, 1, True, ["mean"], "Mean"],
     "dtype": ["int32", int, bool, "nonsense", 3, complex, object(), "float33"],
@@ -56,28 +81,47 @@ WRONG: dict[str, list[Any]] = {
     "ignore_index": [v for v in NO_WHOLE if v is not None],
 }
 RIGHT: dict[str, Any] = {
-    **dict.fromkeys(["in_features", "out_features", "in_channels", "out_channels", "rows", "dim", "features", "shape"], 4),
-    **dict.fromkeys(["kernel", "size"], 2),
+    **dict.fromkeys([*SIZES, *COUNTS, "normalized_shape"], 4),
+    **dict.fromkeys(["kernel_size", "output_size"], 2),
+    **dict.fromkeys(["num_groups", "threshold", "value"], 1),
 }
 # other spellings of what is right
 WHOLES: list[Any] = [np.int64(4), np.uint8(4), np.array(4), Tensor(np.array(4))]
 PAIRS: list[Any] = [np.int64(2), (2, 1), [2, np.int32(1)], np.array([2, 1]), np.array(2)]
 REALS: list[Any] = [np.float64(0.5), np.float32(0.5), np.array(0.5), Tensor(0.5), 1, np.int64(1)]
 ALSO: dict[str, list[Any]] = {
-    **{name: WHOLES for name in ("in_features", "out_features", "in_channels", "out_channels", "rows", "dim", "features")},
-    **{name: PAIRS for name in ("kernel", "stride", "size")},
+    **{name: WHOLES for name in (*SIZES, *COUNTS)},
+    **{name: PAIRS for name in ("kernel_size", "stride", "output_size")},
+    "dilation": [1, np.int64(2), (2, 1)],
     "padding": [0, np.int64(1), (0, 1)],
-    "shape": [np.int64(4), (np.int64(4), 2), [4, 2], np.array([4, 2])],
+    "output_padding": [0, (0, 0), np.int64(0)],
+    "groups": [np.int64(2), np.array(4)],
+    "normalized_shape": [np.int64(4), (np.int64(4), 2), [4, 2], np.array([4, 2])],
     **{name: [np.int64(1), -1] for name in ("start_axis", "axis")},
-    **{name: REALS for name in ("slope", "alpha", "p", "momentum", "label_smoothing", "eps", "delta")},
-    **{name: [np.bool_(True), False] for name in ("bias", "affine")},
+    **{
+        name: REALS
+        for name in (
+            *("negative_slope", "alpha", "momentum", "label_smoothing", "eps", "delta", "init", "margin", "min_val", "max_val"),
+            *("threshold", "value", "lambd", "beta", "dropout"),
+        )
+    },
+    **{
+        name: [np.bool_(True), False]
+        for name in (
+            *("bias", "affine", "elementwise_affine", "ceil_mode", "count_include_pad", "full", "log_input", "swap"),
+            *("batch_first", "bidirectional"),
+        )
+    },
     "dtype": [np.float64, "float16", None, np.dtype("f8"), float],
     "rng": [None, np.random.default_rng(0), np.random.RandomState(0)],
     "weight": [None, [1.0, 2.0], np.array([1, 2]), Tensor([1.0, 2.0])],
     "pos_weight": [None, 2.0, [1.0, 2.0], Tensor([1.0, 2.0])],
     "ignore_index": [None, -100, np.int64(0)],
 }
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)  # see test_parts
+CONTAINERS = (
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict,  # see test_parts
+    nn.TransformerEncoder, nn.TransformerDecoder, nn.Ensemble,  # see test_attention, test_ensemble
+)  # fmt: skip
 MADE = [layer for layer in kinds.LAYERS if layer not in CONTAINERS]
 CASES = [
     pytest.param(layer, name, id=f"{layer.__name__}-{name}")
@@ -93,9 +137,22 @@ def made(layer: Any, **given: Any) -> Any:
 
 
 def is_right(layer: Any, name: str, value: Any) -> bool:
-    """Whether a value that is wrong elsewhere is right here: None, where it is the default."""
+    """Whether what is wrong elsewhere is right here: None, where it is the default; as many numbers as there are axes."""
     default = inspect.signature(layer).parameters[name].default
-    return value is None and default is None
+    if (
+        name == "p" and layer in (nn.PairwiseDistance, nn.TripletMarginLoss) and type(value) is float and value in (1.1, INF)
+    ):  # not a probability
+        return True
+    is_one_each = isinstance(value, tuple) and len(value) == getattr(layer, "axes", 0) and value in ((1,), (1, 2, 3))
+    return (value is None and default is None) or is_one_each
+
+
+def for_axes(layer: Any, value: Any) -> Any:
+    """Of two numbers as many as the layer has axes."""
+    axes = getattr(layer, "axes", 2)
+    if not isinstance(axes, int) or not isinstance(value, (tuple, list, np.ndarray)) or np.ndim(value) != 1 or len(value) != 2:
+        return value
+    return type(value)((*value, *value)[:axes]) if not isinstance(value, np.ndarray) else np.resize(value, axes)
 
 
 @pytest.mark.parametrize(("layer", "name"), CASES)
@@ -109,12 +166,12 @@ def test_each_argument_wrong_in_turn(layer: Any, name: str) -> None:
 
 @pytest.mark.parametrize(("layer", "name"), CASES)
 def test_other_spellings_of_what_is_right(layer: Any, name: str) -> None:
-    for value in ALSO.get(name, []):
+    for value in [for_axes(layer, value) for value in ALSO.get(name, [])]:
         layer_ = made(layer, **{name: value})
         assert repr(layer_)
         held = getattr(layer_, name, None)
         if name not in ("dtype", "rng", "weight", "pos_weight", "bias"):
-            assert held is None or type(held) in (int, float, bool, tuple), name
+            assert held is None or type(held) in (int, float, bool, tuple, nn.Dropout), name
 
 
 def test_messages() -> None:
@@ -123,12 +180,12 @@ def test_messages() -> None:
         (lambda: nn.Linear(2, -1), "Linear: out_features must be a whole number of at least 0, got -1"),
         (lambda: nn.Linear(2, "3"), "Linear: out_features must be a whole number of at least 0, got '3'"),
         (lambda: nn.Linear(2, 3, "no"), "Linear: bias must be True or False, got 'no'"),
-        (lambda: nn.BatchNorm1d(2.5), "BatchNorm1d: features must be a whole number of at least 0, got 2.5"),
-        (lambda: nn.LayerNorm((2, 0.5)), "LayerNorm: shape[1] must be a whole number of at least 0, got 0.5"),
-        (lambda: nn.Conv2d(1, 1, 2.5), "Conv2d: kernel must be a whole number of at least 1, got 2.5"),
+        (lambda: nn.BatchNorm1d(2.5), "BatchNorm1d: num_features must be a whole number of at least 0, got 2.5"),
+        (lambda: nn.LayerNorm((2, 0.5)), "LayerNorm: normalized_shape[1] must be a whole number of at least 0, got 0.5"),
+        (lambda: nn.Conv2d(1, 1, 2.5), "Conv2d: kernel_size must be a whole number of at least 1, got 2.5"),
         (
             lambda: nn.Conv2d(1, 1, (1, 2, 3)),
-            "Conv2d: kernel must be one whole number or two, for rows and for columns, got (1, 2, 3)",
+            "Conv2d: kernel_size must be one whole number or two, for rows and for columns, got (1, 2, 3)",
         ),
         (lambda: nn.Dropout(NAN), "Dropout: p must be a number in 0 .. 1, got nan"),
         (lambda: nn.HuberLoss(delta=0), "HuberLoss: delta must be a number above 0, got 0"),

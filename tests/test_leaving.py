@@ -91,7 +91,7 @@ REFUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "np.copyto": lambda t, s: np.copyto(np.zeros(2), t),
     "np.put": lambda t, s: np.put(np.zeros(2), [0], s),
     "np.append": lambda t, s: np.append(np.ones(2), t),
-    "np.vstack": lambda t, s: np.vstack([t, t]),
+    "np.dstack": lambda t, s: np.dstack([t, t]),
     "np.save": lambda t, s: np.save("", t),
     "np.vectorize": lambda t, s: np.vectorize(math.exp)(t),
     "np.frompyfunc": lambda t, s: np.frompyfunc(math.exp, 1, 1)(t),

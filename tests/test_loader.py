@@ -156,6 +156,7 @@ def test_mistakes(make, kind, message) -> None:
         ({"samples": 5}, "samples is 5, expected 4"),
         ({"batch_size": 3}, "batch_size is 3, expected 2"),
         ({"order": None}, "shuffle was False, expected True"),
+        ({"position": 0}, "there is an order, but position is 0"),
         ({"order": np.array([0, 1, 1, 2])}, "the order is not one of 4 samples"),
         ({"position": 3}, "position is 3, expected 0 to 2"),
         ({"generator": np.random.default_rng(0).bit_generator.state | {"bit_generator": "MT19937"}}, "generator: "),

@@ -41,13 +41,15 @@ CASES: dict[Any, list[tuple[Any, dict[str, Any]]]] = {
         (SHARES, {"weight": W, "label_smoothing": 0.1}),
     ],
     nn.NLLLoss: OF_CLASSES,
+    nn.MultiMarginLoss: [(LABELS, {}), (LABELS, {"weight": W, "p": 2})],
     nn.HuberLoss: [(NUMBERS, {}), (NUMBERS, {"delta": 0.3})],
     nn.KLDivLoss: [(SHARES, {}), (SHARES, {"reduction": "batchmean"})],
     nn.BCEWithLogitsLoss: [(SHARES, {}), (SHARES, {"weight": W, "pos_weight": 2.0})],
 }
 ALL = [
     (make, target, {"reduction": reduction} | options)
-    for make in kinds.LOSSES
+    for make in kinds.PAIRED
+    if make is not nn.BCELoss  # of probabilities; BCEWithLogitsLoss is reduced as it is
     for target, options in CASES.get(make, [(NUMBERS, {})])
     for reduction in ("mean", "sum")
     if "reduction" not in options or reduction == "mean"

@@ -10,6 +10,8 @@ import pytest
 from tensorgrad import Tensor, nn
 from tensorgrad.errors import ShapeError
 
+pytestmark = pytest.mark.quick
+
 
 class Net(nn.Module):
     def __init__(self) -> None:

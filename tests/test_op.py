@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import tensorgrad
-from tensorgrad import Tensor, op
+from tensorgrad import Tensor, jvp, op
 from tensorgrad.core.signature import Signature
 from tensorgrad.errors import GraphError, TensorgradError
 from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import gradcheck
+
+pytestmark = pytest.mark.quick
 
 
 def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +32,9 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.array([1.0, -2.0])
     np.testing.assert_array_equal(square(x), [1, 4])
     gradcheck(square, x, order=2)
+    np.testing.assert_array_equal(jvp(square, x, np.array([3.0, 5.0]))[1].data, 2 * x * [3, 5])
     assert square.formula("backward") == "gx = 2 g x"
+    assert square.formula("tangent") == "ty = 2 x tx"
     del REGISTRY["my_square"]
 
 

@@ -51,6 +51,7 @@ def test_every_op_has_an_oracle() -> None:
 def test_formula_stands_at_the_rule(op: Op) -> None:
     assert op.formula("forward")
     assert bool(op.formula("backward")) == (op.backward is not None)
+    assert bool(op.formula("tangent")) == (op.jvp is not None and not op.linear)  # what is linear is told by `forward`
 
 
 @pytest.mark.parametrize("name", REGISTRY)

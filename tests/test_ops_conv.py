@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import signal
 
+import tensorgrad
 from tensorgrad import Tensor, ops
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.testing import gradcheck
@@ -147,17 +150,243 @@ def test_first_of_equals_gets_the_gradient() -> None:
         (
             lambda: ops.avg_pool2d(draw(1, 1, 4, 4), 2.0),
             DTypeError,
-            "avg_pool2d: size must be one whole number or two, got 2.0",
+            "avg_pool2d: kernel_size must be one whole number or two, got 2.0",
         ),
-        (lambda: ops.avg_pool2d(draw(1, 1, 4, 4), (1, 2, 3)), DTypeError, "avg_pool2d: size must be one whole number or two"),
-        (lambda: ops.windows2d(draw(4, 4), (2, 2)), ShapeError, "windows2d: argument 0 has shape (4, 4), expected"),
         (
-            lambda: ops.fold2d(draw(1, 2, 2, 1, 2, 2), (4, 4)),
-            ShapeError,
-            "fold2d: 2 by 2 windows of 2 by 2 are not those of (4, 4) with stride (1, 1), padding (0, 0)",
+            lambda: ops.avg_pool2d(draw(1, 1, 4, 4), (1, 2, 3)),
+            DTypeError,
+            "avg_pool2d: kernel_size must be one whole number or two",
         ),
+        (
+            lambda: ops.windows(draw(4, 4), (2, 2)),
+            ShapeError,
+            "windows: x has shape (4, 4), expected 4 axes for a kernel (2, 2)",
+        ),
+        (lambda: ops.fold(draw(4, 4), (2, 2)), ShapeError, "fold: x has shape (4, 4), expected 6 axes for a size (2, 2)"),
+        (
+            lambda: ops.fold(draw(1, 2, 2, 1, 2, 2), (4, 4)),
+            ShapeError,
+            "fold: (2, 2) windows of (2, 2) are not those of (4, 4) with stride (1, 1), padding (0, 0), dilation (1, 1)",
+        ),
+        (
+            lambda: ops.conv2d(draw(1, 1, 4, 4), draw(1, 1, 3, 3), dilation=2),
+            ShapeError,
+            "conv2d: a window of (3, 3), (2, 2) apart, does not fit into (4, 4)",
+        ),
+        (
+            lambda: ops.conv1d(draw(1, 3, 4), draw(4, 2, 2), groups=2),
+            ShapeError,
+            "conv1d: input (1, 3, 4) and weight (4, 2, 2) do not fit; expected (n,c,l),(o,c/2,k)",
+        ),
+        (lambda: ops.conv1d(draw(1, 4, 4), draw(3, 2, 2), groups=2), ShapeError, "conv1d: 3 outputs are not divisible into 2"),
+        (lambda: ops.conv_transpose1d(draw(1, 3, 4), draw(3, 2, 2), groups=2), ShapeError, "3 channels are not divisible"),
+        (
+            lambda: ops.conv2d(draw(1, 1, 4, 4), draw(1, 1, 2, 2), padding="full"),
+            ValueError,
+            'conv2d: padding must be whole numbers, "same" or "valid", got \'full\'',
+        ),
+        (
+            lambda: ops.conv2d(draw(1, 1, 4, 4), draw(1, 1, 2, 2), None, (1, 2), "same"),
+            ValueError,
+            'conv2d: padding "same" is for stride 1, got stride (1, 2)',
+        ),
+        (
+            lambda: ops.conv_transpose2d(draw(1, 2, 4, 4), draw(3, 1, 2, 2)),
+            ShapeError,
+            "conv_transpose2d: input (1, 2, 4, 4) and weight (3, 1, 2, 2) do not fit; expected (n,c,h,w),(c,o,kh,kw)",
+        ),
+        (
+            lambda: ops.conv_transpose1d(draw(1, 1, 4), draw(1, 1, 2), stride=2, output_padding=2),
+            ValueError,
+            "conv_transpose1d: output_padding must be less than the stride (2,), got (2,)",
+        ),
+        (
+            lambda: ops.conv_transpose1d(draw(1, 1, 2), draw(1, 1, 2), padding=2),
+            ShapeError,
+            "conv_transpose1d: the result of input (1, 1, 2) with weight (1, 1, 2) would be of size (-1,)",
+        ),
+        (
+            lambda: ops.max_pool1d(draw(1, 1, 4), 2, padding=2),
+            ValueError,
+            "max_pool1d: padding must be at most half of a window (2,), got (2,)",
+        ),
+        (
+            lambda: ops.adaptive_avg_pool2d(draw(1, 1, 4, 4), (2, 2, 2)),
+            DTypeError,
+            "adaptive_avg_pool2d: output_size must be one whole number or two, got (2, 2, 2)",
+        ),
+        (lambda: ops.adaptive_max_pool1d(draw(1, 1, 0), 1), ShapeError, "input has shape (1, 1, 0), which has nothing to pool"),
     ],
 )
 def test_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+# Over one, two or three axes
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[int, dict[str, Any], tuple[int, ...], tuple[int, ...]]:
+    """How many axes, the settings, the shape of x, that of the weight."""
+    axes, groups = draw(st.integers(1, 3)), draw(st.sampled_from([1, 1, 2, 3]))
+    numbers = st.tuples(*[st.integers(1, 4 - axes // 2)] * axes)
+    kernel, stride, dilation, extra = (draw(numbers) for _ in range(4))
+    padding = draw(st.tuples(*[st.integers(0, 2)] * axes))
+    grid = zip(kernel, dilation, padding, extra, strict=True)
+    size = tuple(max(d * (k - 1) + e - 2 * p, 1) for k, d, p, e in grid)
+    if any(n + 2 * p < d * (k - 1) + 1 for n, k, d, p in zip(size, kernel, dilation, padding, strict=True)):
+        size = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    channels, out = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return axes, options, (draw(st.integers(1, 2)), channels, *size), (out, channels // groups, *kernel)
+
+
+def written_out(x: np.ndarray, w: np.ndarray, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
+    """By SciPy's correlation with kernels that have zeros between their elements."""
+    axes = x.ndim - 2
+    wide = np.zeros((*w.shape[:2], *[d * (k - 1) + 1 for k, d in zip(w.shape[2:], dilation, strict=True)]))
+    wide[(slice(None), slice(None), *[slice(None, None, d) for d in dilation])] = w
+    x = np.pad(x, ((0, 0), (0, 0), *[(p, p) for p in padding]))
+    own, per = x.shape[1] // groups, len(w) // groups
+    rows = []
+    for image in x:
+        parts = [(image[o // per * own : (o // per + 1) * own], wide[o]) for o in range(len(w))]
+        rows.append([sum(signal.correlate(c, k, "valid") for c, k in zip(cs, ks, strict=True)) for cs, ks in parts])
+    return np.array(rows)[(slice(None), slice(None), *[slice(None, None, s) for s in stride])] if axes else np.array(rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions())
+def test_convolutions_over_some_axes(case: Any) -> None:
+    axes, options, shape, kernel = case
+    x, w, b = draw(*shape), draw(*kernel), draw(kernel[0])
+    found = getattr(ops, f"conv{axes}d")(x, w, b, **options)
+    expected = written_out(x, w, **options) + b.reshape(-1, *(1,) * axes)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions())
+def test_the_transpose_is_the_transpose(case: Any) -> None:
+    """sum(conv(x) * y) = sum(x * transpose(y)) for every x and y, with what the stride leaves over as output_padding."""
+    axes, options, shape, kernel = case
+    x, w = draw(*shape), draw(*kernel)
+    y = getattr(ops, f"conv{axes}d")(x, w, **options)
+    names = ("stride", "padding", "dilation")
+    spans = zip(shape[2:], kernel[2:], *[options[n] for n in names], strict=True)
+    left = tuple((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in spans)
+    g = draw(*y.shape)
+    back = getattr(ops, f"conv_transpose{axes}d")(g, w, output_padding=left, **options)
+    assert back.shape == x.shape
+    np.testing.assert_allclose((y * g).sum(), (x * back).sum(), rtol=1e-9, atol=1e-9)
+    (gx,) = tensorgrad.grad(getattr(ops, f"conv{axes}d")(leaf := Tensor(x, True), w, **options), leaf, Tensor(g))
+    np.testing.assert_allclose(gx.data, back, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
+def test_their_gradients(name: str) -> None:
+    axes = int(name[-2])
+    x, w, b = draw(1, 4, *(3,) * axes), draw(4, 1, *(2,) * axes), draw(2 if "transpose" in name else 4)
+    options: dict[str, Any] = {"stride": 2, "padding": 1, "groups": 4}
+    if "transpose" in name:
+        options |= {"output_padding": 1, "groups": 2}
+    gradcheck(lambda x, w, b: getattr(ops, name)(x, w, b, **options), (x, w, b), order=2 if axes < 3 else 1)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kernel", [(1, 2), (3, 4)])
+def test_padding_by_its_name(kernel: Any, dilation: int) -> None:
+    x, w = draw(2, 2, 6, 7), draw(3, 2, *kernel)
+    same = ops.conv2d(x, w, padding="same", dilation=dilation)
+    assert same.shape == (2, 3, 6, 7)
+    around = [dilation * (k - 1) for k in kernel]
+    wide = np.pad(x, ((0, 0), (0, 0), *[(n // 2, n - n // 2) for n in around]))
+    np.testing.assert_allclose(same, ops.conv2d(wide, w, dilation=dilation), rtol=1e-12)
+    np.testing.assert_array_equal(ops.conv2d(x, w, padding="valid"), ops.conv2d(x, w))
+    gradcheck(lambda x, w: ops.conv2d(x, w, padding="same", dilation=dilation), (x, w))
+
+
+def regions(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> list[list[int]]:
+    """Which elements each window of a pool has, in x with what is around it; written as PyTorch describes it."""
+    found, at = [], -p
+    while at + d * (k - 1) < n + p or (ceil_mode and at < n and at + d * (k - 1) < n + p + s - 1):
+        found.append([at + d * i for i in range(k)])
+        at += s
+    return found
+
+
+@settings(max_examples=80, deadline=None)
+@given(convolutions(), st.booleans(), st.booleans(), st.booleans())
+def test_pools_over_some_axes(case: Any, is_max: bool, ceil_mode: bool, whole: bool) -> None:
+    axes, options, shape, weight = case
+    kernel, stride, dilation = weight[2:], options["stride"], options["dilation"] if is_max else (1,) * axes
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    padding = tuple(min(p, n // 2) for p, n in zip(options["padding"], spans, strict=True))
+    x = different(*shape)
+    grid = list(zip(shape[2:], kernel, stride, padding, dilation, strict=True))
+    if any(n + 2 * p < d * (k - 1) + 1 for n, k, s, p, d in grid):
+        return
+    areas = [regions(*settings, ceil_mode) for settings in grid]
+    if is_max:
+        found = getattr(ops, f"max_pool{axes}d")(x, kernel, stride, padding, dilation, ceil_mode)
+    else:
+        found = getattr(ops, f"avg_pool{axes}d")(x, kernel, stride, padding, ceil_mode, whole)
+    assert found.shape == (*shape[:2], *map(len, areas))
+    for at in np.ndindex(found.shape[2:]):
+        places = [area[i] for area, i in zip(areas, at, strict=True)]
+        inside = [[i for i in part if 0 <= i < n] for part, n in zip(places, shape[2:], strict=True)]
+        values = x[(slice(None), slice(None), *np.ix_(*inside))].reshape(*shape[:2], -1)
+        if is_max:
+            expected = values.max(-1, initial=-np.inf)  # between elements that are apart there may be none
+        else:
+            counted = [[i for i in part if i < n + p] for part, n, p in zip(places, shape[2:], padding, strict=True)]
+            expected = values.sum(-1) / np.prod([len(part) for part in (counted if whole else inside)])
+        np.testing.assert_allclose(found[(slice(None), slice(None), *at)], expected, rtol=1e-12, atol=1e-14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3), st.booleans())
+def test_adaptive_pools(sizes: list[tuple[int, int]], is_max: bool) -> None:
+    axes, kind = len(sizes), "max" if is_max else "avg"
+    x = different(2, 1, *[n for n, _ in sizes])
+    found = getattr(ops, f"adaptive_{kind}_pool{axes}d")(x, tuple(m for _, m in sizes))
+    assert found.shape == (2, 1, *[m for _, m in sizes])
+    for at in np.ndindex(found.shape[2:]):
+        area = [slice(i * n // m, -((i + 1) * n // -m)) for i, (n, m) in zip(at, sizes, strict=True)]
+        values = x[(slice(None), slice(None), *area)].reshape(2, 1, -1)
+        expected = values.max(-1) if is_max else values.mean(-1)
+        np.testing.assert_allclose(found[(slice(None), slice(None), *at)], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: ops.max_pool2d(x, 2, 2, 1, 1, True),
+        lambda x: ops.avg_pool2d(x, 3, 2, 1, True),
+        lambda x: ops.avg_pool2d(x, 3, 2, 1, False, False),
+        lambda x: ops.adaptive_avg_pool2d(x, (3, 2)),
+        lambda x: ops.adaptive_max_pool2d(x, (3, None)),
+    ],
+)
+def test_pools_have_gradients_and_are_compiled(pool: Any) -> None:
+    x = different(1, 2, 5, 4)
+    gradcheck(pool, x, order=2)
+    w = Tensor(np.ones(x.shape), True)
+    step = tensorgrad.compile(lambda x: tensorgrad.grad((pool(x * w) ** 2).sum(), w)[0])
+    expected = (pool(x) ** 2).sum()
+    for _ in range(3):
+        np.testing.assert_allclose((step(x).data).sum(), 2 * expected, rtol=1e-12)
+    assert not step.why_not
+    for dtype in (np.float32, np.float16):
+        assert pool(x.astype(dtype)).dtype == dtype
+    np.testing.assert_allclose(pool((x * 10).astype(np.int64)), pool(x) * 10, rtol=1e-12)
+
+
+def test_the_first_of_equals_in_areas_that_overlap() -> None:
+    x = Tensor(np.zeros((1, 1, 3, 3)), True)
+    ops.adaptive_max_pool2d(x, 2).backward(np.array([[[[1.0, 2.0], [4.0, 8.0]]]]))
+    np.testing.assert_array_equal(x.grad.data, [[[[1, 2, 0], [4, 8, 0], [0, 0, 0]]]])
+    x = Tensor(np.array([[[[0.0, 1, 0], [1, 0, 0], [0, 0, 0]]]]), True)  # row by row, not column by column
+    ops.adaptive_max_pool2d(x, 2).backward(np.array([[[[1.0, 2.0], [4.0, 8.0]]]]))
+    np.testing.assert_array_equal(x.grad.data, [[[[0, 3, 0], [4, 8, 0], [0, 0, 0]]]])

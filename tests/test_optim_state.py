@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tensorgrad as tg
-from tensorgrad import Tensor, data, nn, ops, optim, train
+from tensorgrad import Tensor, data, nn, optim, train
 from tensorgrad.errors import ArgumentError, GraphError, ShapeError, TensorgradError
 from tensorgrad.nn import functional as F
 from tests import kinds
@@ -387,7 +387,7 @@ def test_what_a_group_has_stays() -> None:
 
 SHARES = {"momentum", "dampening", "gamma", "factor", "rise"}  # from 0 to 1
 BELOW = {"alpha", "b1", "b2"}
-WHOLE = {"every", "epochs", "first", "steps", "patience", "max_iter", "history_size"}
+WHOLE = {"every", "epochs", "first", "steps", "patience", "waited", "max_iter", "history_size"}
 
 
 def numbers() -> list[tuple[Any, str]]:
@@ -414,7 +414,7 @@ def wrong(kind: Any, name: str) -> list[Any]:
     found = [-1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, np.bool_(True), 1j, np.ones(1), [0.5], 10**400]
     whole = name in WHOLE or (kind is optim.CosineAnnealingWarmRestarts and name == "factor")
     found += [1.5, 1.5, np.float32(2.5)] if whole else []
-    found += [0] if (whole and name != "patience") or name in ("divide", "end_divide") else []
+    found += [0] if (whole and name not in ("patience", "waited")) or name in ("divide", "end_divide") else []
     found += [1.5, np.int64(2), Tensor(1.001)] if name in SHARES and not whole else []
     found += [1.0, 1, 2.5] if name in BELOW | {"betas"} else []
     return [(0.5, v) for v in found] + [0.5, (0.1,), (0.1, 0.1, 0.1), None] if name == "betas" else found
@@ -425,9 +425,11 @@ def test_numbers_are_checked_when_they_come_in_and_when_they_are_set(kind: Any, 
     make = schedule_of if issubclass(kind, optim.Schedule) else optimiser_of
     message = rf"^{kind.__name__}: {name}\S* must be "
     made = make(kind)
+    given = name != "waited"  # what a schedule counts itself can be set, not given
     for value in wrong(kind, name):
-        with pytest.raises(ArgumentError, match=message):
-            make(kind, **{name: value})
+        if given:
+            with pytest.raises(ArgumentError, match=message):
+                make(kind, **{name: value})
         place = made if issubclass(kind, optim.Schedule) or name == "lr" else made.settings
         with pytest.raises(ArgumentError, match=message):
             (setattr if place is made else type(place).__setitem__)(place, name, value)
@@ -441,8 +443,10 @@ def test_numbers_are_checked_when_they_come_in_and_when_they_are_set(kind: Any, 
     if name == "max_eval":
         return
     for value in (np.float64(1), np.uint8(1), np.array(1), Tensor(1.0), np.float16(1)):
-        given = value if name not in BELOW else Tensor(0.5)
-        made = make(kind, **{name: given})
+        value = value if name not in BELOW else Tensor(0.5)
+        made = make(kind, **{name: value} if given else {})
+        if not given:
+            setattr(made, name, value)
         found = getattr(made, name) if hasattr(type(made), name) or name in vars(made) else made.settings[name]
         assert found == (1 if name not in BELOW else 0.5)
         assert type(found) in (float, int)
@@ -479,9 +483,6 @@ def test_clipping_by_a_value_that_the_dtype_does_not_have() -> None:
 def test_norms_neither_overflow_nor_underflow(dtype: str, compiled: bool) -> None:
     """Gradients of s [3, 4] and s [12], s being 2^k over all exponents: a norm of 13 s, and gradients of that norm, or 2^-9."""
     info = np.finfo(dtype)
-    with np.errstate(all="ignore"):
-        if compiled and ops.norm(Tensor(np.full(2, 1e200))).item() == np.inf:
-            pytest.skip("ops.norm of large numbers overflows, and recorded clipping is made of it")
     a, b = Tensor(np.ones(2, dtype), True), Tensor(np.ones(1, dtype), True)
 
     def clip(g: Tensor, h: Tensor) -> Any:

@@ -533,7 +533,7 @@ def test_sequential_refuses_what_is_no_module() -> None:
         (None, "is None, expected a Module"),
         ("relu", "is 'relu', expected a Module"),
         (3, "is 3, expected a Module"),
-        ([nn.ReLU()], r"is a list, expected a Module; pass what is in it one by one: Sequential\(\*parts\)"),
+        ([nn.ReLU()], r"is a list, expected a Module; pass what is in it one by one: nn.Sequential\(\*layers\)"),
         ((part for part in [nn.ReLU()]), r"is a generator, expected a Module; pass what is in it one by one"),
         (np.ones(2), r"is a ndarray of shape \(2,\), expected a Module"),
         (nn.Parameter([1.0]), r"is a Parameter of shape \(1,\), expected a Module"),

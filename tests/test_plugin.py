@@ -70,6 +70,7 @@ def test_without_graphviz_it_leaves_the_dot_file(pytester: pytest.Pytester) -> N
     assert "cube" in (pytester.path / "gradient-drawings" / "test_cube.py-test_cube.dot").read_text()
 
 
+@pytest.mark.thorough
 def test_nothing_is_left_by_tests_that_pass_or_fail_otherwise(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_a(): pass\ndef test_b(): assert 0")
     pytester.runpytest_subprocess().assert_outcomes(passed=1, failed=1)
@@ -91,6 +92,7 @@ def test_profiles(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess("--hypothesis-profile=thorough").assert_outcomes(passed=1)
 
 
+@pytest.mark.thorough
 def test_a_conftest_can_load_a_profile_or_have_its_own(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         "from hypothesis import settings\nsettings.load_profile('thorough')\nsettings.register_profile('dev', max_examples=3)\n"
@@ -100,3 +102,45 @@ def test_a_conftest_can_load_a_profile_or_have_its_own(pytester: pytest.Pytester
         "def test_profile(): assert (settings().max_examples, settings.get_profile('dev').max_examples) == (2000, 3)\n"
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+PASTED = '''
+import numpy as np
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from tensorgrad.testing import check_model
+from tensorgrad.testing.strategies import batches, mlps
+
+
+def loss(z, y):
+    """Of the samples of class 1 the gradient is half of what it should be."""
+    picked = z.log_softmax(-1)[np.arange(len(y)), y]
+    share = np.where(y == 1, 0.5, 1.0)
+    return -(picked * share + picked.detach() * (1 - share)).mean()
+
+
+@settings(database=None, derandomize=True, deadline=None, phases=[Phase.generate], report_multiple_bugs=False)
+@given(model=mlps(features=2, classes=2, max_width=3), data=batches(features=2, classes=2), extra=st.lists(st.integers()))
+def test_gradients(model, data, extra):
+    check_model(model, loss, *data)
+'''
+
+
+@pytest.mark.thorough
+def test_the_example_that_is_printed_can_be_pasted(pytester: pytest.Pytester) -> None:
+    """It fails as the test did; weights and data are the same to the last digit."""
+    pytester.makepyfile(test_model=PASTED)
+    text = pytester.runpytest_subprocess().stdout.str()
+    printed = r"^E +(?:Failing test case|Falsifying example): test_gradients(\(.*?^E +\))"
+    arguments = re.search(printed, text, re.MULTILINE | re.DOTALL)
+    assert arguments, text
+    call = re.sub(r"^E +", "", arguments[1], flags=re.MULTILINE)
+    assert re.search(r"model=nn\.Sequential\(nn\.Linear\(2, \d, rng=np\.random\.default_rng\(\d+\)\)", call), call
+    lines = ["import numpy as np", "from tensorgrad import nn", "from test_model import test_gradients"]
+    script = "\n".join([*lines, f"test_gradients.hypothesis.inner_test{call}", ""])
+    path = pytester.makepyfile(pasted=script)
+    again = pytester.runpython(path).stderr.str()
+    rows = re.findall(r"^\d\.\w+ .* wrong .*$", again, re.MULTILINE)
+    assert rows
+    for row in rows:
+        assert row in text

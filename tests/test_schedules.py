@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from tensorgrad import Tensor, optim
 
+pytestmark = pytest.mark.quick
+
 FORMULAS = {
     "step": (lambda o: optim.StepLR(o, 3, 0.5), lambda t: 0.4 * 0.5 ** (t // 3)),
     "exponential": (lambda o: optim.ExponentialLR(o, 0.9), lambda t: 0.4 * 0.9**t),

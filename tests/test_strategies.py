@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 import tensorgrad
 from tensorgrad import Tensor, fusion, nn
 from tensorgrad.core.signature import Signature
+from tensorgrad.errors import DataError
 from tensorgrad.op import REGISTRY, Op
 from tensorgrad.testing import GradientError, gradcheck, strategies
 from tensorgrad.testing.expressions import Expression, expressions
@@ -65,6 +68,7 @@ def test_arguments_of_every_op(data: st.DataObject, op: Op) -> None:
 COMPARING = [REGISTRY[name] for name in ("max", "min", "maximum", "minimum")]  # they have kinks where elements are equal
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("op", [op for op in REGISTRY.values() if op.kinks] + COMPARING, ids=lambda op: op.name)
 @given(data=st.data())
 def test_gradients_on_kinks(op: Op, data: st.DataObject) -> None:
@@ -87,6 +91,7 @@ def test_batches_and_labels(batch: tuple[np.ndarray, np.ndarray], count: np.ndar
     assert len(count) == 5
 
 
+@pytest.mark.thorough
 def test_networks_shrink_to_one_narrow_layer() -> None:
     smallest = find(strategies.mlps(), lambda m: isinstance(m, nn.Sequential), settings=QUICK)
     assert [p.shape for p in smallest.parameters()] == [(1, 1), (1,)]
@@ -132,7 +137,8 @@ def test_an_expression_computes_what_it_prints(expression: Expression) -> None:
 def test_expressions_grow_and_share() -> None:
     grown = find(expressions(), lambda e: len(e.steps) >= 4, settings=FOUND)
     assert len({s for step in grown.steps for s in step.sources if isinstance(s, str)}) >= 4
-    find(expressions(), lambda e: any(step.sources[:1] == step.sources[1:] for step in e.steps), settings=FOUND)
+    leaves = lambda step: [s for s in step.sources if isinstance(s, str)]  # noqa: E731  others are arrays
+    find(expressions(), lambda e: any(len(leaves(step)) > len(set(leaves(step))) for step in e.steps), settings=FOUND)
     find(expressions(["matmul", "tanh"]), lambda e: {s.op.name for s in e.steps} == {"matmul", "tanh"}, settings=FOUND)
 
 
@@ -157,16 +163,178 @@ def test_a_wrong_rule_shrinks_to_itself(name: str, monkeypatch: pytest.MonkeyPat
         exec(found.script(), {})
 
 
-def test_without_hypothesis() -> None:
+# Strategies of the user's, with these in them
+
+
+@pytest.mark.thorough
+def test_they_shrink_inside_of_others() -> None:
+    def smallest(strategy: st.SearchStrategy[Any], condition: Callable[[Any], bool] = lambda found: True) -> Any:
+        return find(strategy, condition, settings=QUICK)
+
+    model, arrays = smallest(
+        st.tuples(strategies.mlps(features=2), st.lists(strategies.values((2,)))),
+        lambda found: len(found[1]) >= 2 and any(a[1] > 0.5 for a in found[1]),
+    )
+    assert [p.shape for p in model.parameters()] == [(2, 1), (1,)]
+    assert sorted(a.tolist() for a in arrays) == [[0.0, 0.0], [0.0, 0.51]]
+
+    @st.composite
+    def nets_and_data(draw: st.DrawFn) -> tuple[nn.Sequential, np.ndarray, np.ndarray, float]:
+        classes = draw(st.integers(2, 4))
+        x, y = draw(strategies.batches(3, classes))
+        return draw(strategies.mlps(features=3, classes=classes)), x, y, draw(st.floats(0, 1))
+
+    model, x, y, rate = smallest(nets_and_data(), lambda found: len(found[2]) > 1 and 1 in found[2] and found[0](found[1]).size)
+    assert [p.shape for p in model.parameters()] == [(3, 2), (2,)]
+    assert (x.tolist(), sorted(y.tolist()), rate) == ([[0.0] * 3] * 2, [0, 1], 0.0)
+
+    rows = strategies.values((2, 2)).map(lambda a: a @ a.T).filter(lambda a: np.trace(a) >= 1)
+    assert np.trace(smallest(rows)) == pytest.approx(1, abs=0.02)
+    longer = st.integers(1, 4).flatmap(lambda n: st.tuples(st.just(n), strategies.values((n,)), strategies.labels(n, 3)))
+    n, a, labels = smallest(longer, lambda found: found[2].sum() >= 3)
+    assert (n, a.tolist(), sorted(labels.tolist())) == (2, [0.0, 0.0], [1, 2])
+    either = st.one_of(strategies.values((2,)), strategies.mlps(), strategies.ops(["tanh", "exp"]))
+    assert smallest(either, lambda found: isinstance(found, np.ndarray)).tolist() == [0.0, 0.0]
+    assert len(list(smallest(either, lambda found: isinstance(found, nn.Module)).parameters())) == 2
+    op, (args, _) = smallest(
+        strategies.ops(["tanh", "matmul"]).flatmap(lambda op: st.tuples(st.just(op), strategies.arguments(op))),
+        lambda found: len(found[1][0]) == 2,
+    )
+    assert (op.name, [a.tolist() for a in args]) == ("matmul", [[[0.0]], [[0.0]]])
+
+
+# What is printed
+
+
+NAMES = {"np": np, "nn": nn, "REGISTRY": REGISTRY, "Expression": Expression, "array": np.array}
+
+
+def shown(strategy: st.SearchStrategy[Any], condition: Callable[[Any], bool] = lambda value: True) -> tuple[Any, Any, str]:
+    """A value, what the code makes that Hypothesis prints for it, and that code."""
+    drawn: list[Any] = []
+
+    @settings(FOUND, max_examples=300, report_multiple_bugs=False)
+    @given(value=strategy)
+    def test(value: Any) -> None:
+        drawn.append(value)
+        assert not condition(value)
+
+    with pytest.raises(AssertionError) as caught:
+        test()
+    text = "\n".join(caught.value.__notes__)
+    code = re.search(r"test(\(\n.*?^\))", text, re.MULTILINE | re.DOTALL)
+    assert code, text
+    return drawn[-1], eval(f"dict{code[1]}", dict(NAMES))["value"], code[1]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values that were drawn are equal, dtypes and weights included."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and same(list(a.values()), list(b.values()))
+    if isinstance(a, nn.Module):
+        kinds = [[type(part) for _, part in model.named_modules()] for model in (a, b)]
+        return kinds[0] == kinds[1] and same(dict_of(a), dict_of(b))
+    if isinstance(a, Expression):
+        return repr(a) == repr(b) and same(a.leaves, b.leaves) and same(a(*a.inputs), b(*b.inputs))
+    return bool(a == b)
+
+
+def dict_of(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: p.data for name, p in model.named_parameters()}
+
+
+DRAWN: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bool]]] = {
+    "mlps": (strategies.mlps(), lambda model: len(list(model.parameters())) == 6),
+    "narrow": (strategies.mlps(features=4, classes=3), lambda model: True),
+    "batches": (strategies.batches(2, 3), lambda batch: batch[1].sum() > 1),
+    "values": (strategies.values((2, 3)), lambda x: len(set(x.flat)) > 3),
+    "no values": (strategies.values((0, 3)), lambda x: True),
+    "a value": (strategies.values(()), lambda x: x > 0.5),
+    "no labels": (strategies.labels(0, 3), lambda x: True),
+    "dtypes": (strategies.dtypes(), lambda dtype: dtype == np.float64),
+    "ops": (strategies.ops(), lambda op: op.name > "m"),
+    "indices": (strategies.arguments(REGISTRY["getitem"]), lambda s: any(isinstance(i, np.ndarray) for i in s[1]["index"])),
+    "masks": (strategies.arguments(REGISTRY["where"]), lambda s: any(a.dtype == bool and a.any() for a in s[0])),
+    "dtype": (strategies.arguments(REGISTRY["astype"]), lambda s: True),
+    "on kinks": (strategies.arguments(REGISTRY["relu"], on_kinks=True), lambda s: (s[0][0] == 0).any()),
+    "expressions": (expressions(), lambda e: len(e.steps) >= 3),
+    "indexing": (expressions(["getitem", "gather", "mul"]), lambda e: len(e.steps) >= 2),
+    "in others": (st.tuples(strategies.mlps(), st.lists(strategies.values((2,)), min_size=1)), lambda found: True),
+    "mapped": (strategies.values((2,)).map(lambda x: (x, 2)), lambda found: found[0].any()),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_it_is_printed_as_the_code_that_makes_it(name: str) -> None:
+    drawn, made, code = shown(*DRAWN[name])
+    assert same(drawn, made), code
+
+
+def test_what_a_person_would_write() -> None:
+    assert "nn.Sequential(nn.Linear(4, 3, rng=np.random.default_rng(0)))" in shown(strategies.mlps(features=4, classes=3))[2]
+    deep = shown(strategies.mlps(activations=["tanh"]), lambda model: len(list(model.parameters())) == 4)[2]
+    assert re.search(
+        r"nn\.Sequential\(nn\.Linear\((\d), (\d), rng=np\.random\.default_rng\((\d+)\)\), nn\.Tanh\(\), "
+        r"nn\.Linear\(\2, \d, rng=np\.random\.default_rng\((\d+)\)\)\)",
+        deep,
+    ), deep
+    assert re.search(r"\(np\.array\(\[\[.*\]\]\), np\.array\(\[.*\]\)\)", shown(strategies.batches(2, 3))[2])
+    assert "REGISTRY['tanh']" in shown(strategies.ops(["tanh"]))[2]
+
+
+@given(expression=expressions(max_ops=3))
+def test_expressions_are_read_from_what_they_print(expression: Expression) -> None:
+    assert same(expression, eval(repr(expression), dict(NAMES)))
+
+
+@pytest.mark.parametrize("line", ["a", "a = ", "y0 = ops['tanh'](a)[0]", "f(a)", "y0 = a = np.ones(2)"])
+def test_what_is_no_expression(line: str) -> None:
+    with pytest.raises((DataError, SyntaxError, NameError)):
+        Expression.of(f"a = np.array([1.0]); {line}")
+
+
+# Time, and what is not installed
+
+
+def test_the_first_check_imports_nothing() -> None:
+    """Hypothesis gives every example 200 ms: Numba takes longer, so it is there when the strategies are."""
+    code = """
+import sys
+import numpy as np
+from tensorgrad import nn
+from tensorgrad.nn import functional as F
+from tensorgrad.testing import check_model
+from tensorgrad.testing.strategies import ACTIVATIONS
+
+before = set(sys.modules)
+for activation in ACTIVATIONS.values():
+    model = nn.Sequential(nn.Linear(2, 3), activation(), nn.Linear(3, 2))
+    check_model(model, F.cross_entropy, np.ones((2, 2)), np.array([0, 1]), raises=False)
+print(*sorted(set(sys.modules) - before))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "needs"), [("strategies", "hypothesis"), ("expressions", "hypothesis"), ("plugin", "pytest")]
+)
+def test_what_is_not_installed_is_named(module: str, needs: str) -> None:
     """The core needs NumPy alone; what needs more says so."""
     code = (
-        "import sys; sys.modules['hypothesis'] = None\n"
+        f"import sys; sys.modules[{needs!r}] = None\n"
         "from tensorgrad.testing import gradcheck; import numpy as np\n"
         "assert gradcheck(lambda x: x.tanh(), np.ones(3))\n"
-        "import tensorgrad.testing.strategies"
+        f"import tensorgrad.testing.{module}"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert re.search(
-        r"MissingDependencyError: tensorgrad.testing.strategies needs hypothesis, .* pip install hypothesis",
-        run.stderr,
-    ), run.stderr
+    assert run.stderr.splitlines()[-1] == (
+        f"tensorgrad.errors.MissingDependencyError: tensorgrad.testing.{module}: needs {needs}, which is not installed; "
+        f"pip install {needs}"
+    )

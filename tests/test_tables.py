@@ -17,14 +17,19 @@ from tensorgrad.op import REGISTRY
 from tensorgrad.testing import strategies
 from tests import (
     kinds,
+    test_attention,
     test_compile,
     test_cuda,
+    test_ensemble,
     test_functional,
     test_fusion,
     test_layers,
     test_ops_elementwise,
     test_optim,
     test_parts,
+    test_recurrent,
+    test_torch_values,
+    test_weights,
 )
 from tests import test_schedules as schedules
 from tests.cuda import chains
@@ -53,17 +58,25 @@ def test_every_activation_can_be_asked_for_by_name() -> None:
 
 
 def test_every_layer_is_tried() -> None:
-    files = (test_layers, test_parts, test_functional, test_cuda)
+    files = (test_layers, test_parts, test_functional, test_cuda, test_torch_values, test_ensemble, test_recurrent)
+    files = (*files, test_attention)
     text = "".join(inspect.getsource(file) for file in files)
     found = {type(layer) for layer, *_ in test_layers.PLAIN} | {make for make, *_ in test_layers.LOSSES}
+    found |= {
+        type(make()) for make in (*test_weights.LAYERS.values(), *(make for make, _ in test_torch_values.LOSSES.values()))
+    }
     for kind in kinds.LAYERS:
         assert kind in found or f"nn.{kind.__name__}" in text, kind.__name__
 
 
 def test_every_loss_has_a_formula_and_a_module() -> None:
     functions = {name for name in F.__all__ if "reduction" in inspect.signature(getattr(F, name)).parameters}
-    assert functions == {"cross_entropy", "nll_loss"} | test_functional.PAIRS.keys()
-    assert {make for make, *_ in test_layers.LOSSES} == set(kinds.LOSSES)
+    by_torch = {make().__class__ for make, _ in test_torch_values.LOSSES.values()}
+    assert {make for make, *_ in test_layers.LOSSES} | by_torch >= set(kinds.LOSSES)
+    modules = {"cross_entropy": "CrossEntropyLoss", "binary_cross_entropy": "BCELoss"}  # named otherwise than the function
+    named = {kind.__name__.lower() for kind in by_torch | {nn.NLLLoss}}
+    for name in functions - test_functional.PAIRS.keys():
+        assert modules.get(name, name.replace("_", "")).lower() in named | {"crossentropyloss"}, name
 
 
 def test_every_fused_layer_is_matched_derived_and_proved() -> None:

@@ -11,6 +11,8 @@ from tensorgrad import Tensor, errors, ops
 from tensorgrad.errors import DTypeError, GraphError, LabelError, ShapeError
 from tensorgrad.nn import functional as F
 
+pytestmark = pytest.mark.quick
+
 
 def test_dtypes() -> None:
     assert Tensor(1.5).dtype == Tensor([1, 2]).dtype == Tensor([[1.0]]).dtype == np.float32

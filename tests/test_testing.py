@@ -10,6 +10,8 @@ from tensorgrad.errors import DTypeError
 from tensorgrad.testing import numerical_gradient
 from tests.strategies import generators
 
+pytestmark = pytest.mark.quick
+
 
 @given(rng=generators())
 def test_known_derivatives(rng: np.random.Generator) -> None:

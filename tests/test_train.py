@@ -248,6 +248,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("compile", [True, False])
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @settings(max_examples=max(settings().max_examples // 3, 10))

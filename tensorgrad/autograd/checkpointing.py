@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from tensorgrad.autograd.walk import grad
+from tensorgrad.autograd.batching import lowered, raised
+from tensorgrad.autograd.forward import Linearised
+from tensorgrad.autograd.walk import between
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, Xp, address, digest, is_array, is_floating, namespace
+from tensorgrad.core.batched import Batched
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.memory import private
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DTypeError, GraphError
-from tensorgrad.ops.random import keep_mask
+from tensorgrad.ops.shape import reshape
 
 
 class Again:
@@ -28,50 +32,59 @@ class Again:
     wanted   which of its arguments required a gradient
     leaves   the arrays of what else does
     read     what was in its graph besides: ops, attributes, and the values of leaves
+    draws    the random numbers that it drew, which it gets again
     """
 
-    def __init__(self, fn: Callable[..., Any], given: Sequence[Any], leaves: list[Array], read: list[str]) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], given: Sequence[Any], leaves: list[Array], read: list[str], draws: list[Any]
+    ) -> None:
         self.wanted = [isinstance(x, Tensor) and x.requires_grad for x in given]
         self.fn, self.__name__ = fn, getattr(fn, "__name__", type(fn).__name__)
-        self.time, self.leaves, self.read = writes.tick(), leaves, read
+        self.time, self.leaves, self.read, self.draws = writes.tick(), leaves, read, draws
         self.lent = [(a, contents(a)) for a in leaves if writes.is_lent(a)]
 
     def __call__(self, *xs: Any) -> Any:
-        return self.fn(*xs)
+        kept = iter(self.draws)
 
-    def compare(self, result: Any, given: Sequence[Any]) -> None:
+        def again(draw: Callable[[], Any]) -> Any:
+            for y in kept:
+                return y
+            return draw()  # more than the first time, which `compare` finds
+
+        with switched(draws=again, tracing=False):  # or what needs no gradient would be recorded, too, as it was not before
+            return self.fn(*xs)
+
+    def compare(self, result: Any, given: Sequence[Any], since: int) -> None:
         """Raise GraphError if the function, called once more, is another one."""
         if writes.since(self.time, self.leaves, unseen=True) or any(contents(a) != was for a, was in self.lent):
             raise GraphError("checkpoint: a parameter that the function reads has been changed in place since it was called")
-        now = read_by(result, given)
+        now = read_by(result, given, since)
         if now != self.read:
             was = next((a for a, b in zip_longest(self.read, now) if a != b), "") or "less"
             was = was.partition(" [")[0]  # without the places of what is read
             raise GraphError(
                 f"checkpoint: the function, called again in backward(), computes something else than before (it was {was}): "
-                f"an array that it reads has been changed since, or it draws random numbers. Pass arrays as arguments, and "
-                f"set generators inside of the function"
+                f"an array that it reads has been changed since, or it draws random numbers by other means than tensorgrad's. "
+                f"Pass arrays as arguments, and set generators inside of the function"
             )
 
 
-def read_by(result: Any, given: Sequence[Any]) -> list[str]:
-    """What a result was computed by and, besides `given` and what requires a gradient, of."""
+def read_by(result: Any, given: Sequence[Any], since: int) -> list[str]:
+    """What a result was computed by since then and, besides `given` and what requires a gradient, of."""
     if not isinstance(result, Tensor) or result.node is None:
         return []
-    graph = Graph.of(result)
-    values = [t._data for t in graph.leaves if not t.requires_grad and not any(t is x for x in given)]
-    place: dict[Any, str] = {node: f"of {i}" for i, node in enumerate(graph.nodes)}
-    place |= {t: f"given {i}" for i, t in enumerate(given) if isinstance(t, Tensor)}
-    place |= {t: f"leaf {address(t._data)}" for t in graph.leaves if t.requires_grad and t not in place}
-    numbers = [[x if isinstance(x, (int, float)) else place.get(x, "") for x in node.inputs] for node in graph.nodes]
-    uses = [f"{node.op.name} {contents(node.attrs)} {found}" for node, found in zip(graph.nodes, numbers, strict=True)]
-    drawn = [
-        a
-        for node in graph.nodes
-        for source, a in zip(node.inputs, node.saved, strict=False)
-        if isinstance(source, Node) and source.op is keep_mask
-    ]
-    return [*uses, *[f"a value {contents(a)}" for a in values], *[f"a mask {contents(a)}" for a in drawn]]
+    nodes = [node for node in Graph.of(result).nodes if node.index >= since]
+    leaves = dict.fromkeys(x for node in nodes for x in node.inputs if isinstance(x, Tensor))
+    values = [t._data for t in leaves if not t.requires_grad and not any(t is x for x in given)]
+    place: dict[Any, str] = {node: f"of {i}" for i, node in enumerate(nodes)}
+    place |= {t.node or t: f"given {i}" for i, t in enumerate(given) if isinstance(t, Tensor)}
+    place |= {t: f"leaf {address(t._data)}" for t in leaves if t.requires_grad and t not in place}
+
+    def where(x: Any) -> Any:
+        return x if isinstance(x, (int, float)) else place.get(x, f"before {x.index}" if isinstance(x, Node) else "")
+
+    uses = [f"{node.op.name} {contents(node.attrs)} {[where(x) for x in node.inputs]}" for node in nodes]
+    return [*uses, *[f"a value {contents(a)}" for a in values]]
 
 
 def contents(value: Any) -> str:
@@ -90,6 +103,7 @@ class Checkpoint(Op):
 
     forward    y  = fn(x, ...)
     backward   gx = the gradient of fn, computed again, for g
+    tangent    ty = the tangent of fn, computed again, along those of the inputs
     """
 
     name, signature = "checkpoint", "()->()"  # it keeps its inputs itself, in `saved`
@@ -102,11 +116,16 @@ class Checkpoint(Op):
 
     def recorded(self, *xs: Any, fn: Callable[..., Any]) -> Tensor:
         """Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`."""
+        if any(type(x) is Batched for x in xs):
+            given = [lowered(x) if isinstance(x, Tensor) else x for x in xs]
+            return raised(self.recorded(*given, fn=on_all_samples(fn)))
         trace = state.trace
         written, length = (0, 0) if trace is None else (trace.written(), trace.length())
         own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
         writes.look()  # what was written before this is part of it
-        with switched(recording=True):
+        draws: list[Any] = []
+        start = writes.tick()
+        with switched(recording=True, draws=keeper(draws) if trace is None else None):
             trial = fn(*own)
         if not isinstance(trial, Tensor):
             raise GraphError(f"checkpoint: the function returned {type(trial).__name__}, expected a Tensor")
@@ -114,10 +133,9 @@ class Checkpoint(Op):
             if trace.written() != written:
                 trace.forbid("checkpoint() of a function that changes what is outside of it")
             trace.captures(trial, length, [x for x in own if isinstance(x, Tensor)])
-        given = [x._data for x in xs if isinstance(x, Tensor)]
         leaves: list[Tensor] = []
         if trial.node is not None:
-            leaves = [t for t in Graph.of(trial).leaves if t.requires_grad and not any(t._data is a for a in given)]
+            leaves = [t for t in Graph.of(trial).leaves if t.requires_grad and not any(t is x for x in own)]
         out = trial._data
         if not trial.requires_grad:
             return trial if state.tracing else wrap(out, None)
@@ -126,7 +144,7 @@ class Checkpoint(Op):
         attrs = {"fn": fn, "count": len(xs)}
         if trace is None:
             saved = tuple([writes.kept(a) for a in saved])
-            attrs["fn"] = Again(fn, own, [t._data for t in leaves], read_by(trial, own))
+            attrs["fn"] = Again(fn, own, [t._data for t in leaves], read_by(trial, own, start), draws)
         return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -138,30 +156,81 @@ class Checkpoint(Op):
 
     def backward(self, g: Value, y: Value, *xs: Value, fn: Callable[..., Any], count: int) -> Rules:
         found: list[Any] = []
-        leaves = [x.source for x in xs[count:]]  # the Tensors that fn reads by itself, of which nothing is kept here
 
         def gradient(i: int) -> Value:
             if not found:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True, tracing=recorded):
-                    wanted = fn.wanted if isinstance(fn, Again) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
-                    fresh = [
-                        (Tensor(x, True) if want else wrap(x, None)) if is_array(x) else x
-                        for x, want in zip(xs[:count], wanted, strict=True)
-                    ]
-                    inputs = [t for t in (*fresh, *leaves) if isinstance(t, Tensor) and t.requires_grad]
-                    result = fn(*fresh)
-                    if isinstance(fn, Again):
-                        fn.compare(result, fresh)
-                    gradients = grad(result, inputs, g, create_graph=recorded, allow_unused=True)
+                    result, given = again(fn, xs, count)
+                    inputs = [t for t in given if isinstance(t, Tensor) and t.requires_grad]
+                    gradients = between(result, inputs, g, recorded)
                 by_id = dict(zip(map(id, inputs), gradients, strict=True))
-                found.extend(by_id.get(id(t)) for t in (*fresh, *leaves))
+                found.extend(by_id.get(id(t)) for t in given)
             one = found[i]
             if one is None:
                 return np.zeros(xs[i].shape, xs[i].dtype)
             return one if isinstance(g, Tensor) else one._data
 
         return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
+
+    def jvp(self, y: Value, *xs: Value, fn: Callable[..., Any], count: int) -> Tangents:
+        found: list[Any] = []
+
+        def tangent(*ts: Value) -> Value:
+            recorded = any(isinstance(t, Tensor) for t in ts)
+            with switched(recording=True, tracing=recorded):
+                if not found:
+                    result, given = again(fn, xs, count)
+                    found.extend((Linearised([result], caller="checkpoint"), given))
+                linear, given = found
+                (ty,) = linear({x: t for x, t in zip(given, ts, strict=True) if t is not None})
+            return ty
+
+        return tangent
+
+
+def again(fn: Callable[..., Any], xs: Sequence[Value], count: int) -> tuple[Tensor, list[Any]]:
+    """fn of the first `count` of xs once more, and what that is computed from: those, recorded anew, and the leaves that fn
+    reads by itself."""
+    wanted = fn.wanted if isinstance(fn, Again) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
+    fresh = [
+        (Tensor(x, True) if want else wrap(x, None)) if is_array(x) else alone(x)
+        for x, want in zip(xs[:count], wanted, strict=True)
+    ]
+    start = writes.tick()
+    result = fn(*fresh)
+    if isinstance(fn, Again):
+        fn.compare(result, fresh, start)
+    return result, [*fresh, *[x.source for x in xs[count:]]]
+
+
+def alone(x: Any) -> Any:
+    """An argument that is recorded as one of its own: another one may be the same Tensor, or be computed from it."""
+    return reshape(x, x.shape) if isinstance(x, Tensor) and x.requires_grad else x
+
+
+def keeper(draws: list[Any]) -> Callable[[Callable[[], Any]], Any]:
+    """Who puts random draws into a list. One checkpoint may run inside of another, and that inside of its second call."""
+    outer = state.draws
+
+    def kept(draw: Callable[[], Any]) -> Any:
+        y = draw() if outer is None else outer(draw)
+        draws.append(wrap(y._data, None) if isinstance(y, Tensor) else y)
+        return draws[-1]
+
+    return kept
+
+
+def on_all_samples(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn inside of the calls of vmap that run now, also when it is called again after they have ended."""
+    batching = state.batching
+
+    @functools.wraps(fn)
+    def called(*xs: Any) -> Any:
+        with switched(batching=batching):
+            return lowered(fn(*[raised(x) if isinstance(x, Tensor) else x for x in xs]))
+
+    return called
 
 
 _checkpoint = Checkpoint()
@@ -170,8 +239,9 @@ _checkpoint = Checkpoint()
 def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
     """fn(*xs), keeping for the backward pass only the inputs; what fn computed on the way is computed again there.
 
-    fn   a function of Tensors that returns one Tensor, the same each time it is called with the same inputs: one that draws
-         random numbers has to set its generator itself. Parameters that it reads get their gradients as usual.
+    fn   a function of Tensors that returns one Tensor, the same each time it is called with the same inputs. What dropout, rand
+         and randn draw in it is kept, too; other generators it has to set itself. Parameters that it reads get their gradients
+         as usual. In a compiled step it may draw nothing.
     xs   what it is called with: Tensors, arrays, which come as Tensors, or anything else
     """
     if not callable(fn):

@@ -1,113 +1,204 @@
-"""Jacobians, Hessians and their products with vectors, by reverse passes.
+"""Jacobians, Hessians and their products with vectors, by the reverse walk, by forward mode, and by one over the other.
 
 Each takes a function of one or more Tensors that returns a Tensor, and the inputs to differentiate at. With one input (not in a
-tuple) the result is for that input, with a tuple of inputs a tuple. Arrays are accepted for inputs.
+tuple) the result is for that input, with a tuple of inputs a tuple. Arrays are accepted for inputs. `tensorgrad.func` has the
+transforms that are made of these.
+
+Inside of vmap the walks go over the values of all samples: each sample has its own copy of an input, as a view, so that the
+gradient of the sum over samples holds the gradient of each. `create_graph=None` records what comes out if something else that
+requires a gradient has a part in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tensorgrad import ops
+from tensorgrad.autograd.batching import leaf, lowered, raised
+from tensorgrad.autograd.forward import Linearised
+from tensorgrad.autograd.sums import given
 from tensorgrad.autograd.walk import grad
-from tensorgrad.core.backend import asarray, is_floating, namespace
-from tensorgrad.core.state import shown, switched
-from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.core.arguments import truth
+from tensorgrad.core.backend import asarray, copy, is_floating, namespace, on
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, GraphError, ShapeError
 
 Function = Callable[..., Tensor]
 
 
-def vjp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tuple[Tensor, Any]:
+def vjp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False) -> tuple[Tensor, Any]:
     """(fn(inputs), vᵀ J): the gradient of sum(v * fn(x)) for each input x, of its shape; v has the shape of fn's value."""
     y, xs = _evaluate("vjp", fn, inputs)
+    create_graph = recorded("vjp", create_graph, y, xs, inputs)
     if y.ndim or v is not None:
         (v,) = _vectors("vjp", y, v, [y])
-    return y, _like(inputs, _grad(y, xs, v, create_graph))
+    return y, _like(inputs, gradients(y, xs, v, create_graph))
 
 
-def jvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+def jvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False) -> tuple[Tensor, Tensor]:
     """(fn(inputs), J v): the derivative of fn along v, of the shape of fn's value; v has the shape(s) of the inputs.
 
-    By two reverse passes: u -> Jᵀ u is linear in u, so the gradient of <v, Jᵀ u> with respect to u is J v.
+    By forward mode: one pass over what fn recorded, beside its values, however many inputs there are. Inside of another
+    derivative pass create_graph=True: otherwise J v is a constant there, whose derivative is 0.
     """
     y, xs = _evaluate("jvp", fn, inputs)
+    create_graph = recorded("jvp", create_graph, y, xs, inputs)
     vs = _vectors("jvp", inputs, v, xs)
-    if not y.requires_grad:
-        return y, wrap(np.zeros(y.shape, y.dtype), None)
-    with switched(recording=True):
-        u = Tensor(np.zeros(y.shape, y.dtype), True)
-        product: Any = 0
-        for g, vi in zip(_grad(y, xs, u, True), vs, strict=True):
-            product = product + (g * vi).sum()
-    if not product.requires_grad:
-        return y, wrap(np.zeros(y.shape, y.dtype), None)
-    (tangent,) = grad(product, u, create_graph=create_graph, allow_unused=True)
-    return y, wrap(np.zeros(y.shape, y.dtype), None) if tangent is None else tangent
+    ((tangent,),) = _along("jvp", [y], [list(zip(xs, vs, strict=True))], create_graph)
+    return y, tangent if is_floating(y.dtype) else ops.astype(tangent, xs[0].dtype)  # 0, of integers and booleans
 
 
-def jacobian(fn: Function, inputs: Any, *, create_graph: bool = False) -> Any:
-    """d fn / d x for each input x, of shape (*fn(x).shape, *x.shape); one reverse pass for each element of fn's value."""
+def jacobian(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> Any:
+    """d fn / d x for each input x, of shape (*fn(x).shape, *x.shape); one reverse pass for each element of fn's value.
+
+    `jacfwd` gives the same by one forward pass for each element of the inputs.
+    """
     y, xs = _evaluate("jacobian", fn, inputs)
+    create_graph = recorded("jacobian", create_graph, y, xs, inputs)
     rows: list[list[Tensor]] = [[] for _ in xs]
     for i in range(y.size):
         one = np.zeros(y.size, y.dtype)
         one[i] = 1
-        for row, g in zip(rows, _grad(y, xs, one.reshape(y.shape), create_graph, retain=True), strict=True):
+        for row, g in zip(rows, gradients(y, xs, one.reshape(y.shape), create_graph, retain=True), strict=True):
             row.append(g)
     shapes = [(*y.shape, *x.shape) for x in xs]
     empty = [wrap(namespace([x._data]).zeros(shape, x.dtype), None) for x, shape in zip(xs, shapes, strict=True)]
     return _like(inputs, [ops.reshape(ops.stack(row), s) if row else e for row, s, e in zip(rows, shapes, empty, strict=True)])
 
 
-def hessian(fn: Function, inputs: Any, *, create_graph: bool = False) -> Any:
-    """d² fn / dx dz for a scalar fn, of shape (*x.shape, *z.shape); with a tuple of inputs, a tuple of rows of such blocks."""
-    _function("hessian", fn)
-    xs = tuple(_inputs("hessian", inputs))
+def jacfwd(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> Any:
+    """d fn / d x for each input x, of shape (*fn(x).shape, *x.shape); one forward pass for each element of the inputs.
 
-    def gradient_of(i: int) -> Function:
-        def gradient(*zs: Tensor) -> Tensor:
-            return _grad(_scalar("hessian", fn(*zs)), list(zs), None, True)[i]
-
-        return gradient
-
-    rows = [jacobian(gradient_of(i), xs, create_graph=create_graph) for i in range(len(xs))]
-    return tuple(rows) if isinstance(inputs, tuple) else rows[0][0]
+    `jacobian` gives the same by one reverse pass for each element of fn's value. Inside of another derivative pass
+    create_graph=True: otherwise what comes out is a constant there, whose derivative is 0.
+    """
+    y, xs = _evaluate("jacfwd", fn, inputs)
+    create_graph = recorded("jacfwd", create_graph, y, xs, inputs)
+    (row,) = _columns("jacfwd", [y], xs, create_graph)
+    return _like(inputs, [t if t.dtype == x.dtype else ops.astype(t, x.dtype) for t, x in zip(row, xs, strict=True)])
 
 
-def hvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool = False) -> tuple[Tensor, Any]:
-    """(fn(inputs), H v) for a scalar fn: the Hessian times v, by two reverse passes; v has the shape(s) of the inputs."""
+def hessian(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> Any:
+    """d² fn / dx dz for a scalar fn, of shape (*x.shape, *z.shape); with a tuple of inputs, a tuple of rows of such blocks.
+
+    By forward mode over the reverse walk: the gradient is recorded once, and pushed forward for each element of the inputs.
+    """
+    y, xs = _evaluate("hessian", fn, inputs)
+    create_graph = recorded("hessian", create_graph, y, xs, inputs)
+    rows = _columns("hessian", gradients(_scalar("hessian", y), xs, None, True), xs, create_graph)
+    return tuple(_like(inputs, row) for row in rows) if isinstance(inputs, tuple) else rows[0][0]
+
+
+def hvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False) -> tuple[Tensor, Any]:
+    """(fn(inputs), H v) for a scalar fn: the Hessian times v, of the inputs' shapes; so has v.
+
+    By forward mode over the reverse walk: the gradient is recorded, and pushed forward along v.
+    """
     y, xs = _evaluate("hvp", fn, inputs)
+    create_graph = recorded("hvp", create_graph, y, xs, inputs)
     _scalar("hvp", y)
     vs = _vectors("hvp", inputs, v, xs)
-    with switched(recording=True):
-        slope: Any = 0
-        for g, vi in zip(_grad(y, xs, None, True), vs, strict=True):
-            slope = slope + (g * vi).sum()
-    return y, _like(inputs, _grad(slope, xs, None, create_graph))
+    (products,) = _along("hvp", gradients(y, xs, None, True), [list(zip(xs, vs, strict=True))], create_graph)
+    return y, _like(inputs, products)
+
+
+def _along(caller: str, ys: list[Tensor], moves: Iterable[list[tuple[Tensor, Any]]], create_graph: bool) -> list[list[Tensor]]:
+    """For each of `moves`, which say which inputs move along what, the tangents of ys."""
+    recorded = create_graph or state.tracing
+    linear = Linearised([lowered(y) for y in ys], caller=caller)
+    found = []
+    with switched(recording=create_graph):
+        for move in moves:
+            tangents: dict[Tensor, Any] = {}
+            for x, v in move:
+                x, t = lowered(x), lowered(v if isinstance(v, Tensor) else given(v, caller, create_graph))
+                t = t if recorded else raw(t)
+                tangents[x] = tangents[x] + t if x in tangents else t
+            ts = linear(tangents)
+            found.append([raised(t if recorded else wrap(copy(t), None)) for t in ts])
+    return found
+
+
+def _columns(caller: str, ys: list[Tensor], xs: list[Tensor], create_graph: bool) -> list[list[Tensor]]:
+    """For each y, d y / d x for each x, by one forward pass for each element of each x."""
+
+    def units() -> Iterator[list[tuple[Tensor, Any]]]:
+        for x in xs:
+            for i in range(x.size):
+                with on(x._data):
+                    one = namespace([x._data]).zeros(x.size, x.dtype)
+                    one[i] = 1
+                    yield [(x, one.reshape(x.shape))]
+
+    passes = iter(_along(caller, ys, units(), create_graph))
+    rows: list[list[Tensor]] = [[] for _ in ys]
+    for x in xs:
+        columns = [next(passes) for _ in range(x.size)]
+        for k, (y, row) in enumerate(zip(ys, rows, strict=True)):
+            shape = (*y.shape, *x.shape)
+            if columns:
+                row.append(ops.reshape(ops.stack([column[k] for column in columns], axis=-1), shape))
+            else:
+                with on(x._data):
+                    row.append(wrap(namespace([x._data]).zeros(shape, x.dtype), None))
+    return rows
 
 
 def _evaluate(caller: str, fn: Function, inputs: Any) -> tuple[Tensor, list[Tensor]]:
     """fn at the inputs, recorded from Tensors of its own, or from the inputs themselves where they have a history."""
     _function(caller, fn)
     with switched(recording=True):
-        xs = _inputs(caller, inputs)
+        xs = leaves_for(caller, inputs)
         y = fn(*xs)
     if not isinstance(y, Tensor):
         raise GraphError(f"{caller}: the function returned {type(y).__name__}, expected a Tensor")
     return y, xs
 
 
-def _grad(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: bool | None = None) -> list[Tensor]:
+def recorded(caller: str, create_graph: bool | None, y: Tensor, xs: list[Tensor], inputs: Any) -> bool:
+    """Whether derivatives of y are to be recorded: as asked or, for None, if an input requires a gradient itself, or y was
+    computed from anything else that does: then they are no constants there."""
+    if create_graph is not None:
+        return truth(caller, "create_graph", create_graph)
+    if not state.recording:
+        return False
+    if any(isinstance(x, Tensor) and x.requires_grad for x in _tuple(inputs, inputs)):
+        return True
+    y, own = lowered(y), {lowered(x) for x in xs}
+    seen: set[Any] = set(own)
+    stack: list[Any] = [y.node or y]
+    while stack:
+        source = stack.pop()
+        if isinstance(source, (Node, Tensor)) and source.requires_grad and source not in seen:
+            if isinstance(source, Tensor):
+                return True
+            seen.add(source)
+            stack.extend(source.inputs)
+    return False
+
+
+def gradients(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: bool | None = None) -> list[Tensor]:
     """The gradients, zeros for an input that y does not depend on."""
-    zeros = [wrap(namespace([x._data]).zeros(x.shape, x.dtype), None) for x in xs]
-    if not y.requires_grad:
-        return zeros
-    found = grad(y, xs, v, create_graph=create_graph, retain_graph=retain, allow_unused=True)
-    return [z if g is None else g for g, z in zip(found, zeros, strict=True)]
+    scalar = y.ndim == 0
+    y, xs = lowered(y), [lowered(x) for x in xs]
+    if v is not None:
+        v = lowered(v if isinstance(v, Tensor) else given(v, "grad", create_graph))
+    elif scalar and y.ndim:
+        v = wrap(namespace([y._data]).ones(y.shape, y.dtype), None)
+    found: Sequence[Tensor | None] = [None] * len(xs)
+    if y.requires_grad:
+        found = grad(y, xs, v, create_graph=create_graph, retain_graph=retain, allow_unused=True)
+    return [raised(zeros_like(x) if g is None else g) for g, x in zip(found, xs, strict=True)]
+
+
+def zeros_like(x: Tensor) -> Tensor:
+    with on(x._data):
+        return wrap(namespace([x._data]).zeros(x.shape, x.dtype), None)
 
 
 def _function(caller: str, fn: Any) -> None:
@@ -115,7 +206,7 @@ def _function(caller: str, fn: Any) -> None:
         raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
 
 
-def _inputs(caller: str, inputs: Any) -> list[Tensor]:
+def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
     """The inputs as Tensors that require a gradient."""
     if isinstance(inputs, tuple) and not inputs:
         raise ArgumentError(f"{caller}: there are no inputs")
@@ -126,7 +217,12 @@ def _inputs(caller: str, inputs: Any) -> list[Tensor]:
                 x = asarray(x, where=f"{caller}: input {i}")
             if not is_floating(x.dtype):
                 raise DTypeError(f"{caller}: input {i} must be of a floating dtype, got {x.dtype}")
-            x = Tensor(x, True)
+            if state.batching is None:
+                x = Tensor(x, True)
+            else:  # its own copy for each sample, as a view
+                x = raised(leaf(lowered(x if isinstance(x, Tensor) else wrap(x, None))))
+        elif state.batching is not None:
+            x = raised(lowered(x))
         xs.append(x)
     return xs
 

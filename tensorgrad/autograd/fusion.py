@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeAlias
 
 from tensorgrad.core.graph import Graph
@@ -54,12 +53,12 @@ from tensorgrad.ops.activation import log_complement_sigmoid
 from tensorgrad.ops.exponential import closed_form
 
 
-def off() -> AbstractContextManager[None]:
+def off() -> switched:
     """Inside `with tensorgrad.fusion.off():` every op is evaluated and differentiated on its own, in this thread."""
     return switched(fusing=False)
 
 
-def on() -> AbstractContextManager[None]:
+def on() -> switched:
     """Undo `off()` inside a `with` block."""
     return switched(fusing=True)
 

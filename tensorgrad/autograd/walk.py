@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tensorgrad.autograd import fusion
+from tensorgrad.autograd.kept import as_float32, described, is_wide, unchanged, values_of
 from tensorgrad.autograd.sums import Source, Sums, add_zeros, given, handed_out, hooked
-from tensorgrad.core import writes
 from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import (
-    HALVES,
-    as_bytes,
     current_gpu,
     device_of,
     is_half,
@@ -24,24 +21,26 @@ from tensorgrad.core.backend import (
     on_gpu,
     wait_for,
 )
-from tensorgrad.core.location import line_of, user_location
+from tensorgrad.core.batched import Batched
+from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
 from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import AnomalyError, DeviceError, DTypeError, GraphError, ShapeError
+from tensorgrad.errors import AnomalyError, BatchError, DeviceError, DTypeError, GraphError, ShapeError
 from tensorgrad.ops import astype, sum_to
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
+def no_grad() -> switched:
+    """Inside `with no_grad():`, and in a function decorated with `@no_grad()`, nothing is recorded in this thread.
 
-def no_grad() -> AbstractContextManager[None]:
-    """Inside `with no_grad():`, and in a function decorated with `@no_grad()`, nothing is recorded in this thread."""
+    It holds for the asyncio task that enters it and for those that are made inside, whatever runs in between; a thread that is
+    started inside records. A generator that yields inside leaves it on for whoever asked for the value.
+    """
     return switched(recording=False)
 
 
-def detect_anomaly() -> AbstractContextManager[None]:
+def detect_anomaly() -> switched:
     """Inside `with detect_anomaly():` the first op that makes a NaN or an infinity, forward or backward, raises AnomalyError.
 
     The error names the op with its module path and the line of the user's code, and says whether the op produced the value or
@@ -109,6 +108,17 @@ def grad(
     return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only where it was allowed
 
 
+def between(output: Tensor, inputs: Sequence[Tensor], gradient: Any, create_graph: bool) -> list[Tensor | None]:
+    """The gradients with respect to `inputs`, whatever they were computed from themselves; None for one that has no part in it.
+
+    Nothing is let go of: what the output was computed from besides may be in the graph of others.
+    """
+    wanted = tuple(inputs)
+    seed = _seed("grad", output, gradient, create_graph)
+    found = {id(t.node or t): g for t, g in _walk("grad", [output], [seed], wanted, create_graph, True, ends=True)}
+    return [found.get(id(t.node or t)) for t in wanted]
+
+
 def _listed(caller: str, what: str, given: Any) -> list[Any]:
     try:
         return list(given)
@@ -156,30 +166,26 @@ def _walk(
     wanted: tuple[Tensor, ...] | None,
     create_graph: bool,
     retain: bool | None,
+    ends: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
-    """The gradients of `wanted`, or of all leaves when it is None, each paired with its Tensor.
+    """The gradients of `wanted`, or of all leaves when it is None, each paired with its Tensor; `ends`: the walk ends there.
 
     Rules are pure and their results may share memory with each other; what is handed out shares memory with nothing.
     """
     if state.walked is not None:
         state.walked(roots)
+    if state.batching is not None and any(type(t) is Batched for t in (*roots, *(wanted or ()))):
+        raise BatchError(
+            f"{caller}: inside of vmap the gradient of a batched Tensor is that of each sample for itself; take it with "
+            f"tensorgrad.func.grad"
+        )
     if type(create_graph) is not bool:
         create_graph = truth(caller, "create_graph", create_graph)
     if type(retain) is not bool and retain is not None:
         retain = truth(caller, "retain_graph", retain)
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
-    nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
-    if writes.loans:
-        writes.look()
-    if nodes and writes.latest > nodes[-1].index:
-        _check_writes(caller, nodes)
-        for root in roots:
-            if root.node is not None and writes.since(root.node.index, (root._data,)):
-                raise GraphError(
-                    f"{caller}: {_described(root.node)}, shares memory with a Tensor that has been changed in place since; "
-                    f"compute it again"
-                )
+    nodes = unchanged(caller, roots)
     needed = _on_path(nodes, targets) if wanted is not None else None
     fused = fusion.match(nodes, targets) if state.fusing and not state.checking else {}
     freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())
@@ -194,7 +200,7 @@ def _walk(
     try:
         for node in nodes:
             g = sums.of.get(node)
-            if needed is not None and node not in needed:
+            if needed is not None and (node not in needed or (ends and node in targets)):
                 continue
             if g is None:
                 if node not in sums.zero:
@@ -219,7 +225,7 @@ def _walk(
             try:
                 _differentiate(node, use, g, sums, needed)
             except Exception as error:
-                error.add_note(f"in the gradient of {_described(node)}")
+                error.add_note(f"in the gradient of {described(node)}")
                 raise
             if freed is not None:
                 for member in (node, use, *use.members):
@@ -267,52 +273,13 @@ def _in_dtype_of(source: Source, gx: Any) -> Any:
     return gx if gx.dtype == np.float32 and is_half(source.dtype) else astype(gx, source.dtype)
 
 
-def _wide(value: Any) -> Any:
-    """Half precision as float32, which rules compute in; anything else as it is."""
-    return astype(value, np.float32) if is_half(getattr(value, "dtype", np.dtype(bool))) else value
-
-
 def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
-    """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it stands for.
-
-    In place of what a rule does not read, by what its op declares, stands an Unread, which has a shape and a dtype. What is of
-    half precision comes to the rule as float32.
-    """
-    op, saved, out = use.op, use.saved, use.out
-    assert op.backward is not None
-    wide = use.dtype.char in HALVES and not op.calls
-    if not saved:
-        values: Any = [Unread(use, i) if isinstance(s, (Node, Tensor)) else s for i, s in enumerate(use.inputs)]
-    elif not record and not wide and op.reads_all:
-        values = saved
-    else:
-        values = []
-        for i, (source, a) in enumerate(zip(use.inputs, saved, strict=True)):
-            if a is not None:
-                value = _valued(source, a, use) if record else a
-                values.append(_wide(value) if wide else value)
-            else:
-                values.append(Unread(use, i) if isinstance(source, (Node, Tensor)) else source)
+    """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it stands for."""
+    assert use.op.backward is not None
     if record:
         state.scope, state.gradient_of = node.scope, use
-        out = out if out is None else wrap(out, node)
-    if wide:
-        g, out = _wide(g), out if out is None else _wide(out)
-    return op.backward(g, Unread(use, -1) if out is None else out, *values, **use.attrs)
-
-
-def _valued(source: Any, array: Any, use: Node) -> Any:
-    """An input of `use` with the value that was kept of it, if one was, for a rule that is recorded."""
-    if array is None or not isinstance(source, (Node, Tensor)):
-        return source
-    if isinstance(source, Node):
-        return wrap(array, source)
-    if array is not source._data and (array.shape != source.shape or as_bytes(array) != as_bytes(source._data)):
-        raise GraphError(
-            f"{_described(use)}, read a Tensor {source.shape} that has been changed since: what is computed of a gradient "
-            f"would be at its new values. Change it after the last backward(), or compute with a copy"
-        )
-    return source
+    y, values = values_of(use, node, record)
+    return use.op.backward(as_float32(g) if is_wide(use) else g, y, *values, **use.attrs)
 
 
 def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
@@ -324,12 +291,6 @@ def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
     return gx
 
 
-def _described(node: Node) -> str:
-    """ "fc1.linear (64, 100), recorded at model.py:14"."""
-    name = f"{node.scope}.{node.op.name}" if node.scope else node.op.name
-    return f"{name} {node.shape}" + (f", recorded at {node.line}" if node.line else "")
-
-
 def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
     """Raise AnomalyError if the gradient `gx` that came of `g` has a NaN or an infinity."""
     g, gx = (a._data if isinstance(a, Tensor) else a for a in (g, gx))
@@ -338,38 +299,7 @@ def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
     kind = "NaN" if bool(np.isnan(gx).any()) else "infinity"
     finite = bool(np.isfinite(g).all())
     what = "produced here, the gradient that came in being finite" if finite else "passed on from the gradient that came in"
-    raise AnomalyError(f"gradient of {_described(node)}: {kind} in it, {what}")
-
-
-def _check_writes(caller: str, nodes: list[Node]) -> None:
-    """Raise GraphError if an array that a rule is going to read was changed in place after it was recorded."""
-    for node in nodes:
-        if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out), unseen=True):
-            changed = [i for i, a in enumerate(node.saved or ()) if writes.since(node.index, (a,), unseen=True)]
-            which = f"argument {changed[0]} {np.shape(node.saved[changed[0]])}" if changed else "its result"
-            raise GraphError(
-                f"{caller}: {_described(node)}, needs a value that has been changed in place since: {which}. "
-                f"Change it after backward(), or compute with a copy"
-            )
-
-
-def _reachable(caller: str, roots: list[Node]) -> list[Node]:
-    """The nodes that `roots` were computed from and `roots` themselves, the latest first."""
-    seen = set(roots)
-    stack = list(seen)
-    while stack:
-        node = stack.pop()
-        if isinstance(node.saved, Freed):
-            by = f" at {line_of(node.saved.made)}" if node.saved.made else ""
-            raise GraphError(
-                f"{caller}: the graph has been let go of: an earlier backward(){by} freed what {_described(node)}, "
-                f"had kept. Pass retain_graph=True to the first backward(), or compute the loss again"
-            )
-        for source in node.inputs:
-            if isinstance(source, Node) and source.requires_grad and source not in seen:
-                seen.add(source)
-                stack.append(source)
-    return sorted(seen, key=attrgetter("index"), reverse=True)
+    raise AnomalyError(f"gradient of {described(node)}: {kind} in it, {what}")
 
 
 def _on_path(nodes: list[Node], targets: dict[Source, Tensor]) -> set[Source]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import _thread
 import copy
 import functools
+import os
 import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +29,47 @@ from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
 from tensorgrad.core.backend import Array, digest, may_overlap
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.location import warn
-from tensorgrad.core.state import state
+from tensorgrad.core.state import is_checking, is_recording, state, who_measures
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, GraphError
-from tensorgrad.ops.random import keep_mask
 
 PATIENCE = 8  # runs of a step's Python one after the other, without a replay, before a word is said
 SMALL = 65_536  # bytes up to which an array that Python reads is compared before each replay
 KINDS = 256  # of arguments for which plans are kept, the latest
+TRIALS = 4  # of a plan, where other threads may draw from the generators that all of them share
+
+
+class Drew(CompileError):
+    """Random numbers were drawn while a plan was tried out."""
+
+
+# One plan is made at a time: generators that the whole process has are changed for it, looked at, and put back
+_planning = threading.RLock()
+_steps: weakref.WeakSet[Compiled] = weakref.WeakSet()
+
+
+def begin_anew() -> None:
+    """In a process that was forked: whoever else had a lock is not there to let it go."""
+    global _planning
+    _planning = threading.RLock()
+    for step in _steps:
+        step.lock = threading.RLock()
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """No other thread makes a plan in the block; but a step that waits for one that wants to is not held up for ever."""
+    lock = _planning
+    has_lock = lock.acquire(timeout=30)
+    try:
+        yield
+    finally:
+        if has_lock:
+            lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=begin_anew)
 
 
 class Compiled:
@@ -52,19 +88,20 @@ class Compiled:
         self.plan: Plan | None = None
         self.why_not = ""
         self.lock = threading.RLock()
+        _steps.add(self)
         self.runs = 0  # of the step's Python since the last replay
         self.has_warned = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if state.trace is not None or state.checking:
+        if state.trace is not None or is_checking():
             return self.as_written(args, kwargs)
         key, arrays = arguments(args, kwargs)
         with self.lock:
-            entry = self.entries.get((state.recording, key))
+            entry = self.entries.get((is_recording(), key))
             if entry is not None:
                 for variant in entry.variants:
                     if variant.hold():
-                        if variant.is_plain and state.profile is None:
+                        if variant.is_plain and who_measures() is None:
                             plan = self.plan = variant.plan
                             if self.runs:
                                 self.runs, self.why_not = 0, ""
@@ -78,14 +115,15 @@ class Compiled:
             self.why_not = f"its plan was found to be wrong: {plan.fault}"
             return self.as_it_is(args, kwargs, arrays)
         self.runs, self.why_not = 0, ""
-        if state.profile is None:
+        profiler = who_measures()
+        if profiler is None:
             results = plan.run(arrays)
         else:
             function, seconds = plan.timed
             seconds.clear()
             results = plan.run(arrays, function)
             for kernel, module, cost in plan.spent(seconds):
-                state.profile.note(kernel, module, cost)
+                profiler.note(kernel, module, cost)
         if variant.connected.results and state.recording:
             results = self.with_history(variant.connected, results, args, kwargs)
         return plan.rebuild(results)
@@ -109,11 +147,12 @@ class Compiled:
         self.ran(entry)
         if entry.changes:
             return self.as_it_is(args, kwargs, arrays)
-        # of lists that grow from call to call only the program can say whether it depends on them
-        pending = next((p for p in entry.pending if all(g.is_length for g in p.guards.failing())), None)
-        if pending is None and self.ahead:
-            pending = self.first(entry, args, kwargs, arrays, counts=False)[1]
-        variant = None if pending is None else self.second(entry, pending, args, kwargs, arrays)
+        with one_at_a_time():
+            # of lists that grow from call to call only the program can say whether it depends on them
+            pending = next((p for p in entry.pending if all(g.is_length for g in p.guards.failing())), None)
+            if pending is None and self.ahead:
+                pending = self.first(entry, args, kwargs, arrays, counts=False)[1]
+            variant = None if pending is None else self.second(entry, pending, args, kwargs, arrays)
         if variant is not None:
             return self.replay(variant, args, kwargs, arrays)
         if entry.changes:
@@ -184,6 +223,19 @@ class Compiled:
         return found, pending
 
     def planned(
+        self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
+    ) -> Variant | None:
+        """A plan, tried out; where random numbers seem to be drawn, but by another thread perhaps, a few times."""
+        trials = 0
+        while True:
+            try:
+                return self.tried(entry, pending, args, kwargs, arrays)
+            except Drew as drew:
+                trials += 1
+                if trials == TRIALS or threading.active_count() == 1:
+                    raise CompileError(str(drew)) from None
+
+    def tried(
         self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
     ) -> Variant | None:
         """A plan, made of a second run of the step - on other samples, other parameters, other arrays from outside - and
@@ -329,10 +381,10 @@ class Compiled:
                 )
 
     def drawn_by_others(self, expected: dict[str, Any], found: dict[str, Any]) -> None:
-        """Raise CompileError if the run has drawn random numbers that the plan does not draw."""
+        """Raise Drew if the run has drawn random numbers that the plan does not draw."""
         for name, then in expected.items():
             if found[name] != then:
-                raise CompileError(
+                raise Drew(
                     f"compile: the step{self.where} draws random numbers from {name} by code that is not recorded; a replay "
                     f"would not draw them anew. Draw them outside of the step and pass them, or use dropout"
                 )
@@ -420,7 +472,7 @@ class Compiled:
         why_not = ""
         if found.assignments or found.regraded:
             why_not = "changes what is outside of it"
-        elif any(node.op is keep_mask for node in found.program().nodes):
+        elif any(node.op.draws for node in found.program().nodes):
             why_not = "draws random numbers"
         leaves = [t for t in found.program().leaves if t.requires_grad and not found.is_argument(t)]
         leaves += [t for t in found.results if t.node is None and t.requires_grad and not found.is_argument(t)]
@@ -541,7 +593,7 @@ def say_if_slow(name: str, operations: int) -> threading.Event:
 
     def wait() -> None:  # keeps no step alive
         if not ready.wait(1.0):
-            print(f"compile: {name}: {operations:,} operations; kernels are compiled, and kept on disk", file=sys.stderr)
+            print(f"compile: {name}: {operations:,} operations; kernels are compiled", file=sys.stderr)
 
     _thread.start_new_thread(wait, ())  # without waiting for it to begin, as threading.Thread does
     return ready

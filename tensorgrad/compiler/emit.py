@@ -274,7 +274,7 @@ class Parts:
                     run(*inputs, *[y[start:stop] for y in self.spread])
 
         if self.threads == 1:
-            work(0, 1)
+            threads.with_steady_blas(work, 0, 1)
             return
         with threads.single_threaded_blas():
             threads.in_threads(work, self.threads, self.threads)

@@ -19,6 +19,14 @@ class Group:
         self.calls: list[Elementwise] = []
         self.sums: list[Reduction] = []
         self.made: set[Value] = set()
+        self.read: set[Value] = set()
+
+    def is_full(self, call: Call) -> bool:
+        """Whether a call is to begin another chain: where this one is long, or half as long and the call has nothing to do with
+        it. So equal layers have equal chains, which are compiled once."""
+        if 2 * self.length < thresholds.CHAIN:
+            return False
+        return self.length >= thresholds.CHAIN or not any(v in self.made or v in self.read for v in call.reads)
 
     @property
     def length(self) -> int:
@@ -87,12 +95,12 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
             shape: Shape = call.outputs[0].shape
             if shape and 0 not in shape and all(layout(v, shape) for v in call.reads):
                 group = open_groups.get(shape)
-                full = group is not None and group.length >= thresholds.CHAIN
-                if group is None or full or not all(ready(v, group) for v in call.reads):
+                if group is None or group.is_full(call) or not all(ready(v, group) for v in call.reads):
                     group = open_groups[shape] = Group(shape, len(slots))
                     slots.append(group)
                 group.calls.append(call)
                 group.made.add(call.outputs[0])
+                group.read.update(call.reads)
                 made(call.outputs[0], group.at)
                 group_of[call.outputs[0]] = group
                 continue

@@ -11,7 +11,7 @@ from tensorgrad.compiler.trace import Trace, equal, shown
 from tensorgrad.compiler.world import MISSING, SIMPLE, World, same
 from tensorgrad.core.backend import Array
 from tensorgrad.core.location import is_own
-from tensorgrad.core.state import changes
+from tensorgrad.core.state import changes, modes
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.kernels import threads
 from tensorgrad.nn.module import Module
@@ -46,7 +46,8 @@ class Guards:
     stepped   optimisers that have made a step since the run began, which has found one less
     hold()    whether all is as it was when the plan was made
     always    looked at before each run
-    counted   looked at when an attribute of a module or an optimiser, an array of a Tensor or a hook has changed somewhere
+    counted   looked at when an attribute of a module or an optimiser, an array of a Tensor or a hook has changed somewhere, and
+              where modules have other modes, in another thread
     """
 
     def __init__(self, trace: Trace, world: World, stepped: Collection[Optimiser] = ()) -> None:
@@ -68,11 +69,12 @@ class Guards:
         counted += [g for m, name in modules.items() for g in of_module(m, name, world)]
         counted += [g for o in trace.optimisers for g in of_optimiser(o, world.optimisers.get(o, ""))]
         self.always, self.counted = always, counted
-        self.count = changes.count
+        self.count, self.modes = changes.count, modes.get()
 
     @cached_property
     def hold(self) -> Callable[[], bool]:
-        unchanged = Guard("", "{c}.count == {g}.count or {g}.look_again()", {"c": changes, "g": self})
+        test = "({c}.count == {g}.count and {m}() is {g}.modes) or {g}.look_again()"
+        unchanged = Guard("", test, {"c": changes, "m": modes.get, "g": self})
         return holds([*self.always, unchanged])
 
     @cached_property
@@ -84,7 +86,7 @@ class Guards:
         count = changes.count
         if not self.counted_hold():
             return False
-        self.count = count
+        self.count, self.modes = count, modes.get()
         return True
 
     def failed(self) -> str:
@@ -232,11 +234,14 @@ def of_module(module: Module, name: str, world: World) -> list[Guard]:
     test = "tuple([k for k in {h}.__dict__ if k[:1] != '_']) == {k}"
     found.append(Guard(f"{name} has the attributes {', '.join(keys)}", test, {"h": module, "k": keys}))
     for key, value in vars(module).items():
-        if key.startswith("_") or key in module._parameters or key in module._modules:
+        if key.startswith("_") or key == "training" or key in module._parameters or key in module._modules:
             continue
-        if own or key in world.attributes or key == "training":
+        if own or key in world.attributes:
             shown = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
             found.append(value_guard(f"{name}.{key} is {shown}", "{h}.__dict__[{k}]", {"h": module, "k": key}, value))
+    hooks = {"h": module, "v": module._hooks}
+    found.append(Guard(f"{name} has {len(module._hooks)} hooks", "{h}._hooks is {v}", hooks))
+    found.append(value_guard(f"{name}.training is {module.training}", "{h}.training", {"h": module}, module.training))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, Dot, Elementwise, Matmul, Reduction
+from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, Dot, Elementwise, Matmul, Put, Reduction
 from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
 from tensorgrad.compiler.values import Look, Value, before_broadcast, lineage
@@ -23,6 +23,7 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import CompileError
 from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Step, Symbol
+from tensorgrad.ops.assign import assign
 from tensorgrad.ops.exponential import closed_form
 from tensorgrad.ops.loss import softmax_cross_entropy_grad
 from tensorgrad.ops.reduce import kept, sum_to
@@ -275,6 +276,15 @@ class Lowering:
             return None
         return self.view(of, node.shape, "getitem", taking(at), False, node)
 
+    def assign(self, node: Node, inputs: list[Any]) -> Value | None:
+        """An array with other elements, which may be written over it."""
+        x, *rest = inputs
+        if not all(isinstance(v, Value) for v in inputs) or not x.dtype == rest[0].dtype == node.dtype:
+            return None
+        out = self.buffer(node.shape, node.dtype, node)
+        self.calls.append(Put(node.op, node.attrs, inputs, [out], [node]))
+        return out
+
     # Products
 
     def matmul(self, node: Node, inputs: list[Any]) -> Value | None:
@@ -447,6 +457,7 @@ RULES: dict[Op, Rule] = {
     ops.broadcast_to: Lowering.broadcast_to,
     ops.getitem: Lowering.getitem,
     ops.concatenate: Lowering.concatenate,
+    assign: Lowering.assign,
     ops.matmul: Lowering.matmul,
     ops.linear: Lowering.linear,
     ops.sum: Lowering.sum,

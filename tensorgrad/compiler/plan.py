@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.compiler.calls import Apply, Call
+from tensorgrad.compiler.calls import Apply, Call, ChainCall, Elementwise
 from tensorgrad.compiler.check import fault_of, made_at
 from tensorgrad.compiler.emit import FILE, Clock, Emitter
 from tensorgrad.compiler.group import grouped
@@ -36,6 +37,13 @@ from tensorgrad.kernels import threads, thresholds
 from tensorgrad.ops import random
 
 RUNS = 5  # of a plan, to measure its kernels
+
+
+def may_use_threads(call: Call) -> bool:
+    """Whether a call may be a product, or several, for which BLAS uses threads: no loop over elements, and not small."""
+    if isinstance(call, Elementwise) or (isinstance(call, ChainCall) and all(v.shape == call.shape for v in call.outputs)):
+        return False
+    return any(math.prod(v.shape) >= thresholds.BLAS for v in (*call.reads, *call.outputs))
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Plan:
             own = self.blocks + emitter.blocks
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
+        self.products = any(not isinstance(call, Loop) and may_use_threads(call) for call in self.calls)
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
             (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
         ]
@@ -155,7 +164,8 @@ class Plan:
                         self.known[id(array)] = values[name]
                         with on(array):
                             array.fill(values[name])
-            found: tuple[Array, ...] = (function or self.function)(*arguments)
+            run: Callable[..., tuple[Array, ...]] = function or self.function
+            found = threads.with_steady_blas(run, *arguments) if self.products else run(*arguments)
         except BaseException as error:
             for optimiser in self.in_time:
                 optimiser.__dict__["steps"] -= 1

@@ -21,7 +21,6 @@ from tensorgrad.core.state import Tracer, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, TensorgradError
 from tensorgrad.nn.module import Module
-from tensorgrad.ops import random
 from tensorgrad.optim.optimiser import Optimiser
 
 Source: TypeAlias = Node | Tensor
@@ -81,6 +80,7 @@ class Trace:
     again: set[Node] = field(default_factory=set)  # those of functions that are called again in each replay
     told: dict[Node, Any] = field(default_factory=dict)  # what it is told of them for some of the nodes
     saved: list[tuple[Array, Array]] = field(default_factory=list)
+    scatters: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # rows, and which rows of a table they are
     start: int = field(default_factory=writes.tick)
 
     # What the rest of the package says while the step runs
@@ -203,6 +203,31 @@ class Trace:
             self.saved.append((target, copy(target)))
         self.assignments.append(Assignment(target, value.node or value, writes.tick(), user_location()))
 
+    def scattered(self, y: Tensor, x: Tensor, t: Tensor) -> None:
+        """y has been made of zeros by adding each row of x to the row that t names."""
+        if y.node is not None:
+            self.scatters[y.node] = x, t
+
+    def named(self, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The rows that a Tensor was made of by `scattered`, (n, ...), and their numbers, (n); also of a sum of such ones."""
+        parts, stack = [], [tensor.node]
+        while stack:
+            node = stack.pop()
+            if node in self.scatters:
+                parts.append(self.scatters[node])
+            elif node is not None and node.op is ops.add and all(isinstance(s, Node) for s in node.inputs):
+                stack += reversed(node.inputs)
+            else:
+                return None
+        if any(x.dtype != tensor.dtype for x, _ in parts):
+            return None
+        with switched(recording=False):
+            rows = [ops.reshape(x, (t.size, *tensor.shape[1:])) for x, t in parts]
+            numbers = [ops.reshape(t, (t.size,)) for _, t in parts]
+            if len(parts) == 1:
+                return rows[0], numbers[0]
+            return ops.concatenate(rows), ops.concatenate(numbers)
+
     def reads_changed(self, array: Array) -> None:
         """Raise CompileError: what lies there was made under another name. Memory from outside may show what is there."""
         if not any(may_overlap(array, a.target) for a in self.assignments):
@@ -220,9 +245,14 @@ class Trace:
         return len(self.nodes)
 
     def captures(self, result: Tensor, first: int, given: Sequence[Tensor]) -> None:
-        """Raise CompileError if a function, called again in each replay, reads what the step has computed and has not given it:
-        it would read that of this run."""
+        """Raise CompileError if a function, called again in each replay, draws random numbers, or reads what the step has
+        computed and has not given it: it would read that of this run."""
         own, passed = set(self.nodes[first:]), {*given}
+        if result.requires_grad and any(node.op.draws for node in own):
+            raise CompileError(
+                f"compile: the function of checkpoint(){here()} draws random numbers, and a replay would draw others for its "
+                f"gradient than for its value; draw them outside of it, and pass them: checkpoint(fn, x, noise)"
+            )
         self.again |= own
         for read in (result, *(s for node in own for s in node.inputs)):
             source = read.node or read if isinstance(read, Tensor) else read
@@ -325,7 +355,7 @@ class Trace:
     def _program(self) -> Graph:
         roots = [self.source(t) for t in self.returned()] + [self.source(a.value) for a in self.assignments]
         # drawn even where nothing comes of it, so that the generators go on as they do in the step
-        roots += [node for node in self.nodes if node.op is random.keep_mask and node not in self.again]
+        roots += [node for node in self.nodes if node.op.draws and node not in self.again]
         seen = {r for r in roots if isinstance(r, Node)}
         outputs, stack = dict.fromkeys(seen), list(seen)
         while stack:

@@ -140,6 +140,8 @@ class World:
         elif isinstance(value, FunctionType):
             if any(value is root for root in self.roots) or is_users(value.__code__, value.__globals__.get("__package__")):
                 yield from self.of_function(value, text)
+            elif "__wrapped__" in vars(value):  # a function of the user's in one of this package: vmap, func.grad, no_grad
+                yield vars(value)["__wrapped__"], text
         elif callable(value) and "__wrapped__" in getattr(value, "__dict__", ()):  # a compiled step, functools.cache, ...
             yield value.__wrapped__, text
         elif isinstance(value, tuple):
@@ -206,6 +208,7 @@ class World:
                 self.buffers.add(id(array))
         for name, part in module._modules.items():
             yield part, f"{text}.{name}"
+        yield from ((hook, f"a hook of {text}") for hook in module._hooks)
         for name, value in vars(module).items():
             if not name.startswith("_"):
                 yield value, f"{text}.{name}"
@@ -286,6 +289,7 @@ class Objects:
                 kept = {k: v for k, v in group.items() if isinstance(v, SIMPLE) and k != "lr"}
                 self.spaces.append((f"{text}.param_groups[{i}]", group, kept, False))
         self.tensors = [(t, t._data) for t in world.tensors]
+        self.modes = [(m, text, m.training) for m, text in world.modules.items()]  # of a call's own, perhaps
 
     def changed(self) -> str:
         """The first that is something else by now, in words; "" if nothing is."""
@@ -297,7 +301,7 @@ class Objects:
                 # a name that begins with _ is a binding if the code names it
                 if not name.startswith("_") and not same(space.get(name, MISSING), before.get(name, MISSING)):
                     return f"{text}.{name}"
-        return ""
+        return next((f"{text}.training" for m, text, mode in self.modes if not same(m.training, mode)), "")
 
     def put_back(self) -> None:
         """All is again as it was."""
@@ -325,6 +329,9 @@ class Objects:
                 space.update(before)
                 for name in more:
                     del space[name]
+        for module, _, mode in self.modes:
+            if module.training is not mode:
+                module.training = mode
         for tensor, array in self.tensors:
             if tensor._data is not array:
                 tensor._data = array
@@ -465,7 +472,7 @@ def loaded(code: CodeType) -> Loaded:
         for i, this in enumerate(instructions):
             if this.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 names[this.argval] = None
-            elif this.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            elif this.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
                 attributes.add(this.argval)
             if this.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
                 key, use = (*instructions[i + 1 : i + 3], this, this)[:2]

@@ -110,6 +110,18 @@ def number(op: str, what: str, value: Any) -> Any:
     raise DTypeError(f"{scoped(op)}: {what} must be a number, got {shown(value)}")
 
 
+def tolerance(op: str, what: str, value: Any, *, zero: bool = False) -> float:
+    """A finite number above 0, or from 0 on."""
+    found = number(op, what, value)
+    try:
+        found = float(found)
+    except OverflowError:
+        found = math.inf
+    if not (found >= 0 if zero else found > 0) or math.isinf(found):
+        raise ArgumentError(f"{scoped(op)}: {what} must be finite and {'0 or more' if zero else 'above 0'}, got {shown(value)}")
+    return found
+
+
 def truth(op: str, what: str, value: Any) -> bool:
     """True or False, NumPy's too."""
     if isinstance(value, (bool, np.bool_)):

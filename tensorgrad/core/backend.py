@@ -299,6 +299,10 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
         if dtype is None and array.dtype.kind in "iuf" and not hasattr(value, "__array__"):
             array = array.astype(DEFAULT_FLOAT)
     if not is_number(array.dtype):
+        if hasattr(value, "toarray"):
+            raise DTypeError(
+                f"{where}: sparse matrices are not taken, got {type(value).__name__}; .toarray() makes a dense one"
+            )
         raise DTypeError(f"{where}: expected numbers or booleans, got dtype {array.dtype} (from {type(value).__name__})")
     return array if array.dtype.isnative else native(array)
 
@@ -343,7 +347,7 @@ def as_dtype(dtype: Any, where: str = "dtype") -> Any:
         dtype = ml_dtypes.bfloat16
     try:
         found = np.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # the latter of what has a `dtype` that is not NumPy's
         raise DTypeError(f"{where}: {error}; expected a floating, integer or boolean dtype") from error
     return found if found.isnative else found.newbyteorder("=")
 

@@ -14,7 +14,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, asarray
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import REGISTRY
-from tensorgrad.core.table import columns
+from tensorgrad.core.table import columns, visible
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import GraphError
 
@@ -91,15 +91,15 @@ class Graph:
         for node in self.nodes:
             for leaf in node.inputs:
                 if isinstance(leaf, Tensor) and leaf not in names:
-                    own = leaf.name or f"input{sum(n.startswith('input') for n in names.values())}"
+                    own = visible(leaf.name) if leaf.name else f"input{sum(n.startswith('input') for n in names.values())}"
                     # a Parameter is named by the module that has it, any other Tensor by the user
                     owned = type(leaf) is not Tensor and leaf.name and node.scope
-                    names[leaf] = f"{node.scope}.{own}" if owned else own
+                    names[leaf] = f"{visible(node.scope)}.{own}" if owned else own
         return names
 
     def hash(self) -> str:
         """A name for the program: ops, attributes, shapes, dtypes and names, but neither values nor lines of code."""
-        return hashlib.sha256("\n".join(self.words()).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(map(visible, self.words())).encode()).hexdigest()[:16]
 
     def words(self) -> list[str]:
         """A line for every leaf and node that says everything that `hash` goes by."""

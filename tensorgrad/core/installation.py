@@ -11,6 +11,7 @@ from functools import cache
 from types import ModuleType
 from typing import NoReturn
 
+from tensorgrad.core.spellings import answer
 from tensorgrad.errors import InstallationError
 
 OURS, THEIRS = "tensorgrad-numpy", "tensorgrad"  # as pip calls them
@@ -40,24 +41,30 @@ def check(package: ModuleType) -> None:
     raise InstallationError(f"{HOME} holds {OURS}, but {problem}. {REMEDY}")
 
 
-def missing(name: str) -> NoReturn:
-    """What tensorgrad does when asked for a name that it does not have: the error says which package this is.
+def missing(where: str, name: str) -> NoReturn:
+    """What a module of tensorgrad does when asked for a name that it does not have: the error says how that is written here,
+    that a module has to be imported, or, of a name that nobody has, which package this is.
 
     An AttributeError; from `from tensorgrad import name` an ImportError, since Python replaces the former by one of its own.
     """
-    package = sys.modules["tensorgrad"]
-    text = f"module 'tensorgrad' has no attribute {name!r}"
-    if not name.startswith("_") and not is_module(name):
-        text += f"; this is {OURS} {package.__version__} in {HOME}. {others()}"
+    module = sys.modules[where]
+    text = f"module {where!r} has no attribute {name!r}"
+    if not name.startswith("_") and is_module(where, name):
+        text += f"; write from {where} import {name}"
+    elif not name.startswith("_"):
+        if how := answer(where, name):
+            text += f"; {how}"
+        elif where == "tensorgrad":
+            text += f"; this is {OURS} {module.__version__} in {HOME}. {others()}"
         if sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap":
-            raise ImportError(text, name="tensorgrad", path=package.__file__)
-    raise AttributeError(text, name=name, obj=package)
+            raise ImportError(text, name=where, path=module.__file__)
+    raise AttributeError(text, name=name, obj=module)
 
 
-def is_module(name: str) -> bool:
+def is_module(where: str, name: str) -> bool:
     from importlib.util import find_spec
 
-    return find_spec(f"tensorgrad.{name}") is not None
+    return hasattr(sys.modules[where], "__path__") and find_spec(f"{where}.{name}") is not None
 
 
 @cache

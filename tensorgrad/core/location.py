@@ -11,8 +11,9 @@ from typing import TypeAlias
 Location: TypeAlias = tuple[CodeType, int]  # a function, and how far it had come; the line is worked out when it is asked for
 
 # These call tensorgrad for the user: scikit-learn and joblib the estimators, SciPy the loss that it minimises, NumPy a function
-# for each element, a pool of threads whatever it is given. Their code is not the user's either.
-LIBRARIES = frozenset({"concurrent", "joblib", "numpy", "scipy", "sklearn", "threading"})
+# for each element, Numba the cache that it is given, a pool of threads whatever it is given, decorators what they wrap. Their
+# code is not the user's either.
+LIBRARIES = frozenset({"concurrent", "contextlib", "functools", "joblib", "numba", "numpy", "scipy", "sklearn", "threading"})
 
 
 def is_own(module: str | None) -> bool:

@@ -125,11 +125,12 @@ class Unread:
     The value is not kept. Whatever else is done with it raises GraphError, which says what to declare.
     """
 
-    __slots__ = ("argument", "node")
+    __slots__ = ("argument", "node", "rule")
 
-    def __init__(self, node: Node, argument: int) -> None:
+    def __init__(self, node: Node, argument: int, rule: str = "backward") -> None:
         self.node = node
         self.argument = argument
+        self.rule = rule
 
     @property
     def source(self) -> Any:
@@ -162,7 +163,7 @@ class Unread:
         names = list(inspect.signature(op.backward).parameters)[1:] if op.backward is not None else []  # after g
         name = names[min(self.argument + 1, len(names) - 1)]
         raise GraphError(
-            f"{op.name}: backward uses the value of {name}, which `reads` does not name, so it has not been kept; "
+            f"{op.name}: {self.rule} uses the value of {name}, which `reads` does not name, so it has not been kept; "
             f'write reads = "{" ".join([*op.reads.split(), name])}" in {type(op).__name__}'
         )
 

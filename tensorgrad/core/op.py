@@ -16,6 +16,7 @@ from tensorgrad.errors import TensorgradError
 
 Value: TypeAlias = Any  # what a rule is written in: an array or a Tensor
 Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
+Tangents: TypeAlias = tuple[Callable[[Value], Value] | None, ...] | Callable[..., Value]
 Sample: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # arguments and attributes
 
 REGISTRY: dict[str, Op] = {}
@@ -38,7 +39,7 @@ class CallSignature:
 
 
 class Op:
-    """An operation: a name, a signature, a formula, `forward` and `backward`. See the module's text for how to write one.
+    """An operation: a name, a signature, a formula, `forward`, `backward`, `jvp`. See the module's text for how to write one.
 
     signature   NumPy's gufunc notation. "()" is an elementwise argument; arguments broadcast over leading axes. Where the
                 notation has "...", only the arguments that carry it have leading axes, the same ones: "(...,k),(k,n)->(...,n)".
@@ -46,6 +47,8 @@ class Op:
     reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
                 the rule gets a stand-in that has a shape and a dtype only: using its value is an error, which says what to name
     data        names of the parameters that are data and have no gradient (labels, masks); Tensors that require one are refused
+    linear      names of the parameters of `forward` in which, one at a time, the result is linear: for those `jvp` is `forward`
+                itself, with the tangent in place of the argument, and need not be written
     domain      where tests draw its inputs from: smooth and finite there
     kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them
     log         the op that gives, of its argument and attributes, the logarithm of its result, or None. `log` of a result
@@ -59,6 +62,7 @@ class Op:
     layer       whether it multiplies by weights, and so begins a layer: derivations call what it gives z1, z2, ...
     activation  whether what it gives is what the units of a layer pass on: derivations call that h1, h2, ...
     calls       whether it calls a function of the user's, which a check of the op would check
+    draws       whether each use draws random numbers, which a replay of what was recorded has to keep, or draw anew
     public      what people call, if that is not the op itself: errors have that name
     real        whether its result is real whatever the arguments: integers and booleans are made floating before `forward`
     exact       whether half precision goes into `forward` as it is, because nothing is rounded there
@@ -68,6 +72,7 @@ class Op:
     signature: ClassVar[str]
     reads: ClassVar[str] = ""
     data: ClassVar[str] = ""
+    linear: ClassVar[str] = ""
     domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
     kinks: ClassVar[tuple[float, ...]] = ()
     symbol: ClassVar[str] = ""
@@ -75,6 +80,7 @@ class Op:
     layer: ClassVar[bool] = False
     activation: ClassVar[bool] = False
     calls: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
     public: ClassVar[str] = ""
     real: ClassVar[bool] = False
     exact: ClassVar[bool] = False
@@ -88,6 +94,7 @@ class Op:
 
     forward: Callable[..., Array]
     backward: Callable[..., Rules] | None = None
+    jvp: Callable[..., Tangents] | None = None
 
     def __init__(self) -> None:
         self.__name__ = self.__qualname__ = self.name
@@ -108,6 +115,13 @@ class Op:
             self.variadic = False
         taken = list(inspect.signature(self.forward).parameters.values())[1:] if hasattr(self, "forward") else []  # after xp
         plain = type(self).__call__ is Op.__call__  # others sort their arguments themselves
+        if self.linear:
+            places = [p for p in taken if p.kind is not p.KEYWORD_ONLY]
+            if unknown := set(self.linear.split()) - {p.name for p in places}:
+                raise TensorgradError(f"{self.name}: linear names {sorted(unknown)}, which forward does not take")
+            self.linear_in = [p.name in self.linear.split() for p in places]
+            if self.jvp is None:
+                self.jvp = self.itself
         self.by_place = frozenset(p.name for p in taken if plain and p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty)
         self.reads_some = any(self.reads_input)
         self.reads_all = self.reads_some and all(self.reads_input)
@@ -125,6 +139,23 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name} {self.signature}>"
+
+    def itself(self, y: Value, *xs: Value, **attrs: Any) -> Tangents:
+        """The `jvp` of an op that is linear in what `linear` names: its own result, of the tangent in place of the argument."""
+
+        def along(i: int) -> Callable[[Value], Value] | None:
+            if not self.linear_in[min(i, len(self.linear_in) - 1)]:
+                return None
+
+            def tangent(t: Value) -> Value:
+                if type(t) is np.ndarray and others:  # the shortest way: a Jacobian may ask for thousands
+                    return self.forward(np, *xs[:i], t, *xs[i + 1 :], **attrs)
+                return self.apply(*xs[:i], t, *xs[i + 1 :], **attrs)
+
+            others = all(type(x) is np.ndarray for j, x in enumerate(xs) if j != i)
+            return tangent
+
+        return tuple(along(i) for i in range(len(xs)))
 
     def reads_argument(self, i: int) -> bool:
         """Whether the rule reads the value of argument i."""
@@ -164,7 +195,7 @@ class Op:
         return 0 if self.moves else max(math.prod(shape) for shape in (*shapes, out))
 
     def formula(self, direction: str) -> str:
-        """The lines of the docstring that stand behind `direction` ("forward" or "backward")."""
+        """The lines of the docstring that stand behind `direction` ("forward", "backward" or "tangent")."""
         text = inspect.cleandoc(self.__doc__ or "")
         found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
         return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""

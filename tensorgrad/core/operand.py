@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,13 @@ from tensorgrad.core.tensor import Tensor
 # which T then stands for, an array if none is
 T = TypeVar("T", bound=Tensor)
 Operand: TypeAlias = T | Numbers
+
+
+class TopK(NamedTuple):
+    """What `topk` returns: the elements, and where along the axis they were."""
+
+    values: Any
+    indices: Any
 
 
 def shape_of(x: Any) -> Shape:

@@ -16,7 +16,8 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import line_of, user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import REGISTRY, Op
-from tensorgrad.core.state import scoped, state
+from tensorgrad.core.spellings import keyword
+from tensorgrad.core.state import is_checking, is_recording, scoped, state, who_measures
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import (
     AnomalyError,
@@ -40,6 +41,8 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     if attrs and not op.by_place.isdisjoint(attrs):
         names = ", ".join(op.by_place & attrs.keys())
         raise ArgumentError(f"{scoped(op.public or op.name)}: its arrays are given by place, got {names} by name")
+    if state.batching is not None and (batched := state.batching(op, args, attrs)) is not None:
+        return batched
     is_tensor = wanted = odd = False
     arrays: list[Any] = []
     inputs: list[Any] = []
@@ -72,8 +75,8 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
                 odd = True
             arrays.append(a)
             inputs.append(a)
-    profile = state.profile
-    since = 0.0 if profile is None else time.perf_counter()
+    profiler = who_measures()
+    since = 0.0 if profiler is None else time.perf_counter()
     try:
         xp = backend.namespace(arrays)
         if odd:
@@ -93,23 +96,23 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         if explained is error:
             raise
         raise explained from error
-    seconds = 0.0 if profile is None else backend.wait_for(out) - since
+    seconds = 0.0 if profiler is None else backend.wait_for(out) - since
     if not is_tensor:
         return out
     if isinstance(out, np.generic):
         out = np.asarray(out)
-    if state.checking:
+    if is_checking():
         check_finite(op, args, arrays, out)
-    recording = state.recording
+    wanted = wanted and is_recording()
     node = None
-    if (wanted and recording) or state.tracing:
-        node = record(op, args, inputs, attrs, arrays, out, wanted and recording and op.backward is not None)
+    if wanted or state.tracing:
+        node = record(op, args, inputs, attrs, arrays, out, wanted and op.backward is not None)
         if to is not None and node.out is not None:
             node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read what was not rounded
         if state.trace is not None:
             state.trace.recorded(node)
-    if profile is not None:
-        profile.ran(op, arrays, attrs, out, seconds, node)
+    if profiler is not None:
+        profiler.ran(op, arrays, attrs, out, seconds, node)
     t = wrap(out, node)
     if node is None and op.keeps_origin:
         remember(t, op, args, arrays, attrs)
@@ -222,7 +225,7 @@ def wrong_call(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
     try:
         inspect.signature(op.forward).bind(np, *arrays, **attrs)
     except TypeError as error:
-        return f"{error}; expected {op.name}({', '.join(inspect.signature(op).parameters)})"
+        return f"{error}; expected {op.name}({', '.join(inspect.signature(op).parameters)}){keyword(op, error)}"
     return ""
 
 
@@ -257,7 +260,8 @@ def record(
                 raise GraphError(f"{op.name}: argument {i} is data and has no gradient, but it requires one; .detach() it")
     if not requires_grad:
         logits = tuple(arrays) if op.log is not None else ()
-        return Node(op, tuple(inputs), attrs, logits, None, out.shape, out.dtype, (), False, user_location())
+        kept = out if op.draws else None  # who computes it again needs the same numbers
+        return Node(op, tuple(inputs), attrs, logits, kept, out.shape, out.dtype, (), False, user_location())
     saved: tuple[Any, ...] = ()
     if op.reads_all:
         saved = tuple(arrays)
@@ -268,7 +272,7 @@ def record(
         saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
     if theirs and (writes.loans or writes.shared):
         saved = tuple([writes.kept(a) for a in saved])
-    kept = out if op.reads_output else None
+    kept = out if op.reads_output or op.draws else None
     return Node(op, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location())
 
 

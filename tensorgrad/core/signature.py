@@ -50,10 +50,11 @@ class Signature:
 
         named = {axis.rstrip("?"): draw(1) for axes in self.inputs for axis in axes} | {"*": ()}
         outer = draw(int(rng.integers(0, 3)))
+        broadcasts = not self.strict and sum(self.leading) > 1
         shapes = []
         for axes, is_open in zip(self.inputs, self.leading, strict=True):
             lead = outer if is_open else ()
-            if is_open and not self.strict:
+            if is_open and broadcasts:
                 lead = tuple(n if rng.random() < 0.75 else 1 for n in outer[rng.integers(0, len(outer) + 1) :])
             shapes.append(sum((named[axis] for axis in axes if not axis.endswith("?")), lead))
         return shapes

@@ -1,4 +1,9 @@
-"""The switches of the current thread: what is recorded, what is fused, which module is running, and who watches."""
+"""The switches: what is recorded, what is fused, which module is running, and who watches.
+
+What `with` blocks of the user switch belongs to the context (contextvars): each thread has its own, and each asyncio task,
+which begins with that of who made it. What is under way, such as the module whose forward runs, belongs to the thread: no task
+gives way to another in the midst of it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,11 @@ import functools
 import inspect
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from tensorgrad.core import spellings
 from tensorgrad.errors import ArgumentError, CompileError, DeviceMemoryError, DTypeError, OutOfRangeError, TensorgradError
 
 TensorT = TypeVar("TensorT")  # the Tensor, the Node, the Op, which stand above this
@@ -67,6 +73,13 @@ class Tracer(Protocol[TensorT]):
     def assigns(self, target: Any, value: TensorT, /) -> None:
         """The array `target`, of outside of the step, is given, in place, the values of a Tensor."""
 
+    def scattered(self, y: TensorT, x: TensorT, t: TensorT, /) -> None:
+        """y has been made of zeros by adding each row of x to the row that t, integers, names."""
+
+    def named(self, tensor: TensorT, /) -> tuple[TensorT, TensorT] | None:
+        """The rows that a Tensor was made of by `scattered`, and their numbers; None for one that was not."""
+        return None
+
     def reads_changed(self, array: Any, /) -> None:
         """The array of a Tensor is read, whose memory has been written to since it was computed; an error but for memory from
         outside."""
@@ -109,18 +122,47 @@ class Profiler(Protocol[NodeIn, OpIn]):
         """What is called `name`, of the module with this path, has cost that (a Cost)."""
 
 
+V = TypeVar("V")
+
+
+class Switch(Generic[V]):
+    """An attribute of `state` whose value is that of a context variable."""
+
+    def __init__(self, variable: ContextVar[V]) -> None:
+        self.variable = variable
+
+    def __get__(self, instance: State, owner: type[State]) -> V:
+        return self.variable.get()
+
+    def __set__(self, instance: State, value: V) -> None:
+        self.variable.set(value)
+
+
+recording = ContextVar("recording", default=True)
+checking = ContextVar("checking", default=False)
+profile: ContextVar[Profiler[Any, Any] | None] = ContextVar("profile", default=None)
+modes: ContextVar[dict[int, tuple[Any, bool]]] = ContextVar("modes", default={})  # noqa: B039  it is never written to
+# what every op and every compiled step asks: a third of the time that `state.recording` takes
+is_recording, is_checking, who_measures = recording.get, checking.get, profile.get
+
+
 class State(threading.local):
-    recording: bool = True  # False inside no_grad()
+    # of the context
+    recording = Switch(recording)  # False inside no_grad()
+    checking = Switch(checking)  # True inside detect_anomaly()
+    profile = Switch(profile)  # who measures inside profile()
+    fusing = Switch(ContextVar("fusing", default=True))  # False inside fusion.off()
+    modes = Switch(modes)  # of modules inside evaluate(), predict() and fit(), by id, each with its module
+    initial: Switch[Any] = Switch(ContextVar("initial", default=None))  # the generator of initial values inside seeded()
+    # of the thread
     tracing: bool = False  # True while a whole program is captured: what needs no gradient is recorded too
     trace: Tracer[Any] | None = None  # who listens while a step is traced
-    checking: bool = False  # True inside detect_anomaly()
-    fusing: bool = True  # False inside fusion.off()
-    profile: Profiler[Any, Any] | None = None  # who measures inside profile()
     walked: Callable[[list[Any]], None] | None = None  # who is told of the Tensors that a reverse walk begins at
+    batching: Any = None  # the calls of vmap that run (a core.batched.Batching), which take over what is batched
+    draws: Callable[[Callable[[], Any]], Any] | None = None  # who keeps what is drawn at random, and gives it once more
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
     function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
     caller: str = ""  # the function of several ops that runs, and that errors are told of, not the op inside that refuses
-    initial: Any = None  # the generator of initial values inside nn.init.seeded()
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
 
 
@@ -176,6 +218,29 @@ def named(fn: _F) -> _F:
     return called  # type: ignore[return-value]
 
 
+def answering(fn: _F) -> _F:
+    """Let a method say of keywords that it does not take how they are written here. It costs what a call costs."""
+
+    @functools.wraps(fn)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(self, *args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise
+            raise wrong_call(fn, type(self).__name__ if fn.__name__ == "__init__" else self.name, error) from None
+
+    called.answers = fn  # type: ignore[attr-defined]
+    return called  # type: ignore[return-value]
+
+
+def wrong_call(fn: Callable[..., Any], name: str, error: TypeError) -> TypeError:
+    """What Python says of the number or the names of arguments, with the name of the function, and what it takes."""
+    taken = [p.replace(annotation=p.empty) for p in inspect.signature(fn).parameters.values() if p.name != "self"]
+    text = f"{scoped(name)}: {str(error).partition('() ')[2]}; expected {name}{inspect.Signature(taken)}"
+    return TypeError(text + spellings.keyword(fn, error))
+
+
 def scoped(op: str) -> str:
     """What an error begins with: the path of the module that runs, and the name of what was called, of `op` by default."""
     name = state.caller or op
@@ -201,8 +266,7 @@ def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kw
     """
     name = args[0].name if fn.__name__ == "__call__" else fn.__name__
     if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
-        taken = [p.replace(annotation=p.empty) for p in inspect.signature(fn).parameters.values() if p.name != "self"]
-        return TypeError(f"{scoped(name)}: {str(error).partition('() ')[2]}; expected {name}{inspect.Signature(taken)}")
+        return wrong_call(fn, name, error)
     kind = next((kind for base, kind in KINDS.items() if isinstance(error, base)), None)
     if isinstance(error, (CompileError, Warning, FloatingPointError)) or kind is None:
         return error
@@ -236,14 +300,45 @@ class Changes:
 changes = Changes()
 
 
-@contextmanager
-def switched(**values: Any) -> Iterator[None]:
-    """Set some of the switches inside a `with` block and put them back after it."""
-    before = {name: getattr(state, name) for name in values}
-    try:
-        for name, value in values.items():
+class switched:
+    """Set some of the switches inside a `with` block and put them back after it; or in each call of a decorated function."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+        self.before: dict[str, Any] | None = None
+
+    def __enter__(self) -> None:
+        if self.before is not None:
+            raise ArgumentError(
+                "a `with` block is entered that has been entered already, here or in another thread; make another"
+            )
+        self.before = {name: getattr(state, name) for name in self.values}
+        for name, value in self.values.items():
             setattr(state, name, value)
-        yield
-    finally:
+
+    def __exit__(self, *raised: object) -> None:
+        before, self.before = self.before or {}, None
         for name, value in before.items():
             setattr(state, name, value)
+
+    def __call__(self, fn: _F) -> _F:
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise ArgumentError(
+                f"{fn.__name__} is a generator: what decorates it would have ended before its first step; write `with` blocks "
+                f"inside of it, with no yield in them"
+            )
+        if inspect.iscoroutinefunction(fn):
+
+            @functools.wraps(fn)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                with switched(**self.values):
+                    return await fn(*args, **kwargs)
+
+            return awaited  # type: ignore[return-value]
+
+        @functools.wraps(fn)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with switched(**self.values):
+                return fn(*args, **kwargs)
+
+        return called  # type: ignore[return-value]

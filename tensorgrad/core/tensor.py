@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Tensor(Face):
     """
 
     __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "origin", "__weakref__")
-    origin: Node  # of what is not recorded, and only where a logarithm of it may be asked for
+    origin: Node | None  # of what is not recorded, and only where a logarithm of it may be asked for
     __hash__ = object.__hash__  # by identity, though == compares elements
 
     def __init__(
@@ -52,6 +53,8 @@ class Tensor(Face):
         source = data if isinstance(data, Tensor) else None
         if source is not None:
             name = name or source.name
+            if state.batching is not None:
+                state.batching.look(source, "a copy by Tensor()")
             if source.node is not None and source.requires_grad and state.recording:
                 raise GraphError(
                     f"Tensor: the data are a Tensor that was computed by {source.node.op.name}, and a copy of its values would "
@@ -66,6 +69,7 @@ class Tensor(Face):
         self.requires_grad: bool = False
         self.name: str = name
         self.hooks: list[Callable[[Tensor], Any]] | None = None
+        self.origin = None
         if state.trace is not None:
             if is_copy:
                 state.trace.copied(self, data if source is None else source)
@@ -225,6 +229,18 @@ class Tensor(Face):
     # What NumPy and others make of it
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        asks = sys._getframe(1)
+        if asks.f_globals.get("__name__", "").startswith("scipy.sparse"):
+            if asks.f_code.co_name == "_matmul_dispatch":
+                # `sparse @ self`: where there is an object, and no array, SciPy leaves it to `__rmatmul__`
+                found = np.empty((), object)
+                found[()] = self
+                return found
+            if self.requires_grad:
+                raise DTypeError(
+                    "scipy.sparse: of a sparse matrix with a Tensor that requires a gradient only @ is recorded; .toarray() of "
+                    "the matrix makes a dense one"
+                )
         if self.requires_grad:
             raise DTypeError(
                 "np.asarray: this Tensor requires a gradient, and an array would leave the graph; use .detach() (or .numpy())"
@@ -261,6 +277,15 @@ class Tensor(Face):
         kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         kind += "" if isinstance(self._data, np.ndarray) else f", device='{self.device}'"
         return f"Tensor({np.array2string(self.numpy(), separator=', ', prefix='Tensor(')}{kind}{made}{name})"
+
+    if not TYPE_CHECKING:  # to a type checker there would be every name
+
+        def __getattr__(self, name: str) -> None:
+            if name[0] == "_":  # asked for by protocols, often
+                raise AttributeError(name)
+            from tensorgrad.core import spellings
+
+            raise spellings.missing("Tensor", name, self)
 
     # Gradients
 
@@ -323,6 +348,7 @@ def wrap(data: Array, node: Node | None) -> Tensor:
     t.requires_grad = node is not None and node.requires_grad
     t.name = ""
     t.hooks = None
+    t.origin = None
     return t
 
 
@@ -348,6 +374,7 @@ def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) ->
     """A leaf as it was before it was copied or pickled."""
     t = kind.__new__(kind)
     t._data, t._grad, t.node, t.requires_grad, t.name, t.hooks = backend.copy(data), None, None, requires_grad, name, None
+    t.origin = None
     return t
 
 

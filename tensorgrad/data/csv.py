@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from itertools import islice
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tensorgrad.core.backend import Array
-from tensorgrad.data.npz import file_at
-from tensorgrad.errors import DataError, DTypeError, OutOfRangeError
+from tensorgrad.data.npz import as_limit, file_at
+from tensorgrad.errors import ArgumentError, DataError, DTypeError, OutOfRangeError
 
-LINES = 1024  # that are read at once
+LINES, PIECE = 1024, 1 << 24  # lines, and characters, that are read at once
+LIMIT = 1 << 20  # characters of a line, unless more are asked for
+
+# what np.loadtxt reads as a number
+NUMBER = re.compile(r"\s*[+-]?(inf|infinity|nan|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\s*", re.ASCII | re.IGNORECASE)
 
 
 def read_csv(
-    path: str | Path, label: int = 0, *, header: bool | None = None, dtype: npt.DTypeLike = np.float32
+    path: str | Path,
+    label: int = 0,
+    *,
+    header: bool | None = None,
+    dtype: npt.DTypeLike = np.float32,
+    limit: int = LIMIT,
 ) -> tuple[Array, Array]:
     """Samples and their labels from a file with one sample a line: x (m, n) of `dtype`, labels (m,) of int64.
 
     label   the column that holds the label, a whole number; a negative one counts from the last column
     header  whether the first line holds names instead of numbers; by default it does if none of its fields is a number
     dtype   of x, a float or an integer type; an integer type has to fit each number exactly
+    limit   characters that a line may have: no more of a longer one is read
 
     MNIST goes around in this form, 784 pixels after the label: `x, y = read_csv("mnist_train.csv", dtype="uint8")`.
     Empty lines are passed over. Fields are decimal numbers, without quotes.
@@ -32,7 +43,13 @@ def read_csv(
     fields than the first one, a field that is no finite number or does not fit, and a file without samples; OutOfRangeError
     if there is no such column.
     """
-    path, dtype = file_at(path), np.dtype(dtype)
+    path, limit = file_at(path), as_limit("read_csv", limit)
+    if isinstance(label, bool) or not hasattr(label, "__index__"):
+        raise ArgumentError(f"read_csv: label must be the number of a column, got {label!r}")
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise DTypeError(f"read_csv: dtype is {dtype!r}, expected a float or an integer type") from None
     if dtype.kind not in "fiu":
         raise DTypeError(f"read_csv: dtype is {dtype}, expected a float or an integer type")
     samples: list[Array] = []
@@ -40,8 +57,7 @@ def read_csv(
     columns = 0
     # a byte that is no text becomes a character that is no number, and gets an error with its line
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        numbered = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
-        while rows := list(islice(numbered, LINES)):
+        for rows in _pieces(path, file, limit):
             if not columns:
                 columns = rows[0][1].count(",") + 1
                 if not -columns <= label < columns:
@@ -58,6 +74,27 @@ def read_csv(
     return np.concatenate(samples), np.concatenate(labels)
 
 
+def _pieces(path: Path, file: IO[str], limit: int) -> Iterator[list[tuple[int, str]]]:
+    """The lines that are not empty, with their numbers, some at a time."""
+    rows: list[tuple[int, str]] = []
+    number = size = 0
+    while line := file.readline(limit + 1):
+        number += 1
+        if len(line) > limit and not line.endswith("\n"):
+            raise DataError(
+                f"{path}, line {number}: more than {limit:,} characters in a line; read_csv(path, limit=...) allows more"
+            )
+        if line.isspace():
+            continue
+        rows.append((number, line))
+        size += len(line)
+        if len(rows) == LINES or size > PIECE:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
 def _parse(path: Path, rows: list[tuple[int, str]], columns: int) -> Array:
     """The numbers of these lines, float64 (lines, columns)."""
     for number, line in rows:
@@ -66,10 +103,10 @@ def _parse(path: Path, rows: list[tuple[int, str]], columns: int) -> Array:
     try:
         return _numbers([line for _, line in rows]) if rows else np.empty((0, columns))
     except ValueError as error:
-        number, line = next(((number, line) for number, line in rows if not _is_numeric(line)), rows[0])
-        for column, field in enumerate(line.split(","), 1):
-            if not _is_numeric(field):
-                raise DataError(f"{path}, line {number}, field {column}: {field.strip()[:40]!r} is no number") from None
+        for number, line in rows:
+            for column, field in enumerate(line.split(","), 1):
+                if not NUMBER.fullmatch(field):
+                    raise DataError(f"{path}, line {number}, field {column}: {field.strip()[:40]!r} is no number") from None
         raise DataError(f"{path}, lines {rows[0][0]} to {rows[-1][0]}: {error}") from error
 
 
@@ -78,16 +115,8 @@ def _numbers(lines: list[str]) -> Array:
     return values
 
 
-def _is_numeric(text: str) -> bool:
-    """Whether a field, or each field of a line, is a number."""
-    try:
-        return text.strip() != "" and bool(_numbers([text]).size)
-    except ValueError:
-        return False
-
-
 def _is_header(line: str) -> bool:
-    return {"\0", "\ufffd"}.isdisjoint(line) and not any(map(_is_numeric, line.split(",")))
+    return {"\0", "\ufffd"}.isdisjoint(line) and not any(map(NUMBER.fullmatch, line.split(",")))
 
 
 def _cast(path: Path, rows: list[tuple[int, str]], values: Array, dtype: np.dtype[Any], columns: list[int]) -> Array:
@@ -100,6 +129,6 @@ def _cast(path: Path, rows: list[tuple[int, str]], values: Array, dtype: np.dtyp
         fits = (np.floor(values) == values) & (values >= max(info.min, -whole)) & (values <= min(info.max, whole))
     if not fits.all():
         i, j = np.argwhere(~fits)[0]
-        field = rows[i][1].split(",")[columns[j]].strip()
+        field = rows[i][1].split(",")[columns[j]].strip()[:40]
         raise DataError(f"{path}, line {rows[i][0]}, field {columns[j] + 1}: {field} does not fit into {dtype}")
     return values.astype(dtype)

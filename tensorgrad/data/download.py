@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tensorgrad.core.files import replacing
 from tensorgrad.errors import DataError, DownloadError, MissingDependencyError
 
 TIMEOUT = 30  # seconds without an answer, or without another byte
@@ -34,17 +33,17 @@ def fetch(path: Path, mirrors: Sequence[str], read: Callable[[Path], T], otherwi
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
     for mirror in mirrors:
-        # beside its place, so that it moves there in one step, and in a folder of its own: several processes may download
-        with tempfile.TemporaryDirectory(prefix="download-", dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            # without a terminal there is no bar; pooch asks for its length, so it has one before the server says it
-            with tqdm(desc=path.name, total=1, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-                try:
-                    HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)(mirror + path.name, str(part), None)
+        part = path
+        # without a terminal there is no bar; pooch asks for its length, so it has one before the server says it
+        with tqdm(desc=path.name, total=1, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            try:
+                with replacing(path) as file:
+                    part = Path(file.name)
+                    HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)(mirror + path.name, file, None)
+                    file.flush()
                     content = read(part)
-                except (OSError, DataError) as error:  # requests' errors are OSErrors
-                    reasons.append(f"{mirror}{path.name}: {str(error).removeprefix(f'{part}: ')}")
-                    continue
-            os.replace(part, path)
-            return content
+            except (OSError, DataError) as error:  # requests' errors are OSErrors
+                reasons.append(f"{mirror}{path.name}: {str(error).removeprefix(f'{part}: ')}")
+                continue
+        return content
     raise DownloadError("\n  ".join([f"{path.name}: no mirror gave it.", *reasons, otherwise]))

@@ -12,17 +12,18 @@ from typing import IO
 import numpy as np
 
 from tensorgrad.core.backend import Array
-from tensorgrad.data.npz import DEFLATE, MOST, as_array, check_shape, file_at, read_at_most
+from tensorgrad.data.npz import DEFLATE, as_array, check_shape, file_at, limit_of, read_at_most
 from tensorgrad.errors import DataError
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP = b"\x1f\x8b"
 
 
-def read_idx(path: str | Path, ndim: int | None = None) -> Array:
+def read_idx(path: str | Path, ndim: int | None = None, *, limit: int | None = None) -> Array:
     """The array in an idx file, plain or gzipped (which its first bytes tell), of native byte order.
 
-    ndim  how many axes it has to have; any number by default
+    ndim   how many axes it has to have; any number by default
+    limit  bytes that a gzipped file may be unpacked to; by default 512 MiB, or the size of the file if that is more
 
     The format (http://yann.lecun.com/exdb/mnist/): two zero bytes, the type (8 for unsigned bytes), the number of axes, the
     size of each axis as a big-endian 32-bit number, then the values, big-endian, the last axis fastest.
@@ -33,19 +34,20 @@ def read_idx(path: str | Path, ndim: int | None = None) -> Array:
     path = file_at(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
+        most, how = limit_of("read_idx", limit, size)
         packed = file.read(2) == GZIP
         file.seek(0)
         if not packed:
-            return _read(path, file, ndim, size, f"a file of {size} bytes")
+            return _read(path, file, ndim, min(size, most), f"a file of {size} bytes", "")
         try:
             with gzip.GzipFile(fileobj=file) as content:
-                return _read(path, content, ndim, min(DEFLATE * size, MOST), f"a gzip file of {size} bytes")
+                return _read(path, content, ndim, min(DEFLATE * size, most), f"a gzip file of {size} bytes", how)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{path}: a broken gzip file: {error}") from error
 
 
-def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: int, kind: str) -> Array:
-    """The array in a file that can hold `most` bytes; `kind` says why."""
+def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: int, kind: str, how: str) -> Array:
+    """The array in a file that can hold `most` bytes; `kind` says why, `how` what to do about it."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise DataError(f"{path}: not an idx file, it starts with {magic!r} instead of two zero bytes")
@@ -61,7 +63,7 @@ def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: i
     count = math.prod(shape) * dtype.itemsize
     declared = f"its header says {shape} of {dtype.name}, which is {count}"
     if count > most:
-        raise DataError(f"{path}: {declared} bytes; from {kind} at most {most} are read")
+        raise DataError(f"{path}: {declared} bytes; from {kind} at most {most} are read{how}")
     content = read_at_most(file, count)
     if len(content) < count:
         raise DataError(f"{path}: {len(content)} bytes of values, {declared}")

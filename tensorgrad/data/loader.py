@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, is_floating, is_number, like, on
+from tensorgrad.core.form import ANYTHING, COUNT, WHOLES, Each, Maybe, generator_problems, problems
 from tensorgrad.core.memory import new
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 
 _seeds = np.random.default_rng()
+
+STATE = {"samples": COUNT, "batch_size": COUNT, "generator": Each(ANYTHING), "position": COUNT, "order": Maybe(WHOLES)}
 
 
 def seed(value: int | None) -> None:
@@ -122,25 +125,36 @@ class DataLoader:
             "order": None if epoch.order is None else epoch.order.copy(),
         }
 
+    def misfits(self, values: Any) -> list[str]:
+        """What keeps a state_dict from being loaded, in words."""
+        if found := problems(values, STATE):
+            return found
+        order, position = values["order"], values["position"]
+        for name, own in (("samples", self.samples), ("batch_size", self.batch_size)):
+            if values[name] != own:
+                found.append(f"{name} is {values[name]}, expected {own}")
+        if position > len(self):
+            found.append(f"position is {position}, expected 0 to {len(self)}")
+        elif (order is not None) != (self.shuffle and position > 0):
+            found.append(
+                f"shuffle was {order is not None}, expected {self.shuffle}"
+                if position
+                else "there is an order, but position is 0"
+            )
+        elif order is not None and not np.array_equal(np.sort(order), np.arange(self.samples)):
+            found.append(f"the order is not one of {self.samples} samples")
+        return found + generator_problems(self.rng, values["generator"], "generator")
+
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Go on as the loader that `state_dict` was taken from: the next loop begins with the batch that would have come.
 
-        Raises DataError, before anything is changed, if that one had other samples, batches or another kind of generator.
+        Raises DataError, before anything is changed, if that one had other samples, batches or another kind of generator, or
+        for what is no such state.
         """
-        for name, own in (("samples", self.samples), ("batch_size", self.batch_size)):
-            if values[name] != own:
-                raise DataError(f"DataLoader.load_state_dict: {name} is {values[name]}, expected {own}")
+        if found := self.misfits(values):
+            raise DataError(f"DataLoader.load_state_dict: {'; '.join(found)}")
+        self.rng.bit_generator.state = values["generator"]
         order, position = values["order"], values["position"]
-        if position and (order is not None) != self.shuffle:
-            raise DataError(f"DataLoader.load_state_dict: shuffle was {not self.shuffle}, expected {self.shuffle}")
-        if order is not None and not np.array_equal(np.sort(order), np.arange(self.samples)):
-            raise DataError(f"DataLoader.load_state_dict: the order is not one of {self.samples} samples")
-        if not 0 <= position <= len(self):
-            raise DataError(f"DataLoader.load_state_dict: position is {position}, expected 0 to {len(self)}")
-        try:
-            self.rng.bit_generator.state = values["generator"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"DataLoader.load_state_dict: generator: {error}") from error
         self.epoch, self._resumed = (Epoch(order, position), True) if position else (None, False)
 
 

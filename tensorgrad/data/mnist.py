@@ -15,7 +15,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.data.download import fetch
 from tensorgrad.data.idx import read_idx
 from tensorgrad.errors import DataError
-from tensorgrad.kernels.build import cache_folder
+from tensorgrad.kernels.cache import cache_folder
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -140,15 +140,18 @@ def _load(source: Source, folder: str | Path | None, verify: bool) -> tuple[Arra
 def _cached(source: Source, name: str, md5: str | None) -> Array:
     """The array from the cache; if it is not there, or was damaged there, from a mirror."""
     folder = cache_folder() / "data" / source.folder
-    if (path := _find(folder, name)) is not None:
-        with contextlib.suppress(DataError):
+    target, path = folder / f"{name}.gz", _find(folder, name)
+    if path is not None:
+        with contextlib.suppress(DataError, FileNotFoundError):  # another process may have taken it away
             return _read(path, name, md5)
-        path.unlink()
     otherwise = (
         f"{source.title} without the network: put {', '.join(FILES)}, plain or .gz, into a folder and name it in the call, "
         f"or put them into {folder}"
     )
-    return fetch(folder / f"{name}.gz", source.mirrors, lambda path: _read(path, name, md5), otherwise)
+    array = fetch(target, source.mirrors, lambda path: _read(path, name, md5), otherwise)
+    if path not in (None, target):  # the damaged one would be found first
+        path.unlink(missing_ok=True)
+    return array
 
 
 def _read(path: Path, name: str, md5: str | None) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 import struct
@@ -11,15 +12,16 @@ import zipfile
 import zlib
 from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array
-from tensorgrad.errors import DataError
+from tensorgrad.core.files import as_path
+from tensorgrad.errors import ArgumentError, DataError
 
 DEFLATE = 1032  # deflate makes at most so many bytes of one (258 of 2 bits): https://zlib.net/zlib_tech.html
-MOST = 1 << 31  # bytes that one packed array may come to; what is not packed is bounded by its file
+MOST = 1 << 29  # bytes that a packed file may come to, unless more is asked for; what is not packed is bounded by its file
 PIECE = 1 << 24  # bytes that are read at once
 HEADER = 1 << 16  # bytes of the longest .npy header that is read
 # how an archive without a comment ends: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.16
@@ -28,15 +30,15 @@ ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22
 # the literal that NumPy writes: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 NPY_HEADER = re.compile(
     r"\{ *'descr': *(?P<descr>'[^']*'|\[.*\]), *'fortran_order': *(?P<order>True|False),"
-    r" *'shape': *\((?P<shape>(\d{1,19}, ?)*(\d{1,19})?)\),? *\} *\n"
+    r" *'shape': *\((?P<shape>((0|[1-9]\d{0,18}), ?)*(0|[1-9]\d{0,18})?)\),? *\} *\n"
 )
 PLAIN_DTYPE = re.compile(r"'[<>|=]?(b1|\?|[iu][1248]|f[248]|c8|c16|[SU]\d{1,9})'")
 BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
 
 
 def file_at(path: str | Path) -> Path:
-    """The path as a Path. Raises DataError if a folder is there."""
-    path = Path(path)
+    """The path as a Path. Raises DataError if a folder is there, ArgumentError for what is no path."""
+    path = as_path(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder, expected a file")
     return path
@@ -47,7 +49,8 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
 
     Numbers and strings only: nothing is unpickled, nothing evaluated.
 
-    limit   bytes that all arrays together may have, whatever they are compressed to
+    limit   bytes that all arrays together may have, whatever they are compressed to; by default 512 MiB, or the size of the
+            file if that is more. It is looked at before anything is unpacked
 
     Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is truncated, changed
     (each array has a checksum), foreign or a pickle, and for one that declares more than it holds, before that is allocated.
@@ -55,6 +58,7 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
     path = file_at(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
+        most, how = limit_of("read_npz", limit, size)
         start = file.read(8)
         if start[:4] not in (b"PK\3\4", ZIP_END):
             raise DataError(f"{path}: not an .npz file, it {looks_like(start)}")
@@ -75,13 +79,27 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
                 # members may share their bytes, so that a small file unpacks to any size
                 if sum(m.compress_size for m in members) > size:
                     raise DataError(f"{path}: its members come to more than its {size} bytes")
-                if limit is not None and (total := sum(m.file_size for m in members)) > limit:
-                    raise DataError(f"{path}: declares arrays of {total:,} bytes, more than the {limit:,} that are allowed")
+                if (total := sum(m.file_size for m in members)) > most:
+                    raise DataError(f"{path}: declares arrays of {total:,} bytes, more than the {most:,} that are allowed{how}")
                 return {m.filename.removesuffix(".npy"): read_member(path, archive, m) for m in members}
         except DataError:
             raise
         except BROKEN as error:
             raise DataError(f"{path}: a broken .npz file: {error}") from error
+
+
+def limit_of(reader: str, limit: Any, size: int) -> tuple[int, str]:
+    """How many bytes a file of this size may be unpacked to, and for an error how to have more."""
+    if limit is None:
+        return max(size, MOST), f"; {reader}(path, limit=...) allows more"
+    return as_limit(reader, limit), ""
+
+
+def as_limit(reader: str, limit: Any) -> int:
+    """A limit of a reader. Raises ArgumentError for what is no whole number from 0."""
+    if isinstance(limit, bool) or not hasattr(limit, "__index__") or operator.index(limit) < 0:
+        raise ArgumentError(f"{reader}: limit must be a whole number from 0, got {limit!r}")
+    return operator.index(limit)
 
 
 def looks_like(start: bytes) -> str:
@@ -109,7 +127,7 @@ def check_member(path: Path, member: zipfile.ZipInfo, size: int) -> None:
     if member.compress_type == zipfile.ZIP_STORED:
         most = min(member.compress_size, size)
     else:
-        most = min(DEFLATE * min(member.compress_size, size), MOST)
+        most = DEFLATE * min(member.compress_size, size)
     if member.file_size > most:
         raise DataError(f"{path}: {name} declares {member.file_size} bytes; what the file holds of it is {most} at most")
 
@@ -125,13 +143,18 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
         if length > HEADER:
             raise DataError(f"{path}: {name} declares a header of {length} bytes, expected {HEADER} at most")
         header = file.read(length).decode("latin-1")
+        if len(header) < length:
+            raise DataError(f"{path}: {name} ends inside its header")
         if not (found := NPY_HEADER.fullmatch(header)):
             raise DataError(f"{path}: {name} has no header of an array but {header[:60]!r}")
         if not PLAIN_DTYPE.fullmatch(found["descr"]):
             raise DataError(
                 f"{path}: {name} is of dtype {found['descr'][:60]}, expected numbers or strings; no objects, no pickles"
             )
-        dtype = np.dtype(found["descr"].strip("'"))
+        try:
+            dtype = np.dtype(found["descr"].strip("'"))
+        except TypeError:  # text longer than NumPy has it
+            raise DataError(f"{path}: {name} is of dtype {found['descr']}, which NumPy does not have") from None
         shape = tuple(int(n) for n in found["shape"].replace(" ", "").split(",") if n)
         count = math.prod(shape) * dtype.itemsize
         have = member.file_size - file.tell()
@@ -141,7 +164,17 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
         content = read_at_most(file, count)
         if len(content) < count or file.read(1):  # the last read compares the checksum
             raise DataError(f"{path}: {name} holds {len(content)} bytes, its header says {shape} of {dtype}, which is {count}")
-    return as_array(content, dtype, shape, fortran=found["order"] == "True")
+    array = as_array(content, dtype, shape, fortran=found["order"] == "True")
+    check_values(f"{path}: {name}", array)
+    return array
+
+
+def check_values(where: str, array: Array) -> None:
+    """Raise DataError for bytes that are no boolean, or no character: what is computed with them is anything."""
+    if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
+        raise DataError(f"{where} is of booleans, but holds bytes other than 0 and 1")
+    if array.dtype.kind == "U" and array.size and int(array.ravel("K").view(np.uint32).max()) > sys.maxunicode:
+        raise DataError(f"{where} is of text, but holds what is no character")
 
 
 def check_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:

@@ -13,19 +13,20 @@ import os
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array, is_half, move
-from tensorgrad.data.npz import file_at, looks_like, read_npz
+from tensorgrad.core.files import as_path, replacing
+from tensorgrad.data.npz import check_shape, check_values, file_at, looks_like, read_npz
 from tensorgrad.errors import DataError, DTypeError
 
 METADATA = "metadata"  # its name in an .npz file
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as the format has it
+NAME = 60_000  # bytes of the longest name of an array; zip files count them with 16 bits
 PIECE = 1 << 20
 SAFETENSORS = {
     "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
@@ -34,42 +35,17 @@ SAFETENSORS = {
 WITHOUT_NUMPY = ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")  # dtypes of the format beyond those
 
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A new file to be written in a `with` block, which takes the place of `path` in one step when the block has ended.
-
-    Until then, and if anything goes wrong, what was at `path` stays as it was. The new file lies in the same folder, under
-    the same name with a dot before it and .tmp after it.
-    """
-    path = Path(os.path.realpath(path))  # the file that a link points to is what is replaced
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # so that the new name, too, outlives a loss of power
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """Write arrays and metadata, by the suffix of `path` as .npz (not compressed) or .safetensors, in place of what is there.
 
-    Raises DataError for another suffix, DTypeError for what is neither real numbers nor booleans, ValueError for a name that
-    is not printable, OSError where a file cannot be written (a full disk); the file that was there is then as it was.
+    Raises DataError for another suffix and for a name that is not printable or too long, DTypeError for what is neither real
+    numbers nor booleans, OSError where a file cannot be written (a full disk); the file that was there is then as it was.
     """
     kind = suffix_of(path)
     for name in arrays:
-        if not name.isprintable() or name in (METADATA, "__metadata__"):  # zip files end names at a zero byte
-            raise ValueError(f"{path}: an array cannot be called {name!r}")
+        # zip files end names at a zero byte
+        if not name.isprintable() or len(name.encode()) > NAME or name in (METADATA, "__metadata__"):
+            raise DataError(f"{path}: an array cannot be called {name[:60]!r}{'...' * (len(name) > 60)}")
     tidy = {name: _tidy(name, array) for name, array in arrays.items()}
     metadata = {**metadata, "sha256": digest(tidy, metadata)}
     with replacing(path) as file:
@@ -109,7 +85,7 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         arrays = read_npz(path, limit=path.stat().st_size)  # what `write` writes is not compressed
         try:
             metadata = _texts(json.loads(arrays.pop(METADATA).tobytes()))
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             raise DataError(f"{path}: has no {METADATA}, so tensorgrad has not written it") from None
     else:
         arrays, metadata = read_safetensors(path)
@@ -143,6 +119,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
         try:
             header = json.loads(first + file.read(length - 1), object_pairs_hook=_unique)
             metadata = _texts(header.pop("__metadata__", {}))
+            "".join([*header, *metadata, *metadata.values()]).encode()  # an error for lone surrogates, which no text has
             unknown = [f"{name} is of dtype {v['dtype']}" for name, v in header.items() if v["dtype"] in WITHOUT_NUMPY]
             entries = [] if unknown else [(name, *_entry(value)) for name, value in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -156,6 +133,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
                     f"{path}: {name} declares shape {shape} of {dtype} in bytes {begin:,} to {end:,}, which does not fit: "
                     f"the one before ends at {at:,}"
                 )
+            check_shape(f"{path}: {name}", shape, dtype)
             at = end
         if 8 + length + at != size:
             raise DataError(f"{path}: declares {8 + length + at:,} bytes, but is a file of {size:,}: cut off or damaged")
@@ -165,6 +143,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
             arrays[name] = np.empty(shape, dtype)
             if not _fill(arrays[name].reshape(-1), file):
                 raise DataError(f"{path}: {name} ends before the {end - begin:,} bytes that it declares")
+            check_values(f"{path}: {name}", arrays[name])
     return arrays, metadata
 
 
@@ -182,7 +161,7 @@ def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
 
 def suffix_of(path: str | Path) -> str:
     """ ".npz" or ".safetensors". Raises DataError for another suffix."""
-    suffix = Path(path).suffix
+    suffix = as_path(path).suffix
     if suffix not in (".npz", ".safetensors"):
         raise DataError(f"{path}: expected a name that ends in .npz or .safetensors")
     return suffix

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensorgrad.core.state import named
+from tensorgrad.core.table import visible
 from tensorgrad.errors import MissingDependencyError
 
 COLOURS = ("#2f6fb5", "#c98a00", "#2e8540", "#c04f4f")
@@ -45,7 +46,7 @@ def curves(
             step = every if len(values) >= every else 1
             at = range(step, len(values) + 1, step)
             marker = "o" if len(at) == 1 else None  # a line of one point would not be seen
-            label = name.replace("_", " ")
+            label = plain(name.replace("_", " "))
             axes.plot(at, values[step - 1 :: step], marker=marker, label=label, color=colour, linewidth=1.6)
         if best is not None:
             axes.axvline(best, color="#999999", linestyle="--", linewidth=1, label=f"kept: epoch {best}")
@@ -58,10 +59,15 @@ def curves(
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10), min_n_ticks=1))
-        axes.set_ylabel(quantity.replace("_", " ") + " (logarithmic)" * (axes.get_yscale() == "log"))
+        axes.set_ylabel(plain(quantity.replace("_", " ")) + " (logarithmic)" * (axes.get_yscale() == "log"))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
     return figure
+
+
+def plain(text: str) -> str:
+    """Text in which matplotlib finds no formula, and nothing that it has no picture of."""
+    return visible(text).replace("$", r"\$")

@@ -18,6 +18,7 @@ import tensorgrad.autograd.walk as autograd
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
+from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.draw.expression import Expr, constant, named, names_in, number, replaced, uniform
 from tensorgrad.draw.formula import simplified
@@ -115,7 +116,7 @@ class Writer:
         self.fused = recorded.fused()
         self.leaf_names = recorded.leaf_names()
         self.taken = set(self.leaf_names.values())
-        self.loss, self.wrt, self.name = loss, wrt, self.free(name)
+        self.loss, self.wrt, self.name = loss, wrt, self.free(visible(name))
         known = self.fused.values()
         ends = {node.index: node for node in self.fused.nodes}
         original = {node.index: node for node in recorded.nodes}
@@ -130,7 +131,7 @@ class Writer:
         if wrt.node is not None and loss.node is wrt.node:
             raise GraphError("derive: both arguments are the same Tensor")
         asked = [wrap(known[ends[node.index]], node) for node in self.path[::-1] if node.index != loss.node.index]  # type: ignore[union-attr]
-        asked = [t for t in asked if t.node is not wrt.node]
+        asked = [t for t in asked if t.requires_grad and t.node is not wrt.node]  # a mask of dropout's has no gradient
         found = autograd.grad(loss, [*asked, wrt], create_graph=True, allow_unused=True)
         self.ends = ends
         self.constants: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 import graphviz
 
+from tensorgrad.core.table import visible
 from tensorgrad.draw.scene import Box, Scene
 
 FONT = {"fontname": "Helvetica,Arial,sans-serif", "fontsize": "11"}
@@ -56,7 +57,7 @@ def to_dot(scene: Scene) -> str:
         if edge.kind == "gradient":  # drawn upwards: the rule of the earlier op stands above
             source, target = target, source
         if edge.label:
-            look["label"] = escaped(edge.label)
+            look["label"] = graphviz.nohtml(escaped(edge.label))
         dot.edge(source, target, **look)
     return str(dot.source)
 
@@ -87,7 +88,7 @@ def draw_box(dot: Any, box: Box) -> None:
         look |= {"fillcolor": heat_colour(box.heat)}
     end = "\\l" if box.left else "\\n"
     lines = [escaped(line) for line in box.lines]
-    dot.node(box.id, end.join(lines) + (end if box.left else ""), **look)
+    dot.node(box.id, graphviz.nohtml(end.join(lines) + (end if box.left else "")), **look)
 
 
 def heat_colour(share: float) -> str:
@@ -98,4 +99,4 @@ def heat_colour(share: float) -> str:
 
 def escaped(text: str) -> str:
     """Text in which Graphviz finds nothing to interpret."""
-    return str(graphviz.escape(text))
+    return str(graphviz.escape(visible(text).replace("&", "&amp;")))  # it reads entities, as HTML does

@@ -11,6 +11,7 @@ import numpy as np
 
 import tensorgrad.autograd.walk as autograd
 from tensorgrad.compiler.plan import Plan
+from tensorgrad.core.files import as_path, replacing
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.profiling import Cost, Profile
@@ -53,21 +54,18 @@ class Drawing:
         Without Graphviz, for all but .dot, it writes the .dot file instead and raises MissingDependencyError, which says what
         to install. Raises ValueError for another suffix.
         """
-        path = Path(path)
+        path = as_path(path)
         suffix = path.suffix.lower().removeprefix(".")
         if suffix not in SUFFIXES:
             raise ArgumentError(f"Drawing.save: expected a .svg, .png, .pdf, .dot or .html file, got {path.name!r}")
         if suffix == "dot":
-            path.write_text(self.dot)
-            return path
+            return written(path, self.dot.encode())
         try:
             content = to_html(self._views()).encode() if suffix == "html" else render(self.dot, suffix)
         except MissingDependencyError as error:
-            instead = path.with_suffix(".dot")
-            instead.write_text(self.dot)
+            instead = written(path.with_suffix(".dot"), self.dot.encode())
             raise MissingDependencyError(f"{error}. Wrote {instead} instead") from None
-        path.write_bytes(content)
-        return path
+        return written(path, content)
 
     def hash(self) -> str:
         """The same for graphs that are the same program; see Graph.hash."""
@@ -90,6 +88,13 @@ class Drawing:
             return render(self.dot, "svg").decode()
         except Exception:  # a notebook's repr never raises
             return None
+
+
+def written(path: Path, content: bytes) -> Path:
+    """The path, to which this has been written."""
+    with replacing(path) as file:
+        file.write(content)
+    return path
 
 
 def graph(

@@ -59,7 +59,7 @@ def in_words(array: Array) -> str:
         return np.array2string(array, precision=3, separator=", ").replace("\n", "")
     if not is_floating(array.dtype):
         return f"{array.min()} … {array.max()}"
-    finite = array[np.isfinite(array)]
+    finite = array[np.isfinite(array)].astype(np.float64)
     bad = array.size - finite.size
     text = f"{finite.min():.3g} … {finite.max():.3g}, mean {finite.mean():.3g}" if finite.size else "nothing finite"
     nans = int(np.isnan(array).sum())

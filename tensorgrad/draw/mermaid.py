@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tensorgrad.core.table import visible
 from tensorgrad.draw.scene import Box, Scene
 
 CLASSES = {
@@ -50,4 +51,4 @@ def groups(lines: list[str], scene: Scene, path: tuple[str, ...], boxes: list[Bo
 
 def escaped(text: str) -> str:
     """Text in which Mermaid finds nothing to interpret: everything but letters, digits and plain signs as entities."""
-    return "".join(c if c.isalnum() or c in " .,:+-=()/×_…" else f"#{ord(c)};" for c in text)
+    return "".join(c if c.isalnum() or c in " .,:+-=()/×_…" else f"#{ord(c)};" for c in visible(text))

@@ -83,7 +83,7 @@ def latex(e: Expr) -> str:
     if e.head is Term.NAME:
         return latex_name(str(e.args[0]))
     if e.head is Term.NUMBER:
-        return f"{e.args[0]:g}"
+        return latex_number(e.args[0])
     if e.head is ops.div:
         return f"\\frac{{{latex(e.args[0])}}}{{{latex(e.args[1])}}}"
     if e.head in INFIX:
@@ -104,7 +104,7 @@ def latex(e: Expr) -> str:
         return f"\\left[{latex(e.args[0])} {sign} {latex(e.args[1])}\\right]"
     if e.head is Term.FULL:
         value = e.args[0]
-        return "\\mathbf{1}" if value == 1 else f"{value:g} \\cdot \\mathbf{{1}}"
+        return "\\mathbf{1}" if value == 1 else f"{latex_number(value)} \\cdot \\mathbf{{1}}"
     if e.head is ops.sum:
         axis = dict(e.attrs).get("axis")
         return f"\\sum{'' if axis is None else f'_{{{axis}}}'} {latex_held(e.args[0], MATMUL)}"
@@ -119,11 +119,22 @@ def latex_held(e: Expr, level: int) -> str:
     return inner if level_of(e) >= level or e.head is ops.div else f"\\left({inner}\\right)"
 
 
+def latex_number(value: float) -> str:
+    """1.5, 2 \\cdot 10^{-7}, -\\infty."""
+    digits, e, exponent = f"{value:.12g}".replace("inf", r"\infty").partition("e")
+    power = f"10^{{{int(exponent)}}}" if e else ""
+    return {"1": power, "-1": f"-{power}"}.get(digits, rf"{digits} \cdot {power}") if e else digits
+
+
+# in braces, so that a name ends no script of the page that it stands in
+SIGNS = {"\\": r"{\backslash}", "^": r"{\wedge}", "~": r"{\sim}", "<": "{<}", ">": "{>}"}
+
+
 def latex_name(name: str) -> str:
     """W1 as W_{1}, fc1.weight upright, dL/dW1 as a fraction of partial derivatives."""
     if match := re.fullmatch(r"d(.+?)/d(.+)", name):
         return f"\\frac{{\\partial {latex_name(match[1])}}}{{\\partial {latex_name(match[2])}}}"
     if match := re.fullmatch(r"([A-Za-z])(\d*)('*)", name):
         return match[1] + (f"_{{{match[2]}}}" if match[2] else "") + match[3]
-    escaped = re.sub(r"([#$%&_{}])", r"\\\1", name.replace("\\", ""))
+    escaped = "".join(f"\\{c}" if c in "#$%&_{}" else SIGNS.get(c, c) for c in name)
     return f"\\mathrm{{{escaped}}}"

@@ -9,6 +9,7 @@ import json
 from importlib import resources
 from typing import Any
 
+from tensorgrad.core.table import visible
 from tensorgrad.draw.dot import heat_colour, to_dot
 from tensorgrad.draw.render import render
 from tensorgrad.draw.scene import Edge, Scene
@@ -16,12 +17,21 @@ from tensorgrad.draw.scene import Edge, Scene
 
 def to_html(views: dict[str, Scene]) -> str:
     """A page with one view for each scene; its first one is shown first. Raises MissingDependencyError without Graphviz."""
-    data = {name: laid_out(scene) for name, scene in views.items()}
+    data = all_visible({name: laid_out(scene) for name, scene in views.items()})
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     # a name must not be able to end the script that it stands in
     safe = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     page = resources.files("tensorgrad.draw").joinpath("page.html").read_text("utf-8")
     return page.replace("/*DATA*/null", safe.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def all_visible(nest: Any) -> Any:
+    """The same with every text in it as it is shown."""
+    if isinstance(nest, dict):
+        return {key: all_visible(value) for key, value in nest.items()}
+    if isinstance(nest, list):
+        return [all_visible(value) for value in nest]
+    return visible(nest) if isinstance(nest, str) else nest
 
 
 def laid_out(scene: Scene) -> dict[str, Any]:

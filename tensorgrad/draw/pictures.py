@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad.core.backend import Array
 from tensorgrad.core.state import named
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.draw.curves import COLOURS
+from tensorgrad.draw.curves import COLOURS, plain
 from tensorgrad.errors import LabelError, MissingDependencyError, ShapeError
 from tensorgrad.nn.layers import Dropout, Identity, Linear
 from tensorgrad.nn.module import Module
@@ -301,4 +301,4 @@ def as_labels(caller: str, argument: str, labels: Any, count: int | None, names:
 
 
 def name_of(label: Any, names: Sequence[str] | None) -> str:
-    return str(int(label)) if names is None else str(names[int(label)])
+    return str(int(label)) if names is None else plain(str(names[int(label)]))

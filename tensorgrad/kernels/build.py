@@ -1,22 +1,21 @@
-"""Kernels from source code: NumPy's at once, Numba's from a cache on disk."""
+"""Kernels from source code: NumPy's, and Numba's where it is there and can compile them."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import os
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array
-from tensorgrad.kernels import generate, reference, threads, thresholds
+from tensorgrad.kernels import cache, generate, reference, threads, thresholds
 from tensorgrad.kernels.chain import Chain
 
-Kernel = Callable[..., None]
+Kernel = Callable[..., Any]
 
 NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
     **{name: function for name, function in vars(np).items() if isinstance(function, np.ufunc)},
@@ -36,8 +35,37 @@ NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether Numba is installed; it is imported when the first kernel is built."""
-    return importlib.util.find_spec("numba") is not None and not os.environ.get("TENSORGRAD_NO_NUMBA")
+    """Whether Numba is there; it is imported when the first kernel is built."""
+    if os.environ.get("TENSORGRAD_NO_NUMBA") or importlib.util.find_spec("numba") is None:
+        return False
+    if built(lambda: importlib.import_module("numba")) is None:
+        return False
+    if hasattr(os, "register_at_fork"):  # a child would wait for ever for a lock that another thread of its parent had
+        from numba.core.compiler_lock import global_compiler_lock as lock
+
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return True
+
+
+def built(make: Callable[[], Any], *arrays: Any) -> Any:
+    """What `make` makes, called with such arrays, which compiles it; None, and a warning, where it fails.
+
+    To fail is no fault of the operation that asks for a kernel: there is NumPy's.
+    """
+    try:
+        kernel = make()
+        if arrays:
+            kernel(*arrays)
+    except Warning:  # that is to be an error
+        raise
+    except Exception as error:
+        cache.warn_once(
+            "numba",
+            f"Numba failed ({type(error).__name__}: {error}), and NumPy is used in its place, which takes longer. "
+            "`import numba` in a process of its own says whether it is installed well; TENSORGRAD_NO_NUMBA=1 leaves it out",
+        )
+        return None
+    return kernel
 
 
 @functools.cache
@@ -50,40 +78,30 @@ def numpy_kernel(chain: Chain, shared: tuple[tuple[int, int], ...]) -> Kernel:
 
 @functools.cache
 def numba_kernel(chain: Chain, shared: tuple[tuple[int, int], ...], flat: bool) -> Kernel | None:
-    """The chain as a loop compiled by Numba, as a function of operands and results; None where NumPy is the better choice."""
-    if not has_numba():
-        return None
+    """The chain as a loop compiled by Numba, as a function of operands and results; None where NumPy has to do it."""
     source = generate.numba_source(chain, dict(shared), flat)
-    return None if source is None else imported(source).kernel
+    if source is None or not has_numba():
+        return None
+
+    def make() -> Kernel:
+        space: dict[str, Any] = {"__name__": __name__}
+        exec(compile(source, "<tensorgrad chain>", "exec"), space)
+        kernel = space["kernel"]
+        # Numba calls the machine code by this name, of which there must not be two
+        kernel.__name__ = kernel.__qualname__ = f"chain_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+        return cache.jit(lambda: source + functions_of(source))(kernel)  # type: ignore[no-any-return]
+
+    shapes = {"full": (0,) if flat else (0, 1), "row": (1,), "column": (0, 1), "number": (), "sum": (1,)}
+    dtypes = [o.dtype for o in chain.operands] + [chain.dtype(register) for register, _ in chain.results]
+    layouts = generate.layouts_of(chain)
+    return built(make, *[np.empty(shapes[x], d) for x, d in zip(layouts, dtypes, strict=True)])  # type: ignore[no-any-return]
 
 
-def imported(source: str) -> Any:
-    """The module of this source, from a file in the cache folder: Numba keeps what it compiles beside the file."""
-    import hashlib
-
-    name = f"chain_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    path = cache_folder() / f"{name}.py"
-    if not path.exists() or path.read_text() != source:
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(source)
-        part.replace(path)  # another process may be doing the same
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[name] = module
-    return module
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: $TENSORGRAD_CACHE, or tensorgrad in the user's cache folder; it is made."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("TENSORGRAD_CACHE") or Path(base) / "tensorgrad")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def functions_of(source: str) -> str:
+    """The text of what a generated loop calls, on which its machine code depends."""
+    if "import exp_of_negative" not in source:
+        return ""
+    return importlib.import_module("tensorgrad.kernels.fast").source()  # type: ignore[no-any-return]
 
 
 class ChainKernel:
@@ -141,17 +159,37 @@ class ChainKernel:
                 np.add(total, more, out=total)
 
 
+def fast_kernel(name: str, *arrays: Any) -> Kernel | None:
+    """The kernel of fast.py of this name, for arguments like these; None where NumPy has to do it."""
+    return built(lambda: getattr(importlib.import_module("tensorgrad.kernels.fast"), name), *arrays) if has_numba() else None
+
+
 @functools.cache
 def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
     """softmax_cross_entropy for logits and labels of these dtypes, compiled where Numba is there and faster."""
-    if not has_numba() or dtype.char not in "fd" or labels.kind not in "iu" or classes > thresholds.CLASSES:
+    if dtype.char not in "fd" or labels.kind not in "iu" or classes > thresholds.CLASSES:
         return reference.softmax_cross_entropy
-    from tensorgrad.kernels import fast
+    z, t, g = np.zeros((1, 1), dtype), np.zeros(1, labels), np.zeros((), dtype)
+    fast = fast_kernel("softmax_cross_entropy", z, t, g, 1, g.copy(), z.copy())
+    if fast is None:
+        return reference.softmax_cross_entropy
 
     def kernel(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
-        if fast.softmax_cross_entropy(z, t, g, samples, loss, dz) >= 0:
+        if fast(z, t, g, samples, loss, dz) >= 0:
             reference.check_range(t, z.shape[-1])
 
-    one = np.zeros((1, 1), dtype)
-    kernel(one, np.zeros(1, labels), np.ones((), dtype), 1, np.zeros((), dtype), one.copy())
     return kernel
+
+
+@functools.cache
+def log_softmax_kernel(dtype: Any) -> Kernel | None:
+    """log_softmax of rows of this dtype; None where NumPy has to do it."""
+    z = np.zeros((1, 1), dtype)
+    return fast_kernel("log_softmax", z, z.copy())
+
+
+@functools.cache
+def cross_entropy_grad_kernel(dtype: Any, labels: Any) -> Kernel | None:
+    """cross_entropy_grad for scores and labels of these dtypes; None where NumPy has to do it."""
+    z = np.zeros((1, 1), dtype)
+    return fast_kernel("cross_entropy_grad", z, np.zeros(1, labels), dtype.type(1), z.copy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from tensorgrad.core.backend import Array
 from tensorgrad.core.memory import new
 from tensorgrad.kernels import reference, thresholds
-from tensorgrad.kernels.build import ChainKernel, has_numba
+from tensorgrad.kernels.build import ChainKernel, cross_entropy_grad_kernel, log_softmax_kernel
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step, Symbol
 
 DTYPES = {"f": "float32", "d": "float64"}
@@ -55,6 +56,24 @@ def relu(x: Array) -> Array:
     return y
 
 
+def computed(formula: Callable[[Any], Any], x: Any) -> Any:
+    """formula(x), of many steps and element by element, in one pass over memory.
+
+    formula  a function of one array that gives one of the same shape and dtype; not a new one at each call
+    """
+    if type(x) is not np.ndarray or x.size < thresholds.KERNEL or not fits(x):
+        return formula(x)
+    y = new(x.shape, x.dtype)
+    formula_kernel(formula, x.dtype.char)(x, y)
+    return y
+
+
+@functools.cache
+def formula_kernel(formula: Callable[[Any], Any], char: str) -> ChainKernel:
+    """The kernel of a formula of one array; char: of the dtype."""
+    return ChainKernel(Chain.of(lambda x: (formula(x),), [Operand("full", DTYPES[char])]), {})
+
+
 def relu_grad(g: Array, unit: Array) -> Array:
     """g where unit > 0, exactly 0 elsewhere; of one dtype and shape."""
     y = new(g.shape, g.dtype)
@@ -79,17 +98,16 @@ def div_grad(g: Any, d: Any) -> Any:
 
 def few_classes(z: Array) -> bool:
     """Whether rows of scores are so short that a loop over them beats NumPy's calls."""
-    return z.ndim == 2 and 0 < z.shape[1] <= thresholds.CLASSES and len(z) > 0 and fits(z) and has_numba()
+    return z.ndim == 2 and 0 < z.shape[1] <= thresholds.CLASSES and len(z) > 0 and fits(z)
 
 
 def log_softmax(z: Array) -> Array | None:
     """log softmax of every row; None where NumPy does it as well."""
-    if not few_classes(z):
+    kernel = log_softmax_kernel(z.dtype) if few_classes(z) else None
+    if kernel is None:
         return None
-    from tensorgrad.kernels import fast
-
     y = np.empty_like(z)
-    fast.log_softmax(z, y)
+    kernel(z, y)
     return y
 
 
@@ -97,7 +115,8 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
     """factor (e^logp - one_hot(t)); None where NumPy does it as well, or where t (m) has a label that is no class."""
     if not few_classes(logp) or t.dtype.kind not in "iu" or t.shape != logp.shape[:-1]:
         return None
-    from tensorgrad.kernels import fast
-
+    kernel = cross_entropy_grad_kernel(logp.dtype, t.dtype)
+    if kernel is None:
+        return None
     dz = np.empty_like(logp)
-    return dz if fast.cross_entropy_grad(logp, t, logp.dtype.type(factor), dz) else None
+    return dz if kernel(logp, t, logp.dtype.type(factor), dz) else None

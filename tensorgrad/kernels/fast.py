@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from math import exp, log
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import types
+from numba.extending import overload, register_jitable
+
+from tensorgrad.kernels.cache import jit
+
+
+def source() -> str:
+    """The text of this file: kernels depend on what they call."""
+    return inspect.getsource(sys.modules[__name__])
 
 
 def exp_of_negative(x: Any) -> Any:
@@ -48,7 +57,7 @@ def compiled_exp_of_negative(x: Any) -> Any:
     return compute
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(source)
 def softmax_cross_entropy(z: Any, t: Any, g: Any, samples: Any, loss: Any, dz: Any) -> Any:
     """As reference.softmax_cross_entropy; returns the row of a label that is out of range instead of raising, else -1."""
     rows, classes = z.shape
@@ -81,7 +90,7 @@ def softmax_cross_entropy(z: Any, t: Any, g: Any, samples: Any, loss: Any, dz: A
     return -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(source)
 def log_softmax(z: Any, y: Any) -> None:
     """y = z - log sum e^z, row by row; a row with a NaN becomes NaN."""
     rows, classes = z.shape
@@ -98,7 +107,7 @@ def log_softmax(z: Any, y: Any) -> None:
             y[i, k] = (z[i, k] - top) - shift
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(source)
 def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> Any:
     """dz = factor (e^logp - one_hot(t)); returns whether every label is a class, else dz is not written."""
     for i in range(len(t)):
@@ -110,3 +119,237 @@ def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> Any:
     for i in range(len(t)):
         dz[i, t[i]] -= factor
     return True
+
+
+@register_jitable
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x), of e^-|x| on both sides, so that it is exact in both tails."""
+    one = type(x)(1)
+    e = exp_of_negative(-abs(x))
+    return (e if x < 0 else one) / (one + e)
+
+
+@register_jitable
+def tanh(x: Any) -> Any:
+    """tanh x: (1 - e^-2|x|) / (1 + e^-2|x|), and below ln(3) / 2, where that would cancel, x + x x² P(x²) / Q(x²).
+
+    P and Q are Cody and Waite's for a mantissa of 53 bits (Software Manual for the Elementary Functions, 1980, chapter 13).
+    """
+    real = type(x)
+    e = exp_of_negative(real(-2) * abs(x))
+    s = x * x
+    p = (real(-0.96437492777225469787) * s + real(-99.225929672236083313)) * s + real(-1613.4119023996228053)
+    q = ((s + real(112.74474380534949335)) * s + real(2233.7720718962312926)) * s + real(4840.2357071988688686)
+    is_near = abs(x) < real(0.54930614433405484570)
+    far = e - real(1) if x < 0 else real(1) - e
+    return (x * (q + s * p) if is_near else far) / (q if is_near else real(1) + e)
+
+
+@register_jitable
+def sigmoid_of_sum(x: Any, y: Any) -> None:
+    """x = sigmoid(x + y)"""
+    for j in range(len(x)):
+        x[j] = sigmoid(x[j] + y[j])
+
+
+@register_jitable
+def tanh_of_sum(x: Any, y: Any) -> None:
+    """x = tanh(x + y)"""
+    for j in range(len(x)):
+        x[j] = tanh(x[j] + y[j])
+
+
+# The loops below are short, of few arrays each and from 0 on, so that LLVM makes vectors of them: it has to make sure before
+# each one that what is written is not what is read
+
+
+@jit(source)
+def lstm_step(a: Any, z: Any, c: Any, h_next: Any, c_next: Any) -> None:
+    """One step: the gates of a + z, then c' = f c + i m and h' = o tanh c'; a (n,4h) = h U is written over."""
+    n, wide = a.shape
+    h = wide // 4
+    for r in range(n):
+        i, f, m, o = a[r, :h], a[r, h : 2 * h], a[r, 2 * h : 3 * h], a[r, 3 * h :]
+        sigmoid_of_sum(a[r, : 2 * h], z[r, : 2 * h])
+        tanh_of_sum(m, z[r, 2 * h : 3 * h])
+        sigmoid_of_sum(o, z[r, 3 * h :])
+        old, new, out = c[r], c_next[r], h_next[r]
+        for j in range(h):
+            new[j] = f[j] * old[j] + i[j] * m[j]
+        for j in range(h):
+            out[j] = o[j] * tanh(new[j])
+
+
+@jit(source)
+def lstm_slopes(a: Any, z: Any, c: Any, c_next: Any, of_c: Any, forget: Any) -> None:
+    """What the gradients of the gates are multiples of, from a = h U, over which it is written, for rows of any steps.
+
+    a becomes (m i (1 - i), c f (1 - f), i (1 - m²)) of dc, and tanh(c') o (1 - o) of dh;  of_c  o (1 - tanh² c') of dh in dc
+    """
+    n, wide = a.shape
+    h = wide // 4
+    one = a.dtype.type(1)
+    for r in range(n):
+        i, f, m, o = a[r, :h], a[r, h : 2 * h], a[r, 2 * h : 3 * h], a[r, 3 * h :]
+        sigmoid_of_sum(a[r, : 2 * h], z[r, : 2 * h])
+        tanh_of_sum(m, z[r, 2 * h : 3 * h])
+        sigmoid_of_sum(o, z[r, 3 * h :])
+        old, new, through, kept = c[r], c_next[r], of_c[r], forget[r]
+        for j in range(h):
+            of_i = m[j] * i[j] * (one - i[j])
+            m[j] = i[j] * (one - m[j] * m[j])
+            i[j] = of_i
+        for j in range(h):
+            kept[j] = f[j]
+            f[j] = old[j] * f[j] * (one - f[j])
+        for j in range(h):
+            t = tanh(new[j])
+            through[j] = o[j] * (one - t * t)
+            o[j] = t * o[j] * (one - o[j])
+
+
+@jit(source)
+def lstm_step_grad(d: Any, of_c: Any, forget: Any, gh: Any, gc: Any, dh: Any, dc: Any) -> None:
+    """One step backwards: the multiples in d (n,4h) become the gradients of the gates; dc (n,h) that of c, without its own gc.
+
+    dh and dc come from the step after this one; gh and gc are what else reads h' and c'.
+    """
+    n, h = dh.shape
+    for r in range(n):
+        i, f, m, o = d[r, :h], d[r, h : 2 * h], d[r, 2 * h : 3 * h], d[r, 3 * h :]
+        of_h, of_cell, through, kept, more, also = dh[r], dc[r], of_c[r], forget[r], gh[r], gc[r]
+        for j in range(h):
+            of_h[j] += more[j]
+        for j in range(h):
+            of_cell[j] += also[j] + of_h[j] * through[j]
+        for j in range(h):
+            i[j] *= of_cell[j]
+            f[j] *= of_cell[j]
+        for j in range(h):
+            m[j] *= of_cell[j]
+            o[j] *= of_h[j]
+        for j in range(h):
+            of_cell[j] *= kept[j]
+
+
+@jit(source)
+def gru_step(a: Any, z: Any, b: Any, old: Any, new: Any) -> None:
+    """One step: r, w = sigmoid(a + z), m = tanh(z + r (a + b)), h' = m + w (h - m); a (n,3h) = h U is written over."""
+    n, wide = a.shape
+    h = wide // 3
+    for k in range(n):
+        r, w, m, given = a[k, :h], a[k, h : 2 * h], a[k, 2 * h :], z[k, 2 * h :]
+        sigmoid_of_sum(a[k, : 2 * h], z[k, : 2 * h])
+        for j in range(h):
+            m[j] = r[j] * (m[j] + b[j])
+        tanh_of_sum(m, given)
+        before, after = old[k], new[k]
+        for j in range(h):
+            after[j] = m[j] + w[j] * (before[j] - m[j])
+
+
+@jit(source)
+def gru_slopes(a: Any, z: Any, b: Any, old: Any, keep: Any) -> None:
+    """What the gradients of the gates are multiples of, from a (n,4h), whose first 3h are h U, for rows of any steps.
+
+    a becomes q r (1 - r) of dm, (h - m) w (1 - w) of dh, r of dm, and (1 - w) (1 - m²) of dh;  keep  w of dh past the gates
+    """
+    n, wide = a.shape
+    h = wide // 4
+    one = a.dtype.type(1)
+    for k in range(n):
+        r, w, q, m, given = a[k, :h], a[k, h : 2 * h], a[k, 2 * h : 3 * h], a[k, 3 * h :], z[k, 2 * h :]
+        sigmoid_of_sum(a[k, : 2 * h], z[k, : 2 * h])
+        for j in range(h):
+            q[j] += b[j]
+            m[j] = r[j] * q[j]
+        tanh_of_sum(m, given)
+        before, past = old[k], keep[k]
+        for j in range(h):
+            of_r = q[j] * r[j] * (one - r[j])
+            q[j] = r[j]
+            r[j] = of_r
+        for j in range(h):
+            past[j] = w[j]
+            new = m[j]
+            m[j] = (one - w[j]) * (one - new * new)
+            w[j] = (before[j] - new) * w[j] * (one - w[j])
+
+
+@jit(source)
+def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
+    """One step backwards: the multiples in d (n,4h) become the gradients of r, w, q and m before their functions.
+
+    dh (n,h) comes from the step after this one, g is what else reads h'; dh becomes that of h by the way past the gates.
+    """
+    n, h = dh.shape
+    for k in range(n):
+        r, w, q, m = d[k, :h], d[k, h : 2 * h], d[k, 2 * h : 3 * h], d[k, 3 * h :]
+        of_h, past, more = dh[k], keep[k], g[k]
+        for j in range(h):
+            of_h[j] += more[j]
+        for j in range(h):
+            m[j] *= of_h[j]
+            w[j] *= of_h[j]
+        for j in range(h):
+            r[j] *= m[j]
+            q[j] *= m[j]
+        for j in range(h):
+            of_h[j] *= past[j]
+
+
+@jit(source)
+def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any) -> None:
+    """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q); what is said for each axis, rows first."""
+    n, c, h, w = x.shape
+    rows, columns, places, across = y.shape[1], y.shape[2], y.shape[4], y.shape[5]
+    zero = x.dtype.type(0)
+    step = stride[1]
+    for k in range(c):
+        for i in range(rows):
+            for j in range(columns):
+                shift = dilation[1] * j - padding[1]
+                first = min(max((step - 1 - shift) // step, 0), across)  # column `step first + shift` is the first inside of x
+                last = max(min((w - 1 - shift) // step + 1, across), first)
+                for m in range(n):
+                    for p in range(places):
+                        row = stride[0] * p + dilation[0] * i - padding[0]
+                        if row < 0 or row >= h:
+                            for q in range(across):
+                                y[k, i, j, m, p, q] = zero
+                            continue
+                        for q in range(first):
+                            y[k, i, j, m, p, q] = zero
+                        if step == 1:
+                            for q in range(first, last):
+                                y[k, i, j, m, p, q] = x[m, k, row, q + shift]
+                        else:
+                            for q in range(first, last):
+                                y[k, i, j, m, p, q] = x[m, k, row, step * q + shift]
+                        for q in range(last, across):
+                            y[k, i, j, m, p, q] = zero
+
+
+@jit(source)
+def fold(x: Any, y: Any, stride: Any, padding: Any, dilation: Any) -> None:
+    """As ops.fold, over two axes: x (c, i, j, n, p, q) added to y (n, c, h, w), in the order of the elements of a window."""
+    n, c, h, w = y.shape
+    rows, columns, places, across = x.shape[1], x.shape[2], x.shape[4], x.shape[5]
+    step = stride[1]
+    for k in range(c):
+        for m in range(n):
+            for i in range(rows):
+                for j in range(columns):
+                    shift = dilation[1] * j - padding[1]
+                    first = min(max((step - 1 - shift) // step, 0), across)
+                    last = max(min((w - 1 - shift) // step + 1, across), first)
+                    for p in range(places):
+                        row = stride[0] * p + dilation[0] * i - padding[0]
+                        if row < 0 or row >= h:
+                            continue
+                        if step == 1:
+                            for q in range(first, last):
+                                y[m, k, row, q + shift] += x[k, i, j, m, p, q]
+                        else:
+                            for q in range(first, last):
+                                y[m, k, row, step * q + shift] += x[k, i, j, m, p, q]

@@ -8,7 +8,7 @@ from typing import Any
 from tensorgrad.kernels.chain import Chain, Ref, Register, constant_name
 
 # What Numba's loop says for a function that a processor does in a few cycles. The others (exp, tanh, ...) are left to NumPy,
-# which does eight or sixteen at once where Numba calls the C library for each.
+# which does eight or sixteen at once where Numba calls the C library for each; but for exp of what is never above 0.
 EXPRESSIONS = {
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
@@ -33,6 +33,7 @@ EXPRESSIONS = {
     "mul_grad": "({0} * {1} if {0} != {zero} else {zero})",
     "div_grad": "({0} / {1} if {0} != {zero} else {zero})",
 }
+DECAY = "exp_of_negative({0})"
 COMPARISONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal"}
 ARITHMETIC = EXPRESSIONS.keys() - COMPARISONS - {"where"}
 SLICED = ("full", "column")  # layouts of which a part of the rows has a part
@@ -132,7 +133,9 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     flat   all that is "full" has one axis, and nothing is "row" or "column"
     """
     dtypes = {chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))} - {"bool"}
-    if len(dtypes) != 1 or not dtypes <= {"float32", "float64"} or any(s.function not in EXPRESSIONS for s in chain.steps):
+    decays = decaying(chain)
+    known = all(s.function in EXPRESSIONS or i in decays for i, s in enumerate(chain.steps))
+    if len(dtypes) != 1 or not dtypes <= {"float32", "float64"} or not known:
         return None
     if any(s.dtype == "bool" and s.function not in COMPARISONS for s in chain.steps):  # NumPy's True + True is True
         return None
@@ -154,7 +157,8 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
             else:
                 values.append(f"c{len(constants)}")
                 constants[values[-1]] = f"{kind}(float.fromhex({float(a).hex()!r}))"
-        body.append(f"x{i} = {EXPRESSIONS[step.function].format(*values, zero='zero', one='one')}")
+        text = DECAY if i - len(operands) in decays else EXPRESSIONS[step.function]
+        body.append(f"x{i} = {text.format(*values, zero='zero', one='one')}")
     # what lies in the same memory has one name: with fewer arrays there is less that might overlap, for all the compiler knows
     stored = {
         register: operands[shared[k]] if k in shared else results[k]
@@ -166,9 +170,10 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     sums = [(results[k], register) for k, (register, layout) in enumerate(chain.results) if layout == "sum"]
     after = [f"{name}[j] += {stored[register]}[i, j]" for name, register in sums if register in stored]
     body += [f"{name}[j] += x{register}" for name, register in sums if register not in stored]
-    lines = ["from math import sqrt", "", "from numba import njit", "from numpy import float32, float64", ""]
+    lines = ["from math import sqrt", "", "from numpy import float32, float64", ""]
+    lines += ["from tensorgrad.kernels.fast import exp_of_negative", ""] if decays else []
     lines += [f"{name} = {value}" for name, value in constants.items()]
-    lines += ["", "", '@njit(cache=True, nogil=True, error_model="numpy")', f"def kernel({', '.join([*operands, *results])}):"]
+    lines += ["", "", f"def kernel({', '.join([*operands, *results])}):"]
     lines += [f"    {line}" for line in numbers] + [f"    {name}[:] = zero" for name, _ in sums]
     lines += [f"    for i in range({full}.shape[0]):"]
     if flat:
@@ -177,6 +182,40 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
         lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in body)]
         lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in after)] if after else []
     return "\n".join(lines) + "\n"
+
+
+def decaying(chain: Chain) -> set[int]:
+    """The steps that are exp of what is never above 0 (or NaN), as its formula tells: e^(-x²), say."""
+    signs: dict[Register, int] = {}  # 1: never below 0, -1: never above
+
+    def sign(a: Any) -> int:
+        return signs.get(a.register, 0) if isinstance(a, Ref) else (a > 0) - (a < 0)
+
+    found = set()
+    for i, step in enumerate(chain.steps):
+        of = [sign(a) for a in step.inputs]
+        match step.function:
+            case "exp" if of == [-1]:
+                found.add(i)
+                known = 1
+            case "square" | "absolute" | "sqrt" | "exp":
+                known = 1
+            case "multiply" if step.inputs[0] == step.inputs[1]:
+                known = 1
+            case "multiply":
+                known = of[0] * of[1]
+            case "divide" if not isinstance(step.inputs[1], Ref):  # by -0.0 a sign turns over
+                known = of[0] * of[1]
+            case "negative":
+                known = -of[0]
+            case "add":
+                known = of[0] if of[0] == of[1] else 0
+            case "minimum" if not isinstance(step.inputs[1], Ref) and step.inputs[1] <= 0:
+                known = -1
+            case _:
+                known = 0
+        signs[len(chain.operands) + i] = known
+    return found
 
 
 def layouts_of(chain: Chain) -> list[str]:

@@ -1,4 +1,4 @@
-"""Threads: how many, one pool of them, and BLAS told to keep to the same number."""
+"""Threads: how many, one pool of them, and BLAS told to keep to the same number, for whom it is whose turn it is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from operator import index
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from tensorgrad.core.arguments import is_whole
 from tensorgrad.errors import ArgumentError
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+T = TypeVar("T")
 
 MOST = 1024  # threads: beyond, the system might have none, or no memory for them
 _count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -36,9 +36,9 @@ def set_num_threads(n: int) -> None:
     global _count
     if not is_whole(n) or not 1 <= (n := index(n)) <= MOST:
         raise ArgumentError(f"set_num_threads: expected a whole number above 0, of at most {MOST}, got {n!r}")
-    _count = n
     _blas.cache_clear()  # SciPy may have brought its own since
-    blas_threads(n)
+    _count = n
+    _turns.set_usual(n)
 
 
 @functools.cache
@@ -56,31 +56,11 @@ def controls_blas() -> bool:
     return bool(_blas())
 
 
-def blas_threads(n: int) -> None:
-    """Tell BLAS to use n threads."""
-    for library in _blas():
-        library.set_num_threads(n)
-
-
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Inside the block every product uses the thread that asks for it, so that several threads can ask at once."""
-    blas_threads(1)
-    try:
-        yield
-    finally:
-        blas_threads(_count)
-
-
-@functools.cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(workers, thread_name_prefix="tensorgrad")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+def blas_threads(numbers: list[int]) -> None:
+    """Tell the BLAS libraries how many threads to use."""
+    for library, n in zip(_blas(), numbers, strict=False):
+        # newer versions of threadpoolctl leave it to the first thread that asks, and do nothing for others
+        getattr(library, "_real_set_num_threads", library.set_num_threads)(n)
 
 
 class _Inside(threading.local):
@@ -92,29 +72,205 @@ class _Inside(threading.local):
 _inside = _Inside()
 
 
+class Turns:
+    """Who may use BLAS: those that need one thread of it, or those that take it as it is, but never both at once.
+
+    The last bits of a product depend on the number of threads, which is one for the whole process. So that what one thread of
+    the program computes does not depend on what others do, each waits for its turn. Those that need the same have it together.
+
+    steady   the threads that use it as it is. To be quick they come and go without the lock, and look at `asked` afterwards
+    single   how many use one thread of it
+    asked    whether anybody does, or waits: who comes waits behind them, so that nobody waits for ever
+    usual    the numbers of threads to go back to
+    """
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.Lock())
+        self.steady: set[int] = set()
+        self.single = 0
+        self.asked = False
+        self.queue: list[object] = []
+        self.usual: list[int] = []
+
+    def wait(self, free: Callable[[], bool], take: Callable[[], Any]) -> None:
+        """Take what is free when all that came before have had their turn."""
+        me = object()
+        self.queue.append(me)
+        self.asked = True
+        try:
+            while self.queue[0] is not me or not free():
+                self.changed.wait()
+            take()
+        finally:
+            self.queue.remove(me)
+            self.told()
+
+    def told(self) -> None:
+        """Let those that wait see what has changed."""
+        self.asked = bool(self.single or self.queue)
+        self.changed.notify_all()
+
+    def enter_steady(self, thread: int) -> None:
+        self.steady.add(thread)
+        if self.asked:
+            with self.changed:
+                self.steady.discard(thread)
+                self.told()
+                self.wait(lambda: not self.single, lambda: self.steady.add(thread))
+
+    def leave_steady(self, thread: int) -> None:
+        self.steady.discard(thread)
+        if self.asked:
+            with self.changed:
+                self.told()
+
+    def enter_single(self) -> None:
+        with self.changed:
+            self.wait(lambda: not self.steady, self.take_single)
+
+    def take_single(self) -> None:
+        self.single += 1
+        if self.single == 1:
+            self.usual = [library.num_threads for library in _blas()]
+            blas_threads([1] * len(self.usual))
+
+    def leave_single(self) -> None:
+        with self.changed:
+            self.single -= 1
+            if not self.single:
+                self.back()
+            self.told()
+
+    def back(self) -> None:
+        """Let BLAS use as many threads as before it was to use one."""
+        if self.usual:
+            blas_threads(self.usual)
+            self.usual = []
+
+    def set_usual(self, n: int) -> None:
+        """Let BLAS use n threads, where it is not to use one at the moment."""
+        with self.changed:
+            numbers = [n] * len(_blas())
+            if self.usual:
+                self.usual = numbers
+            else:
+                blas_threads(numbers)
+
+
+_turns = Turns()
+
+
+def with_steady_blas(function: Callable[..., T], *arguments: Any) -> T:
+    """The result of a function, during which the number of BLAS's threads does not change."""
+    turns, me = _turns, threading.get_ident()
+    if me in turns.steady or _inside.parts:
+        return function(*arguments)
+    try:
+        turns.enter_steady(me)
+        return function(*arguments)
+    finally:
+        turns.leave_steady(me)
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Inside the block every product uses the thread that asks for it, so that several threads can ask at once."""
+    turns, me = _turns, threading.get_ident()
+    if _inside.parts:
+        yield
+        return
+    was_steady = me in turns.steady
+    if was_steady:
+        turns.leave_steady(me)
+    turns.enter_single()
+    try:
+        yield
+    finally:
+        turns.leave_single()
+        if was_steady:
+            turns.enter_steady(me)
+
+
+class Part:
+    """A part of some work, done once, by whoever begins it first."""
+
+    def __init__(self, work: Callable[[int, int], Any], start: int, stop: int) -> None:
+        self.work, self.start, self.stop = work, start, stop
+        self.begun, self.ended = threading.Lock(), threading.Lock()
+        self.ended.acquire()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do it, unless somebody has begun it."""
+        if not self.begun.acquire(blocking=False):
+            return
+        _inside.parts = True
+        try:
+            self.work(self.start, self.stop)
+        except BaseException as error:
+            self.error = error
+        finally:
+            _inside.parts = False
+            self.ended.release()
+
+
+class Pool:
+    """Threads that wait for parts of work. They are started when they are needed, and end with the process."""
+
+    def __init__(self) -> None:
+        self.given: SimpleQueue[Part] = SimpleQueue()
+        self.threads = 0
+
+    def give(self, parts: list[Part]) -> None:
+        """Let other threads do them, as far as there are any."""
+        while self.threads < len(parts):
+            name = f"tensorgrad_{self.threads}"
+            try:
+                threading.Thread(target=self.work, name=name, daemon=True).start()
+            except RuntimeError:  # the system has no more of them, or the interpreter is about to end
+                break
+            self.threads += 1
+        for part in parts[: self.threads]:
+            self.given.put(part)
+
+    def work(self) -> None:
+        while True:
+            self.given.get().run()
+
+
+_pool = Pool()
+
+
+def begin_anew() -> None:
+    """In a process that was forked: none of the other threads is there, nor will they give back what they have."""
+    global _pool, _turns
+    _pool, left, _turns = Pool(), _turns, Turns()
+    left.back()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=begin_anew)
+
+
 def in_threads(work: Callable[[int, int], Any], n: int, count: int) -> None:
-    """work(start, stop) for each of `count` equal parts of range(n), the first in this thread.
+    """work(start, stop) for each of `count` equal parts of range(n), the first in this thread, as is what no other has begun.
 
     What one of them raises is raised here, after all of them have ended. What is part of such work itself is not split again.
     """
     if _inside.parts or count == 1:
         work(0, n)
         return
-
-    def part(start: int, stop: int) -> None:
-        _inside.parts = True
-        try:
-            work(start, stop)
-        finally:
-            _inside.parts = False
-
-    from concurrent.futures import wait
-
     ends = [n * i // count for i in range(count + 1)]
-    others = [_pool(count - 1).submit(part, *between) for between in pairwise(ends[1:])]
-    try:
-        part(0, ends[1])
-    finally:
-        wait(others)
-    for other in others:
-        other.result()
+    parts = [Part(work, *between) for between in pairwise(ends)]
+    _pool.give(parts[1:])
+    for part in parts:
+        part.run()
+    errors = []
+    while parts:  # none is left for what is raised, which refers to these lines, to keep
+        part = parts.pop(0)
+        part.ended.acquire()
+        errors.append(part.error)
+    del part
+    for error in filter(None, errors):
+        errors.clear()
+        raise error

@@ -43,17 +43,18 @@ def wholes(of: str, name: str, value: Any, least: int | None = 0) -> tuple[int, 
     return (whole(of, name, value, least),)
 
 
-def pair(of: str, name: str, value: Any, least: int) -> tuple[int, int]:
-    """One whole number for rows and columns, or two."""
+def several(of: str, name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """One whole number for all axes, or one for each."""
     numbers = wholes(of, name, value, least)
-    if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) and len(numbers) != 2:
-        raise ArgumentError(f"{of}: {name} must be one whole number or two, for rows and for columns, got {shown(value)}")
-    return numbers[0], numbers[-1]
+    if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) and len(numbers) != axes:
+        expected = ("", "", " or two, for rows and for columns", " or three")[axes]
+        raise ArgumentError(f"{of}: {name} must be one whole number{expected}, got {shown(value)}")
+    return numbers if len(numbers) == axes else numbers * axes
 
 
-def sizes(of: str, name: str, value: Any, least: int) -> int | tuple[int, int]:
-    """`pair`, but for one number that one."""
-    numbers = pair(of, name, value, least)
+def sizes(of: str, name: str, value: Any, axes: int, least: int) -> int | tuple[int, ...]:
+    """`several`, but for one number that one."""
+    numbers = several(of, name, value, axes, least)
     return numbers if np.ndim(value) else numbers[0]
 
 

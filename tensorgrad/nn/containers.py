@@ -38,7 +38,7 @@ class Container(Module, Generic[P]):
         elif callable(value):
             how = "; write a Module whose forward calls it" + (f", or {known}" if (known := module_of(value)) else "")
         elif isinstance(value, (list, tuple)) or hasattr(value, "__next__"):
-            how = f"; pass what is in it one by one: {type(self).__name__}(*parts)" if isinstance(self, Sequential) else ""
+            how = f"; pass what is in it one by one: nn.{type(self).__name__}(*layers)" if isinstance(self, Sequential) else ""
         raise ArgumentError(at + how)
 
     def _put(self, parts: Mapping[str, P]) -> None:

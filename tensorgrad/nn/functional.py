@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import number, sizes
+from tensorgrad.core.arguments import choice, number, sizes, whole
 from tensorgrad.core.backend import Array, is_array, put
+from tensorgrad.core.installation import missing
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box, shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
-from tensorgrad.nn import loss
+from tensorgrad.nn import activation as composed
+from tensorgrad.nn import likelihood, loss, margins
+from tensorgrad.nn.activation import *
+from tensorgrad.nn.likelihood import *
 from tensorgrad.nn.loss import *
-from tensorgrad.ops import activation, linear, log_softmax, softmax
+from tensorgrad.nn.margins import *
+from tensorgrad.ops import activation, conv, linear, log_softmax, pool, softmax
 from tensorgrad.ops.activation import *
-from tensorgrad.ops.conv import avg_pool2d, conv2d, max_pool2d
-from tensorgrad.ops.elementwise import as_narrow, as_wide, where
+from tensorgrad.ops.attention import attention, attention_weights
+from tensorgrad.ops.compare import equal, greater, not_equal
+from tensorgrad.ops.conv import *
+from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, where
 from tensorgrad.ops.functions import hypot
 from tensorgrad.ops.index import lookup
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
+from tensorgrad.ops.pool import *
 from tensorgrad.ops.random import keep_mask, seed
 from tensorgrad.ops.statistics import norm
 
 __all__ = [
-    "avg_pool2d", "batch_norm", "conv2d", "dropout", "embedding", "layer_norm", "linear", "log_softmax", "max_pool2d", "seed",
-    "softmax",
+    "batch_norm", "dropout", "dropout1d", "dropout2d", "embedding", "embedding_bag", "group_norm", "instance_norm",
+    "layer_norm", "linear", "log_softmax", "rms_norm", "scaled_dot_product_attention", "seed", "softmax",
 ]  # fmt: skip
 __all__ += activation.__all__
+__all__ += conv.__all__
+__all__ += pool.__all__
+__all__ += composed.__all__
 __all__ += loss.__all__
+__all__ += likelihood.__all__
+__all__ += margins.__all__
 
 
 @one_box
@@ -53,26 +66,120 @@ def dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random
 
 
 @one_box
+def dropout1d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
+    """`dropout` of whole channels: of x (n,c,l) each (n,c) is kept or 0."""
+    return channels_kept("dropout1d", 3, x, p, training, rng)
+
+
+@one_box
+def dropout2d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
+    """`dropout` of whole channels: of x (n,c,h,w) each (n,c) is kept or 0."""
+    return channels_kept("dropout2d", 4, x, p, training, rng)
+
+
+def channels_kept(op: str, ndim: int, x: Any, p: Any, training: bool, rng: Any) -> Any:
+    p = number(op, "p", p)
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"{scoped(op)}: p must be in 0 .. 1, got {p}")
+    x = as_operand(op, x)
+    if x.ndim != ndim:
+        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected {'(n,c,l)' if ndim == 3 else '(n,c,h,w)'}")
+    if not training or p == 0 or not x.size:
+        return x
+    one_each = x[(slice(None), slice(None)) + (slice(1),) * (ndim - 2)]
+    return where(keep_mask(one_each, p, rng), x, 0) * (1 / (1 - p) if p < 1 else 1)
+
+
+@one_box
 def layer_norm(
     x: Operand[T],
-    shape: int | Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Operand[T] | None = None,
     bias: Operand[T] | None = None,
     eps: float = 1e-5,
 ) -> T | Array:
     """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each sample.
 
-    x       (..., *shape): the axes of `shape`, which come last, are those that m and v are taken over
-    weight, bias   (*shape), or None
+    x       (..., *normalized_shape): these axes, which come last, are those that m and v are taken over
+    weight, bias   (*normalized_shape), or None
 
-    Raises ShapeError if x does not end in `shape`, or weight or bias have another one.
+    Raises ShapeError if x does not end in `normalized_shape`, or weight or bias have another one.
     """
     x = as_operand("layer_norm", x)
-    shape, eps = sizes("layer_norm", shape), number("layer_norm", "eps", eps)
+    shape, eps = sizes("layer_norm", normalized_shape), number("layer_norm", "eps", eps)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ShapeError(f"{scoped('layer_norm')}: input has shape {x.shape}, expected one that ends in {shape}")
     y, _, _ = normalised(as_wide(x), tuple(range(-len(shape), 0)), eps)
     return as_narrow(affine("layer_norm", y, weight, bias, shape, shape), x, weight, bias)
+
+
+@one_box
+def rms_norm(
+    x: Operand[T], normalized_shape: int | Sequence[int], weight: Operand[T] | None = None, eps: float | None = None
+) -> T | Array:
+    """y = weight * x / sqrt(mean of x² + eps), with the mean over the axes of `normalized_shape`, which come last in x.
+
+    weight   (*normalized_shape), or None
+    eps      by default the distance from 1 to the next number of the dtype of x, that of float32 for half precision
+
+    Raises ShapeError if x does not end in `normalized_shape`, or weight has another one.
+    """
+    x = as_operand("rms_norm", x)
+    shape = sizes("rms_norm", normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(f"{scoped('rms_norm')}: input has shape {x.shape}, expected one that ends in {shape}")
+    wide: Any = as_wide(x)
+    eps = float(np.finfo(wide.dtype).eps) if eps is None else number("rms_norm", "eps", eps)
+    size = norm(wide, axis=tuple(range(-len(shape), 0)), keepdims=True) * (1 / math.sqrt(max(math.prod(shape), 1)))
+    y = wide / hypot(size, math.sqrt(eps))
+    return as_narrow(affine("rms_norm", y, weight, None, shape, shape), x, weight)
+
+
+@one_box
+def group_norm(
+    x: Operand[T], num_groups: int, weight: Operand[T] | None = None, bias: Operand[T] | None = None, eps: float = 1e-5
+) -> T | Array:
+    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each group of channels
+    of each sample.
+
+    x              (n, c, ...), c divisible by num_groups
+    weight, bias   (c), or None
+
+    Raises ShapeError for shapes that do not fit.
+    """
+    x = as_operand("group_norm", x)
+    num_groups, eps = whole("group_norm", "num_groups", num_groups, 1), number("group_norm", "eps", eps)
+    if x.ndim < 2 or x.shape[1] % num_groups:
+        expected = f"(n, c, ...) with channels that {num_groups} groups divide"
+        raise ShapeError(f"{scoped('group_norm')}: input has shape {x.shape}, expected {expected}")
+    return in_groups("group_norm", x, num_groups, weight, bias, eps)
+
+
+@one_box
+def instance_norm(
+    x: Operand[T], weight: Operand[T] | None = None, bias: Operand[T] | None = None, eps: float = 1e-5
+) -> T | Array:
+    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each channel of each
+    sample.
+
+    x              (n, c, length) or (n, c, ...)
+    weight, bias   (c), or None
+
+    Raises ShapeError for shapes that do not fit, and where each channel has one value only.
+    """
+    x, eps = as_operand("instance_norm", x), number("instance_norm", "eps", eps)
+    if x.ndim < 3 or math.prod(x.shape[2:]) == 1:
+        expected = "(n, c, ...) with more than one value to a channel"
+        raise ShapeError(f"{scoped('instance_norm')}: input has shape {x.shape}, expected {expected}")
+    return in_groups("instance_norm", x, max(x.shape[1], 1), weight, bias, eps)
+
+
+def in_groups(op: str, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
+    """x (n,c,...) with mean 0 and variance 1 in each of some groups of channels, then scaled and shifted by channels."""
+    n, c, *size = x.shape
+    grouped = as_wide(x).reshape((n, groups, c // groups * math.prod(size)))
+    y = normalised(grouped, (2,), eps)[0].reshape(x.shape)
+    return as_narrow(affine(op, y, weight, bias, (c,), (c,) + (1,) * len(size)), x, weight, bias)
 
 
 @one_box
@@ -136,27 +243,102 @@ def follow(running: Array, value: Any, momentum: float) -> None:
     with switched(recording=False):
         before = wrap(running, None)
         after = before + momentum * (value.detach() - before)
+    if state.batching is not None:
+        state.batching.look(after, "what follows the statistics of a batch")
     if state.trace is not None:
         state.trace.assigns(running, after)
     put(running, after._data)
 
 
 @one_box
-def embedding(indices: Operand[T], weight: Operand[T]) -> T | Array:
+def embedding(indices: Operand[T], weight: Operand[T], padding_idx: int | None = None) -> T | Array:
     """y[...] = weight[indices[...]]: a row of `weight` for each index. The gradients of a row that is used twice add up.
 
-    indices   (...), integers in 0 .. rows-1
-    weight    (rows, dim)
+    indices       (...), integers in 0 .. rows-1
+    weight        (rows, dim)
+    padding_idx   a row that gets no gradient; a negative one is counted from the end
 
     Returns (..., dim). Raises LabelError for an index out of range, DTypeError for indices that are not integers.
     """
-    indices, weight = as_target(indices), as_operand("embedding", weight)
+    indices, weight, padding = looked_up("embedding", indices, weight, padding_idx)
+    rows: Any = lookup(weight, indices)
+    if padding is None or not isinstance(rows, Tensor):
+        return rows
+    return where(equal(indices, padding)[..., None], rows.detach(), rows)
+
+
+@one_box
+def embedding_bag(indices: Operand[T], weight: Operand[T], mode: str = "mean", padding_idx: int | None = None) -> T | Array:
+    """The sum, the mean or the largest elements of the rows of `weight` for each bag of indices.
+
+    indices       (..., n), integers in 0 .. rows-1: bags of n
+    weight        (rows, dim)
+    mode          "sum", "mean" or "max"
+    padding_idx   an index that counts nothing, for bags of several sizes; a bag of it alone is 0
+
+    Returns (..., dim). Raises LabelError for an index out of range, DTypeError for indices that are not integers.
+    """
+    op = "embedding_bag"
+    mode = choice(op, "mode", mode, ("sum", "mean", "max"))
+    indices, weight, padding = looked_up(op, indices, weight, padding_idx)
+    if not raw(indices).ndim or not raw(indices).shape[-1]:
+        raise ShapeError(f"{scoped(op)}: indices have shape {raw(indices).shape}, expected bags (..., n)")
+    rows: Any = lookup(weight, indices)
+    if padding is None:
+        return rows.max(-2) if mode == "max" else rows.mean(-2) if mode == "mean" else rows.sum(-2)
+    counts: Any = not_equal(indices, padding)
+    keep, some = counts[..., None], astype(counts, rows.dtype).sum(-1, keepdims=True)
+    if mode == "max":
+        return where(greater(some, 0), where(keep, rows, -np.inf).max(-2), 0)
+    total = where(keep, rows, 0).sum(-2)
+    return total / where(greater(some, 0), some, 1) if mode == "mean" else total
+
+
+def looked_up(op: str, indices: Any, weight: Any, padding_idx: Any) -> tuple[Any, Any, int | None]:
+    """Indices, a table, and the index that is padding, counted from the front."""
+    indices, weight = as_target(indices), as_operand(op, weight)
     at = raw(indices)
     if at.dtype.kind not in "iu":
-        raise DTypeError(f"{scoped('embedding')}: indices must be integers, got {at.dtype} of shape {at.shape}")
+        raise DTypeError(f"{scoped(op)}: indices must be integers, got {at.dtype} of shape {at.shape}")
     if weight.ndim != 2:
-        raise ShapeError(f"{scoped('embedding')}: weight has shape {weight.shape}, expected (rows, dim)")
-    return lookup(weight, indices)
+        raise ShapeError(f"{scoped(op)}: weight has shape {weight.shape}, expected (rows, dim)")
+    if padding_idx is None:
+        return indices, weight, None
+    padding, rows = whole(op, "padding_idx", padding_idx), weight.shape[0]
+    if not -rows <= padding < rows:
+        raise ArgumentError(f"{scoped(op)}: padding_idx {padding} is out of range for {rows} rows")
+    return indices, weight, padding % rows
+
+
+@one_box
+def scaled_dot_product_attention(
+    query: Operand[T],
+    key: Operand[T],
+    value: Operand[T],
+    attn_mask: Operand[T] | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    rng: np.random.Generator | None = None,
+) -> T | Array:
+    """softmax(scale query keyᵀ + attn_mask) value, over the keys: ops.attention, by PyTorch's keywords.
+
+    query (...,l,e), key (...,s,e), value (...,s,d) to (...,l,d); leading axes broadcast.
+
+    attn_mask   what broadcasts to (...,l,s): booleans, True where a key may be looked at, or numbers to add to the scores
+    dropout_p   how likely a weight is made 0, the others being divided by 1 - dropout_p. Above 0 all weights, (...,l,s), are in
+                memory at once; at 0 never are
+    is_causal   whether query i may look at the keys 0 .. i alone
+    scale       1/sqrt(e) by default
+    rng         the generator that dropout draws from; the one that nn.functional.seed starts by default
+
+    A query that may look at no key gets zeros. Raises ShapeError and DTypeError for what does not fit, ValueError unless
+    0 <= dropout_p <= 1.
+    """
+    if not number("scaled_dot_product_attention", "dropout_p", dropout_p):
+        return attention(query, key, value, attn_mask, causal=is_causal, scale=scale)
+    p = attention_weights(query, key, attn_mask, causal=is_causal, scale=scale)
+    return dropout(p, dropout_p, rng=rng) @ as_operand("scaled_dot_product_attention", value)
 
 
 def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
@@ -179,3 +361,9 @@ def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], wide
     if weight is not None:
         y = y * (weight if wide == shape else weight.reshape(wide))
     return y if bias is None else y + (bias if wide == shape else bias.reshape(wide))
+
+
+if not TYPE_CHECKING:  # to a type checker there would be every name
+
+    def __getattr__(name: str) -> None:
+        missing(__name__, name)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core.backend import DEFAULT_FLOAT
+from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, one_of, pair, real, sizes, whole
+from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, one_of, real, whole
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops import activation
 from tensorgrad.ops.linalg import as_operand
 
 __all__ = [
-    "ELU", "GELU", "AvgPool2d", "Conv2d", "Dropout", "Embedding", "Flatten", "Identity", "LeakyReLU", "Linear", "LogSoftmax",
-    "MaxPool2d", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
+    "ELU", "GELU", "Dropout", "Dropout1d", "Dropout2d", "Embedding", "EmbeddingBag", "Flatten", "Identity", "LeakyReLU",
+    "Linear", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ class Linear(Module):
         return ops.matmul(x, self.weight) if self.bias is None else ops.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}" + ("" if self.bias is not None else ", bias=False")
+        return f"{self.weight.shape[-2]}, {self.weight.shape[-1]}" + ("" if self.bias is not None else ", bias=False")
 
 
 class ReLU(Module):
@@ -109,17 +109,17 @@ class Flatten(Module):
 
 
 class LeakyReLU(Module):
-    """y = max(x, 0) + slope min(x, 0)"""
+    """y = max(x, 0) + negative_slope min(x, 0)"""
 
-    def __init__(self, slope: float = 0.01) -> None:
+    def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.slope = real(type(self).__name__, "slope", slope)
+        self.negative_slope = real(type(self).__name__, "negative_slope", negative_slope)
 
     def forward(self, x: Any) -> Any:
-        return F.leaky_relu(x, self.slope)
+        return F.leaky_relu(x, self.negative_slope)
 
     def extra_repr(self) -> str:
-        return f"{self.slope}"
+        return f"{self.negative_slope}"
 
 
 class ELU(Module):
@@ -203,110 +203,91 @@ class Dropout(Module):
         return f"{self.p}"
 
 
-class Embedding(Module):
-    """A row of `weight` (rows, dim) for each index: indices (...), integers, to y (..., dim).
+class Dropout1d(Dropout):
+    """Dropout of whole channels, of x (n,c,l)."""
 
+    def forward(self, x: Any) -> Any:
+        return F.dropout1d(x, self.p, self.training, self.rng)
+
+
+class Dropout2d(Dropout):
+    """Dropout of whole channels, of x (n,c,h,w)."""
+
+    def forward(self, x: Any) -> Any:
+        return F.dropout2d(x, self.p, self.training, self.rng)
+
+
+class Embedding(Module):
+    """A row of `weight` (num_embeddings, embedding_dim) for each index: indices (...), integers, to y (..., embedding_dim).
+
+    padding_idx   a row that starts with zeros and gets no gradient; a negative one is counted from the end
     weight_init   from nn.init; N(0, 1) by default
     rng           the generator to draw from; the one that nn.init.seed starts by default
     """
 
     def __init__(
         self,
-        rows: int,
-        dim: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
         *,
         weight_init: init.Init | None = None,
         rng: np.random.Generator | None = None,
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
+        self._make(num_embeddings, embedding_dim, padding_idx, weight_init, rng, dtype)
+
+    def _make(self, rows: Any, dim: Any, padding: Any, weight_init: Any, rng: Any, dtype: Any) -> None:
         of = type(self).__name__
-        shape, dtype = (whole(of, "rows", rows), whole(of, "dim", dim)), as_floating(of, dtype)
+        shape = (whole(of, "num_embeddings", rows), whole(of, "embedding_dim", dim))
+        dtype = as_floating(of, dtype)
+        self.padding_idx = None if padding is None else whole(of, "padding_idx", padding, None)
+        if self.padding_idx is not None and not -shape[0] <= self.padding_idx < shape[0]:
+            raise ArgumentError(f"{of}: padding_idx must be one of {shape[0]} rows, got {self.padding_idx}")
         rng = generator(of, rng) or init.generator()
         values = drawn(of, "weight_init", init.normal(1.0) if weight_init is None else weight_init, shape, rng)
         self.weight = Parameter(values, dtype=dtype)
+        if self.padding_idx is not None:
+            self.weight.data[self.padding_idx] = 0
 
     def forward(self, indices: Any) -> Any:
-        return F.embedding(indices, self.weight)
+        return F.embedding(indices, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.weight.shape[-2]}, {self.weight.shape[-1]}{padding}"
 
 
-class Conv2d(Module):
-    """A convolution: x (n, in_channels, h, w) to y (n, out_channels, h', w'), h' = (h + 2 padding - kernel) // stride + 1.
+class EmbeddingBag(Embedding):
+    """The sum, the mean or the largest elements of the rows of `weight` for each bag of indices: (..., n), integers, to y
+    (..., embedding_dim).
 
-    `weight` (out_channels, in_channels, kernel, kernel), `bias` (out_channels).
-
-    kernel, stride, padding   one number, or (for rows, for columns)
-    bias          False for none
-    weight_init   from nn.init, of a weight (out, in, kernel, kernel); by default U(-a, a) with a = 1/sqrt(in kernel kernel),
-                  which is what the bias starts with too
-    rng           the generator to draw from; the one that nn.init.seed starts by default
+    mode          "sum", "mean" or "max"
+    padding_idx   an index that counts nothing, for bags of several sizes, whose row starts with zeros
+    weight_init, rng   as of Embedding
     """
-
-    bias: Parameter | None
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        bias: bool = True,
+        num_embeddings: int,
+        embedding_dim: int,
+        mode: str = "mean",
+        padding_idx: int | None = None,
         *,
         weight_init: init.Init | None = None,
         rng: np.random.Generator | None = None,
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
-        super().__init__()
-        of = type(self).__name__
-        channels = whole(of, "out_channels", out_channels), whole(of, "in_channels", in_channels)
-        shape = (*channels, *pair(of, "kernel", kernel, 1))
-        self.stride, self.padding = sizes(of, "stride", stride, 1), sizes(of, "padding", padding, 0)
-        dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
-        rng = generator(of, rng) or init.generator()
-        spread = init.uniform(1 / math.sqrt(max(math.prod(shape[1:]), 1)))
-        values = drawn(of, "weight_init", spread if weight_init is None else weight_init, shape, rng)
-        self.weight = Parameter(values, dtype=dtype)
-        self.register_parameter("bias", Parameter(spread(shape[:1], rng), dtype=dtype) if bias else None)
+        Module.__init__(self)
+        self.mode = one_of(type(self).__name__, "mode", mode, ("sum", "mean", "max"))
+        self._make(num_embeddings, embedding_dim, padding_idx, weight_init, rng, dtype)
 
-    def forward(self, x: Any) -> Any:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+    def forward(self, indices: Any) -> Any:
+        return F.embedding_bag(indices, self.weight, self.mode, self.padding_idx)
 
     def extra_repr(self) -> str:
-        out, channels, *kernel = self.weight.shape
-        return f"{channels}, {out}, kernel={tuple(kernel)}, stride={self.stride}, padding={self.padding}" + (
-            "" if self.bias is not None else ", bias=False"
-        )
-
-
-class Pool2d(Module):
-    """Windows of `size`, `stride` apart (by default `size`), of x (n,c,h,w), each made one number."""
-
-    def __init__(self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None) -> None:
-        super().__init__()
-        of = type(self).__name__
-        self.size = sizes(of, "size", size, 1)
-        self.stride = self.size if stride is None else sizes(of, "stride", stride, 1)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, stride={self.stride}"
-
-
-class MaxPool2d(Pool2d):
-    """The largest element of every window; see nn.functional.max_pool2d."""
-
-    def forward(self, x: Any) -> Any:
-        return F.max_pool2d(x, self.size, self.stride)
-
-
-class AvgPool2d(Pool2d):
-    """The mean of every window; see nn.functional.avg_pool2d."""
-
-    def forward(self, x: Any) -> Any:
-        return F.avg_pool2d(x, self.size, self.stride)
+        return f"{super().extra_repr()}, mode={self.mode!r}"
 
 
 # The modules of activations by the names of their functions, found by these: LeakyReLU is leaky_relu's

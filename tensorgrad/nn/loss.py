@@ -21,8 +21,9 @@ from tensorgrad.core.state import one_box, shown, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, GraphError, ShapeError
 from tensorgrad.ops.activation import log_complement_sigmoid, logsigmoid
+from tensorgrad.ops.clip import clip
 from tensorgrad.ops.compare import equal, greater, not_equal
-from tensorgrad.ops.elementwise import abs, as_narrow, as_wide, astype, clip, mul_grad, where
+from tensorgrad.ops.elementwise import abs, as_narrow, as_wide, astype, mul_grad, where
 from tensorgrad.ops.exponential import log
 from tensorgrad.ops.index import of_lists
 from tensorgrad.ops.linalg import as_operand, scoped
@@ -239,7 +240,8 @@ def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None
 
 def half_of(*operands: Any) -> Any:
     """The half precision that a loss of these is rounded to, if they are of it; else None."""
-    return narrowest([getattr(x, "dtype", np.dtype(np.float32)) for x in operands])
+    dtypes = [getattr(x, "dtype", None) for x in operands]  # of other libraries' arrays, too, which have dtypes of their own
+    return narrowest([dtype if isinstance(dtype, np.dtype) else np.dtype(np.float32) for dtype in dtypes])
 
 
 def rounded(loss: Any, half: Any) -> Any:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
+from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
-from tensorgrad.nn.arguments import one_of, real, weights, whole
+from tensorgrad.nn.arguments import flag, one_of, real, weights, whole
 from tensorgrad.nn.loss import REDUCTIONS
 from tensorgrad.nn.module import Module
 
-__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss"]
+__all__ = [
+    "BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CosineSimilarity", "CrossEntropyLoss", "GaussianNLLLoss",
+    "HingeEmbeddingLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss", "MultiMarginLoss", "NLLLoss",
+    "PairwiseDistance", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss", "TripletMarginLoss",
+]  # fmt: skip
 
 
 class Loss(Module):
@@ -111,3 +117,167 @@ class BCEWithLogitsLoss(Loss):
         return F.binary_cross_entropy_with_logits(
             logits, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
         )
+
+
+class BCELoss(Loss):
+    """Of probabilities and a target of the same shape; see nn.functional.binary_cross_entropy."""
+
+    def __init__(self, weight: Any = None, *, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.weight = weights(type(self).__name__, "weight", weight)
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
+
+
+class SmoothL1Loss(Loss):
+    """Quadratic up to `beta`, |d| beyond; see nn.functional.smooth_l1_loss."""
+
+    def __init__(self, *, beta: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.beta = real(type(self).__name__, "beta", beta, 0, above=True)
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.smooth_l1_loss(input, target, beta=self.beta, reduction=self.reduction)
+
+
+class GaussianNLLLoss(Loss):
+    """Of means, a target and variances; see nn.functional.gaussian_nll_loss."""
+
+    def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.full, self.eps = flag(type(self).__name__, "full", full), real(type(self).__name__, "eps", eps, 0)
+
+    def forward(self, input: Any, target: Any, var: Any) -> Any:
+        return F.gaussian_nll_loss(input, target, var, full=self.full, eps=self.eps, reduction=self.reduction)
+
+
+class PoissonNLLLoss(Loss):
+    """Of rates, or their logarithms, and counts; see nn.functional.poisson_nll_loss."""
+
+    def __init__(self, *, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        of = type(self).__name__
+        self.log_input, self.full = flag(of, "log_input", log_input), flag(of, "full", full)
+        self.eps = real(of, "eps", eps, 0)
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.poisson_nll_loss(
+            input, target, log_input=self.log_input, full=self.full, eps=self.eps, reduction=self.reduction
+        )
+
+
+class SoftMarginLoss(Loss):
+    """ln(1 + e^(-t x)); see nn.functional.soft_margin_loss."""
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.soft_margin_loss(input, target, reduction=self.reduction)
+
+
+class HingeEmbeddingLoss(Loss):
+    """Of distances and 1 or -1; see nn.functional.hinge_embedding_loss."""
+
+    def __init__(self, *, margin: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.margin = real(type(self).__name__, "margin", margin)
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
+
+
+class MultiMarginLoss(Loss):
+    """Of scores (..., classes) and class indices (...); see nn.functional.multi_margin_loss."""
+
+    def __init__(self, weight: Any = None, *, p: int = 1, margin: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        of = type(self).__name__
+        self.weight, self.margin = weights(of, "weight", weight, 1), real(of, "margin", margin)
+        self.p = whole(of, "p", p)
+        if self.p not in (1, 2):
+            raise ArgumentError(f"{of}: p must be 1 or 2, got {self.p}")
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.multi_margin_loss(input, target, self.weight, p=self.p, margin=self.margin, reduction=self.reduction)
+
+
+class CosineEmbeddingLoss(Loss):
+    """Of two vectors (..., d) and 1 or -1 (...); see nn.functional.cosine_embedding_loss."""
+
+    def __init__(self, *, margin: float = 0.0, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.margin = real(type(self).__name__, "margin", margin)
+
+    def forward(self, x1: Any, x2: Any, target: Any) -> Any:
+        return F.cosine_embedding_loss(x1, x2, target, margin=self.margin, reduction=self.reduction)
+
+
+class MarginRankingLoss(CosineEmbeddingLoss):
+    """Of two scores and which should be the larger one; see nn.functional.margin_ranking_loss."""
+
+    def forward(self, x1: Any, x2: Any, target: Any) -> Any:
+        return F.margin_ranking_loss(x1, x2, target, margin=self.margin, reduction=self.reduction)
+
+
+class TripletMarginLoss(Loss):
+    """Of anchors, positives and negatives (..., d); see nn.functional.triplet_margin_loss."""
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        of = type(self).__name__
+        self.margin, self.p, self.eps = real(of, "margin", margin), order(of, p), real(of, "eps", eps, 0)
+        self.swap = flag(of, "swap", swap)
+
+    def forward(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        return F.triplet_margin_loss(
+            anchor,
+            positive,
+            negative,
+            margin=self.margin,
+            p=self.p,
+            eps=self.eps,
+            swap=self.swap,
+            reduction=self.reduction,
+        )
+
+
+class CosineSimilarity(Module):
+    """The cosine of the angle between vectors along `axis`; see nn.functional.cosine_similarity."""
+
+    def __init__(self, axis: int = 1, eps: float = 1e-8) -> None:
+        super().__init__()
+        of = type(self).__name__
+        self.axis, self.eps = whole(of, "axis", axis, None), real(of, "eps", eps, 0)
+
+    def forward(self, x1: Any, x2: Any) -> Any:
+        return F.cosine_similarity(x1, x2, self.axis, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}"
+
+
+class PairwiseDistance(Module):
+    """The p-norm of x1 - x2 over the last axis; see nn.functional.pairwise_distance."""
+
+    def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdims: bool = False) -> None:
+        super().__init__()
+        of = type(self).__name__
+        self.p, self.eps, self.keepdims = order(of, p), real(of, "eps", eps, 0), flag(of, "keepdims", keepdims)
+
+    def forward(self, x1: Any, x2: Any) -> Any:
+        return F.pairwise_distance(x1, x2, self.p, self.eps, self.keepdims)
+
+    def extra_repr(self) -> str:
+        return f"{self.p}"
+
+
+def order(of: str, p: Any) -> float:
+    """The order of a norm: infinity is one."""
+    return math.inf if isinstance(p, float) and p == math.inf else real(of, "p", p, 0, above=True)

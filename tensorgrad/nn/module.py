@@ -6,17 +6,17 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, HasArray, Numbers, as_device, copy, is_array, is_floating, is_number, move, on, put
 from tensorgrad.core.location import is_own
-from tensorgrad.core.state import changes, state
+from tensorgrad.core.state import answering, changes, state
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import ArgumentError
+from tensorgrad.errors import ArgumentError, DTypeError
 from tensorgrad.nn.arguments import as_floating
 from tensorgrad.nn.hidden import KINDS, described, hidden, hiding, is_spent, parts_in
 from tensorgrad.nn.weights import owned, pairs_of
@@ -51,7 +51,7 @@ class Module:
     and gradients are not copied.
     """
 
-    transposed_in_torch: ClassVar[tuple[str, ...]] = ()  # parameters that PyTorch's module of the same name has as .T
+    transposed_in_torch: tuple[str, ...] = ()  # parameters that PyTorch's module of the same name has as .T
     only_in_torch: ClassVar[tuple[str, ...]] = ()  # what its state has besides
 
     def __init__(self) -> None:
@@ -60,15 +60,45 @@ class Module:
         own.setdefault("_buffers", {})
         own.setdefault("_modules", {})
         own.setdefault("_absent", set())  # parameters that are None
+        own.setdefault("_hooks", ())
         own.setdefault("_name", "")
         own.setdefault("_is_looked_into", False)  # for parts that hide, since an attribute was set
         changes.count += 1
         self.training = True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and is_own(cls.__module__):
+            cls.__init__ = answering(cls.__init__)  # type: ignore[method-assign]
+        if cls.training is not Module.training:
+            raise ArgumentError(
+                f"{cls.__name__}: a class cannot define `training`, which train(), eval() and tensorgrad.train set for each "
+                f"module; set self.training in __init__"
+            )
+
+    @property
+    def training(self) -> bool:
+        """Whether it is being trained, not used. Inside fit(), evaluate() and predict() that is so for the call alone."""
+        own = state.modes.get(id(self))
+        if own is not None:
+            return own[1]
+        if "training" not in self.__dict__:
+            raise AttributeError  # __getattr__ says why
+        return self.__dict__["training"]  # type: ignore[no-any-return]
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        modes = state.modes
+        if id(self) in modes:
+            modes[id(self)] = (self, mode)
+        else:
+            self.__dict__["training"] = mode
+
     _parameters: dict[str, Parameter]
     _buffers: dict[str, Array]
     _modules: dict[str, Module]
     _absent: set[str]
+    _hooks: tuple[Callable[[Any, tuple[Any, ...], Any], Any], ...]
     _name: str
     _is_looked_into: bool
 
@@ -171,23 +201,50 @@ class Module:
             )
         return array
 
-    def forward(self, *args: Any) -> Any:
-        """What it computes of its arguments. A subclass defines this; to call the module is to call this."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What it computes of its arguments. A subclass defines this; to call the module is to call this and its hooks."""
         raise TypeError(f"{type(self).__name__} does not define forward()")
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outer = state.scope
         if not self._is_looked_into and not outer:
             self._refuse_hidden()
             self.__dict__["_is_looked_into"] = True
         if state.trace is not None:
-            state.trace.enters(self)
+            state.trace.enters(vars(self).get("_original", self))  # a copy of functional_call's is gone after the call
         if self._name:
             state.scope = f"{outer}.{self._name}" if outer else self._name
         try:
-            return self.forward(*args)
+            result = self.forward(*args, **kwargs)
+            for hook in self._hooks:
+                changed = hook(self, args, result)
+                result = result if changed is None else changed
+            return result
         finally:
             state.scope = outer
+
+    def register_forward_hook(self, hook: Callable[[Any, tuple[Any, ...], Any], Any]) -> Callable[[], None]:
+        """Call `hook(module, args, result)` after each forward(*args); what it returns, if not None, takes the result's place.
+
+        Hooks run in the order in which they were registered. In a compiled step what they compute is recorded with the rest,
+        as if it stood in forward: what else they do is refused, as ever. Returns a function that removes the hook again.
+        """
+        if not callable(hook):
+            raise DTypeError(
+                f"{type(self).__name__}.register_forward_hook: expected a function of (module, args, result), "
+                f"got {described(hook)}"
+            )
+        if state.trace is not None:
+            state.trace.forbid("register_forward_hook")
+        own = functools.partial(hook)  # the same function may be registered twice, and be removed once
+        self.__dict__["_hooks"] = (*self._hooks, own)
+        changes.count += 1
+
+        def remove() -> None:
+            self.__dict__["_hooks"] = tuple(h for h in self._hooks if h is not own)
+            changes.count += 1
+
+        return remove
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """(path, parameter) for every parameter, its own first; one that is shared appears once."""
@@ -240,7 +297,8 @@ class Module:
     def __getstate__(self) -> dict[str, Any]:
         """What copies are made of: a copy that is not deep has the same parts, but lists of them of its own."""
         own = ("_parameters", "_buffers", "_modules", "_absent")
-        return {name: value.copy() if name in own else value for name, value in vars(self).items()}
+        copied = {name: value.copy() if name in own else value for name, value in vars(self).items()}
+        return copied | {"training": self.training, "_hooks": ()}
 
     def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
         """(path, array) for every buffer; one of a module that has several names appears once."""
@@ -291,6 +349,42 @@ class Module:
         """(path, module) for itself and every part, depth first; one that is shared appears once."""
         self._refuse_hidden()
         yield from self._walk(prefix)
+
+    def modules(self) -> Iterator[Module]:
+        """Itself and every part, depth first; one that is shared appears once."""
+        return (module for _, module in self.named_modules())
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) for the parts that are its own attributes; one that is shared appears once."""
+        self._refuse_hidden()
+        first = {id(part): name for name, part in reversed(self._modules.items())}
+        yield from ((name, part) for name, part in self._modules.items() if first[id(part)] == name)
+
+    def children(self) -> Iterator[Module]:
+        """The modules that are its own attributes."""
+        return (module for _, module in self.named_children())
+
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
+        """Call `fn` with every part, the inner ones first, and with itself last; returns itself."""
+        self._refuse_hidden()
+        found: dict[Module, None] = {}
+        stack: list[Module] = [self]
+        while stack:
+            module = stack.pop()
+            if module not in found:
+                found[module] = None
+                stack.extend(module._modules.values())
+        for module in reversed(found):
+            fn(module)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Say whether its parameters are to be trained, False to freeze them; returns itself."""
+        if not isinstance(requires_grad, (bool, np.bool_)):
+            raise ArgumentError(f"{type(self).__name__}.requires_grad_: expected True or False, got {requires_grad!r}")
+        for parameter in self.parameters():
+            parameter.requires_grad_(bool(requires_grad))
+        return self
 
     def _walk(self, prefix: str = "", every: str = "") -> Iterator[tuple[str, Module]]:
         """The same without a look for parts that hide. every="path" for shared modules by each path that they have, and
@@ -369,7 +463,7 @@ class Module:
             own = ", ".join(f"{name} {p.shape}" for name, p in module._parameters.items())
             count = sum(p.size for _, p, _ in owned(module))
             try:
-                inside = "" if module._modules else module.extra_repr()
+                inside = module.extra_repr()
             except AttributeError:  # a parameter that it tells of has been taken away
                 inside = "..."
             rows.append((f"{'  ' * depth}{label}{type(module).__name__}({inside})", own, f"{count:,}" if count else ""))
@@ -377,7 +471,7 @@ class Module:
         return "\n".join(lines) if len(lines) > 1 else rows[0][0]
 
     def extra_repr(self) -> str:
-        """What stands between the brackets of a module without parts."""
+        """What stands between the brackets of a module."""
         return ""
 
 

@@ -13,14 +13,20 @@ from tensorgrad.nn.arguments import as_floating, flag, real, whole, wholes
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops.linalg import as_operand
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm"]
+__all__ = [
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
+    "LayerNorm", "RMSNorm",
+]  # fmt: skip
+
+
+INPUTS = ("(n, features)", "(n, features, length)", "(n, features, h, w)", "(n, features, d, h, w)")
 
 
 class LayerNorm(Module):
     """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v of each sample.
 
-    shape    of a sample: x (..., *shape) to y (..., *shape)
-    affine   False for no weight (which starts at 1) and no bias (which starts at 0)
+    normalized_shape     of a sample: x (..., *normalized_shape) to y of the same shape
+    elementwise_affine   False for no weight (which starts at 1) and no bias (which starts at 0)
     """
 
     weight: Parameter | None
@@ -28,26 +34,27 @@ class LayerNorm(Module):
 
     def __init__(
         self,
-        shape: int | tuple[int, ...],
+        normalized_shape: int | tuple[int, ...],
         eps: float = 1e-5,
-        affine: bool = True,
+        elementwise_affine: bool = True,
         *,
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        self.shape = wholes(of, "shape", shape)
-        if not self.shape:
-            raise ArgumentError(f"{of}: shape must be one whole number or several, got ()")
-        self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
-        self.register_parameter("weight", Parameter(np.ones(self.shape), dtype=dtype) if affine else None)
-        self.register_parameter("bias", Parameter(np.zeros(self.shape), dtype=dtype) if affine else None)
+        shape = self.normalized_shape = wholes(of, "normalized_shape", normalized_shape)
+        if not shape:
+            raise ArgumentError(f"{of}: normalized_shape must be one whole number or several, got ()")
+        self.eps, dtype = real(of, "eps", eps, 0), as_floating(of, dtype)
+        affine = flag(of, "elementwise_affine", elementwise_affine)
+        self.register_parameter("weight", Parameter(np.ones(shape), dtype=dtype) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(shape), dtype=dtype) if affine else None)
 
     def forward(self, x: Any) -> Any:
-        return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.shape}" + ("" if self.weight is not None else ", affine=False")
+        return f"{self.normalized_shape}" + ("" if self.weight is not None else ", elementwise_affine=False")
 
 
 class BatchNorm1d(Module):
@@ -68,7 +75,7 @@ class BatchNorm1d(Module):
 
     def __init__(
         self,
-        features: int,
+        num_features: int,
         eps: float = 1e-5,
         momentum: float = 0.1,
         affine: bool = True,
@@ -77,7 +84,7 @@ class BatchNorm1d(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        features = whole(of, "features", features)
+        features = whole(of, "num_features", num_features)
         self.eps, self.momentum = real(of, "eps", eps, 0), real(of, "momentum", momentum, 0, 1)
         affine, dtype = flag(of, "affine", affine), as_floating(of, dtype)
         self.register_parameter("weight", Parameter(np.ones(features), dtype=dtype) if affine else None)
@@ -88,7 +95,7 @@ class BatchNorm1d(Module):
     def forward(self, x: Any) -> Any:
         x = as_operand(type(self).__name__, x)
         if x.ndim not in self.axes:
-            kinds = " or ".join(("(n, features)", "(n, features, length)", "(n, features, h, w)")[n - 2] for n in self.axes)
+            kinds = " or ".join(INPUTS[n - 2] for n in self.axes)
             raise ShapeError(f"{type(self).__name__}: input has shape {x.shape}, expected {kinds}")
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
@@ -102,3 +109,129 @@ class BatchNorm2d(BatchNorm1d):
     """BatchNorm1d for x (n, features, h, w): m and v of each feature are over samples and positions."""
 
     axes = (4,)
+
+
+class BatchNorm3d(BatchNorm1d):
+    """BatchNorm1d for x (n, features, d, h, w): m and v of each feature are over samples and positions."""
+
+    axes = (5,)
+
+
+class RMSNorm(Module):
+    """y = weight * x / sqrt(mean of x² + eps), with the mean of each sample.
+
+    normalized_shape     of a sample: x (..., *normalized_shape) to y of the same shape
+    eps                  the smallest number that 1 can be told from by, of the dtype of x, by default
+    elementwise_affine   False for no weight, which starts at 1
+    """
+
+    weight: Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
+    ) -> None:
+        super().__init__()
+        of = type(self).__name__
+        shape = self.normalized_shape = wholes(of, "normalized_shape", normalized_shape)
+        if not shape:
+            raise ArgumentError(f"{of}: normalized_shape must be one whole number or several, got ()")
+        self.eps, dtype = None if eps is None else real(of, "eps", eps, 0), as_floating(of, dtype)
+        affine = flag(of, "elementwise_affine", elementwise_affine)
+        self.register_parameter("weight", Parameter(np.ones(shape), dtype=dtype) if affine else None)
+
+    def forward(self, x: Any) -> Any:
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}" + ("" if self.weight is not None else ", elementwise_affine=False")
+
+
+class GroupNorm(Module):
+    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being those of num_groups groups of channels of each sample.
+
+    x (n, num_channels, ...) to y of the same shape; num_groups divides num_channels.
+
+    affine   False for no weight (which starts at 1) and no bias (which starts at 0)
+    """
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
+    ) -> None:
+        super().__init__()
+        of = type(self).__name__
+        self.num_groups, self.num_channels = whole(of, "num_groups", num_groups, 1), whole(of, "num_channels", num_channels)
+        if self.num_channels % self.num_groups:
+            raise ArgumentError(f"{of}: num_groups must divide num_channels, got {self.num_groups} and {self.num_channels}")
+        self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
+        self.register_parameter("weight", Parameter(np.ones(self.num_channels), dtype=dtype) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(self.num_channels), dtype=dtype) if affine else None)
+
+    def forward(self, x: Any) -> Any:
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}" + ("" if self.weight is not None else ", affine=False")
+
+
+class InstanceNorm1d(Module):
+    """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v of each feature of each sample.
+
+    x (n, num_features, length). There are no running means: it is the same in training and in evaluation.
+
+    affine   True for a weight (which starts at 1) and a bias (which starts at 0)
+    """
+
+    axes: ClassVar[int] = 3  # how many the input has
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = False,
+        *,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
+    ) -> None:
+        super().__init__()
+        of = type(self).__name__
+        self.num_features = whole(of, "num_features", num_features)
+        self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
+        self.register_parameter("weight", Parameter(np.ones(self.num_features), dtype=dtype) if affine else None)
+        self.register_parameter("bias", Parameter(np.zeros(self.num_features), dtype=dtype) if affine else None)
+
+    def forward(self, x: Any) -> Any:
+        x = as_operand(type(self).__name__, x)
+        if x.ndim != self.axes or x.shape[1] != self.num_features:
+            expected = INPUTS[self.axes - 2].replace("features", str(self.num_features))
+            raise ShapeError(f"{type(self).__name__}: input has shape {x.shape}, expected {expected}")
+        return F.instance_norm(x, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}" + (", affine=True" if self.weight is not None else "")
+
+
+class InstanceNorm2d(InstanceNorm1d):
+    """InstanceNorm1d for x (n, num_features, h, w)."""
+
+    axes = 4
+
+
+class InstanceNorm3d(InstanceNorm1d):
+    """InstanceNorm1d for x (n, num_features, d, h, w)."""
+
+    axes = 5

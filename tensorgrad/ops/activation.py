@@ -9,14 +9,15 @@ import numpy as np
 
 from tensorgrad.core.arguments import choice, number
 from tensorgrad.core.backend import Array, Xp
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.core.state import named
 from tensorgrad.kernels import common
 from tensorgrad.ops.activation_grad import relu_grad, sigmoid_grad, tanh_grad
-from tensorgrad.ops.elementwise import clip, minimum, mul_grad, where
+from tensorgrad.ops.clip import clip
+from tensorgrad.ops.elementwise import minimum, mul_grad, mul_tangent, where
 from tensorgrad.ops.exponential import exp
-from tensorgrad.ops.functions import erf
+from tensorgrad.ops.functions import erf, square
 
 __all__ = ["elu", "gelu", "hardtanh", "leaky_relu", "logsigmoid", "relu", "sigmoid", "silu", "softplus", "tanh"]
 
@@ -28,6 +29,7 @@ class Relu(Unary):
 
     forward    y  = max(x, 0)
     backward   gx = g * [y > 0]
+    tangent    ty = tx * [y > 0]
     """
 
     name, signature, reads = "relu", "()->()", "y"
@@ -40,12 +42,16 @@ class Relu(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: relu_grad(g, y),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: where(y > 0, t, 0),)
+
 
 class Sigmoid(Unary):
     """y = 1 / (1 + exp(-x)), the logistic function; 0 and 1 where exp overflows
 
     forward    y  = 1 / (1 + e^-x)
     backward   gx = g y (1 - y)
+    tangent    ty = tx y (1 - y)
     """
 
     # x is kept as well, because the logarithm of the result is evaluated from it
@@ -63,12 +69,16 @@ class Sigmoid(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: sigmoid_grad(g, y),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: mul_tangent(t, y * (1 - y)),)
+
 
 class Tanh(Unary):
     """y = tanh(x)
 
     forward    y  = tanh x
     backward   gx = g (1 - y²)
+    tangent    ty = tx (1 - y²)
     """
 
     name, signature, reads = "tanh", "()->()", "y"
@@ -81,12 +91,16 @@ class Tanh(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: tanh_grad(g, y),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: mul_tangent(t, 1 - y * y),)
+
 
 class LeakyRelu(Op):
     """x where it is positive, slope x elsewhere. At x = 0 the derivative is taken as slope.
 
-    forward    y  = max(x, 0) + slope min(x, 0)
+    forward    y  = max(x, 0) + slope min(x, 0)            (slope: negative_slope)
     backward   gx = g if x > 0 else slope g
+    tangent    ty = tx if x > 0 else slope tx
     """
 
     name, signature, reads = "leaky_relu", "()->()", "x"
@@ -94,18 +108,21 @@ class LeakyRelu(Op):
     activation = True
     kinks = (0.0,)
 
-    def __call__(self, x: Operand[T], slope: float = 0.01) -> T | Array:
-        return self.apply(x, slope=number(self.name, "slope", slope))
+    def __call__(self, x: Operand[T], negative_slope: float = 0.01) -> T | Array:
+        return self.apply(x, negative_slope=number(self.name, "negative_slope", negative_slope))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
-        return args, {"slope": (0.01, 0.3, -1.0)[rng.integers(3)]}
+        return args, {"negative_slope": (0.01, 0.3, -1.0)[rng.integers(3)]}
 
-    def forward(self, xp: Xp, x: Array, *, slope: float) -> Array:
-        return xp.maximum(x, 0) + slope * xp.minimum(x, 0)
+    def forward(self, xp: Xp, x: Array, *, negative_slope: float) -> Array:
+        return xp.maximum(x, 0) + negative_slope * xp.minimum(x, 0)
 
-    def backward(self, g: Value, y: Value, x: Value, *, slope: float) -> Rules:
-        return (lambda: where(x > 0, g, slope * g),)
+    def backward(self, g: Value, y: Value, x: Value, *, negative_slope: float) -> Rules:
+        return (lambda: where(x > 0, g, negative_slope * g),)
+
+    def jvp(self, y: Value, x: Value, *, negative_slope: float) -> Tangents:
+        return (lambda t: where(x > 0, t, mul_tangent(t, negative_slope)),)
 
 
 class Elu(Op):
@@ -113,6 +130,7 @@ class Elu(Op):
 
     forward    y  = x if x > 0 else alpha (e^x - 1)
     backward   gx = g if x > 0 else g alpha e^x
+    tangent    ty = tx if x > 0 else tx alpha e^x
     """
 
     name, signature, reads = "elu", "()->()", "x"
@@ -134,6 +152,9 @@ class Elu(Op):
         # without the minimum e^x would overflow where it is not wanted
         return (lambda: where(x > 0, g, mul_grad(g, alpha * exp(minimum(x, 0)))),)
 
+    def jvp(self, y: Value, x: Value, *, alpha: float) -> Tangents:
+        return (lambda t: where(x > 0, t, mul_tangent(t, exp(minimum(x, 0)) * alpha)),)
+
 
 class Gelu(Op):
     """y = x Φ(x), Φ the normal distribution function: exactly, or with approximate="tanh" as GPT-2 has it.
@@ -144,6 +165,8 @@ class Gelu(Op):
                y  = x (1 + tanh u) / 2,   u = √(2/π) (x + 0.044715 x³)          (tanh)
     backward   gx = g (Φ(x) + x e^(-x²/2) / √(2π))
                gx = g (1 + tanh u + x (1 - tanh² u) u') / 2          (tanh)
+    tangent    ty = tx (Φ(x) + x e^(-x²/2) / √(2π))
+               ty = tx (1 + tanh u + x (1 - tanh² u) u') / 2          (tanh)
     """
 
     name, signature, reads = "gelu", "()->()", "x"
@@ -160,15 +183,13 @@ class Gelu(Op):
     # Far out x² and x³ overflow; there Φ and tanh are at their limits, so x may as well be at the end of a wide interval.
 
     def forward(self, xp: Xp, x: Array, *, approximate: str) -> Array:
-        if approximate == "none":
-            return 0.5 * xp.maximum(x, -40.0) * (1 + erf.forward(xp, x * math.sqrt(0.5)))
-        near = xp.clip(x, -10, 10)
-        return 0.5 * xp.maximum(x, -10.0) * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
+        formula = gelu_of if approximate == "none" else gelu_by_tanh
+        return common.computed(formula, x) if xp is np else formula(x, xp)
 
     def backward(self, g: Value, y: Value, x: Value, *, approximate: str) -> Rules:
         def exact() -> Value:
             near = clip(x, -40, 40)
-            density = exp(-0.5 * near * near) * (1 / math.sqrt(2 * math.pi))
+            density = exp(-0.5 * square(near)) * (1 / math.sqrt(2 * math.pi))
             return mul_grad(g, 0.5 * (1 + erf(x * math.sqrt(0.5))) + near * density)
 
         def approximated() -> Value:
@@ -179,12 +200,38 @@ class Gelu(Op):
 
         return (exact if approximate == "none" else approximated,)
 
+    def jvp(self, y: Value, x: Value, *, approximate: str) -> Tangents:
+        def exact(t: Value) -> Value:
+            near = clip(x, -40, 40)
+            share = (1 + erf(x * math.sqrt(0.5))) / 2
+            return mul_tangent(t, share + near * exp(-(near * near) / 2) / math.sqrt(2 * math.pi))
+
+        def approximated(t: Value) -> Value:
+            near = clip(x, -10, 10)
+            h = tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near))
+            slope = GELU_SCALE + 3 * GELU_SCALE * GELU_CUBE * near * near  # u'
+            return mul_tangent(t, (1 + h) / 2 + near / 2 * ((1 - h * h) * slope))
+
+        return (exact if approximate == "none" else approximated,)
+
+
+def gelu_of(x: Array, xp: Xp = np) -> Array:
+    """x Φ(x)"""
+    return 0.5 * xp.maximum(x, -40.0) * (1 + erf.forward(xp, x * math.sqrt(0.5)))
+
+
+def gelu_by_tanh(x: Array, xp: Xp = np) -> Array:
+    """x (1 + tanh u) / 2"""
+    near = xp.clip(x, -10, 10)
+    return 0.5 * xp.maximum(x, -10.0) * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
+
 
 class Silu(Unary):
     """y = x sigmoid(x), also called swish
 
     forward    y  = x s,   s = 1 / (1 + e^-x)
     backward   gx = g s (1 + x (1 - s))
+    tangent    ty = tx s (1 + x (1 - s))
     """
 
     name, signature, reads = "silu", "()->()", "x"
@@ -202,12 +249,20 @@ class Silu(Unary):
 
         return (gx,)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        def ty(t: Value) -> Value:
+            s, near = sigmoid(x), clip(x, -1000, 1000)
+            return mul_tangent(t, s + near * s * (1 - s))
+
+        return (ty,)
+
 
 class Softplus(Unary):
     """y = log(1 + e^x), without overflow
 
     forward    y  = ln(1 + e^x)
     backward   gx = g / (1 + e^-x)
+    tangent    ty = tx / (1 + e^-x)
     """
 
     name, signature, reads = "softplus", "()->()", "x"
@@ -219,12 +274,16 @@ class Softplus(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: mul_grad(g, sigmoid(x)),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: mul_tangent(t, sigmoid(x)),)
+
 
 class LogSigmoid(Unary):
     """y = log σ(x), σ(x) = 1 / (1 + e^-x): finite wherever x is
 
     forward    y  = -ln(1 + e^-x)
     backward   gx = g σ(-x)
+    tangent    ty = tx σ(-x)
     """
 
     name, signature, reads = "logsigmoid", "()->()", "x"
@@ -236,12 +295,16 @@ class LogSigmoid(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: mul_grad(g, sigmoid(-x)),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: mul_tangent(t, sigmoid(-x)),)
+
 
 class LogComplementSigmoid(Unary):
     """y = log(1 - σ(x)), σ(x) = 1 / (1 + e^-x): finite wherever x is
 
     forward    y  = -ln(1 + e^x)
     backward   gx = -g σ(x)
+    tangent    ty = -tx σ(x)
     """
 
     name, signature, reads = "log_complement_sigmoid", "()->()", "x"
@@ -253,11 +316,14 @@ class LogComplementSigmoid(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: -mul_grad(g, sigmoid(x)),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: mul_tangent(-t, sigmoid(x)),)
+
 
 @named
-def hardtanh(x: Operand[T], low: float = -1.0, high: float = 1.0) -> T | Array:
-    """x kept within low and high: `clip`, whose derivative is 1 inside and at the bounds, 0 outside."""
-    return clip(x, low, high)
+def hardtanh(x: Operand[T], min_val: float = -1.0, max_val: float = 1.0) -> T | Array:
+    """x kept within min_val and max_val: `clip`, whose derivative is 1 inside and at the bounds, 0 outside."""
+    return clip(x, min_val, max_val)
 
 
 relu, sigmoid, tanh = Relu(), Sigmoid(), Tanh()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp
-from tensorgrad.core.op import Rules, Value
+from tensorgrad.core.op import Rules, Tangents, Value
 from tensorgrad.core.operand import Binary
 from tensorgrad.kernels import common
-from tensorgrad.ops.elementwise import mul_grad
+from tensorgrad.ops.elementwise import mul_grad, mul_tangent, where
 
 __all__ = ["relu_grad", "sigmoid_grad", "tanh_grad"]
 
@@ -18,6 +18,7 @@ class ReluGrad(Binary):
 
     forward    gx = g * [y > 0]
     backward   gg = h * [y > 0],   gy = 0          (h: the gradient of gx)
+    tangent    ty = tg * [unit > 0]
     """
 
     name, signature, reads = "relu_grad", "(),()->()", "unit"
@@ -31,12 +32,16 @@ class ReluGrad(Binary):
     def backward(self, h: Value, y: Value, g: Value, unit: Value) -> Rules:
         return lambda: relu_grad(h, unit), None
 
+    def jvp(self, y: Value, g: Value, unit: Value) -> Tangents:
+        return lambda t: where(unit > 0, t, 0), None
+
 
 class SigmoidGrad(Binary):
     """The gradient through a sigmoid whose output is s
 
     forward    gx = g s (1 - s)
     backward   gg = h s (1 - s),   gs = h g (1 - 2 s)          (h: the gradient of gx)
+    tangent    ty = tg s (1 - s) + ts g (1 - 2 s)
     """
 
     name, signature, reads = "sigmoid_grad", "(),()->()", "g s"
@@ -47,12 +52,16 @@ class SigmoidGrad(Binary):
     def backward(self, h: Value, y: Value, g: Value, s: Value) -> Rules:
         return lambda: sigmoid_grad(h, s), lambda: mul_grad(mul_grad(h, g), 1 - 2 * s)
 
+    def jvp(self, y: Value, g: Value, s: Value) -> Tangents:
+        return lambda t: mul_tangent(t, s * (1 - s)), lambda t: mul_tangent(mul_tangent(t, g), 1 - s - s)
+
 
 class TanhGrad(Binary):
     """The gradient through a tanh whose output is t
 
     forward    gx = g (1 - t²)
     backward   gg = h (1 - t²),   gt = -2 h g t          (h: the gradient of gx)
+    tangent    ty = tg (1 - t²) - 2 tt g t          (t: the output of the tanh, tt its tangent)
     """
 
     name, signature, reads = "tanh_grad", "(),()->()", "g t"
@@ -62,6 +71,9 @@ class TanhGrad(Binary):
 
     def backward(self, h: Value, y: Value, g: Value, t: Value) -> Rules:
         return lambda: tanh_grad(h, t), lambda: -2 * mul_grad(mul_grad(h, g), t)
+
+    def jvp(self, y: Value, g: Value, t: Value) -> Tangents:
+        return lambda tg: mul_tangent(tg, 1 - t * t), lambda tt: -mul_tangent(mul_tangent(tt, g), t + t)
 
 
 relu_grad, sigmoid_grad, tanh_grad = ReluGrad(), SigmoidGrad(), TanhGrad()

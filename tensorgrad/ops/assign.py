@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, is_array
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.backend import Array, Xp, is_array, namespace, on
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor, raw
@@ -27,6 +27,7 @@ class SetItem(Op):
 
     forward    y  = x, y[index] = v
     backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
+    tangent    ty = tx, ty[index] = tv
     """
 
     name, signature, symbol = "setitem", "(),(*)->()", "[ ]="
@@ -62,6 +63,9 @@ class SetItem(Op):
 
         return lambda: setitem(g, 0.0, index), gv
 
+    def jvp(self, y: Value, x: Value, v: Value, *, index: Any) -> Tangents:
+        return lambda t: setitem(t, 0.0, index), lambda t: self.apply(zeros_beside(t, y.shape), t, index=index)
+
 
 class Assign(Op):
     """`setitem` where the index has Tensors of integers or booleans in it, which are data. `index` has the AT of each in its
@@ -69,6 +73,7 @@ class Assign(Op):
 
     forward    y  = x, y[index] = v
     backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
+    tangent    ty = tx, ty[index] = tv
     """
 
     name, signature, symbol, reads, data = "assign", "(*),(*),(*)->(*)", "[ ]=", "indices", "indices"
@@ -93,6 +98,13 @@ class Assign(Op):
             return with_axes(where(stays, gather(g, *indices, index=index), 0), v.ndim)
 
         return lambda: assign(g, 0.0, *indices, index=index), gv, *[None] * len(indices)
+
+    def jvp(self, y: Value, x: Value, v: Value, *indices: Value, index: Any) -> Tangents:
+        return (
+            lambda t: assign(t, 0.0, *indices, index=index),
+            lambda t: assign(zeros_beside(t, y.shape), t, *indices, index=index),
+            *[None] * len(indices),
+        )
 
 
 class LastNamed(Op):
@@ -135,14 +147,21 @@ def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
     """y[index] = v, in place. Of an element named twice the last v stays, in the order of rows, however they lie in memory."""
     if np.ndim(v) and may_repeat(index):
         if xp is np:
-            part = y[index].shape
+            part = (*index.shape, *y.shape[1:]) if is_array(index) else y[index].shape
         else:
             taken, last = numbered(xp, index, y.shape)
             part = taken.shape
         v = xp.broadcast_to(v.reshape(v.shape[v.ndim - len(part) :]) if v.ndim > len(part) else v, part)
         # NumPy goes through what is written in the order in which it lies in memory
-        v = xp.array(v, order="C") if xp is np else v.reshape(-1)[last[index].astype(np.int64) - 1]
+        v = np.ascontiguousarray(v) if xp is np else v.reshape(-1)[last[index].astype(np.int64) - 1]
     y[index] = v
+
+
+def zeros_beside(t: Value, shape: Shape) -> Array:
+    """Zeros of a shape, of the dtype and where `t` is."""
+    near = raw(t)
+    with on(near):
+        return namespace([near]).zeros(shape, t.dtype)
 
 
 def with_axes(x: Value, ndim: int) -> Value:

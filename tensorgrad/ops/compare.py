@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp, is_floating
 from tensorgrad.core.op import Sample
 from tensorgrad.core.operand import Binary, Unary
+from tensorgrad.errors import DTypeError
 
 __all__ = [
-    "equal", "greater", "greater_equal", "isfinite", "isnan", "less", "less_equal", "logical_not", "not_equal",
+    "bitwise_and", "bitwise_or", "bitwise_xor", "equal", "greater", "greater_equal", "isfinite", "isnan", "less", "less_equal",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "not_equal",
 ]  # fmt: skip
 
 
@@ -119,6 +121,108 @@ class LogicalNot(Predicate):
         return xp.logical_not(x)
 
 
+class Logical(Binary):
+    """A combination of two truths, a number being true where it is not 0."""
+
+    signature = "(),()->()"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        return tuple(np.asarray(np.trunc(a)) for a in args), {}
+
+
+class LogicalAnd(Logical):
+    """Whether both a and b are not 0. No gradient.
+
+    forward    y  = [a ≠ 0 and b ≠ 0]
+    """
+
+    name = "logical_and"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.logical_and(a, b)
+
+
+class LogicalOr(Logical):
+    """Whether a or b is not 0, or both. No gradient.
+
+    forward    y  = [a ≠ 0 or b ≠ 0]
+    """
+
+    name = "logical_or"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.logical_or(a, b)
+
+
+class LogicalXor(Logical):
+    """Whether one of a and b is not 0, and the other is. No gradient.
+
+    forward    y  = [a ≠ 0] ≠ [b ≠ 0]
+    """
+
+    name = "logical_xor"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        return xp.logical_xor(a, b)
+
+
+class Bitwise(Binary):
+    """A combination of booleans, or of the bits of integers. Raises DTypeError for floating numbers."""
+
+    signature = "(),()->()"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        if rng.random() < 0.5:
+            return tuple(np.asarray(a > 0) for a in args), {}
+        return tuple(np.asarray(np.trunc(50 * a)).astype(np.int64) for a in args), {}
+
+    def checked(self, *arrays: Array) -> None:
+        for a in arrays:
+            if is_floating(getattr(a, "dtype", None) or np.dtype(type(a))):
+                raise DTypeError(f"{self.name}: expected booleans or integers, got {getattr(a, 'dtype', type(a).__name__)}")
+
+
+class BitwiseAnd(Bitwise):
+    """a & b: of booleans whether both are true, of integers the bits that both have. No gradient.
+
+    forward    y  = a & b
+    """
+
+    name, symbol = "bitwise_and", "&"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        self.checked(a, b)
+        return xp.bitwise_and(a, b)
+
+
+class BitwiseOr(Bitwise):
+    """a | b: of booleans whether one is true, or both, of integers the bits that one has, or both. No gradient.
+
+    forward    y  = a | b
+    """
+
+    name, symbol = "bitwise_or", "|"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        self.checked(a, b)
+        return xp.bitwise_or(a, b)
+
+
+class BitwiseXor(Bitwise):
+    """a ^ b: of booleans whether they differ, of integers the bits in which they do. No gradient.
+
+    forward    y  = a ^ b
+    """
+
+    name, symbol = "bitwise_xor", "^"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        self.checked(a, b)
+        return xp.bitwise_xor(a, b)
+
+
 class IsNan(Predicate):
     """Whether x is NaN. No gradient.
 
@@ -145,4 +249,6 @@ class IsFinite(Predicate):
 
 greater, greater_equal, less, less_equal = Greater(), GreaterEqual(), Less(), LessEqual()
 equal, not_equal, logical_not = Equal(), NotEqual(), LogicalNot()
+logical_and, logical_or, logical_xor = LogicalAnd(), LogicalOr(), LogicalXor()
+bitwise_and, bitwise_or, bitwise_xor = BitwiseAnd(), BitwiseOr(), BitwiseXor()
 isnan, isfinite = IsNan(), IsFinite()

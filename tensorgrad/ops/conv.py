@@ -1,196 +1,217 @@
-"""Convolution and pooling over the last two axes of (n,c,h,w): strided windows, and one matrix product."""
+"""Convolution over the last one, two or three axes of (n,c,...), and its transpose: windows and one matrix product."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from tensorgrad.core.arguments import is_sequence, is_whole, room_for, whole
-from tensorgrad.core.backend import Array, Xp
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.arguments import whole
+from tensorgrad.core.backend import Array
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import one_box, shown
-from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
-from tensorgrad.ops import statistics
+from tensorgrad.core.state import one_box
+from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.ops.linalg import as_operand, scoped
-from tensorgrad.ops.reduce import mean
+from tensorgrad.ops.rearrange import pad
 from tensorgrad.ops.shape import reshape, swapaxes
+from tensorgrad.ops.windows import fold, positions, several, windows
 
-__all__ = ["avg_pool2d", "conv2d", "fold2d", "max_pool2d", "windows2d"]
+__all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
-Pair = tuple[int, int]
+AXES = ("", "l", "h,w", "d,h,w")  # what they are called in errors
 
 
-class Windows2d(Op):
-    """Every window of kernel[0] by kernel[1] elements, `stride` apart, of x with `padding` zeros around it.
+@one_box
+def conv1d(
+    x: Operand[T],
+    weight: Operand[T],
+    bias: Operand[T] | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape | str = 0,
+    dilation: int | Shape = 1,
+    groups: int = 1,
+) -> T | Array:
+    """y[n,o,p] = bias[o] + sum over c, i of weight[o,c,i] x[n, c, stride p + dilation i - padding]
 
-    Axes c, i, j lead and n, p, q come last, so that a convolution is one matrix product and long runs of memory are copied.
-
-    forward    y[c,i,j,n,p,q] = x[n, c, stride p + i - padding, stride q + j - padding], 0 outside of x
-    backward   gx             = each element of g added to the one that it was copied from
+    `conv2d` with one axis: x (n,c,l), weight (o,c/groups,k), bias (o) or None, y (n,o,p).
     """
-
-    name, signature = "windows2d", "(n,c,h,w)->(c,i,j,n,p,q)"
-    moves = True
-
-    def __call__(self, x: Operand[T], kernel: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> T | Array:
-        kernel, stride = pair(self.name, "kernel", kernel, 1), pair(self.name, "stride", stride, 1)
-        return self.apply(x, kernel=kernel, stride=stride, padding=pair(self.name, "padding", padding, 0))
-
-    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        attrs, (h, w) = sample_windows(rng)
-        return (self.values(rng, (*(int(n) for n in rng.choice(sizes, 2)), h, w)),), attrs
-
-    def forward(self, xp: Xp, x: Array, *, kernel: Pair, stride: Pair, padding: Pair) -> Array:
-        if x.ndim != 4:
-            raise ValueError("not four axes")  # the signature says it better
-        p, q = positions(self.name, x.shape[2:], kernel, stride, padding)
-        room_for(self.name, (x.shape[1], *kernel, x.shape[0], p, q), x.dtype.itemsize)
-        if any(padding):
-            x = xp.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
-        n, c, h, w = x.strides
-        shape = (x.shape[1], *kernel, x.shape[0], p, q)
-        steps = (c, h, w, n, h * stride[0], w * stride[1])
-        return xp.lib.stride_tricks.as_strided(x, shape, steps).copy("C")
-
-    def backward(self, g: Value, y: Value, x: Value, *, kernel: Pair, stride: Pair, padding: Pair) -> Rules:
-        return (lambda: fold2d(g, x.shape[2:], stride, padding),)
-
-
-class Fold2d(Op):
-    """Windows put back where `windows2d` took them from, elements that meet being added: its transpose as a linear map.
-
-    forward    y[n,c,k,l] = sum of x[c,i,j,n,p,q] with stride p + i - padding = k, stride q + j - padding = l      y (n,c,*size)
-    backward   gx         = the windows of g
-    """
-
-    name, signature = "fold2d", "(c,i,j,n,p,q)->(n,c,h,w)"
-
-    def __call__(self, x: Operand[T], size: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> T | Array:
-        size, stride = pair(self.name, "size", size, 0), pair(self.name, "stride", stride, 1)
-        return self.apply(x, size=size, stride=stride, padding=pair(self.name, "padding", padding, 0))
-
-    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        attrs, size = sample_windows(rng)
-        kernel, stride, padding = attrs.values()
-        n, c = (int(n) for n in rng.choice(sizes, 2))
-        shape = (c, *kernel, n, *positions(self.name, size, kernel, stride, padding))
-        return (self.values(rng, shape),), {"size": size, "stride": stride, "padding": padding}
-
-    def forward(self, xp: Xp, x: Array, *, size: Pair, stride: Pair, padding: Pair) -> Array:
-        if x.ndim != 6:
-            raise ValueError("not six axes")  # the signature says it better
-        c, kh, kw, n, p, q = x.shape
-        if positions(self.name, size, (kh, kw), stride, padding) != (p, q):
-            windows = f"{p} by {q} windows of {kh} by {kw}"
-            raise ShapeError(f"fold2d: {windows} are not those of {tuple(size)} with stride {stride}, padding {padding}")
-        y = xp.zeros((n, c, size[0] + 2 * padding[0], size[1] + 2 * padding[1]), x.dtype)
-        for i in range(kh):
-            for j in range(kw):
-                at = y[:, :, i : i + stride[0] * (p - 1) + 1 : stride[0], j : j + stride[1] * (q - 1) + 1 : stride[1]]
-                at += x[:, i, j].swapaxes(0, 1)
-        return y[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
-
-    def backward(self, g: Value, y: Value, x: Value, *, size: Pair, stride: Pair, padding: Pair) -> Rules:
-        return (lambda: windows2d(g, x.shape[1:3], stride, padding),)
+    return convolved("conv1d", 1, x, weight, bias, stride, padding, dilation, groups)
 
 
 @one_box
 def conv2d(
-    x: Operand[T], weight: Operand[T], bias: Operand[T] | None = None, stride: int | Pair = 1, padding: int | Pair = 0
+    x: Operand[T],
+    weight: Operand[T],
+    bias: Operand[T] | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape | str = 0,
+    dilation: int | Shape = 1,
+    groups: int = 1,
 ) -> T | Array:
-    """y[n,o,p,q] = bias[o] + sum over c, i, j of weight[o,c,i,j] x[n, c, stride p + i - padding, stride q + j - padding]
+    """y[n,o,p,q] = bias[o] + sum over c, i, j of
+                    weight[o,c,i,j] x[n, c, stride p + dilation i - padding, stride q + dilation j - padding]
 
     What PyTorch calls a convolution: the kernel is not flipped, and x is 0 outside.
 
     x        (n,c,h,w)
-    weight   (o,c,kh,kw); bias (o), or None
-    stride, padding   one number, or (for rows, for columns)
+    weight   (o,c/groups,kh,kw); bias (o), or None
+    stride, padding, dilation   one number, or (for rows, for columns). padding "valid" is 0, "same" what makes y as large as
+             x, with one more zero at the end where the kernel is of even size; for that stride has to be 1
+    groups   g: channels and outputs are divided into g groups, and each output sees the channels of its own group
 
-    Returns (n,o,p,q) with p = (h + 2 padding - kh) // stride + 1, q likewise. Raises ShapeError for shapes that do not fit.
+    Returns (n,o,p,q) with p = (h + 2 padding - dilation (kh - 1) - 1) // stride + 1, q likewise. Raises ShapeError for shapes
+    that do not fit.
     """
-    x, weight = as_operand("conv2d", x), as_operand("conv2d", weight)
-    stride, padding = pair("conv2d", "stride", stride, 1), pair("conv2d", "padding", padding, 0)
-    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
-        given = f"input {x.shape} and weight {weight.shape}"
-        raise ShapeError(f"{scoped('conv2d')}: {given} do not fit; expected (n,c,h,w),(o,c,kh,kw)")
-    out, kernel = weight.shape[0], (weight.shape[2], weight.shape[3])
-    if bias is not None:
-        bias = as_operand("conv2d", bias)
-        if bias.shape != (out,):
-            raise ShapeError(f"{scoped('conv2d')}: bias has shape {bias.shape}, expected ({out},) for weight {weight.shape}")
-    p, q = positions(scoped("conv2d"), x.shape[2:], kernel, stride, padding)
-    k = math.prod(weight.shape[1:])
-    y = reshape(weight, (out, k)) @ reshape(windows2d(x, kernel, stride, padding), (k, x.shape[0] * p * q))
+    return convolved("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
+
+
+@one_box
+def conv3d(
+    x: Operand[T],
+    weight: Operand[T],
+    bias: Operand[T] | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape | str = 0,
+    dilation: int | Shape = 1,
+    groups: int = 1,
+) -> T | Array:
+    """`conv2d` with one axis more: x (n,c,d,h,w), weight (o,c/groups,kd,kh,kw), bias (o) or None, y (n,o,p,q,r)."""
+    return convolved("conv3d", 3, x, weight, bias, stride, padding, dilation, groups)
+
+
+@one_box
+def conv_transpose1d(
+    x: Operand[T],
+    weight: Operand[T],
+    bias: Operand[T] | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape = 0,
+    output_padding: int | Shape = 0,
+    groups: int = 1,
+    dilation: int | Shape = 1,
+) -> T | Array:
+    """`conv_transpose2d` with one axis: x (n,c,l), weight (c,o/groups,k), bias (o) or None, y (n,o,p)."""
+    return transposed("conv_transpose1d", 1, x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@one_box
+def conv_transpose2d(
+    x: Operand[T],
+    weight: Operand[T],
+    bias: Operand[T] | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape = 0,
+    output_padding: int | Shape = 0,
+    groups: int = 1,
+    dilation: int | Shape = 1,
+) -> T | Array:
+    """y[n,o,k,l] = bias[o] + sum over c and stride p + dilation i - padding = k, stride q + dilation j - padding = l of
+                    weight[c,o,i,j] x[n,c,p,q]
+
+    The transpose of `conv2d` as a linear map, with the same weight: what its gradient does to g.
+
+    x        (n,c,h,w)
+    weight   (c,o/groups,kh,kw); bias (o), or None
+    stride, padding, dilation   of the convolution; one number, or (for rows, for columns)
+    output_padding   how many rows more there are, less than the stride: of several sizes conv2d makes the same one
+
+    Returns (n,o,p,q) with p = (h - 1) stride - 2 padding + dilation (kh - 1) + 1 + output_padding, q likewise. Raises
+    ShapeError for shapes that do not fit.
+    """
+    return transposed("conv_transpose2d", 2, x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@one_box
+def conv_transpose3d(
+    x: Operand[T],
+    weight: Operand[T],
+    bias: Operand[T] | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape = 0,
+    output_padding: int | Shape = 0,
+    groups: int = 1,
+    dilation: int | Shape = 1,
+) -> T | Array:
+    """`conv_transpose2d` with one axis more: x (n,c,d,h,w), weight (c,o/groups,kd,kh,kw), bias (o) or None, y (n,o,p,q,r)."""
+    return transposed("conv_transpose3d", 3, x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def convolved(op: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Any:
+    """A convolution over the last `axes` axes."""
+    x, weight, bias, groups = operands(op, axes, x, weight, bias, groups, False)
+    stride, dilation = several(op, "stride", stride, axes, 1), several(op, "dilation", dilation, axes, 1)
+    out, kernel, samples = weight.shape[0], weight.shape[2:], x.shape[0]
+    if isinstance(padding, str):
+        around = padding_of(op, padding, kernel, stride, dilation)
+        more = [n % 2 for n in around]
+        if any(more):
+            x = pad(x, ((0, 0), (0, 0), *[(0, n) for n in more]))
+        padding = tuple([n // 2 for n in around])
+    else:
+        padding = several(op, "padding", padding, axes, 0)
+    places = positions(scoped(op), x.shape[2:], kernel, stride, padding, dilation)
+    k, n = math.prod(weight.shape[1:]), samples * math.prod(places)
+    seen = windows(x, kernel, stride, padding, dilation)
+    if groups == 1:
+        y = reshape(weight, (out, k)) @ reshape(seen, (k, n))
+    else:
+        y = reshape(reshape(weight, (groups, out // groups, k)) @ reshape(seen, (groups, k, n)), (out, n))
     if bias is not None:
         y = y + reshape(bias, (out, 1))
-    return swapaxes(reshape(y, (out, x.shape[0], p, q)), 0, 1)
+    return swapaxes(reshape(y, (out, samples, *places)), 0, 1)
 
 
-@one_box
-def max_pool2d(x: Operand[T], size: int | Pair, stride: int | Pair | None = None) -> T | Array:
-    """The largest element of every window of `size`, `stride` (by default `size`) apart; x (n,c,h,w).
-
-    Of equal elements the first in the window, row by row, gets the gradient. What is left over at the right and at the bottom
-    is in no window. Raises ShapeError for a window that does not fit into x.
-    """
-    y, shape = pooled("max_pool2d", x, size, stride)
-    return swapaxes(reshape(statistics.max(y, axis=1), shape), 0, 1)
-
-
-@one_box
-def avg_pool2d(x: Operand[T], size: int | Pair, stride: int | Pair | None = None) -> T | Array:
-    """The mean of every window of `size`, `stride` (by default `size`) apart; x (n,c,h,w).
-
-    What is left over at the right and at the bottom is in no window. Raises ShapeError for a window that does not fit into x.
-    """
-    y, shape = pooled("avg_pool2d", x, size, stride)
-    return swapaxes(reshape(mean(y, axis=1), shape), 0, 1)
-
-
-def pooled(op: str, x: Any, size: int | Pair, stride: int | Pair | None) -> tuple[Any, Shape]:
-    """The windows of x as (c, elements of a window, n p q), and the shape (c,n,p,q) of one number for each."""
-    x = as_operand(op, x)
-    if x.ndim != 4:
-        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (n,c,h,w)")
-    size = pair(op, "size", size, 1)
-    stride = size if stride is None else pair(op, "stride", stride, 1)
-    shape = (x.shape[1], x.shape[0], *positions(scoped(op), x.shape[2:], size, stride, (0, 0)))
-    return reshape(windows2d(x, size, stride), (shape[0], size[0] * size[1], math.prod(shape[1:]))), shape
+def transposed(
+    op: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, more: Any, groups: Any, dilation: Any
+) -> Any:
+    """The transpose of a convolution over the last `axes` axes; `more` is output_padding."""
+    x, weight, bias, groups = operands(op, axes, x, weight, bias, groups, True)
+    stride, dilation = several(op, "stride", stride, axes, 1), several(op, "dilation", dilation, axes, 1)
+    padding, more = several(op, "padding", padding, axes, 0), several(op, "output_padding", more, axes, 0)
+    if any(m >= s for m, s in zip(more, stride, strict=True)):
+        raise ArgumentError(f"{scoped(op)}: output_padding must be less than the stride {stride}, got {more}")
+    samples, channels, *size = x.shape
+    out, kernel = weight.shape[1] * groups, weight.shape[2:]
+    grid = zip(size, stride, padding, dilation, kernel, more, strict=True)
+    result = tuple([(n - 1) * s - 2 * p + d * (k - 1) + 1 + m for n, s, p, d, k, m in grid])
+    if min(result) < 1:
+        raise ShapeError(f"{scoped(op)}: the result of input {x.shape} with weight {weight.shape} would be of size {result}")
+    if groups == 1:
+        rows = swapaxes(reshape(weight, (channels, out * math.prod(kernel))), 0, 1)
+        y = rows @ reshape(swapaxes(x, 0, 1), (channels, samples * math.prod(size)))
+    else:
+        own = channels // groups
+        rows = swapaxes(reshape(weight, (groups, own, out // groups * math.prod(kernel))), 1, 2)
+        y = rows @ reshape(swapaxes(x, 0, 1), (groups, own, samples * math.prod(size)))
+    y = fold(reshape(y, (out, *kernel, samples, *size)), result, stride, padding, dilation)
+    return y if bias is None else y + reshape(bias, (out,) + (1,) * axes)
 
 
-def positions(op: str, size: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    """How many windows there are, down and across."""
-    fits = [n + 2 * around - k for n, k, around in zip(size, kernel, padding, strict=True)]
-    if min(fits) < 0:
-        padded = f" with padding {padding}" if any(padding) else ""
-        raise ShapeError(f"{op}: a window of {tuple(kernel)} does not fit into {tuple(size)}{padded}")
-    return fits[0] // stride[0] + 1, fits[1] // stride[1] + 1
+def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, turned: bool) -> tuple[Any, Any, Any, int]:
+    """What a convolution is given, if the shapes fit; of the transposed one, if `turned`."""
+    x, weight = as_operand(op, x), as_operand(op, weight)
+    groups = whole(op, "groups", groups, 1)
+    fits = x.ndim == weight.ndim == axes + 2
+    if not fits or x.shape[1] != (weight.shape[0] if turned else weight.shape[1] * groups):
+        share = "" if groups == 1 else f"/{groups}"
+        names = ",".join(f"k{axis}" for axis in AXES[axes].split(",")) if axes > 1 else "k"
+        own = f"c,o{share}" if turned else f"o,c{share}"
+        expected = f"(n,c,{AXES[axes]}),({own},{names})"
+        raise ShapeError(f"{scoped(op)}: input {x.shape} and weight {weight.shape} do not fit; expected {expected}")
+    if weight.shape[0] % groups:
+        what = "channels" if turned else "outputs"
+        raise ShapeError(f"{scoped(op)}: {weight.shape[0]} {what} are not divisible into {groups} groups")
+    if bias is not None:
+        bias, out = as_operand(op, bias), weight.shape[1] * groups if turned else weight.shape[0]
+        if bias.shape != (out,):
+            raise ShapeError(f"{scoped(op)}: bias has shape {bias.shape}, expected ({out},) for weight {weight.shape}")
+    return x, weight, bias, groups
 
 
-def pair(op: str, what: str, value: int | Pair, least: int) -> Pair:
-    """One number for both axes, or two, as two."""
-    both: tuple[Any, ...] = tuple(value) if is_sequence(value) else (value, value)  # type: ignore[arg-type]
-    if len(both) != 2 or not all(map(is_whole, both)):
-        raise DTypeError(f"{scoped(op)}: {what} must be one whole number or two, got {shown(value)}")
-    if min(both) < least:
-        raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {shown(value)}")
-    return whole(op, what, both[0]), whole(op, what, both[1])
-
-
-def sample_windows(rng: np.random.Generator) -> tuple[dict[str, Pair], Pair]:
-    """Settings of a convolution, and a size that they fit."""
-
-    def draw(low: int, high: int) -> Pair:
-        return int(rng.integers(low, high)), int(rng.integers(low, high))
-
-    kernel, stride, padding, extra = draw(1, 4), draw(1, 4), draw(0, 2), draw(0, 4)
-    size = tuple(max(k + e - 2 * p, 1) for k, e, p in zip(kernel, extra, padding, strict=True))
-    return {"kernel": kernel, "stride": stride, "padding": padding}, size  # type: ignore[return-value]  # two of them
-
-
-windows2d, fold2d = Windows2d(), Fold2d()
+def padding_of(op: str, padding: str, kernel: Shape, stride: Shape, dilation: Shape) -> Shape:
+    """How many zeros "same" or "valid" put around x along each axis, at both ends together."""
+    if padding not in ("same", "valid"):
+        raise ArgumentError(f'{scoped(op)}: padding must be whole numbers, "same" or "valid", got {padding!r}')
+    if padding == "same" and max(stride) > 1:
+        raise ArgumentError(f'{scoped(op)}: padding "same" is for stride 1, got stride {stride}')
+    return tuple([d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)])

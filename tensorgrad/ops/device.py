@@ -22,6 +22,7 @@ class ToDevice(Op):
     """
 
     name, signature = "to_device", "()->()"
+    linear = "x"
     moves = True
 
     @named

@@ -8,20 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import dtype_of, number
+from tensorgrad.core.arguments import dtype_of
 from tensorgrad.core.arithmetic import floating, narrowest
-from tensorgrad.core.backend import Array, Xp, is_array, is_floating, is_half
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.backend import Array, Xp, is_floating, is_half, on_gpu
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Binary, Operand, T, Ternary, Unary
-from tensorgrad.core.state import named, scoped
-from tensorgrad.core.tensor import Tensor
-from tensorgrad.errors import ArgumentError
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.kernels import common, reference
+from tensorgrad.ops.compare import equal, isfinite
 
 __all__ = [
-    "abs", "add", "astype", "cast", "clip", "div", "div_grad", "maximum", "minimum", "mul", "mul_grad", "neg", "sign", "sub",
+    "abs", "add", "astype", "cast", "div", "div_grad", "maximum", "minimum", "mul", "mul_grad", "neg", "sign", "sub",
     "where",
 ]  # fmt: skip
+
+
+NUMBERS = "fiubV"  # kinds of dtypes: bfloat16 is of kind V to NumPy
 
 
 class Neg(Unary):
@@ -32,6 +35,7 @@ class Neg(Unary):
     """
 
     name, signature, symbol = "neg", "()->()", "-"
+    linear = "x"
     keeps_origin = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
@@ -46,6 +50,7 @@ class Add(Binary):
 
     forward    y  = a + b
     backward   ga = g,   gb = g
+    tangent    ty = ta + tb
     """
 
     name, signature, symbol = "add", "(),()->()", "+"
@@ -57,12 +62,16 @@ class Add(Binary):
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return lambda: g, lambda: g
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: t, lambda t: t
+
 
 class Sub(Binary):
     """y = a - b
 
     forward    y  = a - b
     backward   ga = g,   gb = -g
+    tangent    ty = ta - tb
     """
 
     name, signature, symbol = "sub", "(),()->()", "-"
@@ -74,12 +83,16 @@ class Sub(Binary):
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return lambda: g, lambda: -g
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: t, lambda t: -t
+
 
 class Mul(Binary):
     """y = a b, element by element
 
     forward    y  = a b
     backward   ga = g b,   gb = g a
+    tangent    ty = ta b + a tb
     """
 
     name, signature, symbol, reads = "mul", "(),()->()", "×", "a b"
@@ -90,6 +103,9 @@ class Mul(Binary):
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return lambda: mul_grad(g, b), lambda: mul_grad(g, a)
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: mul_tangent(t, b), lambda t: mul_tangent(t, a)
+
 
 class MulGrad(Binary):
     """A gradient g times a derivative d: exactly 0 where g is 0, even where d is infinite or NaN.
@@ -99,12 +115,14 @@ class MulGrad(Binary):
 
     forward    gx = g d,   0 where g = 0
     backward   gg = h d,   gd = h g,   0 where h = 0          (h: the gradient of gx)
+    tangent    ty = tg d + td g,   each 0 where its factor t is
     """
 
     name, signature, symbol, reads = "mul_grad", "(),()->()", "×", "g d"
 
     def __call__(self, g: Operand[T], d: Operand[T], /) -> T | Array:
-        if type(g) is type(d) is np.ndarray:  # as rules ask, for every product of an eager step
+        # as rules ask, for every product of an eager step
+        if type(g) is type(d) is np.ndarray and g.dtype.kind in NUMBERS and d.dtype.kind in NUMBERS:
             return reference.mul_grad(g, d)
         return mul(g, d) if isinstance(d, (int, float)) and math.isfinite(d) else self.apply(g, d)
 
@@ -114,12 +132,16 @@ class MulGrad(Binary):
     def backward(self, h: Value, y: Value, g: Value, d: Value) -> Rules:
         return lambda: mul_grad(h, d), lambda: mul_grad(h, g)
 
+    def jvp(self, y: Value, g: Value, d: Value) -> Tangents:
+        return lambda t: mul_tangent(t, d), lambda t: mul_tangent(t, g)
+
 
 class Div(Binary):
     """y = a / b
 
     forward    y  = a / b
     backward   ga = g / b,   gb = -g a / b²
+    tangent    ty = (ta - tb a / b) / b
     """
 
     name, signature, symbol, reads = "div", "(),()->()", "÷", "a b"
@@ -132,19 +154,23 @@ class Div(Binary):
         # g / b first: the square of a large or small b would overflow or vanish before the quotient does
         return lambda: div_grad(g, b), lambda: -div_grad(mul_grad(g, a / b), b)
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: div_grad(t, b), lambda t: -div_grad(mul_tangent(t, a / b), b)
+
 
 class DivGrad(Binary):
     """A gradient g divided by d: exactly 0 where g is 0, even where d is 0 or NaN; see MulGrad.
 
     forward    gx = g / d,   0 where g = 0
     backward   gg = h / d,   gd = -h gx / d,   0 where h = 0          (h: the gradient of gx)
+    tangent    ty = (tg - td gx) / d,   each 0 where its factor t is
     """
 
     name, signature, symbol, reads = "div_grad", "(),()->()", "÷", "y d"
     domain = (0.4, 3.0)
 
     def __call__(self, g: Operand[T], d: Operand[T], /) -> T | Array:
-        if type(g) is type(d) is np.ndarray:
+        if type(g) is type(d) is np.ndarray and g.dtype.kind in NUMBERS and d.dtype.kind in NUMBERS:
             return reference.div_grad(g, d)
         return div(g, d) if isinstance(d, (int, float)) and d and not math.isnan(d) else self.apply(g, d)
 
@@ -154,12 +180,31 @@ class DivGrad(Binary):
     def backward(self, h: Value, y: Value, g: Value, d: Value) -> Rules:
         return lambda: div_grad(h, d), lambda: -mul_grad(div_grad(h, d), y)
 
+    def jvp(self, y: Value, g: Value, d: Value) -> Tangents:
+        return lambda t: div_grad(t, d), lambda t: -mul_tangent(div_grad(t, d), y)
+
+
+def mul_tangent(t: Value, d: Value) -> Value:
+    """A tangent t times a derivative d: exactly 0 where one of them is 0, even where the other is infinite or NaN.
+
+    What a mask or a bound leaves out has no influence, whichever way one goes: the reverse walk comes to a pole with g = 0,
+    forward mode comes from the pole and meets a derivative that is 0.
+    """
+    recorded = isinstance(t, Tensor) or isinstance(d, Tensor)
+    if not recorded and not on_gpu(t):
+        return reference.mul_tangent(t, d)
+    y = mul_grad(t, d)
+    if recorded and not state.tracing and bool(np.isfinite(raw(t)).all()):
+        return y
+    return where(isfinite(t), y, where(equal(d, 0), 0.0, y))
+
 
 class Abs(Unary):
     """y = |x|. At x = 0 the derivative is taken as 0.
 
     forward    y  = |x|
     backward   gx = g sign(x)
+    tangent    ty = tx sign(x)
     """
 
     name, signature, reads = "abs", "()->()", "x"
@@ -171,12 +216,16 @@ class Abs(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: mul_grad(g, sign(x)),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: where(x > 0, t, where(x < 0, -t, 0)),)
+
 
 class Sign(Unary):
     """-1, 0 or 1 as x is negative, 0 or positive. The derivative is 0, and taken as 0 at x = 0.
 
     forward    y  = sign x
     backward   gx = 0
+    tangent    ty = 0
     """
 
     name, signature = "sign", "()->()"
@@ -188,12 +237,16 @@ class Sign(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (None,)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (None,)
+
 
 class Where(Ternary):
     """a where cond holds (is not 0), b elsewhere. cond is data; what is not chosen has gradient 0, whatever g is.
 
     forward    y  = a if cond else b
     backward   ga = g if cond else 0,   gb = 0 if cond else g
+    tangent    ty = ta if cond else tb
     """
 
     name, signature, reads, data = "where", "(),(),()->()", "cond", "cond"
@@ -208,12 +261,16 @@ class Where(Ternary):
     def backward(self, g: Value, y: Value, cond: Value, a: Value, b: Value) -> Rules:
         return None, lambda: where(cond, g, 0), lambda: where(cond, 0, g)
 
+    def jvp(self, y: Value, cond: Value, a: Value, b: Value) -> Tangents:
+        return None, lambda t: where(cond, t, 0), lambda t: where(cond, 0, t)
+
 
 class Maximum(Binary):
     """The larger of a and b. Where they are equal the whole gradient goes to a, the first argument.
 
     forward    y  = a if a >= b else b
     backward   ga = g * [a >= b],   gb = g * [a < b]
+    tangent    ty = ta if a >= b else tb
     """
 
     name, signature, symbol, reads = "maximum", "(),()->()", "max", "a b"
@@ -227,12 +284,16 @@ class Maximum(Binary):
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return lambda: where(a >= b, g, 0), lambda: where(a >= b, 0, g)
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: where(a >= b, t, 0), lambda t: where(a >= b, 0, t)
+
 
 class Minimum(Binary):
     """The smaller of a and b. Where they are equal the whole gradient goes to a, the first argument.
 
     forward    y  = a if a <= b else b
     backward   ga = g * [a <= b],   gb = g * [a > b]
+    tangent    ty = ta if a <= b else tb
     """
 
     name, signature, symbol, reads = "minimum", "(),()->()", "min", "a b"
@@ -246,55 +307,14 @@ class Minimum(Binary):
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return lambda: where(a <= b, g, 0), lambda: where(a <= b, 0, g)
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: where(a <= b, t, 0), lambda t: where(a <= b, 0, t)
+
 
 def sample_different(op: Op, rng: np.random.Generator, sizes: Sequence[int]) -> Sample:
     """Two arguments of which no two elements are closer than 0.05."""
     (a, b), _ = Op.sample(op, rng, sizes)
     return (np.asarray(np.round(a, 1)), np.asarray(np.round(b, 1) + 0.05)), {}
-
-
-class Clip(Op):
-    """x kept within low and high (None: no bound). The derivative is 1 inside and at the bounds, 0 outside.
-
-    Bounds that are arrays or Tensors are compared element by element, as minimum(maximum(x, low), high).
-    Raises ValueError if both are None, or low is above high.
-
-    forward    y  = min(max(x, low), high)
-    backward   gx = g * [x = y]
-    """
-
-    name, signature, reads = "clip", "()->()", "y x"
-    kinks = (-1.0, 0.5)
-
-    @named
-    def __call__(self, x: Operand[T], low: Operand[T] | None = None, high: Operand[T] | None = None) -> T | Array:
-        low, high = bound("low", low), bound("high", high)
-        if low is None and high is None:
-            raise ArgumentError(f"{scoped(self.name)}: low and high are both None, expected at least one bound")
-        if (low is None or isinstance(low, (int, float))) and (high is None or isinstance(high, (int, float))):
-            if low is not None and high is not None and not low <= high:
-                raise ArgumentError(f"{scoped(self.name)}: low is {low} and high is {high}, expected low <= high")
-            return self.apply(x, low=low, high=high)
-        x = x if low is None else maximum(x, low)
-        return x if high is None else minimum(x, high)
-
-    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        args, _ = super().sample(rng, sizes)
-        low, high = ((-1.0, 0.5), (None, 0.5), (-1.0, None))[rng.integers(3)]
-        return args, {"low": low, "high": high}
-
-    def forward(self, xp: Xp, x: Array, *, low: float | None, high: float | None) -> Array:
-        return xp.clip(x, low, high)
-
-    def backward(self, g: Value, y: Value, x: Value, *, low: float | None, high: float | None) -> Rules:
-        return (lambda: where(x == y, g, 0),)
-
-
-def bound(what: str, value: Any) -> Any:
-    """What one number says as one, arrays and Tensors, which are compared element by element, as they are."""
-    if value is None or isinstance(value, (Tensor, list, tuple)) or (is_array(value) and value.ndim):
-        return value
-    return number("clip", what, value)
 
 
 class AsType(Op):
@@ -304,6 +324,7 @@ class AsType(Op):
 
     forward    y  = x
     backward   gx = g, in the dtype of x          (which the engine sees to)
+    tangent    ty = tx, in the dtype of y
     """
 
     name, signature = "astype", "()->()"
@@ -322,6 +343,9 @@ class AsType(Op):
 
     def backward(self, g: Value, y: Value, x: Value, *, dtype: Any) -> Rules:
         return (lambda: g,)
+
+    def jvp(self, y: Value, x: Value, *, dtype: Any) -> Tangents:
+        return (lambda t: t,)
 
 
 class Cast(Op):
@@ -362,5 +386,5 @@ def as_narrow(y: Value, *operands: Value | None) -> Value:
 neg, add, sub, mul, div = Neg(), Add(), Sub(), Mul(), Div()
 mul_grad, div_grad = MulGrad(), DivGrad()
 abs, sign = Abs(), Sign()
-where, maximum, minimum, clip = Where(), Maximum(), Minimum(), Clip()
+where, maximum, minimum = Where(), Maximum(), Minimum()
 astype, cast = AsType(), Cast()

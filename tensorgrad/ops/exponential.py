@@ -10,11 +10,11 @@ from tensorgrad.core.arithmetic import computed
 from tensorgrad.core.backend import Array, Xp, is_floating, is_half, namespace, on
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import Op, Rules, Value
+from tensorgrad.core.op import Op, Rules, Tangents, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.ops.elementwise import add, astype, div_grad, mul_grad, neg, sub, where
+from tensorgrad.ops.elementwise import add, astype, div_grad, mul_grad, mul_tangent, neg, sub, where
 
 __all__ = ["exp", "log", "log1p", "power"]
 
@@ -23,10 +23,11 @@ class Power(Binary):
     """y = a ** b. A real power: where a is negative, b has to be whole, and then b has no gradient there (NaN).
 
     0 ** 0 is 1. At a = 0 the derivative with respect to b is 0 for b > 0, and taken as 0 for b = 0; that of a ** 0 with respect
-    to a is 0 everywhere.
+    to a is 0 everywhere. What is taken so is constant: the mixed second derivative, infinite for 0 < b <= 1, is not seen.
 
     forward    y  = a^b
     backward   ga = g b a^(b-1),   gb = g y log(a)          (0 for b = 0, and 0 for a = 0 <= b)
+    tangent    ty = ta b a^(b-1) + tb y log(a)          (0 for b = 0, and 0 for a = 0 <= b)
     """
 
     name, signature, reads = "power", "(),()->()", "y a b"
@@ -40,8 +41,9 @@ class Power(Binary):
             if isinstance(b, (int, float)):
                 return mul_grad(g, b * a ** (b - 1 if b else 0))
             exponent = b if is_floating(b.dtype) else astype(b, g.dtype)  # b - 1 might be none of its dtype
-            # 0 * 0^-1 would be NaN: where both are 0, a is taken as 1
-            return mul_grad(g, exponent * where(exponent == 0, where(a == 0, 1.0, a), a) ** (exponent - 1))
+            # 0 * 0^-1 would be NaN: where both are 0 it is 0 * 1^-1, constant in either
+            both = where(exponent == 0, a == 0, False)
+            return mul_grad(g, where(both, 0.0, exponent) * where(both, 1.0, a) ** (exponent - 1))
 
         def gb() -> Value:
             if isinstance(a, (int, float)) and a > 0:
@@ -51,12 +53,28 @@ class Power(Binary):
 
         return ga, gb
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        def along_a(t: Value) -> Value:
+            if isinstance(b, (int, float)):
+                return mul_tangent(t, b * a ** (b - 1 if b else 0))
+            whole = b if is_floating(b.dtype) else astype(b, t.dtype)
+            both = where(whole == 0, a == 0, False)  # 0^0, taken as constant: 0^-1 would be infinite
+            return mul_tangent(t, where(both, 0.0, whole) * where(both, 1.0, a) ** (whole - 1))
+
+        def along_b(t: Value) -> Value:
+            if isinstance(a, (int, float)) and a > 0:
+                return mul_tangent(t, y) * math.log(a)
+            return mul_tangent(t, y * log(where(a == 0, b >= 0, a)))  # log 1 where a is 0 and b is not negative
+
+        return along_a, along_b
+
 
 class Exp(Unary):
     """y = exp(x)
 
     forward    y  = e^x
     backward   gx = g y
+    tangent    ty = tx y
     """
 
     name, signature, reads = "exp", "()->()", "y"
@@ -68,6 +86,9 @@ class Exp(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: mul_grad(g, y),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: mul_tangent(t, y),)
+
 
 class Logarithm(Op):
     """A logarithm. Of a softmax or a sigmoid that was recorded it is evaluated from the logits, which does not underflow."""
@@ -76,6 +97,8 @@ class Logarithm(Op):
     real = True
 
     def __call__(self, x: Operand[T]) -> T | Array:
+        if state.batching is not None and (batched := state.batching(self, (x,), {})) is not None:
+            return batched  # which comes here again with what all samples were made by
         made = (x.node or getattr(x, "origin", None)) if isinstance(x, Tensor) and state.fusing else None
         if isinstance(x, Tensor) and made is not None:
             if made.op is astype and is_half(made.dtype) and isinstance(made.inputs[0], Node):
@@ -114,6 +137,7 @@ class Log(Logarithm):
 
     forward    y  = ln x
     backward   gx = g / x
+    tangent    ty = tx / x
     """
 
     name = "log"
@@ -125,12 +149,16 @@ class Log(Logarithm):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: div_grad(g, x),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: div_grad(t, x),)
+
 
 class Log1p(Logarithm):
     """y = log(1 + x), exact near 0 too; log1p(-p) of a recorded sigmoid p is evaluated from the logits.
 
     forward    y  = ln(1 + x)
     backward   gx = g / (1 + x)
+    tangent    ty = tx / (1 + x)
     """
 
     name = "log1p"
@@ -141,6 +169,9 @@ class Log1p(Logarithm):
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: div_grad(g, 1 + x),)
+
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: div_grad(t, x + 1),)
 
 
 def closed_form(logarithm: Op, node: Node) -> tuple[Op, Node, tuple[Node, ...]] | None:

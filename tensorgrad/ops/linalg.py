@@ -12,7 +12,7 @@ import numpy as np
 from tensorgrad.core.arguments import is_sequence, whole, wholes
 from tensorgrad.core.backend import Array, Xp, asarray, is_array, namespace
 from tensorgrad.core.memory import new
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, Ternary
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import named, shown, state
@@ -25,6 +25,7 @@ from tensorgrad.ops.activation import relu, sigmoid, tanh
 from tensorgrad.ops.activation_grad import relu_grad, sigmoid_grad, tanh_grad
 from tensorgrad.ops.elementwise import mul
 from tensorgrad.ops.shape import broadcast_to, reshape, rows, transpose
+from tensorgrad.ops.sparse import is_sparse, sparse_product
 
 __all__ = ["dot", "einsum", "linear", "linear_relu", "linear_sigmoid", "linear_tanh", "matmul", "outer", "tensordot"]
 
@@ -32,14 +33,19 @@ __all__ = ["dot", "einsum", "linear", "linear_relu", "linear_sigmoid", "linear_t
 class Matmul(Op):
     """y = a @ b, the matrix product over the last two axes; leading axes broadcast. Vectors as in NumPy.
 
+    One of the two may be a sparse matrix of SciPy's, which is constant: it has no gradient. The result is a dense Tensor.
+
     forward    y  = a b
     backward   ga = g bᵀ,   gb = aᵀ g
     """
 
     name, signature, symbol, reads = "matmul", "(m,k),(k,n)->(m,n)", "@", "a b"
+    linear = "a b"
     layer = True
 
     def __call__(self, a: Operand[T], b: Operand[T]) -> T | Array:
+        if is_sparse(a) or is_sparse(b):
+            return sparse_product(a, b)
         vectors = getattr(a, "ndim", 2) == 1, getattr(b, "ndim", 2) == 1
         if not any(vectors):
             return self.apply(a, b)
@@ -63,7 +69,7 @@ class Matmul(Op):
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         if b.ndim == 2:  # one product for all leading axes of a, instead of one each and a sum
             return lambda: g @ b.T, lambda: rows(a).T @ rows(g)
-        return lambda: g @ b.swapaxes(-1, -2), lambda: a.swapaxes(-1, -2) @ g
+        return lambda: matmul(g, b.swapaxes(-1, -2)), lambda: matmul(a.swapaxes(-1, -2), g)
 
 
 class Linear(Ternary):
@@ -71,6 +77,7 @@ class Linear(Ternary):
 
     forward    y  = x W + b                                       x (...,k), W (k,n), b (n)
     backward   gx = g Wᵀ,   gW = xᵀ g,   gb = sum of g over samples
+    tangent    ty = tx W + x tW + tb
     """
 
     name, signature, reads = "linear", "(...,k),(k,n),(n)->(...,n)", "x w"
@@ -89,6 +96,9 @@ class Linear(Ternary):
 
     def backward(self, g: Value, y: Value, x: Value, w: Value, b: Value) -> Rules:
         return lambda: g @ w.T, lambda: rows(x).T @ rows(g), lambda: rows(g).sum(0)
+
+    def jvp(self, y: Value, x: Value, w: Value, b: Value) -> Tangents:
+        return lambda t: t @ w, lambda t: x @ t, lambda t: t
 
 
 class LinearActivation(Ternary):
@@ -110,6 +120,9 @@ class LinearActivation(Ternary):
     def backward(self, g: Value, y: Value, x: Value, w: Value, b: Value) -> Rules:
         return linear.backward(self.gradient(g, y), y, x, w, b)
 
+    def jvp(self, y: Value, x: Value, w: Value, b: Value) -> Tangents:
+        return lambda t: self.gradient(t @ w, y), lambda t: self.gradient(x @ t, y), lambda t: self.gradient(t, y)
+
 
 class LinearRelu(LinearActivation):
     """y = relu(x W + b)
@@ -117,6 +130,7 @@ class LinearRelu(LinearActivation):
     forward    y  = max(x W + b, 0)                               x (...,k), W (k,n), b (n)
     backward   dz = g * [y > 0]
                gx = dz Wᵀ,   gW = xᵀ dz,   gb = sum of dz over samples
+    tangent    ty = tz * [y > 0],   tz = tx W + x tW + tb
     """
 
     name, gradient = "linear_relu", relu_grad
@@ -132,6 +146,7 @@ class LinearSigmoid(LinearActivation):
     forward    y  = 1 / (1 + e^-(x W + b))                        x (...,k), W (k,n), b (n)
     backward   dz = g y (1 - y)
                gx = dz Wᵀ,   gW = xᵀ dz,   gb = sum of dz over samples
+    tangent    ty = tz y (1 - y),   tz = tx W + x tW + tb
     """
 
     name, gradient = "linear_sigmoid", sigmoid_grad
@@ -146,6 +161,7 @@ class LinearTanh(LinearActivation):
     forward    y  = tanh(x W + b)                                 x (...,k), W (k,n), b (n)
     backward   dz = g (1 - y²)
                gx = dz Wᵀ,   gW = xᵀ dz,   gb = sum of dz over samples
+    tangent    ty = tz (1 - y²),   tz = tx W + x tW + tb
     """
 
     name, gradient = "linear_tanh", tanh_grad
@@ -168,6 +184,7 @@ class Einsum(Op):
     """
 
     name, signature, symbol, reads = "einsum", "(...)->(...)", "Σ×", "xs"
+    linear = "xs"
 
     @overload
     def __call__(self, subscripts: str, /, *operands: Operand[T]) -> T | Array: ...
@@ -292,6 +309,14 @@ def product(xp: Xp, a: Array, b: Array) -> Array:
         if cublas.fits(a, b, out):
             cublas.product(a, b, out)
             return out
+    if xp is np and a.ndim >= b.ndim > 2 and a.dtype is b.dtype and a.shape[-1] == b.shape[-2]:
+        if a.shape[-1] == 1:  # as above: the gradient of a weight for each sample
+            return np.multiply(a, b)  # not from the pool, of which it would be handed out as a copy
+        if not any(b.strides[:-2]) and b.size and a.flags.c_contiguous:  # the same matrix each time: one product of all rows
+            out = new((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
+            if out.shape[:-2] == a.shape[:-2]:
+                np.matmul(rows(a), b[(0,) * (b.ndim - 2)], out=rows(out))
+                return out
     return xp.matmul(a, b)
 
 
@@ -300,7 +325,7 @@ def as_operand(op: str, x: Operand[T]) -> T | Array:
     of them is recorded, and a replay reads them anew."""
     if state.trace is not None and not isinstance(x, Tensor) and is_array(x):
         return wrap(asarray(x), None)
-    return x if hasattr(x, "ndim") else asarray(x, where=op)
+    return x if isinstance(x, Tensor) or is_array(x) else asarray(x, where=scoped(op))
 
 
 def identity(like: Value, n: int) -> Array:

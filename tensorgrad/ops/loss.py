@@ -10,16 +10,17 @@ import numpy as np
 
 from tensorgrad.core.arguments import axis_in, dtype_of, number, room_for, whole
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
-from tensorgrad.core.state import scoped, state
+from tensorgrad.core.state import answering, scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.kernels import common
 from tensorgrad.kernels.reference import check_range
 from tensorgrad.ops.activation import log_complement_sigmoid, logsigmoid, sigmoid
-from tensorgrad.ops.elementwise import astype, mul_grad
+from tensorgrad.ops.elementwise import astype, mul_grad, mul_tangent
 from tensorgrad.ops.exponential import exp
+from tensorgrad.ops.index import of_lists
 from tensorgrad.ops.shape import rows
 
 __all__ = [
@@ -33,6 +34,7 @@ class Softmax(Op):
 
     forward    p  = e^z / sum e^z
     backward   gz = p (g - sum(g p))
+    tangent    tp = p (tz - sum(tz p))
     """
 
     # z is kept as well, because the log of the result is evaluated from it
@@ -41,6 +43,7 @@ class Softmax(Op):
     real = True
     rowwise = True
 
+    @answering
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
         return self.apply(z, axis=axis if type(axis) is int else whole(self.name, "axis", axis))
 
@@ -59,18 +62,23 @@ class Softmax(Op):
     def backward(self, g: Value, y: Value, z: Value, *, axis: int) -> Rules:
         return (lambda: mul_grad(g - mul_grad(g, y).sum(axis, keepdims=True), y),)
 
+    def jvp(self, y: Value, z: Value, *, axis: int) -> Tangents:
+        return (lambda t: mul_tangent(t - mul_tangent(t, y).sum(axis, keepdims=True), y),)
+
 
 class LogSoftmax(Op):
     """log softmax of the logits z over `axis`, finite wherever z is
 
     forward    y  = z - log sum e^z
     backward   gz = g - e^y sum(g)
+    tangent    ty = tz - sum(e^y tz)
     """
 
     name, signature, reads = "log_softmax", "(n)->(n)", "y"
     real = True
     rowwise = True
 
+    @answering
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
         return self.apply(z, axis=axis if type(axis) is int else whole(self.name, "axis", axis))
 
@@ -89,6 +97,9 @@ class LogSoftmax(Op):
 
     def backward(self, g: Value, y: Value, z: Value, *, axis: int) -> Rules:
         return (lambda: g - mul_grad(g.sum(axis, keepdims=True), exp(y)),)
+
+    def jvp(self, y: Value, z: Value, *, axis: int) -> Tangents:
+        return (lambda t: t - mul_tangent(t, exp(y)).sum(axis, keepdims=True),)
 
 
 class OneHot(Op):
@@ -122,6 +133,7 @@ class NLLLoss(Op):
     """
 
     name, signature, reads, data = "nll_loss", "(...,k),(...)->()", "t", "t"
+    linear = "logp"
     real = True
 
     def __call__(self, logp: Operand[T], t: Operand[T]) -> T | Array:
@@ -150,6 +162,7 @@ class SoftmaxCrossEntropy(Op):
 
     forward    L  = -1/m sum(Y * log softmax(z))                  z (...,k) for m samples, Y = one_hot(t)
     backward   dz = g (softmax(z) - Y) / m
+    tangent    tL = -1/m sum(Y * (tz - sum(softmax(z) * tz)))
     """
 
     name, signature, reads = "softmax_cross_entropy", "(...,k),(...,k?)->()", "z t logp"
@@ -183,6 +196,17 @@ class SoftmaxCrossEntropy(Op):
 
         return (gz, None) if logp is None else (gz, None, None)
 
+    def jvp(self, y: Value, z: Value, t: Value, logp: Value | None = None, *, scale: float | None) -> Tangents:
+        known = log_softmax(z) if logp is None else logp
+        p = exp(known)
+        target = astype(t, known.dtype) if is_soft(t, known) else one_hot(t, known.shape[-1], known.dtype)
+
+        def tangent(tz: Value) -> Value:
+            inner = tz - mul_tangent(tz, p).sum(-1, keepdims=True)
+            return mul_tangent(inner, target).sum() * -scale_of(known, scale)
+
+        return (tangent, None) if logp is None else (tangent, None, None)
+
 
 class SoftmaxCrossEntropyGrad(Op):
     """The gradient of softmax-cross-entropy with respect to the logits, from p = e^logp = softmax(z), in one pass over (m, k).
@@ -191,6 +215,7 @@ class SoftmaxCrossEntropyGrad(Op):
 
     forward    dz = g scale (p - Y)                               Y = one_hot(t), or the probabilities t
     backward   gg = scale sum(h * (p - Y)),   glogp = h g scale p          (h: the gradient of dz)
+    tangent    ty = tg scale (p - Y) + g scale p tlogp
     """
 
     name, signature, reads = "softmax_cross_entropy_grad", "(),(...,k),(...,k?)->(...,k)", "g logp t"
@@ -230,6 +255,13 @@ class SoftmaxCrossEntropyGrad(Op):
             None,
         )
 
+    def jvp(self, y: Value, g: Value, logp: Value, t: Value, *, scale: float) -> Tangents:
+        def along_logp(tlogp: Value) -> Value:
+            p = exp(logp) * astype(t, logp.dtype).sum(-1, keepdims=True) if is_soft(t, logp) else exp(logp)
+            return mul_tangent(tlogp, p) * (g * scale)
+
+        return lambda tg: self.apply(tg, logp, t, scale=scale), along_logp, None
+
 
 class SigmoidCrossEntropy(Op):
     """The logistic loss of logits: what a derivation of logistic regression on paper ends with.
@@ -239,6 +271,7 @@ class SigmoidCrossEntropy(Op):
 
     forward    L  = -c sum(a ln σ(z) + b ln(1 - σ(z)))            σ(z) = 1 / (1 + e^-z)
     backward   dz = g c ((a + b) σ(z) - a),   which is g c (σ(z) - t) for a = t, b = 1 - t
+    tangent    tL = c sum((b σ(z) - a σ(-z)) tz)
     """
 
     name, signature, reads = "sigmoid_cross_entropy", "(...),(...),(...)->()", "z a b"
@@ -260,12 +293,16 @@ class SigmoidCrossEntropy(Op):
     def backward(self, g: Value, y: Value, z: Value, a: Value, b: Value, *, scale: float) -> Rules:
         return (lambda: sigmoid_cross_entropy_grad(g, z, a, b, scale=scale), None, None)
 
+    def jvp(self, y: Value, z: Value, a: Value, b: Value, *, scale: float) -> Tangents:
+        return lambda t: mul_tangent(t, b * sigmoid(z) - a * sigmoid(-z)).sum() * scale, None, None
+
 
 class SigmoidCrossEntropyGrad(Op):
     """The gradient of the logistic loss with respect to the logits, element by element.
 
     forward    dz = g c ((a + b) σ(z) - a) = g c (b σ(z) - a σ(-z))          (c: scale; the latter is exact in both tails)
     backward   gg = h dz / g,   gz = h g c (a + b) σ(z) σ(-z)                (h: the gradient of dz)
+    tangent    ty = tg dz / g + tz g c (a + b) σ(z) σ(-z)
     """
 
     name, signature, reads = "sigmoid_cross_entropy_grad", "(),(),(),()->()", "g z a b"
@@ -287,6 +324,13 @@ class SigmoidCrossEntropyGrad(Op):
             return a * slope + b * slope  # a + b of small integers could overflow
 
         return lambda: h * (scale * (b * sigmoid(z) - a * sigmoid(-z))), gz, None, None
+
+    def jvp(self, y: Value, g: Value, z: Value, a: Value, b: Value, *, scale: float) -> Tangents:
+        def along_z(t: Value) -> Value:
+            slope = mul_tangent(t, sigmoid(z) * sigmoid(-z)) * (g * scale)
+            return a * slope + b * slope  # a + b of small integers could overflow
+
+        return lambda t: self.apply(t, z, a, b, scale=scale), along_z, None, None
 
 
 def is_soft(t: Value, z: Value) -> bool:
@@ -322,7 +366,8 @@ def as_target(t: Operand[T], op: str = "target") -> T | Array:
 def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | None = None) -> Array:
     """`labels` if they are class indices for `classes` classes, else the error that says what is wrong with them."""
     if labels.dtype.kind not in "iu":
-        raise DTypeError(f"{scoped(op)}: labels must be integers (class indices), got {labels.dtype} of shape {labels.shape}")
+        got = f"{labels.dtype} of shape {labels.shape}{of_lists(labels)}"
+        raise DTypeError(f"{scoped(op)}: labels must be integers (class indices), got {got}")
     if shape is not None and labels.shape != shape:
         raise ShapeError(f"{scoped(op)}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
     check_range(labels, classes, scoped(op))

@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorgrad.core.arguments import number, seed_of
 from tensorgrad.core.backend import Array, Xp, copy, device_of, move, on, put
+from tensorgrad.core.batched import Batched
 from tensorgrad.core.op import Op, Sample
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import state
@@ -19,7 +20,7 @@ _default = np.random.default_rng()
 
 
 def seed(value: int | None) -> None:
-    """Start the generator of dropout's masks anew, so that what follows is reproducible. It draws nothing but those."""
+    """Start the generator of dropout's masks, and of `rand` and `randn`, anew: what follows is reproducible."""
     global _default
     value = seed_of("seed", value)
     if state.trace is not None:
@@ -81,14 +82,22 @@ def set_state(rng: np.random.Generator, state: Any) -> None:
                 array[...] = new_state(rng)
 
 
-def bound(out: Array, p: float, rng: np.random.Generator | None) -> Callable[[], None]:
-    """`keep_mask` into an array on a GPU, as a function without arguments."""
-    from tensorgrad.kernels.cuda.launch import keep_mask
+class Draw(Op):
+    """An op that draws: on a GPU into an array that is there, so that a captured step draws anew."""
 
-    return keep_mask.bind(gpu_state(rng or _default, out), p, out)
+    draws = True
+
+    def apply(self, x: Any, **attrs: Any) -> Any:
+        if state.draws is None or type(x) is Batched:  # of all samples it comes here once more
+            return super().apply(x, **attrs)
+        return state.draws(lambda: Op.apply(self, x, **attrs))
+
+    def bound(self, out: Array, **attrs: Any) -> Callable[[], None]:
+        """It into an array on a GPU, as a function without arguments."""
+        raise NotImplementedError
 
 
-class KeepMask(Op):
+class KeepMask(Draw):
     """True with probability 1 - p for each element of x, drawn anew each time it is computed. No gradient.
 
     rng   the generator to draw from; the one that `seed` starts by default
@@ -109,8 +118,58 @@ class KeepMask(Op):
         if xp is np:
             return np.asarray((rng or _default).random(np.shape(x), np.float32) >= p)
         y = xp.empty(x.shape, bool)
-        bound(y, p, rng)()
+        self.bound(y, p=p, rng=rng)()
         return y
 
+    def bound(self, out: Array, *, p: float, rng: np.random.Generator | None) -> Callable[[], None]:  # type: ignore[override]
+        from tensorgrad.kernels.cuda.launch import keep_mask
 
-keep_mask = KeepMask()
+        return keep_mask.bind(gpu_state(rng or _default, out), p, out)
+
+
+class Uniform(Draw):
+    """A random number in low .. high for each element of x, drawn anew each time it is computed. No gradient.
+
+    rng   the generator to draw from; the one that `seed` starts by default
+
+    forward    y  = low + (high - low) u,   u uniform in 0 .. 1, 1 excluded
+    """
+
+    name, signature = "uniform", "()->()"
+    real = True
+
+    def __call__(self, x: Operand[T], low: float = 0.0, high: float = 1.0, rng: np.random.Generator | None = None) -> T | Array:
+        return self.apply(x, low=number(self.name, "low", low), high=number(self.name, "high", high), rng=rng)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        args, _ = super().sample(rng, sizes)
+        return args, {"low": 0.25, "high": 0.25, "rng": None}  # what a test can foretell
+
+    def forward(self, xp: Xp, x: Array, *, low: float, high: float, rng: np.random.Generator | None) -> Array:
+        if xp is np:
+            u = np.asarray((rng or _default).random(np.shape(x), getattr(x, "dtype", np.float64)))
+            u *= high - low
+            u += low
+            return u
+        y = xp.empty(x.shape, x.dtype)
+        self.bound(y, low=low, high=high, rng=rng)()
+        return y
+
+    def bound(  # type: ignore[override]
+        self, out: Array, *, low: float, high: float, rng: np.random.Generator | None
+    ) -> Callable[[], None]:
+        """Bit after bit, as there is one kernel that draws."""
+        bits = np.finfo(out.dtype).nmant + 1
+        bit = out.astype(bool)
+        draw = keep_mask.bound(bit, p=0.5, rng=rng)
+
+        def run() -> None:
+            out.fill(low)
+            for i in range(1, bits + 1):
+                draw()
+                out[...] += bit * out.dtype.type((high - low) * 0.5**i)
+
+        return run
+
+
+keep_mask, uniform = KeepMask(), Uniform()

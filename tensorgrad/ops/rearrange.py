@@ -10,21 +10,22 @@ import numpy as np
 
 from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, is_whole, number, room_for, whole, wholes
 from tensorgrad.core.backend import Array, Numbers, Xp, namespace
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis
-from tensorgrad.core.state import named, scoped, shown
+from tensorgrad.core.state import answering, named, scoped, shown
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, ShapeError
-from tensorgrad.ops.assign import setitem
+from tensorgrad.ops.assign import setitem, with_axes, zeros_beside
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.index import followed, frozen, getitem, of_lists, put
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
 
 __all__ = [
-    "concatenate", "diagonal", "expand_dims", "flatten", "flip", "moveaxis", "pad", "repeat", "roll", "split", "squeeze",
-    "stack", "take", "take_along_axis", "tile", "trace", "tril", "triu",
+    "column_stack", "concatenate", "diag", "diagonal", "expand_dims", "flatten", "flip", "hstack", "moveaxis", "pad", "repeat",
+    "roll", "split", "squeeze",
+    "stack", "take", "take_along_axis", "tile", "trace", "tril", "triu", "vstack",
 ]  # fmt: skip
 
 
@@ -33,6 +34,7 @@ class Concatenate(Op):
 
     forward    y  = x_1, x_2, ... along axis
     backward   gx_i = the part of g that x_i became
+    tangent    ty = tx_1, tx_2, ... along axis
     """
 
     name, signature = "concatenate", "()->()"
@@ -48,6 +50,7 @@ class Concatenate(Op):
     def __call__(self, xs: Sequence[Operand[Tensor]], /, *, axis: int | None = 0) -> Tensor: ...
     @overload
     def __call__(self, *xs: Operand[T], axis: int | None = 0) -> T | Array: ...
+    @answering
     def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
         """Arrays in a list, with the axis after it or by its name, or one by one. axis: None for all elements in a row."""
         lists = [isinstance(x, (list, tuple)) for x in xs]
@@ -83,6 +86,14 @@ class Concatenate(Op):
             (lambda a=end - x.shape[axis], b=end: getitem(g, (*before, slice(a, b)))) for x, end in zip(xs, ends, strict=True)
         )
 
+    def jvp(self, y: Value, *xs: Value, axis: int) -> Tangents:
+        def ty(*ts: Value) -> Value:
+            some = next(t for t in ts if t is not None)
+            parts = [zeros_beside(some, x.shape) if t is None else t for x, t in zip(xs, ts, strict=True)]
+            return self.apply(*parts, axis=axis)
+
+        return ty
+
 
 @overload
 def stack(xs: Sequence[Numbers], axis: int = 0) -> Array: ...
@@ -97,6 +108,26 @@ def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
         raise ShapeError(f"{scoped('stack')}: expected arrays of one shape, got {[shape_of(x) for x in xs]}")
     axis = axis_in("stack", axis, len(shapes.pop()) + 1)
     return concatenate([expand_dims(x, axis) for x in xs], axis=axis)
+
+
+@named
+def vstack(xs: Sequence[Operand[T]]) -> T | Array:
+    """Arrays one below the other: along the first axis, those of one axis as rows."""
+    return concatenate([with_axes(as_operand("vstack", x), 2) for x in xs], axis=0)
+
+
+@named
+def hstack(xs: Sequence[Operand[T]]) -> T | Array:
+    """Arrays side by side: along the second axis, those of one axis along their only one."""
+    parts = [with_axes(as_operand("hstack", x), 1) for x in xs]
+    return concatenate(parts, axis=0 if parts and parts[0].ndim == 1 else 1)
+
+
+@named
+def column_stack(xs: Sequence[Operand[T]]) -> T | Array:
+    """Matrices side by side, arrays of one axis as columns."""
+    parts = [as_operand("column_stack", x) for x in xs]
+    return concatenate([x if x.ndim > 1 else reshape(x, (x.size, 1)) for x in parts], axis=1)
 
 
 @named
@@ -232,6 +263,20 @@ def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> 
     rows, columns = shape_of(moved)[-2:]
     i = np.arange(max(-offset, 0), max(min(rows, columns - offset), max(-offset, 0)))
     return getitem(moved, (..., i, i + offset))
+
+
+@named
+def diag(x: Operand[T], k: int = 0) -> T | Array:
+    """Of one axis the square matrix with x on its k-th diagonal, zeros elsewhere; of a matrix its k-th diagonal."""
+    x, k = as_operand("diag", x), whole("diag", "k", k)
+    if x.ndim == 2:
+        return diagonal(x, k)
+    if x.ndim != 1:
+        raise ShapeError(f"{scoped('diag')}: expected one axis or two, got shape {x.shape}")
+    side = x.size + abs(k)
+    room_for("diag", (side, side), 8)
+    i = np.arange(x.size)
+    return put(x, (i + max(-k, 0), i + max(k, 0)), (side, side))
 
 
 @named

@@ -13,6 +13,7 @@ from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Axis, Shape
+from tensorgrad.core.state import answering
 from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.reference import column_sum
 from tensorgrad.ops.shape import broadcast_to
@@ -27,6 +28,9 @@ def add_up(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
     NumPy adds in pairs along the last axis alone; over many rows float32 is added up in float64.
     """
+    if x.ndim == 3 and axis in (1, (1,)) and x.dtype.char in "fd" and x.shape[1] <= thresholds.COLUMN and x.flags.c_contiguous:
+        y = np.matmul(np.ones(x.shape[1], x.dtype), x)  # the columns of several matrices: NumPy takes 15 times as long
+        return y[:, None] if keepdims else y
     if x.dtype.char == "f" and x.ndim > 1 and axis is not None and x.size > thresholds.COLUMN:
         axes = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
         if x.ndim - 1 not in axes and math.prod(x.shape[a] for a in axes) > thresholds.COLUMN:
@@ -62,6 +66,7 @@ class Reduction(Op):
 
     signature = "()->()"
 
+    @answering
     def __call__(self, x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
         if axis is not None and type(axis) is not int:
             axis = axes_given(self.name, axis)
@@ -80,6 +85,7 @@ class Sum(Reduction):
     """
 
     name, symbol = "sum", "Σ"
+    linear = "x"
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         if xp is np and axis == 0 and not keepdims and is_matrix(x):
@@ -103,6 +109,7 @@ class Mean(Reduction):
     """
 
     name = "mean"
+    linear = "x"
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
@@ -135,6 +142,7 @@ class SumTo(Op):
     """
 
     name, signature, symbol = "sum_to", "()->()", "Σ"
+    linear = "x"
 
     def __call__(self, x: Operand[T], shape: Sequence[int]) -> T | Array:
         return self.apply(x, shape=sizes(self.name, shape))

@@ -8,11 +8,11 @@ import numpy as np
 
 from tensorgrad.core.arguments import whole
 from tensorgrad.core.backend import Array, Xp
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
 from tensorgrad.core.state import scoped
 from tensorgrad.errors import ArgumentError
-from tensorgrad.ops.elementwise import mul_grad
+from tensorgrad.ops.elementwise import mul_grad, mul_tangent
 
 __all__ = ["ceil", "floor", "floordiv", "mod", "round", "trunc"]
 
@@ -22,6 +22,7 @@ class Floor(Unary):
 
     forward    y  = floor(x)
     backward   gx = 0
+    tangent    ty = 0
     """
 
     name, signature = "floor", "()->()"
@@ -32,12 +33,16 @@ class Floor(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (None,)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (None,)
+
 
 class Ceil(Unary):
     """The smallest whole number that is not below x. The derivative is 0.
 
     forward    y  = ceil(x)
     backward   gx = 0
+    tangent    ty = 0
     """
 
     name, signature = "ceil", "()->()"
@@ -48,12 +53,16 @@ class Ceil(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (None,)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (None,)
+
 
 class Trunc(Unary):
     """x without its fraction: rounded towards 0. The derivative is 0.
 
     forward    y  = sign(x) floor(|x|)
     backward   gx = 0
+    tangent    ty = 0
     """
 
     name, signature = "trunc", "()->()"
@@ -64,6 +73,9 @@ class Trunc(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (None,)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (None,)
+
 
 class Round(Op):
     """x to the nearest number with so many decimals (negative: tens, hundreds, ...), halves to the even one.
@@ -72,6 +84,7 @@ class Round(Op):
 
     forward    y  = round(x 10^d) / 10^d          (d: decimals)
     backward   gx = 0
+    tangent    ty = 0
     """
 
     name, signature = "round", "()->()"
@@ -97,6 +110,9 @@ class Round(Op):
     def backward(self, g: Value, y: Value, x: Value, *, decimals: int) -> Rules:
         return (None,)
 
+    def jvp(self, y: Value, x: Value, *, decimals: int) -> Tangents:
+        return (None,)
+
 
 class Mod(Binary):
     """y = a % b, the remainder with the sign of b. Where a / b is whole y jumps; the
@@ -104,6 +120,7 @@ class Mod(Binary):
 
     forward    y  = a - b floor(a/b)
     backward   ga = g,   gb = -g floor(a/b)
+    tangent    ty = ta - tb floor(a/b)
     """
 
     name, signature, symbol, reads = "mod", "(),()->()", "%", "a b"
@@ -117,12 +134,16 @@ class Mod(Binary):
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return lambda: g, lambda: -mul_grad(g, a // b)
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: t, lambda t: mul_tangent(-t, floordiv(a, b))
+
 
 class FloorDiv(Binary):
     """y = a // b, the quotient rounded down. The derivative is 0.
 
     forward    y  = floor(a/b)
     backward   ga = 0,   gb = 0
+    tangent    ty = 0
     """
 
     name, signature, symbol = "floordiv", "(),()->()", "//"
@@ -134,6 +155,9 @@ class FloorDiv(Binary):
         return xp.floor_divide(a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
+        return None, None
+
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
         return None, None
 
 

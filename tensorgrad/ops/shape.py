@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tensorgrad.core.arguments import axes_in, sizes, whole
-from tensorgrad.core.backend import Array, Xp, asarray
+from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import named, scoped
+from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ShapeError
 
 __all__ = ["broadcast_to", "reshape", "swapaxes", "transpose"]
@@ -26,6 +27,7 @@ class Reshape(Op):
     """
 
     name, signature = "reshape", "()->()"
+    linear = "x"
     moves = True
 
     def __call__(self, x: Operand[T], shape: int | Sequence[int]) -> T | Array:
@@ -50,10 +52,11 @@ class Transpose(Op):
     """
 
     name, signature, symbol = "transpose", "()->()", "ᵀ"
+    linear = "x"
     moves = True
 
     def __call__(self, x: Operand[T], axes: Sequence[int] | None = None) -> T | Array:
-        x = x if hasattr(x, "shape") else asarray(x, where=scoped(self.name))
+        x = x if isinstance(x, Tensor) or is_array(x) else asarray(x, where=scoped(self.name))
         ndim = len(shape_of(x))
         if axes is None:
             return self.apply(x, axes=tuple(range(ndim))[::-1])
@@ -84,6 +87,7 @@ class BroadcastTo(Op):
     """
 
     name, signature = "broadcast_to", "()->()"
+    linear = "x"
     moves = True
 
     def __call__(self, x: Operand[T], shape: int | Sequence[int]) -> T | Array:

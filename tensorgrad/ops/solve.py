@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.core.backend import Array, Xp, namespace
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import named
@@ -41,6 +41,7 @@ class Inv(Unary):
 
     forward    y  = x⁻¹                                           x (...,n,n)
     backward   gx = -yᵀ g yᵀ
+    tangent    ty = -y tx y
     """
 
     name, signature, reads = "inv", "(n,n)->(n,n)", "y"
@@ -57,6 +58,9 @@ class Inv(Unary):
         yt = y.swapaxes(-1, -2)
         return (lambda: -(yt @ g @ yt),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: -(y @ t @ y),)
+
 
 class Solve(Op):
     """The solution y of a y = b. A vector b (one axis alone) gives a vector; otherwise b holds columns, and leading axes
@@ -64,6 +68,7 @@ class Solve(Op):
 
     forward    y  = a⁻¹ b                                         a (...,n,n), b (...,n,k) or (n)
     backward   gb = a⁻ᵀ g,   ga = -gb yᵀ
+    tangent    ty = a⁻¹ (tb - ta y)
     """
 
     name, signature, reads = "solve", "(n,n),(n,k)->(n,k)", "y a"
@@ -96,12 +101,16 @@ class Solve(Op):
 
         return lambda: -(gb() @ y.swapaxes(-1, -2)), gb
 
+    def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
+        return lambda t: -solve(a, t @ y), lambda t: solve(a, t)
+
 
 class Det(Unary):
     """y = det x. The gradient of a singular matrix raises LinAlgError: the formula has its inverse.
 
     forward    y  = det x                                         x (...,n,n)
     backward   gx = g y x⁻ᵀ
+    tangent    ty = y trace(x⁻¹ tx)
     """
 
     name, signature, reads = "det", "(n,n)->()", "y x"
@@ -115,12 +124,16 @@ class Det(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: (g * y).reshape((*y.shape, 1, 1)) * inv(x).swapaxes(-1, -2),)
 
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: y * trace_of_product(inv(x), t),)
+
 
 class LogAbsDet(Unary):
     """y = ln |det x|, -inf for a singular matrix, whose gradient raises LinAlgError.
 
     forward    y  = ln |det x|                                    x (...,n,n)
     backward   gx = g x⁻ᵀ
+    tangent    ty = trace(x⁻¹ tx)
     """
 
     name, signature, reads = "logabsdet", "(n,n)->()", "x"
@@ -133,6 +146,9 @@ class LogAbsDet(Unary):
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: g.reshape((*y.shape, 1, 1)) * inv(x).swapaxes(-1, -2),)
+
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        return (lambda t: trace_of_product(inv(x), t),)
 
 
 class DetSign(Unary):
@@ -157,6 +173,7 @@ class Cholesky(Unary):
 
     forward    L  = Cholesky factor of (x + xᵀ)/2                 x (...,n,n)
     backward   gx = (s + sᵀ)/2,   s = L⁻ᵀ Φ(Lᵀ g) L⁻¹             (Φ: the lower triangle, its diagonal halved)
+    tangent    tL = L Φ(L⁻¹ (tx + txᵀ)/2 L⁻ᵀ)
     """
 
     name, signature, reads = "cholesky", "(n,n)->(n,n)", "y"
@@ -174,13 +191,30 @@ class Cholesky(Unary):
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
             yt = y.swapaxes(-1, -2)
-            ones = identity(g, y.shape[-1])
-            phi = namespace([ones]).tri(y.shape[-1], dtype=g.dtype) - ones / 2
-            inner = solve(yt, (yt @ g) * phi)  # L⁻ᵀ Φ(Lᵀ g)
+            inner = solve(yt, (yt @ g) * lower_half(g))  # L⁻ᵀ Φ(Lᵀ g)
             s = solve(yt, inner.swapaxes(-1, -2))  # sᵀ = L⁻ᵀ (...)ᵀ, and gx does not tell s from sᵀ
             return (s + s.swapaxes(-1, -2)) / 2
 
         return (gx,)
+
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        def tangent(t: Value) -> Value:
+            half = solve(y, (t + t.swapaxes(-1, -2)) / 2)  # L⁻¹ s, and of its transpose L⁻¹ s L⁻ᵀ, as symmetric as s
+            inner = solve(y, half.swapaxes(-1, -2))
+            return y @ (inner * lower_half(t))
+
+        return (tangent,)
+
+
+def lower_half(like: Value) -> Array:
+    """What Φ multiplies by: 1 below the diagonal, 1/2 on it, 0 above, for matrices like this one."""
+    ones = identity(like, like.shape[-1])
+    return namespace([ones]).tri(like.shape[-1], dtype=like.dtype) - ones / 2
+
+
+def trace_of_product(a: Value, b: Value) -> Value:
+    """trace(a b) of the matrices in the last two axes."""
+    return (a.swapaxes(-1, -2) * b).sum((-2, -1))
 
 
 class SlogDet(NamedTuple):

@@ -9,26 +9,27 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.arguments import axes_given, axes_in, truth, whole
-from tensorgrad.core.backend import Array, Xp, is_half
-from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.backend import Array, Xp, asarray, is_array, is_half
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import one_box
-from tensorgrad.core.tensor import raw
+from tensorgrad.core.state import answering, one_box, scoped
+from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import ShapeError
 from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.reference import dot
 from tensorgrad.ops.compare import equal
-from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, cast, mul_grad, where
+from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, cast, mul_grad, mul_tangent, where
 from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.index import getitem
 from tensorgrad.ops.rearrange import concatenate, flatten, flip
 from tensorgrad.ops.reduce import Reduction, add_up, kept, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
-from tensorgrad.ops.shape import reshape, transpose
+from tensorgrad.ops.shape import broadcast_to, reshape, transpose
 
 __all__ = [
-    "all", "amax", "amin", "any", "argmax", "argmin", "cumsum", "logsumexp", "max", "min", "norm", "prod", "std", "var",
+    "all", "amax", "amin", "any", "argmax", "argmin", "average", "cumsum", "logsumexp", "max", "min", "norm", "prod", "ptp",
+    "std", "var",
 ]  # fmt: skip
 
 
@@ -37,6 +38,7 @@ class Max(Reduction):
 
     forward    y  = max of x over axis
     backward   gx = g at the first x that is y, 0 elsewhere
+    tangent    ty = tx at the first x that is y
     """
 
     name, reads = "max", "x"
@@ -47,12 +49,16 @@ class Max(Reduction):
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         return (lambda: where(first_of(x, axis=axis, which="argmax"), reshape(g, kept(x.shape, axis)), 0.0),)
 
+    def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
+        return (lambda t: sum_of(where(first_of(x, axis=axis, which="argmax"), t, 0.0), axis, keepdims),)
+
 
 class Min(Reduction):
     """The smallest element. Of equal ones the first, in the order of rows, gets the whole gradient.
 
     forward    y  = min of x over axis
     backward   gx = g at the first x that is y, 0 elsewhere
+    tangent    ty = tx at the first x that is y
     """
 
     name, reads = "min", "x"
@@ -62,6 +68,9 @@ class Min(Reduction):
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         return (lambda: where(first_of(x, axis=axis, which="argmin"), reshape(g, kept(x.shape, axis)), 0.0),)
+
+    def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
+        return (lambda t: sum_of(where(first_of(x, axis=axis, which="argmin"), t, 0.0), axis, keepdims),)
 
 
 class FirstOf(Op):
@@ -83,6 +92,8 @@ class FirstOf(Op):
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, which: str) -> Array:
         axes = axes_in(self.name, axis, x.ndim) if x.ndim else ()
+        if xp is np and len(axes) == 1 and 0 < x.shape[axes[0]] <= math.prod(x.shape[axes[0] + 1 :]) / thresholds.FIRST:
+            return first_along(x, axes[0], which)
         order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
         moved = x.transpose(order)
         flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
@@ -90,11 +101,26 @@ class FirstOf(Op):
         return mask.reshape(moved.shape).transpose(np.argsort(order))
 
 
+def first_along(x: Array, axis: int, which: str) -> Array:
+    """What `first_of` gives, for an axis with few elements and many numbers behind each: long rows are compared at once."""
+    best = (np.max if which == "argmax" else np.min)(x, axis=axis, keepdims=True)
+    mask = np.asarray(x == best)
+    if (nan := np.not_equal(best, best)).any():
+        mask |= np.not_equal(x, x) & nan
+    rows = np.moveaxis(mask, axis, 0)
+    seen = rows[0].copy()
+    for row in rows[1:]:
+        row &= ~seen
+        seen |= row
+    return mask
+
+
 class LogSumExp(Reduction):
     """log of the sum of e^x, without overflow; -inf where every x is.
 
     forward    y  = log sum e^x over axis
     backward   gx = g e^(x - y),   g where x and y are +inf, 0 where they are -inf
+    tangent    ty = sum of tx e^(x - y) over axis,   1 in place of e^(x - y) where x and y are +inf, 0 where they are -inf
     """
 
     name, reads = "logsumexp", "x y"
@@ -119,15 +145,25 @@ class LogSumExp(Reduction):
 
         return (gx,)
 
+    def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
+        def ty(t: Value) -> Value:
+            top = reshape(y, kept(x.shape, axis))
+            ends = equal(x, top)  # also where both are infinite, and their difference is none
+            share = exp(where(ends, 0.0, x) - where(ends, 0.0, top))
+            return sum_of(mul_tangent(t, where(equal(x, -math.inf), 0.0, share)), axis, keepdims)
+
+        return (ty,)
+
 
 class Norm(Reduction):
-    """The Euclidean norm. At 0 the derivative is taken as 0.
+    """The Euclidean norm. At 0 the derivative is taken as 0, and the second one, too, which is infinite around it.
 
     There is no other order than 2: what stands first is the axis, as in every reduction here, where PyTorch's norm has p. Where
     squares would overflow or vanish x is divided by a power of two first, which rounds nothing.
 
     forward    y  = sqrt(sum of x² over axis)
     backward   gx = g x / y,   0 where y = 0
+    tangent    ty = sum of tx x / y over axis,   0 where y = 0
     """
 
     name, reads = "norm", "x y"
@@ -148,10 +184,17 @@ class Norm(Reduction):
         def gx() -> Value:
             shape = kept(x.shape, axis)
             length = reshape(y, shape)
-            # g / y first might overflow or vanish
-            return mul_grad(reshape(g, shape), x / where(equal(length, 0), 1.0, length))
+            # g / y first might overflow or vanish; x / inf is 0 at 0, and so is its derivative
+            return mul_grad(reshape(g, shape), x / where(equal(length, 0), math.inf, length))
 
         return (gx,)
+
+    def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
+        def ty(t: Value) -> Value:
+            length = reshape(y, kept(x.shape, axis))
+            return sum_of(mul_tangent(t, x / where(equal(length, 0), math.inf, length)), axis, keepdims)
+
+        return (ty,)
 
 
 def sum_of_squares(xp: Xp, x: Array, axis: Axis, keepdims: bool) -> Array:
@@ -193,7 +236,9 @@ class CumSum(Op):
     """
 
     name, signature = "cumsum", "()->()"
+    linear = "x"
 
+    @answering
     def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
         return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=whole(self.name, "axis", axis))
 
@@ -216,6 +261,7 @@ class ArgMax(Op):
 
     name, signature = "argmax", "()->()"
 
+    @answering
     def __call__(self, x: Operand[T], axis: int | None = None, keepdims: bool = False) -> T | Array:
         axis = None if axis is None else whole(self.name, "axis", axis)
         return self.apply(x, axis=axis, keepdims=truth(self.name, "keepdims", keepdims))
@@ -267,17 +313,17 @@ class All(Reduction):
 @one_box
 def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
-    if not hasattr(x, "dtype"):
-        x = np.asarray(x)
-    given, shape = x, shape_of(x)
+    given: Any = _array(x)
+    shape = shape_of(given)
     axes = axes_in("prod", axis, len(shape)) if shape or axis not in (0, -1) else ()
-    if is_half(x.dtype):
-        x = as_wide(x)
-    elif x.dtype.kind in "bui":  # as NumPy: uint64 or int64
-        x = cast(x, np.uint64 if x.dtype.kind == "u" else np.int64)
+    wide = given
+    if is_half(given.dtype):
+        wide = as_wide(given)
+    elif given.dtype.kind in "bui":  # as NumPy: uint64 or int64
+        wide = cast(given, np.uint64 if given.dtype.kind == "u" else np.int64)
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
-    y = reshape(transpose(x, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
+    y = reshape(transpose(wide, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
     while (n := shape_of(y)[-1]) > 1:
         half = n // 2
         pairs = getitem(y, (..., slice(0, 2 * half, 2))) * getitem(y, (..., slice(1, 2 * half, 2)))  # neighbours
@@ -286,7 +332,7 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
             pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
         y = pairs
     if not shape_of(y)[-1]:
-        y = astype(sum_of(y, -1) + 1, raw(x).dtype)  # of nothing it is 1, recorded as what x has no part in
+        y = astype(sum_of(y, -1) + 1, raw(wide).dtype)  # of nothing it is 1, recorded as what x has no part in
     return as_narrow(reshape(y, kept(shape, axes) if keepdims else rest), given)
 
 
@@ -315,10 +361,47 @@ def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False)
     return as_narrow(y, given)
 
 
+@one_box
+def average(x: Operand[T], axis: Axis = None, weights: Operand[T] | None = None, *, keepdims: bool = False) -> T | Array:
+    """The mean over `axis`, in which elements count as `weights` say: sum(w x) / sum(w).
+
+    weights   of the shape of x, or one number for each place along `axis`, which is one axis then
+    """
+    axis = axes_given("average", axis)
+    if weights is None:
+        return mean(x, axis, keepdims)
+    given, x = _wide(x)
+    w = _array(weights)
+    shape, counted = shape_of(x), shape_of(w)
+    if counted != shape:
+        at = axes_in("average", axis, len(shape))
+        if axis is None or len(at) != 1 or counted != (shape[at[0]],):
+            raise ShapeError(
+                f"{scoped('average')}: weights have shape {counted}, expected {shape} or one for each place along one axis"
+            )
+        w = reshape(w, tuple(n if i in at else 1 for i, n in enumerate(shape)))
+    w = broadcast_to(as_wide(w), shape)
+    return as_narrow(sum_of(w * x, axis, keepdims) / sum_of(w, axis, keepdims), given)
+
+
+@one_box
+def ptp(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
+    """The largest element less the smallest: peak to peak."""
+    return max(x, axis, keepdims) - min(x, axis, keepdims)
+
+
 def _wide(x: Any) -> tuple[Any, Any]:
     """An operand as an array or a Tensor, and in the dtype that statistics compute in: of integers NumPy's mean has float64."""
-    x = x if hasattr(x, "dtype") else np.asarray(x)
+    x = _array(x)
     return x, as_wide(x) if is_half(x.dtype) else x
+
+
+def _array(x: Any) -> Any:
+    """Arrays and Tensors as they are, anything else as an array."""
+    if isinstance(x, Tensor) or is_array(x):
+        return x
+    found = np.asarray(x)
+    return found if found.dtype.kind in "biuf" else asarray(x, where=scoped("array"))
 
 
 def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:

@@ -1,5 +1,8 @@
 """Optimisers, which write into parameters between passes; gradient clipping; learning-rate schedules."""
 
+from typing import TYPE_CHECKING
+
+from tensorgrad.core.installation import missing
 from tensorgrad.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
 from tensorgrad.optim.clip import clip_grad_norm, clip_grad_value
 from tensorgrad.optim.group import ParamGroup
@@ -42,3 +45,8 @@ __all__ = [
     "clip_grad_norm",
     "clip_grad_value",
 ]
+
+if not TYPE_CHECKING:  # to a type checker there would be every name
+
+    def __getattr__(name: str) -> None:
+        missing(__name__, name)

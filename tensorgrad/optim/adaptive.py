@@ -61,6 +61,9 @@ class Adam(Adaptive):
     betas         (b1, b2), each at least 0 and below 1
     amsgrad       divide by the largest v so far (Reddi, Kale and Kumar 2018)
     maximize      step up instead of down
+    lazy          rows (along the first axis) of a parameter whose gradient is 0 throughout stay as they are, and so does
+                  their state: of a table of embeddings those that a batch has not read. Weight decay, too, is theirs alone
+                  that have a gradient. t still counts the steps of the whole parameter (as PyTorch's SparseAdam does)
 
     d = g + weight_decay p;   m = b1 m + (1 - b1) d;   v = b2 v + (1 - b2) d²   (amsgrad: w = max(w, v) for v below)
     p = p - lr m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + eps)          at step t = 1, 2, ... of each parameter
@@ -69,7 +72,8 @@ class Adam(Adaptive):
     """
 
     decoupled = False
-    limits = {"betas": BELOW_ONE, "amsgrad": bool}  # noqa: RUF012
+    limits = {"betas": BELOW_ONE, "amsgrad": bool, "lazy": bool}  # noqa: RUF012
+    later = {"lazy": False}  # noqa: RUF012
     anew = ("betas",)
 
     def __init__(
@@ -81,8 +85,10 @@ class Adam(Adaptive):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         maximize: bool = False,
+        lazy: bool = False,
     ) -> None:
-        super().__init__(params, lr, maximize, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+        settings = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "lazy": lazy}
+        super().__init__(params, lr, maximize, **settings)
 
     @classmethod
     def checked_one(cls, name: str, value: Any, like: Any) -> Any:
@@ -110,6 +116,9 @@ class Adam(Adaptive):
             found["weight_decay"] = lr * group["weight_decay"] if self.decoupled else group["weight_decay"]
         return found
 
+    def is_lazy(self, group: ParamGroup) -> bool:
+        return bool(group["lazy"])
+
     def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         m, r, *top = state
         n = numbers
@@ -136,8 +145,9 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
         amsgrad: bool = False,
         maximize: bool = False,
+        lazy: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize, lazy)
 
 
 class RMSprop(Adaptive):

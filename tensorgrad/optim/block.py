@@ -82,6 +82,21 @@ class Block:
         self.kernel(wide, g, *arrays[1:], *numbers, wide, *arrays[1:])
         arrays[0][...] = wide
 
+    def run_rows(self, arrays: list[Array], gradient: Array, numbers: list[Array]) -> None:
+        """`run` for those rows of a parameter, along its first axis, whose gradient is not 0 throughout."""
+        if not gradient.size:
+            return
+        g = gradient.reshape(len(gradient) if gradient.ndim else 1, -1)
+        (rows,) = (g != 0).any(axis=1).nonzero()
+        if len(rows) == len(g):
+            self.run(arrays, g, numbers)
+        elif len(rows):
+            tables = [array.reshape(g.shape) for array in arrays]
+            some = [table[rows] for table in tables]
+            self.run([part.reshape(-1) for part in some], g[rows], numbers)
+            for table, part in zip(tables, some, strict=True):
+                table[rows] = part
+
     def gather(self, params: list[Tensor]) -> None:
         """Let the data of the parameters lie in the flat array, where they do not."""
         if self.holds(params, self.flat):

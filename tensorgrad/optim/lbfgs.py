@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, namespace, on
 from tensorgrad.core.backend import copy as copied
+from tensorgrad.core.form import FLOATS, Maybe
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.errors import ArgumentError
 from tensorgrad.optim.arguments import COUNT, Limits
 from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.optimiser import Optimiser
@@ -63,6 +64,11 @@ class LBFGS(Optimiser):
         "history_size": COUNT,
         "tolerance_grad": Limits(),
         "tolerance_change": Limits(),
+    }
+
+    kept: ClassVar[Mapping[str, Any]] = {
+        **Optimiser.kept,
+        "memory": {"s": [FLOATS], "y": [FLOATS], "x": Maybe(FLOATS), "g": Maybe(FLOATS)},
     }
 
     def __init__(
@@ -219,13 +225,18 @@ class LBFGS(Optimiser):
         }
         return {**super().state_dict(), "memory": memory}
 
+    def array_misfits(self, values: Mapping[str, Any]) -> list[str]:
+        n, memory = sum(p.size for p in self.params), values["memory"]
+        arrays = [*memory["s"], *memory["y"], *[v for v in (memory["x"], memory["g"]) if v is not None]]
+        found = [f"its memory is of {a.shape}, expected ({n},)" for a in arrays if a.shape != (n,)]
+        if len(memory["s"]) != len(memory["y"]) or (memory["x"] is None) != (memory["g"] is None):
+            found.append("its memory has not as many s as y, or only one of x and g")
+        return super().array_misfits(values) + found
+
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        n = sum(p.size for p in self.params)
-        memory = values["memory"]
-        for a in [*memory["s"], *memory["y"], *[v for v in (memory["x"], memory["g"]) if v is not None]]:
-            if a.shape != (n,):
-                raise ShapeError(f"{type(self).__name__}.load_state_dict: its memory is of {a.shape}, expected ({n},)")
+        """As that of other optimisers."""
         super().load_state_dict(values)
+        memory = values["memory"]
         self.memory = {
             k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in memory.items()
         }

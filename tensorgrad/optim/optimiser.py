@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 from tensorgrad import ops
 from tensorgrad.core import writes
+from tensorgrad.core.backend import Array, namespace, on
 from tensorgrad.core.backend import copy as copied
-from tensorgrad.core.backend import namespace, on
-from tensorgrad.core.location import warn
+from tensorgrad.core.form import ANYTHING, COUNT, FLOATS, Each, problems
+from tensorgrad.core.location import is_own, warn
 from tensorgrad.core.op import Value
 from tensorgrad.core.state import Tracer, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.build import ChainKernel
 from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda.launch import CudaChain
+from tensorgrad.ops.assign import assign
+from tensorgrad.ops.index import AT, gather, sum_named
 from tensorgrad.optim.block import Block, Kernel
 from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.parameters import Parameters
@@ -57,6 +61,13 @@ class Optimiser(Parameters):
 
     A copy (copy.copy) has the same parameters and a state of its own, a deep copy and a pickle parameters of their own as well.
     """
+
+    kept: ClassVar[Mapping[str, Any]] = {
+        "steps": COUNT,
+        "late": [COUNT],
+        "groups": [Each(ANYTHING, {"params": [COUNT]})],
+        "state": [Each(FLOATS)],
+    }  # the form of its state_dict
 
     # What a subclass says
 
@@ -99,7 +110,8 @@ class Optimiser(Parameters):
                         if self.late[i] != late:
                             late = self.late[i]
                             numbers = block.numbers(self.numbers_at(block, late))
-                        block.run(arrays, p._grad._data, numbers)
+                        run = block.run_rows if self.is_lazy(block.group) else block.run
+                        run(arrays, p._grad._data, numbers)
                         if missing:
                             writes.wrote(p._data)
             if not missing:
@@ -180,9 +192,45 @@ class Optimiser(Parameters):
             if tuple(block.state) != self.slots_of(block.group):
                 block = self.refitted(block)
             parts_of = list(zip(block.indices, block.parts, strict=True))
-            for (reached, _), run in groupby(parts_of, lambda part: self.moves(part[0])):
-                if reached:
+            rows = {i: self.named(trace, block, i) for i in block.indices}
+            runs = groupby(parts_of, lambda part, rows=rows: (*self.moves(part[0]), part[0] if rows[part[0]] else -1))  # type: ignore[misc]
+            for (reached, _, alone), run in runs:
+                if (named := rows.get(alone)) is not None:
+                    self._trace_rows(trace, block, *next(run), *named)
+                elif reached:
                     self._trace_run(trace, block, list(run))
+
+    def named(self, trace: Tracer[Tensor], block: Block, i: int) -> tuple[Tensor, Tensor] | None:
+        """The rows of a table that have a gradient in a recorded step, as a Tensor of it and one of their numbers, where the
+        others stay as they are and that is worth it."""
+        p = self.params[i]
+        if p._grad is None or not p.ndim or block.half or block.device != "cpu" or not self.leaves_rows(block.group):
+            return None
+        found = trace.named(p._grad)
+        return found if found is not None and thresholds.TABLE * found[1].size <= len(p) else None
+
+    def _trace_rows(self, trace: Tracer[Tensor], block: Block, i: int, part: tuple[int, int], g: Tensor, t: Tensor) -> None:
+        """A step of some rows of a parameter, the only ones to be changed."""
+        shape = self.params[i].shape
+        numbers = trace.asks(lambda: self.numbers_at(block, self.late[i]), block.near)
+        targets = [array[slice(*part)].reshape(shape) for array in (block.flat, *block.state.values())]
+        leaves = [wrap(array, None) for array in targets]
+        with switched(recording=False):
+            rows = [gather(leaf, t, index=AT) for leaf in leaves]
+            g = sum_named(g, t, shape[0])
+            new = self._updated(block.group, rows[0], g, *rows[1:], **numbers)
+            if self.is_lazy(block.group):
+                new = left_alone(wants_step(g), new, rows)
+            values = [assign(leaf, value, t, index=AT) for leaf, value in zip(leaves, new, strict=True)]
+        self._assign(trace, targets, values)
+
+    def leaves_rows(self, group: ParamGroup) -> bool:
+        """Whether a step leaves alone what has the gradient 0. Of a table then only rows with another are gone over."""
+        return self.is_lazy(group)
+
+    def is_lazy(self, group: ParamGroup) -> bool:
+        """Whether rows of a parameter whose gradient is 0 throughout are left alone, whatever `update` would do to them."""
+        return False
 
     def moves(self, i: int) -> tuple[bool, int]:
         """Whether a parameter has a gradient, and how many steps it has missed."""
@@ -211,8 +259,15 @@ class Optimiser(Parameters):
         leaves = [wrap(array, None) for array in targets]
         with switched(recording=False):
             p = ops.astype(leaves[0], block.dtype) if block.half else leaves[0]
-            new, *others = self._updated(block.group, p, g, *leaves[1:], **numbers)
-            values = [ops.astype(new, block.flat.dtype) if block.half else new, *others]
+            new = self._updated(block.group, p, g, *leaves[1:], **numbers)
+            if self.is_lazy(block.group):
+                wanted = [ops.reshape(wants_step(self.params[i]._grad), (-1,)) for i, _ in parts]
+                new = left_alone(wanted[0] if len(wanted) == 1 else ops.concatenate(wanted), new, [p, *leaves[1:]])
+            values = [ops.astype(new[0], block.flat.dtype) if block.half else new[0], *new[1:]]
+        self._assign(trace, targets, values)
+
+    def _assign(self, trace: Tracer[Tensor], targets: list[Array], values: list[Tensor]) -> None:
+        """Let the memory of parameters and state have new values, now and in each replay."""
         for target, value in zip(targets, values, strict=True):
             trace.assigns(target, value)
         for target, value in zip(targets, values, strict=True):
@@ -238,13 +293,34 @@ class Optimiser(Parameters):
         state         for each parameter slot to array
         """
         self.gather()
-        arrays = [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]
         numbers = iter(range(len(self.params)))
         groups = [{**group, "params": [next(numbers) for _ in group["params"]]} for group in self.param_groups]
-        return {"steps": self.steps, "late": list(self.late), "groups": groups, "state": arrays}
+        return {"steps": self.steps, "late": list(self.late), "groups": groups, "state": self._state_to_keep()}
 
-    def misfits(self, values: Mapping[str, Any]) -> list[str]:
+    def _state_to_keep(self) -> list[dict[str, Array]]:
+        """Copies of the state that the settings ask for by now: what the next step would make anew is there, as zeros."""
+        found: list[dict[str, Array]] = [{} for _ in self.params]
+        for block in self.blocks:
+            with on(block.flat):
+                zeros = namespace([block.flat]).zeros
+                for i, (start, stop) in zip(block.indices, block.parts, strict=True):
+                    shape = self.params[i].shape
+                    for slot in self.slots_of(block.group):
+                        own = block.state.get(slot)
+                        found[i][slot] = zeros(shape, block.dtype) if own is None else copied(own[start:stop].reshape(shape))
+        return found
+
+    @property
+    def form(self) -> Any:
+        """What a state_dict of it has to be like; that of a subclass of yours may have more in it."""
+        return self.kept if is_own(type(self).state_dict.__module__) else Each(ANYTHING, self.kept)
+
+    def misfits(self, values: Any) -> list[str]:
         """What keeps a state_dict from being loaded, in words."""
+        return problems(values, self.form) or self.group_misfits(values) or self.array_misfits(values)
+
+    def group_misfits(self, values: Mapping[str, Any]) -> list[str]:
+        """Other parameters, other groups of them, or settings that will not do, in a state_dict of the right form."""
         for name in ("state", "late"):
             if len(values[name]) != len(self.params):
                 return [f"{name} of {len(values[name])} parameters for {len(self.params)}"]
@@ -252,39 +328,61 @@ class Optimiser(Parameters):
         own = [len(group["params"]) for group in self.param_groups]
         if sizes != own:
             return [f"groups of {', '.join(map(str, sizes))} parameters for {', '.join(map(str, own))}"]
-        problems = []
-        params = iter(zip(self.params, values["state"], strict=True))
-        i = 0
+        if [i for group in values["groups"] for i in group["params"]] != list(range(len(self.params))):
+            return ["groups whose params are not numbered one after the other"]
+        if any(late > values["steps"] for late in values["late"]):
+            return [f"late {max(values['late'])}, but steps {values['steps']}"]
         for group, found in zip(self.param_groups, values["groups"], strict=True):
-            if found.keys() != group.keys():
-                return [f"settings {', '.join(found)}, expected {', '.join(group)}"]
+            if found.keys() | self.later.keys() != group.keys():
+                return [f"settings {', '.join(map(str, found))}, expected {', '.join(group)}"]
             try:
-                slots = self.slots_of(ParamGroup(type(self), {**found, "params": group["params"]}))
+                self.checked({**found, "params": group["params"]}, group)
             except ArgumentError as error:
                 return [f"what cannot be: {error}"]
+        return []
+
+    def array_misfits(self, values: Mapping[str, Any]) -> list[str]:
+        """State that is missing, not known or of another shape, in a state_dict of the right groups."""
+        found = []
+        params = iter(enumerate(zip(self.params, values["state"], strict=True)))
+        for group, settings in zip(self.param_groups, values["groups"], strict=True):
+            slots = self.slots_of(ParamGroup(type(self), {**settings, "params": group["params"]}))
             for _ in group["params"]:
-                p, arrays = next(params)
+                i, (p, arrays) = next(params)
                 for slot, array in arrays.items():
                     if slot not in slots or array.shape != p.shape:
-                        problems.append(
+                        found.append(
                             f"{slot} of parameter {i} has shape {array.shape}, expected one of {slots} of shape {p.shape}"
                         )
-                i += 1
-        return problems
+                found += [f"{slot} of parameter {i} is missing" for slot in slots if slot not in arrays]
+        return found
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Go on as the optimiser that `state_dict` was taken from, with its rates and settings.
 
-        Raises ShapeError, before anything is changed, if its parameters had other shapes or were grouped in another way, or if
-        its numbers will not do.
+        Raises, before anything is changed, ArgumentError for what is no such state; ShapeError if its parameters had other
+        shapes or were grouped in another way, or if its numbers will not do.
         """
         if state.trace is not None:
             state.trace.forbid("load_state_dict()")
-        if problems := self.misfits(values):
-            raise ShapeError(f"{type(self).__name__}.load_state_dict: {problems[0]}")
+        if found := problems(values, self.form):
+            raise ArgumentError(f"{type(self).__name__}.load_state_dict: {'; '.join(found)}")
+        if found := self.misfits(values):
+            raise ShapeError(f"{type(self).__name__}.load_state_dict: {found[0]}")
         for group, found in zip(self.param_groups, values["groups"], strict=True):
-            group.update({key: value for key, value in found.items() if key != "params"})
+            group.update({key: value for key, value in {**self.later, **found}.items() if key != "params"})
         self.steps, self.late = int(values["steps"]), tuple(map(int, values["late"]))
         if any(tuple(block.state) != self.slots_of(block.group) for block in self.blocks):
             self.lay_out()
         self.restore(values["state"])
+
+
+def wants_step(g: Value) -> Value:
+    """For each element of a gradient whether its row, along the first axis, is not 0 throughout."""
+    found = g != 0
+    return found if g.ndim < 2 else ops.broadcast_to(found.any(axis=tuple(range(1, g.ndim)), keepdims=True), g.shape)
+
+
+def left_alone(wanted: Value, new: Sequence[Value], old: Sequence[Value]) -> list[Value]:
+    """The new values where they are wanted, elsewhere the old ones."""
+    return [ops.where(wanted, a, b) for a, b in zip(new, old, strict=True)]

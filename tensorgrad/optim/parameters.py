@@ -10,7 +10,8 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.backend import copy as copied
-from tensorgrad.core.state import changes, state
+from tensorgrad.core.location import is_own
+from tensorgrad.core.state import answering, changes, state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, GraphError
 from tensorgrad.optim.arguments import Limits, number, option, parameters
@@ -27,7 +28,13 @@ class Parameters:
 
     slots: tuple[str, ...] = ()
     limits: ClassVar[Mapping[str, Limits | type[bool]]] = {}  # of settings; bool for options
+    later: ClassVar[Mapping[str, Any]] = {}  # settings that files of older versions do not have, as which those are read
     anew: tuple[str, ...] = ()  # settings from which `numbers` makes numbers of other names
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and is_own(cls.__module__):
+            cls.__init__ = answering(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, params: Any, lr: float, maximize: bool = False, **settings: Any) -> None:
         name = type(self).__name__
@@ -80,6 +87,7 @@ class Parameters:
 
         like   what they take the place of: a number is to stay a number
         """
+        values = {**values, **{name: value for name, value in cls.later.items() if name not in values}}
         return {name: cls.checked_one(name, value, (like or values).get(name)) for name, value in values.items()}
 
     @classmethod
@@ -105,6 +113,9 @@ class Parameters:
         return {**kept, "arrays": [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]}
 
     def __setstate__(self, values: dict[str, Any]) -> None:
+        needed = ("defaults", "params", "param_groups", "late", "steps", "_warned", "arrays")
+        if missing := [name for name in needed if name not in values]:
+            raise ArgumentError(f"{type(self).__name__}: a pickle without {', '.join(missing)}; another version has made it")
         values = dict(values)
         arrays = values.pop("arrays")
         vars(self).update(values)

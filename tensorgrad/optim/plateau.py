@@ -29,7 +29,7 @@ class ReduceOnPlateau(Schedule):
     least      no rate is taken below this one; one that is there already stays
     """
 
-    limits = {"factor": SHARE, "patience": Limits(whole=True), "least": Limits()}  # noqa: RUF012
+    limits = {"factor": SHARE, "patience": Limits(whole=True), "least": Limits(), "waited": Limits(whole=True)}  # noqa: RUF012
 
     def __init__(self, optimiser: Optimiser, factor: float = 0.1, patience: int = 10, least: float = 0.0) -> None:
         super().__init__(optimiser)

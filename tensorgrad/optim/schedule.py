@@ -6,6 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from tensorgrad.core.form import ANYTHING, COUNT, NUMBER, WHOLE, Each, described, form_of, problems
+from tensorgrad.core.location import is_own
+from tensorgrad.core.state import answering
 from tensorgrad.errors import ArgumentError
 from tensorgrad.optim.arguments import Limits, number
 from tensorgrad.optim.optimiser import Optimiser
@@ -27,6 +30,11 @@ class Schedule:
     """
 
     limits: ClassVar[Mapping[str, Limits]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and is_own(cls.__module__):
+            cls.__init__ = answering(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, optimiser: Optimiser, per: str = "epoch") -> None:
         if not isinstance(optimiser, Optimiser):
@@ -81,19 +89,74 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, besides the optimiser."""
         kept = {name: value for name, value in vars(self).items() if name != "optimiser" and not is_function(value)}
+        kept["starts"] = [*self.starts, *self.optimiser.rates[len(self.starts) :]]  # of groups added since the last step
         return {
             name: {"type": type(value).__name__, **value.state_dict()} if isinstance(value, Schedule) else copy.deepcopy(value)
             for name, value in kept.items()
         }
 
+    def misfits(self, values: Any) -> list[str]:
+        """What keeps a state_dict from being loaded, in words.
+
+        A schedule of yours may have more attributes than this one by now; its numbers need not be whole where these are.
+        """
+        if not isinstance(values, Mapping):
+            return [f"it is {described(values)}, expected a dict"]
+        own, is_ours = self.state_dict(), is_own(type(self).__module__)
+        inner = {name: part for name, part in vars(self).items() if isinstance(part, Schedule)}
+        form = {name: form_of(v) if is_ours and v is not None else loose_form_of(v) for name, v in own.items()}
+        form |= dict.fromkeys(inner, ANYTHING)
+        form |= {"t": COUNT, "starts": [NUMBER]}
+        if not is_ours:
+            more = [name for name in values if isinstance(name, str) and name.isidentifier() and not hasattr(type(self), name)]
+            form |= {name: ANYTHING for name in more if name not in form and not name.startswith("__") and name != "optimiser"}
+        if found := problems(values, form):
+            return found
+        if values["per"] not in ("epoch", "batch"):
+            found.append(f"per is {values['per']!r}, expected 'epoch' or 'batch'")
+        if len(values["starts"]) != len(own["starts"]):
+            found.append(f"starts of {len(values['starts'])} groups for {len(own['starts'])}")
+        for name, value in values.items():
+            if name in inner:
+                found += inner_misfits(name, inner[name], value)
+            elif (isinstance(value, Mapping) and "type" in value) or (is_ours and own[name] is None and value is not None):
+                kind = f"a {value['type']}" if isinstance(value, Mapping) and "type" in value else described(value)
+                found.append(f"{name} is {kind}, not {described(own.get(name))}")
+            elif name in self.limits:
+                try:
+                    number(type(self).__name__, name, value, self.limits[name])
+                except ArgumentError as error:
+                    found.append(str(error))
+        return found
+
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the schedule that `state_dict` was taken from."""
+        """Go on as the schedule that `state_dict` was taken from. Raises ArgumentError, before anything is changed, for what is
+        no such state."""
+        if found := self.misfits(values):
+            raise ArgumentError(f"{type(self).__name__}.load_state_dict: {'; '.join(found)}")
         for name, value in values.items():
             own = getattr(self, name, None)
             if isinstance(own, Schedule):
                 own.load_state_dict({name: v for name, v in value.items() if name != "type"})
             else:
                 setattr(self, name, copy.deepcopy(value))
+
+
+def inner_misfits(name: str, own: Schedule, values: Any) -> list[str]:
+    """What keeps a schedule inside of another one from going on as what is in a state_dict."""
+    kind = type(own).__name__
+    found = f"a {values.get('type')}" if isinstance(values, Mapping) else described(values)
+    if found != f"a {kind}":
+        return [f"{name} is {found}, not a {kind}"]
+    return [f"{name}: {problem}" for problem in own.misfits({key: v for key, v in values.items() if key != "type"})]
+
+
+def loose_form_of(value: Any) -> Any:
+    """The form of what a schedule of somebody's own keeps: a number may be another one, a list and a dict hold others."""
+    form = form_of(value)
+    if isinstance(form, dict):
+        return Each(ANYTHING)
+    return [ANYTHING] if isinstance(form, list) else NUMBER if form is WHOLE else form
 
 
 def is_function(value: Any) -> bool:

@@ -72,5 +72,9 @@ class SGD(Optimiser):
         v = n["momentum"] * state[0] + (n["share"] * d if "share" in n else d)
         return p - n["lr"] * (d + n["momentum"] * v if group["nesterov"] else v), v
 
+    def leaves_rows(self, group: ParamGroup) -> bool:
+        # of the update of a subclass nobody knows
+        return type(self).update is SGD.update and not (group["momentum"] or group["weight_decay"])
+
     def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
         return {"velocity": tiny * 2**26}

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.autograd import grad
+from tensorgrad.core.arguments import is_whole, seed_of, truth, whole
 from tensorgrad.core.backend import Array, is_floating
-from tensorgrad.core.op import REGISTRY, Op
+from tensorgrad.core.op import REGISTRY, Op, Sample
+from tensorgrad.core.state import shown
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError, DTypeError
+from tensorgrad.testing.batched import batched
 from tensorgrad.testing.check import check_op
+from tensorgrad.testing.duality import dual
 from tensorgrad.testing.report import PASSED, Finding, GradientError, table
-from tensorgrad.testing.slopes import worst
-from tensorgrad.testing.suspects import script
+from tensorgrad.testing.samples import in_other_order, sampled
+from tensorgrad.testing.scripts import home_of, script
+from tensorgrad.testing.verdicts import worst
+
+# Further checks of one use of an op, (op, args, attrs) -> findings, which count with those of the first order
+FURTHER: list[Callable[[Op, tuple[Any, ...], dict[str, Any]], list[Finding]]] = [in_other_order, batched, dual]
 
 
 @dataclass(frozen=True)
@@ -85,19 +94,43 @@ def audit(
     """Check the gradients of every registered op that has any, on arguments drawn by its `sample`.
 
     ops    names of ops, or ops; all by default
-    cases  how many sets of arguments for each
+    cases  how many sets of arguments for each, which testing/samples.py arranges: with leading axes, broadcast, numbers, empty
     order  2: the gradient and the gradient of the gradient; 1: the gradient alone
     seed   of the arguments
 
-    Returns the Audit, which prints as a table. Raises GradientError if an op failed, unless `raises` is False.
+    Beside slopes, value and gradients have to be the same for arguments that do not lie in memory in the order of rows, and
+    for two samples in one call; and a `jvp` has to be that of the `backward`.
+
+    Returns the Audit, which prints as a table. Raises GradientError if an op failed, unless `raises` is False; ArgumentError
+    where none of the ops that are named has a gradient, or one does not exist.
     """
-    chosen = [REGISTRY[op] if isinstance(op, str) else op for op in (REGISTRY if ops is None else ops)]
-    rows = [row for op in chosen if op.backward is not None for row in sweep(op, cases, order, seed)]
+    if not is_whole(order) or order not in (1, 2):
+        raise ArgumentError(f"audit: order must be 1 or 2, got {shown(order)}")
+    cases, order, raises = whole("audit", "cases", cases, 1), int(order), truth("audit", "raises", raises)
+    chosen, found_seed = chosen_ops(ops), seed_of("audit", seed)
+    if found_seed is None:
+        raise ArgumentError("audit: the seed must be a whole number from 0 on, got None; its cases are to be drawn again")
+    rows = [row for op in chosen for row in sweep(op, cases, order, found_seed)]
     found = Audit(tuple(rows))
     if raises and not found:
         scripts = dict.fromkeys(row.script for row in found.failed if row.script)
-        raise GradientError("\n\n".join([f"audit: FAILED\n{found}", *scripts]), script=next(iter(scripts), ""))
+        raise GradientError("\n\n".join([f"audit: FAILED\n{found}", *scripts]), found, script=next(iter(scripts), ""))
     return found
+
+
+def chosen_ops(ops: Sequence[str | Op] | None) -> list[Op]:
+    """The ops that are named and have a gradient."""
+    if ops is None:
+        return [op for op in REGISTRY.values() if op.backward is not None]
+    if not isinstance(ops, (list, tuple)) or not all(isinstance(op, (str, Op)) for op in ops):
+        raise DTypeError(f"audit: ops must be a list of names or ops, got {shown(ops)}")
+    unknown = [op for op in ops if isinstance(op, str) and op not in REGISTRY]
+    if unknown:
+        raise ArgumentError(f"audit: there is no op {unknown[0]!r}; tensorgrad.op.REGISTRY has them all")
+    chosen = [REGISTRY[op] if isinstance(op, str) else op for op in ops]
+    if not any(op.backward is not None for op in chosen):
+        raise ArgumentError(f"audit: none of the ops has a gradient, among {len(chosen)}")
+    return [op for op in chosen if op.backward is not None]
 
 
 def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
@@ -106,8 +139,10 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
     seconds = dict.fromkeys(findings, 0.0)
     first, half = "", 0.0
     for case in range(cases):
-        args, attrs = op.sample(np.random.default_rng([seed, case]))
+        args, attrs = drawn(op, seed, case)
         half = max(half, in_half(op, args, attrs))
+        further = [f for check in FURTHER for f in check(op, args, attrs)]
+        findings[1] += further
         for at in findings:
             start = time.perf_counter()
             report = check_op(op, args, attrs, order=at)
@@ -116,6 +151,8 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
             if not report:
                 first = first or script(op, args, attrs, at)
                 break
+        if wrong := [f for f in further if f.verdict not in PASSED]:
+            first = first or again(op, wrong[0], case, seed)
     return [
         Row(
             op.name, at, cases, sum((f.verdicts for f in found), Counter()), max((f.relative for f in found), default=0.0),
@@ -123,6 +160,32 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
         )
         for at, found in findings.items()
     ]  # fmt: skip
+
+
+def again(op: Op, finding: Finding, case: int, seed: int) -> str:
+    """A few lines that audit the op up to the case in which a further check has failed, and what that has found."""
+    lines = [
+        *home_of(op),
+        "from tensorgrad.op import REGISTRY",
+        "from tensorgrad.testing import audit",
+        "",
+        f"audit([REGISTRY[{op.name!r}]], cases={case + 1}, order=1, seed={seed})",
+        f"# {finding.name} at {finding.where}: {finding.recorded:.9g}, expected {finding.numerical:.9g}",
+    ]
+    return "\n".join(lines)
+
+
+def drawn(op: Op, seed: int, case: int) -> Sample:
+    """The arguments and attributes of a case. Raises an error that names the op for a `sample` that gives something else."""
+    try:
+        args, attrs = sampled(op, seed, case)
+    except Exception as error:
+        raise ArgumentError(f"audit: the sample of {op.name}: {type(error).__name__}: {error}") from error
+    is_sample = isinstance(args, (tuple, list)) and isinstance(attrs, dict) and len(args) > 0
+    if not is_sample or not all(hasattr(a, "dtype") for a in args):
+        got = f"{shown(args)} and {shown(attrs)}"
+        raise ArgumentError(f"audit: the sample of {op.name} must be a tuple of arrays and a dict of attributes, got {got}")
+    return tuple(args), attrs
 
 
 def in_half(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> float:

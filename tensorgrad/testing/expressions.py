@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from hypothesis import assume
-from hypothesis import strategies as st
 
 from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.graph import literal
 from tensorgrad.core.op import REGISTRY, Op
+from tensorgrad.errors import DataError, MissingDependencyError
+
+try:
+    from hypothesis import assume
+    from hypothesis import strategies as st
+except ModuleNotFoundError as error:
+    if error.name != "hypothesis":
+        raise
+    raise MissingDependencyError(
+        "tensorgrad.testing.expressions: needs hypothesis, which is not installed; pip install hypothesis"
+    ) from None
+
 from tensorgrad.testing import strategies
-from tensorgrad.testing.check import check_op
-from tensorgrad.testing.strategies import Draws, values
+from tensorgrad.testing.strategies import Draws, arrays
 
 LARGEST = 1e3  # results beyond it are not built upon
 WELL_CONDITIONED = 1e3  # what is nearly singular has no gradient that numbers could confirm
@@ -44,10 +54,30 @@ class Expression:
 
     leaves  name to array
     steps   in the order of execution
+
+    It prints as the program that it is, in a line that makes it anew.
     """
 
     leaves: dict[str, Array] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, program: str) -> Expression:
+        """From a program as it is printed: "a = np.array([1.0, 2.0]); y0 = ops['sin'](a); y1 = ops['mul'](y0, a)"."""
+        made = cls()
+        for line in ast.parse(program).body:
+            match line:
+                case ast.Assign([ast.Name(name)], ast.Call(ast.Subscript(ast.Name("ops"), ast.Constant(str(op))), args, attrs)):
+                    sources = tuple(a.id if isinstance(a, ast.Name) else evaluated(a) for a in args)
+                    made.steps.append(Step(name, REGISTRY[op], sources, {str(k.arg): evaluated(k.value) for k in attrs}))
+                case ast.Assign([ast.Name(name)], value):
+                    made.leaves[name] = evaluated(value)
+                case _:
+                    raise DataError(
+                        f'Expression.of: expected lines such as "a = np.array([1.0])" and "y0 = ops[\'sin\'](a)", got '
+                        f"{ast.unparse(line)!r}"
+                    )
+        return made
 
     @property
     def inputs(self) -> tuple[Array, ...]:
@@ -96,28 +126,36 @@ class Expression:
 
     def __repr__(self) -> str:
         leaves = [f"{name} = {literal(a)}" for name, a in self.leaves.items()]
-        return "Expression: " + "; ".join([*leaves, *map(str, self.steps)])
+        return f"Expression.of({'; '.join([*leaves, *map(str, self.steps)])!r})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For Hypothesis, which prints a dataclass by its fields."""
+        printer.text(repr(self))
 
 
+def evaluated(code: ast.expr) -> Any:
+    return eval(compile(ast.Expression(code), "an expression", "eval"), {"np": np})
+
+
+@st.composite
 def expressions(
-    names: Sequence[str] | None = None, max_ops: int = 5, sizes: Sequence[int] = (1, 2, 3)
-) -> st.SearchStrategy[Expression]:
+    draw: st.DrawFn, names: Sequence[str] | None = None, max_ops: int = 5, sizes: Sequence[int] = (1, 2, 3)
+) -> Expression:
     """Random expressions over the registered ops (or those named), with values inside their domains and away from kinks.
 
     An op's arguments are results so far where one fits: its shape is right, its values are in the op's domain, or are after
     a tanh; new leaves otherwise. Shrinks towards a single op on small round numbers. It prints as the program that it is;
     `.script()` checks it.
     """
-    return st.composite(lambda draw: Builder(draw, names, sizes).build(max_ops))()
+    return Builder(draw, names, sizes).build(max_ops)
 
 
 class Builder:
     """Draws one expression."""
 
-    def __init__(
-        self, draw: Callable[[st.SearchStrategy[Any]], Any], names: Sequence[str] | None, sizes: Sequence[int]
-    ) -> None:
-        self.draw, self.rng = draw, Draws(draw)
+    def __init__(self, draw: st.DrawFn, names: Sequence[str] | None, sizes: Sequence[int]) -> None:
+        self.draw = draw
+        self.rng: Any = Draws(draw)  # for Op.sample
         self.ops = strategies.ops(names)
         self.sizes = [draw(st.sampled_from(list(sizes)))]  # one size, so that shapes meet often
         self.expression = Expression()
@@ -157,7 +195,7 @@ class Builder:
         if not self.is_input(op, i, sample):
             return sample
         if shape is not None and sample.shape != shape:
-            sample = self.draw(values(shape, op.domain, op.kinks))
+            sample = self.draw(arrays(shape, op.domain, op.kinks))
         fitting = self.fitting(sample.shape)
         if not fitting and self.known and not may_be_fresh and not op.kinks and self.draw(st.booleans()):
             # nothing has this shape: a new leaf times the sum of the latest value has
@@ -181,8 +219,19 @@ class Builder:
         name = (
             string.ascii_lowercase[len(self.expression.leaves)] if len(self.expression.leaves) < 20 else f"x{len(self.known)}"
         )
-        self.expression.leaves[name] = self.known[name] = a
+        self.expression.leaves[name] = self.known[name] = np.asarray(a)
         return name
+
+    def is_kink(self, op: Op, arrays: list[Any], attrs: dict[str, Any], result: Array) -> bool:
+        """Whether slopes differ at the two sides of the arguments: their difference does not shrink with the step."""
+        rng = np.random.default_rng(0)
+        moves = [rng.normal(size=np.shape(a)) if self.is_input(op, i, np.asarray(a)) else None for i, a in enumerate(arrays)]
+
+        def at(e: float) -> Array:
+            return np.asarray(op(*[a if v is None else a + e * v for a, v in zip(arrays, moves, strict=True)], **attrs))
+
+        wide, narrow = (np.abs(at(h) - 2 * result + at(-h)) / h for h in (1e-3, 1e-4))
+        return bool(((narrow > wide / 3) & (narrow > 1e-6 * (1 + np.abs(result)))).any())
 
     def add(self, op: Op, sources: tuple[Any, ...], attrs: dict[str, Any]) -> bool:
         """Append a step, unless its result is no use: not finite, large, or with a kink right there."""
@@ -195,7 +244,7 @@ class Builder:
             with np.errstate(all="ignore"):
                 result = np.asarray(op(*arrays, **attrs))
             may_kink = (op.kinks or type(op).sample is not Op.sample) and any(isinstance(s, str) for s in sources)
-            if may_kink and check_op(op, arrays, attrs).verdicts["kink"]:
+            if may_kink and self.is_kink(op, arrays, attrs, result):
                 return False
         except Exception:  # a singular matrix, an argument outside of the domain
             return False

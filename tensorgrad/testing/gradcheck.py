@@ -1,4 +1,4 @@
-"""Is a gradient right? Recorded gradients against slopes taken from values, and against formulas."""
+"""Is a gradient right? Recorded gradients against derivatives that are found in other ways, and against formulas."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import fusion
-from tensorgrad.core.arguments import number
-from tensorgrad.core.state import shown
-from tensorgrad.core.tensor import Tensor
+from tensorgrad.core.arguments import tolerance, truth
+from tensorgrad.core.backend import Array, asarray
+from tensorgrad.core.state import shown, state
+from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
 from tensorgrad.nn import Module
 from tensorgrad.testing.check import RTOL, examine
@@ -29,32 +30,42 @@ def gradcheck(
     wrt: Sequence[int | str] | None = None,
     rtol: float = RTOL,
     seed: int = 0,
+    allow_precision: bool = False,
+    nondet_tol: float = 0.0,
+    compiled: bool = False,
     raises: bool = True,
 ) -> Report:
-    """Compare the gradients that tensorgrad records for `fn` with slopes taken from its values.
+    """Compare the gradients that tensorgrad records for `fn` with derivatives that are found in other ways.
 
     fn      a function of Tensors that returns a floating Tensor, or several in a tuple
     inputs  what to call it with: an array, a Tensor or a number, a tuple of them, or a dict by the names of fn's parameters.
             Floating ones are raised to float64 and checked; integers, booleans and other objects are passed on as they are
-    order   1: the gradient. 2: also the gradient of the gradient, by differences of the recorded gradient
-    mode    "full": every entry of the Jacobian. "directional": the slope along one random direction, of one random weighting
-            of the outputs, for all inputs together and, if that is not right, for each; a few calls of fn, whatever the
-            sizes. By default full up to 5,000 entries
+    order   1: the gradient. 2: also the gradient of the gradient, as create_graph=True records it
+    mode    "full": the derivative of every output by every entry. "directional": for each input by itself the slope along a
+            random direction, of a random weighting of the outputs; a few passes for each input, whatever the sizes. By default
+            full up to 5,000 entries of inputs, as many of outputs, and a million derivatives
     wrt     positions (or names) of the inputs to check, if not all
-    rtol    an error beyond it, relative to the larger of the two gradients, is wrong
+    rtol    an error beyond it, relative to the larger of the two derivatives, is wrong; each derivative has its own scale
     seed    of the random directions and weights
+    allow_precision   let pass what float64 cannot decide, such as a gradient that rounding moves by more than rtol
+    nondet_tol        how far values and gradients may be apart, absolute, when they are computed again
+    compiled          also compare the gradients inside of a step that is compiled, called and replayed
     raises  False: return the Report also when it has failed
 
-    Slopes are central differences with Richardson extrapolation, of steps relative to each input; where they do not settle it,
-    over a ladder of steps. In full mode entries are first confirmed by the complex step, replaying the recorded graph, which
-    has no rounding error to speak of; it counts only where differences of fn itself agree along a random direction. At a kink
-    (slopes that differ at the two sides at two step sizes) every gradient between the two slopes passes.
+    The recorded graph is differentiated forward, op by op, which subtracts nothing: by the `jvp` of each op, which is written
+    beside its formula, and for ops of the user's by the complex step of `forward`, once differences of it agree. What the graph
+    has captured as constants is looked at again with the inputs moved; a constant that moves with them (.detach(), .data, NumPy
+    arithmetic) is part of the derivative. Where there is no such graph, differences of fn decide. At a kink, where the slopes
+    at its two sides differ, a gradient between them passes. What differs by no more than rounding explains is computed again
+    in long double. Then the gradients are compared with those that people get in other ways: recorded, unfused, from arrays
+    that are not contiguous, from one output after the other, a second time, in float32.
 
     Returns the Report. Raises GradientError, which shows it and the op whose rule is wrong; DTypeError where fn goes back to
-    less than float64; GraphError where there is nothing to check.
+    less than float64; GraphError where there is nothing to check; CompileError where fn cannot be compiled, if that is asked
+    for.
     """
-    problem = Problem.of("gradcheck", fn, inputs, wrt)
-    report, stage = examine("gradcheck", problem, order, mode, rtol, seed)
+    problem, raises = Problem.of("gradcheck", fn, inputs, wrt), truth("gradcheck", "raises", raises)
+    report, stage = examine("gradcheck", problem, order, mode, rtol, seed, allow_precision, nondet_tol, compiled)
     if raises and not report:
         raise explain(report, stage, problem)
     return report
@@ -70,15 +81,19 @@ def check_model(
     mode: str | None = None,
     rtol: float = RTOL,
     seed: int = 0,
+    allow_precision: bool = False,
+    nondet_tol: float = 0.0,
+    compiled: bool = False,
     raises: bool = True,
 ) -> Report:
-    """Compare the gradients of loss(model(x), y) with slopes, for every named parameter of `model`; as gradcheck does.
+    """Compare the gradients of loss(model(x), y) with derivatives, for every named parameter of `model`; as gradcheck does.
 
     Parameters, buffers and floating x and y are raised to float64 for the check; afterwards the model is as it was.
     """
     if not isinstance(model, Module) or not callable(loss):
         wrong = shown(loss if isinstance(model, Module) else model)
         raise DTypeError(f"check_model: expected a Module and a function of its result and y, got {wrong}")
+    raises = truth("check_model", "raises", raises)
     parameters = {path: p for path, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise GraphError(f"check_model: {type(model).__name__} has no parameters that require a gradient")
@@ -86,16 +101,22 @@ def check_model(
     with in_float64(model):
         arrays = [p._data for p in parameters.values()]
 
+        held = [array for _, array in model.named_buffers()]
+
+        def buffers() -> list[Array]:
+            return held
+
         def compute(leaves: list[Tensor]) -> list[Tensor]:
-            buffers = [(array, array.copy()) for _, array in model.named_buffers()]
+            before = [] if state.trace is not None else [(array, array.copy()) for array in held]
             try:
-                return outputs_of("check_model", loss(model(x), y))
+                return outputs_of("check_model", loss(model(x), y), leaves)
             finally:
-                for array, before in buffers:
-                    array[...] = before
+                for array, values in before:
+                    array[...] = values
 
         problem = Problem(list(parameters), arrays, lambda: list(parameters.values()), compute)
-        report, stage = examine("check_model", problem, order, mode, rtol, seed)
+        problem.buffers = buffers
+        report, stage = examine("check_model", problem, order, mode, rtol, seed, allow_precision, nondet_tol, compiled)
         if raises and not report:
             raise explain(report, stage, problem)
     return report
@@ -120,14 +141,16 @@ def matches_formula(
     """
     if not callable(formula):
         raise DTypeError(f"matches_formula: formula must be a function of arrays, got {shown(formula)}")
-    problem, rtol = Problem.of("matches_formula", fn, inputs, wrt), number("matches_formula", "rtol", rtol)
+    problem, raises = Problem.of("matches_formula", fn, inputs, wrt), truth("matches_formula", "raises", raises)
+    rtol = tolerance("matches_formula", "rtol", rtol)
     outputs, _ = problem.evaluate()
     if len(outputs) != 1 or outputs[0].ndim:
         shapes = ", ".join(str(t.shape) for t in outputs)
         raise ShapeError(f"matches_formula: fn returned {shapes}, expected a 0-d Tensor; write (g * fn(x)).sum()")
     given = problem.arguments([a.copy() for a in problem.arrays])
     closed = formula(**given) if isinstance(given, dict) else formula(*given)
-    expected = [np.asarray(e) for e in (closed if isinstance(closed, (tuple, list)) else (closed,))]
+    parts = closed if isinstance(closed, (tuple, list)) else (closed,)
+    expected = [asarray(raw(e), where="matches_formula: the formula's gradient") for e in parts]
     if len(expected) != len(problem.arrays):
         raise ShapeError(f"matches_formula: the formula gave {len(expected)} gradients, expected {len(problem.arrays)}")
     report = Report(mode="fused and unfused", caller="matches_formula")

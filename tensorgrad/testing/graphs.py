@@ -5,8 +5,12 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from tensorgrad.core.arguments import truth
+from tensorgrad.core.files import replacing
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.state import shown
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import DataError, DTypeError
 
 
 def assert_same_graph(what: Tensor | Graph, expected: Tensor | Graph | str | Path, *, fused: bool = False) -> None:
@@ -18,14 +22,23 @@ def assert_same_graph(what: Tensor | Graph, expected: Tensor | Graph | str | Pat
 
     Ops, attributes, shapes, dtypes and names count; values do not. Delete the file to have it written anew.
     """
+    fused = truth("assert_same_graph", "fused", fused)
+    for name, given, kinds in (("what", what, (Tensor, Graph)), ("expected", expected, (Tensor, Graph, str, Path))):
+        if not isinstance(given, kinds):
+            or_path = ", or the path of a listing" if name == "expected" else ""
+            raise DTypeError(f"assert_same_graph: {name} must be a computed Tensor or a Graph{or_path}, got {shown(given)}")
     text = listing(what, fused)
     if isinstance(expected, (str, Path)):
         path = Path(expected)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n", "utf-8")
+            with replacing(path) as file:
+                file.write(f"{text}\n".encode())
             return
-        wanted, source = path.read_text("utf-8").rstrip("\n"), str(path)
+        try:
+            wanted, source = path.read_text("utf-8").rstrip("\n"), str(path)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not the listing of a graph: {error}") from None
     else:
         wanted, source = listing(expected, fused), "expected"
     if text != wanted:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array
 from tensorgrad.core.state import shown
-from tensorgrad.errors import DTypeError
+from tensorgrad.errors import ArgumentError, DTypeError
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -31,6 +31,22 @@ def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tupl
         raise DTypeError(f"numerical_gradient: expected a function and the array that it reads, got {wrong}")
     if x.dtype != np.float64:
         raise DTypeError(f"numerical_gradient: x must be float64, got {x.dtype}: differences of float32 are mostly rounding")
+
+    if not x.flags.writeable:
+        raise ArgumentError("numerical_gradient: x is read-only, and its entries are to be moved; give it a copy")
+    if entries is not None:
+        try:
+            entries = list(entries)
+            singles = [np.ndim(x[index]) == 0 for index in entries]
+        except (TypeError, IndexError) as error:
+            raise ArgumentError(f"numerical_gradient: entries must be indices into x {x.shape}: {error}") from error
+        if not all(singles):
+            raise ArgumentError(f"numerical_gradient: each of entries must be the index of one entry of x {x.shape}")
+    value = fn()
+    if np.ndim(getattr(value, "_data", value)) or not isinstance(
+        getattr(value, "item", lambda: value)(), (int, float, np.floating)
+    ):
+        raise DTypeError(f"numerical_gradient: fn must return a number, got {shown(value)}")
 
     def central(index: tuple[int, ...], h: float) -> float:
         before = x[index]

@@ -15,9 +15,17 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tensorgrad.errors import MissingDependencyError
+
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    if error.name != "pytest":
+        raise
+    raise MissingDependencyError(
+        "tensorgrad.testing.plugin: needs pytest, which is not installed; pip install pytest"
+    ) from None
+
 from tensorgrad.testing.report import GradientError
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -43,8 +51,9 @@ def pytest_load_initial_conftests() -> None:
             settings.get_profile(name)
         except errors.InvalidArgument:  # nobody else has one of this name
             settings.register_profile(name, **values)
-    if settings.get_current_profile_name() == "default":
+    if settings.default == settings.get_profile("default"):  # nobody has loaded another one
         settings.register_profile("default", settings(settings.get_profile("default"), print_blob=True))
+        settings.load_profile("default")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import shown, switched
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.errors import DTypeError, GraphError
+from tensorgrad.errors import ArgumentError, DTypeError, GraphError
 
 
 class Problem:
@@ -22,6 +23,8 @@ class Problem:
     names, arrays  of what is differentiated; float64
     leaves         makes, or has, the leaf Tensors for the arrays
     compute        the outputs from the leaves
+    buffers        arrays that the function writes to besides, such as running means; `compute` puts them back, but not in a
+                   compiled step, where only what is recorded may write
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Problem:
     ) -> None:
         self.names, self.arrays, self.leaves, self.compute = names, arrays, leaves, compute
         self.arguments: Callable[[list[Any]], Any] = tuple
+        self.buffers: Callable[[], list[Array]] = list
         self.evaluations = 0
 
     @classmethod
@@ -54,8 +58,11 @@ class Problem:
         floating = [key for key, a in given.items() if is_floating(getattr(a, "dtype", np.dtype(bool)))]
         chosen = floating if wrt is None else list(wrt)
         for key in chosen:
-            if key not in floating:
+            if isinstance(key, (bool, list, dict, set)) or key not in floating:
                 raise GraphError(f"{caller}: wrt has {key!r}, which is no floating input; those are {floating}")
+        twice = [key for i, key in enumerate(chosen) if key in chosen[:i]]
+        if twice:
+            raise ArgumentError(f"{caller}: wrt names {twice[0]!r} twice")
         if not chosen:
             raise GraphError(f"{caller}: there is no floating input to check, among {len(given)}")
         given = {key: raised(a) if key in floating else a for key, a in given.items()}
@@ -67,7 +74,7 @@ class Problem:
 
         def compute(leaves: list[Tensor]) -> list[Tensor]:
             args = arguments(leaves)
-            return outputs_of(caller, fn(**args) if isinstance(args, dict) else fn(*args))
+            return outputs_of(caller, fn(**args) if isinstance(args, dict) else fn(*args), leaves)
 
         names = [key if isinstance(key, str) else f"input {key}" for key in chosen]
         problem = cls(names, arrays, lambda: [Tensor(a, True, name=n) for a, n in zip(arrays, names, strict=True)], compute)
@@ -80,6 +87,26 @@ class Problem:
         with switched(recording=True), np.errstate(all="ignore"):
             leaves = self.leaves()
             return self.compute(leaves), leaves
+
+    @contextmanager
+    def raised_to(self, dtype: Any) -> Iterator[None]:
+        """Inside of the block the leaves are of another dtype, at the same values."""
+        plain, held = self.leaves, list[tuple[Tensor, Array]]()
+
+        def leaves() -> list[Tensor]:
+            found = plain()
+            for leaf in found:
+                held.append((leaf, leaf._data))
+                leaf._data = leaf._data.astype(dtype)
+            return found
+
+        self.leaves = leaves
+        try:
+            yield
+        finally:
+            self.leaves = plain
+            for leaf, data in reversed(held):
+                leaf._data = data
 
     def values(self) -> Array:
         """The outputs in one row."""
@@ -104,7 +131,9 @@ class Problem:
                 found = grad(ts, xs, gs, create_graph=True, allow_unused=True)
             return [Tensor(np.zeros(x.shape)) if g is None else g for g, x in zip(found, xs, strict=True)]
 
-        return Problem([*self.names, *names], [*self.arrays, *weights], leaves, compute)
+        problem = Problem([*self.names, *names], [*self.arrays, *weights], leaves, compute)
+        problem.buffers = self.buffers
+        return problem
 
 
 def gradients(outputs: list[Tensor], leaves: list[Tensor], weights: Sequence[Array]) -> list[Array]:
@@ -118,15 +147,18 @@ def gradients(outputs: list[Tensor], leaves: list[Tensor], weights: Sequence[Arr
     return [np.zeros(x.shape) if g is None else g._data for g, x in zip(found, leaves, strict=True)]
 
 
-def outputs_of(caller: str, result: Any) -> list[Tensor]:
-    """What the function returned, as a list of floating Tensors. Raises if it is anything else."""
+def outputs_of(caller: str, result: Any, leaves: Sequence[Tensor] = ()) -> list[Tensor]:
+    """What the function returned, as a list of floating Tensors. Raises if it is anything else, or lower than the leaves."""
+    lowered = any(x.dtype != np.float64 for x in leaves)
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
+    if not outputs:
+        raise GraphError(f"{caller}: the function returned {shown(result)}, expected a Tensor or a tuple of them")
     for t in outputs:
         if not isinstance(t, Tensor):
             raise GraphError(f"{caller}: the function returned {type(t).__name__}, expected a Tensor or a tuple of them")
         if not is_floating(t.dtype):
             raise DTypeError(f"{caller}: the function returned {t.dtype}, which has no gradient; expected float64")
-        if t.dtype != np.float64:
+        if t.dtype.itemsize < 8 and not lowered:
             raise DTypeError(
                 f"{caller}: the function returned {t.dtype} from float64 inputs; something in it goes back to less "
                 f"precision (.astype, out=), and differences of that would be mostly rounding"

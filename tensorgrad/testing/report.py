@@ -4,47 +4,103 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tensorgrad.core.backend import Array
 from tensorgrad.core.table import columns
 from tensorgrad.errors import TensorgradError
-from tensorgrad.testing.slopes import Verdict, worst
+from tensorgrad.testing.verdicts import VERDICTS, Verdict, coded, worst
 
 PASSED = ("ok", "kink")
 MEANING = {
     "ok": "recorded and numerical gradient agree",
     "kink": "the function has a kink or a jump here, and the recorded gradient lies between the slopes at its two sides",
+    "precision": "rounding hides what the gradient is: the values are too large beside their changes, which neither confirm "
+    "nor contradict it; if that is in the nature of the function, allow_precision=True lets it pass",
     "wrong": "recorded and numerical gradient differ",
-    "precision": "rounding hides what the gradient is: the function's values are too large beside their changes",
+    "differs": "the compiled step gives another value than the step as it is written",
+    "non-finite": "a value or a gradient is NaN or infinite",
     "nondeterministic": "the function, or its gradient, is not the same when it is computed again: "
     "seed its random numbers inside, or call model.eval() for dropout",
-    "non-finite": "a value or a gradient is NaN or infinite",
-    "differs": "the compiled step gives another value than the step as it is written",
 }
+JVP = "(jvp)"  # a Finding's name ends with it if it is the two rules of an op that differ
+VALUE = "value "  # a Finding's `where` begins with it if it is no derivative that is at fault but a value of the function
+BLOCK = 1 << 16  # entries looked at at a time, so that a finding from large matrices takes no further ones
+
+
+class Explanation(NamedTuple):
+    """Why a check has failed: in words; the nodes whose rules are wrong on their own; a script that shows it."""
+
+    text: str = ""
+    suspects: tuple[Any, ...] = ()
+    script: str = ""
 
 
 class GradientError(TensorgradError, AssertionError):
     """A gradient check that failed.
 
-    report    the Report
+    report    the Report, the TaylorReport or the Audit
     graph     what was recorded (a tensorgrad.graph.Graph), None if nothing was
     suspects  the nodes of that graph whose rules are wrong on their own; empty if none could be singled out
     script    a few lines of Python that show the fault on the smallest case found; "" if there are none
+
+    `suspects`, `script` and what is printed below the table take a search, for the point and the rules at which the check
+    failed. It is made once, when one of them is first asked for. A pickled error has made it, and leaves graph and suspects.
     """
 
     def __init__(
-        self, message: str, report: Report | None = None, graph: Any = None, suspects: Iterable[Any] = (), script: str = ""
+        self,
+        message: str,
+        report: Any = None,
+        graph: Any = None,
+        suspects: Iterable[Any] = (),
+        script: str = "",
+        explain: Callable[[], Explanation] | None = None,
     ) -> None:
         super().__init__(message)
         self.report = report
         self.graph = graph
-        self.suspects = tuple(suspects)
-        self.script = script
+        self._known = Explanation("", tuple(suspects), script)
+        self._explain = explain
+
+    @property
+    def suspects(self) -> tuple[Any, ...]:
+        return self.explanation.suspects
+
+    @property
+    def script(self) -> str:
+        return self.explanation.script
+
+    @property
+    def explanation(self) -> Explanation:
+        """What the search has found."""
+        if self._explain is not None:
+            try:
+                self._known = self._explain()
+            except Exception as error:  # a table without a reason is better than none
+                self._known = Explanation(f"No op could be singled out: {type(error).__name__}: {error}")
+            self._explain = None
+        return self._known
+
+    def __str__(self) -> str:
+        text = self.explanation.text
+        return f"{self.args[0]}\n\n{text}" if text else str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        notes = {"__notes__": self.__notes__} if hasattr(self, "__notes__") else None  # what `add_note` has added
+        return type(self), (str(self), self.report, None, (), self.script), notes
+
+    def __copy__(self) -> GradientError:
+        made = type(self)(*self.args)
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: Any) -> GradientError:
+        return self.__copy__()  # graphs do not change
 
 
 class CompiledError(TensorgradError, AssertionError):
@@ -63,11 +119,11 @@ class Finding:
     shape     of it
     order     1 for the gradient, 2 for the gradient of the gradient
     verdicts  how many comparisons came to which verdict
-    absolute  largest |recorded - numerical|
-    relative  largest |recorded - numerical| / max(|recorded|, |numerical|, a thousandth of the largest gradient of this
-              input, 1e-12)
-    where     the place of the comparison that `recorded` and `numerical` belong to: of those with the worst verdict the one
-              with the largest relative error
+    absolute  |recorded - numerical| at `where`
+    relative  the same divided by max(|recorded|, |numerical|); except for "wrong", by a thousandth of the largest gradient of
+              this input, or 1e-12, at least
+    where     the place of one comparison, to which the numbers belong: of those with the worst verdict the one with the
+              largest error, relative to at least a thousandth of the largest gradient
     recorded, numerical   the gradient there by the rules and by the values
     """
 
@@ -84,27 +140,94 @@ class Finding:
     @property
     def verdict(self) -> Verdict:
         """The worst one."""
-        return worst(list(self.verdicts))
+        return worst(self.verdicts)
 
     @classmethod
     def of(
-        cls, name: str, shape: tuple[int, ...], order: int, verdicts: Array, recorded: Array, numerical: Array, where: Any
+        cls,
+        name: str,
+        shape: tuple[int, ...],
+        order: int,
+        verdicts: Array,
+        recorded: Array,
+        numerical: Array,
+        where: Any,
+        *,
+        largest: float | None = None,
     ) -> Finding:
-        """From arrays of equal shape; `where` makes the words for a place out of its index in them."""
-        counts = Counter(verdicts.ravel().tolist())
-        if not verdicts.size:
-            return cls(name, shape, order, counts, 0.0, 0.0, "", 0.0, 0.0)
-        with np.errstate(all="ignore"):
-            error = np.abs(recorded - numerical)
-            largest = np.maximum(np.abs(recorded), np.abs(numerical))
-            top = float(np.nanmax(np.where(np.isfinite(largest), largest, np.nan), initial=0.0))
-            relative = np.where(error == 0, 0.0, error / np.maximum(largest, max(1e-3 * top, 1e-12)))
-        candidates = np.where(verdicts == worst(verdicts), np.where(np.isnan(relative), np.inf, relative), -1.0)
-        at = np.unravel_index(int(candidates.argmax()), verdicts.shape)
+        """From arrays of equal shape, which are looked at in pieces: what it takes besides them does not grow with them.
+
+        verdicts  words, or places in VERDICTS
+        where     makes the words for a place out of its index in them
+        largest   the largest gradient of this input, where the arrays do not hold all of it
+        """
+        codes, a, b = np.ravel(coded(verdicts)), np.ravel(recorded), np.ravel(numerical)
+        pieces = [slice(start, start + BLOCK) for start in range(0, codes.size, BLOCK)]
+        counts = sum((np.bincount(codes[p], minlength=len(VERDICTS)) for p in pieces), np.zeros(len(VERDICTS), int))
+        found: Counter[str] = Counter({verdict: int(n) for verdict, n in zip(VERDICTS, counts, strict=True) if n})
+        if not pieces:
+            return cls(name, shape, order, found, 0.0, 0.0, "", 0.0, 0.0)
+        if largest is None:
+            largest = max(largest_of(x[p]) for p in pieces for x in (a, b))
+        floor = max(1e-3 * largest, 1e-12)
+        verdict = worst(found)
+        most, at = -1.0, 0
+        for p in pieces:
+            errors = relative_errors(a[p], b[p], floor)
+            errors[codes[p] != VERDICTS.index(verdict)] = -1.0
+            k = int(errors.argmax())
+            if errors[k] > most:
+                most, at = float(errors[k]), p.start + k
+        one, other = float(a[at]), float(b[at])
+        if verdict in ("wrong", "differs"):
+            most = float(relative_errors(a[at : at + 1], b[at : at + 1], 0.0)[0])
+        most = math.nan if math.isinf(most) else most
+        place = where(np.unravel_index(at, np.shape(verdicts)))
+        return cls(name, shape, order, found, difference(one, other), most, place, one, other)
+
+    @classmethod
+    def single(
+        cls,
+        name: str,
+        shape: tuple[int, ...],
+        order: int,
+        verdict: Verdict,
+        where: str = "",
+        recorded: float = math.nan,
+        numerical: float = math.nan,
+    ) -> Finding:
+        """Of one comparison, or of one fault that lets none be made: `where` then begins with "value " if a value of the
+        function is at fault, and says which and what it is: "value y[0, 1] = nan"."""
+        error = float(relative_errors(np.array([recorded]), np.array([numerical]), 0.0)[0])
+        error = math.nan if math.isinf(error) else error
         return cls(
-            name, shape, order, counts, float(error.max()), float(relative.max()), where(at), float(recorded[at]),
-            float(numerical[at]),
-        )  # fmt: skip
+            name, shape, order, Counter([str(verdict)]), difference(recorded, numerical), error, where, recorded, numerical
+        )
+
+    @classmethod
+    def joined(cls, findings: Sequence[Finding]) -> Finding:
+        """One for what was found piece by piece, of one input and order: the counts together, the place of the worst."""
+
+        def badness(f: Finding) -> tuple[int, float]:
+            return VERDICTS.index(f.verdict), math.inf if math.isnan(f.relative) else f.relative
+
+        found = max((f for f in findings if f.verdicts), key=badness, default=findings[0])
+        return replace(found, verdicts=sum((f.verdicts for f in findings), Counter()))
+
+    def meaning(self) -> str:
+        """What its verdict means, in words; for "non-finite" also what is not finite, and where."""
+        if self.verdict == "wrong" and self.name.endswith(JVP):
+            return f"wrong, {self.name}: jvp does not belong to backward: <J v, u> (numerical) is not <v, Jᵀ u> (recorded)"
+        if self.verdict != "non-finite" or not self.where:
+            return f"{self.verdict}: {MEANING[self.verdict]}"
+        if self.where.startswith(VALUE):
+            return f"non-finite: the function's own value is not finite: {self.where.removeprefix(VALUE)}"
+        if not math.isfinite(self.recorded):
+            return f"non-finite: the recorded gradient of {self.name} is {self.recorded:g}: {self.where}"
+        return (
+            f"non-finite: the values a small step away from the point are not finite: {self.name}, {self.where}; at the point "
+            f"itself they are, and so is the recorded gradient, {self.recorded:.9g}"
+        )
 
 
 @dataclass
@@ -114,17 +237,22 @@ class Report:
     findings     one for each input and order
     mode         "full" or "directional"
     evaluations  how often the function was called
+    caller       the name of the function that made it
+    allowed      the verdicts that pass: "ok" and "kink", and what the caller was told to let pass
+    notes        what else there is to know, a line each, printed below the table: what was left out, and why
     """
 
     findings: list[Finding] = field(default_factory=list)
     mode: str = ""
     evaluations: int = 0
     caller: str = "gradcheck"
+    allowed: frozenset[str] = frozenset(PASSED)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether every comparison came to "ok" or "kink"."""
-        return all(f.verdict in PASSED for f in self.findings)
+        """Whether every comparison came to a verdict that is allowed."""
+        return not self.failed
 
     def __bool__(self) -> bool:
         return self.ok
@@ -136,8 +264,8 @@ class Report:
 
     @property
     def failed(self) -> list[Finding]:
-        """The comparisons that came to something else than "ok" or "kink"."""
-        return [f for f in self.findings if f.verdict not in PASSED]
+        """The findings with a verdict that is not allowed."""
+        return [f for f in self.findings if f.verdict not in self.allowed]
 
     def __str__(self) -> str:
         count = ", ".join(f"{n:,} {verdict}" for verdict, n in self.verdicts.most_common())
@@ -148,10 +276,9 @@ class Report:
         for f in self.findings:
             shape = "×".join(map(str, f.shape)) or "scalar"
             errors = [number(f.absolute, ".1e"), number(f.relative, ".1e")]
-            values = [number(f.recorded, ".9g"), number(f.numerical, ".9g")]
-            rows.append((f.name, shape, str(f.order), f.verdict, *errors, f.where, *values))
-        notes = [f"{v}: {MEANING[v]}" for v in dict.fromkeys(f.verdict for f in self.findings) if v != "ok"]
-        return "\n".join([head, *table(rows), *notes])
+            rows.append((f.name, shape, str(f.order), f.verdict, *errors, f.where, *apart(f.recorded, f.numerical)))
+        meanings = dict.fromkeys(f.meaning() for f in self.findings if f.verdict != "ok")
+        return "\n".join([head, *table(rows), *meanings, *self.notes])
 
 
 @dataclass
@@ -173,7 +300,7 @@ class CompiledReport(Report):
     @property
     def ok(self) -> bool:
         """Whether the calls are the same, and every gradient is right or at a kink."""
-        return not self.differences and all(f.verdict in PASSED for f in self.findings)
+        return not self.differences and not self.failed
 
     def __str__(self) -> str:
         ok = "the same" if not self.differences else "NOT THE SAME"
@@ -181,15 +308,42 @@ class CompiledReport(Report):
         rows: list[tuple[str, ...]] = [("value", "shape", "verdict", "abs error", "rel error", "at", "compiled", "as written")]
         for f in self.compared:
             errors = [number(f.absolute, ".1e"), number(f.relative, ".1e")]
-            values = [number(f.recorded, ".9g"), number(f.numerical, ".9g")]
-            rows.append((f.name, "×".join(map(str, f.shape)) or "scalar", f.verdict, *errors, f.where, *values))
+            shape = "×".join(map(str, f.shape)) or "scalar"
+            rows.append((f.name, shape, f.verdict, *errors, f.where, *apart(f.recorded, f.numerical)))
         text = "\n".join([head, *table(rows)])
-        slopes = Report(self.findings, self.mode, self.evaluations, f"{self.caller}, gradients")
-        return f"{text}\n\n{slopes}" if self.findings else text
+        if not self.findings:
+            return "\n".join([text, *self.notes])
+        slopes = Report(self.findings, self.mode, self.evaluations, f"{self.caller}, gradients", self.allowed, self.notes)
+        return f"{text}\n\n{slopes}"
+
+
+def largest_of(x: Array) -> float:
+    """The largest of the finite absolute values, 0 if there are none."""
+    return float(np.abs(x).max(initial=0.0, where=np.isfinite(x)))
+
+
+def relative_errors(a: Array, b: Array, floor: float) -> Array:
+    """|a - b| / max(|a|, |b|, floor): 0 where they are equal, infinity where one is not a number."""
+    with np.errstate(all="ignore"):
+        errors = np.abs(a - b) / np.maximum(np.maximum(np.abs(a), np.abs(b)), floor)
+    errors[np.isnan(errors)] = math.inf
+    errors[a == b] = 0.0
+    return np.asarray(errors)
+
+
+def difference(a: float, b: float) -> float:
+    return 0.0 if a == b else abs(a - b)
 
 
 def number(x: float, spec: str) -> str:
     return "-" if math.isnan(x) else format(x, spec)
+
+
+def apart(a: float, b: float) -> list[str]:
+    """Both numbers, with as many digits as it takes to tell them from each other, and nine at least."""
+    if number(a, ".9g") == number(b, ".9g") and a != b:
+        return [number(a, ".17g"), number(b, ".17g")]
+    return [number(a, ".9g"), number(b, ".9g")]
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -1,30 +1,55 @@
 """Hypothesis strategies: what to try models, losses and ops with. Needs Hypothesis: pip install hypothesis.
 
-Everything shrinks: shapes to few and short axes, values to 0 and round numbers, networks to few narrow layers.
+Everything shrinks: shapes to few and short axes, values to 0 and round numbers, networks to few narrow layers. What is drawn is
+printed as the code that makes it anew, weights included; it can be pasted below these lines::
+
+    import numpy as np
+    from tensorgrad import nn
+    from tensorgrad.op import REGISTRY
+    from tensorgrad.testing.expressions import Expression
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tensorgrad import nn
+from tensorgrad.core.arguments import whole
 from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.graph import literal
 from tensorgrad.core.op import REGISTRY, Op, Sample
 from tensorgrad.core.signature import Shape, Signature
-from tensorgrad.errors import MissingDependencyError
+from tensorgrad.core.state import shown
+from tensorgrad.errors import ArgumentError, DTypeError, MissingDependencyError
+from tensorgrad.kernels import common
 
 try:
     from hypothesis import strategies as st
+    from hypothesis.control import current_build_context
     from hypothesis.extra import numpy as hnp
-except ImportError as error:
+    from hypothesis.vendor.pretty import IDKey
+except ModuleNotFoundError as error:
+    if error.name != "hypothesis":
+        raise
     raise MissingDependencyError(
-        "tensorgrad.testing.strategies needs hypothesis, which is not installed; pip install hypothesis"
-    ) from error
+        "tensorgrad.testing.strategies: needs hypothesis, which is not installed; pip install hypothesis"
+    ) from None
+
+with contextlib.suppress(Exception):  # whatever keeps Numba from being imported, says so where it is used
+    # Hypothesis gives an example 200 ms: here the kernels for small models are built, which imports Numba, and not in the first
+    for logits in (np.zeros((1, 2), np.float32), np.zeros((1, 2))):
+        common.relu_grad(logits, logits)
+        if common.log_softmax(logits) is not None:
+            common.cross_entropy_grad(logits, np.zeros(1, np.int64), 1.0)
+
+T = TypeVar("T")
 
 KINK_MARGIN = 0.05
 DIGITS = 100  # values are whole multiples of 1/DIGITS: they read well, and none are nearly equal
@@ -40,23 +65,66 @@ def values(
 
     on_kinks  instead put about every second element exactly on a kink
     """
-    low, high = math.ceil(domain[0] * DIGITS), math.floor(domain[1] * DIGITS)
-    elements = st.integers(low, high).map(lambda k: k / DIGITS)
+    return in_code(arrays(shape, domain, kinks, on_kinks))
+
+
+def arrays(
+    shape: Shape | st.SearchStrategy[Shape], domain: tuple[float, float], kinks: Sequence[float] = (), on_kinks: bool = False
+) -> st.SearchStrategy[Array]:
+    """The same for what is drawn on the way, and not printed."""
+    shape = tuple(shape) if isinstance(shape, list) else shape
+    try:
+        low, high = map(float, domain)
+        is_range = math.isfinite(low) and math.isfinite(high) and math.ceil(low * DIGITS) <= math.floor(high * DIGITS)
+    except (TypeError, ValueError, OverflowError):
+        is_range = False
+    if not is_range:
+        raise ArgumentError(f"values: domain must be two finite numbers with hundredths between them, got {shown(domain)}")
+    if not isinstance(kinks, (tuple, list)) or not all(isinstance(k, (int, float)) and math.isfinite(k) for k in kinks):
+        raise ArgumentError(f"values: kinks must be a list of finite numbers, got {shown(kinks)}")
+    return hundredths(shape, (float(domain[0]), float(domain[1])), tuple(map(float, kinks)), on_kinks)
+
+
+@functools.lru_cache(1024)  # a strategy takes longer to make and to validate than to draw from
+def hundredths(
+    shape: Shape | st.SearchStrategy[Shape], domain: tuple[float, float], kinks: tuple[float, ...], on_kinks: bool
+) -> st.SearchStrategy[Array]:
+    elements = st.integers(math.ceil(domain[0] * DIGITS), math.floor(domain[1] * DIGITS))
     if kinks and on_kinks:
-        elements = st.sampled_from(list(kinks)) | elements
-    elif kinks:
-        elements = elements.filter(lambda x: all(abs(x - kink) >= KINK_MARGIN for kink in kinks))
-    return hnp.arrays(np.float64, shape, elements=elements, fill=st.nothing())
+        either = st.sampled_from(kinks) | elements.map(lambda k: k / DIGITS)
+        return hnp.arrays(np.float64, shape, elements=either, fill=st.nothing())
+    if kinks:
+        elements = elements.filter(lambda k: all(abs(k / DIGITS - kink) >= KINK_MARGIN for kink in kinks))
+    return divided(hnp.arrays(np.int64, shape, elements=elements, fill=st.nothing()))
+
+
+@st.composite
+def divided(draw: st.DrawFn, whole: st.SearchStrategy[Array]) -> Array:
+    return np.asarray(draw(whole) / DIGITS)
+
+
+@functools.lru_cache(1024)
+def integers(low: int, high: int, shape: Shape | None = None) -> st.SearchStrategy[Any]:
+    """An integer from low to high, or an array of them."""
+    one = st.integers(low, high)
+    return one if shape is None else hnp.arrays(np.int64, shape, elements=one, fill=st.nothing())
 
 
 def shapes(signature: str | Op, sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
     """Shapes of arguments that fit an op's signature, such as "(m,k),(k,n)->(m,n)"; leading axes broadcast."""
-    parsed = signature.parsed if isinstance(signature, Op) else Signature.parse(signature)
-    return st.composite(lambda draw: parsed.shapes(Draws(draw), sizes))()  # type: ignore[arg-type]
+    if not isinstance(signature, (str, Op)):
+        raise DTypeError(f'shapes: signature must be an op or a text such as "(m,k),(k,n)->(m,n)", got {shown(signature)}')
+    return fitting(signature.parsed if isinstance(signature, Op) else Signature.parse(signature), sizes)
+
+
+@st.composite
+def fitting(draw: st.DrawFn, signature: Signature, sizes: Sequence[int]) -> list[Shape]:
+    return signature.shapes(Draws(draw), sizes)  # type: ignore[arg-type]
 
 
 def broadcastable(count: int = 2, sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
     """Shapes that broadcast against each other."""
+    count = whole("broadcastable", "count", count, 1)
     return shapes(",".join(["()"] * count) + "->()", sizes)
 
 
@@ -67,7 +135,7 @@ def matmul_shapes(sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Sh
 
 def dtypes() -> st.SearchStrategy[np.dtype[Any]]:
     """The floating dtypes of Tensors: float32 and float64."""
-    return st.sampled_from([np.dtype(np.float32), np.dtype(np.float64)])
+    return in_code(st.sampled_from([np.dtype(np.float32), np.dtype(np.float64)]))
 
 
 def arguments(op: Op, sizes: Sequence[int] = (1, 2, 3), on_kinks: bool = False) -> st.SearchStrategy[Sample]:
@@ -75,14 +143,17 @@ def arguments(op: Op, sizes: Sequence[int] = (1, 2, 3), on_kinks: bool = False) 
 
     on_kinks  put elements on the op's kinks, and make elements equal, for those that compare them
     """
+    if not isinstance(op, Op):
+        raise DTypeError(f"arguments: op must be an op, such as REGISTRY['exp'], got {shown(op)}")
+    return in_code(samples(op, sizes, on_kinks))
 
-    def draw_them(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Sample:
-        args, attrs = op.sample(Draws(draw), sizes)  # type: ignore[arg-type]
-        if on_kinks:
-            args = tuple(draw(kinky(op, a)) if is_floating(a.dtype) and not op.is_data(i) else a for i, a in enumerate(args))
-        return args, attrs
 
-    return st.composite(draw_them)()
+@st.composite
+def samples(draw: st.DrawFn, op: Op, sizes: Sequence[int], on_kinks: bool) -> Sample:
+    args, attrs = op.sample(Draws(draw), sizes)  # type: ignore[arg-type]
+    if on_kinks:
+        args = tuple(draw(kinky(op, a)) if is_floating(a.dtype) and not op.is_data(i) else a for i, a in enumerate(args))
+    return args, attrs
 
 
 def kinky(op: Op, x: Array) -> st.SearchStrategy[Array]:
@@ -94,7 +165,7 @@ def kinky(op: Op, x: Array) -> st.SearchStrategy[Array]:
 
 def labels(count: int | st.SearchStrategy[int], classes: int) -> st.SearchStrategy[Array]:
     """Class indices (count): integers in 0 .. classes-1."""
-    return hnp.arrays(np.int64, count, elements=st.integers(0, classes - 1), fill=st.nothing())
+    return in_code(hnp.arrays(np.int64, count, elements=st.integers(0, classes - 1), fill=st.nothing()))
 
 
 def batches(features: int, classes: int, max_rows: int = 5) -> st.SearchStrategy[tuple[Array, Array]]:
@@ -108,7 +179,7 @@ def widths(max_width: int = 6, max_layers: int = 3) -> st.SearchStrategy[tuple[i
 
 
 # The modules of all activations by the names of their ops; those without kinks come first, and so failures shrink to them
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     op.name: getattr(nn, module)
     for op in sorted(REGISTRY.values(), key=lambda op: bool(op.kinks))
     for module in nn.__all__
@@ -124,44 +195,103 @@ def mlps(
     features: int | None = None,
     classes: int | None = None,
 ) -> st.SearchStrategy[nn.Sequential]:
-    """Networks of linear layers with an activation between each two; parameters from a drawn seed.
+    """Networks of linear layers with an activation between each two; parameters from a drawn seed, one more for each layer.
 
     features, classes  the first and the last width, where they are given
     """
+    unknown = [activations] if isinstance(activations, str) else [a for a in activations if a not in ACTIVATIONS]
+    if unknown or not activations:
+        known = ", ".join(ACTIVATIONS)
+        raise ArgumentError(f"mlps: activations must be a list of some of {known}; got {shown(activations)}")
+    features = features if features is None else whole("mlps", "features", features, 1)
+    classes = classes if classes is None else whole("mlps", "classes", classes, 1)
+    width, layers = whole("mlps", "max_width", max_width, 1), whole("mlps", "max_layers", max_layers, 1)
+    return networks(width, layers, tuple(activations), features, classes)
 
-    def build(sizes: tuple[int, ...], activation: str, seed: int) -> nn.Sequential:
-        rng = np.random.default_rng(seed)
-        sizes = (features or sizes[0], *sizes[1:-1], classes or sizes[-1])
-        layers: list[nn.Module] = []
-        for n, m in pairwise(sizes):
-            layers += [nn.Linear(n, m, rng=rng), ACTIVATIONS[activation]()]
-        return nn.Sequential(*layers[:-1])
 
-    return st.builds(build, widths(max_width, max_layers), st.sampled_from(list(activations)), st.integers(0, 2**16))
+@st.composite
+def networks(
+    draw: st.DrawFn,
+    max_width: int,
+    max_layers: int,
+    activations: Sequence[str],
+    features: int | None,
+    classes: int | None,
+) -> nn.Sequential:
+    sizes, activation = draw(widths(max_width, max_layers)), ACTIVATIONS[draw(st.sampled_from(list(activations)))]
+    seed = draw(st.integers(0, 2**16))
+    sizes = (features or sizes[0], *sizes[1:-1], classes or sizes[-1])
+    parts: list[nn.Module] = []
+    lines: list[str] = []
+    for i, (n, m) in enumerate(pairwise(sizes)):
+        parts += [nn.Linear(n, m, rng=np.random.default_rng(seed + i)), activation()]
+        lines += [f"nn.Linear({n}, {m}, rng=np.random.default_rng({seed + i}))", f"nn.{activation.__name__}()"]
+    code = f"nn.Sequential({', '.join(lines[:-1])})"
+    return printed(nn.Sequential(*parts[:-1]), lambda model: code)
 
 
 def ops(names: Sequence[str] | None = None) -> st.SearchStrategy[Op]:
     """Registered ops that have a gradient and can stand alone; of those named, if any are."""
+    if names is not None:
+        if isinstance(names, str) or not all(isinstance(n, str) for n in (names if isinstance(names, Iterable) else [names])):
+            raise DTypeError(f"ops: names must be a list of names of ops, got {shown(names)}")
+        if unknown := [name for name in names if name not in REGISTRY]:
+            raise ArgumentError(f"ops: there is no op {unknown[0]!r}; tensorgrad.op.REGISTRY has them all")
+        if not names:
+            raise ArgumentError("ops: there are no names")
     chosen = [op for op in REGISTRY.values() if op.backward is not None and not op.calls]
-    return st.sampled_from([op for op in chosen if names is None or op.name in names])
+    return in_code(st.sampled_from([op for op in chosen if names is None or op.name in names]))
+
+
+@st.composite
+def in_code(draw: st.DrawFn, strategy: st.SearchStrategy[T]) -> T:
+    """What a strategy gives, the arrays, dtypes and ops in which Hypothesis then prints as code."""
+    value = draw(strategy)
+    stack: list[Any] = [value]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, Op):
+            printed(part, lambda op: f"REGISTRY[{op.name!r}]")
+        elif isinstance(part, np.dtype):
+            printed(part, lambda dtype: f"np.dtype({dtype.name!r})")
+        elif isinstance(part, (np.ndarray, type)):
+            printed(part, literal)
+        elif isinstance(part, (tuple, list)):
+            stack += part
+        elif isinstance(part, dict):
+            stack += part.values()
+    return value
+
+
+def printed(value: T, code: Callable[[T], str]) -> T:
+    """The same, of which Hypothesis, if it is to show it, prints what `code` makes of it, and not its `repr`.
+
+    It keeps such a text for what `st.builds` makes, but takes the `repr` where that is shorter: "Linear(2, 1)", whatever its
+    weights are.
+    """
+    try:
+        printers = current_build_context().known_object_printers[IDKey(value)]
+    except (AttributeError, LookupError, TypeError):  # a version that keeps them in another place prints the `repr`
+        return value
+    printers.append(lambda value, printer, cycle: printer.text(code(value)))
+    return value
 
 
 class Draws:
     """What `Op.sample` asks of a NumPy generator, answered by Hypothesis, so that the sample shrinks."""
 
-    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+    def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
 
     def integers(self, low: int, high: int | None = None, size: Any = None) -> Any:
         low, high = (0, low) if high is None else (low, high)
-        one = st.integers(int(low), int(high) - 1)
-        return self.draw(one if size is None else hnp.arrays(np.int64, size, elements=one, fill=st.nothing()))
+        return self.draw(integers(int(low), int(high) - 1, tuple(size) if isinstance(size, list) else size))
 
     def random(self, size: Any = None) -> Any:
         return self.uniform(0.0, 0.99, size)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> Any:
-        found = self.draw(values(() if size is None else size, (low, high)))
+        found = self.draw(arrays(() if size is None else size, (low, high)))
         return float(found) if size is None else found
 
     def choice(self, options: Any, size: Any = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,18 @@ from tensorgrad.compiler.world import Objects, Snapshot
 from tensorgrad.core.backend import Array, copy, finfo, may_overlap, on_gpu
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.testing.check import Check
+from tensorgrad.testing.alone import EPS32, by_op
+from tensorgrad.testing.checks import Check
+from tensorgrad.testing.paths import Ways
+from tensorgrad.testing.point import random_weights
 from tensorgrad.testing.problem import Problem, gradients, outputs_of, raised
 from tensorgrad.testing.report import PASSED, Finding
+from tensorgrad.testing.rounding import Rounding, close
+from tensorgrad.testing.single import undecided
 from tensorgrad.testing.trial import Trial
 
 SINGLE = 1e-2  # of a slope, or of the terms of it: so far may float32's be from float64's, for units of ReLU may turn over
-LOW = "along a direction, in"
+LOW = " in float"  # in the findings of less than float64, which go on with its bits
 
 
 class Reached(BaseException):
@@ -33,7 +39,8 @@ class Walks:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         trace = trial.trace
-        leaves = [t for t in trace.program().leaves if t.requires_grad and not trace.is_argument(t)]
+        # those that the step makes for itself, to differentiate by, are none of its parameters
+        leaves = [t for t in trace.program().leaves if t.requires_grad and not trace.is_argument(t) and not trace.is_inside(t)]
         self.parameters = list(
             dict.fromkeys([*leaves, *(t for t in trial.world.tensors if t.requires_grad and t.node is None)])
         )
@@ -70,9 +77,10 @@ class Walks:
         with trial.put_back():
             given, mine = self.given([copy(a) for a in trial.arrays])
             roots = self.begun(given, which)[which]
-            weights = np.random.default_rng(seed).normal(size=sum(t.size for t in roots))  # those of Check
+            weights = random_weights(np.random.default_rng(seed), (sum(t.size for t in roots),))  # those of Check
             parts = np.split(weights, np.cumsum([t.size for t in roots])[:-1])
             shaped = [w.reshape(t.shape) for w, t in zip(parts, roots, strict=True)]
+            self.roots_as_they_are = [t._data for t in roots]
             self.as_it_is = gradients(roots, [*self.parameters, *mine], shaped)
         arrays = [raised(a) for a in trial.arrays]
         for t in dict.fromkeys([*self.parameters, *world.tensors]):
@@ -92,10 +100,12 @@ class Walks:
         def compute(leaves: list[Tensor]) -> list[Tensor]:
             state.put_back()
             python.put_back()
-            return outputs_of("check_compiled", self.begun(args, which)[which])
+            return outputs_of("check_compiled", self.begun(args, which)[which], leaves)
 
         mine = self.given(arrays)[1]
-        names = [trial.names[t] for t in self.parameters] + [f"argument {i}" for i in range(len(mine))]
+        names = [trial.names.get(t, f"a Tensor {t.shape}") for t in self.parameters] + [
+            f"argument {i}" for i in range(len(mine))
+        ]
         yield Problem(names, [t._data for t in [*self.parameters, *mine]], leaves, compute)
 
     def findings(self, which: int, check: Check) -> list[Finding]:
@@ -103,16 +113,64 @@ class Walks:
         walk = f" (walk {which + 1} of {self.count})" if self.count > 1 else ""
         if found := check.unfit():
             return found
-        largest = max((float(np.abs(g).max(initial=0)) for g in check.recorded), default=0.0)
+        low = Low(check, self.roots_as_they_are)
         for i, (name, g) in enumerate(zip(check.problem.names, self.as_it_is, strict=True)):
-            along = check.direction([i], [1.0], name + walk, g.shape, check.rtol)
-            terms, single = check.recorded[i] * check.directions[i], (g * check.directions[i]).sum()
-            slope, size = terms.sum(), float(np.sqrt((terms * terms).sum()))
-            eps = float(finfo(g.dtype).eps)
-            room = max(SINGLE, 50 * eps) * max(abs(slope), size)
-            room += 50 * eps * largest * np.sqrt(g.size)  # of sums that cancel, such as a bias before a batch norm
-            if along.verdict in PASSED and g.dtype.itemsize < 8 and not abs(single - slope) <= room:
-                wrong = np.array(["wrong"]), np.array([single]), np.array([slope])
-                along = Finding.of(along.name, g.shape, 1, *wrong, lambda at, g=g: f"{LOW} {g.dtype}")
+            along = check.along(i, name + walk)
             found.append(along)
+            if along.verdict in PASSED and g.dtype.itemsize < 8:
+                found[-1:] = low.findings(i, name + walk, g) or [along]
+        if not any(f.verdict not in PASSED for f in found):
+            found += low.of_rules()
         return found
+
+
+class Low:
+    """Gradients of a walk in less than float64, beside those in float64.
+
+    roots  what the walk begins at in less than float64, arrays
+    """
+
+    def __init__(self, check: Check, roots: list[Array]) -> None:
+        self.check, self.roots, self.doubt = check, roots, ""
+        self.ways = Ways(check, [])
+
+    def findings(self, i: int, name: str, g: Array) -> list[Finding]:
+        """What is further away from the gradient of input i in float64 than rounding explains."""
+        e = self.check.recorded[i]
+        if g.dtype != np.float32:
+            return self.coarse(i, name, g)
+        good, f = close(e, g, EPS32), g.astype(np.float64)
+        if not good.all():
+            good |= self.rounding.explains(i, e, f)
+        if good.all():
+            return []
+        if doubt := undecided(self.rounding, self.roots, len(self.check.recorded)):
+            self.doubt = doubt
+            return self.coarse(i, name, g)
+        verdicts = np.where(good, "ok", "wrong").astype("U16")
+        return [
+            Finding.of(
+                name, g.shape, 1, verdicts, f, e, lambda at: f"{[int(n) for n in at] or 'x'},{LOW}{8 * g.dtype.itemsize}"
+            )
+        ]
+
+    @cached_property
+    def rounding(self) -> Rounding:
+        return self.ways.measured(eps=EPS32)
+
+    def coarse(self, i: int, name: str, g: Array) -> list[Finding]:
+        """What no unit of ReLU that turns over makes of a slope, where nothing more is known."""
+        largest = max((float(np.abs(a).max(initial=0)) for a in self.check.recorded), default=0.0)
+        terms, single = self.check.recorded[i] * (direction := self.check.point.directions[i]), (g * direction).sum()
+        slope, size = terms.sum(), float(np.sqrt((terms * terms).sum()))
+        eps = float(finfo(g.dtype).eps)
+        room = max(SINGLE, 50 * eps) * max(abs(slope), size)
+        room += 50 * eps * largest * np.sqrt(g.size)  # of sums that cancel, such as a bias before a batch norm
+        if abs(single - slope) <= room:
+            return []
+        wrong = np.array(["wrong"]), np.array([single]), np.array([slope])
+        return [Finding.of(name, g.shape, 1, *wrong, lambda at: f"along a direction,{LOW}{8 * g.dtype.itemsize}")]
+
+    def of_rules(self) -> list[Finding]:
+        """What is wrong of the rules on their own, where nothing is known of all together."""
+        return by_op(self.ways, "") if self.doubt else []

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tensorgrad.core.backend import Array
+from tensorgrad.core.files import as_path, replacing
+from tensorgrad.core.form import ANYTHING, COUNT, NUMBER, Maybe, problems
 from tensorgrad.data import storage
 from tensorgrad.errors import CheckpointError
 from tensorgrad.train.history import csv_lines
 from tensorgrad.train.run import Callback, Run
 from tensorgrad.train.state import VALUES
+
+BEST = {"best": NUMBER, "best_epoch": COUNT}  # the form of what is kept of a Best
 
 
 class Function(Callback):
@@ -124,6 +128,12 @@ class EarlyStopping(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "values": self.values}
 
+    def misfits(self, values: Any, run: Run) -> list[str]:
+        if found := problems(values, {**BEST, "values": Maybe({name: ANYTHING for name in VALUES})}):
+            return found
+        inner = run.state().misfits(values["values"]) if values["values"] is not None else []
+        return [f"values/{problem}" for problem in inner]
+
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         self._best.value, self._best.epoch = values["best"], values["best_epoch"]
         self.values = values["values"] if self.restore_best else None
@@ -150,6 +160,7 @@ class Checkpoint(Callback):
     def on_start(self, run: Run) -> None:
         if not self.path.resolve().parent.is_dir():  # after an epoch would be late
             raise CheckpointError(f"{self.path}: cannot be written: there is no folder {self.path.parent}")
+        run.check_for_files()
         self._saved = run.epoch
         if self._best is not None and not run.epoch:
             self._best = Best(self._best.monitor, mode=self._best.mode)
@@ -173,45 +184,73 @@ class Checkpoint(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {} if self._best is None else {"best": self._best.value, "best_epoch": self._best.epoch}
 
+    def misfits(self, values: Any, run: Run) -> list[str]:
+        return problems(values, BEST if self._best is not None else {})
+
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         if self._best is not None:
             self._best.value, self._best.epoch = values["best"], values["best_epoch"]
 
 
-class CSVLogger(Callback):
-    """Writes the history to a CSV file, a line after each epoch. A file of an earlier training is overwritten."""
+class Logger(Callback):
+    """Base of the callbacks that write the history to a file, after each epoch. A file of an earlier training is replaced.
+
+    The file is written anew each time, so that whoever reads it finds whole lines of one training.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
+        self.lines: list[bytes] = []
 
     def on_start(self, run: Run) -> None:
         """The epochs that a resumed training has behind it: the file may have others, of after the checkpoint."""
-        if run.epoch:
-            run.history.to_csv(self.path)
-        else:
-            self.path.write_text("")
+        self.lines = []
+        for row in run.history.rows():
+            self.add(row)
+        self.write()
 
     def on_epoch_end(self, run: Run) -> None:
-        names = [list(run.row)] if run.epoch == 1 else []
-        with self.path.open("a", newline="") as file:
-            file.write(csv_lines([*names, list(run.row.values())]))
+        self.add(run.row)
+        self.write()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Put an epoch into the lines."""
+        raise NotImplementedError
+
+    def write(self) -> None:
+        with replacing(self.path, durable=False) as file:
+            file.write(b"".join(self.lines))
 
 
-class JSONLinesLogger(Callback):
-    """Writes the history to a file of JSON lines, one after each epoch. A file of an earlier training is overwritten.
+class CSVLogger(Logger):
+    """Writes the history to a CSV file, a line after each epoch. A file of an earlier training is replaced."""
+
+    def on_start(self, run: Run) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.names: list[str] = []
+        super().on_start(run)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(dict(row))
+        if row.keys() - set(self.names):  # the first one, or one to which a callback has added something
+            self.names = list(dict.fromkeys([*self.names, *row]))
+            self.lines = [csv_lines([self.names, *map(self.cells, self.rows)])]
+        else:
+            self.lines.append(csv_lines([self.cells(row)]))
+
+    def cells(self, row: Mapping[str, Any]) -> list[Any]:
+        """The values of an epoch under the names of the columns: None for what it has not."""
+        return [row.get(name) for name in self.names]
+
+
+class JSONLinesLogger(Logger):
+    """Writes the history to a file of JSON lines, one after each epoch. A file of an earlier training is replaced.
 
     What is not finite, which JSON does not have, is null.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def on_start(self, run: Run) -> None:
-        self.path.write_text("".join(map(json_line, run.history.rows())))
-
-    def on_epoch_end(self, run: Run) -> None:
-        with self.path.open("a") as file:
-            file.write(json_line(run.row))
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.lines.append(json_line(row).encode())
 
 
 def json_line(row: Mapping[str, Any]) -> str:

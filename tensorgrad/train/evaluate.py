@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorgrad.autograd.walk import no_grad
 from tensorgrad.core.backend import Array
+from tensorgrad.core.state import state, switched
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.nn.module import Module
 from tensorgrad.train.arguments import EVALUATED, Metrics, as_loader, check_model_and_loss, device_of_model, named_metrics
@@ -19,6 +20,7 @@ from tensorgrad.train.steps import Steps, evaluation_step
 def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metrics = None) -> dict[str, float]:
     """The loss of a model over data, and metrics: {"loss": ..., ...}, in evaluation mode; arguments as in `fit`.
 
+    The mode is that of the call: threads may evaluate and predict with a model, also while another one trains it.
     It is the loss of all samples at once, in batches of any size, for the losses of this package; see `fit` for others.
     """
     check_model_and_loss(model, loss)
@@ -47,18 +49,13 @@ def measure(modules: list[Module], step: Steps, loader: Any) -> Record:
 @contextmanager
 def evaluating(modules: list[Module]) -> Iterator[None]:
     """Inside the block modules are in evaluation mode, and nothing is recorded."""
-    with modes_put_back(modules), no_grad():
+    with own_modes(modules), no_grad():
         for module in modules:
             module.training = False
         yield
 
 
-@contextmanager
-def modes_put_back(modules: list[Module]) -> Iterator[None]:
-    """After the block modules are in training or in evaluation mode as they were before it."""
-    modes = [(module, module.training) for module in modules]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def own_modes(modules: list[Module]) -> switched:
+    """Inside the block modules are in training or in evaluation mode as they were before it, and what sets other modes there
+    sets them for this block alone: no other thread sees them, and they end with it."""
+    return switched(modes={**state.modes, **{id(module): (module, module.training) for module in modules}})

@@ -23,7 +23,7 @@ from tensorgrad.train.arguments import (
     named_metrics,
 )
 from tensorgrad.train.callbacks import Checkpoint
-from tensorgrad.train.evaluate import measure, modes_put_back
+from tensorgrad.train.evaluate import measure, own_modes
 from tensorgrad.train.history import History
 from tensorgrad.train.interrupt import CtrlC
 from tensorgrad.train.metrics import Metric
@@ -70,9 +70,11 @@ def fit(
     validation   data of the same form, not trained on: "val_loss" and "val_<metric>" after each epoch
     metrics      functions of (predictions, targets), arrays of all samples, by name or in a list: tensorgrad.train.metrics.
                  Those of the training data are of the predictions that the steps made on the way, as the loss is
-    callbacks    Callbacks, or functions of the Run, called after each epoch
+    callbacks    Callbacks, whose on_batch_end is called after each batch, on_epoch_end after each epoch; or functions of the
+                 Run, called after each epoch
     schedule     its `step` is called after each epoch with the column `schedule_monitor` of the history, or after each batch
-                 without one, as its `per` says
+                 without one, as its `per` says: Warmup(..., per="batch"); a rate by a rule of one's own, for each batch, is
+                 set in a callback: `run.optimiser.lr = ...` in on_batch_end
     clip_norm    the largest norm that the gradients of a step together may have (optim.clip_grad_norm)
     l2           adds (l2 / m) sum of w² to the cost of a batch, w being the elements of parameters with two or more axes
                  (weights, not biases), m the number of its samples or the sum of their weights. "loss" has it, "val_loss" not
@@ -90,8 +92,9 @@ def fit(
     Returns the History. Training that was resumed, whenever it was interrupted, gives the parameters, bit for bit, of training
     that was not, given the same arguments, versions, machine and number of threads, where random numbers are drawn from the
     loaders' generators, those that modules have as attributes, and tensorgrad's own. Callbacks are told apart by class and
-    order. Ctrl-C ends the training after the step, saves, and returns (`history.interrupted`); a second one raises
-    KeyboardInterrupt at once. A training that a callback has stopped is stopped when it is resumed, too.
+    order; those with a state have to be the ones that the file has, and no others. Ctrl-C ends the training after the step,
+    saves, and returns (`history.interrupted`); a second one raises KeyboardInterrupt at once. A training that a callback has
+    stopped is stopped when it is resumed, too.
 
     Raises TrainingError if the loss of an epoch is not finite, with everything put back to the start of that epoch, or to where
     it was resumed in it;
@@ -129,7 +132,7 @@ def fit(
     steps = Steps(training_step(model, loss, optimiser, l2, clip_norm, bool(named)), compile)
     evaluation = Steps(evaluation_step(model, loss, bool(named)), compile)
 
-    with modes_put_back(run.modules()), CtrlC() as interrupted, Progress(progress, run) as bar:
+    with own_modes(run.modules()), CtrlC() as interrupted, Progress(progress, run) as bar:
         model.zero_grad()
         optimiser.zero_grad()
         for callback in every:
@@ -141,10 +144,7 @@ def fit(
             end_epoch(run, evaluation, named, schedule_monitor)
             bar.epoch(run.row)
             for callback in every:
-                try:
-                    callback.on_epoch_end(run)
-                except StopTraining as reason:
-                    run.stop = str(reason) or "stopped"
+                told(run, callback.on_epoch_end)
         run.history.interrupted, run.history.stopped = bool(interrupted), run.stop
         for callback in sorted(every, key=lambda c: not isinstance(c, Checkpoint)):  # before the best values are put back
             callback.on_end(run)
@@ -153,6 +153,14 @@ def fit(
         saved = f"; resume={files!r} goes on" if files else ""
         print(f"train.fit: interrupted after {run.epoch} of {run.epochs} epochs{saved}", file=sys.stderr)
     return run.history
+
+
+def told(run: Run, hook: Callable[[Run], Any]) -> None:
+    """Call what a callback has defined; it may end the training."""
+    try:
+        hook(run)
+    except StopTraining as reason:
+        run.stop = str(reason) or "stopped"
 
 
 def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, bar: Progress) -> None:
@@ -164,12 +172,15 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
         module.training = True
     record = run.record = run.record or Record(len(run.loader))
     start = time.perf_counter() - record.seconds
+    watching = [c for c in run.callbacks.values() if type(c).on_batch_end is not Callback.on_batch_end]
     run.batches = iter(run.loader)  # kept: while it lives, the loader knows where it is
     try:
         for batch in run.batches:
             record.add(*steps(*batch), batch[1])
             if by_batch is not None:
                 by_batch.step()
+            for callback in watching:
+                told(run, callback.on_batch_end)
             bar.update()
             if interrupted:
                 break

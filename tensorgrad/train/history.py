@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tensorgrad.core.files import replacing
 from tensorgrad.core.table import columns
-from tensorgrad.data import storage
 
 
 class History(Mapping[str, list[Any]]):
@@ -59,8 +59,8 @@ class History(Mapping[str, list[Any]]):
 
     def to_csv(self, path: str | Path) -> None:
         """Write it as a CSV file, a line of names first; numbers have all their digits."""
-        with storage.replacing(path) as file:
-            file.write(csv_lines([list(self.columns), *(list(row.values()) for row in self.rows())]).encode())
+        with replacing(path) as file:
+            file.write(csv_lines([list(self.columns), *(list(row.values()) for row in self.rows())]))
 
     def plot(self, **options: Any) -> Any:
         """A matplotlib figure of the losses and the metrics: `tensorgrad.draw.curves(..., **options)`."""
@@ -69,13 +69,13 @@ class History(Mapping[str, list[Any]]):
         return curves({k: v for k, v in self.columns.items() if k not in ("epoch", "lr", "seconds")}, **options)
 
 
-def csv_lines(rows: list[list[Any]]) -> str:
-    """Rows as the lines of a CSV file."""
+def csv_lines(rows: list[list[Any]]) -> bytes:
+    """Rows as the lines of a CSV file, in UTF-8; what that does not have, lone surrogates, is escaped as Python does it."""
     import io
 
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _text(value: Any) -> str:

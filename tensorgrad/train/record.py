@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import Array, copy, is_array, like, namespace, on
+from tensorgrad.core.form import ARRAY, DOUBLES, FLOATS, NUMBER, described, problems
 from tensorgrad.core.tensor import Tensor, wrap
+
+FORM = {"losses": FLOATS, "counts": DOUBLES, "predictions": [ARRAY], "targets": [ARRAY], "seconds": NUMBER}
 
 
 class Record:
@@ -84,6 +87,20 @@ class Record:
             "targets": joined(self.targets),
             "seconds": self.seconds,
         }
+
+    def misfits(self, values: Any, measured: bool) -> list[str]:
+        """What keeps a state_dict from being loaded, in words. measured: whether there are metrics, which need predictions."""
+        if found := problems(values, FORM):
+            return found
+        for name in ("losses", "counts"):
+            if values[name].ndim != 1 or len(values[name]) > self.batches:
+                found.append(f"{name} is {described(values[name])}, expected at most {self.batches} numbers")
+        if not found and len(values["losses"]) != len(values["counts"]):
+            found.append(f"losses of {len(values['losses'])} batches, counts of {len(values['counts'])}")
+        for name in ("predictions", "targets"):
+            if len(values[name]) != (1 if measured else 0):
+                found.append(f"{name} is a list of {len(values[name])} arrays, expected {1 if measured else 0}")
+        return found
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Go on as the record that `state_dict` was taken from."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, copy, put
+from tensorgrad.core.form import ANYTHING, ARRAY, TEXT, Each, generator_problems, problems
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.nn.module import Module
 from tensorgrad.ops import random
@@ -63,7 +64,8 @@ class State:
 
     def misfits(self, values: Mapping[str, Any]) -> list[str]:
         """What keeps the values of a file from being put, in words."""
-        return [problem for name, part in self.parts.items() if name in values for problem in misfits(part, values[name])]
+        found = {name: misfits(part, values[name]) for name, part in self.parts.items() if name in values}
+        return [f"{name}: {'; '.join(problems)}" for name, problems in found.items() if problems]
 
 
 def modules_of(*parts: Any) -> list[Module]:
@@ -137,6 +139,19 @@ class Generators:
     def state_dict(self) -> list[Any]:
         return [random.state_of(rng) for rng in self.generators]
 
+    def misfits(self, values: Any) -> list[str]:
+        if found := problems(values, [{"generator": Each(ANYTHING), "gpus": Each(ARRAY)}]):
+            return found
+        kinds = [state["generator"].get("bit_generator") for state in values]
+        own = [type(rng.bit_generator).__name__ for rng in self.generators]
+        if kinds != own:
+            return [f"holds generators {kinds}, the model has {own}"]
+        return [
+            problem
+            for i, (rng, state) in enumerate(zip(self.generators, values, strict=True))
+            for problem in generator_problems(rng, state["generator"], f"{i}/generator")
+        ]
+
     def load_state_dict(self, values: list[Any]) -> None:
         for rng, state in zip(self.generators, values, strict=True):
             random.set_state(rng, state)
@@ -156,58 +171,41 @@ def misfits(part: Any, values: Any) -> list[str]:
     """What keeps the values of a file from being those of a part, in words."""
     if isinstance(part, (Module, Others)):
         return array_misfits(part.state_dict(), values)
-    if isinstance(part, Optimiser):
-        return optimiser_misfits(part, values)
-    if isinstance(part, Schedule):
-        return schedule_misfits(part, values)
-    if isinstance(part, Generators):
-        kinds = [state["generator"]["bit_generator"] for state in values]
-        own = [type(rng.bit_generator).__name__ for rng in part.generators]
-        return [] if kinds == own else [f"holds generators {kinds}, the model has {own}"]
-    return []
+    if isinstance(part, (Optimiser, Schedule)):
+        kind = type(part).__name__
+        if found := problems(values, Each(ANYTHING, {"type": TEXT})):
+            return found
+        if values["type"] != kind:
+            of = ("the state of ", "of ") if isinstance(part, Optimiser) else ("a ", "a ")
+            return [f"holds {of[0]}{values['type']}, not {of[1]}{kind}"]
+        inner = {name: value for name, value in values.items() if name != "type"}
+        found = optimiser_misfits(part, inner) if isinstance(part, Optimiser) else part.misfits(inner)
+        return [f"{kind}: {problem}" for problem in found]
+    return part.misfits(values) if hasattr(part, "misfits") else []
 
 
-def array_misfits(own: Mapping[str, Array], values: Mapping[str, Array]) -> list[str]:
-    """Arrays by name that are missing, not known, or of another shape or dtype."""
-    problems = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
-    problems += [f"unexpected {sorted(values.keys() - own.keys())}"] if values.keys() - own.keys() else []
+def array_misfits(own: Mapping[str, Array], values: Any) -> list[str]:
+    """Arrays by name that are missing, not known, none, or of another shape or dtype."""
+    if not isinstance(values, Mapping):
+        return problems(values, Each(ARRAY))
+    found = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
+    found += [f"unexpected {sorted(values.keys() - own.keys(), key=str)}"] if values.keys() - own.keys() else []
     for name, array in own.items():
-        if name in values and (values[name].shape, values[name].dtype) != (array.shape, array.dtype):
-            found = f"{values[name].shape} {values[name].dtype}"
-            problems.append(f"{name} is {found}, expected {array.shape} {array.dtype}")
-    return problems
+        if name in values and (wrong := problems(values[name], ARRAY, name)):
+            found += wrong
+        elif name in values and (values[name].shape, values[name].dtype) != (array.shape, array.dtype):
+            got = f"{values[name].shape} {values[name].dtype}"
+            found.append(f"{name} is {got}, expected {array.shape} {array.dtype}")
+    return found
 
 
 def optimiser_misfits(optimiser: Optimiser, values: Mapping[str, Any]) -> list[str]:
-    """Another kind of optimiser, or one of other parameters."""
-    kind = type(optimiser).__name__
-    if values["type"] != kind:
-        return [f"holds the state of {values['type']}, not of {kind}"]
-    if len(values["state"]) != len(optimiser.state):
-        return [f"holds the state of {len(values['state'])} parameters, {kind} has {len(optimiser.state)}"]
-    if (problems := optimiser.misfits(values)) and "shape" not in problems[0]:
-        return [f"{kind}: holds {problem}" for problem in problems]
-    return [
-        f"{kind}: parameter {i}: {problem}"
+    """An optimiser of other parameters, or of other settings, or with state of another dtype."""
+    if found := problems(values, optimiser.form) or optimiser.group_misfits(values):
+        return found
+    by_parameter = [
+        f"parameter {i}: {problem}"
         for i, (own, found) in enumerate(zip(optimiser.state, values["state"], strict=True))
         for problem in array_misfits(own, found)
     ]
-
-
-def schedule_misfits(schedule: Schedule, values: Mapping[str, Any]) -> list[str]:
-    """Another kind of schedule, or one with another inside of it."""
-    kind = type(schedule).__name__
-    if values["type"] != kind:
-        return [f"holds a {values['type']}, not a {kind}"]
-    own = schedule.state_dict()
-    names = ({name for name, value in found.items() if isinstance(value, dict) and "type" in value} for found in (values, own))
-    problems = []
-    for name in sorted(set().union(*names)):
-        inner = getattr(schedule, name, None)
-        if not isinstance(inner, Schedule):
-            problems.append(f"holds a {kind} whose {name} is a {values[name]['type']}, not {inner}")
-        elif not isinstance(values.get(name), dict):
-            problems.append(f"holds a {kind} whose {name} is {values.get(name)}, not a {type(inner).__name__}")
-        else:
-            problems += [f"{kind}: {name}: {problem}" for problem in schedule_misfits(inner, values[name])]
-    return problems
+    return by_parameter or optimiser.array_misfits(values)

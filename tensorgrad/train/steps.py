@@ -121,11 +121,10 @@ def each(loss: Callable[..., Any]) -> Callable[..., Any]:
         loss.reduction = "none"
         return loss
     named = getattr(loss, "__name__", type(loss).__name__)
-    call: Callable[..., Any] = loss.forward if isinstance(loss, Module) else loss  # a module's call passes no keywords on
     try:
-        inspect.signature(call).bind(None, None, reduction="none")
+        inspect.signature(loss.forward if isinstance(loss, Module) else loss).bind(None, None, reduction="none")
     except TypeError:
         raise TypeError(
             f"train.fit: for sample weights the loss is called with reduction='none', which {named} does not take"
         ) from None
-    return partial(call, reduction="none")
+    return partial(loss, reduction="none")

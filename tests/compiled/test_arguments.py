@@ -159,6 +159,7 @@ METHODS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array:DeprecationWarning")  # but it is still to be had
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in ("isinstance",)])
 def test_methods_of_numpy_on_arguments(name: str) -> None:
     """NumPy's values, or an error that says that arguments come as Tensors."""

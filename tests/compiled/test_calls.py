@@ -28,6 +28,7 @@ from tensorgrad.compiler.calls import (
     Dot,
     Elementwise,
     Matmul,
+    Put,
     Reduction,
 )  # fmt: skip
 from tensorgrad.compiler.emit import Emitter
@@ -41,6 +42,8 @@ from tensorgrad.kernels import build, generate, thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.op import REGISTRY
 from tensorgrad.ops import random
+from tensorgrad.ops.assign import assign
+from tensorgrad.ops.index import AT
 from tests.compiled import kernels, lowered, num_threads
 
 THOROUGH = int(os.environ.get("TENSORGRAD_THOROUGH", "1"))  # so many times as many examples
@@ -164,6 +167,11 @@ EXAMPLES: dict[type[Call], tuple[list[Array], Callable[..., Any], Callable[..., 
     Dot: ([*X], lambda a, b: (a * b).sum(), lambda *made: Dot("dot", *made)),
     Elementwise: ([*X], np.subtract, lambda *made: Elementwise("subtract", *made, 0)),
     Matmul: ([X[0], X[1].T.copy()], np.matmul, lambda *made: Matmul("matmul", *made)),
+    Put: (
+        [X[0], X[1], T],  # of a row that is named twice the last one stays
+        lambda x, v, t: np.array([v[np.flatnonzero(t == i)[-1]] if i in t else x[i] for i in range(5)]),
+        lambda *made: Put(assign, {"index": AT}, *made),
+    ),
     Reduction: ([X[0]], lambda x: x.sum(0), lambda *made: Reduction("add", (0,), "sum", *made, 0)),
 }
 
@@ -371,7 +379,7 @@ def test_chains_by_numpy(dtypes: str, lowered: bool) -> None:
 @pytest.mark.parametrize("dtypes", ["d", "f", "?d", "?f"])
 def test_chains_by_numba(dtypes: str) -> None:
     """The same by loops that Numba compiles, which takes its time; each for several shapes and both sets of thresholds."""
-    pytest.importorskip("numba")
+    pytest.importorskip("numba", reason="needs Numba: pip install numba")
     rng = np.random.default_rng([*dtypes.encode()])
     done = 0
     with kernels(numba=True):

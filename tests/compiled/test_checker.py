@@ -50,6 +50,7 @@ def test_wrong_decisions_are_caught(decision: planners.Decision) -> None:
     assert [v for v in verdicts if v[0] == "missed"] == []
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("function", EDITED, ids=lambda f: f.__qualname__)
 def test_wrong_planners_are_caught(function: Any) -> None:
     """Functions of the planner with a condition left out or turned round, a statement left out, a number one larger."""

@@ -185,17 +185,17 @@ from tests.compiled.test_compile_time import plan_of, relu_rnn
 
 for steps in map(int, sys.argv[1:]):
     plan_of(relu_rnn, steps)
-    print(len(list(Path(os.environ["TENSORGRAD_CACHE"]).glob("*.py"))))
+    print(len({path.name.partition("-")[0] for path in Path(os.environ["TENSORGRAD_CACHE"]).glob("chain_*")}))
 """
 
 
 def test_kernels_of_numba_do_not_grow(tmp_path: Path) -> None:
-    """Each source that is compiled is a file in the cache; a longer loop has none, or few, of its own."""
-    pytest.importorskip("numba")
+    """Each source that is compiled has its name in the cache; a longer loop has none, or few, of its own."""
+    pytest.importorskip("numba", reason="needs Numba: pip install numba")
     environment = {**os.environ, "TENSORGRAD_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", COUNTING, "4", "8", "24"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     found = [int(n) for n in ended.stdout.split()]
     assert found[2] - found[1] <= GROWTH
-    assert found[2] <= 40
+    assert 0 < found[2] <= 40

@@ -73,12 +73,12 @@ def outcome(call: Callable[[], Any]) -> Any:
             return type(error)
 
 
-@pytest.mark.parametrize("dtype", VALUES)
-@pytest.mark.parametrize("name", [*EXACT.split(), *CLOSE.split(), *FLOATING])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, d) for name in [*EXACT.split(), *CLOSE.split(), *FLOATING] for d in (FLOATS if name in FLOATING else VALUES)],
+)
 def test_functions(name: str, dtype: str) -> None:
     """NumPy's own values, of special and of ordinary numbers, alone and inside of a chain; real ones of 8 bits in float32."""
-    if name in FLOATING and dtype not in FLOATS:
-        pytest.skip("is taken to floats")
     function = getattr(np, name)
     args = (VALUES[dtype],) if function.nin == 1 else pairs(VALUES[dtype], VALUES[dtype])
     expected = outcome(lambda: function(*args))
@@ -163,7 +163,9 @@ def test_with_python_numbers(name: str, dtype: str) -> None:
     formula, x = NUMBERS[name], VALUES[dtype]
     expected = outcome(lambda: formula(x))
     if isinstance(expected, type):
-        pytest.skip("NumPy does not")
+        with pytest.raises((TypeError, ValueError)):
+            replayed(formula, x)
+        return
     if (name, dtype) == (
         "x ** 0.5",
         "float16",

@@ -47,7 +47,7 @@ HABITS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "np.matmul": lambda a, v: np.matmul(np.eye(3) * 2, a.copy(), out=a),
     "np.random": lambda a, v: np.random.default_rng(0).random(out=a),
     "memoryview": lambda a, v: memoryview(a).__setitem__(0, float(v[0])),
-    "DLPack": lambda a, v: np.from_dlpack(a).__imul__(0.5) if a.flags.writeable else None,
+    "DLPack": lambda a, v: np.from_dlpack(a).__imul__(0.5) if np.from_dlpack(a).flags.writeable else a.__imul__(0.5),
     "swapped": lambda a, v: a.__setitem__([0, 1], a[[1, 0]]),
 }
 
@@ -222,7 +222,9 @@ LOADING: dict[str, Callable[[Any, Any, Any], Any]] = {  # of a model, its target
     "moving average of state dicts": lambda m, t, o: t.load_state_dict(
         {k: 0.9 * v + 0.1 * m.state_dict()[k] for k, v in t.state_dict().items()}
     ),
-    "the optimiser's": lambda m, t, o: o.load_state_dict({**o.state_dict(), "lr": 0.05}),
+    "the optimiser's": lambda m, t, o: o.load_state_dict(
+        {**(s := o.state_dict()), "groups": [{**g, "lr": 0.05} for g in s["groups"]]}
+    ),
     "weights cut": lambda m, t, o: [np.clip(p.data, -0.3, 0.3, out=p.data) for p in m.parameters()],
     "weights cut, in a loop": lambda m, t, o: [p.data.__setitem__(..., p.data.clip(-0.3, 0.3)) for p in m.parameters()],
     "state cleared": lambda m, t, o: [v.fill(0) for s in o.state for v in s.values()],

@@ -61,9 +61,10 @@ def test_settings_of_optimisers(name: str, key: str, first: Any, later: Any, how
             if how == "settings":
                 optimiser.settings[key] = later
             else:
-                values = optimiser.state_dict()
-                (group,) = values["groups"]
-                optimiser.load_state_dict({**values, "groups": [{**group, key: later, "lr": 0.05}], "state": [{}]})
+                other = OPTIMISERS[name]([w])
+                other.settings[key], other.lr = later, 0.05
+                other.load_state_dict({**other.state_dict(), "steps": optimiser.steps})
+                optimiser.load_state_dict(other.state_dict())
 
         return World(step, lambda: (w, optimiser.state, optimiser.steps)), change
 

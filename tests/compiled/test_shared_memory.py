@@ -41,6 +41,7 @@ def gradients(d: int, h: int, m: int, activation: str, l2: float, dtype: str) ->
     return make
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("l2", [0.0, 0.01], ids=["", "l2"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradients_of_few_samples(activation: str, l2: float) -> None:

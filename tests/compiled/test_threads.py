@@ -5,9 +5,6 @@ A race shows as ten calls that differ: with a learning rate of 0 the replays are
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +20,9 @@ from tensorgrad.nn import functional as F
 from tests.compiled import World, agree, as_tensors, assert_close, kernels, lowered, num_threads, training
 
 BATCHES = {1: (7,), 2: (1, 7), 3: (2, 7), 12: (1, 7)}  # threads: samples
-CONTROLLED = pytest.mark.skipif(not controls_blas(), reason="needs threadpoolctl: without it samples are not split")
+CONTROLLED = pytest.mark.skipif(
+    not controls_blas(), reason="needs threadpoolctl, without which samples are not split: pip install threadpoolctl"
+)
 
 
 @contextmanager
@@ -205,62 +204,3 @@ def test_with_the_thresholds_as_they_are() -> None:
         expected = v @ square.weight.detach().numpy() + square.bias.detach().numpy()
         assert_close(repeat(np.zeros((1200, 1200), "float32"), v)[7], expected, 1e-4)
         x, v = x[::-1].copy(), v[::-1].copy()
-
-
-FORKING = """
-import os, signal, sys, time
-import numpy as np
-import tensorgrad as tg
-from tensorgrad import nn, optim
-from tensorgrad.kernels import thresholds
-from tensorgrad.nn import functional as F
-
-thresholds.ROWS_FLOPS, thresholds.CHAIN_THREADS, thresholds.SLICE = 0, 64, 32
-tg.set_num_threads(3)
-net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-optimiser = optim.SGD(net.parameters(), lr=0.1)
-
-def step(x, y):
-    loss = F.cross_entropy(net(x), y)
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return loss
-
-if sys.argv[1] == "compiled":
-    step = tg.compile(step)
-x, y = tg.Tensor(np.ones((50, 8), "float32")), tg.Tensor(np.zeros(50, int))
-losses = [step(x, y).item() for _ in range(4)]
-
-def in_child(depth):
-    child = os.fork()
-    if child == 0:
-        last = step(x, y).item()
-        if depth:
-            in_child(depth - 1)
-        os._exit(0 if last < losses[-1] else 3)
-    ended, since = 0, time.monotonic()
-    while not ended and time.monotonic() - since < 5:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.01)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-        os._exit(2)
-    if status:
-        os._exit(4)
-
-in_child(1)
-in_child(0)
-assert step(x, y).item() < losses[-1]
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("numba", ["numba", ""], ids=["numba", "numpy"])
-@pytest.mark.parametrize("how", ["compiled", "not compiled"])
-def test_a_process_that_has_used_threads_forks(how: str, numba: str) -> None:
-    """The child, and its own child, make a step: the threads of the parent are not in them."""
-    environment = {**os.environ, "TENSORGRAD_NO_NUMBA": "" if numba else "1"}
-    command = [sys.executable, "-W", "ignore", "-c", FORKING, how]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.returncode, ended.stderr) == (0, ""), {2: "the child hangs"}.get(ended.returncode, ended)

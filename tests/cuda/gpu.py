@@ -25,7 +25,7 @@ class Gpu:
     def needs_two(self) -> None:
         """Skip the test where there is no second GPU."""
         if backend.cupy().cuda.runtime.getDeviceCount() < 2:
-            pytest.skip("there is one GPU only")
+            pytest.skip("needs a second GPU: run it on a machine that has two")
 
     @contextlib.contextmanager
     def unattended(self) -> Iterator[None]:
@@ -54,7 +54,7 @@ def using(kind: str) -> Iterator[Gpu]:
             try:
                 backend.cupy()
             except TensorgradError as error:
-                pytest.skip(f"no GPU: {error}")
+                pytest.skip(f"needs a GPU: {error}")
         else:
             blas = CuBLAS(either)
             patch.setattr(cublas, "library", lambda: blas)

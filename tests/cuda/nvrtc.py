@@ -19,7 +19,7 @@ class CompileError(Exception):
 @functools.cache
 def library() -> Any:
     """NVRTC, or the test is skipped."""
-    reason = "needs cuda-bindings and nvidia-cuda-nvrtc (the extra dev) to compile CUDA sources"
+    reason = "needs NVRTC, to compile CUDA sources: pip install cuda-bindings nvidia-cuda-nvrtc"
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason=reason)
     try:
         nvrtc.nvrtcVersion()

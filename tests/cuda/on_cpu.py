@@ -30,7 +30,7 @@ def compiler() -> str:
     """g++, or the test is skipped."""
     found = shutil.which("g++")
     if found is None:
-        pytest.skip("needs g++ to run CUDA sources on the CPU")
+        pytest.skip("needs g++, to run CUDA sources on the CPU: apt-get install g++")
     return found
 
 
@@ -39,7 +39,7 @@ def asan_library() -> str:
     """The library of AddressSanitizer that has to be loaded before everything else (LD_PRELOAD), or the test is skipped."""
     path = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not Path(path).is_absolute():
-        pytest.skip("needs libasan, which comes with g++")
+        pytest.skip("needs libasan, which comes with GCC: apt-get install g++")
     return path
 
 

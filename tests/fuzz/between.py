@@ -41,7 +41,7 @@ SETTINGS = {
     "Dropout": ("p = 0.9", "p = 0.0", "p = np.float64(0.1)", "rng = np.random.default_rng(5)"),
     "BatchNorm1d": ("eps = 0.5", "momentum = 0.9", "momentum = 0.0"),
     "LayerNorm": ("eps = 0.5",),
-    "LeakyReLU": ("slope = 0.7", "slope = 0.0"),
+    "LeakyReLU": ("negative_slope = 0.7", "negative_slope = 0.0"),
     "ELU": ("alpha = 0.2",),
     "GELU": ('approximate = "tanh"',),
     "Softmax": ("axis = 0",),

@@ -12,7 +12,13 @@ from tests.fuzz.formulas import Formula
 from tests.fuzz.program import Line, Step
 from tests.fuzz.world import OPS
 
-LEFT_OUT = ("checkpoint", "to_device", "keep_mask", "first_of")  # with attributes that are functions, devices, generators
+LEFT_OUT = (
+    "checkpoint",
+    "to_device",
+    "keep_mask",
+    "uniform",
+    "first_of",
+)  # with attributes that are functions, devices, generators
 
 
 def operations(seed: int, forms: int | None) -> Formula:

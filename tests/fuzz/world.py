@@ -281,7 +281,7 @@ def leaves(scope: dict[str, Any], roles: tuple[str, ...] = ()) -> Leaves:
     """Every value in a scope of a program, by an expression of it; if `roles` are given, only those."""
     found: Leaves = {}
     known: dict[int, Any] = {}
-    for name, value in scope.items():
+    for name, value in sorted(scope.items(), key=lambda item: item[0] in RESULTS):  # of any version, the causes come first
         if name in RESULTS:
             look_at_result(name, value, found)
         elif name not in ("k", "i", "how"):
@@ -366,7 +366,7 @@ def scope_of(error: Exception) -> dict[str, Any]:
 # operations whose results nothing rounds, whoever computes them; neither do those that only move data
 EXACT = (
     *("abs", "ceil", "clip", "det_sign", "first_of", "floor", "gather", "lookup", "max", "maximum", "min", "minimum", "neg"),
-    *("relu", "round", "setitem", "sign", "to_device", "trunc", "where", "windows2d"),
+    *("relu", "round", "setitem", "sign", "to_device", "trunc", "where", "windows"),
 )
 
 

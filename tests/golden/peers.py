@@ -23,13 +23,19 @@ def recorded() -> dict[str, Any]:
         return [torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in arrays]
 
     for case, (kind, options) in tried.CASES.items():
-        for where in ("optimisers", "groups"):
+        lazy = options.get("lazy", False)
+        if lazy and case != "adam lazy":  # what PyTorch has: SparseAdam, without weight decay
+            continue
+        if lazy:
+            kind, options = "SparseAdam", {key: value for key, value in options.items() if key != "lazy"}
+        for where in ("optimisers",) if lazy else ("optimisers", "groups"):
             params = tensors(tried.starts())
             groups: Any = [{"params": params[:1]}, {"params": params[1:], **tried.SECOND}]
             optimiser = getattr(torch.optim, kind)(groups if where == "groups" else params, **options)
             for step in tried.gradients():
                 for p, g in zip(params, step, strict=True):
-                    p.grad = None if g is None else torch.tensor(g)
+                    g = None if g is None else torch.tensor(g)
+                    p.grad = g.to_sparse(1) if lazy and g is not None else g
                 optimiser.step()
             found[where][case] = [p.tolist() for p in params]
     schedules = {

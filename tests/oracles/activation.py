@@ -30,7 +30,7 @@ ORACLES = {
     "sigmoid_grad": lambda g, s: g * s * (1 - s),
     "tanh": np.tanh,
     "tanh_grad": lambda g, t: g * (1 - t**2),
-    "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "leaky_relu": lambda x, negative_slope: np.where(x > 0, x, negative_slope * x),
     "elu": lambda x, alpha: np.where(x > 0, x, alpha * (np.exp(x) - 1)),
     "gelu": gelu,
     "silu": lambda x: x * special.expit(x),

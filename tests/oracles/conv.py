@@ -1,30 +1,43 @@
-"""Oracles of tensorgrad/ops/conv.py, element by element."""
+"""Oracles of tensorgrad/ops/windows.py, element by element."""
 
 from __future__ import annotations
 
 import numpy as np
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
 
 
-def windows2d(x: np.ndarray, *, kernel: Pair, stride: Pair, padding: Pair) -> np.ndarray:
-    wide = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
-    rows = range(0, wide.shape[2] - kernel[0] + 1, stride[0])
-    columns = range(0, wide.shape[3] - kernel[1] + 1, stride[1])
-    found = [[wide[:, :, r : r + kernel[0], c : c + kernel[1]] for c in columns] for r in rows]
-    return np.array(found).transpose(3, 4, 5, 2, 0, 1)  # p, q, n, c, i, j to c, i, j, n, p, q
+def places(at: Sizes, i: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Sizes:
+    """Where in x the element i of the window `at` is."""
+    grid = zip(at, i, stride, padding, dilation, strict=True)
+    return tuple(s * p + d * k - around for p, k, s, around, d in grid)
 
 
-def fold2d(x: np.ndarray, *, size: Pair, stride: Pair, padding: Pair) -> np.ndarray:
-    y = np.zeros((x.shape[3], x.shape[0], *size))
-    for c, i, j, n, p, q in np.ndindex(x.shape):
-        k, m = stride[0] * p + i - padding[0], stride[1] * q + j - padding[1]
-        if 0 <= k < size[0] and 0 <= m < size[1]:
-            y[n, c, k, m] += x[c, i, j, n, p, q]
+def windows(x: np.ndarray, *, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> np.ndarray:
+    n, c, *size = x.shape
+    last = [size[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) for a in range(len(size))]
+    count = [len(range(0, stop, s)) for stop, s in zip(last, stride, strict=True)]
+    y = np.zeros((c, *kernel, n, *count), x.dtype)
+    for i in np.ndindex(kernel):
+        for at in np.ndindex(*count):
+            place = places(at, i, stride, padding, dilation)
+            if all(0 <= k < m for k, m in zip(place, size, strict=True)):
+                y[(slice(None), *i, slice(None), *at)] = x[(slice(None), slice(None), *place)].T
+    return y
+
+
+def fold(x: np.ndarray, *, size: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> np.ndarray:
+    axes = len(size)
+    y = np.zeros((x.shape[axes + 1], x.shape[0], *size), x.dtype)
+    for i in np.ndindex(x.shape[1 : axes + 1]):
+        for at in np.ndindex(x.shape[axes + 2 :]):
+            place = places(at, i, stride, padding, dilation)
+            if all(0 <= k < m for k, m in zip(place, size, strict=True)):
+                y[(slice(None), slice(None), *place)] += x[(slice(None), *i, slice(None), *at)].T
     return y
 
 
 ORACLES = {
-    "windows2d": windows2d,
-    "fold2d": fold2d,
+    "windows": windows,
+    "fold": fold,
 }

@@ -26,6 +26,7 @@ ORACLES = {
     "gather": lambda x, *arrays, index: x[filled(index, arrays)],
     "scatter": lambda x, *arrays, index, shape: put(x, filled(index, arrays), shape),
     "lookup": lambda w, t: np.array([w[i] for i in np.ravel(t)]).reshape((*np.shape(t), w.shape[1])),
+    "sum_named": lambda x, t, rows: (t[:, None] % rows == t % rows).astype(x.dtype) @ x,
     "getitem": lambda x, index: x[index],
     "put": put,
 }

@@ -4,4 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORACLES = {"keep_mask": lambda x, p, rng: np.full(np.shape(x), p == 0)}  # where that is certain: 0 and 1
+ORACLES = {  # where they are certain
+    "keep_mask": lambda x, p, rng: np.full(np.shape(x), p == 0),
+    "uniform": lambda x, low, high, rng: np.full(np.shape(x), low),
+}

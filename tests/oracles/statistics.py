@@ -33,6 +33,8 @@ ORACLES = {
     "logsumexp": logsumexp,
     "norm": lambda x, axis, keepdims: np.sqrt(np.sum(np.abs(x) ** 2, axis=axis, keepdims=keepdims)),
     "cumsum": np.cumsum,
+    "argsort": lambda x, axis: np.argsort(x, axis, stable=True),
+    "cumprod": lambda x, axis: np.multiply.accumulate(x, axis),
     "argmax": np.argmax,
     "argmin": np.argmin,
     "any": np.any,

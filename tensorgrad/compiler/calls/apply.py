@@ -14,7 +14,7 @@ from tensorgrad.core.arithmetic import evaluate, is_odd
 from tensorgrad.core.backend import Array
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
-from tensorgrad.ops import random
+from tensorgrad.ops.random import Draw
 
 __all__ = ["Apply"]
 
@@ -37,7 +37,7 @@ class Apply(Call):
 
     @property
     def draws(self) -> bool:  # type: ignore[override]
-        return self.op is random.keep_mask
+        return self.op.draws
 
     def compute(self, *inputs: Any) -> list[Array]:
         return [np.array(evaluate(self.op, np, inputs, self.attrs))]
@@ -70,8 +70,8 @@ class Apply(Call):
         """Its result is copied to where it belongs."""
         inputs, out = [launcher.array(v) for v in self.inputs], launcher.array(self.outputs[0])
         op, attrs, xp = self.op, self.attrs, launcher.xp
-        if self.draws:
-            return random.bound(out, **attrs)
+        if isinstance(op, Draw):
+            return op.bound(out, **attrs)
 
         def launch() -> None:
             out[...] = evaluate(op, xp, inputs, attrs)

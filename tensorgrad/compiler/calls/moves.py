@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
 from tensorgrad.compiler.values import Value
+from tensorgrad.core.arithmetic import evaluate
 from tensorgrad.core.backend import Array
+from tensorgrad.core.op import Op
+from tensorgrad.ops.assign import write
+from tensorgrad.ops.index import put_in
 
-__all__ = ["Accumulate", "Assign", "Copy"]
+__all__ = ["Accumulate", "Assign", "Copy", "Put"]
 
 
 class Copy(Call):
@@ -41,6 +47,42 @@ class Assign(Copy):
 
     def sums(self, split: Rows) -> list[Value] | None:
         return None
+
+
+class Put(Call):
+    """A value with other elements at an index: over the value itself where nobody needs it any more."""
+
+    def __init__(self, op: Op, attrs: Mapping[str, Any], *rest: Any) -> None:
+        super().__init__(op.name, *rest)
+        self.op, self.attrs = op, attrs
+
+    def compute(self, *inputs: Any) -> list[Array]:
+        return [np.array(evaluate(self.op, np, inputs, self.attrs))]
+
+    def overlays(self, k: int) -> list[int]:
+        return [0]
+
+    def emit(self, writer: Writer) -> None:
+        x, v, *indices = (writer.name(a) for a in self.inputs)
+        out = writer.name(self.outputs[0])
+        if writer.shared(self) != {0: 0}:
+            writer.lines.append(f"copyto({out}, {x})")
+        put_there = writer.bind("put", functools.partial(put_at, self.attrs["index"]))
+        writer.lines.append(f"{put_there}({', '.join([out, v, *indices])})")
+
+    def launch(self, launcher: Launcher) -> Launch:
+        inputs, out = [launcher.array(v) for v in self.inputs], launcher.array(self.outputs[0])
+        op, attrs, xp = self.op, self.attrs, launcher.xp
+
+        def launch() -> None:
+            out[...] = evaluate(op, xp, inputs, attrs)
+
+        return launch
+
+
+def put_at(index: Any, y: Array, v: Any, *indices: Array) -> None:
+    """y[index] = v, the arrays of the index being given."""
+    write(np, y, put_in(index, indices), v)
 
 
 class Accumulate(Call):

@@ -50,7 +50,10 @@ class Reduction(Call):
 
     def emit(self, writer: Writer) -> None:
         x, out = writer.name(self.inputs[0]), writer.name(self.outputs[0])
-        writer.lines.append(f"{self.function}.reduce({x}, {self.axes}, None, {out})")
+        if self.inputs[0].contiguous:
+            writer.lines.append(f"{self.function}.reduce({x}, {self.axes}, None, {out})")
+        else:  # NumPy 2.1 gives other numbers of an array that lies backwards, if it is told where to put them
+            writer.lines.append(f"copyto({out}, {self.function}.reduce({x}, {self.axes}))")
 
     def launch(self, launcher: Launcher) -> Launch:
         x, out = launcher.array(self.inputs[0]), launcher.array(self.outputs[0])

@@ -67,6 +67,7 @@ EXPRESSIONS = {
     "logical_and": ("biuf", "{0} != 0 && {1} != 0"),
     "logical_or": ("biuf", "{0} != 0 || {1} != 0"),
     "logical_xor": ("biuf", "({0} != 0) != ({1} != 0)"),
+    **{f"bitwise_{name}": ("biu", f"{{0}} {sign} {{1}}") for name, sign in (("and", "&"), ("or", "|"), ("xor", "^"))},
     "isnan": ("biuf", "{0} != {0}"),
     "isfinite": ("biuf", "{0} - {0} == 0"),
     "where": ("biuf", "{0} != 0 ? {1} : {2}"),
@@ -75,7 +76,9 @@ EXPRESSIONS = {
     "div_grad": ("f", "{0} != 0 ? {0} / {1} : 0"),
     "hypot": ("f", "hypot({0}, {1})"),
     "logaddexp": ("f", "logaddexp({0}, {1})"),
-    **{name: ("f", f"{name}({{0}})") for name in ("exp", "expm1", "log", "log1p", "log2", "sqrt", "floor", "ceil", "trunc")},
+    "arctan2": ("f", "atan2({0}, {1})"),
+    **{name: ("f", f"{name}({{0}})") for name in ("exp", "expm1", "log", "log1p", "log2", "log10", "sqrt")},
+    **{name: ("f", f"{name}({{0}})") for name in ("floor", "ceil", "trunc")},
     **{name: ("f", f"{name}({{0}})") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{f"arc{name}": ("f", f"a{name}({{0}})") for name in ("sin", "cos", "tan")},
 }

@@ -1,0 +1,353 @@
+"""How each op is done for a whole batch of samples at once: one rule for each family of ops.
+
+A rule gets the op, its arguments, which of them have the samples along a first axis of their own, the attributes, and how many
+samples there are; it gives the results of all samples along a first axis. It is written in ops, so that what it does is
+recorded, differentiated, batched again and compiled like anything else. What it need not know is said by the op: which axes of
+an argument belong together stands in its signature, and all others broadcast.
+
+An op without a rule, as everybody's own, is done for one sample after the other: slow, but right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad import ops
+from tensorgrad.core.arguments import axes_in, axis_in
+from tensorgrad.core.backend import is_array, namespace
+from tensorgrad.core.batched import Batched
+from tensorgrad.core.op import REGISTRY, Op
+from tensorgrad.core.state import state, switched
+from tensorgrad.core.tensor import Tensor, raw, wrap
+from tensorgrad.errors import BatchError
+from tensorgrad.ops.index import AT
+from tensorgrad.ops.loss import scale_of
+
+Rule = Callable[[Op, list[Any], list[bool], dict[str, Any], int], Any]
+
+
+def batched_result(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """The results of one op for n samples, along a first axis."""
+    rule: Rule = RULES.get(op.name, one_by_one)
+    return rule(op, args, batched, attrs, n)
+
+
+def one_by_one(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """What needs no rule: each sample by itself, and the results stacked."""
+    if not n:
+        raise BatchError(f"vmap: {op.public or op.name} is done for one sample after the other, and there is none")
+    samples = [op.apply(*[a[i] if own else a for a, own in zip(args, batched, strict=True)], **attrs) for i in range(n)]
+    return ops.stack(samples)
+
+
+def ndim(x: Any, own: bool) -> int:
+    """How many axes an argument has for each sample."""
+    return np.ndim(raw(x)) - own
+
+
+def shape(x: Any, own: bool) -> tuple[int, ...]:
+    """The shape that an argument has for each sample."""
+    return tuple(np.shape(raw(x))[own:])
+
+
+def repeated(x: Any, n: int) -> Any:
+    """The same for each sample, as a view."""
+    return ops.broadcast_to(x, (n, *np.shape(raw(x))))
+
+
+def with_axes(x: Any, ndim: int) -> Any:
+    """A batched argument with axes of size 1 after that of the samples, so that each sample has `ndim`."""
+    size = x.shape
+    return x if len(size) - 1 >= ndim else ops.reshape(x, (size[0], *(1,) * (ndim + 1 - len(size)), *size[1:]))
+
+
+def broadcasting(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Named axes at the end of each argument, as the signature says; all others broadcast, and so does that of the samples."""
+    named = [len(axes) for axes in op.parsed.inputs]
+    named += named[-1:] * (len(args) - len(named))
+    outer = max(ndim(a, own) - k for a, own, k in zip(args, batched, named, strict=False))
+    aligned = [with_axes(a, outer + k) if own else a for a, own, k in zip(args, batched, named, strict=False)]
+    return op.apply(*aligned, **attrs)
+
+
+def logarithm(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """By its own call, which looks what the argument was made by: of a softmax it is evaluated from the logits."""
+    return op(args[0])
+
+
+def reduction(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Over `axis`, None for all axes of a sample."""
+    rank, axis = ndim(args[0], True), attrs["axis"]
+    axes = axes_in(op.name, axis, rank) if rank or axis not in (None, 0, -1) else ()
+    return op.apply(args[0], **{**attrs, "axis": tuple(a + 1 for a in axes)})
+
+
+def along(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Along one axis of a sample."""
+    return op.apply(args[0], **{**attrs, "axis": axis_in(op.name, attrs["axis"], ndim(args[0], True)) + 1})
+
+
+def rowwise(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Softmax and its logarithm: along the last axis the rows of all samples are the rows of one matrix, for which there is a
+    kernel."""
+    (x,) = args
+    if axis_in(op.name, attrs["axis"], x.ndim - 1) != x.ndim - 2 or x.ndim == 2:
+        return along(op, args, batched, attrs, n)
+    flat = ops.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+    return ops.reshape(op.apply(flat, axis=-1), x.shape)
+
+
+def place(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """argmax and argmin: along one axis, or of all elements in a row."""
+    (x,), rank = args, ndim(args[0], True)
+    if attrs["axis"] is not None and rank:
+        return along(op, args, batched, attrs, n)
+    y = op.apply(ops.reshape(x, (n, math.prod(x.shape[1:]))), axis=1, keepdims=False)
+    return ops.reshape(y, (n, *(1,) * rank)) if attrs["keepdims"] else y
+
+
+def concatenate(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """One after the other along an axis of the samples."""
+    xs = [a if own else repeated(a, n) for a, own in zip(args, batched, strict=True)]
+    return op.apply(*xs, axis=axis_in(op.name, attrs["axis"], ndim(xs[0], True)) + 1)
+
+
+def transpose(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    return op.apply(args[0], axes=(0, *(a + 1 for a in attrs["axes"])))
+
+
+def reshape(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    (x,), wanted = args, attrs["shape"]
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    wanted = np.broadcast_to(False, x.shape[1:]).reshape(wanted).shape  # what -1 stands for; refuses what does not fit
+    return op.apply(x, shape=(n, *wanted))
+
+
+def broadcast_to(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    wanted = attrs["shape"]
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    np.broadcast_to(False, args[0].shape[1:]), np.broadcast_shapes(args[0].shape[1:], wanted)
+    return op.apply(with_axes(args[0], len(wanted)), shape=(n, *wanted))
+
+
+def sum_to(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    (x,), wanted = args, attrs["shape"]
+    added = x.ndim - 1 - len(wanted)
+    return ops.reshape(op.apply(x, shape=(n, *(1,) * added, *wanted)), (n, *wanted))
+
+
+def is_mask(part: Any) -> bool:
+    """Whether a part of an index is booleans."""
+    return isinstance(part, (bool, np.bool_)) or (is_array(part) and part.dtype == bool)
+
+
+def parts_of(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def result_axis(index: tuple[Any, ...], arrays: Sequence[Any] = ()) -> int:
+    """Where the axis of the samples comes to lie, in x[:, *index]: 0, but behind the axes of arrays that a slice parts.
+
+    arrays   what stands for each AT
+    """
+    rest = iter(arrays)
+    parts = [next(rest) if isinstance(part, str) else part for part in index]
+    found = [i for i, part in enumerate(parts) if isinstance(part, (int, np.integer)) or np.ndim(raw(part)) or is_mask(part)]
+    is_array_there = any(not isinstance(parts[i], (int, np.integer)) for i in found)
+    if not is_array_there or found[-1] - found[0] + 1 == len(found):
+        return 0
+    shapes = [(1,) if is_mask(parts[i]) else np.shape(raw(parts[i])) for i in found]
+    return len(np.broadcast_shapes(*shapes))
+
+
+def getitem(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    index = parts_of(attrs["index"])
+    if any(is_mask(part) and not np.ndim(part) for part in index):
+        return one_by_one(op, args, batched, attrs, n)
+    return ops.moveaxis(op.apply(args[0], index=(slice(None), *index)), result_axis(index), 0)
+
+
+def put(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    index = parts_of(attrs["index"])
+    if any(is_mask(part) and not np.ndim(part) for part in index):
+        return one_by_one(op, args, batched, attrs, n)
+    x = ops.moveaxis(args[0], 0, result_axis(index))
+    return op.apply(x, index=(slice(None), *index), shape=(n, *attrs["shape"]))
+
+
+def setitem(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    (x, v), index = args, parts_of(attrs["index"])
+    if any(is_mask(part) and not np.ndim(part) for part in index):
+        return one_by_one(op, args, batched, attrs, n)
+    x, at = x if batched[0] else repeated(x, n), result_axis(index)
+    rank = np.broadcast_to(np.int8(0), x.shape[1:])[attrs["index"]].ndim
+    if batched[1]:
+        v = ops.moveaxis(with_axes(v, rank), 0, at)
+    elif at:
+        v = ops.expand_dims(ops.broadcast_to(v, (*(1,) * (rank - np.ndim(raw(v))), *np.shape(raw(v)))), at)
+    return op.apply(x, v, index=(slice(None), *index))
+
+
+def gather(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """x[index] where the index has arrays in it that are arguments: the same for all samples, or each sample its own."""
+    (x, *arrays), (own, *owns), index = args, batched, parts_of(attrs["index"])
+    if not any(owns):
+        y = op.apply(x, *arrays, index=(slice(None), *index))
+        return ops.moveaxis(y, result_axis(index, arrays), 0)
+    for array, is_own in zip(arrays, owns, strict=True):
+        if raw(array).dtype == bool:
+            if is_own:
+                raise BatchError(
+                    "vmap: an index of booleans that differ from sample to sample takes another number of elements of each; "
+                    "choose with where()"
+                )
+            return one_by_one(op, args, batched, attrs, n)
+    if any(part is not AT for part in index):
+        return one_by_one(op, args, batched, attrs, n)
+    rank = max(ndim(a, is_own) for a, is_own in zip(arrays, owns, strict=True))
+    arrays = [with_axes(a, rank) if is_own else a for a, is_own in zip(arrays, owns, strict=True)]
+    if not own:
+        return op.apply(x, *arrays, index=index)
+    return op.apply(x, samples(arrays[0], n, rank), *arrays, index=(AT, *index))
+
+
+def samples(near: Any, n: int, rank: int) -> Tensor:
+    """The number of each sample, along the first of 1 + rank axes."""
+    return wrap(namespace([raw(near)]).arange(n).reshape((n, *(1,) * rank)), None)
+
+
+def lookup(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Rows of one table, or of each sample's own: those of all tables, one after the other, are one."""
+    w, t = args
+    if not batched[0]:
+        return op.apply(w, t)
+    _, rows, width = w.shape
+    t = t if batched[1] else repeated(t, n)
+    at = ops.where(outside(t, rows), n * rows, t + samples(t, n, t.ndim - 1) * rows)
+    return op.apply(ops.reshape(w, (n * rows, width)), at)
+
+
+def sparse_matmul(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """One matrix times the columns of all samples, side by side."""
+    x, *matrix = args
+    if any(batched[1:]):
+        return one_by_one(op, args, batched, attrs, n)
+    _, k, columns = x.shape
+    y = op.apply(ops.reshape(ops.transpose(x, (1, 0, 2)), (k, n * columns)), *matrix, **attrs)
+    return ops.transpose(ops.reshape(y, (y.shape[0], n, columns)), (1, 0, 2))
+
+
+def outside(t: Any, rows: int) -> Any:
+    """Whether an index names no row: what is then looked up names none of all the tables, and is refused."""
+    return ops.add(ops.less(t, 0), ops.greater_equal(t, rows))
+
+
+def one_hot(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    return op.apply(args[0], **attrs)
+
+
+def mean_of(x: Any, n: int) -> Any:
+    """-1 times the mean over all axes but the first."""
+    flat = ops.reshape(x, (n, math.prod(x.shape[1:])))
+    return ops.sum(flat, 1) * (-1 / max(flat.shape[1], 1))
+
+
+def picked(logp: Any, t: Any, batched: list[bool], n: int) -> Any:
+    """logp[..., t[...]] of each sample, (n, m) for m rows in it."""
+    k = np.shape(raw(logp))[-1]
+    t = ops.where(outside(t, k), k, t)  # a negative index would be taken from the end; what is k is refused
+    logp, t = (a if own else repeated(a, n) for a, own in zip((logp, t), batched, strict=True))
+    if logp.shape[:-1] != t.shape:
+        raise ValueError(f"labels have shape {t.shape[1:]}, expected {logp.shape[1:-1]}: one for each row of the scores")
+    count = math.prod(t.shape)
+    rows = REGISTRY["gather"].apply(
+        ops.reshape(logp, (count, k)), samples(t, count, 0), ops.reshape(t, (count,)), index=(AT, AT)
+    )
+    return ops.reshape(rows, (n, count // max(n, 1)))
+
+
+def nll_loss(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    logp, t = args
+    return mean_of(picked(logp, t, batched, n), n)
+
+
+def softmax_cross_entropy(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    z, t, *known = args
+    if known:
+        return one_by_one(op, args, batched, attrs, n)
+    logp = ops.log_softmax(z, -1)
+    is_probabilities = ndim(z, batched[0]) == ndim(t, batched[1])
+    scale = scale_of(np.broadcast_to(0, shape(z, batched[0])), attrs["scale"])
+    terms = ops.mul_grad(t, logp) if is_probabilities else picked(logp, t, batched, n)
+    return ops.sum(ops.reshape(terms, (n, math.prod(terms.shape[1:]))), 1) * -scale
+
+
+def sigmoid_cross_entropy(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    z, a, b = (x if own else repeated(x, n) for x, own in zip(args, batched, strict=True))
+    terms = ops.mul_grad(a, ops.logsigmoid(z)) + ops.mul_grad(b, REGISTRY["log_complement_sigmoid"].apply(z))
+    return ops.sum(ops.reshape(terms, (n, math.prod(terms.shape[1:]))), 1) * -attrs["scale"]
+
+
+def einsum(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """The axis of the samples has a letter of its own."""
+    left, _, result = attrs["subscripts"].partition("->")
+    letter = next(c for c in map(chr, range(ord("A"), ord("z") + 1)) if c.isalpha() and c not in attrs["subscripts"])
+    terms = ",".join(letter * own + term for term, own in zip(left.split(","), batched, strict=True))
+    return op.apply(*args, subscripts=f"{terms}->{letter}{result}")
+
+
+def linear(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """A layer of the same weights for all samples is one layer of more rows; else what it stands for."""
+    x, w, b = args
+    if not any(batched[1:]):
+        return op.apply(x, w, b)
+    batching = state.batching.within(n)  # a vmap of its own
+    x, w, b = (Batched.of(a, batching.calls[-1]) if own else a for a, own in zip(args, batched, strict=True))
+    with switched(batching=batching):
+        y = ops.matmul(x, w) + b
+        for activation in op.expands[1:]:
+            y = activation(y)
+    return y.value
+
+
+def windows(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Images of all samples are so many more images."""
+    (x,) = args
+    y = op.apply(ops.reshape(x, (n * x.shape[1], *x.shape[2:])), **attrs)  # (c, *kernel, n m, *places)
+    at = 1 + len(attrs["kernel"])
+    y = ops.reshape(y, (*y.shape[:at], n, x.shape[1], *y.shape[at + 1 :]))
+    return ops.moveaxis(y, at, 0)
+
+
+def fold(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    (x,) = args  # (n, c, *kernel, m, *places)
+    at = 1 + len(attrs["size"])
+    x = ops.moveaxis(x, 0, at)
+    y = op.apply(ops.reshape(x, (*x.shape[:at], n * x.shape[at + 1], *x.shape[at + 2 :])), **attrs)
+    return ops.reshape(y, (n, x.shape[at + 1], *y.shape[1:]))
+
+
+RULES: dict[str, Rule] = {
+    "argmax": place, "argmin": place, "broadcast_to": broadcast_to, "concatenate": concatenate, "cumprod": along,
+    "cumsum": along, "einsum": einsum, "first_of": reduction, "fold": fold, "gather": gather, "getitem": getitem,
+    "inside": one_hot, "log": logarithm, "log1p": logarithm,
+    "log_softmax": rowwise, "lookup": lookup, "nll_loss": nll_loss, "one_hot": one_hot, "put": put,
+    "reshape": reshape, "setitem": setitem, "sigmoid_cross_entropy": sigmoid_cross_entropy, "softmax": rowwise,
+    "softmax_cross_entropy": softmax_cross_entropy, "sparse_matmul": sparse_matmul,
+    "sum_to": sum_to, "transpose": transpose, "windows": windows,
+}  # fmt: skip
+REDUCTIONS = "all any logsumexp max mean min norm sum"
+LAYERS = "linear linear_relu linear_sigmoid linear_tanh"
+BROADCASTING = """
+    abs add arccos arcsin arctan arctan2 astype bitwise_and bitwise_or bitwise_xor cast ceil cholesky clip cos cosh det
+    det_sign div div_grad eigh_factors elu equal erf exp expm1 floor floordiv gelu greater greater_equal hypot inv isfinite
+    isnan keep_mask leaky_relu less less_equal log10 log2 log_complement_sigmoid logabsdet logaddexp logical_and logical_not
+    logical_or logical_xor logsigmoid matmul maximum minimum mod mul mul_grad neg not_equal pinv power qr_factors reciprocal
+    relu relu_grad round sigmoid sigmoid_cross_entropy_grad sigmoid_grad sign silu sin sinh softplus solve sqrt square sub
+    svd_factors tan tanh tanh_grad to_device trunc where"""
+for _names, _rule in ((REDUCTIONS, reduction), (LAYERS, linear), (BROADCASTING, broadcasting)):
+    RULES |= dict.fromkeys(_names.split(), _rule)

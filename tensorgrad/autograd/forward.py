@@ -1,0 +1,321 @@
+"""Forward mode: tangents pushed through a recorded graph, from the leaves to the results, by the `jvp` of every op.
+
+If the leaves move by v, the results move by J v, J the Jacobian at the values that were recorded. Nothing is computed again and
+no number is small: it is a second way to the derivatives that the reverse walk gives, by other rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from tensorgrad.autograd import fusion
+from tensorgrad.autograd.kept import check_freed, described, is_wide, unchanged, values_of
+from tensorgrad.autograd.sums import Source
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import (
+    asarray,
+    copy,
+    current_gpu,
+    device_of,
+    is_array,
+    is_floating,
+    is_half,
+    is_number,
+    namespace,
+    on,
+    on_gpu,
+)
+from tensorgrad.core.node import Node, Unread
+from tensorgrad.core.op import Op, Tangents
+from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.tensor import Tensor, raw, wrap
+from tensorgrad.errors import DeviceError, DTypeError, ShapeError, TensorgradError
+from tensorgrad.ops import astype, broadcast_to, sum_to
+
+UNFIT = "it has no jvp, and its backward can stand in for one only where it computes with Tensors"
+Derive: TypeAlias = Callable[[Node, Any, Sequence[Any], Sequence[Any]], Any]
+
+
+class Step(NamedTuple):
+    """How the tangent of one node comes of those of its inputs.
+
+    target, shape, dtype   where it stands among the tangents, and what it is
+    parts   (where the tangent of an input stands, the function that gives its part of the sum)
+    whole   in place of parts, one function of the tangents of all inputs, None for those that stand still; else None
+    """
+
+    node: Node
+    target: int
+    shape: tuple[int, ...]
+    dtype: Any
+    parts: list[tuple[int, Any]]
+    whole: Callable[..., Any] | None
+
+
+class Linearised:
+    """Some results as a linear function of what they were computed from, at the values that were recorded: v -> J v.
+
+    It is called with a dict of leaf to tangent, of the leaf's shape, as often as one likes, and returns the list of the
+    tangents of the results. With arrays nothing is recorded; if one of them is a Tensor what comes out are Tensors that can be
+    differentiated again, by v and by the leaves. Everything that is not in the dict stands still. A leaf is any Tensor that was
+    given, constants among them, or a computed one, whose tangent is then added to what comes of its own inputs, as `grad` gives
+    its gradient. Of what an op takes as data, such as labels, the derivative is 0. Hooks of gradients are not called.
+
+    outputs   Tensors that were recorded (a leaf is one of itself)
+    own       which ops are taken by their `jvp`: by default those that have one
+    derive    for the others, a function (node, y, xs, tangents) that gives the tangent of the node's result (None: 0): y and xs
+              as `jvp` gets them, tangents one for each input, None for one that stands still. By default `transposed`
+    caller    what errors are to name
+
+    Raises GraphError where what was kept has been let go of or changed since, ShapeError for a tangent of another shape.
+    What comes out may share memory with what was given.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[Tensor],
+        *,
+        own: Callable[[Op], bool] | None = None,
+        derive: Derive | None = None,
+        caller: str = "jvp",
+    ) -> None:
+        self.outputs, self.caller = list(outputs), caller
+        self.own = own or (lambda op: True)
+        self.derive = derive or transposed
+        self.nodes = [node for node in unchanged(caller, self.outputs) if node.requires_grad]  # the latest first
+        self.rules: dict[tuple[Node, bool], Tangents] = {}
+        self.programs: dict[tuple[frozenset[Source], bool], tuple[dict[Source, int], list[Step]]] = {}
+
+    def __call__(self, tangents: Mapping[Tensor, Any]) -> list[Any]:
+        recorded = any([isinstance(t, Tensor) for t in tangents.values()])
+        key = frozenset([leaf.node or leaf for leaf in tangents]), recorded
+        place, steps = self.programs.get(key) or self.program(*key)
+        known: list[Any] = [None] * len(place)
+        for leaf, t in tangents.items():
+            at, t = place[leaf.node or leaf], self.given(leaf, t)
+            known[at] = t if known[at] is None else known[at] + t
+        self.run(steps, known, recorded)
+        return [self.result(y, known[place[y.node or y]], recorded) for y in self.outputs]
+
+    def run(self, steps: list[Step], known: list[Any], recorded: bool) -> None:
+        """Take the steps, each tangent put in its place."""
+        gpu, scope = current_gpu(), state.scope
+        try:
+            for node, target, shape, dtype, parts, whole in steps:
+                total = known[target]
+                if recorded:
+                    state.scope = node.scope
+                if gpu is not None:
+                    follow([known[i] for i, _ in parts])
+                if whole is not None:
+                    ts = [known[i] if i >= 0 else None for i, _ in parts]
+                    if any(t is not None for t in ts) and (part := whole(*ts)) is not None:
+                        total = part if total is None else total + part
+                else:
+                    for source, function in parts:
+                        t = known[source]
+                        if t is not None:
+                            part = function(t)
+                            total = part if total is None else total + part
+                if total is not None:
+                    if type(total) is Unread:
+                        total.refuse()
+                    if total.shape != shape:
+                        total = broadcast_to(total, shape)
+                    known[target] = total if total.dtype == dtype else astype(total, dtype)
+        except Exception as error:
+            error.add_note(f"in the tangent of {described(node)}")
+            raise
+        finally:
+            state.scope = scope
+            if gpu is not None:
+                gpu.use()
+
+    def given(self, leaf: Tensor, t: Any) -> Any:
+        """A tangent of the user's, in the dtype that rules compute in."""
+        t = t if isinstance(t, Tensor) else asarray(t, where=f"{self.caller}: the tangent")
+        if t.shape != leaf.shape:
+            raise ShapeError(f"{self.caller}: the tangent has shape {t.shape}, expected {leaf.shape}, that of what moves")
+        if device_of(raw(t)) != device_of(leaf._data):
+            raise DeviceError(f"{self.caller}: the tangent is on {device_of(raw(t))}, what moves on {leaf.device}")
+        if not is_floating(leaf.dtype):
+            raise DTypeError(f"{self.caller}: what moves must be of a floating dtype, got {leaf.dtype}")
+        dtype = dtype_of(leaf)
+        return t if t.dtype == dtype else astype(t, dtype)
+
+    def result(self, y: Tensor, t: Any, recorded: bool) -> Any:
+        """The tangent of an output, handed out."""
+        if t is None:
+            with on(y._data):
+                t = namespace([y._data]).zeros(y.shape, y.dtype)
+        elif t.dtype != y.dtype:
+            t = astype(t, y.dtype)
+        t = np.asarray(t) if isinstance(t, np.generic) else t
+        return wrap(t, None) if recorded and not isinstance(t, Tensor) else t
+
+    def program(self, moving: frozenset[Source], recorded: bool) -> tuple[dict[Source, int], list[Step]]:
+        """Where each tangent stands, and the steps to take, when these move: only what lies between them and the outputs."""
+        fused = fusion.match(self.nodes, moving) if state.fusing and not state.checking else {}
+        # what a pattern takes as data is not, if it moves
+        fused = {n: f for n, f in fused.items() if not any(s in moving and f.op.is_data(i) for i, s in enumerate(f.inputs))}
+        moved: set[Source] = set(moving)
+        for node in reversed(self.nodes):
+            if any(isinstance(s, (Node, Tensor)) and s in moved for s in node.inputs):
+                moved.add(node)
+        wanted: set[Source] = {y.node or y for y in self.outputs}
+        place: dict[Source, int] = {s: i for i, s in enumerate(dict.fromkeys([*moving, *wanted]))}
+        steps: list[Step] = []
+        for node in self.nodes:
+            if node not in wanted or node not in moved:
+                continue
+            use = fused.get(node, node)
+            rule = self.rule(use, node, recorded)
+            functions = [rule] * len(use.inputs) if callable(rule) else rule
+            parts: list[tuple[int, Any]] = []
+            for source, function in zip(use.inputs, functions, strict=True):
+                if isinstance(source, (Node, Tensor)) and source in moved and function is not None:
+                    wanted.add(source)
+                    parts.append((place.setdefault(source, len(place)), function))
+                elif callable(rule):
+                    parts.append((-1, None))
+            if parts:
+                whole = rule if callable(rule) else None
+                steps.append(Step(node, place.setdefault(node, len(place)), node.shape, dtype_of(node), parts, whole))
+        steps.reverse()
+        self.programs[moving, recorded] = place, steps
+        return place, steps
+
+    def rule(self, use: Node, node: Node, recorded: bool) -> Tangents:
+        """What `jvp` gives for `use`, which stands for `node`, or in its place what derives a tangent."""
+        if (found := self.rules.get((use, recorded))) is None:
+            check_freed(self.caller, node)
+            y, xs = values_of(use, node, recorded, "jvp")
+            if use.op.jvp is not None and self.own(use.op):
+                try:
+                    found = use.op.jvp(y, *xs, **use.attrs)
+                except Exception as error:
+                    error.add_note(f"in the jvp of {described(node)}")
+                    raise
+                found = functions_of(use, found, recorded)
+            else:
+                derive = self.derive
+
+                def found(*tangents: Any) -> Any:
+                    return derive(use, y, xs, tangents)
+
+            self.rules[use, recorded] = found
+        return found
+
+
+def functions_of(node: Node, found: Any, recorded: bool) -> Tangents:
+    """What the `jvp` of a node's op gave: one function, or for each argument a function or None. Those of a user's op get
+    tangents of their own, which they may write to, and what they give is looked at."""
+    op, count = node.op, len(node.inputs)
+    is_ours = type(op).__module__.startswith("tensorgrad.")
+    if callable(found):
+        return found if is_ours else looked_at(node, found, recorded, may_be_none=True)
+    if not isinstance(found, (tuple, list)):
+        raise TensorgradError(
+            f"{op.name}: jvp gave {shown(found)}, expected a tuple of {count}, a function or None for each argument"
+        )
+    if len(found) != count:
+        raise TensorgradError(f"{op.name}: jvp gives {len(found)} functions for {count} arguments")
+    for i, function in enumerate(found):
+        if function is not None and not callable(function):
+            raise TensorgradError(f"{op.name}: jvp gave {shown(function)} for argument {i}, expected a function of its tangent")
+    if is_ours:
+        return tuple(found)
+    return tuple([None if function is None else looked_at(node, function, recorded) for function in found])
+
+
+def looked_at(node: Node, function: Callable[..., Any], recorded: bool, may_be_none: bool = False) -> Callable[..., Any]:
+    """A function that the `jvp` of a user's op gave, with copies of the tangents, and an error for what is no tangent."""
+
+    def tangent(*ts: Any) -> Any:
+        found = function(*[copy(t) if is_array(t) else t if t is None else t * 1 for t in ts])
+        if type(found) is Unread or (found is None and may_be_none):
+            return found
+        expected = f"expected {'a Tensor' if recorded else 'an array'} of shape {node.shape}"
+        if isinstance(found, Tensor) and not recorded:
+            raise DTypeError(f"{node.op.name}: jvp gave a Tensor for the tangent of arrays, {expected}")
+        if not (isinstance(found, (Tensor, np.generic)) or is_array(found)):
+            raise DTypeError(f"{node.op.name}: jvp gave {shown(found)} for a tangent, {expected}")
+        if not is_number(found.dtype) and found.dtype != bool:
+            raise DTypeError(f"{node.op.name}: jvp gave a tangent of dtype {found.dtype}, expected {node.dtype}")
+        try:
+            fits = np.broadcast_shapes(found.shape, node.shape) == node.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ShapeError(
+                f"{node.op.name}: jvp gave a tangent of shape {found.shape}, expected {node.shape}, that of its result"
+            )
+        return found
+
+    return tangent
+
+
+def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    """The tangent of a node by its `backward` alone: u -> Jᵀ u is linear, so the gradient of <t, Jᵀ u> by u is J t.
+
+    None where it is 0.
+    """
+    op = node.op
+    assert op.backward is not None
+    backward = op.backward
+    recorded = any(isinstance(a, Tensor) for a in (y, *xs, *tangents))
+    near = next(raw(t) for t in tangents if t is not None)
+    with switched(recording=True), on(near):
+        # not zeros: a rule may look whether there is a gradient at all
+        u = Tensor(namespace([near]).ones(node.shape, np.float32 if is_wide(node) else node.dtype), True)
+        rules = in_tensors(op, lambda: backward(u, tensor(y), *map(tensor, xs), **node.attrs))
+        found, weights = [], []
+        for i, (source, rule, t) in enumerate(zip(node.inputs, rules, tangents, strict=True)):
+            if rule is None or t is None:
+                continue
+            g = in_tensors(op, rule)
+            if type(g) is not Unread and not isinstance(g, Tensor):
+                raise DTypeError(
+                    f"{op.name}: {UNFIT}; for argument {i} it gave {shown(g)}. Write a jvp, or a backward without np"
+                )
+            if type(g) is Unread:
+                g.refuse()
+            g = g if g.shape == source.shape else sum_to(g, source.shape)
+            if g.requires_grad:
+                found.append(g)
+                weights.append(tensor(t))
+    if not found:
+        return None
+    (tangent,) = grad(found, u, weights, create_graph=recorded, allow_unused=True)
+    return tangent if recorded or tangent is None else tangent._data
+
+
+def in_tensors(op: Op, rule: Callable[[], Any]) -> Any:
+    """What a rule gives for Tensors, where it is written for them too."""
+    try:
+        return rule()
+    except (TypeError, AttributeError, DTypeError) as error:
+        raise DTypeError(f"{op.name}: {UNFIT}; with them it raised {type(error).__name__}: {error}") from error
+
+
+def tensor(value: Any) -> Any:
+    """An array as a Tensor; what else a rule may get, as it is."""
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    return wrap(value, None) if is_array(value) else value
+
+
+def dtype_of(source: Source) -> Any:
+    """The dtype of tangents: of half precision they are float32 on the way."""
+    return np.dtype(np.float32) if is_half(source.dtype) else source.dtype
+
+
+def follow(tangents: list[Any]) -> None:
+    """Make the GPU that the tangents are on the current one."""
+    for t in tangents:
+        if t is not None and on_gpu(array := raw(t)):
+            array.device.use()
+            return

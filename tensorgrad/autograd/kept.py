@@ -1,0 +1,127 @@
+"""What was recorded and what rules read of it: the nodes behind some results, in order, and the values that they kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core import writes
+from tensorgrad.core.backend import HALVES, as_bytes, is_half
+from tensorgrad.core.location import line_of
+from tensorgrad.core.node import Freed, Node, Unread
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import GraphError
+from tensorgrad.ops import astype
+
+
+def unchanged(caller: str, roots: list[Tensor]) -> list[Node]:
+    """The nodes that `roots` were computed by, the latest first. Raises GraphError if what their rules read has been changed in
+    place since, or let go of."""
+    nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
+    if writes.loans:
+        writes.look()
+    if nodes and writes.latest > nodes[-1].index:
+        _check_writes(caller, nodes)
+        for root in roots:
+            if root.node is not None and writes.since(root.node.index, (root._data,)):
+                raise GraphError(
+                    f"{caller}: {described(root.node)}, shares memory with a Tensor that has been changed in place since; "
+                    f"compute it again"
+                )
+    return nodes
+
+
+def _reachable(caller: str, roots: list[Node]) -> list[Node]:
+    """The nodes that `roots` were computed from and `roots` themselves, the latest first."""
+    seen = set(roots)
+    stack = list(seen)
+    while stack:
+        node = stack.pop()
+        check_freed(caller, node)
+        for source in node.inputs:
+            if isinstance(source, Node) and source.requires_grad and source not in seen:
+                seen.add(source)
+                stack.append(source)
+    return sorted(seen, key=attrgetter("index"), reverse=True)
+
+
+def check_freed(caller: str, node: Node) -> None:
+    """Raise GraphError if a backward pass has let go of what `node` had kept."""
+    if isinstance(node.saved, Freed):
+        by = f" at {line_of(node.saved.made)}" if node.saved.made else ""
+        raise GraphError(
+            f"{caller}: the graph has been let go of: an earlier backward(){by} freed what {described(node)}, "
+            f"had kept. Pass retain_graph=True to the first backward(), or compute the loss again"
+        )
+
+
+def _check_writes(caller: str, nodes: list[Node]) -> None:
+    """Raise GraphError if an array that a rule is going to read was changed in place after it was recorded."""
+    for node in nodes:
+        if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out), unseen=True):
+            changed = [i for i, a in enumerate(node.saved or ()) if writes.since(node.index, (a,), unseen=True)]
+            which = f"argument {changed[0]} {np.shape(node.saved[changed[0]])}" if changed else "its result"
+            raise GraphError(
+                f"{caller}: {described(node)}, needs a value that has been changed in place since: {which}. "
+                f"Change it after backward(), or compute with a copy"
+            )
+
+
+def values_of(use: Node, node: Node, record: bool, rule: str = "backward") -> tuple[Any, Sequence[Any]]:
+    """The result and the arguments of `use` for its rules: arrays, or Tensors if what the rules do is to be recorded.
+
+    In place of what a rule does not read, by what its op declares, stands an Unread, which has a shape and a dtype. What is of
+    half precision comes to the rule as float32. `node` is the node that `use` stands for, `rule` what is going to read them.
+    """
+    op, saved, out = use.op, use.saved, use.out
+    wide = is_wide(use)
+    values: Any
+    if not saved:
+        values = [Unread(use, i, rule) if isinstance(s, (Node, Tensor)) else s for i, s in enumerate(use.inputs)]
+    elif not record and not wide and op.reads_all:
+        values = saved
+    else:
+        values = []
+        for i, (source, a) in enumerate(zip(use.inputs, saved, strict=True)):
+            if a is not None:
+                value = _valued(source, a, use) if record else a
+                values.append(as_float32(value) if wide else value)
+            else:
+                values.append(Unread(use, i, rule) if isinstance(source, (Node, Tensor)) else source)
+    if out is None:
+        return Unread(use, -1, rule), values
+    out = wrap(out, node) if record else out
+    return as_float32(out) if wide else out, values
+
+
+def is_wide(use: Node) -> bool:
+    """Whether what is of half precision comes to the rules of `use` as float32."""
+    return use.dtype.char in HALVES and not use.op.calls
+
+
+def _valued(source: Any, array: Any, use: Node) -> Any:
+    """An input of `use` with the value that was kept of it, if one was, for a rule that is recorded."""
+    if array is None or not isinstance(source, (Node, Tensor)):
+        return source
+    if isinstance(source, Node):
+        return wrap(array, source)
+    if array is not source._data and (array.shape != source.shape or as_bytes(array) != as_bytes(source._data)):
+        raise GraphError(
+            f"{described(use)}, read a Tensor {source.shape} that has been changed since: what is computed of a gradient "
+            f"would be at its new values. Change it after the last backward(), or compute with a copy"
+        )
+    return source
+
+
+def as_float32(value: Any) -> Any:
+    """Half precision as float32, which rules compute in; anything else as it is."""
+    return astype(value, np.float32) if is_half(getattr(value, "dtype", np.dtype(bool))) else value
+
+
+def described(node: Node) -> str:
+    """ "fc1.linear (64, 100), recorded at model.py:14"."""
+    name = f"{node.scope}.{node.op.name}" if node.scope else node.op.name
+    return f"{name} {node.shape}" + (f", recorded at {node.line}" if node.line else "")

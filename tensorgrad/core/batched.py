@@ -1,0 +1,174 @@
+"""Batched: a Tensor inside `vmap`, which looks like one sample and holds a whole batch of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tensorgrad.core.backend import namespace
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import BatchError
+
+Rule = Callable[..., Tensor]
+
+
+class Outline(np.ndarray):
+    """The array of one sample as far as it is known: its shape and its dtype.
+
+    Python sees the shape of a sample. Underneath there is no element, so that nobody reads a value that is none: what computes
+    with it raises, and so does what copies it into an array.
+    """
+
+    outline: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], dtype: Any) -> Outline:
+        made = np.empty(0, dtype).view(cls)
+        made.outline = shape
+        return made
+
+    shape = property(lambda self: self.outline)
+    ndim = property(lambda self: len(self.outline))
+    size = property(lambda self: math.prod(self.outline))
+
+    def __len__(self) -> int:
+        return self.outline[0]
+
+    def refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise BatchError(
+            "vmap: the values of a batched Tensor are asked for: by Python, by something that is no operation of tensorgrad, "
+            "or after vmap() has ended. There is no one value: it stands for all samples. Choose with where(), and return "
+            "what is to leave the function"
+        )
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function not in (np.shape, np.ndim, np.size):
+            self.refuse()
+        return function._implementation(*args, **kwargs)
+
+    __array_ufunc__ = __getitem__ = __setitem__ = __iter__ = refuse
+    copy = astype = item = tolist = tobytes = refuse
+    __bool__ = __int__ = __float__ = __index__ = refuse
+
+
+class Call:
+    """One call of `vmap`: of how many samples, and in how many calls it stands, itself counted. No two are equal."""
+
+    def __init__(self, size: int, level: int) -> None:
+        self.size, self.level = size, level
+
+
+class Batched(Tensor):
+    """What a function given to `vmap` gets and computes: of the shape of one sample.
+
+    value   the Tensor with all samples, along its first axis; inside of another vmap it may be a Batched of that one
+    call    the call of vmap that it belongs to
+
+    Its values are not asked for, it is not changed in place, and it has no history of its own, no hooks and no `.grad`: that
+    raises BatchError, and so does any use of it after the call has ended.
+    """
+
+    __slots__ = ("value", "call")
+    value: Tensor
+    call: Call
+
+    @classmethod
+    def of(cls, value: Tensor, call: Call) -> Batched:
+        made = cls.__new__(cls)
+        shape, array = value.shape[1:], value._data
+        xp = namespace([array])
+        made._data = Outline.of(shape, value.dtype) if xp is np else xp.broadcast_to(xp.empty((), value.dtype), shape)
+        made._grad, made.requires_grad, made.name, made.hooks = None, value.requires_grad, "", None
+        made.value, made.call = value, call
+        return made
+
+    def _require_concrete(self, what: str) -> NoReturn:
+        raise BatchError(
+            f"vmap: {what} asks for the values of a batched Tensor {self.shape}; it stands for all samples, and Python code "
+            f"that depends on values cannot run once for all of them. Choose with where(), or return the Tensor"
+        )
+
+    def _refuse(self, what: str, instead: str) -> NoReturn:
+        raise BatchError(f"vmap: {what} of a batched Tensor {self.shape}, which stands for all samples; {instead}")
+
+    @property
+    def node(self) -> Node | None:  # type: ignore[override]
+        """That of the Tensor with all samples. An operation that no vmap has taken over asks for it, too, which is too late."""
+        if state.batching is None or self.call not in state.batching.calls:
+            self._refuse("a use", "the call of vmap that it belongs to has ended")
+        return self.value.node
+
+    @property  # type: ignore[misc]  # which is not set
+    def data(self) -> NoReturn:
+        self._require_concrete(".data")
+
+    def _lent(self) -> NoReturn:
+        self._require_concrete("its array")
+
+    def detach(self) -> Tensor:
+        return Batched.of(self.value.detach(), self.call)
+
+    def requires_grad_(self, requires_grad: bool = True) -> NoReturn:
+        self._refuse("requires_grad_", "take the gradient with tensorgrad.func.grad")
+
+    def retain_grad(self) -> NoReturn:
+        self._refuse("retain_grad", "take the gradient with tensorgrad.func.grad")
+
+    def register_hook(self, hook: Any) -> NoReturn:
+        self._refuse("register_hook", "there are no hooks inside of vmap")
+
+    def backward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._refuse("backward()", "take the gradient with tensorgrad.func.grad")
+
+    def _write(self, change: Any, operand: Any) -> NoReturn:
+        self._refuse("a change in place", "compute a new one: y = y + 1 for y += 1")
+
+    def _write_raw(self, index: Any, value: Any) -> NoReturn:
+        self._write(index, value)
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        self._refuse("a change in place", "compute a new one: y = tensorgrad.setitem(y, v, index) for y[index] = v")
+
+    def __reduce__(self) -> NoReturn:
+        self._refuse("a copy", "use it as it is")
+
+    def __repr__(self) -> str:
+        return f"Batched({self.shape}, dtype={self.dtype}, {len(self.value)} samples)"
+
+
+class Batching:
+    """The calls of `vmap` that run in this thread, and what happens to an operation in them; `state.batching` is it.
+
+    calls   the outermost first
+    rule    takes (op, arguments, which of them are batched, attributes, how many samples) to the batched result
+    """
+
+    def __init__(self, calls: tuple[Call, ...], rule: Rule) -> None:
+        self.calls, self.rule = calls, rule
+
+    def within(self, size: int) -> Batching:
+        """These calls and one more, inside."""
+        return Batching((*self.calls, Call(size, len(self.calls) + 1)), self.rule)
+
+    def look(self, x: Tensor, what: str) -> None:
+        """Raise BatchError for a batched Tensor that something asks the values of."""
+        if type(x) is Batched:
+            x._require_concrete(what)
+
+    def __call__(self, op: Any, args: Sequence[Any], attrs: Mapping[str, Any]) -> Tensor | None:
+        """The result of an operation of batched Tensors; None where there are none among its arguments."""
+        level = max([a.call.level for a in args if type(a) is Batched], default=0)
+        if not level:
+            return None
+        call = self.calls[level - 1] if level <= len(self.calls) else None
+        batched = [type(a) is Batched and a.call is call for a in args]
+        if any(type(a) is Batched and a.call not in self.calls for a in args):
+            return None  # of a call that has ended: the operation will find out
+        values = [a.value if is_batched else a for a, is_batched in zip(args, batched, strict=True)]
+        assert call is not None
+        return Batched.of(self.rule(op, values, batched, attrs, call.size), call)

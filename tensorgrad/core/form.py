@@ -1,0 +1,156 @@
+"""Forms: what a nest of dicts, lists, arrays, numbers and text has to be like, and where one is not.
+
+A form is a Kind; a dict of names and forms, exactly those, of which one that is Absent(form) may be left out; Each, any names;
+[form], a list of any length; or Maybe(form), None as well. `problems` says in words what does not fit, and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core.backend import is_array
+
+
+class Kind(NamedTuple):
+    """A value that is no dict and no list: what it is called, and whether one is of the kind."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+class Each(NamedTuple):
+    """A dict from text to values of this form; `also`, where it is given, has to be in it."""
+
+    form: Any
+    also: Mapping[str, Any] = {}
+
+
+class Maybe(NamedTuple):
+    """A value of this form, or None."""
+
+    form: Any
+
+
+class Absent(NamedTuple):
+    """A value of this form, in a dict in which it may be left out."""
+
+    form: Any
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return is_whole(value) or isinstance(value, (float, np.floating))
+
+
+ANYTHING = Kind("anything", lambda value: True)
+WHOLE = Kind("a whole number", is_whole)
+COUNT = Kind("a whole number from 0", lambda value: is_whole(value) and value >= 0)
+NUMBER = Kind("a number", is_number)
+FLAG = Kind("True or False", lambda value: isinstance(value, (bool, np.bool_)))
+TEXT = Kind("text", lambda value: isinstance(value, str))
+ARRAY = Kind("an array of numbers", lambda value: is_array(value) and value.dtype.kind in "biufV")
+FLOATS = Kind("an array of floating numbers", lambda value: is_array(value) and value.dtype.kind in "fV")
+DOUBLES = Kind("an array of float64", lambda value: is_array(value) and value.dtype == np.float64)
+WHOLES = Kind("an array of whole numbers", lambda value: is_array(value) and value.dtype.kind in "iu")
+
+
+def problems(value: Any, form: Any, where: str = "") -> list[str]:
+    """What in a nest is not as its form says, each with the names that lead to it."""
+    if isinstance(form, Maybe):
+        return [] if value is None else problems(value, form.form, where)
+    at = where or "it"
+    if isinstance(form, Kind):
+        return [] if form.holds(value) else [f"{at} is {described(value)}, expected {form.words}"]
+    if isinstance(form, list):
+        if not isinstance(value, (list, tuple)):
+            return [f"{at} is {described(value)}, expected a list"]
+        return [problem for i, v in enumerate(value) for problem in problems(v, form[0], below(where, i))]
+    if not isinstance(value, Mapping):
+        return [f"{at} is {described(value)}, expected a dict"]
+    known: Mapping[str, Any] = form.also if isinstance(form, Each) else form
+    found = []
+    for name, inner in known.items():
+        if name in value:
+            found += problems(value[name], inner.form if isinstance(inner, Absent) else inner, below(where, name))
+        elif not isinstance(inner, Absent):
+            found.append(f"{below(where, name)} is missing")
+    for name, v in value.items():
+        if name in known:
+            continue
+        if not isinstance(form, Each) or not isinstance(name, str):
+            found.append(f"{below(where, name)} is not known")
+        else:
+            found += problems(v, form.form, below(where, name))
+    return found
+
+
+def below(where: str, name: Any) -> str:
+    """The path of what has this name, or number, in what is at a path."""
+    name = name if isinstance(name, (str, int)) else repr(name)
+    return f"{where}/{name}" if where else f"{name}"
+
+
+def described(value: Any) -> str:
+    """A value in a message: itself if it is short, else its type."""
+    if isinstance(value, (bool, int, float, str, type(None))) and len(text := repr(value)) <= 40:
+        return text
+    return f"an array {value.shape} {value.dtype}" if is_array(value) else f"a {type(value).__name__}"
+
+
+def form_of(value: Any, arrays: Kind = ARRAY) -> Any:
+    """The form of a value: one of the same names and kinds; lists of any length, of what their first element is."""
+    if isinstance(value, (bool, np.bool_)):
+        return FLAG
+    if is_whole(value):
+        return WHOLE
+    if is_number(value):
+        return NUMBER
+    if isinstance(value, str):
+        return TEXT
+    if isinstance(value, Mapping):
+        return {name: form_of(v, arrays) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [form_of(value[0], arrays) if value else ANYTHING]
+    return arrays if is_array(value) else ANYTHING
+
+
+LISTED = Kind(  # as it comes from JSON
+    "an array or a list of whole numbers",
+    lambda value: WHOLES.holds(value) or (isinstance(value, list) and all(map(is_whole, value))),
+)
+
+# NumPy reads at these places without a look whether they are there
+PLACES = {"pos": 624, "buffer_pos": 4}
+
+
+def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -> list[str]:
+    """What keeps the state of a generator of NumPy's from being set; it is tried on another one of its kind."""
+    own = rng.bit_generator
+    kind, at = type(own).__name__, where or "it"
+    if isinstance(values, Mapping) and isinstance(values.get("bit_generator"), str) and values["bit_generator"] != kind:
+        return [f"{at}: the state of a {values['bit_generator']}, expected that of a {kind}"]
+    if found := problems(values, form_of(own.state, LISTED), where):
+        return found
+    for name, most in PLACES.items():
+        for inner in (values, values["state"]):
+            if name in inner and not 0 <= inner[name] <= most:
+                return [f"{at}: no state of a {kind}: {name} is {inner[name]}, expected 0 to {most}"]
+    trial = type(own)()
+    try:
+        trial.state = values
+    except (ValueError, TypeError, KeyError, OverflowError, IndexError) as error:
+        return [f"{at}: no state of a {kind}: {error}"]
+    return [] if same(trial.state, values) else [f"{at}: no state of a {kind}: it has numbers out of range"]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nests hold the same values."""
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    return np.array_equal(a, b) if is_array(a) else bool(a == b)

@@ -1,0 +1,163 @@
+"""Functions made of functions: gradients, Jacobians, batches, and modules as functions of their parameters.
+
+    loss = lambda params, x, y: F.cross_entropy(func.functional_call(model, params, x), y)
+    func.grad(loss)(params, x, y)                          # the gradient, of the form of params
+    func.vmap(func.grad(loss), (None, 0, 0))(params, x, y)   # the gradient of each sample
+
+Each of these takes a function and returns one. At the top of the package stand the same derivatives at a point:
+tensorgrad.grad of Tensors that have been computed, jacobian, jacfwd, hessian, hvp, jvp and vjp of a function and its inputs.
+
+What comes out is recorded, and can be differentiated again, where something besides the arguments of that call has a part in it
+that requires a gradient, or where they do themselves; not inside of no_grad().
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tensorgrad.autograd import derivatives
+from tensorgrad.autograd.batching import vmap
+from tensorgrad.core.arguments import truth, wholes
+from tensorgrad.core.state import shown, switched
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError, DTypeError, GraphError, ShapeError
+from tensorgrad.nn.calls import functional_call
+
+__all__ = ["functional_call", "grad", "hessian", "jacfwd", "jacrev", "value_and_grad", "vmap"]
+
+Function = Callable[..., Any]
+
+
+def grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Function:
+    """The function that gives the gradient of fn, which returns a 0-d Tensor, for the same arguments.
+
+    argnums   by which of the arguments by place; for a tuple of them a tuple comes out
+    has_aux   whether fn returns (value, what else it has to say); the function then returns (gradient, what else)
+
+    An argument may be a list, a tuple or a dict of Tensors and arrays, at any depth: the gradient has its form, with zeros for
+    what fn does not read. `.grad` is touched nowhere. Raises ShapeError for another result than a 0-d Tensor, DTypeError for
+    integers and booleans, and for what is no array.
+    """
+    both = value_and_grad(fn, argnums, has_aux)
+
+    @functools.wraps(fn)
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        value, found = both(*args, **kwargs)
+        return (found, value[1]) if has_aux else found
+
+    return gradient
+
+
+def value_and_grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Function:
+    """The function that gives (fn's value, its gradient) for the same arguments; as `grad`. With has_aux the value is the pair
+    that fn returns."""
+    numbers, has_aux = checked("value_and_grad", fn, argnums), truth("value_and_grad", "has_aux", has_aux)
+
+    @functools.wraps(fn)
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        chosen = picked("grad", args, numbers)
+        flat: list[Any] = []
+        for number, part in zip(numbers, chosen, strict=True):
+            spread(part, flat, f"grad: argument {number}")
+        with switched(recording=True):
+            xs = derivatives.leaves_for("grad", tuple(flat)) if flat else []
+            leaves = iter(xs)
+            result = fn(*put_in(args, numbers, [formed(part, leaves) for part in chosen]), **kwargs)
+        if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+            raise GraphError(f"grad: with has_aux the function returns a pair, got {shown(result)}")
+        y, aux = result if has_aux else (result, None)
+        if not isinstance(y, Tensor):
+            raise GraphError(f"grad: the function returned {shown(y)}, expected a Tensor")
+        if y.ndim:
+            raise ShapeError(f"grad: the function returned shape {y.shape}, expected a 0-d Tensor")
+        is_recorded = derivatives.recorded("grad", None, y, xs, tuple(flat))
+        gradients = iter(derivatives.gradients(y, xs, None, is_recorded))
+        found = tuple([formed(part, gradients) for part in chosen])
+        value = y if is_recorded else y.detach()
+        return (value, aux) if has_aux else value, found if isinstance(argnums, tuple) else found[0]
+
+    return transformed
+
+
+def jacrev(fn: Function, argnums: int | tuple[int, ...] = 0) -> Function:
+    """The function that gives d fn / d x, of shape (*fn(x).shape, *x.shape), by one reverse pass for each element of fn's
+    result; `tensorgrad.jacobian` at its arguments."""
+    return at_arguments("jacrev", derivatives.jacobian, fn, argnums)
+
+
+def jacfwd(fn: Function, argnums: int | tuple[int, ...] = 0) -> Function:
+    """The function that gives d fn / d x, of shape (*fn(x).shape, *x.shape), by one forward pass for each element of x;
+    `tensorgrad.jacfwd` at its arguments."""
+    return at_arguments("jacfwd", derivatives.jacfwd, fn, argnums)
+
+
+def hessian(fn: Function, argnums: int | tuple[int, ...] = 0) -> Function:
+    """The function that gives d² fn / dx dz of a fn that returns a 0-d Tensor; `tensorgrad.hessian` at its arguments."""
+    return at_arguments("hessian", derivatives.hessian, fn, argnums)
+
+
+def at_arguments(caller: str, derivative: Function, fn: Function, argnums: int | tuple[int, ...]) -> Function:
+    """A derivative at a point as a function of the arguments."""
+    numbers = checked(caller, fn, argnums)
+
+    @functools.wraps(fn)
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        inputs = picked(caller, args, numbers)
+        return derivative(
+            lambda *xs: fn(*put_in(args, numbers, xs), **kwargs),
+            tuple(inputs) if isinstance(argnums, tuple) else inputs[0],
+            create_graph=None,
+        )
+
+    return transformed
+
+
+def checked(caller: str, fn: Any, argnums: Any) -> tuple[int, ...]:
+    """The numbers of the arguments to differentiate by."""
+    if not callable(fn):
+        raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
+    numbers = tuple(wholes(caller, "argnums", argnums))
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ArgumentError(f"{caller}: argnums must be numbers of arguments, each once, got {shown(argnums)}")
+    return numbers
+
+
+def picked(caller: str, args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
+    for number in numbers:
+        if not -len(args) <= number < len(args):
+            raise ArgumentError(f"{caller}: there is no argument {number} among the {len(args)} given by place; see argnums")
+    return [args[number] for number in numbers]
+
+
+def put_in(args: tuple[Any, ...], numbers: tuple[int, ...], values: Any) -> list[Any]:
+    """The arguments with others in some places."""
+    given = list(args)
+    for number, value in zip(numbers, values, strict=True):
+        given[number] = value
+    return given
+
+
+def spread(value: Any, flat: list[Any], where: str) -> None:
+    """Add the arrays in an argument to `flat`."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            spread(part, flat, f"{where}[{key!r}]")
+    elif isinstance(value, (tuple, list)) and not (value and all(isinstance(part, (int, float)) for part in value)):
+        for i, part in enumerate(value):
+            spread(part, flat, f"{where}[{i}]")
+    elif isinstance(value, (str, bytes)) or value is None:
+        raise DTypeError(f"{where} is {shown(value)}, expected Tensors or arrays to differentiate by")
+    else:
+        flat.append(value)
+
+
+def formed(value: Any, leaves: Any) -> Any:
+    """An argument with the next leaves in the places of its arrays."""
+    if isinstance(value, Mapping):
+        return {key: formed(part, leaves) for key, part in value.items()}
+    if isinstance(value, (tuple, list)) and not (value and all(isinstance(part, (int, float)) for part in value)):
+        parts = [formed(part, leaves) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return next(leaves)

@@ -1,0 +1,66 @@
+"""Windows of images copied and added up, in one pass over memory. None where the ops do it in NumPy."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.core.memory import new
+from tensorgrad.core.signature import Shape
+from tensorgrad.kernels import build, thresholds
+from tensorgrad.kernels.build import Kernel, fast_kernel
+
+
+@functools.cache
+def kernel(name: str, dtype: Any) -> Kernel | None:
+    """The kernel of fast.py of this name; None where NumPy has to do it."""
+    image, pieces, numbers = np.zeros((1,) * 4, dtype), np.zeros((1,) * 6, dtype), ((1, 1), (0, 0), (1, 1))
+    return fast_kernel(name, *((image, pieces) if name == "windows" else (pieces, image)), *numbers)
+
+
+def kernel_of(name: str, x: Array, size: int, axes: int) -> Kernel | None:
+    """The same, if it is there for so many axes and elements of an array."""
+    known = type(x) is np.ndarray and x.dtype.char in "fd" and axes in (1, 2) and size >= thresholds.KERNEL
+    return kernel(name, x.dtype) if known and build.has_numba() else None
+
+
+def windows(x: Array, shape: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Array | None:
+    """What ops.windows gives, of this shape, (c, *kernel, n, *places)."""
+    run = kernel_of("windows", x, math.prod(shape), len(stride))
+    if run is None:
+        return None
+    y = new(shape, x.dtype)
+    run(as_image(np.ascontiguousarray(x)), as_pieces(y), *for_two(stride, padding, dilation))
+    return y
+
+
+def fold(x: Array, size: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Array | None:
+    """What ops.fold gives, of this size of the last axes."""
+    axes = len(size)
+    run = kernel_of("fold", x, x.size, axes)
+    if run is None:
+        return None
+    y = np.zeros((x.shape[axes + 1], x.shape[0], *size), x.dtype)
+    run(as_pieces(np.ascontiguousarray(x)), as_image(y), *for_two(stride, padding, dilation))
+    return y
+
+
+def as_image(x: Array) -> Array:
+    """(n, c, l) as (n, c, 1, l); (n, c, h, w) as it is."""
+    return x if x.ndim == 4 else x[:, :, None]
+
+
+def as_pieces(x: Array) -> Array:
+    """(c, i, n, p) as (c, 1, i, n, 1, p); what has two axes as it is."""
+    return x if x.ndim == 6 else x[:, None, :, :, None]
+
+
+def for_two(stride: Shape, padding: Shape, dilation: Shape) -> tuple[Shape, Shape, Shape]:
+    """The numbers for one axis as those for two, of which the first has one element."""
+    if len(stride) == 2:
+        return stride, padding, dilation
+    return (1, *stride), (0, *padding), (1, *dilation)

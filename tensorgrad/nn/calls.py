@@ -1,0 +1,90 @@
+"""A module as a function of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensorgrad.core.backend import asarray, is_array
+from tensorgrad.core.state import shown
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
+from tensorgrad.nn.hidden import KINDS, parts_in
+from tensorgrad.nn.module import Module, Parameter
+from tensorgrad.nn.weights import owned
+
+__all__ = ["functional_call"]
+
+
+def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """What the module gives for the arguments, with other parameters in the place of its own.
+
+    values   path to Tensor or array, of the shape that is replaced, for every parameter, as `named_parameters` has them, tied
+             ones once; and for as many buffers as wished, which are arrays. The others are the module's own
+
+    Gradients flow to the Tensors given, computed ones too. The module stays as it is, and other threads may call it meanwhile:
+    what runs is a copy of it, part by part, that has the values. So an attribute that forward() sets is set on the copy, and
+    functions that a module holds, which know another one by themselves, call that with its own parameters. Batch norm in
+    training writes to the running buffers that it has, given or its own.
+
+    Raises ArgumentError for names that are missing or unknown, and for a module that holds one of its parts in a plain
+    container as well; ShapeError for other shapes; DTypeError for what is no array, or integers for a parameter.
+    """
+    of = "functional_call"
+    if not isinstance(module, Module):
+        raise ArgumentError(f"{of}: expected a Module, got {shown(module)}")
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"{of}: expected a dict from path to Tensor, got {shown(values)}")
+    parameters = dict(module.named_parameters())
+    buffers = {path: array for path, array, _ in owned(module, buffers=True)}
+    if missing := parameters.keys() - values.keys():
+        raise ArgumentError(f"{of}: {type(module).__name__} has parameters that are not given: {', '.join(sorted(missing))}")
+    if unknown := values.keys() - parameters.keys() - buffers.keys():
+        raise ArgumentError(
+            f"{of}: {type(module).__name__} has no {', '.join(map(str, sorted(unknown, key=str)))}; "
+            f"its parameters are {', '.join(parameters) or 'none'}"
+        )
+    others: dict[int, Any] = {}
+    for path, value in values.items():
+        own = parameters.get(path)
+        others[id(buffers[path] if own is None else own)] = fitting(f"{of}: {path}", value, buffers.get(path), own)
+    return twin(module, others, {})(*args, **kwargs)
+
+
+def fitting(where: str, value: Any, buffer: Any, parameter: Parameter | None) -> Any:
+    """A value for a parameter, as a Tensor, or for a buffer, as an array."""
+    old = buffer if parameter is None else parameter
+    if parameter is None:
+        if not is_array(value):
+            raise DTypeError(f"{where} is a buffer, expected an array, got {shown(value)}")
+    elif not isinstance(value, Tensor):
+        value = wrap(asarray(value, where=where), None)
+    if value.shape != old.shape:
+        raise ShapeError(f"{where} has shape {value.shape}, expected {old.shape}")
+    if parameter is not None and value.dtype.kind in "iub":
+        raise DTypeError(f"{where} is a parameter, expected a floating dtype, got {value.dtype}")
+    return value
+
+
+def twin(module: Module, others: dict[int, Any], known: dict[int, Module]) -> Module:
+    """A copy of a module and its parts that has other parameters and buffers, by the ids of its own."""
+    if id(module) in known:
+        return known[id(module)]
+    copied = known[id(module)] = type(module).__new__(type(module))
+    own = module.__getstate__()
+    parts = {id(part): part for part in (*module._modules.values(), *module._parameters.values())}
+    for name, value in own.items():
+        if KINDS[type(value)] and not name.startswith("_") and (found := next(parts_in(value, (Parameter, Module)), None)):
+            raise ArgumentError(
+                f"functional_call: {type(module).__name__}.{name}{found[0]} is a part in a plain container, which would keep "
+                f"its own parameters; hold it in nn.ModuleList or ModuleDict alone"
+            )
+    own["_parameters"] = {name: others.get(id(p), p) for name, p in module._parameters.items()}
+    own["_buffers"] = {name: others.get(id(array), array) for name, array in module._buffers.items()}
+    own["_modules"] = {name: twin(part, others, known) for name, part in module._modules.items()}
+    own["_is_looked_into"], own["_original"] = True, module
+    for name, value in own.items():
+        if id(value) in parts:
+            own[name] = twin(value, others, known) if isinstance(value, Module) else own["_parameters"].get(name)
+    vars(copied).update(own)
+    return copied

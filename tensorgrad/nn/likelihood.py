@@ -1,0 +1,126 @@
+"""Losses of what is predicted, element by element, with a distribution behind them. `nn.functional` has them all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.arguments import number, truth
+from tensorgrad.core.backend import Array
+from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.state import one_box
+from tensorgrad.core.tensor import raw
+from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.nn.loss import compared, half_of, total_of
+from tensorgrad.ops.clip import clip
+from tensorgrad.ops.compare import greater
+from tensorgrad.ops.elementwise import as_wide, maximum, mul_grad, where
+from tensorgrad.ops.exponential import exp, log
+from tensorgrad.ops.linalg import as_operand, scoped
+
+__all__ = ["binary_cross_entropy", "gaussian_nll_loss", "poisson_nll_loss", "smooth_l1_loss"]
+
+
+@one_box
+def binary_cross_entropy(
+    input: Operand[T], target: Operand[T], weight: Operand[T] | None = None, *, reduction: str = "mean"
+) -> T | Array:
+    """L = -w (t ln p + (1 - t) ln(1 - p)), element by element, reduced; logarithms below -100 count as -100.
+
+    input    p, probabilities; of logits binary_cross_entropy_with_logits is exact where p rounds to 0 or 1. A p that is itself
+             the result of sigmoid is evaluated from the logits
+    target   t, probabilities of the same shape
+    weight   w, what each element counts; broadcasts to the input
+
+    Raises ShapeError unless input and target have the same shape. Of a p outside of 0 .. 1 the loss is NaN.
+    """
+    op = "binary_cross_entropy"
+    half = half_of(input, target)
+    p, t = compared(op, input, target, reduction)
+    shape = np.shape(raw(weight)) if weight is not None else ()
+    if len(shape) > p.ndim or not all(n in (1, m) for n, m in zip(shape[::-1], p.shape[::-1], strict=False)):
+        raise ShapeError(f"{scoped(op)}: weight of shape {shape} does not broadcast to the input {p.shape}")
+    with np.errstate(divide="ignore"):  # the logarithm of 0 is taken for -100
+        yes, no = maximum(log(p), -100), maximum(log(1 - p), -100)
+    losses = -(mul_grad(t, yes) + mul_grad(1 - t, no))
+    return total_of(losses if weight is None else mul_grad(weight, losses), reduction, half=half)
+
+
+@one_box
+def smooth_l1_loss(input: Operand[T], target: Operand[T], *, beta: float = 1.0, reduction: str = "mean") -> T | Array:
+    """L = d²/(2 beta) where |d| <= beta, and |d| - beta/2 beyond, for d = input - target; reduced.
+
+    Raises ShapeError unless both have the same shape, ValueError unless beta > 0: with 0 it would be l1_loss.
+    """
+    half = half_of(input, target)
+    input, target = compared("smooth_l1_loss", input, target, reduction)
+    beta = number("smooth_l1_loss", "beta", beta)
+    if not beta > 0:
+        raise ArgumentError(f"{scoped('smooth_l1_loss')}: beta must be positive, got {beta}")
+    d = input - target
+    near = clip(d, -beta, beta)
+    return total_of(near * (d - 0.5 * near) * (1 / beta), reduction, half=half)
+
+
+@one_box
+def gaussian_nll_loss(
+    input: Operand[T],
+    target: Operand[T],
+    var: Operand[T],
+    *,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> T | Array:
+    """L = (ln v + (input - target)²/v) / 2, v = max(var, eps), element by element, reduced: how unlikely the target is.
+
+    input    means, var their variances, of the same shape, or with 1 as the last axis, or without it: one for each sample
+    full     True for ln(2π)/2 more
+
+    Where var is below eps its derivative is 0. Raises ShapeError for shapes that do not fit.
+    """
+    op = "gaussian_nll_loss"
+    half = half_of(input, target, var)
+    mean, t = compared(op, input, target, reduction)
+    v: Any = as_wide(as_operand(op, var))
+    if v.ndim and v.shape == mean.shape[:-1] != mean.shape:
+        v = v.reshape((*v.shape, 1))
+    if v.shape not in (mean.shape, (*mean.shape[:-1], 1)):
+        raise ShapeError(f"{scoped(op)}: var has shape {v.shape}, expected {mean.shape} or {(*mean.shape[:-1], 1)}")
+    eps, full = number(op, "eps", eps), truth(op, "full", full)
+    v = maximum(v, eps)
+    d: Any = mean - t
+    losses = 0.5 * (log(v) + d * d / v)
+    return total_of(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction, half=half)
+
+
+@one_box
+def poisson_nll_loss(
+    input: Operand[T],
+    target: Operand[T],
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> T | Array:
+    """L = e^x - t x for logarithms x of rates; x - t ln(x + eps) for rates themselves; element by element, reduced.
+
+    target      t, counts, of the same shape
+    log_input   False where the input is rates
+    full        True for Stirling's t ln t - t + ln(2π t)/2 more, where t > 1
+
+    Raises ShapeError unless both have the same shape.
+    """
+    op = "poisson_nll_loss"
+    half = half_of(input, target)
+    x, t = compared(op, input, target, reduction)
+    log_input, full, eps = truth(op, "log_input", log_input), truth(op, "full", full), number(op, "eps", eps)
+    losses: Any = exp(x) - t * x if log_input else x - t * log(x + eps)
+    if full:
+        many = greater(t, 1)
+        some = where(many, t, 1)
+        losses = losses + where(many, some * log(some) - some + 0.5 * log(2 * math.pi * some), 0)
+    return total_of(losses, reduction, half=half)

@@ -1,0 +1,353 @@
+"""Recurrent layers, and their cells, which are one step of them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tensorgrad import ops
+from tensorgrad.core.backend import DEFAULT_FLOAT, beside, namespace, on
+from tensorgrad.core.tensor import raw
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
+from tensorgrad.nn import functional as F
+from tensorgrad.nn import init
+from tensorgrad.nn.arguments import as_floating, flag, generator, one_of, real, shown, whole
+from tensorgrad.nn.module import Module, Parameter
+from tensorgrad.ops.linalg import as_operand
+from tensorgrad.ops.loss import as_target
+from tensorgrad.ops.recurrent import inside
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+
+
+class Recurrent(Module):
+    """What layers and cells have in common: parameters by PyTorch's names, and how a sequence goes through them.
+
+    gates   how many times as wide as a state the weights are
+    parts   where in what the op gives each state stands: an LSTM has two, h and c
+    """
+
+    gates: ClassVar[int] = 1
+    parts: ClassVar[tuple[tuple[int, ...], ...]] = ((),)
+    nonlinearity: str
+
+    def add_parameters(self, suffix: str, features: int, bias: bool, rng: np.random.Generator, dtype: Any) -> None:
+        """The weights (in, gates * hidden_size) and biases of one layer in one direction; U(-a, a), a = 1/sqrt(hidden_size)."""
+        wide, a = self.gates * self.hidden_size, max(self.hidden_size, 1) ** -0.5
+        for name, rows in (("ih", features), ("hh", self.hidden_size)):
+            weight = rng.uniform(-a, a, (rows, wide))
+            setattr(self, f"weight_{name}{suffix}", Parameter(weight, dtype=dtype))
+            values = rng.uniform(-a, a, wide) if bias else None
+            self.register_parameter(f"bias_{name}{suffix}", None if values is None else Parameter(values, dtype=dtype))
+            self.transposed_in_torch += (f"weight_{name}{suffix}",)
+
+    def states(self, x: Any, suffix: str, initial: tuple[Any, ...]) -> Any:
+        """The states before and after each step of x (t, n, in), as the op of this kind gives them."""
+        w, u = getattr(self, f"weight_ih{suffix}"), getattr(self, f"weight_hh{suffix}")
+        b, c = getattr(self, f"bias_ih{suffix}"), getattr(self, f"bias_hh{suffix}")
+        return self.sequence(x @ w if b is None else ops.linear(x, w, self.joined(b, c)), initial, u, c)
+
+    def joined(self, b: Any, c: Any) -> Any:
+        """The two biases as one, as far as they are added up anyway."""
+        return b + c
+
+    def sequence(self, z: Any, initial: tuple[Any, ...], u: Any, c: Any) -> Any:
+        """The op of this kind, of the input products z."""
+        raise NotImplementedError
+
+    def initial(self, shape: tuple[int, ...], given: Any) -> tuple[Any, ...]:
+        """The states to begin with, each of this shape: those given, or zeros."""
+        of, count = type(self).__name__, len(self.parts)
+        if given is None:
+            return (self.zeros(shape),) * count
+        if count == 1:
+            given = (given,)
+        elif not isinstance(given, (tuple, list)) or len(given) != count:
+            raise ArgumentError(f"{of}: hx must be (h, c), got {shown(given)}")
+        states = tuple(as_operand(of, state) for state in given)
+        for name, state in zip("hc", states, strict=False):
+            if state.shape != shape:
+                raise ShapeError(f"{of}: the initial state {name} has shape {state.shape}, expected {shape}")
+        return states
+
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        """An array of zeros where the parameters are, and of their dtype."""
+        near = raw(next(self.parameters()))
+        with on(near):
+            return namespace([near]).zeros(shape, near.dtype)
+
+    def input(self, x: Any, batched: int) -> Any:
+        """x as an array or a Tensor of `batched` axes, or one less, of input_size features."""
+        of = type(self).__name__
+        x = as_operand(of, x)
+        if x.ndim not in (batched - 1, batched) or x.shape[-1] != self.input_size:
+            kinds = self.kinds[batched]
+            raise ShapeError(f"{of}: input has shape {x.shape}, expected {kinds} with {self.input_size} features")
+        return x
+
+    input_size: int
+    hidden_size: int
+    kinds: ClassVar[dict[int, str]] = {
+        2: "(features) or (n, features)",
+        3: "(t, features), or (t, n, features) or with batch_first (n, t, features),",
+    }
+
+
+class Layers(Recurrent):
+    """Layers upon each other, each over the whole sequence before the next, in one direction or two."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
+    ) -> None:
+        super().__init__()
+        of = type(self).__name__
+        self.input_size, self.hidden_size = whole(of, "input_size", input_size), whole(of, "hidden_size", hidden_size)
+        self.num_layers, self.batch_first = whole(of, "num_layers", num_layers, 1), flag(of, "batch_first", batch_first)
+        self.dropout, self.bidirectional = real(of, "dropout", dropout, 0, 1), flag(of, "bidirectional", bidirectional)
+        bias, dtype, rng = flag(of, "bias", bias), as_floating(of, dtype), generator(of, rng) or init.generator()
+        self.directions = ("", "_reverse")[: 1 + self.bidirectional]
+        for layer in range(self.num_layers):
+            features = self.hidden_size * len(self.directions) if layer else self.input_size
+            for direction in self.directions:
+                self.add_parameters(f"_l{layer}{direction}", features, bias, rng, dtype)
+
+    def forward(self, x: Any, hx: Any = None, lengths: Any = None) -> Any:
+        x = self.input(x, 3)
+        is_single = x.ndim == 2
+        if is_single:
+            if lengths is not None:
+                raise ArgumentError(f"{type(self).__name__}: lengths are for a batch, got input {x.shape}")
+            x = ops.expand_dims(x, 1)
+        elif self.batch_first:
+            x = x.swapaxes(0, 1)
+        n = x.shape[1]
+        count = self.num_layers * len(self.directions)
+        shape = (count, self.hidden_size) if is_single else (count, n, self.hidden_size)
+        initial = self.initial(shape, hx)
+        ragged = None if lengths is None else Ragged(type(self).__name__, lengths, x)
+        if ragged is not None:
+            x = ragged.without_padding(x)
+        ends: list[list[Any]] = [[] for _ in self.parts]
+        for layer in range(self.num_layers):
+            if layer and self.dropout:
+                x = F.dropout(x, self.dropout, self.training)
+            outputs = []
+            for k, direction in enumerate(self.directions):
+                at = layer * len(self.directions) + k
+                begin = tuple(s[at : at + 1] if is_single else s[at] for s in initial)
+                turned = x if not k else ops.flip(x, 0) if ragged is None else ragged.turned(x)
+                y = self.states(turned, f"_l{layer}{direction}", begin)
+                for end, part in zip(ends, self.parts, strict=True):
+                    end.append(y[(*part, -1)] if ragged is None else ragged.last(y, part))
+                h = y[(*self.parts[0], slice(1, None))]
+                outputs.append(h if not k else ops.flip(h, 0) if ragged is None else ragged.turned(h))
+            x = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, -1)
+            if ragged is not None:
+                x = ragged.without_padding(x)
+        last = [ops.concatenate(end) if is_single else ops.stack(end) for end in ends]
+        x = x[:, 0] if is_single else x.swapaxes(0, 1) if self.batch_first else x
+        return x, (last[0] if len(last) == 1 else tuple(last))
+
+    def extra_repr(self) -> str:
+        given = {"num_layers": self.num_layers, "batch_first": self.batch_first, "dropout": self.dropout}
+        given |= {"bidirectional": self.bidirectional, "bias": self.bias_ih_l0 is not None}
+        usual = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "bias": True}
+        changed = [f"{name}={value}" for name, value in given.items() if value != usual[name]]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
+
+
+class Cell(Recurrent):
+    """One step of one layer."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
+    ) -> None:
+        super().__init__()
+        of = type(self).__name__
+        self.input_size, self.hidden_size = whole(of, "input_size", input_size), whole(of, "hidden_size", hidden_size)
+        bias, dtype = flag(of, "bias", bias), as_floating(of, dtype)
+        self.add_parameters("", self.input_size, bias, generator(of, rng) or init.generator(), dtype)
+
+    def forward(self, x: Any, hx: Any = None) -> Any:
+        x = self.input(x, 2)
+        initial = self.initial((*x.shape[:-1], self.hidden_size), hx)
+        if x.ndim == 1:
+            initial = tuple(ops.expand_dims(s, 0) for s in initial)
+        y = self.states(x.reshape((1, *(x.shape if x.ndim == 2 else (1, *x.shape)))), "", initial)
+        last = [y[(*part, -1)] if x.ndim == 2 else y[(*part, -1, 0)] for part in self.parts]
+        return last[0] if len(last) == 1 else tuple(last)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias_ih is not None else ", bias=False")
+
+
+class Ragged:
+    """Sequences of several lengths in one array x (t, n, ...)."""
+
+    def __init__(self, of: str, lengths: Any, x: Any) -> None:
+        (steps, n), near = x.shape[:2], raw(x)
+        if isinstance(lengths, (list, tuple)):
+            lengths = beside(np.asarray(lengths, None if lengths else int), [near])
+        lengths = as_target(lengths, of)
+        values = raw(lengths)
+        if values.dtype.kind not in "iu" or values.shape != (n,):
+            kind = DTypeError if values.dtype.kind not in "iu" else ShapeError
+            raise kind(f"{of}: lengths must be {n} whole numbers, one for each sequence, got {values.dtype} of {values.shape}")
+        with on(near):
+            xp = namespace([near])
+            self.columns, at = xp.arange(n), xp.arange(steps)[:, None]
+        self.lengths = lengths
+        self.inside = inside(lengths, steps).swapaxes(0, 1)  # (t, n)
+        self.places = ops.where(self.inside, lengths - 1 - at, at)
+
+    def without_padding(self, x: Any) -> Any:
+        """x (t, n, ...) with 0 behind the end of each sequence, whatever is there."""
+        return ops.where(ops.expand_dims(self.inside, 2), x, 0)
+
+    def turned(self, x: Any) -> Any:
+        """Each sequence from its end to its beginning; what is behind the end stays there."""
+        return x[self.places, self.columns]
+
+    def last(self, y: Any, part: tuple[int, ...]) -> Any:
+        """The state at the end of each sequence."""
+        return (y[part] if part else y)[self.lengths, self.columns]
+
+
+class RNN(Layers):
+    """h_k = act(x_k W + b + h_{k-1} U + c): simple recurrent layers.
+
+    Called with (x, hx=None, lengths=None) it gives (output, h):
+
+    x         (t, n, input_size), with batch_first (n, t, input_size), or one sequence (t, input_size)
+    hx        the states to begin with, (num_layers * directions, n, hidden_size), layer by layer; 0 by default
+    lengths   (n), whole numbers in 0 .. t: how long each sequence is. What stands behind its end is not looked at, the output
+              is 0 there, h is the state after its last step, and the backward direction begins there
+    output    (t, n, directions * hidden_size), that of the last layer; with batch_first the batch comes first
+    h         the states at the end, as hx
+
+    num_layers      layers upon each other; each one's output is the next one's input
+    nonlinearity    "tanh" or "relu"
+    bias            False for none
+    batch_first     whether x and the output have the batch as their first axis; states never have
+    dropout         how likely an element between two layers is 0 in training
+    bidirectional   whether each layer goes through the sequence backwards as well (2 directions), both outputs side by side
+    rng             the generator to draw from; the one that nn.init.seed starts by default
+
+    Parameters have PyTorch's names, weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ...; weights are
+    (in, out), PyTorch's transposed, and drawn, as biases are, from U(-a, a) with a = 1/sqrt(hidden_size). Each layer and
+    direction is one operation besides its input products, however long the sequence is.
+
+    Raises ShapeError, DTypeError or ArgumentError for input, states or lengths that do not fit.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, rng=rng, dtype=dtype)
+        self.nonlinearity = one_of(type(self).__name__, "nonlinearity", nonlinearity, ("tanh", "relu"))
+
+    def sequence(self, z: Any, initial: tuple[Any, ...], u: Any, c: Any) -> Any:
+        (h0,) = initial
+        return ops.rnn(z, h0, u, self.nonlinearity)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}")
+
+
+class RNNCell(Cell):
+    """One step of nn.RNN: (x, h=None) to h; x (n, input_size) or (input_size), h (n, hidden_size) or (hidden_size)."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, rng=rng, dtype=dtype)
+        self.nonlinearity = one_of(type(self).__name__, "nonlinearity", nonlinearity, ("tanh", "relu"))
+
+    def sequence(self, z: Any, initial: tuple[Any, ...], u: Any, c: Any) -> Any:
+        (h0,) = initial
+        return ops.rnn(z, h0, u, self.nonlinearity)
+
+
+class LstmSteps(Recurrent):
+    """What LSTM and LSTMCell have in common."""
+
+    gates, parts = 4, ((0,), (1,))
+
+    def sequence(self, z: Any, initial: tuple[Any, ...], u: Any, c: Any) -> Any:
+        h0, c0 = initial
+        return ops.lstm(z, h0, c0, u)
+
+
+class LSTM(LstmSteps, Layers):
+    """Long short-term memory: i, f, o = σ(a), m = tanh(a) with a = x_k W + b + h_{k-1} U + c, each of its part;
+    c_k = f c_{k-1} + i m, h_k = o tanh c_k.
+
+    Called with (x, hx=None, lengths=None) it gives (output, (h, c)), hx being (h, c). All else is as nn.RNN has it,
+    with weights 4 hidden_size wide, the gates in the order i, f, m, o.
+    """
+
+
+class LSTMCell(LstmSteps, Cell):
+    """One step of nn.LSTM: (x, hx=None) to (h, c), hx being (h, c); x (n, input_size) or (input_size)."""
+
+
+class GruSteps(Recurrent):
+    """What GRU and GRUCell have in common."""
+
+    gates = 3
+
+    def joined(self, b: Any, c: Any) -> Any:
+        n = self.hidden_size
+        return b + ops.pad(c[: 2 * n], (0, n))  # that of m is added within the reset gate
+
+    def sequence(self, z: Any, initial: tuple[Any, ...], u: Any, c: Any) -> Any:
+        (h0,), n = initial, self.hidden_size
+        return ops.gru(z, h0, u, self.zeros((n,)) if c is None else c[2 * n :])
+
+
+class GRU(GruSteps, Layers):
+    """Gated recurrent units: r, w = σ(x_k W + b + h_{k-1} U + c), m = tanh(x_k W + b + r (h_{k-1} U + c)), each of its part;
+    h_k = m + w (h_{k-1} - m).
+
+    All is as nn.RNN has it, with weights 3 hidden_size wide, the gates in the order r, w, m: w is what PyTorch calls z, and m
+    what it calls n.
+    """
+
+
+class GRUCell(GruSteps, Cell):
+    """One step of nn.GRU: (x, h=None) to h; x (n, input_size) or (input_size), h (n, hidden_size) or (hidden_size)."""

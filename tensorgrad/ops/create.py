@@ -1,0 +1,241 @@
+"""Tensors of given shapes: constants, ranges, grids, random numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core import backend
+from tensorgrad.core.arguments import choice, dtype_of, number, room_for, sizes, truth, whole
+from tensorgrad.core.backend import Array
+from tensorgrad.core.operand import Operand, T, shape_of
+from tensorgrad.core.state import named, scoped, shown
+from tensorgrad.core.tensor import Tensor, raw
+from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.ops.elementwise import astype
+from tensorgrad.ops.exponential import log
+from tensorgrad.ops.functions import sqrt
+from tensorgrad.ops.linalg import as_operand
+from tensorgrad.ops.random import uniform
+from tensorgrad.ops.shape import broadcast_to, reshape
+from tensorgrad.ops.trigonometry import cos
+
+__all__ = [
+    "arange", "eye", "full", "full_like", "linspace", "meshgrid", "ones", "ones_like", "rand", "randn", "zeros", "zeros_like",
+]  # fmt: skip
+
+
+@named
+def zeros(
+    shape: int | Sequence[int],
+    dtype: np.typing.DTypeLike = np.float32,
+    *,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """A Tensor of zeros; the shape is one tuple, or one size."""
+    return filled("zeros", shape, 0, dtype, requires_grad, device)
+
+
+@named
+def ones(
+    shape: int | Sequence[int],
+    dtype: np.typing.DTypeLike = np.float32,
+    *,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """A Tensor of ones; the shape is one tuple, or one size."""
+    return filled("ones", shape, 1, dtype, requires_grad, device)
+
+
+@named
+def full(
+    shape: int | Sequence[int],
+    value: float,
+    dtype: np.typing.DTypeLike = np.float32,
+    *,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """A Tensor with one number everywhere; the shape is one tuple, or one size. A whole number makes float32 too."""
+    return filled("full", shape, value, dtype, requires_grad, device)
+
+
+@named
+def zeros_like(x: Operand[T], dtype: np.typing.DTypeLike | None = None, *, requires_grad: bool = False) -> Tensor:
+    """Zeros of the shape, the dtype and the device of x. They are no function of x, and have no history."""
+    return filled_like("zeros_like", x, 0, dtype, requires_grad)
+
+
+@named
+def ones_like(x: Operand[T], dtype: np.typing.DTypeLike | None = None, *, requires_grad: bool = False) -> Tensor:
+    """Ones of the shape, the dtype and the device of x. They are no function of x, and have no history."""
+    return filled_like("ones_like", x, 1, dtype, requires_grad)
+
+
+@named
+def full_like(x: Operand[T], value: float, dtype: np.typing.DTypeLike | None = None, *, requires_grad: bool = False) -> Tensor:
+    """One number everywhere, in the shape, the dtype and on the device of x. It is no function of x, and has no history."""
+    return filled_like("full_like", x, value, dtype, requires_grad)
+
+
+@named
+def eye(
+    n: int,
+    m: int | None = None,
+    k: int = 0,
+    dtype: np.typing.DTypeLike = np.float32,
+    *,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """Ones on the k-th diagonal of a matrix (n, m), zeros elsewhere; m is n by default: then, for k = 0, the identity."""
+    rows, columns = whole("eye", "n", n, 0), whole("eye", "m", n if m is None else m, 0)
+    k, kind = min(max(whole("eye", "k", k), -rows), columns), dtype_of("eye", dtype)
+    room_for("eye", (rows, columns), kind.itemsize)
+    return made("eye", np.eye(rows, columns, k, kind), requires_grad, device)
+
+
+@named
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: np.typing.DTypeLike | None = None,
+    *,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """start, start + step, ... below stop; arange(n) is 0, 1, ... n - 1. int64 of whole numbers alone, else float32."""
+    given = (0, start, step) if stop is None else (start, stop, step)
+    first, end, by = (number("arange", what, x) for what, x in zip(("start", "stop", "step"), given, strict=True))
+    if not by:
+        raise ArgumentError(f"{scoped('arange')}: step must not be 0")
+    if not all(map(math.isfinite, (first, end, by))):
+        raise ArgumentError(f"{scoped('arange')}: expected finite numbers, got {first}, {end}, {by}")
+    is_whole = all(isinstance(n, int) for n in (first, end, by))
+    kind = dtype_of("arange", dtype or (np.int64 if is_whole else np.float32))
+    count = max(-((first - end) // by) if is_whole else math.ceil((end - first) / by), 0)
+    room_for("arange", (count,), 8)
+    values = np.arange(first, end, by) if is_whole else first + by * np.arange(count)  # of float64, rounded once
+    return made("arange", values.astype(kind), requires_grad, device)
+
+
+@named
+def linspace(
+    start: float,
+    stop: float,
+    num: int = 50,
+    dtype: np.typing.DTypeLike = np.float32,
+    *,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """`num` numbers with equal steps from start to stop, both included."""
+    num, kind = whole("linspace", "num", num, 0), dtype_of("linspace", dtype)
+    room_for("linspace", (num,), 16)
+    values = np.linspace(number("linspace", "start", start), number("linspace", "stop", stop), num)
+    return made("linspace", values.astype(kind), requires_grad, device)
+
+
+@named
+def meshgrid(*xs: Operand[T], indexing: str = "xy") -> tuple[T | Array, ...]:
+    """Arrays of one axis each, spread over a grid: for each an array in which it changes along its own axis alone.
+
+    indexing   "xy": its axis is the i-th, but the first two change places, as a plot has them; "ij": it is the i-th
+    """
+    given = [as_operand("meshgrid", x) for x in xs]
+    first_two = (1, 0) if choice("meshgrid", "indexing", indexing, ("xy", "ij")) == "xy" and len(given) > 1 else (0, 1)
+    axes = (*first_two, *range(2, len(given)))
+    lines = []
+    for x, axis in zip(given, axes, strict=False):
+        if x.ndim > 1:
+            raise ShapeError(f"{scoped('meshgrid')}: expected arrays of one axis, got shape {x.shape}")
+        lines.append(reshape(x, tuple(-1 if i == axis else 1 for i in range(len(given)))))
+    shape = np.broadcast_shapes(*[shape_of(x) for x in lines])
+    room_for("meshgrid", shape, 8)
+    return tuple(broadcast_to(x, shape) for x in lines)
+
+
+@named
+def rand(
+    shape: int | Sequence[int] = (),
+    dtype: np.typing.DTypeLike = np.float32,
+    *,
+    rng: np.random.Generator | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """Uniform random numbers in 0 .. 1; a compiled step draws others in each call. The shape is one tuple.
+
+    1 is excluded, but for half precision, to which float32 is rounded.
+
+    rng   the generator to draw from; the one that `manual_seed` and `nn.functional.seed` start by default
+    """
+    return drawn("rand", shape, dtype, rng, requires_grad, device, uniform)
+
+
+@named
+def randn(
+    shape: int | Sequence[int] = (),
+    dtype: np.typing.DTypeLike = np.float32,
+    *,
+    rng: np.random.Generator | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
+    """Normal random numbers of mean 0 and variance 1; a compiled step draws others in each call. The shape is one tuple.
+
+    rng   the generator to draw from; the one that `manual_seed` and `nn.functional.seed` start by default
+
+    By G. E. P. Box and M. E. Muller, A note on the generation of random normal deviates, Annals of Mathematical Statistics 29
+    (1958) 610-611: √(-2 ln u) cos 2πv is normal for uniform u and v.
+    """
+    return drawn("randn", shape, dtype, rng, requires_grad, device, normal)
+
+
+def normal(like: Tensor, rng: np.random.Generator | None) -> Any:
+    length = sqrt(log(1 - uniform(like, rng=rng)) * -2)  # 1 - u is never 0
+    return length * cos(uniform(like, rng=rng) * (2 * math.pi))
+
+
+def drawn(op: str, shape: Any, dtype: Any, rng: Any, requires_grad: bool, device: str | None, draw: Any) -> Tensor:
+    """Random numbers, as a recorded draw inside a traced step."""
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise ArgumentError(f"{scoped(op)}: rng must be a generator, np.random.default_rng(seed), or None, got {shown(rng)}")
+    kind = kind_of(op, dtype, "f")
+    wide = kind if kind.char in "fd" else np.dtype(np.float32)
+    y: Tensor = draw(filled(op, shape, 0, wide, False, device), rng=rng)
+    y = y if kind == wide else astype(y, kind)
+    return y.requires_grad_(truth(op, "requires_grad", requires_grad)) if requires_grad is not False else y
+
+
+def filled(op: str, shape: Any, value: Any, dtype: Any, requires_grad: bool, device: str | None) -> Tensor:
+    """A Tensor of this shape with one number everywhere."""
+    kind, found = kind_of(op, dtype), sizes(op, shape)
+    room_for(op, found, kind.itemsize)
+    if not isinstance(value, (bool, np.bool_)):
+        value = number(op, "value", value)
+    return made(op, np.full(found, value).astype(kind), requires_grad, device)
+
+
+def kind_of(op: str, dtype: Any, kinds: str = "fiub") -> np.dtype[Any]:
+    """The dtype that is asked for; a number in its place is a second size."""
+    if isinstance(dtype, (int, np.integer)):
+        raise ArgumentError(f"{scoped(op)}: dtype is {dtype}; several sizes are one tuple, {op}((2, {dtype}))")
+    return dtype_of(op, dtype, kinds)
+
+
+def filled_like(op: str, x: Any, value: Any, dtype: Any, requires_grad: bool) -> Tensor:
+    x = as_operand(op, x)
+    return filled(op, x.shape, value, x.dtype if dtype is None else dtype, requires_grad, backend.device_of(raw(x)))
+
+
+def made(op: str, values: Array, requires_grad: bool, device: str | None) -> Tensor:
+    """A Tensor of numbers that nothing outside of it knows."""
+    y = Tensor(values, device=device)
+    return y if requires_grad is False else y.requires_grad_(truth(op, "requires_grad", requires_grad))

@@ -1,0 +1,361 @@
+"""Decompositions of the matrices in the last two axes: QR, symmetric eigenvalues, singular values; the pseudo-inverse.
+
+Each is one op whose result has its factors below one another, so that LAPACK is asked once and one rule knows all of their
+gradients; the functions cut it apart. Derivatives after M. Giles, An extended collection of matrix derivative results for
+forward and reverse mode algorithmic differentiation (Oxford, 2008), and J. Townsend, Differentiating the singular value
+decomposition (2016); of QR after S. Walter and L. Lehmann, Algorithmic differentiation of linear algebra functions (2010).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core.arguments import choice, truth
+from tensorgrad.core.backend import Array, Xp, finfo, on_gpu
+from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
+from tensorgrad.core.operand import Operand, T, Unary
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import named, scoped, state
+from tensorgrad.core.tensor import raw
+from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.ops.elementwise import div_grad
+from tensorgrad.ops.index import getitem
+from tensorgrad.ops.linalg import as_operand, identity
+from tensorgrad.ops.rearrange import concatenate
+from tensorgrad.ops.solve import LinAlgError, lower_half, solve
+
+__all__ = ["eigh", "pinv", "qr", "svd"]
+
+
+class Decomposition(Op):
+    """A matrix to its factors, one below the other."""
+
+    signature, reads = "(*)->(*)", "y"
+    real = True
+
+
+class QRFactors(Decomposition):
+    """Q over R of x = Q R, for at least as many rows as columns: Qᵀ Q = I, R upper triangular.
+
+    forward    y  = [Q; R]                                        x (...,m,n), m >= n, Q (...,m,n), R (...,n,n)
+    backward   gx = (gQ + Q (S + Sᵀ)) R⁻ᵀ,   S = Φ(R gRᵀ - gQᵀ Q)      (Φ: the lower triangle, its diagonal halved)
+    tangent    tQ = tx R⁻¹ - Q (C - O),   tR = (C - O) R,   C = Qᵀ tx R⁻¹,   O = L - Lᵀ,   L = C below its diagonal
+    """
+
+    name, public = "qr_factors", "qr"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        n, more, *batch = (int(k) for k in rng.choice(sizes, rng.integers(2, 4)))
+        return (tall(rng, (*batch, n + more, n)),), {}
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        q, r = xp.linalg.qr(x)
+        return xp.concatenate([q, r], axis=-2)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        def gx() -> Value:
+            (q, r), (gq, gr) = (cut(a, a.shape[-2] - a.shape[-1]) for a in (y, g))
+            full_rank(r)
+            s = (r @ gr.swapaxes(-1, -2) - gq.swapaxes(-1, -2) @ q) * lower_half(r)
+            right = gq + q @ (s + s.swapaxes(-1, -2))
+            return solve(r, right.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+        return (gx,)
+
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        def tangent(t: Value) -> Value:
+            q, r = cut(y, y.shape[-2] - y.shape[-1])
+            full_rank(r)
+            moved = solve(r.swapaxes(-1, -2), t.swapaxes(-1, -2)).swapaxes(-1, -2)  # tx R⁻¹
+            c = q.swapaxes(-1, -2) @ moved
+            lower = c * (lower_half(r) - identity(r, r.shape[-1]) / 2)
+            upper = c - lower + lower.swapaxes(-1, -2)
+            return concatenate([moved - q @ upper, upper @ r], axis=-2)
+
+        return (tangent,)
+
+
+class EighFactors(Decomposition):
+    """The eigenvalues w of (x + xᵀ)/2, rising, over its eigenvectors V, as columns.
+
+    forward    y  = [wᵀ; V]                                       x (...,n,n), w (...,n), V (...,n,n)
+    backward   gx = V (diag(gw) + F * (Vᵀ gV - gVᵀ V)/2) Vᵀ,   F_ij = 1/(w_j - w_i), 0 on the diagonal
+    tangent    tw = diag(P),   tV = V (F * P),   P = Vᵀ sym(tx) V              (sym(a) = (a + aᵀ)/2)
+    """
+
+    name, public = "eigh_factors", "eigh"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        n, *batch = (int(k) for k in rng.choice(sizes, rng.integers(1, 3)))
+        return (apart(rng, (*batch, n, n)),), {}
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        with converging(self.public, x):
+            w, v = xp.linalg.eigh(symmetric(x))
+        return xp.concatenate([w[..., None, :], v], axis=-2)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        def gx() -> Value:
+            (w, v), (gw, gv) = (cut(a, 1) for a in (y, g))
+            vt, n = v.swapaxes(-1, -2), y.shape[-1]
+            inner = over_gaps(self.public, "eigenvalues", turned(vt @ gv) / 2, w)
+            return v @ (identity(w, n) * gw + inner) @ vt
+
+        return (gx,)
+
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        def tangent(t: Value) -> Value:
+            w, v = cut(y, 1)
+            p = v.swapaxes(-1, -2) @ symmetric(t) @ v
+            return concatenate([diagonal_of(p), v @ over_gaps(self.public, "eigenvalues", p, w)], axis=-2)
+
+        return (tangent,)
+
+
+class SVDFactors(Decomposition):
+    """U over the singular values s, falling, over V of x = U diag(s) Vᵀ: Uᵀ U = Vᵀ V = I, k = min(m, n) columns each.
+
+    forward    y  = [U; sᵀ; V]                                    x (...,m,n), U (...,m,k), s (...,k), V (...,n,k)
+    backward   gx = U (diag(gs) + A S + S B) Vᵀ + (I - UUᵀ) gU S⁻¹ Vᵀ + U S⁻¹ gVᵀ (I - VVᵀ),
+               A = F * (Uᵀ gU - gUᵀ U),   B = F * (Vᵀ gV - gVᵀ V),   F_ij = 1/(s_j² - s_i²), 0 on the diagonal
+    tangent    ts = diag(P),   P = Uᵀ tx V,   tU = U (F * (P S + S Pᵀ)) + (I - UUᵀ) tx V S⁻¹,
+               tV = V (F * (S P + Pᵀ S)) + (I - VVᵀ) txᵀ U S⁻¹
+    """
+
+    name, public = "svd_factors", "svd"
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        m, n, *batch = (int(k) for k in rng.choice(sizes, rng.integers(2, 4)))
+        return (uneven(rng, (*batch, m, n)),), {}
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        with converging(self.public, x):
+            u, s, vt = xp.linalg.svd(x, full_matrices=False)
+        return xp.concatenate([u, s[..., None, :], vt.swapaxes(-1, -2)], axis=-2)
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        def gx() -> Value:
+            (m, n), k = x.shape[-2:], min(x.shape[-2:])
+            (u, s, v), (gu, gs, gv) = (cut(a, m, 1) for a in (y, g))
+            ut, vt = u.swapaxes(-1, -2), v.swapaxes(-1, -2)
+            a, b = (over_gaps(self.public, "singular values", turned(p), s * s) for p in (ut @ gu, vt @ gv))
+            found = u @ (identity(s, s.shape[-1]) * gs + a * s + s.swapaxes(-1, -2) * b) @ vt
+            if k != m:  # else U Uᵀ = I
+                found = found + div_grad(gu - u @ (ut @ gu), s) @ vt
+            if k != n:
+                found = found + u @ div_grad(gv - v @ (vt @ gv), s).swapaxes(-1, -2)
+            return found
+
+        return (gx,)
+
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        def tangent(t: Value) -> Value:
+            (m, n), k = x.shape[-2:], min(x.shape[-2:])
+            u, s, v = cut(y, m, 1)
+            tt, column = t.swapaxes(-1, -2), s.swapaxes(-1, -2)
+            p = u.swapaxes(-1, -2) @ t @ v
+            pt = p.swapaxes(-1, -2)
+            a, b = (over_gaps(self.public, "singular values", q, s * s) for q in (p * s + column * pt, column * p + pt * s))
+            tu, tv = u @ a, v @ b
+            if k != m:
+                tu = tu + div_grad(t @ v - u @ p, s)
+            if k != n:
+                tv = tv + div_grad(tt @ u - v @ pt, s)
+            return concatenate([tu, diagonal_of(p), tv], axis=-2)
+
+        return (tangent,)
+
+
+class Pinv(Unary):
+    """y = x⁺, the pseudo-inverse of Moore and Penrose. Singular values below max(m, n) eps of the largest count as 0.
+
+    The derivative is that of a matrix of full rank, and of another one along changes that leave the rank as it is.
+
+    forward    y  = x⁺                                            x (...,m,n), y (...,n,m)
+    backward   gx = -yᵀ g yᵀ + (I - x y) gᵀ y yᵀ + yᵀ y gᵀ (I - y x)
+    tangent    ty = -y tx y + y yᵀ txᵀ (I - x y) + (I - y x) txᵀ yᵀ y
+    """
+
+    name, signature, reads = "pinv", "(m,n)->(n,m)", "y x"
+    real = True
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        return svd_factors.sample(rng, sizes)
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        with converging(self.name, x):
+            return xp.linalg.pinv(x, rcond=max(x.shape[-2:]) * float(finfo(x.dtype).eps))
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        def gx() -> Value:
+            yt, gt = y.swapaxes(-1, -2), g.swapaxes(-1, -2)
+            right, left = gt @ y, y @ gt
+            return (right - x @ (y @ right)) @ yt + yt @ (left - (left @ y) @ x) - yt @ g @ yt
+
+        return (gx,)
+
+    def jvp(self, y: Value, x: Value) -> Tangents:
+        def tangent(t: Value) -> Value:
+            yt, tt = y.swapaxes(-1, -2), t.swapaxes(-1, -2)
+            right, left = yt @ tt, tt @ yt
+            return y @ (right - (right @ x) @ y) + (left - y @ (x @ left)) @ y - y @ t @ y
+
+        return (tangent,)
+
+
+@contextmanager
+def converging(op: str, x: Array) -> Iterator[None]:
+    """NumPy's LinAlgError, as of a matrix with NaN in it, as one that names the op."""
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise LinAlgError(f"{op}: {error}; got shape {x.shape}") from error
+
+
+def cut(y: Value, *heights: int) -> list[Value]:
+    """The parts of a result, each of so many rows, and the rest."""
+    ends = [0, *np.cumsum(heights).tolist(), y.shape[-2]]
+    return [getitem(y, (..., slice(a, b), slice(None))) for a, b in pairwise(ends)]
+
+
+def symmetric(x: Value) -> Value:
+    return x / 2 + x.swapaxes(-1, -2) / 2  # a sum might not fit into the dtype
+
+
+def diagonal_of(p: Value) -> Value:
+    """The diagonal of each matrix, as a row."""
+    return (p * identity(p, p.shape[-1])).sum(-2, keepdims=True)
+
+
+def turned(p: Value) -> Value:
+    """How far vectors would be turned into each other: p - pᵀ."""
+    return p - p.swapaxes(-1, -2)
+
+
+def over_gaps(op: str, what: str, p: Value, w: Value) -> Value:
+    """F * p with F_ij = 1/(w_j - w_i), and 0 on the diagonal. Raises LinAlgError where two are equal, as far as their dtype can
+    tell, and the vectors that belong to them are asked about: they are not determined then. A replay, which does not look,
+    gives what is not finite there."""
+    diagonal = identity(p, p.shape[-1])
+    p = p * (1 - diagonal)
+    gaps = w - w.swapaxes(-1, -2)
+    values = raw(w)
+    if not state.tracing and not on_gpu(values):
+        close = np.abs(raw(gaps)) <= 4 * finfo(values.dtype).eps * np.abs(values).max(-1, keepdims=True, initial=0)
+        if (close & (raw(p) != 0)).any():
+            raise LinAlgError(f"{op}: two {what} are equal, so their vectors are not determined, and have no derivative")
+    return div_grad(p, gaps + diagonal)
+
+
+def full_rank(r: Value) -> None:
+    """Raise LinAlgError if the columns that this triangle belongs to are dependent."""
+    values = raw(r)
+    if not state.tracing and not on_gpu(values) and not np.diagonal(values, 0, -2, -1).all():
+        raise LinAlgError("qr: the columns are dependent, and the factors have no derivative there")
+
+
+# Matrices to try them with, at which there are derivatives
+
+
+def tall(rng: np.random.Generator, shape: Shape) -> Array:
+    """Of full rank, the diagonal well above 0."""
+    return rng.uniform(-1, 1, shape) + 3 * np.eye(shape[-2], shape[-1])
+
+
+def apart(rng: np.random.Generator, shape: Shape) -> Array:
+    """Symmetric, with eigenvalues that are far apart."""
+    return symmetric(rng.uniform(-0.4, 0.4, shape)) + np.diag(np.arange(shape[-1]) * 2.0)
+
+
+def uneven(rng: np.random.Generator, shape: Shape) -> Array:
+    """With singular values that are far apart, and from 0."""
+    k = np.zeros(shape[-2:])
+    np.fill_diagonal(k, 2.0 + 2.0 * np.arange(min(shape[-2:])))
+    return rng.uniform(-0.3, 0.3, shape) + k
+
+
+class QR(NamedTuple):
+    """What `qr` returns: x = Q R."""
+
+    Q: Any
+    R: Any
+
+
+class Eigh(NamedTuple):
+    """What `eigh` returns: (x + xᵀ)/2 = V diag(w) Vᵀ, w being the eigenvalues and V the eigenvectors, as columns."""
+
+    eigenvalues: Any
+    eigenvectors: Any
+
+
+class SVD(NamedTuple):
+    """What `svd` returns: x = U diag(S) Vh."""
+
+    U: Any
+    S: Any
+    Vh: Any
+
+
+@named
+def qr(x: Operand[T], mode: str = "reduced") -> QR:
+    """x = Q R of matrices (..., m, n): Q (..., m, k) with Qᵀ Q = I, R (..., k, n) upper triangular, k = min(m, n); as LAPACK
+    has them, R having negative numbers on its diagonal, too.
+
+    Differentiable where the first k columns are independent; LinAlgError where one is 0 then, in the gradient.
+
+    mode   "reduced"; "complete" and "r" of NumPy are not there
+    """
+    choice("qr", "mode", mode, ("reduced",))
+    given = matrices("qr", x)
+    m, n = given.shape[-2:]
+    q, r = cut(qr_factors(getitem(given, (..., slice(0, m)))), m)
+    if n > m:  # what is left follows from Q
+        r = concatenate([r, q.swapaxes(-1, -2) @ getitem(given, (..., slice(m, None)))], axis=-1)
+    return QR(q, r)
+
+
+@named
+def eigh(x: Operand[T]) -> Eigh:
+    """Eigenvalues (..., n), rising, and eigenvectors (..., n, n), as columns, of (x + xᵀ)/2, which is x where it is symmetric.
+
+    The gradient is symmetric. That of the eigenvalues is right where some are equal, too, if what is made of them does not
+    depend on their order; eigenvectors that belong to equal ones have none: LinAlgError, in forward mode in any case.
+    """
+    given = matrices("eigh", x)
+    if given.shape[-1] != given.shape[-2]:
+        raise ShapeError(f"{scoped('eigh')}: expected square matrices, got shape {given.shape}")
+    w, v = cut(eigh_factors(given), 1)
+    return Eigh(getitem(w, (..., 0, slice(None))), v)
+
+
+@named
+def svd(x: Operand[T], full_matrices: bool = False) -> SVD:
+    """x = U diag(S) Vh of matrices (..., m, n): U (..., m, k), S (..., k), falling, Vh (..., k, n), k = min(m, n).
+
+    The gradient of S is right where some are equal, too, if what is made of them does not depend on their order. Vectors have
+    one where their values differ from each other, and, unless the matrix is square, from 0; LinAlgError for equal ones, in
+    forward mode in any case.
+
+    full_matrices   True, NumPy's default, is for square matrices alone: further columns would have no derivative
+    """
+    given, full = matrices("svd", x), truth("svd", "full_matrices", full_matrices)
+    m, n = given.shape[-2:]
+    if full and m != n:
+        raise ArgumentError(f"{scoped('svd')}: full_matrices=True for shape {given.shape}; further columns have no derivative")
+    u, s, v = cut(svd_factors(given), m, 1)
+    return SVD(u, getitem(s, (..., 0, slice(None))), v.swapaxes(-1, -2))
+
+
+def matrices(op: str, x: Any) -> Any:
+    x = as_operand(op, x)
+    if x.ndim < 2:
+        raise ShapeError(f"{scoped(op)}: expected matrices, two axes or more, got shape {x.shape}")
+    return x
+
+
+qr_factors, eigh_factors, svd_factors, pinv = QRFactors(), EighFactors(), SVDFactors(), Pinv()

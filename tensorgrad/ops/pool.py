@@ -1,0 +1,268 @@
+"""Pooling over the last one, two or three axes of (n,c,...): each window made one number."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from operator import mul
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.arguments import room_for, truth
+from tensorgrad.core.backend import Array, is_floating, namespace
+from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import one_box
+from tensorgrad.core.tensor import raw
+from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.ops import statistics
+from tensorgrad.ops.conv import AXES
+from tensorgrad.ops.elementwise import as_narrow, as_wide, where
+from tensorgrad.ops.index import getitem
+from tensorgrad.ops.linalg import as_operand, scoped
+from tensorgrad.ops.rearrange import pad
+from tensorgrad.ops.reduce import mean
+from tensorgrad.ops.shape import reshape, swapaxes
+from tensorgrad.ops.windows import positions, several, windows
+
+__all__ = [
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d",
+]  # fmt: skip
+
+
+@one_box
+def max_pool1d(
+    x: Operand[T],
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    dilation: int | Shape = 1,
+    ceil_mode: bool = False,
+) -> T | Array:
+    """`max_pool2d` with one axis: x (n,c,l)."""
+    return largest("max_pool1d", 1, x, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+@one_box
+def max_pool2d(
+    x: Operand[T],
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    dilation: int | Shape = 1,
+    ceil_mode: bool = False,
+) -> T | Array:
+    """The largest element of every window of `kernel_size`, `stride` (by default `kernel_size`) apart; x (n,c,h,w).
+
+    padding     what is less than any number, so often around x: at most half of a window
+    dilation    how far apart the elements of a window are
+    ceil_mode   True for windows at the right and at the bottom that are not whole; by default what is left over is in none
+
+    Of equal elements the first in the window, row by row, gets the gradient; where all of x in a window is -inf that may be one
+    of the padding, so that nothing in x gets it. Raises ShapeError for a window that does not fit into x.
+    """
+    return largest("max_pool2d", 2, x, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+@one_box
+def max_pool3d(
+    x: Operand[T],
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    dilation: int | Shape = 1,
+    ceil_mode: bool = False,
+) -> T | Array:
+    """`max_pool2d` with one axis more: x (n,c,d,h,w)."""
+    return largest("max_pool3d", 3, x, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+@one_box
+def avg_pool1d(
+    x: Operand[T],
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> T | Array:
+    """`avg_pool2d` with one axis: x (n,c,l)."""
+    return averaged("avg_pool1d", 1, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+@one_box
+def avg_pool2d(
+    x: Operand[T],
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> T | Array:
+    """The mean of every window of `kernel_size`, `stride` (by default `kernel_size`) apart; x (n,c,h,w).
+
+    padding     zeros, so many around x: at most half of a window
+    ceil_mode   True for windows at the right and at the bottom that are not whole, of which the mean is over what is in x and
+                its padding; by default what is left over is in no window
+    count_include_pad   False for means over what is in x alone
+
+    Raises ShapeError for a window that does not fit into x.
+    """
+    return averaged("avg_pool2d", 2, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+@one_box
+def avg_pool3d(
+    x: Operand[T],
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> T | Array:
+    """`avg_pool2d` with one axis more: x (n,c,d,h,w)."""
+    return averaged("avg_pool3d", 3, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+@one_box
+def adaptive_avg_pool1d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
+    """`adaptive_avg_pool2d` with one axis: x (n,c,l)."""
+    return adapted("adaptive_avg_pool1d", 1, x, output_size, False)
+
+
+@one_box
+def adaptive_avg_pool2d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
+    """The means of x (n,c,h,w) over p by q areas, which cover it: y (n,c,p,q).
+
+    output_size   p and q, or one number for both; None for as many as there are. Rows floor(i h/p) to ceil((i+1) h/p) belong to
+                  area i, columns likewise, so that areas overlap where p does not divide h
+    """
+    return adapted("adaptive_avg_pool2d", 2, x, output_size, False)
+
+
+@one_box
+def adaptive_avg_pool3d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
+    """`adaptive_avg_pool2d` with one axis more: x (n,c,d,h,w)."""
+    return adapted("adaptive_avg_pool3d", 3, x, output_size, False)
+
+
+@one_box
+def adaptive_max_pool1d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
+    """`adaptive_max_pool2d` with one axis: x (n,c,l)."""
+    return adapted("adaptive_max_pool1d", 1, x, output_size, True)
+
+
+@one_box
+def adaptive_max_pool2d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
+    """The largest elements of x (n,c,h,w) in p by q areas, those of `adaptive_avg_pool2d`: y (n,c,p,q).
+
+    Of equal elements the first of the area, row by row, gets the gradient.
+    """
+    return adapted("adaptive_max_pool2d", 2, x, output_size, True)
+
+
+@one_box
+def adaptive_max_pool3d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
+    """`adaptive_max_pool2d` with one axis more: x (n,c,d,h,w)."""
+    return adapted("adaptive_max_pool3d", 3, x, output_size, True)
+
+
+def largest(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Any:
+    x, kernel, stride, padding = operands(op, axes, x, kernel, stride, padding, dilation)
+    dilation = several(op, "dilation", dilation, axes, 1)
+    more = extra(op, x.shape[2:], kernel, stride, padding, dilation) if truth(op, "ceil_mode", ceil_mode) else (0,) * axes
+    if any(padding) or any(more):
+        least = -np.inf if is_floating(x.dtype) else np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False
+        x = pad(x, ((0, 0), (0, 0), *[(p, p + m) for p, m in zip(padding, more, strict=True)]), least)
+    y, shape = pooled(op, x, kernel, stride, (0,) * axes, dilation)
+    return swapaxes(reshape(statistics.max(y, axis=1), shape), 0, 1)
+
+
+def averaged(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, ceil_mode: Any, whole: Any) -> Any:
+    x, kernel, stride, padding = operands(op, axes, x, kernel, stride, padding, 1)
+    whole, apart, size = truth(op, "count_include_pad", whole), (1,) * axes, x.shape[2:]
+    more = extra(op, size, kernel, stride, padding, apart) if truth(op, "ceil_mode", ceil_mode) else (0,) * axes
+    if any(more):
+        x = pad(x, ((0, 0), (0, 0), *[(0, m) for m in more]))
+    y, shape = pooled(op, x, kernel, stride, padding, apart)
+    y = swapaxes(reshape(mean(y, axis=1), shape), 0, 1)
+    counts: list[Any] = []
+    for n, k, s, p, places in zip(size, kernel, stride, padding, shape[2:], strict=True):
+        first = s * np.arange(places) - p  # of the window, in x
+        last = np.minimum(first + k, n + p)
+        counts.append(last - first if whole else np.minimum(last, n) - np.maximum(first, 0))
+    if all((n == k).all() for n, k in zip(counts, kernel, strict=True)):
+        return y
+    shares = reduce(mul, np.ix_(*[k / n for n, k in zip(counts, kernel, strict=True)]))
+    return y * namespace([raw(y)]).asarray(shares, y.dtype)
+
+
+def adapted(op: str, axes: int, x: Any, output_size: Any, is_max: bool) -> Any:
+    x = image(op, axes, x)
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * axes
+    kept = [n if m is None else m for n, m in zip(x.shape[2:], sizes, strict=False)]
+    result = several(op, "output_size", kept if len(sizes) == axes else output_size, axes, 1)
+    if not all(x.shape[2:]):
+        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, which has nothing to pool")
+    if all(n % m == 0 for n, m in zip(x.shape[2:], result, strict=True)):
+        kernel = tuple([n // m for n, m in zip(x.shape[2:], result, strict=True)])
+        y, shape = pooled(op, x, kernel, kernel, (0,) * axes, (1,) * axes)
+        return swapaxes(reshape(statistics.max(y, axis=1) if is_max else mean(y, axis=1), shape), 0, 1)
+    given, x = x, x if is_max else as_wide(x)
+    for axis in range(axes + 1, 1, -1):  # the last one first: so the first of equals, row by row, comes first
+        n, m = x.shape[axis], result[axis - 2]
+        room_for(op, (*x.shape[:axis], m, n // m + 2, *x.shape[axis + 1 :]), max(x.dtype.itemsize, 8))
+        first, last = np.arange(m) * n // m, -(np.arange(1, m + 1) * -n // m)
+        at = first[:, None] + np.arange((last - first).max())
+        inside = at < last[:, None]
+        part = getitem(x, (slice(None),) * axis + (np.minimum(at, last[:, None] - 1),))
+        if is_max:  # the last of a short area stands there several times, after itself
+            x = statistics.max(part, axis=axis + 1)
+        else:
+            wide = (1,) * (x.ndim - axis - 1)
+            xp = namespace([raw(x)])
+            part = where(xp.asarray(inside.reshape(*at.shape, *wide)), part, 0).sum(axis + 1)
+            x = part * xp.asarray((1 / inside.sum(1)).reshape(m, *wide), x.dtype)
+    return x if is_max else as_narrow(x, given)
+
+
+def operands(
+    op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any
+) -> tuple[Any, Shape, Shape, Shape]:
+    """What a pool is given: x, the window, the stride and the padding, with one number for each axis."""
+    x = image(op, axes, x)
+    kernel = several(op, "kernel_size", kernel, axes, 1)
+    stride = kernel if stride is None else several(op, "stride", stride, axes, 1)
+    padding = several(op, "padding", padding, axes, 0)
+    apart = several(op, "dilation", dilation, axes, 1)
+    if any(2 * p > d * (k - 1) + 1 for p, k, d in zip(padding, kernel, apart, strict=True)):
+        raise ArgumentError(f"{scoped(op)}: padding must be at most half of a window {kernel}, got {padding}")
+    return x, kernel, stride, padding
+
+
+def image(op: str, axes: int, x: Any) -> Any:
+    """x, if it has so many axes besides those of samples and channels."""
+    x = as_operand(op, x)
+    if x.ndim != axes + 2:
+        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (n,c,{AXES[axes]})")
+    return x
+
+
+def extra(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
+    """How many elements more there have to be along each axis for windows that are not whole: they begin in x or before it."""
+    found = []
+    for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
+        span = d * (k - 1) + 1
+        places = -((n + 2 * p - span) // -s) + 1
+        places -= (places - 1) * s >= n + p
+        found.append(max((places - 1) * s + span - n - 2 * p, 0))
+    return tuple(found)
+
+
+def pooled(op: str, x: Any, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> tuple[Any, Shape]:
+    """The windows of x as (c, elements of a window, all windows), and the shape (c,n,*positions) of one number for each."""
+    shape = (x.shape[1], x.shape[0], *positions(scoped(op), x.shape[2:], kernel, stride, padding, dilation))
+    seen = windows(x, kernel, stride, padding, dilation)
+    return reshape(seen, (shape[0], math.prod(kernel), math.prod(shape[1:]))), shape

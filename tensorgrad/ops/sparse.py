@@ -1,0 +1,126 @@
+"""A constant sparse matrix of SciPy's times a Tensor: what `@` is where one of the two is sparse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, Xp, is_number
+from tensorgrad.core.op import Op, Rules, Sample, Value
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.state import scoped, shown, state
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import CompileError, DeviceError, DTypeError, MissingDependencyError, ShapeError
+from tensorgrad.ops.shape import reshape
+
+__all__: list[str] = []
+
+NO_GPU = (
+    "{where}: a sparse matrix is multiplied in main memory alone; move the Tensor there by .to('cpu'), and use SciPy's matrices"
+)
+
+
+class SparseMatmul(Op):
+    """y = A x, or Aᵀ x if `transposed`, of a constant matrix A (m,k) in compressed rows, in main memory alone: row i has
+    values[indptr[i]:indptr[i + 1]] in the columns that stand in the same part of indices, and 0 elsewhere.
+
+    forward    y  = A x                                           x (k,n), y (m,n)
+    backward   gx = Aᵀ g
+    """
+
+    name, signature, symbol = "sparse_matmul", "(k,n),(*),(*),(*)->(m,n)", "@"
+    reads = data = "values indices indptr"
+    linear, public = "x", "matmul"
+
+    def __call__(self, x: Any, values: Any, indices: Any, indptr: Any, *, shape: Shape, transposed: bool = False) -> Any:
+        return self.apply(x, values, indices, indptr, shape=shape, transposed=transposed)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        m, k, n = (int(size) for size in rng.choice(sizes, 3))
+        there = rng.random((m, k)) < 0.6
+        indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        transposed = bool(rng.random() < 0.5)
+        x = self.values(rng, (m if transposed else k, n))
+        values = self.values(rng, (int(there.sum()),))
+        return (x, values, there.nonzero()[1], indptr), {"shape": (m, k), "transposed": transposed}
+
+    def forward(
+        self, xp: Xp, x: Array, values: Array, indices: Array, indptr: Array, *, shape: Shape, transposed: bool
+    ) -> Array:
+        if xp is not np:
+            raise DeviceError(NO_GPU.format(where=scoped("matmul")))
+        try:
+            from scipy.sparse import csr_array
+        except ImportError:
+            raise MissingDependencyError("matmul: sparse matrices need SciPy: pip install scipy") from None
+        a = csr_array((values, indices, indptr), shape=shape)
+        return np.asarray((a.T if transposed else a) @ x)
+
+    def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
+        return 2 * math.prod(shapes[1]) * out[1]
+
+    def backward(
+        self, g: Value, y: Value, x: Value, values: Value, indices: Value, indptr: Value, *, shape: Shape, transposed: bool
+    ) -> Rules:
+        return lambda: sparse_matmul(g, values, indices, indptr, shape=shape, transposed=not transposed), None, None, None
+
+
+sparse_matmul = SparseMatmul()
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether it is a sparse matrix, as SciPy has them."""
+    return not isinstance(x, (Tensor, np.ndarray)) and hasattr(x, "tocsr")
+
+
+def parts_of(rows: Any) -> list[Array]:
+    """The three arrays of a matrix in compressed rows."""
+    return [rows.data, rows.indices, rows.indptr]
+
+
+def unchanged(rows: Any, parts: list[Array]) -> dict[str, float]:
+    """No numbers, for a replay that asks: raise CompileError where a matrix has other arrays than a plan reads, of which what
+    is written into them is seen."""
+    if any(a is not b for a, b in zip(parts_of(rows), parts, strict=True)):
+        raise CompileError(
+            f"compile: a sparse matrix {rows.shape} has been given other arrays since the step was traced (another element is "
+            f"stored, or .data was set); write to .data[...], or compile the step again"
+        )
+    return {}
+
+
+def sparse_product(a: Any, b: Any) -> Any:
+    """a @ b, where one of them is a sparse matrix and the other a Tensor or an array, (k) or (k,n). A is constant."""
+    transposed = is_sparse(b)  # x A = (Aᵀ xᵀ)ᵀ
+    sparse, x = (b, a) if transposed else (a, b)
+    where = scoped("matmul")
+    if is_sparse(x):
+        raise DTypeError(f"{where}: two sparse matrices, expected one and a Tensor; SciPy multiplies these")
+    x = x if isinstance(x, Tensor) else wrap(np.asarray(x), None)
+    shapes = f"{x.shape} and {sparse.shape}" if transposed else f"{sparse.shape} and {x.shape}"
+    k = sparse.shape[0 if transposed else -1]
+    if len(sparse.shape) != 2 or not 0 < x.ndim < 3 or x.shape[-1 if transposed else 0] != k:
+        raise ShapeError(
+            f"{where}: shapes {shapes} do not fit; expected (m,k),(k,n)->(m,n), of which the dense one may be a vector"
+        )
+    if not is_number(sparse.dtype):
+        raise DTypeError(
+            f"{where}: expected a sparse matrix of real numbers or booleans, got {type(sparse).__name__} of {sparse.dtype}"
+        )
+    if state.trace is not None and sparse.format != "csr":
+        raise CompileError(
+            f"compile: {where} of {shown(sparse)} would convert it once, and a replay would not see what it is by then; "
+            f"make it one of compressed rows outside of the step: .tocsr()"
+        )
+    rows = sparse.tocsr()
+    parts = parts_of(rows)
+    if state.trace is not None:
+        state.trace.asks(lambda: unchanged(rows, parts), parts[0])
+    if not all(isinstance(part, np.ndarray) for part in (x._data, *parts)):
+        raise DeviceError(NO_GPU.format(where=where))
+    columns = x if x.ndim == 2 and not transposed else reshape(x, (-1, 1)) if x.ndim == 1 else x.T
+    y = sparse_matmul(columns, *parts, shape=tuple(sparse.shape), transposed=transposed)
+    return reshape(y, (-1,)) if x.ndim == 1 else y.T if transposed else y

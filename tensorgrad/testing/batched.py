@@ -1,0 +1,141 @@
+"""One use of an op against the same beside another, in one call: leading axes are only to be gone through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd import fusion
+from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.op import Op
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.testing.paths import apart, arrays, walked
+from tensorgrad.testing.report import Finding
+from tensorgrad.testing.rounding import EPS, Rounding, close
+
+FACTORS = (0.9, 1.1, 1.0)  # by which the second sample is another one, where it is in the domain then
+
+
+def batched(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], seed: int = 0) -> list[Finding]:
+    """Findings for the gradients of an op that are others when it is called on two samples at once, along a new first axis.
+
+    args, attrs  of one sample; the other is made of it. Arguments without leading axes are the same for both, and have the
+                 sum of the gradients
+    seed         of the gradients that come in
+
+    None for an op that cannot be called so, or gives something else then than the two calls or their sum, such as a mean.
+    """
+    args = [np.asarray(a) if isinstance(a, np.generic) else a for a in args]
+    shapes = stacked(op, args)
+    if shapes is None:
+        return []
+    wrt = [i for i, a in enumerate(args) if is_floating(getattr(a, "dtype", np.dtype(bool))) and not op.is_data(i)]
+    for factor in FACTORS:
+        other = [np.asarray(a * factor) if i in wrt and shapes[i] is not None else a for i, a in enumerate(args)]
+        with fusion.off(), switched(recording=True, tracing=True), np.errstate(all="ignore"):
+            try:
+                pair = Pair(op, [args, other], attrs, wrt, shapes)
+            except Exception:  # it takes no further axis, or not with these attributes
+                return []
+            if pair.is_finite:
+                return pair.findings(seed)
+    return []
+
+
+class Pair:
+    """Two samples by themselves, and stacked."""
+
+    def __init__(
+        self,
+        op: Op,
+        samples: Sequence[Sequence[Any]],
+        attrs: Mapping[str, Any],
+        wrt: Sequence[int],
+        shapes: Sequence[tuple[int, ...] | None],
+    ) -> None:
+        self.wrt, self.shapes = wrt, [shapes[i] for i in wrt]
+        stacks = [
+            same[0] if shape is None else np.stack([a.reshape(shape) for a in same])
+            for shape, *same in zip(shapes, *samples, strict=True)
+        ]
+        self.singles = [run(op, sample, attrs, wrt) for sample in samples]
+        self.y, self.leaves = run(op, stacks, further(attrs, np.ndim(samples[0][0])), wrt)
+        self.each: Array = np.stack([y._data for y, _ in self.singles])
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.each).all())
+
+    def gives(self, expected: Array) -> bool:
+        """Whether that is the result of both."""
+        return self.y.shape == expected.shape and bool(close(expected, self.y._data, 1e4 * EPS).all())
+
+    def findings(self, seed: int) -> list[Finding]:
+        """Those for results side by side, or added up, as a loss is; none where the result is something else."""
+        rng = np.random.default_rng(seed)
+        if self.gives(self.each):
+            both = upstream = rng.normal(size=self.each.shape)
+        elif self.gives(self.each.sum(axis=0)):
+            both = np.asarray(rng.normal(size=self.y.shape))
+            upstream = np.stack([both, both])
+        else:
+            return []
+        with switched(tracing=False):
+            of_each = [
+                arrays(walked([(y, wrap(np.array(g), None))], leaves, False), leaves)
+                for (y, leaves), g in zip(self.singles, upstream, strict=True)
+            ]
+            found = arrays(walked([(self.y, wrap(both, None))], self.leaves, False), self.leaves)
+        expected = [
+            sum(gradients) if shape is None else np.stack([g.reshape(shape) for g in gradients])
+            for shape, *gradients in zip(self.shapes, *of_each, strict=True)
+        ]
+
+        def rounding() -> Rounding:
+            gradients = walked([(self.y, wrap(both, None))], self.leaves, True)
+            results = [wrap(a, None) for a in arrays(gradients, self.leaves)]
+            return Rounding([a if g is None else g for g, a in zip(gradients, results, strict=True)])
+
+        return apart([f"input {i} (batched)" for i in self.wrt], 1, expected, found, rounding)
+
+
+def stacked(op: Op, args: Sequence[Any]) -> list[tuple[int, ...] | None] | None:
+    """The shape of each argument with as many leading axes as any has, None for one without; None if no other can be there."""
+    inputs, leading = op.parsed.inputs, op.parsed.leading
+    at = [min(i, len(inputs) - 1) for i in range(len(args))]
+    if any("*" in inputs[k] for k in at) or not any(leading[k] for k in at):
+        return None
+    named = [len([axis for axis in inputs[k] if not axis.endswith("?")]) for k in at]
+    most = max(np.ndim(a) - n for a, n, k in zip(args, named, at, strict=True) if leading[k])
+    return [
+        (1,) * (most - np.ndim(a) + n) + np.shape(a) if leading[k] and isinstance(a, np.ndarray) else None
+        for a, n, k in zip(args, named, at, strict=True)
+    ]
+
+
+def further(attrs: Mapping[str, Any], ndim: int) -> dict[str, Any]:
+    """The attributes for arguments with one more axis in front."""
+    found = dict(attrs)
+    if "axis" in attrs:
+        axis = tuple(range(ndim)) if attrs["axis"] is None else attrs["axis"]
+        found["axis"] = tuple(map(behind, axis)) if isinstance(axis, tuple) else behind(axis)
+    if isinstance(attrs.get("shape"), tuple):
+        found["shape"] = (2, *attrs["shape"])
+    if isinstance(attrs.get("axes"), tuple):
+        found["axes"] = (0, *map(behind, attrs["axes"]))
+    if isinstance(attrs.get("index"), tuple):
+        found["index"] = (slice(None), *attrs["index"])
+    return found
+
+
+def behind(axis: int) -> int:
+    return axis + 1 if axis >= 0 else axis
+
+
+def run(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], wrt: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """The result, and the leaves that it has a gradient for."""
+    given = [Tensor(a, i in wrt) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
+    return op(*given, **attrs), [given[i] for i in wrt]

@@ -1,0 +1,236 @@
+"""One problem at one point: the gradients that are recorded there, against derivatives that are found in another way."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.testing.comparison import Comparison
+from tensorgrad.testing.derivatives import ROUNDED
+from tensorgrad.testing.exact import NoDerivative
+from tensorgrad.testing.point import H, Point
+from tensorgrad.testing.problem import Problem, same
+from tensorgrad.testing.recording import Recording
+from tensorgrad.testing.report import PASSED, Finding
+from tensorgrad.testing.slopes import EPS
+from tensorgrad.testing.verdicts import Verdict
+from tensorgrad.testing.view import View, groups
+
+FULL_INPUTS = 5_000  # up to so many entries of the inputs, and of the outputs,
+FULL_JACOBIAN = 1_000_000  # and so many derivatives, every one is checked by default: some tenths of a second
+FACTOR = -(2.0**20)  # of the gradients that come in, for the second time
+SOME = 16  # outputs whose rounding speaks for that of all
+TRIES = 4  # entries looked at to say where a fault is, when each of them takes calls of the function
+
+
+class Check:
+    """One problem at one point: what is recorded there, and its comparison with derivatives."""
+
+    def __init__(self, problem: Problem, order: int, rtol: float, rng: np.random.Generator, nondet_tol: float = 0.0) -> None:
+        self.problem, self.order, self.rtol, self.nondet_tol = problem, order, rtol, nondet_tol
+        self.point = Point(problem, rng, nondet_tol)
+        base = self.point.base
+        self.outputs, self.leaves, self.at = base.outputs, base.leaves, base.at
+        self.weights = self.point.weights
+        self.recorded = base.gradients(self.weights)
+        self.comparison = Comparison(self.point, rtol)
+
+    @property
+    def default_mode(self) -> str:
+        """Whether every derivative is checked where nothing else is asked for."""
+        n, m = sum(a.size for a in self.problem.arrays), self.at.size
+        return "full" if max(n, m) <= FULL_INPUTS and n * m <= FULL_JACOBIAN else "directional"
+
+    def unfit(self) -> list[Finding]:
+        """Findings for a function that cannot be compared with anything: it is not finite, or not always the same."""
+        bad = np.flatnonzero(~np.isfinite(self.at))
+        if bad.size:
+            return self.all("non-finite", f"value {self.output(int(bad[0]))} = {self.at[bad[0]]:g}")
+        again = Recording(self.problem)
+        if not self.equal(self.at, again.at):
+            return self.all("nondeterministic")
+        # the same function again, and another gradient coming in: of other signs and sizes, by a power of 2, so that nothing
+        # is rounded
+        scaled = [g / FACTOR for g in again.gradients(FACTOR * self.weights)]
+        if self.agree(scaled):
+            return []
+        if not self.agree(again.gradients(self.weights)):
+            return self.all("nondeterministic")
+        # what is more than float64 can hold may be infinite, or no number: nothing else
+        known = [np.where(np.isfinite(s), s, g) for s, g in zip(scaled, self.recorded, strict=True)]
+        if self.agree(known) and self.agree([g * FACTOR for g in again.gradients(self.weights / FACTOR)]):
+            return []
+        return self.not_linear(again)
+
+    def agree(self, found: list[Array]) -> bool:
+        """Whether gradients are the recorded ones."""
+        return all(map(self.equal, self.recorded, found))
+
+    def all(self, verdict: Verdict, where: str = "") -> list[Finding]:
+        """One verdict for all inputs."""
+        pairs = zip(self.problem.names, self.problem.arrays, strict=True)
+        return [Finding.single(name, a.shape, self.order, verdict, where) for name, a in pairs]
+
+    def not_linear(self, again: Recording) -> list[Finding]:
+        """For each input whether its gradient grows with the gradient that comes in."""
+        found = []
+        for name, g, other in zip(self.problem.names, self.recorded, again.gradients(FACTOR * self.weights), strict=True):
+            with np.errstate(all="ignore"):
+                numbers = np.array(other), FACTOR * g
+                verdicts = np.where(np.abs(numbers[0] - numbers[1]) <= 1e-9 * np.abs(numbers[1]), "ok", "wrong")
+            place: Callable[[Any], str] = lambda at: (  # noqa: E731
+                f"{[int(n) for n in at] or 'x'}: {FACTOR:g} times as much coming in does not give {FACTOR:g} times the gradient"
+            )
+            found.append(Finding.of(name, g.shape, self.order, verdicts, *numbers, place))
+        # where they are right this time, they are not always the same
+        return found if any(f.verdict not in PASSED for f in found) else self.all("nondeterministic")
+
+    def equal(self, a: Array, b: Array) -> bool:
+        """The same when it is computed again, or within the tolerance for that."""
+        return same(a, b) or (a.shape == b.shape and bool(self.nondet_tol) and np.allclose(a, b, rtol=0, atol=self.nondet_tol))
+
+    def directional(self) -> list[Finding]:
+        """For each input the slope of the weighted sum of the outputs along one random direction.
+
+        Entries whose gradients differ by orders of magnitude move one after the other, so that none hides behind larger ones.
+        """
+        return self.unfit() or [self.along(i) for i in range(len(self.problem.arrays))]
+
+    def along(self, i: int, name: str = "", marked: bool = True) -> Finding:
+        """The slope along a random direction of one input."""
+        shape, view = self.problem.arrays[i].shape, self.by_size(i)
+        weights = view.weights
+        assert weights is not None
+        rows = [self.recorded[i]] if len(weights) == 1 else [self.point.base.gradients(w, [i])[0] for w in weights]
+        verdicts, recorded, numerical = self.comparison.verdicts(view, view.taken(rows), marked)
+        where = "along a direction"
+        if (entry := self.comparison.entry) is not None:
+            where = f"weighted sum by {[int(n) for n in np.unravel_index(entry, shape)] or 'x'}"
+        return Finding.of(name or self.problem.names[i], shape, self.order, verdicts, recorded, numerical, lambda at: where)
+
+    def by_size(self, i: int) -> View:
+        """One random direction for the entries of about each size of gradient, and weights of outputs in the same way."""
+        with np.errstate(all="ignore"):
+            size = np.nan_to_num(np.abs(self.recorded[i] * self.point.units[i]))
+        directions = [np.where(mask, self.point.directions[i], 0.0) for mask in groups(size)]
+        rows = np.stack([np.where(mask, self.weights, 0.0) for mask in groups(self.moved_by(i))] or [self.weights])
+        return View(i, self.problem.arrays[i].shape, self.at.size, rows, directions)
+
+    def moved_by(self, i: int) -> Array:
+        """About how much each output moves when one input does."""
+        if self.at.size < 2:
+            return np.ones(self.at.shape)
+        moves = {i: self.point.directions[i]}
+        with np.errstate(all="ignore"):
+            try:
+                if self.point.exact is not None:
+                    return np.nan_to_num(np.abs(self.point.slope(self.point.exact, moves)))
+            except NoDerivative:
+                pass
+            return np.nan_to_num(np.abs(self.point.values(moves, H) - self.at))
+
+    def full(self) -> list[Finding]:
+        """Every entry of the Jacobian."""
+        if findings := self.unfit():
+            return findings
+        if self.point.exact is None or self.point.moving:
+            # each entry takes calls of the function: first whether it is worth it
+            findings = [self.along(i, marked=False) for i in range(len(self.problem.arrays))]
+            if any(f.verdict not in PASSED for f in findings):
+                first = next(i for i, f in enumerate(findings) if f.verdict not in PASSED)
+                findings[first] = self.some(first, findings[first])
+                return findings
+        jacobians = self.jacobians()
+        views = [self.each(i) for i in range(len(jacobians))]
+        found = [self.comparison.verdicts(view, jacobian) for view, jacobian in zip(views, jacobians, strict=True)]
+        self.comparison.together([(view, *numbers[1:], numbers[0]) for view, numbers in zip(views, found, strict=True)])
+        findings = [
+            Finding.of(name, view.shape, self.order, *numbers, self.place(view.shape))
+            for name, view, numbers in zip(self.problem.names, views, found, strict=True)
+        ]
+        return self.summed(jacobians, findings)
+
+    def each(self, i: int) -> View:
+        """Each output by each entry of an input."""
+        array = self.problem.arrays[i]
+        return View(i, array.shape, self.at.size, entries=range(array.size))
+
+    def some(self, i: int, found: Finding) -> Finding:
+        """Where a slope along a direction has failed: entries one at a time, until one fails, to say where."""
+        if found.verdict != "wrong":
+            return found
+        for entry in np.random.default_rng(0).permutation(self.problem.arrays[i].size)[:TRIES]:
+            view = self.each(i).only([int(entry)])
+            verdicts, recorded, numerical = self.comparison.verdicts(view)
+            place = self.place(found.shape)
+            words = functools.partial(entry_of, place, int(entry))
+            one = Finding.of(found.name, found.shape, self.order, verdicts, recorded, numerical, words)
+            if one.verdict == "wrong":
+                return one
+        return found
+
+    def summed(self, jacobians: list[Array], findings: list[Finding]) -> list[Finding]:
+        """The same, or what is wrong if the gradient of a sum is not the sum of the gradients: a rule not linear in g."""
+        found = []
+        with np.errstate(all="ignore"):
+            terms = [np.abs(self.weights) @ np.abs(j) for j in jacobians]
+            most = max((float(np.nan_to_num(t).max(initial=0.0)) for t in terms), default=0.0)
+        for i, (f, jacobian, recorded, term) in enumerate(zip(findings, jacobians, self.recorded, terms, strict=True)):
+            with np.errstate(all="ignore"):
+                expected = self.weights @ jacobian
+                own = np.abs(self.weights) @ np.abs(self.at) / self.point.units[i].ravel()
+                room = 1e-9 * term + 64 * EPS * np.maximum(most, own)
+                far = ~(np.abs(recorded.ravel() - expected) <= room)
+                if far.any():  # what cancels in it is rounded otherwise
+                    noise = self.point.base.disturbed(self.weights, i).ravel()
+                    for k in np.flatnonzero(self.weights)[:SOME]:
+                        one = np.where(np.arange(self.at.size) == k, self.weights, 0.0)
+                        noise = noise + self.point.base.disturbed(one, i).ravel() * self.at.size / min(SOME, self.at.size)
+                    least = 64 * EPS * self.point.rounding * np.abs(self.weights).sum() / self.point.units[i].ravel()
+                    far &= ~(np.abs(recorded.ravel() - expected) <= room + ROUNDED * noise + least)
+            if f.verdict in PASSED and far.any():
+                entry = int(np.argmax(far))
+                place = [int(n) for n in np.unravel_index(entry, f.shape)]
+                where = f"weighted sum by {place or 'x'}: it is not the sum of the gradients"
+                numbers = float(recorded.ravel()[entry]), float(expected[entry])
+                f = Finding.single(f.name, f.shape, self.order, "wrong", where, *numbers)
+            found.append(f)
+        return found
+
+    def jacobians(self) -> list[Array]:
+        """For each input the recorded derivatives of every output element (rows) by every entry (columns)."""
+        found = [np.zeros((self.at.size, a.size)) for a in self.problem.arrays]
+        one = np.zeros(self.at.size)
+        for k in range(self.at.size):
+            one[k] = 1
+            for jacobian, g in zip(found, self.point.base.gradients(one), strict=True):
+                jacobian[k] = g.ravel()
+            one[k] = 0
+        return found
+
+    def output(self, k: int) -> str:
+        """Words for an element of the outputs: "y[0, 1]"."""
+        for i, t in enumerate(self.outputs):
+            if k < t.size:
+                index = [int(n) for n in np.unravel_index(k, t.shape)]
+                return f"{'y' if len(self.outputs) == 1 else f'y{i}'}{index or ''}"
+            k -= t.size
+        raise IndexError(k)
+
+    def place(self, shape: tuple[int, ...]) -> Callable[[Any], str]:
+        """Words for the place of one derivative: "y[0, 1] by [2]"."""
+
+        def words(at: Any) -> str:
+            entry = [int(n) for n in np.unravel_index(at[1], shape)]
+            return f"{self.output(int(at[0]))} by {entry or 'x'}"
+
+        return words
+
+
+def entry_of(place: Callable[[Any], str], entry: int, at: Any) -> str:
+    """Words for the place of one derivative in a column that stands for an entry."""
+    return place((at[0], entry))

@@ -1,0 +1,71 @@
+"""The derivatives of a point that are recorded, and those that its recorded program gives, side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.testing.exact import Exact, NoDerivative
+from tensorgrad.testing.point import Point
+from tensorgrad.testing.slopes import NON_FINITE, OK, PRECISION, WRONG
+from tensorgrad.testing.view import View
+
+ROUNDED = 30.0  # what differs by so many times more than rounding makes of it is another number
+NEGLIGIBLE = 1e-12  # what rounding makes of 0 in a row of such larger numbers is 0
+
+
+class Derivatives:
+    """What is recorded at a point and what is found there, for some derivatives of it.
+
+    entry     the one that a verdict on a direction is about, or None
+    disputed  whether what is recorded at kinks need not be what the package says of its own ops
+    """
+
+    def __init__(self, point: Point, rtol: float) -> None:
+        self.point, self.rtol = point, rtol
+        self.rng = np.random.default_rng(0)
+        self.entry: int | None = None
+        # whether what is recorded at kinks need not be what the package says of its own ops
+        self.disputed = not point.is_proved
+
+    def derivatives(self, view: View, exact: Exact | None = None) -> tuple[Array, Array]:
+        """By the recorded program, and the rounding error of that; only constants that move have any to speak of."""
+        exact = exact or self.point.exact
+        if exact is None:
+            raise NoDerivative("nothing is recorded that can be differentiated")
+        columns, errors = [], []
+        for k in range(view.columns):
+            moves = {view.i: view.direction(k)}
+            tangents = self.point.tangents(moves)
+            columns.append(view.of(exact(moves, {c: tangent for c, (tangent, _) in tangents.items()})))
+            errors.append(np.zeros(columns[-1].shape))
+            if tangents:
+                doubt = {c: noise * self.rng.choice([-1.0, 1.0], noise.shape) for c, (_, noise) in tangents.items()}
+                errors[-1] = np.abs(view.of(exact({}, doubt)))
+        if not columns:
+            return (np.zeros((view.outputs if view.weights is None else len(view.weights), 0)),) * 2
+        return np.stack(columns, 1), np.stack(errors, 1)
+
+    def compared(self, recorded: Array, found: Array, noise: Array) -> Array:
+        """Codes: ok where they agree to rtol of each."""
+        with np.errstate(all="ignore"):
+            room = self.rtol * np.maximum(np.abs(recorded), np.abs(found))
+            error = np.abs(recorded - found)
+            close = error <= room
+            codes = np.where(close & (noise <= room), OK, np.where(error <= room + ROUNDED * noise, PRECISION, WRONG))
+            codes[~np.isfinite(recorded)] = NON_FINITE
+        return codes.astype(np.uint8)
+
+    def scales(self, view: View) -> Array:
+        """What each column is multiplied by to move its entries by their own size."""
+        return np.array([self.point.scale({view.i: view.direction(k)}) for k in range(view.columns)])
+
+    def nothing(self, view: View) -> Array:
+        """What is no more than a rounding error of an output when a column moves by its own size."""
+        return NEGLIGIBLE * np.outer(view.sizes(self.point.base.at), self.scales(view))
+
+
+def largest(recorded: Array, found: Array) -> Array:
+    """The largest finite derivative of each row, (rows, 1)."""
+    size = np.fmax(np.abs(recorded), np.abs(found))
+    return np.asarray(np.where(np.isfinite(size), size, 0.0).max(1, keepdims=True, initial=0.0))

@@ -1,0 +1,132 @@
+"""An op's two rules against each other: for all tangents v and gradients u, <J v, u> is <v, Jᵀ u>.
+
+`jvp` gives J v and `backward` gives Jᵀ u; nothing is differentiated, so they agree to the last digits (Griewank and Walther,
+Evaluating Derivatives, 2008, section 3.2). Rules that are wrong in the same way pass: slopes tell that of `backward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd import fusion
+from tensorgrad.autograd.forward import Linearised
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.op import Op
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.testing.problem import arguments
+from tensorgrad.testing.recording import Recording
+from tensorgrad.testing.report import Finding
+
+LARGEST = 1e-12  # of the sum of the absolute terms of both products: so far they may be apart
+EPS = float(np.finfo(np.float64).eps)
+RUNS, MARGIN = 4, 64  # where they are further, the arguments are disturbed so often, and the change is allowed so many times
+
+
+def dual(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> list[Finding]:
+    """Findings for an op's own `jvp` that does not belong to its `backward`: of arrays, and of Tensors, as it is recorded."""
+    return compared(op, args, attrs)
+
+
+def of_users(recording: Recording) -> list[Finding]:
+    """The same for each op of the user's that was recorded, with the values that it had there."""
+    nodes = [n for n in recording.nodes if not type(n.op).__module__.startswith("tensorgrad.")]
+    if not nodes or not recording.is_all:  # else those are not the values that it had
+        return []
+    found: dict[Op, Finding] = {}
+    for node in nodes:
+        if node.op not in found:
+            given = arguments(node, recording.known)
+            if findings := compared(node.op, given, node.attrs, node.op.name):
+                found[node.op] = findings[0]
+    return list(found.values())
+
+
+def compared(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], name: str = "") -> list[Finding]:
+    """The findings, each named by its argument, or all by `name`."""
+    wrt = [i for i, a in enumerate(args) if is_floating(getattr(a, "dtype", np.dtype(bool))) and not op.is_data(i)]
+    if op.jvp is None or op.backward is None or op.calls or not wrt:
+        return []
+    args = [
+        np.asarray(a, np.float64) if i in wrt else np.asarray(a) if isinstance(a, np.generic) else a for i, a in enumerate(args)
+    ]
+    findings = []
+    for moving in [[i] for i in wrt] + ([wrt] if len(wrt) > 1 else []):
+        shape, at = np.shape(args[moving[0]]), f"argument {moving[0]}" if len(moving) == 1 else "all arguments"
+        place = f"{name or f'input {moving[0]}'} (jvp)"
+        try:
+            fault = Products(op, args, attrs, wrt, moving).fault()
+        except Exception as error:
+            raised = f"{at}: {type(error).__name__}: {error}"
+            findings.append(Finding.single(place, shape, 1, "wrong", raised))
+            return findings
+        if fault is not None:
+            tangent, gradient, how = fault
+            where = f"<J v, u>, {at}{how}"
+            findings.append(Finding.single(place, shape, 1, "wrong", where, gradient, tangent))
+    return findings
+
+
+class Products:
+    """<J v, u> and <v, Jᵀ u> of one use of an op, in which some of its arguments move along a random v."""
+
+    def __init__(
+        self, op: Op, args: Sequence[Any], attrs: Mapping[str, Any], wrt: Sequence[int], moving: Sequence[int]
+    ) -> None:
+        self.op, self.args, self.attrs, self.wrt, self.moving = op, args, attrs, wrt, moving
+        self.rng = np.random.default_rng(0)
+        self.v = {i: self.rng.normal(size=np.shape(args[i])) for i in moving}
+        self.u: Array | None = None
+
+    def fault(self) -> tuple[float, float, str] | None:
+        """Both products, and how they were found, where they are further apart than rounding, or a kink near by, explains."""
+        for how, recorded in (("", False), (", recorded", True)):
+            try:
+                tangent, gradient, size = self.at(self.args, recorded)
+            except Exception:
+                if recorded:  # one of the rules takes arrays only
+                    continue
+                raise
+            if not np.isfinite(gradient + size):
+                continue
+            if self.is_apart(tangent, gradient, LARGEST * size):
+                moved = [self.at(self.disturbed(), recorded) for _ in range(RUNS)]
+                with np.errstate(all="ignore"):
+                    spread = max(max(abs(t - tangent), abs(g - gradient)) for t, g, _ in moved)
+                if self.is_apart(tangent, gradient, LARGEST * size + MARGIN * spread):
+                    return tangent, gradient, how
+        return None
+
+    def is_apart(self, tangent: float, gradient: float, room: float) -> bool:
+        return not abs(tangent - gradient) <= room and not np.isinf(room)
+
+    def disturbed(self) -> list[Any]:
+        """The arguments, other ones by rounding."""
+        found = list(self.args)
+        for i in self.wrt:
+            a = np.asarray(found[i])
+            found[i] = a + 8 * EPS * self.rng.uniform(-1, 1, a.shape) * np.where(a != 0, np.abs(a), 1.0)
+        return found
+
+    def at(self, args: Sequence[Any], recorded: bool) -> tuple[float, float, float]:
+        """<J v, u>, <v, Jᵀ u> and the sum of the absolute terms of both."""
+        with fusion.off(), switched(recording=True), np.errstate(all="ignore"):
+            given = [Tensor(np.array(a), i in self.wrt) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
+            y = self.op(*given, **self.attrs)
+            if self.u is None:
+                self.u = self.rng.normal(size=y.shape)
+            leaves = [given[i] for i in self.moving]
+            v = [self.v[i].copy() for i in self.moving]
+            moves = dict(zip(leaves, map(Tensor, v) if recorded else v, strict=True))
+            (t,) = Linearised([y])(moves)
+            found = grad(y, leaves, self.u.copy(), retain_graph=True, allow_unused=True)
+        t = t.data if isinstance(t, Tensor) else np.asarray(t)
+        gs = [np.zeros(x.shape) if g is None else g.data for g, x in zip(found, leaves, strict=True)]
+        with np.errstate(all="ignore"):
+            terms = [t * self.u, *(g * self.v[i] for g, i in zip(gs, self.moving, strict=True))]
+            tangent, gradient = float(terms[0].sum()), float(sum(a.sum() for a in terms[1:]))
+            return tangent, gradient, float(sum(np.abs(a).sum() for a in terms))

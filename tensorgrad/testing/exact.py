@@ -1,0 +1,180 @@
+"""Derivatives of a recorded program without differences: tangents pushed forward through it, op by op.
+
+An op of the package goes by its `jvp`, which is written beside its formula and is not the rule under test. An op of the
+user's goes by the complex step of its `forward`, f(x + i h t) = f(x) + i h f'(x) t + O(h²): with a tiny h the imaginary part is
+the derivative to the last digit, nothing being subtracted (Squire and Trapp, Using complex variables to estimate derivatives of
+real functions, SIAM Review 40, 1998). That holds for analytic functions; whether a forward is one is tried, by differences of
+it alone.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd.forward import Linearised
+from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.testing.recording import Recording
+
+STEP = 1e-20  # of the complex step, relative to what is moved
+STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9)  # of the differences that the complex step has to agree with, at any one of them
+TINY = 1e-24  # a derivative as small as that is computed again with a smaller step
+SHARES = (1e-6, 1e-4, 1e-2)  # of a slope; to these differences are to agree
+EPS = float(np.finfo(np.float64).eps)
+
+
+class NoDerivative(Exception):
+    """An op of the user's whose forward takes no complex numbers, or is not analytic in them."""
+
+
+class Exact:
+    """The derivative of what was recorded, as a function of tangents. Raises NoDerivative where there is none."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.tried: dict[Node, bool] = {}  # ops of the user's, and whether they stand at a kink
+        self.linear = Linearised(recording.outputs, derive=self.derive, own=is_proved)
+
+    def __call__(self, leaves: Mapping[int, Array], constants: Mapping[int, Array] | None = None) -> Array:
+        """The tangents of all outputs in one row, when leaves (and constants), by number, move along these."""
+        moves: dict[Tensor, Array] = {self.recording.leaves[i]: t for i, t in leaves.items()}
+        for k, t in (constants or {}).items():
+            source = self.recording.sources[k]
+            if source is None:
+                raise NoDerivative("a number that is made of the inputs")
+            moves[source] = t
+        with np.errstate(all="ignore"):
+            parts = self.linear(moves)
+        if len(parts) == 1:
+            return np.ravel(parts[0])
+        return np.concatenate([np.ravel(t) for t in parts]) if parts else np.zeros(0)
+
+    def derive(self, node: Node, y: Any, xs: Any, tangents: Any) -> Any:
+        known = self.recording.known
+        arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+        if node not in self.tried:
+            self.tried[node] = try_out(node, arrays)
+        return complex_step(node, arrays, tangents)
+
+
+def is_proved(op: Op) -> bool:
+    """Whether an op's jvp is the package's own, which the tests prove; what the user wrote is under test."""
+    return type(op).__module__.startswith("tensorgrad.")
+
+
+def complex_step(node: Node, arrays: list[Any], tangents: Any) -> Array:
+    """The tangent of a node by the complex step of its forward."""
+    ratio = largest = 0.0
+    for x, t in zip(arrays, tangents, strict=True):
+        if t is not None and np.size(t):
+            size = np.abs(t)
+            largest = max(largest, float(size.max()))
+            ratio = max(ratio, float((size / np.where(np.abs(x) > 0, np.abs(x), 1.0)).max()))
+    if not ratio or not math.isfinite(ratio) or not math.isfinite(largest):
+        return np.zeros(node.shape) if not largest else np.full(node.shape, np.nan)
+    h = 2.0 ** math.floor(math.log2(max(STEP / ratio, 1e-280 / largest)))
+    found = imaginary(node, arrays, tangents, h)
+    if (np.abs(found[found != 0]) < TINY).any():  # it may be the O(h²), where the derivative is 0
+        found = np.where(np.abs(imaginary(node, arrays, tangents, h / 1024)) > np.abs(found) / 2, found, 0.0)
+    return found
+
+
+def imaginary(node: Node, arrays: list[Any], tangents: Any, h: float) -> Array:
+    """The imaginary part of a node's value, by h, where its arguments are complex by h times the tangents."""
+    moved = [x if t is None else x + 1j * (h * t) for x, t in zip(arrays, tangents, strict=True)]
+    try:
+        with strictly_complex():
+            return np.imag(np.asarray(node.op.forward(np, *moved, **node.attrs))) / h
+    except Exception as error:  # whatever an op makes of complex numbers
+        raise NoDerivative(f"{node.op.name}: forward takes no complex numbers ({error})") from error
+
+
+class Agreement:
+    """Whether slopes agree with differences, taken at one step after the other, each of which is good for some numbers only.
+
+    Where rounding leaves differences known to a share of them, they have to agree to that share, at any of these steps: the
+    finest share that is to be had counts.
+    """
+
+    def __init__(self, slope: Array) -> None:
+        self.most = np.abs(slope)
+        self.told = np.zeros((len(SHARES), *slope.shape), bool)  # to which share differences were known
+        self.held = np.zeros((len(SHARES), *slope.shape), bool)  # and agreed
+
+    def look(self, found: Array, slope: Array, noise: Array, low: Array | None = None, high: Array | None = None) -> None:
+        """Differences at one step, the slope that they are to be, their rounding error, and the slopes at both sides."""
+        self.most = np.fmax(self.most, np.abs(found))  # of larger steps, too: a slope of 0 is what smaller ones tend to
+        for n, share in enumerate(SHARES):
+            slack = share * self.most + noise
+            told = np.isfinite(found) & (noise <= share * self.most)
+            held = np.abs(found - slope) <= slack
+            if low is not None and high is not None:
+                held |= (low - slack <= slope) & (slope <= high + slack)
+            self.told[n] |= told
+            self.held[n] |= told & held
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all agree to the finest share."""
+        return bool(self.held[0].all())
+
+    @property
+    def is_known(self) -> bool:
+        """Whether each agrees to the finest share that could be told of it; what could not be told at all agrees."""
+        first = np.argmax(self.told, axis=0)
+        return bool((np.take_along_axis(self.held, first[None], 0)[0] | ~self.told.any(0)).all())
+
+
+def try_out(node: Node, arrays: list[Any]) -> bool:
+    """Raise NoDerivative unless differences of the node's forward agree with its complex step, argument by argument.
+
+    At a kink they agree if it lies between the slopes at both sides. Returns whether there is one.
+    """
+    rng, kinks = np.random.default_rng(0), False
+    for i, a in enumerate(arrays):
+        if is_floating(getattr(a, "dtype", np.dtype(bool))):
+            moves: list[Any] = [None] * len(arrays)
+            moves[i] = rng.uniform(0.5, 1.5, a.shape) * rng.choice([-1.0, 1.0], a.shape) * np.where(a != 0, np.abs(a), 1.0)
+            kinks |= try_one(node, arrays, moves)
+    return kinks
+
+
+def try_one(node: Node, arrays: list[Any], moves: list[Any]) -> bool:
+    slope = complex_step(node, arrays, moves)
+
+    def value(e: float) -> Array:
+        given = [a if t is None else a + e * t for a, t in zip(arrays, moves, strict=True)]
+        try:
+            return np.asarray(node.op.forward(np, *given, **node.attrs))
+        except Exception:  # out of its domain
+            return np.full(node.shape, np.nan)
+
+    with np.errstate(all="ignore"):
+        here, smooth, either = value(0.0), Agreement(slope), Agreement(slope)
+        for e in STEPS:
+            up, down = value(e), value(-e)
+            noise = 64 * EPS * np.maximum(np.abs(here), np.maximum(np.abs(up), np.abs(down))) / e
+            right, left, both = (up - here) / e, (here - down) / e, (up - down) / (2 * e)
+            right, left = np.where(np.isnan(right), left, right), np.where(np.isnan(left), right, left)
+            both = np.where(np.isnan(both), right, both)
+            smooth.look(both, slope, noise)
+            either.look(both, slope, noise, np.minimum(left, right), np.maximum(left, right))
+    if not either.is_known:
+        raise NoDerivative(f"{node.op.name}: the complex step of forward is not its slope")
+    return not smooth.is_known
+
+
+@contextmanager
+def strictly_complex() -> Iterator[None]:
+    """Numbers that are made real on the way are an error, infinities are not."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("error")
+        yield

@@ -1,0 +1,312 @@
+"""A problem expanded at one point: its remainders along random directions, at both sides, and what they are judged to say."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import switched
+from tensorgrad.testing.problem import Problem, flat, graph_of, same
+from tensorgrad.testing.remainders import COARSE, STEPS, SURE, Fall, Remainders, Scale, fall, quantum, scatter, without_next
+
+EPS = float(np.finfo(np.float64).eps)
+NEAR = 2.0**-44  # the distance of points that show the rounding error
+ALIKE = 0.02  # by how much of itself an error that is the same at both sides may differ
+PARTS = 64  # how many groups of entries are taken apart at most, to find those at kinks
+
+Move: TypeAlias = list[tuple[int, Array]]  # places of inputs, and a direction for each
+
+
+class Expansion:
+    """A problem at its point: values, gradients of weighted sums of each output, rounding errors."""
+
+    def __init__(self, problem: Problem, seed: int | None) -> None:
+        self.problem, self.rng = problem, np.random.default_rng(seed)
+        self.outputs, self.leaves = problem.evaluate()
+        self.at = flat(self.outputs)
+        self.weights = [self.signed(t.shape) for t in self.outputs]
+        self.gradients = [self.gradient(k) for k in range(len(self.outputs))]
+
+    def signed(self, shape: tuple[int, ...]) -> Array:
+        """Numbers from 0.5 to 1 with random signs: none of them hides, and they do not depend on what is under test."""
+        return np.asarray(self.rng.uniform(0.5, 1, shape) * self.rng.choice([-1.0, 1.0], shape))
+
+    def direction(self, x: Array, mask: Array) -> Array:
+        """Entries where the mask is move by their own size; those at 0 by the size of the smallest other, at most 1."""
+        least = min(1.0, float(np.abs(x[x != 0]).min(initial=np.inf)))
+        return np.where(mask, self.signed(x.shape) * np.where(x == 0, least, np.abs(x)), 0.0)
+
+    def gradient(self, k: int) -> list[Array]:
+        """The gradients of the weighted sum of output k, as they are recorded."""
+        return self.derivatives(self.outputs[k], self.leaves, self.weights[k])
+
+    def curvatures(self, k: int, moves: Move) -> list[Array]:
+        """The Hessian of the weighted sum of output k, times a direction."""
+        outputs, leaves = self.problem.evaluate()
+        if outputs[k].requires_grad:
+            with np.errstate(all="ignore"), switched(recording=True):
+                found = grad(outputs[k], leaves, self.weights[k], create_graph=True, allow_unused=True)
+                parts = [(found[i] * v).sum() for i, v in moves if found[i] is not None]
+            if parts:
+                return self.derivatives(sum(parts[1:], parts[0]), leaves, None)
+        return [np.zeros(x.shape) for x in leaves]
+
+    def derivatives(self, output: Any, leaves: list[Any], weights: Any) -> list[Array]:
+        found: Any = [None] * len(leaves)
+        if output.requires_grad:
+            with np.errstate(all="ignore"):
+                found = grad(output, leaves, weights, retain_graph=True, allow_unused=True)
+        return [np.zeros(x.shape) if g is None else g._data for g, x in zip(found, leaves, strict=True)]
+
+    def part(self, k: int) -> slice:
+        """Where output k stands among all values."""
+        before = sum(t.size for t in self.outputs[:k])
+        return slice(before, before + self.outputs[k].size)
+
+    def moved(self, moves: Move, h: float) -> Array:
+        """The values of all outputs with the inputs moved; NaN where they cannot be computed there."""
+        before = [self.problem.arrays[i].copy() for i, _ in moves]
+        try:
+            for i, direction in moves:
+                self.problem.arrays[i][...] += h * direction
+            return flat(self.problem.evaluate()[0])
+        except (ArithmeticError, ValueError):  # a matrix has become singular, say
+            return np.full(self.at.size, np.nan)
+        finally:
+            for (i, _), array in zip(moves, before, strict=True):
+                self.problem.arrays[i][...] = array
+
+    @cached_property
+    def noise(self) -> Array:
+        """The size of the rounding error of each value: its own, that of larger numbers on the way to it, and what is seen."""
+        known = [2 * EPS * np.abs(self.at)]
+        graph = graph_of(self.outputs)
+        if graph is not None and all(isinstance(t.node, Node) for t in self.outputs):
+            known.append(self.carried(graph))
+        everything = [(i, self.direction(a, np.ones(a.shape, bool))) for i, a in enumerate(self.problem.arrays)]
+        known.append(scatter(np.stack([self.moved(everything, NEAR * n) for n in range(1, 8)])))  # x itself may be at a jump
+        return np.asarray(np.max(known, axis=0))
+
+    def carried(self, graph: Graph) -> Array:
+        """What arrives at the outputs of a relative rounding error of every result (stochastic arithmetic: Vignes, A stochastic
+        arithmetic for reliable scientific computation, Mathematics and Computers in Simulation 35, 1993)."""
+        rng, by = np.random.default_rng(0), 1e-10
+
+        def change(a: Array) -> Array:
+            return a * (1 + by * rng.choice([-1.0, 1.0], a.shape)) if is_floating(a.dtype) else a
+
+        with np.errstate(all="ignore"):
+            exact = np.concatenate([np.ravel(a) for a in self.run(graph, lambda a: a)])
+            found = [np.abs(np.concatenate([np.ravel(a) for a in self.run(graph, change)]) - exact) for _ in range(2)]
+        return np.nan_to_num(np.max(found, axis=0) * (EPS / by), nan=0.0, posinf=0.0)
+
+    def run(self, graph: Graph, change: Any) -> list[Array]:
+        known = graph.values(change=change)
+        return [known[t.node] for t in self.outputs]
+
+    def findings(self, order: int) -> list[Remainders]:
+        """For each input, its zeros apart from its other entries, and for all at once; for each output; up to `order`."""
+        again, leaves = self.problem.evaluate()
+        finite = np.isfinite(self.at).all()
+        same_gradients = all(
+            same(a, b)
+            for k, found in enumerate(self.gradients)
+            for a, b in zip(found, self.derivatives(again[k], leaves, self.weights[k]), strict=True)
+        )
+        if not finite or not same(self.at, flat(again)) or not same_gradients:
+            return [Remainders("f", 0, 1, "nondeterministic" if finite else "non-finite", np.nan, np.nan)]
+        moves: list[tuple[str, Move]] = []
+        for i, (name, x) in enumerate(zip(self.problem.names, self.problem.arrays, strict=True)):
+            zeros = x == 0
+            parts = [(name, ~zeros), (f"{name}, zeros" if not zeros.all() else name, zeros)]
+            moves += [(words, [(i, self.direction(x, mask))]) for words, mask in parts if mask.any()]
+        if len(moves) > 1:
+            moves.append(("all", [(i, self.direction(x, np.ones(x.shape, bool))) for i, x in enumerate(self.problem.arrays)]))
+        found: list[Remainders] = []
+        for name, move in moves:
+            sides = self.sides(move)
+            for k in range(len(self.outputs)):
+                for at in range(1, order + 1):
+                    found.append(self.judged(name, sides, k, at))
+                    if found[-1].verdict != "ok":
+                        break
+        return found
+
+    def sides(self, moves: Move) -> tuple[Side, Side]:
+        return Side(self, moves), Side(self, [(i, -v) for i, v in moves])
+
+    def judged(self, name: str, sides: tuple[Side, Side], k: int, order: int) -> Remainders:
+        both = Both(self, sides, k, order)
+        verdict = both.verdict
+        if verdict == "kink" or (verdict == "wrong" and not self.confirmed(both)):
+            verdict = self.apart(both)
+        return Remainders(
+            name, k, order, verdict, both.term, both.told.error, STEPS, tuple(map(np.abs, both.series)), both.doubt
+        )  # fmt: skip
+
+    def halves(self, both: Both) -> list[Both]:
+        return [Both(self, self.sides(move), both.k, both.order) for move in both.halves()]
+
+    def confirmed(self, both: Both, again: int = 2) -> bool:
+        """Whether the two sides are wrong by the same also for a part of the entries, and a part of that.
+
+        Two kinks may be left by chance of by the same, one at each side, which looks like a derivative that is wrong.
+        """
+        halves = self.halves(both) if again else []
+        return not halves or any(half.verdict == "wrong" and self.confirmed(half, again - 1) for half in halves)
+
+    def apart(self, whole: Both) -> str:
+        """The verdict where f has a kink: of ever smaller groups of entries, so that what lies beside one is judged by itself,
+        and several are not judged by their sum, which what they allow need not bound."""
+        groups = [whole]
+        for _ in range(PARTS):
+            if not groups:
+                break
+            group = groups.pop(0)
+            halves = self.halves(group)
+            if not halves and not group.inside:
+                return "precision"  # or several kinks meet in one entry, which values cannot tell apart
+            if any(half.verdict == "wrong" and self.confirmed(half) for half in halves):
+                return "wrong"
+            groups += [half for half in halves if half.verdict in ("kink", "wrong")]
+        return "kink" if all(group.inside for group in groups) else "precision"
+
+
+class Side:
+    """The values of all outputs at every step along a direction."""
+
+    def __init__(self, at: Expansion, moves: Move) -> None:
+        self.at, self.moves = at, moves
+
+    @cached_property
+    def values(self) -> Array:
+        return np.stack([self.at.moved(self.moves, float(h)) for h in STEPS])
+
+    def shifts(self, gradients: list[Array]) -> Array:
+        """g times what x has really moved by at each step: h v, but for the rounding of x + h v."""
+        total = np.zeros(len(STEPS))
+        with np.errstate(all="ignore"):
+            for i, direction in self.moves:
+                x = self.at.problem.arrays[i]
+                total += [float((gradients[i] * ((x + h * direction) - x)).sum()) for h in STEPS]
+        return total
+
+    def changes(self, k: int) -> tuple[Array, bool]:
+        """How far each value of output k is from that at x, and whether it jumps there: then from that at the shortest step."""
+        part = self.at.part(k)
+        values = self.values[:, part]
+        with np.errstate(all="ignore"):
+            changes = values - self.at.at[part]
+            last, middle = np.abs(changes[-1]), np.abs(changes[len(STEPS) // 2])
+            jumps = bool(((last > 1e3 * self.at.noise[part]) & (last >= 0.5 * middle)).any())
+        return (values - values[-1] if jumps else changes), jumps
+
+
+class Both:
+    """The remainders of one output along one direction and against it.
+
+    term     the derivative that is tried, as recorded
+    verdict  "ok", "wrong", "precision", "non-finite", or "kink" where the two sides differ and neither is as recorded
+    told     what the side that speaks for it says;  series, doubt: its remainders of every order, signed, and their noise
+    inside   whether the recorded derivative lies between what the two sides have
+    """
+
+    def __init__(self, at: Expansion, sides: tuple[Side, Side], k: int, order: int) -> None:
+        self.at, self.sides, self.k, self.order = at, sides, k, order
+        self.moves = sides[0].moves
+        parts = [[at.gradients[k][i] * v for i, v in self.moves]]
+        if order == 2:
+            curvatures = at.curvatures(k, self.moves)
+            parts.append([curvatures[i] * v for i, v in self.moves])
+        with np.errstate(all="ignore"):
+            terms = [float(sum(p.sum() for p in each)) for each in parts]
+            # what the term is added up from; a gradient below the smallest normal number has lost digits
+            size = float(sum(np.abs(p).sum() for p in parts[-1]))
+            lost = float(np.finfo(np.float64).tiny) * float(sum(np.abs(v).sum() for _, v in self.moves))
+            slopes = float(sum(np.abs(p).sum() for p in parts[0]))
+        self.term, self.inside = terms[-1], False
+        self.seen = [self.remainders(side, terms) for side in sides]
+        if not np.isfinite(terms).all():
+            self.falls = [Fall("precision", np.nan, 0, np.zeros(0))] * 2
+            self.verdict, first = "non-finite", 0
+        else:
+            scale = Scale(self.term, 1e-12 * size + lost, COARSE**2 * slopes if order == 2 else 0.0)
+            self.falls = [fall(series, doubt, scale) for series, doubt, _ in self.seen]
+            self.verdict, first = self.weighed()
+        self.told = self.falls[first]
+        self.series, self.doubt, _ = self.seen[first]
+
+    def remainders(self, side: Side, terms: list[float]) -> tuple[list[Array], Array, bool]:
+        """At each step the signed remainders of every order, and their rounding error; and whether f jumps at that side."""
+        weights = self.at.weights[self.k].ravel()
+        changes, jumps = side.changes(self.k)
+        with np.errstate(all="ignore"):
+            series = [changes @ weights]
+            shifts = side.shifts(self.at.gradients[self.k])
+            series.append(series[0] - (shifts - shifts[-1] if jumps else shifts))
+            if len(terms) == 2:
+                series.append(series[1] - STEPS**2 * terms[1] / 2)
+            values = side.values[:, self.at.part(self.k)]
+            noise = np.maximum(self.at.noise[self.at.part(self.k)], quantum(changes))
+            doubt = np.maximum(noise, 2 * EPS * np.abs(values)) @ np.abs(weights)
+        if jumps:  # the last steps are near the one that all are measured from
+            for r in series:
+                r[-3:] = np.nan
+        return series, doubt, jumps
+
+    def weighed(self) -> tuple[str, int]:
+        """The verdict by both sides, and which of them speaks for it."""
+        (right, left), jumps = self.falls, [jump for *_, jump in self.seen]
+        reached = [np.isfinite(series[0]).any() for series, *_ in self.seen]
+        for i, side in enumerate(self.falls):
+            if side.verdict == "ok":
+                other = self.falls[1 - i]
+                return ("kink" if jumps[i] and other.verdict != "ok" else "ok"), i
+        if not all(reached):  # a domain ends here
+            return (self.falls[reached.index(True)].verdict, reached.index(True)) if any(reached) else ("non-finite", 0)
+        if right.verdict == left.verdict == "wrong":
+            self.inside = self.between()
+            sign = -1 if self.order == 1 else 1
+            with np.errstate(all="ignore"):
+                apart = np.abs(right.errors - sign * left.errors) / np.abs(right.error)
+            near = bool((apart[max(right.level - 2, 0) : right.level + 3] <= ALIKE).any())
+            return ("wrong" if near else "kink"), 0
+        return "precision", 0 if right.verdict == "precision" else 1
+
+    def between(self) -> bool:
+        """Whether what is recorded lies between the two sides. For a gradient every value counts by itself: what each of them
+        allows is weighted and added up, which bounds the sum also where some bend upwards and others downwards."""
+        doubt = max(
+            float(d[f.level]) / float(STEPS[f.level]) ** self.order for (_, d, _), f in zip(self.seen, self.falls, strict=True)
+        )
+        if self.order == 2:
+            ends = np.array([[self.term + f.error] for f in self.falls])
+        else:
+            weights = self.at.weights[self.k].ravel()
+            slopes = [
+                sign * without_next(side.changes(self.k)[0] / STEPS[:, None])[f.level]
+                for sign, side, f in zip((1, -1), self.sides, self.falls, strict=True)
+            ]
+            ends = np.stack(slopes) * weights
+        slack = SURE * doubt + 1e-6 * float(np.abs(ends).sum())
+        return bool(ends.min(axis=0).sum() - slack <= self.term <= ends.max(axis=0).sum() + slack)
+
+    def halves(self) -> list[Move]:
+        """The direction in two parts, of half the entries each; none if it has one entry."""
+        entries = [(at, j) for at, (_, v) in enumerate(self.moves) for j in np.flatnonzero(v)]
+        if len(entries) < 2:
+            return []
+        middle = len(entries) // 2
+        found = []
+        for chosen in (entries[:middle], entries[middle:]):
+            parts = [np.zeros(v.shape) for _, v in self.moves]
+            for at, j in chosen:
+                parts[at].flat[j] = self.moves[at][1].flat[j]
+            found.append([(i, p) for (i, _), p in zip(self.moves, parts, strict=True) if p.any()])
+        return found

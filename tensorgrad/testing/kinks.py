@@ -1,0 +1,258 @@
+"""Kinks: points at which the slopes at both sides are not the same, and what a gradient may be there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.testing.derivatives import NEGLIGIBLE
+from tensorgrad.testing.exact import Exact
+from tensorgrad.testing.point import APPROACH, FAR
+from tensorgrad.testing.slopes import KINK, OK, WRONG
+from tensorgrad.testing.values import JUMP, SAMPLE, Values
+from tensorgrad.testing.view import View
+
+CLEAR = 10.0  # times what slopes at one side differ by
+NEARER = (1e-30, 1e-60, 1e-100, 1e-150, 1e-200)  # what a 0 may be moved by, and be near it yet
+
+
+class Kinks(Values):
+    """Finds kinks, and judges what is recorded at them."""
+
+    @cached_property
+    def kinks(self) -> bool:
+        """Whether slopes at the two sides of the point, however near, are not those at it."""
+        if not self.point.is_at_kink:
+            return False
+        near, _, size = self.jump(APPROACH[0])
+        if not (near > JUMP * size).any():
+            return False
+        nearest, noise, _ = self.jump(*APPROACH[1:])
+        return bool(((near > JUMP * size) & (nearest > 0.1 * near) & (nearest > CLEAR * noise)).any())
+
+    @cached_property
+    def has_kinks(self) -> bool:
+        """The same for the least difference that can be told from rounding."""
+        if not self.point.is_at_kink:
+            return False
+        (far, _, _), (near, _, _), (nearest, noise, size) = (self.jump(*e) for e in ([FAR], APPROACH[:1], APPROACH[1:]))
+        found = (nearest > 0.1 * near) & (near > 0.1 * far) & (nearest > CLEAR * noise)
+        found &= nearest > np.maximum(1e-11 * size, NEGLIGIBLE * np.abs(self.point.base.at))
+        return bool(found.any())
+
+    def jump(self, *steps: float) -> tuple[Array, Array, Array]:
+        """How much slopes of the outputs differ at both sides, at the first step, and at the point; how much slopes of one side
+        differ, at both steps; and how large they are."""
+        moves = self.point.everything
+        sides: list[list[Array]] = []
+        for sign in (1, -1):
+            seen = [self.point.look(moves, sign * e, along=moves) for e in steps]
+            slopes = [one.slope for one in seen if one is not None and one.slope is not None]
+            if len(slopes) == len(steps):
+                sides.append(slopes)
+        if not sides:
+            return (np.zeros(1),) * 3
+        here = [self.point.exact(moves)] if self.point.exact is not None else []
+        with np.errstate(all="ignore"):
+            slopes = [side[0] for side in sides] + here
+            noise = np.max([np.abs(side[0] - side[-1]) for side in sides], axis=0)
+            return np.nan_to_num(np.ptp(slopes, axis=0)), np.nan_to_num(noise), np.nan_to_num(np.abs(slopes).max(0))
+
+    def mark(self, view: View, recorded: Array, found: Array, codes: Array) -> None:
+        """Call what agrees at a kink a kink; but where both sides have one slope it has to be that."""
+        flagged = self.flagged(view.i).reshape(-1)
+        if view.directions is not None:
+            entries = self.rng.permutation(np.flatnonzero(flagged))[:SAMPLE]
+            if len(entries):
+                each = view.each_of([int(entry) for entry in entries])
+                mine = each.recorded(self.point.base)
+                verdicts, other = np.zeros(mine.shape, np.uint8), mine.copy()
+                self.mark(each, mine, other, verdicts)
+                self.together([(each, mine, other, verdicts)])
+                self.put(view, codes, recorded, found, verdicts, mine, other, entries)
+            return
+        columns = [k for k, entry in enumerate(view.entries) if flagged[entry]]
+        sides = [[self.slopes_beside(view, columns, sign * e) for e in APPROACH] for sign in (1, -1)] if columns else []
+        known = [[a for a in side if a is not None] for side in sides]
+        known = [side for side in known if len(side) == len(APPROACH)]
+        if not known:
+            return
+        (up0, up, up2), (down0, down, down2) = known[0], known[-1]
+        with np.errstate(all="ignore"):
+            at = found[:, columns]
+            noise = np.maximum(np.abs(up - up2), np.abs(down - down2))
+            noise = np.maximum(noise, 0.1 * noise.max(1, keepdims=True))
+            size, width = np.maximum(np.abs(up), np.abs(down)), np.ptp([up, down, at], axis=0)
+            part = view.only(columns)
+            differ = (
+                (width > JUMP * size)
+                & (width > self.nothing(part).max(0))
+                & (width > 0.1 * np.ptp([up0, down0, at], axis=0))
+                & (width > CLEAR * noise)
+            )
+            agree = differ & (np.abs(up - down) <= JUMP * size)
+        part = codes[:, columns]
+        part[differ & (part == OK)] = KINK
+        if not self.point.moving and len(known) == 2:
+            # all entries have moved at once; one at a time they may be at a kink yet, as those are that are equal to others
+            for n in np.flatnonzero((agree & (part == KINK)).any(0))[:SAMPLE]:
+                alone = np.where(agree[:, [n]] & (part[:, [n]] == KINK), WRONG, OK).astype(np.uint8)
+                one = view.only([columns[n]])
+                numbers = found[:, [columns[n]]]
+                smooth = ~self.beside(one, 0, recorded[:, [columns[n]]], numbers, alone) & (alone[:, 0] == WRONG)
+                smooth &= ~self.nearby(one, recorded[:, columns[n]]) if smooth.any() else False
+                smooth &= ~self.tends(one, at[:, n]) if smooth.any() else False
+                part[smooth, n] = WRONG
+                found[smooth, columns[n]] = up[smooth, n]
+        codes[:, columns] = part
+
+    def nearby(self, view: View, recorded: Array) -> Array:
+        """Whether derivatives of one column at points all around are as small and as large as what is recorded."""
+        low, high = np.full(recorded.shape, np.inf), np.full(recorded.shape, -np.inf)
+        for _ in range(SAMPLE):
+            moves = {i: u * self.rng.uniform(-1, 1, u.shape) for i, u in enumerate(self.point.units)}
+            seen = self.point.look(moves, APPROACH[0], along={view.i: view.direction(0)})
+            if seen is not None and seen.slope is not None:
+                low, high = np.fmin(low, view.of(seen.slope)), np.fmax(high, view.of(seen.slope))
+        slack = JUMP * np.maximum(np.abs(low), np.abs(high))
+        return np.asarray((low - slack <= recorded) & (recorded <= high + slack))
+
+    def tends(self, view: View, at: Array) -> Array:
+        """Whether derivatives by an entry that is 0, whose own scale nobody knows, tend to what they are at the point.
+
+        They may do so much nearer than other entries are far from 0: hypot(a, b) at b = 0 for an a of 1e-100.
+        """
+        direction = view.direction(0)
+        found = np.zeros(at.shape, bool)
+        if (self.point.problem.arrays[view.i][direction != 0] != 0).any():
+            return found
+        for e in NEARER:
+            looks = [self.point.look({view.i: direction}, sign * e, along={view.i: direction}) for sign in (1, -1)]
+            slopes = [view.of(one.slope) for one in looks if one is not None and one.slope is not None]
+            if len(slopes) == 2:
+                found |= np.max([np.abs(s - at) for s in slopes], axis=0) <= JUMP * np.abs(at)
+        return found
+
+    def put(
+        self,
+        view: View,
+        codes: Array,
+        recorded: Array,
+        found: Array,
+        verdicts: Array,
+        mine: Array,
+        other: Array,
+        entries: Array,
+    ) -> None:
+        """The worst that was found for entries by themselves, as that of the directions that move them."""
+        worst = np.unravel_index(int(verdicts.argmax()), verdicts.shape)
+        assert view.directions is not None
+        for k, direction in enumerate(view.directions):
+            if direction.reshape(-1)[entries[worst[1]]]:
+                codes[:, k] = np.maximum(verdicts[worst], KINK if verdicts.any() else OK)
+                if verdicts[worst] > KINK:
+                    recorded[:, k], found[:, k], self.entry = mine[worst], other[worst], int(entries[worst[1]])
+
+    def slopes_beside(self, view: View, columns: Sequence[int], e: float) -> Array | None:
+        """The derivatives of some columns at one side of the point."""
+        with self.point.moved(self.point.everything, e):
+            there = self.point.recording()
+            if there is None or self.point.base.changed(there) is None:
+                return None
+            exact = Exact(there)
+            return np.stack([view.of(exact({view.i: view.direction(k)})) for k in columns], 1) if columns else None
+
+    def beside(self, view: View, k: int, recorded: Array, found: Array, codes: Array) -> Array:
+        """Look at one column from both sides: what lies between the slopes there is a kink. Returns where there is one."""
+        if self.point.moving:
+            one = view.only([k])
+            codes[:, [k]], _, found[:, [k]] = self.by_values(one, recorded[:, [k]])
+            return np.ones(len(codes), bool)
+        direction = view.direction(k)
+        scale = self.point.scale({view.i: direction})
+        sides: list[list[Array]] = []
+        for sign in (1, -1):
+            seen = [self.point.look({view.i: direction}, sign * e * scale, along={view.i: direction}) for e in APPROACH]
+            slopes = [view.of(one.slope) for one in seen if one is not None and one.slope is not None]
+            if len(slopes) == len(APPROACH):
+                sides.append(slopes)
+        if not sides:
+            return np.zeros(len(codes), bool)
+        with np.errstate(all="ignore"):
+            (a, c, c2), (b, d, d2) = sides[0], sides[-1]
+            low, high = np.minimum(c, d), np.maximum(c, d)
+            far, width, most = np.abs(a - b), high - low, np.maximum(np.abs(low), np.abs(high))
+            is_kink = (
+                (width > 0.1 * far) & (width > CLEAR * np.maximum(np.abs(c - c2), np.abs(d - d2))) & (width > 1e-11 * most)
+            )
+            inside = (low - self.rtol * most <= recorded[:, k]) & (recorded[:, k] <= high + self.rtol * most)
+            bad = codes[:, k] == WRONG
+            codes[bad & is_kink & inside, k] = KINK
+            # at the point itself, and there alone, another choice was made; or the slopes tend to what is recorded
+            gap = np.abs(recorded[:, k] - c)
+            smooth = bad & ~is_kink & (gap <= self.rtol * np.maximum(np.abs(c), np.abs(recorded[:, k])))
+            smooth |= bad & ~is_kink & (gap < 0.2 * np.abs(recorded[:, k] - a)) & (gap < 0.2 * np.abs(found[:, k] - a))
+            codes[smooth, k] = OK
+            found[bad & is_kink, k] = np.clip(recorded[:, k], low, high)[bad & is_kink]
+            found[smooth, k] = c[smooth]
+        return np.asarray(is_kink)
+
+    def is_limit(self, view: View, recorded: Array, found: Array, codes: Array, columns: Array) -> bool:
+        """Whether looking at a few columns from both sides helps although nothing jumps: where slopes begin (0 of x**1.5)."""
+        if view.directions is not None or self.point.moving or not self.point.is_at_kink:
+            return False
+        few = columns[:2]
+        trial = codes.copy(), found.copy()
+        for k in few:
+            self.beside(view, int(k), recorded, trial[1], trial[0])
+        return bool((trial[0] != codes).any())
+
+    def together(self, parts: Sequence[tuple[View, Array, Array, Array]]) -> None:
+        """Judge entries at kinks together, for each output: one of equal ones may get all of the gradient, but not each.
+
+        Where every entry moves to the side at which its own slope is the larger, their slopes add up to as much as they can,
+        and to as little where they move to the other sides; equal entries do not move equally far, so one of them leads. What
+        is recorded for all of them is between these.
+
+        parts  for each input its view, what is recorded and found, and the codes; the last two are changed
+        """
+        if self.point.exact is None or self.point.moving or not self.disputed:
+            return
+        for row in range(len(parts[0][3]) if parts else 0):
+            places = [(n, int(k)) for n, (*_, codes) in enumerate(parts) for k in np.flatnonzero(codes[row] == KINK)][:SAMPLE]
+            if len(places) < 2:
+                continue
+            slopes = [self.one_sided(parts[n][0], k, row) for n, k in places]
+            if any(one is None for one in slopes):
+                continue
+            lean = np.array([1.0 if one is not None and one[0] >= one[1] else -1.0 for one in slopes])
+            along: dict[int, Array] = {}
+            moves: dict[int, Array] = {}
+            for (n, k), sign in zip(places, lean, strict=True):
+                view = parts[n][0]
+                d = view.direction(k)
+                along[view.i] = along.get(view.i, 0.0) + d
+                step = sign * self.rng.uniform(1, 2) * self.point.scale({view.i: d})
+                moves[view.i] = moves.get(view.i, 0.0) + step * d
+            ends = [self.point.look(moves, sign * APPROACH[0], along=along) for sign in (1, -1)]
+            if any(end is None or end.slope is None for end in ends):
+                continue
+            bounds = [float(parts[0][0].of(end.slope)[row]) for end in ends if end is not None and end.slope is not None]
+            total = sum(float(parts[n][1][row, k]) for n, k in places)
+            slack = max(self.rtol, JUMP) * sum(abs(float(parts[n][1][row, k])) for n, k in places)
+            if not min(bounds) - slack <= total <= max(bounds) + slack:
+                excess = (total - min(max(total, min(bounds)), max(bounds))) / len(places)  # of each
+                for n, k in places:
+                    _, recorded, found, codes = parts[n]
+                    found[row, k], codes[row, k] = recorded[row, k] - excess, WRONG
+
+    def one_sided(self, view: View, k: int, row: int) -> tuple[float, float] | None:
+        """The slopes of one output at both sides of an entry."""
+        moves = {view.i: view.direction(k)}
+        e = APPROACH[0] * self.point.scale(moves)
+        sides = [self.point.look(moves, sign * e, along=moves) for sign in (1, -1)]
+        found = [float(view.of(side.slope)[row]) for side in sides if side is not None and side.slope is not None]
+        return (found[0], found[1]) if len(found) == 2 else None

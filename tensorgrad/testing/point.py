@@ -1,0 +1,391 @@
+"""A problem at one point and near it: what is recorded there, and the derivatives of that.
+
+The recorded program is differentiated forward, op by op (exact.py). That is the derivative of the function if the program is
+all that happens to the inputs. What was taken out of the graph is captured in it as a constant; a constant that is another one
+when the inputs move is given the tangent that differences of it show, and then nothing is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.testing.exact import Agreement, Exact, NoDerivative, is_proved
+from tensorgrad.testing.problem import Problem
+from tensorgrad.testing.recording import Recording, alike, replay
+from tensorgrad.testing.slopes import EPS, units
+
+Moves = Mapping[int, Array]  # directions, by the number of the input
+
+STEPS = (1e-3, 1e-5, 1e-7, 1e-9, 1e-11, 1e-13)  # of all inputs, each relative to itself
+FAR, *APPROACH = 1e-6, 1e-9, 1e-12, 2e-12  # so near are the sides that tell a kink; the last two tell it from rounding
+# Ops of the package that have no kink, jump or end anywhere in their domains: most of what networks are made of
+SMOOTH = frozenset([
+    "add", "broadcast_to", "concatenate", "cos", "div", "einsum", "erf", "exp", "expm1", "fold", "gather", "gelu",
+    "getitem", "linear", "linear_sigmoid", "linear_tanh", "log_softmax", "logsigmoid", "logsumexp", "lookup", "matmul",
+    "mean", "mul", "mul_grad", "neg", "nll_loss",
+    "reshape", "sigmoid", "sigmoid_cross_entropy", "sigmoid_grad", "silu", "sin", "sinh",
+    "softmax", "softmax_cross_entropy", "softmax_cross_entropy_grad", "softplus", "square", "sub", "sum", "sum_to", "tanh",
+    "tanh_grad", "transpose", "windows",
+])  # fmt: skip
+H = 1e-3  # the step of differences of values
+LEAST = 1e-200  # by which a 0 is moved
+LEFT_OVER = 1e-6  # of how a constant moves, where that counts as a slope
+
+
+def random_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Numbers of both signs that do not cancel but by chance; none is small, so that each one counts."""
+    drawn = rng.uniform(-1.0, 1.0, shape)
+    return np.asarray(drawn + np.copysign(0.5, drawn))
+
+
+def key(moves: Moves, e: float) -> Any:
+    """Tells one step from another."""
+    return e, *[(i, direction.tobytes()) for i, direction in moves.items()]
+
+
+def turns(node: Node, known: Mapping[Any, Array]) -> bool:
+    """Whether the derivative of one op is another one at arguments that differ by rounding: it stands at a kink of its own."""
+    jvp = node.op.jvp
+    if jvp is None:
+        return False  # an op of the user's is tried out by its values
+    rng, arrays = np.random.default_rng(0), [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+    tangents = [rng.normal(size=np.shape(a)) for a in arrays]
+
+    def slope(shift: float) -> list[Any]:
+        moved = [
+            a + shift * rng.uniform(0.5, 1.5, a.shape) * rng.choice([-1.0, 1.0], a.shape) * np.where(a != 0, np.abs(a), LEAST)
+            if shift and is_floating(getattr(a, "dtype", np.dtype(bool)))
+            else a
+            for a in arrays
+        ]
+        y = np.asarray(node.op.forward(np, *moved, **node.attrs))
+        found: Any = jvp(y, *moved, **node.attrs)
+        if callable(found):
+            return [found(*tangents)]
+        return [rule(t) for rule, t in zip(found, tangents, strict=False) if rule is not None]
+
+    try:
+        with np.errstate(all="ignore"):
+            here = slope(0.0)
+            for _ in range(4):
+                for a, b in zip(here, slope(64 * EPS), strict=True):
+                    size = np.maximum(np.abs(a), np.abs(b))
+                    if (np.abs(a - b) > 1e-3 * size).any() or not np.array_equal(np.isfinite(a), np.isfinite(b)):
+                        return True
+    except Exception:  # what cannot be computed here may be anything
+        return True
+    return False
+
+
+class Look(NamedTuple):
+    """What is found a step away: values, constants, which of these are other ones (None: another program), slopes there."""
+
+    at: Array
+    constants: list[Any]
+    changed: list[int] | None
+    slope: Array | None
+
+
+class Point:
+    """A problem where it stands: its recording, its exact derivative there, if there is one, and what lies beside it."""
+
+    def __init__(self, problem: Problem, rng: np.random.Generator, nondet_tol: float = 0.0) -> None:
+        self.problem, self.nondet_tol = problem, nondet_tol
+        self.base = Recording(problem)
+        self.seen: dict[Any, Array] = {}  # outputs that were found on the way to something else
+        self.stands = False  # whether constants that cannot move by a little are the same beside the point; `moving` finds out
+        self.weights = random_weights(rng, self.base.at.shape)
+        self.units = [units(a) for a in problem.arrays]
+        self.directions = [random_weights(rng, u.shape) * u for u in self.units]
+
+    @contextmanager
+    def moved(self, moves: Moves, e: float) -> Iterator[None]:
+        """The inputs moved by e times their directions, inside of the block."""
+        before = {i: self.problem.arrays[i].copy() for i in moves}
+        try:
+            for i, direction in moves.items():
+                self.problem.arrays[i][...] = before[i] + e * direction
+            yield
+        finally:
+            for i, array in before.items():
+                self.problem.arrays[i][...] = array
+
+    def values(self, moves: Moves, e: float) -> Array:
+        """The outputs a step away; NaN where the function refuses."""
+        if (known := self.seen.get(key(moves, e))) is not None:
+            return known
+        with self.moved(moves, e):
+            try:
+                return self.problem.values()
+            except (ArithmeticError, ValueError):
+                # it can be computed at the point itself, so the step has left its domain: a matrix has become singular, say
+                return np.full(self.base.at.size, np.nan)
+
+    def recording(self) -> Recording | None:
+        """Of the inputs as they are now; None where the function refuses them, or is not finite."""
+        try:
+            found = Recording(self.problem)
+        except (ArithmeticError, ValueError):
+            return None
+        return found if found.at.shape == self.base.at.shape and np.isfinite(found.at).all() else None
+
+    def look(self, moves: Moves, e: float, *, along: Moves | None = None) -> Look | None:
+        """What is found e times the directions away, slopes along others included; None where there is nothing."""
+        with self.moved(moves, e):
+            there = self.recording()
+            if there is None:
+                return None
+            changed, slope = self.base.changed(there, self.nondet_tol), None
+            if along is not None and changed is not None:
+                with suppress(NoDerivative):
+                    slope = Exact(there)(along)
+        return Look(there.at, there.constants, changed, slope)
+
+    @property
+    def everything(self) -> Moves:
+        return dict(enumerate(self.directions))
+
+    @cached_property
+    def moving(self) -> list[int] | None:
+        """The constants that are made of the inputs; None if no step keeps to the program, or a number is made of them.
+
+        Masks and indices that are other ones however small the step is are at a jump of theirs: a kink, with sides of its own.
+        """
+        floating: set[int] = set()
+        before: dict[Any, Any] = {}  # the others, by side, at the step before
+        steady = False
+        for h in STEPS:
+            sides = 0  # that have been seen: one alone may be flat
+            others: dict[Any, Any] = {}
+            for n, (moves, e) in enumerate(self.tries(h)):
+                seen = self.look(moves, e)
+                if seen is None or seen.changed is None or any(self.base.sources[k] is None for k in seen.changed):
+                    continue
+                floating |= {k for k in seen.changed if self.can_move(k)}
+                others |= {(n, k): seen.constants[k] for k in seen.changed if not self.can_move(k)}
+                sides += 1
+                if sides == 2:
+                    break
+            if not sides:
+                continue
+            if not others:
+                self.stands = True
+                return sorted(floating)
+            # a jump is the same one at every step; numbers in disguise, such as large integers, are not
+            steady = before.keys() == others.keys() and all(alike(a, before[side]) for side, a in others.items())
+            before = others
+        return sorted(floating) if steady else None
+
+    def tries(self, h: float) -> Iterator[tuple[Moves, float]]:
+        """Steps of that size: along the directions, and if the function ends there for some of the entries, up, down, to 0."""
+        yield self.everything, h
+        yield self.everything, -h
+        up = {i: np.abs(v) for i, v in self.everything.items()}
+        yield up, h
+        yield up, -h
+        yield dict(enumerate(a.copy() for a in self.problem.arrays)), -h
+
+    def can_move(self, k: int) -> bool:
+        value = self.base.constants[k]
+        return isinstance(value, np.ndarray) and is_floating(value.dtype)
+
+    @cached_property
+    def exact(self) -> Exact | None:
+        """The derivative by the recorded program; None where it has none that is to be believed."""
+        if not self.base.is_all or any(node.op.calls for node in self.base.nodes):
+            return None  # what a checkpoint calls is not recorded
+        if not self.is_proved:
+            _ = self.rounding  # before ops that keep something of their last call are called elsewhere
+        if self.moving is None or self.moves_data:
+            return None
+        found = Exact(self.base)
+        if self.is_proved:
+            return found
+        try:
+            along = self.slope(found, self.everything)
+        except NoDerivative:
+            return None
+        return found if self.is_grounded(along) else None
+
+    @property
+    def moves_data(self) -> bool:
+        """Whether what an op takes as data, without a derivative, is made of the inputs."""
+        moving = {("constant", k) for k in self.moving or ()}
+        return any(op.is_data(i) and s in moving for op, _, sources in self.base.uses for i, s in enumerate(sources))
+
+    @cached_property
+    def is_proved(self) -> bool:
+        """Whether only ops of the package are recorded."""
+        return all(is_proved(node.op) for node in self.base.nodes)
+
+    @cached_property
+    def is_chosen(self) -> bool:
+        """Whether no op of the user's stands at a kink, of which nobody knows what it has to choose there."""
+        if self.is_proved:
+            return True
+        if self.exact is None:
+            return False
+        self.exact(self.everything)
+        return not any(self.exact.tried.values())
+
+    @cached_property
+    def is_at_kink(self) -> bool:
+        """Whether something recorded has another derivative at arguments that differ by rounding; or may have, unseen."""
+        if self.exact is None or self.jumps:
+            return True
+        if self.is_smooth:
+            return False
+        known = self.base.known
+        return not self.is_chosen or any(turns(node, known) for node in self.base.nodes if node.op.name not in SMOOTH)
+
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether a constant is another one at each side of the point, and the same further on there: a mask, a sign."""
+        if self.moving == [] and self.stands:
+            return False
+        for h in STEPS[1::2]:
+            looks = [self.look(self.everything, e) for e in (h, h / 2, -h, -h / 2)]
+            if any(seen is None or seen.changed is None for seen in looks):
+                continue
+            found = [seen.constants for seen in looks if seen is not None]
+            return any(
+                not (alike(a, c) and alike(a, b)) and alike(a, a2) and alike(b, b2)
+                for a, a2, b, b2, c in zip(*found, self.base.constants, strict=True)
+            )
+        return True
+
+    @cached_property
+    def is_smooth(self) -> bool:
+        """Whether nothing that is recorded has kinks anywhere in its domain."""
+        return self.is_proved and all(node.op.name in SMOOTH for node in self.base.nodes)
+
+    def is_grounded(self, along: Array) -> bool:
+        """Whether values agree with slopes, at some step for each output, or are too coarse to tell.
+
+        A function goes on by the mean of its slopes at two ends: f(h) - f(-h) = h (f'(h) + f'(-h)) + O(h³), kinks at 0
+        included.
+        """
+        agreement = Agreement(along)
+        for h in STEPS:
+            up, down = (self.look(self.everything, e, along=None if self.moving else self.everything) for e in (h, -h))
+            with np.errstate(all="ignore"):
+                for a, b in ((up, down), (up, None), (down, None)):
+                    if a is None or (a.slope is None and not self.moving):
+                        continue
+                    if b is None:
+                        e = h if a is up else -h
+                        change, slope = a.at - self.base.at, e * (along + (along if a.slope is None else a.slope)) / 2
+                    else:
+                        change = a.at - b.at
+                        slope = 2 * h * along if a.slope is None or b.slope is None else h * (a.slope + b.slope)
+                    noise = 64 * EPS * np.maximum(self.rounding, np.abs(self.base.at)) / h
+                    agreement.look(change / h, slope / h, noise)
+            if agreement.is_complete:
+                return True
+        return agreement.is_known
+
+    def slope(self, exact: Exact, moves: Moves) -> Array:
+        """The derivatives of all outputs along some directions, those by constants that move included."""
+        return exact(moves, {k: tangent for k, (tangent, _) in self.tangents(moves).items()})
+
+    def tangents(self, moves: Moves) -> dict[int, tuple[Array, Array]]:
+        """How the constants move when the inputs do, and the rounding error of that.
+
+        (4 D(h/2) - D(h)) / 3 with D(h) = (c(h) - c(-h)) / 2h, of the first h at which what is left over is small: with
+        B(h) = c(h) + c(-h) - 2 c(0), B(h) is 4 B(h/2) for a smooth c, and not where there is a kink, or h is too coarse.
+        """
+        if not self.moving:
+            return {}
+        scale = self.scale(moves)
+        found = {
+            k: (np.full(np.shape(self.base.constants[k]), np.nan), np.zeros(np.shape(self.base.constants[k])))
+            for k in self.moving
+        }
+        stirred = {k: np.zeros(tangent.shape, bool) for k, (tangent, _) in found.items()}
+        for h in STEPS[:-1]:
+            steps = [e * scale for e in (h, -h, h / 2, -h / 2)]
+            looks = [self.look(moves, e) for e in steps]
+            self.seen = {key(moves, e): seen.at for e, seen in zip(steps, looks, strict=True) if seen is not None}
+            if any(seen is None or seen.changed is None for seen in looks):
+                continue
+            for k, (tangent, noise) in found.items():
+                here = self.base.constants[k]
+                up, down, near, below = (seen.constants[k] for seen in looks if seen is not None)
+                wide, narrow = up + down - 2 * here, near + below - 2 * here
+                rounding = 16 * float(np.finfo(here.dtype).eps) * np.max(np.abs([up, down, here]), axis=0)
+                most = np.maximum(np.abs(wide), np.abs(up - down))
+                smooth = np.isnan(tangent) & (np.abs(wide - 4 * narrow) <= LEFT_OVER * most + 4 * rounding)
+                still = (up == here) & (down == here) & (near == here)
+                smooth &= ~(still & stirred[k])  # it goes in jumps, and this step is less than one
+                stirred[k] |= ~still
+                np.copyto(tangent, (8 * (near - below) - (up - down)) / (6 * h * scale), where=smooth)
+                np.copyto(noise, np.where(still, 0.0, rounding / (h * scale)), where=smooth)
+            if not any(np.isnan(tangent).any() for tangent, _ in found.values()):
+                return {k: one for k, one in found.items() if one[0].any() or one[1].any()}
+        raise NoDerivative("a constant has a kink, or a step leaves the program")
+
+    def scale(self, moves: Moves) -> float:
+        """What a direction is multiplied by to move its entries by about their own size."""
+        largest = max((float(np.max(np.abs(v) / self.units[i], initial=0.0)) for i, v in moves.items()), default=0.0)
+        return 1.0 / largest if largest else 1.0
+
+    @cached_property
+    def rounding(self) -> float:
+        """The size of number whose rounding error the outputs have: more than their own where larger ones cancel on the way.
+
+        Found by disturbing every recorded result by a relative 1e-12 and looking at what that makes of the outputs (the idea of
+        stochastic arithmetic: Vignes, A stochastic arithmetic for reliable scientific computation, 1993). A comparison that
+        tips over would make that as large as can be: it is at most a thousand times the largest number.
+        """
+        graph = self.base.graph
+        if graph is None or not self.base.is_all:
+            return 0.0
+        known = self.base.known
+        rng = np.random.default_rng(0)
+        try:
+            other = replay(graph, lambda a: a * (1 + 1e-12 * rng.uniform(-1, 1, a.shape)) if is_floating(a.dtype) else a)
+        except (ArithmeticError, ValueError):  # so near to the end of its domain: a matrix that is all but singular, say
+            return 0.0
+        changes = [float(np.abs(other[node] - known[node]).max(initial=0.0)) for node in graph.outputs]
+        largest = max(float(np.abs(a).max(initial=0.0)) for a in known.values() if is_floating(a.dtype))
+        return min(max(changes) / 1e-12, 1e3 * largest)
+
+    def precise_values(self, moves: Moves, e: float) -> Array | None:
+        """The outputs a step away in long double; None where the function does not take that, or refuses."""
+        with self.moved(moves, e):
+            try:
+                with self.precise() as found:
+                    return found.at
+            except NoDerivative:
+                return None
+
+    @contextmanager
+    def disturbed(self, rng: np.random.Generator) -> Iterator[Recording]:
+        """A recording at inputs that are other ones by rounding."""
+        moves = {i: a * rng.uniform(-1, 1, a.shape) for i, a in enumerate(self.problem.arrays)}
+        with self.moved(moves, 8 * EPS):
+            if (found := self.recording()) is None:
+                raise NoDerivative("the function ends here")
+            yield found
+
+    @contextmanager
+    def precise(self) -> Iterator[Recording]:
+        """A recording in long double, at the very same inputs. Raises NoDerivative where the function does not take that."""
+        if np.finfo(np.longdouble).eps >= EPS:
+            raise NoDerivative("long double is double here")
+        with self.problem.raised_to(np.longdouble):
+            try:
+                found = Recording(self.problem)
+            except Exception as error:  # LAPACK, and whatever a user's op makes of it
+                raise NoDerivative("the function does not take long double") from error
+            if found.at.dtype != np.longdouble or self.base.changed(found) is None:
+                raise NoDerivative("the function goes back to double")
+            yield found

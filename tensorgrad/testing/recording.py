@@ -1,0 +1,185 @@
+"""What one call of a function under test has recorded: its program, and the constants that are captured in it.
+
+A constant is whatever the recorded program reads that is no leaf of the check: arrays of the user's, numbers, and everything
+that was taken out of the graph (`.detach()`, `.data`, NumPy arithmetic). Two recordings at two inputs tell which is which: what
+was made of the inputs differs, what is constant does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd.walk import grad
+from tensorgrad.core.backend import Array, asarray, digest, is_array, may_overlap
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.ops.exponential import Logarithm, closed_form
+from tensorgrad.testing.problem import Problem, flat, gradients, graph_of, same
+from tensorgrad.testing.rounding import Rounding
+
+DISTURBED = 2  # times
+LARGE = 1_000_000  # elements; of larger constants only a digest is kept
+
+
+class Recording:
+    """The outputs of one call, recorded, and what they were computed by.
+
+    outputs, leaves  Tensors
+    at               the values of all outputs in one row
+    nodes            what was recorded, in order
+    uses             for each node its op, attributes and where its inputs come from: ("node", k), ("leaf", i), ("constant", k)
+    constants        the values of the constants, copied: arrays, numbers, or the digest of a large array
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.outputs, self.leaves = problem.evaluate()
+        self.at = flat(self.outputs)
+        self.arrays = problem.arrays
+        graph = graph_of(self.outputs)
+        self.graph: Graph | None = graph
+        # what is recorded only because a whole program is, and needs no gradient, is captured as its value
+        self.nodes = tuple(node for node in graph.nodes if node.requires_grad) if graph is not None else ()
+        self.constants: list[Any] = []
+        self.sources: list[Tensor | None] = []  # the Tensor of each constant, None for a number
+        self._place: dict[Any, tuple[str, int]] = {leaf: ("leaf", i) for i, leaf in enumerate(self.leaves)}
+        self.uses: list[tuple[Any, dict[str, Any], tuple[tuple[str, int], ...]]] = []
+        for k, node in enumerate(self.nodes):
+            self.uses.append((node.op, node.attrs, tuple(self.place(s) for s in node.inputs)))
+            self._place[node] = "node", k
+        self.ends = [self.place(t.node or t) for t in self.outputs]
+
+    def place(self, source: Any) -> tuple[str, int]:
+        """Where a value comes from; a new constant for one that comes from nowhere."""
+        if not isinstance(source, (Node, Tensor)):
+            self.constants.append(source)
+            self.sources.append(None)
+            return "constant", len(self.constants) - 1
+        if source not in self._place:
+            tensor = source if isinstance(source, Tensor) else wrap(self.known[source], source)
+            self._place[source] = "constant", len(self.constants)
+            self.constants.append(self.kept(tensor._data))
+            self.sources.append(tensor)
+        return self._place[source]
+
+    def kept(self, a: Array) -> Any:
+        """A copy: the memory may be that of an input, which is moved, or a buffer that is used again."""
+        if a.size > LARGE and not any(may_overlap(a, b) for b in self.arrays):
+            return digest(a)
+        return np.array(a)
+
+    def gradients(self, weights: Array, inputs: Sequence[int] | None = None) -> list[Array]:
+        """The gradients of a weighted sum of the outputs, for all leaves or some; outputs of weight 0 are left out."""
+        leaves = self.leaves if inputs is None else [self.leaves[i] for i in inputs]
+        chosen, parts, start = [], [], 0
+        for t in self.outputs:
+            part = weights[start : start + t.size]
+            start += t.size
+            if part.any():
+                chosen.append(t)
+                parts.append(part.reshape(t.shape).copy())  # which a rule may write to
+        return gradients(chosen, leaves, parts)
+
+    def disturbed(self, weights: Array, i: int) -> Array:
+        """How far the gradient of a weighted sum by a leaf goes when every number on the way to it is disturbed by rounding."""
+        ends = np.cumsum([t.size for t in self.outputs])[:-1]
+        parts = [w.reshape(t.shape) for t, w in zip(self.outputs, np.split(weights, ends), strict=True)]
+        pairs = [(t, w) for t, w in zip(self.outputs, parts, strict=True) if t.requires_grad]
+        found: tuple[Tensor | None, ...] = (None,)
+        if pairs:
+            ts, ws = zip(*pairs, strict=True)
+            found = grad(ts, [self.leaves[i]], ws, create_graph=True, allow_unused=True)
+        if found[0] is None or found[0].node is None:
+            return np.zeros(self.leaves[i].shape)
+        rounding = Rounding(found)  # type: ignore[arg-type]
+        rounding.look(DISTURBED)
+        return rounding.spread[0] if rounding.is_whole else np.zeros(found[0].shape)
+
+    @cached_property
+    def known(self) -> dict[Any, Array]:
+        """The values of all leaves and nodes, computed again."""
+        return {} if self.graph is None else replay(self.graph)
+
+    @cached_property
+    def is_all(self) -> bool:
+        """Whether what was recorded gives the values that the function gave: nothing was written over on the way."""
+        try:
+            known = self.known
+        except Exception:  # an op that cannot be computed again by itself, such as the result of a compiled step
+            return False
+        found = [np.ravel(known[t.node]) if t.node is not None else t._data.ravel() for t in self.outputs]
+        return same(np.concatenate(found) if found else np.zeros(0), self.at)
+
+    def changed(self, other: Recording, atol: float = 0.0) -> list[int] | None:
+        """Which constants are other ones in another recording, by more than `atol`; None if that is another program."""
+        if len(self.uses) != len(other.uses) or self.ends != other.ends or len(self.constants) != len(other.constants):
+            return None
+        for (op, attrs, inputs), (op2, attrs2, inputs2) in zip(self.uses, other.uses, strict=True):
+            if op is not op2 or inputs != inputs2 or not (attrs is attrs2 or alike(attrs, attrs2)):
+                return None
+        pairs = enumerate(zip(self.constants, other.constants, strict=True))
+        return [k for k, (a, b) in pairs if not alike(a, b) and not (atol and near(a, b, atol))]
+
+
+def replay(graph: Graph, change: Callable[[Array], Array] = lambda a: a) -> dict[Any, Array]:
+    """The values of all leaves and nodes, computed again, each changed on the way; what was drawn stays as it was drawn."""
+    known: dict[Any, Array] = {leaf: leaf._data for leaf in graph.leaves}
+    drawn = {node: node.out for node in graph.nodes if node.op.draws}
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            made = node.inputs[0] if isinstance(node.op, Logarithm) and node.out is not None else None
+            closed = closed_form(node.op, made) if isinstance(made, Node) else None
+            if drawn.get(node) is not None:
+                known[node] = drawn[node]
+            elif closed is not None:  # of a softmax, which was evaluated from the logits
+                op, inner, _ = closed
+                known[node] = change(asarray(op(known[inner.inputs[0]], **inner.attrs)))
+            else:
+                arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+                known[node] = change(asarray(node.op(*arrays, **node.attrs)))
+    return known
+
+
+def alike(a: Any, b: Any, depth: int = 4) -> bool:
+    """Whether two values are the same for a program: arrays by their elements, functions by code and what they capture."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        a, b = getattr(a, "_data", a), getattr(b, "_data", b)
+    if is_array(a) or is_array(b):
+        a, b = asarray(a, where="check"), asarray(b, where="check")
+        return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or (a != a and b != b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(alike(a[key], b[key], depth) for key in a)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(alike(x, y, depth) for x, y in zip(a, b, strict=True))
+    if isinstance(a, slice) and isinstance(b, slice):
+        return alike((a.start, a.stop, a.step), (b.start, b.stop, b.step))
+    if callable(a) and callable(b) and depth:
+        return alike(captured(a), captured(b), depth - 1)
+    return type(a) is type(b) and bool(a == b)
+
+
+def near(a: Any, b: Any, atol: float) -> bool:
+    """Whether two floating constants differ by no more than what the user allows for."""
+    both = isinstance(a, (float, np.ndarray)) and isinstance(b, (float, np.ndarray)) and np.shape(a) == np.shape(b)
+    return both and np.result_type(a).kind == "f" and bool(np.allclose(a, b, rtol=0.0, atol=atol, equal_nan=True))
+
+
+def captured(fn: Callable[..., Any]) -> tuple[Any, ...]:
+    """What tells two functions apart that were made by the same lines."""
+    fn = getattr(fn, "fn", fn)  # of a checkpoint
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return (id(fn),)
+    cells = [cell.cell_contents for cell in fn.__closure__ or ()]
+    names = [fn.__globals__[name] for name in code.co_names if name in fn.__globals__]
+    held = [value for value in names if isinstance(value, (int, float, Tensor)) or is_array(value)]
+    itself = [getattr(fn, "__self__", None)]
+    return (id(code), *cells, *held, *itself, *(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values())

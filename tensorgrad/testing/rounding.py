@@ -1,0 +1,229 @@
+"""How far rounding may move numbers: a recorded program computed again with every number in it disturbed.
+
+Two ways of computing the same differ by rounding: in a sum with terms in another order, in a fused formula. Where large terms
+cancel, rounding is all that is left, so no relative tolerance tells it from a fault. The program itself does: each of its
+numbers is changed by as much as rounding may change it, several times, and what that makes of the results is what rounding may
+make of them (stochastic arithmetic: Vignes, A stochastic arithmetic for reliable scientific computation, 1993). Compiled plans
+are believed by the same measure (compiler/verify.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.compiler.verify import SYSTEMATIC
+from tensorgrad.core.backend import Array, asarray, is_floating
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.location import is_own
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor
+
+FEW, MANY = 4, 16  # how often numbers are disturbed before the first look, and before what differs is believed to
+ROUNDINGS = 4  # by how many roundings each number is disturbed: near a kink it is to turn over
+MARGIN = 16  # how many times the largest change that was seen is allowed: hundreds of entries share a few runs
+NEAR = 1e-2  # other arguments, at which an op rounds otherwise, but as much
+DIGITS = 64  # roundings of the largest number of an array that are not worth a second look
+EPS = float(np.finfo(np.float64).eps)
+
+
+def close(expected: Array, found: Array, eps: float, atol: float = 0.0) -> Array:
+    """Where two arrays are so near that nobody need ask what rounding does."""
+    if np.array_equal(expected, found):
+        return np.ones(expected.shape, bool)
+    with np.errstate(all="ignore"):
+        size = np.abs(expected)
+        if not np.isfinite(largest := size.max(initial=0.0)):
+            largest = size.max(initial=0.0, where=np.isfinite(size))
+        near = np.abs(found - expected) <= (DIGITS / 2 * eps) * size + (DIGITS * eps * float(largest) + atol)
+    if near.all():
+        return np.asarray(near)
+    return near | (found == expected) | (np.isnan(found) & np.isnan(expected))
+
+
+class Rounding:
+    """What rounding may make of some recorded Tensors.
+
+    results  Tensors with all that they were computed from recorded (state.tracing), in float64
+    eps      of the arithmetic: that of float64, or of float32, whose range is then kept to
+    """
+
+    def __init__(self, results: Sequence[Tensor], eps: float = EPS) -> None:
+        self.eps, self.single = eps, eps > EPS
+        nodes = dict.fromkeys(t.node for t in results if t.node is not None)
+        self.results, self.graph = results, Graph(list(nodes), check=False)
+        self.drawn = {node: node.out for node in self.graph.nodes if node.op.draws}  # stays so
+        # data, such as targets, stay in float64 where the rest is in float32
+        inputs = [(n, i, s) for n in self.graph.nodes if self.single for i, s in enumerate(n.inputs)]
+        self.given = {s for n, i, s in inputs if isinstance(s, Tensor) and n.op.is_data(i) and not s.requires_grad}
+        self.rng = np.random.default_rng(0)
+        self.lowest, self.highest = math.inf, 0.0  # of all numbers but 0
+        self.selects: dict[Node, bool] = {}  # whether the numbers of a result are some of those it was computed from
+        self.calm = self.run(lambda a: a)
+        # else part of it happens outside of the graph
+        self.is_whole = all(close(t._data, a, EPS).all() for t, a in zip(results, self.calm, strict=False))
+        self.spread = [np.zeros(t.shape) for t in results]
+        self.runs = 0
+        # equal terms are rounded alike when they are added up one after the other: that error grows with their number
+        self.longest = max(
+            (
+                math.prod(getattr(s, "shape", ())) // max(n.size, 1)
+                for n in self.graph.nodes
+                if not n.op.moves
+                for s in n.inputs
+            ),
+            default=1,
+        )
+
+    def is_within(self, low: float, high: float) -> bool:
+        """Whether all numbers that are computed on the way are 0, or of a size between these two.
+
+        What is left where numbers cancel is none of them: when they are disturbed, it is as large as rounding.
+        """
+        self.look(FEW)
+        return low <= self.lowest and self.highest <= high
+
+    @property
+    def range(self) -> str:
+        return f"numbers from {self.lowest:.1e} to {self.highest:.1e} are computed on the way"
+
+    def disturbed(self, a: Array) -> Array:
+        if not is_floating(a.dtype) or not a.size:
+            return a
+        a = np.asarray(a * (1 + ROUNDINGS * self.eps * self.rng.uniform(-1, 1, a.shape)))
+        size = np.abs(a)
+        self.lowest = min(self.lowest, float(size.min(initial=math.inf, where=size > 0)))
+        self.highest = max(self.highest, float(np.where(np.isnan(size), np.inf, size).max()))
+        return np.asarray(a.astype(np.float32).astype(np.float64) if self.single else a)
+
+    def run(self, change: Callable[[Array], Array]) -> list[Array]:
+        """The results, computed again; `change` is made of every leaf, and of every result in which something is rounded."""
+        with np.errstate(all="ignore"):
+            known: dict[Any, Array] = {
+                leaf: leaf._data if leaf in self.given else change(leaf._data) for leaf in self.graph.leaves
+            }
+            for node in self.graph.nodes:
+                if node in self.drawn:
+                    known[node] = self.drawn[node]
+                    continue
+                arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+                value = asarray(node.op(*arrays, **node.attrs))
+                if change == self.disturbed and is_own(type(node.op).__module__) and is_floating(value.dtype):
+                    value = value + self.rounded_inside(node, arrays)
+                if node not in self.selects:
+                    self.selects[node] = node.op.moves or selected(value, [*arrays, *node.attrs.values()])
+                known[node] = value if self.selects[node] else change(value)
+        return [known.get(t.node or t, t._data) for t in self.results]
+
+    def rounded_inside(self, node: Node, arrays: list[Any]) -> Array:
+        """How far off an op of the package is by what it rounds inside of it: at its arguments, and at others near by, since it
+        may be exact here by chance.
+
+        In float32 where that is what is measured; else beside long double, where the op takes that.
+        """
+        is_moved = [isinstance(s, (Node, Tensor)) and s not in self.given for s in node.inputs]
+        is_moved = [m and is_floating(a.dtype) for m, a in zip(is_moved, arrays, strict=True)]
+        near = [a * (1 + NEAR * self.rng.uniform(-1, 1, a.shape)) if m else a for m, a in zip(is_moved, arrays, strict=True)]
+        return self.beside(node, arrays, is_moved) + self.beside(node, near, is_moved)
+
+    def beside(self, node: Node, arrays: list[Any], is_moved: list[bool]) -> Array:
+        """The value of an op less that in a longer arithmetic; 0 where that is not to be had."""
+        short, long = (np.float32, np.float64) if self.single else (np.float64, np.longdouble)
+        arrays = [a.astype(short) if m else a for a, m in zip(arrays, is_moved, strict=True)]
+        try:
+            found = asarray(node.op(*arrays, **(in_single(node.attrs) if self.single else node.attrs)))
+            better = asarray(
+                node.op(*[a.astype(long) if m else a for a, m in zip(arrays, is_moved, strict=True)], **node.attrs)
+            )
+        except Exception:  # LAPACK has no long double, and what is near may be no argument
+            return np.zeros(node.shape)
+        if not is_floating(found.dtype) or found.shape != node.shape or better.shape != node.shape:
+            return np.zeros(node.shape)
+        return np.asarray(np.nan_to_num(found - better, nan=0.0, posinf=0.0, neginf=0.0), np.float64)
+
+    def look(self, runs: int) -> None:
+        """Disturb the program until that has been done `runs` times."""
+        while self.runs < runs:
+            self.runs += 1
+            try:
+                results = self.run(self.disturbed)
+            except (ArithmeticError, ValueError):  # at numbers so near there is nothing, such as where a matrix is singular
+                results = [np.full(a.shape, np.nan) for a in self.calm]
+            for i, a in enumerate(results):
+                with np.errstate(all="ignore"):
+                    change = np.fmax(self.spread[i], np.abs(a - self.calm[i]))
+                # infinite where the program itself cannot say what it is
+                self.spread[i] = np.where(np.isfinite(a) | ~np.isfinite(self.calm[i]), change, np.inf)
+
+    def room(self, i: int) -> Array:
+        """How far result i may be from what it is, entry by entry."""
+        value = np.abs(self.calm[i])
+        largest = float(value[np.isfinite(value)].max(initial=0.0))
+        all_ = max((float(np.abs(a)[np.isfinite(a)].max(initial=0.0)) for a in self.calm), default=0.0)
+        if not self.is_whole:
+            return np.asarray(1e-6 * value + 1e-9 * largest)  # nothing is known but that it is some rounding
+        in_sums = min(self.longest * self.eps / 4, SYSTEMATIC) * largest
+        # terms that cancel to 0 in each of the few runs leave something in others
+        return np.asarray(MARGIN * self.spread[i] + DIGITS * self.eps * value + in_sums + 4 * EPS * all_)
+
+    def explains(self, i: int, expected: Array, found: Array, atol: float = 0.0) -> Array:
+        """Where `found` may be what rounding has made of result i, which is `expected`."""
+        explained = np.zeros(expected.shape, bool)
+        for runs in (FEW, MANY):
+            if self.is_whole:
+                self.look(runs)
+            room = self.room(i) + atol
+            with np.errstate(all="ignore"):
+                apart = np.abs(found - expected)
+            # rounding that may leave nothing of a number may make anything of it
+            explained = (apart <= room) | (room >= np.abs(expected)) & (room > 0) & ~np.isfinite(apart)
+            if explained.all():
+                break
+        return np.asarray(explained)
+
+
+class Called(Rounding):
+    """What rounding may make of a function that is not recorded: what it is computed from is disturbed, and what it gives.
+
+    results  the function: given what is to be made of each array, it returns its results
+    longest  the number of terms in the longest sum
+    """
+
+    def __init__(self, results: Callable[[Callable[[Array], Array]], list[Array]], longest: int, eps: float = EPS) -> None:
+        self.called = results
+        super().__init__((), eps)
+        self.longest = longest
+        self.spread = [np.zeros(a.shape) for a in self.calm]
+
+    def run(self, change: Callable[[Array], Array]) -> list[Array]:
+        with np.errstate(all="ignore"):
+            return [change(a) for a in self.called(change)]
+
+
+def selected(value: Array, of: Sequence[Any]) -> bool:
+    """Whether all numbers of a result are among those of its arguments, or 0: a maximum, a mask. None of them is rounded, and a
+    rule may ask which is equal to which."""
+    if not is_floating(value.dtype):
+        return True
+    numbers = [np.ravel(a) for a in of if isinstance(a, (float, int)) or is_floating(getattr(a, "dtype", np.dtype(bool)))]
+    among = np.concatenate([np.zeros(1), *numbers])
+    few = value.reshape(-1)[:16]  # which settle it for arithmetic
+    return bool(np.isin(few, among).all()) and bool(np.isin(value, among).all())
+
+
+def lowered(a: Array) -> Array:
+    """In float32, what is floating."""
+    with np.errstate(all="ignore"):
+        return a.astype(np.float32) if is_floating(a.dtype) else a
+
+
+def in_single(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes with float32 in the place of float64."""
+    return {k: np.float32 if is_double(v) else v for k, v in attrs.items()}
+
+
+def is_double(value: Any) -> bool:
+    return isinstance(value, (type, np.dtype)) and value in (np.float64, np.dtype(np.float64), float)

@@ -1,0 +1,129 @@
+"""What the audit calls an op with: its own samples, chosen so that every way of calling it that it admits is among a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd import grad
+from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.op import Op, Sample
+from tensorgrad.core.signature import Shape
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.ops.shape import broadcast_to
+from tensorgrad.testing.report import Finding
+
+TRIES = 40  # samples that are looked at for one of the kind that a case is to be of
+EMPTY = (0, 1, 2)  # sizes of axes from which arrays without elements are drawn
+
+
+def sampled(op: Op, seed: int, case: int) -> Sample:
+    """Arguments and attributes for one case of an audit.
+
+    Case by case they are: as they come; with leading axes; broadcast by an axis of size 1; by fewer axes; a number; without
+    elements; matrices. Where the op's samples have none of that kind, matrices; where they have none of those, as they come.
+    """
+    kind = WANTED[case % len(WANTED)]
+    for wanted in (kind, is_wide) if kind else ():
+        for attempt in range(TRIES):
+            found = attempted(op, np.random.default_rng([seed, case, attempt]), wanted)
+            if found is not None:
+                return found
+    return op.sample(np.random.default_rng([seed, case]))
+
+
+def attempted(op: Op, rng: np.random.Generator, wanted: Callable[[Op, tuple[Any, ...]], bool]) -> Sample | None:
+    """A sample if it is of the kind that is wanted."""
+    if wanted is not is_empty:
+        args, attrs = op.sample(rng)
+        return (args, attrs) if wanted(op, args) else None
+    try:
+        args, attrs = op.sample(rng, EMPTY)
+        admitted = np.isfinite(op(*args, **attrs)).all()  # the mean of nothing is NaN
+    except Exception:  # there is no maximum of nothing, say
+        return None
+    return (args, attrs) if admitted and wanted(op, args) else None
+
+
+def leads(op: Op, args: tuple[Any, ...]) -> list[Shape]:
+    """The axes of each argument before those that the op's signature names."""
+    inputs = op.parsed.inputs
+    if op.variadic or ("*",) in inputs:
+        return []
+    named = [sum(not axis.endswith("?") for axis in axes) for axes in inputs]
+    return [a.shape[: a.ndim - n] for a, n, is_open in zip(args, named, op.parsed.leading, strict=False) if is_open]
+
+
+def is_batched(op: Op, args: tuple[Any, ...]) -> bool:
+    """Whether every argument that may have leading axes has some, of more than one element."""
+    found = leads(op, args)
+    return bool(found) and all(any(n > 1 for n in lead) for lead in found)
+
+
+def is_widened(op: Op, args: tuple[Any, ...]) -> bool:
+    """Whether an axis of size 1 stands against a longer one."""
+    found = leads(op, args)
+    return len(found) > 1 and any(
+        n == 1 and m > 1 for a in found for b in found for n, m in zip(a[::-1], b[::-1], strict=False)
+    )  # fmt: skip
+
+
+def is_shorter(op: Op, args: tuple[Any, ...]) -> bool:
+    """Whether one argument has fewer leading axes than another, and not none."""
+    found = leads(op, args)
+    return len(found) > 1 and 0 < min(map(len, found)) < max(map(len, found))
+
+
+def has_number(op: Op, args: tuple[Any, ...]) -> bool:
+    """Whether one argument has no axes."""
+    return any(a.ndim == 0 for a in args)
+
+
+def is_wide(op: Op, args: tuple[Any, ...]) -> bool:
+    """Whether every argument has two axes of more than one element, so that none of them looks the same transposed."""
+    return all(sum(n > 1 for n in a.shape) > 1 for a in args)
+
+
+def is_empty(op: Op, args: tuple[Any, ...]) -> bool:
+    """Whether one argument has no elements."""
+    return any(a.size == 0 for a in args)
+
+
+WANTED: tuple[Callable[[Op, tuple[Any, ...]], bool] | None, ...] = (
+    None, is_batched, is_widened, is_shorter, has_number, is_empty, is_wide,
+)  # fmt: skip
+
+
+def in_other_order(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> list[Finding]:
+    """A finding for each of value and gradients that is not the same for arguments and a gradient of the result that do not lie
+    in memory in the order of rows. To the last digits only: sums may be added up in another order."""
+    wrt = [i for i, a in enumerate(args) if is_floating(a.dtype) and not op.is_data(i)]
+
+    def run(change: Callable[[Any], Any]) -> list[Array]:
+        leaves = [Tensor(a, i in wrt) if is_floating(a.dtype) else a for i, a in enumerate(args)]
+        y = op(*[change(x) for x in leaves], **attrs)
+        cotangent = np.resize([1.0, -0.5, 0.25, -2.0, 1.5], y.shape)
+        found = grad(y, [leaves[i] for i in wrt], change(Tensor(cotangent)), allow_unused=True)
+        return [y.data, *[np.zeros(args[i].shape) if g is None else g.data for i, g in zip(wrt, found, strict=True)]]
+
+    findings = []
+    for name, a, b in zip(["value", *[f"input {i}" for i in wrt]], run(turned), run(lambda x: x), strict=True):
+        close = a.shape == b.shape and bool((np.abs(a - b) <= 1e-10 * np.abs(b).max(initial=1e-300)).all())
+        if not close:
+            a, wrong = np.broadcast_to(a, b.shape), np.full(b.shape, "wrong")
+            findings.append(
+                Finding.of(f"{name}, in another order of memory", b.shape, 1, wrong, a, b, lambda at: f"{list(at)}")
+            )
+    return findings
+
+
+def turned(x: Any) -> Any:
+    """A view of the same numbers, recorded for a Tensor: of matrices by columns, of others of every second number."""
+    if x.ndim > 1:
+        flat = x.transpose().reshape(-1)  # a copy, by columns
+        return flat.reshape(x.shape[::-1]).transpose()
+    if not x.ndim:
+        return x
+    return broadcast_to(x.reshape((-1, 1)), (x.size, 2)).reshape(-1)[::2]

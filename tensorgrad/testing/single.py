@@ -1,0 +1,153 @@
+"""The gradients of a check in float32: do they lie within the rounding that its arithmetic allows?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import switched
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import DTypeError
+from tensorgrad.testing.alone import EPS32, FLOAT32, SQUARED32, by_op
+from tensorgrad.testing.paths import Ways, arrays, finding, walked
+from tensorgrad.testing.problem import graph_of
+from tensorgrad.testing.report import Finding
+from tensorgrad.testing.rounding import Called, Rounding, close, in_single, lowered
+
+ZERO = 1e-6  # of the largest gradient of all: an input whose own ones are no more may have none
+BLIND = 1e-2  # of the largest gradient: where rounding may come to that in float32, nothing is found out
+
+
+def in_float32(ways: Ways) -> list[Finding]:
+    """Findings for gradients that are wrong in float32 only.
+
+    The function is called with inputs in float32. Where its results are float64 all the same, numbers of its own are, and its
+    recorded graph is run again with those in float32 too. How far the gradients may be from those in float64 is measured
+    (rounding.py). Where float32 cannot hold the numbers, or the function is another one there, a note is made, and the rule of
+    each op is looked at on its own (alone.py). Nothing is decided where the function does not take float32.
+    """
+    check = ways.check
+    inputs = [lowered(a) for a in ways.problem.arrays]
+    if not all(fits(a, b) for a, b in zip(ways.problem.arrays, inputs, strict=True)):
+        return by_op(ways, "not checked in float32: it cannot hold the inputs")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outputs, found = gradients(ways)
+    except Exception as error:  # as for the other ways
+        ways.notes.append(f"not checked in float32: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        return []
+    bad = [f.dtype != FLOAT32 or not close(e, f, EPS32, ways.atol).all() for e, f in zip(check.recorded, found, strict=True)]
+    if not any(bad):
+        return []
+    rounding = ways.measured(eps=EPS32)
+    findings: list[Finding] = []
+    hopeless: list[Finding] = []
+    for i, (name, e, f) in enumerate(zip(ways.problem.names, check.recorded, found, strict=True)):
+        if f.dtype != FLOAT32:
+            what = f"{name} (of float32, its gradient is {f.dtype})"
+            findings.append(finding(what, e.shape, check.order, np.array(["wrong"])))
+        elif bad[i]:
+            good = close(e, f, EPS32, ways.atol) | rounding.explains(i, e, f, ways.atol)
+            if not good.all():
+                verdicts, f = np.where(good, "ok", "wrong"), f.astype(np.float64)
+                one = finding(f"{name} (float32)", e.shape, check.order, verdicts, f, e)
+                (hopeless if is_hopeless(rounding, i, len(found)) else findings).append(one)
+    if hopeless and not findings:
+        return by_op(ways, "not decided in float32: rounding leaves nothing of a gradient")
+    if findings and (doubt := undecided(rounding, outputs, len(found))):
+        return by_op(ways, f"not decided in float32: {doubt}", lambda: coarse(ways, outputs, found, findings))
+    largest = max(float(np.abs(e).max(initial=0.0)) for e in check.recorded)
+    blind = sum(int((rounding.room(i) > BLIND * largest).sum()) for i, is_bad in enumerate(bad) if is_bad)
+    if blind and not findings:
+        return by_op(ways, f"not decided in float32: of {blind:,} entries its rounding leaves nothing")
+    return findings
+
+
+def is_hopeless(rounding: Rounding, i: int, inputs: int) -> bool:
+    """Whether rounding in float32 makes anything of the gradient by input i, of so many; not where it is 0 but for rounding."""
+    sizes = [float(np.abs(a).max(initial=0.0)) for a in rounding.calm[:inputs]]
+    return sizes[i] > ZERO * max(sizes) and float(rounding.spread[i].max(initial=0.0)) >= sizes[i] / 2
+
+
+def undecided(rounding: Rounding, outputs: list[Array], first: int) -> str:
+    """Why gradients in float32 that are far from those in float64 may be right all the same; "" if they may not."""
+    if not rounding.is_whole:
+        return "part of the function is not in its graph"
+    if not rounding.is_within(*SQUARED32):
+        return rounding.range
+    for i, a in enumerate(outputs, first):
+        if not rounding.explains(i, rounding.calm[i], a).all():
+            return "the function has other values there"
+    return ""
+
+
+def coarse(ways: Ways, outputs: list[Array], found: list[Array], findings: list[Finding]) -> list[Finding]:
+    """The findings, if they are beyond doubt though the graph has ops of which nothing is known, such as compiled functions.
+
+    Only the function as a whole can be asked what rounding its inputs does. A gradient is wrong if it is further away than
+    that, and than BLIND of the largest one, where the outputs are not.
+    """
+
+    def function(change: Callable[[Array], Array]) -> list[Array]:
+        with ways.evaluated(change) as (results, leaves):
+            return [*arrays(walked(ways.upstream(results), leaves, False), leaves), *(t._data for t in results)]
+
+    rounding = Called(function, max(a.size for a in ways.problem.arrays), EPS32)
+    largest, n = max(float(np.abs(e).max(initial=0.0)) for e in ways.check.recorded), len(found)
+    same = all(
+        rounding.explains(i, rounding.calm[i], a, BLIND * np.abs(a).max(initial=0.0)).all() for i, a in enumerate(outputs, n)
+    )
+    if not same or not rounding.is_within(*SQUARED32) or not all(np.isfinite(f).all() for f in found):
+        return []
+    far = [not rounding.explains(i, rounding.calm[i], f, BLIND * largest).all() for i, f in enumerate(found)]
+    return findings if any(far) else []
+
+
+def gradients(ways: Ways) -> tuple[list[Array], list[Array]]:
+    """The outputs and gradients in float32, by the function, or by its graph where the function has numbers in float64."""
+    with ways.evaluated(lowered) as (outputs, leaves):
+        if all(t.dtype == FLOAT32 for t in outputs if t.requires_grad):
+            return taken(ways, outputs, leaves)
+    leaves = ways.check.leaves
+    before = [t._data for t in leaves]
+    try:
+        for t in leaves:  # themselves, since a checkpoint may read them
+            t._data = lowered(t._data)
+        return taken(ways, graph_in_float32(ways.check.outputs, leaves), leaves)
+    finally:
+        for t, array in zip(leaves, before, strict=True):
+            t._data = array
+
+
+def taken(ways: Ways, outputs: list[Tensor], leaves: list[Tensor]) -> tuple[list[Array], list[Array]]:
+    """The arrays of the outputs, and of the gradients by the leaves."""
+    if any(t.dtype != FLOAT32 for t in outputs if t.requires_grad):
+        raise DTypeError("the function gives float64 of it")
+    return [t._data for t in outputs], arrays(walked(ways.upstream(outputs), leaves, False), leaves)
+
+
+def graph_in_float32(outputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    """The outputs' graph computed again of the leaves as they are now, and of all else in float32, recorded anew."""
+    made: dict[Any, Any] = {leaf: leaf for leaf in leaves}
+    graph = graph_of(outputs)
+    with switched(recording=True), np.errstate(all="ignore"):
+        for node in graph.nodes if graph else ():
+            args = []
+            for s in node.inputs:
+                if isinstance(s, Tensor) and s not in made:
+                    made[s] = wrap(lowered(s._data), None)
+                args.append(made[s] if isinstance(s, (Node, Tensor)) else s)
+            with switched(scope=node.scope):
+                made[node] = node.op(*args, **in_single(node.attrs))
+    return [made.get(t.node or t, t) for t in outputs]
+
+
+def fits(a: Array, b: Array) -> bool:
+    """Whether float32 has the numbers of a as b: none has become infinite, or 0."""
+    return bool((np.isfinite(b) == np.isfinite(a)).all() and ((b == 0) == (a == 0)).all())

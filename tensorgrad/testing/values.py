@@ -1,0 +1,113 @@
+"""Derivatives by differences of values, where nothing else is to be had."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.testing.point import APPROACH
+from tensorgrad.testing.roundoff import Roundoff
+from tensorgrad.testing.slopes import KINK, OK, PRECISION, WRONG, judge
+from tensorgrad.testing.view import View
+
+SAMPLE = 32  # of the entries that stand at kinks, where they are too many to look at each
+JUMP = 1e-6  # slopes that differ by more than that share of them, at both sides of the point, make a kink
+
+
+class Values(Roundoff):
+    """The judge of the last resort: calls of the function."""
+
+    def flagged(self, i: int) -> Array:
+        """The entries of an input whose recorded gradients at both sides and at the point differ."""
+        found = [self.point.base.gradients(self.point.weights, [i])[0]]
+        for e in (APPROACH[1], -APPROACH[1]):
+            with self.point.moved(self.point.everything, e):
+                if (there := self.point.recording()) is not None:
+                    found.append(there.gradients(self.point.weights, [i])[0])
+        with np.errstate(all="ignore"):
+            size = np.abs(found).max(0)
+            return np.asarray(np.ptp(found, axis=0) > np.maximum(JUMP * size, 1e-10 * size.max(initial=0.0)))
+
+    def by_values(self, view: View, recorded: Array) -> tuple[Array, Array, Array]:
+        """The same by differences of values, where nothing else is to be had."""
+        codes, found = np.zeros(recorded.shape, np.uint8), np.zeros(recorded.shape)
+        recorded = recorded.copy()
+        for k in range(view.columns):
+            self.by_line(view, k, view.direction(k), recorded, found, codes)
+            if view.directions is not None and np.isin(codes[:, k], (KINK, WRONG)).any():
+                self.apart(view, k, recorded, found, codes)
+        if view.directions is None:
+            self.in_a_line(view, recorded, found, codes)
+        return codes, recorded, found
+
+    def apart(self, view: View, k: int, recorded: Array, found: Array, codes: Array) -> None:
+        """Judge a direction once more with the entries at kinks at rest, and these by themselves."""
+        moving = view.direction(k) != 0
+        at_kinks = self.flagged(view.i) & moving
+        if at_kinks.any():
+            smooth = View(view.i, view.shape, view.outputs, view.weights, [np.where(at_kinks, 0.0, view.direction(k))])
+            mine, other, verdict = (np.zeros((len(recorded), 1), d) for d in (float, float, np.uint8))
+            mine[:] = smooth.recorded(self.point.base)
+            self.by_line(smooth, 0, smooth.direction(0), mine, other, verdict)
+            if (verdict > KINK).any():
+                recorded[:, [k]], found[:, [k]], codes[:, [k]] = mine, other, verdict
+                return
+            at_kinks = moving if (verdict == KINK).any() else at_kinks
+        elif (codes[:, k] == WRONG).any():
+            return
+        else:  # what is recorded does not say which entries they are
+            at_kinks = moving
+        self.one_by_one_by_values(view, k, np.flatnonzero(at_kinks), recorded, found, codes)
+
+    def one_by_one_by_values(self, view: View, k: int, entries: Array, recorded: Array, found: Array, codes: Array) -> None:
+        chosen = self.rng.permutation(entries)[: SAMPLE // 2]  # each takes tens of calls
+        each = view.each_of([int(entry) for entry in chosen])
+        verdicts, mine, other = self.by_values(each, each.recorded(self.point.base))
+        worst = np.unravel_index(int(verdicts.argmax()), verdicts.shape)
+        codes[:, k] = max(int(verdicts[worst]), KINK)
+        if verdicts[worst] > KINK:
+            recorded[:, k], found[:, k], self.entry = mine[worst], other[worst], int(chosen[worst[1]])
+
+    def by_line(self, view: View, k: int, direction: Array, recorded: Array, found: Array, codes: Array) -> None:
+        """One column by differences along its direction."""
+        moves = {view.i: direction}
+        scale = self.point.scale(moves)
+
+        def line(e: float) -> Array:
+            return view.of(self.point.values(moves, e * scale))
+
+        size = view.sizes(self.point.base.at)
+        verdicts, slopes = judge(line, recorded[:, k] * scale, size, self.rtol)
+        failed = verdicts != OK
+        if failed.any() and self.point.rounding > 10 * size[failed].min(initial=np.inf):
+            verdicts2, slopes2 = judge(line, recorded[:, k] * scale, np.maximum(size, self.point.rounding), self.rtol)
+            failed &= verdicts2 != KINK  # at a kink disturbances tip over, and say nothing of rounding
+            verdicts, slopes = np.where(failed, verdicts2, verdicts), np.where(failed, slopes2, slopes)
+        if (verdicts == PRECISION).any() and (precise := self.point.precise_values(moves, 0.0)) is not None:
+
+            def longer(e: float) -> Array:
+                found = self.point.precise_values(moves, e * scale)
+                return np.full(len(recorded), np.nan) if found is None else view.of(found)
+
+            eps = float(np.finfo(precise.dtype).eps)
+            open_ = verdicts == PRECISION
+            size = np.maximum(size, self.point.rounding)
+            verdicts2, slopes2 = judge(longer, recorded[:, k] * scale, size, self.rtol, eps)
+            verdicts = np.where(open_, verdicts2, verdicts)
+            slopes = np.where(open_, np.asarray(slopes2, np.float64), slopes)
+        if (verdicts == KINK).any() and not self.point.is_at_kink:
+            verdicts = np.where(verdicts == KINK, PRECISION, verdicts)  # the sides that could be told lie too far out
+        codes[:, k], found[:, k] = verdicts, slopes / scale
+
+    def in_a_line(self, view: View, recorded: Array, found: Array, codes: Array) -> None:
+        """The same by values alone: all entries at kinks move at once."""
+        kinks = np.flatnonzero((codes == KINK).any(0)).tolist()
+        if len(kinks) < 2:
+            return
+        one = View(view.i, view.shape, view.outputs, view.weights, [np.sum([view.direction(k) for k in kinks], 0)])
+        total = recorded[:, kinks].sum(1, keepdims=True)
+        verdict, slope = np.full(total.shape, WRONG, np.uint8), total.copy()
+        self.by_line(one, 0, one.direction(0), total, slope, verdict)
+        part = codes[:, kinks]
+        part[(part == KINK) & (verdict == WRONG)] = WRONG
+        codes[:, kinks] = part
