@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 from tensorgrad.models import MLP
 
+import tensorgrad
 from tensorgrad import Tensor, draw, nn
-from tensorgrad.errors import LabelError, MissingDependencyError, ShapeError
+from tensorgrad.errors import ArgumentError, DTypeError, LabelError, MissingDependencyError, ShapeError
+from tensorgrad.nn import functional as F
 from tests.strategies import generators
 
 IMAGES = np.arange(6 * 9, dtype=np.float32).reshape(6, 9)
@@ -160,7 +162,11 @@ def test_the_header_of_mistakes_fits(columns: int) -> None:
             ShapeError,
             "mistakes: images has 9 pixels in a row, but shape is",
         ),
-        (lambda: draw.mistakes(IMAGES[0], LABELS, SAID), ShapeError, "mistakes: images has shape (9,), expected (n, h, w) or"),
+        (
+            lambda: draw.mistakes(IMAGES[0], LABELS, SAID),
+            ShapeError,
+            "mistakes: images has shape (9,), expected (n, h, w), (n, ",
+        ),
         (
             lambda: draw.mistakes(IMAGES, LABELS, SAID, probabilities=np.ones((5, 3))),
             ShapeError,
@@ -204,10 +210,10 @@ def test_mistakes_in_arguments(call: Callable[[], Any], kind: type[Exception], m
         call()
 
 
-@pytest.mark.parametrize("name", ["predictions", "mistakes", "confusion", "network"])
+@pytest.mark.parametrize("name", ["images", "predictions", "mistakes", "confusion", "network"])
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    arguments = {"confusion": (LABELS, SAID), "network": (MLP((2, 3)),)}.get(name, (IMAGES, LABELS, SAID))
+    arguments = {"confusion": (LABELS, SAID), "network": (MLP((2, 3)),), "images": (IMAGES,)}.get(name, (IMAGES, LABELS, SAID))
     with pytest.raises(MissingDependencyError, match=rf"draw.{name}: needs matplotlib.*pip install matplotlib"):
         getattr(draw, name)(*arguments)
 
@@ -284,3 +290,147 @@ def test_predictions_say_how_many_are_right() -> None:
     pixels = np.zeros((3, 4))
     assert draw.predictions(pixels, [0, 1, 2], [0, 2, 2])._suptitle.get_text() == "2 of 3 right"
     assert draw.predictions(pixels, [0, 1, 2])._suptitle is None
+
+
+def test_curves_say_where_they_are_not_finite() -> None:
+    nan, inf = float("nan"), float("inf")
+    (axes,) = draw.curves({"loss": [2, 1, 0.5, nan, nan, 0.25], "b_loss": [2, 1, inf, inf, inf, inf]}).axes
+    assert axes.get_yscale() == "log"  # what is not finite does not take it away
+    assert [line.get_label() for line in axes.lines if not line.get_label().startswith("_")] == [
+        "loss", "loss: NaN at epochs 4 to 5", "b loss", "b loss: infinite from epoch 3",
+    ]  # fmt: skip
+    (dot,) = [line for line in axes.lines if line.get_marker() == "o"]
+    assert (dot.get_xdata().tolist(), dot.get_ydata().tolist()) == ([6], [0.25])
+    starts = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    assert starts == [4, 3]
+    (axes,) = draw.curves({"loss": [nan, 1, -inf, 2]}).axes
+    assert "loss: not finite at 2 of epochs 1 to 3" in [line.get_label() for line in axes.lines]
+    assert draw.curves({"loss": [nan, nan]}).axes[0].lines[1].get_label() == "loss: NaN from epoch 1"
+
+
+@given(decades=st.floats(0, 30))
+def test_curves_have_numbers_at_a_logarithmic_axis_of_any_range(decades: float) -> None:
+    figure = draw.curves({"loss": list(np.geomspace(1, 10**-decades, 12))})
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    seen = [tick.get_text() for tick in axis.get_ticklabels() if low <= tick.get_position()[1] <= high and tick.get_text()]
+    assert 1 <= len(seen) <= 16
+    assert decades < 1 or len(seen) > 1
+
+
+def test_each_curve_has_a_look_of_its_own_and_many_panels_go_into_rows() -> None:
+    lines = draw.curves({f"run{i}_loss": [1, 0.5] for i in range(20)}).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
+    figure = draw.curves({f"metric{i}": [1, 0.5] for i in range(8)})
+    assert len(figure.axes) == 8
+    assert figure.get_size_inches().tolist() == pytest.approx([15.6, 11.4])
+
+
+COLOUR = np.random.default_rng(0).uniform(size=(2, 5, 6, 3))
+
+
+@pytest.mark.parametrize("kind", ["last", "first", "bytes", "flat", "scaled", "opaque"])
+def test_images_in_colour(kind: str) -> None:
+    pixels, options, expected = COLOUR, {}, COLOUR
+    if kind == "first":
+        pixels = np.moveaxis(COLOUR, -1, 1)
+    elif kind == "bytes":
+        pixels = expected = (255 * COLOUR).astype(np.uint8)
+    elif kind == "flat":
+        pixels, options = COLOUR.reshape(2, -1), {"shape": (5, 6, 3)}
+    elif kind == "scaled":
+        pixels = 4 * COLOUR - 1
+        expected = (COLOUR - COLOUR.min()) / np.ptp(COLOUR)
+    elif kind == "opaque":
+        pixels = expected = np.concatenate([COLOUR, np.ones((2, 5, 6, 1))], -1)
+    figure = draw.images(pixels, ["a", 2], **options)
+    assert titles(figure) == ["a", "2"]
+    for axes, image in zip(figure.axes, expected, strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), image, atol=1e-15)
+    said = draw.predictions(pixels, [0, 1], **options)
+    np.testing.assert_allclose(said.axes[1].images[0].get_array(), expected[1], atol=1e-15)
+    wrong = draw.mistakes(pixels, [0, 1], [1, 1], **options)
+    np.testing.assert_allclose(wrong.axes[0].images[0].get_array(), expected[0], atol=1e-15)
+
+
+def test_images_in_grey_and_those_that_can_be_read_in_two_ways() -> None:
+    for pixels in (COLOUR[..., 0], COLOUR[..., :1], np.moveaxis(COLOUR[..., :1], -1, 1), Tensor(COLOUR[..., 0])):
+        np.testing.assert_array_equal(draw.images(pixels).axes[0].images[0].get_array(), COLOUR[0, :, :, 0])
+    assert draw.images(np.zeros((40, 4))).get_suptitle() == "32 of 40 images"
+    both = np.zeros((2, 3, 5, 4))
+    assert draw.images(both, channels="first").axes[0].images[0].get_array().shape == (5, 4, 3)
+    assert draw.images(both, channels="last").axes[0].images[0].get_array().shape == (3, 5, 4)
+    with pytest.raises(ArgumentError, match=r"images: images of shape \(2, 3, 5, 4\) can be read in two ways"):
+        draw.images(both)
+    with pytest.raises(
+        ShapeError, match=r"images: images has shape \(2, 5, 5, 5\), expected 1, 3 or 4 channels at axis 1 or 3"
+    ):
+        draw.images(np.zeros((2, 5, 5, 5)))
+    with pytest.raises(ShapeError, match="images: titles has 1 entries, expected 2"):
+        draw.images(COLOUR, ["a"])
+    with pytest.raises(DTypeError, match="images: expected numbers as images, got dtype"):
+        draw.images(np.array([["a"]]))
+    with pytest.raises(ArgumentError, match="images: channels must be 'first' or 'last', got 'middle'"):
+        draw.images(COLOUR, channels="middle")
+
+
+@pytest.mark.parametrize("classes", [1, 3, 21, 22, 50, 59, 120])
+def test_confusion_of_many_classes_fits_and_what_is_written_fits_into_its_cell(classes: int) -> None:
+    labels = np.repeat(np.arange(classes), 12)
+    figure = draw.confusion(labels, np.roll(labels, 1), names=[f"class {i}" for i in range(classes)])
+    assert max(figure.get_size_inches()) < 14
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    cell = axes.get_window_extent().width / classes
+    widths = [text.get_window_extent().width for text in axes.texts]
+    assert max(widths, default=0) <= cell
+    assert bool(widths) == (len(figure.axes) == 1)  # without numbers there is a scale of colours
+    for axis in (axes.xaxis, axes.yaxis):
+        boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+        heights = [box.height if axis is axes.yaxis else box.width for box in boxes]
+        assert len(boxes) * min(heights) <= classes * cell * 1.02 or axis is axes.xaxis
+
+
+class Skip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Any) -> Any:
+        h = self.a(x).relu()
+        return self.b(h) + h
+
+
+class Backwards(Skip):
+    def forward(self, x: Any) -> Any:
+        return self.a(self.b(x).tanh())
+
+
+class Plain(Skip):
+    def forward(self, x: Any) -> Any:
+        return self.b(F.gelu(self.a(x) * 2)).softmax(axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Skip(), "its layers do not stand in a row: 2 results meet in add; draw.graph(model, x) draws every model"),
+        (nn.Sequential(Plain(), Skip()), "its layers do not stand in a row: 2 results meet in add in 1"),
+        (Backwards(), "the model calls its layers in another order than it holds them"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), "0 of type Conv2d has parameters and is no Linear"),
+        (nn.Sequential(nn.MaxPool2d(2), nn.Linear(4, 2)), "the model does not take a row of 4 numbers"),
+    ],
+)
+def test_network_refuses_what_is_none(model: nn.Module, message: str) -> None:
+    model.train()
+    with pytest.raises(ValueError, match=re.escape(f"network: {message}")):
+        draw.network(model)
+    assert all(module.training for module in model.modules())
+
+
+def test_network_of_modules_of_ones_own() -> None:
+    with tensorgrad.no_grad():
+        assert columns_of(draw.network(Plain())) == [4, 4, 4]
+    deep = draw.network(nn.Sequential(*[nn.Linear(3, 3) for _ in range(25)]))
+    assert deep.get_size_inches()[0] < 16

@@ -530,7 +530,12 @@ class Compiled:
         return name if found is self else (Compiled, (self.step, self.keep_grads, self.ahead))
 
     def __repr__(self) -> str:
-        return f"<compiled {getattr(self, '__qualname__', self.step)}>"
+        plans = sum(len(entry.variants) for entry in self.entries.values())
+        made = "no plan yet"
+        if self.plan is not None:
+            made = f"{plans} plan{'s' * (plans != 1)}, the last used has {len(self.plan.calls)} kernels"
+        why_not = f"; the last call was no replay: {self.why_not}" if self.why_not else ""
+        return f"<compiled {getattr(self, '__qualname__', self.step)}: {made}{why_not}>"
 
 
 class StepFailed(Exception):

@@ -142,6 +142,9 @@ class Graph:
             copies.append(copy)
         return Graph([*after.outputs, *copies], check=False), marks
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         names: dict[Any, str] = dict(self.leaf_names())
         rows = [(name, "leaf", f"{leaf.shape}", f"{leaf.dtype}", "") for leaf, name in names.items()]

@@ -80,6 +80,13 @@ class DataLoader:
         self.epoch: Epoch | None = None  # the one under way, in the loop that was begun last
         self._resumed = False
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{tuple(a.shape)} {a.dtype}" for a in self.arrays)
+        options = [f"{name}=True" for name in ("shuffle", "drop_last") if getattr(self, name)]
+        options += [f"device={self.device!r}"] if self.device != "cpu" else []
+        batches = f"{len(self)} batch{'es' * (len(self) != 1)} of {self.batch_size}"
+        return f"DataLoader({', '.join([arrays, *options])}; {self.samples:,} samples, {batches})"
+
     def __len__(self) -> int:
         full, rest = divmod(self.samples, self.batch_size)
         return full + (rest > 0 and not self.drop_last)

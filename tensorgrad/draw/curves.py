@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorgrad.core.state import named
-from tensorgrad.core.table import visible
-from tensorgrad.errors import MissingDependencyError
+import numpy as np
 
-COLOURS = ("#2f6fb5", "#c98a00", "#2e8540", "#c04f4f")
+from tensorgrad.core.backend import Array
+from tensorgrad.core.state import named
+from tensorgrad.draw.style import COLOURS, GREY, LINES, new_figure, plain
+
+COLUMNS = 3  # panels in a row
 
 
 @named
@@ -22,52 +24,90 @@ def curves(
     log_loss: bool = True,
     every: int = 1,
 ) -> Any:
-    """A matplotlib figure of a training history: the losses at the left, then a panel for each metric.
+    """A matplotlib figure of a training history: the losses first, then a panel for each metric.
 
     history   name to one value per epoch; "val_accuracy" goes to "accuracy", and all that ends in "loss" to the losses
     best      an epoch (counted from 1) to mark
-    log_loss  a logarithmic axis for the losses
+    log_loss  a logarithmic axis for the losses, where all that are finite are above 0
     every     draw one epoch in so many, the last of them; all, if there are not as many
+
+    Epochs whose value is NaN or infinite are named in the legend, and a dotted line stands at the first of them.
     """
     if every < 1:
         raise ValueError(f"curves: every must be 1 or more, got {every}")
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-    except ImportError:
-        raise MissingDependencyError("draw.curves: needs matplotlib, which is not installed; pip install matplotlib") from None
-    panels: dict[str, dict[str, Sequence[float]]] = {}
-    for name, values in sorted(history.items(), key=lambda item: not item[0].endswith("loss")):
+    panels: dict[str, dict[str, Array]] = {}
+    for name, given in sorted(history.items(), key=lambda item: not item[0].endswith("loss")):
+        values = np.asarray(given, float)
         panels.setdefault("loss" if name.endswith("loss") else name.removeprefix("val_"), {})[name] = values
-    figure = Figure(figsize=(5.2 * max(len(panels), 1), 3.8), layout="constrained")
+    columns = min(max(len(panels), 1), COLUMNS)
+    rows = math.ceil(max(len(panels), 1) / columns)
+    figure = new_figure("curves", 5.2 * columns, 3.8 * rows)
     for i, (quantity, series) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), i + 1)
-        for colour, (name, values) in zip(itertools.cycle(COLOURS), series.items(), strict=False):
-            step = every if len(values) >= every else 1
-            at = range(step, len(values) + 1, step)
-            marker = "o" if len(at) == 1 else None  # a line of one point would not be seen
-            label = plain(name.replace("_", " "))
-            axes.plot(at, values[step - 1 :: step], marker=marker, label=label, color=colour, linewidth=1.6)
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for k, (name, values) in enumerate(series.items()):
+            style = {"color": COLOURS[k % len(COLOURS)], "linestyle": LINES[k // len(COLOURS) % len(LINES)]}
+            draw_series(axes, plain(name.replace("_", " ")), values, every if len(values) >= every else 1, style)
         if best is not None:
-            axes.axvline(best, color="#999999", linestyle="--", linewidth=1, label=f"kept: epoch {best}")
-        if quantity == "loss" and log_loss and all(v > 0 for values in series.values() for v in values):
-            axes.set_yscale("log")
-            seen = [v for values in series.values() for v in values]
-            narrow = max(seen) < 30 * min(seen)
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if narrow else (1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10), min_n_ticks=1))
-        axes.set_ylabel(plain(quantity.replace("_", " ")) + " (logarithmic)" * (axes.get_yscale() == "log"))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+            axes.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"kept: epoch {best}")
+        if quantity == "loss" and log_loss:
+            make_logarithmic(axes, np.concatenate(list(series.values())))
+        finish(axes, quantity)
     if title:
         figure.suptitle(plain(title))
     return figure
 
 
-def plain(text: str) -> str:
-    """Text in which matplotlib finds no formula, and nothing that it has no picture of."""
-    return visible(text).replace("$", r"\$")
+def draw_series(axes: Any, label: str, values: Array, step: int, style: Mapping[str, str]) -> None:
+    """A line through one epoch in `step`, dots where it would not be seen, and where it is not finite."""
+    epochs, shown = np.arange(step, len(values) + 1, step), values[step - 1 :: step].copy()
+    finite = np.isfinite(shown)
+    shown[~finite] = np.nan
+    axes.plot(epochs, shown, marker="o" if len(shown) == 1 else None, label=label, linewidth=1.6, **style)
+    before, after = np.r_[False, finite[:-1]], np.r_[finite[1:], False]
+    alone = finite & ~before & ~after
+    if alone.any() and len(shown) > 1:  # a line has no length there
+        axes.plot(epochs[alone], shown[alone], marker="o", linestyle="none", color=style["color"])
+    lost = np.flatnonzero(~np.isfinite(values)) + 1
+    if len(lost):
+        axes.axvline(lost[0], color=style["color"], linestyle=":", linewidth=1, label=f"{label}: {span(values, lost)}")
+
+
+def span(values: Array, lost: Array) -> str:
+    """ "NaN from epoch 4", "infinite at epoch 2", "not finite at 3 of epochs 2 to 9"."""
+    kinds = values[lost - 1]
+    kind = "NaN" if np.isnan(kinds).all() else "infinite" if np.isinf(kinds).all() else "not finite"
+    first, last = int(lost[0]), int(lost[-1])
+    if last - first + 1 > len(lost):
+        return f"{kind} at {len(lost)} of epochs {first} to {last}"
+    if first == last:
+        return f"{kind} at epoch {first}"
+    return f"{kind} from epoch {first}" if last == len(values) else f"{kind} at epochs {first} to {last}"
+
+
+def make_logarithmic(axes: Any, values: Array) -> None:
+    """A logarithmic axis with numbers beside it over any range, if there is a logarithm of all that is finite."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    seen = values[np.isfinite(values)]
+    if not len(seen) or seen.min() <= 0:
+        return
+    axes.set_yscale("log")
+    factor = seen.max() / seen.min()
+    subs = (1, 1.5, 2, 3, 4, 5, 7) if factor < 30 else (1, 2, 5) if factor < 1e4 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=10))  # the locator draws none where it found too many
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if factor >= 1e4:
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def finish(axes: Any, quantity: str) -> None:
+    """Labels, grid and legend of a panel."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10), min_n_ticks=1))
+    axes.set_ylabel(plain(quantity.replace("_", " ")) + " (logarithmic)" * (axes.get_yscale() == "log"))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)

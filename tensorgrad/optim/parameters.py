@@ -52,6 +52,16 @@ class Parameters:
         else:
             self.add_param_group({"params": found})
 
+    def __repr__(self) -> str:
+        name, size = type(self).__name__, sum(p.size for p in self.params)
+        made = f"{counted(len(self.params), 'parameter')}, {size:,} numbers, {counted(self.steps, 'step')} made"
+        settings = [settings_of(group) for group in self.param_groups]
+        if len(settings) == 1:
+            return f"{name}({settings[0]}; {made})"
+        sizes = [counted(len(group["params"]), "parameter") for group in self.param_groups]
+        lines = [f"  group {i}: {text}; {size}" for i, (text, size) in enumerate(zip(settings, sizes, strict=True))]
+        return "\n".join([f"{name}({len(settings)} groups; {made})", *lines])
+
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Train more parameters: {"params": ..., "lr": ..., ...}, what is left out being as the optimiser was made.
 
@@ -213,3 +223,13 @@ class Parameters:
         for own, arrays in zip(self.state, state, strict=True):
             for slot, array in own.items():
                 put(array, arrays.get(slot, 0))
+
+
+def settings_of(group: Mapping[str, Any]) -> str:
+    """What an optimiser's repr says of a group: rate and settings."""
+    shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in group.items() if key != "params"}
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def counted(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'s' * (n != 1)}"

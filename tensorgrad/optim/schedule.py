@@ -58,6 +58,12 @@ class Schedule:
         vars(found).update(values, optimiser=self.optimiser)
         return found
 
+    def __repr__(self) -> str:
+        inner = {name: value for name, value in vars(self).items() if name not in ("optimiser", "starts", "per", "t")}
+        rates = ", ".join(f"{rate:g}" for rate in self.optimiser.rates)
+        words = [f"{name}={f'{v:g}' if isinstance(v, float) else repr(v)}" for name, v in inner.items() if not is_function(v)]
+        return f"{type(self).__name__}({', '.join([*words, f'per={self.per!r}'])}; t={self.t}, lr={rates})"
+
     @property
     def start(self) -> float:
         """The rate that the (first) group began with."""

@@ -38,6 +38,13 @@ class Callback:
             if name.startswith("on_") and name not in hooks and callable(getattr(cls, name)):
                 raise ArgumentError(f"{cls.__name__}.{name} would never be called: the hooks are {', '.join(hooks)}")
 
+    def __repr__(self) -> str:
+        """Its settings: the numbers, texts and paths among its public attributes."""
+        simple = {
+            n: v for n, v in vars(self).items() if not n.startswith("_") and isinstance(v, (int, float, str, Path, type(None)))
+        }
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in simple.items())})"
+
     def on_start(self, run: Run) -> None:
         """Before the first epoch; when training is resumed, `run.epoch` have been before."""
 

@@ -1,0 +1,65 @@
+"""The confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.state import named
+from tensorgrad.draw.labels import as_labels, name_of
+from tensorgrad.draw.style import INK, new_figure
+
+SMALLEST = 4.5  # points; numbers in smaller type are not written
+
+
+@named
+def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None, normalise: bool = False) -> Any:
+    """The confusion matrix: a row for each true class, a column for each predicted one, counts in the cells.
+
+    labels, predicted  (n) class indices
+    names              of the classes; their indices by default
+    normalise          shares of each row in place of counts
+
+    Many classes get smaller cells, and beyond some sixty colours alone, with a scale.
+
+    Returns the matplotlib figure. Raises ShapeError where the numbers of labels differ, and LabelError for a class below 0 or
+    without a name.
+    """
+    truth = as_labels("confusion", "labels", labels, None, names)
+    said = as_labels("confusion", "predicted", predicted, len(truth), names)
+    classes = max(int(max(truth.max(initial=0), said.max(initial=0))) + 1, len(names or ()))
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (truth, said), 1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cell = min(0.5, 11 / max(classes, 1))  # inches
+    figure = new_figure("confusion", 2.6 + cell * classes, 2.2 + cell * classes)
+    axes = figure.add_subplot()
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    texts = {
+        (i, j): f"{share[i, j]:.0%}" if normalise else f"{counts[i, j]:,}"
+        for i in range(classes)
+        for j in range(classes)
+        if counts[i, j] or i == j
+    }
+    size = min(9.0, 72 * cell * 0.9 / (0.6 * max(map(len, texts.values()), default=1)))  # a digit is 0.6 of its height wide
+    if size >= SMALLEST:
+        for (i, j), text in texts.items():
+            colour = "white" if share[i, j] > 0.55 else INK
+            axes.text(j, i, text, ha="center", va="center", fontsize=size, color=colour)
+    else:
+        figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02).set_label("share of the true class")
+    every = max(1, round(0.14 / cell))  # names that lie on each other name nothing
+    shown = range(0, classes, every)
+    ticks = [name_of(k, names) for k in shown]
+    turned = max(map(len, ticks), default=0) * 0.09 > cell * every
+    size = min(10, 72 * cell * every * 0.8)
+    angle = 0 if not turned else 45 if cell > 0.3 else 90
+    axes.set_xticks(shown, ticks, rotation=angle, ha="right" if angle == 45 else "center", fontsize=size)
+    axes.set_yticks(shown, ticks, fontsize=size)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"accuracy {np.mean(truth == said):.2%}" if len(truth) else "no samples", fontsize=11)
+    axes.spines[:].set_visible(False)
+    return figure
