@@ -6,5 +6,19 @@ from tensorgrad.draw.derive import Derivation, derive
 from tensorgrad.draw.graph import Drawing, graph
 from tensorgrad.draw.images import images, mistakes, predictions
 from tensorgrad.draw.network import network
+from tensorgrad.draw.play import Playback, play
 
-__all__ = ["Derivation", "Drawing", "confusion", "curves", "derive", "graph", "images", "mistakes", "network", "predictions"]
+__all__ = [
+    "Derivation",
+    "Drawing",
+    "Playback",
+    "confusion",
+    "curves",
+    "derive",
+    "graph",
+    "images",
+    "mistakes",
+    "network",
+    "play",
+    "predictions",
+]

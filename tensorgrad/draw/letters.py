@@ -1,0 +1,63 @@
+"""The formulas of ops with the names of a program in place of their own letters."""
+
+from __future__ import annotations
+
+import re
+
+from tensorgrad.core.graph import literal
+from tensorgrad.core.node import Node
+
+LETTER = r"[A-Za-z]\w*"
+
+
+def forward_formula(node: Node, names: list[str], result: str) -> str:
+    """ "v2 = x · W1 + b1" for "y  = x W + b"; the op's own formula where its letters cannot be told."""
+    formula = first_part(node.op.formula("forward"))
+    own = re.match(rf"({LETTER})\s+=", formula)
+    if own is None:
+        return f"{result} = {node.op.name}({', '.join(names)})" + attributes(node)
+    by = {**dict(zip(letters_of(node), names, strict=False)), own[1]: result}
+    return re.sub(r"  +=", " =", substituted(formula, by)) + attributes(node)
+
+
+def backward_formulas(node: Node, names: list[str], result: str) -> list[str]:
+    """For each input that the rule has a gradient of, "∂L/∂W1 gets xᵀ · ∂L/∂v2" for "gW = xᵀ g"; "" where there is none."""
+    letters = letters_of(node)
+    by = {letter: name for letter, name in zip(letters, names, strict=False)}
+    own = re.match(rf"({LETTER})\s+=", node.op.formula("forward"))
+    if own is not None:
+        by.setdefault(own[1], result)
+    by["g"] = f"∂L/∂{result}"
+    found = []
+    for letter in letters:
+        match = re.search(rf"[gd]{re.escape(letter)} =\s*(.*?)(?:,\s+[gd]{LETTER} =|\s{{3,}}|$)", node.op.formula("backward"))
+        found.append(substituted(match[1].strip(), by) if match else "")
+    return found
+
+
+def letters_of(node: Node) -> list[str]:
+    """The letters by which an op's formulas call its inputs, in their order: those of the gradients, and of data ""."""
+    letters = re.findall(rf"(?:^|[\s,])[gd]({LETTER}) =", node.op.formula("backward"), re.MULTILINE)
+    takes_data = list(node.op.takes_data) or [False] * len(node.inputs)
+    found = iter(letters)
+    return ["" if data else next(found, "") for data in takes_data]
+
+
+def substituted(formula: str, by: dict[str, str]) -> str:
+    """Letters replaced by names; between two that stand side by side, as a product does, a dot."""
+    known = {letter: name for letter, name in by.items() if letter}
+    token = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
+    one = rf"(?<![A-Za-z0-9_∂])(?:{token})(?![A-Za-z0-9_])"
+    dotted = re.sub(rf"({one}[ᵀ²]?) (?={one})", r"\1 · ", formula)
+    return re.sub(one, lambda found: known[found[0]], dotted)
+
+
+def first_part(formula: str) -> str:
+    """The formula without what it says about shapes behind it."""
+    return "\n".join(re.split(r"\s{4,}", line)[0].rstrip() for line in formula.splitlines())
+
+
+def attributes(node: Node) -> str:
+    """Axis, shape and the like, in brackets."""
+    shown = [f"{key}={literal(value)}" for key, value in node.attrs.items() if value is not None and value is not False]
+    return f"    ({', '.join(shown)})" if shown else ""

@@ -1,0 +1,119 @@
+"""Forward and backward, one operation at a time, with all numbers: what `draw.play` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd.kept import as_float32, is_wide
+from tensorgrad.core.arithmetic import evaluate
+from tensorgrad.core.backend import Array, asarray, move, namespace
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import GraphError
+from tensorgrad.ops import astype, sum_to
+
+
+@dataclass
+class Contribution:
+    """What a rule adds to the gradient of one of its inputs: `added`, which makes it `total`.
+
+    at       the input's place among the arguments
+    summed   whether the input was repeated (broadcast), so that what came of its copies is summed
+    """
+
+    at: int
+    source: Node | Tensor
+    added: Array
+    total: Array
+    summed: bool = False
+
+
+@dataclass
+class Step:
+    """An operation computed, or its rule applied.
+
+    node           the operation
+    value          its result, forward
+    gradient       what has come in of the loss's gradient, backward; None where nothing has
+    contributions  what the rule adds to the gradients of the inputs, backward
+    """
+
+    node: Node
+    value: Array | None = None
+    gradient: Array | None = None
+    contributions: list[Contribution] = field(default_factory=list)
+
+    @property
+    def is_forward(self) -> bool:
+        return self.value is not None
+
+
+def steps_of(loss: Tensor) -> tuple[Graph, dict[Any, Array], list[Step]]:
+    """The program, the values of its leaves and operations, and the steps: each operation, then each rule, from the loss on.
+
+    Values and gradients are computed by the ops' `forward` and `backward`, one after another, as the program was written and
+    not as it is fused. Raises GraphError where what an op drew at random was not kept.
+    """
+    program = Graph.of(loss)
+    values = values_of(program)
+    steps = [Step(node, value=values[node]) for node in program.nodes]
+    totals: dict[Any, Array] = {loss.node: np.ones(loss.shape, loss.dtype)}
+    for node in reversed(program.nodes):
+        if not node.requires_grad or node not in totals:
+            continue
+        step = Step(node, gradient=totals[node])
+        for part in contributions(node, totals[node], values):
+            if part.source in totals:
+                part.total = totals[part.source] + part.added
+            totals[part.source] = part.total
+            step.contributions.append(part)
+        steps.append(step)
+    return program, values, steps
+
+
+def values_of(program: Graph) -> dict[Any, Array]:
+    """The values of all leaves and nodes, in main memory; of what was drawn at random that which was drawn."""
+    known: dict[Any, Array] = {leaf: asarray(move(leaf._data, "cpu")) for leaf in program.leaves}
+    drawn = kept_draws(program)
+    for node in program.nodes:
+        if node.op.draws:
+            if node not in drawn:
+                raise GraphError(f"draw.play: what {node.op.name} drew was not kept, so that its step cannot be shown again")
+            known[node] = asarray(move(drawn[node], "cpu"))
+            continue
+        arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+        known[node] = asarray(evaluate(node.op, namespace(arrays), arrays, node.attrs))
+    return known
+
+
+def kept_draws(program: Graph) -> dict[Node, Array]:
+    """The results of ops that draw, as they or the ops that read them have kept them for their rules."""
+    kept: dict[Node, Array] = {node: node.out for node in program.nodes if node.op.draws and node.out is not None}
+    for node in program.nodes:
+        for source, array in zip(node.inputs, node.saved or (), strict=False):
+            if isinstance(source, Node) and source.op.draws and array is not None:
+                kept.setdefault(source, array)
+    return kept
+
+
+def contributions(node: Node, g: Array, values: dict[Any, Array]) -> list[Contribution]:
+    """What the rule of an op makes of the gradient of its result, for each input that requires one."""
+    assert node.op.backward is not None
+    wide = is_wide(node)
+    given: Sequence[Any] = [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+    y = values[node]
+    if wide:
+        g, y, given = as_float32(g), as_float32(y), [as_float32(a) for a in given]
+    found = []
+    for at, (source, rule) in enumerate(zip(node.inputs, node.op.backward(g, y, *given, **node.attrs), strict=True)):
+        if isinstance(source, (Node, Tensor)) and source.requires_grad and rule is not None:
+            made = asarray(rule())
+            added = asarray(sum_to(made, source.shape)) if made.shape != source.shape else made
+            added = added if added.dtype == source.dtype else asarray(astype(added, source.dtype))
+            found.append(Contribution(at, source, added, added, summed=made.shape != source.shape))
+    return found
