@@ -133,7 +133,7 @@ class Writer:
         array = self.values[value]
         rows, columns = rows_and_columns(array.shape)
         is_written = array.size <= WRITTEN and columns <= WIDEST
-        cells = (columns * CELL[0], rows * CELL[1]) if is_written else (120, 74)
+        cells = (columns * CELL[0], rows * CELL[1]) if is_written else (172, 74)
         name = self.names[value]
         formula = "" if is_leaf else first_part(forward_formula(value, self.operands(value), name).split("    ")[0])
         title = max(len(f"{name}  {sizes(array.shape)}"), 0.9 * len(formula.splitlines()[0]) if formula else 0)
