@@ -7,6 +7,7 @@ from tensorgrad.train.evaluate import evaluate, predict
 from tensorgrad.train.fit import fit
 from tensorgrad.train.history import History
 from tensorgrad.train.run import Callback, Run, StopTraining
+from tensorgrad.train.watch import Watch
 
 __all__ = [
     "CSVLogger",
@@ -17,6 +18,7 @@ __all__ = [
     "JSONLinesLogger",
     "Run",
     "StopTraining",
+    "Watch",
     "evaluate",
     "fit",
     "load",

@@ -1,0 +1,366 @@
+"""Watch: statistics of values, gradients and updates while a model is trained, and what they point to, in words."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.autograd import grad
+from tensorgrad.core.backend import Array, copy, is_floating, move
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import switched
+from tensorgrad.core.table import columns
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.data import DataLoader
+from tensorgrad.errors import ArgumentError
+from tensorgrad.train.run import Callback, Run
+from tensorgrad.train.state import Generators
+from tensorgrad.train.steps import cost_of
+
+EDGES = {"tanh": (-0.99, 0.99), "sigmoid": (0.01, 0.99)}  # beyond them hardly any gradient comes through
+MOST_SAMPLES = 64  # of the loader's, where no probe is given
+DEAD = SATURATED = 0.1  # shares of units that are worth a word
+FAR = 1e4  # how much smaller or larger the gradients of a layer are than those of the others, to be worth one
+FAST, SLOW = 0.1, 1e-7  # updates beside the weights
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the numbers of an array are distributed; of those that are finite, if some are not.
+
+    mean, std, rms, largest   of the numbers; largest is that of their absolute values
+    zeros                     the share of them that is 0
+    bad                       how many are NaN or infinite
+    """
+
+    mean: float
+    std: float
+    rms: float
+    largest: float
+    zeros: float
+    bad: int = 0
+
+    @classmethod
+    def of(cls, array: Array) -> Spread:
+        x = move(array, "cpu").ravel().astype(np.float64)
+        size, bad = x.size, 0
+        if not math.isfinite(float(x.sum())) and not np.isfinite(x).all():
+            x = x[np.isfinite(x)]
+            bad = size - x.size
+        if not x.size:
+            return cls(math.nan, math.nan, math.nan, math.nan, 0.0, bad)
+        largest = float(max(x.max(), -x.min()))
+        scale = largest or 1.0  # squares of very large or small numbers leave float64
+        mean, rms = float(x.mean()), scale * math.sqrt(float(np.square(x / scale).mean()))
+        return cls(mean, float(x.std()), rms, largest, 1 - np.count_nonzero(x) / x.size, bad)
+
+
+@dataclass
+class Layer:
+    """What is known of one result inside the model, and of the parameters of the module that it comes from.
+
+    name       "0 linear", "encoder.1 relu"; line is where in the user's code it is computed
+    value, gradient   of the result, for the samples of the probe
+    dead       the share of its units that are 0 for all samples, if it is an activation that can be 0
+    saturated  the share of its units that are at the flat ends of tanh or sigmoid for 19 of 20 samples
+    """
+
+    name: str
+    line: str
+    value: Spread
+    gradient: Spread | None = None
+    dead: float = 0.0
+    saturated: float = 0.0
+
+
+@dataclass
+class Weights:
+    """A parameter: its numbers, its gradient, and by how much the step after the sample has changed it (None: no step)."""
+
+    name: str
+    value: Spread
+    gradient: Spread | None
+    update: Spread | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Root mean square of the update beside that of the parameter; NaN where there is none, or the parameter is 0."""
+        return self.update.rms / self.value.rms if self.update is not None and self.value.rms else math.nan
+
+
+@dataclass
+class Sample:
+    """Everything at one moment. step: how many have been made over the whole training; epoch: which one was under way."""
+
+    step: int
+    epoch: int
+    loss: float
+    layers: dict[str, Layer] = field(default_factory=dict)
+    weights: dict[str, Weights] = field(default_factory=dict)
+
+
+class Watch(Callback):
+    """Keeps statistics of every layer's values and gradients and of every parameter, its gradient and its update.
+
+    probe   (x, y): the samples that are looked at; by default up to 64 of the first that the loader has
+    every   a sample of statistics after so many steps; the first is taken before the first step
+    share   at most this share of the training's time is spent on it: where it would be more, samples are further apart
+
+    samples   the Samples so far; `print` shows the last one as a table, `findings()` says what is wrong in words
+
+    The probe goes through the model as it is in training, dropout and batch statistics included, and back; then buffers and
+    generators are put back, and no `.grad` is touched: what is trained is bit for bit what would be without it.
+    """
+
+    def __init__(self, probe: tuple[Any, Any] | None = None, every: int = 50, share: float = 0.05) -> None:
+        if probe is not None and (not isinstance(probe, (tuple, list)) or len(probe) != 2):
+            raise ArgumentError(f"Watch: probe must be a pair (x, y), got {type(probe).__name__}")
+        if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
+            raise ArgumentError(f"Watch: every must be a whole number from 1 on, got {every!r}")
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ArgumentError(f"Watch: share must be above 0 and at most 1, got {share!r}")
+        self.probe, self.every, self.share = probe, int(every), float(share)
+        self.samples: list[Sample] = []
+        self._step = 0
+        self._due: tuple[Sample, dict[str, Array]] | None = None  # its updates are known after the next step
+        self._spent = self._start = 0.0
+
+    def on_start(self, run: Run) -> None:
+        if self.probe is None and not isinstance(run.loader, DataLoader):
+            raise ArgumentError("Watch: the data are no DataLoader to take samples from; give probe=(x, y)")
+        if not run.epoch:
+            self.samples.clear()
+            self._step = 0
+        self._due = None
+        self._spent, self._start = 0.0, time.perf_counter()
+        self.take(run)
+
+    def on_batch_end(self, run: Run) -> None:
+        self._step += 1
+        began = time.perf_counter()
+        if self._due is not None:
+            sample, before = self._due
+            self._due = None
+            for name, p in run.model.named_parameters():
+                if name in before and before[name].shape == p.shape:
+                    sample.weights[name].update = Spread.of(p._data - before[name])
+            self._spent += time.perf_counter() - began
+        if self._step % self.every == 0 and self._spent <= self.share * (began - self._start):
+            self.take(run)
+
+    def take(self, run: Run) -> None:
+        """A sample now; by how much the next step changes the parameters is added to it then."""
+        began = time.perf_counter()
+        sample = self.sample(run)
+        self.samples.append(sample)
+        self._due = sample, {name: copy(p._data) for name, p in run.model.named_parameters() if name in sample.weights}
+        self._spent += time.perf_counter() - began
+
+    def sample(self, run: Run) -> Sample:
+        """The statistics at this moment."""
+        x, y = self.taken(run)
+        parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
+        with unchanged(run):
+            seen = Seen()
+            with switched(recording=True, profile=seen):
+                prediction = run.model(x)
+            cost, _, _ = cost_of(run.loss, prediction, y, None)
+            results = seen.results(prediction)
+            gradients: dict[Node, Array] = {}
+            for node, _ in results.values():
+                node.hooks = [*(node.hooks or []), partial(keep, gradients, node)]
+            found = grad(cost, list(parameters.values()), allow_unused=True)
+        sample = Sample(self._step, run.epoch + 1, float(cost.item()))
+        for name, (node, out) in results.items():
+            g = gradients.get(node)
+            sample.layers[name] = Layer(
+                name,
+                node.line,
+                Spread.of(out),
+                None if g is None else Spread.of(g),
+                dead_share(node, out),
+                flat_share(node, out),
+            )
+        for (name, p), g in zip(parameters.items(), found, strict=True):
+            sample.weights[name] = Weights(name, Spread.of(p._data), None if g is None else Spread.of(g._data))
+        return sample
+
+    def taken(self, run: Run) -> tuple[Tensor, Tensor]:
+        """The probe, where the model is."""
+        if self.probe is None:
+            size = min(MOST_SAMPLES, run.loader.batch_size)
+            self.probe = tuple(np.array(move(dense(a[:size]), "cpu")) for a in run.loader.arrays[:2])  # type: ignore[assignment]
+        assert self.probe is not None
+        device = next((p.device for p in run.model.parameters()), "cpu")
+        x, y = (wrap(move(np.asarray(a.numpy() if isinstance(a, Tensor) else a), device), None) for a in self.probe)
+        return x, y
+
+    def findings(self) -> list[str]:
+        """What the last sample points to, in words, each with the layer or parameter and the line of the model."""
+        if not self.samples:
+            return []
+        last = self.samples[-1]
+        return [*self.not_finite(), *idle_units(last), *far_gradients(last), *odd_updates(self.updated())]
+
+    def updated(self) -> Sample:
+        """The last sample whose updates are known; the last one if there is none."""
+        known = [s for s in self.samples if any(w.update is not None for w in s.weights.values())]
+        return known[-1] if known else self.samples[-1]
+
+    def not_finite(self) -> list[str]:
+        """Where NaN or infinity was seen first: forward, in the order of the computation, then in gradients."""
+        for sample in self.samples:
+            when = f"at step {sample.step} (epoch {sample.epoch})"
+            for name, weights in sample.weights.items():
+                if weights.value.bad:
+                    return [f"{name}: {weights.value.bad:,} of its numbers are not finite {when}, the first time that any is"]
+            for layer in sample.layers.values():
+                if layer.value.bad:
+                    return [f"{at(layer)}: {layer.value.bad:,} values are not finite {when}, the first in the model"]
+            for layer in reversed(sample.layers.values()):
+                if layer.gradient is not None and layer.gradient.bad:
+                    count = f"{layer.gradient.bad:,} numbers of its gradient"
+                    return [f"{at(layer)}: {count} are not finite {when}, the first on the way back"]
+        return []
+
+    def __str__(self) -> str:
+        if not self.samples:
+            return "Watch: no sample yet"
+        last, moved = self.samples[-1], self.updated()
+        rows = [["layer", "mean", "std", "zeros", "gradient"]]
+        for layer in last.layers.values():
+            gradient = "" if layer.gradient is None else f"{layer.gradient.rms:.2g}"
+            rows.append([layer.name, f"{layer.value.mean:.2g}", f"{layer.value.std:.2g}", f"{layer.value.zeros:.0%}", gradient])
+        more = [["parameter", "mean", "std", "gradient", "update / weight"]]
+        for name, w in last.weights.items():
+            ratio = moved.weights[name].ratio if name in moved.weights else math.nan
+            gradient = "" if w.gradient is None else f"{w.gradient.rms:.2g}"
+            more.append(
+                [name, f"{w.value.mean:.2g}", f"{w.value.std:.2g}", gradient, "" if math.isnan(ratio) else f"{ratio:.2g}"]
+            )
+        head = f"step {last.step}, epoch {last.epoch}, loss {last.loss:.4g} of the probe; gradients as root mean squares"
+        found = self.findings() or ["nothing stands out"]
+        return "\n".join([head, "", *columns(rows, "<>>>>"), "", *columns(more, "<>>>>"), "", *found])
+
+
+class Seen:
+    """What each op of a run of the model has given: a Profiler that keeps results in place of times."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[Node, Array]] = []
+
+    def ran(self, op: Any, args: Any, attrs: dict[str, Any], out: Any, seconds: float, node: Node | None) -> None:
+        if node is not None and is_floating(node.dtype):
+            self.all.append((node, out))
+
+    def differentiated(self, node: Node, rules: str, seconds: float, nbytes: int) -> None:
+        """Nothing: gradients come by hooks."""
+
+    def note(self, name: str, module: str, cost: Any) -> None:
+        """Nothing: costs are not asked for."""
+
+    def results(self, prediction: Any) -> dict[str, tuple[Node, Array]]:
+        """By name what each module gives, and each layer and activation that is called as a function; the prediction, too."""
+        found: dict[str, tuple[Node, Array]] = {}
+        end = prediction.node if isinstance(prediction, Tensor) else None
+        for i, (node, out) in enumerate(self.all):
+            following = self.all[i + 1][0] if i + 1 < len(self.all) else None
+            is_last = following is None or (following.scope, following.function) != (node.scope, node.function)
+            if (node.scope and is_last) or node.op.activation or node.op.layer or node is end:
+                title = node.function[0] if node.function is not None else node.op.name
+                name = base = f"{node.scope} {title}".strip()
+                count = 1
+                while name in found:
+                    count += 1
+                    name = f"{base} ({count})"
+                found[name] = node, out
+        return found
+
+
+@contextmanager
+def unchanged(run: Run) -> Iterator[None]:
+    """What a run of the model changes besides is put back: buffers, and what random numbers are drawn from."""
+    modules = run.modules()
+    buffers = [(array, copy(array)) for module in modules for array in module._buffers.values()]
+    generators = Generators(modules)
+    states = generators.state_dict()
+    try:
+        yield
+    finally:
+        for array, before in buffers:
+            array[...] = before
+        generators.load_state_dict(states)
+
+
+def keep(gradients: dict[Node, Array], node: Node, g: Any) -> None:
+    """A hook of a node's gradient."""
+    gradients[node] = g._data
+
+
+def dense(part: Any) -> Any:
+    """Rows of a sparse matrix as an array."""
+    return part.toarray() if hasattr(part, "toarray") else part
+
+
+def dead_share(node: Node, out: Array) -> float:
+    """The share of units that are 0 for every sample, of an activation; 0 where there are none."""
+    if not node.op.activation or len(out.shape) < 2 or not out.size:
+        return 0.0
+    return float((move(out, "cpu") == 0).all(axis=0).mean())
+
+
+def flat_share(node: Node, out: Array) -> float:
+    """The share of units that are at the flat ends of tanh or sigmoid for 19 of 20 samples."""
+    if node.op.name not in EDGES or len(out.shape) < 2 or not out.size:
+        return 0.0
+    low, high = EDGES[node.op.name]
+    values = move(out, "cpu")
+    return float((((values < low) | (values > high)).mean(axis=0) >= 0.95).mean())
+
+
+def at(layer: Layer) -> str:
+    return f"{layer.name} ({layer.line})" if layer.line else layer.name
+
+
+def idle_units(sample: Sample) -> list[str]:
+    found = []
+    for layer in sample.layers.values():
+        if layer.dead >= DEAD:
+            found.append(
+                f"{at(layer)}: {layer.dead:.0%} of its units are 0 for every sample of the probe: dead, they learn nothing"
+            )
+        if layer.saturated >= SATURATED:
+            found.append(f"{at(layer)}: {layer.saturated:.0%} of its units are saturated: hardly any gradient comes through")
+    return found
+
+
+def far_gradients(sample: Sample) -> list[str]:
+    """Parameters whose gradients are far from those of the last ones, where the way back begins."""
+    sizes = {n: w.gradient.rms for n, w in sample.weights.items() if w.gradient is not None and math.isfinite(w.gradient.rms)}
+    last = next((size for size in reversed(sizes.values()) if size), 0.0)
+    found = []
+    for name, size in sizes.items():
+        if size == 0:
+            found.append(f"{name}: its gradient is 0 everywhere: the loss of the probe does not change with it")
+        elif size * FAR < last:
+            found.append(f"{name}: its gradient is {last / size:.0e} times smaller than the last ones: it vanishes on the way")
+        elif size > FAR * last:
+            found.append(f"{name}: its gradient is {size / last:.0e} times larger than the last ones: it explodes on the way")
+    return found
+
+
+def odd_updates(sample: Sample) -> list[str]:
+    found = []
+    for name, w in sample.weights.items():
+        if w.ratio > FAST:
+            found.append(f"{name}: a step changes it by {w.ratio:.0%} of its size: the learning rate is high for it")
+        elif w.ratio < SLOW and w.gradient is not None and w.gradient.rms:
+            found.append(f"{name}: a step changes it by {w.ratio:.0e} of its size: it hardly moves")
+    return found
