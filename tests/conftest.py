@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.extras"]
 
 # fewer examples than Hypothesis's own, and no deadline: a first example pays for imports, and machines are shared
 settings.register_profile("ci", settings.get_profile("ci"), max_examples=40, deadline=None)
