@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):  # which scikit-learn brings along
             raise
         raise MissingDependencyError(
-            f"tensorgrad.models.{name} needs scikit-learn 1.6 or newer ({error}); pip install 'scikit-learn>=1.6'"
+            f"tensorgrad.models.{name} needs scikit-learn 1.7 or newer ({error}); pip install 'scikit-learn>=1.7'"
         ) from None
     return MLPClassifier if name == "MLPClassifier" else MLPRegressor

@@ -11,6 +11,8 @@ asked for by name.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -18,11 +20,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.extras"]
 
 # fewer examples than Hypothesis's own, and no deadline: a first example pays for imports, and machines are shared
 settings.register_profile("ci", settings.get_profile("ci"), max_examples=40, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+# A job in the background of a shell's script ignores Ctrl-C; tests that press it do not
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Of a test of at least so many cases every n-th is run, by default and in CI

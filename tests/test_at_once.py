@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tensorgrad
-from tensorgrad import data, nn, optim, train
+from tensorgrad import data, models, nn, optim, train
 from tensorgrad.kernels import threads
 from tensorgrad.nn import functional as F
 from tests.compiled import lowered, num_threads
@@ -195,7 +196,7 @@ def test_plans_are_made_in_threads_at_once() -> None:
 # Processes
 
 PROGRAM = """
-import multiprocessing, os, pickle, select, signal, sys, threading, time, warnings
+import io, multiprocessing, os, pickle, select, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 import tensorgrad as tg
@@ -322,15 +323,54 @@ for what, holds in holding.items():
     go.set()
     thread.join(20)
     expect(what, THINGS["split"](), expected["split"])
-if build.has_numba():
-    from numba.core.compiler_lock import global_compiler_lock as lock
 
+# whatever lock there is, each for long enough that a fork waits for it, or takes place meanwhile
+def locks():
+    if build.has_numba():
+        from numba.core.compiler_lock import global_compiler_lock
+        yield "Numba", global_compiler_lock
+    if "tqdm" in sys.modules:
+        yield "tqdm", sys.modules["tqdm.std"].TqdmDefaultWriteLock.th_lock
+    kinds = type(threading.Lock()), type(threading.RLock()), threading.Condition
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorgrad"]:
+        for key, value in list(vars(sys.modules[name]).items()):
+            if isinstance(value, kinds):
+                yield f"{name}.{key}", value
+            elif getattr(value, "__module__", None) == name:
+                for attribute, part in list(getattr(value, "__dict__", {}).items()):
+                    for lock in (part, getattr(part, "lock", None)):  # of a class or of an instance
+                        if isinstance(lock, kinds):
+                            yield f"{name}.{key}.{attribute}", lock
+
+def another():
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm(total=1, file=io.StringIO()).close()
+    return tg.compile(lambda x: (x * 5 + 7).relu() * 11, ahead=True)(X).numpy().sum(), fitted()
+
+train.fit(shared, F.cross_entropy, optim.SGD(shared.parameters(), 0.0), data.DataLoader(X, Y, batch_size=60), 1)  # with its bar
+expected["split"], anew = split(), another()
+found = dict(locks())
+for what, lock in found.items():
     held.clear(), go.clear()
-    other = lambda: tg.compile(lambda x: (x * 5 + 7).relu() * 11, ahead=True)(X).numpy().sum()
-    compiling = threading.Thread(target=lambda: [lock.acquire(), held.set(), go.wait(1), lock.release()])
-    compiling.start()
+    thread = threading.Thread(target=lambda: [lock.acquire(), held.set(), go.wait(0.2), lock.release()])
+    thread.start()
     held.wait(20)
-    expect("Numba", in_child(other), other())  # the fork waits for it
+    expect(what, in_child(another), anew)
+    thread.join()
+for what in ("core.forks.loading", "compiler.compiled._planning", "kernels.threads._turns.changed"):
+    if f"tensorgrad.{what}" not in found:
+        print(what, "was not found")
+
+# in the midst of what this thread does itself
+def numbers():
+    return [library.num_threads for library in threads._blas()]
+
+def as_steady():
+    return threads.with_steady_blas(lambda: in_child(lambda: (split(), numbers())))
+
+with threads.single_threaded_blas():
+    expect("inside", in_child(lambda: (numbers(), split(), numbers())), (numbers(), expected["split"], numbers()))
+expect("steady", as_steady(), (expected["split"], numbers()))
 if sys.argv[1:] == ["pool"]:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         found = [pool.apply_async(thing).get(60) for thing in THINGS.values()]
@@ -360,6 +400,40 @@ def test_a_forked_child_does_what_its_parent_did(numba: str) -> None:
     """After all that starts threads, and while other threads are in the middle of something."""
     ended = run(FORKING, *(["pool"] if not numba else []), TENSORGRAD_NO_NUMBA=numba)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "end\n", "")
+
+
+LOADING = (
+    PROGRAM
+    + """
+loaded = threading.Thread(target=build.has_numba)
+loaded.start()
+while "numba" not in sys.modules:
+    time.sleep(0.001)
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    replay(), split()
+    os._exit(0)
+loaded.join()
+replay(), split()
+print("end", os.waitpid(child, 0)[1])
+"""
+)
+
+
+@FORKS
+def test_forked_while_numba_is_imported() -> None:
+    """Python's lock of a module that another thread was importing stays taken in a child."""
+    pytest.importorskip("numba", reason="needs Numba: pip install numba")
+    ended = run(LOADING)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "end 0\n", "")
+
+
+def test_no_property_of_the_package_has_a_lock() -> None:
+    """functools.cached_property of Python 3.11 has one."""
+    of_functools = re.compile(r"@functools\.cached_property|from functools import .*cached_property")
+    files = [*Path(tensorgrad.__file__).parent.rglob("*.py"), *Path(models.__file__).parent.rglob("*.py")]
+    assert [path.name for path in files if of_functools.search(path.read_text())] == []
 
 
 ELSEWHERE = """

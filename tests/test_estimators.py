@@ -176,9 +176,9 @@ except ImportError as error:
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.startswith(
-        f"{MissingDependencyError.__name__} tensorgrad.models.MLPClassifier needs scikit-learn 1.6 or newer"
+        f"{MissingDependencyError.__name__} tensorgrad.models.MLPClassifier needs scikit-learn 1.7 or newer"
     )
-    assert printed.endswith("pip install 'scikit-learn>=1.6'\n")
+    assert printed.endswith("pip install 'scikit-learn>=1.7'\n")
 
 
 # The same training as scikit-learn's

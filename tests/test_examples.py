@@ -148,6 +148,7 @@ def test_all_systems_in_one_table(
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["D mnist-sse", "E mnist-llayer", "", ""]
 
 
+@pytest.mark.usefixtures("script")  # which lets the examples be imported
 def test_systems_that_there_are_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["all.py", "--only", "x"])
     with pytest.raises(SystemExit):

@@ -109,6 +109,18 @@ def test_one_that_was_cleared_away_before_it_was_locked(tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_what_is_looked_at_stays_locked_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a child that was forked meanwhile, which has it open as a duplicate has: its writer may be waiting."""
+    fcntl = pytest.importorskip("fcntl", reason="needs fcntl: run it on Linux or macOS")
+    path, children = tmp_path / f"{files.BEGIN}0{files.END}", []
+    path.touch()
+    monkeypatch.setattr(files, "_is_at", lambda file, name: bool(children.append(os.dup(file.fileno()))))
+    files.clear(tmp_path)
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(*children)
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_permissions(tmp_path: Path, umask: int) -> None:
     """Of a new file those that open() gives it; of one that is replaced those that it had."""

@@ -260,7 +260,7 @@ def test_the_core_alone() -> None:
     [
         ("data.load_digits()", "scikit-learn"),
         ("data.load_kmnist()", "pooch tqdm"),
-        ("from tensorgrad.models import MLPClassifier", "'scikit-learn>=1.6'"),
+        ("from tensorgrad.models import MLPClassifier", "'scikit-learn>=1.7'"),
         ("draw.curves({'loss': [1.0, 0.5]})", "matplotlib"),
         ("draw.graph(Tensor(x, requires_grad=True).sum()).save(tempfile.mkdtemp() + '/x.svg')", "pygraphviz"),
         ("Tensor(x, dtype='bfloat16')", "ml_dtypes"),

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tensorgrad.core.forks import loading
 from tensorgrad.core.state import shown
 from tensorgrad.errors import DTypeError
 
@@ -62,7 +63,8 @@ def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool =
     outside of the graph, write to arrays by code that is not recorded, change an argument, return arrays, do something else in
     the second run than in the first.
     """
-    from tensorgrad.compiler.compiled import Compiled
+    with loading:
+        from tensorgrad.compiler.compiled import Compiled
 
     if not callable(step):
         raise DTypeError(f"compile: step must be a function, got {shown(step)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import copy
 import functools
-import os
 import sys
 import threading
 import types
@@ -28,6 +27,7 @@ from tensorgrad.compiler.trace import shown as rates_shown
 from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
 from tensorgrad.core.backend import Array, digest, may_overlap
 from tensorgrad.core.backend import copy as copied
+from tensorgrad.core.forks import after_fork
 from tensorgrad.core.location import warn
 from tensorgrad.core.state import is_checking, is_recording, state, who_measures
 from tensorgrad.core.tensor import Tensor, wrap
@@ -68,8 +68,7 @@ def one_at_a_time() -> Iterator[None]:
             lock.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=begin_anew)
+after_fork(begin_anew)
 
 
 class Compiled:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import cache, cached_property
+from functools import cache
 from types import CodeType
 from typing import Any, NamedTuple
 
 from tensorgrad.compiler.trace import Trace, equal, shown
 from tensorgrad.compiler.world import MISSING, SIMPLE, World, same
 from tensorgrad.core.backend import Array
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.location import is_own
 from tensorgrad.core.state import changes, modes
 from tensorgrad.core.tensor import Tensor

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from tensorgrad.compiler.values import Value, lineage
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, copy, device_of, is_floating, on, on_gpu
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.memory import aligned, empty_bytes
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op

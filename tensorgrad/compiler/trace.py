@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import FunctionType
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -15,6 +14,7 @@ from tensorgrad.compiler.containers import taken_apart
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, address, copy, is_array, is_floating, like, may_overlap, on
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.location import Location, line_of, user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import Tracer, switched

@@ -104,8 +104,10 @@ def clear(folder: Path) -> None:
         left = [entry.path for entry in entries if entry.name.startswith(BEGIN) and entry.name.endswith(END)]
         for name in left:
             with suppress(OSError), open(name, "r+b") as file:
-                if _locked(file) and _is_at(file, name):
-                    os.unlink(name)
+                if _locked(file):
+                    if _is_at(file, name):
+                        os.unlink(name)
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a child forked meanwhile has the file open, too
 
 
 def _locked(file: IO[bytes], *, wait: bool = False) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import Array
+from tensorgrad.core.forks import await_at_fork, loading
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.kernels import cache, generate, reference, threads, thresholds
 from tensorgrad.kernels.chain import Chain
 
@@ -40,10 +42,9 @@ def has_numba() -> bool:
         return False
     if built(lambda: importlib.import_module("numba")) is None:
         return False
-    if hasattr(os, "register_at_fork"):  # a child would wait for ever for a lock that another thread of its parent had
-        from numba.core.compiler_lock import global_compiler_lock as lock
+    from numba.core.compiler_lock import global_compiler_lock
 
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    await_at_fork(global_compiler_lock)  # which the user's own functions take, too
     return True
 
 
@@ -53,9 +54,10 @@ def built(make: Callable[[], Any], *arrays: Any) -> Any:
     To fail is no fault of the operation that asks for a kernel: there is NumPy's.
     """
     try:
-        kernel = make()
-        if arrays:
-            kernel(*arrays)
+        with loading:
+            kernel = make()
+            if arrays:
+                kernel(*arrays)
     except Warning:  # that is to be an error
         raise
     except Exception as error:
@@ -119,7 +121,7 @@ class ChainKernel:
         self.whole = self.layouts.index("full")
         self.numpy = numpy_kernel(chain, self.shared)
 
-    @functools.cached_property
+    @cached_property
     def numba(self) -> Kernel | None:
         return numba_kernel(self.chain, self.shared, self.flat)
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tensorgrad.core.backend import Array
+from tensorgrad.core.lazy import cached_property
 
 Register = int  # operands come first, then the result of each step
 

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from tensorgrad.core.arguments import is_whole
+from tensorgrad.core.forks import after_fork, loading
 from tensorgrad.errors import ArgumentError
 
 T = TypeVar("T")
@@ -45,7 +46,8 @@ def set_num_threads(n: int) -> None:
 def _blas() -> list[Any]:
     """The BLAS libraries that are loaded, as threadpoolctl controls them; none without threadpoolctl."""
     try:
-        from threadpoolctl import ThreadpoolController
+        with loading:
+            from threadpoolctl import ThreadpoolController
     except ImportError:
         return []
     return [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
@@ -79,7 +81,7 @@ class Turns:
     the program computes does not depend on what others do, each waits for its turn. Those that need the same have it together.
 
     steady   the threads that use it as it is. To be quick they come and go without the lock, and look at `asked` afterwards
-    single   how many use one thread of it
+    single   the threads that use one thread of it, each as often as it does
     asked    whether anybody does, or waits: who comes waits behind them, so that nobody waits for ever
     usual    the numbers of threads to go back to
     """
@@ -87,7 +89,7 @@ class Turns:
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.Lock())
         self.steady: set[int] = set()
-        self.single = 0
+        self.single: list[int] = []
         self.asked = False
         self.queue: list[object] = []
         self.usual: list[int] = []
@@ -124,19 +126,19 @@ class Turns:
             with self.changed:
                 self.told()
 
-    def enter_single(self) -> None:
+    def enter_single(self, thread: int) -> None:
         with self.changed:
-            self.wait(lambda: not self.steady, self.take_single)
+            self.wait(lambda: not self.steady, lambda: self.take_single(thread))
 
-    def take_single(self) -> None:
-        self.single += 1
-        if self.single == 1:
+    def take_single(self, thread: int) -> None:
+        self.single.append(thread)
+        if len(self.single) == 1:
             self.usual = [library.num_threads for library in _blas()]
             blas_threads([1] * len(self.usual))
 
-    def leave_single(self) -> None:
+    def leave_single(self, thread: int) -> None:
         with self.changed:
-            self.single -= 1
+            self.single.remove(thread)
             if not self.single:
                 self.back()
             self.told()
@@ -155,6 +157,16 @@ class Turns:
                 self.usual = numbers
             else:
                 blas_threads(numbers)
+
+    def keep_only(self, thread: int) -> None:
+        """In a process that has no other thread: what others have, and wait for, is given back."""
+        self.changed = threading.Condition(threading.Lock())
+        self.steady &= {thread}
+        self.single = [one for one in self.single if one == thread]
+        self.queue.clear()
+        self.asked = bool(self.single)
+        if not self.single:
+            self.back()
 
 
 _turns = Turns()
@@ -182,11 +194,11 @@ def single_threaded_blas() -> Iterator[None]:
     was_steady = me in turns.steady
     if was_steady:
         turns.leave_steady(me)
-    turns.enter_single()
+    turns.enter_single(me)
     try:
         yield
     finally:
-        turns.leave_single()
+        turns.leave_single(me)
         if was_steady:
             turns.enter_steady(me)
 
@@ -243,13 +255,12 @@ _pool = Pool()
 
 def begin_anew() -> None:
     """In a process that was forked: none of the other threads is there, nor will they give back what they have."""
-    global _pool, _turns
-    _pool, left, _turns = Pool(), _turns, Turns()
-    left.back()
+    global _pool
+    _pool = Pool()
+    _turns.keep_only(threading.get_ident())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=begin_anew)
+after_fork(begin_anew)
 
 
 def in_threads(work: Callable[[int, int], Any], n: int, count: int) -> None:

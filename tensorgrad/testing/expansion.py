@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from tensorgrad.autograd.walk import grad
 from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import switched
 from tensorgrad.testing.problem import Problem, flat, graph_of, same

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
 from tensorgrad.core.backend import Array
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.testing.derivatives import NEGLIGIBLE
 from tensorgrad.testing.exact import Exact
 from tensorgrad.testing.point import APPROACH, FAR

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.testing.exact import Agreement, Exact, NoDerivative, is_proved

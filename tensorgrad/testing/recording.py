@@ -8,7 +8,6 @@ was made of the inputs differs, what is constant does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from tensorgrad.autograd.walk import grad
 from tensorgrad.core.backend import Array, asarray, digest, is_array, may_overlap
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.ops.exponential import Logarithm, closed_form

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from tensorgrad.compiler.containers import with_leaves
 from tensorgrad.compiler.world import Objects, Snapshot
 from tensorgrad.core.backend import Array, copy, finfo, may_overlap, on_gpu
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.testing.alone import EPS32, by_op

@@ -6,6 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from tensorgrad.core.forks import await_at_fork, loading
 from tensorgrad.errors import MissingDependencyError
 from tensorgrad.train.run import Run
 
@@ -22,13 +23,16 @@ class Progress:
         if wanted is False:
             return
         try:
-            from tqdm.auto import tqdm
+            with loading:
+                from tqdm.auto import tqdm
+                from tqdm.std import TqdmDefaultWriteLock
         except ImportError:
             if wanted is None:
                 return
             raise MissingDependencyError(
                 "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install tqdm"
             ) from None
+        await_at_fork(TqdmDefaultWriteLock.th_lock)
         if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook shows it, too, though its stderr is not a terminal
             done = run.epoch * len(run.loader) + (run.record.done if run.record else 0)
             self.bar = tqdm(total=run.epochs * len(run.loader), initial=done, unit="batch", desc=self.title(run.epoch + 1))

@@ -13,7 +13,6 @@ Arrays lie row after row on one device, which is the current one. What is bound 
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +20,8 @@ import numpy as np
 
 from tensorgrad.core import backend
 from tensorgrad.core.backend import Array
+from tensorgrad.core.forks import loading
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.errors import DTypeError, LabelError
 from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda import generate
@@ -64,7 +65,6 @@ def nothing() -> None:
     """The launch over no elements."""
 
 
-_lock = threading.Lock()
 _functions: dict[tuple[Any, int, str, str], Any] = {}
 
 
@@ -74,7 +74,7 @@ def function(device: int, source: str, name: str) -> Any:
     key = (xp, device, source, name)
     found = _functions.get(key)
     if found is None:
-        with _lock:
+        with loading:
             found = _functions.get(key)
             if found is None:
                 found = _functions[key] = xp.RawModule(code=source, options=("-std=c++17",)).get_function(name)
@@ -116,7 +116,7 @@ class CudaChain(Kernel):
         self.whole = layouts_of(chain).index("full")
         self.sums = [chain.dtype(register) for register, layout in chain.results if layout == "sum"]
 
-    @functools.cached_property
+    @cached_property
     def wide_source(self) -> str:
         """The program for so many elements that positions take 64 bits."""
         return generate.program(generate.chain_source(self.chain, self.shared, wide=True) or "")
