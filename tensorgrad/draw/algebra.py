@@ -118,6 +118,7 @@ def of_powers(shape: Shape, num: float, den: float, powers: dict[Expr, float]) -
                 powers[base] = math.copysign(1, power)
     sigmoids(powers)
     averages(powers)
+    powers.update({b: 1 for b, p in powers.items() if b.head is Term.BRACKET and p > 1})  # of 0 and 1
     if any(b.head is Term.BRACKET and b["sign"] == "==" and difference(*b.args) in powers for b in powers):
         return everywhere(number(0), shape)  # a - b where a is b
     powers = {base: int(p) if p == int(p) else p for base, p in powers.items() if p}
@@ -417,7 +418,7 @@ def rebuilt(e: Expr, args: Sequence[Any]) -> Expr:
     if e.head is Term.TOTAL:
         return total(e.shape, *args)
     if e.head is Term.MATMUL:
-        whole = args[0]
+        whole: Expr = args[0]
         for a in args[1:]:
             whole = matmul(whole, a, (whole.shape[0], a.shape[1]) if len(whole.shape) == len(a.shape) == 2 else e.shape)
         return whole

@@ -147,7 +147,7 @@ class Chain:
                 return named(symbol)
             return self.constant(source._data)
         if not isinstance(source, Node):
-            return number(source)
+            return number(as_written(source))
         if source.index in self.symbols:
             return named(self.symbols[source.index])
         return self.formulas[source.index]
@@ -156,7 +156,7 @@ class Chain:
         """An array that a rule made outside of the graph: one number, or one for every element, or a name."""
         found = np.asarray(array)
         if found.dtype.kind == "f" and found.size and (found == found.flat[0]).all():
-            return everywhere(number(float(str(found.flat[0]))), found.shape)
+            return everywhere(number(as_written(float(found.flat[0]))), found.shape)
         for known, symbol in self.given:
             if known is array:
                 return named(symbol)
@@ -407,6 +407,13 @@ class Chain:
             if put_in.size > LONGEST or len(text(put_in)) > LONGEST:
                 return whole
             whole = put_in
+
+
+def as_written(x: float) -> float:
+    """A number that was np.float32(0.1) as 0.1, which is shorter."""
+    with np.errstate(over="ignore"):
+        short = np.float32(x)
+    return float(str(short)) if float(short) == x else x
 
 
 def is_constant(source: Any) -> bool:

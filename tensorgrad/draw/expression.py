@@ -75,11 +75,16 @@ def call(head: Head, *args: Any, shape: Shape, **attrs: Any) -> Expr:
 
 def made(head: Head, args: tuple[Any, ...], attrs: dict[str, Any], shape: Shape) -> Expr:
     items = tuple(attrs.items())
-    key = (head, args, tuple((k, literal(v)) for k, v in items), shape)
+    key = (head, args, tuple([(k, v if is_plain(v) else literal(v)) for k, v in items]), shape)
     found = KNOWN.get(key)
     if found is None:
         found = KNOWN[key] = Expr(head, args, items, shape)
     return found
+
+
+def is_plain(value: Any) -> bool:
+    """Whether an attribute is compared as it is: a number, or several."""
+    return type(value) in (int, float) or (type(value) is tuple and all(type(x) in (int, float) for x in value))
 
 
 def named(symbol: Symbol) -> Expr:
