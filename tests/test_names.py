@@ -150,7 +150,7 @@ def test_a_module_under_any_name() -> None:
         assert shown(name) == [text.replace(NEUTRAL, name) for text in neutral], name
 
 
-@pytest.mark.parametrize("name", ["t1", "C1", "m", "L", "v1", "h0"])
+@pytest.mark.parametrize("name", ["t1", "C1", "m", "L", "h1"])
 def test_a_tensor_under_a_name_that_derivations_give(name: str) -> None:
     """What a derivation names itself gets another name, so that no formula says two things by one."""
 
@@ -158,7 +158,7 @@ def test_a_tensor_under_a_name_that_derivations_give(name: str) -> None:
         rng = np.random.default_rng(0)
         a, w = Tensor(rng.normal(size=(4, 3)), True, name=x), Tensor(rng.normal(size=(4, 3)), True, name="w")
         y = F.gelu((a * w).tanh(), "tanh")
-        loss = ((y * w).sum() + tensorgrad.einsum("ii->i", y[:3]).sum()) / 4
+        loss = (y * w).mean() + tensorgrad.einsum("ii->i", y[:3]).sum()
         found = draw.derive(loss, a)
         return [step.name for step in (*found.forward, *found.backward)] + list(found.constants)
 

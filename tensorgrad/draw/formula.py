@@ -1,267 +1,466 @@
-"""What a person leaves out of a formula, and the closed forms of fused ops."""
+"""What each op is called on paper: its result as an expression of its arguments."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from tensorgrad import ops
+from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
-from tensorgrad.core.signature import Shape
-from tensorgrad.draw.expression import Expr, Head, Term, call, first, full, is_number, number, operands, uniform
-from tensorgrad.draw.notation import text
+from tensorgrad.core.signature import Axis, Shape
+from tensorgrad.draw.algebra import (
+    bracket,
+    everywhere,
+    factors,
+    is_number,
+    matmul,
+    negated,
+    number,
+    powered,
+    product,
+    quotient,
+    reduced,
+    reshaped,
+    scaled,
+    total,
+    transposed,
+    uniform,
+    value_of,
+)
+from tensorgrad.draw.expression import Expr, Head, Term, call, first, made
+from tensorgrad.ops import statistics
 from tensorgrad.ops.activation import log_complement_sigmoid
 
 
 class Context(Protocol):
-    """What simplifying asks of the derivation that a formula belongs to."""
+    """What a formula asks of the derivation that it belongs to."""
 
-    def count_of(self, scale: float) -> Expr | None:
-        """m, for a factor 1/m where m is the number of rows of something."""
+    def count(self, node: Node, axes: tuple[int, ...]) -> Expr:
+        """The letter for how many elements `axes` of what `node` reads have."""
 
-    def sums_to_one(self, name: str) -> bool:
+    def averaged(self, node: Node, axes: tuple[int, ...]) -> None:
+        """Note that the mean over `axes` is written as a mean."""
+
+    def rows(self, node: Node) -> Expr | None:
+        """The number of samples, where `node` divides a sum by that."""
+
+    def labels(self, t: Expr, classes: Shape) -> Expr:
+        """Y, for class indices t: rows of 0 and 1."""
+
+    def scale(self, node: Node) -> Expr:
+        """How much an element of a loss counts, such as 1/m."""
+
+    def sums_to_one(self, t: Expr) -> bool:
         """Whether the rows of a given array are probabilities."""
 
-    def are_complements(self, a: str, b: str) -> bool:
-        """Whether b is 1 - a, for two given arrays."""
+    def complement(self, node: Node, a: Expr, b: Expr) -> Expr:
+        """b, or 1 - a if it is that."""
+
+    def is_total(self, node: Node) -> bool:
+        """Whether a mean of everything is the loss, or a term of it."""
 
 
-def simplified(e: Expr, writer: Context) -> Expr:
-    """The same without factors of 1, double signs, and reshapes to the same shape; fused ops as their closed formulas."""
-    if isinstance(e.head, Op) and e.head.expands:
-        return expanded(e, writer)
-    rule = SIMPLER.get(e.head)
-    return rule(e, writer) if rule else e
+@dataclass
+class Use:
+    """One use of an op, with formulas in the place of its inputs."""
+
+    op: Op
+    args: tuple[Expr, ...]
+    attrs: dict[str, Any]
+    shape: Shape
+    node: Node
+    context: Context
 
 
-def expanded(e: Expr, writer: Context) -> Expr:
+def formula(use: Use) -> Expr:
+    """The result of one use of an op: by its row in FORMS, or as a function of its arguments."""
+    if use.op.expands:
+        return expanded(use)
+    if use.op in ALONE and any(a.head is Term.EVERYWHERE and first(a).shape == () for a in use.args):
+        # of what is the same everywhere the result is, too
+        args = tuple(first(a) if a.head is Term.EVERYWHERE and first(a).shape == () else a for a in use.args)
+        shape = np.broadcast_shapes(*[a.shape for a in args])
+        return everywhere(formula(replace(use, args=args, shape=shape)), use.shape)
+    rule = FORMS.get(use.op)
+    if rule is not None:
+        return rule(use)
+    return made(use.op, use.args, use.attrs, use.shape)
+
+
+# What works on each element alone
+ALONE = {
+    ops.abs, ops.exp, ops.hypot, ops.log, ops.log1p, ops.maximum, ops.minimum, ops.power, ops.relu, ops.sigmoid, ops.sign,
+    ops.sqrt, ops.tanh,
+}  # fmt: skip
+
+
+def expanded(use: Use) -> Expr:
     """A fused op as the ops that it stands for."""
-    assert isinstance(e.head, Op)
-    first, *others = e.head.expands
-    found = simplified(Expr(first, e.args, e.attrs, e.shape), writer)
-    for op in others:  # max(z, 0) is what people write for relu(z) there
-        one = call(ops.maximum, found, number(0), shape=e.shape) if op is ops.relu else call(op, found, shape=e.shape)
-        found = simplified(one, writer)
+    first, *others = use.op.expands
+    found = formula(Use(first, use.args, use.attrs, use.shape, use.node, use.context))
+    for op in others:
+        found = formula(Use(op, (found,), {}, use.shape, use.node, use.context))
     return found
 
 
-def simpler_mul(e: Expr, writer: Context) -> Expr:
-    a, b = operands(e)
-    ua, ub = uniform(a), uniform(b)
-    if ua is not None and ub is not None:
-        return number(ua * ub) if not e.shape else full(ua * ub, e.shape)
-    for value, other in ((ua, b), (ub, a)):
-        if value is None or other.shape != e.shape:
-            continue
-        if value == 1:
-            return other
-        if other.head is ops.mul and is_number(other.args[0]):
-            return simpler_mul(call(ops.mul, number(value * other.args[0].args[0]), other.args[1], shape=e.shape), writer)
-        if value == -1:
-            return call(ops.neg, other, shape=e.shape)
-        if (m := writer.count_of(value)) is not None:
-            return call(ops.div, other, m, shape=e.shape)
-        if value < 0 and (m := writer.count_of(-value)) is not None:
-            return call(ops.neg, call(ops.div, other, m, shape=e.shape), shape=e.shape)
-        return call(ops.mul, number(value), other, shape=e.shape)
-    return e
+def axes_of(axis: Axis, shape: Shape) -> tuple[int, ...]:
+    """`axis` as places from the left."""
+    if not shape:
+        return ()
+    if axis is None:
+        return tuple(range(len(shape)))
+    return tuple(sorted(a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)))
 
 
-def simpler_add(e: Expr, writer: Context) -> Expr:
-    a, b = operands(e)
-    if a.shape == b.shape == e.shape and text(a) == text(b):
-        return simpler_mul(call(ops.mul, number(2), a, shape=e.shape), writer)
-    return e
+def reduction(use: Use) -> Expr:
+    (x,) = use.args
+    axes = axes_of(use.attrs["axis"], x.shape)
+    if use.op is ops.sum and x.head is Term.EVERYWHERE and (inner := first(x)).shape == () and axes:
+        return product(use.shape, use.context.count(use.node, axes), inner)
+    if use.op is ops.mean and len(axes) == len(x.shape) and use.shape == () and use.context.is_total(use.node):
+        return quotient((), reduced(ops.sum, x, axes, False), use.context.count(use.node, axes))
+    if use.op is ops.mean and axes:
+        use.context.averaged(use.node, axes)
+    return reduced(use.op, x, axes, use.attrs["keepdims"])
 
 
-def simpler_power(e: Expr, writer: Context) -> Expr:
-    return first(e) if is_number(e.args[1], 1) and e.args[0].shape == e.shape else e
+def sum_to(use: Use) -> Expr:
+    (x,) = use.args
+    return summed_to(x, use.shape, lambda axes: use.context.count(use.node, axes))
 
 
-def simpler_div(e: Expr, writer: Context) -> Expr:
-    a, b = operands(e)
-    ua, ub = uniform(a), uniform(b)
-    if ub == 1 and a.shape == e.shape:
-        return a
-    if ua is not None and ub is not None:
-        return number(ua / ub) if not e.shape else full(ua / ub, e.shape)
-    return e
+def summed_to(x: Expr, shape: Shape, count: Callable[[tuple[int, ...]], Expr]) -> Expr:
+    """What undoes broadcasting `shape` to that of x: sums over the axes that it adds or widens."""
+    if x.shape == shape:
+        return x
+    added = len(x.shape) - len(shape)
+    widened = tuple(i for i, n in enumerate(shape, added) if n == 1 and x.shape[i] != 1)
+    inner = first(x) if x.head is Term.EVERYWHERE else x
+    offset = len(x.shape) - len(inner.shape)  # what is the same along an axis is counted, not added up
+    same = [i for i in (*range(added), *widened) if i < offset or (inner.shape[i - offset] == 1 and x.shape[i] != 1)]
+    n = count(tuple(same)) if math.prod(x.shape[i] for i in same) != 1 else number(1)
+    if len(same) == added + len(widened):
+        if inner.shape and len(inner.shape) > len(shape):
+            inner = reshaped(inner, inner.shape[len(inner.shape) - len(shape) :])
+        return product(shape, n, inner)
+    if widened:
+        x = reduced(ops.sum, x, widened, True)
+    return reduced(ops.sum, x, range(added), False) if added else x
 
 
-def simpler_neg(e: Expr, writer: Context) -> Expr:
-    a = first(e)
-    if a.head is ops.neg:
+def softmax(use: Use) -> Expr:
+    (z,) = use.args
+    axis = use.attrs["axis"] % len(z.shape)
+    attrs = {} if axis == len(z.shape) - 1 else {"axis": axis}
+    return call(use.op, z, shape=use.shape, **attrs)
+
+
+def log_softmax(use: Use) -> Expr:
+    p = softmax(Use(ops.softmax, use.args, use.attrs, use.shape, use.node, use.context))
+    return call(ops.log, p, shape=use.shape)
+
+
+def exponential(use: Use) -> Expr:
+    """e^log p = p, and e^(x - logsumexp x) is a softmax."""
+    (a,) = use.args
+    return exponential_of(a, use.shape)
+
+
+def exponential_of(a: Expr, shape: Shape) -> Expr:
+    if a.head is ops.log:
         return first(a)
-    if a.head is Term.NUMBER:
-        return number(-a.args[0])
-    return full(-a.args[0], a.shape) if a.head is Term.FULL else e
+    if a.head is Term.TOTAL and len(a.args) == 2:
+        x, rest = a.args
+        log_sum = scaled(rest, -1)
+        if (
+            log_sum.head is Term.REDUCED
+            and log_sum["op"] is ops.logsumexp
+            and first(log_sum) is x
+            and len(log_sum["axes"]) == 1
+        ):
+            (axis,) = log_sum["axes"]
+            return call(ops.softmax, x, shape=shape, **({} if axis == len(shape) - 1 else {"axis": axis}))
+    return call(ops.exp, a, shape=shape)
 
 
-def simpler_broadcast(e: Expr, writer: Context) -> Expr:
-    a = first(e)
-    value = uniform(a)
-    if value is not None:
-        return full(value, e.shape)
-    return a if a.shape == e.shape else e
+def logarithm(use: Use) -> Expr:
+    (a,) = use.args
+    return first(a) if a.head is ops.exp else call(ops.log, a, shape=use.shape)
 
 
-def same_shape(e: Expr, writer: Context) -> Expr:
-    value = uniform(e.args[0])
-    if value is not None:
-        return full(value, e.shape) if e.shape else number(value)
-    return first(e) if e.args[0].shape == e.shape else e
+def log1p(use: Use) -> Expr:
+    (a,) = use.args
+    return call(ops.log, total(a.shape, number(1), a), shape=use.shape)
 
 
-def simpler_transpose(e: Expr, writer: Context) -> Expr:
-    axes = dict(e.attrs)["axes"]
+def root(use: Use) -> Expr:
+    (a,) = use.args
+    return call(ops.sqrt, a, shape=use.shape)
+
+
+def hypot(use: Use) -> Expr:
+    a, b = (squared(x) for x in use.args)
+    return call(ops.sqrt, total(use.shape, a, b), shape=use.shape)
+
+
+def squared(e: Expr) -> Expr:
+    """e², where a norm is the root of a sum or of a mean of squares."""
+    num, den, found = factors(e)
+    if len(found) == 1 and found[0][0].head is ops.sqrt:
+        return product(e.shape, number(num, den), number(num, den), first(found[0][0]))
+    return powered(e, 2)
+
+
+def multiplied(use: Use) -> Expr:
+    a, b = use.args
+    root = root_mean_square(use)
+    return root if root is not None else product(use.shape, a, b)
+
+
+# Functions that take the root of a mean of squares as a norm times 1/sqrt(n), so that nothing overflows
+BY_NORM = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "std")
+
+
+def function_of(node: Node) -> str:
+    """The name of the function of several ops that it was recorded in; "" outside of any."""
+    return "" if node.function is None else str(node.function[0])
+
+
+def root_mean_square(use: Use) -> Expr | None:
+    """sqrt(mean(d²)), for the norm of d times 1/sqrt(n) in a function that says so."""
+    if function_of(use.node) not in BY_NORM or use.op is not ops.mul:
+        return None
+    for norm, factor in (use.args, use.args[::-1]):
+        if norm.head is Term.REDUCED and norm["op"] is ops.norm and is_number(factor):
+            d, axes = first(norm), norm["axes"]
+            n = math.prod(d.shape[i] for i in axes)
+            if math.isclose(value_of(factor) ** 2 * n, 1):
+                use.context.averaged(norm_of(use.node), axes)
+                square = reduced(ops.mean, powered(d, 2), axes, norm["keep"])
+                return call(ops.sqrt, square, shape=use.shape)
+    return None
+
+
+def norm_of(node: Node) -> Node:
+    return next(s for s in node.inputs if isinstance(s, Node))
+
+
+def divided(use: Use) -> Expr:
+    a, b = use.args
+    node = use.node
+    if is_number(b) and node.op is ops.div and function_of(node) in COUNTED:
+        b = use.context.rows(node) or b
+    return quotient(use.shape, a, b)
+
+
+# Functions that divide a sum by the number of samples themselves
+COUNTED = ("cross_entropy", "nll_loss", "kl_div")
+
+
+def power(use: Use) -> Expr:
+    a, b = use.args
+    if is_number(b) and a.shape == use.shape:
+        return powered(a, b["num"] / b["den"] if b["den"] != 1 else b["num"])
+    return call(ops.power, a, b, shape=use.shape)
+
+
+def chosen(use: Use) -> Expr:
+    """a where a condition holds, and else b; 0 in one of them makes it a factor."""
+    condition, a, b = use.args
+    if condition.head is Term.BRACKET and condition["sign"] == "==":
+        # what rules put in the place of values at which a formula is not defined
+        if uniform(a) == math.inf and condition.args[0] is (first(b) if b.head is Term.EVERYWHERE else b):
+            return everywhere(b, use.shape)
+        if uniform(condition.args[1]) in (math.inf, -math.inf):
+            return everywhere(b, use.shape)
+    if uniform(b) == 0:
+        return product(use.shape, a, condition)
+    other = negated(condition)
+    if other is not None and not {uniform(a), uniform(b)} & {math.inf, -math.inf}:
+        return total(use.shape, product(use.shape, a, condition), product(use.shape, b, other))
+    return call(ops.where, condition, a, b, shape=use.shape)
+
+
+def masked(use: Use) -> Expr:
+    g, y = use.args
+    return product(use.shape, g, bracket(">", y, number(0), y.shape))
+
+
+def sigmoid_slope(use: Use) -> Expr:
+    g, s = use.args
+    return product(use.shape, g, s, total(s.shape, number(1), scaled(s, -1)))
+
+
+def tanh_slope(use: Use) -> Expr:
+    g, t = use.args
+    return product(use.shape, g, total(t.shape, number(1), scaled(powered(t, 2), -1)))
+
+
+def turned(use: Use) -> Expr:
+    (x,) = use.args
+    axes = use.attrs["axes"]
     n = len(axes)
-    if n >= 2 and tuple(a % n for a in axes) == (*range(n - 2), n - 1, n - 2):
-        return call(Term.TRANSPOSED, e.args[0], shape=e.shape)
-    return e
+    axes = tuple(a % n for a in axes)
+    if axes == tuple(range(n)):
+        return x
+    if n >= 2 and axes == (*range(n - 2), n - 1, n - 2):
+        return transposed(x, use.shape)
+    return call(use.op, x, shape=use.shape, axes=axes)
 
 
-def masked(e: Expr, writer: Context) -> Expr:
-    g, y = e.args
-    return product(writer, e.shape, g, call(ops.greater, y, number(0), shape=y.shape))
+def layer(use: Use) -> Expr:
+    x, w, b = use.args
+    return total(use.shape, matmul(x, w, use.shape), b)
 
 
-def sigmoid_slope(e: Expr, writer: Context) -> Expr:
-    g, s = e.args
-    return product(writer, e.shape, g, s, call(ops.sub, number(1), s, shape=s.shape))
+def einsum(use: Use) -> Expr:
+    """A product of two matrices is written as one."""
+    subscripts = use.attrs["subscripts"]
+    left, _, right = subscripts.partition("->")
+    terms = left.split(",")
+    if len(terms) == 2 and len(right) == 2 and all(len(t) == 2 == len(set(t)) for t in (*terms, right)):
+        shared = set(terms[0]) & set(terms[1])
+        if len(shared) == 1 and not shared & set(right):
+            (k,) = shared
+            a, b = use.args
+            rows, columns = terms[0].replace(k, ""), terms[1].replace(k, "")
+            a = a if terms[0][1] == k else transposed(a, a.shape[::-1])
+            b = b if terms[1][0] == k else transposed(b, b.shape[::-1])
+            made = matmul(a, b, (a.shape[0], b.shape[1]))
+            return made if right == rows + columns else transposed(made, use.shape)
+    return call(use.op, *use.args, shape=use.shape, subscripts=subscripts)
 
 
-def tanh_slope(e: Expr, writer: Context) -> Expr:
-    g, t = e.args
-    return product(writer, e.shape, g, call(ops.sub, number(1), call(ops.power, t, number(2), shape=t.shape), shape=t.shape))
+def one_hot(use: Use) -> Expr:
+    return call(ops.one_hot, first_arg(use), shape=use.shape, classes=use.shape[-1])
 
 
-def product(writer: Context, shape: Shape, *factors: Expr) -> Expr:
-    whole = factors[0]
-    for factor in factors[1:]:
-        whole = simpler_mul(call(ops.mul, whole, factor, shape=shape), writer)
-    return whole
+def first_arg(use: Use) -> Expr:
+    return use.args[0]
 
 
-def targets(t: Expr, z: Expr) -> Expr:
-    """Labels as rows of 0 and 1."""
-    return t if t.shape == z.shape else call(ops.one_hot, t, shape=z.shape, classes=z.shape[-1])
+def first_of(use: Use) -> Expr:
+    (x,) = use.args
+    which = {"argmax": "maximum", "argmin": "minimum"}[use.attrs["which"]]
+    return call(Term.FIRST, x, shape=use.shape, which=which, axes=axes_of(use.attrs["axis"], x.shape))
 
 
-def cross_entropy_gradient(e: Expr, writer: Context) -> Expr:
-    g, logp, t = e.args
-    p = exponential(call(ops.exp, logp, shape=e.shape), writer)
-    y = targets(t, p)
-    if t.shape == p.shape and not (t.head is Term.NAME and writer.sums_to_one(t.args[0])):
-        p = call(ops.mul, p, call(ops.sum, t, shape=(*t.shape[:-1], 1), axis=-1, keepdims=True), shape=e.shape)
-    difference = call(ops.sub, p, y, shape=e.shape)
-    return product(writer, e.shape, product(writer, e.shape, number(dict(e.attrs)["scale"]), difference), g)
+def logistic(z: Expr) -> Expr:
+    return call(ops.sigmoid, z, shape=z.shape)
 
 
-def cross_entropy(e: Expr, writer: Context) -> Expr:
-    z, t = e.args[:2]
-    scale = dict(e.attrs)["scale"]
-    scale = 1 / max(math.prod(z.shape[:-1]), 1) if scale is None else scale
+def complement_of_logistic(use: Use) -> Expr:
+    s = logistic(first_arg(use))
+    return call(ops.log, total(s.shape, number(1), scaled(s, -1)), shape=use.shape)
+
+
+def normal(which: str, x: Expr) -> Expr:
+    return call(Term.NORMAL, x, shape=x.shape, which=which)
+
+
+def silu(use: Use) -> Expr:
+    (x,) = use.args
+    return product(use.shape, x, logistic(x))
+
+
+def gelu(use: Use) -> Expr:
+    (x,) = use.args
+    if use.attrs["approximate"] != "none":
+        return made(use.op, use.args, use.attrs, use.shape)
+    return product(use.shape, x, normal("Phi", x))
+
+
+def cross_entropy(use: Use) -> Expr:
+    z, t = use.args[:2]
     logp = call(ops.log, call(ops.softmax, z, shape=z.shape), shape=z.shape)
-    total = call(ops.sum, call(ops.mul, targets(t, z), logp, shape=z.shape), shape=())
-    return product(writer, (), number(-scale), total)
+    return weighted_sum(use, targets(use, t, z), logp)
 
 
-def logistic_gradient(e: Expr, writer: Context) -> Expr:
-    g, z, a, b = e.args
-    p = call(ops.sigmoid, z, shape=e.shape)
-    if not (a.head is b.head is Term.NAME and writer.are_complements(a.args[0], b.args[0])):
-        p = call(ops.mul, call(ops.add, a, b, shape=e.shape), p, shape=e.shape)
-    difference = call(ops.sub, p, a, shape=e.shape)
-    return product(writer, e.shape, product(writer, e.shape, number(dict(e.attrs)["scale"]), difference), g)
+def nll(use: Use) -> Expr:
+    logp, t = use.args
+    return weighted_sum(use, targets(use, t, logp), logp)
 
 
-def logistic_loss(e: Expr, writer: Context) -> Expr:
-    z, a, b = e.args
-    p = call(ops.sigmoid, z, shape=z.shape)
-    positive = call(ops.mul, a, call(ops.log, p, shape=z.shape), shape=z.shape)
-    negative = call(ops.mul, b, log_complement(call(log_complement_sigmoid, z, shape=z.shape), writer), shape=z.shape)
-    total = call(ops.sum, call(ops.add, positive, negative, shape=z.shape), shape=())
-    return product(writer, (), number(-dict(e.attrs)["scale"]), total)
+def targets(use: Use, t: Expr, z: Expr) -> Expr:
+    """Labels as rows of 0 and 1."""
+    return t if t.shape == z.shape else use.context.labels(t, z.shape)
 
 
-def log_sigmoid(e: Expr, writer: Context) -> Expr:
-    return call(ops.log, call(ops.sigmoid, first(e), shape=e.shape), shape=e.shape)
+def weighted_sum(use: Use, a: Expr, b: Expr) -> Expr:
+    inner = product(b.shape, a, b)
+    return product((), number(-1), use.context.scale(use.node), reduced(ops.sum, inner, range(len(b.shape)), False))
 
 
-def log_complement(e: Expr, writer: Context) -> Expr:
-    p = call(ops.sigmoid, first(e), shape=e.shape)
-    return call(ops.log, call(ops.sub, number(1), p, shape=e.shape), shape=e.shape)
+def logistic_loss(use: Use) -> Expr:
+    z, a, b = use.args
+    s = logistic(z)
+    b = use.context.complement(use.node, a, b)
+    sides = (product(z.shape, a, call(ops.log, s, shape=z.shape)),
+             product(z.shape, b, call(ops.log, total(z.shape, number(1), scaled(s, -1)), shape=z.shape)))  # fmt: skip
+    inner = total(z.shape, *sides)
+    return product((), number(-1), use.context.scale(use.node), reduced(ops.sum, inner, range(len(z.shape)), False))
 
 
-def plain_product(e: Expr, writer: Context) -> Expr:
-    return simpler_mul(call(ops.mul, *e.args, shape=e.shape), writer)
+def relation(sign: str) -> Callable[[Use], Expr]:
+    return lambda use: bracket(sign, use.args[0], use.args[1], use.shape)
 
 
-def plain_quotient(e: Expr, writer: Context) -> Expr:
-    return simpler_div(call(ops.div, *e.args, shape=e.shape), writer)
-
-
-def layer(e: Expr, writer: Context) -> Expr:
-    x, w, b = e.args
-    return call(ops.add, call(ops.matmul, x, w, shape=e.shape), b, shape=e.shape)
-
-
-def plain_one_hot(e: Expr, writer: Context) -> Expr:
-    return call(ops.one_hot, first(e), shape=e.shape, classes=e.shape[-1])
-
-
-def plain_sum(e: Expr, writer: Context) -> Expr:
-    return Expr(ops.sum, e.args, tuple((k, v) for k, v in e.attrs if v is not None and v is not False), e.shape)
-
-
-def sum_to(e: Expr, writer: Context) -> Expr:
-    a = first(e)
-    if a.shape == e.shape:
-        return a
-    value = uniform(a)
-    if not e.shape:
-        return number(value * math.prod(a.shape)) if value is not None else call(ops.sum, a, shape=())
-    lead = len(a.shape) - len(e.shape)
-    if lead and a.shape[lead:] == e.shape:
-        axis: Any = 0 if lead == 1 else tuple(range(lead))
-        return call(ops.sum, a, shape=e.shape, axis=axis)
-    return e
-
-
-def exponential(e: Expr, writer: Context) -> Expr:
-    """e^log p = p, where p is a softmax over the last axis."""
-    a = first(e)
-    if a.head is ops.log and a.args[0].head is ops.softmax:
-        return first(a)
-    last = a.head is ops.log_softmax and dict(a.attrs)["axis"] in (-1, len(e.shape) - 1)
-    return call(ops.softmax, a.args[0], shape=e.shape) if last else e
-
-
-SIMPLER: dict[Head, Callable[[Expr, Context], Expr]] = {
-    ops.add: simpler_add,
-    ops.mul: simpler_mul,
-    ops.power: simpler_power,
-    ops.div: simpler_div,
-    ops.neg: simpler_neg,
-    ops.broadcast_to: simpler_broadcast,
-    ops.reshape: same_shape,
-    ops.astype: same_shape,
-    ops.transpose: simpler_transpose,
-    ops.mul_grad: plain_product,
-    ops.div_grad: plain_quotient,
-    ops.logsigmoid: log_sigmoid,
-    log_complement_sigmoid: log_complement,
-    ops.sigmoid_cross_entropy_grad: logistic_gradient,
-    ops.sigmoid_cross_entropy: logistic_loss,
+FORMS: dict[Head, Callable[[Use], Expr]] = {
+    ops.add: lambda use: total(use.shape, *use.args),
+    ops.sub: lambda use: total(use.shape, use.args[0], scaled(use.args[1], -1)),
+    ops.neg: lambda use: scaled(use.args[0], -1),
+    ops.mul: multiplied,
+    ops.div: divided,
+    ops.mul_grad: lambda use: product(use.shape, *use.args),
+    ops.div_grad: lambda use: quotient(use.shape, *use.args),
+    ops.reciprocal: lambda use: powered(use.args[0], -1),
+    ops.square: lambda use: powered(use.args[0], 2),
+    ops.power: power,
+    ops.sqrt: root,
+    ops.hypot: hypot,
+    ops.exp: exponential,
+    ops.log: logarithm,
+    ops.log1p: log1p,
+    ops.gelu: gelu,
+    ops.silu: silu,
+    ops.relu: lambda use: call(ops.maximum, use.args[0], number(0), shape=use.shape),
+    ops.logsigmoid: lambda use: call(ops.log, logistic(use.args[0]), shape=use.shape),
+    log_complement_sigmoid: complement_of_logistic,
+    ops.sigmoid: lambda use: logistic(use.args[0]),
+    ops.softmax: softmax,
+    ops.log_softmax: log_softmax,
     ops.relu_grad: masked,
     ops.sigmoid_grad: sigmoid_slope,
     ops.tanh_grad: tanh_slope,
-    ops.softmax_cross_entropy_grad: cross_entropy_gradient,
-    ops.softmax_cross_entropy: cross_entropy,
-    ops.linear: layer,
-    ops.one_hot: plain_one_hot,
-    ops.sum: plain_sum,
+    ops.where: chosen,
+    ops.greater: relation(">"),
+    ops.greater_equal: relation(">="),
+    ops.less: relation("<"),
+    ops.less_equal: relation("<="),
+    ops.equal: relation("=="),
+    ops.not_equal: relation("!="),
+    statistics.first_of: first_of,
+    ops.sum: reduction,
+    ops.mean: reduction,
+    ops.max: reduction,
+    ops.min: reduction,
+    ops.norm: reduction,
+    ops.logsumexp: reduction,
     ops.sum_to: sum_to,
-    ops.exp: exponential,
+    ops.broadcast_to: lambda use: everywhere(use.args[0], use.shape),
+    ops.reshape: lambda use: reshaped(use.args[0], use.shape),
+    ops.astype: first_arg,
+    ops.transpose: turned,
+    ops.matmul: lambda use: matmul(use.args[0], use.args[1], use.shape),
+    ops.linear: layer,
+    ops.einsum: einsum,
+    ops.one_hot: one_hot,
+    ops.softmax_cross_entropy: cross_entropy,
+    ops.sigmoid_cross_entropy: logistic_loss,
+    ops.nll_loss: nll,
 }

@@ -1,140 +1,145 @@
-"""Formulas as text and as LaTeX."""
+"""Formulas as text, in one line; latex.py writes the same as LaTeX."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from tensorgrad import ops
 from tensorgrad.core.graph import literal
-from tensorgrad.draw.expression import Expr, Head, Term
+from tensorgrad.draw.algebra import powered, uniform
+from tensorgrad.draw.expression import Expr, Head, Term, first
 
-SUM, PRODUCT, UNARY, MATMUL, POWER, ATOM = range(6)  # how tightly an expression holds together
+SUM, UNARY, PRODUCT, MATMUL, POWER, ATOM = range(6)  # how tightly an expression holds together
 
-INFIX: dict[Head, tuple[str, int]] = {
-    ops.add: (" + ", SUM),
-    ops.sub: (" - ", SUM),
-    ops.mul: (" * ", PRODUCT),
-    ops.div: (" / ", PRODUCT),
-}
-RELATIONS: dict[Head, str] = {
-    ops.greater: ">",
-    ops.greater_equal: ">=",
-    ops.less: "<",
-    ops.less_equal: "<=",
-    ops.equal: "==",
-    ops.not_equal: "!=",
-}
-LEVELS: dict[Head, int] = {
-    **{op: level for op, (_, level) in INFIX.items()},
-    ops.neg: UNARY,
-    ops.matmul: MATMUL,
-    ops.power: POWER,
-    Term.TRANSPOSED: POWER,
-}
-CALLED: dict[Head, str] = {ops.maximum: "max", ops.minimum: "min", ops.max: "amax", ops.min: "amin"}  # others by their names
-LATEX: dict[Head, str] = {
-    **{op: f"\\{op.name}" for op in (ops.exp, ops.log, ops.sin, ops.cos, ops.tan, ops.tanh, ops.max, ops.min)},
-    ops.maximum: "\\max",
-    ops.minimum: "\\min",
-}
+CALLED: dict[Head, str] = {ops.maximum: "max", ops.minimum: "min"}  # others by their names
+LETTERS = "ijklpqrs"  # the axes of an array, as indices
+
+
+def split(e: Expr) -> tuple[float, float, list[Expr], list[Expr]]:
+    """num, den, and the factors above and below the line, each with its power; a product of matrices first."""
+    powers = list(zip(e.args, e["powers"], strict=True))
+    above = [powered(base, p) for base, p in powers if p > 0]
+    above.sort(key=lambda base: (base.head is not Term.MATMUL, base.shape != (), base.head is not Term.NAME))
+    return e["num"], e["den"], above, [powered(base, -p) for base, p in powers if p < 0]
 
 
 def level_of(e: Expr) -> int:
-    if e.head is Term.NUMBER:
-        return ATOM if e.args[0] >= 0 else UNARY
-    return LEVELS.get(e.head, ATOM)
+    if e.head is Term.PRODUCT:
+        num, den, above, below = split(e)
+        if num < 0:
+            return UNARY
+        if den == 1 and not below and (not above or (num == 1 and len(above) == 1)):
+            return POWER if above else ATOM
+        return PRODUCT
+    if e.head is Term.EVERYWHERE:
+        return ATOM if uniform(e) == 1 else PRODUCT
+    if e.head is Term.NAME:
+        return ATOM if re.fullmatch(r"\S+", e.args[0].title) else SUM  # "1 - t", a name for what it was made of
+    return {Term.TOTAL: SUM, Term.MATMUL: MATMUL, Term.TRANSPOSED: POWER, ops.power: POWER}.get(e.head, ATOM)
 
 
 def text(e: Expr) -> str:
-    """The formula in one line."""
+    """The formula in one line; what is the same everywhere is written once."""
+    return written(shown(e))
+
+
+def shown(e: Expr) -> Expr:
+    """A formula that stands alone: what is the same everywhere once, and the sum of a matrix of one element without a sign."""
+    return first(e) if e.head is Term.EVERYWHERE or is_trivial(e) else e
+
+
+def written(e: Expr) -> str:
     if e.head is Term.NAME:
-        return str(e.args[0])
-    if e.head is Term.NUMBER:
-        return f"{e.args[0]:.12g}"
-    if e.head in INFIX:
-        sign, level = INFIX[e.head]
-        left = held(e.args[0], level)
-        return left + sign + held(e.args[1], level + 1)
-    if e.head is ops.neg:
-        return "-" + held(e.args[0], MATMUL)
-    if e.head is ops.matmul:
-        return f"{held(e.args[0], POWER)} {held(e.args[1], POWER)}"
+        return str(e.args[0].title)
+    if e.head is Term.PRODUCT:
+        return product_text(e)
+    if e.head is Term.TOTAL:
+        parts = [written(e.args[0]) if level_of(e.args[0]) > SUM else held(e.args[0], UNARY)]
+        for term in e.args[1:]:
+            one = held(term, UNARY)
+            parts.append(f" - {one[1:]}" if one.startswith("-") else f" + {one}")
+        return "".join(parts)
+    if e.head is Term.MATMUL:
+        return " ".join(held(a, POWER) for a in e.args)
     if e.head is Term.TRANSPOSED:
-        return f"{held(e.args[0], ATOM)}^T"
+        return f"{held(first(e), ATOM)}^T"
     if e.head is ops.power:
         return f"{held(e.args[0], ATOM)}^{held(e.args[1], ATOM)}"
-    if e.head in RELATIONS:
-        return f"[{text(e.args[0])} {RELATIONS[e.head]} {text(e.args[1])}]"
-    if e.head is Term.FULL:
-        value = e.args[0]
-        ones = f"ones{e.shape if len(e.shape) != 1 else f'({e.shape[0]})'}"
-        return ones if value == 1 else f"({value:.12g} * {ones})"
-    attrs = [f"{key}={literal(value)}" for key, value in e.attrs if not (e.head is ops.softmax and value == -1)]
-    return f"{CALLED.get(e.head) or e.head.name}({', '.join([*map(text, e.args), *attrs])})"
+    if e.head is Term.EVERYWHERE:
+        ones = f"ones({', '.join(map(str, e.shape))})"
+        return ones if uniform(e) == 1 else f"{held(first(e), PRODUCT)} * {ones}"
+    if e.head is Term.BRACKET:
+        return f"[{written(e.args[0])} {e['sign']} {written(e.args[1])}]"
+    if e.head is Term.FIRST:
+        return f"[{written(first(e))} is the first {e['which']}{over(e['axes'], first(e))}]"
+    if e.head is Term.NORMAL:
+        return f"{e['which']}({written(first(e))})"
+    if e.head is Term.REDUCED:
+        name = e["op"].name
+        inner = written(first(e))
+        if e["keep"]:
+            return f"{name}_{letters(e['axes'])}({inner})"
+        if len(e["axes"]) == len(first(e).shape):
+            return f"{name}({inner})"
+        return f"{name}({inner}, axis={literal(e['axes'] if len(e['axes']) > 1 else e['axes'][0])})"
+    if e.head is ops.clip:
+        return f"clip({written(first(e))}, {plain(e['low'])}, {plain(e['high'])})"
+    if e.head is ops.getitem and (index := plain_index(e["index"])):
+        return f"{held(first(e), ATOM)}[{index}]"
+    attrs = [f"{key}={literal(value)}" for key, value in e.attrs]
+    return f"{CALLED.get(e.head) or e.head.name}({', '.join([*map(written, e.args), *attrs])})"
+
+
+def product_text(e: Expr) -> str:
+    num, den, above, below = split(e)
+    if len(e.args) == 1 and (num, den) == (1, 1) and e["powers"][0] > 0:
+        return f"{held(e.args[0], ATOM)}^{plain(e['powers'][0])}"
+    sign, num = ("-", -num) if num < 0 else ("", num)
+    parts = [held(base, MATMUL if i == 0 else POWER) for i, base in enumerate(above)]
+    top = " * ".join(parts)
+    if num != 1 or not parts:
+        top = f"{plain(num)} {top}" if parts else plain(num)
+    under = " * ".join(held(base, POWER) for base in below)
+    if den != 1:
+        under = f"{plain(den)} {under}" if below else plain(den)
+    if not under:
+        return sign + top
+    return f"{sign}{top} / {under if len(below) + (den != 1) == 1 else f'({under})'}"
 
 
 def held(e: Expr, level: int) -> str:
-    """In brackets where it would fall apart."""
-    return text(e) if level_of(e) >= level else f"({text(e)})"
+    """In round brackets where it would fall apart."""
+    return written(e) if level_of(e) >= level else f"({written(e)})"
 
 
-def latex(e: Expr) -> str:
-    """The formula as LaTeX."""
-    if e.head is Term.NAME:
-        return latex_name(str(e.args[0]))
-    if e.head is Term.NUMBER:
-        return latex_number(e.args[0])
-    if e.head is ops.div:
-        return f"\\frac{{{latex(e.args[0])}}}{{{latex(e.args[1])}}}"
-    if e.head in INFIX:
-        sign, level = INFIX[e.head]
-        if e.head is ops.mul:
-            sign = " \\odot " if e.args[0].shape and e.args[1].shape else " \\, "
-        return latex_held(e.args[0], level) + sign + latex_held(e.args[1], level + 1)
-    if e.head is ops.neg:
-        return "-" + latex_held(e.args[0], MATMUL)
-    if e.head is ops.matmul:
-        return f"{latex_held(e.args[0], POWER)} \\, {latex_held(e.args[1], POWER)}"
-    if e.head is Term.TRANSPOSED:
-        return f"{latex_held(e.args[0], ATOM)}^{{\\top}}"
-    if e.head is ops.power:
-        return f"{latex_held(e.args[0], ATOM)}^{{{latex(e.args[1])}}}"
-    if e.head in RELATIONS:
-        sign = {">=": "\\ge", "<=": "\\le", "==": "=", "!=": "\\ne"}.get(RELATIONS[e.head], RELATIONS[e.head])
-        return f"\\left[{latex(e.args[0])} {sign} {latex(e.args[1])}\\right]"
-    if e.head is Term.FULL:
-        value = e.args[0]
-        return "\\mathbf{1}" if value == 1 else f"{latex_number(value)} \\cdot \\mathbf{{1}}"
-    if e.head is ops.sum:
-        axis = dict(e.attrs).get("axis")
-        return f"\\sum{'' if axis is None else f'_{{{axis}}}'} {latex_held(e.args[0], MATMUL)}"
-    if e.head is ops.sqrt:
-        return f"\\sqrt{{{latex(e.args[0])}}}"
-    called = LATEX.get(e.head) or f"\\operatorname{{{e.head.name.replace('_', chr(92) + '_')}}}"
-    return f"{called}\\left({', '.join(map(latex, e.args))}\\right)"
+def plain(x: float) -> str:
+    return f"{x:.12g}"
 
 
-def latex_held(e: Expr, level: int) -> str:
-    inner = latex(e)
-    return inner if level_of(e) >= level or e.head is ops.div else f"\\left({inner}\\right)"
+def letters(axes: Sequence[int]) -> str:
+    return "".join(LETTERS[a] if a < len(LETTERS) else f"a{a}" for a in axes)
 
 
-def latex_number(value: float) -> str:
-    """1.5, 2 \\cdot 10^{-7}, -\\infty."""
-    digits, e, exponent = f"{value:.12g}".replace("inf", r"\infty").partition("e")
-    power = f"10^{{{int(exponent)}}}" if e else ""
-    return {"1": power, "-1": f"-{power}"}.get(digits, rf"{digits} \cdot {power}") if e else digits
+def over(axes: Sequence[int], e: Expr) -> str:
+    return "" if len(axes) == len(e.shape) else f" over {letters(axes)}"
 
 
-# in braces, so that a name ends no script of the page that it stands in
-SIGNS = {"\\": r"{\backslash}", "^": r"{\wedge}", "~": r"{\sim}", "<": "{<}", ">": "{>}"}
+def plain_index(index: Any) -> str:
+    """An index of numbers and slices as it is written; "" for another one."""
+    parts = []
+    for i in index if isinstance(index, tuple) else (index,):
+        if isinstance(i, slice) and all(isinstance(x, (int, type(None))) for x in (i.start, i.stop, i.step)):
+            ends = [x for x in (i.start, i.stop)]
+            parts.append(":".join("" if x is None else str(x) for x in ends) + ("" if i.step is None else f":{i.step}"))
+        elif type(i) is int or i is None or i is ...:
+            parts.append("..." if i is ... else str(i))
+        else:
+            return ""
+    return ", ".join(parts)
 
 
-def latex_name(name: str) -> str:
-    """W1 as W_{1}, fc1.weight upright, dL/dW1 as a fraction of partial derivatives."""
-    if match := re.fullmatch(r"d(.+?)/d(.+)", name):
-        return f"\\frac{{\\partial {latex_name(match[1])}}}{{\\partial {latex_name(match[2])}}}"
-    if match := re.fullmatch(r"([A-Za-z])(\d*)('*)", name):
-        return match[1] + (f"_{{{match[2]}}}" if match[2] else "") + match[3]
-    escaped = "".join(f"\\{c}" if c in "#$%&_{}" else SIGNS.get(c, c) for c in name)
-    return f"\\mathrm{{{escaped}}}"
+def is_trivial(e: Expr) -> bool:
+    """Whether a reduction is to the one element that there is, which nobody writes."""
+    return e.head is Term.REDUCED and set(first(e).shape) == {1} and not e.shape and e["op"] is not ops.norm
