@@ -28,7 +28,7 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.memory import aligned, empty_bytes
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import Op
+from tensorgrad.core.op import Label
 from tensorgrad.core.profiling import Cost
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
@@ -321,7 +321,7 @@ class Plan:
         for call in flat(self.calls):
             inputs = tuple(s for v in call.inputs for s in (sources(v) if isinstance(v, Value) else [v]))
             shape, dtype = shape_of(call), call.outputs[0].dtype
-            node = Node(Kernel(call.name), inputs, {}, (), None, shape, dtype, (), False)
+            node = Node(Label(call.name), inputs, {}, (), None, shape, dtype, (), False)
             node.scope = module_of(call)
             nodes[node] = call
             for v in call.outputs:
@@ -330,16 +330,6 @@ class Plan:
                     writers.setdefault(v.root, []).append(node)
         read = {s for node in nodes for s in node.inputs if isinstance(s, Node)}
         return Graph([node for node in nodes if node not in read], check=False), nodes
-
-
-class Kernel(Op):
-    """A kernel of a plan, where a drawing expects an op; it is no op that anybody can call."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name  # type: ignore[misc]
-
-    def formula(self, direction: str) -> str:
-        return ""
 
 
 def flat(calls: list[Call]) -> list[Call]:

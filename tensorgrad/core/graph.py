@@ -121,6 +121,8 @@ class Graph:
         marks: dict[int, str] = {}
         stands_for: dict[Any, Any] = dict(zip(self.leaves, self.leaves, strict=True))
         stands_for |= {a: b for a, b in zip(self.leaves, after.leaves, strict=False) if a.shape == b.shape}
+        named = {leaf.name: leaf for leaf in after.leaves if leaf.name}
+        stands_for |= {leaf: named[leaf.name] for leaf in self.leaves if leaf.name in named}
         removed: list[Node] = []
         for what, i, k, j, m in matcher.get_opcodes():
             old, new = before_nodes[i:k], after_nodes[j:m]
@@ -133,6 +135,12 @@ class Graph:
                     stands_for[a] = b
             removed += [a for a in old if a not in stands_for]
             marks |= {b.index: "added" for b in new if b.index not in marks}
+        is_added = {b for b in after_nodes if marks.get(b.index) == "added"}
+        for a, b in stands_for.items():  # the same op of other operands, or of the same in another order
+            if isinstance(a, Node) and b.index not in marks:
+                operands = [(s, t) for s, t in zip(a.inputs, b.inputs, strict=True) if isinstance(s, (Node, Tensor))]
+                if any(stands_for.get(s, t) is not t for s, t in operands if t not in is_added):
+                    marks[b.index] = "changed"
         copies: list[Node] = []
         for node in removed:
             inputs = tuple(stands_for.get(s, s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
@@ -159,8 +167,9 @@ class Graph:
 
 
 def kind_of(node: Node) -> str:
-    """What two nodes have in common that do the same: op, attributes, module, shape, dtype."""
-    return f"{node.op.name} {node.attrs} {node.scope} {node.shape} {node.dtype}"
+    """What two nodes have in common that do the same: op, attributes, numbers among its arguments, module, shape, dtype."""
+    numbers = ["·" if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+    return f"{node.op.name} {numbers} {node.attrs} {node.scope} {node.shape} {node.dtype}"
 
 
 def call(node: Node, names: Mapping[Any, str]) -> str:

@@ -12,6 +12,7 @@ from tensorgrad.core import writes
 from tensorgrad.core.backend import Array
 from tensorgrad.core.location import Location, line_of
 from tensorgrad.core.op import Op
+from tensorgrad.core.scope import Called
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import state
 from tensorgrad.errors import GraphError
@@ -26,14 +27,14 @@ class Node:
     saved   per argument the array if the rule reads it, else None; once `backward` has let go of it, Freed
     out     the result's array if the rule reads it, else None
     shape, dtype   of the result
-    scope   path of the module that was running, "" outside of any
+    scope   path of the module that was running, a Scope that knows which call that was; "" outside of any
     index   grows in the order of execution, so sorting by it is a topological sort
     retain  a weak reference to the Tensor whose `.grad` was asked for by `retain_grad`
     hooks   functions of the gradient, to be called when it is known; None if there are none
     made    where in the user's code it was recorded; `line` says it in words
     members for a fused node, the nodes that it stands for
     requires_grad  False for what was recorded only because a whole program was captured
-    function  the call of a function of several ops, such as conv2d, that it belongs to: (name, number), or None
+    function  the call of a function of several ops, such as conv2d, that it belongs to, or None
     alive   says, while it is there, that arrays may be kept; None once `backward` has let go of them
     gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
 
@@ -67,7 +68,7 @@ class Node:
         self.shape = shape
         self.dtype = dtype
         self.scope = state.scope
-        self.function: tuple[str, int] | None = state.function
+        self.function: Called | None = state.function
         self.index = writes.tick()
         self.retain: Any = None
         self.hooks: list[Callable[[Any], Any]] | None = None

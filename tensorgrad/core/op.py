@@ -210,3 +210,13 @@ class Op:
         raise NotImplementedError
 
     __call__ = apply
+
+
+class Label(Op):
+    """A name where a graph has an op: a kernel of a plan, a function that has failed (`problem` says how). Nobody calls it."""
+
+    def __init__(self, name: str, problem: str = "") -> None:
+        self.name, self.problem = name, problem  # type: ignore[misc]
+
+    def formula(self, direction: str) -> str:
+        return ""

@@ -14,10 +14,12 @@ from tensorgrad.core.arithmetic import computed, narrowest
 from tensorgrad.core.backend import Array, is_half
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import line_of, user_location
+from tensorgrad.core.naming import made_of
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import REGISTRY, Op
+from tensorgrad.core.op import REGISTRY, Label, Op
+from tensorgrad.core.scope import Called
 from tensorgrad.core.spellings import keyword
-from tensorgrad.core.state import is_checking, is_recording, scoped, state, who_measures
+from tensorgrad.core.state import State, is_checking, is_recording, scoped, state, who_measures
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import (
     AnomalyError,
@@ -103,6 +105,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         out = np.asarray(out)
     if is_checking():
         check_finite(op, args, arrays, out)
+    learned = wanted  # computed from what requires a gradient, whether or not that is recorded
     wanted = wanted and is_recording()
     node = None
     if wanted or state.tracing:
@@ -114,8 +117,15 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     if profiler is not None:
         profiler.ran(op, arrays, attrs, out, seconds, node)
     t = wrap(out, node)
-    if node is None and op.keeps_origin:
-        remember(t, op, args, arrays, attrs)
+    if node is None:
+        if op.keeps_origin:
+            remember(t, op, args, arrays, attrs)
+        if not learned:
+            for a in args:
+                if isinstance(a, Tensor) and (a.name or a.made_of):
+                    # inside of a function of several ops it is still what that was given
+                    t.made_of = (a.name or a.made_of) if state.function is not None else made_of(op, args, attrs)
+                    break
     return t
 
 
@@ -220,6 +230,15 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
     return explained
 
 
+def failing(error: Exception, call: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Give the error of a function of several ops the graph up to its call, which is the failing node."""
+    given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+    if isinstance(error, TensorgradError) and given:
+        inputs = tuple(t.node or t for t in given)
+        node = Node(Label(call.name, str(error)), inputs, {}, (), None, (), None, made=user_location())
+        error.graph = Graph([node], check=False)
+
+
 def wrong_call(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
     """What is wrong with the number of arguments, or the names of attributes; "" if nothing is."""
     try:
@@ -312,3 +331,4 @@ def check_finite(op: Op, args: tuple[Any, ...], arrays: list[Any], out: Any) -> 
 
 
 Op.apply = Op.__call__ = apply  # type: ignore[assignment, method-assign]
+State.failing = staticmethod(failing)

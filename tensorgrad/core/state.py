@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar
 
 from tensorgrad.core import spellings
+from tensorgrad.core.scope import Called
 from tensorgrad.errors import ArgumentError, CompileError, DeviceMemoryError, DTypeError, OutOfRangeError, TensorgradError
 
 TensorT = TypeVar("TensorT")  # the Tensor, the Node, the Op, which stand above this
@@ -160,16 +160,16 @@ class State(threading.local):
     walked: Callable[[list[Any]], None] | None = None  # who is told of the Tensors that a reverse walk begins at
     batching: Any = None  # the calls of vmap that run (a core.batched.Batching), which take over what is batched
     draws: Callable[[Callable[[], Any]], Any] | None = None  # who keeps what is drawn at random, and gives it once more
-    scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0"
-    function: Any = None  # the call of a function of several ops, (name, number), so that a drawing can show it as one
+    scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0": a core.scope.Scope
+    function: Called | None = None  # the call of a function of several ops that runs, so that a drawing can show it as one
     caller: str = ""  # the function of several ops that runs, and that errors are told of, not the op inside that refuses
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
+    failing: Callable[..., None]  # gives an error of a function of several ops the graph up to there; record.py puts it here
 
 
 state = State()
 
 
-_calls = itertools.count().__next__
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -183,17 +183,22 @@ def one_box(fn: _F) -> _F:
     def called(*args: Any, **kwargs: Any) -> Any:
         if state.function is not None:
             return fn(*args, **kwargs)
-        state.function = (fn.__name__, _calls())
+        state.function = call = Called(fn, args, kwargs)
         outer, state.caller = state.caller, state.caller or fn.__name__
         try:
-            return fn(*args, **kwargs)
+            result = fn(*args, **kwargs)
         except Exception as error:
-            if (explained := in_words(fn, error, args, kwargs)) is error:
+            explained = in_words(fn, error, args, kwargs)
+            state.failing(explained, call, args, kwargs)
+            if explained is error:
                 raise
             raise explained from error
         finally:
             state.function = None
             state.caller = outer
+        if getattr(result, "made_of", ""):  # of named data, and not recorded: until here it had the name of those
+            result.made_of = f"{fn.__name__}({result.made_of})"
+        return result
 
     return called  # type: ignore[return-value]
 

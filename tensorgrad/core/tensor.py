@@ -37,8 +37,9 @@ class Tensor(Face):
     MissingDependencyError for a GPU without CuPy.
     """
 
-    __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "origin", "__weakref__")
+    __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "origin", "made_of", "__weakref__")
     origin: Node | None  # of what is not recorded, and only where a logarithm of it may be asked for
+    made_of: str  # of what is not recorded, how it was computed from what has a name: "x[3]"
     __hash__ = object.__hash__  # by identity, though == compares elements
 
     def __init__(
@@ -70,6 +71,7 @@ class Tensor(Face):
         self.name: str = name
         self.hooks: list[Callable[[Tensor], Any]] | None = None
         self.origin = None
+        self.made_of = "" if source is None else source.made_of
         if state.trace is not None:
             if is_copy:
                 state.trace.copied(self, data if source is None else source)
@@ -334,6 +336,7 @@ class Tensor(Face):
     def detach(self) -> Tensor:
         """The same values, sharing memory, with no history."""
         detached = wrap(self._data, None)
+        detached.made_of = self.name or self.made_of
         if state.trace is not None:
             state.trace.shared(detached, self)
         return detached
@@ -349,6 +352,7 @@ def wrap(data: Array, node: Node | None) -> Tensor:
     t.name = ""
     t.hooks = None
     t.origin = None
+    t.made_of = ""
     return t
 
 
@@ -374,7 +378,7 @@ def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) ->
     """A leaf as it was before it was copied or pickled."""
     t = kind.__new__(kind)
     t._data, t._grad, t.node, t.requires_grad, t.name, t.hooks = backend.copy(data), None, None, requires_grad, name, None
-    t.origin = None
+    t.origin, t.made_of = None, ""
     return t
 
 

@@ -7,50 +7,40 @@ from typing import Any
 import graphviz
 
 from tensorgrad.core.table import visible
+from tensorgrad.draw.colours import heat_colour, look_of
+from tensorgrad.draw.columns import breaks
 from tensorgrad.draw.scene import Box, Scene
 
 FONT = {"fontname": "Helvetica,Arial,sans-serif", "fontsize": "11"}
-LOOKS = {
-    "parameter": {"style": "filled,rounded", "fillcolor": "#fff3d6", "color": "#c98a00"},
-    "input": {"style": "filled,rounded", "fillcolor": "#e3f0ff", "color": "#2f6fb5"},
-    "constant": {"style": "filled,rounded,dashed", "fillcolor": "#f4f4f4", "color": "#888888"},
-    "op": {"style": "filled", "fillcolor": "#ffffff", "color": "#444444"},
-    "output": {"style": "filled,bold", "fillcolor": "#e4f6e4", "color": "#2e8540"},
-    "fused": {"style": "filled,rounded", "fillcolor": "#f3ecff", "color": "#7a4fc0", "fontcolor": "#4b2a85"},
-    "fold": {"style": "filled,bold", "fillcolor": "#eef1f4", "color": "#5b6b7b"},
-    "rule": {"style": "filled,rounded", "fillcolor": "#ffeeee", "color": "#c04f4f", "fontcolor": "#852a2a"},
-    "gradients": {"style": "filled,bold", "fillcolor": "#e4f6e4", "color": "#2e8540"},
-    "failed": {"style": "filled,bold", "fillcolor": "#ffd9d9", "color": "#c00000", "fontcolor": "#800000"},
-}
-MARKS = {
-    "highlight": {"fillcolor": "#ffd9d9", "color": "#c00000", "fontcolor": "#800000", "penwidth": "2"},
-    "added": {"fillcolor": "#d9f5dc", "color": "#1a7f37", "penwidth": "2"},
-    "removed": {"fillcolor": "#ffe0de", "color": "#c00000", "fontcolor": "#800000", "penwidth": "2", "style": "filled,dashed"},
-    "changed": {"fillcolor": "#fff2b8", "color": "#9a6700", "penwidth": "2"},
-}
 EDGES = {
     "forward": {},
     "gradient": {"color": "#c04f4f", "dir": "back"},
     "rule": {"style": "dashed", "arrowhead": "none", "minlen": "0", "color": "#c04f4f"},
-    "result": {"minlen": "0", "color": "#2e8540"},
-    "repeat": {"style": "dashed", "constraint": "false", "color": "#5b6b7b"},
+    "result": {"minlen": "0", "color": "#5b8f1f"},
+    "repeat": {"style": "dashed", "constraint": "false", "color": "#4b5b6b"},
 }
 MANY = 120  # boxes beyond which the layout is told to hurry
 
 
 def to_dot(scene: Scene) -> str:
-    """DOT text of a scene: nested clusters for its groups, colours for its kinds."""
-    settings = {"rankdir": scene.direction, "nodesep": "0.3", "ranksep": "0.4", "newrank": "true", **FONT}
+    """DOT text of a scene: nested clusters for its groups, colours for its kinds, long programs in several columns."""
+    settings = {"rankdir": scene.direction, "nodesep": "0.12", "ranksep": "0.18", "newrank": "true", **FONT}
     if len(scene.boxes) > MANY:
         # 2,000 boxes with long arrows take minutes otherwise
         settings |= {"nslimit": "1", "nslimit1": "1", "maxiter": "200", "mclimit": "0.1", "splines": "line"}
     dot = graphviz.Digraph(graph_attr=settings)
-    dot.attr("node", shape="box", height="0.3", margin="0.12,0.06", **FONT)
-    dot.attr("edge", color="#666666", arrowsize="0.7", fontname=FONT["fontname"], fontsize="9", fontcolor="#666666")
+    dot.attr("node", shape="box", height="0.25", margin="0.08,0.04", **FONT)
+    dot.attr("edge", color="#555555", arrowsize="0.6", fontname=FONT["fontname"], fontsize="10", fontcolor="#444444")
     caption = [scene.title] * bool(scene.title) + scene.notes
+    if said := [meaning for _, meaning in scene.legend()]:
+        caption.append(" · ".join(said))
     if caption:
-        dot.attr(label="".join(escaped(line) + "\\n" for line in caption), labelloc="t", fontsize="13")
+        dot.attr(label="".join(escaped(line) + "\\n" for line in caption), labelloc="t", fontsize="12")
+    column = breaks(scene)
     draw_groups(dot, scene, (), list(scene.boxes.values()))
+    for box in scene.boxes.values():  # boxes of a lane stand in one line
+        if box.kind not in ("input", "gradients"):
+            dot.node(box.id, group=f"{column.get(box.id, 0)}{'rule' if box.kind == 'rule' else ''}")
     for edge in scene.edges:
         look: dict[str, str] = dict(EDGES[edge.kind])
         source, target = edge.source, edge.target
@@ -58,8 +48,19 @@ def to_dot(scene: Scene) -> str:
             source, target = target, source
         if edge.label:
             look["label"] = graphviz.nohtml(escaped(edge.label))
+        if column.get(source, 0) != column.get(target, 0):
+            look["constraint"] = "false"
         dot.edge(source, target, **look)
+    for number in range(1, max(column.values(), default=0) + 1):
+        tops = [top_of(column, scene, n) for n in (number - 1, number)]
+        dot.body.append(f"\t{{rank=same; {tops[0]}; {tops[1]}}}\n")
+        dot.edge(*tops, style="invis", constraint="true", minlen="0")
     return str(dot.source)
+
+
+def top_of(column: dict[str, int], scene: Scene, number: int) -> str:
+    """The first box of a column."""
+    return next(key for key in scene.boxes if column.get(key) == number and scene.boxes[key].kind not in ("rule", "gradients"))
 
 
 def draw_groups(dot: Any, scene: Scene, path: tuple[str, ...], boxes: list[Box]) -> None:
@@ -72,29 +73,23 @@ def draw_groups(dot: Any, scene: Scene, path: tuple[str, ...], boxes: list[Box])
             draw_box(dot, box)
     for key, members in inner.items():
         with dot.subgraph(name=f"cluster_{key}") as cluster:
-            label = scene.groups[key]
-            repeat = label.startswith("×")
-            colour = "#5b6b7b" if repeat else "#b5b5b5"
-            style = "rounded,bold" if repeat else "rounded"
+            repeat = key in scene.repeats
+            colour = "#4b5b6b" if repeat else "#aaaaaa"
             cluster.attr(
-                label=escaped(label) + "\\l", style=style, color=colour, fontcolor=colour if repeat else "#777777", **FONT
-            )
+                label=escaped(scene.groups[key]) + "\\l", style="rounded,bold" if repeat else "rounded", color=colour,
+                fontcolor=colour if repeat else "#666666", margin="6", **FONT,
+            )  # fmt: skip
             draw_groups(cluster, scene, (*path, key), members)
 
 
 def draw_box(dot: Any, box: Box) -> None:
-    look = LOOKS[box.kind] | MARKS.get(box.mark, {})
-    if box.heat is not None and not box.mark:
-        look |= {"fillcolor": heat_colour(box.heat)}
+    look = look_of(box.kind, box.mark)
+    fill = heat_colour(box.heat) if box.heat is not None and not box.mark else look.fill
+    style = ",".join(["filled", *["rounded"] * look.round, *["bold"] * look.bold, *["dashed"] * look.dashed])
     end = "\\l" if box.left else "\\n"
-    lines = [escaped(line) for line in box.lines]
-    dot.node(box.id, graphviz.nohtml(end.join(lines) + (end if box.left else "")), **look)
-
-
-def heat_colour(share: float) -> str:
-    """White for nothing, orange for the most expensive."""
-    red, green, blue = (round(255 - share**0.6 * (255 - c)) for c in (255, 150, 60))
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    lines = [escaped(line) for line in box.text]
+    text = graphviz.nohtml(end.join(lines) + (end if box.left else ""))
+    dot.node(box.id, text, style=style, fillcolor=fill, color=look.line, fontcolor=look.ink)
 
 
 def escaped(text: str) -> str:

@@ -1,236 +1,227 @@
-"""Fewer boxes: modules, repeats, chains and stretches of a program as one box each.
-
-A program is a list of units in the order of execution. Every fold takes units that lie next to each other in that order, so no
-arrow can come to point backwards.
-"""
+"""Fewer boxes: equal blocks in a row as one, and long stretches of a program as regions. Both stay inside of one part of it."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.draw.parts import Part
 
 REPEATS = 4  # as many equal blocks in a row are drawn as one
 LONGEST_BLOCK = 64
-CHAIN = 4
+MOST = 40  # as many things next to each other are drawn one by one
+REGIONS = 30  # and otherwise in about so many regions
 
 
-@dataclass(eq=False)
-class Repeat:
-    """Equal blocks in a row, of which the first is drawn.
+class Folds:
+    """The repeats and regions of a program.
 
-    scope   the module that all of them lie in
-    blocks  for each node the number of its block
+    stands_for   for a node of a block that is not drawn, the node at its place in the first block
+    block        for each node of a repeat, by the repeat it lies in directly, the number of its block
+    notes        what was folded, in words
     """
 
-    number: int
-    count: int
-    scope: str
-    blocks: dict[Node, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.stands_for: dict[Node, Node] = {}
+        self.block: dict[Node, list[tuple[Part, int]]] = {}
+        self.notes: list[str] = []
+        self.number = 0
+
+    def shown(self, node: Node) -> Node:
+        """The node that is drawn for this one."""
+        while node in self.stands_for:
+            node = self.stands_for[node]
+        return node
+
+    def repeats(self, part: Part) -> None:
+        """Fold equal blocks in a row, in this part and in all parts of it."""
+        while (found := find_repeat(part.parts)) is not None:
+            start, period, count = found
+            self.number += 1
+            rows = [part.parts[start + k * period : start + (k + 1) * period] for k in range(count)]
+            repeat = Part("repeat", None, rows[0], [n for row in rows for p in row for n in p.nodes], count, self.number)
+            for k, row in enumerate(rows):
+                for first, other in zip(rows[0], row, strict=True):
+                    self.match(first, other)
+                    for node in other.nodes:
+                        self.block.setdefault(node, []).append((repeat, k))
+            part.parts[start : start + period * count] = [repeat]
+            self.notes.append(f"{count} × ({names_of(rows[0])}) drawn once")
+        for inner in part.parts:
+            if inner.kind in ("model", "module", "repeat", "order", "program"):
+                if inner.kind == "repeat":
+                    for block in inner.parts:
+                        self.repeats(block)
+                else:
+                    self.repeats(inner)
+
+    def match(self, first: Part, other: Part) -> None:
+        """Let a part of the first block stand for one of another."""
+        if first is other:
+            return
+        for a, b in zip(first.nodes, other.nodes, strict=True):
+            self.stands_for[b] = a
+        self.scopes(first, other)
+
+    def scopes(self, first: Part, other: Part) -> None:
+        if first.is_module:
+            first.scopes.append(str(other.key))
+        for a, b in zip(first.parts, other.parts, strict=True):
+            self.scopes(a, b)
+
+    def regions(self, part: Part, most: int = MOST) -> None:
+        """Fold what lies next to each other in a part into regions where that is too much."""
+        if len(part.parts) <= most:
+            for inner in part.parts:
+                if inner.kind in ("model", "module", "repeat", "order"):
+                    self.regions(inner, most)
+            return
+        ends = cuts(part.parts, REGIONS)
+        made = []
+        for i, (a, b) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            inside = part.parts[a:b]
+            made.append(
+                inside[0]
+                if len(inside) == 1
+                else Part("region", (a, b), inside, [n for p in inside for n in p.nodes], number=i + 1)
+            )
+        self.notes.append(f"{len(part.parts):,} operations drawn as {len(made)} regions, cut where the fewest values pass")
+        part.parts = made
 
 
-@dataclass(eq=False)
-class Unit:
-    """What is drawn as one box.
+def names_of(parts: list[Part]) -> str:
+    """What a block consists of, for a note."""
+    names = [
+        type(p.key.module).__name__ if p.is_module else p.key.name if p.kind == "function" else p.nodes[-1].op.name
+        for p in parts
+    ]
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
 
-    nodes    in the order of execution
-    name     of the op, or what a fold is called
-    kind     op, function, module, chain or segment
-    repeat   if it stands for the same place in every block of a repeat
+
+# Repeats
+
+
+def find_repeat(parts: list[Part]) -> tuple[int, int, int] | None:
+    """(start, period, count) of the repeat with the shortest block, the one that spans most if there are several.
+
+    The first block may read anything where each further one reads the block before it.
     """
-
-    nodes: list[Node]
-    name: str
-    kind: str = "op"
-    repeat: Repeat | None = None
-
-    @property
-    def scope(self) -> str:
-        """The module that all of its nodes lie in."""
-        if self.kind == "module":
-            return self.name
-        return common([part.scope for node in self.nodes for part in (node.members or (node,))])
-
-    def place(self, leaf: Tensor) -> int:
-        """The number of the argument at which a node of the unit reads a leaf."""
-        return next(i for node in self.nodes for i, s in enumerate(node.inputs) if s is leaf)
-
-    def contents(self) -> str:
-        """The ops that it stands for, the most frequent first: "50 linear, 50 relu"."""
-        count = Counter(node.op.name for node in self.nodes).most_common()
-        text = ", ".join(f"{n} {name}" for name, n in count[:4])
-        return text + (f" and {sum(n for _, n in count[4:])} more" if len(count) > 4 else "")
-
-    def lines(self) -> list[str]:
-        """What stands in the box of a fold."""
-        last = self.nodes[-1]
-        shape = "×".join(map(str, last.shape)) or "scalar"
-        if self.kind == "module":
-            leaves = {s for node in self.nodes for s in node.inputs if isinstance(s, Tensor) and s.requires_grad}
-            numbers = sum(leaf.size for leaf in leaves)
-            inside = [f"{numbers:,} parameters"] if leaves else []
-            return [self.name, self.contents(), *inside, shape]
-        if self.kind == "function":
-            return [self.name, shape + ("" if last.dtype == np.float32 else f" {last.dtype}")]
-        if self.kind == "chain":
-            steps = [node.op.symbol or node.op.name for node in self.nodes]
-            shown = steps if len(steps) <= 6 else [*steps[:3], "…", *steps[-2:]]
-            return [f"chain of {len(steps)}", " → ".join(shown), shape]
-        return [f"{len(self.nodes):,} operations", self.contents(), shape]
-
-
-def common(scopes: list[str]) -> str:
-    """The longest module path that all of some paths begin with."""
-    parts = [scope.split(".") if scope else [] for scope in scopes]
-    shared = []
-    for step in zip(*parts, strict=False):
-        if len(set(step)) > 1:
-            break
-        shared.append(step[0])
-    return ".".join(shared)
-
-
-def fold_modules(units: list[Unit], depth: int) -> list[Unit]:
-    """Every call of a module that lies deeper than `depth` levels as one unit; a module that is called twice is two."""
-
-    def key(unit: Unit) -> str:
-        parts = unit.nodes[0].scope.split(".") if unit.nodes[0].scope else []
-        return ".".join(parts[: depth + 1]) if len(parts) > depth else ""
-
-    folded: list[Unit] = []
-    for path, group in groupby(units, key):
-        members = list(group)
-        if path and (len(members) > 1 or path != members[0].nodes[0].scope):
-            folded.append(Unit([node for unit in members for node in unit.nodes], path, "module"))
-        else:
-            folded += members
-    return folded
-
-
-def fold_functions(units: list[Unit]) -> list[Unit]:
-    """Every call of a function of several ops, such as conv2d, as one unit."""
-    folded: list[Unit] = []
-    for call, group in groupby(units, lambda unit: unit.nodes[-1].function if not unit.nodes[-1].members else None):
-        members = list(group)
-        if call is not None and len(members) > 1:
-            folded.append(Unit([node for unit in members for node in unit.nodes], call[0], "function"))
-        else:
-            folded += members
-    return folded
-
-
-def fold_repeats(units: list[Unit], notes: list[str]) -> list[Unit]:
-    """Equal blocks in a row as one block with a count; blocks of blocks as well, as long as there are any."""
-    number = 0
-    while True:
-        found = find_repeat(units)
-        if found is None:
-            return units
-        start, period, count = found
-        number += 1
-        block = units[start : start + period]
-        scope = common([node.scope for unit in units[start : start + period * count] for node in unit.nodes])
-        repeat = Repeat(number, count, scope)
-        merged = []
-        for i, unit in enumerate(block):
-            instances = [units[start + k * period + i] for k in range(count)]
-            kind = unit.kind
-            whole = Unit([n for instance in instances for n in instance.nodes], unit.name, kind, repeat)
-            for k, instance in enumerate(instances):
-                repeat.blocks.update((node, k) for node in instance.nodes)
-            merged.append(whole)
-        names = ", ".join(unit.name for unit in block[:6]) + (", …" if period > 6 else "")
-        notes.append(f"{count} × ({names}) drawn once")
-        units = [*units[:start], *merged, *units[start + period * count :]]
-
-
-def find_repeat(units: list[Unit]) -> tuple[int, int, int] | None:
-    """(start, period, count) of the repeat with the shortest block, the one that spans most if there are several."""
-    n = len(units)
-    marks = signatures(units)
+    n = len(parts)
+    if n < REPEATS:
+        return None
+    strict, loose = signatures(parts)
     for period in range(1, min(LONGEST_BLOCK, n // REPEATS) + 1):
-        same = marks[:-period] == marks[period:]
+        same = strict[:-period] == strict[period:]
         edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
         runs = [(int(b - a), int(a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-        length, start = max(runs, default=(0, 0))
-        count = length // period + 1
-        if length and count >= REPEATS:
+        for length, start in sorted(runs, reverse=True)[:3]:
+            count = length // period + 1
+            if count < REPEATS - 1:
+                break
             spare = (length + period) - count * period
             # blocks begin where parameters come in, rather than with an activation
-            start += max(range(spare + 1), key=lambda k: (leaves_of(units[start + k]), -k))
-            return start, period, count
+
+            def is_more(at: int) -> bool:
+                """Whether the block before is the first one, which reads something else than the others."""
+                before = at - period  # noqa: B023
+                return before >= 0 and (loose[before:at] == loose[at : at + period]).all() and fits(parts, before, period)  # noqa: B023
+
+            best = start + max(range(spare + 1), key=lambda k: (is_more(start + k), leaves_of(parts[start + k]), -k))
+            if is_more(best):
+                best, count = best - period, count + 1
+            if count >= REPEATS:
+                return best, period, count
     return None
 
 
-def leaves_of(unit: Unit) -> int:
-    return sum(isinstance(s, Tensor) for s in unit.nodes[0].inputs)
+def leaves_of(part: Part) -> int:
+    return sum(isinstance(s, Tensor) and s.requires_grad for s in part.nodes[0].inputs)
 
 
-def signatures(units: list[Unit]) -> Any:
-    """A number for each unit, equal for those that do the same with what lies at the same distance before them."""
-    place = {node: i for i, unit in enumerate(units) for node in unit.nodes}
-    readers = Counter(s for unit in units for node in unit.nodes for s in node.inputs if isinstance(s, Tensor))
+def fits(parts: list[Part], start: int, period: int) -> bool:
+    """Whether a block reads of itself what the next one reads of itself, at the same places."""
+
+    def inner(a: int) -> list[tuple[int, ...]]:
+        nodes = [n for p in parts[a : a + period] for n in p.nodes]
+        place = {n: i for i, n in enumerate(nodes)}
+        return [tuple(place.get(s, -1) if isinstance(s, Node) else -1 for s in n.inputs) for n in nodes]
+
+    return inner(start) == inner(start + period)
+
+
+def signatures(parts: list[Part]) -> tuple[Any, Any]:
+    """Numbers for each part, equal for those that do the same, with what is at the same distance before them; with anything."""
+    place = {node: (i, k) for i, part in enumerate(parts) for k, node in enumerate(part.nodes)}
+    readers = Counter(s for part in parts for node in part.nodes for s in node.inputs if isinstance(s, Tensor))
+    inside: Counter[Any] = Counter()
+    for part in parts:
+        inside.update({s for node in part.nodes for s in node.inputs if isinstance(s, Tensor)})
     known: dict[Any, int] = {}
-    marks = []
-    for i, unit in enumerate(units):
-        if unit.repeat is not None:
-            marks.append(-i - 1)  # not folded again
+    looser: dict[Any, int] = {}
+    strict, loose = [], []
+    for i, part in enumerate(parts):
+        if part.kind == "repeat":
+            strict.append(-i - 1)  # not folded again
+            loose.append(-i - 1)
             continue
-        parts: list[Any] = []
-        for node in unit.nodes:
+        rows: list[Any] = []
+        kinds: list[Any] = []
+        for node in part.nodes:
             sources: list[Any] = []
+            given: list[Any] = []
             for s in node.inputs:
                 if isinstance(s, Node):
-                    sources.append(("node", i - place[s]))
-                elif isinstance(s, Tensor) and readers[s] > 1:
-                    sources.append(("leaf", id(s)))
+                    at = place.get(s)
+                    sources.append(("outside", s.index) if at is None else (i - at[0], at[1]))
+                    given.append(("node", s.shape))
                 elif isinstance(s, Tensor):
-                    sources.append((s.shape, str(s.dtype), s.requires_grad))
+                    shared = readers[s] > 1 and inside[s] > 1
+                    own = (s.shape, str(s.dtype), s.requires_grad)
+                    sources.append(("leaf", id(s)) if shared else own)
+                    given.append(
+                        ("leaf", id(s)) if shared and s.requires_grad else ("node", s.shape) if not s.requires_grad else own
+                    )
                 else:
                     sources.append(s)
-            parts.append((node.op.name, repr(node.attrs), node.shape, str(node.dtype), tuple(sources)))
-        marks.append(known.setdefault((unit.kind, tuple(parts)), len(known)))
-    return np.array(marks)
+                    given.append(s)
+            does = (node.op.name, repr(node.attrs), node.shape, str(node.dtype))
+            rows.append((*does, tuple(sources)))
+            kinds.append((*does, tuple(given)))
+        what = (part.kind, type(part.key.module).__name__ if part.is_module else "", shape_of(part))
+        strict.append(known.setdefault((what, tuple(rows)), len(known)))
+        loose.append(looser.setdefault((what, tuple(kinds)), len(looser)))
+    return np.array(strict), np.array(loose)
 
 
-def fold_chains(units: list[Unit], notes: list[str]) -> list[Unit]:
-    """Stretches in which each unit reads the one before it, which nobody else reads, as one unit each."""
-    readers = Counter(s for unit in units for node in unit.nodes for s in node.inputs if isinstance(s, Node))
-    chains: list[list[Unit]] = []
-    for unit in units:
-        last = chains[-1][-1] if chains else None
-        sources = [s for s in unit.nodes[0].inputs if isinstance(s, Node)]
-        linked = last is not None and sources == [last.nodes[-1]] and readers[last.nodes[-1]] == 1
-        if linked and unit.kind == "op" and unit.repeat is None and chains[-1][0].kind == "op" and chains[-1][0].repeat is None:
-            chains[-1].append(unit)
-        else:
-            chains.append([unit])
-    folded = []
-    count = 0
-    for chain in chains:
-        if len(chain) >= CHAIN:
-            folded.append(Unit([node for unit in chain for node in unit.nodes], "chain", "chain"))
-            count += 1
-        else:
-            folded += chain
-    if count:
-        notes.append(f"{count} chain{'s' * (count > 1)} of operations drawn as one box each")
-    return folded
+def shape_of(part: Part) -> Any:
+    """The kinds of the parts of a part: equal blocks have equal trees."""
+    return (part.kind, tuple(shape_of(p) for p in part.parts)) if part.kind != "op" else "op"
 
 
-def fold_segments(units: list[Unit], limit: int, notes: list[str]) -> list[Unit]:
-    """At most `limit` units, each a stretch of the program."""
-    length = -(-len(units) // limit)
-    folded = []
-    for i in range(0, len(units), length):
-        part = units[i : i + length]
-        whole = len(part) > 1 or part[0].kind != "op"
-        folded.append(Unit([n for unit in part for n in unit.nodes], "segment", "segment") if whole else part[0])
-    notes.append(f"{len(units):,} boxes drawn as {len(folded)}, {length} consecutive ones in each")
-    return folded
+# Regions
+
+
+def cuts(parts: list[Part], wanted: int) -> list[int]:
+    """Where to end each of about `wanted` regions: each cut within reach of an even one, where the fewest values pass."""
+    n = len(parts)
+    place = {node: i for i, part in enumerate(parts) for node in part.nodes}
+    passing = np.zeros(n + 2, int)  # values that are made before i and read from i on
+    for i, part in enumerate(parts):
+        for source in {s for node in part.nodes for s in node.inputs if isinstance(s, Node)}:
+            j = place.get(source, i)
+            passing[j + 1] += 1
+            passing[i + 1] -= 1
+    width = np.cumsum(passing)
+    length = math.ceil(n / wanted)
+    ends: list[int] = []
+    at = 0
+    while n - at > length * 3 // 2:
+        low, high = at + max(1, length // 2), min(n - 1, at + length * 3 // 2)
+        at = min(range(low, high + 1), key=lambda i: (width[i], abs(i - at - length)))
+        ends.append(at)
+    return [*ends, n]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.profiling import Cost, Profile
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.draw.backward import add_backward
+from tensorgrad.draw.build import Builder, Options
 from tensorgrad.draw.dot import to_dot
+from tensorgrad.draw.measure import values_of
 from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
 from tensorgrad.draw.render import render
-from tensorgrad.draw.scene import Options, Scene, beside, build, gradient_scene
+from tensorgrad.draw.scene import Scene, beside
 from tensorgrad.errors import ArgumentError, GraphError, MissingDependencyError
 from tensorgrad.nn.module import Module
 
@@ -29,7 +32,9 @@ SUFFIXES = ("svg", "png", "pdf", "dot", "html")
 
 
 class Drawing:
-    """A drawing of a graph. A notebook shows it, `print` gives the program as a table, `save` writes a file by its suffix.
+    """A drawing of a graph. A notebook shows it, `save` writes a file by its suffix.
+
+    `print` gives the program as it was written, as a table: of what was asked for, such as values or marks, it has nothing.
 
     graph   the Graph that it is a drawing of
     scene   the boxes, groups and arrows in it
@@ -72,10 +77,13 @@ class Drawing:
         return self.graph.hash()
 
     def diff(self, other: Drawing | Graph | Tensor) -> Drawing:
-        """The drawing of what changes from this graph to `other`: added green, removed red and dashed, changed yellow."""
+        """The drawing of what changes from this graph to `other`: added (+), removed (−, dashed) and changed (~) operations.
+
+        Operations are compared with their operands in their order, their numbers and attributes.
+        """
         after = other.graph if isinstance(other, Drawing) else other if isinstance(other, Graph) else Graph.of(other)
         merged, marks = self.graph.merged(after)
-        return Drawing(merged, build(merged, Options(fold=False, functions=False, marks=marks)))
+        return Drawing(merged, Builder(merged, Options(fold=False, marks=marks)).scene)
 
     def __str__(self) -> str:
         return str(self.graph)
@@ -85,7 +93,8 @@ class Drawing:
     def _repr_svg_(self) -> str | None:
         """For notebooks, which show the text where this is None."""
         try:
-            return render(self.dot, "svg").decode()
+            svg = render(self.dot, "svg").decode()
+            return svg.replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
         except Exception:  # a notebook's repr never raises
             return None
 
@@ -107,27 +116,35 @@ def graph(
     depth: int | None = None,
     fold: bool = True,
     highlight: Iterable[Tensor | Node] = (),
+    names: Mapping[str, Module] | None = None,
     direction: str = "TB",
     title: str = "",
 ) -> Drawing:
-    """The drawing of what a Tensor was computed by.
+    """The drawing of what a Tensor was computed by. Of a model it is the architecture.
 
     what       a computed Tensor; a Module, to be called with `more`; a Graph, such as the one that an error carries, whose
-               failed operation is drawn in red; or the plan of a compiled step
+               failed operation is drawn in red, with what does not fit; or the plan of a compiled step
     more       further Tensors; for a Module its example inputs
-    backward   also the gradients of all leaves that require one: a box for each rule, beside its operation, with the formula
+    backward   also the gradients of all leaves that require one: a rule beside each box, with its formula where it has a
+               closed one, and what comes out of it; what several uses add to has a +
     fused      True: as fusion makes of it, each fused group one box with its formula; "both": before and after, side by side
-    values     small arrays themselves; of larger ones minimum, maximum, mean and how many NaN
-    cost       bytes, FLOPs and measured time of every operation, the more expensive the more orange; a Profile has the
-               times of the operations while it was open
-    depth      modules below this level as one box each; 0: those at the top
-    fold       four or more equal blocks in a row as one with a count; long programs as at most 200 boxes; functions of several
-               operations, such as conv2d or cross_entropy, as the one box that was written
-    highlight  Tensors, or nodes, to be drawn in red
-    direction  "TB", top to bottom, or "LR", left to right
+    values     small arrays themselves; of larger ones, gradients too, the extremes, mean and deviation, share of zeros, NaN
+    cost       bytes, FLOPs and measured time of every box, the more expensive the more orange; a Profile has the times of the
+               operations while it was open
+    depth      modules at this level as one box each, 0 being those at the top, and what lies above them unfolded, down to
+               operations; None: modules that call no others are boxes, larger ones where there would be too many boxes
+    fold       four or more equal blocks in a row as one with a count, more than forty operations in a row as some thirty
+               regions, functions of several operations, such as conv2d or cross_entropy, as the one box that was written,
+               parameters in the boxes that read them. False: every operation and every leaf
+    highlight  Tensors, or nodes, to be drawn in another colour
+    names      what models are called where there are several: {"G": generator, "D": discriminator}
+    direction  "TB", top to bottom, in columns where that is long; or "LR", left to right
 
-    Parameters, inputs, constants, operations and results have colours of their own; boxes around them are the modules that
-    made them. Raises GraphError for a Tensor that was given, not computed, and where a gradient can no longer be computed.
+    Parameters, inputs, constants, layers, operations and results have colours of their own; frames are the modules that made
+    what is in them. Derivatives that were recorded (create_graph=True) are drawn by their rules, each order in its frame.
+
+    Raises GraphError for a Tensor that was given, not computed, where a gradient can no longer be computed, and where what is
+    asked for does not exist: values, or gradients, of a plan.
     """
     if direction not in ("TB", "LR"):
         raise ArgumentError(f'draw.graph: direction must be "TB" or "LR", got {direction!r}')
@@ -135,36 +152,62 @@ def graph(
         raise ArgumentError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
     if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
         raise ArgumentError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
-    costs: dict[Node, Cost] | None = None
+    called = as_names(names)
+    costs: Mapping[Node, Cost] | None = None
+    notes: list[str] = []
+    is_plan = isinstance(what, Plan)
     if isinstance(what, Plan):
+        if values or backward:
+            raise GraphError(
+                f"draw.graph: a plan keeps no {'values' if values else 'graph to differentiate'}; draw what it was made of"
+            )
         what, costs = what.costs()
     elif isinstance(cost, Profile):
         costs = cost.nodes
     outputs = traced(what, more)
-    program = what if isinstance(what, Graph) else Graph.of(*outputs)
+    program = what if isinstance(what, Graph) else recorded(outputs)
+    failed = any(node.dtype is None for node in program.nodes)
+    if isinstance(cost, Profile) and not any(n in cost.nodes for n in program.nodes):
+        notes.append("the profile has no times of these operations")
+    if (failed or is_plan) and fused:
+        notes.append("as it is: a plan is fused already" if is_plan else "as written: an operation has failed")
+        fused = False
     red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
     def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
+        shown = program.fused() if as_fused else program
         options = Options(
-            fused=as_fused, values=values, cost=bool(cost), measured=measured or bool(cost), depth=depth, fold=fold,
-            functions=fold, highlight=red, costs=costs,
+            values=values_of(shown) if values else None, cost=bool(cost), measured=measured or bool(cost), depth=depth,
+            fold=fold, highlight=red, costs=costs, names=called, modules=not is_plan, formulas=not as_backward,
         )  # fmt: skip
-        if not as_backward:
-            return build(program, options, prefix, panel)
-        if not outputs:
-            raise GraphError("draw.graph: backward=True needs the Tensor itself, a Graph does not tell what to differentiate")
-        gradients = gradients_of(program, outputs)
-        whole = Graph.of(*outputs, *gradients.values()) if gradients else program
-        return gradient_scene(whole, options, gradients, prefix, panel)
+        builder = Builder(shown, options, prefix, panel)
+        if as_backward:
+            if not outputs:
+                raise GraphError(
+                    "draw.graph: backward=True needs the Tensor itself, a Graph does not tell what to differentiate"
+                )
+            with switched(fusing=as_fused):
+                found = gradients_of(program, outputs)
+            add_backward(builder, found, None if failed else program.fused())
+        return builder.scene
 
     def finished(made: Scene) -> Scene:
         made.title, made.direction = title, direction
+        made.notes = [*made.notes, *notes]
         return made
 
     def views() -> dict[str, Scene]:
-        found = {"forward": finished(scene(False, False, measured=True)), "fused": finished(scene(True, False, measured=True))}
-        with suppress(GraphError):  # nothing requires a gradient, or the graph has been let go of
-            found["backward"] = finished(scene(True, True, measured=True))
+        """What a page shows: first what was asked for, then the others that there are."""
+        wanted = {"forward": (False, False), "fused": (True, False), "backward": (True, True)}
+        first = "both" if fused == "both" else "backward" if backward else "fused" if fused else "forward"
+        found = {first: shown}
+        if first == "backward":
+            wanted["backward"] = (bool(fused), True)
+        for name, (as_fused, as_backward) in wanted.items():
+            if (as_fused or as_backward) and (is_plan or failed):
+                continue
+            with suppress(GraphError):  # nothing requires a gradient, or the graph has been let go of
+                found[name] = finished(scene(as_fused, as_backward, measured=not failed))
         return found
 
     if fused == "both":
@@ -174,9 +217,30 @@ def graph(
     return Drawing(program, finished(shown), views)
 
 
+def as_names(names: Mapping[str, Module] | None) -> dict[Module, str]:
+    """Model to its name."""
+    if names is None:
+        return {}
+    if not isinstance(names, Mapping) or not all(isinstance(k, str) and isinstance(v, Module) for k, v in names.items()):
+        raise ArgumentError(f"draw.graph: names must be a dict of name to Module, got {names!r}"[:200])
+    return {module: name for name, module in names.items()}
+
+
+def recorded(outputs: list[Tensor]) -> Graph:
+    """The graph of some Tensors."""
+    try:
+        return Graph.of(*outputs)
+    except GraphError as error:
+        raise GraphError(f"draw.graph: {str(error).removeprefix('Graph: ')}") from None
+
+
 def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
     """The Tensors to draw; none for a Graph."""
     if isinstance(what, Graph):
+        if more:
+            raise GraphError(f"draw.graph: a Graph, or a plan, is drawn by itself, got {len(more)} more")
+        if not what.nodes:
+            raise GraphError("draw.graph: there is nothing in this Graph")
         return []
     if isinstance(what, Module):
         with switched(tracing=True, recording=True):
@@ -184,7 +248,8 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
                 a if isinstance(a, Tensor) else Tensor(a, name="x" if len(more) == 1 else f"x{i}") for i, a in enumerate(more)
             ]
             result = what(*inputs)
-        return list(result) if isinstance(result, (tuple, list)) else [result]
+        result = list(result) if isinstance(result, (tuple, list)) else [result]
+        what, more = (result[0] if result else None), tuple(result[1:])
     outputs = [what, *more]
     for i, t in enumerate(outputs):
         if not isinstance(t, Tensor):
@@ -192,10 +257,15 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
     return outputs
 
 
-def gradients_of(program: Graph, outputs: list[Tensor]) -> dict[str, Tensor]:
-    """Name to recorded gradient, for every leaf that requires one."""
-    names = program.leaf_names()
+def gradients_of(program: Graph, outputs: list[Tensor]) -> dict[Tensor, Tensor]:
+    """The recorded gradient of every leaf that requires one."""
     leaves = [leaf for leaf in program.leaves if leaf.requires_grad]
-    seeds = [Tensor(np.ones(t.shape, t.dtype), device=t.device, name="g") for t in outputs]
-    found = autograd.grad(outputs, leaves, seeds, create_graph=True, allow_unused=True)
-    return {names[leaf]: g for leaf, g in zip(leaves, found, strict=True) if g is not None}
+    if not leaves:
+        raise GraphError("draw.graph: backward=True, but nothing that was given requires a gradient")
+    roots = [t for t in outputs if t.requires_grad]
+    seeds = [Tensor(np.ones(t.shape, t.dtype), device=t.device, name="g") for t in roots]
+    try:
+        found = autograd.grad(roots, leaves, seeds, create_graph=True, allow_unused=True)
+    except GraphError as error:
+        raise GraphError(f"draw.graph: {error}") from error
+    return {leaf: g for leaf, g in zip(leaves, found, strict=True) if g is not None}

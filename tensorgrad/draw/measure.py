@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,12 @@ MOST_RUNS = 50
 
 def costs_of(graph: Graph) -> dict[Node, Cost]:
     """The cost of every node, its `forward` timed on the arrays that it has; the median of some runs."""
-    known = graph.values()
+    known = values_of(graph)
     costs = {}
     for node in graph.nodes:
+        if node not in known:  # it has failed
+            costs[node] = Cost()
+            continue
         arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
         shapes = [np.shape(a) for a in arrays]
         flops = node.op.flops(shapes, node.shape, node.attrs)
@@ -50,17 +53,40 @@ def seconds_of(node: Node, arrays: list[Any], enough: float) -> float:
     return sorted(runs)[len(runs) // 2]
 
 
-def in_words(array: Array) -> str:
-    """A small array itself; of a larger one the extremes, the mean, and how many NaN there are."""
-    array = np.asarray(move(array, "cpu"))
+def values_of(graph: Graph) -> dict[Any, Any]:
+    """The arrays of all leaves and nodes, but of an operation that has failed."""
+    done = [n for n in graph.nodes if n.dtype is not None]
+    inner = {s for n in done for s in n.inputs}
+    whole = Graph([n for n in done if n not in inner], check=False) if len(done) < len(graph.nodes) else graph
+    known = {leaf: leaf._data for leaf in graph.leaves}
+    with np.errstate(all="ignore"):
+        return known | (whole.values() if whole.nodes else {})
+
+
+def in_words(arrays: Sequence[Array]) -> str:
+    """One small array itself; of larger ones, or of several, the extremes, mean and deviation, and how many are 0 or NaN."""
+    several = f" over all {len(arrays)}" if len(arrays) > 1 else ""
+    array = np.asarray(move(arrays[0], "cpu"))
+    if several:
+        array = np.concatenate([np.ravel(np.asarray(move(a, "cpu"))) for a in arrays])
+        return summary(array) + several if array.size else "no elements"
     if not array.size:
         return "no elements"
     if array.size <= 6:
         return np.array2string(array, precision=3, separator=", ").replace("\n", "")
+    return summary(array)
+
+
+def summary(array: Any) -> str:
+    """Extremes, mean, standard deviation, share of zeros, how many are not finite."""
     if not is_floating(array.dtype):
         return f"{array.min()} … {array.max()}"
     finite = array[np.isfinite(array)].astype(np.float64)
     bad = array.size - finite.size
-    text = f"{finite.min():.3g} … {finite.max():.3g}, mean {finite.mean():.3g}" if finite.size else "nothing finite"
+    text = "nothing finite"
+    if finite.size:
+        text = f"{finite.min():.3g} … {finite.max():.3g}, mean {finite.mean():.3g} ±{finite.std():.2g}"
+        zeros = int((finite == 0).sum())
+        text += f", {zeros / array.size:.0%} zeros" if zeros else ""
     nans = int(np.isnan(array).sum())
     return text + (f", {nans:,} NaN" if nans else "") + (f", {bad - nans:,} infinite" if bad > nans else "")

@@ -10,7 +10,8 @@ from importlib import resources
 from typing import Any
 
 from tensorgrad.core.table import visible
-from tensorgrad.draw.dot import heat_colour, to_dot
+from tensorgrad.draw.colours import KINDS, MARKS, blended, heat_colour
+from tensorgrad.draw.dot import to_dot
 from tensorgrad.draw.render import render
 from tensorgrad.draw.scene import Edge, Scene
 
@@ -22,7 +23,20 @@ def to_html(views: dict[str, Scene]) -> str:
     # a name must not be able to end the script that it stands in
     safe = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     page = resources.files("tensorgrad.draw").joinpath("page.html").read_text("utf-8")
+    page = page.replace("/*COLOURS*/", styles())
     return page.replace("/*DATA*/null", safe.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def styles() -> str:
+    """Rules for the colours of boxes, on white and, where the reader's system is dark, on black."""
+    light, dark = [], []
+    for key, look in {**KINDS, **MARKS}.items():
+        more = "; stroke-width: 2" * look.bold + "; stroke-dasharray: 5 3" * look.dashed
+        light.append(f".box.{key} rect {{ fill: {look.fill}; stroke: {look.line}{more} }}")
+        light.append(f".box.{key} text {{ fill: {look.ink} }}")
+        paper = blended(look.line, "#14171a", 0.35)
+        dark.append(f".box.{key} rect {{ fill: {paper}; stroke: {look.fill} }} .box.{key} text {{ fill: var(--ink) }}")
+    return "\n".join([*light, "@media (prefers-color-scheme: dark) {", *dark, "}"])
 
 
 def all_visible(nest: Any) -> Any:
@@ -45,7 +59,15 @@ def laid_out(scene: Scene) -> dict[str, Any]:
             left, low, right, high = numbers(item["bb"])
             key = item["name"].removeprefix("cluster_")
             groups.append(
-                {"key": key, "label": scene.groups[key], "x": left, "y": height - high, "w": right - left, "h": high - low}
+                {
+                    "key": key,
+                    "label": scene.groups[key],
+                    "repeat": key in scene.repeats,
+                    "x": left,
+                    "y": height - high,
+                    "w": right - left,
+                    "h": high - low,
+                }
             )
         elif item["name"] in scene.boxes:
             box = scene.boxes[item["name"]]
@@ -53,8 +75,9 @@ def laid_out(scene: Scene) -> dict[str, Any]:
             w, h = 72 * float(item["width"]), 72 * float(item["height"])
             boxes.append(
                 {
-                    "id": box.id, "kind": box.kind, "lines": box.lines, "group": list(box.group), "facts": box.facts,
-                    "mark": box.mark, "left": box.left, "heat": None if box.heat is None else heat_colour(box.heat),
+                    "id": box.id, "kind": box.kind, "lines": box.text, "group": list(box.group), "facts": box.facts,
+                    "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
+                    "heat": None if box.heat is None else heat_colour(box.heat),
                     "x": x - w / 2, "y": height - y - h / 2, "w": w, "h": h,
                 }
             )  # fmt: skip
@@ -64,6 +87,8 @@ def laid_out(scene: Scene) -> dict[str, Any]:
         ends = (edge.target, edge.source) if edge.kind == "gradient" else (edge.source, edge.target)
         kinds.setdefault(ends, []).append(edge)
     for item in placed.get("edges", []):
+        if item.get("style") == "invis":
+            continue
         ends = names[item["tail"]], names[item["head"]]
         edge = kinds[ends].pop(0) if len(kinds[ends]) > 1 else kinds[ends][0]
         made: dict[str, Any] = {"source": ends[0], "target": ends[1], "kind": edge.kind, "label": edge.label}
@@ -73,7 +98,7 @@ def laid_out(scene: Scene) -> dict[str, Any]:
             made["at"] = [x, height - y]
         edges.append(made)
     return {"width": numbers(placed["bb"])[2], "height": height, "boxes": boxes, "groups": groups, "edges": edges,
-            "title": scene.title, "notes": scene.notes}  # fmt: skip
+            "title": scene.title, "notes": scene.notes, "legend": [list(pair) for pair in scene.legend()]}  # fmt: skip
 
 
 def numbers(text: str) -> list[float]:

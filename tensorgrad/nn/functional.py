@@ -100,6 +100,9 @@ def layer_norm(
 ) -> T | Array:
     """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each sample.
 
+    backward   gx = (d - mean d - n mean(d n)) / s,   d = g weight,   n = (x - m) / s,   s = sqrt(v + eps)
+               gweight = sum of g n,   gbias = sum of g
+
     x       (..., *normalized_shape): these axes, which come last, are those that m and v are taken over
     weight, bias   (*normalized_shape), or None
 
@@ -194,6 +197,9 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> T | Array:
     """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance of each feature over the samples.
+
+    backward   gx = weight (g - mean g - n mean(g n)) / s in training, else weight g / s
+               n = (x - m) / s,   s = sqrt(v + eps),   gweight = sum of g n,   gbias = sum of g
 
     x                (n, features), or (n, features, ...): axis 1 has the features
     running_mean, running_var   (features) arrays. In training, when m and v (ddof 0) are of x itself, they are changed in place

@@ -29,6 +29,8 @@ def binary_cross_entropy(
 ) -> T | Array:
     """L = -w (t ln p + (1 - t) ln(1 - p)), element by element, reduced; logarithms below -100 count as -100.
 
+    backward   gp = g w (p - t) / (p (1 - p)),   g being that of each element
+
     input    p, probabilities; of logits binary_cross_entropy_with_logits is exact where p rounds to 0 or 1. A p that is itself
              the result of sigmoid is evaluated from the logits
     target   t, probabilities of the same shape

@@ -135,6 +135,8 @@ def nll_loss(
 def mse_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """L = (input - target)², element by element, reduced; the mean of no elements is NaN.
 
+    backward   ginput = 2 g (input - target),   gtarget = -ginput,   g being that of each element
+
     Raises ShapeError unless both have the same shape.
     """
     half = half_of(input, target)

@@ -13,6 +13,7 @@ import numpy as np
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, HasArray, Numbers, as_device, copy, is_array, is_floating, is_number, move, on, put
 from tensorgrad.core.location import is_own
+from tensorgrad.core.scope import Scope
 from tensorgrad.core.state import answering, changes, state
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
@@ -210,10 +211,11 @@ class Module:
         if not self._is_looked_into and not outer:
             self._refuse_hidden()
             self.__dict__["_is_looked_into"] = True
+        own = vars(self).get("_original", self)  # a copy of functional_call's is gone after the call
         if state.trace is not None:
-            state.trace.enters(vars(self).get("_original", self))  # a copy of functional_call's is gone after the call
-        if self._name:
-            state.scope = f"{outer}.{self._name}" if outer else self._name
+            state.trace.enters(own)
+        path = f"{outer}.{self._name}" if outer and self._name else outer or self._name
+        state.scope = Scope(path, own, outer)
         try:
             result = self.forward(*args, **kwargs)
             for hook in self._hooks:

@@ -51,6 +51,8 @@ def conv2d(
     """y[n,o,p,q] = bias[o] + sum over c, i, j of
                     weight[o,c,i,j] x[n, c, stride p + dilation i - padding, stride q + dilation j - padding]
 
+    backward  gx = sum of g weight over windows,   gweight = sum of g x,   gbias = sum of g
+
     What PyTorch calls a convolution: the kernel is not flipped, and x is 0 outside.
 
     x        (n,c,h,w)

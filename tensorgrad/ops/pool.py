@@ -56,6 +56,8 @@ def max_pool2d(
 ) -> T | Array:
     """The largest element of every window of `kernel_size`, `stride` (by default `kernel_size`) apart; x (n,c,h,w).
 
+    backward    gx = g where x is first in a window
+
     padding     what is less than any number, so often around x: at most half of a window
     dilation    how far apart the elements of a window are
     ceil_mode   True for windows at the right and at the bottom that are not whole; by default what is left over is in none

@@ -1,0 +1,75 @@
+"""What something that is not recorded was made of, in words: "x[3]", "1 - t", "2 x + 1". Drawings call it that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tensorgrad.core.op import Op
+
+LONGEST = 40  # characters; of a longer one the first name is left
+SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "power": "**", "matmul": "@"}
+
+
+class Words(str):
+    """The words, and the name that they begin with."""
+
+    __slots__ = ("base",)
+    base: str
+
+    def __new__(cls, text: str, base: str) -> Words:
+        words = super().__new__(cls, text if len(text) <= LONGEST else f"…({base[:LONGEST]})")
+        words.base = base
+        return words
+
+
+def made_of(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> str:
+    """The words for a result of `op`; "" if none of its arguments has a name."""
+    texts = [text_of(a) for a in args]
+    first = next((t for a, t in zip(args, texts, strict=True) if hasattr(a, "made_of") and t != "…"), "")
+    if not first:
+        return ""
+    if op.name in SIGNS and len(texts) == 2:
+        text = f" {SIGNS[op.name]} ".join(bracketed(t) if op.name not in ("add",) else t for t in texts)
+        if op.name == "mul" and isinstance(args[0], (int, float)):
+            text = " ".join(bracketed(t) for t in texts)
+        elif op.name == "sub":
+            text = f"{texts[0]} - {bracketed(texts[1])}"
+    elif op.name == "reshape":  # the shape stands beside it
+        text = first
+    elif op.name == "neg":
+        text = f"-{bracketed(first)}"
+    elif op.name == "getitem":
+        text = f"{bracketed(first)}[{index_text(attrs['index'])}]"
+    else:
+        given = [f"{key}={value}" for key, value in attrs.items() if type(value) in (int, float, bool, str, tuple)]
+        text = f"{op.name}({', '.join([*texts, *given])})"
+    return Words(text, getattr(first, "base", first))
+
+
+def text_of(a: Any) -> str:
+    if isinstance(a, (int, float)):
+        return f"{a:g}"
+    return getattr(a, "name", "") or getattr(a, "made_of", "") or "…"
+
+
+def bracketed(text: str) -> str:
+    return f"({text})" if " " in text and not text.endswith(")") else text
+
+
+def index_text(index: Any) -> str:
+    """What stands between the brackets: "3", ":, 2:4"; an array of indices by its shape, if it is not small."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return ", ".join(map(index_part, parts))
+
+
+def index_part(part: Any) -> str:
+    if isinstance(part, slice):
+        ends = ["" if end is None else str(end) for end in (part.start, part.stop)]
+        return ":".join(ends if part.step is None else [*ends, str(part.step)])
+    if part is Ellipsis:
+        return "..."
+    if hasattr(part, "shape") and part.shape:
+        text = "[" + ", ".join(map(str, part.ravel()[:8].tolist())) + "]" if part.ndim == 1 and part.size <= 8 else ""
+        return text or f"{part.dtype} {'×'.join(map(str, part.shape))}"
+    return str(part)

@@ -1,0 +1,113 @@
+"""Where to break a long picture into columns, as text is, so that it fits a screen."""
+
+from __future__ import annotations
+
+from tensorgrad.draw.scene import Box, Scene
+
+SCREEN = 1400, 900
+LINE, PADDING, GAP = 13.2, 8.0, 15.0  # points of a line of text, around the text of a box, between two boxes
+LETTER = 5.6
+BESIDE = ("rule", "gradients")
+
+
+def breaks(scene: Scene) -> dict[str, int]:
+    """Box to the number of its column; all 0 for what is not much higher than a screen is."""
+    main = [box for box in scene.boxes.values() if box.kind not in BESIDE]
+    of = {e.target: e.source for e in scene.edges if e.kind in ("rule", "result")}
+    if scene.direction != "TB" or len(main) < 8 or any(key.endswith("panel") for key in scene.groups):
+        return {}
+    level = levels(scene, {box.id for box in main})
+    heights = [0.0] * (max(level.values()) + 1)
+    widths = [0.0] * len(heights)
+    lanes = [0.0] * len(heights)
+    for box in main:
+        heights[level[box.id]] = max(heights[level[box.id]], height_of(box) + 12 * len(box.group) * 0)
+        widths[level[box.id]] += width_of(box)
+    for box in scene.boxes.values():
+        if box.kind in BESIDE:
+            at = box.id
+            while at in of:
+                at = of[at]
+            if at in level:
+                heights[level[at]] = max(heights[level[at]], height_of(box))
+                lanes[level[at]] += width_of(box)
+    total = sum(heights) + GAP * len(heights)
+    allowed = borders(main, level, scene)
+    best, cuts = scale(max(widths) + max(lanes), total), [len(heights)]
+    for n in range(2, 9):
+        ends = split(heights, n, allowed)
+        columns = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        width = sum(max(widths[c], default=0) + max(lanes[c], default=0) + 40 for c in columns)
+        height = max(sum(heights[c]) + GAP * len(heights[c]) for c in columns)
+        if scale(width, height) > best * 1.1:
+            best, cuts = scale(width, height), ends
+    if len(cuts) == 1:
+        return {}
+    found = {box: next(i for i, end in enumerate(cuts) if at < end) for box, at in level.items()}
+    for box in scene.boxes.values():
+        at = box.id
+        while at not in found and at in of:
+            at = of[at]
+        found.setdefault(box.id, found.get(at, 0))
+    return found
+
+
+def scale(width: float, height: float) -> float:
+    """How large something of this size is on a screen; nothing is made larger than twice."""
+    return min(SCREEN[0] / width, SCREEN[1] / height, 1.4)
+
+
+def split(heights: list[float], n: int, allowed: list[int]) -> list[int]:
+    """Where each of n columns ends, the columns about equally high."""
+    sofar = [sum(heights[:i]) + GAP * i for i in range(len(heights) + 1)]
+    ends: list[int] = []
+    for k in range(1, n):
+        free = [i for i in allowed if i > (ends[-1] if ends else 0)]
+        if free:
+            ends.append(min(free, key=lambda i: abs(sofar[i] - sofar[-1] * k / n)))
+    return [*ends, len(heights)]
+
+
+def borders(main: list[Box], level: dict[str, int], scene: Scene) -> list[int]:
+    """The levels before which a column may end: inside of no frame, and if there is none, of no repeat."""
+    for keys in (set(scene.groups), scene.repeats):
+        spans: dict[str, list[int]] = {}
+        for box in main:
+            for key in keys.intersection(box.group):
+                spans.setdefault(key, []).append(level[box.id])
+        free = [i for i in range(1, max(level.values()) + 1) if not any(min(s) < i <= max(s) for s in spans.values())]
+        if free:
+            return free
+    return []
+
+
+def levels(scene: Scene, main: set[str]) -> dict[str, int]:
+    """How many boxes lie before each on the longest way; what is only read stands just above its first reader."""
+    after: dict[str, list[str]] = {key: [] for key in main}
+    before = dict.fromkeys(main, 0)
+    for e in scene.edges:
+        if e.kind == "forward" and e.source in main and e.target in main and e.source != e.target:
+            after[e.source].append(e.target)
+            before[e.target] += 1
+    fed = dict(before)
+    level = dict.fromkeys(main, 0)
+    ready = [key for key in scene.boxes if key in main and before[key] == 0]
+    while ready:
+        key = ready.pop()
+        for target in after[key]:
+            level[target] = max(level[target], level[key] + 1)
+            before[target] -= 1
+            if before[target] == 0:
+                ready.append(target)
+    for key in main:
+        if fed[key] == 0 and after[key]:
+            level[key] = max(0, min(level[t] for t in after[key]) - 1)
+    return level
+
+
+def height_of(box: Box) -> float:
+    return LINE * len(box.text) + PADDING
+
+
+def width_of(box: Box) -> float:
+    return LETTER * max(map(len, box.text)) + 24

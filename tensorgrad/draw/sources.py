@@ -1,0 +1,115 @@
+"""What a program is given: a name for each leaf, and which of them is the same thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import move
+from tensorgrad.core.node import Node
+from tensorgrad.core.scope import Called, Given, calls_of
+from tensorgrad.core.table import visible
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.draw.words import number
+
+
+@dataclass(eq=False)
+class Source:
+    """Something that was given: a parameter, data, a constant.
+
+    leaf    the Tensor; of data that a function has rearranged, a piece of that
+    shape, dtype   as the user gave it
+    owner   the module that has it as a parameter, by path, or None
+    """
+
+    leaf: Tensor
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    owner: str | None = None
+    is_own: bool = False  # of the function that reads it, or of a module: nobody gave it
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is learned, or a Parameter that is frozen."""
+        return self.leaf.requires_grad or type(self.leaf) is not Tensor
+
+    @property
+    def value(self) -> str:
+        """Of a number without a name and a gradient, the number; else ""."""
+        if self.shape or self.is_weight or self.leaf.name or self.leaf.made_of:
+            return ""
+        return number(np.asarray(move(self.leaf._data, "cpu"))[()])
+
+
+class Sources:
+    """The sources of a program, by leaf and reader."""
+
+    def __init__(self, models: dict[int, str]) -> None:
+        self.models = models  # id of a model's module to what it is called, where there are several
+        self.known: dict[Any, Source] = {}
+        self.of: dict[tuple[Tensor, Any], Source] = {}
+        self.taken: dict[str, int] = {}
+
+    def source(self, leaf: Tensor, node: Node) -> Source:
+        """What a node reads when it reads a leaf."""
+        call = node.function
+        key = (leaf, call)
+        if key not in self.of:
+            self.of[key] = self.find(leaf, node, call)
+        return self.of[key]
+
+    def find(self, leaf: Tensor, node: Node, call: Called | None) -> Source:
+        owner, own = self.owner_of(leaf, node)
+        if owner is None and call is not None:
+            given = dict((name, value) for name, value, _ in call.arguments() if isinstance(value, Given))
+            held = {name: value.source() if value.source is not None else None for name, value in given.items()}
+            if not any(thing is leaf for thing in held.values()):
+                return self.from_function(leaf, call, given, held)
+        name = visible(leaf.name or leaf.made_of)
+        if leaf not in self.known:
+            if owner is None and not name and call is not None:
+                name = next((n for n, thing in held.items() if thing is leaf), "")
+            self.known[leaf] = Source(leaf, self.unique(own or name or "input"), leaf.shape, leaf.dtype, owner)
+        return self.known[leaf]
+
+    def from_function(self, leaf: Tensor, call: Called, given: dict[str, Given], held: dict[str, Any]) -> Source:
+        """The source of what a function has made itself of what it was given, or of an array that it was given."""
+        name = leaf.name or leaf.made_of
+        match = next((n for n, g in given.items() if name and g.name == name), None)
+        if match is None and not name:
+            free = [n for n, g in given.items() if not isinstance(held[n], (Node, Tensor)) and g.shape]
+            same = [n for n in free if given[n].shape == leaf.shape]
+            match = next(iter([*same, *free]), None)
+        if match is None:
+            if leaf not in self.known:
+                self.known[leaf] = Source(leaf, visible(name) or "constant", leaf.shape, leaf.dtype, is_own=not name)
+            return self.known[leaf]
+        g, thing = given[match], held[match]
+        key = thing if isinstance(thing, Tensor) else (g.name, g.shape) if g.name else (call, match)
+        if key not in self.known:
+            self.known[key] = Source(leaf, self.unique(visible(g.name) or match), g.shape, g.dtype)
+        return self.known[key]
+
+    def owner_of(self, leaf: Tensor, node: Node) -> tuple[str | None, str]:
+        """The path of the module that has a Parameter, and the name that it has by that."""
+        if type(leaf) is Tensor:
+            return None, ""
+        for member in node.members or (node,):
+            calls = calls_of(member.scope)
+            for call in calls[::-1]:
+                for name, parameter in getattr(call.module, "_parameters", {}).items():
+                    if parameter is leaf:
+                        path = [self.models.get(id(calls[0].module), ""), str(call), name]
+                        return str(call), visible(".".join(p for p in path if p))
+        scope = next((str(m.scope) for m in node.members or (node,) if m.scope), "")
+        return (scope, visible(f"{scope}.{leaf.name}")) if scope and leaf.name else (None, "")
+
+    def unique(self, name: str) -> str:
+        """A name that nothing else has."""
+        n = self.taken[name] = self.taken.get(name, 0) + 1
+        if name == "input":
+            return f"input{n - 1}"
+        return name if n == 1 else f"{name} ({n})"

@@ -1,0 +1,261 @@
+"""What stands in the boxes: names, operands in their order, attributes, arguments of modules and functions, shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.naming import index_text
+from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op
+from tensorgrad.core.scope import Called, Given
+from tensorgrad.core.table import visible
+from tensorgrad.core.tensor import Tensor
+
+# Operators that are written between their operands
+BETWEEN = {
+    "add": "+", "sub": "−", "mul": "×", "div": "÷", "matmul": "@", "sparse_matmul": "@", "power": "^", "floordiv": "//",
+    "mod": "mod", "greater": ">", "greater_equal": "≥", "less": "<", "less_equal": "≤", "equal": "=", "not_equal": "≠",
+    "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^",
+}  # fmt: skip
+TITLES = {"sum": "Σ", "sum_to": "Σ", "neg": "negate −", "getitem": "", "transpose": "transpose", "square": "square ²"}
+COMMUTE = frozenset(
+    [
+        "add",
+        "mul",
+        "equal",
+        "not_equal",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+        "logaddexp",
+        "hypot",
+        "maximum",
+        "minimum",
+    ]
+)
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LONGEST = 46  # characters in a line
+WIDTH = 36  # and in a line of a formula, where that can be broken
+
+
+def commutes(op: Op) -> bool:
+    """Whether the order of its operands does not matter."""
+    return op.name in COMMUTE
+
+
+def number(x: Any) -> str:
+    """A number as short as it can be told from others."""
+    if isinstance(x, (bool, np.bool_)):
+        return str(bool(x))
+    if isinstance(x, (int, np.integer)):
+        return str(x).replace("-", "−")
+    return f"{float(x):.6g}".replace("-", "−")
+
+
+def title_of(node: Node, operand: Callable[[int, Any], str]) -> str:
+    """An operation with what it is given besides what flows in by an arrow, in the order in which it was written.
+
+    operand   for an argument that is no number: its name if it has no arrow, its letter if the order matters, else ""
+    """
+    texts = [operand(i, s) if isinstance(s, (Node, Tensor)) else number(s) for i, s in enumerate(node.inputs)]
+    name = node.op.name
+    if name in BETWEEN and len(texts) == 2:
+        sign = BETWEEN[name]
+        left, right = texts
+        joined = f"{left}{sign}{right}" if sign == "^" and not (left and right) else f"{left} {sign} {right}"
+        return joined.strip()
+    words = [TITLES.get(name, node.op.name) or ""]
+    shown = [t for t in texts if t]
+    if shown:
+        words.append(", ".join(shown))
+    words += attributes(node)
+    return " ".join(word for word in words if word)
+
+
+def attributes(node: Node) -> list[str]:
+    """What an operation was told besides its operands."""
+    attrs, name = node.attrs, node.op.name
+    if name in ("getitem", "put", "setitem", "assign") and "index" in attrs:
+        rest = {key: value for key, value in attrs.items() if key != "index"}
+        return [f"[{index(attrs['index'])}]" + ("=" if name != "getitem" else ""), *pairs(rest)]
+    if name == "clip" and set(attrs) == {"low", "high"}:
+        low, high = (number(attrs[key]) if attrs[key] is not None else "" for key in ("low", "high"))
+        return [f"{low} … {high}" if low and high else f"≥ {low}" if low else f"≤ {high}"]
+    if name == "transpose":
+        axes = attrs.get("axes")
+        if axes is None or tuple(axes) == tuple(range(len(axes)))[::-1]:
+            return ["ᵀ"]
+    if name in ("reshape", "broadcast_to", "sum_to") and len(attrs) == 1:
+        return []  # what comes out says it
+    return pairs(attrs)
+
+
+def pairs(attrs: Mapping[str, Any]) -> list[str]:
+    """Names and values; what is off is left out, what is on is its name."""
+    found = []
+    for key, value in attrs.items():
+        if value is None or value is False:
+            continue
+        if key in ("shape", "axes", "dtype", "subscripts"):
+            found.append(short(value))
+            continue
+        found.append(key if value is True else f"{key} {short(value)}")
+    return found
+
+
+def index(value: Any) -> str:
+    """An index as it was written; an array of many by its shape, and a mark that tells it from others."""
+    parts = value if isinstance(value, tuple) else (value,)
+    texts = []
+    for part in parts:
+        text = index_text(part)
+        if isinstance(part, (np.ndarray, list)) and np.size(part) > 8:
+            text += f" #{digest(part)}"
+        texts.append(text)
+    return ", ".join(texts)
+
+
+def short(value: Any) -> str:
+    """A value in few characters, others for another value."""
+    if isinstance(value, (bool, int, float, np.bool_, np.number)):
+        return number(value)
+    if isinstance(value, np.dtype):
+        return str(value)
+    if isinstance(value, type) and issubclass(value, np.generic):
+        return value.__name__
+    if isinstance(value, (tuple, list)) and len(value) == 1 and not isinstance(value[0], (tuple, list)):
+        return short(value[0])
+    if isinstance(value, (tuple, list)) and all(isinstance(v, (int, np.integer)) for v in value) and len(value) <= 8:
+        return " ".join(map(number, value)) if value else "()"
+    if isinstance(value, Tensor):
+        value = value._data
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        if value.size <= 6:
+            return np.array2string(np.asarray(value), separator=", ", precision=4).replace("\n", "")
+        return f"{'×'.join(map(str, value.shape))} {value.dtype} #{digest(value)}"
+    if callable(value) and not isinstance(value, (str, bytes)):
+        return str(getattr(value, "__name__", type(value).__name__))
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", visible(str(value)))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 6]}… #{digest(text)}"
+
+
+def digest(value: Any) -> str:
+    """A few characters that tell a long value from others."""
+    content = np.ascontiguousarray(value).tobytes() if not isinstance(value, str) else value.encode()
+    return hashlib.sha256(content).hexdigest()[:4]
+
+
+def arguments_of(call: Called) -> str:
+    """What a function was told besides its arrays: "kernel 3×3, stride 2"; what is as by default is left out."""
+    words = []
+    for name, value, default in call.arguments():
+        if isinstance(value, Given):
+            if name in ("weight", "kernel") and call.name.startswith("conv") and len(value.shape) > 2:
+                words.append("kernel " + "×".join(map(str, value.shape[2:])))
+            continue
+        if value is None or (default is not inspect.Parameter.empty and value == default):
+            continue
+        name = name.removesuffix("_size")
+        words.append(name if value is True else f"{name} {short(value)}")
+    return ", ".join(words)
+
+
+def class_of(module: Any) -> str:
+    """A module's class and arguments: "Linear 64→500", "Conv2d 3→4, kernel 3, stride 2"."""
+    name = visible(type(module).__name__)
+    try:
+        told = visible(module.extra_repr())
+    except Exception:  # of a class of the user's, or of a module that has lost a parameter
+        told = ""
+    told = re.sub(r"^(\d+), (\d+)(?=,|$)", r"\1→\2", told) if hasattr(module, "weight") else told
+    told = re.sub(r"(\w+?)(?:_size|_shape)?=", r"\1 ", told).replace("'", "")
+    told = re.sub(r"\((\d+), \1\)", r"\1", told)
+    told = re.sub(r"\((\d+),\)", r"\1", told)
+    told = told if len(told) <= LONGEST else f"{told[: LONGEST - 1]}…"
+    return f"{name} {told}".strip()
+
+
+def formula_lines(op: Op, direction: str) -> list[str]:
+    """The formula of an op without what it says about shapes, one equation in a line."""
+    return equations(op.formula(direction))
+
+
+def equations(formula: str) -> list[str]:
+    """The equations of a formula, as many in a line as are short, long ones in several lines."""
+    lines: list[str] = []
+    for line in (line.split("    ")[0].rstrip() for line in formula.splitlines()):
+        lines += packed([part.strip().rstrip(",") for part in line.split(",   ")], ",   ")
+    return lines
+
+
+def packed(parts: list[str], comma: str = ", ") -> list[str]:
+    """Parts of a line, as many in a line as are short; what is longer than a line in several."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) + len(comma) <= WIDTH:
+            lines[-1] += comma + part
+        else:
+            lines += textwrap.wrap(part, WIDTH, subsequent_indent="  ", break_long_words=False) if len(part) > WIDTH else [part]
+    return lines
+
+
+def shape_of(value: Any) -> str:
+    return "×".join(map(str, value.shape)) or "scalar"
+
+
+def facts_of(value: Node | Tensor) -> dict[str, str]:
+    """What is known about a node or a leaf."""
+    size = int(np.prod(value.shape, dtype=int))
+    facts = {"shape": shape_of(value), "dtype": str(value.dtype), "bytes": f"{size * np.dtype(value.dtype).itemsize:,}"}
+    if isinstance(value, Node):
+        facts["op"] = value.op.name
+        facts["module"] = str(value.scope)
+        facts["formula"] = value.op.formula("forward")
+        facts["gradient"] = value.op.formula("backward")
+        facts["line"] = value.line
+        facts["attributes"] = ", ".join(f"{key}={short(item)}" for key, item in value.attrs.items())
+    return {key: text for key, text in facts.items() if text}
+
+
+def formula_of(fn: Any, direction: str) -> str:
+    """The lines of a function's docstring that stand behind `direction`, as those of an op."""
+    text = inspect.cleandoc(fn.__doc__ or "")
+    found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
+    return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
+
+
+def from_to(first: str, last: str) -> str:
+    """ "blocks.0…5.weight" for "blocks.0.weight" and "blocks.5.weight"."""
+    a, b = first.split("."), last.split(".")
+    if len(a) != len(b):
+        return f"{first} … {last}"
+    return ".".join(x if x == y else f"{x}…{y}" for x, y in zip(a, b, strict=True))
+
+
+def contents_of(part: Any) -> str:
+    """The ops in a part, the most frequent first: "50 linear, 50 relu"."""
+    count = Counter(node.op.name for node in part.nodes).most_common()
+    text = ", ".join(f"{n} {name}" for name, n in count[:4])
+    return text + (f" and {sum(n for _, n in count[4:])} more" if len(count) > 4 else "")
+
+
+def operands_of(node: Node) -> list[str]:
+    """What each argument of an op is called: a, b, ..., or as its formula has it."""
+    n = len(node.inputs)
+    letters = [LETTERS[i] if i < len(LETTERS) else str(i) for i in range(n)]
+    if node.op.name in BETWEEN or not hasattr(node.op, "forward"):
+        return letters
+    taken = list(inspect.signature(node.op.forward).parameters.values())[1:]
+    names = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return (names + letters[len(names) :])[:n] if not any(p.kind is p.VAR_POSITIONAL for p in taken) else letters
