@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array
 from tensorgrad.core.memory import new
+from tensorgrad.kernels import erf as error_function
 from tensorgrad.kernels import reference, thresholds
 from tensorgrad.kernels.build import ChainKernel, cross_entropy_grad_kernel, log_softmax_kernel
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step, Symbol
@@ -72,6 +73,17 @@ def computed(formula: Callable[[Any], Any], x: Any) -> Any:
 def formula_kernel(formula: Callable[[Any], Any], char: str) -> ChainKernel:
     """The kernel of a formula of one array; char: of the dtype."""
     return ChainKernel(Chain.of(lambda x: (formula(x),), [Operand("full", DTYPES[char])]), {})
+
+
+def erf(x: Any) -> Any:
+    """The error function of an array or, in a chain, one step of it."""
+    if isinstance(x, Symbol):
+        return x.record("erf", error_function.erf, (x,))
+    if type(x) is not np.ndarray or x.size < thresholds.KERNEL or not fits(x):
+        return error_function.erf(x)
+    y = new(x.shape, x.dtype)
+    one_step("erf", "full", x.dtype.char)(x, y)
+    return y
 
 
 def relu_grad(g: Array, unit: Array) -> Array:
