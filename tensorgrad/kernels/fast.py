@@ -222,6 +222,43 @@ def log_softmax(z: Any, y: Any) -> None:
 
 
 @jit(source)
+def softmax_of_seen(z: Any, start: Any, queries: Any, causal: Any) -> None:
+    """As attention.softmax_of_seen, of so many queries in turn."""
+    rows, keys = z.shape
+    zero, one = z.dtype.type(0), z.dtype.type(1)
+    for i in range(rows):
+        seen = min(start + i % queries + 1, keys) if causal else keys
+        row = z[i, :seen]
+        top = row[0]
+        for k in range(seen):
+            if row[k] > top or row[k] != row[k]:
+                top = row[k]
+        for k in range(seen):
+            row[k] = exp_of_negative(row[k] - top)
+        mass = zero
+        for k in range(seen):
+            mass += row[k]
+        share = one / mass
+        for k in range(seen):
+            row[k] *= share
+        for k in range(seen, keys):
+            z[i, k] = zero
+
+
+@jit(source)
+def softmax_grad(p: Any, dp: Any) -> None:
+    """As attention.softmax_grad."""
+    rows, keys = p.shape
+    for i in range(rows):
+        share, slope = p[i], dp[i]
+        total = p.dtype.type(0)
+        for k in range(keys):
+            total += share[k] * slope[k]
+        for k in range(keys):
+            slope[k] = share[k] * (slope[k] - total)
+
+
+@jit(source)
 def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> Any:
     """dz = factor (e^logp - one_hot(t)); returns whether every label is a class, else dz is not written."""
     for i in range(len(t)):

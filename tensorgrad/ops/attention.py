@@ -21,6 +21,7 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import named, scoped, state
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.kernels import attention as kernels
 from tensorgrad.kernels import thresholds
 from tensorgrad.ops.compare import equal
 from tensorgrad.ops.elementwise import where
@@ -181,6 +182,8 @@ def weights(q: Value, k: Value, mask: Value | None, causal: bool, scale: float, 
         mask = mask if mask.ndim < 2 or mask.shape[-2] == 1 else part(mask, rows)
         mask = mask if mask.shape[-1] in (1, n) else mask[..., :n]
         z = where(mask, z, -np.inf) if mask.dtype == bool else z + mask
+    elif kernels.softmax_of_seen(z, rows.start, causal):
+        return z
     if causal:
         z = where(lower("tril", z, rows.start), z, -np.inf)
     if mask is None or not n:
@@ -211,6 +214,8 @@ def slopes(
     """The weights p of the queries in `rows`, and the gradient dz of their scores."""
     p = weights(q, k, mask, causal, scale, rows)
     dp = part(g, rows) @ first(p.shape[-1], v).swapaxes(-1, -2)
+    if kernels.softmax_grad(p, dp):
+        return p, dp
     return p, p * (dp - (p * dp).sum(-1, keepdims=True))
 
 
