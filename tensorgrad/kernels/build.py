@@ -194,3 +194,10 @@ def cross_entropy_grad_kernel(dtype: Any, labels: Any) -> Kernel | None:
     """cross_entropy_grad for scores and labels of these dtypes; None where NumPy has to do it."""
     z = np.zeros((1, 1), dtype)
     return fast_kernel("cross_entropy_grad", z, np.zeros(1, labels), dtype.type(1), z.copy())
+
+
+@functools.cache
+def add_rows_kernel(dtype: Any) -> Kernel | None:
+    """add_rows for numbers of this dtype; None where NumPy has to do it."""
+    y = np.zeros((1, 1), dtype)
+    return fast_kernel("add_rows", y, np.zeros(1, np.intp), y.copy())

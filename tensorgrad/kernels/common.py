@@ -12,7 +12,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.memory import new
 from tensorgrad.kernels import erf as error_function
 from tensorgrad.kernels import reference, thresholds
-from tensorgrad.kernels.build import ChainKernel, cross_entropy_grad_kernel, log_softmax_kernel
+from tensorgrad.kernels.build import ChainKernel, add_rows_kernel, cross_entropy_grad_kernel, log_softmax_kernel
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step, Symbol
 
 DTYPES = {"f": "float32", "d": "float64"}
@@ -132,3 +132,14 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
         return None
     dz = np.empty_like(logp)
     return dz if kernel(logp, t, logp.dtype.type(factor), dz) else None
+
+
+def add_rows(y: Array, t: Array, x: Array) -> bool:
+    """y[t] += x, row by row in the order of t, each time one stands in it; whether it was done. y (r, k), t (n) in range, x (n, k)"""
+    if x.size < thresholds.KERNEL or x.dtype is not y.dtype or t.dtype != np.intp:
+        return False
+    kernel = add_rows_kernel(y.dtype) if y.dtype.char in "fd" and all(a.flags.c_contiguous for a in (y, t, x)) else None
+    if kernel is None:
+        return False
+    kernel(y, t, x)
+    return True

@@ -450,6 +450,15 @@ def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
 
 
 @jit(source)
+def add_rows(y: Any, t: Any, x: Any) -> None:
+    """y[t[i]] += x[i], one row after the other; negative ones count from the end."""
+    for i in range(len(t)):
+        to, row = y[t[i]], x[i]
+        for j in range(len(row)):
+            to[j] += row[j]
+
+
+@jit(source)
 def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any) -> None:
     """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q); what is said for each axis, rows first."""
     n, c, h, w = x.shape

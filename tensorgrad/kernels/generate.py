@@ -32,10 +32,9 @@ EXPRESSIONS = {
     "relu_grad": "({0} if {1} > {zero} else {zero})",
     "mul_grad": "({0} * {1} if {0} != {zero} else {zero})",
     "div_grad": "({0} / {1} if {0} != {zero} else {zero})",
-    "exp": "exp_of_any({0})",
-    "tanh": "tanh({0})",
-    "erf": "erf({0})",
 }
+# Within some units in the last place of NumPy's
+APPROXIMATED = {"exp": "exp_of_any({0})", "tanh": "tanh({0})", "erf": "erf({0})"}
 DECAY = "exp_of_negative({0})"  # exp of what is never above 0
 WITH_NUMBER = {  # functions of a number besides
     ("power", 1.0): "{0}",
@@ -197,9 +196,8 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
 def expression(step: Step) -> str | None:
     """What Numba's loop says for a step; None where NumPy would be faster."""
     number = step.inputs[-1]
-    if isinstance(number, Ref):
-        return EXPRESSIONS.get(step.function)
-    return WITH_NUMBER.get((step.function, float(number)), EXPRESSIONS.get(step.function))
+    known = None if isinstance(number, Ref) else WITH_NUMBER.get((step.function, float(number)))
+    return known or EXPRESSIONS.get(step.function) or APPROXIMATED.get(step.function)
 
 
 def decaying(chain: Chain) -> set[int]:
