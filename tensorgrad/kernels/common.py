@@ -135,7 +135,7 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
 
 
 def add_rows(y: Array, t: Array, x: Array) -> bool:
-    """y[t] += x, row by row in the order of t, each time one stands in it; whether it was done. y (r, k), t (n) in range, x (n, k)"""
+    """y[t] += x, row by row in the order of t; returns whether it was done. y (r, k), x (n, k), t (n) within -r .. r - 1"""
     if x.size < thresholds.KERNEL or x.dtype is not y.dtype or t.dtype != np.intp:
         return False
     kernel = add_rows_kernel(y.dtype) if y.dtype.char in "fd" and all(a.flags.c_contiguous for a in (y, t, x)) else None

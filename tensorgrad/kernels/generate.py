@@ -7,8 +7,8 @@ from typing import Any
 
 from tensorgrad.kernels.chain import Chain, Ref, Register, Step, constant_name
 
-# What Numba's loop says for a function that a processor does in a few cycles, or that fast.py has in arithmetic. The others (log,
-# sin, ...) are left to NumPy, which does eight or sixteen at once where Numba calls the C library for each.
+# What Numba's loop says for a function that a processor does in a few cycles, with NumPy's bits. What is not here or below (log,
+# sin, ...) is left to NumPy, which does eight or sixteen at once where Numba calls the C library for each.
 EXPRESSIONS = {
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
@@ -33,7 +33,7 @@ EXPRESSIONS = {
     "mul_grad": "({0} * {1} if {0} != {zero} else {zero})",
     "div_grad": "({0} / {1} if {0} != {zero} else {zero})",
 }
-# Within some units in the last place of NumPy's
+# What fast.py has in arithmetic, within some units in the last place of NumPy's
 APPROXIMATED = {"exp": "exp_of_any({0})", "tanh": "tanh({0})", "erf": "erf({0})"}
 DECAY = "exp_of_negative({0})"  # exp of what is never above 0
 WITH_NUMBER = {  # functions of a number besides

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 
-import numpy as np
-
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Rules, Tangents, Value
 from tensorgrad.core.operand import Binary, Unary
