@@ -28,8 +28,8 @@ def kernel_of(name: str, *arrays: Any) -> Kernel | None:
 
 
 def softmax_of_seen(z: Any, start: int, causal: bool) -> bool:
-    """Write over the scores z (..., l, s) of the queries from `start` on their softmax. If `causal`, that of query i is over the
-    keys 0 .. i, and 0 for the others. Returns whether it was done."""
+    """Write over the scores z (..., l, s) of the queries from `start` on their softmax; if `causal`, of query i over the
+    keys 0 .. i alone, the others being 0. Returns whether it was done."""
     run = kernel_of("softmax_of_seen", z)
     if run is None:
         return False

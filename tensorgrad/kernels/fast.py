@@ -96,7 +96,7 @@ def compiled_exp_of_any(x: Any) -> Any:
 
 
 def softplus(x: Any) -> Any:
-    """log(1 + e^x) = max(x, 0) + log(1 + e) with e = e^-|x|; log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3, by its series."""
+    """log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|; log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3, by its series."""
     return np.logaddexp(x, 0)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from tensorgrad.kernels.chain import Chain, Ref, Register, Step, constant_name
 
-# What Numba's loop says for a function that a processor does in a few cycles, with NumPy's bits. What is not here or below (log,
-# sin, ...) is left to NumPy, which does eight or sixteen at once where Numba calls the C library for each.
+# What Numba's loop says for a function that a processor does in a few cycles, with NumPy's bits. What is not here or below
+# (log, sin, ...) is left to NumPy, which does eight or sixteen at once where Numba calls the C library for each.
 EXPRESSIONS = {
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
