@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -72,6 +73,25 @@ def plain(q: Any, k: Any, v: Any, mask: Any = None, *, causal: bool, scale: floa
     if causal:
         z = ops.where(np.tri(q.shape[-2], k.shape[-2], dtype=bool), z, -1e300)
     return ops.softmax(z) @ v
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("queries", [1, 3, 9])
+def test_kernels_and_numpy_give_the_same(queries: int, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both sides of the size from which kernels are asked for, all queries at once and some at a time."""
+    rng = np.random.default_rng(0)
+    given = [rng.normal(size=(2, n, 4)).astype("f") for n in (queries, 5, 5)]
+    found = []
+    for kernel, block in itertools.product((0, 10**9), (thresholds.ATTENTION, 20)):
+        monkeypatch.setattr(thresholds, "KERNEL", kernel)
+        monkeypatch.setattr(thresholds, "ATTENTION", block)
+        q, k, v = (Tensor(x, requires_grad=True) for x in given)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        (y * y).sum().backward()
+        found.append([y.numpy(), *(x.grad.numpy() for x in (q, k, v))])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 4, thresholds.ATTENTION])

@@ -211,6 +211,59 @@ def test_samples_in_parts_and_threads(model: str, rows: int, threads: int, monke
         tensorgrad.set_num_threads(before)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_chains_over_three_axes_are_loops(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any size: a bias lies along rows, however many axes there are before it."""
+    if not build.has_numba():
+        pytest.skip("needs Numba: pip install numba")
+    rng = np.random.default_rng(0)
+    x, b = Tensor(rng.normal(size=(2, 3, 5)).astype("f")), Tensor(rng.normal(size=5).astype("f"), requires_grad=True)
+
+    def step(x: Any) -> Any:
+        return F.gelu(x + b)
+
+    expected = step(x)
+    rows: list[int] = []
+    original = build.numpy_kernel
+
+    def numpy_kernel(*args: Any) -> Any:
+        kernel = original(*args)
+        return lambda *arrays, rows: rows_of(kernel, arrays, rows)
+
+    def rows_of(kernel: Any, arrays: Any, n: int) -> None:
+        rows.append(n)
+        kernel(*arrays, rows=n)
+
+    monkeypatch.setattr(build, "numpy_kernel", numpy_kernel)
+    before = tensorgrad.get_num_threads()
+    tensorgrad.set_num_threads(threads)
+    try:
+        for threshold in (thresholds.CHAIN_THREADS, 1):
+            monkeypatch.setattr(thresholds, "CHAIN_THREADS", threshold)
+            compiled = tensorgrad.compile(step)
+            for _ in range(3):
+                np.testing.assert_allclose(compiled(x).numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+    finally:
+        tensorgrad.set_num_threads(before)
+    assert not rows  # none of them was left to NumPy
+
+
+def test_a_part_that_lies_row_after_row_is_not_copied() -> None:
+    """x[1:] of something that does; not x[:, 1:], nor of what lies otherwise."""
+    x, w = Tensor(np.arange(24.0).reshape(4, 3, 2)), Tensor(np.arange(6.0).reshape(2, 3))
+
+    def step(x: Any) -> Any:
+        y = x * 2
+        alike = y[1:].reshape((-1, 2)) @ w, y[0, :2].reshape(-1) + 1
+        return *alike, y[:, 1:].reshape((-1, 2)) @ w, y[::-1].reshape(-1) * 3, y.swapaxes(0, 1)[1:].reshape(-1) - 1
+
+    compiled = tensorgrad.compile(step)
+    for _ in range(3):
+        for found, wanted in zip(compiled(x), step(x), strict=True):
+            np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+    assert sum(line.startswith("copy ") for line in str(compiled.plan).splitlines()) == 3
+
+
 def test_parts_of_the_samples_need_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     init.seed(0)
     net = MODELS["relu"](np.float32)

@@ -274,7 +274,9 @@ class Lowering:
         (of,), at = inputs, node.attrs["index"]
         if not isinstance(of, Value) or not takes_a_view(at):
             return None
-        return self.view(of, node.shape, "getitem", taking(at), False, node)
+        look = taking(at)
+        whole = of.contiguous and look(outline(of.shape), node.shape).flags.c_contiguous
+        return self.view(of, node.shape, "getitem", look, bool(whole), node)
 
     def assign(self, node: Node, inputs: list[Any]) -> Value | None:
         """An array with other elements, which may be written over it."""
@@ -486,6 +488,12 @@ def taking(at: Any) -> Look:
     parts = at if isinstance(at, tuple) else (at,)
     whole = parts if any(i is ... for i in parts) else (*parts, ...)
     return lambda a, shape: a[whole]
+
+
+def outline(shape: Shape) -> Array:
+    """What has this shape and lies row after row, without memory for its elements, of which none is to be read."""
+    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    return np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), shape, strides, writeable=False)
 
 
 def takes_a_view(at: Any) -> bool:

@@ -10,8 +10,9 @@ import numpy as np
 
 from tensorgrad.core.backend import Array
 from tensorgrad.core.memory import new
+from tensorgrad.kernels import erf as error_function
 from tensorgrad.kernels import reference, thresholds
-from tensorgrad.kernels.build import ChainKernel, cross_entropy_grad_kernel, log_softmax_kernel
+from tensorgrad.kernels.build import ChainKernel, add_rows_kernel, cross_entropy_grad_kernel, log_softmax_kernel
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step, Symbol
 
 DTYPES = {"f": "float32", "d": "float64"}
@@ -74,6 +75,17 @@ def formula_kernel(formula: Callable[[Any], Any], char: str) -> ChainKernel:
     return ChainKernel(Chain.of(lambda x: (formula(x),), [Operand("full", DTYPES[char])]), {})
 
 
+def erf(x: Any) -> Any:
+    """The error function of an array or, in a chain, one step of it."""
+    if isinstance(x, Symbol):
+        return x.record("erf", error_function.erf, (x,))
+    if type(x) is not np.ndarray or x.size < thresholds.KERNEL or not fits(x):
+        return error_function.erf(x)
+    y = new(x.shape, x.dtype)
+    one_step("erf", "full", x.dtype.char)(x, y)
+    return y
+
+
 def relu_grad(g: Array, unit: Array) -> Array:
     """g where unit > 0, exactly 0 elsewhere; of one dtype and shape."""
     y = new(g.shape, g.dtype)
@@ -120,3 +132,14 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
         return None
     dz = np.empty_like(logp)
     return dz if kernel(logp, t, logp.dtype.type(factor), dz) else None
+
+
+def add_rows(y: Array, t: Array, x: Array) -> bool:
+    """y[t] += x, row by row in the order of t; returns whether it was done. y (r, k), x (n, k), t (n) within -r .. r - 1"""
+    if x.size < thresholds.KERNEL or x.dtype is not y.dtype or t.dtype != np.intp:
+        return False
+    kernel = add_rows_kernel(y.dtype) if y.dtype.char in "fd" and all(a.flags.c_contiguous for a in (y, t, x)) else None
+    if kernel is None:
+        return False
+    kernel(y, t, x)
+    return True

@@ -12,12 +12,13 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
+from tensorgrad.kernels import erf as reference
 from tensorgrad.kernels.cache import jit
 
 
 def source() -> str:
-    """The text of this file: kernels depend on what they call."""
-    return inspect.getsource(sys.modules[__name__])
+    """The text of this file, and of the numbers in it: kernels depend on what they call."""
+    return inspect.getsource(sys.modules[__name__]) + inspect.getsource(reference)
 
 
 def exp_of_negative(x: Any) -> Any:
@@ -55,6 +56,119 @@ def compiled_exp_of_negative(x: Any) -> Any:
         return zero if x < lowest else e * power
 
     return compute
+
+
+def exp_of_any(x: Any) -> Any:
+    """e^x in arithmetic alone, as exp_of_negative has it, but that 2^n is multiplied by in two parts, each of which is normal:
+    so it is infinite where e^x is too large, and subnormal or 0 where it is that small."""
+    return np.exp(x)
+
+
+@overload(exp_of_any)
+def compiled_exp_of_any(x: Any) -> Any:
+    """For the dtype of x."""
+    single = x == types.float32
+    real: Any = np.float32 if single else np.float64
+    bits: Any = np.int32 if single else np.int64
+    mantissa, bias, terms, far = (23, 127, 7, 150.0) if single else (52, 1023, 13, 1400.0)
+    log2e, high, low = real(1 / math.log(2)), real(0.693359375), real(-2.12194440054690582767e-4)
+    to_whole, limit = real(1.5 * 2.0**mantissa), real(far)  # beyond it is 0 or infinite
+    of_bits = bits(np.asarray(to_whole).view(bits))
+    series = tuple([real(1 / math.factorial(k)) for k in range(terms, -1, -1)])
+    zero = real(0)
+
+    def compute(x: Any) -> Any:
+        x = x if x <= limit or x != x else limit
+        x = x if x >= -limit or x != x else -limit
+        shifted = real(x * log2e + to_whole)
+        n = shifted - to_whole
+        r = (x - n * high) - n * low
+        e = zero
+        for c in series:
+            e = e * r + c
+        whole = real(shifted).view(bits) - of_bits
+        half = whole >> bits(1)
+        first = bits((half + bits(bias)) << bits(mantissa)).view(real)
+        second = bits((whole - half + bits(bias)) << bits(mantissa)).view(real)
+        return e * first * second
+
+    return compute
+
+
+def softplus(x: Any) -> Any:
+    """log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|; log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3, by its series."""
+    return np.logaddexp(x, 0)
+
+
+@overload(softplus)
+def compiled_softplus(x: Any) -> Any:
+    """For the dtype of x."""
+    single = x == types.float32
+    real: Any = np.float32 if single else np.float64
+    series = tuple([real(2 / (2 * k + 1)) for k in range(7 if single else 17, -1, -1)])
+    zero, two = real(0), real(2)
+
+    def compute(x: Any) -> Any:
+        e = exp_of_any(-abs(x))
+        s = e / (two + e)
+        square = s * s
+        y = zero
+        for c in series:
+            y = y * square + c
+        return s * y + (x if x > zero else zero)
+
+    return compute
+
+
+def erf(x: Any) -> Any:
+    """As reference.erf."""
+    return reference.erf(x)
+
+
+@overload(erf)
+def compiled_erf(x: Any) -> Any:
+    """For the dtype of x."""
+    single = x == types.float32
+    real: Any = np.float32 if single else np.float64
+    names = ("ERF_SHORT", "ERFC_SHORT") if single else ("ERF_P", "ERF_Q", "ERFC_P", "ERFC_Q")
+    series = [tuple(map(real, getattr(reference, name))) for name in names]
+    of_inner, of_outer = series[0], series[-1]
+    below_inner, above_outer = series[1], series[-2]  # in float64 alone
+    seam, limit, zero, one = real(0.75 if single else 0.5), real(6), real(0), real(1)
+
+    def in_single(x: Any) -> Any:
+        x = x if x <= limit or x != x else limit
+        x = x if x >= -limit or x != x else -limit
+        a, square = abs(x), x * x
+        inner = outer = zero
+        for c in of_inner:
+            inner = inner * square + c
+        for c in of_outer:
+            outer = outer * a + c
+        outer = one - exp_of_negative(-square) / outer
+        inner = x * inner
+        outer = -outer if x < zero else outer
+        return inner if a < seam else outer
+
+    def in_double(x: Any) -> Any:
+        x = x if x <= limit or x != x else limit
+        x = x if x >= -limit or x != x else -limit
+        a, square = abs(x), x * x
+        inner = below = above = outer = zero
+        for c in of_inner:
+            inner = inner * square + c
+        for c in below_inner:
+            below = below * square + c
+        for c in above_outer:
+            above = above * a + c
+        for c in of_outer:
+            outer = outer * a + c
+        outer = one - exp_of_negative(-square) * (above / outer)
+        inner = x * (inner / below)
+        outer = -outer if x < zero else outer
+        return inner if a < seam else outer
+
+    return in_single if single else in_double
 
 
 @jit(source)
@@ -105,6 +219,43 @@ def log_softmax(z: Any, y: Any) -> None:
         shift = log(mass)
         for k in range(classes):
             y[i, k] = (z[i, k] - top) - shift
+
+
+@jit(source)
+def softmax_of_seen(z: Any, start: Any, queries: Any, causal: Any) -> None:
+    """As attention.softmax_of_seen, of so many queries in turn."""
+    rows, keys = z.shape
+    zero, one = z.dtype.type(0), z.dtype.type(1)
+    for i in range(rows):
+        seen = min(start + i % queries + 1, keys) if causal else keys
+        row = z[i, :seen]
+        top = row[0]
+        for k in range(seen):
+            if row[k] > top or row[k] != row[k]:
+                top = row[k]
+        for k in range(seen):
+            row[k] = exp_of_negative(row[k] - top)
+        mass = zero
+        for k in range(seen):
+            mass += row[k]
+        share = one / mass
+        for k in range(seen):
+            row[k] *= share
+        for k in range(seen, keys):
+            z[i, k] = zero
+
+
+@jit(source)
+def softmax_grad(p: Any, dp: Any) -> None:
+    """As attention.softmax_grad."""
+    rows, keys = p.shape
+    for i in range(rows):
+        share, slope = p[i], dp[i]
+        total = p.dtype.type(0)
+        for k in range(keys):
+            total += share[k] * slope[k]
+        for k in range(keys):
+            slope[k] = share[k] * (slope[k] - total)
 
 
 @jit(source)
@@ -296,6 +447,15 @@ def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
             q[j] *= m[j]
         for j in range(h):
             of_h[j] *= past[j]
+
+
+@jit(source)
+def add_rows(y: Any, t: Any, x: Any) -> None:
+    """y[t[i]] += x[i], one row after the other; negative ones count from the end."""
+    for i in range(len(t)):
+        to, row = y[t[i]], x[i]
+        for j in range(len(row)):
+            to[j] += row[j]
 
 
 @jit(source)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tensorgrad.kernels.chain import Chain, Ref, Register, constant_name
+from tensorgrad.kernels.chain import Chain, Ref, Register, Step, constant_name
 
-# What Numba's loop says for a function that a processor does in a few cycles. The others (exp, tanh, ...) are left to NumPy,
-# which does eight or sixteen at once where Numba calls the C library for each; but for exp of what is never above 0.
+# What Numba's loop says for a function that a processor does in a few cycles, with NumPy's bits. What is not here or below
+# (log, sin, ...) is left to NumPy, which does eight or sixteen at once where Numba calls the C library for each.
 EXPRESSIONS = {
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
@@ -33,7 +33,15 @@ EXPRESSIONS = {
     "mul_grad": "({0} * {1} if {0} != {zero} else {zero})",
     "div_grad": "({0} / {1} if {0} != {zero} else {zero})",
 }
-DECAY = "exp_of_negative({0})"
+# What fast.py has in arithmetic, within some units in the last place of NumPy's
+APPROXIMATED = {"exp": "exp_of_any({0})", "tanh": "tanh({0})", "erf": "erf({0})"}
+DECAY = "exp_of_negative({0})"  # exp of what is never above 0
+WITH_NUMBER = {  # functions of a number besides
+    ("power", 1.0): "{0}",
+    ("power", 2.0): "{0} * {0}",
+    ("logaddexp", 0.0): "softplus({0})",
+}
+IN_ARITHMETIC = ("erf", "exp_of_any", "exp_of_negative", "softplus", "tanh")  # of fast.py
 COMPARISONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal"}
 ARITHMETIC = EXPRESSIONS.keys() - COMPARISONS - {"where"}
 SLICED = ("full", "column")  # layouts of which a part of the rows has a part
@@ -134,8 +142,9 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     """
     dtypes = {chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))} - {"bool"}
     decays = decaying(chain)
-    known = all(s.function in EXPRESSIONS or i in decays for i, s in enumerate(chain.steps))
-    if len(dtypes) != 1 or not dtypes <= {"float32", "float64"} or not known:
+    texts = [DECAY if i in decays else expression(step) for i, step in enumerate(chain.steps)]
+    called = [name for name in IN_ARITHMETIC if any(text and text.startswith(f"{name}(") for text in texts)]
+    if len(dtypes) != 1 or not dtypes <= {"float32", "float64"} or None in texts:
         return None
     if any(s.dtype == "bool" and s.function not in COMPARISONS for s in chain.steps):  # NumPy's True + True is True
         return None
@@ -148,7 +157,7 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     reads = {i: f"x{i} = {a}{at[o.layout]}" for i, (a, o) in enumerate(zip(operands, chain.operands, strict=True))}
     numbers = [line for i, line in reads.items() if chain.operands[i].layout == "number"]
     body = [line for i, line in reads.items() if chain.operands[i].layout != "number"]
-    for i, step in enumerate(chain.steps, len(operands)):
+    for i, (step, text) in enumerate(zip(chain.steps, texts, strict=True), len(operands)):
         values = []
         for a in step.inputs:
             if isinstance(a, Ref):
@@ -157,7 +166,7 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
             else:
                 values.append(f"c{len(constants)}")
                 constants[values[-1]] = f"{kind}(float.fromhex({float(a).hex()!r}))"
-        text = DECAY if i - len(operands) in decays else EXPRESSIONS[step.function]
+        assert text is not None
         body.append(f"x{i} = {text.format(*values, zero='zero', one='one')}")
     # what lies in the same memory has one name: with fewer arrays there is less that might overlap, for all the compiler knows
     stored = {
@@ -171,7 +180,7 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     after = [f"{name}[j] += {stored[register]}[i, j]" for name, register in sums if register in stored]
     body += [f"{name}[j] += x{register}" for name, register in sums if register not in stored]
     lines = ["from math import sqrt", "", "from numpy import float32, float64", ""]
-    lines += ["from tensorgrad.kernels.fast import exp_of_negative", ""] if decays else []
+    lines += [f"from tensorgrad.kernels.fast import {', '.join(called)}", ""] if called else []
     lines += [f"{name} = {value}" for name, value in constants.items()]
     lines += ["", "", f"def kernel({', '.join([*operands, *results])}):"]
     lines += [f"    {line}" for line in numbers] + [f"    {name}[:] = zero" for name, _ in sums]
@@ -182,6 +191,13 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
         lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in body)]
         lines += [f"        for j in range({full}.shape[1]):", *(f"            {line}" for line in after)] if after else []
     return "\n".join(lines) + "\n"
+
+
+def expression(step: Step) -> str | None:
+    """What Numba's loop says for a step; None where NumPy would be faster."""
+    number = step.inputs[-1]
+    known = None if isinstance(number, Ref) else WITH_NUMBER.get((step.function, float(number)))
+    return known or EXPRESSIONS.get(step.function) or APPROXIMATED.get(step.function)
 
 
 def decaying(chain: Chain) -> set[int]:

@@ -15,12 +15,14 @@ import numpy as np
 
 from tensorgrad.core.arguments import number, truth
 from tensorgrad.core.backend import Array, Xp, asarray, beside, is_floating
+from tensorgrad.core.memory import new
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import named, scoped, state
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.kernels import attention as kernels
 from tensorgrad.kernels import thresholds
 from tensorgrad.ops.compare import equal
 from tensorgrad.ops.elementwise import where
@@ -86,10 +88,10 @@ class Attention(Op):
     def forward(self, xp: Xp, q: Array, k: Array, v: Array, mask: Array | None = None, *, causal: bool, scale: float) -> Array:
         check(q, k, v)
         lead = leading(q, k, v)
-        y = xp.empty((*lead, q.shape[-2], v.shape[-1]), dtype_of(xp, q, k, v, mask))
+        y = room(xp, (*lead, q.shape[-2], v.shape[-1]), dtype_of(xp, q, k, v, mask))
         for rows in blocks(lead, q, k):
             p = weights(q, k, mask, causal, scale, rows)
-            y[..., rows, :] = p @ first(p.shape[-1], v)
+            xp.matmul(p, first(p.shape[-1], v), out=part(y, rows))
         return y
 
     def backward(
@@ -157,15 +159,38 @@ class AttentionGrad(Op):
     ) -> Array:
         lead = leading(q, k, v)
         shapes = [(*lead, *x.shape[-2:]) for x in (q, k, v)]
-        flat = xp.zeros(sum(map(math.prod, shapes)), dtype_of(xp, g, q, k, v, mask))
+        flat = room(xp, (sum(map(math.prod, shapes)),), dtype_of(xp, g, q, k, v, mask))
         gq, gk, gv = (part.reshape(s) for part, s in zip(xp.split(flat, ends_of(shapes)), shapes, strict=True))
+        of_keys = flat[gq.size :]
         for rows in blocks(lead, q, k):
             p, dz = slopes(g, q, k, v, mask, causal, scale, rows)
             n = p.shape[-1]
-            gq[..., rows, :] = dz @ first(n, k) * scale
-            gk[..., :n, :] += dz.swapaxes(-1, -2) @ (part(q, rows) * scale)
+            dz *= scale
+            xp.matmul(dz, first(n, k), out=part(gq, rows))
+            if rows.start == 0 and n == k.shape[-2]:  # the first are what the others are added to
+                xp.matmul(dz.swapaxes(-1, -2), part(q, rows), out=gk)
+                xp.matmul(p.swapaxes(-1, -2), part(g, rows), out=gv)
+                continue
+            if rows.start == 0:
+                of_keys[...] = 0
+            gk[..., :n, :] += dz.swapaxes(-1, -2) @ part(q, rows)
             gv[..., :n, :] += p.swapaxes(-1, -2) @ part(g, rows)
+        if not q.shape[-2]:
+            of_keys[...] = 0
         return flat
+
+
+def room(xp: Xp, shape: Shape, dtype: Any) -> Array:
+    """Memory for a result, used again where it is NumPy's."""
+    return new(shape, np.dtype(dtype)) if xp is np else xp.empty(shape, dtype)
+
+
+def product(a: Value, b: Value) -> Value:
+    """a @ b, in memory that is used again where both are arrays of NumPy's."""
+    if type(a) is not np.ndarray or type(b) is not np.ndarray or a.dtype != b.dtype:
+        return a @ b
+    shape = (*leading(a, b), a.shape[-2], b.shape[-1])
+    return np.matmul(a, b, out=new(shape, a.dtype))
 
 
 def ends_of(shapes: Sequence[Shape]) -> list[int]:
@@ -176,11 +201,13 @@ def ends_of(shapes: Sequence[Shape]) -> list[int]:
 def weights(q: Value, k: Value, mask: Value | None, causal: bool, scale: float, rows: slice) -> Value:
     """What the queries in `rows` take of each value, (..., rows, n): of the first n, later ones being out of sight."""
     n = min(rows.stop, k.shape[-2]) if causal else k.shape[-2]
-    z = (part(q, rows) * scale) @ first(n, k).swapaxes(-1, -2)
+    z = product(part(q, rows) * scale, first(n, k).swapaxes(-1, -2))
     if mask is not None:
         mask = mask if mask.ndim < 2 or mask.shape[-2] == 1 else part(mask, rows)
         mask = mask if mask.shape[-1] in (1, n) else mask[..., :n]
         z = where(mask, z, -np.inf) if mask.dtype == bool else z + mask
+    elif kernels.softmax_of_seen(z, rows.start, causal):
+        return z
     if causal:
         z = where(lower("tril", z, rows.start), z, -np.inf)
     if mask is None or not n:
@@ -210,7 +237,9 @@ def slopes(
 ) -> tuple[Value, Value]:
     """The weights p of the queries in `rows`, and the gradient dz of their scores."""
     p = weights(q, k, mask, causal, scale, rows)
-    dp = part(g, rows) @ first(p.shape[-1], v).swapaxes(-1, -2)
+    dp = product(part(g, rows), first(p.shape[-1], v).swapaxes(-1, -2))
+    if kernels.softmax_grad(p, dp):
+        return p, dp
     return p, p * (dp - (p * dp).sum(-1, keepdims=True))
 
 

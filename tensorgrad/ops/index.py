@@ -16,6 +16,7 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import scoped, shown, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import LabelError, OutOfRangeError
+from tensorgrad.kernels import common
 
 __all__ = ["getitem", "put"]
 
@@ -148,7 +149,7 @@ class Lookup(Binary):
         elif t.size and t.view(t.dtype.str.replace("i", "u")).max() >= len(w):
             outside = t[(t < 0) | (t >= len(w))].reshape(-1)[0]
             raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {len(w) - 1}")
-        return w[t]
+        return w[t] if on_gpu(t) else w.take(t, 0)
 
     def backward(self, g: Value, y: Value, w: Value, t: Value) -> Rules:
         return lambda: scatter(g, t, index=AT, shape=w.shape), None
@@ -295,7 +296,7 @@ def put_in(index: Any, arrays: tuple[Array, ...]) -> Any:
 def add_at(y: Array, index: Any, x: Array) -> None:
     """y[index] += x, in place, each time an element stands in the index; y lies row after row.
 
-    Rows are added number by number, which is several times as fast in NumPy as row by row.
+    Rows are added by a kernel or number by number, which is several times as fast in NumPy as row by row.
     """
     rows, width = len(y) if y.ndim else 0, math.prod(y.shape[1:])
     are_rows = is_array(index) and index.dtype.kind in "iu" and index.size and x.shape == (*index.shape, *y.shape[1:])
@@ -303,6 +304,8 @@ def add_at(y: Array, index: Any, x: Array) -> None:
         np.add.at(y, index, x)
         return
     starts = index.reshape(-1).astype(np.intp)
+    if common.add_rows(y.reshape(rows, width), starts, x.reshape(-1, width)):
+        return
     starts = np.where(starts < 0, starts + rows, starts) * width
     np.add.at(y.reshape(-1), (starts[:, None] + np.arange(width)).reshape(-1), x.reshape(-1))
 

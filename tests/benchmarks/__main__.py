@@ -4,8 +4,9 @@ Each library trains the same network from the same weights on the same batch in 
 process slow each other down); the processes take turns, and have to agree on the losses before anything is timed. "by hand" is
 NumPy written for the one network, "products alone" its matrix products and nothing else: the limit. Memory is the peak beyond
 the data and what importing the library took; it includes what a library sets up at its first step. The other libraries are no
-dependencies: install those to be compared with. `--quick` takes under a minute; `python -m tests.benchmarks.growth` measures
-how the times grow with batch, width and depth.
+dependencies: install those to be compared with. V1 to V7 are models beyond MLPs, on one core, in seconds of computing, which
+other processes on the machine hardly change, and on two (`--cores`), by the clock. `--quick` takes under a minute; `python -m
+tests.benchmarks.growth` measures how the times grow with batch, width and depth.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.measure import Measured, measure
+from tests.benchmarks.measure import MODELS_IN, Measured, measure
+from tests.benchmarks.models.shapes import MODELS
 from tests.benchmarks.overhead import overhead
 from tests.benchmarks.steps import NEEDS, OURS, PEERS, QUICK, WORKLOADS
 
@@ -35,6 +37,8 @@ AIMS = {
     "W3b": (1.15, 1.15, 0.85, 0.7, None),
     "W4": (1.5, 1.7, 0.85, 0.7, 0.5),
 }
+MODEL_AIMS = {name: 1.5 if name in ("V4", "V5", "V6", "V7") else 1.0 for name in MODELS}  # ratio to the fastest other library
+EAGER_AIM = 1 / 1.3  # ratio of PyTorch eager to ours
 
 
 def in_words(seconds: float) -> str:
@@ -80,6 +84,28 @@ def against_aims(workload: str, found: dict[str, Measured]) -> Iterator[list[str
     if workload == "W0":
         yield row("eager / by hand", eager / median["by hand"], 1.6, True)
         yield row("tensorgrad / by hand", own / median["by hand"], 1.15, True)
+
+
+def of_models(name: str, cores: int, found: dict[str, Measured]) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows of what was measured of a model, and of its aims; in seconds of computing on one core, on several of the clock."""
+    median = {peer: float(np.median(m.cpu if cores == 1 else m.seconds)) for peer, m in found.items() if m.seconds}
+    spread = {peer: m.cpu if cores == 1 else m.seconds for peer, m in found.items()}
+    own, eager = median["tensorgrad"], median["tensorgrad eager"]
+    rows = [["", "median", "min to max", "/ tensorgrad", "/ tensorgrad eager"]]
+    for peer, t in median.items():
+        limits = f"{in_words(min(spread[peer]))} to {in_words(max(spread[peer]))}"
+        rows.append([peer, in_words(t), limits, f"{t / own:.2f}", f"{t / eager:.2f}"])
+    aims, others = [], {peer: t for peer, t in median.items() if not peer.startswith("tensorgrad")}
+    title = f"{name}, {cores} core{'s' * (cores > 1)}"
+    pairs = []
+    if others:
+        best = min(others, key=lambda peer: others[peer])
+        pairs.append((f"fastest other library ({best}) / tensorgrad", others[best] / own, MODEL_AIMS[name]))
+    if "PyTorch eager" in others:
+        pairs.append(("PyTorch eager / tensorgrad eager", others["PyTorch eager"] / eager, EAGER_AIM))
+    for what, value, aim in pairs:
+        aims.append([title, what, f"{value:.2f}", f"at least {aim:.2f}", "met" if value >= aim else "missed"])
+    return rows, aims
 
 
 def imports(peers: list[str]) -> Iterator[list[str]]:
@@ -131,12 +157,17 @@ class Report:
         self.markdown += [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:], ""]
         print(flush=True)
 
+    def write(self, path: Path | None) -> None:
+        if path:
+            path.write_text("\n".join(self.markdown))
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="how often the peers take turns (default 9)")
-    parser.add_argument("--only", choices=WORKLOADS, nargs="+", default=list(WORKLOADS))
+    parser.add_argument("--only", choices=[*WORKLOADS, *MODELS], nargs="+", default=[*WORKLOADS, *MODELS])
     parser.add_argument("--peers", choices=PEERS, nargs="+", default=list(PEERS), help="besides our own and NumPy by hand")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="for V1 to V7: on so many (default 1 2)")
     parser.add_argument("--quick", action="store_true", help="W0 to W2, few rounds, libraries that start fast")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
     args = parser.parse_args()
@@ -147,7 +178,7 @@ def main() -> None:
     report = Report()
     report.text(f"{datetime.date.today()}: {machine()}; {versions()}")
     aims = [["", "", "measured", "aim", ""]]
-    for workload in args.only:
+    for workload in (name for name in args.only if name in WORKLOADS):
         widths, batch = WORKLOADS[workload]
         report.text(f"{workload}: {'-'.join(map(str, widths))}, batch {batch:,}")
         found = measure((widths, batch), peers, args.rounds)
@@ -162,12 +193,21 @@ def main() -> None:
                 [peer, f"{m.first:.3f}"] for peer, m in found.items() if np.isfinite(m.first) and peer != "products alone"
             ]
             report.rows(first)
+    for name, cores in ((name, cores) for name in args.only if name in MODELS for cores in args.cores):
+        report.text(f"{name}: {MODELS[name].title}; {cores} core{'s' * (cores > 1)}")
+        found = measure(name, [peer for peer in peers if peer in MODELS_IN], args.rounds, cores=cores)
+        rows, more = of_models(name, cores, found)
+        report.rows(rows)
+        for peer, m in found.items():
+            if m.reason:
+                report.text(f"{peer}: {m.reason}")
+        aims += more
     report.rows(aims)
-    report.text("One recorded operation on (4, 4), in µs: forward, and forward with backward")
-    report.rows(overhead([p for p in peers if p in ("PyTorch eager", "autograd", "MyGrad")]))
-    report.rows(list(imports(peers)))
-    if args.markdown:
-        args.markdown.write_text("\n".join(report.markdown))
+    if any(name in WORKLOADS for name in args.only):
+        report.text("One recorded operation on (4, 4), in µs: forward, and forward with backward")
+        report.rows(overhead([p for p in peers if p in ("PyTorch eager", "autograd", "MyGrad")]))
+        report.rows(list(imports(peers)))
+    report.write(args.markdown)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,7 @@ def main() -> None:
             ratio = f"{min(others) / found['tensorgrad'].median:.2f}" if others else ""
             rows.append([f"{size:,}", *(in_words(m.median) if m.seconds else "-" for m in found.values()), ratio])
         report.rows(rows)
-    if args.markdown:
-        args.markdown.write_text("\n".join(report.markdown))
+    report.write(args.markdown)
 
 
 if __name__ == "__main__":

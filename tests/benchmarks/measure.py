@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import multiprocessing
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -16,17 +18,26 @@ import numpy as np
 
 from tests.benchmarks.steps import NEEDS, OURS, PEERS, Step
 
-Net = tuple[tuple[int, ...], int]  # widths, batch
+Net = tuple[tuple[int, ...], int] | str  # widths and batch of an MLP, or the name of another model
+MODELS_IN: dict[str, tuple[str, dict[str, Any]]] = {  # module of tests.benchmarks.models, and what its `make` is told
+    "tensorgrad": ("ours", {}),
+    "tensorgrad eager": ("ours", {"compiled": False}),
+    "PyTorch eager": ("in_torch", {}),
+    "PyTorch compile": ("in_torch", {"compiled": True}),
+    "JAX jit": ("in_jax", {}),
+}
 PATIENCE = 20.0  # seconds that a step may take
 START = 150.0  # and everything before the first one
 
 
 @dataclass
 class Measured:
-    """seconds of a step in each round;  memory: MiB at the peak, beyond the library and the data;  first: seconds of the first
-    steps beyond those that follow;  reason: why there are no figures."""
+    """seconds of a step in each round;  cpu: those that its process computed, on all cores together;  memory: MiB at the peak,
+    beyond the library and the data;  first: seconds of the first steps beyond those that follow;  reason: why there are no
+    figures."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     memory: float = float("nan")
     first: float = float("nan")
     reason: str = ""
@@ -39,11 +50,18 @@ class Measured:
 class Worker:
     """A process with one library and one network in it, in which a function answers what is asked for."""
 
-    def __init__(self, serve: Callable[[str, Net, Connection], None], peer: str, net: Net) -> None:
+    def __init__(self, serve: Callable[[str, Net, Connection], None], peer: str, net: Net, cores: int = 0) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=serve, args=(peer, net, far), daemon=True)
-        self.process.start()
+        usual = os.sched_getaffinity(0) if cores else set()
+        if cores:  # every library counts the cores that it may use when it is loaded, and the process inherits ours
+            os.sched_setaffinity(0, sorted(usual)[-cores:])
+        try:
+            self.process.start()
+        finally:
+            if cores:
+                os.sched_setaffinity(0, usual)
 
     def ask(self, what: str, n: float, patience: float) -> Any:
         self.pipe.send((what, n))
@@ -67,9 +85,6 @@ def serve(peer: str, net: Net, pipe: Connection) -> None:
 
     BLAS threads of the process that had its turn before go on spinning for some 25 ms, so every turn begins with a pause.
     """
-    widths, batch = net
-    rng = np.random.default_rng(1)
-    x, y = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
     step: Step | None = None
     before = first = 0.0
     while True:
@@ -80,7 +95,7 @@ def serve(peer: str, net: Net, pipe: Connection) -> None:
                     if importlib.util.find_spec(package):
                         __import__(package)
                 before = peak()
-                step = PEERS[peer](widths, x, y)
+                step = step_of(peer, net)
             if what == "memory":
                 pipe.send((peak() - before) / 1024)
             elif what == "losses":
@@ -96,6 +111,17 @@ def serve(peer: str, net: Net, pipe: Connection) -> None:
             pipe.send(RuntimeError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
 
 
+def step_of(peer: str, net: Net) -> Step:
+    """The step of a library."""
+    if isinstance(net, str):
+        module, options = MODELS_IN[peer]
+        made: Step = importlib.import_module(f"tests.benchmarks.models.{module}").make(net, **options)
+        return made
+    widths, batch = net
+    rng = np.random.default_rng(1)
+    return PEERS[peer](widths, rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch))
+
+
 def peak() -> float:
     """KiB of memory at the most so far; getrusage would begin with what the parent process had."""
     lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
@@ -103,20 +129,22 @@ def peak() -> float:
     return known[0] if known else float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def seconds(step: Step, n: int) -> float:
-    """Seconds a step, over n of them."""
-    start = time.perf_counter()
+def seconds(step: Step, n: int) -> tuple[float, float]:
+    """Seconds a step, over n of them, and those that the process computed."""
+    start, computed = time.perf_counter(), time.process_time()
     for _ in range(n):
         step()
-    return (time.perf_counter() - start) / n
+    return (time.perf_counter() - start) / n, (time.process_time() - computed) / n
 
 
-def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1) -> dict[str, Measured]:
+def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1, cores: int = 0) -> dict[str, Measured]:
     """Every peer that is installed and can do it, the peers taking turns for so many rounds of about `budget` seconds each.
 
     The losses of the first steps have to be those of the first peer; a fast wrong step is an error, and so is one of ours that
-    fails. Another library that fails or takes too long goes without figures.
+    fails. Another library that fails or takes too long goes without figures. `cores`: so many for each, if it is not 0.
     """
+    is_large = not isinstance(net, str) and net[1] >= 10_000
+    close = 1e-4 if isinstance(net, str) else 1e-5  # sums over time, and Adam where gradients are near 0
     found: dict[str, Measured] = {peer: Measured() for peer in peers}
     workers: dict[str, Worker] = {}
     counts: dict[str, int] = {}
@@ -126,27 +154,29 @@ def measure(net: Net, peers: list[str], rounds: int, budget: float = 0.1) -> dic
             if peer in NEEDS and not importlib.util.find_spec(NEEDS[peer]):
                 found[peer].reason = f"{NEEDS[peer]} is not installed"
                 continue
-            worker = Worker(serve, peer, net)
+            worker = Worker(serve, peer, net, cores)
             try:
-                losses, first = worker.ask("losses", 8 if net[1] < 10_000 else 1, START)
-                once = worker.ask("time", 1, 3 * PATIENCE)
+                losses, first = worker.ask("losses", 1 if is_large else 8, START)
+                once, _ = worker.ask("time", 1, 3 * PATIENCE)
                 if once > PATIENCE:
                     raise TimeoutError(f"a step takes {once:.0f} s")
                 if peer != "products alone":
                     expected = expected or losses
-                    np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=f"{net}: the losses of {peer} are others")
+                    np.testing.assert_allclose(losses, expected, rtol=close, err_msg=f"{net}: the losses of {peer} are others")
             except (RuntimeError, TimeoutError) as error:
                 found[peer].reason = str(error)
                 worker.stop()
                 continue
             workers[peer] = worker
-            counts[peer] = max(1 if net[1] >= 10_000 else 3, int(budget / once))
+            counts[peer] = max(1 if is_large else 3, int(budget / once))
             found[peer].first = max(first - 2 * once, 0.0)
         for turn in range(rounds + 1):
             for peer, worker in list(workers.items()):
                 try:
                     if turn < rounds:
-                        found[peer].seconds.append(worker.ask("time", counts[peer], START))
+                        wall, computed = worker.ask("time", counts[peer], START)
+                        found[peer].seconds.append(wall)
+                        found[peer].cpu.append(computed)
                     else:
                         found[peer].memory = worker.ask("memory", 0, START)
                 except (RuntimeError, TimeoutError) as error:

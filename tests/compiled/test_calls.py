@@ -38,7 +38,7 @@ from tensorgrad.compiler.rows import Loop, Narrow, Split
 from tensorgrad.compiler.values import Value
 from tensorgrad.core.backend import Array
 from tensorgrad.errors import LabelError
-from tensorgrad.kernels import build, generate, thresholds
+from tensorgrad.kernels import build, erf, generate, thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.op import REGISTRY
 from tensorgrad.ops import random
@@ -215,6 +215,7 @@ def functions() -> dict[str, list[tuple[str, str]]]:
     found["where"] = [(f"?{c}{c}", c) for c in "?" + INTS + FLOATS]
     found["relu_grad"] = [(c + c, c) for c in "fd"]
     found["mul_grad"] = found["div_grad"] = [("ff", "f"), ("dd", "d"), ("fd", "d"), ("df", "d"), ("ee", "e"), ("di", "d")]
+    found["erf"] = [("f", "f"), ("d", "d")]
     return found
 
 
@@ -224,6 +225,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "relu_grad": lambda g, unit: np.where(unit > 0, g, np.zeros((), g.dtype)),
     "mul_grad": lambda g, d: np.where(np.equal(g, 0), 0, np.multiply(g, d)),
     "div_grad": lambda g, d: np.where(np.equal(g, 0), 0, np.divide(g, d)),
+    "erf": erf.erf,
 }
 SHAPES = [((3, 4),) * 3, ((),) * 3, ((0, 4),) * 3, ((3, 4), (4,), (3, 1)), ((3, 1), (1, 4), ()), ((2, 3, 5), (3, 5), (5,))]
 

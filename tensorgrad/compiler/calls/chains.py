@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -111,10 +112,12 @@ class ChainCall(Call):
         flat = all(x in ("full", "number") for x in layouts)
         size = math.prod(shape)
         kernel = build.numba_kernel(chain, tuple(sorted(shared.items())), flat)
+        two = (math.prod(shape[:-1]), shape[-1])
+        fit: dict[str, Shape] = {"full": (size,) if flat else two, "column": (two[0], 1), "number": ()}
         large = size > 2 * thresholds.SLICE if kernel is None else math.prod(shape[:-1]) > thresholds.COLUMN
         if (size >= thresholds.CHAIN_THREADS and "sum" not in layouts) or (large and (kernel is None or "sum" in layouts)):
             whole = build.ChainKernel(chain, shared)
-            named = [writer.shaped(v, () if x == "number" else v.shape) for v, x in zip(values, layouts, strict=True)]
+            named = [writer.shaped(v, fit.get(x, v.shape)) for v, x in zip(values, layouts, strict=True)]
             writer.lines.append(f"{writer.bind('chain', whole)}({', '.join(named)})")
             return
         if kernel is None:
@@ -128,8 +131,6 @@ class ChainCall(Call):
                 lambda _, c: writer.bind("c", c),
             )
             return
-        two = (math.prod(shape[:-1]), shape[-1])
-        fit: dict[str, Shape] = {"full": (size,) if flat else two, "column": (two[0], 1), "number": ()}
         dummies, named = [], []
         for v, x in zip(values, layouts, strict=True):
             wanted, array = fit.get(x, v.shape), writer.array(v)
@@ -189,4 +190,6 @@ def function_of(xp: Any, name: str) -> Callable[..., Array]:
     if name in ("mul_grad", "div_grad"):
         plain = xp.multiply if name == "mul_grad" else xp.divide
         return lambda g, d: xp.where(g == 0, g, plain(g, d))
+    if name == "erf":
+        return importlib.import_module("cupyx.scipy.special").erf  # type: ignore[no-any-return]
     return getattr(xp, name)  # type: ignore[no-any-return]

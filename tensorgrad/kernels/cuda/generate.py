@@ -77,7 +77,7 @@ EXPRESSIONS = {
     "hypot": ("f", "hypot({0}, {1})"),
     "logaddexp": ("f", "logaddexp({0}, {1})"),
     "arctan2": ("f", "atan2({0}, {1})"),
-    **{name: ("f", f"{name}({{0}})") for name in ("exp", "expm1", "log", "log1p", "log2", "log10", "sqrt")},
+    **{name: ("f", f"{name}({{0}})") for name in ("erf", "exp", "expm1", "log", "log1p", "log2", "log10", "sqrt")},
     **{name: ("f", f"{name}({{0}})") for name in ("floor", "ceil", "trunc")},
     **{name: ("f", f"{name}({{0}})") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{f"arc{name}": ("f", f"a{name}({{0}})") for name in ("sin", "cos", "tan")},
@@ -159,7 +159,7 @@ def loop_dtypes(function: str, given: list[Any]) -> list[np.dtype[Any]]:
         condition = given[0] if isinstance(given[0], np.dtype) else np.dtype(type(given[0]))
         return [condition, *[np.result_type(*given[1:])] * 2]
     kinds = [a if isinstance(a, np.dtype) else type(a) for a in given]
-    ufunc = getattr(np, {"mul_grad": "multiply", "div_grad": "divide"}.get(function, function))
+    ufunc = getattr(np, {"mul_grad": "multiply", "div_grad": "divide", "erf": "exp"}.get(function, function))
     return list(ufunc.resolve_dtypes((*kinds, None))[:-1])
 
 

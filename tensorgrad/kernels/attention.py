@@ -1,0 +1,46 @@
+"""The softmax of attention and its gradient, in one pass over the scores. None or False where the ops do it in NumPy."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.kernels import build, thresholds
+from tensorgrad.kernels.build import Kernel, fast_kernel
+
+
+@functools.cache
+def kernel(name: str, dtype: Any) -> Kernel | None:
+    """The kernel of fast.py of this name."""
+    z = np.zeros((1, 1), dtype)
+    return fast_kernel(name, z, 1, 1, True) if name == "softmax_of_seen" else fast_kernel(name, z, z.copy())
+
+
+def kernel_of(name: str, *arrays: Any) -> Kernel | None:
+    """The same, if it is there for such arrays and as many elements."""
+    first = arrays[0]
+    known = type(first) is np.ndarray and first.dtype.char in "fd" and first.size >= thresholds.KERNEL
+    alike = all(type(a) is np.ndarray and a.dtype == first.dtype and a.shape == first.shape for a in arrays)
+    whole = known and alike and all(a.flags.c_contiguous for a in arrays)
+    return kernel(name, first.dtype) if whole and build.has_numba() else None
+
+
+def softmax_of_seen(z: Any, start: int, causal: bool) -> bool:
+    """Write over the scores z (..., l, s) of the queries from `start` on their softmax; if `causal`, of query i over the
+    keys 0 .. i alone, the others being 0. Returns whether it was done."""
+    run = kernel_of("softmax_of_seen", z)
+    if run is None:
+        return False
+    run(z.reshape(-1, z.shape[-1]), start, z.shape[-2], causal)
+    return True
+
+
+def softmax_grad(p: Any, dp: Any) -> bool:
+    """Write over dp (..., s) what it makes of the scores: p (dp - sum of p dp). Returns whether it was done."""
+    run = kernel_of("softmax_grad", dp, p)
+    if run is None:
+        return False
+    run(p.reshape(-1, p.shape[-1]), dp.reshape(-1, p.shape[-1]))
+    return True
