@@ -99,11 +99,7 @@ class Estimator(Fitted):
         first = not hasattr(self, "module_") or not (self.warm_start or incremental)
         before = dict(vars(self))
         try:
-            X, y = self._check_input(X, y, first, classes, every=not first and not incremental)
-            weights = self._check_weights(sample_weight, X, y)
-            rng = solvers.random_state(self.random_state)
-            if first:
-                self._start(X.shape[1], X.dtype, rng)
+            X, y, weights, rng = self._begin(X, y, sample_weight, first, classes, every=not first and not incremental)
             if self._is_stochastic():
                 self._fit_epochs(X, y, weights, rng, eval_set, callbacks, incremental)
             else:
@@ -118,6 +114,18 @@ class Estimator(Fitted):
             if hasattr(self, "module_"):
                 self.module_.eval()
         return self
+
+    def _begin(
+        self, X: Any, y: Any, sample_weight: Any, first: bool, classes: Any = None, every: bool = False
+    ) -> tuple[Any, Array, Array | None, np.random.RandomState]:
+        """X, targets and weights as training takes them, and what its random numbers are drawn from; if `first`, there is a
+        network with its initial weights."""
+        X, y = self._check_input(X, y, first, classes, every)
+        weights = self._check_weights(sample_weight, X, y)
+        rng = solvers.random_state(self.random_state)
+        if first:
+            self._start(X.shape[1], X.dtype, rng)
+        return X, y, weights, rng
 
     def _check_finite(self) -> None:
         """Raise TrainingError for parameters that are not."""
@@ -236,7 +244,7 @@ class Estimator(Fitted):
         elif self.early_stopping:
             (X, y, weights), held_out = self._hold_out(X, y, weights, rng)
         optimiser, schedule = self._optimiser(incremental)
-        follows = self.solver == "sgd" and self.optimizer is None and schedule is None
+        follows = self._follows_rate() and schedule is None
         score = partial(self._validation_score, *held_out) if held_out is not None and self.early_stopping else None
         keeper = train.EarlyStopping("val_loss", patience=None) if held_out is not None and score is None else None
         samples = X.shape[0]
@@ -269,7 +277,16 @@ class Estimator(Fitted):
             self.history_ = history
         if history.interrupted:
             warn("Training interrupted by user.")
-        elif not incremental and self.n_iter_ == self.max_iter and not history.stopped:
+        elif not incremental:
+            self._warn_unless_converged(history.stopped)
+
+    def _follows_rate(self) -> bool:
+        """Whether `learning_rate` says how the rate goes on."""
+        return self.solver == "sgd" and self.optimizer is None
+
+    def _warn_unless_converged(self, stopped: str) -> None:
+        """A ConvergenceWarning, where nothing has stopped training before it was over. stopped: why it was, or empty."""
+        if self.n_iter_ == self.max_iter and not stopped:
             warn(
                 f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
                 ConvergenceWarning,

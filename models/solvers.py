@@ -54,6 +54,36 @@ class SGD(optim.Optimiser):
         return p + (numbers["momentum"] * v - step if group["nesterov"] else v), v
 
 
+class EachAdam(Adam):
+    """Adam with a rate and a weight decay for each element, in arrays beside its state: parameters of several networks lie in
+    one. Written from outside: rate is lr sqrt(1 - b2^t)/(1 - b1^t), decay adds decay p to the gradient."""
+
+    def slots_of(self, group: optim.ParamGroup) -> tuple[str, ...]:
+        return (*super().slots_of(group), "rate", "decay")
+
+    def rate(self, lr: float, t: int) -> float:
+        """The rate at step t = 1, 2, ... of one network."""
+        return self.numbers(optim.ParamGroup(type(self), {**self.param_groups[0], "lr": lr}), t)["rate"]
+
+    def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        *own, rate, decay = state
+        return *super().update(group, p, g + decay * p, *own, **{**numbers, "rate": rate}), rate, decay
+
+
+class EachSGD(SGD):
+    """SGD with a rate and a weight decay for each element, as EachAdam has them."""
+
+    slots = ("velocity", "rate", "decay")
+
+    def rate(self, lr: float, t: int) -> float:
+        """The rate, which is the same at each step."""
+        return lr
+
+    def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        velocity, rate, decay = state
+        return *super().update(group, p, g + decay * p, velocity, **{**numbers, "lr": rate}), rate, decay
+
+
 class Batches(data.DataLoader):
     """Samples in scikit-learn's order: each epoch shuffles that of the one before. `random_state` draws it."""
 
