@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -135,36 +135,16 @@ class Slots:
         self.optimiser: Any = kind(params, first.learning_rate_init, **settings)
         (self.block,) = self.optimiser.blocks
         self.keeps = first.early_stopping
-        self.losses = each(first._reported_loss())
         count = len(members)
         self.l2 = np.zeros(count, self.block.dtype)  # of each network: alpha / 2 for each sample of the batch
         self.x = np.zeros((count, size, *members[0].X.shape[1:]), self.block.dtype)
         self.y = np.zeros((count, size, *members[0].y.shape[1:]), members[0].y.dtype)
         self.w = np.zeros((count, size), self.block.dtype)
         total = steps * max(member.model_.max_iter for member in members)
-        self.step = tensorgrad.compile(self.one_step, ahead=True) if first.compile and total >= COMPILED else self.eager_step
+        step = step_of_all(self.ensemble, each(first._reported_loss()), self.optimiser, self.l2, self.keeps)
+        self.step = tensorgrad.compile(step, ahead=True) if first.compile and total >= COMPILED else step
         for i in range(count):
             self.attach(i)
-
-    # One step of all
-
-    def one_step(self, x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The cost of each network, and what it gives, before an update of all."""
-        z = self.ensemble(x)
-        if y.ndim == 2:  # classes
-            losses = self.losses(z.reshape((-1, z.shape[2])), y.reshape((-1,))).reshape(y.shape)
-        else:
-            losses = self.losses(z, y)
-        costs = losses.mean(axis=1) if w is None else (losses * w).sum(axis=1)
-        weights = [p.detach() for p in self.optimiser.params if p.ndim > 2]
-        penalties = [(p * p).sum(axis=(1, 2)) for p in weights]
-        self.optimiser.zero_grad()
-        costs.sum().backward()
-        self.optimiser.step()
-        return costs.detach() + Tensor(self.l2) * sum(penalties[1:], penalties[0]), z.detach() if self.keeps else None
-
-    def eager_step(self, *arrays: Array) -> tuple[Tensor, Tensor | None]:
-        return self.one_step(*map(Tensor, arrays))
 
     # The parts of the parameters and the state that belong to one network
 
@@ -254,7 +234,7 @@ class Slots:
             *_, rate, decay = views
             rate.reshape(len(rates), -1)[...] = rates
             decay.reshape(len(rates), -1)[...] = decays if p.ndim > 2 else 0
-        costs, z = self.step(x, y) if even else self.step(x, y, w)
+        costs, z = self.step(*map(Tensor, (x, y) if even else (x, y, w)))
         found = costs.numpy()
         for i, member in active:
             member.losses.append(float(found[i]))
@@ -279,3 +259,29 @@ class Slots:
                     assert member.held_out is not None
                     found[i].append(z[i, : max(0, member.held_out[0].shape[0] - start)].copy())
         return {i: np.concatenate(parts) for i, parts in found.items()}
+
+
+def step_of_all(
+    ensemble: nn.Module, losses: Callable[..., Any], optimiser: Any, l2: Array, keep: bool
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """One step of all networks: the cost of each on its batch, and what it gives, before the update.
+
+    losses   of each sample;  l2: of each network, what the squares of its weights are multiplied by in its cost (the optimiser
+             has what that adds to the gradient)
+    """
+    weights = [p for p in optimiser.params if p.ndim > 2]
+
+    def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        z = ensemble(x)
+        if y.ndim == 2:  # classes
+            found = losses(z.reshape((-1, z.shape[2])), y.reshape((-1,))).reshape(y.shape)
+        else:
+            found = losses(z, y)
+        costs = found.mean(axis=1) if w is None else (found * w).sum(axis=1)
+        squares = [(p.detach() * p.detach()).sum(axis=(1, 2)) for p in weights]
+        optimiser.zero_grad()
+        costs.sum().backward()
+        optimiser.step()
+        return costs.detach() + l2 * sum(squares[1:], squares[0]), z.detach() if keep else None
+
+    return step

@@ -63,7 +63,8 @@ class EachAdam(Adam):
 
     def rate(self, lr: float, t: int) -> float:
         """The rate at step t = 1, 2, ... of one network."""
-        return self.numbers(optim.ParamGroup(type(self), {**self.param_groups[0], "lr": lr}), t)["rate"]
+        group: Any = {**self.param_groups[0], "lr": lr}  # of numbers that have been checked
+        return self.numbers(group, t)["rate"]
 
     def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         *own, rate, decay = state
