@@ -19,9 +19,9 @@ from tensorgrad import Tensor, nn
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array
 from tensorgrad.errors import TrainingError
+from tensorgrad.nn import functional as F
 from tensorgrad.train.evaluate import evaluating
 from tensorgrad.train.state import modules_of
-from tensorgrad.train.steps import each
 
 WIDTH = 16  # networks at a time: with more, what a step works on leaves the cache; with fewer, calls cost more than they do
 
@@ -31,7 +31,7 @@ class Member:
     """One network: its estimator, what it is trained on, and where its training is. To Convergence it is the Run.
 
     lr      the learning rate;  t: steps made
-    losses  of the batches of the epoch under way;  outputs: predictions of them, if they are scored
+    order   of the samples in the epoch under way;  outputs: predictions of its batches, if they are scored
     """
 
     model_: Estimator
@@ -45,8 +45,7 @@ class Member:
     t: int = 0
     stop: str = ""
     row: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    counts: list[float] = field(default_factory=list)
+    order: Array | None = None
     outputs: list[Array] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -69,24 +68,25 @@ class Member:
     def model(self) -> nn.Module:
         return self.model_.module_
 
-    def rows(self, order: Array | None, start: int, size: int) -> Any:
+    def rows(self, start: int, size: int) -> Any:
         """Which samples are in a batch."""
-        return slice(start, start + size) if order is None else order[start : start + size]
+        return range(self.samples)[start : start + size] if self.order is None else self.order[start : start + size]
 
-    def end_epoch(self, outputs: Array | None, seconds: float) -> None:
-        """What `train.fit` measures and its callback does after an epoch. outputs: of what is held out."""
-        model, losses = self.model_, np.asarray(self.losses, self.X.dtype)
+    def end_epoch(self, losses: Array, counts: Array, outputs: Array | None, seconds: float) -> None:
+        """What `train.fit` measures and its callback does after an epoch, given the losses of its batches and what their means
+        divide by. outputs: of what is held out."""
+        model = self.model_
         if not np.isfinite(losses).all():
             raise TrainingError(
                 f"{type(model).__name__}.fit: the loss is not finite in epoch {self.epoch + 1}, at learning rate {self.lr:g}; "
                 f"scale the features, or try a lower learning_rate_init"
             )
-        counts = np.asarray(self.counts)
         total = counts.sum()
         row: dict[str, Any] = {"epoch": self.epoch + 1}
         row["loss"] = float((losses.astype(np.float64) * counts).sum() / total) if total else 0.0
         if outputs is not None and self.held_out is not None:
-            row[model.score_name] = model._score(np.concatenate(self.outputs), self.y[self.seen])
+            targets = self.y if self.order is None else self.y[self.order]
+            row[model.score_name] = model._score(np.concatenate(self.outputs), targets)
             row["val_loss"] = self.held_out_loss(outputs)
             row[f"val_{model.score_name}"] = model._score(outputs, self.held_out[1])
         self.row = {**row, "lr": self.lr, "seconds": seconds}
@@ -98,7 +98,7 @@ class Member:
         """The loss over what is held out, by weight."""
         assert self.held_out is not None
         _, y, weights = self.held_out
-        losses = each(self.model_._reported_loss())(Tensor(outputs), Tensor(y)).numpy()
+        losses = self.model_._reported_loss()(Tensor(outputs), Tensor(y), reduction="none").numpy()
         return float(losses.mean()) if weights is None else float((losses * weights).sum() / (weights.sum() or 1))
 
     def end(self) -> None:
@@ -136,12 +136,14 @@ class Slots:
         (self.block,) = self.optimiser.blocks
         self.keeps = first.early_stopping
         count = len(members)
-        self.l2 = np.zeros(count, self.block.dtype)  # of each network: alpha / 2 for each sample of the batch
+        self.alphas = np.zeros(count)
+        self.l2 = np.zeros(count, self.block.dtype)  # alpha / 2 for each sample of the batch
+        self.written: dict[str, Array] = {}
         self.x = np.zeros((count, size, *members[0].X.shape[1:]), self.block.dtype)
         self.y = np.zeros((count, size, *members[0].y.shape[1:]), members[0].y.dtype)
         self.w = np.zeros((count, size), self.block.dtype)
         total = steps * max(member.model_.max_iter for member in members)
-        step = step_of_all(self.ensemble, each(first._reported_loss()), self.optimiser, self.l2, self.keeps)
+        step = step_of_all(self.ensemble, first._reported_loss(), self.optimiser, self.l2, self.keeps)
         self.step = tensorgrad.compile(step, ahead=True) if first.compile and total >= COMPILED else step
         for i in range(count):
             self.attach(i)
@@ -162,6 +164,7 @@ class Slots:
             for array in state:
                 array[...] = 0
             parameter._replace(whole._data[i])
+        self.alphas[i] = member.model_.alpha
         self.wrote()
 
     def detach(self, i: int) -> None:
@@ -173,11 +176,12 @@ class Slots:
         for arrays in self.slices(i):
             for array in arrays:
                 array[...] = 0
-        self.x[i], self.y[i], self.w[i], self.l2[i] = 0, 0, 0, 0
+        self.x[i], self.y[i], self.w[i], self.alphas[i] = 0, 0, 0, 0
         self.members[i] = None
         self.wrote()
 
     def wrote(self) -> None:
+        self.written.clear()
         writes.wrote(self.block.flat)
 
     # Epochs
@@ -186,61 +190,71 @@ class Slots:
         """One epoch of each network; which of them have ended, their members with an `error` where training has failed."""
         start = time.perf_counter()
         active = [(i, member) for i, member in enumerate(self.members) if member is not None]
-        orders = {i: member.loader.next_order() if member.model_.shuffle else None for i, member in active}
-        for i, member in active:
-            member.losses, member.counts, member.outputs = [], [], []
-            member.seen = slice(None) if orders[i] is None else orders[i]
+        for _, member in active:
+            member.order = member.loader.next_order() if member.model_.shuffle else None
+            member.outputs = []
+        costs = np.zeros((self.steps, len(self.members)), self.block.dtype)
+        counts = np.zeros(costs.shape)
         for batch in range(self.steps):
-            self.batch(active, orders, batch)
+            costs[batch] = self.batch(active, batch, counts[batch])
         held_out = self.held_out_outputs(active) if self.keeps else {}
-        seconds = (time.perf_counter() - start) / max(len(active), 1)
+        seconds = (time.perf_counter() - start) / len(active)
         ended = []
         for i, member in active:
             try:
-                member.end_epoch(held_out.get(i), seconds)
-                if member.stop or member.epoch == member.model_.max_iter:
+                member.end_epoch(costs[:, i], counts[:, i], held_out.get(i), seconds)
+                if over := bool(member.stop) or member.epoch == member.model_.max_iter:
                     member.end()
             except Exception as error:
-                member.error = error
-            if member.error is not None or member.stop or member.epoch == member.model_.max_iter:
+                member.error, over = error, True
+            if over:
                 self.detach(i)
                 ended.append(i)
         return ended
 
-    def batch(self, active: list[tuple[int, Member]], orders: dict[int, Array | None], batch: int) -> None:
-        """A step of each network, on a batch of its own."""
+    def batch(self, active: list[tuple[int, Member]], batch: int, counts: Array) -> Array:
+        """A step of each network, on a batch of its own: the costs. counts: gets what the mean of each divides by."""
         size = self.size if batch < self.steps - 1 else self.last
         x, y, w = (array if size == self.size else array[:, :size] for array in (self.x, self.y, self.w))
-        rates, decays = np.zeros((2, len(self.members), 1), self.block.dtype)
+        rates = np.zeros(len(self.members), self.block.dtype)
         even = not self.weighted
         for i, member in active:
-            rows = member.rows(orders[i], batch * self.size, self.size)
-            found = member.X[rows]
-            count = len(found)
-            x[i, :count], y[i, :count] = found, member.y[rows]
-            own = None if member.weights is None else member.weights[rows]
-            total = float(count if own is None else own.sum())
-            divisor = total or 1.0
-            w[i, :count] = 1 / divisor if own is None else own / divisor
+            rows = member.rows(batch * self.size, size)
+            count = put_rows(member.X, rows, x[i])
+            put_rows(member.y, rows, y[i])
+            if member.weights is None:
+                counts[i] = count
+            else:
+                put_rows(member.weights, rows, w[i])
+                counts[i] = w[i, :count].sum()
             if count < size:
-                x[i, count:], y[i, count:], w[i, count:] = 0, 0, 0
+                x[i, count:], y[i, count:] = 0, 0
                 even = False
-            member.counts.append(total)
             member.t += 1
             rates[i] = self.optimiser.rate(member.lr, member.t)
-            self.l2[i] = member.model_.alpha / 2 / divisor
-            decays[i] = 2 * self.l2[i]
-        for p, views in zip(self.optimiser.params, self.block.views, strict=True):
-            *_, rate, decay = views
-            rate.reshape(len(rates), -1)[...] = rates
-            decay.reshape(len(rates), -1)[...] = decays if p.ndim > 2 else 0
+        divisors = np.where(counts, counts, 1)
+        if not even:
+            if not self.weighted:
+                w[...] = np.arange(size) < counts[:, None]
+            np.divide(w, divisors[:, None], out=w)
+            w[counts == 0] = 0
+        self.l2[...] = self.alphas / 2 / divisors
+        self.write(rates)
         costs, z = self.step(*map(Tensor, (x, y) if even else (x, y, w)))
-        found = costs.numpy()
-        for i, member in active:
-            member.losses.append(float(found[i]))
-            if z is not None:
-                count = min(self.size, member.samples - batch * self.size)
-                member.outputs.append(z.numpy()[i, :count].copy())
+        if z is not None:
+            for i, member in active:
+                member.outputs.append(z.numpy()[i, : len(member.rows(batch * self.size, size))].copy())
+        return costs.numpy()
+
+    def write(self, rates: Array) -> None:
+        """Give the optimiser the rate and the decay of each network for the step that comes."""
+        for k, (name, values) in enumerate((("decay", 2 * self.l2), ("rate", rates))):
+            if self.written.get(name) is not None and np.array_equal(self.written[name], values):
+                continue
+            self.written[name] = values
+            for p, views in zip(self.optimiser.params, self.block.views, strict=True):
+                if name == "rate" or p.ndim > 2:
+                    views[-1 - (k == 1)].reshape(len(values), -1)[...] = values[:, None]
 
     def held_out_outputs(self, active: list[tuple[int, Member]]) -> dict[int, Array]:
         """What each network gives for the samples that it holds out."""
@@ -266,22 +280,43 @@ def step_of_all(
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """One step of all networks: the cost of each on its batch, and what it gives, before the update.
 
-    losses   of each sample;  l2: of each network, what the squares of its weights are multiplied by in its cost (the optimiser
+    losses   the loss of the estimators;  l2: of each network, what the squares of its weights are multiplied by in its cost (the optimiser
              has what that adds to the gradient)
     """
     weights = [p for p in optimiser.params if p.ndim > 2]
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         z = ensemble(x)
-        if y.ndim == 2:  # classes
-            found = losses(z.reshape((-1, z.shape[2])), y.reshape((-1,))).reshape(y.shape)
-        else:
-            found = losses(z, y)
-        costs = found.mean(axis=1) if w is None else (found * w).sum(axis=1)
+        costs, total = costs_of(losses, z, y, w)
         squares = [(p.detach() * p.detach()).sum(axis=(1, 2)) for p in weights]
         optimiser.zero_grad()
-        costs.sum().backward()
+        total.backward()
         optimiser.step()
         return costs.detach() + l2 * sum(squares[1:], squares[0]), z.detach() if keep else None
 
     return step
+
+
+def costs_of(losses: Callable[..., Any], z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The mean loss of each network, and their sum. w: how much each sample counts in it, if not all do alike."""
+    if y.ndim == 2 and w is None:  # classes: the sum is written so that it is fused with the softmax
+        logp = F.log_softmax(z.reshape((-1, z.shape[2])))
+        labels = y.reshape((-1,))
+        picked = logp.detach()[np.arange(y.size), labels].reshape(y.shape)
+        return -picked.mean(axis=1), F.nll_loss(logp, labels) * float(len(y))
+    if y.ndim == 2:
+        found = losses(z.reshape((-1, z.shape[2])), y.reshape((-1,)), reduction="none").reshape(y.shape)
+    else:
+        found = losses(z, y, reduction="none")
+    costs = found.mean(axis=1) if w is None else (found * w).sum(axis=1)
+    return costs, costs.sum()
+
+
+def put_rows(array: Array, rows: Any, out: Array) -> int:
+    """Write the rows of an array with these numbers to the first ones of another; how many they are."""
+    count = len(rows)
+    if isinstance(rows, range):
+        out[:count] = array[rows.start : rows.stop]
+    else:
+        array.take(rows, axis=0, out=out[:count], mode="clip")  # "raise" would go through a copy
+    return count
