@@ -248,7 +248,7 @@ class Estimator(Fitted):
         score = partial(self._validation_score, *held_out) if held_out is not None and self.early_stopping else None
         keeper = train.EarlyStopping("val_loss", patience=None) if held_out is not None and score is None else None
         samples = X.shape[0]
-        loader = batches(X, y, weights, self._batch_size(samples), rng if self.shuffle else None, self.device)
+        loader = self._batches(X, y, weights, self._batch_size(samples), rng if self.shuffle else None)
         epochs = 1 if incremental else self.max_iter
         history = train.fit(
             self.module_,
@@ -258,7 +258,7 @@ class Estimator(Fitted):
             epochs,
             validation=None
             if held_out is None
-            else batches(held_out[0], held_out[1], held_out[2], EVALUATED, device=self.device),
+            else self._batches(*held_out, EVALUATED),
             metrics=None if held_out is None else {self.score_name: self._score},
             callbacks=[Convergence(self, samples, follows, score), *([keeper] if keeper else []), *callbacks],
             schedule=schedule,
@@ -291,6 +291,14 @@ class Estimator(Fitted):
                 f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
                 ConvergenceWarning,
             )
+
+    def _batches(
+        self, X: Any, y: Array, weights: Array | None, size: int, rng: np.random.RandomState | None = None
+    ) -> data.DataLoader:
+        """Samples in batches, with their weights if they have any; shuffled by `rng` if it is given."""
+        arrays = [X, y] if weights is None else [X, y, weights]
+        options: dict[str, Any] = {"batch_size": size, "device": self.device, "keep_sparse": self._keeps_sparse(X)}
+        return data.DataLoader(*arrays, **options) if rng is None else solvers.Batches(*arrays, random_state=rng, **options)
 
     def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
         """The optimiser and the schedule: those of the last training, if it is to go on, or new ones."""
@@ -349,7 +357,7 @@ class Estimator(Fitted):
         return self._score(self._outputs(X), y, weights)
 
     def _fit_lbfgs(self, X: Any, y: Array, weights: Array | None) -> None:
-        (batch,) = batches(X, y, weights, X.shape[0], device=self.device)
+        (batch,) = self._batches(X, y, weights, X.shape[0])
         history = train.History()
 
         def on_iteration(loss: float) -> None:
@@ -378,16 +386,6 @@ class Estimator(Fitted):
         if isinstance(training := state.get("_training"), Training):
             state["_training"] = training.state_dict()
         return state
-
-
-def batches(
-    X: Any, y: Array, weights: Array | None, batch_size: int, rng: np.random.RandomState | None = None, device: str = "cpu"
-) -> data.DataLoader:
-    """Samples in batches, with their weights if they have any; shuffled by `rng` if it is given."""
-    arrays = [X, y] if weights is None else [X, y, weights]
-    if rng is None:
-        return data.DataLoader(*arrays, batch_size=batch_size, device=device)
-    return solvers.Batches(*arrays, batch_size=batch_size, random_state=rng, device=device)
 
 
 def converted(module: nn.Module, dtype: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tensorgrad.models import solvers
 from tensorgrad.models.convergence import Convergence
-from tensorgrad.models.estimator import COMPILED, Estimator, batches
+from tensorgrad.models.estimator import COMPILED, Estimator
 from tensorgrad.models.fitted import EVALUATED
 
 import tensorgrad
@@ -55,7 +55,7 @@ class Member:
             (self.X, self.y, self.weights), self.held_out = model._hold_out(self.X, self.y, self.weights, self.rng)
         self.samples = self.X.shape[0]
         size = model._batch_size(self.samples)
-        self.loader = batches(self.X, self.y, self.weights, size, self.rng if model.shuffle else None)
+        self.loader = model._batches(self.X, self.y, self.weights, size, self.rng if model.shuffle else None)
         self.lr = float(model.learning_rate_init)
         score = None if self.held_out is None else partial(model._validation_score, *self.held_out)
         self.convergence = Convergence(model, self.samples, model._follows_rate(), score)

@@ -18,6 +18,7 @@ from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.op import Value
 from tensorgrad.errors import MissingDependencyError
+from tensorgrad.ops.sparse import is_sparse
 
 
 class Adam(optim.Adam):
@@ -88,8 +89,8 @@ class EachSGD(SGD):
 class Batches(data.DataLoader):
     """Samples in scikit-learn's order: each epoch shuffles that of the one before. `random_state` draws it."""
 
-    def __init__(self, *arrays: Any, batch_size: int, random_state: np.random.RandomState, device: str) -> None:
-        super().__init__(*arrays, batch_size=batch_size, shuffle=True, rng=0, device=device)
+    def __init__(self, *arrays: Any, random_state: np.random.RandomState, **options: Any) -> None:
+        super().__init__(*arrays, shuffle=True, rng=0, **options)
         self.random_state, self.order = random_state, np.arange(self.samples)
 
     def next_order(self) -> Array | None:
@@ -123,7 +124,10 @@ def lbfgs(
     params = list(module.parameters())
     ends = np.cumsum([p.size for p in params])[:-1]
 
-    def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any]:
+    sparse = batch[:1] if is_sparse(batch[0]) else ()  # the same in all steps, which read it from outside
+
+    def step(*given: Any) -> tuple[Tensor, Any]:
+        x, y, w = (*sparse, *given, None)[:3]
         count: Any = len(y) if w is None else w.sum()
         cost = loss(module(x), y) if w is None else (loss(module(x), y, reduction="none") * w).sum() / count
         cost = cost + l2 / count * sum((p * p).sum() for p in params if p.ndim > 1)
@@ -133,7 +137,7 @@ def lbfgs(
 
     def evaluate(values: Array) -> tuple[float, Array]:
         set_parameters(values)
-        cost, gradients = run(*map(Tensor, batch))
+        cost, gradients = run(*map(Tensor, batch[len(sparse) :]))
         return cost.item(), np.concatenate([g.numpy().ravel() for g in gradients]).astype(np.float64)
 
     def set_parameters(values: Array) -> None:
