@@ -159,7 +159,9 @@ class Slots:
         """Let network i begin: its parameters are parts of those of all from now on."""
         member = self.members[i]
         assert member is not None
-        for parameter, whole, (own, *state) in zip(member.model.parameters(), self.optimiser.params, self.slices(i), strict=True):
+        for parameter, whole, (own, *state) in zip(
+            member.model.parameters(), self.optimiser.params, self.slices(i), strict=True
+        ):
             own[...] = parameter._data.reshape(-1)
             for array in state:
                 array[...] = 0

@@ -81,7 +81,9 @@ class SweepSearchCV(GridSearchCV):
         candidates = list(ParameterGrid(self.param_grid))
         self.n_splits_ = len(splits)
         if self.verbose:
-            print(f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling {len(splits) * len(candidates)} fits")
+            print(
+                f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling {len(splits) * len(candidates)} fits"
+            )
         models = [[self._candidate(params) for _ in splits] for params in candidates]
         start = time.perf_counter()
         errors = fit_folds(models, candidates, splits, X, y, sample_weight)
@@ -132,7 +134,9 @@ class SweepSearchCV(GridSearchCV):
             except Exception as raised:
                 if self.error_score == "raise":
                     raise
-                warnings.warn(f"Scoring failed. The score will be set to {self.error_score}: {raised!r}", UserWarning, stacklevel=3)
+                warnings.warn(
+                    f"Scoring failed. The score will be set to {self.error_score}: {raised!r}", UserWarning, stacklevel=3
+                )
         return {**found, "score_time": time.perf_counter() - start}
 
     def _report(self, errors: list[list[Exception | None]]) -> None:
@@ -146,7 +150,9 @@ class SweepSearchCV(GridSearchCV):
         if self.error_score == "raise":
             raise found[0]
         if len(found) == count:
-            raise ValueError(f"All the {count} fits failed; error_score='raise' shows where. The first said: {found[0]!r}") from found[0]
+            raise ValueError(
+                f"All the {count} fits failed; error_score='raise' shows where. The first said: {found[0]!r}"
+            ) from found[0]
         warnings.warn(
             f"{len(found)} fits failed out of a total of {count}; their scores are {self.error_score}. The first said: {found[0]!r}",
             FitFailedWarning,

@@ -55,7 +55,6 @@ class Steps:
             raise
         return result
 
-
     def parts(self, x: Any) -> tuple[Any, ...]:
         """The three arrays of a sparse batch, with as much room as plans have, and its columns."""
         if x.nnz > self.room:
