@@ -1,4 +1,4 @@
-"""Networks of one form trained side by side, each as its estimator alone would be; where one ends, the next one takes its place."""
+"""Networks of one form trained side by side, each as alone; where one ends, the next one takes its place."""
 
 from __future__ import annotations
 
@@ -282,8 +282,9 @@ def step_of_all(
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """One step of all networks: the cost of each on its batch, and what it gives, before the update.
 
-    losses   the loss of the estimators;  l2: of each network, what the squares of its weights are multiplied by in its cost (the optimiser
-             has what that adds to the gradient)
+    losses   the loss of the estimators
+    l2       what the squares of the weights of each network are multiplied by in its cost; what that adds to the gradient the
+             optimiser has
     """
     weights = [p for p in optimiser.params if p.ndim > 2]
 

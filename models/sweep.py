@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -16,20 +15,21 @@ from sklearn.utils import _safe_indexing, indexable
 from tensorgrad.models.estimator import Estimator
 from tensorgrad.models.together import fit_jobs
 
+from tensorgrad.core.location import warn
 from tensorgrad.errors import ArgumentError
 
 
 class SweepSearchCV(GridSearchCV):
     """scikit-learn's GridSearchCV over an MLPClassifier or MLPRegressor, all candidates and folds being trained side by side.
 
-    estimator     an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends in one. Steps before it are fitted
-                  once for each fold and each of their own settings
+    estimator     an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends in one. Steps before it are
+                  fitted once for each fold and each of their own settings
     param_grid    a dict from parameter to values, or a list of such dicts; of a Pipeline "<step>__<parameter>"
     scoring, refit, cv, error_score, return_train_score, verbose   as GridSearchCV has them
 
-    After `fit`: cv_results_, best_params_, best_score_, best_index_, best_estimator_ (trained on all samples), scorer_, n_splits_,
-    refit_time_ as of GridSearchCV, to the rounding that `fit_many` speaks of; it says, too, what is trained side by side, and
-    what alone. "mean_fit_time" is the time of all fits divided by their number.
+    After `fit`: cv_results_, best_params_, best_score_, best_index_, best_estimator_ (trained on all samples, alone), scorer_,
+    n_splits_, refit_time_ are those of GridSearchCV, to rounding. `fit_many` says what rounding may do, what is trained side by
+    side, and what alone. "mean_fit_time" is the time of all fits divided by their number.
 
     cv_estimators_   for each candidate, in the order of cv_results_["params"], the estimators fitted on the folds
     """
@@ -72,8 +72,8 @@ class SweepSearchCV(GridSearchCV):
         last = self.estimator.steps[-1][1] if isinstance(self.estimator, Pipeline) else self.estimator
         if not isinstance(last, Estimator):
             raise ArgumentError(
-                f"{name}.fit: estimator must be an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends in "
-                f"one, got {self.estimator!r}; GridSearchCV takes any"
+                f"{name}.fit: estimator must be an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends "
+                f"in one, got {self.estimator!r}; GridSearchCV takes any"
             )
         scorers, refit_metric = self._get_scorers()
         X, y, sample_weight = indexable(X, y, sample_weight)
@@ -81,9 +81,8 @@ class SweepSearchCV(GridSearchCV):
         candidates = list(ParameterGrid(self.param_grid))
         self.n_splits_ = len(splits)
         if self.verbose:
-            print(
-                f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling {len(splits) * len(candidates)} fits"
-            )
+            folds, count = len(splits), len(candidates)
+            print(f"Fitting {folds} folds for each of {count} candidates, totalling {folds * count} fits")
         models = [[self._candidate(params) for _ in splits] for params in candidates]
         start = time.perf_counter()
         errors = fit_folds(models, candidates, splits, X, y, sample_weight)
@@ -125,7 +124,7 @@ class SweepSearchCV(GridSearchCV):
     def _scored(
         self, scorers: Any, model: Any, X: Any, y: Any, parts: Mapping[str, Any], error: Exception | None
     ) -> dict[str, Any]:
-        """The scores of a fitted estimator on parts of the samples, by the names of these parts; None if it could not be fitted."""
+        """The scores of a fitted estimator on parts of the samples, by the names of these; None if it could not be fitted."""
         start = time.perf_counter()
         found: dict[str, Any] = dict.fromkeys(parts)
         for part, samples in parts.items() if error is None else ():
@@ -134,9 +133,7 @@ class SweepSearchCV(GridSearchCV):
             except Exception as raised:
                 if self.error_score == "raise":
                     raise
-                warnings.warn(
-                    f"Scoring failed. The score will be set to {self.error_score}: {raised!r}", UserWarning, stacklevel=3
-                )
+                warn(f"Scoring failed: {raised!r}; the score is {self.error_score}")
         return {**found, "score_time": time.perf_counter() - start}
 
     def _report(self, errors: list[list[Exception | None]]) -> None:
@@ -150,14 +147,9 @@ class SweepSearchCV(GridSearchCV):
         if self.error_score == "raise":
             raise found[0]
         if len(found) == count:
-            raise ValueError(
-                f"All the {count} fits failed; error_score='raise' shows where. The first said: {found[0]!r}"
-            ) from found[0]
-        warnings.warn(
-            f"{len(found)} fits failed out of a total of {count}; their scores are {self.error_score}. The first said: {found[0]!r}",
-            FitFailedWarning,
-            stacklevel=3,
-        )
+            raise ValueError(f"All the {count} fits failed. The first said: {found[0]!r}") from found[0]
+        said = f"their scores are {self.error_score}. The first said: {found[0]!r}"
+        warn(f"{len(found)} fits failed out of a total of {count}; {said}", FitFailedWarning)
 
 
 def fit_folds(

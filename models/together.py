@@ -21,23 +21,23 @@ def fit_many(estimators: Iterable[Any], X: Any, y: Any, sample_weight: Any = Non
     X, y            as `fit` takes them
     sample_weight   as `fit` takes it
 
-    Those whose networks have one form (layers, activation, dtype, outputs), one solver with its momentum or betas and eps, one
-    batch size, and early_stopping alike, are trained side by side, up to 16 at a time, in one batched graph (nn.Ensemble) with
-    one compiled step; when one has ended, its place is the next one's. They may differ in all else: random_state,
-    learning_rate_init, learning_rate, power_t, alpha, tol, max_iter, n_iter_no_change, shuffle, validation_fraction, class_weight.
-    Others form groups of their own.
+    Those whose networks have one form (layers, activation, dtype, outputs), one solver with its momentum or betas and epsilon,
+    one batch size, and early_stopping alike, are trained side by side, up to 16 at a time, in one batched graph (nn.Ensemble)
+    with one compiled step; when one has ended, its place is the next one's. They may differ in all else: random_state,
+    learning_rate_init, learning_rate, power_t, alpha, tol, max_iter, n_iter_no_change, shuffle, validation_fraction,
+    class_weight. Others form groups of their own.
 
-    Each estimator ends with what `fit` alone gives it: the same shuffles and samples held out, n_iter_, loss_curve_, weights,
-    but for rounding: sums of a batched product, of biases' gradients and of penalties are taken in another order. (What rounding
-    begins, training goes on with: an epoch more or less may follow, where a loss comes as close to a bound as rounding is large.)
-    With random_state=None the global generator of NumPy's is drawn from in another order.
+    Each estimator ends with what `fit` alone gives it: the same shuffles and samples held out, n_iter_, loss_curve_, weights.
+    That is to rounding: gradients of biases, penalties and losses are added up in another order. Where a loss comes as close to
+    a bound as rounding is large, training may end an epoch earlier or later. With random_state=None the global generator of
+    NumPy's is drawn from in another order.
 
     Fitted by themselves, one after the other, are estimators with what cannot be shared: solver="lbfgs", dropout, a module,
-    optimizer or schedule of your own, activations with buffers, a random_state that is a generator, warm_start of what is fitted, a device other
-    than the CPU, verbose="bar", and all where X is sparse.
+    optimizer or schedule of your own, activations with buffers, a random_state that is a generator, warm_start of what is
+    fitted, a device other than the CPU, verbose="bar", and all where X is sparse.
 
-    Raises ArgumentError for what is no such estimator or is there twice; for the first estimator that cannot be fitted, when all
-    others are, what its `fit` raises: it is left as it was.
+    Raises ArgumentError for what is no such estimator or is there twice. If one cannot be fitted it is left as it was; when all
+    others are fitted, the first such error is raised.
     """
     models = list(estimators)
     check_estimators(models)

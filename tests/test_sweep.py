@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import warnings
 from typing import Any
 
 import numpy as np
@@ -121,6 +120,7 @@ def test_each_is_what_it_is_alone(kind: str, m: int, seed: int, dtype: str, comm
         assert_same(found, one, x, 1e-9 if exact else 2e-3, decided=exact and not common["early_stopping"])
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("common", [{}, {"solver": "sgd", "learning_rate_init": 0.1}, {"early_stopping": True}])
 def test_compiled_with_places_taken_again(common: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,12 +225,12 @@ def test_one_that_fails_leaves_the_others_fitted() -> None:
 def test_what_is_no_estimator_is_refused() -> None:
     x, y = problem("binary", 30, 0, "float64")
     model = MLPClassifier()
-    for given, message in (
+    for models, message in (
         ([LogisticRegression()], "estimator 0 must be an MLPClassifier or MLPRegressor, got LogisticRegression"),
         ([model, model], "estimator 1 is there twice"),
     ):
         with pytest.raises(ArgumentError, match=f"^fit_many: {message}"):
-            fit_many(given, x, y)
+            fit_many(models, x, y)
     assert fit_many([], x, y) == []
     with pytest.raises(ArgumentError, match=r"SweepSearchCV\.fit: estimator must be an MLPClassifier or MLPRegressor"):
         SweepSearchCV(LogisticRegression(), {"C": [1]}).fit(x, y)
@@ -255,6 +255,7 @@ def assert_same_search(found: Any, expected: Any) -> None:
 GRID = {"alpha": [1e-4, 1.0], "learning_rate_init": [0.01, 0.1], "random_state": [0]}
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("options", "own"),
     [
@@ -311,12 +312,11 @@ def test_candidates_that_fail() -> None:
     x, y = problem("binary", 40, 0, "float64")
     model = MLPClassifier((4,), max_iter=3, random_state=0)
     grid = {"alpha": [-1.0, 0.1]}
-    with pytest.warns(FitFailedWarning, match=r"5 fits failed out of a total of 10; their scores are nan.*alpha must be"):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "One or more of the test scores", UserWarning)
-            found = SweepSearchCV(model, grid).fit(x, y)
+    search = SweepSearchCV(model, grid, error_score=-1)
+    with pytest.warns(FitFailedWarning, match=r"5 fits failed out of a total of 10; their scores are -1.*alpha must be"):
+        found = search.fit(x, y)
     assert found.best_params_ == {"alpha": 0.1}
-    assert np.isnan(found.cv_results_["mean_test_score"][0])
+    assert found.cv_results_["mean_test_score"][0] == -1
     with pytest.raises(ValueError, match="alpha must be"):
         SweepSearchCV(model, grid, error_score="raise").fit(x, y)
     with pytest.raises(ValueError, match="All the 5 fits failed"):
@@ -325,6 +325,7 @@ def test_candidates_that_fail() -> None:
         SweepSearchCV(model, {"width": [1]}).fit(x, y)
 
 
+@pytest.mark.thorough
 def test_a_larger_search_has_the_scores_of_grid_search() -> None:
     x, y = make_classification(200, 10, n_informative=6, n_classes=3, random_state=0)
     grid = {"random_state": range(6), "alpha": [1e-4, 0.1]}
