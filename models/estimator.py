@@ -256,7 +256,7 @@ class Estimator(Fitted):
             optimiser,
             loader,
             epochs,
-            validation=None if held_out is None else self._batches(*held_out, EVALUATED),
+            validation=None if held_out is None else self._batches(held_out[0], held_out[1], held_out[2], EVALUATED),
             metrics=None if held_out is None else {self.score_name: self._score},
             callbacks=[Convergence(self, samples, follows, score), *([keeper] if keeper else []), *callbacks],
             schedule=schedule,

@@ -75,7 +75,8 @@ class EachAdam(Adam):
 class EachSGD(SGD):
     """SGD with a rate and a weight decay for each element, as EachAdam has them."""
 
-    slots = ("velocity", "rate", "decay")
+    def slots_of(self, group: optim.ParamGroup) -> tuple[str, ...]:
+        return (*super().slots_of(group), "rate", "decay")
 
     def rate(self, lr: float, t: int) -> float:
         """The rate, which is the same at each step."""

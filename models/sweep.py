@@ -19,7 +19,7 @@ from tensorgrad.core.location import warn
 from tensorgrad.errors import ArgumentError
 
 
-class SweepSearchCV(GridSearchCV):
+class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
     """scikit-learn's GridSearchCV over an MLPClassifier or MLPRegressor, all candidates and folds being trained side by side.
 
     estimator     an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends in one. Steps before it are
@@ -174,8 +174,8 @@ def fit_folds(
                     row[j].steps = [*steps, row[j].steps[-1]]
                 jobs.append((final, given, own[1], own[2]))
                 places.append((i, j))
-            except Exception as error:
-                errors[i][j] = error
+            except Exception as raised:
+                errors[i][j] = raised
     for (i, j), error in zip(places, fit_jobs(jobs), strict=True):
         errors[i][j] = error
     return errors
@@ -183,7 +183,7 @@ def fit_folds(
 
 def is_of_last(pipeline: Pipeline, parameter: str) -> bool:
     """Whether a parameter is of the last step, or that step."""
-    return parameter.partition("__")[0] == pipeline.steps[-1][0]
+    return bool(parameter.partition("__")[0] == pipeline.steps[-1][0])
 
 
 def transformed(pipeline: Pipeline, X: Any, y: Any) -> tuple[list[Any], Any]:

@@ -77,8 +77,8 @@ def fit_jobs(jobs: Sequence[tuple[Any, Any, Any, Any]]) -> list[Exception | None
                 model.fit(X, y, sample_weight)
                 continue
             groups.setdefault(group_of(member), []).append((i, member))
-        except Exception as error:
-            errors[i] = error
+        except Exception as raised:
+            errors[i] = raised
     for members in groups.values():
         train([member for _, member in members])
         for i, member in members:
@@ -100,7 +100,7 @@ def can_share(model: Estimator, X: Any) -> bool:
     """Whether it can be trained beside others."""
     return (
         model.solver in ("adam", "sgd")
-        and model.module is model.optimizer is model.schedule is None
+        and all(part is None for part in (model.module, model.optimizer, model.schedule))
         and not model.dropout
         and model.device == "cpu"
         and model.verbose != "bar"
@@ -131,14 +131,15 @@ def group_of(member: Member) -> Any:
 
 def samples_of(member: Member) -> int:
     """How many samples it will be trained on: `train_test_split` rounds up what it holds out."""
-    count = member.X.shape[0]
+    count = int(member.X.shape[0])
     return count - math.ceil(member.model_.validation_fraction * count) if member.model_.early_stopping else count
 
 
 def batches_of(member: Member) -> tuple[int, int]:
     """The samples in a batch, and how many batches an epoch has."""
     samples, given = samples_of(member), member.model_.batch_size
-    size = max(min({"auto": 200, "full": samples}.get(given, given), samples), 1)
+    most = 200 if given == "auto" else samples if given == "full" else int(given)
+    size = max(min(most, samples), 1)
     return size, -(-samples // size)
 
 

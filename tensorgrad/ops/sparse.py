@@ -79,7 +79,8 @@ class Rows:
 
     def __init__(self, values: Any, indices: Any, indptr: Any, columns: int) -> None:
         self.data, self.indices, self.indptr = values, indices, indptr
-        self.shape, self.dtype = (indptr.shape[0] - 1, columns), values.dtype
+        self.shape: Shape = (indptr.shape[0] - 1, columns)
+        self.dtype = values.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
