@@ -1,5 +1,6 @@
 """Models on top of tensorgrad: the multi-layer perceptron, its estimators, and the same networks written by hand in NumPy."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tensorgrad.models.mlp import MLP
@@ -9,21 +10,24 @@ from tensorgrad.errors import MissingDependencyError
 if TYPE_CHECKING:
     from tensorgrad.models.classifier import MLPClassifier
     from tensorgrad.models.regressor import MLPRegressor
+    from tensorgrad.models.sweep import SweepSearchCV
+    from tensorgrad.models.together import fit_many
 
-__all__ = ["MLP", "MLPClassifier", "MLPRegressor"]
+__all__ = ["MLP", "MLPClassifier", "MLPRegressor", "SweepSearchCV", "fit_many"]
+
+WHERE = {"MLPClassifier": "classifier", "MLPRegressor": "regressor", "SweepSearchCV": "sweep", "fit_many": "together"}
 
 
 def __getattr__(name: str) -> Any:
     """The estimators, imported when they are asked for: they need scikit-learn, the rest does not."""
-    if name not in ("MLPClassifier", "MLPRegressor"):
+    if name not in WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from tensorgrad.models.classifier import MLPClassifier
-        from tensorgrad.models.regressor import MLPRegressor
+        module = import_module(f"tensorgrad.models.{WHERE[name]}")
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):  # which scikit-learn brings along
             raise
         raise MissingDependencyError(
             f"tensorgrad.models.{name} needs scikit-learn 1.7 or newer ({error}); pip install 'scikit-learn>=1.7'"
         ) from None
-    return MLPClassifier if name == "MLPClassifier" else MLPRegressor
+    return getattr(module, name)

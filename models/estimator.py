@@ -99,11 +99,7 @@ class Estimator(Fitted):
         first = not hasattr(self, "module_") or not (self.warm_start or incremental)
         before = dict(vars(self))
         try:
-            X, y = self._check_input(X, y, first, classes, every=not first and not incremental)
-            weights = self._check_weights(sample_weight, X, y)
-            rng = solvers.random_state(self.random_state)
-            if first:
-                self._start(X.shape[1], X.dtype, rng)
+            X, y, weights, rng = self._begin(X, y, sample_weight, first, classes, every=not first and not incremental)
             if self._is_stochastic():
                 self._fit_epochs(X, y, weights, rng, eval_set, callbacks, incremental)
             else:
@@ -118,6 +114,18 @@ class Estimator(Fitted):
             if hasattr(self, "module_"):
                 self.module_.eval()
         return self
+
+    def _begin(
+        self, X: Any, y: Any, sample_weight: Any, first: bool, classes: Any = None, every: bool = False
+    ) -> tuple[Any, Array, Array | None, np.random.RandomState]:
+        """X, targets and weights as training takes them, and what its random numbers are drawn from; if `first`, there is a
+        network with its initial weights."""
+        X, y = self._check_input(X, y, first, classes, every)
+        weights = self._check_weights(sample_weight, X, y)
+        rng = solvers.random_state(self.random_state)
+        if first:
+            self._start(X.shape[1], X.dtype, rng)
+        return X, y, weights, rng
 
     def _check_finite(self) -> None:
         """Raise TrainingError for parameters that are not."""
@@ -236,11 +244,11 @@ class Estimator(Fitted):
         elif self.early_stopping:
             (X, y, weights), held_out = self._hold_out(X, y, weights, rng)
         optimiser, schedule = self._optimiser(incremental)
-        follows = self.solver == "sgd" and self.optimizer is None and schedule is None
+        follows = self._follows_rate() and schedule is None
         score = partial(self._validation_score, *held_out) if held_out is not None and self.early_stopping else None
         keeper = train.EarlyStopping("val_loss", patience=None) if held_out is not None and score is None else None
         samples = X.shape[0]
-        loader = batches(X, y, weights, self._batch_size(samples), rng if self.shuffle else None, self.device)
+        loader = self._batches(X, y, weights, self._batch_size(samples), rng if self.shuffle else None)
         epochs = 1 if incremental else self.max_iter
         history = train.fit(
             self.module_,
@@ -248,9 +256,7 @@ class Estimator(Fitted):
             optimiser,
             loader,
             epochs,
-            validation=None
-            if held_out is None
-            else batches(held_out[0], held_out[1], held_out[2], EVALUATED, device=self.device),
+            validation=None if held_out is None else self._batches(held_out[0], held_out[1], held_out[2], EVALUATED),
             metrics=None if held_out is None else {self.score_name: self._score},
             callbacks=[Convergence(self, samples, follows, score), *([keeper] if keeper else []), *callbacks],
             schedule=schedule,
@@ -269,11 +275,28 @@ class Estimator(Fitted):
             self.history_ = history
         if history.interrupted:
             warn("Training interrupted by user.")
-        elif not incremental and self.n_iter_ == self.max_iter and not history.stopped:
+        elif not incremental:
+            self._warn_unless_converged(history.stopped)
+
+    def _follows_rate(self) -> bool:
+        """Whether `learning_rate` says how the rate goes on."""
+        return self.solver == "sgd" and self.optimizer is None
+
+    def _warn_unless_converged(self, stopped: str) -> None:
+        """A ConvergenceWarning, where nothing has stopped training before it was over. stopped: why it was, or empty."""
+        if self.n_iter_ == self.max_iter and not stopped:
             warn(
                 f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
                 ConvergenceWarning,
             )
+
+    def _batches(
+        self, X: Any, y: Array, weights: Array | None, size: int, rng: np.random.RandomState | None = None
+    ) -> data.DataLoader:
+        """Samples in batches, with their weights if they have any; shuffled by `rng` if it is given."""
+        arrays = [X, y] if weights is None else [X, y, weights]
+        options: dict[str, Any] = {"batch_size": size, "device": self.device, "keep_sparse": self._keeps_sparse(X)}
+        return data.DataLoader(*arrays, **options) if rng is None else solvers.Batches(*arrays, random_state=rng, **options)
 
     def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
         """The optimiser and the schedule: those of the last training, if it is to go on, or new ones."""
@@ -332,7 +355,7 @@ class Estimator(Fitted):
         return self._score(self._outputs(X), y, weights)
 
     def _fit_lbfgs(self, X: Any, y: Array, weights: Array | None) -> None:
-        (batch,) = batches(X, y, weights, X.shape[0], device=self.device)
+        (batch,) = self._batches(X, y, weights, X.shape[0])
         history = train.History()
 
         def on_iteration(loss: float) -> None:
@@ -361,16 +384,6 @@ class Estimator(Fitted):
         if isinstance(training := state.get("_training"), Training):
             state["_training"] = training.state_dict()
         return state
-
-
-def batches(
-    X: Any, y: Array, weights: Array | None, batch_size: int, rng: np.random.RandomState | None = None, device: str = "cpu"
-) -> data.DataLoader:
-    """Samples in batches, with their weights if they have any; shuffled by `rng` if it is given."""
-    arrays = [X, y] if weights is None else [X, y, weights]
-    if rng is None:
-        return data.DataLoader(*arrays, batch_size=batch_size, device=device)
-    return solvers.Batches(*arrays, batch_size=batch_size, random_state=rng, device=device)
 
 
 def converted(module: nn.Module, dtype: Any) -> None:

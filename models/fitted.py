@@ -19,6 +19,8 @@ from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.tensor import wrap
 from tensorgrad.errors import DTypeError, OutOfRangeError, ShapeError
+from tensorgrad.train.evaluate import evaluating
+from tensorgrad.train.state import modules_of
 
 EVALUATED = 4096  # samples at a time, where nothing is trained
 
@@ -79,7 +81,15 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         return self._outputs(self._validate(X, first=False))
 
     def _outputs(self, X: Any, module: nn.Module | None = None) -> Array:
-        return train.predict(module or self.module_, X, EVALUATED)
+        module = module or self.module_
+        if not self._keeps_sparse(X):
+            return train.predict(module, X, EVALUATED)
+        with evaluating(modules_of(module)):
+            return np.concatenate([module(X[i : i + EVALUATED]).numpy() for i in range(0, X.shape[0], EVALUATED)])
+
+    def _keeps_sparse(self, X: Any) -> bool:
+        """Whether X is sparse, and stays so: the network begins with a layer that takes it, in main memory."""
+        return hasattr(X, "tocsr") and self.module is None and self.device == "cpu"
 
     @available_if(has_hidden_layers)
     def transform(self, X: Any, layer: int = -1) -> Array:

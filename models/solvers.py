@@ -18,6 +18,7 @@ from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.op import Value
 from tensorgrad.errors import MissingDependencyError
+from tensorgrad.ops.sparse import is_sparse
 
 
 class Adam(optim.Adam):
@@ -54,11 +55,43 @@ class SGD(optim.Optimiser):
         return p + (numbers["momentum"] * v - step if group["nesterov"] else v), v
 
 
+class EachAdam(Adam):
+    """Adam with a rate and a weight decay for each element, in arrays beside its state: parameters of several networks lie in
+    one. Written from outside: rate is lr sqrt(1 - b2^t)/(1 - b1^t), decay adds decay p to the gradient."""
+
+    def slots_of(self, group: optim.ParamGroup) -> tuple[str, ...]:
+        return (*super().slots_of(group), "rate", "decay")
+
+    def rate(self, lr: float, t: int) -> float:
+        """The rate at step t = 1, 2, ... of one network."""
+        group: Any = {**self.param_groups[0], "lr": lr}  # of numbers that have been checked
+        return self.numbers(group, t)["rate"]
+
+    def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        *own, rate, decay = state
+        return *super().update(group, p, g + decay * p, *own, **{**numbers, "rate": rate}), rate, decay
+
+
+class EachSGD(SGD):
+    """SGD with a rate and a weight decay for each element, as EachAdam has them."""
+
+    def slots_of(self, group: optim.ParamGroup) -> tuple[str, ...]:
+        return (*super().slots_of(group), "rate", "decay")
+
+    def rate(self, lr: float, t: int) -> float:
+        """The rate, which is the same at each step."""
+        return lr
+
+    def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
+        velocity, rate, decay = state
+        return *super().update(group, p, g + decay * p, velocity, **{**numbers, "lr": rate}), rate, decay
+
+
 class Batches(data.DataLoader):
     """Samples in scikit-learn's order: each epoch shuffles that of the one before. `random_state` draws it."""
 
-    def __init__(self, *arrays: Any, batch_size: int, random_state: np.random.RandomState, device: str) -> None:
-        super().__init__(*arrays, batch_size=batch_size, shuffle=True, rng=0, device=device)
+    def __init__(self, *arrays: Any, random_state: np.random.RandomState, **options: Any) -> None:
+        super().__init__(*arrays, shuffle=True, rng=0, **options)
         self.random_state, self.order = random_state, np.arange(self.samples)
 
     def next_order(self) -> Array | None:
@@ -92,7 +125,10 @@ def lbfgs(
     params = list(module.parameters())
     ends = np.cumsum([p.size for p in params])[:-1]
 
-    def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any]:
+    sparse = batch[:1] if is_sparse(batch[0]) else ()  # the same in all steps, which read it from outside
+
+    def step(*given: Any) -> tuple[Tensor, Any]:
+        x, y, w = (*sparse, *given, None)[:3]
         count: Any = len(y) if w is None else w.sum()
         cost = loss(module(x), y) if w is None else (loss(module(x), y, reduction="none") * w).sum() / count
         cost = cost + l2 / count * sum((p * p).sum() for p in params if p.ndim > 1)
@@ -102,7 +138,7 @@ def lbfgs(
 
     def evaluate(values: Array) -> tuple[float, Array]:
         set_parameters(values)
-        cost, gradients = run(*map(Tensor, batch))
+        cost, gradients = run(*map(Tensor, batch[len(sparse) :]))
         return cost.item(), np.concatenate([g.numpy().ravel() for g in gradients]).astype(np.float64)
 
     def set_parameters(values: Array) -> None:

@@ -32,11 +32,13 @@ class DataLoader:
 
     arrays       arrays or Tensors of the same length, the first axis being the samples: X and y, or X, y and weights.
                  What else can be made an array (lists, data frames) is, its real numbers as float32. SciPy's sparse matrices
-                 are kept as they are; their batches are dense
+                 are kept as they are; their batches are dense, unless `keep_sparse`
     batch_size   samples in a batch, from 1; None for all of them at once. The last batch is what is left
     shuffle      take the samples in another order each epoch
     drop_last    leave out a last batch that would be smaller
     rng          the generator of the order, or a seed for one of its own; by default a seed that `manual_seed` decides
+    keep_sparse  hand out batches of sparse matrices as sparse matrices, in compressed rows, for a model that begins with a
+                 layer that takes them (nn.Linear); in main memory alone
     device       where the batches are: by default where the arrays are. To a GPU, arrays in main memory are copied through
                  pinned memory, a batch ahead, while the step before works
 
@@ -54,14 +56,15 @@ class DataLoader:
         drop_last: bool = False,
         rng: np.random.Generator | int | None = None,
         device: str | None = None,
+        keep_sparse: bool = False,
     ) -> None:
         if not arrays:
             raise ArgumentError("DataLoader: expected at least one array, got none")
         size = _batch_size(batch_size)
-        for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
+        for name, value in (("shuffle", shuffle), ("drop_last", drop_last), ("keep_sparse", keep_sparse)):
             if not isinstance(value, (bool, np.bool_)):
                 raise ArgumentError(f"DataLoader: {name} must be True or False, got {value!r}")
-        self.arrays = tuple(_samples(i, a) for i, a in enumerate(arrays))
+        self.arrays = tuple(_samples(i, a, bool(keep_sparse)) for i, a in enumerate(arrays))
         lengths: list[int] = [a.shape[0] for a in self.arrays]
         if len(set(lengths)) > 1:
             raise ShapeError(f"DataLoader: arrays of {', '.join(map(str, lengths))} samples, expected as many in each")
@@ -75,6 +78,8 @@ class DataLoader:
         self.batch_size = min(size or self.samples, self.samples)
         if drop_last and size is not None and size > self.samples:
             raise DataError(f"DataLoader: drop_last leaves no batch: {self.samples} samples, batches of {size}")
+        if keep_sparse and self.device != "cpu":
+            raise DeviceError(f"DataLoader: keep_sparse is for main memory, but device is {self.device}")
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.rng = _generator(rng)
         self.epoch: Epoch | None = None  # the one under way, in the loop that was begun last
@@ -174,14 +179,15 @@ class Epoch:
 
 
 class Sparse:
-    """A sparse matrix of SciPy's, whose rows are taken as dense arrays."""
+    """A sparse matrix of SciPy's, whose rows are taken as dense arrays, or, if they are kept, as sparse ones."""
 
-    def __init__(self, matrix: Any) -> None:
-        self.matrix = matrix.tocsr()
+    def __init__(self, matrix: Any, keep: bool = False) -> None:
+        self.matrix, self.keep = matrix.tocsr(), keep
         self.shape, self.dtype, self.ndim = self.matrix.shape, self.matrix.dtype, self.matrix.ndim
 
     def __getitem__(self, rows: Any) -> Array:
-        return self.matrix[rows].toarray()
+        found = self.matrix[rows]
+        return found if self.keep else found.toarray()
 
 
 def _batch_size(given: Any) -> int | None:
@@ -220,14 +226,14 @@ def rows_of(array: Array, which: Array) -> Array:
         return array.take(like(which, array), axis=0)
 
 
-def _samples(i: int, value: Any) -> Array:
+def _samples(i: int, value: Any, keep_sparse: bool) -> Array:
     """An argument as an array with an axis of samples."""
     if isinstance(value, Tensor):
         array: Array = value._data
     elif is_array(value):
         array = value
     elif hasattr(value, "tocsr"):
-        array = Sparse(value)
+        array = Sparse(value, keep_sparse)
     else:
         try:
             array = np.asarray(value)

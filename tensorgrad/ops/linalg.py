@@ -83,6 +83,11 @@ class Linear(Ternary):
     name, signature, reads = "linear", "(...,k),(k,n),(n)->(...,n)", "x w"
     layer = True
 
+    def __call__(self, a: Operand[T], b: Operand[T], c: Operand[T]) -> T | Array:
+        if is_sparse(a):
+            return sparse_product(a, b) + c
+        return super().__call__(a, b, c)
+
     def forward(self, xp: Xp, x: Array, w: Array, b: Array) -> Array:
         if w.ndim != 2 or b.shape != w.shape[1:]:
             raise ValueError("weight and bias do not fit")  # where adding would broadcast; the signature says it better

@@ -71,6 +71,25 @@ class SparseMatmul(Op):
 sparse_matmul = SparseMatmul()
 
 
+class Rows:
+    """A constant matrix (m, n) in compressed rows, as SciPy's csr_matrix, whose three arrays may be Tensors: so a compiled step
+    can have it as an argument. Behind indptr[-1] there may be more of values and indices, which are not read."""
+
+    format, ndim = "csr", 2
+
+    def __init__(self, values: Any, indices: Any, indptr: Any, columns: int) -> None:
+        self.data, self.indices, self.indptr = values, indices, indptr
+        self.shape: Shape = (indptr.shape[0] - 1, columns)
+        self.dtype = values.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def tocsr(self) -> Rows:
+        """Itself: it is one of compressed rows."""
+        return self
+
+
 def is_sparse(x: Any) -> bool:
     """Whether it is a sparse matrix, as SciPy has them."""
     return not isinstance(x, (Tensor, np.ndarray)) and hasattr(x, "tocsr")
@@ -117,9 +136,10 @@ def sparse_product(a: Any, b: Any) -> Any:
         )
     rows = sparse.tocsr()
     parts = parts_of(rows)
-    if state.trace is not None:
+    if state.trace is not None and not isinstance(rows, Rows):
         state.trace.asks(lambda: unchanged(rows, parts), parts[0])
-    if not all(isinstance(part, np.ndarray) for part in (x._data, *parts)):
+    arrays = [part._data if isinstance(part, Tensor) else part for part in (x, *parts)]
+    if not all(isinstance(array, np.ndarray) for array in arrays):
         raise DeviceError(NO_GPU.format(where=where))
     columns = x if x.ndim == 2 and not transposed else reshape(x, (-1, 1)) if x.ndim == 1 else x.T
     y = sparse_matmul(columns, *parts, shape=tuple(sparse.shape), transposed=transposed)

@@ -268,9 +268,10 @@ class Optimiser(Parameters):
 
     def _assign(self, trace: Tracer[Tensor], targets: list[Array], values: list[Tensor]) -> None:
         """Let the memory of parameters and state have new values, now and in each replay."""
-        for target, value in zip(targets, values, strict=True):
+        changed = [(target, value) for target, value in zip(targets, values, strict=True) if value._data is not target]
+        for target, value in changed:
             trace.assigns(target, value)
-        for target, value in zip(targets, values, strict=True):
+        for target, value in changed:
             with on(target):
                 target[...] = value._data
         writes.wrote(targets[0])

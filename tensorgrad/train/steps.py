@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from tensorgrad import ops
 from tensorgrad.compiler import compile
 from tensorgrad.core.backend import Array, is_array
@@ -15,6 +17,7 @@ from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, ShapeError
 from tensorgrad.nn.losses import Loss
 from tensorgrad.nn.module import Module
+from tensorgrad.ops.sparse import Rows, is_sparse
 from tensorgrad.optim import Optimiser, clip_grad_norm
 from tensorgrad.train.means import counting, counts_of, divisor, reduction_of
 
@@ -33,12 +36,15 @@ class Steps:
     def __init__(self, step: Step, compiled: bool = False) -> None:
         self.step = step
         self.has_run = False
-        self.compiled = compile(step, ahead=True) if compiled else None
+        self.compiled = compile(of_parts(step), ahead=True) if compiled else None
+        self.room = 0  # for the elements of sparse batches, so that one plan does for all
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
         if self.compiled is None:
-            return self.step(*[wrap(array, None) for array in batch])
-        if not self.has_run and not all(is_array(a) for a in batch):
+            return self.step(*[array if is_sparse(array) else wrap(array, None) for array in batch])
+        if is_sparse(batch[0]):
+            batch = (self.parts(batch[0]), *batch[1:])
+        elif not self.has_run and not all(is_array(a) for a in batch):
             kinds = ", ".join(type(a).__name__ for a in batch)
             raise TypeError(f"train.fit: the loader gives batches of {kinds}, expected NumPy or CuPy arrays")
         self.has_run = True
@@ -48,6 +54,23 @@ class Steps:
             error.add_note("train.fit: with compile=False every step is run as it is written")
             raise
         return result
+
+    def parts(self, x: Any) -> tuple[Any, ...]:
+        """The three arrays of a sparse batch, with as much room as plans have, and its columns."""
+        if x.nnz > self.room:
+            self.room = 1 << (x.nnz + x.nnz // 4).bit_length()
+        values, indices = np.zeros(self.room, x.dtype), np.zeros(self.room, x.indices.dtype)
+        values[: x.nnz], indices[: x.nnz] = x.data, x.indices
+        return values, indices, x.indptr, x.shape[1]
+
+
+def of_parts(step: Step) -> Step:
+    """A step that takes a sparse batch as what `parts` makes of it."""
+
+    def step_of_parts(x: Any, *others: Tensor) -> tuple[Tensor, Any, Tensor | None]:
+        return step(Rows(*x) if isinstance(x, tuple) else x, *others)
+
+    return step_of_parts
 
 
 def training_step(
