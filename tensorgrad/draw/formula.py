@@ -228,7 +228,7 @@ BY_NORM = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "std")
 
 def function_of(node: Node) -> str:
     """The name of the function of several ops that it was recorded in; "" outside of any."""
-    return "" if node.function is None else str(node.function[0])
+    return "" if node.function is None else node.function.name
 
 
 def root_mean_square(use: Use) -> Expr | None:

@@ -21,7 +21,8 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.state import shown
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.draw.dot import FONT, LOOKS
+from tensorgrad.draw.colours import KINDS
+from tensorgrad.draw.dot import FONT
 from tensorgrad.draw.letters import backward_formulas, first_part, forward_formula
 from tensorgrad.draw.page import numbers, spline
 from tensorgrad.draw.render import render
@@ -164,7 +165,7 @@ class Writer:
             x, y = numbers(item["pos"])
             box = by_id[item["name"]]
             box["x"], box["y"] = x - box["w"] / 2, height - y - box["h"] / 2
-            box["fill"], box["line"] = LOOKS[box["kind"]]["fillcolor"], LOOKS[box["kind"]]["color"]
+            box["fill"], box["line"] = KINDS[box["kind"]].fill, KINDS[box["kind"]].line
         edges = [
             {
                 "source": names[item["tail"]], "target": names[item["head"]],

@@ -274,7 +274,7 @@ class Seen:
             following = self.all[i + 1][0] if i + 1 < len(self.all) else None
             is_last = following is None or (following.scope, following.function) != (node.scope, node.function)
             if (node.scope and is_last) or node.op.activation or node.op.layer or node is end:
-                title = node.function[0] if node.function is not None else node.op.name
+                title = node.function.name if node.function is not None else node.op.name
                 name = base = f"{node.scope} {title}".strip()
                 count = 1
                 while name in found:
