@@ -76,7 +76,7 @@ def test_an_activation() -> None:
     assert testing.audit([name], cases=5)
     x, w, b = parameters()
     loss = (op(x @ w + b) ** 2).sum()
-    assert f"h1 = {name}(z1)" in str(draw.derive(loss, w))
+    assert f"h = {name}(z)" in str(draw.derive(loss, w))
     assert name in loss.graph(backward=True).dot
     model = network(getattr(nn, module))
     is_replayed(model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), X, LABELS)
@@ -122,7 +122,7 @@ def test_a_fused_pattern() -> None:
     loss = activation(x @ w + b).mean()
     assert name in loss.graph(fused=True).dot
     assert name not in loss.graph().dot
-    assert f"h1 = {activation.name}(x W1 + b1)" in str(draw.derive(loss, w))
+    assert f"h = {activation.name}(x W1 + b1)" in str(draw.derive(loss, w))
     assert testing.audit([name], cases=5)
     model = network(lambda: Activation(activation))
     is_replayed(model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), X, LABELS)
