@@ -83,7 +83,7 @@ class Batched(Tensor):
         shape, array = value.shape[1:], value._data
         xp = namespace([array])
         made._data = Outline.of(shape, value.dtype) if xp is np else xp.broadcast_to(xp.empty((), value.dtype), shape)
-        made._grad, made.requires_grad, made.name, made.hooks = None, value.requires_grad, "", None
+        made._grad, made.requires_grad, made.name, made.hooks, made.made_of = None, value.requires_grad, "", None, ""
         made.value, made.call = value, call
         return made
 

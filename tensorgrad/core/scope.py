@@ -6,8 +6,7 @@ import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _count = itertools.count().__next__
 PLAIN = frozenset({type(None), bool, int, float, str})
@@ -42,21 +41,13 @@ def calls_of(scope: str) -> list[Scope]:
     return found[::-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """What is remembered of an array that a function was called with: not its values, so that nothing is kept in memory."""
 
     name: str
     shape: tuple[int, ...]
     dtype: Any
-    source: weakref.ref[Any] | None  # the node that made it, or the leaf
-
-    @classmethod
-    def of(cls, array: Any) -> Given:
-        source = getattr(array, "node", None) or array
-        name = getattr(array, "name", "") or getattr(array, "made_of", "")
-        held = weakref.ref(source) if hasattr(array, "requires_grad") else None
-        return cls(name, tuple(array.shape), array.dtype, held)
+    source: weakref.ref[Any] | None  # the node that made it, or the leaf; None for an array that is no Tensor
 
 
 class Called:
@@ -86,8 +77,14 @@ class Called:
 
 def remembered(a: Any) -> Any:
     """A plain value as it is, an array as Given; NotImplemented for anything else."""
-    if type(a) in PLAIN:
+    kind = type(a)
+    if kind in PLAIN:
         return a
-    if type(a) in (tuple, list):
+    if hasattr(a, "requires_grad"):
+        node = a.node
+        of = a if node is None else node
+        # what Given(...) does, in a third of the time: each call of a function pays for it
+        return tuple.__new__(Given, (a.name or a.made_of, of.shape, of.dtype, weakref.ref(of)))
+    if kind is tuple or kind is list:
         return tuple(a) if all(type(x) in PLAIN for x in a) else NotImplemented
-    return Given.of(a) if hasattr(a, "shape") and hasattr(a, "dtype") else NotImplemented
+    return Given("", tuple(a.shape), a.dtype, None) if hasattr(a, "shape") and hasattr(a, "dtype") else NotImplemented
