@@ -196,7 +196,7 @@ def test_plans_are_made_in_threads_at_once() -> None:
 # Processes
 
 PROGRAM = """
-import io, multiprocessing, os, pickle, select, signal, sys, threading, time, warnings
+import importlib.util, io, multiprocessing, os, pickle, select, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 import tensorgrad as tg
@@ -252,7 +252,9 @@ def inferred():
 def products():
     return (matrix @ matrix).sum()
 
-THINGS = {f.__name__: f for f in (replay, split, planned, eager, fitted, written, estimated, inferred, products)}
+THINGS = {f.__name__: f for f in (replay, split, planned, eager, fitted, written, inferred, products)}
+if importlib.util.find_spec("sklearn"):
+    THINGS["estimated"] = estimated
 """
 
 FORKING = (

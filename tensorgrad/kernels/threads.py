@@ -175,7 +175,7 @@ _turns = Turns()
 def with_steady_blas(function: Callable[..., T], *arguments: Any) -> T:
     """The result of a function, during which the number of BLAS's threads does not change."""
     turns, me = _turns, threading.get_ident()
-    if me in turns.steady or _inside.parts:
+    if me in turns.steady or me in turns.single or _inside.parts:
         return function(*arguments)
     try:
         turns.enter_steady(me)
