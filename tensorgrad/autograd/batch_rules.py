@@ -331,9 +331,16 @@ def fold(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n:
     return ops.reshape(y, (n, x.shape[at + 1], *y.shape[1:]))
 
 
+def padded(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Nothing around the axis of the samples."""
+    found = {**attrs, "width": ((0, 0), *attrs["width"])}
+    return op.apply(args[0], **(found | {"shape": (n, *attrs["shape"])} if "shape" in attrs else found))
+
+
 RULES: dict[str, Rule] = {
     "argmax": place, "argmin": place, "broadcast_to": broadcast_to, "concatenate": concatenate, "cumprod": along,
-    "cumsum": along, "einsum": einsum, "first_of": reduction, "fold": fold, "gather": gather, "getitem": getitem,
+    "cumsum": along, "einsum": einsum, "extend": padded, "first_of": reduction, "fold": fold,
+    "fold_back": padded, "gather": gather, "getitem": getitem,
     "inside": one_hot, "log": logarithm, "log1p": logarithm,
     "log_softmax": rowwise, "lookup": lookup, "nll_loss": nll_loss, "one_hot": one_hot, "put": put,
     "reshape": reshape, "setitem": setitem, "sigmoid_cross_entropy": sigmoid_cross_entropy, "softmax": rowwise,

@@ -251,14 +251,11 @@ SyncBatchNorm ~> nn.BatchNorm2d(features)
 LocalResponseNorm CrossMapLRN2d ~> F.layer_norm(x, shape)
 LPPool1d LPPool2d LPPool3d -> x.mean((2, 3), keepdims=True)
 FractionalMaxPool2d FractionalMaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d ~> nn.MaxPool2d(2)
-Dropout3d AlphaDropout FeatureAlphaDropout ~> nn.Dropout(p)
-ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d -> x.pad(width, value)
-CircularPad1d CircularPad2d CircularPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d ReplicationPad1d \
-ReplicationPad2d ReplicationPad3d ~> tensorgrad.concatenate([x, x[..., :1]], axis=-1)
-Unflatten PixelShuffle PixelUnshuffle ChannelShuffle -> x.reshape(shape)
+Dropout3d FeatureAlphaDropout ~> nn.Dropout(p)
+ChannelShuffle -> x.reshape((n, groups, c, -1)).swapaxes(1, 2).reshape(shape)
 Unfold -> tensorgrad.windows(x, kernel, stride, padding)
 Fold -> tensorgrad.fold(x, size, stride, padding)
-Upsample UpsamplingNearest2d UpsamplingBilinear2d ~> x.repeat(n, 2).repeat(n, 3)
+UpsamplingNearest2d UpsamplingBilinear2d -> nn.Upsample(size, mode=mode)
 Bilinear -> tensorgrad.einsum("ni,oij,nj->no", x, w, y)
 MultiLabelSoftMarginLoss ~> nn.BCEWithLogitsLoss()
 NLLLoss2d -> nn.NLLLoss()
@@ -271,10 +268,10 @@ Transformer ~> nn.TransformerEncoder(layer, n)
 # A function of nn.functional that is not there goes by the module's line, or by that of arrays; those have a name of their own
 FUNCTIONAL = """
 gumbel_softmax -> F.softmax((x - (-tensorgrad.rand(x.shape).log()).log()) / temperature)
-interpolate upsample upsample_nearest upsample_bilinear ~> x.repeat(n, 2).repeat(n, 3)
+upsample upsample_nearest upsample_bilinear -> F.interpolate(x, size, mode=mode)
 multi_head_attention_forward -> nn.MultiheadAttention(dim, heads)
 lp_pool1d lp_pool2d lp_pool3d ~> F.avg_pool2d(x ** p, kernel) ** (1 / p)
-feature_alpha_dropout alpha_dropout dropout3d ~> F.dropout(x, p)
+feature_alpha_dropout dropout3d ~> F.dropout(x, p)
 linear_cross_entropy -> F.cross_entropy(x @ w, labels)
 conv_tbc ~> F.conv2d(x, w)
 grouped_mm scaled_mm scaled_grouped_mm -> x @ y
@@ -329,7 +326,7 @@ sym_* script* jit* trace_* vmap fork wait export* *Script* *Storage *Type *Tenso
 to_device module_load parse_* import_ir* merge_type* unify_type* Lazy* Uninitialized* DataParallel Distributed* RNNBase \
 RNNCellBase Container Buffer* *Options ScalingType SwizzleType *torch_function* boolean_dispatch assert_* : it belongs to \
 how PyTorch works inside, and has no counterpart
-ctc_loss CTCLoss grid_sample* affine_grid* rrelu *lstm* *gru* *rnn* local_response* embedding_bag *reduce norm_except_dim \
+grid_sample* affine_grid* rrelu *lstm* *gru* *rnn* local_response* embedding_bag *reduce norm_except_dim \
 native_* max_unpool* fractional* : there is nothing of that kind
 """
 
@@ -339,6 +336,7 @@ dim axis axes start_axis
 keepdim keepdims
 dims axis axes
 start_dim start_axis
+end_dim end_axis
 axes axis
 dim0 axis1
 dim1 axis2

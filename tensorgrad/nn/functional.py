@@ -16,11 +16,13 @@ from tensorgrad.core.state import one_box, shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import activation as composed
-from tensorgrad.nn import likelihood, loss, margins
+from tensorgrad.nn import likelihood, loss, margins, resize
 from tensorgrad.nn.activation import *
+from tensorgrad.nn.activation import SELU_ALPHA, SELU_SCALE
 from tensorgrad.nn.likelihood import *
 from tensorgrad.nn.loss import *
 from tensorgrad.nn.margins import *
+from tensorgrad.nn.resize import *
 from tensorgrad.ops import activation, conv, linear, log_softmax, pool, softmax
 from tensorgrad.ops.activation import *
 from tensorgrad.ops.attention import attention, attention_weights
@@ -36,8 +38,8 @@ from tensorgrad.ops.random import keep_mask, seed
 from tensorgrad.ops.statistics import norm
 
 __all__ = [
-    "batch_norm", "dropout", "dropout1d", "dropout2d", "embedding", "embedding_bag", "group_norm", "instance_norm",
-    "layer_norm", "linear", "log_softmax", "rms_norm", "scaled_dot_product_attention", "seed", "softmax",
+    "alpha_dropout", "batch_norm", "dropout", "dropout1d", "dropout2d", "embedding", "embedding_bag", "group_norm",
+    "instance_norm", "layer_norm", "linear", "log_softmax", "rms_norm", "scaled_dot_product_attention", "seed", "softmax",
 ]  # fmt: skip
 __all__ += activation.__all__
 __all__ += conv.__all__
@@ -46,6 +48,7 @@ __all__ += composed.__all__
 __all__ += loss.__all__
 __all__ += likelihood.__all__
 __all__ += margins.__all__
+__all__ += resize.__all__
 
 
 @one_box
@@ -75,6 +78,30 @@ def dropout1d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.rand
 def dropout2d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
     """`dropout` of whole channels: of x (n,c,h,w) each (n,c) is kept or 0."""
     return channels_kept("dropout2d", 4, x, p, training, rng)
+
+
+@one_box
+def alpha_dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
+    """Dropout that keeps mean 0 and variance 1 (Klambauer et al. 2017), for networks of selu; x unless `training`.
+
+    y = a (x where an element is kept, which it is with probability 1 - p, and -s elsewhere) + a s p,
+    a = 1 / sqrt((1 - p) (1 + p s²)), s = 1.7581 being what selu tends to at the left with its sign turned; 0 for p = 1
+
+    rng   the generator to draw from; the one that nn.functional.seed starts by default
+
+    Raises ValueError unless 0 <= p <= 1.
+    """
+    p = number("alpha_dropout", "p", p)
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"{scoped('alpha_dropout')}: p must be in 0 .. 1, got {p}")
+    x = as_operand("alpha_dropout", x)
+    if not training or p == 0:
+        return x
+    if p == 1:
+        return x * 0
+    s = SELU_SCALE * SELU_ALPHA
+    a = 1 / math.sqrt((1 - p) * (1 + p * s * s))
+    return where(keep_mask(x, p, rng), x, -s) * a + a * s * p
 
 
 def channels_kept(op: str, ndim: int, x: Any, p: Any, training: bool, rng: Any) -> Any:

@@ -71,6 +71,7 @@ from tensorgrad.ops.index import *
 from tensorgrad.ops.linalg import *
 from tensorgrad.ops.loss import *
 from tensorgrad.ops.order import *
+from tensorgrad.ops.pad import *
 from tensorgrad.ops.pool import *
 from tensorgrad.ops.products import *
 from tensorgrad.ops.rearrange import *

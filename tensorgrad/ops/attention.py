@@ -26,7 +26,8 @@ from tensorgrad.ops.compare import equal
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.loss import softmax
-from tensorgrad.ops.rearrange import lower, pad
+from tensorgrad.ops.pad import pad
+from tensorgrad.ops.rearrange import lower
 
 __all__ = ["attention"]
 
