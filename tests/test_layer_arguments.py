@@ -66,6 +66,7 @@ WRONG: dict[str, list[Any]] = {
     "num_parameters": [*WHOLE_FROM_0, 0],
     "num_groups": [*WHOLE_FROM_0, 0, 3],
     "mode": ["median", None, 1, ["sum"]],
+    "blank": WHOLE_FROM_0,
     "padding_idx": [v for v in NO_WHOLE if v is not None] + [4, -5],
     "p": [*REAL, -0.1, 1.1],
     "dropout": [*REAL, -0.1, 1.1],

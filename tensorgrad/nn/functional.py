@@ -16,13 +16,14 @@ from tensorgrad.core.state import one_box, shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import activation as composed
-from tensorgrad.nn import likelihood, loss, margins, resize
+from tensorgrad.nn import likelihood, loss, margins, resize, sequences
 from tensorgrad.nn.activation import *
 from tensorgrad.nn.activation import SELU_ALPHA, SELU_SCALE
 from tensorgrad.nn.likelihood import *
 from tensorgrad.nn.loss import *
 from tensorgrad.nn.margins import *
 from tensorgrad.nn.resize import *
+from tensorgrad.nn.sequences import *
 from tensorgrad.ops import activation, conv, linear, log_softmax, pool, softmax
 from tensorgrad.ops.activation import *
 from tensorgrad.ops.attention import attention, attention_weights
@@ -49,6 +50,7 @@ __all__ += loss.__all__
 __all__ += likelihood.__all__
 __all__ += margins.__all__
 __all__ += resize.__all__
+__all__ += sequences.__all__
 
 
 @one_box

@@ -62,6 +62,7 @@ from tensorgrad.ops.clip import *
 from tensorgrad.ops.compare import *
 from tensorgrad.ops.conv import *
 from tensorgrad.ops.create import *
+from tensorgrad.ops.ctc import *
 from tensorgrad.ops.decompose import *
 from tensorgrad.ops.device import *
 from tensorgrad.ops.elementwise import *

@@ -71,7 +71,7 @@ class Extend(Op):
     backward   gx  = each element of g added to the one that it was copied from
     """
 
-    name, signature, public = "extend", "()->()", "pad"
+    name, signature, public = "extend", "(*)->(*)", "pad"
     linear = "x"
     moves = True
 
@@ -79,7 +79,7 @@ class Extend(Op):
         return self.apply(x, width=width, mode=mode)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (x,), _ = super().sample(rng, sizes)
+        x = self.values(rng, tuple([int(n) for n in rng.choice(sizes, rng.integers(4))]))
         width = tuple([tuple(int(w) for w in rng.integers(0, 3, 2)) if n else (0, 0) for n in x.shape])
         return (x,), {"width": width, "mode": MODES[rng.integers(len(MODES))]}
 
@@ -97,7 +97,7 @@ class FoldBack(Op):
     backward   gx  = g with elements of its own around it
     """
 
-    name, signature, public = "fold_back", "()->()", "pad"
+    name, signature, public = "fold_back", "(*)->(*)", "pad"
     linear = "x"
 
     def __call__(self, x: Operand[T], shape: Shape, width: Width, mode: str) -> T | Array:
