@@ -44,7 +44,7 @@ class CTCStates(Op):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         n, m = (int(s) for s in rng.choice(sizes, 2))
-        return (rng.integers(1, 4, (n, m)), rng.integers(0, m + 1, n)), {"blank": 0, "classes": 4}
+        return (rng.integers(0, 3, (n, m)), rng.integers(0, m + 1, n)), {"blank": 3, "classes": 4}
 
     def forward(self, xp: Xp, targets: Array, sizes: Array, *, blank: int, classes: int) -> Array:
         m = targets.shape[-1]
