@@ -350,9 +350,9 @@ def ctc(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: 
 
 RULES: dict[str, Rule] = {
     "argmax": place, "argmin": place, "broadcast_to": broadcast_to, "concatenate": concatenate, "cumprod": along,
-    "ctc": ctc, "ctc_grad": ctc, "cumsum": along, "einsum": einsum, "extend": padded, "first_of": reduction, "fold": fold,
-    "fold_back": padded, "gather": gather, "getitem": getitem,
-    "inside": one_hot, "log": logarithm, "log1p": logarithm,
+    "ctc": ctc, "ctc_grad": ctc, "cumsum": along, "einsum": einsum, "extend": padded, "first_of": reduction,
+    "first_so_far": along, "fold": fold, "fold_back": padded, "gather": gather, "getitem": getitem, "inside": one_hot,
+    "log": logarithm, "log1p": logarithm, "logcumsumexp": along,
     "log_softmax": rowwise, "lookup": lookup, "nll_loss": nll_loss, "one_hot": one_hot, "put": put,
     "reshape": reshape, "setitem": setitem, "sigmoid_cross_entropy": sigmoid_cross_entropy, "softmax": rowwise,
     "softmax_cross_entropy": softmax_cross_entropy, "sparse_matmul": sparse_matmul,
@@ -363,9 +363,9 @@ LAYERS = "linear linear_relu linear_sigmoid linear_tanh"
 BROADCASTING = """
     abs add arccos arcsin arctan arctan2 astype bitwise_and bitwise_or bitwise_xor cast ceil cholesky clip cos cosh
     ctc_states det det_sign div div_grad eigh_factors elu equal erf exp expm1 floor floordiv gelu greater greater_equal
-    hypot inv isfinite isnan keep_mask leaky_relu less less_equal log10 log2 log_complement_sigmoid logabsdet logaddexp
-    logical_and logical_not logical_or logical_xor logsigmoid matmul maximum minimum mod mul mul_grad neg not_equal pinv
-    power qr_factors reciprocal relu relu_grad round sigmoid sigmoid_cross_entropy_grad sigmoid_grad sign silu sin sinh
-    softplus solve sqrt square sub svd_factors tan tanh tanh_grad to_device trunc where"""
+    hypot inv isfinite isnan keep_mask leaky_relu left_shift less less_equal log10 log2 log_complement_sigmoid logabsdet
+    logaddexp logical_and logical_not logical_or logical_xor logsigmoid matmul maximum minimum mod mul mul_grad neg
+    not_equal pinv power qr_factors reciprocal relu relu_grad right_shift round sigmoid sigmoid_cross_entropy_grad
+    sigmoid_grad sign silu sin sinh softplus solve sqrt square sub svd_factors tan tanh tanh_grad to_device trunc where"""
 for _names, _rule in ((REDUCTIONS, reduction), (LAYERS, linear), (BROADCASTING, broadcasting)):
     RULES |= dict.fromkeys(_names.split(), _rule)

@@ -37,6 +37,8 @@ le -> x <= y
 gt -> x > y
 ge -> x >= y
 invert bitwise_not bitwise_invert -> ~x
+bitwise_left_shift -> x << y
+bitwise_right_shift -> x >> y
 acos -> x.arccos()
 asin -> x.arcsin()
 atan -> x.arctan()
@@ -162,7 +164,6 @@ var_mean -> (x.var(axis), x.mean(axis))
 count_nonzero -> (x != 0).sum(axis)
 cumulative_sum -> x.cumsum(axis)
 cumulative_prod -> x.cumprod(axis)
-logcumsumexp -> x.exp().cumsum(axis).log()
 trapezoid trapz -> ((y[1:] + y[:-1]) / 2 * x.diff()).sum()
 cumulative_trapezoid -> ((y[1:] + y[:-1]) / 2 * x.diff()).cumsum()
 gradient ~> (x[2:] - x[:-2]) / 2
@@ -307,12 +308,12 @@ float? float?? float??? bfloat?? int? int?? uint? uint?? single uint intp : a dt
 *_copy as_strided* as_subclass alias* *storage* is_set_to *data_ptr stride strides flags flat base ctypes *contiguous* \
 dim_order byteswap setflags getfield setfield record_stream pin_memory is_pinned *share* *memory* layout is_inference is_neg \
 is_nested is_distributed is_conj hash_tensor : how a Tensor lies in memory is its own; its array is x.data
-*gamma* i0 erfinv *bessel* zeta nextafter frexp spacing gcd lcm *_shift bitwise_count : there is no such function; np and \
+*gamma* i0 erfinv *bessel* zeta nextafter frexp spacing gcd lcm bitwise_count : there is no such function; np and \
 scipy.special have it for `x.detach().numpy()`
 lu lu_* ldl* *qrf orgqr ormqr householder* lobpcg eig eigvals symeig matrix_exp matrix_rank : there is no such \
 decomposition; qr, svd, eigh, cholesky, inv and solve are there
 hist* bin* unique* digit* bucket* search* *nonzero* argwhere isin isclose allclose equal* array_equ* setdiff* setxor* union* \
-intersect* lexsort mode cummax cummin unravel* ravel_multi* tri?_indices* diag_indices* mask_indices ix_ indices packbits \
+intersect* lexsort mode unravel* ravel_multi* tri?_indices* diag_indices* mask_indices ix_ indices packbits \
 unpackbits interp poly* roots select trim_zeros unwrap block bmat require combinations cartesian* einsum_path sort_complex \
 broadcast_shapes isscalar iscomplex* isfortran isnat real_if* mintype* min_scalar* *window bartlett blackman hamming hanning \
 kaiser index tril_* triu_* : it has no gradient; np has it for `x.detach().numpy()`

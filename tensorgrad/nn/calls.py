@@ -31,7 +31,8 @@ def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwa
                    itself the only argument is given by its name
 
     Raises ArgumentError for names that are missing or unknown, for arguments in a tuple, and for a module that holds one of its
-    parts in a plain container as well; ShapeError for other shapes; DTypeError for what is no array, or integers for a parameter.
+    parts in a plain container as well; ShapeError for other shapes; DTypeError for what is no array, or integers for a
+    parameter.
     """
     of = "functional_call"
     if not isinstance(module, Module):

@@ -26,7 +26,7 @@ from tensorgrad.nn.resize import *
 from tensorgrad.nn.sequences import *
 from tensorgrad.ops import activation, conv, linear, log_softmax, pool, softmax
 from tensorgrad.ops.activation import *
-from tensorgrad.ops.attention import attention, attention_weights
+from tensorgrad.ops.attention import attention
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.conv import *
 from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, where
@@ -36,6 +36,7 @@ from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
 from tensorgrad.ops.pool import *
 from tensorgrad.ops.random import keep_mask, seed
+from tensorgrad.ops.shape import broadcast_to
 from tensorgrad.ops.statistics import norm
 
 __all__ = [
@@ -355,8 +356,8 @@ def scaled_dot_product_attention(
     query (...,l,e), key (...,s,e), value (...,s,d) to (...,l,d); leading axes broadcast.
 
     attn_mask   what broadcasts to (...,l,s): booleans, True where a key may be looked at, or numbers to add to the scores
-    dropout_p   how likely a weight is made 0, the others being divided by 1 - dropout_p. Above 0 all weights, (...,l,s), are in
-                memory at once; at 0 never are
+    dropout_p   how likely a weight is made 0, the others being divided by 1 - dropout_p. All weights, (...,l,s), are never in
+                memory at once; above 0 a boolean is for each
     is_causal   whether query i may look at the keys 0 .. i alone
     scale       1/sqrt(e) by default
     rng         the generator that dropout draws from; the one that nn.functional.seed starts by default
@@ -364,10 +365,16 @@ def scaled_dot_product_attention(
     A query that may look at no key gets zeros. Raises ShapeError and DTypeError for what does not fit, ValueError unless
     0 <= dropout_p <= 1.
     """
-    if not number("scaled_dot_product_attention", "dropout_p", dropout_p):
+    op = "scaled_dot_product_attention"
+    p = number(op, "dropout_p", dropout_p)
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"{scoped(op)}: dropout_p must be in 0 .. 1, got {p}")
+    if not p:
         return attention(query, key, value, attn_mask, causal=is_causal, scale=scale)
-    p = attention_weights(query, key, attn_mask, causal=is_causal, scale=scale)
-    return dropout(p, dropout_p, rng=rng) @ as_operand("scaled_dot_product_attention", value)
+    q, k = as_operand(op, query), as_operand(op, key)
+    shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2], np.shape(raw(value))[:-2]), *q.shape[-2:-1], *k.shape[-2:-1])
+    keep = keep_mask(broadcast_to(q.sum(-1, keepdims=True), shape), p, rng)
+    return attention(q, k, value, attn_mask, keep, causal=is_causal, scale=scale, dropout=p)
 
 
 def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:

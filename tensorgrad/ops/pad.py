@@ -13,7 +13,7 @@ from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import named, scoped, shown
 from tensorgrad.core.tensor import raw
-from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.ops.assign import setitem
 from tensorgrad.ops.index import put
 from tensorgrad.ops.linalg import as_operand
@@ -45,6 +45,8 @@ def pad(
         expected = f"n, (before, after), or a pair for each of the {len(shape)} axes of {shape}"
         raise ShapeError(f"{scoped('pad')}: width is {shown(width)}, expected {expected}")
     pairs = [p * 2 if len(p) == 1 else p for p in (pairs * len(shape) if len(pairs) == 1 else pairs)]
+    if isinstance(value, str):
+        raise DTypeError(f"{scoped('pad')}: value must be a number, got {value!r}; a mode goes by its name, mode={value!r}")
     if not isinstance(value, (bool, np.bool_)):
         value = number("pad", "value", value)
     around = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
