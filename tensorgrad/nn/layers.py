@@ -229,6 +229,10 @@ class Embedding(Module):
     """A row of `weight` (num_embeddings, embedding_dim) for each index: indices (...), integers, to y (..., embedding_dim).
 
     padding_idx   a row that starts with zeros and gets no gradient; a negative one is counted from the end
+
+    `weight.grad` is as large as the table, and an optimiser's step goes over all of it; a compiled step touches the rows of its
+    indices alone.
+
     weight_init   from nn.init; N(0, 1) by default
     rng           the generator to draw from; the one that nn.init.seed starts by default
     """

@@ -70,17 +70,18 @@ def interpolate(
     sizes, ratios = scaled(op, x.shape[2:], size, scale_factor)
     if mode == "area":
         return adapted(op, axes, x, sizes, False)
+    y: Any = x
     if mode.startswith("nearest"):
         for axis, (n, m, r) in enumerate(zip(x.shape[2:], sizes, ratios, strict=True), 2):
             if m % n == 0 and r == n / m:  # whole numbers of copies
-                lead, tail = x.shape[:axis], x.shape[axis + 1 :]
-                wide = broadcast_to(reshape(x, (*lead, n, 1, *tail)), (*lead, n, m // n, *tail))
-                x = reshape(wide, (*lead, m, *tail))
+                lead, tail = y.shape[:axis], y.shape[axis + 1 :]
+                wide = broadcast_to(reshape(y, (*lead, n, 1, *tail)), (*lead, n, m // n, *tail))
+                y = reshape(wide, (*lead, m, *tail))
             else:
                 at = (np.arange(m) + (0.5 if mode == "nearest-exact" else 0)) * r
-                x = take(x, np.minimum(at.astype(int), n - 1), axis)
-        return x
-    y: Any = as_wide(x)
+                y = take(y, np.minimum(at.astype(int), n - 1), axis)
+        return y
+    y = as_wide(x)
     for axis, (n, m, r) in enumerate(zip(x.shape[2:], sizes, ratios, strict=True), 2):
         if n != m or r != 1:
             a = namespace([raw(y)]).asarray(
@@ -114,12 +115,17 @@ def weights(n: int, m: int, r: float, cubic: bool, corners: bool) -> Array:
         s = np.clip(s, 0, n - 1)
     i = np.floor(s).astype(int)
     t = s - i
-    a, far, near = -0.75, lambda d: ((a * d - 5 * a) * d + 8 * a) * d - 4 * a, lambda d: ((a + 2) * d - (a + 3)) * d * d + 1
-    taps = {-1: far(t + 1), 0: near(t), 1: near(1 - t), 2: far(2 - t)} if cubic else {0: 1 - t, 1: t}
+    taps = {k: keys(np.abs(t - k)) for k in range(-1, 3)} if cubic else {0: 1 - t, 1: t}
     found = np.zeros((m, n))
     for k, w in taps.items():
         found[np.arange(m), np.clip(i + k, 0, n - 1)] += w  # each row once
     return found
+
+
+def keys(d: Array) -> Array:
+    """The weight of what is d away, at most 2 (Keys 1981), with a = -3/4."""
+    a = -0.75
+    return np.where(d < 1, ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
 
 
 @one_box

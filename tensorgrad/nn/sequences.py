@@ -58,7 +58,7 @@ def ctc_loss(
         raise ShapeError(f"{scoped(op)}: log_probs has shape {x.shape}, expected (t,n,classes), or (t,classes) for one sample")
     if blank >= x.shape[-1]:
         raise ArgumentError(f"{scoped(op)}: blank must be one of {x.shape[-1]} classes, got {blank}")
-    is_single = x.ndim == 2
+    is_single, shape = x.ndim == 2, x.shape
     x = as_wide(expand_dims(x, 1) if is_single else x)
     t, steps, sizes = (as_target(a, op) for a in (targets, input_lengths, target_lengths))
     for name, array in (("targets", t), ("input_lengths", steps), ("target_lengths", sizes)):
@@ -69,7 +69,7 @@ def ctc_loss(
     steps, sizes = (a.reshape((1,)) if is_single and not a.ndim else a for a in (steps, sizes))
     for name, array in (("input_lengths", steps), ("target_lengths", sizes)):
         if array.shape != (n,):
-            raise ShapeError(f"{scoped(op)}: {name} has shape {array.shape}, expected ({n},), for log_probs {log_probs.shape}")
+            raise ShapeError(f"{scoped(op)}: {name} has shape {array.shape}, expected ({n},), for log_probs {shape}")
     if t.ndim == 1:
         t = expand_dims(t, 0) if is_single else in_rows(op, t, sizes)
     if t.ndim != 2 or t.shape[0] != n:

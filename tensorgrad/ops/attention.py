@@ -110,7 +110,7 @@ class Attention(Op):
         self, g: Value, y: Value, q: Value, k: Value, v: Value, *masks: Value, causal: bool, scale: float, dropout: float
     ) -> Rules:
         every, (mask, keep) = slice(0, q.shape[-2]), parted(masks, dropout)
-        attrs = {"causal": causal, "scale": scale, "dropout": dropout}
+        attrs: dict[str, Any] = {"causal": causal, "scale": scale, "dropout": dropout}
         if state.recording and any(isinstance(a, Tensor) for a in (g, q, k, v, *masks)):
             p, dz = slopes(g, q, k, v, masks, every, **attrs)
             n = p.shape[-1]

@@ -139,7 +139,8 @@ def in_formulas(g: Value, x: Value, states: Value, steps: Value, sizes: Value) -
     is_label = namespace([raw(x)]).arange(states.shape[1]) % 2 == 1
     skips = where(is_label, not_equal(states, moved(states, 2, -1)), False)
     a = where(namespace([raw(x)]).arange(states.shape[1]) == 0, e[0] * 0, LEAST)
-    before, after = [], []
+    before: list[Value] = []
+    after: list[Value] = []
     for j in range(x.shape[0]):
         new = joined(a, moved(a, 1), where(skips, moved(a, 2), LEAST)) + e[j]
         a = where(expand_dims(less(j, steps), 1), new, a)

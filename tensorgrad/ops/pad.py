@@ -56,7 +56,8 @@ def pad(
             raise ArgumentError(f"{scoped('pad')}: value is for mode 'constant', got {shown(value)} with {mode!r}")
         if any(not n and any(p) for p, n in zip(pairs, shape, strict=True)):
             raise ShapeError(f"{scoped('pad')}: {shape} has an axis without elements, which {mode!r} would take")
-        return extend(x, tuple(pairs), mode) if any(map(any, pairs)) else as_operand("pad", x)
+        both = tuple([(before, after) for before, after in pairs])
+        return extend(x, both, mode) if any(map(any, both)) else as_operand("pad", x)
     inside = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))
     if not value:
         return put(x, inside, around)
@@ -116,7 +117,7 @@ class FoldBack(Op):
                 continue
             of = (slice(None),) * axis
             x, y = y, y[*of, slice(before, before + n)].copy()
-            source = np.pad(np.arange(n), (before, after), mode).tolist()
+            source: list[int] = np.pad(np.arange(n), (before, after), mode).tolist()  # type: ignore[call-overload]
             for i in (*range(before), *range(before + n, len(source))):
                 y[*of, source[i]] += x[*of, i]
         return y

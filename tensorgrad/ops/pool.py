@@ -279,7 +279,7 @@ def clipped(
     that, and so is the first place where it is. Of a window that lies beyond an edge entirely it is less than any number.
     """
     least = -np.inf if is_floating(x.dtype) else np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False
-    wide = [n + a + b for n, (a, b) in zip(x.shape[2:], around, strict=True)]
+    wide = tuple([n + a + b for n, (a, b) in zip(x.shape[2:], around, strict=True)])
     shape = (x.shape[1], x.shape[0], *positions(scoped(op), wide, kernel, stride, (0,) * len(kernel), dilation))
     for axis, (k, s, d, (before, _), places) in enumerate(zip(kernel, stride, dilation, around, shape[2:], strict=True)):
         n = x.shape[2 + 2 * axis]
