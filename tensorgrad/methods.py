@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 FUNCTIONS = {
     # operators
     "add", "bitwise_and", "bitwise_or", "bitwise_xor", "div", "equal", "floordiv", "getitem", "greater", "greater_equal",
-    "less", "less_equal", "logical_not", "mod", "mul",
-    "neg", "not_equal", "power", "setitem", "sub",
+    "left_shift", "less", "less_equal", "logical_not", "mod", "mul", "neg", "not_equal", "power", "right_shift", "setitem",
+    "sub",
     # of several arguments of equal rank, layers and losses, and what NumPy has as a function alone
     *conv.__all__, *pool.__all__,
     "LinAlgError", "amax", "amin", "attention", "column_stack", "concatenate", "cross", "diag", "eigh", "einsum", "gru",
@@ -107,6 +107,18 @@ class Methods(Tensor):
 
     def __rxor__(self, other: Operand[Tensor]) -> Tensor:
         return ops.bitwise_xor(other, self)
+
+    def __lshift__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.left_shift(self, other)
+
+    def __rlshift__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.left_shift(other, self)
+
+    def __rshift__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.right_shift(self, other)
+
+    def __rrshift__(self, other: Operand[Tensor]) -> Tensor:
+        return ops.right_shift(other, self)
 
     def __iand__(self, other: Operand[Tensor]) -> Tensor:
         return self._write(lambda x, other: x & other, other)

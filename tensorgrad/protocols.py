@@ -18,9 +18,9 @@ from tensorgrad.errors import DTypeError
 # by NumPy's name; a name that NumPy spells otherwise stands with ours behind it
 UFUNCS = """abs absolute=abs add arccos arcsin arctan arctan2 bitwise_and bitwise_or
 bitwise_xor ceil cos cosh divide=div equal exp expm1 fabs=abs float_power=power floor
-floor_divide=floordiv greater greater_equal isfinite isnan less less_equal log log10 log1p log2 logaddexp
+floor_divide=floordiv greater greater_equal isfinite isnan left_shift less less_equal log log10 log1p log2 logaddexp
 logical_and logical_not logical_or logical_xor matmul maximum minimum
-mod=mod multiply=mul negative=neg not_equal power reciprocal remainder=mod rint=round sign sin sinh sqrt square
+mod=mod multiply=mul negative=neg not_equal power reciprocal remainder=mod right_shift rint=round sign sin sinh sqrt square
 subtract=sub tan tanh true_divide=div trunc"""
 FUNCTIONS = """all amax=max amin=min any argmax argmin argsort average broadcast_to clip column_stack concatenate cross cumprod
 cumsum diag diagonal diff dot einsum expand_dims flip full_like hstack kron max mean median meshgrid min moveaxis nan_to_num

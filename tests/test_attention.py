@@ -65,14 +65,15 @@ def test_values_and_gradients_of_torch(name: str) -> None:
         np.testing.assert_allclose(p.grad.data, g.T if g.ndim == 2 else g, rtol=1e-10, atol=1e-12, err_msg=key)
 
 
-def plain(q: Any, k: Any, v: Any, mask: Any = None, *, causal: bool, scale: float) -> Any:
+def plain(q: Any, k: Any, v: Any, mask: Any = None, keep: Any = None, *, causal: bool, scale: float, dropout: float) -> Any:
     """As it is defined, in operations that have rules of their own; no row may be without keys."""
     z = (q @ k.swapaxes(-1, -2)) * scale
     if mask is not None:
         z = ops.where(mask, z, -1e300) if mask.dtype == bool else z + mask
     if causal:
         z = ops.where(np.tri(q.shape[-2], k.shape[-2], dtype=bool), z, -1e300)
-    return ops.softmax(z) @ v
+    p = ops.softmax(z)
+    return (p if keep is None else ops.where(keep, p / (1 - dropout), 0)) @ v
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -100,7 +101,7 @@ def test_kernels_and_numpy_give_the_same(queries: int, causal: bool, monkeypatch
 def test_blocks_fused_and_plain_agree(size: int, rng: np.random.Generator) -> None:
     """Values and gradients of everything; one query at a time, some, and all at once."""
     args, attrs = ops.attention.sample(rng, (1, 2, 3, 5))
-    if len(args) == 4 and args[3].dtype == bool:
+    if len(args) > 3 and args[3].dtype == bool:
         args[3][..., 0] = True  # the first key can be seen by all
     leaves = [Tensor(a, a.dtype != bool) for a in args]
     found = []
@@ -203,6 +204,56 @@ def test_dropout() -> None:
         assert layer.eval()(x, x, x, None, need)[0].data.any()
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_dropout_is_that_of_the_weights(causal: bool, blocked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same draws it is dropout of all weights at once, and so are its gradients; no two draws are alike."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, n, 4)) for n in (5, 6, 6))
+    mask = rng.random((2, 1, 6)) < 0.8
+
+    def whole(q: Any, k: Any, v: Any) -> Any:
+        p = attention_weights(q, k, mask, causal=causal)
+        return F.dropout(p, 0.4, rng=np.random.default_rng(1)) @ v
+
+    def parts(q: Any, k: Any, v: Any) -> Any:
+        return F.scaled_dot_product_attention(q, k, v, mask, 0.4, causal, rng=np.random.default_rng(1))
+
+    if blocked:
+        monkeypatch.setattr(thresholds, "ATTENTION", 24)
+    found = []
+    for f in (whole, parts):
+        xs = [Tensor(x, True) for x in (q, k, v)]
+        y = f(*xs)
+        found.append([y.data, *[g.data for g in tensorgrad.grad((y * np.arange(4)).sum(), xs)]])
+    gradcheck(parts, (q, k, v), order=2)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+    rng = np.random.default_rng(1)
+    first, second = (F.scaled_dot_product_attention(q, k, v, None, 0.4, rng=rng) for _ in range(2))
+    assert (first != second).any()
+
+
+def test_a_compiled_step_drops_anew() -> None:
+    rng = np.random.default_rng(0)
+    q, k = rng.normal(size=(3, 4)), rng.normal(size=(50, 4))
+    w = Tensor(rng.normal(size=(50, 2)), True)
+
+    def step(q: Any, k: Any) -> Any:
+        y = F.scaled_dot_product_attention(q, k, w, None, 0.5)
+        return y, tensorgrad.grad(y.sum(), w)[0]
+
+    F.seed(0)
+    as_written = [step(Tensor(q), Tensor(k)) for _ in range(3)]
+    F.seed(0)
+    compiled = tensorgrad.compile(step)
+    for y, g in as_written:
+        found = compiled(q, k)
+        np.testing.assert_allclose(found[0].data, y.data, rtol=1e-12)
+        np.testing.assert_allclose(found[1].data, g.data, rtol=1e-12, atol=1e-14)
+    assert not compiled.why_not
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_compiled_steps(name: str) -> None:
     layer, rng = LAYERS[name](), np.random.default_rng(0)
@@ -288,6 +339,13 @@ heads, Q = nn.MultiheadAttention(4, 2), np.ones((3, 2, 4), "f")
             "scaled_dot_product_attention: the mask must be booleans or floating numbers, got int64 of shape (2, 2)",
         ),
         (lambda: F.scaled_dot_product_attention(Q, Q, Q, None, 1.5), ArgumentError, "p must be in 0 .. 1, got 1.5"),
+        (lambda: ops.attention(Q, Q, Q, dropout=0.5), ArgumentError, "attention: dropout must be 0 without keep, got 0.5"),
+        (
+            lambda: ops.attention(Q, Q, Q, None, np.ones((3, 2, 2), bool)),
+            ArgumentError,
+            "dropout must be above 0, and at most 1",
+        ),
+        (lambda: ops.attention(Q, Q, Q, None, np.ones((2, 3)), dropout=0.5), ShapeError, "keep is float64 of shape (2, 3)"),
         (lambda: ops.attention(Q, Q, Q, causal=1), TypeError, "causal must be True or False, got 1"),
         (
             lambda: nn.MultiheadAttention(4, 3),

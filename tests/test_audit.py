@@ -82,7 +82,7 @@ def expected(op: Op) -> set[str]:
     kinds = {"batched"} if any(op.parsed.leading) else set()
     if op.parsed.leading.count(True) > 1 and not op.parsed.strict:
         kinds |= {"widened", "shorter"}
-    if () in op.parsed.inputs and op.name not in ("cumsum", "cumprod"):  # which have an axis
+    if () in op.parsed.inputs and op.name not in ("cumsum", "cumprod", "logcumsumexp"):  # which have an axis
         kinds |= {"number"}
     return kinds
 

@@ -171,3 +171,25 @@ def test_checkpoint_keeps_only_its_inputs() -> None:
     np.testing.assert_allclose(x.grad.data, 2 * np.exp(2 * x.data))
     with pytest.raises(GraphError, match="checkpoint: the function returned int, expected a Tensor"):
         checkpoint(lambda t: 1, x)
+
+
+def test_a_compiled_function_inside_is_refused() -> None:
+    w = Tensor(np.ones(3), True)
+    compiled = tensorgrad.compile(lambda x: (x * w).tanh())
+    for fn in (compiled, lambda t: compiled(t) * 2, lambda t: tensorgrad.checkpoint(compiled, t)):
+        with pytest.raises(GraphError, match="checkpoint: the function calls a compiled function, of which no part can be"):
+            tensorgrad.checkpoint(fn, Tensor(np.ones(3), True))
+    assert tensorgrad.checkpoint(compiled.step, Tensor(np.ones(3), True)).requires_grad
+
+
+def test_one_in_another_in_a_compiled_step() -> None:
+    w = Tensor(np.array([0.1, 0.2, 0.3]), True)
+
+    def step(x: Any) -> Any:
+        y = tensorgrad.checkpoint(lambda t: tensorgrad.checkpoint(lambda u: (u * w).tanh(), t) * 2, x * w)
+        return tensorgrad.grad(y.sum(), w)[0]
+
+    compiled = tensorgrad.compile(step)
+    for x in (np.array([1.0, 2.0, 3.0]), np.array([-1.0, 0.5, 2.0]), np.ones(3)):
+        np.testing.assert_allclose(compiled(x).data, step(Tensor(x)).data, rtol=1e-13)
+    assert not compiled.why_not

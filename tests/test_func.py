@@ -117,6 +117,21 @@ def test_functional_call_is_the_module_with_other_values() -> None:
     assert model.first.weight.grad is None
 
 
+def test_functional_call_refuses_arguments_in_a_tuple() -> None:
+    """Of one Tensor in a tuple a Linear would make an array with one more axis."""
+
+    class Pair(nn.Module):
+        def forward(self, pair: Any) -> Any:
+            return pair[0] + pair[1]
+
+    x = np.ones((2, 3), "f")
+    values = {"weight": np.ones((3, 1), "f"), "bias": np.zeros(1, "f")}
+    for args in (((x,),), ((x,), {})):
+        with pytest.raises(ArgumentError, match=r"functional_call: expected the arguments of Linear as in a call of it"):
+            func.functional_call(nn.Linear(3, 1), values, *args)
+    np.testing.assert_array_equal(func.functional_call(Pair(), {}, pair=(x, x)), 2 * x)
+
+
 def test_functional_call_in_threads() -> None:
     """A module called by several threads, each with parameters of its own, in the midst of one another."""
     barrier, found = threading.Barrier(3, timeout=10), {}

@@ -11,6 +11,7 @@ import pytest
 
 from tensorgrad import Tensor, nn
 from tensorgrad.errors import TensorgradError
+from tensorgrad.nn import images
 from tests import kinds
 
 NAN, INF = float("nan"), float("inf")
@@ -20,6 +21,7 @@ NO_WHOLE = [*NO_NUMBER, 2.5, 3.0, True, np.bool_(True), NAN, np.float64(3), np.a
 WHOLE_FROM_0: list[Any] = [*NO_WHOLE, -1, np.int64(-1)]
 WHOLE_FROM_1: list[Any] = [*WHOLE_FROM_0, 0]
 PAIR_FROM_0: list[Any] = [*NO_WHOLE, -1, (1,), (1, 2, 3), (1.5, 2), (-1, 1), (1, "2"), [1, None]]
+SIDES: list[Any] = [*NO_WHOLE, -1, (1,), (1, 2, 3), (1.5, 2), (-1, 1), (1, "2"), [1, None], (1,) * 5]
 PAIR_FROM_1: list[Any] = [*PAIR_FROM_0, 0, (0, 1)]
 REAL: list[Any] = [*NO_NUMBER, True, NAN, INF, np.array([1.0, 2.0]), Tensor([1.0, 2.0]), nn.Parameter(1.0)]
 FLAG: list[Any] = [None, "False", 2, 0.0, [], np.ones(2)]
@@ -52,7 +54,11 @@ WRONG: dict[str, list[Any]] = {
     **dict.fromkeys(["padding", "output_padding"], PAIR_FROM_0),
     "groups": [*WHOLE_FROM_0, 0, 3],
     "normalized_shape": [v for v in WHOLE_FROM_0 if not isinstance(v, np.ndarray)] + [(), (2, -1), (2, 1.5), np.ones(2)],
-    **dict.fromkeys(["start_axis", "axis"], NO_WHOLE),
+    **dict.fromkeys(["start_axis", "end_axis", "axis"], NO_WHOLE),
+    "unflattened_size": [*NO_WHOLE, (), (2, -2), (-1, -1), (2, 1.5)],
+    "size": [*NO_WHOLE, -1, 0, (), (1.5, 2), (0, 1), (1,) * 4],
+    "scale_factor": [*REAL, 0, -2.0, (), (2.0, 0), (1.0, "2"), (1.0,) * 4],
+    **dict.fromkeys(["upscale_factor", "downscale_factor"], WHOLE_FROM_1),
     **dict.fromkeys(["negative_slope", "init", "margin", "min_val", "max_val", "threshold", "value"], REAL),
     "alpha": [*REAL],
     "lambd": [*REAL, -0.1],
@@ -60,6 +66,7 @@ WRONG: dict[str, list[Any]] = {
     "num_parameters": [*WHOLE_FROM_0, 0],
     "num_groups": [*WHOLE_FROM_0, 0, 3],
     "mode": ["median", None, 1, ["sum"]],
+    "blank": WHOLE_FROM_0,
     "padding_idx": [v for v in NO_WHOLE if v is not None] + [4, -5],
     "p": [*REAL, -0.1, 1.1],
     "dropout": [*REAL, -0.1, 1.1],
@@ -68,7 +75,10 @@ WRONG: dict[str, list[Any]] = {
     "eps": [*REAL, -1e-5],
     "delta": [*REAL, 0, -1.0],
     **dict.fromkeys(
-        ["bias", "affine", "elementwise_affine", "ceil_mode", "count_include_pad", "full", "log_input", "swap", "keepdims"],
+        (
+            *("bias", "affine", "elementwise_affine", "ceil_mode", "count_include_pad", "full", "log_input", "swap"),
+            *("keepdims", "align_corners", "zero_infinity"),
+        ),
         FLAG,
     ),
     "approximate": ["erf", None, 1, True, ["tanh"]],
@@ -82,8 +92,10 @@ WRONG: dict[str, list[Any]] = {
 }
 RIGHT: dict[str, Any] = {
     **dict.fromkeys([*SIZES, *COUNTS, "normalized_shape"], 4),
-    **dict.fromkeys(["kernel_size", "output_size"], 2),
-    **dict.fromkeys(["num_groups", "threshold", "value"], 1),
+    **dict.fromkeys(["kernel_size", "output_size", "upscale_factor", "downscale_factor"], 2),
+    **dict.fromkeys(["padding", "axis"], 1),
+    "unflattened_size": (2, -1),
+    **dict.fromkeys(["num_groups", "threshold", "value", "scale_factor"], 1),
 }
 # other spellings of what is right
 WHOLES: list[Any] = [np.int64(4), np.uint8(4), np.array(4), Tensor(np.array(4))]
@@ -97,7 +109,9 @@ ALSO: dict[str, list[Any]] = {
     "output_padding": [0, (0, 0), np.int64(0)],
     "groups": [np.int64(2), np.array(4)],
     "normalized_shape": [np.int64(4), (np.int64(4), 2), [4, 2], np.array([4, 2])],
-    **{name: [np.int64(1), -1] for name in ("start_axis", "axis")},
+    **{name: [np.int64(1), -1] for name in ("start_axis", "end_axis", "axis")},
+    "size": [np.int64(2), (2, 1), [2, np.int32(1)], np.array([2, 1])],
+    "scale_factor": [np.float32(2), 3, (2, 0.5), [np.float64(1.5)]],
     **{
         name: REALS
         for name in (
@@ -133,6 +147,10 @@ CASES = [
 
 def made(layer: Any, **given: Any) -> Any:
     needed = [n for n, p in inspect.signature(layer).parameters.items() if p.default is p.empty]
+    if layer is nn.Upsample and not {"size", "scale_factor"} & given.keys():
+        needed.append("scale_factor")
+    if "align_corners" in given:
+        given["mode"] = "bilinear"
     return layer(**{**{name: RIGHT[name] for name in needed}, **given})
 
 
@@ -143,21 +161,23 @@ def is_right(layer: Any, name: str, value: Any) -> bool:
         name == "p" and layer in (nn.PairwiseDistance, nn.TripletMarginLoss) and type(value) is float and value in (1.1, INF)
     ):  # not a probability
         return True
+    if issubclass(layer, images.Padding) or layer is nn.Upsample:
+        return value is None and default is None
     is_one_each = isinstance(value, tuple) and len(value) == getattr(layer, "axes", 0) and value in ((1,), (1, 2, 3))
     return (value is None and default is None) or is_one_each
 
 
 def for_axes(layer: Any, value: Any) -> Any:
     """Of two numbers as many as the layer has axes."""
-    axes = getattr(layer, "axes", 2)
+    axes = getattr(layer, "axes", 2) * (2 if issubclass(layer, images.Padding) else 1)
     if not isinstance(axes, int) or not isinstance(value, (tuple, list, np.ndarray)) or np.ndim(value) != 1 or len(value) != 2:
         return value
-    return type(value)((*value, *value)[:axes]) if not isinstance(value, np.ndarray) else np.resize(value, axes)
+    return type(value)((*value, *value, *value)[:axes]) if not isinstance(value, np.ndarray) else np.resize(value, axes)
 
 
 @pytest.mark.parametrize(("layer", "name"), CASES)
 def test_each_argument_wrong_in_turn(layer: Any, name: str) -> None:
-    for value in WRONG[name]:
+    for value in SIDES if name == "padding" and issubclass(layer, images.Padding) else WRONG[name]:
         if is_right(layer, name, value):
             continue
         with pytest.raises(TensorgradError, match=rf"^{layer.__name__}: {name}\b"):

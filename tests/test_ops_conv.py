@@ -390,3 +390,30 @@ def test_the_first_of_equals_in_areas_that_overlap() -> None:
     x = Tensor(np.array([[[[0.0, 1, 0], [1, 0, 0], [0, 0, 0]]]]), True)  # row by row, not column by column
     ops.adaptive_max_pool2d(x, 2).backward(np.array([[[[1.0, 2.0], [4.0, 8.0]]]]))
     np.testing.assert_array_equal(x.grad.data, [[[[0, 3, 0], [4, 8, 0], [0, 0, 0]]]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"padding": 1}, [[1, 2, 0, 0], [3, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]),
+        ({"padding": 1, "dilation": 2}, [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]),
+        ({"padding": 1, "ceil_mode": True}, [[1, 2, 0, 3], [4, 5, 0, 6], [0, 0, 0, 0], [7, 8, 0, 9]]),
+    ],
+)
+def test_windows_of_minus_infinity(settings: Any, expected: Any) -> None:
+    """The first element that is in x has the gradient, not one of the padding; PyTorch 2.13 gives these."""
+    x = Tensor(np.full((1, 1, 4, 4), -np.inf), True)
+    y = ops.max_pool2d(x, 3, 2, **settings)
+    np.testing.assert_array_equal(y.data, -np.inf)
+    y.backward(np.arange(1.0, 1 + y.size).reshape(y.shape))
+    np.testing.assert_array_equal(x.grad.data[0, 0], expected)
+
+
+def test_a_window_beyond_an_edge_is_less_than_any_number() -> None:
+    """With gaps it may have no element in x at all."""
+    x = Tensor(np.ones((1, 1, 1)), True)
+    y = ops.max_pool1d(x, 2, 1, 1, 2)
+    np.testing.assert_array_equal(y.data, [[[-np.inf]]])
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.data, 0)
+    np.testing.assert_array_equal(ops.max_pool1d(np.ones((1, 1, 1), int), 2, 1, 1, 2), [[[np.iinfo(int).min]]])

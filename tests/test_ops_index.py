@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 import tensorgrad
 from tensorgrad import Tensor, ops
-from tensorgrad.errors import ShapeError
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.testing import gradcheck
 from tests.strategies import generators
 
@@ -122,6 +122,15 @@ def test_pad(width: object, value: float) -> None:
     gradcheck(lambda x: ops.pad(x, width, value), X, order=2)
 
 
+@pytest.mark.parametrize("width", [1, (0, 2), ((1, 0), (0, 0), (2, 7))])
+@pytest.mark.parametrize("mode", ["edge", "reflect", "symmetric", "wrap"])
+def test_pad_by_its_own_elements(width: object, mode: str) -> None:
+    """As NumPy's, also further than the array is wide."""
+    np.testing.assert_array_equal(ops.pad(X, width, mode=mode), np.pad(X, width, mode=mode))
+    np.testing.assert_array_equal(np.pad(Tensor(X), width, mode=mode).data, np.pad(X, width, mode=mode))
+    gradcheck(lambda x: ops.pad(x, width, mode=mode), X, order=2)
+
+
 def test_flatten() -> None:
     assert ops.flatten(X).shape == (24,)
     assert ops.flatten(Tensor(X), 1).shape == (2, 12)
@@ -164,6 +173,8 @@ def test_ties_over_several_axes() -> None:
         (lambda: ops.expand_dims(X, 9), "expand_dims: axis 9 is out of bounds for 4 axes"),
         (lambda: ops.moveaxis(X, 0, (0, 1)), "moveaxis: 1 axes to move to 2 places"),
         (lambda: ops.pad(X, -1), "pad: width must not be negative, got -1"),
+        (lambda: ops.pad(X[:0], 1, mode="wrap"), "has an axis without elements, which 'wrap' would take"),
+        (lambda: ops.flatten(X, 1, 0), "flatten: end_axis 0 of"),
         (lambda: ops.diagonal(X[0, 0]), "diagonal: expected two axes or more, got shape (4,)"),
         (lambda: ops.take_along_axis(X, [0]), "take_along_axis: indices have shape (1,), expected as many axes as (2, 3, 4)"),
         (lambda: ops.var(X, 0, ddof=2), "var: ddof=2 needs more than 2 elements, axis 0 of (2, 3, 4) has 2"),
@@ -171,6 +182,20 @@ def test_ties_over_several_axes() -> None:
 )
 def test_mistakes(call, message) -> None:
     with pytest.raises(ShapeError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.pad(X, 1, "edge"), "pad: value must be a number, got 'edge'; a mode goes by its name, mode='edge'"),
+        (lambda: np.pad(Tensor(X), 1, "edge"), "pad: value must be a number, got 'edge'; a mode goes by its name, mode='edge'"),
+        (lambda: ops.pad(X, 1, mode="mirror"), "pad: mode is 'mirror', expected"),
+        (lambda: ops.pad(X, 1, 2.0, mode="edge"), "pad: value is for mode 'constant', got 2.0 with 'edge'"),
+    ],
+)
+def test_modes_of_pad(call, message) -> None:
+    with pytest.raises((ArgumentError, DTypeError), match=re.escape(message)):
         call()
 
 

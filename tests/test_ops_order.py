@@ -49,6 +49,9 @@ def test_as_numpy(x: np.ndarray, data: st.DataObject) -> None:
     for found in (ops.argsort(x, axis), Tensor(x).argsort(axis).numpy(), np.argsort(Tensor(x), axis).numpy()):
         np.testing.assert_array_equal(found, np.argsort(x, axis, kind="stable"))  # equal ones in order, unlike NumPy's default
     both("cumprod", x, axis)
+    for name, theirs in (("cummax", np.maximum), ("cummin", np.minimum)):
+        np.testing.assert_array_equal(getattr(ops, name)(x, axis), theirs.accumulate(x, axis))
+        np.testing.assert_array_equal(getattr(Tensor(x), name)().data, theirs.accumulate(x.reshape(-1)))
     both("diff", x, data.draw(st.integers(0, 3)), axis)
     finite = np.where(np.isfinite(x), x, 0.25)
     both("median", np.where(np.isinf(x), 0.25, x), axis=one, keepdims=data.draw(st.booleans()))
@@ -72,6 +75,9 @@ def test_gradients(x: np.ndarray, data: st.DataObject) -> None:
         lambda x: ops.quantile(x, [0.2, 0.5, 1.0], axis),
         lambda x: ops.median(x, keepdims=True),
         lambda x: ops.cumprod(x, axis),
+        lambda x: ops.cummax(x, axis),
+        lambda x: ops.cummin(x),
+        lambda x: ops.logcumsumexp(x, axis),
         lambda x: ops.diff(x, 1, axis),
         lambda x: ops.average(x, axis, np.arange(1.0, 1 + x.shape[axis])),
         lambda x: ops.ptp(x, axis),
@@ -202,3 +208,27 @@ def test_a_compiled_step_sorts_what_it_is_given() -> None:
     for numbers in ([3.0, 1.0, 2.0], [0.5, 7.0, -1.0], [1.0, 1.0, 0.0]):
         for a, b in zip(compiled(Tensor(numbers)), step(Tensor(numbers)), strict=True):
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+
+
+def test_running_extremes_of_equals_and_of_nan() -> None:
+    """The first of equals has the gradient; what comes after NaN is NaN, and the NaN's own."""
+    x = Tensor(np.array([1.0, 3.0, 3.0, 2.0, 5.0, np.nan, 7.0]), True)
+    y = ops.cummax(x)
+    np.testing.assert_array_equal(y.data, [1, 3, 3, 3, 5, np.nan, np.nan])
+    y.backward(np.arange(1.0, 8.0))
+    np.testing.assert_array_equal(x.grad.data, [1, 9, 0, 0, 5, 13, 0])
+
+
+def test_logcumsumexp_of_large_numbers_and_infinities() -> None:
+    """It neither overflows nor makes NaN of -inf; the gradient is that of logsumexp, of each beginning."""
+    x = np.array([-np.inf, -np.inf, 1000.0, 1000.0, -1000.0, 999.0])
+    leaf = Tensor(x, True)
+    y = ops.logcumsumexp(leaf, 0)
+    np.testing.assert_allclose(y.data, [ops.logsumexp(x[: i + 1]) for i in range(6)], rtol=1e-13)
+    g = np.arange(1.0, 7.0)
+    y.backward(g)
+    ends = [
+        np.append(np.where(y.data[i] == -np.inf, 0, np.exp(x[: i + 1] - max(y.data[i], -1e9))), [0] * (5 - i)) for i in range(6)
+    ]
+    np.testing.assert_allclose(leaf.grad.data, g @ np.array(ends), rtol=1e-12)
+    assert ops.logcumsumexp(np.array([0.0, np.inf, 1.0]))[1:].tolist() == [np.inf, np.inf]

@@ -30,7 +30,7 @@ PARTS = [
     import_module(f"tensorgrad.nn.{name}")
     for name in (
         *("activations", "attention", "containers", "convolution", "ensemble", "layers", "losses", "module", "normalisation"),
-        "recurrent",
+        *("images", "recurrent"),
     )
 ]
 
@@ -204,15 +204,15 @@ def test_every_family_is_gathered() -> None:
 def test_what_is_defined_is_listed() -> None:
     """Every op of a family, but for those that only rules and other functions use; every activation, layer and loss."""
     inner = {
-        "assign", "attention_grad", "det_sign", "eigh_factors", "first_of", "gather", "gru_grad", "keep_mask", "last_named",
-        "inside", "log_complement_sigmoid", "lookup", "lstm_grad", "qr_factors", "rnn_grad", "scatter", "sparse_matmul",
-        "sum_named",
-        "svd_factors", "uniform",
+        "assign", "attention_grad", "ctc", "ctc_grad", "ctc_states", "det_sign", "eigh_factors", "first_of", "gather",
+        "gru_grad", "keep_mask", "last_named", "inside", "log_complement_sigmoid", "lookup", "lstm_grad", "qr_factors",
+        "rnn_grad", "scatter", "sparse_matmul", "sum_named", "svd_factors", "uniform", "extend", "fold_back",
+        "first_so_far",
     }  # fmt: skip
     public = {op.name for op in map(vars(ops).get, ops.__all__) if isinstance(op, Op)}
     assert {name for name, op in REGISTRY.items() if type(op).__module__.startswith("tensorgrad.ops.")} - public == inner
     bases = {"Container", "Listed", "Loss", "Named", "Conv", "ConvTranspose", "Convolution", "Pool", "MaxPool", "AvgPool"}
-    bases |= {"AdaptivePool", "Stack", "TransformerLayer"}
+    bases |= {"AdaptivePool", "Stack", "TransformerLayer", "Padding", "ConstantPad"}
     bases |= {"Cell", "GruSteps", "Layers", "LstmSteps", "Ragged", "Recurrent"}
     for part in PARTS:
         own = {name for name, it in vars(part).items() if isinstance(it, type) and it.__module__ == part.__name__}

@@ -38,6 +38,17 @@ LOSSES: dict[str, tuple[Callable[..., nn.Module], int]] = {
 }
 LAYERS = ["Embedding_padded", "GroupNorm", "InstanceNorm1d", "RMSNorm", "PReLU_channels", "ReLU6", "SELU", "CELU", "GLU"]
 LAYERS += ["Softmin", "Hardsigmoid", "Hardswish", "Mish", "Softsign", "Tanhshrink", "Softshrink", "Hardshrink", "Threshold"]
+LAYERS += [
+    "ConstantPad2d",
+    "ReflectionPad1d",
+    "ReplicationPad2d",
+    "CircularPad3d",
+    "Unflatten",
+    "PixelShuffle",
+    "PixelUnshuffle",
+]
+LAYERS += ["Upsample", "Upsample_down", "Upsample_bilinear", "Upsample_trilinear", "Upsample_bicubic"]
+LAYERS += ["Upsample_area"]
 LAYERS += ["EmbeddingBag_sum", "EmbeddingBag_mean", "EmbeddingBag_max", "Conv2d_same", "ConvTranspose2d"]
 
 

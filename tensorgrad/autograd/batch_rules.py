@@ -331,10 +331,28 @@ def fold(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n:
     return ops.reshape(y, (n, x.shape[at + 1], *y.shape[1:]))
 
 
+def padded(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Nothing around the axis of the samples."""
+    found = {**attrs, "width": ((0, 0), *attrs["width"])}
+    return op.apply(args[0], **(found | {"shape": (n, *attrs["shape"])} if "shape" in attrs else found))
+
+
+def ctc(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+    """Sequences of all samples are so many more sequences."""
+    whole = [a if own else repeated(a, n) for a, own in zip(args, batched, strict=True)]
+    at = 1 if op.name == "ctc_grad" else 0  # where the scores are: their first axis is that of the steps
+    whole[at] = ops.moveaxis(whole[at], 0, 1)
+    m = whole[at].shape[2]
+    flat = [ops.reshape(a, (*a.shape[: i == at], n * m, *a.shape[2 + (i == at) :])) for i, a in enumerate(whole)]
+    y = op.apply(*flat)
+    return ops.moveaxis(ops.reshape(y, whole[at].shape), 1, 0) if at else ops.reshape(y, (n, m))
+
+
 RULES: dict[str, Rule] = {
     "argmax": place, "argmin": place, "broadcast_to": broadcast_to, "concatenate": concatenate, "cumprod": along,
-    "cumsum": along, "einsum": einsum, "first_of": reduction, "fold": fold, "gather": gather, "getitem": getitem,
-    "inside": one_hot, "log": logarithm, "log1p": logarithm,
+    "ctc": ctc, "ctc_grad": ctc, "cumsum": along, "einsum": einsum, "extend": padded, "first_of": reduction,
+    "first_so_far": along, "fold": fold, "fold_back": padded, "gather": gather, "getitem": getitem, "inside": one_hot,
+    "log": logarithm, "log1p": logarithm, "logcumsumexp": along,
     "log_softmax": rowwise, "lookup": lookup, "nll_loss": nll_loss, "one_hot": one_hot, "put": put,
     "reshape": reshape, "setitem": setitem, "sigmoid_cross_entropy": sigmoid_cross_entropy, "softmax": rowwise,
     "softmax_cross_entropy": softmax_cross_entropy, "sparse_matmul": sparse_matmul,
@@ -343,11 +361,11 @@ RULES: dict[str, Rule] = {
 REDUCTIONS = "all any logsumexp max mean min norm sum"
 LAYERS = "linear linear_relu linear_sigmoid linear_tanh"
 BROADCASTING = """
-    abs add arccos arcsin arctan arctan2 astype bitwise_and bitwise_or bitwise_xor cast ceil cholesky clip cos cosh det
-    det_sign div div_grad eigh_factors elu equal erf exp expm1 floor floordiv gelu greater greater_equal hypot inv isfinite
-    isnan keep_mask leaky_relu less less_equal log10 log2 log_complement_sigmoid logabsdet logaddexp logical_and logical_not
-    logical_or logical_xor logsigmoid matmul maximum minimum mod mul mul_grad neg not_equal pinv power qr_factors reciprocal
-    relu relu_grad round sigmoid sigmoid_cross_entropy_grad sigmoid_grad sign silu sin sinh softplus solve sqrt square sub
-    svd_factors tan tanh tanh_grad to_device trunc where"""
+    abs add arccos arcsin arctan arctan2 astype bitwise_and bitwise_or bitwise_xor cast ceil cholesky clip cos cosh
+    ctc_states det det_sign div div_grad eigh_factors elu equal erf exp expm1 floor floordiv gelu greater greater_equal
+    hypot inv isfinite isnan keep_mask leaky_relu left_shift less less_equal log10 log2 log_complement_sigmoid logabsdet
+    logaddexp logical_and logical_not logical_or logical_xor logsigmoid matmul maximum minimum mod mul mul_grad neg
+    not_equal pinv power qr_factors reciprocal relu relu_grad right_shift round sigmoid sigmoid_cross_entropy_grad
+    sigmoid_grad sign silu sin sinh softplus solve sqrt square sub svd_factors tan tanh tanh_grad to_device trunc where"""
 for _names, _rule in ((REDUCTIONS, reduction), (LAYERS, linear), (BROADCASTING, broadcasting)):
     RULES |= dict.fromkeys(_names.split(), _rule)

@@ -132,10 +132,16 @@ class Checkpoint(Op):
         if trace is not None:
             if trace.written() != written:
                 trace.forbid("checkpoint() of a function that changes what is outside of it")
-            trace.captures(trial, length, [x for x in own if isinstance(x, Tensor)])
+            trace.captures(trial, length, start, [x for x in own if isinstance(x, Tensor)])
         leaves: list[Tensor] = []
         if trial.node is not None:
-            leaves = [t for t in Graph.of(trial).leaves if t.requires_grad and not any(t is x for x in own)]
+            graph = Graph([trial.node], check=False)
+            if any(node.op.name == "compiled" for node in graph.nodes if node.index >= start):
+                raise GraphError(
+                    "checkpoint: the function calls a compiled function, of which no part can be computed again; call the "
+                    "function itself there (its attribute `step`), or compile the function that calls checkpoint()"
+                )
+            leaves = [t for t in graph.leaves if t.requires_grad and not any(t is x for x in own)]
         out = trial._data
         if not trial.requires_grad:
             return trial if state.tracing else wrap(out, None)

@@ -244,10 +244,12 @@ class Trace:
         """How many nodes have been recorded so far."""
         return len(self.nodes)
 
-    def captures(self, result: Tensor, first: int, given: Sequence[Tensor]) -> None:
+    def captures(self, result: Tensor, first: int, since: int, given: Sequence[Tensor]) -> None:
         """Raise CompileError if a function, called again in each replay, draws random numbers, or reads what the step has
         computed and has not given it: it would read that of this run."""
         own, passed = set(self.nodes[first:]), {*given}
+        if result.node is not None:  # checkpoints in it are not among the nodes of the step
+            own |= {node for node in Graph([result.node], check=False).nodes if node.index >= since}
         if result.requires_grad and any(node.op.draws for node in own):
             raise CompileError(
                 f"compile: the function of checkpoint(){here()} draws random numbers, and a replay would draw others for its "

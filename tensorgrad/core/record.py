@@ -206,7 +206,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
         if isinstance(error, DeviceError):
             text = f"{text}; got {described(arrays)}"
         explained.args = (text if text.startswith(where) else f"{where}: {text}", *error.args[1:])
-    elif isinstance(error, TypeError) and (problem := wrong_call(op, arrays, attrs)):
+    elif isinstance(error, TypeError) and (problem := misfit(op, arrays, attrs)):
         return TypeError(f"{where}: {problem}")
     elif problem := op.parsed.mismatch([np.shape(a) for a in arrays]):
         explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
@@ -239,7 +239,7 @@ def failing(error: Exception, call: Called, args: tuple[Any, ...], kwargs: Mappi
         error.graph = Graph([node], check=False)
 
 
-def wrong_call(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
+def misfit(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
     """What is wrong with the number of arguments, or the names of attributes; "" if nothing is."""
     try:
         inspect.signature(op.forward).bind(np, *arrays, **attrs)

@@ -37,6 +37,8 @@ le -> x <= y
 gt -> x > y
 ge -> x >= y
 invert bitwise_not bitwise_invert -> ~x
+bitwise_left_shift -> x << y
+bitwise_right_shift -> x >> y
 acos -> x.arccos()
 asin -> x.arcsin()
 atan -> x.arctan()
@@ -162,7 +164,6 @@ var_mean -> (x.var(axis), x.mean(axis))
 count_nonzero -> (x != 0).sum(axis)
 cumulative_sum -> x.cumsum(axis)
 cumulative_prod -> x.cumprod(axis)
-logcumsumexp -> x.exp().cumsum(axis).log()
 trapezoid trapz -> ((y[1:] + y[:-1]) / 2 * x.diff()).sum()
 cumulative_trapezoid -> ((y[1:] + y[:-1]) / 2 * x.diff()).cumsum()
 gradient ~> (x[2:] - x[:-2]) / 2
@@ -251,14 +252,11 @@ SyncBatchNorm ~> nn.BatchNorm2d(features)
 LocalResponseNorm CrossMapLRN2d ~> F.layer_norm(x, shape)
 LPPool1d LPPool2d LPPool3d -> x.mean((2, 3), keepdims=True)
 FractionalMaxPool2d FractionalMaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d ~> nn.MaxPool2d(2)
-Dropout3d AlphaDropout FeatureAlphaDropout ~> nn.Dropout(p)
-ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d -> x.pad(width, value)
-CircularPad1d CircularPad2d CircularPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d ReplicationPad1d \
-ReplicationPad2d ReplicationPad3d ~> tensorgrad.concatenate([x, x[..., :1]], axis=-1)
-Unflatten PixelShuffle PixelUnshuffle ChannelShuffle -> x.reshape(shape)
+Dropout3d FeatureAlphaDropout ~> nn.Dropout(p)
+ChannelShuffle -> x.reshape((n, groups, c, -1)).swapaxes(1, 2).reshape(shape)
 Unfold -> tensorgrad.windows(x, kernel, stride, padding)
 Fold -> tensorgrad.fold(x, size, stride, padding)
-Upsample UpsamplingNearest2d UpsamplingBilinear2d ~> x.repeat(n, 2).repeat(n, 3)
+UpsamplingNearest2d UpsamplingBilinear2d -> nn.Upsample(size, mode=mode)
 Bilinear -> tensorgrad.einsum("ni,oij,nj->no", x, w, y)
 MultiLabelSoftMarginLoss ~> nn.BCEWithLogitsLoss()
 NLLLoss2d -> nn.NLLLoss()
@@ -271,10 +269,10 @@ Transformer ~> nn.TransformerEncoder(layer, n)
 # A function of nn.functional that is not there goes by the module's line, or by that of arrays; those have a name of their own
 FUNCTIONAL = """
 gumbel_softmax -> F.softmax((x - (-tensorgrad.rand(x.shape).log()).log()) / temperature)
-interpolate upsample upsample_nearest upsample_bilinear ~> x.repeat(n, 2).repeat(n, 3)
+upsample upsample_nearest upsample_bilinear -> F.interpolate(x, size, mode=mode)
 multi_head_attention_forward -> nn.MultiheadAttention(dim, heads)
 lp_pool1d lp_pool2d lp_pool3d ~> F.avg_pool2d(x ** p, kernel) ** (1 / p)
-feature_alpha_dropout alpha_dropout dropout3d ~> F.dropout(x, p)
+feature_alpha_dropout dropout3d ~> F.dropout(x, p)
 linear_cross_entropy -> F.cross_entropy(x @ w, labels)
 conv_tbc ~> F.conv2d(x, w)
 grouped_mm scaled_mm scaled_grouped_mm -> x @ y
@@ -310,12 +308,12 @@ float? float?? float??? bfloat?? int? int?? uint? uint?? single uint intp : a dt
 *_copy as_strided* as_subclass alias* *storage* is_set_to *data_ptr stride strides flags flat base ctypes *contiguous* \
 dim_order byteswap setflags getfield setfield record_stream pin_memory is_pinned *share* *memory* layout is_inference is_neg \
 is_nested is_distributed is_conj hash_tensor : how a Tensor lies in memory is its own; its array is x.data
-*gamma* i0 erfinv *bessel* zeta nextafter frexp spacing gcd lcm *_shift bitwise_count : there is no such function; np and \
+*gamma* i0 erfinv *bessel* zeta nextafter frexp spacing gcd lcm bitwise_count : there is no such function; np and \
 scipy.special have it for `x.detach().numpy()`
 lu lu_* ldl* *qrf orgqr ormqr householder* lobpcg eig eigvals symeig matrix_exp matrix_rank : there is no such \
 decomposition; qr, svd, eigh, cholesky, inv and solve are there
 hist* bin* unique* digit* bucket* search* *nonzero* argwhere isin isclose allclose equal* array_equ* setdiff* setxor* union* \
-intersect* lexsort mode cummax cummin unravel* ravel_multi* tri?_indices* diag_indices* mask_indices ix_ indices packbits \
+intersect* lexsort mode unravel* ravel_multi* tri?_indices* diag_indices* mask_indices ix_ indices packbits \
 unpackbits interp poly* roots select trim_zeros unwrap block bmat require combinations cartesian* einsum_path sort_complex \
 broadcast_shapes isscalar iscomplex* isfortran isnat real_if* mintype* min_scalar* *window bartlett blackman hamming hanning \
 kaiser index tril_* triu_* : it has no gradient; np has it for `x.detach().numpy()`
@@ -329,7 +327,7 @@ sym_* script* jit* trace_* vmap fork wait export* *Script* *Storage *Type *Tenso
 to_device module_load parse_* import_ir* merge_type* unify_type* Lazy* Uninitialized* DataParallel Distributed* RNNBase \
 RNNCellBase Container Buffer* *Options ScalingType SwizzleType *torch_function* boolean_dispatch assert_* : it belongs to \
 how PyTorch works inside, and has no counterpart
-ctc_loss CTCLoss grid_sample* affine_grid* rrelu *lstm* *gru* *rnn* local_response* embedding_bag *reduce norm_except_dim \
+grid_sample* affine_grid* rrelu *lstm* *gru* *rnn* local_response* embedding_bag *reduce norm_except_dim \
 native_* max_unpool* fractional* : there is nothing of that kind
 """
 
@@ -339,6 +337,7 @@ dim axis axes start_axis
 keepdim keepdims
 dims axis axes
 start_dim start_axis
+end_dim end_axis
 axes axis
 dim0 axis1
 dim1 axis2

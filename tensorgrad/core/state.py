@@ -92,7 +92,7 @@ class Tracer(Protocol[TensorT]):
         """How many nodes have been recorded so far."""
         return 0
 
-    def captures(self, result: TensorT, first: int, given: Sequence[TensorT], /) -> None:
+    def captures(self, result: TensorT, first: int, since: int, given: Sequence[TensorT], /) -> None:
         """A function that each replay calls again has recorded all nodes from number `first` on, of the Tensors `given`, and
         has returned `result`; an error if it reads others that the step has computed."""
 

@@ -10,6 +10,7 @@ from tensorgrad.nn import (
     convolution,
     ensemble,
     functional,
+    images,
     init,
     layers,
     losses,
@@ -22,6 +23,7 @@ from tensorgrad.nn.attention import *
 from tensorgrad.nn.containers import *
 from tensorgrad.nn.convolution import *
 from tensorgrad.nn.ensemble import *
+from tensorgrad.nn.images import *
 from tensorgrad.nn.layers import *
 from tensorgrad.nn.losses import *
 from tensorgrad.nn.module import *
@@ -34,6 +36,7 @@ __all__ += attention.__all__
 __all__ += containers.__all__
 __all__ += convolution.__all__
 __all__ += ensemble.__all__
+__all__ += images.__all__
 __all__ += layers.__all__
 __all__ += losses.__all__
 __all__ += module.__all__

@@ -27,14 +27,23 @@ def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwa
     functions that a module holds, which know another one by themselves, call that with its own parameters. Batch norm in
     training writes to the running buffers that it has, given or its own.
 
-    Raises ArgumentError for names that are missing or unknown, and for a module that holds one of its parts in a plain
-    container as well; ShapeError for other shapes; DTypeError for what is no array, or integers for a parameter.
+    args, kwargs   what the module is called with, written as in a call of it, not in a tuple as for PyTorch's. A tuple that is
+                   itself the only argument is given by its name
+
+    Raises ArgumentError for names that are missing or unknown, for arguments in a tuple, and for a module that holds one of its
+    parts in a plain container as well; ShapeError for other shapes; DTypeError for what is no array, or integers for a
+    parameter.
     """
     of = "functional_call"
     if not isinstance(module, Module):
         raise ArgumentError(f"{of}: expected a Module, got {shown(module)}")
     if not isinstance(values, Mapping):
         raise ArgumentError(f"{of}: expected a dict from path to Tensor, got {shown(values)}")
+    if args and type(args[0]) is tuple and (len(args) == 1 or (len(args) == 2 and isinstance(args[1], dict))):
+        raise ArgumentError(
+            f"{of}: expected the arguments of {type(module).__name__} as in a call of it, got them in a tuple; write "
+            f"functional_call(module, values, *args, **kwargs), and a tuple that forward() takes by its name"
+        )
     parameters = dict(module.named_parameters())
     buffers = {path: array for path, array, _ in owned(module, buffers=True)}
     if missing := parameters.keys() - values.keys():

@@ -16,14 +16,17 @@ from tensorgrad.core.state import one_box, shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import activation as composed
-from tensorgrad.nn import likelihood, loss, margins
+from tensorgrad.nn import likelihood, loss, margins, resize, sequences
 from tensorgrad.nn.activation import *
+from tensorgrad.nn.activation import SELU_ALPHA, SELU_SCALE
 from tensorgrad.nn.likelihood import *
 from tensorgrad.nn.loss import *
 from tensorgrad.nn.margins import *
+from tensorgrad.nn.resize import *
+from tensorgrad.nn.sequences import *
 from tensorgrad.ops import activation, conv, linear, log_softmax, pool, softmax
 from tensorgrad.ops.activation import *
-from tensorgrad.ops.attention import attention, attention_weights
+from tensorgrad.ops.attention import attention
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.conv import *
 from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, where
@@ -33,11 +36,12 @@ from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
 from tensorgrad.ops.pool import *
 from tensorgrad.ops.random import keep_mask, seed
+from tensorgrad.ops.shape import broadcast_to
 from tensorgrad.ops.statistics import norm
 
 __all__ = [
-    "batch_norm", "dropout", "dropout1d", "dropout2d", "embedding", "embedding_bag", "group_norm", "instance_norm",
-    "layer_norm", "linear", "log_softmax", "rms_norm", "scaled_dot_product_attention", "seed", "softmax",
+    "alpha_dropout", "batch_norm", "dropout", "dropout1d", "dropout2d", "embedding", "embedding_bag", "group_norm",
+    "instance_norm", "layer_norm", "linear", "log_softmax", "rms_norm", "scaled_dot_product_attention", "seed", "softmax",
 ]  # fmt: skip
 __all__ += activation.__all__
 __all__ += conv.__all__
@@ -46,6 +50,8 @@ __all__ += composed.__all__
 __all__ += loss.__all__
 __all__ += likelihood.__all__
 __all__ += margins.__all__
+__all__ += resize.__all__
+__all__ += sequences.__all__
 
 
 @one_box
@@ -75,6 +81,30 @@ def dropout1d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.rand
 def dropout2d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
     """`dropout` of whole channels: of x (n,c,h,w) each (n,c) is kept or 0."""
     return channels_kept("dropout2d", 4, x, p, training, rng)
+
+
+@one_box
+def alpha_dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
+    """Dropout that keeps mean 0 and variance 1 (Klambauer et al. 2017), for networks of selu; x unless `training`.
+
+    y = a (x where an element is kept, which it is with probability 1 - p, and -s elsewhere) + a s p,
+    a = 1 / sqrt((1 - p) (1 + p s²)), s = 1.7581 being what selu tends to at the left with its sign turned; 0 for p = 1
+
+    rng   the generator to draw from; the one that nn.functional.seed starts by default
+
+    Raises ValueError unless 0 <= p <= 1.
+    """
+    p = number("alpha_dropout", "p", p)
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"{scoped('alpha_dropout')}: p must be in 0 .. 1, got {p}")
+    x = as_operand("alpha_dropout", x)
+    if not training or p == 0:
+        return x
+    if p == 1:
+        return x * 0
+    s = SELU_SCALE * SELU_ALPHA
+    a = 1 / math.sqrt((1 - p) * (1 + p * s * s))
+    return where(keep_mask(x, p, rng), x, -s) * a + a * s * p
 
 
 def channels_kept(op: str, ndim: int, x: Any, p: Any, training: bool, rng: Any) -> Any:
@@ -332,8 +362,8 @@ def scaled_dot_product_attention(
     query (...,l,e), key (...,s,e), value (...,s,d) to (...,l,d); leading axes broadcast.
 
     attn_mask   what broadcasts to (...,l,s): booleans, True where a key may be looked at, or numbers to add to the scores
-    dropout_p   how likely a weight is made 0, the others being divided by 1 - dropout_p. Above 0 all weights, (...,l,s), are in
-                memory at once; at 0 never are
+    dropout_p   how likely a weight is made 0, the others being divided by 1 - dropout_p. All weights, (...,l,s), are never in
+                memory at once; above 0 a boolean is for each
     is_causal   whether query i may look at the keys 0 .. i alone
     scale       1/sqrt(e) by default
     rng         the generator that dropout draws from; the one that nn.functional.seed starts by default
@@ -341,10 +371,16 @@ def scaled_dot_product_attention(
     A query that may look at no key gets zeros. Raises ShapeError and DTypeError for what does not fit, ValueError unless
     0 <= dropout_p <= 1.
     """
-    if not number("scaled_dot_product_attention", "dropout_p", dropout_p):
+    op = "scaled_dot_product_attention"
+    p = number(op, "dropout_p", dropout_p)
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"{scoped(op)}: dropout_p must be in 0 .. 1, got {p}")
+    if not p:
         return attention(query, key, value, attn_mask, causal=is_causal, scale=scale)
-    p = attention_weights(query, key, attn_mask, causal=is_causal, scale=scale)
-    return dropout(p, dropout_p, rng=rng) @ as_operand("scaled_dot_product_attention", value)
+    q, k = as_operand(op, query), as_operand(op, key)
+    shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2], np.shape(raw(value))[:-2]), *q.shape[-2:-1], *k.shape[-2:-1])
+    keep = keep_mask(broadcast_to(q.sum(-1, keepdims=True), shape), p, rng)
+    return attention(q, k, value, attn_mask, keep, causal=is_causal, scale=scale, dropout=p)
 
 
 def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:

@@ -17,8 +17,8 @@ from tensorgrad.ops import activation
 from tensorgrad.ops.linalg import as_operand
 
 __all__ = [
-    "ELU", "GELU", "Dropout", "Dropout1d", "Dropout2d", "Embedding", "EmbeddingBag", "Flatten", "Identity", "LeakyReLU",
-    "Linear", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
+    "ELU", "GELU", "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Embedding", "EmbeddingBag", "Flatten", "Identity",
+    "LeakyReLU", "Linear", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
 ]  # fmt: skip
 
 
@@ -95,17 +95,18 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """The axes from `start_axis` on made one: x (n, ...) to y (n, product of ...) by default."""
+    """The axes from `start_axis` to `end_axis` made one: x (n, ...) to y (n, product of ...) by default."""
 
-    def __init__(self, start_axis: int = 1) -> None:
+    def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
         super().__init__()
-        self.start_axis = whole(type(self).__name__, "start_axis", start_axis, None)
+        of = type(self).__name__
+        self.start_axis, self.end_axis = whole(of, "start_axis", start_axis, None), whole(of, "end_axis", end_axis, None)
 
     def forward(self, x: Any) -> Any:
-        return ops.flatten(as_operand("Flatten", x), self.start_axis)
+        return ops.flatten(as_operand("Flatten", x), self.start_axis, self.end_axis)
 
     def extra_repr(self) -> str:
-        return "" if self.start_axis == 1 else f"start_axis={self.start_axis}"
+        return "" if (self.start_axis, self.end_axis) == (1, -1) else f"{self.start_axis}, {self.end_axis}"
 
 
 class LeakyReLU(Module):
@@ -217,10 +218,21 @@ class Dropout2d(Dropout):
         return F.dropout2d(x, self.p, self.training, self.rng)
 
 
+class AlphaDropout(Dropout):
+    """Dropout that keeps mean 0 and variance 1 of what comes from SELU; see nn.functional.alpha_dropout."""
+
+    def forward(self, x: Any) -> Any:
+        return F.alpha_dropout(x, self.p, self.training, self.rng)
+
+
 class Embedding(Module):
     """A row of `weight` (num_embeddings, embedding_dim) for each index: indices (...), integers, to y (..., embedding_dim).
 
     padding_idx   a row that starts with zeros and gets no gradient; a negative one is counted from the end
+
+    `weight.grad` is as large as the table, and an optimiser's step goes over all of it; a compiled step touches the rows of its
+    indices alone.
+
     weight_init   from nn.init; N(0, 1) by default
     rng           the generator to draw from; the one that nn.init.seed starts by default
     """

@@ -12,7 +12,7 @@ from tensorgrad.nn.loss import REDUCTIONS
 from tensorgrad.nn.module import Module
 
 __all__ = [
-    "BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CosineSimilarity", "CrossEntropyLoss", "GaussianNLLLoss",
+    "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CosineEmbeddingLoss", "CosineSimilarity", "CrossEntropyLoss", "GaussianNLLLoss",
     "HingeEmbeddingLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss", "MultiMarginLoss", "NLLLoss",
     "PairwiseDistance", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss", "TripletMarginLoss",
 ]  # fmt: skip
@@ -281,3 +281,16 @@ class PairwiseDistance(Module):
 def order(of: str, p: Any) -> float:
     """The order of a norm: infinity is one."""
     return math.inf if isinstance(p, float) and p == math.inf else real(of, "p", p, 0, above=True)
+
+
+class CTCLoss(Loss):
+    """Of log_probs (t,n,classes), targets, input_lengths and target_lengths; see nn.functional.ctc_loss."""
+
+    def __init__(self, blank: int = 0, *, reduction: str = "mean", zero_infinity: bool = False) -> None:
+        super().__init__(reduction=reduction)
+        of = type(self).__name__
+        self.blank, self.zero_infinity = whole(of, "blank", blank), flag(of, "zero_infinity", zero_infinity)
+
+    def forward(self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any) -> Any:
+        settings: dict[str, Any] = {"reduction": self.reduction, "zero_infinity": self.zero_infinity}
+        return F.ctc_loss(log_probs, targets, input_lengths, target_lengths, self.blank, **settings)

@@ -62,6 +62,7 @@ from tensorgrad.ops.clip import *
 from tensorgrad.ops.compare import *
 from tensorgrad.ops.conv import *
 from tensorgrad.ops.create import *
+from tensorgrad.ops.ctc import *
 from tensorgrad.ops.decompose import *
 from tensorgrad.ops.device import *
 from tensorgrad.ops.elementwise import *
@@ -71,6 +72,7 @@ from tensorgrad.ops.index import *
 from tensorgrad.ops.linalg import *
 from tensorgrad.ops.loss import *
 from tensorgrad.ops.order import *
+from tensorgrad.ops.pad import *
 from tensorgrad.ops.pool import *
 from tensorgrad.ops.products import *
 from tensorgrad.ops.rearrange import *

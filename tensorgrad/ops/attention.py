@@ -21,14 +21,15 @@ from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import named, scoped, state
 from tensorgrad.core.tensor import Tensor, raw
-from tensorgrad.errors import DTypeError, ShapeError
+from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.kernels import attention as kernels
 from tensorgrad.kernels import thresholds
 from tensorgrad.ops.compare import equal
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.loss import softmax
-from tensorgrad.ops.rearrange import lower, pad
+from tensorgrad.ops.pad import pad
+from tensorgrad.ops.rearrange import lower
 
 __all__ = ["attention"]
 
@@ -41,15 +42,17 @@ class Attention(Op):
     mask     None, or what broadcasts to (...,l,s): booleans, True where a key may be looked at, or numbers to add to the scores
     causal   whether query i may look at the keys 0 .. i alone
     scale    1/sqrt(e) by default
+    keep     None, or booleans (...,l,s): which weights are kept, dropout being how likely one is not. The others are 0, and
+             these divided by 1 - dropout; all weights are never in memory at once, these booleans are
 
     A query that may look at no key at all gets zeros, and so does its gradient.
 
-    forward    p  = softmax(scale q kᵀ + mask),   y = p v
-    backward   gv = pᵀ g,   dz = p (dp - sum(p dp)) with dp = g vᵀ,   gq = scale dz k,   gk = scale dzᵀ q,   gmask = dz
-    tangent    ty = p (tz - sum(p tz)) v + p tv,   tz = scale (tq kᵀ + q tkᵀ) + tmask
+    forward    p  = softmax(scale q kᵀ + mask),   y = m p v with m = keep / (1 - dropout), 1 without it
+    backward   gv = (m p)ᵀ g,   dz = p (dp - sum(p dp)) with dp = m g vᵀ,   gq = scale dz k,   gk = scale dzᵀ q,   gmask = dz
+    tangent    ty = m p (tz - sum(p tz)) v + m p tv,   tz = scale (tq kᵀ + q tkᵀ) + tmask
     """
 
-    name, signature, reads = "attention", "(l,e),(s,e),(s,d)->(l,d)", "q k v mask"
+    name, signature, reads = "attention", "(l,e),(s,e),(s,d)->(l,d)", "q k v masks"
     real = True
     domain = (-1.0, 1.0)
 
@@ -59,25 +62,36 @@ class Attention(Op):
         k: Operand[T],
         v: Operand[T],
         mask: Operand[T] | None = None,
+        keep: Operand[T] | None = None,
         *,
         causal: bool = False,
         scale: float | None = None,
+        dropout: float = 0.0,
     ) -> T | Array:
         q, k, v = (as_operand(self.name, x) for x in (q, k, v))
-        attrs = {"causal": truth(self.name, "causal", causal), "scale": scale_of(scale, q)}
-        return self.apply(q, k, v, **attrs) if mask is None else self.apply(q, k, v, as_mask(mask, q, k, v), **attrs)
+        p = number(self.name, "dropout", dropout)
+        if not 0 <= p <= 1 or (p == 0) != (keep is None):
+            expected = "0 without keep" if keep is None else "above 0, and at most 1, with keep"
+            raise ArgumentError(f"{scoped(self.name)}: dropout must be {expected}, got {p}")
+        masks = [] if mask is None else [as_mask(mask, q, k, v)]
+        masks += [] if keep is None else [as_keep(keep, q, k, v)]
+        return self.apply(q, k, v, *masks, causal=truth(self.name, "causal", causal), scale=scale_of(scale, q), dropout=p)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         q, k, v = (self.values(rng, shape) for shape in self.parsed.shapes(rng, sizes))
-        attrs = {"causal": bool(rng.random() < 0.3), "scale": float(rng.uniform(0.3, 1))}
+        attrs = {"causal": bool(rng.random() < 0.3), "scale": float(rng.uniform(0.3, 1)), "dropout": 0.0}
         shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2]), q.shape[-2], k.shape[-2])
         start = int(rng.integers(0, len(shape) - 1))
+        whole = shape
         # one for each key: what is added to all scores of a query changes nothing, but for rounding errors
         shape = (*[n if rng.random() < 0.8 else 1 for n in shape[start:-1]], shape[-1])
         kind = rng.integers(3)
         if kind == 0:
             return (q, k, v), attrs
-        return (q, k, v, rng.random(shape) < 0.7 if kind == 1 else self.values(rng, shape)), attrs
+        mask = rng.random(shape) < 0.7 if kind == 1 else self.values(rng, shape)
+        if rng.random() < 0.6:
+            return (q, k, v, mask), attrs
+        return (q, k, v, mask, rng.random(whole) < 0.6), attrs | {"dropout": 0.4}
 
     def widens(self, i: int) -> bool:
         return i < 3  # a mask of booleans stays one
@@ -85,21 +99,22 @@ class Attention(Op):
     def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
         return 2 * math.prod(out[:-1]) * shapes[1][-2] * (shapes[0][-1] + out[-1] + 2)
 
-    def forward(self, xp: Xp, q: Array, k: Array, v: Array, mask: Array | None = None, *, causal: bool, scale: float) -> Array:
+    def forward(self, xp: Xp, q: Array, k: Array, v: Array, *masks: Array, causal: bool, scale: float, dropout: float) -> Array:
         check(q, k, v)
-        lead = leading(q, k, v)
+        lead, (mask, keep) = leading(q, k, v), parted(masks, dropout)
         y = room(xp, (*lead, q.shape[-2], v.shape[-1]), dtype_of(xp, q, k, v, mask))
         for rows in blocks(lead, q, k):
-            p = weights(q, k, mask, causal, scale, rows)
+            p = kept(weights(q, k, mask, causal, scale, rows), keep, dropout, rows)
             xp.matmul(p, first(p.shape[-1], v), out=part(y, rows))
         return y
 
     def backward(
-        self, g: Value, y: Value, q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bool, scale: float
+        self, g: Value, y: Value, q: Value, k: Value, v: Value, *masks: Value, causal: bool, scale: float, dropout: float
     ) -> Rules:
-        every = slice(0, q.shape[-2])
-        if state.recording and any(isinstance(a, Tensor) for a in (g, q, k, v, mask)):
-            p, dz = slopes(g, q, k, v, mask, causal, scale, every)
+        every, (mask, keep) = slice(0, q.shape[-2]), parted(masks, dropout)
+        attrs: dict[str, Any] = {"causal": causal, "scale": scale, "dropout": dropout}
+        if state.recording and any(isinstance(a, Tensor) for a in (g, q, k, v, *masks)):
+            p, dz = slopes(g, q, k, v, masks, every, **attrs)
             n = p.shape[-1]
             rules: Rules = (
                 lambda: dz @ first(n, k) * scale,
@@ -107,8 +122,7 @@ class Attention(Op):
                 lambda: filled(p.swapaxes(-1, -2) @ g, v),
             )
         else:
-            given = (g, q, k, v) if mask is None else (g, q, k, v, mask)
-            all_of_them = attention_grad.apply(*given, causal=causal, scale=scale)
+            all_of_them = attention_grad.apply(g, q, k, v, *masks, **attrs)
             shapes = [(*leading(q, k, v), *x.shape[-2:]) for x in (q, k, v)]
             of_q, of_k = ends_of(shapes)
             rules = (
@@ -116,30 +130,33 @@ class Attention(Op):
                 lambda: all_of_them[of_q:of_k].reshape(shapes[1]),
                 lambda: all_of_them[of_k:].reshape(shapes[2]),
             )
-        if mask is None:
-            return rules
 
         def of_mask() -> Value:
-            dz = slopes(g, q, k, v, mask, causal, scale, every)[1]
+            dz = slopes(g, q, k, v, masks, every, **attrs)[1]
             return filled(dz.swapaxes(-1, -2), k).swapaxes(-1, -2)
 
-        return (*rules, of_mask if is_floating(mask.dtype) else None)
+        if mask is not None:
+            rules = (*rules, of_mask if is_floating(mask.dtype) else None)
+        return rules if keep is None else (*rules, None)
 
-    def jvp(self, y: Value, q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bool, scale: float) -> Tangents:
-        p = weights(q, k, mask, causal, scale, slice(0, q.shape[-2]))
+    def jvp(
+        self, y: Value, q: Value, k: Value, v: Value, *masks: Value, causal: bool, scale: float, dropout: float
+    ) -> Tangents:
+        every, (mask, keep) = slice(0, q.shape[-2]), parted(masks, dropout)
+        p = weights(q, k, mask, causal, scale, every)
         n = p.shape[-1]
 
         def of_scores(tz: Value) -> Value:
-            return (p * (tz - (p * tz).sum(-1, keepdims=True))) @ first(n, v)
+            return kept(p * (tz - (p * tz).sum(-1, keepdims=True)), keep, dropout, every) @ first(n, v)
 
         found: tuple[Any, ...] = (
             lambda t: of_scores((t * scale) @ first(n, k).swapaxes(-1, -2)),
             lambda t: of_scores((q * scale) @ first(n, t).swapaxes(-1, -2)),
-            lambda t: p @ first(n, t),
+            lambda t: kept(p, keep, dropout, every) @ first(n, t),
         )
-        if mask is None:
-            return found
-        return (*found, (lambda t: of_scores(t[..., :n])) if is_floating(mask.dtype) else None)
+        if mask is not None:
+            found = (*found, (lambda t: of_scores(t[..., :n])) if is_floating(mask.dtype) else None)
+        return found if keep is None else (*found, None)
 
 
 class AttentionGrad(Op):
@@ -155,15 +172,15 @@ class AttentionGrad(Op):
         return (self.values(rng, attention(*args, **attrs).shape), *args), attrs
 
     def forward(
-        self, xp: Xp, g: Array, q: Array, k: Array, v: Array, mask: Array | None = None, *, causal: bool, scale: float
+        self, xp: Xp, g: Array, q: Array, k: Array, v: Array, *masks: Array, causal: bool, scale: float, dropout: float
     ) -> Array:
         lead = leading(q, k, v)
         shapes = [(*lead, *x.shape[-2:]) for x in (q, k, v)]
-        flat = room(xp, (sum(map(math.prod, shapes)),), dtype_of(xp, g, q, k, v, mask))
+        flat = room(xp, (sum(map(math.prod, shapes)),), dtype_of(xp, g, q, k, v, parted(masks, dropout)[0]))
         gq, gk, gv = (part.reshape(s) for part, s in zip(xp.split(flat, ends_of(shapes)), shapes, strict=True))
         of_keys = flat[gq.size :]
         for rows in blocks(lead, q, k):
-            p, dz = slopes(g, q, k, v, mask, causal, scale, rows)
+            p, dz = slopes(g, q, k, v, masks, rows, causal, scale, dropout)
             n = p.shape[-1]
             dz *= scale
             xp.matmul(dz, first(n, k), out=part(gq, rows))
@@ -232,15 +249,29 @@ def scale_of(scale: float | None, q: Value) -> float:
     return max(q.shape[-1] if q.ndim else 1, 1) ** -0.5 if scale is None else number(attention.name, "scale", scale)
 
 
+def parted(masks: Sequence[Value], dropout: float) -> tuple[Value | None, Value | None]:
+    """The mask of the scores, and which weights are kept."""
+    mask, keep = (masks[:-1], masks[-1]) if dropout else (masks, None)
+    return (mask[0] if mask else None), keep
+
+
+def kept(p: Value, keep: Value | None, dropout: float, rows: slice) -> Value:
+    """m p of the queries in `rows`."""
+    if keep is None:
+        return p
+    return where(part(keep, rows)[..., : p.shape[-1]], p, 0) * (1 / (1 - dropout) if dropout < 1 else 1)
+
+
 def slopes(
-    g: Value, q: Value, k: Value, v: Value, mask: Value | None, causal: bool, scale: float, rows: slice
+    g: Value, q: Value, k: Value, v: Value, masks: Sequence[Value], rows: slice, causal: bool, scale: float, dropout: float
 ) -> tuple[Value, Value]:
-    """The weights p of the queries in `rows`, and the gradient dz of their scores."""
+    """The weights m p of the queries in `rows`, and the gradient dz of their scores."""
+    mask, keep = parted(masks, dropout)
     p = weights(q, k, mask, causal, scale, rows)
-    dp = product(part(g, rows), first(p.shape[-1], v).swapaxes(-1, -2))
+    dp = kept(product(part(g, rows), first(p.shape[-1], v).swapaxes(-1, -2)), keep, dropout, rows)
     if kernels.softmax_grad(p, dp):
-        return p, dp
-    return p, p * (dp - (p * dp).sum(-1, keepdims=True))
+        return kept(p, keep, dropout, rows), dp
+    return kept(p, keep, dropout, rows), p * (dp - (p * dp).sum(-1, keepdims=True))
 
 
 def blocks(lead: Shape, q: Array, k: Array) -> Iterator[slice]:
@@ -301,6 +332,20 @@ def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
             f"(..., {q.shape[-2]}, {k.shape[-2]}), for q {q.shape} and k {k.shape}"
         )
     return mask
+
+
+def as_keep(keep: Any, q: Value, k: Value, v: Value) -> Any:
+    """Which weights are kept, as booleans of the shape of all of them."""
+    keep = as_operand(attention.name, listed(keep, q))
+    if min(q.ndim, k.ndim, v.ndim) < 2:
+        return keep  # the signature says it better
+    expected = (q.shape[-2], k.shape[-2])
+    if keep.dtype != bool or keep.shape[-2:] != expected:
+        raise ShapeError(
+            f"{scoped(attention.name)}: keep is {keep.dtype} of shape {keep.shape}, expected booleans (..., {expected[0]}, "
+            f"{expected[1]}), for q {q.shape} and k {k.shape}"
+        )
+    return keep
 
 
 def listed(mask: Any, near: Value) -> Any:

@@ -12,8 +12,8 @@ from tensorgrad.core.operand import Binary, Unary
 from tensorgrad.errors import DTypeError
 
 __all__ = [
-    "bitwise_and", "bitwise_or", "bitwise_xor", "equal", "greater", "greater_equal", "isfinite", "isnan", "less", "less_equal",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "not_equal",
+    "bitwise_and", "bitwise_or", "bitwise_xor", "equal", "greater", "greater_equal", "isfinite", "isnan", "left_shift", "less",
+    "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "not_equal", "right_shift",
 ]  # fmt: skip
 
 
@@ -223,6 +223,46 @@ class BitwiseXor(Bitwise):
         return xp.bitwise_xor(a, b)
 
 
+class Shift(Bitwise):
+    """The bits of integers moved. Raises DTypeError for other numbers."""
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        (a, b), _ = Binary.sample(self, rng, sizes)
+        return (np.asarray(np.trunc(50 * a)).astype(np.int64), np.asarray(np.abs(np.trunc(3 * b))).astype(np.int64)), {}
+
+    def checked(self, *arrays: Array) -> None:
+        super().checked(*arrays)
+        for a in arrays:
+            if np.dtype(getattr(a, "dtype", type(a))).kind == "b":
+                raise DTypeError(f"{self.name}: expected integers, got bool")
+
+
+class LeftShift(Shift):
+    """a << b: the bits of a moved up by b places, of integers. No gradient.
+
+    forward    y  = a 2^b, what does not fit being dropped
+    """
+
+    name, symbol = "left_shift", "<<"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        self.checked(a, b)
+        return xp.left_shift(a, b)
+
+
+class RightShift(Shift):
+    """a >> b: the bits of a moved down by b places, of integers; the sign stays. No gradient.
+
+    forward    y  = floor(a / 2^b)
+    """
+
+    name, symbol = "right_shift", ">>"
+
+    def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        self.checked(a, b)
+        return xp.right_shift(a, b)
+
+
 class IsNan(Predicate):
     """Whether x is NaN. No gradient.
 
@@ -251,4 +291,5 @@ greater, greater_equal, less, less_equal = Greater(), GreaterEqual(), Less(), Le
 equal, not_equal, logical_not = Equal(), NotEqual(), LogicalNot()
 logical_and, logical_or, logical_xor = LogicalAnd(), LogicalOr(), LogicalXor()
 bitwise_and, bitwise_or, bitwise_xor = BitwiseAnd(), BitwiseOr(), BitwiseXor()
+left_shift, right_shift = LeftShift(), RightShift()
 isnan, isfinite = IsNan(), IsFinite()

@@ -12,7 +12,7 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import one_box
 from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.ops.linalg import as_operand, scoped
-from tensorgrad.ops.rearrange import pad
+from tensorgrad.ops.pad import pad
 from tensorgrad.ops.shape import reshape, swapaxes
 from tensorgrad.ops.windows import fold, positions, several, windows
 

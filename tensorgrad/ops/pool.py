@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from operator import mul
 from typing import Any
@@ -21,9 +22,10 @@ from tensorgrad.ops.conv import AXES
 from tensorgrad.ops.elementwise import as_narrow, as_wide, where
 from tensorgrad.ops.index import getitem
 from tensorgrad.ops.linalg import as_operand, scoped
-from tensorgrad.ops.rearrange import pad
+from tensorgrad.ops.pad import pad
+from tensorgrad.ops.rearrange import take
 from tensorgrad.ops.reduce import mean
-from tensorgrad.ops.shape import reshape, swapaxes
+from tensorgrad.ops.shape import reshape, swapaxes, transpose
 from tensorgrad.ops.windows import positions, several, windows
 
 __all__ = [
@@ -62,8 +64,8 @@ def max_pool2d(
     dilation    how far apart the elements of a window are
     ceil_mode   True for windows at the right and at the bottom that are not whole; by default what is left over is in none
 
-    Of equal elements the first in the window, row by row, gets the gradient; where all of x in a window is -inf that may be one
-    of the padding, so that nothing in x gets it. Raises ShapeError for a window that does not fit into x.
+    Of equal elements the first in the window, row by row, gets the gradient, the padding none, -inf being no exception. Raises
+    ShapeError for a window that does not fit into x.
     """
     return largest("max_pool2d", 2, x, kernel_size, stride, padding, dilation, ceil_mode)
 
@@ -175,10 +177,12 @@ def largest(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, 
     x, kernel, stride, padding = operands(op, axes, x, kernel, stride, padding, dilation)
     dilation = several(op, "dilation", dilation, axes, 1)
     more = extra(op, x.shape[2:], kernel, stride, padding, dilation) if truth(op, "ceil_mode", ceil_mode) else (0,) * axes
-    if any(padding) or any(more):
-        least = -np.inf if is_floating(x.dtype) else np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False
-        x = pad(x, ((0, 0), (0, 0), *[(p, p + m) for p, m in zip(padding, more, strict=True)]), least)
-    y, shape = pooled(op, x, kernel, stride, (0,) * axes, dilation)
+    around = [(p, p + m) for p, m in zip(padding, more, strict=True)]
+    y: Any
+    if any(map(any, around)) and any(n > 1 for n in dilation):
+        y, shape = clipped(op, x, kernel, stride, around, dilation)
+    else:  # of a window without gaps that reaches beyond an edge the outermost element is one
+        y, shape = pooled(op, pad(x, ((0, 0), (0, 0), *around), mode="edge"), kernel, stride, (0,) * axes, dilation)
     return swapaxes(reshape(statistics.max(y, axis=1), shape), 0, 1)
 
 
@@ -268,3 +272,25 @@ def pooled(op: str, x: Any, kernel: Shape, stride: Shape, padding: Shape, dilati
     shape = (x.shape[1], x.shape[0], *positions(scoped(op), x.shape[2:], kernel, stride, padding, dilation))
     seen = windows(x, kernel, stride, padding, dilation)
     return reshape(seen, (shape[0], math.prod(kernel), math.prod(shape[1:]))), shape
+
+
+def clipped(
+    op: str, x: Any, kernel: Shape, stride: Shape, around: Sequence[tuple[int, int]], dilation: Shape
+) -> tuple[Any, Shape]:
+    """`pooled` where for each element beyond an edge the window's outermost one inside of x comes once more: its maximum is
+    that, and so is the first place where it is. Of a window that lies beyond an edge entirely it is less than any number.
+    """
+    least = -np.inf if is_floating(x.dtype) else np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False
+    wide = tuple([n + a + b for n, (a, b) in zip(x.shape[2:], around, strict=True)])
+    shape = (x.shape[1], x.shape[0], *positions(scoped(op), wide, kernel, stride, (0,) * len(kernel), dilation))
+    for axis, (k, s, d, (before, _), places) in enumerate(zip(kernel, stride, dilation, around, shape[2:], strict=True)):
+        n = x.shape[2 + 2 * axis]
+        at = s * np.arange(places) - before + d * np.arange(k)[:, None]
+        at = np.where(at < 0, at % d, np.where(at < n, at, n - 1 - (n - 1 - at) % d))
+        inside = (at >= 0) & (at < n)
+        x = take(x, np.clip(at, 0, n - 1), 2 + 2 * axis)  # (n, c, k, places, the axes to come)
+        if not inside.all():
+            x = where(namespace([raw(x)]).asarray(inside.reshape(*at.shape, *(1,) * (x.ndim - 4 - 2 * axis))), x, least)
+    axes = len(kernel)
+    y = transpose(x, (1, *range(2, 2 + 2 * axes, 2), 0, *range(3, 3 + 2 * axes, 2)))
+    return reshape(y, (shape[0], math.prod(kernel), math.prod(shape[1:]))), shape

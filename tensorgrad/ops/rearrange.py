@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, is_whole, number, room_for, whole, wholes
+from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, is_whole, room_for, whole, wholes
 from tensorgrad.core.backend import Array, Numbers, Xp, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -16,16 +16,15 @@ from tensorgrad.core.signature import Axis
 from tensorgrad.core.state import answering, named, scoped, shown
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, ShapeError
-from tensorgrad.ops.assign import setitem, with_axes, zeros_beside
+from tensorgrad.ops.assign import with_axes, zeros_beside
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.index import followed, frozen, getitem, of_lists, put
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
 
 __all__ = [
-    "column_stack", "concatenate", "diag", "diagonal", "expand_dims", "flatten", "flip", "hstack", "moveaxis", "pad", "repeat",
-    "roll", "split", "squeeze",
-    "stack", "take", "take_along_axis", "tile", "trace", "tril", "triu", "vstack",
+    "column_stack", "concatenate", "diag", "diagonal", "expand_dims", "flatten", "flip", "hstack", "moveaxis", "repeat", "roll",
+    "split", "squeeze", "stack", "take", "take_along_axis", "tile", "trace", "tril", "triu", "vstack",
 ]  # fmt: skip
 
 
@@ -200,31 +199,6 @@ def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
 
 
 @named
-def pad(x: Operand[T], width: int | Sequence[int] | Sequence[Sequence[int]], value: float = 0.0) -> T | Array:
-    """x with `value`, in the dtype of x, around it; width as in NumPy: n, (before, after), or one such pair for each axis."""
-    shape = shape_of(x)
-    if isinstance(width, (tuple, list)) and any(map(is_sequence, width)):
-        pairs = [wholes("pad", "width", w) for w in width]
-    else:
-        pairs = [wholes("pad", "width", width)]
-    if any(n < 0 for p in pairs for n in p):
-        raise ShapeError(f"{scoped('pad')}: width must not be negative, got {shown(width)}")
-    if len(pairs) not in (1, len(shape)) or any(len(p) not in (1, 2) for p in pairs):
-        expected = f"n, (before, after), or a pair for each of the {len(shape)} axes of {shape}"
-        raise ShapeError(f"{scoped('pad')}: width is {shown(width)}, expected {expected}")
-    pairs = [p * 2 if len(p) == 1 else p for p in (pairs * len(shape) if len(pairs) == 1 else pairs)]
-    if not isinstance(value, (bool, np.bool_)):
-        value = number("pad", "value", value)
-    inside = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))
-    around = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
-    room_for("pad", around, 8)
-    if not value:
-        return put(x, inside, around)
-    x = as_operand("pad", x)
-    return setitem(namespace([raw(x)]).full(around, value, x.dtype), x, inside)
-
-
-@named
 def take(x: Operand[T], indices: Operand[Tensor], axis: int | None = None) -> T | Array:
     """The elements at integer indices along an axis; of the flattened x by default."""
     if axis is None:
@@ -309,11 +283,14 @@ def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
 
 
 @named
-def flatten(x: Operand[T], start_axis: int = 0) -> T | Array:
-    """x with its axes from `start_axis` on made one."""
+def flatten(x: Operand[T], start_axis: int = 0, end_axis: int = -1) -> T | Array:
+    """x with its axes from `start_axis` to `end_axis` made one."""
     shape = shape_of(x)
     start = axis_in("flatten", start_axis, max(len(shape), 1), "start_axis")
-    return reshape(x, (*shape[:start], math.prod(shape[start:])))
+    end = axis_in("flatten", end_axis, max(len(shape), 1), "end_axis") + 1
+    if end <= start:
+        raise ShapeError(f"{scoped('flatten')}: end_axis {end_axis} of {shape} comes before start_axis {start_axis}")
+    return reshape(x, (*shape[:start], math.prod(shape[start:end]), *shape[end:]))
 
 
 @named

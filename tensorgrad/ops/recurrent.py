@@ -24,7 +24,8 @@ from tensorgrad.errors import ArgumentError, LabelError, ShapeError
 from tensorgrad.kernels import recurrent
 from tensorgrad.ops.activation import sigmoid, tanh
 from tensorgrad.ops.activation_grad import relu_grad, tanh_grad
-from tensorgrad.ops.rearrange import concatenate, pad, stack
+from tensorgrad.ops.pad import pad
+from tensorgrad.ops.rearrange import concatenate, stack
 from tensorgrad.ops.shape import rows
 
 __all__ = ["gru", "lstm", "rnn"]

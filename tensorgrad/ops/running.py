@@ -1,8 +1,9 @@
-"""Along an axis, from element to element: running products, differences."""
+"""Along an axis, from element to element: running products, extremes and logarithms of sums; differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,16 +11,17 @@ from tensorgrad.core.arguments import axis_in, whole
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T
-from tensorgrad.core.state import named, scoped
+from tensorgrad.core.state import named, one_box, scoped
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops.assign import zeros_beside
-from tensorgrad.ops.compare import not_equal
-from tensorgrad.ops.elementwise import mul_grad
+from tensorgrad.ops.compare import equal, not_equal
+from tensorgrad.ops.elementwise import mul_grad, where
+from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.index import getitem
 from tensorgrad.ops.linalg import as_operand
-from tensorgrad.ops.rearrange import concatenate, flatten, flip
+from tensorgrad.ops.rearrange import concatenate, flatten, flip, take_along_axis
 
-__all__ = ["cumprod", "diff"]
+__all__ = ["cummax", "cummin", "cumprod", "diff", "logcumsumexp"]
 
 
 class CumProd(Op):
@@ -56,7 +58,112 @@ class CumProd(Op):
         return (lambda t: recurrence(x, mul_grad(t, shifted(y, axis, 1)), axis),)
 
 
-def shifted(x: Value, axis: int, first: int) -> Value:
+class LogCumSumExp(Op):
+    """log of the running sums of e^x along an axis, of the flattened x when it is None; without overflow.
+
+    forward    y_i = log(e^x_1 + ... + e^x_i)
+    backward   gx_i = e^(x_i - y_i) s_i,   s_i = g_i + e^(y_i - y_{i+1}) s_{i+1}
+    tangent    ty_i = e^(x_i - y_i) tx_i + e^(y_{i-1} - y_i) ty_{i-1}
+
+    The exponentials are at most 1: of equal infinities 1, but 0 of -inf less -inf.
+    """
+
+    name, signature, reads = "logcumsumexp", "()->()", "y x"
+    real = True
+
+    @named
+    def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
+        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=whole(self.name, "axis", axis))
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
+        return (self.values(rng, shape),), {"axis": int(rng.integers(-len(shape), len(shape)))}
+
+    def forward(self, xp: Xp, x: Array, *, axis: int) -> Array:
+        axis_in(self.name, axis, x.ndim)
+        if xp is np:
+            return np.logaddexp.accumulate(x, axis)
+        y, d = xp.moveaxis(x, axis, 0).copy(), 1
+        while d < len(y):
+            y[d:] = xp.logaddexp(y[d:], y[:-d].copy())
+            d *= 2
+        return xp.moveaxis(y, 0, axis)
+
+    def backward(self, g: Value, y: Value, x: Value, *, axis: int) -> Rules:
+        def gx() -> Value:
+            turned = flip(y, axis)
+            steps = share(turned, shifted(turned, axis, np.inf))  # at the place of i is e^(y_i - y_{i+1}), seen from the end
+            return mul_grad(flip(recurrence(steps, flip(g, axis), axis), axis), share(x, y))
+
+        return (gx,)
+
+    def jvp(self, y: Value, x: Value, *, axis: int) -> Tangents:
+        return (lambda t: recurrence(share(shifted(y, axis, -np.inf), y), mul_grad(t, share(x, y)), axis),)
+
+
+class FirstSoFar(Op):
+    """The place of the first largest (which="argmax") or smallest ("argmin") element up to each one, along an axis. NaN counts
+    as both. No gradient.
+
+    forward    y_i = the first j with x_j = max(x_1, ..., x_i), or min
+    """
+
+    name, signature, public = "first_so_far", "()->()", "cummax"
+
+    def __call__(self, x: Operand[T], axis: int = 0, which: str = "argmax") -> T | Array:
+        return self.apply(x, axis=axis, which=which)
+
+    def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
+        shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
+        x = np.round(self.values(rng, shape))
+        return (x,), {"axis": int(rng.integers(-len(shape), len(shape))), "which": ("argmax", "argmin")[rng.integers(2)]}
+
+    def forward(self, xp: Xp, x: Array, *, axis: int, which: str) -> Array:
+        x = xp.moveaxis(x, axis_in(self.public, axis, x.ndim), 0)
+        best, place = x.copy(), xp.empty(x.shape, np.intp)
+        place[...] = xp.arange(len(x)).reshape((-1, *(1,) * (x.ndim - 1)))
+        extreme, d = (xp.maximum if which == "argmax" else xp.minimum), 1
+        while d < len(x):  # what each knows of 2 d elements by now, of its own d and those of its neighbour
+            before, where_before = best[:-d].copy(), place[:-d].copy()
+            joined = extreme(best[d:], before)
+            is_before = (joined == before) | ((before != before) & (joined != joined))
+            place[d:] = xp.where(is_before, where_before, place[d:])
+            best[d:] = joined
+            d *= 2
+        return xp.moveaxis(place, 0, axis)
+
+
+@one_box
+def cummax(x: Operand[T], axis: int | None = None) -> T | Array:
+    """The largest element up to each one along an axis; of the flattened x when it is None. NaN stays NaN from there on.
+
+    Of equal elements the first gets the gradient.
+    """
+    return so_far("cummax", x, axis, "argmax")
+
+
+@one_box
+def cummin(x: Operand[T], axis: int | None = None) -> T | Array:
+    """The smallest element up to each one along an axis; of the flattened x when it is None. NaN stays NaN from there on.
+
+    Of equal elements the first gets the gradient.
+    """
+    return so_far("cummin", x, axis, "argmin")
+
+
+def so_far(op: str, x: Any, axis: int | None, which: str) -> Any:
+    x = flatten(x) if axis is None else as_operand(op, x)
+    axis = 0 if axis is None else axis_in(op, axis, x.ndim)
+    return take_along_axis(x, first_so_far(x, axis, which), axis)
+
+
+def share(x: Value, y: Value) -> Value:
+    """e^(x - y), which is at most 1; of equal infinities 1, but 0 of -inf less -inf."""
+    same = equal(x, y)
+    return where(equal(y, -np.inf), 0.0, exp(where(same, 0.0, x) - where(same, 0.0, y)))
+
+
+def shifted(x: Value, axis: int, first: float) -> Value:
     """x moved on by one place along an axis, with a number at the first."""
     before = (slice(None),) * (axis % x.ndim)
     if not x.shape[axis]:
@@ -92,4 +199,4 @@ def diff(x: Operand[T], n: int = 1, axis: int = -1) -> T | Array:
     return y
 
 
-cumprod = CumProd()
+cumprod, logcumsumexp, first_so_far = CumProd(), LogCumSumExp(), FirstSoFar()

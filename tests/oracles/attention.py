@@ -8,12 +8,22 @@ import numpy as np
 
 
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None, *, causal: bool, scale: float
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    mask: np.ndarray | None = None,
+    keep: np.ndarray | None = None,
+    *,
+    causal: bool,
+    scale: float,
+    dropout: float,
 ) -> np.ndarray:
     lead = np.broadcast_shapes(*[x.shape[:-2] for x in (q, k, v)])
     q, k, v = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (q, k, v))
     if mask is not None:
         mask = np.broadcast_to(mask, (*lead, q.shape[-2], k.shape[-2]))
+    if keep is not None:
+        keep = np.broadcast_to(keep, (*lead, q.shape[-2], k.shape[-2]))
     y = np.zeros((*q.shape[:-1], v.shape[-1]), np.result_type(q, k, v, *[mask] * (mask is not None)))
     for at in np.ndindex(q.shape[:-1]):
         mass, total = 0, 0
@@ -22,7 +32,8 @@ def attention(
             if mask is not None:
                 z = z + mask[*at, j] if mask.dtype != bool else z
             if not (causal and j > at[-1]) and (mask is None or mask.dtype != bool or mask[*at, j]):
-                mass, total = mass + np.exp(z), total + np.exp(z) * v[*at[:-1], j]
+                m = 1 if keep is None else keep[*at, j] / (1 - dropout)
+                mass, total = mass + np.exp(z), total + np.exp(z) * m * v[*at[:-1], j]
         y[at] = total / mass if mass != 0 else 0
     return y
 

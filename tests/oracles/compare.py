@@ -32,6 +32,8 @@ ORACLES = {
     "bitwise_and": bitwise(lambda a, b: a * b),
     "bitwise_or": bitwise(lambda a, b: a + b - a * b),
     "bitwise_xor": bitwise(lambda a, b: a + b - 2 * a * b),
+    "left_shift": lambda a, b: a * 2**b,
+    "right_shift": lambda a, b: np.floor(a / 2.0**b).astype(np.int64),
     "isnan": lambda x: x != x,
     "isfinite": lambda x: np.abs(x) <= np.finfo(np.float64).max,
 }

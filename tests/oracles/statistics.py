@@ -26,6 +26,13 @@ def first_of(x: np.ndarray, axis: Any, which: str) -> np.ndarray:
     return y
 
 
+def first_so_far(x: np.ndarray, *, axis: int, which: str) -> np.ndarray:
+    def of_row(row: np.ndarray) -> np.ndarray:
+        return np.array([getattr(np, which)(row[: i + 1]) for i in range(len(row))], int)
+
+    return np.apply_along_axis(of_row, axis, x) if x.size else np.zeros(x.shape, int)
+
+
 ORACLES = {
     "first_of": first_of,
     "max": np.max,
@@ -35,6 +42,8 @@ ORACLES = {
     "cumsum": np.cumsum,
     "argsort": lambda x, axis: np.argsort(x, axis, stable=True),
     "cumprod": lambda x, axis: np.multiply.accumulate(x, axis),
+    "first_so_far": first_so_far,
+    "logcumsumexp": lambda x, axis: np.log(np.cumsum(np.exp(x), axis)),
     "argmax": np.argmax,
     "argmin": np.argmin,
     "any": np.any,

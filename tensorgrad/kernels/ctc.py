@@ -1,0 +1,59 @@
+"""The two recursions of connectionist temporal classification, as ops.ctc has them, over all samples at once."""
+
+from __future__ import annotations
+
+from tensorgrad.core.backend import Array, Xp
+
+LEAST = -1e30  # the logarithm of 0, such that sums and differences of it are numbers
+
+
+def may_skip(xp: Xp, states: Array) -> Array:
+    """Whether a path may come to a state from the one before the one before: a label after another one. (n,k)"""
+    skips = xp.zeros(states.shape, bool)
+    skips[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]
+    return skips
+
+
+def ahead(xp: Xp, e: Array, skips: Array, steps: Array) -> Array:
+    """a_{-1}, a_0, ... (t+1,n,k); once a sample has ended that of its last step. e (t,n,k), skips (n,k), steps (n)."""
+    t, n, k = e.shape
+    a = xp.full((t + 1, n, k + 2), LEAST, e.dtype)  # with two states before the first
+    a[0, :, 2] = 0
+    passing = xp.where(skips, xp.zeros((), e.dtype), xp.asarray(LEAST, e.dtype))
+    for j in range(t):
+        new = joined(xp, a[j], passing)
+        new += e[j]
+        a[j + 1, :, 2:] = xp.where((j < steps)[:, None], new, a[j, :, 2:])
+    return a[:, :, 2:]
+
+
+def behind(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
+    """b_0, b_1, ... (t,n,k): `ahead` from the end to the beginning, by the states that follow. ends (n,k)."""
+    t, n, k = e.shape
+    b = xp.empty((t, n, k), e.dtype)
+    c = xp.full((n, k + 2), LEAST, e.dtype)  # b + e, the states backwards
+    passing = xp.full((n, k), LEAST, e.dtype)
+    passing[:, 2:] = xp.where(skips[:, :1:-1], xp.zeros((), e.dtype), passing[:, 2:])
+    last = xp.where(ends, xp.zeros((), e.dtype), xp.asarray(LEAST, e.dtype))
+    for j in reversed(range(t)):
+        xp.copyto(b[j], joined(xp, c, passing)[:, ::-1])
+        at = j + 1 == steps
+        b[j] = xp.where(at[:, None], last, b[j])
+        b[j] = xp.where((j + 1 > steps)[:, None], xp.asarray(LEAST, e.dtype), b[j])
+        c[:, 2:] = (b[j] + e[j])[:, ::-1]
+    return b
+
+
+def joined(xp: Xp, a: Array, passing: Array) -> Array:
+    """log of the sum of e^a over each state, the one before it, and the one before that, less likely by `passing`."""
+    stay, go, skip = a[:, 2:], a[:, 1:-1], a[:, :-2] + passing
+    top = xp.maximum(stay, go)
+    xp.maximum(top, skip, out=top)
+    skip -= top
+    total = xp.exp(skip, out=skip)
+    for part in (stay, go):
+        other = part - top
+        total += xp.exp(other, out=other)
+    xp.log(total, out=total)
+    total += top
+    return total
