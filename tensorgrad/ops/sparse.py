@@ -56,6 +56,8 @@ class SparseMatmul(Op):
             from scipy.sparse import csr_array
         except ImportError:
             raise MissingDependencyError("matmul: sparse matrices need SciPy: pip install scipy") from None
+        if indptr[0] or not (indptr[1:] >= indptr[:-1]).all():  # SciPy would read memory that is not the matrix's
+            raise ValueError("indptr must begin at 0 and not decrease")
         a = csr_array((values, indices, indptr), shape=shape)
         return np.asarray((a.T if transposed else a) @ x)
 
