@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 import tensorgrad
 from tensorgrad import Tensor, draw, nn
+from tensorgrad.core.node import Node
 from tensorgrad.core.op import REGISTRY
 from tensorgrad.draw.build import Builder, Options
 from tensorgrad.draw.colours import KINDS, MARKS, heat_colour
+from tensorgrad.draw.parts import tree
 from tensorgrad.draw.words import COMMUTE
 from tensorgrad.errors import ArgumentError, TensorgradError
 from tensorgrad.graph import Graph
@@ -158,7 +160,6 @@ def test_attributes_stand_in_the_box(case: int) -> None:
 
 def test_every_attribute_of_every_op_is_in_its_box() -> None:
     """Two uses that differ in one attribute alone have different titles, whatever the op."""
-    from tensorgrad.core.node import Node
     from tensorgrad.draw.words import title_of
 
     rng = np.random.default_rng(0)
@@ -317,6 +318,27 @@ def test_numbers_in_a_fold_are_one_blocks() -> None:
     assert re.fullmatch(r".* each, .* in all", fold.lines[-1])
     five = draw.graph(nn.Sequential(*[nn.LayerNorm(4) for _ in range(5)]), np.ones((2, 4), np.float32)).scene
     assert five.boxes["b0"].text == ["0 … 4 · LayerNorm 4", "× 5", "2×4", "weight 4, bias 4"]
+
+
+def test_all_parameters_of_a_folded_module_are_counted() -> None:
+    scene = draw.graph(loss_of(ResNet(6)), depth=0).scene
+    (fold,) = [box for box in scene.boxes.values() if box.kind == "fold"]
+    assert fold.text == ["blocks · Sequential", "4×4", "288 parameters"]
+
+
+def test_what_is_fused_across_a_border_does_not_tear_a_module_apart() -> None:
+    """Its parts are in an order in which each reads what stands before it."""
+
+    class Late(nn.Module):
+        def forward(self, x: Any, c: Any) -> Any:
+            s = c.sin()
+            return x.relu() * s  # the relu is fused with what is outside
+
+    loss = Late()(ones(2, 3, name="x") @ weight("W", 3, 4) + weight("b", 4), weight("c", 2, 4)).sum()
+    graph = Graph.of(loss).fused()
+    assert any(node.members for node in graph.nodes)
+    place = {node: i for i, part in enumerate(tree(list(graph.nodes)).parts) for node in part.nodes}
+    assert all(place[s] <= place[n] for n in graph.nodes for s in n.inputs if isinstance(s, Node))
 
 
 def test_gradients_of_several_uses_end_in_one_box() -> None:
