@@ -19,6 +19,7 @@ from tests import (
     kinds,
     test_attention,
     test_compile,
+    test_ctc,
     test_cuda,
     test_ensemble,
     test_functional,
@@ -59,7 +60,7 @@ def test_every_activation_can_be_asked_for_by_name() -> None:
 
 def test_every_layer_is_tried() -> None:
     files = (test_layers, test_parts, test_functional, test_cuda, test_torch_values, test_ensemble, test_recurrent)
-    files = (*files, test_attention)
+    files = (*files, test_attention, test_ctc)
     text = "".join(inspect.getsource(file) for file in files)
     found = {type(layer) for layer, *_ in test_layers.PLAIN} | {make for make, *_ in test_layers.LOSSES}
     found |= {
@@ -72,6 +73,7 @@ def test_every_layer_is_tried() -> None:
 def test_every_loss_has_a_formula_and_a_module() -> None:
     functions = {name for name in F.__all__ if "reduction" in inspect.signature(getattr(F, name)).parameters}
     by_torch = {make().__class__ for make, _ in test_torch_values.LOSSES.values()}
+    by_torch.add(nn.CTCLoss)  # by values of its own, see test_ctc
     assert {make for make, *_ in test_layers.LOSSES} | by_torch >= set(kinds.LOSSES)
     modules = {"cross_entropy": "CrossEntropyLoss", "binary_cross_entropy": "BCELoss"}  # named otherwise than the function
     named = {kind.__name__.lower() for kind in by_torch | {nn.NLLLoss}}

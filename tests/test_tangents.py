@@ -27,8 +27,8 @@ named = pytest.mark.parametrize("op", RULES, ids=[op.name for op in RULES])
 NOT_ANALYTIC = {
     "abs", "arctan2", "assign", "astype", "attention", "checkpoint", "cholesky", "clip", "ctc", "div_grad", "eigh_factors",
     "elu", "erf", "gelu", "gru", "hypot", "leaky_relu", "linear_relu", "log_complement_sigmoid", "log_softmax", "logabsdet",
-    "logaddexp", "logsigmoid", "logsumexp", "lstm", "max", "maximum", "min", "minimum", "mod", "mul_grad", "norm", "pinv",
-    "qr_factors", "relu", "relu_grad", "setitem", "sigmoid_cross_entropy",
+    "logaddexp", "logcumsumexp", "logsigmoid", "logsumexp", "lstm", "max", "maximum", "min", "minimum", "mod", "mul_grad",
+    "norm", "pinv", "qr_factors", "relu", "relu_grad", "setitem", "sigmoid_cross_entropy",
     "sigmoid_cross_entropy_grad", "sigmoid_grad", "silu", "softmax", "softmax_cross_entropy", "softmax_cross_entropy_grad",
     "softplus", "svd_factors", "tanh_grad",
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +159,46 @@ def test_dropout_of_channels() -> None:
         assert layer.eval()(x) is x
         with pytest.raises(ShapeError, match=f"{make.__name__.lower()}: input has shape"):
             layer(np.ones((2, 3)))
+
+
+def test_alpha_dropout_keeps_mean_and_variance() -> None:
+    """Of what has mean 0 and variance 1; the elements that are dropped are all the same number."""
+    x = np.random.default_rng(0).normal(size=40_000)
+    for p in (0.1, 0.5):
+        y = nn.AlphaDropout(p, rng=np.random.default_rng(1))(x)
+        assert abs(y.mean()) < 0.03
+        assert abs(y.var() - 1) < 0.03
+        values, counts = np.unique(y, return_counts=True)
+        s = 1.7580993408473766
+        a = ((1 - p) * (1 + p * s * s)) ** -0.5
+        np.testing.assert_allclose(values[counts.argmax()], -s * a + a * s * p)
+        assert abs(counts.max() / x.size - p) < 0.02
+    layer = nn.AlphaDropout(1.0)
+    np.testing.assert_array_equal(layer(x), 0)
+    assert layer.eval()(x) is x
+    gradcheck(lambda x: F.alpha_dropout(x, 0.4, rng=np.random.default_rng(0)), x[:6], order=2)
+    with pytest.raises(ArgumentError, match=r"alpha_dropout: p must be in 0 .. 1, got 1.5"):
+        F.alpha_dropout(x, 1.5)
+
+
+def test_errors_of_images() -> None:
+    x = np.ones((1, 2, 3, 4))
+    for call, message in (
+        (lambda: F.interpolate(x, 2, mode="linear"), "interpolate: mode 'linear' is not for the 2 axes of (3, 4)"),
+        (lambda: F.interpolate(x), "interpolate: expected size or scale_factor, got neither"),
+        (lambda: F.interpolate(x, 2, 2.0), "interpolate: expected size or scale_factor, got both"),
+        (lambda: F.interpolate(x, scale_factor=0.2), "interpolate: scale_factor 0.2 gives no sizes for the axes (3, 4)"),
+        (lambda: F.interpolate(x, 2, align_corners=True), "interpolate: align_corners is for the linear and cubic modes"),
+        (lambda: F.interpolate(x[0, 0], 2), "interpolate: input has shape (3, 4), expected (n,c,l), (n,c,h,w)"),
+        (lambda: F.pixel_shuffle(x, 2), "pixel_shuffle: input has shape (1, 2, 3, 4), expected (..., c, h, w) with channels"),
+        (lambda: F.pixel_unshuffle(x, 2), "pixel_unshuffle: input has shape (1, 2, 3, 4), expected (..., c, h, w) with sizes"),
+        (lambda: nn.Upsample(), "Upsample: size or scale_factor must be given, got neither"),
+        (lambda: nn.Unflatten(1, (2, 2))(x), "Unflatten: axis 1 of (1, 2, 3, 4) is not the product of (2, 2)"),
+        (lambda: nn.Unflatten(7, (2, 2))(x), "Unflatten: input has shape (1, 2, 3, 4), expected an axis 7"),
+        (lambda: nn.ZeroPad3d(1)(x[0, 0]), "ZeroPad3d: input has shape (3, 4), expected 3 axes or more"),
+    ):
+        with pytest.raises(TensorgradError, match=f"^{re.escape(message)}"):
+            call()
 
 
 def test_instance_norm_and_group_norm_agree() -> None:
