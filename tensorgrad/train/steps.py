@@ -36,7 +36,7 @@ class Steps:
     def __init__(self, step: Step, compiled: bool = False) -> None:
         self.step = step
         self.has_run = False
-        self.compiled = compile(of_parts(step), ahead=True) if compiled else None
+        self.compiled = compile(step, ahead=True) if compiled else None
         self.room = 0  # for the elements of sparse batches, so that one plan does for all
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
@@ -64,13 +64,12 @@ class Steps:
         return values, indices, x.indptr, x.shape[1]
 
 
-def of_parts(step: Step) -> Step:
-    """A step that takes a sparse batch as what `parts` makes of it."""
+def whole(x: Any) -> Any:
+    """What a model is called with: a sparse batch that came as what `parts` makes of it is put together again.
 
-    def step_of_parts(x: Any, *others: Tensor) -> tuple[Tensor, Any, Tensor | None]:
-        return step(Rows(*x) if isinstance(x, tuple) else x, *others)
-
-    return step_of_parts
+    Steps call this themselves: the function that is compiled is to be the one that reads the model.
+    """
+    return Rows(*x) if isinstance(x, tuple) else x
 
 
 def training_step(
@@ -80,7 +79,7 @@ def training_step(
     weights = [p for p in optimiser.params if p.ndim > 1] if l2 else []
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
-        prediction = model(x)
+        prediction = model(whole(x))
         cost, count, samples = cost_of(loss, prediction, y, w)
         if weights:
             squares = [(p * p).sum() for p in weights]
@@ -99,7 +98,7 @@ def evaluation_step(model: Module, loss: Callable[..., Any], keep: bool) -> Step
     """The loss of a batch, and the prediction."""
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
-        prediction = model(x)
+        prediction = model(whole(x))
         cost, count, _ = cost_of(loss, prediction, y, w)
         return cost, count, prediction if keep else None
 
