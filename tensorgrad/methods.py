@@ -9,7 +9,7 @@ comes from there, with its docstring; what stands here is what is called in anot
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -241,6 +241,7 @@ class Methods(Tensor):
         depth: int | None = None,
         fold: bool = True,
         highlight: Iterable[Tensor | Node] = (),
+        names: Mapping[str, Any] | None = None,
         direction: str = "TB",
         title: str = "",
     ) -> Any:
@@ -249,7 +250,7 @@ class Methods(Tensor):
 
         return draw.graph(
             self, *more, backward=backward, fused=fused, values=values, cost=cost, depth=depth, fold=fold, highlight=highlight,
-            direction=direction, title=title,
+            direction=direction, title=title, names=names,
         )  # fmt: skip
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:

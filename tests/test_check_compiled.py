@@ -309,16 +309,16 @@ def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     opt = optim.SGD([w], lr=0.1)
     runs = []
 
-    def tanh(x: Any, out: Any) -> Any:
+    def tan(x: Any, out: Any) -> Any:
         runs.append(1)
-        np.tanh(x, out=out)
+        np.tan(x, out=out)
         out *= 1 + 1e-3 * (len(runs) > 3)
         return out
 
-    monkeypatch.setitem(build.NAMESPACE, "tanh", tanh)
+    monkeypatch.setitem(build.NAMESPACE, "tan", tan)
 
     def step(x: Any) -> Any:
-        loss = ops.tanh(x @ w).sum()  # the planted one
+        loss = ops.tan(x @ w).sum()  # the planted one
         opt.zero_grad()
         loss.backward()
         opt.step()

@@ -16,6 +16,7 @@ import pytest
 from tensorgrad.models import MLP
 
 from tensorgrad import data, train
+from tensorgrad.draw.colours import MARKS
 from tensorgrad.op import REGISTRY
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +159,7 @@ def test_systems_that_there_are_not(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 21
+    assert len(blocks) == 23
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:
@@ -175,7 +176,7 @@ def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
         assert (tmp_path / picture).exists()
     assert "dL/dW1 = x^T (dL/dh1 * [h1 > 0])" in (printed := capsys.readouterr().out)
     assert b"failed" in (tmp_path / "error.svg").read_bytes()
-    red = re.findall(r'<polygon fill="#ffd9d9".*?</g>', (tmp_path / "wrong.svg").read_text(), re.DOTALL)
+    red = re.findall(rf'<polygon fill="{MARKS["highlight"].fill}".*?</g>', (tmp_path / "wrong.svg").read_text(), re.DOTALL)
     assert len(red) == 1
     assert ">my_square<" in red[0]
     assert "2.linear: axis k is 8 in argument 0 (2, 8) but 7 in argument 1 (7, 3)" in printed

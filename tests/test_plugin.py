@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from tensorgrad.draw.colours import MARKS
+
 FAILING = '''
 import numpy as np
 from hypothesis import given
@@ -46,7 +48,7 @@ def test_a_failure_leaves_its_drawing(pytester: pytest.Pytester) -> None:
     path = pytester.path / "gradient-drawings" / "test_cube.py-test_cube.svg"
     assert f"drawing of the graph: {path}" in text
     svg = path.read_text()
-    red = re.findall(r'<polygon fill="#ffd9d9".*?</g>', svg, re.DOTALL)
+    red = re.findall(rf'<polygon fill="{MARKS["highlight"].fill}".*?</g>', svg, re.DOTALL)
     assert len(red) == 1
     assert ">cube<" in red[0]
     assert ">exp<" in svg

@@ -19,7 +19,7 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import user_location
 from tensorgrad.core.memory import private
 from tensorgrad.core.node import Node
-from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
+from tensorgrad.core.op import REGISTRY, Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DTypeError, GraphError
@@ -136,7 +136,8 @@ class Checkpoint(Op):
         leaves: list[Tensor] = []
         if trial.node is not None:
             graph = Graph([trial.node], check=False)
-            if any(node.op.name == "compiled" for node in graph.nodes if node.index >= start):
+            inside = [node.op for node in graph.nodes if node.index >= start]
+            if any(REGISTRY.get(op.name) is not op for op in inside):  # the result of a compiled function is no op of its own
                 raise GraphError(
                     "checkpoint: the function calls a compiled function, of which no part can be computed again; call the "
                     "function itself there (its attribute `step`), or compile the function that calls checkpoint()"

@@ -71,6 +71,7 @@ class Face:
         depth: int | None = None,
         fold: bool = True,
         highlight: Iterable[Tensor | Node] = (),
+        names: Mapping[str, Any] | None = None,
         direction: str = "TB",
         title: str = "",
     ) -> Any: ...

@@ -80,7 +80,7 @@ def remembered(a: Any) -> Any:
     kind = type(a)
     if kind in PLAIN:
         return a
-    if hasattr(a, "requires_grad"):
+    if hasattr(a, "made_of"):  # a Tensor; those of other libraries have a requires_grad, too
         node = a.node
         of = a if node is None else node
         # what Given(...) does, in a third of the time: each call of a function pays for it

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.node import Node
 from tensorgrad.core.profiling import Cost
 from tensorgrad.core.scope import Given
@@ -22,7 +22,6 @@ from tensorgrad.draw.parts import Part, tree
 from tensorgrad.draw.scene import Box, Edge, Scene
 from tensorgrad.draw.sources import Source, Sources
 from tensorgrad.draw.words import (
-    BETWEEN,
     arguments_of,
     class_of,
     commutes,
@@ -30,6 +29,7 @@ from tensorgrad.draw.words import (
     facts_of,
     formula_lines,
     from_to,
+    is_between,
     operands_of,
     packed,
     shape_of,
@@ -344,7 +344,7 @@ class Builder:
 
     def fill_op(self, box: Box, node: Node, weights: list[Source]) -> None:
         shown = {id(s.leaf): s for s in self.inside.get(box.id, [])}
-        between = node.op.name in BETWEEN and len(node.inputs) == 2
+        between = is_between(node) and len(node.inputs) == 2
         flows = [s for s in node.inputs if isinstance(s, (Node, Tensor)) and id(s) not in shown]
         letters = len(flows) > 1 and not commutes(node.op)
         names = operands_of(node)
@@ -379,7 +379,7 @@ class Builder:
             box.facts["parameters"] = f"{total:,}{each}: " + ", ".join(
                 f"{s.name.removeprefix(f'{path}.')} {shape_of(s)}" for s in weights
             )
-        elif part.kind == "op" and len(weights) == 1 and part.nodes[0].op.name in BETWEEN:
+        elif part.kind == "op" and len(weights) == 1 and is_between(part.nodes[0]):
             name = from_to(weights[0].name, self.last_of.get(weights[0], weights[0]).name)
             box.inside = [f"{name} {self.described(weights[0])}"]
         else:

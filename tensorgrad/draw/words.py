@@ -250,11 +250,16 @@ def contents_of(part: Any) -> str:
     return text + (f" and {sum(n for _, n in count[4:])} more" if len(count) > 4 else "")
 
 
+def is_between(node: Node) -> bool:
+    """Whether an op is written as an operator."""
+    return node.op.name in BETWEEN
+
+
 def operands_of(node: Node) -> list[str]:
     """What each argument of an op is called: a, b, ..., or as its formula has it."""
     n = len(node.inputs)
     letters = [LETTERS[i] if i < len(LETTERS) else str(i) for i in range(n)]
-    if node.op.name in BETWEEN or not hasattr(node.op, "forward"):
+    if is_between(node) or not hasattr(node.op, "forward"):
         return letters
     taken = list(inspect.signature(node.op.forward).parameters.values())[1:]
     names = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -106,7 +106,8 @@ class Flatten(Module):
         return ops.flatten(as_operand("Flatten", x), self.start_axis, self.end_axis)
 
     def extra_repr(self) -> str:
-        return "" if (self.start_axis, self.end_axis) == (1, -1) else f"{self.start_axis}, {self.end_axis}"
+        axes = {"start_axis": (self.start_axis, 1), "end_axis": (self.end_axis, -1)}
+        return ", ".join(f"{name}={axis}" for name, (axis, usual) in axes.items() if axis != usual)
 
 
 class LeakyReLU(Module):

@@ -85,7 +85,7 @@ class Linear(Ternary):
 
     def __call__(self, a: Operand[T], b: Operand[T], c: Operand[T]) -> T | Array:
         if is_sparse(a):
-            return sparse_product(a, b) + c
+            return sparse_product(a, b, self.name) + c
         return super().__call__(a, b, c)
 
     def forward(self, xp: Xp, x: Array, w: Array, b: Array) -> Array:

@@ -113,11 +113,14 @@ def unchanged(rows: Any, parts: list[Array]) -> dict[str, float]:
     return {}
 
 
-def sparse_product(a: Any, b: Any) -> Any:
-    """a @ b, where one of them is a sparse matrix and the other a Tensor or an array, (k) or (k,n). A is constant."""
+def sparse_product(a: Any, b: Any, caller: str = "matmul") -> Any:
+    """a @ b, where one of them is a sparse matrix, which is constant, and the other a Tensor or an array, (k) or (k,n).
+
+    `caller` is what errors name.
+    """
     transposed = is_sparse(b)  # x A = (Aᵀ xᵀ)ᵀ
     sparse, x = (b, a) if transposed else (a, b)
-    where = scoped("matmul")
+    where = scoped(caller)
     if is_sparse(x):
         raise DTypeError(f"{where}: two sparse matrices, expected one and a Tensor; SciPy multiplies these")
     x = x if isinstance(x, Tensor) else wrap(np.asarray(x), None)

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad import ops
 from tensorgrad.autograd import grad
 from tensorgrad.core.backend import Array, copy, is_floating, move
 from tensorgrad.core.node import Node
+from tensorgrad.core.op import Op
 from tensorgrad.core.state import switched
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
@@ -24,7 +26,10 @@ from tensorgrad.train.run import Callback, Run
 from tensorgrad.train.state import Generators
 from tensorgrad.train.steps import cost_of
 
-EDGES = {"tanh": (-0.99, 0.99), "sigmoid": (0.01, 0.99)}  # beyond them hardly any gradient comes through
+EDGES: dict[Op, tuple[float, float]] = {
+    ops.tanh: (-0.99, 0.99),
+    ops.sigmoid: (0.01, 0.99),
+}  # beyond them hardly any gradient comes through
 MOST_SAMPLES = 64  # of the loader's, where no probe is given
 DEAD = SATURATED = 0.1  # shares of units that are worth a word
 FAR = 1e4  # how much smaller or larger the gradients of a layer are than those of the others, to be worth one
@@ -318,9 +323,9 @@ def dead_share(node: Node, out: Array) -> float:
 
 def flat_share(node: Node, out: Array) -> float:
     """The share of units that are at the flat ends of tanh or sigmoid for 19 of 20 samples."""
-    if node.op.name not in EDGES or len(out.shape) < 2 or not out.size:
+    if node.op not in EDGES or len(out.shape) < 2 or not out.size:
         return 0.0
-    low, high = EDGES[node.op.name]
+    low, high = EDGES[node.op]
     values = move(out, "cpu")
     return float((((values < low) | (values > high)).mean(axis=0) >= 0.95).mean())
 

@@ -67,6 +67,9 @@ EXPRESSIONS = {
     "logical_and": ("biuf", "{0} != 0 && {1} != 0"),
     "logical_or": ("biuf", "{0} != 0 || {1} != 0"),
     "logical_xor": ("biuf", "({0} != 0) != ({1} != 0)"),
+    # by as many places as there are bits, or more, C has no result; NumPy moves all of them out
+    "left_shift": ("iu", "(unsigned long long){1} < 8 * sizeof({0}) ? {0} << {1} : 0"),
+    "right_shift": ("iu", "(unsigned long long){1} < 8 * sizeof({0}) ? {0} >> {1} : {0} < 0 ? -1 : 0"),
     **{f"bitwise_{name}": ("biu", f"{{0}} {sign} {{1}}") for name, sign in (("and", "&"), ("or", "|"), ("xor", "^"))},
     "isnan": ("biuf", "{0} != {0}"),
     "isfinite": ("biuf", "{0} - {0} == 0"),
