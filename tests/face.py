@@ -19,7 +19,7 @@ STUB = ROOT / "tensorgrad" / "core" / "face.pyi"
 
 HEAD = """# Written by `python -m tests.face` from methods.py and the ops; do not edit.
 # mypy: disable-error-code="override"
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np

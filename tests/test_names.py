@@ -140,7 +140,7 @@ class Named(nn.Module):
 def shown(name: str) -> list[str]:
     drawing = draw.graph(Named(name), np.ones((1, 2), "float32"), fused="both", backward=True)
     dot = re.sub(r'subgraph ("cluster_[^"]*"|cluster_\w+)', "subgraph", drawing.dot)  # but for what nobody sees
-    broken = re.compile(r"\\l|<br>|, ")  # lines are as long as names let them be
+    broken = re.compile(r"(\\l|<br>|,)? +|\\l|<br>")  # lines are as long as names let them be
     return [broken.sub(" ", text) for text in (dot, drawing.to_mermaid(), *drawing.scene.groups.values())]
 
 

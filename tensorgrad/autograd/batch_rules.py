@@ -24,6 +24,7 @@ from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.core.state import state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import BatchError
+from tensorgrad.ops.ctc import ctc_grad
 from tensorgrad.ops.index import AT
 from tensorgrad.ops.loss import scale_of
 
@@ -340,7 +341,7 @@ def padded(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
 def ctc(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """Sequences of all samples are so many more sequences."""
     whole = [a if own else repeated(a, n) for a, own in zip(args, batched, strict=True)]
-    at = 1 if op.name == "ctc_grad" else 0  # where the scores are: their first axis is that of the steps
+    at = int(op is ctc_grad)  # where the scores are: their first axis is that of the steps
     whole[at] = ops.moveaxis(whole[at], 0, 1)
     m = whole[at].shape[2]
     flat = [ops.reshape(a, (*a.shape[: i == at], n * m, *a.shape[2 + (i == at) :])) for i, a in enumerate(whole)]

@@ -1,6 +1,6 @@
 # Written by `python -m tests.face` from methods.py and the ops; do not edit.
 # mypy: disable-error-code="override"
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np

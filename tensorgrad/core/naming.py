@@ -8,7 +8,7 @@ from typing import Any
 from tensorgrad.core.op import Op
 
 LONGEST = 40  # characters; of a longer one the first name is left
-SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "power": "**", "matmul": "@"}
+SIGNS = {"+": "+", "-": "-", "×": "*", "÷": "/", "**": "**", "@": "@"}  # the symbol of an op to what a program has
 
 
 class Words(str):
@@ -29,17 +29,18 @@ def made_of(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> str:
     first = next((t for a, t in zip(args, texts, strict=True) if hasattr(a, "made_of") and t != "…"), "")
     if not first:
         return ""
-    if op.name in SIGNS and len(texts) == 2:
-        text = f" {SIGNS[op.name]} ".join(bracketed(t) if op.name not in ("add",) else t for t in texts)
-        if op.name == "mul" and isinstance(args[0], (int, float)):
+    symbol = op.symbol
+    if symbol in SIGNS and len(texts) == 2 and not attrs:  # einsum says more than its sign
+        text = f" {SIGNS[symbol]} ".join(bracketed(t) if symbol != "+" else t for t in texts)
+        if symbol == "×" and isinstance(args[0], (int, float)):
             text = " ".join(bracketed(t) for t in texts)
-        elif op.name == "sub":
+        elif symbol == "-":
             text = f"{texts[0]} - {bracketed(texts[1])}"
-    elif op.name == "reshape":  # the shape stands beside it
+    elif op.moves and "shape" in attrs:  # it stands beside it
         text = first
-    elif op.name == "neg":
+    elif symbol == "-":
         text = f"-{bracketed(first)}"
-    elif op.name == "getitem":
+    elif op.moves and "index" in attrs:
         text = f"{bracketed(first)}[{index_text(attrs['index'])}]"
     else:
         given = [f"{key}={value}" for key, value in attrs.items() if type(value) in (int, float, bool, str, tuple)]

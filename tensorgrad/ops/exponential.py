@@ -31,6 +31,7 @@ class Power(Binary):
     """
 
     name, signature, reads = "power", "(),()->()", "y a b"
+    symbol = "**"
     domain = (0.4, 3.0)
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
