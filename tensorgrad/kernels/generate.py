@@ -205,7 +205,7 @@ def decaying(chain: Chain) -> set[int]:
     signs: dict[Register, int] = {}  # 1: never below 0, -1: never above
 
     def sign(a: Any) -> int:
-        return signs.get(a.register, 0) if isinstance(a, Ref) else (a > 0) - (a < 0)
+        return signs.get(a.register, 0) if isinstance(a, Ref) else int(a > 0) - int(a < 0)
 
     found = set()
     for i, step in enumerate(chain.steps):

@@ -111,6 +111,9 @@ class CTCGrad(Op):
 
     name, signature, public = "ctc_grad", "(n),(t,n,c),(n,k),(n),(n)->(...)", "ctc_loss"
 
+    def is_data(self, i: int) -> bool:
+        return i > 1
+
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = ctc.sample(rng, sizes)
         return (self.values(rng, args[1].shape[:1]), *args), {}
