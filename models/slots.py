@@ -230,7 +230,7 @@ class Slots:
                 put_rows(member.weights, rows, w[i])
                 counts[i] = w[i, :count].sum()
             if count < size:
-                x[i, count:], y[i, count:] = 0, 0
+                x[i, count:], y[i, count:], w[i, count:] = 0, 0, 0
                 even = False
             member.t += 1
             rates[i] = self.optimiser.rate(member.lr, member.t)

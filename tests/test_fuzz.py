@@ -213,7 +213,7 @@ def test_rounding_is_no_difference(seed: int) -> None:
 def test_programs_are_drawn_from_their_seeds() -> None:
     assert generate(3, False) == generate(3, False)
     assert generate(3, False) != generate(4, False)
-    made = [generate(seed, False) for seed in range(2000)]
+    made = [generate(seed, False) for seed in range(5000)]
     text = "\n".join(p.source() for p in made)
     assert {name for name, _ in HABITS} - {"fork"} <= {tag for p in made for tag in p.tags}
     assert {name for name in OPS if f'op["{name}"]' in text} == set(OPS) - set(LEFT_OUT)

@@ -175,8 +175,11 @@ def test_every_layer_with_parameters_is_compared() -> None:
 
 
 def needed(layer: Any) -> int:
-    """How many arguments without a default a layer has."""
+    """How many arguments a layer has that cannot be left out."""
     import inspect
+
+    if layer is nn.Upsample:
+        return 1  # either of two
 
     parameters = inspect.signature(layer).parameters.values()
     return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)

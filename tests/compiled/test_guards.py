@@ -26,7 +26,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "GELU": nn.GELU,
     "Softmax": nn.Softmax,
     "LogSoftmax": nn.LogSoftmax,
-    "Flatten": nn.Flatten,
+    "Flatten": lambda: Cubes(nn.Flatten()),
     "Dropout": lambda: nn.Dropout(0.5, rng=np.random.default_rng(0)),
     "LayerNorm": lambda: nn.LayerNorm(3, dtype="float64"),
     "BatchNorm1d": lambda: nn.BatchNorm1d(3, dtype="float64"),
@@ -58,6 +58,11 @@ class Images(Inside):
         return self.inner(x.reshape(1, 1, 4, 3)).reshape(-1)
 
 
+class Cubes(Inside):
+    def forward(self, x: Any) -> Any:
+        return self.inner(x.reshape(2, 2, 3))
+
+
 class Rows(Inside):
     def forward(self, x: Any) -> Any:
         return self.inner(np.array([0, 2, 3, 3])) * x
@@ -75,7 +80,7 @@ class Loss(Inside):
 def other(value: Any, name: str) -> Any:
     """Another value for an attribute; None where there is none to be had."""
     special = {
-        "kernel_size": None, "start_axis": 0, "axis": 0, "approximate": "tanh", "reduction": "sum", "ignore_index": 1,
+        "kernel_size": None, "start_axis": 0, "end_axis": 1, "axis": 0, "approximate": "tanh", "reduction": "sum", "ignore_index": 1,
         "rng": np.random.default_rng(5), "normalized_shape": None, "stride": None, "padding": None,
         **dict.fromkeys(("in_channels", "out_channels", "groups", "dilation")),
     }  # fmt: skip
