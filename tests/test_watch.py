@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import example, given
+from hypothesis import example, strategies as st
 
 import tensorgrad
 from tensorgrad import Tensor, nn, optim, train
@@ -111,6 +111,7 @@ def test_statistics_are_those_of_the_arrays() -> None:
 
 
 @given(st.lists(st.floats(width=32) | st.sampled_from([0.0, np.nan, np.inf, 1e30, 1e-40]), min_size=1, max_size=30))
+@example([-np.inf, np.inf])
 def test_spread_of_any_numbers(numbers: list[float]) -> None:
     array = np.array(numbers, np.float32)
     found, finite = Spread.of(array), array[np.isfinite(array)].astype(np.float64)

@@ -351,6 +351,8 @@ def reduced(op: Head, e: Expr, axes: Iterable[int], keep: bool) -> Expr:
     """`op`, such as the sum or the mean, of `e` over `axes`, which stay as 1 if `keep`."""
     axes = tuple(sorted(axes))
     shape = kept(e.shape, axes) if keep else tuple(n for i, n in enumerate(e.shape) if i not in axes)
+    if op is ops.norm and not axes:
+        return call(ops.abs, e, shape=shape)
     if not axes or (keep and shape == e.shape and op is not ops.norm):
         return e
     if keep and len(axes) == len(e.shape):

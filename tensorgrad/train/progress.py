@@ -33,7 +33,7 @@ class Progress:
                 "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install tqdm"
             ) from None
         await_at_fork(TqdmDefaultWriteLock.th_lock)
-        if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook shows it, too, though its stderr is not a terminal
+        if sys.stderr.isatty() or in_notebook():
             done = run.epoch * len(run.loader) + (run.record.done if run.record else 0)
             self.bar = tqdm(total=run.epochs * len(run.loader), initial=done, unit="batch", desc=self.title(run.epoch + 1))
 
@@ -58,3 +58,9 @@ class Progress:
             values = {name: f"{value:.4g}" for name, value in row.items() if name not in ("epoch", "lr", "seconds")}
             self.bar.set_postfix(values, refresh=False)
             self.bar.set_description(self.title(row["epoch"] + 1), refresh=False)
+
+
+def in_notebook() -> bool:
+    """Whether this is run by a notebook, which shows a bar though its stderr is no terminal."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and hasattr(shell, "kernel")
