@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, reject
-from hypothesis import example, strategies as st
+from hypothesis import strategies as st
 from scipy import special
 from tensorgrad.models import handwritten
 

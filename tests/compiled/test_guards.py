@@ -80,8 +80,8 @@ class Loss(Inside):
 def other(value: Any, name: str) -> Any:
     """Another value for an attribute; None where there is none to be had."""
     special = {
-        "kernel_size": None, "start_axis": 0, "end_axis": 1, "axis": 0, "approximate": "tanh", "reduction": "sum", "ignore_index": 1,
-        "rng": np.random.default_rng(5), "normalized_shape": None, "stride": None, "padding": None,
+        "kernel_size": None, "start_axis": 0, "end_axis": 1, "axis": 0, "approximate": "tanh", "reduction": "sum",
+        "ignore_index": 1, "rng": np.random.default_rng(5), "normalized_shape": None, "stride": None, "padding": None,
         **dict.fromkeys(("in_channels", "out_channels", "groups", "dilation")),
     }  # fmt: skip
     if name in special:
