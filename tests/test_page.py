@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tensorgrad import Tensor, draw, nn
+from tensorgrad.nn import functional as F
 from tests.test_draw import EVIL, GOLDEN, PROGRAMS, mlp, residual
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -163,6 +164,91 @@ def test_folding_all(page: Any) -> None:
     assert [name for name in boxes(page) if name.startswith("▸")] == ["▸ 1 · Block", "▸ 2 · Block"]
     page.find_element("id", "unfold").click()
     assert not [name for name in boxes(page) if name.startswith("▸")]
+
+
+LAYOUT = """
+const boxes = [...shown.boxes.values()], found = [];
+const near = (a, b) => a.x < b.x + b.w - 0.5 && b.x < a.x + a.w - 0.5 && a.y < b.y + b.h - 0.5 && b.y < a.y + a.h - 0.5;
+boxes.forEach((a, i) => boxes.slice(i + 1).forEach(b => { if (near(a, b)) found.push(`${a.lines[0]} lies on ${b.lines[0]}`); }));
+for (const group of shown.groups) for (const b of boxes) {
+  const inside = b.group.includes(group.key), whole = b.x > group.x && b.y > group.y && b.x + b.w < group.x + group.w && b.y + b.h < group.y + group.h;
+  if (inside ? !whole : b.kind !== "rule" && b.kind !== "gradients" && near(group, b)) found.push(`${b.lines[0]} and the frame ${group.label}`);
+}
+for (const path of document.querySelectorAll("path.edge")) {
+  const [source, target] = path.dataset.ends.split(">"), long = path.getTotalLength();
+  for (let k = 0; k <= 60; k++) {
+    const p = path.getPointAtLength(long * k / 60);
+    for (const b of boxes) if (b.id !== source && b.id !== target && p.x > b.x && p.x < b.x + b.w && p.y > b.y && p.y < b.y + b.h)
+      found.push(`the arrow ${path.dataset.ends} goes through ${b.lines[0]}`);
+  }
+}
+const text = document.querySelector(".box text"), scale = drawing.getScreenCTM().a;
+return { found: [...new Set(found)], pixels: 11 * scale };
+"""
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_what_is_folded_is_laid_out_anew(browser: Any, tmp_path: Path, backward: bool) -> None:
+    """Nothing lies on anything else, no arrow goes through a box, each frame has its own boxes, and it can be read."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc = nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+        def forward(self, x: Any) -> Any:
+            return x + self.fc(self.norm(x))
+
+    model = nn.Sequential(nn.Linear(4, 8), Block(), Block(), nn.Sequential(Block(), nn.Tanh()), nn.Linear(8, 2))
+    loss = F.cross_entropy(model(Tensor(np.ones((3, 4), np.float32), name="x")), np.array([0, 1, 1]))
+    browser.get(loss.graph(fold=False, backward=backward).save(tmp_path / "page.html").as_uri())
+    browser.find_element("id", "fold").click()
+    least = browser.execute_script(LAYOUT)
+    assert least["found"] == []
+    assert least["pixels"] > 11
+    rules = [name for name in boxes(browser) if name.startswith("▸ backward of")]
+    assert bool(rules) == backward
+    for name in ("3 · Sequential", "3.0 · Block", "1 · Block", "1.fc · Sequential"):
+        boxes(browser)[f"▸ {name}"].click()
+        assert f"▸ {name}" not in boxes(browser)
+        assert browser.execute_script(LAYOUT)["found"] == [], name
+    assert browser.get_log("browser") == []
+
+
+def test_following_a_path(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    def lit() -> set[str]:
+        return {name for name, box in boxes(page).items() if "dim" not in box.get_attribute("class").split()}
+
+    everything = lit()
+    boxes(page)["1.act · ReLU"].click()
+    path = lit()
+    assert {"x", "1.fc1 · Linear 16→16", "1.act · ReLU", "1.fc2 · Linear 16→16", "cross_entropy"} <= path < everything
+    assert not any(name.startswith("target") for name in path)
+    assert page.find_element("id", "count").text.endswith("after it; Escape ends this")
+    keys(page, Keys.ESCAPE)
+    assert lit() == everything
+    assert page.find_element("id", "count").text == ""
+
+
+def test_arrows_say_what_they_are(page: Any) -> None:
+    ways = page.find_elements("css selector", "g.way")
+    said = [way.find_element("tag name", "title").get_property("textContent") for way in ways]
+    assert len(ways) == len(page.find_elements("css selector", "path.edge"))
+    assert "1.act · ReLU → 1.fc2 · Linear 16→16" in said
+
+
+def test_a_narrow_window_keeps_the_drawing(browser: Any, tmp_path: Path) -> None:
+    browser.set_window_size(500, 800)
+    try:
+        browser.get(residual().graph().save(tmp_path / "page.html").as_uri())
+        drawing, told = (browser.find_element("id", name).rect for name in ("drawing", "facts"))
+        assert drawing["width"] > 0.95 * told["width"]
+        assert drawing["height"] > told["height"]
+        assert told["y"] >= drawing["y"] + drawing["height"] - 1
+    finally:
+        browser.set_window_size(1300, 850)
 
 
 def test_search_goes_to_what_it_finds_and_unfolds_it(page: Any) -> None:

@@ -38,8 +38,8 @@ def to_dot(scene: Scene) -> str:
         dot.attr(label="".join(escaped(line) + "\\n" for line in caption), labelloc="t", fontsize="12")
     column = breaks(scene)
     draw_groups(dot, scene, (), list(scene.boxes.values()))
-    for box in scene.boxes.values():  # boxes of a lane stand in one line
-        if box.kind not in ("input", "gradients"):
+    for box in scene.boxes.values():  # boxes of a lane stand in one line; of many, Graphviz finds no places then
+        if len(scene.boxes) <= MANY and box.kind not in ("input", "gradients"):
             dot.node(box.id, group=f"{column.get(box.id, 0)}{'rule' if box.kind == 'rule' else ''}")
     for edge in scene.edges:
         look: dict[str, str] = dict(EDGES[edge.kind])

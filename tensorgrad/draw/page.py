@@ -1,6 +1,7 @@
 """Scenes as one HTML page that needs nothing else: zoom and pan, folding, search, facts beside the drawing.
 
-Graphviz lays the boxes out here; page.html, beside this file, draws them and folds them in the reader's browser.
+Graphviz lays the boxes out here; page.html, beside this file, draws them and folds them in the reader's browser, where
+dagre.js (MIT licence, in its head) lays out what is left.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ def to_html(views: dict[str, Scene]) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     # a name must not be able to end the script that it stands in
     safe = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    page = resources.files("tensorgrad.draw").joinpath("page.html").read_text("utf-8")
-    page = page.replace("/*COLOURS*/", styles())
+    files = resources.files("tensorgrad.draw")
+    page = files.joinpath("page.html").read_text("utf-8").replace("/*COLOURS*/", styles())
+    page = page.replace("/*DAGRE*/", files.joinpath("dagre.js").read_text("utf-8"))
     return page.replace("/*DATA*/null", safe.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
