@@ -168,17 +168,24 @@ def test_folding_all(page: Any) -> None:
 
 LAYOUT = """
 const boxes = [...shown.boxes.values()], found = [];
-const near = (a, b) => a.x < b.x + b.w - 0.5 && b.x < a.x + a.w - 0.5 && a.y < b.y + b.h - 0.5 && b.y < a.y + a.h - 0.5;
-boxes.forEach((a, i) => boxes.slice(i + 1).forEach(b => { if (near(a, b)) found.push(`${a.lines[0]} lies on ${b.lines[0]}`); }));
+const apart = (a, size, b) => a + size - 0.5 <= b;
+const near = (a, b) => ![apart(a.x, a.w, b.x), apart(b.x, b.w, a.x), apart(a.y, a.h, b.y), apart(b.y, b.h, a.y)].some(Boolean);
+boxes.forEach((a, i) => boxes.slice(i + 1).forEach(b => {
+  if (near(a, b)) found.push(`${a.lines[0]} lies on ${b.lines[0]}`);
+}));
 for (const group of shown.groups) for (const b of boxes) {
-  const inside = b.group.includes(group.key), whole = b.x > group.x && b.y > group.y && b.x + b.w < group.x + group.w && b.y + b.h < group.y + group.h;
-  if (inside ? !whole : b.kind !== "rule" && b.kind !== "gradients" && near(group, b)) found.push(`${b.lines[0]} and the frame ${group.label}`);
+  const holds = (from, long, at, size) => from < at && at + size < from + long;
+  const whole = holds(group.x, group.w, b.x, b.w) && holds(group.y, group.h, b.y, b.h);
+  const beside = ["rule", "gradients"].includes(b.kind);
+  if (b.group.includes(group.key) ? !whole : !beside && near(group, b))
+    found.push(`${b.lines[0]} and the frame ${group.label}`);
 }
 for (const path of document.querySelectorAll("path.edge")) {
   const [source, target] = path.dataset.ends.split(">"), long = path.getTotalLength();
   for (let k = 0; k <= 60; k++) {
     const p = path.getPointAtLength(long * k / 60);
-    for (const b of boxes) if (b.id !== source && b.id !== target && p.x > b.x && p.x < b.x + b.w && p.y > b.y && p.y < b.y + b.h)
+    const others = boxes.filter(b => b.id !== source && b.id !== target);
+    for (const b of others) if (p.x > b.x && p.x < b.x + b.w && p.y > b.y && p.y < b.y + b.h)
       found.push(`the arrow ${path.dataset.ends} goes through ${b.lines[0]}`);
   }
 }

@@ -40,7 +40,7 @@ VARIADIC = {
     "Tensor.reshape": "shape", "Tensor.transpose": "axes", "Tensor.permute": "axes", "Tensor.graph": "more",
     "tensorgrad.checkpoint": "xs", "tensorgrad.concatenate": "xs", "tensorgrad.einsum": "operands", "tensorgrad.meshgrid": "xs",
     "nn.Sequential": "modules", "nn.Module.forward": "args kwargs",
-    "nn.Ensemble.forward": "args kwargs", "draw.graph": "more", "data.DataLoader": "arrays",
+    "nn.Ensemble.forward": "args kwargs", "draw.graph": "more", "draw.architecture": "inputs", "data.DataLoader": "arrays",
     "testing.check_compiled": "args", "data.split": "fractions", "optim.Optimiser": "settings", "train.History.plot": "options",
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Pictures: computation graphs with Graphviz, their derivations as text, and with matplotlib what a model learns and says."""
 
+from tensorgrad.draw.architecture import architecture
 from tensorgrad.draw.confusion import confusion
 from tensorgrad.draw.curves import curves
 from tensorgrad.draw.derive import Derivation, derive
@@ -12,6 +13,7 @@ __all__ = [
     "Derivation",
     "Drawing",
     "Playback",
+    "architecture",
     "confusion",
     "curves",
     "derive",

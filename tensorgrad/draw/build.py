@@ -54,6 +54,7 @@ class Options:
     formulas: bool = True  # of gradients, in fused boxes; else they stand in boxes of their own
     highlight: frozenset[Any] = frozenset()
     names: Mapping[Any, str] = field(default_factory=dict)  # of models
+    letters: Mapping[Any, str] = field(default_factory=dict)  # for parameters of layers, W1, b1, ...
     marks: Mapping[int, str] = field(default_factory=dict)  # index of a node to added, removed or changed
 
 
@@ -373,7 +374,7 @@ class Builder:
         if part.is_module:
             path = str(part.key)
             if part.is_layer and len(weights) <= LINES:
-                box.inside = packed([f"{s.name.rpartition('.')[2]} {self.described(s)}" for s in weights])
+                box.inside = packed([f"{self.letter(s, count)} {self.described(s)}" for s in weights])
             else:
                 box.inside = [f"{total:,} parameters{each}"]
             box.facts["parameters"] = f"{total:,}{each}: " + ", ".join(
@@ -387,6 +388,13 @@ class Builder:
             names = [from_to(s.name, self.last_of.get(s, s).name) for s in weights]
             texts = [f"{n.removeprefix(model)} {self.described(s)}" for n, s in zip(names, weights, strict=True)]
             box.inside = packed(texts) if len(texts) <= LINES else [f"{total:,} parameters{each}"]
+
+    def letter(self, weight: Source, count: int) -> str:
+        """What a layer's box calls a parameter of it; one that stands for several has no number."""
+        letter = self.options.letters.get(weight.leaf)
+        if letter is None:
+            return weight.name.rpartition(".")[2]
+        return letter.rstrip("0123456789") if count > 1 else letter
 
     def fill_failed(self, box: Box, node: Node) -> None:
         """Say of an operation that failed what did not fit, and mark that."""

@@ -32,6 +32,16 @@ KINDS = {
     "gradients": Look("#e3f398", "#5b8f1f", bold=True),
     "failed": Look("#fe847c", "#b00000", "#600000", bold=True),
 }
+# For print: one hue, in steps of lightness that are told apart in grey; the shapes of borders say the rest
+PAPER = {
+    "input": Look("#ffffff", "#333333", round=True),
+    "parameter": Look("#e6e6e6", "#333333", round=True),
+    "constant": Look("#ffffff", "#777777", dashed=True, round=True),
+    "op": Look("#ffffff", "#333333"),
+    "layer": Look("#dce9f5", "#333333"),
+    "fold": Look("#a9c6e3", "#333333"),
+    "output": Look("#7fb0dc", "#1c2024", bold=True),
+}
 MARKS = {
     "highlight": Look("#ff9ade", "#b0007a", "#60003f", bold=True),
     "added": Look("#4fd1b5", "#0a6b56", bold=True),
@@ -41,9 +51,9 @@ MARKS = {
 }
 
 
-def look_of(kind: str, mark: str = "") -> Look:
-    """How a box of this kind, or with this mark, is drawn."""
-    return MARKS.get(mark) or KINDS[kind]
+def look_of(kind: str, mark: str = "", paper: bool = False) -> Look:
+    """How a box of this kind, or with this mark, is drawn. paper: for print."""
+    return MARKS.get(mark) or (PAPER.get(kind) if paper else None) or KINDS[kind]
 
 
 def blended(a: str, b: str, share: float) -> str:

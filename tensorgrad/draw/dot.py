@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import graphviz
@@ -9,6 +10,7 @@ import graphviz
 from tensorgrad.core.table import visible
 from tensorgrad.draw.colours import heat_colour, look_of
 from tensorgrad.draw.columns import breaks
+from tensorgrad.draw.maths import GREEK, pieces
 from tensorgrad.draw.scene import Box, Scene
 
 FONT = {"fontname": "Helvetica,Arial,sans-serif", "fontsize": "11"}
@@ -47,7 +49,7 @@ def to_dot(scene: Scene) -> str:
         if edge.kind == "gradient":  # drawn upwards: the rule of the earlier op stands above
             source, target = target, source
         if edge.label:
-            look["label"] = graphviz.nohtml(escaped(edge.label))
+            look["label"] = f"<{in_html(edge.label, True)}>" if scene.paper else graphviz.nohtml(escaped(edge.label))
         if column.get(source, 0) != column.get(target, 0):
             look["constraint"] = "false"
         dot.edge(source, target, **look)
@@ -70,7 +72,7 @@ def draw_groups(dot: Any, scene: Scene, path: tuple[str, ...], boxes: list[Box])
         if len(box.group) > len(path):
             inner.setdefault(box.group[len(path)], []).append(box)
         else:
-            draw_box(dot, box)
+            draw_box(dot, box, scene.paper)
     for key, members in inner.items():
         with dot.subgraph(name=f"cluster_{key}") as cluster:
             repeat = key in scene.repeats
@@ -82,14 +84,28 @@ def draw_groups(dot: Any, scene: Scene, path: tuple[str, ...], boxes: list[Box])
             draw_groups(cluster, scene, (*path, key), members)
 
 
-def draw_box(dot: Any, box: Box) -> None:
-    look = look_of(box.kind, box.mark)
+def draw_box(dot: Any, box: Box, paper: bool) -> None:
+    look = look_of(box.kind, box.mark, paper)
     fill = heat_colour(box.heat) if box.heat is not None and not box.mark else look.fill
     style = ",".join(["filled", *["rounded"] * look.round, *["bold"] * look.bold, *["dashed"] * look.dashed])
     end = "\\l" if box.left else "\\n"
     lines = [escaped(line) for line in box.text]
     text = graphviz.nohtml(end.join(lines) + (end if box.left else ""))
+    if paper:
+        shown = [in_html(line, box.has_names(line)) for line in box.text]
+        ends = '<BR ALIGN="LEFT"/>' if box.left else "<BR/>"
+        text = f"<{ends.join(shown)}{ends * box.left}>"
     dot.node(box.id, text, style=style, fillcolor=fill, color=look.line, fontcolor=look.ink)
+
+
+def in_html(text: str, names: bool) -> str:
+    """Text as one of Graphviz's labels that have letters in italics and indices."""
+    found = []
+    for upright, letter, index in pieces(visible(text), names):
+        found.append(html.escape(upright))
+        if letter:
+            found.append(f"<I>{GREEK.get(letter, letter)}</I>" + (f"<SUB>{html.escape(index)}</SUB>" if index else ""))
+    return "".join(found)
 
 
 def escaped(text: str) -> str:

@@ -25,10 +25,11 @@ from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
 from tensorgrad.draw.render import render
 from tensorgrad.draw.scene import Scene, beside
+from tensorgrad.draw.tikz import to_tikz
 from tensorgrad.errors import ArgumentError, GraphError, MissingDependencyError
 from tensorgrad.nn.module import Module
 
-SUFFIXES = ("svg", "png", "pdf", "dot", "html")
+SUFFIXES = ("svg", "png", "pdf", "tex", "dot", "html")
 
 
 class Drawing:
@@ -54,7 +55,7 @@ class Drawing:
         return to_mermaid(self.scene)
 
     def save(self, path: str | Path) -> Path:
-        """Write a .svg, .png, .pdf, .dot or .html file and return its path.
+        """Write a .svg, .png, .pdf, .tex (a LaTeX document with one TikZ picture), .dot or .html file and return its path.
 
         Without Graphviz, for all but .dot, it writes the .dot file instead and raises MissingDependencyError, which says what
         to install. Raises ValueError for another suffix.
@@ -62,11 +63,14 @@ class Drawing:
         path = as_path(path)
         suffix = path.suffix.lower().removeprefix(".")
         if suffix not in SUFFIXES:
-            raise ArgumentError(f"Drawing.save: expected a .svg, .png, .pdf, .dot or .html file, got {path.name!r}")
+            raise ArgumentError(f"Drawing.save: expected a .svg, .png, .pdf, .tex, .dot or .html file, got {path.name!r}")
         if suffix == "dot":
             return written(path, self.dot.encode())
         try:
-            content = to_html(self._views()).encode() if suffix == "html" else render(self.dot, suffix)
+            if suffix in ("html", "tex"):
+                content = (to_html(self._views()) if suffix == "html" else to_tikz(self.scene)).encode()
+            else:
+                content = render(self.dot, suffix)
         except MissingDependencyError as error:
             instead = written(path.with_suffix(".dot"), self.dot.encode())
             raise MissingDependencyError(f"{error}. Wrote {instead} instead") from None

@@ -12,9 +12,8 @@ from typing import Any
 
 from tensorgrad.core.table import visible
 from tensorgrad.draw.colours import KINDS, MARKS, blended, heat_colour
-from tensorgrad.draw.dot import to_dot
-from tensorgrad.draw.render import render
-from tensorgrad.draw.scene import Edge, Scene
+from tensorgrad.draw.place import Rectangle, ends_of, place
+from tensorgrad.draw.scene import Scene
 
 
 def to_html(views: dict[str, Scene]) -> str:
@@ -52,69 +51,27 @@ def all_visible(nest: Any) -> Any:
 
 def laid_out(scene: Scene) -> dict[str, Any]:
     """The scene with Graphviz's coordinates, in points, y downwards."""
-    placed = json.loads(render(to_dot(scene), "json"))
-    height = numbers(placed["bb"])[3]
-    names = [item["name"] for item in placed.get("objects", [])]
-    groups, boxes = [], []
-    for item in placed.get("objects", []):
-        if "bb" in item:
-            left, low, right, high = numbers(item["bb"])
-            key = item["name"].removeprefix("cluster_")
-            groups.append(
-                {
-                    "key": key,
-                    "label": scene.groups[key],
-                    "repeat": key in scene.repeats,
-                    "x": left,
-                    "y": height - high,
-                    "w": right - left,
-                    "h": high - low,
-                }
-            )
-        elif item["name"] in scene.boxes:
-            box = scene.boxes[item["name"]]
-            x, y = numbers(item["pos"])
-            w, h = 72 * float(item["width"]), 72 * float(item["height"])
-            boxes.append(
-                {
-                    "id": box.id, "kind": box.kind, "lines": box.text, "group": list(box.group), "facts": box.facts,
-                    "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
-                    "heat": None if box.heat is None else heat_colour(box.heat),
-                    "x": x - w / 2, "y": height - y - h / 2, "w": w, "h": h,
-                }
-            )  # fmt: skip
+    placed = place(scene)
+    groups = [
+        {"key": key, "label": scene.groups[key], "repeat": key in scene.repeats, **rectangle(where)}
+        for key, where in placed.groups.items()
+    ]
+    boxes = [
+        {
+            "id": box.id, "kind": box.kind, "lines": box.text, "group": list(box.group), "facts": box.facts,
+            "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
+            "heat": None if box.heat is None else heat_colour(box.heat), **rectangle(placed.boxes[box.id]),
+        }
+        for box in scene.boxes.values()
+    ]  # fmt: skip
     edges = []
-    kinds: dict[tuple[str, str], list[Edge]] = {}
-    for edge in scene.edges:
-        ends = (edge.target, edge.source) if edge.kind == "gradient" else (edge.source, edge.target)
-        kinds.setdefault(ends, []).append(edge)
-    for item in placed.get("edges", []):
-        if item.get("style") == "invis":
-            continue
-        ends = names[item["tail"]], names[item["head"]]
-        edge = kinds[ends].pop(0) if len(kinds[ends]) > 1 else kinds[ends][0]
-        made: dict[str, Any] = {"source": ends[0], "target": ends[1], "kind": edge.kind, "label": edge.label}
-        made["points"] = [[x, height - y] for x, y in spline(item["pos"])]
-        if "lp" in item:
-            x, y = numbers(item["lp"])
-            made["at"] = [x, height - y]
-        edges.append(made)
-    return {"width": numbers(placed["bb"])[2], "height": height, "boxes": boxes, "groups": groups, "edges": edges,
+    for edge, points, at in placed.edges:
+        source, target = ends_of(edge)
+        made: dict[str, Any] = {"source": source, "target": target, "kind": edge.kind, "label": edge.label, "points": points}
+        edges.append({**made, "at": at} if at else made)
+    return {"width": placed.width, "height": placed.height, "boxes": boxes, "groups": groups, "edges": edges,
             "title": scene.title, "notes": scene.notes, "legend": [list(pair) for pair in scene.legend()]}  # fmt: skip
 
 
-def numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
-
-
-def spline(text: str) -> list[tuple[float, float]]:
-    """The points of an edge: where it starts, two control points and an end for each piece, and where its arrow's tip is."""
-    start: list[tuple[float, float]] = []
-    end: list[tuple[float, float]] = []
-    points: list[tuple[float, float]] = []
-    for part in text.split():
-        mark, _, rest = part.partition(",")
-        target = {"s": start, "e": end}.get(mark, points)
-        x, y = numbers(rest if mark in "se" else part)
-        target.append((x, y))
-    return [*points, *start, *end]
+def rectangle(where: Rectangle) -> dict[str, float]:
+    return dict(zip("xywh", where, strict=True))

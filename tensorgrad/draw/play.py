@@ -24,7 +24,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.colours import KINDS
 from tensorgrad.draw.dot import FONT
 from tensorgrad.draw.letters import backward_formulas, first_part, forward_formula
-from tensorgrad.draw.page import numbers, spline
+from tensorgrad.draw.place import numbers, spline
 from tensorgrad.draw.render import render
 from tensorgrad.draw.steps import Step, steps_of
 from tensorgrad.errors import ArgumentError, GraphError

@@ -33,6 +33,11 @@ class Box:
     left: bool = False
     inside: list[str] = field(default_factory=list)
 
+    def has_names(self, line: str) -> bool:
+        """Whether a line of it has names of arrays that a paper sets as letters."""
+        is_named = line == self.lines[0] and self.kind in ("input", "parameter", "constant")
+        return is_named or line in self.inside
+
     @property
     def text(self) -> list[str]:
         """All lines, with the sign of a mark before the first."""
@@ -58,6 +63,7 @@ class Scene:
     groups  key to label, of modules, folds and panels
     repeats keys of the groups that are drawn once for several
     notes   what was folded, which dtype all have, in words
+    paper   whether it is for print: in colours that are told apart in grey, names set as in formulas
     """
 
     boxes: dict[str, Box] = field(default_factory=dict)
@@ -67,6 +73,7 @@ class Scene:
     notes: list[str] = field(default_factory=list)
     title: str = ""
     direction: str = "TB"
+    paper: bool = False
 
     def legend(self) -> list[tuple[str, str]]:
         """(kind or mark, what it means) of the colours in the drawing that do not say themselves what they are."""

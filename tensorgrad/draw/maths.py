@@ -1,0 +1,29 @@
+"""Names set as a paper sets them: letters in italics, what stands behind an underscore or is a number below the line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "zeta": "ζ", "eta": "η", "theta": "θ",
+    "iota": "ι", "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ",
+    "tau": "τ", "upsilon": "υ", "phi": "φ", "chi": "χ", "psi": "ψ", "omega": "ω", "Gamma": "Γ", "Delta": "Δ",
+    "Theta": "Θ", "Lambda": "Λ", "Sigma": "Σ", "Phi": "Φ", "Psi": "Ψ", "Omega": "Ω",
+}  # fmt: skip
+LETTER = "|".join([*sorted(GREEK, key=len, reverse=True), "[A-Za-z]"])
+NAME = re.compile(rf"(?<![\w.])({LETTER})(?:_?(\d+)|_([A-Za-z]\w*))?(?![\w.(])")
+
+
+def pieces(text: str, names: bool = True) -> Iterator[tuple[str, str, str]]:
+    """(upright, letter, index) for text in which names may stand: "W_in 3×4" is ("", "W", "in"), (" 3×4", "", "").
+
+    names  whether there are any
+    """
+    at = 0
+    for found in NAME.finditer(text) if names else ():
+        letter, number, word = found.groups()
+        yield text[at : found.start()], letter, number or word or ""
+        at = found.end()
+    if at < len(text) or not text:
+        yield text[at:], "", ""

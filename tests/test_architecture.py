@@ -1,0 +1,154 @@
+"""draw.architecture and .tex files: figures that print."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensorgrad import Tensor, draw, nn
+from tensorgrad.draw.colours import PAPER
+from tensorgrad.draw.maths import pieces
+from tensorgrad.draw.tikz import in_latex
+from tensorgrad.errors import ArgumentError
+from tests.test_draw import EVIL, mlp, residual
+from tests.test_seeing import lab
+
+X = np.ones((2, 1, 12, 12), np.float32)
+
+
+def lenet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 16), nn.Tanh(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+
+
+def lines(drawing: draw.Drawing) -> list[str]:
+    return [line for box in drawing.scene.boxes.values() for line in box.text]
+
+
+def test_parameters_have_letters_in_the_order_of_their_use() -> None:
+    found = lines(draw.architecture(lenet(), X))
+    assert [line for line in found if "weight" in line] == []
+    assert {"W1 4×1×3×3, b1 4", "gamma 4, beta 4", "W2 100×16, b2 16", "W3 16×10, b3 10"} <= set(found)
+
+
+def test_in_blocks_that_are_drawn_once_letters_have_no_number() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), *(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(5)))
+    found = lines(draw.architecture(model, np.ones((2, 4), np.float32)))
+    assert "W1 4×4, b1 4" in found
+    assert "W 4×4, b 4" in found
+
+
+def test_names_of_the_user_stay() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.theta = nn.Parameter(np.ones((3, 2)))
+
+        def forward(self, u: Any) -> Any:
+            return (u @ self.theta).tanh()
+
+    drawing = draw.architecture(Tied(), Tensor(np.ones((5, 3)), name="u_in"))
+    assert "<I>u</I><SUB>in</SUB>" in drawing.dot
+    assert "<I>θ</I> 3×2" in drawing.dot
+
+
+def test_kinds_are_told_apart_in_grey() -> None:
+    """By the lightness of their fills, or by the corners or the dashes of their borders."""
+    for (a, one), (b, other) in itertools.combinations(PAPER.items(), 2):
+        borders = [(look.round, look.dashed) for look in (one, other)]
+        apart = abs(lab(one.fill)[0] - lab(other.fill)[0])
+        assert apart > 7 or borders[0] != borders[1], (a, b, apart)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("W1 3×4", [("", "W", "1"), (" 3×4", "", "")]),
+        ("W_in", [("", "W", "in")]),
+        ("gamma 4, beta 4", [("", "gamma", ""), (" 4, ", "beta", ""), (" 4", "", "")]),
+        ("theta2", [("", "theta", "2")]),
+        ("weight 3", [("weight 3", "", "")]),
+        ("logits", [("logits", "", "")]),
+        ("x", [("", "x", "")]),
+        ("max(x, 0)", [("max(", "x", ""), (", 0)", "", "")]),
+        ("f(x)", [("f(", "x", ""), (")", "", "")]),
+        ("0.weight", [("0.weight", "", "")]),
+    ],
+)
+def test_what_is_a_letter(text: str, found: list[tuple[str, str, str]]) -> None:
+    assert list(pieces(text)) == found
+
+
+@given(st.text(max_size=20))
+def test_nothing_is_lost_between_letters(text: str) -> None:
+    back = "".join(upright + letter + index for upright, letter, index in pieces(text))
+    assert back == re.sub(r"(?<=\w)_(?=\w)", "", text) or back == text or len(back) <= len(text)
+    assert list(pieces(text, False)) == [(text, "", "")]
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_latex_with_balanced_braces(text: str) -> None:
+    for names in (False, True):
+        found = in_latex(text, names)
+        plain = found.replace(r"\{", "").replace(r"\}", "").replace(r"\$", "")
+        depth = list(itertools.accumulate((c == "{") - (c == "}") for c in plain))
+        assert min(depth, default=0) == 0 == (depth or [0])[-1]
+        assert plain.count("$") % 2 == 0
+        assert not re.search(r"(?<!\\)[#%&]", found)
+
+
+DRAWINGS = {
+    "architecture": lambda: draw.architecture(lenet(), X, title="LeNet"),
+    "left to right": lambda: draw.architecture(lenet(), X, direction="LR", depth=0),
+    "backward": lambda: residual().graph(backward=True),
+    "heat": lambda: residual().graph(cost=True, fused=True),
+    "diff": lambda: mlp("x").graph().diff(residual()),
+    "odd names": lambda: mlp(EVIL).graph(title=EVIL),
+    "other scripts": lambda: mlp("λ вес 重み 😀").graph(),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_tex_has_all_that_is_drawn(name: str, tmp_path: Path) -> None:
+    drawing = DRAWINGS[name]()
+    text = drawing.save(tmp_path / "figure.tex").read_text()
+    scene = drawing.scene
+    assert text.count(") rectangle (") == len(scene.boxes) + len(scene.groups)
+    assert len(re.findall(r"^\\draw\[.*edge", text, re.MULTILINE)) == len(scene.edges)
+    for box in scene.boxes.values():
+        for line in box.text:
+            assert f"{{\\strut {in_latex(line, scene.paper and box.has_names(line))}}};" in text
+    defined = set(re.findall(r"\\definecolor\{(\w+)\}", text))
+    assert set(re.findall(r"(?:draw|fill|text)=(\w+)", text)) <= defined
+    if not shutil.which("pdflatex"):
+        pytest.skip("needs pdflatex: apt-get install texlive-pictures texlive-latex-recommended")
+    made = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "figure.tex"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert made.returncode == 0, made.stdout.decode(errors="replace")[-2000:]
+    assert (tmp_path / "figure.pdf").stat().st_size > 3000
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "png", "html", "dot"])
+def test_each_format(suffix: str, tmp_path: Path) -> None:
+    assert draw.architecture(lenet(), X).save(tmp_path / f"figure.{suffix}").stat().st_size > 1000
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"^draw\.architecture: model must be a Module, got Tensor"):
+        draw.architecture(Tensor([1.0]))
+    with pytest.raises(ArgumentError, match=r'^draw\.architecture: direction must be "TB" or "LR", got \'up\''):
+        draw.architecture(lenet(), X, direction="up")
+    with pytest.raises(ArgumentError, match=r"^draw\.architecture: depth must be a whole number from 0 on, or None, got -1"):
+        draw.architecture(lenet(), X, depth=-1)
