@@ -6,7 +6,6 @@ dagre.js (MIT licence, in its head) lays out what is left.
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from typing import Any
 
@@ -14,18 +13,14 @@ from tensorgrad.core.table import visible
 from tensorgrad.draw.colours import KINDS, MARKS, blended, heat_colour
 from tensorgrad.draw.place import Rectangle, ends_of, place
 from tensorgrad.draw.scene import Scene
+from tensorgrad.draw.template import filled
 
 
 def to_html(views: dict[str, Scene]) -> str:
     """A page with one view for each scene; its first one is shown first. Raises MissingDependencyError without Graphviz."""
     data = all_visible({name: laid_out(scene) for name, scene in views.items()})
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    # a name must not be able to end the script that it stands in
-    safe = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    files = resources.files("tensorgrad.draw")
-    page = files.joinpath("page.html").read_text("utf-8").replace("/*COLOURS*/", styles())
-    page = page.replace("/*DAGRE*/", files.joinpath("dagre.js").read_text("utf-8"))
-    return page.replace("/*DATA*/null", safe.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    dagre = resources.files("tensorgrad.draw").joinpath("dagre.js").read_text("utf-8")
+    return filled("tensorgrad.draw", "page.html", data, COLOURS=styles(), DAGRE=dagre)
 
 
 def styles() -> str:

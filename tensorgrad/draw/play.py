@@ -6,7 +6,6 @@ import html
 import json
 import math
 import re
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tensorgrad.draw.letters import backward_formulas, first_part, forward_formu
 from tensorgrad.draw.place import numbers, spline
 from tensorgrad.draw.render import render
 from tensorgrad.draw.steps import Step, steps_of
+from tensorgrad.draw.template import filled
 from tensorgrad.errors import ArgumentError, GraphError
 
 MOST = 300  # operations that one steps through
@@ -90,12 +90,7 @@ def play(loss: Tensor, *, title: str = "") -> Playback:
     program, values, steps = steps_of(loss)
     data = Writer(program, values, steps).data()
     data["title"] = visible(title) or "Forward and backward"
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # a name must not be able to end the script that it stands in
-    for sign in "&<>\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    page = resources.files("tensorgrad.draw").joinpath("play.html").read_text("utf-8")
-    return Playback(page.replace("/*DATA*/null", text), steps)
+    return Playback(filled("tensorgrad.draw", "play.html", data), steps)
 
 
 class Writer:

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,20 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.autograd import grad
 from tensorgrad.core.backend import Array, copy, is_floating, move
+from tensorgrad.core.files import as_path
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.state import switched
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.data import DataLoader
+from tensorgrad.draw.graph import written
 from tensorgrad.errors import ArgumentError
 from tensorgrad.train.run import Callback, Run
+from tensorgrad.train.samples import Layer, Sample, Spread, Weights
 from tensorgrad.train.state import Generators
 from tensorgrad.train.steps import cost_of
+from tensorgrad.train.watched import Picture, page
 
 EDGES: dict[Op, tuple[float, float]] = {
     ops.tanh: (-0.99, 0.99),
@@ -36,91 +40,16 @@ FAR = 1e4  # how much smaller or larger the gradients of a layer are than those 
 FAST, SLOW = 0.1, 1e-7  # updates beside the weights
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How the numbers of an array are distributed; of those that are finite, if some are not.
-
-    mean, std, rms, largest   of the numbers; largest is that of their absolute values
-    zeros                     the share of them that is 0
-    bad                       how many are NaN or infinite
-    """
-
-    mean: float
-    std: float
-    rms: float
-    largest: float
-    zeros: float
-    bad: int = 0
-
-    @classmethod
-    def of(cls, array: Array) -> Spread:
-        x = move(array, "cpu").ravel().astype(np.float64)
-        size, bad = x.size, 0
-        with np.errstate(invalid="ignore", over="ignore"):
-            may_be_bad = not math.isfinite(float(x.sum()))  # in a fraction of the time of asking each of them
-        if may_be_bad and not (finite := np.isfinite(x)).all():
-            x = x[finite]
-            bad = size - x.size
-        if not x.size:
-            return cls(math.nan, math.nan, math.nan, math.nan, 0.0, bad)
-        largest = float(max(x.max(), -x.min()))
-        scale = largest or 1.0  # squares of very large or small numbers leave float64
-        mean, rms = float(x.mean()), scale * math.sqrt(float(np.square(x / scale).mean()))
-        return cls(mean, float(x.std()), rms, largest, 1 - np.count_nonzero(x) / x.size, bad)
-
-
-@dataclass
-class Layer:
-    """What is known of one result inside the model, and of the parameters of the module that it comes from.
-
-    name       "0 linear", "encoder.1 relu"; line is where in the user's code it is computed
-    value, gradient   of the result, for the samples of the probe
-    dead       the share of its units that are 0 for all samples, if it is an activation that can be 0
-    saturated  the share of its units that are at the flat ends of tanh or sigmoid for 19 of 20 samples
-    """
-
-    name: str
-    line: str
-    value: Spread
-    gradient: Spread | None = None
-    dead: float = 0.0
-    saturated: float = 0.0
-
-
-@dataclass
-class Weights:
-    """A parameter: its numbers, its gradient, and by how much the step after the sample has changed it (None: no step)."""
-
-    name: str
-    value: Spread
-    gradient: Spread | None
-    update: Spread | None = None
-
-    @property
-    def ratio(self) -> float:
-        """Root mean square of the update beside that of the parameter; NaN where there is none, or the parameter is 0."""
-        return self.update.rms / self.value.rms if self.update is not None and self.value.rms else math.nan
-
-
-@dataclass
-class Sample:
-    """Everything at one moment. step: how many have been made over the whole training; epoch: which one was under way."""
-
-    step: int
-    epoch: int
-    loss: float
-    layers: dict[str, Layer] = field(default_factory=dict)
-    weights: dict[str, Weights] = field(default_factory=dict)
-
-
 class Watch(Callback):
     """Keeps statistics of every layer's values and gradients and of every parameter, its gradient and its update.
 
     probe   (x, y): the samples that are looked at; by default up to 64 of the first that the loader has
     every   a sample of statistics after so many steps; the first is taken before the first step
-    share   at most this share of the training's time is spent on it: where it would be more, samples are further apart
+    share   at most this share of the training's time is spent on samples after the first: where it would be more, they are
+            further apart
 
-    samples   the Samples so far; `print` shows the last one as a table, `findings()` says what is wrong in words
+    samples   the Samples so far; `print` shows the last one as a table, `findings()` says what is wrong in words, `save` writes
+              a page with the architecture coloured by each measure, over time
 
     The probe goes through the model as it is in training, dropout and batch statistics included, and back; then buffers and
     generators are put back, and no `.grad` is touched: what is trained is bit for bit what would be without it.
@@ -135,19 +64,22 @@ class Watch(Callback):
             raise ArgumentError(f"Watch: share must be above 0 and at most 1, got {share!r}")
         self.probe, self.every, self.share = probe, int(every), float(share)
         self.samples: list[Sample] = []
+        self.picture: Picture | None = None  # of the model, as it was at the first sample
         self._step = 0
         self._due: tuple[Sample, dict[str, Array]] | None = None  # its updates are known after the next step
-        self._spent = self._start = 0.0
+        self._spent = self._last = self._start = 0.0  # seconds: for samples, for the last one; when it began
 
     def on_start(self, run: Run) -> None:
         if self.probe is None and not isinstance(run.loader, DataLoader):
             raise ArgumentError("Watch: the data are no DataLoader to take samples from; give probe=(x, y)")
         if not run.epoch:
             self.samples.clear()
+            self.picture = None
             self._step = 0
         self._due = None
-        self._spent, self._start = 0.0, time.perf_counter()
         self.take(run)
+        # what the first one loads and compiles, the training needs, too
+        self._spent, self._last, self._start = 0.0, 0.0, time.perf_counter()
 
     def on_batch_end(self, run: Run) -> None:
         self._step += 1
@@ -159,7 +91,7 @@ class Watch(Callback):
                 if name in before and before[name].shape == p.shape:
                     sample.weights[name].update = Spread.of(p._data - before[name])
             self._spent += time.perf_counter() - began
-        if self._step % self.every == 0 and self._spent <= self.share * (began - self._start):
+        if self._step % self.every == 0 and self._spent + self._last <= self.share * (began + self._last - self._start):
             self.take(run)
 
     def take(self, run: Run) -> None:
@@ -168,7 +100,8 @@ class Watch(Callback):
         sample = self.sample(run)
         self.samples.append(sample)
         self._due = sample, {name: copy(p._data) for name, p in run.model.named_parameters() if name in sample.weights}
-        self._spent += time.perf_counter() - began
+        self._last = time.perf_counter() - began
+        self._spent += self._last
 
     def sample(self, run: Run) -> Sample:
         """The statistics at this moment."""
@@ -184,6 +117,8 @@ class Watch(Callback):
             for node, _ in results.values():
                 node.hooks = [*(node.hooks or []), partial(keep, gradients, node)]
             found = grad(cost, list(parameters.values()), allow_unused=True)
+            if self.picture is None and isinstance(prediction, Tensor) and prediction.node is not None:
+                self.picture = Picture.of(prediction, {name: node for name, (node, _) in results.items()}, parameters)
         sample = Sample(self._step, run.epoch + 1, float(cost.item()))
         for name, (node, out) in results.items():
             g = gradients.get(node)
@@ -207,6 +142,7 @@ class Watch(Callback):
         assert self.probe is not None
         device = next((p.device for p in run.model.parameters()), "cpu")
         x, y = (wrap(move(np.asarray(a.numpy() if isinstance(a, Tensor) else a), device), None) for a in self.probe)
+        x.name = "x"
         return x, y
 
     def findings(self) -> list[str]:
@@ -215,6 +151,21 @@ class Watch(Callback):
             return []
         last = self.samples[-1]
         return [*self.not_finite(), *idle_units(last), *far_gradients(last), *odd_updates(self.updated())]
+
+    def save(self, path: str | Path) -> Path:
+        """Write a .html file, which needs nothing else, and return its path.
+
+        It shows the architecture, coloured by a measure that is chosen (gradients, values, shares of zeros, dead and saturated
+        units, updates beside parameters), with a slider over the samples, the numbers of a box over time, and the findings in
+        words. Raises ArgumentError for another suffix or before the first sample, MissingDependencyError without Graphviz.
+        """
+        path = as_path(path)
+        if path.suffix.lower() != ".html":
+            raise ArgumentError(f"Watch.save: expected a .html file, got {path.name!r}")
+        if self.picture is None:
+            raise ArgumentError("Watch.save: there is no sample yet of a model that gives a Tensor; train with it first")
+        at_each = [[*idle_units(s), *far_gradients(s), *odd_updates(s)] for s in self.samples[:-1]]
+        return written(path, page(self.picture, self.samples, [*at_each, self.findings()]).encode())
 
     def updated(self) -> Sample:
         """The last sample whose updates are known; the last one if there is none."""

@@ -1,0 +1,127 @@
+"""One page of a watched training: the architecture, coloured by what was measured, over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.table import visible
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.draw.build import Builder, Options
+from tensorgrad.draw.colours import KINDS
+from tensorgrad.draw.place import ends_of, place
+from tensorgrad.draw.scene import Scene
+from tensorgrad.draw.template import filled
+from tensorgrad.train.samples import Sample, Spread
+
+
+@dataclass
+class Picture:
+    """A model's architecture. layers, weights: the names of a Sample's that each box, by its id, shows."""
+
+    scene: Scene
+    layers: dict[str, list[str]] = field(default_factory=dict)
+    weights: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, prediction: Tensor, results: dict[str, Node], parameters: Mapping[str, Tensor]) -> Picture:
+        """What computed a prediction. results: nodes by the names of their layers; parameters: by their names."""
+        builder = Builder(Graph.of(prediction), Options())
+        made = cls(builder.scene)
+        for name, node in results.items():
+            if builder.folds.shown(node) in builder.box_of:
+                made.layers.setdefault(builder.at(node), []).append(name)
+        names = {id(p): name for name, p in parameters.items()}
+        reads: dict[str, list[str]] = {}
+        for node in builder.graph.nodes:
+            for s in node.inputs:
+                if id(s) in names:
+                    found = reads.setdefault(builder.at(node), [])
+                    found += [names[id(s)]] * (names[id(s)] not in found)
+        made.weights = reads
+        return made
+
+
+MEASURES = {
+    "gradient": "gradient of the values, root mean square",
+    "value": "values, root mean square",
+    "mean": "values, mean",
+    "std": "values, standard deviation",
+    "zeros": "share of values that are 0",
+    "dead": "share of dead units",
+    "saturated": "share of saturated units",
+    "weight": "parameters, root mean square",
+    "weight gradient": "gradients of parameters, root mean square",
+    "ratio": "update of parameters / parameters",
+}
+
+
+def page(picture: Picture, samples: Sequence[Sample], findings: Sequence[Sequence[str]]) -> str:
+    """The page of a training, which needs nothing else; findings: of each sample. MissingDependencyError without Graphviz."""
+    shown = [
+        {**numbers(sample), "findings": [told(picture, text) for text in texts]}
+        for sample, texts in zip(samples, findings, strict=True)
+    ]
+    return filled("tensorgrad.train", "watched.html", {"measures": MEASURES, "picture": drawn(picture), "samples": shown})
+
+
+def drawn(picture: Picture) -> dict[str, Any]:
+    """Where boxes, frames and arrows are, in points."""
+    scene = picture.scene
+    placed = place(scene)
+    boxes = [
+        {
+            "id": box.id, "lines": [visible(line) for line in box.text], "round": KINDS[box.kind].round,
+            "line": visible(box.facts.get("line", "")), "at": placed.boxes[box.id],
+            "layers": [visible(name) for name in picture.layers.get(box.id, [])],
+            "weights": [visible(name) for name in picture.weights.get(box.id, [])],
+        }
+        for box in scene.boxes.values()
+    ]  # fmt: skip
+    groups = [{"label": visible(scene.groups[key]), "at": where} for key, where in placed.groups.items()]
+    edges = [{"ends": ends_of(edge), "points": points, "kind": edge.kind} for edge, points, _ in placed.edges]
+    return {"width": placed.width, "height": placed.height, "boxes": boxes, "groups": groups, "edges": edges}
+
+
+def numbers(sample: Sample) -> dict[str, Any]:
+    """A sample as the page has it: each measure by the name of the layer or parameter. What is not finite is None."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in MEASURES}
+    for name, layer in sample.layers.items():
+        shown = {"value": layer.value.rms, "mean": layer.value.mean, "std": layer.value.std, "zeros": layer.value.zeros}
+        shown |= {"dead": layer.dead, "saturated": layer.saturated}
+        if layer.gradient is not None:
+            shown["gradient"] = size_of(layer.gradient)
+        shown["value"] = size_of(layer.value)
+        for measure, value in shown.items():
+            found[measure][visible(name)] = finite(value)
+    for name, w in sample.weights.items():
+        found["weight"][visible(name)] = finite(size_of(w.value))
+        if w.gradient is not None:
+            found["weight gradient"][visible(name)] = finite(size_of(w.gradient))
+        if w.update is not None:
+            found["ratio"][visible(name)] = finite(w.ratio)
+    return {"step": sample.step, "epoch": sample.epoch, "loss": finite(sample.loss), "of": found}
+
+
+def size_of(spread: Spread) -> float:
+    """Root mean square; NaN where some numbers are not finite."""
+    return math.nan if spread.bad else spread.rms
+
+
+def finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def told(picture: Picture, text: str) -> dict[str, str]:
+    """A finding, and the id of the box that it is about."""
+    found = ("", "")
+    for names in (picture.layers, picture.weights):
+        for box, inside in names.items():
+            for name in inside:
+                if text.startswith((f"{name} (", f"{name}:")) and len(name) > len(found[0]):
+                    found = (name, box)
+    return {"text": visible(text), "box": found[1]}
