@@ -17,6 +17,7 @@ from tensorgrad.core.scope import Given
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.fold import Folds
+from tensorgrad.draw.heat import LARGE, SMALL, map_of
 from tensorgrad.draw.measure import costs_of, in_words, known_costs
 from tensorgrad.draw.parts import Part, tree
 from tensorgrad.draw.scene import Box, Edge, Scene
@@ -45,6 +46,7 @@ class Options:
     """What to show; see draw.graph."""
 
     values: Mapping[Any, Any] | None = None  # of leaves and nodes
+    maps: bool = False  # pictures of them, too
     cost: bool = False
     costs: Mapping[Node, Cost] | None = None  # known beforehand
     measured: bool = False  # costs among the facts, whether or not they stand in the boxes
@@ -273,8 +275,10 @@ class Builder:
             if kind != "input" and len(readers) == 1:
                 box.group = self.scene.boxes[readers.pop()].group
             if self.options.values is not None:
-                box.lines.append(in_words([s.leaf._data for s in found]))
+                box.lines.append(in_words([s.array for s in found]))
                 box.facts["values"] = box.lines[-1]
+                if self.options.maps and first.array.shape == first.shape:
+                    self.add_maps(box, [(first.name, first.array)])
             for source in found:
                 self.leaf_box[source] = box.id
 
@@ -424,6 +428,10 @@ class Builder:
             if found:
                 box.lines.append(in_words(found))
                 box.facts["values"] = box.lines[-1]
+            if self.options.maps:
+                matrices = [s for s in self.inside.get(box.id, []) if s.is_weight and len(s.shape) > 1]
+                self.add_maps(box, [(s.name.rpartition(".")[2], s.array) for s in matrices[:1]])
+                self.add_maps(box, [("result", a) for a in found[:1]])
         if self.costs:
             nodes = {n for m in part.nodes for n in self.standing.get(m, [m])}
             spent = sum((self.costs[n] for n in nodes), Cost())
@@ -432,6 +440,13 @@ class Builder:
                 each = Cost(spent.bytes // count, spent.flops // count, spent.seconds / count)
                 box.lines.append(str(spent) if count == 1 else f"{each} each, {spent} in all")
                 box.heat = spent.seconds
+
+    def add_maps(self, box: Box, arrays: list[tuple[str, Any]]) -> None:
+        """Pictures of arrays, small and large."""
+        for name, array in arrays:
+            small, large = (map_of(name, array, most) for most in (SMALL, LARGE))
+            if small is not None and large is not None:
+                box.maps.append((small, large))
 
     @cached_property
     def standing(self) -> dict[Node, list[Node]]:

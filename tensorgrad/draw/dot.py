@@ -10,6 +10,7 @@ import graphviz
 from tensorgrad.core.table import visible
 from tensorgrad.draw.colours import heat_colour, look_of
 from tensorgrad.draw.columns import breaks
+from tensorgrad.draw.heat import CELL, cell_colour
 from tensorgrad.draw.maths import GREEK, pieces
 from tensorgrad.draw.scene import Box, Scene
 
@@ -95,7 +96,30 @@ def draw_box(dot: Any, box: Box, paper: bool) -> None:
         shown = [in_html(line, box.has_names(line)) for line in box.text]
         ends = '<BR ALIGN="LEFT"/>' if box.left else "<BR/>"
         text = f"<{ends.join(shown)}{ends * box.left}>"
+    if box.maps:
+        text = f"<{with_maps(box, [in_html(line, paper and box.has_names(line)) for line in box.text])}>"
     dot.node(box.id, text, style=style, fillcolor=fill, color=look.line, fontcolor=look.ink)
+
+
+def with_maps(box: Box, lines: list[str]) -> str:
+    """A table: the lines, below them the pictures, below these what they are of."""
+    maps = [small for small, _ in box.maps]
+    plain = 'BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0"'
+    cells = ""
+    for one in maps:
+        rows = "".join(f"<TR>{''.join(map(cell, row))}</TR>" for row in one.cells)
+        size = f'WIDTH="{CELL * len(one.cells[0])}" HEIGHT="{CELL * len(one.cells)}" FIXEDSIZE="TRUE"'
+        cells += f'<TD CELLPADDING="3"><TABLE {plain} {size}>{rows}</TABLE></TD>'
+    captions = "".join(
+        f'<TD CELLPADDING="2"><FONT POINT-SIZE="8">{html.escape(visible(one.caption))}</FONT></TD>' for one in maps
+    )
+    text = f'<TR><TD COLSPAN="{len(maps)}">{"<BR/>".join(lines)}</TD></TR>'
+    return f"<TABLE {plain}>{text}<TR>{cells}</TR><TR>{captions}</TR></TABLE>"
+
+
+def cell(value: float | None) -> str:
+    colour = f' BGCOLOR="{cell_colour(value)}"' if value is not None else ""
+    return f'<TD WIDTH="{CELL}" HEIGHT="{CELL}" FIXEDSIZE="TRUE"{colour}></TD>'
 
 
 def in_html(text: str, names: bool) -> str:

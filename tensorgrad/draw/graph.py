@@ -25,6 +25,7 @@ from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
 from tensorgrad.draw.render import render
 from tensorgrad.draw.scene import Scene, beside
+from tensorgrad.draw.sources import given_to
 from tensorgrad.draw.tikz import to_tikz
 from tensorgrad.errors import ArgumentError, GraphError, MissingDependencyError
 from tensorgrad.nn.module import Module
@@ -115,7 +116,7 @@ def graph(
     *more: Any,
     backward: bool = False,
     fused: bool | str = False,
-    values: bool = False,
+    values: bool | str = False,
     cost: bool | Profile = False,
     depth: int | None = None,
     fold: bool = True,
@@ -132,7 +133,8 @@ def graph(
     backward   also the gradients of all leaves that require one: a rule beside each box, with its formula where it has a
                closed one, and what comes out of it; what several uses add to has a +
     fused      True: as fusion makes of it, each fused group one box with its formula; "both": before and after, side by side
-    values     small arrays themselves; of larger ones, gradients too, the extremes, mean and deviation, share of zeros, NaN
+    values     small arrays themselves; of larger ones, gradients too, the extremes, mean and deviation, share of zeros, NaN;
+               "maps": also pictures of weights, inputs and results, small in the boxes, large on a page
     cost       bytes, FLOPs and measured time of every box, the more expensive the more orange; a Profile has the times of the
                operations while it was open
     depth      modules at this level as one box each, 0 being those at the top, and what lies above them unfolded, down to
@@ -154,6 +156,8 @@ def graph(
         raise ArgumentError(f'draw.graph: direction must be "TB" or "LR", got {direction!r}')
     if fused not in (True, False, "both"):
         raise ArgumentError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
+    if values not in (True, False, "maps"):
+        raise ArgumentError(f'draw.graph: values must be True, False or "maps", got {values!r}')
     if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
         raise ArgumentError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
     called = as_names(names)
@@ -181,7 +185,8 @@ def graph(
     def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
         shown = program.fused() if as_fused else program
         options = Options(
-            values=values_of(shown) if values else None, cost=bool(cost), measured=measured or bool(cost), depth=depth,
+            values=values_of(shown) if values else None, maps=values == "maps", cost=bool(cost),
+            measured=measured or bool(cost), depth=depth,
             fold=fold, highlight=red, costs=costs, names=called, modules=not is_plan, formulas=not as_backward,
         )  # fmt: skip
         builder = Builder(shown, options, prefix, panel)
@@ -200,8 +205,11 @@ def graph(
         made.notes = [*made.notes, *notes]
         return made
 
+    held = given_to(program)
+
     def views() -> dict[str, Scene]:
         """What a page shows: first what was asked for, then the others that there are."""
+        assert held is not None  # what they name is alive as long as the drawing is
         wanted = {"forward": (False, False), "fused": (True, False), "backward": (True, True)}
         first = "both" if fused == "both" else "backward" if backward else "fused" if fused else "forward"
         found = {first: shown}

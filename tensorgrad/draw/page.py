@@ -11,6 +11,7 @@ from typing import Any
 
 from tensorgrad.core.table import visible
 from tensorgrad.draw.colours import KINDS, MARKS, blended, heat_colour
+from tensorgrad.draw.heat import BAD, NEGATIVE, POSITIVE, percent
 from tensorgrad.draw.place import Rectangle, ends_of, place
 from tensorgrad.draw.scene import Scene
 from tensorgrad.draw.template import filled
@@ -32,7 +33,8 @@ def styles() -> str:
         light.append(f".box.{key} text {{ fill: {look.ink} }}")
         paper = blended(look.line, "#14171a", 0.35)
         dark.append(f".box.{key} rect {{ fill: {paper}; stroke: {look.fill} }} .box.{key} text {{ fill: var(--ink) }}")
-    return "\n".join([*light, "@media (prefers-color-scheme: dark) {", *dark, "}"])
+    ends = f":root {{ --negative: {NEGATIVE}; --positive: {POSITIVE}; --bad: {BAD}; }}"
+    return "\n".join([ends, *light, "@media (prefers-color-scheme: dark) {", *dark, "}"])
 
 
 def all_visible(nest: Any) -> Any:
@@ -55,6 +57,7 @@ def laid_out(scene: Scene) -> dict[str, Any]:
         {
             "id": box.id, "kind": box.kind, "lines": box.text, "group": list(box.group), "facts": box.facts,
             "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
+            "maps": [[{"caption": m.caption, "cells": percent(m.cells)} for m in pair] for pair in box.maps],
             "heat": None if box.heat is None else heat_colour(box.heat), **rectangle(placed.boxes[box.id]),
         }
         for box in scene.boxes.values()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tensorgrad.draw.heat import Map
+
 
 @dataclass
 class Box:
@@ -16,6 +18,7 @@ class Box:
     kind    parameter, input, constant, op, layer, output, fused, fold, rule, gradients or failed
     lines   what stands in it, the first line being its name
     inside  parameters that it reads and that have no box of their own, with their shapes
+    maps    pictures of what it reads and gives, small ones for the box and large ones for a page
     group   the groups that it lies in, from the outermost
     facts   what a page shows beside it: shape, dtype, bytes, FLOPs, time, formula, line
     heat    its share of the most expensive box's time or work, 0 to 1
@@ -32,6 +35,7 @@ class Box:
     mark: str = ""
     left: bool = False
     inside: list[str] = field(default_factory=list)
+    maps: list[tuple[Map, Map]] = field(default_factory=list)
 
     def has_names(self, line: str) -> bool:
         """Whether a line of it has names of arrays that a paper sets as letters."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import move
+from tensorgrad.core.backend import Array, move
+from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.scope import Called, Given, calls_of
 from tensorgrad.core.table import visible
@@ -30,11 +31,17 @@ class Source:
     dtype: Any
     owner: str | None = None
     is_own: bool = False  # of the function that reads it, or of a module: nobody gave it
+    given: Tensor | None = None  # what the user gave, where the leaf is a piece of that
 
     @property
     def is_weight(self) -> bool:
         """Whether it is learned, or a Parameter that is frozen."""
         return self.leaf.requires_grad or type(self.leaf) is not Tensor
+
+    @property
+    def array(self) -> Array:
+        """Its numbers; where what was given is not known any more, those of the piece."""
+        return (self.leaf if self.given is None else self.given)._data
 
     @property
     def value(self) -> str:
@@ -90,7 +97,8 @@ class Sources:
         g, thing = given[match], held[match]
         key = thing if isinstance(thing, Tensor) else (g.name, g.shape) if g.name else (call, match)
         if key not in self.known:
-            self.known[key] = Source(leaf, self.unique(visible(g.name) or match), g.shape, g.dtype)
+            whole = thing if isinstance(thing, Tensor) else None
+            self.known[key] = Source(leaf, self.unique(visible(g.name) or match), g.shape, g.dtype, given=whole)
         return self.known[key]
 
     def owner_of(self, leaf: Tensor, node: Node) -> tuple[str | None, str]:
@@ -113,3 +121,10 @@ class Sources:
         if name == "input":
             return f"input{n - 1}"
         return name if n == 1 else f"{name} ({n})"
+
+
+def given_to(program: Graph) -> list[Any]:
+    """What the functions in a program were given, which they know as long as somebody holds it."""
+    calls = {node.function for node in program.nodes if node.function is not None}
+    given = [value for call in calls for _, value, _ in call.arguments() if isinstance(value, Given)]
+    return [value.source() for value in given if value.source is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tensorgrad.core.table import visible
 from tensorgrad.draw.colours import heat_colour, look_of
+from tensorgrad.draw.heat import CELL, cell_colour
 from tensorgrad.draw.maths import GREEK, pieces
 from tensorgrad.draw.place import Placed, place
 from tensorgrad.draw.scene import Box, Scene
@@ -76,9 +77,23 @@ def box_lines(box: Box, where: tuple[float, float, float, float], paper: bool) -
     options = [f"draw={style}line", fill, *["rounded corners=4bp"] * look.round, *["line width=1.2bp"] * look.bold]
     options += ["dashed"] * look.dashed
     lines.append(f"\\draw[{', '.join(options)}] ({x:.1f},{y:.1f}) rectangle ({x + w:.1f},{y + h:.1f});")
-    texts, step = box.text, min(13.2, (h - 4) / len(box.text))
+    small = [one for one, _ in box.maps]
+    room = max(len(one.cells) for one in small) * CELL + 18 if small else 0.0
+    texts, step = box.text, min(13.2, (h - room - 4) / len(box.text))
+    for i, one in enumerate(small):
+        middle = x + w * (i + 0.5) / len(small)
+        left = middle - CELL * len(one.cells[0]) / 2
+        for r, row in enumerate(one.cells):
+            for c, value in enumerate(row):
+                if value is not None:
+                    corner = f"({left + CELL * c:.1f},{y + h - room + 2 + CELL * r:.1f})"
+                    colour = cell_colour(value)[1:].upper()
+                    lines.append(f"\\definecolor{{cell}}{{HTML}}{{{colour}}}\\fill[cell] {corner} rectangle +({CELL},{CELL});")
+        lines.append(
+            f"\\node at ({middle:.1f},{y + h - 9:.1f}) {{\\fontsize{{8bp}}{{9bp}}\\selectfont {in_latex(one.caption, False)}}};"
+        )
     for i, text in enumerate(texts):
-        at = y + h / 2 + step * (i - (len(texts) - 1) / 2)
+        at = y + (h - room) / 2 + step * (i - (len(texts) - 1) / 2)
         left, anchor = (x + 6, ", anchor=west") if box.left else (x + w / 2, "")
         shown = in_latex(text, paper and box.has_names(text))
         lines.append(f"\\node[text={style}ink{anchor}] at ({left:.1f},{at:.1f}) {{\\strut {shown}}};")

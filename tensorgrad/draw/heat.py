@@ -1,0 +1,92 @@
+"""Arrays as small pictures: one coloured cell a number, or the mean of some."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, move
+from tensorgrad.draw.colours import blended
+
+SMALL = 10, 32  # rows and columns of cells at most, in a box
+LARGE = 64, 64  # beside a page
+CELL = 4  # points that a cell in a box is wide and high
+TILE = 8  # rows and columns at least, for a matrix of several
+NEGATIVE, POSITIVE, BAD = "#2166ac", "#c05a00", "#d01c8b"
+
+
+@dataclass(frozen=True)
+class Map:
+    """cells: rows of numbers from -1 to 1, shares of the largest absolute value of the array; NaN where something is not
+    finite, None between matrices. caption: whose it is, and the largest value."""
+
+    caption: str
+    cells: tuple[tuple[float | None, ...], ...]
+
+
+def map_of(name: str, array: Array, most: tuple[int, int]) -> Map | None:
+    """The picture of an array, of so many rows and columns at most; None for what has no axis, no elements, or no numbers.
+
+    A row for an array of one axis. Of more than two axes the last two are matrices, the first ones of which are shown in rows.
+    """
+    a = np.asarray(move(array, "cpu"))
+    if not a.ndim or not a.size or a.dtype.kind not in "biufV":
+        return None
+    a = a.astype(np.float64)
+    finite = np.abs(a[np.isfinite(a)])
+    largest = float(finite.max()) if finite.size else 0.0
+    with np.errstate(invalid="ignore"):
+        scaled = a / largest if largest else a * 0
+    if a.ndim < 3:
+        grid, each = shrunk(scaled.reshape(-1, a.shape[-1]), most)
+        rows: list[list[float | None]] = grid.tolist()
+    else:
+        rows, each = tiled(scaled.reshape(-1, *a.shape[-2:]), a.shape[-3], most)
+    return Map(f"{name} ±{largest:.2g}{each}", tuple(map(tuple, rows)))
+
+
+def shrunk(matrix: Any, most: tuple[int, int]) -> tuple[Any, str]:
+    """A matrix of so many rows and columns at most, of means over blocks, and what to say of that."""
+    heights, widths = (-(-n // limit) for n, limit in zip(matrix.shape, most, strict=True))
+    if heights == widths == 1:
+        return matrix, ""
+    rows = [matrix[i : i + heights] for i in range(0, matrix.shape[0], heights)]
+    made = [[part[:, j : j + widths].mean() for j in range(0, matrix.shape[1], widths)] for part in rows]
+    return np.array(made), f", means of {heights}×{widths}"
+
+
+def tiled(matrices: Any, across: int, most: tuple[int, int]) -> tuple[list[list[float | None]], str]:
+    """The first matrices, in rows of `across`, with an empty line between two, and what to say of that."""
+    sizes = [min(n, max(limit, TILE)) for n, limit in zip(matrices.shape[1:], (most[0] // 3, most[1] // 4), strict=True)]
+    below, beside = (max(1, (limit + 1) // (size + 1)) for limit, size in zip(most, sizes, strict=True))
+    beside = min(beside, across if below > 1 else len(matrices))
+    shown = [shrunk(m, (sizes[0], sizes[1])) for m in matrices[: below * beside]]
+    rows: list[list[float | None]] = []
+    for start in range(0, len(shown), beside):
+        group = [grid.tolist() for grid, _ in shown[start : start + beside]]
+        if rows:
+            rows.append([None] * len(rows[0]))
+        for lines in zip(*group, strict=True):
+            row: list[float | None] = []
+            for line in lines:
+                row += [*([None] * bool(row)), *line]
+            rows.append([*row, *([None] * (len(rows[0]) - len(row) if rows else 0))])
+    first = f", {len(shown)} of {len(matrices):,}" if len(shown) < len(matrices) else ""
+    return rows, first + shown[0][1]
+
+
+def cell_colour(value: float | None) -> str:
+    """White for 0, blue below, orange above; "" for none."""
+    if value is None:
+        return ""
+    if not math.isfinite(value):
+        return BAD
+    return blended(POSITIVE if value > 0 else NEGATIVE, "#ffffff", min(1.0, abs(value)))
+
+
+def percent(cells: tuple[tuple[float | None, ...], ...]) -> list[list[int | None]]:
+    """Cells for a page: from -100 to 100, 101 for what is not finite."""
+    return [[c if c is None else round(100 * c) if math.isfinite(c) else 101 for c in row] for row in cells]
