@@ -260,6 +260,17 @@ def test_what_is_computed_on_the_way_and_has_no_gradient(name: str) -> None:
     assert "dL/dx = " in text
 
 
+def test_what_was_done_to_data_stands_in_the_formula() -> None:
+    x, y = Tensor(np.arange(15.0).reshape(5, 3), name="x"), Tensor(np.ones((5, 2)), name="y")
+    W = Tensor(np.ones((3, 2)), True, name="W")
+    derivation = draw.derive(F.mse_loss((2 * x + 1) @ W, y), W)
+    assert derivation.formula == "2 (2 x + 1)^T ((2 x + 1) W - y) / m"
+    assert r"\frac{2}{m} \, \left(2 x + 1\right)^{\top}" in derivation.latex
+    found = draw.derive((x[1:3] @ W).sum() + ((1 - x) @ W).sum(), W).formula
+    assert "x[1:3]^T" in found
+    assert "(1 - x)^T" in found
+
+
 def test_an_intermediate_value_and_a_shared_layer() -> None:
     rng = np.random.default_rng(1)
     W = Tensor(rng.normal(size=(3, 3)), True, name="W")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
 from tensorgrad import ops
 from tensorgrad.core.graph import Graph
+from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.expression import Expr, Symbol, Term
 
@@ -36,7 +38,8 @@ class Titles:
                 symbol = self.leaves[leaf] = Symbol("leaf", leaf.shape, self.free(self.short[leaf]))
                 self.paths[symbol] = name
             else:
-                self.leaves[leaf] = Symbol("leaf", leaf.shape, name if leaf.name else self.free(name))
+                title = name if leaf.name else words_of(leaf) or self.free(name)
+                self.leaves[leaf] = Symbol("leaf", leaf.shape, title)
 
     def leaf_of(self, e: Expr) -> Tensor | None:
         if e.head is not Term.NAME:
@@ -84,6 +87,12 @@ class Titles:
     def legend(self, needed: set[Symbol]) -> tuple[dict[str, Any], dict[str, str]]:
         names = {symbol.title: path for symbol, path in self.paths.items() if symbol in needed}
         return {s.title: s.value for s in self.constants}, names
+
+
+def words_of(leaf: Tensor) -> str:
+    """What it was made of, where that is more than a name: "2 x + 1"; of a function's own piece of x nothing is known but x."""
+    words = visible(leaf.made_of)
+    return words if re.search(r"\W", words) and not words.startswith("…") else ""
 
 
 def labels_in(graph: Graph) -> set[Tensor]:
