@@ -34,10 +34,7 @@ def to_dot(scene: Scene) -> str:
     dot = graphviz.Digraph(graph_attr=settings)
     dot.attr("node", shape="box", height="0.25", margin="0.08,0.04", **FONT)
     dot.attr("edge", color="#555555", arrowsize="0.6", fontname=FONT["fontname"], fontsize="10", fontcolor="#444444")
-    caption = [scene.title] * bool(scene.title) + scene.notes
-    if said := [meaning for _, meaning in scene.legend()]:
-        caption.append(" · ".join(said))
-    if caption:
+    if caption := scene.caption():
         dot.attr(label="".join(escaped(line) + "\\n" for line in caption), labelloc="t", fontsize="12")
     column = breaks(scene)
     draw_groups(dot, scene, (), list(scene.boxes.values()))

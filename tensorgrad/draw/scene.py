@@ -79,6 +79,11 @@ class Scene:
     direction: str = "TB"
     paper: bool = False
 
+    def caption(self) -> list[str]:
+        """The lines that stand above the drawing: its title, its notes, what the colours mean."""
+        said = [meaning for _, meaning in self.legend()]
+        return [self.title] * bool(self.title) + self.notes + [" · ".join(said)] * bool(said)
+
     def legend(self) -> list[tuple[str, str]]:
         """(kind or mark, what it means) of the colours in the drawing that do not say themselves what they are."""
         there = {box.kind for box in self.boxes.values()} | {box.mark for box in self.boxes.values()}

@@ -9,13 +9,17 @@ from tensorgrad.draw.maths import GREEK, pieces
 from tensorgrad.draw.place import Placed, place
 from tensorgrad.draw.scene import Box, Scene
 
-HEAD = r"""\documentclass[border=4bp]{standalone}
+HEAD = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage{helvet}
+\usepackage[paperwidth=WIDTHbp, paperheight=HEIGHTbp, margin=4bp]{geometry}
 \usepackage{tikz}
 \usetikzlibrary{arrows.meta}
 \renewcommand{\familydefault}{\sfdefault}
+\pagestyle{empty}
+\setlength{\parindent}{0pt}
+\setlength{\topskip}{0pt}
 \begin{document}
 \begin{tikzpicture}[x=1bp, y=-1bp, every node/.style={inner sep=0, outer sep=0, font=\fontsize{10.5bp}{13.2bp}\selectfont},
   >={Stealth[length=5bp, width=4bp]}]
@@ -59,10 +63,11 @@ def to_tikz(scene: Scene) -> str:
     lines += edge_lines(placed)
     for box in scene.boxes.values():
         lines += box_lines(box, placed.boxes[box.id], scene.paper)
-    caption = [scene.title] * bool(scene.title) + scene.notes
-    for i, text in enumerate(reversed(caption)):
-        lines.append(f"\\node[anchor=south] at ({placed.width / 2:.1f},{-6 - 14 * i:.1f}) {{{in_latex(text, False)}}};")
-    return HEAD + "\n".join(lines) + "\n" + TAIL
+    for i, text in enumerate(scene.caption()):
+        lines.append(f"\\node at ({placed.width / 2:.1f},{10 + 14.4 * i:.1f}) {{{in_latex(text, False)}}};")
+    head = HEAD.replace("WIDTH", f"{placed.width + 10:.0f}").replace("HEIGHT", f"{placed.height + 10:.0f}")
+    area = f"\\useasboundingbox (0,0) rectangle ({placed.width:.1f},{placed.height:.1f});\n"
+    return head + area + "\n".join(lines) + "\n" + TAIL
 
 
 def box_lines(box: Box, where: tuple[float, float, float, float], paper: bool) -> list[str]:
