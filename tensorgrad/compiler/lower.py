@@ -24,6 +24,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import CompileError
 from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Step, Symbol
 from tensorgrad.ops.assign import assign
+from tensorgrad.ops.elementwise import div_grad, mul_grad
 from tensorgrad.ops.exponential import closed_form
 from tensorgrad.ops.loss import softmax_cross_entropy_grad
 from tensorgrad.ops.reduce import kept, sum_to
@@ -419,7 +420,7 @@ class Lowering:
             seed: Any = None
             if slopes:
                 seed = self.trace.source(slopes[0].inputs[0])
-                if isinstance(seed, Node) or self.trace.source(slopes[0].inputs[2]) is not target:
+                if not self.is_known_by(seed, logp.index) or self.trace.source(slopes[0].inputs[2]) is not target:
                     continue
                 if slopes[0].attrs["scale"] != scale:
                     continue
@@ -434,6 +435,24 @@ class Lowering:
             found.update(dict.fromkeys([logp, loss, *slopes], lower))
         return found
 
+    def is_known_by(self, source: Any, index: int) -> bool:
+        """Whether something is there before node `index`, or can be: a number by which a loss is scaled is computed from others
+        after the loss, but does not depend on it. Nothing may be assigned meanwhile, which it could read."""
+        if not isinstance(source, Node) or source.index < index:
+            return True
+        if source.op not in SCALING or source.ndim or any(index < a.index <= source.index for a in self.trace.assignments):
+            return False
+        inputs = [self.trace.source(s) for s in source.inputs if isinstance(s, (Node, Tensor))]
+        return all(not getattr(s, "shape", ()) and self.is_known_by(s, index) for s in inputs)
+
+    def early(self, source: Any) -> None:
+        """Lower what is known before its turn."""
+        if isinstance(source, Node) and source not in self.values:
+            for s in source.inputs:
+                if isinstance(s, (Node, Tensor)):
+                    self.early(self.trace.source(s))
+            self.lower(source)
+
     def cross_entropy(self, logp: Node, loss: Node, slope: Node | None, seed: Any) -> None:
         given = self.value(logp.inputs[0]), self.value(loss.inputs[1])
         z, t = (v if v.contiguous else self.copied(v, logp) for v in given)
@@ -442,6 +461,7 @@ class Lowering:
         if slope is not None:
             dz = self.buffer(logp.shape, logp.dtype, slope)
             outputs.append(dz)
+            self.early(seed)
             inputs.append(self.value(seed))
             self.values[slope] = dz
         flops = self.flops(logp) + self.flops(loss) + (self.flops(slope) if slope is not None else 0)
@@ -450,6 +470,9 @@ class Lowering:
         self.values[loss] = total
         self.values[logp] = total  # nobody reads it
 
+
+# What a loss is scaled by, and gradients with it
+SCALING = (ops.mul, ops.div, ops.neg, ops.add, ops.sub, mul_grad, div_grad)
 
 # How the nodes of an op are lowered; all others are elementwise, or run as they are.
 Rule: TypeAlias = Callable[[Lowering, Node, list[Any]], Value | None]

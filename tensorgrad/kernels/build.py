@@ -185,6 +185,13 @@ def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
 
 
 @functools.cache
+def middle_sum_kernel(dtype: Any) -> Kernel | None:
+    """middle_sum for numbers of this dtype; None where NumPy has to do it."""
+    x = np.zeros((1, 1, 1), dtype)
+    return fast_kernel("middle_sum", x, x[0].copy())
+
+
+@functools.cache
 def log_softmax_kernel(dtype: Any) -> Kernel | None:
     """log_softmax of rows of this dtype; None where NumPy has to do it."""
     z = np.zeros((1, 1), dtype)

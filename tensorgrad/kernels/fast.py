@@ -205,6 +205,18 @@ def softmax_cross_entropy(z: Any, t: Any, g: Any, samples: Any, loss: Any, dz: A
 
 
 @jit(source)
+def middle_sum(x: Any, y: Any) -> None:
+    """y (n,k) = sum over the middle axis of x (n,m,k), one row after the other, as NumPy adds them."""
+    count, rows, width = x.shape
+    for i in range(count):
+        for k in range(width):
+            y[i, k] = x[i, 0, k]
+        for j in range(1, rows):
+            for k in range(width):
+                y[i, k] += x[i, j, k]
+
+
+@jit(source)
 def log_softmax(z: Any, y: Any) -> None:
     """y = z - log sum e^z, row by row; a row with a NaN becomes NaN."""
     rows, classes = z.shape

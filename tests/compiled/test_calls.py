@@ -528,6 +528,22 @@ def test_reductions(function: str) -> None:
                 check(call, {v: x}, [expected])
 
 
+@pytest.mark.parametrize("numba", [True, False])
+def test_sums_over_the_middle_of_three_axes(numba: bool) -> None:
+    """In NumPy's order, so to the last bit; of rows as long as Numba takes them, and longer ones."""
+    rng, at = np.random.default_rng(0), thresholds.MIDDLE
+    for dtype, shape in product("fd", [(2, 1, 2), (3, 5, 4), (1, 4, 3), (4, 3, 1), (2, 3, at), (2, 3, at + 1), (50, 300, 7)]):
+        for lay in (np.array, turned):
+            x = lay(drawn(rng, shape, dtype))
+            with np.errstate(all="ignore"):
+                expected = np.add.reduce(x, axis=1)
+            v = value(x)
+            call = Reduction("add", (1,), "sum_to", [v], [out(expected.shape, dtype)], [], 0)
+            assert call.is_middle_sum == (bool(x.flags.c_contiguous) and shape[0] > 1 and 1 < shape[2] <= at)
+            with built(numba, False):
+                check(call, {v: x}, [expected], 0)
+
+
 # Cross-entropy
 
 
