@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from tensorgrad.optim.optimiser import Optimiser
 LONG = 100  # elements from which a list or dict is not looked into
 LARGE = 1 << 20  # bytes from which an array that the program does not read itself is left alone
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+INSTALLED = {"site-packages", "dist-packages"}  # of another prefix, too: a user's own, or that of an environment below
 SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
 UNASKED = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
 OF_MODULES = frozenset(vars(Module()))  # what every Module has
@@ -488,9 +490,15 @@ def loaded(code: CodeType) -> Loaded:
 
 
 @functools.cache
+def is_installed(file: str) -> bool:
+    """Whether a file is of Python itself or of an installed library."""
+    return file.startswith(LIBRARIES) or not INSTALLED.isdisjoint(Path(file).parts)
+
+
+@functools.cache
 def is_users(code: CodeType, package: str | None) -> bool:
     """Whether a function is the user's: neither tensorgrad's nor of an installed library."""
-    return not is_own(package) and not code.co_filename.startswith(LIBRARIES)
+    return not is_own(package) and not is_installed(code.co_filename)
 
 
 def is_object(value: Any) -> bool:
@@ -509,7 +517,7 @@ def is_object(value: Any) -> bool:
 def is_users_module(value: ModuleType) -> bool:
     """Whether a module is the user's: neither tensorgrad's nor of an installed library."""
     file = getattr(value, "__file__", None) or ""
-    return bool(file) and not is_own(value.__name__) and not file.startswith(LIBRARIES)
+    return bool(file) and not is_own(value.__name__) and not is_installed(file)
 
 
 def functions_of(part: Any) -> list[FunctionType]:
@@ -532,5 +540,5 @@ def classes_of(value: Any) -> tuple[type, ...]:
 def users_classes(kind: Any) -> tuple[type, ...]:
     """The classes of the user's that a class is made of."""
     files = {base: getattr(sys.modules.get(base.__module__), "__file__", "") or "" for base in kind.__mro__}
-    found = [base for base, file in files.items() if not is_own(base.__module__) and not file.startswith(LIBRARIES)]
+    found = [base for base, file in files.items() if not is_own(base.__module__) and not is_installed(file)]
     return tuple(base for base in found if base.__module__ != "builtins")

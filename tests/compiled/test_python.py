@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import random
 import re
+import sys
 import types
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -419,3 +422,22 @@ def test_functions_of_libraries_are_not_looked_into() -> None:
             step(vec())
         assert not step.why_not
         assert len(step.plan.guards) < 20
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_looked_into"), [("lib/site-packages", False), ("lib/dist-packages", False), ("mine", True)]
+)
+def test_what_is_installed_elsewhere_is_a_library(
+    folder: str, is_looked_into: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another prefix, as of an environment below this one."""
+    where = tmp_path / folder
+    where.mkdir(parents=True)
+    (where / "scaling_module.py").write_text("FACTOR = 2.0\ndef scaled(x):\n    return x * FACTOR\n")
+    monkeypatch.syspath_prepend(where)
+    monkeypatch.delitem(sys.modules, "scaling_module", raising=False)
+    scaling_module = importlib.import_module("scaling_module")
+    step = tg.compile(lambda x: scaling_module.scaled(x))
+    for _ in range(4):
+        step(vec())
+    assert any("FACTOR" in guard.text for guard in step.plan.guards) == is_looked_into
