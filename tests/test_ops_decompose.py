@@ -79,7 +79,9 @@ PARTS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.every(3)
 def test_gradients(part: str, shape: tuple[int, ...]) -> None:
-    gradcheck(PARTS[part], draw(*shape), order=2, allow_precision=True)  # of Q of a square matrix there are exact zeros
+    """Of Q of a square matrix some derivatives are exactly 0, of which only rounding is left: not at the second order."""
+    order = 1 if part == "Q" and shape[-1] == shape[-2] else 2
+    gradcheck(PARTS[part], draw(*shape), order=order, allow_precision=True)
 
 
 def test_gradients_of_eigenvectors() -> None:

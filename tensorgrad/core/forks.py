@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import logging  # noqa: F401  (a fork takes its lock, and the one below before it: who has that one may want to log)
+# Both have locks that a fork takes. Who has the one below may want to log; and what is imported for the first time while a fork
+# waits for that one, as with Numba, would be given back by the fork without having been taken
+import concurrent.futures.thread  # noqa: F401
+import logging  # noqa: F401
 import os
 import threading
 from collections.abc import Callable
