@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tensorgrad
 from tensorgrad import Tensor, draw, nn
 from tensorgrad.draw.colours import PAPER
 from tensorgrad.draw.maths import pieces
 from tensorgrad.draw.tikz import in_latex
-from tensorgrad.errors import ArgumentError
+from tensorgrad.errors import ArgumentError, GraphError
 from tests.test_draw import EVIL, mlp, residual
 from tests.test_seeing import lab
 
@@ -152,3 +153,65 @@ def test_what_is_refused() -> None:
         draw.architecture(lenet(), X, direction="up")
     with pytest.raises(ArgumentError, match=r"^draw\.architecture: depth must be a whole number from 0 on, or None, got -1"):
         draw.architecture(lenet(), X, depth=-1)
+
+
+class Answers(nn.Module):
+    """Returns what its `how` makes of two results, of an input that may be missing."""
+
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.fc, self.norm, self.noise, self.how = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), how
+
+    def forward(self, x: Any, mask: Any = None) -> Any:
+        y = self.noise(self.norm(self.fc(x)))
+        return self.how(x, y if mask is None else y * mask)
+
+
+ANSWERS = {
+    "nested": lambda x, y: (y, (y * 2, y.sum())),
+    "a dict": lambda x, y: {"y": y, "more": [y * 2]},
+    "None beside it": lambda x, y: (y, None),
+    "what came in beside it": lambda x, y: (y, x),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_whatever_a_model_returns(name: str) -> None:
+    x = np.ones((2, 3), np.float32)
+    for inputs in ((x,), (x, None), (x, x)):
+        model = Answers(ANSWERS[name])
+        for drawing in (draw.architecture(model, *inputs), draw.graph(model, *inputs, values="maps")):
+            assert any("Linear" in line for line in lines(drawing))
+
+
+def test_a_model_that_computes_nothing() -> None:
+    for how, kind in ((lambda x, y: None, "a NoneType"), (lambda x, y: x, "a Tensor that was given")):
+        with pytest.raises(GraphError, match=f"^draw.graph: the model returned {kind}, expected Tensors that it has computed"):
+            draw.architecture(Answers(how), np.ones((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("options", [{}, {"values": "maps"}, {"cost": True}, {"backward": True, "values": True}])
+def test_a_drawing_leaves_the_model_and_random_numbers_as_they_were(options: Any, tmp_path: Path) -> None:
+    x, model = np.ones((4, 3), np.float32), Answers(lambda x, y: y)
+    tensorgrad.manual_seed(3)
+    expected = tensorgrad.rand(3).numpy()
+    before = {name: a.copy() for name, a in model.state_dict().items()}
+    tensorgrad.manual_seed(3)
+    draw.graph(model, x, **options).save(tmp_path / "page.html")
+    draw.architecture(model, x)
+    np.testing.assert_array_equal(tensorgrad.rand(3).numpy(), expected)
+    for name, a in model.state_dict().items():
+        np.testing.assert_array_equal(a, before[name])
+
+
+@pytest.mark.parametrize("options", [{"values": "maps"}, {"cost": True}, {"backward": True, "values": True}])
+def test_attention_with_dropout(options: Any, tmp_path: Path) -> None:
+    x = np.ones((2, 5, 8), np.float32)
+    drawing = draw.graph(nn.TransformerEncoderLayer(8, 2), x, **options)
+    assert drawing.save(tmp_path / "page.html").stat().st_size > 1000
+
+
+def test_half_precision_backward() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).to(dtype="float16")
+    drawing = draw.graph(model, np.ones((5, 4), "float16"), backward=True)
+    assert sum(box.kind == "rule" for box in drawing.scene.boxes.values()) == 2

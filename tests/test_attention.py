@@ -67,7 +67,9 @@ def test_values_and_gradients_of_torch(name: str) -> None:
 
 
 def plain(q: Any, k: Any, v: Any, mask: Any = None, keep: Any = None, *, causal: bool, scale: float, dropout: float) -> Any:
-    """As it is defined, in operations that have rules of their own; no row may be without keys."""
+    """As it is defined, in operations that have rules of their own; no row may be without keys; of one mask, `keep`."""
+    if dropout and keep is None:
+        mask, keep = None, mask
     z = (q @ k.swapaxes(-1, -2)) * scale
     if mask is not None:
         z = ops.where(mask, z, -1e300) if mask.dtype == bool else z + mask

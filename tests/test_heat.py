@@ -48,7 +48,7 @@ def test_cells_are_means_of_blocks(rows: int, columns: int) -> None:
     found = map_of("a", a, SMALL)
     heights, widths = -(-rows // SMALL[0]), -(-columns // SMALL[1])
     expected = [[a[i : i + heights, j : j + widths].mean() for j in range(0, columns, widths)] for i in range(0, rows, heights)]
-    np.testing.assert_allclose(np.array(found.cells, float), np.array(expected) / np.abs(a).max(), rtol=1e-12)
+    np.testing.assert_allclose(np.array(found.cells, float), np.array(expected) / np.abs(a).max(), rtol=1e-12, atol=1e-15)
     assert ("means" in found.caption) == (heights * widths > 1)
     assert f"±{np.abs(a).max():.2g}" in found.caption
 

@@ -159,6 +159,37 @@ def test_what_is_not_finite_stands_out(browser: Any, tmp_path: Path) -> None:  #
     assert browser.get_log("browser") == []
 
 
+def test_what_is_not_finite_is_said_at_each_step_from_the_first(tmp_path: Path) -> None:
+    watch = train.Watch(every=1, share=1.0)
+    model = dead()
+    with np.errstate(all="ignore"), contextlib.suppress(TrainingError):
+        sgd = optim.SGD(model.parameters(), lr=1e30)
+        train.fit(model, F.cross_entropy, sgd, (X, Y), 3, callbacks=[watch], progress=False)
+    said = [[f["text"] for f in sample["findings"]] for sample in data_of(watch.save(tmp_path / "watch.html"))["samples"]]
+    assert "not finite" not in " ".join(said[0])
+    for texts in said[1:]:
+        (text,) = texts  # and nothing that is only a consequence
+        assert "not finite at step 1 (epoch 2)" in text or "not finite at step 1 (epoch 1)" in text
+
+
+def test_a_model_that_returns_more_than_one_tensor(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head = nn.Linear(5, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Any) -> Any:
+            h = self.fc(x).tanh()
+            return self.head(h), {"hidden": h}
+
+    watch = train.Watch(every=1, share=1.0)
+    model = Both()
+    sgd = optim.SGD(model.parameters(), lr=0.1)
+    train.fit(model, lambda z, y: F.cross_entropy(z[0], y), sgd, (X, Y), 2, callbacks=[watch], progress=False)
+    data = data_of(watch.save(tmp_path / "watch.html"))
+    assert {name for box in data["picture"]["boxes"] for name in box["weights"]} == set(model.state_dict())
+
+
 def test_names_end_no_script(browser: Any, tmp_path: Path) -> None:  # noqa: F811
     model = nn.Module()
     setattr(model, EVIL, nn.Linear(5, 2))
@@ -174,6 +205,6 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^Watch\.save: expected a \.html file, got 'watch\.svg'"):
         train.Watch().save(tmp_path / "watch.svg")
     with pytest.raises(
-        ArgumentError, match=r"^Watch\.save: there is no sample yet of a model that gives a Tensor; train with it first"
+        ArgumentError, match=r"^Watch\.save: there is no sample yet of a model that computes Tensors; train with it first"
     ):
         train.Watch().save(tmp_path / "watch.html")

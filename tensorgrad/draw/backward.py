@@ -24,7 +24,8 @@ def add_backward(builder: Builder, gradients: Mapping[Tensor, Tensor], fused: Gr
     fused   the program as fusion makes of it: what is one fused op there has that op's closed formula
     """
     scene = builder.scene
-    made = Graph.of(*gradients.values()) if any(g.node for g in gradients.values()) else None
+    recorded = [g for g in gradients.values() if g.node is not None]  # others are what came in, or constants
+    made = Graph.of(*recorded) if recorded else None
     known = {n.index: n for n in builder.graph.nodes} | {m.index: n for n in builder.graph.nodes for m in n.members}
     uses: dict[str, None] = {}
     seeds = [n for n in builder.graph.outputs if n.requires_grad]

@@ -430,8 +430,8 @@ class Builder:
                 box.facts["values"] = box.lines[-1]
             if self.options.maps:
                 matrices = [s for s in self.inside.get(box.id, []) if s.is_weight and len(s.shape) > 1]
-                self.add_maps(box, [(s.name.rpartition(".")[2], s.array) for s in matrices[:1]])
-                self.add_maps(box, [("result", a) for a in found[:1]])
+                self.add_maps(box, [(s.name.rpartition(".")[2] + " of the first" * (count > 1), s.array) for s in matrices[:1]])
+                self.add_maps(box, [("result" if count == 1 else "result of the first", a) for a in found[:1]])
         if self.costs:
             nodes = {n for m in part.nodes for n in self.standing.get(m, [m])}
             spent = sum((self.costs[n] for n in nodes), Cost())

@@ -29,6 +29,7 @@ from tensorgrad.draw.sources import given_to
 from tensorgrad.draw.tikz import to_tikz
 from tensorgrad.errors import ArgumentError, GraphError, MissingDependencyError
 from tensorgrad.nn.module import Module
+from tensorgrad.nn.trial import left_as_they_were
 
 SUFFIXES = ("svg", "png", "pdf", "tex", "dot", "html")
 
@@ -255,18 +256,40 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
             raise GraphError("draw.graph: there is nothing in this Graph")
         return []
     if isinstance(what, Module):
-        with switched(tracing=True, recording=True):
-            inputs = [
-                a if isinstance(a, Tensor) else Tensor(a, name="x" if len(more) == 1 else f"x{i}") for i, a in enumerate(more)
-            ]
-            result = what(*inputs)
-        result = list(result) if isinstance(result, (tuple, list)) else [result]
-        what, more = (result[0] if result else None), tuple(result[1:])
+        modules = [module for _, module in what.named_modules()]
+        with left_as_they_were(modules), switched(tracing=True, recording=True):
+            result = what(*[as_input(a, "x" if len(more) == 1 else f"x{i}") for i, a in enumerate(more)])
+        found = tensors_in(result)
+        computed = [t for t in found if t.node is not None]  # what is handed on as it came is no part of it
+        if not computed:
+            raise GraphError(f"draw.graph: the model returned {shown_kind(result)}, expected Tensors that it has computed")
+        return computed
     outputs = [what, *more]
     for i, t in enumerate(outputs):
         if not isinstance(t, Tensor):
             raise GraphError(f"draw.graph: argument {i} is of type {type(t).__name__}, expected a Tensor, a Graph or a Module")
     return outputs
+
+
+def as_input(a: Any, name: str) -> Any:
+    """An argument of a model: arrays as Tensors of that name, in tuples and lists, too; None and the like as they are."""
+    if isinstance(a, (tuple, list)) and any(hasattr(part, "dtype") for part in a):
+        return type(a)(as_input(part, f"{name}_{i}") for i, part in enumerate(a))
+    if isinstance(a, (Tensor, str, bool)) or a is None:
+        return a
+    return Tensor(a, name=name)
+
+
+def tensors_in(result: Any) -> list[Tensor]:
+    """The Tensors that a model has returned, in tuples, lists and dicts, too."""
+    if isinstance(result, Tensor):
+        return [result]
+    parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, (tuple, list)) else ()
+    return [t for part in parts for t in tensors_in(part)]
+
+
+def shown_kind(result: Any) -> str:
+    return "a Tensor that was given" if isinstance(result, Tensor) else f"a {type(result).__name__}"
 
 
 def gradients_of(program: Graph, outputs: list[Tensor]) -> dict[Tensor, Tensor]:

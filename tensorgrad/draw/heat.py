@@ -45,7 +45,8 @@ def map_of(name: str, array: Array, most: tuple[int, int]) -> Map | None:
         rows: list[list[float | None]] = grid.tolist()
     else:
         rows, each = tiled(scaled.reshape(-1, *a.shape[-2:]), a.shape[-3], most)
-    return Map(f"{name} ±{largest:.2g}{each}", tuple(map(tuple, rows)))
+    size = f"±{largest:.2g}" if finite.size else "nothing finite"
+    return Map(f"{name} {size}{each}", tuple(map(tuple, rows)))
 
 
 def shrunk(matrix: Any, most: tuple[int, int]) -> tuple[Any, str]:

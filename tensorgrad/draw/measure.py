@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.profiling import Cost
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.ops import random
 
 ENOUGH = 2e-3  # seconds to spend on timing one operation
 ALTOGETHER = 1.0  # and on all of them
@@ -22,6 +24,24 @@ MOST_RUNS = 50
 
 def costs_of(graph: Graph) -> dict[Node, Cost]:
     """The cost of every node, its `forward` timed on the arrays that it has; the median of some runs."""
+    with random_as_it_was(graph):
+        return measured(graph)
+
+
+@contextmanager
+def random_as_it_was(graph: Graph) -> Iterator[None]:
+    """To compute a program again draws nothing from what its random numbers are drawn from."""
+    own = [v for node in graph.nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
+    generators = list({id(rng): rng for rng in (random.default(), *own)}.values())
+    states = [random.state_of(rng) for rng in generators]
+    try:
+        yield
+    finally:
+        for rng, state in zip(generators, states, strict=True):
+            random.set_state(rng, state)
+
+
+def measured(graph: Graph) -> dict[Node, Cost]:
     known = values_of(graph)
     costs = {}
     for node in graph.nodes:
@@ -59,7 +79,7 @@ def values_of(graph: Graph) -> dict[Any, Any]:
     inner = {s for n in done for s in n.inputs}
     whole = Graph([n for n in done if n not in inner], check=False) if len(done) < len(graph.nodes) else graph
     known = {leaf: leaf._data for leaf in graph.leaves}
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), random_as_it_was(graph):
         return known | (whole.values() if whole.nodes else {})
 
 

@@ -37,6 +37,7 @@ SIGNS = {
     "≤": r"$\leq$", "≥": r"$\geq$", "∂": r"$\partial$", "Σ": r"$\Sigma$", "ᵀ": r"${}^{\top}$", "²": "${}^2$", "³": "${}^3$",
     "√": r"$\surd$", "±": r"$\pm$", "µ": r"$\mu$", "∞": r"$\infty$", "‖": r"$\|$", "’": "'", "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", **{c: f"\\{c}" for c in "#$%&_{}"},
+    **{sign: f"$\\{name}$" for name, sign in GREEK.items()},
 }  # fmt: skip
 
 
@@ -85,8 +86,9 @@ def box_lines(box: Box, where: tuple[float, float, float, float], paper: bool) -
     small = [one for one, _ in box.maps]
     room = max(len(one.cells) for one in small) * CELL + 18 if small else 0.0
     texts, step = box.text, min(13.2, (h - room - 4) / len(box.text))
+    wide = [max(CELL * len(one.cells[0]), 4 * len(one.caption)) + 6 for one in small]
     for i, one in enumerate(small):
-        middle = x + w * (i + 0.5) / len(small)
+        middle = x + w * (sum(wide[:i]) + wide[i] / 2) / sum(wide)
         left = middle - CELL * len(one.cells[0]) / 2
         for r, row in enumerate(one.cells):
             for c, value in enumerate(row):

@@ -43,7 +43,8 @@ class Attention(Op):
     causal   whether query i may look at the keys 0 .. i alone
     scale    1/sqrt(e) by default
     keep     None, or booleans (...,l,s): which weights are kept, dropout being how likely one is not. The others are 0, and
-             these divided by 1 - dropout; all weights are never in memory at once, these booleans are
+             these divided by 1 - dropout; all weights are never in memory at once, these booleans are. Of one mask alone,
+             with dropout, it is this one
 
     A query that may look at no key at all gets zeros, and so does its gradient.
 
@@ -70,6 +71,8 @@ class Attention(Op):
     ) -> T | Array:
         q, k, v = (as_operand(self.name, x) for x in (q, k, v))
         p = number(self.name, "dropout", dropout)
+        if p and keep is None and mask is not None:  # as it is recorded, one behind the other
+            mask, keep = None, mask
         if not 0 <= p <= 1 or (p == 0) != (keep is None):
             expected = "0 without keep" if keep is None else "above 0, and at most 1, with keep"
             raise ArgumentError(f"{scoped(self.name)}: dropout must be {expected}, got {p}")
@@ -87,7 +90,8 @@ class Attention(Op):
         shape = (*[n if rng.random() < 0.8 else 1 for n in shape[start:-1]], shape[-1])
         kind = rng.integers(3)
         if kind == 0:
-            return (q, k, v), attrs
+            alone = (q, k, v), attrs
+            return ((q, k, v, rng.random(whole) < 0.6), attrs | {"dropout": 0.4}) if rng.random() < 0.3 else alone
         mask = rng.random(shape) < 0.7 if kind == 1 else self.values(rng, shape)
         if rng.random() < 0.6:
             return (q, k, v, mask), attrs

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, copy, put
 from tensorgrad.core.form import ANYTHING, ARRAY, TEXT, Each, generator_problems, problems
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.nn.module import Module
+from tensorgrad.nn.trial import generators_of
 from tensorgrad.ops import random
 from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.optim.schedule import Schedule
@@ -133,8 +132,7 @@ class Generators:
     """What random numbers are drawn from: the generator of dropout, and those that modules have as attributes."""
 
     def __init__(self, modules: list[Module]) -> None:
-        own = [v for module in modules for v in vars(module).values() if isinstance(v, np.random.Generator)]
-        self.generators = [random.default(), *own]
+        self.generators = generators_of(modules)
 
     def state_dict(self) -> list[Any]:
         return [random.state_of(rng) for rng in self.generators]

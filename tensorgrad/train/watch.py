@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ from tensorgrad.core.state import switched
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.data import DataLoader
-from tensorgrad.draw.graph import written
+from tensorgrad.draw.graph import tensors_in, written
 from tensorgrad.errors import ArgumentError
+from tensorgrad.nn.trial import left_as_they_were
 from tensorgrad.train.run import Callback, Run
 from tensorgrad.train.samples import Layer, Sample, Spread, Weights
-from tensorgrad.train.state import Generators
 from tensorgrad.train.steps import cost_of
 from tensorgrad.train.watched import Picture, page
 
@@ -107,7 +105,7 @@ class Watch(Callback):
         """The statistics at this moment."""
         x, y = self.taken(run)
         parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
-        with unchanged(run):
+        with left_as_they_were(run.modules()):
             seen = Seen()
             with switched(recording=True, profile=seen):
                 prediction = run.model(x)
@@ -117,8 +115,9 @@ class Watch(Callback):
             for node, _ in results.values():
                 node.hooks = [*(node.hooks or []), partial(keep, gradients, node)]
             found = grad(cost, list(parameters.values()), allow_unused=True)
-            if self.picture is None and isinstance(prediction, Tensor) and prediction.node is not None:
-                self.picture = Picture.of(prediction, {name: node for name, (node, _) in results.items()}, parameters)
+            computed = [t for t in tensors_in(prediction) if t.node is not None]
+            if self.picture is None and computed:
+                self.picture = Picture.of(computed, {name: node for name, (node, _) in results.items()}, parameters)
         sample = Sample(self._step, run.epoch + 1, float(cost.item()))
         for name, (node, out) in results.items():
             g = gradients.get(node)
@@ -147,10 +146,14 @@ class Watch(Callback):
 
     def findings(self) -> list[str]:
         """What the last sample points to, in words, each with the layer or parameter and the line of the model."""
-        if not self.samples:
-            return []
-        last = self.samples[-1]
-        return [*self.not_finite(), *idle_units(last), *far_gradients(last), *odd_updates(self.updated())]
+        return self.findings_at(len(self.samples) - 1) if self.samples else []
+
+    def findings_at(self, i: int) -> list[str]:
+        """The same of sample i; where numbers are not finite any more, nothing but that."""
+        if bad := self.not_finite(i):
+            return bad
+        sample = self.samples[i]
+        return [*idle_units(sample), *far_gradients(sample), *odd_updates(self.updated(i))]
 
     def save(self, path: str | Path) -> Path:
         """Write a .html file, which needs nothing else, and return its path.
@@ -163,18 +166,18 @@ class Watch(Callback):
         if path.suffix.lower() != ".html":
             raise ArgumentError(f"Watch.save: expected a .html file, got {path.name!r}")
         if self.picture is None:
-            raise ArgumentError("Watch.save: there is no sample yet of a model that gives a Tensor; train with it first")
-        at_each = [[*idle_units(s), *far_gradients(s), *odd_updates(s)] for s in self.samples[:-1]]
-        return written(path, page(self.picture, self.samples, [*at_each, self.findings()]).encode())
+            raise ArgumentError("Watch.save: there is no sample yet of a model that computes Tensors; train with it first")
+        findings = [self.findings_at(i) for i in range(len(self.samples))]
+        return written(path, page(self.picture, self.samples, findings).encode())
 
-    def updated(self) -> Sample:
-        """The last sample whose updates are known; the last one if there is none."""
-        known = [s for s in self.samples if any(w.update is not None for w in s.weights.values())]
-        return known[-1] if known else self.samples[-1]
+    def updated(self, i: int) -> Sample:
+        """The last sample up to number i whose updates are known; number i if there is none."""
+        known = [s for s in self.samples[: i + 1] if any(w.update is not None for w in s.weights.values())]
+        return known[-1] if known else self.samples[i]
 
-    def not_finite(self) -> list[str]:
-        """Where NaN or infinity was seen first: forward, in the order of the computation, then in gradients."""
-        for sample in self.samples:
+    def not_finite(self, i: int) -> list[str]:
+        """Where NaN or infinity was seen first up to sample i: forward, in the order of the computation, then in gradients."""
+        for sample in self.samples[: i + 1]:
             when = f"at step {sample.step} (epoch {sample.epoch})"
             for name, weights in sample.weights.items():
                 if weights.value.bad:
@@ -191,7 +194,7 @@ class Watch(Callback):
     def __str__(self) -> str:
         if not self.samples:
             return "Watch: no sample yet"
-        last, moved = self.samples[-1], self.updated()
+        last, moved = self.samples[-1], self.updated(len(self.samples) - 1)
         rows = [["layer", "mean", "std", "zeros", "gradient"]]
         for layer in last.layers.values():
             gradient = "" if layer.gradient is None else f"{layer.gradient.rms:.2g}"
@@ -240,21 +243,6 @@ class Seen:
                     name = f"{base} ({count})"
                 found[name] = node, out
         return found
-
-
-@contextmanager
-def unchanged(run: Run) -> Iterator[None]:
-    """What a run of the model changes besides is put back: buffers, and what random numbers are drawn from."""
-    modules = run.modules()
-    buffers = [(array, copy(array)) for module in modules for array in module._buffers.values()]
-    generators = Generators(modules)
-    states = generators.state_dict()
-    try:
-        yield
-    finally:
-        for array, before in buffers:
-            array[...] = before
-        generators.load_state_dict(states)
 
 
 def keep(gradients: dict[Node, Array], node: Node, g: Any) -> None:

@@ -28,9 +28,9 @@ class Picture:
     weights: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, prediction: Tensor, results: dict[str, Node], parameters: Mapping[str, Tensor]) -> Picture:
-        """What computed a prediction. results: nodes by the names of their layers; parameters: by their names."""
-        builder = Builder(Graph.of(prediction), Options())
+    def of(cls, predictions: Sequence[Tensor], results: dict[str, Node], parameters: Mapping[str, Tensor]) -> Picture:
+        """What computed predictions. results: nodes by the names of their layers; parameters: by their names."""
+        builder = Builder(Graph.of(*predictions), Options())
         made = cls(builder.scene)
         for name, node in results.items():
             if builder.folds.shown(node) in builder.box_of:

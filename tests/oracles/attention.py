@@ -18,6 +18,8 @@ def attention(
     scale: float,
     dropout: float,
 ) -> np.ndarray:
+    if dropout and keep is None:
+        mask, keep = None, mask
     lead = np.broadcast_shapes(*[x.shape[:-2] for x in (q, k, v)])
     q, k, v = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (q, k, v))
     if mask is not None:
