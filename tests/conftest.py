@@ -19,7 +19,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
+from hypothesis.strategies import none
 
 pytest_plugins = ["pytester", "tests.extras"]
 
@@ -71,4 +72,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """What is imported lives as long as the tests do: to go through it again and again is a fifth of their time."""
+    given(none())(lambda _: None)()  # older versions of Hypothesis look for who has their generator, which is not seen then
     gc.freeze()

@@ -358,6 +358,7 @@ def passed(copy: Path, tests: list[str]) -> set[str]:
 @pytest.mark.every(3)
 @pytest.mark.parametrize("kind", ADDITIONS)
 def test_three_files_and_all_find_it(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("scipy", reason="needs SciPy: pip install scipy")  # for oracles
     edits, finds, written = ADDITIONS[kind]
     copied(copy := tmp_path / "project")
     before = files(copy)
@@ -371,6 +372,7 @@ def test_three_files_and_all_find_it(kind: str, tmp_path: Path) -> None:
 
 def test_no_table_misses_one(tmp_path: Path) -> None:
     """All five in one copy: no test that holds tables by hand, or lists of names, against what there is asks for more."""
+    pytest.importorskip("scipy", reason="needs SciPy: pip install scipy")  # for oracles
     copied(copy := tmp_path / "project")
     for addition in ADDITIONS.values():
         edited(copy, addition.edits)

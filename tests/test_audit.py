@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -99,7 +100,9 @@ def test_what_the_samples_cover(op: Op) -> None:
 
 def test_most_ops_admit_arrays_without_elements() -> None:
     none = {op.name for op in GRADED if not any(samples.is_empty(op, samples.sampled(op, 0, k)[0]) for k in range(20))}
-    assert none <= {"max", "min", "lookup", "einsum", "windows", "fold", "softmax", "log_softmax", "getitem", "gather"}, none
+    without = set() if importlib.util.find_spec("scipy") else {"sparse_matmul"}
+    known = {"max", "min", "lookup", "einsum", "windows", "fold", "softmax", "log_softmax", "getitem", "gather"}
+    assert none <= known | without, none
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 1, 3)])

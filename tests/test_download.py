@@ -225,6 +225,7 @@ def test_interrupted(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_in_several_threads(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pooch", reason="needs pooch: pip install pooch")
     use(monkeypatch, server.address("whole"))
     loaded: list[tuple[np.ndarray, ...]] = []
     threads = [threading.Thread(target=lambda: loaded.append(data.load_mnist())) for _ in range(4)]

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.neural_network
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -246,6 +246,8 @@ def test_same_training(
         # scikit-learn's mean loss of an epoch counts the samples of a batch, ours their weights: so it may end at another time
         for model in (ours, theirs):
             model.set_params(n_iter_no_change=np.inf, early_stopping=False)
+    # scikit-learn before 1.9 asks whether the labels that it predicts for what it holds out are finite, which texts cannot be
+    assume(not (early_stopping and y.dtype.kind in "UO" and sklearn.__version__ < "1.9"))
     ours.set_params(compile=compile).fit(x, y, weights)
     theirs.fit(x, y, weights)
     if weighted and batch_size != "auto":
@@ -266,7 +268,8 @@ def test_same_training_by_lbfgs(kind: str) -> None:
     assert ours.loss_ == ours.loss_curve_[-1]
     if kind == "outputs":
         mean = np.average(((theirs.predict(x) - y) ** 2).sum(1) / 2, weights=weights)
-        assert ours.loss_ < mean + 0.05 / weights.sum() * sum((w**2).sum() for w in theirs.coefs_)
+        found = mean + 0.05 / weights.sum() * sum((w**2).sum() for w in theirs.coefs_)
+        assert ours.loss_ < (1 if sklearn.__version__ > "1.9" else 1.1) * found  # from where others began before
     else:
         same_training(ours, theirs, x, 1e-5)  # each line search makes more of what rounding began
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -106,7 +107,8 @@ def test_hypothesis_makes_a_failure_smaller_without_explanations(monkeypatch: py
     with wrong("sin"), pytest.raises(GradientError, match="The rule of sin is wrong on its own"):
         test()
     assert counts["raised"] > 5
-    assert counts["explained"] <= 2  # Hypothesis asks for what it shows, and pytest.raises
+    # Hypothesis asks for what it shows, and pytest.raises; older ones show each failure that they try again
+    assert counts["explained"] <= (2 if hypothesis.__version_info__ >= (6, 150) else 20)
 
 
 def test_it_speaks_of_the_point_of_the_failure() -> None:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_many_writers_of_one_file(tmp_path: Path) -> None:
     """Processes and threads write everything that there is to write, and what is read is always the whole of one of them."""
+    pytest.importorskip("pooch", reason="needs pooch: pip install pooch")
     numbers = (10, 20)
     command = [sys.executable, "-m", "tests.writers", str(tmp_path)]
     environment = {**os.environ, "PYTHONWARNINGS": "error", "TENSORGRAD_NO_NUMBA": "1"}

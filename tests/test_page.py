@@ -65,6 +65,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver = shutil.which("chromedriver")
     if not CHROMIUM or not driver:
         pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    pytest.importorskip("selenium", reason="needs selenium: pip install selenium")
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 
@@ -38,6 +39,8 @@ def test_cube(x):
 
 
 def test_a_failure_leaves_its_drawing(pytester: pytest.Pytester) -> None:
+    if not shutil.which("dot"):
+        pytest.importorskip("pygraphviz", reason="needs pygraphviz: pip install pygraphviz")
     pytester.makepyfile(test_cube=FAILING)
     result = pytester.runpytest_subprocess("--hypothesis-profile=dev")
     result.assert_outcomes(failed=1)

@@ -129,7 +129,9 @@ def test_what_is_alike(x: np.ndarray) -> None:
     assert not alike(x, x + 1e-12)
     assert not alike(x, x.astype(np.float32)) or x.dtype == np.float32
     assert alike(np.array([np.nan]), np.array([np.nan]))
-    assert alike(lambda t: t * x, lambda t: t * x) is False  # other code
+    one = lambda t: t * x  # noqa: E731
+    other = lambda t: t * x  # noqa: E731  # other code, in another line
+    assert alike(one, other) is False
     make = lambda a: lambda t: t * a  # noqa: E731
     assert alike(make(x), make(x.copy()))
     assert not alike(make(x), make(x + 1))
