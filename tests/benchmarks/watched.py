@@ -17,7 +17,7 @@ FITS = {"64-32-10, batch 32": ([64, 32, 10], 32, 150), "784-200-100-10, batch 12
 
 
 def fit(sizes: list[int], batch: int, epochs: int, watch: train.Watch | None) -> tuple[float, float]:
-    """Seconds of computing of a training of 6,400 samples, which other processes hardly change; and the loss that it ends with."""
+    """Seconds of computing, which other processes hardly change, of a training of 6,400 samples; and the loss at its end."""
     tensorgrad.manual_seed(0)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6400, sizes[0])).astype(np.float32), rng.integers(0, sizes[-1], 6400)
