@@ -86,7 +86,9 @@ def test_the_identity_of_expressions(expression: Expression, rng: np.random.Gene
     with tensorgrad.fusion.on() if fusing else tensorgrad.fusion.off():
         xs = [Tensor(a, True) for a in expression.inputs]
         y = expression(*xs)
-        assert mismatch(rng, [y], xs) < 1e-11
+        assert (
+            mismatch(rng, [y], xs, 1e-4) < 1e-11
+        )  # of what is the same for all inputs, as solve(x, x), rounding is all there is
         if y.requires_grad:
             gradients = tensorgrad.grad(y, xs, Tensor(rng.normal(size=y.shape)), create_graph=True, allow_unused=True)
             assert mismatch(rng, [g for g in gradients if g is not None], xs, 1.0) < 1e-9
