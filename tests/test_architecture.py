@@ -94,7 +94,7 @@ def test_what_is_a_letter(text: str, found: list[tuple[str, str, str]]) -> None:
 @given(st.text(max_size=20))
 def test_nothing_is_lost_between_letters(text: str) -> None:
     back = "".join(upright + letter + index for upright, letter, index in pieces(text))
-    assert back == re.sub(r"(?<=\w)_(?=\w)", "", text) or back == text or len(back) <= len(text)
+    assert back.replace("_", "") == text.replace("_", "")  # which stands before an index
     assert list(pieces(text, False)) == [(text, "", "")]
 
 

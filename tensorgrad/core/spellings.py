@@ -317,7 +317,8 @@ intersect* lexsort mode unravel* ravel_multi* tri?_indices* diag_indices* mask_i
 unpackbits interp poly* roots select trim_zeros unwrap block bmat require combinations cartesian* einsum_path sort_complex \
 broadcast_shapes isscalar iscomplex* isfortran isnat real_if* mintype* min_scalar* *window bartlett blackman hamming hanning \
 kaiser index tril_* triu_* : it has no gradient; np has it for `x.detach().numpy()`
-from* gen* load* save* tofile tobytes dump* array*str* array*repr* array2string base_repr binary_repr *format_float* memmap \
+from* gen* load* save* tofile tobytes tostring itemset newbyteorder dump* array*str* array*repr* array2string base_repr \
+binary_repr *format_float* memmap \
 *print* info show_* test nested_iters nditer vectorize get_include *bufsize *errcall geterr seterr *busday* datetime* : it \
 is about arrays, files and texts; np has it for `x.detach().numpy()`
 is_* set_* get_* use_* are_* init_* can_cast *_type *_types *dtype typename finfo iinfo shape size ndim device iterable \

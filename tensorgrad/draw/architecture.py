@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tensorgrad.draw.build import Builder, Options
-from tensorgrad.draw.graph import Drawing, as_names, recorded, traced
+from tensorgrad.draw.graph import Drawing, as_names, check_layout, recorded, traced
 from tensorgrad.draw.titles import short_names
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn.module import Module
@@ -39,10 +37,7 @@ def architecture(
     """
     if not isinstance(model, Module):
         raise ArgumentError(f"draw.architecture: model must be a Module, got {type(model).__name__}")
-    if direction not in ("TB", "LR"):
-        raise ArgumentError(f'draw.architecture: direction must be "TB" or "LR", got {direction!r}')
-    if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
-        raise ArgumentError(f"draw.architecture: depth must be a whole number from 0 on, or None, got {depth!r}")
+    check_layout("draw.architecture", direction, depth)
     program = recorded(traced(model, inputs))
     letters = short_names(program, program.leaf_names())
     scene = Builder(program, Options(depth=depth, fold=fold, names=as_names(names), letters=letters)).scene

@@ -45,6 +45,7 @@ class Drawing:
 
     def __init__(self, graph: Graph, scene: Scene, views: Callable[[], dict[str, Scene]] | None = None) -> None:
         self.graph, self.scene = graph, scene
+        self._given = given_to(graph)  # it is alive, and has its name and numbers, as long as the drawing is
         self._views = views or (lambda: {"graph": scene})
 
     @property
@@ -153,14 +154,11 @@ def graph(
     Raises GraphError for a Tensor that was given, not computed, where a gradient can no longer be computed, and where what is
     asked for does not exist: values, or gradients, of a plan.
     """
-    if direction not in ("TB", "LR"):
-        raise ArgumentError(f'draw.graph: direction must be "TB" or "LR", got {direction!r}')
+    check_layout("draw.graph", direction, depth)
     if fused not in (True, False, "both"):
         raise ArgumentError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
     if values not in (True, False, "maps"):
         raise ArgumentError(f'draw.graph: values must be True, False or "maps", got {values!r}')
-    if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
-        raise ArgumentError(f"draw.graph: depth must be a whole number from 0 on, or None, got {depth!r}")
     called = as_names(names)
     costs: Mapping[Node, Cost] | None = None
     notes: list[str] = []
@@ -206,11 +204,8 @@ def graph(
         made.notes = [*made.notes, *notes]
         return made
 
-    held = given_to(program)
-
     def views() -> dict[str, Scene]:
         """What a page shows: first what was asked for, then the others that there are."""
-        assert held is not None  # what they name is alive as long as the drawing is
         wanted = {"forward": (False, False), "fused": (True, False), "backward": (True, True)}
         first = "both" if fused == "both" else "backward" if backward else "fused" if fused else "forward"
         found = {first: shown}
@@ -228,6 +223,13 @@ def graph(
     else:
         shown = scene(bool(fused), backward)
     return Drawing(program, finished(shown), views)
+
+
+def check_layout(where: str, direction: Any, depth: Any) -> None:
+    if direction not in ("TB", "LR"):
+        raise ArgumentError(f'{where}: direction must be "TB" or "LR", got {direction!r}')
+    if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
+        raise ArgumentError(f"{where}: depth must be a whole number from 0 on, or None, got {depth!r}")
 
 
 def as_names(names: Mapping[str, Module] | None) -> dict[Module, str]:

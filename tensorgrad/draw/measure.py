@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,21 +23,14 @@ MOST_RUNS = 50
 
 def costs_of(graph: Graph) -> dict[Node, Cost]:
     """The cost of every node, its `forward` timed on the arrays that it has; the median of some runs."""
-    with random_as_it_was(graph):
+    with random.undrawn(generators_of(graph)):
         return measured(graph)
 
 
-@contextmanager
-def random_as_it_was(graph: Graph) -> Iterator[None]:
-    """To compute a program again draws nothing from what its random numbers are drawn from."""
+def generators_of(graph: Graph) -> list[np.random.Generator]:
+    """What the random numbers of a program are drawn from; to compute it again is to draw nothing from them."""
     own = [v for node in graph.nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
-    generators = list({id(rng): rng for rng in (random.default(), *own)}.values())
-    states = [random.state_of(rng) for rng in generators]
-    try:
-        yield
-    finally:
-        for rng, state in zip(generators, states, strict=True):
-            random.set_state(rng, state)
+    return [random.default(), *own]
 
 
 def measured(graph: Graph) -> dict[Node, Cost]:
@@ -79,7 +71,7 @@ def values_of(graph: Graph) -> dict[Any, Any]:
     inner = {s for n in done for s in n.inputs}
     whole = Graph([n for n in done if n not in inner], check=False) if len(done) < len(graph.nodes) else graph
     known = {leaf: leaf._data for leaf in graph.leaves}
-    with np.errstate(all="ignore"), random_as_it_was(graph):
+    with np.errstate(all="ignore"), random.undrawn(generators_of(graph)):
         return known | (whole.values() if whole.nodes else {})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensorgrad.core.backend import Array, Xp
 
-LEAST = -1e30  # the logarithm of 0, such that sums and differences of it are numbers
+LEAST = -1e15  # the logarithm of 0, such that sums, differences and squares of it are numbers in float32, too
 
 
 def may_skip(xp: Xp, states: Array) -> Array:

@@ -21,12 +21,9 @@ def generators_of(modules: Iterable[Module]) -> list[np.random.Generator]:
 def left_as_they_were(modules: list[Module]) -> Iterator[None]:
     """What a run of modules changes besides is put back: buffers, and what random numbers are drawn from."""
     buffers = [(array, copy(array)) for module in modules for array in module._buffers.values()]
-    generators = generators_of(modules)
-    states = [random.state_of(rng) for rng in generators]
     try:
-        yield
+        with random.undrawn(generators_of(modules)):
+            yield
     finally:
         for array, before in buffers:
             array[...] = before
-        for rng, state in zip(generators, states, strict=True):
-            random.set_state(rng, state)

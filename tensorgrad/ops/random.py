@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,18 @@ def set_state(rng: np.random.Generator, state: Any) -> None:
         if device not in state["gpus"]:  # where nothing had been drawn; a captured step may hold the array
             with on(array):
                 array[...] = new_state(rng)
+
+
+@contextlib.contextmanager
+def undrawn(generators: Sequence[np.random.Generator]) -> Iterator[None]:
+    """What is drawn meanwhile is drawn again afterwards: generators are in the states that they were in."""
+    different = list({id(rng): rng for rng in generators}.values())
+    states = [state_of(rng) for rng in different]
+    try:
+        yield
+    finally:
+        for rng, before in zip(different, states, strict=True):
+            set_state(rng, before)
 
 
 class Draw(Op):

@@ -91,11 +91,10 @@ def numbers(sample: Sample) -> dict[str, Any]:
     """A sample as the page has it: each measure by the name of the layer or parameter. What is not finite is None."""
     found: dict[str, dict[str, Any]] = {name: {} for name in MEASURES}
     for name, layer in sample.layers.items():
-        shown = {"value": layer.value.rms, "mean": layer.value.mean, "std": layer.value.std, "zeros": layer.value.zeros}
+        shown = {"value": size_of(layer.value), "mean": layer.value.mean, "std": layer.value.std, "zeros": layer.value.zeros}
         shown |= {"dead": layer.dead, "saturated": layer.saturated}
         if layer.gradient is not None:
             shown["gradient"] = size_of(layer.gradient)
-        shown["value"] = size_of(layer.value)
         for measure, value in shown.items():
             found[measure][visible(name)] = finite(value)
     for name, w in sample.weights.items():
