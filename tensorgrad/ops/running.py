@@ -92,13 +92,14 @@ class LogCumSumExp(Op):
     def backward(self, g: Value, y: Value, x: Value, *, axis: int) -> Rules:
         def gx() -> Value:
             turned = flip(y, axis)
-            steps = share(turned, shifted(turned, axis, np.inf))  # at the place of i is e^(y_i - y_{i+1}), seen from the end
+            # at the place of i is e^(y_i - y_{i+1}), seen from the end; what stands at the first is multiplied by nothing
+            steps = share(turned, shifted(turned, axis))
             return mul_grad(flip(recurrence(steps, flip(g, axis), axis), axis), share(x, y))
 
         return (gx,)
 
     def jvp(self, y: Value, x: Value, *, axis: int) -> Tangents:
-        return (lambda t: recurrence(share(shifted(y, axis, -np.inf), y), mul_grad(t, share(x, y)), axis),)
+        return (lambda t: recurrence(share(shifted(y, axis), y), mul_grad(t, share(x, y)), axis),)
 
 
 class FirstSoFar(Op):
@@ -163,13 +164,14 @@ def share(x: Value, y: Value) -> Value:
     return where(equal(y, -np.inf), 0.0, exp(where(same, 0.0, x) - where(same, 0.0, y)))
 
 
-def shifted(x: Value, axis: int, first: float) -> Value:
-    """x moved on by one place along an axis, with a number at the first."""
+def shifted(x: Value, axis: int, first: float | None = None) -> Value:
+    """x moved on by one place along an axis, with a number at the first; without one, its own first element once more."""
     before = (slice(None),) * (axis % x.ndim)
     if not x.shape[axis]:
         return x
     head = getitem(x, (*before, slice(0, 1)))
-    return concatenate([zeros_beside(head, head.shape) + first, getitem(x, (*before, slice(0, -1)))], axis=axis)
+    head = head if first is None else zeros_beside(head, head.shape) + first
+    return concatenate([head, getitem(x, (*before, slice(0, -1)))], axis=axis)
 
 
 def recurrence(a: Value, b: Value, axis: int) -> Value:
