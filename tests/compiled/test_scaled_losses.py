@@ -93,3 +93,26 @@ def test_what_scales_it_is_assigned_meanwhile() -> None:
         return World(step, model.state_dict)
 
     agree(make, [(X + k, Y) for k in range(5)], rtol=1e-5)
+
+
+@KERNELS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_scales_it_is_of_another_dtype(dtype: str, numba: bool) -> None:
+    """The gradient that comes in is then computed in the wider dtype, and rounded to that of the scores."""
+
+    def make() -> World:
+        tg.manual_seed(0)
+        model, factor = Scaled(), Tensor(np.array(1.7, dtype), requires_grad=True)
+        optimiser = optim.SGD(model.fc.parameters(), lr=0.1)
+
+        def step(x: Any, y: Any) -> Any:
+            loss = F.cross_entropy(model.fc(x), y) * factor * 3.0
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return loss
+
+        return World(step, lambda: (model.state_dict(), factor.grad))
+
+    with kernels(numba):
+        agree(make, [(X + k, Y) for k in range(5)], rtol=1e-5)
