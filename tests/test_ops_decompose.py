@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tensorgrad
 from tensorgrad import Tensor, ops
-from tensorgrad.errors import ArgumentError, ShapeError
+from tensorgrad.errors import ArgumentError, GradientError, ShapeError
 from tensorgrad.ops import LinAlgError
 from tensorgrad.testing import gradcheck
 from tests.strategies import generators
