@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import tensorgrad
 from tensorgrad import Tensor, ops
-from tensorgrad.errors import ArgumentError, GradientError, ShapeError
+from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.ops import LinAlgError
-from tensorgrad.testing import gradcheck
+from tensorgrad.testing import GradientError, gradcheck
 from tests.strategies import generators
 
 SHAPES = [(3, 3), (4, 2), (2, 4), (2, 3, 2), (2, 1, 2, 3), (1, 1), (0, 2), (2, 0), (0, 3, 2)]
