@@ -109,6 +109,13 @@ def test_any_text_is_latex_with_balanced_braces(text: str) -> None:
         assert not re.search(r"(?<!\\)[#%&]", found)
 
 
+def test_signs_and_names_in_latex() -> None:
+    assert in_latex("a_b ~^\\ 50%", False) == r"a\_b \textasciitilde{}\textasciicircum{}\textbackslash{} 50\%"
+    assert in_latex("W_1 x", False) == r"W\_1 x"
+    assert in_latex("W_1 x, theta_in", True) == r"$W_{1}$ $x$, $\theta_{\mathrm{in}}$"
+    assert in_latex("λ × 重", False) == r"$\lambda$ $\times$ [U+91CD]"
+
+
 DRAWINGS = {
     "architecture": lambda: draw.architecture(lenet(), X, title="LeNet"),
     "left to right": lambda: draw.architecture(lenet(), X, direction="LR", depth=0),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tensorgrad import Tensor, draw, nn
+from tensorgrad.draw.page import laid_out
 from tensorgrad.nn import functional as F
 from tests.test_draw import EVIL, GOLDEN, PROGRAMS, mlp, residual
 
@@ -165,6 +166,43 @@ def test_folding_all(page: Any) -> None:
     assert [name for name in boxes(page) if name.startswith("▸")] == ["▸ 1 · Block", "▸ 2 · Block"]
     page.find_element("id", "unfold").click()
     assert not [name for name in boxes(page) if name.startswith("▸")]
+
+
+def test_long_programs_have_places(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every operation of four blocks of a transformer: Graphviz reports no error, and frames have their boxes inside."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+
+        def forward(self, x: Any) -> Any:
+            heads = [part(x).reshape(2, 10, 4, 8).transpose(0, 2, 1, 3) for part in (self.q, self.k, self.v)]
+            q, k, v = heads
+            p = F.softmax(q @ k.transpose(0, 1, 3, 2) / 8**0.5, axis=-1)
+            return self.out((p @ v).transpose(0, 2, 1, 3).reshape(2, 10, 32))
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ln1, self.ln2, self.attn = nn.LayerNorm(32), nn.LayerNorm(32), Attention()
+            self.mlp = nn.Sequential(nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32))
+
+        def forward(self, x: Any) -> Any:
+            x = x + self.attn(self.ln1(x))
+            return x + self.mlp(self.ln2(x))
+
+    model = nn.Sequential(nn.Linear(12, 32), nn.Sequential(*[Block() for _ in range(4)]), nn.LayerNorm(32), nn.Linear(32, 12))
+    drawing = draw.graph(model, np.ones((2, 10, 12), np.float32), fold=False)
+    data = laid_out(drawing.scene)
+    assert len(data["boxes"]) > 150
+    assert "rror" not in capfd.readouterr().err.replace("Fontconfig error", "")
+    assert all(group["w"] > 0 and group["h"] > 0 for group in data["groups"])
+    for box in data["boxes"]:
+        for key in box["group"]:
+            (frame,) = (g for g in data["groups"] if g["key"] == key)
+            assert frame["x"] <= box["x"]
+            assert box["x"] + box["w"] <= frame["x"] + frame["w"]
 
 
 LAYOUT = """

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, reject
+from hypothesis import assume, example, given, reject
 from hypothesis import strategies as st
 
 from tensorgrad import Tensor, checkpoint, clip, compile, grad, nn, ops
@@ -84,6 +84,9 @@ def wrong_where(applies: Callable[[Any, Any], bool], fault: Callable[[Any], Any]
 
 @pytest.mark.every(3)
 @given(expression=expressions(max_ops=3), fault=st.sampled_from(list(FAULTS)), seed=st.integers(0, 2**16))
+@example(
+    expression=Expression.of("a = np.array([0.0, 0.0]); y0 = ops['logcumsumexp'](a, axis=0)"), fault="another factor", seed=0
+)
 @pytest.mark.parametrize("where", WHERE)
 def test_a_rule_that_is_wrong_in_one_way_only_is_found_and_named(
     where: str, fault: str, expression: Expression, seed: int
