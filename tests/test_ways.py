@@ -85,6 +85,13 @@ def wrong_where(applies: Callable[[Any, Any], bool], fault: Callable[[Any], Any]
 @pytest.mark.every(3)
 @given(expression=expressions(max_ops=3), fault=st.sampled_from(list(FAULTS)), seed=st.integers(0, 2**16))
 @example(
+    expression=Expression.of(
+        "b = np.zeros((3, 1, 3)); y0 = ops['ctc'](b, np.array([[0, 0, 0]]), np.array([2]), np.array([0]))"
+    ),
+    fault="another factor",
+    seed=0,
+)
+@example(
     expression=Expression.of("a = np.array([0.0, 0.0]); y0 = ops['logcumsumexp'](a, axis=0)"), fault="another factor", seed=0
 )
 @pytest.mark.parametrize("where", WHERE)
@@ -113,8 +120,7 @@ def test_a_rule_that_is_wrong_in_one_way_only_is_found_and_named(
         notes: list[str] = []
         names = {f.name for f in ways.other_ways(check, notes=notes) if f.verdict == "wrong"}
     assume(not any("not decided in float32" in note for note in notes))  # it has too few digits, or no room for the numbers
-    # of rules that float32 as a whole does not decide, each is looked at by itself
-    assert names & {f"input 0 ({label})", f"planted (its rule for argument 0 in {label})"}
+    assert f"input 0 ({label})" in names
 
 
 # Each of these gives the right gradient once, plainly
