@@ -96,6 +96,8 @@ class Plan:
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
         self.products = any(not isinstance(call, Loop) and may_use_threads(call) for call in self.calls)
+        flops = sum(call.flops for call in self.calls if not isinstance(call, Loop))
+        self.shares = self.threads > 1 and threads.controls_blas() and flops >= thresholds.PLAN_FLOPS
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
             (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
         ]
@@ -165,7 +167,7 @@ class Plan:
                         with on(array):
                             array.fill(values[name])
             run: Callable[..., tuple[Array, ...]] = function or self.function
-            found = threads.with_steady_blas(run, *arguments) if self.products else run(*arguments)
+            found = self.replayed(run, arguments)
         except BaseException as error:
             for optimiser in self.in_time:
                 optimiser.__dict__["steps"] -= 1
@@ -180,6 +182,13 @@ class Plan:
         for optimiser in self.optimisers:
             optimiser.flush()
         return found
+
+    def replayed(self, run: Callable[..., tuple[Array, ...]], arguments: list[Array]) -> tuple[Array, ...]:
+        """run(*arguments), during which the number of BLAS's threads does not change."""
+        if self.shares:
+            with threads.single_threaded_blas():
+                return run(*arguments)
+        return threads.with_steady_blas(run, *arguments) if self.products else run(*arguments)
 
     def explained(self, error: BaseException, is_timed: bool) -> BaseException:
         """An error of NumPy's as the step itself raises it, naming the operation, unless a clock has lines of its own between
@@ -235,10 +244,10 @@ class Plan:
         if self.launches is not None:
             made_up = self.launches.arguments
         with self.put_back(), np.errstate(all="ignore"):
-            function(*made_up)
+            self.replayed(function, made_up)
             found.clear()
             for _ in range(RUNS):
-                function(*made_up)
+                self.replayed(function, made_up)
         return {call: total / RUNS for call, total in found.items()}
 
     @contextmanager

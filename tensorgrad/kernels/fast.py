@@ -471,9 +471,10 @@ def add_rows(y: Any, t: Any, x: Any) -> None:
 
 
 @jit(source)
-def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any) -> None:
-    """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q); what is said for each axis, rows first."""
-    n, c, h, w = x.shape
+def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any, stop: Any) -> None:
+    """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q), of images start to stop; what is said for each
+    axis, rows first."""
+    _, c, h, w = x.shape
     rows, columns, places, across = y.shape[1], y.shape[2], y.shape[4], y.shape[5]
     zero = x.dtype.type(0)
     step = stride[1]
@@ -483,7 +484,7 @@ def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any) -> None:
                 shift = dilation[1] * j - padding[1]
                 first = min(max((step - 1 - shift) // step, 0), across)  # column `step first + shift` is the first inside of x
                 last = max(min((w - 1 - shift) // step + 1, across), first)
-                for m in range(n):
+                for m in range(start, stop):
                     for p in range(places):
                         row = stride[0] * p + dilation[0] * i - padding[0]
                         if row < 0 or row >= h:
@@ -503,13 +504,14 @@ def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any) -> None:
 
 
 @jit(source)
-def fold(x: Any, y: Any, stride: Any, padding: Any, dilation: Any) -> None:
-    """As ops.fold, over two axes: x (c, i, j, n, p, q) added to y (n, c, h, w), in the order of the elements of a window."""
-    n, c, h, w = y.shape
+def fold(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any, stop: Any) -> None:
+    """As ops.fold, over two axes: x (c, i, j, n, p, q) added to y (n, c, h, w), of images start to stop, in the order of the
+    elements of a window."""
+    _, c, h, w = y.shape
     rows, columns, places, across = x.shape[1], x.shape[2], x.shape[4], x.shape[5]
     step = stride[1]
     for k in range(c):
-        for m in range(n):
+        for m in range(start, stop):
             for i in range(rows):
                 for j in range(columns):
                     shift = dilation[1] * j - padding[1]

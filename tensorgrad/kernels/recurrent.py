@@ -9,7 +9,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array
 from tensorgrad.core.memory import new
-from tensorgrad.kernels import build
+from tensorgrad.kernels import build, threads
 from tensorgrad.kernels.build import Kernel, fast_kernel
 
 
@@ -39,10 +39,15 @@ def lstm(z: Array, h0: Array, c0: Array, u: Array) -> Array | None:
     y = new((2, len(z) + 1, *h0.shape), z.dtype)
     y[0, 0], y[1, 0] = h0, c0
     h, c = y
-    a = np.empty(z.shape[1:], z.dtype)
-    for k, given in enumerate(z):
-        np.matmul(h[k], u, out=a)
-        step(a, given, c[k], h[k + 1], c[k + 1])
+
+    def some(start: int, stop: int) -> None:
+        mine = slice(start, stop)
+        a = np.empty((stop - start, z.shape[2]), z.dtype)
+        for k in range(len(z)):
+            np.matmul(h[k, mine], u, out=a)
+            step(a, z[k, mine], c[k, mine], h[k + 1, mine], c[k + 1, mine])
+
+    threads.in_shares(some, len(h0), z.size)
     return y
 
 
@@ -53,13 +58,24 @@ def lstm_grad(g: Array, y: Array, z: Array, u: Array) -> Array | None:
         return None
     gh, gc = np.ascontiguousarray(g)
     h, c = np.ascontiguousarray(y)
-    d, size = products(h, u, 4), len(u)
+    z = np.ascontiguousarray(z)
+    d, size = new((*h.shape[:2], 4 * len(u)), h.dtype), len(u)
     of_c, forget = new((2, *c[1:].shape), z.dtype)
-    slopes(flat(d[:-1]), flat(np.ascontiguousarray(z)), flat(c[:-1]), flat(c[1:]), flat(of_c), flat(forget))
     dh, dc, back = np.zeros_like(h[0]), np.zeros_like(h[0]), u.T.copy()
-    for k in reversed(range(len(z))):
-        step(d[k], of_c[k], forget[k], gh[k + 1], gc[k + 1], dh, dc)
-        np.matmul(d[k], back, out=dh)
+
+    def all_slopes(start: int, stop: int) -> None:
+        mine = slice(start, stop)  # of all rows of all steps, whose states are known by now
+        np.matmul(flat(h[:-1])[mine], u, out=flat(d[:-1])[mine])
+        slopes(*[flat(x)[mine] for x in (d[:-1], z, c[:-1], c[1:], of_c, forget)])
+
+    def some(start: int, stop: int) -> None:
+        mine = slice(start, stop)
+        for k in reversed(range(len(z))):
+            step(d[k, mine], of_c[k, mine], forget[k, mine], gh[k + 1, mine], gc[k + 1, mine], dh[mine], dc[mine])
+            np.matmul(d[k, mine], back, out=dh[mine])
+
+    threads.in_shares(all_slopes, z.shape[0] * z.shape[1], z.size)
+    threads.in_shares(some, len(dh), z.size)
     d[-1, :, :size] = dh + gh[0]
     d[-1, :, size : 2 * size] = dc + gc[0]
     d[-1, :, 2 * size :] = 0
@@ -74,10 +90,15 @@ def gru(z: Array, h0: Array, u: Array, b: Array) -> Array | None:
     z, b = np.ascontiguousarray(z), np.ascontiguousarray(b)
     y = new((len(z) + 1, *h0.shape), z.dtype)
     y[0] = h0
-    a = np.empty(z.shape[1:], z.dtype)
-    for k, given in enumerate(z):
-        np.matmul(y[k], u, out=a)
-        step(a, given, b, y[k], y[k + 1])
+
+    def some(start: int, stop: int) -> None:
+        mine = slice(start, stop)
+        a = np.empty((stop - start, z.shape[2]), z.dtype)
+        for k in range(len(z)):
+            np.matmul(y[k, mine], u, out=a)
+            step(a, z[k, mine], b, y[k, mine], y[k + 1, mine])
+
+    threads.in_shares(some, len(h0), z.size)
     return y
 
 
@@ -87,23 +108,26 @@ def gru_grad(g: Array, y: Array, z: Array, u: Array, b: Array) -> Array | None:
     if slopes is None or step is None:
         return None
     g, y, z, b = (np.ascontiguousarray(x) for x in (g, y, z, b))
-    d, size = products(y, u, 4), len(u)
+    d, size = new((*y.shape[:2], 4 * len(u)), y.dtype), len(u)
     keep = new(y[1:].shape, z.dtype)
-    slopes(flat(d[:-1]), flat(z), b, flat(y[:-1]), flat(keep))
     dh, back = np.zeros_like(y[0]), u.T.copy()
     through = np.empty_like(dh)
-    for k in reversed(range(len(z))):
-        step(d[k], keep[k], g[k + 1], dh)
-        dh += np.matmul(d[k, :, : 3 * size], back, out=through)
+
+    def all_slopes(start: int, stop: int) -> None:
+        mine = slice(start, stop)  # of all rows of all steps, whose states are known by now
+        np.matmul(flat(y[:-1])[mine], u, out=flat(d[:-1])[mine, : 3 * size])
+        slopes(flat(d[:-1])[mine], flat(z)[mine], b, flat(y[:-1])[mine], flat(keep)[mine])
+
+    def some(start: int, stop: int) -> None:
+        mine = slice(start, stop)
+        for k in reversed(range(len(z))):
+            step(d[k, mine], keep[k, mine], g[k + 1, mine], dh[mine])
+            dh[mine] += np.matmul(d[k, mine, : 3 * size], back, out=through[mine])
+
+    threads.in_shares(all_slopes, z.shape[0] * z.shape[1], z.size)
+    threads.in_shares(some, len(dh), z.size)
     d[-1, :, :size] = dh + g[0]
     d[-1, :, size:] = 0
-    return d
-
-
-def products(h: Array, u: Array, gates: int) -> Array:
-    """h_{k-1} U for all steps, which are known by then, as one product: (t+1, n, gates * size), the last one left open."""
-    d = new((*h.shape[:2], gates * len(u)), h.dtype)
-    np.matmul(flat(h[:-1]), u, out=flat(d[:-1])[:, : u.shape[1]])
     return d
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from itertools import pairwise
 from operator import index
 from queue import SimpleQueue
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from tensorgrad.core.arguments import is_whole
 from tensorgrad.core.forks import after_fork, loading
 from tensorgrad.errors import ArgumentError
+from tensorgrad.kernels import thresholds
 
 T = TypeVar("T")
 
@@ -188,7 +190,7 @@ def with_steady_blas(function: Callable[..., T], *arguments: Any) -> T:
 def single_threaded_blas() -> Iterator[None]:
     """Inside the block every product uses the thread that asks for it, so that several threads can ask at once."""
     turns, me = _turns, threading.get_ident()
-    if _inside.parts:
+    if _inside.parts or me in turns.single:  # to ask again would be to wait behind those that wait for this one
         yield
         return
     was_steady = me in turns.steady
@@ -203,11 +205,17 @@ def single_threaded_blas() -> Iterator[None]:
             turns.enter_steady(me)
 
 
+def has_single_blas() -> bool:
+    """Whether products use one thread of BLAS, and this thread may give parts of its work to others."""
+    return threading.get_ident() in _turns.single and not _inside.parts
+
+
 class Part:
-    """A part of some work, done once, by whoever begins it first."""
+    """A part of some work, done once, by whoever begins it first, in the context of who gave it (NumPy's errstate is there)."""
 
     def __init__(self, work: Callable[[int, int], Any], start: int, stop: int) -> None:
         self.work, self.start, self.stop = work, start, stop
+        self.context = copy_context()
         self.begun, self.ended = threading.Lock(), threading.Lock()
         self.ended.acquire()
         self.error: BaseException | None = None
@@ -218,7 +226,7 @@ class Part:
             return
         _inside.parts = True
         try:
-            self.work(self.start, self.stop)
+            self.context.run(self.work, self.start, self.stop)
         except BaseException as error:
             self.error = error
         finally:
@@ -261,6 +269,19 @@ def begin_anew() -> None:
 
 
 after_fork(begin_anew)
+
+
+def in_shares(work: Callable[[int, int], Any], n: int, size: int) -> None:
+    """work(start, stop) for range(n) at once or, where it is large, for equal parts of it in threads, with one of BLAS each.
+
+    size   how many numbers are computed: the pieces of images, the scores of attention, the gates of all steps
+    """
+    count = min(_count, n) if size >= thresholds.SHARES and not _inside.parts and controls_blas() else 1
+    if count <= 1:
+        work(0, n)
+        return
+    with single_threaded_blas():
+        in_threads(work, n, count)
 
 
 def in_threads(work: Callable[[int, int], Any], n: int, count: int) -> None:

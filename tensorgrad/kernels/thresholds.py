@@ -20,3 +20,6 @@ TABLE = 2  # so many times more rows a table has than a step reads, for those al
 FIRST = 4  # so many times more numbers behind an axis than there are along it: its largest are found by comparing whole rows
 CLASSES = 128  # up to so many classes a loop over rows of scores beats NumPy's calls, whose sums take 8 or 16 at once
 ATTENTION = 262_144  # scores, of some queries to all keys, that are there at once: 1 MiB of float32, so that they stay in cache
+PLAN_FLOPS = 1e8  # floating-point operations of a plan from which it has BLAS to itself, and its products are shared, too
+PRODUCT = 4e6  # of a product from which such a plan shares it
+SHARES = 131_072  # scores, gates of all steps or elements of windows from which samples are split between threads

@@ -11,14 +11,14 @@ import numpy as np
 from tensorgrad.core.backend import Array
 from tensorgrad.core.memory import new
 from tensorgrad.core.signature import Shape
-from tensorgrad.kernels import build, thresholds
+from tensorgrad.kernels import build, threads, thresholds
 from tensorgrad.kernels.build import Kernel, fast_kernel
 
 
 @functools.cache
 def kernel(name: str, dtype: Any) -> Kernel | None:
     """The kernel of fast.py of this name; None where NumPy has to do it."""
-    image, pieces, numbers = np.zeros((1,) * 4, dtype), np.zeros((1,) * 6, dtype), ((1, 1), (0, 0), (1, 1))
+    image, pieces, numbers = np.zeros((1,) * 4, dtype), np.zeros((1,) * 6, dtype), ((1, 1), (0, 0), (1, 1), 0, 1)
     return fast_kernel(name, *((image, pieces) if name == "windows" else (pieces, image)), *numbers)
 
 
@@ -34,7 +34,8 @@ def windows(x: Array, shape: Shape, stride: Shape, padding: Shape, dilation: Sha
     if run is None:
         return None
     y = new(shape, x.dtype)
-    run(as_image(np.ascontiguousarray(x)), as_pieces(y), *for_two(stride, padding, dilation))
+    image, pieces, numbers = as_image(np.ascontiguousarray(x)), as_pieces(y), for_two(stride, padding, dilation)
+    threads.in_shares(lambda start, stop: run(image, pieces, *numbers, start, stop), len(image), y.size)
     return y
 
 
@@ -45,7 +46,8 @@ def fold(x: Array, size: Shape, stride: Shape, padding: Shape, dilation: Shape) 
     if run is None:
         return None
     y = np.zeros((x.shape[axes + 1], x.shape[0], *size), x.dtype)
-    run(as_pieces(np.ascontiguousarray(x)), as_image(y), *for_two(stride, padding, dilation))
+    pieces, image, numbers = as_pieces(np.ascontiguousarray(x)), as_image(y), for_two(stride, padding, dilation)
+    threads.in_shares(lambda start, stop: run(pieces, image, *numbers, start, stop), len(image), x.size)
     return y
 
 

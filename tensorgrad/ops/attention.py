@@ -8,7 +8,7 @@ gradient is to be differentiated again, and for tangents, the formulas are recor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from tensorgrad.core.state import named, scoped, state
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.kernels import attention as kernels
-from tensorgrad.kernels import thresholds
+from tensorgrad.kernels import threads, thresholds
 from tensorgrad.ops.compare import equal
 from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.linalg import as_operand
@@ -105,11 +105,17 @@ class Attention(Op):
 
     def forward(self, xp: Xp, q: Array, k: Array, v: Array, *masks: Array, causal: bool, scale: float, dropout: float) -> Array:
         check(q, k, v)
-        lead, (mask, keep) = leading(q, k, v), parted(masks, dropout)
-        y = room(xp, (*lead, q.shape[-2], v.shape[-1]), dtype_of(xp, q, k, v, mask))
-        for rows in blocks(lead, q, k):
-            p = kept(weights(q, k, mask, causal, scale, rows), keep, dropout, rows)
-            xp.matmul(p, first(p.shape[-1], v), out=part(y, rows))
+        lead = leading(q, k, v)
+        y = room(xp, (*lead, q.shape[-2], v.shape[-1]), dtype_of(xp, q, k, v, parted(masks, dropout)[0]))
+        at_once = list(blocks(lead, q, k))
+
+        def attend(y: Array, q: Array, k: Array, v: Array, *masks: Array) -> None:
+            mask, keep = parted(masks, dropout)
+            for rows in at_once:
+                p = kept(weights(q, k, mask, causal, scale, rows), keep, dropout, rows)
+                xp.matmul(p, first(p.shape[-1], v), out=part(y, rows))
+
+        shared(xp, attend, lead, q, k, y, q, k, v, *masks)
         return y
 
     def backward(
@@ -181,24 +187,46 @@ class AttentionGrad(Op):
         lead = leading(q, k, v)
         shapes = [(*lead, *x.shape[-2:]) for x in (q, k, v)]
         flat = room(xp, (sum(map(math.prod, shapes)),), dtype_of(xp, g, q, k, v, parted(masks, dropout)[0]))
-        gq, gk, gv = (part.reshape(s) for part, s in zip(xp.split(flat, ends_of(shapes)), shapes, strict=True))
-        of_keys = flat[gq.size :]
-        for rows in blocks(lead, q, k):
-            p, dz = slopes(g, q, k, v, masks, rows, causal, scale, dropout)
-            n = p.shape[-1]
-            dz *= scale
-            xp.matmul(dz, first(n, k), out=part(gq, rows))
-            if rows.start == 0 and n == k.shape[-2]:  # the first are what the others are added to
-                xp.matmul(dz.swapaxes(-1, -2), part(q, rows), out=gk)
-                xp.matmul(p.swapaxes(-1, -2), part(g, rows), out=gv)
-                continue
-            if rows.start == 0:
-                of_keys[...] = 0
-            gk[..., :n, :] += dz.swapaxes(-1, -2) @ part(q, rows)
-            gv[..., :n, :] += p.swapaxes(-1, -2) @ part(g, rows)
-        if not q.shape[-2]:
-            of_keys[...] = 0
+        outs = [part.reshape(s) for part, s in zip(xp.split(flat, ends_of(shapes)), shapes, strict=True)]
+        at_once = list(blocks(lead, q, k))
+
+        def derive(gq: Array, gk: Array, gv: Array, g: Array, q: Array, k: Array, v: Array, *masks: Array) -> None:
+            for rows in at_once:
+                p, dz = slopes(g, q, k, v, masks, rows, causal, scale, dropout)
+                n = p.shape[-1]
+                dz *= scale
+                xp.matmul(dz, first(n, k), out=part(gq, rows))
+                if rows.start == 0 and n == k.shape[-2]:  # the first are what the others are added to
+                    xp.matmul(dz.swapaxes(-1, -2), part(q, rows), out=gk)
+                    xp.matmul(p.swapaxes(-1, -2), part(g, rows), out=gv)
+                    continue
+                if rows.start == 0:
+                    gk[...] = gv[...] = 0
+                gk[..., :n, :] += dz.swapaxes(-1, -2) @ part(q, rows)
+                gv[..., :n, :] += p.swapaxes(-1, -2) @ part(g, rows)
+            if not at_once:
+                gk[...] = gv[...] = 0
+
+        shared(xp, derive, lead, q, k, *outs, g, q, k, v, *masks)
         return flat
+
+
+def shared(xp: Xp, work: Callable[..., None], lead: Shape, q: Array, k: Array, *arrays: Array) -> None:
+    """work(*arrays), or in threads where there are many scores: each does some of the first leading axis that has several.
+
+    A block of queries has the same rows as without threads, so that its numbers are the same.
+    """
+    axis = next((i for i, n in enumerate(lead) if n > 1), None) if xp is np else None
+    if axis is None:
+        work(*arrays)
+        return
+    at, n = axis - len(lead) - 2, lead[axis]
+
+    def some(start: int, stop: int) -> None:
+        mine = (..., slice(start, stop), *[slice(None)] * (-at - 1))
+        work(*[x[mine] if x.ndim >= -at and x.shape[at] == n else x for x in arrays])
+
+    threads.in_shares(some, n, math.prod(lead) * q.shape[-2] * k.shape[-2])
 
 
 def room(xp: Xp, shape: Shape, dtype: Any) -> Array:

@@ -314,6 +314,10 @@ def product(xp: Xp, a: Array, b: Array) -> Array:
         if cublas.fits(a, b, out):
             cublas.product(a, b, out)
             return out
+    if xp is np and a.ndim > b.ndim == 2 and a.dtype is b.dtype and a.shape[-1] == b.shape[0] and a.flags.c_contiguous:
+        out = new((*a.shape[:-1], b.shape[1]), a.dtype)
+        np.matmul(rows(a), b, out=rows(out))  # NumPy would ask BLAS for each matrix of a
+        return out
     if xp is np and a.ndim >= b.ndim > 2 and a.dtype is b.dtype and a.shape[-1] == b.shape[-2]:
         if a.shape[-1] == 1:  # as above: the gradient of a weight for each sample
             return np.multiply(a, b)  # not from the pool, of which it would be handed out as a copy

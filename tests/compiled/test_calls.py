@@ -49,7 +49,7 @@ from tests.compiled import kernels, lowered, num_threads
 THOROUGH = int(os.environ.get("TENSORGRAD_THOROUGH", "1"))  # so many times as many examples
 SPECIAL = np.array([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan, 1e30, -1e-30])
 FLOATS, INTS = "efd", "bBhHiIqQ"
-LOWERED = {"SLICE": 6, "CHAIN_THREADS": 25, "ONES_PRODUCT": 12, "DOT": 7, "CLASSES": 3}
+LOWERED = {"SLICE": 6, "CHAIN_THREADS": 25, "ONES_PRODUCT": 12, "DOT": 7, "CLASSES": 3, "PRODUCT": 0}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
 from tensorgrad.compiler.values import Value
 from tensorgrad.core.backend import Array
-from tensorgrad.kernels import cublas
+from tensorgrad.kernels import cublas, products, thresholds
 
 __all__ = ["Dot", "Matmul"]
 
@@ -34,7 +34,12 @@ class Matmul(Call):
         a, b = self.inputs
         # of one sample; BLAS takes several times as long
         function = "multiply" if len(a.shape) == len(b.shape) == 2 and a.shape[1] == 1 else "matmul"
-        writer.lines.append(f"{function}({writer.name(a)}, {writer.name(b)}, {writer.name(self.outputs[0])})")
+        if self.flops >= thresholds.PRODUCT:
+            function = writer.bind("product", products.matmul)
+        given = [writer.name(v) for v in (a, b, self.outputs[0])]
+        if len(a.shape) > len(b.shape) == 2 and a.contiguous:  # of all rows at once; NumPy would ask BLAS for each matrix
+            given[::2] = [writer.shaped(v, (math.prod(v.shape[:-1]), v.shape[-1])) for v in (a, self.outputs[0])]
+        writer.lines.append(f"{function}({', '.join(given)})")
 
     def launch(self, launcher: Launcher) -> Launch:
         a, b = (launcher.array(v) for v in self.inputs)

@@ -1,0 +1,42 @@
+"""Products of matrices in threads of our own, where a plan has BLAS to itself.
+
+BLAS's own threads go on spinning for some milliseconds after a product, on cores that the kernels in between could use. So a
+plan with much to do tells BLAS to use one thread, and its large products are shared like everything else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.kernels import threads, thresholds
+
+
+def matmul(a: Array, b: Array, out: Array) -> None:
+    """out = a @ b, two matrices or two stacks of as many: in threads where there is much to do and BLAS uses one alone.
+
+    Each does some of the stack, of the rows or of the columns; of a small result some of what is summed over, by rounding
+    another number than in one thread.
+    """
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    count = threads.get_num_threads() if 2 * out.size * k >= thresholds.PRODUCT and threads.has_single_blas() else 1
+    stack = out.ndim > 2 and a.ndim == b.ndim and len(a) == len(b)
+    if count == 1 or not (stack or a.ndim == b.ndim == 2):
+        np.matmul(a, b, out)
+    elif stack:
+        threads.in_threads(lambda i, j: np.matmul(a[i:j], b[i:j], out[i:j]), len(a), min(count, len(a)))
+    elif k >= 16 * max(m, n):
+        sums = np.empty((count, m, n), out.dtype)
+        threads.in_threads(lambda i, j: add_up(a, b, sums, i, j), count, count)
+        np.add.reduce(sums, 0, None, out)
+    elif m >= n:
+        threads.in_threads(lambda i, j: np.matmul(a[i:j], b, out[i:j]), m, count)
+    else:
+        threads.in_threads(lambda i, j: np.matmul(a, b[:, i:j], out[:, i:j]), n, count)
+
+
+def add_up(a: Array, b: Array, sums: Array, first: int, last: int) -> None:
+    """sums[i] = a b over the i-th part of what is summed over, for i from first on."""
+    ends = [a.shape[1] * i // len(sums) for i in range(first, last + 1)]
+    for i, start, stop in zip(range(first, last), ends, ends[1:], strict=False):
+        np.matmul(a[:, start:stop], b[start:stop], sums[i])
