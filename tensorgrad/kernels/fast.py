@@ -485,22 +485,24 @@ def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any
                 first = min(max((step - 1 - shift) // step, 0), across)  # column `step first + shift` is the first inside of x
                 last = max(min((w - 1 - shift) // step + 1, across), first)
                 for m in range(start, stop):
+                    image, piece = x[m, k], y[k, i, j, m]
                     for p in range(places):
                         row = stride[0] * p + dilation[0] * i - padding[0]
                         if row < 0 or row >= h:
                             for q in range(across):
-                                y[k, i, j, m, p, q] = zero
+                                piece[p, q] = zero
                             continue
                         for q in range(first):
-                            y[k, i, j, m, p, q] = zero
-                        if step == 1:
-                            for q in range(first, last):
-                                y[k, i, j, m, p, q] = x[m, k, row, q + shift]
+                            piece[p, q] = zero
+                        if step == 1:  # one run of memory copied to another
+                            given, to = image[row, first + shift : last + shift], piece[p, first:last]
+                            for q in range(last - first):
+                                to[q] = given[q]
                         else:
                             for q in range(first, last):
                                 y[k, i, j, m, p, q] = x[m, k, row, step * q + shift]
                         for q in range(last, across):
-                            y[k, i, j, m, p, q] = zero
+                            piece[p, q] = zero
 
 
 @jit(source)
@@ -511,19 +513,21 @@ def fold(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any, s
     rows, columns, places, across = x.shape[1], x.shape[2], x.shape[4], x.shape[5]
     step = stride[1]
     for k in range(c):
-        for m in range(start, stop):
-            for i in range(rows):
-                for j in range(columns):
-                    shift = dilation[1] * j - padding[1]
-                    first = min(max((step - 1 - shift) // step, 0), across)
-                    last = max(min((w - 1 - shift) // step + 1, across), first)
+        for i in range(rows):
+            for j in range(columns):
+                shift = dilation[1] * j - padding[1]
+                first = min(max((step - 1 - shift) // step, 0), across)
+                last = max(min((w - 1 - shift) // step + 1, across), first)
+                for m in range(start, stop):
+                    image, piece = y[m, k], x[k, i, j, m]
                     for p in range(places):
                         row = stride[0] * p + dilation[0] * i - padding[0]
                         if row < 0 or row >= h:
                             continue
                         if step == 1:
-                            for q in range(first, last):
-                                y[m, k, row, q + shift] += x[k, i, j, m, p, q]
+                            given, to = piece[p, first:last], image[row, first + shift : last + shift]
+                            for q in range(last - first):
+                                to[q] += given[q]
                         else:
                             for q in range(first, last):
-                                y[m, k, row, step * q + shift] += x[k, i, j, m, p, q]
+                                image[row, step * q + shift] += piece[p, q]
