@@ -508,7 +508,7 @@ def test_softmax_of_seen(rng: np.random.Generator, dtype: Any, queries: int, key
 
 @pytest.mark.parametrize("numba", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@given(rng=generators(), columns=st.integers(1, 5), threshold=st.sampled_from([0, 10, thresholds.KERNEL]))
+@given(rng=generators(), columns=st.integers(1, 5), threshold=st.sampled_from([0, 10, thresholds.ADD_ROWS]))
 @settings(max_examples=20)
 def test_rows_added_to_a_table(numba: bool, dtype: Any, rng: np.random.Generator, columns: int, threshold: int) -> None:
     """The same bits as one after the other, whichever way it is done."""
@@ -518,8 +518,13 @@ def test_rows_added_to_a_table(numba: bool, dtype: Any, rng: np.random.Generator
     for row, add in zip(t.reshape(-1), x.reshape(-1, columns), strict=True):
         expected[row] += add
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thresholds, "KERNEL", threshold)
+        patch.setattr(thresholds, "ADD_ROWS", threshold)
         if not numba:
             patch.setattr(common, "add_rows_kernel", lambda _: None)
         index.add_at(y, t, x)
-    np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(y, expected)
+        for outside in (np.array(7), np.array(-8), np.array(2**63 - 1), np.array(200, np.uint8)):
+            t = np.arange(12).astype(outside.dtype).reshape(3, 4) % 7
+            t[2, 3] = outside
+            with pytest.raises(IndexError, match="is out of bounds for axis 0 with size 7"):
+                index.add_at(y, t, x)

@@ -135,11 +135,11 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
 
 
 def add_rows(y: Array, t: Array, x: Array) -> bool:
-    """y[t] += x, row by row in the order of t; returns whether it was done. y (r, k), x (n, k), t (n) within -r .. r - 1"""
-    if x.size < thresholds.KERNEL or x.dtype is not y.dtype or t.dtype != np.intp:
+    """y[t] += x, row by row in the order of t; returns whether it was done, which it is not, nor any of it, unless t is within
+    -r .. r - 1. y (r, k), x (n, k), t (n)"""
+    if x.size < thresholds.ADD_ROWS or x.dtype is not y.dtype or t.dtype != np.intp:
         return False
     kernel = add_rows_kernel(y.dtype) if y.dtype.char in "fd" and all(a.flags.c_contiguous for a in (y, t, x)) else None
     if kernel is None:
         return False
-    kernel(y, t, x)
-    return True
+    return bool(kernel(y, t, x))

@@ -462,12 +462,18 @@ def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
 
 
 @jit(source)
-def add_rows(y: Any, t: Any, x: Any) -> None:
-    """y[t[i]] += x[i], one row after the other; negative ones count from the end."""
+def add_rows(y: Any, t: Any, x: Any) -> Any:
+    """y[t[i]] += x[i], one after the other; negative ones count from the end. Unless all of t are in y, nothing is added, and
+    False returned."""
+    rows = len(y)
+    for i in range(len(t)):
+        if t[i] < -rows or t[i] >= rows:
+            return False
     for i in range(len(t)):
         to, row = y[t[i]], x[i]
         for j in range(len(row)):
             to[j] += row[j]
+    return True
 
 
 @jit(source)

@@ -299,15 +299,15 @@ def add_at(y: Array, index: Any, x: Array) -> None:
     Rows are added by a kernel or number by number, which is several times as fast in NumPy as row by row.
     """
     rows, width = len(y) if y.ndim else 0, math.prod(y.shape[1:])
-    are_rows = is_array(index) and index.dtype.kind in "iu" and index.size and x.shape == (*index.shape, *y.shape[1:])
-    if not are_rows or not width or index.min() < -rows or index.max() >= rows:
-        np.add.at(y, index, x)
-        return
-    starts = index.reshape(-1).astype(np.intp)
-    if common.add_rows(y.reshape(rows, width), starts, x.reshape(-1, width)):
-        return
-    starts = np.where(starts < 0, starts + rows, starts) * width
-    np.add.at(y.reshape(-1), (starts[:, None] + np.arange(width)).reshape(-1), x.reshape(-1))
+    if width and is_array(index) and index.dtype.kind in "iu" and index.size and x.shape == (*index.shape, *y.shape[1:]):
+        starts = index.reshape(-1).astype(np.intp, copy=False)
+        if common.add_rows(y.reshape(rows, width), starts, x.reshape(-1, width)):
+            return
+        if index.min() >= -rows and index.max() < rows:
+            starts = np.where(starts < 0, starts + rows, starts) * width
+            np.add.at(y.reshape(-1), (starts[:, None] + np.arange(width)).reshape(-1), x.reshape(-1))
+            return
+    np.add.at(y, index, x)
 
 
 def may_repeat(index: Any) -> bool:
