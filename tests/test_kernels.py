@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tensorgrad
+from tensorgrad import Tensor, ops
 from tensorgrad.core.memory import POOLED, new
 from tensorgrad.errors import LabelError
 from tensorgrad.kernels import build, common, generate, reference, threads, thresholds
@@ -22,6 +23,7 @@ from tensorgrad.kernels import windows as windows_kernels
 from tensorgrad.kernels.chain import Chain, NotElementwise, Operand, Ref, Step
 from tensorgrad.ops import activation, fold, index, statistics, windows
 from tensorgrad.ops.windows import sample_windows
+from tests.compiled import kernels, lowered
 from tests.strategies import generators
 
 numba = pytest.importorskip("numba", reason="needs Numba: pip install numba")
@@ -528,3 +530,29 @@ def test_rows_added_to_a_table(numba: bool, dtype: Any, rng: np.random.Generator
             t[2, 3] = outside
             with pytest.raises(IndexError, match="is out of bounds for axis 0 with size 7"):
                 index.add_at(y, t, x)
+
+
+@pytest.mark.parametrize("has_numba", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["gelu", "gelu by tanh", "silu", "softplus", "logsigmoid"])
+def test_rules_in_one_pass(name: str, dtype: Any, has_numba: bool) -> None:
+    """The kernel that is made of a rule gives what the rule gives in NumPy, far out and for what is not finite, too."""
+    op: Any = getattr(ops, name.split()[0])
+    attrs = {"approximate": "tanh" if "tanh" in name else "none"} if "gelu" in name else {}
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, s, 20) for s in (0.1, 1, 10, 1e3, 1e20)] + [[0.0, -0.0, np.inf, -np.inf, np.nan]])
+    g = rng.normal(size=x.shape)
+    g[::7] = 0
+    x, g = x.astype(dtype).reshape(5, 21), g.astype(dtype).reshape(5, 21)
+
+    def gradient() -> Any:
+        with np.errstate(invalid="ignore"):  # logaddexp of an infinity
+            return tensorgrad.grad(op(t := Tensor(x, True), **attrs), [t], Tensor(g))[0].data
+
+    with lowered(KERNEL=1e99):
+        expected = gradient()
+    with kernels(has_numba), lowered(KERNEL=0):
+        found = gradient()
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(found, expected, rtol=64 * eps, atol=64 * eps)  # e^x in single steps near 1
+    assert not found[(g == 0) & ~np.isnan(x)].any()

@@ -71,6 +71,10 @@ def use(module: Any) -> None:
     _cupy = module
 
 
+class Placeholder:
+    """Stands for an array in a formula that is being written down; ops hand it on to the functions of NumPy that they call."""
+
+
 def namespace(arrays: Iterable[Any]) -> Xp:
     """The array module of `arrays`; numpy when there are only numbers. Raises DeviceError where they are on several devices."""
     if _cupy is None:

@@ -151,7 +151,7 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
             and backend.is_number(a.dtype)
         ):
             return bool(a) if a.dtype.kind == "b" else float(a) if backend.is_floating(a.dtype) else int(a)
-    elif isinstance(a, float) or (isinstance(a, int) and -INTEGERS <= a < 2 * INTEGERS):
+    elif isinstance(a, (float, backend.Placeholder)) or (isinstance(a, int) and -INTEGERS <= a < 2 * INTEGERS):
         return a
     where = scoped(op.public or op.name)
     near = next((x.dtype for x in args if isinstance(x, (Tensor, np.ndarray)) and backend.is_number(x.dtype)), None)

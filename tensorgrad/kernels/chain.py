@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, Placeholder
 from tensorgrad.core.lazy import cached_property
 
 Register = int  # operands come first, then the result of each step
@@ -119,7 +119,7 @@ class NotElementwise(TypeError):
     """A formula does something to a symbol that is no function of each element alone."""
 
 
-class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
+class Symbol(Placeholder, np.lib.mixins.NDArrayOperatorsMixin):
     """Stands for an array in a formula; `sample` is an array of one element that tells dtypes."""
 
     def __init__(self, sketch: Sketch, register: Register, sample: Array) -> None:

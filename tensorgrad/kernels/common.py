@@ -57,22 +57,23 @@ def relu(x: Array) -> Array:
     return y
 
 
-def computed(formula: Callable[[Any], Any], x: Any) -> Any:
-    """formula(x), of many steps and element by element, in one pass over memory.
+def computed(formula: Callable[..., Any], *values: Any) -> Any:
+    """formula(*values), of many steps and element by element, in one pass over memory where they are arrays alike.
 
-    formula  a function of one array that gives one of the same shape and dtype; not a new one at each call
+    formula  a function of as many that gives one of the same shape and dtype; not a new one at each call
     """
-    if type(x) is not np.ndarray or x.size < thresholds.KERNEL or not fits(x):
-        return formula(x)
-    y = new(x.shape, x.dtype)
-    formula_kernel(formula, x.dtype.char)(x, y)
+    first = values[0]
+    if type(first) is not np.ndarray or first.size < thresholds.KERNEL or not fits(*values):
+        return formula(*values)
+    y = new(first.shape, first.dtype)
+    formula_kernel(formula, len(values), first.dtype.char)(*values, y)
     return y
 
 
 @functools.cache
-def formula_kernel(formula: Callable[[Any], Any], char: str) -> ChainKernel:
-    """The kernel of a formula of one array; char: of the dtype."""
-    return ChainKernel(Chain.of(lambda x: (formula(x),), [Operand("full", DTYPES[char])]), {})
+def formula_kernel(formula: Callable[..., Any], count: int, char: str) -> ChainKernel:
+    """The kernel of a formula of so many arrays; char: of the dtype."""
+    return ChainKernel(Chain.of(lambda *values: (formula(*values),), [Operand("full", DTYPES[char])] * count), {})
 
 
 def erf(x: Any) -> Any:

@@ -187,18 +187,7 @@ class Gelu(Op):
         return common.computed(formula, x) if xp is np else formula(x, xp)
 
     def backward(self, g: Value, y: Value, x: Value, *, approximate: str) -> Rules:
-        def exact() -> Value:
-            near = clip(x, -40, 40)
-            density = exp(-0.5 * square(near)) * (1 / math.sqrt(2 * math.pi))
-            return mul_grad(g, 0.5 * (1 + erf(x * math.sqrt(0.5))) + near * density)
-
-        def approximated() -> Value:
-            near = clip(x, -10, 10)
-            square = near * near
-            t = tanh(GELU_SCALE * near * (1 + GELU_CUBE * square))
-            return mul_grad(g, 0.5 * (1 + t + near * (1 - t * t) * (GELU_SCALE * (1 + 3 * GELU_CUBE * square))))
-
-        return (exact if approximate == "none" else approximated,)
+        return (lambda: common.computed(gelu_grad if approximate == "none" else gelu_grad_by_tanh, g, x),)
 
     def jvp(self, y: Value, x: Value, *, approximate: str) -> Tangents:
         def exact(t: Value) -> Value:
@@ -226,6 +215,21 @@ def gelu_by_tanh(x: Array, xp: Xp = np) -> Array:
     return 0.5 * xp.maximum(x, -10.0) * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
 
 
+def gelu_grad(g: Value, x: Value) -> Value:
+    """g (Φ(x) + x e^(-x²/2) / √(2π))"""
+    near = clip(x, -40, 40)
+    density = exp(-0.5 * square(near)) * (1 / math.sqrt(2 * math.pi))
+    return mul_grad(g, 0.5 * (1 + erf(x * math.sqrt(0.5))) + near * density)
+
+
+def gelu_grad_by_tanh(g: Value, x: Value) -> Value:
+    """g (1 + tanh u + x (1 - tanh² u) u') / 2"""
+    near = clip(x, -10, 10)
+    square = near * near
+    t = tanh(GELU_SCALE * near * (1 + GELU_CUBE * square))
+    return mul_grad(g, 0.5 * (1 + t + near * (1 - t * t) * (GELU_SCALE * (1 + 3 * GELU_CUBE * square))))
+
+
 class Silu(Unary):
     """y = x sigmoid(x), also called swish
 
@@ -242,12 +246,7 @@ class Silu(Unary):
         return xp.maximum(x, -1000.0) * sigmoid.forward(xp, x)  # there the other factor is 0; of -inf it would be NaN
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        def gx() -> Value:
-            s = sigmoid(x)
-            near = clip(x, -1000, 1000)  # far out s is at its limit, and infinity times 0 would be NaN
-            return mul_grad(g, s * (1 + near * (1 - s)))
-
-        return (gx,)
+        return (lambda: common.computed(silu_grad, g, x),)
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         def ty(t: Value) -> Value:
@@ -255,6 +254,23 @@ class Silu(Unary):
             return mul_tangent(t, s + near * s * (1 - s))
 
         return (ty,)
+
+
+def silu_grad(g: Value, x: Value) -> Value:
+    """g s (1 + x (1 - s)), s = 1 / (1 + e^-x)"""
+    s = sigmoid(x)
+    near = clip(x, -1000, 1000)  # far out s is at its limit, and infinity times 0 would be NaN
+    return mul_grad(g, s * (1 + near * (1 - s)))
+
+
+def softplus_grad(g: Value, x: Value) -> Value:
+    """g / (1 + e^-x)"""
+    return mul_grad(g, sigmoid(x))
+
+
+def logsigmoid_grad(g: Value, x: Value) -> Value:
+    """g σ(-x)"""
+    return mul_grad(g, sigmoid(-x))
 
 
 class Softplus(Unary):
@@ -272,7 +288,7 @@ class Softplus(Unary):
         return xp.logaddexp(x, 0)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: mul_grad(g, sigmoid(x)),)
+        return (lambda: common.computed(softplus_grad, g, x),)
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         return (lambda t: mul_tangent(t, sigmoid(x)),)
@@ -293,7 +309,7 @@ class LogSigmoid(Unary):
         return -xp.logaddexp(-x, 0)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
-        return (lambda: mul_grad(g, sigmoid(-x)),)
+        return (lambda: common.computed(logsigmoid_grad, g, x),)
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         return (lambda t: mul_tangent(t, sigmoid(-x)),)
