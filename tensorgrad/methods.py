@@ -29,7 +29,7 @@ from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
 from tensorgrad.ops import conv, pool
 from tensorgrad.ops.assign import write
-from tensorgrad.ops.index import frozen
+from tensorgrad.ops.index import frozen, placed
 
 if TYPE_CHECKING:
     from tensorgrad.core.profiling import Profile
@@ -387,7 +387,7 @@ class Methods(Tensor):
                 if isinstance(index, (int, slice)):
                     self._data[index] = protocols.plain(value)
                 else:
-                    at = frozen("setitem", protocols.plain_index(index))
+                    at = placed(frozen("setitem", protocols.plain_index(index)), self)
                     write(backend.namespace([self._data]), self._data, at, protocols.plain(value))
         except (ValueError, IndexError, TypeError) as error:
             if isinstance(error, TensorgradError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +32,11 @@ class Launches:
         self.arguments, self.arrays, self.layout = list(arguments), arrays, layout
         # not one that waits for the default one: while such a stream is captured, nobody may use that
         self.stream = self.xp.cuda.Stream(non_blocking=True)
-        # a handle of cuBLAS has a workspace of 32 MiB
-        weakref.finalize(self, cublas.let_go, self.device.id, self.stream.ptr).atexit = False
-        self.pool = self.xp.cuda.MemoryPool()  # what operations of CuPy's allocate inside of the graph belongs to it
+        self.pool = self.xp.cuda.MemoryPool()  # what is allocated inside of the graph belongs to it, cuBLAS's workspace too
+        weakref.finalize(self, give_back, self.device, self.stream.ptr, self.pool).atexit = False
         self.graph: Any = None
         self.why_not = ""
-        with self.in_order():
+        with self.in_order(), self.xp.cuda.using_allocator(self.pool.malloc):
             self.launches = [(call, call.launch(self)) for call in calls]
         self.results = [self.array(v) for v in results]
         self.issued = [
@@ -80,18 +80,35 @@ class Launches:
                 launch()
 
     def capture(self) -> None:
-        """Make a graph of the launches, which have run once, so that everything is compiled; or leave them as they are."""
-        relaxed = 2  # cudaStreamCaptureModeRelaxed: CuPy may ask the driver for memory meanwhile
+        """Make a graph of the launches, which have run once, so that everything is compiled; or leave them as they are.
+
+        A plan that is freed meanwhile destroys its cuBLAS handle, which spoils the capture. So the collector runs before, and
+        not meanwhile; should another thread free one, a second attempt is made.
+        """
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            with self.stream:
-                self.stream.begin_capture(relaxed)
+            for _ in range(2):
                 try:
-                    self.enqueue()
-                finally:
-                    graph = self.stream.end_capture()
-            self.graph = graph
-        except Exception as error:
-            self.why_not = f"{type(error).__name__}: {error}"
+                    self.graph, self.why_not = self.recorded(), ""
+                    break
+                except Exception as error:
+                    self.why_not = f"{type(error).__name__}: {error}"
+        finally:
+            if collects:
+                gc.enable()
+
+    def recorded(self) -> Any:
+        """The graph of the launches."""
+        relaxed = 2  # cudaStreamCaptureModeRelaxed: CuPy may ask the driver for memory meanwhile
+        with self.stream:
+            self.stream.begin_capture(relaxed)
+            try:
+                self.enqueue()
+            finally:
+                graph = self.stream.end_capture()
+        return graph
 
     def timed(self, seconds: dict[Call, float]) -> Callable[..., tuple[Array, ...]]:
         """The same, one launch after the other has ended, adding to the seconds of each."""
@@ -128,3 +145,10 @@ class Launches:
     def shared(self, call: Call) -> dict[int, int]:
         """Result to operand of a call that lie in the same memory; a parameter is written over in its own."""
         return shared_of(call, self.layout)
+
+
+def give_back(device: Any, stream: int, pool: Any) -> None:
+    """Give back what a plan had on a device: a pool of CuPy's that nobody refers to keeps its memory for ever unless told."""
+    with device:
+        cublas.let_go(device.id, stream)
+        pool.free_all_blocks()

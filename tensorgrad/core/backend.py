@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from tensorgrad.errors import DeviceError, DeviceMemoryError, DTypeError, LabelError, MissingDependencyError
+from tensorgrad.errors import DeviceError, DeviceMemoryError, DTypeError, LabelError, MissingDependencyError, TensorgradError
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy is not there to be named when it is not installed
 Xp: TypeAlias = Any  # the module that made the array: numpy or cupy
@@ -140,7 +140,8 @@ def move(array: Array, device: str) -> Array:
             with on(array):
                 array = cupy().ascontiguousarray(array)
         with cupy().cuda.Device(int(there.removeprefix("cuda:"))):
-            return cupy().asarray(array)
+            # CuPy fills an array without axes with its value, and takes -0.0 for 0
+            return cupy().asarray(array) if array.ndim else cupy().asarray(array.reshape(1)).reshape(())
 
 
 def current_gpu() -> Any:
@@ -245,18 +246,18 @@ def memory_left() -> int:
 
 # What is wrong on a GPU is found out when a value is asked for: to look would be to wait for the GPU
 
-# device and message: a boolean there, True if it has happened. It stays where it is: captured steps write to it
-_happened: dict[tuple[str, str], Array] = {}
+# device, message and kind of error: a boolean there, True if it has happened. It stays where it is: captured steps write to it
+_happened: dict[tuple[str, str, type[TensorgradError]], Array] = {}
 checks: dict[Any, Callable[[], None]] = {}  # functions that kernels leave here, to be called by `settle`
 
 
-def check(wrong: Array, message: str) -> None:
-    """Raise LabelError with this message where `wrong` (a boolean array) holds anywhere; for a GPU, in `settle`."""
+def check(wrong: Array, message: str, kind: type[TensorgradError] = LabelError) -> None:
+    """Raise an error of this kind and message where `wrong` (a boolean array) holds anywhere; for a GPU, in `settle`."""
     if not on_gpu(wrong):
         if wrong.any():
-            raise LabelError(message)
+            raise kind(message)
         return
-    key = device_of(wrong), message
+    key = device_of(wrong), message, kind
     if key not in _happened:
         _happened[key] = cupy().zeros((), bool)
     _happened[key] |= wrong.any()
@@ -272,11 +273,11 @@ def settle() -> None:
     """Raise what `check`, or a kernel, has found on GPUs since the last time."""
     for found_out in checks.values():
         found_out()
-    for (device, message), happened in _happened.items():
+    for (device, message, kind), happened in _happened.items():
         if bool(happened):
             with on(happened):
                 happened.fill(False)
-            raise LabelError(f"{message} (found on {device}, in an operation before this one)")
+            raise kind(f"{message} (found on {device}, in an operation before this one)")
 
 
 def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:

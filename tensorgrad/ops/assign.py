@@ -14,7 +14,18 @@ from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.ops.elementwise import astype, where
-from tensorgrad.ops.index import followed, frozen, gather, getitem, has_tensors, may_repeat, placed, put_in, taken_out
+from tensorgrad.ops.index import (
+    check_on_gpu,
+    followed,
+    frozen,
+    gather,
+    getitem,
+    has_tensors,
+    may_repeat,
+    placed,
+    put_in,
+    taken_out,
+)
 from tensorgrad.ops.shape import reshape
 
 __all__ = ["setitem"]
@@ -39,7 +50,7 @@ class SetItem(Op):
             return self.apply(x, v, index=placed(frozen(self.name, index), x))
         if isinstance(index, Tensor) and index.dtype == bool and (fits := beneath(index, x, v)) is not None:
             return where(*fits)
-        index, indices = taken_out(self.name, index)
+        index, indices = taken_out(self.name, index, x)
         return assign(x, v, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -56,7 +67,7 @@ class SetItem(Op):
         def gv() -> Value:
             gv = getitem(g, index)
             if may_repeat(index):
-                outline, arrays = taken_out(self.name, index)
+                outline, arrays = taken_out(self.name, index, g)
                 stays = last_named(*arrays, index=outline, shape=y.shape)
                 gv = gv if stays.all() else where(stays, gv, 0)
             return with_axes(gv, v.ndim)
@@ -145,6 +156,7 @@ def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
 
 def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
     """y[index] = v, in place. Of an element named twice the last v stays, in the order of rows, however they lie in memory."""
+    check_on_gpu("setitem", index, y.shape)
     if np.ndim(v) and may_repeat(index):
         if xp is np:
             part = (*index.shape, *y.shape[1:]) if is_array(index) else y[index].shape

@@ -50,6 +50,7 @@ class GetItem(Op):
         return (x,), {"index": (*index, None) if rng.random() < 0.3 else (*index, ...)}
 
     def forward(self, xp: Xp, x: Array, *, index: Any) -> Array:
+        check_on_gpu(self.name, index, x.shape)
         return xp.asarray(x)[index]
 
     def backward(self, g: Value, y: Value, x: Value, *, index: Any) -> Rules:
@@ -79,10 +80,15 @@ class Put(Op):
     def forward(self, xp: Xp, x: Array, *, index: Any, shape: Shape) -> Array:
         x = xp.asarray(x)
         y = xp.zeros(shape, x.dtype)
+        check_on_gpu(self.name, index, shape)
         if not may_repeat(index):
             y[index] = x
         elif xp is np:
             add_at(y, index, x)
+        elif x.dtype.itemsize < 4 and x.dtype.kind in "biu":  # by a wider integer, cut off as NumPy's; CuPy refuses
+            wide = y.astype(np.uint32)
+            xp.add.at(wide, index, x.astype(np.uint32))
+            y = wide.astype(x.dtype)
         else:
             xp.add.at(y, index, x)
         return y
@@ -105,7 +111,7 @@ class Gather(Op):
 
     def __call__(self, x: Operand[T], *indices: Any, index: Any = None) -> T | Array:
         if index is None:
-            index, indices = taken_out(self.public, indices[0])
+            index, indices = taken_out(self.public, indices[0], x)
         return self.apply(x, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -120,7 +126,9 @@ class Gather(Op):
         return kinds[rng.integers(len(kinds))]
 
     def forward(self, xp: Xp, x: Array, *indices: Array, index: Any) -> Array:
-        return xp.asarray(x)[put_in(index, indices)]
+        index = put_in(index, indices)
+        check_on_gpu(self.public, index, x.shape)
+        return xp.asarray(x)[index]
 
     def backward(self, g: Value, y: Value, x: Value, *indices: Value, index: Any) -> Rules:
         return (lambda: scatter(g, *indices, index=index, shape=x.shape), *[None] * len(indices))
@@ -258,20 +266,51 @@ def frozen(op: str, index: Any) -> Any:
 
 
 def placed(index: Any, x: Any) -> Any:
-    """The index with its arrays where x is."""
-    if not any(is_array(i) for i in (index if isinstance(index, tuple) else (index,))):
-        return index
+    """The index with its arrays where x is. Raises OutOfRangeError for one that is moved to a GPU, where nobody looks."""
+    parts = index if isinstance(index, tuple) else (index,)
     near = [raw(x)]
+    if not any(is_array(i) for i in parts):
+        return index
+    if on_gpu(near[0]):
+        for i, axis in indexed(index, near[0].ndim):
+            size = near[0].shape[axis]
+            if isinstance(i, np.ndarray) and i.size and not (i.min() >= -size and i.max() < size):
+                wrong = i[(i < -size) | (i >= size)].reshape(-1)[0]
+                raise OutOfRangeError(f"{scoped('getitem')}: index {wrong} is out of bounds for axis {axis} with size {size}")
     if not isinstance(index, tuple):
         return beside(index, near)
     return tuple(beside(i, near) if is_array(i) else i for i in index)
 
 
+def check_on_gpu(op: str, index: Any, shape: Shape) -> None:
+    """Look, when values are asked for, whether arrays of integers on a GPU are within a shape: CuPy takes what is not round."""
+    for i, axis in indexed(index, len(shape)):
+        if on_gpu(i):
+            size = shape[axis]
+            message = f"{scoped(op)}: an index is out of bounds for axis {axis} with size {size}"
+            check((i < -size) | (i >= size), message, OutOfRangeError)
+
+
+def indexed(index: Any, ndim: int) -> list[tuple[Any, int]]:
+    """The arrays of integers in an index, each with the axis that it is for."""
+    parts = index if isinstance(index, tuple) else (index,)
+
+    def width(i: Any) -> int:
+        return 0 if i is None or i is Ellipsis else i.ndim if hasattr(i, "dtype") and i.dtype == bool else 1
+
+    found, axis, used = [], 0, sum(map(width, parts))
+    for i in parts:
+        if is_array(i) and i.dtype.kind in "iu" and axis < ndim:
+            found.append((i, axis))
+        axis += ndim - used if i is Ellipsis else width(i)
+    return found
+
+
 AT = "at"  # stands in an index for an array that comes as an argument
 
 
-def taken_out(op: str, index: Any) -> tuple[Any, tuple[Any, ...]]:
-    """An index with AT in the place of its Tensors, arrays and lists, and those."""
+def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
+    """An index of x with AT in the place of its Tensors, arrays and lists, and those, arrays being where x is."""
     parts = index if isinstance(index, tuple) else (index,)
     arrays = [i for i in parts if isinstance(i, (Tensor, list)) or is_array(i)]
     outline = tuple(AT if isinstance(i, (Tensor, list)) or is_array(i) else i for i in parts)
@@ -282,6 +321,8 @@ def taken_out(op: str, index: Any) -> tuple[Any, tuple[Any, ...]]:
             if i.dtype == bool and state.trace is not None:
                 state.trace.refuse(i, "an index of booleans, whose number of True is a shape,")
     found = tuple(i if isinstance(i, Tensor) else frozen(op, i) for i in arrays)
+    there = placed(put_in(outline, found), x)
+    found = tuple(i for i, at in zip(there, outline, strict=True) if isinstance(at, str))
     return outline if isinstance(index, tuple) else outline[0], found
 
 

@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, is_whole, room_for, whole, wholes
-from tensorgrad.core.backend import Array, Numbers, Xp, namespace
+from tensorgrad.core.backend import Array, Numbers, Xp, beside, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis
@@ -219,7 +219,7 @@ def take_along_axis(x: Operand[T], indices: Operand[Tensor], axis: int | None = 
     if any(1 != n != m != 1 for i, (n, m) in enumerate(zip(at, shape, strict=True)) if i != axis):
         expected = f"the shape of x, {shape}, but along axis {axis}"
         raise ShapeError(f"{scoped('take_along_axis')}: indices have shape {at}, expected {expected}")
-    grids = np.ogrid[tuple(slice(n) for n in shape)]
+    grids = [beside(grid, [raw(x)]) for grid in np.ogrid[tuple(slice(n) for n in shape)]]
     return getitem(x, tuple(indices if i == axis else grids[i] for i in range(len(shape))))
 
 

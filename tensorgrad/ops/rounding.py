@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.arguments import whole
-from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.backend import Array, Xp, is_floating
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
 from tensorgrad.core.state import scoped
@@ -129,7 +130,7 @@ class Mod(Binary):
         return sample_quotient(self, rng, sizes)
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
-        return xp.remainder(a, b)
+        return xp.remainder(a, b) if xp is np else remainder(xp, a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return lambda: g, lambda: -mul_grad(g, a // b)
@@ -152,13 +153,43 @@ class FloorDiv(Binary):
         return sample_quotient(self, rng, sizes)
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
-        return xp.floor_divide(a, b)
+        return xp.floor_divide(a, b) if xp is np else quotient(xp, a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         return None, None
 
     def jvp(self, y: Value, a: Value, b: Value) -> Tangents:
         return None, None
+
+
+def remainder(xp: Xp, a: Any, b: Any) -> Array:
+    """a % b on a GPU as NumPy has it: CuPy's is a - b floor(a / b), which is none for large a or infinite b."""
+    a, b, is_real = alike(xp, a, b)
+    if not is_real:
+        return xp.remainder(a, b)
+    rest = xp.fmod(a, b)
+    other = (b < 0) != (rest < 0)
+    return xp.where(rest == 0, xp.copysign(xp.zeros_like(rest), b), xp.where(other, rest + b, rest))
+
+
+def quotient(xp: Xp, a: Any, b: Any) -> Array:
+    """a // b on a GPU as NumPy has it: from the remainder, so that 1 // 0.1 is 9."""
+    a, b, is_real = alike(xp, a, b)
+    if not is_real:
+        return xp.floor_divide(a, b)
+    rest = xp.fmod(a, b)
+    found = (a - rest) / b
+    found = xp.where((rest != 0) & ((b < 0) != (rest < 0)), found - 1, found)
+    whole = xp.floor(found)
+    whole = xp.where(found - whole > 0.5, whole + 1, whole)
+    whole = xp.where(found == 0, xp.copysign(xp.zeros_like(rest), a / b), whole)
+    return xp.where(b == 0, a / b, whole)
+
+
+def alike(xp: Xp, a: Any, b: Any) -> tuple[Array, Array, bool]:
+    """Operands as arrays of the dtype of the result, and whether it is a floating one."""
+    dtype = xp.result_type(a, b)
+    return xp.asarray(a, dtype), xp.asarray(b, dtype), is_floating(dtype)
 
 
 def sample_quotient(op: Op, rng: np.random.Generator, sizes: Sequence[int]) -> Sample:

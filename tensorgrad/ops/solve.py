@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Xp, namespace
+from tensorgrad.core.backend import Array, Xp, namespace, on_gpu
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, Unary
 from tensorgrad.core.signature import Shape
@@ -24,11 +25,17 @@ class LinAlgError(TensorgradError, np.linalg.LinAlgError, RuntimeError):
     """A matrix that is singular, or not positive definite, where it must be (NumPy and PyTorch have one of this name)."""
 
 
+def raising(x: Array) -> AbstractContextManager[Any]:
+    """Let CuPy look whether a decomposition has succeeded, and raise NumPy's error; it waits for the GPU then."""
+    return importlib.import_module("cupyx").errstate(linalg="raise") if on_gpu(x) else nullcontext()  # type: ignore[no-any-return]
+
+
 @contextmanager
 def refusing(op: str, what: str, x: Array) -> Iterator[None]:
     """NumPy's LinAlgError about the values of `x` as one that names the op; one about its shape the engine explains."""
     try:
-        yield
+        with raising(x):
+            yield
     except np.linalg.LinAlgError as error:
         if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
             raise

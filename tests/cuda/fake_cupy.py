@@ -16,7 +16,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -227,11 +227,20 @@ def _restored(values: np.ndarray) -> ndarray:
 
 
 def wrapped(index: Any, shape: tuple[int, ...]) -> Any:
-    """As CuPy, which does not look whether an index is out of range: it goes round."""
+    """As CuPy, which does not look whether an array of integers is out of range: it goes round."""
     parts = index if isinstance(index, tuple) else (index,)
-    if all(isinstance(i, np.ndarray) and i.dtype.kind in "iu" for i in parts):
-        parts = tuple(i % max(n, 1) for i, n in zip(parts, shape, strict=False))
-    return parts if isinstance(index, tuple) else parts[0]
+    takes = [0 if i is None or i is Ellipsis else np.ndim(i) if hasattr(i, "dtype") and i.dtype == bool else 1 for i in parts]
+    axis, found = 0, []
+    for i, n in zip(parts, takes, strict=True):
+        is_whole = isinstance(i, np.ndarray) and i.dtype.kind in "iu"
+        found.append(i % max(shape[axis], 1) if is_whole and axis < len(shape) else i)
+        axis += len(shape) - sum(takes) if i is Ellipsis else n
+    return tuple(found) if isinstance(index, tuple) else found[0]
+
+
+def take_along_axis(a: ndarray, indices: ndarray, axis: int) -> ndarray:
+    """Indices that are out of range go round, too."""
+    return run("take_along_axis", lambda a, i: np.take_along_axis(a, i % max(a.shape[axis], 1), axis), (a, indices), {})
 
 
 def asked(array: ndarray) -> np.ndarray:
@@ -455,6 +464,7 @@ class Graph:
     def __init__(self) -> None:
         self.actions: list[Callable[[], None]] = []
         self.device = _current[-1]
+        self.spoiled = ""
 
     def launch(self, stream: Any = None) -> None:
         assert self.device == _current[-1], "a graph of another GPU than the current one"
@@ -503,6 +513,8 @@ class Stream:
     def end_capture(self) -> Graph:
         graph = _capturing.pop()
         assert graph is not None
+        if graph.spoiled:
+            raise RuntimeError(f"cudaErrorStreamCaptureInvalidated: {graph.spoiled} while a stream was being captured")
         return graph
 
     def is_capturing(self) -> bool:
@@ -562,6 +574,10 @@ class RawModule:
 
 
 class MemoryPool:
+    """What was asked of it, on which device, since it was told to free its blocks: CuPy's keeps them for ever otherwise."""
+
+    kept: ClassVar[list[tuple[int, str]]] = []  # of all pools together
+
     def used_bytes(self) -> int:
         return 0
 
@@ -569,10 +585,10 @@ class MemoryPool:
         return 0
 
     def free_all_blocks(self) -> None:
-        pass
+        MemoryPool.kept[:] = [(i, of) for i, of in self.kept if (i, of) != (_current[-1], hex(id(self)))]
 
     def malloc(self, size: int) -> Any:
-        return None
+        MemoryPool.kept.append((_current[-1], hex(id(self))))
 
 
 class PinnedMemory(bytearray):
@@ -584,9 +600,64 @@ class PinnedMemory(bytearray):
         Counts.lost += self.busy
 
 
+_allocators: list[Callable[[int], Any]] = []
+
+
 @contextlib.contextmanager
 def using_allocator(allocator: Any = None) -> Iterator[None]:
-    yield
+    _allocators.append(allocator)
+    try:
+        yield
+    finally:
+        _allocators.pop()
+
+
+def spoil(what: str) -> None:
+    """What waits for the device, done by anybody while a stream is captured, ends the capture without an error of its own."""
+    if _capturing[-1] is not None:
+        _capturing[-1].spoiled = what
+
+
+_linalg = ["ignore"]
+
+
+@contextlib.contextmanager
+def errstate(*, linalg: str) -> Iterator[None]:
+    """cupyx's: whether a decomposition that has failed is looked at; by default nobody does."""
+    _linalg.append(linalg)
+    try:
+        yield
+    finally:
+        _linalg.pop()
+
+
+fake_cupyx = types.SimpleNamespace(errstate=errstate)
+
+
+def decomposed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of NumPy's linalg with NaN for its error, unless it is asked for."""
+
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except np.linalg.LinAlgError:
+            if _linalg[-1] == "raise" or args[0].ndim < 2 or args[0].shape[-1] != args[0].shape[-2]:
+                raise
+            return np.full(args[-1].shape, np.nan)
+
+    return call
+
+
+def remainder(a: Any, b: Any) -> Any:
+    """CuPy's formula."""
+    return run(
+        "remainder", lambda a, b: a - np.floor_divide(a, b) * b if np.result_type(a, b).kind == "f" else a % b, (a, b), {}
+    )
+
+
+def floor_divide(a: Any, b: Any) -> Any:
+    """CuPy's formula, of floating numbers."""
+    return run("floor_divide", lambda a, b: np.floor(a / b) if np.result_type(a, b).kind == "f" else a // b, (a, b), {})
 
 
 def new_array(a: Any, dtype: Any = None, copy: bool = True) -> ndarray:
@@ -603,6 +674,12 @@ def new_array(a: Any, dtype: Any = None, copy: bool = True) -> ndarray:
     return made(np.array(a, dtype))
 
 
+def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    if _allocators:
+        _allocators[-1](1)
+    return ndarray(shape, dtype)
+
+
 def as_strided(x: ndarray, shape: Any = None, strides: Any = None) -> ndarray:
     return viewed(x, np.lib.stride_tricks.as_strided(x._a, shape, strides))
 
@@ -617,7 +694,7 @@ def solve(a: ndarray, b: ndarray) -> ndarray:
     """Leading axes do not broadcast."""
     if b.ndim != 1 and a.shape[:-1] != b.shape[:-1]:
         raise ValueError("a must have (..., M, M) shape and b must have (..., M, K) for multidimensional b")
-    return run("linalg.solve", np.linalg.solve, (a, b), {})
+    return run("linalg.solve", decomposed(np.linalg.solve), (a, b), {})
 
 
 def smallest(a: ndarray, axis: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
@@ -632,6 +709,9 @@ fake_cupy.__dict__.update(
     ndarray=ndarray,
     linalg=Module("fake_cupy.linalg", API["linalg"], np.linalg),
     where=where,
+    take_along_axis=take_along_axis,
+    remainder=remainder,
+    floor_divide=floor_divide,
     min=smallest,
     amin=smallest,
     lib=types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided)),
@@ -641,7 +721,7 @@ fake_cupy.__dict__.update(
     asarray=functools.partial(new_array, copy=False),
     ascontiguousarray=lambda a, dtype=None: a if isinstance(a, ndarray) and a.flags.c_contiguous else new_array(a, dtype),
     asnumpy=lambda a: a.get(),
-    empty=lambda shape, dtype=float, order="C": ndarray(shape, dtype),
+    empty=empty,
     empty_like=lambda a, dtype=None: ndarray(a.shape, dtype or a.dtype),
     is_available=lambda: True,
     cuda=types.SimpleNamespace(
@@ -659,6 +739,8 @@ fake_cupy.__dict__.update(
 
 
 fake_cupy.linalg.__dict__["solve"] = solve
+fake_cupy.linalg.__dict__["inv"] = lambda a: run("linalg.inv", decomposed(np.linalg.inv), (a,), {})
+fake_cupy.linalg.__dict__["cholesky"] = lambda a: run("linalg.cholesky", decomposed(np.linalg.cholesky), (a,), {})
 
 
 def binary(name: str) -> Callable[..., Any]:

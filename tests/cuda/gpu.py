@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from tensorgrad.errors import TensorgradError
 from tensorgrad.kernels import cublas
 from tensorgrad.ops import random
 from tests.cuda.fake_cublas import CuBLAS
-from tests.cuda.fake_cupy import Counts, either, fake_cupy
+from tests.cuda.fake_cupy import Counts, either, fake_cupy, fake_cupyx
 
 
 class Gpu:
@@ -58,6 +59,7 @@ def using(kind: str) -> Iterator[Gpu]:
         else:
             blas = CuBLAS(either)
             patch.setattr(cublas, "library", lambda: blas)
+            patch.setitem(sys.modules, "cupyx", fake_cupyx)
             backend.use(fake_cupy)
             Counts.clear()
         try:

@@ -1,0 +1,253 @@
+"""On a GPU, or on the stand-in for one: what CuPy does without a word is an error here, or another number.
+
+Each of these failed on CuPy 14.2 itself before: it takes an index out of range round, does not look whether a matrix was
+singular, computes remainders by quotients, keeps the memory of a pool that is gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorgrad
+from tensorgrad import Tensor, ops
+from tensorgrad.core import backend
+from tensorgrad.errors import OutOfRangeError, TensorgradError
+from tensorgrad.kernels import cublas
+from tests.cuda.fake_cupy import MemoryPool
+from tests.cuda.gpu import Gpu, using
+
+pytestmark = pytest.mark.usefixtures("gpu")
+
+
+@pytest.fixture(params=["stand-in", "cuda"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
+    with using(request.param) as found:
+        MemoryPool.kept.clear()
+        yield found
+
+
+def on(device: str, *arrays: Any) -> list[Tensor]:
+    return [Tensor(np.asarray(a), device=device) for a in arrays]
+
+
+# Indices
+
+READS: dict[str, Callable[[Tensor, Any], Any]] = {
+    "rows": lambda x, i: x[i],
+    "columns": lambda x, i: x[:, i],
+    "of the last axis": lambda x, i: x[..., i],
+    "behind a new axis": lambda x, i: x[None, i],
+    "behind a mask": lambda x, i: x[np.array([True, False, True]), i],
+    "take": lambda x, i: tensorgrad.take(x, i, axis=0),
+    "take_along_axis": lambda x, i: tensorgrad.take_along_axis(x, i.reshape(1, 2), axis=1),
+    "put": lambda x, i: ops.put(x[:2], i._data if isinstance(i, Tensor) else i, (3, 2)),
+}
+
+
+def indices(name: str, wrong: int) -> Any:
+    return np.array([0, wrong])
+
+
+@pytest.mark.parametrize("wrong", [3, 7, -4, 2**40])
+@pytest.mark.parametrize("name", READS)
+def test_an_index_of_the_host_that_is_out_of_range(name: str, wrong: int) -> None:
+    """At the call, as on the CPU."""
+    for device in ("cpu", "cuda"):
+        (x,) = on(device, np.arange(6.0).reshape(3, 2))
+        with pytest.raises(IndexError, match=r"is out of bounds for (axis \d with )?size [23]"):
+            READS[name](x, indices(name, wrong))
+        np.testing.assert_array_equal(x.numpy(), np.arange(6.0).reshape(3, 2))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", sorted(READS.keys() - {"put"}))
+def test_an_index_on_the_gpu_that_is_out_of_range(name: str, compiled: bool) -> None:
+    """When a value is asked for: to look before would be to wait."""
+    (x,) = on("cuda", np.arange(6.0).reshape(3, 2))
+    run = tensorgrad.compile(lambda x, i: READS[name](x, i)) if compiled else READS[name]
+    for _ in range(3):
+        right = on("cuda", indices(name, 1))[0]
+        run(x, right).numpy()
+    run(x, on("cuda", indices(name, 5))[0])
+    with pytest.raises(OutOfRangeError, match=r"an index is out of bounds for axis \d with size [23] \(found on cuda:0"):
+        backend.settle()
+    run(x, on("cuda", indices(name, 1))[0]).numpy()  # it is forgotten when it has been said
+
+
+def test_nothing_is_written_outside() -> None:
+    for device in ("cpu", "cuda"):
+        (t,) = on(device, np.zeros(3))
+        with pytest.raises(IndexError, match="index 5 is out of bounds for axis 0 with size 3"):
+            t[np.array([5])] = 1.0
+        np.testing.assert_array_equal(t.numpy(), 0)
+    (t, i) = on("cuda", np.zeros(3), np.array([5]))
+    t[i] = 1.0
+    with pytest.raises(OutOfRangeError, match="setitem: an index is out of bounds for axis 0 with size 3"):
+        backend.settle()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "uint16"])
+def test_small_integers_are_added_at_an_index(dtype: str) -> None:
+    """Which CuPy refuses; they are cut off as NumPy's."""
+    x, i = np.array([200, 100, 1, 7]).astype(dtype), np.array([0, 0, 2, -1])
+    found = [ops.put(t, i, (4,)).numpy() for d in ("cpu", "cuda") for t in on(d, x)]
+    assert found[1].dtype == dtype
+    np.testing.assert_array_equal(found[1], found[0])
+
+
+# Matrices
+
+SINGULAR = np.array([[1.0, 2], [2, 4]])
+
+
+@pytest.mark.parametrize("stack", [(), (3,)])
+@pytest.mark.parametrize("name", ["inv", "solve", "cholesky"])
+def test_matrices_that_are_singular(name: str, stack: tuple[int, ...]) -> None:
+    """Or not positive definite: the same error as on the CPU."""
+    x = np.broadcast_to(-np.eye(2) if name == "cholesky" else SINGULAR, (*stack, 2, 2)).copy()
+    for device in ("cpu", "cuda"):
+        args = on(device, x, np.ones((*stack, 2, 1)))[: 2 if name == "solve" else 1]
+        with pytest.raises(
+            tensorgrad.LinAlgError, match=f"{name}: (the matrix|one of the matrices) is (singular|not positive)"
+        ):
+            getattr(tensorgrad, name)(*args)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_remainders_are_those_of_numpy(dtype: str) -> None:
+    """On the CPU, step by step and compiled; exact, but for quotients that no two ways round alike."""
+    values = np.array([0.0, -0.0, 3, -3, 5.5, -5.5, 0.1, 1, 1e4, 6e4, np.inf, -np.inf, np.nan], dtype)
+    a, b = (x.reshape(-1) for x in np.meshgrid(values, values))
+    with np.errstate(all="ignore"):
+        for op in (ops.mod, ops.floordiv):
+            expected = op(*on("cpu", a, b)).numpy()
+            here, there = op(*on("cuda", a, b)).numpy(), tensorgrad.compile(lambda a, b, op=op: op(a, b))
+            for found in (here, *[there(*on("cuda", a, b)).numpy() for _ in range(3)]):
+                assert found.dtype == dtype
+                np.testing.assert_array_equal(found, expected)
+                zeros = expected == 0
+                np.testing.assert_array_equal(np.signbit(found[zeros]), np.signbit(expected[zeros]))
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.1), (1e17, 3.0), (-7, 2), (7, -2)])
+def test_remainders_of_numbers(a: float, b: float) -> None:
+    """Beside a Tensor on either side."""
+    dtype = np.asarray(a + b).dtype
+    for device in ("cpu", "cuda"):
+        x, y = on(device, np.asarray(a, dtype), np.asarray(b, dtype))
+        for first, second in ((x, b), (a, y), (x, y)):
+            assert (first % second).item() == a % b
+            assert (first // second).item() == a // b
+
+
+def test_minus_zero_is_moved() -> None:
+    for x in (np.array(-0.0), np.array(-0.0, "float32"), np.zeros((2, 2)) * -1.0):
+        assert np.signbit(Tensor(x, device="cuda").numpy()).all()
+    assert not np.signbit(Tensor(np.array(0.0), device="cuda").numpy())
+
+
+# Memory
+
+
+def plan(n: int, f: Callable[..., Any] | None = None) -> Any:
+    step = tensorgrad.compile(f or (lambda a, b: (a @ b).tanh().sum()))
+    (x,) = on("cuda", np.ones((n, n), "float32"))
+    for _ in range(3):
+        step(x, x)
+    return step
+
+
+def test_what_a_plan_had_is_given_back(gpu: Gpu) -> None:
+    """A pool keeps its memory, cuBLAS's workspace with it, unless it is told before it goes."""
+    pool = backend.cupy().get_default_memory_pool()
+    used = []
+    for n in range(2, 6):
+        step = plan(n)
+        assert step.plan.launches.captured
+        assert len(cublas._handles.keys() - {(0, 0)}) == 1  # beside the one of steps that are not compiled
+        assert gpu.real or MemoryPool.kept
+        del step
+        gc.collect()
+        assert not cublas._handles.keys() - {(0, 0)}
+        assert not MemoryPool.kept
+        used.append(pool.used_bytes())
+    assert max(used) - used[0] < 1 << 20
+
+
+# Captures
+
+
+def test_a_plan_that_is_freed_while_another_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the collector, which runs at any moment: it has its turn before."""
+    from tensorgrad.compiler.launches import Launches
+
+    old = [plan(3)]
+    old[0].me = old  # a cycle, for the collector
+    enqueue = Launches.enqueue
+
+    def collecting(self: Launches) -> None:
+        if gc.isenabled():  # as it might be in the middle
+            gc.collect()
+        enqueue(self)
+
+    monkeypatch.setattr(Launches, "enqueue", collecting)
+    del old
+    gc.disable()
+    try:
+        new = plan(4)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert new.plan.launches.captured, new.plan.launches.why_not
+    assert plan(5).plan.launches.captured
+    assert gc.isenabled()
+
+
+def test_a_plan_that_another_thread_frees_while_one_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second attempt is made."""
+    from tensorgrad.compiler.launches import Launches
+
+    old = [plan(3)]
+    recorded, attempts = Launches.recorded, []
+
+    def spoiled(self: Launches) -> Any:
+        attempts.append(self)
+        if len(attempts) == 1:
+            stream = self.stream
+            begin = type(stream).begin_capture
+
+            def begun(one: Any, mode: Any = None) -> None:
+                begin(one, mode)
+                monkeypatch.setattr(type(stream), "begin_capture", begin)
+                freed = threading.Thread(target=old.clear)
+                freed.start()
+                freed.join()
+
+            monkeypatch.setattr(type(stream), "begin_capture", begun)
+        return recorded(self)
+
+    monkeypatch.setattr(Launches, "recorded", spoiled)
+    new = plan(4)
+    assert len(attempts) == 2
+    assert new.plan.launches.captured
+    assert new.plan.launches.why_not == ""
+
+
+def test_a_capture_that_cannot_be_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorgrad.compiler.launches import Launches
+
+    def refused(self: Launches) -> Any:
+        raise TensorgradError("not today")
+
+    monkeypatch.setattr(Launches, "recorded", refused)
+    launches = plan(4).plan.launches
+    assert (launches.captured, launches.why_not) == (False, "TensorgradError: not today")
