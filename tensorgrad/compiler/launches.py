@@ -82,10 +82,9 @@ class Launches:
     def capture(self) -> None:
         """Make a graph of the launches, which have run once, so that everything is compiled; or leave them as they are.
 
-        A plan that is freed meanwhile destroys its cuBLAS handle, which spoils the capture. So the collector runs before, and
-        not meanwhile; should another thread free one, a second attempt is made.
+        A plan that is freed meanwhile destroys its cuBLAS handle, which spoils the capture. So the collector waits; should
+        another thread free one, a second attempt is made.
         """
-        gc.collect()
         collects = gc.isenabled()
         gc.disable()
         try:

@@ -71,7 +71,7 @@ class Put(Op):
     def __call__(self, x: Operand[T], index: Any, shape: Sequence[int]) -> T | Array:
         shape = sizes(self.name, shape)
         room_for(self.name, shape, 8)
-        return self.apply(x, index=placed(frozen(self.name, index), x), shape=shape)
+        return self.apply(x, index=placed(frozen(self.name, index), x, shape), shape=shape)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (whole,), attrs = getitem.sample(rng, sizes)
@@ -265,15 +265,19 @@ def frozen(op: str, index: Any) -> Any:
     return index.copy()
 
 
-def placed(index: Any, x: Any) -> Any:
-    """The index with its arrays where x is. Raises OutOfRangeError for one that is moved to a GPU, where nobody looks."""
+def placed(index: Any, x: Any, shape: Shape | None = None) -> Any:
+    """The index with its arrays where x is. Raises OutOfRangeError for one that is moved to a GPU, where nobody looks.
+
+    shape   of what it is an index of, if not of x
+    """
     parts = index if isinstance(index, tuple) else (index,)
     near = [raw(x)]
     if not any(is_array(i) for i in parts):
         return index
     if on_gpu(near[0]):
-        for i, axis in indexed(index, near[0].ndim):
-            size = near[0].shape[axis]
+        shape = near[0].shape if shape is None else shape
+        for i, axis in indexed(index, len(shape)):
+            size = shape[axis]
             if isinstance(i, np.ndarray) and i.size and not (i.min() >= -size and i.max() < size):
                 wrong = i[(i < -size) | (i >= size)].reshape(-1)[0]
                 raise OutOfRangeError(f"{scoped('getitem')}: index {wrong} is out of bounds for axis {axis} with size {size}")

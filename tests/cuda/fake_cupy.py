@@ -671,7 +671,8 @@ def new_array(a: Any, dtype: Any = None, copy: bool = True) -> ndarray:
         return run("stack", lambda xs: np.array(xs, dtype), (a,), {})
     Counts.to_device += 1
     forbidden("copying from pageable memory of the host")
-    return made(np.array(a, dtype))
+    # without axes it is filled, and memory cleared for what equals 0
+    return made(np.array(a, dtype) if np.ndim(a) or a != 0 else np.zeros((), dtype or np.asarray(a).dtype))
 
 
 def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
