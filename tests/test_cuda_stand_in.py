@@ -22,7 +22,7 @@ from tests.cuda.fake_cublas import CuBLAS
 from tests.cuda.fake_cupy import API, Counts, fake_cupy
 from tests.cuda.gpu import using
 from tests.gpu import steps
-from tests.gpu.__main__ import limit, table
+from tests.gpu.measure import limit, table
 
 
 @pytest.fixture(autouse=True)

@@ -64,12 +64,12 @@ class Worker:
                 os.sched_setaffinity(0, usual)
 
     def ask(self, what: str, n: float, patience: float) -> Any:
-        self.pipe.send((what, n))
-        if not self.pipe.poll(patience):
-            raise TimeoutError(f"no answer in {patience:.0f} s")
         try:
+            self.pipe.send((what, n))
+            if not self.pipe.poll(patience):
+                raise TimeoutError(f"no answer in {patience:.0f} s")
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise RuntimeError("its process has died") from None
         if isinstance(answer, Exception):
             raise answer

@@ -1,230 +1,116 @@
-"""On a machine with a GPU, CuPy and PyTorch: the tests that run on one, then the benchmark. `python -m tests.gpu`
+"""The first minutes on a machine with a GPU, the most informative first: `python -m tests.gpu --minutes 8 --out FOLDER`
 
-It needs no network. Training steps of the CPU's workloads W1 to W4, and of layers of 4096 at batch 8192, against PyTorch and
-JAX: each library in a process of its own, taking turns, equal losses first, medians of several rounds, waiting for the GPU once
-in a round. The limit is the larger of two times: the bytes that a step has to move, over the rate at which this card copies,
-and its floating-point operations, over the rate of a large product in the same precision; both are measured in the same run.
+What there is; every kernel, product and captured step against float64; steps against PyTorch's and JAX's, one workload after
+the other; the tests that are meant for a GPU. Each is a process with a limit of its own, which ends what hangs, and none stops
+the others. What they print is in FOLDER as it is printed, the tables in FOLDER/tables.md.
+
+It needs no network, and no installation of this checkout: wheels that `python -m tests.gpu.wheels` has fetched are used.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from tests.gpu.wheels import FOLDER
 
-from tests.benchmarks.__main__ import Report, in_words, machine
-from tests.benchmarks.measure import Net, Worker
-from tests.gpu.steps import ON_GPU, PEERS
+ROOT = Path(__file__).parents[2]
+STAGES = {  # seconds at the most, and what is run
+    "facts": (60, ["-m", "tests.gpu.facts"]),
+    "kernels": (150, ["-m", "tests.gpu.kernels"]),
+    **{f"bench-{name}": (75, ["-m", "tests.gpu.measure", name]) for name in ("W2", "wide", "W1", "W4")},
+    "tests": (240, ["-m", "pytest", "-q", "-rf", "--tb=short", "-p", "no:cacheprovider", "--maxfail=25", "--timeout=60"]),
+    **{f"bench-{name}": (75, ["-m", "tests.gpu.measure", name]) for name in ("W3", "W3b")},
+}
+TESTS = ["test_cuda.py", "test_cuda_silent.py", "test_cuda_vmap.py"]
+SHOWN = 40  # lines of each
 
-DEVICE_TESTS = ["tests/test_cuda.py", "tests/test_cuda_kernels.py"]
-START, PATIENCE = 240.0, 60.0  # seconds for everything before the first step, and for a round
-AIMS = {name: 1.0 for name in ON_GPU if name != "wide"} | {"wide": 0.9}  # ratio of the fastest other library to ours
-ITERATIONS, SECONDS = 1000, 3.0  # of system C, whose net and batch are W4's
+
+def installed_at(site: Path) -> dict[str, str]:
+    """The environment in which this checkout, and the wheels that were fetched, are found; what it takes is put into `site`."""
+    wheels = sorted(map(str, (ROOT / FOLDER).glob("*.whl")))
+    if wheels:
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", str(site)]
+        subprocess.run([*pip, *wheels], check=False)
+    if importlib.util.find_spec("tensorgrad.models") is None:  # it lies beside the package until that is installed
+        (site / "tensorgrad").mkdir()
+        for part in [*(ROOT / "tensorgrad").iterdir(), ROOT / "models"]:
+            (site / "tensorgrad" / part.name).symlink_to(part)
+    path = os.pathsep.join([str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TENSORGRAD_CACHE": str(site / "kernels")}
 
 
-def serve(peer: str, net: Net, pipe: Connection) -> None:
-    """Answer ("losses", n) and ("time", seconds) until told to stop."""
-    widths, batch = net
-    rng = np.random.default_rng(1)
-    x, y = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
-    step: Callable[[], Any] | None = None
-    while True:
-        what, n = pipe.recv()
+def plugin() -> list[str]:
+    """The option for pytest to find the package's own plugin, where its entry point is not installed."""
+    names = {point.name for point in importlib.metadata.entry_points(group="pytest11")}
+    return [] if "tensorgrad" in names else ["-p", "tensorgrad.testing.plugin"]
+
+
+def run(name: str, seconds: float, command: list[str], out: Path, site: Path, env: dict[str, str]) -> int | None:
+    """The exit status of a stage; None if its time was up. What it prints goes to a file as it is printed."""
+    log = out / f"{name}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=site, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
-            if what == "rates":
-                pipe.send(rates())
-                continue
-            step = PEERS[peer][1](widths, x, y) if step is None else step
-            if what == "losses":
-                pipe.send([float(step()) for _ in range(n)])
-            else:
-                pipe.send(seconds(step, n))
-        except Exception as error:
-            pipe.send(RuntimeError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
-
-
-def seconds(step: Callable[[], Any], budget: float) -> float:
-    """Seconds a step, over as many as take about `budget` seconds; the GPU is waited for at the end."""
-    count, spent = 5, 0.0
-    while True:
-        float(step())
-        start = time.perf_counter()
-        for _ in range(count):
-            last = step()
-        float(last)
-        spent = time.perf_counter() - start
-        if spent > budget / 2:
-            return spent / count
-        count = max(2 * count, min(int(count * budget / max(spent, 1e-6)), 100_000))
-
-
-def rates() -> dict[str, float]:
-    """What the card does: bytes copied a second (read and written), operations a second of products of 8192 x 8192 matrices."""
-    import cupy
-
-    from tensorgrad.kernels import cublas
-
-    def best(action: Callable[[], Any]) -> float:
-        action()
-        runs = []
-        for _ in range(10):
-            start, end = cupy.cuda.Event(), cupy.cuda.Event()
-            start.record()
-            action()
-            end.record()
-            end.synchronize()
-            runs.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
-        return float(np.median(runs))
-
-    found = {}
-    a, b = (cupy.zeros(1 << 28, np.float32) for _ in range(2))
-    found["copy"] = 2 * a.nbytes / best(lambda: cupy.copyto(a, b))
-    x, y, out = (cupy.asarray(np.random.default_rng(0).random((8192, 8192), np.float32)) for _ in range(3))
-    for precision in ("float32", "tf32"):
-        cublas.set_matmul_precision(precision)
-        found[precision] = 2 * 8192**3 / best(lambda: cublas.product(x, y, out))
-    return found
-
-
-def limit(net: Net, rate: dict[str, float], precision: str) -> float:
-    """Seconds that a step takes at the least. Each value of a layer is written and read twice (forward, backward), each weight
-    read twice, its gradient written and read, and the weight written."""
-    widths, batch = net
-    pairs = list(pairwise(widths))
-    flops = sum(2 * batch * n * m * (3 if i else 2) for i, (n, m) in enumerate(pairs))
-    values = batch * (2 * widths[0] + 4 * sum(widths[1:]))
-    parameters = 5 * sum(n * m + m for n, m in pairs)
-    return max(4 * (values + parameters) / rate["copy"], flops / rate[precision])
-
-
-def measure(net: Net, peers: list[str], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of a step of each peer in each round; and why a peer has none. Losses differ by no more than rounding allows."""
-    workers: dict[str, Worker] = {}
-    times: dict[str, list[float]] = {}
-    reasons: dict[str, str] = {}
-    expected: list[float] = []
-    try:
-        for peer in peers:
-            if not importlib.util.find_spec(PEERS[peer][0]):
-                reasons[peer] = f"{PEERS[peer][0]} is not installed"
-                continue
-            worker = Worker(serve, peer, net)
-            try:
-                losses = worker.ask("losses", 6, START)
-                expected = expected or losses
-                # products in tf32 have 10 bits of mantissa, and JAX's in float32 are such by default
-                np.testing.assert_allclose(losses, expected, rtol=2e-3, err_msg=f"{net}: the losses of {peer} are others")
-                worker.ask("time", 0.01, START)
-            except (RuntimeError, TimeoutError) as error:
-                reasons[peer] = str(error)
-                worker.stop()
-                continue
-            workers[peer], times[peer] = worker, []
-        for _ in range(rounds):
-            for peer, worker in list(workers.items()):
-                try:
-                    times[peer].append(worker.ask("time", 0.1, PATIENCE))
-                except (RuntimeError, TimeoutError) as error:
-                    reasons[peer] = str(error)
-                    workers.pop(peer).stop()
-                    del times[peer]
-    finally:
-        for worker in workers.values():
-            worker.stop()
-    return times, reasons
-
-
-def table(net: Any, times: dict[str, list[float]], rate: dict[str, float]) -> Iterator[list[str]]:
-    yield ["", "median", "min to max", "/ tensorgrad", "share of the limit"]
-    own = float(np.median(times["tensorgrad"]))
-    for peer, runs in times.items():
-        median = float(np.median(runs))
-        share = limit(net, rate, "tf32" if "tf32" in peer or "JAX" in peer else "float32") / median
-        yield [peer, in_words(median), f"{in_words(min(runs))} to {in_words(max(runs))}", f"{median / own:.2f}", f"{share:.2f}"]
-
-
-def card() -> str:
-    """The GPU, its driver, the versions of what is compared."""
-    import cupy
-
-    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    found = [name, f"CUDA {cupy.cuda.runtime.runtimeGetVersion()}", f"driver {cupy.cuda.runtime.driverGetVersion()}"]
-    for package in ("cupy", "torch", "jax"):
-        if importlib.util.find_spec(package):
-            found.append(f"{package} {__import__(package).__version__}")
-    return ", ".join(found)
+            status: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+            os.killpg(process.pid, 9)
+            process.wait()
+    lines = log.read_text(errors="replace").splitlines()
+    print("\n".join(line[:240] for line in lines[-SHOWN:]), flush=True)
+    return status
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=ON_GPU, nargs="+", default=list(ON_GPU))
-    parser.add_argument("--peers", choices=PEERS, nargs="+", default=list(PEERS))
-    parser.add_argument("--no-tests", action="store_true", help="the benchmark alone")
-    parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for everything (default 8)")
+    parser.add_argument("--out", type=Path, default=Path("gpu-run"), help="a folder for what is found (default gpu-run)")
+    parser.add_argument("--only", choices=STAGES, nargs="+", default=list(STAGES))
     args = parser.parse_args()
-    from tensorgrad.core import backend
-    from tensorgrad.errors import TensorgradError
-
-    try:
-        backend.cupy()
-    except TensorgradError as error:
-        print(f"nothing can be run here: {error}")
-        return 2
-    failed = 0
-    if not args.no_tests:
-        failed = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", *DEVICE_TESTS]).returncode
-    report = Report()
-    report.text(f"{datetime.date.today()}: {card()}; {machine()}")
-    peers = ["tensorgrad", *(p for p in args.peers if p != "tensorgrad")]
-    worker = Worker(serve, "tensorgrad", ON_GPU["W1"])
-    rate = worker.ask("rates", 0, START)
-    worker.stop()
-    report.text(
-        f"copies {rate['copy'] / 1e9:,.0f} GB/s, products {rate['float32'] / 1e12:,.1f} TFLOP/s in float32, "
-        f"{rate['tf32'] / 1e12:,.1f} in tf32"
-    )
-    aims = [["", "", "measured", "aim", ""]]
-    for workload in args.only:
-        net = ON_GPU[workload]
-        report.text(f"{workload}: {'-'.join(map(str, net[0]))}, batch {net[1]:,}")
-        times, reasons = measure(net, peers, args.rounds)
-        for peer, reason in reasons.items():
-            report.text(f"{peer}: {reason}")
-        if "tensorgrad" not in times:
-            failed = failed or 1
-            continue
-        report.rows(list(table(net, times, rate)))
-        median = {peer: float(np.median(runs)) for peer, runs in times.items()}
-        # in equal precision: JAX rounds inputs as tf32 does unless told otherwise
-        for own, others in (
-            ("tensorgrad", [p for p in median if "tf32" not in p and not p.startswith(("tensorgrad", "JAX"))]),
-            ("tensorgrad tf32", [p for p in median if ("tf32" in p or "JAX" in p) and not p.startswith("tensorgrad")]),
-        ):
-            if own in median and others:
-                best = min(others, key=lambda p: median[p])
-                ratio, aim = median[best] / median[own], AIMS[workload]
-                aims.append(
-                    [workload, f"{best} / {own}", f"{ratio:.2f}", f"at least {aim}", "met" if ratio >= aim else "missed"]
-                )
-        if workload == "W4":
-            spent = ITERATIONS * median["tensorgrad"]
-            met = "met" if spent <= SECONDS else "missed"
-            aims.append(["C", f"{ITERATIONS:,} iterations", f"{spent:.2f} s", f"at most {SECONDS:.0f} s", met])
-    report.rows(aims)
-    if args.markdown:
-        args.markdown.write_text("\n".join(report.markdown))
-    return failed
+    begin, out = time.monotonic(), args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    tables = out / "tables.md"
+    tables.write_text(f"{datetime.date.today()}\n\n")
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        env = installed_at(Path(folder))
+        for name in (name for name in STAGES if name in args.only):
+            most, command = STAGES[name]
+            left = 60 * args.minutes - (time.monotonic() - begin)
+            if left < 8:
+                print(f"== {name}: no time left", flush=True)
+                failed.append(name)
+                continue
+            markdown = Path(folder) / f"{name}.md"
+            extra = ["--markdown", str(markdown)] if "bench" in name else []
+            if name == "tests":
+                where = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), *[str(ROOT / "tests" / t) for t in TESTS]]
+                extra = [*plugin(), "-k", "cuda and not stand", *where]
+            print(f"== {name} (at most {min(most, left):.0f} s, {left:.0f} s left)", flush=True)
+            status = run(name, min(most, left), [*command, *extra], out, Path(folder), env)
+            print(f"== {name}: {'its time was up' if status is None else f'exit status {status}'}", flush=True)
+            if status != 0:
+                failed.append(name)
+            if name == "facts" and status == 2:  # there is no GPU
+                return 2
+            with tables.open("a") as file:
+                if name == "facts":
+                    file.write((out / "facts.log").read_text(errors="replace") + "\n")
+                elif markdown.exists():
+                    file.write(markdown.read_text() + "\n")
+    print(f"== {time.monotonic() - begin:.0f} s; {', '.join(failed) or 'nothing'} failed; tables in {tables}", flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
