@@ -50,6 +50,10 @@ class CompileError(TensorgradError, RuntimeError):
     """A step that cannot be replayed faithfully; the message names the line."""
 
 
+class ExportError(TensorgradError, ValueError, RuntimeError):
+    """A model that cannot be written to a file, or made another library's; the message names the operations or the layers."""
+
+
 class DeviceError(TensorgradError, ValueError, RuntimeError):
     """A device that is not there, or arrays of several devices in one operation (PyTorch raises RuntimeError here)."""
 

@@ -16,6 +16,8 @@ NAMES = {  # what is imported: what is installed
     "matplotlib": "matplotlib",
     "ml_dtypes": "ml_dtypes",
     "numba": "numba",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
     "pandas": "pandas",
     "pooch": "pooch",
     "pygraphviz": "pygraphviz",

@@ -24,6 +24,7 @@ FLOORS = [
     {"tensorgrad.compiler", "tensorgrad.seeding"},
     {
         "tensorgrad.draw",
+        "tensorgrad.onnx",
         "tensorgrad.func",
         "tensorgrad.methods",
         "tensorgrad.op",

@@ -1,0 +1,208 @@
+"""export: a model as a file of ONNX's, written from the program that it records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tensorgrad
+from tensorgrad.compiler.trace import place_of
+from tensorgrad.core.backend import is_half
+from tensorgrad.core.files import as_path, replacing
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import shown
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError
+from tensorgrad.nn.module import Module
+from tensorgrad.onnx import elementwise, movement, reductions  # noqa: F401  (they fill the table)
+from tensorgrad.onnx.functions import FUNCTIONS, Call, parts_of
+from tensorgrad.onnx.recording import Program, Share, Size, at_line, record
+from tensorgrad.onnx.table import COUNTERPARTS, REFUSED, NoCounterpart
+from tensorgrad.onnx.writer import Use, Value, Writer, printable
+
+OPSET = 20  # of 2023: the first one with Gelu, and onnxruntime reads it from 1.17 on, as TensorRT, OpenVINO and CoreML's do
+IR_VERSION = 9  # the format of files that goes with it
+LIMIT = 2**31 - 2**20  # bytes; the format cannot hold more in one file
+
+
+def export(
+    model: Module, x: Any, path: str | Path, *, batch_axis: int | Sequence[int | None] | None = 0, training: bool = False
+) -> Path:
+    """Write a model as an .onnx file, which onnxruntime and others run, and return the path.
+
+    model       a module; it is not changed
+    x           an example of its input: an array or a Tensor, which may have any number of samples; a tuple of them, and of
+                whatever else it takes, for several arguments. Dtypes are those that the file takes; shapes, too, but for the
+                number of samples
+    batch_axis  the axis of the samples, which may be any number in the file: one for all arrays, or a tuple with one for each,
+                None for those without; None alone fixes their number to that of x
+    training    whether the model is in training mode; by default dropout is off, and batch norm uses its running statistics
+
+    The file has the operations that the model records, in opset 20, by the paths of the modules that recorded them; parameters
+    and buffers by their names in state_dict. Inputs have the names of forward's arguments, results are y, or y0, y1, ..., or
+    the keys of a dict. Convolutions, pools and norms of float32 are one operator each; in float64, for which onnxruntime has
+    few of them, what they consist of. Half precision is computed in float32 and rounded once for each operation, as it is here.
+
+    Python runs three times, for two, three and five samples: a loop is written out, and of an `if` one branch.
+
+    Raises ExportError, which lists every operation that has no counterpart, and where it was recorded; for a model that asks
+    for values, changes arrays outside of it, or records something else for other numbers of samples; MissingDependencyError
+    without the package onnx.
+    """
+    path = as_path(path)
+    if not isinstance(model, Module):
+        raise ArgumentError(f"onnx.export: model must be a module, got {shown(model)}")
+    if path.suffix != ".onnx":
+        raise ArgumentError(f"onnx.export: expected a name that ends in .onnx, got {path.name!r}")
+    onnx = package("onnx.export")
+    proto = written(record(model, x if isinstance(x, tuple) else (x,), batch_axis, bool(training)), model)
+    onnx.checker.check_model(proto, full_check=True)
+    with replacing(path) as file:
+        file.write(proto.SerializeToString())
+    return path
+
+
+def package(where: str) -> Any:
+    """The package onnx, which has the format of the files."""
+    try:
+        import onnx
+    except ImportError:
+        raise MissingDependencyError(f"{where} needs onnx: pip install onnx") from None
+    return onnx
+
+
+def written(program: Program, model: Module) -> Any:
+    """The file's contents."""
+    names: dict[Any, str] = {}
+    arrays = [(path, p._data) for path, p in model.named_parameters()] + list(model.named_buffers())
+    for path, array in arrays:
+        names.setdefault((*place_of(array), array.shape, array.strides), printable(path))
+    w = Writer(program, names)
+    helper, kind = w.helper, w.helper.np_dtype_to_tensor_dtype
+    check_dtypes(program)
+    total = sum(c.array.nbytes for c in program.constants.values())
+    if total > LIMIT:
+        raise ExportError(f"onnx.export: the model has {total:,} bytes of arrays, and a file of ONNX's holds less than 2 GiB")
+    w.taken |= {name for name in names.values()} | {printable(name) for name in program.arguments.values()}
+    names_of_results = [w.name(printable(name)) for name in program.names]
+    inputs = []
+    for leaf, name in program.arguments.items():
+        value = Value(printable(name), leaf.dtype, program.shapes[leaf])
+        w.known[leaf] = value
+        inputs.append(helper.make_tensor_value_info(value.name, kind(leaf.dtype), dims(value.shape)))
+    if program.batch is not None:
+        i, axis = program.batch
+        source = list(w.known.values())[i]
+        shape = w("Shape", source, dtype=np.int64, start=axis, end=axis + 1, shape=(1,))
+        w.count = shape
+    problems: dict[str, list[str]] = {}
+    fixed = independent(program)
+    for part in parts_of(program):
+        node = part.node if isinstance(part, Call) else part
+        w.scope = printable(str(node.scope)) if node.scope else ""
+        try:
+            if isinstance(part, Call):
+                made = FUNCTIONS[part.called.fn](w, part)
+            elif node.op in COUNTERPARTS:
+                made = COUNTERPARTS[node.op](w, Use(w, node, program))
+            else:
+                raise NoCounterpart(REFUSED.get(node.op, "an operation of your own; write it in operations of tensorgrad"))
+        except NoCounterpart as error:
+            if node in fixed:  # as a weight that is computed from a parameter
+                w.known[node] = w.constant(Graph([node], check=False).run()[0])
+                continue
+            problems.setdefault(f"{node.op.name} ({error})", []).append(at_line(node).strip())
+            w.known[node] = Value("?", node.dtype, program.shapes[node])
+            continue
+        w.known[node] = w.cast(made, node.dtype)._replace(shape=program.shapes[node])
+    if problems:
+        raise ExportError(f"onnx.export: no counterpart in ONNX: {listed(problems)}")
+    outputs: list[Any] = []
+    results: list[tuple[str, Value]] = []
+    w.scope = ""
+    for name, result in zip(names_of_results, program.results, strict=True):
+        found = w.value(result)
+        results.append((name, found))
+        outputs.append(helper.make_tensor_value_info(name, kind(found.dtype), dims(found.shape)))
+    named_results(w, results)
+    arrays_of = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in w.initialisers.items()}
+    tensors = [w.onnx.numpy_helper.from_array(a, name) for name, a in arrays_of.items()]
+    graph = helper.make_graph(w.nodes, type(model).__name__, inputs, outputs, tensors)
+    return helper.make_model(
+        graph, producer_name="tensorgrad", producer_version=tensorgrad.__version__, ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )  # fmt: skip
+
+
+def independent(program: Program) -> set[Node]:
+    """The nodes that are the same for every input: computed from parameters and constants, without random numbers."""
+    found: set[Node] = set()
+    for node in program.nodes:
+        arrays = [s for s in program.sources[node] if isinstance(s, (Node, Tensor))]
+        same = all(s in found if isinstance(s, Node) else s in program.constants for s in arrays)
+        has_sizes = any(isinstance(n, Size) for s in (node, *arrays) for n in program.shapes[s])
+        if same and not has_sizes and not node.op.draws and not any(key[0] is node for key in program.numbers if
+                                                                  isinstance(program.numbers[key], (Size, Share))):  # fmt: skip
+            found.add(node)
+    return found
+
+
+def check_dtypes(program: Program) -> None:
+    """Raise ExportError for numbers that a file cannot have."""
+    every: list[Any] = [*program.nodes, *program.arguments, *program.constants]
+    for what in every:
+        dtype = np.dtype(what.dtype)
+        if dtype.kind == "c" or dtype.itemsize > 8 or (dtype.kind not in "biuf" and not is_half(dtype)):
+            where = at_line(what) if isinstance(what, Node) else ""
+            raise ExportError(f"onnx.export: ONNX has no numbers of dtype {dtype}{where}")
+
+
+def dims(shape: Sequence[Any]) -> list[Any]:
+    """A shape as a file has it: numbers, and names for what depends on the number of samples."""
+    return [n if not isinstance(n, Size) else "batch" if n == Size(1, 0) else f"{n.each}*batch{n.more:+d}" if n.more else
+            f"{n.each}*batch" for n in shape]  # fmt: skip
+
+
+def listed(problems: dict[str, list[str]]) -> str:
+    """Every problem once, with the places where it is."""
+    texts = []
+    for problem, places in problems.items():
+        where = [p for p in dict.fromkeys(places) if p]
+        more = f" and {len(where) - 5} more" if len(where) > 5 else ""
+        texts.append(problem + (f" {'; '.join(where[:5])}{more}" if where else ""))
+    return "; ".join(texts)
+
+
+def named_results(w: Writer, results: Sequence[tuple[str, Value]]) -> None:
+    """Let what is computed last have the names of the results, and leave out what nothing reads."""
+    produced = {out for node in w.nodes for out in node.output}
+    renamed: dict[str, str] = {}
+    for name, found in results:
+        if found.name in produced and found.name not in renamed:
+            renamed[found.name] = name
+        else:
+            w.nodes.append(w.helper.make_node("Identity", [found.name], [name], w.name(f"{name}.Identity")))
+    for node in nodes_in(w.nodes):
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    used = {name for name, _ in results}
+    needed = []
+    for node in reversed(w.nodes):
+        if not used.isdisjoint(node.output):
+            needed.append(node)
+            used |= {name for inner in nodes_in([node]) for name in inner.input}
+    w.nodes = needed[::-1]
+    w.initialisers = {name: array for name, array in w.initialisers.items() if name in used}
+
+
+def nodes_in(nodes: Iterable[Any]) -> Iterator[Any]:
+    """These nodes, and those of the graphs that they hold."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes_in(attribute.g.node)

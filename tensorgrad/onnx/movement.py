@@ -1,0 +1,380 @@
+"""What only moves data: shapes, indices, windows, in operators of ONNX."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.backend import is_array
+from tensorgrad.onnx.elementwise import number, select
+from tensorgrad.onnx.recording import Size
+from tensorgrad.onnx.table import NoCounterpart, counterpart, refused
+from tensorgrad.onnx.writer import Use, Value, Writer, wide
+from tensorgrad.ops.index import AT
+
+LAST = np.iinfo(np.int64).max  # an end that is beyond every one
+
+
+@counterpart("reshape")
+def reshape(w: Writer, u: Use) -> Value:
+    return w.reshape(u.given()[0], u.shape)
+
+
+@counterpart("transpose")
+def transpose(w: Writer, u: Use) -> Value:
+    (x,) = u.given()
+    return w.transpose(x, [int(a) % len(x.shape) for a in u.attrs["axes"]])
+
+
+@counterpart("broadcast_to")
+def broadcast_to(w: Writer, u: Use) -> Value:
+    return w.expand(u.given()[0], u.shape)
+
+
+@counterpart("concatenate")
+def concatenate(w: Writer, u: Use) -> Value:
+    return w("Concat", *[w.as_value(v, u.dtype) for v in u.raw], axis=int(u.attrs["axis"]), shape=u.shape)
+
+
+# Indices
+
+
+def parts_of(index: Any, shape: Any) -> list[Any]:
+    """An index as one part for each axis of x, slices where there was nothing; None stays where it was."""
+    parts = list(index) if isinstance(index, tuple) and not isinstance(index, Size) else [index]
+    ndim = len(shape)
+    taken = sum(p.ndim if is_array(p) and p.dtype == bool else 1 for p in parts if p is not None and p is not Ellipsis)
+    rest = [slice(None)] * (ndim - taken)
+    at = next((i for i, part in enumerate(parts) if part is Ellipsis), None)
+    parts = [*parts, *rest] if at is None else [*parts[:at], *rest, *parts[at + 1 :]]
+    axis = 0
+    for i, part in enumerate(parts):
+        if isinstance(part, slice) and part.start in (None, 0) and part.step in (None, 1) and part.stop == shape[axis]:
+            parts[i] = slice(None)
+        axis += part.ndim if is_array(part) and part.dtype == bool else part is not None
+    return parts
+
+
+def is_whole(part: Any) -> bool:
+    return isinstance(part, slice) and part == slice(None)
+
+
+def is_number(part: Any) -> bool:
+    return isinstance(part, (int, np.integer, Size)) and not isinstance(part, bool)
+
+
+def is_basic(index: Any) -> bool:
+    """Whether there are slices, numbers, None and Ellipsis in an index, and nothing else."""
+    parts = index if isinstance(index, tuple) and not isinstance(index, Size) else (index,)
+    return all(p is None or p is Ellipsis or isinstance(p, slice) or is_number(p) for p in parts)
+
+
+def sliced(w: Writer, x: Value, parts: list[Any], shape: Any) -> Value:
+    """x with a slice or a number for each axis, and None for new ones."""
+    axes, starts, ends, steps, gone, new = [], [], [], [], [], []
+    axis = out = 0
+    for part in parts:
+        if part is None:
+            new.append(out)
+            out += 1
+            continue
+        if is_number(part):
+            axes.append(axis)
+            starts.append(part)
+            is_last = not isinstance(part, Size) and part == -1
+            ends.append(Size(part.each, part.more + 1) if isinstance(part, Size) else LAST if is_last else part + 1)
+            steps.append(1)
+            gone.append(axis)
+        else:
+            if not is_whole(part):
+                step = 1 if part.step is None else part.step
+                axes.append(axis)
+                starts.append((0 if step > 0 else LAST) if part.start is None else part.start)
+                ends.append((LAST if step > 0 else -LAST) if part.stop is None else part.stop)
+                steps.append(step)
+            out += 1
+        axis += 1
+    if axes:
+        x = w("Slice", x, w.sizes(starts), w.sizes(ends), w.constant(axes, np.int64), w.constant(steps, np.int64))
+    if gone:
+        x = w("Squeeze", x, w.constant(gone, np.int64))
+    if new:
+        x = w("Unsqueeze", x, w.constant(new, np.int64))
+    return x._replace(shape=tuple(shape))
+
+
+def flat_part(index: Any, shape: Any) -> tuple[int, Any, tuple[Any, ...]]:
+    """How many axes in front an index takes whole; which elements it takes of the others, by their numbers row after row; the
+    others' sizes."""
+    parts = parts_of(index, shape)
+    lead = 0
+    while lead < len(parts) and is_whole(parts[lead]):
+        lead += 1
+    rest = shape[lead:]
+    if any(isinstance(n, Size) for n in rest):
+        raise NoCounterpart("an index into the samples by an array")
+    advanced = [i for i, p in enumerate(parts) if p is not None and not isinstance(p, slice)]
+    apart = bool(advanced) and advanced[-1] - advanced[0] + 1 != len(advanced)
+    if apart and lead and any(is_array(parts[i]) for i in advanced):
+        if any(isinstance(n, Size) for n in shape):
+            raise NoCounterpart("an index by arrays that stand apart, beside the samples")
+        lead, rest = 0, shape
+    numbers = np.arange(math.prod(rest)).reshape(rest)
+    return lead, numbers[tuple(parts[lead:])], tuple(rest)
+
+
+@counterpart("getitem")
+def getitem(w: Writer, u: Use) -> Value:
+    (x,) = u.given()
+    index = u.attrs["index"]
+    if is_basic(index):
+        return sliced(w, x, parts_of(index, x.shape), u.shape)
+    parts = parts_of(index, x.shape)
+    arrays = [i for i, p in enumerate(parts) if is_array(p)]
+    if len(arrays) == 1 and all(is_whole(p) for i, p in enumerate(parts) if i != arrays[0]) and parts[arrays[0]].ndim:
+        at = parts[arrays[0]]
+        if at.dtype != bool:
+            return w("Gather", x, w.constant(at, np.int64), axis=arrays[0], shape=u.shape)
+    lead, numbers, rest = flat_part(index, x.shape)
+    flat = w.reshape(x, (*x.shape[:lead], math.prod(rest)))
+    found = w("Gather", flat, w.constant(numbers.reshape(-1), np.int64), axis=lead, shape=(*x.shape[:lead], numbers.size))
+    return w.reshape(found, u.shape)
+
+
+def written_into(w: Writer, x: Value, v: Value, index: Any, shape: Any) -> Value:
+    """x, of `shape` or a number, with v at an index that does not depend on data: each element is x's or one of v's."""
+    lead, numbers, rest = flat_part(index, shape)
+    front = tuple(shape[:lead])
+    place = np.full(math.prod(rest), -1)
+    place[numbers.reshape(-1)] = np.arange(numbers.size)  # of an element named twice the last one stays
+    more = len(v.shape) - lead - numbers.ndim
+    v = w.reshape(v, v.shape[more:]) if more > 0 else v
+    full = w.reshape(w.expand(v, (*front, *numbers.shape)), (*front, numbers.size))
+    if not numbers.size:
+        return w.expand(x, shape)
+    taken = w("Gather", full, w.constant(np.maximum(place, 0)), axis=lead, shape=(*front, place.size))
+    old = w.reshape(x, (*front, place.size)) if x.shape else x
+    y = select(w, w.constant(place >= 0), taken, old, shape=(*front, place.size))
+    return w.reshape(y, shape)
+
+
+@counterpart("setitem")
+def setitem(w: Writer, u: Use) -> Value:
+    x, v = (w.as_value(a, wide(u.dtype)) for a in u.raw)
+    return written_into(w, x, v, u.attrs["index"], u.shape)
+
+
+@counterpart("put")
+def put(w: Writer, u: Use) -> Value:
+    x = w.cast(u.given()[0], wide(u.dtype))
+    index = u.attrs["index"]
+    zero = number(w, x, 0)
+    parts = parts_of(index, u.shape)
+    lead, numbers, rest = flat_part(index, u.shape)
+    if len(np.unique(numbers)) == numbers.size:
+        if all(isinstance(p, slice) and p.step in (None, 1) for p in parts) and x.dtype != bool:
+            return padded(w, x, u, parts)
+        return written_into(w, zero, x, index, u.shape)
+    front = u.shape[:lead]
+    updates = w.reshape(x, (*front, numbers.size))
+    y = added_at(w, updates, numbers.reshape(-1), front, math.prod(rest))
+    return w.reshape(y, u.shape)
+
+
+def padded(w: Writer, x: Value, u: Use, parts: list[Any]) -> Value:
+    """Zeros around x, where an index is nothing but slices in one piece."""
+    before, after = [], []
+    for part, n in zip(parts, u.shape, strict=True):
+        if isinstance(n, Size):
+            if not is_whole(part):
+                raise NoCounterpart("zeros beside the samples")
+            start, stop = 0, 0
+            n = 0
+        else:
+            start, stop, _ = part.indices(n)
+        before.append(start)
+        after.append(n - max(stop, start))
+    if not any(before + after):
+        return x
+    return w("Pad", x, w.constant([*before, *after], np.int64), number(w, x, 0), shape=u.shape)
+
+
+def added_at(w: Writer, updates: Value, numbers: Any, front: Any, size: int) -> Value:
+    """Zeros (*front, size) with updates (*front, k) added at the places that the k numbers name."""
+    updates = summable(w, updates)
+    zeros = w.expand(number(w, updates, 0), (*front, size))
+    at = w.expand(w.constant(numbers, np.int64), (*front, len(numbers)))
+    return w("ScatterElements", zeros, at, updates, axis=len(front), reduction="add", shape=(*front, size))
+
+
+def summable(w: Writer, x: Value) -> Value:
+    """x in a dtype that sums are computed in; booleans as 0 and 1."""
+    return w.cast(x, np.int32 if x.dtype == bool else wide(x.dtype))
+
+
+def at_data(index: Any) -> tuple[int, int, bool]:
+    """Where the arrays that come as arguments stand in an index: the first axis, how many there are, whether all others are
+    whole."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    places = [i for i, p in enumerate(parts) if isinstance(p, str) and p == AT]
+    others = [p for i, p in enumerate(parts) if i not in places and p is not Ellipsis]
+    in_a_row = places[-1] - places[0] + 1 == len(places)
+    simple = in_a_row and all(map(is_whole, others)) and not any(p is Ellipsis for p in parts[: places[0]])
+    return places[0], len(places), simple
+
+
+def indices(w: Writer, u: Use, values: list[Value]) -> Value:
+    """Arrays of an index as one, (..., count), each from 0 on or from the end."""
+    if any(v.dtype == bool for v in values):
+        raise NoCounterpart("an index of booleans, which says how many elements there are")
+    values = [w.cast(v, np.int64) for v in values]
+    if len(values) > 1:
+        ndim = max(len(v.shape) for v in values)
+        total: Value | None = None  # what all of them broadcast to
+        for v in values:
+            part = w("Mul", v, w.constant(np.int64(0)))
+            total = part if total is None else w("Add", total, part, shape=(None,) * ndim)
+        assert total is not None
+        values = [w("Add", v, total, shape=(None,) * ndim) for v in values]
+    columns = [w("Unsqueeze", v, w.constant([-1], np.int64)) for v in values]
+    return columns[0] if len(columns) == 1 else w("Concat", *columns, axis=-1)
+
+
+@counterpart("gather")
+def gather(w: Writer, u: Use) -> Value:
+    x, *given = u.given()
+    index = u.attrs["index"]
+    first, count, simple = at_data(index)
+    if count == 1 and given[0].dtype != bool and given[0].shape:
+        parts = parts_of(index, x.shape)
+        places = [i for i, p in enumerate(parts) if isinstance(p, str)]
+        others = [slice(None) if i in places else p for i, p in enumerate(parts)]
+        basic = all(isinstance(p, slice) for p in others)
+        if basic:
+            if not all(map(is_whole, others)):
+                x = sliced(w, x, others, [n if is_whole(p) else None for n, p in zip(x.shape, others, strict=True)])
+            return w("Gather", x, w.cast(given[0], np.int64), axis=places[0], shape=u.shape)
+    if not simple:
+        raise NoCounterpart("an index by Tensors with slices between them")
+    at = indices(w, u, given)
+    if first:  # the axes before the first array are each gathered from
+        axes = list(range(len(x.shape)))
+        moved = [*axes[first : first + count], *axes[:first], *axes[first + count :]]
+        y = w("GatherND", w.transpose(x, moved), at, shape=())
+        rank = len(u.shape) - (len(x.shape) - count)
+        back = [*range(rank, rank + first), *range(rank), *range(rank + first, len(u.shape))]
+        return w("Transpose", y, perm=back, shape=u.shape)
+    return w("GatherND", x, at, shape=u.shape)
+
+
+@counterpart("scatter")
+def scatter(w: Writer, u: Use) -> Value:
+    x, *given = u.given()
+    x = summable(w, x)
+    first, _, simple = at_data(u.attrs["index"])
+    if not simple or first:
+        raise NoCounterpart("an index by Tensors behind other axes")
+    zeros = w.expand(number(w, x, 0), u.shape)
+    return w("ScatterND", zeros, indices(w, u, given), x, reduction="add", shape=u.shape)
+
+
+@counterpart("lookup")
+def lookup(w: Writer, u: Use) -> Value:
+    table, t = u.given()
+    return w("Gather", table, w.cast(t, np.int64), axis=0, shape=u.shape)
+
+
+@counterpart("sum_named")
+def sum_named(w: Writer, u: Use) -> Value:
+    """A product with the matrix that says which rows have one name."""
+    x, t = u.given()
+    x = summable(w, x)
+    t = w("Mod", w.cast(t, np.int64), w.constant(np.int64(u.attrs["rows"])))  # one below 0 is counted from the end
+    rows, columns = (w("Unsqueeze", t, w.constant([axis], np.int64)) for axis in (0, 1))
+    same = w.cast(w("Equal", columns, rows, dtype=bool), x.dtype)
+    if len(x.shape) == 2:
+        return w("MatMul", same, x, shape=u.shape)
+    flat = w("Reshape", x, w.constant([0, -1], np.int64))
+    return w.reshape(w("MatMul", same, flat, shape=(None,)), u.shape)
+
+
+refused("of elements that an index names twice ONNX does not say which one stays; write where()", "assign", "last_named")
+
+
+# Windows
+
+
+def along(w: Writer, x: Value, axis: int, at: Any) -> Value:
+    """The entries of x along an axis that an array names."""
+    shape = (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+    return w("Gather", x, w.constant(at, np.int64), axis=axis, shape=shape)
+
+
+@counterpart("extend")
+def extend(w: Writer, u: Use) -> Value:
+    (x,) = u.given()
+    for axis, (width, n) in enumerate(zip(u.attrs["width"], x.shape, strict=True)):
+        if any(width):
+            if isinstance(n, Size):
+                raise NoCounterpart("something beside the samples")
+            x = along(w, x, axis, np.pad(np.arange(n), width, mode=u.attrs["mode"]))
+    return x
+
+
+@counterpart("fold_back")
+def fold_back(w: Writer, u: Use) -> Value:
+    (x,) = u.given()
+    lead = 0
+    while lead < len(u.shape) and not any(u.attrs["width"][lead]):
+        lead += 1
+    front, rest = u.shape[:lead], u.shape[lead:]
+    if any(isinstance(n, Size) for n in rest):
+        raise NoCounterpart("something beside the samples")
+    numbers = np.arange(math.prod(rest)).reshape(rest)
+    if rest:
+        numbers = np.pad(numbers, u.attrs["width"][lead:], mode=u.attrs["mode"])
+    updates = w.reshape(x, (*front, numbers.size))
+    return w.reshape(added_at(w, updates, numbers.reshape(-1), front, math.prod(rest)), u.shape)
+
+
+def places(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Any:
+    """Where in the padded axis the elements of each window are, (kernel, windows)."""
+    count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    return dilation * np.arange(kernel)[:, None] + stride * np.arange(count)
+
+
+@counterpart("windows")
+def windows(w: Writer, u: Use) -> Value:
+    (x,) = u.given()
+    kernel, stride, padding, dilation = (u.attrs[key] for key in ("kernel", "stride", "padding", "dilation"))
+    axes = len(kernel)
+    sizes = x.shape[2:]
+    if any(padding):
+        wide = (*x.shape[:2], *[n + 2 * p for n, p in zip(sizes, padding, strict=True)])
+        x = w("Pad", x, w.constant([0, 0, *padding] * 2, np.int64), number(w, x, 0), shape=wide)
+    for i, given in enumerate(zip(sizes, kernel, stride, padding, dilation, strict=True)):
+        x = along(w, x, 2 + 2 * i, places(*given))
+    return w.transpose(x, [1, *range(2, 2 + 2 * axes, 2), 0, *range(3, 3 + 2 * axes, 2)])
+
+
+@counterpart("fold")
+def fold(w: Writer, u: Use) -> Value:
+    (x,) = u.given()
+    size, stride, padding, dilation = (u.attrs[key] for key in ("size", "stride", "padding", "dilation"))
+    axes = len(size)
+    kernel = x.shape[1 : 1 + axes]
+    wide = tuple(n + 2 * p for n, p in zip(size, padding, strict=True))
+    numbers = np.arange(math.prod(wide)).reshape(wide)
+    for i, given in enumerate(zip(size, kernel, stride, padding, dilation, strict=True)):
+        numbers = numbers.take(places(*given), 2 * i)
+    numbers = numbers.transpose(*range(0, 2 * axes, 2), *range(1, 2 * axes, 2))
+    n = x.shape[1 + axes]
+    moved = w.transpose(x, [1 + axes, 0, *range(1, 1 + axes), *range(2 + axes, 2 + 2 * axes)])
+    front = (n, x.shape[0])
+    y = added_at(w, w.reshape(moved, (*front, numbers.size)), numbers.reshape(-1), front, math.prod(wide))
+    y = w.reshape(y, (*front, *wide))
+    if any(padding):
+        y = sliced(w, y, [slice(None)] * 2 + [slice(p, p + s) for p, s in zip(padding, size, strict=True)], u.shape)
+    return y

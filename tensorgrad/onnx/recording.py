@@ -1,0 +1,342 @@
+"""The program of a model for a file: recorded with several numbers of samples, so that it is known what depends on theirs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from tensorgrad.compiler.trace import Trace, here, place_of
+from tensorgrad.core.backend import Array, is_array, move
+from tensorgrad.core.location import line_of
+from tensorgrad.core.node import Node
+from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import CompileError, ExportError, TensorgradError
+from tensorgrad.nn.module import Module
+from tensorgrad.nn.trial import left_as_they_were
+
+SAMPLES = (2, 3, 5)  # one sample would broadcast; two numbers give a line, the third one says whether it is one
+
+
+class Size(NamedTuple):
+    """A whole number that depends on the number of samples n: each n + more."""
+
+    each: int
+    more: int
+
+
+class Share(NamedTuple):
+    """A number that depends on the number of samples n: factor n^power."""
+
+    factor: float
+    power: float
+
+
+class Constant(NamedTuple):
+    """An array that the program reads and does not compute, along whose axes `shape` has a Size.
+
+    kind    "one": `array` is one entry, repeated; "range": 0, 1, 2, ... along the one axis, of the dtype of `array`
+    """
+
+    kind: str
+    array: Array
+    shape: tuple[Any, ...]
+
+
+class Recorder(Trace):
+    """A trace that speaks of a file, not of replays."""
+
+    def refuse(self, tensor: Tensor, asked: str) -> None:
+        try:
+            super().refuse(tensor, asked)
+        except CompileError:
+            raise ExportError(
+                f"onnx.export: {asked} asks for the value of a Tensor {tensor.shape} in the model{here()}; a file holds what "
+                f"is computed, not the Python that decides on it. Choose with where()"
+            ) from None
+
+    def forbid(self, what: str) -> NoReturn:
+        raise ExportError(f"onnx.export: {what} in the model{here()}; a file computes its results, and does nothing else")
+
+
+class Run:
+    """What one run of the model has recorded, in lists whose entries stand for those of another run at the same places.
+
+    nodes     those that the results were computed by, in their order;  sources: of each, what its arguments come from
+    leaves    arrays that they read, in the order of their first use
+    results   what the results come from;  names: what they are called
+    """
+
+    def __init__(self, trace: Trace, is_training: bool) -> None:
+        self.trace = trace
+        if trace.assignments and not is_training:
+            at = f" at {line}" if (line := line_of(trace.assignments[0].made)) else ""
+            raise ExportError(
+                f"onnx.export: the model changes an array {trace.assignments[0].target.shape} that outlives the call{at}; a "
+                f"file keeps nothing from call to call. Return what it is to become"
+            )
+        self.results = [trace.source(t) for t in trace.results]
+        self.sources: dict[Node, tuple[Any, ...]] = {}
+        stack = [r for r in self.results if isinstance(r, Node)]
+        while stack:
+            node = stack.pop()
+            if node in self.sources:
+                continue
+            if node.index < trace.start:
+                raise ExportError(
+                    f"onnx.export: the model reads a Tensor {node.shape} that was computed outside of it by {node.op.name}; "
+                    f".detach() it"
+                )
+            self.sources[node] = tuple(trace.source(s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
+            stack += [s for s in self.sources[node] if isinstance(s, Node)]
+        self.nodes = sorted(self.sources, key=attrgetter("index"))
+        every = [s for node in self.nodes for s in self.sources[node]] + self.results
+        self.leaves = list(dict.fromkeys(s for s in every if isinstance(s, Tensor)))
+        self.names = list(names_of(trace.rebuild(list(range(len(trace.results)))), "y"))
+
+    def place(self) -> dict[Any, int]:
+        """Where each node and leaf stands in this run."""
+        return {value: i for i, value in enumerate([*self.nodes, *self.leaves])}
+
+
+class Program:
+    """The program for any number of samples, or for one.
+
+    nodes, sources, results, names   those of the first run
+    attrs, shapes     of its nodes, with a Size where they depend on the number of samples; shapes also of leaves
+    numbers           arguments that are numbers, by node and place, as a Size or a Share where they depend on it
+    arguments         leaves that stand for the inputs, with their names and their shapes
+    constants         all other leaves
+    batch             the argument and the axis that say how many samples there are; None where that is fixed
+    """
+
+    def __init__(self, runs: Sequence[Run], arguments: Mapping[str, int], batch: tuple[int, int] | None) -> None:
+        first = runs[0]
+        self.nodes, self.sources, self.results, self.names = first.nodes, first.sources, first.results, first.names
+        self.trace, self.batch = first.trace, batch
+        self.attrs: dict[Node, dict[str, Any]] = {}
+        self.shapes: dict[Any, tuple[Any, ...]] = {}
+        self.numbers: dict[tuple[Node, int], Any] = {}
+        self.arguments = {first.trace.arguments[i]: name for name, i in arguments.items()}
+        self.constants: dict[Tensor, Constant] = {}
+        places = [run.place() for run in runs]
+        for nodes in zip(*[run.nodes for run in runs], strict=False):
+            self.merge(nodes, runs, places)
+        lengths = [(len(run.nodes), len(run.results), run.names) for run in runs]
+        if any(length != lengths[0] for length in lengths):
+            raise ExportError(f"{OTHER}: {lengths[0][0]} operations for {SAMPLES[0]} samples, and another number for others")
+        for leaves in zip(*[run.leaves for run in runs], strict=True):
+            if not any(run.trace.is_argument(t) for run, t in zip(runs, leaves, strict=True)):
+                self.constants[leaves[0]] = constant([move(t._data, "cpu") for t in leaves])
+                self.shapes[leaves[0]] = self.constants[leaves[0]].shape
+        for i, t in enumerate(first.trace.arguments):
+            self.shapes[t] = merged([run.trace.arguments[i].shape for run in runs])
+
+    def merge(self, nodes: Sequence[Node], runs: Sequence[Run], places: Sequence[Mapping[Any, int]]) -> None:
+        first = nodes[0]
+        if len({node.op.name for node in nodes}) > 1 or len({len(node.inputs) for node in nodes}) > 1:
+            raise ExportError(f"{OTHER}: {' and '.join(dict.fromkeys(n.op.name for n in nodes))}{at_line(first)}")
+        try:
+            self.attrs[first] = merged([node.attrs for node in nodes])
+            self.shapes[first] = merged([node.shape for node in nodes])
+            for i, given in enumerate(zip(*[run.sources[n] for run, n in zip(runs, nodes, strict=True)], strict=True)):
+                if isinstance(given[0], (Node, Tensor)):
+                    if len({place.get(s) for place, s in zip(places, given, strict=True)}) > 1:
+                        raise ExportError(f"{OTHER}: {first.op.name}{at_line(first)} is of something else")
+                else:
+                    self.numbers[first, i] = merged(given)
+        except Differs as error:
+            raise ExportError(
+                f"onnx.export: {error} of {first.op.name}{at_line(first)} depends on the number of samples in a way that is "
+                f"not known; batch_axis=None writes a file for the number that x has"
+            ) from None
+
+
+OTHER = "onnx.export: with other numbers of samples the model does something else, and a file does one thing"
+
+
+class Differs(Exception):
+    """What it is that differs in a way that no Size says."""
+
+
+def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) -> Program:
+    """The program of model(*args).
+
+    batch_axis   the axis of the samples: one for all arrays among the arguments, or one for each, None where there is none
+    """
+    names = argument_names(model, args)
+    flat: list[Array] = []
+    outlines = [taken(a, flat) for a in args]
+    labels = [name for name, a in zip(names, args, strict=True) for name in names_of(taken(a, []), name)]
+    axes = axes_of(batch_axis, flat)
+    counts = {flat[i].shape[axis] for i, axis in enumerate(axes) if axis is not None}
+    if len(counts) > 1:
+        raise ExportError(f"onnx.export: the inputs have {sorted(counts)} samples; batch_axis says along which axis of each")
+    batch = next(((i, axis) for i, axis in enumerate(axes) if axis is not None), None)
+    if batch is not None and 0 in counts:
+        raise ExportError("onnx.export: the inputs have no samples")
+    runs = []
+    for n in SAMPLES if batch is not None else (0,):
+        arrays = [a if axis is None else rows(a, axis, n) for a, axis in zip(flat, axes, strict=True)]
+        try:
+            runs.append(run(model, outlines, arrays, training))
+        except ExportError:
+            raise
+        except TensorgradError as error:
+            if batch is not None:
+                error.add_note(f"onnx.export called the model with {n} samples; batch_axis=None calls it with x as it is")
+            raise
+    return Program(runs, {name: i for i, name in enumerate(labels)}, batch)
+
+
+def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], training: bool) -> Run:
+    """One run of the model, which is left as it was."""
+    modules = [module for _, module in model.named_modules()]
+    leaves = [wrap(a, None) for a in arrays]
+    given = iter(leaves)
+    args = [filled(outline, given) for outline in outlines]
+    found = Recorder(leaves)
+    modes = {id(module): (module, training) for module in modules}
+    try:
+        with left_as_they_were(modules), switched(modes={**state.modes, **modes}):
+            with switched(tracing=True, trace=found, recording=True, fusing=False):
+                value = model(*args)
+            found.ended(value, False, "onnx.export")
+    except CompileError as error:
+        raise ExportError(f"onnx.export: {str(error).removeprefix('compile: ')}") from None
+    finally:
+        found.undo()
+    if not found.results:
+        raise ExportError(f"onnx.export: the model returned {shown(value)}, expected Tensors")
+    return Run(found, training)
+
+
+def argument_names(model: Module, args: Sequence[Any]) -> list[str]:
+    """What the arguments of `forward` are called."""
+    taken = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    names = [p.name for p in taken if p.kind is not p.VAR_POSITIONAL][: len(args)]
+    return [*names, *[f"x{i}" for i in range(len(names), len(args))]]
+
+
+def taken(a: Any, arrays: list[Array]) -> Any:
+    """An argument with the number of each array in its place; those are put into `arrays`."""
+    if isinstance(a, (tuple, list)):
+        return tuple(taken(part, arrays) for part in a)
+    if isinstance(a, Tensor):
+        a = a._data
+    if not is_array(a):
+        return Plain(a)
+    arrays.append(np.array(move(a, "cpu")))
+    return len(arrays) - 1
+
+
+class Plain(NamedTuple):
+    """An argument that is no array: None, a number, a name."""
+
+    value: Any
+
+
+def filled(outline: Any, leaves: Iterator[Tensor]) -> Any:
+    """What `taken` has taken apart, with these in place of the arrays."""
+    if isinstance(outline, Plain):
+        return outline.value
+    return tuple(filled(part, leaves) for part in outline) if isinstance(outline, tuple) else next(leaves)
+
+
+def names_of(outline: Any, name: str) -> Iterator[str]:
+    """Names for the numbers in a nest: y, or y0, y1, ..., or the keys of a dict."""
+    if isinstance(outline, Plain) or outline is None:
+        return
+    if isinstance(outline, Mapping):
+        for key, part in outline.items():
+            yield from names_of(part, str(key))
+    elif isinstance(outline, (tuple, list)):
+        for i, part in enumerate(outline):
+            yield from names_of(part, f"{name}{i}")
+    else:
+        yield name
+
+
+def axes_of(batch_axis: Any, arrays: Sequence[Array]) -> list[int | None]:
+    """The axis of the samples of each array."""
+    given = batch_axis if isinstance(batch_axis, (tuple, list)) else [batch_axis if a.ndim else None for a in arrays]
+    if len(given) != len(arrays):
+        raise ExportError(f"onnx.export: batch_axis has {len(given)} parts for {len(arrays)} arrays")
+    found: list[int | None] = []
+    for axis, a in zip(given, arrays, strict=True):
+        is_axis = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
+        if axis is not None and not (is_axis and -a.ndim <= axis < a.ndim):
+            raise ExportError(f"onnx.export: batch_axis must be an axis of x, shape {a.shape}, or None, got {shown(axis)}")
+        found.append(None if axis is None else int(axis) % a.ndim)
+    return found
+
+
+def rows(array: Array, axis: int, n: int) -> Array:
+    """n samples, those of the array over and over."""
+    return array.take(np.arange(n) % array.shape[axis], axis)
+
+
+def merged(values: Sequence[Any]) -> Any:
+    """One value for all numbers of samples: where whole numbers differ, a Size. Raises Differs for what is none."""
+    first = values[0]
+    if all(v is first for v in values):
+        return first
+    if isinstance(first, dict):
+        return {key: merged([v[key] for v in values]) for key in first}
+    if isinstance(first, (tuple, list)) and len({len(v) for v in values}) == 1:
+        return tuple(merged(part) for part in zip(*values, strict=True))
+    if isinstance(first, slice):
+        return slice(*[merged([getattr(v, part) for v in values]) for part in ("start", "stop", "step")])
+    if is_array(first):
+        if all(np.array_equal(first, v) for v in values):
+            return first
+        raise Differs("an index")
+    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+        a, b, c = (int(v) for v in values)
+        each, left = divmod(b - a, SAMPLES[1] - SAMPLES[0])
+        size = Size(each, a - each * SAMPLES[0])
+        if not left and size.each * SAMPLES[2] + size.more == c:
+            return size if each else a
+    if isinstance(first, Callable) or all(type(v) is type(first) and v == first for v in values):  # type: ignore[arg-type]
+        return first
+    if isinstance(first, float):
+        if all(math.isnan(v) for v in values):
+            return first
+        for power in (-1.0, -0.5, 0.5, 1.0):  # of means and norms
+            factors = [v / n**power for v, n in zip(values, SAMPLES, strict=True)]
+            if np.allclose(factors, factors[0], rtol=1e-12, atol=0):
+                return Share(factors[0], power)
+    raise Differs("an argument or an attribute")
+
+
+def constant(arrays: Sequence[Array]) -> Constant:
+    """What is read, and not computed, for any number of samples."""
+    first = arrays[0]
+    if len({a.shape for a in arrays}) == 1:
+        if any(place_of(a) != place_of(first) and not np.array_equal(a, first, equal_nan=a.dtype.kind == "f") for a in arrays):
+            raise ExportError(f"{OTHER}: an array {first.shape} that it reads has other values")
+        return Constant("one", first, first.shape)
+    try:
+        shape = merged([a.shape for a in arrays])
+    except Differs:
+        shape = ()
+    entry = first[tuple(slice(0, 1) if isinstance(n, Size) else slice(None) for n in shape)]
+    if shape and all(np.array_equal(a, np.broadcast_to(entry, a.shape), equal_nan=a.dtype.kind == "f") for a in arrays):
+        return Constant("one", entry, shape)
+    is_row = sum(n != 1 for n in shape) == 1 and first.dtype.kind in "iuf"
+    if is_row and all(a.size > 1 and np.array_equal(a.reshape(-1), np.arange(a.size)) for a in arrays):
+        return Constant("range", entry, shape)
+    raise ExportError(
+        f"onnx.export: an array {first.shape} that the model makes in NumPy depends on the number of samples; compute it with "
+        f"operations of tensorgrad, or pass it as an input"
+    )
+
+
+def at_line(node: Node) -> str:
+    """Where a node was recorded: " in 0.body at model.py:14"."""
+    return (f" in {node.scope}" if node.scope else "") + (f" at {node.line}" if node.line else "")

@@ -1,0 +1,425 @@
+"""Reductions, softmax and losses, running sums, products, attention and recurrent networks, in operators of ONNX."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.onnx.elementwise import as_numbers, number, rectified, select, softplus
+from tensorgrad.onnx.recording import Size
+from tensorgrad.onnx.table import NoCounterpart, counterpart, refused
+from tensorgrad.onnx.writer import Use, Value, Writer
+
+
+def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that a reduction is over, each from 0 on."""
+    if axis is None or not ndim:
+        return tuple(range(ndim))
+    return tuple(sorted(a % ndim for a in ((axis,) if isinstance(axis, int) else axis)))
+
+
+def reduce(w: Writer, kind: str, x: Value, axes: Any, keepdims: bool, shape: Any = ()) -> Value:
+    """A reduction over some axes; over none of them x itself."""
+    if not axes:
+        return x
+    return w(kind, x, w.constant(axes, np.int64), keepdims=int(keepdims), shape=shape)
+
+
+def of_axes(w: Writer, u: Use, kind: str, x: Value) -> Value:
+    return reduce(w, kind, x, axes_of(u.attrs["axis"], len(u.shapes[0])), u.attrs["keepdims"], u.shape)
+
+
+@counterpart("sum")
+def add_up(w: Writer, u: Use) -> Value:
+    return of_axes(w, u, "ReduceSum", *u.same())
+
+
+@counterpart("mean")
+def mean(w: Writer, u: Use) -> Value:
+    return of_axes(w, u, "ReduceMean", *u.same())
+
+
+@counterpart("norm")
+def norm(w: Writer, u: Use) -> Value:
+    (x,) = u.same()
+    return of_axes(w, u, "ReduceL2", x) if axes_of(u.attrs["axis"], len(x.shape)) else w("Abs", x)
+
+
+def extreme(name: str, kind: str) -> None:
+    @counterpart(name)
+    def written(w: Writer, u: Use) -> Value:
+        (x,) = u.same()
+        if x.dtype == bool:
+            return w.cast(of_axes(w, u, kind, w.cast(x, np.int32)), bool)
+        return of_axes(w, u, kind, x)
+
+
+extreme("max", "ReduceMax")
+extreme("min", "ReduceMin")
+
+
+@counterpart("any", "all")
+def any_or_all(w: Writer, u: Use) -> Value:
+    kind = "ReduceMax" if u.node.op.forward(np, np.array([True, False]), axis=None, keepdims=False) else "ReduceMin"
+    return w.cast(of_axes(w, u, kind, w.cast(w.as_value(u.raw[0], bool), np.int32)), bool)
+
+
+@counterpart("argmax", "argmin")
+def arg_extreme(w: Writer, u: Use) -> Value:
+    largest = u.node.op.forward(np, np.array([0, 1]), axis=0, keepdims=False) == 1
+    (x,) = u.common()
+    x = w.cast(x, np.int32) if x.dtype == bool else x
+    axis = u.attrs["axis"]
+    if axis is None or not x.shape:
+        x, axis = w("Reshape", x, w.constant([-1], np.int64), shape=(-1,)), 0
+    y = w("ArgMax" if largest else "ArgMin", x, axis=axis, keepdims=int(u.attrs["keepdims"]), dtype=np.int64)
+    return w.reshape(y._replace(shape=()), u.shape) if u.attrs["axis"] is None or not u.shapes[0] else y
+
+
+@counterpart("first_of")
+def first_of(w: Writer, u: Use) -> Value:
+    (x,) = u.common()
+    x = w.cast(x, np.int32) if x.dtype == bool else x
+    shape = u.shapes[0]
+    axes = axes_of(u.attrs["axis"], len(shape))
+    order = [*[i for i in range(len(shape)) if i not in axes], *axes]
+    if any(isinstance(shape[a], Size) for a in axes):
+        raise NoCounterpart("over the samples, whose number is not known")
+    n = math.prod(shape[a] for a in axes)
+    moved = w.transpose(x, order)
+    flat = w.reshape(moved, [*[shape[i] for i in order[: len(shape) - len(axes)]], n])
+    at = w("ArgMax" if u.attrs["which"] == "argmax" else "ArgMin", flat, axis=-1, keepdims=1, dtype=np.int64)
+    mask = w("Equal", w.constant(np.arange(n)), at, dtype=bool, shape=flat.shape)
+    return w.transpose(w.reshape(mask, moved.shape), [int(i) for i in np.argsort(order)])
+
+
+@counterpart("logsumexp")
+def logsumexp(w: Writer, u: Use) -> Value:
+    """The largest taken off first, unless it is infinite."""
+    (x,) = u.same()
+    axes = axes_of(u.attrs["axis"], len(x.shape))
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    top = reduce(w, "ReduceMax", x, axes, True, kept)
+    odd = w("Equal", w("Abs", top), number(w, x, math.inf), dtype=bool)
+    top = select(w, odd, number(w, x, 0), top)
+    total = reduce(w, "ReduceSum", w("Exp", w("Sub", x, top, shape=x.shape)), axes, True, kept)
+    return w.reshape(w("Add", w("Log", total), top, shape=kept), u.shape)
+
+
+@counterpart("sum_to")
+def sum_to(w: Writer, u: Use) -> Value:
+    (x,) = u.same()
+    more = len(x.shape) - len(u.shape)
+    axes = [*range(more), *[i + more for i, n in enumerate(u.shape) if n == 1 and x.shape[i + more] != 1]]
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    return w.reshape(reduce(w, "ReduceSum", x, axes, True, kept), u.shape)
+
+
+@counterpart("cumsum")
+def cumsum(w: Writer, u: Use) -> Value:
+    (x,) = u.same()
+    return w("CumSum", x, w.constant(np.int64(u.attrs["axis"])))
+
+
+def running(w: Writer, x: Value, axis: int, start: float, step: Any) -> Value:
+    """y_i = step(y_{i-1}, x_i) along an axis."""
+    axis %= len(x.shape)
+    rest = tuple(n for i, n in enumerate(x.shape) if i != axis)
+    first = w.expand(number(w, x, start), rest)
+
+    def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
+        y = step(states[0], entries[0])
+        return [y], [y]
+
+    return w.scan([first], [x], axis, body, x.shape[axis])[1]
+
+
+@counterpart("cumprod")
+def cumprod(w: Writer, u: Use) -> Value:
+    (x,) = u.same()
+    return running(w, x, u.attrs["axis"], 1, lambda a, b: w("Mul", a, b))
+
+
+@counterpart("logcumsumexp")
+def logcumsumexp(w: Writer, u: Use) -> Value:
+    (x,) = u.same()
+
+    def step(a: Value, b: Value) -> Value:
+        top = w("Max", a, b)
+        odd = w("Equal", w("Abs", top), number(w, x, math.inf), dtype=bool)
+        return select(w, odd, top, w("Add", top, softplus(w, w("Neg", w("Abs", w("Sub", a, b))))))
+
+    return running(w, x, u.attrs["axis"], -math.inf, step)
+
+
+@counterpart("first_so_far")
+def first_so_far(w: Writer, u: Use) -> Value:
+    (x,) = u.common()
+    axis = u.attrs["axis"] % len(x.shape)
+    rest = tuple(n for i, n in enumerate(x.shape) if i != axis)
+    zero = w.constant(np.int64(0))
+    worst = -np.inf if u.attrs["which"] == "argmax" else np.inf
+    if x.dtype.kind in "iub":
+        x = w.cast(x, np.float64)
+    best, place = w.expand(number(w, x, worst), rest), w.expand(zero, rest)
+    count = w.constant(np.int64(-1))
+
+    def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
+        (top, at, i), (v,) = states, entries
+        i = w("Add", i, w.constant(np.int64(1)))
+        better = w("Greater" if u.attrs["which"] == "argmax" else "Less", v, top, dtype=bool)
+        known = w("Equal", top, top, dtype=bool)  # NaN stays
+        new = w("And", w("Or", better, w("Not", w("Equal", v, v, dtype=bool))), known)
+        new = w("Or", new, w("Equal", i, zero, dtype=bool))
+        top = select(w, new, v, top, shape=rest)
+        at = select(w, new, i, at, shape=rest)
+        return [top, at, i], [at]
+
+    return w.scan([best, place, count], [x], axis, body, x.shape[axis])[3]._replace(shape=u.shape)
+
+
+@counterpart("argsort")
+def argsort(w: Writer, u: Use) -> Value:
+    (x,) = u.common()
+    x = w.cast(x, np.int32) if x.dtype == bool else x
+    n = x.shape[u.attrs["axis"]]
+    return w.several(
+        "TopK", x, w.sizes((n,)), dtypes=[x.dtype, np.int64], axis=int(u.attrs["axis"]), largest=0, sorted=1
+    )[1]  # fmt: skip
+
+
+# Products
+
+
+@counterpart("matmul")
+def matmul(w: Writer, u: Use) -> Value:
+    return w("MatMul", *as_numbers(w, u), shape=u.shape)
+
+
+def affine(w: Writer, u: Use) -> Value:
+    x, weight, b = as_numbers(w, u)
+    if len(x.shape) == 2 and x.dtype.kind == "f":
+        return w("Gemm", x, weight, b, shape=u.shape)
+    return w("Add", w("MatMul", x, weight, shape=u.shape), b)
+
+
+def linear(name: str, kind: str) -> None:
+    @counterpart(name)
+    def written(w: Writer, u: Use) -> Value:
+        y = affine(w, u)
+        if kind == "Relu":
+            return rectified(w, y)
+        return w(kind, y) if kind else y
+
+
+for _name, _kind in (("linear", ""), ("linear_relu", "Relu"), ("linear_sigmoid", "Sigmoid"), ("linear_tanh", "Tanh")):
+    linear(_name, _kind)
+
+
+@counterpart("einsum")
+def einsum(w: Writer, u: Use) -> Value:
+    return w("Einsum", *as_numbers(w, u), equation=u.attrs["subscripts"].replace(" ", ""), shape=u.shape)
+
+
+@counterpart("det", "det_sign")
+def det(w: Writer, u: Use) -> Value:
+    y = w("Det", *u.same(), shape=u.shape)
+    is_sign = u.node.op.forward(np, 2 * np.eye(1)) == 1
+    return w("Sign", y) if is_sign else y
+
+
+# Softmax and losses
+
+
+@counterpart("softmax")
+def softmax(w: Writer, u: Use) -> Value:
+    return w("Softmax", *u.same(), axis=int(u.attrs["axis"]))
+
+
+@counterpart("log_softmax")
+def log_softmax(w: Writer, u: Use) -> Value:
+    return w("LogSoftmax", *u.same(), axis=int(u.attrs["axis"]))
+
+
+@counterpart("one_hot")
+def one_hot(w: Writer, u: Use) -> Value:
+    return w.cast(are_classes(w, w.as_value(u.raw[0], np.int64), int(u.attrs["classes"])), u.dtype)
+
+
+def are_classes(w: Writer, labels: Value, classes: int) -> Value:
+    """Booleans: whether a label is each of the classes."""
+    column = w("Unsqueeze", labels, w.constant([-1], np.int64), shape=(*labels.shape, 1))
+    return w("Equal", column, w.constant(np.arange(classes)), dtype=bool, shape=(*labels.shape, classes))
+
+
+def picked(w: Writer, logp: Value, t: Value) -> Value:
+    """What logp has at the class of each sample."""
+    at = w("Unsqueeze", w.cast(t, np.int64), w.constant([-1], np.int64), shape=(*t.shape, 1))
+    return w("GatherElements", logp, at, axis=-1, shape=at.shape)
+
+
+def all_axes(w: Writer, kind: str, x: Value) -> Value:
+    return reduce(w, kind, x, tuple(range(len(x.shape))), False, ())
+
+
+@counterpart("nll_loss")
+def nll_loss(w: Writer, u: Use) -> Value:
+    logp = w.as_value(u.raw[0], u.dtype)
+    return w("Neg", all_axes(w, "ReduceMean", picked(w, logp, u.given()[1])))
+
+
+@counterpart("softmax_cross_entropy")
+def softmax_cross_entropy(w: Writer, u: Use) -> Value:
+    z, t = w.as_value(u.raw[0], u.dtype), u.given()[1]
+    logp = u.given()[2] if len(u.raw) > 2 else w("LogSoftmax", z, axis=-1)
+    if len(t.shape) == len(z.shape):
+        of_classes = w("Mul", w.cast(t, logp.dtype), logp)
+        each = reduce(w, "ReduceSum", of_classes, (len(z.shape) - 1,), False, z.shape[:-1])
+    else:
+        each = picked(w, logp, t)
+    if u.attrs["scale"] is None:
+        return w("Neg", all_axes(w, "ReduceMean", each))
+    return w("Mul", all_axes(w, "ReduceSum", each), number(w, logp, -u.attrs["scale"]))
+
+
+@counterpart("softmax_cross_entropy_grad")
+def softmax_cross_entropy_grad(w: Writer, u: Use) -> Value:
+    g, logp, t = (w.as_value(v, u.dtype) if i < 2 else u.given()[2] for i, v in enumerate(u.raw))
+    p = w("Exp", logp)
+    if len(t.shape) == len(logp.shape):
+        t = w.cast(t, u.dtype)
+        p = w("Mul", p, reduce(w, "ReduceSum", t, (len(t.shape) - 1,), True), shape=p.shape)
+    else:
+        t = w.cast(are_classes(w, w.cast(t, np.int64), logp.shape[-1]), u.dtype)
+    return w("Mul", w("Sub", p, t), w("Mul", g, number(w, p, u.attrs["scale"])), shape=u.shape)
+
+
+@counterpart("sigmoid_cross_entropy")
+def sigmoid_cross_entropy(w: Writer, u: Use) -> Value:
+    z, a, b = u.same()
+    of_a = w("Mul", a, w("Neg", softplus(w, w("Neg", z))))
+    of_b = w("Mul", b, w("Neg", softplus(w, z)))
+    total = all_axes(w, "ReduceSum", w("Add", of_a, of_b))
+    return w("Mul", total, number(w, z, -u.attrs["scale"]))
+
+
+@counterpart("sigmoid_cross_entropy_grad")
+def sigmoid_cross_entropy_grad(w: Writer, u: Use) -> Value:
+    g, z, a, b = u.same()
+    d = w("Sub", w("Mul", b, w("Sigmoid", z)), w("Mul", a, w("Sigmoid", w("Neg", z))))
+    return w("Mul", w("Mul", g, number(w, g, u.attrs["scale"])), d)
+
+
+# Attention
+
+
+@counterpart("attention")
+def attention(w: Writer, u: Use) -> Value:
+    q, k, v = (w.as_value(x, u.same()[0].dtype) for x in u.raw[:3])
+    masks = u.given()[3:]
+    keep = masks.pop() if u.attrs["dropout"] else None
+    turned = w.transpose(k, [*range(len(k.shape) - 2), len(k.shape) - 1, len(k.shape) - 2])
+    rows, columns = q.shape[-2], k.shape[-2]
+    z = w("MatMul", w("Mul", q, number(w, q, u.attrs["scale"])), turned, shape=(rows, columns))
+    least = number(w, q, -math.inf)
+    for mask in masks:
+        z = select(w, mask, z, least) if mask.dtype == bool else w("Add", z, w.cast(mask, z.dtype))
+    if u.attrs["causal"]:
+        if isinstance(rows, Size) or isinstance(columns, Size):
+            raise NoCounterpart("causal, over the samples, whose number is not known")
+        z = select(w, w.constant(np.tri(rows, columns, dtype=bool)), z, least)
+    if masks:  # of a query that may look at no key every score is -inf
+        top = w("ReduceMax", z, w.constant([-1], np.int64), keepdims=1)
+        nothing = w("Equal", top, least, dtype=bool)
+        zero = number(w, q, 0)
+        p = select(w, nothing, zero, w("Softmax", select(w, nothing, zero, z), axis=-1))
+    else:
+        p = w("Softmax", z, axis=-1)
+    if keep is not None:
+        rate = u.attrs["dropout"]
+        p = select(w, keep, p, number(w, q, 0))
+        p = w("Mul", p, number(w, q, 1 / (1 - rate) if rate < 1 else 1))
+    return w("MatMul", p, v, shape=u.shape)
+
+
+# Recurrent networks: one step after the other, in a Scan that gives all states
+
+
+def steps(w: Writer, u: Use, body: Any, states: list[Value], z: Value) -> list[Value]:
+    """The states behind each step, (t, n, h) each, with the first ones before them."""
+    found = w.scan(states, [z], 0, body, z.shape[0])[len(states) :]
+    every = []
+    for first, rest in zip(states, found, strict=True):
+        start = w("Unsqueeze", first, w.constant([0], np.int64), shape=(1, *first.shape))
+        shape = (plus_one(z.shape[0]), *first.shape)
+        every.append(w("Concat", start, rest, axis=0, shape=shape))
+    return every
+
+
+def plus_one(n: Any) -> Any:
+    return Size(n.each, n.more + 1) if isinstance(n, Size) else n + 1
+
+
+def gates(w: Writer, a: Value, count: int) -> list[Value]:
+    return w.several("Split", a, dtypes=[a.dtype] * count, axis=-1, num_outputs=count, shape=())
+
+
+@counterpart("rnn")
+def rnn(w: Writer, u: Use) -> Value:
+    z, h0, weight = u.same()
+    kind = "Tanh" if u.attrs["activation"] == "tanh" else "Relu"
+
+    def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
+        h = w(kind, w("Add", entries[0], w("MatMul", states[0], weight, shape=h0.shape)), shape=h0.shape)
+        return [h], [h]
+
+    return steps(w, u, body, [h0], z)[0]
+
+
+@counterpart("lstm")
+def lstm(w: Writer, u: Use) -> Value:
+    z, h0, c0, weight = u.same()
+
+    def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
+        h, c = states
+        i, f, m, o = gates(w, w("Add", entries[0], w("MatMul", h, weight)), 4)
+        kept, new = w("Mul", w("Sigmoid", f), c, shape=c0.shape), w("Mul", w("Sigmoid", i), w("Tanh", m))
+        c = w("Add", kept, new, shape=c0.shape)
+        h = w("Mul", w("Sigmoid", o), w("Tanh", c), shape=h0.shape)
+        return [h, c], [h, c]
+
+    every = [w("Unsqueeze", v, w.constant([0], np.int64)) for v in steps(w, u, body, [h0, c0], z)]
+    return w("Concat", *every, axis=0, shape=u.shape)
+
+
+@counterpart("gru")
+def gru(w: Writer, u: Use) -> Value:
+    z, h0, weight, b = u.same()
+
+    def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
+        (h,) = states
+        zr, zw, zm = gates(w, entries[0], 3)
+        ar, aw, am = gates(w, w("MatMul", h, weight), 3)
+        r, kept = w("Sigmoid", w("Add", zr, ar)), w("Sigmoid", w("Add", zw, aw))
+        m = w("Tanh", w("Add", zm, w("Mul", r, w("Add", am, b))))
+        h = w("Add", m, w("Mul", kept, w("Sub", h, m)), shape=h0.shape)
+        return [h], [h]
+
+    return steps(w, u, body, [h0], z)[0]
+
+
+@counterpart("inside")
+def inside(w: Writer, u: Use) -> Value:
+    lengths = w.as_value(u.raw[0], np.int64)
+    column = w("Unsqueeze", lengths, w.constant([-1], np.int64))
+    return w("Less", w.constant(np.arange(u.attrs["steps"])), column, dtype=bool, shape=u.shape)
+
+
+GRADIENT = "it is a gradient's own, and a file is for models in use"
+refused(GRADIENT, "attention_grad", "gru_grad", "lstm_grad", "rnn_grad", "ctc_grad")
+refused("a file is for models in use, and this is a loss of training", "ctc", "ctc_states")
+refused("ONNX has no operator for it", "eigh_factors", "svd_factors", "qr_factors", "pinv", "inv", "solve", "cholesky")
+refused("ONNX has the determinant alone, which may not fit where its logarithm does", "logabsdet")
+refused("ONNX has no sparse products; multiply by the dense matrix", "sparse_matmul")
