@@ -249,7 +249,7 @@ READERS: dict[str, Reader] = {
     "safetensors": Reader(
         ".safetensors",
         safetensors_seeds,
-        lambda path: storage.read_safetensors(path)[0],
+        storage.read_safetensors,
         safetensors_others,
         safetensors_inside,
     ),

@@ -263,7 +263,7 @@ def test_files_of_others(
         np.testing.assert_array_equal(array, arrays[name])
     little = {name: np.array(a, a.dtype.newbyteorder("<"), order="C") for name, a in arrays.items()}  # it corrupts others
     safetensors.numpy.save_file(little, folder / "a.safetensors", {"by": "others"})
-    found, metadata = storage.read_safetensors(folder / "a.safetensors")
+    found, metadata = storage.contents_of(folder / "a.safetensors")
     assert metadata == {"by": "others"}
     assert same(found, little)
 

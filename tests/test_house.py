@@ -29,6 +29,7 @@ FLOORS = [
         "tensorgrad.methods",
         "tensorgrad.op",
         "tensorgrad.graph",
+        "tensorgrad.interop",
         "tensorgrad.fusion",
         "tensorgrad",
     },

@@ -109,7 +109,8 @@ REFUSALS = [
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
 # What NumPy computes in float16 of uint8, and what is not defined: a division by 0, a shift by less than 0
 LEFT_OUT = {("mod", "bool"), ("floordiv", "bool"), ("left_shift", "int64"), ("left_shift", "int32"), ("right_shift", "int64"),
-            ("right_shift", "int32"), ("sigmoid_cross_entropy_grad", "uint8")}  # fmt: skip
+            ("right_shift", "int32"), ("sigmoid_cross_entropy_grad", "uint8"), ("sigmoid_cross_entropy", "uint8"),
+            ("linear_sigmoid", "uint8")}  # fmt: skip
 NAMED = {"an index of booleans, which says how many elements there are", "an index by Tensors behind other axes"}
 
 

@@ -245,6 +245,10 @@ autocast amp ~> m.to(dtype="float16")
 utils -> np.asarray(x.detach())
 """
 
+INTEROP = """
+load_torch_state_dict -> model.load_state_dict(values, layout="torch")
+"""
+
 MODULES = """
 RReLU ~> F.leaky_relu(x, slope)
 Softmax2d -> F.softmax(x, axis=1)
@@ -398,6 +402,7 @@ def keywords() -> dict[str, list[str]]:
 TABLES = {
     "Tensor": (ARRAYS,),
     "tensorgrad": (ARRAYS, PLACES, FUNCTIONAL),
+    "tensorgrad.interop": (INTEROP,),
     "tensorgrad.nn": (MODULES,),
     "tensorgrad.nn.functional": (FUNCTIONAL, ARRAYS),
     "tensorgrad.optim": (OPTIM,),

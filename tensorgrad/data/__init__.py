@@ -7,6 +7,7 @@ from tensorgrad.data.loader import DataLoader
 from tensorgrad.data.mnist import load_fashion_mnist, load_kmnist, load_mnist
 from tensorgrad.data.npz import read_npz
 from tensorgrad.data.prepare import batches, min_max, split
+from tensorgrad.data.storage import read_safetensors, write_safetensors
 
 __all__ = [
     "DataLoader",
@@ -19,5 +20,7 @@ __all__ = [
     "read_csv",
     "read_idx",
     "read_npz",
+    "read_safetensors",
     "split",
+    "write_safetensors",
 ]

@@ -32,7 +32,8 @@ SAFETENSORS = {
     "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
     "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
-WITHOUT_NUMPY = ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")  # dtypes of the format beyond those
+HALF = "BF16"  # read as float32, of which it is the first half
+WITHOUT_NUMPY = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")  # dtypes of the format beyond those
 
 
 def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -88,7 +89,7 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         except (KeyError, ValueError, RecursionError):
             raise DataError(f"{path}: has no {METADATA}, so tensorgrad has not written it") from None
     else:
-        arrays, metadata = read_safetensors(path)
+        arrays, metadata = contents_of(path)
     if digest(arrays, metadata) != metadata.get("sha256"):
         if "sha256" not in metadata:
             raise DataError(f"{path}: has no checksum, so tensorgrad has not written it")
@@ -97,14 +98,34 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     return arrays, metadata
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
+def read_safetensors(path: str | Path) -> dict[str, Array]:
+    """The arrays in a .safetensors file by name, whoever has written it: no checksum of ours is asked for.
+
+    bfloat16 comes as float32, which holds all of its numbers. model.load_state_dict(arrays, layout="torch") takes what is
+    PyTorch's. Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of
+    that form, or has a dtype that NumPy does not have.
+    """
+    return contents_of(path)[0]
+
+
+def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays to a .safetensors file, which PyTorch and others read. Raises what `write` raises.
+
+    model.state_dict(layout="torch") gives arrays as PyTorch's module of the same form loads them.
+    """
+    if as_path(path).suffix != ".safetensors":
+        raise DataError(f"{path}: expected a name that ends in .safetensors")
+    write(path, arrays, {})
+
+
+def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays and the metadata in a .safetensors file, whoever has written it.
 
     The format: the length of the header as a little-endian 64-bit number; the header, JSON, which gives dtype, shape and place
     of each array, and the metadata; the arrays, little-endian and C-contiguous, one after the other without gaps.
 
     Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of that form
-    or has a dtype that NumPy does not have, such as bfloat16.
+    or has a dtype that NumPy does not have.
     """
     path = file_at(path)
     with path.open("rb") as file:
@@ -120,6 +141,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
             header = json.loads(first + file.read(length - 1), object_pairs_hook=_unique)
             metadata = _texts(header.pop("__metadata__", {}))
             "".join([*header, *metadata, *metadata.values()]).encode()  # an error for lone surrogates, which no text has
+            halves = {name for name, v in header.items() if v["dtype"] == HALF}
             unknown = [f"{name} is of dtype {v['dtype']}" for name, v in header.items() if v["dtype"] in WITHOUT_NUMPY]
             entries = [] if unknown else [(name, *_entry(value)) for name, value in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -143,6 +165,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
             arrays[name] = np.empty(shape, dtype)
             if not _fill(arrays[name].reshape(-1), file):
                 raise DataError(f"{path}: {name} ends before the {end - begin:,} bytes that it declares")
+            if name in halves:
+                arrays[name] = (arrays[name].astype("<u4") << 16).view("<f4")
             check_values(f"{path}: {name}", arrays[name])
     return arrays, metadata
 
@@ -214,4 +238,4 @@ def _entry(value: dict[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...], int, 
     shape, (begin, end) = value["shape"], value["data_offsets"]
     if len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, begin, end)):
         raise ValueError(f"shape {shape} and data_offsets {[begin, end]} are no sizes")
-    return np.dtype(SAFETENSORS[value["dtype"]]), tuple(shape), begin, end
+    return np.dtype(SAFETENSORS["U16" if value["dtype"] == HALF else value["dtype"]]), tuple(shape), begin, end

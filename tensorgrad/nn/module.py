@@ -20,7 +20,7 @@ from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, DTypeError
 from tensorgrad.nn.arguments import as_floating
 from tensorgrad.nn.hidden import KINDS, described, hidden, hiding, is_spent, parts_in
-from tensorgrad.nn.weights import owned, pairs_of
+from tensorgrad.nn.weights import check_layout, owned, pairs_of, turned
 
 __all__ = ["Module", "Parameter"]
 
@@ -424,10 +424,20 @@ class Module:
             for parameter in module._parameters.values():
                 parameter.grad = None
 
-    def state_dict(self) -> dict[str, Array]:
-        """Path to a copy of the values, on their device, for every parameter and every buffer."""
+    def state_dict(self, *, layout: str | None = None) -> dict[str, Array]:
+        """Path to a copy of the values, on their device, for every parameter and every buffer.
+
+        layout   "torch" for what PyTorch's module of the same form loads: the weights of its Linear are (out, in)
+
+        Raises ArgumentError for another layout.
+        """
         if state.trace is not None:
             state.trace.forbid("state_dict()")
+        check_layout(f"state_dict: {type(self).__name__}", layout)
+        if layout == "torch":
+            places = (*owned(self), *owned(self, buffers=True))
+            values = {path: (value if is_array(value) else value._data, *place) for path, value, place in places}
+            return {path: copy(array.T if turned(array, *place) else array) for path, (array, *place) in values.items()}
         arrays = [(path, parameter._data) for path, parameter in self.named_parameters()]
         return {path: copy(array) for path, array in (*arrays, *self.named_buffers())}
 

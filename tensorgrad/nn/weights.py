@@ -24,8 +24,7 @@ class Own(NamedTuple):
 def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list[tuple[Array, Array]]:
     """(own array, what it is to be) for all that is loaded, none of which shares memory with what is written."""
     where = f"load_state_dict: {type(module).__name__}"
-    if layout not in (None, "torch"):
-        raise ArgumentError(f"{where}: layout must be None or 'torch', got {layout!r}")
+    check_layout(where, layout)
     if not isinstance(values, Mapping):
         raise ArgumentError(f"{where}: expected a dict from path to array, as state_dict() gives, got {type(values).__name__}")
     foreign = [name for name, value in values.items() if is_torch(value)]
@@ -75,6 +74,16 @@ def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list
     ]
 
 
+def check_layout(where: str, layout: Any) -> None:
+    if layout not in (None, "torch"):
+        raise ArgumentError(f"{where}: layout must be None or 'torch', got {layout!r}")
+
+
+def turned(array: Array, owner: Any, name: str) -> bool:
+    """Whether PyTorch has a parameter of a module's the other way round."""
+    return name in owner.transposed_in_torch and array.ndim == 2
+
+
 def owned(
     module: Any, prefix: str = "", *, buffers: bool = False, every: bool = False
 ) -> Iterator[tuple[str, Any, tuple[Any, str]]]:
@@ -103,12 +112,12 @@ def as_values(path: str, value: Any, at: Own, layout: str | None) -> Array:
         raise DTypeError(f"{path} is a {type(value).__name__}, expected an array: {error}") from None
     if not is_number(array.dtype):
         raise DTypeError(f"{path} is a {type(value).__name__} of dtype {array.dtype}, expected numbers")
-    turned = at.name in at.owner.transposed_in_torch and array.ndim == 2
-    if layout == "torch" and turned:
+    is_turned = turned(array, at.owner, at.name)
+    if layout == "torch" and is_turned:
         array = array.T
     if array.shape != at.array.shape:
         hint = ""
-        if layout is None and turned and array.shape[::-1] == at.array.shape:
+        if layout is None and is_turned and array.shape[::-1] == at.array.shape:
             hint = " (a weight of PyTorch's is (out, in): layout='torch' transposes it)"
         shape = tuple(value.shape) if hasattr(value, "shape") else array.shape
         raise ShapeError(f"{path} has shape {shape}, expected {at.array.shape}{hint}")

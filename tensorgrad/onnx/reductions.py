@@ -33,7 +33,12 @@ def of_axes(w: Writer, u: Use, kind: str, x: Value) -> Value:
 
 @counterpart("sum")
 def add_up(w: Writer, u: Use) -> Value:
-    return of_axes(w, u, "ReduceSum", *u.same())
+    return of_axes(w, u, "ReduceSum", signed(w, *u.same()))
+
+
+def signed(w: Writer, x: Value) -> Value:
+    """uint64 as int64, which wraps around alike: onnxruntime adds up those alone."""
+    return w.cast(x, np.int64) if x.dtype == np.uint64 else x
 
 
 @counterpart("mean")
@@ -119,7 +124,7 @@ def sum_to(w: Writer, u: Use) -> Value:
 
 @counterpart("cumsum")
 def cumsum(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    x = signed(w, *u.same())
     return w("CumSum", x, w.constant(np.int64(u.attrs["axis"])))
 
 

@@ -1,0 +1,374 @@
+"""Models of PyTorch's as models of this package, and back; PyTorch is imported here alone.
+
+`load_state_dict(values, layout="torch")` of a module takes parameters by themselves, and `state_dict(layout="torch")` gives
+them as PyTorch has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorgrad import nn
+from tensorgrad.core.installation import missing
+from tensorgrad.core.state import shown
+from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError
+from tensorgrad.nn import init
+from tensorgrad.nn.module import Module
+from tensorgrad.ops.random import undrawn
+
+__all__ = ["from_torch", "to_torch"]
+
+# A layer, and its arguments: those of both, or ours=PyTorch's. The names are those of attributes, but for READ.
+LAYERS = """
+ReLU ReLU6 SELU Sigmoid Tanh SiLU Mish Identity Hardsigmoid Hardswish LogSigmoid Softsign Tanhshrink Softplus :
+ELU CELU : alpha
+GELU : approximate
+LeakyReLU : negative_slope
+Hardtanh : min_val max_val
+Hardshrink Softshrink : lambd
+Threshold : threshold value
+PReLU : num_parameters
+GLU Softmax LogSoftmax Softmin : axis=dim
+CosineSimilarity : axis=dim eps
+PairwiseDistance : p=norm eps keepdims=keepdim
+Flatten : start_axis=start_dim end_axis=end_dim
+Unflatten : axis=dim unflattened_size
+Dropout Dropout1d Dropout2d AlphaDropout : p
+Linear : in_features out_features bias
+Conv1d Conv2d Conv3d : in_channels out_channels kernel_size stride padding dilation groups bias
+ConvTranspose1d ConvTranspose2d ConvTranspose3d : in_channels out_channels kernel_size stride padding output_padding groups \
+    bias dilation
+MaxPool1d MaxPool2d MaxPool3d : kernel_size stride padding dilation ceil_mode
+AvgPool1d AvgPool2d AvgPool3d : kernel_size stride padding ceil_mode count_include_pad
+AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d : output_size
+ZeroPad1d ZeroPad2d ZeroPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d : padding
+ReplicationPad1d ReplicationPad2d ReplicationPad3d CircularPad1d CircularPad2d CircularPad3d : padding
+ConstantPad1d ConstantPad2d ConstantPad3d : padding value
+PixelShuffle : upscale_factor
+PixelUnshuffle : downscale_factor
+Upsample : size scale_factor mode align_corners
+Embedding : num_embeddings embedding_dim padding_idx
+EmbeddingBag : num_embeddings embedding_dim mode padding_idx
+BatchNorm1d BatchNorm2d BatchNorm3d : num_features eps momentum affine
+InstanceNorm1d InstanceNorm2d InstanceNorm3d : num_features eps affine
+GroupNorm : num_groups num_channels eps affine
+LayerNorm RMSNorm : normalized_shape eps elementwise_affine
+RNN : input_size hidden_size num_layers nonlinearity bias batch_first dropout bidirectional
+LSTM GRU : input_size hidden_size num_layers bias batch_first dropout bidirectional
+RNNCell : input_size hidden_size bias nonlinearity
+LSTMCell GRUCell : input_size hidden_size bias
+MultiheadAttention : embed_dim num_heads dropout bias batch_first
+TransformerEncoderLayer TransformerDecoderLayer : d_model nhead dim_feedforward dropout activation layer_norm_eps batch_first \
+    norm_first
+"""
+
+
+def table() -> dict[str, list[tuple[str, str]]]:
+    """Of each layer the arguments, as (ours, PyTorch's)."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in LAYERS.strip().replace("\\\n", "").splitlines():
+        names, _, arguments = line.partition(":")
+        pairs = [(a.partition("=")[0], a.partition("=")[2] or a) for a in arguments.split()]
+        found |= dict.fromkeys(names.split(), pairs)
+    return found
+
+
+READ: dict[str, Callable[[Any], Any]] = {  # arguments that are no attributes, of both
+    "affine": lambda m: m.weight is not None,
+    "elementwise_affine": lambda m: m.weight is not None,
+    "num_parameters": lambda m: int(np.prod(m.weight.shape)),
+    "d_model": lambda m: m.self_attn.embed_dim,
+    "nhead": lambda m: m.self_attn.num_heads,
+    "dropout": lambda m: m.self_attn.dropout if hasattr(m, "self_attn") else m.dropout,
+    "layer_norm_eps": lambda m: m.norm1.eps,
+    "batch_first": lambda m: m.self_attn.batch_first if hasattr(m, "self_attn") else m.batch_first,
+}
+READ_HERE: dict[str, Callable[[Any], Any]] = {  # of ours alone
+    "bias": lambda m: any("bias" in name for name in m._parameters),
+    "in_features": lambda m: m.weight.shape[0],
+    "out_features": lambda m: m.weight.shape[1],
+    "kernel_size": lambda m: m.weight.shape[2:] if hasattr(m, "weight") else m.kernel_size,
+    "num_embeddings": lambda m: m.weight.shape[0],
+    "embedding_dim": lambda m: m.weight.shape[1],
+    "num_features": lambda m: m.running_mean.shape[0] if isinstance(m, nn.BatchNorm1d) else m.num_features,
+    "dim_feedforward": lambda m: m.linear1.weight.shape[1],
+}
+READ_THERE: dict[str, Callable[[Any], Any]] = {  # of PyTorch's alone
+    "bias": lambda m: any("bias" in name for name, _ in m.named_parameters(recurse=False)),
+    "dim_feedforward": lambda m: m.linear1.out_features,
+    "activation": lambda m: getattr(m.activation, "__name__", type(m.activation).__name__).lower(),
+}
+# What PyTorch's layers can besides, and what it has to be for there to be a counterpart
+PLAIN = {
+    "padding_mode": "zeros", "max_norm": None, "scale_grad_by_freq": False, "sparse": False, "include_last_offset": False,
+    "return_indices": False, "divisor_override": None, "proj_size": 0, "add_zero_attn": False, "bias_k": None, "beta": 1,
+    "_qkv_same_embed_dim": True,
+}  # fmt: skip
+LISTS = {"Sequential": nn.Sequential, "ModuleList": nn.ModuleList}
+STACKS = {"TransformerEncoder": nn.TransformerEncoder, "TransformerDecoder": nn.TransformerDecoder}
+
+
+class Problems(dict[str, str]):
+    """Path to what cannot be converted, and why."""
+
+    def refuse(self, where: str, how: str) -> None:
+        """Raise ExportError for all of them together."""
+        if self:
+            listed = "; ".join(f"{path or 'the module'}: {problem}" for path, problem in self.items())
+            raise ExportError(f"interop.{where}: no counterpart of {listed}{how}")
+
+
+def from_torch(module: Any) -> Module:
+    """A module of PyTorch's as one of this package's: the same layers, with copies of its parameters and buffers.
+
+    module   a torch.nn.Sequential, ModuleList, ModuleDict, Transformer encoder or decoder, or a layer of theirs, as deep in one
+             another as you like. Parameters are on the CPU afterwards, in float32, float64 or float16, bfloat16 in float32.
+             Those that are tied stay tied; training mode and requires_grad are as they were
+
+    Raises ExportError, which lists every part that has no counterpart, by path: classes of your own, layers with hooks or
+    settings that there are none of here. Write such a class anew, and load its parameters: model.load_state_dict(
+    module.state_dict(), layout="torch").
+    """
+    torch = package("from_torch")
+    if not isinstance(module, torch.nn.Module):
+        raise ArgumentError(f"interop.from_torch: module must be a torch.nn.Module, got {shown(module)}")
+    problems, known = Problems(), dict[int, Any]()
+    with undrawn([init.generator()]):
+        made = Conversion(torch, problems, known).here(module, "")
+    how = "; write it in tensorgrad, and load its parameters: model.load_state_dict(module.state_dict(), layout='torch')"
+    problems.refuse("from_torch", how)
+    tie(parameters_there(module, torch), known, made)
+    return made  # type: ignore[no-any-return]
+
+
+def to_torch(model: Module) -> Any:
+    """A module of this package's as PyTorch's torch.nn.Module: the inverse of `from_torch`, with the same rules.
+
+    Results are equal to rounding, in training mode, too, but for the random numbers of dropout. A query of attention that may
+    look at no key is NaN in PyTorch, where it is 0 here.
+
+    Raises ExportError, which lists every part that has no counterpart, by path.
+    """
+    torch = package("to_torch")
+    if not isinstance(model, Module):
+        raise ArgumentError(f"interop.to_torch: model must be a module, got {shown(model)}")
+    problems, known = Problems(), dict[int, Any]()
+    with torch.random.fork_rng(devices=[]):
+        made = Conversion(torch, problems, known).there(model, "")
+    how = "; write it in PyTorch, and load its parameters, model.state_dict(layout='torch') as Tensors"
+    problems.refuse("to_torch", how)
+    places: dict[int, list[tuple[str, str, Any]]] = {}
+    for path, part in model.named_modules():
+        for name, p in part._parameters.items():
+            places.setdefault(id(p), []).append((path, name, part))
+    for same in places.values():
+        (_, first_name, first), *others = same
+        for _, name, part in others:
+            if (name in part.transposed_in_torch) != (first_name in first.transposed_in_torch):
+                raise ExportError(f"interop.to_torch: {TIED.format(first_name, name)}")
+            setattr(known[id(part)], name, getattr(known[id(first)], first_name))
+    return made
+
+
+TIED = "{} and {} are one parameter, which one of the two libraries has the other way round"
+
+
+class Conversion:
+    """Both ways for one module and all in it.
+
+    known   the counterpart of each part, by id: what has several names is converted once
+    """
+
+    def __init__(self, torch: Any, problems: Problems, known: dict[int, Any]) -> None:
+        self.torch, self.problems, self.known = torch, problems, known
+        self.table = table()
+
+    def here(self, t: Any, path: str) -> Any:
+        """One of PyTorch's as one of ours; None where there is a problem."""
+        if id(t) in self.known:
+            return self.known[id(t)]
+        name = type(t).__name__
+        if getattr(self.torch.nn, name, None) is not type(t):
+            self.problems[path] = f"{name}, a class that is not PyTorch's own"
+            return None
+        hooks = [h for h in vars(t) if h.endswith("_hooks") and getattr(t, h)]
+        if hooks:
+            self.problems[path] = f"{name} with hooks"
+            return None
+        made = self.assembled(t, name, path, t._modules, self.here)  # named_children() has each once
+        if made is not None:
+            pass
+        elif name not in self.table:
+            if path not in self.problems:
+                self.problems[path] = name
+            return None
+        else:
+            made = self.layer_here(t, name, path)
+            if made is None:
+                return None
+        made.training = t.training
+        self.known[id(t)] = made
+        return made
+
+    def there(self, m: Module, path: str) -> Any:
+        """One of ours as one of PyTorch's; None where there is a problem."""
+        if id(m) in self.known:
+            return self.known[id(m)]
+        name = type(m).__name__
+        if getattr(nn, name, None) is not type(m) and type(m).__mro__[1] is not nn.Sequential:
+            self.problems[path] = f"{name}, a class that is not tensorgrad's own"
+            return None
+        if m._hooks:
+            self.problems[path] = f"{name} with hooks"
+            return None
+        name = name if getattr(nn, name, None) is type(m) else "Sequential"
+        made = self.assembled(m, name, path, m._modules, self.there)
+        if made is not None:
+            pass
+        elif name not in self.table or not hasattr(self.torch.nn, name):
+            if path not in self.problems:
+                self.problems[path] = name
+            return None
+        else:
+            made = self.layer_there(m, name)
+        made.training = m.training
+        self.known[id(m)] = made
+        return made
+
+    def assembled(self, whole: Any, name: str, path: str, parts: dict[str, Any], convert: Any) -> Any:
+        """A container with its parts converted; None for what is none."""
+        target = nn if convert == self.here else self.torch.nn
+        if name in ("Sequential", "ModuleList", "ModuleDict"):
+            found = {key: convert(part, f"{path}.{key}" if path else key) for key, part in parts.items()}
+            if None in found.values():
+                return None
+            made = getattr(target, name)()
+            for key, part in found.items():
+                if target is nn:
+                    setattr(made, key, part)
+                else:
+                    made.add_module(key, part)
+            return made
+        if name in STACKS:
+            layers = [convert(layer, f"{path}.layers.{i}" if path else f"layers.{i}") for i, layer in enumerate(whole.layers)]
+            norm = None if whole.norm is None else convert(whole.norm, f"{path}.norm" if path else "norm")
+            if None in layers or not layers or (norm is None) != (whole.norm is None):
+                return None
+            options = {} if target is nn else {"enable_nested_tensor": False} if "Encoder" in name else {}
+            made = getattr(target, name)(layers[0], len(layers), norm, **options)
+            for i, layer in enumerate(layers):
+                made.layers[i] = layer
+            made.layers.training = whole.layers.training
+            return made
+        return None
+
+    def layer_here(self, t: Any, name: str, path: str) -> Any:
+        for attribute, plain in PLAIN.items():
+            for part in (t, getattr(t, "self_attn", None), getattr(t, "multihead_attn", None)):
+                if getattr(part, attribute, plain) != plain:
+                    self.problems[path] = f"{name} with {attribute}={getattr(part, attribute)!r}"
+        if "Norm" in name and getattr(t, "track_running_stats", "Batch" in name) != ("Batch" in name):
+            self.problems[path] = f"{name} with track_running_stats={t.track_running_stats}"
+        if "BatchNorm" in name and t.momentum is None:
+            self.problems[path] = f"{name} with momentum=None"
+        if "Norm" in name and hasattr(t, "bias") and (t.bias is None) != (t.weight is None):
+            self.problems[path] = f"{name} without bias"
+        if name.startswith("Transformer") and (t.linear1.bias is None or len({d.p for d in dropouts_of(t)}) > 1):
+            self.problems[path] = f"{name} without bias, or with several rates of dropout"
+        kwargs = {ours: self.argument(t, theirs, READ_THERE) for ours, theirs in self.table[name]}
+        if name.startswith("Transformer") and kwargs["activation"] not in ("relu", "gelu"):
+            self.problems[path] = f"{name} with activation={kwargs['activation']}"
+        if "axis" in kwargs and kwargs["axis"] is None:
+            self.problems[path] = f"{name} with dim=None"
+        if path in self.problems:
+            return None
+        made = getattr(nn, name)(**kwargs)
+        dtypes = {str(p.dtype).removeprefix("torch.") for p in t.parameters()}
+        if len(dtypes) == 1:
+            made.to(dtype="float32" if dtypes == {"bfloat16"} else dtypes.pop())
+        made.load_state_dict(t.state_dict(), layout="torch")
+        for key, part in t.named_modules():
+            own = part_of(made, key)
+            self.known[id(part)] = own
+            own.training = part.training
+            for p_name, p in part.named_parameters(recurse=False):
+                getattr(own, p_name).requires_grad_(p.requires_grad)
+        return made
+
+    def layer_there(self, m: Any, name: str) -> Any:
+        kwargs = {theirs_of(ours, theirs): self.argument(m, ours, READ_HERE) for ours, theirs in self.table[name]}
+        made = getattr(self.torch.nn, name)(**kwargs)
+        state = m.state_dict(layout="torch")
+        if state:
+            kinds = {a.dtype.name for a in state.values()}
+            made.to(getattr(self.torch, next(iter(kinds))))
+            tensors = {key: self.torch.from_numpy(np.ascontiguousarray(a)) for key, a in state.items()}
+            made.load_state_dict(tensors)
+        for key, part in m.named_modules():
+            own = part_of(made, key)
+            self.known[id(part)] = own
+            own.training = part.training
+            for p_name, p in part._parameters.items():
+                getattr(own, p_name).requires_grad_(p.requires_grad)
+        return made
+
+    def argument(self, m: Any, name: str, special: dict[str, Callable[[Any], Any]]) -> Any:
+        """What an argument of the layer was."""
+        if name in special:
+            return special[name](m)
+        return READ[name](m) if name in READ else getattr(m, name)
+
+
+def theirs_of(ours: str, theirs: str) -> str:
+    """PyTorch's name of an argument: that of the attribute, but for two."""
+    return {"norm": "p", "min_val": "min_val"}.get(theirs, theirs)
+
+
+def part_of(module: Any, path: str) -> Any:
+    """The part of a module at a path."""
+    for name in path.split(".") if path else ():
+        module = getattr(module, name)
+    return module
+
+
+def dropouts_of(t: Any) -> Iterator[Any]:
+    """The dropouts of a transformer's layer."""
+    return (part for name, part in t.named_children() if name.startswith("dropout"))
+
+
+def parameters_there(module: Any, torch: Any) -> dict[int, list[tuple[Any, str]]]:
+    """The places of each parameter of PyTorch's."""
+    places: dict[int, list[tuple[Any, str]]] = {}
+    for part in module.modules():
+        for name, p in part.named_parameters(recurse=False):
+            places.setdefault(id(p), []).append((part, name))
+    return places
+
+
+def tie(places: dict[int, list[tuple[Any, str]]], known: dict[int, Any], made: Any) -> None:
+    """Let what is one parameter in PyTorch be one here."""
+    for (first, first_name), *others in places.values():
+        one = known[id(first)]
+        for part, name in others:
+            other = known[id(part)]
+            if (name in other.transposed_in_torch) != (first_name in one.transposed_in_torch):
+                raise ExportError(f"interop.from_torch: {TIED.format(first_name, name)}")
+            setattr(other, name, getattr(one, first_name))
+
+
+def package(where: str) -> Any:
+    """PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingDependencyError(f"interop.{where} needs PyTorch: pip install torch") from None
+    return torch
+
+
+if not TYPE_CHECKING:  # to a type checker there would be every name
+
+    def __getattr__(name: str) -> None:
+        missing(__name__, name)
