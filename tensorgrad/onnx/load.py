@@ -1,0 +1,161 @@
+"""load: a file of ONNX's as a module whose parameters can be trained on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.data.npz import file_at
+from tensorgrad.errors import DataError, TensorgradError
+from tensorgrad.nn.module import RESERVED, Module, Parameter
+from tensorgrad.onnx.export import package
+from tensorgrad.onnx.operators import OPERATORS
+from tensorgrad.onnx.writer import printable
+
+OLDEST = 13  # before it axes were attributes of more operators
+STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are no parameters
+
+
+class Loaded(Module):
+    """What `load` returns: called with the file's inputs, in their order, it gives its result, or a tuple of several.
+
+    Parameters and buffers have the names that they have in the file, and its layout.
+    """
+
+    def __init__(self, graph: Any, nodes: list[tuple[str, str, list[str], list[str], dict[str, Any]]]) -> None:
+        super().__init__()
+        self.inputs = tuple(i.name for i in graph.input if i.name not in {t.name for t in graph.initializer})
+        self.outputs = tuple(o.name for o in graph.output)
+        self.nodes = nodes
+        self.constants: dict[str, Any] = {}
+        self.places: dict[str, str] = {}
+
+    def forward(self, *xs: Any) -> Any:
+        if len(xs) != len(self.inputs):
+            raise DataError(f"onnx.load: the file has the inputs {', '.join(self.inputs)}, got {len(xs)}")
+        known: dict[str, Any] = {"": None, **self.constants}
+        for name, path in self.places.items():
+            part: Any = self
+            for key in path.split("."):
+                part = getattr(part, key)
+            known[name] = part
+        known |= {name: x if isinstance(x, Tensor) else Tensor(x) for name, x in zip(self.inputs, xs, strict=True)}
+        for label, kind, inputs, outputs, attrs in self.nodes:
+            try:
+                found = OPERATORS[kind](*[known[name] for name in inputs], **attrs)
+            except TensorgradError as error:
+                error.add_note(f"onnx.load: {kind} {label}")
+                raise
+            except (NotImplementedError, TypeError, KeyError) as error:
+                raise DataError(f"onnx.load: {kind} {label}: {error}") from None
+            known |= dict(zip(outputs, found if isinstance(found, tuple) else (found,), strict=False))
+        results = [known[name] for name in self.outputs]
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def load(path: str | Path) -> Loaded:
+    """An .onnx file as a module: MLPs, CNNs and transformers as PyTorch's exporter and skl2onnx write them, and `export`.
+
+    Floating initialisers with an axis or more are parameters, but for the statistics of batch norm, which are buffers, as they
+    are in evaluation; all others are constants. Dropout is none. Of a classifier of scikit-learn's the results are labels and
+    probabilities, these as one Tensor.
+
+    Nothing in a file is run: it names operators, each of which is one here. Raises FileNotFoundError where there is none;
+    DataError, naming the file and the reason, for what is no such file, has arrays in other files, or operators that there are
+    none of here, all of which are listed; MissingDependencyError without the package onnx.
+    """
+    path = file_at(path)
+    onnx = package("onnx.load")
+    content = path.read_bytes()
+    try:
+        proto = onnx.load_model_from_string(content)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # of protobuf, or of the checker
+        raise DataError(f"{path}: no sound .onnx file: {str(error).splitlines()[0] if str(error) else error!r}") from None
+    graph = proto.graph
+    versions = {o.domain: o.version for o in proto.opset_import}
+    if versions.get("", OLDEST) < OLDEST:
+        raise DataError(f"{path}: is of opset {versions['']}, expected {OLDEST} or later")
+    if graph.sparse_initializer or proto.functions:
+        raise DataError(f"{path}: has sparse arrays, or functions of its own, which are not read")
+    unknown: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.op_type not in OPERATORS and node.op_type != "Constant":
+            unknown.setdefault(node.op_type, []).append(node.name)
+    if unknown:
+        listed = "; ".join(f"{kind} {', '.join(filter(None, names[:3]))}".strip() for kind, names in unknown.items())
+        raise DataError(f"{path}: has operators that there are none of here: {listed}")
+    nodes: list[tuple[str, str, list[str], list[str], dict[str, Any]]] = []
+    constants: dict[str, Any] = {}
+    for node in graph.node:
+        attrs = {a.name: attribute(path, onnx, a) for a in node.attribute}
+        if node.op_type == "Constant":
+            ((name, value),) = attrs.items()
+            kind = np.float32 if name.startswith("value_float") else np.int64 if name.startswith("value_int") else None
+            constants[node.output[0]] = np.asarray(value, kind)
+        else:
+            if node.op_type == "Cast":
+                attrs["to"] = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
+            if node.op_type == "Split":  # before opset 18 it says how many by its results alone
+                attrs.setdefault("num_outputs", len(node.output))
+            nodes.append((node.name, node.op_type, list(node.input), list(node.output), attrs))
+    model = Loaded(graph, nodes)
+    statistics = {node.input[i] for node in graph.node for i in STATISTICS.get(node.op_type, ()) if i < len(node.input)}
+    for tensor in graph.initializer:
+        array = array_of(path, onnx, tensor)
+        if array.dtype.kind == "f" and array.ndim:
+            model.places[tensor.name] = put(model, tensor.name, array, tensor.name not in statistics)
+        else:
+            constants[tensor.name] = array
+    model.constants = constants
+    return model
+
+
+def put(model: Module, name: str, array: Any, is_parameter: bool) -> str:
+    """Make an array a parameter or a buffer by its name, whose dots are modules within modules; return its path."""
+    *keys, last = [key if key not in RESERVED else f"{key}_" for key in printable(name).split(".") if key] or ["array"]
+    part: Any = model
+    for key in keys:
+        if key not in part._modules:
+            if hasattr(part, key):
+                return put(model, f"{name}_", array, is_parameter)
+            setattr(part, key, Module())
+        part = part._modules[key]
+    while hasattr(part, last) or last in RESERVED:
+        last = f"{last}_"
+    if is_parameter:
+        setattr(part, last, Parameter(array))
+    else:
+        part.register_buffer(last, array)
+    return ".".join([*keys, last])
+
+
+def attribute(path: Path, onnx: Any, a: Any) -> Any:
+    """An attribute as Python has it."""
+    value = onnx.helper.get_attribute_value(a)
+    if isinstance(value, onnx.TensorProto):
+        return array_of(path, onnx, value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, (int, float, str)) else list(value) if hasattr(value, "__iter__") else value
+
+
+def array_of(path: Path, onnx: Any, tensor: Any) -> Any:
+    """An initialiser as an array. Raises DataError for one that is not in the file as it says."""
+    where = f"{path}: {tensor.name or 'a constant'}"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise DataError(f"{where} lies in another file, which is not read; save the model with its arrays inside")
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if tensor.HasField("raw_data") and math.prod(tensor.dims) * dtype.itemsize != len(tensor.raw_data):
+            raise DataError(f"{where} declares shape {tuple(tensor.dims)} of {dtype}, and has {len(tensor.raw_data):,} bytes")
+        array = onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where} is not as it declares: {error}") from None
+    return np.array(array)  # which may be written to
