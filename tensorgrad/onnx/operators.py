@@ -31,7 +31,8 @@ def operator(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 SIMPLE: dict[str, Any] = {
     "Abs": ops.abs, "Acos": ops.arccos, "Add": ops.add, "Asin": ops.arcsin, "Atan": ops.arctan, "Ceil": ops.ceil,
     "Cos": ops.cos, "Cosh": ops.cosh, "Equal": ops.equal, "Erf": ops.erf, "Exp": ops.exp, "Floor": ops.floor,
-    "Greater": ops.greater, "GreaterOrEqual": ops.greater_equal, "IsNaN": ops.isnan, "Less": ops.less, "LessOrEqual": ops.less_equal, "Log": ops.log,
+    "Greater": ops.greater, "GreaterOrEqual": ops.greater_equal, "IsNaN": ops.isnan, "Less": ops.less,
+    "LessOrEqual": ops.less_equal, "Log": ops.log,
     "MatMul": ops.matmul, "Mul": ops.mul, "Neg": ops.neg, "Not": ops.logical_not, "Or": ops.logical_or, "And": ops.logical_and,
     "Pow": ops.power, "Reciprocal": ops.reciprocal, "Relu": ops.relu, "Round": ops.round, "Sigmoid": ops.sigmoid,
     "Sign": ops.sign, "Sin": ops.sin, "Sinh": ops.sinh, "Softplus": ops.softplus, "Sqrt": ops.sqrt, "Sub": ops.sub,
