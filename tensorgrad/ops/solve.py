@@ -27,7 +27,7 @@ class LinAlgError(TensorgradError, np.linalg.LinAlgError, RuntimeError):
 
 def raising(x: Array) -> AbstractContextManager[Any]:
     """Let CuPy look whether a decomposition has succeeded, and raise NumPy's error; it waits for the GPU then."""
-    return importlib.import_module("cupyx").errstate(linalg="raise") if on_gpu(x) else nullcontext()  # type: ignore[no-any-return]
+    return importlib.import_module("cupyx").errstate(linalg="raise") if on_gpu(x) else nullcontext()
 
 
 @contextmanager
