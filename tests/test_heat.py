@@ -94,7 +94,7 @@ def test_in_each_format(suffix: str, tmp_path: Path) -> None:
 
 def test_on_a_page(browser: Any, tmp_path: Path) -> None:  # noqa: F811
     path = convolutional(backward=True, fused=True).save(tmp_path / "page.html")
-    data = json.loads(re.search(r"const VIEWS = (\{.*\});\n", path.read_text())[1])
+    data = json.loads(re.search(r"const DATA = (\{.*\}), VIEWS", path.read_text())[1])["views"]
     first = next(box for box in data["backward"]["boxes"] if box["lines"][0] == "x")
     small, large = first["maps"][0]
     a = np.random.default_rng(0).normal(size=(6, 1, 8, 8))
@@ -102,7 +102,7 @@ def test_on_a_page(browser: Any, tmp_path: Path) -> None:  # noqa: F811
     assert [row[:8] for row in small["cells"][:8]] == expected.tolist()
     browser.get(path.as_uri())
     images = browser.find_elements("css selector", ".box image")
-    assert len(images) == sum(len(box["maps"]) for box in data["backward"]["boxes"])
+    assert len(images) == sum(len(box.get("maps", [])) for box in data["backward"]["boxes"])
     browser.find_element("css selector", f'.box[data-id="{first["id"]}"]').click()
     canvas = """
       const canvas = document.querySelector('#facts canvas');

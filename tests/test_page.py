@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 
 from tensorgrad import Tensor, draw, nn
-from tensorgrad.draw.page import laid_out
+from tensorgrad.draw.page import Inner, laid_out
+from tensorgrad.draw.scene import Box, Scene
 from tensorgrad.nn import functional as F
 from tests.test_draw import EVIL, GOLDEN, PROGRAMS, mlp, residual
 
@@ -26,7 +29,7 @@ FLAGS = [
 
 def data_of(page: str) -> dict[str, Any]:
     """What the page's script draws from."""
-    return json.loads(re.search(r"const VIEWS = (\{.*\});\n", page)[1])
+    return json.loads(re.search(r"const DATA = (\{.*\}), VIEWS", page)[1])["views"]
 
 
 def structure(page: str) -> str:
@@ -36,9 +39,13 @@ def structure(page: str) -> str:
         names = {box["id"]: box["lines"][0] for box in data["boxes"]}
         facts = {box["id"]: ", ".join(k for k in box["facts"]) for box in data["boxes"]}
         boxes = [
-            f"{box['kind']} {'/'.join(box['group'])}: {' | '.join(box['lines'])} ({facts[box['id']]})" for box in data["boxes"]
+            f"{box['kind']} {'/'.join(box.get('group', []))}: {' | '.join(box['lines'])} ({facts[box['id']]})"
+            for box in data["boxes"]
         ]
-        edges = [f"{names[e['source']]} -> {names[e['target']]} {e['kind']} {e['label']}".rstrip() for e in data["edges"]]
+        edges = [
+            f"{names[e['source']]} -> {names[e['target']]} {e.get('kind', 'forward')} {e.get('label', '')}".rstrip()
+            for e in data["edges"]
+        ]
         lines += [f"== {view}", *sorted(g["label"] for g in data["groups"]), *sorted(boxes), *sorted(edges)]
     return "\n".join(lines) + "\n"
 
@@ -194,12 +201,12 @@ def test_long_programs_have_places(tmp_path: Path, capfd: pytest.CaptureFixture[
 
     model = nn.Sequential(nn.Linear(12, 32), nn.Sequential(*[Block() for _ in range(4)]), nn.LayerNorm(32), nn.Linear(32, 12))
     drawing = draw.graph(model, np.ones((2, 10, 12), np.float32), fold=False)
-    data = laid_out(drawing.scene)
+    data = laid_out(drawing.scene, Inner())
     assert len(data["boxes"]) > 150
     assert "rror" not in capfd.readouterr().err.replace("Fontconfig error", "")
     assert all(group["w"] > 0 and group["h"] > 0 for group in data["groups"])
     for box in data["boxes"]:
-        for key in box["group"]:
+        for key in box.get("group", []):
             (frame,) = (g for g in data["groups"] if g["key"] == key)
             assert frame["x"] <= box["x"]
             assert box["x"] + box["w"] <= frame["x"] + frame["w"]
@@ -403,3 +410,179 @@ def test_names_do_not_run(browser: Any, tmp_path: Path) -> None:
     assert browser.title == "computation graph"
     assert not browser.find_elements("tag name", "img")
     assert browser.get_log("browser") == []
+
+
+# What lies inside of boxes
+
+
+def regions() -> Tensor:
+    """Some hundred operations without modules; all of them read results from some way before."""
+    rng = np.random.default_rng(3)
+    known = [Tensor(rng.normal(size=(2, 3)), True, name=f"p{i}") for i in range(3)]
+    for _ in range(260):
+        a, b = (known[int(i)] for i in rng.integers(max(0, len(known) - 6), len(known), 2))
+        known.append([a.tanh, a.sin, lambda a=a, b=b: (a - b).cos(), lambda a=a, b=b: a * b][rng.integers(4)]())
+    return (known[-1] * known[-2].sin() - known[-3].cos()).sum()
+
+
+class Tower(nn.Module):
+    """Blocks in a block in a block, none like another."""
+
+    def __init__(self, depth: int, seed: int) -> None:
+        super().__init__()
+        if depth:
+            self.parts = nn.Sequential(*[Tower(depth - 1, 5 * seed + i) for i in range(5)])
+        else:
+            self.parts = nn.Sequential(
+                nn.Linear(4, 4 + seed % 7), nn.Tanh() if seed % 3 else nn.GELU(), nn.Linear(4 + seed % 7, 4)
+            )
+
+    def forward(self, x: Any) -> Any:
+        return x + self.parts(x) if len(self.parts) == 3 else self.parts(x)
+
+
+LARGE: dict[str, Callable[[], Tensor]] = {
+    "regions": regions,
+    "modules": lambda: F.cross_entropy(Tower(3, 1)(Tensor(np.ones((3, 4), np.float32), name="x")), np.array([0, 1, 3])),
+    "layers": lambda: nn.Sequential(*[nn.Linear(3 + i**3 % 97 % 9, 3 + (i + 1) ** 3 % 97 % 9) for i in range(90)])(
+        Tensor(np.ones((2, 3)))
+    ).sum(),
+}
+
+
+def inner_scenes(scene: Scene) -> Iterator[tuple[Scene, Box, Scene]]:
+    """A scene, a box in it, the scene inside of that; in all of these, too."""
+    for box in scene.boxes.values():
+        if box.inner is not None:
+            yield scene, box, box.inner()
+            yield from inner_scenes(box.inner())
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_every_operation_is_somewhere_inside(name: str) -> None:
+    drawing = LARGE[name]().graph()
+    scenes = [drawing.scene, *[inner for _, _, inner in inner_scenes(drawing.scene)]]
+    found = Counter(
+        box.facts["op"] for scene in scenes for box in scene.boxes.values() if box.inner is None and "op" in box.facts
+    )
+    assert found == Counter(node.op.name for node in drawing.graph.nodes)
+    assert len(drawing.scene.boxes) <= 40
+    assert max(len(scene.boxes) for scene in scenes) <= 60
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_goes_in_and_out_of_a_box_is_drawn_inside_of_it(name: str) -> None:
+    seen = 0
+    for scene, box, inner in inner_scenes(LARGE[name]().graph().scene):
+        around = {e.source for e in scene.edges if e.target == box.id}, {e.target for e in scene.edges if e.source == box.id}
+        stubs = {b.id: b for b in inner.boxes.values() if b.kind == "elsewhere"}
+        for others, word, ends in zip(around, ("from", "to"), ("source", "target"), strict=True):
+            computed = {at for at in others if scene.boxes[at].kind not in ("input", "parameter", "constant", "elsewhere")}
+            reached = {
+                b.leads_to[1] for b in stubs.values() if b.lines[0].startswith(f"{word} ") and b.leads_to and b.leads_to[0] == 1
+            }
+            folded = [b for b in stubs.values() if b.lines[0].startswith(word) and b.leads_to is None]
+            assert reached == computed or (folded and reached < computed), box.lines
+            assert all(getattr(e, ends) in stubs for e in inner.edges if getattr(e, ends) in stubs)
+            seen += len(reached)
+        assert {e.source for e in inner.edges} | {e.target for e in inner.edges} >= set(stubs)
+    assert seen > 15
+
+
+def test_regions_say_what_is_in_them() -> None:
+    drawing = regions().graph()
+    found = [box for box in drawing.scene.boxes.values() if box.lines[0].startswith("region")]
+    assert sum(int(re.search(r"· (\d+) operations", box.lines[0])[1]) for box in found) == len(drawing.graph.nodes)
+    shares = [float(re.search(r"([\d.]+)% of FLOPs", " ".join(box.lines))[1]) for box in found]
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
+    between = [box for box in found if "→" in " ".join(box.lines)]
+    assert len(between) >= len(found) - 1
+    for box, after in itertools.pairwise(found):
+        if "of 2×3" in box.facts["comes out"] == after.facts.get("goes in"):
+            break
+    else:
+        pytest.fail("no region takes what the one before gives")
+
+
+def test_a_loop_is_cut_between_its_turns() -> None:
+    w, h = Tensor(np.eye(4), True, name="w"), Tensor(np.ones((2, 4)), name="h")
+    for t in range(160):
+        h = (h @ w + 0.01 * t).tanh()
+    scene = h.sum().graph().scene
+    for box in list(scene.boxes.values())[1:-1]:
+        count = [int(n) for n in re.findall(r"(\d+) (?:matmul|add|tanh)", box.lines[1])]
+        assert len(set(count)) == 1, box.lines
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_inside_of_boxes_everything_has_a_place_and_can_be_read(browser: Any, tmp_path: Path, name: str) -> None:
+    browser.set_window_size(1400, 1040)  # of which 900 are the page
+    try:
+        browser.get(LARGE[name]().graph().save(tmp_path / "page.html").as_uri())
+        assert browser.execute_script(LAYOUT)["pixels"] >= 11
+        paths = browser.execute_script("""
+          const found = [], walk = (data, path) => { for (const b of data.boxes) if (b.inner !== undefined) {
+            found.push([...path, b.id]); walk(ready(DATA.inner[b.inner]), [...path, b.id]); } };
+          walk(sceneAt([]), []);
+          return found;
+        """)
+        for path in paths[:: 1 + len(paths) // 12]:
+            browser.execute_script("enter(arguments[0])", path)
+            found = browser.execute_script(LAYOUT)
+            assert found["found"] == [], path
+            assert found["pixels"] >= 11, path
+    finally:
+        browser.set_window_size(1300, 850)
+    assert browser.get_log("browser") == []
+
+
+def test_going_in_and_out(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    def way() -> list[str]:
+        return [e.text for e in browser.find_elements("css selector", "#way:not([hidden]) button")]
+
+    browser.get(regions().graph().save(tmp_path / "page.html").as_uri())
+    overview = set(boxes(browser))
+    assert way() == []
+    first, second = (next(name for name in overview if name.startswith(f"region {i} ")) for i in (4, 5))
+    boxes(browser)[first].click()
+    assert way() == ["forward", first]
+    inside = boxes(browser)
+    assert {"from region 3", "to region 5"} <= set(inside)
+    assert not overview & set(inside)
+    inside["to region 5"].click()
+    assert way() == ["forward", second]
+    keys(browser, Keys.ESCAPE)
+    assert way() == []
+    assert set(boxes(browser)) == overview
+    ActionChains(browser).key_down(Keys.SHIFT).click(boxes(browser)[first]).key_up(Keys.SHIFT).perform()
+    assert way() == []
+    assert browser.find_elements("css selector", ".box.followed")
+    keys(browser, Keys.ESCAPE)
+    search = browser.find_element("id", "search")
+    search.send_keys("y  = cos x")
+    lit = browser.find_elements("css selector", ".box.hit")
+    assert 1 < len(lit) <= len(overview)
+    search.send_keys("\n")
+    assert len(way()) == 2
+    assert [e for e in browser.find_elements("css selector", ".box.hit") if e.text.startswith("cos")]
+    search.clear()
+    browser.find_element("css selector", "#way button").click()
+    assert set(boxes(browser)) == overview
+    tabs = browser.find_elements("css selector", "[role=tab]")
+    tabs[2].click()
+    assert browser.find_elements("css selector", ".box.rule")
+    boxes(browser)[first].click()
+    assert way() == ["backward", first]
+    assert browser.get_log("browser") == []
+
+
+def test_pages_of_long_programs_are_small(tmp_path: Path) -> None:
+    """200 bytes for each operation and view: of 10,000, about 2 MB."""
+    w, h = Tensor(np.eye(4, dtype=np.float32), True, name="w"), Tensor(np.ones((2, 4), np.float32), name="h")
+    for t in range(500):
+        h = (h @ w + 0.001 * t).tanh()
+    drawing = h.sum().graph()
+    assert len(drawing.graph.nodes) > 1_500
+    assert drawing.save(tmp_path / "page.html").stat().st_size < 150_000 + 250 * len(drawing.graph.nodes)

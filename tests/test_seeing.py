@@ -18,9 +18,10 @@ import tensorgrad
 from tensorgrad import Tensor, draw, nn
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import REGISTRY
-from tensorgrad.draw.build import Builder, Options
+from tensorgrad.draw.build import Builder
 from tensorgrad.draw.colours import KINDS, MARKS, heat_colour
 from tensorgrad.draw.parts import tree
+from tensorgrad.draw.program import Options, Program
 from tensorgrad.draw.words import COMMUTE
 from tensorgrad.errors import ArgumentError, TensorgradError
 from tensorgrad.graph import Graph
@@ -64,7 +65,7 @@ def test_equal_models_are_different_boxes(n: int, layers: int) -> None:
     scene = draw.graph(loss, backward=True).scene
     lines = gradient_lines(scene)
     assert len(lines) == len(set(lines)) == 2 * n * layers
-    builder = Builder(Graph.of(loss), Options())
+    builder = Builder(Program(Graph.of(loss), Options()))
     owners: dict[str, set[int]] = {}
     for box in builder.scene.boxes.values():
         part = builder.parts.get(box.id)
@@ -298,7 +299,7 @@ def test_folds_follow_modules(model: nn.Module, fused: bool, depth: int | None, 
     for box in scene.boxes.values():
         for i, key in enumerate(box.group):
             assert above.setdefault(key, box.group[:i]) == box.group[:i]  # no group at two places
-    builder = Builder(Graph.of(loss), Options(depth=depth))
+    builder = Builder(Program(Graph.of(loss), Options(depth=depth)))
     for part in builder.parts.values():
         if part.is_module:
             path = str(part.key)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tensorgrad.draw.build import Builder, Options
+from tensorgrad.draw.build import Builder
 from tensorgrad.draw.graph import Drawing, as_names, check_layout, recorded, traced
+from tensorgrad.draw.program import Options, Program
 from tensorgrad.draw.titles import short_names
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn.module import Module
@@ -40,6 +41,7 @@ def architecture(
     check_layout("draw.architecture", direction, depth)
     program = recorded(traced(model, inputs))
     letters = short_names(program, program.leaf_names())
-    scene = Builder(program, Options(depth=depth, fold=fold, names=as_names(names), letters=letters)).scene
+    options = Options(depth=depth, fold=fold, names=as_names(names), letters=letters)
+    scene = Builder(Program(program, options)).scene
     scene.title, scene.direction, scene.paper = title, direction, True
     return Drawing(program, scene)

@@ -26,9 +26,11 @@ def add_backward(builder: Builder, gradients: Mapping[Tensor, Tensor], fused: Gr
     scene = builder.scene
     recorded = [g for g in gradients.values() if g.node is not None]  # others are what came in, or constants
     made = Graph.of(*recorded) if recorded else None
-    known = {n.index: n for n in builder.graph.nodes} | {m.index: n for n in builder.graph.nodes for m in n.members}
+    known = {n.index: n for n in builder.program.graph.nodes} | {
+        m.index: n for n in builder.program.graph.nodes for m in n.members
+    }
     uses: dict[str, None] = {}
-    seeds = [n for n in builder.graph.outputs if n.requires_grad]
+    seeds = [n for n in builder.program.graph.outputs if n.requires_grad]
     for node in made.nodes if made is not None else ():
         of = node.gradient_of
         if node not in builder.box_of and of is not None and of.index in known:
@@ -118,7 +120,7 @@ def draw_gradients(
 
 def at_one_place(builder: Builder, sources: list[Source]) -> list[list[Source]]:
     """Sources, those together that equal blocks read at the same place."""
-    place = {source: (builder.folds.shown(node), i) for source, _, node, i in reversed(builder.reads)}
+    place = {source: (builder.program.folds.shown(node), i) for source, _, node, i in reversed(builder.reads)}
     found: dict[Any, list[Source]] = {}
     for source in sources:
         found.setdefault(place[source], []).append(source)
@@ -129,4 +131,4 @@ def line(builder: Builder, sources: list[Source], gradients: Mapping[Tensor, Ten
     first, last = sources[0], sources[-1]
     name = first.name if first is last else from_to(first.name, last.name)
     values = f"  {in_words([gradients[s.leaf]._data for s in sources])}" if builder.options.values is not None else ""
-    return f"{name}  {builder.described(first)}{values}"
+    return f"{name}  {builder.program.described(first)}{values}"

@@ -30,6 +30,7 @@ KINDS = {
     "fold": Look("#95abc7", "#4b5b6b", bold=True),
     "rule": Look("#ffced0", "#c04f4f", "#6b1717", round=True),
     "gradients": Look("#e3f398", "#5b8f1f", bold=True),
+    "elsewhere": Look("#68727c", "#3a434c", "#ffffff", dashed=True, round=True),
     "failed": Look("#fe847c", "#b00000", "#600000", bold=True),
 }
 # For print: one hue, in steps of lightness that are told apart in grey; the shapes of borders say the rest

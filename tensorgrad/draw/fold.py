@@ -15,7 +15,7 @@ from tensorgrad.draw.parts import Part
 REPEATS = 4  # as many equal blocks in a row are drawn as one
 LONGEST_BLOCK = 64
 MOST = 40  # as many things next to each other are drawn one by one
-REGIONS = 30  # and otherwise in about so many regions
+REGIONS = 30  # and otherwise in about so many regions at most, fewer where they would hold less than there are of them
 
 
 class Folds:
@@ -23,13 +23,15 @@ class Folds:
 
     stands_for   for a node of a block that is not drawn, the node at its place in the first block
     block        for each node of a repeat, by the repeat it lies in directly, the number of its block
-    notes        what was folded, in words
+    notes        which repeats there are, in words
+    said         of a part that consists of regions now, that in words
     """
 
     def __init__(self) -> None:
         self.stands_for: dict[Node, Node] = {}
         self.block: dict[Node, list[tuple[Part, int]]] = {}
         self.notes: list[str] = []
+        self.said: dict[Part, list[str]] = {}
         self.number = 0
 
     def shown(self, node: Node) -> Node:
@@ -74,24 +76,25 @@ class Folds:
         for a, b in zip(first.parts, other.parts, strict=True):
             self.scopes(a, b)
 
-    def regions(self, part: Part, most: int = MOST) -> None:
-        """Fold what lies next to each other in a part into regions where that is too much."""
-        if len(part.parts) <= most:
-            for inner in part.parts:
-                if inner.kind in ("model", "module", "repeat", "order"):
-                    self.regions(inner, most)
-            return
-        ends = cuts(part.parts, REGIONS)
+    def regions(self, part: Part) -> list[str]:
+        """Fold what lies next to each other in a part into regions where that is too much; in words, what was folded.
+
+        Where a region has too much in it, too, that becomes regions when the inside of it is drawn.
+        """
+        if part in self.said or len(part.parts) <= MOST:
+            opened = [p for p in part.parts if p.kind in ("model", "module", "repeat", "order")]
+            return self.said.get(part, []) + [note for p in opened for note in self.regions(p)]
+        before = len(part.parts)
+        ends = cuts(part.parts, min(REGIONS, math.ceil(math.sqrt(before))))
+        outer = f"{part.key}." if part.kind == "region" else ""
         made = []
-        for i, (a, b) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        for i, (a, b) in enumerate(zip([0, *ends[:-1]], ends, strict=True), 1):
             inside = part.parts[a:b]
-            made.append(
-                inside[0]
-                if len(inside) == 1
-                else Part("region", (a, b), inside, [n for p in inside for n in p.nodes], number=i + 1)
-            )
-        self.notes.append(f"{len(part.parts):,} operations drawn as {len(made)} regions, cut where the fewest values pass")
+            nodes = [n for p in inside for n in p.nodes]
+            made.append(inside[0] if len(inside) == 1 else Part("region", f"{outer}{i}", inside, nodes))
         part.parts = made
+        self.said[part] = [f"{len(part.nodes):,} operations drawn as {len(made)} regions, cut where the fewest values pass"]
+        return self.said[part]
 
 
 def names_of(parts: list[Part]) -> str:
@@ -207,14 +210,15 @@ def shape_of(part: Part) -> Any:
 
 
 def cuts(parts: list[Part], wanted: int) -> list[int]:
-    """Where to end each of about `wanted` regions: each cut within reach of an even one, where the fewest values pass."""
+    """Where to end each of about `wanted` regions: within reach of an even cut, where the fewest values pass; of these places
+    where the same kind of thing begins as the region before began with, so that the turns of a loop stay whole."""
     n = len(parts)
     place = {node: i for i, part in enumerate(parts) for node in part.nodes}
     passing = np.zeros(n + 2, int)  # values that are made before i and read from i on
-    for i, part in enumerate(parts):
-        for source in {s for node in part.nodes for s in node.inputs if isinstance(s, Node)}:
-            j = place.get(source, i)
-            passing[j + 1] += 1
+    last = {s: i for i, part in enumerate(parts) for node in part.nodes for s in node.inputs if isinstance(s, Node)}
+    for source, i in last.items():
+        if source in place:
+            passing[place[source] + 1] += 1
             passing[i + 1] -= 1
     width = np.cumsum(passing)
     length = math.ceil(n / wanted)
@@ -222,6 +226,7 @@ def cuts(parts: list[Part], wanted: int) -> list[int]:
     at = 0
     while n - at > length * 3 // 2:
         low, high = at + max(1, length // 2), min(n - 1, at + length * 3 // 2)
-        at = min(range(low, high + 1), key=lambda i: (width[i], abs(i - at - length)))
+        first = parts[at].nodes[0].op
+        at = min(range(low, high + 1), key=lambda i: (width[i], parts[i].nodes[0].op is not first, abs(i - at - length)))
         ends.append(at)
     return [*ends, n]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from tensorgrad.core.profiling import Cost, Profile
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.backward import add_backward
-from tensorgrad.draw.build import Builder, Options
+from tensorgrad.draw.build import Builder
 from tensorgrad.draw.dot import to_dot
 from tensorgrad.draw.measure import values_of
 from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
+from tensorgrad.draw.program import Options, Program
 from tensorgrad.draw.render import render
 from tensorgrad.draw.scene import Scene, beside
 from tensorgrad.draw.sources import given_to
@@ -90,7 +92,7 @@ class Drawing:
         """
         after = other.graph if isinstance(other, Drawing) else other if isinstance(other, Graph) else Graph.of(other)
         merged, marks = self.graph.merged(after)
-        return Drawing(merged, Builder(merged, Options(fold=False, marks=marks)).scene)
+        return Drawing(merged, Builder(Program(merged, Options(fold=False, marks=marks))).scene)
 
     def __str__(self) -> str:
         return str(self.graph)
@@ -141,9 +143,10 @@ def graph(
                operations while it was open
     depth      modules at this level as one box each, 0 being those at the top, and what lies above them unfolded, down to
                operations; None: modules that call no others are boxes, larger ones where there would be too many boxes
-    fold       four or more equal blocks in a row as one with a count, more than forty operations in a row as some thirty
-               regions, functions of several operations, such as conv2d or cross_entropy, as the one box that was written,
-               parameters in the boxes that read them. False: every operation and every leaf
+    fold       four or more equal blocks in a row as one with a count, more than forty operations in a row as at most some
+               thirty regions, with what is in them and their share of the work, functions of several operations, such as
+               conv2d or cross_entropy, as the one box that was written, parameters in the boxes that read them. On a page
+               one goes into each of these, down to every operation. False: every operation and every leaf at once
     highlight  Tensors, or nodes, to be drawn in another colour
     names      what models are called where there are several: {"G": generator, "D": discriminator}
     direction  "TB", top to bottom, in columns where that is long; or "LR", left to right
@@ -181,14 +184,22 @@ def graph(
         fused = False
     red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
-    def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
+    def known(as_fused: bool, measured: bool) -> Program:
+        """The program, as it is or fused; the same where fusion changes nothing."""
         shown = program.fused() if as_fused else program
+        if as_fused and not any(n.members for n in shown.nodes):
+            return known_once(False, measured)
         options = Options(
             values=values_of(shown) if values else None, maps=values == "maps", cost=bool(cost),
-            measured=measured or bool(cost), depth=depth,
-            fold=fold, highlight=red, costs=costs, names=called, modules=not is_plan, formulas=not as_backward,
+            measured=measured or bool(cost), depth=depth, fold=fold, highlight=red, costs=costs, names=called,
+            modules=not is_plan,
         )  # fmt: skip
-        builder = Builder(shown, options, prefix, panel)
+        return Program(shown, options)
+
+    known_once = cache(known)
+
+    def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
+        builder = Builder(known_once(as_fused, measured), prefix, panel, formulas=not as_backward)
         if as_backward:
             if not outputs:
                 raise GraphError(

@@ -41,14 +41,18 @@ def measured(graph: Graph) -> dict[Node, Cost]:
             costs[node] = Cost()
             continue
         arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
-        shapes = [np.shape(a) for a in arrays]
-        flops = node.op.flops(shapes, node.shape, node.attrs)
         costs[node] = Cost(
             node.size * np.dtype(node.dtype).itemsize,
-            flops,
+            flops_of(node),
             seconds_of(node, arrays, min(ENOUGH, ALTOGETHER / len(graph.nodes))),
         )
     return costs
+
+
+def flops_of(node: Node) -> int:
+    """What a node computes, in floating-point operations; 0 for one that has failed."""
+    shapes = [s.shape if isinstance(s, (Node, Tensor)) else np.shape(s) for s in node.inputs]
+    return 0 if node.dtype is None else node.op.flops(shapes, node.shape, node.attrs)
 
 
 def known_costs(graph: Graph, costs: Mapping[Node, Cost]) -> dict[Node, Cost]:

@@ -13,15 +13,47 @@ from tensorgrad.core.table import visible
 from tensorgrad.draw.colours import KINDS, MARKS, blended, heat_colour
 from tensorgrad.draw.heat import BAD, NEGATIVE, POSITIVE, percent
 from tensorgrad.draw.place import Rectangle, ends_of, place
-from tensorgrad.draw.scene import Scene
+from tensorgrad.draw.scene import Edge, Scene
 from tensorgrad.draw.template import filled
 
 
 def to_html(views: dict[str, Scene]) -> str:
     """A page with one view for each scene; its first one is shown first. Raises MissingDependencyError without Graphviz."""
-    data = all_visible({name: laid_out(scene) for name, scene in views.items()})
+    inner = Inner()
+    shown = {name: laid_out(scene, inner) for name, scene in views.items()}
+    data = all_visible({"views": shown, "inner": inner.scenes, "texts": inner.texts})
     dagre = resources.files("tensorgrad.draw").joinpath("dagre.js").read_text("utf-8")
     return filled("tensorgrad.draw", "page.html", data, COLOURS=styles(), DAGRE=dagre)
+
+
+class Inner:
+    """What lies inside of boxes: scenes without places, each once, however many views have it.
+
+    scenes   the scenes, as the page has them; a box says by its number which one lies inside of it
+    texts    what their facts say, each text once; a fact is the numbers of its name and of its text
+    """
+
+    def __init__(self) -> None:
+        self.scenes: list[dict[str, Any]] = []
+        self.texts: list[str] = []
+        self.numbers: dict[str, int] = {}
+        self.known: dict[int, tuple[int, Scene]] = {}  # by the identity of a scene, which is kept meanwhile
+
+    def add(self, scene: Scene) -> int:
+        """The number of a scene."""
+        if id(scene) not in self.known:
+            made = described(scene, self)
+            for box in made["boxes"]:
+                box["facts"] = [self.number(text) for pair in box["facts"].items() for text in pair]
+            self.known[id(scene)] = len(self.scenes), scene
+            self.scenes.append(made)
+        return self.known[id(scene)][0]
+
+    def number(self, text: str) -> int:
+        if text not in self.numbers:
+            self.numbers[text] = len(self.texts)
+            self.texts.append(text)
+        return self.numbers[text]
 
 
 def styles() -> str:
@@ -41,34 +73,51 @@ def all_visible(nest: Any) -> Any:
     """The same with every text in it as it is shown."""
     if isinstance(nest, dict):
         return {key: all_visible(value) for key, value in nest.items()}
-    if isinstance(nest, list):
+    if isinstance(nest, list) and not all(type(value) is int for value in nest):
         return [all_visible(value) for value in nest]
     return visible(nest) if isinstance(nest, str) else nest
 
 
-def laid_out(scene: Scene) -> dict[str, Any]:
+def laid_out(scene: Scene, inner: Inner) -> dict[str, Any]:
     """The scene with Graphviz's coordinates, in points, y downwards."""
     placed = place(scene)
-    groups = [
+    made = described(scene, inner)
+    made |= {"width": placed.width, "height": placed.height}
+    for box in made["boxes"]:
+        box |= rectangle(placed.boxes[box["id"]])
+    made["groups"] = [
         {"key": key, "label": scene.groups[key], "repeat": key in scene.repeats, **rectangle(where)}
         for key, where in placed.groups.items()
     ]
-    boxes = [
-        {
-            "id": box.id, "kind": box.kind, "lines": box.text, "group": list(box.group), "facts": box.facts,
-            "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
+    made["edges"] = [
+        arrow(edge, *ends_of(edge)) | {"points": points} | ({"at": at} if at else {}) for edge, points, at in placed.edges
+    ]
+    return made
+
+
+def described(scene: Scene, inner: Inner) -> dict[str, Any]:
+    """The scene without places; what is as usual is left out."""
+    groups = [{"key": key, "label": label, "repeat": key in scene.repeats} for key, label in scene.groups.items()]
+    boxes = []
+    for box in scene.boxes.values():
+        made: dict[str, Any] = {"id": box.id, "kind": box.kind, "lines": box.text, "facts": box.facts}
+        usual = {
+            "group": list(box.group), "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
             "maps": [[{"caption": m.caption, "cells": percent(m.cells)} for m in pair] for pair in box.maps],
-            "heat": None if box.heat is None else heat_colour(box.heat), **rectangle(placed.boxes[box.id]),
-        }
-        for box in scene.boxes.values()
-    ]  # fmt: skip
-    edges = []
-    for edge, points, at in placed.edges:
-        source, target = ends_of(edge)
-        made: dict[str, Any] = {"source": source, "target": target, "kind": edge.kind, "label": edge.label, "points": points}
-        edges.append({**made, "at": at} if at else made)
-    return {"width": placed.width, "height": placed.height, "boxes": boxes, "groups": groups, "edges": edges,
+            "heat": "" if box.heat is None else heat_colour(box.heat), "leads": list(box.leads_to or ()),
+        }  # fmt: skip
+        made |= {key: value for key, value in usual.items() if value}
+        if box.inner is not None:
+            made["inner"] = inner.add(box.inner())
+        boxes.append(made)
+    edges = [arrow(edge, *ends_of(edge)) for edge in scene.edges]
+    return {"boxes": boxes, "groups": groups, "edges": edges,
             "title": scene.title, "notes": scene.notes, "legend": [list(pair) for pair in scene.legend()]}  # fmt: skip
+
+
+def arrow(edge: Edge, source: str, target: str) -> dict[str, Any]:
+    made = {"source": source, "target": target}
+    return made | {key: text for key, text in (("kind", edge.kind), ("label", edge.label)) if text not in ("", "forward")}
 
 
 def rectangle(where: Rectangle) -> dict[str, float]:

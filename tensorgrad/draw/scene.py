@@ -1,11 +1,12 @@
 """What a drawing shows, before anybody decides how: boxes, groups of boxes, edges. Made by build.py; read by the writers.
 
-graph -> tree of parts (parts.py) -> repeats and regions (fold.py) -> boxes and edges (build.py, backward.py) -> the writers
+graph -> tree of parts (parts.py) with repeats and regions (fold.py, program.py) -> boxes and edges (build.py, content.py,
+backward.py) -> the writers
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tensorgrad.draw.heat import Map
@@ -15,7 +16,7 @@ from tensorgrad.draw.heat import Map
 class Box:
     """One box.
 
-    kind    parameter, input, constant, op, layer, output, fused, fold, rule, gradients or failed
+    kind    parameter, input, constant, op, layer, output, fused, fold, rule, gradients, failed, or elsewhere: a box around
     lines   what stands in it, the first line being its name
     inside  parameters that it reads and that have no box of their own, with their shapes
     maps    pictures of what it reads and gives, small ones for the box and large ones for a page
@@ -24,6 +25,8 @@ class Box:
     heat    its share of the most expensive box's time or work, 0 to 1
     mark    highlight, added, removed, changed or misfit (an operand that does not fit)
     left    whether its lines start at the left, as formulas do
+    inner   makes the scene of what lies inside of it; None for one operation
+    leads_to  for what stands for a box around the scene: how many scenes outwards that is, and its id there
     """
 
     id: str
@@ -36,6 +39,8 @@ class Box:
     left: bool = False
     inside: list[str] = field(default_factory=list)
     maps: list[tuple[Map, Map]] = field(default_factory=list)
+    inner: Callable[[], Scene] | None = None
+    leads_to: tuple[int, str] | None = None
 
     def has_names(self, line: str) -> bool:
         """Whether a line of it has names of arrays that a paper sets as letters."""

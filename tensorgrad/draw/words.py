@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,7 +190,7 @@ def class_of(module: Any) -> str:
 
 def formula_lines(op: Op, direction: str) -> list[str]:
     """The formula of an op without what it says about shapes, one equation in a line."""
-    return equations(op.formula(direction))
+    return equations(formula(op, direction))
 
 
 def equations(formula: str) -> list[str]:
@@ -214,15 +216,25 @@ def shape_of(value: Any) -> str:
     return "×".join(map(str, value.shape)) or "scalar"
 
 
+@cache
+def dtype_name(dtype: Any) -> str:
+    return str(dtype)  # of each operation of a long program, it takes longer than all else
+
+
+@lru_cache(1024)
+def formula(op: Op, direction: str) -> str:
+    return op.formula(direction)
+
+
 def facts_of(value: Node | Tensor) -> dict[str, str]:
     """What is known about a node or a leaf."""
-    size = int(np.prod(value.shape, dtype=int))
-    facts = {"shape": shape_of(value), "dtype": str(value.dtype), "bytes": f"{size * np.dtype(value.dtype).itemsize:,}"}
+    size = math.prod(value.shape) * np.dtype(value.dtype).itemsize
+    facts = {"shape": shape_of(value), "dtype": dtype_name(value.dtype), "bytes": f"{size:,}"}
     if isinstance(value, Node):
         facts["op"] = value.op.name
         facts["module"] = str(value.scope)
-        facts["formula"] = value.op.formula("forward")
-        facts["gradient"] = value.op.formula("backward")
+        facts["formula"] = formula(value.op, "forward")
+        facts["gradient"] = formula(value.op, "backward")
         facts["line"] = value.line
         facts["attributes"] = ", ".join(f"{key}={short(item)}" for key, item in value.attrs.items())
     return {key: text for key, text in facts.items() if text}
@@ -243,11 +255,11 @@ def from_to(first: str, last: str) -> str:
     return ".".join(x if x == y else f"{x}…{y}" for x, y in zip(a, b, strict=True))
 
 
-def contents_of(part: Any) -> str:
+def contents_of(part: Any, most: int = 4) -> str:
     """The ops in a part, the most frequent first: "50 linear, 50 relu"."""
     count = Counter(node.op.name for node in part.nodes).most_common()
-    text = ", ".join(f"{n} {name}" for name, n in count[:4])
-    return text + (f" and {sum(n for _, n in count[4:])} more" if len(count) > 4 else "")
+    text = ", ".join(f"{n} {name}" for name, n in count[:most])
+    return text + (f" and {sum(n for _, n in count[most:])} more" if len(count) > most else "")
 
 
 def is_between(node: Node) -> bool:

@@ -11,9 +11,10 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.draw.build import Builder, Options
+from tensorgrad.draw.build import Builder
 from tensorgrad.draw.colours import KINDS
 from tensorgrad.draw.place import ends_of, place
+from tensorgrad.draw.program import Options, Program
 from tensorgrad.draw.scene import Scene
 from tensorgrad.draw.template import filled
 from tensorgrad.train.samples import Sample, Spread
@@ -30,14 +31,14 @@ class Picture:
     @classmethod
     def of(cls, predictions: Sequence[Tensor], results: dict[str, Node], parameters: Mapping[str, Tensor]) -> Picture:
         """What computed predictions. results: nodes by the names of their layers; parameters: by their names."""
-        builder = Builder(Graph.of(*predictions), Options())
+        builder = Builder(Program(Graph.of(*predictions), Options()))
         made = cls(builder.scene)
         for name, node in results.items():
-            if builder.folds.shown(node) in builder.box_of:
+            if builder.program.folds.shown(node) in builder.box_of:
                 made.layers.setdefault(builder.at(node), []).append(name)
         names = {id(p): name for name, p in parameters.items()}
         reads: dict[str, list[str]] = {}
-        for node in builder.graph.nodes:
+        for node in builder.nodes:
             for s in node.inputs:
                 if id(s) in names:
                     found = reads.setdefault(builder.at(node), [])

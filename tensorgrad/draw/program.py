@@ -1,0 +1,199 @@
+"""A program as it is drawn: its tree of calls with repeats and regions, its models' names, what it is given, what it costs.
+
+It is the same for a picture and for what lies inside of each of its boxes (build.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.lazy import cached_property
+from tensorgrad.core.node import Node
+from tensorgrad.core.profiling import Cost
+from tensorgrad.core.table import visible
+from tensorgrad.core.tensor import Tensor
+from tensorgrad.draw.fold import Folds
+from tensorgrad.draw.measure import costs_of, flops_of, known_costs
+from tensorgrad.draw.parts import Part, tree
+from tensorgrad.draw.scene import Scene
+from tensorgrad.draw.sources import Source, Sources
+from tensorgrad.draw.words import class_of, dtype_name, shape_of
+
+MOST = 4  # shapes of what goes through a box that are listed
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to show; see draw.graph."""
+
+    values: Mapping[Any, Any] | None = None  # of leaves and nodes
+    maps: bool = False  # pictures of them, too
+    cost: bool = False
+    costs: Mapping[Node, Cost] | None = None  # known beforehand
+    measured: bool = False  # costs among the facts, whether or not they stand in the boxes
+    depth: int | None = None
+    fold: bool = True
+    modules: bool = True
+    highlight: frozenset[Any] = frozenset()
+    names: Mapping[Any, str] = field(default_factory=dict)  # of models
+    letters: Mapping[Any, str] = field(default_factory=dict)  # for parameters of layers, W1, b1, ...
+    marks: Mapping[int, str] = field(default_factory=dict)  # index of a node to added, removed or changed
+
+
+class Program:
+    """A graph with all that its pictures say of it.
+
+    root      the tree of its calls
+    folds     which blocks and regions of it are one box
+    models    what each model is called, by its id, where there are several, or where names were given for them
+    outputs   the nodes that are drawn for its results
+    dtype     the one that most results have
+    inner     the scenes of what lies inside of boxes, by their parts, as far as they were made
+    """
+
+    def __init__(self, graph: Graph, options: Options) -> None:
+        self.graph, self.options = graph, options
+        self.costs: Mapping[Node, Cost] = {}
+        if options.measured:
+            self.costs = costs_of(graph) if options.costs is None else known_costs(graph, options.costs)
+        dtypes = Counter(str(n.dtype) for n in graph.nodes if n.dtype is not None)
+        self.dtype = dtypes.most_common(1)[0][0] if dtypes else "float32"
+        self.folds = Folds()
+        self.root = tree(list(graph.nodes), functions=options.fold, modules=options.modules)
+        self.models = self.named_models()
+        if options.fold:
+            self.folds.repeats(self.root)
+        self.outputs = {self.folds.shown(n) for n in graph.outputs}
+        self.sources = Sources(self.models)
+        self.inner: dict[Part, Scene] = {}
+
+    def named_models(self) -> dict[int, str]:
+        called = [p for p in self.root.parts if p.kind == "model"]
+        calls = Counter(id(p.key.module) for p in called)
+        numbers: Counter[int] = Counter()
+        for part in called:
+            if calls[id(part.key.module)] > 1:
+                numbers[id(part.key.module)] += 1
+                part.number = numbers[id(part.key.module)]
+        self.is_framed = len(called) > 1
+        modules = list(dict.fromkeys(p.key.module for p in called))
+        given = {id(module): name for module, name in self.options.names.items()}
+        if len(modules) < 2 and not any(id(m) in given for m in modules):
+            return {}
+        names = [given.get(id(m), type(m).__name__) for m in modules]
+        many = Counter(names)
+        seen: Counter[str] = Counter()
+        found = {}
+        for module, name in zip(modules, names, strict=True):
+            seen[name] += 1
+            found[id(module)] = visible(name if many[name] == 1 else f"{name} {seen[name]}")
+        return found
+
+    def label(self, part: Part, framed: Collection[str] = (), within: str = "") -> str:
+        """The name of a module, its path and its class with its arguments; of a region.
+
+        framed   the modules whose frames say already of which blocks they are
+        within   the module in whose inside it is drawn: paths begin there
+        """
+
+        def shown(path: str) -> str:
+            return visible(path.removeprefix(f"{within}.") if within else path)
+
+        if part.kind == "region":
+            return region_name(part, shown)
+        scope, module = part.key, part.key.module
+        name = class_of(module)
+        path = shown(str(scope))
+        if part.kind == "model":
+            own = self.models.get(id(module), "")
+            call = f", call {part.number}" if part.number else ""
+            if own and own.split(" ")[0] != type(module).__name__:
+                own = f"{own} · {name}"
+            return (own or (f"{path} · {name}" if path else name)) + call
+        if part.scopes and path == visible(str(scope)):
+            if str(scope.outer) in framed:
+                path = path.removeprefix(f"{visible(str(scope.outer))}.")
+            else:
+                path += f" … {visible(part.scopes[-1])}"
+        return f"{path} · {name}"
+
+    def described(self, value: Any) -> str:
+        """Shape, and the dtype where it is not that of the program."""
+        dtype = dtype_name(value.dtype)
+        return shape_of(value) + ("" if dtype == self.dtype else f" {dtype}")
+
+    def shapes(self, values: Sequence[Node | Tensor]) -> str:
+        """Their shapes, each once, with how many have it where several do."""
+        count = Counter(self.described(value) for value in values)
+        texts = [shape if n == 1 else f"{n} of {shape}" for shape, n in count.items()]
+        return ", ".join(texts[:MOST]) + (", …" if len(texts) > MOST else "")
+
+    def letter(self, weight: Source, count: int) -> str:
+        """What a layer's box calls a parameter of it; one that stands for several has no number."""
+        letter = self.options.letters.get(weight.leaf)
+        if letter is None:
+            return weight.name.rpartition(".")[2]
+        return letter.rstrip("0123456789") if count > 1 else letter
+
+    @cached_property
+    def standing(self) -> dict[Node, list[Node]]:
+        """For a node that is drawn, itself and those in other blocks that it stands for."""
+        found: dict[Node, list[Node]] = {}
+        for node in self.graph.nodes:
+            found.setdefault(self.folds.shown(node), []).append(node)
+        return found
+
+    @cached_property
+    def readers(self) -> dict[Node, list[Node]]:
+        """The nodes that read each node."""
+        found: dict[Node, list[Node]] = {}
+        for node in self.graph.nodes:
+            for s in node.inputs:
+                if isinstance(s, Node):
+                    found.setdefault(s, []).append(node)
+        return found
+
+    def results(self, part: Part) -> list[Node]:
+        """What comes out of a part: read outside of it, by the next of equal blocks, or a result; the last, if nothing is."""
+        own = set(part.nodes)
+        found = [n for n in part.nodes if self.folds.shown(n) is n and (n in self.outputs or self.is_read(n, own))]
+        return found or part.nodes[-1:]
+
+    def is_read(self, node: Node, own: set[Node]) -> bool:
+        """Whether a node, or one in another block that it stands for, is read outside of its own nodes."""
+        if any(r not in own for r in self.readers.get(node, ())):
+            return True
+        return any(self.folds.shown(r) not in own for n in self.standing[node] for r in self.readers.get(n, ()))
+
+    def taken(self, part: Part) -> list[Node | Tensor]:
+        """What goes into a part: computed before it, or given data."""
+        own = set(part.nodes)
+        found = [s for n in part.nodes for s in n.inputs if isinstance(s, (Node, Tensor)) and s not in own]
+        data = [s for s in found if isinstance(s, Node) or (type(s) is Tensor and not s.requires_grad and s.shape)]
+        return list(dict.fromkeys(data))
+
+    @cached_property
+    def flops(self) -> dict[Node, int]:
+        """What each node computes, in floating-point operations."""
+        known = self.options.costs
+        return {n: flops_of(n) if known is None else known.get(n, Cost()).flops for n in self.graph.nodes}
+
+    @cached_property
+    def place(self) -> dict[Node, int]:
+        """The number of each operation, in the order of execution, from 1."""
+        return {node: i for i, node in enumerate(self.graph.nodes, 1)}
+
+
+def region_name(part: Part, shown: Callable[[str], str]) -> str:
+    """ "layers.0 … layers.11 · 12 Block" where it consists of calls of modules, else its number."""
+    called = [p for p in part.parts if p.kind == "module"]
+    if len(called) < len(part.parts):
+        return f"region {part.key}"
+    paths = [shown(str(p.key)) for p in (called[0], called[-1])]
+    classes = Counter(visible(type(p.key.module).__name__) for p in called)
+    kinds = [f"{n} {name}" for name, n in classes.most_common(2)]
+    return f"{paths[0]} … {paths[1]} · {', '.join(kinds)}" + (", …" if len(classes) > 2 else "")
