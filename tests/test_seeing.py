@@ -543,3 +543,57 @@ def test_regions_are_some_thirty() -> None:
 def test_shapes_are_said_once() -> None:
     scene = draw.graph(loss_of()).scene
     assert {e.label for e in scene.edges} <= {"", "logits", "target"}
+
+
+# Recurrent and shared layers
+
+
+@pytest.mark.parametrize(("kind", "states"), [(nn.RNN, 1), (nn.GRU, 1), (nn.LSTM, 2)])
+def test_recurrent_layers_say_what_comes_out_and_nothing_that_nobody_gave(kind: Any, states: int) -> None:
+    layer = kind(8, 16, num_layers=2)
+    x = np.ones((5, 3, 8), np.float32)
+    scene = draw.graph(layer, x).scene
+    assert first_lines(scene, "input", "constant") == ["x"]
+    (box,) = (b for b in scene.boxes.values() if b.kind == "output")
+    state = "2×3×16" if states == 1 else "2 of 2×3×16"
+    assert box.lines[-1] == f"5×3×16, {state}"
+    y, _ = layer(Tensor(x, name="x"))
+    lone = draw.graph((y**2).sum()).scene
+    assert [b.lines[-1] for b in lone.boxes.values() if b.kind == "layer"] == ["5×3×16"]  # the states are read by nothing
+    given = np.full((2, 3, 16), 0.5, np.float32)
+    hx = Tensor(given, name="before") if states == 1 else (Tensor(given, name="before"), Tensor(given, name="cell"))
+    shown = first_lines(draw.graph(layer, x, hx).scene, "input", "constant")
+    assert any(name.startswith("before") for name in shown)
+
+
+class Shares(nn.Module):
+    """A layer under two names, another one used twice under one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.act = nn.Tanh()
+        self.last = self.first
+        self.pair = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    def forward(self, x: Any) -> Any:
+        return self.pair(self.last(self.act(self.pair(self.first(x)))))
+
+
+def test_shared_layers_go_by_their_first_name() -> None:
+    scene = draw.graph(Shares(), np.ones((2, 4), np.float32), backward=True).scene
+    titles = [line for line in first_lines(scene) if " · " in line]
+    assert titles == [
+        "first · Linear 4→4 (also last, call 1 of 2)",
+        "pair.0 · Linear 4→4",
+        "pair.1 · ReLU",
+        "act · Tanh",
+        "first · Linear 4→4 (also last, call 2 of 2)",
+        "pair.0 · Linear 4→4",
+        "pair.1 · ReLU",
+    ]
+    frames = [label for label in scene.groups.values() if "pair" in label]
+    assert frames == ["pair · Sequential (call 1 of 2)", "pair · Sequential (call 2 of 2)"]
+    assert sorted(line.split("  ")[0] for line in gradient_lines(scene)) == [
+        "first.bias", "first.weight", "pair.0.bias", "pair.0.weight",
+    ]  # fmt: skip

@@ -70,6 +70,8 @@ class Content:
         ):
             box.mark = "highlight"
         box.facts = facts_of(node) if node.dtype is not None else {}
+        if "module" in box.facts:
+            box.facts["module"] = self.program.paths.path(node.scope) or str(node.scope)
         weights = [s for s in inside if s.is_weight]
         if part.kind == "op":
             self.fill_op(box, node, weights)
@@ -157,7 +159,7 @@ class Content:
         total = sum(int(np.prod(s.shape, dtype=int)) for s in weights)
         each = " each" if count > 1 else ""
         if part.is_module:
-            path = str(part.key)
+            path = self.program.paths.path(part.key)
             if part.is_layer and len(weights) <= LINES:
                 box.inside = packed([f"{self.program.letter(s, count)} {self.program.described(s)}" for s in weights])
             else:

@@ -19,6 +19,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.fold import Folds
 from tensorgrad.draw.measure import costs_of, flops_of, known_costs
 from tensorgrad.draw.parts import Part, tree
+from tensorgrad.draw.paths import Paths
 from tensorgrad.draw.scene import Scene
 from tensorgrad.draw.sources import Source, Sources
 from tensorgrad.draw.words import class_of, dtype_name, shape_of
@@ -64,11 +65,12 @@ class Program:
         self.dtype = dtypes.most_common(1)[0][0] if dtypes else "float32"
         self.folds = Folds()
         self.root = tree(list(graph.nodes), functions=options.fold, modules=options.modules)
+        self.paths = Paths(graph)
         self.models = self.named_models()
         if options.fold:
             self.folds.repeats(self.root)
         self.outputs = {self.folds.shown(n) for n in graph.outputs}
-        self.sources = Sources(self.models)
+        self.sources = Sources(self.models, self.paths)
         self.inner: dict[Part, Scene] = {}
 
     def named_models(self) -> dict[int, str]:
@@ -100,25 +102,27 @@ class Program:
         within   the module in whose inside it is drawn: paths begin there
         """
 
-        def shown(path: str) -> str:
+        def shown(scope: str) -> str:
+            path = self.paths.path(scope)
             return visible(path.removeprefix(f"{within}.") if within else path)
 
         if part.kind == "region":
             return region_name(part, shown)
         scope, module = part.key, part.key.module
         name = class_of(module)
-        path = shown(str(scope))
+        path = shown(scope)
         if part.kind == "model":
             own = self.models.get(id(module), "")
             call = f", call {part.number}" if part.number else ""
             if own and own.split(" ")[0] != type(module).__name__:
                 own = f"{own} · {name}"
             return (own or (f"{path} · {name}" if path else name)) + call
-        if part.scopes and path == visible(str(scope)):
-            if str(scope.outer) in framed:
-                path = path.removeprefix(f"{visible(str(scope.outer))}.")
-            else:
-                path += f" … {visible(part.scopes[-1])}"
+        if not part.scopes:
+            uses = self.paths.uses(scope)
+            return f"{path} · {name}" + (f" ({visible(uses)})" if uses else "")
+        if not within:
+            outer = visible(self.paths.path(scope.outer))
+            path = path.removeprefix(f"{outer}.") if str(scope.outer) in framed else f"{path} … {visible(part.scopes[-1])}"
         return f"{path} · {name}"
 
     def described(self, value: Any) -> str:
@@ -193,7 +197,7 @@ def region_name(part: Part, shown: Callable[[str], str]) -> str:
     called = [p for p in part.parts if p.kind == "module"]
     if len(called) < len(part.parts):
         return f"region {part.key}"
-    paths = [shown(str(p.key)) for p in (called[0], called[-1])]
+    paths = [shown(p.key) for p in (called[0], called[-1])]
     classes = Counter(visible(type(p.key.module).__name__) for p in called)
     kinds = [f"{n} {name}" for name, n in classes.most_common(2)]
     return f"{paths[0]} … {paths[1]} · {', '.join(kinds)}" + (", …" if len(classes) > 2 else "")

@@ -13,7 +13,9 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.scope import Called, Given, calls_of
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
+from tensorgrad.draw.paths import Paths
 from tensorgrad.draw.words import number
+from tensorgrad.nn.recurrent import Recurrent
 
 
 @dataclass(eq=False)
@@ -54,7 +56,8 @@ class Source:
 class Sources:
     """The sources of a program, by leaf and reader."""
 
-    def __init__(self, models: dict[int, str]) -> None:
+    def __init__(self, models: dict[int, str], paths: Paths) -> None:
+        self.paths = paths
         self.models = models  # id of a model's module to what it is called, where there are several
         self.known: dict[Any, Source] = {}
         self.of: dict[tuple[Tensor, Any], Source] = {}
@@ -76,6 +79,8 @@ class Sources:
             if not any(thing is leaf for thing in held.values()):
                 return self.from_function(leaf, call, given, held)
         name = visible(leaf.name or leaf.made_of)
+        if leaf not in self.known and owner is None and not name and is_initial(leaf, node):
+            self.known[leaf] = Source(leaf, "zeros", leaf.shape, leaf.dtype, is_own=True)
         if leaf not in self.known:
             if owner is None and not name and call is not None:
                 name = next((n for n, thing in held.items() if thing is leaf), "")
@@ -110,7 +115,7 @@ class Sources:
             for call in calls[::-1]:
                 for name, parameter in getattr(call.module, "_parameters", {}).items():
                     if parameter is leaf:
-                        path = [self.models.get(id(calls[0].module), ""), str(call), name]
+                        path = [self.models.get(id(calls[0].module), ""), self.paths.path(call), name]
                         return str(call), visible(".".join(p for p in path if p))
         scope = next((str(m.scope) for m in node.members or (node,) if m.scope), "")
         return (scope, visible(f"{scope}.{leaf.name}")) if scope and leaf.name else (None, "")
@@ -121,6 +126,14 @@ class Sources:
         if name == "input":
             return f"input{n - 1}"
         return name if n == 1 else f"{name} ({n})"
+
+
+def is_initial(leaf: Tensor, node: Node) -> bool:
+    """Whether a leaf is the zeros that a recurrent module begins with where it is given no state."""
+    calls = calls_of(node.scope)
+    if not calls or not isinstance(calls[-1].module, Recurrent) or type(leaf) is not Tensor or leaf.requires_grad:
+        return False
+    return node.inputs[0] is not leaf and not np.any(move(leaf._data, "cpu"))
 
 
 def given_to(program: Graph) -> list[Any]:

@@ -1,0 +1,51 @@
+"""Where a module stands in its model. One that stands there under several names goes by the first of them."""
+
+from __future__ import annotations
+
+from tensorgrad.core.graph import Graph
+from tensorgrad.core.scope import Scope, calls_of
+from tensorgrad.nn.module import Module
+
+
+class Paths:
+    """The paths of the modules that a graph's nodes were computed in."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.inside: dict[Module, dict[Module, list[str]]] = {}
+        self.calls: dict[Module, dict[int, int]] = {}  # of each module, the number of each call by its scope's identity
+        for scope in {id(node.scope): node.scope for node in graph.nodes}.values():
+            for call in calls_of(scope):
+                numbers = self.calls.setdefault(call.module, {})
+                numbers.setdefault(id(call), len(numbers) + 1)
+
+    def names(self, scope: Scope) -> list[str]:
+        """The names under which the module stands in the one that has called it."""
+        outer = scope.outer
+        if not isinstance(outer, Scope):
+            return []
+        if outer.module not in self.inside:
+            names = self.inside[outer.module] = {}
+            for name, module in outer.module._modules.items():
+                names.setdefault(module, []).append(name)
+        return self.inside[outer.module].get(scope.module, [])
+
+    def path(self, scope: str) -> str:
+        """The path of what was called last in a scope."""
+        path, before = "", ""
+        for call in calls_of(scope):
+            names = self.names(call)
+            last = names[0] if names else str(call).removeprefix(before).removeprefix(".")
+            path, before = (f"{path}.{last}" if path and last else path or last), str(call)
+        return path
+
+    def uses(self, scope: Scope) -> str:
+        """What is to be said of a module that is shared: its other names, and which call of it this is; else ""."""
+        numbers = self.calls.get(scope.module, {})
+        outer = scope.outer
+        above = len(self.calls[outer.module]) if isinstance(outer, Scope) and outer.module in self.calls else 1
+        said = [f"also {name}" for name in self.names(scope)[1:3]]
+        if len(self.names(scope)) > 3:
+            said.append("…")
+        if len(numbers) > above and id(scope) in numbers:
+            said.append(f"call {numbers[id(scope)]} of {len(numbers)}")
+        return ", ".join(said)
