@@ -60,7 +60,7 @@ def test_names_of_the_user_stay() -> None:
             return (u @ self.theta).tanh()
 
     drawing = draw.architecture(Tied(), Tensor(np.ones((5, 3)), name="u_in"))
-    assert "<I>u</I><SUB>in</SUB>" in drawing.dot
+    assert '<I>u</I><SUB><FONT POINT-SIZE="8">in</FONT></SUB>' in drawing.dot
     assert "<I>θ</I> 3×2" in drawing.dot
 
 
@@ -222,3 +222,19 @@ def test_half_precision_backward() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).to(dtype="float16")
     drawing = draw.graph(model, np.ones((5, 4), "float16"), backward=True)
     assert sum(box.kind == "rule" for box in drawing.scene.boxes.values()) == 2
+
+
+def test_pages_have_the_colours_and_letters_of_paper(tmp_path: Path) -> None:
+    page = draw.architecture(lenet(), X).save(tmp_path / "page.html").read_text()
+    for kind in ("input", "layer", "output"):
+        assert f".box.{kind} rect {{ fill: {PAPER[kind].fill}; stroke: {PAPER[kind].line}" in page
+    assert "W₁ 4×1×3×3, b₁ 4" in page
+    assert "γ 4, β 4" in page
+    assert re.search(
+        r"@media \(prefers-color-scheme: dark\) \{\s*\.box", draw.graph(lenet(), X).save(tmp_path / "b.html").read_text()
+    )
+    assert not re.search(r"@media \(prefers-color-scheme: dark\) \{\s*\.box", page)
+
+
+def test_what_stands_below_the_line_is_small() -> None:
+    assert '<I>W</I><SUB><FONT POINT-SIZE="8">1</FONT></SUB>' in draw.architecture(lenet(), X).dot

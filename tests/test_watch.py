@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tensorgrad import Tensor, nn, optim, train
 from tensorgrad.errors import ArgumentError, TrainingError
 from tensorgrad.nn import functional as F
 from tensorgrad.train import watch as module
+from tensorgrad.train.findings import Finding, together
 from tensorgrad.train.watch import Spread, Watch
 
 RNG = np.random.default_rng(0)
@@ -186,7 +188,7 @@ def test_what_is_wrong_is_said_in_words(kind: str, lr: float, expected: str) -> 
             assert kind == "infinite"
         watch.samples = watch.samples[:2]
     assert re.search(expected, "\n".join(watch.findings())), watch.findings()
-    assert re.search(expected, str(watch))
+    assert re.search(expected.rpartition(": ")[2], str(watch))  # there one line for neighbours
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.5])
@@ -257,3 +259,34 @@ def test_data_that_are_no_loader() -> None:
         ArgumentError, match=re.escape("Watch: the data are no DataLoader to take samples from; give probe=(x, y)")
     ):
         train.fit(model, F.cross_entropy, sgd, Batches(), epochs=1, callbacks=[Watch()], progress=False)
+
+
+def test_a_training_that_is_resumed_counts_its_steps_on(tmp_path: Path) -> None:
+    x, y = np.ones((40, 3), np.float32), np.arange(40) % 2
+    loader = tensorgrad.data.DataLoader(x, y, batch_size=10)
+
+    def trained(epochs: int, watch: Watch, resume: bool) -> list[int]:
+        model = nn.Sequential(nn.Linear(3, 2))
+        train.fit(
+            model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), loader, epochs, callbacks=[watch],
+            checkpoint=tmp_path / "c.npz", resume=resume, compile=False,
+        )  # fmt: skip
+        return [sample.step for sample in watch.samples]
+
+    first = Watch(every=2, share=1.0)
+    assert trained(2, first, False)[-1] <= 8
+    assert trained(3, Watch(every=2, share=1.0), True)[0] == 8
+    again = trained(4, first, True)
+    assert again == sorted(set(again))
+    assert 12 in again
+
+
+@pytest.mark.parametrize("depth", [3, 30])
+def test_what_is_to_be_said_of_neighbours_is_one_line(depth: int) -> None:
+    found = [Finding(f"{i}.weight", f"its gradient is {10.0**-i:.0e} times smaller") for i in range(depth)]
+    other = Finding("last.weight", "a step changes it by 12% of its size")
+    lines = together([*found, other, found[0]])
+    assert lines[0][0] == f"0.weight … {depth - 1}.weight ({depth}): its gradient is 1e-{depth - 1:02d} … 1e+00 times smaller"
+    assert lines[0][1] == [str(one) for one in found]
+    assert lines[1:] == [(str(other), []), (str(found[0]), [])]
+    assert together(found[:2]) == [(str(one), []) for one in found[:2]]

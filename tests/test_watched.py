@@ -208,3 +208,24 @@ def test_mistakes(tmp_path: Path) -> None:
         ArgumentError, match=r"^Watch\.save: there is no sample yet of a model that computes Tensors; train with it first"
     ):
         train.Watch().save(tmp_path / "watch.html")
+
+
+def test_findings_of_neighbours_are_one_line_that_opens(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+    tensorgrad.manual_seed(0)
+    deep = [layer for _ in range(20) for layer in (nn.Linear(4, 4), nn.Sigmoid())]
+    watch = watched(nn.Sequential(nn.Linear(5, 4), *deep, nn.Linear(4, 2)), epochs=1)
+    said = watch.findings()
+    assert len(said) > 20
+    browser.get(watch.save(tmp_path / "watch.html").as_uri())
+    top = browser.find_elements("css selector", "#findings > li")
+    assert len(top) < 5
+    assert "vanishes" in top[0].text
+    for summary in browser.find_elements("css selector", "#findings summary"):
+        summary.click()
+    each = browser.find_elements("css selector", "#findings li:not(:has(details))")
+    assert [e.text for e in each] == said
+    box = each[3].get_attribute("data-box")
+    each[3].click()
+    assert box == browser.execute_script("return chosen")
+    assert browser.find_elements("css selector", "#findings details[open]")
+    assert browser.get_log("browser") == []

@@ -22,6 +22,7 @@ EDGES = {
     "result": {"minlen": "0", "color": "#5b8f1f"},
     "repeat": {"style": "dashed", "constraint": "false", "color": "#4b5b6b"},
 }
+SMALL = '<SUB><FONT POINT-SIZE="8">%s</FONT></SUB>'  # larger ones reach into the line below
 MANY = 120  # boxes beyond which the layout is told to hurry
 
 
@@ -125,7 +126,7 @@ def in_html(text: str, names: bool) -> str:
     for upright, letter, index in pieces(visible(text), names):
         found.append(html.escape(upright))
         if letter:
-            found.append(f"<I>{GREEK.get(letter, letter)}</I>" + (f"<SUB>{html.escape(index)}</SUB>" if index else ""))
+            found.append(f"<I>{GREEK.get(letter, letter)}</I>" + (SMALL % html.escape(index) if index else ""))
     return "".join(found)
 
 

@@ -10,11 +10,14 @@ from importlib import resources
 from typing import Any
 
 from tensorgrad.core.table import visible
-from tensorgrad.draw.colours import KINDS, MARKS, blended, heat_colour
+from tensorgrad.draw.colours import KINDS, MARKS, blended, heat_colour, look_of
 from tensorgrad.draw.heat import BAD, NEGATIVE, POSITIVE, percent
+from tensorgrad.draw.maths import GREEK, pieces
 from tensorgrad.draw.place import Rectangle, ends_of, place
 from tensorgrad.draw.scene import Edge, Scene
 from tensorgrad.draw.template import filled
+
+BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def to_html(views: dict[str, Scene]) -> str:
@@ -23,7 +26,9 @@ def to_html(views: dict[str, Scene]) -> str:
     shown = {name: laid_out(scene, inner) for name, scene in views.items()}
     data = all_visible({"views": shown, "inner": inner.scenes, "texts": inner.texts})
     dagre = resources.files("tensorgrad.draw").joinpath("dagre.js").read_text("utf-8")
-    return filled("tensorgrad.draw", "page.html", data, COLOURS=styles(), DAGRE=dagre)
+    return filled(
+        "tensorgrad.draw", "page.html", data, COLOURS=styles(any(scene.paper for scene in views.values())), DAGRE=dagre
+    )
 
 
 class Inner:
@@ -56,17 +61,18 @@ class Inner:
         return self.numbers[text]
 
 
-def styles() -> str:
-    """Rules for the colours of boxes, on white and, where the reader's system is dark, on black."""
+def styles(paper: bool) -> str:
+    """Rules for the colours of boxes, on white and, where the reader's system is dark, on black; those of paper are one set."""
     light, dark = [], []
-    for key, look in {**KINDS, **MARKS}.items():
+    for key in (*KINDS, *MARKS):
+        look = look_of(key, key if key in MARKS else "", paper)
         more = "; stroke-width: 2" * look.bold + "; stroke-dasharray: 5 3" * look.dashed
         light.append(f".box.{key} rect {{ fill: {look.fill}; stroke: {look.line}{more} }}")
         light.append(f".box.{key} text {{ fill: {look.ink} }}")
-        paper = blended(look.line, "#14171a", 0.35)
-        dark.append(f".box.{key} rect {{ fill: {paper}; stroke: {look.fill} }} .box.{key} text {{ fill: var(--ink) }}")
+        ground = blended(look.line, "#14171a", 0.35)
+        dark.append(f".box.{key} rect {{ fill: {ground}; stroke: {look.fill} }} .box.{key} text {{ fill: var(--ink) }}")
     ends = f":root {{ --negative: {NEGATIVE}; --positive: {POSITIVE}; --bad: {BAD}; }}"
-    return "\n".join([ends, *light, "@media (prefers-color-scheme: dark) {", *dark, "}"])
+    return "\n".join([ends, *light, *(["@media (prefers-color-scheme: dark) {", *dark, "}"] if not paper else [])])
 
 
 def all_visible(nest: Any) -> Any:
@@ -100,7 +106,8 @@ def described(scene: Scene, inner: Inner) -> dict[str, Any]:
     groups = [{"key": key, "label": label, "repeat": key in scene.repeats} for key, label in scene.groups.items()]
     boxes = []
     for box in scene.boxes.values():
-        made: dict[str, Any] = {"id": box.id, "kind": box.kind, "lines": box.text, "facts": box.facts}
+        lines = [set_as_formula(line, box.has_names(line)) for line in box.text] if scene.paper else box.text
+        made: dict[str, Any] = {"id": box.id, "kind": box.kind, "lines": lines, "facts": box.facts}
         usual = {
             "group": list(box.group), "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
             "maps": [[{"caption": m.caption, "cells": percent(m.cells)} for m in pair] for pair in box.maps],
@@ -113,6 +120,15 @@ def described(scene: Scene, inner: Inner) -> dict[str, Any]:
     edges = [arrow(edge, *ends_of(edge)) for edge in scene.edges]
     return {"boxes": boxes, "groups": groups, "edges": edges,
             "title": scene.title, "notes": scene.notes, "legend": [list(pair) for pair in scene.legend()]}  # fmt: skip
+
+
+def set_as_formula(line: str, has_names: bool) -> str:
+    """A line with Greek letters, and numbers below the line, in the names that it has."""
+    texts = (
+        upright + GREEK.get(letter, letter) + (index.translate(BELOW) if index.isdigit() else f"_{index}" * bool(index))
+        for upright, letter, index in pieces(line, has_names)
+    )
+    return "".join(texts)
 
 
 def arrow(edge: Edge, source: str, target: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tensorgrad.data import DataLoader
 from tensorgrad.draw.graph import tensors_in, written
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn.trial import left_as_they_were
+from tensorgrad.train.findings import Finding, at, far_gradients, idle_units, odd_updates, together
 from tensorgrad.train.run import Callback, Run
 from tensorgrad.train.samples import Layer, Sample, Spread, Weights
 from tensorgrad.train.steps import cost_of
@@ -33,9 +34,6 @@ EDGES: dict[Op, tuple[float, float]] = {
     ops.sigmoid: (0.01, 0.99),
 }  # beyond them hardly any gradient comes through
 MOST_SAMPLES = 64  # of the loader's, where no probe is given
-DEAD = SATURATED = 0.1  # shares of units that are worth a word
-FAR = 1e4  # how much smaller or larger the gradients of a layer are than those of the others, to be worth one
-FAST, SLOW = 0.1, 1e-7  # updates beside the weights
 
 
 class Watch(Callback):
@@ -47,7 +45,8 @@ class Watch(Callback):
             further apart. As much again is lost when the training goes on with cold caches: with 0.02 it is under 5 % in all
 
     samples   the Samples so far; `print` shows the last one as a table, `findings()` says what is wrong in words, `save` writes
-              a page with the architecture coloured by each measure, over time
+              a page with the architecture coloured by each measure, over time. In both of these there is one line for
+              neighbours of which the same is to be said
 
     The probe goes through the model as it is in training, dropout and batch statistics included, and back; then buffers and
     generators are put back, and no `.grad` is touched: what is trained is bit for bit what would be without it.
@@ -70,10 +69,10 @@ class Watch(Callback):
     def on_start(self, run: Run) -> None:
         if self.probe is None and not isinstance(run.loader, DataLoader):
             raise ArgumentError("Watch: the data are no DataLoader to take samples from; give probe=(x, y)")
-        if not run.epoch:
-            self.samples.clear()
+        self._step = run.epoch * len(run.loader) + run.batch  # those before a training was resumed, too
+        self.samples = [sample for sample in self.samples if sample.step < self._step]
+        if not self.samples:
             self.picture = None
-            self._step = 0
         self._due = None
         self.take(run)
         # what the first one loads and compiles, the training needs, too
@@ -148,9 +147,9 @@ class Watch(Callback):
 
     def findings(self) -> list[str]:
         """What the last sample points to, in words, each with the layer or parameter and the line of the model."""
-        return self.findings_at(len(self.samples) - 1) if self.samples else []
+        return [str(one) for one in self.findings_at(len(self.samples) - 1)] if self.samples else []
 
-    def findings_at(self, i: int) -> list[str]:
+    def findings_at(self, i: int) -> list[Finding]:
         """The same of sample i; where numbers are not finite any more, nothing but that."""
         if bad := self.not_finite(i):
             return bad
@@ -169,7 +168,7 @@ class Watch(Callback):
             raise ArgumentError(f"Watch.save: expected a .html file, got {path.name!r}")
         if self.picture is None:
             raise ArgumentError("Watch.save: there is no sample yet of a model that computes Tensors; train with it first")
-        findings = [self.findings_at(i) for i in range(len(self.samples))]
+        findings = [together(self.findings_at(i)) for i in range(len(self.samples))]
         return written(path, page(self.picture, self.samples, findings).encode())
 
     def updated(self, i: int) -> Sample:
@@ -177,20 +176,21 @@ class Watch(Callback):
         known = [s for s in self.samples[: i + 1] if any(w.update is not None for w in s.weights.values())]
         return known[-1] if known else self.samples[i]
 
-    def not_finite(self, i: int) -> list[str]:
+    def not_finite(self, i: int) -> list[Finding]:
         """Where NaN or infinity was seen first up to sample i: forward, in the order of the computation, then in gradients."""
         for sample in self.samples[: i + 1]:
             when = f"at step {sample.step} (epoch {sample.epoch})"
             for name, weights in sample.weights.items():
                 if weights.value.bad:
-                    return [f"{name}: {weights.value.bad:,} of its numbers are not finite {when}, the first time that any is"]
+                    count = f"{weights.value.bad:,} of its numbers"
+                    return [Finding(name, f"{count} are not finite {when}, the first time that any is")]
             for layer in sample.layers.values():
                 if layer.value.bad:
-                    return [f"{at(layer)}: {layer.value.bad:,} values are not finite {when}, the first in the model"]
+                    return [Finding(at(layer), f"{layer.value.bad:,} values are not finite {when}, the first in the model")]
             for layer in reversed(sample.layers.values()):
                 if layer.gradient is not None and layer.gradient.bad:
                     count = f"{layer.gradient.bad:,} numbers of its gradient"
-                    return [f"{at(layer)}: {count} are not finite {when}, the first on the way back"]
+                    return [Finding(at(layer), f"{count} are not finite {when}, the first on the way back")]
         return []
 
     def __str__(self) -> str:
@@ -209,7 +209,7 @@ class Watch(Callback):
                 [name, f"{w.value.mean:.2g}", f"{w.value.std:.2g}", gradient, "" if math.isnan(ratio) else f"{ratio:.2g}"]
             )
         head = f"step {last.step}, epoch {last.epoch}, loss {last.loss:.4g} of the probe; gradients as root mean squares"
-        found = self.findings() or ["nothing stands out"]
+        found = [line for line, _ in together(self.findings_at(len(self.samples) - 1))] or ["nothing stands out"]
         return "\n".join([head, "", *columns(rows, "<>>>>"), "", *columns(more, "<>>>>"), "", *found])
 
 
@@ -271,44 +271,3 @@ def flat_share(node: Node, out: Array) -> float:
     low, high = EDGES[node.op]
     values = move(out, "cpu")
     return float((((values < low) | (values > high)).mean(axis=0) >= 0.95).mean())
-
-
-def at(layer: Layer) -> str:
-    return f"{layer.name} ({layer.line})" if layer.line else layer.name
-
-
-def idle_units(sample: Sample) -> list[str]:
-    found = []
-    for layer in sample.layers.values():
-        if layer.dead >= DEAD:
-            found.append(
-                f"{at(layer)}: {layer.dead:.0%} of its units are 0 for every sample of the probe: dead, they learn nothing"
-            )
-        if layer.saturated >= SATURATED:
-            found.append(f"{at(layer)}: {layer.saturated:.0%} of its units are saturated: hardly any gradient comes through")
-    return found
-
-
-def far_gradients(sample: Sample) -> list[str]:
-    """Parameters whose gradients are far from those of the last ones, where the way back begins."""
-    sizes = {n: w.gradient.rms for n, w in sample.weights.items() if w.gradient is not None and math.isfinite(w.gradient.rms)}
-    last = next((size for size in reversed(sizes.values()) if size), 0.0)
-    found = []
-    for name, size in sizes.items():
-        if size == 0:
-            found.append(f"{name}: its gradient is 0 everywhere: the loss of the probe does not change with it")
-        elif size * FAR < last:
-            found.append(f"{name}: its gradient is {last / size:.0e} times smaller than the last ones: it vanishes on the way")
-        elif size > FAR * last:
-            found.append(f"{name}: its gradient is {size / last:.0e} times larger than the last ones: it explodes on the way")
-    return found
-
-
-def odd_updates(sample: Sample) -> list[str]:
-    found = []
-    for name, w in sample.weights.items():
-        if w.ratio > FAST:
-            found.append(f"{name}: a step changes it by {w.ratio:.0%} of its size: the learning rate is high for it")
-        elif w.ratio < SLOW and w.gradient is not None and w.gradient.rms:
-            found.append(f"{name}: a step changes it by {w.ratio:.0e} of its size: it hardly moves")
-    return found

@@ -61,10 +61,13 @@ MEASURES = {
 }
 
 
-def page(picture: Picture, samples: Sequence[Sample], findings: Sequence[Sequence[str]]) -> str:
+def page(picture: Picture, samples: Sequence[Sample], findings: Sequence[Sequence[tuple[str, list[str]]]]) -> str:
     """The page of a training, which needs nothing else; findings: of each sample. MissingDependencyError without Graphviz."""
     shown = [
-        {**numbers(sample), "findings": [told(picture, text) for text in texts]}
+        {
+            **numbers(sample),
+            "findings": [told(picture, text) | {"each": [told(picture, one) for one in each]} for text, each in texts],
+        }
         for sample, texts in zip(samples, findings, strict=True)
     ]
     return filled("tensorgrad.train", "watched.html", {"measures": MEASURES, "picture": drawn(picture), "samples": shown})
@@ -116,7 +119,7 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def told(picture: Picture, text: str) -> dict[str, str]:
+def told(picture: Picture, text: str) -> dict[str, Any]:
     """A finding, and the id of the box that it is about."""
     found = ("", "")
     for names in (picture.layers, picture.weights):

@@ -1,0 +1,102 @@
+"""What statistics of a training point to, in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tensorgrad.train.samples import Layer, Sample
+
+DEAD = SATURATED = 0.1  # shares of units that are worth a word
+FAR = 1e4  # how much smaller or larger the gradients of a layer are than those of the others, to be worth one
+FAST, SLOW = 0.1, 1e-7  # updates beside the weights
+NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
+SEVERAL = 3  # as many neighbours of which the same is to be said are told in one line
+
+
+class Finding(NamedTuple):
+    """A layer, with its line, or a parameter; and what is to be said of it."""
+
+    about: str
+    says: str
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.says}"
+
+
+def together(found: Sequence[Finding]) -> list[tuple[str, list[str]]]:
+    """A line for each finding, or for those of several neighbours that differ in numbers alone, and with it those of each."""
+    runs: list[list[Finding]] = []
+    for one in found:
+        if runs and NUMBER.sub("", runs[-1][0].says) == NUMBER.sub("", one.says):
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    lines: list[tuple[str, list[str]]] = []
+    for run in runs:
+        if len(run) < SEVERAL:
+            lines += [(str(one), []) for one in run]
+            continue
+        numbers = [
+            sorted({n.rstrip(".,") for n in slot}, key=size_of)
+            for slot in zip(*(NUMBER.findall(one.says) for one in run), strict=True)
+        ]
+        ranges = iter([n[0] if len(n) == 1 else f"{n[0]} … {n[-1]}" for n in numbers])
+        said = NUMBER.sub(lambda _: next(ranges), run[0].says)  # noqa: B023
+        lines.append((f"{run[0].about} … {run[-1].about} ({len(run)}): {said}", [str(one) for one in run]))
+    return lines
+
+
+def size_of(number: str) -> float:
+    return float(number.replace(",", ""))
+
+
+def at(layer: Layer) -> str:
+    return f"{layer.name} ({layer.line})" if layer.line else layer.name
+
+
+def idle_units(sample: Sample) -> list[Finding]:
+    found: list[Finding] = []
+    for layer in sample.layers.values():
+        if layer.dead >= DEAD:
+            found.append(
+                Finding(
+                    at(layer), f"{layer.dead:.0%} of its units are 0 for every sample of the probe: dead, they learn nothing"
+                )
+            )
+        if layer.saturated >= SATURATED:
+            found.append(
+                Finding(at(layer), f"{layer.saturated:.0%} of its units are saturated: hardly any gradient comes through")
+            )
+    return found
+
+
+def far_gradients(sample: Sample) -> list[Finding]:
+    """Parameters whose gradients are far from those of the last ones, where the way back begins."""
+    sizes = {n: w.gradient.rms for n, w in sample.weights.items() if w.gradient is not None and math.isfinite(w.gradient.rms)}
+    last = next((size for size in reversed(sizes.values()) if size), 0.0)
+    found: list[Finding] = []
+    for name, size in sizes.items():
+        if size == 0:
+            found.append(Finding(name, "its gradient is 0 everywhere: the loss of the probe does not change with it"))
+        elif size * FAR < last:
+            found.append(
+                Finding(name, f"its gradient is {last / size:.0e} times smaller than the last ones: it vanishes on the way")
+            )
+        elif size > FAR * last:
+            found.append(
+                Finding(name, f"its gradient is {size / last:.0e} times larger than the last ones: it explodes on the way")
+            )
+    return found
+
+
+def odd_updates(sample: Sample) -> list[Finding]:
+    found: list[Finding] = []
+    for name, w in sample.weights.items():
+        if w.ratio > FAST:
+            found.append(Finding(name, f"a step changes it by {w.ratio:.0%} of its size: the learning rate is high for it"))
+        elif w.ratio < SLOW and w.gradient is not None and w.gradient.rms:
+            found.append(Finding(name, f"a step changes it by {w.ratio:.0e} of its size: it hardly moves"))
+    return found
