@@ -63,7 +63,7 @@ def as_html(name: str, path: Path) -> list[str]:
     assert page.count("<") == plain.count("<")
     (line,) = [line for line in page.splitlines() if '"boxes"' in line]
     views = json.loads(line[line.index("{") : line.rindex("}") + 1])
-    return [line for view in views.values() for box in view["boxes"] for line in box["lines"]]
+    return [line for view in views["views"].values() for box in view["boxes"] for line in box["lines"]]
 
 
 def as_mermaid(name: str, path: Path) -> list[str]:
