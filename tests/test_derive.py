@@ -358,3 +358,11 @@ def test_numbers_in_latex() -> None:
     for factor, written in ((0.5, "0.5"), (3e-7, r"3 \cdot 10^{-7}"), (1e20, "10^{20}")):
         assert f" {written} " in f"{draw.derive((x * factor).tanh().sum(), x).latex} "
     assert r"\infty" in draw.derive(ops.clip(x, low=0.0, high=np.inf).tanh().sum(), x).latex
+
+
+@pytest.mark.parametrize(("low", "high", "ends"), [(None, 0.5, "-inf, 0.5"), (-1.0, None, "-1, inf"), (-1.0, 0.5, "-1, 0.5")])
+def test_clip_without_an_end(low: float | None, high: float | None, ends: str) -> None:
+    x = Tensor(np.array([1.0, -2.0]), requires_grad=True, name="x")
+    found = draw.derive((ops.clip(x, low=low, high=high) ** 2).sum(), x)
+    assert f"clip(x, {ends})" in str(found)
+    assert ("infty" in found.latex) == ("inf" in ends)

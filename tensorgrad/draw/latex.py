@@ -9,7 +9,19 @@ from tensorgrad.core.graph import literal
 from tensorgrad.core.signature import Shape
 from tensorgrad.draw.algebra import uniform
 from tensorgrad.draw.expression import Expr, Head, Term, first
-from tensorgrad.draw.notation import ATOM, MATMUL, POWER, PRODUCT, UNARY, letters, level_of, plain_index, shown, split
+from tensorgrad.draw.notation import (
+    ATOM,
+    MATMUL,
+    POWER,
+    PRODUCT,
+    UNARY,
+    ends_of_clip,
+    letters,
+    level_of,
+    plain_index,
+    shown,
+    split,
+)
 
 GREEK = [
     "alpha",
@@ -103,7 +115,7 @@ def written(e: Expr) -> str:
     if e.head is ops.one_hot:
         return rf"\operatorname{{onehot}}\left({written(first(e))}\right)"
     if e.head is ops.clip:
-        ends = f"{latex_number(e['low'])}, {latex_number(e['high'])}"
+        ends = ", ".join(map(latex_number, ends_of_clip(e)))
         return rf"\operatorname{{clip}}\left({written(first(e))}, {ends}\right)"
     if e.head is ops.getitem and (index := plain_index(e["index"])):
         return f"{held(first(e), ATOM)}_{{[{index}]}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -85,7 +86,8 @@ def written(e: Expr) -> str:
             return f"{name}({inner})"
         return f"{name}({inner}, axis={literal(e['axes'] if len(e['axes']) > 1 else e['axes'][0])})"
     if e.head is ops.clip:
-        return f"clip({written(first(e))}, {plain(e['low'])}, {plain(e['high'])})"
+        low, high = ends_of_clip(e)
+        return f"clip({written(first(e))}, {plain(low)}, {plain(high)})"
     if e.head is ops.getitem and (index := plain_index(e["index"])):
         return f"{held(first(e), ATOM)}[{index}]"
     attrs = [f"{key}={literal(value)}" for key, value in e.attrs]
@@ -112,6 +114,11 @@ def product_text(e: Expr) -> str:
 def held(e: Expr, level: int) -> str:
     """In round brackets where it would fall apart."""
     return written(e) if level_of(e) >= level else f"({written(e)})"
+
+
+def ends_of_clip(e: Expr) -> tuple[float, float]:
+    """What clip keeps within; without an end, infinity."""
+    return (-math.inf if e["low"] is None else e["low"]), (math.inf if e["high"] is None else e["high"])
 
 
 def plain(x: float) -> str:
