@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -77,6 +78,17 @@ class TrainingError(TensorgradError, ValueError, ArithmeticError, RuntimeError):
     """
 
     history: Any = None
+
+
+class RankError(TensorgradError, RuntimeError):
+    """A process of a distributed training that is gone, or a meeting of them that has failed.
+
+    gone   which ranks, if others go on without them; they have other numbers from then on
+    """
+
+    def __init__(self, text: str, gone: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.gone = tuple(gone)
 
 
 class DownloadError(TensorgradError, OSError):

@@ -33,7 +33,7 @@ FLOORS = [
         "tensorgrad.fusion",
         "tensorgrad",
     },
-    {"tensorgrad.train", "tensorgrad.testing"},
+    {"tensorgrad.train", "tensorgrad.testing", "tensorgrad.distributed"},
     {"tensorgrad.models"},
 ]  # fmt: skip
 

@@ -204,9 +204,9 @@ def test_every_family_is_gathered() -> None:
 def test_what_is_defined_is_listed() -> None:
     """Every op of a family, but for those that only rules and other functions use; every activation, layer and loss."""
     inner = {
-        "assign", "attention_grad", "ctc", "ctc_grad", "ctc_states", "det_sign", "eigh_factors", "first_of", "gather",
-        "gru_grad", "keep_mask", "last_named", "inside", "log_complement_sigmoid", "lookup", "lstm_grad", "qr_factors",
-        "rnn_grad", "scatter", "sparse_matmul", "sum_named", "svd_factors", "uniform", "extend", "fold_back",
+        "all_reduce", "assign", "attention_grad", "ctc", "ctc_grad", "ctc_states", "det_sign", "eigh_factors", "first_of",
+        "gather", "gru_grad", "keep_mask", "last_named", "inside", "log_complement_sigmoid", "lookup", "lstm_grad",
+        "qr_factors", "rnn_grad", "scatter", "sparse_matmul", "sum_named", "svd_factors", "uniform", "extend", "fold_back",
         "first_so_far",
     }  # fmt: skip
     public = {op.name for op in map(vars(ops).get, ops.__all__) if isinstance(op, Op)}

@@ -362,7 +362,7 @@ RULES: dict[str, Rule] = {
 REDUCTIONS = "all any logsumexp max mean min norm sum"
 LAYERS = "linear linear_relu linear_sigmoid linear_tanh"
 BROADCASTING = """
-    abs add arccos arcsin arctan arctan2 astype bitwise_and bitwise_or bitwise_xor cast ceil cholesky clip cos cosh
+    abs add all_reduce arccos arcsin arctan arctan2 astype bitwise_and bitwise_or bitwise_xor cast ceil cholesky clip cos cosh
     ctc_states det det_sign div div_grad eigh_factors elu equal erf exp expm1 floor floordiv gelu greater greater_equal
     hypot inv isfinite isnan keep_mask leaky_relu left_shift less less_equal log10 log2 log_complement_sigmoid logabsdet
     logaddexp logical_and logical_not logical_or logical_xor logsigmoid matmul maximum minimum mod mul mul_grad neg

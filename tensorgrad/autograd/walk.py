@@ -25,6 +25,7 @@ from tensorgrad.core.batched import Batched
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import AnomalyError, BatchError, DeviceError, DTypeError, GraphError, ShapeError
@@ -65,6 +66,7 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = 
         else:
             with on(g._data):
                 before._data += g._data
+            ranks.agreed.discard(before)
 
 
 def grad(

@@ -51,6 +51,8 @@ def fault_of(
     """
     if [c for c in program if c.draws] != [c for one in issued for c in one.call.parts if c.draws]:
         return "random numbers are not drawn in the order of the program"
+    if [c for c in program if c.meets] != [c for one in issued for c in one.call.parts if c.meets]:
+        return "ranks do not meet in the order of the program"
     at = 0
     try:
         computed = {v.root for one in issued if not isinstance(one.call, Assign) for v in one.call.outputs}

@@ -29,7 +29,7 @@ from tensorgrad.core.backend import Array, digest, may_overlap
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.forks import after_fork
 from tensorgrad.core.location import warn
-from tensorgrad.core.state import is_checking, is_recording, state, who_measures
+from tensorgrad.core.state import is_checking, is_recording, state, switched, who_measures
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, GraphError
 
@@ -206,7 +206,8 @@ class Compiled:
         before = None if counts else Snapshot(world.data([], []), world, [])
         objects = None if counts else Objects(world)
         try:
-            found = self.traced(args, kwargs, arrays)
+            with switched(rehearsing=not counts):
+                found = self.traced(args, kwargs, arrays)
             if counts:
                 found.settle()
             else:
@@ -228,7 +229,8 @@ class Compiled:
         trials = 0
         while True:
             try:
-                return self.tried(entry, pending, args, kwargs, arrays)
+                with switched(rehearsing=True):
+                    return self.tried(entry, pending, args, kwargs, arrays)
             except Drew as drew:
                 trials += 1
                 if trials == TRIALS or threading.active_count() == 1:

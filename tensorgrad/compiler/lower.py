@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, Dot, Elementwise, Matmul, Put, Reduction
+from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, Dot, Elementwise, Matmul, Meeting, Put, Reduction
 from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
 from tensorgrad.compiler.values import Look, Value, before_broadcast, lineage
@@ -27,6 +27,7 @@ from tensorgrad.ops.assign import assign
 from tensorgrad.ops.elementwise import div_grad, mul_grad
 from tensorgrad.ops.exponential import closed_form
 from tensorgrad.ops.loss import softmax_cross_entropy_grad
+from tensorgrad.ops.meeting import all_reduce
 from tensorgrad.ops.reduce import kept, sum_to
 
 Numbers: TypeAlias = tuple[Callable[[], Mapping[str, float]], dict[str, Value]]  # what is asked for them, and where they go
@@ -288,6 +289,12 @@ class Lowering:
         self.calls.append(Put(node.op, node.attrs, inputs, [out], [node]))
         return out
 
+    def all_reduce(self, node: Node, inputs: list[Any]) -> Value | None:
+        """Where ranks meet."""
+        out = self.buffer(node.shape, node.dtype, node)
+        self.calls.append(Meeting("all_reduce", inputs, [out], [node], self.flops(node)))
+        return out
+
     # Products
 
     def matmul(self, node: Node, inputs: list[Any]) -> Value | None:
@@ -496,6 +503,7 @@ RULES: dict[Op, Rule] = {
     ops.astype: Lowering.cast,
     ops.cast: Lowering.cast,
     ops.to_device: Lowering.to_device,
+    all_reduce: Lowering.all_reduce,
 }
 
 

@@ -30,6 +30,7 @@ from tensorgrad.core.memory import aligned, empty_bytes
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Label
 from tensorgrad.core.profiling import Cost
+from tensorgrad.core.state import switched
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, DTypeError, OutOfRangeError, ShapeError, TensorgradError
@@ -130,7 +131,10 @@ class Plan:
             if not self.fault:
                 with self.put_back():
                     self.launches.run()
-                self.launches.capture()
+                if any(call.meets for call in self.calls):  # other processes are no part of a graph
+                    self.launches.why_not = "ranks meet in it"
+                else:
+                    self.launches.capture()
         self.peak_bytes = sum(self.layout.blocks) + sum(array.nbytes for array in static)
         self.source = self.launches.listing()
 
@@ -243,7 +247,7 @@ class Plan:
         made_up = [(rng.random(v.shape) * is_floating(v.dtype)).astype(v.dtype) for v in self.lowered.arguments]
         if self.launches is not None:
             made_up = self.launches.arguments
-        with self.put_back(), np.errstate(all="ignore"):
+        with self.put_back(), switched(rehearsing=True), np.errstate(all="ignore"):
             self.replayed(function, made_up)
             found.clear()
             for _ in range(RUNS):

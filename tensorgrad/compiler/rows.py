@@ -33,6 +33,7 @@ class Split:
             stale = any(overlap(v, w) for v in call.reads for w in written)
             is_late = stale or any(v.root in self.late for v in call.reads) or (bool(self.loop) and bool(writes))
             is_late |= call.draws and any(c.draws for c in self.after)  # of one generator, in the order of the step
+            is_late |= call.meets and any(c.meets for c in self.after)
             if not is_late and self.on_rows(call):
                 self.loop.append(call)
                 made.update(v.root for v in call.outputs)

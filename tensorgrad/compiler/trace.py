@@ -356,8 +356,8 @@ class Trace:
     @cached_property
     def _program(self) -> Graph:
         roots = [self.source(t) for t in self.returned()] + [self.source(a.value) for a in self.assignments]
-        # drawn even where nothing comes of it, so that the generators go on as they do in the step
-        roots += [node for node in self.nodes if node.op.draws and node not in self.again]
+        # drawn even where nothing comes of it, so that the generators go on as they do in the step; nor may a rank stay away
+        roots += [node for node in self.nodes if (node.op.draws or node.op.meets) and node not in self.again]
         seen = {r for r in roots if isinstance(r, Node)}
         outputs, stack = dict.fromkeys(seen), list(seen)
         while stack:

@@ -63,6 +63,7 @@ class Op:
     activation  whether what it gives is what the units of a layer pass on: derivations call that h1, h2, ...
     calls       whether it calls a function of the user's, which a check of the op would check
     draws       whether each use draws random numbers, which a replay of what was recorded has to keep, or draw anew
+    meets       whether all ranks (core.ranks) have to come to each use, in the same order
     public      what people call, if that is not the op itself: errors have that name
     real        whether its result is real whatever the arguments: integers and booleans are made floating before `forward`
     exact       whether half precision goes into `forward` as it is, because nothing is rounded there
@@ -81,6 +82,7 @@ class Op:
     activation: ClassVar[bool] = False
     calls: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    meets: ClassVar[bool] = False
     public: ClassVar[str] = ""
     real: ClassVar[bool] = False
     exact: ClassVar[bool] = False

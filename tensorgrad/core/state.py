@@ -155,6 +155,7 @@ class State(threading.local):
     modes = Switch(modes)  # of modules inside evaluate(), predict() and fit(), by id, each with its module
     initial: Switch[Any] = Switch(ContextVar("initial", default=None))  # the generator of initial values inside seeded()
     # of the thread
+    rehearsing: bool = False  # True while a plan is tried out: what other processes have is not asked for
     tracing: bool = False  # True while a whole program is captured: what needs no gradient is recorded too
     trace: Tracer[Any] | None = None  # who listens while a step is traced
     walked: Callable[[list[Any]], None] | None = None  # who is told of the Tensors that a reverse walk begins at

@@ -12,6 +12,7 @@ import numpy as np
 from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, is_floating, is_number, like, on
 from tensorgrad.core.form import ANYTHING, COUNT, WHOLES, Each, Maybe, generator_problems, problems
 from tensorgrad.core.memory import new
+from tensorgrad.core.ranks import Part, ranks
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.transfer import to_device
 from tensorgrad.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
@@ -25,6 +26,11 @@ def seed(value: int | None) -> None:
     """Start anew the generator that seeds those of loaders which are given none."""
     global _seeds
     _seeds = np.random.default_rng(value)
+
+
+def seeds() -> np.random.Generator:
+    """The generator that seeds those of loaders which are given none."""
+    return _seeds
 
 
 class DataLoader:
@@ -41,6 +47,8 @@ class DataLoader:
                  layer that takes them (nn.Linear); in main memory alone
     device       where the batches are: by default where the arrays are. To a GPU, arrays in main memory are copied through
                  pinned memory, a batch ahead, while the step before works
+
+    Of several ranks (`tensorgrad.distributed`) each gets its part of every batch, in the order of the first one's generator.
 
     `len(loader)` is the number of batches. Batches that are not shuffled share the memory of the arrays, but for sparse ones.
 
@@ -102,29 +110,44 @@ class DataLoader:
             epoch = Epoch(self.next_order())
         self.epoch = epoch
         batches = self._batches(epoch.order, epoch.position)
+        before = part = ranks.part
         if self.device != device_of(self.arrays[0]):
             batches = to_device(batches, self.device)
         try:
             for batch in batches:
                 epoch.position += 1
+                if ranks.group is not None:
+                    ranks.part = part = self.part(epoch.position - 1)
                 yield batch
         finally:
+            if ranks.part is part:
+                ranks.part = before
             if self.epoch is epoch:
                 self.epoch = None
 
     def next_order(self) -> Array | None:
         """The order of the samples in the epoch that begins; None for that of the arrays."""
-        return self.rng.permutation(self.samples) if self.shuffle else None
+        if not self.shuffle:
+            return None
+        if ranks.group is not None:
+            self.rng.bit_generator.state = ranks.shared(self.rng.bit_generator.state)
+        return self.rng.permutation(self.samples)
+
+    def part(self, position: int) -> Part:
+        """What this rank has of a batch."""
+        start = position * self.batch_size
+        return Part.of(min(self.batch_size, self.samples - start))
 
     def _batches(self, order: Array | None, position: int) -> Iterator[tuple[Array, ...]]:
         """The batches from a position on, where the arrays are."""
         size = self.batch_size
-        for start in range(position * size, len(self) * size, size):
+        for i in range(position, len(self)):
+            own = self.part(i)
+            start, stop = i * size + own.start, i * size + own.stop
             if order is None:
-                yield tuple([a[start : start + size] for a in self.arrays])
+                yield tuple([a[start:stop] for a in self.arrays])
             else:
-                part = order[start : start + size]
-                yield tuple([rows_of(a, part) for a in self.arrays])
+                yield tuple([rows_of(a, order[start:stop]) for a in self.arrays])
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is: the state of the generator and, in the middle of an epoch, its order and the batches handed out."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tensorgrad.core.backend import Array, is_floating
+from tensorgrad.core.ranks import Part, ranks
 from tensorgrad.errors import ShapeError
 
 
@@ -79,12 +80,24 @@ def _shares(classes: Array, size: int, rng: np.random.Generator) -> Array:
 
 
 def batches(x: Array, y: Array, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
-    """One epoch of (x, y) in batches, the last one smaller; shuffled if a generator is given."""
+    """One epoch of (x, y) in batches, the last one smaller; shuffled if a generator is given.
+
+    Of several ranks (`tensorgrad.distributed`) each gets its part of every batch; their generators have to be alike.
+    """
     if len(x) != len(y):
         raise ShapeError(f"batches: {len(x)} samples but {len(y)} labels")
     if batch_size < 1:
         raise ValueError(f"batches: batch_size must be at least 1, got {batch_size}")
     order = rng.permutation(len(x)) if rng is not None else None
-    for start in range(0, len(x), batch_size):
-        part = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-        yield x[part], y[part]
+    before = own = ranks.part
+    try:
+        for begin in range(0, len(x), batch_size):
+            own = Part.of(min(batch_size, len(x) - begin))
+            start, stop = begin + own.start, begin + own.stop
+            part = slice(start, stop) if order is None else order[start:stop]
+            if ranks.group is not None:
+                ranks.part = own
+            yield x[part], y[part]
+    finally:
+        if ranks.part is own:
+            ranks.part = before

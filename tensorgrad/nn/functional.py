@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorgrad.core.arguments import choice, number, sizes, whole
-from tensorgrad.core.backend import Array, is_array, put
+from tensorgrad.core.backend import Array, is_array, namespace, put
 from tensorgrad.core.installation import missing
 from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import one_box, shown, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
@@ -29,13 +30,15 @@ from tensorgrad.ops.activation import *
 from tensorgrad.ops.attention import attention
 from tensorgrad.ops.compare import equal, greater, not_equal
 from tensorgrad.ops.conv import *
-from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, where
+from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, maximum, where
 from tensorgrad.ops.functions import hypot
 from tensorgrad.ops.index import lookup
 from tensorgrad.ops.linalg import as_operand, scoped
 from tensorgrad.ops.loss import as_target
+from tensorgrad.ops.meeting import all_reduce
 from tensorgrad.ops.pool import *
 from tensorgrad.ops.random import keep_mask, seed
+from tensorgrad.ops.rearrange import concatenate
 from tensorgrad.ops.shape import broadcast_to
 from tensorgrad.ops.statistics import norm
 
@@ -236,6 +239,8 @@ def batch_norm(
                      to (1 - momentum) of what they are and momentum of m, and v with ddof 1; otherwise they are m and v
     weight, bias     (features), or None
 
+    Of several ranks (`tensorgrad.distributed`) m and v are those of the whole batch.
+
     Raises ShapeError for shapes that do not fit and for training with one value to a feature; ValueError if the running arrays
     are missing when not training.
     """
@@ -261,13 +266,19 @@ def batch_norm(
         y = (as_wide(x) - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
         return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
     count = x.size // max(features, 1)
-    if count == 1:
+    alone = ranks.group is None
+    if count == 1 and (alone or (ranks.part is not None and ranks.part.whole == 1)):
         raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value to a feature, got input {x.shape}")
-    y, m, s = normalised(as_wide(x), over, eps)
-    if count and running_mean is not None:
+    if alone:
+        y, m, s = normalised(as_wide(x), over, eps)
+        larger: Any = count / max(count - 1, 1)
+    else:
+        y, m, s, n = normalised_over_ranks(as_wide(x), over, eps)
+        larger = n / maximum(n - 1, 1)
+    if (count or not alone) and running_mean is not None:
         follow(running_mean, m.reshape(features), momentum)
-    if count and running_var is not None:
-        follow(running_var, (s * s).reshape(features) * (count / (count - 1)), momentum)
+    if (count or not alone) and running_var is not None:
+        follow(running_var, (s * s).reshape(features) * larger, momentum)
     return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
 
 
@@ -393,6 +404,25 @@ def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any
     n = math.prod(x.shape[a] for a in axes)
     s = norm(d, axis=axes, keepdims=True) * (1 / math.sqrt(max(n, 1)))
     return d / hypot(s, math.sqrt(eps)), m, s
+
+
+def normalised_over_ranks(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any, Any]:
+    """`normalised` with the mean and the variance of what all ranks have, and of how many numbers they are, which is no
+    constant: parts of one size may be of batches of several."""
+    group = ranks.group
+    assert group is not None
+    wide, xp = tuple([1 if a in axes else n for a, n in enumerate(x.shape)]), namespace([raw(x)])
+    n: Any = xp.full(1, math.prod(x.shape[a] for a in axes), x.dtype)
+    own: Any = xp.arange(group.size)[:, None] == group.rank
+    if isinstance(x, Tensor):
+        n, own = wrap(n, None), wrap(own, None)
+    sums = all_reduce(concatenate([x.sum(axes), n]))
+    n = maximum(sums[-1], 1)  # 0 where a plan is tried out on a rank that has no samples
+    m = (sums[:-1] / n).reshape(wide)
+    d = x - m
+    norms = all_reduce(where(own, norm(d, axis=axes), 0))  # a row for each rank, for their squares may not fit
+    s = (norm(norms, axis=0) / n**0.5).reshape(wide)
+    return d / hypot(s, math.sqrt(eps)), m, s, n
 
 
 def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], wide: tuple[int, ...]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from tensorgrad.core.backend import Array, Xp, copy, device_of, move, on, put
 from tensorgrad.core.batched import Batched
 from tensorgrad.core.op import Op, Sample
 from tensorgrad.core.operand import Operand, T
+from tensorgrad.core.ranks import ranks
+from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import state
 from tensorgrad.errors import DeviceError, MissingDependencyError
 
@@ -94,6 +97,39 @@ def undrawn(generators: Sequence[np.random.Generator]) -> Iterator[None]:
             set_state(rng, before)
 
 
+def uniform_of(rng: np.random.Generator, shape: Shape, dtype: Any) -> Array:
+    """Numbers in 0 .. 1, 1 excluded. For this rank's part of a batch they are its rows of those for the whole batch, so that
+    the generator goes on as in one process."""
+    part = ranks.part
+    if part is None or ranks.group is None or shape[:1] != (part.stop - part.start,):
+        return np.asarray(rng.random(shape, dtype))
+    row = math.prod(shape[1:])
+    skip(rng, part.start * row, dtype)
+    found = np.asarray(rng.random(shape, dtype))
+    skip(rng, (part.whole - part.stop) * row, dtype)
+    return found
+
+
+def skip(rng: np.random.Generator, count: int, dtype: Any) -> None:
+    """Go past so many numbers. PCG64 makes 64 bits at a time, of which a float32 takes half, and can leap."""
+    bits = rng.bit_generator
+    if not isinstance(bits, np.random.PCG64):
+        rng.random(count, dtype)
+        return
+    if np.dtype(dtype).itemsize == 8:
+        half = bits.state["has_uint32"], bits.state["uinteger"]
+        bits.advance(count)
+        bits.state = {**bits.state, "has_uint32": half[0], "uinteger": half[1]}  # a float64 leaves it for later
+        return
+    if count and bits.state["has_uint32"]:
+        rng.random(1, dtype)
+        count -= 1
+    if count > 1:  # it forgets the half of a number that is left
+        bits.advance(count // 2)
+    if count % 2:
+        rng.random(1, dtype)
+
+
 class Draw(Op):
     """An op that draws: on a GPU into an array that is there, so that a captured step draws anew."""
 
@@ -128,7 +164,7 @@ class KeepMask(Draw):
 
     def forward(self, xp: Xp, x: Array, *, p: float, rng: np.random.Generator | None) -> Array:
         if xp is np:
-            return np.asarray((rng or _default).random(np.shape(x), np.float32) >= p)
+            return np.asarray(uniform_of(rng or _default, np.shape(x), np.float32) >= p)
         y = xp.empty(x.shape, bool)
         self.bound(y, p=p, rng=rng)()
         return y
@@ -159,7 +195,7 @@ class Uniform(Draw):
 
     def forward(self, xp: Xp, x: Array, *, low: float, high: float, rng: np.random.Generator | None) -> Array:
         if xp is np:
-            u = np.asarray((rng or _default).random(np.shape(x), getattr(x, "dtype", np.float64)))
+            u = np.asarray(uniform_of(rng or _default, np.shape(x), np.dtype(getattr(x, "dtype", np.float64))))
             u *= high - low
             u += low
             return u

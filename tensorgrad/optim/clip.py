@@ -9,9 +9,11 @@ import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core.backend import Array, on, on_gpu
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError
+from tensorgrad.optim.agreement import agree
 from tensorgrad.optim.arguments import POSITIVE, number, parameters
 
 
@@ -20,6 +22,8 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = True
 
     params     a list of Tensors, one Tensor, or a Module; those without a gradient are left out
     max_norm   above 0; inf to measure only
+
+    Of several ranks (`tensorgrad.distributed`) it is the norm of the whole batch's gradients.
 
     No square on the way overflows or underflows, whatever the size of float16, float32 and float64 gradients.
 
@@ -50,7 +54,13 @@ def reached_of(name: str, params: Any) -> list[Tensor]:
     for i, p in enumerate(found):
         if not isinstance(p, Tensor):
             raise ArgumentError(f"{name}: params[{i}] must be a Tensor, got {type(p).__name__}")
-    return [p for p in found if p.grad is not None]
+    reached = [p for p in found if p.grad is not None]
+    if ranks.group is not None:
+        if state.trace is not None:
+            for p in reached:
+                state.trace.writes_grad(p)
+        agree(reached)
+    return reached
 
 
 def norm_of(grads: list[Array]) -> tuple[float, float]:
@@ -101,6 +111,7 @@ def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
     parts = {dtype: ops.astype(part, dtype) for dtype in alike}
     for p, g in zip(params, grads, strict=True):
         p.grad = ops.astype(g * parts[g.dtype] * parts[g.dtype], p.grad.dtype)
+        ranks.agreed.add(p.grad)
     return total
 
 
@@ -119,6 +130,7 @@ def clip_grad_value(params: Any, limit: float) -> None:
         bound = min(limit, float(np.finfo(p.grad.dtype).max))
         if state.trace is not None:
             p.grad = ops.clip(p.grad, -bound, bound)
+            ranks.agreed.add(p.grad)
         else:
             with on(p.grad._data):
                 np.clip(p.grad._data, -bound, bound, out=p.grad._data)

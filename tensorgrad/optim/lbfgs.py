@@ -12,6 +12,7 @@ from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, namespace, on
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.form import FLOATS, Maybe
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError
@@ -200,6 +201,11 @@ class LBFGS(Optimiser):
                     gradients.append(xp.zeros(end - begin) if g is None else g._data.reshape(-1).astype(np.float64))
         xp = namespace(parts)
         x, g = xp.concatenate(parts), sign * xp.concatenate(gradients)
+        if ranks.group is not None:
+            whole = xp.concatenate([g, xp.asarray([f], g.dtype)])
+            whole = whole * ranks.share if ranks.share else xp.zeros_like(whole)
+            ranks.add_up(whole)
+            g, f = whole[:-1], float(whole[-1])
         return Point(t, sign * float(f), 0.0 if d is None else float(g @ d), g, x)
 
     def write(self, x: Array) -> None:

@@ -13,6 +13,7 @@ from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.form import ANYTHING, COUNT, FLOATS, Each, problems
 from tensorgrad.core.location import is_own, warn
 from tensorgrad.core.op import Value
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import Tracer, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, ShapeError
@@ -22,6 +23,7 @@ from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda.launch import CudaChain
 from tensorgrad.ops.assign import assign
 from tensorgrad.ops.index import AT, gather, sum_named
+from tensorgrad.optim.agreement import agree, joined
 from tensorgrad.optim.block import Block, Kernel
 from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.parameters import Parameters
@@ -97,6 +99,9 @@ class Optimiser(Parameters):
             return
         if self.scattered():
             self.gather()
+        if ranks.group is not None:
+            for alike in self.runs():
+                agree([self.params[i] for i in alike])
         self.count(missing)
         for block in self.blocks:
             if block.kernel is None or block.version != block.group.version:
@@ -186,6 +191,10 @@ class Optimiser(Parameters):
         made as many steps."""
         if self.scattered():
             self.gather()
+        if ranks.group is not None:
+            for p in self.params:
+                if p._grad is not None:
+                    trace.writes_grad(p)
         trace.steps(self)
         self.count([i for i, p in enumerate(self.params) if p._grad is None])
         for block in self.blocks:
@@ -205,6 +214,8 @@ class Optimiser(Parameters):
         others stay as they are and that is worth it."""
         p = self.params[i]
         if p._grad is None or not p.ndim or block.half or block.device != "cpu" or not self.leaves_rows(block.group):
+            return None
+        if ranks.group is not None:  # other ranks have read other rows
             return None
         found = trace.named(p._grad)
         return found if found is not None and thresholds.TABLE * found[1].size <= len(p) else None
@@ -251,8 +262,12 @@ class Optimiser(Parameters):
         first, (start, _) = parts[0]
         stop = parts[-1][1][1]
         numbers = trace.asks(lambda: self.numbers_at(block, self.late[first]), block.near)
-        gradients = [ops.reshape(self.params[i]._grad, (-1,)) for i, _ in parts]
-        g = gradients[0] if len(gradients) == 1 else ops.concatenate(gradients)
+        params = [self.params[i] for i, _ in parts]
+        if ranks.group is None or any(p._grad in ranks.agreed for p in params):
+            agree(params)
+            g = joined(params)
+        else:
+            g = agree(params)
         if g.dtype != block.dtype:
             g = ops.astype(g, block.dtype)
         targets = [array[start:stop] for array in (block.flat, *block.state.values())]

@@ -11,6 +11,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, put
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.location import is_own
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import answering, changes, state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, GraphError
@@ -90,6 +91,9 @@ class Parameters:
         self.params, self.param_groups = params, (*self.param_groups, made)
         self.late = (*self.late, *[self.steps] * len(found))
         self.lay_out(before)
+        if ranks.group is not None:
+            for block in self.blocks:
+                put(block.flat, ranks.shared(block.flat if ranks.is_first else None))
 
     @classmethod
     def checked(cls, values: dict[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:

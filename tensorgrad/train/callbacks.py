@@ -11,6 +11,7 @@ from typing import Any
 from tensorgrad.core.backend import Array
 from tensorgrad.core.files import as_path, replacing
 from tensorgrad.core.form import ANYTHING, COUNT, NUMBER, Maybe, problems
+from tensorgrad.core.ranks import ranks
 from tensorgrad.data import storage
 from tensorgrad.errors import CheckpointError
 from tensorgrad.train.history import csv_lines
@@ -218,6 +219,8 @@ class Logger(Callback):
         raise NotImplementedError
 
     def write(self) -> None:
+        if not ranks.is_first:
+            return
         with replacing(self.path, durable=False) as file:
             file.write(b"".join(self.lines))
 

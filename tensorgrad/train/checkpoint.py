@@ -22,6 +22,7 @@ import numpy as np
 from tensorgrad.core import form
 from tensorgrad.core.backend import Array, is_array
 from tensorgrad.core.form import ANYTHING, COUNT, TEXT, Absent, Each
+from tensorgrad.core.ranks import ranks
 from tensorgrad.data import storage
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.errors import ArgumentError, CheckpointError, DataError
@@ -100,10 +101,13 @@ def load(
 
 
 def write(path: str | Path, contents: Mapping[str, Any]) -> None:
-    """Write a nest of dicts, lists, arrays, numbers and text. Raises CheckpointError if the file cannot be written."""
+    """Write a nest of dicts, lists, arrays, numbers and text. Raises CheckpointError if the file cannot be written.
+
+    Of several ranks (core.ranks), all of which have to call it, the first one writes the file.
+    """
     tree, arrays = packed(contents)
     try:
-        storage.write(path, arrays, {"format": FORMAT, "contents": json.dumps(tree)})
+        ranks.by_first(lambda: storage.write(path, arrays, {"format": FORMAT, "contents": json.dumps(tree)}))
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except OSError as error:
@@ -115,7 +119,7 @@ def write(path: str | Path, contents: Mapping[str, Any]) -> None:
 def read(path: str | Path) -> dict[str, Any]:
     """The nest in a file. Raises FileNotFoundError where there is none, CheckpointError if it is not as it was written."""
     try:
-        arrays, metadata = storage.read(path)
+        arrays, metadata = ranks.by_first(lambda: storage.read(path))
         if metadata.get("format") not in FORMATS:
             readable = " or ".join(map(repr, FORMATS))
             raise DataError(f"{path}: is of format {metadata.get('format')!r}, expected {readable}")

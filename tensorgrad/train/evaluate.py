@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorgrad.autograd.walk import no_grad
 from tensorgrad.core.backend import Array
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import state, switched
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.nn.module import Module
@@ -30,10 +31,13 @@ def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metric
 
 
 def predict(model: Module, x: Any, batch_size: int = EVALUATED) -> Array:
-    """What a model makes of x (m, ...), in evaluation mode, so many samples at a time: an array with the same first axis."""
+    """What a model makes of x (m, ...), in evaluation mode, so many samples at a time: an array with the same first axis.
+
+    Each of several ranks (`tensorgrad.distributed`) computes all of it, or one of them alone.
+    """
     step = Steps(lambda x: (model(x), 0, None))
     batches = DataLoader(x, batch_size=batch_size, device=device_of_model(model))
-    with evaluating(modules_of(model)):
+    with evaluating(modules_of(model)), ranks.alone():
         return joined([step(*batch)[0]._data for batch in batches])[0]
 
 

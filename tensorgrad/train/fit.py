@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tensorgrad.core.ranks import ranks
 from tensorgrad.errors import TrainingError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import LBFGS, Optimiser, Schedule
@@ -127,7 +128,7 @@ def fit(
     run = Run(model, loss, optimiser, schedule, loader, held_out, by_name, int(epochs), columns)
     if not isinstance(resume, bool):
         run.load(resume)
-    elif resume and Path(str(checkpoint)).exists():
+    elif resume and ranks.shared(Path(str(checkpoint)).exists()):
         run.load(str(checkpoint))
     steps = Steps(training_step(model, loss, optimiser, l2, clip_norm, bool(named)), compile)
     evaluation = Steps(evaluation_step(model, loss, bool(named)), compile)
@@ -145,10 +146,12 @@ def fit(
             bar.epoch(run.row)
             for callback in every:
                 told(run, callback.on_epoch_end)
+            if ranks.group is not None:
+                run.stop = next(filter(None, ranks.gathered(run.stop)), "")
         run.history.interrupted, run.history.stopped = bool(interrupted), run.stop
         for callback in sorted(every, key=lambda c: not isinstance(c, Checkpoint)):  # before the best values are put back
             callback.on_end(run)
-    if interrupted:
+    if interrupted and ranks.is_first:
         files = ", ".join(str(callback.path) for callback in checkpoints)
         saved = f"; resume={files!r} goes on" if files else ""
         print(f"train.fit: interrupted after {run.epoch} of {run.epochs} epochs{saved}", file=sys.stderr)
@@ -182,6 +185,7 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
             for callback in watching:
                 told(run, callback.on_batch_end)
             bar.update()
+            interrupted.agree()
             if interrupted:
                 break
     except Exception as raised:
@@ -218,6 +222,7 @@ def end_epoch(run: Run, evaluation: Steps, metrics: Mapping[str, Metric], monito
         row |= {f"val_{name}": value for name, value in measured.items()}
     row["lr"] = run.optimiser.rates[0]
     row["seconds"] = record.seconds + time.perf_counter() - start
+    row = ranks.shared(row)
     if run.schedule is not None and run.schedule.per == "epoch":
         run.schedule.step(row[monitor])
     run.history.append(row)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from tensorgrad.core.forks import await_at_fork, loading
+from tensorgrad.core.ranks import ranks
 from tensorgrad.errors import MissingDependencyError
 from tensorgrad.train.run import Run
 
@@ -20,7 +21,7 @@ class Progress:
     def __init__(self, wanted: bool | None, run: Run) -> None:
         self.epochs = run.epochs
         self.bar: Any = None
-        if wanted is False:
+        if wanted is False or not ranks.is_first:
             return
         try:
             with loading:

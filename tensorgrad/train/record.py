@@ -9,6 +9,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, copy, is_array, like, namespace, on
 from tensorgrad.core.form import ARRAY, DOUBLES, FLOATS, NUMBER, described, problems
+from tensorgrad.core.ranks import ranks
 from tensorgrad.core.tensor import Tensor, wrap
 
 FORM = {"losses": FLOATS, "counts": DOUBLES, "predictions": [ARRAY], "targets": [ARRAY], "seconds": NUMBER}
@@ -66,13 +67,20 @@ class Record:
         else:
             row = {"loss": float((losses * counts).sum() / total) if total else 0.0 if len(losses) else float("nan")}
         if metrics:
-            (predictions,), (targets,) = joined(self.predictions), joined(self.targets)
+            (predictions,), (targets,) = self.all_of(self.predictions), self.all_of(self.targets)
             for name, metric in metrics.items():
                 value = metric(predictions, targets)
                 if np.ndim(value):
                     raise TypeError(f"train: metric {name} gave an array of shape {np.shape(value)}, expected a number")
                 row[name] = float(value)
         return row
+
+    def all_of(self, batches: list[Array]) -> list[Array]:
+        """Arrays of batches as one, in main memory; of several ranks those of all, in the order of the samples."""
+        if ranks.group is None:
+            return joined(batches)
+        parts = ranks.gathered([as_numpy(a) for a in batches])
+        return joined([part for batch in zip(*parts, strict=True) for part in batch])
 
     def so_far(self, values: Array) -> Array:
         """The entries of the batches so far, in main memory."""
@@ -83,8 +91,8 @@ class Record:
         return {
             "losses": self.so_far(self.losses),
             "counts": self.so_far(self.counts),
-            "predictions": joined(self.predictions),
-            "targets": joined(self.targets),
+            "predictions": self.all_of(self.predictions),
+            "targets": self.all_of(self.targets),
             "seconds": self.seconds,
         }
 
@@ -108,7 +116,9 @@ class Record:
         if self.done:
             self.losses, self.counts = np.empty(self.batches, values["losses"].dtype), np.empty(self.batches, np.float64)
             self.losses[: self.done], self.counts[: self.done] = values["losses"], values["counts"]
-        self.predictions, self.targets = list(values["predictions"]), list(values["targets"])
+        self.predictions, self.targets = (
+            [a if ranks.is_first else a[:0] for a in values[name]] for name in ("predictions", "targets")
+        )
         self.seconds = values["seconds"]
 
 

@@ -12,11 +12,14 @@ import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.compiler import compile
-from tensorgrad.core.backend import Array, is_array
+from tensorgrad.core.backend import Array, is_array, like
+from tensorgrad.core.ranks import ranks
+from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, ShapeError
 from tensorgrad.nn.losses import Loss
 from tensorgrad.nn.module import Module
+from tensorgrad.ops.meeting import all_reduce, divided, share_of
 from tensorgrad.ops.sparse import Rows, is_sparse
 from tensorgrad.optim import Optimiser, clip_grad_norm
 from tensorgrad.train.means import counting, counts_of, divisor, reduction_of
@@ -81,11 +84,16 @@ def training_step(
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
         prediction = model(whole(x))
         cost, count, samples = cost_of(loss, prediction, y, w)
+        own = cost
+        if ranks.group is not None:
+            own, cost, count, samples = over_ranks(cost, count, samples)
         if weights:
             squares = [(p * p).sum() for p in weights]
-            cost = cost + l2 / nonzero(samples) * sum(squares[1:], squares[0])
+            penalty = l2 / nonzero(samples) * sum(squares[1:], squares[0])
+            own = own + penalty
+            cost = own if ranks.group is None else cost + penalty
         optimiser.zero_grad()
-        cost.backward()
+        own.backward()
         if clip_norm is not None:
             clip_grad_norm(optimiser.params, clip_norm, error_if_nonfinite=False)
         optimiser.step()
@@ -99,7 +107,9 @@ def evaluation_step(model: Module, loss: Callable[..., Any], keep: bool) -> Step
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
         prediction = model(whole(x))
-        cost, count, _ = cost_of(loss, prediction, y, w)
+        cost, count, samples = cost_of(loss, prediction, y, w)
+        if ranks.group is not None:
+            _, cost, count, _ = over_ranks(cost, count, samples)
         return cost, count, prediction if keep else None
 
     return step
@@ -129,6 +139,31 @@ def cost_of(loss: Callable[..., Any], prediction: Any, y: Tensor, w: Tensor | No
         return (losses * w).sum(), None, samples
     count = samples if counts is None else (counts * w).sum()
     return (losses * w).sum() / nonzero(count), count, samples
+
+
+def over_ranks(cost: Tensor, count: Any, samples: Any) -> tuple[Tensor, Tensor, Any, Any]:
+    """What `cost_of` has given for this rank's part of a batch, for the whole of it, before which stands what this rank has to
+    differentiate: the mean over the ranks, weighted with their shares of the samples, of these is the loss of the whole."""
+    share = share_of(cost)
+    with switched(recording=False):
+        one, n, of = cost.detach(), number(0 if count is None else count, cost), number(samples, cost)
+        loss = ops.astype(one, np.float64)
+        loss = loss if count is None else ops.where(n > 0, loss * n, 0)  # the mean of nothing is anything
+        total = all_reduce(ops.stack([loss, n, of]))
+        whole = total[0] if count is None else total[0] / nonzero(total[1])
+        weight = divided(number(1, cost) if count is None else n / nonzero(total[1]), share)
+    is_plain = ranks.part is not None and isinstance(count, int) and count == ranks.part.stop - ranks.part.start
+    own = cost if is_plain else cost * ops.astype(weight, cost.dtype)
+    return own, ops.astype(whole, cost.dtype), None if count is None else total[1], total[2]
+
+
+def number(value: Any, near: Tensor) -> Tensor:
+    """A number or a Tensor without axes in float64, where `near` is."""
+    return (
+        ops.astype(value, np.float64)
+        if isinstance(value, Tensor)
+        else wrap(like(np.asarray(value, np.float64), near._data), None)
+    )
 
 
 def nonzero(count: Any) -> Any:

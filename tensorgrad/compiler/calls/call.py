@@ -81,6 +81,7 @@ class Call:
     """
 
     draws: ClassVar[bool] = False  # whether each run draws random numbers
+    meets: ClassVar[bool] = False  # whether all ranks have to come to each run, in the order of the program
     assigns: ClassVar[bool] = False  # whether its result is memory outside of the plan by what the program says
 
     def __init__(self, name: str, inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int = 0) -> None:

@@ -1,0 +1,188 @@
+"""Processes: the ranks of an MPI job, and a watch over them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.errors import RankError
+
+ASK, ANSWER = 1, 2  # tags of what watches send each other
+PATIENCE = 5.0  # seconds that a rank waits before it asks after the others, and then for their answers
+BEAT = 0.25  # seconds between two looks of a watch
+
+
+class Report(NamedTuple):
+    """What a rank says of itself: at which meeting it is, or was last; what that is; for how long it has waited there, None
+    if it does not wait."""
+
+    number: int
+    what: str
+    waited: float | None
+
+
+class Processes:
+    """The Group of an MPI job. Every meeting is counted, so that a rank can say which one it waits in.
+
+    rank, size   which one this is, and how many there are
+    """
+
+    def __init__(self, mpi: Any, timeout: float) -> None:
+        self.mpi, self.timeout = mpi, timeout
+        self.comm: Any = mpi.COMM_WORLD.Dup()
+        self.number, self.what, self.since = 0, "", None  # of meetings
+        self.join()
+        self.over = threading.Event()
+        self.watch: threading.Thread | None = None
+        if mpi.Query_thread() == mpi.THREAD_MULTIPLE:
+            self.watch = threading.Thread(target=Watch(self).run, name="tensorgrad ranks", daemon=True)
+            self.watch.start()
+
+    since: float | None
+
+    def join(self) -> None:
+        """Take what is known of the ranks from the communicator."""
+        self.comm.Set_errhandler(self.mpi.ERRORS_RETURN)
+        self.talk: Any = self.comm.Dup()  # for the watches
+        self.talk.Set_errhandler(self.mpi.ERRORS_RETURN)
+        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
+
+    # Meetings
+
+    def add_up(self, array: Array) -> None:
+        narrow = array.dtype.itemsize < 4 and array.dtype.kind not in "iu"  # of which MPI knows nothing
+        wide: Any = array.astype(np.float32) if narrow else array
+        self.meet(f"sum of {array.size:,} {array.dtype}", lambda: self.comm.Allreduce(self.mpi.IN_PLACE, wide))
+        if narrow:
+            array[...] = wide
+
+    def shared(self, value: Any) -> Any:
+        return self.meet("what the first rank has", lambda: self.comm.bcast(value))
+
+    def gathered(self, value: Any) -> list[Any]:
+        found: list[Any] = self.meet("what each rank has", lambda: self.comm.allgather(value))
+        return found
+
+    def meet(self, what: str, do: Callable[[], Any]) -> Any:
+        """Do what all ranks do together. Raises RankError if one of them is lost on the way."""
+        self.number += 1
+        self.what, self.since = what, time.monotonic()
+        try:
+            return do()
+        except self.mpi.Exception as error:
+            self.since = None
+            self.lost(error)
+        finally:
+            self.since = None
+
+    def lost(self, error: Any) -> NoReturn:
+        """Go on with those that are left, where MPI can do that; raises RankError in any case."""
+        known = [getattr(self.mpi, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")]
+        if error.Get_error_class() not in known:
+            raise RankError(f"rank {self.rank} of {self.size}: meeting {self.number} ({self.what}): {error}") from error
+        was, before = self.rank, self.size
+        self.comm.Revoke()
+        left = self.comm.Shrink()
+        gone = sorted(set(range(before)) - set(left.allgather(was)))
+        self.comm = left
+        self.join()
+        names = ", ".join(map(str, gone))
+        text = f"rank{'s' * (len(gone) != 1)} {names} of {before} {'is' if len(gone) == 1 else 'are'} lost"
+        raise RankError(f"{text}; {self.size} left, this one is rank {self.rank} from now on", gone) from error
+
+    # The end
+
+    def report(self) -> Report:
+        since = self.since
+        return Report(self.number, self.what, None if since is None else time.monotonic() - since)
+
+    def end(self, why: str) -> None:
+        """End the job: all processes of it."""
+        sys.stdout.flush()
+        print(f"tensorgrad.distributed: {why}; the job is ended", file=sys.stderr, flush=True)
+        self.mpi.COMM_WORLD.Abort(1)
+
+    def leave(self) -> None:
+        """Before MPI is closed."""
+        self.over.set()
+        if self.watch is not None:
+            self.watch.join(PATIENCE)
+
+
+class Watch:
+    """A thread that asks after the ranks that this one waits for, and answers for it. Ends the job when one does not come."""
+
+    def __init__(self, group: Processes) -> None:
+        self.group = group
+        self.asked: float | None = None
+        self.number = 0  # the meeting that it has asked for
+        self.answers: dict[int, Report] = {}
+        self.sent: list[Any] = []
+
+    def run(self) -> None:
+        while not self.group.over.wait(BEAT):
+            talk = self.group.talk
+            try:
+                self.answer(talk)
+                self.look(talk)
+            except self.group.mpi.Exception:  # a rank has died: who is in a meeting is told
+                self.asked = None
+
+    def answer(self, talk: Any) -> None:
+        """Hear what others send."""
+        status = self.group.mpi.Status()
+        while talk.iprobe(tag=ASK, status=status):
+            talk.recv(source=status.Get_source(), tag=ASK)
+            self.send(talk, tuple(self.group.report()), status.Get_source(), ANSWER)
+        while talk.iprobe(tag=ANSWER, status=status):
+            self.answers[status.Get_source()] = Report(*talk.recv(source=status.Get_source(), tag=ANSWER))
+
+    def send(self, talk: Any, value: Any, rank: int, tag: int) -> None:
+        """Without waiting for who is to hear it."""
+        self.sent = [request for request in self.sent if not request.test()[0]]
+        self.sent.append(talk.isend(value, dest=rank, tag=tag))
+
+    def look(self, talk: Any) -> None:
+        """See whether this rank waits for too long, and for whom."""
+        own = self.group.report()
+        if own.waited is None or own.waited < PATIENCE or (self.asked is not None and self.number != own.number):
+            self.asked = None
+            return
+        others = [rank for rank in range(self.group.size) if rank != self.group.rank]
+        now = time.monotonic()
+        if self.asked is None:
+            self.answers, self.number, self.asked = {}, own.number, now
+            for rank in others:
+                self.send(talk, own.number, rank, ASK)
+            return
+        silent = [rank for rank in others if rank not in self.answers]
+        if silent and now - self.asked > PATIENCE:
+            self.group.end(
+                f"{ranks_named(silent)} not answered for {now - self.asked:.0f} s: stopped, or in code with Python's lock;"
+                f" rank {self.group.rank} waits in meeting {own.number} ({own.what})"
+            )
+        if not silent and own.waited > self.group.timeout:
+            away = {rank: r for rank, r in self.answers.items() if r.waited is None or r.number != own.number} or self.answers
+            where = "; ".join(f"rank {rank} {said(report)}" for rank, report in sorted(away.items()))
+            self.group.end(
+                f"{ranks_named(sorted(away))} not come to meeting {own.number} ({own.what}), in which rank "
+                f"{self.group.rank} has waited for {own.waited:.0f} s: {where}"
+            )
+        if not silent and now - self.asked > PATIENCE:
+            self.asked = None  # ask anew
+
+
+def ranks_named(ranks: list[int]) -> str:
+    return f"rank{'s' * (len(ranks) != 1)} {', '.join(map(str, ranks))} {'has' if len(ranks) == 1 else 'have'}"
+
+
+def said(report: Report) -> str:
+    if report.waited is None:
+        return f"is at work after meeting {report.number}"
+    return f"waits in meeting {report.number} ({report.what})"

@@ -1,0 +1,57 @@
+"""init: this process joins the others."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import sys
+from types import TracebackType
+from typing import Any
+
+from tensorgrad.core.ranks import ranks
+from tensorgrad.data import loader
+from tensorgrad.distributed.processes import Processes
+from tensorgrad.errors import ArgumentError, MissingDependencyError
+from tensorgrad.nn import init as initial
+from tensorgrad.ops import random
+
+
+def init(timeout: float = 30.0) -> None:
+    """Join the processes that `mpiexec` has started. All of them call it, before any model, loader or compiled step is made.
+
+    Where there is only one, as without mpiexec, nothing changes. A second call does nothing.
+
+    timeout   seconds that ranks wait for one that is alive, and does something else, before the job is ended
+
+    A rank that raises, is killed or is stopped ends the job with a line that names it: at once, if it raises or dies; after 10
+    seconds or so if it does not answer (stopped, or in code that keeps Python's lock); after `timeout` if it answers, but
+    does not come to where the others wait. Where `mpiexec` was started with `--with-ft ulfm`, an Open MPI, the others go on
+    after a death: `fit` from the beginning of the epoch, on fewer ranks.
+
+    Raises MissingDependencyError without mpi4py, ArgumentError for a timeout that is not above 0.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        raise ArgumentError(f"distributed.init: timeout must be a number of seconds above 0, got {timeout!r}")
+    if ranks.group is not None:
+        return
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no MPI
+        raise MissingDependencyError(
+            f"distributed.init: needs mpi4py and an MPI: pip install 'tensorgrad-numpy[mpi]' ({error})"
+        ) from None
+    if MPI.COMM_WORLD.Get_size() == 1:
+        return
+    group = Processes(MPI, float(timeout))
+    ranks.group = group
+    before = sys.excepthook
+
+    def ended(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> Any:
+        before(kind, error, where)
+        group.end(f"rank {group.rank} of {group.size} has raised {kind.__name__}: {error}")
+
+    sys.excepthook = ended
+    atexit.register(group.leave)
+    for generator in (initial.generator(), loader.seeds()):
+        generator.bit_generator.state = ranks.shared(generator.bit_generator.state)
+    random.set_state(random.default(), ranks.shared(random.state_of(random.default())))

@@ -1,0 +1,69 @@
+"""Sums over ranks (core.ranks), as an operation: what is recorded of a program that several processes run together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensorgrad.core.backend import Array, Xp
+from tensorgrad.core.op import Op, Rules, Value
+from tensorgrad.core.ranks import ranks
+from tensorgrad.core.state import state
+from tensorgrad.core.tensor import raw
+from tensorgrad.ops.elementwise import where
+
+__all__: list[str] = []
+
+
+class AllReduce(Op):
+    """y = sum of x over the ranks: all of them have x of this shape, and get the same y.
+
+    The loss of all is the sum of the ranks' losses, each times its share of the batch, and a gradient on its way belongs to the
+    loss of its rank; that is why shares stand in the rule. Of one process both are 1.
+
+    forward    y  = sum over ranks of x
+    backward   gx = sum over ranks of (share g) / share
+    tangent    ty = sum over ranks of tx
+    """
+
+    name, signature = "all_reduce", "()->()"
+    linear = "x"
+    meets = True
+
+    def forward(self, xp: Xp, x: Array) -> Array:
+        y = xp.array(x, order="C")
+        ranks.add_up(y)
+        return y
+
+    def backward(self, g: Value, y: Value, x: Value) -> Rules:
+        return (lambda: divided(self.apply(weighted(g)), share_of(g)),)
+
+
+all_reduce = AllReduce()
+
+
+def share_of(near: Value) -> Value:
+    """This rank's share of the batch, for what is computed with `near`; read anew in each replay."""
+    if state.trace is None:
+        return ranks.share
+    return state.trace.asks(lambda: {"share": ranks.share}, raw(near))["share"]
+
+
+def weighted(g: Value) -> Value:
+    """g times this rank's share; 0 where it has no samples, of which anything may have come."""
+    if state.trace is None:
+        share = ranks.share
+        return g * share if share else where(True, 0.0, g)
+    share = share_of(g)
+    return where(share > 0, g * share, 0)
+
+
+def divided(a: Value, share: Value) -> Value:
+    """a / share, 0 for 0: without samples nothing depends on it."""
+    if state.trace is None:
+        return a / share if share else a * 0.0
+    return where(share > 0, a / where(share > 0, share, 1), 0)
+
+
+def mean_over_ranks(g: Any) -> Any:
+    """The mean over the ranks, each counting by its share of the batch."""
+    return all_reduce(weighted(g))
