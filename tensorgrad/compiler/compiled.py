@@ -56,6 +56,12 @@ def begin_anew() -> None:
         step.lock = threading.RLock()
 
 
+def forget_plans() -> None:
+    """Something that no guard looks at has changed for all steps."""
+    for step in list(_steps):
+        step.entries.clear()
+
+
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
     """No other thread makes a plan in the block; but a step that waits for one that wants to is not held up for ever."""

@@ -20,6 +20,7 @@ class Group(Protocol):
 
     rank: int  # which one this process is, from 0
     size: int  # how many there are
+    outlives: bool  # whether it goes on when one of them is lost: a meeting is a RankError then that says which
 
     def add_up(self, array: Array) -> None:
         """Let an array, which lies row after row, be the sum of those of all ranks, of one shape and dtype: the same on all,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from tensorgrad.compiler.compiled import forget_plans
 from tensorgrad.core.backend import Array
 from tensorgrad.errors import RankError
 
@@ -45,6 +47,10 @@ class Processes:
             self.watch.start()
 
     since: float | None
+
+    @property
+    def outlives(self) -> bool:
+        return os.environ.get("OMPI_MCA_mpi_ft_enable", "0").lower() in ("1", "true")  # noqa: SIM112  as Open MPI writes it
 
     def join(self) -> None:
         """Take what is known of the ranks from the communicator."""
@@ -92,6 +98,7 @@ class Processes:
         gone = sorted(set(range(before)) - set(left.allgather(was)))
         self.comm = left
         self.join()
+        forget_plans()  # in which the number of ranks may stand
         names = ", ".join(map(str, gone))
         text = f"rank{'s' * (len(gone) != 1)} {names} of {before} {'is' if len(gone) == 1 else 'are'} lost"
         raise RankError(f"{text}; {self.size} left, this one is rank {self.rank} from now on", gone) from error

@@ -8,6 +8,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from tensorgrad.compiler.compiled import forget_plans
 from tensorgrad.core.ranks import ranks
 from tensorgrad.data import loader
 from tensorgrad.distributed.processes import Processes
@@ -44,6 +45,7 @@ def init(timeout: float = 30.0) -> None:
         return
     group = Processes(MPI, float(timeout))
     ranks.group = group
+    forget_plans()
     before = sys.excepthook
 
     def ended(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> Any:

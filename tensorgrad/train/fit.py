@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorgrad.core.ranks import ranks
-from tensorgrad.errors import TrainingError
+from tensorgrad.errors import RankError, TrainingError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import LBFGS, Optimiser, Schedule
 from tensorgrad.train.arguments import (
@@ -139,15 +140,21 @@ def fit(
         for callback in every:
             callback.on_start(run)
         while run.epoch < run.epochs and not run.stop and not interrupted:
-            train_epoch(run, steps, evaluation, interrupted, bar)
-            if interrupted:
-                break
-            end_epoch(run, evaluation, named, schedule_monitor)
-            bar.epoch(run.row)
-            for callback in every:
-                told(run, callback.on_epoch_end)
-            if ranks.group is not None:
-                run.stop = next(filter(None, ranks.gathered(run.stop)), "")
+            begin = begun(run)
+            try:
+                train_epoch(run, steps, evaluation, interrupted, bar)
+                if interrupted:
+                    break
+                end_epoch(run, evaluation, named, schedule_monitor)
+                bar.epoch(run.row)
+                for callback in every:
+                    told(run, callback.on_epoch_end)
+                if ranks.group is not None:
+                    run.stop = next(filter(None, ranks.gathered(run.stop)), "")
+            except RankError as lost:
+                if begin is None or not lost.gone:
+                    raise
+                begin_again(run, begin, lost)
         run.history.interrupted, run.history.stopped = bool(interrupted), run.stop
         for callback in sorted(every, key=lambda c: not isinstance(c, Checkpoint)):  # before the best values are put back
             callback.on_end(run)
@@ -156,6 +163,22 @@ def fit(
         saved = f"; resume={files!r} goes on" if files else ""
         print(f"train.fit: interrupted after {run.epoch} of {run.epochs} epochs{saved}", file=sys.stderr)
     return run.history
+
+
+def begun(run: Run) -> dict[str, Any] | None:
+    """The state in which an epoch begins, if there are ranks that can be lost and leave others behind."""
+    if ranks.group is None or not ranks.group.outlives:
+        return None
+    return copy.deepcopy(run.contents())
+
+
+def begin_again(run: Run, begin: dict[str, Any], lost: RankError) -> None:
+    """Go on without ranks that are lost, from the beginning of the latest epoch that one of the others has begun."""
+    latest = max(ranks.gathered(begin), key=lambda contents: contents["epoch"])
+    run.batches, ranks.part = None, None
+    run.go_on("what was kept in memory", latest)
+    if ranks.is_first:
+        print(f"train.fit: {lost}; goes on from the start of epoch {run.epoch + 1}", file=sys.stderr)
 
 
 def told(run: Run, hook: Callable[[Run], Any]) -> None:

@@ -149,7 +149,10 @@ class Run:
 
     def load(self, path: str | Path) -> None:
         """Go on as a checkpoint says. Raises CheckpointError, before anything is changed, if it does not fit."""
-        contents = checkpoint.read(path)
+        self.go_on(path, checkpoint.read(path))
+
+    def go_on(self, path: str | Path, contents: dict[str, Any]) -> None:
+        """`load` of what has been read, or of a copy of what `contents` gives."""
         if "epoch" not in contents:
             raise CheckpointError(
                 f"{path}: holds {', '.join(contents)}, but not where a training was; `train.load` reads it (epoch is missing)"

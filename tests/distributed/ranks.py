@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,15 @@ def mpiexec() -> str:
     return found
 
 
-def start(size: int, program: Sequence[str], options: Sequence[str] = (), **more: Any) -> subprocess.Popen[str]:
+def start(
+    size: int, program: Sequence[str], options: Sequence[str] = (), environment: Mapping[str, str] = {}
+) -> subprocess.Popen[str]:
     """A job of so many ranks, each of which runs `python -m mpi4py` with the program."""
     command = [mpiexec(), *OPTIONS, *options, "-n", str(size), sys.executable, "-m", "mpi4py", *program]
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TENSORGRAD_NO_NUMBA": "1"}  # a core is shared as it is
-    environment = {**os.environ, **one, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        **more,
-    )
+    environment = {**os.environ, **one, **environment, "PYTHONPATH": str(ROOT)}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
 def run(size: int, *program: str, options: Sequence[str] = (), seconds: float = 200) -> tuple[int, str]:
