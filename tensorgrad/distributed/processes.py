@@ -39,6 +39,7 @@ class Processes:
         self.mpi, self.timeout = mpi, timeout
         self.comm: Any = mpi.COMM_WORLD.Dup()
         self.number, self.what, self.since = 0, "", None  # of meetings
+        self.outlives = os.environ.get("OMPI_MCA_mpi_ft_enable", "0").lower() in ("1", "true")  # noqa: SIM112  as Open MPI does
         self.join()
         self.over = threading.Event()
         self.watch: threading.Thread | None = None
@@ -47,10 +48,6 @@ class Processes:
             self.watch.start()
 
     since: float | None
-
-    @property
-    def outlives(self) -> bool:
-        return os.environ.get("OMPI_MCA_mpi_ft_enable", "0").lower() in ("1", "true")  # noqa: SIM112  as Open MPI writes it
 
     def join(self) -> None:
         """Take what is known of the ranks from the communicator."""
