@@ -12,9 +12,11 @@ import pytest
 from tensorgrad.errors import MissingDependencyError
 
 NAMES = {  # what is imported: what is installed
+    "dask": "dask[distributed]",
     "joblib": "scikit-learn",
     "matplotlib": "matplotlib",
     "ml_dtypes": "ml_dtypes",
+    "mpi4py": "mpi4py",
     "numba": "numba",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",

@@ -667,3 +667,57 @@ def test_estimators_on_the_gpu() -> None:
         there.intercepts_ = here.intercepts_
         np.testing.assert_allclose(there.to_sklearn().predict_proba(x), here.predict_proba(x), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(there.transform(x, layer=0), here.transform(x, layer=0), rtol=1e-4, atol=1e-5)
+
+
+class Doubled:
+    """An MPI of two ranks that have the same."""
+
+    ERRORS_RETURN, THREAD_MULTIPLE, IN_PLACE = 0, 3, None
+    Exception = RuntimeError
+    sums = 0
+
+    def __init__(self) -> None:
+        self.COMM_WORLD, self.Dup = self, lambda: self
+        self.Get_rank, self.Get_size, self.Query_thread = (lambda n=n: n for n in (0, 2, 0))
+        self.Set_errhandler = lambda handler: None
+
+    def Allreduce(self, _: None, array: np.ndarray) -> None:
+        assert type(array) is np.ndarray
+        array *= 2
+        self.sums += 1
+
+    def bcast(self, value: Any) -> Any:
+        return value
+
+
+def test_ranks_go_through_pinned_memory(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is not captured then, says so, and is that of one process."""
+    from tensorgrad.core.ranks import ranks
+    from tensorgrad.distributed.processes import Processes
+
+    def trained() -> tuple[np.ndarray, Any]:
+        tensorgrad.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).to("cuda")
+        optimiser = optim.SGD(model, lr=0.1)
+
+        @tensorgrad.compile
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            loss = F.cross_entropy(model(x), y)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return loss
+
+        rng = np.random.default_rng(0)
+        x, y = Tensor(rng.normal(size=(6, 4)).astype("f"), device="cuda"), Tensor(rng.integers(0, 2, 6), device="cuda")
+        for _ in range(4):
+            step(x, y)
+        return np.concatenate([p.numpy().ravel() for p in model.parameters()]), step.plan
+
+    alone, _ = trained()
+    mpi = Doubled()
+    monkeypatch.setattr(ranks, "group", Processes(mpi, 1.0))
+    both, plan = trained()
+    assert mpi.sums >= 4
+    assert plan.launches.why_not == "ranks meet in it"
+    np.testing.assert_allclose(both, alone, rtol=1e-5, atol=1e-6)  # float32; a part that is missing is a half

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from tensorgrad.compiler.compiled import forget_plans
-from tensorgrad.core.backend import Array
+from tensorgrad.core.backend import Array, cupy
 from tensorgrad.errors import RankError
 
 ASK, ANSWER = 1, 2  # tags of what watches send each other
@@ -41,6 +41,7 @@ class Processes:
         self.number, self.what, self.since = 0, "", None  # of meetings
         self.outlives = os.environ.get("OMPI_MCA_mpi_ft_enable", "0").lower() in ("1", "true")  # noqa: SIM112  as Open MPI does
         self.join()
+        self.pinned: dict[int, Any] = {}
         self.over = threading.Event()
         self.watch: threading.Thread | None = None
         if mpi.Query_thread() == mpi.THREAD_MULTIPLE:
@@ -59,11 +60,23 @@ class Processes:
     # Meetings
 
     def add_up(self, array: Array) -> None:
+        if not isinstance(array, np.ndarray):  # on a GPU, of which this MPI need not know
+            staged = self.staged(array)
+            array.get(out=staged)
+            self.add_up(staged)
+            array.set(staged)
+            return
         narrow = array.dtype.itemsize < 4 and array.dtype.kind not in "iu"  # of which MPI knows nothing
         wide: Any = array.astype(np.float32) if narrow else array
         self.meet(f"sum of {array.size:,} {array.dtype}", lambda: self.comm.Allreduce(self.mpi.IN_PLACE, wide))
         if narrow:
             array[...] = wide
+
+    def staged(self, array: Array) -> Array:
+        """Pinned memory for the elements of an array on a GPU, kept for the next one of its size."""
+        if array.nbytes not in self.pinned:
+            self.pinned[array.nbytes] = cupy().cuda.alloc_pinned_memory(array.nbytes)
+        return np.frombuffer(self.pinned[array.nbytes], array.dtype, array.size).reshape(array.shape)
 
     def shared(self, value: Any) -> Any:
         return self.meet("what the first rank has", lambda: self.comm.bcast(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import os
 import sys
 from types import TracebackType
 from typing import Any
@@ -16,11 +17,13 @@ from tensorgrad.errors import ArgumentError, MissingDependencyError
 from tensorgrad.nn import init as initial
 from tensorgrad.ops import random
 
+STARTED = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE")  # what Open MPI, MPICH and Slurm tell a process
+
 
 def init(timeout: float = 30.0) -> None:
     """Join the processes that `mpiexec` has started. All of them call it, before any model, loader or compiled step is made.
 
-    Where there is only one, as without mpiexec, nothing changes. A second call does nothing.
+    Where there is only one, as without mpiexec, nothing changes, and mpi4py is not needed. A second call does nothing.
 
     timeout   seconds that ranks wait for one that is alive, and does something else, before the job is ended
 
@@ -34,6 +37,8 @@ def init(timeout: float = 30.0) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
         raise ArgumentError(f"distributed.init: timeout must be a number of seconds above 0, got {timeout!r}")
     if ranks.group is not None:
+        return
+    if "mpi4py" not in sys.modules and not any(name in os.environ for name in STARTED):
         return
     try:
         from mpi4py import MPI

@@ -1,18 +1,21 @@
 """Scaling over ranks: steps of 1 and of 2 ranks with one thread each, and what the sum of the gradients costs.
 
-`python -m tests.benchmarks.ranks` starts the jobs (pip install -e '.[mpi]') and prints a table: milliseconds of a step, the whole
-batch being the same; "of ideal" is the time of one rank over twice that of two; "sum" is one sum of all gradients alone.
+`python -m tests.benchmarks.ranks` starts the jobs (pip install -e '.[mpi]') and prints a table: milliseconds of a step, the
+whole batch being the same; "of ideal" is the time of one rank over twice that of two; "sum" is one sum of all gradients alone.
+It wants two cores for itself: where others compute, a rank waits for one that does not run, and the table says nothing.
 
-What it comes to for P ranks with G gradients of 4 bytes over links of B bytes a second and a latency of L: a sum around a ring
-takes 2 (P - 1) / P * 4 G / B + 2 (P - 1) L, so with t for the step of one rank on all samples
+On paper, for P ranks with G gradients of 4 bytes, links of B bytes a second and a latency of L: a sum around a ring takes
+S = 2 (P - 1) / P * 4 G / B + 2 (P - 1) L, so that a step, which takes t on one rank, takes t / P + S; of the ideal that is
+(t / P) / (t / P + S). For P = 64, 25 Gbit/s (B = 3.1e9) and L = 10 µs, with t of the README's table (of the wide net: 6
+floating-point operations for each weight and sample, at 300 GFLOP/s):
 
-    speed-up = t / (t / P + 2 (P - 1) / P * 4 G / B + 2 (P - 1) L)
+    net          G        S = data + latency       t / P    of ideal
+    W2     183,000     1.7 ms = 0.5 + 1.3 ms     0.007 ms     0.4 %   a batch of 64 has one sample for each rank
+    W4     469,000     2.5 ms = 1.2 + 1.3 ms       6.0 ms      71 %
+    wide    18.4 M      48 ms =  46 + 1.3 ms       1.5 ms       3 %   90 % from about 1,200 samples on each rank on
 
-For P = 64, 25 Gbit/s (B = 3.1e9) and L = 10 µs, the latency alone being 1.3 ms (by recursive doubling 2 log2(P) L = 0.12 ms, which
-MPI takes for few numbers): W2 has G = 184,000, so 0.7 MB, and 0.5 + 0.12 ms for a step of 0.7 ms: it does not scale, whatever is
-overlapped. W4 has G = 470,000: 1.2 + 0.1 ms beside 700 / 64 = 11 ms, 89 % of ideal. The wide net has G = 17.8 million, 71 MB: 45 ms
-beside 340 / 64 = 5 ms: 11 % of ideal with this batch, 90 % from 64 times 5,000 samples on. Overlapping with the reverse walk would
-hide two thirds of the sum at the best, where it is shorter than the walk; it is not done, for on one machine it gained nothing.
+Overlapping the sum with the reverse walk, two thirds of a step, could hide S where it is shorter than that: W4 would come close
+to its ideal, the others would not. It is not done: on one machine, where it was tried, it gained nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +45,7 @@ def measured(widths: tuple[int, ...], samples: int, steps: int) -> tuple[float, 
     """Milliseconds of a step, and of one sum of its gradients: medians; and how many numbers these are."""
     tensorgrad.manual_seed(0)
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     optimiser = optim.SGD(model, lr=0.01)

@@ -120,11 +120,14 @@ class ndarray:
     def T(self) -> ndarray:
         return self.transpose()
 
-    def get(self) -> np.ndarray:
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
         forbidden("copying to the host")
         touch(self)
         Counts.to_host += 1
-        return self._a.copy()
+        if out is None:
+            return self._a.copy()
+        out[...] = self._a
+        return out
 
     def set(self, values: Any, stream: Any = None) -> None:
         """From a NumPy array, from pinned memory without waiting."""

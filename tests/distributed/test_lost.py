@@ -59,7 +59,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarra
     return end(folder)
 
 
-@pytest.mark.parametrize("fault", [*list(FAULTS)[:2], *(pytest.param(f, marks=pytest.mark.thorough) for f in list(FAULTS)[2:])])
+@pytest.mark.parametrize("fault", ["kill", *(pytest.param(f, marks=pytest.mark.thorough) for f in FAULTS if f != "kill")])
 def test_the_job_ends_with_a_line_that_names_the_rank(tmp_path: Path, undisturbed: dict[str, np.ndarray], fault: str) -> None:
     """And goes on, on another number of ranks, from its last epoch."""
     running = job(tmp_path, 2, 1, fault, 7)
@@ -81,6 +81,7 @@ def test_the_others_go_on(tmp_path: Path, undisturbed: dict[str, np.ndarray]) ->
     assert_nothing_lost(tmp_path, undisturbed)
 
 
+@pytest.mark.thorough
 def test_ctrl_c(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     """On one rank: all stop after that step, in the middle of the second epoch, and go on from there, on other ranks."""
     text = ended(job(tmp_path, 3, 2, "interrupt", 7))
@@ -90,13 +91,13 @@ def test_ctrl_c(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     assert_nothing_lost(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.thorough)])
-def test_killed_at_random(tmp_path: Path, undisturbed: dict[str, np.ndarray], kills: int) -> None:
+@pytest.mark.thorough
+def test_killed_at_random(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     """A rank of a job, which is slow so that there is time for it, is killed at a random moment, again and again; each goes on
     from the file that the one before has left, on another number of ranks. Nothing is lost."""
     rng = np.random.default_rng(0)
     done = 0
-    while done < kills:
+    while done < 20:
         size = int(rng.integers(2, 4))
         running = job(tmp_path, size, SLOW="0.3")
         time.sleep(float(rng.uniform(1, 8)))
