@@ -24,7 +24,6 @@ class AllReduce(Op):
 
     forward    y  = sum over ranks of x
     backward   gx = sum over ranks of (share g) / share
-    tangent    ty = sum over ranks of tx
     """
 
     name, signature = "all_reduce", "()->()"
