@@ -159,7 +159,7 @@ def test_systems_that_there_are_not(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 25
+    assert len(blocks) == 26
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     try:

@@ -49,7 +49,8 @@ class Builder:
         self.nodes = self.root.nodes
         self.wanted = self.options.depth if part is None else None  # the depth that was asked for
         self.maps = self.options.maps and part is None
-        self.within = program.paths.path(self.root.key) if self.root.is_module else around.within if around is not None else ""
+        outer: str = "" if around is None else around.within
+        self.within: str = program.paths.path(self.root.key) if self.root.is_module else outer
         self.scene = Scene()
         self.box_of: dict[Node, str] = {}
         self.parts: dict[str, Part] = {}
