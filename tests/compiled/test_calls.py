@@ -28,6 +28,7 @@ from tensorgrad.compiler.calls import (
     Dot,
     Elementwise,
     Matmul,
+    Meeting,
     Put,
     Reduction,
 )  # fmt: skip
@@ -166,6 +167,7 @@ EXAMPLES: dict[type[Call], tuple[list[Array], Callable[..., Any], Callable[..., 
     ),
     Dot: ([*X], lambda a, b: (a * b).sum(), lambda *made: Dot("dot", *made)),
     Elementwise: ([*X], np.subtract, lambda *made: Elementwise("subtract", *made, 0)),
+    Meeting: ([X[0]], np.array, lambda *made: Meeting("all_reduce", *made)),  # of one process
     Matmul: ([X[0], X[1].T.copy()], np.matmul, lambda *made: Matmul("matmul", *made)),
     Put: (
         [X[0], X[1], T],  # of a row that is named twice the last one stays

