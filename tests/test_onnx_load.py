@@ -1,4 +1,5 @@
-"""Files of ONNX's that are read: as modules that compute the same and learn on, built as PyTorch and skl2onnx write them.
+"""Files of ONNX's that are read: as modules that compute the same and learn on, built as PyTorch and skl2onnx write them, and
+as PyTorch has written them, with arrays in a file beside (`python -m tests.golden.torch_exported`).
 
 `python -m tests.golden.onnx_files` compares files that these have written themselves, with PyTorch and skl2onnx installed.
 """
@@ -212,13 +213,135 @@ def test_files_that_are_refused(name: str, path: Path) -> None:
         load(path)
 
 
-def test_arrays_in_other_files_are_not_read(path: Path) -> None:
-    """A checker that lets them pass is not what keeps them out."""
+# As PyTorch's exporter has written them
+
+EXPORTED = Path(__file__).parent / "golden" / "torch_exported.npz"
+NAMES = ("mlp", "cnn", "encoder", "encoder, normed first", "gpt", "decoder")
+RATE = 0.1
+
+
+def exported(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """The files of a model, written, and all that is recorded of it."""
+    with np.load(EXPORTED) as file:
+        found = {key.rpartition("/")[2]: file[key] for key in file.files if key.rpartition("/")[0] == name}
+    for part in ("m.onnx", "m.onnx.data"):
+        if part in found:
+            (folder / part).write_bytes(found[part].tobytes())
+    return folder / "m.onnx", found
+
+
+@pytest.mark.parametrize("name", [*NAMES, *[f"{name}, any number" for name in NAMES]])
+def test_files_of_pytorch(name: str, tmp_path: Path) -> None:
+    """The results are PyTorch's, and so are those after a step: what is learned there is learned here, and nothing else."""
+    path, found = exported(tmp_path, name)
+    model = load(path)
+    xs = [found[f"x{i}"] for i in range(2) if f"x{i}" in found]
+
+    def assert_close(y: Tensor, expected: Any) -> None:
+        assert (abs(y.detach().numpy() - expected) / np.maximum(1, abs(expected))).max() <= 1e-6
+
+    y = model(*xs)
+    assert_close(y, found["y"])
+    if found["any"]:
+        assert_close(model(*[np.concatenate([x, x, x[:1]]) for x in xs]), np.concatenate([found["y"]] * 2 + [found["y"][:1]]))
+        assert_close(model(*[x[:1] for x in xs]), found["y"][:1])
+    (y * y).mean().backward()
+    optim.SGD(model.parameters(), lr=RATE).step()
+    assert abs(found["after"] - found["y"]).max() > 1e-4
+    assert_close(model(*xs), found["after"])
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> tuple[Path, Any]:
+    """A file with arrays in one beside it, and what it is made of."""
+    path, _ = exported(tmp_path, "cnn")
+    proto = onnx.load_model_from_string(path.read_bytes())
+    return path, proto
+
+
+def change(proto: Any, **entries: str | None) -> None:
+    """Say something else of where the first array that lies in another file is; None: nothing of that."""
+    tensor = next(t for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+    kept = {e.key: e.value for e in tensor.external_data} | entries
+    tensor.ClearField("external_data")
+    for key, value in kept.items():
+        if value is not None:
+            tensor.external_data.add(key=key, value=value)
+
+
+OUTSIDE = {
+    "location": ["../m.onnx.data", "/etc/passwd", "sub/m.onnx.data", "..", ".", "", "sub\\m.onnx.data", "m\0.data", None],
+    "offset": ["-1", "1e3", "1" * 30, "4294967296", "\u0663", ""],
+    "length": ["4", "-4", "1" * 19, "0"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in OUTSIDE.items() for value in values])
+def test_what_a_file_says_of_another_is_not_believed(key: str, value: str | None, beside: tuple[Path, Any]) -> None:
+    path, proto = beside
+    change(proto, **{key: value})
+    path.write_bytes(proto.SerializeToString())
+    expected = {
+        "location": "expected the name of a file in the same folder", "offset": "whole number|cut off, or of another model",
+        "length": "whole number|declares shape .* bytes",
+    }  # fmt: skip
+    with pytest.raises(DataError, match=rf"m\.onnx: \d\.weight: .*({expected[key]})"):
+        load(path)
+
+
+def test_length_and_offset_may_be_left_out(beside: tuple[Path, Any]) -> None:
+    path, proto = beside
+    expected = load(path).state_dict()
+    change(proto, length=None)
+    path.write_bytes(proto.SerializeToString())
+    assert all(np.array_equal(a, expected[name]) for name, a in load(path).state_dict().items())
+
+
+def test_the_file_beside_is_looked_at(beside: tuple[Path, Any], tmp_path: Path) -> None:
+    path, _ = beside
+    data = path.with_name("m.onnx.data")
+    content = data.read_bytes()
+    data.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"weight: declares bytes \d+ to 864 of m.onnx.data, which has 863: cut off"):
+        load(path)
+    data.unlink()
+    with pytest.raises(DataError, match=r"weight: its arrays are in m.onnx.data, which is not beside it; both files belong"):
+        load(path)
+    data.mkdir()
+    with pytest.raises(DataError, match="which is not beside it"):
+        load(path)
+    data.rmdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret").write_bytes(content)
+    data.symlink_to(elsewhere / "secret")
+    with pytest.raises(DataError, match=r"m\.onnx\.data is a link out of the folder"):
+        load(path)
+    path.rename(elsewhere / "model")  # as downloads are kept: both are links to one folder
+    path.symlink_to(elsewhere / "model")
+    load(path)
+
+
+def test_arrays_that_share_bytes_are_refused(beside: tuple[Path, Any]) -> None:
+    """A small file that asks for much memory."""
+    path, proto = beside
+    tensor = next(t for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+    for i in range(9):
+        more = proto.graph.initializer.add()
+        more.CopyFrom(tensor)
+        more.name = f"more{i}"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(DataError, match=r"more.: the arrays declare more bytes than m.onnx.data has, 864"):
+        load(path)
+
+
+def test_only_initialisers_may_be_elsewhere(path: Path) -> None:
+    """A checker that lets others pass is not what keeps them out."""
 
     from tensorgrad.onnx.load import array_of
 
     tensor = TensorProto(name="w", data_location=TensorProto.EXTERNAL, data_type=FLOAT, dims=[2])
-    with pytest.raises(DataError, match="w lies in another file, which is not read"):
+    with pytest.raises(DataError, match="w lies in another file, where only initialisers may"):
         array_of(path, onnx, tensor)
 
 

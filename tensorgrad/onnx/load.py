@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from tensorgrad.data.npz import file_at
 from tensorgrad.errors import DataError, TensorgradError
 from tensorgrad.nn.module import RESERVED, Module, Parameter
 from tensorgrad.onnx.export import package
+from tensorgrad.onnx.external import Beside
 from tensorgrad.onnx.operators import OPERATORS
 from tensorgrad.onnx.writer import printable
 
 OLDEST = 13  # before it axes were attributes of more operators
 STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are no parameters
+# what PyTorch's exporter calls a number that it has worked out, such as the one that attention divides by; a weight that it has
+# turned around is called so, too, but has two axes
+WORKED_OUT = re.compile(r"val_\d+")
 
 
 class Loaded(Module):
@@ -61,21 +66,29 @@ def load(path: str | Path) -> Loaded:
     """An .onnx file as a module: MLPs, CNNs and transformers as PyTorch's exporter and skl2onnx write them, and `export`.
 
     Floating initialisers with an axis or more are parameters, but for the statistics of batch norm, which are buffers, as they
-    are in evaluation; all others are constants. Dropout is none. Of a classifier of scikit-learn's the results are labels and
-    probabilities, these as one Tensor.
+    are in evaluation, and for masks (infinities, or the least number) and numbers that PyTorch's exporter has worked out; all
+    others are constants. Dropout is none. Of a classifier of scikit-learn's the results are labels and probabilities, these as
+    one Tensor.
+
+    Initialisers may lie in a file of the same folder, such as the .onnx.data that PyTorch writes. It writes equal arrays once:
+    two layers that began with the same values are one parameter.
 
     Nothing in a file is run: it names operators, each of which is one here. Raises FileNotFoundError where there is none;
-    DataError, naming the file and the reason, for what is no such file, has arrays in other files, or operators that there are
-    none of here, all of which are listed; MissingDependencyError without the package onnx.
+    DataError, naming the file and the reason, for what is no such file, has arrays in files elsewhere, or operators that there
+    are none of here, all of which are listed; MissingDependencyError without the package onnx.
     """
     path = file_at(path)
     onnx = package("onnx.load")
     content = path.read_bytes()
     try:
         proto = onnx.load_model_from_string(content)
+    except Exception as error:  # of protobuf
+        raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from None
+    outside = arrays_beside(path, onnx, proto.graph)
+    try:
         onnx.checker.check_model(proto)
-    except Exception as error:  # of protobuf, or of the checker
-        raise DataError(f"{path}: no sound .onnx file: {str(error).splitlines()[0] if str(error) else error!r}") from None
+    except Exception as error:
+        raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from None
     graph = proto.graph
     versions = {o.domain: o.version for o in proto.opset_import}
     if versions.get("", OLDEST) < OLDEST:
@@ -106,13 +119,42 @@ def load(path: str | Path) -> Loaded:
     model = Loaded(graph, nodes)
     statistics = {node.input[i] for node in graph.node for i in STATISTICS.get(node.op_type, ()) if i < len(node.input)}
     for tensor in graph.initializer:
-        array = array_of(path, onnx, tensor)
+        array = outside[tensor.name] if tensor.name in outside else array_of(path, onnx, tensor)
         if array.dtype.kind == "f" and array.ndim:
-            model.places[tensor.name] = put(model, tensor.name, array, tensor.name not in statistics)
+            is_parameter = tensor.name not in statistics and can_be_learned(tensor.name, array)
+            model.places[tensor.name] = put(model, tensor.name, array, is_parameter)
         else:
             constants[tensor.name] = array
     model.constants = constants
     return model
+
+
+def can_be_learned(name: str, array: Any) -> bool:
+    """Whether it may be a parameter: it is no mask, which has infinities or the least number, and no number worked out."""
+    is_number = array.shape == (1,) and WORKED_OUT.fullmatch(name)
+    return not is_number and bool((abs(array) < np.finfo(array.dtype).max).all())
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
+
+
+def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
+    """The initialisers that lie in other files. Empty ones are left in their place, which the checker can look at."""
+    beside, found = Beside(path), dict[str, Any]()
+    for tensor in graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        where = f"{path}: {tensor.name}"
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        except KeyError:
+            raise DataError(f"{where} is of an unknown type, {tensor.data_type}") from None
+        found[tensor.name] = beside.array(where, tensor, dtype)
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        tensor.dims[:], tensor.raw_data = [0], b""
+    return found
 
 
 def put(model: Module, name: str, array: Any, is_parameter: bool) -> str:
@@ -148,7 +190,7 @@ def array_of(path: Path, onnx: Any, tensor: Any) -> Any:
     """An initialiser as an array. Raises DataError for one that is not in the file as it says."""
     where = f"{path}: {tensor.name or 'a constant'}"
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise DataError(f"{where} lies in another file, which is not read; save the model with its arrays inside")
+        raise DataError(f"{where} lies in another file, where only initialisers may")
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if tensor.HasField("raw_data") and math.prod(tensor.dims) * dtype.itemsize != len(tensor.raw_data):
