@@ -151,7 +151,7 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         half()
     assert (os.listdir(tmp_path), (tmp_path / "a").read_text()) == (["a"], "before")
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "nowhere" / "a"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere'$"), replacing(tmp_path / "nowhere" / "a"):
         pass
 
 

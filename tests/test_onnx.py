@@ -588,6 +588,14 @@ def test_arguments(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ArgumentError, match=re.escape(message)):
             export(*given)
+    for nothing in ({"x": x}, None, 2.5, "x", (), [[1.0, 2.0, 3.0]], (x.tolist(),), (x, {"x": x})):
+        with pytest.raises(ArgumentError, match=r"onnx\.export: x must be an array, or a tuple of what forward takes, .* got"):
+            export(model, nothing, path)
+    for nothing in (np.array(["a"] * 4), np.array([None] * 4), np.datetime64("2020")):
+        with pytest.raises(tensorgrad.errors.DTypeError, match=r"onnx\.export: x must be numbers or booleans, got"):
+            export(model, nothing, path)
+    with pytest.raises(ArgumentError, match=re.escape("onnx.export: training must be True or False, got 'no'")):
+        export(model, x, path, training="no")
     for axis, message in ((2, "must be an axis of x, shape (4, 3), or None, got 2"), ((0, 0), "has 2 parts for 1 arrays")):
         with pytest.raises(ExportError, match=re.escape(f"onnx.export: batch_axis {message}")):
             export(model, x, path, batch_axis=axis)
@@ -601,3 +609,45 @@ def test_arguments(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingDependencyError, match=re.escape("needs onnx: pip install onnx")):
         export(model, x, path)
+
+
+class Clashing(nn.Module):
+    """Parameters that are called as the input, the result and one another are, in a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.y = nn.Parameter(floats(3)), nn.Parameter(floats(3) + 1)
+        setattr(self, "a b", nn.Linear(3, 3))
+        self.a_b = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a_b(getattr(self, "a b")(x)) * self.x + self.y
+
+
+def test_names_that_are_taken(path: Path) -> None:
+    model, x = Clashing(), floats(4, 3)
+    export(model, x, path)
+    np.testing.assert_allclose(run(path, [x])[0], model(x).detach().numpy(), rtol=1e-6, atol=1e-6)
+    names = {t.name for t in format_of_onnx.load(str(path)).graph.initializer}
+    assert names >= {"x_2", "y", "a_b.weight", "a_b.weight_2"}
+
+    class Nest(nn.Module):
+        def forward(self, a: Any, a0: Tensor) -> Tensor:
+            return a[0] + a[1] * a0
+
+    export(Nest(), ((x, x), x), path)
+    assert [i.name for i in format_of_onnx.load(str(path)).graph.input] == ["a0", "a1", "a0_2"]
+    np.testing.assert_allclose(run(path, [x, x + 1, x + 2])[0], x + (x + 1) * (x + 2), rtol=1e-6)
+
+
+def test_arguments_of_any_number(path: Path) -> None:
+    """What takes further keywords has no input of their name; bytes in the other order are numbers."""
+
+    class Any_(nn.Module):
+        def forward(self, *xs: Tensor, **more: Any) -> Tensor:
+            return xs[0] + 2 * xs[1]
+
+    x = floats(4, 3)
+    export(Any_(), (x.astype(">f4"), x), path)
+    assert [i.name for i in format_of_onnx.load(str(path)).graph.input] == ["x0", "x1"]
+    np.testing.assert_allclose(run(path, [x, x])[0], 3 * x, rtol=1e-6)

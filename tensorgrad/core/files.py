@@ -85,7 +85,11 @@ def as_path(path: str | Path) -> Path:
 def _opened(folder: Path) -> IO[bytes]:
     """A file of a new name, locked as long as it is open."""
     while True:
-        file = (folder / f"{BEGIN}{secrets.token_hex(8)}{END}").open("xb")
+        try:
+            file = (folder / f"{BEGIN}{secrets.token_hex(8)}{END}").open("xb")
+        except OSError as error:
+            error.filename = str(folder)  # which is not there, or not to be written to; the name is nobody's concern
+            raise
         try:
             if _locked(file, wait=True) and not _is_at(file, file.name):  # cleared away before it was locked
                 file.close()

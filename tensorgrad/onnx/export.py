@@ -17,6 +17,7 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.state import shown
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError
+from tensorgrad.nn.arguments import flag
 from tensorgrad.nn.module import Module
 from tensorgrad.onnx import elementwise, movement, reductions  # noqa: F401  (they fill the table)
 from tensorgrad.onnx.functions import FUNCTIONS, Call, parts_of
@@ -36,16 +37,17 @@ def export(
 
     model       a module; it is not changed
     x           an example of its input: an array or a Tensor, which may have any number of samples; a tuple of them, and of
-                whatever else it takes, for several arguments. Dtypes are those that the file takes; shapes, too, but for the
-                number of samples
+                whatever else it takes, in the order of forward's arguments, for several. Dtypes are those that the file takes;
+                shapes, too, but for the number of samples
     batch_axis  the axis of the samples, which may be any number in the file: one for all arrays, or a tuple with one for each,
                 None for those without; None alone fixes their number to that of x
     training    whether the model is in training mode; by default dropout is off, and batch norm uses its running statistics
 
     The file has the operations that the model records, in opset 20, by the paths of the modules that recorded them; parameters
     and buffers by their names in state_dict. Inputs have the names of forward's arguments, results are y, or y0, y1, ..., or
-    the keys of a dict. Convolutions, pools and norms of float32 are one operator each; in float64, for which onnxruntime has
-    few of them, what they consist of. Half precision is computed in float32 and rounded once for each operation, as it is here.
+    the keys of a dict; where a name is taken, a number comes after it, as in x_2. Convolutions, pools and norms of float32 are
+    one operator each; in float64, for which onnxruntime has few of them, what they consist of. Half precision is computed in
+    float32 and rounded once for each operation, as it is here.
 
     Python runs three times, for two, three and five samples: a loop is written out, and of an `if` one branch.
 
@@ -58,8 +60,9 @@ def export(
         raise ArgumentError(f"onnx.export: model must be a module, got {shown(model)}")
     if path.suffix != ".onnx":
         raise ArgumentError(f"onnx.export: expected a name that ends in .onnx, got {path.name!r}")
+    training = flag("onnx.export", "training", training)
     onnx = package("onnx.export")
-    proto = written(record(model, x if isinstance(x, tuple) else (x,), batch_axis, bool(training)), model)
+    proto = written(record(model, x if isinstance(x, tuple) else (x,), batch_axis, training), model)
     onnx.checker.check_model(proto, full_check=True)
     with replacing(path) as file:
         file.write(proto.SerializeToString())
@@ -78,20 +81,22 @@ def package(where: str) -> Any:
 def written(program: Program, model: Module) -> Any:
     """The file's contents."""
     names: dict[Any, str] = {}
+    w = Writer(program, names)
+    names_of_inputs = [w.name(printable(name)) for name in program.arguments.values()]
     arrays = [(path, p._data) for path, p in model.named_parameters()] + list(model.named_buffers())
     for path, array in arrays:
-        names.setdefault((*place_of(array), array.shape, array.strides), printable(path))
-    w = Writer(program, names)
+        place = (*place_of(array), array.shape, array.strides)
+        if place not in names:
+            names[place] = w.name(printable(path))
     helper, kind = w.helper, w.helper.np_dtype_to_tensor_dtype
     check_dtypes(program)
     total = sum(c.array.nbytes for c in program.constants.values())
     if total > LIMIT:
         raise ExportError(f"onnx.export: the model has {total:,} bytes of arrays, and a file of ONNX's holds less than 2 GiB")
-    w.taken |= {name for name in names.values()} | {printable(name) for name in program.arguments.values()}
     names_of_results = [w.name(printable(name)) for name in program.names]
     inputs = []
-    for leaf, name in program.arguments.items():
-        value = Value(printable(name), leaf.dtype, program.shapes[leaf])
+    for leaf, name in zip(program.arguments, names_of_inputs, strict=True):
+        value = Value(name, leaf.dtype, program.shapes[leaf])
         w.known[leaf] = value
         inputs.append(helper.make_tensor_value_info(value.name, kind(leaf.dtype), dims(value.shape)))
     if program.batch is not None:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from tensorgrad.compiler.trace import Trace, here, place_of
-from tensorgrad.core.backend import Array, is_array, move
+from tensorgrad.core.backend import Array, is_array, is_half, move
 from tensorgrad.core.location import line_of
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.errors import CompileError, ExportError, TensorgradError
+from tensorgrad.errors import ArgumentError, CompileError, DTypeError, ExportError, TensorgradError
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.trial import left_as_they_were
 
@@ -115,14 +115,14 @@ class Program:
     batch             the argument and the axis that say how many samples there are; None where that is fixed
     """
 
-    def __init__(self, runs: Sequence[Run], arguments: Mapping[str, int], batch: tuple[int, int] | None) -> None:
+    def __init__(self, runs: Sequence[Run], arguments: Sequence[str], batch: tuple[int, int] | None) -> None:
         first = runs[0]
         self.nodes, self.sources, self.results, self.names = first.nodes, first.sources, first.results, first.names
         self.trace, self.batch = first.trace, batch
         self.attrs: dict[Node, dict[str, Any]] = {}
         self.shapes: dict[Any, tuple[Any, ...]] = {}
         self.numbers: dict[tuple[Node, int], Any] = {}
-        self.arguments = {first.trace.arguments[i]: name for name, i in arguments.items()}
+        self.arguments = dict(zip(first.trace.arguments, arguments, strict=True))
         self.constants: dict[Tensor, Constant] = {}
         places = [run.place() for run in runs]
         for nodes in zip(*[run.nodes for run in runs], strict=False):
@@ -172,6 +172,8 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
     names = argument_names(model, args)
     flat: list[Array] = []
     outlines = [taken(a, flat) for a in args]
+    if not flat:
+        raise ArgumentError(f"onnx.export: {EXPECTED}, got {', '.join(map(shown, args)) or 'an empty tuple'}")
     labels = [name for name, a in zip(names, args, strict=True) for name in names_of(taken(a, []), name)]
     axes = axes_of(batch_axis, flat)
     counts = {flat[i].shape[axis] for i, axis in enumerate(axes) if axis is not None}
@@ -191,7 +193,7 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
             if batch is not None:
                 error.add_note(f"onnx.export called the model with {n} samples; batch_axis=None calls it with x as it is")
             raise
-    return Program(runs, {name: i for i, name in enumerate(labels)}, batch)
+    return Program(runs, labels, batch)
 
 
 def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], training: bool) -> Run:
@@ -218,7 +220,7 @@ def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], trainin
 
 def argument_names(model: Module, args: Sequence[Any]) -> list[str]:
     """What the arguments of `forward` are called."""
-    taken = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    taken = [p for p in inspect.signature(model.forward).parameters.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
     names = [p.name for p in taken if p.kind is not p.VAR_POSITIONAL][: len(args)]
     return [*names, *[f"x{i}" for i in range(len(names), len(args))]]
 
@@ -227,11 +229,15 @@ def taken(a: Any, arrays: list[Array]) -> Any:
     """An argument with the number of each array in its place; those are put into `arrays`."""
     if isinstance(a, (tuple, list)):
         return tuple(taken(part, arrays) for part in a)
+    if isinstance(a, Mapping):
+        raise ArgumentError(f"onnx.export: {EXPECTED}, got {shown(a)}")
     if isinstance(a, Tensor):
         a = a._data
     if not is_array(a):
         return Plain(a)
-    arrays.append(np.array(move(a, "cpu")))
+    if a.dtype.kind not in "biufc" and not is_half(a.dtype):
+        raise DTypeError(f"onnx.export: x must be numbers or booleans, got {shown(a)}")
+    arrays.append(np.array(move(a, "cpu"), a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")))
     return len(arrays) - 1
 
 
@@ -260,6 +266,9 @@ def names_of(outline: Any, name: str) -> Iterator[str]:
             yield from names_of(part, f"{name}{i}")
     else:
         yield name
+
+
+EXPECTED = "x must be an array, or a tuple of what forward takes, in its order, with one at least"
 
 
 def axes_of(batch_axis: Any, arrays: Sequence[Array]) -> list[int | None]:
