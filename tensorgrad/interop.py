@@ -6,7 +6,7 @@ them as PyTorch has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from tensorgrad import nn
 from tensorgrad.core.installation import missing
 from tensorgrad.core.state import shown
-from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError
+from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError, TensorgradError
 from tensorgrad.nn import init
 from tensorgrad.nn.module import Module
 from tensorgrad.ops.random import undrawn
@@ -76,6 +76,8 @@ def table() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+# of a transformer's layer, as modules
+ACTIVATIONS: dict[str, str] = {"ReLU()": "relu", "ReLU(inplace=True)": "relu", "GELU(approximate='none')": "gelu"}
 READ: dict[str, Callable[[Any], Any]] = {  # arguments that are no attributes, of both
     "affine": lambda m: m.weight is not None,
     "elementwise_affine": lambda m: m.weight is not None,
@@ -99,7 +101,7 @@ READ_HERE: dict[str, Callable[[Any], Any]] = {  # of ours alone
 READ_THERE: dict[str, Callable[[Any], Any]] = {  # of PyTorch's alone
     "bias": lambda m: any("bias" in name for name, _ in m.named_parameters(recurse=False)),
     "dim_feedforward": lambda m: m.linear1.out_features,
-    "activation": lambda m: getattr(m.activation, "__name__", type(m.activation).__name__).lower(),
+    "activation": lambda m: getattr(m.activation, "__name__", None) or ACTIVATIONS.get(repr(m.activation), m.activation),
 }
 # What PyTorch's layers can besides, and what it has to be for there to be a counterpart
 PLAIN = {
@@ -107,7 +109,15 @@ PLAIN = {
     "return_indices": False, "divisor_override": None, "proj_size": 0, "add_zero_attn": False, "bias_k": None, "beta": 1,
     "_qkv_same_embed_dim": True,
 }  # fmt: skip
-LISTS = {"Sequential": nn.Sequential, "ModuleList": nn.ModuleList}
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+INSIDE = {
+    "attn": "MultiheadAttention",
+    "linear": "Linear",
+    "norm": "LayerNorm",
+    "dropout": "Dropout",
+}  # of a transformer's layer
+SPOKEN = {"bias_k": "add_bias_kv=True", "_qkv_same_embed_dim": "kdim or vdim"}  # of those, what they were called at first
+LISTS = ("Sequential", "ModuleList", "ModuleDict")
 STACKS = {"TransformerEncoder": nn.TransformerEncoder, "TransformerDecoder": nn.TransformerDecoder}
 
 
@@ -165,10 +175,11 @@ def to_torch(model: Module) -> Any:
         for name, p in part._parameters.items():
             places.setdefault(id(p), []).append((path, name, part))
     for same in places.values():
-        (_, first_name, first), *others = same
-        for _, name, part in others:
+        (first_path, first_name, first), *others = same
+        for path, name, part in others:
             if (name in part.transposed_in_torch) != (first_name in first.transposed_in_torch):
-                raise ExportError(f"interop.to_torch: {TIED.format(first_name, name)}")
+                both = [f"{at}.{of}".lstrip(".") for at, of in ((first_path, first_name), (path, name))]
+                raise ExportError(f"interop.to_torch: {TIED.format(*both)}")
             setattr(known[id(part)], name, getattr(known[id(first)], first_name))
     return made
 
@@ -194,13 +205,19 @@ class Conversion:
         if getattr(self.torch.nn, name, None) is not type(t):
             self.problems[path] = f"{name}, a class that is not PyTorch's own"
             return None
-        hooks = [h for h in vars(t) if h.endswith("_hooks") and getattr(t, h)]
-        if hooks:
+        own = (*t._parameters, *t._buffers)
+        if (name in LISTS or name in STACKS) and own:
+            self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own)}"
+        parts = [t] if name in LISTS or name in STACKS else t.modules()
+        if any(h.endswith("_hooks") and getattr(part, h) for part in parts for h in vars(part)):
             self.problems[path] = f"{name} with hooks"
+        if path in self.problems:
             return None
         made = self.assembled(t, name, path, t._modules, self.here)  # named_children() has each once
         if made is not None:
             pass
+        elif name in LISTS or (name in STACKS and self.problems):  # the reason is a part's
+            return None
         elif name not in self.table:
             if path not in self.problems:
                 self.problems[path] = name
@@ -218,22 +235,32 @@ class Conversion:
         if id(m) in self.known:
             return self.known[id(m)]
         name = type(m).__name__
-        if getattr(nn, name, None) is not type(m) and type(m).__mro__[1] is not nn.Sequential:
+        is_chain = type(m).__mro__[1] is nn.Sequential and type(m).forward is nn.Sequential.forward
+        if getattr(nn, name, None) is not type(m) and not is_chain:
             self.problems[path] = f"{name}, a class that is not tensorgrad's own"
             return None
-        if m._hooks:
-            self.problems[path] = f"{name} with hooks"
-            return None
         name = name if getattr(nn, name, None) is type(m) else "Sequential"
+        own = (*m._parameters, *m._buffers)
+        if (name in LISTS or name in STACKS) and own:
+            self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own)}"
+        self.look_inside(m, name, path, nn)
+        if any(part._hooks for _, part in ([("", m)] if name in LISTS or name in STACKS else m.named_modules())):
+            self.problems[path] = f"{name} with hooks"
+        if path in self.problems:
+            return None
         made = self.assembled(m, name, path, m._modules, self.there)
         if made is not None:
             pass
+        elif name in LISTS or (name in STACKS and self.problems):
+            return None
         elif name not in self.table or not hasattr(self.torch.nn, name):
             if path not in self.problems:
                 self.problems[path] = name
             return None
         else:
-            made = self.layer_there(m, name)
+            made = self.layer_there(m, name, path)
+            if made is None:
+                return None
         made.training = m.training
         self.known[id(m)] = made
         return made
@@ -241,7 +268,7 @@ class Conversion:
     def assembled(self, whole: Any, name: str, path: str, parts: dict[str, Any], convert: Any) -> Any:
         """A container with its parts converted; None for what is none."""
         target = nn if convert == self.here else self.torch.nn
-        if name in ("Sequential", "ModuleList", "ModuleDict"):
+        if name in LISTS:
             found = {key: convert(part, f"{path}.{key}" if path else key) for key, part in parts.items()}
             if None in found.values():
                 return None
@@ -268,16 +295,22 @@ class Conversion:
     def layer_here(self, t: Any, name: str, path: str) -> Any:
         for attribute, plain in PLAIN.items():
             for part in (t, getattr(t, "self_attn", None), getattr(t, "multihead_attn", None)):
-                if getattr(part, attribute, plain) != plain:
-                    self.problems[path] = f"{name} with {attribute}={getattr(part, attribute)!r}"
+                value = getattr(part, attribute, plain)
+                if isinstance(value, self.torch.Tensor) or value != plain:
+                    self.problems[path] = f"{name} with {SPOKEN.get(attribute, f'{attribute}={value!r}')}"
         if "Norm" in name and getattr(t, "track_running_stats", "Batch" in name) != ("Batch" in name):
             self.problems[path] = f"{name} with track_running_stats={t.track_running_stats}"
         if "BatchNorm" in name and t.momentum is None:
             self.problems[path] = f"{name} with momentum=None"
         if "Norm" in name and hasattr(t, "bias") and (t.bias is None) != (t.weight is None):
             self.problems[path] = f"{name} without bias"
-        if name.startswith("Transformer") and (t.linear1.bias is None or len({d.p for d in dropouts_of(t)}) > 1):
-            self.problems[path] = f"{name} without bias, or with several rates of dropout"
+        if name == "Softplus" and t.threshold != 20:
+            self.problems[path] = f"{name} with threshold={t.threshold}"
+        if name == "Upsample" and t.recompute_scale_factor:
+            self.problems[path] = f"{name} with recompute_scale_factor=True"
+        self.look_inside(t, name, path, self.torch.nn)
+        if path in self.problems:
+            return None
         kwargs = {ours: self.argument(t, theirs, READ_THERE) for ours, theirs in self.table[name]}
         if name.startswith("Transformer") and kwargs["activation"] not in ("relu", "gelu"):
             self.problems[path] = f"{name} with activation={kwargs['activation']}"
@@ -285,12 +318,24 @@ class Conversion:
             self.problems[path] = f"{name} with dim=None"
         if path in self.problems:
             return None
-        made = getattr(nn, name)(**kwargs)
         dtypes = {str(p.dtype).removeprefix("torch.") for p in t.parameters()}
-        if len(dtypes) == 1:
+        if len(dtypes) > 1 or not dtypes.issubset(DTYPES):
+            self.problems[path] = f"{name} of dtype {' and '.join(sorted(dtypes))}"
+        elif any(p.is_meta for p in t.parameters()):
+            self.problems[path] = f"{name} without values, on the device meta"
+        if path in self.problems:
+            return None
+        made = getattr(nn, name)(**kwargs)
+        if dtypes:
             made.to(dtype="float32" if dtypes == {"bfloat16"} else dtypes.pop())
-        made.load_state_dict(t.state_dict(), layout="torch")
+        try:
+            made.load_state_dict(t.state_dict(), layout="torch")
+        except TensorgradError as error:  # parts were added, or are others
+            self.problems[path] = f"{name} with other parameters: {str(error).removeprefix('load_state_dict: ')}"
+            return None
         for key, part in t.named_modules():
+            if key == "activation":  # which is a name here
+                continue
             own = part_of(made, key)
             self.known[id(part)] = own
             own.training = part.training
@@ -298,15 +343,40 @@ class Conversion:
                 getattr(own, p_name).requires_grad_(p.requires_grad)
         return made
 
-    def layer_there(self, m: Any, name: str) -> Any:
+    def look_inside(self, whole: Any, name: str, path: str, source: Any) -> None:
+        """Note what a transformer's layer was not made with: the layer that is made of it has parts as it comes with them."""
+        if not name.startswith("Transformer") or name in STACKS:
+            return
+        parts = {key: part for key, part in whole._modules.items() if key != "activation"}
+        for key, part in parts.items():
+            kind = next((kind for word, kind in INSIDE.items() if word in key), "")
+            if type(part) is not getattr(source, kind, None):
+                self.problems[path] = f"{name} with {key}: {type(part).__name__}"
+                return
+        rates = {part.p for part in parts.values() if hasattr(part, "p")}
+        if len(rates | {part.dropout for part in parts.values() if hasattr(part, "dropout")}) > 1:
+            self.problems[path] = f"{name} with several rates of dropout"
+        elif len({part.eps for part in parts.values() if hasattr(part, "eps")}) > 1:
+            self.problems[path] = f"{name} with several eps"
+        elif any(getattr(part, "bias", True) is None for part in parts.values()):
+            self.problems[path] = f"{name} without bias"
+
+    def layer_there(self, m: Any, name: str, path: str) -> Any:
         kwargs = {theirs_of(ours, theirs): self.argument(m, ours, READ_HERE) for ours, theirs in self.table[name]}
         made = getattr(self.torch.nn, name)(**kwargs)
         state = m.state_dict(layout="torch")
         if state:
             kinds = {a.dtype.name for a in state.values()}
+            if len(kinds) > 1:
+                self.problems[path] = f"{name} of dtype {' and '.join(sorted(kinds))}"
+                return None
             made.to(getattr(self.torch, next(iter(kinds))))
             tensors = {key: self.torch.from_numpy(np.ascontiguousarray(a)) for key, a in state.items()}
-            made.load_state_dict(tensors)
+            try:
+                made.load_state_dict(tensors)
+            except RuntimeError as error:  # parts were added, or are others
+                self.problems[path] = f"{name} with other parameters: {' '.join(str(error).split())}"
+                return None
         for key, part in m.named_modules():
             own = part_of(made, key)
             self.known[id(part)] = own
@@ -334,28 +404,23 @@ def part_of(module: Any, path: str) -> Any:
     return module
 
 
-def dropouts_of(t: Any) -> Iterator[Any]:
-    """The dropouts of a transformer's layer."""
-    return (part for name, part in t.named_children() if name.startswith("dropout"))
-
-
-def parameters_there(module: Any, torch: Any) -> dict[int, list[tuple[Any, str]]]:
+def parameters_there(module: Any, torch: Any) -> dict[int, list[tuple[Any, str, str]]]:
     """The places of each parameter of PyTorch's."""
-    places: dict[int, list[tuple[Any, str]]] = {}
-    for part in module.modules():
+    places: dict[int, list[tuple[Any, str, str]]] = {}
+    for path, part in module.named_modules():
         for name, p in part.named_parameters(recurse=False):
-            places.setdefault(id(p), []).append((part, name))
+            places.setdefault(id(p), []).append((part, name, f"{path}.{name}".lstrip(".")))
     return places
 
 
-def tie(places: dict[int, list[tuple[Any, str]]], known: dict[int, Any], made: Any) -> None:
+def tie(places: dict[int, list[tuple[Any, str, str]]], known: dict[int, Any], made: Any) -> None:
     """Let what is one parameter in PyTorch be one here."""
-    for (first, first_name), *others in places.values():
+    for (first, first_name, first_path), *others in places.values():
         one = known[id(first)]
-        for part, name in others:
+        for part, name, path in others:
             other = known[id(part)]
             if (name in other.transposed_in_torch) != (first_name in one.transposed_in_torch):
-                raise ExportError(f"interop.from_torch: {TIED.format(first_name, name)}")
+                raise ExportError(f"interop.from_torch: {TIED.format(first_path, path)}")
             setattr(other, name, getattr(one, first_name))
 
 

@@ -44,6 +44,49 @@ def test_arguments_are_read_from_a_layer(name: str) -> None:
     np.testing.assert_array_equal(again.eval()(Tensor(x)).numpy(), layer.eval()(Tensor(x)).numpy())
 
 
+class Doubling(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+def with_part(name: str, part: nn.Module) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    setattr(layer, name, part)
+    return layer
+
+
+def hooked() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    layer.linear1.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def with_more(model: nn.Module) -> nn.Module:
+    model.more = nn.Parameter(np.ones(2, "f"))
+    return model
+
+
+UNLIKE = {
+    "its own forward": (lambda: nn.Sequential(nn.ReLU(), Doubling(nn.ReLU())), "1", "Doubling, a class that is not"),
+    "a hook inside": (hooked, "", "TransformerEncoderLayer with hooks"),
+    "another norm": (lambda: with_part("norm1", nn.Identity()), "", "TransformerEncoderLayer with norm1: Identity"),
+    "another eps": (lambda: with_part("norm2", nn.LayerNorm(8, eps=0.5)), "", "TransformerEncoderLayer with several eps"),
+    "another rate": (lambda: with_part("dropout", nn.Dropout(0.7)), "", "TransformerEncoderLayer with several rates"),
+    "parameters": (lambda: with_more(nn.Sequential(nn.Tanh())), "", "Sequential with parameters or buffers of its own, more"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_what_would_compute_something_else_is_refused(name: str) -> None:
+    """The reason alone stands there, not each container around it."""
+    make, path, expected = UNLIKE[name]
+    layers = SimpleNamespace(ReLU=nn.ReLU, Sequential=nn.Sequential)
+    problems = interop.Problems()
+    assert interop.Conversion(SimpleNamespace(nn=layers), problems, {}).there(make(), "") is None
+    assert list(problems) == [path]
+    assert problems[path].startswith(expected)
+
+
 @pytest.mark.parametrize("name", test_weights.LAYERS)
 def test_state_as_torch_has_it(name: str) -> None:
     """What load_state_dict(layout="torch") has taken comes out again, a square Linear too."""
