@@ -143,6 +143,9 @@ def test_files_of_others(tmp_path: Path, rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(array, state[name])
     with pytest.raises(DataError, match=r"ours\.npz: expected a name that ends in \.safetensors"):
         data.write_safetensors(tmp_path / "ours.npz", state)
+    for nothing in (None, [1], {1: np.ones(2)}):
+        with pytest.raises(ArgumentError, match="write_safetensors: arrays must be arrays by name, got"):
+            data.write_safetensors(tmp_path / "ours.safetensors", nothing)
 
 
 def test_bfloat16_is_read_as_float32(tmp_path: Path) -> None:

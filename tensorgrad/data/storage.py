@@ -21,8 +21,9 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, is_half, move
 from tensorgrad.core.files import as_path, replacing
+from tensorgrad.core.state import shown
 from tensorgrad.data.npz import check_shape, check_values, file_at, looks_like, read_npz
-from tensorgrad.errors import DataError, DTypeError
+from tensorgrad.errors import ArgumentError, DataError, DTypeError
 
 METADATA = "metadata"  # its name in an .npz file
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as the format has it
@@ -33,7 +34,6 @@ SAFETENSORS = {
     "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
 HALF = "BF16"  # read as float32, of which it is the first half
-WITHOUT_NUMPY = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")  # dtypes of the format beyond those
 
 
 def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -103,7 +103,7 @@ def read_safetensors(path: str | Path) -> dict[str, Array]:
 
     bfloat16 comes as float32, which holds all of its numbers. model.load_state_dict(arrays, layout="torch") takes what is
     PyTorch's. Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of
-    that form, or has a dtype that NumPy does not have.
+    that form, or has a dtype that is not read, such as eight-bit floats and complex numbers.
     """
     return contents_of(path)[0]
 
@@ -115,6 +115,8 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
     """
     if as_path(path).suffix != ".safetensors":
         raise DataError(f"{path}: expected a name that ends in .safetensors")
+    if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
+        raise ArgumentError(f"write_safetensors: arrays must be arrays by name, got {shown(arrays)}")
     write(path, arrays, {})
 
 
@@ -125,7 +127,7 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     of each array, and the metadata; the arrays, little-endian and C-contiguous, one after the other without gaps.
 
     Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of that form
-    or has a dtype that NumPy does not have.
+    or has a dtype that is not read.
     """
     path = file_at(path)
     with path.open("rb") as file:
@@ -138,16 +140,18 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         if 8 + length > size:
             raise DataError(f"{path}: declares a header of {length:,} bytes, but is a file of {size:,}: cut off or damaged")
         try:
-            header = json.loads(first + file.read(length - 1), object_pairs_hook=_unique)
+            text = (first + file.read(length - 1)).decode()  # json would take UTF-16 from bytes, which the format does not have
+            header = json.loads(text, object_pairs_hook=_unique)
             metadata = _texts(header.pop("__metadata__", {}))
             "".join([*header, *metadata, *metadata.values()]).encode()  # an error for lone surrogates, which no text has
             halves = {name for name, v in header.items() if v["dtype"] == HALF}
-            unknown = [f"{name} is of dtype {v['dtype']}" for name, v in header.items() if v["dtype"] in WITHOUT_NUMPY]
+            known = (*SAFETENSORS, HALF)
+            unknown = [f"{name} is of dtype {v['dtype']}" for name, v in header.items() if v["dtype"] not in known]
             entries = [] if unknown else [(name, *_entry(value)) for name, value in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: a damaged .safetensors file, its header cannot be read: {error}") from None
         if unknown:
-            raise DataError(f"{path}: {unknown[0]}, which NumPy does not have")
+            raise DataError(f"{path}: {unknown[0][:200]}, which is not read: only {', '.join(known)} are")
         at = 0
         for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: entry[3:]):
             if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
