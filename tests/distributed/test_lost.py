@@ -91,13 +91,16 @@ def test_ctrl_c(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     assert_nothing_lost(tmp_path, undisturbed)
 
 
+KILLS = 20 if os.environ.get("TENSORGRAD_THOROUGH") else 5  # each takes 7 s
+
+
 @pytest.mark.thorough
 def test_killed_at_random(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     """A rank of a job, which is slow so that there is time for it, is killed at a random moment, again and again; each goes on
     from the file that the one before has left, on another number of ranks. Nothing is lost."""
     rng = np.random.default_rng(0)
     done = 0
-    while done < 20:
+    while done < KILLS:
         size = int(rng.integers(2, 4))
         running = job(tmp_path, size, SLOW="0.3")
         time.sleep(float(rng.uniform(1, 8)))
