@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.backend import finfo, is_floating
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.npz import file_at
 from tensorgrad.errors import DataError, TensorgradError
@@ -20,6 +21,8 @@ from tensorgrad.onnx.writer import printable
 
 OLDEST = 13  # before it axes were attributes of more operators
 STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are no parameters
+# what comes of operators that do not fit together, as a damaged file has them
+BROKEN = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 # what PyTorch's exporter calls a number that it has worked out, such as the one that attention divides by; a weight that it has
 # turned around is called so, too, but has two axes
 WORKED_OUT = re.compile(r"val_\d+")
@@ -55,8 +58,8 @@ class Loaded(Module):
             except TensorgradError as error:
                 error.add_note(f"onnx.load: {kind} {label}")
                 raise
-            except (NotImplementedError, TypeError, KeyError) as error:
-                raise DataError(f"onnx.load: {kind} {label}: {error}") from None
+            except BROKEN as error:
+                raise DataError(f"onnx.load: {kind} {label}: {error}") from error
             known |= dict(zip(outputs, found if isinstance(found, tuple) else (found,), strict=False))
         results = [known[name] for name in self.outputs]
         return results[0] if len(results) == 1 else tuple(results)
@@ -120,7 +123,7 @@ def load(path: str | Path) -> Loaded:
     statistics = {node.input[i] for node in graph.node for i in STATISTICS.get(node.op_type, ()) if i < len(node.input)}
     for tensor in graph.initializer:
         array = outside[tensor.name] if tensor.name in outside else array_of(path, onnx, tensor)
-        if array.dtype.kind == "f" and array.ndim:
+        if is_floating(array.dtype) and array.ndim:
             is_parameter = tensor.name not in statistics and can_be_learned(tensor.name, array)
             model.places[tensor.name] = put(model, tensor.name, array, is_parameter)
         else:
@@ -132,7 +135,7 @@ def load(path: str | Path) -> Loaded:
 def can_be_learned(name: str, array: Any) -> bool:
     """Whether it may be a parameter: it is no mask, which has infinities or the least number, and no number worked out."""
     is_number = array.shape == (1,) and WORKED_OUT.fullmatch(name)
-    return not is_number and bool((abs(array) < np.finfo(array.dtype).max).all())
+    return not is_number and bool((abs(array) < finfo(array.dtype).max).all())
 
 
 def first_line(error: Exception) -> str:
