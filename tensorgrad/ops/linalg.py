@@ -68,7 +68,7 @@ class Matmul(Op):
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
         if b.ndim == 2:  # one product for all leading axes of a, instead of one each and a sum
-            return lambda: g @ b.T, lambda: rows(a).T @ rows(g)
+            return lambda: matmul(g, b.T), lambda: rows(a).T @ rows(g)
         return lambda: matmul(g, b.swapaxes(-1, -2)), lambda: matmul(a.swapaxes(-1, -2), g)
 
 
@@ -100,7 +100,7 @@ class Linear(Ternary):
         return (2 * shapes[1][0] + 1) * math.prod(out)
 
     def backward(self, g: Value, y: Value, x: Value, w: Value, b: Value) -> Rules:
-        return lambda: g @ w.T, lambda: rows(x).T @ rows(g), lambda: rows(g).sum(0)
+        return lambda: matmul(g, w.T), lambda: rows(x).T @ rows(g), lambda: rows(g).sum(0)
 
     def jvp(self, y: Value, x: Value, w: Value, b: Value) -> Tangents:
         return lambda t: t @ w, lambda t: x @ t, lambda t: t

@@ -24,6 +24,7 @@ from tensorgrad.errors import ArgumentError, LabelError, ShapeError
 from tensorgrad.kernels import recurrent
 from tensorgrad.ops.activation import sigmoid, tanh
 from tensorgrad.ops.activation_grad import relu_grad, tanh_grad
+from tensorgrad.ops.linalg import matmul
 from tensorgrad.ops.pad import pad
 from tensorgrad.ops.rearrange import concatenate, stack
 from tensorgrad.ops.shape import rows
@@ -191,7 +192,7 @@ class Lstm(Recurrent):
     def jvp(self, y: Value, z: Value, h0: Value, c0: Value, u: Value) -> Tangents:
         def tangent(tz: Value, th0: Value, tc0: Value, tu: Value) -> Value:
             n = u.shape[0]
-            i, f, m, o = gates(z + y[0, :-1] @ u, n)
+            i, f, m, o = gates(z + matmul(y[0, :-1], u), n)
             t = tanh(y[1, 1:])
             th, tc = (y[0, 0] * 0 if x is None else x for x in (th0, tc0))
             hs, cs = [th], [tc]
@@ -227,7 +228,7 @@ class LstmGrad(Op):
 
     def through_time(self, g: Value, y: Value, z: Value, u: Value) -> Value:
         n = u.shape[0]
-        i, f, m, o = gates(z + y[0, :-1] @ u, n)  # the states of all steps are known by now
+        i, f, m, o = gates(z + matmul(y[0, :-1], u), n)  # the states of all steps are known by now
         c, t = y[1, :-1], tanh(y[1, 1:])
         of_i, of_f, of_m, of_o = m * i * (1 - i), c * f * (1 - f), i * (1 - m * m), t * o * (1 - o)
         of_c = o * (1 - t * t)
@@ -287,7 +288,7 @@ class Gru(Recurrent):
     def jvp(self, y: Value, z: Value, h0: Value, u: Value, b: Value) -> Tangents:
         def tangent(tz: Value, th0: Value, tu: Value, tb: Value) -> Value:
             n = u.shape[0]
-            r, w, m, q = gru_gates(z, y[:-1] @ u, b)
+            r, w, m, q = gru_gates(z, matmul(y[:-1], u), b)
             th = y[0] * 0 if th0 is None else th0
             found = [th]
             for k in range(z.shape[0]):
@@ -322,7 +323,7 @@ class GruGrad(Op):
 
     def through_time(self, g: Value, y: Value, z: Value, u: Value, b: Value) -> Value:
         n = u.shape[0]
-        r, w, m, q = gru_gates(z, y[:-1] @ u, b)
+        r, w, m, q = gru_gates(z, matmul(y[:-1], u), b)
         of_m, of_w, of_r = (1 - w) * (1 - m * m), (y[:-1] - m) * w * (1 - w), q * r * (1 - r)
         dh, found = g[-1], []
         for k in reversed(range(z.shape[0])):
