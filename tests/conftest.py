@@ -22,6 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.strategies import none
 
+from tensorgrad import manual_seed
+
 pytest_plugins = ["pytester", "tests.extras"]
 
 # fewer examples than Hypothesis's own, and no deadline: a first example pays for imports, and machines are shared
@@ -68,6 +70,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=skipped)
     left_out = set(skipped)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Layers that are made without a generator have the same parameters in each run of a test."""
+    manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 def pytest_collection_finish() -> None:

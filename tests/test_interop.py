@@ -103,12 +103,12 @@ def test_state_as_torch_has_it(name: str) -> None:
 
 
 def test_a_square_linear() -> None:
-    layer = nn.Linear(3, 3)
+    layer = nn.Linear(3, 3, dtype=np.float64)
     state = layer.state_dict(layout="torch")
     np.testing.assert_array_equal(state["weight"], layer.weight.numpy().T)
-    x = np.ones((1, 3), np.float32) * [1, 2, 3]
+    x = np.array([[1.0, 2.0, 3.0]])
     expected = x @ state["weight"].T + state["bias"]  # PyTorch's formula
-    np.testing.assert_allclose(layer(x.astype("f")).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-12, atol=1e-14)  # terms may cancel
     with pytest.raises(ArgumentError, match=re.escape("state_dict: Linear: layout must be None or 'torch', got 'keras'")):
         layer.state_dict(layout="keras")
 
