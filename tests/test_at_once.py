@@ -73,7 +73,7 @@ def test_models_in_threads_are_trained_as_alone() -> None:
     with num_threads(2), lowered(ROWS_FLOPS=1e8):
         alone = [trained(i) for i in range(len(NETS))]
         together = in_threads_of_their_own([lambda i=i: trained(i) for i in range(len(NETS))])
-        usual = {library.num_threads for library in threads._blas()}
+        usual = {library.num_threads for library in threads.blas_libraries()}
     assert usual == {2}
     for (parameters, losses), (others, other_losses) in zip(alone, together, strict=True):
         assert losses == other_losses
@@ -86,7 +86,7 @@ def test_any_thread_can_tell_blas() -> None:
     """Also the second one that does."""
 
     def number() -> set[int]:
-        return {library.num_threads for library in threads._blas()}
+        return {library.num_threads for library in threads.blas_libraries()}
 
     def told() -> list[set[int]]:
         seen = []
@@ -111,7 +111,7 @@ def test_blas_by_turns(seed: int) -> None:
     wrong: list[str] = []
 
     def number() -> set[int]:
-        return {library.num_threads for library in threads._blas()}
+        return {library.num_threads for library in threads.blas_libraries()}
 
     def product(kind: str, expected: int) -> None:
         with lock:
@@ -163,7 +163,7 @@ def test_an_error_gives_the_turn_back() -> None:
                 fail()
         assert not threads._turns.steady
         assert not threads._turns.single
-        assert {library.num_threads for library in threads._blas()} == {2}
+        assert {library.num_threads for library in threads.blas_libraries()} == {2}
 
 
 def test_parts_that_no_thread_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ for what in ("core.forks.loading", "compiler.compiled._planning", "kernels.threa
 
 # in the midst of what this thread does itself
 def numbers():
-    return [library.num_threads for library in threads._blas()]
+    return [library.num_threads for library in threads.blas_libraries()]
 
 def as_steady():
     return threads.with_steady_blas(lambda: in_child(lambda: (split(), numbers())))

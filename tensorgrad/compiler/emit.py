@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tensorgrad.compiler import programs
 from tensorgrad.compiler.calls import Accumulate, Call
 from tensorgrad.compiler.memory import Layout, arrays_for, lay_out, one_memory, resolve
+from tensorgrad.compiler.programs import Lines
 from tensorgrad.compiler.rows import Loop, Narrow
 from tensorgrad.compiler.values import Value
 from tensorgrad.core.backend import Array, address
 from tensorgrad.core.memory import aligned
 from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import build, threads, thresholds
+from tensorgrad.kernels.native import Form, Operand
 
 FILE = "<tensorgrad plan>"  # in which the functions of plans are, to tracebacks
 
@@ -72,18 +75,28 @@ class Emitter:
         self.arrays, self.layout = arrays, layout
         self.bound: dict[str, Any] = {}
         self.by_id: dict[int, str] = {}
-        self.lines: list[str] = []
+        self.written = Lines()
+        self.lines = self.written.texts
         self.temporary: dict[tuple[int, str, Shape], str] = {}
         self.blocks: list[Array] = []  # memory of loops, and what calls make on the way
         self.told: dict[Call, dict[int, int]] = {}
         self.issued: list[Issued] = []
+        for value, name in parameters.items():
+            self.written.operands[name] = Operand(Form.contiguous(value.dtype, value.shape), name)
 
     def bind(self, prefix: str, thing: Any) -> str:
         """A name for an array, a kernel, a function."""
         if id(thing) not in self.by_id:
-            self.by_id[id(thing)] = f"{prefix}{len(self.bound)}"
-            self.bound[self.by_id[id(thing)]] = thing
+            name = self.by_id[id(thing)] = f"{prefix}{len(self.bound)}"
+            self.bound[name] = thing
+            if isinstance(thing, np.ndarray):
+                self.written.operands[name] = Operand(Form.of(thing), array=thing)
         return self.by_id[id(thing)]
+
+    def write(self, function: str, arguments: list[str]) -> None:
+        """Append a line that calls a function with arrays and whole numbers, all by what they are called in the function."""
+        self.written.calls[len(self.lines)] = programs.Call(function, arguments)
+        self.lines.append(f"{function}({', '.join(arguments)})")
 
     def array(self, value: Value) -> Array | None:
         """The array of a value, if it is known before a run."""
@@ -95,8 +108,9 @@ class Emitter:
 
     def define(self, value: Value) -> str:
         """A name for a value that is made only now."""
-        self.names[value] = f"f{len(self.names)}"
-        return self.names[value]
+        name = self.names[value] = f"f{len(self.names)}"
+        self.written.operands[name] = Operand(Form.contiguous(value.dtype, value.shape), name)
+        return name
 
     def shared(self, call: Call) -> dict[int, int]:
         """Result to operand of a call that lie in the same memory; a parameter is written over in its own."""
@@ -127,6 +141,9 @@ class Emitter:
                 base = self.name(value.base)
                 self.names[value] = f"v{len(self.names)}"
                 look = f"{base}.T" if value.how == "transpose" else f"{self.bind('look', value.look)}({base}, {value.shape})"
+                if value.how == "transpose" and (operand := self.written.operands.get(base)) is not None:
+                    self.written.looks[len(self.lines)] = self.names[value]
+                    self.written.operands[self.names[value]] = operand.transposed()
                 self.lines.append(f"{self.names[value]} = {look}")
         return self.names[value]
 
@@ -136,7 +153,11 @@ class Emitter:
             return self.name(value)
         array = self.array(value)
         if array is None:
-            return f"{self.name(value)}.reshape({shape})"
+            name = self.name(value)
+            operand, seen_as = self.written.operands.get(name), f"{name}.reshape({shape})"
+            if operand is not None and operand.form == Form.contiguous(value.dtype, value.shape):
+                self.written.operands[seen_as] = Operand(Form.contiguous(value.dtype, shape), operand.given)
+            return seen_as
         seen = array.reshape(shape)
         assert not seen.size or address(seen) == address(array), f"{value.shape} as {shape} is a copy"
         return self.bind("b", seen)
@@ -165,8 +186,10 @@ class Emitter:
 
     def finish(self, results: list[Value]) -> tuple[str, Callable[..., Any]]:
         """The source, and the function that it makes: of the parameters, to a tuple of copies of the results."""
-        returned = "".join(f"{self.name(v)}.copy(), " for v in results)
-        lines = [*(["since = now()"] if self.clock else []), *self.lines, f"return ({returned})"]
+        last = f"return ({''.join(f'{self.name(v)}.copy(), ' for v in results)})"
+        joined = self.written.joined(self.bind, self.bound, last)
+        self.origins = [line.origin for line in joined]
+        lines = [*(["since = now()"] if self.clock else []), *(line.text for line in joined), last]
         body = "\n".join(f"    {line}" for line in lines)
         source = f"def run({', '.join(self.parameters)}):\n{body}\n"
         space = {**build.NAMESPACE, **self.bound, "now": time.perf_counter}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.compiler import programs
 from tensorgrad.compiler.calls import Apply, Call, ChainCall, Elementwise
 from tensorgrad.compiler.check import fault_of, made_at
 from tensorgrad.compiler.emit import FILE, Clock, Emitter
@@ -91,7 +92,7 @@ class Plan:
             emitter = self.emit()
             self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
             self.source, self.function = emitter.finish(self.results)
-            self.issued = emitter.issued
+            self.issued, self.origins = emitter.issued, emitter.origins
             places = {v: emitter.array(v) for v in self.results}
             own = self.blocks + emitter.blocks
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
@@ -203,11 +204,14 @@ class Plan:
             return error
         if is_timed:
             return error if kind is None else kind(f"{error}, in a replay of {len(self.issued)} kernels")
+        place = programs.place_of(error)
         frames = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == FILE]
-        line = 2  # of the source, at which the calls begin
+        if place is None and frames:
+            place = dict(enumerate(self.origins, 2)).get(frames[0])  # in the source, calls begin at the second line
+        line = 0
         for one in self.issued:
             line += len(one.lines)
-            if frames and frames[0] < line:
+            if place is not None and place < line:
                 if kind is not None:
                     return kind(f"{one.call.name}: {error}, in a replay{made_at(one.call)}")
                 error.add_note(f"compile: in a replay{made_at(one.call)}")

@@ -167,6 +167,17 @@ def fast_kernel(name: str, *arrays: Any) -> Kernel | None:
     return built(lambda: getattr(importlib.import_module("tensorgrad.kernels.fast"), name), *arrays) if has_numba() else None
 
 
+class LabelKernel:
+    """A kernel that returns -1, or where the first label is that is out of range. Arguments: z (m,k), t (m), and more."""
+
+    def __init__(self, fast: Kernel) -> None:
+        self.fast = fast
+
+    def __call__(self, z: Array, t: Array, *more: Any) -> None:
+        if self.fast(z, t, *more) >= 0:
+            reference.check_range(t, z.shape[-1])
+
+
 @functools.cache
 def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
     """softmax_cross_entropy for logits and labels of these dtypes, compiled where Numba is there and faster."""
@@ -174,14 +185,7 @@ def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
         return reference.softmax_cross_entropy
     z, t, g = np.zeros((1, 1), dtype), np.zeros(1, labels), np.zeros((), dtype)
     fast = fast_kernel("softmax_cross_entropy", z, t, g, 1, g.copy(), z.copy())
-    if fast is None:
-        return reference.softmax_cross_entropy
-
-    def kernel(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
-        if fast(z, t, g, samples, loss, dz) >= 0:
-            reference.check_range(t, z.shape[-1])
-
-    return kernel
+    return reference.softmax_cross_entropy if fast is None else LabelKernel(fast)
 
 
 @functools.cache

@@ -111,6 +111,22 @@ def trouble() -> Iterator[None]:
         )
 
 
+def kept(name: str, depends_on: str, make: Callable[[], bytes]) -> bytes:
+    """What `make` makes, from the folder if it is there, and put there if not."""
+
+    def path() -> Path:
+        return kernel_folder() / f"{name}-{hashlib.sha256(depends_on.encode()).hexdigest()[:24]}.nbc"
+
+    with trouble():
+        content = read(path())
+        if content is not None:
+            return content
+    content = make()
+    with trouble():
+        write(path(), content)
+    return content
+
+
 class Kept:
     """Where Numba looks for what it has compiled of a function, one file for each kind of arguments.
 

@@ -39,13 +39,13 @@ def set_num_threads(n: int) -> None:
     global _count
     if not is_whole(n) or not 1 <= (n := index(n)) <= MOST:
         raise ArgumentError(f"set_num_threads: expected a whole number above 0, of at most {MOST}, got {n!r}")
-    _blas.cache_clear()  # SciPy may have brought its own since
+    blas_libraries.cache_clear()  # SciPy may have brought its own since
     _count = n
     _turns.set_usual(n)
 
 
 @functools.cache
-def _blas() -> list[Any]:
+def blas_libraries() -> list[Any]:
     """The BLAS libraries that are loaded, as threadpoolctl controls them; none without threadpoolctl."""
     try:
         with loading:
@@ -57,12 +57,12 @@ def _blas() -> list[Any]:
 
 def controls_blas() -> bool:
     """Whether BLAS can be told how many threads to use."""
-    return bool(_blas())
+    return bool(blas_libraries())
 
 
 def blas_threads(numbers: list[int]) -> None:
     """Tell the BLAS libraries how many threads to use."""
-    for library, n in zip(_blas(), numbers, strict=False):
+    for library, n in zip(blas_libraries(), numbers, strict=False):
         # newer versions of threadpoolctl leave it to the first thread that asks, and do nothing for others
         getattr(library, "_real_set_num_threads", library.set_num_threads)(n)
 
@@ -135,7 +135,7 @@ class Turns:
     def take_single(self, thread: int) -> None:
         self.single.append(thread)
         if len(self.single) == 1:
-            self.usual = [library.num_threads for library in _blas()]
+            self.usual = [library.num_threads for library in blas_libraries()]
             blas_threads([1] * len(self.usual))
 
     def leave_single(self, thread: int) -> None:
@@ -154,7 +154,7 @@ class Turns:
     def set_usual(self, n: int) -> None:
         """Let BLAS use n threads, where it is not to use one at the moment."""
         with self.changed:
-            numbers = [n] * len(_blas())
+            numbers = [n] * len(blas_libraries())
             if self.usual:
                 self.usual = numbers
             else:

@@ -118,7 +118,7 @@ class ChainCall(Call):
         if (size >= thresholds.CHAIN_THREADS and "sum" not in layouts) or (large and (kernel is None or "sum" in layouts)):
             whole = build.ChainKernel(chain, shared)
             named = [writer.shaped(v, fit.get(x, v.shape)) for v, x in zip(values, layouts, strict=True)]
-            writer.lines.append(f"{writer.bind('chain', whole)}({', '.join(named)})")
+            writer.write(writer.bind("chain", whole), named)
             return
         if kernel is None:
             named, n = [writer.name(v) for v in values], len(self.inputs)
@@ -138,7 +138,7 @@ class ChainCall(Call):
             array = np.empty(wanted, v.dtype) if array is None else array.reshape(wanted)
             dummies.append(array[:0] if x in generate.SLICED else np.empty_like(array))
         kernel(*dummies)  # compiled, or read from the cache, now
-        writer.lines.append(f"{writer.bind('chain', kernel)}({', '.join(named)})")
+        writer.write(writer.bind("chain", kernel), named)
 
     def launch(self, launcher: Launcher) -> Launch:
         arrays = [launcher.array(v) for v in (*self.inputs, *self.outputs)]

@@ -46,8 +46,7 @@ class CrossEntropy(Call):
         loss = writer.name(self.outputs[0])
         dz = writer.shaped(self.outputs[1], rows) if len(self.outputs) > 1 else writer.scratch(0, str(z.dtype), rows)
         kernel = writer.bind("softmax_cross_entropy", build.cross_entropy_kernel(z.dtype, t.dtype, z.shape[-1]))
-        arguments = f"{writer.shaped(z, rows)}, {writer.shaped(t, rows[:1])}, {seed}, {self.samples}, {loss}, {dz}"
-        writer.lines.append(f"{kernel}({arguments})")
+        writer.write(kernel, [writer.shaped(z, rows), writer.shaped(t, rows[:1]), seed, str(self.samples), loss, dz])
 
     def launch(self, launcher: Launcher) -> Launch:
         z, t = (launcher.array(v) for v in self.inputs[:2])

@@ -29,7 +29,7 @@ class Copy(Call):
         return [] if all(split.rows(v) for v in self.reads) else None
 
     def emit(self, writer: Writer) -> None:
-        writer.lines.append(f"copyto({writer.name(self.outputs[0])}, {writer.name(self.inputs[0])})")
+        writer.write("copyto", [writer.name(self.outputs[0]), writer.name(self.inputs[0])])
 
     def launch(self, launcher: Launcher) -> Launch:
         x, out = launcher.array(self.inputs[0]), launcher.array(self.outputs[0])

@@ -39,7 +39,7 @@ class Matmul(Call):
         given = [writer.name(v) for v in (a, b, self.outputs[0])]
         if len(a.shape) > len(b.shape) == 2 and a.contiguous:  # of all rows at once; NumPy would ask BLAS for each matrix
             given[::2] = [writer.shaped(v, (math.prod(v.shape[:-1]), v.shape[-1])) for v in (a, self.outputs[0])]
-        writer.lines.append(f"{function}({', '.join(given)})")
+        writer.write(function, given)
 
     def launch(self, launcher: Launcher) -> Launch:
         a, b = (launcher.array(v) for v in self.inputs)
@@ -65,7 +65,7 @@ class Dot(Call):
 
     def emit(self, writer: Writer) -> None:
         a, b = (writer.shaped(v, (math.prod(v.shape),)) for v in self.inputs)
-        writer.lines.append(f"dot({a}, {b}, {writer.name(self.outputs[0])})")
+        writer.write("dot", [a, b, writer.name(self.outputs[0])])
 
     def launch(self, launcher: Launcher) -> Launch:
         a, b = (launcher.array(v) for v in self.inputs)

@@ -60,7 +60,7 @@ class Reduction(Call):
         x, out = writer.name(self.inputs[0]), writer.name(self.outputs[0])
         kernel = build.middle_sum_kernel(self.inputs[0].dtype) if self.is_middle_sum else None
         if kernel is not None:
-            writer.lines.append(f"{writer.bind('middle_sum', kernel)}({x}, {out})")
+            writer.write(writer.bind("middle_sum", kernel), [x, out])
         elif self.inputs[0].contiguous:
             writer.lines.append(f"{self.function}.reduce({x}, {self.axes}, None, {out})")
         else:  # NumPy 2.1 gives other numbers of an array that lies backwards, if it is told where to put them

@@ -1,0 +1,183 @@
+"""Which lines of a plan's function become one: consecutive kernels and products that need no Python in between."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.kernels import build, native, products, threads, thresholds
+from tensorgrad.kernels.native import Argument, Machine, Operand, Words
+
+
+class Call(NamedTuple):
+    """A line that calls a function with arrays and whole numbers. looks: the lines before it that name what it reads."""
+
+    function: str
+    arguments: list[str]
+
+
+class Line(NamedTuple):
+    """A line of the source.
+
+    origin       the place of the line that it stands for, or of the first of them
+    is_comment   it says what a program does
+    """
+
+    text: str
+    origin: int
+    is_comment: bool = False
+
+
+@dataclass
+class Lines:
+    """The lines of a function in the making.
+
+    texts      the lines
+    calls      those that call a function, by their places
+    looks      those that name a view of an array, by their places: the name
+    operands   what is known of arrays before a run, by their names
+    """
+
+    texts: list[str] = field(default_factory=list)
+    calls: dict[int, Call] = field(default_factory=dict)
+    looks: dict[int, str] = field(default_factory=dict)
+    operands: dict[str, Operand] = field(default_factory=dict)
+
+    def argument(self, name: str) -> Argument | None:
+        return int(name) if name.isdecimal() else self.operands.get(name)
+
+    def words(self, machine: Machine, place: int, bound: Mapping[str, Any]) -> Words | None:
+        """The call of a line for a program; None if it needs Python."""
+        call = self.calls.get(place)
+        arguments = [self.argument(name) for name in call.arguments] if call else []
+        if call is None or None in arguments:
+            return None
+        function, given = bound.get(call.function), [a for a in arguments if a is not None]
+        operands = [a for a in given if isinstance(a, Operand)]
+        if call.function == "matmul" or (function is products.matmul and threads.get_num_threads() == 1):
+            return native.product_words(machine, *operands)
+        if call.function == "copyto":
+            return native.copy_words(machine, *operands)
+        if isinstance(function, build.LabelKernel):
+            return native.kernel_words(machine, function.fast, given, checked=True)
+        return native.kernel_words(machine, function, given) if hasattr(function, "overloads") else None
+
+    def joined(self, bind: Callable[[str, Any], str], bound: dict[str, Any], last: str) -> list[Line]:
+        """The lines, with programs in place of those that need no Python.
+
+        bind   gives a thing a name in the function, of those in `bound`;  last: the line that comes after them
+        """
+        machine = native.machine() if self.calls and build.has_numba() else None
+        found: list[Line] = []
+        block: list[int] = []
+        words: dict[int, Words] = {}
+        given: dict[str, None] = {}
+
+        def end() -> None:
+            found.extend(self.program(machine, block, words, list(given), bind, bound))
+            block.clear()
+            words.clear()
+            given.clear()
+
+        for place in range(len(self.texts)):
+            one = self.words(machine, place, bound) if machine else None
+            wanted = dict.fromkeys(operand.given for _, operand in one.data if operand.array is None) if one else {}
+            if one is not None and len(wanted) <= native.MOST_GIVEN:
+                if len(given | wanted) > native.MOST_GIVEN:
+                    end()
+                given |= wanted
+                words[place] = one
+            elif place not in self.looks:
+                end()
+                found.append(Line(self.texts[place], place))
+                continue
+            block.append(place)
+        end()
+        return list(without_unread(found, self.looks, last))
+
+    def program(
+        self,
+        machine: Machine | None,
+        block: list[int],
+        words: dict[int, Words],
+        given: list[str],
+        bind: Callable[[str, Any], str],
+        bound: dict[str, Any],
+    ) -> Iterator[Line]:
+        """The lines at some places, with one for those that have words."""
+        if machine is None or not words or len(words) < thresholds.NATIVE:
+            yield from (Line(self.texts[place], place) for place in block)
+            return
+        yield from (Line(self.texts[place], place) for place in block if place not in words)
+        run = Run(machine, dict(words), given, [self.texts[place] for place in block], list(block), bound)
+        enter, start, resume = bind("program", run.program.enter), bind("start", run.program.start), bind("resume", run.resume)
+        ids, names = "".join(f", id({name})" for name in given), "".join(f", {name}" for name in given)
+        yield Line(f"(stopped := {enter}({start}{ids})) and {resume}(stopped{names})", next(iter(words)))
+        yield from (Line(f"# {self.texts[place]}", place, is_comment=True) for place in words)
+
+
+def without_unread(lines: list[Line], looks: Mapping[int, str], last: str) -> Iterator[Line]:
+    """Leave out the names of views that no other line reads any more, nor the last one."""
+    read = "\n".join([*(line.text for line in lines if not line.is_comment), last])
+    for line in lines:
+        name = looks.get(line.origin, "")
+        if not name or line.is_comment or len(re.findall(rf"\b{name}\b", read)) > 1:
+            yield line
+
+
+class Run:
+    """A program, and what to do where it stops.
+
+    given    names of the arrays that are other ones at each run
+    texts    the lines that it stands for, and what they read;  places: of those in the function
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        words: dict[int, Words],
+        given: list[str],
+        texts: list[str],
+        places: list[int],
+        space: dict[str, Any],
+    ) -> None:
+        self.program = native.Program(machine, list(words.values()), given)
+        self.given, self.texts, self.places, self.space = given, texts, places, space
+        self.calls = dict(zip(self.program.at, words, strict=False))
+
+    def resume(self, stopped: int, *arrays: Array) -> None:
+        """Go on after a call that has stopped: once NumPy has said what it says of floating-point errors, or the line itself,
+        run by Python, has found nothing wrong."""
+        while stopped:
+            place, status = self.calls[stopped], self.program.status()
+            if status < native.RAISED:
+                self.by_python(place, arrays)
+            else:
+                native.report(status)
+            stopped = self.program.go_on(stopped)
+
+    def by_python(self, place: int, arrays: tuple[Array, ...]) -> None:
+        space = {**build.NAMESPACE, **self.space, **dict(zip(self.given, arrays, strict=True))}
+        for text, at in zip(self.texts, self.places, strict=True):
+            if at == place or at not in self.calls.values():
+                exec(text, space)
+
+
+def place_of(error: BaseException) -> int | None:
+    """The line at which a program has stopped when it raised this; None if no program did."""
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code is Run.resume.__code__:
+            return int(frame.tb_frame.f_locals["place"])
+        frame = frame.tb_next
+    return None
+
+
+def layout(shape: tuple[int, ...], dtype: Any) -> native.Form:
+    """Of an array that lies row after row."""
+    return native.Form.contiguous(np.dtype(dtype), shape)
