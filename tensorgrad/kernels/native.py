@@ -421,9 +421,7 @@ def product_words(machine: Machine, a: Operand, b: Operand, out: Operand) -> Wor
     else:  # NumPy asks for the transposed of a matrix in the other order
         matrix, vector, (by_rows, width) = (a, b, left) if p == 1 else (b, a, right)
         order = COLUMN_MAJOR if by_rows is (p == 1) else ROW_MAJOR
-        step, rest = divmod(vector.form.strides[0 if p == 1 else 1], size)
-        if step < 1 or rest or step > WIDEST:
-            return None
+        step = vector.form.strides[0 if p == 1 else 1] // size
         words, data, name = [order, TRANSPOSED, n, m * p, 0, width, 0, step, 0, 1], [(4, matrix), (6, vector), (8, out)], "gemv"
     return Words(machine.products[dtype.char + name], machine.blas[dtype.char + name], words, data, len(words))
 
