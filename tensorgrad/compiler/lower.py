@@ -11,7 +11,21 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.compiler.calls import Apply, Assign, Call, Copy, CrossEntropy, Dot, Elementwise, Matmul, Meeting, Put, Reduction
+from tensorgrad.compiler.calls import (
+    AddRows,
+    Apply,
+    Assign,
+    Call,
+    Copy,
+    CrossEntropy,
+    Dot,
+    Elementwise,
+    Matmul,
+    Meeting,
+    Put,
+    Reduction,
+    TakeRows,
+)
 from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
 from tensorgrad.compiler.values import Look, Value, before_broadcast, lineage
@@ -22,10 +36,12 @@ from tensorgrad.core.op import Op
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import CompileError
+from tensorgrad.kernels import build
 from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Step, Symbol
 from tensorgrad.ops.assign import assign
 from tensorgrad.ops.elementwise import div_grad, mul_grad
 from tensorgrad.ops.exponential import closed_form
+from tensorgrad.ops.index import AT, lookup, scatter
 from tensorgrad.ops.loss import softmax_cross_entropy_grad
 from tensorgrad.ops.meeting import all_reduce
 from tensorgrad.ops.reduce import kept, sum_to
@@ -397,6 +413,26 @@ class Lowering:
                 self.calls.append(Copy("copy", [part], [there], [node]))
         return whole
 
+    def lookup(self, node: Node, inputs: list[Any]) -> Value | None:
+        w, t = inputs
+        if not all(isinstance(v, Value) and v.contiguous for v in inputs) or build.take_rows_kernel(w.dtype, t.dtype) is None:
+            return None
+        value = self.buffer(node.shape, node.dtype, node)
+        self.calls.append(TakeRows(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
+        return value
+
+    def scatter(self, node: Node, inputs: list[Any]) -> Value | None:
+        """Rows that are added to those of zeros."""
+        x, t, *more = inputs
+        if more or node.attrs["index"] != AT or not all(isinstance(v, Value) and v.contiguous for v in inputs):
+            return None
+        are_rows = node.shape and x.dtype == node.dtype and x.shape == (*t.shape, *node.shape[1:])
+        if not are_rows or build.sum_rows_kernel(x.dtype, t.dtype) is None:
+            return None
+        value = self.buffer(node.shape, node.dtype, node)
+        self.calls.append(AddRows(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
+        return value
+
     def put_there(self, part: Value, there: Value, axis: int) -> bool:
         """Whether `part` is a buffer that could be made to lie in the place `there`."""
         root = part.root
@@ -489,6 +525,8 @@ RULES: dict[Op, Rule] = {
     ops.broadcast_to: Lowering.broadcast_to,
     ops.getitem: Lowering.getitem,
     ops.concatenate: Lowering.concatenate,
+    lookup: Lowering.lookup,
+    scatter: Lowering.scatter,
     assign: Lowering.assign,
     ops.matmul: Lowering.matmul,
     ops.linear: Lowering.linear,

@@ -63,7 +63,7 @@ class Lines:
             return native.product_words(machine, *operands)
         if call.function == "copyto":
             return native.copy_words(machine, *operands)
-        if isinstance(function, build.LabelKernel):
+        if isinstance(function, build.CheckedKernel):
             return native.kernel_words(machine, function.fast, given, checked=True)
         return native.kernel_words(machine, function, given) if hasattr(function, "overloads") else None
 
@@ -151,21 +151,16 @@ class Run:
         self.calls = dict(zip(self.program.at, words, strict=False))
 
     def resume(self, stopped: int, *arrays: Array) -> None:
-        """Go on after a call that has stopped: once NumPy has said what it says of floating-point errors, or the line itself,
-        run by Python, has found nothing wrong."""
-        while stopped:
-            place, status = self.calls[stopped], self.program.status()
-            if status < native.RAISED:
-                self.by_python(place, arrays)
-            else:
-                native.report(status)
-            stopped = self.program.go_on(stopped)
-
-    def by_python(self, place: int, arrays: tuple[Array, ...]) -> None:
+        """Go on after a call that has stopped, once Python has run its line: that raises what is wrong, and NumPy says of
+        floating-point errors what the user has told it to say."""
         space = {**build.NAMESPACE, **self.space, **dict(zip(self.given, arrays, strict=True))}
-        for text, at in zip(self.texts, self.places, strict=True):
-            if at == place or at not in self.calls.values():
-                exec(text, space)
+        looks = [text for text, at in zip(self.texts, self.places, strict=True) if at not in self.calls.values()]
+        for text in looks:
+            exec(text, space)
+        while stopped:
+            place = self.calls[stopped]
+            exec(self.texts[self.places.index(place)], space)
+            stopped = self.program.go_on(stopped)
 
 
 def place_of(error: BaseException) -> int | None:

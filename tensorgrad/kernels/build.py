@@ -167,15 +167,15 @@ def fast_kernel(name: str, *arrays: Any) -> Kernel | None:
     return built(lambda: getattr(importlib.import_module("tensorgrad.kernels.fast"), name), *arrays) if has_numba() else None
 
 
-class LabelKernel:
-    """A kernel that returns -1, or where the first label is that is out of range. Arguments: z (m,k), t (m), and more."""
+class CheckedKernel:
+    """A kernel that returns -1, or where something is wrong in what it has been given, which `check` finds and raises."""
 
-    def __init__(self, fast: Kernel) -> None:
-        self.fast = fast
+    def __init__(self, fast: Kernel, check: Callable[..., Any]) -> None:
+        self.fast, self.check = fast, check
 
-    def __call__(self, z: Array, t: Array, *more: Any) -> None:
-        if self.fast(z, t, *more) >= 0:
-            reference.check_range(t, z.shape[-1])
+    def __call__(self, *arguments: Any) -> None:
+        if self.fast(*arguments) >= 0:
+            self.check(*arguments)
 
 
 @functools.cache
@@ -185,7 +185,9 @@ def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
         return reference.softmax_cross_entropy
     z, t, g = np.zeros((1, 1), dtype), np.zeros(1, labels), np.zeros((), dtype)
     fast = fast_kernel("softmax_cross_entropy", z, t, g, 1, g.copy(), z.copy())
-    return reference.softmax_cross_entropy if fast is None else LabelKernel(fast)
+    if fast is None:
+        return reference.softmax_cross_entropy
+    return CheckedKernel(fast, lambda z, t, *_: reference.check_range(t, z.shape[-1]))
 
 
 @functools.cache
@@ -214,3 +216,30 @@ def add_rows_kernel(dtype: Any) -> Kernel | None:
     """add_rows for numbers of this dtype; None where NumPy has to do it."""
     y = np.zeros((1, 1), dtype)
     return fast_kernel("add_rows", y, np.zeros(1, np.intp), y.copy())
+
+
+@functools.cache
+def take_rows_kernel(dtype: Any, indices: Any) -> Kernel | None:
+    """take_rows for numbers and indices of these dtypes; None where NumPy has to do it."""
+    if dtype.char not in "fd" or indices != np.intp:
+        return None
+    y = np.zeros((1, 1), dtype)
+    fast = fast_kernel("take_rows", y, np.zeros(1, np.intp), y.copy())
+    return None if fast is None else CheckedKernel(fast, lambda w, t, _: reference.check_rows(t, len(w)))
+
+
+@functools.cache
+def sum_rows_kernel(dtype: Any, indices: Any) -> Kernel | None:
+    """sum_rows for numbers and indices of these dtypes; None where NumPy has to do it."""
+    if dtype.char not in "fd" or indices != np.intp:
+        return None
+    y = np.zeros((1, 1), dtype)
+    fast = fast_kernel("sum_rows", y, np.zeros(1, np.intp), y.copy())
+    return None if fast is None else CheckedKernel(fast, lambda x, t, y: np.add.at(y, t, x))
+
+
+@functools.cache
+def row_sum_kernel(dtype: Any) -> Kernel | None:
+    """row_sum for numbers of this dtype; None where NumPy has to do it."""
+    x = np.zeros((1, 1), dtype)
+    return fast_kernel("row_sum", x, x[0].copy()) if dtype.char in "fd" else None

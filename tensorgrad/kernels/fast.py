@@ -477,6 +477,55 @@ def add_rows(y: Any, t: Any, x: Any) -> Any:
 
 
 @jit(source)
+def take_rows(w: Any, t: Any, y: Any) -> Any:
+    """y = w[t]; returns where the first index is that is no row's, else -1. w (rows, k), t (n), y (n, k)"""
+    rows, width = w.shape
+    for i in range(len(t)):
+        if t[i] < 0 or t[i] >= rows:
+            return i
+        for j in range(width):
+            y[i, j] = w[t[i], j]
+    return -1
+
+
+@jit(source)
+def sum_rows(x: Any, t: Any, y: Any) -> Any:
+    """y = 0, then y[t[i]] += x[i] in the order of t, negative ones counting from the end. x (n, k), t (n), y (rows, k)
+
+    Returns where the first index is that is outside, else -1.
+    """
+    rows, width = y.shape
+    for i in range(rows):
+        for j in range(width):
+            y[i, j] = 0
+    for i in range(len(t)):
+        if t[i] < -rows or t[i] >= rows:
+            return i
+        at = t[i] if t[i] >= 0 else t[i] + rows
+        for j in range(width):
+            y[at, j] += x[i, j]
+    return -1
+
+
+@jit(source)
+def row_sum(x: Any, y: Any) -> None:
+    """y (n) = sum over each row of x (n, k), in four sums that are added up in pairs."""
+    n, width = x.shape
+    zero = x.dtype.type(0)
+    even = width - width % 4
+    for i in range(n):
+        a, b, c, d = zero, zero, zero, zero
+        for j in range(0, even, 4):
+            a += x[i, j]
+            b += x[i, j + 1]
+            c += x[i, j + 2]
+            d += x[i, j + 3]
+        for j in range(even, width):
+            a += x[i, j]
+        y[i] = (a + b) + (c + d)
+
+
+@jit(source)
 def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any, stop: Any) -> None:
     """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q), of images start to stop; what is said for each
     axis, rows first."""

@@ -5,7 +5,7 @@ Between two kernels of a small step Python takes as long as the kernels. So cons
 llvmlite, which Numba brings along) goes through the table: Numba's kernels are called by the addresses of their own code,
 products go to the BLAS that NumPy itself has loaded, with the arguments that NumPy would pass.
 
-    header   how many patches, address of the patches, of the first call, status of the last call, two words for kernels
+    header   how many patches, address of the patches, address of the first call, two words for what kernels return and raise
     patch    address of an array object (or -1 - i: the i-th of those given), address of the word for its data
     call     what calls it (0: the end), address of the next call, address of its code, its arguments ...
 
@@ -33,13 +33,12 @@ from tensorgrad.kernels import cache, threads
 MOST_GIVEN = 8  # arrays at most that are other ones at each run
 DATA = object.__basicsize__  # where an array object has the address of its data: right after what every object has
 ARITIES = (24, 48, 96, 192, 384)  # a call with more words than the code takes does no harm, so a few forms are enough
-FLAGS = {"x86_64": (1, 4, 8), "AMD64": (1, 4, 8), "aarch64": (1, 2, 4), "arm64": (1, 2, 4)}  # FE_INVALID, DIVBYZERO, OVERFLOW
-RAISED = 2  # statuses from here on: 2 + the floating-point errors of a product
+ERRORS = {"x86_64": 13, "AMD64": 13, "aarch64": 7, "arm64": 7}  # C's FE_INVALID, FE_DIVBYZERO and FE_OVERFLOW
 ROW_MAJOR, COLUMN_MAJOR, PLAIN, TRANSPOSED = 101, 102, 111, 112  # BLAS's words
 WIDEST = 2**31 - 1
 
 
-HEADER, STATUS, RESULT = 6, 3, 4  # words before the patches; of those, the status, and two for what a kernel returns and raises
+HEADER, RESULT = 5, 3  # words before the patches; of those, two for what a kernel returns and raises
 
 
 class Form(NamedTuple):
@@ -99,7 +98,7 @@ class Machine:
         self.products = {name: at(name) for name in self.blas}
         word = ctypes.c_int64
         self.enter = [ctypes.CFUNCTYPE(*[word] * (k + 2))(at(f"enter{k}")) for k in range(MOST_GIVEN + 1)]
-        self.go_on = ctypes.CFUNCTYPE(word, word, word)(at("run"))
+        self.go_on = ctypes.CFUNCTYPE(word, word)(at("run"))
 
 
 def symbols() -> Iterator[tuple[Any, str]]:
@@ -120,7 +119,7 @@ def symbols() -> Iterator[tuple[Any, str]]:
 @functools.cache
 def machine() -> Machine | None:
     """The machine code; None where it cannot be made, or does not give what NumPy gives."""
-    if platform.machine() not in FLAGS or platform.python_implementation() != "CPython":
+    if platform.machine() not in ERRORS or platform.python_implementation() != "CPython":
         return None
     for library, suffix in symbols():
         try:
@@ -181,7 +180,7 @@ class Writer:
         self.ir, self.module = ir, ir.Module("tensorgrad_native")
         self.word, self.int32 = ir.IntType(64), ir.IntType(32)
         self.blas_int = self.word if wide else self.int32
-        self.errors = functools.reduce(int.__or__, FLAGS[platform.machine()])
+        self.errors = ERRORS[platform.machine()]
         of_flags = ir.FunctionType(self.int32, [self.int32])
         self.test = ir.Function(self.module, of_flags, "fetestexcept")
         self.clear = ir.Function(self.module, of_flags, "feclearexcept")
@@ -224,7 +223,10 @@ class Writer:
         b.ret(b.zext(wrong, self.word))
 
     def product(self, name: str, real: Any, kinds: str) -> None:
-        """Calls BLAS. kinds: "e" of its enumerations, "i" of its integers, "a" addresses; "r" 1, then 0."""
+        """Calls BLAS; the status is what floating-point errors it has made.
+
+        kinds   "e" of its enumerations, "i" of its integers, "a" addresses; "r" 1, then 0
+        """
         function, b = self.function(name, 1)
         record, kept = function.args[0], self.ir.Constant(self.int32, self.errors)
         before = b.call(self.test, [kept])
@@ -242,8 +244,7 @@ class Writer:
         signature = self.ir.FunctionType(self.ir.VoidType(), [types[kind] for kind in kinds])
         b.call(b.inttoptr(self.load(b, record, 16), signature.as_pointer()), given)
         raised = b.zext(b.call(self.test, [kept]), self.word)
-        is_quiet = b.icmp_signed("==", raised, self.constant(0))
-        b.ret(b.select(is_quiet, raised, b.add(raised, self.constant(RAISED))))
+        b.ret(raised)
 
     def copy(self) -> None:
         """Copies bytes from the second of two addresses to the first."""
@@ -253,9 +254,9 @@ class Writer:
         b.ret(self.constant(0))
 
     def loop(self) -> None:
-        """run(header, call): from this call on; returns the call after which it has stopped, 0 at the end."""
-        function, b = self.function("run", 2)
-        header, first = function.args
+        """run(call): from this call on; returns the call after which it has stopped, 0 at the end."""
+        function, b = self.function("run", 1)
+        (first,) = function.args
         entry = b.block
         look, call, stop, after = (function.append_basic_block(name) for name in ("look", "call", "stop", "after"))
         end = function.append_basic_block("end")
@@ -274,7 +275,6 @@ class Writer:
         record.add_incoming(following, after)
         b.branch(look)
         b.position_at_end(stop)
-        self.store(b, status, header, 24)
         b.ret(record)
         b.position_at_end(end)
         b.ret(self.constant(0))
@@ -310,7 +310,7 @@ class Writer:
         i.add_incoming(b.add(i, self.constant(1)), put)
         b.branch(look)
         b.position_at_end(done)
-        b.ret(b.call(self.module.get_global("run"), [header, self.load(b, header, 16)]))
+        b.ret(b.call(self.module.get_global("run"), [self.load(b, header, 16)]))
 
 
 class Words(NamedTuple):
@@ -354,13 +354,9 @@ class Program:
             table[HEADER + 2 * k : HEADER + 2 * k + 2] = array, self.at[i] + 8 * (3 + place)
         self.enter = machine.enter[len(given)]
 
-    def status(self) -> int:
-        """Why the last run has stopped: 1 where a kernel says so, from RAISED on the floating-point errors of a product."""
-        return int(self.table[STATUS])
-
     def go_on(self, stopped: int) -> int:
         """Run what comes after the call at which it has stopped; returns 0, or the address of one at which it stops again."""
-        return int(self.machine.go_on(self.start, self.at[self.at.index(stopped) + 1]))
+        return int(self.machine.go_on(self.at[self.at.index(stopped) + 1]))
 
 
 def kernel_words(machine: Machine, kernel: Any, arguments: Sequence[Argument], checked: bool = False) -> Words | None:
@@ -410,19 +406,26 @@ def product_words(machine: Machine, a: Operand, b: Operand, out: Operand) -> Wor
     if dtype.char not in "fd" or any(f.dtype != dtype or len(f.shape) != 2 for f in forms):
         return None
     (m, n), p, size = a.form.shape, b.form.shape[1], dtype.itemsize
+    if n < 2 or m * p < 2 or is_square_of(a, b) or max(m, n, p) > WIDEST or out.form.strides != (p * size, size):
+        return None
     left, right = storage(a.form), storage(b.form)
-    if left is None or right is None or out.form.strides != (p * size, size):
-        return None
-    if n < 2 or m * p < 2 or is_square_of(a, b) or max(m, n, p, left[1], right[1]) > WIDEST:
-        return None
     if m > 1 and p > 1:
+        if left is None or right is None:
+            return None
         turned = [PLAIN if by_rows else TRANSPOSED for by_rows, _ in (left, right)]
-        words, data, name = [ROW_MAJOR, *turned, m, p, n, 0, left[1], 0, right[1], 0, p], [(6, a), (8, b), (10, out)], "gemm"
+        words, name = [ROW_MAJOR, *turned, m, p, n, 0, left[1], 0, right[1], 0, p], "gemm"
+        data = [(6, a), (8, b), (10, out)]
     else:  # NumPy asks for the transposed of a matrix in the other order
-        matrix, vector, (by_rows, width) = (a, b, left) if p == 1 else (b, a, right)
-        order = COLUMN_MAJOR if by_rows is (p == 1) else ROW_MAJOR
-        step = vector.form.strides[0 if p == 1 else 1] // size
-        words, data, name = [order, TRANSPOSED, n, m * p, 0, width, 0, step, 0, 1], [(4, matrix), (6, vector), (8, out)], "gemv"
+        matrix, vector, lies = (a, b, left) if p == 1 else (b, a, right)
+        step, rest = divmod(vector.form.strides[0 if p == 1 else 1], size)
+        if lies is None or rest or not 0 < step <= WIDEST:
+            return None
+        order = COLUMN_MAJOR if lies[0] is (p == 1) else ROW_MAJOR
+        words, data, name = (
+            [order, TRANSPOSED, n, m * p, 0, lies[1], 0, step, 0, 1],
+            [(4, matrix), (6, vector), (8, out)],
+            "gemv",
+        )
     return Words(machine.products[dtype.char + name], machine.blas[dtype.char + name], words, data, len(words))
 
 
@@ -434,24 +437,13 @@ def copy_words(machine: Machine, out: Operand, x: Operand) -> Words | None:
     return Words(machine.copy, 0, [0, 0, math.prod(form.shape) * form.dtype.itemsize], [(0, out), (1, x)], 3)
 
 
-def report(status: int) -> None:
-    """Let NumPy say of a product what it says of these floating-point errors: warn, raise, nothing, as the user has told it."""
-    invalid, _, over = FLAGS[platform.machine()]
-    raised = status - RAISED
-    large = np.array([[1e200, 1e200]])
-    if raised & over:
-        np.matmul(large, large.T)
-    if raised & invalid:
-        np.matmul(np.array([[np.inf, np.inf]]), np.array([[1.0], [-1.0]]))
-
-
 def storage(form: Form) -> tuple[bool, int] | None:
     """Whether a matrix lies row after row, and how many numbers it is from one row (or column) to the next; None if BLAS cannot
     read it."""
     (m, n), (by_row, by_column), size = form.shape, form.strides, form.dtype.itemsize
-    if by_column == size and by_row % size == 0 and by_row >= n * size:
+    if by_column == size and by_row % size == 0 and n * size <= by_row <= WIDEST:
         return True, by_row // size
-    if by_row == size and by_column % size == 0 and by_column >= m * size:
+    if by_row == size and by_column % size == 0 and m * size <= by_column <= WIDEST:
         return False, by_column // size
     return None
 

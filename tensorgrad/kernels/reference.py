@@ -99,6 +99,14 @@ def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") 
         raise LabelError(f"{op}: label {bad} is out of range, expected 0 to {classes - 1} for {classes} classes")
 
 
+def check_rows(indices: Array, rows: int) -> None:
+    """Raise LabelError unless every index is that of a row, counted from the first."""
+    # read as unsigned, a negative index is a huge one: a single pass finds both ends
+    if indices.size and indices.view(indices.dtype.str.replace("i", "u")).max() >= rows:
+        outside = indices[(indices < 0) | (indices >= rows)].reshape(-1)[0]
+        raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {rows - 1}")
+
+
 def softmax_cross_entropy(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
     """The cross-entropy of softmax(z) and its gradient, in one: what every derivation of it on paper ends with.
 

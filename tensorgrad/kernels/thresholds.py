@@ -13,6 +13,7 @@ CHAIN = 32  # so many functions at most become one kernel: to compile one takes 
 COLUMN = 8_192  # so many rows of a column sum are added up one after the other; more in parts, for rounding errors grow with it
 ONES_PRODUCT = 8_192  # elements from which a column sum is faster as a product with ones
 MIDDLE = 512  # numbers up to which a row is too short for NumPy's steps, where rows in the middle of three axes are added up
+ROW_SUM = 64  # numbers up to which a row is too short for NumPy's sum, which begins anew for each
 DOT = 65_536  # so many elements of a sum of products are left to BLAS, whose rounding errors grow with their number
 BLAS = 4_096  # elements below which BLAS uses one thread, however many it may: OpenBLAS for products of up to 64³ steps
 KERNEL = 4_096  # elements from which a rule asks for a kernel where NumPy has the function too

@@ -15,8 +15,8 @@ from tensorgrad.core.operand import Binary, Operand, T
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.state import scoped, shown, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
-from tensorgrad.errors import LabelError, OutOfRangeError
-from tensorgrad.kernels import common
+from tensorgrad.errors import OutOfRangeError
+from tensorgrad.kernels import common, reference
 
 __all__ = ["getitem", "put"]
 
@@ -153,11 +153,9 @@ class Lookup(Binary):
     def forward(self, xp: Xp, w: Array, t: Array) -> Array:
         if on_gpu(t):
             check((t < 0) | (t >= len(w)), f"embedding: an index is out of range, expected 0 to {len(w) - 1}")
-        # read as unsigned, a negative index is a huge one: a single pass finds both ends
-        elif t.size and t.view(t.dtype.str.replace("i", "u")).max() >= len(w):
-            outside = t[(t < 0) | (t >= len(w))].reshape(-1)[0]
-            raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {len(w) - 1}")
-        return w[t] if on_gpu(t) else w.take(t, 0)
+            return w[t]
+        reference.check_rows(t, len(w))
+        return w.take(t, 0)
 
     def backward(self, g: Value, y: Value, w: Value, t: Value) -> Rules:
         return lambda: scatter(g, t, index=AT, shape=w.shape), None

@@ -19,6 +19,7 @@ from tensorgrad import ops
 from tensorgrad.compiler import calls
 from tensorgrad.compiler.calls import (
     Accumulate,
+    AddRows,
     Apply,
     Assign,
     Call,
@@ -31,6 +32,7 @@ from tensorgrad.compiler.calls import (
     Meeting,
     Put,
     Reduction,
+    TakeRows,
 )  # fmt: skip
 from tensorgrad.compiler.emit import Emitter
 from tensorgrad.compiler.group import grouped, layout
@@ -44,7 +46,7 @@ from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.op import REGISTRY
 from tensorgrad.ops import random
 from tensorgrad.ops.assign import assign
-from tensorgrad.ops.index import AT
+from tensorgrad.ops.index import AT, lookup, scatter
 from tests.compiled import kernels, lowered, num_threads
 
 THOROUGH = int(os.environ.get("TENSORGRAD_THOROUGH", "1"))  # so many times as many examples
@@ -175,6 +177,12 @@ EXAMPLES: dict[type[Call], tuple[list[Array], Callable[..., Any], Callable[..., 
         lambda *made: Put(assign, {"index": AT}, *made),
     ),
     Reduction: ([X[0]], lambda x: x.sum(0), lambda *made: Reduction("add", (0,), "sum", *made, 0)),
+    TakeRows: ([X[0], T], lambda w, t: np.stack([w[i] for i in t]), lambda *made: TakeRows(lookup, {}, *made, 0)),
+    AddRows: (
+        [X[0], T],
+        lambda x, t: np.stack([x[t == i].sum(0) for i in range(7)]),
+        lambda *made: AddRows(scatter, {"index": AT, "shape": (7, X[0].shape[1])}, *made, 0),
+    ),
 }
 
 
@@ -530,20 +538,37 @@ def test_reductions(function: str) -> None:
                 check(call, {v: x}, [expected])
 
 
-@pytest.mark.parametrize("numba", [True, False])
-def test_sums_over_the_middle_of_three_axes(numba: bool) -> None:
-    """In NumPy's order, so to the last bit; of rows as long as Numba takes them, and longer ones."""
-    rng, at = np.random.default_rng(0), thresholds.MIDDLE
-    for dtype, shape in product("fd", [(2, 1, 2), (3, 5, 4), (1, 4, 3), (4, 3, 1), (2, 3, at), (2, 3, at + 1), (50, 300, 7)]):
-        for lay in (np.array, turned):
-            x = lay(drawn(rng, shape, dtype))
-            with np.errstate(all="ignore"):
-                expected = np.add.reduce(x, axis=1)
-            v = value(x)
-            call = Reduction("add", (1,), "sum_to", [v], [out(expected.shape, dtype)], [], 0)
-            assert call.is_middle_sum == (bool(x.flags.c_contiguous) and shape[0] > 1 and 1 < shape[2] <= at)
-            with built(numba, False):
-                check(call, {v: x}, [expected], 0)
+@pytest.mark.parametrize("char", "fd")
+def test_sums_over_short_rows(char: str) -> None:
+    """Below, at and above the width up to which a kernel does it, and of rows with gaps, for which NumPy does."""
+    rng, at = np.random.default_rng(0), thresholds.ROW_SUM
+    shapes = [(1, 1), (3, 2), (5, 3), (2, 4), (7, 5), (3, at - 1), (3, at), (3, at + 1), (2, 3, 9), (1, 2, 3, 4)]
+    for shape in [*shapes, (4, 0), (0, 4), (6,)]:
+        whole = rng.normal(size=(*shape[:-1], 2 * shape[-1])).astype(char)
+        for x in (whole[..., : shape[-1]].copy(), whole[..., ::2]):
+            value = argument(x)
+            value.contiguous = bool(x.flags.c_contiguous)
+            call = Reduction("add", (x.ndim - 1,), "sum", [value], [out(shape[:-1], x.dtype)], [], 0)
+            assert call.is_row_sum == (value.contiguous and 0 < shape[-1] <= at and x.size > 0)
+            check(call, {value: x}, [np.asarray(x.astype("d").sum(-1), char)], 64)
+
+
+@pytest.mark.parametrize("char", "fd")
+@pytest.mark.parametrize("wrong", [-1, 5, -6, 2**40])
+def test_rows_outside_of_tables(char: str, wrong: int) -> None:
+    """Rows are taken from the front alone, and added from both ends."""
+    w, t = np.ones((5, 3), char), np.array([0, 4, wrong])
+    x, attrs = np.ones((3, 3), char), {"index": AT, "shape": (5, 3)}
+    take = TakeRows(lookup, {}, [argument(w), argument(t)], [out((3, 3), w.dtype)], [], 0)
+    add = AddRows(scatter, attrs, [argument(x), argument(t)], [out((5, 3), w.dtype)], [], 0)
+    for call, arrays, error in ((take, (w, t), LabelError), (add, (x, t), IndexError)):
+        given = dict(zip(call.inputs, arrays, strict=True))
+        if wrong == -1 and call is add:
+            check(call, given, [np.array([[1] * 3, [0] * 3, [0] * 3, [0] * 3, [2] * 3], char)], 1)
+            continue
+        for numba in (False, True):
+            with kernels(numba), pytest.raises(error, match=f"{wrong} is out of"):
+                check(call, given, [np.empty(0)], 1)
 
 
 # Cross-entropy

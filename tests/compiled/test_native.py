@@ -215,6 +215,40 @@ def warnings_of(compute: Callable[[], Any]) -> list[str]:
     return [str(w.message) for w in caught]
 
 
+def test_an_index_of_no_row_stops_it() -> None:
+    """What has been computed until then is forgotten, and the next batch goes on as if it had not been."""
+
+    def make() -> tuple[nn.Module, Callable[..., Any]]:
+        tg.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(6, 3), nn.Linear(3, 2))
+        optimiser = optim.SGD(model.parameters(), lr=0.1)
+
+        @tg.compile
+        def step(t: Any) -> Any:
+            loss = model(t).square().sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return loss
+
+        return model, step
+
+    (model, step), (other, as_ever) = make(), make()
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        t = rng.integers(0, 6, 20)
+        assert step(t).item() == as_ever(t).item()
+    assert "# take_rows" in step.plan.source
+    assert "# sum_rows" in step.plan.source
+    before = parameters(model)
+    with pytest.raises(LabelError, match="embedding: index 6 is out of range, expected 0 to 5"):
+        step(np.where(np.arange(20) == 17, 6, t))
+    np.testing.assert_equal(parameters(model), before)
+    step(t)
+    as_ever(t)
+    np.testing.assert_equal(parameters(model), parameters(other))
+
+
 @pytest.mark.parametrize(("value", "sign", "error"), [(np.inf, -1, "invalid value"), (3e38, 1, "overflow")])
 def test_floating_point_errors_of_products_are_numpys(value: float, sign: int, error: str) -> None:
     """A warning where it is one, an error where the user asks for that, nothing where they ask for nothing."""

@@ -101,6 +101,7 @@ class Writer:
             "KERNEL": free.one(1, 4, 32),
             "CLASSES": free.one(0, 1, 3, 10),
             "NATIVE": free.one(2, 3, 10_000),
+            "ROW_SUM": free.one(0, 2, 5),
         }
         return {name: value for name, value in lowered.items() if free.chance(0.6)}
 

@@ -85,9 +85,9 @@ def literal(value: Any) -> str:
 
 
 ARRAYS = choices("""
-    ~x; x & 1; x | y; x.ravel(); x.argsort().sum(-1); x << 1; x.flatten() ^ 1; x.astype(float).mean(); x % 3; x // 2 - y; x.copy();
-    np.sort(x, axis=0); x.cumprod(0); np.maximum(x, y); x.nonzero()[0]; np.median(x); x.view('i8'); x.T.dot(y); x.any();
-    np.linalg.norm(x * 1.0); np.where(x > 2, x, y); np.cumsum(x); np.unique(x); len(x) * x; x.size + x
+    ~x; x & 1; x | y; x.ravel(); x.argsort().sum(-1); x << 1; x.flatten() ^ 1; x.astype(float).mean(); x % 3; x // 2 - y;
+    x.copy(); np.sort(x, axis=0); x.cumprod(0); np.maximum(x, y); x.nonzero()[0]; np.median(x); x.view('i8'); x.T.dot(y);
+    x.any(); np.linalg.norm(x * 1.0); np.where(x > 2, x, y); np.cumsum(x); np.unique(x); len(x) * x; x.size + x
 """)
 
 

@@ -1,7 +1,7 @@
 """The kinds of kernels that plans consist of, one class each: what it computes, by NumPy; how it is cut into parts; how it is
 written for NumPy and Numba, and launched on a GPU."""
 
-from tensorgrad.compiler.calls import apply, call, chains, loss, meeting, moves, products, reduction
+from tensorgrad.compiler.calls import apply, call, chains, loss, meeting, moves, products, reduction, tables
 from tensorgrad.compiler.calls.apply import *
 from tensorgrad.compiler.calls.call import *
 from tensorgrad.compiler.calls.chains import *
@@ -10,6 +10,7 @@ from tensorgrad.compiler.calls.meeting import *
 from tensorgrad.compiler.calls.moves import *
 from tensorgrad.compiler.calls.products import *
 from tensorgrad.compiler.calls.reduction import *
+from tensorgrad.compiler.calls.tables import *
 
 __all__: list[str] = []
 __all__ += apply.__all__
@@ -20,3 +21,4 @@ __all__ += meeting.__all__
 __all__ += moves.__all__
 __all__ += products.__all__
 __all__ += reduction.__all__
+__all__ += tables.__all__

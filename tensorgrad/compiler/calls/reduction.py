@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,13 @@ class Reduction(Call):
         is_plain = self.function == "add" and x.dtype.char in "fd" and bool(x.contiguous)
         return is_plain and len(x.shape) == 3 and self.axes == (1,) and x.shape[0] > 1 and 1 < x.shape[2] <= thresholds.MIDDLE
 
+    @property
+    def is_row_sum(self) -> bool:
+        """Whether it is the sum over a last axis that is so short that NumPy takes longer for each row than for its numbers."""
+        (x,) = self.inputs
+        is_plain = self.function == "add" and x.dtype.char in "fd" and bool(x.contiguous) and 0 not in x.shape
+        return is_plain and self.axes == (len(x.shape) - 1,) and x.shape[-1] <= thresholds.ROW_SUM
+
     def compute(self, *inputs: Any) -> list[Array]:
         return [np.asarray(getattr(np, self.function).reduce(inputs[0], self.axes))]
 
@@ -58,9 +66,15 @@ class Reduction(Call):
 
     def emit(self, writer: Writer) -> None:
         x, out = writer.name(self.inputs[0]), writer.name(self.outputs[0])
-        kernel = build.middle_sum_kernel(self.inputs[0].dtype) if self.is_middle_sum else None
-        if kernel is not None:
-            writer.write(writer.bind("middle_sum", kernel), [x, out])
+        dtype, shape = self.inputs[0].dtype, self.inputs[0].shape
+        middle = build.middle_sum_kernel(dtype) if self.is_middle_sum else None
+        along = build.row_sum_kernel(dtype) if self.is_row_sum else None
+        if middle is not None:
+            writer.write(writer.bind("middle_sum", middle), [x, out])
+        elif along is not None:
+            rows = (math.prod(shape[:-1]), shape[-1])
+            given = [writer.shaped(self.inputs[0], rows), writer.shaped(self.outputs[0], rows[:1])]
+            writer.write(writer.bind("row_sum", along), given)
         elif self.inputs[0].contiguous:
             writer.lines.append(f"{self.function}.reduce({x}, {self.axes}, None, {out})")
         else:  # NumPy 2.1 gives other numbers of an array that lies backwards, if it is told where to put them
