@@ -201,7 +201,7 @@ warnings.simplefilter("ignore")
 import numpy as np
 import tensorgrad as tg
 from tensorgrad import data, nn, optim, train
-from tensorgrad.kernels import build, thresholds
+from tensorgrad.kernels import build, loops, thresholds
 from tensorgrad.nn import functional as F
 
 thresholds.ROWS_FLOPS, thresholds.CHAIN_THREADS, thresholds.SLICE = 0, 64, 32
@@ -407,7 +407,7 @@ def test_a_forked_child_does_what_its_parent_did(numba: str) -> None:
 LOADING = (
     PROGRAM
     + """
-loaded = threading.Thread(target=build.has_numba)
+loaded = threading.Thread(target=loops.import_numba)
 loaded.start()
 while "numba" not in sys.modules:
     time.sleep(0.001)

@@ -57,7 +57,7 @@ def test_products(shape: tuple[int, ...], stack: tuple[int, ...], turned: tuple[
 
 
 def test_products_of_other_kinds() -> None:
-    """A matrix for all of a stack, stacks that broadcast, and no elements at all."""
+    """Vectors, a matrix for all of a stack, stacks that broadcast, and no elements at all."""
     rng = np.random.default_rng(0)
     for first, second in [
         ((3, 4, 5), (5, 6)),
@@ -65,6 +65,10 @@ def test_products_of_other_kinds() -> None:
         ((2, 3, 4, 5), (3, 5, 2)),
         ((0, 5), (5, 3)),
         ((4, 0), (0, 3)),
+        ((5,), (5, 3)),
+        ((4, 5), (5,)),
+        ((5,), (2, 5, 3)),
+        ((2, 4, 5), (5,)),
     ]:
         a, b = (rng.integers(-3, 4, s).astype("float32") for s in (first, second))
         expected = np.matmul(a, b)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tensorgrad.core.backend import Array
-from tensorgrad.kernels import build, native, products, threads, thresholds
+from tensorgrad.kernels import build, loops, native, products, threads, thresholds
+from tensorgrad.kernels.loops import Loop
 from tensorgrad.kernels.native import Argument, Machine, Operand, Words
 
 
@@ -63,9 +62,10 @@ class Lines:
             return native.product_words(machine, *operands)
         if call.function == "copyto":
             return native.copy_words(machine, *operands)
-        if isinstance(function, build.CheckedKernel):
-            return native.kernel_words(machine, function.fast, given, checked=True)
-        return native.kernel_words(machine, function, given) if hasattr(function, "overloads") else None
+        is_checked = isinstance(function, build.CheckedKernel)
+        loop = function.fast if isinstance(function, build.CheckedKernel) else function
+        code = loop.code(tuple([kind_of(a) for a in given])) if isinstance(loop, Loop) else 0
+        return native.kernel_words(machine, code, given, is_checked) if code else None
 
     def joined(self, bind: Callable[[str, Any], str], bound: dict[str, Any], last: str) -> list[Line]:
         """The lines, with programs in place of those that need no Python.
@@ -173,6 +173,10 @@ def place_of(error: BaseException) -> int | None:
     return None
 
 
-def layout(shape: tuple[int, ...], dtype: Any) -> native.Form:
-    """Of an array that lies row after row."""
-    return native.Form.contiguous(np.dtype(dtype), shape)
+def kind_of(argument: Argument) -> str:
+    """What the code of a loop for it depends on; arrays that are given at a run lie row after row."""
+    if isinstance(argument, int):
+        return "word"
+    if argument.array is not None:
+        return loops.kind_of(argument.array)
+    return f"{argument.form.dtype.char}{len(argument.form.shape)}C"

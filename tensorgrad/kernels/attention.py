@@ -15,7 +15,7 @@ from tensorgrad.kernels.build import Kernel, fast_kernel
 def kernel(name: str, dtype: Any) -> Kernel | None:
     """The kernel of fast.py of this name."""
     z = np.zeros((1, 1), dtype)
-    return fast_kernel(name, z, 1, 1, True) if name == "softmax_of_seen" else fast_kernel(name, z, z.copy())
+    return fast_kernel(name, z, 1, 1, 1) if name == "softmax_of_seen" else fast_kernel(name, z, z.copy())
 
 
 def kernel_of(name: str, *arrays: Any) -> Kernel | None:
@@ -33,7 +33,7 @@ def softmax_of_seen(z: Any, start: int, causal: bool) -> bool:
     run = kernel_of("softmax_of_seen", z)
     if run is None:
         return False
-    run(z.reshape(-1, z.shape[-1]), start, z.shape[-2], causal)
+    run(z.reshape(-1, z.shape[-1]), int(start), z.shape[-2], int(causal))
     return True
 
 

@@ -7,15 +7,17 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tensorgrad.core.backend import Array
-from tensorgrad.core.forks import await_at_fork, loading
+from tensorgrad.core.forks import loading
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.kernels import cache, erf, generate, reference, threads, thresholds
 from tensorgrad.kernels.chain import Chain
+from tensorgrad.kernels.loops import Loop
 
 Kernel = Callable[..., Any]
 
@@ -38,15 +40,8 @@ NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether Numba is there; it is imported when the first kernel is built."""
-    if os.environ.get("TENSORGRAD_NO_NUMBA") or importlib.util.find_spec("numba") is None:
-        return False
-    if built(lambda: importlib.import_module("numba")) is None:
-        return False
-    from numba.core.compiler_lock import global_compiler_lock
-
-    await_at_fork(global_compiler_lock)  # which the user's own functions take, too
-    return True
+    """Whether Numba is there; it is imported where there is something to compile."""
+    return not os.environ.get("TENSORGRAD_NO_NUMBA") and importlib.util.find_spec("numba") is not None
 
 
 def built(make: Callable[[], Any], *arrays: Any) -> Any:
@@ -86,25 +81,33 @@ def numba_kernel(chain: Chain, shared: tuple[tuple[int, int], ...], flat: bool) 
     if source is None or not has_numba():
         return None
 
-    def make() -> Kernel:
+    # Numba calls the machine code by this name, of which there must not be two
+    name = f"chain_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+
+    def python() -> Any:
         space: dict[str, Any] = {"__name__": __name__}
         exec(compile(source, "<tensorgrad chain>", "exec"), space)
         kernel = space["kernel"]
-        # Numba calls the machine code by this name, of which there must not be two
-        kernel.__name__ = kernel.__qualname__ = f"chain_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-        return cache.jit(lambda: source + functions_of(source))(kernel)  # type: ignore[no-any-return]
+        kernel.__name__ = kernel.__qualname__ = name
+        return kernel
 
     shapes = {"full": (0,) if flat else (0, 1), "row": (1,), "column": (0, 1), "number": (), "sum": (1,)}
     dtypes = [o.dtype for o in chain.operands] + [chain.dtype(register) for register, _ in chain.results]
     layouts = generate.layouts_of(chain)
-    return built(make, *[np.empty(shapes[x], d) for x, d in zip(layouts, dtypes, strict=True)])  # type: ignore[no-any-return]
+    loop = Loop(name, lambda: source + functions_of(source), python)
+    return built(lambda: loop, *[np.empty(shapes[x], d) for x, d in zip(layouts, dtypes, strict=True)])  # type: ignore[no-any-return]
 
 
 def functions_of(source: str) -> str:
     """The text of what a generated loop calls, on which its machine code depends."""
-    if "from tensorgrad.kernels.fast import" not in source:
-        return ""
-    return importlib.import_module("tensorgrad.kernels.fast").source()  # type: ignore[no-any-return]
+    return source_of_fast() if "from tensorgrad.kernels.fast import" in source else ""
+
+
+@functools.cache
+def source_of_fast() -> str:
+    """The text of fast.py, and of the numbers in it."""
+    folder = Path(__file__).parent
+    return (folder / "fast.py").read_text() + (folder / "erf.py").read_text()
 
 
 class ChainKernel:
@@ -163,8 +166,11 @@ class ChainKernel:
 
 
 def fast_kernel(name: str, *arrays: Any) -> Kernel | None:
-    """The kernel of fast.py of this name, for arguments like these; None where NumPy has to do it."""
-    return built(lambda: getattr(importlib.import_module("tensorgrad.kernels.fast"), name), *arrays) if has_numba() else None
+    """The loop of fast.py of this name, for arguments like these; None where NumPy has to do it."""
+    if not has_numba():
+        return None
+    loop = Loop(name, source_of_fast, lambda: getattr(importlib.import_module("tensorgrad.kernels.fast"), name))
+    return built(lambda: loop, *arrays)  # type: ignore[no-any-return]
 
 
 class CheckedKernel:
@@ -184,7 +190,7 @@ def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
     if dtype.char not in "fd" or labels.kind not in "iu" or classes > thresholds.CLASSES:
         return reference.softmax_cross_entropy
     z, t, g = np.zeros((1, 1), dtype), np.zeros(1, labels), np.zeros((), dtype)
-    fast = fast_kernel("softmax_cross_entropy", z, t, g, 1, g.copy(), z.copy())
+    fast = fast_kernel("softmax_cross_entropy", z, t, g, 1, g.copy(), z[0].copy())
     if fast is None:
         return reference.softmax_cross_entropy
     return CheckedKernel(fast, lambda z, t, *_: reference.check_range(t, z.shape[-1]))
@@ -207,8 +213,8 @@ def log_softmax_kernel(dtype: Any) -> Kernel | None:
 @functools.cache
 def cross_entropy_grad_kernel(dtype: Any, labels: Any) -> Kernel | None:
     """cross_entropy_grad for scores and labels of these dtypes; None where NumPy has to do it."""
-    z = np.zeros((1, 1), dtype)
-    return fast_kernel("cross_entropy_grad", z, np.zeros(1, labels), dtype.type(1), z.copy())
+    z = np.zeros(1, dtype)
+    return fast_kernel("cross_entropy_grad", z, np.zeros(1, labels), np.ones((), dtype), z.copy())
 
 
 @functools.cache

@@ -132,7 +132,8 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
     if kernel is None:
         return None
     dz = np.empty_like(logp)
-    return dz if kernel(logp, t, logp.dtype.type(factor), dz) else None
+    wrong = kernel(logp.reshape(-1), t.reshape(-1), np.asarray(factor, logp.dtype), dz.reshape(-1))
+    return dz if wrong < 0 else None
 
 
 def add_rows(y: Array, t: Array, x: Array) -> bool:
@@ -143,4 +144,4 @@ def add_rows(y: Array, t: Array, x: Array) -> bool:
     kernel = add_rows_kernel(y.dtype) if y.dtype.char in "fd" and all(a.flags.c_contiguous for a in (y, t, x)) else None
     if kernel is None:
         return False
-    return bool(kernel(y, t, x))
+    return bool(kernel(y, t, x) < 0)

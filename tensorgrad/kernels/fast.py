@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import sys
 from math import exp, log
 from typing import Any
 
@@ -13,12 +11,6 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from tensorgrad.kernels import erf as reference
-from tensorgrad.kernels.cache import jit
-
-
-def source() -> str:
-    """The text of this file, and of the numbers in it: kernels depend on what they call."""
-    return inspect.getsource(sys.modules[__name__]) + inspect.getsource(reference)
 
 
 def exp_of_negative(x: Any) -> Any:
@@ -171,13 +163,12 @@ def compiled_erf(x: Any) -> Any:
     return in_single if single else in_double
 
 
-@jit(source)
 def softmax_cross_entropy(z: Any, t: Any, g: Any, samples: Any, loss: Any, dz: Any) -> Any:
     """As reference.softmax_cross_entropy; returns the row of a label that is out of range instead of raising, else -1."""
     rows, classes = z.shape
     total = 0.0
     for i in range(rows):
-        label = t[i]
+        label, first = t[i], i * classes
         if label < 0 or label >= classes:
             return i
         top = z[i, 0]
@@ -185,26 +176,25 @@ def softmax_cross_entropy(z: Any, t: Any, g: Any, samples: Any, loss: Any, dz: A
             if z[i, k] > top or z[i, k] != z[i, k]:
                 top = z[i, k]
         for k in range(classes):
-            dz[i, k] = z[i, k] - top
-        total -= dz[i, label]
-    flat = dz.reshape(-1)
-    for j in range(flat.size):
-        flat[j] = exp_of_negative(flat[j])
+            dz[first + k] = z[i, k] - top
+        total -= dz[first + label]
+    for j in range(len(dz)):
+        dz[j] = exp_of_negative(dz[j])
     factor = g[()] / z.dtype.type(samples)
     for i in range(rows):
+        first = i * classes
         mass = z.dtype.type(0)
         for k in range(classes):
-            mass += dz[i, k]
+            mass += dz[first + k]
         total += log(mass)
         share = factor / mass
         for k in range(classes):
-            dz[i, k] *= share
-        dz[i, t[i]] -= factor
+            dz[first + k] *= share
+        dz[first + t[i]] -= factor
     loss[()] = total / samples
     return -1
 
 
-@jit(source)
 def middle_sum(x: Any, y: Any) -> None:
     """y (n,k) = sum over the middle axis of x (n,m,k), one row after the other, as NumPy adds them."""
     count, rows, width = x.shape
@@ -216,7 +206,6 @@ def middle_sum(x: Any, y: Any) -> None:
                 y[i, k] += x[i, j, k]
 
 
-@jit(source)
 def log_softmax(z: Any, y: Any) -> None:
     """y = z - log sum e^z, row by row; a row with a NaN becomes NaN."""
     rows, classes = z.shape
@@ -233,7 +222,6 @@ def log_softmax(z: Any, y: Any) -> None:
             y[i, k] = (z[i, k] - top) - shift
 
 
-@jit(source)
 def softmax_of_seen(z: Any, start: Any, queries: Any, causal: Any) -> None:
     """As attention.softmax_of_seen, of so many queries in turn."""
     rows, keys = z.shape
@@ -257,7 +245,6 @@ def softmax_of_seen(z: Any, start: Any, queries: Any, causal: Any) -> None:
             z[i, k] = zero
 
 
-@jit(source)
 def softmax_grad(p: Any, dp: Any) -> None:
     """As attention.softmax_grad."""
     rows, keys = p.shape
@@ -270,18 +257,21 @@ def softmax_grad(p: Any, dp: Any) -> None:
             slope[k] = share[k] * (slope[k] - total)
 
 
-@jit(source)
 def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> Any:
-    """dz = factor (e^logp - one_hot(t)); returns whether every label is a class, else dz is not written."""
+    """dz = factor (e^logp - one_hot(t)); returns where the first label is that is no class, dz not being written, else -1.
+
+    logp and dz (m * k), row after row;  t (m);  factor ()
+    """
+    classes = len(dz) // len(t)
     for i in range(len(t)):
-        if t[i] < 0 or t[i] >= dz.shape[1]:
-            return False
-    flat, scores = dz.reshape(-1), logp.reshape(-1)
-    for j in range(flat.size):
-        flat[j] = exp_of_negative(scores[j]) * factor
+        if t[i] < 0 or t[i] >= classes:
+            return i
+    scale = factor[()]
+    for j in range(len(dz)):
+        dz[j] = exp_of_negative(logp[j]) * scale
     for i in range(len(t)):
-        dz[i, t[i]] -= factor
-    return True
+        dz[i * classes + t[i]] -= scale
+    return -1
 
 
 @register_jitable
@@ -326,7 +316,6 @@ def tanh_of_sum(x: Any, y: Any) -> None:
 # each one that what is written is not what is read
 
 
-@jit(source)
 def lstm_step(a: Any, z: Any, c: Any, h_next: Any, c_next: Any) -> None:
     """One step: the gates of a + z, then c' = f c + i m and h' = o tanh c'; a (n,4h) = h U is written over."""
     n, wide = a.shape
@@ -343,7 +332,6 @@ def lstm_step(a: Any, z: Any, c: Any, h_next: Any, c_next: Any) -> None:
             out[j] = o[j] * tanh(new[j])
 
 
-@jit(source)
 def lstm_slopes(a: Any, z: Any, c: Any, c_next: Any, of_c: Any, forget: Any) -> None:
     """What the gradients of the gates are multiples of, from a = h U, over which it is written, for rows of any steps.
 
@@ -371,7 +359,6 @@ def lstm_slopes(a: Any, z: Any, c: Any, c_next: Any, of_c: Any, forget: Any) -> 
             o[j] = t * o[j] * (one - o[j])
 
 
-@jit(source)
 def lstm_step_grad(d: Any, of_c: Any, forget: Any, gh: Any, gc: Any, dh: Any, dc: Any) -> None:
     """One step backwards: the multiples in d (n,4h) become the gradients of the gates; dc (n,h) that of c, without its own gc.
 
@@ -395,7 +382,6 @@ def lstm_step_grad(d: Any, of_c: Any, forget: Any, gh: Any, gc: Any, dh: Any, dc
             of_cell[j] *= kept[j]
 
 
-@jit(source)
 def gru_step(a: Any, z: Any, b: Any, old: Any, new: Any) -> None:
     """One step: r, w = sigmoid(a + z), m = tanh(z + r (a + b)), h' = m + w (h - m); a (n,3h) = h U is written over."""
     n, wide = a.shape
@@ -411,7 +397,6 @@ def gru_step(a: Any, z: Any, b: Any, old: Any, new: Any) -> None:
             after[j] = m[j] + w[j] * (before[j] - m[j])
 
 
-@jit(source)
 def gru_slopes(a: Any, z: Any, b: Any, old: Any, keep: Any) -> None:
     """What the gradients of the gates are multiples of, from a (n,4h), whose first 3h are h U, for rows of any steps.
 
@@ -439,7 +424,6 @@ def gru_slopes(a: Any, z: Any, b: Any, old: Any, keep: Any) -> None:
             w[j] = (before[j] - new) * w[j] * (one - w[j])
 
 
-@jit(source)
 def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
     """One step backwards: the multiples in d (n,4h) become the gradients of r, w, q and m before their functions.
 
@@ -461,22 +445,22 @@ def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
             of_h[j] *= past[j]
 
 
-@jit(source)
 def add_rows(y: Any, t: Any, x: Any) -> Any:
-    """y[t[i]] += x[i], one after the other; negative ones count from the end. Unless all of t are in y, nothing is added, and
-    False returned."""
+    """y[t[i]] += x[i], one after the other; negative ones count from the end.
+
+    Returns -1 or, if one of them is outside, where the first is, and then adds nothing.
+    """
     rows = len(y)
     for i in range(len(t)):
         if t[i] < -rows or t[i] >= rows:
-            return False
+            return i
     for i in range(len(t)):
         to, row = y[t[i]], x[i]
         for j in range(len(row)):
             to[j] += row[j]
-    return True
+    return -1
 
 
-@jit(source)
 def take_rows(w: Any, t: Any, y: Any) -> Any:
     """y = w[t]; returns where the first index is that is no row's, else -1. w (rows, k), t (n), y (n, k)"""
     rows, width = w.shape
@@ -488,7 +472,6 @@ def take_rows(w: Any, t: Any, y: Any) -> Any:
     return -1
 
 
-@jit(source)
 def sum_rows(x: Any, t: Any, y: Any) -> Any:
     """y = 0, then y[t[i]] += x[i] in the order of t, negative ones counting from the end. x (n, k), t (n), y (rows, k)
 
@@ -507,7 +490,6 @@ def sum_rows(x: Any, t: Any, y: Any) -> Any:
     return -1
 
 
-@jit(source)
 def row_sum(x: Any, y: Any) -> None:
     """y (n) = sum over each row of x (n, k), in four sums that are added up in pairs."""
     n, width = x.shape
@@ -525,7 +507,6 @@ def row_sum(x: Any, y: Any) -> None:
         y[i] = (a + b) + (c + d)
 
 
-@jit(source)
 def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any, stop: Any) -> None:
     """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q), of images start to stop; what is said for each
     axis, rows first."""
@@ -560,7 +541,6 @@ def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any
                             piece[p, q] = zero
 
 
-@jit(source)
 def fold(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any, stop: Any) -> None:
     """As ops.fold, over two axes: x (c, i, j, n, p, q) added to y (n, c, h, w), of images start to stop, in the order of the
     elements of a window."""

@@ -19,7 +19,7 @@ import functools
 import math
 import os
 import platform
-import sys
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +33,15 @@ from tensorgrad.kernels import cache, threads
 MOST_GIVEN = 8  # arrays at most that are other ones at each run
 DATA = object.__basicsize__  # where an array object has the address of its data: right after what every object has
 ARITIES = (24, 48, 96, 192, 384)  # a call with more words than the code takes does no harm, so a few forms are enough
-ERRORS = {"x86_64": 13, "AMD64": 13, "aarch64": 7, "arm64": 7}  # C's FE_INVALID, FE_DIVBYZERO and FE_OVERFLOW
+PROCESSORS = ("x86_64", "AMD64")  # on which this has been run
+ERRORS = 13  # C's FE_INVALID, FE_DIVBYZERO and FE_OVERFLOW, there
 ROW_MAJOR, COLUMN_MAJOR, PLAIN, TRANSPOSED = 101, 102, 111, 112  # BLAS's words
 WIDEST = 2**31 - 1
+RAISED = -(2**62)  # the result of a kernel that has raised
+# Code and its constants may come to lie anywhere in memory, further from each other than 32 bits can say
+FOR_ANYWHERE = {"codemodel": "large", "reloc": "static"}
+DESTRUCTOR = "NRT_MemInfo_call_dtor"  # Numba's, of the memory of arrays that own theirs, as none does here
+SHAPES = 256  # so many calls of a loop at most are kept, each for arrays of its shapes
 
 
 HEADER, RESULT = 5, 3  # words before the patches; of those, two for what a kernel returns and raises
@@ -77,6 +83,9 @@ class Operand:
 Argument = Operand | int
 
 
+_engines: list[Any] = []  # never let go: nobody knows who has addresses of what is in them
+
+
 class Machine:
     """The machine code that goes through programs, and the addresses that it calls."""
 
@@ -91,6 +100,8 @@ class Machine:
             for name in names
         }
         self.engine = compiled(self.wide)
+        _engines.append(self.engine)
+        self.description = description()
         at = self.engine.get_function_address
         self.callers = {n: at(f"call{n}") for n in ARITIES}
         self.checkers = {n: at(f"checked{n}") for n in ARITIES[:2]}
@@ -99,6 +110,15 @@ class Machine:
         word = ctypes.c_int64
         self.enter = [ctypes.CFUNCTYPE(*[word] * (k + 2))(at(f"enter{k}")) for k in range(MOST_GIVEN + 1)]
         self.go_on = ctypes.CFUNCTYPE(word, word)(at("run"))
+        self.once = ctypes.CFUNCTYPE(word, word, ctypes.c_void_p)(at("once"))
+
+    def load(self, symbol: str, code: bytes) -> int:
+        """The address of a function, of whose code this is all."""
+        from llvmlite import binding
+
+        self.engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
+        self.engine.finalize_object()
+        return int(self.engine.get_function_address(symbol))
 
 
 def symbols() -> Iterator[tuple[Any, str]]:
@@ -119,7 +139,7 @@ def symbols() -> Iterator[tuple[Any, str]]:
 @functools.cache
 def machine() -> Machine | None:
     """The machine code; None where it cannot be made, or does not give what NumPy gives."""
-    if platform.machine() not in ERRORS or platform.python_implementation() != "CPython":
+    if platform.machine() not in PROCESSORS or os.name != "posix" or platform.python_implementation() != "CPython":
         return None
     for library, suffix in symbols():
         try:
@@ -146,16 +166,17 @@ def works(found: Machine) -> bool:
 
 def compiled(wide: bool) -> Any:
     """The engine that holds the machine code, which is kept on disk. wide: whether BLAS's integers have 64 bits."""
-    from llvmlite import __version__, binding
+    from llvmlite import binding
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    target = binding.Target.from_default_triple().create_target_machine(opt=1)
-    depends_on = (Path(__file__).read_text(), wide, DATA, target.triple, __version__, sys.version)
-    code = cache.kept("native", repr(depends_on), lambda: object_code(target, wide))
+    target = binding.Target.from_default_triple().create_target_machine(opt=1, **FOR_ANYWHERE)
+    depends_on = (wide, DATA, description())
+    code = cache.kept("native", repr(depends_on), lambda: own_code(target, wide))
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
     for name in ("fetestexcept", "feclearexcept", "memmove"):
         binding.add_symbol(name, ctypes.cast(getattr(runtime(), name), ctypes.c_void_p).value)
+    binding.add_symbol(DESTRUCTOR, ctypes.cast(runtime().abort, ctypes.c_void_p).value)
     engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
@@ -163,10 +184,18 @@ def compiled(wide: bool) -> Any:
 
 def runtime() -> Any:
     """C's own library."""
-    return ctypes.CDLL("ucrtbase" if os.name == "nt" else None)
+    return ctypes.CDLL(None)
 
 
-def object_code(target: Any, wide: bool) -> bytes:
+def description() -> str:
+    """The machine that code is for, and what makes it."""
+    from llvmlite import __version__, binding
+
+    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    return repr((binding.get_default_triple(), processor, __version__, Path(__file__).read_text()))
+
+
+def own_code(target: Any, wide: bool) -> bytes:
     """The code, as a compiler of C would leave it."""
     from llvmlite import binding, ir
 
@@ -180,10 +209,11 @@ class Writer:
         self.ir, self.module = ir, ir.Module("tensorgrad_native")
         self.word, self.int32 = ir.IntType(64), ir.IntType(32)
         self.blas_int = self.word if wide else self.int32
-        self.errors = ERRORS[platform.machine()]
+        self.errors = ERRORS
         of_flags = ir.FunctionType(self.int32, [self.int32])
         self.test = ir.Function(self.module, of_flags, "fetestexcept")
         self.clear = ir.Function(self.module, of_flags, "feclearexcept")
+        self.move = ir.Function(self.module, ir.FunctionType(self.word, [self.word] * 3), "memmove")
         for n in ARITIES:
             self.caller(n)
         for n in ARITIES[:2]:
@@ -193,6 +223,7 @@ class Writer:
             self.product(f"{char}gemv", real, "eeiiraiairai")
         self.copy()
         self.loop()
+        self.once()
         for k in range(MOST_GIVEN + 1):
             self.enter(k)
 
@@ -249,8 +280,7 @@ class Writer:
     def copy(self) -> None:
         """Copies bytes from the second of two addresses to the first."""
         function, b = self.function("copy", 1)
-        move = self.ir.Function(self.module, self.ir.FunctionType(self.word, [self.word] * 3), "memmove")
-        b.call(move, [self.load(b, function.args[0], 24 + 8 * i) for i in range(3)])
+        b.call(self.move, [self.load(b, function.args[0], 24 + 8 * i) for i in range(3)])
         b.ret(self.constant(0))
 
     def loop(self) -> None:
@@ -278,6 +308,40 @@ class Writer:
         b.ret(record)
         b.position_at_end(end)
         b.ret(self.constant(0))
+
+    def once(self) -> None:
+        """once(table, arguments): a call of a kernel with these arguments, in memory of its own, so that several threads can
+        make it at once. Returns its result, RAISED if it has raised."""
+        function, b = self.function("once", 2)
+        table, given = function.args
+        room = b.ptrtoint(b.alloca(self.ir.ArrayType(self.word, ARITIES[-1] + 5)), self.word)
+        record, zero = b.add(room, self.constant(16)), self.constant(0)
+        size, count = self.load(b, table), self.load(b, table, 8)
+        places, end = b.add(table, self.constant(16)), b.mul(count, self.constant(16))
+        b.call(self.move, [record, b.add(places, end), b.mul(size, self.constant(8))])
+        entry = b.block
+        look, put, done = (function.append_basic_block(x) for x in ("look", "put", "done"))
+        b.branch(look)
+        b.position_at_end(look)
+        i = b.phi(self.word)
+        i.add_incoming(zero, entry)
+        b.cbranch(b.icmp_signed("==", i, count), done, put)
+        b.position_at_end(put)
+        place = b.add(places, b.mul(i, self.constant(16)))
+        one = self.load(b, b.add(given, b.mul(i, self.constant(8))))
+        is_array = b.icmp_signed("!=", self.load(b, place, 8), zero)
+        at = b.select(is_array, b.add(one, self.constant(DATA)), b.add(given, b.mul(i, self.constant(8))))
+        self.store(b, self.load(b, at), b.add(record, b.mul(self.load(b, place), self.constant(8))))
+        i.add_incoming(b.add(i, self.constant(1)), put)
+        b.branch(look)
+        b.position_at_end(done)
+        self.store(b, zero, room)
+        self.store(b, room, record, 24)
+        self.store(b, b.add(room, self.constant(8)), record, 32)
+        kind = self.ir.FunctionType(self.word, [self.word])
+        status = b.call(b.inttoptr(self.load(b, record), kind.as_pointer()), [record])
+        is_well = b.icmp_signed("==", status, zero)
+        b.ret(b.select(is_well, self.load(b, room), self.constant(RAISED)))
 
     def enter(self, k: int) -> None:
         """enter(header, array objects ...): put the addresses of all data in their words, then run."""
@@ -359,26 +423,14 @@ class Program:
         return int(self.machine.go_on(self.at[self.at.index(stopped) + 1]))
 
 
-def kernel_words(machine: Machine, kernel: Any, arguments: Sequence[Argument], checked: bool = False) -> Words | None:
-    """A call of a kernel that Numba has compiled for such arguments; None if it has not.
+def kernel_words(machine: Machine, code: int, arguments: Sequence[Argument], checked: bool = False) -> Words | None:
+    """A call of a loop of Numba's, whose code is at this address; None if it takes more than there is room for.
 
     checked   it returns a whole number, and stops the program if that is 0 or more
 
-    Numba's code takes the addresses for its result and for what it raises, then for each array: who owns it (nobody), how many
+    The code takes the addresses for its result and for what it raises, then for each array: who owns it (nobody), how many
     elements, their size, the address of the first, shape and strides.
     """
-    from numba import from_dtype, typeof, types
-
-    def kind_of(a: Argument) -> Any:
-        if isinstance(a, int):
-            return types.int64
-        if a.array is not None:
-            return typeof(a.array)  # type: ignore[no-untyped-call]
-        return types.Array(from_dtype(a.form.dtype), len(a.form.shape), "C")
-
-    compiled = kernel.overloads.get(tuple([kind_of(a) for a in arguments]))
-    if compiled is None or not takes_words(compiled):
-        return None
     words, data = [0, 0], []
     for a in arguments:
         if isinstance(a, int):
@@ -388,16 +440,65 @@ def kernel_words(machine: Machine, kernel: Any, arguments: Sequence[Argument], c
         words += [0, 0, math.prod(a.form.shape), a.form.dtype.itemsize, 0, *a.form.shape, *a.form.strides]
     callers = machine.checkers if checked else machine.callers
     reads = next((n for n in callers if n >= len(words)), None)
-    if reads is None:
+    return None if reads is None else Words(callers[reads], code, words, data, reads, is_kernel=True)
+
+
+def once(machine: Machine, code: int, arguments: Sequence[Any]) -> Array | None:
+    """The table for `Machine.once`: how many words the call has, how many of them are the arguments', for each of those its
+    place and whether it is an array's; then the words."""
+    operands = [a if isinstance(a, int) else Operand(Form.of(a)) for a in arguments]
+    call = kernel_words(machine, code, operands)
+    if call is None:
         return None
-    code = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-    return Words(callers[reads], code, words, data, reads, is_kernel=True)
+    places, at = [], 5
+    for a in operands:
+        places.append((at, 0) if isinstance(a, int) else (at + 4, 1))
+        at += 1 if isinstance(a, int) else 5 + 2 * len(a.form.shape)
+    words = [call.caller, 0, call.code, *call.arguments]
+    words += [0] * (3 + call.reads - len(words))
+    return np.array([len(words), len(places), *[n for place in places for n in place], *words], np.int64)
 
 
-def takes_words(compiled: Any) -> bool:
-    """Whether all that a kernel takes are addresses and 64-bit integers, and what it returns is its status."""
-    kind = compiled.target_context.call_conv.get_function_type(compiled.fndesc.restype, compiled.fndesc.argtypes)
-    return str(kind.return_type) == "i32" and all(str(a).endswith("*") or str(a) in ("i64", "ptr") for a in kind.args)
+def object_code(result: Any, symbol: str) -> bytes:
+    """What Numba has compiled, under this name, as a compiler of C would leave it: the loop and what it calls.
+
+    Nothing at all if it takes more than addresses and 64-bit integers, or needs Numba or Python to run.
+    """
+    from llvmlite import binding
+
+    kind = result.target_context.call_conv.get_function_type(result.fndesc.restype, result.fndesc.argtypes)
+    if str(kind.return_type) != "i32" or not all(str(a).endswith("*") or str(a) in ("i64", "ptr") for a in kind.args):
+        return b""
+    module = binding.parse_assembly(result.library.get_llvm_str())
+    function = module.get_function(result.fndesc.llvm_func_name)
+    needed = needed_by(module, function)
+    if needed is None:
+        return b""
+    for other in module.functions:
+        if not other.is_declaration and other.name != function.name:
+            other.linkage = "internal" if other.name in needed else "available_externally"  # the latter is not written
+    function.name = symbol
+    processor = {"cpu": binding.get_host_cpu_name(), "features": binding.get_host_cpu_features().flatten()}
+    target = binding.Target.from_default_triple().create_target_machine(opt=3, **processor, **FOR_ANYWHERE)
+    return bytes(target.emit_object(module))
+
+
+def needed_by(module: Any, function: Any) -> set[str] | None:
+    """The names of all that a function of a module calls and reads, and what that does; None if some of it is elsewhere."""
+    needed, new = set[str](), [function]
+    while new:
+        for name in re.findall(r'@"?([-\w.$]+)"?', str(new.pop())):
+            if name in needed or name.startswith("llvm.") or name == DESTRUCTOR:
+                continue
+            needed.add(name)
+            try:
+                found = module.get_function(name)
+            except NameError:
+                found = module.get_global_variable(name)
+            if found.is_declaration:
+                return None
+            new.append(found)
+    return needed
 
 
 def product_words(machine: Machine, a: Operand, b: Operand, out: Operand) -> Words | None:

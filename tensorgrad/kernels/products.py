@@ -13,11 +13,14 @@ from tensorgrad.kernels import threads, thresholds
 
 
 def matmul(a: Array, b: Array, out: Array) -> None:
-    """out = a @ b, two matrices or two stacks of as many: in threads where there is much to do and BLAS uses one alone.
+    """out = a @ b: of two matrices or two stacks of as many in threads where there is much to do and BLAS uses one alone.
 
     Each does some of the stack, of the rows or of the columns; of a small result some of what is summed over, by rounding
     another number than in one thread.
     """
+    if a.ndim < 2 or b.ndim < 2:
+        np.matmul(a, b, out)
+        return
     (m, k), n = a.shape[-2:], b.shape[-1]
     count = threads.get_num_threads() if 2 * out.size * k >= thresholds.PRODUCT and threads.has_single_blas() else 1
     stack = out.ndim > 2 and a.ndim == b.ndim and len(a) == len(b)

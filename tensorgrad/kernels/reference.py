@@ -110,12 +110,12 @@ def check_rows(indices: Array, rows: int) -> None:
 def softmax_cross_entropy(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
     """The cross-entropy of softmax(z) and its gradient, in one: what every derivation of it on paper ends with.
 
-    z (m,k) logits;  t (m) class indices;  g () the gradient of the loss;  loss () and dz (m,k) are written
+    z (m,k) logits;  t (m) class indices;  g () the gradient of the loss;  loss () and dz (m*k), row after row, are written
 
     loss = -1/samples sum log softmax(z)[i, t_i],   dz = g (softmax(z) - one_hot(t)) / samples
     """
     check_range(t, z.shape[-1])
-    at = np.arange(len(z)), t
+    dz, at = dz.reshape(z.shape), (np.arange(len(z)), t)
     np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True), out=dz)
     picked = dz[at].sum()
     np.exp(dz, out=dz)

@@ -17,7 +17,7 @@ import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
 from tensorgrad.compiler import plan as planning
 from tensorgrad.errors import LabelError
-from tensorgrad.kernels import native, threads
+from tensorgrad.kernels import build, native, threads
 from tensorgrad.nn import functional as F
 from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 from tests.compiled.test_random_steps import KEPT, Program
@@ -341,6 +341,8 @@ def test_without_a_blas_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_library_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = build.row_sum_kernel(np.dtype("f"))
+    assert rows is not None
     native.machine.cache_clear()
     try:
         monkeypatch.setattr(native, "symbols", lambda: iter([]))
@@ -356,6 +358,10 @@ def test_a_library_that_computes_something_else_is_not_used(monkeypatch: pytest.
     finally:
         monkeypatch.undo()
         native.machine.cache_clear()
+    gc.collect()
+    total = np.empty(2, "f")
+    rows(np.ones((2, 3), "f"), total)  # what was there before can be called as ever
+    assert total.tolist() == [3, 3]
 
 
 def test_measured_plans_run_the_same_calls() -> None:

@@ -33,7 +33,7 @@ class CrossEntropy(Call):
         g = inputs[2] if len(inputs) > 2 else np.ones((), z.dtype)
         loss, dz = np.empty((), z.dtype), np.empty(z.shape, z.dtype)
         rows = z.reshape(-1, z.shape[-1])
-        reference.softmax_cross_entropy(rows, t.reshape(-1), g, self.samples, loss, dz.reshape(rows.shape))
+        reference.softmax_cross_entropy(rows, t.reshape(-1), g, self.samples, loss, dz.reshape(-1))
         return [loss, dz][: len(self.outputs)]
 
     def sums(self, split: Rows) -> list[Value] | None:
@@ -44,7 +44,8 @@ class CrossEntropy(Call):
         seed = writer.name(self.inputs[2]) if len(self.inputs) > 2 else writer.bind("a", np.ones((), z.dtype))
         rows = (math.prod(z.shape[:-1]), z.shape[-1])
         loss = writer.name(self.outputs[0])
-        dz = writer.shaped(self.outputs[1], rows) if len(self.outputs) > 1 else writer.scratch(0, str(z.dtype), rows)
+        flat = (math.prod(rows),)
+        dz = writer.shaped(self.outputs[1], flat) if len(self.outputs) > 1 else writer.scratch(0, str(z.dtype), flat)
         kernel = writer.bind("softmax_cross_entropy", build.cross_entropy_kernel(z.dtype, t.dtype, z.shape[-1]))
         writer.write(kernel, [writer.shaped(z, rows), writer.shaped(t, rows[:1]), seed, str(self.samples), loss, dz])
 
