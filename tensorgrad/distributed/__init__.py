@@ -17,6 +17,10 @@ rounding, whatever the number of ranks, the last batch of an epoch included; a p
 - The same program has to run on all ranks: what differs between them may decide nothing. Inside of `with alone():` a rank does
   something for itself, such as `if rank() == 0:` and an evaluation of all data.
 
+Arrays on GPUs are added up by NCCL, on the stream that computes them, where each rank has a GPU of its own and CuPy finds NCCL
+on all of them (`pip install nvidia-nccl-cu13`, or `-cu12`); otherwise through pinned memory and MPI, and the first rank warns
+and says why. Neither has run on a GPU yet.
+
 What happens when a rank is lost is said at `init`. Nothing is sent while gradients are still computed: on one machine, where it
 was tried, that gained nothing (see tests/benchmarks/ranks.py, which has measured costs, and what they come to for 64 ranks).
 """
