@@ -13,7 +13,9 @@ rounding, whatever the number of ranks, the last batch of an epoch included; a p
   axis of samples in front, are this rank's rows of what one process draws. (Of generators other than PCG64, NumPy's
   default, all is drawn, and most of it left.)
 - Parameters begin as the first rank has them, as do the generators of `manual_seed`. In `fit` the first rank alone writes
-  checkpoints and logs and says what there is to say; Ctrl-C, and what a callback stops for, holds for all.
+  checkpoints and logs and says what there is to say; Ctrl-C, and what a callback stops for, holds for all. Open MPI's mpiexec
+  kills them half a second after Ctrl-C: a step that takes longer is lost, and training goes on from the last epoch. After
+  `kill -USR1` of mpiexec it has its time, and all is saved.
 - The same program has to run on all ranks: what differs between them may decide nothing. Inside of `with alone():` a rank does
   something for itself, such as `if rank() == 0:` and an evaluation of all data.
 

@@ -46,7 +46,7 @@ def start(
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TENSORGRAD_NO_NUMBA": "1"}  # a core is shared as it is
     environment = {**os.environ, **one, **environment, "PYTHONPATH": str(ROOT)}
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
 def run(size: int, *program: str, options: Sequence[str] = (), seconds: float = 200) -> tuple[int, str]:
