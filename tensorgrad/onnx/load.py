@@ -16,13 +16,13 @@ from tensorgrad.errors import DataError, TensorgradError
 from tensorgrad.nn.module import RESERVED, Module, Parameter
 from tensorgrad.onnx.export import package
 from tensorgrad.onnx.external import Beside
+from tensorgrad.onnx.limits import Budget
 from tensorgrad.onnx.operators import OPERATORS
 from tensorgrad.onnx.writer import printable
 
 OLDEST = 13  # before it axes were attributes of more operators
 STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are no parameters
-# what comes of operators that do not fit together, as a damaged file has them
-BROKEN = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+DEEPEST = 30  # modules within modules by the dots of a name; one of more is a name without any
 # what PyTorch's exporter calls a number that it has worked out, such as the one that attention divides by; a weight that it has
 # turned around is called so, too, but has two axes
 WORKED_OUT = re.compile(r"val_\d+")
@@ -52,15 +52,21 @@ class Loaded(Module):
                 part = getattr(part, key)
             known[name] = part
         known |= {name: x if isinstance(x, Tensor) else Tensor(x) for name, x in zip(self.inputs, xs, strict=True)}
+        arrays = [value for value in known.values() if value is not None]
+        budget = Budget(sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays))
         for label, kind, inputs, outputs, attrs in self.nodes:
             try:
-                found = OPERATORS[kind](*[known[name] for name in inputs], **attrs)
+                given = [known[name] for name in inputs]
+                budget.take(kind, given, attrs)
+                found = OPERATORS[kind](*given, **attrs)
             except TensorgradError as error:
                 error.add_note(f"onnx.load: {kind} {label}")
                 raise
-            except BROKEN as error:
+            except Exception as error:  # operators that do not fit together, as a damaged file has them
                 raise DataError(f"onnx.load: {kind} {label}: {error}") from error
             known |= dict(zip(outputs, found if isinstance(found, tuple) else (found,), strict=False))
+        if missing := [name for name in self.outputs if name not in known]:
+            raise DataError(f"onnx.load: nothing computes the result {missing[0]}")
         results = [known[name] for name in self.outputs]
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -92,6 +98,16 @@ def load(path: str | Path) -> Loaded:
         onnx.checker.check_model(proto)
     except Exception as error:
         raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from None
+    try:
+        return loaded(path, onnx, proto, outside)
+    except TensorgradError:
+        raise
+    except Exception as error:  # what no sound file has, and the checker lets pass
+        raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from error
+
+
+def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded:
+    """The module of a file that the checker has let pass."""
     graph = proto.graph
     versions = {o.domain: o.version for o in proto.opset_import}
     if versions.get("", OLDEST) < OLDEST:
@@ -163,11 +179,13 @@ def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
 def put(model: Module, name: str, array: Any, is_parameter: bool) -> str:
     """Make an array a parameter or a buffer by its name, whose dots are modules within modules; return its path."""
     *keys, last = [key if key not in RESERVED else f"{key}_" for key in printable(name).split(".") if key] or ["array"]
+    if len(keys) > DEEPEST:
+        keys, last = [], "_".join([*keys, last])
     part: Any = model
-    for key in keys:
+    for i, key in enumerate(keys):
+        while key not in part._modules and hasattr(part, key):
+            key = keys[i] = f"{key}_"
         if key not in part._modules:
-            if hasattr(part, key):
-                return put(model, f"{name}_", array, is_parameter)
             setattr(part, key, Module())
         part = part._modules[key]
     while hasattr(part, last) or last in RESERVED:
