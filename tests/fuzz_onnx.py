@@ -90,11 +90,18 @@ def growing() -> Seed:
         make("Cast", ["r"], ["u"], to=TensorProto.FLOAT),
         make("Reshape", ["u", "end1"], ["v"]),
         make("ReduceSum", ["t", "axes"], ["y"]),
+        make("Resize", ["x", "", "", "shape"], ["resized"], mode="linear"),
+        make("Unsqueeze", ["x", "axes"], ["z"]),
+        make("LSTM", ["z", "w", "w"], ["states"], hidden_size=1),
     ]
     tensors = [numpy_helper.from_array(np.asarray(a, np.int64), name) for name, a in arrays.items()]
-    tensors += [numpy_helper.from_array(np.ones((1, 2, 3), "f"), "kernel"), numpy_helper.from_array(np.array([6]), "end1")]
+    tensors += [
+        numpy_helper.from_array(np.ones((1, 2, 3), "f"), "kernel"),
+        numpy_helper.from_array(np.ones((1, 4, 1), "f"), "w"),
+    ]
+    tensors += [numpy_helper.from_array(np.array([6]), "end1")]
     info = helper.make_tensor_value_info
-    results = [info(name, TensorProto.FLOAT, ["m"]) for name in ("y", "n", "v")]
+    results = [info(name, TensorProto.FLOAT, ["m"]) for name in ("y", "n", "v", "resized", "states")]
     graph = helper.make_graph(nodes, "g", [info("x", TensorProto.FLOAT, [2, 1])], results, tensors)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     return Seed(proto, [np.ones((2, 1), np.float32)])

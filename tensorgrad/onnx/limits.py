@@ -186,3 +186,10 @@ def pool(x: Any, kernel_shape: Any, **attrs: Any) -> tuple[int, int]:
     n, channels, *sizes = shape(x)
     wide, windows = around(attrs, sizes, kernel_shape)
     return n * channels * (math.prod(wide) + math.prod(kernel_shape) * math.prod(windows)), 0
+
+
+@estimate("LSTM", "GRU", "RNN")
+def recurrent(x: Any, w: Any, r: Any, *_: Any, **attrs: Any) -> tuple[int, int]:
+    (first, second, inputs), (directions, wide, h) = shape(x), shape(r)
+    each = first * second * directions * wide
+    return 4 * each, each * (inputs + h)

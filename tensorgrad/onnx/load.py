@@ -14,6 +14,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.npz import file_at
 from tensorgrad.errors import DataError, TensorgradError
 from tensorgrad.nn.module import RESERVED, Module, Parameter
+from tensorgrad.onnx import recurrent, resize  # noqa: F401  they fill OPERATORS
 from tensorgrad.onnx.export import package
 from tensorgrad.onnx.external import Beside
 from tensorgrad.onnx.limits import Budget
@@ -21,7 +22,8 @@ from tensorgrad.onnx.operators import OPERATORS
 from tensorgrad.onnx.writer import printable
 
 OLDEST = 13  # before it axes were attributes of more operators
-STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are no parameters
+NO_PARAMETERS = {"BatchNormalization": (3, 4), "Resize": (1, 2)}  # inputs: statistics, scales
+STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}  # inputs: what is begun with, which is no parameter if it is 0
 DEEPEST = 30  # modules within modules by the dots of a name; one of more is a name without any
 # what PyTorch's exporter calls a number that it has worked out, such as the one that attention divides by; a weight that it has
 # turned around is called so, too, but has two axes
@@ -72,12 +74,13 @@ class Loaded(Module):
 
 
 def load(path: str | Path) -> Loaded:
-    """An .onnx file as a module: MLPs, CNNs and transformers as PyTorch's exporter and skl2onnx write them, and `export`.
+    """An .onnx file as a module: MLPs, CNNs, recurrent networks and transformers, as PyTorch's exporter, skl2onnx and `export`
+    write them.
 
     Floating initialisers with an axis or more are parameters, but for the statistics of batch norm, which are buffers, as they
-    are in evaluation, and for masks (infinities, or the least number) and numbers that PyTorch's exporter has worked out; all
-    others are constants. Dropout is none. Of a classifier of scikit-learn's the results are labels and probabilities, these as
-    one Tensor.
+    are in evaluation, for states of recurrent networks that are 0 at the beginning, and for masks (infinities, or the least
+    number) and numbers that PyTorch's exporter has worked out; all others are constants. Dropout is none. Of a classifier of
+    scikit-learn's the results are labels and probabilities, these as one Tensor.
 
     Initialisers may lie in a file of the same folder, such as the .onnx.data that PyTorch writes. It writes equal arrays once:
     two layers that began with the same values are one parameter.
@@ -136,11 +139,15 @@ def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded
                 attrs.setdefault("num_outputs", len(node.output))
             nodes.append((node.name, node.op_type, list(node.input), list(node.output), attrs))
     model = Loaded(graph, nodes)
-    statistics = {node.input[i] for node in graph.node for i in STATISTICS.get(node.op_type, ()) if i < len(node.input)}
+    fixed, states = (
+        {node.input[i] for node in graph.node for i in places.get(node.op_type, ()) if i < len(node.input)}
+        for places in (NO_PARAMETERS, STATES)
+    )
     for tensor in graph.initializer:
         array = outside[tensor.name] if tensor.name in outside else array_of(path, onnx, tensor)
         if is_floating(array.dtype) and array.ndim:
-            is_parameter = tensor.name not in statistics and can_be_learned(tensor.name, array)
+            is_fixed = tensor.name in fixed or (tensor.name in states and not array.any())
+            is_parameter = not is_fixed and can_be_learned(tensor.name, array)
             model.places[tensor.name] = put(model, tensor.name, array, is_parameter)
         else:
             constants[tensor.name] = array
@@ -204,7 +211,9 @@ def attribute(path: Path, onnx: Any, a: Any) -> Any:
         return array_of(path, onnx, value)
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return value if isinstance(value, (int, float, str)) else list(value) if hasattr(value, "__iter__") else value
+    if isinstance(value, (int, float, str)) or not hasattr(value, "__iter__"):
+        return value
+    return [part.decode(errors="replace") if isinstance(part, bytes) else part for part in value]
 
 
 def array_of(path: Path, onnx: Any, tensor: Any) -> Any:
