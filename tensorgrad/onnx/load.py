@@ -89,7 +89,7 @@ def load(path: str | Path) -> Loaded:
     DataError, naming the file and the reason, for what is no such file, has arrays in files elsewhere, or operators that there
     are none of here, all of which are listed; MissingDependencyError without the package onnx.
     """
-    path = file_at(path)
+    path = file_at("onnx.load", path)
     onnx = package("onnx.load")
     content = path.read_bytes()
     try:
