@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,11 +21,13 @@ from tensorgrad.onnx.operators import numbers
 BYTES, TIMES = 1 << 30, 1000
 PRODUCTS, USES = 1 << 37, 10**6  # the former take a second or two
 
-ESTIMATES: dict[str, Callable[..., tuple[int, int]]] = {}  # of operators: elements, products
+Estimate: TypeAlias = Callable[..., tuple[int, int]]  # elements, products
+
+ESTIMATES: dict[str, Estimate] = {}  # of operators
 
 
-def estimate(*names: str) -> Callable[[Any], Any]:
-    def keep(fn: Any) -> Any:
+def estimate(*names: str) -> Callable[[Estimate], Estimate]:
+    def keep(fn: Estimate) -> Estimate:
         ESTIMATES.update(dict.fromkeys(names, fn))
         return fn
 

@@ -76,7 +76,7 @@ def lstm(
         raise NotImplementedError("input_forget=1, or peepholes")
 
     def step(z: Any, first: list[Any], u: Any, c: Any) -> tuple[Any, ...]:
-        every = ops.lstm(z + c, *first, u)
+        every = ops.lstm(z + c, first[0], first[1], u)
         return ops.getitem(every, 0), ops.getitem(every, 1)
 
     return every_direction(x, w, r, b, [h0, c0], LSTM_GATES, direction, hidden_size, layout, step)
@@ -94,7 +94,7 @@ def gru(
     def step(z: Any, first: list[Any], u: Any, c: Any) -> tuple[Any, ...]:
         h = u.shape[0]
         of_gates = ops.concatenate([ops.getitem(c, slice(0, 2 * h)), np.zeros(h, z.dtype)], 0)
-        return (ops.gru(z + of_gates, *first, u, ops.getitem(c, slice(2 * h, None))),)
+        return (ops.gru(z + of_gates, first[0], u, ops.getitem(c, slice(2 * h, None))),)
 
     return every_direction(x, w, r, b, [h0], GRU_GATES, direction, hidden_size, layout, step)
 
@@ -111,6 +111,6 @@ def rnn(
     (activation,) = kinds
 
     def step(z: Any, first: list[Any], u: Any, c: Any) -> tuple[Any, ...]:
-        return (ops.rnn(z + c, *first, u, activation),)
+        return (ops.rnn(z + c, first[0], u, activation),)
 
     return every_direction(x, w, r, b, [h0], (0,), direction, hidden_size, layout, step)

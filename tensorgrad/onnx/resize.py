@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def coordinates(n: int, old: int, scale: float, how: str) -> Any:
     raise NotImplementedError(f"coordinate_transformation_mode={how}")
 
 
-NEAREST = {
+NEAREST: dict[str, Callable[[Any], Any]] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "round_prefer_floor": lambda x: np.ceil(x - np.float32(0.5)),
@@ -84,7 +85,7 @@ def resize(
 @estimate("Resize")
 def of_resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, axes: Any = None, **_: Any) -> tuple[int, int]:
     """Each axis is made larger before the next one."""
-    new, _ = target(x, scales, sizes, axes)
+    new = target(x, scales, sizes, axes)[0]
     most = 1
     for n, old in zip(new, x.shape, strict=True):
         most *= max(n, old)
