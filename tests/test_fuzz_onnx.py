@@ -66,8 +66,11 @@ BOMBS: dict[str, tuple[list[Any], dict[str, Any]]] = {
         {},
     ),
     "MatMul": (
-        [make("Expand", ["x", "n"], ["a"]), make("Expand", ["x", "m"], ["b"]), make("MatMul", ["a", "b"], ["y"])],
-        {"n": [60_000, 3, 2], "m": [60_000, 2, 60_000]},
+        [
+            make("Expand", ["x", "n"], ["a"]), make("Reshape", ["x", "r"], ["z"]), make("Expand", ["z", "m"], ["b"]),
+            make("MatMul", ["a", "b"], ["y"]),
+        ],
+        {"n": [60_000, 1, 3, 2], "r": [2, 3], "m": [1, 60_000, 2, 3]},
     ),
     "Einsum": (
         [make("Einsum", ["x"] * 20, ["y"], equation=",".join(LETTERS[2 * i : 2 * i + 2] for i in range(20)) + "->a")],
