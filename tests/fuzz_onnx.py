@@ -23,9 +23,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tensorgrad import no_grad
+from tensorgrad import nn, no_grad
 from tensorgrad.errors import TensorgradError
-from tensorgrad.onnx import limits, load
+from tensorgrad.onnx import export, limits, load
 from tensorgrad.onnx.operators import OPERATORS
 from tests.fuzz_files import limited
 
@@ -57,6 +57,10 @@ def seeds(folder: Path) -> list[Seed]:
                     (folder / part).write_bytes(file[f"{name}/{part}"].tobytes())
             inputs = [file[f"{name}/x{i}"] for i in range(2) if f"{name}/x{i}" in file]
             found.append(Seed(onnx.load(str(folder / "m.onnx")), inputs))
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("f")
+    for layer in (nn.LSTM(4, 2, batch_first=True), nn.GRU(4, 2, bidirectional=True)):  # written as Scan
+        export(layer, x, folder / "scan.onnx", batch_axis=None)
+        found.append(Seed(onnx.load(str(folder / "scan.onnx")), [x]))
     return [*found, growing()]
 
 
@@ -297,10 +301,11 @@ def mutated(rng: np.random.Generator, seed: Seed) -> bytes:
     proto.CopyFrom(seed.proto)
     changes = [*CHANGES, *SOUND] if rng.random() < 0.4 else SOUND
     for _ in range(int(rng.integers(1, 5))):
-        if not proto.graph.node:
+        graph = pick(rng, [proto.graph, *(a.g for node in proto.graph.node for a in node.attribute if a.HasField("g"))])
+        if not graph.node:
             break
         with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):  # of what a change before has left broken
-            pick(rng, changes)(rng, proto.graph)
+            pick(rng, changes)(rng, graph)
         if rng.random() < 0.02:
             proto.opset_import[0].version = int(rng.integers(-1, 30))
     content: bytes = proto.SerializeToString()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tensorgrad import Tensor, testing
+from tensorgrad import Tensor, nn, testing
 from tensorgrad.errors import DataError
-from tensorgrad.onnx import load
+from tensorgrad.onnx import export, limits, load
 from tests import test_onnx
 from tests.test_onnx_load import FLOAT, write
 
@@ -100,6 +100,69 @@ def test_a_state_of_zeros_is_no_parameter(path: Path) -> None:
     node = helper.make_node("RNN", ["x", "w", "r", "", "", "zeros"], ["y"], hidden_size=H)
     write(path, [node], arrays, {"x": (FLOAT, [T, N, K])}, {"y": (FLOAT, [None] * 4)})
     assert {name for name, _ in load(path).named_parameters()} == {"w", "r"}
+
+
+OURS = {
+    "LSTM": lambda: nn.LSTM(K, H, 2, batch_first=True),
+    "GRU": lambda: nn.GRU(K, H, bidirectional=True),
+    "RNN": lambda: nn.RNN(K, H, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_export_has_written(name: str, path: Path) -> None:
+    """As Scan: the same results, and the same gradients of the parameters, for any number of samples."""
+    layer = OURS[name]()
+    x = np.random.default_rng(0).normal(size=(N, T, K) if name == "LSTM" else (T, N, K)).astype("f")
+    export(layer, x, path, batch_axis=0 if name == "LSTM" else 1)
+    model = load(path)
+    for given in (x, np.concatenate([x, x], 0 if name == "LSTM" else 1)):
+        expected, _ = layer(Tensor(given))
+        found = model(given)[0]
+        np.testing.assert_allclose(found.detach().numpy(), expected.detach().numpy(), rtol=0, atol=1e-6)
+    for y in (found, expected):
+        (y * y).sum().backward()
+    ours = dict(layer.named_parameters())
+    for key, p in model.named_parameters():
+        assert p.grad is not None
+        np.testing.assert_allclose(p.grad.numpy(), ours[key].grad.numpy(), rtol=1e-4, atol=1e-5)
+    assert len(list(model.parameters())) == len(ours)
+
+
+def scanned(path: Path, n: int, **attrs: Any) -> None:
+    """Running sums of x, in a Scan of n sequences as it says."""
+    nodes = [helper.make_node("Add", ["s", "v"], ["t"]), helper.make_node("Identity", ["t"], ["u"])]
+    info = helper.make_tensor_value_info
+    s, v, t, u = (info(name, FLOAT, [2]) for name in "svtu")
+    body = helper.make_graph(nodes, "b", [s, v], [t, u])
+    node = helper.make_node("Scan", ["zero", "x"], ["last", "y"], "sums", body=body, num_scan_inputs=n, **attrs)
+    results = {"last": (FLOAT, [2]), "y": (FLOAT, ["t", 2])}
+    write(path, [node], {"zero": np.zeros(2, "f")}, {"x": (FLOAT, ["a", "b"])}, results)
+
+
+@pytest.mark.parametrize("turned", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("axes", [(0, 0), (1, 1), (1, 0), (-1, -1)])
+def test_scan(axes: tuple[int, int], turned: tuple[int, int], path: Path) -> None:
+    scanned(
+        path, 1, scan_input_axes=axes[:1], scan_output_axes=axes[1:], scan_input_directions=turned[:1],
+        scan_output_directions=turned[1:],
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(5, 2) if axes[0] == 0 else (2, 5)).astype("f")
+    for found, expected in zip(load(path)(x), test_onnx.run(path, [x]), strict=True):
+        np.testing.assert_allclose(found.detach().numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_scans_that_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned(path, 5)
+    with pytest.raises(DataError, match=r"onnx\.load: Scan sums: 5 sequences, 2 inputs, and 2 of each step"):
+        load(path)(np.zeros((3, 2), "f"))
+    scanned(path, 1)
+    with pytest.raises(DataError, match=r"onnx\.load: Scan sums: no steps"):
+        load(path)(np.zeros((0, 2), "f"))
+    monkeypatch.setattr(limits, "STEPS", 9)
+    load(path)(np.zeros((2, 2), "f"))
+    with pytest.raises(DataError, match="would run more operators than are allowed to this file"):
+        load(path)(np.zeros((3, 2), "f"))
 
 
 # Resize

@@ -19,6 +19,7 @@ from tensorgrad.errors import DataError
 from tensorgrad.onnx.operators import numbers
 
 BYTES, TIMES = 1 << 30, 1000
+STEPS = 10**6  # operators, those in Scan as often as they are run
 PRODUCTS, USES = 1 << 37, 10**6  # the former take a second or two
 
 Estimate: TypeAlias = Callable[..., tuple[int, int]]  # elements, products
@@ -41,10 +42,12 @@ class Budget:
     """
 
     def __init__(self, given: int) -> None:
+        self.steps = max(STEPS, given // 4)
         self.bytes, self.products = max(BYTES, TIMES * given), max(PRODUCTS, USES * (given // 4))
 
     def take(self, kind: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
         """Before an operator runs. Raises DataError if it would take more than is left."""
+        self.step()
         elements, products = ESTIMATES.get(kind, together)(*inputs, **attrs)
         alike = inputs[:1] if kind in ESTIMATES else inputs  # the others are sizes and places, or of the same dtype
         need = elements * max([4, *[x.dtype.itemsize for x in alike if x is not None]])
@@ -54,6 +57,12 @@ class Budget:
             raise DataError(f"would multiply {products:,} times, more than the {self.products:,} that are left to this file")
         self.bytes -= need
         self.products -= products
+
+    def step(self) -> None:
+        """Before an operator runs, or a step of Scan. Raises DataError if there were too many."""
+        self.steps -= 1
+        if self.steps < 0:
+            raise DataError("would run more operators than are allowed to this file, a million or more")
 
 
 def size(x: Any) -> int:
