@@ -100,7 +100,8 @@ def when_an_epoch_is_over(folder: Path) -> None:
 def test_ctrl_c_in_the_terminal_of_mpiexec(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     """It gets SIGINT, as its whole process group does, and gives the ranks half a second. What they have saved by then, after
     the step or at the end of the epoch before, is whole, and nobody stays behind."""
-    running = job(tmp_path, 2, SLOW="0.05")
+    program = [*JOB, str(tmp_path), str(EPOCHS)]
+    running = ranks.start(2, program, environment={"SLOW": "0.05"}, own_terminal=True)
     when_an_epoch_is_over(tmp_path)
     pids = children(running.pid)
     os.killpg(running.pid, signal.SIGINT)
