@@ -6,7 +6,7 @@ them as PyTorch has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from tensorgrad.core.state import shown
 from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError, TensorgradError
 from tensorgrad.nn import init
 from tensorgrad.nn.module import Module
+from tensorgrad.nn.tied import TiedLinear
 from tensorgrad.ops.random import undrawn
 
 __all__ = ["from_torch", "to_torch"]
@@ -90,8 +91,8 @@ READ: dict[str, Callable[[Any], Any]] = {  # arguments that are no attributes, o
 }
 READ_HERE: dict[str, Callable[[Any], Any]] = {  # of ours alone
     "bias": lambda m: any("bias" in name for name in m._parameters),
-    "in_features": lambda m: m.weight.shape[0],
-    "out_features": lambda m: m.weight.shape[1],
+    "in_features": lambda m: m.weight.shape[1 if isinstance(m, TiedLinear) else 0],
+    "out_features": lambda m: m.weight.shape[0 if isinstance(m, TiedLinear) else 1],
     "kernel_size": lambda m: m.weight.shape[2:] if hasattr(m, "weight") else m.kernel_size,
     "num_embeddings": lambda m: m.weight.shape[0],
     "embedding_dim": lambda m: m.weight.shape[1],
@@ -121,6 +122,11 @@ LISTS = ("Sequential", "ModuleList", "ModuleDict")
 STACKS = {"TransformerEncoder": nn.TransformerEncoder, "TransformerDecoder": nn.TransformerDecoder}
 
 
+def is_container(name: str) -> bool:
+    """Whether modules of this name are nothing but their parts."""
+    return name in LISTS or name in STACKS
+
+
 class Problems(dict[str, str]):
     """Path to what cannot be converted, and why."""
 
@@ -136,7 +142,8 @@ def from_torch(module: Any) -> Module:
 
     module   a torch.nn.Sequential, ModuleList, ModuleDict, Transformer encoder or decoder, or a layer of theirs, as deep in one
              another as you like. Parameters are on the CPU afterwards, in float32, float64 or float16, bfloat16 in float32.
-             Those that are tied stay tied; training mode and requires_grad are as they were
+             Those that are tied stay tied, such as an embedding and the Linear behind it; training mode and requires_grad are
+             as they were
 
     Raises ExportError, which lists every part that has no counterpart, by path: classes of your own, layers with hooks or
     settings that there are none of here. Write such a class anew, and load its parameters: model.load_state_dict(
@@ -146,11 +153,12 @@ def from_torch(module: Any) -> Module:
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(f"interop.from_torch: module must be a torch.nn.Module, got {shown(module)}")
     problems, known = Problems(), dict[int, Any]()
+    places = parameters_there(module)
     with undrawn([init.generator()]):
-        made = Conversion(torch, problems, known).here(module, "")
+        made = Conversion(torch, problems, known, turned_around(places, torch)).here(module, "")
     how = "; write it in tensorgrad, and load its parameters: model.load_state_dict(module.state_dict(), layout='torch')"
     problems.refuse("from_torch", how)
-    tie(parameters_there(module, torch), known, made)
+    tie(places, known)
     return made  # type: ignore[no-any-return]
 
 
@@ -190,11 +198,12 @@ TIED = "{} and {} are one parameter, which one of the two libraries has the othe
 class Conversion:
     """Both ways for one module and all in it.
 
-    known   the counterpart of each part, by id: what has several names is converted once
+    known    the counterpart of each part, by id: what has several names is converted once
+    turned   PyTorch's Linear layers, by id, whose weight is one parameter with what we have as PyTorch does
     """
 
-    def __init__(self, torch: Any, problems: Problems, known: dict[int, Any]) -> None:
-        self.torch, self.problems, self.known = torch, problems, known
+    def __init__(self, torch: Any, problems: Problems, known: dict[int, Any], turned: Collection[int] = ()) -> None:
+        self.torch, self.problems, self.known, self.turned = torch, problems, known, turned
         self.table = table()
 
     def here(self, t: Any, path: str) -> Any:
@@ -205,30 +214,9 @@ class Conversion:
         if getattr(self.torch.nn, name, None) is not type(t):
             self.problems[path] = f"{name}, a class that is not PyTorch's own"
             return None
-        own = (*t._parameters, *t._buffers)
-        if (name in LISTS or name in STACKS) and own:
-            self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own)}"
-        parts = [t] if name in LISTS or name in STACKS else t.modules()
-        if any(h.endswith("_hooks") and getattr(part, h) for part in parts for h in vars(part)):
-            self.problems[path] = f"{name} with hooks"
-        if path in self.problems:
-            return None
-        made = self.assembled(t, name, path, t._modules, self.here)  # named_children() has each once
-        if made is not None:
-            pass
-        elif name in LISTS or (name in STACKS and self.problems):  # the reason is a part's
-            return None
-        elif name not in self.table:
-            if path not in self.problems:
-                self.problems[path] = name
-            return None
-        else:
-            made = self.layer_here(t, name, path)
-            if made is None:
-                return None
-        made.training = t.training
-        self.known[id(t)] = made
-        return made
+        parts = [t] if is_container(name) else t.modules()
+        is_hooked = any(h.endswith("_hooks") and getattr(part, h) for part in parts for h in vars(part))
+        return self.converted(t, name, path, is_hooked, self.here, self.layer_here)
 
     def there(self, m: Module, path: str) -> Any:
         """One of ours as one of PyTorch's; None where there is a problem."""
@@ -236,33 +224,34 @@ class Conversion:
             return self.known[id(m)]
         name = type(m).__name__
         is_chain = type(m).__mro__[1] is nn.Sequential and type(m).forward is nn.Sequential.forward
-        if getattr(nn, name, None) is not type(m) and not is_chain:
+        is_own = getattr(nn, name, None) is type(m)
+        if not (is_own or is_chain or type(m) is TiedLinear):
             self.problems[path] = f"{name}, a class that is not tensorgrad's own"
             return None
-        name = name if getattr(nn, name, None) is type(m) else "Sequential"
-        own = (*m._parameters, *m._buffers)
-        if (name in LISTS or name in STACKS) and own:
-            self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own)}"
+        name = name if is_own else "Sequential" if is_chain else "Linear"
         self.look_inside(m, name, path, nn)
-        if any(part._hooks for _, part in ([("", m)] if name in LISTS or name in STACKS else m.named_modules())):
+        is_hooked = any(part._hooks for _, part in ([("", m)] if is_container(name) else m.named_modules()))
+        return self.converted(m, name, path, is_hooked, self.there, self.layer_there)
+
+    def converted(self, one: Any, name: str, path: str, is_hooked: bool, convert: Any, layer: Callable[..., Any]) -> Any:
+        """A container with its parts converted, or a layer; None where there is a problem."""
+        own = (*one._parameters, *one._buffers)
+        if is_container(name) and own:
+            self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own)}"
+        if is_hooked:
             self.problems[path] = f"{name} with hooks"
         if path in self.problems:
             return None
-        made = self.assembled(m, name, path, m._modules, self.there)
+        made = self.assembled(one, name, path, one._modules, convert)  # PyTorch's named_children() has each once
+        if made is None and (name in LISTS or (name in STACKS and self.problems)):  # the reason is a part's
+            return None
+        if made is None and not (name in self.table and hasattr(self.torch.nn, name)):
+            self.problems.setdefault(path, name)
+            return None
+        made = layer(one, name, path) if made is None else made
         if made is not None:
-            pass
-        elif name in LISTS or (name in STACKS and self.problems):
-            return None
-        elif name not in self.table or not hasattr(self.torch.nn, name):
-            if path not in self.problems:
-                self.problems[path] = name
-            return None
-        else:
-            made = self.layer_there(m, name, path)
-            if made is None:
-                return None
-        made.training = m.training
-        self.known[id(m)] = made
+            made.training = one.training
+            self.known[id(one)] = made
         return made
 
     def assembled(self, whole: Any, name: str, path: str, parts: dict[str, Any], convert: Any) -> Any:
@@ -326,6 +315,8 @@ class Conversion:
         if path in self.problems:
             return None
         made = getattr(nn, name)(**kwargs)
+        if id(t) in self.turned:
+            made = TiedLinear(nn.Parameter(made.weight.data.T.copy()), made.bias)
         if dtypes:
             made.to(dtype="float32" if dtypes == {"bfloat16"} else dtypes.pop())
         try:
@@ -404,8 +395,8 @@ def part_of(module: Any, path: str) -> Any:
     return module
 
 
-def parameters_there(module: Any, torch: Any) -> dict[int, list[tuple[Any, str, str]]]:
-    """The places of each parameter of PyTorch's."""
+def parameters_there(module: Any) -> dict[int, list[tuple[Any, str, str]]]:
+    """The places of each parameter of PyTorch's: parts, with its name there, and its path."""
     places: dict[int, list[tuple[Any, str, str]]] = {}
     for path, part in module.named_modules():
         for name, p in part.named_parameters(recurse=False):
@@ -413,7 +404,17 @@ def parameters_there(module: Any, torch: Any) -> dict[int, list[tuple[Any, str, 
     return places
 
 
-def tie(places: dict[int, list[tuple[Any, str, str]]], known: dict[int, Any], made: Any) -> None:
+def turned_around(places: dict[int, list[tuple[Any, str, str]]], torch: Any) -> set[int]:
+    """The Linear layers, by id, that have a parameter in common with what is no Linear: with an Embedding."""
+    found = set()
+    for same in places.values():
+        kinds = [(getattr(nn, type(part).__name__, None), name) for part, name, _ in same]
+        if any(name not in getattr(kind, "transposed_in_torch", ()) for kind, name in kinds):
+            found |= {id(part) for part, _, _ in same if type(part) is torch.nn.Linear}
+    return found
+
+
+def tie(places: dict[int, list[tuple[Any, str, str]]], known: dict[int, Any]) -> None:
     """Let what is one parameter in PyTorch be one here."""
     for (first, first_name, first_path), *others in places.values():
         one = known[id(first)]

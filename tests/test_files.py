@@ -10,13 +10,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tensorgrad import train
+from tensorgrad import Tensor, data, draw, nn, onnx, train
 from tensorgrad.core import files
 from tensorgrad.core.files import replacing
+from tensorgrad.errors import ArgumentError
 from tests.test_house import modules
 from tests.writers import WRITERS, write_all
 
@@ -200,3 +204,29 @@ def test_nothing_else_writes_files() -> None:
                 found.append(f"{name} {called}")
     kept = {"tensorgrad.data.storage open": "a member of an archive", "tensorgrad.draw.shown savefig": "to memory"}
     assert sorted(found) == sorted(kept)
+
+
+WITH_A_PATH: dict[str, Callable[[Any], Any]] = {
+    "read_csv": data.read_csv,
+    "read_idx": data.read_idx,
+    "read_npz": data.read_npz,
+    "read_safetensors": data.read_safetensors,
+    "write_safetensors": lambda path: data.write_safetensors(path, {}),
+    "train.save": train.save,
+    "train.load": train.load,
+    "Checkpoint": train.Checkpoint,
+    "CSVLogger": train.CSVLogger,
+    "JSONLinesLogger": train.JSONLinesLogger,
+    "History.to_csv": lambda path: train.History().to_csv(path),
+    "onnx.load": onnx.load,
+    "onnx.export": lambda path: onnx.export(nn.Linear(1, 1), np.ones((2, 1), "f"), path),
+    "Drawing.save": lambda path: draw.graph(Tensor(1.0, requires_grad=True) * 2).save(path),
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_PATH)
+def test_what_is_no_path_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"^{name}: path must be the path of a file, a str or a Path, got 3$"):
+        WITH_A_PATH[name](3)
+    with pytest.raises(ArgumentError, match=rf"^{name}: 'a\\x00': no file can have this name$"):
+        WITH_A_PATH[name]("a\0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import safetensors.numpy
 
 from tensorgrad import Tensor, data, interop, nn
 from tensorgrad.errors import ArgumentError, DataError, MissingDependencyError
+from tensorgrad.nn.tied import TiedLinear
 from tests import kinds, test_weights
 
 
@@ -162,3 +164,25 @@ def test_bfloat16_is_read_as_float32(tmp_path: Path) -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_that_is_tied_to_a_table(bias: bool) -> None:
+    """What from_torch makes of it: one Parameter, which learns from both places. (`python -m tests.golden.torch_modules`)"""
+    table = nn.Embedding(6, 4, dtype="float64")
+    head = TiedLinear(table.weight, nn.Parameter(np.arange(6.0)) if bias else None)
+    model = nn.Sequential(table, nn.Tanh(), head)
+    assert len(list(model.parameters())) == 1 + bias
+    assert repr(head) == ("TiedLinear(4, 6)" if bias else "TiedLinear(4, 6, bias=False)")
+    tokens = np.array([[0, 5, 2], [1, 1, 3]])
+    w = table.weight.numpy().copy()
+    y = model(tokens)
+    np.testing.assert_allclose(y.detach().numpy(), np.tanh(w[tokens]) @ w.T + (np.arange(6.0) if bias else 0), rtol=1e-13)
+    (y * y).sum().backward()
+    g, h = 2 * y.detach().numpy(), np.tanh(w[tokens])
+    expected = np.einsum("nto,nth->oh", g, h)
+    np.add.at(expected, tokens, (g @ w) * (1 - h * h))
+    np.testing.assert_allclose(table.weight.grad.numpy(), expected, rtol=1e-12)
+    again = pickle.loads(pickle.dumps(model))
+    assert again[0].weight is again[2].weight
+    assert model.state_dict(layout="torch")["0.weight"].shape == (6, 4)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from tensorgrad.core.state import shown
 from tensorgrad.errors import ArgumentError
 
 try:
@@ -36,7 +37,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     What is no file, such as a pipe or /dev/stdout, is written to as it is.
     """
-    path = Path(os.path.realpath(as_path(path)))  # the file that a link points to is what is replaced
+    path = Path(os.path.realpath(path))  # the file that a link points to is what is replaced
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:
             yield stream
@@ -69,17 +70,17 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     clear(path.parent)
 
 
-def as_path(path: str | Path) -> Path:
-    """A path as a Path. Raises ArgumentError for what is none, and for a name that no file can have."""
+def as_path(where: str, path: str | Path) -> Path:
+    """A path as a Path. Raises ArgumentError, beginning with `where`, for what is none, or a name that no file can have."""
     try:
         found = Path(path)
         if b"\0" not in os.fsencode(found):
             return found
     except TypeError:
-        raise ArgumentError(f"expected the path of a file, got a {type(path).__name__}") from None
+        raise ArgumentError(f"{where}: path must be the path of a file, a str or a Path, got {shown(path)}") from None
     except UnicodeEncodeError:
         pass
-    raise ArgumentError(f"{str(path)!a}: no file can have this name")
+    raise ArgumentError(f"{where}: {str(path)!a}: no file can have this name")
 
 
 def _opened(folder: Path) -> IO[bytes]:

@@ -43,7 +43,7 @@ def read_csv(
     fields than the first one, a field that is no finite number or does not fit, and a file without samples; OutOfRangeError
     if there is no such column.
     """
-    path, limit = file_at(path), as_limit("read_csv", limit)
+    path, limit = file_at("read_csv", path), as_limit("read_csv", limit)
     if isinstance(label, bool) or not hasattr(label, "__index__"):
         raise ArgumentError(f"read_csv: label must be the number of a column, got {label!r}")
     try:

@@ -31,7 +31,7 @@ def read_idx(path: str | Path, ndim: int | None = None, *, limit: int | None = N
     Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is no idx file, that is
     truncated or too long, whose gzip checksum is wrong, or that declares more than it can hold, before that is allocated.
     """
-    path = file_at(path)
+    path = file_at("read_idx", path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         most, how = limit_of("read_idx", limit, size)

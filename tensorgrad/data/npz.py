@@ -36,9 +36,9 @@ PLAIN_DTYPE = re.compile(r"'[<>|=]?(b1|\?|[iu][1248]|f[248]|c8|c16|[SU]\d{1,9})'
 BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError)
 
 
-def file_at(path: str | Path) -> Path:
-    """The path as a Path. Raises DataError if a folder is there, ArgumentError for what is no path."""
-    path = as_path(path)
+def file_at(where: str, path: str | Path) -> Path:
+    """The path as a Path. Raises DataError if a folder is there, ArgumentError, beginning with `where`, for what is none."""
+    path = as_path(where, path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder, expected a file")
     return path
@@ -55,7 +55,7 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
     Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is truncated, changed
     (each array has a checksum), foreign or a pickle, and for one that declares more than it holds, before that is allocated.
     """
-    path = file_at(path)
+    path = file_at("read_npz", path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         most, how = limit_of("read_npz", limit, size)

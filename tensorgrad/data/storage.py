@@ -42,7 +42,7 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
     Raises DataError for another suffix and for a name that is not printable or too long, DTypeError for what is neither real
     numbers nor booleans, OSError where a file cannot be written (a full disk); the file that was there is then as it was.
     """
-    kind = suffix_of(path)
+    kind = suffix_of("checkpoint", path)
     for name in arrays:
         # zip files end names at a zero byte
         if not name.isprintable() or len(name.encode()) > NAME or name in (METADATA, "__metadata__"):
@@ -81,8 +81,8 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     Raises FileNotFoundError where there is none, and DataError, naming the file and the reason, for one that is cut off,
     changed, of another kind, or that says it holds more than it does; no memory is taken for what is not in the file.
     """
-    path = file_at(path)
-    if suffix_of(path) == ".npz":
+    path = file_at("checkpoint", path)
+    if suffix_of("checkpoint", path) == ".npz":
         arrays = read_npz(path, limit=path.stat().st_size)  # what `write` writes is not compressed
         try:
             metadata = _texts(json.loads(arrays.pop(METADATA).tobytes()))
@@ -113,7 +113,7 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
 
     model.state_dict(layout="torch") gives arrays as PyTorch's module of the same form loads them.
     """
-    if as_path(path).suffix != ".safetensors":
+    if as_path("write_safetensors", path).suffix != ".safetensors":
         raise DataError(f"{path}: expected a name that ends in .safetensors")
     if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
         raise ArgumentError(f"write_safetensors: arrays must be arrays by name, got {shown(arrays)}")
@@ -129,7 +129,7 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of that form
     or has a dtype that is not read.
     """
-    path = file_at(path)
+    path = file_at("read_safetensors", path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
@@ -187,9 +187,9 @@ def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
     return found.hexdigest()
 
 
-def suffix_of(path: str | Path) -> str:
+def suffix_of(where: str, path: str | Path) -> str:
     """ ".npz" or ".safetensors". Raises DataError for another suffix."""
-    suffix = as_path(path).suffix
+    suffix = as_path(where, path).suffix
     if suffix not in (".npz", ".safetensors"):
         raise DataError(f"{path}: expected a name that ends in .npz or .safetensors")
     return suffix

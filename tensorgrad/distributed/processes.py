@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from tensorgrad.compiler.compiled import forget_plans
-from tensorgrad.core.backend import Array, cupy
+from tensorgrad.core.backend import Array, cupy, device_of, on
+from tensorgrad.core.location import warn
+from tensorgrad.distributed.nccl import Card, Link, library, why_not
 from tensorgrad.errors import RankError
 
 ASK, ANSWER = 1, 2  # tags of what watches send each other
@@ -33,6 +35,7 @@ class Processes:
     """The Group of an MPI job. Every meeting is counted, so that a rank can say which one it waits in.
 
     rank, size   which one this is, and how many there are
+    links        device to how its arrays are added up: by NCCL, or through main memory, where there is None
     """
 
     def __init__(self, mpi: Any, timeout: float) -> None:
@@ -40,6 +43,8 @@ class Processes:
         self.comm: Any = mpi.COMM_WORLD.Dup()
         self.number, self.what, self.since = 0, "", None  # of meetings
         self.outlives = os.environ.get("OMPI_MCA_mpi_ft_enable", "0").lower() in ("1", "true")  # noqa: SIM112  as Open MPI does
+        self.links: dict[str, Link | None] = {}
+        self.failures: tuple[type[Exception], ...] = (mpi.Exception,)
         self.join()
         self.pinned: dict[int, Any] = {}
         self.over = threading.Event()
@@ -60,17 +65,58 @@ class Processes:
     # Meetings
 
     def add_up(self, array: Array) -> None:
+        device = device_of(array)
+        if device not in self.links:
+            self.links[device] = self.linked(array)
+        link = self.links[device]
+        what = f"sum of {array.size:,} {array.dtype}"
+        if link is not None:
+            with on(array):
+                self.meet(what, lambda: self.add_up_by(link, array) if array.size else None)
+            return
         if not isinstance(array, np.ndarray):  # on a GPU, of which this MPI need not know
             staged = self.staged(array)
             array.get(out=staged)
-            self.add_up(staged)
+            self.add_up_in_memory(staged, what)
             array.set(staged)
-            return
+        else:
+            self.add_up_in_memory(array, what)
+
+    def add_up_in_memory(self, array: Array, what: str) -> None:
         narrow = array.dtype.itemsize < 4 and array.dtype.kind not in "iu"  # of which MPI knows nothing
         wide: Any = array.astype(np.float32) if narrow else array
-        self.meet(f"sum of {array.size:,} {array.dtype}", lambda: self.comm.Allreduce(self.mpi.IN_PLACE, wide))
+        self.meet(what, lambda: self.comm.Allreduce(self.mpi.IN_PLACE, wide))
         if narrow:
             array[...] = wide
+
+    def add_up_by(self, link: Link, array: Array) -> None:
+        """Ask NCCL for a sum. Where this rank outlives others, wait for it: what a lost one has left half done is not used."""
+        asked = link.add_up(array, self.number, self.what)
+        while self.outlives and not asked.ended.done:
+            if self.comm.Is_revoked() or self.comm.Get_failed().Get_size():
+                self.comm.Barrier()  # says what is the matter
+            time.sleep(1e-4)
+
+    def linked(self, array: Array) -> Link | None:
+        """How arrays on the device of this one are added up from now on; the ranks agree in it."""
+        cards: list[Card] = self.gathered(Card.of(array))
+        reason, link = why_not(cards), None
+        if not reason:
+            self.failures = (self.mpi.Exception, library().NcclError)
+            name = self.shared(library().get_unique_id() if self.rank == 0 else None)
+            try:
+                link = self.meet("connecting GPUs by NCCL", lambda: Link(array.device, self.size, name, self.rank))
+            except RankError as error:
+                if not isinstance(error.__cause__, library().NcclError):
+                    raise
+                reason = str(error.__cause__)
+            reasons = self.gathered(reason)
+            reason = next(filter(None, reasons), "")
+            if reason and link is not None:
+                link.abort()
+        if reason and self.rank == 0 and any(card.bus for card in cards):
+            warn(f"distributed: arrays on GPUs are added up through main memory, not by NCCL: {reason}", RuntimeWarning)
+        return None if reason else link
 
     def staged(self, array: Array) -> Array:
         """Pinned memory for the elements of an array on a GPU, kept for the next one of its size."""
@@ -91,7 +137,7 @@ class Processes:
         self.what, self.since = what, time.monotonic()
         try:
             return do()
-        except self.mpi.Exception as error:
+        except self.failures as error:
             self.since = None
             self.lost(error)
         finally:
@@ -100,9 +146,12 @@ class Processes:
     def lost(self, error: Any) -> NoReturn:
         """Go on with those that are left, where MPI can do that; raises RankError in any case."""
         known = [getattr(self.mpi, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")]
-        if error.Get_error_class() not in known:
+        if not isinstance(error, self.mpi.Exception) or error.Get_error_class() not in known:
             raise RankError(f"rank {self.rank} of {self.size}: meeting {self.number} ({self.what}): {error}") from error
         was, before = self.rank, self.size
+        for link in filter(None, self.links.values()):
+            link.abort()
+        self.links.clear()
         self.comm.Revoke()
         left = self.comm.Shrink()
         gone = sorted(set(range(before)) - set(left.allgather(was)))
@@ -116,8 +165,20 @@ class Processes:
     # The end
 
     def report(self) -> Report:
-        since = self.since
-        return Report(self.number, self.what, None if since is None else time.monotonic() - since)
+        """Where this rank is. Sums of GPUs come first that have not ended: Python may be ahead of them."""
+        pending = [one for link in filter(None, list(self.links.values())) if (one := link.pending()) is not None]
+        since: float | None
+        if pending:
+            one = min(pending, key=lambda one: one.number)
+            number, what, since = one.number - (one.since is None), one.what, one.since
+        else:
+            number, what, since = self.number, self.what, self.since
+        return Report(number, what, None if since is None else time.monotonic() - since)
+
+    def trouble(self) -> str:
+        """What is wrong with sums of GPUs, "" for nothing. That a rank is lost is known by that: not, which one."""
+        links = filter(None, list(self.links.values()))
+        return next(filter(None, (link.trouble() for link in links if link.pending() is not None)), "")
 
     def end(self, why: str) -> None:
         """End the job: all processes of it."""
@@ -127,6 +188,8 @@ class Processes:
 
     def leave(self) -> None:
         """Before MPI is closed."""
+        for link in filter(None, self.links.values()):
+            self.meet("the end of NCCL", link.close)
         self.over.set()
         if self.watch is not None:
             self.watch.join(PATIENCE)
@@ -167,8 +230,9 @@ class Watch:
 
     def look(self, talk: Any) -> None:
         """See whether this rank waits for too long, and for whom."""
-        own = self.group.report()
-        if own.waited is None or own.waited < PATIENCE or (self.asked is not None and self.number != own.number):
+        own, trouble = self.group.report(), self.group.trouble()
+        is_late = own.waited is not None and own.waited >= PATIENCE
+        if not (is_late or trouble) or (self.asked is not None and self.number != own.number):
             self.asked = None
             return
         others = [rank for rank in range(self.group.size) if rank != self.group.rank]
@@ -184,7 +248,9 @@ class Watch:
                 f"{ranks_named(silent)} not answered for {now - self.asked:.0f} s: stopped, or in code with Python's lock;"
                 f" rank {self.group.rank} waits in meeting {own.number} ({own.what})"
             )
-        if not silent and own.waited > self.group.timeout:
+        if not silent and trouble:
+            self.group.end(f"rank {self.group.rank}: meeting {own.number} ({own.what}): {trouble}")
+        if not silent and own.waited is not None and own.waited > self.group.timeout:
             away = {rank: r for rank, r in self.answers.items() if r.waited is None or r.number != own.number} or self.answers
             where = "; ".join(f"rank {rank} {said(report)}" for rank, report in sorted(away.items()))
             self.group.end(

@@ -65,7 +65,7 @@ class Drawing:
         Without Graphviz, for all but .dot, it writes the .dot file instead and raises MissingDependencyError, which says what
         to install. Raises ValueError for another suffix.
         """
-        path = as_path(path)
+        path = as_path(f"{type(self).__name__}.save", path)
         suffix = path.suffix.lower().removeprefix(".")
         if suffix not in SUFFIXES:
             raise ArgumentError(f"Drawing.save: expected a .svg, .png, .pdf, .tex, .dot or .html file, got {path.name!r}")

@@ -48,7 +48,7 @@ class Playback:
 
     def save(self, path: str | Path) -> Path:
         """Write the page to a .html file; returns its path."""
-        path = as_path(path)
+        path = as_path("Playback.save", path)
         if path.suffix.lower() != ".html":
             raise ArgumentError(f"Playback.save: expected a .html file, got {path.name!r}")
         with replacing(path) as file:

@@ -32,7 +32,7 @@ class Linear(Module):
     rng           the generator to draw from; the one that nn.init.seed starts by default
     """
 
-    transposed_in_torch = ("weight",)
+    transposed_in_torch: tuple[str, ...] = ("weight",)
     bias: Parameter | None
 
     def __init__(

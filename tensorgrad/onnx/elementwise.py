@@ -269,13 +269,18 @@ def is_double(x: Value) -> bool:
     return bool(x.dtype == np.float64)
 
 
+def x_or(w: Writer, x: Value, below: Value) -> Value:
+    """x where it is above 0, `below` elsewhere."""
+    return select(w, w("Greater", x, number(w, x, 0), dtype=bool), x, below)
+
+
 @counterpart("leaky_relu")
 def leaky_relu(w: Writer, u: Use) -> Value:
     (x,) = u.same()
     slope = float(u.attrs["negative_slope"])
     if not is_double(x):
         return w("LeakyRelu", x, alpha=slope)
-    return select(w, w("Greater", x, number(w, x, 0), dtype=bool), x, w("Mul", x, number(w, x, slope)))
+    return x_or(w, x, w("Mul", x, number(w, x, slope)))
 
 
 @counterpart("elu")
@@ -284,8 +289,7 @@ def elu(w: Writer, u: Use) -> Value:
     alpha = float(u.attrs["alpha"])
     if not is_double(x):
         return w("Elu", x, alpha=alpha)
-    below = w("Mul", exp_less_one(w, w("Min", x, number(w, x, 0))), number(w, x, alpha))
-    return select(w, w("Greater", x, number(w, x, 0), dtype=bool), x, below)
+    return x_or(w, x, w("Mul", exp_less_one(w, w("Min", x, number(w, x, 0))), number(w, x, alpha)))
 
 
 @counterpart("softplus")

@@ -55,7 +55,7 @@ def export(
     for values, changes arrays outside of it, or records something else for other numbers of samples; MissingDependencyError
     without the package onnx.
     """
-    path = as_path(path)
+    path = as_path("onnx.export", path)
     if not isinstance(model, Module):
         raise ArgumentError(f"onnx.export: model must be a module, got {shown(model)}")
     if path.suffix != ".onnx":

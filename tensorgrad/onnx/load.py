@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.data.npz import file_at
 from tensorgrad.errors import DataError, TensorgradError
 from tensorgrad.nn.module import RESERVED, Module, Parameter
+from tensorgrad.onnx import recurrent, resize  # noqa: F401  they fill OPERATORS
 from tensorgrad.onnx.export import package
 from tensorgrad.onnx.external import Beside
+from tensorgrad.onnx.limits import Budget
 from tensorgrad.onnx.operators import OPERATORS
+from tensorgrad.onnx.program import Body, Step, compute
 from tensorgrad.onnx.writer import printable
 
 OLDEST = 13  # before it axes were attributes of more operators
-STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are no parameters
-# what comes of operators that do not fit together, as a damaged file has them
-BROKEN = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+NO_PARAMETERS = {"BatchNormalization": (3, 4), "Resize": (1, 2)}  # inputs: statistics, scales
+STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}  # inputs: what is begun with, which is no parameter if it is 0
+DEEPEST = 30  # modules within modules by the dots of a name; one of more is a name without any
 # what PyTorch's exporter calls a number that it has worked out, such as the one that attention divides by; a weight that it has
 # turned around is called so, too, but has two axes
 WORKED_OUT = re.compile(r"val_\d+")
+OWN_CONSTANT = re.compile(r"constant_\d+(\.\d+)?")  # what `export` calls an array that is no parameter of the model
 
 
 class Loaded(Module):
@@ -34,7 +39,7 @@ class Loaded(Module):
     Parameters and buffers have the names that they have in the file, and its layout.
     """
 
-    def __init__(self, graph: Any, nodes: list[tuple[str, str, list[str], list[str], dict[str, Any]]]) -> None:
+    def __init__(self, graph: Any, nodes: list[Step]) -> None:
         super().__init__()
         self.inputs = tuple(i.name for i in graph.input if i.name not in {t.name for t in graph.initializer})
         self.outputs = tuple(o.name for o in graph.output)
@@ -52,26 +57,20 @@ class Loaded(Module):
                 part = getattr(part, key)
             known[name] = part
         known |= {name: x if isinstance(x, Tensor) else Tensor(x) for name, x in zip(self.inputs, xs, strict=True)}
-        for label, kind, inputs, outputs, attrs in self.nodes:
-            try:
-                found = OPERATORS[kind](*[known[name] for name in inputs], **attrs)
-            except TensorgradError as error:
-                error.add_note(f"onnx.load: {kind} {label}")
-                raise
-            except BROKEN as error:
-                raise DataError(f"onnx.load: {kind} {label}: {error}") from error
-            known |= dict(zip(outputs, found if isinstance(found, tuple) else (found,), strict=False))
-        results = [known[name] for name in self.outputs]
+        arrays = [value for value in known.values() if value is not None]
+        budget = Budget(sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays))
+        results = compute(self.nodes, self.outputs, known, budget)
         return results[0] if len(results) == 1 else tuple(results)
 
 
 def load(path: str | Path) -> Loaded:
-    """An .onnx file as a module: MLPs, CNNs and transformers as PyTorch's exporter and skl2onnx write them, and `export`.
+    """An .onnx file as a module: MLPs, CNNs, recurrent networks and transformers, as PyTorch's exporter, skl2onnx and `export`
+    write them.
 
     Floating initialisers with an axis or more are parameters, but for the statistics of batch norm, which are buffers, as they
-    are in evaluation, and for masks (infinities, or the least number) and numbers that PyTorch's exporter has worked out; all
-    others are constants. Dropout is none. Of a classifier of scikit-learn's the results are labels and probabilities, these as
-    one Tensor.
+    are in evaluation, for states of recurrent networks that are 0 at the beginning, and for masks (infinities, or the least
+    number) and numbers that exporters have worked out; all others are constants. Dropout is none. Of a classifier of
+    scikit-learn's the results are labels and probabilities, these as one Tensor.
 
     Initialisers may lie in a file of the same folder, such as the .onnx.data that PyTorch writes. It writes equal arrays once:
     two layers that began with the same values are one parameter.
@@ -80,7 +79,7 @@ def load(path: str | Path) -> Loaded:
     DataError, naming the file and the reason, for what is no such file, has arrays in files elsewhere, or operators that there
     are none of here, all of which are listed; MissingDependencyError without the package onnx.
     """
-    path = file_at(path)
+    path = file_at("onnx.load", path)
     onnx = package("onnx.load")
     content = path.read_bytes()
     try:
@@ -92,20 +91,61 @@ def load(path: str | Path) -> Loaded:
         onnx.checker.check_model(proto)
     except Exception as error:
         raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from None
+    try:
+        return loaded(path, onnx, proto, outside)
+    except TensorgradError:
+        raise
+    except Exception as error:  # what no sound file has, and the checker lets pass
+        raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from error
+
+
+def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded:
+    """The module of a file that the checker has let pass."""
     graph = proto.graph
     versions = {o.domain: o.version for o in proto.opset_import}
     if versions.get("", OLDEST) < OLDEST:
         raise DataError(f"{path}: is of opset {versions['']}, expected {OLDEST} or later")
     if graph.sparse_initializer or proto.functions:
         raise DataError(f"{path}: has sparse arrays, or functions of its own, which are not read")
+    every = list(nodes_in(onnx, graph))
     unknown: dict[str, list[str]] = {}
-    for node in graph.node:
-        if node.op_type not in OPERATORS and node.op_type != "Constant":
+    for node in every:
+        if node.op_type not in OPERATORS and node.op_type not in ("Constant", "Scan"):
             unknown.setdefault(node.op_type, []).append(node.name)
     if unknown:
         listed = "; ".join(f"{kind} {', '.join(filter(None, names[:3]))}".strip() for kind, names in unknown.items())
         raise DataError(f"{path}: has operators that there are none of here: {listed}")
-    nodes: list[tuple[str, str, list[str], list[str], dict[str, Any]]] = []
+    steps, constants = steps_of(path, onnx, graph)
+    model = Loaded(graph, steps)
+    fixed, states = (
+        {node.input[i] for node in every for i in places.get(node.op_type, ()) if i < len(node.input)}
+        for places in (NO_PARAMETERS, STATES)
+    )
+    for tensor in graph.initializer:
+        array = outside[tensor.name] if tensor.name in outside else array_of(path, onnx, tensor)
+        if is_floating(array.dtype) and array.ndim:
+            is_own = proto.producer_name == "tensorgrad" and OWN_CONSTANT.fullmatch(tensor.name) is not None
+            is_fixed = is_own or tensor.name in fixed or (tensor.name in states and not array.any())
+            is_parameter = not is_fixed and can_be_learned(tensor.name, array)
+            model.places[tensor.name] = put(model, tensor.name, array, is_parameter)
+        else:
+            constants[tensor.name] = array
+    model.constants = constants
+    return model
+
+
+def nodes_in(onnx: Any, graph: Any) -> Iterator[Any]:
+    """The nodes of a graph, and of those inside of its nodes."""
+    for node in graph.node:
+        yield node
+        for a in node.attribute:
+            if a.type == onnx.AttributeProto.GRAPH:
+                yield from nodes_in(onnx, a.g)
+
+
+def steps_of(path: Path, onnx: Any, graph: Any) -> tuple[list[Step], dict[str, Any]]:
+    """What is computed in a graph, and the constants among its nodes."""
+    steps: list[Step] = []
     constants: dict[str, Any] = {}
     for node in graph.node:
         attrs = {a.name: attribute(path, onnx, a) for a in node.attribute}
@@ -118,18 +158,15 @@ def load(path: str | Path) -> Loaded:
                 attrs["to"] = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
             if node.op_type == "Split":  # before opset 18 it says how many by its results alone
                 attrs.setdefault("num_outputs", len(node.output))
-            nodes.append((node.name, node.op_type, list(node.input), list(node.output), attrs))
-    model = Loaded(graph, nodes)
-    statistics = {node.input[i] for node in graph.node for i in STATISTICS.get(node.op_type, ()) if i < len(node.input)}
-    for tensor in graph.initializer:
-        array = outside[tensor.name] if tensor.name in outside else array_of(path, onnx, tensor)
-        if is_floating(array.dtype) and array.ndim:
-            is_parameter = tensor.name not in statistics and can_be_learned(tensor.name, array)
-            model.places[tensor.name] = put(model, tensor.name, array, is_parameter)
-        else:
-            constants[tensor.name] = array
-    model.constants = constants
-    return model
+            steps.append((node.name, node.op_type, list(node.input), list(node.output), attrs))
+    return steps, constants
+
+
+def body_of(path: Path, onnx: Any, graph: Any) -> Body:
+    """A graph inside of a node, whose arrays are constants."""
+    steps, constants = steps_of(path, onnx, graph)
+    arrays = {tensor.name: array_of(path, onnx, tensor) for tensor in graph.initializer}
+    return Body([i.name for i in graph.input], [o.name for o in graph.output], steps, constants | arrays)
 
 
 def can_be_learned(name: str, array: Any) -> bool:
@@ -163,11 +200,13 @@ def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
 def put(model: Module, name: str, array: Any, is_parameter: bool) -> str:
     """Make an array a parameter or a buffer by its name, whose dots are modules within modules; return its path."""
     *keys, last = [key if key not in RESERVED else f"{key}_" for key in printable(name).split(".") if key] or ["array"]
+    if len(keys) > DEEPEST:
+        keys, last = [], "_".join([*keys, last])
     part: Any = model
-    for key in keys:
+    for i, key in enumerate(keys):
+        while key not in part._modules and hasattr(part, key):
+            key = keys[i] = f"{key}_"
         if key not in part._modules:
-            if hasattr(part, key):
-                return put(model, f"{name}_", array, is_parameter)
             setattr(part, key, Module())
         part = part._modules[key]
     while hasattr(part, last) or last in RESERVED:
@@ -184,9 +223,13 @@ def attribute(path: Path, onnx: Any, a: Any) -> Any:
     value = onnx.helper.get_attribute_value(a)
     if isinstance(value, onnx.TensorProto):
         return array_of(path, onnx, value)
+    if isinstance(value, onnx.GraphProto):
+        return body_of(path, onnx, value)
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return value if isinstance(value, (int, float, str)) else list(value) if hasattr(value, "__iter__") else value
+    if isinstance(value, (int, float, str)) or not hasattr(value, "__iter__"):
+        return value
+    return [part.decode(errors="replace") if isinstance(part, bytes) else part for part in value]
 
 
 def array_of(path: Path, onnx: Any, tensor: Any) -> Any:

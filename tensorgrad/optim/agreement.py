@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core.backend import Array, namespace, on
@@ -52,14 +56,34 @@ def meant(params: list[Tensor]) -> Array:
     """The gradients, one after the other, as the mean over the ranks."""
     first, share = given(params[0])._data, ranks.share
     with on(first):
-        flat = namespace([first]).zeros(sum(p.size for p in params), first.dtype)
+        flat = memory_for(params, first)
+        if not share:  # without samples, anything may have come of them
+            flat.fill(0)
         start = 0
-        for p in params if share else ():  # without samples, anything may have come of them
+        for p in params if share else ():
             part = flat[start : start + p.size].reshape(p.shape)
-            part[...] = given(p)._data
-            part *= share
+            namespace([first]).multiply(given(p)._data, share, out=part)
             start += p.size
         ranks.add_up(flat)
+    return flat
+
+
+# id of the first parameter to the flat array of the last step, until the parameter is gone
+_kept: dict[int, tuple[weakref.ref[Tensor], Array]] = {}
+
+
+def memory_for(params: list[Tensor], near: Array) -> Array:
+    """An array for their gradients: that of the step before, if nobody has any of those. New memory is the larger part of a sum
+    of many gradients: the system hands it out page by page. (CuPy keeps what it has on a GPU.)"""
+    size = sum(p.size for p in params)
+    if not isinstance(near, np.ndarray):
+        return namespace([near]).empty(size, near.dtype)
+    key = id(params[0])
+    _, flat = _kept.get(key, (None, None))
+    alone = 3  # references: that of the entry, the one here, and that of the question
+    if flat is None or flat.size != size or flat.dtype != near.dtype or sys.getrefcount(flat) > alone:
+        flat = np.empty(size, near.dtype)
+        _kept[key] = weakref.ref(params[0], lambda _: _kept.pop(key, None)), flat
     return flat
 
 

@@ -153,7 +153,7 @@ class Checkpoint(Callback):
     def __init__(self, path: str | Path, every: int = 1, best_only: str | None = None, mode: str | None = None) -> None:
         if every < 1:
             raise ValueError(f"Checkpoint: every must be at least 1, got {every}")
-        storage.suffix_of(path)
+        storage.suffix_of("Checkpoint", path)
         self.path, self.every = Path(path), every
         self._best = None if best_only is None else Best(best_only, mode=mode)
         self._saved = 0
@@ -200,7 +200,7 @@ class Logger(Callback):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = as_path(path)
+        self.path = as_path(type(self).__name__, path)
         self.lines: list[bytes] = []
 
     def on_start(self, run: Run) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from tensorgrad.core import form
 from tensorgrad.core.backend import Array, is_array
+from tensorgrad.core.files import as_path
 from tensorgrad.core.form import ANYTHING, COUNT, TEXT, Absent, Each
 from tensorgrad.core.ranks import ranks
 from tensorgrad.data import storage
@@ -70,6 +71,7 @@ def save(
 
     Raises CheckpointError, naming the file, if it cannot be written; ArgumentError for what cannot be kept.
     """
+    path = as_path("train.save", path)
     given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
     contents = State(**given).take(*[name for name, part in given.items() if part is not None])
     if history is not None:
@@ -94,7 +96,7 @@ def load(
     Raises FileNotFoundError where there is none; CheckpointError, naming the file and the reason, for one that is cut off,
     changed, or not a checkpoint, and, before anything is changed, for one that does not fit what is given.
     """
-    contents = read(path)
+    contents = read(as_path("train.load", path))
     given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
     put(path, contents, State(**given), [name for name, part in given.items() if part is not None])
     return contents

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorgrad.core.files import replacing
+from tensorgrad.core.files import as_path, replacing
 from tensorgrad.core.table import columns
 
 
@@ -59,7 +59,7 @@ class History(Mapping[str, list[Any]]):
 
     def to_csv(self, path: str | Path) -> None:
         """Write it as a CSV file, a line of names first; numbers have all their digits."""
-        with replacing(path) as file:
+        with replacing(as_path("History.to_csv", path)) as file:
             file.write(csv_lines([list(self.columns), *(list(row.values()) for row in self.rows())]))
 
     def plot(self, **options: Any) -> Any:

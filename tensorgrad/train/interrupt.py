@@ -17,8 +17,9 @@ class CtrlC:
     An exception in the middle of a step would leave parameters half updated, with threads still at work on them. Handlers of
     others are left alone, and so are other threads than the main one, which get no signals.
 
-    Of several ranks (core.ranks) it is true on all of them once they have agreed that it has been pressed on one; what
-    mpiexec makes of Ctrl-C, SIGTERM, counts as it does.
+    Of several ranks (core.ranks) it is true on all of them once they have agreed that it has been pressed on one. What mpiexec
+    makes of Ctrl-C, SIGTERM, counts as it does, and so does SIGUSR1, which mpiexec hands on: Open MPI's kills all ranks half a
+    second after Ctrl-C, which a long step outlasts, but lets them end by themselves after `kill -USR1` of mpiexec.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class CtrlC:
         in_main_thread = threading.current_thread() is threading.main_thread()
         usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
         if ranks.group is not None:
-            usual[signal.SIGTERM] = signal.SIG_DFL
+            usual |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
         for number, handler in usual.items():
             if in_main_thread and signal.getsignal(number) is handler:
                 signal.signal(number, self.handle)

@@ -163,7 +163,7 @@ class Watch(Callback):
         units, updates beside parameters), with a slider over the samples, the numbers of a box over time, and the findings in
         words. Raises ArgumentError for another suffix or before the first sample, MissingDependencyError without Graphviz.
         """
-        path = as_path(path)
+        path = as_path("Watch.save", path)
         if path.suffix.lower() != ".html":
             raise ArgumentError(f"Watch.save: expected a .html file, got {path.name!r}")
         if self.picture is None:

@@ -15,7 +15,8 @@ floating-point operations for each weight and sample, at 300 GFLOP/s):
     wide    18.4 M      48 ms =  46 + 1.3 ms       1.5 ms       3 %   90 % from about 1,200 samples on each rank on
 
 Overlapping the sum with the reverse walk, two thirds of a step, could hide S where it is shorter than that: W4 would come close
-to its ideal, the others would not. It is not done: on one machine, where it was tried, it gained nothing.
+to its ideal, the others would not. It is not done: on one machine it takes longer than it gains (the second table that is
+printed; see overlap.py).
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def main() -> None:
             if distributed.rank() == 0:
                 print(name, *found, flush=True)
         return
+    from tests.benchmarks import overlap
     from tests.distributed.ranks import OPTIONS, mpiexec
 
     times: dict[str, list[tuple[float, ...]]] = {}
@@ -98,6 +100,8 @@ def main() -> None:
     print(f"{'':6}{'1 rank':>12}{'2 ranks':>12}{'of ideal':>10}{'sum':>10}{'gradients':>14}")
     for name, ((alone, _, count), (both, summed, _)) in times.items():
         print(f"{name:6}{alone:9.2f} ms{both:9.2f} ms{alone / both / 2:10.0%}{summed:7.2f} ms{int(count):14,}")
+    print()
+    overlap.main()
 
 
 if __name__ == "__main__":

@@ -43,10 +43,14 @@ LIMIT = 1 << 26  # bytes that one array may have
 DEVICES = 2
 _current: list[int] = [0]
 _capturing: list[Graph | None] = [None]
+underway: list[Any] = []  # what takes its time on a stream (tests.cuda.fake_nccl): all that is asked for later waits for it
+known: dict[int, weakref.ref[ndarray]] | None = None  # the arrays, where pointers have to be known again
 
 
 class Device:
-    """A GPU, to be made the current one by `with`."""
+    """A GPU, to be made the current one by `with`. first_bus: the number of the first one's place in the machine."""
+
+    first_bus = 1
 
     def __init__(self, device: Any = None) -> None:
         self.id = _current[-1] if device is None else int(device)
@@ -72,6 +76,10 @@ class Device:
     def synchronize(self) -> None:
         forbidden("cudaDeviceSynchronize")
 
+    @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{Device.first_bus + self.id:02X}:00.0"
+
 
 class Pointer:
     """Where an array lies: `ptr`, as CuPy's MemoryPointer."""
@@ -92,6 +100,8 @@ class ndarray:
         self._id = _current[-1] if _id is None else _id
         self._base = _base
         self._touched: tuple[Stream, int] | None = None
+        if known is not None:
+            known[id(self)] = weakref.ref(self)
 
     def __array__(self, *args: Any, **options: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -295,12 +305,20 @@ def touch(array: ndarray, stream: Stream | None = None) -> None:
     """An array is used on a stream: what another one has done with it has to come before, for certain."""
     if _capturing[-1] is not None:
         return
+    wait()
     stream = _streams[-1] if stream is None else stream
     owner = array if array._base is None else array._base
     if owner._touched is not None and not stream.comes_after(*owner._touched):
         raise AssertionError("an array is used on a stream that does not wait for another one that uses it")
     stream.done[stream] += 1
     owner._touched = stream, stream.done[stream]
+
+
+def wait() -> None:
+    """Until all has ended that takes its time."""
+    while underway:
+        underway[0].wait()
+        underway.pop(0)
 
 
 def same_device(values: Any) -> None:
@@ -526,9 +544,10 @@ class Stream:
     def synchronize(self) -> None:
         forbidden("cudaStreamSynchronize")
         Counts.asked += 1
+        wait()
 
     def wait_event(self, event: Any) -> None:
-        for stream, work in event.done.items():
+        for stream, work in event.after.items():
             self.done[stream] = max(self.done.get(stream, 0), work)
 
     def record(self, event: Any = None) -> Event:
@@ -538,16 +557,23 @@ class Stream:
 
 
 class Event:
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.copies: list[weakref.ref[PinnedMemory]] = []
-        self.done: dict[Stream, int] = {}
+        self.after: dict[Stream, int] = {}
+        self.underway: list[Any] = []
+
+    @property
+    def done(self) -> bool:
+        return all(one.is_set() for one in self.underway)
 
     def record(self, stream: Any = None) -> None:
         stream = _streams[-1] if stream is None else stream
-        self.copies, self.done = list(stream.copies), dict(stream.done)
+        self.copies, self.after, self.underway = list(stream.copies), dict(stream.done), list(underway)
 
     def synchronize(self) -> None:
         Counts.asked += 1
+        for one in self.underway:
+            one.wait()
         for ref in self.copies:
             if (memory := ref()) is not None:
                 memory.busy = False

@@ -39,14 +39,21 @@ def mpiexec() -> str:
 
 
 def start(
-    size: int, program: Sequence[str], options: Sequence[str] = (), environment: Mapping[str, str] = {}
+    size: int,
+    program: Sequence[str],
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] = {},
+    own_terminal: bool = False,
 ) -> subprocess.Popen[str]:
-    """A job of so many ranks, each of which runs `python -m mpi4py` with the program."""
+    """A job of so many ranks, each of which runs `python -m mpi4py` with the program.
+
+    own_terminal   make it a process group of its own, which gets Ctrl-C by itself
+    """
     command = [mpiexec(), *OPTIONS, *options, "-n", str(size), sys.executable, "-m", "mpi4py", *program]
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TENSORGRAD_NO_NUMBA": "1"}  # a core is shared as it is
     environment = {**os.environ, **one, **environment, "PYTHONPATH": str(ROOT)}
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=own_terminal, **pipes)
 
 
 def run(size: int, *program: str, options: Sequence[str] = (), seconds: float = 200) -> tuple[int, str]:

@@ -91,6 +91,46 @@ def test_ctrl_c(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     assert_nothing_lost(tmp_path, undisturbed)
 
 
+def when_an_epoch_is_over(folder: Path) -> None:
+    deadline, log = time.monotonic() + 60, folder / "log.jsonl"
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_ctrl_c_in_the_terminal_of_mpiexec(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
+    """It gets SIGINT, as its whole process group does, and gives the ranks half a second. What they have saved by then, after
+    the step or at the end of the epoch before, is whole, and nobody stays behind."""
+    program = [*JOB, str(tmp_path), str(EPOCHS)]
+    running = ranks.start(2, program, environment={"SLOW": "0.05"}, own_terminal=True)
+    when_an_epoch_is_over(tmp_path)
+    pids = children(running.pid)
+    os.killpg(running.pid, signal.SIGINT)
+    since = time.monotonic()
+    assert "done: 6" not in ended(running)
+    assert time.monotonic() - since < 20  # it takes half a second
+    assert running.returncode
+    assert len(pids) == 2
+    while any(map(is_running, pids)):
+        assert time.monotonic() - since < 20, "a rank stays behind"
+        time.sleep(0.05)
+    assert "done: 6 epochs on 1 ranks" in ended(job(tmp_path, 1))
+    assert_nothing_lost(tmp_path, undisturbed)
+
+
+@pytest.mark.thorough
+def test_sigusr1_lets_a_long_step_end(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
+    """mpiexec hands it on, and does no more."""
+    running = job(tmp_path, 2, SLOW="0.8")
+    when_an_epoch_is_over(tmp_path)
+    os.kill(running.pid, signal.SIGUSR1)
+    text = ended(running)
+    assert running.returncode == 0, text
+    assert text.count("train.fit: interrupted after 1 of 6 epochs") == 1
+    assert "done: 1 epochs on 2 ranks, interrupted: True" in text
+    assert "done: 6 epochs on 1 ranks" in ended(job(tmp_path, 1))
+    assert_nothing_lost(tmp_path, undisturbed)
+
+
 KILLS = 20 if os.environ.get("TENSORGRAD_THOROUGH") else 5  # each takes 7 s
 
 
@@ -114,6 +154,14 @@ def test_killed_at_random(tmp_path: Path, undisturbed: dict[str, np.ndarray]) ->
             (tmp_path / "job.npz").unlink()
     ended(job(tmp_path, 2))
     assert_nothing_lost(tmp_path, undisturbed)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and no zombie, by Linux's files."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def children(pid: int) -> list[int]:

@@ -58,6 +58,20 @@ class Decoder(tn.Module):
         return self.decoder(x, memory, tgt_mask=self.mask, tgt_is_causal=True)
 
 
+class Recurrent(tn.Module):
+    """A recurrent network, of which the last state of each direction is looked at, too."""
+
+    def __init__(self, kind: Any, **options: Any) -> None:
+        super().__init__()
+        self.body = kind(WIDTH, 3, batch_first=True, **options)
+        self.head = tn.Linear(6 if options.get("bidirectional") else 3, 2)
+
+    def forward(self, x: Any) -> Any:
+        y, last = self.body(x)
+        last = last[0] if isinstance(last, tuple) else last
+        return self.head(y) + last.sum((0, 2))[:, None, None]
+
+
 MODELS: dict[str, Any] = {
     "mlp": lambda: (tn.Sequential(tn.Linear(4, 80), tn.ReLU(), tn.Dropout(), tn.Linear(80, 3), tn.Softmax(1)), [(5, 4)]),
     "cnn": lambda: (
@@ -71,6 +85,15 @@ MODELS: dict[str, Any] = {
     "encoder, normed first": lambda: (encoder(True), [(2, 5, WIDTH)]),
     "gpt": lambda: (GPT(), [(2, 6)]),
     "decoder": lambda: (Decoder(), [(2, 5, WIDTH), (2, 4, WIDTH)]),
+    "lstm": lambda: (Recurrent(tn.LSTM), [(2, 5, WIDTH)]),
+    "gru": lambda: (Recurrent(tn.GRU, num_layers=2, bidirectional=True), [(2, 5, WIDTH)]),
+    "upsampled": lambda: (
+        tn.Sequential(
+            tn.Conv2d(1, 2, 3), tn.Upsample(scale_factor=2), tn.Conv2d(2, 2, 3), tn.Upsample((5, 9), mode="bilinear"),
+            tn.Upsample(scale_factor=1.5, mode="bilinear", align_corners=True),
+        ),
+        [(2, 1, 5, 6)],
+    ),
 }  # fmt: skip
 
 

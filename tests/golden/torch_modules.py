@@ -26,6 +26,13 @@ def tied() -> Any:
     return model
 
 
+def language_model(bias: bool) -> Any:
+    """The head has the table of the embedding."""
+    model = tn.Sequential(tn.Embedding(6, 4), tn.Sequential(tn.Linear(4, 4), tn.Tanh()), tn.Linear(4, 6, bias=bias))
+    model[2].weight = model[0].weight
+    return model
+
+
 def frozen() -> Any:
     model = tn.Sequential(tn.Linear(4, 4, dtype=torch.float64), tn.BatchNorm1d(4, dtype=torch.float64), tn.Dropout(0.0))
     model[0].weight.requires_grad_(False)
@@ -48,6 +55,8 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], tuple[torch.Tensor, ...]
         lambda: (floats(3, 4),),
     ),
     "tied": (tied, lambda: (floats(3, 4),)),
+    "tied to a table": (lambda: language_model(False), lambda: (torch.tensor([[0, 5, 2]]),)),
+    "tied to a table, with a bias": (lambda: language_model(True), lambda: (torch.tensor([[0, 5, 2]]),)),
     "shared": (shared, lambda: (floats(3, 4),)),
     "frozen": (frozen, lambda: (floats(3, 4).double(),)),
     "encoder": (encoder, lambda: (floats(2, 3, 4),)),
@@ -98,9 +107,9 @@ def hooked_inside() -> Any:
     return layer
 
 
-def tied_the_other_way() -> Any:
-    model = tn.Sequential(tn.Embedding(6, 4), tn.Linear(4, 6, bias=False))
-    model[1].weight = model[0].weight
+def tied_inside() -> Any:
+    model = tn.Sequential(tn.Embedding(8, 4), tn.TransformerEncoderLayer(4, 2, 8))
+    model[1].linear1.weight = model[0].weight
     return model
 
 
@@ -127,7 +136,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no values": (lambda: tn.Linear(2, 2, device="meta"), "Linear without values"),
     "complex": (lambda: tn.Linear(2, 2, dtype=torch.complex64), "Linear of dtype complex64"),
     "dtypes": (lambda: layer_with(linear1=tn.Linear(4, 8, dtype=torch.float64)), "of dtype float32 and float64"),
-    "tied the other way": (tied_the_other_way, "0.weight and 1.weight are one parameter"),
+    "tied the other way": (tied_inside, "0.weight and 1.linear1.weight are one parameter"),
 }
 
 

@@ -1,0 +1,150 @@
+"""NCCL: sums over ranks from GPU to GPU, on a stream, while Python goes on."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.core.backend import Array, cupy
+
+# NCCL's names of dtypes. Of the others short integers are summed as int32, bfloat16 and booleans as float32
+KINDS = {
+    "int8": "NCCL_INT8", "uint8": "NCCL_UINT8", "int32": "NCCL_INT32", "uint32": "NCCL_UINT32", "int64": "NCCL_INT64",
+    "uint64": "NCCL_UINT64", "float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64",
+}  # fmt: skip
+WIDER = {"int16": "int32", "uint16": "uint32"}
+
+
+def library() -> Any:
+    """CuPy's module of NCCL; `available` is False where CuPy finds no NCCL."""
+    return importlib.import_module("cupy.cuda.nccl")
+
+
+class Card(NamedTuple):
+    """The GPU that a rank computes on: the machine that it is in, its place there, and whether NCCL is there.
+    All empty for a rank that computes on none."""
+
+    machine: str = ""
+    bus: str = ""
+    has_nccl: bool = False
+
+    @classmethod
+    def of(cls, array: Array) -> Card:
+        """The one that an array is on."""
+        if isinstance(array, np.ndarray):
+            return cls()
+        return cls(machine(), array.device.pci_bus_id, bool(library().available))
+
+
+def machine() -> str:
+    """What no other machine is called. Containers of one machine have names of their own, but were started by one boot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
+
+
+def why_not(cards: list[Card]) -> str:
+    """Why these, one of each rank, cannot be connected by NCCL; "" if they can."""
+    first: dict[tuple[str, str], int] = {}
+    for i, card in enumerate(cards):
+        other = first.setdefault(card[:2], i)
+        if card.bus and other != i:
+            return f"ranks {other} and {i} have the same GPU, {card.bus}"
+    for i, card in enumerate(cards):
+        if not card.bus:
+            return f"rank {i} computes on no GPU"
+        if not card.has_nccl:
+            return f"CuPy finds no NCCL on rank {i} (pip install nvidia-nccl-cu13, or nvidia-nccl-cu12 for CUDA 12)"
+    return ""
+
+
+class Sum:
+    """A sum that a stream has been asked for.
+
+    number, what   the meeting
+    begun, ended   events around it: once the first one is over, it waits for other ranks alone
+    """
+
+    def __init__(self, number: int, what: str) -> None:
+        self.number, self.what = number, what
+        self.begun, self.ended = (cupy().cuda.Event(disable_timing=True) for _ in range(2))
+        self.since: float | None = None  # when it was first seen to have begun
+
+
+class Link:
+    """A GPU of this rank, connected with one of each other rank.
+
+    sums   those that were asked for and have not been seen to end, oldest first
+    """
+
+    def __init__(self, device: Any, size: int, name: bytes, rank: int) -> None:
+        """Connect. All ranks do so together, with the name that one of them has made. Raises NcclError."""
+        self.library, self.device = library(), device
+        with device:
+            self.comm = self.library.NcclCommunicator(size, name, rank)
+        self.size = size
+        self.sums: deque[Sum] = deque()
+        self.lock = threading.Lock()  # of the sums, at which the watch looks
+
+    def add_up(self, array: Array, number: int, what: str) -> Sum:
+        """Ask the current stream for the sum over the ranks, in the place of the array, which is on the current GPU and lies
+        in one piece."""
+        wide = self.widened(array)
+        stream, one = cupy().cuda.get_current_stream(), Sum(number, what)
+        one.begun.record(stream)
+        kind = getattr(self.library, KINDS[wide.dtype.name])
+        self.comm.allReduce(wide.data.ptr, wide.data.ptr, wide.size, kind, self.library.NCCL_SUM, stream.ptr)
+        if wide is not array:
+            array[...] = wide
+        one.ended.record(stream)
+        with self.lock:
+            self.forget_ended()
+            self.sums.append(one)
+        return one
+
+    def widened(self, array: Array) -> Array:
+        """The array in a dtype that NCCL adds up exactly enough. Two halves are added and rounded once in any case."""
+        name = array.dtype.name
+        if name == "float16" and self.size > 2:
+            return array.astype(np.float32)
+        if name in KINDS:
+            return array
+        return array.astype(WIDER.get(name, "float32"))
+
+    def forget_ended(self) -> None:
+        while self.sums and self.sums[0].ended.done:
+            self.sums.popleft()
+
+    def pending(self) -> Sum | None:
+        """The oldest sum that has not ended; `since` is None as long as the GPU has other work before it."""
+        with self.device, self.lock:
+            self.forget_ended()
+            one = self.sums[0] if self.sums else None
+            if one is not None and one.since is None and one.begun.done:
+                one.since = time.monotonic()
+            return one
+
+    def trouble(self) -> str:
+        """What NCCL has found to be wrong since, "" for nothing: a connection that has broken, say."""
+        try:
+            self.comm.check_async_error()
+        except self.library.NcclError as error:
+            return str(error)
+        return ""
+
+    def abort(self) -> None:
+        """End what is under way, as it is, without the other ranks. The sums then are wrong."""
+        self.comm.abort()
+
+    def close(self) -> None:
+        """All ranks do so together."""
+        with self.device:
+            self.comm.destroy()

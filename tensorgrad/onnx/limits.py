@@ -1,0 +1,206 @@
+"""Limits of what `load` computes: a file of a few bytes can ask for arrays that no memory holds.
+
+A run may take a gibibyte, or a thousand times what the file and the arguments bring along: what a model computes is larger
+than that by its layers and its channels. Each operator is asked before it runs what its result, and what it makes on the way,
+will come to; the same goes for the multiplications of products, of which each number may take part in a million.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tensorgrad.core.backend import memory_left
+from tensorgrad.core.tensor import raw
+from tensorgrad.errors import DataError
+from tensorgrad.onnx.operators import numbers
+
+BYTES, TIMES = 1 << 30, 1000
+STEPS = 10**6  # operators, those in Scan as often as they are run
+PRODUCTS, USES = 1 << 37, 10**6  # the former take a second or two
+
+Estimate: TypeAlias = Callable[..., tuple[int, int]]  # elements, products
+
+ESTIMATES: dict[str, Estimate] = {}  # of operators
+
+
+def estimate(*names: str) -> Callable[[Estimate], Estimate]:
+    def keep(fn: Estimate) -> Estimate:
+        ESTIMATES.update(dict.fromkeys(names, fn))
+        return fn
+
+    return keep
+
+
+class Budget:
+    """What a run may still take.
+
+    given   bytes of the arrays that are there before it
+    """
+
+    def __init__(self, given: int) -> None:
+        self.steps = max(STEPS, given // 4)
+        self.bytes, self.products = max(BYTES, TIMES * given), max(PRODUCTS, USES * (given // 4))
+
+    def take(self, kind: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
+        """Before an operator runs. Raises DataError if it would take more than is left."""
+        self.step()
+        elements, products = ESTIMATES.get(kind, together)(*inputs, **attrs)
+        alike = inputs[:1] if kind in ESTIMATES else inputs  # the others are sizes and places, or of the same dtype
+        need = elements * max([4, *[x.dtype.itemsize for x in alike if x is not None]])
+        if need > self.bytes or (need > BYTES and need > memory_left()):
+            raise DataError(f"would make an array of {need:,} bytes, more than the {self.bytes:,} that are left to this file")
+        if products > self.products:
+            raise DataError(f"would multiply {products:,} times, more than the {self.products:,} that are left to this file")
+        self.bytes -= need
+        self.products -= products
+
+    def step(self) -> None:
+        """Before an operator runs, or a step of Scan. Raises DataError if there were too many."""
+        self.steps -= 1
+        if self.steps < 0:
+            raise DataError("would run more operators than are allowed to this file, a million or more")
+
+
+def size(x: Any) -> int:
+    return math.prod(shape(x))
+
+
+def shape(x: Any) -> tuple[int, ...]:
+    return () if x is None else tuple(x.shape)
+
+
+def together(*inputs: Any, **_: Any) -> tuple[int, int]:
+    """Element by element, or no more than the largest input."""
+    shapes = [shape(x) for x in inputs]
+    if len(shapes) == 1:
+        return math.prod(shapes[0]), 0
+    axes = max(map(len, shapes), default=0)
+    columns = zip(*[(1,) * (axes - len(s)) + s for s in shapes], strict=True)
+    return math.prod(max(column) for column in columns), 0
+
+
+@estimate("Concat", "Sum", "Max", "Min")
+def one_after_the_other(*inputs: Any, **_: Any) -> tuple[int, int]:
+    return max(sum(map(size, inputs)), together(*inputs)[0]), 0
+
+
+@estimate("Expand")
+def expand(x: Any, target: Any) -> tuple[int, int]:
+    return math.prod(np.broadcast_shapes(shape(x), tuple(numbers(target)))), 0
+
+
+@estimate("Tile")
+def tile(x: Any, repeats: Any) -> tuple[int, int]:
+    return size(x) * math.prod(max(n, 0) for n in numbers(repeats)), 0
+
+
+@estimate("ConstantOfShape")
+def constant_of_shape(target: Any, value: Any = None) -> tuple[int, int]:
+    return math.prod(max(n, 0) for n in numbers(target)), 0
+
+
+@estimate("Range")
+def range_of(start: Any, limit: Any, delta: Any) -> tuple[int, int]:
+    begin, end, step = (float(np.asarray(raw(v)).item()) for v in (start, limit, delta))
+    return max(math.ceil((end - begin) / step), 0), 0
+
+
+@estimate("Pad")
+def pad(x: Any, pads: Any, value: Any = None, axes: Any = None, mode: str = "constant") -> tuple[int, int]:
+    both, sizes = numbers(pads), list(shape(x))
+    which = list(range(len(sizes))) if axes is None else numbers(axes)
+    for i, axis in enumerate(which):
+        sizes[axis] += max(both[i], 0) + max(both[i + len(which)], 0)
+    return math.prod(sizes), 0
+
+
+@estimate("Gather")
+def gather(x: Any, indices: Any, axis: int = 0) -> tuple[int, int]:
+    return size(x) // max(shape(x)[axis], 1) * size(indices), 0
+
+
+@estimate("ArrayFeatureExtractor")
+def feature_of(x: Any, indices: Any) -> tuple[int, int]:
+    return gather(x, indices, -1)
+
+
+@estimate("GatherElements")
+def gather_elements(x: Any, indices: Any, axis: int = 0) -> tuple[int, int]:
+    return size(indices), 0
+
+
+@estimate("MatMul")
+def matmul(a: Any, b: Any) -> tuple[int, int]:
+    one, two = shape(a), shape(b)
+    batch = math.prod(np.broadcast_shapes(one[:-2], two[:-2]))
+    rows, columns = math.prod(one[-2:-1]), two[-1] if len(two) > 1 else 1
+    return batch * rows * columns, batch * rows * columns * math.prod(one[-1:])
+
+
+@estimate("Gemm")
+def gemm(a: Any, b: Any, c: Any = None, transA: int = 0, transB: int = 0, **_: Any) -> tuple[int, int]:
+    rows, inner = shape(a)[::-1] if transA else shape(a)
+    columns = shape(b)[0 if transB else 1]
+    return rows * columns, rows * columns * inner
+
+
+@estimate("Einsum")
+def einsum(*xs: Any, equation: str) -> tuple[int, int]:
+    left, _, right = equation.replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for letters, x in zip(left.split(","), xs, strict=True):
+        axes = shape(x)
+        if "." in letters:  # axes without names: as if each array had its own
+            sizes["."] = sizes.get(".", 1) * math.prod(axes)
+        else:
+            sizes |= {letter: max(n, sizes.get(letter, 1)) for letter, n in zip(letters, axes, strict=True)}
+    every = math.prod(sizes.values())
+    return math.prod(sizes.get(letter, 1) for letter in set(right)) if right and "." not in left else every, every
+
+
+def around(attrs: dict[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The axes of images with what is added at both ends, and how many windows each then has."""
+    pads = attrs.get("pads") or [0] * 2 * len(sizes)
+    wide = [n + max(a, 0) + max(b, 0) for n, a, b in zip(sizes, pads, pads[len(sizes) :], strict=False)]
+    if attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+        dilations = attrs.get("dilations") or [1] * len(sizes)
+        wide = [n + d * k for n, k, d in zip(sizes, kernel, dilations, strict=True)]
+    strides = attrs.get("strides") or [1] * len(sizes)
+    return wide, [max(n - k, 0) // max(s, 1) + 2 for n, k, s in zip(wide, kernel, strides, strict=True)]
+
+
+@estimate("Conv")
+def conv(x: Any, weight: Any, bias: Any = None, **attrs: Any) -> tuple[int, int]:
+    (n, channels, *sizes), (out, inner, *kernel) = shape(x), shape(weight)
+    wide, windows = around(attrs, sizes, kernel)
+    seen = n * channels * math.prod(kernel) * math.prod(windows)
+    return n * channels * math.prod(wide) + seen, n * out * inner * math.prod(kernel) * math.prod(windows)
+
+
+@estimate("ConvTranspose")
+def conv_transpose(x: Any, weight: Any, bias: Any = None, **attrs: Any) -> tuple[int, int]:
+    (n, channels, *sizes), (_, out, *kernel) = shape(x), shape(weight)
+    strides, dilations = (attrs.get(key) or [1] * len(sizes) for key in ("strides", "dilations"))
+    more = attrs.get("output_padding") or [0] * len(sizes)
+    steps = zip(sizes, kernel, strides, dilations, more, strict=True)
+    ends = [max(m * s + k * d + p, 0) for m, k, s, d, p in steps]
+    seen = n * out * math.prod(kernel) * math.prod(sizes)
+    return n * max(out, channels) * math.prod(ends) + seen, seen * channels
+
+
+@estimate("MaxPool", "AveragePool")
+def pool(x: Any, kernel_shape: Any, **attrs: Any) -> tuple[int, int]:
+    n, channels, *sizes = shape(x)
+    wide, windows = around(attrs, sizes, kernel_shape)
+    return n * channels * (math.prod(wide) + math.prod(kernel_shape) * math.prod(windows)), 0
+
+
+@estimate("LSTM", "GRU", "RNN")
+def recurrent(x: Any, w: Any, r: Any, *_: Any, **attrs: Any) -> tuple[int, int]:
+    (first, second, inputs), (directions, wide, h) = shape(x), shape(r)
+    each = first * second * directions * wide
+    return 4 * each, each * (inputs + h)

@@ -1,0 +1,92 @@
+"""ONNX's Resize in operations of this package, for `load`: nearest and linear, along one axis after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tensorgrad import ops
+from tensorgrad.core.tensor import raw
+from tensorgrad.onnx.limits import estimate
+from tensorgrad.onnx.operators import numbers, operator
+
+
+def target(x: Any, scales: Any, sizes: Any, axes: Any) -> tuple[list[int], list[float]]:
+    """The sizes that all axes shall have, and how many times larger than the old ones they are meant to be."""
+    which = range(x.ndim) if axes is None else [a % x.ndim for a in axes]
+    new, factors = list(x.shape), [1.0] * x.ndim
+    has_sizes = sizes is not None and sizes.shape != (0,)
+    if has_sizes:
+        for axis, n in zip(which, numbers(sizes), strict=True):
+            new[axis], factors[axis] = n, n / x.shape[axis]
+    else:
+        for axis, s in zip(which, np.asarray(raw(scales)).tolist(), strict=True):
+            new[axis], factors[axis] = int(np.floor(np.float32(x.shape[axis]) * np.float32(s))), s
+    if min(new) < 1:
+        raise ValueError(f"to {tuple(new)}")
+    return new, factors
+
+
+def coordinates(n: int, old: int, scale: float, how: str) -> Any:
+    """Where the n new entries lie among the old ones, in float32 as onnxruntime computes them."""
+    i, s = np.arange(n, dtype=np.float32), np.float32(scale)
+    half, one = np.float32(0.5), np.float32(1)
+    if how == "asymmetric":
+        return i / s
+    if how == "align_corners":
+        return i * np.float32(old - 1) / np.float32(n - 1) if n > 1 else i
+    if how == "pytorch_half_pixel" and n == 1:
+        return i
+    if how in ("half_pixel", "pytorch_half_pixel"):
+        return (i + half) / s - half
+    if how == "half_pixel_symmetric":
+        centre = np.float32(old) / 2 * (one - np.float32(n) / (s * np.float32(old)))
+        return centre + (i + half) / s - half
+    raise NotImplementedError(f"coordinate_transformation_mode={how}")
+
+
+NEAREST: dict[str, Callable[[Any], Any]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda x: np.ceil(x - np.float32(0.5)),
+    "round_prefer_ceil": lambda x: np.floor(x + np.float32(0.5)),
+}
+
+
+@operator("Resize")
+def resize(
+    x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, mode: str = "nearest", axes: Any = None,
+    coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor", antialias: int = 0,
+    exclude_outside: int = 0, extrapolation_value: float = 0.0, cubic_coeff_a: float = -0.75,
+    keep_aspect_ratio_policy: str = "stretch",
+) -> Any:  # fmt: skip
+    if mode not in ("nearest", "linear") or antialias or keep_aspect_ratio_policy != "stretch":
+        raise NotImplementedError(f"mode={mode}, antialias={antialias}, keep_aspect_ratio_policy={keep_aspect_ratio_policy}")
+    for axis, (n, factor) in enumerate(zip(*target(x, scales, sizes, axes), strict=True)):
+        old = x.shape[axis]
+        if n == old and factor == 1:
+            continue
+        at = coordinates(n, old, factor, coordinate_transformation_mode)
+        whole = (slice(None),) * axis
+        if mode == "nearest":
+            places = np.clip(NEAREST[nearest_mode](at), 0, old - 1).astype(np.int64)
+            x = ops.getitem(x, (*whole, places))
+            continue
+        at = np.clip(at, 0, old - 1)
+        low = np.floor(at).astype(np.int64)
+        share = (at - low).astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+        below, above = ops.getitem(x, (*whole, low)), ops.getitem(x, (*whole, np.minimum(low + 1, old - 1)))
+        x = below * (1 - share) + above * share
+    return x
+
+
+@estimate("Resize")
+def of_resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, axes: Any = None, **_: Any) -> tuple[int, int]:
+    """Each axis is made larger before the next one."""
+    new = target(x, scales, sizes, axes)[0]
+    most = 1
+    for n, old in zip(new, x.shape, strict=True):
+        most *= max(n, old)
+    return 4 * most, 0
