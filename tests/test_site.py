@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tensorgrad
+from tensorgrad.draw.colours import MARKS
 from tensorgrad.op import REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,31 +38,46 @@ def test_the_code_of_a_page_runs(site: Any, page: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     before = set(REGISTRY)
     try:
-        site("pages").run(page)
+        site("chapters").run(page)
     finally:
         for name in REGISTRY.keys() - before:
             del REGISTRY[name]
-    for picture in site("pages").pictures(page):
+    for picture in site("chapters").pictures(page):
         assert (tmp_path / picture).stat().st_size > 500, f"{page.name} shows {picture}"
+
+
+def test_the_wrong_rule_is_red(site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the picture that the page makes, and in the README's, which was made by it."""
+    monkeypatch.chdir(tmp_path)
+    before = set(REGISTRY)
+    try:
+        site("chapters").run(ROOT / "examples" / "guide" / "own-operation.md")
+    finally:
+        for name in REGISTRY.keys() - before:
+            del REGISTRY[name]
+    for picture in (tmp_path / "wrong.svg", ROOT / "examples" / "wrong-rule.svg"):
+        red = re.findall(rf'<polygon fill="{MARKS["highlight"].fill}".*?</g>', picture.read_text(), re.DOTALL)
+        assert len(red) == 1
+        assert ">my_square<" in red[0]
 
 
 def test_a_page_that_shows_something_else_fails(site: Any, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     text = "# Page\n\n```python\nprint(1 + 1)\nprint('a')\n```\n\n```text\n{}\n...\n```\n"
     page.write_text(text.format(2))
-    site("pages").run(page)
+    site("chapters").run(page)
     page.write_text(text.format(3))
     with pytest.raises(AssertionError, match=r"page.md, line 4: the page shows\n3\n"):
-        site("pages").run(page)
+        site("chapters").run(page)
     page.write_text("```python\n\nprint(1 / 0)\n```\n")
     with pytest.raises(ZeroDivisionError) as caught:
-        site("pages").run(page)
+        site("chapters").run(page)
     assert (caught.traceback[-1].path, caught.traceback[-1].lineno) == (page, 2)  # the line in the page
 
 
 @pytest.mark.thorough
 def test_the_test_files_of_pages_pass(site: Any, pytester: pytest.Pytester) -> None:
-    files = [block.code for page in PAGES for block in site("pages").blocks(page) if block.is_test_file]
+    files = [block.code for page in PAGES for block in site("chapters").blocks(page) if block.is_test_file]
     assert files
     pytester.makepyfile(**{re.match(r"# (test_\w+)\.py", code)[1]: code for code in files})
     count = sum(len(re.findall(r"^def test_", code, re.MULTILINE)) for code in files)
@@ -79,7 +95,7 @@ def test_what_pages_name_is_there() -> None:
         for name in re.findall(r"python -m (tests[\w.]*\w)", text):
             path = ROOT / name.replace(".", "/")
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {name}"
-        for link in re.findall(r"\]\(([\w./-]+\.(?:md|py|svg|png|toml))(?:#[\w-]+)?\)", text):
+        for link in re.findall(r"\]\(([\w./-]+\.(?:md|rst|py|svg|png|toml))(?:#[\w-]+)?\)", text):
             is_made = not (page.parent / link).exists() and f'"{link}"' in text  # a picture that the page's code saves
             assert is_made or (page.parent / link).exists(), f"{page.name}: {link}"
 

@@ -19,11 +19,11 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import chapters
 import gallery
-import pages
 import reference
 
-ROOT = pages.EXAMPLES.parent
+ROOT = chapters.EXAMPLES.parent
 SITE = Path(__file__).resolve().parent
 OUT = ROOT / "build" / "site"
 SOURCE = OUT / "source"  # what Sphinx reads
@@ -37,13 +37,15 @@ def write(path: Path, text: str) -> None:
 
 
 def assemble() -> None:
-    """The tree that Sphinx reads: index.md, guide/, gallery/, api/."""
-    for page in pages.guide():
+    """The tree that Sphinx reads: index.md, guide/, gallery/, api/. Links of the repository become links of the site."""
+    for page in chapters.guide():
         text = page.read_text()
         if page.name == "index.md":
-            write(SOURCE / "index.md", text.replace("../guide/", "guide/").replace("../gallery/README.md", "gallery/index.md"))
+            text = text.replace("../guide/", "guide/").replace("../gallery/README.md", "gallery/index.md")
+            write(SOURCE / "index.md", text.replace("](reference.py)", "](api/index.rst)"))
         else:
-            write(SOURCE / "guide" / page.name, text.replace("../gallery/README.md", "../gallery/index.md"))
+            text = text.replace("../gallery/README.md", "../gallery/index.md")
+            write(SOURCE / "guide" / page.name, text.replace("](../site/reference.py)", "](../api/index.rst)"))
     write(SOURCE / "api" / "index.rst", "")
     for name, text in reference.pages().items():
         write(SOURCE / "api" / name, text)
@@ -74,9 +76,9 @@ def make_pictures(script: Path, folder: Path, command: list[str]) -> str | None:
 def run_all(with_gallery: bool) -> list[str]:
     """Everything that makes pictures, two at a time; the errors."""
     jobs = [
-        (page, SOURCE / "guide", [str(SITE / "pages.py"), str(page), str(SOURCE / "guide")])
-        for page in pages.guide()
-        if pages.pictures(page)
+        (page, SOURCE / "guide", [str(SITE / "chapters.py"), str(page), str(SOURCE / "guide")])
+        for page in chapters.guide()
+        if chapters.pictures(page)
     ]
     if with_gallery:
         folder = SOURCE / "gallery"
@@ -110,7 +112,20 @@ def main() -> None:
     for path in (SOURCE / "guide").glob("*.html"):
         shutil.copy(path, extra / "guide")
     html = OUT / "html"
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j2", "-c", str(SITE), "-d", str(OUT / "doctrees")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-a",
+        "-W",
+        "--keep-going",
+        "-j2",
+        "-c",
+        str(SITE),
+        "-d",
+        str(OUT / "doctrees"),
+    ]
     if subprocess.run([*command, f"-Dhtml_extra_path={extra}", str(SOURCE), str(html)]).returncode:
         sys.exit("Sphinx found something: see above")
     check_inventory(html)

@@ -3,7 +3,7 @@
 A block of ```python is run; a block of ```text right after it is what it prints, "..." standing for anything. A block that
 begins with `# test_<name>.py` is a file for pytest, and is not run here.
 
-    python examples/site/pages.py examples/guide/start.md folder
+    python examples/site/chapters.py examples/guide/start.md folder
 
 runs a page in a folder, where the pictures that it saves remain.
 """
