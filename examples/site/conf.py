@@ -3,14 +3,13 @@
 from tensorgrad import __version__
 
 project = "tensorgrad"
-author = "the tensorgrad authors"
 version = release = __version__
 language = "en"
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_heading_anchors = 3
 highlight_language = "text"
-python_maximum_signature_line_length = 80
+python_maximum_signature_line_length = 100
 add_module_names = False
 toc_object_entries = False  # the reference would otherwise list every method twice
 
@@ -18,6 +17,7 @@ html_theme = "furo"
 html_title = f"tensorgrad {__version__}"
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = False
 html_static_path = ["style"]
 html_css_files = ["site.css"]
 html_theme_options = {

@@ -74,7 +74,9 @@ def pages() -> dict[str, str]:
     table = re.sub(r"\[`(\w+)\.py`\]\(\1\.py\)", r"[`\1.py`](\1.md)", table)
     names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "pages")
     toctree = "\n".join(["", "```{toctree}", ":hidden:", "", *names, "```", ""])
-    found = {"index.md": table + toctree}
+    thumbnails = [f"[![{path.stem}]({path.stem}-graph.svg)]({path.stem}.md) [{path.stem}]({path.stem}.md)\n" for path in scripts()]
+    wall = "\n".join(["", "## Their graphs", "", "```{container} thumbnails", "", *thumbnails, "```", ""])
+    found = {"index.md": table + wall + toctree}
     for name in names:
         path = FOLDER / f"{name}.py"
         doc = ast.get_docstring(ast.parse(path.read_text())) or ""
@@ -95,7 +97,9 @@ def leave_out_missing(folder: Path) -> None:
     """Take pictures out of the pages that were not made: some programs have no graph, and a build may leave the gallery out."""
     for page in folder.glob("*.md"):
         text = page.read_text()
-        kept = re.sub(r"!\[[^\]]*\]\(([\w.-]+)\)\n\n", lambda m: m[0] if (folder / m[1]).exists() else "", text)
+        kept = re.sub(
+            r"\[?!\[[^\]]*\]\(([\w.-]+)\)(?:\]\([\w.]+\) \[\w+\]\([\w.]+\))?\n\n", lambda m: m[0] if (folder / m[1]).exists() else "", text
+        )
         if kept != text:
             page.write_text(kept)
 

@@ -217,10 +217,13 @@ def page(name: str) -> str:
     if name == "tensorgrad.ops":
         lines += ["Each is a function of ``tensorgrad``; most are methods of a Tensor, too.", ""]
         for family, names in families().items():
-            lines += titled(family, "-")
+            links = " ".join(f":py:obj:`{own} <tensorgrad.{own}>`" for own in names)
+            lines += [*titled(family, "-"), ".. rst-class:: names", "", links, ""]
             for own in names:
                 lines += documented(f"tensorgrad.{own}", getattr(tensorgrad, own))
         return "\n".join(lines)
+    names = [f":py:obj:`{own} <{name}.{own}>`" for own in public(module)]
+    lines += [".. rst-class:: names", "", " ".join(names), ""]
     for own in public(module):
         thing = getattr(module, own)
         if isinstance(thing, Op) and own in tensorgrad.ops.__all__:
