@@ -59,30 +59,35 @@ def digest(script: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def make_pictures(script: Path, folder: Path, command: list[str]) -> str | None:
-    """Run a command that leaves pictures in a folder, unless it has run before on the same text; its error, if it fails."""
-    done = OUT / "done" / script.stem
-    if done.exists() and done.read_text() == digest(script):
-        return None
+def done(script: Path) -> Path:
+    """The file that says of what text of a script the pictures are."""
+    return OUT / "done" / script.stem
+
+
+def make_pictures(program: str, scripts: list[Path], folder: Path) -> str | None:
+    """Run a program of this folder that leaves the pictures of some scripts in a folder; its error, if it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env)
+    command = [sys.executable, str(SITE / program), str(folder), *map(str, scripts)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=env)
     if ran.returncode:
-        return f"{script}:\n{ran.stdout}{ran.stderr}"
-    write(done, digest(script))
+        return f"{' '.join(command)}:\n{ran.stdout}{ran.stderr}"
+    for script in scripts:
+        write(done(script), digest(script))
     return None
 
 
 def run_all(with_gallery: bool) -> list[str]:
-    """Everything that makes pictures, two at a time; the errors."""
-    jobs = [
-        (page, SOURCE / "guide", [str(SITE / "chapters.py"), str(page), str(SOURCE / "guide")])
-        for page in chapters.guide()
-        if chapters.pictures(page)
-    ]
+    """Everything that makes pictures and has not been made of the present text, two processes at a time; the errors."""
+
+    def changed(scripts: list[Path]) -> list[Path]:
+        return [script for script in scripts if not done(script).exists() or done(script).read_text() != digest(script)]
+
+    # a process for each page, whose names are its own; the gallery's programs in two, which import but once
+    jobs = [("chapters.py", [page], SOURCE / "guide") for page in changed(chapters.guide()) if chapters.pictures(page)]
     if with_gallery:
-        folder = SOURCE / "gallery"
-        jobs += [(script, folder, [str(SITE / "gallery.py"), script.stem, str(folder)]) for script in gallery.scripts()]
+        programs = changed(gallery.scripts())
+        jobs += [("gallery.py", half, SOURCE / "gallery") for half in (programs[::2], programs[1::2]) if half]
     with ThreadPoolExecutor(2) as pool:
         return [error for error in pool.map(lambda job: make_pictures(*job), jobs) if error]
 

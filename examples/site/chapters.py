@@ -3,7 +3,7 @@
 A block of ```python is run; a block of ```text right after it is what it prints, "..." standing for anything. A block that
 begins with `# test_<name>.py` is a file for pytest, and is not run here.
 
-    python examples/site/chapters.py examples/guide/start.md folder
+    python examples/site/chapters.py folder examples/guide/start.md
 
 runs a page in a folder, where the pictures that it saves remain.
 """
@@ -73,7 +73,7 @@ def run(page: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    page, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
+    folder, page = Path(sys.argv[1]), Path(sys.argv[2]).resolve()
     os.environ["MPLBACKEND"] = "Agg"
     os.chdir(folder)
     run(page)

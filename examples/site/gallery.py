@@ -1,8 +1,8 @@
 """The gallery's pages: for each program its description, its graph, its losses and its code.
 
-    python examples/site/gallery.py cnn folder
+    python examples/site/gallery.py folder examples/gallery/cnn.py ...
 
-draws one: the program trains for a few steps as it is written, and the first loss that is differentiated is what is drawn.
+draws some: each program trains for a few steps as it is written, and the first loss that is differentiated is what is drawn.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def pages() -> dict[str, str]:
     table = re.sub(r"\[`(\w+)\.py`\]\(\1\.py\)", r"[`\1.py`](\1.md)", table)
     names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "pages")
     toctree = "\n".join(["", "```{toctree}", ":hidden:", "", *names, "```", ""])
-    thumbnails = [f"[![{path.stem}]({path.stem}-graph.svg)]({path.stem}.md) [{path.stem}]({path.stem}.md)\n" for path in scripts()]
+    thumbnails = [
+        f"[![{path.stem}]({path.stem}-graph.svg)]({path.stem}.md) [{path.stem}]({path.stem}.md)\n" for path in scripts()
+    ]
     wall = "\n".join(["", "## Their graphs", "", "```{container} thumbnails", "", *thumbnails, "```", ""])
     found = {"index.md": table + wall + toctree}
     for name in names:
@@ -98,11 +100,14 @@ def leave_out_missing(folder: Path) -> None:
     for page in folder.glob("*.md"):
         text = page.read_text()
         kept = re.sub(
-            r"\[?!\[[^\]]*\]\(([\w.-]+)\)(?:\]\([\w.]+\) \[\w+\]\([\w.]+\))?\n\n", lambda m: m[0] if (folder / m[1]).exists() else "", text
+            r"\[?!\[[^\]]*\]\(([\w.-]+)\)(?:\]\([\w.]+\) \[\w+\]\([\w.]+\))?\n\n",
+            lambda m: m[0] if (folder / m[1]).exists() else "",
+            text,
         )
         if kept != text:
             page.write_text(kept)
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1], Path(sys.argv[2]))
+    for script in sys.argv[2:]:
+        draw(Path(script).stem, Path(sys.argv[1]))
