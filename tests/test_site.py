@@ -88,7 +88,7 @@ def test_what_pages_name_is_there() -> None:
     """Files, tests and modules that a command runs."""
     for page in (*PAGES, ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"):
         text = page.read_text()
-        for path in re.findall(r"[` (]((?:tensorgrad|models|tests|examples)/[\w/.-]*\w)", text):
+        for path in re.findall(r"[`\s(]((?:tensorgrad|models|tests|examples)/[\w/.-]*\w)", text):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
         for path, name in re.findall(r"`(?:pytest )?(tests/\w+\.py)::(\w+)", text):
             assert f"def {name}(" in (ROOT / path).read_text(), f"{page.name}: {path}::{name}"
