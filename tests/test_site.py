@@ -46,7 +46,7 @@ def test_the_code_of_a_page_runs(site: Any, page: Path, monkeypatch: pytest.Monk
         assert (tmp_path / picture).stat().st_size > 500, f"{page.name} shows {picture}"
 
 
-def test_the_wrong_rule_is_red(site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_wrong_rule_is_marked(site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In the picture that the page makes, and in the README's, which was made by it."""
     monkeypatch.chdir(tmp_path)
     before = set(REGISTRY)
@@ -56,9 +56,9 @@ def test_the_wrong_rule_is_red(site: Any, monkeypatch: pytest.MonkeyPatch, tmp_p
         for name in REGISTRY.keys() - before:
             del REGISTRY[name]
     for picture in (tmp_path / "wrong.svg", ROOT / "examples" / "wrong-rule.svg"):
-        red = re.findall(rf'<polygon fill="{MARKS["highlight"].fill}".*?</g>', picture.read_text(), re.DOTALL)
-        assert len(red) == 1
-        assert ">my_square<" in red[0]
+        marked = re.findall(rf'<polygon fill="{MARKS["highlight"].fill}".*?</g>', picture.read_text(), re.DOTALL)
+        assert len(marked) == 1
+        assert ">my_square<" in marked[0]
 
 
 def test_a_page_that_shows_something_else_fails(site: Any, tmp_path: Path) -> None:
