@@ -69,6 +69,12 @@ def test_a_page_that_shows_something_else_fails(site: Any, tmp_path: Path) -> No
     page.write_text(text.format(3))
     with pytest.raises(AssertionError, match=r"page.md, line 4: the page shows\n3\n"):
         site("chapters").run(page)
+    table = "```python\nprint('loss   0.25 at 3')\n```\n\n```text varies\n{}\n```\n"
+    page.write_text(table.format("loss 1e-17 at 12"))
+    site("chapters").run(page)
+    page.write_text(table.format("cost 0.25 at 3"))
+    with pytest.raises(AssertionError, match="cost # at #"):
+        site("chapters").run(page)
     page.write_text("```python\n\nprint(1 / 0)\n```\n")
     with pytest.raises(ZeroDivisionError) as caught:
         site("chapters").run(page)

@@ -1,7 +1,8 @@
 """The code on the site's pages: the blocks of a page, run one after the other in one namespace.
 
-A block of ```python is run; a block of ```text right after it is what it prints, "..." standing for anything. A block that
-begins with `# test_<name>.py` is a file for pytest, and is not run here.
+A block of ```python is run; a block of ```text right after it is what it prints, "..." standing for anything. In a block of
+```text varies, numbers may be others: times, rounding errors. A block that begins with `# test_<name>.py` is a file for pytest,
+and is not run here.
 
     python examples/site/chapters.py folder examples/guide/start.md
 
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 EXAMPLES = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\n+```text\n(?P<output>.*?)^```$)?", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```$(?:\n+```text(?P<varies> varies)?\n(?P<output>.*?)^```$)?", re.DOTALL | re.MULTILINE
+)
 PICTURE = re.compile(r'!\[[^\]]*\]\(([\w.-]+)\)|<iframe src="([\w.-]+)"')
 
 
@@ -29,6 +32,7 @@ class Block(NamedTuple):
     line: int  # of its first line of code, from 1
     code: str
     output: str | None  # what it prints, where the page shows it
+    varies: bool  # its numbers are not compared
 
     @property
     def is_test_file(self) -> bool:
@@ -42,12 +46,18 @@ def guide() -> list[Path]:
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
-    return [Block(text.count("\n", 0, m.start()) + 2, m["code"], m["output"]) for m in BLOCK.finditer(text)]
+    return [Block(text.count("\n", 0, m.start()) + 2, m["code"], m["output"], bool(m["varies"])) for m in BLOCK.finditer(text)]
 
 
 def pictures(page: Path) -> list[str]:
     """The files, beside the page, that it shows."""
     return [a or b for a, b in PICTURE.findall(page.read_text())]
+
+
+def compared(text: str, varies: bool) -> str:
+    """What is compared of a text: no spaces at the ends of lines; no numbers and no widths of columns, if they vary."""
+    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+    return re.sub(r" +", " ", re.sub(r"[-+~]?\d[\d.,]*(e[-+]\d+)?", "#", text)) if varies else text
 
 
 def run(page: Path) -> dict[str, Any]:
@@ -66,7 +76,7 @@ def run(page: Path) -> dict[str, Any]:
             warnings.simplefilter("error")
             exec(code, names)
         if block.output is not None:
-            expected, found = (re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE) for text in (block.output, printed.getvalue()))
+            expected, found = (compared(text, block.varies) for text in (block.output, printed.getvalue()))
             same = doctest.OutputChecker().check_output(expected, found, doctest.ELLIPSIS)
             assert same, f"{page.name}, line {block.line}: the page shows\n{expected}\nbut it prints\n{found}"
     return names
