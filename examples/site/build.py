@@ -36,10 +36,20 @@ def write(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def wrapped(text: str) -> str:
+    """The text of a page with its long messages in blocks that wrap; tables are left to scroll."""
+
+    def block(match: re.Match[str]) -> str:
+        is_message = "   " not in match[1] and any(len(line) > 100 for line in match[1].splitlines())
+        return f"```{{code-block}} text\n:class: message\n\n{match[1]}```" if is_message else match[0]
+
+    return re.sub(r"^```text\n(.*?)^```$", block, text, flags=re.DOTALL | re.MULTILINE)
+
+
 def assemble() -> None:
     """The tree that Sphinx reads: index.md, guide/, gallery/, api/. Links of the repository become links of the site."""
     for page in chapters.guide():
-        text = page.read_text()
+        text = wrapped(page.read_text())
         if page.name == "index.md":
             text = text.replace("../guide/", "guide/").replace("../gallery/README.md", "gallery/index.md")
             write(SOURCE / "index.md", text.replace("](reference.py)", "](api/index.rst)"))

@@ -24,4 +24,3 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#8e2f23", "color-brand-content": "#a03527"},
     "dark_css_variables": {"color-brand-primary": "#f0907f", "color-brand-content": "#f0907f"},
 }
-html_extra_path = ["extra"]
