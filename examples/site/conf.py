@@ -5,6 +5,7 @@ from tensorgrad import __version__
 project = "tensorgrad"
 version = release = __version__
 language = "en"
+smartquotes = False  # "relu" is copied as it is
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_heading_anchors = 3
