@@ -1,6 +1,6 @@
 """tensorgrad: reverse-mode automatic differentiation on NumPy and CuPy, with a graph to read, fuse, draw and check."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __distribution__ = "tensorgrad-numpy"  # what pip calls it: `tensorgrad` is another project
 
 from typing import TYPE_CHECKING

@@ -104,7 +104,7 @@ SECOND: dict[str, tuple[Any, Any]] = {  # the targets of two fits
     "floats": (LABELS, LABELS.astype(float)),
 }
 
-# Where scikit-learn does something else, what is done here: an error, or None for a result (README: "Beyond scikit-learn's")
+# Where scikit-learn does something else, what is done here: an error, or None for a result; also in the guide, differences.md
 DIFFERENT: dict[str, Any] = {
     "regressor targets sparse": None,  # scikit-learn fails inside
     "regressor targets Nones": (ValueError, TrainingError),  # scikit-learn's L-BFGS trains on NaN

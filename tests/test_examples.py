@@ -16,8 +16,6 @@ import pytest
 from tensorgrad.models import MLP
 
 from tensorgrad import data, train
-from tensorgrad.draw.colours import MARKS
-from tensorgrad.op import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 
@@ -158,54 +156,25 @@ def test_systems_that_there_are_not(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_readme_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = [block for block in readme_blocks() if not block.startswith("# test_")]
-    assert len(blocks) == 26
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert 25 <= sum(bool(line) for line in block.splitlines()) <= 35
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    try:
-        for block in blocks:
-            exec(compile(block, "README.md", "exec"), names)
-            if "train.save(" in block:
-                trained, other = (names[name].state_dict() for name in ("model", "other"))
-                assert {path: values.tobytes() for path, values in trained.items()} == {
-                    p: v.tobytes() for p, v in other.items()
-                }
-    finally:
-        REGISTRY.pop("my_square", None)
-    for picture in ("step.svg", "error.svg", "wrong.svg"):
-        assert (tmp_path / picture).exists()
-    assert "dL/dW1 = x^T (dL/dh1 * [h1 > 0])" in (printed := capsys.readouterr().out)
-    assert b"failed" in (tmp_path / "error.svg").read_bytes()
-    red = re.findall(rf'<polygon fill="{MARKS["highlight"].fill}".*?</g>', (tmp_path / "wrong.svg").read_text(), re.DOTALL)
-    assert len(red) == 1
-    assert ">my_square<" in red[0]
-    assert "2.linear: axis k is 8 in argument 0 (2, 8) but 7 in argument 1 (7, 3)" in printed
-    assert "The rule of my_square is wrong on its own" in printed
-    assert "check_compiled: 6 calls, compiled and as the step is written: the same" in printed
-    assert len(names["Graph"].of(names["loss"])) == 11
-    assert [n.op.name for n in names["Graph"].of(names["loss"]).fused().nodes] == [
-        *("linear_relu", "linear", "softmax_cross_entropy"),
-    ]
+    exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "step.svg").stat().st_size > 1000
+    formula, loss = capsys.readouterr().out.splitlines()
+    assert f"# {formula}" in block
+    assert 0 < float(loss.removeprefix("loss ")) < 1
 
 
-def readme_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-@pytest.mark.thorough
-def test_readme_test_file(pytester: pytest.Pytester) -> None:
-    (block,) = (block for block in readme_blocks() if block.startswith("# test_"))
-    name = re.match(r"# (test_\w+)\.py", block)[1]
-    pytester.makepyfile(**{name: block})
-    pytester.runpytest_subprocess("--hypothesis-profile=dev").assert_outcomes(passed=1)
-
-
-def test_readme_names_what_is_there() -> None:
+def test_readme_is_one_page() -> None:
+    """With three pictures, each small, and links to every page of the site."""
     readme = (ROOT / "README.md").read_text()
-    for path in re.findall(r"[` ]((?:tensorgrad|models|tests|examples)/[\w/.]*)", readme):
-        assert (ROOT / path).exists(), path
-    test = re.search(r"`(tests/\w+\.py)::(\w+)`", readme)
-    assert f"def {test[2]}(" in (ROOT / test[1]).read_text()
+    assert len(readme.splitlines()) <= 130
+    pictures = re.findall(r"!\[[^\]]+\]\((.*?)\)", readme)
+    assert len(pictures) == 3
+    assert all((ROOT / picture).stat().st_size < 100_000 for picture in pictures)
+    linked = set(re.findall(r"\]\((examples/guide/[\w-]+\.md)\)", readme))
+    assert linked == {str(page.relative_to(ROOT)) for page in (ROOT / "examples" / "guide").glob("*.md")}
 
 
 def test_rate_finder(script: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,10 +60,12 @@ def test_what_messages_say_to_install() -> None:
         assert {w if w.startswith(("-", "{")) else distribution(w) for w in words} <= known - {PROJECT["name"]}, place
 
 
-def test_what_the_readme_says_to_install() -> None:
-    text = "\n".join(path.read_text() for path in (ROOT / "README.md", ROOT / ".ci" / "run"))
+def test_what_the_documentation_says_to_install() -> None:
+    pages = [ROOT / "README.md", ROOT / ".ci" / "run", ROOT / ".github" / "CONTRIBUTING.md"]
+    pages += (ROOT / "examples" / "guide").glob("*.md")
+    text = "\n".join(path.read_text() for path in pages)
     found = re.findall(r"pip install (?:--quiet )?(.*?)(?: &&|`|\n)", text)
-    assert len(found) > 4
+    assert len(found) > 15
     for what in found:
         names = re.fullmatch(r"-e '\.\[([\w,]+)\]'|--no-deps --target \S+ \.", what)
         assert names, what

@@ -6,7 +6,7 @@ It wants two cores for itself: where others compute, a rank waits for one that d
 
 On paper, for P ranks with G gradients of 4 bytes, links of B bytes a second and a latency of L: a sum around a ring takes
 S = 2 (P - 1) / P * 4 G / B + 2 (P - 1) L, so that a step, which takes t on one rank, takes t / P + S; of the ideal that is
-(t / P) / (t / P + S). For P = 64, 25 Gbit/s (B = 3.1e9) and L = 10 µs, with t of the README's table (of the wide net: 6
+(t / P) / (t / P + S). For P = 64, 25 Gbit/s (B = 3.1e9) and L = 10 µs, with t of the benchmark's table (of the wide net: 6
 floating-point operations for each weight and sample, at 300 GFLOP/s):
 
     net          G        S = data + latency       t / P    of ideal

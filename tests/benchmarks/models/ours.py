@@ -1,4 +1,4 @@
-"""The models in tensorgrad, as its README has it."""
+"""The models in tensorgrad, as its documentation writes them."""
 
 from __future__ import annotations
 
