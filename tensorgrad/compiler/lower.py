@@ -22,6 +22,7 @@ from tensorgrad.compiler.calls import (
     Elementwise,
     Matmul,
     Meeting,
+    Pad,
     Put,
     Reduction,
     TakeRows,
@@ -41,7 +42,7 @@ from tensorgrad.kernels.chain import NotElementwise, Ref, Sketch, Step, Symbol
 from tensorgrad.ops.assign import assign
 from tensorgrad.ops.elementwise import div_grad, mul_grad
 from tensorgrad.ops.exponential import closed_form
-from tensorgrad.ops.index import AT, lookup, scatter
+from tensorgrad.ops.index import AT, lookup, put, scatter
 from tensorgrad.ops.loss import softmax_cross_entropy_grad
 from tensorgrad.ops.meeting import all_reduce
 from tensorgrad.ops.reduce import kept, sum_to
@@ -294,7 +295,10 @@ class Lowering:
             return None
         look = taking(at)
         whole = of.contiguous and look(outline(of.shape), node.shape).flags.c_contiguous
-        return self.view(of, node.shape, "getitem", look, bool(whole), node)
+        view = self.view(of, node.shape, "getitem", look, bool(whole), node)
+        readers = [reader for reader in self.readers.get(node, []) if is_elementwise(reader)]
+        # what does not lie row after row has no part in chains
+        return self.copied(view, node) if not whole and len(readers) > 1 and of.root.kind != "outside" else view
 
     def assign(self, node: Node, inputs: list[Any]) -> Value | None:
         """An array with other elements, which may be written over it."""
@@ -421,6 +425,15 @@ class Lowering:
         self.calls.append(TakeRows(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
         return value
 
+    def put(self, node: Node, inputs: list[Any]) -> Value | None:
+        """Zeros with a value in a part of them that a view can be taken of, and that has axes."""
+        (x,), at = inputs, node.attrs["index"]
+        if not isinstance(x, Value) or x.dtype != node.dtype or not takes_a_view(at) or not x.shape or 0 in node.shape:
+            return None
+        value = self.buffer(node.shape, node.dtype, node)
+        self.calls.append(Pad(node.op, node.attrs, inputs, [value], [node], self.flops(node)))
+        return value
+
     def scatter(self, node: Node, inputs: list[Any]) -> Value | None:
         """Rows that are added to those of zeros."""
         x, t, *more = inputs
@@ -526,6 +539,7 @@ RULES: dict[Op, Rule] = {
     ops.getitem: Lowering.getitem,
     ops.concatenate: Lowering.concatenate,
     lookup: Lowering.lookup,
+    put: Lowering.put,
     scatter: Lowering.scatter,
     assign: Lowering.assign,
     ops.matmul: Lowering.matmul,
@@ -550,6 +564,11 @@ def axes_of(node: Node) -> tuple[int, ...]:
     axis, ndim = node.attrs["axis"], len(node.inputs[0].shape)
     axes = range(ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
     return tuple(sorted(index(a) % ndim for a in axes)) if ndim else ()
+
+
+def is_elementwise(node: Node) -> bool:
+    """Whether chains can take its op."""
+    return node.op not in RULES and not node.op.moves and not any(axes for axes in node.op.parsed.inputs)
 
 
 def taking(at: Any) -> Look:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tensorgrad.core.backend import Array
 from tensorgrad.kernels import build, loops, native, products, threads, thresholds
 from tensorgrad.kernels.loops import Loop
@@ -50,11 +52,28 @@ class Lines:
     def argument(self, name: str) -> Argument | None:
         return int(name) if name.isdecimal() else self.operands.get(name)
 
+    def numbers(self, names: list[str], bound: Mapping[str, Any]) -> list[Operand]:
+        """What is known of 0-d arrays and numbers; the latter as arrays of the dtype of the last one, as NumPy takes them.
+        Nothing if one of them is something else."""
+        operands = [self.operands.get(name) for name in names]
+        last = operands[-1]
+        for i, name in enumerate(names):
+            if operands[i] is None and last is not None and type(bound.get(name)) in (int, float):
+                array = np.asarray(bound[name], last.form.dtype)
+                operands[i] = Operand(native.Form.of(array), array=array)
+        known = [operand for operand in operands if operand is not None]
+        return known if len(known) == len(names) else []
+
     def words(self, machine: Machine, place: int, bound: Mapping[str, Any]) -> Words | None:
         """The call of a line for a program; None if it needs Python."""
         call = self.calls.get(place)
-        arguments = [self.argument(name) for name in call.arguments] if call else []
-        if call is None or None in arguments:
+        if call is None:
+            return None
+        if call.function in native.NUMBERS:
+            operands = self.numbers(call.arguments, bound)
+            return native.number_words(machine, call.function, operands) if operands else None
+        arguments = [self.argument(name) for name in call.arguments]
+        if None in arguments:
             return None
         function, given = bound.get(call.function), [a for a in arguments if a is not None]
         operands = [a for a in given if isinstance(a, Operand)]
@@ -62,6 +81,8 @@ class Lines:
             return native.product_words(machine, *operands)
         if call.function == "copyto":
             return native.copy_words(machine, *operands)
+        if call.function == "clear":
+            return native.clear_words(machine, *operands)
         is_checked = isinstance(function, build.CheckedKernel)
         loop = function.fast if isinstance(function, build.CheckedKernel) else function
         code = loop.code(tuple([kind_of(a) for a in given])) if isinstance(loop, Loop) else 0

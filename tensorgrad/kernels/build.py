@@ -24,6 +24,7 @@ Kernel = Callable[..., Any]
 NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
     **{name: function for name, function in vars(np).items() if isinstance(function, np.ufunc)},
     "copyto": np.copyto,
+    "clear": reference.clear,
     "dot": reference.dot,
     "asarray": np.asarray,
     "ascontiguousarray": np.ascontiguousarray,

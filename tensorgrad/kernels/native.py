@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import math
 import os
 import platform
@@ -37,6 +38,8 @@ PROCESSORS = ("x86_64", "AMD64")  # on which this has been run
 ERRORS = 13  # C's FE_INVALID, FE_DIVBYZERO and FE_OVERFLOW, there
 ROW_MAJOR, COLUMN_MAJOR, PLAIN, TRANSPOSED = 101, 102, 111, 112  # BLAS's words
 WIDEST = 2**31 - 1
+# Functions of 0-d arrays, and LLVM's words for them
+NUMBERS = {"add": "fadd", "subtract": "fsub", "multiply": "fmul", "divide": "fdiv", "negative": "fneg"}
 RAISED = -(2**62)  # the result of a kernel that has raised
 # Code and its constants may come to lie anywhere in memory, further from each other than 32 bits can say
 FOR_ANYWHERE = {"codemodel": "large", "reloc": "static"}
@@ -105,7 +108,8 @@ class Machine:
         at = self.engine.get_function_address
         self.callers = {n: at(f"call{n}") for n in ARITIES}
         self.checkers = {n: at(f"checked{n}") for n in ARITIES[:2]}
-        self.copy = at("copy")
+        self.copy, self.clear = at("copy"), at("clear")
+        self.numbers = {char + name: at(char + name) for char in "fd" for name in NUMBERS}
         self.products = {name: at(name) for name in self.blas}
         word = ctypes.c_int64
         self.enter = [ctypes.CFUNCTYPE(*[word] * (k + 2))(at(f"enter{k}")) for k in range(MOST_GIVEN + 1)]
@@ -174,7 +178,7 @@ def compiled(wide: bool) -> Any:
     depends_on = (wide, DATA, description())
     code = cache.kept("native", repr(depends_on), lambda: own_code(target, wide))
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
-    for name in ("fetestexcept", "feclearexcept", "memmove"):
+    for name in ("fetestexcept", "feclearexcept", "memmove", "memset"):
         binding.add_symbol(name, ctypes.cast(getattr(runtime(), name), ctypes.c_void_p).value)
     binding.add_symbol(DESTRUCTOR, ctypes.cast(runtime().abort, ctypes.c_void_p).value)
     engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
@@ -209,7 +213,6 @@ class Writer:
         self.ir, self.module = ir, ir.Module("tensorgrad_native")
         self.word, self.int32 = ir.IntType(64), ir.IntType(32)
         self.blas_int = self.word if wide else self.int32
-        self.errors = ERRORS
         of_flags = ir.FunctionType(self.int32, [self.int32])
         self.test = ir.Function(self.module, of_flags, "fetestexcept")
         self.clear = ir.Function(self.module, of_flags, "feclearexcept")
@@ -221,7 +224,10 @@ class Writer:
         for char, real in (("f", ir.FloatType()), ("d", ir.DoubleType())):
             self.product(f"{char}gemm", real, "eeeiiiraiairai")
             self.product(f"{char}gemv", real, "eeiiraiairai")
+            for name, instruction in NUMBERS.items():
+                self.number(char, real, name, instruction)
         self.copy()
+        self.clear_bytes()
         self.loop()
         self.once()
         for k in range(MOST_GIVEN + 1):
@@ -259,10 +265,7 @@ class Writer:
         kinds   "e" of its enumerations, "i" of its integers, "a" addresses; "r" 1, then 0
         """
         function, b = self.function(name, 1)
-        record, kept = function.args[0], self.ir.Constant(self.int32, self.errors)
-        before = b.call(self.test, [kept])
-        with b.if_then(b.icmp_signed("!=", before, self.ir.Constant(self.int32, 0))):
-            b.call(self.clear, [kept])
+        record, kept = function.args[0], self.begin_errors(b)
         types = {"e": self.int32, "i": self.blas_int, "a": self.word, "r": real}
         reals, place, given = iter((1.0, 0.0)), 24, []
         for kind in kinds:
@@ -278,10 +281,49 @@ class Writer:
         b.ret(raised)
 
     def copy(self) -> None:
-        """Copies bytes from the second of two addresses to the first."""
+        """Copies rows. Arguments: address of the first, and of the first to be copied; how many; bytes of each; bytes from one
+        to the next, of both."""
         function, b = self.function("copy", 1)
-        b.call(self.move, [self.load(b, function.args[0], 24 + 8 * i) for i in range(3)])
+        to, of, rows, size, step_to, step_of = (self.load(b, function.args[0], 24 + 8 * i) for i in range(6))
+        entry = b.block
+        look, put, done = (function.append_basic_block(x) for x in ("look", "put", "done"))
+        b.branch(look)
+        b.position_at_end(look)
+        i = b.phi(self.word)
+        i.add_incoming(self.constant(0), entry)
+        b.cbranch(b.icmp_signed("==", i, rows), done, put)
+        b.position_at_end(put)
+        b.call(self.move, [b.add(to, b.mul(i, step_to)), b.add(of, b.mul(i, step_of)), size])
+        i.add_incoming(b.add(i, self.constant(1)), put)
+        b.branch(look)
+        b.position_at_end(done)
         b.ret(self.constant(0))
+
+    def clear_bytes(self) -> None:
+        """Makes bytes 0. Arguments: address, how many."""
+        function, b = self.function("clear", 1)
+        fill = self.ir.Function(self.module, self.ir.FunctionType(self.word, [self.word, self.int32, self.word]), "memset")
+        at, size = (self.load(b, function.args[0], 24 + 8 * i) for i in range(2))
+        b.call(fill, [at, self.ir.Constant(self.int32, 0), size])
+        b.ret(self.constant(0))
+
+    def number(self, char: str, real: Any, name: str, instruction: str) -> None:
+        """A function of one or two numbers. Arguments: their addresses, then that of the result."""
+        function, b = self.function(char + name, 1)
+        kept = self.begin_errors(b)
+        count = 1 if name == "negative" else 2
+        *given, to = (self.load(b, function.args[0], 24 + 8 * i) for i in range(count + 1))
+        result = getattr(b, instruction)(*[self.load(b, at, kind=real) for at in given])
+        b.store(result, b.inttoptr(to, real.as_pointer()))
+        b.ret(b.zext(b.call(self.test, [kept]), self.word))
+
+    def begin_errors(self, b: Any) -> Any:
+        """Forget the floating-point errors from before; returns which are looked at."""
+        kept = self.ir.Constant(self.int32, ERRORS)
+        before = b.call(self.test, [kept])
+        with b.if_then(b.icmp_signed("!=", before, self.ir.Constant(self.int32, 0))):
+            b.call(self.clear, [kept])
+        return kept
 
     def loop(self) -> None:
         """run(call): from this call on; returns the call after which it has stopped, 0 at the end."""
@@ -531,11 +573,54 @@ def product_words(machine: Machine, a: Operand, b: Operand, out: Operand) -> Wor
 
 
 def copy_words(machine: Machine, out: Operand, x: Operand) -> Words | None:
-    """out = x, of one shape and dtype, both row after row; None for others."""
-    form = out.form
-    if x.form != form or form != Form.contiguous(form.dtype, form.shape):
+    """out = x, of one shape and dtype, whose rows lie one after the other, with gaps in between or without; None for others."""
+    if out.form.dtype != x.form.dtype or out.form.shape != x.form.shape:
         return None
-    return Words(machine.copy, 0, [0, 0, math.prod(form.shape) * form.dtype.itemsize], [(0, out), (1, x)], 3)
+    to, of = rows_of(out.form), rows_of(x.form)
+    if to is None or of is None:
+        return None
+    (rows, width, step_to), (_, _, step_of) = to, of
+    if step_to == step_of == width:
+        rows, width = 1, rows * width
+    if rows > 1 and out.array is not None and x.array is not None and np.may_share_memory(out.array, x.array):
+        return None  # a row could be written over before it is read
+    return Words(machine.copy, 0, [0, 0, rows, width, step_to, step_of], [(0, out), (1, x)], 6)
+
+
+def clear_words(machine: Machine, out: Operand) -> Words | None:
+    """out = 0, row after row; None of an array with gaps, or of objects."""
+    form = out.form
+    if form.dtype.kind not in "biufc" or form != Form.contiguous(form.dtype, form.shape):
+        return None
+    return Words(machine.clear, 0, [0, math.prod(form.shape) * form.dtype.itemsize], [(0, out)], 2)
+
+
+def rows_of(form: Form) -> tuple[int, int, int] | None:
+    """How many rows an array has, how many bytes each, and how many from one to the next; None if that differs, or a row is not
+    one piece."""
+    size, shape = form.dtype.itemsize, form.shape
+    if 0 in shape:
+        return None
+    width = (shape[-1] if shape else 1) * size
+    if shape and shape[-1] > 1 and form.strides[-1] != size:
+        return None
+    axes = [(n, step) for n, step in zip(shape[:-1], form.strides[:-1], strict=True) if n > 1]
+    for (_, outer), (n, inner) in itertools.pairwise(axes):
+        if outer != n * inner:
+            return None
+    step = axes[-1][1] if axes else width
+    return (math.prod(shape[:-1]), width, step) if step > 0 else None
+
+
+def number_words(machine: Machine, name: str, operands: Sequence[Operand]) -> Words | None:
+    """A function of 0-d arrays, the last of which is its result; None of what is left to NumPy."""
+    dtype, count = operands[-1].form.dtype, 1 if name == "negative" else 2
+    if name not in NUMBERS or dtype.char not in "fd" or len(operands) != count + 1:
+        return None
+    if any(operand.form.dtype != dtype or operand.form.shape for operand in operands):
+        return None
+    words = [0] * len(operands)
+    return Words(machine.numbers[dtype.char + name], 0, words, list(enumerate(operands)), len(words))
 
 
 def storage(form: Form) -> tuple[bool, int] | None:

@@ -16,6 +16,11 @@ def where(condition: Array, a: Array, b: Array, out: Array) -> None:
     out[...] = np.where(condition, a, b)
 
 
+def clear(out: Array) -> None:
+    """out = 0"""
+    out.fill(0)
+
+
 def relu_grad(g: Array, unit: Array, out: Array) -> None:
     """out = g where unit > 0, exactly 0 elsewhere. All three of one floating dtype and shape; out may be g or unit.
 

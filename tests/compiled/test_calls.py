@@ -30,6 +30,7 @@ from tensorgrad.compiler.calls import (
     Elementwise,
     Matmul,
     Meeting,
+    Pad,
     Put,
     Reduction,
     TakeRows,
@@ -46,7 +47,7 @@ from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.op import REGISTRY
 from tensorgrad.ops import random
 from tensorgrad.ops.assign import assign
-from tensorgrad.ops.index import AT, lookup, scatter
+from tensorgrad.ops.index import AT, lookup, put, scatter
 from tests.compiled import kernels, lowered, num_threads
 
 THOROUGH = int(os.environ.get("TENSORGRAD_THOROUGH", "1"))  # so many times as many examples
@@ -178,6 +179,11 @@ EXAMPLES: dict[type[Call], tuple[list[Array], Callable[..., Any], Callable[..., 
     ),
     Reduction: ([X[0]], lambda x: x.sum(0), lambda *made: Reduction("add", (0,), "sum", *made, 0)),
     TakeRows: ([X[0], T], lambda w, t: np.stack([w[i] for i in t]), lambda *made: TakeRows(lookup, {}, *made, 0)),
+    Pad: (
+        [X[0]],
+        lambda x: np.pad(x, ((1, 2), (0, 0)))[:, ::-1],
+        lambda *made: Pad(put, {"index": (slice(1, 6), slice(None, None, -1)), "shape": (8, X[0].shape[1])}, *made, 0),
+    ),
     AddRows: (
         [X[0], T],
         lambda x, t: np.stack([x[t == i].sum(0) for i in range(7)]),

@@ -209,7 +209,7 @@ def test_a_label_that_is_no_class_stops_it(label: int) -> None:
 
 
 def warnings_of(compute: Callable[[], Any]) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught, np.errstate(all="warn"):
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="warn", under="ignore"):
         warnings.simplefilter("always")
         compute()
     return [str(w.message) for w in caught]
@@ -374,3 +374,76 @@ def test_measured_plans_run_the_same_calls() -> None:
     assert all(row.seconds > 0 for row in rows)
     source = planning.Plan.emit(step.plan, planning.Clock({})).finish(step.plan.results)[0]
     assert source.count("program") >= 5
+
+
+FINITE = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@given(st.sampled_from(list(native.NUMBERS)), FINITE, FINITE, st.sampled_from("fd"))
+def test_functions_of_numbers_are_those_of_numpy(name: str, a: float, b: float, dtype: str) -> None:
+    """To the last bit, NaN and infinities too; and it stops where NumPy would warn."""
+    function, count = getattr(np, name), 1 if name == "negative" else 2
+    arrays = [np.asarray(v, dtype) for v in (a, b)[:count]]
+    out = np.zeros((), dtype)
+    words = native.number_words(machine(), name, [operand(v) for v in (*arrays, out)])
+    assert words is not None
+    stopped = run(words)
+    with np.errstate(all="ignore"):
+        expected = function(*arrays)
+    np.testing.assert_array_equal(out, expected)
+    assert np.signbit(out) == np.signbit(expected) or np.isnan(out)
+    assert bool(stopped) == bool(warnings_of(lambda: function(*arrays)))
+    assert native.number_words(machine(), name, [operand(v[None]) for v in (*arrays, out)]) is None
+    assert native.number_words(machine(), name, [operand(v) for v in (*arrays, np.zeros((), "df"["fd".index(dtype)]))]) is None
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), st.sampled_from("fdl?"))
+def test_copies_of_rows(data: st.DataObject, rows: int, columns: int, dtype: str) -> None:
+    """With gaps between rows or without, backwards, turned, broadcast: as NumPy does it, or not at all."""
+    x, out = (data.draw(matrices(rows, columns, dtype)) for _ in range(2))
+    x = data.draw(st.sampled_from([x, np.broadcast_to(x[:1], x.shape), x[:, None], x[None], x[:, :1] + x]))
+    out = out.reshape(x.shape) if out.flags.c_contiguous else out
+    if x.shape != out.shape:
+        assert native.copy_words(machine(), operand(out), operand(x)) is None
+        return
+    words = native.copy_words(machine(), operand(out), operand(x))
+    if words is not None:
+        assert run(words) == 0
+        np.testing.assert_array_equal(out, x)
+    else:
+        assert not (x.flags.c_contiguous and out.flags.c_contiguous)
+
+
+def test_a_row_that_would_be_written_over_before_it_is_read() -> None:
+    memory = np.arange(24.0).reshape(6, 4)
+    assert native.copy_words(machine(), operand(memory[1:, :3]), operand(memory[:-1, :3])) is None
+    words = native.copy_words(machine(), operand(memory[1:]), operand(memory[:-1]))  # one piece
+    assert words is not None
+    expected = memory[:-1].copy()
+    run(words)
+    np.testing.assert_array_equal(memory[1:], expected)
+
+
+def test_slices_of_what_a_step_computes() -> None:
+    """Parts of a layer's results, each read several times, and their gradients: means and variances of an encoder, say."""
+    tg.manual_seed(0)
+    layer, x = nn.Linear(5, 8), np.random.default_rng(0).normal(size=(7, 5)).astype("f")
+
+    def loss_of(x: Any) -> Any:
+        h = layer(x)
+        m, s = h[:, :4], h[:, 4:]
+        return (m * s.exp() + m**2 - s).sum() / 7 - 0.5 * (s.exp() + s).mean() * 3
+
+    def step(x: Any) -> Any:
+        loss = loss_of(x)
+        return loss, tg.grad(loss, [layer.weight, layer.bias])
+
+    compiled = tg.compile(step)
+    for k in range(4):
+        (loss, grads), (expected, slopes) = compiled(x + k), step(Tensor(x + k))
+        np.testing.assert_allclose(loss.numpy(), expected.numpy(), rtol=1e-5)
+        for a, b in zip(grads, slopes, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-4)
+    assert "# clear" in compiled.plan.source
+    assert "# divide" in compiled.plan.source
+    assert "put" not in compiled.plan.source

@@ -20,6 +20,7 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import build, generate, reference, thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda.launch import chain_kernel
+from tensorgrad.kernels.native import NUMBERS
 
 __all__ = ["ChainCall", "Elementwise"]
 
@@ -44,8 +45,11 @@ class Elementwise(Call):
         return sums_of(self, self.outputs[0].shape, split)
 
     def emit(self, writer: Writer) -> None:
-        inputs = ", ".join(writer.name(v) if isinstance(v, Value) else writer.bind("c", v) for v in self.inputs)
-        line = f"{self.name}({inputs}, out={writer.name(self.outputs[0])})"
+        *inputs, out = [writer.name(v) if isinstance(v, Value) else writer.bind("c", v) for v in (*self.inputs, *self.outputs)]
+        if self.name in NUMBERS and not self.quiet:
+            writer.write(self.name, [*inputs, out])
+            return
+        line = f"{self.name}({', '.join(inputs)}, out={out})"
         ignored = ", ".join(f"{kind}='ignore'" for kind in self.quiet)
         writer.lines.append(f"with errstate({ignored}): {line}" if ignored else line)
 

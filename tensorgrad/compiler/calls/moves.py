@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorgrad.compiler.calls.apply import Apply
 from tensorgrad.compiler.calls.call import Call, Launch, Launcher, Rows, Writer
 from tensorgrad.compiler.values import Value
 from tensorgrad.core.arithmetic import evaluate
@@ -16,7 +17,7 @@ from tensorgrad.core.op import Op
 from tensorgrad.ops.assign import write
 from tensorgrad.ops.index import put_in
 
-__all__ = ["Accumulate", "Assign", "Copy", "Put"]
+__all__ = ["Accumulate", "Assign", "Copy", "Pad", "Put"]
 
 
 class Copy(Call):
@@ -83,6 +84,20 @@ class Put(Call):
 def put_at(index: Any, y: Array, v: Any, *indices: Array) -> None:
     """y[index] = v, the arrays of the index being given."""
     write(np, y, put_in(index, indices), v)
+
+
+class Pad(Apply):
+    """Zeros with a value in a part of them that is a view: what undoes taking it."""
+
+    def emit(self, writer: Writer) -> None:
+        (x,), (out,) = self.inputs, self.outputs
+        whole = writer.array(out)
+        if whole is None:
+            super().emit(writer)
+            return
+        part = whole[self.attrs["index"]]
+        writer.write("clear", [writer.name(out)])
+        writer.write("copyto", [writer.bind("b", part), writer.name(x)])
 
 
 class Accumulate(Call):
