@@ -280,8 +280,15 @@ class Lowering:
         (of,), axes = inputs, node.attrs["axes"]
         if not isinstance(of, Value):
             return None
-        how = "transpose" if axes == (1, 0) else "permute"
-        return self.view(of, node.shape, how, lambda a, shape: a.transpose(axes), False, node)
+        if axes == (1, 0):
+            return self.transposed(of, node)
+        return self.view(of, node.shape, "permute", lambda a, shape: a.transpose(axes), False, node)
+
+    def transposed(self, of: Value, node: Node) -> Value:
+        """A matrix transposed: of one that is transposed what it is of."""
+        if of.how == "transpose" and of.base is not None:
+            return of.base
+        return self.view(of, of.shape[::-1], "transpose", lambda a, shape: a.T, False, node)
 
     def broadcast_to(self, node: Node, inputs: list[Any]) -> Value | None:
         (of,) = inputs
@@ -321,9 +328,20 @@ class Lowering:
         a, b = inputs
         if not (isinstance(a, Value) and isinstance(b, Value) and a.dtype == b.dtype == node.dtype):
             return None
+        if self.is_read_transposed(node):  # (a b)ᵀ = bᵀ aᵀ lies row after row then
+            out = self.buffer(node.shape[::-1], node.dtype, node)
+            operands = [self.transposed(b, node), self.transposed(a, node)]
+            self.calls.append(Matmul("matmul", operands, [out], [node], self.flops(node)))
+            return self.transposed(out, node)
         out = self.buffer(node.shape, node.dtype, node)
         self.calls.append(Matmul("matmul", [a, b], [out], [node], self.flops(node)))
         return out
+
+    def is_read_transposed(self, node: Node) -> bool:
+        """Whether all that is read of the product of two matrices is its transposed."""
+        readers = self.readers.get(node, [])
+        turned = len(readers) == 1 and readers[0].op is ops.transpose and readers[0].attrs["axes"] == (1, 0)
+        return turned and node not in self.wanted and all(len(i.shape) == 2 for i in node.inputs)
 
     def linear(self, node: Node, inputs: list[Any]) -> Value | None:
         x, w, b = inputs
