@@ -689,10 +689,14 @@ class Doubled:
     def bcast(self, value: Any) -> Any:
         return value
 
+    def allgather(self, value: Any) -> list[Any]:
+        return [value, value]
+
 
 def test_ranks_go_through_pinned_memory(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is not captured then, says so, and is that of one process."""
     from tensorgrad.core.ranks import ranks
+    from tensorgrad.distributed import nccl
     from tensorgrad.distributed.processes import Processes
 
     def trained() -> tuple[np.ndarray, Any]:
@@ -717,7 +721,9 @@ def test_ranks_go_through_pinned_memory(gpu: Gpu, monkeypatch: pytest.MonkeyPatc
     alone, _ = trained()
     mpi = Doubled()
     monkeypatch.setattr(ranks, "group", Processes(mpi, 1.0))
-    both, plan = trained()
+    monkeypatch.setattr(nccl, "library", lambda: types.SimpleNamespace(available=True))
+    with pytest.warns(RuntimeWarning, match="through main memory, not by NCCL: ranks 0 and 1 have the same GPU"):
+        both, plan = trained()
     assert mpi.sums >= 4
     assert plan.launches.why_not == "ranks meet in it"
     np.testing.assert_allclose(both, alone, rtol=1e-5, atol=1e-6)  # float32; a part that is missing is a half
