@@ -1,4 +1,4 @@
-"""Models on top of tensorgrad: the multi-layer perceptron, its estimators, and the same networks written by hand in NumPy."""
+"""Models on top of tensorgrad: the multi-layer perceptron, scikit-learn estimators, and the same networks by hand in NumPy."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,13 @@ WHERE = {"MLPClassifier": "classifier", "MLPRegressor": "regressor", "SweepSearc
 
 
 def __getattr__(name: str) -> Any:
-    """The estimators, imported when they are asked for: they need scikit-learn, the rest does not."""
+    """Import the estimators on demand: only they need scikit-learn."""
     if name not in WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         module = import_module(f"tensorgrad.models.{WHERE[name]}")
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):  # which scikit-learn brings along
+        if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):  # a dependency of scikit-learn
             raise
         raise MissingDependencyError(
             f"tensorgrad.models.{name} needs scikit-learn 1.7 or newer ({error}); pip install 'scikit-learn>=1.7'"

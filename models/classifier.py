@@ -25,57 +25,58 @@ from tensorgrad.nn import functional as F
 @naming_activations
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, Estimator):
-    """A multi-layer perceptron that predicts classes: scikit-learn's MLPClassifier, trained by tensorgrad.
+    """A multi-layer perceptron classifier: scikit-learn's MLPClassifier, trained by tensorgrad.
 
-    With scikit-learn's parameters, which have its names, meaning and defaults, and equal `random_state`, it is the same
-    training to rounding. (Only the loss reported for an epoch of several batches with sample weights is another: it is the mean
-    by weight.)
+    scikit-learn's parameters have the same names, meaning and defaults, and with equal `random_state` training is the same up
+    to rounding. (Except for the reported loss of an epoch of several batches with sample weights, which is the weighted mean.)
 
     hidden_layer_sizes   widths of the hidden layers
     activation           {activations};
-                         or what makes a module (nn.GELU), or a list of these, one for each hidden layer. scikit-learn has the
-                         first four
-    solver               "adam", "sgd", or "lbfgs", which sees all samples at each step and needs SciPy
-    alpha                L2: (alpha / 2m) sum of w² is added to the loss of a batch of m samples, w being the weights
-    batch_size           samples a step; "auto" is 200, or all of fewer; "full" is all of them
+                         or a function that returns a module (nn.GELU), or a list with one for each hidden layer.
+                         scikit-learn has the first four
+    solver               "adam", "sgd", or "lbfgs", which uses all samples in each step and needs SciPy
+    alpha                L2 penalty: (alpha / 2m) sum of w² is added to the loss of a batch of m samples, w being the weights
+    batch_size           samples per step; "auto" is 200, or all if there are fewer; "full" is all
     learning_rate        of "sgd": "constant"; "invscaling", learning_rate_init / t^power_t after t samples; "adaptive", divided
-                         by 5 each time that training would otherwise end
-    learning_rate_init   the learning rate at the start
+                         by 5 whenever training would otherwise end
+    learning_rate_init   the initial learning rate
     power_t              see learning_rate
-    max_iter             epochs at most (of "lbfgs": iterations); a ConvergenceWarning says that they were too few
-    shuffle              whether every epoch takes the samples in another order
-    random_state         what initial weights, order and held-out samples are drawn from: a seed, a RandomState, a Generator, or
-                         None for NumPy's own
-    tol                  what counts as better: a loss lower, or a score higher, by this (of "lbfgs": the largest gradient)
+    max_iter             maximum number of epochs (for "lbfgs": iterations); a ConvergenceWarning says if it was reached
+    shuffle              shuffle the samples in every epoch
+    random_state         for initial weights, shuffling and the validation split: a seed, a RandomState, a Generator, or None
+                         for NumPy's global one
+    tol                  minimum improvement of the loss or score (for "lbfgs": tolerance of the gradient)
     verbose              print the loss after each epoch; "bar" for a progress bar (needs tqdm)
-    warm_start           `fit` goes on with the weights that there are
+    warm_start           `fit` continues from the current weights
     momentum             of "sgd"
-    nesterovs_momentum   of "sgd": look ahead along the velocity
-    early_stopping       hold out `validation_fraction` of the samples, watch the score on them instead of the training loss,
-                         and keep the parameters of the best epoch
+    nesterovs_momentum   of "sgd": use Nesterov momentum
+    early_stopping       hold out `validation_fraction` of the samples, monitor their score instead of the training loss, and
+                         keep the parameters of the best epoch
     validation_fraction  see early_stopping
     beta_1, beta_2       of "adam", and epsilon
-    n_iter_no_change     training ends when it has not got better for more than so many epochs; may be infinite
-    max_fun              of "lbfgs": evaluations of the loss at most
+    n_iter_no_change     end training after more than so many epochs without improvement; may be infinite
+    max_fun              of "lbfgs": maximum number of evaluations of the loss
 
     Beyond scikit-learn's:
 
-    class_weight   how much the samples of each class count, a dict from label to number; "balanced" for all classes the same
-    dropout        the probability with which training leaves out an element of what a hidden layer gives
-    weight_init    from nn.init, for weights, biases being 0; by default both as in scikit-learn (Glorot and Bengio 2010)
-    module         makes a network of (n_inputs, n_outputs), which gives logits: in place of hidden_layer_sizes. n_outputs is
-                   the number of classes, but 1 for two of them
-    optimizer      makes an optimiser of (parameters, lr=learning_rate_init), such as optim.AdamW: in place of solver
-    schedule       makes a schedule of the optimiser, such as partial(optim.CosineLR, epochs=20); it sees the training loss
-    device         where it trains: "cpu", "cuda", "cuda:1", ...
-    dtype          of parameters and arithmetic; None for that of X if it is float32, else float64
-    compile        replay compiled steps; False runs each as it is written
+    class_weight   weights of the classes, a dict from label to number; "balanced" for equal total weight of all classes
+    dropout        the probability of dropping an output of a hidden layer in training
+    weight_init    from nn.init, for weights, with biases of 0; by default both as in scikit-learn (Glorot and Bengio 2010)
+    module         a function of (n_inputs, n_outputs) that returns a network with logits, instead of hidden_layer_sizes.
+                   n_outputs is the number of classes, but 1 for two classes
+    optimizer      a function of (parameters, lr=learning_rate_init) that returns an optimiser, such as optim.AdamW, instead of
+                   solver
+    schedule       a function of the optimiser that returns a schedule, such as partial(optim.CosineLR, epochs=20); it gets the
+                   training loss
+    device         where to train: "cpu", "cuda", "cuda:1", ...
+    dtype          of parameters and computation; None for that of X if it is float32, else float64
+    compile        replay compiled steps; False runs each step eagerly
 
     After `fit`: classes_ (m labels of any kind, or an indicator matrix of several labels for each sample), module_ (the
     network, nn.Module), history_ (train.History: loss, and with `early_stopping` or an `eval_set` accuracy, val_loss and
     val_accuracy of each epoch), best_iter_ (the epoch whose parameters were kept), and scikit-learn's coefs_, intercepts_,
     loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_, n_outputs_,
-    out_activation_, n_features_in_ and feature_names_in_. The accuracy of training is that of the predictions made on the way.
+    out_activation_, n_features_in_ and feature_names_in_. The training accuracy is that of the predictions during the epoch.
     """
 
     hidden_layer_sizes: Any = (100,)
@@ -142,7 +143,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
             labels = self.classes_.tolist()
             unknown = [label for label in self.class_weight if label not in labels]
             missing = [label for label in labels if label not in self.class_weight]
-            if unknown and missing:  # without one of `missing`, it may be a fold that lacks a class
+            if unknown and missing:  # if some of `missing` are missing, it may be a fold without a class
                 raise ValueError(f"MLPClassifier: class_weight has labels {unknown}, which classes_ has not, but not {missing}")
             each = np.array([self.class_weight.get(label, 1) for label in labels], X.dtype)
         else:
@@ -155,7 +156,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
         return F.cross_entropy if self.out_activation_ == "softmax" else logistic_loss
 
     def _score(self, outputs: Array, targets: Array, weights: Array | None = None) -> float:
-        """The share of samples that are predicted right, all labels of a sample if it has several."""
+        """The fraction of samples that are predicted correctly, with all labels if there are several per sample."""
         if self.out_activation_ == "softmax":
             right = outputs.argmax(axis=1) == targets
         else:
@@ -164,9 +165,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
 
     @available_if(can_partial_fit)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
-        """Train one more epoch, on these samples, where the training before has ended; returns itself.
+        """Train one more epoch on these samples, continuing the previous training; returns the estimator.
 
-        classes   all labels that there will be; the first call needs them, unless samples have several labels each
+        classes   all labels that will occur; required in the first call, unless samples have several labels each
         """
         if self.class_weight == "balanced":
             raise ValueError("MLPClassifier.partial_fit: class_weight='balanced' needs all samples; give a dict")
@@ -179,12 +180,12 @@ class MLPClassifier(ClassifierMixin, Estimator):
     # Prediction
 
     def decision_function(self, X: Any) -> Array:
-        """The logits, (m, classes); of two classes that of the second, (m,)."""
+        """The logits, (m, classes); for two classes that of the second, (m,)."""
         z = self._predicted(X)
         return z.reshape(len(z)) if self.n_outputs_ == 1 else z
 
     def predict_proba(self, X: Any) -> Array:
-        """The probability of each class in `classes_`, (m, classes); of a single class 1."""
+        """The probability of each class in `classes_`, (m, classes); 1 for a single class."""
         z = self._predicted(X)
         if len(self.classes_) == 1 and not self._has_several():
             return np.ones_like(z)
@@ -195,7 +196,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
         return np.hstack([ops.sigmoid(-z), ops.sigmoid(z)])
 
     def predict_log_proba(self, X: Any) -> Array:
-        """The logarithm of the probability of each class, (m, classes), finite where the probability is 0 to rounding."""
+        """The log-probability of each class, (m, classes), finite even if the probability rounds to 0."""
         z = self._predicted(X)
         if len(self.classes_) == 1 and not self._has_several():
             return np.zeros_like(z)
@@ -206,8 +207,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
         return np.hstack([-F.softplus(z), -F.softplus(-z)])
 
     def predict(self, X: Any) -> Array:
-        """The likeliest class of each row, (m,); with several labels for each sample 0 or 1 for each of them, (m, labels),
-        in a sparse matrix if they came in one."""
+        """The most likely class of each row, (m,); with several labels for each sample an indicator matrix (m, labels), sparse
+        if the targets were.
+        """
         z = self._predicted(X)
         if self._has_several():
             several = (z > 0).astype(int)
@@ -216,11 +218,11 @@ class MLPClassifier(ClassifierMixin, Estimator):
         return self.classes_[codes.astype(np.intp)]
 
     def input_gradient(self, X: Any, label: Any = None, of: str = "score") -> Array:
-        """How each feature moves a class: the gradient of its score or probability with respect to X, (m, features).
+        """The sensitivity of a class to each feature: the gradient of its score or probability with respect to X, (m,
+        features).
 
-        label   one of `classes_`; by default for each row the class that is predicted. Where samples have several labels, it
-                has to be given
-        of      "score": the logit, of two classes that of the second, and minus that of the first; "probability"
+        label   one of `classes_`; by default the predicted class of each row. Required if samples have several labels
+        of      "score": the logit; for two classes that of the second, and its negative for the first. Or "probability"
 
         Raises LabelError for another label.
         """
@@ -238,7 +240,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
             which = np.full(len(z), labels.index(label)) if predicted is None else predicted[samples]
             if self.n_outputs_ == 1:
                 signed = z.reshape(-1) * Tensor(np.where(which, 1, -1), dtype=z.dtype, device=z.device)
-                if of == "probability" and len(labels) == 1:  # it is 1
+                if of == "probability" and len(labels) == 1:  # its probability is 1
                     return signed * 0
                 return signed if of == "score" else signed.sigmoid()
             if of == "probability":
@@ -247,7 +249,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
 
         return self._gradient(X, chosen)
 
-    # scikit-learn's own
+    # scikit-learn's protocol
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:

@@ -1,4 +1,4 @@
-"""When the training of an estimator ends, as scikit-learn decides it."""
+"""scikit-learn's rules for the end of training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tensorgrad import train
 
 
 class Convergence(train.Callback):
-    """What scikit-learn does after each epoch: it keeps the curves, prints, changes the rate, and finds the end.
+    """scikit-learn's work after each epoch: record the curves, print, adapt the rate, and decide whether to stop.
 
-    model        the estimator, whose attributes it sets
-    samples      in an epoch
-    adjusts      whether the learning rate is its to change
-    score        the score of the validation set, with `early_stopping`; else None
+    model        the estimator whose attributes are set
+    samples      number of samples per epoch
+    adjusts      whether it may change the learning rate
+    score        the validation score, with `early_stopping`; else None
     """
 
     def __init__(self, model: Any, samples: int, adjusts: bool, score: Callable[[train.Run], float] | None) -> None:
@@ -49,7 +49,7 @@ class Convergence(train.Callback):
             self.give_up(run)
 
     def give_up(self, run: train.Run) -> None:
-        """It has not got better for long enough: go on at a lower rate, or end."""
+        """No improvement for too long: lower the rate, or stop."""
         model = self.model
         what = "Training loss" if self.score is None else "Validation score"
         reason = f"{what} did not improve more than tol={model.tol:f} for {model.n_iter_no_change} consecutive epochs."

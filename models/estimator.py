@@ -1,4 +1,4 @@
-"""Training: scikit-learn's contract around `train.fit`."""
+"""scikit-learn's estimator interface around `train.fit`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tensorgrad.train.arguments import callback_list
 from tensorgrad.train.evaluate import own_modes
 from tensorgrad.train.state import modules_of
 
-COMPILED = 50  # steps from which compiling them takes less time than it saves
+COMPILED = 50  # number of steps from which compilation pays
 
 
 @dataclass
 class Training:
-    """What partial_fit goes on with."""
+    """The state that partial_fit continues from."""
 
     optimiser: optim.Optimiser
     schedule: optim.Schedule | None
@@ -41,28 +41,29 @@ class Training:
 
 
 class Estimator(Fitted):
-    """An estimator but for what is predicted: a subclass says what the targets are, and the loss."""
+    """Base of the estimators; a subclass defines targets, loss and prediction."""
 
-    # What a subclass says
+    # Subclass interface
 
     rules: ClassVar[Mapping[str, Rule]]
     score_name: ClassVar[str]
 
     def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None, every: bool = False) -> tuple[Any, Array]:
-        """X and the targets, a row for each sample, as the loss takes them. If `first`, they say what there is to be predicted:
-        n_outputs_, out_activation_ (and classes_); if `every`, all classes of the fit before have to be there."""
+        """X and the targets, a row per sample, as the loss takes them. If `first`, set n_outputs_, out_activation_ (and
+        classes_) from them; if `every`, all earlier classes must be present.
+        """
         raise NotImplementedError
 
     def _loss(self) -> Callable[..., Any]:
-        """The loss of (outputs, targets) that is minimised."""
+        """The loss of (outputs, targets) to minimise."""
         raise NotImplementedError
 
     def _reported_loss(self) -> Callable[..., Any]:
-        """A loss with the gradient of `_loss` and the value that is reported."""
+        """The loss to report; it has the gradient of `_loss`."""
         return self._loss()
 
     def _score(self, outputs: Array, targets: Array, weights: Array | None = None) -> float:
-        """The score, named `score_name`, that `early_stopping` watches."""
+        """The score, named `score_name`, that `early_stopping` monitors."""
         raise NotImplementedError
 
     # Training
@@ -70,13 +71,12 @@ class Estimator(Fitted):
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, eval_set: tuple[Any, ...] | None = None, callbacks: Any = None
     ) -> Self:
-        """Train on X (m, features), an array or a sparse matrix, and y; returns itself.
+        """Train on X (m, features), an array or a sparse matrix, and y; returns the estimator.
 
-        sample_weight   (m,): a weight of 2 counts as the sample twice
-        eval_set        (X, y) or (X, y, weights), not trained on, but measured after each epoch, into `history_` (in a Pipeline
-                        the steps before do not transform it: give it transformed). Kept are the
-                        parameters of the epoch with the least loss there; with `early_stopping` it takes the place of the
-                        part of X that is held out, and those with the best score are kept
+        sample_weight   (m,): a weight of 2 has the effect of repeating the sample
+        eval_set        (X, y) or (X, y, weights), not trained on, but evaluated after each epoch into `history_`. The
+                        parameters of the epoch with the lowest loss on it are kept; with `early_stopping` it replaces the
+                        held-out part of X, and those with the best score are kept. In a Pipeline, transform it first
         callbacks       called after each epoch: tensorgrad.train.Callback, or functions of the Run
         """
         return self._fit(X, y, sample_weight, eval_set=eval_set, callbacks=callbacks)
@@ -106,7 +106,7 @@ class Estimator(Fitted):
                 self._fit_lbfgs(X, y, weights)
             self._check_finite()
         except BaseException:
-            if first:  # all that has been made is new: what was fitted before, or that nothing was, holds again
+            if first:  # restore the state before `fit`
                 self.__dict__.clear()
                 self.__dict__.update(before)
             raise
@@ -118,8 +118,7 @@ class Estimator(Fitted):
     def _begin(
         self, X: Any, y: Any, sample_weight: Any, first: bool, classes: Any = None, every: bool = False
     ) -> tuple[Any, Array, Array | None, np.random.RandomState]:
-        """X, targets and weights as training takes them, and what its random numbers are drawn from; if `first`, there is a
-        network with its initial weights."""
+        """X, targets and weights for training, and its random generator; if `first`, create a network with initial weights."""
         X, y = self._check_input(X, y, first, classes, every)
         weights = self._check_weights(sample_weight, X, y)
         rng = solvers.random_state(self.random_state)
@@ -128,7 +127,7 @@ class Estimator(Fitted):
         return X, y, weights, rng
 
     def _check_finite(self) -> None:
-        """Raise TrainingError for parameters that are not."""
+        """Raise TrainingError unless all parameters are finite."""
         if not all(np.isfinite(p.numpy()).all() for p in self.module_.parameters()):
             raise TrainingError(
                 f"{type(self).__name__}.fit: training has led to parameters that are not finite; scale the features, or try a "
@@ -136,7 +135,7 @@ class Estimator(Fitted):
             )
 
     def _check_parameters(self) -> None:
-        """Raise ValueError for a parameter that cannot be."""
+        """Raise ValueError for an invalid parameter."""
         name = type(self).__name__
         for parameter, (holds, expected) in self.rules.items():
             value = getattr(self, parameter)
@@ -156,7 +155,7 @@ class Estimator(Fitted):
         return [int(n) for n in hidden]
 
     def _check_weights(self, sample_weight: Any, X: Any, y: Array) -> Array | None:
-        """How much each sample counts."""
+        """The weight of each sample."""
         if sample_weight is None:
             return None
         where = f"{type(self).__name__}: sample_weight"
@@ -171,7 +170,7 @@ class Estimator(Fitted):
         return w
 
     def _start(self, inputs: int, dtype: Any, rng: np.random.RandomState) -> None:
-        """A network with its initial weights, and nothing known of its training."""
+        """Create a network with initial weights, and reset the training state."""
         outputs = self.n_outputs_
         draws: np.random.Generator | None = None
         if self.module is not None:
@@ -207,14 +206,14 @@ class Estimator(Fitted):
         self.loss_ = math.nan
         self.loss_curve_: list[float] = []
         self.history_ = train.History()
-        self._trained_activation = self.activation  # the parameter may be set to another later
+        self._trained_activation = self.activation  # the parameter may be changed later
         self._training: Training | dict[str, Any] | None = None
         self._watch()
 
     def _watch(self) -> None:
-        """Nothing is known yet of what training watches: the loss, or with `early_stopping` the score."""
+        """Reset the monitored loss, or with `early_stopping` the score."""
         self.validation_scores_: Any = [] if self.early_stopping else None
-        self.best_validation_score_: Any = -math.inf if self.early_stopping else None  # scikit-learn has None here, too
+        self.best_validation_score_: Any = -math.inf if self.early_stopping else None  # None in scikit-learn, too
         self.best_loss_: Any = None if self.early_stopping else math.inf
         self._no_improvement_count = 0
         self._best_values: dict[str, Array] | None = None
@@ -279,11 +278,11 @@ class Estimator(Fitted):
             self._warn_unless_converged(history.stopped)
 
     def _follows_rate(self) -> bool:
-        """Whether `learning_rate` says how the rate goes on."""
+        """Whether `learning_rate` determines the rate."""
         return self.solver == "sgd" and self.optimizer is None
 
     def _warn_unless_converged(self, stopped: str) -> None:
-        """A ConvergenceWarning, where nothing has stopped training before it was over. stopped: why it was, or empty."""
+        """A ConvergenceWarning, if training was not stopped before its last epoch. stopped: the reason, or empty."""
         if self.n_iter_ == self.max_iter and not stopped:
             warn(
                 f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
@@ -293,13 +292,13 @@ class Estimator(Fitted):
     def _batches(
         self, X: Any, y: Array, weights: Array | None, size: int, rng: np.random.RandomState | None = None
     ) -> data.DataLoader:
-        """Samples in batches, with their weights if they have any; shuffled by `rng` if it is given."""
+        """Batches of samples, with weights if there are any; shuffled if `rng` is given."""
         arrays = [X, y] if weights is None else [X, y, weights]
         options: dict[str, Any] = {"batch_size": size, "device": self.device, "keep_sparse": self._keeps_sparse(X)}
         return data.DataLoader(*arrays, **options) if rng is None else solvers.Batches(*arrays, random_state=rng, **options)
 
     def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
-        """The optimiser and the schedule: those of the last training, if it is to go on, or new ones."""
+        """The optimiser and the schedule: those of the last training to continue, or new ones."""
         before = getattr(self, "_training", None) if go_on else None
         if isinstance(before, Training):
             return before.optimiser, before.schedule
@@ -329,14 +328,14 @@ class Estimator(Fitted):
         return min(size, samples)
 
     def _check_eval_set(self, eval_set: Any) -> list[Any]:
-        """X, targets and weights, or None for these, of what is measured after each epoch."""
+        """X, targets and weights, each or None, of the evaluation set."""
         if not isinstance(eval_set, (tuple, list)) or len(eval_set) not in (2, 3):
             raise ValueError(f"{type(self).__name__}.fit: eval_set must be (X, y) or (X, y, weights)")
         X, y = self._check_input(eval_set[0], eval_set[1], False)
         return [X, y, Estimator._check_weights(self, eval_set[2] if len(eval_set) == 3 else None, X, y)]
 
     def _hold_out(self, X: Any, y: Array, weights: Array | None, rng: np.random.RandomState) -> tuple[list[Any], list[Any]]:
-        """(X, y, weights) to train on, and those to watch, divided as scikit-learn divides them: by class if there are two."""
+        """Split (X, y, weights) like scikit-learn into training and validation, stratified if there are two classes."""
         given = [X, y] if weights is None else [X, y, weights]
         stratify = y if self.out_activation_ == "logistic" and self.n_outputs_ == 1 else None
         divided = train_test_split(*given, random_state=rng, test_size=self.validation_fraction, stratify=stratify)
@@ -349,7 +348,7 @@ class Estimator(Fitted):
         return training, held_out
 
     def _validation_score(self, X: Any, y: Array, weights: Array | None, run: train.Run) -> float:
-        """The score of what is held out, after an epoch."""
+        """The score of the held-out samples after an epoch."""
         if weights is None:
             return float(run.row[f"val_{self.score_name}"])
         return self._score(self._outputs(X), y, weights)
@@ -379,7 +378,7 @@ class Estimator(Fitted):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: of the optimiser and the schedule their state, from which partial_fit goes on."""
+        """State for pickles: optimiser and schedule as their state, from which partial_fit continues."""
         state = dict(super().__getstate__())
         if isinstance(training := state.get("_training"), Training):
             state["_training"] = training.state_dict()
@@ -387,7 +386,7 @@ class Estimator(Fitted):
 
 
 def converted(module: nn.Module, dtype: Any) -> None:
-    """Give the parameters and floating buffers of a module another dtype."""
+    """Convert parameters and floating buffers of a module to another dtype."""
     for _, part in module.named_modules():
         for parameter in part._parameters.values():
             parameter.data = parameter.data.astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""What a trained estimator does: outputs, hidden layers, gradients, scikit-learn's attributes and its own estimators."""
+"""Fitted estimators: outputs, hidden layers, gradients, scikit-learn's attributes, and conversion to its estimators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tensorgrad.errors import DTypeError, OutOfRangeError, ShapeError
 from tensorgrad.train.evaluate import evaluating
 from tensorgrad.train.state import modules_of
 
-EVALUATED = 4096  # samples at a time, where nothing is trained
+EVALUATED = 4096  # batch size for predictions
 
 KNOWN = ("n_features_in_", "feature_names_in_", "n_outputs_", "out_activation_", "classes_")
 RECORDS = (
@@ -32,14 +32,14 @@ RECORDS = (
 
 
 def has_hidden_layers(model: Fitted) -> bool:
-    """Whether there is a `transform`."""
+    """Whether the estimator has a `transform`."""
     if model.module is None and not np.size(model.hidden_layer_sizes):
         raise AttributeError(f"{type(model).__name__}: transform needs a hidden layer, but hidden_layer_sizes is ()")
     return True
 
 
 class ParameterArrays(list[Array]):
-    """The arrays of parameters: one that is set in the list is written to the parameter."""
+    """The arrays of parameters: setting an item writes to the parameter."""
 
     def __init__(self, name: str, parameters: list[Array]) -> None:
         super().__init__([wrap(array, None).numpy() for array in parameters])
@@ -51,12 +51,12 @@ class ParameterArrays(list[Array]):
         super().__init__([wrap(array, None).numpy() for array in self.parameters])
 
     def __reduce__(self) -> Any:
-        """Copies and pickles are plain lists, whose arrays are no parameters."""
+        """Copies and pickles are plain lists of independent arrays."""
         return list, (list(self),)
 
 
 class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
-    """An estimator but for its training.
+    """Base of the estimators, without training.
 
     module_   the network
     """
@@ -67,7 +67,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     n_outputs_: int
 
     def _validate(self, X: Any, first: bool, **options: Any) -> Any:
-        """What scikit-learn makes of X (and y): an array, or a sparse matrix in compressed rows, of the right dtype."""
+        """X (and y) validated by scikit-learn: an array, or a CSR matrix, of the right dtype."""
         dtypes = [np.float64, np.float32] if self.dtype is None else np.dtype(self.dtype)
         return validate_data(self, X, accept_sparse="csr", dtype=dtypes if first else self._dtype, reset=first, **options)
 
@@ -76,7 +76,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         return next(self.module_.parameters()).dtype
 
     def _predicted(self, X: Any) -> Array:
-        """What the network gives for X, (m, n_outputs_)."""
+        """The outputs of the network for X, (m, n_outputs_)."""
         check_is_fitted(self)
         return self._outputs(self._validate(X, first=False))
 
@@ -88,18 +88,18 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             return np.concatenate([module(X[i : i + EVALUATED]).numpy() for i in range(0, X.shape[0], EVALUATED)])
 
     def _keeps_sparse(self, X: Any) -> bool:
-        """Whether X is sparse, and stays so: the network begins with a layer that takes it, in main memory."""
+        """Whether X stays sparse: the first layer accepts sparse matrices, and is in main memory."""
         return hasattr(X, "tocsr") and self.module is None and self.device == "cpu"
 
     @available_if(has_hidden_layers)
     def transform(self, X: Any, layer: int = -1) -> Array:
-        """What a hidden layer gives for X, after its activation, (m, width): 0 is the first, -1 the last."""
+        """The outputs of a hidden layer for X, after its activation, (m, width): 0 is the first layer, -1 the last."""
         check_is_fitted(self)
         parts = self._layers(layer)
         return self._outputs(self._validate(X, first=False), nn.Sequential(*parts))
 
     def _layers(self, layer: int) -> list[nn.Module]:
-        """The parts of the network up to a hidden layer."""
+        """The modules of the network up to a hidden layer."""
         where = f"{type(self).__name__}.transform"
         if not isinstance(self.module_, nn.Sequential):
             raise TypeError(f"{where}: the module is a {type(self.module_).__name__}, expected an nn.Sequential; use module_")
@@ -111,11 +111,11 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     @property
     def _n_features_out(self) -> int:
-        """How many features `transform` makes: scikit-learn names them."""
+        """The number of features that `transform` returns; scikit-learn names them."""
         return next(part for part in reversed(self._layers(-1)) if isinstance(part, nn.Linear)).weight.shape[1]
 
     def _gradient(self, X: Any, of: Callable[[Tensor, slice], Tensor]) -> Array:
-        """The gradient of `of(outputs, samples)`, a number for each sample, with respect to X: (m, features)."""
+        """The gradient of `of(outputs, samples)`, a number per sample, with respect to X: (m, features)."""
         check_is_fitted(self)
         X = self._validate(X, first=False)
         found = []
@@ -127,15 +127,16 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             found.append(g.numpy())
         return np.concatenate(found)
 
-    # Attributes by scikit-learn's names
+    # scikit-learn's attributes
 
     def _linear(self) -> list[nn.Linear]:
         return [part for _, part in self.module_.named_modules() if isinstance(part, nn.Linear)]
 
     @property
     def coefs_(self) -> list[Array]:
-        """The weights W (in, out) of the linear layers: the memory of the parameters, but for a GPU copies. May be set, and so
-        may each."""
+        """The weights W (in, out) of the linear layers, sharing memory with the parameters (on a GPU: copies). The list and its
+        items can be set.
+        """
         return ParameterArrays(f"{type(self).__name__}.coefs_", [layer.weight.data for layer in self._linear()])
 
     @coefs_.setter
@@ -144,7 +145,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     @property
     def intercepts_(self) -> list[Array]:
-        """The biases b (out,) of the linear layers that have one, in the same way."""
+        """The biases b (out,) of the linear layers that have one, likewise."""
         return ParameterArrays(f"{type(self).__name__}.intercepts_", self._biases())
 
     @intercepts_.setter
@@ -156,16 +157,16 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
     @property
     def n_layers_(self) -> int:
-        """How many layers there are, input and output among them."""
+        """The number of layers, including input and output."""
         return len(self._linear()) + 1
 
-    # scikit-learn's own
+    # Conversion to and from scikit-learn
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:
-        """The estimator that a fitted one of scikit-learn is: its parameters, weights and curves, and the same predictions.
+        """Convert a fitted scikit-learn estimator: the same parameters, weights, curves and predictions.
 
-        Raises TypeError for another estimator than scikit-learn's of the same name.
+        Raises TypeError for anything but scikit-learn's estimator of the same name.
         """
         if type(model).__name__ != cls.__name__ or not type(model).__module__.startswith("sklearn."):
             raise TypeError(f"{cls.__name__}.from_sklearn: expected scikit-learn's {cls.__name__}, got {type(model).__name__}")
@@ -174,7 +175,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         copy_attributes(model, own, KNOWN)
         given, own.hidden_layer_sizes = own.hidden_layer_sizes, [len(b) for b in model.intercepts_[:-1]]
         own._start(model.n_features_in_, model.coefs_[0].dtype, np.random.RandomState(0))
-        own.hidden_layer_sizes = given  # may have been set to others since
+        own.hidden_layer_sizes = given  # may have been changed since
         own.coefs_, own.intercepts_ = model.coefs_, model.intercepts_
         own.module_.eval()
         copy_attributes(model, own, RECORDS)
@@ -182,9 +183,9 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         return own
 
     def to_sklearn(self) -> Any:
-        """scikit-learn's estimator of the same name with the same parameters, weights and curves, and the same predictions.
+        """Convert to scikit-learn's estimator of the same name, with the same parameters, weights, curves and predictions.
 
-        Raises ValueError for a network that scikit-learn does not have: of a `module`, or with other activations.
+        Raises ValueError for a network that scikit-learn does not support: from `module`, or with other activations.
         """
         check_is_fitted(self)
         name = type(self).__name__
@@ -203,7 +204,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
             given["verbose"] = False
         model = kind(**given)
         copy_attributes(self, model, (*KNOWN, *RECORDS, "n_layers_", "coefs_", "intercepts_"))
-        if self.early_stopping:  # what a fit that goes on compares with
+        if self.early_stopping:  # for comparison if training continues
             model._best_coefs, model._best_intercepts = copy.deepcopy((model.coefs_, model.intercepts_))
         return model
 
@@ -216,7 +217,8 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
 
 def set_arrays(name: str, targets: list[Array], values: Any) -> None:
     """Write arrays into others of the same shapes. Raises, before anything is written, ShapeError for other shapes, DTypeError
-    for what is not made of numbers."""
+    for non-numeric values.
+    """
     arrays = [np.asarray(value) for value in values]
     if any(a.dtype.kind not in "biuf" for a in arrays):
         raise DTypeError(f"{name}: arrays of dtypes {[str(a.dtype) for a in arrays]}, expected numbers")
@@ -228,7 +230,7 @@ def set_arrays(name: str, targets: list[Array], values: Any) -> None:
 
 
 def copy_attributes(source: Any, target: Any, names: tuple[str, ...]) -> None:
-    """Give one estimator copies of those attributes that the other has."""
+    """Copy those of the attributes that the source has."""
     for name in names:
         if hasattr(source, name):
             setattr(target, name, copy.deepcopy(getattr(source, name)))

@@ -29,12 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Layers = list[tuple[Array, Array]]  # (W, b) of each layer, the first one first
+Layers = list[tuple[Array, Array]]  # (W, b) of each layer, in order
 
 
 @dataclass(frozen=True)
 class System:
-    """A network by what its formulas depend on, and the data it was published with."""
+    """A published network: the parameters of its formulas, and its data."""
 
     name: str
     widths: tuple[int, ...]
@@ -53,7 +53,7 @@ SYSTEMS = {
 
 
 def sigmoid(z: Array) -> Array:
-    """1 / (1 + e^-z), from the side on which the exponential is small."""
+    """1 / (1 + e^-z), without overflow of the exponential."""
     e: Array = np.exp(-np.abs(z))
     s: Array = np.where(z >= 0, 1.0, e) / (1 + e)
     return s
@@ -78,7 +78,7 @@ def activation_gradient(kind: str, a: Array) -> Array:
 
 
 def forward(x: Array, layers: Layers, hidden: str, loss: str) -> list[Array]:
-    """a_0 = x, a_1, ..., a_L; the last one is the softmax or the sigmoid of z_L, by the loss."""
+    """a_0 = x, a_1, ..., a_L; the last one is the softmax or sigmoid of z_L, depending on the loss."""
     activations = [x]
     for w, b in layers[:-1]:
         activations.append(ACTIVATIONS[hidden](activations[-1] @ w + b))
@@ -89,7 +89,7 @@ def forward(x: Array, layers: Layers, hidden: str, loss: str) -> list[Array]:
 
 
 def mean_cross_entropy(p: Array, y: Array) -> float:
-    """-1/m times the sum of y * log p; entries where y is 0 do not count, whatever p is there."""
+    """-1/m times the sum of y * log p; entries where y is 0 contribute 0 for any p."""
     picked = y != 0
     return float(-(y[picked] * np.log(p[picked])).sum() / len(y))
 
@@ -102,7 +102,7 @@ def cost(x: Array, y: Array, layers: Layers, hidden: str, loss: str, l2: float =
 
 
 def gradients(x: Array, y: Array, layers: Layers, hidden: str, loss: str, l2: float = 0.0) -> Layers:
-    """(dL/dW, dL/db) of each layer, the first one first."""
+    """(dL/dW, dL/db) of each layer, in order."""
     m = len(y)
     activations = forward(x, layers, hidden, loss)
     a = activations[-1]
@@ -117,7 +117,7 @@ def gradients(x: Array, y: Array, layers: Layers, hidden: str, loss: str, l2: fl
 
 
 def layer_backward(da: Array, a_prev: Array, w: Array, b: Array, kind: str) -> tuple[Array, Array, Array]:
-    """One layer alone, averaging over samples as it goes: (dL/da_prev, dL/dW, dL/db), the last two divided by m."""
+    """One layer, averaging over samples: (dL/da_prev, dL/dW, dL/db), the last two divided by m."""
     a = ACTIVATIONS[kind](a_prev @ w + b)
     dz = da * activation_gradient(kind, a)
     return dz @ w.T, a_prev.T @ dz / len(da), dz.mean(axis=0)

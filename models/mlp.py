@@ -25,7 +25,7 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def naming_activations(kind: Kind) -> Kind:
-    """The class, with the names of all activations in its docstring."""
+    """Insert the names of all activations into the docstring of a class."""
     names = ", ".join(f'"{name}"' for name in ACTIVATIONS)
     kind.__doc__ = (kind.__doc__ or "").replace("{activations}", names)
     return kind
@@ -33,15 +33,15 @@ def naming_activations(kind: Kind) -> Kind:
 
 @naming_activations
 class MLP(nn.Sequential):
-    """Linear layers of the widths given, with an activation between them; logits come out.
+    """Linear layers of the given widths with activations in between; the outputs are logits.
 
     widths       inputs, hidden layers, outputs: (64, 500, 500, 10)
     activation   {activations};
-                 or what makes a module, such as nn.GELU; or a list of these, one for each hidden layer
-    dropout      the probability with which training leaves out an element of what a hidden layer gives
+                 or a function that returns a module, such as nn.GELU; or a list with one for each hidden layer
+    dropout      the probability of dropping an output of a hidden layer in training
     weight_init  from nn.init; N(0, 2/in) by default. Biases start at 0.
-    rng          the generator of initial weights and of what is left out; by default those that nn.init.seed and
-                 nn.functional.seed start
+    rng          NumPy generator for initial weights and dropout; by default those that nn.init.seed and nn.functional.seed
+                 seed
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class MLP(nn.Sequential):
 
 
 def activations(given: Any, layers: int) -> list[Callable[[], nn.Module] | None]:
-    """What makes the activation of each hidden layer; None for a layer without one."""
+    """A function for the activation of each hidden layer; None for a layer without one."""
     listed = isinstance(given, (tuple, list))
     each = list(given) if listed else [given] * layers
     for one in each if listed else [given]:

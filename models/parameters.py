@@ -1,4 +1,4 @@
-"""The parameters that MLPClassifier and MLPRegressor share, and what they may be."""
+"""The parameters that MLPClassifier and MLPRegressor share, with their valid values."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sklearn.base import BaseEstimator
 from tensorgrad import nn, optim
 from tensorgrad.nn import init
 
-Rule: TypeAlias = tuple[Callable[[Any], bool], str]  # whether a value will do, and in words what will
+Rule: TypeAlias = tuple[Callable[[Any], bool], str]  # a test, and a description of valid values
 
 
 def whole_number(low: float, also: tuple[Any, ...] = ()) -> Rule:
-    """A rule: a whole number from `low`, or one of `also`."""
+    """A rule: an integer >= low, or one of `also`."""
     said = "".join(f"{v!r} or " for v in also)
     return lambda v: (isinstance(v, (int, np.integer)) and int(v) >= low) or is_in(v, also), f"{said}a whole number from {low}"
 
 
 def real(low: float, high: float = math.inf, ends: str = "[]") -> Rule:
-    """A rule: a number between two; a round bracket in `ends` leaves out that one itself."""
+    """A rule: a number in an interval; `ends` has its brackets, round for an open end."""
 
     def holds(v: Any) -> bool:
         if not isinstance(v, (int, float, np.integer, np.floating)) or isinstance(v, bool):
@@ -37,7 +37,7 @@ def real(low: float, high: float = math.inf, ends: str = "[]") -> Rule:
 
 
 def one_of(*values: Any) -> Rule:
-    """A rule: one of these."""
+    """A rule: one of these values."""
     return lambda v: is_in(v, values), f"one of {', '.join(map(repr, values))}"
 
 
@@ -50,7 +50,7 @@ def is_device(value: Any) -> bool:
 
 
 def is_float(dtype: Any) -> bool:
-    """Whether it is None or names one of the two dtypes that networks have here."""
+    """Whether it is None, or one of the two supported dtypes."""
     try:
         return dtype is None or np.dtype(dtype) in (np.float32, np.float64)
     except TypeError:
@@ -93,7 +93,7 @@ RULES: dict[str, Rule] = {
 
 
 def can_partial_fit(model: Parameters) -> bool:
-    """Whether there is a `partial_fit`."""
+    """Whether the estimator has a `partial_fit`."""
     if not model._is_stochastic():
         raise AttributeError(f"{type(model).__name__}: partial_fit needs solver 'adam' or 'sgd', got 'lbfgs'")
     return True
@@ -101,7 +101,7 @@ def can_partial_fit(model: Parameters) -> bool:
 
 @dataclass(eq=False, repr=False)
 class Parameters(BaseEstimator):
-    """What a constructor sets; scikit-learn finds the parameters in its signature. MLPClassifier says what they mean."""
+    """The constructor, in whose signature scikit-learn finds the parameters. MLPClassifier documents them."""
 
     _: KW_ONLY
     solver: str = "adam"

@@ -20,14 +20,14 @@ from tensorgrad.errors import DTypeError, OutOfRangeError
 
 @dataclass(eq=False, repr=False)
 class MLPRegressor(RegressorMixin, Estimator):
-    """A multi-layer perceptron that predicts numbers: scikit-learn's MLPRegressor, trained by tensorgrad.
+    """A multi-layer perceptron regressor: scikit-learn's MLPRegressor, trained by tensorgrad.
 
     loss   "squared_error", half of it; or "poisson", half of the Poisson deviance, for targets of at least 0: the prediction
-           is e to the power of what the network gives
+           is e to the power of the network's output
 
-    All other parameters, attributes and methods are those of MLPClassifier that have to do with no classes. y is (m,) or
-    (m, outputs); the score is R², in the history as "r2" and "val_r2". Of several outputs the sum of their losses is minimised
-    and, as in scikit-learn, the mean of their squared errors is reported.
+    Other parameters, attributes and methods are those of MLPClassifier that do not involve classes. y is (m,) or (m, outputs);
+    the score is R², in the history as "r2" and "val_r2". For several outputs the sum of their losses is minimised and, as in
+    scikit-learn, the mean of their squared errors is reported.
     """
 
     loss: str = "squared_error"
@@ -44,7 +44,7 @@ class MLPRegressor(RegressorMixin, Estimator):
             y = column_or_1d(y, warn=True)
         if y.dtype.kind not in "biuf":
             raise DTypeError(f"MLPRegressor: y must be numbers, got dtype {y.dtype}")
-        if not np.isfinite(y).all():  # None among objects, which scikit-learn lets through
+        if not np.isfinite(y).all():  # None in an object array, which scikit-learn accepts
             raise ValueError("MLPRegressor: y has values that are not finite")
         y = y.reshape(len(y), -1).astype(X.dtype)
         if self.loss == "poisson" and (y < 0).any():
@@ -80,7 +80,7 @@ class MLPRegressor(RegressorMixin, Estimator):
 
     @available_if(can_partial_fit)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train one more epoch, on these samples, where the training before has ended; returns itself."""
+        """Train one more epoch on these samples, continuing the previous training; returns the estimator."""
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Array:
@@ -88,7 +88,7 @@ class MLPRegressor(RegressorMixin, Estimator):
         return self._predictions(self._predicted(X))
 
     def input_gradient(self, X: Any, output: int = 0) -> Array:
-        """How each feature moves the prediction: the gradient of one output with respect to X, (m, features)."""
+        """The sensitivity of the prediction to each feature: the gradient of one output with respect to X, (m, features)."""
         check_is_fitted(self)
         if not -self.n_outputs_ <= output < self.n_outputs_:
             raise OutOfRangeError(f"MLPRegressor.input_gradient: output is {output}, but there are {self.n_outputs_}")

@@ -1,4 +1,4 @@
-"""Networks of one form trained side by side, each as alone; where one ends, the next one takes its place."""
+"""Trains networks of the same form side by side, each as if alone; when one ends, the next takes its slot."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tensorgrad.nn import functional as F
 from tensorgrad.train.evaluate import evaluating
 from tensorgrad.train.state import modules_of
 
-WIDTH = 16  # networks at a time: with more, what a step works on leaves the cache; with fewer, calls cost more than they do
+WIDTH = 16  # networks at a time: more exceed the cache, fewer are dominated by call overhead
 
 
 @dataclass(eq=False)
 class Member:
-    """One network: its estimator, what it is trained on, and where its training is. To Convergence it is the Run.
+    """One network: its estimator, its data, and the state of its training. Convergence uses it like a Run.
 
-    lr      the learning rate;  t: steps made
-    order   of the samples in the epoch under way;  outputs: predictions of its batches, if they are scored
+    lr      the learning rate;  t: number of steps
+    order   of the samples in the current epoch;  outputs: predictions of its batches, if scored
     """
 
     model_: Estimator
@@ -49,7 +49,7 @@ class Member:
     outputs: list[Array] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Draw the weights, hold samples out: all that the estimator does before its first epoch, in its order."""
+        """Draw the weights and hold out samples: everything the estimator does before its first epoch, in the same order."""
         model = self.model_
         if model.early_stopping:
             (self.X, self.y, self.weights), self.held_out = model._hold_out(self.X, self.y, self.weights, self.rng)
@@ -69,12 +69,13 @@ class Member:
         return self.model_.module_
 
     def rows(self, start: int, size: int) -> Any:
-        """Which samples are in a batch."""
+        """The indices of the samples of a batch."""
         return range(self.samples)[start : start + size] if self.order is None else self.order[start : start + size]
 
     def end_epoch(self, losses: Array, counts: Array, outputs: Array | None, seconds: float) -> None:
-        """What `train.fit` measures and its callback does after an epoch, given the losses of its batches and what their means
-        divide by. outputs: of what is held out."""
+        """Measure as `train.fit` and its callback do after an epoch, given the losses of the batches and the divisors of their
+        means. outputs: for the held-out samples.
+        """
         model = self.model_
         if not np.isfinite(losses).all():
             raise TrainingError(
@@ -95,14 +96,14 @@ class Member:
         self.convergence.on_epoch_end(self)  # type: ignore[arg-type]
 
     def held_out_loss(self, outputs: Array) -> float:
-        """The loss over what is held out, by weight."""
+        """The weighted loss of the held-out samples."""
         assert self.held_out is not None
         _, y, weights = self.held_out
         losses = self.model_._reported_loss()(Tensor(outputs), Tensor(y), reduction="none").numpy()
         return float(losses.mean()) if weights is None else float((losses * weights).sum() / (weights.sum() or 1))
 
     def end(self) -> None:
-        """What is done after the last epoch."""
+        """Finish after the last epoch."""
         model = self.model_
         self.convergence.on_end(self)  # type: ignore[arg-type]
         if self.held_out is None:
@@ -113,10 +114,10 @@ class Member:
 
 
 class Slots:
-    """So many networks at once, of members that are of one form and make as many steps in an epoch.
+    """Several networks of the same form with the same number of steps per epoch, trained together.
 
-    size    samples in a step;  last: in the last of an epoch, at most
-    steps   in an epoch
+    size    samples per step;  last: maximum in the last step of an epoch
+    steps   number per epoch
     """
 
     def __init__(self, members: Sequence[Member], size: int, last: int, steps: int, weighted: bool) -> None:
@@ -137,7 +138,7 @@ class Slots:
         self.keeps = first.early_stopping
         count = len(members)
         self.alphas = np.zeros(count)
-        self.l2 = np.zeros(count, self.block.dtype)  # alpha / 2 for each sample of the batch
+        self.l2 = np.zeros(count, self.block.dtype)  # alpha / 2 per sample of the batch
         self.written: dict[str, Array] = {}
         self.x = np.zeros((count, size, *members[0].X.shape[1:]), self.block.dtype)
         self.y = np.zeros((count, size, *members[0].y.shape[1:]), members[0].y.dtype)
@@ -148,15 +149,15 @@ class Slots:
         for i in range(count):
             self.attach(i)
 
-    # The parts of the parameters and the state that belong to one network
+    # Parameters and state of one network
 
     def slices(self, i: int) -> list[list[Array]]:
-        """For each parameter what network i has of it and of each slot, in the order of the optimiser's."""
+        """For each parameter the parts of it and of each slot that belong to network i, in the optimiser's order."""
         count = len(self.members)
         return [[array.reshape(count, -1)[i] for array in arrays] for arrays in self.block.views]
 
     def attach(self, i: int) -> None:
-        """Let network i begin: its parameters are parts of those of all from now on."""
+        """Start network i: its parameters become views of the shared ones."""
         member = self.members[i]
         assert member is not None
         for parameter, whole, (own, *state) in zip(
@@ -170,7 +171,7 @@ class Slots:
         self.wrote()
 
     def detach(self, i: int) -> None:
-        """Network i has ended: its parameters are its own again, and nothing moves where they were."""
+        """Remove network i: its parameters become independent, and its slot no longer changes."""
         member = self.members[i]
         assert member is not None
         for parameter in member.model.parameters():
@@ -189,7 +190,7 @@ class Slots:
     # Epochs
 
     def epoch(self) -> list[int]:
-        """One epoch of each network; which of them have ended, their members with an `error` where training has failed."""
+        """Train each network for an epoch; returns the ended ones, whose members have an `error` if training failed."""
         start = time.perf_counter()
         active = [(i, member) for i, member in enumerate(self.members) if member is not None]
         for _, member in active:
@@ -215,7 +216,7 @@ class Slots:
         return ended
 
     def batch(self, active: list[tuple[int, Member]], batch: int, counts: Array) -> Array:
-        """A step of each network, on a batch of its own: the costs. counts: gets what the mean of each divides by."""
+        """Run a step of each network on its own batch; returns the costs. counts: receives the divisors of the means."""
         size = self.size if batch < self.steps - 1 else self.last
         x, y, w = (array if size == self.size else array[:, :size] for array in (self.x, self.y, self.w))
         rates = np.zeros(len(self.members), self.block.dtype)
@@ -249,7 +250,7 @@ class Slots:
         return costs.numpy()
 
     def write(self, rates: Array) -> None:
-        """Give the optimiser the rate and the decay of each network for the step that comes."""
+        """Set the rate and the decay of each network in the optimiser, for the next step."""
         for k, (name, values) in enumerate((("decay", 2 * self.l2), ("rate", rates))):
             if self.written.get(name) is not None and np.array_equal(self.written[name], values):
                 continue
@@ -259,7 +260,7 @@ class Slots:
                     views[-1 - (k == 1)].reshape(len(values), -1)[...] = values[:, None]
 
     def held_out_outputs(self, active: list[tuple[int, Member]]) -> dict[int, Array]:
-        """What each network gives for the samples that it holds out."""
+        """The outputs of each network for its held-out samples."""
         samples = max(member.held_out[0].shape[0] for _, member in active if member.held_out is not None)
         found: dict[int, list[Array]] = {i: [] for i, _ in active}
         part = max(EVALUATED // len(self.members), 1)
@@ -280,11 +281,10 @@ class Slots:
 def step_of_all(
     ensemble: nn.Module, losses: Callable[..., Any], optimiser: Any, l2: Array, keep: bool
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """One step of all networks: the cost of each on its batch, and what it gives, before the update.
+    """One step of all networks: the cost of each on its batch, and its outputs, before the update.
 
     losses   the loss of the estimators
-    l2       what the squares of the weights of each network are multiplied by in its cost; what that adds to the gradient the
-             optimiser has
+    l2       the factor of each network's squared weights in its cost; the optimiser has their gradient
     """
     weights = [p for p in optimiser.params if p.ndim > 2]
 
@@ -301,8 +301,8 @@ def step_of_all(
 
 
 def costs_of(losses: Callable[..., Any], z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The mean loss of each network, and their sum. w: how much each sample counts in it, if not all do alike."""
-    if y.ndim == 2 and w is None:  # classes: the sum is written so that it is fused with the softmax
+    """The mean loss of each network, and their sum. w: weights of the samples, if they differ."""
+    if y.ndim == 2 and w is None:  # classification: written as a sum that is fused with the softmax
         logp = F.log_softmax(z.reshape((-1, z.shape[2])))
         labels = y.reshape((-1,))
         picked = logp.detach()[np.arange(y.size), labels].reshape(y.shape)
@@ -316,10 +316,10 @@ def costs_of(losses: Callable[..., Any], z: Tensor, y: Tensor, w: Tensor | None)
 
 
 def put_rows(array: Array, rows: Any, out: Array) -> int:
-    """Write the rows of an array with these numbers to the first ones of another; how many they are."""
+    """Copy the rows with these indices into the first rows of another array; returns their number."""
     count = len(rows)
     if isinstance(rows, range):
         out[:count] = array[rows.start : rows.stop]
     else:
-        array.take(rows, axis=0, out=out[:count], mode="clip")  # "raise" would go through a copy
+        array.take(rows, axis=0, out=out[:count], mode="clip")  # "raise" would make a copy
     return count

@@ -1,7 +1,6 @@
-"""How scikit-learn trains its multi-layer perceptrons: its optimisers, its batches, its ends of training, L-BFGS.
+"""scikit-learn's training of multi-layer perceptrons: optimisers, batches, L-BFGS.
 
-Written so that equal `random_state` means equal training, to rounding. The formulas are those of the user guide and of the
-sources that it names.
+Equal `random_state` gives equal training, up to rounding. The formulas are from the user guide and the sources it names.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ class Adam(optim.Adam):
 
 
 class SGD(optim.Optimiser):
-    """Gradient descent whose velocity is a step, and so outlives a change of the rate (optim.SGD scales it along).
+    """Gradient descent whose velocity includes the learning rate of each step (that of optim.SGD is scaled by the current
+    rate).
 
     v = momentum v - lr g;   p = p + v   (nesterov: p = p + momentum v - lr g)
     """
@@ -56,15 +56,16 @@ class SGD(optim.Optimiser):
 
 
 class EachAdam(Adam):
-    """Adam with a rate and a weight decay for each element, in arrays beside its state: parameters of several networks lie in
-    one. Written from outside: rate is lr sqrt(1 - b2^t)/(1 - b1^t), decay adds decay p to the gradient."""
+    """Adam with a rate and a weight decay for each element, in arrays beside its state, because parameters of several networks
+    are concatenated. Set by the caller: rate is lr sqrt(1 - b2^t)/(1 - b1^t), decay adds decay p to the gradient.
+    """
 
     def slots_of(self, group: optim.ParamGroup) -> tuple[str, ...]:
         return (*super().slots_of(group), "rate", "decay")
 
     def rate(self, lr: float, t: int) -> float:
-        """The rate at step t = 1, 2, ... of one network."""
-        group: Any = {**self.param_groups[0], "lr": lr}  # of numbers that have been checked
+        """The rate of one network at step t = 1, 2, ..."""
+        group: Any = {**self.param_groups[0], "lr": lr}  # numbers that have been checked
         return self.numbers(group, t)["rate"]
 
     def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
@@ -73,13 +74,13 @@ class EachAdam(Adam):
 
 
 class EachSGD(SGD):
-    """SGD with a rate and a weight decay for each element, as EachAdam has them."""
+    """SGD with a rate and a weight decay for each element, like EachAdam."""
 
     def slots_of(self, group: optim.ParamGroup) -> tuple[str, ...]:
         return (*super().slots_of(group), "rate", "decay")
 
     def rate(self, lr: float, t: int) -> float:
-        """The rate, which is the same at each step."""
+        """The rate, which is constant."""
         return lr
 
     def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
@@ -88,7 +89,7 @@ class EachSGD(SGD):
 
 
 class Batches(data.DataLoader):
-    """Samples in scikit-learn's order: each epoch shuffles that of the one before. `random_state` draws it."""
+    """Samples in scikit-learn's order: each epoch shuffles the order of the one before, with `random_state`."""
 
     def __init__(self, *arrays: Any, random_state: np.random.RandomState, **options: Any) -> None:
         super().__init__(*arrays, shuffle=True, rng=0, **options)
@@ -96,7 +97,7 @@ class Batches(data.DataLoader):
 
     def next_order(self) -> Array | None:
         self.order = self.order[self.random_state.permutation(self.samples)]
-        return self.order if self.batch_size < self.samples else None  # it does not matter in a batch of all samples
+        return self.order if self.batch_size < self.samples else None  # irrelevant in a batch of all samples
 
 
 def lbfgs(
@@ -108,9 +109,9 @@ def lbfgs(
     on_iteration: Callable[[float], None],
     **options: Any,
 ) -> Any:
-    """Minimise the loss over all samples at once by L-BFGS-B (scipy.optimize.minimize); the module has the result.
+    """Minimise the loss over all samples at once by L-BFGS-B (scipy.optimize.minimize); sets the module's parameters.
 
-    batch          X, y, and perhaps weights
+    batch          X, y, and optionally weights
     l2             adds (l2 / m) sum of w², w being the elements of parameters with two axes, m the sum of the weights
     on_iteration   called with the cost after each iteration
     options        of SciPy's L-BFGS-B
@@ -118,14 +119,14 @@ def lbfgs(
     Returns SciPy's OptimizeResult. Raises MissingDependencyError without SciPy.
     """
     try:
-        from scipy.optimize import OptimizeResult, minimize  # scikit-learn needs it, too
+        from scipy.optimize import OptimizeResult, minimize  # scikit-learn depends on it
     except ImportError:
         raise MissingDependencyError("lbfgs: needs SciPy, which comes with scikit-learn: pip install scikit-learn") from None
 
     params = list(module.parameters())
     ends = np.cumsum([p.size for p in params])[:-1]
 
-    sparse = batch[:1] if is_sparse(batch[0]) else ()  # the same in all steps, which read it from outside
+    sparse = batch[:1] if is_sparse(batch[0]) else ()  # constant, so steps read it from outside
 
     def step(*given: Any) -> tuple[Tensor, Any]:
         x, y, w = (*sparse, *given, None)[:3]
@@ -156,7 +157,7 @@ def lbfgs(
 
 
 def random_state(given: Any) -> np.random.RandomState:
-    """scikit-learn's generator for `random_state`; one that goes on with the numbers of a Generator, if that is given."""
+    """scikit-learn's generator for `random_state`; for a Generator, one that shares its bit generator."""
     from sklearn.utils import check_random_state
 
     if isinstance(given, np.random.Generator):
@@ -166,9 +167,9 @@ def random_state(given: Any) -> np.random.RandomState:
 
 
 def glorot(layers: list[nn.Linear], activations: list[Any], rng: np.random.RandomState) -> None:
-    """Draw the weights and biases of linear layers as scikit-learn does, in its order, given what follows on each.
+    """Draw the weights and biases of linear layers as scikit-learn does, in its order, given the activations after them.
 
-    U(-a, a) with a = sqrt(6 / (in + out)), or sqrt(2 / (in + out)) around a logistic function (Glorot and Bengio 2010).
+    U(-a, a) with a = sqrt(6 / (in + out)), or sqrt(2 / (in + out)) for logistic activations (Glorot and Bengio 2010).
     """
     for layer, activation in zip(layers, activations, strict=True):
         bound = math.sqrt((2.0 if activation == "logistic" else 6.0) / sum(layer.weight.shape))

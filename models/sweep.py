@@ -20,16 +20,16 @@ from tensorgrad.errors import ArgumentError
 
 
 class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
-    """scikit-learn's GridSearchCV over an MLPClassifier or MLPRegressor, all candidates and folds being trained side by side.
+    """scikit-learn's GridSearchCV for MLPClassifier and MLPRegressor, with all candidates and folds trained side by side.
 
-    estimator     an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends in one. Steps before it are
+    estimator     an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends in one. Earlier steps are
                   fitted once for each fold and each of their own settings
-    param_grid    a dict from parameter to values, or a list of such dicts; of a Pipeline "<step>__<parameter>"
-    scoring, refit, cv, error_score, return_train_score, verbose   as GridSearchCV has them
+    param_grid    a dict of parameter to values, or a list of such dicts; for a Pipeline "<step>__<parameter>"
+    scoring, refit, cv, error_score, return_train_score, verbose   as in GridSearchCV
 
     After `fit`: cv_results_, best_params_, best_score_, best_index_, best_estimator_ (trained on all samples, alone), scorer_,
-    n_splits_, refit_time_ are those of GridSearchCV, to rounding. `fit_many` says what rounding may do, what is trained side by
-    side, and what alone. "mean_fit_time" is the time of all fits divided by their number.
+    n_splits_, refit_time_ are those of GridSearchCV, up to rounding. See `fit_many` for the effects of rounding, and for what
+    is trained side by side. "mean_fit_time" is the time of all fits divided by their number.
 
     cv_estimators_   for each candidate, in the order of cv_results_["params"], the estimators fitted on the folds
     """
@@ -60,13 +60,13 @@ class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
         )
 
     def fit(self, X: Any, y: Any, *, sample_weight: Any = None, groups: Any = None) -> Self:
-        """Train all candidates on all folds, and the best one on all samples; returns itself.
+        """Train all candidates on all folds, and the best one on all samples; returns the search.
 
-        sample_weight   (m,): how much each sample counts in training, not in the scores
-        groups          as the splitter `cv` takes them
+        sample_weight   (m,): weights of the samples in training, not in the scores
+        groups          passed to the splitter `cv`
 
-        Raises ArgumentError for another estimator; what a candidate's `fit` or the scorer raises if error_score="raise",
-        otherwise that score is `error_score`, with a FitFailedWarning; ValueError if none can be fitted.
+        Raises ArgumentError for another estimator; with error_score="raise" the error of a candidate's `fit` or of the scorer,
+        otherwise that score is `error_score`, with a FitFailedWarning; ValueError if no candidate can be fitted.
         """
         name = type(self).__name__
         last = self.estimator.steps[-1][1] if isinstance(self.estimator, Pipeline) else self.estimator
@@ -118,13 +118,13 @@ class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
         return self
 
     def _candidate(self, params: Mapping[str, Any]) -> Any:
-        """The estimator with these parameters, not fitted."""
+        """An unfitted estimator with these parameters."""
         return clone(self.estimator).set_params(**clone(dict(params), safe=False))
 
     def _scored(
         self, scorers: Any, model: Any, X: Any, y: Any, parts: Mapping[str, Any], error: Exception | None
     ) -> dict[str, Any]:
-        """The scores of a fitted estimator on parts of the samples, by the names of these; None if it could not be fitted."""
+        """The scores of a fitted estimator on named parts of the samples; None if it could not be fitted."""
         start = time.perf_counter()
         found: dict[str, Any] = dict.fromkeys(parts)
         for part, samples in parts.items() if error is None else ():
@@ -137,7 +137,7 @@ class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
         return {**found, "score_time": time.perf_counter() - start}
 
     def _report(self, errors: list[list[Exception | None]]) -> None:
-        """Raise, or warn of, what kept candidates from being fitted."""
+        """Raise the errors of failed candidates, or warn of them."""
         found = [error for row in errors for error in row if error is not None]
         count = sum(map(len, errors))
         if not count:
@@ -155,7 +155,7 @@ class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
 def fit_folds(
     models: list[list[Any]], candidates: list[Any], splits: list[Any], X: Any, y: Any, sample_weight: Any
 ) -> list[list[Exception | None]]:
-    """Fit the estimators of each candidate on the training parts of all folds; what stopped each, or None."""
+    """Fit the estimators of each candidate on the training parts of all folds; returns the error of each, or None."""
     jobs = []
     places = []
     errors: list[list[Exception | None]] = [[None] * len(splits) for _ in models]
@@ -167,7 +167,7 @@ def fit_folds(
                 final, given = row[j], own[0]
                 if isinstance(final, Pipeline):
                     key = tuple((k, id(v)) for k, v in sorted(candidates[i].items()) if not is_of_last(row[j], k))
-                    if key not in heads:  # the values are objects of the grid's: of equal settings the same ones
+                    if key not in heads:  # values are objects of the grid: equal settings share them
                         heads[key] = transformed(row[j], own[0], own[1])
                     steps, given = heads[key]
                     final = row[j].steps[-1][1]
@@ -182,12 +182,12 @@ def fit_folds(
 
 
 def is_of_last(pipeline: Pipeline, parameter: str) -> bool:
-    """Whether a parameter is of the last step, or that step."""
+    """Whether a parameter belongs to the last step, or is that step."""
     return bool(parameter.partition("__")[0] == pipeline.steps[-1][0])
 
 
 def transformed(pipeline: Pipeline, X: Any, y: Any) -> tuple[list[Any], Any]:
-    """The steps before the last one, fitted, and what they make of X."""
+    """The fitted steps before the last one, and X transformed by them."""
     if len(pipeline.steps) == 1:
         return [], X
     head = pipeline[:-1]
@@ -195,7 +195,7 @@ def transformed(pipeline: Pipeline, X: Any, y: Any) -> tuple[list[Any], Any]:
 
 
 def fill_in(out: list[dict[str, Any]], error_score: Any) -> None:
-    """Put `error_score` where there is no score, for each metric if there are several."""
+    """Fill in `error_score` for missing scores, for each metric if there are several."""
     for part in ("test_scores", "train_scores"):
         example = next((row[part] for row in out if row.get(part) is not None), None)
         for row in out:

@@ -1,4 +1,4 @@
-"""Many fits as few: estimators whose networks are of one form are trained side by side."""
+"""Fits many estimators at once: networks of the same form are trained side by side."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from tensorgrad.nn.ensemble import form_of
 
 
 def fit_many(estimators: Iterable[Any], X: Any, y: Any, sample_weight: Any = None) -> list[Any]:
-    """Fit each of many MLPClassifiers and MLPRegressors on X and y, in a fraction of the time of one after the other.
+    """Fit many MLPClassifiers and MLPRegressors on X and y, much faster than one after the other.
 
-    estimators      such as [MLPClassifier(random_state=s) for s in range(20)]; they are fitted in place, and returned in a list
-    X, y            as `fit` takes them
-    sample_weight   as `fit` takes it
+    estimators      such as [MLPClassifier(random_state=s) for s in range(20)]; fitted in place, and returned as a list
+    X, y            as for `fit`
+    sample_weight   as for `fit`
 
-    Those whose networks have one form (layers, activation, dtype, outputs), one solver with its momentum or betas and epsilon,
-    one batch size, and early_stopping alike, are trained side by side, up to 16 at a time, in one batched graph (nn.Ensemble)
-    with one compiled step; when one has ended, its place is the next one's. They may differ in all else: random_state,
+    Estimators with networks of the same form (layers, activation, dtype, outputs), the same solver with its momentum or betas
+    and epsilon, the same batch size and early_stopping are trained side by side, up to 16 at a time, in one batched graph
+    (nn.Ensemble) with one compiled step; when one ends, the next takes its slot. Everything else may differ: random_state,
     learning_rate_init, learning_rate, power_t, alpha, tol, max_iter, n_iter_no_change, shuffle, validation_fraction,
-    class_weight. Others form groups of their own.
+    class_weight. Other estimators form further groups.
 
-    Each estimator ends with what `fit` alone gives it: the same shuffles and samples held out, n_iter_, loss_curve_, weights.
-    That is to rounding: gradients of biases, penalties and losses are added up in another order. Where a loss comes as close to
-    a bound as rounding is large, training may end an epoch earlier or later. With random_state=None the global generator of
-    NumPy's is drawn from in another order.
+    Each estimator gets the result of its own `fit`: the same shuffling and validation split, n_iter_, loss_curve_, weights.
+    They are equal up to rounding: gradients of biases, penalties and losses are summed in another order. If a loss is as close
+    to a threshold as the rounding error, training may end an epoch earlier or later. With random_state=None the draws from
+    NumPy's global generator come in another order.
 
-    Fitted by themselves, one after the other, are estimators with what cannot be shared: solver="lbfgs", dropout, a module,
-    optimizer or schedule of your own, activations with buffers, a random_state that is a generator, warm_start of what is
-    fitted, a device other than the CPU, verbose="bar", and all where X is sparse.
+    Some estimators are fitted alone, one after the other: those with solver="lbfgs", dropout, your own module, optimizer or
+    schedule, activations with buffers, a generator as random_state, warm_start of a fitted estimator, a device other than the
+    CPU, or verbose="bar", and all of them if X is sparse.
 
-    Raises ArgumentError for what is no such estimator or is there twice. If one cannot be fitted it is left as it was; when all
-    others are fitted, the first such error is raised.
+    Raises ArgumentError for anything but such estimators, and for repeated ones. If one cannot be fitted it is left unchanged;
+    when all others are fitted, the first such error is raised.
     """
     models = list(estimators)
     check_estimators(models)
@@ -50,7 +50,7 @@ def fit_many(estimators: Iterable[Any], X: Any, y: Any, sample_weight: Any = Non
 
 
 def check_estimators(models: Sequence[Any]) -> None:
-    """Raise ArgumentError for what cannot be fitted."""
+    """Raise ArgumentError for invalid or repeated estimators."""
     for i, model in enumerate(models):
         if not isinstance(model, Estimator):
             raise ArgumentError(f"fit_many: estimator {i} must be an MLPClassifier or MLPRegressor, got {model!r}")
@@ -59,11 +59,11 @@ def check_estimators(models: Sequence[Any]) -> None:
 
 
 def fit_jobs(jobs: Sequence[tuple[Any, Any, Any, Any]]) -> list[Exception | None]:
-    """Fit estimators, each on its (X, y, sample_weight); what stopped each, or None."""
+    """Fit estimators, each on its (X, y, sample_weight); returns the error of each, or None."""
     errors: list[Exception | None] = [None] * len(jobs)
     before = [dict(vars(model)) for model, *_ in jobs]
     groups: dict[Any, list[tuple[int, Member]]] = {}
-    shared: dict[Any, Any] = {}  # converted once, not for each
+    shared: dict[Any, Any] = {}  # converted once for all
     for i, (model, X, y, sample_weight) in enumerate(jobs):
         try:
             if not can_share(model, X):
@@ -91,7 +91,7 @@ def fit_jobs(jobs: Sequence[tuple[Any, Any, Any, Any]]) -> list[Exception | None
 
 
 def restore(model: Any, attributes: dict[str, Any]) -> None:
-    """Let an estimator be what it was."""
+    """Restore the attributes of an estimator."""
     model.__dict__.clear()
     model.__dict__.update(attributes)
 
@@ -111,7 +111,7 @@ def can_share(model: Estimator, X: Any) -> bool:
 
 
 def group_of(member: Member) -> Any:
-    """What members have in common that are trained side by side."""
+    """A key that is equal for members that can be trained side by side."""
     model = member.model_
     size, steps = batches_of(member)
     if model.solver == "adam":
@@ -130,13 +130,13 @@ def group_of(member: Member) -> Any:
 
 
 def samples_of(member: Member) -> int:
-    """How many samples it will be trained on: `train_test_split` rounds up what it holds out."""
+    """The number of training samples: `train_test_split` rounds the held-out part up."""
     count = int(member.X.shape[0])
     return count - math.ceil(member.model_.validation_fraction * count) if member.model_.early_stopping else count
 
 
 def batches_of(member: Member) -> tuple[int, int]:
-    """The samples in a batch, and how many batches an epoch has."""
+    """The batch size, and the number of batches per epoch."""
     samples, given = samples_of(member), member.model_.batch_size
     most = 200 if given == "auto" else samples if given == "full" else int(given)
     size = max(min(most, samples), 1)
@@ -144,7 +144,7 @@ def batches_of(member: Member) -> tuple[int, int]:
 
 
 def train(members: list[Member]) -> None:
-    """Train members of one group; where that fails, they have an `error`."""
+    """Train members of one group; failed ones get an `error`."""
     sizes = [batches_of(member)[0] for member in members]
     steps, size = batches_of(members[0])[1], max(sizes)
     last = max(samples_of(member) - (steps - 1) * size for member in members)
@@ -165,7 +165,7 @@ def train(members: list[Member]) -> None:
 
 
 def did_begin(member: Member) -> bool:
-    """Let it begin; whether it could."""
+    """Start a member; returns whether that worked."""
     try:
         member.begin()
     except Exception as error:

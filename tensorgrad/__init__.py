@@ -1,11 +1,11 @@
 """tensorgrad: reverse-mode automatic differentiation on NumPy and CuPy, with a graph to read, fuse, draw and check."""
 
 __version__ = "0.2.0"
-__distribution__ = "tensorgrad-numpy"  # what pip calls it: `tensorgrad` is another project
+__distribution__ = "tensorgrad-numpy"  # its name for pip: `tensorgrad` is another project
 
 from typing import TYPE_CHECKING
 
-import tensorgrad.methods  # noqa: F401  (puts on the Tensor what it does by an op, a walk or a drawing)
+import tensorgrad.methods  # noqa: F401  (attaches methods to Tensor)
 from tensorgrad import errors, fusion, graph, op, ops
 from tensorgrad.autograd import checkpoint, detect_anomaly, grad, hessian, hvp, jacfwd, jacobian, jvp, no_grad, vjp
 from tensorgrad.compiler import compile
@@ -14,7 +14,7 @@ from tensorgrad.core.profiling import profile
 from tensorgrad.core.tensor import Tensor, from_dlpack
 from tensorgrad.kernels.cublas import get_matmul_precision, set_matmul_precision
 from tensorgrad.kernels.threads import get_num_threads, set_num_threads
-from tensorgrad.ops import *  # every op is a function of the package too
+from tensorgrad.ops import *  # every op is also a function of the package
 from tensorgrad.seeding import manual_seed
 
 __all__ = [
@@ -42,9 +42,9 @@ __all__ = [
     "set_num_threads",
     "vjp",
 ]
-__all__ += ops.__all__  # type: ignore[attr-defined]  # it is hidden from type checkers
+__all__ += ops.__all__  # hidden from type checkers
 
-if not TYPE_CHECKING:  # to a type checker there would be every name
+if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
     def __getattr__(name: str) -> None:
         missing(__name__, name)

@@ -1,4 +1,4 @@
-"""What goes wrong, as exceptions that fit the habits of NumPy's and of PyTorch's users alike."""
+"""Exceptions, which also derive from those that NumPy and PyTorch raise in these cases."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class TensorgradError(Exception):
-    """Base of every error that tensorgrad raises on purpose.
+    """Base of all errors that tensorgrad raises deliberately.
 
-    graph   what had been recorded when an operation failed, the failing node last (a tensorgrad.graph.Graph); else None
+    graph   the recorded graph when an operation failed, the failing node last (a tensorgrad.graph.Graph); else None
     """
 
     graph: Any = None
@@ -20,15 +20,15 @@ class ShapeError(TensorgradError, ValueError, RuntimeError):
 
 
 class ArgumentError(TensorgradError, TypeError, ValueError):
-    """An argument, or a part of a model, of another kind, size or name than what is asked for."""
+    """An argument, or a part of a model, of the wrong type, size or name."""
 
 
 class OutOfRangeError(TensorgradError, IndexError, ValueError):
-    """An index that an array does not have (NumPy and PyTorch raise IndexError here)."""
+    """An index out of range (NumPy and PyTorch raise IndexError here)."""
 
 
 class DTypeError(TensorgradError, TypeError, RuntimeError):
-    """A dtype that an operation cannot take, or a gradient asked for where there is none."""
+    """A dtype that an operation does not support, or a gradient requested for integers."""
 
 
 class LabelError(TensorgradError, ValueError, IndexError):
@@ -36,7 +36,7 @@ class LabelError(TensorgradError, ValueError, IndexError):
 
 
 class GraphError(TensorgradError, RuntimeError):
-    """A gradient asked for that the recorded graph cannot give."""
+    """A gradient that the recorded graph cannot provide."""
 
 
 class AnomalyError(TensorgradError, ArithmeticError, RuntimeError):
@@ -44,7 +44,7 @@ class AnomalyError(TensorgradError, ArithmeticError, RuntimeError):
 
 
 class BatchError(TensorgradError, RuntimeError):
-    """What cannot be done for all samples of a vmap at once, such as a Python branch on their values."""
+    """Something that vmap cannot do for all samples at once, such as a Python branch on their values."""
 
 
 class CompileError(TensorgradError, RuntimeError):
@@ -52,38 +52,38 @@ class CompileError(TensorgradError, RuntimeError):
 
 
 class ExportError(TensorgradError, ValueError, RuntimeError):
-    """A model that cannot be written to a file, or made another library's; the message names the operations or the layers."""
+    """A model that cannot be exported to a file or converted to another library; the message names the operations or layers."""
 
 
 class DeviceError(TensorgradError, ValueError, RuntimeError):
-    """A device that is not there, or arrays of several devices in one operation (PyTorch raises RuntimeError here)."""
+    """A device that does not exist, or arrays on different devices in one operation (PyTorch raises RuntimeError here)."""
 
 
 class DeviceMemoryError(TensorgradError, MemoryError, RuntimeError):
-    """No memory for a result; the message has the sizes. What was there before still is."""
+    """Out of memory; the message has the sizes. Existing arrays are unchanged."""
 
 
 class DataError(TensorgradError, ValueError):
-    """A data file that is not what its name or header says."""
+    """A data file that does not match its name or header."""
 
 
 class CheckpointError(DataError):
-    """A checkpoint that cannot be read, or does not fit what it is loaded into; the message names the file."""
+    """A checkpoint that cannot be read, or does not fit the objects to restore; the message names the file."""
 
 
 class TrainingError(TensorgradError, ValueError, ArithmeticError, RuntimeError):
-    """A loss that is not finite; the message names the epoch and the batch.
+    """A loss that is not finite; the message names epoch and batch.
 
-    history   of the epochs before it (a tensorgrad.train.History)
+    history   the epochs before it (a tensorgrad.train.History)
     """
 
     history: Any = None
 
 
 class RankError(TensorgradError, RuntimeError):
-    """A process of a distributed training that is gone, or a meeting of them that has failed.
+    """A lost process, or failed communication, in distributed training.
 
-    gone   which ranks, if others go on without them; they have other numbers from then on
+    gone   the lost ranks, if the others continue, renumbered, without them
     """
 
     def __init__(self, text: str, gone: Sequence[int] = ()) -> None:
@@ -92,7 +92,7 @@ class RankError(TensorgradError, RuntimeError):
 
 
 class DownloadError(TensorgradError, OSError):
-    """A file that no mirror gave; the message has the reason of each, and says how to go on without the network."""
+    """A file that no mirror provided; the message has each error, and says how to continue without network access."""
 
 
 class MissingDependencyError(TensorgradError, ImportError):
@@ -100,4 +100,4 @@ class MissingDependencyError(TensorgradError, ImportError):
 
 
 class InstallationError(TensorgradError, ImportError):
-    """The folder of the package has files of another project in it, or has lost some to it; the message says what to do."""
+    """The package folder is mixed with files of another project, or lost some to it; the message says what to do."""

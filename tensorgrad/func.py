@@ -1,14 +1,14 @@
-"""Functions made of functions: gradients, Jacobians, batches, and modules as functions of their parameters.
+"""Function transforms: gradients, Jacobians, batches, and modules as functions of their parameters.
 
     loss = lambda params, x, y: F.cross_entropy(func.functional_call(model, params, x), y)
-    func.grad(loss)(params, x, y)                          # the gradient, of the form of params
+    func.grad(loss)(params, x, y)                          # the gradient, structured like params
     func.vmap(func.grad(loss), (None, 0, 0))(params, x, y)   # the gradient of each sample
 
-Each of these takes a function and returns one. At the top of the package stand the same derivatives at a point:
-tensorgrad.grad of Tensors that have been computed, jacobian, jacfwd, hessian, hvp, jvp and vjp of a function and its inputs.
+Each takes a function and returns one. The package itself has the same derivatives at a point: tensorgrad.grad for computed
+Tensors; jacobian, jacfwd, hessian, hvp, jvp and vjp for a function and its inputs.
 
-What comes out is recorded, and can be differentiated again, where something besides the arguments of that call has a part in it
-that requires a gradient, or where they do themselves; not inside of no_grad().
+Results are recorded, and can be differentiated again, if the arguments or anything else that contributes require a gradient;
+not inside no_grad().
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Function = Callable[..., Any]
 
 
 def grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Function:
-    """The function that gives the gradient of fn, which returns a 0-d Tensor, for the same arguments.
+    """Return a function that computes the gradient of fn, which must return a 0-d Tensor.
 
-    argnums   by which of the arguments by place; for a tuple of them a tuple comes out
-    has_aux   whether fn returns (value, what else it has to say); the function then returns (gradient, what else)
+    argnums   index of the positional argument to differentiate by; for a tuple of indices the result is a tuple
+    has_aux   True if fn returns (value, auxiliary data); the new function then returns (gradient, auxiliary data)
 
-    An argument may be a list, a tuple or a dict of Tensors and arrays, at any depth: the gradient has its form, with zeros for
-    what fn does not read. `.grad` is touched nowhere. Raises ShapeError for another result than a 0-d Tensor, DTypeError for
-    integers and booleans, and for what is no array.
+    An argument may be a list, tuple or dict of Tensors and arrays, at any depth: the gradient has the same structure, with
+    zeros for unused parts. No `.grad` is changed. Raises ShapeError unless fn returns a 0-d Tensor, DTypeError for integers and
+    booleans and for anything but arrays.
     """
     both = value_and_grad(fn, argnums, has_aux)
 
@@ -51,8 +51,9 @@ def grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 
 
 def value_and_grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Function:
-    """The function that gives (fn's value, its gradient) for the same arguments; as `grad`. With has_aux the value is the pair
-    that fn returns."""
+    """Return a function that computes (fn's value, its gradient), like `grad`. With has_aux the value is the pair that fn
+    returns.
+    """
     numbers, has_aux = checked("value_and_grad", fn, argnums), truth("value_and_grad", "has_aux", has_aux)
 
     @functools.wraps(fn)
@@ -82,24 +83,26 @@ def value_and_grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bo
 
 
 def jacrev(fn: Function, argnums: int | tuple[int, ...] = 0) -> Function:
-    """The function that gives d fn / d x, of shape (*fn(x).shape, *x.shape), by one reverse pass for each element of fn's
-    result; `tensorgrad.jacobian` at its arguments."""
+    """Return a function that computes d fn / d x, of shape (*fn(x).shape, *x.shape), by one reverse pass for each element of
+    fn's result; like `tensorgrad.jacobian`.
+    """
     return at_arguments("jacrev", derivatives.jacobian, fn, argnums)
 
 
 def jacfwd(fn: Function, argnums: int | tuple[int, ...] = 0) -> Function:
-    """The function that gives d fn / d x, of shape (*fn(x).shape, *x.shape), by one forward pass for each element of x;
-    `tensorgrad.jacfwd` at its arguments."""
+    """Return a function that computes d fn / d x, of shape (*fn(x).shape, *x.shape), by one forward pass for each element of x;
+    like `tensorgrad.jacfwd`.
+    """
     return at_arguments("jacfwd", derivatives.jacfwd, fn, argnums)
 
 
 def hessian(fn: Function, argnums: int | tuple[int, ...] = 0) -> Function:
-    """The function that gives d² fn / dx dz of a fn that returns a 0-d Tensor; `tensorgrad.hessian` at its arguments."""
+    """Return a function that computes d² fn / dx dz for a fn that returns a 0-d Tensor; like `tensorgrad.hessian`."""
     return at_arguments("hessian", derivatives.hessian, fn, argnums)
 
 
 def at_arguments(caller: str, derivative: Function, fn: Function, argnums: int | tuple[int, ...]) -> Function:
-    """A derivative at a point as a function of the arguments."""
+    """Turn a derivative at a point into a function of the arguments."""
     numbers = checked(caller, fn, argnums)
 
     @functools.wraps(fn)
@@ -115,7 +118,7 @@ def at_arguments(caller: str, derivative: Function, fn: Function, argnums: int |
 
 
 def checked(caller: str, fn: Any, argnums: Any) -> tuple[int, ...]:
-    """The numbers of the arguments to differentiate by."""
+    """The indices of the arguments to differentiate by."""
     if not callable(fn):
         raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
     numbers = tuple(wholes(caller, "argnums", argnums))
@@ -132,7 +135,7 @@ def picked(caller: str, args: tuple[Any, ...], numbers: tuple[int, ...]) -> list
 
 
 def put_in(args: tuple[Any, ...], numbers: tuple[int, ...], values: Any) -> list[Any]:
-    """The arguments with others in some places."""
+    """The arguments with some replaced."""
     given = list(args)
     for number, value in zip(numbers, values, strict=True):
         given[number] = value
@@ -140,7 +143,7 @@ def put_in(args: tuple[Any, ...], numbers: tuple[int, ...], values: Any) -> list
 
 
 def spread(value: Any, flat: list[Any], where: str) -> None:
-    """Add the arrays in an argument to `flat`."""
+    """Append the arrays in an argument to `flat`."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             spread(part, flat, f"{where}[{key!r}]")
@@ -154,7 +157,7 @@ def spread(value: Any, flat: list[Any], where: str) -> None:
 
 
 def formed(value: Any, leaves: Any) -> Any:
-    """An argument with the next leaves in the places of its arrays."""
+    """The argument with its arrays replaced by the next leaves."""
     if isinstance(value, Mapping):
         return {key: formed(part, leaves) for key, part in value.items()}
     if isinstance(value, (tuple, list)) and not (value and all(isinstance(part, (int, float)) for part in value)):

@@ -1,4 +1,4 @@
-"""Fusion: patterns of recorded nodes that one op with a closed formula stands for, found before the reverse walk.
+"""Fusion: patterns of recorded nodes are replaced by one op with a closed formula before the reverse walk.
 
 ::
 

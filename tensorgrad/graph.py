@@ -1,4 +1,4 @@
-"""Graphs: captured programs, to list, check, fuse, run and compare."""
+"""Graphs: recorded programs, to list, check, fuse, run and compare."""
 
 from tensorgrad.core.graph import Graph
 

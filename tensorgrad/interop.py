@@ -1,7 +1,6 @@
-"""Models of PyTorch's as models of this package, and back; PyTorch is imported here alone.
+"""Conversion of models from and to PyTorch; only this module imports PyTorch.
 
-`load_state_dict(values, layout="torch")` of a module takes parameters by themselves, and `state_dict(layout="torch")` gives
-them as PyTorch has them.
+To exchange only parameters use a module's `load_state_dict(values, layout="torch")` and `state_dict(layout="torch")`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tensorgrad.ops.random import undrawn
 
 __all__ = ["from_torch", "to_torch"]
 
-# A layer, and its arguments: those of both, or ours=PyTorch's. The names are those of attributes, but for READ.
+# A layer and its arguments: common names, or ours=PyTorch's. They are names of attributes, except for READ.
 LAYERS = """
 ReLU ReLU6 SELU Sigmoid Tanh SiLU Mish Identity Hardsigmoid Hardswish LogSigmoid Softsign Tanhshrink Softplus :
 ELU CELU : alpha
@@ -68,7 +67,7 @@ TransformerEncoderLayer TransformerDecoderLayer : d_model nhead dim_feedforward 
 
 
 def table() -> dict[str, list[tuple[str, str]]]:
-    """Of each layer the arguments, as (ours, PyTorch's)."""
+    """The arguments of each layer, as (ours, PyTorch's)."""
     found: dict[str, list[tuple[str, str]]] = {}
     for line in LAYERS.strip().replace("\\\n", "").splitlines():
         names, _, arguments = line.partition(":")
@@ -77,9 +76,9 @@ def table() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-# of a transformer's layer, as modules
+# of a transformer layer, as modules
 ACTIVATIONS: dict[str, str] = {"ReLU()": "relu", "ReLU(inplace=True)": "relu", "GELU(approximate='none')": "gelu"}
-READ: dict[str, Callable[[Any], Any]] = {  # arguments that are no attributes, of both
+READ: dict[str, Callable[[Any], Any]] = {  # arguments that neither stores as an attribute
     "affine": lambda m: m.weight is not None,
     "elementwise_affine": lambda m: m.weight is not None,
     "num_parameters": lambda m: int(np.prod(m.weight.shape)),
@@ -89,7 +88,7 @@ READ: dict[str, Callable[[Any], Any]] = {  # arguments that are no attributes, o
     "layer_norm_eps": lambda m: m.norm1.eps,
     "batch_first": lambda m: m.self_attn.batch_first if hasattr(m, "self_attn") else m.batch_first,
 }
-READ_HERE: dict[str, Callable[[Any], Any]] = {  # of ours alone
+READ_HERE: dict[str, Callable[[Any], Any]] = {  # those that ours does not store
     "bias": lambda m: any("bias" in name for name in m._parameters),
     "in_features": lambda m: m.weight.shape[1 if isinstance(m, TiedLinear) else 0],
     "out_features": lambda m: m.weight.shape[0 if isinstance(m, TiedLinear) else 1],
@@ -99,12 +98,12 @@ READ_HERE: dict[str, Callable[[Any], Any]] = {  # of ours alone
     "num_features": lambda m: m.running_mean.shape[0] if isinstance(m, nn.BatchNorm1d) else m.num_features,
     "dim_feedforward": lambda m: m.linear1.weight.shape[1],
 }
-READ_THERE: dict[str, Callable[[Any], Any]] = {  # of PyTorch's alone
+READ_THERE: dict[str, Callable[[Any], Any]] = {  # those that PyTorch's does not store
     "bias": lambda m: any("bias" in name for name, _ in m.named_parameters(recurse=False)),
     "dim_feedforward": lambda m: m.linear1.out_features,
     "activation": lambda m: getattr(m.activation, "__name__", None) or ACTIVATIONS.get(repr(m.activation), m.activation),
 }
-# What PyTorch's layers can besides, and what it has to be for there to be a counterpart
+# Options of PyTorch's layers without a counterpart, and the value they must have
 PLAIN = {
     "padding_mode": "zeros", "max_norm": None, "scale_grad_by_freq": False, "sparse": False, "include_last_offset": False,
     "return_indices": False, "divisor_override": None, "proj_size": 0, "add_zero_attn": False, "bias_k": None, "beta": 1,
@@ -116,38 +115,37 @@ INSIDE = {
     "linear": "Linear",
     "norm": "LayerNorm",
     "dropout": "Dropout",
-}  # of a transformer's layer
-SPOKEN = {"bias_k": "add_bias_kv=True", "_qkv_same_embed_dim": "kdim or vdim"}  # of those, what they were called at first
+}  # of a transformer layer
+SPOKEN = {"bias_k": "add_bias_kv=True", "_qkv_same_embed_dim": "kdim or vdim"}  # the constructor arguments behind some of these
 LISTS = ("Sequential", "ModuleList", "ModuleDict")
 STACKS = {"TransformerEncoder": nn.TransformerEncoder, "TransformerDecoder": nn.TransformerDecoder}
 
 
 def is_container(name: str) -> bool:
-    """Whether modules of this name are nothing but their parts."""
+    """Whether modules of this class are pure containers."""
     return name in LISTS or name in STACKS
 
 
 class Problems(dict[str, str]):
-    """Path to what cannot be converted, and why."""
+    """Path to the reason why a part cannot be converted."""
 
     def refuse(self, where: str, how: str) -> None:
-        """Raise ExportError for all of them together."""
+        """Raise ExportError for all of them."""
         if self:
             listed = "; ".join(f"{path or 'the module'}: {problem}" for path, problem in self.items())
             raise ExportError(f"interop.{where}: no counterpart of {listed}{how}")
 
 
 def from_torch(module: Any) -> Module:
-    """A module of PyTorch's as one of this package's: the same layers, with copies of its parameters and buffers.
+    """Convert a PyTorch module: the same layers, with copies of its parameters and buffers.
 
-    module   a torch.nn.Sequential, ModuleList, ModuleDict, Transformer encoder or decoder, or a layer of theirs, as deep in one
-             another as you like. Parameters are on the CPU afterwards, in float32, float64 or float16, bfloat16 in float32.
-             Those that are tied stay tied, such as an embedding and the Linear behind it; training mode and requires_grad are
-             as they were
+    module   a torch.nn.Sequential, ModuleList, ModuleDict, Transformer encoder or decoder, or one of its layers, nested to any
+             depth. Parameters are copied to the CPU, in float32, float64 or float16; bfloat16 is converted to float32. Tied
+             parameters stay tied, such as an embedding and the Linear after it; training mode and requires_grad are kept
 
-    Raises ExportError, which lists every part that has no counterpart, by path: classes of your own, layers with hooks or
-    settings that there are none of here. Write such a class anew, and load its parameters: model.load_state_dict(
-    module.state_dict(), layout="torch").
+    Raises ExportError, which lists every part without a counterpart, by path: your own classes, and layers with hooks or with
+    options that are not supported. Rewrite such a class and load its parameters: model.load_state_dict(module.state_dict(),
+    layout="torch").
     """
     torch = package("from_torch")
     if not isinstance(module, torch.nn.Module):
@@ -163,12 +161,12 @@ def from_torch(module: Any) -> Module:
 
 
 def to_torch(model: Module) -> Any:
-    """A module of this package's as PyTorch's torch.nn.Module: the inverse of `from_torch`, with the same rules.
+    """Convert a module of this package to a torch.nn.Module: the inverse of `from_torch`, with the same rules.
 
-    Results are equal to rounding, in training mode, too, but for the random numbers of dropout. A query of attention that may
-    look at no key is NaN in PyTorch, where it is 0 here.
+    Results are equal up to rounding, also in training mode, except for the random numbers of dropout. A query that may attend
+    to no key gives NaN in PyTorch, and 0 here.
 
-    Raises ExportError, which lists every part that has no counterpart, by path.
+    Raises ExportError, which lists every part without a counterpart, by path.
     """
     torch = package("to_torch")
     if not isinstance(model, Module):
@@ -196,10 +194,10 @@ TIED = "{} and {} are one parameter, which one of the two libraries has the othe
 
 
 class Conversion:
-    """Both ways for one module and all in it.
+    """The conversion of a module and its submodules, in either direction.
 
-    known    the counterpart of each part, by id: what has several names is converted once
-    turned   PyTorch's Linear layers, by id, whose weight is one parameter with what we have as PyTorch does
+    known    the counterpart of each converted module, by id, so that shared modules are converted once
+    turned   the ids of PyTorch's Linear layers whose weight has PyTorch's layout here too, because it is tied
     """
 
     def __init__(self, torch: Any, problems: Problems, known: dict[int, Any], turned: Collection[int] = ()) -> None:
@@ -207,7 +205,7 @@ class Conversion:
         self.table = table()
 
     def here(self, t: Any, path: str) -> Any:
-        """One of PyTorch's as one of ours; None where there is a problem."""
+        """Convert a PyTorch module to ours; None if there is a problem."""
         if id(t) in self.known:
             return self.known[id(t)]
         name = type(t).__name__
@@ -219,7 +217,7 @@ class Conversion:
         return self.converted(t, name, path, is_hooked, self.here, self.layer_here)
 
     def there(self, m: Module, path: str) -> Any:
-        """One of ours as one of PyTorch's; None where there is a problem."""
+        """Convert one of our modules to PyTorch's; None if there is a problem."""
         if id(m) in self.known:
             return self.known[id(m)]
         name = type(m).__name__
@@ -234,7 +232,7 @@ class Conversion:
         return self.converted(m, name, path, is_hooked, self.there, self.layer_there)
 
     def converted(self, one: Any, name: str, path: str, is_hooked: bool, convert: Any, layer: Callable[..., Any]) -> Any:
-        """A container with its parts converted, or a layer; None where there is a problem."""
+        """A container with converted parts, or a layer; None if there is a problem."""
         own = (*one._parameters, *one._buffers)
         if is_container(name) and own:
             self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own)}"
@@ -242,8 +240,8 @@ class Conversion:
             self.problems[path] = f"{name} with hooks"
         if path in self.problems:
             return None
-        made = self.assembled(one, name, path, one._modules, convert)  # PyTorch's named_children() has each once
-        if made is None and (name in LISTS or (name in STACKS and self.problems)):  # the reason is a part's
+        made = self.assembled(one, name, path, one._modules, convert)  # PyTorch's named_children() skips repeated ones
+        if made is None and (name in LISTS or (name in STACKS and self.problems)):  # a part has the problem
             return None
         if made is None and not (name in self.table and hasattr(self.torch.nn, name)):
             self.problems.setdefault(path, name)
@@ -255,7 +253,7 @@ class Conversion:
         return made
 
     def assembled(self, whole: Any, name: str, path: str, parts: dict[str, Any], convert: Any) -> Any:
-        """A container with its parts converted; None for what is none."""
+        """A container with converted parts; None for other modules."""
         target = nn if convert == self.here else self.torch.nn
         if name in LISTS:
             found = {key: convert(part, f"{path}.{key}" if path else key) for key, part in parts.items()}
@@ -321,11 +319,11 @@ class Conversion:
             made.to(dtype="float32" if dtypes == {"bfloat16"} else dtypes.pop())
         try:
             made.load_state_dict(t.state_dict(), layout="torch")
-        except TensorgradError as error:  # parts were added, or are others
+        except TensorgradError as error:  # parts were added or replaced
             self.problems[path] = f"{name} with other parameters: {str(error).removeprefix('load_state_dict: ')}"
             return None
         for key, part in t.named_modules():
-            if key == "activation":  # which is a name here
+            if key == "activation":  # here it is a name
                 continue
             own = part_of(made, key)
             self.known[id(part)] = own
@@ -335,7 +333,7 @@ class Conversion:
         return made
 
     def look_inside(self, whole: Any, name: str, path: str, source: Any) -> None:
-        """Note what a transformer's layer was not made with: the layer that is made of it has parts as it comes with them."""
+        """Note options of a transformer layer's parts that the converted layer cannot be created with."""
         if not name.startswith("Transformer") or name in STACKS:
             return
         parts = {key: part for key, part in whole._modules.items() if key != "activation"}
@@ -365,7 +363,7 @@ class Conversion:
             tensors = {key: self.torch.from_numpy(np.ascontiguousarray(a)) for key, a in state.items()}
             try:
                 made.load_state_dict(tensors)
-            except RuntimeError as error:  # parts were added, or are others
+            except RuntimeError as error:  # parts were added or replaced
                 self.problems[path] = f"{name} with other parameters: {' '.join(str(error).split())}"
                 return None
         for key, part in m.named_modules():
@@ -377,26 +375,26 @@ class Conversion:
         return made
 
     def argument(self, m: Any, name: str, special: dict[str, Callable[[Any], Any]]) -> Any:
-        """What an argument of the layer was."""
+        """The value of a constructor argument of a layer."""
         if name in special:
             return special[name](m)
         return READ[name](m) if name in READ else getattr(m, name)
 
 
 def theirs_of(ours: str, theirs: str) -> str:
-    """PyTorch's name of an argument: that of the attribute, but for two."""
+    """PyTorch's name of an argument: that of its attribute, with two exceptions."""
     return {"norm": "p", "min_val": "min_val"}.get(theirs, theirs)
 
 
 def part_of(module: Any, path: str) -> Any:
-    """The part of a module at a path."""
+    """The submodule at a path."""
     for name in path.split(".") if path else ():
         module = getattr(module, name)
     return module
 
 
 def parameters_there(module: Any) -> dict[int, list[tuple[Any, str, str]]]:
-    """The places of each parameter of PyTorch's: parts, with its name there, and its path."""
+    """The uses of each PyTorch parameter: module, name in it, and path."""
     places: dict[int, list[tuple[Any, str, str]]] = {}
     for path, part in module.named_modules():
         for name, p in part.named_parameters(recurse=False):
@@ -405,7 +403,7 @@ def parameters_there(module: Any) -> dict[int, list[tuple[Any, str, str]]]:
 
 
 def turned_around(places: dict[int, list[tuple[Any, str, str]]], torch: Any) -> set[int]:
-    """The Linear layers, by id, that have a parameter in common with what is no Linear: with an Embedding."""
+    """The ids of Linear layers that share their weight with another kind of layer, such as an Embedding."""
     found = set()
     for same in places.values():
         kinds = [(getattr(nn, type(part).__name__, None), name) for part, name, _ in same]
@@ -415,7 +413,7 @@ def turned_around(places: dict[int, list[tuple[Any, str, str]]], torch: Any) -> 
 
 
 def tie(places: dict[int, list[tuple[Any, str, str]]], known: dict[int, Any]) -> None:
-    """Let what is one parameter in PyTorch be one here."""
+    """Tie the parameters that are tied in PyTorch."""
     for (first, first_name, first_path), *others in places.values():
         one = known[id(first)]
         for part, name, path in others:
@@ -426,7 +424,7 @@ def tie(places: dict[int, list[tuple[Any, str, str]]], known: dict[int, Any]) ->
 
 
 def package(where: str) -> Any:
-    """PyTorch."""
+    """Import PyTorch."""
     try:
         import torch
     except ImportError:
@@ -434,7 +432,7 @@ def package(where: str) -> Any:
     return torch
 
 
-if not TYPE_CHECKING:  # to a type checker there would be every name
+if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
     def __getattr__(name: str) -> None:
         missing(__name__, name)

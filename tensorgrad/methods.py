@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-any-return"
-# (an op returns an array for arrays and a Tensor for Tensors, which no type says; here they are Tensors)
-"""The face of a Tensor: its operators and methods. Each is one op, by NumPy's or PyTorch's name, a walk, or a drawing.
+# (ops return arrays for arrays and Tensors for Tensors, which the types do not say; here they are Tensors)
+"""The operators and methods of Tensor: ops by NumPy's or PyTorch's names, backward(), and drawing.
 
-They stand above what they call, and are put on the Tensor when the package is imported. A method that is a function of ops
-comes from there, with its docstring; what stands here is what is called in another way.
+They are above the modules that they call, and are attached to Tensor when the package is imported. Methods that equal a
+function in ops are taken from there, with docstrings; only those with another signature are defined here.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from tensorgrad.ops.index import frozen, placed
 if TYPE_CHECKING:
     from tensorgrad.core.profiling import Profile
 
-# Every function of ops is a method too, by the same name, but for these
+# Every function in ops is also a method of the same name, except these
 FUNCTIONS = {
     # operators
     "add", "bitwise_and", "bitwise_or", "bitwise_xor", "div", "equal", "floordiv", "getitem", "greater", "greater_equal",
     "left_shift", "less", "less_equal", "logical_not", "mod", "mul", "neg", "not_equal", "power", "right_shift", "setitem",
     "sub",
-    # of several arguments of equal rank, layers and losses, and what NumPy has as a function alone
+    # functions of several equal arguments, layers and losses, and functions that NumPy has no method for
     *conv.__all__, *pool.__all__,
     "LinAlgError", "amax", "amin", "attention", "column_stack", "concatenate", "cross", "diag", "eigh", "einsum", "gru",
     "hardtanh", "hstack", "kron", "linear", "logabsdet", "lstm", "nll_loss", "one_hot", "qr", "rnn", "sigmoid_cross_entropy",
     "slogdet", "softmax_cross_entropy", "solve", "stack", "svd", "tensordot", "vstack", "where",
-    # what makes Tensors of shapes and numbers
+    # constructors
     "arange", "eye", "full", "full_like", "linspace", "meshgrid", "ones", "ones_like", "rand", "randn", "zeros", "zeros_like",
-    # what rules, fused ops and other methods are made of
+    # building blocks of rules, fused ops and other methods
     "cast", "div_grad", "fold", "mul_grad", "put", "relu_grad", "sigmoid_cross_entropy_grad", "sigmoid_grad",
     "softmax_cross_entropy_grad", "sum_to", "tanh_grad", "to_device",
     "windows", *(name for name in vars(ops)["__all__"] if getattr(getattr(ops, name), "expands", ())),
@@ -55,7 +55,7 @@ FUNCTIONS = {
 
 
 class Methods(Tensor):
-    """What is put on the Tensor; nobody makes one of these. The formulas stand at the ops, in ops/."""
+    """Attributes to attach to Tensor; not instantiated. The formulas are in ops/."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ class Methods(Tensor):
         return ops.getitem(self, index)
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return NotImplemented if other is None else ops.equal(self, other)  # as any other object it is not None
+        return NotImplemented if other is None else ops.equal(self, other)  # like any object, it does not equal None
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
         return NotImplemented if other is None else ops.not_equal(self, other)
@@ -87,7 +87,7 @@ class Methods(Tensor):
             raise DTypeError(f"~: expected booleans or integers, got {self.dtype}")
         if self.dtype.kind == "b":
             return ops.logical_not(self)
-        ones = -1 if self.dtype.kind == "i" else int(np.iinfo(self.dtype).max)  # in every bit
+        ones = -1 if self.dtype.kind == "i" else int(np.iinfo(self.dtype).max)  # all bits set
         return ops.sub(ones, self)
 
     def __and__(self, other: Operand[Tensor]) -> Tensor:
@@ -189,29 +189,29 @@ class Methods(Tensor):
     # Shape
 
     def reshape(self, *shape: int | Sequence[int]) -> Tensor:
-        """The same elements, row by row, in another shape: one tuple, or number after number; one size may be -1."""
+        """Reshape, in row-major order: pass a tuple or separate sizes; one size may be -1."""
         return ops.reshape(self, shape[0] if len(shape) == 1 else shape)  # type: ignore[arg-type]
 
     def transpose(self, *axes: int | Sequence[int] | None) -> Tensor:
-        """The axes in another order: one tuple, or number after number; reversed when no order is given."""
+        """Permute the axes: pass a tuple or separate axes; reversed by default."""
         return ops.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None)  # type: ignore[arg-type]
 
     def permute(self, *axes: int | Sequence[int]) -> Tensor:
-        """`transpose`, by PyTorch's name."""
+        """Same as `transpose`, by PyTorch's name."""
         return self.transpose(*axes)
 
     @property
     def T(self) -> Tensor:
-        """Its axes reversed: of a matrix the transpose."""
+        """The Tensor with reversed axes: the transpose of a matrix."""
         return ops.transpose(self)
 
-    # Where it is, and what comes of it
+    # Device, drawing, gradients
 
     @named
     def to(self, device: Tensor | np.typing.DTypeLike | None = None, dtype: np.typing.DTypeLike | None = None) -> Tensor:
-        """It on another device, in another dtype, or both, recorded; itself where nothing is to be changed.
+        """Move or convert to another device, dtype, or both; recorded. Returns the Tensor itself if nothing changes.
 
-        device   "cpu", "cuda", "cuda:1", or another Tensor, to be as that one; a dtype may stand here alone
+        device   "cpu", "cuda", "cuda:1", or a Tensor whose device and dtype to use; may also be a dtype
         """
         if isinstance(device, Tensor):
             dtype = device.dtype if dtype is None else dtype
@@ -224,11 +224,11 @@ class Methods(Tensor):
         return moved if dtype is None or dtype == moved.dtype else ops.astype(moved, dtype)
 
     def cpu(self) -> Tensor:
-        """It in main memory."""
+        """Move to main memory."""
         return self.to("cpu")
 
     def cuda(self, index: int | None = None) -> Tensor:
-        """It on a GPU: the current one, or the one with this index."""
+        """Move to a GPU: the current one, or the one with this index."""
         return self.to("cuda" if index is None else f"cuda:{whole('cuda', 'index', index, 0)}")
 
     def graph(
@@ -245,7 +245,7 @@ class Methods(Tensor):
         direction: str = "TB",
         title: str = "",
     ) -> Any:
-        """The drawing (a draw.Drawing) of what it was computed by; `tensorgrad.draw.graph` says what the settings are."""
+        """Draw the graph of this Tensor (a draw.Drawing); see `tensorgrad.draw.graph` for the options."""
         from tensorgrad import draw
 
         return draw.graph(
@@ -262,14 +262,14 @@ class Methods(Tensor):
     def backward(
         self, gradient: Operand[Tensor] | None = None, *, retain_graph: bool | None = None, create_graph: bool = False
     ) -> None:
-        """Add the gradient of this Tensor to the `.grad` of every leaf that it was computed from.
+        """Add the gradient of this Tensor to the `.grad` of every leaf it was computed from.
 
-        gradient       the gradient of the loss with respect to this Tensor, of its shape; only a 0-d Tensor can go without
-        retain_graph   keep what a second `backward()` needs (default: the value of create_graph)
+        gradient       the gradient of the loss with respect to this Tensor, of its shape; optional for a 0-d Tensor only
+        retain_graph   keep the recorded values for another `backward()` (default: the value of create_graph)
         create_graph   record the backward pass, so that the gradients can be differentiated again
 
-        Raises GraphError if this Tensor has no history, is not a scalar and `gradient` is missing, or if an earlier
-        `backward()` let go of the graph; ShapeError if `gradient` has another shape.
+        Raises GraphError if this Tensor has no history, if it is not a scalar and `gradient` is missing, or if an earlier
+        `backward()` has freed the graph; ShapeError if `gradient` has another shape.
         """
         walk.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
@@ -306,9 +306,9 @@ class Methods(Tensor):
         return self._write(lambda x, other: x @ other, other)
 
     def _write(self, change: Callable[[Tensor, Any], Tensor], operand: Any) -> Tensor:
-        """Put `change` of this Tensor and an operand in its place, in its own memory, and record it as its new history.
+        """Write `change(self, operand)` to this Tensor's memory and record it as its new history.
 
-        Whatever kept the old values for its gradient finds out in `backward()`, which then raises.
+        If an op has kept the old values for its gradient, `backward()` will raise an error.
         """
         if self.node is None and self.requires_grad and state.recording:
             raise GraphError(
@@ -329,7 +329,7 @@ class Methods(Tensor):
                 )
             if operand is self:
                 operand = before
-            elif backend.may_overlap(operand._data, self._data) and state.trace is None:  # what is read is what was there
+            elif backend.may_overlap(operand._data, self._data) and state.trace is None:  # read before it is overwritten
                 operand = wrap(backend.copy(operand._data), operand.node) if operand.node is not None else operand.detach() * 1
         after = change(before, operand)
         if after.shape != self.shape:
@@ -356,7 +356,7 @@ class Methods(Tensor):
         return self
 
     def _require_writable(self) -> None:
-        """Raise GraphError where a change in place would be one of a leaf that requires a gradient, or of several elements."""
+        """Raise GraphError for a write to a leaf that requires a gradient, or to memory with repeated elements."""
         if state.recording and self.requires_grad and self._data.base is not None and (leaf := leaf_under(self)) is not None:
             name = f" {leaf.name!r}" if leaf.name else ""
             raise GraphError(
@@ -380,7 +380,7 @@ class Methods(Tensor):
         if state.batching is not None and isinstance(value, Tensor):
             state.batching.look(value, "a change in place of a Tensor that is the same for all samples")
         if not isinstance(value, (Tensor, int, float)) and not backend.is_array(value):
-            value = backend.asarray(value, where="setitem")  # NumPy would take None for NaN
+            value = backend.asarray(value, where="setitem")  # NumPy would convert None to NaN
         self._require_writable()
         try:
             with backend.on(self._data):
@@ -399,13 +399,13 @@ class Methods(Tensor):
 
 
 def leaf_under(t: Tensor) -> Tensor | None:
-    """The leaf that requires a gradient and has its memory in common with a computed Tensor, if there is one."""
+    """The leaf that requires a gradient and shares memory with a computed Tensor, if there is one."""
     seen: set[Node] = set()
     nodes = [t.node]
     while nodes:
         node = nodes.pop()
         if node is None or node in seen or not (node.op.moves or node.op.calls or not is_own(type(node.op).__module__)):
-            continue  # an operation that computes does so in memory of its own
+            continue  # an op that computes has allocated its result
         seen.add(node)
         for source in node.inputs:
             if isinstance(source, Tensor) and source.requires_grad and backend.may_overlap(source._data, t._data):
@@ -415,11 +415,11 @@ def leaf_under(t: Tensor) -> Tensor | None:
 
 
 def method(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of ops as a method, with its name, its docstring and its signature."""
+    """A function in ops as a method, with its name, docstring and signature."""
     if not isinstance(function, Op):
         return function  # Python binds it to its first argument
     call: Any = type(function).__call__
-    call = getattr(call, "answers", call)  # what is done around it is done here
+    call = getattr(call, "answers", call)  # the wrapper below does its work
 
     @functools.wraps(function, ("__module__", "__name__", "__qualname__", "__doc__"), ())
     def called(self: Tensor, *args: Any, **attrs: Any) -> Any:

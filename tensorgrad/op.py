@@ -1,6 +1,6 @@
-"""Operations: each is one class, a use of it one node of the graph.
+"""Operations: each is one class, each use of it a node of the graph.
 
-To add an operation, write one class with its formula, `forward`, `backward` and `jvp`, and make one instance of it::
+To add an operation, write one class with its formula, `forward`, `backward` and `jvp`, and create one instance::
 
     class Square(Op):
         \"\"\"y = x²
@@ -23,22 +23,20 @@ To add an operation, write one class with its formula, `forward`, `backward` and
 
     square = Square()
 
-`forward` always gets arrays. `backward` gets arrays, or Tensors when the gradient is itself to be differentiated: write it
-with operators, methods and ops, and it serves both. It returns one function per input (None where there is no gradient), so
-that only the gradients somebody wants are computed. `reads` names those of its parameters whose values it uses ("y" for the
-result): the others are not kept, and to use one is an error. Un-broadcasting, summing over several uses, dtypes and shape
-checks are the engine's work: a rule is its formula alone.
+`forward` always gets arrays. `backward` gets arrays, or Tensors if the gradient is itself to be differentiated: written with
+operators, methods and ops, it serves both. It returns one function per input (None for no gradient), so only the gradients that
+are needed are computed. `reads` names the parameters whose values it uses ("y" for the result): others are not kept, and using
+one is an error. The engine takes care of un-broadcasting, accumulation, dtypes and shape checks: a rule is only its formula.
 
-`jvp` is the same derivative the other way, for forward mode: one function per input (None where the derivative is 0), which
-takes the tangent of that input, of its shape, and gives its part of the tangent of y, of a shape that broadcasts to y's; the
-engine adds the parts up. What it reads has to stand in `reads`, too. Instead of the tuple it may return one function of the
-tangents of all inputs, None for each that stands still. It is written anew, not made of `backward`, so that each is a check of
-the other. Where y is linear in an argument, `linear` names it (`linear = "a b"`: in each alone), and `jvp` need not be written.
-Without one tangents are computed by transposing `backward`.
+`jvp` is the derivative for forward mode: one function per input (None for a derivative of 0), which maps the tangent of this
+input, of its shape, to its summand of y's tangent, of a shape that broadcasts to y's; the engine adds the summands. `reads`
+must include what it reads. Alternatively it returns one function of the tangents of all inputs, None for constant ones. Write
+it independently of `backward`, so that each checks the other. Where y is linear in an argument, name it in `linear` (`linear =
+"a b"`: in each separately), and `jvp` can be omitted. Without `jvp`, tangents are computed by transposing `backward`.
 
-An op is called with arrays, in the order in which `forward` takes them; attributes, which `forward` takes by keyword, are
-given by keyword, or as its own `__call__` says. `inspect.signature` shows which. Type checkers accept anything, unless there
-is such a `__call__`, or the class derives from Unary, Binary or Ternary: an op of one, two or three arrays.
+Call an op with arrays in the order of `forward`'s parameters, and attributes, which are `forward`'s keyword parameters, by
+keyword, or define `__call__`. `inspect.signature` shows how. Type checkers accept any arguments, unless `__call__` is defined
+or the class derives from Unary, Binary or Ternary: ops of one, two or three arrays.
 """
 
 from tensorgrad.core.node import Node

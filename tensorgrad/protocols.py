@@ -1,4 +1,4 @@
-"""NumPy's own functions on Tensors: those that have an op are recorded, the others refused, none leaves the graph silently."""
+"""NumPy functions on Tensors: those with an op are recorded, the others refused, so none leaves the graph silently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DTypeError
 
-# by NumPy's name; a name that NumPy spells otherwise stands with ours behind it
+# by NumPy's name, followed by ours where it differs
 UFUNCS = """abs absolute=abs add arccos arcsin arctan arctan2 bitwise_and bitwise_or
 bitwise_xor ceil cos cosh divide=div equal exp expm1 fabs=abs float_power=power floor
 floor_divide=floordiv greater greater_equal isfinite isnan left_shift less less_equal log log10 log1p log2 logaddexp
@@ -31,19 +31,19 @@ LINALG = "cholesky det eigh inv pinv qr slogdet solve svd"
 
 @cache
 def table(names: str) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """NumPy's function to ours, for names of both."""
+    """Map NumPy functions to ours, for a list of names."""
     pairs = [name.partition("=")[::2] for name in names.split()]
     return {getattr(np, theirs): getattr(ops, ours or theirs) for theirs, ours in pairs}
 
 
 @cache
 def linalg() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """np.linalg's function to ours."""
+    """Map functions of np.linalg to ours."""
     return {getattr(np.linalg, name): getattr(ops, name) for name in LINALG.split()}
 
 
 def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What `np.exp(t)`, or an ndarray on the left of an operator, comes to."""
+    """Implements `np.exp(t)`, and operators with an ndarray on the left."""
     op = table(UFUNCS).get(ufunc)
     if op is not None and method == "__call__" and not kwargs:
         return op(*inputs)
@@ -56,7 +56,7 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
             state.trace.forbid(f"{name}, which writes into a Tensor past the graph,")
         for a in given:
             a._require_concrete(f"np.{ufunc.__name__}")
-    if not any(a.requires_grad for a in given):  # no graph to leave: plain arithmetic, out= and where= included
+    if not any(a.requires_grad for a in given):  # no graph to leave: plain arithmetic, including out= and where=
         for a in written:
             a._require_writable()
         options = {key: plain_index(value) for key, value in kwargs.items()}  # out is a tuple
@@ -71,8 +71,8 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
 
 
 def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What `np.sum(t)` comes to."""
-    if func in (np.shape, np.ndim, np.size):  # not about values
+    """Implements `np.sum(t)`."""
+    if func in (np.shape, np.ndim, np.size):  # independent of values
         return func(plain(args[0]), *args[1:], **kwargs)
     ours = table(FUNCTIONS).get(func) or linalg().get(func)
     if ours is not None:
@@ -81,18 +81,18 @@ def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         except TypeError as error:
             raise DTypeError(f"np.{func.__name__} of a Tensor: {error}; {way_out(None, func)}") from None
         if func is np.linalg.svd and len(args) == 1:
-            kwargs = {"full_matrices": True, **kwargs}  # which NumPy means where it is not said
+            kwargs = {"full_matrices": True, **kwargs}  # NumPy's default
         return ours(*args, **kwargs)
     name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
     raise DTypeError(f"{name} cannot be recorded on a Tensor; {way_out(None, func)}")
 
 
 def way_out(op: Any, func: Any, method: str = "__call__") -> str:
-    """What to write instead."""
+    """The alternative to suggest in an error."""
     instead = f"write tensorgrad.{op.name}, or " if op is not None else "use an op of tensorgrad, or "
     if method == "at":
         instead = "write x + tensorgrad.put(values, index, x.shape), which adds, or "
-    elif func is np.where:  # of one argument; of others there is an op
+    elif func is np.where:  # with one argument; with three there is an op
         instead = "where takes a condition and two values; for the places where it holds write np.nonzero, and "
     elif op is None and method == "__call__" and (how := spellings.answer("tensorgrad", func.__name__)).startswith("write "):
         instead = f"{how}, or "
@@ -100,17 +100,17 @@ def way_out(op: Any, func: Any, method: str = "__call__") -> str:
 
 
 def in_place_of(result: Any, written: list[Tensor]) -> Any:
-    """What a ufunc returns: a Tensor where that was its `out`."""
+    """The result of a ufunc: a Tensor if that was its `out`."""
     if isinstance(result, tuple):
         return tuple(in_place_of(r, written) for r in result)
     return next((t for t in written if t._data is result), result)
 
 
 def plain_index(index: Any) -> Any:
-    """An index with Tensors in it replaced by their arrays."""
+    """Replace Tensors in an index by their arrays."""
     return tuple(plain(i) for i in index) if isinstance(index, tuple) else plain(index)
 
 
 def plain(value: Any) -> Any:
-    """The array of a Tensor, anything else as it is."""
+    """The array of a Tensor; other values unchanged."""
     return value._data if isinstance(value, Tensor) else value

@@ -1,4 +1,4 @@
-"""One seed for all random numbers that are drawn where no generator is given."""
+"""One seed for all default random generators."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from tensorgrad.core.state import state
 
 
 def manual_seed(value: int | None) -> None:
-    """Start anew, each with a seed of its own, the generators of initial values, of what is drawn on the way (dropout's masks,
-    `rand`, `randn`), and of the order in which DataLoaders and `train.fit` shuffle, where none is given: what follows is
-    reproducible. None for a seed that nobody knows.
+    """Seed all default generators: those of initial values, of random operations (dropout, `rand`, `randn`), and of the
+    shuffling in DataLoader and `train.fit`. Each gets a different seed derived from `value`; None for an unpredictable seed.
     """
     value = seed_of("manual_seed", value)
     if state.trace is not None:

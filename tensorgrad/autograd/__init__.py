@@ -1,5 +1,4 @@
-"""Gradients: the reverse walk over what was recorded, patterns fused on the way, forward mode, Jacobians and Hessians,
-checkpointing."""
+"""Gradients: the reverse walk over recorded operations, pattern fusion, forward mode, Jacobians and Hessians, checkpointing."""
 
 from tensorgrad.autograd.checkpointing import checkpoint
 from tensorgrad.autograd.derivatives import hessian, hvp, jacfwd, jacobian, jvp, vjp

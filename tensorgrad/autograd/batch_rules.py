@@ -1,11 +1,11 @@
-"""How each op is done for a whole batch of samples at once: one rule for each family of ops.
+"""Batching rules for vmap: how each op is computed for a whole batch, with one rule for each family of ops.
 
-A rule gets the op, its arguments, which of them have the samples along a first axis of their own, the attributes, and how many
-samples there are; it gives the results of all samples along a first axis. It is written in ops, so that what it does is
-recorded, differentiated, batched again and compiled like anything else. What it need not know is said by the op: which axes of
-an argument belong together stands in its signature, and all others broadcast.
+A rule gets the op, its arguments, which of them are batched (have the samples along a first axis), the attributes, and the
+number of samples; it returns the results with the samples along a first axis. Rules are written in ops, so they are recorded,
+differentiated, batched again and compiled like anything else. The op's signature says which axes of an argument belong
+together; all others broadcast.
 
-An op without a rule, as everybody's own, is done for one sample after the other: slow, but right.
+An op without a rule, such as a user's, is evaluated for one sample after the other: slow, but correct.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def batched_result(op: Op, args: list[Any], batched: list[bool], attrs: dict[str
 
 
 def one_by_one(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """What needs no rule: each sample by itself, and the results stacked."""
+    """The fallback: evaluate each sample on its own and stack the results."""
     if not n:
         raise BatchError(f"vmap: {op.public or op.name} is done for one sample after the other, and there is none")
     samples = [op.apply(*[a[i] if own else a for a, own in zip(args, batched, strict=True)], **attrs) for i in range(n)]
@@ -46,28 +46,28 @@ def one_by_one(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, An
 
 
 def ndim(x: Any, own: bool) -> int:
-    """How many axes an argument has for each sample."""
+    """The number of axes of an argument per sample."""
     return np.ndim(raw(x)) - own
 
 
 def shape(x: Any, own: bool) -> tuple[int, ...]:
-    """The shape that an argument has for each sample."""
+    """The shape of an argument per sample."""
     return tuple(np.shape(raw(x))[own:])
 
 
 def repeated(x: Any, n: int) -> Any:
-    """The same for each sample, as a view."""
+    """Repeat an argument for each sample, as a view."""
     return ops.broadcast_to(x, (n, *np.shape(raw(x))))
 
 
 def with_axes(x: Any, ndim: int) -> Any:
-    """A batched argument with axes of size 1 after that of the samples, so that each sample has `ndim`."""
+    """Insert axes of size 1 after the batch axis, so that each sample has `ndim` axes."""
     size = x.shape
     return x if len(size) - 1 >= ndim else ops.reshape(x, (size[0], *(1,) * (ndim + 1 - len(size)), *size[1:]))
 
 
 def broadcasting(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """Named axes at the end of each argument, as the signature says; all others broadcast, and so does that of the samples."""
+    """For ops with core axes at the end of each argument, by the signature; the other axes, and the batch axis, broadcast."""
     named = [len(axes) for axes in op.parsed.inputs]
     named += named[-1:] * (len(args) - len(named))
     outer = max(ndim(a, own) - k for a, own, k in zip(args, batched, named, strict=False))
@@ -76,12 +76,12 @@ def broadcasting(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, 
 
 
 def logarithm(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """By its own call, which looks what the argument was made by: of a softmax it is evaluated from the logits."""
+    """Calls the op normally, because log checks for a softmax, which it evaluates from the logits."""
     return op(args[0])
 
 
 def reduction(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """Over `axis`, None for all axes of a sample."""
+    """Reduce over `axis`; None for all axes of a sample."""
     rank, axis = ndim(args[0], True), attrs["axis"]
     axes = axes_in(op.name, axis, rank) if rank or axis not in (None, 0, -1) else ()
     return op.apply(args[0], **{**attrs, "axis": tuple(a + 1 for a in axes)})
@@ -93,8 +93,9 @@ def along(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n
 
 
 def rowwise(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """Softmax and its logarithm: along the last axis the rows of all samples are the rows of one matrix, for which there is a
-    kernel."""
+    """Softmax and log_softmax: along the last axis, stack the rows of all samples into one matrix, for which there is a
+    kernel.
+    """
     (x,) = args
     if axis_in(op.name, attrs["axis"], x.ndim - 1) != x.ndim - 2 or x.ndim == 2:
         return along(op, args, batched, attrs, n)
@@ -103,7 +104,7 @@ def rowwise(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any],
 
 
 def place(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """argmax and argmin: along one axis, or of all elements in a row."""
+    """argmax and argmin: along one axis, or over the flattened sample."""
     (x,), rank = args, ndim(args[0], True)
     if attrs["axis"] is not None and rank:
         return along(op, args, batched, attrs, n)
@@ -112,7 +113,7 @@ def place(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n
 
 
 def concatenate(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """One after the other along an axis of the samples."""
+    """Concatenate along an axis of the samples."""
     xs = [a if own else repeated(a, n) for a, own in zip(args, batched, strict=True)]
     return op.apply(*xs, axis=axis_in(op.name, attrs["axis"], ndim(xs[0], True)) + 1)
 
@@ -124,7 +125,7 @@ def transpose(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any
 def reshape(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     (x,), wanted = args, attrs["shape"]
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    wanted = np.broadcast_to(False, x.shape[1:]).reshape(wanted).shape  # what -1 stands for; refuses what does not fit
+    wanted = np.broadcast_to(False, x.shape[1:]).reshape(wanted).shape  # resolves -1; refuses a shape that does not fit
     return op.apply(x, shape=(n, *wanted))
 
 
@@ -142,7 +143,7 @@ def sum_to(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
 
 
 def is_mask(part: Any) -> bool:
-    """Whether a part of an index is booleans."""
+    """Whether a part of an index is boolean."""
     return isinstance(part, (bool, np.bool_)) or (is_array(part) and part.dtype == bool)
 
 
@@ -151,9 +152,9 @@ def parts_of(index: Any) -> tuple[Any, ...]:
 
 
 def result_axis(index: tuple[Any, ...], arrays: Sequence[Any] = ()) -> int:
-    """Where the axis of the samples comes to lie, in x[:, *index]: 0, but behind the axes of arrays that a slice parts.
+    """The position of the batch axis in x[:, *index]: 0, or after the axes of index arrays that a slice separates.
 
-    arrays   what stands for each AT
+    arrays   the arrays in place of each AT
     """
     rest = iter(arrays)
     parts = [next(rest) if isinstance(part, str) else part for part in index]
@@ -194,7 +195,7 @@ def setitem(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any],
 
 
 def gather(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """x[index] where the index has arrays in it that are arguments: the same for all samples, or each sample its own."""
+    """x[index] with index arrays as arguments: shared by all samples, or one for each."""
     (x, *arrays), (own, *owns), index = args, batched, parts_of(attrs["index"])
     if not any(owns):
         y = op.apply(x, *arrays, index=(slice(None), *index))
@@ -217,12 +218,12 @@ def gather(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
 
 
 def samples(near: Any, n: int, rank: int) -> Tensor:
-    """The number of each sample, along the first of 1 + rank axes."""
+    """The index of each sample, along the first of 1 + rank axes."""
     return wrap(namespace([raw(near)]).arange(n).reshape((n, *(1,) * rank)), None)
 
 
 def lookup(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """Rows of one table, or of each sample's own: those of all tables, one after the other, are one."""
+    """Rows of a shared table, or of one table per sample: all tables are concatenated into one."""
     w, t = args
     if not batched[0]:
         return op.apply(w, t)
@@ -233,7 +234,7 @@ def lookup(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
 
 
 def sparse_matmul(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """One matrix times the columns of all samples, side by side."""
+    """One sparse matrix times the columns of all samples, side by side."""
     x, *matrix = args
     if any(batched[1:]):
         return one_by_one(op, args, batched, attrs, n)
@@ -243,7 +244,7 @@ def sparse_matmul(op: Op, args: list[Any], batched: list[bool], attrs: dict[str,
 
 
 def outside(t: Any, rows: int) -> Any:
-    """Whether an index names no row: what is then looked up names none of all the tables, and is refused."""
+    """Whether an index is out of range; it must stay so in the concatenated tables, to be refused."""
     return ops.add(ops.less(t, 0), ops.greater_equal(t, rows))
 
 
@@ -258,9 +259,9 @@ def mean_of(x: Any, n: int) -> Any:
 
 
 def picked(logp: Any, t: Any, batched: list[bool], n: int) -> Any:
-    """logp[..., t[...]] of each sample, (n, m) for m rows in it."""
+    """logp[..., t[...]] of each sample: (n, m) for m rows per sample."""
     k = np.shape(raw(logp))[-1]
-    t = ops.where(outside(t, k), k, t)  # a negative index would be taken from the end; what is k is refused
+    t = ops.where(outside(t, k), k, t)  # a negative index would count from the end; index k is refused
     logp, t = (a if own else repeated(a, n) for a, own in zip((logp, t), batched, strict=True))
     if logp.shape[:-1] != t.shape:
         raise ValueError(f"labels have shape {t.shape[1:]}, expected {logp.shape[1:-1]}: one for each row of the scores")
@@ -294,7 +295,7 @@ def sigmoid_cross_entropy(op: Op, args: list[Any], batched: list[bool], attrs: d
 
 
 def einsum(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """The axis of the samples has a letter of its own."""
+    """Add a letter for the batch axis."""
     left, _, result = attrs["subscripts"].partition("->")
     letter = next(c for c in map(chr, range(ord("A"), ord("z") + 1)) if c.isalpha() and c not in attrs["subscripts"])
     terms = ",".join(letter * own + term for term, own in zip(left.split(","), batched, strict=True))
@@ -302,11 +303,11 @@ def einsum(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
 
 
 def linear(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """A layer of the same weights for all samples is one layer of more rows; else what it stands for."""
+    """With shared weights the samples are stacked as more rows; otherwise the op is replaced by its expansion."""
     x, w, b = args
     if not any(batched[1:]):
         return op.apply(x, w, b)
-    batching = state.batching.within(n)  # a vmap of its own
+    batching = state.batching.within(n)  # a vmap inside
     x, w, b = (Batched.of(a, batching.calls[-1]) if own else a for a, own in zip(args, batched, strict=True))
     with switched(batching=batching):
         y = ops.matmul(x, w) + b
@@ -316,7 +317,7 @@ def linear(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
 
 
 def windows(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """Images of all samples are so many more images."""
+    """Stack the images of all samples along the axis of images."""
     (x,) = args
     y = op.apply(ops.reshape(x, (n * x.shape[1], *x.shape[2:])), **attrs)  # (c, *kernel, n m, *places)
     at = 1 + len(attrs["kernel"])
@@ -333,15 +334,15 @@ def fold(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n:
 
 
 def padded(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """Nothing around the axis of the samples."""
+    """Pad nothing along the batch axis."""
     found = {**attrs, "width": ((0, 0), *attrs["width"])}
     return op.apply(args[0], **(found | {"shape": (n, *attrs["shape"])} if "shape" in attrs else found))
 
 
 def ctc(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    """Sequences of all samples are so many more sequences."""
+    """Stack the sequences of all samples."""
     whole = [a if own else repeated(a, n) for a, own in zip(args, batched, strict=True)]
-    at = int(op is ctc_grad)  # where the scores are: their first axis is that of the steps
+    at = int(op is ctc_grad)  # the argument with the scores, whose first axis is the steps
     whole[at] = ops.moveaxis(whole[at], 0, 1)
     m = whole[at].shape[2]
     flat = [ops.reshape(a, (*a.shape[: i == at], n * m, *a.shape[2 + (i == at) :])) for i, a in enumerate(whole)]

@@ -1,4 +1,4 @@
-"""vmap: a function of one sample made one of many samples, each operation being done once for all of them."""
+"""vmap: vectorise a function of one sample over a batch."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = ["vmap"]
 
 
 def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
-    """`fn`, a function of one sample, as one of many: each argument has the samples along an axis, and so has the result.
+    """Vectorise `fn`, a function of one sample: the returned function takes arguments with a batch axis and returns batched
+    results.
 
-    fn         takes Tensors, and lists, tuples and dicts of them, and returns such; called once, with Tensors of the shape of
-               one sample. What else it reads, such as parameters, is the same for all samples
-    in_axes    where the samples are in the arguments by place: one axis for all of them, or a tuple with one for each; None for
-               an argument that is the same for all. In place of an axis may stand a tuple or a dict of axes, for an argument
-               that is a list, a tuple or a dict. Arrays come as Tensors. Arguments by name are passed on as they are
-    out_axes   the same for the result: where the samples are to be
+    fn         takes and returns Tensors, or lists, tuples and dicts of them. It is called once, with Tensors of the shape of
+               one sample. Other values that it reads, such as parameters, are shared by all samples
+    in_axes    the batch axis of each positional argument: one axis for all, or a tuple with one for each; None for an argument
+               shared by all samples. For an argument that is a list, tuple or dict it may be a tuple or dict of axes. Arrays
+               are converted to Tensors. Keyword arguments are passed on unchanged
+    out_axes   the batch axis of the result, likewise
 
-    It may stand inside of another vmap, of a derivative (tensorgrad.func.grad, hessian, ...) and of a compiled step, and they
-    inside of it: vmap(grad(loss), (None, 0, 0)) gives the gradient of each sample.
+    It can be nested with itself, with derivatives (tensorgrad.func.grad, hessian, ...) and with compiled steps, in any order:
+    vmap(grad(loss), (None, 0, 0)) returns the gradient of each sample.
 
-    Results are those of a loop over the samples, but for rounding where a sum is taken in another order. An op without a rule
-    for batches, as those of your own, is such a loop. A random mask (dropout) is drawn anew for each sample where its argument
-    differs from sample to sample, and once for all where it does not.
+    Results equal those of a loop over the samples, up to the order of sums. An op without a batching rule, such as your own,
+    runs such a loop. A random mask (dropout) is drawn for each sample if its argument is batched, and once for all otherwise.
 
-    Raises BatchError where fn asks for values (`if x > 0`, item(), numpy()), changes a batched Tensor in place or calls its
-    backward(); ShapeError for arguments without that axis or with different numbers of samples.
+    Raises BatchError if fn needs concrete values (`if x > 0`, item(), numpy()), changes a batched Tensor in place or calls its
+    backward(); ShapeError for arguments without the batch axis or with different numbers of samples.
     """
     if not callable(fn):
         raise DTypeError(f"vmap: fn must be a function, got {shown(fn)}")
@@ -84,7 +84,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
 
 
 def over(value: Any, axes: Any, where: str, function: Callable[[Any, Any, str], Any]) -> Any:
-    """`function` of each array in a value, with the axis that stands for it and where it is; None stays."""
+    """Map `function` over the arrays in a value, with the axis and the place of each; None stays."""
     if value is None:
         return value
     if isinstance(value, Mapping):
@@ -106,7 +106,7 @@ def tensor(x: Any, where: str) -> Tensor:
 
 
 def moved(x: Any, source: Any, target: Any, where: str) -> Tensor:
-    """x as a Tensor, with one axis in another place; one of them is 0."""
+    """x as a Tensor with one axis moved; source or target is 0."""
     axis = target if source == 0 else source
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise ArgumentError(f"vmap: the axis of {where} must be a whole number or None, got {shown(axis)}")
@@ -121,19 +121,19 @@ def moved(x: Any, source: Any, target: Any, where: str) -> Tensor:
 
 
 def lowered(x: Tensor) -> Tensor:
-    """x with the samples of every vmap that runs as its first axes, the outermost first: a Tensor that is not batched."""
+    """x with the batch axes of all active vmaps in front, the outermost first: a plain Tensor."""
     for call in reversed(() if state.batching is None else state.batching.calls):
         x = x.value if type(x) is Batched and x.call is call else repeated(x, call.size)
     return x
 
 
 def raised(x: Tensor) -> Tensor:
-    """What `lowered` undoes: a Tensor with the samples of every vmap as its first axes, as a function inside sees it."""
+    """The inverse of `lowered`: hide the leading batch axes of all active vmaps, as functions inside see a Tensor."""
     for call in () if state.batching is None else state.batching.calls:
         x = Batched.of(x, call)
     return x
 
 
 def leaf(x: Tensor) -> Tensor:
-    """A Tensor without a history, on the memory of another one, that requires a gradient."""
+    """A leaf that shares memory with another Tensor and requires a gradient."""
     return x.detach().requires_grad_()

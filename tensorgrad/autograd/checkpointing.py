@@ -1,4 +1,4 @@
-"""Checkpointing: compute a segment again in the backward pass instead of keeping what it computed."""
+"""Gradient checkpointing: recompute a segment in the backward pass instead of keeping its intermediates."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tensorgrad.ops.shape import reshape
 
 
 class Again:
-    """A function that is called again in backward(), and what it read, besides its arguments, when it was called for its value.
+    """A function to recompute in backward(), with a record of what it read in the first call.
 
     wanted   which of its arguments required a gradient
-    leaves   the arrays of what else does
-    read     what was in its graph besides: ops, attributes, and the values of leaves
-    draws    the random numbers that it drew, which it gets again
+    leaves   the arrays of other leaves that require one
+    read     its graph in the first call: ops, attributes, and the values of constant leaves
+    draws    the random numbers drawn in the first call, to be reused
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class Again:
         def again(draw: Callable[[], Any]) -> Any:
             for y in kept:
                 return y
-            return draw()  # more than the first time, which `compare` finds
+            return draw()  # a draw too many; `compare` detects it
 
-        with switched(draws=again, tracing=False):  # or what needs no gradient would be recorded, too, as it was not before
+        with switched(draws=again, tracing=False):  # without tracing, constants are not recorded, as in the first call
             return self.fn(*xs)
 
     def compare(self, result: Any, given: Sequence[Any], since: int) -> None:
-        """Raise GraphError if the function, called once more, is another one."""
+        """Raise GraphError if the second call differs from the first."""
         if writes.since(self.time, self.leaves, unseen=True) or any(contents(a) != was for a, was in self.lent):
             raise GraphError("checkpoint: a parameter that the function reads has been changed in place since it was called")
         now = read_by(result, given, since)
         if now != self.read:
             was = next((a for a, b in zip_longest(self.read, now) if a != b), "") or "less"
-            was = was.partition(" [")[0]  # without the places of what is read
+            was = was.partition(" [")[0]  # without addresses
             raise GraphError(
                 f"checkpoint: the function, called again in backward(), computes something else than before (it was {was}): "
                 f"an array that it reads has been changed since, or it draws random numbers by other means than tensorgrad's. "
@@ -70,7 +70,7 @@ class Again:
 
 
 def read_by(result: Any, given: Sequence[Any], since: int) -> list[str]:
-    """What a result was computed by since then and, besides `given` and what requires a gradient, of."""
+    """The operations since then that computed a result, and the values of its constants except those in `given`."""
     if not isinstance(result, Tensor) or result.node is None:
         return []
     nodes = [node for node in Graph.of(result).nodes if node.index >= since]
@@ -88,7 +88,7 @@ def read_by(result: Any, given: Sequence[Any], since: int) -> list[str]:
 
 
 def contents(value: Any) -> str:
-    """What a value is, in short, equal for equal ones."""
+    """A digest of a value, equal for equal values."""
     if isinstance(value, Tensor) or is_array(value):
         return digest(raw(value))
     if isinstance(value, dict):
@@ -99,14 +99,14 @@ def contents(value: Any) -> str:
 
 
 class Checkpoint(Op):
-    """y = fn(x, ...), of which only the inputs are kept; the leaves that fn reads besides them are inputs too.
+    """y = fn(x, ...), keeping only the inputs; other leaves that fn reads become inputs too.
 
     forward    y  = fn(x, ...)
     backward   gx = the gradient of fn, computed again, for g
     tangent    ty = the tangent of fn, computed again, along those of the inputs
     """
 
-    name, signature = "checkpoint", "()->()"  # it keeps its inputs itself, in `saved`
+    name, signature = "checkpoint", "()->()"  # the inputs are kept in `saved`
     calls = True
 
     def __call__(self, *xs: Any, fn: Callable[..., Any], count: int | None = None) -> Any:
@@ -115,14 +115,16 @@ class Checkpoint(Op):
         return self.recorded(*xs[:count], fn=fn)
 
     def recorded(self, *xs: Any, fn: Callable[..., Any]) -> Tensor:
-        """Recorded once, only to learn which other leaves (parameters) it reads; what it kept goes with `trial`."""
+        """Record a trial call, to find the other leaves (parameters) that fn reads; `trial` and its intermediates are freed
+        afterwards.
+        """
         if any(type(x) is Batched for x in xs):
             given = [lowered(x) if isinstance(x, Tensor) else x for x in xs]
             return raised(self.recorded(*given, fn=on_all_samples(fn)))
         trace = state.trace
         written, length = (0, 0) if trace is None else (trace.written(), trace.length())
         own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
-        writes.look()  # what was written before this is part of it
+        writes.look()  # includes earlier writes
         draws: list[Any] = []
         start = writes.tick()
         with switched(recording=True, draws=keeper(draws) if trace is None else None):
@@ -137,7 +139,7 @@ class Checkpoint(Op):
         if trial.node is not None:
             graph = Graph([trial.node], check=False)
             inside = [node.op for node in graph.nodes if node.index >= start]
-            if any(REGISTRY.get(op.name) is not op for op in inside):  # the result of a compiled function is no op of its own
+            if any(REGISTRY.get(op.name) is not op for op in inside):  # a compiled function's result has an unregistered op
                 raise GraphError(
                     "checkpoint: the function calls a compiled function, of which no part can be computed again; call the "
                     "function itself there (its attribute `step`), or compile the function that calls checkpoint()"
@@ -197,8 +199,9 @@ class Checkpoint(Op):
 
 
 def again(fn: Callable[..., Any], xs: Sequence[Value], count: int) -> tuple[Tensor, list[Any]]:
-    """fn of the first `count` of xs once more, and what that is computed from: those, recorded anew, and the leaves that fn
-    reads by itself."""
+    """Call fn again on the first `count` of xs. Returns the result and what it depends on: these inputs as fresh leaves, and
+    the other leaves that fn reads.
+    """
     wanted = fn.wanted if isinstance(fn, Again) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
     fresh = [
         (Tensor(x, True) if want else wrap(x, None)) if is_array(x) else alone(x)
@@ -212,12 +215,12 @@ def again(fn: Callable[..., Any], xs: Sequence[Value], count: int) -> tuple[Tens
 
 
 def alone(x: Any) -> Any:
-    """An argument that is recorded as one of its own: another one may be the same Tensor, or be computed from it."""
+    """A separate leaf for an argument: two arguments may be the same Tensor, or depend on each other."""
     return reshape(x, x.shape) if isinstance(x, Tensor) and x.requires_grad else x
 
 
 def keeper(draws: list[Any]) -> Callable[[Callable[[], Any]], Any]:
-    """Who puts random draws into a list. One checkpoint may run inside of another, and that inside of its second call."""
+    """A function that appends random draws to a list. Checkpoints may be nested, also within a second call."""
     outer = state.draws
 
     def kept(draw: Callable[[], Any]) -> Any:
@@ -229,7 +232,7 @@ def keeper(draws: list[Any]) -> Callable[[Callable[[], Any]], Any]:
 
 
 def on_all_samples(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """fn inside of the calls of vmap that run now, also when it is called again after they have ended."""
+    """fn inside the vmaps that are active now, also when it is called again after they have ended."""
     batching = state.batching
 
     @functools.wraps(fn)
@@ -244,12 +247,12 @@ _checkpoint = Checkpoint()
 
 
 def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
-    """fn(*xs), keeping for the backward pass only the inputs; what fn computed on the way is computed again there.
+    """Call fn(*xs), keeping only the inputs for the backward pass, where the intermediates are recomputed.
 
-    fn   a function of Tensors that returns one Tensor, the same each time it is called with the same inputs. What dropout, rand
-         and randn draw in it is kept, too; other generators it has to set itself. Parameters that it reads get their gradients
-         as usual. In a compiled step it may draw nothing.
-    xs   what it is called with: Tensors, arrays, which come as Tensors, or anything else
+    fn   a function of Tensors that returns one Tensor, and the same result each time for the same inputs. Random numbers of
+         dropout, rand and randn are kept and reused; it must seed other generators itself. Parameters that it reads get
+         gradients as usual. In a compiled step it may not draw random numbers
+    xs   the arguments of fn: Tensors, arrays (passed as Tensors), or anything else
     """
     if not callable(fn):
         raise DTypeError(f"checkpoint: fn must be a function of Tensors, got {shown(fn)}")
@@ -257,6 +260,6 @@ def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
 
 
 def given(array: Array) -> Array:
-    """An array of the user's as the graph keeps it: a copy, but in a traced step, which reads it anew in each call."""
+    """A user's array for the graph: copied, except in a traced step, whose replays read the original."""
     array = np.asarray(array) if isinstance(array, np.generic) else array
     return array if state.trace is not None or not state.recording else private(array)

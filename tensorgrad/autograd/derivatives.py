@@ -1,12 +1,12 @@
-"""Jacobians, Hessians and their products with vectors, by the reverse walk, by forward mode, and by one over the other.
+"""Jacobians, Hessians and their products with vectors, by reverse mode, forward mode, and forward over reverse.
 
-Each takes a function of one or more Tensors that returns a Tensor, and the inputs to differentiate at. With one input (not in a
-tuple) the result is for that input, with a tuple of inputs a tuple. Arrays are accepted for inputs. `tensorgrad.func` has the
-transforms that are made of these.
+Each takes a function of one or more Tensors that returns a Tensor, and the inputs at which to differentiate. For one input (not
+in a tuple) the result is for this input, for a tuple of inputs a tuple. Inputs may be arrays. `tensorgrad.func` has the
+corresponding function transforms.
 
-Inside of vmap the walks go over the values of all samples: each sample has its own copy of an input, as a view, so that the
-gradient of the sum over samples holds the gradient of each. `create_graph=None` records what comes out if something else that
-requires a gradient has a part in it.
+Inside vmap the walks cover the values of all samples: each sample has its own copy of an input, as a view, so the gradient of
+the sum over samples contains the gradient of each. `create_graph=None` records the result if something else that requires a
+gradient contributes to it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def vjp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False)
 def jvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False) -> tuple[Tensor, Tensor]:
     """(fn(inputs), J v): the derivative of fn along v, of the shape of fn's value; v has the shape(s) of the inputs.
 
-    By forward mode: one pass over what fn recorded, beside its values, however many inputs there are. Inside of another
-    derivative pass create_graph=True: otherwise J v is a constant there, whose derivative is 0.
+    By forward mode: one pass over the recorded graph of fn, for any number of inputs. Inside another derivative pass
+    create_graph=True: otherwise J v is treated as a constant.
     """
     y, xs = _evaluate("jvp", fn, inputs)
     create_graph = recorded("jvp", create_graph, y, xs, inputs)
     vs = _vectors("jvp", inputs, v, xs)
     ((tangent,),) = _along("jvp", [y], [list(zip(xs, vs, strict=True))], create_graph)
-    return y, tangent if is_floating(y.dtype) else ops.astype(tangent, xs[0].dtype)  # 0, of integers and booleans
+    return y, tangent if is_floating(y.dtype) else ops.astype(tangent, xs[0].dtype)  # 0 for integers and booleans
 
 
 def jacobian(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> Any:
@@ -74,8 +74,8 @@ def jacobian(fn: Function, inputs: Any, *, create_graph: bool | None = False) ->
 def jacfwd(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> Any:
     """d fn / d x for each input x, of shape (*fn(x).shape, *x.shape); one forward pass for each element of the inputs.
 
-    `jacobian` gives the same by one reverse pass for each element of fn's value. Inside of another derivative pass
-    create_graph=True: otherwise what comes out is a constant there, whose derivative is 0.
+    `jacobian` gives the same by one reverse pass for each element of fn's value. Inside another derivative pass
+    create_graph=True: otherwise the result is treated as a constant.
     """
     y, xs = _evaluate("jacfwd", fn, inputs)
     create_graph = recorded("jacfwd", create_graph, y, xs, inputs)
@@ -86,7 +86,7 @@ def jacfwd(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> A
 def hessian(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> Any:
     """d² fn / dx dz for a scalar fn, of shape (*x.shape, *z.shape); with a tuple of inputs, a tuple of rows of such blocks.
 
-    By forward mode over the reverse walk: the gradient is recorded once, and pushed forward for each element of the inputs.
+    Forward over reverse: the gradient is recorded once, then one forward pass for each element of the inputs.
     """
     y, xs = _evaluate("hessian", fn, inputs)
     create_graph = recorded("hessian", create_graph, y, xs, inputs)
@@ -95,9 +95,9 @@ def hessian(fn: Function, inputs: Any, *, create_graph: bool | None = False) -> 
 
 
 def hvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False) -> tuple[Tensor, Any]:
-    """(fn(inputs), H v) for a scalar fn: the Hessian times v, of the inputs' shapes; so has v.
+    """(fn(inputs), H v) for a scalar fn: the Hessian times v, of the inputs' shapes; v has the same.
 
-    By forward mode over the reverse walk: the gradient is recorded, and pushed forward along v.
+    Forward over reverse: the gradient is recorded, then one forward pass along v.
     """
     y, xs = _evaluate("hvp", fn, inputs)
     create_graph = recorded("hvp", create_graph, y, xs, inputs)
@@ -108,7 +108,7 @@ def hvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False)
 
 
 def _along(caller: str, ys: list[Tensor], moves: Iterable[list[tuple[Tensor, Any]]], create_graph: bool) -> list[list[Tensor]]:
-    """For each of `moves`, which say which inputs move along what, the tangents of ys."""
+    """The tangents of ys for each of `moves`, lists of (input, tangent)."""
     recorded = create_graph or state.tracing
     linear = Linearised([lowered(y) for y in ys], caller=caller)
     found = []
@@ -150,7 +150,7 @@ def _columns(caller: str, ys: list[Tensor], xs: list[Tensor], create_graph: bool
 
 
 def _evaluate(caller: str, fn: Function, inputs: Any) -> tuple[Tensor, list[Tensor]]:
-    """fn at the inputs, recorded from Tensors of its own, or from the inputs themselves where they have a history."""
+    """Evaluate fn, recorded from fresh leaves, or from the inputs themselves if they have a history."""
     _function(caller, fn)
     with switched(recording=True):
         xs = leaves_for(caller, inputs)
@@ -161,8 +161,9 @@ def _evaluate(caller: str, fn: Function, inputs: Any) -> tuple[Tensor, list[Tens
 
 
 def recorded(caller: str, create_graph: bool | None, y: Tensor, xs: list[Tensor], inputs: Any) -> bool:
-    """Whether derivatives of y are to be recorded: as asked or, for None, if an input requires a gradient itself, or y was
-    computed from anything else that does: then they are no constants there."""
+    """Whether to record derivatives of y: `create_graph`, or for None, whether an input requires a gradient or y depends on
+    anything else that does.
+    """
     if create_graph is not None:
         return truth(caller, "create_graph", create_graph)
     if not state.recording:
@@ -183,7 +184,7 @@ def recorded(caller: str, create_graph: bool | None, y: Tensor, xs: list[Tensor]
 
 
 def gradients(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: bool | None = None) -> list[Tensor]:
-    """The gradients, zeros for an input that y does not depend on."""
+    """The gradients; zeros for an input that y does not depend on."""
     scalar = y.ndim == 0
     y, xs = lowered(y), [lowered(x) for x in xs]
     if v is not None:
@@ -219,7 +220,7 @@ def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
                 raise DTypeError(f"{caller}: input {i} must be of a floating dtype, got {x.dtype}")
             if state.batching is None:
                 x = Tensor(x, True)
-            else:  # its own copy for each sample, as a view
+            else:  # a copy for each sample, as a view
                 x = raised(leaf(lowered(x if isinstance(x, Tensor) else wrap(x, None))))
         elif state.batching is not None:
             x = raised(lowered(x))
@@ -228,7 +229,7 @@ def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
 
 
 def _vectors(caller: str, inputs: Any, v: Any, xs: list[Tensor]) -> list[Any]:
-    """What goes with each input, of its shape."""
+    """The vectors for the inputs, checked for their shapes."""
     if isinstance(inputs, tuple) and not isinstance(v, (tuple, list)):
         raise ShapeError(f"{caller}: v must be a tuple of {len(xs)}, one for each input, got {shown(v)}")
     vs = list(_tuple(inputs, v))
@@ -250,7 +251,7 @@ def _scalar(caller: str, y: Tensor) -> Tensor:
 
 
 def _tuple(inputs: Any, value: Any) -> tuple[Any, ...]:
-    """`value`, which goes with `inputs`, as a tuple."""
+    """`value` as a tuple, if `inputs` is not one."""
     return tuple(value) if isinstance(inputs, tuple) else (value,)
 
 

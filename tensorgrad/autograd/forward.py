@@ -1,7 +1,7 @@
-"""Forward mode: tangents pushed through a recorded graph, from the leaves to the results, by the `jvp` of every op.
+"""Forward mode: tangents pushed through a recorded graph, from leaves to results, by the `jvp` of every op.
 
-If the leaves move by v, the results move by J v, J the Jacobian at the values that were recorded. Nothing is computed again and
-no number is small: it is a second way to the derivatives that the reverse walk gives, by other rules.
+If the leaves move by v, the results move by J v, where J is the Jacobian at the recorded values. Nothing is recomputed and
+there is no step size: it is a second way to compute derivatives, by rules that are independent of the reverse walk's.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Derive: TypeAlias = Callable[[Node, Any, Sequence[Any], Sequence[Any]], Any]
 
 
 class Step(NamedTuple):
-    """How the tangent of one node comes of those of its inputs.
+    """How to compute the tangent of one node.
 
-    target, shape, dtype   where it stands among the tangents, and what it is
-    parts   (where the tangent of an input stands, the function that gives its part of the sum)
-    whole   in place of parts, one function of the tangents of all inputs, None for those that stand still; else None
+    target, shape, dtype   its index in the list of tangents, and its shape and dtype
+    parts   (index of an input's tangent, the function that maps it to its summand)
+    whole   instead of parts, one function of the tangents of all inputs, None for constant inputs; else None
     """
 
     node: Node
@@ -56,22 +56,22 @@ class Step(NamedTuple):
 
 
 class Linearised:
-    """Some results as a linear function of what they were computed from, at the values that were recorded: v -> J v.
+    """The linear map v -> J v of a recorded computation, at the recorded values.
 
-    It is called with a dict of leaf to tangent, of the leaf's shape, as often as one likes, and returns the list of the
-    tangents of the results. With arrays nothing is recorded; if one of them is a Tensor what comes out are Tensors that can be
-    differentiated again, by v and by the leaves. Everything that is not in the dict stands still. A leaf is any Tensor that was
-    given, constants among them, or a computed one, whose tangent is then added to what comes of its own inputs, as `grad` gives
-    its gradient. Of what an op takes as data, such as labels, the derivative is 0. Hooks of gradients are not called.
+    Call it, any number of times, with a dict of leaf to tangent (of the leaf's shape); it returns the list of tangents of the
+    outputs. With arrays nothing is recorded; if a tangent is a Tensor, the results are Tensors that can be differentiated by
+    the tangents and by the leaves. Everything that is not in the dict is constant. A leaf may be any Tensor, including
+    constants, and computed ones: their tangent is then added to that from their inputs, as `grad` gives gradients of computed
+    Tensors. Derivatives by data arguments of an op, such as labels, are 0. Gradient hooks are not called.
 
-    outputs   Tensors that were recorded (a leaf is one of itself)
-    own       which ops are taken by their `jvp`: by default those that have one
-    derive    for the others, a function (node, y, xs, tangents) that gives the tangent of the node's result (None: 0): y and xs
-              as `jvp` gets them, tangents one for each input, None for one that stands still. By default `transposed`
-    caller    what errors are to name
+    outputs   recorded Tensors (a leaf is its own output)
+    own       the ops whose `jvp` is used: by default those that have one
+    derive    for the others, a function (node, y, xs, tangents) that returns the tangent of the node's result (None: 0): y and
+              xs as for `jvp`, tangents one for each input, None for constant ones. By default `transposed`
+    caller    the function to name in errors
 
-    Raises GraphError where what was kept has been let go of or changed since, ShapeError for a tangent of another shape.
-    What comes out may share memory with what was given.
+    Raises GraphError if recorded values have been freed or changed since, ShapeError for a tangent of another shape.
+    Results may share memory with arguments.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Linearised:
         self.outputs, self.caller = list(outputs), caller
         self.own = own or (lambda op: True)
         self.derive = derive or transposed
-        self.nodes = [node for node in unchanged(caller, self.outputs) if node.requires_grad]  # the latest first
+        self.nodes = [node for node in unchanged(caller, self.outputs) if node.requires_grad]  # latest first
         self.rules: dict[tuple[Node, bool], Tangents] = {}
         self.programs: dict[tuple[frozenset[Source], bool], tuple[dict[Source, int], list[Step]]] = {}
 
@@ -101,7 +101,7 @@ class Linearised:
         return [self.result(y, known[place[y.node or y]], recorded) for y in self.outputs]
 
     def run(self, steps: list[Step], known: list[Any], recorded: bool) -> None:
-        """Take the steps, each tangent put in its place."""
+        """Run the steps, storing each tangent at its index."""
         gpu, scope = current_gpu(), state.scope
         try:
             for node, target, shape, dtype, parts, whole in steps:
@@ -135,7 +135,7 @@ class Linearised:
                 gpu.use()
 
     def given(self, leaf: Tensor, t: Any) -> Any:
-        """A tangent of the user's, in the dtype that rules compute in."""
+        """A tangent passed by the user, in the dtype of the rules."""
         t = t if isinstance(t, Tensor) else asarray(t, where=f"{self.caller}: the tangent")
         if t.shape != leaf.shape:
             raise ShapeError(f"{self.caller}: the tangent has shape {t.shape}, expected {leaf.shape}, that of what moves")
@@ -147,7 +147,7 @@ class Linearised:
         return t if t.dtype == dtype else astype(t, dtype)
 
     def result(self, y: Tensor, t: Any, recorded: bool) -> Any:
-        """The tangent of an output, handed out."""
+        """The tangent of an output, to return."""
         if t is None:
             with on(y._data):
                 t = namespace([y._data]).zeros(y.shape, y.dtype)
@@ -157,9 +157,9 @@ class Linearised:
         return wrap(t, None) if recorded and not isinstance(t, Tensor) else t
 
     def program(self, moving: frozenset[Source], recorded: bool) -> tuple[dict[Source, int], list[Step]]:
-        """Where each tangent stands, and the steps to take, when these move: only what lies between them and the outputs."""
+        """The index of each tangent, and the steps for these moving leaves: only nodes between them and the outputs."""
         fused = fusion.match(self.nodes, moving) if state.fusing and not state.checking else {}
-        # what a pattern takes as data is not, if it moves
+        # not fused if a data argument of the pattern moves
         fused = {n: f for n, f in fused.items() if not any(s in moving and f.op.is_data(i) for i, s in enumerate(f.inputs))}
         moved: set[Source] = set(moving)
         for node in reversed(self.nodes):
@@ -189,7 +189,7 @@ class Linearised:
         return place, steps
 
     def rule(self, use: Node, node: Node, recorded: bool) -> Tangents:
-        """What `jvp` gives for `use`, which stands for `node`, or in its place what derives a tangent."""
+        """The functions from the `jvp` of `use`, which replaces `node`, or from `derive`."""
         if (found := self.rules.get((use, recorded))) is None:
             check_freed(self.caller, node)
             y, xs = values_of(use, node, recorded, "jvp")
@@ -211,8 +211,9 @@ class Linearised:
 
 
 def functions_of(node: Node, found: Any, recorded: bool) -> Tangents:
-    """What the `jvp` of a node's op gave: one function, or for each argument a function or None. Those of a user's op get
-    tangents of their own, which they may write to, and what they give is looked at."""
+    """The result of a node's `jvp`: one function, or a function or None per argument. Those of user-defined ops get copies of
+    the tangents, which they may modify, and their results are checked.
+    """
     op, count = node.op, len(node.inputs)
     is_ours = type(op).__module__.startswith("tensorgrad.")
     if callable(found):
@@ -232,7 +233,7 @@ def functions_of(node: Node, found: Any, recorded: bool) -> Tangents:
 
 
 def looked_at(node: Node, function: Callable[..., Any], recorded: bool, may_be_none: bool = False) -> Callable[..., Any]:
-    """A function that the `jvp` of a user's op gave, with copies of the tangents, and an error for what is no tangent."""
+    """A function from the `jvp` of a user-defined op, with copied tangents and an error for an invalid result."""
 
     def tangent(*ts: Any) -> Any:
         found = function(*[copy(t) if is_array(t) else t if t is None else t * 1 for t in ts])
@@ -259,9 +260,9 @@ def looked_at(node: Node, function: Callable[..., Any], recorded: bool, may_be_n
 
 
 def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -> Any:
-    """The tangent of a node by its `backward` alone: u -> Jᵀ u is linear, so the gradient of <t, Jᵀ u> by u is J t.
+    """The tangent of a node from its `backward` only: u -> Jᵀ u is linear, so the gradient of <t, Jᵀ u> by u is J t.
 
-    None where it is 0.
+    None if it is 0.
     """
     op = node.op
     assert op.backward is not None
@@ -269,7 +270,7 @@ def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -
     recorded = any(isinstance(a, Tensor) for a in (y, *xs, *tangents))
     near = next(raw(t) for t in tangents if t is not None)
     with switched(recording=True), on(near):
-        # not zeros: a rule may look whether there is a gradient at all
+        # not zeros, because a rule may test for a zero gradient
         u = Tensor(namespace([near]).ones(node.shape, np.float32 if is_wide(node) else node.dtype), True)
         rules = in_tensors(op, lambda: backward(u, tensor(y), *map(tensor, xs), **node.attrs))
         found, weights = [], []
@@ -294,7 +295,7 @@ def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -
 
 
 def in_tensors(op: Op, rule: Callable[[], Any]) -> Any:
-    """What a rule gives for Tensors, where it is written for them too."""
+    """Evaluate a rule on Tensors, if it supports them."""
     try:
         return rule()
     except (TypeError, AttributeError, DTypeError) as error:
@@ -302,19 +303,19 @@ def in_tensors(op: Op, rule: Callable[[], Any]) -> Any:
 
 
 def tensor(value: Any) -> Any:
-    """An array as a Tensor; what else a rule may get, as it is."""
+    """An array as a Tensor; other values unchanged."""
     if isinstance(value, np.generic):
         value = np.asarray(value)
     return wrap(value, None) if is_array(value) else value
 
 
 def dtype_of(source: Source) -> Any:
-    """The dtype of tangents: of half precision they are float32 on the way."""
+    """The dtype of a tangent during the computation: float32 for half precision."""
     return np.dtype(np.float32) if is_half(source.dtype) else source.dtype
 
 
 def follow(tangents: list[Any]) -> None:
-    """Make the GPU that the tangents are on the current one."""
+    """Make the GPU of the tangents the current one."""
     for t in tangents:
         if t is not None and on_gpu(array := raw(t)):
             array.device.use()

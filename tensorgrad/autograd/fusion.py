@@ -1,4 +1,4 @@
-"""Fusion: patterns of recorded nodes that one op with a closed formula stands for.
+"""Fusion: replaces patterns of recorded nodes by one op with a closed formula.
 
 Before the reverse walk, `match` looks for the patterns that people fuse by hand when they derive gradients on paper::
 
@@ -13,10 +13,9 @@ Before the reverse walk, `match` looks for the patterns that people fuse by hand
     c * sum(a * log(p) + b * log(1 - p)) likewise,   sigmoid_cross_entropy
       for p = sigmoid(z)
 
-Only the backward pass changes. What was computed forward stays as it is, and a pattern is left alone where somebody could
-see the difference: an intermediate that has another reader, or whose own gradient was asked for. Every pattern says which
-operands it takes: their shapes, and which have to be constants. Dtypes it leaves to the fused op, which takes what the ops
-that it stands for take.
+Only the backward pass changes. Forward values stay as computed, and a pattern is not fused where the difference could be seen:
+if an intermediate has another reader, or if its own gradient is requested. Every pattern checks its operands: their shapes, and
+which must be constants. Dtypes are left to the fused op, which accepts those of the ops that it replaces.
 """
 
 from __future__ import annotations
@@ -54,24 +53,24 @@ from tensorgrad.ops.exponential import closed_form
 
 
 def off() -> switched:
-    """Inside `with tensorgrad.fusion.off():` every op is evaluated and differentiated on its own, in this thread."""
+    """Context manager `with tensorgrad.fusion.off():` evaluate and differentiate every op on its own, in this thread."""
     return switched(fusing=False)
 
 
 def on() -> switched:
-    """Undo `off()` inside a `with` block."""
+    """Context manager that undoes `off()`."""
     return switched(fusing=True)
 
 
 def match(nodes: list[Node], asked: Container[Any] = ()) -> dict[Node, Node]:
-    """The fused node for each node that ends a pattern. `nodes`: latest first; `asked`: whose gradients are asked for."""
+    """The fused node for each node that ends a pattern. `nodes`: latest first; `asked`: those whose gradients are requested."""
     graph = Reading(nodes, asked)
     fused: dict[Node, Node] = {}
     gone: set[Node] = set()
     for node in nodes:
         if node in gone:
             continue
-        if graph.readers.get(node) == 0:  # whatever read it reads something else by now
+        if graph.readers.get(node) == 0:  # its reader has been fused and no longer reads it
             graph.forget((node,))
             continue
         pattern = PATTERNS.get(node.op)
@@ -85,7 +84,7 @@ def match(nodes: list[Node], asked: Container[Any] = ()) -> dict[Node, Node]:
 
 
 def fused(graph: Graph) -> Graph:
-    """The same program with every pattern that fusion knows replaced by its fused op."""
+    """The same graph with every pattern replaced by its fused op."""
     found = match(list(reversed(graph.nodes)), set(graph.outputs[1:]))
     made: dict[Any, Node] = {}
     hidden = {member for node in found.values() for member in node.members}
@@ -93,7 +92,7 @@ def fused(graph: Graph) -> Graph:
         use = found.get(node, node)
         if use is node and node in hidden:
             continue
-        # an input that the pattern itself computes is a value that backward had at hand: the fused op makes it anew
+        # an input computed inside the pattern is a value that backward had; the fused op recomputes it
         keep = [i for i, source in enumerate(use.inputs) if not (isinstance(source, Node) and source in use.members)]
         saved = tuple(use.saved[i] for i in keep) if use.saved else use.saved
         made[node] = use.replaced(inputs=tuple(made.get(use.inputs[i], use.inputs[i]) for i in keep), saved=saved)
@@ -101,46 +100,46 @@ def fused(graph: Graph) -> Graph:
 
 
 class Reading:
-    """What a pattern asks about the graph around it."""
+    """Queries of patterns about the graph around them."""
 
     def __init__(self, nodes: list[Node], asked: Container[Any]) -> None:
         self.asked = asked
-        self.tried: set[Node] = set()  # passed on the way down by a search that found nothing: no use to start there again
-        self.readers: dict[Node, int] = {}  # how many there are
+        self.tried: set[Node] = set()  # visited by a search that failed, so searches from there would fail too
+        self.readers: dict[Node, int] = {}  # number of readers
         readers = self.readers
-        for node in nodes:  # count() for each, without the calls
+        for node in nodes:  # count() inlined
             for source in node.inputs:
                 if isinstance(source, Node):
                     readers[source] = readers.get(source, 0) + 1
 
     def count(self, node: Node) -> None:
-        """Count `node` among the readers of its inputs."""
+        """Count `node` as a reader of its inputs."""
         for source in node.inputs:
             if isinstance(source, Node):
                 self.readers[source] = self.readers.get(source, 0) + 1
 
     def forget(self, nodes: tuple[Node, ...]) -> None:
-        """Count `nodes` no longer."""
+        """Remove `nodes` from the readers of their inputs."""
         for node in nodes:
             for source in node.inputs:
                 if isinstance(source, Node):
                     self.readers[source] -= 1
 
     def hidden(self, node: Node) -> bool:
-        """Whether only the pattern itself can see this intermediate."""
+        """Whether only the pattern itself uses this intermediate."""
         return self.readers.get(node) == 1 and not self.is_watched(node)
 
     def is_watched(self, node: Node) -> bool:
-        """Whether somebody has asked for the gradient of this intermediate."""
+        """Whether the gradient of this intermediate is requested."""
         return node in self.asked or node.retain is not None or node.hooks is not None
 
 
-# A pattern gets the node that may end it and returns the fused node, or None. `members` are the nodes it stands for.
+# A pattern gets the node that may end it and returns the fused node or None. `members` are the nodes that it replaces.
 Pattern: TypeAlias = Callable[[Node, Reading], Node | None]
 
 
 class Layer(NamedTuple):
-    """x @ W + b, as a part of a larger pattern."""
+    """x @ W + b as part of a larger pattern."""
 
     inputs: tuple[Any, ...]
     saved: tuple[Any, ...]
@@ -150,12 +149,12 @@ class Layer(NamedTuple):
 def replace(
     end: Node, op: Op, inputs: tuple[Any, ...], saved: tuple[Any, ...], members: tuple[Node, ...], **attrs: Any
 ) -> Node:
-    """The node that computes the same as `end` by `op`."""
+    """A node that computes the result of `end` with `op`."""
     return end.replaced(op, inputs, saved, members, attrs)
 
 
 def as_layer(z: Node, graph: Reading) -> Layer | None:
-    """`z` as x @ W + b: the op `linear`, or the two ops that it stands for."""
+    """`z` as x @ W + b: the op `linear`, or a matmul and an add."""
     if z.op is linear:
         return Layer(z.inputs, z.saved or (), (z,))
     for product, bias in (z.inputs, z.inputs[::-1]):
@@ -173,7 +172,7 @@ def match_linear(end: Node, graph: Reading) -> Node | None:
 
 
 def match_add(end: Node, graph: Reading) -> Node | None:
-    """A layer, or a loss that ends in the sum of its two sides."""
+    """A layer, or a loss that ends in the sum of its two terms."""
     return match_linear(end, graph) or match_loss(end, graph)
 
 
@@ -191,19 +190,19 @@ def match_activation(fused_op: Op) -> Pattern:
 
 
 class Logarithm(NamedTuple):
-    """The logarithm of a softmax or sigmoid of logits, as a part of a larger pattern: what `op` gives of them."""
+    """The logarithm of a softmax or sigmoid of logits, computed by `op`, as part of a larger pattern."""
 
     op: Op
     logits: Any
-    value: Any  # the logits, if they were kept
+    value: Any  # the logits, if kept
     attrs: dict[str, Any]
     members: tuple[Node, ...]
 
 
 def as_logarithm(end: Node, graph: Reading) -> Logarithm | None:
-    """`end` as an op of logits: that op, or a logarithm whose value was computed by it.
+    """`end` as an op of logits: that op itself, or a logarithm that was evaluated by it.
 
-    What stands between may be read by others, too (1 - p and p are, in a logistic loss): then it stays for them.
+    Intermediates may have other readers (p and 1 - p do in a logistic loss); they are then kept for them.
     """
     if end.op in LOGARITHMS:
         return Logarithm(end.op, end.inputs[0], end.saved[0] if end.saved else None, end.attrs, (end,))
@@ -233,7 +232,7 @@ def match_logarithm(end: Node, graph: Reading) -> Node | None:
 
 
 def over_classes(source: Any, graph: Reading) -> Logarithm | None:
-    """The log_softmax over the last axis that `source` is, if only the pattern reads it."""
+    """`source` as a log_softmax over the last axis that only the pattern reads."""
     if isinstance(source, Node) and source.op in (log_softmax, log) and graph.hidden(source):
         logp = as_logarithm(source, graph)
         if logp is not None and logp.op is log_softmax and logp.attrs["axis"] in (-1, source.ndim - 1):
@@ -242,7 +241,7 @@ def over_classes(source: Any, graph: Reading) -> Logarithm | None:
 
 
 def cross_entropy(end: Node, logp: Logarithm, target: Any, value: Any, scale: float, members: list[Node]) -> Node:
-    # the log-probabilities are there already: the fused op takes them as its third input
+    # the fused op takes the existing log-probabilities as its third input
     inputs = (logp.logits, target, logp.members[0])
     saved = (None, value, logp.members[0].out)
     return replace(end, softmax_cross_entropy, inputs, saved, (*members, *logp.members), scale=scale)
@@ -254,13 +253,14 @@ def match_nll(end: Node, graph: Reading) -> Node | None:
     if logp is None:
         return None
     scale = 1 / max(math.prod(logp.logits.shape[:-1]), 1)
-    labels = end.saved[1] if end.saved else None  # a graph that is only drawn may have let go of them
+    labels = end.saved[1] if end.saved else None  # a graph for drawing may have freed them
     return cross_entropy(end, logp, end.inputs[1], labels, scale, [end])
 
 
 def match_loss(end: Node, graph: Reading) -> Node | None:
-    """c * sum(Y * log_softmax(z)) and c * sum(a * log(p) + b * log(1 - p)) for p = sigmoid(z): from a scalar down through
-    signs, factors, sums and means to the products with what is counted."""
+    """c * sum(Y * log_softmax(z)) and c * sum(a * log(p) + b * log(1 - p)) for p = sigmoid(z): searched from a scalar through
+    signs, factors, sums and means to the products with the weights.
+    """
     if end.shape or end in graph.tried:
         return None
     scale = 1.0
@@ -292,7 +292,7 @@ def match_loss(end: Node, graph: Reading) -> Node | None:
 
 
 def weighted(end: Node, node: Node, scale: float, members: list[Node], graph: Reading) -> Node | None:
-    """The cross-entropy that ends in the product `node` of constants and a log_softmax."""
+    """The cross-entropy whose product of constants and a log_softmax is `node`."""
     for target, kept, source in factors(node):
         logp = over_classes(source, graph)
         if logp is not None and counts(target, node) and logp.logits.shape == node.shape:
@@ -301,7 +301,7 @@ def weighted(end: Node, node: Node, scale: float, members: list[Node], graph: Re
 
 
 def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Reading) -> Node | None:
-    """The logistic loss that ends in the sum or difference `node` of two products of constants with log(p) and log(1 - p)."""
+    """The logistic loss whose sum or difference of two products of constants with log(p) and log(1 - p) is `node`."""
     sides: dict[Op, tuple[Any, Any, Logarithm]] = {}
     signs = []
     for term, sign in zip(node.inputs, (1, -1 if node.op is sub else 1), strict=True):
@@ -329,36 +329,36 @@ def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Re
 
 
 def factors(node: Node) -> list[tuple[Any, Any, Any]]:
-    """The ways to read a product as a count times a value: the count, what was kept of it, and the value."""
+    """The ways to read a product as a weight times a value: the weight, its kept array, and the value."""
     kept = node.saved or (None, None)
     one = (node.inputs[0], kept[0], node.inputs[1])
     return [one] if node.op is mul_grad else [(node.inputs[1], kept[1], node.inputs[0]), one]
 
 
 def counts(source: Any, node: Node) -> bool:
-    """Whether `source` is what the elements of `node` count: a constant of its shape, of any dtype."""
+    """Whether `source` is a valid weight for the elements of `node`: a constant of its shape, of any dtype."""
     return isinstance(source, (Node, Tensor)) and not source.requires_grad and source.shape == node.shape
 
 
 def _number(node: Node) -> float | None:
-    """The constant number that `node` multiplies or divides by, if it is one number."""
+    """The constant that `node` multiplies or divides by, if it is a single number."""
     if isinstance(node.inputs[0], Node) == isinstance(node.inputs[1], Node):
         return None
     i = 1 if isinstance(node.inputs[0], Node) else 0
     constant = node.inputs[i]
     if isinstance(constant, Tensor):
-        if state.tracing:  # it is read anew in each replay
+        if state.tracing:  # replays read its current value
             return None
         if constant.requires_grad or constant.ndim:
             return None
-        value = node.saved[i] if node.saved else constant._data  # a graph that is only drawn may have let go of it
+        value = node.saved[i] if node.saved else constant._data  # a graph for drawing may have freed it
         return None if value is None else float(value)
     return float(constant)
 
 
-PRODUCTS = (mul, mul_grad)  # the second is one in which a count of 0 wins
-SIDES = (logsigmoid, log_complement_sigmoid)  # of a logistic loss
-LOGARITHMS = (log_softmax, *SIDES)  # what logarithms of a softmax or a sigmoid are evaluated by
+PRODUCTS = (mul, mul_grad)  # in the second, a weight of 0 gives 0 for any value
+SIDES = (logsigmoid, log_complement_sigmoid)  # the terms of a logistic loss
+LOGARITHMS = (log_softmax, *SIDES)  # ops that evaluate logarithms of a softmax or a sigmoid
 PATTERNS: dict[Op, Pattern] = {
     add: match_add,
     **{op.expands[1]: match_activation(op) for op in REGISTRY.values() if len(op.expands) == 2 and op.expands[0] is linear},

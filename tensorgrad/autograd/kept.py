@@ -1,4 +1,4 @@
-"""What was recorded and what rules read of it: the nodes behind some results, in order, and the values that they kept."""
+"""The recorded nodes behind some results, in order, and the values that their rules read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from tensorgrad.ops import astype
 
 
 def unchanged(caller: str, roots: list[Tensor]) -> list[Node]:
-    """The nodes that `roots` were computed by, the latest first. Raises GraphError if what their rules read has been changed in
-    place since, or let go of."""
+    """The nodes that computed `roots`, latest first. Raises GraphError if values that their rules read have been changed in
+    place or freed since.
+    """
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
     if writes.loans:
         writes.look()
@@ -35,7 +36,7 @@ def unchanged(caller: str, roots: list[Tensor]) -> list[Node]:
 
 
 def _reachable(caller: str, roots: list[Node]) -> list[Node]:
-    """The nodes that `roots` were computed from and `roots` themselves, the latest first."""
+    """`roots` and all nodes that they depend on, latest first."""
     seen = set(roots)
     stack = list(seen)
     while stack:
@@ -49,7 +50,7 @@ def _reachable(caller: str, roots: list[Node]) -> list[Node]:
 
 
 def check_freed(caller: str, node: Node) -> None:
-    """Raise GraphError if a backward pass has let go of what `node` had kept."""
+    """Raise GraphError if a backward pass has freed the values of `node`."""
     if isinstance(node.saved, Freed):
         by = f" at {line_of(node.saved.made)}" if node.saved.made else ""
         raise GraphError(
@@ -59,7 +60,7 @@ def check_freed(caller: str, node: Node) -> None:
 
 
 def _check_writes(caller: str, nodes: list[Node]) -> None:
-    """Raise GraphError if an array that a rule is going to read was changed in place after it was recorded."""
+    """Raise GraphError if an array that a rule will read was changed in place after it was recorded."""
     for node in nodes:
         if writes.latest > node.index and writes.since(node.index, (*(node.saved or ()), node.out), unseen=True):
             changed = [i for i, a in enumerate(node.saved or ()) if writes.since(node.index, (a,), unseen=True)]
@@ -71,10 +72,10 @@ def _check_writes(caller: str, nodes: list[Node]) -> None:
 
 
 def values_of(use: Node, node: Node, record: bool, rule: str = "backward") -> tuple[Any, Sequence[Any]]:
-    """The result and the arguments of `use` for its rules: arrays, or Tensors if what the rules do is to be recorded.
+    """The result and the arguments of `use` for its rules: arrays, or Tensors if the rules are to be recorded.
 
-    In place of what a rule does not read, by what its op declares, stands an Unread, which has a shape and a dtype. What is of
-    half precision comes to the rule as float32. `node` is the node that `use` stands for, `rule` what is going to read them.
+    Values that a rule does not read, as its op declares, are replaced by an Unread, which has shape and dtype. Half precision
+    is converted to float32. `node` is the node that `use` replaces, `rule` the name of the rule that will read them.
     """
     op, saved, out = use.op, use.saved, use.out
     wide = is_wide(use)
@@ -98,12 +99,12 @@ def values_of(use: Node, node: Node, record: bool, rule: str = "backward") -> tu
 
 
 def is_wide(use: Node) -> bool:
-    """Whether what is of half precision comes to the rules of `use` as float32."""
+    """Whether the rules of `use` get half precision as float32."""
     return use.dtype.char in HALVES and not use.op.calls
 
 
 def _valued(source: Any, array: Any, use: Node) -> Any:
-    """An input of `use` with the value that was kept of it, if one was, for a rule that is recorded."""
+    """An input of `use`, with its kept value if there is one, for a recorded rule."""
     if array is None or not isinstance(source, (Node, Tensor)):
         return source
     if isinstance(source, Node):
@@ -117,7 +118,7 @@ def _valued(source: Any, array: Any, use: Node) -> Any:
 
 
 def as_float32(value: Any) -> Any:
-    """Half precision as float32, which rules compute in; anything else as it is."""
+    """Half precision as float32, in which rules compute; other values unchanged."""
     return astype(value, np.float32) if is_half(getattr(value, "dtype", np.dtype(bool))) else value
 
 

@@ -1,4 +1,4 @@
-"""The gradients of a reverse walk: what has come in so far, and how it is handed out."""
+"""Accumulation of gradients in a reverse walk."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ShapeError
 from tensorgrad.ops import astype, where
 
-Source: TypeAlias = Node | Tensor  # what a gradient belongs to: a node's result, or a leaf
+Source: TypeAlias = Node | Tensor  # the owner of a gradient: a node, for its result, or a leaf
 
 
 class Sums:
-    """The gradients that have come in so far, each the sum over those that read the value.
+    """The gradients so far, each a sum over the readers of a value.
 
-    of        node or leaf to gradient: an array, or a Tensor where the pass is recorded
-    zero      what an op reads whose derivative with respect to it is 0, such as sign: its gradient is 0 if none comes in
-    own       whose gradient is a sum made here, so that more can be added in place
-    recorded  whether the pass is
+    of        node or leaf to gradient: an array, or a Tensor if the pass is recorded
+    zero      inputs of ops whose derivative is 0, such as sign: their gradient is 0 unless there are other readers
+    own       sources whose gradient was allocated here, so that it can be added to in place
+    recorded  whether the pass is recorded
     """
 
     __slots__ = ("of", "own", "recorded", "zero")
@@ -47,9 +47,9 @@ class Sums:
 
 
 def hooked(hooks: list[Any], g: Any, record: bool) -> Any:
-    """`g` after every hook has seen it, and perhaps given another in its place."""
+    """`g` after all hooks, each of which may replace it."""
     for hook in list(hooks):
-        tensor = g if record else wrap(np.array(g) if isinstance(g, np.generic) else copy(g), None)  # which it may keep
+        tensor = g if record else wrap(np.array(g) if isinstance(g, np.generic) else copy(g), None)  # hooks may keep it
         new = hook(tensor)
         if new is None:
             continue
@@ -61,11 +61,11 @@ def hooked(hooks: list[Any], g: Any, record: bool) -> Any:
 
 
 def add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
-    """The gradient 0 for what the graph reads, but no rule has a gradient for: what goes into sign, ReLU's mask."""
+    """Add gradients of 0 for inputs without any gradient from rules: those of sign, or of ReLU's mask."""
     for source, t in sources:
         if source in sums.of:
             continue
-        if state.tracing:  # computed, so that each replay has an array of its own
+        if state.tracing:  # computed, so that each replay allocates its own
             with switched(recording=False):
                 sums.of[source] = where(False, t, 0.0)
             continue
@@ -75,9 +75,9 @@ def add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
 
 
 def handed_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pair each Tensor with its gradient, copied where the array might be somebody else's too. Hooks of leaves come first."""
+    """Pair each Tensor with its gradient, copied if the array may be shared. Runs the hooks of leaves first."""
     for source, tensor in found:
-        if (g := sums.of[source]).dtype != tensor.dtype:  # half precision, whose gradients are float32 on the way
+        if (g := sums.of[source]).dtype != tensor.dtype:  # half precision: its gradients are computed in float32
             sums.of[source] = astype(g, tensor.dtype)
             sums.own.discard(source)
         if isinstance(source, Tensor) and source.hooks is not None:
@@ -97,6 +97,6 @@ def handed_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tenso
 
 
 def given(value: Any, where: str, recorded: bool) -> Tensor:
-    """An array of the user's as a Tensor; what is recorded may keep it, and so gets a copy."""
+    """A user's array as a Tensor; copied if the pass is recorded, because the graph may keep it."""
     array = asarray(value, where=where)
     return wrap(private(array) if recorded and state.trace is None else array, None)

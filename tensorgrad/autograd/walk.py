@@ -1,4 +1,4 @@
-"""The reverse walk: from a Tensor back to the leaves it was computed from."""
+"""The reverse walk: from a Tensor back to the leaves it depends on."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from tensorgrad.ops import astype, sum_to
 
 
 def no_grad() -> switched:
-    """Inside `with no_grad():`, and in a function decorated with `@no_grad()`, nothing is recorded in this thread.
+    """Context manager and decorator that disables recording in this thread.
 
-    It holds for the asyncio task that enters it and for those that are made inside, whatever runs in between; a thread that is
-    started inside records. A generator that yields inside leaves it on for whoever asked for the value.
+    It applies to the current asyncio task and to tasks created inside the block; threads started inside do record. A generator
+    that yields inside the block leaves recording disabled for its caller.
     """
     return switched(recording=False)
 
 
 def detect_anomaly() -> switched:
-    """Inside `with detect_anomaly():` the first op that makes a NaN or an infinity, forward or backward, raises AnomalyError.
+    """Context manager: the first op that produces a NaN or an infinity, forward or backward, raises AnomalyError.
 
-    The error names the op with its module path and the line of the user's code, and says whether the op produced the value or
-    passed it on. Every result is searched, so this is for finding a fault, not for training.
+    The error names the op with its module path and the line of your code, and says whether the op produced the value or passed
+    it on. Every result is searched, so use it for debugging, not for training.
     """
     if state.trace is not None:
         state.trace.forbid("detect_anomaly()")
@@ -53,7 +53,7 @@ def detect_anomaly() -> switched:
 
 
 def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
-    """Add the gradient of `root` to the `.grad` of every leaf it was computed from; see Tensor.backward."""
+    """Add the gradient of `root` to the `.grad` of every leaf it depends on; see Tensor.backward."""
     seed = _seed("backward", root, gradient, create_graph)
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
         if state.trace is not None:
@@ -78,16 +78,16 @@ def grad(
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> tuple[Tensor, ...]:
-    """The gradients of `outputs` with respect to each of `inputs`, leaves or computed; no `.grad` is touched.
+    """Return the gradients of `outputs` with respect to each of `inputs`, leaves or computed Tensors; no `.grad` is changed.
 
     outputs        a Tensor, or several, whose gradients add up
-    grad_outputs   the gradient of the loss with respect to each output (a sequence for a sequence), of its shape; None stands
-                   for 1, for a 0-d output alone
-    retain_graph   keep what a second pass needs (default: the value of create_graph)
+    grad_outputs   the gradient of the loss with respect to each output (a sequence for a sequence), of its shape; None means 1,
+                   allowed for a 0-d output only
+    retain_graph   keep the recorded values for another pass (default: the value of create_graph)
     create_graph   record the backward pass, so that the gradients can be differentiated again
-    allow_unused   give None for an input that no output was computed from, instead of an error
+    allow_unused   return None for an input that no output depends on, instead of raising an error
 
-    Raises GraphError for an unused input, and as Tensor.backward does.
+    Raises GraphError for an unused input, and the errors of Tensor.backward.
     """
     roots = _tensors("grad", "output", outputs)
     if isinstance(outputs, Tensor):
@@ -107,13 +107,13 @@ def grad(
             raise GraphError(
                 f"grad: the output was not computed from input {i} (shape {t.shape}); allow_unused=True gives None for it"
             )
-    return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only where it was allowed
+    return tuple(found.get(id(t.node or t)) for t in wanted)  # None only if allowed
 
 
 def between(output: Tensor, inputs: Sequence[Tensor], gradient: Any, create_graph: bool) -> list[Tensor | None]:
-    """The gradients with respect to `inputs`, whatever they were computed from themselves; None for one that has no part in it.
+    """The gradients with respect to `inputs`, wherever they come from; None for one without influence.
 
-    Nothing is let go of: what the output was computed from besides may be in the graph of others.
+    Nothing is freed, because other graphs may share the nodes.
     """
     wanted = tuple(inputs)
     seed = _seed("grad", output, gradient, create_graph)
@@ -129,7 +129,7 @@ def _listed(caller: str, what: str, given: Any) -> list[Any]:
 
 
 def _tensors(caller: str, what: str, given: Any) -> list[Tensor]:
-    """One Tensor, or several, as a list."""
+    """One Tensor or several, as a list."""
     if isinstance(given, Tensor):
         return [given]
     if isinstance(given, (np.ndarray, str, bytes)) or not isinstance(given, Iterable):
@@ -142,7 +142,7 @@ def _tensors(caller: str, what: str, given: Any) -> list[Tensor]:
 
 
 def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
-    """The gradient that the walk starts with."""
+    """The initial gradient of the walk."""
     if not root.requires_grad:
         raise GraphError(f"{caller}: this Tensor (shape {root.shape}) was not computed from anything that requires a gradient")
     if gradient is None:
@@ -170,9 +170,9 @@ def _walk(
     retain: bool | None,
     ends: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
-    """The gradients of `wanted`, or of all leaves when it is None, each paired with its Tensor; `ends`: the walk ends there.
+    """Pairs of Tensor and gradient for `wanted`, or for all leaves if it is None; the walk stops at `ends`.
 
-    Rules are pure and their results may share memory with each other; what is handed out shares memory with nothing.
+    Rules are pure and their results may share memory with each other; returned gradients share memory with nothing.
     """
     if state.walked is not None:
         state.walked(roots)
@@ -215,7 +215,7 @@ def _walk(
                     g = namespace([near]).zeros(node.shape, node.dtype)
                 g = sums.of[node] = wrap(g, None) if record else g
             if gpu is not None and on_gpu(array := raw(g)):
-                array.device.use()  # rules compute where their gradient is
+                array.device.use()  # compute a rule on the device of its gradient
             if node.hooks is not None:
                 g = g if g.dtype == node.dtype else astype(g, node.dtype)
                 g = sums.of[node] = hooked(node.hooks, g, record)
@@ -248,7 +248,7 @@ def _walk(
 
 
 def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source] | None) -> None:
-    """Add what the rules of `use`, which stands for `node`, make of the gradient g of its result."""
+    """Apply the rules of `use`, which replaces `node`, to its gradient g and accumulate the results."""
     profile = state.profile
     for source, rule in zip(use.inputs, _rules(use, node, g, sums.recorded), strict=True):
         if not isinstance(source, (Node, Tensor)) or not source.requires_grad:
@@ -271,12 +271,12 @@ def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source
 
 
 def _in_dtype_of(source: Source, gx: Any) -> Any:
-    """A gradient in the dtype of what it belongs to; of half precision it stays in float32 until it is handed out."""
+    """A gradient in the dtype of its source; for half precision it stays float32 until it is returned."""
     return gx if gx.dtype == np.float32 and is_half(source.dtype) else astype(gx, source.dtype)
 
 
 def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
-    """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it stands for."""
+    """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it replaces."""
     assert use.op.backward is not None
     if record:
         state.scope, state.gradient_of = node.scope, use
@@ -285,7 +285,7 @@ def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
 
 
 def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
-    """What a rule gives, its time noted; the operations that it consists of are not noted one by one."""
+    """Run a rule and profile its time; the operations inside are not profiled one by one."""
     since = time.perf_counter()
     with switched(profile=None):
         gx = rule()
@@ -294,7 +294,7 @@ def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
 
 
 def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
-    """Raise AnomalyError if the gradient `gx` that came of `g` has a NaN or an infinity."""
+    """Raise AnomalyError if the gradient `gx`, computed from `g`, has a NaN or an infinity."""
     g, gx = (a._data if isinstance(a, Tensor) else a for a in (g, gx))
     if bool(np.isfinite(gx).all()):
         return
@@ -305,7 +305,7 @@ def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
 
 
 def _on_path(nodes: list[Node], targets: dict[Source, Tensor]) -> set[Source]:
-    """The targets and every node that was computed from one."""
+    """The targets and every node that depends on one."""
     needed: set[Source] = set(targets)
     for node in reversed(nodes):
         if node not in needed and any(isinstance(s, (Node, Tensor)) and s in needed for s in node.inputs):

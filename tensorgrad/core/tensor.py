@@ -1,7 +1,7 @@
-"""Tensor: an array, its gradient, and the node that made it. Its operators and methods stand in methods.py."""
+"""Tensor: an array, its gradient, and the node that computed it. Operators and methods are in methods.py."""
 
 # mypy: disable-error-code="no-any-return"
-# (an array is Any: NumPy's, or that of CuPy, which need not be installed)
+# (arrays are Any: NumPy's or CuPy's, which may not be installed)
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 
 class Tensor(Face):
-    """An n-dimensional array that remembers how it was computed.
+    """An n-dimensional array that records how it was computed.
 
-    data           numbers, nested lists of numbers (float32 unless `dtype` says otherwise, whole ones too: above 2**24 they
-                   are rounded; dtype=int for labels and indices), or an array (its dtype is kept). Always copied, so that
-                   nothing outside can change it under the graph.
-    requires_grad  record what is computed from it, and give it a `.grad` in `backward()`. Floating dtypes only.
+    data           numbers, nested lists of numbers (float32 by default, also integers, which are rounded above 2**24; use
+                   dtype=int for labels and indices), or an array, whose dtype is kept. Always copied, so that outside changes
+                   cannot corrupt the graph.
+    requires_grad  record operations on it, and compute its `.grad` in `backward()`. Floating dtypes only.
     dtype          a floating, integer or boolean dtype
-    device         where it is to be: "cpu", "cuda" (the current GPU) or "cuda:1"; where the data are, by default
-    name           how drawings, listings and errors call it
+    device         "cpu", "cuda" (the current GPU) or "cuda:1"; by default that of the data
+    name           name in drawings, listings and errors
 
-    Raises GraphError for a computed Tensor that requires a gradient, which a copy would not have; DTypeError for data that are
-    not numbers, and for `requires_grad=True` with integers or booleans; DeviceError for a device that is not there,
-    MissingDependencyError for a GPU without CuPy.
+    Raises GraphError for a copy of a computed Tensor that requires a gradient, because the copy would lose its history;
+    DTypeError for data that are not numeric, and for `requires_grad=True` with integers or booleans; DeviceError for a device
+    that does not exist, MissingDependencyError for a GPU without CuPy.
     """
 
     __slots__ = ("_data", "_grad", "node", "requires_grad", "name", "hooks", "origin", "made_of", "__weakref__")
-    origin: Node | None  # of what is not recorded, and only where a logarithm of it may be asked for
-    made_of: str  # of what is not recorded, how it was computed from what has a name: "x[3]"
-    __hash__ = object.__hash__  # by identity, though == compares elements
+    origin: Node | None  # of an unrecorded result, set only if its logarithm may follow
+    made_of: str  # of an unrecorded result, an expression of names: "x[3]"
+    __hash__ = object.__hash__  # by identity, although == compares elements
 
     def __init__(
         self,
@@ -80,11 +80,11 @@ class Tensor(Face):
         if requires_grad is not False:
             self.requires_grad_(requires_grad)
 
-    # What it is
+    # Properties
 
     @property
     def data(self) -> Array:
-        """The array: NumPy's or CuPy's. What is written to it is not recorded; another array may be put in its place."""
+        """The NumPy or CuPy array. Writing to it is not recorded; it may be replaced by another array."""
         if state.trace is not None:
             state.trace.refuse(self, ".data")
         return self._lent()
@@ -94,26 +94,26 @@ class Tensor(Face):
         if not backend.is_array(array):
             raise DTypeError(f".data: expected an array, got {shown(array)}")
         array = backend.asarray(array, where=".data")
-        if not _is_same(array, self._data):  # t.data -= v is no other array: it was lent, and has been written to
+        if not _is_same(array, self._data):  # t.data -= v sets the same array, which is already modified
             self._replace(array)
             writes.share(array)
         elif state.trace is not None:
             state.trace.forbid("setting .data")
 
     def _replace(self, array: Array) -> None:
-        """Put an array in the place of its own that nobody else has."""
+        """Replace the array by one that nobody else refers to."""
         if state.trace is not None:
             state.trace.forbid("setting .data")
         changes.count += 1
         self._data = array
 
     def _lent(self) -> Array:
-        """The array for others, who may write to it. A traced step watches what is done in it by other means."""
+        """The array for callers who may write to it. A traced step watches for such writes."""
         return self._data if state.trace is not None else writes.lend(self._data)
 
     @property
-    def grad(self) -> Tensor | Any:  # or None, for which type checkers do not make one ask
-        """What backward() has left: the gradient, of the shape of this Tensor; None if there is none."""
+    def grad(self) -> Tensor | Any:  # or None, which type checkers would ask to test for
+        """The gradient from backward(), of the shape of this Tensor; None if there is none."""
         if state.trace is not None:
             state.trace.reads_grad(self)
         return self._grad
@@ -130,41 +130,41 @@ class Tensor(Face):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many elements there are along each axis."""
+        """The size of each axis."""
         return self._data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What kind of numbers the elements are, as NumPy's dtype."""
+        """The NumPy dtype of the elements."""
         return self._data.dtype
 
     @property
     def device(self) -> str:
-        """Where it is: "cpu", "cuda:0", ..."""
+        """The device: "cpu", "cuda:0", ..."""
         return backend.device_of(self._data)
 
     @property
     def ndim(self) -> int:
-        """How many axes there are."""
+        """The number of axes."""
         return self._data.ndim
 
     @property
     def size(self) -> int:
-        """How many elements there are."""
+        """The number of elements."""
         return self._data.size
 
     @property
     def is_leaf(self) -> bool:
-        """Whether it was given, not computed from Tensors that require a gradient."""
+        """Whether it was not computed from Tensors that require a gradient."""
         return self.node is None
 
     def numpy(self) -> Array:
-        """The values as a NumPy array, sharing memory where they are in main memory already."""
+        """The values as a NumPy array, sharing memory if they are in main memory."""
         self._require_concrete("numpy()")
         return self._lent() if isinstance(self._data, np.ndarray) else backend.move(self._data, "cpu")
 
     def item(self) -> float | int | bool:
-        """The one value as a Python number. Raises ShapeError for more than one, or none."""
+        """The single value as a Python number. Raises ShapeError unless there is exactly one."""
         if self._data.size != 1:
             raise ShapeError(
                 f"item: the Tensor has shape {self.shape}, only one with a single element has a value; see tolist()"
@@ -203,7 +203,7 @@ class Tensor(Face):
         return int(self._data)
 
     def _require_concrete(self, what: str) -> None:
-        """Python code asks for its values by `what`; a replay would not run that code, so a traced step may not."""
+        """Raise an error while a step is traced: its replays would not run Python code that depends on the value (`what`)."""
         if state.trace is not None:
             state.trace.refuse(self, what)
         backend.settle()
@@ -212,7 +212,7 @@ class Tensor(Face):
         if self.size != 1:
             raise ShapeError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
         self._require_concrete(f"{what}()")
-        if leaving and self.requires_grad and state.recording:  # NumPy, math and others call float() where nobody sees it
+        if leaving and self.requires_grad and state.recording:  # NumPy, math and others may call float() unseen
             warn(
                 f"{what}: a number is made of a Tensor that requires a gradient, and what is computed of it has none; write "
                 f".item() if that is meant, else use an operation of tensorgrad (tensorgrad.exp for math.exp, stack, setitem)"
@@ -228,13 +228,13 @@ class Tensor(Face):
             )
         return format(self.item(), spec)
 
-    # What NumPy and others make of it
+    # Protocols
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         asks = sys._getframe(1)
         if asks.f_globals.get("__name__", "").startswith("scipy.sparse"):
             if asks.f_code.co_name == "_matmul_dispatch":
-                # `sparse @ self`: where there is an object, and no array, SciPy leaves it to `__rmatmul__`
+                # for `sparse @ self` SciPy leaves an object array to `__rmatmul__`
                 found = np.empty((), object)
                 found[()] = self
                 return found
@@ -280,10 +280,10 @@ class Tensor(Face):
         kind += "" if isinstance(self._data, np.ndarray) else f", device='{self.device}'"
         return f"Tensor({np.array2string(self.numpy(), separator=', ', prefix='Tensor(')}{kind}{made}{name})"
 
-    if not TYPE_CHECKING:  # to a type checker there would be every name
+    if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
         def __getattr__(self, name: str) -> None:
-            if name[0] == "_":  # asked for by protocols, often
+            if name[0] == "_":  # protocols look these up often
                 raise AttributeError(name)
             from tensorgrad.core import spellings
 
@@ -292,7 +292,7 @@ class Tensor(Face):
     # Gradients
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Say whether this leaf gets a gradient, and return it."""
+        """Set whether this leaf requires a gradient; returns the Tensor."""
         if not isinstance(requires_grad, (bool, np.bool_)):
             raise DTypeError(f"Tensor: requires_grad must be True or False, got {type(requires_grad).__name__}")
         if requires_grad and not backend.is_floating(self.dtype):
@@ -306,16 +306,16 @@ class Tensor(Face):
         return self
 
     def retain_grad(self) -> None:
-        """Ask `backward()` to leave a `.grad` on this computed Tensor too."""
+        """Make `backward()` store a `.grad` for this computed Tensor too."""
         if not self.requires_grad:
             raise GraphError("retain_grad: this Tensor does not require a gradient")
         if self.node is not None:
             self.node.retain = weakref.ref(self)
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
-        """Call `hook` with the gradient of this Tensor when it is known; what it returns, if not None, takes its place.
+        """Call `hook` with the gradient of this Tensor when it is computed; a return value other than None replaces it.
 
-        Returns a function that removes the hook again.
+        Returns a function that removes the hook.
         """
         if not self.requires_grad:
             raise GraphError("register_hook: this Tensor does not require a gradient")
@@ -334,7 +334,7 @@ class Tensor(Face):
         return remove
 
     def detach(self) -> Tensor:
-        """The same values, sharing memory, with no history."""
+        """A Tensor with the same values and memory, without history."""
         detached = wrap(self._data, None)
         detached.made_of = self.name or self.made_of
         if state.trace is not None:
@@ -343,7 +343,7 @@ class Tensor(Face):
 
 
 def wrap(data: Array, node: Node | None) -> Tensor:
-    """A Tensor around `data` without copying or checking: what the engine makes its results with."""
+    """A Tensor around `data` without copies or checks, for results of the engine."""
     t = Tensor.__new__(Tensor)
     t._data = data
     t._grad = None
@@ -357,14 +357,14 @@ def wrap(data: Array, node: Node | None) -> Tensor:
 
 
 def raw(x: Any) -> Any:
-    """The values of a Tensor, an array as it is: what a rule may look at without differentiating it."""
+    """The array of a Tensor, or the array itself: values that a rule may use without differentiating them."""
     if isinstance(x, Tensor):
         return x._data
     return np.asarray(x) if isinstance(x, (float, int, np.generic)) else x
 
 
 def _is_same(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same elements in the same memory."""
+    """Whether two arrays have the same elements in the same memory."""
     if a is b:
         return True
     if a.shape != b.shape or a.dtype != b.dtype or type(a) is not type(b):
@@ -375,7 +375,7 @@ def _is_same(a: Array, b: Array) -> bool:
 
 
 def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) -> Tensor:
-    """A leaf as it was before it was copied or pickled."""
+    """Recreate a copied or pickled leaf."""
     t = kind.__new__(kind)
     t._data, t._grad, t.node, t.requires_grad, t.name, t.hooks = backend.copy(data), None, None, requires_grad, name, None
     t.origin, t.made_of = None, ""
@@ -383,8 +383,8 @@ def _rebuilt(kind: type[Tensor], data: Array, requires_grad: bool, name: str) ->
 
 
 def from_dlpack(array: Any) -> Tensor:
-    """A Tensor on the memory of anything that speaks DLPack (PyTorch, JAX, CuPy, ...), on its device, without a copy."""
-    cuda, managed = 2, 13  # DLPack's numbers of kinds of devices
+    """A Tensor that shares the memory of any object with DLPack support (PyTorch, JAX, CuPy, ...), on its device."""
+    cuda, managed = 2, 13  # device types of DLPack
     if not hasattr(array, "__dlpack_device__"):
         raise DTypeError(f"from_dlpack: expected an array that speaks DLPack, got {type(array).__name__}")
     xp = backend.cupy() if array.__dlpack_device__()[0] in (cuda, managed) else np

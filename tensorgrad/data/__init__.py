@@ -1,4 +1,4 @@
-"""Data sets, and the steps between a data set and a batch."""
+"""Data sets, preprocessing and batches."""
 
 from tensorgrad.data.csv import read_csv
 from tensorgrad.data.digits import load_digits

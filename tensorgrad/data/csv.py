@@ -14,10 +14,10 @@ from tensorgrad.core.backend import Array
 from tensorgrad.data.npz import as_limit, file_at
 from tensorgrad.errors import ArgumentError, DataError, DTypeError, OutOfRangeError
 
-LINES, PIECE = 1024, 1 << 24  # lines, and characters, that are read at once
-LIMIT = 1 << 20  # characters of a line, unless more are asked for
+LINES, PIECE = 1024, 1 << 24  # lines and characters to read at once
+LIMIT = 1 << 20  # default limit of characters per line
 
-# what np.loadtxt reads as a number
+# numbers that np.loadtxt accepts
 NUMBER = re.compile(r"\s*[+-]?(inf|infinity|nan|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\s*", re.ASCII | re.IGNORECASE)
 
 
@@ -29,19 +29,19 @@ def read_csv(
     dtype: npt.DTypeLike = np.float32,
     limit: int = LIMIT,
 ) -> tuple[Array, Array]:
-    """Samples and their labels from a file with one sample a line: x (m, n) of `dtype`, labels (m,) of int64.
+    """Read a file with one sample per line: returns x (m, n) of `dtype` and labels (m,) of int64.
 
-    label   the column that holds the label, a whole number; a negative one counts from the last column
-    header  whether the first line holds names instead of numbers; by default it does if none of its fields is a number
-    dtype   of x, a float or an integer type; an integer type has to fit each number exactly
-    limit   characters that a line may have: no more of a longer one is read
+    label   the column of the label, an integer; a negative one counts from the last column
+    header  whether the first line is a header; by default it is one if none of its fields is a number
+    dtype   of x, a float or integer type; an integer type must represent each number exactly
+    limit   maximum characters per line; no more is read of a longer one
 
-    MNIST goes around in this form, 784 pixels after the label: `x, y = read_csv("mnist_train.csv", dtype="uint8")`.
-    Empty lines are passed over. Fields are decimal numbers, without quotes.
+    MNIST is often distributed in this form, the label before 784 pixels: `x, y = read_csv("mnist_train.csv", dtype="uint8")`.
+    Empty lines are skipped. Fields are decimal numbers, without quotes.
 
-    Raises FileNotFoundError if there is no such file; DataError, naming file and line, for a line with another number of
-    fields than the first one, a field that is no finite number or does not fit, and a file without samples; OutOfRangeError
-    if there is no such column.
+    Raises FileNotFoundError if there is no such file; DataError, naming file and line, for a line with another number of fields
+    than the first, a field that is not a finite number or does not fit, and a file without samples; OutOfRangeError if there is
+    no such column.
     """
     path, limit = file_at("read_csv", path), as_limit("read_csv", limit)
     if isinstance(label, bool) or not hasattr(label, "__index__"):
@@ -55,7 +55,7 @@ def read_csv(
     samples: list[Array] = []
     labels: list[Array] = []
     columns = 0
-    # a byte that is no text becomes a character that is no number, and gets an error with its line
+    # an invalid byte becomes a character that is not a digit, and gets an error with its line
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for rows in _pieces(path, file, limit):
             if not columns:
@@ -75,7 +75,7 @@ def read_csv(
 
 
 def _pieces(path: Path, file: IO[str], limit: int) -> Iterator[list[tuple[int, str]]]:
-    """The lines that are not empty, with their numbers, some at a time."""
+    """Non-empty lines with their numbers, in chunks."""
     rows: list[tuple[int, str]] = []
     number = size = 0
     while line := file.readline(limit + 1):
@@ -120,12 +120,12 @@ def _is_header(line: str) -> bool:
 
 
 def _cast(path: Path, rows: list[tuple[int, str]], values: Array, dtype: np.dtype[Any], columns: list[int]) -> Array:
-    """`values` as `dtype`, if every one is finite and fits; `columns` says where in the lines they stand."""
+    """Cast `values` to `dtype` if all are finite and fit; `columns` are their columns in the file, for errors."""
     if dtype.kind == "f":
         fits = np.abs(values) <= np.finfo(dtype).max
     else:
         info = np.iinfo(dtype)
-        whole = 2**53 - 1  # the next one and the one after it are the same in float64
+        whole = 2**53 - 1  # float64 cannot tell larger integers apart
         fits = (np.floor(values) == values) & (values >= max(info.min, -whole)) & (values <= min(info.max, whole))
     if not fits.all():
         i, j = np.argwhere(~fits)[0]

@@ -1,4 +1,4 @@
-"""Files that are downloaded once, on demand."""
+"""Downloads on demand."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TypeVar
 from tensorgrad.core.files import replacing
 from tensorgrad.errors import DataError, DownloadError, MissingDependencyError
 
-TIMEOUT = 30  # seconds without an answer, or without another byte
+TIMEOUT = 30  # seconds without a response or further data
 
 T = TypeVar("T")
 
 
 def fetch(path: Path, mirrors: Sequence[str], read: Callable[[Path], T], otherwise: str) -> T:
-    """Download the file of this name from the first mirror that has a good one to `path`, and return what `read` makes of it.
+    """Download the file named like `path` from the first mirror with a valid one, and return the result of `read`.
 
-    mirrors    addresses of folders, each with its slash
-    read       reads the file and raises DataError if it is not what it should be; only what it accepts gets to `path`
-    otherwise  what to do without the network, for the error
+    mirrors    base addresses, each with a trailing slash
+    read       reads the file and raises DataError if it is invalid; only valid files are moved to `path`
+    otherwise  what to do without network access, for the error
 
-    Raises DownloadError, with the reason of every mirror, if none has it; MissingDependencyError without pooch and tqdm.
+    Raises DownloadError, with the error of every mirror, if all fail; MissingDependencyError without pooch and tqdm.
     """
     try:
         from pooch import HTTPDownloader
@@ -34,7 +34,7 @@ def fetch(path: Path, mirrors: Sequence[str], read: Callable[[Path], T], otherwi
     reasons = []
     for mirror in mirrors:
         part = path
-        # without a terminal there is no bar; pooch asks for its length, so it has one before the server says it
+        # no bar without a terminal; pooch asks for its length before the server says it
         with tqdm(desc=path.name, total=1, unit="B", unit_scale=True, leave=False, disable=None) as bar:
             try:
                 with replacing(path) as file:

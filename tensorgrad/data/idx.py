@@ -1,4 +1,4 @@
-"""idx, the format of MNIST's files."""
+"""idx, the file format of MNIST."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ GZIP = b"\x1f\x8b"
 
 
 def read_idx(path: str | Path, ndim: int | None = None, *, limit: int | None = None) -> Array:
-    """The array in an idx file, plain or gzipped (which its first bytes tell), of native byte order.
+    """Read an idx file, plain or gzipped (detected by its first bytes), as an array in native byte order.
 
-    ndim   how many axes it has to have; any number by default
-    limit  bytes that a gzipped file may be unpacked to; by default 512 MiB, or the size of the file if that is more
+    ndim   the required number of axes; by default any
+    limit  maximum bytes after decompression; by default 512 MiB, or the size of the file if larger
 
     The format (http://yann.lecun.com/exdb/mnist/): two zero bytes, the type (8 for unsigned bytes), the number of axes, the
     size of each axis as a big-endian 32-bit number, then the values, big-endian, the last axis fastest.
 
-    Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is no idx file, that is
-    truncated or too long, whose gzip checksum is wrong, or that declares more than it can hold, before that is allocated.
+    Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for a file that is not idx, truncated,
+    too long, has a wrong gzip checksum, or declares more than it can hold (before that is allocated).
     """
     path = file_at("read_idx", path)
     with path.open("rb") as file:
@@ -47,7 +47,7 @@ def read_idx(path: str | Path, ndim: int | None = None, *, limit: int | None = N
 
 
 def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: int, kind: str, how: str) -> Array:
-    """The array in a file that can hold `most` bytes; `kind` says why, `how` what to do about it."""
+    """Read the array of a file with at most `most` bytes; `kind` and `how` are for the error: the reason, and what to do."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise DataError(f"{path}: not an idx file, it starts with {magic!r} instead of two zero bytes")
@@ -67,6 +67,6 @@ def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: i
     content = read_at_most(file, count)
     if len(content) < count:
         raise DataError(f"{path}: {len(content)} bytes of values, {declared}")
-    if file.read(1):  # at the end of a gzip file its checksum is compared
+    if file.read(1):  # reading the end of a gzip file verifies its checksum
         raise DataError(f"{path}: more bytes of values than {declared}")
     return as_array(content, dtype, shape)

@@ -1,4 +1,4 @@
-"""DataLoader: arrays, handed out in batches, epoch after epoch."""
+"""DataLoader: batches of arrays for each epoch."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ STATE = {"samples": COUNT, "batch_size": COUNT, "generator": Each(ANYTHING), "po
 
 
 def seed(value: int | None) -> None:
-    """Start anew the generator that seeds those of loaders which are given none."""
+    """Seed the generator that seeds loaders without a generator of their own."""
     global _seeds
     _seeds = np.random.default_rng(value)
 
 
 def seeds() -> np.random.Generator:
-    """The generator that seeds those of loaders which are given none."""
+    """The generator that seeds loaders without a generator of their own."""
     return _seeds
 
 
 class DataLoader:
     """Samples in batches: each `for` loop over it is one epoch of tuples of arrays, such as (x, y).
 
-    arrays       arrays or Tensors of the same length, the first axis being the samples: X and y, or X, y and weights.
-                 What else can be made an array (lists, data frames) is, its real numbers as float32. SciPy's sparse matrices
-                 are kept as they are; their batches are dense, unless `keep_sparse`
-    batch_size   samples in a batch, from 1; None for all of them at once. The last batch is what is left
-    shuffle      take the samples in another order each epoch
-    drop_last    leave out a last batch that would be smaller
-    rng          the generator of the order, or a seed for one of its own; by default a seed that `manual_seed` decides
-    keep_sparse  hand out batches of sparse matrices as sparse matrices, in compressed rows, for a model that begins with a
-                 layer that takes them (nn.Linear); in main memory alone
-    device       where the batches are: by default where the arrays are. To a GPU, arrays in main memory are copied through
-                 pinned memory, a batch ahead, while the step before works
+    arrays       arrays or Tensors of the same length, with samples along the first axis: X and y, or X, y and weights.
+                 Lists, data frames and the like are converted to arrays, real numbers to float32. SciPy's sparse matrices stay
+                 sparse; their batches are dense unless `keep_sparse`
+    batch_size   samples per batch, at least 1; None for all. The last batch may be smaller
+    shuffle      shuffle the samples in each epoch
+    drop_last    drop a smaller last batch
+    rng          a NumPy generator for shuffling, or a seed; by default the seed derives from `manual_seed`
+    keep_sparse  yield sparse batches as sparse matrices (CSR), for a model whose first layer accepts them (nn.Linear); only in
+                 main memory
+    device       the device of the batches, by default that of the arrays. Arrays in main memory are copied to a GPU through
+                 pinned memory, one batch ahead of the computation
 
-    Of several ranks (`tensorgrad.distributed`) each gets its part of every batch, in the order of the first one's generator.
+    With several ranks (`tensorgrad.distributed`) each gets its part of every batch, in the order of the first rank's generator.
 
-    `len(loader)` is the number of batches. Batches that are not shuffled share the memory of the arrays, but for sparse ones.
+    `len(loader)` is the number of batches. Unshuffled batches are views of the arrays, except of sparse ones.
 
-    Raises ShapeError for arrays of different lengths, DTypeError for what is not made of numbers, DataError if there is no
-    sample, or no batch because of `drop_last`; ArgumentError for another argument that cannot be.
+    Raises ShapeError for arrays of different lengths, DTypeError for data that are not numeric, DataError if there are no
+    samples, or no batches because of `drop_last`; ArgumentError for other invalid arguments.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class DataLoader:
             raise DeviceError(f"DataLoader: keep_sparse is for main memory, but device is {self.device}")
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.rng = _generator(rng)
-        self.epoch: Epoch | None = None  # the one under way, in the loop that was begun last
+        self.epoch: Epoch | None = None  # of the most recent loop
         self._resumed = False
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class DataLoader:
                 self.epoch = None
 
     def next_order(self) -> Array | None:
-        """The order of the samples in the epoch that begins; None for that of the arrays."""
+        """The order of the samples for the next epoch; None if not shuffled."""
         if not self.shuffle:
             return None
         if ranks.group is not None:
@@ -134,12 +134,12 @@ class DataLoader:
         return self.rng.permutation(self.samples)
 
     def part(self, position: int) -> Part:
-        """What this rank has of a batch."""
+        """This rank's part of a batch."""
         start = position * self.batch_size
         return Part.of(min(self.batch_size, self.samples - start))
 
     def _batches(self, order: Array | None, position: int) -> Iterator[tuple[Array, ...]]:
-        """The batches from a position on, where the arrays are."""
+        """The batches from a position on, on the device of the arrays."""
         size = self.batch_size
         for i in range(position, len(self)):
             own = self.part(i)
@@ -150,7 +150,7 @@ class DataLoader:
                 yield tuple([rows_of(a, order[start:stop]) for a in self.arrays])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is: the state of the generator and, in the middle of an epoch, its order and the batches handed out."""
+        """Return the position: the state of the generator and, during an epoch, its order and the number of batches yielded."""
         epoch = self.epoch or Epoch(None)
         return {
             "samples": self.samples,
@@ -161,7 +161,7 @@ class DataLoader:
         }
 
     def misfits(self, values: Any) -> list[str]:
-        """What keeps a state_dict from being loaded, in words."""
+        """The reasons why a state_dict cannot be loaded, in words."""
         if found := problems(values, STATE):
             return found
         order, position = values["order"], values["position"]
@@ -181,10 +181,10 @@ class DataLoader:
         return found + generator_problems(self.rng, values["generator"], "generator")
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the loader that `state_dict` was taken from: the next loop begins with the batch that would have come.
+        """Restore the position from a dict of `state_dict`: the next loop starts with the next batch.
 
-        Raises DataError, before anything is changed, if that one had other samples, batches or another kind of generator, or
-        for what is no such state.
+        Raises DataError, before anything is changed, for other samples or batches, another kind of generator, and anything that
+        is not such a state.
         """
         if found := self.misfits(values):
             raise DataError(f"DataLoader.load_state_dict: {'; '.join(found)}")
@@ -195,14 +195,14 @@ class DataLoader:
 
 @dataclass
 class Epoch:
-    """One loop over the samples: their order, if it is not their own, and how many batches have been handed out."""
+    """One loop over the samples: the order, if shuffled, and the number of batches yielded."""
 
     order: Array | None
     position: int = 0
 
 
 class Sparse:
-    """A sparse matrix of SciPy's, whose rows are taken as dense arrays, or, if they are kept, as sparse ones."""
+    """A SciPy sparse matrix whose rows are read as dense arrays, or as sparse ones if kept."""
 
     def __init__(self, matrix: Any, keep: bool = False) -> None:
         self.matrix, self.keep = matrix.tocsr(), keep
@@ -214,7 +214,7 @@ class Sparse:
 
 
 def _batch_size(given: Any) -> int | None:
-    """A number of samples from 1, or None. Raises ArgumentError for anything else."""
+    """A positive number of samples, or None. Raises ArgumentError for anything else."""
     if given is None:
         return None
     try:
@@ -229,7 +229,7 @@ def _batch_size(given: Any) -> int | None:
 
 
 def _generator(given: Any) -> np.random.Generator:
-    """The generator of the order, or one of a seed; None for a seed that `manual_seed` decides."""
+    """The generator for shuffling, created from a seed if necessary; for None from the global seed."""
     try:
         if isinstance(given, (bool, np.bool_)):
             raise TypeError
@@ -239,10 +239,10 @@ def _generator(given: Any) -> np.random.Generator:
 
 
 def rows_of(array: Array, which: Array) -> Array:
-    """The rows of an array with these numbers, an array of integers, all of which there are; on its device."""
+    """The rows of an array with the given valid indices, on its device."""
     if isinstance(array, np.ndarray):
-        out = new((len(which), *array.shape[1:]), array.dtype)  # else half of the time goes to the system, for memory
-        return array.take(which, axis=0, out=out, mode="clip")  # "raise" would go through a copy
+        out = new((len(which), *array.shape[1:]), array.dtype)  # fresh memory would take half of the time
+        return array.take(which, axis=0, out=out, mode="clip")  # "raise" would make a copy
     if isinstance(array, Sparse):
         return array[which]
     with on(array):
@@ -260,7 +260,7 @@ def _samples(i: int, value: Any, keep_sparse: bool) -> Array:
     else:
         try:
             array = np.asarray(value)
-        except ValueError as error:  # a ragged list
+        except ValueError as error:  # ragged list
             raise DTypeError(f"DataLoader: array {i} cannot be made an array: {error}") from None
         array = array.astype(DEFAULT_FLOAT) if is_floating(array.dtype) else array
     if not is_number(array.dtype):

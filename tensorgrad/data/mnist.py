@@ -1,4 +1,4 @@
-"""MNIST and two data sets of its form: 28 x 28 images of ten classes in four idx files."""
+"""MNIST and two data sets of the same form: 28 x 28 images of ten classes in four idx files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 @dataclass(frozen=True)
 class Source:
-    """A data set by where it comes from.
+    """Where a data set comes from.
 
     folder   its name in $TENSORGRAD_DATA and in the cache
-    mirrors  addresses of folders that have the four files, gzipped
-    md5      of the content of the four files, unpacked: the same images are about in several wrappings
+    mirrors  base addresses of the four gzipped files
+    md5      checksums of the four files after decompression, because gzipped versions differ
     """
 
     title: str
@@ -51,8 +51,8 @@ MNIST = Source(
     ),
 )
 
-# https://github.com/zalandoresearch/fashion-mnist publishes checksums of the .gz files; these, of what is in them, are the keys
-# that https://github.com/datasets-mila/datasets--fashionmnist has for both, and others name the same ones
+# https://github.com/zalandoresearch/fashion-mnist publishes checksums of the .gz files; these are of the decompressed files,
+# from https://github.com/datasets-mila/datasets--fashionmnist, which has both; other sources agree
 FASHION_MNIST = Source(
     "Fashion-MNIST",
     "fashion-mnist",
@@ -68,8 +68,8 @@ FASHION_MNIST = Source(
     ),
 )
 
-# the keys of https://github.com/datasets-mila/datasets--kmnist, unpacked there from .gz files with the checksums that
-# torchvision has for https://codh.rois.ac.jp/kmnist
+# from https://github.com/datasets-mila/datasets--kmnist, decompressed there from .gz files whose checksums are those of
+# torchvision for https://codh.rois.ac.jp/kmnist
 KMNIST = Source(
     "KMNIST",
     "kmnist",
@@ -86,21 +86,21 @@ KMNIST = Source(
 def load_mnist(folder: str | Path | None = None, *, verify: bool = True) -> tuple[Array, Array, Array, Array]:
     """MNIST, handwritten digits: training images, training labels, test images, test labels.
 
-    folder  holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte,
-            each plain or gzipped (.gz). By default it is $TENSORGRAD_DATA/mnist, if there is one; otherwise data/mnist in the
-            cache folder ($TENSORGRAD_CACHE, or ~/.cache/tensorgrad), where what is missing or broken is downloaded
-    verify  whether the content has to be the published one, by its checksums; False for other data in the same four files
+    folder  contains train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each
+            plain or gzipped (.gz). By default $TENSORGRAD_DATA/mnist if it exists; otherwise data/mnist in the cache folder
+            ($TENSORGRAD_CACHE, or ~/.cache/tensorgrad), to which missing or damaged files are downloaded
+    verify  check the published checksums; False for other data in files of these names
 
     Images are uint8 of shape (60000, 784), and (10000, 784) in the test set, 0 .. 255; labels int64, 0 .. 9.
 
-    Raises FileNotFoundError for a file that the folder lacks, DataError for one that is broken or not the published one,
-    DownloadError if no mirror gives it, MissingDependencyError if a download takes what is not installed.
+    Raises FileNotFoundError for a missing file, DataError for a damaged one or wrong checksum, DownloadError if all mirrors
+    fail, MissingDependencyError if a package for downloads is not installed.
     """
     return _load(MNIST, folder, verify)
 
 
 def load_fashion_mnist(folder: str | Path | None = None, *, verify: bool = True) -> tuple[Array, Array, Array, Array]:
-    """Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist), articles of clothing; all else as in load_mnist.
+    """Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist), articles of clothing; otherwise like load_mnist.
 
     The default folder is $TENSORGRAD_DATA/fashion-mnist or data/fashion-mnist in the cache folder. The classes are T-shirt,
     trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot.
@@ -109,7 +109,7 @@ def load_fashion_mnist(folder: str | Path | None = None, *, verify: bool = True)
 
 
 def load_kmnist(folder: str | Path | None = None, *, verify: bool = True) -> tuple[Array, Array, Array, Array]:
-    """KMNIST (https://github.com/rois-codh/kmnist), cursive Japanese characters; all else as in load_mnist.
+    """KMNIST (https://github.com/rois-codh/kmnist), cursive Japanese characters; otherwise like load_mnist.
 
     The default folder is $TENSORGRAD_DATA/kmnist or data/kmnist in the cache folder. The classes are o, ki, su, tsu, na, ha,
     ma, ya, re, wo.
@@ -138,24 +138,24 @@ def _load(source: Source, folder: str | Path | None, verify: bool) -> tuple[Arra
 
 
 def _cached(source: Source, name: str, md5: str | None) -> Array:
-    """The array from the cache; if it is not there, or was damaged there, from a mirror."""
+    """Read an array from the cache; a missing or damaged file is downloaded."""
     folder = cache_folder() / "data" / source.folder
     target, path = folder / f"{name}.gz", _find(folder, name)
     if path is not None:
-        with contextlib.suppress(DataError, FileNotFoundError):  # another process may have taken it away
+        with contextlib.suppress(DataError, FileNotFoundError):  # another process may have removed it
             return _read(path, name, md5)
     otherwise = (
         f"{source.title} without the network: put {', '.join(FILES)}, plain or .gz, into a folder and name it in the call, "
         f"or put them into {folder}"
     )
     array = fetch(target, source.mirrors, lambda path: _read(path, name, md5), otherwise)
-    if path not in (None, target):  # the damaged one would be found first
+    if path not in (None, target):  # otherwise the damaged file would be found first
         path.unlink(missing_ok=True)
     return array
 
 
 def _read(path: Path, name: str, md5: str | None) -> Array:
-    """The images (m, 28, 28) or labels (m,) in one of the FILES; if `md5` is given, its content has to be that."""
+    """The images (m, 28, 28) or labels (m,) in one of the FILES, with the checksum `md5` if given."""
     array = read_idx(path, 3 if "images" in name else 1)
     if array.dtype != np.uint8:
         raise DataError(f"{path}: values of dtype {array.dtype}, expected uint8")

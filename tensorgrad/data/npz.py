@@ -1,4 +1,4 @@
-"""Files of arrays, read without trust: what they declare is held against what they hold before anything is allocated."""
+"""Reading .npz files without trusting them: declared sizes are compared with the contents before anything is allocated."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.files import as_path
 from tensorgrad.errors import ArgumentError, DataError
 
-DEFLATE = 1032  # deflate makes at most so many bytes of one (258 of 2 bits): https://zlib.net/zlib_tech.html
-MOST = 1 << 29  # bytes that a packed file may come to, unless more is asked for; what is not packed is bounded by its file
-PIECE = 1 << 24  # bytes that are read at once
-HEADER = 1 << 16  # bytes of the longest .npy header that is read
-# how an archive without a comment ends: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.16
+DEFLATE = 1032  # maximum compression ratio of deflate (258 bytes in 2 bits): https://zlib.net/zlib_tech.html
+MOST = 1 << 29  # default limit of decompressed bytes; data that are not compressed are limited by the file size
+PIECE = 1 << 24  # bytes to read at once
+HEADER = 1 << 16  # maximum bytes of a .npy header
+# end of an archive without a comment: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.16
 ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22
 
-# the literal that NumPy writes: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+# the header literal of NumPy: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 NPY_HEADER = re.compile(
     r"\{ *'descr': *(?P<descr>'[^']*'|\[.*\]), *'fortran_order': *(?P<order>True|False),"
     r" *'shape': *\((?P<shape>((0|[1-9]\d{0,18}), ?)*(0|[1-9]\d{0,18})?)\),? *\} *\n"
@@ -37,7 +37,7 @@ BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, Runti
 
 
 def file_at(where: str, path: str | Path) -> Path:
-    """The path as a Path. Raises DataError if a folder is there, ArgumentError, beginning with `where`, for what is none."""
+    """A Path. Raises DataError for a folder, ArgumentError, prefixed with `where`, for anything but a path."""
     path = as_path(where, path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder, expected a file")
@@ -45,15 +45,15 @@ def file_at(where: str, path: str | Path) -> Path:
 
 
 def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
-    """The arrays of an .npz file by their names, in the order of the file; of native byte order, their own memory.
+    """Read the arrays of an .npz file by name, in the order of the file, in native byte order and fresh memory.
 
-    Numbers and strings only: nothing is unpickled, nothing evaluated.
+    Only numbers and strings: nothing is unpickled or evaluated.
 
-    limit   bytes that all arrays together may have, whatever they are compressed to; by default 512 MiB, or the size of the
-            file if that is more. It is looked at before anything is unpacked
+    limit   maximum bytes of all arrays together after decompression; by default 512 MiB, or the size of the file if larger.
+            Checked before anything is decompressed
 
-    Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for one that is truncated, changed
-    (each array has a checksum), foreign or a pickle, and for one that declares more than it holds, before that is allocated.
+    Raises FileNotFoundError if there is no such file; DataError, naming file and reason, for a truncated, changed (each array
+    has a checksum) or foreign file, a pickle, and one that declares more than it holds (before that is allocated).
     """
     path = file_at("read_npz", path)
     with path.open("rb") as file:
@@ -69,14 +69,14 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
-                # zipfile believes the lengths of names and comments, and passes over a member that they cover
+                # zipfile trusts the lengths of names and comments, and skips members that they cover
                 if min(len(members), 0xFFFF) != int.from_bytes(end[10:12], "little"):
                     raise DataError(f"{path}: a broken .npz file: {len(members)} members, but another number at its end")
                 if len({m.filename for m in members}) < len(members):
                     raise DataError(f"{path}: two arrays of the same name")
                 for member in members:
                     check_member(path, member, size)
-                # members may share their bytes, so that a small file unpacks to any size
+                # members may overlap, so a small file could decompress to any size
                 if sum(m.compress_size for m in members) > size:
                     raise DataError(f"{path}: its members come to more than its {size} bytes")
                 if (total := sum(m.file_size for m in members)) > most:
@@ -89,21 +89,21 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
 
 
 def limit_of(reader: str, limit: Any, size: int) -> tuple[int, str]:
-    """How many bytes a file of this size may be unpacked to, and for an error how to have more."""
+    """The maximum bytes after decompression for a file of this size, and, for an error, how to raise it."""
     if limit is None:
         return max(size, MOST), f"; {reader}(path, limit=...) allows more"
     return as_limit(reader, limit), ""
 
 
 def as_limit(reader: str, limit: Any) -> int:
-    """A limit of a reader. Raises ArgumentError for what is no whole number from 0."""
+    """A reader's limit. Raises ArgumentError for anything but a non-negative integer."""
     if isinstance(limit, bool) or not hasattr(limit, "__index__") or operator.index(limit) < 0:
         raise ArgumentError(f"{reader}: limit must be a whole number from 0, got {limit!r}")
     return operator.index(limit)
 
 
 def looks_like(start: bytes) -> str:
-    """What a file is that starts so, as far as one can tell."""
+    """A guess at the type of a file from its first bytes."""
     if not start:
         return "is empty"
     if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
@@ -133,7 +133,7 @@ def check_member(path: Path, member: zipfile.ZipInfo, size: int) -> None:
 
 
 def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    """The array of one .npy file in the archive (format versions 1.0 and 2.0)."""
+    """Read one .npy file of the archive (format versions 1.0 and 2.0)."""
     name = member.filename
     with archive.open(member) as file:
         start = file.read(8)
@@ -153,7 +153,7 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
             )
         try:
             dtype = np.dtype(found["descr"].strip("'"))
-        except TypeError:  # text longer than NumPy has it
+        except TypeError:  # text longer than NumPy supports
             raise DataError(f"{path}: {name} is of dtype {found['descr']}, which NumPy does not have") from None
         shape = tuple(int(n) for n in found["shape"].replace(" ", "").split(",") if n)
         count = math.prod(shape) * dtype.itemsize
@@ -162,7 +162,7 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
             raise DataError(f"{path}: {name} declares {shape} of {dtype}, which is {count} bytes, but holds {have}")
         check_shape(f"{path}: {name}", shape, dtype)
         content = read_at_most(file, count)
-        if len(content) < count or file.read(1):  # the last read compares the checksum
+        if len(content) < count or file.read(1):  # the last read verifies the checksum
             raise DataError(f"{path}: {name} holds {len(content)} bytes, its header says {shape} of {dtype}, which is {count}")
     array = as_array(content, dtype, shape, fortran=found["order"] == "True")
     check_values(f"{path}: {name}", array)
@@ -170,7 +170,7 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
 
 
 def check_values(where: str, array: Array) -> None:
-    """Raise DataError for bytes that are no boolean, or no character: what is computed with them is anything."""
+    """Raise DataError for bytes that are not valid booleans or characters: operations on them are undefined."""
     if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
         raise DataError(f"{where} is of booleans, but holds bytes other than 0 and 1")
     if array.dtype.kind == "U" and array.size and int(array.ravel("K").view(np.uint32).max()) > sys.maxunicode:
@@ -178,7 +178,7 @@ def check_values(where: str, array: Array) -> None:
 
 
 def check_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
-    """NumPy has no arrays of more than 64 axes, nor of more bytes than an address has room for, an axis of 0 left out."""
+    """Raise DataError beyond NumPy's limits: 64 axes, and the address space (ignoring axes of size 0)."""
     if len(shape) > 64:
         raise DataError(f"{where}: {len(shape)} axes, expected 64 at most")
     if math.prod(max(n, 1) for n in shape) * dtype.itemsize > sys.maxsize:
@@ -186,7 +186,7 @@ def check_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic])
 
 
 def read_at_most(file: IO[bytes] | BufferedIOBase, count: int) -> bytearray:
-    """The next `count` bytes, or those that there are: memory grows with what comes, whatever has been declared."""
+    """Read up to `count` bytes: memory grows with the data, whatever size is declared."""
     content = bytearray()
     while len(content) < count and (piece := file.read(min(count - len(content), PIECE))):
         content += piece
@@ -194,6 +194,6 @@ def read_at_most(file: IO[bytes] | BufferedIOBase, count: int) -> bytearray:
 
 
 def as_array(content: bytearray, dtype: np.dtype[np.generic], shape: tuple[int, ...], *, fortran: bool = False) -> Array:
-    """The bytes as an array of native byte order, without a copy where they are that already."""
+    """Bytes as an array in native byte order, without a copy if possible."""
     flat = np.frombuffer(content, dtype).astype(dtype.newbyteorder("="), copy=False)
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)

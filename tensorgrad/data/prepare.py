@@ -1,4 +1,4 @@
-"""Scaling, splitting, batching."""
+"""Scaling, splitting and batching."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorgrad.errors import ShapeError
 
 
 def min_max(x: Array) -> Array:
-    """Every sample of x (m, ...) scaled to 0 .. 1 by its own smallest and largest value; a constant one becomes 0.
+    """Scale each sample of x (m, ...) to 0 .. 1 by its own minimum and maximum; a constant sample becomes 0.
 
     Floats keep their dtype, integers become float32. Raises ShapeError for an array with one axis.
     """
@@ -25,7 +25,7 @@ def min_max(x: Array) -> Array:
     low, high = x.min(axis=axes, keepdims=True), x.max(axis=axes, keepdims=True)
     with np.errstate(over="ignore"):
         span = high - low
-    if np.isfinite([low, high]).all() and not np.isfinite(span).all():  # a range that does not fit where its ends do
+    if np.isfinite([low, high]).all() and not np.isfinite(span).all():  # the range may overflow though its ends do not
         return (min_max(x.astype(np.float64)) if x.dtype.itemsize < 8 else min_max(x / 2)).astype(x.dtype)
     scaled = x - low
     scaled /= np.where(span == 0, 1, span)
@@ -33,14 +33,14 @@ def min_max(x: Array) -> Array:
 
 
 def split(x: Array, y: Array, *fractions: float, seed: int, stratify: bool = False) -> tuple[Array, ...]:
-    """x and y shuffled by `seed` and cut into parts: (x, y) of the rest, then (x, y) of the part for each fraction.
+    """Shuffle x and y by `seed` and split them: (x, y) of the remainder, then (x, y) for each fraction.
 
-    fractions  how much of the samples goes to each part, rounded up to whole samples: with 0.1, 0.2 that makes
+    fractions  fraction of the samples in each part, rounded up to whole samples: 0.1, 0.2 returns
                x_train, y_train, x_dev, y_dev, x_test, y_test
-    stratify   whether each class, that is each value of y, gets its share of every part, to a sample or two
+    stratify   True for equal proportions of each class (value of y) in every part, up to one or two samples
 
-    Raises ShapeError if x and y have not the same number of samples, ValueError if a fraction is not between 0 and 1 or
-    nothing remains for the rest.
+    Raises ShapeError if x and y have different numbers of samples, ValueError if a fraction is not between 0 and 1 or there is
+    no remainder.
     """
     x, y = (np.asarray(values) if isinstance(values, (list, tuple)) else values for values in (x, y))
     if len(x) != len(y):
@@ -48,7 +48,7 @@ def split(x: Array, y: Array, *fractions: float, seed: int, stratify: bool = Fal
     for fraction in fractions:
         if not 0 < fraction < 1:
             raise ValueError(f"split: fraction must be between 0 and 1, got {fraction}")
-    # 7 % of 100 are 7 samples, though 100 * 0.07 comes out above 7
+    # 7 % of 100 samples are 7, though 100 * 0.07 is above 7
     sizes = [math.ceil(round(len(x) * fraction, 9)) for fraction in fractions]
     if sum(sizes) >= len(x):
         raise ValueError(f"split: parts of {', '.join(map(str, sizes))} samples leave none of {len(x)} for the rest")
@@ -64,25 +64,25 @@ def split(x: Array, y: Array, *fractions: float, seed: int, stratify: bool = Fal
 
 
 def _shares(classes: Array, size: int, rng: np.random.Generator) -> Array:
-    """Which samples to take so that `size` are taken, of each class the first ones, as many as it has a share in all.
+    """Select `size` samples with the classes in proportion, the first ones of each class.
 
-    Shares are rounded by the largest remainders (https://en.wikipedia.org/wiki/Quota_method), equal ones drawn by lot.
+    Numbers per class are rounded by the largest remainders (https://en.wikipedia.org/wiki/Quota_method), with random ties.
     """
     counts = np.bincount(classes)
     quota, remainder = np.divmod(counts * size, len(classes))
     lot = np.lexsort((rng.permutation(len(counts)), -remainder))
     quota[lot[: size - quota.sum()]] += 1
     order = np.argsort(classes, kind="stable")
-    rank = np.empty(len(classes), np.intp)  # of each sample in its class
+    rank = np.empty(len(classes), np.intp)  # the index of each sample within its class
     rank[order] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
     taken: Array = rank < quota[classes]
     return taken
 
 
 def batches(x: Array, y: Array, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
-    """One epoch of (x, y) in batches, the last one smaller; shuffled if a generator is given.
+    """Iterate over (x, y) in batches for one epoch, shuffled if a generator is given; the last batch may be smaller.
 
-    Of several ranks (`tensorgrad.distributed`) each gets its part of every batch; their generators have to be alike.
+    With several ranks (`tensorgrad.distributed`) each gets its part of every batch; their generators must be in the same state.
     """
     if len(x) != len(y):
         raise ShapeError(f"batches: {len(x)} samples but {len(y)} labels")

@@ -1,7 +1,7 @@
-"""Arrays in files: .npz and .safetensors, written so that nothing is lost and read without trusting what a file says.
+"""Arrays in files: .npz and .safetensors, written without loss and read without trusting the file.
 
-Both formats hold arrays by name; `metadata`, text by name, goes along (in an .npz file as an array of bytes, JSON). No pickle
-is ever read or written. A file that was written with metadata carries the SHA-256 of all that it holds.
+Both formats hold arrays by name, and text by name as `metadata` (in an .npz file an array of JSON bytes). Pickles are never
+read or written. A file with metadata includes a SHA-256 checksum of its contents.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from tensorgrad.core.state import shown
 from tensorgrad.data.npz import check_shape, check_values, file_at, looks_like, read_npz
 from tensorgrad.errors import ArgumentError, DataError, DTypeError
 
-METADATA = "metadata"  # its name in an .npz file
-HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as the format has it
-NAME = 60_000  # bytes of the longest name of an array; zip files count them with 16 bits
+METADATA = "metadata"  # the name of the metadata in an .npz file
+HEADER_LIMIT = 100_000_000  # maximum bytes of a safetensors header, by the format
+NAME = 60_000  # maximum bytes of an array's name; zip files store the length in 16 bits
 PIECE = 1 << 20
 SAFETENSORS = {
     "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4", "I32": "<i4",
     "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
 }  # fmt: skip
-HALF = "BF16"  # read as float32, of which it is the first half
+HALF = "BF16"  # read as float32, of which it is the upper half
 
 
 def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-    """Write arrays and metadata, by the suffix of `path` as .npz (not compressed) or .safetensors, in place of what is there.
+    """Write arrays and metadata to an uncompressed .npz or a .safetensors file, by the suffix of `path`. Replaces a file
+    atomically.
 
-    Raises DataError for another suffix and for a name that is not printable or too long, DTypeError for what is neither real
-    numbers nor booleans, OSError where a file cannot be written (a full disk); the file that was there is then as it was.
+    Raises DataError for another suffix and for a name that is not printable or too long, DTypeError for anything but real
+    numbers and booleans, OSError if the file cannot be written (a full disk); an existing file is then unchanged.
     """
     kind = suffix_of("checkpoint", path)
     for name in arrays:
-        # zip files end names at a zero byte
+        # zip truncates names at a zero byte
         if not name.isprintable() or len(name.encode()) > NAME or name in (METADATA, "__metadata__"):
             raise DataError(f"{path}: an array cannot be called {name[:60]!r}{'...' * (len(name) > 60)}")
     tidy = {name: _tidy(name, array) for name, array in arrays.items()}
@@ -76,14 +77,14 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
 
 
 def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a file that `write` has written, by its suffix.
+    """Read arrays and metadata of a file from `write`, by its suffix.
 
-    Raises FileNotFoundError where there is none, and DataError, naming the file and the reason, for one that is cut off,
-    changed, of another kind, or that says it holds more than it does; no memory is taken for what is not in the file.
+    Raises FileNotFoundError if there is none, and DataError, naming the file and the reason, for a file that is truncated,
+    changed, of another kind, or declares more than it holds; nothing is allocated for data that are not in the file.
     """
     path = file_at("checkpoint", path)
     if suffix_of("checkpoint", path) == ".npz":
-        arrays = read_npz(path, limit=path.stat().st_size)  # what `write` writes is not compressed
+        arrays = read_npz(path, limit=path.stat().st_size)  # `write` does not compress
         try:
             metadata = _texts(json.loads(arrays.pop(METADATA).tobytes()))
         except (KeyError, ValueError, RecursionError):
@@ -99,19 +100,19 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 
 def read_safetensors(path: str | Path) -> dict[str, Array]:
-    """The arrays in a .safetensors file by name, whoever has written it: no checksum of ours is asked for.
+    """Read the arrays of any .safetensors file by name; no checksum is needed.
 
-    bfloat16 comes as float32, which holds all of its numbers. model.load_state_dict(arrays, layout="torch") takes what is
-    PyTorch's. Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of
-    that form, or has a dtype that is not read, such as eight-bit floats and complex numbers.
+    bfloat16 is read as float32, without loss. Load PyTorch's weights with model.load_state_dict(arrays, layout="torch"). Raises
+    FileNotFoundError if there is none; DataError, naming the file and the reason, for a file that is not of this format or has
+    an unsupported dtype, such as 8-bit floats or complex numbers.
     """
     return contents_of(path)[0]
 
 
 def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays to a .safetensors file, which PyTorch and others read. Raises what `write` raises.
+    """Write arrays to a .safetensors file, which PyTorch and others can read. Raises the errors of `write`.
 
-    model.state_dict(layout="torch") gives arrays as PyTorch's module of the same form loads them.
+    For PyTorch's module of the same form write model.state_dict(layout="torch").
     """
     if as_path("write_safetensors", path).suffix != ".safetensors":
         raise DataError(f"{path}: expected a name that ends in .safetensors")
@@ -121,13 +122,13 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
 
 
 def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """The arrays and the metadata in a .safetensors file, whoever has written it.
+    """The arrays and the metadata of any .safetensors file.
 
-    The format: the length of the header as a little-endian 64-bit number; the header, JSON, which gives dtype, shape and place
-    of each array, and the metadata; the arrays, little-endian and C-contiguous, one after the other without gaps.
+    The format: the length of the header as a little-endian 64-bit number; the header, JSON with dtype, shape and position of
+    each array, and the metadata; the arrays, little-endian and C-contiguous, one after the other without gaps.
 
-    Raises FileNotFoundError where there is none; DataError, naming the file and the reason, for one that is not of that form
-    or has a dtype that is not read.
+    Raises FileNotFoundError if there is none; DataError, naming the file and the reason, for a file that is not of this format
+    or has an unsupported dtype.
     """
     path = file_at("read_safetensors", path)
     with path.open("rb") as file:
@@ -140,10 +141,10 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         if 8 + length > size:
             raise DataError(f"{path}: declares a header of {length:,} bytes, but is a file of {size:,}: cut off or damaged")
         try:
-            text = (first + file.read(length - 1)).decode()  # json would take UTF-16 from bytes, which the format does not have
+            text = (first + file.read(length - 1)).decode()  # from bytes json would accept UTF-16
             header = json.loads(text, object_pairs_hook=_unique)
             metadata = _texts(header.pop("__metadata__", {}))
-            "".join([*header, *metadata, *metadata.values()]).encode()  # an error for lone surrogates, which no text has
+            "".join([*header, *metadata, *metadata.values()]).encode()  # raises an error for lone surrogates
             halves = {name for name, v in header.items() if v["dtype"] == HALF}
             known = (*SAFETENSORS, HALF)
             unknown = [f"{name} is of dtype {v['dtype']}" for name, v in header.items() if v["dtype"] not in known]
@@ -176,7 +177,7 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 
 def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
-    """The SHA-256 of metadata, besides a "sha256" in it, and of the names, dtypes, shapes and values of arrays, in hex."""
+    """The SHA-256, in hex, of the metadata (except "sha256") and of names, dtypes, shapes and values of arrays."""
     found = hashlib.sha256()
     texts = {name: text for name, text in metadata.items() if name != "sha256"}
     found.update(json.dumps(texts, sort_keys=True).encode())
@@ -196,7 +197,7 @@ def suffix_of(where: str, path: str | Path) -> str:
 
 
 def _tidy(name: str, array: Any) -> Array:
-    """An array as it is written: little-endian and C-contiguous."""
+    """An array for writing: little-endian and C-contiguous."""
     array = np.asarray(move(array, "cpu"))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         how = "; convert it to float32, which holds all of its numbers" if is_half(array.dtype) else ""
@@ -204,7 +205,7 @@ def _tidy(name: str, array: Any) -> Array:
             f"storage: {name} is of dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{how}"
         )
     little = array.dtype.newbyteorder("<") if sys.byteorder == "big" or array.dtype.byteorder == ">" else array.dtype
-    # a copy where it is not contiguous: its memory is written as it lies there
+    # copied unless contiguous, because its memory is written as is
     return np.ascontiguousarray(array, little).reshape(array.shape)
 
 
@@ -214,7 +215,7 @@ def _bytes(array: Array) -> memoryview:
 
 
 def _fill(flat: Array, file: IO[bytes]) -> bool:
-    """Read the memory of an array with one axis; whether the file had as much."""
+    """Fill the memory of a one-dimensional array from a file; False if the file is too short."""
     into, at = _bytes(flat), 0
     while at < len(into):
         count = file.readinto(into[at : at + PIECE])  # type: ignore[attr-defined]

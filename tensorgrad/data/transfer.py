@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU: copied while the step before works."""
+"""Transfer of batches to a GPU, overlapping with computation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Batch = tuple[Array, ...]
 
 
 def to_device(batches: Iterable[Batch], device: str) -> Iterator[Batch]:
-    """The batches on a device, by its full name ("cuda:0").
+    """Move batches to a device, given by its full name ("cuda:0").
 
-    From one GPU to main memory or to another GPU each is moved as it comes.
+    From a GPU, batches are moved one at a time, without overlap.
     """
     for first in (iterator := iter(batches)):
         if device == "cpu" or device_of(first[0]) != "cpu":
@@ -26,13 +26,13 @@ def to_device(batches: Iterable[Batch], device: str) -> Iterator[Batch]:
 
 
 def to_gpu(batches: Iterable[Batch], index: int) -> Iterator[Batch]:
-    """The batches, of NumPy arrays, as arrays on the GPU with this index.
+    """Copy batches of NumPy arrays to the GPU with this index.
 
-    A batch goes through pinned memory and a stream of its own: its copy begins when the last step but one has ended, so that it
-    runs while the last one does. Nothing waits for the GPU but the reuse of pinned memory, two batches later or after the loop.
+    A batch is copied through pinned memory on a separate stream: the copy starts when the second last step has ended, and
+    overlaps with the last one. The host only waits before it reuses pinned memory, two batches later or after the loop.
     """
     xp = cupy()
-    gpu = xp.cuda.Device(index)  # the current one here alone, not in the loop over the batches
+    gpu = xp.cuda.Device(index)  # current only in this function, not in the body of the caller's loop
     with gpu:
         copies = xp.cuda.Stream(non_blocking=True)
     pinned = [Pinned(), Pinned()]
@@ -49,35 +49,35 @@ def to_gpu(batches: Iterable[Batch], index: int) -> Iterator[Batch]:
             with gpu:
                 ready = arrived(ahead)
             yield ready
-    finally:  # memory that a copy is still under way from, or to, must not be given to others
+    finally:  # memory of unfinished copies must not be reused
         for memory in pinned:
             memory.wait()
 
 
 def arrived(sent: tuple[Batch, Any]) -> Batch:
-    """A batch, once the current stream has been told to wait for it."""
+    """A batch; the current stream waits for its copy."""
     batch, event = sent
     cupy().cuda.get_current_stream().wait_event(event)
     return batch
 
 
 class Pinned:
-    """Memory of the host that a GPU copies from without asking the processor: one batch in it at a time."""
+    """Page-locked host memory, from which a GPU copies asynchronously: one batch at a time."""
 
     def __init__(self) -> None:
         self.memory: list[Any] = []
         self.event: Any = None
 
     def wait(self) -> None:
-        """Wait until what was in this memory has gone."""
+        """Wait until the copy from this memory is complete."""
         if self.event is not None:
             self.event.synchronize()
 
     def send(self, batch: Batch, stream: Any) -> tuple[Batch, Any]:
-        """Begin to copy a batch: the arrays that it will be in, and the event of its arrival."""
+        """Start to copy a batch: returns the destination arrays and the event of completion."""
         xp = cupy()
         self.wait()
-        # on the current stream, whose earlier work may still be reading what lay in this memory of the pool before
+        # on the current stream, because earlier work on it may still read the pool's memory
         targets = tuple(xp.empty(a.shape, a.dtype) for a in batch)
         stream.wait_event(xp.cuda.get_current_stream().record())
         self.memory = self.memory or [None] * len(batch)

@@ -1,4 +1,4 @@
-"""Pictures: computation graphs with Graphviz, their derivations as text, and with matplotlib what a model learns and says."""
+"""Drawings of graphs with Graphviz, derivations as text, and figures of training, data and predictions with matplotlib."""
 
 from tensorgrad.draw.architecture import architecture
 from tensorgrad.draw.confusion import confusion

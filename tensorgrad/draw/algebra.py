@@ -1,4 +1,4 @@
-"""The algebra that a person does without a word: factors collected, signs and numbers in front, transposes resolved."""
+"""Simplification of formulas: collects factors, moves signs and numbers to the front, resolves transposes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tensorgrad.draw.expression import Expr, Head, Term, call, first, made
 
 
 def ratio(num: float, den: float = 1) -> tuple[float, float]:
-    """num / den in lowest terms where both are whole; other numbers stay as they were written."""
+    """num / den in lowest terms if both are integers; other numbers unchanged."""
     num, den = (int(x) if math.isfinite(x) and x == int(x) and abs(x) < 2**53 else x for x in (num, den))
     if den < 0:
         num, den = -num, -den
@@ -41,7 +41,7 @@ def value_of(e: Expr) -> float:
 
 
 def uniform(e: Expr) -> float | None:
-    """The one value that all elements of an expression have, if it is written with it."""
+    """The common value of all elements of an expression, if it is written as one."""
     inner = first(e) if e.head is Term.EVERYWHERE else e
     return value_of(inner) if is_number(inner) else None
 
@@ -53,11 +53,11 @@ def everywhere(e: Expr, shape: Shape) -> Expr:
     return e if e.shape == shape else call(Term.EVERYWHERE, e, shape=shape)
 
 
-# Products and sums, element by element
+# Elementwise products and sums
 
 
 def factors(e: Expr) -> tuple[float, float, list[tuple[Expr, float]]]:
-    """What `e` is a product of: num, den, and factors with their powers."""
+    """Factorise `e`: num, den, and factors with their powers."""
     e = first(e) if e.head is Term.EVERYWHERE else e
     if e.head is Term.PRODUCT:
         return e["num"], e["den"], list(zip(e.args, e["powers"], strict=True))
@@ -65,7 +65,7 @@ def factors(e: Expr) -> tuple[float, float, list[tuple[Expr, float]]]:
 
 
 def product(shape: Shape, *terms: Expr | float) -> Expr:
-    """The product of `terms`, element by element, repeated to `shape`."""
+    """The elementwise product of `terms`, broadcast to `shape`."""
     num: float = 1
     den: float = 1
     powers: dict[Expr, float] = {}
@@ -82,7 +82,7 @@ def quotient(shape: Shape, a: Expr, b: Expr) -> Expr:
 
 
 def powered(e: Expr, k: float) -> Expr:
-    """e^k for a number k; the power of a product is that of its factors if k is whole."""
+    """e^k for a number k; distributed over the factors of a product if k is an integer."""
     num, den, found = factors(e)
     if k == 0:
         return everywhere(number(1), e.shape)
@@ -102,12 +102,12 @@ def powered(e: Expr, k: float) -> Expr:
 
 
 def of_powers(shape: Shape, num: float, den: float, powers: dict[Expr, float]) -> Expr:
-    """num/den times bases, each to its power, in its simplest form."""
+    """num/den times bases, each to its power, simplified."""
     num, den = ratio(num, den)
     if num == 0:
         return everywhere(number(0), shape)
     for base, power in list(powers.items()):
-        if base.head is ops.sqrt and abs(power) >= 2 and power == int(power):  # the square of a root
+        if base.head is ops.sqrt and abs(power) >= 2 and power == int(power):  # square of a root
             del powers[base]
             inner, rest = first(base), int(abs(power)) % 2
             n, d, inside = factors(powered(inner, math.copysign(abs(power) // 2, power)))
@@ -118,9 +118,9 @@ def of_powers(shape: Shape, num: float, den: float, powers: dict[Expr, float]) -
                 powers[base] = math.copysign(1, power)
     sigmoids(powers)
     averages(powers)
-    powers.update({b: 1 for b, p in powers.items() if b.head is Term.BRACKET and p > 1})  # of 0 and 1
+    powers.update({b: 1 for b, p in powers.items() if b.head is Term.BRACKET and p > 1})  # their elements are 0 or 1
     if any(b.head is Term.BRACKET and b["sign"] == "==" and difference(*b.args) in powers for b in powers):
-        return everywhere(number(0), shape)  # a - b where a is b
+        return everywhere(number(0), shape)  # a - a
     powers = {base: int(p) if p == int(p) else p for base, p in powers.items() if p}
     bases = sorted(powers, key=lambda base: base.shape != ())  # numbers first
     real = np.broadcast_shapes(*[base.shape for base in bases]) if bases else ()
@@ -131,7 +131,7 @@ def of_powers(shape: Shape, num: float, den: float, powers: dict[Expr, float]) -
 
 
 def sigmoids(powers: dict[Expr, float]) -> None:
-    """1 / (1 + e^a) as sigmoid(-a), and e^a sigmoid(-a) as sigmoid(a), which is 1 - sigmoid(-a)."""
+    """Write 1 / (1 + e^a) as sigmoid(-a), and e^a sigmoid(-a) as sigmoid(a), which is 1 - sigmoid(-a)."""
     for base, power in list(powers.items()):
         if power < 0 and power == int(power) and (a := exponent_beside_one(base)) is not None:
             del powers[base]
@@ -150,7 +150,7 @@ def sigmoids(powers: dict[Expr, float]) -> None:
 
 
 def averages(powers: dict[Expr, float]) -> None:
-    """A sum over what a mean is taken over, divided by its number, as a mean."""
+    """Write a sum divided by the number of its terms as a mean."""
     for base, power in list(powers.items()):
         if base.head is Term.NAME and base.args[0].averages and power < 0:
             for other in list(powers):
@@ -194,7 +194,7 @@ def without_number(e: Expr) -> tuple[float, float, Expr]:
 
 
 def total(shape: Shape, *terms: Expr) -> Expr:
-    """The sum of `terms`, element by element, repeated to `shape`, like ones collected and common factors in front."""
+    """The elementwise sum of `terms`, broadcast to `shape`, with like terms collected and common factors in front."""
     flat: list[Expr] = []
     for term in terms:
         inner = first(term) if term.head is Term.EVERYWHERE else term
@@ -217,13 +217,13 @@ def total(shape: Shape, *terms: Expr) -> Expr:
     if common is not None:
         inverse = powered(common, -1)
         return product(shape, common, total(shape, *[product(t.shape, inverse, t) for t in found]))
-    found.sort(key=lambda t: (is_negative(t), t.head is Term.TRANSPOSED))  # "a - b" rather than "-b + a"
+    found.sort(key=lambda t: (is_negative(t), t.head is Term.TRANSPOSED))  # "a - b" instead of "-b + a"
     real = np.broadcast_shapes(*[t.shape for t in found])
     return everywhere(call(Term.TOTAL, *found, shape=real), shape)
 
 
 def common_factor(terms: Sequence[Expr]) -> Expr | None:
-    """The factor that all terms of a sum have, if there is one: a number other than 1 and -1 only if it is the same in all."""
+    """The common factor of all terms of a sum, if there is one; a number other than 1 and -1 only if it is the same in all."""
     parts = [factors(t) for t in terms]
     shared = dict(parts[0][2])
     for _, _, found in parts[1:]:
@@ -243,7 +243,7 @@ def common_factor(terms: Sequence[Expr]) -> Expr | None:
 
 
 def products_joined(terms: list[Expr]) -> list[Expr]:
-    """A x + B x as (A + B) x, and A B + A C as A (B + C)."""
+    """Write A x + B x as (A + B) x, and A B + A C as A (B + C)."""
     for i in range(len(terms)):
         for j in range(i + 1, len(terms)):
             m, d, p = without_number(terms[i])
@@ -261,7 +261,7 @@ def products_joined(terms: list[Expr]) -> list[Expr]:
     return terms
 
 
-# Products of matrices
+# Matrix products
 
 
 def chained(matrices: Sequence[Expr]) -> Expr:
@@ -271,7 +271,7 @@ def chained(matrices: Sequence[Expr]) -> Expr:
 
 
 def scalars_out(e: Expr) -> tuple[Expr, Expr]:
-    """The factors of `e` that are numbers, and what is left."""
+    """The scalar factors of `e`, and the rest."""
     num, den, found = factors(e)
     inner = first(e) if e.head is Term.EVERYWHERE else e
     rest = {base: p for base, p in found if base.shape != ()}
@@ -280,7 +280,7 @@ def scalars_out(e: Expr) -> tuple[Expr, Expr]:
 
 
 def matmul(a: Expr, b: Expr, shape: Shape) -> Expr:
-    """a b, with the numbers in front; by a matrix of one element it is a product by a number."""
+    """a b, with scalars in front; a matrix of one element is a scalar."""
     m, a = scalars_out(a)
     n, b = scalars_out(b)
     if uniform(a) == 0 or uniform(b) == 0:
@@ -295,7 +295,7 @@ def matmul(a: Expr, b: Expr, shape: Shape) -> Expr:
 
 
 def transposed(e: Expr, shape: Shape) -> Expr:
-    """The last two axes exchanged."""
+    """Swap the last two axes."""
     scalar, e = scalars_out(e)
     return product(shape, scalar, turned(e, shape))
 
@@ -319,7 +319,7 @@ def turned(e: Expr, shape: Shape) -> Expr:
 
 
 def reshaped(e: Expr, shape: Shape) -> Expr:
-    """`e` in another shape: nothing to write where only axes of length 1 are put in."""
+    """Reshape `e`; not written if only axes of length 1 are inserted."""
     if e.shape == shape:
         return e
     if e.head is Term.EVERYWHERE and first(e).shape == ():
@@ -348,7 +348,7 @@ def kept(shape: Shape, axes: tuple[int, ...]) -> Shape:
 
 
 def reduced(op: Head, e: Expr, axes: Iterable[int], keep: bool) -> Expr:
-    """`op`, such as the sum or the mean, of `e` over `axes`, which stay as 1 if `keep`."""
+    """Reduce `e` over `axes` by `op`, such as the sum or the mean; reduced axes stay with size 1 if `keep`."""
     axes = tuple(sorted(axes))
     shape = kept(e.shape, axes) if keep else tuple(n for i, n in enumerate(e.shape) if i not in axes)
     if op is ops.norm and not axes:
@@ -377,7 +377,7 @@ def reduced(op: Head, e: Expr, axes: Iterable[int], keep: bool) -> Expr:
 
 
 def is_deviation(e: Expr, axes: tuple[int, ...]) -> bool:
-    """Whether `e` is something less its mean over `axes`, the mean of which is 0."""
+    """Whether `e` is an expression minus its mean over `axes`, so that its own mean is 0."""
     if e.head is Term.NAME and e.args[0].definition is not None:
         definition: Expr = e.args[0].definition
         e = definition
@@ -392,7 +392,7 @@ def is_deviation(e: Expr, axes: tuple[int, ...]) -> bool:
     return False
 
 
-# Where something holds
+# Conditions
 
 OPPOSITE = {">": "<=", "<=": ">", "<": ">=", ">=": "<", "==": "!=", "!=": "=="}
 
@@ -400,12 +400,12 @@ OPPOSITE = {">": "<=", "<=": ">", "<": ">=", ">=": "<", "==": "!=", "!=": "=="}
 def bracket(sign: str, a: Expr, b: Expr, shape: Shape) -> Expr:
     a, b = (first(x) if x.head is Term.EVERYWHERE else x for x in (a, b))
     if a.head is ops.maximum and sign == ">" and is_number(b, 0) and is_number(a.args[1], 0):
-        a = a.args[0]  # max(z, 0) > 0 where z > 0
+        a = a.args[0]  # max(z, 0) > 0 is z > 0
     return call(Term.BRACKET, a, b, shape=shape, sign=sign)
 
 
 def negated(condition: Expr) -> Expr | None:
-    """1 where the condition does not hold."""
+    """1 where the condition is false."""
     if condition.head is Term.BRACKET:
         a, b = condition.args
         return bracket(OPPOSITE[condition["sign"]], a, b, condition.shape)
@@ -413,7 +413,7 @@ def negated(condition: Expr) -> Expr | None:
 
 
 def rebuilt(e: Expr, args: Sequence[Any]) -> Expr:
-    """`e` with other arguments, in its simplest form."""
+    """`e` with other arguments, simplified."""
     if e.head is Term.PRODUCT:
         terms = [powered(a, p) for a, p in zip(args, e["powers"], strict=True)]
         return product(e.shape, number(e["num"], e["den"]), *terms)
@@ -434,7 +434,7 @@ def rebuilt(e: Expr, args: Sequence[Any]) -> Expr:
 
 
 def replaced(e: Expr, by: dict[Any, Expr], memo: dict[Expr, Expr] | None = None) -> Expr:
-    """`e` with expressions in the place of some symbols."""
+    """Substitute expressions for symbols."""
     memo = {} if memo is None else memo
     if e.head is Term.NAME:
         return by.get(e.args[0], e)
@@ -446,7 +446,7 @@ def replaced(e: Expr, by: dict[Any, Expr], memo: dict[Expr, Expr] | None = None)
 
 
 def abbreviated(e: Expr, by: dict[Expr, Expr], memo: dict[Expr, Expr], own: Any = None) -> Expr:
-    """`e` with names in the place of the formulas that they stand for; `own` is what it is called itself."""
+    """Replace formulas by their names; `own` is the name of `e` itself."""
     known = by.get(e)
     if known is not None and known.args[0] is not own:
         return known

@@ -1,4 +1,4 @@
-"""The architecture of a model as a figure for a paper or a lecture."""
+"""Architecture figures of models for papers and lectures."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def architecture(
     direction: str = "TB",
     title: str = "",
 ) -> Drawing:
-    """The architecture of a model, for print: `draw.architecture(model, x).save("model.pdf")`, or "model.svg", "model.tex".
+    """Draw the architecture of a model for print: `draw.architecture(model, x).save("model.pdf")`, or "model.svg", "model.tex".
 
     model      a Module
-    inputs     examples that it is called with; a Tensor is called by its name, an array x
+    inputs     example inputs; a Tensor is labelled with its name, an array with x
     depth, fold, names, direction, title   as for draw.graph
 
-    As draw.graph(model, x) draws it: a box for each module with its class, arguments, shape and parameters, data from input to
-    output, equal blocks once. Here in one colour whose steps are told apart in grey, and with names set as in formulas: the
-    parameters of layers are W_1, b_1, ... in the order of their use, in blocks that are drawn once without a number, gamma and
-    beta those of norms; other parameters and inputs have the names that they were given. A .tex file is a document of its own
-    with one TikZ picture, for pdflatex.
+    Like draw.graph(model, x) it has a box for each module with class, arguments, shape and parameters, the data flow from input
+    to output, and repeated blocks drawn once. It uses shades of a single colour that are distinguishable in grey, and sets
+    names as in formulas: parameters of layers are W_1, b_1, ... in order of use, in repeated blocks without numbers, and gamma
+    and beta for norms; other parameters and inputs have their given names. A .tex file is a standalone document with one TikZ
+    picture, for pdflatex.
 
-    Raises ArgumentError for what is no Module, and what the model raises.
+    Raises ArgumentError for anything but a Module, and any error of the model.
     """
     if not isinstance(model, Module):
         raise ArgumentError(f"draw.architecture: model must be a Module, got {type(model).__name__}")

@@ -1,4 +1,4 @@
-"""The backward pass beside a program: a rule for each box, the gradients that it makes, and the way from the loss to them."""
+"""Draws the backward pass: a rule beside each box, the resulting gradients, and the path from the loss."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tensorgrad.draw.scene import Box, Edge
 from tensorgrad.draw.sources import Source
 from tensorgrad.draw.words import equations, formula_lines, formula_of, from_to
 
-MOST = 6  # gradients that are listed in one box
+MOST = 6  # gradients listed in one box
 
 
 def add_backward(builder: Builder, gradients: Mapping[Tensor, Tensor], fused: Graph | None) -> None:
-    """Draw the backward pass that has made these gradients, by leaf.
+    """Draw the backward pass that computed these gradients, by leaf.
 
-    fused   the program as fusion makes of it: what is one fused op there has that op's closed formula
+    fused   the fused program; its fused ops are drawn with their closed formulas
     """
     scene = builder.scene
-    recorded = [g for g in gradients.values() if g.node is not None]  # others are what came in, or constants
+    recorded = [g for g in gradients.values() if g.node is not None]  # others are the incoming gradient, or constants
     made = Graph.of(*recorded) if recorded else None
     known = {n.index: n for n in builder.program.graph.nodes} | {
         m.index: n for n in builder.program.graph.nodes for m in n.members
@@ -35,7 +35,7 @@ def add_backward(builder: Builder, gradients: Mapping[Tensor, Tensor], fused: Gr
         of = node.gradient_of
         if node not in builder.box_of and of is not None and of.index in known:
             uses[builder.at(known[of.index])] = None
-    for node in seeds:  # of an op whose rule hands on what it gets, nothing is recorded
+    for node in seeds:  # rules that return their argument record nothing
         uses[builder.at(node)] = None
     reached = set(uses)
     readers: dict[Source, dict[str, None]] = {}
@@ -45,7 +45,7 @@ def add_backward(builder: Builder, gradients: Mapping[Tensor, Tensor], fused: Gr
             reached.add(at)
     between = [e for e in scene.edges if e.kind in ("forward", "repeat")]
     grown = True
-    while grown:  # rules that only hand on
+    while grown:  # such rules may follow each other
         more = {e.target for e in between if e.source in reached and e.target in builder.parts} - reached
         more = {at for at in more if any(n.requires_grad for n in builder.parts[at].nodes)}
         grown = bool(more)
@@ -73,14 +73,14 @@ def differentiable(part: Part) -> bool:
 
 
 def title(part: Part, box: Box) -> str:
-    """What a rule is the rule of."""
+    """The title of a rule."""
     if part.is_module:
         return visible(type(part.key.module).__name__)
     return part.nodes[0].op.name if part.kind == "op" else box.lines[0]
 
 
 def rule(part: Part, closed: Mapping[frozenset[int], Any]) -> list[str]:
-    """The closed formula of a box's rule; nothing where there is none."""
+    """The closed formula of a box's rule; empty if there is none."""
     if len({n.op.name for n in part.nodes}) == 1 and (part.kind == "op" or len(set(part.nodes)) == part.count):
         return formula_lines(part.nodes[0].op, "backward")
     if part.kind == "function" and (text := formula_of(part.key.fn, "backward")):
@@ -99,7 +99,7 @@ def draw_gradients(
     readers: Mapping[Source, Mapping[str, None]],
     rule_of: Mapping[str, str],
 ) -> None:
-    """A box beside each rule names the gradients that it makes; what several rules add to has one box with a +."""
+    """Name the gradients of each rule in a box beside it; gradients from several rules share a box with a +."""
     scene = builder.scene
     by_rules: dict[tuple[str, ...], list[Source]] = {}
     for source, at in readers.items():
@@ -119,7 +119,7 @@ def draw_gradients(
 
 
 def at_one_place(builder: Builder, sources: list[Source]) -> list[list[Source]]:
-    """Sources, those together that equal blocks read at the same place."""
+    """Group sources that repeated blocks read at the same position."""
     place = {source: (builder.program.folds.shown(node), i) for source, _, node, i in reversed(builder.reads)}
     found: dict[Any, list[Source]] = {}
     for source in sources:

@@ -1,4 +1,4 @@
-"""From a program to a Scene: which parts of it are boxes, what is given, what leads where."""
+"""Builds a Scene from a program: its boxes, leaves and edges."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tensorgrad.draw.scene import Box, Edge, Scene
 from tensorgrad.draw.sources import Source
 from tensorgrad.draw.words import commutes, operands_of, shape_of
 
-BOXES = 24  # as many are drawn before modules are folded
-CROWD = 60  # and as many before models are
-NEIGHBOURS = 8  # others that the inside of a box has stubs of, on each side
+BOXES = 24  # maximum number of boxes before modules are folded
+CROWD = 60  # and before models are
+NEIGHBOURS = 8  # neighbours of an opened box that are shown, on each side
 
 
 class Builder:
-    """Makes one scene: of a whole program, or of the inside of one box.
+    """Builds one scene, of a whole program or of the inside of one box.
 
-    box_of   the id of the box that a node is drawn in
-    parts    the part that a box stands for, by id
-    reads    every leaf that is read: (source, id of the box, the node, which argument)
+    box_of   the id of the box for each node
+    parts    the part of each box, by id
+    reads    every use of a leaf: (source, id of the box, the node, argument index)
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Builder:
         part: Part | None = None,
         around: Builder | None = None,
     ) -> None:
-        """formulas: of gradients, in fused boxes; part: what to draw the inside of, around: of a box of that builder's."""
+        """formulas: of gradients, in fused boxes; part: the part to draw, around: the builder of the scene with its box."""
         self.program, self.options, self.prefix, self.around = program, program.options, prefix, around
         self.root = program.root if part is None else part
         self.nodes = self.root.nodes
-        self.wanted = self.options.depth if part is None else None  # the depth that was asked for
+        self.wanted = self.options.depth if part is None else None  # the requested depth
         self.maps = self.options.maps and part is None
         outer: str = "" if around is None else around.within
         self.within: str = program.paths.path(self.root.key) if self.root.is_module else outer
@@ -86,7 +86,7 @@ class Builder:
         self.finish()
 
     def inside_of(self, part: Part, count: int) -> Scene:
-        """The scene of what lies inside of a box, inside of a layer of one function that of the function."""
+        """The scene inside of a box; for a layer with a single function, the inside of that function."""
         while len(part.parts) == 1 and part.parts[0].kind != "repeat":
             (part,) = part.parts
         if part not in self.program.inner:
@@ -94,16 +94,16 @@ class Builder:
             scene.notes[:0] = [f"the first of {count} equal blocks"] * (count > 1)
         return self.program.inner[part]
 
-    # Which parts are boxes
+    # Boxes of parts
 
     def is_closed(self, part: Part, level: int, depth: float) -> bool:
-        """Whether a module is one box."""
+        """Whether a module is drawn as one box."""
         if self.wanted is not None:
             return level >= self.wanted and (part.kind == "module" or part.is_layer)
         return self.options.fold and (part.is_layer or (level >= depth and part.kind == "module") or depth < 0)
 
     def chosen_depth(self) -> float:
-        """How deep modules are unfolded: as far as the boxes are not too many; -1: not even models."""
+        """The depth to which modules are unfolded without too many boxes; -1: not even models."""
         deepest = 12
         if self.wanted is not None or not self.options.fold:
             return deepest
@@ -125,7 +125,7 @@ class Builder:
         return total
 
     def cut(self, part: Part, group: tuple[str, ...], level: int, count: int) -> None:
-        """Say which parts of a part are boxes, and in which groups."""
+        """Decide which parts of a part are boxes, and in which groups."""
         for p in part.parts:
             if p.kind == "repeat":
                 times = count * p.count
@@ -150,14 +150,14 @@ class Builder:
     def frame(self, part: Part, label: str, kind: str = "") -> str:
         names = {"repeat": f"repeat{part.number}", "order": f"order{part.key}"}
         key = f"{self.prefix}{names.get(part.kind) or str(part.key) or 'model'}"
-        while key in self.scene.groups:  # another call, or a module of the name
+        while key in self.scene.groups:  # another call, or a module of the same name
             key += "'"
         self.scene.groups[key] = label
         if kind == "repeat":
             self.scene.repeats.add(key)
         return key
 
-    # Boxes
+    # Contents
 
     def new(self, kind: str, lines: list[str], **fields: Any) -> Box:
         box = Box(f"{self.prefix}b{len(self.scene.boxes)}", kind, lines, **fields)
@@ -165,7 +165,7 @@ class Builder:
         return box
 
     def place(self, part: Part, group: tuple[str, ...], count: int) -> None:
-        """Make the box of a part; what stands in it comes when all boxes are there."""
+        """Create the box of a part; its contents are written when all boxes exist."""
         box = self.new("op", [], group=group)
         self.parts[box.id] = part
         for node in part.nodes:
@@ -173,11 +173,11 @@ class Builder:
         box.mark = next((m for n in part.nodes if (m := self.options.marks.get(n.index, ""))), "")
 
     def at(self, node: Node) -> str:
-        """The id of the box that a node is drawn in."""
+        """The id of the box for a node."""
         return self.box_of[self.program.folds.shown(node)]
 
     def draw_leaves(self) -> None:
-        """Find out what is given, and make a box for what is not shown in the boxes that read it."""
+        """Collect the leaves, and create boxes for those not shown in the boxes that read them."""
         find = self.program.sources.source
         for node in self.nodes:
             for i, s in enumerate(node.inputs):
@@ -189,14 +189,14 @@ class Builder:
         own = {at: set(part.nodes) for at, part in self.parts.items()}
         for source, at, node, i in self.reads:
             if source not in outside:
-                if node in own[at]:  # and not in another block that this box stands for
+                if node in own[at]:  # not in another block that this box represents
                     inside.setdefault(at, {})[source] = None
                 continue
             shown = self.program.folds.shown(node)
             key: Any = source if shown is node and node not in self.program.folds.block else (shown, i, source.is_weight)
             boxes.setdefault(key, []).append(source)
         at_place: dict[Any, Source] = {}
-        self.last_of: dict[Source, Source] = {}  # of what equal blocks read at one place, what the last one reads
+        self.last_of: dict[Source, Source] = {}  # for leaves at the same position of repeated blocks, the last one
         for source, _, node, i in self.reads:
             self.last_of[at_place.setdefault((self.program.folds.shown(node), i), source)] = source
         merged: dict[Source, Any] = {}
@@ -229,7 +229,7 @@ class Builder:
                 self.leaf_box[source] = box.id
 
     def is_inside(self, source: Source, at: str, node: Node) -> bool:
-        """Whether what a node reads is shown in its box: a module's own parameters, weights that data meet, numbers."""
+        """Whether a leaf is shown in the box that reads it: a module's own parameters, weights applied to data, numbers."""
         part = self.parts[at]
         if not self.options.fold and self.wanted is None:
             return False
@@ -248,7 +248,7 @@ class Builder:
         return any(isinstance(s, Node) or not (s.requires_grad or type(s) is not Tensor or not s.shape) for s in others)
 
     def fill_failed(self, box: Box, node: Node) -> None:
-        """Say of an operation that failed what did not fit, and mark that."""
+        """Describe and mark the mismatch of a failed operation."""
         box.kind = "failed"
         text, places = misfits(node)
         box.lines += ["failed", *([text] if text else [])]
@@ -279,7 +279,7 @@ class Builder:
             for i, s in enumerate(node.inputs):
                 if isinstance(s, Node):
                     if self.program.folds.shown(s) not in self.box_of:
-                        continue  # around it
+                        continue  # surrounds it
                     source = self.at(s)
                     kind = self.kind_of(s, node, source, target)
                 elif isinstance(s, Tensor):
@@ -297,7 +297,7 @@ class Builder:
                 seen.add(key)
 
     def kind_of(self, s: Node, node: Node, source: str, target: str) -> str:
-        """The kind of the arrow from one node to another; "" where it lies inside of a box."""
+        """The kind of the arrow between two nodes; "" inside a box."""
         blocks = dict(self.program.folds.block.get(s, ()))
         for repeat, k in self.program.folds.block.get(node, ()):
             is_inside = len(self.parts[target].nodes) >= len(repeat.nodes)
@@ -306,7 +306,7 @@ class Builder:
         return "" if source == target else "forward"
 
     def argument(self, s: Any, node: Node) -> str:
-        """Which argument of a function an arrow leads to, where several do."""
+        """The name of the argument that an arrow leads to, if there are several."""
         if node.function is None:
             return ""
         given = [(name, value) for name, value, _ in node.function.arguments() if isinstance(value, Given)]
@@ -316,7 +316,7 @@ class Builder:
         return next((name for name, value in given if value.source is not None and value.source() is known), "")
 
     def draw_neighbours(self) -> None:
-        """Stubs of the boxes around this one that something comes in from and goes out to."""
+        """Add stubs of the outer boxes with arrows into and out of this one."""
         own, folds = set(self.nodes), self.program.folds
         found: dict[str, dict[tuple[int, str], list[tuple[Node, str]]]] = {"from": {}, "to": {}}
         for node in self.nodes:
@@ -344,7 +344,7 @@ class Builder:
                     self.scene.edges.append(Edge(box.id, at) if word == "from" else Edge(at, box.id))
 
     def place_around(self, node: Node) -> tuple[int, str]:
-        """How many scenes outwards a node has a box, and the id of that."""
+        """The box of a node in a surrounding scene: the number of levels outwards, and its id."""
         node, builder, steps = self.program.folds.shown(node), self.around, 1
         assert builder is not None
         while node not in builder.box_of:
@@ -362,7 +362,7 @@ class Builder:
         return self.program.label(part, within=builder.within) if part.kind == "region" else builder.scene.boxes[at].lines[0]
 
     def finish(self) -> None:
-        """Drop frames around single boxes, set the heat, say which dtype there is."""
+        """Remove frames around single boxes, set the heat, note the dtype."""
         scene = self.scene
         count = Counter(key for box in scene.boxes.values() for key in box.group)
         gone = {key for key, n in count.items() if n < 2 and key not in self.outer and key not in scene.repeats}

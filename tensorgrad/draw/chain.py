@@ -1,4 +1,4 @@
-"""The walk from a loss down to one Tensor, with formulas in the place of gradients."""
+"""The reverse walk from a loss to one Tensor, with formulas instead of gradients."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tensorgrad.draw.notation import text
 from tensorgrad.draw.titles import Titles
 from tensorgrad.errors import GraphError
 
-LONGEST = 240  # characters of a formula that is still written in one piece
-SHORT, LONG = 9, 17  # sizes of a value that is put in wherever it is read, and where it is read once
-REPEATED, BRIEF = 5, 3  # sizes of a part of a rule that is written again where it is read again, before and after names
+LONGEST = 240  # maximum characters of a formula in one piece
+SHORT, LONG = 9, 17  # maximum sizes of a value that is substituted at every use, and at a single use
+REPEATED, BRIEF = 5, 3  # maximum sizes of a repeated part of a rule, before and after naming
 
-# What is put in where it is read; what reads a layer's result by another op than these reads it by its name
+# Ops that are substituted where they are used; other ops read a layer's result by its name
 PLAIN = {
     ops.add, ops.sub, ops.mul, ops.div, ops.neg, ops.sum, ops.mean, ops.matmul, ops.transpose, ops.power, ops.square,
     ops.reshape, ops.sum_to, ops.broadcast_to, ops.linear, ops.getitem, ops.einsum,
@@ -38,7 +38,7 @@ PLAIN = {
 
 
 class Written(NamedTuple):
-    """A derivation in words: name, text, LaTeX, shape and LaTeX name of each step."""
+    """A derivation as text: name, text, LaTeX, shape and LaTeX name of each step."""
 
     forward: list[tuple[str, str, str, Shape, str]]
     backward: list[tuple[str, str, str, Shape, str]]
@@ -48,7 +48,7 @@ class Written(NamedTuple):
 
 
 class Chain:
-    """One derivation: forward values as expressions, then the gradient of each, from the loss down."""
+    """One derivation: forward values as expressions, then the gradient of each, starting at the loss."""
 
     def __init__(self, loss: Tensor, wrt: Tensor, name: str) -> None:
         assert loss.node is not None
@@ -80,7 +80,7 @@ class Chain:
             self.compute(node)
 
     def between(self, wrt: Tensor) -> list[Node]:
-        """The nodes that lead from `wrt` to the loss, first ones first."""
+        """The nodes from `wrt` to the loss, in order."""
         reached = {self.wrt}
         path = []
         for node in self.fused.nodes:
@@ -96,7 +96,7 @@ class Chain:
     # Forward
 
     def compute(self, node: Node) -> None:
-        """The formula of a forward value, and its symbol if it gets one."""
+        """Compute the formula of a forward value, with a symbol if it gets one."""
         made = formula(self.use(node, tuple(self.expr(s) for s in node.inputs)))
         self.formulas[node.index] = made
         if (kind := self.kind_of(node, made)) is not None:
@@ -110,7 +110,7 @@ class Chain:
         return self.symbols[index]
 
     def kind_of(self, node: Node, made: Expr) -> str | None:
-        """What kind of name a value gets, or None where it is put in."""
+        """The kind of a value's name, or None to substitute its formula."""
         readers = self.readers.get(node.index, [])
         if node.index == self.loss:
             return "L"
@@ -141,7 +141,7 @@ class Chain:
         return Use(node.op, args, dict(node.attrs), node.shape, node, self)
 
     def expr(self, source: Any) -> Expr:
-        """The formula of an input: a name where there is one, else what it was computed by."""
+        """The formula of an input: its name, or what computed it."""
         if isinstance(source, Tensor):
             if (symbol := self.titles.leaves.get(source)) is not None:
                 return named(symbol)
@@ -153,7 +153,7 @@ class Chain:
         return self.formulas[source.index]
 
     def constant(self, array: Any) -> Expr:
-        """An array that a rule made outside of the graph: one number, or one for every element, or a name."""
+        """An array that a rule computed outside of the graph: a number if all elements are equal, or a name."""
         found = np.asarray(array)
         if found.dtype.kind == "f" and found.size and (found == found.flat[0]).all():
             return everywhere(number(as_written(float(found.flat[0]))), found.shape)
@@ -164,7 +164,7 @@ class Chain:
         self.given.append((array, symbol))
         return named(symbol)
 
-    # What formulas ask (Context)
+    # Context of formulas
 
     def count(self, node: Node, axes: tuple[int, ...]) -> Expr:
         source = node.inputs[0]
@@ -191,7 +191,7 @@ class Chain:
         return self.letter(self.axes.key(source, axes), math.prod(source.shape[:-1]), axes, source.shape)
 
     def rows(self, node: Node) -> Expr | None:
-        """The number of samples, for a loss that divides its sum by it."""
+        """The number of samples, for a loss that divides a sum by it."""
         total = node.inputs[0]
         inner = total.inputs[0] if isinstance(total, Node) and total.op in (ops.sum, ops.neg) else None
         while isinstance(inner, Node) and inner.op in (ops.sum, ops.neg):
@@ -211,7 +211,7 @@ class Chain:
         return named(self.label_rows[t])
 
     def scale(self, node: Node) -> Expr:
-        """How much an element of a loss counts: the factors and means that it was written with, as letters and numbers."""
+        """The weight of an element of a loss: its factors and means, as letters and numbers."""
         given = node.attrs.get("scale")
         if not node.members:
             return number(given) if given is not None else quotient((), number(1), self.rows_of(node.inputs[0]))
@@ -255,7 +255,7 @@ class Chain:
         return total(b.shape, number(1), scaled(a, -1))
 
     def is_total(self, node: Node) -> bool:
-        """Whether only numbers are made of it."""
+        """Whether everything computed from it is a scalar."""
         stack, seen = [node.index], set()
         while stack:
             for reader in self.readers.get(stack.pop(), ()):
@@ -269,7 +269,7 @@ class Chain:
     # Backward
 
     def walk(self) -> Symbol:
-        """The gradients of all values on the way, and that of `wrt`, which is returned."""
+        """Compute the gradients of all values on the path; returns that of `wrt`."""
         sums: dict[Any, list[Expr]] = {self.loss: [number(1)]}
         for node in reversed(self.path):
             if node.index not in sums or node.index == self.wrt:
@@ -293,7 +293,7 @@ class Chain:
         return self.letter(self.axes.key(node, axes), math.prod(node.shape[a] for a in axes), axes, node.shape)
 
     def gradient(self, node: Node, g: Expr) -> Expr:
-        """The gradient of a value, by its name if it gets one."""
+        """The gradient of a value, as a name if it gets one."""
         if uniform(g) is not None or g.head is Term.NAME:
             return g
         here = sum(key_of(s) in self.on_path for s in node.inputs if isinstance(s, (Node, Tensor)))
@@ -306,7 +306,7 @@ class Chain:
         return named(symbol)
 
     def differentiated(self, node: Node, g: Expr) -> list[tuple[Any, Expr]]:
-        """The gradients of the arguments of `node` that need one, for that of its result."""
+        """The gradients of the arguments of `node` that need one, given that of its result."""
         if (unit := self.units.get(node.index)) is not None:
             xhat, deviation = named(self.symbols[node.index]), named(self.symbols[unit.deviation.index])
             return [(unit.x, standardised_gradient(g, xhat, deviation, unit.axes))]
@@ -318,7 +318,7 @@ class Chain:
         return [(s, gx) for s, gx in zip(node.inputs, found, strict=False) if gx is not None and isinstance(s, (Node, Tensor))]
 
     def by_rule(self, node: Node, g: Expr) -> list[Expr | None]:
-        """What the rule of an op makes of the letter g, read off what it records."""
+        """Apply the rule of an op to a placeholder g, and read the result from its recording."""
         letter = wrap(np.ones(node.shape, np.float32 if is_wide(node) else node.dtype), None)
         found: list[Tensor | None] = []
         assert node.op.backward is not None
@@ -332,7 +332,7 @@ class Chain:
         return self.read(node, found, letter, g)
 
     def read(self, unit: Node, results: list[Tensor | None], letter: Tensor, g: Expr) -> list[Expr | None]:
-        """The results of a rule as formulas, with g in the place of the letter; long parts that are read again get a name."""
+        """The results of a rule as formulas, with g for the placeholder; long parts that are used repeatedly get a name."""
         known: dict[Any, Expr] = {letter: g}
         inner: dict[Node, None] = {}
         stack = [t.node for t in results if t is not None and t.node is not None]
@@ -358,7 +358,7 @@ class Chain:
             known[node] = made
         return [None if t is None else read(t.node if t.node is not None else t) for t in results]
 
-    # Words
+    # Text
 
     def written(self) -> Written:
         last = self.walk()
@@ -378,7 +378,7 @@ class Chain:
         )
 
     def shorten(self) -> None:
-        """Put in the names that values have got on the way."""
+        """Substitute the names that values have received on the way."""
         symbols = [*self.symbols.values(), *self.gradients]
         by: dict[Expr, Expr] = {}
         for _, symbol in sorted(self.symbols.items()):
@@ -395,7 +395,7 @@ class Chain:
                 symbol.definition = replaced(symbol.definition, parts)
 
     def expanded(self, last: Symbol, backward: list[Symbol]) -> Expr:
-        """The last step with the steps before it put in, as long as that can be read."""
+        """The last step with earlier steps substituted, as far as it stays readable."""
         assert last.definition is not None
         whole = last.definition
         known = {s: s.definition for s in backward if s is not last and s.definition is not None}
@@ -432,7 +432,7 @@ def axes_of_mean(node: Node) -> tuple[int, ...]:
 
 
 def reachable(symbols: list[Symbol]) -> set[Symbol]:
-    """The symbols, and those that their definitions are made of."""
+    """The symbols, and those in their definitions, recursively."""
     found: set[Symbol] = set()
     stack = list(symbols)
     while stack:

@@ -1,4 +1,4 @@
-"""Gradients that are written by a closed formula of their own: those of losses, and what spans several ops."""
+"""Closed formulas of gradients: of losses, and of patterns of several ops."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def gelu(use: Use, g: Expr) -> list[Expr | None] | None:
 
 
 def root_mean_square_gradient(use: Use, g: Expr) -> list[Expr | None] | None:
-    """The gradient of the norm in s = norm(d) / sqrt(n), as some functions take sqrt(mean(d²)), so that gd = g d / (n s)"""
+    """The gradient of the norm in s = norm(d) / sqrt(n), a form of sqrt(mean(d²)) that some functions use: gd = g d / (n s)"""
     s = root_mean_square(use)
     if s is None:
         return None
@@ -88,7 +88,7 @@ CLOSED: dict[object, Callable[[Use, Expr], list[Expr | None] | None]] = {
 
 
 class Standardised(NamedTuple):
-    """(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps), which layer norm, batch norm and others are made of."""
+    """(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps), a part of layer norm, batch norm and others."""
 
     x: object  # a node or a leaf
     axes: tuple[int, ...]
@@ -96,7 +96,7 @@ class Standardised(NamedTuple):
 
 
 def standardised(node: Node) -> Standardised | None:
-    """What `node` standardises, if it does."""
+    """The standardisation that ends in `node`, if there is one."""
     if node.op is not ops.div or not all(isinstance(s, Node) for s in node.inputs):
         return None
     d, s = node.inputs
@@ -131,7 +131,7 @@ def variance_of(s: Node) -> Node | None:
             inner = next((n for n in inner.inputs if isinstance(n, Node)), inner)
             if not all(isinstance(n, (int, float)) for n in numbers):
                 return None
-        while inner.op is ops.mul and 1.0 in inner.inputs:  # what var corrects by, with ddof=0
+        while inner.op is ops.mul and 1.0 in inner.inputs:  # the correction factor of var, with ddof=0
             inner = next(n for n in inner.inputs if isinstance(n, Node))
         return inner
     return None
@@ -144,7 +144,7 @@ def is_square(node: Node) -> bool:
 
 
 def is_deviation(d: object, x: object, axes: tuple[int, ...]) -> bool:
-    """Whether d is x - mean(x), worked out once more."""
+    """Whether d is x - mean(x), computed again."""
     if not isinstance(d, Node) or d.op is not ops.sub or d.inputs[0] is not x or not isinstance(d.inputs[1], Node):
         return False
     m = d.inputs[1]
@@ -152,7 +152,7 @@ def is_deviation(d: object, x: object, axes: tuple[int, ...]) -> bool:
 
 
 def standardised_gradient(g: Expr, xhat: Expr, deviation: Expr, axes: tuple[int, ...]) -> Expr:
-    """gx = (g - mean(g) - xhat * mean(g * xhat)) / s: what is left of g without the mean and the part along xhat."""
+    """gx = (g - mean(g) - xhat * mean(g * xhat)) / s: g without its mean and its component along xhat."""
     shape = xhat.shape
 
     def mean(e: Expr) -> Expr:

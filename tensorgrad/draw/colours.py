@@ -1,4 +1,4 @@
-"""The colours of boxes, for all writers. No two fills are closer than 20 in CIELAB."""
+"""Colours of boxes, for all output formats. No two fills are closer than 20 in CIELAB."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ INK = "#1c2024"
 
 @dataclass(frozen=True)
 class Look:
-    """How a box is drawn: its fill, border and text; whether the border is bold or dashed, the corners round."""
+    """The style of a box: fill, border and text colours; bold or dashed border, round corners."""
 
     fill: str
     line: str
@@ -33,7 +33,7 @@ KINDS = {
     "elsewhere": Look("#68727c", "#3a434c", "#ffffff", dashed=True, round=True),
     "failed": Look("#fe847c", "#b00000", "#600000", bold=True),
 }
-# For print: one hue, in steps of lightness that are told apart in grey; the shapes of borders say the rest
+# For print: one hue in shades that are distinguishable in grey; borders tell the rest apart
 PAPER = {
     "input": Look("#ffffff", "#333333", round=True),
     "parameter": Look("#e6e6e6", "#333333", round=True),
@@ -53,17 +53,17 @@ MARKS = {
 
 
 def look_of(kind: str, mark: str = "", paper: bool = False) -> Look:
-    """How a box of this kind, or with this mark, is drawn. paper: for print."""
+    """The style of a box of this kind or with this mark. paper: for print."""
     return MARKS.get(mark) or (PAPER.get(kind) if paper else None) or KINDS[kind]
 
 
 def blended(a: str, b: str, share: float) -> str:
-    """So much of one colour, the rest of another."""
+    """Mix two colours; `share` is the fraction of the first."""
     pairs = zip(bytes.fromhex(a[1:]), bytes.fromhex(b[1:]), strict=True)
     return "#" + bytes(round(x * share + y * (1 - share)) for x, y in pairs).hex()
 
 
 def heat_colour(share: float) -> str:
-    """White for nothing, orange for the most expensive."""
+    """A colour from white for 0 to orange for 1."""
     red, green, blue = (round(255 - share**0.6 * (255 - c)) for c in (255, 150, 60))
     return f"#{red:02x}{green:02x}{blue:02x}"

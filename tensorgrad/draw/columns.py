@@ -1,17 +1,17 @@
-"""Where to break a long picture into columns, as text is, so that it fits a screen."""
+"""Breaks a long drawing into columns that fit a screen."""
 
 from __future__ import annotations
 
 from tensorgrad.draw.scene import Box, Scene
 
 SCREEN = 1400, 900
-LINE, PADDING, GAP = 13.2, 8.0, 15.0  # points of a line of text, around the text of a box, between two boxes
+LINE, PADDING, GAP = 13.2, 8.0, 15.0  # in points: height of a line, padding of a box, distance between boxes
 LETTER = 5.6
 BESIDE = ("rule", "gradients")
 
 
 def breaks(scene: Scene) -> dict[str, int]:
-    """Box to the number of its column; all 0 for what is not much higher than a screen is."""
+    """Box to column number; all 0 for drawings not much higher than a screen."""
     main = [box for box in scene.boxes.values() if box.kind not in BESIDE]
     of = {e.target: e.source for e in scene.edges if e.kind in ("rule", "result")}
     if scene.direction != "TB" or len(main) < 8 or any(key.endswith("panel") for key in scene.groups):
@@ -53,12 +53,12 @@ def breaks(scene: Scene) -> dict[str, int]:
 
 
 def scale(width: float, height: float) -> float:
-    """How large something of this size is on a screen; nothing is made larger than twice."""
+    """The scale at which a drawing of this size fits a screen, at most 2."""
     return min(SCREEN[0] / width, SCREEN[1] / height, 1.4)
 
 
 def split(heights: list[float], n: int, allowed: list[int]) -> list[int]:
-    """Where each of n columns ends, the columns about equally high."""
+    """The end of each of n columns, of about equal heights."""
     sofar = [sum(heights[:i]) + GAP * i for i in range(len(heights) + 1)]
     ends: list[int] = []
     for k in range(1, n):
@@ -69,7 +69,7 @@ def split(heights: list[float], n: int, allowed: list[int]) -> list[int]:
 
 
 def borders(main: list[Box], level: dict[str, int], scene: Scene) -> list[int]:
-    """The levels before which a column may end: inside of no frame, and if there is none, of no repeat."""
+    """The levels before which a column may end: not inside a frame; if there is no such level, not inside a repeat."""
     for keys in (set(scene.groups), scene.repeats):
         spans: dict[str, list[int]] = {}
         for box in main:
@@ -82,7 +82,7 @@ def borders(main: list[Box], level: dict[str, int], scene: Scene) -> list[int]:
 
 
 def levels(scene: Scene, main: set[str]) -> dict[str, int]:
-    """How many boxes lie before each on the longest way; what is only read stands just above its first reader."""
+    """The number of boxes before each one on the longest path; a leaf is just above its first reader."""
     after: dict[str, list[str]] = {key: [] for key in main}
     before = dict.fromkeys(main, 0)
     for e in scene.edges:

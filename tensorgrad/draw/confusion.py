@@ -1,4 +1,4 @@
-"""The confusion matrix."""
+"""Confusion matrices."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tensorgrad.core.state import named
 from tensorgrad.draw.labels import as_labels, name_of
 from tensorgrad.draw.style import INK, new_figure
 
-SMALLEST = 4.5  # points; numbers in smaller type are not written
+SMALLEST = 4.5  # in points; smaller numbers are omitted
 
 
 @named
 def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None, normalise: bool = False) -> Any:
-    """The confusion matrix: a row for each true class, a column for each predicted one, counts in the cells.
+    """Plot the confusion matrix: a row for each true class, a column for each predicted one, with counts.
 
     labels, predicted  (n) class indices
-    names              of the classes; their indices by default
-    normalise          shares of each row in place of counts
+    names              of the classes; by default their indices
+    normalise          fractions of each row instead of counts
 
-    Many classes get smaller cells, and beyond some sixty colours alone, with a scale.
+    Cells shrink with the number of classes; above some sixty classes only colours are shown, with a scale.
 
-    Returns the matplotlib figure. Raises ShapeError where the numbers of labels differ, and LabelError for a class below 0 or
+    Returns the matplotlib figure. Raises ShapeError for different numbers of labels, and LabelError for a class below 0 or
     without a name.
     """
     truth = as_labels("confusion", "labels", labels, None, names)
@@ -43,14 +43,14 @@ def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None
         for j in range(classes)
         if counts[i, j] or i == j
     }
-    size = min(9.0, 72 * cell * 0.9 / (0.6 * max(map(len, texts.values()), default=1)))  # a digit is 0.6 of its height wide
+    size = min(9.0, 72 * cell * 0.9 / (0.6 * max(map(len, texts.values()), default=1)))  # a digit's width is 0.6 of its height
     if size >= SMALLEST:
         for (i, j), text in texts.items():
             colour = "white" if share[i, j] > 0.55 else INK
             axes.text(j, i, text, ha="center", va="center", fontsize=size, color=colour)
     else:
         figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02).set_label("share of the true class")
-    every = max(1, round(0.14 / cell))  # names that lie on each other name nothing
+    every = max(1, round(0.14 / cell))  # skip names that would overlap
     shown = range(0, classes, every)
     ticks = [name_of(k, names) for k in shown]
     turned = max(map(len, ticks), default=0) * 0.09 > cell * every

@@ -1,4 +1,4 @@
-"""What stands in a box: a title, attributes, formulas, shapes, parameters, values and costs."""
+"""Contents of boxes: title, attributes, formulas, shapes, parameters, values and costs."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from tensorgrad.draw.words import (
     title_of,
 )
 
-LINES = 3  # parameters of a layer that are listed; of more how many numbers there are
+LINES = 3  # parameters of a layer to list; for more, the total number of elements
 
 
 @dataclass(frozen=True)
 class Content:
-    """Writes what stands in the boxes of one scene.
+    """Writes the contents of the boxes of one scene.
 
-    inside    what each box, by its id, shows of what it reads, which has no box of its own
-    last_of   of what equal blocks read at one place, what the last one reads
-    framed    the modules whose frames say of which blocks they are
-    repeats   the frames that are drawn once for several blocks
-    within    the module whose inside the scene is
-    maps      whether there are pictures of arrays
-    formulas  whether fused boxes have those of their gradients
+    inside    for each box, by its id, the leaves shown in it instead of in boxes of their own
+    last_of   for leaves at the same position of repeated blocks, the last one
+    framed    the modules whose frames name the repeated blocks
+    repeats   the frames that represent several blocks
+    within    the module whose inside is drawn
+    maps      whether to show arrays as pictures
+    formulas  whether fused boxes show the formulas of their gradients
     """
 
     program: Program
@@ -61,7 +61,7 @@ class Content:
         return self.program.options
 
     def fill(self, box: Box, part: Part, count: int) -> None:
-        """Write what stands in a box."""
+        """Write the contents of a box."""
         node = part.nodes[-1]
         ends = any(n in self.program.outputs for n in part.nodes)
         inside = self.inside.get(box.id, [])
@@ -132,7 +132,7 @@ class Content:
             box.facts["reads"] = ", ".join(f"{s.name} {shape_of(s)}" for s in weights)
 
     def write_shapes(self, box: Box, part: Part) -> None:
-        """The shapes of all that comes out of a box; of a region, what goes into it, too, and its share of the work."""
+        """The shapes of a box's results; for a region also of its inputs, and its fraction of the work."""
         results = self.program.results(part)
         out = self.program.shapes(results)
         if len(results) > 1:
@@ -153,7 +153,7 @@ class Content:
         box.lines.append(passes)
 
     def write_weights(self, box: Box, part: Part, weights: list[Source], count: int) -> None:
-        """The parameters that a box has inside of it."""
+        """The parameters shown inside a box."""
         if not weights:
             return
         total = sum(int(np.prod(s.shape, dtype=int)) for s in weights)
@@ -201,7 +201,7 @@ class Content:
 
 
 def add_maps(box: Box, arrays: Sequence[tuple[str, Any]]) -> None:
-    """Put pictures of arrays into a box, small and large."""
+    """Add pictures of arrays to a box, small and large."""
     for name, array in arrays:
         small, large = (map_of(name, array, most) for most in (SMALL, LARGE))
         if small is not None and large is not None:

@@ -1,4 +1,4 @@
-"""Which axes of a program are the same, so that a letter for their length means one thing: never told by the length itself."""
+"""Identifies equal axes of a program, so that a letter for a length has one meaning; never inferred from equal lengths."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
 
-Axis: TypeAlias = tuple[int, int]  # of which value, by its key; and the place of the axis from the left
+Axis: TypeAlias = tuple[int, int]  # the key of a value, and the index of the axis from the left
 
 ALIGNED = (ops.clip, ops.leaky_relu, ops.elu, ops.gelu, ops.astype, ops.broadcast_to, ops.sum_to, ops.cumsum)
 
 
 class Axes:
-    """The axes of all values of a program, those that an op ties to each other being one."""
+    """The axes of all values of a program; those that an op connects are merged."""
 
     def __init__(self, graph: Graph) -> None:
         self.above: dict[Axis, Axis] = {}
@@ -24,7 +24,7 @@ class Axes:
             self.tie(node)
 
     def key(self, source: Any, axes: Iterable[int]) -> tuple[Axis, ...]:
-        """What `axes` of a value are, for comparing: the same for axes that are the same, in any order."""
+        """A key for `axes` of a value: equal for equal axes, in any order."""
         return tuple(sorted(self.root((key_of(source), a)) for a in axes if source.shape[a] != 1))
 
     def root(self, axis: Axis) -> Axis:
@@ -38,7 +38,7 @@ class Axes:
             self.above[a] = b
 
     def tie(self, node: Node) -> None:
-        """Join the axes of the inputs of `node` with those of its result, as its op says."""
+        """Merge axes of the inputs of `node` with those of its result, as its op says."""
         sources = [s for s in node.inputs if isinstance(s, (Node, Tensor))]
         own = node.index
         if "axis" in node.attrs and "keepdims" in node.attrs:
@@ -53,7 +53,7 @@ class Axes:
                 self.align(source, source.shape, node, node.shape)
 
     def align(self, source: Any, shape: Sequence[int], node: Node, result: Sequence[int]) -> None:
-        """Join axes that broadcasting lays on each other, counted from the right; both are what leads in a shape."""
+        """Merge axes that broadcasting aligns, counted from the right; both arguments are leading parts of shapes."""
         for i in range(1, min(len(shape), len(result)) + 1):
             if shape[-i] == result[-i] != 1:
                 self.join((key_of(source), len(shape) - i), (node.index, len(result) - i))
@@ -66,7 +66,7 @@ class Axes:
             self.join((node.index, a if node.attrs["keepdims"] else place), (key_of(source), a))
 
     def tie_named(self, node: Node) -> None:
-        """By the names of axes in the signature; what leads broadcasts."""
+        """Merge by the names of axes in the signature; leading axes broadcast."""
         result = [
             n.strip() for n in node.op.signature.partition("->")[2].strip(" ()").split(",") if n.strip() not in ("", "...")
         ]
@@ -90,5 +90,5 @@ class Axes:
 
 
 def key_of(source: Any) -> int:
-    """A number for a node or a leaf (whose == compares elements)."""
+    """A key for a node or a leaf (whose == compares elements)."""
     return source.index if isinstance(source, Node) else -id(source)

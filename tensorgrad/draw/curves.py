@@ -12,7 +12,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.state import named
 from tensorgrad.draw.style import COLOURS, GREY, LINES, new_figure, plain
 
-COLUMNS = 3  # panels in a row
+COLUMNS = 3  # panels per row
 
 
 @named
@@ -24,14 +24,16 @@ def curves(
     log_loss: bool = True,
     every: int = 1,
 ) -> Any:
-    """A matplotlib figure of a training history: the losses first, then a panel for each metric.
+    """Plot a training history: losses in the first panel, then a panel for each metric.
 
-    history   name to one value per epoch; "val_accuracy" goes to "accuracy", and all that ends in "loss" to the losses
-    best      an epoch (counted from 1) to mark
-    log_loss  a logarithmic axis for the losses, where all that are finite are above 0
-    every     draw one epoch in so many, the last of them; all, if there are not as many
+    history   name to one value per epoch; "val_accuracy" is drawn with "accuracy", names ending in "loss" are losses
+    best      an epoch to mark, counted from 1
+    log_loss  logarithmic axis for the losses, if all finite ones are above 0
+    every     draw every so many epochs; all if there are fewer
 
-    Epochs whose value is NaN or infinite are named in the legend, and a dotted line stands at the first of them.
+    NaN and infinite values are named in the legend, and a dotted line marks the first such epoch.
+
+    Returns the matplotlib figure.
     """
     if every < 1:
         raise ValueError(f"curves: every must be 1 or more, got {every}")
@@ -58,14 +60,14 @@ def curves(
 
 
 def draw_series(axes: Any, label: str, values: Array, step: int, style: Mapping[str, str]) -> None:
-    """A line through one epoch in `step`, dots where it would not be seen, and where it is not finite."""
+    """A line through every `step` epochs, with dots for isolated and non-finite values."""
     epochs, shown = np.arange(step, len(values) + 1, step), values[step - 1 :: step].copy()
     finite = np.isfinite(shown)
     shown[~finite] = np.nan
     axes.plot(epochs, shown, marker="o" if len(shown) == 1 else None, label=label, linewidth=1.6, **style)
     before, after = np.r_[False, finite[:-1]], np.r_[finite[1:], False]
     alone = finite & ~before & ~after
-    if alone.any() and len(shown) > 1:  # a line has no length there
+    if alone.any() and len(shown) > 1:  # an isolated point has no visible line
         axes.plot(epochs[alone], shown[alone], marker="o", linestyle="none", color=style["color"])
     lost = np.flatnonzero(~np.isfinite(values)) + 1
     if len(lost):
@@ -85,7 +87,7 @@ def span(values: Array, lost: Array) -> str:
 
 
 def make_logarithmic(axes: Any, values: Array) -> None:
-    """A logarithmic axis with numbers beside it over any range, if there is a logarithm of all that is finite."""
+    """Use a logarithmic axis with labels over any range, if all finite values are positive."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     seen = values[np.isfinite(values)]
@@ -94,7 +96,7 @@ def make_logarithmic(axes: Any, values: Array) -> None:
     axes.set_yscale("log")
     factor = seen.max() / seen.min()
     subs = (1, 1.5, 2, 3, 4, 5, 7) if factor < 30 else (1, 2, 5) if factor < 1e4 else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=10))  # the locator draws none where it found too many
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=10))  # the locator draws none if it finds too many
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     if factor >= 1e4:

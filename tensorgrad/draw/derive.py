@@ -1,10 +1,10 @@
-"""The chain rule for a recorded program, step by step, as a person writes it on paper.
+"""The chain rule for a recorded program, step by step, as written by hand.
 
-Every rule is applied to a gradient that is still a letter, and recorded like any other program; its result is an expression of
-forward values and of that gradient. These expressions are put into each other from the loss down, and written in their simplest
-form. In the text two factors side by side are a matrix product, a number before a factor multiplies it, * is elementwise, A^T
-is the transpose, [a > b] is 1 where it holds and 0 elsewhere, and sum_j(a) the sum over the second axis, which stays as 1 (i, j
-and k are the first three); sum(a, axis=1) is without it. Phi is the normal distribution function, phi its density.
+Every rule is applied to a placeholder for the gradient and recorded; its result is an expression of forward values and that
+gradient. Starting at the loss, these expressions are substituted into each other and simplified. In the text two adjacent
+factors are a matrix product, a number before a factor multiplies it, * is elementwise, A^T is the transpose, [a > b] is 1 where
+true and 0 elsewhere, and sum_j(a) the sum over the second axis, which stays with size 1 (i, j and k are the first three axes);
+sum(a, axis=1) removes the axis. Phi is the normal distribution function, phi its density.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tensorgrad.draw.chain import Chain
 from tensorgrad.draw.latex import latex_name, upright
 from tensorgrad.errors import GraphError
 
-WIDEST = 100  # how far to the right shapes stand
+WIDEST = 100  # maximum column of the shapes
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Step:
 
 @dataclass
 class Derivation:
-    """What draw.derive found.
+    """The result of draw.derive.
 
-    forward   how the values that occur in the gradients are computed
-    backward  the gradients, from the loss down to the one that was asked for
-    formula   that gradient in one piece, or as its last step where that would be too long to read
-    constants what letters stand for: m, over how many elements a mean is taken; C1, an array that a rule made, such as a mask;
-              t, labels that were given without a name
-    names     what letters stand for that are short for a parameter of a module: W1 for 0.weight
+    forward   the formulas of the values in the gradients
+    backward  the gradients, from the loss to the requested one
+    formula   the requested gradient in one formula, or its last step if that would be too long
+    constants the meaning of letters: m, the number of elements of a mean; C1, an array computed by a rule, such as a mask; t,
+              unnamed labels
+    names     letters that abbreviate parameters of a module: W1 for 0.weight
     """
 
     forward: list[Step]
@@ -69,7 +69,7 @@ class Derivation:
 
     @property
     def latex(self) -> str:
-        """What letters stand for and the steps, as a LaTeX align* environment, the whole formula last."""
+        """The letters and steps as a LaTeX align* environment, the whole formula last."""
         rows = [f"{latex_name(name)} &= {upright(path)}" for name, path in self.names.items()]
         rows += [f"{latex_name(name)} &= \\text{{{described(value)}}}" for name, value in self.constants.items()]
         rows += [f"{s.latex_name} &= {s.latex}" for s in (*self.forward, *self.backward)]
@@ -82,26 +82,26 @@ class Derivation:
 
 
 def described(value: Any) -> str:
-    """A number, or what kind of array it is."""
+    """A number, or a description of an array."""
     if isinstance(value, (int, float)):
         return f"{value:g}"
     return f"given, {'×'.join(map(str, value.shape))} {value.dtype}"
 
 
 def derive(loss: Tensor, wrt: Tensor, *, name: str = "L") -> Derivation:
-    """The derivation of d loss / d wrt by the chain rule, from the graph that was recorded.
+    """Derive d loss / d wrt by the chain rule, from the recorded graph.
 
     loss  a computed 0-d Tensor
-    wrt   a Tensor that it was computed from, a leaf or not
-    name  what to call the loss
+    wrt   a Tensor that it depends on, a leaf or not
+    name  the name of the loss
 
-    It is written as one does it on paper: every fused group by the closed formula that it stands for, such as
-    (softmax(z2) - Y) / m, numbers in front, transposes resolved, short values put in. Names are those of `name=`; parameters of
-    modules are W1, b1, ..., and h1, z2, ... what the first layer's activation and the second one's linear part gave. m is how
-    much a mean is taken over; a number that the program has stands as it was written. A formula is meant where it is defined:
-    of the norm it is u / L, though at u = 0 the gradient is taken as 0.
+    The steps are written as by hand: every fused group by its closed formula, such as (softmax(z2) - Y) / m, numbers in front,
+    transposes resolved, short values substituted. Tensors have the names given by `name=`; parameters of modules are W1, b1,
+    ..., and h1, z2, ... the first layer's activation and the second one's linear part. m is the number of elements of a mean;
+    numbers of the program stay as written. Formulas hold where they are defined: for a norm it is u / L, although the gradient
+    at u = 0 is 0.
 
-    It prints as text, `.latex` is LaTeX. Raises GraphError if the loss is not 0-d, or was not computed from `wrt`.
+    It prints as text, `.latex` is LaTeX. Raises GraphError if the loss is not 0-d, or does not depend on `wrt`.
     """
     if loss.ndim:
         raise GraphError(f"derive: the loss has shape {loss.shape}, expected a 0-d Tensor")

@@ -1,4 +1,4 @@
-"""A scene as DOT text, for Graphviz."""
+"""Writes a scene as DOT text, for Graphviz."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ EDGES = {
     "result": {"minlen": "0", "color": "#5b8f1f"},
     "repeat": {"style": "dashed", "constraint": "false", "color": "#4b5b6b"},
 }
-SMALL = '<SUB><FONT POINT-SIZE="8">%s</FONT></SUB>'  # larger ones reach into the line below
-MANY = 120  # boxes beyond which the layout is told to hurry
+SMALL = '<SUB><FONT POINT-SIZE="8">%s</FONT></SUB>'  # larger ones overlap the line below
+MANY = 120  # number of boxes above which a faster layout is requested
 
 
 def to_dot(scene: Scene) -> str:
-    """DOT text of a scene: nested clusters for its groups, colours for its kinds, long programs in several columns."""
+    """DOT text of a scene: groups as nested clusters, kinds as colours, long programs in several columns."""
     settings = {"rankdir": scene.direction, "nodesep": "0.12", "ranksep": "0.18", "newrank": "true", **FONT}
     if len(scene.boxes) > MANY:
-        # 2,000 boxes with long arrows take minutes otherwise
+        # without it 2,000 boxes with long arrows take minutes
         settings |= {"nslimit": "1", "nslimit1": "1", "maxiter": "200", "mclimit": "0.1", "splines": "line"}
     dot = graphviz.Digraph(graph_attr=settings)
     dot.attr("node", shape="box", height="0.25", margin="0.08,0.04", **FONT)
@@ -39,13 +39,13 @@ def to_dot(scene: Scene) -> str:
         dot.attr(label="".join(escaped(line) + "\\n" for line in caption), labelloc="t", fontsize="12")
     column = breaks(scene)
     draw_groups(dot, scene, (), list(scene.boxes.values()))
-    for box in scene.boxes.values():  # boxes of a lane stand in one line; of many, Graphviz finds no places then
+    for box in scene.boxes.values():  # boxes of a lane are aligned; with many, Graphviz finds no layout
         if len(scene.boxes) <= MANY and box.kind not in ("input", "gradients"):
             dot.node(box.id, group=f"{column.get(box.id, 0)}{'rule' if box.kind == 'rule' else ''}")
     for edge in scene.edges:
         look: dict[str, str] = dict(EDGES[edge.kind])
         source, target = edge.source, edge.target
-        if edge.kind == "gradient":  # drawn upwards: the rule of the earlier op stands above
+        if edge.kind == "gradient":  # drawn upwards: the rule of the earlier op is above
             source, target = target, source
         if edge.label:
             look["label"] = f"<{in_html(edge.label, True)}>" if scene.paper else graphviz.nohtml(escaped(edge.label))
@@ -65,7 +65,7 @@ def top_of(column: dict[str, int], scene: Scene, number: int) -> str:
 
 
 def draw_groups(dot: Any, scene: Scene, path: tuple[str, ...], boxes: list[Box]) -> None:
-    """The boxes that lie directly in a group, and a cluster for every group inside it."""
+    """Add the boxes of a group, and a cluster for each inner group."""
     inner: dict[str, list[Box]] = {}
     for box in boxes:
         if len(box.group) > len(path):
@@ -100,7 +100,7 @@ def draw_box(dot: Any, box: Box, paper: bool) -> None:
 
 
 def with_maps(box: Box, lines: list[str]) -> str:
-    """A table: the lines, below them the pictures, below these what they are of."""
+    """A table of the lines, the pictures below them, and their captions."""
     maps = [small for small, _ in box.maps]
     plain = 'BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0"'
     cells = ""
@@ -121,7 +121,7 @@ def cell(value: float | None) -> str:
 
 
 def in_html(text: str, names: bool) -> str:
-    """Text as one of Graphviz's labels that have letters in italics and indices."""
+    """An HTML-like label with letters in italics and subscripts."""
     found = []
     for upright, letter, index in pieces(visible(text), names):
         found.append(html.escape(upright))
@@ -131,5 +131,5 @@ def in_html(text: str, names: bool) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which Graphviz finds nothing to interpret."""
-    return str(graphviz.escape(visible(text).replace("&", "&amp;")))  # it reads entities, as HTML does
+    """Text escaped for Graphviz."""
+    return str(graphviz.escape(visible(text).replace("&", "&amp;")))  # it also decodes entities

@@ -1,4 +1,4 @@
-"""Expressions of names, numbers and ops: what formulas are made of. Equal expressions are one object."""
+"""Expressions of names, numbers and ops, of which formulas consist. Equal expressions are one object."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from tensorgrad.core.signature import Shape
 
 
 class Term(Enum):
-    """What a formula holds besides ops. These are told by what they are, never by a name: an op of the user's may have any."""
+    """Heads of formulas other than ops. They are compared by identity, because a user-defined op may have any name."""
 
-    NAME = auto()  # of a value; the argument is its Symbol
-    PRODUCT = auto()  # element by element: num/den times the arguments, each to its power
-    TOTAL = auto()  # the sum of the arguments, element by element
-    MATMUL = auto()  # the product of the arguments, matrices in a row
-    TRANSPOSED = auto()  # the last two axes exchanged
-    EVERYWHERE = auto()  # the argument, repeated to a larger shape
-    REDUCED = auto()  # `op` over `axes`, which stay as 1 if `keep`
-    BRACKET = auto()  # 1 where the first argument stands in the relation `sign` to the second, else 0
+    NAME = auto()  # a value's name; the argument is its Symbol
+    PRODUCT = auto()  # elementwise: num/den times the arguments, each to its power
+    TOTAL = auto()  # the elementwise sum of the arguments
+    MATMUL = auto()  # the matrix product of the arguments
+    TRANSPOSED = auto()  # the last two axes swapped
+    EVERYWHERE = auto()  # the argument, broadcast to a larger shape
+    REDUCED = auto()  # `op` over `axes`, which stay with size 1 if `keep`
+    BRACKET = auto()  # 1 where the first argument is in the relation `sign` to the second, else 0
     NORMAL = auto()  # "Phi", the standard normal distribution function, or "phi", its density
-    FIRST = auto()  # 1 at the first element that is the `which` over `axes`, else 0
+    FIRST = auto()  # 1 at the first element that equals the `which` over `axes`, else 0
 
 
 Head: TypeAlias = Op | Term
 
 
 class Symbol:
-    """What a name stands for. The title is given when all formulas are known, so that the names that are left have no gaps."""
+    """The value behind a name. Titles are assigned when all formulas are known, so that their numbering has no gaps."""
 
     def __init__(self, kind: str, shape: Shape, title: str = "", value: Any = None) -> None:
-        self.kind = kind  # how it is called if it has no title yet: "z", "h", "v", "t", "m", ...
+        self.kind = kind  # prefix of the title: "z", "h", "v", "t", "m", ...
         self.shape = shape
         self.title = title
-        self.value = value  # of a number, or of an array that is given
+        self.value = value  # of a number, or a given array
         self.definition: Expr | None = None
-        self.over: tuple[Any, ...] = ()  # of a count: the axes, and the shape that they are of
-        self.averages = False  # of a count: whether the mean is written as one, not as a sum that is divided
-        self.base: Symbol | None = None  # of a gradient: what it is the gradient with respect to
+        self.over: tuple[Any, ...] = ()  # of a count: the axes, and their shape
+        self.averages = False  # of a count: whether the mean is written as a mean instead of a divided sum
+        self.base: Symbol | None = None  # of a gradient: the symbol to differentiate by
 
 
 class Expr:
-    """A formula: a name, or an op applied to formulas. Made by `call`."""
+    """A formula: a name, or an op applied to formulas. Created by `call`."""
 
     __slots__ = ("__weakref__", "args", "attrs", "head", "shape", "size")
 
@@ -54,14 +54,14 @@ class Expr:
         self.args = args
         self.attrs = attrs
         self.shape = shape
-        self.size: int = 1 + sum(a.size for a in args if isinstance(a, Expr))  # how long it is to read
+        self.size: int = 1 + sum(a.size for a in args if isinstance(a, Expr))  # length for a reader
 
     def __getitem__(self, attribute: str) -> Any:
         return dict(self.attrs)[attribute]
 
     @property
     def parts(self) -> Iterator[Expr]:
-        """The formulas that it is made of."""
+        """The arguments that are formulas."""
         return (a for a in self.args if isinstance(a, Expr))
 
 
@@ -69,7 +69,7 @@ KNOWN: WeakValueDictionary[Any, Expr] = WeakValueDictionary()
 
 
 def call(head: Head, *args: Any, shape: Shape, **attrs: Any) -> Expr:
-    """An expression as it is; algebra.py makes the simplest one."""
+    """An expression without simplification, which algebra.py does."""
     return made(head, args, attrs, shape)
 
 
@@ -83,7 +83,7 @@ def made(head: Head, args: tuple[Any, ...], attrs: dict[str, Any], shape: Shape)
 
 
 def is_plain(value: Any) -> bool:
-    """Whether an attribute is compared as it is: a number, or several."""
+    """Whether an attribute can be compared directly: a number, or several."""
     return type(value) in (int, float) or (type(value) is tuple and all(type(x) in (int, float) for x in value))
 
 
@@ -92,7 +92,7 @@ def named(symbol: Symbol) -> Expr:
 
 
 def symbols_in(*expressions: Expr) -> dict[Symbol, None]:
-    """The symbols of all names in them, in the order of reading."""
+    """All symbols in expressions, in reading order."""
     found: dict[Symbol, None] = {}
     seen: set[Expr] = set()
     stack = list(expressions[::-1])

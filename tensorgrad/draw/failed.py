@@ -1,4 +1,4 @@
-"""What did not fit in an operation that failed."""
+"""Describes the mismatch of a failed operation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tensorgrad.core.tensor import Tensor
 
 
 def misfits(node: Node) -> tuple[str, list[int]]:
-    """In words what does not fit ("k: 8 ≠ 7"), and which arguments do not; no words where the shapes do not say it."""
+    """The mismatch in words ("k: 8 ≠ 7"), and the mismatched arguments; no words if the shapes do not show it."""
     shapes = [getattr(s, "shape", ()) for s in node.inputs]
     tensors = [i for i, s in enumerate(node.inputs) if isinstance(s, (Node, Tensor))]
     if isinstance(node.op, Label):
@@ -33,7 +33,7 @@ def misfits(node: Node) -> tuple[str, list[int]]:
 
 
 def short(problem: str) -> str:
-    """The first part of what an error says."""
+    """The first part of an error message."""
     text = re.split(r"; |, expected", problem.rpartition(": ")[2] if problem.count(": ") == 1 else problem.partition(": ")[2])[
         0
     ]

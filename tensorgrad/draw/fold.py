@@ -1,4 +1,4 @@
-"""Fewer boxes: equal blocks in a row as one, and long stretches of a program as regions. Both stay inside of one part of it."""
+"""Reduces the number of boxes: repeated blocks become one, and long programs regions, each within one part."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.parts import Part
 
-REPEATS = 4  # as many equal blocks in a row are drawn as one
+REPEATS = 4  # minimum number of equal consecutive blocks to fold
 LONGEST_BLOCK = 64
-MOST = 40  # as many things next to each other are drawn one by one
-REGIONS = 30  # and otherwise in about so many regions at most, fewer where they would hold less than there are of them
+MOST = 40  # maximum number of neighbours that are drawn singly
+REGIONS = 30  # maximum number of regions; fewer if they would contain fewer items than there are regions
 
 
 class Folds:
     """The repeats and regions of a program.
 
-    stands_for   for a node of a block that is not drawn, the node at its place in the first block
-    block        for each node of a repeat, by the repeat it lies in directly, the number of its block
-    notes        which repeats there are, in words
-    said         of a part that consists of regions now, that in words
+    stands_for   for a node of a folded block, the corresponding node of the first block
+    block        for each node of a repeat, by innermost repeat, the index of its block
+    notes        descriptions of the repeats
+    said         the description of each part that was divided into regions
     """
 
     def __init__(self) -> None:
@@ -35,13 +35,13 @@ class Folds:
         self.number = 0
 
     def shown(self, node: Node) -> Node:
-        """The node that is drawn for this one."""
+        """The node that is drawn in place of this one."""
         while node in self.stands_for:
             node = self.stands_for[node]
         return node
 
     def repeats(self, part: Part) -> None:
-        """Fold equal blocks in a row, in this part and in all parts of it."""
+        """Fold equal consecutive blocks, in this part and all its parts."""
         while (found := find_repeat(part.parts)) is not None:
             start, period, count = found
             self.number += 1
@@ -63,7 +63,7 @@ class Folds:
                     self.repeats(inner)
 
     def match(self, first: Part, other: Part) -> None:
-        """Let a part of the first block stand for one of another."""
+        """Let a part of the first block represent one of another."""
         if first is other:
             return
         for a, b in zip(first.nodes, other.nodes, strict=True):
@@ -77,9 +77,9 @@ class Folds:
             self.scopes(a, b)
 
     def regions(self, part: Part) -> list[str]:
-        """Fold what lies next to each other in a part into regions where that is too much; in words, what was folded.
+        """Group neighbours in a part into regions if there are too many; returns descriptions.
 
-        Where a region has too much in it, too, that becomes regions when the inside of it is drawn.
+        Regions that are still too large are divided when their inside is drawn.
         """
         if part in self.said or len(part.parts) <= MOST:
             opened = [p for p in part.parts if p.kind in ("model", "module", "repeat", "order")]
@@ -98,7 +98,7 @@ class Folds:
 
 
 def names_of(parts: list[Part]) -> str:
-    """What a block consists of, for a note."""
+    """The contents of a block, for a note."""
     names = [
         type(p.key.module).__name__ if p.is_module else p.key.name if p.kind == "function" else p.nodes[-1].op.name
         for p in parts
@@ -110,9 +110,9 @@ def names_of(parts: list[Part]) -> str:
 
 
 def find_repeat(parts: list[Part]) -> tuple[int, int, int] | None:
-    """(start, period, count) of the repeat with the shortest block, the one that spans most if there are several.
+    """(start, period, count) of the repeat with the shortest block, and the longest if there are several.
 
-    The first block may read anything where each further one reads the block before it.
+    The first block may read anything where each later one reads the block before it.
     """
     n = len(parts)
     if n < REPEATS:
@@ -127,10 +127,10 @@ def find_repeat(parts: list[Part]) -> tuple[int, int, int] | None:
             if count < REPEATS - 1:
                 break
             spare = (length + period) - count * period
-            # blocks begin where parameters come in, rather than with an activation
+            # start blocks at parameters rather than at an activation
 
             def is_more(at: int) -> bool:
-                """Whether the block before is the first one, which reads something else than the others."""
+                """Whether the block before is the first one, which reads something else."""
                 before = at - period  # noqa: B023
                 return before >= 0 and (loose[before:at] == loose[at : at + period]).all() and fits(parts, before, period)  # noqa: B023
 
@@ -147,7 +147,7 @@ def leaves_of(part: Part) -> int:
 
 
 def fits(parts: list[Part], start: int, period: int) -> bool:
-    """Whether a block reads of itself what the next one reads of itself, at the same places."""
+    """Whether a block reads its own values where the next one does."""
 
     def inner(a: int) -> list[tuple[int, ...]]:
         nodes = [n for p in parts[a : a + period] for n in p.nodes]
@@ -158,7 +158,7 @@ def fits(parts: list[Part], start: int, period: int) -> bool:
 
 
 def signatures(parts: list[Part]) -> tuple[Any, Any]:
-    """Numbers for each part, equal for those that do the same, with what is at the same distance before them; with anything."""
+    """Signatures of the parts, equal for equal parts: including the relative positions of inputs, and ignoring them."""
     place = {node: (i, k) for i, part in enumerate(parts) for k, node in enumerate(part.nodes)}
     readers = Counter(s for part in parts for node in part.nodes for s in node.inputs if isinstance(s, Tensor))
     inside: Counter[Any] = Counter()
@@ -202,7 +202,7 @@ def signatures(parts: list[Part]) -> tuple[Any, Any]:
 
 
 def shape_of(part: Part) -> Any:
-    """The kinds of the parts of a part: equal blocks have equal trees."""
+    """The kinds in a part, as a tree; equal blocks have equal trees."""
     return (part.kind, tuple(shape_of(p) for p in part.parts)) if part.kind != "op" else "op"
 
 
@@ -210,11 +210,12 @@ def shape_of(part: Part) -> Any:
 
 
 def cuts(parts: list[Part], wanted: int) -> list[int]:
-    """Where to end each of about `wanted` regions: within reach of an even cut, where the fewest values pass; of these places
-    where the same kind of thing begins as the region before began with, so that the turns of a loop stay whole."""
+    """Where to end each of about `wanted` regions: near an even division, where the fewest values cross; preferably before the
+    same kind of part as the last region started with, which keeps iterations of a loop whole.
+    """
     n = len(parts)
     place = {node: i for i, part in enumerate(parts) for node in part.nodes}
-    passing = np.zeros(n + 2, int)  # values that are made before i and read from i on
+    passing = np.zeros(n + 2, int)  # values computed before i and read from i on
     last = {s: i for i, part in enumerate(parts) for node in part.nodes for s in node.inputs if isinstance(s, Node)}
     for source, i in last.items():
         if source in place:

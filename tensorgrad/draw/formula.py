@@ -1,4 +1,4 @@
-"""What each op is called on paper: its result as an expression of its arguments."""
+"""The formula of each op: its result as an expression of its arguments."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ from tensorgrad.ops.activation import log_complement_sigmoid
 
 
 class Context(Protocol):
-    """What a formula asks of the derivation that it belongs to."""
+    """Queries of a formula to its derivation."""
 
     def count(self, node: Node, axes: tuple[int, ...]) -> Expr:
-        """The letter for how many elements `axes` of what `node` reads have."""
+        """The letter for the number of elements along `axes` of the input of `node`."""
 
     def averaged(self, node: Node, axes: tuple[int, ...]) -> None:
         """Note that the mean over `axes` is written as a mean."""
 
     def rows(self, node: Node) -> Expr | None:
-        """The number of samples, where `node` divides a sum by that."""
+        """The number of samples, if `node` divides a sum by it."""
 
     def labels(self, t: Expr, classes: Shape) -> Expr:
-        """Y, for class indices t: rows of 0 and 1."""
+        """Y, one-hot rows for class indices t."""
 
     def scale(self, node: Node) -> Expr:
-        """How much an element of a loss counts, such as 1/m."""
+        """The weight of an element of a loss, such as 1/m."""
 
     def sums_to_one(self, t: Expr) -> bool:
-        """Whether the rows of a given array are probabilities."""
+        """Whether the rows of a given array sum to 1."""
 
     def complement(self, node: Node, a: Expr, b: Expr) -> Expr:
-        """b, or 1 - a if it is that."""
+        """b, or 1 - a if they are equal."""
 
     def is_total(self, node: Node) -> bool:
-        """Whether a mean of everything is the loss, or a term of it."""
+        """Whether a mean over everything is the loss, or a term of it."""
 
 
 @dataclass
 class Use:
-    """One use of an op, with formulas in the place of its inputs."""
+    """One call of an op, with formulas as inputs."""
 
     op: Op
     args: tuple[Expr, ...]
@@ -78,11 +78,11 @@ class Use:
 
 
 def formula(use: Use) -> Expr:
-    """The result of one use of an op: by its row in FORMS, or as a function of its arguments."""
+    """The result of one call of an op: by FORMS, or as a function of its arguments."""
     if use.op.expands:
         return expanded(use)
     if use.op in ALONE and any(a.head is Term.EVERYWHERE and first(a).shape == () for a in use.args):
-        # of what is the same everywhere the result is, too
+        # the result of constant arrays is constant
         args = tuple(first(a) if a.head is Term.EVERYWHERE and first(a).shape == () else a for a in use.args)
         shape = np.broadcast_shapes(*[a.shape for a in args])
         return everywhere(formula(replace(use, args=args, shape=shape)), use.shape)
@@ -92,7 +92,7 @@ def formula(use: Use) -> Expr:
     return made(use.op, use.args, use.attrs, use.shape)
 
 
-# What works on each element alone
+# Elementwise ops
 ALONE = {
     ops.abs, ops.exp, ops.hypot, ops.log, ops.log1p, ops.maximum, ops.minimum, ops.power, ops.relu, ops.sigmoid, ops.sign,
     ops.sqrt, ops.tanh,
@@ -100,7 +100,7 @@ ALONE = {
 
 
 def expanded(use: Use) -> Expr:
-    """A fused op as the ops that it stands for."""
+    """Replace a fused op by the ops it expands to."""
     first, *others = use.op.expands
     found = formula(Use(first, use.args, use.attrs, use.shape, use.node, use.context))
     for op in others:
@@ -109,7 +109,7 @@ def expanded(use: Use) -> Expr:
 
 
 def axes_of(axis: Axis, shape: Shape) -> tuple[int, ...]:
-    """`axis` as places from the left."""
+    """`axis` as non-negative indices."""
     if not shape:
         return ()
     if axis is None:
@@ -135,13 +135,13 @@ def sum_to(use: Use) -> Expr:
 
 
 def summed_to(x: Expr, shape: Shape, count: Callable[[tuple[int, ...]], Expr]) -> Expr:
-    """What undoes broadcasting `shape` to that of x: sums over the axes that it adds or widens."""
+    """The inverse of broadcasting `shape` to that of x: sums over added or expanded axes."""
     if x.shape == shape:
         return x
     added = len(x.shape) - len(shape)
     widened = tuple(i for i, n in enumerate(shape, added) if n == 1 and x.shape[i] != 1)
     inner = first(x) if x.head is Term.EVERYWHERE else x
-    offset = len(x.shape) - len(inner.shape)  # what is the same along an axis is counted, not added up
+    offset = len(x.shape) - len(inner.shape)  # constant axes are multiplied by their length instead of summed
     same = [i for i in (*range(added), *widened) if i < offset or (inner.shape[i - offset] == 1 and x.shape[i] != 1)]
     n = count(tuple(same)) if math.prod(x.shape[i] for i in same) != 1 else number(1)
     if len(same) == added + len(widened):
@@ -209,7 +209,7 @@ def hypot(use: Use) -> Expr:
 
 
 def squared(e: Expr) -> Expr:
-    """e², where a norm is the root of a sum or of a mean of squares."""
+    """e²; for a norm that is the root of a sum or mean of squares, that sum or mean."""
     num, den, found = factors(e)
     if len(found) == 1 and found[0][0].head is ops.sqrt:
         return product(e.shape, number(num, den), number(num, den), first(found[0][0]))
@@ -222,17 +222,17 @@ def multiplied(use: Use) -> Expr:
     return root if root is not None else product(use.shape, a, b)
 
 
-# Functions that take the root of a mean of squares as a norm times 1/sqrt(n), so that nothing overflows
+# Functions that compute the root of a mean of squares as a norm times 1/sqrt(n), to avoid overflow
 BY_NORM = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "std")
 
 
 def function_of(node: Node) -> str:
-    """The name of the function of several ops that it was recorded in; "" outside of any."""
+    """The function of several ops in which a node was recorded; "" if there is none."""
     return "" if node.function is None else node.function.name
 
 
 def root_mean_square(use: Use) -> Expr | None:
-    """sqrt(mean(d²)), for the norm of d times 1/sqrt(n) in a function that says so."""
+    """sqrt(mean(d²)), for the norm of d times 1/sqrt(n) in such a function."""
     if function_of(use.node) not in BY_NORM or use.op is not ops.mul:
         return None
     for norm, factor in (use.args, use.args[::-1]):
@@ -258,7 +258,7 @@ def divided(use: Use) -> Expr:
     return quotient(use.shape, a, b)
 
 
-# Functions that divide a sum by the number of samples themselves
+# Functions that divide a sum by the number of samples
 COUNTED = ("cross_entropy", "nll_loss", "kl_div")
 
 
@@ -270,10 +270,10 @@ def power(use: Use) -> Expr:
 
 
 def chosen(use: Use) -> Expr:
-    """a where a condition holds, and else b; 0 in one of them makes it a factor."""
+    """a if a condition holds, else b; if one of them is 0, the condition becomes a factor."""
     condition, a, b = use.args
     if condition.head is Term.BRACKET and condition["sign"] == "==":
-        # what rules put in the place of values at which a formula is not defined
+        # values that rules substitute where a formula is undefined
         if uniform(a) == math.inf and condition.args[0] is (first(b) if b.head is Term.EVERYWHERE else b):
             return everywhere(b, use.shape)
         if uniform(condition.args[1]) in (math.inf, -math.inf):
@@ -319,7 +319,7 @@ def layer(use: Use) -> Expr:
 
 
 def einsum(use: Use) -> Expr:
-    """A product of two matrices is written as one."""
+    """einsum; the product of two matrices is written as a matrix product."""
     subscripts = use.attrs["subscripts"]
     left, _, right = subscripts.partition("->")
     terms = left.split(",")
@@ -387,7 +387,7 @@ def nll(use: Use) -> Expr:
 
 
 def targets(use: Use, t: Expr, z: Expr) -> Expr:
-    """Labels as rows of 0 and 1."""
+    """Labels as one-hot rows."""
     return t if t.shape == z.shape else use.context.labels(t, z.shape)
 
 

@@ -1,4 +1,4 @@
-"""Drawings of computation graphs: as they were written, fused, with their gradients, with values and costs."""
+"""Drawings of computation graphs: as written, fused, with gradients, values and costs."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ SUFFIXES = ("svg", "png", "pdf", "tex", "dot", "html")
 
 
 class Drawing:
-    """A drawing of a graph. A notebook shows it, `save` writes a file by its suffix.
+    """A drawing of a graph. Notebooks display it; `save` writes a file by its suffix.
 
-    `print` gives the program as it was written, as a table: of what was asked for, such as values or marks, it has nothing.
+    `print` shows the program as a table, without options such as values or marks.
 
-    graph   the Graph that it is a drawing of
-    scene   the boxes, groups and arrows in it
+    graph   the drawn Graph
+    scene   its boxes, groups and arrows
     """
 
     def __init__(self, graph: Graph, scene: Scene, views: Callable[[], dict[str, Scene]] | None = None) -> None:
         self.graph, self.scene = graph, scene
-        self._given = given_to(graph)  # it is alive, and has its name and numbers, as long as the drawing is
+        self._given = given_to(graph)  # keeps given arrays alive, with names and values, as long as the drawing
         self._views = views or (lambda: {"graph": scene})
 
     @property
     def dot(self) -> str:
-        """The DOT text, for Graphviz."""
+        """DOT text, for Graphviz."""
         return to_dot(self.scene)
 
     def to_mermaid(self) -> str:
-        """The flowchart as Mermaid text, which GitHub and others draw in a ```mermaid block of a Markdown page."""
+        """A flowchart as Mermaid text, for ```mermaid blocks in Markdown pages, as on GitHub."""
         return to_mermaid(self.scene)
 
     def save(self, path: str | Path) -> Path:
         """Write a .svg, .png, .pdf, .tex (a LaTeX document with one TikZ picture), .dot or .html file and return its path.
 
-        Without Graphviz, for all but .dot, it writes the .dot file instead and raises MissingDependencyError, which says what
-        to install. Raises ValueError for another suffix.
+        Without Graphviz it writes a .dot file instead and raises MissingDependencyError, which says what to install. Raises
+        ValueError for another suffix.
         """
         path = as_path(f"{type(self).__name__}.save", path)
         suffix = path.suffix.lower().removeprefix(".")
@@ -82,13 +82,13 @@ class Drawing:
         return written(path, content)
 
     def hash(self) -> str:
-        """The same for graphs that are the same program; see Graph.hash."""
+        """Equal for graphs that are the same program; see Graph.hash."""
         return self.graph.hash()
 
     def diff(self, other: Drawing | Graph | Tensor) -> Drawing:
-        """The drawing of what changes from this graph to `other`: added (+), removed (−, dashed) and changed (~) operations.
+        """Draw the changes from this graph to `other`: added (+), removed (−, dashed) and changed (~) operations.
 
-        Operations are compared with their operands in their order, their numbers and attributes.
+        Operations are compared by their ordered operands, numbers and attributes.
         """
         after = other.graph if isinstance(other, Drawing) else other if isinstance(other, Graph) else Graph.of(other)
         merged, marks = self.graph.merged(after)
@@ -100,16 +100,16 @@ class Drawing:
     __repr__ = __str__
 
     def _repr_svg_(self) -> str | None:
-        """For notebooks, which show the text where this is None."""
+        """SVG for notebooks; None makes them show text."""
         try:
             svg = render(self.dot, "svg").decode()
             return svg.replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
-        except Exception:  # a notebook's repr never raises
+        except Exception:  # must not raise an error in a notebook
             return None
 
 
 def written(path: Path, content: bytes) -> Path:
-    """The path, to which this has been written."""
+    """Write a file and return its path."""
     with replacing(path) as file:
         file.write(content)
     return path
@@ -129,33 +129,33 @@ def graph(
     direction: str = "TB",
     title: str = "",
 ) -> Drawing:
-    """The drawing of what a Tensor was computed by. Of a model it is the architecture.
+    """Draw the graph that computed a Tensor, or the architecture of a model.
 
-    what       a computed Tensor; a Module, to be called with `more`; a Graph, such as the one that an error carries, whose
-               failed operation is drawn in red, with what does not fit; or the plan of a compiled step
+    what       a computed Tensor; a Module, called with `more`; a Graph, such as that of an error, whose failed operation is
+               red and shows the mismatch; or the plan of a compiled step
     more       further Tensors; for a Module its example inputs
-    backward   also the gradients of all leaves that require one: a rule beside each box, with its formula where it has a
-               closed one, and what comes out of it; what several uses add to has a +
-    fused      True: as fusion makes of it, each fused group one box with its formula; "both": before and after, side by side
-    values     small arrays themselves; of larger ones, gradients too, the extremes, mean and deviation, share of zeros, NaN;
-               "maps": also pictures of weights, inputs and results, small in the boxes, large on a page
-    cost       bytes, FLOPs and measured time of every box, the more expensive the more orange; a Profile has the times of the
-               operations while it was open
-    depth      modules at this level as one box each, 0 being those at the top, and what lies above them unfolded, down to
-               operations; None: modules that call no others are boxes, larger ones where there would be too many boxes
-    fold       four or more equal blocks in a row as one with a count, more than forty operations in a row as at most some
-               thirty regions, with what is in them and their share of the work, functions of several operations, such as
-               conv2d or cross_entropy, as the one box that was written, parameters in the boxes that read them. On a page
-               one goes into each of these, down to every operation. False: every operation and every leaf at once
-    highlight  Tensors, or nodes, to be drawn in another colour
-    names      what models are called where there are several: {"G": generator, "D": discriminator}
-    direction  "TB", top to bottom, in columns where that is long; or "LR", left to right
+    backward   include the gradients of all leaves that require one: a rule beside each box, with its closed formula if it has
+               one, and its results; gradients summed from several uses have a +
+    fused      True: after fusion, each fused group as one box with its formula; "both": before and after, side by side
+    values     show small arrays, and of larger ones, including gradients, extremes, mean, deviation, fraction of zeros and NaN;
+               "maps": also pictures of weights, inputs and results, small in boxes, large on a page
+    cost       bytes, FLOPs and measured time of every box, in orange by cost; a Profile has the times of the operations
+               profiled by it
+    depth      draw modules at this level as one box each (0 is the top level) and unfold those above, down to operations; None:
+               modules without submodules are boxes, or larger ones if there would be too many boxes
+    fold       draw four or more equal consecutive blocks as one with a count, more than forty consecutive operations as at most
+               some thirty regions with their contents and fraction of the work, functions of several operations, such as
+               conv2d or cross_entropy, as one box, and parameters in the boxes that read them. On a page each of these can be
+               opened, down to single operations. False: every operation and every leaf
+    highlight  Tensors, or nodes, to draw in another colour
+    names      names of models if there are several: {"G": generator, "D": discriminator}
+    direction  "TB", top to bottom, with long drawings in columns; or "LR", left to right
 
-    Parameters, inputs, constants, layers, operations and results have colours of their own; frames are the modules that made
-    what is in them. Derivatives that were recorded (create_graph=True) are drawn by their rules, each order in its frame.
+    Parameters, inputs, constants, layers, operations and results have different colours; frames are the modules that computed
+    their contents. Recorded derivatives (create_graph=True) are drawn as rules, each order in a frame.
 
-    Raises GraphError for a Tensor that was given, not computed, where a gradient can no longer be computed, and where what is
-    asked for does not exist: values, or gradients, of a plan.
+    Raises GraphError for a Tensor that was not computed, for gradients that can no longer be computed, and for options that do
+    not apply, such as values or gradients of a plan.
     """
     check_layout("draw.graph", direction, depth)
     if fused not in (True, False, "both"):
@@ -185,7 +185,7 @@ def graph(
     red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
     def known(as_fused: bool, measured: bool) -> Program:
-        """The program, as it is or fused; the same where fusion changes nothing."""
+        """The program, fused or not; the same object if fusion changes nothing."""
         shown = program.fused() if as_fused else program
         if as_fused and not any(n.members for n in shown.nodes):
             return known_once(False, measured)
@@ -216,7 +216,7 @@ def graph(
         return made
 
     def views() -> dict[str, Scene]:
-        """What a page shows: first what was asked for, then the others that there are."""
+        """The views of a page: the requested one first, then the other available ones."""
         wanted = {"forward": (False, False), "fused": (True, False), "backward": (True, True)}
         first = "both" if fused == "both" else "backward" if backward else "fused" if fused else "forward"
         found = {first: shown}
@@ -225,7 +225,7 @@ def graph(
         for name, (as_fused, as_backward) in wanted.items():
             if (as_fused or as_backward) and (is_plan or failed):
                 continue
-            with suppress(GraphError):  # nothing requires a gradient, or the graph has been let go of
+            with suppress(GraphError):  # nothing requires a gradient, or the graph has been freed
                 found[name] = finished(scene(as_fused, as_backward, measured=not failed))
         return found
 
@@ -273,7 +273,7 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
         with left_as_they_were(modules), switched(tracing=True, recording=True):
             result = what(*[as_input(a, "x" if len(more) == 1 else f"x{i}") for i, a in enumerate(more)])
         found = tensors_in(result)
-        computed = [t for t in found if t.node is not None]  # what is handed on as it came is no part of it
+        computed = [t for t in found if t.node is not None]  # inputs returned unchanged are not drawn
         if not computed:
             raise GraphError(f"draw.graph: the model returned {shown_kind(result)}, expected Tensors that it has computed")
         return computed
@@ -285,7 +285,7 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
 
 
 def as_input(a: Any, name: str) -> Any:
-    """An argument of a model: arrays as Tensors of that name, in tuples and lists, too; None and the like as they are."""
+    """An argument of a model: arrays, also in tuples and lists, as Tensors of that name; other values unchanged."""
     if isinstance(a, (tuple, list)) and any(hasattr(part, "dtype") for part in a):
         return type(a)(as_input(part, f"{name}_{i}") for i, part in enumerate(a))
     if isinstance(a, (Tensor, str, bool)) or a is None:
@@ -294,7 +294,7 @@ def as_input(a: Any, name: str) -> Any:
 
 
 def tensors_in(result: Any) -> list[Tensor]:
-    """The Tensors that a model has returned, in tuples, lists and dicts, too."""
+    """All Tensors in a model's result, also in tuples, lists and dicts."""
     if isinstance(result, Tensor):
         return [result]
     parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, (tuple, list)) else ()

@@ -1,4 +1,4 @@
-"""Arrays as small pictures: one coloured cell a number, or the mean of some."""
+"""Small pictures of arrays: a coloured cell for each number, or for the mean of several."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import numpy as np
 from tensorgrad.core.backend import Array, move
 from tensorgrad.draw.colours import blended
 
-SMALL = 10, 32  # rows and columns of cells at most, in a box
-LARGE = 64, 64  # beside a page
-CELL = 4  # points that a cell in a box is wide and high
-TILE = 8  # rows and columns at least, for a matrix of several
+SMALL = 10, 32  # maximum rows and columns of cells in a box
+LARGE = 64, 64  # and on a page
+CELL = 4  # width and height of a cell in a box, in points
+TILE = 8  # minimum rows and columns of one of several matrices
 NEGATIVE, POSITIVE, BAD = "#2166ac", "#c05a00", "#d01c8b"
 
 
 @dataclass(frozen=True)
 class Map:
-    """cells: rows of numbers from -1 to 1, shares of the largest absolute value of the array; NaN where something is not
-    finite, None between matrices. caption: whose it is, and the largest value."""
+    """cells: rows of numbers from -1 to 1, relative to the largest absolute value of the array; NaN for non-finite blocks, None
+    between matrices. caption: name and largest value.
+    """
 
     caption: str
     cells: tuple[tuple[float | None, ...], ...]
 
 
 def map_of(name: str, array: Array, most: tuple[int, int]) -> Map | None:
-    """The picture of an array, of so many rows and columns at most; None for what has no axis, no elements, or no numbers.
+    """The picture of an array, with at most so many rows and columns; None for 0-d, empty or non-numeric arrays.
 
-    A row for an array of one axis. Of more than two axes the last two are matrices, the first ones of which are shown in rows.
+    A 1-d array is one row. For more than two axes, the first of the matrices along the last two axes are arranged in rows.
     """
     a = np.asarray(move(array, "cpu"))
     if not a.ndim or not a.size or a.dtype.kind not in "biufV":
@@ -50,7 +51,7 @@ def map_of(name: str, array: Array, most: tuple[int, int]) -> Map | None:
 
 
 def shrunk(matrix: Any, most: tuple[int, int]) -> tuple[Any, str]:
-    """A matrix of so many rows and columns at most, of means over blocks, and what to say of that."""
+    """A matrix reduced to so many rows and columns by block means, and a remark about it."""
     heights, widths = (-(-n // limit) for n, limit in zip(matrix.shape, most, strict=True))
     if heights == widths == 1:
         return matrix, ""
@@ -60,7 +61,7 @@ def shrunk(matrix: Any, most: tuple[int, int]) -> tuple[Any, str]:
 
 
 def tiled(matrices: Any, across: int, most: tuple[int, int]) -> tuple[list[list[float | None]], str]:
-    """The first matrices, in rows of `across`, with an empty line between two, and what to say of that."""
+    """The first matrices, in rows of `across`, separated by empty lines, and a remark about them."""
     sizes = [min(n, max(limit, TILE)) for n, limit in zip(matrices.shape[1:], (most[0] // 3, most[1] // 4), strict=True)]
     below, beside = (max(1, (limit + 1) // (size + 1)) for limit, size in zip(most, sizes, strict=True))
     beside = min(beside, across if below > 1 else len(matrices))
@@ -89,5 +90,5 @@ def cell_colour(value: float | None) -> str:
 
 
 def percent(cells: tuple[tuple[float | None, ...], ...]) -> list[list[int | None]]:
-    """Cells for a page: from -100 to 100, 101 for what is not finite."""
+    """Cells for a page: from -100 to 100, 101 if not finite."""
     return [[c if c is None else round(100 * c) if math.isfinite(c) else 101 for c in row] for row in cells]

@@ -1,4 +1,4 @@
-"""Images in a grid, as they are, with what a classifier says of them, or those that it is wrong about."""
+"""Grids of images, optionally with a classifier's predictions or mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.draw.labels import as_array, as_labels, name_of
 from tensorgrad.draw.style import GREY, INK, RED, new_figure, plain
 from tensorgrad.errors import ArgumentError, DTypeError, LabelError, ShapeError
 
-CHANNELS = (1, 3, 4)  # grey, RGB, RGB with opacity
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
 
 
 @named
@@ -27,21 +27,20 @@ def images(
     shape: tuple[int, ...] | None = None,
     channels: str | None = None,
 ) -> Any:
-    """A grid of images, grey or in colour, each under its title.
+    """Show images, grey or in colour, in a grid with titles.
 
-    images    (n, h, w); (n, c, h, w) or (n, h, w, c) with c = 1 (grey), 3 (RGB) or 4 (RGB and opacity); or flat,
-              (n, h * w): square unless `shape` says otherwise
-    titles    one for each image, of any type that can be written
+    images    (n, h, w); (n, c, h, w) or (n, h, w, c) with c = 1 (grey), 3 (RGB) or 4 (RGB and alpha); or flat,
+              (n, h * w): square unless `shape` is given
+    titles    one for each image, converted to text
     columns   of the grid; at most `limit` images are shown
-    shape     of an image that is given flat: (h, w), (c, h, w) or (h, w, c)
-    channels  "first" or "last": where the channels are, for shapes that can be read in both ways
+    shape     of a flat image: (h, w), (c, h, w) or (h, w, c)
+    channels  "first" or "last": the axis of the channels, for ambiguous shapes
 
-    A grey image is white where it is smallest and black where it is largest. Colours are whole numbers from 0 to 255 of dtype
-    uint8, or numbers from 0 to 1; where some of the shown images have others (normalised data), the smallest of all becomes 0
-    and the largest 1.
+    In grey images the minimum is white and the maximum black. Colours are integers from 0 to 255 (uint8), or numbers from 0 to
+    1; if any shown image has other values (normalised data), the values of all are scaled to 0 .. 1.
 
-    Returns the matplotlib figure. Raises ShapeError for other shapes and numbers of titles, ArgumentError where it cannot be
-    said which axis the channels are.
+    Returns the matplotlib figure. Raises ShapeError for other shapes and numbers of titles, ArgumentError if the axis of the
+    channels is ambiguous.
     """
     at_least_one("images", "limit", limit)
     pixels = as_images("images", images, shape, channels)
@@ -64,15 +63,16 @@ def predictions(
     shape: tuple[int, ...] | None = None,
     channels: str | None = None,
 ) -> Any:
-    """A grid of images with their labels; where `predicted` differs the title says both, in red. Above it how many are right.
+    """Show images with their labels in a grid; if `predicted` differs, the title has both, in red. The header counts the right
+    ones.
 
     images     as for `images`, with `shape` and `channels`
     labels     (n) class indices
-    predicted  (n) class indices, if there are any
-    names      of the classes; their indices by default
+    predicted  (n) class indices, optional
+    names      of the classes; by default their indices
     columns    of the grid; at most `limit` images are shown
 
-    Returns the matplotlib figure. Raises ShapeError where the numbers of rows differ, or flat images are not square, and
+    Returns the matplotlib figure. Raises ShapeError for different numbers of rows and for flat images that are not square, and
     LabelError for a class below 0 or without a name.
     """
     at_least_one("predictions", "limit", limit)
@@ -101,9 +101,9 @@ def mistakes(
     shape: tuple[int, ...] | None = None,
     channels: str | None = None,
 ) -> Any:
-    """The images that were classified wrongly, with both labels; with `probabilities` (n, classes) the surest ones first.
+    """Show the misclassified images with both labels; with `probabilities` (n, classes) the most confident ones first.
 
-    The other arguments, what is returned and what is raised are as for `predictions`. Without a mistake the figure says so.
+    Other arguments, result and errors are those of `predictions`. If there are no mistakes, the figure says so.
     """
     at_least_one("mistakes", "limit", limit)
     pixels = as_images("mistakes", images, shape, channels)
@@ -132,7 +132,7 @@ def mistakes(
 def grid(
     caller: str, pixels: Array, titles: list[tuple[str, str]], columns: int, nothing: str, header: str | None = None
 ) -> Any:
-    """Images in rows and columns, each under its title, all under the header; wide enough for it."""
+    """Images in rows and columns with titles, below a header that determines the minimum width."""
     at_least_one(caller, "columns", columns)
     if not len(pixels):
         figure = new_figure(caller, 4, 1.4)
@@ -193,7 +193,7 @@ def as_images(caller: str, images: Any, shape: tuple[int, ...] | None, channels:
 
 
 def as_colours(pixels: Array) -> Array:
-    """Colour images as numbers from 0 to 1, or bytes; others are scaled, all by the same."""
+    """Colour images as numbers from 0 to 1, or bytes; other values are scaled, all alike."""
     if pixels.dtype == np.uint8:
         return pixels
     pixels = pixels.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Labels as the figures take them: class indices, and their names."""
+"""Checks of labels and class names for figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_array(value: Any) -> Array:
 
 
 def as_labels(caller: str, argument: str, labels: Any, count: int | None, names: Sequence[str] | None) -> Array:
-    """(n) integers from 0 on, each with a name if there are names."""
+    """(n) non-negative integers; each must have a name if there are names."""
     array = as_array(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ShapeError(f"{caller}: {argument} has shape {array.shape} and dtype {array.dtype}, expected class indices (n)")

@@ -1,4 +1,4 @@
-"""Formulas as LaTeX."""
+"""Writes formulas as LaTeX."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ REDUCTIONS = {"sum": r"\sum", "max": r"\max", "min": r"\min"}
 
 
 def latex(e: Expr) -> str:
-    """The formula as LaTeX; what is the same everywhere is written once."""
+    """The formula as LaTeX; a constant array is written as a number."""
     return written(shown(e))
 
 
@@ -132,7 +132,7 @@ def product_latex(e: Expr) -> str:
         return f"{held(e.args[0], ATOM)}^{{{latex_number(e['powers'][0])}}}"
     sign, num = ("-", -num) if num < 0 else ("", num)
     line = below or den != 1
-    # a product of matrices, and a long one, stands beside the fraction, not on it
+    # matrix products and long factors are written beside the fraction
     beside = bool(line) and any(base.head is Term.MATMUL or base.head is Term.REDUCED or base.size > 12 for base in above)
     top = joined(above, alone=bool(line) and not beside and num == 1)
     front = "" if num == 1 else latex_number(num)
@@ -152,7 +152,7 @@ def dot(front: str, rest: str) -> str:
 
 
 def joined(bases: list[Expr], alone: bool) -> str:
-    """Factors side by side; one that stands alone on a fraction needs no brackets."""
+    """Adjacent factors; a single one on a fraction needs no brackets."""
     if alone and len(bases) == 1:
         return written(bases[0])
     out = ""
@@ -193,7 +193,7 @@ def held(e: Expr, level: int) -> str:
     inner = written(e)
     own = level_of(e)
     if own == PRODUCT and inner.startswith(r"\frac") and r"} \, " not in inner and level <= MATMUL:
-        return inner  # a fraction holds together
+        return inner  # a fraction needs no brackets
     if own == ATOM and inner.startswith(r"\sum") and level > PRODUCT:
         own = PRODUCT
     return inner if own >= level else rf"\left({inner}\right)"
@@ -216,7 +216,7 @@ def attribute(value: object) -> str:
     return upright(literal(value))
 
 
-# in braces, so that a name ends no script of the page that it stands in
+# braces, so that a name cannot end the script of a page
 MARKS = {"\\": r"{\backslash}", "^": r"{\wedge}", "~": r"{\sim}", "<": "{<}", ">": "{>}"}
 
 
@@ -240,6 +240,6 @@ def latex_name(name: str) -> str:
             below = digits or (word if word and len(word) == 1 else word and upright(word))
             return sign + (f"_{{{below}}}" if below else "") + primes
     if re.search(r"[-+*/\[(]", name) and re.fullmatch(r"[\w\s.,:*/()\[\]+-]+", name) and not re.match(r"\d+\.", name):
-        parts = re.split(r"([A-Za-z_][\w.]*)", name)  # what it was made of
+        parts = re.split(r"([A-Za-z_][\w.]*)", name)  # a name that is an expression
         return "".join(latex_name(p) if i % 2 else escaped(p.replace("*", r"")) for i, p in enumerate(parts))
     return upright(name)

@@ -1,4 +1,4 @@
-"""The formulas of ops with the names of a program in place of their own letters."""
+"""The formulas of ops with a program's names instead of letters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LETTER = r"[A-Za-z]\w*"
 
 
 def forward_formula(node: Node, names: list[str], result: str) -> str:
-    """ "v2 = x · W1 + b1" for "y  = x W + b"; the op's own formula where its letters cannot be told."""
+    """ "v2 = x · W1 + b1" for "y  = x W + b"; the original formula if its letters cannot be matched to inputs."""
     formula = first_part(node.op.formula("forward"))
     own = re.match(rf"({LETTER})\s+=", formula)
     if own is None:
@@ -21,7 +21,7 @@ def forward_formula(node: Node, names: list[str], result: str) -> str:
 
 
 def backward_formulas(node: Node, names: list[str], result: str) -> list[str]:
-    """For each input that the rule has a gradient of, "∂L/∂W1 gets xᵀ · ∂L/∂v2" for "gW = xᵀ g"; "" where there is none."""
+    """For each input with a gradient, "∂L/∂W1 gets xᵀ · ∂L/∂v2" for "gW = xᵀ g"; "" if there is none."""
     letters = letters_of(node)
     by = {letter: name for letter, name in zip(letters, names, strict=False)}
     own = re.match(rf"({LETTER})\s+=", node.op.formula("forward"))
@@ -36,7 +36,7 @@ def backward_formulas(node: Node, names: list[str], result: str) -> list[str]:
 
 
 def letters_of(node: Node) -> list[str]:
-    """The letters by which an op's formulas call its inputs, in their order: those of the gradients, and of data ""."""
+    """The letters of an op's inputs in its formulas, in order: from the gradients, "" for data."""
     letters = re.findall(rf"(?:^|[\s,])[gd]({LETTER}) =", node.op.formula("backward"), re.MULTILINE)
     takes_data = list(node.op.takes_data) or [False] * len(node.inputs)
     found = iter(letters)
@@ -44,7 +44,7 @@ def letters_of(node: Node) -> list[str]:
 
 
 def substituted(formula: str, by: dict[str, str]) -> str:
-    """Letters replaced by names; between two that stand side by side, as a product does, a dot."""
+    """Replace letters by names, with a dot between adjacent factors."""
     known = {letter: name for letter, name in by.items() if letter}
     token = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
     one = rf"(?<![A-Za-z0-9_∂])(?:{token})(?![A-Za-z0-9_])"
@@ -53,7 +53,7 @@ def substituted(formula: str, by: dict[str, str]) -> str:
 
 
 def first_part(formula: str) -> str:
-    """The formula without what it says about shapes behind it."""
+    """The formula without trailing remarks about shapes."""
     return "\n".join(re.split(r"\s{4,}", line)[0].rstrip() for line in formula.splitlines())
 
 

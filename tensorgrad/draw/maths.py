@@ -1,4 +1,4 @@
-"""Names set as a paper sets them: letters in italics, what stands behind an underscore or is a number below the line."""
+"""Typesets names: letters in italics, numbers and the part after an underscore as subscripts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NAME = re.compile(rf"(?<![\w.])({LETTER})(?:_?(\d+)|_([A-Za-z]\w*))?(?![\w.(])")
 
 
 def pieces(text: str, names: bool = True) -> Iterator[tuple[str, str, str]]:
-    """(upright, letter, index) for text in which names may stand: "W_in 3×4" is ("", "W", "in"), (" 3×4", "", "").
+    """(upright, letter, subscript) for text with names: "W_in 3×4" is ("", "W", "in"), (" 3×4", "", "").
 
-    names  whether there are any
+    names  whether it has names
     """
     at = 0
     for found in NAME.finditer(text) if names else ():

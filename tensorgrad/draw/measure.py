@@ -1,4 +1,4 @@
-"""What an operation costs, and what an array holds, in few words."""
+"""Costs of operations, and summaries of arrays."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tensorgrad.core.profiling import Cost
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.ops import random
 
-ENOUGH = 2e-3  # seconds to spend on timing one operation
-ALTOGETHER = 1.0  # and on all of them
+ENOUGH = 2e-3  # seconds to time one operation
+ALTOGETHER = 1.0  # and all of them
 MOST_RUNS = 50
 
 
 def costs_of(graph: Graph) -> dict[Node, Cost]:
-    """The cost of every node, its `forward` timed on the arrays that it has; the median of some runs."""
+    """The cost of every node; `forward` is timed on its recorded arrays, as the median of several runs."""
     with random.undrawn(generators_of(graph)):
         return measured(graph)
 
 
 def generators_of(graph: Graph) -> list[np.random.Generator]:
-    """What the random numbers of a program are drawn from; to compute it again is to draw nothing from them."""
+    """The random generators of a program, whose state must not change when it is recomputed."""
     own = [v for node in graph.nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
     return [random.default(), *own]
 
@@ -37,7 +37,7 @@ def measured(graph: Graph) -> dict[Node, Cost]:
     known = values_of(graph)
     costs = {}
     for node in graph.nodes:
-        if node not in known:  # it has failed
+        if node not in known:  # it failed
             costs[node] = Cost()
             continue
         arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
@@ -50,13 +50,13 @@ def measured(graph: Graph) -> dict[Node, Cost]:
 
 
 def flops_of(node: Node) -> int:
-    """What a node computes, in floating-point operations; 0 for one that has failed."""
+    """The floating-point operations of a node; 0 for a failed one."""
     shapes = [s.shape if isinstance(s, (Node, Tensor)) else np.shape(s) for s in node.inputs]
     return 0 if node.dtype is None else node.op.flops(shapes, node.shape, node.attrs)
 
 
 def known_costs(graph: Graph, costs: Mapping[Node, Cost]) -> dict[Node, Cost]:
-    """The cost of every node from what is known of it, or of the nodes that it stands for; nothing where that is not known."""
+    """The known cost of every node, or of the nodes that it replaces; unknown ones are left out."""
     return {n: costs[n] if n in costs else sum((costs.get(m, Cost()) for m in n.members), Cost()) for n in graph.nodes}
 
 
@@ -70,7 +70,7 @@ def seconds_of(node: Node, arrays: list[Any], enough: float) -> float:
 
 
 def values_of(graph: Graph) -> dict[Any, Any]:
-    """The arrays of all leaves and nodes, but of an operation that has failed."""
+    """The arrays of all leaves and nodes, except of a failed one."""
     done = [n for n in graph.nodes if n.dtype is not None]
     inner = {s for n in done for s in n.inputs}
     whole = Graph([n for n in done if n not in inner], check=False) if len(done) < len(graph.nodes) else graph
@@ -80,7 +80,7 @@ def values_of(graph: Graph) -> dict[Any, Any]:
 
 
 def in_words(arrays: Sequence[Array]) -> str:
-    """One small array itself; of larger ones, or of several, the extremes, mean and deviation, and how many are 0 or NaN."""
+    """A small array as text; otherwise extremes, mean, deviation, and the numbers of zeros and NaN."""
     several = f" over all {len(arrays)}" if len(arrays) > 1 else ""
     array = np.asarray(move(arrays[0], "cpu"))
     if several:
@@ -94,7 +94,7 @@ def in_words(arrays: Sequence[Array]) -> str:
 
 
 def summary(array: Any) -> str:
-    """Extremes, mean, standard deviation, share of zeros, how many are not finite."""
+    """Extremes, mean, standard deviation, fraction of zeros, number of non-finite values."""
     if not is_floating(array.dtype):
         return f"{array.min()} … {array.max()}"
     finite = array[np.isfinite(array)].astype(np.float64)

@@ -1,4 +1,4 @@
-"""A scene as Mermaid text, which Markdown pages draw by themselves."""
+"""Writes a scene as Mermaid text, which Markdown pages can display."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tensorgrad.draw.scene import Box, Scene
 
 
 def to_mermaid(scene: Scene) -> str:
-    """A flowchart with a subgraph for every group; notes and legend are boxes of their own, at the end."""
+    """A flowchart with a subgraph for each group; notes and legend are boxes at the end."""
     lines = ["---", f'title: "{escaped(scene.title)}"', "---"] if scene.title else []
     lines.append(f"flowchart {scene.direction}")
     groups(lines, scene, (), list(scene.boxes.values()), "    ")
@@ -50,5 +50,5 @@ def groups(lines: list[str], scene: Scene, path: tuple[str, ...], boxes: list[Bo
 
 
 def escaped(text: str) -> str:
-    """Text in which Mermaid finds nothing to interpret: everything but letters, digits and plain signs as entities."""
+    """Text escaped for Mermaid: everything but letters, digits and plain punctuation as entities."""
     return "".join(c if c.isalnum() or c in " .,:+-=()/×_…" else f"#{ord(c)};" for c in visible(text))

@@ -1,4 +1,4 @@
-"""A multi-layer perceptron as columns of neurons."""
+"""Draws a multi-layer perceptron as columns of neurons."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tensorgrad.nn.layers import Dropout, Identity, Linear
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.normalisation import BatchNorm1d, LayerNorm
 
-UNSAID = (BatchNorm1d, Dropout, Identity, LayerNorm)  # beside an activation they are not what names a column of neurons
+UNSAID = (BatchNorm1d, Dropout, Identity, LayerNorm)  # when next to an activation, they do not label a column
 WIDEST = 14.0  # inches
 
 
 @named
 def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
-    """A multi-layer perceptron as columns of neurons, the inputs at the left, a line for every weight.
+    """Draw a multi-layer perceptron as columns of neurons, from inputs on the left, with a line for each weight.
 
-    model    a module whose Linear layers stand one after another, such as nn.Sequential or tensorgrad.models.MLP
-    limit    neurons drawn in a column; of a wider layer the first and the last ones, with dots between
-    weights  colour the lines by their weights, blue below 0 and orange above
+    model    a module with consecutive Linear layers, such as nn.Sequential or tensorgrad.models.MLP
+    limit    neurons per column; of a wider layer the first and last ones, with dots in between
+    weights  colour the lines by weight, blue below 0 and orange above
 
-    Returns the matplotlib figure. Raises ValueError for what is no such network: without linear layers, with layers of other
-    kinds that have parameters, with widths that do not follow, with skips or branches. `draw.graph(model, x)` draws those.
+    Returns the matplotlib figure. Raises ValueError for other networks: without linear layers, with other layers that have
+    parameters, with widths that do not match, with skips or branches. Use `draw.graph(model, x)` for those.
     """
     if not isinstance(model, Module):
         raise TypeError(f"network: model is of type {type(model).__name__}, expected a tensorgrad.nn.Module")
@@ -36,7 +36,7 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
         raise ValueError(f"network: limit must be 3 or more, got {limit}")
     layers: list[tuple[str, Any]] = []
     after: dict[int, str] = {}
-    for path, module in model._walk(every="path"):  # one that is used twice stands there twice
+    for path, module in model._walk(every="path"):  # once for each use
         if isinstance(module, Linear):
             layers.append((path, module.weight))
         elif layers and path and not module._modules and not isinstance(module, UNSAID):
@@ -69,7 +69,7 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
 
 
 def refuse_other_layers(model: Module, layers: list[tuple[str, Any]]) -> None:
-    """A convolution that is left out would make the picture one of another network."""
+    """Refuse, for example, convolutions: without them the picture would be of another network."""
     if not layers:
         found = sorted({type(module).__name__ for _, module in model.named_modules()})
         raise ValueError(f"network: the model has no Linear layers to draw, only {', '.join(found)}")
@@ -82,7 +82,7 @@ def refuse_other_layers(model: Module, layers: list[tuple[str, Any]]) -> None:
 
 
 def refuse_branches(model: Module, layers: list[tuple[str, Any]]) -> None:
-    """The layers must be called one after another, each on what the one before it gave: seen in a run of one row."""
+    """Check, in a run with one row, that each layer's input is the output of the one before."""
     width, weight = layers[0][1].shape[0], layers[0][1]
     row = Tensor(np.zeros((1, width), weight.dtype), device=weight.device, requires_grad=True)
     training = [module for module in model.modules() if module.training]
@@ -97,7 +97,7 @@ def refuse_branches(model: Module, layers: list[tuple[str, Any]]) -> None:
         for module in training:
             module.training = True
     leaves = {path for path, module in model.named_modules() if not module._modules}
-    chain: list[Tensor] = []  # weights, from the end on
+    chain: list[Tensor] = []  # weights, last first
     at = end.node if isinstance(end, Tensor) else None
     while at is not None:
         part = [at] if at.function is None and at.scope not in leaves else same_part(at)
@@ -119,7 +119,7 @@ def refuse_branches(model: Module, layers: list[tuple[str, Any]]) -> None:
 
 
 def same_part(end: Node) -> list[Node]:
-    """The nodes of the call that a node ends: of a module without modules inside, or of a function of several ops."""
+    """The nodes of the call that ends in a node: of a module without submodules, or a function of several ops."""
     part, seen = [end], {id(end)}
     for node in part:
         for i in node.inputs:
@@ -130,7 +130,7 @@ def same_part(end: Node) -> list[Node]:
 
 
 def depends(value: Any, row: Tensor) -> bool:
-    """Whether a node, or a leaf, was computed from a Tensor."""
+    """Whether a node or a leaf depends on a Tensor."""
     stack, seen = [value], set()
     while stack:
         at = stack.pop()
@@ -143,13 +143,13 @@ def depends(value: Any, row: Tensor) -> bool:
 
 
 def heights(n: int, shown: int) -> list[float]:
-    """Where the neurons of a column stand, from the top; with room for dots in the middle where some are left out."""
+    """The positions of a column's neurons, from the top, with a gap for dots if some are omitted."""
     slots = shown + (n > shown)
     ys = [(slots - 1) / 2 - k for k in range(slots)]
     if n > shown:
         del ys[(shown + 1) // 2]
         half = (shown + 1) // 2
-        middle = (slots - 1) / 2 - half  # the dots stand at 0
+        middle = (slots - 1) / 2 - half  # the dots are at 0
         ys = [y - middle for y in ys]
     return ys
 
@@ -165,7 +165,7 @@ def draw_weights(
     for i, part in enumerate(parts):
         lines = [[(i, a), (i + 1, b)] for a in places[i] for b in places[i + 1]]
         if coloured:
-            order = np.argsort(np.abs(part.ravel()), kind="stable")  # or pale lines would cut strong ones into dashes
+            order = np.argsort(np.abs(part.ravel()), kind="stable")  # strong lines last, on top of pale ones
             values = part.ravel()[order]
             widths = 0.3 + 1.6 * np.abs(values) / largest
             collection = LineCollection([lines[k] for k in order], cmap="PuOr_r", linewidths=widths, alpha=0.85, zorder=1)

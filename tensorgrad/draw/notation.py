@@ -1,4 +1,4 @@
-"""Formulas as text, in one line; latex.py writes the same as LaTeX."""
+"""Writes formulas as one line of text; latex.py writes them as LaTeX."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tensorgrad.core.graph import literal
 from tensorgrad.draw.algebra import powered, uniform
 from tensorgrad.draw.expression import Expr, Head, Term, first
 
-SUM, UNARY, PRODUCT, MATMUL, POWER, ATOM = range(6)  # how tightly an expression holds together
+SUM, UNARY, PRODUCT, MATMUL, POWER, ATOM = range(6)  # precedence
 
-CALLED: dict[Head, str] = {ops.maximum: "max", ops.minimum: "min"}  # others by their names
-LETTERS = "ijklpqrs"  # the axes of an array, as indices
+CALLED: dict[Head, str] = {ops.maximum: "max", ops.minimum: "min"}  # other ops by their names
+LETTERS = "ijklpqrs"  # indices of the axes of an array
 
 
 def split(e: Expr) -> tuple[float, float, list[Expr], list[Expr]]:
-    """num, den, and the factors above and below the line, each with its power; a product of matrices first."""
+    """num, den, and the factors of numerator and denominator with their powers; matrix products first."""
     powers = list(zip(e.args, e["powers"], strict=True))
     above = [powered(base, p) for base, p in powers if p > 0]
     above.sort(key=lambda base: (base.head is not Term.MATMUL, base.shape != (), base.head is not Term.NAME))
@@ -37,17 +37,17 @@ def level_of(e: Expr) -> int:
     if e.head is Term.EVERYWHERE:
         return ATOM if uniform(e) == 1 else PRODUCT
     if e.head is Term.NAME:
-        return ATOM if re.fullmatch(r"\S+", e.args[0].title) else SUM  # "1 - t", a name for what it was made of
+        return ATOM if re.fullmatch(r"\S+", e.args[0].title) else SUM  # an expression used as a name, such as "1 - t"
     return {Term.TOTAL: SUM, Term.MATMUL: MATMUL, Term.TRANSPOSED: POWER, ops.power: POWER}.get(e.head, ATOM)
 
 
 def text(e: Expr) -> str:
-    """The formula in one line; what is the same everywhere is written once."""
+    """The formula in one line; a constant array is written as a number."""
     return written(shown(e))
 
 
 def shown(e: Expr) -> Expr:
-    """A formula that stands alone: what is the same everywhere once, and the sum of a matrix of one element without a sign."""
+    """A top-level formula: constant arrays as numbers, and the sum of a single element without a sum sign."""
     return first(e) if e.head is Term.EVERYWHERE or is_trivial(e) else e
 
 
@@ -112,12 +112,12 @@ def product_text(e: Expr) -> str:
 
 
 def held(e: Expr, level: int) -> str:
-    """In round brackets where it would fall apart."""
+    """Add brackets if the precedence requires it."""
     return written(e) if level_of(e) >= level else f"({written(e)})"
 
 
 def ends_of_clip(e: Expr) -> tuple[float, float]:
-    """What clip keeps within; without an end, infinity."""
+    """The bounds of clip; infinity for a missing one."""
     return (-math.inf if e["low"] is None else e["low"]), (math.inf if e["high"] is None else e["high"])
 
 
@@ -134,7 +134,7 @@ def over(axes: Sequence[int], e: Expr) -> str:
 
 
 def plain_index(index: Any) -> str:
-    """An index of numbers and slices as it is written; "" for another one."""
+    """An index of numbers and slices as in code; "" for others."""
     parts = []
     for i in index if isinstance(index, tuple) else (index,):
         if isinstance(i, slice) and all(isinstance(x, (int, type(None))) for x in (i.start, i.stop, i.step)):
@@ -148,5 +148,5 @@ def plain_index(index: Any) -> str:
 
 
 def is_trivial(e: Expr) -> bool:
-    """Whether a reduction is to the one element that there is, which nobody writes."""
+    """Whether a reduction is over a single element, and need not be written."""
     return e.head is Term.REDUCED and set(first(e).shape) == {1} and not e.shape and e["op"] is not ops.norm

@@ -1,7 +1,7 @@
-"""Scenes as one HTML page that needs nothing else: zoom and pan, folding, search, facts beside the drawing.
+"""Writes scenes as one self-contained HTML page: zoom and pan, folding, search, facts beside the drawing.
 
-Graphviz lays the boxes out here; page.html, beside this file, draws them and folds them in the reader's browser, where
-dagre.js (MIT licence, in its head) lays out what is left.
+Graphviz computes the layout here; page.html draws it and folds boxes in the browser, where dagre.js (MIT licence, in its head)
+lays out the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def to_html(views: dict[str, Scene]) -> str:
-    """A page with one view for each scene; its first one is shown first. Raises MissingDependencyError without Graphviz."""
+    """A page with one view for each scene, starting with the first. Raises MissingDependencyError without Graphviz."""
     inner = Inner()
     shown = {name: laid_out(scene, inner) for name, scene in views.items()}
     data = all_visible({"views": shown, "inner": inner.scenes, "texts": inner.texts})
@@ -32,20 +32,20 @@ def to_html(views: dict[str, Scene]) -> str:
 
 
 class Inner:
-    """What lies inside of boxes: scenes without places, each once, however many views have it.
+    """The scenes inside boxes, without layout, each once for all views.
 
-    scenes   the scenes, as the page has them; a box says by its number which one lies inside of it
-    texts    what their facts say, each text once; a fact is the numbers of its name and of its text
+    scenes   the scenes, for the page; boxes refer to them by index
+    texts    the distinct texts of facts; a fact is the indices of its name and text
     """
 
     def __init__(self) -> None:
         self.scenes: list[dict[str, Any]] = []
         self.texts: list[str] = []
         self.numbers: dict[str, int] = {}
-        self.known: dict[int, tuple[int, Scene]] = {}  # by the identity of a scene, which is kept meanwhile
+        self.known: dict[int, tuple[int, Scene]] = {}  # by id of a scene, which is kept alive
 
     def add(self, scene: Scene) -> int:
-        """The number of a scene."""
+        """The index of a scene."""
         if id(scene) not in self.known:
             made = described(scene, self)
             for box in made["boxes"]:
@@ -62,7 +62,7 @@ class Inner:
 
 
 def styles(paper: bool) -> str:
-    """Rules for the colours of boxes, on white and, where the reader's system is dark, on black; those of paper are one set."""
+    """CSS for the colours of boxes, on white and, in dark mode, on black; print colours are a single set."""
     light, dark = [], []
     for key in (*KINDS, *MARKS):
         look = look_of(key, key if key in MARKS else "", paper)
@@ -76,7 +76,7 @@ def styles(paper: bool) -> str:
 
 
 def all_visible(nest: Any) -> Any:
-    """The same with every text in it as it is shown."""
+    """Nested data with all texts made visible."""
     if isinstance(nest, dict):
         return {key: all_visible(value) for key, value in nest.items()}
     if isinstance(nest, list) and not all(type(value) is int for value in nest):
@@ -102,7 +102,7 @@ def laid_out(scene: Scene, inner: Inner) -> dict[str, Any]:
 
 
 def described(scene: Scene, inner: Inner) -> dict[str, Any]:
-    """The scene without places; what is as usual is left out."""
+    """The scene without coordinates and default values."""
     groups = [{"key": key, "label": label, "repeat": key in scene.repeats} for key, label in scene.groups.items()]
     boxes = []
     for box in scene.boxes.values():
@@ -123,7 +123,7 @@ def described(scene: Scene, inner: Inner) -> dict[str, Any]:
 
 
 def set_as_formula(line: str, has_names: bool) -> str:
-    """A line with Greek letters, and numbers below the line, in the names that it has."""
+    """A line with Greek letters, and subscripts in its names."""
     texts = (
         upright + GREEK.get(letter, letter) + (index.translate(BELOW) if index.isdigit() else f"_{index}" * bool(index))
         for upright, letter, index in pieces(line, has_names)

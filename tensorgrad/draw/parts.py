@@ -1,7 +1,7 @@
-"""A program as a tree: the calls of modules, in them calls of functions, in them operations. Every fold is a cut of this tree.
+"""A program as a tree of calls: modules contain functions, and these operations. Every folding is a cut of this tree.
 
-The nodes of one call lie next to each other in the order of execution, so that no arrow between two parts can come to point
-backwards, and no part holds a piece of another.
+The nodes of a call are consecutive in the order of execution, so that arrows between parts never point backwards, and parts
+never overlap.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tensorgrad.core.scope import calls_of
 
 @dataclass(eq=False)
 class Part:
-    """What can be one box, or a frame around those of its parts.
+    """A node of the tree, drawn as one box, or as a frame around its parts.
 
     kind      program, model, module, function, order (of derivatives), rule (of a recorded backward pass), repeat, region or op
-    key       what it is the call of: a Scope, a Called, an order, the node that a rule is of
-    parts     what it consists of, in the order of execution; of a repeat those of the first block
-    nodes     all operations in it; of a repeat those of all blocks
-    count     how many equal blocks it stands for
-    number    of a region, a repeat, or the calls of one model: which of them it is
-    scopes    of what is folded into a repeat, the scopes of the other blocks' parts at its place
+    key       identifies the call: a Scope, a Called, an order, the node of a rule
+    parts     its parts in the order of execution; for a repeat those of the first block
+    nodes     all its operations; for a repeat those of all blocks
+    count     number of equal blocks
+    number    the index among regions, repeats, or calls of a model
+    scopes    inside a repeat, the corresponding scopes of the other blocks
     """
 
     kind: str
@@ -40,12 +40,12 @@ class Part:
 
     @property
     def is_layer(self) -> bool:
-        """Whether it is a module without others in it."""
+        """Whether it is a module without submodules."""
         return self.is_module and not self.key.module._modules
 
 
 def tree(nodes: list[Node], functions: bool = True, modules: bool = True) -> Part:
-    """The tree of some nodes, which are in the order of execution."""
+    """The tree of nodes given in the order of execution."""
     order: dict[Node, int] = {}
     for node in nodes:
         of = node.gradient_of
@@ -69,7 +69,7 @@ def tree(nodes: list[Node], functions: bool = True, modules: bool = True) -> Par
 
 
 def chain_of(node: Node, order: int, functions: bool, modules: bool) -> list[tuple[str, Any]]:
-    """What a node lies in, from the outermost on."""
+    """The calls that contain a node, outermost first."""
     if order:
         return [("order", order), ("rule", node.gradient_of)] if functions else [("order", order)]
     chain: list[tuple[str, Any]] = []
@@ -85,8 +85,9 @@ def chain_of(node: Node, order: int, functions: bool, modules: bool) -> list[tup
 
 
 def settle(chains: list[list[tuple[str, Any]]]) -> None:
-    """See to it that the nodes of a call are next to each other, where an operation that was fused from pieces of two calls has
-    come to stand between the nodes of one: that one takes it in."""
+    """Make the nodes of each call consecutive: an operation fused from parts of two calls may lie between the nodes of one,
+    which then includes it.
+    """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for i, chain in enumerate(chains):

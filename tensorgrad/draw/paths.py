@@ -1,4 +1,4 @@
-"""Where a module stands in its model. One that stands there under several names goes by the first of them."""
+"""Paths of modules in their model; a module with several names has the path of the first."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from tensorgrad.nn.module import Module
 
 
 class Paths:
-    """The paths of the modules that a graph's nodes were computed in."""
+    """The paths of the modules in a graph."""
 
     def __init__(self, graph: Graph) -> None:
         self.inside: dict[Module, dict[Module, list[str]]] = {}
-        self.calls: dict[Module, dict[int, int]] = {}  # of each module, the number of each call by its scope's identity
+        self.calls: dict[Module, dict[int, int]] = {}  # for each module, call numbers by id of the scope
         for scope in {id(node.scope): node.scope for node in graph.nodes}.values():
             for call in calls_of(scope):
                 numbers = self.calls.setdefault(call.module, {})
                 numbers.setdefault(id(call), len(numbers) + 1)
 
     def names(self, scope: Scope) -> list[str]:
-        """The names under which the module stands in the one that has called it."""
+        """The names of the module in its caller."""
         outer = scope.outer
         if not isinstance(outer, Scope):
             return []
@@ -30,7 +30,7 @@ class Paths:
         return self.inside[outer.module].get(scope.module, [])
 
     def path(self, scope: str) -> str:
-        """The path of what was called last in a scope."""
+        """The path of the innermost call in a scope."""
         path, before = "", ""
         for call in calls_of(scope):
             names = self.names(call)
@@ -39,7 +39,7 @@ class Paths:
         return path
 
     def uses(self, scope: Scope) -> str:
-        """What is to be said of a module that is shared: its other names, and which call of it this is; else ""."""
+        """A remark about a shared module: its other names, and the number of the call; else ""."""
         numbers = self.calls.get(scope.module, {})
         outer = scope.outer
         above = len(self.calls[outer.module]) if isinstance(outer, Scope) and outer.module in self.calls else 1

@@ -1,4 +1,4 @@
-"""Where everything in a scene is: Graphviz's layout, for the writers that draw by themselves."""
+"""Graphviz's layout of a scene, for formats that are drawn without Graphviz."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Placed:
     """Coordinates in points, y downwards.
 
     boxes, groups  by id and by key
-    edges          each with the points of its curve (start, then two control points and an end for each piece, then the tip
-                   of its arrow, if it has one), and where its label is; gradients run from the later operation's rule upwards,
+    edges          for each the points of its curve (start, then two control points and an end for each piece, then the tip of
+                   its arrow, if any) and the position of its label; gradients run from the later operation's rule upwards,
                    their curves downwards
     """
 
@@ -62,7 +62,7 @@ def place(scene: Scene) -> Placed:
 
 
 def ends_of(edge: Edge) -> tuple[str, str]:
-    """The boxes of an arrow as they are drawn, the upper one first."""
+    """The boxes of an arrow, the upper one first."""
     return (edge.target, edge.source) if edge.kind == "gradient" else (edge.source, edge.target)
 
 
@@ -71,7 +71,7 @@ def numbers(text: str) -> list[float]:
 
 
 def spline(text: str) -> list[Point]:
-    """The points of an edge: where it starts, two control points and an end for each piece, and where its arrow's tip is."""
+    """The points of an edge: start, two control points and an end for each piece, and the tip of the arrow."""
     start: list[Point] = []
     end: list[Point] = []
     points: list[Point] = []

@@ -1,4 +1,4 @@
-"""Stepping through a backward pass: one page that shows each operation and each rule with its numbers."""
+"""An interactive page that steps through a computation and its backward pass, with all numbers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from tensorgrad.draw.steps import Step, steps_of
 from tensorgrad.draw.template import filled
 from tensorgrad.errors import ArgumentError, GraphError
 
-MOST = 300  # operations that one steps through
-WRITTEN = 36  # numbers that are written out; of more a heat map and how they are distributed
-WIDEST = 8  # numbers beside each other
+MOST = 300  # maximum number of operations
+WRITTEN = 36  # numbers to write out; larger arrays get a heat map and statistics
+WIDEST = 8  # numbers per row
 CELL = (56, 14)  # points
-MAP = 24  # cells of a heat map in each direction, at most
+MAP = 24  # maximum rows and columns of a heat map
 
 
 class Playback:
-    """A page that steps through a program, forward and backward. It needs no network and no other file.
+    """A self-contained page that steps through a program, forward and backward.
 
     html    the page
-    steps   what it shows, one after another
+    steps   its steps, in order
     """
 
     def __init__(self, page: str, steps: list[Step]) -> None:
@@ -67,16 +67,16 @@ class Playback:
 
 
 def play(loss: Tensor, *, title: str = "") -> Playback:
-    """A page on which one steps through the computation of `loss`, and then through its backward pass, by keys and buttons.
+    """Create a page that steps through the computation of `loss` and its backward pass, with keys and buttons.
 
-    loss    a Tensor of one number that was computed from something that requires a gradient; its graph stays as it is
-    title   written above
+    loss    a computed Tensor with one element that requires a gradient; its graph is not changed
+    title   the heading
 
-    Each step is one operation, or the rule of one: its formula with the names of the program, the numbers that go in and come
-    out, and how the gradients of what is used several times add up. Up to 36 numbers are written out; of larger arrays a heat
-    map, smallest, largest and mean are shown. Needs Graphviz, as other drawings do.
+    Each step is one operation or its rule: its formula with the program's names, the numbers of inputs and results, and how
+    gradients of values with several uses add up. Up to 36 numbers are written out; larger arrays are shown as a heat map with
+    minimum, maximum and mean. Needs Graphviz, like other drawings.
 
-    Raises GraphError for a Tensor that was not computed, or of more than one number, or of more than 300 operations.
+    Raises GraphError for a Tensor that was not computed, has more than one element, or more than 300 operations.
     """
     if not isinstance(loss, Tensor):
         raise GraphError(f"draw.play: expected a Tensor, got {shown(loss)}")
@@ -94,7 +94,7 @@ def play(loss: Tensor, *, title: str = "") -> Playback:
 
 
 class Writer:
-    """What the page is told: boxes with their places, arrows, and steps."""
+    """The data of the page: boxes with positions, arrows, and steps."""
 
     def __init__(self, program: Graph, values: dict[Any, Array], steps: list[Step]) -> None:
         self.program, self.values, self.steps = program, values, steps
@@ -145,7 +145,7 @@ class Writer:
         return [self.names[s] if isinstance(s, (Node, Tensor)) else f"{s:g}" if is_real(s) else str(s) for s in node.inputs]
 
     def layout(self, boxes: dict[Any, dict[str, Any]]) -> tuple[float, float, list[dict[str, Any]]]:
-        """Places for the boxes, in points, y downwards, and the arrows between them."""
+        """Positions for the boxes, in points, y downwards, and the arrows between them."""
         dot = graphviz.Digraph(graph_attr={"rankdir": "TB", "nodesep": "0.35", "ranksep": "0.45", **FONT})
         for box in boxes.values():
             dot.node(box["id"], label="", shape="box", fixedsize="true", width=f"{box['w'] / 72}", height=f"{box['h'] / 72}")
@@ -199,7 +199,7 @@ class Writer:
         }  # fmt: skip
 
     def named_in(self, formula: str, node: Node) -> list[str]:
-        """The inputs and the result whose values stand in a rule's formula."""
+        """The inputs and the result whose values a rule's formula uses."""
         values = [*(s for s in node.inputs if isinstance(s, (Node, Tensor))), node]
         plain = re.sub(r"∂\S+/∂\S+", "", formula)
         found = [v for v in values if re.search(rf"(?<![\w.]){re.escape(self.names[v])}(?![A-Za-z0-9_#])", plain)]
@@ -207,13 +207,13 @@ class Writer:
 
 
 def apart(names: dict[Any, str]) -> dict[Any, str]:
-    """The same names, those that several have told apart by a number."""
+    """Number equal names to make them unique."""
     taken: set[str] = set()
     return {value: free(name, taken) for value, name in names.items()}
 
 
 def free(name: str, taken: set[str]) -> str:
-    """The name, or with a number behind it one that nothing else has; it is taken from then on."""
+    """A unique name, numbered if necessary; it is then taken."""
     found, i = name, 1
     while found in taken:
         i += 1
@@ -231,12 +231,12 @@ def sizes(shape: tuple[int, ...]) -> str:
 
 
 def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
-    """An array as it is written: its last axis beside each other, the others one below the other."""
+    """The rows and columns of an array as shown: the last axis horizontally, the others vertically."""
     return (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
 
 
 def as_data(array: Array) -> dict[str, Any]:
-    """An array as the page takes it: its numbers, or of many a heat map and how they are distributed."""
+    """An array for the page: its numbers, or for large ones a heat map and statistics."""
     rows, columns = rows_and_columns(array.shape)
     if array.dtype.kind == "b":
         array = array.astype(np.int8)
@@ -256,7 +256,7 @@ def as_data(array: Array) -> dict[str, Any]:
 
 
 def averaged(array: Array) -> Array:
-    """A matrix with at most MAP rows and columns, each the mean of neighbours."""
+    """A matrix reduced to at most MAP rows and columns by means of neighbours."""
     for axis in (0, 1):
         n = array.shape[axis]
         edges = np.linspace(0, n, min(n, MAP) + 1).astype(int)
@@ -266,5 +266,5 @@ def averaged(array: Array) -> Array:
 
 
 def as_number(x: float) -> float | str:
-    """JSON has neither NaN nor infinity."""
+    """A number for JSON, which has neither NaN nor infinity."""
     return x if isinstance(x, int) or math.isfinite(x) else "NaN" if math.isnan(x) else "∞" if x > 0 else "-∞"

@@ -1,6 +1,6 @@
-"""A program as it is drawn: its tree of calls with repeats and regions, its models' names, what it is given, what it costs.
+"""A program prepared for drawing: its tree of calls with repeats and regions, model names, leaves and costs.
 
-It is the same for a picture and for what lies inside of each of its boxes (build.py).
+Shared by a drawing and the insides of its boxes (build.py).
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from tensorgrad.draw.scene import Scene
 from tensorgrad.draw.sources import Source, Sources
 from tensorgrad.draw.words import class_of, dtype_name, shape_of
 
-MOST = 4  # shapes of what goes through a box that are listed
+MOST = 4  # shapes of inputs and results to list
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to show; see draw.graph."""
+    """Drawing options; see draw.graph."""
 
     values: Mapping[Any, Any] | None = None  # of leaves and nodes
-    maps: bool = False  # pictures of them, too
+    maps: bool = False  # also as pictures
     cost: bool = False
-    costs: Mapping[Node, Cost] | None = None  # known beforehand
-    measured: bool = False  # costs among the facts, whether or not they stand in the boxes
+    costs: Mapping[Node, Cost] | None = None  # known in advance
+    measured: bool = False  # costs among the facts, even if not in the boxes
     depth: int | None = None
     fold: bool = True
     modules: bool = True
     highlight: frozenset[Any] = frozenset()
     names: Mapping[Any, str] = field(default_factory=dict)  # of models
     letters: Mapping[Any, str] = field(default_factory=dict)  # for parameters of layers, W1, b1, ...
-    marks: Mapping[int, str] = field(default_factory=dict)  # index of a node to added, removed or changed
+    marks: Mapping[int, str] = field(default_factory=dict)  # index of a node to "added", "removed" or "changed"
 
 
 class Program:
-    """A graph with all that its pictures say of it.
+    """A graph with everything that its drawings need.
 
     root      the tree of its calls
-    folds     which blocks and regions of it are one box
-    models    what each model is called, by its id, where there are several, or where names were given for them
-    outputs   the nodes that are drawn for its results
-    dtype     the one that most results have
-    inner     the scenes of what lies inside of boxes, by their parts, as far as they were made
+    folds     its repeats and regions
+    models    the name of each model, by id, if there are several or names were given
+    outputs   the nodes of its results
+    dtype     the dtype of most results
+    inner     cached scenes of the insides of boxes, by part
     """
 
     def __init__(self, graph: Graph, options: Options) -> None:
@@ -96,10 +96,10 @@ class Program:
         return found
 
     def label(self, part: Part, framed: Collection[str] = (), within: str = "") -> str:
-        """The name of a module, its path and its class with its arguments; of a region.
+        """The label of a module, its path and its class with arguments, or of a region.
 
-        framed   the modules whose frames say already of which blocks they are
-        within   the module in whose inside it is drawn: paths begin there
+        framed   the modules whose frames already name the blocks
+        within   the module whose inside is drawn: paths are relative to it
         """
 
         def shown(scope: str) -> str:
@@ -126,18 +126,18 @@ class Program:
         return f"{path} · {name}"
 
     def described(self, value: Any) -> str:
-        """Shape, and the dtype where it is not that of the program."""
+        """Shape, and dtype if it differs from the program's."""
         dtype = dtype_name(value.dtype)
         return shape_of(value) + ("" if dtype == self.dtype else f" {dtype}")
 
     def shapes(self, values: Sequence[Node | Tensor]) -> str:
-        """Their shapes, each once, with how many have it where several do."""
+        """The distinct shapes, with their counts."""
         count = Counter(self.described(value) for value in values)
         texts = [shape if n == 1 else f"{n} of {shape}" for shape, n in count.items()]
         return ", ".join(texts[:MOST]) + (", …" if len(texts) > MOST else "")
 
     def letter(self, weight: Source, count: int) -> str:
-        """What a layer's box calls a parameter of it; one that stands for several has no number."""
+        """The letter for a parameter in a layer's box, without a number if the box represents several layers."""
         letter = self.options.letters.get(weight.leaf)
         if letter is None:
             return weight.name.rpartition(".")[2]
@@ -145,7 +145,7 @@ class Program:
 
     @cached_property
     def standing(self) -> dict[Node, list[Node]]:
-        """For a node that is drawn, itself and those in other blocks that it stands for."""
+        """For each drawn node, itself and the nodes of other blocks that it represents."""
         found: dict[Node, list[Node]] = {}
         for node in self.graph.nodes:
             found.setdefault(self.folds.shown(node), []).append(node)
@@ -153,7 +153,7 @@ class Program:
 
     @cached_property
     def readers(self) -> dict[Node, list[Node]]:
-        """The nodes that read each node."""
+        """The readers of each node."""
         found: dict[Node, list[Node]] = {}
         for node in self.graph.nodes:
             for s in node.inputs:
@@ -162,19 +162,21 @@ class Program:
         return found
 
     def results(self, part: Part) -> list[Node]:
-        """What comes out of a part: read outside of it, by the next of equal blocks, or a result; the last, if nothing is."""
+        """The results of a part: nodes read outside, by the next equal block, or results of the program; otherwise the last
+        node.
+        """
         own = set(part.nodes)
         found = [n for n in part.nodes if self.folds.shown(n) is n and (n in self.outputs or self.is_read(n, own))]
         return found or part.nodes[-1:]
 
     def is_read(self, node: Node, own: set[Node]) -> bool:
-        """Whether a node, or one in another block that it stands for, is read outside of its own nodes."""
+        """Whether a node, or one of another block that it represents, is read outside of its own block."""
         if any(r not in own for r in self.readers.get(node, ())):
             return True
         return any(self.folds.shown(r) not in own for n in self.standing[node] for r in self.readers.get(n, ()))
 
     def taken(self, part: Part) -> list[Node | Tensor]:
-        """What goes into a part: computed before it, or given data."""
+        """The inputs of a part: nodes computed before it, and data."""
         own = set(part.nodes)
         found = [s for n in part.nodes for s in n.inputs if isinstance(s, (Node, Tensor)) and s not in own]
         data = [s for s in found if isinstance(s, Node) or (type(s) is Tensor and not s.requires_grad and s.shape)]
@@ -182,13 +184,13 @@ class Program:
 
     @cached_property
     def flops(self) -> dict[Node, int]:
-        """What each node computes, in floating-point operations."""
+        """The floating-point operations of each node."""
         known = self.options.costs
         return {n: flops_of(n) if known is None else known.get(n, Cost()).flops for n in self.graph.nodes}
 
     @cached_property
     def place(self) -> dict[Node, int]:
-        """The number of each operation, in the order of execution, from 1."""
+        """The number of each operation in the order of execution, from 1."""
         return {node: i for i, node in enumerate(self.graph.nodes, 1)}
 
 

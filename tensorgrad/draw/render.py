@@ -1,4 +1,4 @@
-"""From DOT text to a picture, with whichever Graphviz is there."""
+"""Renders DOT text with the installed Graphviz."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MISSING = (
 
 
 def render(dot: str, suffix: str) -> bytes:
-    """The picture of `dot` as the content of a .svg, .png or .pdf file.
+    """Render `dot` as the content of a .svg, .png or .pdf file.
 
-    The program `dot` is used when it is on the PATH, else pygraphviz, whose wheel carries the engine. Raises
-    MissingDependencyError, saying what to install, when there is neither.
+    Uses the program `dot` if it is on the PATH, else pygraphviz, whose wheel includes the engine. Raises
+    MissingDependencyError, saying what to install, if there is neither.
     """
     if shutil.which("dot"):
         import graphviz

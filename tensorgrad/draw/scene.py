@@ -1,7 +1,7 @@
-"""What a drawing shows, before anybody decides how: boxes, groups of boxes, edges. Made by build.py; read by the writers.
+"""The content of a drawing, independent of the output format: boxes, groups of boxes, edges. Created by build.py.
 
 graph -> tree of parts (parts.py) with repeats and regions (fold.py, program.py) -> boxes and edges (build.py, content.py,
-backward.py) -> the writers
+backward.py) -> output formats
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from tensorgrad.draw.heat import Map
 class Box:
     """One box.
 
-    kind    parameter, input, constant, op, layer, output, fused, fold, rule, gradients, failed, or elsewhere: a box around
-    lines   what stands in it, the first line being its name
-    inside  parameters that it reads and that have no box of their own, with their shapes
-    maps    pictures of what it reads and gives, small ones for the box and large ones for a page
-    group   the groups that it lies in, from the outermost
-    facts   what a page shows beside it: shape, dtype, bytes, FLOPs, time, formula, line
-    heat    its share of the most expensive box's time or work, 0 to 1
-    mark    highlight, added, removed, changed or misfit (an operand that does not fit)
-    left    whether its lines start at the left, as formulas do
-    inner   makes the scene of what lies inside of it; None for one operation
-    leads_to  for what stands for a box around the scene: how many scenes outwards that is, and its id there
+    kind    parameter, input, constant, op, layer, output, fused, fold, rule, gradients, failed, or elsewhere: an outer box
+    lines   its text, the first line being its name
+    inside  parameters shown in it instead of in boxes of their own, with shapes
+    maps    pictures of its inputs and results, small for the box and large for a page
+    group   the groups that contain it, outermost first
+    facts   details for a page: shape, dtype, bytes, FLOPs, time, formula, line
+    heat    its time or work relative to the most expensive box, 0 to 1
+    mark    highlight, added, removed, changed or misfit (a mismatched operand)
+    left    whether its lines are left-aligned, as for formulas
+    inner   creates the scene of its inside; None for one operation
+    leads_to  for a stub of an outer box: the number of levels outwards, and its id there
     """
 
     id: str
@@ -43,7 +43,7 @@ class Box:
     leads_to: tuple[int, str] | None = None
 
     def has_names(self, line: str) -> bool:
-        """Whether a line of it has names of arrays that a paper sets as letters."""
+        """Whether a line has names of arrays to be typeset."""
         is_named = line == self.lines[0] and self.kind in ("input", "parameter", "constant")
         return is_named or line in self.inside
 
@@ -56,8 +56,9 @@ class Box:
 
 @dataclass
 class Edge:
-    """An arrow. `kind`: forward, gradient (drawn upwards), rule (from an op to its rule), result (to the gradients that it
-    makes) or repeat (to the next of equal blocks). `label`: which operand it is, where that matters."""
+    """An arrow. `kind`: forward, gradient (drawn upwards), rule (from an op to its rule), result (to its gradients) or repeat
+    (to the next of equal blocks). `label`: the operand, where it matters.
+    """
 
     source: str
     target: str
@@ -67,12 +68,12 @@ class Edge:
 
 @dataclass
 class Scene:
-    """Everything in a drawing.
+    """A complete drawing.
 
     groups  key to label, of modules, folds and panels
-    repeats keys of the groups that are drawn once for several
-    notes   what was folded, which dtype all have, in words
-    paper   whether it is for print: in colours that are told apart in grey, names set as in formulas
+    repeats keys of the groups that represent several blocks
+    notes   remarks: what was folded, the common dtype
+    paper   for print: colours that are distinguishable in grey, names typeset as in formulas
     """
 
     boxes: dict[str, Box] = field(default_factory=dict)
@@ -85,12 +86,12 @@ class Scene:
     paper: bool = False
 
     def caption(self) -> list[str]:
-        """The lines that stand above the drawing: its title, its notes, what the colours mean."""
+        """The lines above the drawing: title, notes, legend."""
         said = [meaning for _, meaning in self.legend()]
         return [self.title] * bool(self.title) + self.notes + [" · ".join(said)] * bool(said)
 
     def legend(self) -> list[tuple[str, str]]:
-        """(kind or mark, what it means) of the colours in the drawing that do not say themselves what they are."""
+        """(kind or mark, its meaning) of the colours that need an explanation."""
         there = {box.kind for box in self.boxes.values()} | {box.mark for box in self.boxes.values()}
         return [(key, meaning) for key, meaning in MEANINGS.items() if key in there]
 
@@ -108,7 +109,7 @@ MEANINGS = {
 
 
 def beside(scenes: Iterable[Scene]) -> Scene:
-    """Several scenes in one."""
+    """Combine several scenes side by side."""
     whole = Scene()
     for scene in scenes:
         whole.boxes |= scene.boxes

@@ -1,4 +1,4 @@
-"""A matplotlib figure that is a picture in a notebook. Imported only where matplotlib is there."""
+"""A matplotlib figure with a notebook representation. Imported only if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 
 class ShownFigure(Figure):
-    """A Figure that a notebook shows as the last line of a cell, whether or not a backend of pyplot was chosen there."""
+    """A Figure that a notebook displays as the last line of a cell, with or without a pyplot backend."""
 
     def _repr_png_(self) -> bytes | None:
         content = io.BytesIO()
         try:
             self.savefig(content, format="png")
-        except Exception:  # a notebook's repr never raises
+        except Exception:  # must not raise an error in a notebook
             return None
         return content.getvalue()

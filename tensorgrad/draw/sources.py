@@ -1,4 +1,4 @@
-"""What a program is given: a name for each leaf, and which of them is the same thing."""
+"""Leaves of a program: their names, and which of them belong to the same value."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tensorgrad.nn.recurrent import Recurrent
 
 @dataclass(eq=False)
 class Source:
-    """Something that was given: a parameter, data, a constant.
+    """A given value: a parameter, data, a constant.
 
-    leaf    the Tensor; of data that a function has rearranged, a piece of that
-    shape, dtype   as the user gave it
-    owner   the module that has it as a parameter, by path, or None
+    leaf    the Tensor; for data rearranged by a function, a part of them
+    shape, dtype   as given by the user
+    owner   the path of the module that has it as a parameter, or None
     """
 
     leaf: Tensor
@@ -32,22 +32,22 @@ class Source:
     shape: tuple[int, ...]
     dtype: Any
     owner: str | None = None
-    is_own: bool = False  # of the function that reads it, or of a module: nobody gave it
-    given: Tensor | None = None  # what the user gave, where the leaf is a piece of that
+    is_own: bool = False  # created by the function that reads it, or a module, not given by the user
+    given: Tensor | None = None  # the user's Tensor, if the leaf is a part of it
 
     @property
     def is_weight(self) -> bool:
-        """Whether it is learned, or a Parameter that is frozen."""
+        """Whether it is trained, or a frozen Parameter."""
         return self.leaf.requires_grad or type(self.leaf) is not Tensor
 
     @property
     def array(self) -> Array:
-        """Its numbers; where what was given is not known any more, those of the piece."""
+        """Its numbers; those of the leaf if the user's array is no longer known."""
         return (self.leaf if self.given is None else self.given)._data
 
     @property
     def value(self) -> str:
-        """Of a number without a name and a gradient, the number; else ""."""
+        """The number, for an unnamed number without gradient; else ""."""
         if self.shape or self.is_weight or self.leaf.name or self.leaf.made_of:
             return ""
         return number(np.asarray(move(self.leaf._data, "cpu"))[()])
@@ -58,13 +58,13 @@ class Sources:
 
     def __init__(self, models: dict[int, str], paths: Paths) -> None:
         self.paths = paths
-        self.models = models  # id of a model's module to what it is called, where there are several
+        self.models = models  # id of a module to its model's name, if there are several
         self.known: dict[Any, Source] = {}
         self.of: dict[tuple[Tensor, Any], Source] = {}
         self.taken: dict[str, int] = {}
 
     def source(self, leaf: Tensor, node: Node) -> Source:
-        """What a node reads when it reads a leaf."""
+        """The source that a node reads with a leaf."""
         call = node.function
         key = (leaf, call)
         if key not in self.of:
@@ -88,7 +88,7 @@ class Sources:
         return self.known[leaf]
 
     def from_function(self, leaf: Tensor, call: Called, given: dict[str, Given], held: dict[str, Any]) -> Source:
-        """The source of what a function has made itself of what it was given, or of an array that it was given."""
+        """The source of a leaf that a function made from its arguments, or of an array argument."""
         name = leaf.name or leaf.made_of
         match = next((n for n, g in given.items() if name and g.name == name), None)
         if match is None and not name:
@@ -107,7 +107,7 @@ class Sources:
         return self.known[key]
 
     def owner_of(self, leaf: Tensor, node: Node) -> tuple[str | None, str]:
-        """The path of the module that has a Parameter, and the name that it has by that."""
+        """The path of the module that owns a Parameter, and the resulting name."""
         if type(leaf) is Tensor:
             return None, ""
         for member in node.members or (node,):
@@ -121,7 +121,7 @@ class Sources:
         return (scope, visible(f"{scope}.{leaf.name}")) if scope and leaf.name else (None, "")
 
     def unique(self, name: str) -> str:
-        """A name that nothing else has."""
+        """A unique name."""
         n = self.taken[name] = self.taken.get(name, 0) + 1
         if name == "input":
             return f"input{n - 1}"
@@ -129,7 +129,7 @@ class Sources:
 
 
 def is_initial(leaf: Tensor, node: Node) -> bool:
-    """Whether a leaf is the zeros that a recurrent module begins with where it is given no state."""
+    """Whether a leaf is the initial zero state of a recurrent module."""
     calls = calls_of(node.scope)
     if not calls or not isinstance(calls[-1].module, Recurrent) or type(leaf) is not Tensor or leaf.requires_grad:
         return False
@@ -137,7 +137,7 @@ def is_initial(leaf: Tensor, node: Node) -> bool:
 
 
 def given_to(program: Graph) -> list[Any]:
-    """What the functions in a program were given, which they know as long as somebody holds it."""
+    """The arguments of the functions in a program, which keep only weak references to them."""
     calls = {node.function for node in program.nodes if node.function is not None}
     given = [value for call in calls for _, value, _ in call.arguments() if isinstance(value, Given)]
     return [value.source() for value in given if value.source is not None]

@@ -1,4 +1,4 @@
-"""Forward and backward, one operation at a time, with all numbers: what `draw.play` shows."""
+"""The steps of draw.play: forward and backward, one operation at a time, with all numbers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tensorgrad.ops import astype, sum_to
 
 @dataclass
 class Contribution:
-    """What a rule adds to the gradient of one of its inputs: `added`, which makes it `total`.
+    """The contribution of a rule to the gradient of an input: `added`, which gives `total`.
 
-    at       the input's place among the arguments
-    summed   whether the input was repeated (broadcast), so that what came of its copies is summed
+    at       the index of the input among the arguments
+    summed   whether the input was broadcast, so that gradients of its copies are summed
     """
 
     at: int
@@ -35,12 +35,12 @@ class Contribution:
 
 @dataclass
 class Step:
-    """An operation computed, or its rule applied.
+    """A computed operation, or its applied rule.
 
     node           the operation
-    value          its result, forward
-    gradient       what has come in of the loss's gradient, backward; None where nothing has
-    contributions  what the rule adds to the gradients of the inputs, backward
+    value          its result, in the forward pass
+    gradient       the incoming gradient, in the backward pass; None if there is none
+    contributions  the gradients that the rule adds to the inputs, in the backward pass
     """
 
     node: Node
@@ -54,10 +54,11 @@ class Step:
 
 
 def steps_of(loss: Tensor) -> tuple[Graph, dict[Any, Array], list[Step]]:
-    """The program, the values of its leaves and operations, and the steps: each operation, then each rule, from the loss on.
+    """The program, the values of its leaves and operations, and the steps: each operation, then each rule, starting at the
+    loss.
 
-    Values and gradients are computed by the ops' `forward` and `backward`, one after another, as the program was written and
-    not as it is fused. Raises GraphError where what an op drew at random was not kept.
+    Values and gradients are computed by the ops' `forward` and `backward`, in the order of the unfused program. Raises
+    GraphError if a random draw was not kept.
     """
     program = Graph.of(loss)
     values = values_of(program)
@@ -77,7 +78,7 @@ def steps_of(loss: Tensor) -> tuple[Graph, dict[Any, Array], list[Step]]:
 
 
 def values_of(program: Graph) -> dict[Any, Array]:
-    """The values of all leaves and nodes, in main memory; of what was drawn at random that which was drawn."""
+    """The values of all leaves and nodes, in main memory; random draws as they were."""
     known: dict[Any, Array] = {leaf: asarray(move(leaf._data, "cpu")) for leaf in program.leaves}
     drawn = kept_draws(program)
     for node in program.nodes:
@@ -92,7 +93,7 @@ def values_of(program: Graph) -> dict[Any, Array]:
 
 
 def kept_draws(program: Graph) -> dict[Node, Array]:
-    """The results of ops that draw, as they or the ops that read them have kept them for their rules."""
+    """Results of random ops, kept by them or their readers for their rules."""
     kept: dict[Node, Array] = {node: node.out for node in program.nodes if node.op.draws and node.out is not None}
     for node in program.nodes:
         for source, array in zip(node.inputs, node.saved or (), strict=False):
@@ -102,7 +103,7 @@ def kept_draws(program: Graph) -> dict[Node, Array]:
 
 
 def contributions(node: Node, g: Array, values: dict[Any, Array]) -> list[Contribution]:
-    """What the rule of an op makes of the gradient of its result, for each input that requires one."""
+    """The gradients that an op's rule gives each input that requires one."""
     assert node.op.backward is not None
     wide = is_wide(node)
     given: Sequence[Any] = [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]

@@ -1,4 +1,4 @@
-"""What the figures have in common: how they are made, their colours, text without surprises."""
+"""Common style of figures: creation, colours, plain text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from tensorgrad.core.table import visible
 from tensorgrad.errors import MissingDependencyError
 
-# Eight that stay apart for the colour-blind, too (after Okabe and Ito's palette, darkened for lines on white)
+# Eight colours distinguishable for the colour-blind (after Okabe and Ito's palette, darkened for lines on white)
 COLOURS = ("#2f6fb5", "#c98a00", "#2e8540", "#c04f4f", "#7b4fa3", "#17a2a2", "#8a5a2b", "#5d666f")
-LINES = ("-", "--", ":", "-.")  # how a ninth series differs from the first
+LINES = ("-", "--", ":", "-.")  # distinguish a ninth series from the first
 INK, GREY, RED = "#1c2024", "#8a939c", "#c0392b"
 
 
 def new_figure(caller: str, width: float, height: float) -> Any:
-    """A matplotlib Figure of its own, in inches, without pyplot's state."""
+    """A new matplotlib Figure, size in inches, without pyplot."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -27,5 +27,5 @@ def new_figure(caller: str, width: float, height: float) -> Any:
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib finds no formula, and nothing that it has no picture of."""
+    """Text without formulas and missing glyphs for matplotlib."""
     return visible(text).replace("$", r"\$")

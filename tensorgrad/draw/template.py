@@ -1,4 +1,4 @@
-"""Pages of one file: a template that lies beside the code, with the data that its script draws from put into it."""
+"""Self-contained pages: a template with the data of its script filled in."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def filled(package: str, name: str, data: Any, **parts: str) -> str:
-    """The template of that name in a package, with its DATA and other parts, which stand there as /*NAME*/.
+    """Fill in DATA and other parts of a package's template, in place of /*NAME*/.
 
-    Names in the data cannot end the script that they stand in. Numbers have to be finite.
+    Data cannot end the script that contains them. Numbers must be finite.
     """
     page = resources.files(package).joinpath(name).read_text("utf-8")
     for part, content in parts.items():

@@ -1,4 +1,4 @@
-"""A scene as a LaTeX document with one TikZ picture, for papers and lectures."""
+"""Writes a scene as a LaTeX document with one TikZ picture, for papers and lectures."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ SIGNS = {
 
 
 def to_tikz(scene: Scene) -> str:
-    """A document that `pdflatex` makes a picture of; its tikzpicture can be put into another one.
+    """A document for `pdflatex`, whose tikzpicture can be copied into another one.
 
-    Colours are defined in front, by the kind of box. Raises MissingDependencyError without Graphviz.
+    Colours are defined first, by kind of box. Raises MissingDependencyError without Graphviz.
     """
     placed = place(scene)
     kinds = sorted({(box.kind, box.mark) for box in scene.boxes.values()})
@@ -72,7 +72,7 @@ def to_tikz(scene: Scene) -> str:
 
 
 def box_lines(box: Box, where: tuple[float, float, float, float], paper: bool) -> list[str]:
-    """The commands that draw a box and what stands in it."""
+    """The commands that draw a box and its text."""
     x, y, w, h = where
     look, style = look_of(box.kind, box.mark, paper), f"{box.kind}{box.mark}"
     fill = f"fill={style}fill"
@@ -128,7 +128,7 @@ def edge_lines(placed: Placed) -> list[str]:
 
 
 def in_latex(text: str, names: bool) -> str:
-    """Text with its signs as LaTeX has them, and names as in formulas if there are any."""
+    """Text escaped for LaTeX, with names typeset as in formulas if there are any."""
     found = []
     for upright, letter, index in pieces(visible(text), names):
         found.append("".join(map(typeset, upright)))
@@ -140,7 +140,7 @@ def in_latex(text: str, names: bool) -> str:
 
 
 def typeset(character: str) -> str:
-    """One character of text; one that LaTeX's fonts do not have by its number."""
+    """One character of text; by its code if LaTeX's fonts lack it."""
     if character in SIGNS:
         return SIGNS[character]
     return character if ord(character) < 256 and character.isprintable() else f"[U+{ord(character):04X}]"

@@ -1,4 +1,4 @@
-"""Names for what stands in a derivation: leaves by their own, everything else by what it is, without gaps."""
+"""Names in a derivation: given names of leaves, and numbered letters for everything else, without gaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.expression import Expr, Symbol, Term
 
 LOSSES = (ops.softmax_cross_entropy, ops.nll_loss, ops.sigmoid_cross_entropy)
-NUMBERED = {"v", "t", "C"}  # also where there is only one
+NUMBERED = {"v", "t", "C"}  # numbered even if there is only one
 
 
 class Titles:
@@ -21,7 +21,7 @@ class Titles:
 
     def __init__(self, recorded: Graph, graph: Graph, loss: str) -> None:
         self.loss = loss
-        names = recorded.leaf_names()  # a fused node has the place of its last op alone
+        names = recorded.leaf_names()  # a fused node only has the position of its last op
         own = {leaf: names[leaf] for leaf in graph.leaves}
         self.taken = {name for leaf, name in own.items() if leaf.name}
         self.paths: dict[Symbol, str] = {}
@@ -47,7 +47,7 @@ class Titles:
         return next((leaf for leaf, symbol in self.leaves.items() if symbol is e.args[0]), None)
 
     def free(self, title: str) -> str:
-        """`title`, primed until nothing else has it."""
+        """`title`, with primes until it is unique."""
         while title in self.taken:
             title += "'"
         self.taken.add(title)
@@ -56,8 +56,9 @@ class Titles:
     def give(
         self, forward: list[Symbol], backward: list[Symbol], counts: list[Symbol], given: list[Symbol], needed: set[Symbol]
     ) -> None:
-        """Titles for all symbols that are left: h1 for what the first layer's activation gave, z2 for the second layer's
-        linear part, v1 for anything else."""
+        """Assign titles to all other symbols: h1 for the first layer's activation, z2 for the second layer's linear part, v1
+        for anything else.
+        """
         self.constants = [s for s in (*self.leaves.values(), *counts, *given) if s in needed and s.value is not None]
         loss = next(s for s in forward if s.kind == "L")
         loss.title = self.free(self.loss)
@@ -90,13 +91,13 @@ class Titles:
 
 
 def words_of(leaf: Tensor) -> str:
-    """What it was made of, where that is more than a name: "2 x + 1"; of a function's own piece of x nothing is known but x."""
+    """The expression that made a leaf, if it is more than a name: "2 x + 1"; for a function's part of x only x is known."""
     words = visible(leaf.made_of)
     return words if re.search(r"\W", words) and not words.startswith("…") else ""
 
 
 def labels_in(graph: Graph) -> set[Tensor]:
-    """The leaves that a loss takes as its data."""
+    """The leaves that a loss uses as labels."""
     found = set()
     for node in graph.nodes:
         for i, source in enumerate(node.inputs):
@@ -106,7 +107,7 @@ def labels_in(graph: Graph) -> set[Tensor]:
 
 
 def short_names(graph: Graph, own: dict[Tensor, str]) -> dict[Tensor, str]:
-    """W1, b1, ... for the weights and biases of modules, in the order of their use."""
+    """W1, b1, ... for the weights and biases of modules, in order of use."""
     kinds: dict[str, dict[str, list[Tensor]]] = {}
     for leaf, name in own.items():
         if type(leaf) is Tensor or "." not in name:
@@ -119,7 +120,7 @@ def short_names(graph: Graph, own: dict[Tensor, str]) -> dict[Tensor, str]:
     for parts in kinds.values():
         weights, biases = parts.get("weight", []), parts.get("bias", [])
         if len(weights) > 1 or len(biases) > 1:
-            continue  # two modules of one name
+            continue  # two modules with the same name
         is_norm = any(len(w.shape) == 1 for w in weights)
         pair = ("gamma", "beta") if is_norm else ("W", "b")
         count[pair[0]] += 1

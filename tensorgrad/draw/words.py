@@ -1,4 +1,4 @@
-"""What stands in the boxes: names, operands in their order, attributes, arguments of modules and functions, shapes."""
+"""Texts in boxes: names, ordered operands, attributes, arguments of modules and functions, shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tensorgrad.core.scope import Called, Given
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
 
-# Operators that are written between their operands
+# Infix operators
 BETWEEN = {
     "add": "+", "sub": "−", "mul": "×", "div": "÷", "matmul": "@", "sparse_matmul": "@", "power": "^", "floordiv": "//",
     "mod": "mod", "greater": ">", "greater_equal": "≥", "less": "<", "less_equal": "≤", "equal": "=", "not_equal": "≠",
@@ -47,8 +47,8 @@ COMMUTE = frozenset(
     ]
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-LONGEST = 46  # characters in a line
-WIDTH = 36  # and in a line of a formula, where that can be broken
+LONGEST = 46  # maximum characters of a line
+WIDTH = 36  # and of a line of a formula, if it can be broken
 
 
 def commutes(op: Op) -> bool:
@@ -57,7 +57,7 @@ def commutes(op: Op) -> bool:
 
 
 def number(x: Any) -> str:
-    """A number as short as it can be told from others."""
+    """A number in its shortest distinctive form."""
     if isinstance(x, (bool, np.bool_)):
         return str(bool(x))
     if isinstance(x, (int, np.integer)):
@@ -66,9 +66,10 @@ def number(x: Any) -> str:
 
 
 def title_of(node: Node, operand: Callable[[int, Any], str]) -> str:
-    """An operation with what it is given besides what flows in by an arrow, in the order in which it was written.
+    """An operation with the operands that have no arrow, in their order.
 
-    operand   for an argument that is no number: its name if it has no arrow, its letter if the order matters, else ""
+    operand   returns the text for an argument that is not a number: its name if it has no arrow, its letter if the order
+              matters, else ""
     """
     texts = [operand(i, s) if isinstance(s, (Node, Tensor)) else number(s) for i, s in enumerate(node.inputs)]
     name = node.op.name
@@ -86,7 +87,7 @@ def title_of(node: Node, operand: Callable[[int, Any], str]) -> str:
 
 
 def attributes(node: Node) -> list[str]:
-    """What an operation was told besides its operands."""
+    """The attributes of an operation."""
     attrs, name = node.attrs, node.op.name
     if name in ("getitem", "put", "setitem", "assign") and "index" in attrs:
         rest = {key: value for key, value in attrs.items() if key != "index"}
@@ -99,12 +100,12 @@ def attributes(node: Node) -> list[str]:
         if axes is None or tuple(axes) == tuple(range(len(axes)))[::-1]:
             return ["ᵀ"]
     if name in ("reshape", "broadcast_to", "sum_to") and len(attrs) == 1:
-        return []  # what comes out says it
+        return []  # visible in the result
     return pairs(attrs)
 
 
 def pairs(attrs: Mapping[str, Any]) -> list[str]:
-    """Names and values; what is off is left out, what is on is its name."""
+    """Names and values; False is left out, True is shown as the name."""
     found = []
     for key, value in attrs.items():
         if value is None or value is False:
@@ -117,7 +118,7 @@ def pairs(attrs: Mapping[str, Any]) -> list[str]:
 
 
 def index(value: Any) -> str:
-    """An index as it was written; an array of many by its shape, and a mark that tells it from others."""
+    """An index as in code; a large index array as its shape, with a digest."""
     parts = value if isinstance(value, tuple) else (value,)
     texts = []
     for part in parts:
@@ -129,7 +130,7 @@ def index(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """A value in few characters, others for another value."""
+    """A short distinctive text for a value."""
     if isinstance(value, (bool, int, float, np.bool_, np.number)):
         return number(value)
     if isinstance(value, np.dtype):
@@ -153,13 +154,13 @@ def short(value: Any) -> str:
 
 
 def digest(value: Any) -> str:
-    """A few characters that tell a long value from others."""
+    """A short digest of a long value."""
     content = np.ascontiguousarray(value).tobytes() if not isinstance(value, str) else value.encode()
     return hashlib.sha256(content).hexdigest()[:4]
 
 
 def arguments_of(call: Called) -> str:
-    """What a function was told besides its arrays: "kernel 3×3, stride 2"; what is as by default is left out."""
+    """The arguments of a function other than arrays: "kernel 3×3, stride 2"; defaults are left out."""
     words = []
     for name, value, default in call.arguments():
         if isinstance(value, Given):
@@ -178,7 +179,7 @@ def class_of(module: Any) -> str:
     name = visible(type(module).__name__)
     try:
         told = visible(module.extra_repr())
-    except Exception:  # of a class of the user's, or of a module that has lost a parameter
+    except Exception:  # a user's class, or a module that has lost a parameter
         told = ""
     told = re.sub(r"^(\d+), (\d+)(?=,|$)", r"\1→\2", told) if hasattr(module, "weight") else told
     told = re.sub(r"(\w+?)(?:_size|_shape)?=", r"\1 ", told).replace("'", "")
@@ -189,12 +190,12 @@ def class_of(module: Any) -> str:
 
 
 def formula_lines(op: Op, direction: str) -> list[str]:
-    """The formula of an op without what it says about shapes, one equation in a line."""
+    """The formula of an op without remarks about shapes, one equation per line."""
     return equations(formula(op, direction))
 
 
 def equations(formula: str) -> list[str]:
-    """The equations of a formula, as many in a line as are short, long ones in several lines."""
+    """The equations of a formula, combining short ones in a line and breaking long ones."""
     lines: list[str] = []
     for line in (line.split("    ")[0].rstrip() for line in formula.splitlines()):
         lines += packed([part.strip().rstrip(",") for part in line.split(",   ")], ",   ")
@@ -202,7 +203,7 @@ def equations(formula: str) -> list[str]:
 
 
 def packed(parts: list[str], comma: str = ", ") -> list[str]:
-    """Parts of a line, as many in a line as are short; what is longer than a line in several."""
+    """Combine short parts into lines, and break long ones."""
     lines: list[str] = []
     for part in parts:
         if lines and len(lines[-1]) + len(part) + len(comma) <= WIDTH:
@@ -218,7 +219,7 @@ def shape_of(value: Any) -> str:
 
 @cache
 def dtype_name(dtype: Any) -> str:
-    return str(dtype)  # of each operation of a long program, it takes longer than all else
+    return str(dtype)  # too slow for each operation of a long program
 
 
 @lru_cache(1024)
@@ -227,7 +228,7 @@ def formula(op: Op, direction: str) -> str:
 
 
 def facts_of(value: Node | Tensor) -> dict[str, str]:
-    """What is known about a node or a leaf."""
+    """Facts about a node or a leaf."""
     size = math.prod(value.shape) * np.dtype(value.dtype).itemsize
     facts = {"shape": shape_of(value), "dtype": dtype_name(value.dtype), "bytes": f"{size:,}"}
     if isinstance(value, Node):
@@ -241,7 +242,7 @@ def facts_of(value: Node | Tensor) -> dict[str, str]:
 
 
 def formula_of(fn: Any, direction: str) -> str:
-    """The lines of a function's docstring that stand behind `direction`, as those of an op."""
+    """The lines of a function's docstring after `direction`, as for an op."""
     text = inspect.cleandoc(fn.__doc__ or "")
     found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
     return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
@@ -263,12 +264,12 @@ def contents_of(part: Any, most: int = 4) -> str:
 
 
 def is_between(node: Node) -> bool:
-    """Whether an op is written as an operator."""
+    """Whether an op is written as an infix operator."""
     return node.op.name in BETWEEN
 
 
 def operands_of(node: Node) -> list[str]:
-    """What each argument of an op is called: a, b, ..., or as its formula has it."""
+    """The letter of each argument of an op: a, b, ..., or as in its formula."""
     n = len(node.inputs)
     letters = [LETTERS[i] if i < len(LETTERS) else str(i) for i in range(n)]
     if is_between(node) or not hasattr(node.op, "forward"):

@@ -43,7 +43,7 @@ __all__ += module.__all__
 __all__ += normalisation.__all__
 __all__ += recurrent.__all__
 
-if not TYPE_CHECKING:  # to a type checker there would be every name
+if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
     def __getattr__(name: str) -> None:
         missing(__name__, name)

@@ -1,4 +1,4 @@
-"""Activations that are made of others, as functions. `nn.functional` has them all under the same names."""
+"""More activations, as functions. `nn.functional` has them all under the same names."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
     "softsign", "tanhshrink", "threshold",
 ]  # fmt: skip
 
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # of Klambauer and others, Self-normalizing networks, 2017
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al., Self-normalizing networks, 2017
 
 
 @one_box
 def prelu(x: Operand[T], weight: Operand[T]) -> T | Array:
     """y = max(x, 0) + weight min(x, 0). At x = 0 the derivative is taken as weight.
 
-    weight   (1), or (c): one number for each of the channels, which are axis 1 of x (n,c,...)
+    weight   (1), or (c): one number per channel (axis 1 of x (n,c,...))
 
-    Raises ShapeError for a weight that has another shape.
+    Raises ShapeError for a weight of another shape.
     """
     x, weight = as_operand("prelu", x), as_operand("prelu", weight)
     channels = x.shape[1] if x.ndim > 1 else 1
@@ -50,13 +50,13 @@ def relu6(x: Operand[T]) -> T | Array:
 
 @one_box
 def selu(x: Operand[T]) -> T | Array:
-    """y = s (x if x > 0 else a (e^x - 1)), s = 1.0507 and a = 1.6733 being such that means of 0 and variances of 1 stay so."""
+    """y = s (x if x > 0 else a (e^x - 1)), s = 1.0507 and a = 1.6733, which preserve mean 0 and variance 1."""
     return elu(as_operand("selu", x), SELU_ALPHA) * SELU_SCALE
 
 
 @one_box
 def celu(x: Operand[T], alpha: float = 1.0) -> T | Array:
-    """y = x if x > 0 else alpha (e^(x/alpha) - 1), which has a continuous derivative. Raises ValueError unless alpha > 0."""
+    """y = x if x > 0 else alpha (e^(x/alpha) - 1), with a continuous derivative. Raises ValueError unless alpha > 0."""
     alpha = number("celu", "alpha", alpha)
     if not alpha > 0:
         raise ArgumentError(f"{scoped('celu')}: alpha must be above 0, got {alpha}")
@@ -89,14 +89,14 @@ def hardsigmoid(x: Operand[T]) -> T | Array:
 def hardswish(x: Operand[T]) -> T | Array:
     """y = x min(max(x + 3, 0), 6) / 6"""
     x = as_operand("hardswish", x)
-    return maximum(x, -3) * sixths(x)  # below, the other factor is 0; of -inf the product would be NaN
+    return maximum(x, -3) * sixths(x)  # for x < -3 the other factor is 0; 0 times -inf would be NaN
 
 
 @one_box
 def mish(x: Operand[T]) -> T | Array:
     """y = x tanh(ln(1 + e^x))"""
     x = as_operand("mish", x)
-    return maximum(x, -1000) * tanh(softplus(x))  # there the other factor is 0; of -inf the product would be NaN
+    return maximum(x, -1000) * tanh(softplus(x))  # for x < -1000 the other factor is 0; 0 times -inf would be NaN
 
 
 @one_box
@@ -115,7 +115,7 @@ def tanhshrink(x: Operand[T]) -> T | Array:
 
 @one_box
 def softshrink(x: Operand[T], lambd: float = 0.5) -> T | Array:
-    """y = x - min(max(x, -lambd), lambd): x by so much nearer to 0, and 0 between. Raises ValueError unless lambd >= 0."""
+    """y = x - min(max(x, -lambd), lambd): x moved towards 0 by lambd. Raises ValueError unless lambd >= 0."""
     lambd = at_least_0("softshrink", lambd)
     x = as_operand("softshrink", x)
     return x - clip(x, -lambd, lambd)
@@ -144,7 +144,7 @@ def softmin(x: Operand[T], axis: int = -1) -> T | Array:
 
 
 def sixths(x: Any) -> Any:
-    """(x + 3) / 6, kept within 0 and 1."""
+    """(x + 3) / 6, clipped to 0 .. 1."""
     return minimum(relu(x + 3), 6) * (1 / 6)
 
 

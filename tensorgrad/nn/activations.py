@@ -1,4 +1,4 @@
-"""Activations that are made of others, as modules; `nn.functional` has the formulas."""
+"""More activations, as modules; `nn.functional` has the formulas."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = [
 
 
 class PReLU(Module):
-    """y = max(x, 0) + weight min(x, 0), with a `weight` that is learned.
+    """y = max(x, 0) + weight min(x, 0), with a learned `weight`.
 
-    num_parameters   1 for one weight, or one for each channel, which are axis 1 of x (n,c,...)
-    init             what they start with
+    num_parameters   1 for one weight, or the number of channels (axis 1 of x (n,c,...)) for one each
+    init             initial value
     """
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: np.typing.DTypeLike = DEFAULT_FLOAT) -> None:
@@ -102,7 +102,7 @@ class Hardswish(Module):
 
 
 class Hardtanh(Module):
-    """y = x kept within min_val and max_val"""
+    """y = min(max(x, min_val), max_val)"""
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What layers and losses are made with, checked where it is given: `of` is the layer, `name` the argument."""
+"""Checks for arguments of layers and losses: `of` is the layer, `name` the argument."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tensorgrad.nn.hidden import described
 
 
 def shown(value: Any) -> str:
-    """A value in an error: numbers and text as they are written."""
+    """A value for an error message: numbers and text as written in code."""
     if isinstance(value, np.generic):
         value = value.item()
     return repr(value) if isinstance(value, (bool, int, float, complex, str, type(None), tuple, list)) else described(value)
 
 
 def whole(of: str, name: str, value: Any, least: int | None = 0) -> int:
-    """A whole number from `least` on: Python's, NumPy's, or a 0-d array of one."""
+    """An integer >= least: Python's, NumPy's, or a 0-d array."""
     expected = "a whole number" if least is None else f"a whole number of at least {least}"
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -37,14 +37,14 @@ def whole(of: str, name: str, value: Any, least: int | None = 0) -> int:
 
 
 def wholes(of: str, name: str, value: Any, least: int | None = 0) -> tuple[int, ...]:
-    """One whole number or several, in a tuple or a list."""
+    """One integer, or a tuple or list of integers."""
     if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1):
         return tuple(whole(of, f"{name}[{i}]", n, least) for i, n in enumerate(value))
     return (whole(of, name, value, least),)
 
 
 def several(of: str, name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
-    """One whole number for all axes, or one for each."""
+    """One integer for all axes, or one per axis."""
     numbers = wholes(of, name, value, least)
     if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) and len(numbers) != axes:
         expected = ("", "", " or two, for rows and for columns", " or three")[axes]
@@ -53,13 +53,13 @@ def several(of: str, name: str, value: Any, axes: int, least: int) -> tuple[int,
 
 
 def sizes(of: str, name: str, value: Any, axes: int, least: int) -> int | tuple[int, ...]:
-    """`several`, but for one number that one."""
+    """Like `several`, but a single integer stays one."""
     numbers = several(of, name, value, axes, least)
     return numbers if np.ndim(value) else numbers[0]
 
 
 def real(of: str, name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
-    """A finite number from `low` to `high`, or, if `above`, greater than `low`."""
+    """A finite number from `low` to `high`; if `above`, greater than `low`."""
     expected = (
         "a finite number" if low == -math.inf else f"a number above {low:g}" if above else f"a number of at least {low:g}"
     )
@@ -85,14 +85,14 @@ def flag(of: str, name: str, value: Any) -> bool:
 
 
 def one_of(of: str, name: str, value: Any, known: tuple[str, ...]) -> str:
-    """One of several words."""
+    """One of the known words."""
     if not isinstance(value, str) or value not in known:
         raise ArgumentError(f"{of}: {name} must be one of {', '.join(known)}, got {shown(value)}")
     return value
 
 
 def as_floating(of: str, dtype: Any) -> np.dtype[Any]:
-    """A dtype of real numbers; None for that of parameters by default."""
+    """A floating dtype; None for the default dtype of parameters."""
     try:
         found: np.dtype[Any] = as_dtype(DEFAULT_FLOAT if dtype is None else dtype, of)
     except DTypeError:
@@ -103,14 +103,14 @@ def as_floating(of: str, dtype: Any) -> np.dtype[Any]:
 
 
 def generator(of: str, rng: Any) -> Any:
-    """A generator of NumPy's; None for that of nn.init, or of dropout."""
+    """A NumPy generator; None for the default one."""
     if rng is not None and not isinstance(rng, (np.random.Generator, np.random.RandomState)):
         raise ArgumentError(f"{of}: rng must be a generator, such as numpy.random.default_rng(0), or None, got {shown(rng)}")
     return rng
 
 
 def drawn(of: str, name: str, make: Any, shape: tuple[int, ...], rng: Any) -> Array:
-    """The initial values that a function of nn.init's gives for a shape."""
+    """Initial values of a shape, drawn by an initialiser."""
     if any(make is getattr(init, made) for made in init.MAKERS):
         raise ArgumentError(f"{of}: {name} must be what nn.init.{make.__name__}(...) returns; call it")
     if not callable(make):
@@ -124,15 +124,15 @@ def drawn(of: str, name: str, make: Any, shape: tuple[int, ...], rng: Any) -> Ar
 
 
 def weights(of: str, name: str, value: Any, ndim: int | None = None) -> Any:
-    """Finite numbers that say what something counts, or None: as they are given."""
+    """Finite weights, returned unchanged, or None."""
     if value is None:
         return None
     expected = "finite numbers" if ndim is None else "one finite number for each class"
     try:
         array = value._data if isinstance(value, Tensor) else value if is_array(value) else np.asarray(value)
-    except ValueError:  # a ragged list
+    except ValueError:  # ragged list
         array = np.empty((), object)
     is_wrong = not is_number(array.dtype) or (ndim is not None and array.ndim != ndim)
-    if is_wrong or (not on_gpu(array) and not np.isfinite(array).all()):  # on a GPU it would be waited for
+    if is_wrong or (not on_gpu(array) and not np.isfinite(array).all()):  # a check on a GPU would wait for it
         raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}")
     return value

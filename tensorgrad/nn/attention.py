@@ -1,4 +1,4 @@
-"""Attention in several heads, and the layers of transformers."""
+"""Multi-head attention and transformer layers."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ __all__ = [
 
 
 class MultiheadAttention(Module):
-    """Attention in num_heads heads, each in embed_dim / num_heads dimensions of its own (Vaswani et al. 2017).
+    """Attention in num_heads heads, each with embed_dim / num_heads dimensions (Vaswani et al. 2017).
 
-    Called with (query, key, value, key_padding_mask=None, need_weights=True, attn_mask=None, average_attn_weights=True,
-    is_causal=False), as PyTorch's, it gives (output, weights):
+    Call it like PyTorch's, with (query, key, value, key_padding_mask=None, need_weights=True, attn_mask=None,
+    average_attn_weights=True, is_causal=False); returns (output, weights):
 
     query, key, value   (l, n, embed_dim), (s, n, embed_dim) twice; with batch_first n comes first; n may be missing
-    key_padding_mask    (n, s), True for keys that nobody may look at; or numbers to add to the scores
-    attn_mask           (l, s) or (n num_heads, l, s), True where a query may NOT look at a key: the opposite of what
-                        F.scaled_dot_product_attention takes, as in PyTorch; or numbers to add to the scores
-    is_causal           whether query i may look at the keys 0 .. i alone; no attn_mask has to be given for it
-    need_weights        False gives None for the weights, and then is one operation which never holds all (l, s) at once
-    output              as the query;  weights (n, l, s), the mean of all heads, or (n, num_heads, l, s)
+    key_padding_mask    (n, s), True for keys to ignore; or numbers to add to the scores
+    attn_mask           (l, s) or (n num_heads, l, s), True where a query may NOT attend to a key: the opposite of
+                        F.scaled_dot_product_attention, as in PyTorch; or numbers to add to the scores
+    is_causal           True if query i may attend to keys 0 .. i only; needs no attn_mask
+    need_weights        False returns None for the weights; the operation then never holds all (l, s) weights at once
+    output              shaped like query;  weights (n, l, s), the mean over heads, or (n, num_heads, l, s)
 
-    A query that may look at no key takes nothing of any value: its heads are 0, not NaN, and the output is out_proj's bias.
+    For a query that may attend to no key, the heads are 0, not NaN, and the output is the bias of out_proj.
 
-    dropout   how likely a weight is 0 in training
-    bias      False for none
-    rng       the generator to draw from; the one that nn.init.seed starts by default
+    dropout   probability of dropping an attention weight in training
+    bias      False for no biases
+    rng       NumPy generator for the initial values; by default the one that nn.init.seed seeds
 
-    Parameters are PyTorch's: in_proj_weight, (embed_dim, 3 embed_dim) here, in_proj_bias, out_proj.weight, out_proj.bias.
+    Parameters have PyTorch's names: in_proj_weight (here (embed_dim, 3 embed_dim)), in_proj_bias, out_proj.weight,
+    out_proj.bias.
     """
 
     transposed_in_torch = ("in_proj_weight",)
@@ -71,7 +72,7 @@ class MultiheadAttention(Module):
         self.dropout, bias = real(of, "dropout", dropout, 0, 1), flag(of, "bias", bias)
         self.batch_first, dtype = flag(of, "batch_first", batch_first), as_floating(of, dtype)
         rng = generator(of, rng) or init.generator()
-        a = (6 / (4 * self.embed_dim)) ** 0.5  # Glorot's, of a matrix (e, 3 e)
+        a = (6 / (4 * self.embed_dim)) ** 0.5  # Glorot's bound for a matrix (e, 3 e)
         wide = 3 * self.embed_dim
         self.in_proj_weight = Parameter(rng.uniform(-a, a, (self.embed_dim, wide)), dtype=dtype)
         self.register_parameter("in_proj_bias", Parameter(np.zeros(wide), dtype=dtype) if bias else None)
@@ -96,7 +97,7 @@ class MultiheadAttention(Module):
                 kinds = "(n, l, embed_dim)" if self.batch_first else "(l, n, embed_dim)"
                 raise ShapeError(f"{of}: {name} has shape {x.shape}, expected {kinds}, or without n, embed_dim being {e}")
         q, k, v = xs
-        at = 0 if self.batch_first else 1  # where n stands
+        at = 0 if self.batch_first else 1  # axis of n
         if k.shape[:-1] != v.shape[:-1] or (q.ndim == 3 and q.shape[at] != k.shape[at]):
             raise ShapeError(
                 f"{of}: query {q.shape}, key {k.shape} and value {v.shape} do not fit; expected as many values as keys, and as "
@@ -119,7 +120,7 @@ class MultiheadAttention(Module):
         return (y if self.batch_first else y.swapaxes(0, 1)), w
 
     def projected(self, xs: list[Any], is_same: bool) -> list[Any]:
-        """Queries, keys and values, (n, l, embed_dim) each: of one input by one product."""
+        """Queries, keys and values, each (n, l, embed_dim): by one product if they have the same input."""
         e, w, b = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         if is_same:
             z = xs[0] @ w if b is None else ops.linear(xs[0], w, b)
@@ -131,11 +132,13 @@ class MultiheadAttention(Module):
         return found
 
     def heads(self, x: Any) -> Any:
-        """(n, l, embed_dim) as (n, num_heads, l, embed_dim / num_heads)."""
+        """Reshape (n, l, embed_dim) to (n, num_heads, l, embed_dim / num_heads)."""
         return x.reshape((*x.shape[:2], self.num_heads, self.embed_dim // self.num_heads)).swapaxes(1, 2)
 
     def mask(self, padding: Any, attn: Any, q: Any, keys: int) -> Any:
-        """Both masks as one for the scores (n, num_heads, queries, keys), True where a key may be looked at; None for none."""
+        """Both masks as one for scores (n, num_heads, queries, keys), True where a query may attend to a key; None if there
+        is none.
+        """
         n, _, queries, _ = q.shape
         parts = []
         shapes: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {
@@ -172,7 +175,7 @@ class MultiheadAttention(Module):
 
 
 class TransformerLayer(Module):
-    """What layers of encoders and decoders have in common: x and what each part makes of it are added and normed."""
+    """Base of encoder and decoder layers: residual connections and norms around each part."""
 
     parts: ClassVar[int] = 2
 
@@ -211,7 +214,7 @@ class TransformerLayer(Module):
             setattr(self, f"dropout{k}", Dropout(p))
 
     def added(self, x: Any, k: int, part: Any) -> Any:
-        """x and what part k makes of it, normed before or after."""
+        """x plus part k of x, normalised before or after."""
         norm, dropout = getattr(self, f"norm{k}"), getattr(self, f"dropout{k}")
         return x + dropout(part(norm(x))) if self.norm_first else norm(x + dropout(part(x)))
 
@@ -224,19 +227,20 @@ class TransformerLayer(Module):
 
 
 class TransformerEncoderLayer(TransformerLayer):
-    """Attention of a sequence to itself, then two linear layers at each place, each added to what it is of and normed:
+    """Self-attention, then two linear layers at each position, each with a residual connection and a norm:
     x = norm1(x + attention(x)), x = norm2(x + linear2(act(linear1(x)))).
 
-    Called with (src, src_mask=None, src_key_padding_mask=None, is_causal=False) it gives what has the shape of src,
-    (s, n, d_model); with batch_first n comes first. Masks are those of nn.MultiheadAttention.
+    Call with (src, src_mask=None, src_key_padding_mask=None, is_causal=False); src and the result have shape (s, n, d_model);
+    with batch_first n comes first. Masks are those of nn.MultiheadAttention.
 
-    nhead             heads, which divide d_model
+    nhead             number of heads, a divisor of d_model
     dim_feedforward   the width between the two linear layers
-    dropout           how likely an element is 0 in training: of the weights, between the linear layers, of what is added
+    dropout           probability of dropping an element in training: of attention weights, between the linear layers, and of
+                      each residual branch
     activation        "relu" or "gelu"
     layer_norm_eps    eps of the norms
-    norm_first        whether each part gets the normed x, and nothing is normed after: x = x + attention(norm1(x)), ...
-    rng               the generator to draw from; the one that nn.init.seed starts by default
+    norm_first        True to normalise the input of each part instead: x = x + attention(norm1(x)), ...
+    rng               NumPy generator for the initial values; by default the one that nn.init.seed seeds
 
     Parameters have PyTorch's names.
     """
@@ -251,9 +255,9 @@ class TransformerEncoderLayer(TransformerLayer):
 class TransformerDecoderLayer(TransformerLayer):
     """nn.TransformerEncoderLayer with attention to a second sequence, the memory, in between.
 
-    Called with (tgt, memory, tgt_mask=None, memory_mask=None, tgt_key_padding_mask=None, memory_key_padding_mask=None,
-    tgt_is_causal=False, memory_is_causal=False) it gives what has the shape of tgt. All else is as TransformerEncoderLayer has
-    it.
+    Call with (tgt, memory, tgt_mask=None, memory_mask=None, tgt_key_padding_mask=None, memory_key_padding_mask=None,
+    tgt_is_causal=False, memory_is_causal=False); the result has the shape of tgt. Constructor arguments are those of
+    TransformerEncoderLayer.
     """
 
     parts = 3
@@ -280,7 +284,7 @@ class TransformerDecoderLayer(TransformerLayer):
 
 
 class Stack(Module):
-    """Copies of a layer, each called with what the one before gave."""
+    """Copies of a layer, applied one after the other."""
 
     def __init__(self, name: str, layer: Module, num_layers: int, norm: Module | None) -> None:
         super().__init__()
@@ -298,10 +302,10 @@ class Stack(Module):
 
 
 class TransformerEncoder(Stack):
-    """num_layers copies of an nn.TransformerEncoderLayer, one after the other, and a norm behind them if one is given.
+    """num_layers copies of an nn.TransformerEncoderLayer, one after the other, followed by `norm` if given.
 
-    Called with (src, mask=None, src_key_padding_mask=None, is_causal=False), which each layer gets. The copies begin with the
-    same weights, as PyTorch's.
+    Call with (src, mask=None, src_key_padding_mask=None, is_causal=False), which are passed to each layer. As in PyTorch, all
+    copies start with the same weights.
     """
 
     def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
@@ -312,9 +316,9 @@ class TransformerEncoder(Stack):
 
 
 class TransformerDecoder(Stack):
-    """num_layers copies of an nn.TransformerDecoderLayer, one after the other, and a norm behind them if one is given.
+    """num_layers copies of an nn.TransformerDecoderLayer, one after the other, followed by `norm` if given.
 
-    Called as each layer is: (tgt, memory, tgt_mask=None, memory_mask=None, tgt_key_padding_mask=None,
+    Call it like a layer: (tgt, memory, tgt_mask=None, memory_mask=None, tgt_key_padding_mask=None,
     memory_key_padding_mask=None, tgt_is_causal=False, memory_is_causal=False).
     """
 

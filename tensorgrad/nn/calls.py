@@ -17,22 +17,21 @@ __all__ = ["functional_call"]
 
 
 def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """What the module gives for the arguments, with other parameters in the place of its own.
+    """Call a module with other parameters in place of its own.
 
-    values   path to Tensor or array, of the shape that is replaced, for every parameter, as `named_parameters` has them, tied
-             ones once; and for as many buffers as wished, which are arrays. The others are the module's own
+    values   dict of path to Tensor or array: all parameters, as `named_parameters` lists them (tied ones once), and any of the
+             buffers (arrays). Shapes are those of the module; buffers that are missing are the module's own
 
-    Gradients flow to the Tensors given, computed ones too. The module stays as it is, and other threads may call it meanwhile:
-    what runs is a copy of it, part by part, that has the values. So an attribute that forward() sets is set on the copy, and
-    functions that a module holds, which know another one by themselves, call that with its own parameters. Batch norm in
-    training writes to the running buffers that it has, given or its own.
+    Gradients flow to the given Tensors, also computed ones. The module is not changed, and other threads may call it meanwhile:
+    the call runs on a copy of the module tree that holds the values. So attributes that forward() sets are set on the copy, and
+    a closure that refers to another module calls that one with its own parameters. Batch norm in training updates the buffers
+    that are used, given or its own.
 
-    args, kwargs   what the module is called with, written as in a call of it, not in a tuple as for PyTorch's. A tuple that is
-                   itself the only argument is given by its name
+    args, kwargs   arguments of the call, passed as in a normal call and not as a tuple as in PyTorch. Pass a single argument
+                   that is a tuple by keyword
 
-    Raises ArgumentError for names that are missing or unknown, for arguments in a tuple, and for a module that holds one of its
-    parts in a plain container as well; ShapeError for other shapes; DTypeError for what is no array, or integers for a
-    parameter.
+    Raises ArgumentError for missing or unknown names, for arguments in a tuple, and for a module with parts in a plain
+    container; ShapeError for other shapes; DTypeError for values that are not arrays, or integers for a parameter.
     """
     of = "functional_call"
     if not isinstance(module, Module):
@@ -61,7 +60,7 @@ def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwa
 
 
 def fitting(where: str, value: Any, buffer: Any, parameter: Parameter | None) -> Any:
-    """A value for a parameter, as a Tensor, or for a buffer, as an array."""
+    """Check a value: a Tensor for a parameter, an array for a buffer."""
     old = buffer if parameter is None else parameter
     if parameter is None:
         if not is_array(value):
@@ -76,7 +75,7 @@ def fitting(where: str, value: Any, buffer: Any, parameter: Parameter | None) ->
 
 
 def twin(module: Module, others: dict[int, Any], known: dict[int, Module]) -> Module:
-    """A copy of a module and its parts that has other parameters and buffers, by the ids of its own."""
+    """Copy a module tree with other parameters and buffers, given by the ids of the originals."""
     if id(module) in known:
         return known[id(module)]
     copied = known[id(module)] = type(module).__new__(type(module))

@@ -1,4 +1,4 @@
-"""Containers: modules that hold others, or parameters, in order or by name, so that they are parts of the model."""
+"""Containers of modules or parameters, in order or by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = TypeVar("P", Module, Parameter)
 
 
 class Container(Module, Generic[P]):
-    """What holds parts of one kind, `kind`, as its own, in the order in which they were put in."""
+    """Holds modules or parameters (`kind`) in insertion order."""
 
     kind: type[P]
 
@@ -26,7 +26,7 @@ class Container(Module, Generic[P]):
         return self._modules if self.kind is Module else self._parameters  # type: ignore[return-value]
 
     def _check(self, where: str, value: Any) -> P:
-        """A value, if it is a part that it can hold. Raises ArgumentError, naming the place, for anything else."""
+        """Return a valid part. Raises ArgumentError, naming the place, for anything else."""
         if isinstance(value, self.kind):
             return value
         at = f"{type(self).__name__}: {where} is {described(value)}, expected a {self.kind.__name__}"
@@ -42,11 +42,11 @@ class Container(Module, Generic[P]):
         raise ArgumentError(at + how)
 
     def _put(self, parts: Mapping[str, P]) -> None:
-        """Hold these parts, by these names, and no others."""
+        """Replace the contents."""
         for name in [name for name in self._held() if name not in parts]:
             delattr(self, name)
         held = self._held()
-        held.clear()  # in place, and in the order given
+        held.clear()  # in place, to keep the order
         for name, part in parts.items():
             setattr(self, name, part)
 
@@ -58,21 +58,21 @@ class Listed(Container[P]):
     """Parts in order, named "0", "1", ..."""
 
     def _as_list(self, values: Any) -> list[P]:
-        """What is to be held, from a list or anything else that can be gone through, each checked."""
+        """Check the items of an iterable and return them as a list."""
         name = type(self).__name__
         if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable) or isinstance(values, Parameter):
             raise ArgumentError(f"{name}: expected a list of {self.kind.__name__}s, got {described(values)}")
         return [self._check(f"argument {i}", value) for i, value in enumerate(values)]
 
     def _at(self, index: SupportsIndex) -> int:
-        """A position, counted from the front."""
+        """A non-negative index."""
         i = whole(type(self).__name__, "an index", index, None)
         if not -len(self) <= i < len(self):
             raise OutOfRangeError(f"{type(self).__name__}: index {i} is out of range for {len(self)} parts")
         return i % len(self)
 
     def _number(self, parts: Iterable[P]) -> None:
-        """Hold these; those that are numbered get the numbers of their places, if all are."""
+        """Replace the contents; if all names are numbers, renumber them."""
         parts = list(parts)
         held = self._held()
         if all(name.isdecimal() for name in held):
@@ -118,25 +118,25 @@ class Listed(Container[P]):
         return any(part is held for held in self._held().values())
 
     def append(self, part: P) -> Self:
-        """Add one at the end; returns itself."""
+        """Append a part; returns the container."""
         return self.extend([self._check(f"[{len(self)}]", part)])
 
     def extend(self, parts: Iterable[P]) -> Self:
-        """Add several at the end; returns itself."""
+        """Append several parts; returns the container."""
         for part in self._as_list(parts):
             numbers = [int(name) for name in self._held() if name.isdecimal()]
             setattr(self, str(max(numbers, default=len(self) - 1) + 1), part)
         return self
 
     def insert(self, index: int, part: P) -> Self:
-        """Put one before another; returns itself."""
+        """Insert a part before `index`; returns the container."""
         parts = list(self._held().values())
         parts.insert(whole(type(self).__name__, "an index", index, None), self._check(f"[{index}]", part))
         self._number(parts)
         return self
 
     def pop(self, index: int = -1) -> P:
-        """Take one out, by default the last."""
+        """Remove and return a part, by default the last."""
         part = self[index]
         del self[index]
         return part
@@ -151,14 +151,14 @@ class Listed(Container[P]):
 
 
 class Sequential(Listed[Module]):
-    """Modules applied one after the other; they are named "0", "1", ..., or as in a dict.
+    """Modules applied one after the other, named "0", "1", ... or by the keys of a dict.
 
     modules   Sequential(first, second), or Sequential({"name": first, "other": second})
 
-    Like a list it has indices, slices (a Sequential of the same modules, by the names that they have), len, append, extend,
-    insert, pop and del; modules that come in or move are numbered anew.
+    Like a list it has indices, slices (a Sequential with the same modules and names), len, append, extend, insert, pop and del;
+    numbered modules are renumbered.
 
-    Raises ArgumentError, naming the position, for anything that is no Module: a function, a class without its brackets, None.
+    Raises ArgumentError, naming the position, for anything but a Module: a function, a class that was not called, None.
     """
 
     kind = Module
@@ -177,11 +177,11 @@ class Sequential(Listed[Module]):
 
 
 class ModuleList(Listed[Module]):
-    """Modules in a list, which are parts of the model: parameters(), state_dict() and so on find them.
+    """A list of modules that are registered: parameters(), state_dict() and so on find them.
 
     Like a list it has indices, slices, len, append, extend, insert, pop, del and +. It cannot be called.
 
-    Raises ArgumentError for anything that is no Module.
+    Raises ArgumentError for anything but a Module.
     """
 
     kind = Module
@@ -192,7 +192,7 @@ class ModuleList(Listed[Module]):
 
 
 class ParameterList(Listed[Parameter]):
-    """Parameters in a list, which belong to the model: nn.ModuleList for nn.Parameter. Arrays are refused."""
+    """A list of parameters that are registered: like nn.ModuleList, for nn.Parameter. Plain arrays are refused."""
 
     kind = Parameter
 
@@ -243,7 +243,7 @@ class Named(Container[P]):
         return list(self._held().items())
 
     def update(self, parts: Mapping[str, P] | Iterable[tuple[str, P]]) -> None:
-        """Put in those of a dict, or of pairs (name, part)."""
+        """Add or replace parts from a dict or from (name, part) pairs."""
         pairs = list(parts.items() if isinstance(parts, (Mapping, Named)) else parts) if isinstance(parts, Iterable) else None
         if pairs is None or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
             expected = f"a dict from name to {self.kind.__name__}, or pairs of them"
@@ -252,42 +252,42 @@ class Named(Container[P]):
             self[name] = part
 
     def pop(self, name: str) -> P:
-        """Take one out."""
+        """Remove and return a part."""
         part = self[name]
         del self[name]
         return part
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all parts."""
         self._put({})
 
 
 class ModuleDict(Named[Module]):
-    """Modules by name, in a dict, which are parts of the model: parameters(), state_dict() and so on find them.
+    """A dict of modules that are registered: parameters(), state_dict() and so on find them.
 
-    Like a dict it has [name], del, in, len, keys, values, items, update, pop and clear, in the order in which they were put in.
-    A name is text without a dot that is no method's: not "keys" or "train".
+    Like a dict it has [name], del, in, len, keys, values, items, update, pop and clear, in insertion order. A name is text
+    without a dot that is not the name of a method such as "keys" or "train".
 
-    Raises ArgumentError for anything that is no Module, and for such a name.
+    Raises ArgumentError for anything but a Module, and for other names.
     """
 
     kind = Module
 
 
 class ParameterDict(Named[Parameter]):
-    """Parameters by name, in a dict, which belong to the model: nn.ModuleDict for nn.Parameter. Arrays are refused."""
+    """A dict of parameters that are registered: like nn.ModuleDict, for nn.Parameter. Plain arrays are refused."""
 
     kind = Parameter
 
 
 def as_name(container: Module, name: Any) -> str:
-    """A name that a part can have. Raises ArgumentError for another."""
+    """Return a valid name of a part. Raises ArgumentError for another."""
     container._check_name(name)
     return str(name)
 
 
 def module_of(function: Callable[..., Any]) -> str:
-    """The module that does the same as a function, in words: "nn.ReLU()" for relu; "" if there is none."""
+    """The module for a function, in words: "nn.ReLU()" for relu; "" if there is none."""
     from tensorgrad.nn.layers import ACTIVATIONS
 
     named = getattr(function, "name", getattr(function, "__name__", ""))

@@ -1,4 +1,4 @@
-"""Convolutions, their transposes, and pools, over one, two or three axes."""
+"""Convolutions, transposed convolutions and pooling layers over one, two or three axes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Sizes = int | tuple[int, ...]
 
 
 class Convolution(Module):
-    """What all convolutions have: a weight, a bias, and how the windows lie."""
+    """Base of all convolutions: a weight, a bias, and the geometry of the windows."""
 
     axes: ClassVar[int]
-    turned: ClassVar[bool] = False  # whether the weight is (in, out), as of the transpose
+    turned: ClassVar[bool] = False  # True if the weight is (in, out), as for the transpose
     stride: Sizes
     padding: Any
     dilation: Sizes
@@ -44,7 +44,7 @@ class Convolution(Module):
         rng: np.random.Generator | None,
         dtype: np.typing.DTypeLike,
     ) -> None:
-        """Check and set what those have that differ in their other arguments."""
+        """Check and set the arguments that all convolutions share."""
         of = type(self).__name__
         self.in_channels, self.out_channels = (
             whole(of, "in_channels", in_channels),
@@ -118,12 +118,12 @@ class Conv2d(Conv):
 
     `weight` (out_channels, in_channels / groups, *kernel_size), `bias` (out_channels).
 
-    kernel_size, stride, padding, dilation   one number, or (for rows, for columns); padding may be "same" or "valid"
-    groups        channels and outputs are divided into groups, and each output sees the channels of its own group
-    bias          False for none
-    weight_init   from nn.init, of a weight (out, in, kernel, kernel); by default U(-a, a) with a = 1/sqrt(in kernel kernel),
-                  which is what the bias starts with too
-    rng           the generator to draw from; the one that nn.init.seed starts by default
+    kernel_size, stride, padding, dilation   one number, or (rows, columns); padding may be "same" or "valid"
+    groups        input and output channels are divided into groups; each output sees the input channels of its group
+    bias          False for no bias
+    weight_init   from nn.init, for a weight (out, in, kernel, kernel); by default U(-a, a) with a = 1/sqrt(in kernel kernel),
+                  as for the bias
+    rng           NumPy generator for the initial values; by default the one that nn.init.seed seeds
 
     See nn.functional.conv2d for the formula.
     """
@@ -132,13 +132,13 @@ class Conv2d(Conv):
 
 
 class Conv3d(Conv):
-    """Conv2d with one axis more: x (n, in_channels, d, h, w) to y (n, out_channels, d', h', w')."""
+    """Conv2d with one more axis: x (n, in_channels, d, h, w) to y (n, out_channels, d', h', w')."""
 
     axes = 3
 
 
 class ConvTranspose(Convolution):
-    """The transpose of a convolution; see ConvTranspose2d."""
+    """A transposed convolution; see ConvTranspose2d."""
 
     turned = True
 
@@ -185,12 +185,12 @@ class ConvTranspose1d(ConvTranspose):
 
 
 class ConvTranspose2d(ConvTranspose):
-    """The transpose of a convolution: x (n, in_channels, h, w) to y (n, out_channels, h', w'),
+    """A transposed convolution: x (n, in_channels, h, w) to y (n, out_channels, h', w'),
     h' = (h - 1) stride - 2 padding + dilation (kernel_size - 1) + 1 + output_padding.
 
     `weight` (in_channels, out_channels / groups, *kernel_size), `bias` (out_channels); the arguments are those of Conv2d.
 
-    output_padding   how many rows and columns more there are, less than the stride
+    output_padding   additional rows and columns, fewer than the stride
 
     See nn.functional.conv_transpose2d for the formula.
     """
@@ -199,13 +199,13 @@ class ConvTranspose2d(ConvTranspose):
 
 
 class ConvTranspose3d(ConvTranspose):
-    """ConvTranspose2d with one axis more: x (n, in_channels, d, h, w) to y (n, out_channels, d', h', w')."""
+    """ConvTranspose2d with one more axis: x (n, in_channels, d, h, w) to y (n, out_channels, d', h', w')."""
 
     axes = 3
 
 
 class Pool(Module):
-    """Windows of x, each made one number."""
+    """Base of pooling layers: reduce each window of x to one number."""
 
     axes: ClassVar[int]
 
@@ -301,7 +301,7 @@ class AvgPool3d(AvgPool):
 
 
 class AdaptivePool(Module):
-    """A result of `output_size`, whatever the size of x; None in it for as many as there are in x."""
+    """Base of pooling layers with a fixed `output_size`; None in it keeps the size of that axis of x."""
 
     axes: ClassVar[int]
 
@@ -320,7 +320,7 @@ class AdaptivePool(Module):
 
 
 class AdaptiveAvgPool1d(AdaptivePool):
-    """The means over areas of x (n,c,l); see nn.functional.adaptive_avg_pool1d."""
+    """The means of areas of x (n,c,l); see nn.functional.adaptive_avg_pool1d."""
 
     axes = 1
 
@@ -329,7 +329,7 @@ class AdaptiveAvgPool1d(AdaptivePool):
 
 
 class AdaptiveAvgPool2d(AdaptivePool):
-    """The means over areas of x (n,c,h,w), which cover it; see nn.functional.adaptive_avg_pool2d."""
+    """The means of areas that cover x (n,c,h,w); see nn.functional.adaptive_avg_pool2d."""
 
     axes = 2
 
@@ -338,7 +338,7 @@ class AdaptiveAvgPool2d(AdaptivePool):
 
 
 class AdaptiveAvgPool3d(AdaptivePool):
-    """The means over areas of x (n,c,d,h,w); see nn.functional.adaptive_avg_pool3d."""
+    """The means of areas that cover x (n,c,d,h,w); see nn.functional.adaptive_avg_pool3d."""
 
     axes = 3
 
@@ -356,7 +356,7 @@ class AdaptiveMaxPool1d(AdaptivePool):
 
 
 class AdaptiveMaxPool2d(AdaptivePool):
-    """The largest elements of areas of x (n,c,h,w), which cover it; see nn.functional.adaptive_max_pool2d."""
+    """The largest elements of areas that cover x (n,c,h,w); see nn.functional.adaptive_max_pool2d."""
 
     axes = 2
 
@@ -365,7 +365,7 @@ class AdaptiveMaxPool2d(AdaptivePool):
 
 
 class AdaptiveMaxPool3d(AdaptivePool):
-    """The largest elements of areas of x (n,c,d,h,w); see nn.functional.adaptive_max_pool3d."""
+    """The largest elements of areas that cover x (n,c,d,h,w); see nn.functional.adaptive_max_pool3d."""
 
     axes = 3
 

@@ -1,4 +1,4 @@
-"""Several modules of one form as one."""
+"""Several modules of the same form, computed as one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ __all__ = ["Ensemble"]
 
 
 class Ensemble(Module):
-    """k modules of one form, computed and trained as one: each parameter has an axis of k in front.
+    """k modules of the same form, computed and trained as one: each parameter has a leading axis of size k.
 
         ensemble = nn.Ensemble(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)) for _ in range(50))
         z = ensemble(x)                                          # (50, n, 10) for x (n, 64)
 
-    modules   what they begin as: their parameters are copied, stacked; each draws its own initial values when it is made
-    each      whether x has the k in front, too, one for each member: (k, n, ...); by default all of them get the same
+    modules   the initial members; their parameters are copied and stacked
+    each      True if x has the leading axis too, one input for each member: (k, n, ...); by default all members get the same x
 
-    `members` is a module of their form that has the stacked parameters, `member(i)` gives one of them. Losses that are summed
-    over members (the mean times k) give each the gradient that it has alone, as no parameter is shared; each member is then
-    trained as by itself, up to rounding, by optimisers that work element by element (not LAMB-like ones, nor clipping by a
-    norm of all). Dropout draws a mask for each member only where what it gets differs between them, that is behind the first
-    layer that has parameters.
+    `members` is a module of the same form with the stacked parameters, `member(i)` returns one of them. Sum the loss over
+    members (the mean times k): no parameter is shared, so each member gets the gradient that it would get alone. Each is then
+    trained as if alone, up to rounding, by elementwise optimisers (not by LAMB or with clipping by a global norm). Dropout
+    draws a mask per member only where the members' values differ, that is after the first layer with parameters.
 
-    Raises ArgumentError for no modules or parameters, others than of one form, and for buffers: batch norm has statistics of
-    its own in each member, which are written to in training.
+    Raises ArgumentError for no modules, no parameters, modules of different form, and buffers: batch norm would need running
+    statistics per member.
     """
 
     members: Module
@@ -67,7 +66,7 @@ class Ensemble(Module):
                 parameter._replace(namespace(arrays).stack(arrays))
 
     def __len__(self) -> int:
-        """How many members there are."""
+        """The number of members."""
         return int(next(self.members.parameters()).shape[0])
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +78,7 @@ class Ensemble(Module):
         return vmap(one, (0, 0 if self.each else None, *[None] * len(args)))(own, x, *args)
 
     def member(self, i: int) -> Module:
-        """A module with a copy of the parameters of member i, from 0."""
+        """A module with a copy of the parameters of member i, counted from 0."""
         k = len(self)
         if not -k <= i < k:
             raise ArgumentError(f"Ensemble: there is no member {i} of {k}")
@@ -93,6 +92,6 @@ class Ensemble(Module):
 
 
 def form_of(module: Module) -> list[Any]:
-    """What modules of one form have in common: their parts, by path and class, and their parameters' shapes."""
+    """The form of a module: path and class of its submodules, and the shapes of their parameters."""
     parts: list[Any] = [(path, type(part), part.extra_repr()) for path, part in module.named_modules()]
     return [*parts, *((name, p.shape, np.dtype(p.dtype), p.requires_grad) for name, p in module.named_parameters())]

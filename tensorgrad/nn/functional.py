@@ -59,9 +59,9 @@ __all__ += sequences.__all__
 
 @one_box
 def dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
-    """y = x / (1 - p) where an element is kept, which it is with probability 1 - p, and 0 elsewhere; x unless `training`.
+    """y = x / (1 - p) with probability 1 - p and 0 otherwise, element by element; y = x unless `training`.
 
-    rng   the generator to draw from; the one that nn.functional.seed starts by default
+    rng   NumPy generator; by default the one that nn.functional.seed seeds
 
     Raises ValueError unless 0 <= p <= 1.
     """
@@ -76,24 +76,24 @@ def dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random
 
 @one_box
 def dropout1d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
-    """`dropout` of whole channels: of x (n,c,l) each (n,c) is kept or 0."""
+    """`dropout` of whole channels: each (n,c) of x (n,c,l) is kept or 0."""
     return channels_kept("dropout1d", 3, x, p, training, rng)
 
 
 @one_box
 def dropout2d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
-    """`dropout` of whole channels: of x (n,c,h,w) each (n,c) is kept or 0."""
+    """`dropout` of whole channels: each (n,c) of x (n,c,h,w) is kept or 0."""
     return channels_kept("dropout2d", 4, x, p, training, rng)
 
 
 @one_box
 def alpha_dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
-    """Dropout that keeps mean 0 and variance 1 (Klambauer et al. 2017), for networks of selu; x unless `training`.
+    """Dropout that keeps mean 0 and variance 1 (Klambauer et al. 2017), for networks with selu; y = x unless `training`.
 
-    y = a (x where an element is kept, which it is with probability 1 - p, and -s elsewhere) + a s p,
-    a = 1 / sqrt((1 - p) (1 + p s²)), s = 1.7581 being what selu tends to at the left with its sign turned; 0 for p = 1
+    y = a (x with probability 1 - p, and -s otherwise) + a s p,   a = 1 / sqrt((1 - p) (1 + p s²));   0 for p = 1.
+    Here -s = -1.7581 is the limit of selu at -infinity.
 
-    rng   the generator to draw from; the one that nn.functional.seed starts by default
+    rng   NumPy generator; by default the one that nn.functional.seed seeds
 
     Raises ValueError unless 0 <= p <= 1.
     """
@@ -131,15 +131,15 @@ def layer_norm(
     bias: Operand[T] | None = None,
     eps: float = 1e-5,
 ) -> T | Array:
-    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each sample.
+    """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v (ddof 0) of each sample.
 
     backward   gx = (d - mean d - n mean(d n)) / s,   d = g weight,   n = (x - m) / s,   s = sqrt(v + eps)
                gweight = sum of g n,   gbias = sum of g
 
-    x       (..., *normalized_shape): these axes, which come last, are those that m and v are taken over
+    x       (..., *normalized_shape); m and v are over the axes of normalized_shape
     weight, bias   (*normalized_shape), or None
 
-    Raises ShapeError if x does not end in `normalized_shape`, or weight or bias have another one.
+    Raises ShapeError if the shape of x does not end in `normalized_shape`, or weight or bias have another shape.
     """
     x = as_operand("layer_norm", x)
     shape, eps = sizes("layer_norm", normalized_shape), number("layer_norm", "eps", eps)
@@ -153,12 +153,12 @@ def layer_norm(
 def rms_norm(
     x: Operand[T], normalized_shape: int | Sequence[int], weight: Operand[T] | None = None, eps: float | None = None
 ) -> T | Array:
-    """y = weight * x / sqrt(mean of x² + eps), with the mean over the axes of `normalized_shape`, which come last in x.
+    """y = weight * x / sqrt(mean of x² + eps), with the mean over the last axes, those of `normalized_shape`.
 
     weight   (*normalized_shape), or None
-    eps      by default the distance from 1 to the next number of the dtype of x, that of float32 for half precision
+    eps      by default the machine epsilon of the dtype of x, that of float32 for half precision
 
-    Raises ShapeError if x does not end in `normalized_shape`, or weight has another one.
+    Raises ShapeError if the shape of x does not end in `normalized_shape`, or weight has another shape.
     """
     x = as_operand("rms_norm", x)
     shape = sizes("rms_norm", normalized_shape)
@@ -175,8 +175,7 @@ def rms_norm(
 def group_norm(
     x: Operand[T], num_groups: int, weight: Operand[T] | None = None, bias: Operand[T] | None = None, eps: float = 1e-5
 ) -> T | Array:
-    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each group of channels
-    of each sample.
+    """y = weight * (x - m) / sqrt(v + eps) + bias, with m and v (ddof 0) of each group of channels of each sample.
 
     x              (n, c, ...), c divisible by num_groups
     weight, bias   (c), or None
@@ -195,13 +194,12 @@ def group_norm(
 def instance_norm(
     x: Operand[T], weight: Operand[T] | None = None, bias: Operand[T] | None = None, eps: float = 1e-5
 ) -> T | Array:
-    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance (ddof 0) of each channel of each
-    sample.
+    """y = weight * (x - m) / sqrt(v + eps) + bias, with m and v (ddof 0) of each channel of each sample.
 
     x              (n, c, length) or (n, c, ...)
     weight, bias   (c), or None
 
-    Raises ShapeError for shapes that do not fit, and where each channel has one value only.
+    Raises ShapeError for shapes that do not fit, and if each channel has only one value.
     """
     x, eps = as_operand("instance_norm", x), number("instance_norm", "eps", eps)
     if x.ndim < 3 or math.prod(x.shape[2:]) == 1:
@@ -211,7 +209,7 @@ def instance_norm(
 
 
 def in_groups(op: str, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
-    """x (n,c,...) with mean 0 and variance 1 in each of some groups of channels, then scaled and shifted by channels."""
+    """Normalise x (n,c,...) over groups of channels, then scale and shift each channel."""
     n, c, *size = x.shape
     grouped = as_wide(x).reshape((n, groups, c // groups * math.prod(size)))
     y = normalised(grouped, (2,), eps)[0].reshape(x.shape)
@@ -229,20 +227,21 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> T | Array:
-    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being the mean and the variance of each feature over the samples.
+    """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v of each feature over the samples.
 
     backward   gx = weight (g - mean g - n mean(g n)) / s in training, else weight g / s
                n = (x - m) / s,   s = sqrt(v + eps),   gweight = sum of g n,   gbias = sum of g
 
     x                (n, features), or (n, features, ...): axis 1 has the features
-    running_mean, running_var   (features) arrays. In training, when m and v (ddof 0) are of x itself, they are changed in place
-                     to (1 - momentum) of what they are and momentum of m, and v with ddof 1; otherwise they are m and v
+    running_mean, running_var   arrays (features). In training m and v (ddof 0) are those of x, and the running arrays are
+                     updated in place: running = (1 - momentum) running + momentum (m, or v with ddof 1). Otherwise the
+                     running arrays are m and v
     weight, bias     (features), or None
 
-    Of several ranks (`tensorgrad.distributed`) m and v are those of the whole batch.
+    With several ranks (`tensorgrad.distributed`) m and v are those of the whole batch.
 
-    Raises ShapeError for shapes that do not fit and for training with one value to a feature; ValueError if the running arrays
-    are missing when not training.
+    Raises ShapeError for shapes that do not fit and for training with one value per feature; ValueError if the running arrays
+    are missing in evaluation.
     """
     x = as_operand("batch_norm", x)
     if x.ndim < 2:
@@ -260,7 +259,7 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError(f"{scoped('batch_norm')}: outside of training running_mean and running_var have to be given")
-        if isinstance(x, Tensor):  # recorded, so that a compiled step reads them as they are at the time of its call
+        if isinstance(x, Tensor):  # recorded, so that a compiled step reads the current values at each call
             running_mean, running_var = wrap(running_mean, None), wrap(running_var, None)
         running_mean, running_var = as_wide(running_mean), as_wide(running_var)
         y = (as_wide(x) - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
@@ -283,7 +282,7 @@ def batch_norm(
 
 
 def follow(running: Array, value: Any, momentum: float) -> None:
-    """Move `running`, in place, so far towards `value`."""
+    """Update a running average in place."""
     if not isinstance(value, Tensor):
         running += momentum * (value - running)
         return
@@ -299,11 +298,11 @@ def follow(running: Array, value: Any, momentum: float) -> None:
 
 @one_box
 def embedding(indices: Operand[T], weight: Operand[T], padding_idx: int | None = None) -> T | Array:
-    """y[...] = weight[indices[...]]: a row of `weight` for each index. The gradients of a row that is used twice add up.
+    """y[...] = weight[indices[...]]: look up a row of `weight` for each index. The gradients of repeated rows add up.
 
     indices       (...), integers in 0 .. rows-1
     weight        (rows, dim)
-    padding_idx   a row that gets no gradient; a negative one is counted from the end
+    padding_idx   a row that gets no gradient; a negative one counts from the end
 
     Returns (..., dim). Raises LabelError for an index out of range, DTypeError for indices that are not integers.
     """
@@ -316,12 +315,12 @@ def embedding(indices: Operand[T], weight: Operand[T], padding_idx: int | None =
 
 @one_box
 def embedding_bag(indices: Operand[T], weight: Operand[T], mode: str = "mean", padding_idx: int | None = None) -> T | Array:
-    """The sum, the mean or the largest elements of the rows of `weight` for each bag of indices.
+    """The sum, mean or maximum of the rows of `weight` for each bag of indices.
 
     indices       (..., n), integers in 0 .. rows-1: bags of n
     weight        (rows, dim)
     mode          "sum", "mean" or "max"
-    padding_idx   an index that counts nothing, for bags of several sizes; a bag of it alone is 0
+    padding_idx   an index that is ignored, for bags of different sizes; a bag of only this index gives 0
 
     Returns (..., dim). Raises LabelError for an index out of range, DTypeError for indices that are not integers.
     """
@@ -342,7 +341,7 @@ def embedding_bag(indices: Operand[T], weight: Operand[T], mode: str = "mean", p
 
 
 def looked_up(op: str, indices: Any, weight: Any, padding_idx: Any) -> tuple[Any, Any, int | None]:
-    """Indices, a table, and the index that is padding, counted from the front."""
+    """Check indices, table and padding_idx, and return them, padding_idx counted from the front."""
     indices, weight = as_target(indices), as_operand(op, weight)
     at = raw(indices)
     if at.dtype.kind not in "iu":
@@ -368,19 +367,19 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     rng: np.random.Generator | None = None,
 ) -> T | Array:
-    """softmax(scale query keyᵀ + attn_mask) value, over the keys: ops.attention, by PyTorch's keywords.
+    """softmax(scale query keyᵀ + attn_mask) value, over the keys; PyTorch's keywords for ops.attention.
 
     query (...,l,e), key (...,s,e), value (...,s,d) to (...,l,d); leading axes broadcast.
 
-    attn_mask   what broadcasts to (...,l,s): booleans, True where a key may be looked at, or numbers to add to the scores
-    dropout_p   how likely a weight is made 0, the others being divided by 1 - dropout_p. All weights, (...,l,s), are never in
-                memory at once; above 0 a boolean is for each
-    is_causal   whether query i may look at the keys 0 .. i alone
+    attn_mask   broadcasts to (...,l,s): booleans, True where a query may attend to a key, or numbers to add to the scores
+    dropout_p   the probability of dropping a weight; the others are divided by 1 - dropout_p. The weights (...,l,s) are never
+                all in memory at once; with dropout one boolean per weight is
+    is_causal   True if query i may attend to keys 0 .. i only
     scale       1/sqrt(e) by default
-    rng         the generator that dropout draws from; the one that nn.functional.seed starts by default
+    rng         NumPy generator for dropout; by default the one that nn.functional.seed seeds
 
-    A query that may look at no key gets zeros. Raises ShapeError and DTypeError for what does not fit, ValueError unless
-    0 <= dropout_p <= 1.
+    A query that may attend to no key gets zeros. Raises ShapeError or DTypeError for operands that do not fit, ValueError
+    unless 0 <= dropout_p <= 1.
     """
     op = "scaled_dot_product_attention"
     p = number(op, "dropout_p", dropout_p)
@@ -395,9 +394,9 @@ def scaled_dot_product_attention(
 
 
 def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
-    """x with mean 0 and variance 1 over `axes`, and the mean and the standard deviation that it had.
+    """x normalised to mean 0 and variance 1 over `axes`, its mean, and its standard deviation.
 
-    sqrt(v + eps) is taken as the hypotenuse of sqrt(v) and sqrt(eps): v need not fit into the dtype.
+    sqrt(v + eps) is computed as the hypotenuse of sqrt(v) and sqrt(eps), because v may overflow.
     """
     m = x.mean(axes, keepdims=True)
     d = x - m
@@ -407,8 +406,9 @@ def normalised(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any
 
 
 def normalised_over_ranks(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any, Any, Any]:
-    """`normalised` with the mean and the variance of what all ranks have, and of how many numbers they are, which is no
-    constant: parts of one size may be of batches of several."""
+    """`normalised` with mean and variance over all ranks, and the number of values, which is not a constant: shares of equal
+    size may belong to batches of different sizes.
+    """
     group = ranks.group
     assert group is not None
     wide, xp = tuple([1 if a in axes else n for a, n in enumerate(x.shape)]), namespace([raw(x)])
@@ -417,16 +417,16 @@ def normalised_over_ranks(x: Any, axes: tuple[int, ...], eps: float) -> tuple[An
     if isinstance(x, Tensor):
         n, own = wrap(n, None), wrap(own, None)
     sums = all_reduce(concatenate([x.sum(axes), n]))
-    n = maximum(sums[-1], 1)  # 0 where a plan is tried out on a rank that has no samples
+    n = maximum(sums[-1], 1)  # 0 if a plan is tried out on a rank without samples
     m = (sums[:-1] / n).reshape(wide)
     d = x - m
-    norms = all_reduce(where(own, norm(d, axis=axes), 0))  # a row for each rank, for their squares may not fit
+    norms = all_reduce(where(own, norm(d, axis=axes), 0))  # a row for each rank: their squares may overflow
     s = (norm(norms, axis=0) / n**0.5).reshape(wide)
     return d / hypot(s, math.sqrt(eps)), m, s, n
 
 
 def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], wide: tuple[int, ...]) -> Any:
-    """weight * y + bias, both of `shape`, which is read as `wide`."""
+    """weight * y + bias, both of `shape`, reshaped to `wide`."""
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None and value.shape != shape:
             raise ShapeError(f"{scoped(op)}: {name} has shape {value.shape}, expected {shape}")
@@ -435,7 +435,7 @@ def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], wide
     return y if bias is None else y + (bias if wide == shape else bias.reshape(wide))
 
 
-if not TYPE_CHECKING:  # to a type checker there would be every name
+if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
     def __getattr__(name: str) -> None:
         missing(__name__, name)

@@ -1,9 +1,9 @@
-"""Modules and parameters that hide: in plain containers, where a module does not look for its parts.
+"""Finds modules and parameters in plain containers, where Module does not register them.
 
-Looked into are lists, tuples, sets, deques and dicts (keys and values), at any depth, NumPy's arrays of objects, the fields of
-dataclasses, SimpleNamespace, functools.partial, what a cached_property has made, and the attributes of the module's class; not
-other objects, closures, or bound methods. Of an attribute the first 1,000 elements are looked at, those at the top first, for
-it may be a replay buffer.
+Searched are lists, tuples, sets, deques and dicts (keys and values) at any depth, NumPy object arrays, fields of dataclasses,
+SimpleNamespace, functools.partial, the values of a cached_property, and attributes of the module's class; not other objects,
+closures or bound methods. At most 1,000 elements of an attribute are searched, the outermost first, because it may be a
+replay buffer.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from tensorgrad.core.location import is_own
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError
 
-LONG = 1000  # elements of an attribute that are looked at
+LONG = 1000  # elements of an attribute that are searched
 SEQUENCES = (list, tuple, deque, UserList)
 SETS = (set, frozenset)
 DICTS = (dict, UserDict)
-# Iterators, whose elements can be seen once only
+# Iterators, which can be consumed only once
 EMPTY: tuple[Any, ...] = ([], (), set(), {}, {}.values(), reversed([]), reversed({}.values()))
 ONCE: tuple[Any, ...] = (map, filter, zip, enumerate, reversed, chain, islice, *(type(iter(made)) for made in EMPTY))
 
 
 def is_container(kind: Any) -> bool:
-    """Whether values of a type are looked into."""
+    """Whether values of a type are searched."""
     plain = (*SEQUENCES, *SETS, *DICTS, np.ndarray, functools.partial, SimpleNamespace)
     return issubclass(kind, plain) or dataclasses.is_dataclass(kind)
 
 
 class Kinds(dict[type, bool]):
-    """Types to whether values of them are looked into: `parameters()` asks for each attribute."""
+    """Cache of `is_container` by type: `parameters()` asks for each attribute."""
 
     def __missing__(self, kind: type) -> bool:
         self[kind] = found = is_container(kind)
@@ -49,7 +49,7 @@ KINDS = Kinds()
 
 
 def _users_classes(kind: type) -> tuple[type, ...]:
-    """The classes that a class of modules is made of, and that are not this package's."""
+    """The base classes that do not belong to this package."""
     return tuple(base for base in kind.__mro__ if not is_own(base.__module__) and base is not object)
 
 
@@ -57,7 +57,9 @@ users_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_users_classe
 
 
 def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> list[tuple[str, Any, str, Any]]:
-    """(attribute, its value, place, part) for what is in a module's plain containers, but for its `own`, or in its class."""
+    """(attribute, its value, place, part) for each part in plain containers, except the attributes in `own`, and in class
+    attributes.
+    """
     held = module.__dict__
     found = [
         (name, value, *pair)
@@ -68,7 +70,7 @@ def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> list[t
     for base in users_classes(type(module)):
         for name, value in vars(base).items():
             if isinstance(value, functools.cached_property):
-                made = held.get(name)  # set without the module's knowledge
+                made = held.get(name)  # set behind the module's back
                 found += [(name, made, " (of a cached_property)", made)] if isinstance(made, kinds) else []
             elif isinstance(value, kinds):
                 found += [] if name in held else [(name, value, "", value)]
@@ -78,7 +80,7 @@ def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> list[t
 
 
 def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
-    """(place, part) for each instance of `kinds` in a container, however deep; "[0]['a']" is a place."""
+    """(place, part) for each instance of `kinds` in a container at any depth; a place is such as "[0]['a']"."""
     if not KINDS[type(value)]:
         return
     seen, queue, more = set(), deque([("", value)]), LONG
@@ -94,7 +96,7 @@ def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
 
 
 def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
-    """What a container consists of, each with its place; of one that holds numbers or text alone nothing."""
+    """The elements of a container with their places; none if it holds only numbers or text."""
     if isinstance(value, np.ndarray):
         value = value.ravel()[:LONG].tolist() if value.dtype.hasobject else []
     if isinstance(value, SEQUENCES):
@@ -117,17 +119,17 @@ def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[st
 
 
 def of_interest(values: Iterable[Any], kinds: tuple[type, ...]) -> bool:
-    """Whether there may be something in elements, by their types."""
+    """Whether elements may hold parts, judged by their types."""
     return any(KINDS[kind] or issubclass(kind, kinds) for kind in set(map(type, islice(values, LONG))))
 
 
 def is_spent(value: Any) -> bool:
-    """Whether it is an iterator such as `map` or a generator expression makes, which a module cannot look into twice."""
+    """Whether a value is an iterator, such as a `map` or a generator, which can be searched only once."""
     return isinstance(value, ONCE) or (isinstance(value, GeneratorType) and value.gi_code.co_name == "<genexpr>")
 
 
 def container_for(value: Any, part: str) -> str:
-    """The container of this package to use in the place of a plain one; `part` is "Module" or "Parameter"."""
+    """The container of this package that replaces a plain one; `part` is "Module" or "Parameter"."""
     if isinstance(value, DICTS):
         return f"nn.{part}Dict"
     is_listed = isinstance(value, (*SEQUENCES, *SETS, np.ndarray)) or is_spent(value)
@@ -135,7 +137,7 @@ def container_for(value: Any, part: str) -> str:
 
 
 def hiding(module: Any, name: str, value: Any, place: str, part: Any) -> ArgumentError:
-    """The error for a part that nothing would find: in `value`, which the attribute is, at `place`; "" in the class itself."""
+    """The error for an unregistered part in `value`, the attribute's value, at `place`; "" for a class attribute."""
     kind = "Parameter" if isinstance(part, Tensor) else "Module"
     if place:
         where = f"{name} is a {type(value).__name__} that holds modules or parameters, which would not be found in it"
@@ -147,7 +149,7 @@ def hiding(module: Any, name: str, value: Any, place: str, part: Any) -> Argumen
 
 
 def described(value: Any) -> str:
-    """A value in few words."""
+    """A short description of a value."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, (Tensor, np.ndarray)):

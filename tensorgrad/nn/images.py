@@ -1,4 +1,4 @@
-"""Layers without weights around images (n,c,...): paddings, other sizes, channels made places."""
+"""Layers without weights for images (n,c,...): padding, resizing, pixel shuffle."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = [
 
 
 class Padding(Module):
-    """More around the last axes of x, which may have any axes before them.
+    """Pad the last axes of x, which may have any number of axes before them.
 
     padding   one number for all sides, or two for each axis, the last axis first: (left, right, top, bottom, front, back)
-    axes      how many axes there is something around
+    axes      number of padded axes
     """
 
     axes: ClassVar[int]
@@ -53,7 +53,7 @@ class Padding(Module):
 
 
 class ConstantPad(Padding):
-    """A number around the last axes."""
+    """Pad the last axes with a number."""
 
     def __init__(self, padding: int | tuple[int, ...], value: float) -> None:
         super().__init__(padding)
@@ -64,98 +64,101 @@ class ConstantPad(Padding):
 
 
 class ConstantPad1d(ConstantPad):
-    """`value` around the last axis. padding: one number, or (left, right)."""
+    """Pad the last axis with `value`. padding: one number, or (left, right)."""
 
     axes = 1
 
 
 class ConstantPad2d(ConstantPad):
-    """`value` around the last two axes. padding: one number, or (left, right, top, bottom)."""
+    """Pad the last two axes with `value`. padding: one number, or (left, right, top, bottom)."""
 
     axes = 2
 
 
 class ConstantPad3d(ConstantPad):
-    """`value` around the last three axes. padding: one number, or (left, right, top, bottom, front, back)."""
+    """Pad the last three axes with `value`. padding: one number, or (left, right, top, bottom, front, back)."""
 
     axes = 3
 
 
 class ZeroPad1d(Padding):
-    """Zeros around the last axis. padding: one number, or (left, right)."""
+    """Pad the last axis with zeros. padding: one number, or (left, right)."""
 
     axes = 1
 
 
 class ZeroPad2d(Padding):
-    """Zeros around the last two axes. padding: one number, or (left, right, top, bottom)."""
+    """Pad the last two axes with zeros. padding: one number, or (left, right, top, bottom)."""
 
     axes = 2
 
 
 class ZeroPad3d(Padding):
-    """Zeros around the last three axes. padding: one number, or (left, right, top, bottom, front, back)."""
+    """Pad the last three axes with zeros. padding: one number, or (left, right, top, bottom, front, back)."""
 
     axes = 3
 
 
 class ReflectionPad1d(Padding):
-    """The last axis mirrored at its outermost elements. padding: one number, or (left, right)."""
+    """Pad the last axis by reflection at its outermost elements. padding: one number, or (left, right)."""
 
     axes, mode = 1, "reflect"
 
 
 class ReflectionPad2d(Padding):
-    """The last two axes mirrored at their outermost elements. padding: one number, or (left, right, top, bottom)."""
+    """Pad the last two axes by reflection at their outermost elements. padding: one number, or (left, right, top, bottom)."""
 
     axes, mode = 2, "reflect"
 
 
 class ReflectionPad3d(Padding):
-    """The last three axes mirrored at their outermost elements. padding: one number, or (left, right, top, bottom, front,
-    back)."""
+    """Pad the last three axes by reflection at their outermost elements. padding: one number, or (left, right, top, bottom,
+    front, back).
+    """
 
     axes, mode = 3, "reflect"
 
 
 class ReplicationPad1d(Padding):
-    """The outermost elements of the last axis again. padding: one number, or (left, right)."""
+    """Pad the last axis by repeating its outermost elements. padding: one number, or (left, right)."""
 
     axes, mode = 1, "edge"
 
 
 class ReplicationPad2d(Padding):
-    """The outermost elements of the last two axes again. padding: one number, or (left, right, top, bottom)."""
+    """Pad the last two axes by repeating their outermost elements. padding: one number, or (left, right, top, bottom)."""
 
     axes, mode = 2, "edge"
 
 
 class ReplicationPad3d(Padding):
-    """The outermost elements of the last three axes again. padding: one number, or (left, right, top, bottom, front, back)."""
+    """Pad the last three axes by repeating outermost elements. padding: one number, or (left, right, top, bottom, front,
+    back).
+    """
 
     axes, mode = 3, "edge"
 
 
 class CircularPad1d(Padding):
-    """The last axis again from its other end. padding: one number, or (left, right)."""
+    """Pad the last axis circularly, from its other end. padding: one number, or (left, right)."""
 
     axes, mode = 1, "wrap"
 
 
 class CircularPad2d(Padding):
-    """The last two axes again from their other ends. padding: one number, or (left, right, top, bottom)."""
+    """Pad the last two axes circularly, from their other ends. padding: one number, or (left, right, top, bottom)."""
 
     axes, mode = 2, "wrap"
 
 
 class CircularPad3d(Padding):
-    """The last three axes again from their other ends. padding: one number, or (left, right, top, bottom, front, back)."""
+    """Pad the last three axes circularly. padding: one number, or (left, right, top, bottom, front, back)."""
 
     axes, mode = 3, "wrap"
 
 
 class Unflatten(Module):
-    """One axis made several: x (..., product of sizes, ...) to y (..., *sizes, ...). One of the sizes may be -1."""
+    """Split one axis into several: x (..., product of sizes, ...) to y (..., *sizes, ...). One of the sizes may be -1."""
 
     def __init__(self, axis: int, unflattened_size: tuple[int, ...]) -> None:
         super().__init__()
@@ -185,7 +188,7 @@ class Unflatten(Module):
 
 
 class Upsample(Module):
-    """x (n,c,...) with other sizes along its last axes; see nn.functional.interpolate."""
+    """Resize x (n,c,...) along its last axes; see nn.functional.interpolate."""
 
     def __init__(
         self,
@@ -224,7 +227,7 @@ class Upsample(Module):
 
 
 class PixelShuffle(Module):
-    """Channels made places: x (...,c r²,h,w) to y (...,c,h r,w r), r being upscale_factor; see nn.functional.pixel_shuffle."""
+    """Channels to space: x (...,c r²,h,w) to y (...,c,h r,w r) with r = upscale_factor; see nn.functional.pixel_shuffle."""
 
     def __init__(self, upscale_factor: int) -> None:
         super().__init__()
@@ -238,7 +241,7 @@ class PixelShuffle(Module):
 
 
 class PixelUnshuffle(Module):
-    """Places made channels: x (...,c,h r,w r) to y (...,c r²,h,w), r being downscale_factor; the inverse of PixelShuffle."""
+    """Space to channels: x (...,c,h r,w r) to y (...,c r²,h,w) with r = downscale_factor; the inverse of PixelShuffle."""
 
     def __init__(self, downscale_factor: int) -> None:
         super().__init__()

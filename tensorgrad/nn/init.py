@@ -20,24 +20,24 @@ _default = np.random.default_rng()
 
 
 def seed(value: int | None) -> None:
-    """Start the generator of initial values anew, so that what follows is reproducible."""
+    """Seed the generator of initial values, for reproducible models."""
     global _default
     _default = np.random.default_rng(value)
 
 
 @contextmanager
 def seeded(rng: np.random.Generator) -> Iterator[None]:
-    """Inside the block layers that this thread makes, and that are given no generator, draw from `rng`."""
+    """Context manager: layers created in it by this thread without a generator draw from `rng`."""
     with switched(initial=rng):
         yield
 
 
 def generator() -> np.random.Generator:
-    """The generator that layers draw from when they are given none."""
+    """The default generator of initial values."""
     return _default if state.initial is None else state.initial
 
 
-# Functions of the module and `partial`s of them, so that estimators which have one can be pickled
+# Module-level functions and `partial`s of them, so that estimators that hold one can be pickled
 
 
 def _zeros(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -103,19 +103,19 @@ def he_uniform() -> Init:
 
 
 def orthogonal(gain: float = 1.0) -> Init:
-    """gain times a random matrix whose rows or columns, the fewer, are orthonormal (Saxe et al. 2014)."""
+    """gain times a random matrix with orthonormal rows or columns, whichever are fewer (Saxe et al. 2014)."""
     return partial(_orthogonal, gain)
 
 
 def fan_in_uniform() -> Init:
-    """U(-a, a) with a = 1 / sqrt(in): what nn.Linear starts with unless told otherwise."""
+    """U(-a, a) with a = 1 / sqrt(in), the default of nn.Linear."""
     return partial(_by_in, _uniform, 1)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(in, out) of a weight (in, out), or (out, in, height, width) of a convolution, where a window's elements count too.
+    """(in, out) of a weight (in, out), or of a convolution's (out, in, height, width), times the size of a window.
 
-    Both at least 1, so that an empty layer has an initial value too.
+    Both at least 1, so that empty layers can be initialised.
     """
     if len(shape) == 2:
         return max(shape[0], 1), max(shape[1], 1)
@@ -125,5 +125,5 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     raise ShapeError(f"init: expected a weight of shape (in, out) or (out, in, height, width), got {shape}")
 
 
-# What makes an initialiser, by name: not one itself
+# Functions that return an initialiser, by name
 MAKERS = tuple(name for name, made in list(globals().items()) if getattr(made, "__annotations__", {}).get("return") == "Init")

@@ -28,8 +28,8 @@ class Linear(Module):
     x (..., in_features) to y (..., out_features); `weight` W (in_features, out_features), `bias` b (out_features).
 
     bias          False for y = x W
-    weight_init, bias_init   from nn.init; U(-a, a) with a = 1/sqrt(in_features) by default, for both
-    rng           the generator to draw from; the one that nn.init.seed starts by default
+    weight_init, bias_init   from nn.init; by default U(-a, a) with a = 1/sqrt(in_features), for both
+    rng           NumPy generator for the initial values; by default the one that nn.init.seed seeds
     """
 
     transposed_in_torch: tuple[str, ...] = ("weight",)
@@ -95,7 +95,7 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """The axes from `start_axis` to `end_axis` made one: x (n, ...) to y (n, product of ...) by default."""
+    """Merge the axes from `start_axis` to `end_axis` into one: by default x (n, ...) to y (n, product of ...)."""
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class ELU(Module):
 
 
 class GELU(Module):
-    """y = x Φ(x), Φ being the distribution function of N(0, 1); approximate="tanh" for the form with tanh"""
+    """y = x Φ(x), Φ being the distribution function of N(0, 1); approximate="tanh" for the tanh approximation"""
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
@@ -188,9 +188,9 @@ class LogSoftmax(Softmax):
 
 
 class Dropout(Module):
-    """In training each element is 0 with probability p, and x / (1 - p) otherwise; in evaluation y = x.
+    """In training each element is 0 with probability p and x / (1 - p) otherwise; in evaluation y = x.
 
-    rng   the generator to draw from; the one that nn.functional.seed starts by default
+    rng   NumPy generator; by default the one that nn.functional.seed seeds
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
@@ -206,36 +206,36 @@ class Dropout(Module):
 
 
 class Dropout1d(Dropout):
-    """Dropout of whole channels, of x (n,c,l)."""
+    """Dropout of whole channels of x (n,c,l)."""
 
     def forward(self, x: Any) -> Any:
         return F.dropout1d(x, self.p, self.training, self.rng)
 
 
 class Dropout2d(Dropout):
-    """Dropout of whole channels, of x (n,c,h,w)."""
+    """Dropout of whole channels of x (n,c,h,w)."""
 
     def forward(self, x: Any) -> Any:
         return F.dropout2d(x, self.p, self.training, self.rng)
 
 
 class AlphaDropout(Dropout):
-    """Dropout that keeps mean 0 and variance 1 of what comes from SELU; see nn.functional.alpha_dropout."""
+    """Dropout that keeps mean 0 and variance 1 of the output of SELU; see nn.functional.alpha_dropout."""
 
     def forward(self, x: Any) -> Any:
         return F.alpha_dropout(x, self.p, self.training, self.rng)
 
 
 class Embedding(Module):
-    """A row of `weight` (num_embeddings, embedding_dim) for each index: indices (...), integers, to y (..., embedding_dim).
+    """Look up a row of `weight` (num_embeddings, embedding_dim) for each index: integers (...) to y (..., embedding_dim).
 
-    padding_idx   a row that starts with zeros and gets no gradient; a negative one is counted from the end
+    padding_idx   a row that starts with zeros and gets no gradient; a negative one counts from the end
 
-    `weight.grad` is as large as the table, and an optimiser's step goes over all of it; a compiled step touches the rows of its
-    indices alone.
+    `weight.grad` is as large as the table, and an eager optimiser step updates all of it; a compiled step updates only the rows
+    that were looked up.
 
     weight_init   from nn.init; N(0, 1) by default
-    rng           the generator to draw from; the one that nn.init.seed starts by default
+    rng           NumPy generator for the initial values; by default the one that nn.init.seed seeds
     """
 
     def __init__(
@@ -273,12 +273,11 @@ class Embedding(Module):
 
 
 class EmbeddingBag(Embedding):
-    """The sum, the mean or the largest elements of the rows of `weight` for each bag of indices: (..., n), integers, to y
-    (..., embedding_dim).
+    """The sum, mean or maximum of the rows of `weight` for each bag of indices: integers (..., n) to y (..., embedding_dim).
 
     mode          "sum", "mean" or "max"
-    padding_idx   an index that counts nothing, for bags of several sizes, whose row starts with zeros
-    weight_init, rng   as of Embedding
+    padding_idx   an index that is ignored, for bags of different sizes; its row starts with zeros
+    weight_init, rng   as for Embedding
     """
 
     def __init__(
@@ -303,7 +302,7 @@ class EmbeddingBag(Embedding):
         return f"{super().extra_repr()}, mode={self.mode!r}"
 
 
-# The modules of activations by the names of their functions, found by these: LeakyReLU is leaky_relu's
+# Name of an activation function to its module: "leaky_relu" to LeakyReLU
 ACTIVATIONS: dict[str, type[Module]] = {
     name: globals()[module] for name in activation.__all__ for module in __all__ if module.lower() == name.replace("_", "")
 }

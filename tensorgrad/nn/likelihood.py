@@ -1,4 +1,4 @@
-"""Losses of what is predicted, element by element, with a distribution behind them. `nn.functional` has them all."""
+"""Elementwise losses from likelihoods. `nn.functional` has them all."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["binary_cross_entropy", "gaussian_nll_loss", "poisson_nll_loss", "smo
 def binary_cross_entropy(
     input: Operand[T], target: Operand[T], weight: Operand[T] | None = None, *, reduction: str = "mean"
 ) -> T | Array:
-    """L = -w (t ln p + (1 - t) ln(1 - p)), element by element, reduced; logarithms below -100 count as -100.
+    """L = -w (t ln p + (1 - t) ln(1 - p)), element by element, reduced; logarithms are clamped at -100.
 
     backward   gp = g w (p - t) / (p (1 - p)),   g being that of each element
 
-    input    p, probabilities; of logits binary_cross_entropy_with_logits is exact where p rounds to 0 or 1. A p that is itself
-             the result of sigmoid is evaluated from the logits
+    input    p, probabilities. For logits use binary_cross_entropy_with_logits: it is exact where p rounds to 0 or 1. If p is
+             itself the result of sigmoid, the loss is computed from the logits
     target   t, probabilities of the same shape
-    weight   w, what each element counts; broadcasts to the input
+    weight   w, the weight of each element; broadcasts to the input
 
-    Raises ShapeError unless input and target have the same shape. Of a p outside of 0 .. 1 the loss is NaN.
+    Raises ShapeError unless input and target have the same shape. For p outside of 0 .. 1 the loss is NaN.
     """
     op = "binary_cross_entropy"
     half = half_of(input, target)
@@ -44,7 +44,7 @@ def binary_cross_entropy(
     shape = np.shape(raw(weight)) if weight is not None else ()
     if len(shape) > p.ndim or not all(n in (1, m) for n, m in zip(shape[::-1], p.shape[::-1], strict=False)):
         raise ShapeError(f"{scoped(op)}: weight of shape {shape} does not broadcast to the input {p.shape}")
-    with np.errstate(divide="ignore"):  # the logarithm of 0 is taken for -100
+    with np.errstate(divide="ignore"):  # ln 0 is clamped to -100
         yes, no = maximum(log(p), -100), maximum(log(1 - p), -100)
     losses = -(mul_grad(t, yes) + mul_grad(1 - t, no))
     return total_of(losses if weight is None else mul_grad(weight, losses), reduction, half=half)
@@ -54,7 +54,7 @@ def binary_cross_entropy(
 def smooth_l1_loss(input: Operand[T], target: Operand[T], *, beta: float = 1.0, reduction: str = "mean") -> T | Array:
     """L = d²/(2 beta) where |d| <= beta, and |d| - beta/2 beyond, for d = input - target; reduced.
 
-    Raises ShapeError unless both have the same shape, ValueError unless beta > 0: with 0 it would be l1_loss.
+    Raises ShapeError unless both have the same shape, ValueError unless beta > 0 (for 0 use l1_loss).
     """
     half = half_of(input, target)
     input, target = compared("smooth_l1_loss", input, target, reduction)
@@ -76,10 +76,10 @@ def gaussian_nll_loss(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> T | Array:
-    """L = (ln v + (input - target)²/v) / 2, v = max(var, eps), element by element, reduced: how unlikely the target is.
+    """L = (ln v + (input - target)²/v) / 2, v = max(var, eps), element by element, reduced: a negative log-likelihood.
 
-    input    means, var their variances, of the same shape, or with 1 as the last axis, or without it: one for each sample
-    full     True for ln(2π)/2 more
+    input    means; var their variances, of the same shape, or with last axis 1 or without it: one variance per sample
+    full     True to add the constant ln(2π)/2
 
     Where var is below eps its derivative is 0. Raises ShapeError for shapes that do not fit.
     """
@@ -111,8 +111,8 @@ def poisson_nll_loss(
     """L = e^x - t x for logarithms x of rates; x - t ln(x + eps) for rates themselves; element by element, reduced.
 
     target      t, counts, of the same shape
-    log_input   False where the input is rates
-    full        True for Stirling's t ln t - t + ln(2π t)/2 more, where t > 1
+    log_input   False if the input has rates
+    full        True to add Stirling's term t ln t - t + ln(2π t)/2 where t > 1
 
     Raises ShapeError unless both have the same shape.
     """

@@ -1,7 +1,7 @@
 """Losses as functions. `nn.functional` has them all under the same names.
 
-Every loss takes `reduction`: "mean", "sum" or "none" (the loss of each element, or sample). What is predicted and what it is
-compared with have to have the same shape; nothing broadcasts, because a loss between (n, 1) and (n,) is always a mistake.
+Every loss takes `reduction`: "mean", "sum" or "none" (the loss of each element or sample). Prediction and target must have
+the same shape; they do not broadcast, because a loss between (n, 1) and (n,) is always a mistake.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def cross_entropy(
 ) -> T | Array:
     """The cross-entropy between softmax(logits) and the target, by default its mean over samples as a 0-d Tensor.
 
-    logits   (..., classes), any real numbers: no softmax before this. The classes come last: where they come second, as in
-             PyTorch's (n, classes, d), write logits.moveaxis(1, -1); with classes = d both layouts would go through
+    logits   (..., classes), any real numbers: do not apply softmax first. The classes are the last axis. For PyTorch's layout
+             (n, classes, d) use logits.moveaxis(1, -1); if classes = d the mistake cannot be detected
     target   class indices (...), integers in 0 .. classes-1; or probabilities (..., classes)
-    weight   (classes): how much each class counts
-    ignore_index      samples with this label count nothing (there is none by default; PyTorch's default is -100)
+    weight   (classes), the weight of each class
+    ignore_index      samples with this label are ignored (default: none; PyTorch's default is -100)
     label_smoothing   e: the target becomes (1 - e) Y + e / classes
 
     L_i = -sum(w * Y_i * log softmax(z_i)), Y being the probabilities or one_hot(target). The mean divides the sum by the number
-    of samples, for class indices by the sum of w[target] over the samples that are not ignored; of no samples it is 0.
+    of samples; for class indices by the sum of w[target] over the samples that are not ignored. It is 0 for no samples.
 
     Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is neither of the two.
     """
@@ -93,7 +93,7 @@ def cross_entropy(
     if (w := class_weights("cross_entropy", logp, weight)) is not None:
         y = y * w
     if reduction == "mean" and keep is None:
-        # the form in which fusion finds it; a probability of 0 counts nothing, even of a logit of -inf
+        # the form that fusion matches; a probability of 0 contributes 0, even for a logit of -inf
         return rounded(-mul_grad(y, logp).sum() / total, half)
     losses = -mul_grad(y, logp).sum(-1)
     return total_of(losses if keep is None else where(keep, losses, 0), reduction, total, half=half)
@@ -110,12 +110,12 @@ def nll_loss(
 ) -> T | Array:
     """The negative log-probability of the right class, L_i = -w[t_i] logp[i, t_i], by default its mean over samples.
 
-    logp     (..., classes), the logarithms of probabilities, as log_softmax gives them
+    logp     (..., classes), log-probabilities, such as the result of log_softmax
     target   class indices (...), integers in 0 .. classes-1
-    weight   (classes): how much each class counts
-    ignore_index   samples with this label count nothing
+    weight   (classes), the weight of each class
+    ignore_index   samples with this label are ignored
 
-    The mean divides the sum by that of w[target] over the samples that are not ignored; of no samples it is 0.
+    The mean divides the sum by that of w[target] over the samples that are not ignored. It is 0 for no samples.
 
     Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is not one index for each sample.
     """
@@ -176,10 +176,11 @@ def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, red
 def kl_div(logp: Operand[T], target: Operand[T], *, reduction: str = "mean") -> T | Array:
     """The Kullback-Leibler divergence of the distribution e^logp from the target, L = t (ln t - logp), element by element.
 
-    logp     logarithms of probabilities, as log_softmax gives them
-    target   probabilities t, of the same shape; where one is 0, L is 0, whatever logp
+    logp     log-probabilities, such as the result of log_softmax
+    target   probabilities t, of the same shape; where t is 0, L is 0 for any logp
 
-    As in PyTorch "mean" divides by the number of elements; "batchmean", which is the divergence itself, by that of axis 0.
+    As in PyTorch, "mean" divides by the number of elements; "batchmean" divides by the size of axis 0, which gives the
+    divergence itself.
 
     Raises ShapeError unless both have the same shape.
     """
@@ -203,12 +204,12 @@ def binary_cross_entropy_with_logits(
 ) -> T | Array:
     """L = -w (p t ln σ(z) + (1 - t) ln(1 - σ(z))), element by element, reduced; σ(z) = 1 / (1 + e^-z).
 
-    logits       z, any real numbers: no sigmoid before this
+    logits       z, any real numbers: do not apply sigmoid first
     target       t, probabilities of the same shape
-    weight       w, what each element counts; pos_weight  p, what its positive side counts. Both broadcast to the logits
+    weight       w, the weight of each element; pos_weight  p, the weight of its positive side. Both broadcast to the logits
 
-    Neither overflow nor cancellation, however large z is: ln σ(z) = -softplus(-z) and ln(1 - σ(z)) = -softplus(z). The
-    gradient of the mean is (σ(z) - t) / m.
+    No overflow or cancellation for any z: ln σ(z) = -softplus(-z) and ln(1 - σ(z)) = -softplus(z). The gradient of the mean is
+    (σ(z) - t) / m.
 
     Raises ShapeError unless logits and target have the same shape.
     """
@@ -232,7 +233,7 @@ def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS
 
 
 def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None) -> Any:
-    """`losses` reduced, and rounded to `half`; the mean is their sum over `count` if that is given."""
+    """Reduce `losses`, and round to the dtype `half`; the mean is their sum over `count` if given."""
     if reduction == "none":
         return rounded(losses, half)
     if reduction == "sum" or count is not None:
@@ -241,22 +242,22 @@ def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None
 
 
 def half_of(*operands: Any) -> Any:
-    """The half precision that a loss of these is rounded to, if they are of it; else None."""
-    dtypes = [getattr(x, "dtype", None) for x in operands]  # of other libraries' arrays, too, which have dtypes of their own
+    """The half precision of the loss if all operands have it; else None."""
+    dtypes = [getattr(x, "dtype", None) for x in operands]  # arrays of other libraries too, which have dtypes of their own
     return narrowest([dtype if isinstance(dtype, np.dtype) else np.dtype(np.float32) for dtype in dtypes])
 
 
 def rounded(loss: Any, half: Any) -> Any:
-    """A loss in half precision, where it is of that alone: on the way it is float32."""
+    """Round a loss to half precision if all operands have it; it is computed in float32."""
     return loss if half is None or loss.dtype != np.float32 else astype(loss, half)
 
 
 def compared(
     op: str, input: Operand[T], target: Operand[T], reduction: str, known: tuple[str, ...] = REDUCTIONS
 ) -> tuple[T | Array, T | Array]:
-    """Both as arrays or Tensors of real numbers, if they have the same shape.
+    """Both as real arrays or Tensors of the same shape.
 
-    Integers and booleans become floating, and half precision float32: a difference of uint8, a square of float16 may not fit.
+    Integers and booleans become floating and half precision float32: a difference of uint8 or a square of float16 may overflow.
     """
     check_reduction(op, reduction, known)
     input, target = as_operand(op, input), as_operand(op, target)
@@ -268,9 +269,9 @@ def compared(
 
 
 def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | None) -> tuple[Any, Any, Any, Any]:
-    """What class indices say, written with ops so that it is recorded with everything else:
+    """Class indices as operands, computed with ops to be recorded with everything else:
 
-    [t = k] for each sample and class; [sample is not ignored], or None; how much each sample counts, or None; the sum of that
+    [t = k] for each sample and class; [sample is not ignored], or None; the weight of each sample, or None; the sum of those
     """
     keep = None
     ignore_index = None if ignore_index is None else whole(op, "ignore_index", ignore_index)
@@ -288,21 +289,21 @@ def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | No
 
 
 def class_weights(op: str, logp: Any, weight: Any) -> Any:
-    """`weight` in the dtype of logp, if it has one number for each class."""
+    """`weight` in the dtype of logp. Must have one number per class."""
     if weight is None:
         return None
     if isinstance(weight, Tensor) and weight.requires_grad:
         raise GraphError(f"{scoped(op)}: weight is data and has no gradient, but it requires one; .detach() it")
     w = weight if isinstance(weight, Tensor) else asarray(weight, where=scoped(op))
     if state.trace is not None and not isinstance(w, Tensor):
-        w = wrap(w, None)  # recorded, so that a replay reads it as it is at that time
+        w = wrap(w, None)  # recorded, so that a replay reads the current values
     if w.shape != logp.shape[-1:]:
         raise ShapeError(f"{scoped(op)}: weight has shape {w.shape}, expected {logp.shape[-1:]}: one for each class")
     return w if w.dtype == logp.dtype else astype(w, logp.dtype)
 
 
 def warn_of_softmax(logits: Any) -> None:
-    """Probabilities in the place of logits train, badly: say so once for each line."""
+    """Warn, once for each line, about probabilities passed as logits: such a model trains badly."""
     node = getattr(logits, "node", None)
     if node is not None and node.op is softmax:
         warn(

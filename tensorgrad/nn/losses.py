@@ -1,4 +1,4 @@
-"""Losses as modules, for where a module is wanted; `nn.functional` has the formulas."""
+"""Losses as modules; `nn.functional` has the formulas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 class Loss(Module):
-    """A loss between what is predicted and a target; `reduction` is "mean", "sum" or "none"."""
+    """Base of all losses; `reduction` is "mean", "sum" or "none"."""
 
     reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
 
@@ -32,7 +32,7 @@ class Loss(Module):
 
 
 class CrossEntropyLoss(Loss):
-    """Of logits (..., classes) and class indices (...) or probabilities; see nn.functional.cross_entropy."""
+    """Cross-entropy of logits (..., classes) and class indices (...) or probabilities; see nn.functional.cross_entropy."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class CrossEntropyLoss(Loss):
 
 
 class NLLLoss(Loss):
-    """Of log-probabilities (..., classes) and class indices (...); see nn.functional.nll_loss."""
+    """Negative log-likelihood of log-probabilities (..., classes) and class indices (...); see nn.functional.nll_loss."""
 
     def __init__(self, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -97,7 +97,7 @@ class HuberLoss(Loss):
 
 
 class KLDivLoss(Loss):
-    """Of log-probabilities and probabilities; see nn.functional.kl_div, which knows "batchmean" too."""
+    """Kullback-Leibler divergence of log-probabilities and probabilities; see nn.functional.kl_div, also for "batchmean"."""
 
     reductions = (*REDUCTIONS, "batchmean")
 
@@ -106,7 +106,9 @@ class KLDivLoss(Loss):
 
 
 class BCEWithLogitsLoss(Loss):
-    """Of logits and probabilities of the same shape; see nn.functional.binary_cross_entropy_with_logits."""
+    """Binary cross-entropy of logits and probabilities of the same shape; see
+    nn.functional.binary_cross_entropy_with_logits.
+    """
 
     def __init__(self, weight: Any = None, *, pos_weight: Any = None, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -120,7 +122,7 @@ class BCEWithLogitsLoss(Loss):
 
 
 class BCELoss(Loss):
-    """Of probabilities and a target of the same shape; see nn.functional.binary_cross_entropy."""
+    """Binary cross-entropy of probabilities and a target of the same shape; see nn.functional.binary_cross_entropy."""
 
     def __init__(self, weight: Any = None, *, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -142,7 +144,7 @@ class SmoothL1Loss(Loss):
 
 
 class GaussianNLLLoss(Loss):
-    """Of means, a target and variances; see nn.functional.gaussian_nll_loss."""
+    """Gaussian negative log-likelihood of means, a target and variances; see nn.functional.gaussian_nll_loss."""
 
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -153,7 +155,7 @@ class GaussianNLLLoss(Loss):
 
 
 class PoissonNLLLoss(Loss):
-    """Of rates, or their logarithms, and counts; see nn.functional.poisson_nll_loss."""
+    """Poisson negative log-likelihood of rates, or their logarithms, and counts; see nn.functional.poisson_nll_loss."""
 
     def __init__(self, *, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -175,7 +177,7 @@ class SoftMarginLoss(Loss):
 
 
 class HingeEmbeddingLoss(Loss):
-    """Of distances and 1 or -1; see nn.functional.hinge_embedding_loss."""
+    """Hinge loss of distances and labels 1 or -1; see nn.functional.hinge_embedding_loss."""
 
     def __init__(self, *, margin: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -186,7 +188,7 @@ class HingeEmbeddingLoss(Loss):
 
 
 class MultiMarginLoss(Loss):
-    """Of scores (..., classes) and class indices (...); see nn.functional.multi_margin_loss."""
+    """Multi-class hinge loss of scores (..., classes) and class indices (...); see nn.functional.multi_margin_loss."""
 
     def __init__(self, weight: Any = None, *, p: int = 1, margin: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -201,7 +203,7 @@ class MultiMarginLoss(Loss):
 
 
 class CosineEmbeddingLoss(Loss):
-    """Of two vectors (..., d) and 1 or -1 (...); see nn.functional.cosine_embedding_loss."""
+    """Loss of pairs of vectors (..., d) and labels 1 or -1 (...); see nn.functional.cosine_embedding_loss."""
 
     def __init__(self, *, margin: float = 0.0, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
@@ -212,14 +214,14 @@ class CosineEmbeddingLoss(Loss):
 
 
 class MarginRankingLoss(CosineEmbeddingLoss):
-    """Of two scores and which should be the larger one; see nn.functional.margin_ranking_loss."""
+    """Loss of pairs of scores, and which should be larger; see nn.functional.margin_ranking_loss."""
 
     def forward(self, x1: Any, x2: Any, target: Any) -> Any:
         return F.margin_ranking_loss(x1, x2, target, margin=self.margin, reduction=self.reduction)
 
 
 class TripletMarginLoss(Loss):
-    """Of anchors, positives and negatives (..., d); see nn.functional.triplet_margin_loss."""
+    """Loss of anchors, positives and negatives (..., d); see nn.functional.triplet_margin_loss."""
 
     def __init__(
         self,
@@ -279,12 +281,12 @@ class PairwiseDistance(Module):
 
 
 def order(of: str, p: Any) -> float:
-    """The order of a norm: infinity is one."""
+    """The order of a norm; may be infinite."""
     return math.inf if isinstance(p, float) and p == math.inf else real(of, "p", p, 0, above=True)
 
 
 class CTCLoss(Loss):
-    """Of log_probs (t,n,classes), targets, input_lengths and target_lengths; see nn.functional.ctc_loss."""
+    """CTC loss of log_probs (t,n,classes), targets, input_lengths and target_lengths; see nn.functional.ctc_loss."""
 
     def __init__(self, blank: int = 0, *, reduction: str = "mean", zero_infinity: bool = False) -> None:
         super().__init__(reduction=reduction)

@@ -1,4 +1,4 @@
-"""Distances between vectors, and losses that compare them, or scores, with a margin. `nn.functional` has them all."""
+"""Distances between vectors, and losses with a margin. `nn.functional` has them all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 @one_box
 def normalize(x: Operand[T], p: float = 2.0, axis: int = 1, eps: float = 1e-12) -> T | Array:
-    """x divided by its p-norm over `axis`, so that the norm is 1; by eps where that is larger.
+    """x divided by its p-norm over `axis`; by eps if that is larger.
 
     Raises ValueError unless p > 0; it may be infinite.
     """
@@ -42,10 +42,10 @@ def normalize(x: Operand[T], p: float = 2.0, axis: int = 1, eps: float = 1e-12) 
 def cosine_similarity(x1: Operand[T], x2: Operand[T], axis: int = 1, eps: float = 1e-8) -> T | Array:
     """y = sum(x1 x2) / (|x1| |x2|) over `axis`: the cosine of the angle between vectors, which broadcast.
 
-    A norm below eps counts as eps, so that y of a vector of zeros is 0.
+    Norms are at least eps, so that y is 0 for a vector of zeros.
     """
     a, b = as_operand("cosine_similarity", x1), as_operand("cosine_similarity", x2)
-    axis = axis_in("cosine_similarity", axis, max(a.ndim, b.ndim)) - max(a.ndim, b.ndim)  # from the end, for both
+    axis = axis_in("cosine_similarity", axis, max(a.ndim, b.ndim)) - max(a.ndim, b.ndim)  # counted from the end, valid for both
     half, eps = half_of(a, b), number("cosine_similarity", "eps", eps)
     return rounded(cosine(as_wide(a), as_wide(b), axis, eps), half)
 
@@ -163,7 +163,7 @@ def multi_margin_loss(
     """L_i = w[t_i] / classes sum over k other than t_i of max(margin - x[i, t_i] + x[i, k], 0)^p, reduced over samples.
 
     input    (..., classes); target (...), class indices
-    weight   (classes): how much each class counts
+    weight   (classes), the weight of each class
     p        1 or 2
 
     Raises LabelError for an index out of range, DTypeError or ShapeError for a target that is not one index for each sample.
@@ -188,7 +188,7 @@ def multi_margin_loss(
 
 
 def cosine(a: Any, b: Any, axis: int, eps: float) -> Any:
-    """Each divided by its length first, so that no product overflows."""
+    """Each vector is divided by its length first, so that no product overflows."""
     a, b = (x / maximum(norm(x, axis=axis, keepdims=True), eps) for x in (a, b))
     return (a * b).sum(axis)
 

@@ -26,7 +26,7 @@ __all__ = ["Module", "Parameter"]
 
 
 class Parameter(Tensor):
-    """A leaf Tensor that a module owns and an optimiser changes; it requires a gradient."""
+    """A trainable leaf Tensor of a module; `requires_grad` is True."""
 
     __slots__ = ()
 
@@ -35,35 +35,36 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A part of a model. A subclass sets parameters and modules as attributes in `__init__` and defines `forward`.
+    """Base class of all models and layers. A subclass sets parameters and modules as attributes in `__init__` and defines
+    `forward`.
 
-    What is an attribute has a path: `model.encoder.weight` is the parameter "encoder.weight". Several of them belong in
-    nn.ModuleList, ModuleDict, ParameterList or ParameterDict. One in a plain container (lists, tuples, sets, deques, dicts, at
-    any depth, arrays of objects, fields of dataclasses, SimpleNamespace, functools.partial), in a class, or made by a
-    cached_property, would be found by nothing, so it is an error: when it is set, or where the parts are next asked for
-    (parameters(), state_dict(), to(), train(), an optimiser, the first call). It is none where it is a part by another name as
-    well. Not looked into are other objects, what functions refer to, and of one attribute more than 1,000 elements.
-    `self.__dict__["teacher"] = module` holds a module that is to be no part.
+    Every parameter has a path: `model.encoder.weight` is the parameter "encoder.weight". Collect several submodules or
+    parameters in nn.ModuleList, ModuleDict, ParameterList or ParameterDict. A module or parameter that sits only in a plain
+    container would be missed by parameters() and state_dict(), so it is an error. That covers lists, tuples, sets, deques and
+    dicts at any depth, object arrays, fields of dataclasses, SimpleNamespace, functools.partial, class attributes and
+    cached_property. The error comes when the attribute is set, or at the next parameters(), state_dict(), to(), train(), call,
+    or use by an optimiser. Other objects, closures, and elements beyond the first 1,000 of an attribute are not searched.
+    `self.__dict__["teacher"] = module` holds a module without registering it.
 
-    A parameter gives its place to another Parameter or to None, a part to another Module, a Parameter or None; `del` removes
-    either. One that has several names (tied weights) is trained, counted and saved once, by its first name.
+    A parameter can be replaced by another Parameter or None, a submodule by another Module, a Parameter or None; `del` removes
+    either. A parameter with several names (tied weights) is trained, counted and saved once, under its first name.
 
-    Copies (copy.copy, copy.deepcopy, pickle) have lists of parts of their own; those of copy.copy have the same parts. Hooks
-    and gradients are not copied.
+    copy.copy shares the submodules and parameters with the original, copy.deepcopy and pickle copy them. Hooks and gradients
+    are not copied.
     """
 
-    transposed_in_torch: tuple[str, ...] = ()  # parameters that PyTorch's module of the same name has as .T
-    only_in_torch: ClassVar[tuple[str, ...]] = ()  # what its state has besides
+    transposed_in_torch: tuple[str, ...] = ()  # names of parameters that PyTorch's module of the same name stores transposed
+    only_in_torch: ClassVar[tuple[str, ...]] = ()  # names that only PyTorch's state_dict has
 
     def __init__(self) -> None:
-        own = self.__dict__  # where there is something already, another class has called this before
+        own = self.__dict__  # not empty if __init__ of another base class has run
         own.setdefault("_parameters", {})
         own.setdefault("_buffers", {})
         own.setdefault("_modules", {})
         own.setdefault("_absent", set())  # parameters that are None
         own.setdefault("_hooks", ())
         own.setdefault("_name", "")
-        own.setdefault("_is_looked_into", False)  # for parts that hide, since an attribute was set
+        own.setdefault("_is_looked_into", False)  # whether attributes were searched for hidden parts since the last one was set
         changes.count += 1
         self.training = True
 
@@ -79,12 +80,12 @@ class Module:
 
     @property
     def training(self) -> bool:
-        """Whether it is being trained, not used. Inside fit(), evaluate() and predict() that is so for the call alone."""
+        """Whether the module is in training mode. fit(), evaluate() and predict() change it only during the call."""
         own = state.modes.get(id(self))
         if own is not None:
             return own[1]
         if "training" not in self.__dict__:
-            raise AttributeError  # __getattr__ says why
+            raise AttributeError  # __getattr__ raises the error
         return self.__dict__["training"]  # type: ignore[no-any-return]
 
     @training.setter
@@ -127,13 +128,13 @@ class Module:
             super().__setattr__(name, value)
 
     def _register(self, name: str, value: Parameter | Module) -> None:
-        """Make a parameter or a module a part."""
+        """Register a parameter or a submodule."""
         if "_modules" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before setting {name!r}")
         self._check_name(name)
         if isinstance(value, Module) and (name in self._parameters or name in self._absent):
             self._check_place(name, value, "the parameter", "a Parameter or None")
-        super().__setattr__(name, value)  # it may be a property's, and be refused
+        super().__setattr__(name, value)  # may be a property that refuses the value
         for owner in (self._parameters, self._modules, self._buffers):
             if owner is not (self._parameters if isinstance(value, Parameter) else self._modules):
                 owner.pop(name, None)
@@ -146,7 +147,7 @@ class Module:
             self._modules[name] = value
 
     def _check_name(self, name: str) -> None:
-        """Raise ArgumentError for what cannot be the name of a part."""
+        """Raise ArgumentError for an invalid name of a parameter or submodule."""
         at = f"{type(self).__name__}: {name!r}"
         if not isinstance(name, str) or not name or "." in name:
             raise ArgumentError(f"{at} cannot be the name of a part: expected text without a dot, which paths are made with")
@@ -156,7 +157,7 @@ class Module:
             )
 
     def _check_place(self, name: str, value: Any, what: str, expected: str) -> None:
-        """Raise ArgumentError if something that is no part takes the place of one."""
+        """Raise ArgumentError if a plain value would replace a parameter or submodule."""
         if value is None:
             return
         how = f"with no_grad(): {name}.data[...] = values writes other numbers into it"
@@ -170,7 +171,7 @@ class Module:
         )
 
     def _check_container(self, name: str, value: Any) -> Any:
-        """Raise ArgumentError for a plain container of parts that are none of this module's; else return the value."""
+        """Raise ArgumentError for a plain container with unregistered modules or parameters; else return the value."""
         if is_spent(value):
             given, first = value, list(itertools.islice(value, 1))
             for place, part in parts_in(first, (Parameter, Module)):
@@ -186,7 +187,7 @@ class Module:
         return value
 
     def _as_buffer(self, name: str, value: Any) -> Array:
-        """A value as an array of numbers."""
+        """Convert a value to a numeric array."""
         if isinstance(value, Tensor) and value.requires_grad:
             raise ArgumentError(
                 f"{type(self).__name__}: the buffer {name!r} is an array without a gradient, got a Tensor that requires one; "
@@ -194,7 +195,7 @@ class Module:
             )
         try:
             array = value if is_array(value) else np.asarray(value)
-        except ValueError:  # a ragged list
+        except ValueError:  # ragged list
             array = np.empty(0, object)
         if not is_number(array.dtype):
             raise ArgumentError(
@@ -203,7 +204,7 @@ class Module:
         return array
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What it computes of its arguments. A subclass defines this; to call the module is to call this and its hooks."""
+        """Compute the result of the arguments. Subclasses define this; calling the module runs it and the hooks."""
         raise TypeError(f"{type(self).__name__} does not define forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -211,7 +212,7 @@ class Module:
         if not self._is_looked_into and not outer:
             self._refuse_hidden()
             self.__dict__["_is_looked_into"] = True
-        own = vars(self).get("_original", self)  # a copy of functional_call's is gone after the call
+        own = vars(self).get("_original", self)  # the copy that functional_call makes does not outlive the call
         if state.trace is not None:
             state.trace.enters(own)
         path = f"{outer}.{self._name}" if outer and self._name else outer or self._name
@@ -226,10 +227,10 @@ class Module:
             state.scope = outer
 
     def register_forward_hook(self, hook: Callable[[Any, tuple[Any, ...], Any], Any]) -> Callable[[], None]:
-        """Call `hook(module, args, result)` after each forward(*args); what it returns, if not None, takes the result's place.
+        """Call `hook(module, args, result)` after each forward(*args); a return value other than None replaces the result.
 
-        Hooks run in the order in which they were registered. In a compiled step what they compute is recorded with the rest,
-        as if it stood in forward: what else they do is refused, as ever. Returns a function that removes the hook again.
+        Hooks run in the order of registration. A compiled step records what they compute as if it were part of forward, and
+        refuses their other side effects. Returns a function that removes the hook.
         """
         if not callable(hook):
             raise DTypeError(
@@ -238,7 +239,7 @@ class Module:
             )
         if state.trace is not None:
             state.trace.forbid("register_forward_hook")
-        own = functools.partial(hook)  # the same function may be registered twice, and be removed once
+        own = functools.partial(hook)  # a new object, because the same function may be registered twice
         self.__dict__["_hooks"] = (*self._hooks, own)
         changes.count += 1
 
@@ -249,13 +250,13 @@ class Module:
         return remove
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """(path, parameter) for every parameter, its own first; one that is shared appears once."""
+        """Iterate over (path, parameter), the module's own first; a shared parameter appears once."""
         self._refuse_hidden()
         for path, parameter, _ in owned(self, prefix):
             yield path, parameter
 
     def register_buffer(self, name: str, array: Any) -> None:
-        """Make an array an attribute that belongs to the state (`state_dict`) but is not trained, such as a running mean."""
+        """Register an array that belongs to the state (`state_dict`) but is not trained, such as a running mean."""
         if "_modules" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before setting {name!r}")
         self._check_name(name)
@@ -266,8 +267,9 @@ class Module:
         changes.count += 1
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """The same as setting the attribute, but that None is known to be a parameter which this module does without: no array
-        takes its place unnoticed."""
+        """Register a parameter, like setting the attribute. None registers an absent parameter: assigning an array to it later
+        is an error.
+        """
         if parameter is not None and not isinstance(parameter, Parameter):
             raise ArgumentError(
                 f"{type(self).__name__}: register_parameter: {name!r} must be a Parameter or None, got {described(parameter)}"
@@ -297,19 +299,21 @@ class Module:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies are made of: a copy that is not deep has the same parts, but lists of them of its own."""
+        """State for copies: a shallow copy has the same parts, in registries of its own."""
         own = ("_parameters", "_buffers", "_modules", "_absent")
         copied = {name: value.copy() if name in own else value for name, value in vars(self).items()}
         return copied | {"training": self.training, "_hooks": ()}
 
     def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
-        """(path, array) for every buffer; one of a module that has several names appears once."""
+        """Iterate over (path, array) for every buffer; the buffers of a shared module appear once."""
         self._refuse_hidden()
         for path, array, _ in owned(self, prefix, buffers=True):
             yield path, array
 
     def train(self, mode: bool = True) -> Module:
-        """Say that it is being trained, with all its parts, and return it: dropout drops, batch norm takes the batch's own."""
+        """Set training mode for the module and all submodules and return it: dropout is active, batch norm uses the batch's
+        statistics.
+        """
         if not isinstance(mode, (bool, np.bool_)):
             raise ArgumentError(f"{type(self).__name__}.train: expected True or False, got {mode!r}")
         for _, module in self.named_modules():
@@ -317,13 +321,13 @@ class Module:
         return self
 
     def eval(self) -> Module:
-        """Say that it is being used, not trained."""
+        """Set evaluation mode for the module and all submodules and return it."""
         return self.train(False)
 
     def to(self, device: str | None = None, dtype: np.typing.DTypeLike | None = None) -> Module:
-        """Move every parameter and buffer to a device ("cpu", "cuda", "cuda:1"), or to another floating dtype; returns itself.
+        """Move all parameters and buffers to a device ("cpu", "cuda", "cuda:1") or to a floating dtype; returns the module.
 
-        An optimiser follows at its next step, with its state. Raises DeviceError, DTypeError for what is none.
+        An optimiser moves its state at its next step. Raises DeviceError or DTypeError for an invalid one.
         """
         if dtype is not None:
             dtype = as_floating(f"{type(self).__name__}.to", dtype)
@@ -344,30 +348,30 @@ class Module:
         return self
 
     def parameters(self) -> Iterator[Parameter]:
-        """Every parameter, as an optimiser takes them."""
+        """Iterate over all parameters."""
         return (parameter for _, parameter in self.named_parameters())
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(path, module) for itself and every part, depth first; one that is shared appears once."""
+        """Iterate over (path, module) for the module itself and all submodules, depth first; a shared one appears once."""
         self._refuse_hidden()
         yield from self._walk(prefix)
 
     def modules(self) -> Iterator[Module]:
-        """Itself and every part, depth first; one that is shared appears once."""
+        """Iterate over the module itself and all submodules, depth first; a shared one appears once."""
         return (module for _, module in self.named_modules())
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """(name, module) for the parts that are its own attributes; one that is shared appears once."""
+        """Iterate over (name, module) for the direct submodules; a shared one appears once."""
         self._refuse_hidden()
         first = {id(part): name for name, part in reversed(self._modules.items())}
         yield from ((name, part) for name, part in self._modules.items() if first[id(part)] == name)
 
     def children(self) -> Iterator[Module]:
-        """The modules that are its own attributes."""
+        """Iterate over the direct submodules."""
         return (module for _, module in self.named_children())
 
     def apply(self, fn: Callable[[Module], Any]) -> Self:
-        """Call `fn` with every part, the inner ones first, and with itself last; returns itself."""
+        """Call `fn` on every submodule, innermost first, and on the module itself last; returns the module."""
         self._refuse_hidden()
         found: dict[Module, None] = {}
         stack: list[Module] = [self]
@@ -381,7 +385,7 @@ class Module:
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Say whether its parameters are to be trained, False to freeze them; returns itself."""
+        """Set `requires_grad` of all parameters; False freezes them. Returns the module."""
         if not isinstance(requires_grad, (bool, np.bool_)):
             raise ArgumentError(f"{type(self).__name__}.requires_grad_: expected True or False, got {requires_grad!r}")
         for parameter in self.parameters():
@@ -389,8 +393,9 @@ class Module:
         return self
 
     def _walk(self, prefix: str = "", every: str = "") -> Iterator[tuple[str, Module]]:
-        """The same without a look for parts that hide. every="path" for shared modules by each path that they have, and
-        every="place" for those in each place where they stand, but what is in them once."""
+        """named_modules without the search for hidden parts. every="path" repeats shared modules for each of their paths,
+        every="place" for each attribute that holds them, but descends into them once.
+        """
         seen: set[int] = set()
         stack: list[tuple[str, Module, tuple[int, ...]]] = [(prefix, self, ())]
         while stack:
@@ -405,12 +410,12 @@ class Module:
             stack.extend(reversed(parts))
 
     def _all_parts(self) -> set[int]:
-        """The ids of all modules and parameters in it."""
+        """The ids of all its modules and parameters."""
         modules = [module for _, module in self._walk()]
         return {id(part) for module in modules for part in (module, *module._parameters.values())}
 
     def _refuse_hidden(self) -> None:
-        """Raise ArgumentError for a module or a parameter that is in a plain container or a class, and no part of it."""
+        """Raise ArgumentError for an unregistered module or parameter in a plain container or a class attribute."""
         registered: set[int] | None = None
         for _, module in self._walk():
             for name, value, place, part in hidden(module, (Parameter, Module), RESERVED):
@@ -419,15 +424,15 @@ class Module:
                     raise hiding(module, name, value, place, part)
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Set the gradients of all parameters to None."""
         for _, module in self._walk():
             for parameter in module._parameters.values():
                 parameter.grad = None
 
     def state_dict(self, *, layout: str | None = None) -> dict[str, Array]:
-        """Path to a copy of the values, on their device, for every parameter and every buffer.
+        """Return a dict of path to array: copies of all parameters and buffers, on their device.
 
-        layout   "torch" for what PyTorch's module of the same form loads: the weights of its Linear are (out, in)
+        layout   "torch" for the layout of PyTorch's module of the same form: the weights of its Linear are (out, in)
 
         Raises ArgumentError for another layout.
         """
@@ -442,17 +447,17 @@ class Module:
         return {path: copy(array) for path, array in (*arrays, *self.named_buffers())}
 
     def load_state_dict(self, values: Mapping[str, Any], strict: bool = True, *, layout: str | None = None) -> None:
-        """Set every parameter and buffer from `values`, which may be on another device, in their own memory.
+        """Load all parameters and buffers from `values`, in place. Devices may differ.
 
-        values   path to array, as `state_dict` gives it; floats may be of another precision
-        strict   False for names that are missing, or not known, to be left out
-        layout   "torch" for what PyTorch's module of the same form has given, as its Tensors or as arrays: the weights of its
-                 Linear (out, in) are transposed, its num_batches_tracked is left out. Parameters of classes of your own are
-                 taken as they are. Tensors of PyTorch are refused without this word; of an array nobody can know where it
-                 comes from, and a square weight of PyTorch's that is loaded without it is the wrong way round
+        values   dict of path to array, as `state_dict` returns it; floats may have another precision
+        strict   False to ignore missing and unknown names
+        layout   "torch" for values from PyTorch's module of the same form, as Tensors or arrays: Linear weights (out, in) are
+                 transposed, num_batches_tracked is skipped. Parameters of your own classes are loaded unchanged. PyTorch
+                 Tensors without layout="torch" are refused. Arrays do not show where they come from: a square PyTorch weight
+                 loaded without it stays transposed
 
-        Raises, before anything is changed, ShapeError for shapes that differ, and, if `strict`, for names that do; DTypeError
-        for values of another kind, or out of range; ArgumentError for what is no such dict.
+        Checks everything before the first change. Raises ShapeError for other shapes and, if `strict`, for other names;
+        DTypeError for values of another kind or out of range; ArgumentError if `values` is not such a dict.
         """
         self._refuse_hidden()
         pairs = pairs_of(self, values, strict, layout)
@@ -463,7 +468,7 @@ class Module:
             writes.wrote(array)
 
     def __repr__(self) -> str:
-        """The tree of parts, each with the shapes of its own parameters, and how many numbers they are in all."""
+        """The tree of submodules with the shapes of their parameters, and the number of parameters."""
         rows: list[tuple[str, str, str]] = []
         first: dict[int, str] = {}
         for path, module in self._walk(every="place"):
@@ -476,27 +481,27 @@ class Module:
             count = sum(p.size for _, p, _ in owned(module))
             try:
                 inside = module.extra_repr()
-            except AttributeError:  # a parameter that it tells of has been taken away
+            except AttributeError:  # a parameter that extra_repr shows has been deleted
                 inside = "..."
             rows.append((f"{'  ' * depth}{label}{type(module).__name__}({inside})", own, f"{count:,}" if count else ""))
         lines = columns(rows, "<<>")
         return "\n".join(lines) if len(lines) > 1 else rows[0][0]
 
     def extra_repr(self) -> str:
-        """What stands between the brackets of a module."""
+        """The text between the parentheses of the repr. Subclasses define it."""
         return ""
 
 
-RESERVED = frozenset(vars(Module()))  # what every Module has
+RESERVED = frozenset(vars(Module()))  # attributes of every Module
 
 
 def is_method(value: Any) -> bool:
-    """Whether what a class has is a method or a property."""
+    """Whether a class attribute is a method or a property."""
     return isinstance(value, (FunctionType, property, classmethod, staticmethod))
 
 
 def _own_classes(kind: type) -> tuple[type, ...]:
-    """The classes of this package that a class of modules is made of."""
+    """The base classes that belong to this package."""
     return tuple(base for base in kind.__mro__ if is_own(base.__module__))
 
 

@@ -1,4 +1,4 @@
-"""Layers that normalise."""
+"""Normalisation layers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ INPUTS = ("(n, features)", "(n, features, length)", "(n, features, h, w)", "(n, 
 class LayerNorm(Module):
     """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v of each sample.
 
-    normalized_shape     of a sample: x (..., *normalized_shape) to y of the same shape
-    elementwise_affine   False for no weight (which starts at 1) and no bias (which starts at 0)
+    normalized_shape     shape of a sample: x (..., *normalized_shape) to y of the same shape
+    elementwise_affine   False for no weight (initially 1) and no bias (initially 0)
     """
 
     weight: Parameter | None
@@ -61,12 +61,12 @@ class BatchNorm1d(Module):
     """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v of each feature over the samples.
 
     x (n, features) or (n, features, length). In training m and v are those of x, and the buffers `running_mean` and
-    `running_var` move by `momentum` towards them; in evaluation m and v are the buffers.
+    `running_var` move towards them by `momentum`; in evaluation m and v are the buffers.
 
-    affine   False for no weight (which starts at 1) and no bias (which starts at 0)
+    affine   False for no weight (initially 1) and no bias (initially 0)
     """
 
-    axes: ClassVar[tuple[int, ...]] = (2, 3)  # how many axes the input may have
+    axes: ClassVar[tuple[int, ...]] = (2, 3)  # allowed numbers of input axes
     only_in_torch = ("num_batches_tracked",)
     weight: Parameter | None
     bias: Parameter | None
@@ -106,13 +106,13 @@ class BatchNorm1d(Module):
 
 
 class BatchNorm2d(BatchNorm1d):
-    """BatchNorm1d for x (n, features, h, w): m and v of each feature are over samples and positions."""
+    """BatchNorm1d for x (n, features, h, w): m and v of each feature over samples and positions."""
 
     axes = (4,)
 
 
 class BatchNorm3d(BatchNorm1d):
-    """BatchNorm1d for x (n, features, d, h, w): m and v of each feature are over samples and positions."""
+    """BatchNorm1d for x (n, features, d, h, w): m and v of each feature over samples and positions."""
 
     axes = (5,)
 
@@ -120,9 +120,9 @@ class BatchNorm3d(BatchNorm1d):
 class RMSNorm(Module):
     """y = weight * x / sqrt(mean of x² + eps), with the mean of each sample.
 
-    normalized_shape     of a sample: x (..., *normalized_shape) to y of the same shape
-    eps                  the smallest number that 1 can be told from by, of the dtype of x, by default
-    elementwise_affine   False for no weight, which starts at 1
+    normalized_shape     shape of a sample: x (..., *normalized_shape) to y of the same shape
+    eps                  by default the machine epsilon of the dtype of x
+    elementwise_affine   False for no weight (initially 1)
     """
 
     weight: Parameter | None
@@ -152,11 +152,11 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """y = weight * (x - m) / sqrt(v + eps) + bias, m and v being those of num_groups groups of channels of each sample.
+    """y = weight * (x - m) / sqrt(v + eps) + bias, with m and v of each of num_groups groups of channels of each sample.
 
     x (n, num_channels, ...) to y of the same shape; num_groups divides num_channels.
 
-    affine   False for no weight (which starts at 1) and no bias (which starts at 0)
+    affine   False for no weight (initially 1) and no bias (initially 0)
     """
 
     weight: Parameter | None
@@ -190,12 +190,12 @@ class GroupNorm(Module):
 class InstanceNorm1d(Module):
     """y = weight * (x - m) / sqrt(v + eps) + bias, with the mean m and the variance v of each feature of each sample.
 
-    x (n, num_features, length). There are no running means: it is the same in training and in evaluation.
+    x (n, num_features, length). There are no running statistics: training and evaluation are the same.
 
-    affine   True for a weight (which starts at 1) and a bias (which starts at 0)
+    affine   True for a weight (initially 1) and a bias (initially 0)
     """
 
-    axes: ClassVar[int] = 3  # how many the input has
+    axes: ClassVar[int] = 3  # number of input axes
     weight: Parameter | None
     bias: Parameter | None
 

@@ -1,4 +1,4 @@
-"""Recurrent layers, and their cells, which are one step of them."""
+"""Recurrent layers, and their cells for single steps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 
 class Recurrent(Module):
-    """What layers and cells have in common: parameters by PyTorch's names, and how a sequence goes through them.
+    """Base of layers and cells: parameters with PyTorch's names, and the computation of a sequence.
 
-    gates   how many times as wide as a state the weights are
-    parts   where in what the op gives each state stands: an LSTM has two, h and c
+    gates   width of the weights in units of hidden_size
+    parts   index of each state in the result of the op: an LSTM has two, h and c
     """
 
     gates: ClassVar[int] = 1
@@ -33,7 +33,7 @@ class Recurrent(Module):
     nonlinearity: str
 
     def add_parameters(self, suffix: str, features: int, bias: bool, rng: np.random.Generator, dtype: Any) -> None:
-        """The weights (in, gates * hidden_size) and biases of one layer in one direction; U(-a, a), a = 1/sqrt(hidden_size)."""
+        """Create weights (in, gates * hidden_size) and biases of a layer and direction; U(-a, a), a = 1/sqrt(hidden_size)."""
         wide, a = self.gates * self.hidden_size, max(self.hidden_size, 1) ** -0.5
         for name, rows in (("ih", features), ("hh", self.hidden_size)):
             weight = rng.uniform(-a, a, (rows, wide))
@@ -43,21 +43,21 @@ class Recurrent(Module):
             self.transposed_in_torch += (f"weight_{name}{suffix}",)
 
     def states(self, x: Any, suffix: str, initial: tuple[Any, ...]) -> Any:
-        """The states before and after each step of x (t, n, in), as the op of this kind gives them."""
+        """The states before and after each step of x (t, n, in), as the op returns them."""
         w, u = getattr(self, f"weight_ih{suffix}"), getattr(self, f"weight_hh{suffix}")
         b, c = getattr(self, f"bias_ih{suffix}"), getattr(self, f"bias_hh{suffix}")
         return self.sequence(x @ w if b is None else ops.linear(x, w, self.joined(b, c)), initial, u, c)
 
     def joined(self, b: Any, c: Any) -> Any:
-        """The two biases as one, as far as they are added up anyway."""
+        """The sum of both biases, without the part that the op adds itself."""
         return b + c
 
     def sequence(self, z: Any, initial: tuple[Any, ...], u: Any, c: Any) -> Any:
-        """The op of this kind, of the input products z."""
+        """Apply the op of this kind to the input products z."""
         raise NotImplementedError
 
     def initial(self, shape: tuple[int, ...], given: Any) -> tuple[Any, ...]:
-        """The states to begin with, each of this shape: those given, or zeros."""
+        """The initial states, each of this shape: the given ones, or zeros."""
         of, count = type(self).__name__, len(self.parts)
         if given is None:
             return (self.zeros(shape),) * count
@@ -72,13 +72,13 @@ class Recurrent(Module):
         return states
 
     def zeros(self, shape: tuple[int, ...]) -> Any:
-        """An array of zeros where the parameters are, and of their dtype."""
+        """Zeros with the device and dtype of the parameters."""
         near = raw(next(self.parameters()))
         with on(near):
             return namespace([near]).zeros(shape, near.dtype)
 
     def input(self, x: Any, batched: int) -> Any:
-        """x as an array or a Tensor of `batched` axes, or one less, of input_size features."""
+        """x as an array or Tensor with `batched` axes, or one fewer, and input_size features."""
         of = type(self).__name__
         x = as_operand(of, x)
         if x.ndim not in (batched - 1, batched) or x.shape[-1] != self.input_size:
@@ -95,7 +95,7 @@ class Recurrent(Module):
 
 
 class Layers(Recurrent):
-    """Layers upon each other, each over the whole sequence before the next, in one direction or two."""
+    """Stacked layers, each over the whole sequence before the next, in one direction or two."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Layers(Recurrent):
 
 
 class Cell(Recurrent):
-    """One step of one layer."""
+    """A single step of one layer."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class Cell(Recurrent):
 
 
 class Ragged:
-    """Sequences of several lengths in one array x (t, n, ...)."""
+    """Sequences of different lengths in one array x (t, n, ...)."""
 
     def __init__(self, of: str, lengths: Any, x: Any) -> None:
         (steps, n), near = x.shape[:2], raw(x)
@@ -218,11 +218,11 @@ class Ragged:
         self.places = ops.where(self.inside, lengths - 1 - at, at)
 
     def without_padding(self, x: Any) -> Any:
-        """x (t, n, ...) with 0 behind the end of each sequence, whatever is there."""
+        """x (t, n, ...) with zeros after the end of each sequence."""
         return ops.where(ops.expand_dims(self.inside, 2), x, 0)
 
     def turned(self, x: Any) -> Any:
-        """Each sequence from its end to its beginning; what is behind the end stays there."""
+        """Reverse each sequence; the padding after its end stays in place."""
         return x[self.places, self.columns]
 
     def last(self, y: Any, part: tuple[int, ...]) -> Any:
@@ -233,26 +233,26 @@ class Ragged:
 class RNN(Layers):
     """h_k = act(x_k W + b + h_{k-1} U + c): simple recurrent layers.
 
-    Called with (x, hx=None, lengths=None) it gives (output, h):
+    Call with (x, hx=None, lengths=None); returns (output, h):
 
     x         (t, n, input_size), with batch_first (n, t, input_size), or one sequence (t, input_size)
-    hx        the states to begin with, (num_layers * directions, n, hidden_size), layer by layer; 0 by default
-    lengths   (n), whole numbers in 0 .. t: how long each sequence is. What stands behind its end is not looked at, the output
-              is 0 there, h is the state after its last step, and the backward direction begins there
-    output    (t, n, directions * hidden_size), that of the last layer; with batch_first the batch comes first
-    h         the states at the end, as hx
+    hx        initial states (num_layers * directions, n, hidden_size), layer by layer; 0 by default
+    lengths   (n), integers in 0 .. t: the length of each sequence. Steps after it are ignored, the output there is 0, h is the
+              state at the sequence's end, and the backward direction starts there
+    output    (t, n, directions * hidden_size), of the last layer; with batch_first (n, t, directions * hidden_size)
+    h         the final states, shaped like hx
 
-    num_layers      layers upon each other; each one's output is the next one's input
+    num_layers      stacked layers; the output of each is the input of the next
     nonlinearity    "tanh" or "relu"
-    bias            False for none
-    batch_first     whether x and the output have the batch as their first axis; states never have
-    dropout         how likely an element between two layers is 0 in training
-    bidirectional   whether each layer goes through the sequence backwards as well (2 directions), both outputs side by side
-    rng             the generator to draw from; the one that nn.init.seed starts by default
+    bias            False for no biases
+    batch_first     True if the first axis of x and output is the batch; states are not affected
+    dropout         probability of dropping an element between two layers in training
+    bidirectional   True to also process the sequence backwards (2 directions); the outputs are concatenated
+    rng             NumPy generator for the initial values; by default the one that nn.init.seed seeds
 
-    Parameters have PyTorch's names, weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ...; weights are
-    (in, out), PyTorch's transposed, and drawn, as biases are, from U(-a, a) with a = 1/sqrt(hidden_size). Each layer and
-    direction is one operation besides its input products, however long the sequence is.
+    Parameters have PyTorch's names: weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ... Weights are
+    (in, out), transposed from PyTorch's; weights and biases are drawn from U(-a, a) with a = 1/sqrt(hidden_size). Apart from
+    its input products, each layer and direction is one operation, for any length of the sequence.
 
     Raises ShapeError, DTypeError or ArgumentError for input, states or lengths that do not fit.
     """
@@ -304,7 +304,7 @@ class RNNCell(Cell):
 
 
 class LstmSteps(Recurrent):
-    """What LSTM and LSTMCell have in common."""
+    """Common to LSTM and LSTMCell."""
 
     gates, parts = 4, ((0,), (1,))
 
@@ -317,8 +317,8 @@ class LSTM(LstmSteps, Layers):
     """Long short-term memory: i, f, o = σ(a), m = tanh(a) with a = x_k W + b + h_{k-1} U + c, each of its part;
     c_k = f c_{k-1} + i m, h_k = o tanh c_k.
 
-    Called with (x, hx=None, lengths=None) it gives (output, (h, c)), hx being (h, c). All else is as nn.RNN has it,
-    with weights 4 hidden_size wide, the gates in the order i, f, m, o.
+    Call with (x, hx=None, lengths=None), hx being (h, c); returns (output, (h, c)). Arguments are those of nn.RNN. Weights are
+    4 hidden_size wide, with the gates in the order i, f, m, o.
     """
 
 
@@ -327,13 +327,13 @@ class LSTMCell(LstmSteps, Cell):
 
 
 class GruSteps(Recurrent):
-    """What GRU and GRUCell have in common."""
+    """Common to GRU and GRUCell."""
 
     gates = 3
 
     def joined(self, b: Any, c: Any) -> Any:
         n = self.hidden_size
-        return b + ops.pad(c[: 2 * n], (0, n))  # that of m is added within the reset gate
+        return b + ops.pad(c[: 2 * n], (0, n))  # the bias of m is added inside the reset gate
 
     def sequence(self, z: Any, initial: tuple[Any, ...], u: Any, c: Any) -> Any:
         (h0,), n = initial, self.hidden_size
@@ -344,8 +344,8 @@ class GRU(GruSteps, Layers):
     """Gated recurrent units: r, w = σ(x_k W + b + h_{k-1} U + c), m = tanh(x_k W + b + r (h_{k-1} U + c)), each of its part;
     h_k = m + w (h_{k-1} - m).
 
-    All is as nn.RNN has it, with weights 3 hidden_size wide, the gates in the order r, w, m: w is what PyTorch calls z, and m
-    what it calls n.
+    Arguments are those of nn.RNN. Weights are 3 hidden_size wide, with the gates in the order r, w, m; PyTorch calls w z and
+    m n.
     """
 
 

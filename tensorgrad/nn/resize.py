@@ -1,4 +1,4 @@
-"""Images of other sizes: what lies between the elements of (n,c,...), and channels made places and back."""
+"""Resizing of images (n,c,...) by interpolation, and pixel shuffle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tensorgrad.ops.windows import several
 
 __all__ = ["interpolate", "pixel_shuffle", "pixel_unshuffle"]
 
-LINEAR = ("", "linear", "bilinear", "trilinear")  # by how many axes there are
+LINEAR = ("", "linear", "bilinear", "trilinear")  # by number of axes
 MODES = ("nearest", "nearest-exact", *LINEAR[1:], "bicubic", "area")
 
 
@@ -36,24 +36,24 @@ def interpolate(
     mode: str = "nearest",
     align_corners: bool | None = None,
 ) -> T | Array:
-    """x (n,c,l), (n,c,h,w) or (n,c,d,h,w) with other sizes along its last axes, by PyTorch's formulas.
+    """Resize x (n,c,l), (n,c,h,w) or (n,c,d,h,w) along its last axes, by PyTorch's formulas.
 
     size            the new sizes, or one number for all; or
-    scale_factor    how many times larger, likewise: m = floor(n scale) elements of n
+    scale_factor    factors of the sizes, likewise: n elements become m = floor(n scale)
     mode            "nearest", "nearest-exact", "linear", "bilinear", "trilinear" for one, two, three axes, "bicubic" for two,
                     or "area", which is `adaptive_avg_pool2d`
-    align_corners   for the linear and cubic ones: True so that first and last elements stay what they are and the others divide
-                    the way between them; by default elements are areas, whose outer borders stay in place
+    align_corners   for linear and cubic modes: True aligns the centres of the first and last elements; by default elements
+                    are areas whose outer borders are aligned
 
-    With r = 1 / scale, or n / m by size, element j of the result is taken from the place
+    With r = 1 / scale, or n / m for sizes, element j of the result is read from the position
 
         nearest         floor(j r);      nearest-exact   floor((j + 1/2) r)
         linear, cubic   s = (j + 1/2) r - 1/2,   or s = j (n - 1) / (m - 1) with align_corners
         linear          y_j = (1 - t) x_i + t x_{i+1},   i = floor(s) and t = s - i, s being at least 0
         cubic           y_j = sum over k = -1 .. 2 of w(t - k) x_{i+k},   w by Keys 1981 with a = -3/4
 
-    along each axis, the outermost element standing for all beyond it. Linear and cubic ones are products with matrices: 0 times
-    infinity is NaN. Raises ShapeError and ValueError for what does not fit.
+    along each axis; the outermost elements are repeated beyond the border. Linear and cubic modes are matrix products: 0 times
+    infinity is NaN. Raises ShapeError or ValueError for arguments that do not fit.
     """
     op = "interpolate"
     x = as_operand(op, x)
@@ -73,7 +73,7 @@ def interpolate(
     y: Any = x
     if mode.startswith("nearest"):
         for axis, (n, m, r) in enumerate(zip(x.shape[2:], sizes, ratios, strict=True), 2):
-            if m % n == 0 and r == n / m:  # whole numbers of copies
+            if m % n == 0 and r == n / m:  # integer upscaling repeats elements
                 lead, tail = y.shape[:axis], y.shape[axis + 1 :]
                 wide = broadcast_to(reshape(y, (*lead, n, 1, *tail)), (*lead, n, m // n, *tail))
                 y = reshape(wide, (*lead, m, *tail))
@@ -94,7 +94,7 @@ def interpolate(
 
 
 def scaled(op: str, given: Shape, size: Any, scale: Any) -> tuple[Shape, tuple[float, ...]]:
-    """The new sizes, and how far apart elements of the result are in x."""
+    """The new sizes, and the distance in x between neighbouring elements of the result."""
     axes = len(given)
     if (size is None) == (scale is None):
         raise ArgumentError(f"{scoped(op)}: expected size or scale_factor, got {'neither' if size is None else 'both'}")
@@ -109,7 +109,7 @@ def scaled(op: str, given: Shape, size: Any, scale: Any) -> tuple[Shape, tuple[f
 
 
 def weights(n: int, m: int, r: float, cubic: bool, corners: bool) -> Array:
-    """What each of m new elements takes of each of n, (m,n)."""
+    """The interpolation matrix (m,n): the weight of each of n elements in each of m new ones."""
     s = np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 0) if corners else (np.arange(m) + 0.5) * r - 0.5
     if not cubic:
         s = np.clip(s, 0, n - 1)
@@ -118,19 +118,19 @@ def weights(n: int, m: int, r: float, cubic: bool, corners: bool) -> Array:
     taps = {k: keys(np.abs(t - k)) for k in range(-1, 3)} if cubic else {0: 1 - t, 1: t}
     found = np.zeros((m, n))
     for k, w in taps.items():
-        found[np.arange(m), np.clip(i + k, 0, n - 1)] += w  # each row once
+        found[np.arange(m), np.clip(i + k, 0, n - 1)] += w  # a row occurs once for each k
     return found
 
 
 def keys(d: Array) -> Array:
-    """The weight of what is d away, at most 2 (Keys 1981), with a = -3/4."""
+    """The weight at distance d, at most 2 (Keys 1981), with a = -3/4."""
     a = -0.75
     return np.where(d < 1, ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
 
 
 @one_box
 def pixel_shuffle(x: Operand[T], upscale_factor: int) -> T | Array:
-    """Channels made places (Shi et al. 2016): x (...,c r²,h,w) to y (...,c,h r,w r), r being upscale_factor.
+    """Channels to space (Shi et al. 2016): x (...,c r²,h,w) to y (...,c,h r,w r) with r = upscale_factor.
 
     y[..., c, h r + i, w r + j] = x[..., c r² + i r + j, h, w]. Raises ShapeError if r² does not divide the channels.
     """
@@ -146,7 +146,7 @@ def pixel_shuffle(x: Operand[T], upscale_factor: int) -> T | Array:
 
 @one_box
 def pixel_unshuffle(x: Operand[T], downscale_factor: int) -> T | Array:
-    """Places made channels, the inverse of `pixel_shuffle`: x (...,c,h r,w r) to y (...,c r²,h,w), r being downscale_factor.
+    """Space to channels, the inverse of `pixel_shuffle`: x (...,c,h r,w r) to y (...,c r²,h,w) with r = downscale_factor.
 
     Raises ShapeError if r does not divide the sizes.
     """

@@ -35,20 +35,20 @@ def ctc_loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> T | Array:
-    """L = -ln of the sum over all paths that spell the targets of the product of their steps' probabilities (connectionist
-    temporal classification, Graves et al. 2006). A path has a class at each step, and spells what is left when each run of
-    equal classes is made one, and the blanks are taken out.
+    """Connectionist temporal classification (Graves et al. 2006): L = -ln of the sum over all paths that spell the targets of
+    the product of their steps' probabilities. A path has a class at each step; it spells its classes with runs of equal ones
+    merged and blanks removed.
 
-    log_probs        (t,n,classes) logarithms of probabilities, as of log_softmax; (t,classes) for one sample
-    targets          (n,m) integers, none of them the blank, of which sample i has the first target_lengths[i]; or all labels of
-                     all samples one after the other, which a compiled step cannot take
-    input_lengths, target_lengths   (n) integers: how many of the t steps, and how many labels, a sample has
+    log_probs        (t,n,classes), log-probabilities, such as the result of log_softmax; (t,classes) for one sample
+    targets          (n,m) integers, no blanks; sample i has the first target_lengths[i]. Or the labels of all samples
+                     concatenated, which a compiled step cannot use
+    input_lengths, target_lengths   (n) integers: the number of steps, at most t, and of labels of each sample
     reduction        "mean" of L / target_lengths (at least 1), "sum", or "none" for (n)
-    zero_infinity    True for 0, and no gradient, where there is no path: more labels than steps can spell. By default L is
-                     infinite there, and as it is so all around its gradient is 0
+    zero_infinity    True for a loss of 0 where no path exists, because there are more labels than steps can spell. By default
+                     L is infinite there. The gradient is 0 in both cases
 
-    The gradient is that of L with respect to log_probs as they stand. (PyTorch gives that with respect to the logits, which is
-    the same once it has gone through log_softmax.) Raises LabelError for labels and lengths out of range.
+    The gradient is with respect to log_probs. (PyTorch's is with respect to the logits; both agree after log_softmax.)
+    Raises LabelError for labels and lengths out of range.
     """
     op = "ctc_loss"
     check_reduction(op, reduction, REDUCTIONS)
@@ -83,7 +83,7 @@ def ctc_loss(
 
 
 def in_rows(op: str, targets: Any, sizes: Any) -> Any:
-    """The labels of all samples, one after the other, in a row for each sample."""
+    """The concatenated labels of all samples, as one row per sample."""
     if state.trace is not None:
         for a in (targets, sizes):
             if isinstance(a, Tensor):

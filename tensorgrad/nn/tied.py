@@ -1,4 +1,4 @@
-"""A linear layer whose weight is that of another layer, which has it the other way round."""
+"""A linear layer that shares its weight, transposed, with another layer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__: list[str] = []
 class TiedLinear(Linear):
     """y = x Wᵀ + b
 
-    x (..., in_features) to y (..., out_features); `weight` W (out_features, in_features), as the table of an Embedding has it,
-    with which it is one Parameter; `bias` b (out_features), or None. What interop.from_torch makes of tied layers.
+    x (..., in_features) to y (..., out_features); `weight` W (out_features, in_features) is the same Parameter as the table of
+    an Embedding; `bias` b (out_features), or None. interop.from_torch makes it for tied layers.
     """
 
     transposed_in_torch = ()

@@ -1,4 +1,4 @@
-"""Runs of a model that are not to be seen in it afterwards."""
+"""Runs of a model that leave its state unchanged."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tensorgrad.ops import random
 
 
 def generators_of(modules: Iterable[Module]) -> list[np.random.Generator]:
-    """What random numbers are drawn from: the generator of dropout, and those that modules have as attributes."""
+    """The random generators in use: dropout's default, and those that modules hold as attributes."""
     return [random.default(), *(v for module in modules for v in vars(module).values() if isinstance(v, np.random.Generator))]
 
 
 @contextmanager
 def left_as_they_were(modules: list[Module]) -> Iterator[None]:
-    """What a run of modules changes besides is put back: buffers, and what random numbers are drawn from."""
+    """Restore the side effects of running modules: buffers, and the states of random generators."""
     buffers = [(array, copy(array)) for module in modules for array in module._buffers.values()]
     try:
         with random.undrawn(generators_of(modules)):

@@ -1,4 +1,4 @@
-"""What `Module.load_state_dict` is given, checked as a whole before anything is written."""
+"""Checks for `Module.load_state_dict`, before anything is written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.errors import ArgumentError, DTypeError, ShapeError, TensorgradE
 
 
 class Own(NamedTuple):
-    """An array of a module's: the array, whose it is, and what it is called there."""
+    """An array of a module: the array, its owner, and its name there."""
 
     array: Array
     owner: Any
@@ -22,7 +22,7 @@ class Own(NamedTuple):
 
 
 def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list[tuple[Array, Array]]:
-    """(own array, what it is to be) for all that is loaded, none of which shares memory with what is written."""
+    """(own array, new values) for everything to load; new values share no memory with the arrays that are written."""
     where = f"load_state_dict: {type(module).__name__}"
     check_layout(where, layout)
     if not isinstance(values, Mapping):
@@ -50,7 +50,7 @@ def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list
                 read[path] = as_values(path, value, at, layout)
             except TensorgradError as error:
                 problems.append(error)
-    for path in others.keys() & given.keys():  # the names of tied weights besides the first
+    for path in others.keys() & given.keys():  # further names of tied weights
         first = next(p for p, entry in own.items() if entry.array is others[path].array)
         if first not in given:
             given[first] = given[path]
@@ -80,14 +80,14 @@ def check_layout(where: str, layout: Any) -> None:
 
 
 def turned(array: Array, owner: Any, name: str) -> bool:
-    """Whether PyTorch has a parameter of a module's the other way round."""
+    """Whether PyTorch stores a parameter of a module transposed."""
     return name in owner.transposed_in_torch and array.ndim == 2
 
 
 def owned(
     module: Any, prefix: str = "", *, buffers: bool = False, every: bool = False
 ) -> Iterator[tuple[str, Any, tuple[Any, str]]]:
-    """(path, parameter or buffer, its place), each once or, if `every`, by each path that it has."""
+    """(path, parameter or buffer, its owner), once each, or if `every`, once for each path."""
     seen: set[int] = set()
     for path, part in module._walk(prefix, "path" if every else ""):
         values: Mapping[str, Any] = part._buffers if buffers else part._parameters
@@ -98,14 +98,14 @@ def owned(
 
 
 def other_paths(module: Any, own: Mapping[str, Own]) -> dict[str, Own]:
-    """The paths of tied parameters, and of the buffers of modules that have several names, besides the first."""
+    """Further paths of tied parameters, and of buffers of shared modules."""
     found = {path: Own(parameter._data, *place) for path, parameter, place in owned(module, every=True)}
     found |= {path: Own(array, *place) for path, array, place in owned(module, buffers=True, every=True)}
     return {path: entry for path, entry in found.items() if path not in own}
 
 
 def as_values(path: str, value: Any, at: Own, layout: str | None) -> Array:
-    """A value as the array that is to be written. Raises ShapeError or DTypeError for one that does not fit."""
+    """The array to write. Raises ShapeError or DTypeError if it does not fit."""
     try:
         array = as_array(value)
     except (ValueError, TypeError) as error:
@@ -148,7 +148,7 @@ def as_array(value: Any) -> Array:
 
 
 def is_torch(value: Any) -> bool:
-    """Whether it is a Tensor of PyTorch, which is not imported for that."""
+    """Whether a value is a PyTorch Tensor; does not import PyTorch."""
     return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""Optimisers, which write into parameters between passes; gradient clipping; learning-rate schedules."""
+"""Optimisers, gradient clipping and learning-rate schedules."""
 
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ __all__ = [
     "clip_grad_value",
 ]
 
-if not TYPE_CHECKING:  # to a type checker there would be every name
+if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 
     def __getattr__(name: str) -> None:
         missing(__name__, name)

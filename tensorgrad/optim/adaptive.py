@@ -1,4 +1,4 @@
-"""Optimisers that scale each element's step by the size of its gradients."""
+"""Optimisers that scale the step of each element by the size of its gradients."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tensorgrad.optim.optimiser import Optimiser
 
 
 class Adaptive(Optimiser):
-    """Base of the optimisers that divide by the root of a mean, or a sum, of squares, and by eps added to it.
+    """Base of the optimisers that divide by the root of a mean or a sum of squared gradients, plus eps.
 
-    The state holds that root, r = sqrt(v), and not v: the squares of float32 gradients above 1.8e19 or below 1e-19 would be
-    infinite or 0, and their steps 0 or infinite, where the root is as good a number as the gradient is.
+    The state holds the root r = sqrt(v), not v: in float32 the squares of gradients above 1.8e19 or below 1e-19 would overflow
+    or underflow, but their root never does.
 
-    An eps of 0 counts as the smallest number of the dtype (1.4e-45, float64: 4.9e-324), so that a gradient that has always been
-    0 makes a step of 0.
+    An eps of 0 is replaced by the smallest number of the dtype (1.4e-45, float64: 4.9e-324): a gradient that has always been 0
+    then makes a step of 0.
 
-    What is divided by is never cleared as long as it is more than rounding beside eps; see `bounds`.
+    Subnormal numbers are only flushed from a divisor where it is negligible beside eps; see `bounds`.
     """
 
     def numbers_at(self, block: Block, late: int) -> dict[str, float]:
@@ -39,16 +39,17 @@ class Adaptive(Optimiser):
         return g + numbers["weight_decay"] * p if "weight_decay" in numbers else g
 
     def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
-        """Below 2^-30 eps a root makes no difference to a sum with eps. A mean of gradients is divided by eps at the least: its
-        bound is that of parameters (2^26 tiny) by what it may be multiplied with. The numbers are those of what shrinks; a sum
-        of squares, and the largest root so far, do not."""
+        """A root below 2^-30 eps does not change its sum with eps. A mean of gradients is divided by at least eps: its bound is
+        that of parameters (2^26 tiny) divided by the largest possible factor. Only slots that can shrink have bounds; a sum of
+        squares and the largest root so far cannot.
+        """
         eps, usual = group["eps"], tiny * 2**26
         roots = min(usual, eps * 2**-30)
         return {"r": roots, "mean": roots, "m": usual * min(1.0, eps / max(group["lr"], tiny)), "velocity": usual}
 
 
 def root_of(a: Value, b: Value, tiny: Value) -> Value:
-    """sqrt(a² + b²) of numbers at least 0, as top sqrt(1 + q²) with top the larger and q the smaller by the larger."""
+    """sqrt(a² + b²) for a, b >= 0, as top sqrt(1 + q²) with top = max(a, b) and q = min(a, b) / top."""
     top = np.maximum(a, b)
     q = np.minimum(a, b) / np.maximum(top, tiny)
     return top * np.sqrt(1 + q * q)
@@ -60,10 +61,10 @@ class Adam(Adaptive):
     params        a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
     betas         (b1, b2), each at least 0 and below 1
     amsgrad       divide by the largest v so far (Reddi, Kale and Kumar 2018)
-    maximize      step up instead of down
-    lazy          rows (along the first axis) of a parameter whose gradient is 0 throughout stay as they are, and so does
-                  their state: of a table of embeddings those that a batch has not read. Weight decay, too, is theirs alone
-                  that have a gradient. t still counts the steps of the whole parameter (as PyTorch's SparseAdam does)
+    maximize      ascend instead of descend
+    lazy          skip rows (along the first axis) whose gradient is all 0, such as rows of an embedding table that a batch did
+                  not read: parameter and state stay unchanged, without weight decay. t still counts the steps of the whole
+                  parameter (like PyTorch's SparseAdam)
 
     d = g + weight_decay p;   m = b1 m + (1 - b1) d;   v = b2 v + (1 - b2) d²   (amsgrad: w = max(w, v) for v below)
     p = p - lr m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + eps)          at step t = 1, 2, ... of each parameter
@@ -132,7 +133,7 @@ class Adam(Adaptive):
 
 
 class AdamW(Adam):
-    """Adam after p = p - lr weight_decay p: weight decay apart from the gradient (Loshchilov and Hutter 2019)."""
+    """Adam with decoupled weight decay: p = p - lr weight_decay p before each step (Loshchilov and Hutter 2019)."""
 
     decoupled = True
 
@@ -155,14 +156,14 @@ class RMSprop(Adaptive):
 
     params    a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
     alpha     at least 0 and below 1
-    momentum  0 for none, at most 1
-    centered  divide by the deviation from the mean instead, the root of v - a² (Graves 2013)
-    maximize  step up instead of down
+    momentum  from 0 (none) to 1
+    centered  divide by the standard deviation instead, the root of v - a² (Graves 2013)
+    maximize  ascend instead of descend
 
     d = g + weight_decay p;   v = alpha v + (1 - alpha) d²   (centered: a = alpha a + (1 - alpha) d)
     u = d / (sqrt(v) + eps)   (centered: d / (sqrt(v - a²) + eps));   p = p - lr u  (momentum: w = momentum w + u, p = p - lr w)
 
-    The state is r = sqrt(v), mean = a, velocity = w. Where rounding makes v less than a², the difference counts as 0.
+    The state is r = sqrt(v), mean = a, velocity = w. If rounding makes v less than a², the difference is taken as 0.
     """
 
     limits = {"alpha": BELOW_ONE, "momentum": SHARE, "centered": bool}  # noqa: RUF012
@@ -218,8 +219,8 @@ class Adagrad(Adaptive):
     """Adagrad (Duchi, Hazan and Singer 2011).
 
     params    a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
-    lr_decay  how fast the rate falls
-    maximize  step up instead of down
+    lr_decay  decay of the learning rate
+    maximize  ascend instead of descend
 
     d = g + weight_decay p;   v = v + d²;   p = p - lr/(1 + (t - 1) lr_decay) d / (sqrt(v) + eps)
     at step t = 1, 2, ... of each parameter
@@ -252,4 +253,4 @@ class Adagrad(Adaptive):
         return p - numbers["lr"] * (d / (r + numbers["eps"])), r
 
     def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
-        return {}  # a sum of squares does not shrink
+        return {}  # a sum of squares cannot shrink

@@ -1,4 +1,4 @@
-"""Agreement: the gradients of this rank's samples become those of the whole batch, before anything is made of them."""
+"""All-reduce of gradients: averages over the ranks, before gradients are used."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tensorgrad.ops.meeting import mean_over_ranks
 
 
 def agree(params: Sequence[Tensor]) -> Any:
-    """Let the gradient of each parameter be the mean over the ranks, each counting by its share of the batch: in one flat array
-    for each dtype, in which the gradients then lie.
+    """Replace each gradient by its mean over the ranks, weighted by their shares of the batch. The gradients of one dtype
+    become views of one flat array.
 
-    What all ranks have alike stays as it is, so a gradient may come here twice, and an L2 penalty need not know of ranks. Those
-    that have been here, and that nothing has been added to since, are left alone.
+    Gradients that are equal on all ranks are unchanged, so averaging twice is harmless, and an L2 penalty works as usual.
+    Gradients that have been averaged, and not added to since, are skipped.
 
-    Returns the last flat array, a Tensor where a step is traced; None where there is nothing to do.
+    Returns the last flat array, a Tensor while a step is traced; None if there is nothing to do.
     """
     if ranks.group is None:
         return None
@@ -53,11 +53,11 @@ def agree(params: Sequence[Tensor]) -> Any:
 
 
 def meant(params: list[Tensor]) -> Array:
-    """The gradients, one after the other, as the mean over the ranks."""
+    """The concatenated gradients, averaged over the ranks."""
     first, share = given(params[0])._data, ranks.share
     with on(first):
         flat = memory_for(params, first)
-        if not share:  # without samples, anything may have come of them
+        if not share:  # a mean over no samples may be NaN
             flat.fill(0)
         start = 0
         for p in params if share else ():
@@ -68,19 +68,20 @@ def meant(params: list[Tensor]) -> Array:
     return flat
 
 
-# id of the first parameter to the flat array of the last step, until the parameter is gone
+# id of the first parameter to the flat array of the last step, until the parameter is deleted
 _kept: dict[int, tuple[weakref.ref[Tensor], Array]] = {}
 
 
 def memory_for(params: list[Tensor], near: Array) -> Array:
-    """An array for their gradients: that of the step before, if nobody has any of those. New memory is the larger part of a sum
-    of many gradients: the system hands it out page by page. (CuPy keeps what it has on a GPU.)"""
+    """A flat array for the gradients: that of the previous step, unless it is still referenced. Fresh memory would cost more
+    than the sum itself, because the system maps it page by page. (On a GPU CuPy pools memory.)
+    """
     size = sum(p.size for p in params)
     if not isinstance(near, np.ndarray):
         return namespace([near]).empty(size, near.dtype)
     key = id(params[0])
     _, flat = _kept.get(key, (None, None))
-    alone = 3  # references: that of the entry, the one here, and that of the question
+    alone = 3  # references: the entry, the local variable, and the argument of getrefcount
     if flat is None or flat.size != size or flat.dtype != near.dtype or sys.getrefcount(flat) > alone:
         flat = np.empty(size, near.dtype)
         _kept[key] = weakref.ref(params[0], lambda _: _kept.pop(key, None)), flat
@@ -88,12 +89,12 @@ def memory_for(params: list[Tensor], near: Array) -> Array:
 
 
 def given(p: Tensor) -> Tensor:
-    """The gradient of a parameter that has one."""
+    """The gradient of a parameter; must not be None."""
     assert p._grad is not None
     return p._grad
 
 
 def joined(params: Sequence[Tensor]) -> Tensor:
-    """Their gradients one after the other."""
+    """The concatenated gradients."""
     flat: list[Tensor] = [ops.reshape(given(p), (-1,)) for p in params]
     return flat[0] if len(flat) == 1 else ops.concatenate(flat)

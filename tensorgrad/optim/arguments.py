@@ -1,4 +1,4 @@
-"""What comes in: numbers within their limits, parameters in all the forms that people have them in."""
+"""Checks for numbers, options and parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.errors import ArgumentError
 
 
 class Limits(NamedTuple):
-    """Between which values a number may lie. open_low, open_high: whether that value is one too many;  whole: no fractions."""
+    """The range of a number. open_low, open_high: whether a bound itself is excluded;  whole: integers only."""
 
     low: float = 0.0
     high: float = math.inf
@@ -40,11 +40,11 @@ COUNT = Limits(low=1, whole=True)
 
 
 def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinite: bool = False) -> float:  # noqa: B008
-    """An argument as the number that it is: a Python number, a NumPy scalar, or an array or Tensor without axes.
+    """A numeric argument as a float: a Python number, a NumPy scalar, or a 0-d array or Tensor.
 
-    infinite   whether inf will do
+    infinite   whether inf is allowed
 
-    Raises ArgumentError, naming whose argument it is, for anything else, NaN, and what is outside of the limits.
+    Raises ArgumentError, naming the owner, for other types, NaN, and values out of range.
     """
     found: Any = value
     if type(value) is not float:
@@ -69,16 +69,16 @@ def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinit
 
 
 def option(owner: str, name: str, value: Any) -> bool:
-    """An argument that says whether. Raises ArgumentError, naming whose it is, for anything but True and False."""
+    """A boolean argument. Raises ArgumentError, naming the owner, for anything but True and False."""
     if not isinstance(value, (bool, np.bool_)):
         raise ArgumentError(f"{owner}: {name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def parameters(owner: str, params: Any) -> list[Any]:
-    """What is in `params`: one Tensor is a list of one, a Module stands for its parameters.
+    """The list of parameters: a single Tensor becomes a list, a Module is replaced by its parameters.
 
-    Raises ArgumentError, naming whose argument it is, where nothing is in it, or what is in it has no order.
+    Raises ArgumentError, naming the owner, for no parameters, and for an unordered collection.
     """
     if isinstance(params, Tensor):
         return [params]

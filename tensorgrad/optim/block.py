@@ -1,4 +1,4 @@
-"""Blocks: the parameters of a group that lie together in one flat array, and their state beside them."""
+"""Blocks: the parameters of a group in one flat array, with their state."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Block:
     """The parameters of one group, dtype and device, and their state, in flat arrays.
 
     group     the ParamGroup
-    indices   which of the optimiser's parameters
-    flat      all of them, one after the other; parts[k] is where the k-th begins and ends
-    dtype     what is computed in: that of the parameters, but float32 for those of half precision
-    state     slot to an array like it, of that dtype
-    views     for each parameter its part of the flat array and of the state
-    tiny      the smallest normal number of the dtype;  least: the smallest of all above 0
-    kernel    what a step runs, for the settings of this version of the group; None where it is to be looked for
+    indices   indices into the optimiser's parameters
+    flat      the concatenated parameters; parts[k] is the (start, stop) of the k-th
+    dtype     the dtype of the computation: that of the parameters, but float32 for half precision
+    state     slot name to an array of the size of `flat`, in `dtype`
+    views     for each parameter its views of the flat array and of the state
+    tiny      the smallest normal number of the dtype;  least: the smallest positive number
+    kernel    the kernel of a step, for this version of the group's settings; None if not built yet
     """
 
     def __init__(self, params: list[Tensor], group: ParamGroup, indices: list[int], slots: tuple[str, ...]) -> None:
@@ -41,9 +41,9 @@ class Block:
         self.tiny, self.least = (float(x) for x in (np.finfo(self.dtype).tiny, np.finfo(self.dtype).smallest_subnormal))
         with on(first):
             self.flat: Array = empty_bytes(ends[-1] * first.itemsize, first).view(first.dtype)
-            self.near: Array = namespace([first]).empty((), self.dtype)  # says where numbers belong
+            self.near: Array = namespace([first]).empty((), self.dtype)  # reference for dtype and device
             self.state = {slot: namespace([first]).zeros(self.flat.shape, self.dtype) for slot in slots}
-        # perhaps another optimiser has put them together
+        # another optimiser may have concatenated them already
         if isinstance(first.base, type(first)) and first.base.flags.c_contiguous:
             memory = first.base.reshape(-1).view(np.uint8)
             start = address(first) - address(memory)
@@ -57,7 +57,7 @@ class Block:
         self._numbers: dict[str, tuple[float, Array]] = {}
 
     def numbers(self, values: Mapping[str, float]) -> list[Array]:
-        """Numbers as 0-d arrays where the parameters are; on a GPU only those that have changed are written anew."""
+        """Numbers as 0-d arrays on the parameters' device; on a GPU only those that changed are copied."""
         if self.device == "cpu":
             return [np.asarray(value, self.dtype) for value in values.values()]
         for name, value in values.items():
@@ -70,7 +70,7 @@ class Block:
         return [self._numbers[name][1] for name in values]
 
     def run(self, arrays: list[Array], gradient: Array, numbers: list[Array]) -> None:
-        """Change one parameter, whose parts of the flat arrays are given. Half precision is rounded once, at the end."""
+        """Update one parameter, given its parts of the flat arrays. Half precision is rounded once, at the end."""
         assert self.kernel is not None
         g = gradient.reshape(-1)
         if g.dtype != self.dtype:
@@ -83,7 +83,7 @@ class Block:
         arrays[0][...] = wide
 
     def run_rows(self, arrays: list[Array], gradient: Array, numbers: list[Array]) -> None:
-        """`run` for those rows of a parameter, along its first axis, whose gradient is not 0 throughout."""
+        """`run` for the rows of a parameter (along its first axis) whose gradient is not all 0."""
         if not gradient.size:
             return
         g = gradient.reshape(len(gradient) if gradient.ndim else 1, -1)
@@ -98,7 +98,7 @@ class Block:
                 table[rows] = part
 
     def gather(self, params: list[Tensor]) -> None:
-        """Let the data of the parameters lie in the flat array, where they do not."""
+        """Move the data of the parameters into the flat array, unless they are there."""
         if self.holds(params, self.flat):
             return
         for i, (start, stop) in zip(self.indices, self.parts, strict=True):
@@ -108,7 +108,7 @@ class Block:
             changes.count += 1
 
     def holds(self, params: list[Tensor], flat: Array) -> bool:
-        """Whether the parameters lie in `flat` one after the other, as those do that another optimiser has too."""
+        """Whether the parameters are consecutive views of `flat`, as after another optimiser has concatenated them."""
         begin = address(flat)
         return flat.shape == (self.parts[-1][1],) and all(
             address(params[i]._data) == begin + start * flat.itemsize and params[i]._data.flags.c_contiguous
@@ -116,8 +116,9 @@ class Block:
         )
 
     def flush(self, bounds: Mapping[str, float]) -> list[Array]:
-        """Clear from the parameters what is too small to matter, and from slots what is closer to 0 than their bound. Not on a
-        GPU, which is as fast with subnormal numbers. Returns the arrays that were changed."""
+        """Flush negligible parameters, and slot values below their bound, to 0. Not on a GPU, where subnormal numbers are not
+        slower. Returns the arrays that changed.
+        """
         if self.device != "cpu":
             return []
         arrays = [] if self.half else [(self.flat, self.tiny * 2**26)]
@@ -134,7 +135,7 @@ class Block:
 def blocks_of(
     params: list[Tensor], groups: tuple[ParamGroup, ...], slots: Callable[[ParamGroup], tuple[str, ...]]
 ) -> list[Block]:
-    """The blocks of groups, whose parameters follow one another in `params`: one for each dtype and device in each group."""
+    """The blocks of all groups, whose parameters are consecutive in `params`: one for each dtype and device in each group."""
     found = []
     start = 0
     for group in groups:

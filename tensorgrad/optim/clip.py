@@ -1,4 +1,4 @@
-"""Gradients kept within bounds, between backward() and step()."""
+"""Gradient clipping, between backward() and step()."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from tensorgrad.optim.arguments import POSITIVE, number, parameters
 
 
 def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = True) -> float | Tensor:
-    """Scale all gradients together so that their Euclidean norm is at most max_norm; returns the norm that they had.
+    """Scale all gradients by one factor so that their total Euclidean norm is at most max_norm; returns the norm before
+    scaling.
 
-    params     a list of Tensors, one Tensor, or a Module; those without a gradient are left out
-    max_norm   above 0; inf to measure only
+    params     a list of Tensors, one Tensor, or a Module; parameters without a gradient are skipped
+    max_norm   above 0; inf only computes the norm
 
-    Of several ranks (`tensorgrad.distributed`) it is the norm of the whole batch's gradients.
+    With several ranks (`tensorgrad.distributed`) it is the norm of the whole batch's gradients.
 
-    No square on the way overflows or underflows, whatever the size of float16, float32 and float64 gradients.
+    Squares neither overflow nor underflow, for any float16, float32 or float64 gradients.
 
-    Inside of a compiled step and on a GPU the norm is a 0-d Tensor, whose value is not waited for: one that is not finite is no
-    error but makes gradients NaN, as it does with error_if_nonfinite=False.
+    In a compiled step and on a GPU the result is a 0-d Tensor, to avoid waiting for its value: a norm that is not finite then
+    raises no error, but makes the gradients NaN, as with error_if_nonfinite=False.
 
     Raises ArgumentError (a ValueError) if max_norm is not above 0, if there are no parameters, or if a gradient is not finite.
     """
@@ -49,7 +50,7 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = True
 
 
 def reached_of(name: str, params: Any) -> list[Tensor]:
-    """The parameters that have a gradient. Raises ArgumentError where there are no parameters, or what is no Tensor."""
+    """The parameters with a gradient. Raises ArgumentError if there are no parameters, or for anything but Tensors."""
     found = parameters(name, params)
     for i, p in enumerate(found):
         if not isinstance(p, Tensor):
@@ -64,14 +65,14 @@ def reached_of(name: str, params: Any) -> list[Tensor]:
 
 
 def norm_of(grads: list[Array]) -> tuple[float, float]:
-    """The norm as a product of two numbers, for it may be too large for one; NaN or infinite where an element is."""
+    """The norm as a product of two numbers, because it may overflow as one; NaN or infinite if an element is."""
     squares = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for g in grads:
             wide = g.astype(np.float32) if g.dtype.itemsize < 4 else g
             squares += float(np.vdot(wide, wide))
     is_double = any(g.dtype.itemsize >= 8 for g in grads)
-    if (1e-280 if is_double else 1e-20) < squares < math.inf:  # no square that matters has been lost
+    if (1e-280 if is_double else 1e-20) < squares < math.inf:  # no square that matters has under- or overflowed
         return math.sqrt(squares), 1.0
     top = math.nan if any(np.isnan(g).any() for g in grads) else max((np.abs(g).max(initial=0) for g in grads), default=0)
     top = float(top)
@@ -81,7 +82,7 @@ def norm_of(grads: list[Array]) -> tuple[float, float]:
 
 
 def scale(g: Array, top: float, ratio: float, max_norm: float) -> None:
-    """g times max_norm / (top ratio), in place, by numbers that its dtype has; in float32 if it is of half precision."""
+    """Multiply g by max_norm / (top ratio) in place, with factors that fit its dtype; in float32 for half precision."""
     wide = g.astype(np.float32) if g.dtype.itemsize < 4 else g
     factor = max_norm / top / ratio
     if factor > 1e-30 or top == math.inf:
@@ -94,19 +95,19 @@ def scale(g: Array, top: float, ratio: float, max_norm: float) -> None:
 
 
 def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
-    """The same by operations: the norm of the norms, in float64. Half precision is computed with in float32."""
+    """clip_grad_norm with recorded operations: the norm of the norms in float64; float32 for half precision."""
     if not params:
         return Tensor(0.0)
     grads = [ops.astype(p.grad, np.float32) if p.grad.dtype.itemsize < 4 else p.grad for p in params]
     alike: dict[Any, list[Tensor]] = {}
     for g in grads:
         alike.setdefault(g.dtype, []).append(ops.reshape(g, (-1,)))
-    with np.errstate(over="ignore"):  # squares that do are looked at again by norm
+    with np.errstate(over="ignore"):  # where squares overflow, norm scales first
         norms = [ops.astype(ops.norm(ops.concatenate(some)), np.float64) for some in alike.values()]
         total: Tensor = norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))
     if max_norm == math.inf:
         return total
-    # multiplied with twice, for its square may be none of the dtype
+    # two multiplications, because the product of the factors may not fit the dtype
     part = ops.where(total > max_norm, math.sqrt(max_norm) / ops.sqrt(ops.maximum(total, max_norm)), 1.0)
     parts = {dtype: ops.astype(part, dtype) for dtype in alike}
     for p, g in zip(params, grads, strict=True):
@@ -116,9 +117,9 @@ def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
 
 
 def clip_grad_value(params: Any, limit: float) -> None:
-    """Put every element of every gradient between -limit and limit.
+    """Clip every element of every gradient to -limit .. limit.
 
-    params   a list of Tensors, one Tensor, or a Module; those without a gradient are left out
+    params   a list of Tensors, one Tensor, or a Module; parameters without a gradient are skipped
     limit    above 0; inf changes nothing
 
     Raises ArgumentError (a ValueError) if limit is not above 0, or if there are no parameters.

@@ -1,4 +1,4 @@
-"""Groups of parameters, each with a rate and settings of its own; and all of them seen as one."""
+"""Parameter groups with their settings, and a view of the settings of all groups."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tensorgrad.errors import ArgumentError
 
 
 class Checks(Protocol):
-    """What says which values will do: the class of an optimiser."""
+    """Validates settings: the class of an optimiser."""
 
     def checked(self, values: dict[str, Any], like: Mapping[str, Any] | None = None, /) -> dict[str, Any]:
-        """Values as what they are kept as; an error for those that will not do. like: what they take the place of."""
+        """Settings in their stored types; an error for invalid ones. like: the values that they replace."""
         raise NotImplementedError
 
     def checked_one(self, name: str, value: Any, like: Any, /) -> Any:
-        """The same for one."""
+        """`checked` for one setting."""
 
 
 class ParamGroup(dict[str, Any]):
-    """Some of the parameters of an optimiser ("params"), their learning rate ("lr") and the other settings, by name.
+    """A group of parameters ("params"), its learning rate ("lr") and the other settings, by name.
 
-    What is set is checked as what the optimiser was made with. Parameters are added by `Optimiser.add_param_group` alone.
+    New values are checked like the optimiser's arguments. Only `Optimiser.add_param_group` adds parameters.
 
-    kind      the class of the optimiser, which checks
-    version   how often anything but the rate was set
+    kind      the optimiser's class, which checks values
+    version   incremented when a setting other than the rate changes
     """
 
     def __init__(self, kind: Checks, values: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ class ParamGroup(dict[str, Any]):
             self.update({key: value})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set several at once: all of them, or, if one will not do, none."""
+        """Set several settings at once; if one is invalid, none is set."""
         given = dict(*args, **kwargs)
         for key in given:
             if key not in self or key == "params":
@@ -59,7 +59,7 @@ class ParamGroup(dict[str, Any]):
         return self
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """What is there; a name that is not known is refused."""
+        """The current value; unknown names are refused."""
         if key not in self:
             self.update({key: default})
         return self[key]
@@ -68,15 +68,15 @@ class ParamGroup(dict[str, Any]):
         raise ArgumentError(f"param_groups: {key!r} cannot be taken from a group")
 
     def pop(self, key: str, default: Any = None) -> Any:
-        """What a dict has; refused, for a group needs all that it has."""
+        """Refused: a group needs all its settings."""
         del self[key]
 
     def popitem(self) -> Any:
-        """What a dict has; refused, for a group needs all that it has."""
+        """Refused: a group needs all its settings."""
         del self["lr"]
 
     def clear(self) -> None:
-        """What a dict has; refused, for a group needs all that it has."""
+        """Refused: a group needs all its settings."""
         del self["lr"]
 
     def __copy__(self) -> ParamGroup:
@@ -87,7 +87,7 @@ class ParamGroup(dict[str, Any]):
 
 
 class Settings(MutableMapping[str, Any]):
-    """The settings of all groups as one: what is set is set in each of them; read where they differ, it is an error."""
+    """The settings of all groups: setting one sets it in each group, reading one is an error if groups differ."""
 
     def __init__(self, owner: str, groups: tuple[ParamGroup, ...]) -> None:
         self.owner, self.groups = owner, groups
@@ -108,7 +108,7 @@ class Settings(MutableMapping[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         given = dict(*args, **kwargs)
-        for group in self.groups:  # before one of them is changed
+        for group in self.groups:  # check all before changing one
             if given.keys() - group.keys() or given.keys() & {"params", "lr"}:
                 known = ", ".join(self)
                 raise ArgumentError(f"{self.owner}: settings are {known}, got {', '.join(map(repr, given))}")

@@ -1,4 +1,4 @@
-"""L-BFGS: a quasi-Newton method for losses of all data at once."""
+"""L-BFGS: a quasi-Newton method for full-batch losses."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tensorgrad.optim.arguments import COUNT, Limits
 from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.optimiser import Optimiser
 
-DECREASE, CURVATURE = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions, as Nocedal and Wright have them for quasi-Newton methods
+DECREASE, CURVATURE = 1e-4, 0.9  # c1 and c2 of the Wolfe conditions for quasi-Newton methods (Nocedal and Wright)
 
 
 class Point(NamedTuple):
-    """A place on the line that is searched: how far along, the loss, its slope, the gradient, the parameters."""
+    """A point of a line search: the distance t, the loss, its slope, the gradient, the parameters."""
 
     t: float
     f: float
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 class LBFGS(Optimiser):
     """Limited-memory BFGS (Nocedal and Wright, Numerical Optimization, 2nd edition 2006, algorithms 7.4 and 7.5), with a line
-    search for the strong Wolfe conditions (3.5 and 3.6) or steps of a given length. `optimiser.step(closure)`::
+    search for the strong Wolfe conditions (3.5 and 3.6) or steps of fixed length. `optimiser.step(closure)`::
 
         def closure():
             optimiser.zero_grad()
@@ -44,19 +44,19 @@ class LBFGS(Optimiser):
             return loss
 
     params             a list of Tensors, one Tensor, or a Module; one group
-    lr                 the length of a step: with a line search that which is tried first
-    max_iter           how many iterations a call of step() makes at most
-    max_eval           how many times it calls the closure at most; None for 1.25 max_iter
-    tolerance_grad     it ends when no element of the gradient is larger than this
-    tolerance_change   it ends when no element of the parameters changes by more than this, nor the loss
-    history_size       from how many iterations the curvature is known
-    line_search        "strong_wolfe", or None for steps of length lr (of the first, lr times min(1, 1 / sum |g|))
-    maximize           step up instead of down
+    lr                 the length of a step; with a line search, its first trial
+    max_iter           maximum number of iterations per step()
+    max_eval           maximum number of closure calls per step(); None for 1.25 max_iter
+    tolerance_grad     stop when no element of the gradient is larger than this
+    tolerance_change   stop when neither the loss nor an element of the parameters changes by more than this
+    history_size       number of past iterations that approximate the curvature
+    line_search        "strong_wolfe", or None for steps of length lr (the first: lr times min(1, 1 / sum |g|))
+    maximize           ascend instead of descend
 
-    d = -H g, H being the inverse of the Hessian as far as the last pairs s = x - x', y = g - g' tell;   p = p + t d
+    d = -H g, H approximating the inverse Hessian from the last pairs s = x - x', y = g - g';   p = p + t d
 
-    It computes in float64, and rounds what it has found. Its step() acts on values, so it is not compiled; the closure may call
-    a compiled step that gives loss and gradients. A loss that is not finite is a step that was too long.
+    It computes in float64 and rounds the result. Its step() branches on values, so it cannot be compiled, but the closure may
+    call a compiled step that returns the loss and computes gradients. A non-finite loss counts as a step that is too long.
     """
 
     limits = {  # noqa: RUF012
@@ -108,17 +108,18 @@ class LBFGS(Optimiser):
         return super().checked_one(name, value, like)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """The parameters, once: L-BFGS has one group."""
+        """Set the parameters, once: L-BFGS has one group."""
         if self.param_groups:
             raise ArgumentError(f"{type(self).__name__}: takes one group of parameters, for one direction goes through all")
         super().add_param_group(group)
 
-    # One step
+    # Iterations
 
     def step(self, closure: Callable[[], Any] | None = None) -> float:  # type: ignore[override]
-        """Some iterations. The closure clears the gradients, computes the loss, calls backward() and returns the loss.
+        """Run up to max_iter iterations. The closure clears the gradients, computes the loss, calls backward() and returns the
+        loss.
 
-        Returns the loss that it began with.
+        Returns the initial loss.
         """
         name = type(self).__name__
         if state.trace is not None:
@@ -148,7 +149,9 @@ class LBFGS(Optimiser):
         return first.f if not group["maximize"] else -first.f
 
     def direction(self, point: Point) -> Array:
-        """-H g by the two loops of algorithm 7.4; the last move joins the memory if the loss curves upwards along it."""
+        """-H g by the two loops of algorithm 7.4; the last move is added to the history if the curvature along it is
+        positive.
+        """
         memory, size = self.memory, self.param_groups[0]["history_size"]
         if memory["x"] is not None:
             s, y = point.x - memory["x"], point.g - memory["g"]
@@ -168,7 +171,7 @@ class LBFGS(Optimiser):
         return q
 
     def moved(self, closure: Callable[[], Any], start: Point, d: Array, t: float, limit: int) -> Point:
-        """The point that an iteration goes to."""
+        """The point at the end of an iteration."""
         if self.param_groups[0]["line_search"] is None:
             return self.evaluated(closure, t, start, d)
 
@@ -179,7 +182,7 @@ class LBFGS(Optimiser):
         return strong_wolfe(phi, start, t, max(limit - self.evaluations, 1), change)
 
     def evaluated(self, closure: Callable[[], Any], t: float, start: Point | None, d: Array | None) -> Point:
-        """The point at x + t d; without them that at which the parameters are."""
+        """The point at x + t d; without start and d, the current parameters."""
         if start is not None and d is not None:
             self.write(start.x + t * d)
         loss = closure()
@@ -209,7 +212,7 @@ class LBFGS(Optimiser):
         return Point(t, sign * float(f), 0.0 if d is None else float(g @ d), g, x)
 
     def write(self, x: Array) -> None:
-        """Let the parameters be these."""
+        """Set the parameters."""
         start = 0
         for block in self.blocks:
             with on(block.flat):
@@ -217,15 +220,15 @@ class LBFGS(Optimiser):
             writes.wrote(block.flat)
             start += block.flat.size
 
-    # What is kept
+    # State
 
     def __copy__(self) -> Any:
         found = super().__copy__()
-        found.memory = dict(self.memory)  # its arrays are never written to
+        found.memory = dict(self.memory)  # the arrays in it are never changed
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """As that of other optimisers; and `memory`: the last s and y, and where the last iteration began."""
+        """The base class's dict, and `memory`: the last s and y, and the start of the last iteration."""
         memory = {
             k: [copied(a) for a in v] if isinstance(v, list) else v if v is None else copied(v) for k, v in self.memory.items()
         }
@@ -240,7 +243,7 @@ class LBFGS(Optimiser):
         return super().array_misfits(values) + found
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """As that of other optimisers."""
+        """Load a dict of `state_dict`, as the base class does."""
         super().load_state_dict(values)
         memory = values["memory"]
         self.memory = {
@@ -248,7 +251,7 @@ class LBFGS(Optimiser):
         }
 
     def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
-        """None: its step is no formula that goes element by element."""
+        """Empty: its step is not an elementwise formula."""
         return {}
 
 
@@ -257,11 +260,12 @@ def largest(a: Array) -> float:
 
 
 def strong_wolfe(phi: Callable[[float], Point], start: Point, t: float, evaluations: int, change: float) -> Point:
-    """A point at which the loss has fallen enough and is flat enough along the line (Nocedal and Wright, algorithm 3.5), or the
-    best that so many evaluations, or intervals down to `change`, have found."""
+    """A point that satisfies the strong Wolfe conditions (Nocedal and Wright, algorithm 3.5), or the best after `evaluations`
+    calls or when the interval is shorter than `change`.
+    """
 
     def falls(point: Point) -> bool:
-        return point.f <= start.f + DECREASE * point.t * start.slope  # false for NaN
+        return point.f <= start.f + DECREASE * point.t * start.slope  # False for NaN
 
     def is_flat(point: Point) -> bool:
         return abs(point.slope) <= -CURVATURE * start.slope
@@ -288,7 +292,7 @@ def zoom(
     evaluations: int,
     change: float,
 ) -> Point:
-    """Algorithm 3.6: between two points, of which the first is the best so far."""
+    """Algorithm 3.6: search between two points, the first of which is the best so far."""
     for _ in range(evaluations):
         if abs(high.t - low.t) <= change:
             break
@@ -305,7 +309,7 @@ def zoom(
 
 
 def between(a: Point, b: Point) -> float:
-    """Where the cubic through two points has its minimum (equation 3.59); the middle where that is none, or near an end."""
+    """The minimiser of the cubic through two points (equation 3.59); the midpoint if there is none, or if it is near an end."""
     middle = (a.t + b.t) / 2
     if not (math.isfinite(b.f) and math.isfinite(b.slope)):
         return middle

@@ -1,4 +1,4 @@
-"""What all optimisers share: the walk over the parameters, the kernel that changes them, a step recorded, what is kept."""
+"""The base class of optimisers: eager and recorded steps, kernels, state."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ from tensorgrad.optim.block import Block, Kernel
 from tensorgrad.optim.group import ParamGroup
 from tensorgrad.optim.parameters import Parameters
 
-# The state of a weight that gets no more gradients (a pixel that is always 0, a dead unit) shrinks to subnormal numbers, on
-# which a processor is several times slower, and so does the weight itself under an L2 penalty: with momentum an epoch of digits
-# took twice as long after 16 epochs, with Adam and a penalty one of MNIST 1.3 times as long after 10. So after every FLUSH-th
-# step what is that small becomes 0.
+# The state of a weight without gradients (a pixel that is always 0, a dead unit) decays to subnormal numbers, with which a
+# processor is several times slower, and so does the weight itself under an L2 penalty: with momentum an epoch of digits took
+# twice as long after 16 epochs, with Adam and a penalty one of MNIST 1.3 times as long after 10. So every FLUSH steps numbers
+# that small are set to 0.
 FLUSH = 32
 
 
 class Optimiser(Parameters):
     """Base of the optimisers. A subclass names its per-parameter arrays in `slots` and defines `numbers` and `update`.
 
-    params     leaf Tensors that require a gradient: a list, one Tensor, a Module; or a list of groups, dicts of "params" and
-               what is to be other than the arguments say: [{"params": weights, "weight_decay": 0.01}, {"params": biases}]
-    lr         learning rate, may be changed between steps
-    maximize   step up instead of down: every gradient counts as its negative
-    settings   the other numbers and options, which the update reads; part of the state. Numbers are at least 0, unless
-               `limits` says something else
+    params     leaf Tensors that require a gradient: a list, one Tensor, a Module; or a list of groups, dicts with "params" and
+               the settings that differ from the arguments: [{"params": weights, "weight_decay": 0.01}, {"params": biases}]
+    lr         learning rate
+    maximize   ascend instead of descend: gradients are negated
+    settings   the other numbers and options of `update`; part of the state. Numbers must be at least 0, unless `limits` says
+               otherwise
 
-    param_groups   the groups (one if none were given), dicts in which "lr" and the settings can be changed between steps
-    lr             the rate of all groups: set, it is that of each; read where they differ, it is an error
-    settings       the settings of all groups in the same way: `optimiser.settings["weight_decay"] = 0`
-    steps          how many steps have been made
-    late           for each parameter, in how many of them it had no gradient. Where a formula counts steps, as Adam's does,
-                   it counts those of each parameter: t = steps - late is 1 at the first step that has a gradient of it
+    param_groups   the groups (one if none were given), dicts whose "lr" and settings can be changed between steps
+    lr             the learning rate of all groups: setting it sets each; reading it is an error if groups differ
+    settings       the settings of all groups, likewise: `optimiser.settings["weight_decay"] = 0`
+    steps          number of steps
+    late           for each parameter, the number of steps without a gradient. Formulas such as Adam's use the parameter's own
+                   count: t = steps - late is 1 at its first step with a gradient
 
-    The parameters of one dtype and device in a group are put into one flat array when the optimiser is made, `data` being a
-    part of it from then on, so that one kernel can go over them all; they are changed in place. One without a gradient is left
-    alone. When a model is moved to another device, the state follows at the next step.
+    The parameters of a group with the same dtype and device are moved into one flat array, of which `data` becomes a view, so
+    that one kernel updates them all, in place. Parameters without a gradient are skipped. If a model is moved to another
+    device, the state follows at the next step.
 
-    Of float16 parameters the state and the numbers are float32, which is computed in; what comes out is rounded once.
+    For float16 parameters state and computation are float32; the result is rounded once.
 
-    Every 32 steps parameters closer to 0 than 8e-31 (float32; float64: 2e-300) become 0, and of the state what is as small and
-    only added to what is larger (`bounds`): smaller numbers are slow to compute with. What is divided by stays as it is.
+    Every 32 steps parameters closer to 0 than 8e-31 (float64: 2e-300) are set to 0, and so are state values this small that are
+    only added to larger ones (`bounds`), because subnormal numbers are slow. Divisors are not changed.
 
-    A copy (copy.copy) has the same parameters and a state of its own, a deep copy and a pickle parameters of their own as well.
+    copy.copy shares the parameters and copies the state; copy.deepcopy and pickle copy both.
     """
 
     kept: ClassVar[Mapping[str, Any]] = {
@@ -69,27 +69,28 @@ class Optimiser(Parameters):
         "late": [COUNT],
         "groups": [Each(ANYTHING, {"params": [COUNT]})],
         "state": [Each(FLOATS)],
-    }  # the form of its state_dict
+    }  # the expected structure of a state_dict
 
-    # What a subclass says
+    # Subclass interface
 
     def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
-        """The numbers that `update` takes by name, at step t = 1, 2, ... of a parameter."""
+        """The keyword arguments of `update`, at step t = 1, 2, ... of a parameter."""
         raise TypeError(f"{type(self).__name__} does not define numbers()")
 
     def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        """The new values of the parameter and of its state, by operators and NumPy's functions, element by element."""
+        """Return the new parameter and state; elementwise, with operators and NumPy functions."""
         raise TypeError(f"{type(self).__name__} does not define update()")
 
     def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:
-        """The slots in which numbers that have become too small may be cleared, and what is too small: below the bound they
-        must make no difference. `tiny` is the smallest normal number of the dtype. None, unless a subclass says so."""
+        """Slots that may be flushed, with bounds: absolute values below the bound must be negligible. `tiny` is the smallest
+        normal number of the dtype. By default there are none.
+        """
         return {}
 
-    # What users call
+    # Steps
 
     def step(self) -> None:
-        """Change every parameter that has a gradient. Warns once, naming them, of parameters that the loss does not reach."""
+        """Update every parameter that has a gradient. Warns once about parameters that the loss does not depend on."""
         if state.trace is not None:
             for p in self.params:
                 state.trace.reads_grad(p)
@@ -111,7 +112,7 @@ class Optimiser(Parameters):
                 for i, arrays in zip(block.indices, block.views, strict=True):
                     p = self.params[i]
                     if p._grad is not None:
-                        namespace((arrays[0], p._grad._data))  # an error where they are on different devices
+                        namespace((arrays[0], p._grad._data))  # raises an error if devices differ
                         if self.late[i] != late:
                             late = self.late[i]
                             numbers = block.numbers(self.numbers_at(block, late))
@@ -124,7 +125,7 @@ class Optimiser(Parameters):
         self.flush()
 
     def missing(self) -> list[int]:
-        """Which parameters have no gradient; a word about them the first time. Raises ShapeError for one that does not fit."""
+        """Indices of parameters without a gradient; warns the first time. Raises ShapeError for a gradient of another shape."""
         missing = [i for i, p in enumerate(self.params) if p._grad is None]
         name = type(self).__name__
         if missing and not self._warned:
@@ -137,7 +138,7 @@ class Optimiser(Parameters):
         return missing
 
     def count(self, missing: Iterable[int], by: int = 1) -> None:
-        """A step, or with -1 one that is taken back, without gradients of some parameters."""
+        """Count a step (by=-1: undo one), given the parameters without a gradient."""
         self.__dict__["steps"] += by
         if missing:
             late = list(self.late)
@@ -146,7 +147,7 @@ class Optimiser(Parameters):
             self.__dict__["late"] = tuple(late)
 
     def refitted(self, block: Block) -> Block:
-        """A block with the slots and the kernel that the settings of its group ask for by now."""
+        """Adapt the slots and the kernel of a block to its group's current settings."""
         if tuple(block.state) != self.slots_of(block.group):
             place = self.blocks.index(block)
             self.lay_out(self.state)
@@ -155,25 +156,25 @@ class Optimiser(Parameters):
         return block
 
     def flush(self) -> None:
-        """After a step: clear from parameters and state, once in FLUSH steps, what has become too small to matter."""
+        """Every FLUSH steps, set negligible values of parameters and state to 0."""
         if self.steps % FLUSH:
             return
         for block in self.blocks:
             for array in block.flush(self.bounds(block.group, block.tiny)):
                 writes.wrote(array)
 
-    # What a step computes
+    # Computation
 
     def numbers_at(self, block: Block, late: int) -> dict[str, float]:
-        """The numbers of the step that is being made, for a parameter that has missed so many."""
+        """The numbers of the current step, for a parameter that has missed `late` steps."""
         return self.numbers(block.group, self.steps - late)
 
     def _updated(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        """`update`, up or down: the same group, p, g, state and numbers."""
+        """`update`, with the gradient negated for `maximize`."""
         return self.update(group, p, -g if group["maximize"] else g, *state, **numbers)
 
     def kernel(self, block: Block) -> Kernel:
-        """`update` as one kernel, which writes over the parameter and its state."""
+        """`update` as one kernel that writes the parameter and its state in place."""
         group, dtype = block.group, str(block.dtype)
         names = list(self.numbers_at(block, self.steps - 1))
         count = 2 + len(block.state)
@@ -187,8 +188,9 @@ class Optimiser(Parameters):
         return (ChainKernel if block.device == "cpu" else CudaChain)(chain, shared)
 
     def _trace(self, trace: Tracer[Tensor]) -> None:
-        """A step, recorded on the flat arrays: all parameters at once that have a gradient, lie one after the other and have
-        made as many steps."""
+        """Record a step on the flat arrays: consecutive parameters that have a gradient and the same number of steps are
+        updated together.
+        """
         if self.scattered():
             self.gather()
         if ranks.group is not None:
@@ -210,18 +212,19 @@ class Optimiser(Parameters):
                     self._trace_run(trace, block, list(run))
 
     def named(self, trace: Tracer[Tensor], block: Block, i: int) -> tuple[Tensor, Tensor] | None:
-        """The rows of a table that have a gradient in a recorded step, as a Tensor of it and one of their numbers, where the
-        others stay as they are and that is worth it."""
+        """The gradient of a table and the indices of its non-zero rows in a recorded step; None if other rows change too, or if
+        updating rows does not pay.
+        """
         p = self.params[i]
         if p._grad is None or not p.ndim or block.half or block.device != "cpu" or not self.leaves_rows(block.group):
             return None
-        if ranks.group is not None:  # other ranks have read other rows
+        if ranks.group is not None:  # other ranks use other rows
             return None
         found = trace.named(p._grad)
         return found if found is not None and thresholds.TABLE * found[1].size <= len(p) else None
 
     def _trace_rows(self, trace: Tracer[Tensor], block: Block, i: int, part: tuple[int, int], g: Tensor, t: Tensor) -> None:
-        """A step of some rows of a parameter, the only ones to be changed."""
+        """Record a step that changes only some rows of a parameter."""
         shape = self.params[i].shape
         numbers = trace.asks(lambda: self.numbers_at(block, self.late[i]), block.near)
         targets = [array[slice(*part)].reshape(shape) for array in (block.flat, *block.state.values())]
@@ -236,15 +239,15 @@ class Optimiser(Parameters):
         self._assign(trace, targets, values)
 
     def leaves_rows(self, group: ParamGroup) -> bool:
-        """Whether a step leaves alone what has the gradient 0. Of a table then only rows with another are gone over."""
+        """Whether a gradient of 0 leaves an element unchanged, so that a step need only visit the other rows of a table."""
         return self.is_lazy(group)
 
     def is_lazy(self, group: ParamGroup) -> bool:
-        """Whether rows of a parameter whose gradient is 0 throughout are left alone, whatever `update` would do to them."""
+        """Whether rows with an all-zero gradient are skipped, whatever `update` would do."""
         return False
 
     def moves(self, i: int) -> tuple[bool, int]:
-        """Whether a parameter has a gradient, and how many steps it has missed."""
+        """Whether a parameter has a gradient, and the number of steps it has missed."""
         return self.params[i]._grad is not None, self.late[i] if self.params[i]._grad is not None else 0
 
     def told(self) -> list[dict[str, Any]]:
@@ -252,7 +255,7 @@ class Optimiser(Parameters):
         return [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
 
     def runs(self) -> list[list[int]]:
-        """The parameters with a gradient that a recorded step changes at once."""
+        """The groups of parameters that a recorded step updates together."""
         found = []
         for block in self.blocks:
             found += [list(run) for (reached, _), run in groupby(block.indices, self.moves) if reached]
@@ -282,7 +285,7 @@ class Optimiser(Parameters):
         self._assign(trace, targets, values)
 
     def _assign(self, trace: Tracer[Tensor], targets: list[Array], values: list[Tensor]) -> None:
-        """Let the memory of parameters and state have new values, now and in each replay."""
+        """Write new values to parameters and state, now and in each replay."""
         changed = [(target, value) for target, value in zip(targets, values, strict=True) if value._data is not target]
         for target, value in changed:
             trace.assigns(target, value)
@@ -292,20 +295,20 @@ class Optimiser(Parameters):
         writes.wrote(targets[0])
 
     def zero_grad(self) -> None:
-        """Forget the gradients, so that the next backward() starts from nothing."""
+        """Set all gradients to None."""
         trace = state.trace
         for p in self.params:
             if trace is not None:
                 trace.writes_grad(p)
             p._grad = None
 
-    # What is kept
+    # State
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on besides the parameters, copied.
+        """Return a copy of everything but the parameters that the next step depends on.
 
-        steps, late   how many have been made, and how many of them each parameter has missed
-        groups        the rate and the settings of each group, "params" being the numbers of its parameters
+        steps, late   number of steps, and for each parameter the number that it missed
+        groups        the rate and the settings of each group, with "params" as indices of its parameters
         state         for each parameter slot to array
         """
         self.gather()
@@ -314,7 +317,7 @@ class Optimiser(Parameters):
         return {"steps": self.steps, "late": list(self.late), "groups": groups, "state": self._state_to_keep()}
 
     def _state_to_keep(self) -> list[dict[str, Array]]:
-        """Copies of the state that the settings ask for by now: what the next step would make anew is there, as zeros."""
+        """Copies of the state for the current settings; slots that the next step would create are zeros."""
         found: list[dict[str, Array]] = [{} for _ in self.params]
         for block in self.blocks:
             with on(block.flat):
@@ -328,15 +331,15 @@ class Optimiser(Parameters):
 
     @property
     def form(self) -> Any:
-        """What a state_dict of it has to be like; that of a subclass of yours may have more in it."""
+        """The expected structure of a state_dict; subclasses may extend it."""
         return self.kept if is_own(type(self).state_dict.__module__) else Each(ANYTHING, self.kept)
 
     def misfits(self, values: Any) -> list[str]:
-        """What keeps a state_dict from being loaded, in words."""
+        """The reasons why a state_dict cannot be loaded, in words."""
         return problems(values, self.form) or self.group_misfits(values) or self.array_misfits(values)
 
     def group_misfits(self, values: Mapping[str, Any]) -> list[str]:
-        """Other parameters, other groups of them, or settings that will not do, in a state_dict of the right form."""
+        """Reasons: other parameters, other groups or invalid settings, in a state_dict of the right structure."""
         for name in ("state", "late"):
             if len(values[name]) != len(self.params):
                 return [f"{name} of {len(values[name])} parameters for {len(self.params)}"]
@@ -358,7 +361,7 @@ class Optimiser(Parameters):
         return []
 
     def array_misfits(self, values: Mapping[str, Any]) -> list[str]:
-        """State that is missing, not known or of another shape, in a state_dict of the right groups."""
+        """Reasons: missing or unknown state, or other shapes, in a state_dict with the right groups."""
         found = []
         params = iter(enumerate(zip(self.params, values["state"], strict=True)))
         for group, settings in zip(self.param_groups, values["groups"], strict=True):
@@ -374,10 +377,10 @@ class Optimiser(Parameters):
         return found
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the optimiser that `state_dict` was taken from, with its rates and settings.
+        """Restore the state, rates and settings from a dict of `state_dict`.
 
-        Raises, before anything is changed, ArgumentError for what is no such state; ShapeError if its parameters had other
-        shapes or were grouped in another way, or if its numbers will not do.
+        Checks everything before the first change. Raises ArgumentError if `values` is not such a state; ShapeError for
+        parameters with other shapes or groups, or for invalid numbers.
         """
         if state.trace is not None:
             state.trace.forbid("load_state_dict()")
@@ -394,11 +397,11 @@ class Optimiser(Parameters):
 
 
 def wants_step(g: Value) -> Value:
-    """For each element of a gradient whether its row, along the first axis, is not 0 throughout."""
+    """For each element of a gradient, whether its row (along the first axis) is not all 0."""
     found = g != 0
     return found if g.ndim < 2 else ops.broadcast_to(found.any(axis=tuple(range(1, g.ndim)), keepdims=True), g.shape)
 
 
 def left_alone(wanted: Value, new: Sequence[Value], old: Sequence[Value]) -> list[Value]:
-    """The new values where they are wanted, elsewhere the old ones."""
+    """New values where `wanted`, old ones elsewhere."""
     return [ops.where(wanted, a, b) for a, b in zip(new, old, strict=True)]

@@ -1,4 +1,4 @@
-"""The parameters of an optimiser: in groups, with their rates and settings, and in the flat arrays that they lie in."""
+"""The parameters of an optimiser, in groups with settings and in flat arrays."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tensorgrad.optim.group import ParamGroup, Settings
 
 USUAL: dict[str, Limits | type[bool]] = {"lr": Limits(), "weight_decay": Limits(), "eps": Limits(), "maximize": bool}
 
-UNCOUNTED = ("lr", "rates", "steps", "late")  # what compiled steps read anew
+UNCOUNTED = ("lr", "rates", "steps", "late")  # changes that compiled steps follow without a new plan
 
 
 class Parameters:
-    """What an optimiser has: its parameters and their state, in groups and in blocks. See Optimiser, which is made of it."""
+    """Base of Optimiser: parameters and their state, in groups and blocks."""
 
     slots: tuple[str, ...] = ()
     limits: ClassVar[Mapping[str, Limits | type[bool]]] = {}  # of settings; bool for options
-    later: ClassVar[Mapping[str, Any]] = {}  # settings that files of older versions do not have, as which those are read
-    anew: tuple[str, ...] = ()  # settings from which `numbers` makes numbers of other names
+    later: ClassVar[Mapping[str, Any]] = {}  # settings that files of older versions lack, with their values for those
+    anew: tuple[str, ...] = ()  # settings from which `numbers` computes other numbers
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -64,10 +64,10 @@ class Parameters:
         return "\n".join([f"{name}({len(settings)} groups; {made})", *lines])
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Train more parameters: {"params": ..., "lr": ..., ...}, what is left out being as the optimiser was made.
+        """Add parameters to train: {"params": ..., "lr": ..., ...}; missing settings have the optimiser's initial values.
 
-        Raises ArgumentError for unknown names, numbers that will not do, and parameters that are there already; GraphError for
-        what is no leaf that requires a gradient.
+        Raises ArgumentError for unknown names, invalid numbers and parameters that the optimiser already has; GraphError for
+        anything but leaves that require a gradient.
         """
         if state.trace is not None:
             state.trace.forbid("add_param_group()")
@@ -97,16 +97,16 @@ class Parameters:
 
     @classmethod
     def checked(cls, values: dict[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A rate and settings as what they are kept as. Raises ArgumentError for those that will not do.
+        """Rate and settings in their stored types. Raises ArgumentError for invalid ones.
 
-        like   what they take the place of: a number is to stay a number
+        like   the values that they replace: a number must stay a number
         """
         values = {**values, **{name: value for name, value in cls.later.items() if name not in values}}
         return {name: cls.checked_one(name, value, (like or values).get(name)) for name, value in values.items()}
 
     @classmethod
     def checked_one(cls, name: str, value: Any, like: Any) -> Any:
-        """A setting that fits its `limits`: a number, or True or False. A subclass that has others says so here."""
+        """Check one setting against its `limits`: a number or a boolean. Subclasses with other types override this."""
         if name == "params":
             return value
         limits = cls.limits.get(name) or USUAL.get(name) or (bool if isinstance(like, (bool, np.bool_)) else Limits())
@@ -122,7 +122,7 @@ class Parameters:
     # Copies
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle is made of: not the flat arrays, for their parts would be copied apart from them."""
+        """State for copies and pickles, without the flat arrays, whose views would be copied separately."""
         kept = {name: value for name, value in vars(self).items() if name != "blocks"}
         return {**kept, "arrays": [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]}
 
@@ -142,11 +142,11 @@ class Parameters:
         found.__setstate__({**values, "params": list(self.params), "param_groups": groups, "defaults": dict(self.defaults)})
         return found
 
-    # Rates and settings of all groups
+    # Settings of all groups
 
     @property
     def lr(self) -> float:
-        """The learning rate of all groups. Raises ArgumentError where they differ."""
+        """The learning rate of all groups. Raises ArgumentError if they differ."""
         found: list[float] = [group["lr"] for group in self.param_groups]
         if any(rate != found[0] for rate in found):
             raise ArgumentError(
@@ -173,7 +173,7 @@ class Parameters:
 
     @property
     def settings(self) -> Settings:
-        """The settings of all groups, as a dict: set, one is that of each group; read where they differ, it is an error."""
+        """The settings of all groups: setting one sets it in each group; reading one is an error if groups differ."""
         return Settings(type(self).__name__, self.param_groups)
 
     @settings.setter
@@ -182,7 +182,7 @@ class Parameters:
 
     @property
     def state(self) -> list[dict[str, Array]]:
-        """For each parameter slot to array, parts of the flat arrays."""
+        """For each parameter a dict of slot to array, views of the flat arrays."""
         found: list[dict[str, Array]] = [{} for _ in self.params]
         for block in self.blocks:
             for i, (start, stop) in zip(block.indices, block.parts, strict=True):
@@ -193,22 +193,23 @@ class Parameters:
     # Memory
 
     def slots_of(self, group: ParamGroup) -> tuple[str, ...]:
-        """The slots that a group with these settings has."""
+        """The slots for the settings of a group."""
         return self.slots
 
     def arrays(self) -> list[Array]:
-        """What a step changes: the flat arrays of the parameters and of their state."""
+        """All arrays that a step changes: parameters and state, flat."""
         if self.scattered():
             self.gather()
         return [array for block in self.blocks for array in (block.flat, *block.state.values())]
 
     def scattered(self) -> bool:
-        """Whether parameters have been given other memory than the flat arrays."""
+        """Whether some parameters no longer are views of the flat arrays."""
         return any([self.params[i]._data.base is not block.flat.base for block in self.blocks for i in block.indices])
 
     def gather(self) -> None:
-        """Let the parameters lie in the flat arrays again; on another device or of another dtype now, in new ones, to which the
-        state is taken."""
+        """Move the parameters back into the flat arrays; if device or dtype changed, into new ones together with their
+        state.
+        """
         if all(
             (p.dtype, p.device) == (b.flat.dtype, b.device) for b in self.blocks for p in [self.params[i] for i in b.indices]
         ):
@@ -218,19 +219,19 @@ class Parameters:
         self.lay_out(self.state)
 
     def lay_out(self, before: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Put the parameters into flat arrays anew, and this state beside them."""
+        """Allocate new flat arrays for the parameters and the given state."""
         self.blocks = blocks_of(self.params, self.param_groups, self.slots_of)
         self.restore([*before, *[{}] * len(self.params)][: len(self.params)])
 
     def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
-        """Put these arrays, slot to array for each parameter, in the places of its own; a slot that is missing becomes 0."""
+        """Load state arrays, a dict of slot to array for each parameter; missing slots become 0."""
         for own, arrays in zip(self.state, state, strict=True):
             for slot, array in own.items():
                 put(array, arrays.get(slot, 0))
 
 
 def settings_of(group: Mapping[str, Any]) -> str:
-    """What an optimiser's repr says of a group: rate and settings."""
+    """Rate and settings of a group, for the repr of an optimiser."""
     shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in group.items() if key != "params"}
     return ", ".join(f"{key}={value}" for key, value in shown.items())
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that look at the cost of each epoch: `schedule.step(cost)` after it."""
+"""Learning-rate schedules that depend on the loss of each epoch: call `schedule.step(cost)` after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tensorgrad.optim.schedule import Schedule
 
 
 def known(owner: Schedule, cost: Any) -> float:
-    """The cost, for a schedule that cannot do without. Raises ArgumentError for none, or NaN."""
+    """The cost, for a schedule that needs it. Raises ArgumentError for None or NaN."""
     name = type(owner).__name__
     if cost is None:
         raise ArgumentError(f"{name}: step needs the cost of the epoch, got None")
@@ -22,11 +22,11 @@ def known(owner: Schedule, cost: Any) -> float:
 
 
 class ReduceOnPlateau(Schedule):
-    """The rate times `factor` each time the cost has not fallen below its least for more than `patience` epochs.
+    """Multiplies the rate by `factor` when the cost has not reached a new minimum for more than `patience` epochs.
 
     factor     from 0 to 1
-    patience   a whole number, at least 0
-    least      no rate is taken below this one; one that is there already stays
+    patience   an integer, at least 0
+    least      lower bound of the rates; a rate that is already lower stays
     """
 
     limits = {"factor": SHARE, "patience": Limits(whole=True), "least": Limits(), "waited": Limits(whole=True)}  # noqa: RUF012
@@ -47,7 +47,7 @@ class ReduceOnPlateau(Schedule):
 
 
 class CostRise(Schedule):
-    """The rate times `factor`, from 0 to 1, after an epoch whose cost rose above that of the epoch before."""
+    """Multiplies the rate by `factor`, from 0 to 1, after an epoch whose cost was higher than that of the epoch before."""
 
     limits = {"factor": SHARE}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""What all learning-rate schedules share: the rates that they begin with, the steps that they count."""
+"""The base class of learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tensorgrad.optim.optimiser import Optimiser
 
 
 class Schedule:
-    """Base of the schedules. `step` sets the rate of each group of the optimiser by that with which the group began.
+    """Base of the schedules. `step` sets the rate of each group of the optimiser, computed from the group's initial rate.
 
-    optimiser   whose rates it sets
-    per         "epoch" or "batch": after what `step` is called, by `train.fit` or by a loop that is written by hand. One that
-                looks at the cost, such as ReduceOnPlateau, goes by epochs
+    optimiser   the optimiser whose rates are set
+    per         "epoch" or "batch": when `train.fit`, or a hand-written loop, calls `step`. Schedules that depend on the loss,
+                such as ReduceOnPlateau, step per epoch
 
-    starts      the rate of each group when the schedule was made
-    t           how many steps it has made
+    starts      the rate of each group when the schedule was created
+    t           number of steps so far
 
-    A subclass defines `rate(start, now)`, the rate after step t, with what it keeps in attributes: numbers, text, arrays, None,
-    lists and dicts of them, other schedules. Numbers are checked by its `limits` whenever they are set. Functions are not kept
-    in checkpoints. A copy (copy.copy) is of the same optimiser, a deep copy and a pickle have a copy of it.
+    A subclass defines `rate(start, now)`, the rate after step t. Its attributes are saved in checkpoints: numbers, text,
+    arrays, None, lists and dicts of these, other schedules; functions are not saved. `limits` gives the valid ranges of
+    numbers, which are checked when they are set. copy.copy shares the optimiser, copy.deepcopy and pickle copy it.
     """
 
     limits: ClassVar[Mapping[str, Limits]] = {}
@@ -52,7 +52,7 @@ class Schedule:
         object.__setattr__(self, name, value)
 
     def __copy__(self) -> Schedule:
-        """What it has of its own is copied, a schedule inside of it included; the optimiser is the same."""
+        """Copy attributes, including an inner schedule; share the optimiser."""
         found = object.__new__(type(self))
         values = {name: copy.copy(value) for name, value in vars(self).items() if name != "optimiser"}
         vars(found).update(values, optimiser=self.optimiser)
@@ -66,45 +66,46 @@ class Schedule:
 
     @property
     def start(self) -> float:
-        """The rate that the (first) group began with."""
+        """The initial rate of the (first) group."""
         return self.starts[0]
 
     def step(self, cost: float | None = None) -> float | list[float]:
-        """The end of an epoch, whose cost some schedules need, or of a batch (`per`); returns the rate of the next, in a list
-        if there are several groups."""
+        """Call at the end of an epoch (some schedules need its cost) or of a batch (`per`). Returns the next rate, a list if
+        there are several groups.
+        """
         self.see(cost)
         self.t += 1
         groups = self.optimiser.param_groups
-        self.starts += [group["lr"] for group in groups[len(self.starts) :]]  # added since
+        self.starts += [group["lr"] for group in groups[len(self.starts) :]]  # groups added since the last step
         for i, group in enumerate(groups):
             group["lr"] = self.rate_of(i, self.starts[i], group["lr"])
         rates = list(self.optimiser.rates)
         return rates[0] if len(rates) == 1 else rates
 
     def see(self, cost: float | None) -> None:
-        """What a subclass has to know of the epoch that has ended."""
+        """Called with the cost of each epoch; for subclasses."""
 
     def rate_of(self, group: int, start: float, now: float) -> float:
-        """The rate of a group after step t, for a subclass that treats groups differently."""
+        """The rate of a group after step t; override it to treat groups differently."""
         return self.rate(start, now)
 
     def rate(self, start: float, now: float) -> float:
-        """The rate after step t of a group that began with `start` and has `now` so far. What a subclass defines."""
+        """The rate after step t for an initial rate `start` and a current rate `now`. Subclasses define it."""
         raise TypeError(f"{type(self).__name__} does not define rate()")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, besides the optimiser."""
+        """Return everything but the optimiser that the next step depends on."""
         kept = {name: value for name, value in vars(self).items() if name != "optimiser" and not is_function(value)}
-        kept["starts"] = [*self.starts, *self.optimiser.rates[len(self.starts) :]]  # of groups added since the last step
+        kept["starts"] = [*self.starts, *self.optimiser.rates[len(self.starts) :]]  # groups added since the last step
         return {
             name: {"type": type(value).__name__, **value.state_dict()} if isinstance(value, Schedule) else copy.deepcopy(value)
             for name, value in kept.items()
         }
 
     def misfits(self, values: Any) -> list[str]:
-        """What keeps a state_dict from being loaded, in words.
+        """The reasons why a state_dict cannot be loaded, in words.
 
-        A schedule of yours may have more attributes than this one by now; its numbers need not be whole where these are.
+        User-defined schedules may have gained attributes, and their numbers may be floats where these are integers.
         """
         if not isinstance(values, Mapping):
             return [f"it is {described(values)}, expected a dict"]
@@ -136,8 +137,9 @@ class Schedule:
         return found
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the schedule that `state_dict` was taken from. Raises ArgumentError, before anything is changed, for what is
-        no such state."""
+        """Restore the state from a dict of `state_dict`. Raises ArgumentError, before any change, if `values` is not such a
+        state.
+        """
         if found := self.misfits(values):
             raise ArgumentError(f"{type(self).__name__}.load_state_dict: {'; '.join(found)}")
         for name, value in values.items():
@@ -149,7 +151,7 @@ class Schedule:
 
 
 def inner_misfits(name: str, own: Schedule, values: Any) -> list[str]:
-    """What keeps a schedule inside of another one from going on as what is in a state_dict."""
+    """The reasons why the state of an inner schedule cannot be loaded."""
     kind = type(own).__name__
     found = f"a {values.get('type')}" if isinstance(values, Mapping) else described(values)
     if found != f"a {kind}":
@@ -158,7 +160,7 @@ def inner_misfits(name: str, own: Schedule, values: Any) -> list[str]:
 
 
 def loose_form_of(value: Any) -> Any:
-    """The form of what a schedule of somebody's own keeps: a number may be another one, a list and a dict hold others."""
+    """The expected structure of a user-defined schedule's attribute: any number, list or dict matches its kind."""
     form = form_of(value)
     if isinstance(form, dict):
         return Each(ANYTHING)
@@ -166,5 +168,5 @@ def loose_form_of(value: Any) -> Any:
 
 
 def is_function(value: Any) -> bool:
-    """Whether it is a function, or a list of functions."""
+    """Whether a value is a function or a list of functions."""
     return callable(value) or (isinstance(value, (list, tuple)) and bool(value) and all(map(callable, value)))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules by time: `schedule.step()` after each epoch, or after each batch, sets the rates of the optimiser."""
+"""Learning-rate schedules by time: call `schedule.step()` after each epoch or batch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tensorgrad.optim.schedule import Schedule
 
 
 class LambdaLR(Schedule):
-    """start fn(t), from t = 0 on.
+    """rate = start fn(t), from t = 0 on.
 
-    fn    a function of t, the number of steps so far, or one for each group in a list
-    per   "epoch" or "batch": after what `step` is called
+    fn    a function of t, the number of steps so far, or a list with one for each group
+    per   "epoch" or "batch": when `step` is called
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class LambdaLR(Schedule):
 
 
 class StepLR(Schedule):
-    """start gamma^floor(t / every)
+    """rate = start gamma^floor(t / every)
 
     every   at least 1
     gamma   from 0 to 1
-    per     "epoch" or "batch": after what `step` is called
+    per     "epoch" or "batch": when `step` is called
     """
 
     limits = {"every": COUNT, "gamma": SHARE}  # noqa: RUF012
@@ -57,11 +57,11 @@ class StepLR(Schedule):
 
 
 class MultiStepLR(Schedule):
-    """start gamma^k at and after the k-th milestone.
+    """rate = start gamma^k from the k-th milestone on.
 
-    milestones   whole numbers t that rise, each at least 1
+    milestones   increasing integers t, each at least 1
     gamma        from 0 to 1
-    per          "epoch" or "batch": after what `step` is called
+    per          "epoch" or "batch": when `step` is called
     """
 
     limits = {"gamma": SHARE}  # noqa: RUF012
@@ -78,10 +78,10 @@ class MultiStepLR(Schedule):
 
 
 class ExponentialLR(Schedule):
-    """start gamma^t
+    """rate = start gamma^t
 
     gamma   from 0 to 1
-    per     "epoch" or "batch": after what `step` is called
+    per     "epoch" or "batch": when `step` is called
     """
 
     limits = {"gamma": SHARE}  # noqa: RUF012
@@ -95,11 +95,11 @@ class ExponentialLR(Schedule):
 
 
 class CosineLR(Schedule):
-    """end + (start - end) (1 + cos(pi t / epochs)) / 2, then end (Loshchilov and Hutter 2017)
+    """rate = end + (start - end) (1 + cos(pi t / epochs)) / 2, then end (Loshchilov and Hutter 2017)
 
-    epochs   how many steps it takes, at least 1: batches where it goes by batches
-    end      the rate at the end, at least 0
-    per      "epoch" or "batch": after what `step` is called
+    epochs   number of steps until `end`, at least 1: batches if per="batch"
+    end      the final rate, at least 0
+    per      "epoch" or "batch": when `step` is called
     """
 
     limits = {"epochs": COUNT, "end": Limits()}  # noqa: RUF012
@@ -113,13 +113,13 @@ class CosineLR(Schedule):
 
 
 class CosineAnnealingWarmRestarts(Schedule):
-    """end + (start - end) (1 + cos(pi s / n)) / 2, which begins anew after n steps, s being those since (Loshchilov and Hutter
-    2017): n is `first`, then each time `factor` times as many.
+    """rate = end + (start - end) (1 + cos(pi s / n)) / 2 with s steps since the last restart (Loshchilov and Hutter 2017). It
+    restarts after n steps: n is `first`, then multiplied by `factor` at each restart.
 
     first    at least 1
-    factor   a whole number, at least 1
-    end      what the rate falls to, at least 0
-    per      "epoch" or "batch": after what `step` is called
+    factor   an integer, at least 1
+    end      the lowest rate, at least 0
+    per      "epoch" or "batch": when `step` is called
     """
 
     limits = {"first": COUNT, "factor": COUNT, "end": Limits()}  # noqa: RUF012
@@ -138,16 +138,16 @@ class CosineAnnealingWarmRestarts(Schedule):
 
 
 class OneCycleLR(Schedule):
-    """From top / divide up to top, and down to top / divide / end_divide (Smith and Topin 2018, in PyTorch's form): by half
-    cosines, or in straight lines. The rates that the optimiser was made with do not count.
+    """The one-cycle policy (Smith and Topin 2018, in PyTorch's form): from top / divide up to top, then down to
+    top / divide / end_divide, along half cosines or straight lines. The optimiser's initial rates are not used.
 
-    top          the largest rate, or one for each group in a list
-    steps        in how many batches, at least 1: epochs times batches; after that the rate stays
-    rise         the share of them in which it rises, from 0 to 1
+    top          the largest rate, or a list with one for each group
+    steps        total number of steps, at least 1: epochs times batches; the rate is constant afterwards
+    rise         the fraction of steps in which the rate rises, from 0 to 1
     divide       above 0
     end_divide   above 0
     shape        "cosine" or "linear"
-    per          "batch", or "epoch": after what `step` is called
+    per          "batch", or "epoch": when `step` is called
 
     With a = rise steps - 1 and b = steps - 1 the rate is top / divide at t = 0, top at a, the last at b.
     """
@@ -188,11 +188,11 @@ class OneCycleLR(Schedule):
 
 
 class Warmup(Schedule):
-    """start (t + 1) / (epochs + 1) for the first epochs, then start, or what another schedule makes of it from there.
+    """rate = start (t + 1) / (epochs + 1) during the warm-up, then start, or the rate of the schedule `then`.
 
-    epochs   how many steps it takes, at least 1: batches where it goes by batches
-    then     a schedule of the same optimiser, made before this one; it goes by batches or epochs as this one does
-    per      "epoch" or "batch": after what `step` is called; None for what `then` goes by, or epochs
+    epochs   number of warm-up steps, at least 1: batches if per="batch"
+    then     a schedule of the same optimiser, created before this one, with the same `per`
+    per      "epoch" or "batch": when `step` is called; None for that of `then`, or "epoch"
     """
 
     limits = {"epochs": COUNT}  # noqa: RUF012
@@ -219,10 +219,10 @@ class Warmup(Schedule):
 
 
 def cosine(first: float, last: float, share: float) -> float:
-    """From one number to another along half a cosine."""
+    """Interpolate between two numbers along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 def straight(first: float, last: float, share: float) -> float:
-    """From one number to another in a straight line."""
+    """Interpolate linearly between two numbers."""
     return first + (last - first) * share

@@ -16,16 +16,16 @@ class SGD(Optimiser):
     """Gradient descent with momentum and weight decay, by PyTorch's formulas.
 
     params        a list of Tensors, one Tensor, a Module, or a list of groups (see Optimiser)
-    momentum      0 for none, at most 1
+    momentum      from 0 (none) to 1
     weight_decay  0 for none
-    nesterov      look ahead along the velocity (Sutskever et al. 2013); needs momentum, and no dampening
-    dampening     the share, from 0 to 1, that a gradient loses on its way into the velocity, but the first of each parameter
-    maximize      step up instead of down
+    nesterov      Nesterov momentum (Sutskever et al. 2013); needs momentum and no dampening
+    dampening     fraction, from 0 to 1, by which gradients are reduced in the velocity, except the first of each parameter
+    maximize      ascend instead of descend
 
     d = g + weight_decay p;   v = momentum v + (1 - dampening) d, at first v = d
     p = p - lr v   (nesterov: p = p - lr (d + momentum v))
 
-    Of the state velocities closer to 0 than 8e-31 become 0 (float64: 2e-300), as parameters do.
+    Like parameters, velocities closer to 0 than 8e-31 (float64: 2e-300) are set to 0 every 32 steps.
     """
 
     limits = {"momentum": SHARE, "dampening": SHARE, "nesterov": bool}  # noqa: RUF012
@@ -73,7 +73,7 @@ class SGD(Optimiser):
         return p - n["lr"] * (d + n["momentum"] * v if group["nesterov"] else v), v
 
     def leaves_rows(self, group: ParamGroup) -> bool:
-        # of the update of a subclass nobody knows
+        # a subclass may override update
         return type(self).update is SGD.update and not (group["momentum"] or group["weight_decay"])
 
     def bounds(self, group: ParamGroup, tiny: float) -> dict[str, float]:

@@ -1,12 +1,12 @@
-"""Checking gradients: of your own model, loss or op; and that a compiled step is the step.
+"""Gradient checks for your own model, loss or op, and checks of compiled steps.
 
-gradcheck, check_model     recorded gradients against derivatives that are found in other ways
-check_compiled             calls of a compiled step against the step as it is written
-matches_formula            against a closed form
-taylor_test                whether Taylor remainders fall as they should: values alone, and a table to judge by eye
-audit                      every registered op
-strategies, expressions    what Hypothesis tries them with; import these two by name, they need Hypothesis
-plugin                     for pytest: drawings of what failed
+gradcheck, check_model     compare recorded gradients with derivatives from other methods
+check_compiled             compares calls of a compiled step with the eager step
+matches_formula            compares gradients with a closed form
+taylor_test                tests the convergence rate of Taylor remainders: uses only values, and prints a readable table
+audit                      checks every registered op
+strategies, expressions    Hypothesis strategies; import these two by name, they need Hypothesis
+plugin                     for pytest: drawings of failed checks
 """
 
 from tensorgrad.testing.audit import Audit, audit

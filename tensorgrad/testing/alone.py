@@ -1,4 +1,4 @@
-"""The rules of a recorded program in float32, each on its own: for what float32 cannot hold, or decide, as a whole."""
+"""Checks each rule of a recorded program alone in float32, where float32 cannot decide about the whole program."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 FLOAT32 = np.dtype(np.float32)
 EPS32 = float(np.finfo(np.float32).eps)
-SQUARED32 = 1e-18, 1e18  # numbers whose squares float32 can hold, which an op may compute inside
-MODEST = 1e-4, 1e4  # to these, numbers beyond are moved where nothing can be said of them: a rule is right for any
+SQUARED32 = 1e-18, 1e18  # the squares of these fit float32; an op may compute squares
+MODEST = 1e-4, 1e4  # numbers outside are moved in here if nothing can be decided: a rule must be right for all numbers
 
 
 def by_op(ways: Ways, note: str, otherwise: Callable[[], list[Finding]] = list) -> list[Finding]:
-    """Findings for the rules that are wrong in float32, each at the numbers that it had; and a note of what is not known.
+    """Findings for rules that are wrong in float32 at their recorded arguments; adds a note about undecided ops.
 
-    otherwise  gives findings where there are ops of which nothing is known
+    otherwise  called for findings if some ops are undecided
     """
     try:
         uses = used(ways)
-    except Exception as error:  # such as a node that cannot be computed again
+    except Exception as error:  # such as a node that cannot be recomputed
         if others := otherwise():
             return others
         ways.notes.append(f"{note}; nor each op on its own: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
@@ -47,7 +47,7 @@ def by_op(ways: Ways, note: str, otherwise: Callable[[], list[Finding]] = list) 
     for node, g, args in uses:
         found = None
         for change in numbers:
-            with contextlib.suppress(Exception), np.errstate(all="ignore"):  # at other numbers, an op may refuse them
+            with contextlib.suppress(Exception), np.errstate(all="ignore"):  # an op may refuse other numbers
                 if (
                     found := differing(node, change(g), [change(a) if is_array(a) else a for a in args], ways.atol)
                 ) is not None:
@@ -66,7 +66,7 @@ def by_op(ways: Ways, note: str, otherwise: Callable[[], list[Finding]] = list) 
 
 
 def used(ways: Ways) -> list[tuple[Node, Array, list[Any]]]:
-    """Each use of a rule: its node, the gradient that came in, and the arguments, in float64."""
+    """Each application of a rule: its node, the incoming gradient, and the arguments, in float64."""
     outputs = ways.check.outputs
     pairs, graph = ways.upstream(outputs), graph_of(outputs)
     if not pairs or graph is None:
@@ -80,8 +80,8 @@ def used(ways: Ways) -> list[tuple[Node, Array, list[Any]]]:
 
 
 def differing(node: Node, g: Array, args: list[Any], atol: float) -> list[tuple[int, Array, Array, Array]] | None:
-    """The arguments whose gradients are others in float32: number, verdicts, found and expected; None if nobody can tell."""
-    if node.op.calls:  # a function of the user's, which need not be the same in float32
+    """Arguments whose gradients differ in float32: index, verdicts, found and expected gradients; None if undecided."""
+    if node.op.calls:  # a user's function may differ in float32
         return None
     wanted = [
         i for i, s in enumerate(node.inputs) if isinstance(s, (Node, Tensor)) and s.requires_grad and not node.op.is_data(i)
@@ -99,7 +99,7 @@ def differing(node: Node, g: Array, args: list[Any], atol: float) -> list[tuple[
     ]
     if all(good.all() for good in goods[:-1]):
         return []
-    # beyond its range, and where it has other values, nothing is known; nor of what has become no number on the way
+    # undecided where values overflow or differ, and where NaN has appeared on the way
     finite = all(np.isfinite(f[~good]).all() for f, good in zip(found, goods, strict=True))
     if not rounding.is_within(*SQUARED32) or not goods[-1].all() or not finite:
         return None
@@ -113,7 +113,7 @@ def differing(node: Node, g: Array, args: list[Any], atol: float) -> list[tuple[
 def rules(
     node: Node, wanted: list[int], g: Array, args: list[Any], attrs: Mapping[str, Any], change: Callable[[Array], Array]
 ) -> list[Array]:
-    """What the rules of a node make of arrays, and after that its result; `change` is made of each array before."""
+    """The gradients from the rules of a node, and its result; `change` is applied to each array first."""
     assert node.op.backward is not None
     with switched(recording=False, tracing=False):
         g, args = change(g), [change(a) if is_array(a) else a for a in args]
@@ -127,7 +127,7 @@ def rules(
 
 
 def measured(node: Node, wanted: list[int], g: Array, args: list[Any]) -> Rounding:
-    """What rounding in float32 makes of the gradients of one op, and after them of its result."""
+    """The float32 rounding errors of an op's gradients and result."""
     try:
         with switched(recording=True, tracing=True, fusing=False):
             leaves = [Tensor(a, True) if i in wanted else a for i, a in enumerate(args)]
@@ -137,7 +137,7 @@ def measured(node: Node, wanted: list[int], g: Array, args: list[Any]) -> Roundi
         rounding = Rounding([*(z if t is None else t for t, z in zip(found, zeros, strict=True)), y], EPS32)
         if rounding.is_whole:
             return rounding
-    except Exception:  # a rule that takes arrays only
+    except Exception:  # a rule that only takes arrays
         pass
     longest = max(a.size for a in (g, *args) if is_array(a))
     return Called(lambda change: rules(node, wanted, g, args, node.attrs, change), longest, EPS32)
@@ -156,7 +156,7 @@ def double(a: Array) -> Array:
 
 
 def modest(a: Array) -> Array:
-    """The same signs, and no sizes but 0 beyond MODEST."""
+    """Clip the magnitudes of non-zero numbers to MODEST."""
     if not is_floating(a.dtype):
         return a
     return np.asarray(np.where((a == 0) | np.isnan(a), a, np.copysign(np.clip(np.abs(a), *MODEST), a)))

@@ -1,4 +1,4 @@
-"""The sweep: every registered op, those of the user included, checked on drawn arguments."""
+"""The audit: checks every registered op, including user-defined ones, on sampled arguments."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from tensorgrad.testing.samples import in_other_order, sampled
 from tensorgrad.testing.scripts import home_of, script
 from tensorgrad.testing.verdicts import worst
 
-# Further checks of one use of an op, (op, args, attrs) -> findings, which count with those of the first order
+# Additional checks of one call of an op, (op, args, attrs) -> findings, counted with those of order 1
 FURTHER: list[Callable[[Op, tuple[Any, ...], dict[str, Any]], list[Finding]]] = [in_other_order, batched, dual]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was found for one op at one order.
+    """The result for one op and one order.
 
-    cases     how many sets of arguments were drawn
-    verdicts  of all comparisons
+    cases     number of sampled arguments
+    verdicts  counts of all comparisons
     error     the largest relative error
-    half      the largest error of values and gradients in float16, each relative to the largest of its array, beside the same
-              in float64; 1e-3 is one rounding, and it says nothing about the verdict. None for order 2
-    seconds   for all cases
-    script    a few lines that show the first case that failed; "" if none did
+    half      the largest error of values and gradients in float16 compared with float64, relative to the largest of each array;
+              1e-3 is one rounding error. Informative only; None for order 2
+    seconds   time for all cases
+    script    code that reproduces the first failure; "" if there is none
     """
 
     op: str
@@ -58,13 +58,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Audit:
-    """The rows of an audit; it prints as a table, and as a condition it is whether every op passed."""
+    """The rows of an audit. It prints as a table; its truth value is whether every op passed."""
 
     rows: tuple[Row, ...]
 
     @property
     def failed(self) -> list[Row]:
-        """The rows of the ops that did not pass."""
+        """The rows of the ops that failed."""
         return [row for row in self.rows if row.verdict not in PASSED]
 
     @property
@@ -91,18 +91,18 @@ class Audit:
 def audit(
     ops: Sequence[str | Op] | None = None, *, cases: int = 20, order: int = 2, seed: int = 0, raises: bool = True
 ) -> Audit:
-    """Check the gradients of every registered op that has any, on arguments drawn by its `sample`.
+    """Check the gradients of every registered op that has any, on arguments from its `sample`.
 
-    ops    names of ops, or ops; all by default
-    cases  how many sets of arguments for each, which testing/samples.py arranges: with leading axes, broadcast, numbers, empty
-    order  2: the gradient and the gradient of the gradient; 1: the gradient alone
+    ops    ops or their names; by default all
+    cases  number of arguments per op, varied by testing/samples.py: leading axes, broadcasting, 0-d numbers, empty arrays
+    order  2: also the gradient of the gradient; 1: only the gradient
     seed   of the arguments
 
-    Beside slopes, value and gradients have to be the same for arguments that do not lie in memory in the order of rows, and
-    for two samples in one call; and a `jvp` has to be that of the `backward`.
+    Besides numerical derivatives it checks that value and gradients do not depend on memory layout or on stacking two samples
+    in one call, and that `jvp` agrees with `backward`.
 
     Returns the Audit, which prints as a table. Raises GradientError if an op failed, unless `raises` is False; ArgumentError
-    where none of the ops that are named has a gradient, or one does not exist.
+    for an unknown op, and if none of the ops has a gradient.
     """
     if not is_whole(order) or order not in (1, 2):
         raise ArgumentError(f"audit: order must be 1 or 2, got {shown(order)}")
@@ -119,7 +119,7 @@ def audit(
 
 
 def chosen_ops(ops: Sequence[str | Op] | None) -> list[Op]:
-    """The ops that are named and have a gradient."""
+    """The ops to check, those with a gradient."""
     if ops is None:
         return [op for op in REGISTRY.values() if op.backward is not None]
     if not isinstance(ops, (list, tuple)) or not all(isinstance(op, (str, Op)) for op in ops):
@@ -163,7 +163,7 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
 
 
 def again(op: Op, finding: Finding, case: int, seed: int) -> str:
-    """A few lines that audit the op up to the case in which a further check has failed, and what that has found."""
+    """Code that repeats the audit of an op up to the case in which an additional check failed, with the finding."""
     lines = [
         *home_of(op),
         "from tensorgrad.op import REGISTRY",
@@ -176,7 +176,7 @@ def again(op: Op, finding: Finding, case: int, seed: int) -> str:
 
 
 def drawn(op: Op, seed: int, case: int) -> Sample:
-    """The arguments and attributes of a case. Raises an error that names the op for a `sample` that gives something else."""
+    """The arguments and attributes of a case. Raises an error that names the op if its `sample` returns anything else."""
     try:
         args, attrs = sampled(op, seed, case)
     except Exception as error:
@@ -189,7 +189,7 @@ def drawn(op: Op, seed: int, case: int) -> Sample:
 
 
 def in_half(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> float:
-    """How far value and gradients in float16 are from those of the same numbers in float64."""
+    """The error of value and gradients in float16 compared with float64."""
     wrt = [i for i, a in enumerate(args) if is_floating(a.dtype) and not op.is_data(i)]
     given = [a.astype(np.float16) if is_floating(a.dtype) else a for a in args]
 

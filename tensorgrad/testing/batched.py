@@ -1,4 +1,4 @@
-"""One use of an op against the same beside another, in one call: leading axes are only to be gone through."""
+"""Checks that an op treats leading axes independently: two samples in one call against each alone."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from tensorgrad.testing.paths import apart, arrays, walked
 from tensorgrad.testing.report import Finding
 from tensorgrad.testing.rounding import EPS, Rounding, close
 
-FACTORS = (0.9, 1.1, 1.0)  # by which the second sample is another one, where it is in the domain then
+FACTORS = (0.9, 1.1, 1.0)  # factors of the second sample; the first that stays in the domain is used
 
 
 def batched(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], seed: int = 0) -> list[Finding]:
-    """Findings for the gradients of an op that are others when it is called on two samples at once, along a new first axis.
+    """Findings for gradients that differ when an op is called on two samples, stacked along a new first axis.
 
-    args, attrs  of one sample; the other is made of it. Arguments without leading axes are the same for both, and have the
-                 sum of the gradients
-    seed         of the gradients that come in
+    args, attrs  of one sample; the other is derived from it. Arguments without leading axes are shared, and get the sum of the
+                 gradients
+    seed         of the incoming gradients
 
-    None for an op that cannot be called so, or gives something else then than the two calls or their sum, such as a mean.
+    No findings for an op that does not support this, or whose result is neither the stacked nor the summed results, as for a
+    mean.
     """
     args = [np.asarray(a) if isinstance(a, np.generic) else a for a in args]
     shapes = stacked(op, args)
@@ -38,7 +39,7 @@ def batched(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], seed: int = 0
         with fusion.off(), switched(recording=True, tracing=True), np.errstate(all="ignore"):
             try:
                 pair = Pair(op, [args, other], attrs, wrt, shapes)
-            except Exception:  # it takes no further axis, or not with these attributes
+            except Exception:  # does not support another axis, or not with these attributes
                 return []
             if pair.is_finite:
                 return pair.findings(seed)
@@ -46,7 +47,7 @@ def batched(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], seed: int = 0
 
 
 class Pair:
-    """Two samples by themselves, and stacked."""
+    """Two samples, separate and stacked."""
 
     def __init__(
         self,
@@ -70,11 +71,11 @@ class Pair:
         return bool(np.isfinite(self.each).all())
 
     def gives(self, expected: Array) -> bool:
-        """Whether that is the result of both."""
+        """Whether the stacked call returned this."""
         return self.y.shape == expected.shape and bool(close(expected, self.y._data, 1e4 * EPS).all())
 
     def findings(self, seed: int) -> list[Finding]:
-        """Those for results side by side, or added up, as a loss is; none where the result is something else."""
+        """Findings if the results are stacked, or summed as in a loss; none for other results."""
         rng = np.random.default_rng(seed)
         if self.gives(self.each):
             both = upstream = rng.normal(size=self.each.shape)
@@ -103,7 +104,7 @@ class Pair:
 
 
 def stacked(op: Op, args: Sequence[Any]) -> list[tuple[int, ...] | None] | None:
-    """The shape of each argument with as many leading axes as any has, None for one without; None if no other can be there."""
+    """The shape of each argument padded to the most leading axes, None for one without; None if no axis can be added."""
     inputs, leading = op.parsed.inputs, op.parsed.leading
     at = [min(i, len(inputs) - 1) for i in range(len(args))]
     if any("*" in inputs[k] for k in at) or not any(leading[k] for k in at):
@@ -117,7 +118,7 @@ def stacked(op: Op, args: Sequence[Any]) -> list[tuple[int, ...] | None] | None:
 
 
 def further(attrs: Mapping[str, Any], ndim: int) -> dict[str, Any]:
-    """The attributes for arguments with one more axis in front."""
+    """The attributes for arguments with one more leading axis."""
     found = dict(attrs)
     if "axis" in attrs:
         axis = tuple(range(ndim)) if attrs["axis"] is None else attrs["axis"]
@@ -136,6 +137,6 @@ def behind(axis: int) -> int:
 
 
 def run(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], wrt: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    """The result, and the leaves that it has a gradient for."""
+    """The result, and the leaves with respect to which it has a gradient."""
     given = [Tensor(a, i in wrt) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
     return op(*given, **attrs), [given[i] for i in wrt]

@@ -1,4 +1,4 @@
-"""A check from its arguments to its report: of a function, of its gradient, of one use of an op."""
+"""Runs a check from arguments to report: of a function, of its gradient, or of one call of an op."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tensorgrad.testing.report import PASSED, Report
 from tensorgrad.testing.ways import other_ways
 
 RTOL = 1e-6
-OWN = 0x7E57  # makes the stream of random numbers of a check another one than that of a generator of the same seed
+OWN = 0x7E57  # makes the random stream of a check differ from that of a generator with the same seed
 
 
 def examine(
@@ -34,7 +34,7 @@ def examine(
     nondet_tol: float = 0.0,
     compiled: bool = False,
 ) -> tuple[Report, Problem]:
-    """The report on `problem` and, if that passes and is asked for, on its gradient; and which of the two came last."""
+    """The report on `problem` and, if it passes and order is 2, on its gradient; and the problem that was checked last."""
     if not is_whole(order) or order not in (1, 2):
         raise ArgumentError(f"{caller}: order must be 1 or 2, got {shown(order)}")
     if mode is not None and (not isinstance(mode, str) or mode not in ("full", "directional")):
@@ -43,7 +43,7 @@ def examine(
     nondet_tol = tolerance(caller, "nondet_tol", nondet_tol, zero=True)
     compiled = truth(caller, "compiled", compiled)
     allowed = frozenset([*PASSED, "precision"] if truth(caller, "allow_precision", allow_precision) else PASSED)
-    rng = np.random.default_rng(None if seed is None else [seed, OWN])  # not the numbers of the user's own generator
+    rng = np.random.default_rng(None if seed is None else [seed, OWN])  # differs from the user's generator
     report = Report(caller=caller, allowed=allowed)
     stage = problem
     for at in range(1, order + 1):
@@ -53,7 +53,7 @@ def examine(
         chosen = mode or check.default_mode
         report.mode = chosen if at == 1 or chosen == report.mode else f"{report.mode}, order 2 {chosen}"
         report.findings += check.full() if chosen == "full" else check.directional()
-        if report and at == 1:  # the ways to gradients of gradients are many more, and few go them
+        if report and at == 1:  # not for order 2: there are many more ways, and few use them
             report.findings += other_ways(check, compiled=compiled, notes=report.notes, caller=caller)
             report.findings += of_users(check.point.base)
         report.evaluations += stage.evaluations
@@ -63,7 +63,7 @@ def examine(
 
 
 def check_op(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], *, order: int = 1, seed: int = 0) -> Report:
-    """The report on one use of an op, by itself: on every argument that is a floating array and not data."""
+    """The report on one call of an op, for every floating argument that is not data."""
     wrt = [i for i, a in enumerate(args) if is_floating(getattr(a, "dtype", np.dtype(bool))) and not op.is_data(i)]
     with fusion.off():
         problem = Problem.of(op.name, lambda *xs: op(*xs, **attrs), tuple(args), wrt)

@@ -1,4 +1,4 @@
-"""One problem at one point: the gradients that are recorded there, against derivatives that are found in another way."""
+"""Compares the recorded gradients of a problem at one point with derivatives from other methods."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tensorgrad.testing.verdicts import Verdict
 from tensorgrad.testing.view import View, groups
 
 FULL_INPUTS = 5_000  # up to so many entries of the inputs, and of the outputs,
-FULL_JACOBIAN = 1_000_000  # and so many derivatives, every one is checked by default: some tenths of a second
-FACTOR = -(2.0**20)  # of the gradients that come in, for the second time
-SOME = 16  # outputs whose rounding speaks for that of all
-TRIES = 4  # entries looked at to say where a fault is, when each of them takes calls of the function
+FULL_JACOBIAN = 1_000_000  # and so many derivatives all are checked by default, in some tenths of a second
+FACTOR = -(2.0**20)  # scale of the incoming gradient in the second run
+SOME = 16  # number of outputs whose rounding represents all
+TRIES = 4  # entries to examine for the location of a fault, if each needs calls of the function
 
 
 class Check:
-    """One problem at one point: what is recorded there, and its comparison with derivatives."""
+    """A problem at one point: its recording, compared with derivatives."""
 
     def __init__(self, problem: Problem, order: int, rtol: float, rng: np.random.Generator, nondet_tol: float = 0.0) -> None:
         self.problem, self.order, self.rtol, self.nondet_tol = problem, order, rtol, nondet_tol
@@ -41,33 +41,33 @@ class Check:
 
     @property
     def default_mode(self) -> str:
-        """Whether every derivative is checked where nothing else is asked for."""
+        """Whether to check every derivative by default."""
         n, m = sum(a.size for a in self.problem.arrays), self.at.size
         return "full" if max(n, m) <= FULL_INPUTS and n * m <= FULL_JACOBIAN else "directional"
 
     def unfit(self) -> list[Finding]:
-        """Findings for a function that cannot be compared with anything: it is not finite, or not always the same."""
+        """Findings for a function that cannot be checked, because it is not finite or not deterministic."""
         bad = np.flatnonzero(~np.isfinite(self.at))
         if bad.size:
             return self.all("non-finite", f"value {self.output(int(bad[0]))} = {self.at[bad[0]]:g}")
         again = Recording(self.problem)
         if not self.equal(self.at, again.at):
             return self.all("nondeterministic")
-        # the same function again, and another gradient coming in: of other signs and sizes, by a power of 2, so that nothing
-        # is rounded
+        # call the function again, with an incoming gradient of other signs and sizes, scaled by a power of 2, which does not
+        # round
         scaled = [g / FACTOR for g in again.gradients(FACTOR * self.weights)]
         if self.agree(scaled):
             return []
         if not self.agree(again.gradients(self.weights)):
             return self.all("nondeterministic")
-        # what is more than float64 can hold may be infinite, or no number: nothing else
+        # beyond the range of float64 only infinities and NaN are allowed
         known = [np.where(np.isfinite(s), s, g) for s, g in zip(scaled, self.recorded, strict=True)]
         if self.agree(known) and self.agree([g * FACTOR for g in again.gradients(self.weights / FACTOR)]):
             return []
         return self.not_linear(again)
 
     def agree(self, found: list[Array]) -> bool:
-        """Whether gradients are the recorded ones."""
+        """Whether gradients equal the recorded ones."""
         return all(map(self.equal, self.recorded, found))
 
     def all(self, verdict: Verdict, where: str = "") -> list[Finding]:
@@ -76,7 +76,7 @@ class Check:
         return [Finding.single(name, a.shape, self.order, verdict, where) for name, a in pairs]
 
     def not_linear(self, again: Recording) -> list[Finding]:
-        """For each input whether its gradient grows with the gradient that comes in."""
+        """Findings for inputs whose gradient does not scale with the incoming gradient."""
         found = []
         for name, g, other in zip(self.problem.names, self.recorded, again.gradients(FACTOR * self.weights), strict=True):
             with np.errstate(all="ignore"):
@@ -86,17 +86,17 @@ class Check:
                 f"{[int(n) for n in at] or 'x'}: {FACTOR:g} times as much coming in does not give {FACTOR:g} times the gradient"
             )
             found.append(Finding.of(name, g.shape, self.order, verdicts, *numbers, place))
-        # where they are right this time, they are not always the same
+        # if they are right this time, the function is not deterministic
         return found if any(f.verdict not in PASSED for f in found) else self.all("nondeterministic")
 
     def equal(self, a: Array, b: Array) -> bool:
-        """The same when it is computed again, or within the tolerance for that."""
+        """Equal when recomputed, up to the tolerance for that."""
         return same(a, b) or (a.shape == b.shape and bool(self.nondet_tol) and np.allclose(a, b, rtol=0, atol=self.nondet_tol))
 
     def directional(self) -> list[Finding]:
-        """For each input the slope of the weighted sum of the outputs along one random direction.
+        """For each input the slope of the weighted sum of the outputs along a random direction.
 
-        Entries whose gradients differ by orders of magnitude move one after the other, so that none hides behind larger ones.
+        Entries whose gradients differ by orders of magnitude are moved separately, so that none hides behind larger ones.
         """
         return self.unfit() or [self.along(i) for i in range(len(self.problem.arrays))]
 
@@ -113,7 +113,9 @@ class Check:
         return Finding.of(name or self.problem.names[i], shape, self.order, verdicts, recorded, numerical, lambda at: where)
 
     def by_size(self, i: int) -> View:
-        """One random direction for the entries of about each size of gradient, and weights of outputs in the same way."""
+        """A random direction for each group of entries with gradients of similar size, with weights of outputs grouped
+        likewise.
+        """
         with np.errstate(all="ignore"):
             size = np.nan_to_num(np.abs(self.recorded[i] * self.point.units[i]))
         directions = [np.where(mask, self.point.directions[i], 0.0) for mask in groups(size)]
@@ -121,7 +123,7 @@ class Check:
         return View(i, self.problem.arrays[i].shape, self.at.size, rows, directions)
 
     def moved_by(self, i: int) -> Array:
-        """About how much each output moves when one input does."""
+        """The approximate change of each output when an input moves."""
         if self.at.size < 2:
             return np.ones(self.at.shape)
         moves = {i: self.point.directions[i]}
@@ -134,11 +136,11 @@ class Check:
             return np.nan_to_num(np.abs(self.point.values(moves, H) - self.at))
 
     def full(self) -> list[Finding]:
-        """Every entry of the Jacobian."""
+        """Check every entry of the Jacobian."""
         if findings := self.unfit():
             return findings
         if self.point.exact is None or self.point.moving:
-            # each entry takes calls of the function: first whether it is worth it
+            # each entry costs calls of the function, so first decide whether to
             findings = [self.along(i, marked=False) for i in range(len(self.problem.arrays))]
             if any(f.verdict not in PASSED for f in findings):
                 first = next(i for i, f in enumerate(findings) if f.verdict not in PASSED)
@@ -160,7 +162,7 @@ class Check:
         return View(i, array.shape, self.at.size, entries=range(array.size))
 
     def some(self, i: int, found: Finding) -> Finding:
-        """Where a slope along a direction has failed: entries one at a time, until one fails, to say where."""
+        """Locate a failure of a directional check: test single entries until one fails."""
         if found.verdict != "wrong":
             return found
         for entry in np.random.default_rng(0).permutation(self.problem.arrays[i].size)[:TRIES]:
@@ -174,7 +176,7 @@ class Check:
         return found
 
     def summed(self, jacobians: list[Array], findings: list[Finding]) -> list[Finding]:
-        """The same, or what is wrong if the gradient of a sum is not the sum of the gradients: a rule not linear in g."""
+        """Check that the gradient of a sum is the sum of the gradients, that is, that rules are linear in g."""
         found = []
         with np.errstate(all="ignore"):
             terms = [np.abs(self.weights) @ np.abs(j) for j in jacobians]
@@ -185,7 +187,7 @@ class Check:
                 own = np.abs(self.weights) @ np.abs(self.at) / self.point.units[i].ravel()
                 room = 1e-9 * term + 64 * EPS * np.maximum(most, own)
                 far = ~(np.abs(recorded.ravel() - expected) <= room)
-                if far.any():  # what cancels in it is rounded otherwise
+                if far.any():  # cancellation may round differently
                     noise = self.point.base.disturbed(self.weights, i).ravel()
                     for k in np.flatnonzero(self.weights)[:SOME]:
                         one = np.where(np.arange(self.at.size) == k, self.weights, 0.0)
@@ -213,7 +215,7 @@ class Check:
         return found
 
     def output(self, k: int) -> str:
-        """Words for an element of the outputs: "y[0, 1]"."""
+        """The name of an output element: "y[0, 1]"."""
         for i, t in enumerate(self.outputs):
             if k < t.size:
                 index = [int(n) for n in np.unravel_index(k, t.shape)]
@@ -222,7 +224,7 @@ class Check:
         raise IndexError(k)
 
     def place(self, shape: tuple[int, ...]) -> Callable[[Any], str]:
-        """Words for the place of one derivative: "y[0, 1] by [2]"."""
+        """The name of a derivative: "y[0, 1] by [2]"."""
 
         def words(at: Any) -> str:
             entry = [int(n) for n in np.unravel_index(at[1], shape)]
@@ -232,5 +234,5 @@ class Check:
 
 
 def entry_of(place: Callable[[Any], str], entry: int, at: Any) -> str:
-    """Words for the place of one derivative in a column that stands for an entry."""
+    """The name of a derivative in the column of an entry."""
     return place((at[0], entry))

@@ -1,4 +1,4 @@
-"""Recorded derivatives against those that are found in another way, and what it means where they differ."""
+"""Compares recorded derivatives with those from other methods, and explains differences."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tensorgrad.testing.slopes import EPS, KINK, WRONG
 from tensorgrad.testing.values import SAMPLE
 from tensorgrad.testing.view import View
 
-FEW = 3  # columns that speak for the others
+FEW = 3  # number of columns that represent the others
 
 
 class Comparison(Kinks):
-    """The verdicts on some derivatives: the whole of it."""
+    """Computes the verdicts on derivatives, combining all methods."""
 
     def verdicts(self, view: View, recorded: Array | None = None, marked: bool = True) -> tuple[Array, Array, Array]:
-        """Codes, recorded and found derivatives, (rows, columns) each; `marked`: with what agrees at kinks called a kink."""
+        """Codes, recorded and found derivatives, (rows, columns) each; `marked`: report agreement at kinks as "kink"."""
         self.entry = None
         if recorded is None:
             recorded = view.recorded(self.point.base)
@@ -36,16 +36,16 @@ class Comparison(Kinks):
         return codes, recorded, found
 
     def settle(self, view: View, recorded: Array, found: Array, codes: Array) -> None:
-        """What is not the same is wrong, unless there is a kink, or it is rounding. Changes found and codes, in place."""
+        """Decide differences: each is wrong, unless it is at a kink or due to rounding. Changes found and codes in place."""
         most = largest(recorded, found)
         with np.errstate(all="ignore"):
-            tiny = np.abs(recorded - found) <= NEGLIGIBLE * most  # what cancels, and no two programs round it alike
+            tiny = np.abs(recorded - found) <= NEGLIGIBLE * most  # cancellation, which no two programs round alike
         self.rounded(view, codes, recorded, found, tiny, most)
         columns = np.flatnonzero((codes == WRONG).any(0))
         if not len(columns) or self.contradicted(view, recorded, found, codes, columns):
             return
         kinks = np.zeros(codes.shape, bool)
-        # where ops of the user's stand at no kink they have no choice; the package's make the one that is found
+        # a user's ops away from kinks have one right value; the package's ops return the found one
         chosen = not self.point.is_proved and self.point.is_chosen and not self.point.moving
         if not chosen and (self.has_kinks or self.is_limit(view, recorded, found, codes, columns)):
             if view.directions is not None:
@@ -61,10 +61,10 @@ class Comparison(Kinks):
         self.rounded(view, codes, recorded, found, ~tiny & ~kinks, most)
 
     def contradicted(self, view: View, recorded: Array, found: Array, codes: Array, columns: Array) -> bool:
-        """Whether values side with what was found, and against what is recorded, in the columns that differ most.
+        """Whether values support the found and contradict the recorded derivatives, in the columns that differ most.
 
-        Central differences at two steps, where those at the two sides leave no room for a kink. It takes a few calls of the
-        function, and a fault is beyond doubt.
+        Uses central differences with two steps, if one-sided differences exclude a kink: a few calls of the function prove a
+        fault.
         """
         with np.errstate(all="ignore"):
             error = np.where(codes == WRONG, np.abs(recorded - found), 0.0)[:, columns].max(0)
@@ -84,7 +84,7 @@ class Comparison(Kinks):
                 slight = (gap[worst] < 1e-3 * np.maximum(np.abs(recorded[:, k]), np.abs(found[:, k]))[worst]).any()
             if not sure[worst].all():
                 return False
-            if slight:  # it may be what rounding makes of the recorded one
+            if slight:  # may be the rounding error of the recorded one
                 one = view.only([int(k)])
                 noise = self.disturbed(one, recorded[:, [k]], found[:, [k]])[:, 0]
                 if (gap[worst] <= ROUNDED * noise[worst]).any():
@@ -92,7 +92,7 @@ class Comparison(Kinks):
         return True
 
     def around(self, view: View, recorded: Array, found: Array, codes: Array, columns: Array) -> None:
-        """Along a direction of many entries: those at kinks are kept at rest, and looked at one at a time."""
+        """For a direction of many entries: keep entries at kinks fixed, and test them one at a time."""
         assert view.directions is not None
         flagged = self.flagged(view.i)
         for k in columns:
@@ -112,14 +112,14 @@ class Comparison(Kinks):
             self.one_by_one(view, int(k), at_kinks, recorded, found, codes)
 
     def one_by_one(self, view: View, k: int, entries: Array, recorded: Array, found: Array, codes: Array) -> None:
-        """Judge entries at kinks each by itself, a sample of them where they are many; column k gets the worst."""
+        """Judge entries at kinks separately, or a sample if there are many; column k gets the worst verdict."""
         chosen = self.rng.permutation(entries)[: 16 * SAMPLE]
         each = view.each_of([int(entry) for entry in chosen])
         mine = each.recorded(self.point.base)
         try:
             other, noise = self.derivatives(each)
             verdicts = self.compared(mine, other, noise)
-            first = np.argsort(~(verdicts == WRONG).any(0), kind="stable")[:SAMPLE]  # those that are not the same
+            first = np.argsort(~(verdicts == WRONG).any(0), kind="stable")[:SAMPLE]  # differing ones first
             chosen, each = chosen[first], each.only(first.tolist())
             mine, other, verdicts = mine[:, first], other[:, first], verdicts[:, first]
             for n in np.flatnonzero((verdicts == WRONG).any(0)):

@@ -1,4 +1,4 @@
-"""Is a compiled step the step? Calls of it compared with the step as it is written, and its gradients with slopes."""
+"""Compares calls of a compiled step with the eager step, and its gradients with numerical slopes."""
 
 from __future__ import annotations
 
@@ -27,29 +27,28 @@ def check_compiled(
     seed: int | None = 0,
     raises: bool = True,
 ) -> CompiledReport:
-    """Compare a step, compiled, with itself run as it is written, and the gradients that it takes with slopes.
+    """Compare a compiled step with its eager run, and its gradients with numerical slopes.
 
-    step       a function of arrays or Tensors, as for `tensorgrad.compile`, or what that returned
-    args       what to call it with (functools.partial takes keywords). Every third call is with these, the others are with
-               samples like them: each the next one, floating numbers changed
-    calls      how many calls are compared: the first runs the Python of the step, the second runs it for the plan, which is
-               replayed from then on
-    gradients  whether backward() and grad() are checked, up to the first update: parameters and floating arguments are raised
-               to float64, and the slope of what the walk begins at is taken along a random direction for each parameter. A
-               step that uses detach() on purpose does not pass this
-    rtol       an error of a gradient beyond it, relative to the larger of the two, is wrong
+    step       a function of arrays or Tensors, as for `tensorgrad.compile`, or its result
+    args       the arguments (use functools.partial for keywords). Every third call uses these, the others modified ones:
+               the next sample for each, with floating numbers changed
+    calls      number of calls to compare: the first runs the Python of the step, the second runs it for the plan, which is
+               then replayed
+    gradients  whether to check backward() and grad(), up to the first update: parameters and floating arguments are converted
+               to float64, and the slope of the differentiated value along a random direction is computed for each parameter. A
+               step that uses detach() on purpose fails this check
+    rtol       tolerance of gradients, relative to the larger of the two
     seed       of the directions
-    raises     False: return the report also when it has failed
+    raises     False: return the report even if the check failed
 
-    Each call starts, both ways, from the state in which the step as it is written has left everything. Compared are the
-    results, all that the step can reach (parameters, buffers, state and counts of optimisers, other arrays), what it leaves in
-    `.grad` (None where the step has cleared it and an optimiser has used it up, as `compile` says), the generators and the
-    arguments. How far numbers may be apart is what rounding makes of the program: where more than the last digits differ, it is
-    computed again with every number disturbed (compiler/verify.py). Afterwards everything is as it was.
+    Each call starts, compiled and eager, from the state after the eager call before. Compared are the results, everything that
+    the step can reach (parameters, buffers, state and step counts of optimisers, other arrays), `.grad` afterwards (None if the
+    step clears it and an optimiser uses it, as `compile` documents), random generators and arguments. The tolerance is the
+    rounding error of the program: where more than the last digits differ, it is recomputed with every number perturbed
+    (compiler/verify.py). Afterwards everything is restored.
 
-    Returns the report. Raises CompiledError, naming the call, the value and the line; GradientError for a gradient that is
-    wrong; CompileError where the step cannot be compiled, or is never replayed; DTypeError where it goes back to less than
-    float64 inside.
+    Returns the report. Raises CompiledError, naming the call, the value and the line; GradientError for a wrong gradient;
+    CompileError if the step cannot be compiled, or is never replayed; DTypeError if it computes in less than float64 inside.
     """
     if not callable(step):
         raise DTypeError(f"check_compiled: step must be a function, got {shown(step)}")

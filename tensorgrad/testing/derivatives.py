@@ -1,4 +1,4 @@
-"""The derivatives of a point that are recorded, and those that its recorded program gives, side by side."""
+"""Recorded derivatives at a point, and those found by differentiating the recorded program forward."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from tensorgrad.testing.point import Point
 from tensorgrad.testing.slopes import NON_FINITE, OK, PRECISION, WRONG
 from tensorgrad.testing.view import View
 
-ROUNDED = 30.0  # what differs by so many times more than rounding makes of it is another number
-NEGLIGIBLE = 1e-12  # what rounding makes of 0 in a row of such larger numbers is 0
+ROUNDED = 30.0  # a difference is a fault if it exceeds the rounding error by this factor
+NEGLIGIBLE = 1e-12  # relative to the largest of its row, a rounding error that counts as 0
 
 
 class Derivatives:
-    """What is recorded at a point and what is found there, for some derivatives of it.
+    """Recorded and found derivatives at a point.
 
-    entry     the one that a verdict on a direction is about, or None
-    disputed  whether what is recorded at kinks need not be what the package says of its own ops
+    entry     the entry that a directional verdict refers to, or None
+    disputed  whether gradients at kinks may differ from the package's convention
     """
 
     def __init__(self, point: Point, rtol: float) -> None:
         self.point, self.rtol = point, rtol
         self.rng = np.random.default_rng(0)
         self.entry: int | None = None
-        # whether what is recorded at kinks need not be what the package says of its own ops
+        # whether gradients at kinks may differ from the package's convention
         self.disputed = not point.is_proved
 
     def derivatives(self, view: View, exact: Exact | None = None) -> tuple[Array, Array]:
-        """By the recorded program, and the rounding error of that; only constants that move have any to speak of."""
+        """Derivatives of the recorded program, and their rounding errors; only moving constants make these relevant."""
         exact = exact or self.point.exact
         if exact is None:
             raise NoDerivative("nothing is recorded that can be differentiated")
@@ -47,7 +47,7 @@ class Derivatives:
         return np.stack(columns, 1), np.stack(errors, 1)
 
     def compared(self, recorded: Array, found: Array, noise: Array) -> Array:
-        """Codes: ok where they agree to rtol of each."""
+        """Codes: ok where they agree to rtol."""
         with np.errstate(all="ignore"):
             room = self.rtol * np.maximum(np.abs(recorded), np.abs(found))
             error = np.abs(recorded - found)
@@ -57,11 +57,11 @@ class Derivatives:
         return codes.astype(np.uint8)
 
     def scales(self, view: View) -> Array:
-        """What each column is multiplied by to move its entries by their own size."""
+        """The factor for each column that moves its entries by their own size."""
         return np.array([self.point.scale({view.i: view.direction(k)}) for k in range(view.columns)])
 
     def nothing(self, view: View) -> Array:
-        """What is no more than a rounding error of an output when a column moves by its own size."""
+        """The derivatives whose effect is below the rounding error of an output when a column moves by its own size."""
         return NEGLIGIBLE * np.outer(view.sizes(self.point.base.at), self.scales(view))
 
 

@@ -1,7 +1,7 @@
-"""An op's two rules against each other: for all tangents v and gradients u, <J v, u> is <v, Jᵀ u>.
+"""Compares the two rules of an op: for all tangents v and gradients u, <J v, u> = <v, Jᵀ u>.
 
-`jvp` gives J v and `backward` gives Jᵀ u; nothing is differentiated, so they agree to the last digits (Griewank and Walther,
-Evaluating Derivatives, 2008, section 3.2). Rules that are wrong in the same way pass: slopes tell that of `backward`.
+`jvp` gives J v and `backward` gives Jᵀ u; there are no finite differences, so they agree to the last digits (Griewank and
+Walther, Evaluating Derivatives, 2008, section 3.2). If both rules have the same error they pass; numerical slopes find that.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from tensorgrad.testing.problem import arguments
 from tensorgrad.testing.recording import Recording
 from tensorgrad.testing.report import Finding
 
-LARGEST = 1e-12  # of the sum of the absolute terms of both products: so far they may be apart
+LARGEST = 1e-12  # tolerance relative to the sum of the absolute terms of both products
 EPS = float(np.finfo(np.float64).eps)
-RUNS, MARGIN = 4, 64  # where they are further, the arguments are disturbed so often, and the change is allowed so many times
+RUNS, MARGIN = 4, 64  # beyond it, perturb the arguments so often, and allow the change times this margin
 
 
 def dual(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> list[Finding]:
-    """Findings for an op's own `jvp` that does not belong to its `backward`: of arrays, and of Tensors, as it is recorded."""
+    """Findings for an op whose own `jvp` contradicts its `backward`, for arrays and for recorded Tensors."""
     return compared(op, args, attrs)
 
 
 def of_users(recording: Recording) -> list[Finding]:
-    """The same for each op of the user's that was recorded, with the values that it had there."""
+    """The same for each recorded user-defined op, at its recorded values."""
     nodes = [n for n in recording.nodes if not type(n.op).__module__.startswith("tensorgrad.")]
-    if not nodes or not recording.is_all:  # else those are not the values that it had
+    if not nodes or not recording.is_all:  # otherwise recomputed values may differ
         return []
     found: dict[Op, Finding] = {}
     for node in nodes:
@@ -47,7 +47,7 @@ def of_users(recording: Recording) -> list[Finding]:
 
 
 def compared(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], name: str = "") -> list[Finding]:
-    """The findings, each named by its argument, or all by `name`."""
+    """The findings, named by argument, or all by `name`."""
     wrt = [i for i, a in enumerate(args) if is_floating(getattr(a, "dtype", np.dtype(bool))) and not op.is_data(i)]
     if op.jvp is None or op.backward is None or op.calls or not wrt:
         return []
@@ -72,7 +72,7 @@ def compared(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], name: str = 
 
 
 class Products:
-    """<J v, u> and <v, Jᵀ u> of one use of an op, in which some of its arguments move along a random v."""
+    """<J v, u> and <v, Jᵀ u> of one call of an op, with some arguments moving along a random v."""
 
     def __init__(
         self, op: Op, args: Sequence[Any], attrs: Mapping[str, Any], wrt: Sequence[int], moving: Sequence[int]
@@ -83,12 +83,12 @@ class Products:
         self.u: Array | None = None
 
     def fault(self) -> tuple[float, float, str] | None:
-        """Both products, and how they were found, where they are further apart than rounding, or a kink near by, explains."""
+        """Both products and how they were computed, if neither rounding nor a kink nearby explains the difference."""
         for how, recorded in (("", False), (", recorded", True)):
             try:
                 tangent, gradient, size = self.at(self.args, recorded)
             except Exception:
-                if recorded:  # one of the rules takes arrays only
+                if recorded:  # one of the rules only takes arrays
                     continue
                 raise
             if not np.isfinite(gradient + size):
@@ -105,7 +105,7 @@ class Products:
         return not abs(tangent - gradient) <= room and not np.isinf(room)
 
     def disturbed(self) -> list[Any]:
-        """The arguments, other ones by rounding."""
+        """The arguments, perturbed by rounding errors."""
         found = list(self.args)
         for i in self.wrt:
             a = np.asarray(found[i])

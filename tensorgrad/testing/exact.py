@@ -1,10 +1,9 @@
-"""Derivatives of a recorded program without differences: tangents pushed forward through it, op by op.
+"""Derivatives of a recorded program without finite differences: tangents are pushed forward through it, op by op.
 
-An op of the package goes by its `jvp`, which is written beside its formula and is not the rule under test. An op of the
-user's goes by the complex step of its `forward`, f(x + i h t) = f(x) + i h f'(x) t + O(h²): with a tiny h the imaginary part is
-the derivative to the last digit, nothing being subtracted (Squire and Trapp, Using complex variables to estimate derivatives of
-real functions, SIAM Review 40, 1998). That holds for analytic functions; whether a forward is one is tried, by differences of
-it alone.
+For the package's ops it uses `jvp`, which is written independently of the rule under test. For user-defined ops it uses the
+complex step of `forward`, f(x + i h t) = f(x) + i h f'(x) t + O(h²): with a tiny h the imaginary part is the derivative to the
+last digit, because nothing is subtracted (Squire and Trapp, Using complex variables to estimate derivatives of real functions,
+SIAM Review 40, 1998). This holds for analytic functions; whether a forward is one is tested with differences of it.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ from tensorgrad.core.op import Op
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.testing.recording import Recording
 
-STEP = 1e-20  # of the complex step, relative to what is moved
-STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9)  # of the differences that the complex step has to agree with, at any one of them
-TINY = 1e-24  # a derivative as small as that is computed again with a smaller step
-SHARES = (1e-6, 1e-4, 1e-2)  # of a slope; to these differences are to agree
+STEP = 1e-20  # of the complex step, relative to the argument
+STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9)  # difference steps; the complex step must agree with at least one of them
+TINY = 1e-24  # a derivative this small is recomputed with a smaller step
+SHARES = (1e-6, 1e-4, 1e-2)  # relative tolerances of the differences
 EPS = float(np.finfo(np.float64).eps)
 
 
 class NoDerivative(Exception):
-    """An op of the user's whose forward takes no complex numbers, or is not analytic in them."""
+    """A user-defined op whose forward does not support complex numbers, or is not analytic."""
 
 
 class Exact:
-    """The derivative of what was recorded, as a function of tangents. Raises NoDerivative where there is none."""
+    """The derivative of a recording, as a function of tangents. Raises NoDerivative if there is none."""
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self.tried: dict[Node, bool] = {}  # ops of the user's, and whether they stand at a kink
+        self.tried: dict[Node, bool] = {}  # user-defined ops, and whether they are at a kink
         self.linear = Linearised(recording.outputs, derive=self.derive, own=is_proved)
 
     def __call__(self, leaves: Mapping[int, Array], constants: Mapping[int, Array] | None = None) -> Array:
-        """The tangents of all outputs in one row, when leaves (and constants), by number, move along these."""
+        """The tangents of all outputs, flattened, for tangents of leaves (and constants) by index."""
         moves: dict[Tensor, Array] = {self.recording.leaves[i]: t for i, t in leaves.items()}
         for k, t in (constants or {}).items():
             source = self.recording.sources[k]
@@ -66,7 +65,7 @@ class Exact:
 
 
 def is_proved(op: Op) -> bool:
-    """Whether an op's jvp is the package's own, which the tests prove; what the user wrote is under test."""
+    """Whether an op's jvp belongs to the package, whose tests prove it; user-defined ones are under test."""
     return type(op).__module__.startswith("tensorgrad.")
 
 
@@ -82,36 +81,35 @@ def complex_step(node: Node, arrays: list[Any], tangents: Any) -> Array:
         return np.zeros(node.shape) if not largest else np.full(node.shape, np.nan)
     h = 2.0 ** math.floor(math.log2(max(STEP / ratio, 1e-280 / largest)))
     found = imaginary(node, arrays, tangents, h)
-    if (np.abs(found[found != 0]) < TINY).any():  # it may be the O(h²), where the derivative is 0
+    if (np.abs(found[found != 0]) < TINY).any():  # may be the O(h²) term of a derivative that is 0
         found = np.where(np.abs(imaginary(node, arrays, tangents, h / 1024)) > np.abs(found) / 2, found, 0.0)
     return found
 
 
 def imaginary(node: Node, arrays: list[Any], tangents: Any, h: float) -> Array:
-    """The imaginary part of a node's value, by h, where its arguments are complex by h times the tangents."""
+    """The imaginary part of a node's value, divided by h, for arguments with imaginary part h times the tangents."""
     moved = [x if t is None else x + 1j * (h * t) for x, t in zip(arrays, tangents, strict=True)]
     try:
         with strictly_complex():
             return np.imag(np.asarray(node.op.forward(np, *moved, **node.attrs))) / h
-    except Exception as error:  # whatever an op makes of complex numbers
+    except Exception as error:  # an op may do anything with complex numbers
         raise NoDerivative(f"{node.op.name}: forward takes no complex numbers ({error})") from error
 
 
 class Agreement:
-    """Whether slopes agree with differences, taken at one step after the other, each of which is good for some numbers only.
+    """Collects whether slopes agree with differences at several steps, each of which suits some numbers only.
 
-    Where rounding leaves differences known to a share of them, they have to agree to that share, at any of these steps: the
-    finest share that is to be had counts.
+    Slopes must agree at one of the steps, to the tightest of the tolerances that rounding errors permit.
     """
 
     def __init__(self, slope: Array) -> None:
         self.most = np.abs(slope)
-        self.told = np.zeros((len(SHARES), *slope.shape), bool)  # to which share differences were known
+        self.told = np.zeros((len(SHARES), *slope.shape), bool)  # tolerances to which differences were known
         self.held = np.zeros((len(SHARES), *slope.shape), bool)  # and agreed
 
     def look(self, found: Array, slope: Array, noise: Array, low: Array | None = None, high: Array | None = None) -> None:
-        """Differences at one step, the slope that they are to be, their rounding error, and the slopes at both sides."""
-        self.most = np.fmax(self.most, np.abs(found))  # of larger steps, too: a slope of 0 is what smaller ones tend to
+        """Add differences at one step, with the expected slope, their rounding error, and the one-sided slopes."""
+        self.most = np.fmax(self.most, np.abs(found))  # also of larger steps: smaller ones tend to a slope of 0
         for n, share in enumerate(SHARES):
             slack = share * self.most + noise
             told = np.isfinite(found) & (noise <= share * self.most)
@@ -123,20 +121,20 @@ class Agreement:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all agree to the finest share."""
+        """Whether all agree to the tightest tolerance."""
         return bool(self.held[0].all())
 
     @property
     def is_known(self) -> bool:
-        """Whether each agrees to the finest share that could be told of it; what could not be told at all agrees."""
+        """Whether each agrees to the tightest tolerance that could be tested; untestable ones count as agreeing."""
         first = np.argmax(self.told, axis=0)
         return bool((np.take_along_axis(self.held, first[None], 0)[0] | ~self.told.any(0)).all())
 
 
 def try_out(node: Node, arrays: list[Any]) -> bool:
-    """Raise NoDerivative unless differences of the node's forward agree with its complex step, argument by argument.
+    """Raise NoDerivative unless differences of the node's forward agree with its complex step, for each argument.
 
-    At a kink they agree if it lies between the slopes at both sides. Returns whether there is one.
+    At a kink the slope must lie between the one-sided slopes. Returns whether there is a kink.
     """
     rng, kinks = np.random.default_rng(0), False
     for i, a in enumerate(arrays):
@@ -154,7 +152,7 @@ def try_one(node: Node, arrays: list[Any], moves: list[Any]) -> bool:
         given = [a if t is None else a + e * t for a, t in zip(arrays, moves, strict=True)]
         try:
             return np.asarray(node.op.forward(np, *given, **node.attrs))
-        except Exception:  # out of its domain
+        except Exception:  # outside of its domain
             return np.full(node.shape, np.nan)
 
     with np.errstate(all="ignore"):
@@ -174,7 +172,7 @@ def try_one(node: Node, arrays: list[Any], moves: list[Any]) -> bool:
 
 @contextmanager
 def strictly_complex() -> Iterator[None]:
-    """Numbers that are made real on the way are an error, infinities are not."""
+    """Discarding an imaginary part is an error, infinities are not."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("error")
         yield

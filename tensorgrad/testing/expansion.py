@@ -1,4 +1,4 @@
-"""A problem expanded at one point: its remainders along random directions, at both sides, and what they are judged to say."""
+"""The Taylor expansion of a problem at a point: remainders along random directions, on both sides, and their verdicts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tensorgrad.testing.problem import Problem, flat, graph_of, same
 from tensorgrad.testing.remainders import COARSE, STEPS, SURE, Fall, Remainders, Scale, fall, quantum, scatter, without_next
 
 EPS = float(np.finfo(np.float64).eps)
-NEAR = 2.0**-44  # the distance of points that show the rounding error
-ALIKE = 0.02  # by how much of itself an error that is the same at both sides may differ
-PARTS = 64  # how many groups of entries are taken apart at most, to find those at kinks
+NEAR = 2.0**-44  # distance of the points that show the rounding error
+ALIKE = 0.02  # relative difference up to which errors on both sides count as equal
+PARTS = 64  # maximum number of groups of entries when searching for kinks
 
-Move: TypeAlias = list[tuple[int, Array]]  # places of inputs, and a direction for each
+Move: TypeAlias = list[tuple[int, Array]]  # (index of an input, direction)
 
 
 class Expansion:
-    """A problem at its point: values, gradients of weighted sums of each output, rounding errors."""
+    """A problem at its point: values, gradients of a weighted sum of each output, rounding errors."""
 
     def __init__(self, problem: Problem, seed: int | None) -> None:
         self.problem, self.rng = problem, np.random.default_rng(seed)
@@ -34,16 +34,16 @@ class Expansion:
         self.gradients = [self.gradient(k) for k in range(len(self.outputs))]
 
     def signed(self, shape: tuple[int, ...]) -> Array:
-        """Numbers from 0.5 to 1 with random signs: none of them hides, and they do not depend on what is under test."""
+        """Numbers from 0.5 to 1 with random signs: none is negligible, and they do not depend on the gradient under test."""
         return np.asarray(self.rng.uniform(0.5, 1, shape) * self.rng.choice([-1.0, 1.0], shape))
 
     def direction(self, x: Array, mask: Array) -> Array:
-        """Entries where the mask is move by their own size; those at 0 by the size of the smallest other, at most 1."""
+        """A direction for the masked entries, each as large as the entry; for 0, as the smallest other one, at most 1."""
         least = min(1.0, float(np.abs(x[x != 0]).min(initial=np.inf)))
         return np.where(mask, self.signed(x.shape) * np.where(x == 0, least, np.abs(x)), 0.0)
 
     def gradient(self, k: int) -> list[Array]:
-        """The gradients of the weighted sum of output k, as they are recorded."""
+        """The recorded gradients of the weighted sum of output k."""
         return self.derivatives(self.outputs[k], self.leaves, self.weights[k])
 
     def curvatures(self, k: int, moves: Move) -> list[Array]:
@@ -65,18 +65,18 @@ class Expansion:
         return [np.zeros(x.shape) if g is None else g._data for g, x in zip(found, leaves, strict=True)]
 
     def part(self, k: int) -> slice:
-        """Where output k stands among all values."""
+        """The slice of output k among all values."""
         before = sum(t.size for t in self.outputs[:k])
         return slice(before, before + self.outputs[k].size)
 
     def moved(self, moves: Move, h: float) -> Array:
-        """The values of all outputs with the inputs moved; NaN where they cannot be computed there."""
+        """The values of all outputs at moved inputs; NaN where they cannot be computed."""
         before = [self.problem.arrays[i].copy() for i, _ in moves]
         try:
             for i, direction in moves:
                 self.problem.arrays[i][...] += h * direction
             return flat(self.problem.evaluate()[0])
-        except (ArithmeticError, ValueError):  # a matrix has become singular, say
+        except (ArithmeticError, ValueError):  # such as a singular matrix
             return np.full(self.at.size, np.nan)
         finally:
             for (i, _), array in zip(moves, before, strict=True):
@@ -84,7 +84,7 @@ class Expansion:
 
     @cached_property
     def noise(self) -> Array:
-        """The size of the rounding error of each value: its own, that of larger numbers on the way to it, and what is seen."""
+        """The rounding error of each value: of the value itself, of larger intermediates, and as observed nearby."""
         known = [2 * EPS * np.abs(self.at)]
         graph = graph_of(self.outputs)
         if graph is not None and all(isinstance(t.node, Node) for t in self.outputs):
@@ -94,8 +94,9 @@ class Expansion:
         return np.asarray(np.max(known, axis=0))
 
     def carried(self, graph: Graph) -> Array:
-        """What arrives at the outputs of a relative rounding error of every result (stochastic arithmetic: Vignes, A stochastic
-        arithmetic for reliable scientific computation, Mathematics and Computers in Simulation 35, 1993)."""
+        """The effect on the outputs of a relative rounding error in every result (stochastic arithmetic: Vignes, A stochastic
+        arithmetic for reliable scientific computation, Mathematics and Computers in Simulation 35, 1993).
+        """
         rng, by = np.random.default_rng(0), 1e-10
 
         def change(a: Array) -> Array:
@@ -111,7 +112,7 @@ class Expansion:
         return [known[t.node] for t in self.outputs]
 
     def findings(self, order: int) -> list[Remainders]:
-        """For each input, its zeros apart from its other entries, and for all at once; for each output; up to `order`."""
+        """For each input, its zeros separately, and for all inputs together; for each output; up to `order`."""
         again, leaves = self.problem.evaluate()
         finite = np.isfinite(self.at).all()
         same_gradients = all(
@@ -154,16 +155,17 @@ class Expansion:
         return [Both(self, self.sides(move), both.k, both.order) for move in both.halves()]
 
     def confirmed(self, both: Both, again: int = 2) -> bool:
-        """Whether the two sides are wrong by the same also for a part of the entries, and a part of that.
+        """Whether both sides have the same error also for some of the entries, and some of those.
 
-        Two kinks may be left by chance of by the same, one at each side, which looks like a derivative that is wrong.
+        Two kinks, one on each side, may by chance have the same effect, which looks like a wrong derivative.
         """
         halves = self.halves(both) if again else []
         return not halves or any(half.verdict == "wrong" and self.confirmed(half, again - 1) for half in halves)
 
     def apart(self, whole: Both) -> str:
-        """The verdict where f has a kink: of ever smaller groups of entries, so that what lies beside one is judged by itself,
-        and several are not judged by their sum, which what they allow need not bound."""
+        """The verdict at a kink of f: for ever smaller groups of entries, so that entries away from kinks are judged alone, and
+        several kinks are not judged by their sum, which is not bounded by their bounds.
+        """
         groups = [whole]
         for _ in range(PARTS):
             if not groups:
@@ -171,7 +173,7 @@ class Expansion:
             group = groups.pop(0)
             halves = self.halves(group)
             if not halves and not group.inside:
-                return "precision"  # or several kinks meet in one entry, which values cannot tell apart
+                return "precision"  # or several kinks in one entry, which values cannot tell apart
             if any(half.verdict == "wrong" and self.confirmed(half) for half in halves):
                 return "wrong"
             groups += [half for half in halves if half.verdict in ("kink", "wrong")]
@@ -189,7 +191,7 @@ class Side:
         return np.stack([self.at.moved(self.moves, float(h)) for h in STEPS])
 
     def shifts(self, gradients: list[Array]) -> Array:
-        """g times what x has really moved by at each step: h v, but for the rounding of x + h v."""
+        """g times the actual change of x at each step: h v, up to the rounding of x + h v."""
         total = np.zeros(len(STEPS))
         with np.errstate(all="ignore"):
             for i, direction in self.moves:
@@ -198,7 +200,7 @@ class Side:
         return total
 
     def changes(self, k: int) -> tuple[Array, bool]:
-        """How far each value of output k is from that at x, and whether it jumps there: then from that at the shortest step."""
+        """The change of output k from x, and whether it jumps there; then the change from the shortest step."""
         part = self.at.part(k)
         values = self.values[:, part]
         with np.errstate(all="ignore"):
@@ -209,12 +211,12 @@ class Side:
 
 
 class Both:
-    """The remainders of one output along one direction and against it.
+    """The remainders of one output along a direction and its opposite.
 
-    term     the derivative that is tried, as recorded
-    verdict  "ok", "wrong", "precision", "non-finite", or "kink" where the two sides differ and neither is as recorded
-    told     what the side that speaks for it says;  series, doubt: its remainders of every order, signed, and their noise
-    inside   whether the recorded derivative lies between what the two sides have
+    term     the tested derivative, as recorded
+    verdict  "ok", "wrong", "precision", "non-finite", or "kink" if the sides differ and neither has the recorded derivative
+    told     the result of the decisive side;  series, doubt: its signed remainders of every order, and their rounding errors
+    inside   whether the recorded derivative lies between the one-sided ones
     """
 
     def __init__(self, at: Expansion, sides: tuple[Side, Side], k: int, order: int) -> None:
@@ -226,7 +228,7 @@ class Both:
             parts.append([curvatures[i] * v for i, v in self.moves])
         with np.errstate(all="ignore"):
             terms = [float(sum(p.sum() for p in each)) for each in parts]
-            # what the term is added up from; a gradient below the smallest normal number has lost digits
+            # the summands of the term; a gradient below the smallest normal number has lost digits
             size = float(sum(np.abs(p).sum() for p in parts[-1]))
             lost = float(np.finfo(np.float64).tiny) * float(sum(np.abs(v).sum() for _, v in self.moves))
             slopes = float(sum(np.abs(p).sum() for p in parts[0]))
@@ -243,7 +245,7 @@ class Both:
         self.series, self.doubt, _ = self.seen[first]
 
     def remainders(self, side: Side, terms: list[float]) -> tuple[list[Array], Array, bool]:
-        """At each step the signed remainders of every order, and their rounding error; and whether f jumps at that side."""
+        """At each step the signed remainders of every order and their rounding error; and whether f jumps on this side."""
         weights = self.at.weights[self.k].ravel()
         changes, jumps = side.changes(self.k)
         with np.errstate(all="ignore"):
@@ -255,20 +257,20 @@ class Both:
             values = side.values[:, self.at.part(self.k)]
             noise = np.maximum(self.at.noise[self.at.part(self.k)], quantum(changes))
             doubt = np.maximum(noise, 2 * EPS * np.abs(values)) @ np.abs(weights)
-        if jumps:  # the last steps are near the one that all are measured from
+        if jumps:  # the last steps are close to the reference point of the others
             for r in series:
                 r[-3:] = np.nan
         return series, doubt, jumps
 
     def weighed(self) -> tuple[str, int]:
-        """The verdict by both sides, and which of them speaks for it."""
+        """The verdict from both sides, and the index of the decisive one."""
         (right, left), jumps = self.falls, [jump for *_, jump in self.seen]
         reached = [np.isfinite(series[0]).any() for series, *_ in self.seen]
         for i, side in enumerate(self.falls):
             if side.verdict == "ok":
                 other = self.falls[1 - i]
                 return ("kink" if jumps[i] and other.verdict != "ok" else "ok"), i
-        if not all(reached):  # a domain ends here
+        if not all(reached):  # the domain ends here
             return (self.falls[reached.index(True)].verdict, reached.index(True)) if any(reached) else ("non-finite", 0)
         if right.verdict == left.verdict == "wrong":
             self.inside = self.between()
@@ -280,8 +282,9 @@ class Both:
         return "precision", 0 if right.verdict == "precision" else 1
 
     def between(self) -> bool:
-        """Whether what is recorded lies between the two sides. For a gradient every value counts by itself: what each of them
-        allows is weighted and added up, which bounds the sum also where some bend upwards and others downwards."""
+        """Whether the recorded derivative lies between the one-sided ones. For a gradient each value is bounded separately, and
+        the weighted bounds are summed: this also bounds sums of values that bend up and values that bend down.
+        """
         doubt = max(
             float(d[f.level]) / float(STEPS[f.level]) ** self.order for (_, d, _), f in zip(self.seen, self.falls, strict=True)
         )
@@ -298,7 +301,7 @@ class Both:
         return bool(ends.min(axis=0).sum() - slack <= self.term <= ends.max(axis=0).sum() + slack)
 
     def halves(self) -> list[Move]:
-        """The direction in two parts, of half the entries each; none if it has one entry."""
+        """The direction split into two halves of its entries; empty if it has one entry."""
         entries = [(at, j) for at, (_, v) in enumerate(self.moves) for j in np.flatnonzero(v)]
         if len(entries) < 2:
             return []

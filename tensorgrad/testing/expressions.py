@@ -1,4 +1,4 @@
-"""Random expression graphs: a few registered ops, each on results of those before it, that read as a short program."""
+"""Random expression graphs of registered ops, printed as short programs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ except ModuleNotFoundError as error:
 from tensorgrad.testing import strategies
 from tensorgrad.testing.strategies import Draws, arrays
 
-LARGEST = 1e3  # results beyond it are not built upon
-WELL_CONDITIONED = 1e3  # what is nearly singular has no gradient that numbers could confirm
-TRIES = 3  # samples of an op to find one with the shape of a result so far
+LARGEST = 1e3  # larger results are not used further
+WELL_CONDITIONED = 1e3  # gradients of nearly singular matrices cannot be confirmed numerically
+TRIES = 3  # samples of an op to try for one with the shape of an earlier result
 
 
 @dataclass(frozen=True)
 class Step:
-    """result = op(*sources, **attrs); a source is the name of a value, a number, or an array that is data."""
+    """result = op(*sources, **attrs); a source is the name of a value, a number, or a data array."""
 
     result: str
     op: Op
@@ -50,12 +50,12 @@ class Step:
 
 @dataclass
 class Expression:
-    """A function of its leaves, which are float64 arrays. Called with Tensors or arrays it computes its last step.
+    """A function of its leaves, which are float64 arrays. Called with Tensors or arrays it computes the last step.
 
     leaves  name to array
     steps   in the order of execution
 
-    It prints as the program that it is, in a line that makes it anew.
+    It prints as a program, in a line that recreates it.
     """
 
     leaves: dict[str, Array] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Expression:
 
     @classmethod
     def of(cls, program: str) -> Expression:
-        """From a program as it is printed: "a = np.array([1.0, 2.0]); y0 = ops['sin'](a); y1 = ops['mul'](y0, a)"."""
+        """Parse a printed program: "a = np.array([1.0, 2.0]); y0 = ops['sin'](a); y1 = ops['mul'](y0, a)"."""
         made = cls()
         for line in ast.parse(program).body:
             match line:
@@ -92,7 +92,7 @@ class Expression:
         return known[self.steps[-1].result]
 
     def pruned(self) -> Expression:
-        """Without what the last step was not computed from."""
+        """Without the steps that the last one does not depend on."""
         wanted = {self.steps[-1].result}
         kept: list[Step] = []
         for step in reversed(self.steps):
@@ -107,7 +107,7 @@ class Expression:
         return Expression({name: a for name, a in self.leaves.items() if name in wanted}, steps)
 
     def script(self) -> str:
-        """A few lines of Python that check its gradients."""
+        """Python code that checks its gradients."""
         names = ", ".join(self.leaves)
         return "\n".join(
             [
@@ -129,7 +129,7 @@ class Expression:
         return f"Expression.of({'; '.join([*leaves, *map(str, self.steps)])!r})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """For Hypothesis, which prints a dataclass by its fields."""
+        """For Hypothesis, which would print the fields of a dataclass."""
         printer.text(repr(self))
 
 
@@ -141,11 +141,11 @@ def evaluated(code: ast.expr) -> Any:
 def expressions(
     draw: st.DrawFn, names: Sequence[str] | None = None, max_ops: int = 5, sizes: Sequence[int] = (1, 2, 3)
 ) -> Expression:
-    """Random expressions over the registered ops (or those named), with values inside their domains and away from kinks.
+    """Random expressions of registered ops (or the given ones), with values inside their domains and away from kinks.
 
-    An op's arguments are results so far where one fits: its shape is right, its values are in the op's domain, or are after
-    a tanh; new leaves otherwise. Shrinks towards a single op on small round numbers. It prints as the program that it is;
-    `.script()` checks it.
+    The arguments of an op are earlier results of the right shape whose values, possibly after a tanh, are in the op's domain;
+    otherwise new leaves. Shrinks towards a single op on small round numbers. It prints as a program; `.script()` returns code
+    that checks it.
     """
     return Builder(draw, names, sizes).build(max_ops)
 
@@ -157,13 +157,13 @@ class Builder:
         self.draw = draw
         self.rng: Any = Draws(draw)  # for Op.sample
         self.ops = strategies.ops(names)
-        self.sizes = [draw(st.sampled_from(list(sizes)))]  # one size, so that shapes meet often
+        self.sizes = [draw(st.sampled_from(list(sizes)))]  # a single size, so that shapes match often
         self.expression = Expression()
         self.known: dict[str, Array] = {}
 
     def build(self, max_ops: int) -> Expression:
         for i in range(max_ops):
-            if i and not self.draw(st.integers(0, 15)):  # asked each time, so that shrinking can leave any step out
+            if i and not self.draw(st.integers(0, 15)):  # drawn each time, so that shrinking can remove any step
                 break
             op = self.draw(self.ops)
             elementwise = type(op).sample is Op.sample and not any(op.parsed.inputs)
@@ -171,12 +171,12 @@ class Builder:
                 args, attrs = op.sample(self.rng, self.sizes)
                 if not self.known or elementwise or any(self.fitting(a.shape) for a in args):
                     break
-            shape = None  # as the sample has it
+            shape = None  # that of the sample
             if elementwise and self.known:
                 shape = self.draw(st.sampled_from([a.shape for a in reversed(self.known.values())]))
             sources: list[Any] = []
             for i, a in enumerate(args):
-                fresh = any(isinstance(s, str) for s in sources)  # one argument is to be a result if any can be
+                fresh = any(isinstance(s, str) for s in sources)  # at least one argument should be an earlier result
                 sources.append(self.source(op, i, a, shape, fresh))
             if not self.add(op, tuple(sources), attrs):
                 self.add(op, tuple(self.leaf(a) if self.is_input(op, i, a) else a for i, a in enumerate(args)), attrs)
@@ -187,18 +187,18 @@ class Builder:
         return is_floating(a.dtype) and not op.is_data(i)
 
     def fitting(self, shape: Any) -> list[str]:
-        """The values so far that have a shape, the latest first."""
+        """The values so far with a given shape, the latest first."""
         return [name for name, v in reversed(self.known.items()) if v.shape == shape]
 
     def source(self, op: Op, i: int, sample: Array, shape: Any, may_be_fresh: bool) -> Any:
-        """For one argument: a value so far that fits, or a new leaf."""
+        """The source of one argument: a fitting earlier value, or a new leaf."""
         if not self.is_input(op, i, sample):
             return sample
         if shape is not None and sample.shape != shape:
             sample = self.draw(arrays(shape, op.domain, op.kinks))
         fitting = self.fitting(sample.shape)
         if not fitting and self.known and not may_be_fresh and not op.kinks and self.draw(st.booleans()):
-            # nothing has this shape: a new leaf times the sum of the latest value has
+            # no value has this shape: multiply a new leaf by the sum of the latest value
             summed = self.add(REGISTRY["sum"], (next(reversed(self.known)),), {"axis": None, "keepdims": False})
             if summed and self.add(REGISTRY["mul"], (self.leaf(sample), self.expression.steps[-1].result), {}):
                 fitting = [self.expression.steps[-1].result]
@@ -223,7 +223,7 @@ class Builder:
         return name
 
     def is_kink(self, op: Op, arrays: list[Any], attrs: dict[str, Any], result: Array) -> bool:
-        """Whether slopes differ at the two sides of the arguments: their difference does not shrink with the step."""
+        """Whether one-sided slopes differ: their difference does not shrink with the step."""
         rng = np.random.default_rng(0)
         moves = [rng.normal(size=np.shape(a)) if self.is_input(op, i, np.asarray(a)) else None for i, a in enumerate(arrays)]
 
@@ -234,7 +234,7 @@ class Builder:
         return bool(((narrow > wide / 3) & (narrow > 1e-6 * (1 + np.abs(result)))).any())
 
     def add(self, op: Op, sources: tuple[Any, ...], attrs: dict[str, Any]) -> bool:
-        """Append a step, unless its result is no use: not finite, large, or with a kink right there."""
+        """Append a step, unless its result is not finite, too large, or at a kink."""
         arrays = [self.known[s] if isinstance(s, str) else s for s in sources]
         for axes, a in zip(op.parsed.inputs, arrays, strict=False):
             square = len(axes) == 2 and axes[0] == axes[1]
@@ -246,7 +246,7 @@ class Builder:
             may_kink = (op.kinks or type(op).sample is not Op.sample) and any(isinstance(s, str) for s in sources)
             if may_kink and self.is_kink(op, arrays, attrs, result):
                 return False
-        except Exception:  # a singular matrix, an argument outside of the domain
+        except Exception:  # a singular matrix, or an argument outside of the domain
             return False
         if not np.isfinite(result).all() or np.abs(result).max(initial=0.0) > LARGEST:
             return False

@@ -1,4 +1,4 @@
-"""Is a gradient right? Recorded gradients against derivatives that are found in other ways, and against formulas."""
+"""Gradient checks: recorded gradients against derivatives from other methods, and against formulas."""
 
 from __future__ import annotations
 
@@ -35,34 +35,33 @@ def gradcheck(
     compiled: bool = False,
     raises: bool = True,
 ) -> Report:
-    """Compare the gradients that tensorgrad records for `fn` with derivatives that are found in other ways.
+    """Compare the gradients that tensorgrad records for `fn` with derivatives from other methods.
 
-    fn      a function of Tensors that returns a floating Tensor, or several in a tuple
-    inputs  what to call it with: an array, a Tensor or a number, a tuple of them, or a dict by the names of fn's parameters.
-            Floating ones are raised to float64 and checked; integers, booleans and other objects are passed on as they are
-    order   1: the gradient. 2: also the gradient of the gradient, as create_graph=True records it
-    mode    "full": the derivative of every output by every entry. "directional": for each input by itself the slope along a
-            random direction, of a random weighting of the outputs; a few passes for each input, whatever the sizes. By default
-            full up to 5,000 entries of inputs, as many of outputs, and a million derivatives
-    wrt     positions (or names) of the inputs to check, if not all
-    rtol    an error beyond it, relative to the larger of the two derivatives, is wrong; each derivative has its own scale
+    fn      a function of Tensors that returns a floating Tensor, or a tuple of several
+    inputs  the arguments: an array, a Tensor or a number, a tuple of them, or a dict by the names of fn's parameters.
+            Floating ones are converted to float64 and checked; integers, booleans and other objects are passed unchanged
+    order   1: the gradient. 2: also the gradient of the gradient, as recorded by create_graph=True
+    mode    "full": the derivative of every output by every entry. "directional": for each input the slope of a random weighting
+            of the outputs along a random direction; a few passes per input, for any sizes. By default full up to 5,000 entries
+            of inputs, as many of outputs, and a million derivatives
+    wrt     positions (or names) of the inputs to check; by default all
+    rtol    tolerance relative to the larger of the two derivatives; each derivative has its own scale
     seed    of the random directions and weights
-    allow_precision   let pass what float64 cannot decide, such as a gradient that rounding moves by more than rtol
-    nondet_tol        how far values and gradients may be apart, absolute, when they are computed again
-    compiled          also compare the gradients inside of a step that is compiled, called and replayed
-    raises  False: return the Report also when it has failed
+    allow_precision   pass where float64 cannot decide, such as a gradient whose rounding error exceeds rtol
+    nondet_tol        absolute tolerance between values and gradients of repeated calls
+    compiled          also compare the gradients inside a compiled step, in its first call and in replays
+    raises  False: return the Report even if the check failed
 
-    The recorded graph is differentiated forward, op by op, which subtracts nothing: by the `jvp` of each op, which is written
-    beside its formula, and for ops of the user's by the complex step of `forward`, once differences of it agree. What the graph
-    has captured as constants is looked at again with the inputs moved; a constant that moves with them (.detach(), .data, NumPy
-    arithmetic) is part of the derivative. Where there is no such graph, differences of fn decide. At a kink, where the slopes
-    at its two sides differ, a gradient between them passes. What differs by no more than rounding explains is computed again
-    in long double. Then the gradients are compared with those that people get in other ways: recorded, unfused, from arrays
-    that are not contiguous, from one output after the other, a second time, in float32.
+    The recorded graph is differentiated forward, op by op, without differences: by the `jvp` of each op, which is written
+    independently, and for user-defined ops by the complex step of `forward`, after a comparison with differences. Constants
+    captured by the graph are compared at moved inputs; a constant that moves with them (.detach(), .data, NumPy arithmetic)
+    contributes to the derivative. If there is no such graph, differences of fn decide. At a kink, where one-sided slopes
+    differ, a gradient between them passes. Differences that rounding explains are recomputed in long double. Then the gradients
+    are compared with those of other code paths: recorded, unfused, from non-contiguous arrays, for one output after the other,
+    a second time, in float32.
 
-    Returns the Report. Raises GradientError, which shows it and the op whose rule is wrong; DTypeError where fn goes back to
-    less than float64; GraphError where there is nothing to check; CompileError where fn cannot be compiled, if that is asked
-    for.
+    Returns the Report. Raises GradientError, which shows it and the op whose rule is wrong; DTypeError if fn computes in less
+    than float64; GraphError if there is nothing to check; CompileError with `compiled` if fn cannot be compiled.
     """
     problem, raises = Problem.of("gradcheck", fn, inputs, wrt), truth("gradcheck", "raises", raises)
     report, stage = examine("gradcheck", problem, order, mode, rtol, seed, allow_precision, nondet_tol, compiled)
@@ -86,9 +85,9 @@ def check_model(
     compiled: bool = False,
     raises: bool = True,
 ) -> Report:
-    """Compare the gradients of loss(model(x), y) with derivatives, for every named parameter of `model`; as gradcheck does.
+    """Compare the gradients of loss(model(x), y) with derivatives, for every named parameter of `model`, like gradcheck.
 
-    Parameters, buffers and floating x and y are raised to float64 for the check; afterwards the model is as it was.
+    Parameters, buffers and floating x and y are converted to float64 during the check; afterwards the model is unchanged.
     """
     if not isinstance(model, Module) or not callable(loss):
         wrong = shown(loss if isinstance(model, Module) else model)
@@ -133,11 +132,11 @@ def matches_formula(
 ) -> Report:
     """Compare the gradients that tensorgrad records for a scalar `fn`, fused and unfused, with a closed form.
 
-    fn       a function of Tensors that returns a 0-d Tensor; for an output of another shape write (g * fn(x)).sum()
-    formula  the same arguments as arrays to the gradient: an array for one checked input, a sequence of them for several
-    rtol     the largest error, relative to the largest entry of each gradient: sums that cancel are not known better
+    fn       a function of Tensors that returns a 0-d Tensor; for other shapes use (g * fn(x)).sum()
+    formula  a function of the same arguments as arrays that returns the gradient: an array, or a sequence for several inputs
+    rtol     tolerance relative to the largest entry of each gradient, because sums may cancel
 
-    The other arguments, what is returned and what is raised are as for gradcheck.
+    The other arguments, the result and errors are those of gradcheck.
     """
     if not callable(formula):
         raise DTypeError(f"matches_formula: formula must be a function of arrays, got {shown(formula)}")
@@ -174,7 +173,7 @@ def matches_formula(
 
 @contextmanager
 def in_float64(model: Module) -> Iterator[None]:
-    """Parameters and buffers as float64 copies, and afterwards as they were."""
+    """Convert parameters and buffers to float64 inside the block, and restore them."""
     parameters = [(p, p._data, p.grad) for _, p in model.named_parameters()]
     buffers = [(m, dict(m._buffers)) for _, m in model.named_modules()]
     try:

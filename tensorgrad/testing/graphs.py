@@ -14,13 +14,13 @@ from tensorgrad.errors import DataError, DTypeError
 
 
 def assert_same_graph(what: Tensor | Graph, expected: Tensor | Graph | str | Path, *, fused: bool = False) -> None:
-    """Raise AssertionError, which shows the lines that differ, unless two graphs are the same program.
+    """Raise AssertionError, showing the differing lines, unless two graphs are the same program.
 
     what      a computed Tensor, or a Graph
-    expected  the same, or the path of a text file that holds a graph's listing; where there is no such file yet, it is written
-    fused     compare what fusion makes of them
+    expected  the same, or the path of a text file with a graph's listing; if the file does not exist, it is created
+    fused     compare the fused graphs
 
-    Ops, attributes, shapes, dtypes and names count; values do not. Delete the file to have it written anew.
+    Ops, attributes, shapes, dtypes and names are compared; values are not. Delete the file to recreate it.
     """
     fused = truth("assert_same_graph", "fused", fused)
     for name, given, kinds in (("what", what, (Tensor, Graph)), ("expected", expected, (Tensor, Graph, str, Path))):

@@ -1,4 +1,4 @@
-"""Kinks: points at which the slopes at both sides are not the same, and what a gradient may be there."""
+"""Kinks: points where one-sided slopes differ, and which gradients are valid there."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tensorgrad.testing.slopes import KINK, OK, WRONG
 from tensorgrad.testing.values import JUMP, SAMPLE, Values
 from tensorgrad.testing.view import View
 
-CLEAR = 10.0  # times what slopes at one side differ by
-NEARER = (1e-30, 1e-60, 1e-100, 1e-150, 1e-200)  # what a 0 may be moved by, and be near it yet
+CLEAR = 10.0  # minimum ratio of a kink to the variation of slopes on one side
+NEARER = (1e-30, 1e-60, 1e-100, 1e-150, 1e-200)  # sizes by which a 0 may be moved and still be near it
 
 
 class Kinks(Values):
-    """Finds kinks, and judges what is recorded at them."""
+    """Finds kinks and judges gradients there."""
 
     @cached_property
     def kinks(self) -> bool:
-        """Whether slopes at the two sides of the point, however near, are not those at it."""
+        """Whether one-sided slopes differ from those at the point, however near."""
         if not self.point.is_at_kink:
             return False
         near, _, size = self.jump(APPROACH[0])
@@ -35,7 +35,7 @@ class Kinks(Values):
 
     @cached_property
     def has_kinks(self) -> bool:
-        """The same for the least difference that can be told from rounding."""
+        """The same for the smallest difference distinguishable from rounding."""
         if not self.point.is_at_kink:
             return False
         (far, _, _), (near, _, _), (nearest, noise, size) = (self.jump(*e) for e in ([FAR], APPROACH[:1], APPROACH[1:]))
@@ -44,8 +44,9 @@ class Kinks(Values):
         return bool(found.any())
 
     def jump(self, *steps: float) -> tuple[Array, Array, Array]:
-        """How much slopes of the outputs differ at both sides, at the first step, and at the point; how much slopes of one side
-        differ, at both steps; and how large they are."""
+        """The differences of the outputs' slopes between both sides (at the first step) and the point; their differences
+        between steps on one side; and their sizes.
+        """
         moves = self.point.everything
         sides: list[list[Array]] = []
         for sign in (1, -1):
@@ -62,7 +63,7 @@ class Kinks(Values):
             return np.nan_to_num(np.ptp(slopes, axis=0)), np.nan_to_num(noise), np.nan_to_num(np.abs(slopes).max(0))
 
     def mark(self, view: View, recorded: Array, found: Array, codes: Array) -> None:
-        """Call what agrees at a kink a kink; but where both sides have one slope it has to be that."""
+        """Turn agreement at a kink into "kink"; if both sides have the same slope, the gradient must equal it."""
         flagged = self.flagged(view.i).reshape(-1)
         if view.directions is not None:
             entries = self.rng.permutation(np.flatnonzero(flagged))[:SAMPLE]
@@ -97,7 +98,7 @@ class Kinks(Values):
         part = codes[:, columns]
         part[differ & (part == OK)] = KINK
         if not self.point.moving and len(known) == 2:
-            # all entries have moved at once; one at a time they may be at a kink yet, as those are that are equal to others
+            # all entries have moved together; single ones, such as ties, may still be at a kink
             for n in np.flatnonzero((agree & (part == KINK)).any(0))[:SAMPLE]:
                 alone = np.where(agree[:, [n]] & (part[:, [n]] == KINK), WRONG, OK).astype(np.uint8)
                 one = view.only([columns[n]])
@@ -110,7 +111,7 @@ class Kinks(Values):
         codes[:, columns] = part
 
     def nearby(self, view: View, recorded: Array) -> Array:
-        """Whether derivatives of one column at points all around are as small and as large as what is recorded."""
+        """Whether the derivatives of one column around the point enclose the recorded one."""
         low, high = np.full(recorded.shape, np.inf), np.full(recorded.shape, -np.inf)
         for _ in range(SAMPLE):
             moves = {i: u * self.rng.uniform(-1, 1, u.shape) for i, u in enumerate(self.point.units)}
@@ -121,9 +122,9 @@ class Kinks(Values):
         return np.asarray((low - slack <= recorded) & (recorded <= high + slack))
 
     def tends(self, view: View, at: Array) -> Array:
-        """Whether derivatives by an entry that is 0, whose own scale nobody knows, tend to what they are at the point.
+        """Whether the derivatives by an entry that is 0, whose scale is unknown, converge to those at the point.
 
-        They may do so much nearer than other entries are far from 0: hypot(a, b) at b = 0 for an a of 1e-100.
+        They may do so much closer than the size of other entries: hypot(a, b) at b = 0 for a = 1e-100.
         """
         direction = view.direction(0)
         found = np.zeros(at.shape, bool)
@@ -147,7 +148,7 @@ class Kinks(Values):
         other: Array,
         entries: Array,
     ) -> None:
-        """The worst that was found for entries by themselves, as that of the directions that move them."""
+        """Assign the worst verdict of single entries to the directions that move them."""
         worst = np.unravel_index(int(verdicts.argmax()), verdicts.shape)
         assert view.directions is not None
         for k, direction in enumerate(view.directions):
@@ -157,7 +158,7 @@ class Kinks(Values):
                     recorded[:, k], found[:, k], self.entry = mine[worst], other[worst], int(entries[worst[1]])
 
     def slopes_beside(self, view: View, columns: Sequence[int], e: float) -> Array | None:
-        """The derivatives of some columns at one side of the point."""
+        """The derivatives of some columns on one side of the point."""
         with self.point.moved(self.point.everything, e):
             there = self.point.recording()
             if there is None or self.point.base.changed(there) is None:
@@ -166,7 +167,7 @@ class Kinks(Values):
             return np.stack([view.of(exact({view.i: view.direction(k)})) for k in columns], 1) if columns else None
 
     def beside(self, view: View, k: int, recorded: Array, found: Array, codes: Array) -> Array:
-        """Look at one column from both sides: what lies between the slopes there is a kink. Returns where there is one."""
+        """Examine one column from both sides: a gradient between the slopes is a kink. Returns where there is one."""
         if self.point.moving:
             one = view.only([k])
             codes[:, [k]], _, found[:, [k]] = self.by_values(one, recorded[:, [k]])
@@ -191,7 +192,7 @@ class Kinks(Values):
             inside = (low - self.rtol * most <= recorded[:, k]) & (recorded[:, k] <= high + self.rtol * most)
             bad = codes[:, k] == WRONG
             codes[bad & is_kink & inside, k] = KINK
-            # at the point itself, and there alone, another choice was made; or the slopes tend to what is recorded
+            # only the gradient at the point itself differs; or the slopes converge to the recorded one
             gap = np.abs(recorded[:, k] - c)
             smooth = bad & ~is_kink & (gap <= self.rtol * np.maximum(np.abs(c), np.abs(recorded[:, k])))
             smooth |= bad & ~is_kink & (gap < 0.2 * np.abs(recorded[:, k] - a)) & (gap < 0.2 * np.abs(found[:, k] - a))
@@ -201,7 +202,7 @@ class Kinks(Values):
         return np.asarray(is_kink)
 
     def is_limit(self, view: View, recorded: Array, found: Array, codes: Array, columns: Array) -> bool:
-        """Whether looking at a few columns from both sides helps although nothing jumps: where slopes begin (0 of x**1.5)."""
+        """Whether one-sided slopes of a few columns help although nothing jumps: at the end of a domain (0 of x**1.5)."""
         if view.directions is not None or self.point.moving or not self.point.is_at_kink:
             return False
         few = columns[:2]
@@ -211,13 +212,13 @@ class Kinks(Values):
         return bool((trial[0] != codes).any())
 
     def together(self, parts: Sequence[tuple[View, Array, Array, Array]]) -> None:
-        """Judge entries at kinks together, for each output: one of equal ones may get all of the gradient, but not each.
+        """Judge entries at kinks together, for each output: with ties, any one may get the whole gradient, but not each.
 
-        Where every entry moves to the side at which its own slope is the larger, their slopes add up to as much as they can,
-        and to as little where they move to the other sides; equal entries do not move equally far, so one of them leads. What
-        is recorded for all of them is between these.
+        The sum of the slopes is largest if every entry moves to the side where its own slope is larger, and smallest on the
+        other sides; tied entries are moved by different amounts, so one of them leads. The sum of the recorded gradients must
+        lie between.
 
-        parts  for each input its view, what is recorded and found, and the codes; the last two are changed
+        parts  for each input its view, recorded and found derivatives, and codes; the last two are changed
         """
         if self.point.exact is None or self.point.moving or not self.disputed:
             return
@@ -244,13 +245,13 @@ class Kinks(Values):
             total = sum(float(parts[n][1][row, k]) for n, k in places)
             slack = max(self.rtol, JUMP) * sum(abs(float(parts[n][1][row, k])) for n, k in places)
             if not min(bounds) - slack <= total <= max(bounds) + slack:
-                excess = (total - min(max(total, min(bounds)), max(bounds))) / len(places)  # of each
+                excess = (total - min(max(total, min(bounds)), max(bounds))) / len(places)  # for each
                 for n, k in places:
                     _, recorded, found, codes = parts[n]
                     found[row, k], codes[row, k] = recorded[row, k] - excess, WRONG
 
     def one_sided(self, view: View, k: int, row: int) -> tuple[float, float] | None:
-        """The slopes of one output at both sides of an entry."""
+        """The one-sided slopes of one output by an entry."""
         moves = {view.i: view.direction(k)}
         e = APPROACH[0] * self.point.scale(moves)
         sides = [self.point.look(moves, sign * e, along=moves) for sign in (1, -1)]

@@ -1,4 +1,4 @@
-"""Derivatives from values alone."""
+"""Derivatives from values only."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 
 
 def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tuple[int, ...]] | None = None) -> Array:
-    """The derivative of `fn()` with respect to entries of `x`, which is changed in place and put back.
+    """The derivative of `fn()` with respect to entries of `x`, which is changed in place and restored.
 
-    fn       the value of a function that reads x
+    fn       returns the value of a function that reads x
     x        float64
-    entries  indices of the entries asked for; all of them by default
+    entries  indices of the entries; by default all
 
     Central differences with one step of Richardson extrapolation, (4 D(h/2) - D(h)) / 3 with D(h) = (f(x+h) - f(x-h)) / 2h.
-    Of several steps h, relative to max(1, |x|), the one is taken whose D(h) and D(h/2) agree best: large steps cross the
+    Of several steps h, relative to max(1, |x|), it uses the one whose D(h) and D(h/2) agree best: large steps cross the
     kinks of a ReLU, small ones drown in rounding.
 
     Returns an array of shape x.shape, or one value per entry. Raises DTypeError unless x is float64.

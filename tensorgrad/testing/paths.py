@@ -1,12 +1,12 @@
-"""The path people run: the gradients of a check, found in every other way in which a user gets them.
+"""Compares the gradients of a check with those of every other code path that users run.
 
-A gradient check compares what one backward pass over contiguous arrays in float64 gives. People record the pass
-(create_graph=True), switch fusion off, come with transposed and strided arrays, call backward() twice, on one of several
-outputs, train in float32, compile the step. All of that has to give the same gradients to rounding (rounding.py), and does
-not where a rule looks at how its arguments lie in memory, at their dtype, at whether they are Tensors, or writes to them.
+A gradient check tests one backward pass over contiguous float64 arrays. Users also record the pass (create_graph=True), switch
+fusion off, pass transposed and strided arrays, call backward() twice or on one of several outputs, train in float32, and
+compile the step. All of these must give the same gradients up to rounding (rounding.py). They do not if a rule depends on the
+memory layout or the dtype of its arguments or on whether they are Tensors, or if it modifies them.
 
-Two passes go all of these ways at once; where they give what the plain one gave, nothing else is to be done. Where they do
-not, the ways are gone one at a time, to say which it is.
+Two passes combine all of these paths; if both give the plain gradients, nothing else is needed. Otherwise the paths are tried
+one at a time, to report which one differs.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from tensorgrad.testing.watched import Watch
 if TYPE_CHECKING:
     from tensorgrad.testing.checks import Check
 
-SQUARED = 1e-150, 1e150  # numbers whose squares float64 can hold
-ALONE = 8  # so many outputs are gone back from one at a time; of more, every second one, and then the others
+SQUARED = 1e-150, 1e150  # the squares of these fit float64
+ALONE = 8  # up to so many outputs are differentiated one at a time; of more, every second one, then the others
 
 
 class Way(NamedTuple):
-    """How gradients are found.
+    """A way to compute gradients.
 
-    label     in the name of a finding
-    walks     "plain"; "recorded": with create_graph=True; "zeros": from one output, 0 coming in at all others, added up;
-              "alone": backward() from each output on its own, adding up in .grad, and all of that a second time
-    fused     with fusion as it is; else it is switched off
-    laid_out  what is made of the inputs
-    upstream  what is made of the gradients that come in
+    label     for the names of findings
+    walks     "plain"; "recorded": with create_graph=True; "zeros": for each output with gradients of 0 for the others, summed;
+              "alone": backward() for each output separately, accumulating in .grad, everything twice
+    fused     False switches fusion off
+    laid_out  applied to the inputs
+    upstream  applied to the incoming gradients
     """
 
     label: str
@@ -52,10 +52,10 @@ class Way(NamedTuple):
 
 
 def strided(a: Array) -> Array:
-    """The same numbers in every second place of an array in Fortran order, backwards; NaN between them."""
+    """The same numbers as a reversed view of every second element of an array in Fortran order, with NaN in between."""
     around = np.full([2 * n for n in a.shape], np.nan, a.dtype, order="F")
     backwards: tuple[Any, ...] = (slice(None, None, -2),) * a.ndim
-    view = around[(..., *backwards)]  # an array, though it may have no axes
+    view = around[(..., *backwards)]  # stays an array even without axes
     view[...] = a
     return view
 
@@ -66,7 +66,7 @@ def in_columns(a: Array) -> Array:
 
 
 PLAIN = Way("computed again")
-# Each way to be gone together with others, and by itself once they are seen to give another gradient
+# Ways tried together first, and one at a time if their gradient differs
 TOGETHER: tuple[tuple[Way, tuple[Way, ...]], ...] = (
     (
         Way("backward() without fusion, in Fortran order", ("alone",), False, in_columns, in_columns),
@@ -90,7 +90,7 @@ TOGETHER: tuple[tuple[Way, tuple[Way, ...]], ...] = (
 
 
 class Ways:
-    """The other ways of one check."""
+    """The other code paths for one check."""
 
     def __init__(self, check: Check, notes: list[str]) -> None:
         self.check, self.problem, self.notes = check, check.problem, notes
@@ -99,21 +99,21 @@ class Ways:
         self.watch = Watch()
 
     def findings(self) -> list[Finding]:
-        """What differs in float64."""
+        """Findings for differences in float64."""
         for way, parts in TOGETHER:
             if not (found := self.differing(way)):
                 continue
-            # what is another gradient each time is nothing that one of the ways makes of it
+            # a non-deterministic gradient is not the fault of a path
             each = self.differing(PLAIN, "nondeterministic") or [f for part in parts for f in self.differing(part)]
             if findings := [f for f in each if f is not None] or [f for f in found if f is not None]:
                 return findings
         return []
 
     def differing(self, way: Way, verdict: str = "wrong") -> list[Any]:
-        """Findings for the gradients that are others on this way; [None] if it cannot be gone, of which a note is made."""
+        """Findings for gradients that differ; [None], with a note, if this way is not possible."""
         try:
             found = self.gradients(way)
-        except Exception as error:  # a refusal is seen by everybody; this is about what nobody sees
+        except Exception as error:  # users see errors themselves; this is about silent differences
             self.note(f"not checked with {way.label}: {type(error).__name__}: {str(error).partition(chr(10))[0]}", way)
             return [None]
         if self.watch.changes:
@@ -132,13 +132,13 @@ class Ways:
         return []
 
     def note(self, text: str, way: Way) -> None:
-        """Say what could not be found out; not of several ways at once, each of which is gone by itself then."""
+        """Note that a way could not be tried; not for combined ways, which are then tried one at a time."""
         if way not in [together for together, _ in TOGETHER] and text not in self.notes:
             self.notes.append(text)
 
     @contextlib.contextmanager
     def evaluated(self, laid_out: Callable[[Array], Array]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """The outputs and the leaves of the function at arrays that `laid_out` makes of its inputs; put back afterwards."""
+        """The outputs and leaves of the function with inputs changed by `laid_out`; restored afterwards."""
         self.problem.evaluations += 1
         leaves = self.problem.leaves()
         before = [t._data for t in leaves]
@@ -152,13 +152,13 @@ class Ways:
                 t._data = array
 
     def upstream(self, outputs: list[Tensor], made: Callable[[Array], Array] = np.copy) -> list[tuple[Tensor, Tensor]]:
-        """Each output that has a gradient, with the gradient that comes in there."""
+        """Each output that has a gradient, with its incoming gradient."""
         parts = np.split(self.check.weights, np.cumsum([t.size for t in outputs])[:-1])
         pairs = zip(outputs, parts, strict=True)
         return [(t, wrap(made(w.reshape(t.shape).astype(t.dtype)), None)) for t, w in pairs if t.requires_grad]
 
     def gradients(self, way: Way) -> list[tuple[str, list[Array]]]:
-        """Those found by each walk of one way; by "second", what going "alone" once more has added to them."""
+        """The gradients by each walk of a way; for "second", the sums after running "alone" once more."""
         with switched(fusing=way.fused and state.fusing), self.evaluated(way.laid_out) as (outputs, leaves):
             pairs = self.upstream(outputs, way.upstream)
             found: list[tuple[str, list[Array]]] = []
@@ -172,7 +172,7 @@ class Ways:
             return found
 
     def beside_zeros(self, leaves: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> list[Array]:
-        """The sum of what comes of each output, 0 coming in at the others; of one output alone, what 0 adds to it."""
+        """The sum of the gradients of each output with zeros for the others; for a single output, the effect of adding 0."""
         n = len(pairs)
         groups = [{i} for i in range(n)] if n <= ALONE else [set(range(0, n, 2)), set(range(1, n, 2))]
         sums = [np.zeros(x.shape, x.dtype) for x in leaves]
@@ -186,11 +186,11 @@ class Ways:
     def accumulated(
         self, outputs: list[Tensor], leaves: list[Tensor], pairs: list[tuple[Tensor, Tensor]]
     ) -> tuple[list[Array], list[Array]]:
-        """What backward() of one output after the other adds up to in `.grad`; and what the same adds to that once more.
+        """The sum in `.grad` of backward() for one output after the other; and the sum after the same once more.
 
-        The first time is watched: each rule of an unfused pass is asked whether it has written to what it was given.
+        The first time, each rule of an unfused pass is watched for writing to its arguments.
         """
-        if len(pairs) > ALONE:  # two losses
+        if len(pairs) > ALONE:  # as two losses
             terms = [(t * w).sum() for t, w in pairs]
             pairs = [(sum(half[1:], half[0]), wrap(np.ones(()), None)) for half in (terms[::2], terms[1::2])]
         graph = graph_of(outputs)
@@ -202,7 +202,7 @@ class Ways:
                 t._grad = None
             with np.errstate(all="ignore"):
                 given = [t for t, _ in pairs]
-                for roots in (given if state.fusing else self.watch.over(given), given):  # no pattern has watched ops in it
+                for roots in (given if state.fusing else self.watch.over(given), given):  # patterns do not match watched ops
                     for root, (_, w) in zip(roots, pairs, strict=True):
                         backward(root, w, retain_graph=True)
                     sums.append([a.copy() for a in arrays([x._grad for x in leaves], leaves)])
@@ -213,7 +213,7 @@ class Ways:
         return first, [b - a for a, b in zip(first, both, strict=True)]
 
     def room(self, fused: bool) -> Callable[[], Rounding]:
-        """What rounding makes of the gradients, once somebody asks."""
+        """The rounding errors of the gradients, computed on demand."""
 
         def rounding() -> Rounding:
             if fused not in self.known:
@@ -223,17 +223,17 @@ class Ways:
         return rounding
 
     def measured(self, fused: bool = True, eps: float = EPS, laid_out: Callable[[Array], Array] = np.copy) -> Rounding:
-        """What rounding makes of the gradients, and after them of the outputs."""
+        """The rounding errors of the gradients, followed by those of the outputs."""
         try:
             return Rounding(self.traced(fused, laid_out), eps)
-        except Exception:  # some rules take arrays only
+        except Exception:  # some rules only take arrays
             found = [*self.check.recorded, *(t._data for t in self.check.outputs)]
             rounding = Rounding([wrap(a, None) for a in found], eps)
             rounding.is_whole = False
             return rounding
 
     def traced(self, fused: bool, laid_out: Callable[[Array], Array]) -> list[Tensor]:
-        """The gradients, and after them the outputs, with all that they are computed from recorded."""
+        """The gradients, followed by the outputs, with everything recorded."""
         with switched(fusing=fused and state.fusing, tracing=True), self.evaluated(laid_out) as (outputs, leaves):
             found = walked(self.upstream(outputs), leaves, True)
             return [*(wrap(np.zeros(x.shape), None) if g is None else g for g, x in zip(found, leaves, strict=True)), *outputs]
@@ -246,12 +246,12 @@ class Ways:
         rounding: Callable[[], Rounding],
         verdict: str = "wrong",
     ) -> list[Finding]:
-        """A finding for each input whose gradients are further apart than rounding explains."""
+        """A finding for each input whose gradients differ by more than rounding explains."""
         names = [f"{name} ({label})" for name in self.problem.names]
         return apart(names, self.check.order, expected, found, rounding, verdict, self.atol)
 
     def changed(self) -> list[Finding]:
-        """Findings for the rules that have written to what they were given."""
+        """Findings for rules that have modified their arguments."""
         named = [(f"{op} (writes to {what})", shape) for op, what, shape in self.watch.changes]
         return [finding(name, shape, self.check.order, np.array(["wrong"])) for name, shape in dict(named).items()]
 
@@ -265,7 +265,7 @@ def apart(
     verdict: str = "wrong",
     atol: float = 0.0,
 ) -> list[Finding]:
-    """A finding for each pair of gradients that are further apart than rounding explains; result i of that is gradient i."""
+    """A finding for each pair of gradients that differ by more than rounding explains; result i of `rounding` is gradient i."""
     findings = []
     for i, (name, e, f) in enumerate(zip(names, expected, found, strict=True)):
         if f.shape != e.shape or f.dtype != e.dtype:
@@ -283,14 +283,14 @@ def apart(
 def finding(
     name: str, shape: tuple[int, ...], order: int, verdicts: Array, found: Array | None = None, expected: Array | None = None
 ) -> Finding:
-    """What is printed of gradients found in two ways, or of one that is no number: by the other way, and plainly."""
+    """A finding for gradients computed in two ways, or for one that is NaN: by the other way, and plainly."""
     nan = np.full(verdicts.shape, np.nan)
     found, expected = nan if found is None else found, nan if expected is None else expected
     return Finding.of(name, shape, order, verdicts.astype("U16"), found, expected, lambda at: str([int(n) for n in at] or "x"))
 
 
 def walked(pairs: list[tuple[Tensor, Tensor]], leaves: list[Tensor], recorded: bool) -> tuple[Tensor | None, ...]:
-    """The gradients of what comes in at the outputs, None for a leaf that none of them was computed from."""
+    """The gradients for the incoming gradients at the outputs; None for a leaf that no output depends on."""
     if not pairs:
         return (None,) * len(leaves)
     outputs, gradients = zip(*pairs, strict=True)
@@ -299,5 +299,5 @@ def walked(pairs: list[tuple[Tensor, Tensor]], leaves: list[Tensor], recorded: b
 
 
 def arrays(found: Sequence[Tensor | None], leaves: list[Tensor]) -> list[Array]:
-    """The gradients' arrays, 0 where there is none."""
+    """The gradients as arrays, 0 for None."""
     return [np.zeros(x.shape, x.dtype) if g is None else g._data for g, x in zip(found, leaves, strict=True)]

@@ -1,10 +1,10 @@
-"""For pytest, found by its entry point: drawings of gradient checks that fail, and Hypothesis profiles.
+"""pytest plugin, registered as an entry point: drawings of failed gradient checks, and Hypothesis profiles.
 
-A test that fails with a GradientError leaves the drawing of the graph, wrong ops in red, in the folder that
---gradient-drawings names: by default beside the --junitxml report, else gradient-drawings/ under pytest's root.
+A test that fails with a GradientError saves a drawing of the graph, wrong ops in red, to the folder given by
+--gradient-drawings: by default next to the --junitxml report, else gradient-drawings/ in pytest's root directory.
 
-Profiles, for `pytest --hypothesis-profile=...`: dev (40 examples a test), thorough (2,000), and Hypothesis's own ci. All of
-them print the @reproduce_failure line of a failure, and so does the default one.
+Profiles for `pytest --hypothesis-profile=...`: dev (40 examples per test), thorough (2,000), and Hypothesis's own ci. Each of
+them, and the default one, prints the @reproduce_failure line of a failure.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
-    """Before any conftest.py, so that it can load a profile."""
+    """Run before any conftest.py, which can then load a profile."""
     if importlib.util.find_spec("hypothesis") is None:
         return
     from hypothesis import errors, settings
@@ -49,9 +49,9 @@ def pytest_load_initial_conftests() -> None:
     for name, values in PROFILES.items():
         try:
             settings.get_profile(name)
-        except errors.InvalidArgument:  # nobody else has one of this name
+        except errors.InvalidArgument:  # no other plugin has registered this name
             settings.register_profile(name, **values)
-    if settings.default == settings.get_profile("default"):  # nobody has loaded another one
+    if settings.default == settings.get_profile("default"):  # unless another profile has been loaded
         settings.register_profile("default", settings(settings.get_profile("default"), print_blob=True))
         settings.load_profile("default")
 
@@ -70,7 +70,7 @@ def pytest_runtest_makereport(
 
 
 def gradient_errors(error: BaseException) -> Iterator[GradientError]:
-    """The failed gradient checks in an exception: itself, or those that Hypothesis has grouped."""
+    """The failed gradient checks in an exception: itself, or a group from Hypothesis."""
     if isinstance(error, GradientError):
         yield error
     elif isinstance(error, BaseExceptionGroup):
@@ -79,7 +79,7 @@ def gradient_errors(error: BaseException) -> Iterator[GradientError]:
 
 
 def folder(config: pytest.Config) -> Path:
-    """Where drawings go."""
+    """The folder for drawings."""
     if given := config.getoption("--gradient-drawings"):
         return Path(given)
     if report := config.getoption("xmlpath", None):
@@ -88,7 +88,7 @@ def folder(config: pytest.Config) -> Path:
 
 
 def save(error: GradientError, path: Path) -> Path:
-    """Draw the error's graph to path.svg, or write path.dot where Graphviz is missing."""
+    """Draw the error's graph to path.svg, or write path.dot without Graphviz."""
     from tensorgrad import draw
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,4 +97,4 @@ def save(error: GradientError, path: Path) -> Path:
     try:
         return drawing.save(picture)
     except MissingDependencyError:
-        return picture.with_suffix(".dot")  # which was written instead
+        return picture.with_suffix(".dot")  # written instead

@@ -1,8 +1,8 @@
-"""A problem at one point and near it: what is recorded there, and the derivatives of that.
+"""A problem at and near one point: its recording and the derivatives of that.
 
-The recorded program is differentiated forward, op by op (exact.py). That is the derivative of the function if the program is
-all that happens to the inputs. What was taken out of the graph is captured in it as a constant; a constant that is another one
-when the inputs move is given the tangent that differences of it show, and then nothing is missing.
+The recorded program is differentiated forward, op by op (exact.py). This is the derivative of the function if everything that
+depends on the inputs is recorded. Values that were taken out of the graph are captured as constants; a constant that changes
+when the inputs move gets a tangent from differences of it, so that nothing is missing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tensorgrad.testing.problem import Problem
 from tensorgrad.testing.recording import Recording, alike, replay
 from tensorgrad.testing.slopes import EPS, units
 
-Moves = Mapping[int, Array]  # directions, by the number of the input
+Moves = Mapping[int, Array]  # directions, by the index of the input
 
-STEPS = (1e-3, 1e-5, 1e-7, 1e-9, 1e-11, 1e-13)  # of all inputs, each relative to itself
-FAR, *APPROACH = 1e-6, 1e-9, 1e-12, 2e-12  # so near are the sides that tell a kink; the last two tell it from rounding
-# Ops of the package that have no kink, jump or end anywhere in their domains: most of what networks are made of
+STEPS = (1e-3, 1e-5, 1e-7, 1e-9, 1e-11, 1e-13)  # of all inputs, relative to each
+FAR, *APPROACH = 1e-6, 1e-9, 1e-12, 2e-12  # distances of slopes that show a kink; the last two tell it from rounding
+# Ops of the package without kinks, jumps or ends of the domain: most ops of networks
 SMOOTH = frozenset([
     "add", "broadcast_to", "concatenate", "cos", "div", "einsum", "erf", "exp", "expm1", "fold", "gather", "gelu",
     "getitem", "linear", "linear_sigmoid", "linear_tanh", "log_softmax", "logsigmoid", "logsumexp", "lookup", "matmul",
@@ -35,27 +35,27 @@ SMOOTH = frozenset([
     "softmax", "softmax_cross_entropy", "softmax_cross_entropy_grad", "softplus", "square", "sub", "sum", "sum_to", "tanh",
     "tanh_grad", "transpose", "windows",
 ])  # fmt: skip
-H = 1e-3  # the step of differences of values
+H = 1e-3  # step of differences of values
 LEAST = 1e-200  # by which a 0 is moved
-LEFT_OVER = 1e-6  # of how a constant moves, where that counts as a slope
+LEFT_OVER = 1e-6  # relative tolerance for the tangent of a moving constant
 
 
 def random_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Numbers of both signs that do not cancel but by chance; none is small, so that each one counts."""
+    """Numbers of both signs that only cancel by chance; none is small, so that each one counts."""
     drawn = rng.uniform(-1.0, 1.0, shape)
     return np.asarray(drawn + np.copysign(0.5, drawn))
 
 
 def key(moves: Moves, e: float) -> Any:
-    """Tells one step from another."""
+    """A hashable key for a step."""
     return e, *[(i, direction.tobytes()) for i, direction in moves.items()]
 
 
 def turns(node: Node, known: Mapping[Any, Array]) -> bool:
-    """Whether the derivative of one op is another one at arguments that differ by rounding: it stands at a kink of its own."""
+    """Whether the derivative of one op changes under rounding errors of its arguments: it is at a kink."""
     jvp = node.op.jvp
     if jvp is None:
-        return False  # an op of the user's is tried out by its values
+        return False  # user-defined ops are tested by values
     rng, arrays = np.random.default_rng(0), [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
     tangents = [rng.normal(size=np.shape(a)) for a in arrays]
 
@@ -80,13 +80,13 @@ def turns(node: Node, known: Mapping[Any, Array]) -> bool:
                     size = np.maximum(np.abs(a), np.abs(b))
                     if (np.abs(a - b) > 1e-3 * size).any() or not np.array_equal(np.isfinite(a), np.isfinite(b)):
                         return True
-    except Exception:  # what cannot be computed here may be anything
+    except Exception:  # a value that cannot be computed decides nothing
         return True
     return False
 
 
 class Look(NamedTuple):
-    """What is found a step away: values, constants, which of these are other ones (None: another program), slopes there."""
+    """A step away: values, constants, the indices of changed constants (None: another program), and slopes."""
 
     at: Array
     constants: list[Any]
@@ -95,20 +95,20 @@ class Look(NamedTuple):
 
 
 class Point:
-    """A problem where it stands: its recording, its exact derivative there, if there is one, and what lies beside it."""
+    """A problem at its point: its recording, its exact derivative if there is one, and its neighbourhood."""
 
     def __init__(self, problem: Problem, rng: np.random.Generator, nondet_tol: float = 0.0) -> None:
         self.problem, self.nondet_tol = problem, nondet_tol
         self.base = Recording(problem)
-        self.seen: dict[Any, Array] = {}  # outputs that were found on the way to something else
-        self.stands = False  # whether constants that cannot move by a little are the same beside the point; `moving` finds out
+        self.seen: dict[Any, Array] = {}  # outputs computed as a by-product
+        self.stands = False  # whether discrete constants are equal near the point; set by `moving`
         self.weights = random_weights(rng, self.base.at.shape)
         self.units = [units(a) for a in problem.arrays]
         self.directions = [random_weights(rng, u.shape) * u for u in self.units]
 
     @contextmanager
     def moved(self, moves: Moves, e: float) -> Iterator[None]:
-        """The inputs moved by e times their directions, inside of the block."""
+        """Context manager: the inputs are moved by e times their directions."""
         before = {i: self.problem.arrays[i].copy() for i in moves}
         try:
             for i, direction in moves.items():
@@ -119,18 +119,18 @@ class Point:
                 self.problem.arrays[i][...] = array
 
     def values(self, moves: Moves, e: float) -> Array:
-        """The outputs a step away; NaN where the function refuses."""
+        """The outputs a step away; NaN if the function raises an error."""
         if (known := self.seen.get(key(moves, e))) is not None:
             return known
         with self.moved(moves, e):
             try:
                 return self.problem.values()
             except (ArithmeticError, ValueError):
-                # it can be computed at the point itself, so the step has left its domain: a matrix has become singular, say
+                # it can be computed at the point, so the step has left the domain: a singular matrix, for example
                 return np.full(self.base.at.size, np.nan)
 
     def recording(self) -> Recording | None:
-        """Of the inputs as they are now; None where the function refuses them, or is not finite."""
+        """A recording at the current inputs; None if the function raises an error or is not finite."""
         try:
             found = Recording(self.problem)
         except (ArithmeticError, ValueError):
@@ -138,7 +138,7 @@ class Point:
         return found if found.at.shape == self.base.at.shape and np.isfinite(found.at).all() else None
 
     def look(self, moves: Moves, e: float, *, along: Moves | None = None) -> Look | None:
-        """What is found e times the directions away, slopes along others included; None where there is nothing."""
+        """Values and slopes e times the directions away, slopes along others if given; None if there are none."""
         with self.moved(moves, e):
             there = self.recording()
             if there is None:
@@ -155,15 +155,15 @@ class Point:
 
     @cached_property
     def moving(self) -> list[int] | None:
-        """The constants that are made of the inputs; None if no step keeps to the program, or a number is made of them.
+        """The constants that depend on the inputs; None if every step changes the program, or a number depends on the inputs.
 
-        Masks and indices that are other ones however small the step is are at a jump of theirs: a kink, with sides of its own.
+        Masks and indices that change for however small a step are at a jump: a kink with two sides.
         """
         floating: set[int] = set()
-        before: dict[Any, Any] = {}  # the others, by side, at the step before
+        before: dict[Any, Any] = {}  # the other constants, by side, at the previous step
         steady = False
         for h in STEPS:
-            sides = 0  # that have been seen: one alone may be flat
+            sides = 0  # number of sides tried: a single one may be flat
             others: dict[Any, Any] = {}
             for n, (moves, e) in enumerate(self.tries(h)):
                 seen = self.look(moves, e)
@@ -179,13 +179,13 @@ class Point:
             if not others:
                 self.stands = True
                 return sorted(floating)
-            # a jump is the same one at every step; numbers in disguise, such as large integers, are not
+            # a jump is the same at every step; disguised numbers, such as large integers, are not
             steady = before.keys() == others.keys() and all(alike(a, before[side]) for side, a in others.items())
             before = others
         return sorted(floating) if steady else None
 
     def tries(self, h: float) -> Iterator[tuple[Moves, float]]:
-        """Steps of that size: along the directions, and if the function ends there for some of the entries, up, down, to 0."""
+        """Steps of this size: along the directions, and up, down and to 0 in case the domain ends for some entries."""
         yield self.everything, h
         yield self.everything, -h
         up = {i: np.abs(v) for i, v in self.everything.items()}
@@ -199,11 +199,11 @@ class Point:
 
     @cached_property
     def exact(self) -> Exact | None:
-        """The derivative by the recorded program; None where it has none that is to be believed."""
+        """The derivative of the recorded program; None if it is not reliable."""
         if not self.base.is_all or any(node.op.calls for node in self.base.nodes):
-            return None  # what a checkpoint calls is not recorded
+            return None  # calls inside a checkpoint are not recorded
         if not self.is_proved:
-            _ = self.rounding  # before ops that keep something of their last call are called elsewhere
+            _ = self.rounding  # before ops that remember their last call are called elsewhere
         if self.moving is None or self.moves_data:
             return None
         found = Exact(self.base)
@@ -217,7 +217,7 @@ class Point:
 
     @property
     def moves_data(self) -> bool:
-        """Whether what an op takes as data, without a derivative, is made of the inputs."""
+        """Whether a data argument of an op, which has no derivative, depends on the inputs."""
         moving = {("constant", k) for k in self.moving or ()}
         return any(op.is_data(i) and s in moving for op, _, sources in self.base.uses for i, s in enumerate(sources))
 
@@ -228,7 +228,7 @@ class Point:
 
     @cached_property
     def is_chosen(self) -> bool:
-        """Whether no op of the user's stands at a kink, of which nobody knows what it has to choose there."""
+        """Whether no user-defined op is at a kink, where its convention is unknown."""
         if self.is_proved:
             return True
         if self.exact is None:
@@ -238,7 +238,7 @@ class Point:
 
     @cached_property
     def is_at_kink(self) -> bool:
-        """Whether something recorded has another derivative at arguments that differ by rounding; or may have, unseen."""
+        """Whether a recorded derivative changes under rounding errors of its arguments, or might."""
         if self.exact is None or self.jumps:
             return True
         if self.is_smooth:
@@ -248,7 +248,7 @@ class Point:
 
     @cached_property
     def jumps(self) -> bool:
-        """Whether a constant is another one at each side of the point, and the same further on there: a mask, a sign."""
+        """Whether a constant, such as a mask or sign, differs between the sides of the point, at any distance."""
         if self.moving == [] and self.stands:
             return False
         for h in STEPS[1::2]:
@@ -264,14 +264,14 @@ class Point:
 
     @cached_property
     def is_smooth(self) -> bool:
-        """Whether nothing that is recorded has kinks anywhere in its domain."""
+        """Whether no recorded op has kinks in its domain."""
         return self.is_proved and all(node.op.name in SMOOTH for node in self.base.nodes)
 
     def is_grounded(self, along: Array) -> bool:
-        """Whether values agree with slopes, at some step for each output, or are too coarse to tell.
+        """Whether values agree with slopes, at one step for each output, or are too inaccurate to tell.
 
-        A function goes on by the mean of its slopes at two ends: f(h) - f(-h) = h (f'(h) + f'(-h)) + O(h³), kinks at 0
-        included.
+        A function changes by the mean of the slopes at both ends: f(h) - f(-h) = h (f'(h) + f'(-h)) + O(h³), also with kinks at
+        0.
         """
         agreement = Agreement(along)
         for h in STEPS:
@@ -293,14 +293,14 @@ class Point:
         return agreement.is_known
 
     def slope(self, exact: Exact, moves: Moves) -> Array:
-        """The derivatives of all outputs along some directions, those by constants that move included."""
+        """The derivatives of all outputs along directions, including the effect of moving constants."""
         return exact(moves, {k: tangent for k, (tangent, _) in self.tangents(moves).items()})
 
     def tangents(self, moves: Moves) -> dict[int, tuple[Array, Array]]:
-        """How the constants move when the inputs do, and the rounding error of that.
+        """The tangents of the constants when the inputs move, and their rounding errors.
 
-        (4 D(h/2) - D(h)) / 3 with D(h) = (c(h) - c(-h)) / 2h, of the first h at which what is left over is small: with
-        B(h) = c(h) + c(-h) - 2 c(0), B(h) is 4 B(h/2) for a smooth c, and not where there is a kink, or h is too coarse.
+        (4 D(h/2) - D(h)) / 3 with D(h) = (c(h) - c(-h)) / 2h, for the first h with a small remainder: with
+        B(h) = c(h) + c(-h) - 2 c(0), B(h) is 4 B(h/2) for a smooth c, and not at a kink, or if h is too large.
         """
         if not self.moving:
             return {}
@@ -324,7 +324,7 @@ class Point:
                 most = np.maximum(np.abs(wide), np.abs(up - down))
                 smooth = np.isnan(tangent) & (np.abs(wide - 4 * narrow) <= LEFT_OVER * most + 4 * rounding)
                 still = (up == here) & (down == here) & (near == here)
-                smooth &= ~(still & stirred[k])  # it goes in jumps, and this step is less than one
+                smooth &= ~(still & stirred[k])  # piecewise constant, with jumps wider than this step
                 stirred[k] |= ~still
                 np.copyto(tangent, (8 * (near - below) - (up - down)) / (6 * h * scale), where=smooth)
                 np.copyto(noise, np.where(still, 0.0, rounding / (h * scale)), where=smooth)
@@ -333,17 +333,18 @@ class Point:
         raise NoDerivative("a constant has a kink, or a step leaves the program")
 
     def scale(self, moves: Moves) -> float:
-        """What a direction is multiplied by to move its entries by about their own size."""
+        """The factor for a direction that moves its entries by about their own size."""
         largest = max((float(np.max(np.abs(v) / self.units[i], initial=0.0)) for i, v in moves.items()), default=0.0)
         return 1.0 / largest if largest else 1.0
 
     @cached_property
     def rounding(self) -> float:
-        """The size of number whose rounding error the outputs have: more than their own where larger ones cancel on the way.
+        """The magnitude that determines the rounding error of the outputs: larger than theirs if larger numbers cancel on the
+        way.
 
-        Found by disturbing every recorded result by a relative 1e-12 and looking at what that makes of the outputs (the idea of
-        stochastic arithmetic: Vignes, A stochastic arithmetic for reliable scientific computation, 1993). A comparison that
-        tips over would make that as large as can be: it is at most a thousand times the largest number.
+        Measured by perturbing every recorded result by a relative 1e-12 and observing the outputs (the idea of stochastic
+        arithmetic: Vignes, A stochastic arithmetic for reliable scientific computation, 1993). A comparison that flips could
+        make it arbitrarily large: it is limited to a thousand times the largest number.
         """
         graph = self.base.graph
         if graph is None or not self.base.is_all:
@@ -352,14 +353,14 @@ class Point:
         rng = np.random.default_rng(0)
         try:
             other = replay(graph, lambda a: a * (1 + 1e-12 * rng.uniform(-1, 1, a.shape)) if is_floating(a.dtype) else a)
-        except (ArithmeticError, ValueError):  # so near to the end of its domain: a matrix that is all but singular, say
+        except (ArithmeticError, ValueError):  # close to the end of its domain, such as a nearly singular matrix
             return 0.0
         changes = [float(np.abs(other[node] - known[node]).max(initial=0.0)) for node in graph.outputs]
         largest = max(float(np.abs(a).max(initial=0.0)) for a in known.values() if is_floating(a.dtype))
         return min(max(changes) / 1e-12, 1e3 * largest)
 
     def precise_values(self, moves: Moves, e: float) -> Array | None:
-        """The outputs a step away in long double; None where the function does not take that, or refuses."""
+        """The outputs a step away in long double; None if the function does not support it or raises an error."""
         with self.moved(moves, e):
             try:
                 with self.precise() as found:
@@ -369,7 +370,7 @@ class Point:
 
     @contextmanager
     def disturbed(self, rng: np.random.Generator) -> Iterator[Recording]:
-        """A recording at inputs that are other ones by rounding."""
+        """A recording at inputs perturbed by rounding errors."""
         moves = {i: a * rng.uniform(-1, 1, a.shape) for i, a in enumerate(self.problem.arrays)}
         with self.moved(moves, 8 * EPS):
             if (found := self.recording()) is None:
@@ -378,13 +379,13 @@ class Point:
 
     @contextmanager
     def precise(self) -> Iterator[Recording]:
-        """A recording in long double, at the very same inputs. Raises NoDerivative where the function does not take that."""
+        """A recording in long double, at the same inputs. Raises NoDerivative if the function does not support it."""
         if np.finfo(np.longdouble).eps >= EPS:
             raise NoDerivative("long double is double here")
         with self.problem.raised_to(np.longdouble):
             try:
                 found = Recording(self.problem)
-            except Exception as error:  # LAPACK, and whatever a user's op makes of it
+            except Exception as error:  # from LAPACK, or from a user-defined op
                 raise NoDerivative("the function does not take long double") from error
             if found.at.dtype != np.longdouble or self.base.changed(found) is None:
                 raise NoDerivative("the function goes back to double")

@@ -1,4 +1,4 @@
-"""A function of arrays to be differentiated and evaluated again and again, and what a gradient check asks of it."""
+"""A function of arrays that a gradient check evaluates and differentiates repeatedly."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tensorgrad.errors import ArgumentError, DTypeError, GraphError
 
 
 class Problem:
-    """A function of arrays that can be changed in place, to be evaluated again and again.
+    """A function of arrays that are changed in place between evaluations.
 
-    names, arrays  of what is differentiated; float64
-    leaves         makes, or has, the leaf Tensors for the arrays
-    compute        the outputs from the leaves
-    buffers        arrays that the function writes to besides, such as running means; `compute` puts them back, but not in a
-                   compiled step, where only what is recorded may write
+    names, arrays  of the differentiated inputs; float64
+    leaves         returns the leaf Tensors for the arrays
+    compute        computes the outputs from the leaves
+    buffers        arrays that the function modifies, such as running means; `compute` restores them, except in a compiled step,
+                   where only recorded writes are allowed
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Problem:
 
     @classmethod
     def of(cls, caller: str, fn: Callable[..., Any], inputs: Any, wrt: Sequence[int | str] | None) -> Problem:
-        """From a function and what it is to be called with."""
+        """A problem from a function and its arguments."""
         if not callable(fn):
             raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
         if wrt is not None and not isinstance(wrt, (list, tuple, range, set)):
@@ -82,7 +82,7 @@ class Problem:
         return problem
 
     def evaluate(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The outputs, recorded, and the leaves that they were computed from."""
+        """The recorded outputs and the leaves they were computed from."""
         self.evaluations += 1
         with switched(recording=True), np.errstate(all="ignore"):
             leaves = self.leaves()
@@ -90,7 +90,7 @@ class Problem:
 
     @contextmanager
     def raised_to(self, dtype: Any) -> Iterator[None]:
-        """Inside of the block the leaves are of another dtype, at the same values."""
+        """Context manager: the leaves have another dtype, with the same values."""
         plain, held = self.leaves, list[tuple[Tensor, Array]]()
 
         def leaves() -> list[Tensor]:
@@ -109,7 +109,7 @@ class Problem:
                 leaf._data = data
 
     def values(self) -> Array:
-        """The outputs in one row."""
+        """The outputs, flattened into one array."""
         return flat(self.evaluate()[0])
 
     def second(self, rng: np.random.Generator) -> Problem:
@@ -137,7 +137,7 @@ class Problem:
 
 
 def gradients(outputs: list[Tensor], leaves: list[Tensor], weights: Sequence[Array]) -> list[Array]:
-    """The gradients of the weighted sum of the outputs, zeros for a leaf that none of them was computed from."""
+    """The gradients of the weighted sum of the outputs, zeros for a leaf that no output depends on."""
     pairs = [(t, w) for t, w in zip(outputs, weights, strict=True) if t.requires_grad]
     found: Any = [None] * len(leaves)
     with np.errstate(all="ignore"):
@@ -148,7 +148,7 @@ def gradients(outputs: list[Tensor], leaves: list[Tensor], weights: Sequence[Arr
 
 
 def outputs_of(caller: str, result: Any, leaves: Sequence[Tensor] = ()) -> list[Tensor]:
-    """What the function returned, as a list of floating Tensors. Raises if it is anything else, or lower than the leaves."""
+    """The result of the function as a list of floating Tensors. Raises an error for anything else, or lower precision."""
     lowered = any(x.dtype != np.float64 for x in leaves)
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
     if not outputs:
@@ -167,7 +167,7 @@ def outputs_of(caller: str, result: Any, leaves: Sequence[Tensor] = ()) -> list[
 
 
 def raised(a: Any) -> Any:
-    """A copy in float64 of a floating array or Tensor, as an array; anything else as it is."""
+    """A float64 copy of a floating array or Tensor, as an array; other values unchanged."""
     array = a._data if isinstance(a, Tensor) else a
     return np.array(array, np.float64) if is_floating(getattr(array, "dtype", np.dtype(bool))) else a
 
@@ -177,14 +177,14 @@ def flat(outputs: list[Tensor]) -> Array:
 
 
 def same(a: Array, b: Array) -> bool:
-    """Equal but for the last digits, which threads that add in another order may change."""
+    """Equal up to the last digits, which may depend on the order in which threads add."""
     if a.shape != b.shape:
         return False
     return np.array_equal(a, b) or bool(np.allclose(a, b, rtol=1e-13, atol=1e-300, equal_nan=True))
 
 
 def graph_of(outputs: list[Tensor]) -> Graph | None:
-    """The graph of those outputs that were computed."""
+    """The graph of the computed outputs."""
     nodes = [t.node for t in outputs if isinstance(t.node, Node)]
     return Graph(nodes, check=False) if nodes else None
 

@@ -1,8 +1,8 @@
-"""What one call of a function under test has recorded: its program, and the constants that are captured in it.
+"""The recording of one call of a function under test: its program and the constants captured in it.
 
-A constant is whatever the recorded program reads that is no leaf of the check: arrays of the user's, numbers, and everything
-that was taken out of the graph (`.detach()`, `.data`, NumPy arithmetic). Two recordings at two inputs tell which is which: what
-was made of the inputs differs, what is constant does not.
+A constant is anything the program reads that is not a leaf of the check: the user's arrays, numbers, and values taken out of
+the graph (`.detach()`, `.data`, NumPy arithmetic). Two recordings at different inputs tell which constants depend on the
+inputs: those that differ.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tensorgrad.ops.exponential import Logarithm, closed_form
 from tensorgrad.testing.problem import Problem, flat, gradients, graph_of, same
 from tensorgrad.testing.rounding import Rounding
 
-DISTURBED = 2  # times
-LARGE = 1_000_000  # elements; of larger constants only a digest is kept
+DISTURBED = 2  # number of perturbed runs
+LARGE = 1_000_000  # elements; larger constants are stored as digests
 
 
 class Recording:
-    """The outputs of one call, recorded, and what they were computed by.
+    """The recorded outputs of one call, and how they were computed.
 
     outputs, leaves  Tensors
-    at               the values of all outputs in one row
-    nodes            what was recorded, in order
-    uses             for each node its op, attributes and where its inputs come from: ("node", k), ("leaf", i), ("constant", k)
+    at               the values of all outputs, flattened
+    nodes            the recorded nodes, in order
+    uses             for each node its op, attributes and the sources of its inputs: ("node", k), ("leaf", i), ("constant", k)
     constants        the values of the constants, copied: arrays, numbers, or the digest of a large array
     """
 
@@ -42,7 +42,7 @@ class Recording:
         self.arrays = problem.arrays
         graph = graph_of(self.outputs)
         self.graph: Graph | None = graph
-        # what is recorded only because a whole program is, and needs no gradient, is captured as its value
+        # nodes that are recorded only for completeness, without a gradient, are captured as values
         self.nodes = tuple(node for node in graph.nodes if node.requires_grad) if graph is not None else ()
         self.constants: list[Any] = []
         self.sources: list[Tensor | None] = []  # the Tensor of each constant, None for a number
@@ -54,7 +54,7 @@ class Recording:
         self.ends = [self.place(t.node or t) for t in self.outputs]
 
     def place(self, source: Any) -> tuple[str, int]:
-        """Where a value comes from; a new constant for one that comes from nowhere."""
+        """The source of a value; adds a constant if it is new."""
         if not isinstance(source, (Node, Tensor)):
             self.constants.append(source)
             self.sources.append(None)
@@ -67,13 +67,13 @@ class Recording:
         return self._place[source]
 
     def kept(self, a: Array) -> Any:
-        """A copy: the memory may be that of an input, which is moved, or a buffer that is used again."""
+        """A copy, because the memory may be an input that moves, or a reused buffer."""
         if a.size > LARGE and not any(may_overlap(a, b) for b in self.arrays):
             return digest(a)
         return np.array(a)
 
     def gradients(self, weights: Array, inputs: Sequence[int] | None = None) -> list[Array]:
-        """The gradients of a weighted sum of the outputs, for all leaves or some; outputs of weight 0 are left out."""
+        """The gradients of a weighted sum of the outputs, for some or all leaves; outputs of weight 0 are skipped."""
         leaves = self.leaves if inputs is None else [self.leaves[i] for i in inputs]
         chosen, parts, start = [], [], 0
         for t in self.outputs:
@@ -81,11 +81,13 @@ class Recording:
             start += t.size
             if part.any():
                 chosen.append(t)
-                parts.append(part.reshape(t.shape).copy())  # which a rule may write to
+                parts.append(part.reshape(t.shape).copy())  # a rule may modify it
         return gradients(chosen, leaves, parts)
 
     def disturbed(self, weights: Array, i: int) -> Array:
-        """How far the gradient of a weighted sum by a leaf goes when every number on the way to it is disturbed by rounding."""
+        """The change of the gradient of a weighted sum by a leaf when every number on the way is perturbed by rounding
+        errors.
+        """
         ends = np.cumsum([t.size for t in self.outputs])[:-1]
         parts = [w.reshape(t.shape) for t, w in zip(self.outputs, np.split(weights, ends), strict=True)]
         pairs = [(t, w) for t, w in zip(self.outputs, parts, strict=True) if t.requires_grad]
@@ -101,21 +103,21 @@ class Recording:
 
     @cached_property
     def known(self) -> dict[Any, Array]:
-        """The values of all leaves and nodes, computed again."""
+        """The values of all leaves and nodes, recomputed."""
         return {} if self.graph is None else replay(self.graph)
 
     @cached_property
     def is_all(self) -> bool:
-        """Whether what was recorded gives the values that the function gave: nothing was written over on the way."""
+        """Whether the recording reproduces the values of the function: nothing was overwritten on the way."""
         try:
             known = self.known
-        except Exception:  # an op that cannot be computed again by itself, such as the result of a compiled step
+        except Exception:  # an op that cannot be recomputed alone, such as the result of a compiled step
             return False
         found = [np.ravel(known[t.node]) if t.node is not None else t._data.ravel() for t in self.outputs]
         return same(np.concatenate(found) if found else np.zeros(0), self.at)
 
     def changed(self, other: Recording, atol: float = 0.0) -> list[int] | None:
-        """Which constants are other ones in another recording, by more than `atol`; None if that is another program."""
+        """The constants that differ in another recording, by more than `atol`; None if the programs differ."""
         if len(self.uses) != len(other.uses) or self.ends != other.ends or len(self.constants) != len(other.constants):
             return None
         for (op, attrs, inputs), (op2, attrs2, inputs2) in zip(self.uses, other.uses, strict=True):
@@ -126,7 +128,7 @@ class Recording:
 
 
 def replay(graph: Graph, change: Callable[[Array], Array] = lambda a: a) -> dict[Any, Array]:
-    """The values of all leaves and nodes, computed again, each changed on the way; what was drawn stays as it was drawn."""
+    """The values of all leaves and nodes, recomputed with `change` applied to each; random draws stay the same."""
     known: dict[Any, Array] = {leaf: leaf._data for leaf in graph.leaves}
     drawn = {node: node.out for node in graph.nodes if node.op.draws}
     with np.errstate(all="ignore"):
@@ -135,7 +137,7 @@ def replay(graph: Graph, change: Callable[[Array], Array] = lambda a: a) -> dict
             closed = closed_form(node.op, made) if isinstance(made, Node) else None
             if drawn.get(node) is not None:
                 known[node] = drawn[node]
-            elif closed is not None:  # of a softmax, which was evaluated from the logits
+            elif closed is not None:  # the logarithm of a softmax, evaluated from the logits
                 op, inner, _ = closed
                 known[node] = change(asarray(op(known[inner.inputs[0]], **inner.attrs)))
             else:
@@ -145,7 +147,7 @@ def replay(graph: Graph, change: Callable[[Array], Array] = lambda a: a) -> dict
 
 
 def alike(a: Any, b: Any, depth: int = 4) -> bool:
-    """Whether two values are the same for a program: arrays by their elements, functions by code and what they capture."""
+    """Whether two values are equal for a program: arrays by elements, functions by code and captured values."""
     if a is b:
         return True
     if isinstance(a, Tensor) or isinstance(b, Tensor):
@@ -167,13 +169,13 @@ def alike(a: Any, b: Any, depth: int = 4) -> bool:
 
 
 def near(a: Any, b: Any, atol: float) -> bool:
-    """Whether two floating constants differ by no more than what the user allows for."""
+    """Whether two floating constants differ by at most the user's tolerance."""
     both = isinstance(a, (float, np.ndarray)) and isinstance(b, (float, np.ndarray)) and np.shape(a) == np.shape(b)
     return both and np.result_type(a).kind == "f" and bool(np.allclose(a, b, rtol=0.0, atol=atol, equal_nan=True))
 
 
 def captured(fn: Callable[..., Any]) -> tuple[Any, ...]:
-    """What tells two functions apart that were made by the same lines."""
+    """What distinguishes two functions created by the same lines."""
     fn = getattr(fn, "fn", fn)  # of a checkpoint
     code = getattr(fn, "__code__", None)
     if code is None:

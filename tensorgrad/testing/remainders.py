@@ -1,11 +1,11 @@
-"""How Taylor remainders fall as the step does, and what that says of the derivative that they were taken with.
+"""The convergence of Taylor remainders, and what it says about a derivative.
 
-For a function of one number, f(h) near h = 0, and the terms that are claimed for it:
+For a function of one number, f(h) near h = 0, and given terms of its expansion:
 
     R0 = |f(h) - f(0)|,   R1 = |f(h) - f(0) - h s|,   R2 = |f(h) - f(0) - h s - h² c / 2|
 
 Rp falls as h^(p+1) if its terms are right, and as h^p if the last one is wrong: 2 against 1 for a gradient, 3 against 2 for a
-Hessian. That is so between steps so long that further terms count and steps so short that rounding does.
+Hessian. This holds between steps so long that further terms matter and steps so short that rounding does.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Rate: TypeAlias = Literal["ok", "wrong", "precision"]
 
 RATIO = 4.0
 STEPS = RATIO ** -np.arange(1.0, 24.0)  # 0.25 down to 1.4e-14
-SEEN = 30.0  # a remainder this many times its rounding error has a rate that is known to some per cent
-SURE = 10.0  # so many times its rounding error nothing is taken for rounding
-LEVELS = 3  # neighbouring steps that have to tell the same
-STEADY = 0.2  # how much of it what they tell may differ
-LEAST = {1: 1e-8, 2: 1e-6}  # an error of the term of this order below that share of it counts as none
-FEW = 5  # longest steps over which a function may change that is constant at all others
-COARSE = 1e-3  # a bound on the error above that share of the term confirms nothing
+SEEN = 30.0  # ratio of remainder to rounding error at which its rate is accurate to a few per cent
+SURE = 10.0  # ratio above which a value is not due to rounding
+LEVELS = 3  # neighbouring steps that must agree
+STEADY = 0.2  # relative tolerance between them
+LEAST = {1: 1e-8, 2: 1e-6}  # relative error, by order of the term, that counts as none
+FEW = 5  # an otherwise constant function may change over so many of the longest steps
+COARSE = 1e-3  # a relative error bound above this confirms nothing
 
 
 @dataclass(frozen=True)
 class Remainders:
-    """The remainders of one output along one random direction of one input, or of all.
+    """The remainders of one output along a random direction of one input, or of all.
 
-    name         of what was moved; output: which output was looked at, 0 if there is one
-    order        of the last term of the expansion, and of the derivative that is tried
+    name         of the moved input; output: index of the output, 0 if there is one
+    order        of the tested derivative, the last term of the expansion
     verdict      "ok", "kink" (both pass), "wrong", "precision", "non-finite" or "nondeterministic"
-    term         the derivative of that order along the direction, as recorded;  error: how far it is off, by the values
+    term         the recorded derivative of that order along the direction;  error: its error, judged by values
     steps        h;  remainders: for each order from 0 on the remainders at these steps;  noise: their rounding error
     """
 
@@ -49,12 +49,12 @@ class Remainders:
     verdict: str
     term: float
     error: float
-    steps: Array = field(default_factory=lambda: np.zeros(0), compare=False)  # arrays have no one answer to ==
+    steps: Array = field(default_factory=lambda: np.zeros(0), compare=False)  # == of arrays is not a boolean
     remainders: tuple[Array, ...] = field(default=(), compare=False)
     noise: Array = field(default_factory=lambda: np.zeros(0), compare=False)
 
     def rates(self, order: int) -> Array:
-        """Between each two steps, of the remainder of an order; NaN where it is rounding."""
+        """The rate of a remainder between neighbouring steps; NaN where it is due to rounding."""
         return rates(self.remainders[order], self.noise)
 
     def __str__(self) -> str:
@@ -72,11 +72,11 @@ class Remainders:
 
 @dataclass(frozen=True)
 class Scale:
-    """What an error of a term is measured by.
+    """Scales for the error of a term.
 
-    term     the term itself, as it is claimed
-    rounding an error that it has because it was added up
-    visible  an error that is none beside other terms
+    term     the term itself
+    rounding its error from summation
+    visible  an error that is negligible beside other terms
     """
 
     term: float
@@ -86,13 +86,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Fall:
-    """What the remainders of one order say.
+    """The conclusion from the remainders of one order.
 
-    verdict  "wrong": they fall with the rate of a wrong term, down to the shortest step that is above rounding. "ok": they fall
-             faster, or are rounding beside the term. "precision": neither can be seen
-    error    how far the term is off, by the values: what they have, less what was claimed
-    level    the step, by its place, that says so
-    errors   what each step says
+    verdict  "wrong": they fall with the rate of a wrong term, down to the shortest usable step. "ok": they fall faster, or are
+             rounding errors beside the term. "precision": neither can be seen
+    error    the difference between the term by the values and the given one
+    level    the index of the decisive step
+    errors   the error by each step
     """
 
     verdict: Rate
@@ -102,7 +102,7 @@ class Fall:
 
 
 def rates(remainders: Array, noise: Array) -> Array:
-    """The rate from each step to the next, NaN where one of the two remainders is rounding."""
+    """The rate from each step to the next, NaN if one of the two remainders is due to rounding."""
     with np.errstate(all="ignore"):
         found = np.log(remainders[:-1] / remainders[1:]) / np.log(RATIO)
         seen = (remainders > SEEN * noise) & np.isfinite(remainders)
@@ -110,12 +110,12 @@ def rates(remainders: Array, noise: Array) -> Array:
 
 
 def without_next(q: Array) -> Array:
-    """a of q(h) = a + b h + ..., from each two neighbouring steps: the term b, of the next order, is eliminated."""
+    """a of q(h) = a + b h + ..., from neighbouring steps, eliminating the next term b."""
     return (RATIO * q[1:] - q[:-1]) / (RATIO - 1)
 
 
 def fall(series: Sequence[Array], noise: Array, scale: Scale) -> Fall:
-    """From the signed remainders of every order at all steps, the last of which is judged, and their rounding errors."""
+    """Judge the last of the signed remainders of every order at all steps, given their rounding errors."""
     order, signed = len(series) - 1, series[-1]
     with np.errstate(all="ignore"):
         power = STEPS**order / order
@@ -130,10 +130,10 @@ def fall(series: Sequence[Array], noise: Array, scale: Scale) -> Fall:
         told = slice(max(last + 1 - LEVELS, 0), last + 1)
         alike = np.abs(errors[told] - errors[last]) <= STEADY * abs(errors[last])
         steady = len(alike) == LEVELS and bool((alike & clear[told]).all())
-        # a remainder that is suddenly gone, above rounding, was one of a coarser scale: the other side of a kink close by
+        # a remainder that suddenly vanishes, above rounding, belonged to a coarser scale: the far side of a kink nearby
         hidden = last + 1 == len(errors) or not known[last + 1] or doubt[last + 1] >= 0.5 * abs(errors[last])
         if steady and hidden:
-            # best known in the middle of the steps that tell it: further terms count at one end, rounding at the other
+            # most accurate in the middle of the decisive steps: further terms matter at one end, rounding at the other
             other = np.flatnonzero(~(clear & (np.abs(errors - errors[last]) <= STEADY * abs(errors[last])))[:last])
             middle = ((int(other[-1]) + 1 if other.size else 0) + last) // 2
             return Fall("wrong", float(errors[middle]), middle, errors)
@@ -148,14 +148,14 @@ def fall(series: Sequence[Array], noise: Array, scale: Scale) -> Fall:
         return found
     changes = np.nan_to_num(series[0]) != 0
     if scale.term == 0 and not changes[FEW:].any():
-        return found  # nothing is claimed, and nothing changes
+        return found  # no term is given, and nothing changes
     return Fall("precision", found.error, best, errors)
 
 
 def quantum(changes: Array) -> Array:
-    """For each column the power of two that all its numbers are multiples of: large where they come of larger ones' difference.
+    """For each column the power of two that divides all its numbers: large if they are differences of larger numbers.
 
-    0 for a column in which fewer than three numbers are not 0, which says nothing.
+    0 for a column with fewer than three non-zero numbers, from which nothing follows.
     """
     with np.errstate(all="ignore"):
         usable = np.isfinite(changes) & (changes != 0)
@@ -167,10 +167,10 @@ def quantum(changes: Array) -> Array:
 
 
 def scatter(values: Array) -> Array:
-    """The size of the rounding errors of a smooth function, from its values (7, m) at neighbouring, equally spaced points.
+    """The rounding errors of a smooth function, from its values (7, m) at neighbouring, equally spaced points.
 
-    Their fourth differences, in which nothing smooth is left over such a distance (Moré and Wild, Estimating computational
-    noise, SIAM Journal on Scientific Computing 33, 2011).
+    Uses fourth differences, in which nothing smooth is left at this distance (Moré and Wild, Estimating computational noise,
+    SIAM Journal on Scientific Computing 33, 2011).
     """
     with np.errstate(all="ignore"):
         found = np.abs(np.diff(values, 4, axis=0)).max(axis=0) / np.sqrt(70.0)

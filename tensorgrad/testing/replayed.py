@@ -1,4 +1,4 @@
-"""The gradients of a check, found inside of a compiled step."""
+"""Compares the gradients of a check with those of a compiled step."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CALLS = "in a compiled step", "in the replay of a compiled step"
 
 
 def in_compiled_step(ways: Ways, caller: str) -> list[Finding]:
-    """Findings for gradients that a compiled step takes otherwise: in its first call, a replay, a replay at other inputs.
+    """Findings for gradients that differ in a compiled step: in its first call, a replay, and a replay at other inputs.
 
-    And, after that, in float32. Raises CompileError where the function cannot be compiled, or its plan is not replayed.
+    Then the same in float32. Raises CompileError if the function cannot be compiled, or its plan is not replayed.
     """
     problem = ways.problem
     leaves = problem.leaves()
-    is_given = problem.leaves()[0] is not leaves[0]  # else they are parameters, which the step finds by itself
+    is_given = problem.leaves()[0] is not leaves[0]  # otherwise they are parameters, which the step finds itself
     unused: set[int] = set()
 
     def step(*given: Tensor) -> tuple[Tensor, ...]:
@@ -73,7 +73,7 @@ def in_compiled_step(ways: Ways, caller: str) -> list[Finding]:
 
 
 def in_float32(ways: Ways, leaves: list[Tensor], gradients: Callable[[], list[Array]]) -> list[Finding]:
-    """The same of float32, where that decides anything: what it makes of the function as it is has been looked at before."""
+    """The same in float32, if that is decisive: the eager function in float32 has been checked before."""
     before, expected = [x._data for x in leaves], ways.check.recorded
     if not all(fits(a, lowered(a)) for a in before):
         return []
@@ -84,7 +84,7 @@ def in_float32(ways: Ways, leaves: list[Tensor], gradients: Callable[[], list[Ar
         for x in leaves:
             x._data = lowered(x._data)
         found = [gradients() for _ in CALLS]
-    except Exception as error:  # as there
+    except Exception as error:  # as in the eager check
         ways.notes.append(f"not checked {CALLS[0]} in float32: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
         return []
     finally:
@@ -106,5 +106,5 @@ def in_float32(ways: Ways, leaves: list[Tensor], gradients: Callable[[], list[Ar
 
 
 def moved(a: Array) -> Array:
-    """Other numbers near those of an array."""
+    """An array of slightly different numbers."""
     return np.asarray(a * (1 + np.resize([1, -1, 0.5, -0.25, 0.125], a.shape) / 64))

@@ -1,4 +1,4 @@
-"""What a gradient check found: a table, and the error that carries it."""
+"""The results of a gradient check: a table, and the error that contains it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MEANING = {
     "nondeterministic": "the function, or its gradient, is not the same when it is computed again: "
     "seed its random numbers inside, or call model.eval() for dropout",
 }
-JVP = "(jvp)"  # a Finding's name ends with it if it is the two rules of an op that differ
-VALUE = "value "  # a Finding's `where` begins with it if it is no derivative that is at fault but a value of the function
-BLOCK = 1 << 16  # entries looked at at a time, so that a finding from large matrices takes no further ones
+JVP = "(jvp)"  # suffix of a Finding's name if the two rules of an op disagree
+VALUE = "value "  # prefix of a Finding's `where` if a value of the function is at fault, not a derivative
+BLOCK = 1 << 16  # entries to process at a time, to limit the memory for large matrices
 
 
 class Explanation(NamedTuple):
-    """Why a check has failed: in words; the nodes whose rules are wrong on their own; a script that shows it."""
+    """Why a check failed: in words; the nodes whose rules are wrong on their own; a script that reproduces it."""
 
     text: str = ""
     suspects: tuple[Any, ...] = ()
@@ -41,15 +41,15 @@ class Explanation(NamedTuple):
 
 
 class GradientError(TensorgradError, AssertionError):
-    """A gradient check that failed.
+    """A failed gradient check.
 
     report    the Report, the TaylorReport or the Audit
-    graph     what was recorded (a tensorgrad.graph.Graph), None if nothing was
-    suspects  the nodes of that graph whose rules are wrong on their own; empty if none could be singled out
-    script    a few lines of Python that show the fault on the smallest case found; "" if there are none
+    graph     the recorded graph (a tensorgrad.graph.Graph), None if nothing was recorded
+    suspects  the nodes of that graph whose rules are wrong on their own; empty if none could be identified
+    script    Python code that shows the fault on the smallest case found; "" if there is none
 
-    `suspects`, `script` and what is printed below the table take a search, for the point and the rules at which the check
-    failed. It is made once, when one of them is first asked for. A pickled error has made it, and leaves graph and suspects.
+    `suspects`, `script` and the text below the table come from a search at the point where the check failed. It runs once, on
+    first access. Pickling runs it, and drops graph and suspects.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class GradientError(TensorgradError, AssertionError):
 
     @property
     def explanation(self) -> Explanation:
-        """What the search has found."""
+        """The result of the search."""
         if self._explain is not None:
             try:
                 self._known = self._explain()
-            except Exception as error:  # a table without a reason is better than none
+            except Exception as error:  # better a table without an explanation than none
                 self._known = Explanation(f"No op could be singled out: {type(error).__name__}: {error}")
             self._explain = None
         return self._known
@@ -91,7 +91,7 @@ class GradientError(TensorgradError, AssertionError):
         return f"{self.args[0]}\n\n{text}" if text else str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        notes = {"__notes__": self.__notes__} if hasattr(self, "__notes__") else None  # what `add_note` has added
+        notes = {"__notes__": self.__notes__} if hasattr(self, "__notes__") else None  # added by `add_note`
         return type(self), (str(self), self.report, None, (), self.script), notes
 
     def __copy__(self) -> GradientError:
@@ -100,11 +100,11 @@ class GradientError(TensorgradError, AssertionError):
         return made
 
     def __deepcopy__(self, memo: Any) -> GradientError:
-        return self.__copy__()  # graphs do not change
+        return self.__copy__()  # graphs are immutable
 
 
 class CompiledError(TensorgradError, AssertionError):
-    """A compiled step that is not the step. report: the CompiledReport."""
+    """A compiled step that differs from the eager one. report: the CompiledReport."""
 
     def __init__(self, message: str, report: Report | None = None) -> None:
         super().__init__(message)
@@ -113,16 +113,16 @@ class CompiledError(TensorgradError, AssertionError):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found for one input.
+    """The result for one input.
 
     name      of the input or parameter
     shape     of it
     order     1 for the gradient, 2 for the gradient of the gradient
-    verdicts  how many comparisons came to which verdict
+    verdicts  number of comparisons by verdict
     absolute  |recorded - numerical| at `where`
-    relative  the same divided by max(|recorded|, |numerical|); except for "wrong", by a thousandth of the largest gradient of
-              this input, or 1e-12, at least
-    where     the place of one comparison, to which the numbers belong: of those with the worst verdict the one with the
+    relative  the same divided by max(|recorded|, |numerical|); except for "wrong", the divisor is at least a thousandth of the
+              largest gradient of this input, and 1e-12
+    where     the place of the comparison that the numbers describe: among those with the worst verdict, the one with the
               largest error, relative to at least a thousandth of the largest gradient
     recorded, numerical   the gradient there by the rules and by the values
     """
@@ -139,7 +139,7 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst one."""
+        """The worst verdict."""
         return worst(self.verdicts)
 
     @classmethod
@@ -155,11 +155,11 @@ class Finding:
         *,
         largest: float | None = None,
     ) -> Finding:
-        """From arrays of equal shape, which are looked at in pieces: what it takes besides them does not grow with them.
+        """A finding from arrays of equal shape, processed in blocks to limit the memory.
 
-        verdicts  words, or places in VERDICTS
-        where     makes the words for a place out of its index in them
-        largest   the largest gradient of this input, where the arrays do not hold all of it
+        verdicts  words, or indices into VERDICTS
+        where     converts an index to the name of the place
+        largest   the largest gradient of this input, if the arrays do not contain all of it
         """
         codes, a, b = np.ravel(coded(verdicts)), np.ravel(recorded), np.ravel(numerical)
         pieces = [slice(start, start + BLOCK) for start in range(0, codes.size, BLOCK)]
@@ -196,8 +196,9 @@ class Finding:
         recorded: float = math.nan,
         numerical: float = math.nan,
     ) -> Finding:
-        """Of one comparison, or of one fault that lets none be made: `where` then begins with "value " if a value of the
-        function is at fault, and says which and what it is: "value y[0, 1] = nan"."""
+        """A finding from one comparison, or from a fault that prevents comparisons: if a value of the function is at fault,
+        `where` starts with "value " and names it: "value y[0, 1] = nan".
+        """
         error = float(relative_errors(np.array([recorded]), np.array([numerical]), 0.0)[0])
         error = math.nan if math.isinf(error) else error
         return cls(
@@ -206,7 +207,7 @@ class Finding:
 
     @classmethod
     def joined(cls, findings: Sequence[Finding]) -> Finding:
-        """One for what was found piece by piece, of one input and order: the counts together, the place of the worst."""
+        """Combine findings of the same input and order: counts are added, the place is that of the worst."""
 
         def badness(f: Finding) -> tuple[int, float]:
             return VERDICTS.index(f.verdict), math.inf if math.isnan(f.relative) else f.relative
@@ -215,7 +216,7 @@ class Finding:
         return replace(found, verdicts=sum((f.verdicts for f in findings), Counter()))
 
     def meaning(self) -> str:
-        """What its verdict means, in words; for "non-finite" also what is not finite, and where."""
+        """The meaning of the verdict, in words; for "non-finite" also which value, and where."""
         if self.verdict == "wrong" and self.name.endswith(JVP):
             return f"wrong, {self.name}: jvp does not belong to backward: <J v, u> (numerical) is not <v, Jᵀ u> (recorded)"
         if self.verdict != "non-finite" or not self.where:
@@ -232,14 +233,14 @@ class Finding:
 
 @dataclass
 class Report:
-    """The findings of a gradient check. It prints as a table; as a condition it is whether everything passed.
+    """The findings of a gradient check. It prints as a table; its truth value is whether everything passed.
 
     findings     one for each input and order
     mode         "full" or "directional"
-    evaluations  how often the function was called
-    caller       the name of the function that made it
-    allowed      the verdicts that pass: "ok" and "kink", and what the caller was told to let pass
-    notes        what else there is to know, a line each, printed below the table: what was left out, and why
+    evaluations  number of calls of the function
+    caller       the name of the function that created it
+    allowed      the verdicts that pass: "ok" and "kink", and those that the caller allowed
+    notes        further information, printed line by line below the table: what was skipped, and why
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -251,7 +252,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every comparison came to a verdict that is allowed."""
+        """Whether all verdicts are allowed."""
         return not self.failed
 
     def __bool__(self) -> bool:
@@ -259,7 +260,7 @@ class Report:
 
     @property
     def verdicts(self) -> Counter[str]:
-        """How many comparisons came to which verdict, over all inputs."""
+        """The number of comparisons by verdict, over all inputs."""
         return sum((f.verdicts for f in self.findings), Counter())
 
     @property
@@ -283,13 +284,13 @@ class Report:
 
 @dataclass
 class CompiledReport(Report):
-    """What `check_compiled` found. It prints as two tables; as a condition it is whether everything passed.
+    """The result of `check_compiled`. It prints as two tables; its truth value is whether everything passed.
 
-    compared     a Finding for each result, parameter, buffer, state and gradient over all calls, `recorded` being what the
-                 compiled step gives, `numerical` what the step as it is written gives
-    differences  in words, of all calls, the first element of everything that differs
-    findings     one for each parameter that backward() is asked for: its gradient against slopes
-    calls        how many were compared;  replays: how many of them ran a plan
+    compared     a Finding for each result, parameter, buffer, state and gradient over all calls; `recorded` is the value of the
+                 compiled step, `numerical` that of the eager one
+    differences  the first differing element of each value, in words, for all calls
+    findings     one for each parameter of a backward(): its gradient against numerical slopes
+    calls        number of calls compared;  replays: how many of them ran a plan
     """
 
     compared: list[Finding] = field(default_factory=list)
@@ -299,7 +300,7 @@ class CompiledReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether the calls are the same, and every gradient is right or at a kink."""
+        """Whether the calls agree, and every gradient is right or at a kink."""
         return not self.differences and not self.failed
 
     def __str__(self) -> str:
@@ -318,12 +319,12 @@ class CompiledReport(Report):
 
 
 def largest_of(x: Array) -> float:
-    """The largest of the finite absolute values, 0 if there are none."""
+    """The largest finite absolute value, 0 if there is none."""
     return float(np.abs(x).max(initial=0.0, where=np.isfinite(x)))
 
 
 def relative_errors(a: Array, b: Array, floor: float) -> Array:
-    """|a - b| / max(|a|, |b|, floor): 0 where they are equal, infinity where one is not a number."""
+    """|a - b| / max(|a|, |b|, floor): 0 if they are equal, infinity if one is NaN."""
     with np.errstate(all="ignore"):
         errors = np.abs(a - b) / np.maximum(np.maximum(np.abs(a), np.abs(b)), floor)
     errors[np.isnan(errors)] = math.inf
@@ -340,13 +341,13 @@ def number(x: float, spec: str) -> str:
 
 
 def apart(a: float, b: float) -> list[str]:
-    """Both numbers, with as many digits as it takes to tell them from each other, and nine at least."""
+    """Two numbers with enough digits to tell them apart, at least nine."""
     if number(a, ".9g") == number(b, ".9g") and a != b:
         return [number(a, ".17g"), number(b, ".17g")]
     return [number(a, ".9g"), number(b, ".9g")]
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines with the columns under each other; numbers to the right."""
+    """Lines of a table with aligned columns; numbers to the right."""
     numbers = [all(row[i][:1].isdigit() or row[i][:1] in "-+" for row in rows[1:] if row[i]) for i in range(len(rows[0]))]
     return columns(rows, "".join("<>"[right] for right in numbers))

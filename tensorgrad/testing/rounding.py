@@ -1,10 +1,10 @@
-"""How far rounding may move numbers: a recorded program computed again with every number in it disturbed.
+"""Estimates rounding errors: recomputes a recorded program with every number perturbed.
 
-Two ways of computing the same differ by rounding: in a sum with terms in another order, in a fused formula. Where large terms
-cancel, rounding is all that is left, so no relative tolerance tells it from a fault. The program itself does: each of its
-numbers is changed by as much as rounding may change it, several times, and what that makes of the results is what rounding may
-make of them (stochastic arithmetic: Vignes, A stochastic arithmetic for reliable scientific computation, 1993). Compiled plans
-are believed by the same measure (compiler/verify.py).
+Two ways of computing the same differ by rounding: in the order of a sum, in a fused formula. Where large terms cancel, only
+rounding is left, so no relative tolerance can tell it from a fault. The program itself can: perturb each number by a rounding
+error, several times, and the changes of the results are what rounding may do to them (stochastic arithmetic: Vignes, A
+stochastic arithmetic for reliable scientific computation, 1993). Compiled plans are verified by the same measure
+(compiler/verify.py).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tensorgrad.core.location import is_own
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
 
-FEW, MANY = 4, 16  # how often numbers are disturbed before the first look, and before what differs is believed to
-ROUNDINGS = 4  # by how many roundings each number is disturbed: near a kink it is to turn over
-MARGIN = 16  # how many times the largest change that was seen is allowed: hundreds of entries share a few runs
-NEAR = 1e-2  # other arguments, at which an op rounds otherwise, but as much
-DIGITS = 64  # roundings of the largest number of an array that are not worth a second look
+FEW, MANY = 4, 16  # number of runs at first, and before a difference is accepted
+ROUNDINGS = 4  # size of perturbations in roundings: large enough to cross a kink nearby
+MARGIN = 16  # tolerance as a multiple of the largest change seen: hundreds of entries share a few runs
+NEAR = 1e-2  # relative change of arguments, where an op rounds differently but equally much
+DIGITS = 64  # differences below so many roundings of an array's largest number are accepted
 EPS = float(np.finfo(np.float64).eps)
 
 
 def close(expected: Array, found: Array, eps: float, atol: float = 0.0) -> Array:
-    """Where two arrays are so near that nobody need ask what rounding does."""
+    """Where two arrays are so close that rounding errors need not be estimated."""
     if np.array_equal(expected, found):
         return np.ones(expected.shape, bool)
     with np.errstate(all="ignore"):
@@ -45,29 +45,29 @@ def close(expected: Array, found: Array, eps: float, atol: float = 0.0) -> Array
 
 
 class Rounding:
-    """What rounding may make of some recorded Tensors.
+    """The possible rounding errors of recorded Tensors.
 
-    results  Tensors with all that they were computed from recorded (state.tracing), in float64
-    eps      of the arithmetic: that of float64, or of float32, whose range is then kept to
+    results  Tensors with everything recorded that they depend on (state.tracing), in float64
+    eps      of the arithmetic: that of float64, or that of float32, with its range
     """
 
     def __init__(self, results: Sequence[Tensor], eps: float = EPS) -> None:
         self.eps, self.single = eps, eps > EPS
         nodes = dict.fromkeys(t.node for t in results if t.node is not None)
         self.results, self.graph = results, Graph(list(nodes), check=False)
-        self.drawn = {node: node.out for node in self.graph.nodes if node.op.draws}  # stays so
-        # data, such as targets, stay in float64 where the rest is in float32
+        self.drawn = {node: node.out for node in self.graph.nodes if node.op.draws}  # random draws stay the same
+        # data, such as targets, stay float64 where the rest is float32
         inputs = [(n, i, s) for n in self.graph.nodes if self.single for i, s in enumerate(n.inputs)]
         self.given = {s for n, i, s in inputs if isinstance(s, Tensor) and n.op.is_data(i) and not s.requires_grad}
         self.rng = np.random.default_rng(0)
         self.lowest, self.highest = math.inf, 0.0  # of all numbers but 0
-        self.selects: dict[Node, bool] = {}  # whether the numbers of a result are some of those it was computed from
+        self.selects: dict[Node, bool] = {}  # whether a result consists of numbers of its arguments
         self.calm = self.run(lambda a: a)
-        # else part of it happens outside of the graph
+        # otherwise part of it happens outside of the graph
         self.is_whole = all(close(t._data, a, EPS).all() for t, a in zip(results, self.calm, strict=False))
         self.spread = [np.zeros(t.shape) for t in results]
         self.runs = 0
-        # equal terms are rounded alike when they are added up one after the other: that error grows with their number
+        # errors of a sequential sum of equal terms add up in proportion to their number
         self.longest = max(
             (
                 math.prod(getattr(s, "shape", ())) // max(n.size, 1)
@@ -79,9 +79,9 @@ class Rounding:
         )
 
     def is_within(self, low: float, high: float) -> bool:
-        """Whether all numbers that are computed on the way are 0, or of a size between these two.
+        """Whether all intermediate numbers are 0 or between low and high in size.
 
-        What is left where numbers cancel is none of them: when they are disturbed, it is as large as rounding.
+        Results of cancellation do not count: when perturbed, they are as large as rounding errors.
         """
         self.look(FEW)
         return low <= self.lowest and self.highest <= high
@@ -100,7 +100,7 @@ class Rounding:
         return np.asarray(a.astype(np.float32).astype(np.float64) if self.single else a)
 
     def run(self, change: Callable[[Array], Array]) -> list[Array]:
-        """The results, computed again; `change` is made of every leaf, and of every result in which something is rounded."""
+        """The recomputed results; `change` is applied to every leaf, and to every result that is rounded."""
         with np.errstate(all="ignore"):
             known: dict[Any, Array] = {
                 leaf: leaf._data if leaf in self.given else change(leaf._data) for leaf in self.graph.leaves
@@ -119,10 +119,10 @@ class Rounding:
         return [known.get(t.node or t, t._data) for t in self.results]
 
     def rounded_inside(self, node: Node, arrays: list[Any]) -> Array:
-        """How far off an op of the package is by what it rounds inside of it: at its arguments, and at others near by, since it
-        may be exact here by chance.
+        """The internal rounding error of an op of the package: at its arguments and at nearby ones, because it may be exact
+        here by chance.
 
-        In float32 where that is what is measured; else beside long double, where the op takes that.
+        In float32 if that is measured; otherwise against long double, if the op supports it.
         """
         is_moved = [isinstance(s, (Node, Tensor)) and s not in self.given for s in node.inputs]
         is_moved = [m and is_floating(a.dtype) for m, a in zip(is_moved, arrays, strict=True)]
@@ -130,7 +130,7 @@ class Rounding:
         return self.beside(node, arrays, is_moved) + self.beside(node, near, is_moved)
 
     def beside(self, node: Node, arrays: list[Any], is_moved: list[bool]) -> Array:
-        """The value of an op less that in a longer arithmetic; 0 where that is not to be had."""
+        """The value of an op minus that in higher precision; 0 if there is none."""
         short, long = (np.float32, np.float64) if self.single else (np.float64, np.longdouble)
         arrays = [a.astype(short) if m else a for a, m in zip(arrays, is_moved, strict=True)]
         try:
@@ -138,39 +138,39 @@ class Rounding:
             better = asarray(
                 node.op(*[a.astype(long) if m else a for a, m in zip(arrays, is_moved, strict=True)], **node.attrs)
             )
-        except Exception:  # LAPACK has no long double, and what is near may be no argument
+        except Exception:  # LAPACK has no long double, and nearby arguments may be invalid
             return np.zeros(node.shape)
         if not is_floating(found.dtype) or found.shape != node.shape or better.shape != node.shape:
             return np.zeros(node.shape)
         return np.asarray(np.nan_to_num(found - better, nan=0.0, posinf=0.0, neginf=0.0), np.float64)
 
     def look(self, runs: int) -> None:
-        """Disturb the program until that has been done `runs` times."""
+        """Run the perturbed program until `runs` runs are done."""
         while self.runs < runs:
             self.runs += 1
             try:
                 results = self.run(self.disturbed)
-            except (ArithmeticError, ValueError):  # at numbers so near there is nothing, such as where a matrix is singular
+            except (ArithmeticError, ValueError):  # nearby arguments may be invalid, such as a singular matrix
                 results = [np.full(a.shape, np.nan) for a in self.calm]
             for i, a in enumerate(results):
                 with np.errstate(all="ignore"):
                     change = np.fmax(self.spread[i], np.abs(a - self.calm[i]))
-                # infinite where the program itself cannot say what it is
+                # infinite if the program itself is undetermined
                 self.spread[i] = np.where(np.isfinite(a) | ~np.isfinite(self.calm[i]), change, np.inf)
 
     def room(self, i: int) -> Array:
-        """How far result i may be from what it is, entry by entry."""
+        """The tolerance of result i, entry by entry."""
         value = np.abs(self.calm[i])
         largest = float(value[np.isfinite(value)].max(initial=0.0))
         all_ = max((float(np.abs(a)[np.isfinite(a)].max(initial=0.0)) for a in self.calm), default=0.0)
         if not self.is_whole:
-            return np.asarray(1e-6 * value + 1e-9 * largest)  # nothing is known but that it is some rounding
+            return np.asarray(1e-6 * value + 1e-9 * largest)  # without an estimate assume some rounding error
         in_sums = min(self.longest * self.eps / 4, SYSTEMATIC) * largest
-        # terms that cancel to 0 in each of the few runs leave something in others
+        # terms that cancel to 0 in each of the few runs may not in others
         return np.asarray(MARGIN * self.spread[i] + DIGITS * self.eps * value + in_sums + 4 * EPS * all_)
 
     def explains(self, i: int, expected: Array, found: Array, atol: float = 0.0) -> Array:
-        """Where `found` may be what rounding has made of result i, which is `expected`."""
+        """Where rounding may turn result i, which is `expected`, into `found`."""
         explained = np.zeros(expected.shape, bool)
         for runs in (FEW, MANY):
             if self.is_whole:
@@ -178,7 +178,7 @@ class Rounding:
             room = self.room(i) + atol
             with np.errstate(all="ignore"):
                 apart = np.abs(found - expected)
-            # rounding that may leave nothing of a number may make anything of it
+            # if rounding may cancel all of a number, it may be anything
             explained = (apart <= room) | (room >= np.abs(expected)) & (room > 0) & ~np.isfinite(apart)
             if explained.all():
                 break
@@ -186,10 +186,10 @@ class Rounding:
 
 
 class Called(Rounding):
-    """What rounding may make of a function that is not recorded: what it is computed from is disturbed, and what it gives.
+    """The possible rounding errors of an unrecorded function: its inputs and results are perturbed.
 
-    results  the function: given what is to be made of each array, it returns its results
-    longest  the number of terms in the longest sum
+    results  the function: takes a change to apply to each array, and returns its results
+    longest  number of terms in the longest sum
     """
 
     def __init__(self, results: Callable[[Callable[[Array], Array]], list[Array]], longest: int, eps: float = EPS) -> None:
@@ -204,24 +204,25 @@ class Called(Rounding):
 
 
 def selected(value: Array, of: Sequence[Any]) -> bool:
-    """Whether all numbers of a result are among those of its arguments, or 0: a maximum, a mask. None of them is rounded, and a
-    rule may ask which is equal to which."""
+    """Whether all numbers of a result occur in its arguments, or are 0: a maximum, a mask. They are not rounded, and rules may
+    test them for equality.
+    """
     if not is_floating(value.dtype):
         return True
     numbers = [np.ravel(a) for a in of if isinstance(a, (float, int)) or is_floating(getattr(a, "dtype", np.dtype(bool)))]
     among = np.concatenate([np.zeros(1), *numbers])
-    few = value.reshape(-1)[:16]  # which settle it for arithmetic
+    few = value.reshape(-1)[:16]  # enough to recognise arithmetic
     return bool(np.isin(few, among).all()) and bool(np.isin(value, among).all())
 
 
 def lowered(a: Array) -> Array:
-    """In float32, what is floating."""
+    """Floating values as float32."""
     with np.errstate(all="ignore"):
         return a.astype(np.float32) if is_floating(a.dtype) else a
 
 
 def in_single(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes with float32 in the place of float64."""
+    """Attributes with float64 replaced by float32."""
     return {k: np.float32 if is_double(v) else v for k, v in attrs.items()}
 
 

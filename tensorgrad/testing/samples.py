@@ -1,4 +1,4 @@
-"""What the audit calls an op with: its own samples, chosen so that every way of calling it that it admits is among a few."""
+"""Arguments for the audit: an op's own samples, selected to cover all kinds of calls."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.ops.shape import broadcast_to
 from tensorgrad.testing.report import Finding
 
-TRIES = 40  # samples that are looked at for one of the kind that a case is to be of
-EMPTY = (0, 1, 2)  # sizes of axes from which arrays without elements are drawn
+TRIES = 40  # samples to try for one of the requested kind
+EMPTY = (0, 1, 2)  # sizes of axes for empty arrays
 
 
 def sampled(op: Op, seed: int, case: int) -> Sample:
     """Arguments and attributes for one case of an audit.
 
-    Case by case they are: as they come; with leading axes; broadcast by an axis of size 1; by fewer axes; a number; without
-    elements; matrices. Where the op's samples have none of that kind, matrices; where they have none of those, as they come.
+    The kinds are, case by case: unchanged; with leading axes; broadcast by an axis of size 1; by fewer axes; a 0-d number;
+    empty; matrices. If the op's samples have none of that kind, matrices; otherwise unchanged.
     """
     kind = WANTED[case % len(WANTED)]
     for wanted in (kind, is_wide) if kind else ():
@@ -35,20 +35,20 @@ def sampled(op: Op, seed: int, case: int) -> Sample:
 
 
 def attempted(op: Op, rng: np.random.Generator, wanted: Callable[[Op, tuple[Any, ...]], bool]) -> Sample | None:
-    """A sample if it is of the kind that is wanted."""
+    """A sample if it is of the requested kind."""
     if wanted is not is_empty:
         args, attrs = op.sample(rng)
         return (args, attrs) if wanted(op, args) else None
     try:
         args, attrs = op.sample(rng, EMPTY)
-        admitted = np.isfinite(op(*args, **attrs)).all()  # the mean of nothing is NaN
-    except Exception:  # there is no maximum of nothing, say
+        admitted = np.isfinite(op(*args, **attrs)).all()  # the mean of no elements is NaN
+    except Exception:  # such as the maximum of no elements
         return None
     return (args, attrs) if admitted and wanted(op, args) else None
 
 
 def leads(op: Op, args: tuple[Any, ...]) -> list[Shape]:
-    """The axes of each argument before those that the op's signature names."""
+    """The leading axes of each argument, before those that the op's signature names."""
     inputs = op.parsed.inputs
     if op.variadic or ("*",) in inputs:
         return []
@@ -57,13 +57,13 @@ def leads(op: Op, args: tuple[Any, ...]) -> list[Shape]:
 
 
 def is_batched(op: Op, args: tuple[Any, ...]) -> bool:
-    """Whether every argument that may have leading axes has some, of more than one element."""
+    """Whether every argument that may have leading axes has some, with more than one element."""
     found = leads(op, args)
     return bool(found) and all(any(n > 1 for n in lead) for lead in found)
 
 
 def is_widened(op: Op, args: tuple[Any, ...]) -> bool:
-    """Whether an axis of size 1 stands against a longer one."""
+    """Whether an axis of size 1 is broadcast."""
     found = leads(op, args)
     return len(found) > 1 and any(
         n == 1 and m > 1 for a in found for b in found for n, m in zip(a[::-1], b[::-1], strict=False)
@@ -71,23 +71,23 @@ def is_widened(op: Op, args: tuple[Any, ...]) -> bool:
 
 
 def is_shorter(op: Op, args: tuple[Any, ...]) -> bool:
-    """Whether one argument has fewer leading axes than another, and not none."""
+    """Whether one argument has fewer leading axes than another, but at least one."""
     found = leads(op, args)
     return len(found) > 1 and 0 < min(map(len, found)) < max(map(len, found))
 
 
 def has_number(op: Op, args: tuple[Any, ...]) -> bool:
-    """Whether one argument has no axes."""
+    """Whether one argument is 0-d."""
     return any(a.ndim == 0 for a in args)
 
 
 def is_wide(op: Op, args: tuple[Any, ...]) -> bool:
-    """Whether every argument has two axes of more than one element, so that none of them looks the same transposed."""
+    """Whether every argument has two axes with more than one element, so that none equals its transpose."""
     return all(sum(n > 1 for n in a.shape) > 1 for a in args)
 
 
 def is_empty(op: Op, args: tuple[Any, ...]) -> bool:
-    """Whether one argument has no elements."""
+    """Whether one argument is empty."""
     return any(a.size == 0 for a in args)
 
 
@@ -97,8 +97,9 @@ WANTED: tuple[Callable[[Op, tuple[Any, ...]], bool] | None, ...] = (
 
 
 def in_other_order(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> list[Finding]:
-    """A finding for each of value and gradients that is not the same for arguments and a gradient of the result that do not lie
-    in memory in the order of rows. To the last digits only: sums may be added up in another order."""
+    """A finding for each value or gradient that depends on the memory layout of the arguments or the incoming gradient.
+    Compared to the last digits only, because the order of sums may change.
+    """
     wrt = [i for i, a in enumerate(args) if is_floating(a.dtype) and not op.is_data(i)]
 
     def run(change: Callable[[Any], Any]) -> list[Array]:
@@ -120,9 +121,9 @@ def in_other_order(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> list
 
 
 def turned(x: Any) -> Any:
-    """A view of the same numbers, recorded for a Tensor: of matrices by columns, of others of every second number."""
+    """A view of the same numbers, recorded for a Tensor: matrices in column order, others with a stride of two."""
     if x.ndim > 1:
-        flat = x.transpose().reshape(-1)  # a copy, by columns
+        flat = x.transpose().reshape(-1)  # a copy in column order
         return flat.reshape(x.shape[::-1]).transpose()
     if not x.ndim:
         return x

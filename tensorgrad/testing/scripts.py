@@ -1,4 +1,4 @@
-"""A few lines of Python that show what an op does wrong, and where the op is to be had from."""
+"""Python code that reproduces a fault of an op, including its import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tensorgrad.testing.check import check_op
 
 
 def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) -> str:
-    """A few lines that check one use of an op, at which it fails; they can be run in any folder."""
+    """A script that checks one failing call of an op; it runs in any folder."""
     finding = check_op(op, args, attrs, order=order).failed[0]
     names = [p.name for p in inspect.signature(op.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
     names = [*names, *[f"x{i}" for i in range(len(names), len(args))]]
@@ -43,8 +43,9 @@ def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) 
 
 
 def home_of(op: Op) -> list[str]:
-    """The lines after which an op is registered: none for tensorgrad's own, the import of its module from the folder where that
-    is, or the class as it is written in a script. Where it is made by something else, a comment says which file that is."""
+    """The lines that register an op: none for tensorgrad's own, an import of its module from its folder, or the source of a
+    class that is defined in a script. If it was created in another way, a comment that names the file.
+    """
     cls = type(op)
     home = cls.__module__
     if home.startswith("tensorgrad."):
@@ -71,7 +72,7 @@ def home_of(op: Op) -> list[str]:
 
 
 def place_of(cls: type[Op]) -> tuple[Path | None, int]:
-    """The file and the line in which an op's class begins, or the `forward` of one that is made otherwise."""
+    """The file and the line of an op's class, or of its `forward` if it was created in another way."""
     try:
         file = inspect.getsourcefile(cls)
         return (Path(file) if file else None), inspect.getsourcelines(cls)[1]
@@ -81,7 +82,7 @@ def place_of(cls: type[Op]) -> tuple[Path | None, int]:
 
 
 def folder_of(module: ModuleType | None) -> list[str]:
-    """The lines with which a module is found from any folder; none if it is installed."""
+    """The lines that make a module importable from any folder; none if it is installed."""
     file = getattr(module, "__file__", None)
     if module is None or not file:
         return []
@@ -97,7 +98,7 @@ def folder_of(module: ModuleType | None) -> list[str]:
 
 
 def source_of(cls: type[Op]) -> str:
-    """The text of a class that is written at the top of a file; "" if it is not to be had."""
+    """The source of a top-level class; "" if it is not available."""
     try:
         return textwrap.dedent(inspect.getsource(cls)) if "." not in cls.__qualname__ else ""
     except (OSError, TypeError):
@@ -105,7 +106,7 @@ def source_of(cls: type[Op]) -> str:
 
 
 def needed(cls: type[Op]) -> Iterator[str]:
-    """Lines for what the functions of a class use of their module: imports, and numbers."""
+    """Lines for names of its module that the functions of a class use: imports and numbers."""
     functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
     names = dict.fromkeys(name for f in functions for name in names_in(f.__code__))
     known = functions[0].__globals__ if functions else {}
@@ -126,7 +127,7 @@ def needed(cls: type[Op]) -> Iterator[str]:
 
 
 def names_in(code: CodeType) -> Iterator[str]:
-    """Every name that a function, or one inside of it, looks up outside of itself."""
+    """Every global name that a function, or one inside of it, refers to."""
     yield from code.co_names
     for part in code.co_consts:
         if isinstance(part, CodeType):

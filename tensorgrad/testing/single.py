@@ -1,4 +1,4 @@
-"""The gradients of a check in float32: do they lie within the rounding that its arithmetic allows?"""
+"""Checks that float32 gradients are within the rounding error of float32."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tensorgrad.testing.problem import graph_of
 from tensorgrad.testing.report import Finding
 from tensorgrad.testing.rounding import Called, Rounding, close, in_single, lowered
 
-ZERO = 1e-6  # of the largest gradient of all: an input whose own ones are no more may have none
-BLIND = 1e-2  # of the largest gradient: where rounding may come to that in float32, nothing is found out
+ZERO = 1e-6  # relative to the largest gradient: an input with smaller ones may have none
+BLIND = 1e-2  # relative to the largest gradient: undecided if float32 rounding may reach this
 
 
 def in_float32(ways: Ways) -> list[Finding]:
     """Findings for gradients that are wrong in float32 only.
 
-    The function is called with inputs in float32. Where its results are float64 all the same, numbers of its own are, and its
-    recorded graph is run again with those in float32 too. How far the gradients may be from those in float64 is measured
-    (rounding.py). Where float32 cannot hold the numbers, or the function is another one there, a note is made, and the rule of
-    each op is looked at on its own (alone.py). Nothing is decided where the function does not take float32.
+    The function is called with float32 inputs. If its results are still float64, because of its own numbers, its recorded graph
+    is run in float32 instead. The allowed difference from the float64 gradients is estimated (rounding.py). If float32 cannot
+    represent the numbers, or the function takes another path, a note is added, and each op's rule is checked alone (alone.py).
+    Undecided if the function does not support float32.
     """
     check = ways.check
     inputs = [lowered(a) for a in ways.problem.arrays]
@@ -70,13 +70,13 @@ def in_float32(ways: Ways) -> list[Finding]:
 
 
 def is_hopeless(rounding: Rounding, i: int, inputs: int) -> bool:
-    """Whether rounding in float32 makes anything of the gradient by input i, of so many; not where it is 0 but for rounding."""
+    """Whether float32 rounding may change the gradient by input i arbitrarily; not if it is 0 up to rounding."""
     sizes = [float(np.abs(a).max(initial=0.0)) for a in rounding.calm[:inputs]]
     return sizes[i] > ZERO * max(sizes) and float(rounding.spread[i].max(initial=0.0)) >= sizes[i] / 2
 
 
 def undecided(rounding: Rounding, outputs: list[Array], first: int) -> str:
-    """Why gradients in float32 that are far from those in float64 may be right all the same; "" if they may not."""
+    """Why float32 gradients far from the float64 ones may still be right; "" if they may not."""
     if not rounding.is_whole:
         return "part of the function is not in its graph"
     if not rounding.is_within(*SQUARED32):
@@ -88,10 +88,10 @@ def undecided(rounding: Rounding, outputs: list[Array], first: int) -> str:
 
 
 def coarse(ways: Ways, outputs: list[Array], found: list[Array], findings: list[Finding]) -> list[Finding]:
-    """The findings, if they are beyond doubt though the graph has ops of which nothing is known, such as compiled functions.
+    """The findings, if they are certain although the graph has opaque ops, such as compiled functions.
 
-    Only the function as a whole can be asked what rounding its inputs does. A gradient is wrong if it is further away than
-    that, and than BLIND of the largest one, where the outputs are not.
+    Rounding errors can then only be estimated by perturbing the inputs of the whole function. A gradient is wrong if it differs
+    by more than that, and by more than BLIND of the largest one, while the outputs do not.
     """
 
     def function(change: Callable[[Array], Array]) -> list[Array]:
@@ -110,14 +110,14 @@ def coarse(ways: Ways, outputs: list[Array], found: list[Array], findings: list[
 
 
 def gradients(ways: Ways) -> tuple[list[Array], list[Array]]:
-    """The outputs and gradients in float32, by the function, or by its graph where the function has numbers in float64."""
+    """The outputs and gradients in float32, by the function, or by its graph if the function has float64 numbers."""
     with ways.evaluated(lowered) as (outputs, leaves):
         if all(t.dtype == FLOAT32 for t in outputs if t.requires_grad):
             return taken(ways, outputs, leaves)
     leaves = ways.check.leaves
     before = [t._data for t in leaves]
     try:
-        for t in leaves:  # themselves, since a checkpoint may read them
+        for t in leaves:  # the leaves themselves, because a checkpoint may read them
             t._data = lowered(t._data)
         return taken(ways, graph_in_float32(ways.check.outputs, leaves), leaves)
     finally:
@@ -126,14 +126,14 @@ def gradients(ways: Ways) -> tuple[list[Array], list[Array]]:
 
 
 def taken(ways: Ways, outputs: list[Tensor], leaves: list[Tensor]) -> tuple[list[Array], list[Array]]:
-    """The arrays of the outputs, and of the gradients by the leaves."""
+    """The arrays of the outputs, and of their gradients by the leaves."""
     if any(t.dtype != FLOAT32 for t in outputs if t.requires_grad):
         raise DTypeError("the function gives float64 of it")
     return [t._data for t in outputs], arrays(walked(ways.upstream(outputs), leaves, False), leaves)
 
 
 def graph_in_float32(outputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """The outputs' graph computed again of the leaves as they are now, and of all else in float32, recorded anew."""
+    """The outputs' graph, recomputed and recorded for the current leaves, with everything else in float32."""
     made: dict[Any, Any] = {leaf: leaf for leaf in leaves}
     graph = graph_of(outputs)
     with switched(recording=True), np.errstate(all="ignore"):
@@ -149,5 +149,5 @@ def graph_in_float32(outputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor
 
 
 def fits(a: Array, b: Array) -> bool:
-    """Whether float32 has the numbers of a as b: none has become infinite, or 0."""
+    """Whether b represents a in float32: no number has become infinite, or 0."""
     return bool((np.isfinite(b) == np.isfinite(a)).all() and ((b == 0) == (a == 0)).all())

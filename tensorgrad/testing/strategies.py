@@ -1,7 +1,7 @@
-"""Hypothesis strategies: what to try models, losses and ops with. Needs Hypothesis: pip install hypothesis.
+"""Hypothesis strategies for models, losses and ops. Needs Hypothesis: pip install hypothesis.
 
-Everything shrinks: shapes to few and short axes, values to 0 and round numbers, networks to few narrow layers. What is drawn is
-printed as the code that makes it anew, weights included; it can be pasted below these lines::
+Everything shrinks: shapes to few and short axes, values to 0 and round numbers, networks to few narrow layers. Examples are
+printed as code that recreates them, including weights; paste it below these lines::
 
     import numpy as np
     from tensorgrad import nn
@@ -42,7 +42,7 @@ except ModuleNotFoundError as error:
         "tensorgrad.testing.strategies: needs hypothesis, which is not installed; pip install hypothesis"
     ) from None
 
-with contextlib.suppress(Exception):  # whatever keeps Numba from being imported, says so where it is used
+with contextlib.suppress(Exception):  # an error in importing Numba is reported where it is used
     # Hypothesis gives an example 200 ms: here the kernels for small models are built, which imports Numba, and not in the first
     for logits in (np.zeros((1, 2), np.float32), np.zeros((1, 2))):
         common.relu_grad(logits, logits)
@@ -52,7 +52,7 @@ with contextlib.suppress(Exception):  # whatever keeps Numba from being imported
 T = TypeVar("T")
 
 KINK_MARGIN = 0.05
-DIGITS = 100  # values are whole multiples of 1/DIGITS: they read well, and none are nearly equal
+DIGITS = 100  # values are multiples of 1/DIGITS: readable, and never nearly equal
 
 
 def values(
@@ -71,7 +71,7 @@ def values(
 def arrays(
     shape: Shape | st.SearchStrategy[Shape], domain: tuple[float, float], kinks: Sequence[float] = (), on_kinks: bool = False
 ) -> st.SearchStrategy[Array]:
-    """The same for what is drawn on the way, and not printed."""
+    """`values` for use in other strategies, without printing as code."""
     shape = tuple(shape) if isinstance(shape, list) else shape
     try:
         low, high = map(float, domain)
@@ -85,7 +85,7 @@ def arrays(
     return hundredths(shape, (float(domain[0]), float(domain[1])), tuple(map(float, kinks)), on_kinks)
 
 
-@functools.lru_cache(1024)  # a strategy takes longer to make and to validate than to draw from
+@functools.lru_cache(1024)  # creating and validating a strategy takes longer than drawing from it
 def hundredths(
     shape: Shape | st.SearchStrategy[Shape], domain: tuple[float, float], kinks: tuple[float, ...], on_kinks: bool
 ) -> st.SearchStrategy[Array]:
@@ -105,13 +105,13 @@ def divided(draw: st.DrawFn, whole: st.SearchStrategy[Array]) -> Array:
 
 @functools.lru_cache(1024)
 def integers(low: int, high: int, shape: Shape | None = None) -> st.SearchStrategy[Any]:
-    """An integer from low to high, or an array of them."""
+    """An integer from low to high, or an array of integers."""
     one = st.integers(low, high)
     return one if shape is None else hnp.arrays(np.int64, shape, elements=one, fill=st.nothing())
 
 
 def shapes(signature: str | Op, sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
-    """Shapes of arguments that fit an op's signature, such as "(m,k),(k,n)->(m,n)"; leading axes broadcast."""
+    """Argument shapes that fit an op's signature, such as "(m,k),(k,n)->(m,n)"; leading axes broadcast."""
     if not isinstance(signature, (str, Op)):
         raise DTypeError(f'shapes: signature must be an op or a text such as "(m,k),(k,n)->(m,n)", got {shown(signature)}')
     return fitting(signature.parsed if isinstance(signature, Op) else Signature.parse(signature), sizes)
@@ -129,7 +129,7 @@ def broadcastable(count: int = 2, sizes: Sequence[int] = (1, 2, 3)) -> st.Search
 
 
 def matmul_shapes(sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
-    """Two shapes that can be multiplied as matrices, with or without leading axes."""
+    """Two shapes for a matrix product, with or without leading axes."""
     return shapes("(m,k),(k,n)->(m,n)", sizes)
 
 
@@ -139,9 +139,9 @@ def dtypes() -> st.SearchStrategy[np.dtype[Any]]:
 
 
 def arguments(op: Op, sizes: Sequence[int] = (1, 2, 3), on_kinks: bool = False) -> st.SearchStrategy[Sample]:
-    """(arguments, attributes) to call a registered op with, from its signature, domain and `sample`.
+    """(arguments, attributes) for a registered op, from its signature, domain and `sample`.
 
-    on_kinks  put elements on the op's kinks, and make elements equal, for those that compare them
+    on_kinks  put elements on the op's kinks, or make elements equal for ops that compare them
     """
     if not isinstance(op, Op):
         raise DTypeError(f"arguments: op must be an op, such as REGISTRY['exp'], got {shown(op)}")
@@ -157,7 +157,7 @@ def samples(draw: st.DrawFn, op: Op, sizes: Sequence[int], on_kinks: bool) -> Sa
 
 
 def kinky(op: Op, x: Array) -> st.SearchStrategy[Array]:
-    """x with about half of its elements on a kink of the op, or equal to one another if it has none of its own."""
+    """x with about half of its elements on a kink of the op, or equal to each other if the op has no kinks."""
     targets = list(op.kinks) or [float(x.flat[0]) if x.size else 0.0]
     masks = hnp.arrays(np.bool_, x.shape, elements=st.booleans(), fill=st.nothing())
     return st.builds(lambda mask, at: np.where(mask, at, x), masks, st.sampled_from(targets))
@@ -174,11 +174,11 @@ def batches(features: int, classes: int, max_rows: int = 5) -> st.SearchStrategy
 
 
 def widths(max_width: int = 6, max_layers: int = 3) -> st.SearchStrategy[tuple[int, ...]]:
-    """Widths of an MLP from its inputs to its outputs, one more than it has layers."""
+    """Layer widths of an MLP from inputs to outputs, one more than there are layers."""
     return st.lists(st.integers(1, max_width), min_size=2, max_size=max_layers + 1).map(tuple)
 
 
-# The modules of all activations by the names of their ops; those without kinks come first, and so failures shrink to them
+# Activation modules by op name; those without kinks come first, so that failures shrink to them
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     op.name: getattr(nn, module)
     for op in sorted(REGISTRY.values(), key=lambda op: bool(op.kinks))
@@ -195,9 +195,9 @@ def mlps(
     features: int | None = None,
     classes: int | None = None,
 ) -> st.SearchStrategy[nn.Sequential]:
-    """Networks of linear layers with an activation between each two; parameters from a drawn seed, one more for each layer.
+    """Networks of linear layers with activations in between; parameters from a drawn seed, incremented for each layer.
 
-    features, classes  the first and the last width, where they are given
+    features, classes  the first and the last width, if given
     """
     unknown = [activations] if isinstance(activations, str) else [a for a in activations if a not in ACTIVATIONS]
     if unknown or not activations:
@@ -231,7 +231,7 @@ def networks(
 
 
 def ops(names: Sequence[str] | None = None) -> st.SearchStrategy[Op]:
-    """Registered ops that have a gradient and can stand alone; of those named, if any are."""
+    """Registered ops that have a gradient and can be used alone; optionally only those in `names`."""
     if names is not None:
         if isinstance(names, str) or not all(isinstance(n, str) for n in (names if isinstance(names, Iterable) else [names])):
             raise DTypeError(f"ops: names must be a list of names of ops, got {shown(names)}")
@@ -245,7 +245,7 @@ def ops(names: Sequence[str] | None = None) -> st.SearchStrategy[Op]:
 
 @st.composite
 def in_code(draw: st.DrawFn, strategy: st.SearchStrategy[T]) -> T:
-    """What a strategy gives, the arrays, dtypes and ops in which Hypothesis then prints as code."""
+    """Draw from a strategy such that Hypothesis prints arrays, dtypes and ops as code."""
     value = draw(strategy)
     stack: list[Any] = [value]
     while stack:
@@ -264,21 +264,20 @@ def in_code(draw: st.DrawFn, strategy: st.SearchStrategy[T]) -> T:
 
 
 def printed(value: T, code: Callable[[T], str]) -> T:
-    """The same, of which Hypothesis, if it is to show it, prints what `code` makes of it, and not its `repr`.
+    """Make Hypothesis print `code(value)` instead of the `repr`.
 
-    It keeps such a text for what `st.builds` makes, but takes the `repr` where that is shorter: "Linear(2, 1)", whatever its
-    weights are.
+    It stores such texts for `st.builds`, but prefers the `repr` if that is shorter: "Linear(2, 1)", whatever its weights are.
     """
     try:
         printers = current_build_context().known_object_printers[IDKey(value)]
-    except (AttributeError, LookupError, TypeError):  # a version that keeps them in another place prints the `repr`
+    except (AttributeError, LookupError, TypeError):  # other versions of Hypothesis print the `repr`
         return value
     printers.append(lambda value, printer, cycle: printer.text(code(value)))
     return value
 
 
 class Draws:
-    """What `Op.sample` asks of a NumPy generator, answered by Hypothesis, so that the sample shrinks."""
+    """The interface of a NumPy generator for `Op.sample`, backed by Hypothesis, so that samples shrink."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw

@@ -1,4 +1,4 @@
-"""Which op is to blame: every recorded op checked on its own, with the inputs that it really had."""
+"""Finds the op at fault: checks every recorded op alone, at its recorded inputs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,29 @@ from tensorgrad.testing.problem import Problem, arguments, graph_of
 from tensorgrad.testing.report import JVP, Explanation, GradientError, Report
 from tensorgrad.testing.scripts import script
 
-SMALL = 64  # numbers; a case with more of them is not printed
+SMALL = 64  # larger cases are not printed, by number of elements
 TRIES = 25
 RULES = ("forward", "backward", "jvp")
 ABSENT = object()
 
 
 def explain(report: Report, stage: Problem, first: Problem) -> GradientError:
-    """The error for a check that has failed: its table and, where a gradient is wrong, the op whose rule is wrong on its own,
-    with a script.
+    """The error for a failed check: its table and, for a wrong gradient, the op whose rule is wrong on its own, with a script.
 
-    `stage` is the problem that failed: `first` itself, or its gradient. Here the graph is kept, with the values that its leaves
-    have now; the op is searched for when the error is printed, or asked for it. Hypothesis raises hundreds of errors while it
-    makes a failure smaller, and shows the last.
+    `stage` is the problem that failed: `first` itself, or its gradient. Only the graph and the current values of its leaves are
+    stored; the search for the op runs when the error is printed or asked for it. Hypothesis raises hundreds of errors while it
+    shrinks a failure, and shows the last.
     """
     wrong = next((f for f in report.failed if f.verdict == "wrong"), None)
     try:
         graph = graph_of(first.evaluate()[0])
         if graph is not None and wrong is not None and state.fusing:
             graph = graph.fused()
-    except Exception:  # a function that is not the same each time may fail this once
+    except Exception:  # a non-deterministic function may fail
         graph = None
     if graph is None or wrong is None:
         return GradientError(str(report), report, graph)
-    # what is in the leaves now: parameters go back to float32, and arrays of the caller's change
+    # copies of current values: parameters return to float32, and the caller's arrays change
     kept = Kept(
         graph, {leaf: copy(leaf._data) for leaf in graph.leaves}, rules_of(graph), wrong.order, wrong.name.endswith(JVP)
     )
@@ -50,13 +49,13 @@ def explain(report: Report, stage: Problem, first: Problem) -> GradientError:
 
 
 class Kept:
-    """What the explanation of a failure is worked out from.
+    """The data that a failure's explanation is computed from.
 
-    graph   what was recorded
-    leaves  the arrays that it began from
-    rules   the functions of its ops at that time, by class and name: tests break rules for a while, and people mend theirs
-    order   at which the gradient is wrong
-    of_jvp  whether it is right, and an op's `jvp` wrong
+    graph   the recorded graph
+    leaves  the arrays of its leaves
+    rules   the functions of its ops at that time, by class and name, because tests patch rules and users fix them
+    order   of the wrong gradient
+    of_jvp  whether the gradient is right, but an op's `jvp` wrong
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Kept:
         self.graph, self.leaves, self.rules, self.order, self.of_jvp = graph, leaves, rules, order, of_jvp
 
     def explanation(self) -> Explanation:
-        """The ops whose rules are wrong on their own, and the smallest case found for the first of them."""
+        """The ops whose rules are wrong on their own, and the smallest failing case of the first."""
         with put_back(self.rules), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             known = self.graph.values(self.leaves)
@@ -99,13 +98,13 @@ def rules_of(graph: Graph) -> dict[tuple[type[Op], str], Any]:
 
 
 def rule(cls: type[Op], name: str) -> Any:
-    """What stands in a class, or in one that it derives from; `getattr` would make another thing of a static method."""
+    """An attribute of a class or its bases, without binding; `getattr` would unwrap a static method."""
     return next((vars(c)[name] for c in cls.__mro__ if name in vars(c)), None)
 
 
 @contextmanager
 def put_back(rules: dict[tuple[type[Op], str], Any]) -> Iterator[None]:
-    """Inside the block classes have the functions that they had; after it those that they have now."""
+    """Context manager: classes have their recorded functions, and afterwards their current ones."""
     changed = {key: before for key, before in rules.items() if rule(*key) is not before}
     now = {(cls, name): vars(cls).get(name, ABSENT) for cls, name in changed}
     try:
@@ -121,7 +120,7 @@ def put_back(rules: dict[tuple[type[Op], str], Any]) -> Iterator[None]:
 
 
 def suspects(graph: Graph, order: int, known: Mapping[Any, Array]) -> list[Node]:
-    """The nodes whose gradients are wrong at the inputs that they had."""
+    """The nodes whose gradients are wrong at their recorded inputs."""
     found = []
     for node in graph.nodes:
         if not node.requires_grad or node.op.backward is None or node.op.calls:
@@ -134,20 +133,20 @@ def suspects(graph: Graph, order: int, known: Mapping[Any, Array]) -> list[Node]
 def is_wrong(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) -> bool:
     try:
         report = check_op(op, args, attrs, order=order)
-    except Exception:  # a case that cannot be computed says nothing
+    except Exception:  # a case that cannot be computed decides nothing
         return False
     return any(f.verdict == "wrong" for f in report.findings)
 
 
 def smallest(node: Node, known: Mapping[Any, Array], order: int) -> str:
-    """A script for the smallest case at which the node's op is wrong: drawn, or the node's own inputs."""
+    """A script for the smallest failing case of the node's op: sampled, or the node's own inputs."""
     op = node.op
     for sizes in ((1,), (1, 2), (2, 3)):
         for seed in range(TRIES):
             rng = np.random.default_rng(seed)
             try:
                 args, attrs = op.sample(rng, sizes)
-            except Exception:  # an op without a sample that works, such as one that is being written
+            except Exception:  # an op without a working sample, such as one under development
                 break
             if is_wrong(op, args, attrs, order):
                 rounded = tuple(np.round(a, 1) if is_floating(a.dtype) else a for a in args)

@@ -1,8 +1,8 @@
-"""The Taylor test: what is left of f(x + h v) when its expansion is taken off has to fall with the right power of h.
+"""The Taylor test: the remainder of the expansion of f(x + h v) must fall with the right power of h.
 
-The idea is that of dolfin-adjoint's `taylor_test` (Farrell, Ham, Funke and Rognes, Automated derivation of the adjoint of
-high-level transient finite element programs, SIAM Journal on Scientific Computing 35, 2013). It reads nothing but values, at no
-step that would have to be chosen well, and its table can be judged by eye.
+The idea is from dolfin-adjoint's `taylor_test` (Farrell, Ham, Funke and Rognes, Automated derivation of the adjoint of
+high-level transient finite element programs, SIAM Journal on Scientific Computing 35, 2013). It only uses values, without a
+carefully chosen step, and its table can be judged by eye.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ MEANING = {
 
 @dataclass
 class TaylorReport:
-    """What a Taylor test found: it prints as a table, with one direction's remainders; as a condition it is whether it passed.
+    """The result of a Taylor test. It prints as a table with one direction's remainders; its truth value is whether it passed.
 
-    findings     a Remainders for each input (and for all at once), output and order
-    evaluations  how often the function was called
+    findings     a Remainders for each input (and for all together), output and order
+    evaluations  number of calls of the function
     """
 
     findings: list[Remainders] = field(default_factory=list)
@@ -46,7 +46,7 @@ class TaylorReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every derivative is right, or allowed at a kink."""
+        """Whether every derivative is right, or valid at a kink."""
         return all(f.verdict in PASSED for f in self.findings)
 
     def __bool__(self) -> bool:
@@ -54,7 +54,7 @@ class TaylorReport:
 
     @property
     def verdict(self) -> str:
-        """The worst one."""
+        """The worst verdict."""
         return min((f.verdict for f in self.findings), key=WORST.index, default="ok")
 
     def __str__(self) -> str:
@@ -81,31 +81,31 @@ def taylor_test(
     seed: int = 0,
     raises: bool = True,
 ) -> TaylorReport:
-    """Whether the Taylor remainders of `fn` at `inputs` fall as they do for a right gradient.
+    """Test whether the Taylor remainders of `fn` at `inputs` fall as fast as for a right gradient.
 
-    fn      a function of Tensors that returns a floating Tensor, or several in a tuple
-    inputs  what to call it with, as for gradcheck; floating ones are raised to float64
-    order   1: |f(x + h v) - f(x) - h g·v| falls as h², as h if the recorded gradient g is wrong. 2: also that less h²/2 v·Hv
-            as h³, as h² if the recorded gradient of the gradient is
-    wrt     positions (or names) of the inputs to move, if not all
-    seed    of the directions, in which every entry moves by a half to all of its own size, and of the weights that make one
-            number of each output
-    raises  False: return the report also when it has failed
+    fn      a function of Tensors that returns a floating Tensor, or a tuple of several
+    inputs  the arguments, as for gradcheck; floating ones are converted to float64
+    order   1: |f(x + h v) - f(x) - h g·v| falls as h², as h if the recorded gradient g is wrong. 2: also that minus h²/2 v·Hv
+            as h³, as h² if the recorded gradient of the gradient is wrong
+    wrt     positions (or names) of the inputs to move; by default all
+    seed    of the directions, in which every entry moves by half to all of its own size, and of the weights that reduce each
+            output to a number
+    raises  False: return the report even if the test failed
 
-    Each input is moved by itself, its zeros apart from its other entries, then all at once; each output is looked at by itself.
-    An error of 1e-5 of g·v is found in a well-conditioned function, mostly one of 1e-6 (of v·Hv: 1e-3), whatever the scales of
-    x and f. Where the two sides of x differ, the recorded slope has to lie between theirs, of few entries at a time, and there
-    is no second order. Where rounding leaves no range of steps to tell by, that is "precision", which fails; so does a
-    staircase with many steps on the way, which looks the same.
+    Each input is moved separately, its zeros apart from its other entries, then all together; each output is tested separately.
+    In a well-conditioned function errors of 1e-5 of g·v are detected, usually of 1e-6 (of v·Hv: 1e-3), whatever the scales of x
+    and f. If the one-sided slopes at x differ, the recorded slope must lie between them, for few entries at a time, and there
+    is no second order. If rounding leaves no usable range of steps the verdict is "precision", which fails; so does a staircase
+    with many steps nearby, which looks the same.
 
-    For a model, take a function of its parameters; `check_model` looks at every entry instead:
+    For a model, take a function of its parameters; `check_model` tests every entry instead:
 
         def loss(w1, b1, w2, b2):
             return F.cross_entropy((x @ w1 + b1).relu() @ w2 + b2, labels)
 
         print(taylor_test(loss, tuple(model.parameters())))
 
-    Returns the TaylorReport. Raises GradientError, which shows it; what gradcheck raises for arguments that do not fit.
+    Returns the TaylorReport. Raises GradientError, which shows it; for invalid arguments the errors of gradcheck.
     """
     if not is_whole(order) or order not in (1, 2):
         raise ArgumentError(f"taylor_test: order must be 1 or 2, got {shown(order)}")

@@ -1,4 +1,4 @@
-"""A step, compiled and as it is written: from the same state, with the same arguments, again and again."""
+"""Runs a step compiled and eagerly, from the same state with the same arguments, repeatedly."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tensorgrad.testing.report import CompiledReport, Finding
 
 
 class Trial:
-    """A step as it is written, and compiled, from the same state again and again.
+    """Runs a step compiled and eagerly from the same state.
 
-    grads    what compiled calls have left in `.grad`: the next one begins with that
-    replays  how many of the compiled calls were replays of a plan that is right
+    grads    `.grad` after the compiled calls, with which the next one starts
+    replays  number of compiled calls that replayed a verified plan
     """
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -52,7 +52,7 @@ class Trial:
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
-        """What the block changes is undone after it."""
+        """Context manager: undoes changes made in the block."""
         state = self.state()
         try:
             yield
@@ -61,14 +61,14 @@ class Trial:
                 part.put_back()
 
     def state(self) -> tuple[Snapshot, Objects]:
-        """All that a call may change, as it is now."""
+        """Everything that a call may change, as it is now."""
         arrays = [(array, text) for array, text, _ in self.start.arrays]
         return Snapshot(arrays, self.world, self.tensors), Objects(self.world)
 
-    # Calls compared
+    # Comparison of calls
 
     def call(self, k: int) -> CompiledReport:
-        """Call number k, both ways. Afterwards all is as the step as it is written has left it."""
+        """Run call number k both ways. The state afterwards is that of the eager step."""
         arrays = self.samples[k % 3]
         before, python = self.state()
         try:
@@ -76,7 +76,7 @@ class Trial:
         except Exception:
             if not k % 3:
                 raise
-            before.put_back()  # what was made up is nothing that the step takes
+            before.put_back()  # the step does not support the modified arguments
             python.put_back()
             self.samples = [self.arrays] * 3
             return self.call(k)
@@ -98,8 +98,9 @@ class Trial:
         return report
 
     def outcome(self, step: Callable[..., Any], arrays: list[Array]) -> dict[str, Any]:
-        """What a call gives and leaves, by name: arrays, copied; None for a `.grad` that is not there; anything else to be the
-        same."""
+        """The results and effects of a call, by name: copies of arrays; None for a missing `.grad`; other values are
+        compared for equality.
+        """
         leaves = [wrap(copy(a), None) for a in arrays]
         results, _, plain = taken_apart(step(*with_leaves(self.args, iter(leaves))))
         found: dict[str, Any] = {f"result {i}": copy(t._data) for i, t in enumerate(results)}
@@ -113,7 +114,7 @@ class Trial:
         return found
 
     def named(self) -> dict[Tensor, str]:
-        """What Tensors are called: parameters by their paths, others as the world calls them; each otherwise."""
+        """Names of Tensors: paths of parameters, and names in the enclosing code for others; unique."""
         paths: dict[Tensor, str] = {}
         for module, text in self.world.modules.items():
             paths |= {p: f"{text}.{name}" for name, p in module._parameters.items()}
@@ -167,7 +168,7 @@ class Trial:
     def second_look(
         self, unclear: list[str], arrays: list[Array], written: dict[str, Any], compiled: dict[str, Any], before: Snapshot
     ) -> list[Difference]:
-        """Which values are further apart than rounding explains, by a recorded run of the step from the same state."""
+        """The values that differ by more than rounding explains, estimated with a recorded run from the same state."""
         if not unclear:
             return []
         before.put_back()
@@ -188,7 +189,7 @@ class Trial:
         return [d._replace(at=parts[d.outcome.text].place(d.at)) for d in away]
 
     def part(self, text: str, trace: Trace, shape: tuple[int, ...]) -> Part:
-        """Where a value lies in what the program assigns: an optimiser's parameters may be one array to it."""
+        """The part of an assigned array that is a value: an optimiser's parameters may be assigned as one array."""
         array = self.values().get(text)
         targets = [a.target for a in trace.assignments if array is not None and may_overlap(a.target, array)]
         if array is None or not targets or targets[-1].shape == shape:
@@ -198,7 +199,7 @@ class Trial:
         return Part(shape, targets[-1].shape, start) if is_inside else Part(shape, shape, 0)
 
     def source(self, text: str, trace: Trace | None = None) -> Any:
-        """What a value comes from in a recorded run: a node, or a leaf; None if nothing recorded gives it."""
+        """The source of a value in a recorded run: a node or a leaf; None if it is not recorded."""
         trace = trace or self.trace
         for i, t in enumerate(trace.results):
             if text == f"result {i}":
@@ -212,14 +213,14 @@ class Trial:
 
 
 class Part(NamedTuple):
-    """Where a value lies in a larger one, row after row."""
+    """The position of a value in a larger array, in row-major order."""
 
     shape: tuple[int, ...]
     whole: tuple[int, ...]
     start: int
 
     def among(self, values: Array) -> Array:
-        """The larger one, with zeros for all else."""
+        """The larger array, with zeros elsewhere."""
         if self.shape == self.whole:
             return values
         found = np.zeros(self.whole, values.dtype)
@@ -227,7 +228,7 @@ class Part(NamedTuple):
         return found
 
     def place(self, at: tuple[int, ...]) -> tuple[int, ...]:
-        """The place of an element, by that in the larger one."""
+        """The index of an element, given its index in the larger array."""
         if self.shape == self.whole:
             return at
         number = int(np.ravel_multi_index(at, self.whole)) - self.start
@@ -235,20 +236,20 @@ class Part(NamedTuple):
 
 
 def first_of(outcome: Outcome, found: Array) -> Difference:
-    """The first element that is another one, whatever rounding may do."""
+    """The first differing element, ignoring rounding."""
     at = tuple(int(n) for n in np.argwhere(verify.host(outcome.value) != verify.host(found))[0])
     return Difference(outcome, at, found[at], outcome.value[at])
 
 
 def finding(k: int, text: str, expected: Array, found: Array, is_wrong: bool) -> Finding:
-    """What is printed of a value of a call."""
+    """The finding for a value of a call."""
     verdicts = np.full(expected.shape, "differs" if is_wrong else "ok", "U16")
     a, b = (verify.host(x).astype(np.float64) for x in (found, expected))
     return Finding.of(text, expected.shape, 0, verdicts, a, b, lambda at: f"call {k + 1} {[int(n) for n in at] or ''}")
 
 
 def merged(before: list[Finding], now: list[Finding]) -> list[Finding]:
-    """Of each value the worst that was found in any call."""
+    """For each value the worst finding of any call."""
     found = {f.name: f for f in before}
     for f in now:
         old = found.get(f.name)
@@ -262,7 +263,7 @@ def has_floats(value: Any) -> bool:
 
 
 def plain(text: str) -> str:
-    """A path without where it begins."""
+    """A path without its root."""
     return text.removeprefix("closure ").removeprefix("global ")
 
 

@@ -1,4 +1,4 @@
-"""Derivatives by differences of values, where nothing else is to be had."""
+"""Derivatives by differences of values, if nothing else is available."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tensorgrad.testing.roundoff import Roundoff
 from tensorgrad.testing.slopes import KINK, OK, PRECISION, WRONG, judge
 from tensorgrad.testing.view import View
 
-SAMPLE = 32  # of the entries that stand at kinks, where they are too many to look at each
-JUMP = 1e-6  # slopes that differ by more than that share of them, at both sides of the point, make a kink
+SAMPLE = 32  # maximum number of entries at kinks to examine separately
+JUMP = 1e-6  # relative difference of one-sided slopes that makes a kink
 
 
 class Values(Roundoff):
-    """The judge of the last resort: calls of the function."""
+    """The last resort: judges by calls of the function."""
 
     def flagged(self, i: int) -> Array:
-        """The entries of an input whose recorded gradients at both sides and at the point differ."""
+        """The entries of an input whose recorded gradients differ between both sides and the point."""
         found = [self.point.base.gradients(self.point.weights, [i])[0]]
         for e in (APPROACH[1], -APPROACH[1]):
             with self.point.moved(self.point.everything, e):
@@ -29,7 +29,7 @@ class Values(Roundoff):
             return np.asarray(np.ptp(found, axis=0) > np.maximum(JUMP * size, 1e-10 * size.max(initial=0.0)))
 
     def by_values(self, view: View, recorded: Array) -> tuple[Array, Array, Array]:
-        """The same by differences of values, where nothing else is to be had."""
+        """The same by differences of values."""
         codes, found = np.zeros(recorded.shape, np.uint8), np.zeros(recorded.shape)
         recorded = recorded.copy()
         for k in range(view.columns):
@@ -41,7 +41,7 @@ class Values(Roundoff):
         return codes, recorded, found
 
     def apart(self, view: View, k: int, recorded: Array, found: Array, codes: Array) -> None:
-        """Judge a direction once more with the entries at kinks at rest, and these by themselves."""
+        """Judge a direction again with entries at kinks fixed, and these separately."""
         moving = view.direction(k) != 0
         at_kinks = self.flagged(view.i) & moving
         if at_kinks.any():
@@ -55,7 +55,7 @@ class Values(Roundoff):
             at_kinks = moving if (verdict == KINK).any() else at_kinks
         elif (codes[:, k] == WRONG).any():
             return
-        else:  # what is recorded does not say which entries they are
+        else:  # the recording does not tell which entries
             at_kinks = moving
         self.one_by_one_by_values(view, k, np.flatnonzero(at_kinks), recorded, found, codes)
 
@@ -69,7 +69,7 @@ class Values(Roundoff):
             recorded[:, k], found[:, k], self.entry = mine[worst], other[worst], int(chosen[worst[1]])
 
     def by_line(self, view: View, k: int, direction: Array, recorded: Array, found: Array, codes: Array) -> None:
-        """One column by differences along its direction."""
+        """Judge one column by differences along its direction."""
         moves = {view.i: direction}
         scale = self.point.scale(moves)
 
@@ -81,7 +81,7 @@ class Values(Roundoff):
         failed = verdicts != OK
         if failed.any() and self.point.rounding > 10 * size[failed].min(initial=np.inf):
             verdicts2, slopes2 = judge(line, recorded[:, k] * scale, np.maximum(size, self.point.rounding), self.rtol)
-            failed &= verdicts2 != KINK  # at a kink disturbances tip over, and say nothing of rounding
+            failed &= verdicts2 != KINK  # at a kink perturbations cross it, and say nothing about rounding
             verdicts, slopes = np.where(failed, verdicts2, verdicts), np.where(failed, slopes2, slopes)
         if (verdicts == PRECISION).any() and (precise := self.point.precise_values(moves, 0.0)) is not None:
 
@@ -96,11 +96,11 @@ class Values(Roundoff):
             verdicts = np.where(open_, verdicts2, verdicts)
             slopes = np.where(open_, np.asarray(slopes2, np.float64), slopes)
         if (verdicts == KINK).any() and not self.point.is_at_kink:
-            verdicts = np.where(verdicts == KINK, PRECISION, verdicts)  # the sides that could be told lie too far out
+            verdicts = np.where(verdicts == KINK, PRECISION, verdicts)  # the usable steps are too far from the point
         codes[:, k], found[:, k] = verdicts, slopes / scale
 
     def in_a_line(self, view: View, recorded: Array, found: Array, codes: Array) -> None:
-        """The same by values alone: all entries at kinks move at once."""
+        """The same by values only: all entries at kinks move together."""
         kinks = np.flatnonzero((codes == KINK).any(0)).tolist()
         if len(kinks) < 2:
             return

@@ -1,4 +1,4 @@
-"""The verdicts of a check, from the best to the worst, as words and as small numbers."""
+"""The verdicts of a check, from best to worst, as words and as codes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tensorgrad.core.backend import Array
 
 Verdict: TypeAlias = Literal["ok", "kink", "precision", "wrong", "differs", "non-finite", "nondeterministic"]
 
-# A matrix of verdicts holds their places in here: a byte for each, where a word would take 64
+# A matrix of verdicts stores indices into this: a byte each instead of a word of 64
 VERDICTS: tuple[Verdict, ...] = ("ok", "kink", "precision", "wrong", "differs", "non-finite", "nondeterministic")
 CODES: dict[str, int] = {verdict: code for code, verdict in enumerate(VERDICTS)}
 
 
 def coded(verdicts: Any) -> Array:
-    """Verdicts as their places in VERDICTS, uint8, of the same shape: from words; places are taken as they are."""
+    """Verdicts as indices into VERDICTS, uint8, of the same shape: words are converted, indices returned unchanged."""
     verdicts = np.asarray(verdicts)
     if verdicts.dtype.kind in "ui":
         return verdicts
@@ -26,7 +26,7 @@ def coded(verdicts: Any) -> Array:
 
 
 def worst(verdicts: Iterable[str] | Array) -> Verdict:
-    """The verdict that matters most among several, words or places in VERDICTS; "ok" if there are none."""
+    """The worst of several verdicts, words or indices into VERDICTS; "ok" if there are none."""
     if isinstance(verdicts, np.ndarray):
         return VERDICTS[int(coded(verdicts).max(initial=0))]
     return VERDICTS[max((CODES[word] for word in verdicts), default=0)]

@@ -1,4 +1,4 @@
-"""Which derivatives are looked at: weighted sums of the outputs (rows) along directions of one input (columns)."""
+"""The derivatives to compare: weighted sums of the outputs (rows) along directions of one input (columns)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from tensorgrad.core.backend import Array
 from tensorgrad.testing.recording import Recording
 
-DECADES = 1e-3  # entries that differ by more than that do not move together
-LAST = 255  # the level of zeros, and of what is no number
+DECADES = 1e-3  # entries that differ by a larger factor do not move together
+LAST = 255  # the level of zeros and NaN
 
 
 @dataclass(frozen=True)
 class View:
     """Derivatives of a problem by one input.
 
-    i           the number of the input;  shape: of it
-    weights     (rows, outputs); None: each output by itself
-    directions  one for each column, of the input's shape; None: each entry by itself
-    entries     which entries, where there are no directions
+    i           the index of the input;  shape: of it
+    weights     (rows, outputs); None: each output separately
+    directions  one for each column, of the input's shape; None: each entry separately
+    entries     the entries, if there are no directions
     """
 
     i: int
@@ -36,7 +36,7 @@ class View:
         return len(self.entries if self.directions is None else self.directions)
 
     def direction(self, k: int) -> Array:
-        """Of column k."""
+        """The direction of column k."""
         if self.directions is not None:
             return self.directions[k]
         one = np.zeros(self.shape)
@@ -54,22 +54,22 @@ class View:
             yield one
 
     def of(self, values: Array) -> Array:
-        """What the rows make of the outputs, or of their derivatives."""
+        """Apply the row weights to the outputs or their derivatives."""
         if self.weights is None:
             return values
         with np.errstate(all="ignore"):
             return np.asarray(self.weights @ values)
 
     def sizes(self, at: Array) -> Array:
-        """How large the numbers are that the rows add up."""
+        """The magnitude of the numbers that each row sums."""
         return np.abs(at) if self.weights is None else np.asarray(np.abs(self.weights) @ np.abs(at))
 
     def recorded(self, recording: Recording) -> Array:
-        """By the gradients that are recorded, (rows, columns)."""
+        """The recorded derivatives, (rows, columns)."""
         return self.taken([recording.gradients(w, [self.i])[0] for w in self.rows()])
 
     def taken(self, gradients: Sequence[Array]) -> Array:
-        """Its columns of the gradients of all rows."""
+        """The columns of the gradients of all rows."""
         found = np.zeros((len(gradients), self.columns), gradients[0].dtype if gradients else np.float64)
         for row, g in zip(found, gradients, strict=True):
             if self.directions is None:
@@ -79,22 +79,22 @@ class View:
                     for k, v in enumerate(self.directions):
                         terms = g * v
                         total = terms.sum()
-                        row[k] = total if np.isfinite(total) else terms[v != 0].sum()  # what does not move may be infinite
+                        row[k] = total if np.isfinite(total) else terms[v != 0].sum()  # infinite for fixed entries
         return found
 
     def only(self, columns: Sequence[int]) -> View:
-        """Some of its columns."""
+        """A view with some of the columns."""
         if self.directions is None:
             return replace(self, entries=[self.entries[k] for k in columns])
         return replace(self, directions=[self.directions[k] for k in columns])
 
     def each_of(self, entries: Sequence[int]) -> View:
-        """The same rows by entries one at a time."""
+        """The same rows by single entries."""
         return replace(self, directions=None, entries=entries)
 
 
 def groups(size: Array) -> list[Array]:
-    """Masks of entries that are about equally large: by three orders of magnitude each, zeros for themselves."""
+    """Masks of entries of similar size: three orders of magnitude each, zeros separately."""
     if not size.size:
         return []
     with np.errstate(all="ignore"):

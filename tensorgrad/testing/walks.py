@@ -1,4 +1,4 @@
-"""The reverse walks of a step, as functions whose slopes can be taken."""
+"""The reverse walks of a step, as functions with numerical slopes."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from tensorgrad.testing.rounding import Rounding, close
 from tensorgrad.testing.single import undecided
 from tensorgrad.testing.trial import Trial
 
-SINGLE = 1e-2  # of a slope, or of the terms of it: so far may float32's be from float64's, for units of ReLU may turn over
-LOW = " in float"  # in the findings of less than float64, which go on with its bits
+SINGLE = 1e-2  # relative tolerance of float32 slopes, because units of a ReLU may switch
+LOW = " in float"  # in the names of findings below float64, followed by the number of bits
 
 
 class Reached(BaseException):
-    """A step has come as far as it is asked to; no `except Exception` of its own stops that."""
+    """Ends a step early; a BaseException, so that its own `except Exception` does not catch it."""
 
 
 class Walks:
-    """The reverse walks of a step, up to its first update, as functions of its parameters and of the arguments that require a
-    gradient. None where something is on a GPU: slopes are taken on the CPU."""
+    """The reverse walks of a step up to its first update, as functions of its parameters and of the arguments that require a
+    gradient. None if something is on a GPU, because slopes are computed on the CPU.
+    """
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         trace = trial.trace
-        # those that the step makes for itself, to differentiate by, are none of its parameters
+        # leaves that the step itself creates are not parameters
         leaves = [t for t in trace.program().leaves if t.requires_grad and not trace.is_argument(t) and not trace.is_inside(t)]
         self.parameters = list(
             dict.fromkeys([*leaves, *(t for t in trial.world.tensors if t.requires_grad and t.node is None)])
@@ -55,7 +56,7 @@ class Walks:
         return with_leaves(self.trial.args, iter(leaves)), [t for t in leaves if t.requires_grad]
 
     def begun(self, args: Any, which: int | None = None) -> list[list[Tensor]]:
-        """The Tensors that walks begin at; from number `which` on, or from the first update, the step goes no further."""
+        """The Tensors that walks start from; the step ends at number `which`, or at the first update."""
         before = [(t, t._data, t._data.copy()) for t in self.parameters]
         found: list[list[Tensor]] = []
 
@@ -72,12 +73,12 @@ class Walks:
 
     @contextlib.contextmanager
     def problem(self, which: int, seed: int) -> Iterator[Problem]:
-        """One of them in float64; parameters, buffers and arguments are raised to that inside of the block."""
+        """Context manager: one walk in float64, with parameters, buffers and arguments converted inside the block."""
         trial, world = self.trial, self.trial.world
         with trial.put_back():
             given, mine = self.given([copy(a) for a in trial.arrays])
             roots = self.begun(given, which)[which]
-            weights = random_weights(np.random.default_rng(seed), (sum(t.size for t in roots),))  # those of Check
+            weights = random_weights(np.random.default_rng(seed), (sum(t.size for t in roots),))  # the same as in Check
             parts = np.split(weights, np.cumsum([t.size for t in roots])[:-1])
             shaped = [w.reshape(t.shape) for w, t in zip(parts, roots, strict=True)]
             self.roots_as_they_are = [t._data for t in roots]
@@ -109,7 +110,7 @@ class Walks:
         yield Problem(names, [t._data for t in [*self.parameters, *mine]], leaves, compute)
 
     def findings(self, which: int, check: Check) -> list[Finding]:
-        """The slope along a direction for each parameter on its own, and of what single precision makes of the gradient."""
+        """Findings for the slope of each parameter along a direction, and for gradients in single precision."""
         walk = f" (walk {which + 1} of {self.count})" if self.count > 1 else ""
         if found := check.unfit():
             return found
@@ -125,9 +126,9 @@ class Walks:
 
 
 class Low:
-    """Gradients of a walk in less than float64, beside those in float64.
+    """Gradients of a walk in lower precision, compared with those in float64.
 
-    roots  what the walk begins at in less than float64, arrays
+    roots  the arrays that the walk starts from, in lower precision
     """
 
     def __init__(self, check: Check, roots: list[Array]) -> None:
@@ -135,7 +136,7 @@ class Low:
         self.ways = Ways(check, [])
 
     def findings(self, i: int, name: str, g: Array) -> list[Finding]:
-        """What is further away from the gradient of input i in float64 than rounding explains."""
+        """A finding if the gradient of input i differs from that in float64 by more than rounding explains."""
         e = self.check.recorded[i]
         if g.dtype != np.float32:
             return self.coarse(i, name, g)
@@ -159,18 +160,18 @@ class Low:
         return self.ways.measured(eps=EPS32)
 
     def coarse(self, i: int, name: str, g: Array) -> list[Finding]:
-        """What no unit of ReLU that turns over makes of a slope, where nothing more is known."""
+        """A finding if the difference cannot be due to ReLU units that switch; used if nothing else is known."""
         largest = max((float(np.abs(a).max(initial=0)) for a in self.check.recorded), default=0.0)
         terms, single = self.check.recorded[i] * (direction := self.check.point.directions[i]), (g * direction).sum()
         slope, size = terms.sum(), float(np.sqrt((terms * terms).sum()))
         eps = float(finfo(g.dtype).eps)
         room = max(SINGLE, 50 * eps) * max(abs(slope), size)
-        room += 50 * eps * largest * np.sqrt(g.size)  # of sums that cancel, such as a bias before a batch norm
+        room += 50 * eps * largest * np.sqrt(g.size)  # for sums that cancel, such as a bias before batch norm
         if abs(single - slope) <= room:
             return []
         wrong = np.array(["wrong"]), np.array([single]), np.array([slope])
         return [Finding.of(name, g.shape, 1, *wrong, lambda at: f"along a direction,{LOW}{8 * g.dtype.itemsize}")]
 
     def of_rules(self) -> list[Finding]:
-        """What is wrong of the rules on their own, where nothing is known of all together."""
+        """Findings from each rule alone, if the whole is undecided."""
         return by_op(self.ways, "") if self.doubt else []

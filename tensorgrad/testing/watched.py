@@ -1,4 +1,4 @@
-"""Rules seen at work: whether one writes to the arrays that it is given."""
+"""Detects rules that modify their arguments."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tensorgrad.testing.problem import graph_of
 
 
 class Watch:
-    """Graphs whose rules are watched.
+    """Graphs with watched rules.
 
-    changes  (op, what was changed, shape) for each array that a rule has written to
+    changes  (op, name, shape) for each array that a rule has modified
     """
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, str, tuple[int, ...]]] = []
 
     def over(self, outputs: list[Tensor]) -> list[Tensor]:
-        """The same outputs of a graph of the same values, whose rules are watched."""
+        """The outputs of an equal graph whose rules are watched."""
         graph = graph_of(outputs)
         made: dict[Any, Node] = {}
         for node in graph.nodes if graph else ():
@@ -36,7 +36,7 @@ class Watch:
 
 
 class Watched:
-    """An op as it is, but for its rules: each of them is asked what it has done to its arguments."""
+    """Wraps an op: after each rule its arguments are compared with their state before."""
 
     def __init__(self, op: Op, watch: Watch) -> None:
         self.op, self.watch = op, watch

@@ -1,4 +1,4 @@
-"""The gradients of a check, found in every other way in which people get them: see paths.py, single.py and replayed.py."""
+"""Compares the gradients of a check with those of all other code paths: see paths.py, single.py and replayed.py."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def other_ways(
     check: Check, *, compiled: bool = False, notes: list[str] | None = None, caller: str = "gradcheck"
 ) -> list[Finding]:
-    """Findings for the gradients that are others when they are found in another way than `check` has found them.
+    """Findings for gradients that differ on another code path from those of `check`.
 
-    check     one that has passed: its `recorded` are the gradients of the sum of its outputs weighted by its `weights`
-    compiled  also inside of a compiled step; raises CompileError where the function cannot be compiled
-    notes     is given a line for each way that could not be gone, or decided nothing, and why
-    caller    what errors begin with
+    check     a passed check: its `recorded` are the gradients of the sum of its outputs weighted by its `weights`
+    compiled  include compiled steps; raises CompileError if the function cannot be compiled
+    notes     gets a line for each path that could not be tried or is undecided, and why
+    caller    prefix of errors
     """
     notes = [] if notes is None else notes
     ways = Ways(check, notes)

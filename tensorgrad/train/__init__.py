@@ -1,4 +1,4 @@
-"""Training: the loop over epochs, its history, what may be called after each of them, checkpoints, metrics."""
+"""Training: the `fit` loop, history, callbacks, checkpoints and metrics."""
 
 from tensorgrad.train import metrics
 from tensorgrad.train.callbacks import Checkpoint, CSVLogger, EarlyStopping, JSONLinesLogger

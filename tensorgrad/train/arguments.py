@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` are given, checked, and made into what they work with."""
+"""Checks and conversions of the arguments of `fit`, `evaluate` and `predict`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tensorgrad.train.callbacks import Checkpoint, Function
 from tensorgrad.train.metrics import Metric
 from tensorgrad.train.run import Callback, Run
 
-EVALUATED = 1024  # samples at a time, where no loader says otherwise
+EVALUATED = 1024  # batch size of evaluations without a loader
 
 Metrics: TypeAlias = Mapping[str, Metric] | Iterable[Metric] | None
 
 
 def as_loader(name: str, data: Any, **options: Any) -> Any:
-    """`data` as something that gives batches in a loop."""
+    """`data` as an iterable of batches."""
     if isinstance(data, (tuple, list)):
         data = DataLoader(*data, **options)
     if isinstance(data, DataLoader):
@@ -40,7 +40,7 @@ def as_loader(name: str, data: Any, **options: Any) -> Any:
 
 
 def check_model_and_loss(model: Any, loss: Any) -> None:
-    """Raise ArgumentError for a model that is no module, and a loss that cannot be called."""
+    """Raise ArgumentError unless the model is a Module and the loss is callable."""
     if not isinstance(model, Module):
         raise ArgumentError(f"train.fit: model must be a Module, got {described(model)}")
     if isinstance(loss, type) or not callable(loss):
@@ -54,7 +54,7 @@ def device_of_model(model: Module) -> str:
 
 
 def named_metrics(metrics: Metrics) -> dict[str, Metric]:
-    """Metrics by name."""
+    """A dict of metrics by name."""
     if callable(metrics) or isinstance(metrics, str):
         raise TypeError("train.fit: metrics must be a list of functions, or a dict of them by name")
     if isinstance(metrics, Mapping):
@@ -72,7 +72,7 @@ def named_metrics(metrics: Metrics) -> dict[str, Metric]:
 
 
 def callback_list(callbacks: Any) -> list[Callback | Callable[[Run], Any]]:
-    """Callbacks as a list."""
+    """A list of callbacks."""
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"train.fit: callbacks must be a list of callbacks, got {type(callbacks).__name__}")
     found = list(callbacks)
@@ -84,9 +84,9 @@ def callback_list(callbacks: Any) -> list[Callback | Callable[[Run], Any]]:
 
 
 def as_callbacks(callbacks: Any, checkpoint: str | Path | None) -> dict[str, Callback]:
-    """Callbacks by their class and their number among those of it, in the order in which they are called.
+    """Callbacks in calling order, keyed by class name and count.
 
-    The Checkpoints come last, to save what the others have made of the epoch; the last of them writes to `checkpoint`.
+    Checkpoints come last, to save what the other callbacks did in the epoch; the last of them writes to `checkpoint`.
     """
     each = [c if isinstance(c, Callback) else Function(c) for c in callback_list(callbacks)]
     if checkpoint is not None:
@@ -99,7 +99,7 @@ def as_callbacks(callbacks: Any, checkpoint: str | Path | None) -> dict[str, Cal
 
 
 def check_numbers(epochs: Any, l2: float, clip_norm: float | None) -> None:
-    """Raise ValueError for numbers that cannot be."""
+    """Raise ValueError for invalid numbers."""
     if not isinstance(epochs, (int, np.integer)) or epochs < 0:
         raise ValueError(f"train.fit: epochs must be a whole number from 0, got {epochs!r}")
     if not l2 >= 0:

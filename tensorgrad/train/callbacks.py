@@ -1,4 +1,4 @@
-"""Callbacks: what is done at the start of a training, after each epoch, and at its end."""
+"""Callbacks: early stopping, checkpoints and loggers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tensorgrad.train.history import csv_lines
 from tensorgrad.train.run import Callback, Run
 from tensorgrad.train.state import VALUES
 
-BEST = {"best": NUMBER, "best_epoch": COUNT}  # the form of what is kept of a Best
+BEST = {"best": NUMBER, "best_epoch": COUNT}  # structure of the saved state of a Best
 
 
 class Function(Callback):
-    """A plain function of the Run, called after each epoch."""
+    """Wraps a plain function of the Run, called after each epoch."""
 
     def __init__(self, function: Callable[[Run], Any]) -> None:
         self.function = function
@@ -32,11 +32,12 @@ class Function(Callback):
 
 
 class Best:
-    """The best value of a column of the history so far, and its epoch.
+    """Tracks the best value of a history column and its epoch.
 
     monitor    the column
-    min_delta  how much better a value has to be to count
-    mode       "min", the lower the better, or "max"; None for "min" if its name ends in "loss", "error", "mse", "rmse" or "mae"
+    min_delta  minimum improvement
+    mode       "min" or "max": whether lower or higher is better; None for "min" if the column's name ends in "loss", "error",
+               "mse", "rmse" or "mae", else "max"
     """
 
     def __init__(self, monitor: str, min_delta: float = 0.0, mode: str | None = None) -> None:
@@ -48,7 +49,9 @@ class Best:
         self.value, self.epoch = math.nan, 0
 
     def check(self, run: Run, callback: Callback) -> None:
-        """Raise ValueError before the first epoch if the column is not measured and no callback before this one can add it."""
+        """Raise ValueError before the first epoch if the column is neither measured nor possibly added by an earlier
+        callback.
+        """
         before = list(run.callbacks.values())[: list(run.callbacks.values()).index(callback)]
         if all(type(c).__module__ == __name__ and not isinstance(c, Function) for c in before):
             self.find(run.columns)
@@ -58,7 +61,7 @@ class Best:
             raise ValueError(f"train: monitor={self.monitor!r} is no column of the history; there are {', '.join(columns)}")
 
     def improved(self, run: Run) -> bool:
-        """Whether the last epoch was better than all before it; a NaN never is."""
+        """Whether the last epoch is the best so far; never for NaN."""
         self.find(run.row)
         value = run.row[self.monitor]
         if math.isnan(value) or (self.epoch and not self.sign * value < self.sign * self.value - self.min_delta):
@@ -68,14 +71,14 @@ class Best:
 
 
 class EarlyStopping(Callback):
-    """Ends the training when a column of the history has not got better for some epochs.
+    """Stops the training when a history column has stopped improving.
 
     monitor        the column
-    patience       how many epochs in a row may pass without a better value before it ends; None for any number
-    min_delta      how much better a value has to be to count
-    restore_best   at the end, put back the parameters and buffers of the best epoch, however the training has ended
-    mode           "min", the lower the better, or "max"; None for "min" if the column's name ends in "loss", "error", "mse",
-                   "rmse" or "mae", else "max"
+    patience       number of epochs without improvement after which training stops; None for never
+    min_delta      minimum improvement
+    restore_best   restore the parameters and buffers of the best epoch at the end, for whatever reason training ended
+    mode           "min" or "max": whether lower or higher is better; None for "min" if the column's name ends in "loss",
+                   "error", "mse", "rmse" or "mae", else "max"
 
     best, best_epoch   the best value and its epoch, counted from 1; NaN and 0 before there is one
     """
@@ -97,18 +100,18 @@ class EarlyStopping(Callback):
         self.reset()
 
     def reset(self) -> None:
-        """Forget what it has seen."""
+        """Reset to the initial state."""
         self._best = Best(self.monitor, self.min_delta, self.mode)
         self.values: dict[str, dict[str, Array]] | None = None
 
     @property
     def best(self) -> float:
-        """The best value so far of what it monitors."""
+        """The best monitored value so far."""
         return self._best.value
 
     @property
     def best_epoch(self) -> int:
-        """The epoch that it was reached in."""
+        """The epoch of the best value."""
         return self._best.epoch
 
     def on_start(self, run: Run) -> None:
@@ -141,13 +144,13 @@ class EarlyStopping(Callback):
 
 
 class Checkpoint(Callback):
-    """Saves the whole training to one file, .npz or .safetensors, from which `fit(..., resume=path)` goes on.
+    """Saves the whole training to one file, .npz or .safetensors, which `fit(..., resume=path)` resumes.
 
-    every       after how many epochs it is written again; the last epoch, and where Ctrl-C has interrupted, are saved too
-    best_only   a column of the history: then only epochs that are better there than all before them are saved
-    mode        of `best_only`, as in EarlyStopping
+    every       save every so many epochs; the last epoch, and a training interrupted by Ctrl-C, are always saved
+    best_only   a history column: save only epochs that improve it
+    mode        for `best_only`, as in EarlyStopping
 
-    It is called after all other callbacks, so that their state is that of the epoch.
+    It is called after all other callbacks, so their saved state includes the epoch.
     """
 
     def __init__(self, path: str | Path, every: int = 1, best_only: str | None = None, mode: str | None = None) -> None:
@@ -159,7 +162,7 @@ class Checkpoint(Callback):
         self._saved = 0
 
     def on_start(self, run: Run) -> None:
-        if not self.path.resolve().parent.is_dir():  # after an epoch would be late
+        if not self.path.resolve().parent.is_dir():  # fail before training, not after an epoch
             raise CheckpointError(f"{self.path}: cannot be written: there is no folder {self.path.parent}")
         run.check_for_files()
         self._saved = run.epoch
@@ -194,9 +197,9 @@ class Checkpoint(Callback):
 
 
 class Logger(Callback):
-    """Base of the callbacks that write the history to a file, after each epoch. A file of an earlier training is replaced.
+    """Base of the callbacks that write the history to a file after each epoch. An existing file is replaced.
 
-    The file is written anew each time, so that whoever reads it finds whole lines of one training.
+    The whole file is rewritten atomically each time, so that readers always see complete lines of one training.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -204,7 +207,7 @@ class Logger(Callback):
         self.lines: list[bytes] = []
 
     def on_start(self, run: Run) -> None:
-        """The epochs that a resumed training has behind it: the file may have others, of after the checkpoint."""
+        """Start with the epochs of a resumed training; the existing file may contain epochs after the checkpoint."""
         self.lines = []
         for row in run.history.rows():
             self.add(row)
@@ -215,7 +218,7 @@ class Logger(Callback):
         self.write()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Put an epoch into the lines."""
+        """Add the line of an epoch."""
         raise NotImplementedError
 
     def write(self) -> None:
@@ -226,7 +229,7 @@ class Logger(Callback):
 
 
 class CSVLogger(Logger):
-    """Writes the history to a CSV file, a line after each epoch. A file of an earlier training is replaced."""
+    """Writes the history to a CSV file, one line per epoch. An existing file is replaced."""
 
     def on_start(self, run: Run) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -235,21 +238,21 @@ class CSVLogger(Logger):
 
     def add(self, row: Mapping[str, Any]) -> None:
         self.rows.append(dict(row))
-        if row.keys() - set(self.names):  # the first one, or one to which a callback has added something
+        if row.keys() - set(self.names):  # the first row, or a callback has added a column
             self.names = list(dict.fromkeys([*self.names, *row]))
             self.lines = [csv_lines([self.names, *map(self.cells, self.rows)])]
         else:
             self.lines.append(csv_lines([self.cells(row)]))
 
     def cells(self, row: Mapping[str, Any]) -> list[Any]:
-        """The values of an epoch under the names of the columns: None for what it has not."""
+        """The values of an epoch by column; None for missing ones."""
         return [row.get(name) for name in self.names]
 
 
 class JSONLinesLogger(Logger):
-    """Writes the history to a file of JSON lines, one after each epoch. A file of an earlier training is replaced.
+    """Writes the history to a file of JSON lines, one per epoch. An existing file is replaced.
 
-    What is not finite, which JSON does not have, is null.
+    Infinite and NaN values are written as null, because JSON has neither.
     """
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -257,6 +260,6 @@ class JSONLinesLogger(Logger):
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """A dict of numbers as a line of JSON."""
+    """A dict of numbers as one line of JSON."""
     finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"

@@ -1,12 +1,11 @@
-"""Checkpoints: all that training depends on in one file, .npz or .safetensors, without a pickle.
+"""Checkpoints: the complete state of a training in one file, .npz or .safetensors, without pickle.
 
-A file holds a nest of dicts and lists: the arrays in it by their path ("model/0.weight"), everything else as JSON. It carries a
-checksum of all of it (tensorgrad.data.storage), so that a file which has been damaged is refused instead of trained from, and
-the number of its format. Files of every format that there has been, from 1 on, are read by every later version: there are some
-of each in tests/checkpoints. One of a later format is refused by its number.
+A file holds nested dicts and lists: arrays by path ("model/0.weight"), everything else as JSON. It has a checksum of all its
+contents (tensorgrad.data.storage), so that damaged files are refused, and a format number. Files of every format since 1 can be
+read by every later version (tests/checkpoints has examples); files of a later format are refused by their number.
 
-A sound file that is not as `save` and `fit` write it, where something is missing, not known or of another type, at any depth,
-is a CheckpointError that names the file and the key, and changes nothing.
+An intact file with missing or unknown entries or other types than `save` and `fit` write, at any depth, raises CheckpointError
+with file and key, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.optim.schedule import Schedule
 from tensorgrad.train.state import State
 
-FORMAT = "tensorgrad checkpoint 1"  # what is written
-FORMATS = (FORMAT,)  # what is read: every one that there has been
+FORMAT = "tensorgrad checkpoint 1"  # the format that is written
+FORMATS = (FORMAT,)  # the formats that can be read: all there have been
 ARRAY = "$array"
 
-# What may stand in a file, whoever it is of; what is in the parts, they know themselves.
+# Allowed entries of a file; each part checks its own contents.
 FORM = {
     name: Absent(inner)
     for name, inner in {
@@ -63,13 +62,13 @@ def save(
     history: Mapping[str, list[Any]] | None = None,
     extra: Any = None,
 ) -> None:
-    """Write the state of what is given to one file: .npz, which `numpy.load` reads too, or .safetensors.
+    """Save the state of the given objects to one file: .npz, which `numpy.load` can read too, or .safetensors.
 
-    extra   whatever else is to be kept: numbers, text, arrays, None, and lists and dicts of them
+    extra   additional data: numbers, text, arrays, None, and lists and dicts of these
 
-    The file takes the place of one that is there in one step: a full disk or a kill in the middle leaves that one as it was.
+    An existing file is replaced atomically: a full disk or a killed process leaves it unchanged.
 
-    Raises CheckpointError, naming the file, if it cannot be written; ArgumentError for what cannot be kept.
+    Raises CheckpointError, naming the file, if it cannot be written; ArgumentError for data that cannot be saved.
     """
     path = as_path("train.save", path)
     given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
@@ -89,12 +88,12 @@ def load(
     schedule: Schedule | None = None,
     loader: DataLoader | None = None,
 ) -> dict[str, Any]:
-    """Read a file that `save` or `fit` has written, and let what is given go on from there.
+    """Read a file written by `save` or `fit` and restore the state of the given objects.
 
-    Returns all that is in it, by the names that `save` has for it; `load(path)["model"]` is a state_dict.
+    Returns the contents of the file, by the argument names of `save`; `load(path)["model"]` is a state_dict.
 
-    Raises FileNotFoundError where there is none; CheckpointError, naming the file and the reason, for one that is cut off,
-    changed, or not a checkpoint, and, before anything is changed, for one that does not fit what is given.
+    Raises FileNotFoundError if there is no file; CheckpointError, naming the file and the reason, for a truncated, changed or
+    foreign file and, before anything is changed, for one that does not fit the objects.
     """
     contents = read(as_path("train.load", path))
     given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
@@ -103,9 +102,9 @@ def load(
 
 
 def write(path: str | Path, contents: Mapping[str, Any]) -> None:
-    """Write a nest of dicts, lists, arrays, numbers and text. Raises CheckpointError if the file cannot be written.
+    """Write nested dicts, lists, arrays, numbers and text. Raises CheckpointError if the file cannot be written.
 
-    Of several ranks (core.ranks), all of which have to call it, the first one writes the file.
+    With several ranks (core.ranks) all must call it; the first one writes the file.
     """
     tree, arrays = packed(contents)
     try:
@@ -119,7 +118,7 @@ def write(path: str | Path, contents: Mapping[str, Any]) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The nest in a file. Raises FileNotFoundError where there is none, CheckpointError if it is not as it was written."""
+    """Read the contents of a file. Raises FileNotFoundError if there is none, CheckpointError if it is damaged."""
     try:
         arrays, metadata = ranks.by_first(lambda: storage.read(path))
         if metadata.get("format") not in FORMATS:
@@ -147,10 +146,10 @@ def put(
     problems: Sequence[str] = (),
     more: Mapping[str, tuple[Any, Any]] = {},
 ) -> None:
-    """Let parts of a state go on as `contents` says, and others, by their names, as the values beside them.
+    """Restore parts of a state from `contents`, and the parts in `more` from the values given with them.
 
-    Raises CheckpointError, before anything is changed, if they do not fit, or if other problems have been found before. If one
-    of them refuses its values all the same, all of them are put back.
+    Raises CheckpointError, before anything is changed, if they do not fit or if there are `problems` already. If a part refuses
+    its values nevertheless, all are rolled back.
     """
     values = {name: contents[name] for name in names if name in contents}
     found = [*problems, *(f"holds no {name}, only {', '.join(contents)}" for name in names if name not in contents)]
@@ -166,7 +165,7 @@ def put(
         state.put(values)
     except BaseException as error:
         for changed in values:
-            with suppress(Exception):  # one that takes nothing is as it was
+            with suppress(Exception):  # a part that refuses its old values has not changed
                 state.put({changed: before[changed]})
         for changed, (part, _) in more.items():
             with suppress(Exception):
@@ -177,7 +176,7 @@ def put(
 
 
 def packed(contents: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
-    """A nest as JSON has it, and the arrays in it by their path. Raises ArgumentError for what cannot be kept."""
+    """Nested contents in JSON types, and the arrays by path. Raises ArgumentError for anything that cannot be saved."""
     arrays: dict[str, Array] = {}
     try:
         return tree_of(contents, "", arrays), arrays
@@ -186,8 +185,8 @@ def packed(contents: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
 
 
 def tree_of(value: Any, where: str, arrays: dict[str, Array]) -> Any:
-    """A nest as JSON has it; arrays are put into `arrays`, and their names in their places."""
-    if isinstance(value, np.generic):  # comes back as a Python number
+    """Convert nested contents to JSON types; arrays are added to `arrays` and replaced by their names."""
+    if isinstance(value, np.generic):  # read back as a Python number
         if value.dtype.kind not in "biuf":
             raise ArgumentError(f"save: {where} is of dtype {value.dtype}, expected numbers or booleans")
         value = value.item()
@@ -209,7 +208,7 @@ def tree_of(value: Any, where: str, arrays: dict[str, Array]) -> Any:
 
 
 def _unpacked(value: Any, arrays: Mapping[str, Array], used: set[str]) -> Any:
-    """What `tree_of` has made JSON of; the names of the arrays in it are put into `used`."""
+    """The inverse of `tree_of`; the names of its arrays are added to `used`."""
     if isinstance(value, list):
         return [_unpacked(v, arrays, used) for v in value]
     if isinstance(value, dict) and ARRAY in value:

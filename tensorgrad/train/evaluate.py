@@ -1,4 +1,4 @@
-"""evaluate and predict: a model over data, without training it."""
+"""evaluate and predict: apply a model to data without training it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tensorgrad.train.steps import Steps, evaluation_step
 def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metrics = None) -> dict[str, float]:
     """The loss of a model over data, and metrics: {"loss": ..., ...}, in evaluation mode; arguments as in `fit`.
 
-    The mode is that of the call: threads may evaluate and predict with a model, also while another one trains it.
-    It is the loss of all samples at once, in batches of any size, for the losses of this package; see `fit` for others.
+    The mode is set for this call only: other threads may evaluate, predict or train with the model at the same time. For the
+    losses of this package the batch size does not matter; see `fit` for others.
     """
     check_model_and_loss(model, loss)
     named = named_metrics(metrics)
@@ -31,9 +31,10 @@ def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metric
 
 
 def predict(model: Module, x: Any, batch_size: int = EVALUATED) -> Array:
-    """What a model makes of x (m, ...), in evaluation mode, so many samples at a time: an array with the same first axis.
+    """The predictions of a model for x (m, ...), in evaluation mode, batch_size samples at a time: an array with the same first
+    axis.
 
-    Each of several ranks (`tensorgrad.distributed`) computes all of it, or one of them alone.
+    With several ranks (`tensorgrad.distributed`) each computes all predictions; one may call it alone.
     """
     step = Steps(lambda x: (model(x), 0, None))
     batches = DataLoader(x, batch_size=batch_size, device=device_of_model(model))
@@ -42,7 +43,7 @@ def predict(model: Module, x: Any, batch_size: int = EVALUATED) -> Array:
 
 
 def measure(modules: list[Module], step: Steps, loader: Any) -> Record:
-    """The steps of an evaluation."""
+    """Run the steps of an evaluation."""
     record = Record(len(loader))
     with evaluating(modules):
         for batch in loader:
@@ -52,7 +53,7 @@ def measure(modules: list[Module], step: Steps, loader: Any) -> Record:
 
 @contextmanager
 def evaluating(modules: list[Module]) -> Iterator[None]:
-    """Inside the block modules are in evaluation mode, and nothing is recorded."""
+    """Context manager: modules are in evaluation mode, and nothing is recorded."""
     with own_modes(modules), no_grad():
         for module in modules:
             module.training = False
@@ -60,6 +61,5 @@ def evaluating(modules: list[Module]) -> Iterator[None]:
 
 
 def own_modes(modules: list[Module]) -> switched:
-    """Inside the block modules are in training or in evaluation mode as they were before it, and what sets other modes there
-    sets them for this block alone: no other thread sees them, and they end with it."""
+    """Context manager: changes of the training mode of modules are local to this block and thread, and end with it."""
     return switched(modes={**state.modes, **{id(module): (module, module.training) for module in modules}})

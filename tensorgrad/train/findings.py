@@ -1,4 +1,4 @@
-"""What statistics of a training point to, in words."""
+"""Diagnoses from the statistics of a training, in words."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 from tensorgrad.train.samples import Layer, Sample
 
-DEAD = SATURATED = 0.1  # shares of units that are worth a word
-FAR = 1e4  # how much smaller or larger the gradients of a layer are than those of the others, to be worth one
-FAST, SLOW = 0.1, 1e-7  # updates beside the weights
+DEAD = SATURATED = 0.1  # fractions of units above which they are reported
+FAR = 1e4  # ratio between the gradients of a layer and of the others above which it is reported
+FAST, SLOW = 0.1, 1e-7  # limits of the ratio of update to weight
 NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
-SEVERAL = 3  # as many neighbours of which the same is to be said are told in one line
+SEVERAL = 3  # at least so many neighbours with the same finding are reported together
 
 
 class Finding(NamedTuple):
-    """A layer, with its line, or a parameter; and what is to be said of it."""
+    """A finding: a layer with its line, or a parameter, and the text."""
 
     about: str
     says: str
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def together(found: Sequence[Finding]) -> list[tuple[str, list[str]]]:
-    """A line for each finding, or for those of several neighbours that differ in numbers alone, and with it those of each."""
+    """A line for each finding, or for several neighbours whose findings differ only in numbers, with the single lines."""
     runs: list[list[Finding]] = []
     for one in found:
         if runs and NUMBER.sub("", runs[-1][0].says) == NUMBER.sub("", one.says):
@@ -74,7 +74,7 @@ def idle_units(sample: Sample) -> list[Finding]:
 
 
 def far_gradients(sample: Sample) -> list[Finding]:
-    """Parameters whose gradients are far from those of the last ones, where the way back begins."""
+    """Parameters whose gradients are much smaller or larger than those of the last layers, where backpropagation begins."""
     sizes = {n: w.gradient.rms for n, w in sample.weights.items() if w.gradient is not None and math.isfinite(w.gradient.rms)}
     last = next((size for size in reversed(sizes.values()) if size), 0.0)
     found: list[Finding] = []

@@ -1,4 +1,4 @@
-"""fit: the loop over epochs and batches, with compiled steps."""
+"""fit: the training loop over epochs and batches, with compiled steps."""
 
 from __future__ import annotations
 
@@ -55,52 +55,53 @@ def fit(
     checkpoint: str | Path | None = None,
     resume: str | Path | bool = False,
 ) -> History:
-    """Train a model for so many epochs.
+    """Train a model for a number of epochs.
 
     model        called with the batch x; in training mode during the steps, in evaluation mode for the validation
     loss         a function of (prediction, target) that returns a 0-d Tensor, the mean over the samples, such as
-                 nn.functional.cross_entropy. With sample weights it is called with reduction="none", and the mean of what it
-                 gives for each sample, weighted, is what is minimised: a weight of 2 counts as the sample twice. What the
-                 history has is the loss of all samples at once, for lr = 0: the losses of this package (as functions, partials
-                 of them, and modules) say what the mean of a batch divides by (`ignore_index`, class weights), or that it is
-                 a sum; of any other a batch counts as many samples as it has
-    optimiser    over the parameters that are to be trained
-    data         a DataLoader of X and y, or of X, y and weights (m,); or a tuple of these, which is shuffled, in batches of 32,
-                 copied to where the model is; its order is another each time, but after `tensorgrad.manual_seed`.
-                 Anything else with a length that gives such batches in a loop will do, but cannot be resumed
-    epochs       how many in all, those of a training that is resumed among them
-    validation   data of the same form, not trained on: "val_loss" and "val_<metric>" after each epoch
+                 nn.functional.cross_entropy. With sample weights it is called with reduction="none", and the weighted mean of
+                 the samples' losses is minimised: a weight of 2 has the effect of repeating the sample. The history has the
+                 loss of all samples as if computed at once with lr = 0. For the losses of this package (functions, partials of
+                 them, modules) this is exact also with `ignore_index`, class weights and reduction="sum"; for other losses each
+                 batch is weighted by its number of samples
+    optimiser    an optimiser of the parameters to train
+    data         a DataLoader of X and y, or of X, y and weights (m,); or a tuple of these arrays, which is shuffled differently
+                 in each epoch (and each run, except after `tensorgrad.manual_seed`), split into batches of 32, and copied to
+                 the model's device. Any other sized iterable of such batches works, but cannot be resumed
+    epochs       total number of epochs, including those before a resume
+    validation   data of the same form, not trained on: gives "val_loss" and "val_<metric>" after each epoch
     metrics      functions of (predictions, targets), arrays of all samples, by name or in a list: tensorgrad.train.metrics.
-                 Those of the training data are of the predictions that the steps made on the way, as the loss is
-    callbacks    Callbacks, whose on_batch_end is called after each batch, on_epoch_end after each epoch; or functions of the
+                 Like the loss, those of the training data use the predictions made during the epoch
+    callbacks    Callbacks, whose on_batch_end is called after each batch and on_epoch_end after each epoch; or functions of the
                  Run, called after each epoch
-    schedule     its `step` is called after each epoch with the column `schedule_monitor` of the history, or after each batch
-                 without one, as its `per` says: Warmup(..., per="batch"); a rate by a rule of one's own, for each batch, is
-                 set in a callback: `run.optimiser.lr = ...` in on_batch_end
-    clip_norm    the largest norm that the gradients of a step together may have (optim.clip_grad_norm)
+    schedule     its `step` is called after each epoch with the history column `schedule_monitor`, or after each batch without
+                 an argument, depending on its `per`: Warmup(..., per="batch"). For a rule of your own set the rate in a
+                 callback: `run.optimiser.lr = ...` in on_batch_end
+    clip_norm    the largest allowed norm of all gradients of a step together (optim.clip_grad_norm)
     l2           adds (l2 / m) sum of w² to the cost of a batch, w being the elements of parameters with two or more axes
-                 (weights, not biases), m the number of its samples or the sum of their weights. "loss" has it, "val_loss" not
-    compile      replay compiled steps; False runs each as it is written, with the same result to rounding. What the model
-                 and the loss read from outside may change between steps: it is followed, or another plan is made
-                 (see `tensorgrad.compile`)
-    progress     True for a progress bar, if there is a terminal or a notebook; None for one if tqdm is installed
-    checkpoint   a file for everything, .npz or .safetensors, written after each epoch: the callback Checkpoint(path)
-    resume       a checkpoint to go on from; True for the file `checkpoint`, if it is there. The learning rate and the other
-                 settings of the optimiser and the schedule are then those of the file
+                 (weights, not biases), m the number of samples or the sum of their weights. Included in "loss", not in
+                 "val_loss"
+    compile      True to compile the steps; False runs them eagerly, with the same result up to rounding. Values that model and
+                 loss read from outside may change between steps: the plan follows, or a new one is made (see
+                 `tensorgrad.compile`)
+    progress     True for a progress bar in a terminal or notebook; None for one if tqdm is installed
+    checkpoint   a file, .npz or .safetensors, for the whole state after each epoch: the callback Checkpoint(path)
+    resume       a checkpoint to resume from; True for the file `checkpoint` if it exists. Learning rate and other settings of
+                 optimiser and schedule are then read from the file
 
-    The column "lr" of the history is the rate of the first group of parameters after the last batch of the epoch: with a
-    schedule that goes by epochs, the one that the epoch was trained with.
+    The history column "lr" is the rate of the first parameter group after the last batch of the epoch; with a schedule per
+    epoch, the rate of that epoch.
 
-    Returns the History. Training that was resumed, whenever it was interrupted, gives the parameters, bit for bit, of training
-    that was not, given the same arguments, versions, machine and number of threads, where random numbers are drawn from the
-    loaders' generators, those that modules have as attributes, and tensorgrad's own. Callbacks are told apart by class and
-    order; those with a state have to be the ones that the file has, and no others. Ctrl-C ends the training after the step,
-    saves, and returns (`history.interrupted`); a second one raises KeyboardInterrupt at once. A training that a callback has
-    stopped is stopped when it is resumed, too.
+    Returns the History. A resumed training, wherever it was interrupted, gives bit for bit the parameters of an uninterrupted
+    one, given the same arguments, versions, machine and number of threads, and provided that random numbers come from the
+    loaders' generators, from generators that are attributes of modules, and from tensorgrad's own. Callbacks are matched by
+    class and order; those with a state must be the same as in the file. Ctrl-C ends the training after the current step, saves,
+    and returns (`history.interrupted`); a second Ctrl-C raises KeyboardInterrupt at once. A training stopped by a callback
+    stays stopped when resumed.
 
-    Raises TrainingError if the loss of an epoch is not finite, with everything put back to the start of that epoch, or to where
-    it was resumed in it;
-    CheckpointError for a file that is damaged or does not fit; CompileError for a step that cannot be compiled.
+    Raises TrainingError if the loss of an epoch is not finite, with everything restored to the start of that epoch, or to where
+    it was resumed in it; CheckpointError for a file that is damaged or does not fit; CompileError for a step that cannot be
+    compiled.
     """
     check_model_and_loss(model, loss)
     check_numbers(epochs, l2, clip_norm)
@@ -156,7 +157,7 @@ def fit(
                     raise
                 begin_again(run, begin, lost)
         run.history.interrupted, run.history.stopped = bool(interrupted), run.stop
-        for callback in sorted(every, key=lambda c: not isinstance(c, Checkpoint)):  # before the best values are put back
+        for callback in sorted(every, key=lambda c: not isinstance(c, Checkpoint)):  # before best values are restored
             callback.on_end(run)
     if interrupted and ranks.is_first:
         files = ", ".join(str(callback.path) for callback in checkpoints)
@@ -166,14 +167,14 @@ def fit(
 
 
 def begun(run: Run) -> dict[str, Any] | None:
-    """The state in which an epoch begins, if there are ranks that can be lost and leave others behind."""
+    """A snapshot at the start of an epoch, if ranks may be lost while others continue."""
     if ranks.group is None or not ranks.group.outlives:
         return None
     return copy.deepcopy(run.contents())
 
 
 def begin_again(run: Run, begin: dict[str, Any], lost: RankError) -> None:
-    """Go on without ranks that are lost, from the beginning of the latest epoch that one of the others has begun."""
+    """Continue without lost ranks, from the start of the latest epoch that a remaining rank has started."""
     latest = max(ranks.gathered(begin), key=lambda contents: contents["epoch"])
     run.batches, ranks.part = None, None
     run.go_on("what was kept in memory", latest)
@@ -182,7 +183,7 @@ def begin_again(run: Run, begin: dict[str, Any], lost: RankError) -> None:
 
 
 def told(run: Run, hook: Callable[[Run], Any]) -> None:
-    """Call what a callback has defined; it may end the training."""
+    """Call a callback's hook, which may end the training."""
     try:
         hook(run)
     except StopTraining as reason:
@@ -190,7 +191,7 @@ def told(run: Run, hook: Callable[[Run], Any]) -> None:
 
 
 def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, bar: Progress) -> None:
-    """The steps of an epoch, or what is left of it; or some of them, if they are interrupted."""
+    """Run the (remaining) steps of an epoch, until it is done or interrupted."""
     state = run.state()
     by_batch = run.schedule if run.schedule is not None and run.schedule.per == "batch" else None
     before = state.take(*EPOCH, *(["schedule"] if by_batch else []))
@@ -199,7 +200,7 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
     record = run.record = run.record or Record(len(run.loader))
     start = time.perf_counter() - record.seconds
     watching = [c for c in run.callbacks.values() if type(c).on_batch_end is not Callback.on_batch_end]
-    run.batches = iter(run.loader)  # kept: while it lives, the loader knows where it is
+    run.batches = iter(run.loader)  # kept, because the loader knows its position only while the iterator exists
     try:
         for batch in run.batches:
             record.add(*steps(*batch), batch[1])
@@ -235,7 +236,7 @@ def not_finite(run: Run, record: Record, batch: int) -> TrainingError:
 
 
 def end_epoch(run: Run, evaluation: Steps, metrics: Mapping[str, Metric], monitor: str) -> None:
-    """What is measured at the end of an epoch goes into the history, and the schedule makes its step."""
+    """Measure at the end of an epoch, add a row to the history, and step the schedule."""
     record = run.record
     assert record is not None
     start = time.perf_counter()

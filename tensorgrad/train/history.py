@@ -12,12 +12,12 @@ from tensorgrad.core.table import columns
 
 
 class History(Mapping[str, list[Any]]):
-    """Columns by name, one value for each epoch: `history["loss"][-1]`. Printed, it is a table.
+    """Dict of columns with one value per epoch: `history["loss"][-1]`. It prints as a table.
 
-    epoch, loss, the metrics, val_loss, val_<metric>, lr (the learning rate during the epoch), seconds (of the epoch in all)
+    epoch, loss, the metrics, val_loss, val_<metric>, lr (the learning rate during the epoch), seconds (for the whole epoch)
 
-    interrupted   whether Ctrl-C has ended the training
-    stopped       why the training has ended before its last epoch; "" if it has not
+    interrupted   whether Ctrl-C ended the training
+    stopped       the reason why training stopped before its last epoch; "" if it did not
     """
 
     def __init__(self, columns: Mapping[str, list[Any]] | None = None) -> None:
@@ -26,14 +26,14 @@ class History(Mapping[str, list[Any]]):
         self.stopped = ""
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add the values of an epoch. Raises ValueError for other columns than there are."""
+        """Append the values of an epoch. Raises ValueError for other columns."""
         if self.columns and row.keys() != self.columns.keys():
             raise ValueError(f"History: an epoch has {', '.join(row)}, but those before it have {', '.join(self.columns)}")
         for name, value in row.items():
             self.columns.setdefault(name, []).append(value)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each epoch."""
+        """A list with a dict for each epoch."""
         return [dict(zip(self.columns, values, strict=True)) for values in zip(*self.columns.values(), strict=True)]
 
     def __getitem__(self, name: str) -> list[Any]:
@@ -50,7 +50,7 @@ class History(Mapping[str, list[Any]]):
     def __str__(self) -> str:
         cells = [list(self.columns), *([_text(v) for v in row.values()] for row in self.rows())]
         lines = columns(cells, ">" * len(self.columns))
-        if len(lines) > 41:  # the first and the last twenty
+        if len(lines) > 41:  # show the first and last twenty
             lines = [*lines[:21], f"... {len(lines) - 41} more ...", *lines[-20:]]
         return "\n".join(lines)
 
@@ -58,19 +58,19 @@ class History(Mapping[str, list[Any]]):
         return str(self) if self.columns else "History()"
 
     def to_csv(self, path: str | Path) -> None:
-        """Write it as a CSV file, a line of names first; numbers have all their digits."""
+        """Write a CSV file with a header line; numbers have all their digits."""
         with replacing(as_path("History.to_csv", path)) as file:
             file.write(csv_lines([list(self.columns), *(list(row.values()) for row in self.rows())]))
 
     def plot(self, **options: Any) -> Any:
-        """A matplotlib figure of the losses and the metrics: `tensorgrad.draw.curves(..., **options)`."""
+        """A matplotlib figure of losses and metrics: `tensorgrad.draw.curves(..., **options)`."""
         from tensorgrad.draw import curves
 
         return curves({k: v for k, v in self.columns.items() if k not in ("epoch", "lr", "seconds")}, **options)
 
 
 def csv_lines(rows: list[list[Any]]) -> bytes:
-    """Rows as the lines of a CSV file, in UTF-8; what that does not have, lone surrogates, is escaped as Python does it."""
+    """Rows as CSV in UTF-8; lone surrogates, which UTF-8 cannot encode, are escaped as in Python."""
     import io
 
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""CtrlC: an interruption that waits until the step is over."""
+"""CtrlC: defers an interrupt until the step is complete."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tensorgrad.core.ranks import ranks
 
 
 class CtrlC:
-    """True once Ctrl-C has been pressed inside the block; a second one raises KeyboardInterrupt at once.
+    """True once Ctrl-C was pressed in the block; a second one raises KeyboardInterrupt at once.
 
-    An exception in the middle of a step would leave parameters half updated, with threads still at work on them. Handlers of
-    others are left alone, and so are other threads than the main one, which get no signals.
+    An exception in the middle of a step would leave parameters half updated while threads still work on them. Custom signal
+    handlers are left in place; threads other than the main one get no signals.
 
-    Of several ranks (core.ranks) it is true on all of them once they have agreed that it has been pressed on one. What mpiexec
-    makes of Ctrl-C, SIGTERM, counts as it does, and so does SIGUSR1, which mpiexec hands on: Open MPI's kills all ranks half a
-    second after Ctrl-C, which a long step outlasts, but lets them end by themselves after `kill -USR1` of mpiexec.
+    With several ranks (core.ranks) it becomes true on all of them when they agree that one was interrupted. SIGTERM, which
+    mpiexec makes of Ctrl-C, counts too, and so does SIGUSR1, which mpiexec forwards: Open MPI kills all ranks half a second
+    after Ctrl-C, too early for long steps, but `kill -USR1` of mpiexec lets them finish.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class CtrlC:
         return self.interrupted
 
     def agree(self) -> None:
-        """After a step: hear whether it has been pressed on another rank."""
+        """Exchange the state with the other ranks, after a step."""
         if ranks.group is not None:
             pressed = np.array(self.pressed, np.int64)
             ranks.add_up(pressed)

@@ -1,7 +1,7 @@
-"""What the mean of a loss divides by, so that the losses of batches make the loss of all data at once.
+"""The divisor of a loss's mean, to combine losses of batches into the loss of all data.
 
-The losses of this package are known, as functions, as modules, and as functools.partial of the functions. Of any other a batch
-counts as many samples as it has.
+The losses of this package are known as functions, functools.partial of them, and modules. For other losses each batch is
+weighted by its number of samples.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tensorgrad.ops.elementwise import astype, where
 from tensorgrad.ops.index import lookup
 
 KNOWN: list[Any] = [getattr(functions, name) for name in functions.__all__]
-OF_CLASSES: list[Any] = [functions.cross_entropy, functions.nll_loss, ops.nll_loss]  # whose targets may be class indices
+OF_CLASSES: list[Any] = [functions.cross_entropy, functions.nll_loss, ops.nll_loss]  # targets may be class indices
 
 
 def settings_of(loss: Callable[..., Any]) -> tuple[bool, Mapping[str, Any]] | None:
-    """(whether its targets may be class indices, its options) of a loss of this package; None for another."""
+    """(whether its targets may be class indices, its options) for a loss of this package; else None."""
     if isinstance(loss, Loss):
         is_ours = is_own(type(loss).forward.__module__)
         return (isinstance(loss, (CrossEntropyLoss, NLLLoss)), vars(loss)) if is_ours else None
@@ -40,13 +40,13 @@ def settings_of(loss: Callable[..., Any]) -> tuple[bool, Mapping[str, Any]] | No
 
 
 def reduction_of(loss: Callable[..., Any]) -> str:
-    """How a loss makes one number of many: "mean", "sum", or "batchmean"."""
+    """The reduction of a loss: "mean", "sum", or "batchmean"."""
     known = settings_of(loss)
     return str((known[1] if known else vars(loss) if isinstance(loss, Loss) else {}).get("reduction", "mean"))
 
 
 def divisor(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
-    """What the loss of a batch is divided by: a number or a 0-d Tensor; None for a sum."""
+    """The divisor of the loss of a batch: a number or a 0-d Tensor; None for a sum."""
     reduction = reduction_of(loss)
     if reduction == "sum":
         return None
@@ -62,7 +62,7 @@ def divisor(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
 
 
 def counts_of(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
-    """How much each label counts in the mean, of the shape of y; None if all count 1, or there are no labels."""
+    """The weight of each label in the mean, shaped like y; None if all are 1, or if there are no labels."""
     known = settings_of(loss)
     if known is None or not known[0] or y.dtype.kind not in "iu":
         return None
@@ -77,5 +77,5 @@ def counts_of(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
 
 
 def counting(dtype: Any) -> Any:
-    """A dtype to count in: that of the loss, but for half precision float32."""
+    """The dtype of counts: that of the loss, but float32 for half precision."""
     return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)

@@ -1,8 +1,7 @@
-"""Metrics: how good predictions are, as numbers that are not differentiated.
+"""Metrics: measures of predictions that are not differentiated.
 
-Each is a function of what a model predicts and of the target, arrays or Tensors, in this order. `prediction` of a classifier
-is (m, classes): logits or probabilities, whatever they are, the largest counts; `target` is class indices (m,), or one-hot or
-probabilities (m, classes).
+Each is a function of (prediction, target), arrays or Tensors. For classifiers `prediction` is (m, classes), logits or
+probabilities; the largest is the predicted class. `target` is class indices (m,), or one-hot or probabilities (m, classes).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Metric: TypeAlias = Callable[[Any, Any], float]
 
 
 def accuracy(prediction: Any, target: Any) -> float:
-    """The share of samples whose class is predicted right.
+    """The fraction of samples that are classified correctly.
 
     prediction   (m, classes); or (m,) or (m, 1), the logits of class 1 against class 0; or class indices (m,), integers
     """
@@ -30,7 +29,8 @@ def accuracy(prediction: Any, target: Any) -> float:
 
 
 def top_k(k: int) -> Metric:
-    """The metric: the share of samples whose class is among the k that are predicted most. Of equal ones the first count.
+    """Return a metric: the fraction of samples whose class is among the k with the largest predictions. Ties go to lower
+    indices.
 
     Raises ValueError for k below 1; the metric raises ShapeError unless there are at least k classes.
     """
@@ -45,7 +45,7 @@ def top_k(k: int) -> Metric:
         _check_labels(metric.__name__, labels, scores.shape[1])
         right = scores[np.arange(len(labels)), labels][:, None]
         earlier = np.arange(scores.shape[1]) < labels[:, None]
-        before = ~(scores <= right) | ((scores == right) & earlier)  # a NaN is before all, as in argmax, and never right
+        before = ~(scores <= right) | ((scores == right) & earlier)  # as in argmax, NaN counts as largest; it is never right
         return float(np.mean(before.sum(axis=1) < k))
 
     metric.__name__ = f"top_{k}"
@@ -53,9 +53,9 @@ def top_k(k: int) -> Metric:
 
 
 def confusion_matrix(prediction: Any, target: Any, classes: int | None = None) -> Array:
-    """How many samples of each class were taken for each: (classes, classes), int64, rows the truth, columns the prediction.
+    """The confusion matrix (classes, classes), int64: counts by true class (rows) and predicted class (columns).
 
-    classes   how many there are; by default as many as prediction has columns, or as the largest index says
+    classes   number of classes; by default the number of columns of prediction, or the largest index + 1
     """
     taken, labels = _classes("confusion_matrix", prediction), _labels("confusion_matrix", target)
     _check_samples("confusion_matrix", taken, labels)
@@ -86,8 +86,8 @@ def mse(prediction: Any, target: Any) -> float:
 def r2(prediction: Any, target: Any) -> float:
     """The coefficient of determination, 1 - sum (prediction - target)² / sum (target - its mean)², in float64.
 
-    prediction, target   (m,) or (m, outputs), of the same shape; of several outputs it is the mean. Where the target is the
-                         same for all samples, it is 1 if the prediction is exact, else 0, as in scikit-learn
+    prediction, target   (m,) or (m, outputs), of the same shape; the mean over several outputs. For a constant target it is
+                         1 if the prediction is exact, else 0, as in scikit-learn
     """
     p, t = (a.reshape(len(a), -1) for a in _values("r2", prediction, target))
     left = ((p - t) ** 2).sum(axis=0)

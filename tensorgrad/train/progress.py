@@ -1,4 +1,4 @@
-"""A progress bar, if one can be shown."""
+"""A progress bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorgrad.train.run import Run
 
 
 class Progress:
-    """A tqdm bar over the batches of a training, in a terminal or a notebook; elsewhere nothing is shown.
+    """A tqdm bar over the batches of a training, in a terminal or a notebook; otherwise nothing is shown.
 
     wanted   True, False, or None for a bar if tqdm is installed
     """
@@ -49,12 +49,12 @@ class Progress:
         return f"epoch {min(epoch, self.epochs)}/{self.epochs}"
 
     def update(self) -> None:
-        """A batch is done."""
+        """Advance by one batch."""
         if self.bar is not None:
             self.bar.update()
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Show what was measured in an epoch that has ended."""
+        """Show the measurements of the last epoch."""
         if self.bar is not None:
             values = {name: f"{value:.4g}" for name, value in row.items() if name not in ("epoch", "lr", "seconds")}
             self.bar.set_postfix(values, refresh=False)
@@ -62,6 +62,6 @@ class Progress:
 
 
 def in_notebook() -> bool:
-    """Whether this is run by a notebook, which shows a bar though its stderr is no terminal."""
+    """Whether this runs in a notebook, which can show a bar although its stderr is not a terminal."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return shell is not None and hasattr(shell, "kernel")

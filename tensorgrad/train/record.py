@@ -1,4 +1,4 @@
-"""Record: what the steps of an epoch have given so far."""
+"""Record: the results of the steps of an epoch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ FORM = {"losses": FLOATS, "counts": DOUBLES, "predictions": [ARRAY], "targets": 
 
 
 class Record:
-    """What the steps of an epoch have given so far, left on the device that it was computed on.
+    """The results of the steps of an epoch, left on their device.
 
-    batches          how many there are in all
-    losses, counts   the loss of each batch, and what its mean divides by (the number of samples, the sum of their weights),
-                     NaN where it is no mean but a sum
-    done             batches so far
-    seconds          that they took, before an interruption
+    batches          total number of batches
+    losses, counts   the loss of each batch and the divisor of its mean (number of samples, sum of weights); NaN for a sum
+    done             number of batches so far
+    seconds          time spent on them before an interruption
     """
 
     def __init__(self, batches: int) -> None:
@@ -35,31 +34,31 @@ class Record:
         self.seconds = 0.0
 
     def add(self, loss: Tensor, count: Any, prediction: Tensor | None, target: Array) -> None:
-        """A batch. Prediction and target are kept for the metrics, if the prediction is given."""
+        """Add a batch. Prediction and target are kept for the metrics if a prediction is given."""
         if self.done == self.batches:
             raise ValueError(f"train: the loader gives more than the {self.batches} batches that its length says")
         with on(loss._data):
             if self.losses is None:
                 xp = namespace([loss._data])
                 self.losses, self.counts = xp.empty(self.batches, loss.dtype), xp.empty(self.batches, np.float64)
-            # those of an epoch that goes on from a checkpoint are in main memory
+            # after a resume, those from the checkpoint are in main memory
             self.losses, self.counts = like(self.losses, loss._data), like(self.counts, loss._data)
             self.losses[self.done] = loss._data
             count = np.nan if count is None else count
-            self.counts[self.done] = count._data if isinstance(count, Tensor) else count  # a Tensor would be waited for
+            self.counts[self.done] = count._data if isinstance(count, Tensor) else count  # a Tensor would wait for the GPU
         self.done += 1
         if prediction is not None:
-            # copies, for a loader may fill its arrays again
+            # copies, because a loader may reuse its arrays
             self.predictions.append(prediction._data if prediction._data.base is None else copy(prediction._data))
             self.targets.append(copy(target) if is_array(target) else target)
 
     def first_not_finite(self) -> int | None:
-        """The first batch whose loss is not finite, if there is one."""
+        """The first batch with a loss that is not finite, or None."""
         losses = self.so_far(self.losses)
         return None if np.isfinite(losses).all() else int(np.argmin(np.isfinite(losses)))
 
     def row(self, metrics: Mapping[str, Callable[[Any, Any], float]]) -> dict[str, float]:
-        """The loss of all samples at once, and the metrics."""
+        """The loss of all samples, and the metrics."""
         losses, counts = self.so_far(self.losses).astype(np.float64), self.so_far(self.counts)
         total = counts.sum()
         if np.isnan(total):
@@ -76,7 +75,7 @@ class Record:
         return row
 
     def all_of(self, batches: list[Array]) -> list[Array]:
-        """Arrays of batches as one, in main memory; of several ranks those of all, in the order of the samples."""
+        """Concatenate arrays of batches in main memory; with several ranks those of all, in the order of the samples."""
         if ranks.group is None:
             return joined(batches)
         parts = ranks.gathered([as_numpy(a) for a in batches])
@@ -87,7 +86,7 @@ class Record:
         return np.empty(0) if values is None else as_numpy(values[: self.done])
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept in checkpoints."""
+        """The state for checkpoints."""
         return {
             "losses": self.so_far(self.losses),
             "counts": self.so_far(self.counts),
@@ -97,7 +96,7 @@ class Record:
         }
 
     def misfits(self, values: Any, measured: bool) -> list[str]:
-        """What keeps a state_dict from being loaded, in words. measured: whether there are metrics, which need predictions."""
+        """The reasons why a state_dict cannot be loaded. measured: whether there are metrics, which need predictions."""
         if found := problems(values, FORM):
             return found
         for name in ("losses", "counts"):
@@ -111,7 +110,7 @@ class Record:
         return found
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the record that `state_dict` was taken from."""
+        """Restore the state from a dict of `state_dict`."""
         self.done = len(values["losses"])
         if self.done:
             self.losses, self.counts = np.empty(self.batches, values["losses"].dtype), np.empty(self.batches, np.float64)
@@ -128,5 +127,5 @@ def as_numpy(array: Array) -> Array:
 
 
 def joined(batches: list[Array]) -> list[Array]:
-    """Arrays of several batches as one, in main memory; none if there are none."""
+    """Concatenate arrays of batches in main memory; an empty list if there are none."""
     return [np.concatenate([as_numpy(a) for a in batches])] if batches else []

@@ -1,4 +1,4 @@
-"""Run: a training that is under way, and the base of what is called while it is."""
+"""Run, the state of a training for callbacks, and Callback, their base class."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from tensorgrad.train.state import FILE, State, modules_of
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end the training after this epoch; its text says why."""
+    """Raise it in a callback to end the training after this epoch; its text is the reason."""
 
 
 class Callback:
-    """Base of the callbacks; a subclass defines what it needs. `fit` takes plain functions of the Run too, as `on_epoch_end`.
+    """Base of the callbacks; a subclass overrides the hooks it needs. `fit` also accepts plain functions of the Run as
+    `on_epoch_end`.
 
-    Setting `run.stop` to a reason, or raising StopTraining with one, ends the training after this epoch.
+    To end the training after this epoch set `run.stop` to a reason, or raise StopTraining with one.
 
-    Raises ArgumentError where a subclass is defined with a method `on_...` that is none of these: it would never be called.
+    Raises ArgumentError if a subclass defines an unknown method `on_...`, which would never be called.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -39,50 +40,51 @@ class Callback:
                 raise ArgumentError(f"{cls.__name__}.{name} would never be called: the hooks are {', '.join(hooks)}")
 
     def __repr__(self) -> str:
-        """Its settings: the numbers, texts and paths among its public attributes."""
+        """Name and settings: the numbers, texts and paths among its public attributes."""
         simple = {
             n: v for n, v in vars(self).items() if not n.startswith("_") and isinstance(v, (int, float, str, Path, type(None)))
         }
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in simple.items())})"
 
     def on_start(self, run: Run) -> None:
-        """Before the first epoch; when training is resumed, `run.epoch` have been before."""
+        """Called before the first epoch; if training is resumed, `run.epoch` epochs are done already."""
 
     def on_batch_end(self, run: Run) -> None:
-        """After the step of a batch, and after that of a schedule that goes by batches: `run.batch` is its number in the epoch,
-        from 1, `run.batch_loss` its loss. What is set here, such as `run.optimiser.lr`, holds from the next batch on."""
+        """Called after the step of each batch and of a schedule per batch: `run.batch` is its number in the epoch, from 1,
+        `run.batch_loss` its loss. Changes, such as of `run.optimiser.lr`, take effect in the next batch.
+        """
 
     def on_epoch_end(self, run: Run) -> None:
-        """After an epoch: `run.epoch` is its number, from 1, and `run.row` what was measured."""
+        """Called after each epoch: `run.epoch` is its number, from 1, and `run.row` its measurements."""
 
     def on_end(self, run: Run) -> None:
-        """After the last epoch, or when the training was stopped or interrupted; not after an error."""
+        """Called after the last epoch, also if training was stopped or interrupted; not after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept in checkpoints: numbers, text, arrays, None, and lists and dicts of them."""
+        """Return the state for checkpoints: numbers, text, arrays, None, and lists and dicts of these."""
         return {}
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go on as the callback that `state_dict` was taken from."""
+        """Restore the state from a dict of `state_dict`."""
 
     def misfits(self, values: Any, run: Run) -> list[str]:
-        """What keeps the values of a checkpoint from being loaded, in words; asked before anything is changed."""
+        """The reasons why values of a checkpoint cannot be loaded, in words; called before anything is changed."""
         return []
 
 
 class Run:
-    """A training under way, as callbacks see it.
+    """The state of a training, as callbacks see it.
 
-    model, loss, optimiser, schedule, loader, validation   what `fit` was given, the data as loaders
-    callbacks   by name, in their order
-    epochs      how many there are to be in all
-    columns     the names of what `fit` measures in each epoch
-    epoch       how many have ended
-    row         what was measured in the last one, as it stands in the history
-    history     the History of all
-    stop        why the training is to end now, set by a callback; "" if it is not
-    record      what the steps of the epoch under way have given; None between epochs
-    batches     the loop over the loader in the epoch under way
+    model, loss, optimiser, schedule, loader, validation   the arguments of `fit`, data as loaders
+    callbacks   by name, in calling order
+    epochs      total number of epochs
+    columns     the names of the measurements of each epoch
+    epoch       number of completed epochs
+    row         the measurements of the last epoch, as in the history
+    history     the History
+    stop        the reason to end the training, set by a callback; "" if there is none
+    record      the results of the current epoch's steps; None between epochs
+    batches     the iterator over the loader in the current epoch
     """
 
     def __init__(
@@ -109,26 +111,26 @@ class Run:
 
     @property
     def batch(self) -> int:
-        """How many batches of the epoch under way are done; 0 between epochs."""
+        """Number of completed batches of the current epoch; 0 between epochs."""
         return 0 if self.record is None else self.record.done
 
     @property
     def batch_loss(self) -> float:
-        """The loss of the last of them, NaN if there is none. Of a GPU it is waited for."""
+        """The loss of the last batch, NaN if there is none. On a GPU this waits for the value."""
         return float(self.record.losses[self.batch - 1]) if self.record is not None and self.batch else math.nan
 
     def modules(self) -> list[Module]:
-        """The parts of the model, and of the loss if it is a module."""
+        """All modules of the model, and of the loss if it is a module."""
         return modules_of(self.model, self.loss)
 
     def state(self) -> State:
-        """What the training changes, as it is now: `run.state().take(*VALUES)` copies the parameters and buffers."""
+        """The current state: `run.state().take(*VALUES)` copies the parameters and buffers."""
         shuffled = self.validation if getattr(self.validation, "shuffle", False) else None
         loaders = [loader if hasattr(loader, "state_dict") else None for loader in (self.loader, shuffled)]
         return State(self.model, self.loss, self.optimiser, self.schedule, *loaders)
 
     def contents(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The contents of a checkpoint."""
         contents = {
             **self.state().take(*FILE),
             "callbacks": {name: state for name, callback in self.callbacks.items() if (state := callback.state_dict())},
@@ -140,19 +142,19 @@ class Run:
         return {name: value for name, value in contents.items() if value is not None}
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, from which `fit(..., resume=path)` goes on as if nothing had been in between."""
+        """Write a checkpoint that `fit(..., resume=path)` resumes exactly."""
         checkpoint.write(path, self.contents())
 
     def check_for_files(self) -> None:
-        """Raise ArgumentError before the first epoch for what cannot be kept in a checkpoint, such as the name of a metric."""
+        """Raise ArgumentError before the first epoch for anything that cannot be saved, such as the name of a metric."""
         checkpoint.packed({**self.contents(), "history": dict.fromkeys(self.columns)})
 
     def load(self, path: str | Path) -> None:
-        """Go on as a checkpoint says. Raises CheckpointError, before anything is changed, if it does not fit."""
+        """Resume from a checkpoint. Raises CheckpointError, before anything is changed, if it does not fit."""
         self.go_on(path, checkpoint.read(path))
 
     def go_on(self, path: str | Path, contents: dict[str, Any]) -> None:
-        """`load` of what has been read, or of a copy of what `contents` gives."""
+        """Resume from the contents of a file, or from a copy of `contents()`."""
         if "epoch" not in contents:
             raise CheckpointError(
                 f"{path}: holds {', '.join(contents)}, but not where a training was; `train.load` reads it (epoch is missing)"
@@ -174,7 +176,7 @@ class Run:
             self.record = record
 
     def misfits(self, contents: Mapping[str, Any], names: list[str], record: Record) -> list[str]:
-        """What in a checkpoint does not fit this training besides its parts, in words."""
+        """The ways in which a checkpoint does not fit this training as a whole, in words."""
         surplus = [name for name in FILE if name in contents and name not in names]
         kinds = [contents[name].get("type", name) if isinstance(contents[name], Mapping) else name for name in surplus]
         found = [f"holds a {kind}, but no {name} is given" for name, kind in zip(surplus, kinds, strict=True)]
@@ -198,7 +200,7 @@ class Run:
 
 
 def misfits_of_callbacks(own: Mapping[str, Callback], kept: Mapping[str, Any], run: Run) -> list[str]:
-    """What keeps callbacks from going on as a checkpoint says, in words."""
+    """The reasons why the state of callbacks cannot be loaded, in words."""
     found = [f"holds no {name}, which is given" for name, callback in own.items() if name not in kept and callback.state_dict()]
     found += [f"holds {name}, which is not given" for name in kept if name not in own]
     return found + [f"{name}: {p}" for name in kept if name in own for p in own[name].misfits(kept[name], run)]

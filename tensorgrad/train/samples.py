@@ -1,4 +1,4 @@
-"""What is known of a model at one moment of its training."""
+"""Statistics of a model at one moment of its training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tensorgrad.core.backend import Array, move
 
 @dataclass(frozen=True)
 class Spread:
-    """How the numbers of an array are distributed; of those that are finite, if some are not.
+    """Statistics of the finite numbers in an array.
 
-    mean, std, rms, largest   of the numbers; largest is that of their absolute values
-    zeros                     the share of them that is 0
+    mean, std, rms, largest   largest is the largest absolute value
+    zeros                     the fraction of zeros
     bad                       how many are NaN or infinite
     """
 
@@ -31,26 +31,26 @@ class Spread:
         x = move(array, "cpu").ravel().astype(np.float64)
         size, bad = x.size, 0
         with np.errstate(invalid="ignore", over="ignore"):
-            may_be_bad = not math.isfinite(float(x.sum()))  # in a fraction of the time of asking each of them
+            may_be_bad = not math.isfinite(float(x.sum()))  # much faster than testing each element
         if may_be_bad and not (finite := np.isfinite(x)).all():
             x = x[finite]
             bad = size - x.size
         if not x.size:
             return cls(math.nan, math.nan, math.nan, math.nan, 0.0, bad)
         largest = float(max(x.max(), -x.min()))
-        scale = largest or 1.0  # squares of very large or small numbers leave float64
+        scale = largest or 1.0  # squares of very large or small numbers overflow or underflow float64
         mean, rms = float(x.mean()), scale * math.sqrt(float(np.square(x / scale).mean()))
         return cls(mean, float(x.std()), rms, largest, 1 - np.count_nonzero(x) / x.size, bad)
 
 
 @dataclass
 class Layer:
-    """What is known of one result inside the model, and of the parameters of the module that it comes from.
+    """Statistics of one intermediate result.
 
-    name       "0 linear", "encoder.1 relu"; line is where in the user's code it is computed
-    value, gradient   of the result, for the samples of the probe
-    dead       the share of its units that are 0 for all samples, if it is an activation that can be 0
-    saturated  the share of its units that are at the flat ends of tanh or sigmoid for 19 of 20 samples
+    name       "0 linear", "encoder.1 relu"; line is the line of the user's code that computes it
+    value, gradient   statistics of the result and its gradient, over the samples of the probe
+    dead       the fraction of units that are 0 for all samples, for activations that can be 0
+    saturated  the fraction of units at the flat ends of tanh or sigmoid for 19 of 20 samples
     """
 
     name: str
@@ -63,7 +63,7 @@ class Layer:
 
 @dataclass
 class Weights:
-    """A parameter: its numbers, its gradient, and by how much the step after the sample has changed it (None: no step)."""
+    """Statistics of a parameter, its gradient, and its change in the step after the sample (None: no step)."""
 
     name: str
     value: Spread
@@ -72,13 +72,13 @@ class Weights:
 
     @property
     def ratio(self) -> float:
-        """Root mean square of the update beside that of the parameter; NaN where there is none, or the parameter is 0."""
+        """Root mean square of the update divided by that of the parameter; NaN without an update, or if the parameter is 0."""
         return self.update.rms / self.value.rms if self.update is not None and self.value.rms else math.nan
 
 
 @dataclass
 class Sample:
-    """Everything at one moment. step: how many have been made over the whole training; epoch: which one was under way."""
+    """All statistics of one moment. step: number of steps of the whole training so far; epoch: the current one."""
 
     step: int
     epoch: int

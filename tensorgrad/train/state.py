@@ -1,4 +1,4 @@
-"""The state of a training: the one list of what it consists of, from which snapshots in memory and checkpoints are taken."""
+"""The state of a training: the single list of its parts, for snapshots in memory and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tensorgrad.ops import random
 from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.optim.schedule import Schedule
 
-VALUES = ("model", "loss", "others")  # the parameters and buffers
-STEP = (*VALUES, "optimiser", "generators")  # what steps change
-EPOCH = ("memory", "generators", "loader")  # the same in few arrays, and the place in the data: what undoing an epoch puts back
-FILE = (*STEP, "schedule", "loader", "validation")  # what checkpoints hold
+VALUES = ("model", "loss", "others")  # parameters and buffers
+STEP = (*VALUES, "optimiser", "generators")  # changed by steps
+EPOCH = ("memory", "generators", "loader")  # to undo an epoch: all values in few arrays, and the position in the data
+FILE = (*STEP, "schedule", "loader", "validation")  # contents of checkpoints
 
 
 class State:
-    """What a training changes: parts, each of which has a `state_dict` and a `load_state_dict`.
+    """The parts of a training, each with `state_dict` and `load_state_dict`.
 
-    modules   the model, the loss if it is a module, and all inside of them; as they are now, for callbacks may change them
-    parts     by the names that they have in checkpoints; None for what is not there
+    modules   the current modules of the model and of the loss if it is a module; callbacks may change them
+    parts     by their names in checkpoints; None if missing
     """
 
     def __init__(
@@ -51,43 +51,43 @@ class State:
         }
 
     def take(self, *names: str) -> dict[str, Any]:
-        """Copies of parts, by name; those that are not there are left out."""
+        """Copies of parts, by name; missing parts are left out."""
         return {name: described(self.parts[name]) for name in names if self.parts[name] is not None}
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Write back, in place, what `take` has given; to the loaders first, for they may still refuse it."""
+        """Restore values from `take` in place; loaders first, because they may refuse theirs."""
         for name, part in self.parts.items():
             if name in values:
                 typed = isinstance(part, (Optimiser, Schedule))
                 part.load_state_dict({k: v for k, v in values[name].items() if k != "type"} if typed else values[name])
 
     def misfits(self, values: Mapping[str, Any]) -> list[str]:
-        """What keeps the values of a file from being put, in words."""
+        """The reasons why the values of a file cannot be loaded, in words."""
         found = {name: misfits(part, values[name]) for name, part in self.parts.items() if name in values}
         return [f"{name}: {'; '.join(problems)}" for name, problems in found.items() if problems]
 
 
 def modules_of(*parts: Any) -> list[Module]:
-    """Those of `parts` that are modules, and everything inside of them, in the order of `named_modules`, each once."""
+    """All modules in `parts`, in the order of `named_modules`, each once."""
     found = {id(inner): inner for part in parts if isinstance(part, Module) for _, inner in part.named_modules()}
     return list(found.values())
 
 
 def described(part: Any) -> Any:
-    """The state of a part; of an optimiser and a schedule it says what they are."""
+    """The state of a part; for an optimiser or a schedule with its type."""
     values = part.state_dict()
     return {"type": type(part).__name__, **values} if isinstance(part, (Optimiser, Schedule)) else values
 
 
-# The parts that are no objects of their own
+# Parts that are not objects of their own
 
-NOTHING = Module()  # the part of a loss that is a function
+NOTHING = Module()  # stands for a loss that is a function
 
 
 class Memory:
-    """What steps change of the model, the loss, the others and the optimiser, in the few arrays that all of it lies in.
+    """All values that steps change, as the few flat arrays that hold them.
 
-    To undo an epoch; in files the same is there by name.
+    For undoing an epoch; files hold the same values by name.
     """
 
     def __init__(self, modules: list[Module], optimiser: Any) -> None:
@@ -112,7 +112,7 @@ class Memory:
 
 
 class Others:
-    """The parameters of an optimiser that are in none of the modules, by their number in it."""
+    """Parameters of the optimiser outside of all modules, by their index in it."""
 
     def __init__(self, modules: list[Module], optimiser: Any) -> None:
         self.modules, self.optimiser = modules, optimiser
@@ -129,7 +129,7 @@ class Others:
 
 
 class Generators:
-    """What random numbers are drawn from: the generator of dropout, and those that modules have as attributes."""
+    """The random generators in use: dropout's default, and those that modules hold as attributes."""
 
     def __init__(self, modules: list[Module]) -> None:
         self.generators = generators_of(modules)
@@ -156,17 +156,17 @@ class Generators:
 
 
 def write(pairs: list[tuple[Array, Array]]) -> None:
-    """Give arrays, in place, the values of others."""
+    """Copy values into arrays, in place."""
     for target, values in pairs:
         put(target, values)
         writes.wrote(target)
 
 
-# What does not fit
+# Checks
 
 
 def misfits(part: Any, values: Any) -> list[str]:
-    """What keeps the values of a file from being those of a part, in words."""
+    """The reasons why the values of a file do not fit a part, in words."""
     if isinstance(part, (Module, Others)):
         return array_misfits(part.state_dict(), values)
     if isinstance(part, (Optimiser, Schedule)):
@@ -183,7 +183,7 @@ def misfits(part: Any, values: Any) -> list[str]:
 
 
 def array_misfits(own: Mapping[str, Array], values: Any) -> list[str]:
-    """Arrays by name that are missing, not known, none, or of another shape or dtype."""
+    """Arrays that are missing, unknown, not arrays, or of another shape or dtype."""
     if not isinstance(values, Mapping):
         return problems(values, Each(ARRAY))
     found = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
@@ -198,7 +198,7 @@ def array_misfits(own: Mapping[str, Array], values: Any) -> list[str]:
 
 
 def optimiser_misfits(optimiser: Optimiser, values: Mapping[str, Any]) -> list[str]:
-    """An optimiser of other parameters, or of other settings, or with state of another dtype."""
+    """Differences in parameters, settings, or the dtype of the state of an optimiser."""
     if found := problems(values, optimiser.form) or optimiser.group_misfits(values):
         return found
     by_parameter = [

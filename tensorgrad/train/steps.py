@@ -1,4 +1,4 @@
-"""Steps: what is done with a batch, in training and in evaluation, compiled or as it is written."""
+"""Steps: the function applied to each batch, in training and evaluation, compiled or eager."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ from tensorgrad.ops.sparse import Rows, is_sparse
 from tensorgrad.optim import Optimiser, clip_grad_norm
 from tensorgrad.train.means import counting, counts_of, divisor, reduction_of
 
-# Of a batch its loss, what that is the mean over (None: it is a sum), and its prediction
+# The loss of a batch, the divisor of its mean (None for a sum), and its prediction
 Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]
 
 
 class Steps:
-    """What is done with each batch: a function of its arrays, which calls `step` with Tensors of them.
+    """Applies `step` to each batch of arrays, converted to Tensors.
 
-    compiled   whether the step is compiled, before the first batch of each kind counts: so every call is a replay. Otherwise
-               the first, which is not, would round differently, and training that is resumed would not be that which was not
-               interrupted
+    compiled   whether to compile the step ahead of the first batch of each kind, so that every call is a replay. An eager first
+               call would round differently, and a resumed training would differ from an uninterrupted one
     """
 
     def __init__(self, step: Step, compiled: bool = False) -> None:
         self.step = step
         self.has_run = False
         self.compiled = compile(step, ahead=True) if compiled else None
-        self.room = 0  # for the elements of sparse batches, so that one plan does for all
+        self.room = 0  # capacity for the elements of sparse batches, so that one plan serves all
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
         if self.compiled is None:
@@ -59,7 +58,7 @@ class Steps:
         return result
 
     def parts(self, x: Any) -> tuple[Any, ...]:
-        """The three arrays of a sparse batch, with as much room as plans have, and its columns."""
+        """The three arrays of a sparse batch, padded to the capacity, and its number of columns."""
         if x.nnz > self.room:
             self.room = 1 << (x.nnz + x.nnz // 4).bit_length()
         values, indices = np.zeros(self.room, x.dtype), np.zeros(self.room, x.indices.dtype)
@@ -68,9 +67,9 @@ class Steps:
 
 
 def whole(x: Any) -> Any:
-    """What a model is called with: a sparse batch that came as what `parts` makes of it is put together again.
+    """The input of a model: a sparse batch is reassembled from its `parts`.
 
-    Steps call this themselves: the function that is compiled is to be the one that reads the model.
+    Steps call this themselves, so that the compiled function is the one that reads the model.
     """
     return Rows(*x) if isinstance(x, tuple) else x
 
@@ -78,7 +77,7 @@ def whole(x: Any) -> Any:
 def training_step(
     model: Module, loss: Callable[..., Any], optimiser: Optimiser, l2: float, clip_norm: float | None, keep: bool
 ) -> Step:
-    """One step: forward, backward, update."""
+    """A function for one step: forward, backward, update."""
     weights = [p for p in optimiser.params if p.ndim > 1] if l2 else []
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
@@ -103,7 +102,7 @@ def training_step(
 
 
 def evaluation_step(model: Module, loss: Callable[..., Any], keep: bool) -> Step:
-    """The loss of a batch, and the prediction."""
+    """A function that returns the loss of a batch, and the prediction if `keep`."""
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
         prediction = model(whole(x))
@@ -116,7 +115,7 @@ def evaluation_step(model: Module, loss: Callable[..., Any], keep: bool) -> Step
 
 
 def cost_of(loss: Callable[..., Any], prediction: Any, y: Tensor, w: Tensor | None) -> tuple[Tensor, Any, Any]:
-    """The loss of a batch; what its mean divides by, None for a sum; and how many samples it is of, or of what weight."""
+    """The loss of a batch; the divisor of its mean, None for a sum; and its number of samples, or the sum of their weights."""
     if w is None:
         cost = loss(prediction, y)
         if not isinstance(cost, Tensor) or cost.ndim:
@@ -142,13 +141,15 @@ def cost_of(loss: Callable[..., Any], prediction: Any, y: Tensor, w: Tensor | No
 
 
 def over_ranks(cost: Tensor, count: Any, samples: Any) -> tuple[Tensor, Tensor, Any, Any]:
-    """What `cost_of` has given for this rank's part of a batch, for the whole of it, before which stands what this rank has to
-    differentiate: the mean over the ranks, weighted with their shares of the samples, of these is the loss of the whole."""
+    """Combine the results of `cost_of` over the ranks' parts of a batch. Returns first the cost that this rank differentiates:
+    its mean over the ranks, weighted by their shares of samples, is the loss of the whole batch. Then loss, divisor, and
+    samples of the whole.
+    """
     share = share_of(cost)
     with switched(recording=False):
         one, n, of = cost.detach(), number(0 if count is None else count, cost), number(samples, cost)
         loss = ops.astype(one, np.float64)
-        loss = loss if count is None else ops.where(n > 0, loss * n, 0)  # the mean of nothing is anything
+        loss = loss if count is None else ops.where(n > 0, loss * n, 0)  # the mean over no samples may be NaN
         total = all_reduce(ops.stack([loss, n, of]))
         whole = total[0] if count is None else total[0] / nonzero(total[1])
         weight = divided(number(1, cost) if count is None else n / nonzero(total[1]), share)
@@ -158,7 +159,7 @@ def over_ranks(cost: Tensor, count: Any, samples: Any) -> tuple[Tensor, Tensor, 
 
 
 def number(value: Any, near: Tensor) -> Tensor:
-    """A number or a Tensor without axes in float64, where `near` is."""
+    """A number or 0-d Tensor in float64, on the device of `near`."""
     return (
         ops.astype(value, np.float64)
         if isinstance(value, Tensor)
@@ -167,12 +168,12 @@ def number(value: Any, near: Tensor) -> Tensor:
 
 
 def nonzero(count: Any) -> Any:
-    """A number to divide by: a batch in which all weights are 0 has the loss 0."""
+    """A safe divisor: a batch whose weights are all 0 has the loss 0."""
     return ops.where(count == 0, 1, count) if isinstance(count, Tensor) else count
 
 
 def each(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """A loss as one that gives the loss of each sample."""
+    """A loss that returns the loss of each sample."""
     if isinstance(loss, Loss):
         loss = copy.copy(loss)
         loss.reduction = "none"

@@ -1,4 +1,4 @@
-"""Watch: statistics of values, gradients and updates while a model is trained, and what they point to, in words."""
+"""Watch: statistics of values, gradients and updates during training, and diagnoses in words."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from tensorgrad.train.watched import Picture, page
 EDGES: dict[Op, tuple[float, float]] = {
     ops.tanh: (-0.99, 0.99),
     ops.sigmoid: (0.01, 0.99),
-}  # beyond them hardly any gradient comes through
-MOST_SAMPLES = 64  # of the loader's, where no probe is given
+}  # beyond these values the gradient is nearly 0
+MOST_SAMPLES = 64  # taken from the loader if no probe is given
 
 
 class Watch(Callback):
-    """Keeps statistics of every layer's values and gradients and of every parameter, its gradient and its update.
+    """Records statistics of each layer's values and gradients, and of each parameter, its gradient and its update.
 
-    probe   (x, y): the samples that are looked at; by default up to 64 of the first that the loader has
-    every   a sample of statistics after so many steps; the first is taken before the first step
-    share   at most this share of the training's time is spent on samples after the first: where it would be more, they are
-            further apart. As much again is lost when the training goes on with cold caches: with 0.02 it is under 5 % in all
+    probe   (x, y): the samples to compute statistics with; by default the first of the loader, up to 64
+    every   number of steps between samples of statistics; the first is taken before the first step
+    share   at most this fraction of the training time is spent on samples after the first; they are taken less often if needed.
+            As much time again is lost to cold caches afterwards: with 0.02 the total is under 5 %
 
-    samples   the Samples so far; `print` shows the last one as a table, `findings()` says what is wrong in words, `save` writes
-              a page with the architecture coloured by each measure, over time. In both of these there is one line for
-              neighbours of which the same is to be said
+    samples   the Samples so far; `print` shows the last one as a table, `findings()` returns diagnoses in words, `save` writes
+              a page with the architecture, coloured by each measure, over time. Both combine neighbours with the same finding
+              into one line
 
-    The probe goes through the model as it is in training, dropout and batch statistics included, and back; then buffers and
-    generators are put back, and no `.grad` is touched: what is trained is bit for bit what would be without it.
+    The probe runs forward and backward in training mode, with dropout and batch statistics; then buffers and random generators
+    are restored, and no `.grad` is changed: the training is bit for bit the same as without it.
     """
 
     def __init__(self, probe: tuple[Any, Any] | None = None, every: int = 50, share: float = 0.02) -> None:
@@ -61,21 +61,21 @@ class Watch(Callback):
             raise ArgumentError(f"Watch: share must be above 0 and at most 1, got {share!r}")
         self.probe, self.every, self.share = probe, int(every), float(share)
         self.samples: list[Sample] = []
-        self.picture: Picture | None = None  # of the model, as it was at the first sample
+        self.picture: Picture | None = None  # of the model at the first sample
         self._step = 0
-        self._due: tuple[Sample, dict[str, Array]] | None = None  # its updates are known after the next step
-        self._spent = self._last = self._start = 0.0  # seconds: for samples, for the last one; when it began
+        self._due: tuple[Sample, dict[str, Array]] | None = None  # waits for its updates until the next step
+        self._spent = self._last = self._start = 0.0  # seconds: all samples, the last one, start of the training
 
     def on_start(self, run: Run) -> None:
         if self.probe is None and not isinstance(run.loader, DataLoader):
             raise ArgumentError("Watch: the data are no DataLoader to take samples from; give probe=(x, y)")
-        self._step = run.epoch * len(run.loader) + run.batch  # those before a training was resumed, too
+        self._step = run.epoch * len(run.loader) + run.batch  # includes those before a resume
         self.samples = [sample for sample in self.samples if sample.step < self._step]
         if not self.samples:
             self.picture = None
         self._due = None
         self.take(run)
-        # what the first one loads and compiles, the training needs, too
+        # the first sample loads and compiles kernels that training needs anyway
         self._spent, self._last, self._start = 0.0, 0.0, time.perf_counter()
 
     def on_batch_end(self, run: Run) -> None:
@@ -94,7 +94,7 @@ class Watch(Callback):
             self.take(run)
 
     def take(self, run: Run) -> None:
-        """A sample now; by how much the next step changes the parameters is added to it then."""
+        """Take a sample now; the changes of parameters are added after the next step."""
         began = time.perf_counter()
         sample = self.sample(run)
         self.samples.append(sample)
@@ -103,7 +103,7 @@ class Watch(Callback):
         self._spent += self._last
 
     def sample(self, run: Run) -> Sample:
-        """The statistics at this moment."""
+        """The current statistics."""
         x, y = self.taken(run)
         parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
         with left_as_they_were(run.modules()):
@@ -135,7 +135,7 @@ class Watch(Callback):
         return sample
 
     def taken(self, run: Run) -> tuple[Tensor, Tensor]:
-        """The probe, where the model is."""
+        """The probe on the model's device."""
         if self.probe is None:
             size = min(MOST_SAMPLES, run.loader.batch_size)
             self.probe = tuple(np.array(move(dense(a[:size]), "cpu")) for a in run.loader.arrays[:2])  # type: ignore[assignment]
@@ -146,22 +146,23 @@ class Watch(Callback):
         return x, y
 
     def findings(self) -> list[str]:
-        """What the last sample points to, in words, each with the layer or parameter and the line of the model."""
+        """The diagnoses from the last sample, each with the layer or parameter and the line in the model."""
         return [str(one) for one in self.findings_at(len(self.samples) - 1)] if self.samples else []
 
     def findings_at(self, i: int) -> list[Finding]:
-        """The same of sample i; where numbers are not finite any more, nothing but that."""
+        """`findings` of sample i; if numbers are not finite, only that."""
         if bad := self.not_finite(i):
             return bad
         sample = self.samples[i]
         return [*idle_units(sample), *far_gradients(sample), *odd_updates(self.updated(i))]
 
     def save(self, path: str | Path) -> Path:
-        """Write a .html file, which needs nothing else, and return its path.
+        """Write a self-contained .html file and return its path.
 
-        It shows the architecture, coloured by a measure that is chosen (gradients, values, shares of zeros, dead and saturated
-        units, updates beside parameters), with a slider over the samples, the numbers of a box over time, and the findings in
-        words. Raises ArgumentError for another suffix or before the first sample, MissingDependencyError without Graphviz.
+        It shows the architecture, coloured by a selected measure (gradients, values, fractions of zeros, dead and saturated
+        units, ratios of update to parameter), with a slider over the samples, plots of each box's numbers over time, and the
+        findings in words. Raises ArgumentError for another suffix or before the first sample, MissingDependencyError without
+        Graphviz.
         """
         path = as_path("Watch.save", path)
         if path.suffix.lower() != ".html":
@@ -172,12 +173,12 @@ class Watch(Callback):
         return written(path, page(self.picture, self.samples, findings).encode())
 
     def updated(self, i: int) -> Sample:
-        """The last sample up to number i whose updates are known; number i if there is none."""
+        """The last sample up to number i with known updates; number i if there is none."""
         known = [s for s in self.samples[: i + 1] if any(w.update is not None for w in s.weights.values())]
         return known[-1] if known else self.samples[i]
 
     def not_finite(self, i: int) -> list[Finding]:
-        """Where NaN or infinity was seen first up to sample i: forward, in the order of the computation, then in gradients."""
+        """Where NaN or infinity first appeared up to sample i: in forward order, then in gradients."""
         for sample in self.samples[: i + 1]:
             when = f"at step {sample.step} (epoch {sample.epoch})"
             for name, weights in sample.weights.items():
@@ -214,7 +215,7 @@ class Watch(Callback):
 
 
 class Seen:
-    """What each op of a run of the model has given: a Profiler that keeps results in place of times."""
+    """A Profiler that keeps the result of each op of a run instead of its time."""
 
     def __init__(self) -> None:
         self.all: list[tuple[Node, Array]] = []
@@ -224,13 +225,13 @@ class Seen:
             self.all.append((node, out))
 
     def differentiated(self, node: Node, rules: str, seconds: float, nbytes: int) -> None:
-        """Nothing: gradients come by hooks."""
+        """Ignored: hooks collect gradients."""
 
     def note(self, name: str, module: str, cost: Any) -> None:
-        """Nothing: costs are not asked for."""
+        """Ignored: costs are not needed."""
 
     def results(self, prediction: Any) -> dict[str, tuple[Node, Array]]:
-        """By name what each module gives, and each layer and activation that is called as a function; the prediction, too."""
+        """By name the result of each module, and of each layer and activation called as a function, and the prediction."""
         found: dict[str, tuple[Node, Array]] = {}
         end = prediction.node if isinstance(prediction, Tensor) else None
         for i, (node, out) in enumerate(self.all):
@@ -248,24 +249,24 @@ class Seen:
 
 
 def keep(gradients: dict[Node, Array], node: Node, g: Any) -> None:
-    """A hook of a node's gradient."""
+    """A hook that stores the gradient of a node."""
     gradients[node] = g._data
 
 
 def dense(part: Any) -> Any:
-    """Rows of a sparse matrix as an array."""
+    """Rows of a sparse matrix as a dense array."""
     return part.toarray() if hasattr(part, "toarray") else part
 
 
 def dead_share(node: Node, out: Array) -> float:
-    """The share of units that are 0 for every sample, of an activation; 0 where there are none."""
+    """The fraction of an activation's units that are 0 for every sample; 0 if there are no units."""
     if not node.op.activation or len(out.shape) < 2 or not out.size:
         return 0.0
     return float((move(out, "cpu") == 0).all(axis=0).mean())
 
 
 def flat_share(node: Node, out: Array) -> float:
-    """The share of units that are at the flat ends of tanh or sigmoid for 19 of 20 samples."""
+    """The fraction of units at the flat ends of tanh or sigmoid for 19 of 20 samples."""
     if node.op not in EDGES or len(out.shape) < 2 or not out.size:
         return 0.0
     low, high = EDGES[node.op]

@@ -1,4 +1,4 @@
-"""One page of a watched training: the architecture, coloured by what was measured, over time."""
+"""The page of a watched training: the architecture, coloured by measures, over time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tensorgrad.train.samples import Sample, Spread
 
 @dataclass
 class Picture:
-    """A model's architecture. layers, weights: the names of a Sample's that each box, by its id, shows."""
+    """A model's architecture. layers, weights: for each box, by its id, the names of layers or weights in a Sample."""
 
     scene: Scene
     layers: dict[str, list[str]] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Picture:
 
     @classmethod
     def of(cls, predictions: Sequence[Tensor], results: dict[str, Node], parameters: Mapping[str, Tensor]) -> Picture:
-        """What computed predictions. results: nodes by the names of their layers; parameters: by their names."""
+        """The architecture that computed predictions. results: nodes by layer name; parameters: by name."""
         builder = Builder(Program(Graph.of(*predictions), Options()))
         made = cls(builder.scene)
         for name, node in results.items():
@@ -62,7 +62,7 @@ MEASURES = {
 
 
 def page(picture: Picture, samples: Sequence[Sample], findings: Sequence[Sequence[tuple[str, list[str]]]]) -> str:
-    """The page of a training, which needs nothing else; findings: of each sample. MissingDependencyError without Graphviz."""
+    """The self-contained page of a training; findings: for each sample. MissingDependencyError without Graphviz."""
     shown = [
         {
             **numbers(sample),
@@ -74,7 +74,7 @@ def page(picture: Picture, samples: Sequence[Sample], findings: Sequence[Sequenc
 
 
 def drawn(picture: Picture) -> dict[str, Any]:
-    """Where boxes, frames and arrows are, in points."""
+    """The positions of boxes, frames and arrows, in points."""
     scene = picture.scene
     placed = place(scene)
     boxes = [
@@ -92,7 +92,7 @@ def drawn(picture: Picture) -> dict[str, Any]:
 
 
 def numbers(sample: Sample) -> dict[str, Any]:
-    """A sample as the page has it: each measure by the name of the layer or parameter. What is not finite is None."""
+    """The numbers of a sample for the page: each measure by the name of the layer or parameter. None if not finite."""
     found: dict[str, dict[str, Any]] = {name: {} for name in MEASURES}
     for name, layer in sample.layers.items():
         shown = {"value": size_of(layer.value), "mean": layer.value.mean, "std": layer.value.std, "zeros": layer.value.zeros}
@@ -111,7 +111,7 @@ def numbers(sample: Sample) -> dict[str, Any]:
 
 
 def size_of(spread: Spread) -> float:
-    """Root mean square; NaN where some numbers are not finite."""
+    """Root mean square; NaN if some numbers are not finite."""
     return math.nan if spread.bad else spread.rms
 
 
@@ -120,7 +120,7 @@ def finite(value: float) -> float | None:
 
 
 def told(picture: Picture, text: str) -> dict[str, Any]:
-    """A finding, and the id of the box that it is about."""
+    """A finding with the id of its box."""
     found = ("", "")
     for names in (picture.layers, picture.weights):
         for box, inside in names.items():
