@@ -204,7 +204,7 @@ def test_ctrl_c_at_any_moment_gives_the_turn_back(nested: bool, others: bool) ->
                 sys.setprofile(None)
                 gc.collect()
             turns = threads._turns
-            assert not (turns.single or turns.steady or turns.queue), interrupted
+            assert [*turns.single, *turns.steady, *turns.queue] == [], interrupted
             assert turns.lock.acquire(blocking=False), interrupted
             turns.lock.release()
             assert [library.num_threads for library in threads.blas_libraries()] == usual, interrupted

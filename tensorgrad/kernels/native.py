@@ -485,18 +485,17 @@ def object_code(result: Any, symbol: str) -> bytes:
 
 def needed_by(module: Any, function: Any) -> set[str] | None:
     """The names of all that a function of a module calls and reads, and what that does; None if some of it is elsewhere."""
+    known = {one.name: one for one in (*module.functions, *module.global_variables)}
     needed, new = set[str](), [function]
     while new:
-        for name in re.findall(r'@"?([-\w.$]+)"?', str(new.pop())):
+        for quoted, plain in re.findall(r'@(?:"([^"]+)"|([-\w.$]+))', str(new.pop())):
+            name = quoted or plain
             if name in needed or name.startswith("llvm.") or name == DESTRUCTOR:
                 continue
-            needed.add(name)
-            try:
-                found = module.get_function(name)
-            except NameError:
-                found = module.get_global_variable(name)
-            if found.is_declaration:
+            found = known.get(name)
+            if found is None or found.is_declaration:
                 return None
+            needed.add(name)
             new.append(found)
     return needed
 
