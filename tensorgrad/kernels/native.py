@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.core.backend import Array, address
+from tensorgrad.core.forks import loading
 from tensorgrad.kernels import cache, threads
 
 MOST_GIVEN = 8  # arrays at most that are other ones at each run
@@ -141,12 +142,13 @@ def machine() -> Machine | None:
     """The machine code; None where it cannot be made, or does not give what NumPy gives."""
     if platform.machine() not in PROCESSORS or os.name != "posix" or platform.python_implementation() != "CPython":
         return None
-    for library, suffix in symbols():
-        try:
-            found = Machine(library, suffix)
-        except Exception:
-            return None
-        return found if works(found) else None
+    with loading:  # llvmlite is imported, and has a lock of its own
+        for library, suffix in symbols():
+            try:
+                found = Machine(library, suffix)
+            except Exception:
+                return None
+            return found if works(found) else None
     return None
 
 

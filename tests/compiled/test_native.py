@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
 from tensorgrad.compiler import plan as planning
+from tensorgrad.core.forks import loading
 from tensorgrad.errors import LabelError
 from tensorgrad.kernels import build, native, threads
 from tensorgrad.nn import functional as F
@@ -362,6 +364,25 @@ def test_a_library_that_computes_something_else_is_not_used(monkeypatch: pytest.
     total = np.empty(2, "f")
     rows(np.ones((2, 3), "f"), total)  # what was there before can be called as ever
     assert total.tolist() == [3, 3]
+
+
+def test_nobody_is_forked_while_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child would wait for llvmlite's lock, or for its import, for ever."""
+    free: list[bool] = []
+
+    def symbols() -> Iterator[Any]:
+        thread = threading.Thread(target=lambda: free.append(loading.acquire(blocking=False)))  # as who forks takes it
+        thread.start()
+        thread.join()
+        return iter([])
+
+    monkeypatch.setattr(native, "symbols", symbols)
+    native.machine.cache_clear()
+    try:
+        assert native.machine() is None
+    finally:
+        native.machine.cache_clear()
+    assert free == [False]
 
 
 def test_measured_plans_run_the_same_calls() -> None:
