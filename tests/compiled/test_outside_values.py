@@ -362,7 +362,7 @@ def test_arrays_from_outside_that_are_made_to_lie_otherwise(name: str, after: An
             assert_close(step(x[0]), np.tanh(x[0] @ kept), 1e-12)
         setattr(kept, name, after)
         if after == (2, 8):
-            with pytest.raises(ShapeError, match="matmul: axis k is 4 in argument 0 .* but 2 in argument 1"):
+            with pytest.raises(ShapeError, match=r"matmul: axis k is 4 in argument 0 .* but 2 in argument 1"):
                 step(x[0])
             return
         x = x[:, :, :2] if np.ndim(kept) > 2 else x[0]
