@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import pickle
 import shutil
@@ -352,6 +353,19 @@ def test_another_source_has_another_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert len({path(source, signature) for source in ("a", "b") for signature in ("f", "d")}) == 4
     assert path("a", "f") == path("a", "f")
+
+
+def test_another_numpy_has_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is too new for Numba is found to be so at once, not by the first array that lies otherwise than others."""
+    monkeypatch.setenv("TENSORGRAD_CACHE", str(tmp_path / "cache"))
+    with new_process():
+        assert not one_kernel()[1]
+    monkeypatch.setattr(np, "__version__", "999.0")
+    monkeypatch.setattr(loops, "import_numba", lambda: importlib.import_module("no_numba_for_that"))
+    with new_process() as seen:
+        assert build.numba_kernel(CHAIN, (), True) is None
+        assert eager() > 0
+    assert [str(w.message)[:41] for w in seen] == ["Numba failed (ModuleNotFoundError: No mod"]
 
 
 def test_two_processes_and_threads_write_one_file(tmp_path: Path) -> None:

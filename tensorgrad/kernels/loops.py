@@ -85,7 +85,11 @@ class Loop:
         machine = native.machine()
         if machine is None or "" in kinds:
             return 0
-        depends_on = repr((self.source(), kinds, machine.description, numba_version(), numba_settings()))
+        versions = (
+            numba_version(),
+            np.__version__,
+        )  # of which Numba refuses one that is too new, when it is imported
+        depends_on = repr((self.source(), kinds, machine.description, versions, numba_settings()))
         symbol = f"{self.name}_{hashlib.sha256(depends_on.encode()).hexdigest()[:24]}"
         code = cache.kept(self.name, depends_on, lambda: self.compiled(kinds, symbol))
         return machine.load(symbol, code) if code else 0
