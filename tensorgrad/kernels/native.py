@@ -125,7 +125,9 @@ class Machine:
 def symbols() -> Iterator[tuple[Any, str]]:
     """The library of NumPy's BLAS, and how its functions are called, where that is sure."""
     libraries = [library for library in threads.blas_libraries() if library.filepath]
-    own = [library for library in libraries if "numpy" in os.path.dirname(library.filepath).rpartition("site-packages")[2]]
+    folder = os.path.realpath(os.path.dirname(np.__file__))
+    inside = (f"{folder}{os.sep}", f"{folder}.libs{os.sep}")  # where wheels have it
+    own = [library for library in libraries if os.path.realpath(library.filepath).startswith(inside)]
     for library in own or (libraries if len(libraries) == 1 else []):
         loaded = ctypes.CDLL(library.filepath)
         for suffix, name in (
