@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tensorgrad.core.arguments import seed_of
+from tensorgrad.core.forks import loading
 from tensorgrad.core.state import state
 
 
@@ -15,9 +16,10 @@ def manual_seed(value: int | None) -> None:
     value = seed_of("manual_seed", value)
     if state.trace is not None:
         state.trace.forbid("manual_seed()")
-    from tensorgrad.data import loader
-    from tensorgrad.nn import init
-    from tensorgrad.ops import random
+    with loading:
+        from tensorgrad.data import loader
+        from tensorgrad.nn import init
+        from tensorgrad.ops import random
 
     of_values, of_masks, of_orders = np.random.SeedSequence(value).generate_state(3, np.uint64).tolist()
     init.seed(of_values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import re
@@ -164,6 +165,50 @@ def test_an_error_gives_the_turn_back() -> None:
         assert not threads._turns.steady
         assert not threads._turns.single
         assert {library.num_threads for library in threads.blas_libraries()} == {2}
+
+
+@CONTROLLED
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "while others wait"])
+def test_ctrl_c_at_any_moment_gives_the_turn_back(nested: bool, others: bool) -> None:
+    """Raised where Python looks for signals: when a function begins, and after one of C's."""
+
+    def use() -> None:
+        with threads.single_threaded_blas():
+            pass
+
+    interrupted = 0
+    with num_threads(2):
+        usual = [library.num_threads for library in threads.blas_libraries()]
+        while True:
+            left = interrupted
+
+            def look(frame: Any, event: str, argument: Any) -> None:
+                nonlocal left
+                if event in ("call", "c_return") and frame.f_code.co_filename in (threads.__file__, threading.__file__):
+                    left -= 1
+                    if left < 0:
+                        sys.setprofile(None)
+                        raise KeyboardInterrupt
+
+            if others:  # whoever comes has to look
+                threads._turns.asked = True
+            sys.setprofile(look)
+            try:
+                threads.with_steady_blas(use) if nested else use()
+            except KeyboardInterrupt:
+                interrupted += 1
+            else:
+                break
+            finally:
+                sys.setprofile(None)
+                gc.collect()
+            turns = threads._turns
+            assert [*turns.single, *turns.steady, *turns.queue] == [], interrupted
+            assert turns.lock.acquire(blocking=False), interrupted
+            turns.lock.release()
+            assert [library.num_threads for library in threads.blas_libraries()] == usual, interrupted
+    assert interrupted > 20
 
 
 def test_parts_that_no_thread_takes(monkeypatch: pytest.MonkeyPatch) -> None:

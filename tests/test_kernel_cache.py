@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import pickle
 import shutil
@@ -23,7 +24,7 @@ from tensorgrad.models import MLPClassifier
 
 import tensorgrad
 from tensorgrad import data, nn, optim, train
-from tensorgrad.kernels import build, cache, common, loops
+from tensorgrad.kernels import build, cache, common, loops, native
 from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.nn import functional as F
 from tests.compiled import forget_kernels
@@ -354,6 +355,19 @@ def test_another_source_has_another_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert path("a", "f") == path("a", "f")
 
 
+def test_another_numpy_has_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is too new for Numba is found to be so at once, not by the first array that lies otherwise than others."""
+    monkeypatch.setenv("TENSORGRAD_CACHE", str(tmp_path / "cache"))
+    with new_process():
+        assert not one_kernel()[1]
+    monkeypatch.setattr(np, "__version__", "999.0")
+    monkeypatch.setattr(loops, "import_numba", lambda: importlib.import_module("no_numba_for_that"))
+    with new_process() as seen:
+        assert build.numba_kernel(CHAIN, (), True) is None
+        assert eager() > 0
+    assert [str(w.message)[:41] for w in seen] == ["Numba failed (ModuleNotFoundError: No mod"]
+
+
 def test_two_processes_and_threads_write_one_file(tmp_path: Path) -> None:
     """It is whole whenever it is read, and nothing is left beside it."""
     path, contents = tmp_path / "k.nbc", [bytes([i]) * 100_000 for i in range(4)]
@@ -407,6 +421,31 @@ def test_numba_that_cannot_be_imported(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "40000.0\n"), ended.stderr
     assert ended.stderr.count("Warning: Numba failed (ImportError: Numba needs NumPy 0.1 or less)") == 1
+
+
+TOLD = """
+import numpy as np
+from tensorgrad.kernels import build, cache, loops, native
+kernel = build.row_sum_kernel(np.dtype("f"))
+y = np.empty(2, "f")
+if kernel is not None:
+    kernel(np.ones((2, 3), "f"), y)
+print(kernel is not None, kernel is not None and any(kernel.codes.values()), y.tolist() if kernel else "", len(cache._warned))
+"""
+
+
+def test_what_numba_is_told(tmp_path: Path) -> None:
+    """To optimise less, to look for indices out of bounds, not to compile: it is done, and kept apart from the rest."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    for told in ({}, {"NUMBA_OPT": "0"}, {"NUMBA_BOUNDSCHECK": "1"}, {"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_DISABLE_JIT": "0"}):
+        before = set(os.listdir(tmp_path))
+        environment = {**base, **told, "TENSORGRAD_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+        ended = subprocess.run([sys.executable, "-c", TOLD], env=environment, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (0, ""), told
+        is_off = told.get("NUMBA_DISABLE_JIT") == "1"
+        has_code = native.machine() is not None
+        assert ended.stdout == ("False False  0\n" if is_off else f"True {has_code} [3.0, 3.0] 0\n"), told
+        assert (set(os.listdir(tmp_path)) == before) == is_off, told
 
 
 AS_ANOTHER = """

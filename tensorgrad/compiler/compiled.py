@@ -304,7 +304,8 @@ class Compiled:
         """What the step can reach, and all of it that a run may change, as it is now. first: what a run has recorded."""
         world = self.world(first, given)
         read = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]
-        near = [(leaf._data, leaf.name or "a Tensor") for leaf in read if leaf.requires_grad]
+        outside = [leaf for leaf in read if leaf not in first.inside]  # another one has been made of the same numbers since
+        near = [(leaf._data, leaf.name or "a Tensor") for leaf in outside if leaf.requires_grad]
         near += [(a.target, "an array from outside") for a in first.assignments]
         near += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.grads if (g := t._grad) is not None]
         before = Snapshot(world.data(near, [leaf._data for leaf in read]), world, [*first.grads, *first.regraded])

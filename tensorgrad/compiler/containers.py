@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, device_of, is_array, namespace, native
+from tensorgrad.core.backend import Array, asarray, device_of, is_array, namespace
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError
 
+ARGUMENT = "an argument of a compiled step"
 PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype, type, slice, type(Ellipsis))
 
 
@@ -43,7 +44,7 @@ def described(value: Any, arrays: list[Array]) -> Any:
     if isinstance(value, np.generic):  # a number like Python's
         return (type(value), repr(value))
     if is_array(value):
-        data = value if value.dtype.isnative else native(value)
+        data = value if is_plain(value) else asarray(value, where=ARGUMENT)
         arrays.append(data if data.flags.c_contiguous else contiguous(data))
         return (data.shape, data.dtype.char, False, type(data) is np.ndarray or device_of(data))
     if isinstance(value, (tuple, list)):
@@ -55,6 +56,11 @@ def described(value: Any, arrays: list[Array]) -> Any:
     if isinstance(value, (float, complex)):
         return (type(value), repr(value))  # 0.0 and -0.0 are not the same, a NaN is the same as itself
     return (type(value), value)
+
+
+def is_plain(array: Array) -> bool:
+    """Whether an array is NumPy's own, of numbers as this machine has them."""
+    return type(array) is np.ndarray and array.dtype.kind in "biuf" and array.dtype.isnative
 
 
 def contiguous(array: Array) -> Array:
@@ -80,7 +86,7 @@ def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
 def as_tensors(value: Any, change: Callable[[Array], Array] = lambda a: a) -> Any:
     """The arguments with Tensors in place of their arrays. change: what is done with those first."""
     if is_array(value) and not isinstance(value, np.generic):
-        return wrap(change(value), None)
+        return wrap(change(value if is_plain(value) else asarray(value, where=ARGUMENT)), None)
     if isinstance(value, (tuple, list)):
         return like(value, sequence(type(value), [as_tensors(v, change) for v in value]))
     if isinstance(value, dict):

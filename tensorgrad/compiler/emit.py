@@ -82,7 +82,8 @@ class Emitter:
         self.told: dict[Call, dict[int, int]] = {}
         self.issued: list[Issued] = []
         for value, name in parameters.items():
-            self.written.operands[name] = Operand(Form.contiguous(value.dtype, value.shape), name)
+            if value.contiguous:  # to a loop are also given views of what an operation has made
+                self.written.operands[name] = Operand(Form.contiguous(value.dtype, value.shape), name)
 
     def bind(self, prefix: str, thing: Any) -> str:
         """A name for an array, a kernel, a function."""

@@ -64,6 +64,8 @@ class Guards:
         always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world, o in stepped)]
         always += [g for o, runs in zip(trace.optimisers, trace.runs, strict=True) for g in of_counts(o, runs)]
         always += [of_values(array, values) for array, values in trace.frozen]
+        plain = [t for t in trace.program().leaves if not (t.requires_grad or t in trace.inside or trace.is_argument(t))]
+        always += [of_form(t, t.name or "an array from outside") for t in plain if t.shape]
         n = threads.get_num_threads()
         always.append(Guard(f"the number of threads is {n}", "{m}._count == {n}", {"m": threads, "n": n}))
         counted = [g for t, name in tensors.items() for g in of_tensor(t, name)]
@@ -151,6 +153,12 @@ def value_guard(text: str, place: str, names: dict[str, Any], value: Any) -> Gua
 def of_values(array: Array, values: Array) -> Guard:
     """That an array has the elements that it had."""
     return Guard(f"an array {array.shape} has the same elements", "equal({a}, {v})", {"a": array, "v": values})
+
+
+def of_form(t: Tensor, name: str) -> Guard:
+    """That an array lies as it did, of which its owner may say otherwise: `array.shape = ...`, `array.resize(...)`."""
+    names = {"a": t._data, "s": t._data.shape, "t": t._data.strides}
+    return Guard(f"{name} is {t.shape}, with the same strides", "{a}.shape == {s} and {a}.strides == {t}", names)
 
 
 def of_trained(t: Tensor, name: str) -> Guard:

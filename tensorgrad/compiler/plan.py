@@ -24,7 +24,7 @@ from tensorgrad.compiler.rows import Loop, split_rows
 from tensorgrad.compiler.trace import Trace, place_of
 from tensorgrad.compiler.values import Value, lineage
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, copy, device_of, is_floating, on, on_gpu
+from tensorgrad.core.backend import Array, copy, device_of, is_floating, namespace, on, on_gpu
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.memory import aligned, empty_bytes
@@ -156,7 +156,8 @@ class Plan:
                     f"compile: an argument {array.shape} lies in memory that the step writes to; pass a copy of it"
                 )
         if self.added_to:
-            arguments = [*arguments, *(t._grad._data for t in self.added_to if t._grad is not None)]
+            before = [t._grad._data for t in self.added_to if t._grad is not None]
+            arguments = [*arguments, *(g if g.flags.c_contiguous else namespace([g]).ascontiguousarray(g) for g in before)]
         for optimiser in self.in_time:
             optimiser.__dict__["steps"] += 1
         for optimiser, missed in self.late:

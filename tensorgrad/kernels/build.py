@@ -41,8 +41,9 @@ NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether Numba is there; it is imported where there is something to compile."""
-    return not os.environ.get("TENSORGRAD_NO_NUMBA") and importlib.util.find_spec("numba") is not None
+    """Whether Numba is there, and is to compile; it is imported where there is something to compile."""
+    is_off = os.environ.get("TENSORGRAD_NO_NUMBA") or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+    return not is_off and importlib.util.find_spec("numba") is not None
 
 
 def built(make: Callable[[], Any], *arrays: Any) -> Any:

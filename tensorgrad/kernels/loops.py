@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,11 @@ class Loop:
         machine = native.machine()
         if machine is None or "" in kinds:
             return 0
-        depends_on = repr((self.source(), kinds, machine.description, numba_version()))
+        versions = (
+            numba_version(),
+            np.__version__,
+        )  # of which Numba refuses one that is too new, when it is imported
+        depends_on = repr((self.source(), kinds, machine.description, versions, numba_settings()))
         symbol = f"{self.name}_{hashlib.sha256(depends_on.encode()).hexdigest()[:24]}"
         code = cache.kept(self.name, depends_on, lambda: self.compiled(kinds, symbol))
         return machine.load(symbol, code) if code else 0
@@ -130,6 +135,11 @@ def import_numba() -> None:
         from numba.core.compiler_lock import global_compiler_lock
 
     await_at_fork(global_compiler_lock)  # which the user's own functions take, too
+
+
+def numba_settings() -> list[tuple[str, str]]:
+    """What the user has told Numba: to look for indices out of bounds, to optimise less."""
+    return sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
 
 
 def numba_version() -> str:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.core.backend import Array, address
+from tensorgrad.core.forks import loading
 from tensorgrad.kernels import cache, threads
 
 MOST_GIVEN = 8  # arrays at most that are other ones at each run
@@ -128,7 +129,9 @@ class Machine:
 def symbols() -> Iterator[tuple[Any, str]]:
     """The library of NumPy's BLAS, and how its functions are called, where that is sure."""
     libraries = [library for library in threads.blas_libraries() if library.filepath]
-    own = [library for library in libraries if "numpy" in os.path.dirname(library.filepath).rpartition("site-packages")[2]]
+    folder = os.path.realpath(os.path.dirname(np.__file__))
+    inside = (f"{folder}{os.sep}", f"{folder}.libs{os.sep}")  # where wheels have it
+    own = [library for library in libraries if os.path.realpath(library.filepath).startswith(inside)]
     for library in own or (libraries if len(libraries) == 1 else []):
         loaded = ctypes.CDLL(library.filepath)
         for suffix, name in (
@@ -145,12 +148,13 @@ def machine() -> Machine | None:
     """The machine code; None where it cannot be made, or does not give what NumPy gives."""
     if platform.machine() not in PROCESSORS or os.name != "posix" or platform.python_implementation() != "CPython":
         return None
-    for library, suffix in symbols():
-        try:
-            found = Machine(library, suffix)
-        except Exception:
-            return None
-        return found if works(found) else None
+    with loading:  # llvmlite is imported, and has a lock of its own
+        for library, suffix in symbols():
+            try:
+                found = Machine(library, suffix)
+            except Exception:
+                return None
+            return found if works(found) else None
     return None
 
 
@@ -527,18 +531,17 @@ def object_code(result: Any, symbol: str) -> bytes:
 
 def needed_by(module: Any, function: Any) -> set[str] | None:
     """The names of all that a function of a module calls and reads, and what that does; None if some of it is elsewhere."""
+    known = {one.name: one for one in (*module.functions, *module.global_variables)}
     needed, new = set[str](), [function]
     while new:
-        for name in re.findall(r'@"?([-\w.$]+)"?', str(new.pop())):
+        for quoted, plain in re.findall(r'@(?:"([^"]+)"|([-\w.$]+))', str(new.pop())):
+            name = quoted or plain
             if name in needed or name.startswith("llvm.") or name == DESTRUCTOR:
                 continue
-            needed.add(name)
-            try:
-                found = module.get_function(name)
-            except NameError:
-                found = module.get_global_variable(name)
-            if found.is_declaration:
+            found = known.get(name)
+            if found is None or found.is_declaration:
                 return None
+            needed.add(name)
             new.append(found)
     return needed
 

@@ -82,6 +82,10 @@ class Turns:
     The last bits of a product depend on the number of threads, which is one for the whole process. So that what one thread of
     the program computes does not depend on what others do, each waits for its turn. Those that need the same have it together.
 
+    Ctrl-C may come at every call that Python makes. So whoever enters does it where it is bound to leave, and to leave does no
+    harm where it was not entered, or has been left already. (A Condition is not entered by `with`: between its lock's being
+    taken and the block there is a moment; for a lock there is none.)
+
     steady   the threads that use it as it is. To be quick they come and go without the lock, and look at `asked` afterwards
     single   the threads that use one thread of it, each as often as it does
     asked    whether anybody does, or waits: who comes waits behind them, so that nobody waits for ever
@@ -89,7 +93,8 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.changed = threading.Condition(threading.Lock())
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
         self.steady: set[int] = set()
         self.single: list[int] = []
         self.asked = False
@@ -99,14 +104,15 @@ class Turns:
     def wait(self, free: Callable[[], bool], take: Callable[[], Any]) -> None:
         """Take what is free when all that came before have had their turn."""
         me = object()
-        self.queue.append(me)
-        self.asked = True
         try:
+            self.queue.append(me)
+            self.asked = True
             while self.queue[0] is not me or not free():
                 self.changed.wait()
             take()
         finally:
-            self.queue.remove(me)
+            if me in self.queue:
+                self.queue.remove(me)
             self.told()
 
     def told(self) -> None:
@@ -117,7 +123,7 @@ class Turns:
     def enter_steady(self, thread: int) -> None:
         self.steady.add(thread)
         if self.asked:
-            with self.changed:
+            with self.lock:
                 self.steady.discard(thread)
                 self.told()
                 self.wait(lambda: not self.single, lambda: self.steady.add(thread))
@@ -125,11 +131,11 @@ class Turns:
     def leave_steady(self, thread: int) -> None:
         self.steady.discard(thread)
         if self.asked:
-            with self.changed:
+            with self.lock:
                 self.told()
 
     def enter_single(self, thread: int) -> None:
-        with self.changed:
+        with self.lock:
             self.wait(lambda: not self.steady, lambda: self.take_single(thread))
 
     def take_single(self, thread: int) -> None:
@@ -139,8 +145,9 @@ class Turns:
             blas_threads([1] * len(self.usual))
 
     def leave_single(self, thread: int) -> None:
-        with self.changed:
-            self.single.remove(thread)
+        with self.lock:
+            if thread in self.single:
+                self.single.remove(thread)
             if not self.single:
                 self.back()
             self.told()
@@ -153,7 +160,7 @@ class Turns:
 
     def set_usual(self, n: int) -> None:
         """Let BLAS use n threads, where it is not to use one at the moment."""
-        with self.changed:
+        with self.lock:
             numbers = [n] * len(blas_libraries())
             if self.usual:
                 self.usual = numbers
@@ -162,7 +169,8 @@ class Turns:
 
     def keep_only(self, thread: int) -> None:
         """In a process that has no other thread: what others have, and wait for, is given back."""
-        self.changed = threading.Condition(threading.Lock())
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
         self.steady &= {thread}
         self.single = [one for one in self.single if one == thread]
         self.queue.clear()
@@ -183,7 +191,11 @@ def with_steady_blas(function: Callable[..., T], *arguments: Any) -> T:
         turns.enter_steady(me)
         return function(*arguments)
     finally:
-        turns.leave_steady(me)
+        try:
+            turns.leave_steady(me)
+        except BaseException:  # what a signal raises
+            turns.leave_steady(me)
+            raise
 
 
 @contextmanager
@@ -194,13 +206,17 @@ def single_threaded_blas() -> Iterator[None]:
         yield
         return
     was_steady = me in turns.steady
-    if was_steady:
-        turns.leave_steady(me)
-    turns.enter_single(me)
     try:
+        if was_steady:
+            turns.leave_steady(me)
+        turns.enter_single(me)
         yield
     finally:
-        turns.leave_single(me)
+        try:
+            turns.leave_single(me)
+        except BaseException:
+            turns.leave_single(me)
+            raise
         if was_steady:
             turns.enter_steady(me)
 

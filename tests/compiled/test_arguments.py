@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, optim
-from tensorgrad.errors import CompileError, TensorgradError
+from tensorgrad.errors import CompileError, DTypeError, TensorgradError
 from tests.compiled import assert_close, either, training, vec, weight
 
 Point = collections.namedtuple("Point", "a b")
@@ -184,3 +185,46 @@ def test_a_step_that_has_no_arguments() -> None:
     compiled = tg.compile(training(lambda: (w * w).sum(), optim.SGD([w], lr=0.1)))
     losses = [compiled().item() for _ in range(5)]
     assert losses == pytest.approx([3 * 0.8 ** (2 * i) for i in range(5)], rel=1e-5)
+
+
+NO_NUMBERS: dict[str, Any] = {
+    "text": np.array(["a", "b"]),
+    "objects": np.array([1, None], object),
+    "complex": np.array([1 + 2j, 0]),
+    "dates": np.array(["2020-01-01"], "M8[D]"),
+    "masked": np.ma.array([1.0, 2.0], mask=[False, True]),
+    "fields": np.zeros(2, [("a", "f4")]),
+}
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
+def test_arrays_that_no_tensor_is_made_of(name: str) -> None:
+    """Refused as a Tensor of them is, before the step runs."""
+    with pytest.raises(DTypeError) as expected:
+        Tensor(NO_NUMBERS[name])
+    ran = []
+
+    @tg.compile
+    def step(batch: Any) -> Any:
+        ran.append(1)
+        return batch["x"] + 1
+
+    for call in (step, step, step.as_written):
+        with pytest.raises(DTypeError) as error:
+            call({"x": NO_NUMBERS[name]}) if call is step else call(({"x": NO_NUMBERS[name]},), {})
+        assert str(error.value) == str(expected.value).replace("Tensor:", "an argument of a compiled step:")
+    assert not ran
+
+
+def test_subclasses_of_numpys_arrays(tmp_path: Path) -> None:
+    """They are arrays like any other, with the rules of those."""
+    x = np.arange(6.0).reshape(2, 3)
+    kept = np.memmap(tmp_path / "x", x.dtype, "w+", shape=x.shape)
+    kept[:] = x
+    step = tg.compile(lambda x: x * x + 1)
+    for given in (x, kept, x.view(np.matrix), x.view(np.recarray), x):
+        for _ in range(3):
+            found = step(given)
+            assert type(found.data) is np.ndarray
+            assert_close(found, x * x + 1, 1e-12)
+        assert not step.why_not

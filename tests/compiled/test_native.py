@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
 from tensorgrad.compiler import plan as planning
+from tensorgrad.core.forks import loading
 from tensorgrad.errors import LabelError
 from tensorgrad.kernels import build, native, threads
 from tensorgrad.nn import functional as F
@@ -362,6 +366,42 @@ def test_a_library_that_computes_something_else_is_not_used(monkeypatch: pytest.
     total = np.empty(2, "f")
     rows(np.ones((2, 3), "f"), total)  # what was there before can be called as ever
     assert total.tolist() == [3, 3]
+
+
+def test_the_blas_is_numpys_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have brought theirs, which lie anywhere."""
+    own = [library for library in threads.blas_libraries() if f"{os.sep}numpy.libs{os.sep}" in library.filepath]
+    if not own:
+        pytest.skip("needs a NumPy that brings its BLAS: pip install numpy")
+    opened = []
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda path: opened.append(path) or SimpleNamespace(cblas_sgemm=1))
+    others = [SimpleNamespace(filepath=f"/home/numpy/{name}.libs/libopenblas.so") for name in ("scipy", "numpy")]
+    monkeypatch.setattr(threads, "blas_libraries", lambda: [*others, own[0]])
+    assert len(list(native.symbols())) == 1
+    assert opened == [own[0].filepath]
+    monkeypatch.setattr(threads, "blas_libraries", lambda: others)  # of two nobody knows which it is
+    assert list(native.symbols()) == []
+    monkeypatch.setattr(threads, "blas_libraries", lambda: others[:1])
+    assert len(list(native.symbols())) == 1
+
+
+def test_nobody_is_forked_while_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child would wait for llvmlite's lock, or for its import, for ever."""
+    free: list[bool] = []
+
+    def symbols() -> Iterator[Any]:
+        thread = threading.Thread(target=lambda: free.append(loading.acquire(blocking=False)))  # as who forks takes it
+        thread.start()
+        thread.join()
+        return iter([])
+
+    monkeypatch.setattr(native, "symbols", symbols)
+    native.machine.cache_clear()
+    try:
+        assert native.machine() is None
+    finally:
+        native.machine.cache_clear()
+    assert free == [False]
 
 
 def test_measured_plans_run_the_same_calls() -> None:

@@ -276,6 +276,30 @@ def test_numbers_of_a_step(how: str, constant: str) -> None:
     same_outcome(make, [(X * k,) for k in (1, 2, 1, 2, 3)], False)
 
 
+@pytest.mark.parametrize("value", [0.5, np.float64(0.5), [0.5, 2.0, 1.0]], ids=repr)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_tensors_made_of_numbers_in_the_step(value: Any, requires_grad: bool) -> None:
+    """They are constants, as long as the numbers are the same ones, whether a gradient of them is asked for or not."""
+    by: dict[str, Any] = {"value": value}
+
+    @tg.compile
+    def step(x: Any) -> Any:
+        c = Tensor(by["value"], requires_grad=requires_grad)
+        y = (x * c * c).sum()
+        return y.detach(), tg.grad(y, [c])[0] if requires_grad else c
+
+    for k in range(1, 9):
+        x = X * k
+        if k == 5:
+            by["value"] = [1.0, 3.0, 0.25]
+        c = np.asarray(by["value"])
+        total, other = step(x)
+        np.testing.assert_allclose(total.numpy(), (x * c * c).sum(), rtol=1e-6)
+        slope = (2 * x * c).sum(tuple(range(2 - c.ndim)))
+        np.testing.assert_allclose(other.numpy(), slope if requires_grad else c, rtol=1e-6)
+        assert (not step.why_not) == (k in (2, 3, 4, 6, 7, 8))
+
+
 @pytest.mark.parametrize("option", ["l2", "clip_norm"])
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.array, np.int64])
 def test_fit(kind: Any, option: str) -> None:

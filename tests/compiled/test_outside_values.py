@@ -13,10 +13,10 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, ops, optim
-from tensorgrad.errors import CompileError
+from tensorgrad.errors import CompileError, ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.op import REGISTRY
-from tests.compiled import World, agree, assert_close, training, vec
+from tests.compiled import KERNELS, World, agree, assert_close, kernels, training, vec
 
 ORIGINS = ["argument", "Tensor argument", "array", "Tensor", "parameter"]
 OTHERS = ("checkpoint", "sparse_matmul")  # the latter's arrays are a matrix together: see test_ops_sparse
@@ -347,3 +347,26 @@ def test_buffers_are_read_anew() -> None:
             array[...] = max(i - 2, 1)
 
     agree(make, [(Z,)] * 5, may_refuse=False, before_call=before_call)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the (shape|strides):DeprecationWarning")
+@KERNELS
+@pytest.mark.parametrize(("name", "after"), [("shape", (2, 2, 4)), ("shape", (2, 8)), ("strides", (8, 32))])
+def test_arrays_from_outside_that_are_made_to_lie_otherwise(name: str, after: Any, numba: bool) -> None:
+    """By their owner, in place; kernels of a plan would read them as they lay."""
+    rng = np.random.default_rng(0)
+    kept, x = rng.normal(size=(4, 4)), rng.normal(size=(2, 4, 4))
+    step = tg.compile(lambda x: (x @ kept).tanh())
+    with kernels(numba):
+        for _ in range(4):
+            assert_close(step(x[0]), np.tanh(x[0] @ kept), 1e-12)
+        setattr(kept, name, after)
+        if after == (2, 8):
+            with pytest.raises(ShapeError, match=r"matmul: axis k is 4 in argument 0 .* but 2 in argument 1"):
+                step(x[0])
+            return
+        x = x[:, :, :2] if np.ndim(kept) > 2 else x[0]
+        for _ in range(4):
+            assert_close(step(x), np.tanh(x @ kept), 1e-12)
+            x = x + 1
+    assert not step.why_not

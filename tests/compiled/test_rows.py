@@ -13,6 +13,7 @@ from tensorgrad import Tensor, ops
 from tensorgrad.kernels import thresholds
 from tensorgrad.nn import functional as F
 from tensorgrad.ops import random
+from tests.compiled import KERNELS, kernels, lowered, num_threads
 
 rng = np.random.default_rng(0)
 W = Tensor(rng.normal(size=(3, 4)))
@@ -52,3 +53,31 @@ def test_labels_as_rows_of_zeros_and_ones_are_cut(monkeypatch: pytest.MonkeyPatc
         compiled(rng.normal(size=(6, 4)), rng.integers(0, 4, 6))
     loop = next(call for call in compiled.plan.calls if len(call.parts) > 1)
     assert [call.name for call in loop.parts][:2] == ["softmax", "one_hot"]
+
+
+VIEWS: dict[str, Callable[[Tensor], Any]] = {
+    "transposed": lambda w: w.T,
+    "axes": lambda w: ops.transpose(w, (1, 0)),
+    "backwards": lambda w: w[::-1],
+    "every second": lambda w: ops.concatenate([w, w])[::2],
+    "as it is": lambda w: w,
+}
+
+
+@KERNELS
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", VIEWS)
+def test_weights_that_an_operation_makes_before_the_loop(name: str, count: int, numba: bool) -> None:
+    """Whatever way the loop looks at them: products without Python in between have to know how they lie."""
+    w = Tensor(rng.normal(size=(4, 4)))
+
+    def step(x: Any) -> Any:
+        return ops.tanh(x @ VIEWS[name](ops.cumsum(w, 0)))
+
+    with kernels(numba), lowered(ROWS_FLOPS=0, ROWS_BYTES=64), num_threads(count):
+        compiled = tensorgrad.compile(step)
+        for _ in range(4):
+            x = rng.normal(size=(20, 4))
+            np.testing.assert_allclose(compiled(x).numpy(), step(Tensor(x)).numpy(), rtol=1e-12)
+        assert "loop" in compiled.plan.source
+        assert "own" in compiled.plan.source

@@ -10,6 +10,7 @@ import pytest
 import tensorgrad
 from tensorgrad import Tensor, ops
 from tensorgrad.nn import functional as F
+from tests.compiled import KERNELS, kernels
 from tests.compiled.programs import PROGRAMS
 
 
@@ -70,3 +71,26 @@ def test_arrays_that_lie_between_each_other(name: str) -> None:
         outcomes.append([t.numpy().copy() for i in range(5) for t in f(*[Tensor(a + i) for a in args])])
     for a, b in zip(*outcomes, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-12)
+
+
+@KERNELS
+def test_gradients_to_be_added_to_that_lie_otherwise(numba: bool) -> None:
+    """`.grad` may be any Tensor of the shape: one turned round, or every second column of another."""
+    rng = np.random.default_rng(0)
+    w = Tensor(rng.normal(size=(3, 4)), True)
+
+    @tensorgrad.compile
+    def step(x: Any) -> Any:
+        loss = ops.tanh(x @ w).sum()
+        loss.backward()
+        return loss
+
+    with kernels(numba):
+        for make in (lambda g: g, lambda g: Tensor(g.numpy().T.copy()).T, lambda g: ops.repeat(g, 2, axis=1)[:, ::2]):
+            for _ in range(3):
+                before, x = rng.normal(size=(3, 4)), rng.normal(size=(5, 3))
+                w.grad = make(Tensor(before)).detach()
+                step(x)
+                slope = x.T @ (1 - np.tanh(x @ w.numpy()) ** 2)
+                np.testing.assert_allclose(w.grad.numpy(), before + slope, rtol=1e-12, atol=1e-14)
+        assert not step.why_not

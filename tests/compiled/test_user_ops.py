@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, optim
+from tensorgrad.errors import CompileError
 from tensorgrad.op import REGISTRY, Op
 from tests.compiled import assert_close, lowered, num_threads, training
 
@@ -130,6 +132,61 @@ def check(title: str, kind: str) -> None:
             assert_close(w, expected, 1e-9)
     finally:
         REGISTRY.pop(title, None)
+
+
+class Sorted(Op):
+    """What is above 0, or all, in another dtype, by what comes first.
+
+    forward    y  = x, or less of it
+    backward   gx = g
+    """
+
+    name, signature = "sorted_out", "(n)->(k)"
+
+    def forward(self, xp: Any, x: Any) -> Any:
+        return {1: x, 2: x[:, :2], 3: x[0], 4: x.astype(np.float64), 5: x.sum(), 6: x.tolist()}[int(x[0, 0])]
+
+    def backward(self, g: Any, y: Any, x: Any) -> Any:
+        return (lambda: g,)
+
+
+@pytest.mark.parametrize(
+    ("first", "made"),
+    [
+        (2, "(3, 2) of float32"),
+        (3, "(4,) of float32"),
+        (4, "(3, 4) of float64"),
+        (5, "() of float32"),
+        (6, "(3, 4) of float64"),
+    ],
+)
+@pytest.mark.parametrize("is_held", [False, True])
+def test_another_shape_or_dtype_than_when_the_plan_was_made(first: int, made: str, is_held: bool) -> None:
+    """Kernels would read memory that is none of the array's."""
+    op = Sorted()
+    try:
+        w = np.ones((4, 2), "f")
+        total = Tensor(np.zeros((3, 4), "f"))
+
+        @tg.compile
+        def step(x: Any) -> Any:
+            if is_held:
+                total[...] = op(x)
+                return total * 2
+            return (op(x) @ w).tanh()
+
+        x = np.arange(12, dtype="f").reshape(3, 4) / 12
+        x[0, 0] = 1
+        for k in range(3):
+            expected = (x * 2 if is_held else np.tanh(x @ w)) if k else step(x).numpy()
+            assert_close(step(x), expected, 1e-6)
+        assert step.plan is not None
+        x[0, 0] = first
+        text = f"compile: sorted_out has made an array {made}, and one (3, 4) of float32 when the step was compiled"
+        with pytest.raises(CompileError, match=re.escape(text)):
+            step(x)
+    finally:
+        REGISTRY.pop("sorted_out", None)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -14,6 +14,8 @@ from tensorgrad.core.arithmetic import evaluate, is_odd
 from tensorgrad.core.backend import Array
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
+from tensorgrad.core.signature import Shape
+from tensorgrad.errors import CompileError
 from tensorgrad.ops.random import Draw
 
 __all__ = ["Apply"]
@@ -54,10 +56,12 @@ class Apply(Call):
         inputs = ", ".join(writer.name(v) for v in self.inputs)
         told = ", ".join(f"{kind}={what!r}" for kind, what in self.errors.items())
         inside = f"with errstate({told}): " if told else ""
+        planned = writer.bind("planned", functools.partial(as_planned, self.op.name, out.shape, out.dtype))
+        made = f"{planned}({forward}({inputs}))"
         if writer.holds(out):
-            writer.lines.append(f"{inside}copyto({writer.name(out)}, {forward}({inputs}))")
+            writer.lines.append(f"{inside}copyto({writer.name(out)}, {made})")
         else:
-            writer.lines.append(f"{inside}{writer.define(out)} = {writer.bind('own', own)}({forward}({inputs}), {inputs})")
+            writer.lines.append(f"{inside}{writer.define(out)} = {writer.bind('own', own)}({made}, {inputs})")
 
     def forward(self) -> Callable[..., Array]:
         """What it is for NumPy's arrays, as a function of them."""
@@ -77,6 +81,18 @@ class Apply(Call):
             out[...] = evaluate(op, xp, inputs, attrs)
 
         return launch
+
+
+def as_planned(name: str, shape: Shape, dtype: Any, made: Any) -> Any:
+    """What an operation has made. Raises CompileError if it is of another shape or dtype than when the plan was made: kernels
+    that read it look at its memory alone."""
+    made = made if isinstance(made, (np.ndarray, np.generic)) else np.asarray(made)
+    if made.shape != shape or made.dtype != dtype:
+        raise CompileError(
+            f"compile: {name} has made an array {made.shape} of {made.dtype}, and one {shape} of {dtype} when the step was "
+            f"compiled; in a replay both have to stay the same. Do what depends on values outside of the step"
+        )
+    return made
 
 
 def own(made: Any, *inputs: Any) -> Array:
