@@ -8,7 +8,7 @@ import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from tensorgrad.nn import init
 from tensorgrad.ops import random
 from tensorgrad.testing.expressions import Expression, expressions
 from tests import kinds
+from tests.compiled import kernels
 from tests.strategies import generators
 
 pytestmark = pytest.mark.quick
@@ -160,11 +161,7 @@ def test_replays_are_the_step(model: str, loss: str, numba: bool) -> None:
 @contextmanager
 def numpy_alone(numba: bool = False) -> Iterator[None]:
     """As if Numba were not installed."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not numba:
-            for cached in (build.numba_kernel, build.cross_entropy_kernel):
-                patch.setattr(build, cached.__name__, cached.__wrapped__)
-            patch.setattr(build, "has_numba", lambda: False)
+    with nullcontext() if numba else kernels(numba=False):
         yield
 
 

@@ -85,10 +85,7 @@ class Loop:
         machine = native.machine()
         if machine is None or "" in kinds:
             return 0
-        versions = (
-            numba_version(),
-            np.__version__,
-        )  # of which Numba refuses one that is too new, when it is imported
+        versions = (numba_version(), np.__version__)  # Numba refuses a NumPy that is too new, when it is imported
         depends_on = repr((self.source(), kinds, machine.description, versions, numba_settings()))
         symbol = f"{self.name}_{hashlib.sha256(depends_on.encode()).hexdigest()[:24]}"
         code = cache.kept(self.name, depends_on, lambda: self.compiled(kinds, symbol))

@@ -17,9 +17,9 @@ On two cores, a batch of 64, medians of 24 rounds, on 2026-11-30, of a busy mach
     wide                     149.6 ms    147.8 ms    130.7 ms    141.1 ms    162.2 ms    203.5 ms     93.4 ms
     deep                      25.7 ms     26.0 ms     25.6 ms     25.2 ms     27.6 ms     26.8 ms     17.8 ms
 
-So 4 MB at a time gain an eighth of a step with wide layers where cores are free, nothing with narrow ones, and cost a tenth where
-they are not. It is not done. What gained was to keep the memory of the sum from step to step (optim.agreement): before, "whole"
-took 387 to 482 ms.
+So 4 MB at a time gain an eighth of a step with wide layers where cores are free, nothing with narrow ones, and cost a tenth
+where they are not. It is not done. What gained was to keep the memory of the sum from step to step (optim.agreement): before,
+"whole" took 387 to 482 ms.
 """
 
 from __future__ import annotations

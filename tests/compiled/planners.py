@@ -31,8 +31,9 @@ from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.trace import Trace
 from tensorgrad.compiler.world import World, owner_of, shifted
 from tensorgrad.core.backend import Array
-from tensorgrad.kernels import build, thresholds
+from tensorgrad.kernels import thresholds
 from tensorgrad.ops import random
+from tests.compiled import kernels
 from tests.compiled.programs import PROGRAMS
 
 
@@ -60,10 +61,7 @@ class Case:
     @contextmanager
     def settings(self) -> Iterator[None]:
         """Without Numba, which would take its time; the loop over samples as the program asks for it."""
-        with pytest.MonkeyPatch.context() as patch:
-            for cached in (build.numba_kernel, build.cross_entropy_kernel):
-                patch.setattr(build, cached.__name__, getattr(cached, "__wrapped__", cached))
-            patch.setattr(build, "has_numba", lambda: False)
+        with kernels(numba=False), pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(ops.cholesky), "forward", lambda self, xp, x: x)
             patch.setattr(thresholds, "ROWS_FLOPS", 1e99 if self.program.rows is None else 0)
             patch.setattr(thresholds, "ROWS_BYTES", self.program.rows or 1)
