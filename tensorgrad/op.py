@@ -31,8 +31,9 @@ one is an error. The engine takes care of un-broadcasting, accumulation, dtypes 
 `jvp` is the derivative for forward mode: one function per input (None for a derivative of 0), which maps the tangent of this
 input, of its shape, to its summand of y's tangent, of a shape that broadcasts to y's; the engine adds the summands. `reads`
 must include what it reads. Alternatively it returns one function of the tangents of all inputs, None for constant ones. Write
-it independently of `backward`, so that each checks the other. Where y is linear in an argument, name it in `linear` (`linear =
-"a b"`: in each separately), and `jvp` can be omitted. Without `jvp`, tangents are computed by transposing `backward`.
+it independently of `backward`, so that each checks the other. Where y is linear in an argument, name it in `linear`, such as
+`linear = "a b"` (linear in each separately); `jvp` can then be omitted. Without `jvp`, tangents are computed by transposing
+`backward`.
 
 Call an op with arrays in the order of `forward`'s parameters, and attributes, which are `forward`'s keyword parameters, by
 keyword, or define `__call__`. `inspect.signature` shows how. Type checkers accept any arguments, unless `__call__` is defined

@@ -1,8 +1,8 @@
-"""What everything stands on: the Tensor, the Node, the Op, and how a use of an Op is recorded.
+"""The core: Tensor, Node, Op, and the recording of operations.
 
-Each file needs only those before it: state, location and backend; writes and profiling; signature, op, node and tensor; graph
+Each file only needs those before it: state, location and backend; writes and profiling; signature, op, node and tensor; graph
 and record.
 """
 
-# the first raises where the folder is not the package's own, the second puts on Op what happens at a call
+# the first checks that the folder is the package's own, the second attaches Op.apply
 from tensorgrad.core import installation, record  # noqa: F401

@@ -1,7 +1,7 @@
-"""Arguments that are no arrays: axes, sizes, numbers. Each is read once, where it comes in, and refused there by its name.
+"""Checks of arguments other than arrays: axes, sizes, numbers. Each is converted once, with errors that name it.
 
-What counts as an int is what Python's `operator.index` takes: NumPy's integers, 0-d arrays and 0-d Tensors of integers too, but
-no fraction, not even 1.0, and no boolean.
+Integers are whatever Python's `operator.index` accepts: also NumPy's integers, 0-d integer arrays and Tensors, but no
+fractions, not even 1.0, and no booleans.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tensorgrad.core.state import scoped, shown
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DeviceMemoryError, DTypeError, ShapeError
 
-LARGE = 2**28  # bytes from which the memory that is left is looked at
+LARGE = 2**28  # results from this size, in bytes, are compared with the available memory
 
 
 def whole(op: str, what: str, value: Any, least: int | None = None) -> int:
-    """`value` as an int of at least `least`, and not so large that no array has as many elements."""
+    """`value` as an int >= least, and not larger than any array's size."""
     if type(value) is not int:
         if not is_whole(value):
             raise DTypeError(f"{scoped(op)}: {what} must be a whole number, got {shown(value)}")
@@ -36,7 +36,7 @@ def whole(op: str, what: str, value: Any, least: int | None = None) -> int:
 
 
 def wholes(op: str, what: str, value: Any, least: int | None = None) -> Shape:
-    """One whole number or a sequence of them, as a tuple."""
+    """One integer or a sequence of them, as a tuple."""
     if not is_sequence(value):
         if not is_whole(value):
             raise DTypeError(f"{scoped(op)}: {what} must be one whole number or several, got {shown(value)}")
@@ -59,7 +59,7 @@ def sizes(op: str, shape: Any, least: int = 0) -> Shape:
 
 
 def axis_in(op: str, axis: Any, ndim: int, what: str = "axis") -> int:
-    """An axis, counted from the front. Raises ShapeError for one that does not exist."""
+    """A non-negative axis. Raises ShapeError if it does not exist."""
     i = axis if type(axis) is int else whole(op, what, axis)
     if not -ndim <= i < ndim:
         raise ShapeError(f"{scoped(op)}: {what} {i} is out of bounds for {ndim} axes")
@@ -67,7 +67,7 @@ def axis_in(op: str, axis: Any, ndim: int, what: str = "axis") -> int:
 
 
 def axes_in(op: str, axis: Any, ndim: int, what: str = "axis") -> Shape:
-    """The axes that `axis` names, one, several or (None) all, counted from the front, in its order; none may stand twice."""
+    """The axes named by `axis`, one, several or (None) all, as distinct non-negative numbers in the given order."""
     if axis is None:
         return tuple(range(ndim))
     if type(axis) is int or not is_sequence(axis):
@@ -79,7 +79,7 @@ def axes_in(op: str, axis: Any, ndim: int, what: str = "axis") -> Shape:
 
 
 def axes_given(op: str, axis: Any) -> Axis:
-    """An axis, several or None as Python's numbers, counted as they were: whether there are such axes the op finds out."""
+    """An axis, several or None as Python integers, unchanged: the op checks whether they exist."""
     if axis is None or type(axis) is int:
         return axis
     if is_sequence(axis):
@@ -88,9 +88,9 @@ def axes_given(op: str, axis: Any) -> Axis:
 
 
 def number(op: str, what: str, value: Any) -> Any:
-    """`value` as one of Python's numbers: of NumPy's, and of arrays and Tensors without axes, the number that they hold.
+    """`value` as a Python number: also from NumPy's numbers, and 0-d arrays and Tensors.
 
-    Raises DTypeError for what is no number, and for a Tensor that requires a gradient, since it would get none.
+    Raises DTypeError for anything else, and for a Tensor that requires a gradient, because it would get none.
     """
     if type(value) is float or type(value) is int:
         return value
@@ -111,7 +111,7 @@ def number(op: str, what: str, value: Any) -> Any:
 
 
 def tolerance(op: str, what: str, value: Any, *, zero: bool = False) -> float:
-    """A finite number above 0, or from 0 on."""
+    """A finite positive number; non-negative if `zero`."""
     found = number(op, what, value)
     try:
         found = float(found)
@@ -123,14 +123,14 @@ def tolerance(op: str, what: str, value: Any, *, zero: bool = False) -> float:
 
 
 def truth(op: str, what: str, value: Any) -> bool:
-    """True or False, NumPy's too."""
+    """A boolean, also NumPy's."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise DTypeError(f"{scoped(op)}: {what} must be True or False, got {shown(value)}")
 
 
 def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
-    """`value` if it is one of the names that are known."""
+    """`value` if it is one of the known names."""
     if isinstance(value, str) and value in known:
         return value
     expected = " or ".join([f'"{name}"' for name in known])
@@ -138,7 +138,7 @@ def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
 
 
 def seed_of(op: str, value: Any) -> int | None:
-    """The seed of a generator: a whole number that is not negative, however large, or None."""
+    """The seed of a generator: a non-negative integer of any size, or None."""
     if value is None:
         return None
     if not is_whole(value) or (seed := operator.index(value)) < 0:
@@ -147,7 +147,7 @@ def seed_of(op: str, value: Any) -> int | None:
 
 
 def dtype_of(op: str, value: Any, kinds: str = "fiub") -> np.dtype[Any]:
-    """A dtype of floating numbers, integers or booleans, as NumPy's."""
+    """A floating, integer or boolean NumPy dtype."""
     dtype: np.dtype[Any] = backend.as_dtype(value, scoped(op))
     if not (dtype.kind in kinds or ("f" in kinds and backend.is_floating(dtype))):
         raise DTypeError(f"{scoped(op)}: expected a floating, integer or boolean dtype, got {dtype}")
@@ -155,12 +155,12 @@ def dtype_of(op: str, value: Any, kinds: str = "fiub") -> np.dtype[Any]:
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether axes or sizes are listed: a tuple, a list, a range, an array or a Tensor with an axis."""
+    """Whether axes or sizes are in a sequence: a tuple, list, range, or an array or Tensor with an axis."""
     return isinstance(value, (tuple, list, range)) or getattr(value, "ndim", 0) == 1
 
 
 def is_whole(value: Any) -> bool:
-    """Whether `whole` takes it."""
+    """Whether `whole` accepts it."""
     if isinstance(value, (bool, np.bool_)):
         return False
     if isinstance(value, Tensor):
@@ -173,7 +173,7 @@ def is_whole(value: Any) -> bool:
 
 
 def room_for(op: str, shape: Shape, itemsize: int) -> None:
-    """Raise DeviceMemoryError for a result that takes more than half of the memory that is left: others are made on the way."""
+    """Raise DeviceMemoryError for a result larger than half of the available memory, because intermediates need some too."""
     nbytes = math.prod(shape) * itemsize
     if nbytes >= LARGE and 2 * nbytes > (left := backend.memory_left()):
         gib = f"{nbytes / 2**30:,.0f} GiB, {left / 2**30:,.0f} are left"

@@ -1,4 +1,4 @@
-"""Where arrays live: NumPy or CuPy, found from the arrays themselves, and devices by name: "cpu", "cuda", "cuda:1"."""
+"""Array modules and devices: NumPy or CuPy, detected from the arrays, and device names: "cpu", "cuda", "cuda:1"."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy as np
 
 from tensorgrad.errors import DeviceError, DeviceMemoryError, DTypeError, LabelError, MissingDependencyError, TensorgradError
 
-Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy is not there to be named when it is not installed
-Xp: TypeAlias = Any  # the module that made the array: numpy or cupy
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray; CuPy may not be installed
+Xp: TypeAlias = Any  # the module of an array: numpy or cupy
 
 Item_co = TypeVar("Item_co", covariant=True)
 
 
 class Nested(Protocol[Item_co]):
-    """A sequence of items, or of such sequences. A string, which is a sequence of strings without end, is none."""
+    """A sequence of items, or of such sequences; not strings, which are sequences of strings."""
 
     def __len__(self) -> int: ...
     def __contains__(self, value: object, /) -> bool: ...
@@ -30,28 +30,28 @@ class Nested(Protocol[Item_co]):
 
 
 class CudaArray(Protocol):
-    """An array on a GPU."""
+    """A GPU array."""
 
     @property
     def __cuda_array_interface__(self) -> Any: ...
 
 
 class HasArray(Protocol):
-    """What NumPy can make an array of: a column of a table, an array of another library."""
+    """Anything NumPy can convert to an array: a column of a table, an array of another library."""
 
     def __array__(self) -> Any: ...
 
 
-# What an op makes an array of: one of NumPy's or CuPy's, a number, nested lists of them
+# Valid array arguments of ops: NumPy or CuPy arrays, numbers, nested lists of numbers
 Numbers: TypeAlias = float | np.ndarray[Any, Any] | np.generic | CudaArray | Nested[float | np.ndarray[Any, Any] | np.generic]
 
 DEFAULT_FLOAT = np.float32
 
-_cupy: Any = None  # the module of arrays on GPUs, once there is one
+_cupy: Any = None  # the GPU array module, once loaded
 
 
 def cupy() -> Any:
-    """CuPy. Raises MissingDependencyError where it is not installed, and DeviceError where it finds no GPU."""
+    """Import CuPy. Raises MissingDependencyError if it is not installed, and DeviceError if it finds no GPU."""
     if _cupy is None:
         try:
             import cupy as found
@@ -66,17 +66,17 @@ def cupy() -> Any:
 
 
 def use(module: Any) -> None:
-    """Take arrays of this module as those on GPUs."""
+    """Use this module for GPU arrays."""
     global _cupy
     _cupy = module
 
 
 class Placeholder:
-    """Stands for an array in a formula that is being written down; ops hand it on to the functions of NumPy that they call."""
+    """Stands for an array while a formula is traced; ops pass it to NumPy functions."""
 
 
 def namespace(arrays: Iterable[Any]) -> Xp:
-    """The array module of `arrays`; numpy when there are only numbers. Raises DeviceError where they are on several devices."""
+    """The array module of `arrays`; numpy for numbers only. Raises DeviceError if they are on several devices."""
     if _cupy is None:
         return np
     found: Array | None = None
@@ -90,12 +90,12 @@ def namespace(arrays: Iterable[Any]) -> Xp:
 
 
 def is_array(value: object) -> bool:
-    """Whether `value` is an array (or an array scalar) of one of the array modules."""
+    """Whether `value` is an array (or an array scalar) of an array module."""
     return isinstance(value, (np.ndarray, np.generic)) or on_gpu(value)
 
 
 def on_gpu(value: object) -> bool:
-    """Whether `value` is an array on a GPU."""
+    """Whether `value` is a GPU array."""
     if _cupy is not None:
         return type(value) is _cupy.ndarray
     if isinstance(value, np.ndarray) or type(value).__module__.partition(".")[0] != "cupy":
@@ -108,12 +108,12 @@ def on_gpu(value: object) -> bool:
 
 
 def device_of(array: Array) -> str:
-    """The name of the device that an array is on: "cpu", "cuda:0", ..."""
+    """The device of an array: "cpu", "cuda:0", ..."""
     return f"cuda:{array.device.id}" if on_gpu(array) else "cpu"
 
 
 def as_device(name: Any) -> str:
-    """A device's full name: "cpu", or "cuda:0" for "cuda". Raises DeviceError for any other, or a GPU that is not there."""
+    """A full device name: "cpu", or "cuda:0" for "cuda". Raises DeviceError for other names and missing GPUs."""
     match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name) if isinstance(name, str) else None
     if match is None:
         raise DeviceError(f"device: expected 'cpu', 'cuda' or 'cuda:1', got {name!r}")
@@ -128,7 +128,7 @@ def as_device(name: Any) -> str:
 
 
 def move(array: Array, device: str) -> Array:
-    """The array on a device: itself if it is there already, else a copy."""
+    """The array on a device: itself if it is there, else a copy."""
     here, there = device_of(array), as_device(device)
     if here == there:
         return array
@@ -136,21 +136,21 @@ def move(array: Array, device: str) -> Array:
         if there == "cpu":
             with on(array):
                 return array.get()
-        if here != "cpu":  # CuPy copies from one GPU to another only what is in one piece
+        if here != "cpu":  # CuPy can only copy contiguous arrays between GPUs
             with on(array):
                 array = cupy().ascontiguousarray(array)
         with cupy().cuda.Device(int(there.removeprefix("cuda:"))):
-            # CuPy fills an array without axes with its value, and takes -0.0 for 0
+            # CuPy fills 0-d arrays by value, which turns -0.0 into 0
             return cupy().asarray(array) if array.ndim else cupy().asarray(array.reshape(1)).reshape(())
 
 
 def current_gpu() -> Any:
-    """The GPU that is the current one, as CuPy's Device; None before any is in use."""
+    """The current GPU, as CuPy's Device; None before a GPU is used."""
     return None if _cupy is None else _cupy.cuda.Device()
 
 
 def wait_for(array: Array) -> float:
-    """The time, by time.perf_counter, at which an array has been computed: that of now, but for a GPU."""
+    """Wait for an array on a GPU, and return the time, by time.perf_counter."""
     if on_gpu(array):
         with on(array):
             cupy().cuda.get_current_stream().synchronize()
@@ -158,13 +158,13 @@ def wait_for(array: Array) -> float:
 
 
 def put(target: Array, values: Any) -> None:
-    """target[...] = values, an array of any device or a number."""
+    """target[...] = values, an array on any device or a number."""
     with on(target):
         target[...] = like(values if is_array(values) else np.asarray(values), target) if np.ndim(values) else values
 
 
 def copy(array: Array) -> Array:
-    """A copy, on the same device."""
+    """A copy on the same device."""
     if not on_gpu(array):
         return array.copy()
     with array.device:
@@ -172,7 +172,7 @@ def copy(array: Array) -> Array:
 
 
 def on(array: Array) -> AbstractContextManager[Any]:
-    """Make the GPU that an array is on the current one, where CuPy runs what it is asked for."""
+    """Context manager: make the GPU of an array the current one, which CuPy uses."""
     return array.device if on_gpu(array) else contextlib.nullcontext()
 
 
@@ -182,37 +182,37 @@ def like(array: Array, other: Array) -> Array:
 
 
 def beside(array: Array, others: Iterable[Any]) -> Array:
-    """`array`, on the GPU that one of the others is on, if one is."""
+    """`array` on the GPU of the others, if one of them is on a GPU."""
     gpu = None if _cupy is None else next((a for a in others if on_gpu(a)), None)
     return array if gpu is None else like(array, gpu)
 
 
 def address(array: Array) -> int:
-    """Where the first element of an array lies in the memory of its device."""
+    """The memory address of an array's first element, on its device."""
     return int(array.data.ptr if on_gpu(array) else array.__array_interface__["data"][0])
 
 
 def may_overlap(a: Array, b: Array) -> bool:
-    """Whether arrays may have memory in common, by the first and the last byte of each."""
+    """Whether the address ranges of two arrays overlap."""
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and np.may_share_memory(a, b)
     return type(a) is type(b) and bool(cupy().may_share_memory(a, b))
 
 
 def as_bytes(array: Array) -> bytes:
-    """What is in the memory of an array, element after element."""
+    """The bytes of an array's elements, in order."""
     with on(array):
         return bytes((array.get() if on_gpu(array) else array).tobytes())
 
 
 def digest(array: Array) -> str:
-    """A short text that is another one when the shape, the dtype or one of the elements is."""
+    """A short hash of shape, dtype and elements."""
     return f"{array.shape} {array.dtype} {hashlib.blake2b(as_bytes(array), digest_size=16).hexdigest()}"
 
 
 @contextlib.contextmanager
 def out_of_memory(what: str) -> Any:
-    """Let an array module's MemoryError inside of the block be ours, with sizes; what its pool kept is given back."""
+    """Context manager: turn an array module's MemoryError into ours, with sizes, and free its memory pool."""
     try:
         yield
     except DeviceMemoryError:
@@ -222,7 +222,7 @@ def out_of_memory(what: str) -> Any:
 
 
 def memory_error(what: str, error: MemoryError) -> DeviceMemoryError:
-    """The error that says what did not fit, and on a GPU how much of it is in use."""
+    """The error for a result that did not fit, with the memory in use on a GPU."""
     if _cupy is None or type(error).__module__.partition(".")[0] == "numpy":
         return DeviceMemoryError(f"{what}: out of memory: {error}")
     pool = _cupy.get_default_memory_pool()
@@ -236,7 +236,7 @@ def memory_error(what: str, error: MemoryError) -> DeviceMemoryError:
 
 
 def memory_left() -> int:
-    """So many bytes of main memory may be taken yet; a very large number where the system does not say."""
+    """The available main memory in bytes; a very large number if the system does not report it."""
     try:
         with open("/proc/meminfo") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
@@ -244,15 +244,15 @@ def memory_left() -> int:
         return sys.maxsize
 
 
-# What is wrong on a GPU is found out when a value is asked for: to look would be to wait for the GPU
+# Errors on a GPU are reported when a value is read, because checking would wait for the GPU
 
-# device, message and kind of error: a boolean there, True if it has happened. It stays where it is: captured steps write to it
+# device, message and type of error to a boolean on the device, True if it has occurred; never replaced: captured steps write it
 _happened: dict[tuple[str, str, type[TensorgradError]], Array] = {}
-checks: dict[Any, Callable[[], None]] = {}  # functions that kernels leave here, to be called by `settle`
+checks: dict[Any, Callable[[], None]] = {}  # registered by kernels, called by `settle`
 
 
 def check(wrong: Array, message: str, kind: type[TensorgradError] = LabelError) -> None:
-    """Raise an error of this kind and message where `wrong` (a boolean array) holds anywhere; for a GPU, in `settle`."""
+    """Raise this error if any element of the boolean array `wrong` is true; on a GPU later, in `settle`."""
     if not on_gpu(wrong):
         if wrong.any():
             raise kind(message)
@@ -264,13 +264,13 @@ def check(wrong: Array, message: str, kind: type[TensorgradError] = LabelError) 
 
 
 def forget() -> None:
-    """Let go of what `settle` would have to look at."""
+    """Discard pending checks."""
     _happened.clear()
     checks.clear()
 
 
 def settle() -> None:
-    """Raise what `check`, or a kernel, has found on GPUs since the last time."""
+    """Raise errors found on GPUs by `check` or a kernel since the last call."""
     for found_out in checks.values():
         found_out()
     for (device, message, kind), happened in _happened.items():
@@ -281,17 +281,17 @@ def settle() -> None:
 
 
 def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
-    """`value` as an array, where it is: arrays keep their dtype and are not copied, numbers and lists become float32.
+    """`value` as an array, on its device: arrays keep their dtype and are not copied, numbers and lists become float32.
 
-    What has an `__array__` (pandas' columns, other libraries' arrays) keeps its dtype, too.
+    Objects with `__array__` (pandas columns, other libraries' arrays) keep their dtype, too.
 
-    Raises DTypeError, with `where` naming who asked, for what is not made of numbers or booleans.
+    Raises DTypeError, naming the caller `where`, for data that are neither numeric nor boolean.
     """
     dtype = None if dtype is None else as_dtype(dtype, where)
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
         if isinstance(value, np.ma.MaskedArray):
             raise DTypeError(f"{where}: masked arrays are not taken, for their masks would be lost; .filled() gives an array")
-        value = np.asarray(value)  # np.matrix and the like have other rules
+        value = np.asarray(value)  # np.matrix and the like have other semantics
     if is_array(value):
         array = value if dtype is None else value.astype(dtype, copy=False)
         array = array if hasattr(array, "flags") and not isinstance(array, np.generic) else np.asarray(array)
@@ -300,7 +300,7 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
             array = np.asarray(value, dtype)
         except (ValueError, TypeError) as error:
             raise DTypeError(f"{where}: cannot make an array of {type(value).__name__}: {error}") from error
-        # numbers of Python's and lists of them; what has a dtype of its own (a column of a table, say) keeps it
+        # Python numbers and lists; anything with its own dtype (a table column, for example) keeps it
         if dtype is None and array.dtype.kind in "iuf" and not hasattr(value, "__array__"):
             array = array.astype(DEFAULT_FLOAT)
     if not is_number(array.dtype):
@@ -312,13 +312,13 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
     return array if array.dtype.isnative else native(array)
 
 
-# Dtypes: NumPy's booleans, integers and floating ones, and bfloat16 of the package ml_dtypes, which NumPy takes for no number
+# Dtypes: NumPy's boolean, integer and floating ones, and bfloat16 of ml_dtypes, which to NumPy is not numeric
 
 HALVES = "eE"  # `char` of float16 and bfloat16
 
 
 def is_floating(dtype: Any) -> bool:
-    """Whether a dtype of NumPy's is of real numbers, bfloat16 among them."""
+    """Whether a NumPy dtype is floating, including bfloat16."""
     return bool(dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16"))
 
 
@@ -328,19 +328,19 @@ def is_half(dtype: Any) -> bool:
 
 
 def is_number(dtype: Any) -> bool:
-    """Whether a Tensor can be of this dtype."""
+    """Whether a Tensor can have this dtype."""
     return dtype.kind in "biuf" or is_floating(dtype)
 
 
 def native(array: Array) -> Array:
-    """The same numbers in the byte order of this machine, which kernels read."""
+    """The same numbers in native byte order, for kernels."""
     return array.astype(array.dtype.newbyteorder("="))
 
 
 def as_dtype(dtype: Any, where: str = "dtype") -> Any:
-    """NumPy's dtype object, in the byte order of this machine; "bfloat16" by name is that of ml_dtypes.
+    """A NumPy dtype in native byte order; "bfloat16" is that of ml_dtypes.
 
-    Raises MissingDependencyError where ml_dtypes is not installed, DTypeError for what is no dtype.
+    Raises MissingDependencyError if ml_dtypes is not installed, DTypeError for an invalid dtype.
     """
     if isinstance(dtype, str) and dtype == "bfloat16":
         try:
@@ -352,13 +352,13 @@ def as_dtype(dtype: Any, where: str = "dtype") -> Any:
         dtype = ml_dtypes.bfloat16
     try:
         found = np.dtype(dtype)
-    except (TypeError, ValueError) as error:  # the latter of what has a `dtype` that is not NumPy's
+    except (TypeError, ValueError) as error:  # ValueError if the `dtype` attribute is not NumPy's
         raise DTypeError(f"{where}: {error}; expected a floating, integer or boolean dtype") from error
     return found if found.isnative else found.newbyteorder("=")
 
 
 def finfo(dtype: Any) -> Any:
-    """np.finfo, of bfloat16 too."""
+    """np.finfo, also for bfloat16."""
     if dtype.kind == "f":
         return np.finfo(dtype)
     import ml_dtypes

@@ -1,4 +1,4 @@
-"""Batched: a Tensor inside `vmap`, which looks like one sample and holds a whole batch of them."""
+"""Batched: a Tensor inside `vmap` that looks like one sample and holds a batch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Rule = Callable[..., Tensor]
 
 
 class Outline(np.ndarray):
-    """The array of one sample as far as it is known: its shape and its dtype.
+    """The array of one sample, known only by shape and dtype.
 
-    Python sees the shape of a sample. Underneath there is no element, so that nobody reads a value that is none: what computes
-    with it raises, and so does what copies it into an array.
+    It has the shape of a sample but no elements, so that reading values is impossible: computing with it and copying it into an
+    array raise an error.
     """
 
     outline: tuple[int, ...] = ()
@@ -57,20 +57,20 @@ class Outline(np.ndarray):
 
 
 class Call:
-    """One call of `vmap`: of how many samples, and in how many calls it stands, itself counted. No two are equal."""
+    """One call of `vmap`: the number of samples, and the nesting depth, including itself. No two are equal."""
 
     def __init__(self, size: int, level: int) -> None:
         self.size, self.level = size, level
 
 
 class Batched(Tensor):
-    """What a function given to `vmap` gets and computes: of the shape of one sample.
+    """The argument and intermediate Tensors of a function inside `vmap`, with the shape of one sample.
 
-    value   the Tensor with all samples, along its first axis; inside of another vmap it may be a Batched of that one
-    call    the call of vmap that it belongs to
+    value   the Tensor with all samples along its first axis; inside another vmap it may itself be a Batched
+    call    the vmap call that it belongs to
 
-    Its values are not asked for, it is not changed in place, and it has no history of its own, no hooks and no `.grad`: that
-    raises BatchError, and so does any use of it after the call has ended.
+    Reading its values, changing it in place, hooks and `.grad` raise BatchError, and so does any use after the call has ended.
+    It has no history of its own.
     """
 
     __slots__ = ("value", "call")
@@ -98,12 +98,12 @@ class Batched(Tensor):
 
     @property
     def node(self) -> Node | None:  # type: ignore[override]
-        """That of the Tensor with all samples. An operation that no vmap has taken over asks for it, too, which is too late."""
+        """The node of the batched Tensor; raises an error if an operation outside of vmap reads it."""
         if state.batching is None or self.call not in state.batching.calls:
             self._refuse("a use", "the call of vmap that it belongs to has ended")
         return self.value.node
 
-    @property  # type: ignore[misc]  # which is not set
+    @property  # read-only
     def data(self) -> NoReturn:
         self._require_concrete(".data")
 
@@ -142,33 +142,33 @@ class Batched(Tensor):
 
 
 class Batching:
-    """The calls of `vmap` that run in this thread, and what happens to an operation in them; `state.batching` is it.
+    """The active `vmap` calls of this thread, and how operations in them are computed; stored as `state.batching`.
 
-    calls   the outermost first
-    rule    takes (op, arguments, which of them are batched, attributes, how many samples) to the batched result
+    calls   outermost first
+    rule    takes (op, arguments, which of them are batched, attributes, number of samples) to the batched result
     """
 
     def __init__(self, calls: tuple[Call, ...], rule: Rule) -> None:
         self.calls, self.rule = calls, rule
 
     def within(self, size: int) -> Batching:
-        """These calls and one more, inside."""
+        """These calls with one more inside."""
         return Batching((*self.calls, Call(size, len(self.calls) + 1)), self.rule)
 
     def look(self, x: Tensor, what: str) -> None:
-        """Raise BatchError for a batched Tensor that something asks the values of."""
+        """Raise BatchError if the values of a batched Tensor are read."""
         if type(x) is Batched:
             x._require_concrete(what)
 
     def __call__(self, op: Any, args: Sequence[Any], attrs: Mapping[str, Any]) -> Tensor | None:
-        """The result of an operation of batched Tensors; None where there are none among its arguments."""
+        """The result of an operation on batched Tensors; None if no argument is batched."""
         level = max([a.call.level for a in args if type(a) is Batched], default=0)
         if not level:
             return None
         call = self.calls[level - 1] if level <= len(self.calls) else None
         batched = [type(a) is Batched and a.call is call for a in args]
         if any(type(a) is Batched and a.call not in self.calls for a in args):
-            return None  # of a call that has ended: the operation will find out
+            return None  # its call has ended, which the operation will report
         values = [a.value if is_batched else a for a, is_batched in zip(args, batched, strict=True)]
         assert call is not None
         return Batched.of(self.rule(op, values, batched, attrs, call.size), call)

@@ -1,10 +1,10 @@
-"""Face: the operators and methods of a Tensor that are made of ops, walks over the graph, or drawings."""
+"""Face: the operators and methods of Tensor that are defined above the core."""
 
 
 class Face:
-    """Empty here: all of that stands above the Tensor, and tensorgrad/methods.py puts it in when the package is imported.
+    """Empty here: tensorgrad/methods.py adds the methods when the package is imported.
 
-    What type checkers are to know of it stands in face.pyi, written by `python -m tests.face`.
+    For type checkers they are declared in face.pyi, written by `python -m tests.face`.
     """
 
     __slots__ = ()

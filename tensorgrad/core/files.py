@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all, whoever else writes them at the same time.
+"""Atomic writing of files, safe for concurrent writers.
 
-Everything in the package that writes a file does so through `replacing`.
+Everything in the package that writes a file uses `replacing`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from tensorgrad.errors import ArgumentError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-BEGIN, END = ".tensorgrad-", ".tmp"  # of the names of files that are being written
+BEGIN, END = ".tensorgrad-", ".tmp"  # of the names of temporary files
 
 
 @contextmanager
 def replacing(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A new file to be written in a `with` block, which takes the place of `path` in one step when the block has ended.
+    """Context manager: a new file to write, which atomically replaces `path` at the end of the block.
 
-    Until then, and if anything goes wrong, what was at `path` stays as it was. Of several writers the last one to end wins;
-    who reads `path` finds the whole of one of them. Permissions are those of the file that is replaced, else by the umask.
+    Until then, and on any error, `path` is unchanged. Of several writers the last one to finish wins; readers always see a
+    complete file. Permissions are those of the replaced file, else by the umask.
 
-    durable   whether it has to outlive a loss of power, which may take some milliseconds
+    durable   sync to disk to survive power loss, which takes some milliseconds
 
-    The new file is .tensorgrad-*.tmp in the same folder. What a killed process has left there is removed when the next file is
-    written to that folder, but on Windows and file systems without locks, where it stays until somebody deletes it.
+    The new file is .tensorgrad-*.tmp in the same folder. Files left by killed processes are removed when the next file is
+    written to that folder, except on Windows and on file systems without locks.
 
-    What is no file, such as a pipe or /dev/stdout, is written to as it is.
+    Anything but a regular file, such as a pipe or /dev/stdout, is written directly.
     """
-    path = Path(os.path.realpath(path))  # the file that a link points to is what is replaced
+    path = Path(os.path.realpath(path))  # replaces the target of a link
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:
             yield stream
@@ -54,13 +54,13 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
             if os.name != "nt":  # while it is locked
                 os.replace(temporary, path)
-        if os.name == "nt":  # which moves no open file
+        if os.name == "nt":  # cannot rename open files
             os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable and hasattr(os, "O_DIRECTORY"):
-        # so that the new name, too, outlives a loss of power; the file is in its place by now, so nothing has failed
+        # sync the rename, too; the file is complete, so errors are ignored
         with suppress(OSError):
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -71,7 +71,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def as_path(where: str, path: str | Path) -> Path:
-    """A path as a Path. Raises ArgumentError, beginning with `where`, for what is none, or a name that no file can have."""
+    """A Path. Raises ArgumentError, prefixed with `where`, for anything but a path, and for invalid names."""
     try:
         found = Path(path)
         if b"\0" not in os.fsencode(found):
@@ -84,15 +84,15 @@ def as_path(where: str, path: str | Path) -> Path:
 
 
 def _opened(folder: Path) -> IO[bytes]:
-    """A file of a new name, locked as long as it is open."""
+    """A file with a new name, locked while open."""
     while True:
         try:
             file = (folder / f"{BEGIN}{secrets.token_hex(8)}{END}").open("xb")
         except OSError as error:
-            error.filename = str(folder)  # which is not there, or not to be written to; the name is nobody's concern
+            error.filename = str(folder)  # the folder is missing or read-only; the temporary name does not matter
             raise
         try:
-            if _locked(file, wait=True) and not _is_at(file, file.name):  # cleared away before it was locked
+            if _locked(file, wait=True) and not _is_at(file, file.name):  # removed before it was locked
                 file.close()
                 continue
         except BaseException:
@@ -102,7 +102,7 @@ def _opened(folder: Path) -> IO[bytes]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what killed processes have left: their locks have gone with them."""
+    """Remove files of killed processes, whose locks are gone."""
     if fcntl is None:
         return
     with suppress(OSError), os.scandir(folder) as entries:
@@ -112,11 +112,11 @@ def clear(folder: Path) -> None:
                 if _locked(file):
                     if _is_at(file, name):
                         os.unlink(name)
-                    fcntl.flock(file, fcntl.LOCK_UN)  # a child forked meanwhile has the file open, too
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a child forked meanwhile has it open, too
 
 
 def _locked(file: IO[bytes], *, wait: bool = False) -> bool:
-    """Lock an open file, if nobody else has; whether that has been done."""
+    """Try to lock an open file; returns whether that worked."""
     if fcntl is None:
         return False
     try:
@@ -127,7 +127,7 @@ def _locked(file: IO[bytes], *, wait: bool = False) -> bool:
 
 
 def _is_at(file: IO[bytes], name: str) -> bool:
-    """Whether the name is that of an open file."""
+    """Whether the name still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(name))
     except FileNotFoundError:

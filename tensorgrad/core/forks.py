@@ -1,9 +1,9 @@
-"""Forks: what a child needs of its parent's other threads, which are not there to finish what they were at, is waited for."""
+"""Forks: waits for other threads of the parent that hold locks the child needs."""
 
 from __future__ import annotations
 
-# Both have locks that a fork takes. Who has the one below may want to log; and what is imported for the first time while a fork
-# waits for that one, as with Numba, would be given back by the fork without having been taken
+# Both have locks that a fork acquires. A thread with the lock below may log; and if, like Numba, they were first imported while
+# a fork waits for that lock, the fork would release locks that it has not acquired
 import concurrent.futures.thread  # noqa: F401
 import logging  # noqa: F401
 import os
@@ -11,18 +11,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-# Held while a module that is needed late is imported, or a kernel is compiled. A child in whose parent another thread was in
-# the middle of an import would wait for the end of it for ever, when it imports the same: Python's locks of modules stay taken
+# Held while a module is imported late, or a kernel is compiled. If another thread of the parent was importing, the child
+# would wait for it for ever when it imports the same module, because Python's module locks stay taken
 loading = threading.RLock()
 _awaited: list[Any] = [loading]
 
 
 def await_at_fork(lock: Any) -> None:
-    """From now on nobody is forked while another thread has this lock, one that may be taken twice by the same thread.
+    """Make forks wait until no other thread holds this reentrant lock.
 
-    Locks are taken in the order in which they were given here. Who has one of them must not ask for an earlier one.
+    Locks are acquired in the order of registration. A thread that holds one must not acquire an earlier one.
     """
-    with loading:  # no fork is under way
+    with loading:  # no fork is running
         if not any(lock is other for other in _awaited):
             _awaited.append(lock)
 
@@ -38,7 +38,7 @@ def _give_back() -> None:
 
 
 def after_fork(begin_anew: Callable[[], None]) -> None:
-    """Let a child call this at first; where nothing is ever forked, nothing happens."""
+    """Call this first in a child; does nothing on systems without fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=begin_anew)
 

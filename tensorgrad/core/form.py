@@ -1,7 +1,7 @@
-"""Forms: what a nest of dicts, lists, arrays, numbers and text has to be like, and where one is not.
+"""Schemas of nested dicts, lists, arrays, numbers and text.
 
-A form is a Kind; a dict of names and forms, exactly those, of which one that is Absent(form) may be left out; Each, any names;
-[form], a list of any length; or Maybe(form), None as well. `problems` says in words what does not fit, and where.
+A form is a Kind; a dict of names to forms, which must match exactly except for optional ones marked Absent(form); Each, for any
+names; [form], a list of any length; or Maybe(form), which allows None. `problems` describes mismatches in words.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tensorgrad.core.backend import is_array
 
 
 class Kind(NamedTuple):
-    """A value that is no dict and no list: what it is called, and whether one is of the kind."""
+    """A value other than dict and list: its description, and a test."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 class Each(NamedTuple):
-    """A dict from text to values of this form; `also`, where it is given, has to be in it."""
+    """A dict of text to values of this form; keys in `also` are required."""
 
     form: Any
     also: Mapping[str, Any] = {}
@@ -35,7 +35,7 @@ class Maybe(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """A value of this form, in a dict in which it may be left out."""
+    """A value of this form that may be missing in a dict."""
 
     form: Any
 
@@ -61,7 +61,7 @@ WHOLES = Kind("an array of whole numbers", lambda value: is_array(value) and val
 
 
 def problems(value: Any, form: Any, where: str = "") -> list[str]:
-    """What in a nest is not as its form says, each with the names that lead to it."""
+    """The mismatches between a value and a form, each with its path."""
     if isinstance(form, Maybe):
         return [] if value is None else problems(value, form.form, where)
     at = where or "it"
@@ -91,20 +91,20 @@ def problems(value: Any, form: Any, where: str = "") -> list[str]:
 
 
 def below(where: str, name: Any) -> str:
-    """The path of what has this name, or number, in what is at a path."""
+    """The path of a named or numbered item."""
     name = name if isinstance(name, (str, int)) else repr(name)
     return f"{where}/{name}" if where else f"{name}"
 
 
 def described(value: Any) -> str:
-    """A value in a message: itself if it is short, else its type."""
+    """A value for a message: itself if short, else its type."""
     if isinstance(value, (bool, int, float, str, type(None))) and len(text := repr(value)) <= 40:
         return text
     return f"an array {value.shape} {value.dtype}" if is_array(value) else f"a {type(value).__name__}"
 
 
 def form_of(value: Any, arrays: Kind = ARRAY) -> Any:
-    """The form of a value: one of the same names and kinds; lists of any length, of what their first element is."""
+    """The form of a value, with the same names and kinds; lists of any length, with items like the first."""
     if isinstance(value, (bool, np.bool_)):
         return FLAG
     if is_whole(value):
@@ -120,17 +120,17 @@ def form_of(value: Any, arrays: Kind = ARRAY) -> Any:
     return arrays if is_array(value) else ANYTHING
 
 
-LISTED = Kind(  # as it comes from JSON
+LISTED = Kind(  # lists from JSON
     "an array or a list of whole numbers",
     lambda value: WHOLES.holds(value) or (isinstance(value, list) and all(map(is_whole, value))),
 )
 
-# NumPy reads at these places without a look whether they are there
+# NumPy reads these without checks
 PLACES = {"pos": 624, "buffer_pos": 4}
 
 
 def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -> list[str]:
-    """What keeps the state of a generator of NumPy's from being set; it is tried on another one of its kind."""
+    """The reasons why the state of a NumPy generator cannot be set, tested on another generator of its kind."""
     own = rng.bit_generator
     kind, at = type(own).__name__, where or "it"
     if isinstance(values, Mapping) and isinstance(values.get("bit_generator"), str) and values["bit_generator"] != kind:
@@ -150,7 +150,7 @@ def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two nests hold the same values."""
+    """Whether two nested values are equal."""
     if isinstance(a, Mapping):
         return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
     return np.array_equal(a, b) if is_array(a) else bool(a == b)

@@ -1,4 +1,4 @@
-"""Graph: a captured program of nodes, to list, check, fuse, run and draw."""
+"""Graph: a recorded program of nodes, to list, check, fuse, run and draw."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tensorgrad.errors import GraphError
 
 
 class Graph:
-    """The nodes that some results were computed by, in the order of execution.
+    """The nodes that computed some results, in the order of execution.
 
     outputs  the nodes of the results
-    nodes    every node that they were computed from, themselves included
-    leaves   the Tensors that were given, in the order of their first use
-    fused    a method: the same program with every pattern that fusion knows replaced by its fused op (methods.py puts it here)
+    nodes    every node that they depend on, including themselves
+    leaves   the given Tensors, in the order of their first use
+    fused    a method: the same program after fusion (attached by methods.py)
     """
 
     fused: Callable[[], Graph]
@@ -48,14 +48,14 @@ class Graph:
 
     @classmethod
     def of(cls, *outputs: Tensor) -> Graph:
-        """The graph of one or more computed Tensors. Raises GraphError for one that was given, not computed."""
+        """The graph of one or more computed Tensors. Raises GraphError for a leaf."""
         for i, t in enumerate(outputs):
             if t.node is None:
                 raise GraphError(f"Graph: output {i} (shape {t.shape}) is a leaf, nothing was recorded for it")
         return cls([t.node for t in outputs if t.node is not None])
 
     def check(self) -> None:
-        """Raise GraphError if a node is not legal: an unregistered op, wrong order, shapes against the signature."""
+        """Raise GraphError if a node is invalid: an unregistered op, wrong order, shapes that contradict the signature."""
         at = {node: i for i, node in enumerate(self.nodes)}
         for i, node in enumerate(self.nodes):
             if REGISTRY.get(node.op.name) is not node.op:
@@ -69,10 +69,10 @@ class Graph:
     def values(
         self, given: Mapping[Tensor, Array] | None = None, change: Callable[[Array], Array] = lambda a: a
     ) -> dict[Any, Array]:
-        """The arrays of all leaves and nodes, computed again by `forward` alone.
+        """The arrays of all leaves and nodes, recomputed with `forward`.
 
-        given   arrays in place of some of the leaves'
-        change  what is made of each result before it is passed on
+        given   arrays that replace those of some leaves
+        change  applied to each result
         """
         known: dict[Any, Array] = {leaf: leaf._data for leaf in self.leaves} | dict(given or {})
         for node in self.nodes:
@@ -81,28 +81,28 @@ class Graph:
         return known
 
     def run(self, values: Mapping[Tensor, Array] | None = None) -> list[Array]:
-        """The outputs' arrays, computed again, with `values` in place of some of the leaves."""
+        """The outputs' arrays, recomputed, with `values` replacing those of some leaves."""
         known = self.values(values)
         return [known[node] for node in self.outputs]
 
     def leaf_names(self) -> dict[Tensor, str]:
-        """A name for every leaf: its own, a parameter's with the path of the module that reads it, or "input0", ..."""
+        """A name for every leaf: its own, for a parameter with the path of the module that reads it, or "input0", ..."""
         names: dict[Tensor, str] = {}
         for node in self.nodes:
             for leaf in node.inputs:
                 if isinstance(leaf, Tensor) and leaf not in names:
                     own = visible(leaf.name) if leaf.name else f"input{sum(n.startswith('input') for n in names.values())}"
-                    # a Parameter is named by the module that has it, any other Tensor by the user
+                    # a Parameter is named by its module, other Tensors by the user
                     owned = type(leaf) is not Tensor and leaf.name and node.scope
                     names[leaf] = f"{visible(node.scope)}.{own}" if owned else own
         return names
 
     def hash(self) -> str:
-        """A name for the program: ops, attributes, shapes, dtypes and names, but neither values nor lines of code."""
+        """A hash of the program: ops, attributes, shapes, dtypes and names, without values and lines of code."""
         return hashlib.sha256("\n".join(map(visible, self.words())).encode()).hexdigest()[:16]
 
     def words(self) -> list[str]:
-        """A line for every leaf and node that says everything that `hash` goes by."""
+        """A line for every leaf and node with everything that `hash` depends on."""
         names = self.leaf_names()
         place: dict[Any, str] = {leaf: f"leaf{i}" for i, leaf in enumerate(names)}
         lines = [f"{place[t]} {name} {t.shape} {t.dtype} {t.requires_grad}" for t, name in names.items()]
@@ -112,8 +112,9 @@ class Graph:
         return [*lines, "return " + ", ".join(place[node] for node in self.outputs)]
 
     def merged(self, after: Graph) -> tuple[Graph, dict[int, str]]:
-        """One graph with the nodes of this one and of `after`, equal ones once; and by their index which of them were
-        "added", "removed" or "changed" on the way from this one to `after`."""
+        """A graph with the nodes of this one and of `after`, equal ones once; and by index which of them were "added",
+        "removed" or "changed" between this one and `after`.
+        """
         before_nodes, after_nodes = list(self.nodes), list(after.nodes)
         matcher = difflib.SequenceMatcher(
             None, [kind_of(n) for n in before_nodes], [kind_of(n) for n in after_nodes], autojunk=False
@@ -136,7 +137,7 @@ class Graph:
             removed += [a for a in old if a not in stands_for]
             marks |= {b.index: "added" for b in new if b.index not in marks}
         is_added = {b for b in after_nodes if marks.get(b.index) == "added"}
-        for a, b in stands_for.items():  # the same op of other operands, or of the same in another order
+        for a, b in stands_for.items():  # the same op with other operands, or with the same in another order
             if isinstance(a, Node) and b.index not in marks:
                 operands = [(s, t) for s, t in zip(a.inputs, b.inputs, strict=True) if isinstance(s, (Node, Tensor))]
                 if any(stands_for.get(s, t) is not t for s, t in operands if t not in is_added):
@@ -158,7 +159,7 @@ class Graph:
         rows = [(name, "leaf", f"{leaf.shape}", f"{leaf.dtype}", "") for leaf, name in names.items()]
         for i, node in enumerate(self.nodes):
             names[node] = f"%{i}"
-            formula = re.split(" {3,}|\n", node.op.formula("forward"))[0]  # without what it says about shapes
+            formula = re.split(" {3,}|\n", node.op.formula("forward"))[0]  # without remarks about shapes
             rows.append((f"%{i}", call(node, names), f"{node.shape}", f"{node.dtype}", formula))
         return "\n".join([*columns(rows, "<<<<<"), "return " + ", ".join(names[node] for node in self.outputs)])
 
@@ -167,20 +168,20 @@ class Graph:
 
 
 def kind_of(node: Node) -> str:
-    """What two nodes have in common that do the same: op, attributes, numbers among its arguments, module, shape, dtype."""
+    """A key that is equal for nodes that do the same: op, attributes, numeric arguments, module, shape, dtype."""
     numbers = ["·" if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
     return f"{node.op.name} {numbers} {node.attrs} {node.scope} {node.shape} {node.dtype}"
 
 
 def call(node: Node, names: Mapping[Any, str]) -> str:
-    """`node` as it would be written: its op, the names of its inputs, its attributes."""
+    """`node` as a call: its op, the names of its inputs, its attributes."""
     inputs = [names[s] if isinstance(s, (Node, Tensor)) else f"{s:g}" for s in node.inputs]
     attrs = [f"{key}={literal(value)}" for key, value in node.attrs.items()]
     return f"{node.op.name}({', '.join(inputs + attrs)})"
 
 
 def literal(value: Any) -> str:
-    """Python text for an argument or an attribute."""
+    """An argument or attribute as Python text."""
     if isinstance(value, Tensor):
         value = value._data
     if isinstance(value, np.ndarray):

@@ -1,6 +1,6 @@
-"""Whether the folder is this package's own: `tensorgrad` is to pip another project, which installs into a folder of that name.
+"""Checks that the folder is this package's own: to pip `tensorgrad` is another project, which installs a folder of that name.
 
-In one environment each writes over files of the other, and uninstalling one takes files of the other along.
+In one environment each overwrites files of the other, and uninstalling one removes files of the other.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import NoReturn
 from tensorgrad.core.spellings import answer
 from tensorgrad.errors import InstallationError
 
-OURS, THEIRS = "tensorgrad-numpy", "tensorgrad"  # as pip calls them
+OURS, THEIRS = "tensorgrad-numpy", "tensorgrad"  # names of the distributions
 HOME = os.path.dirname(os.path.dirname(__file__))
 REMEDY = f"pip uninstall {THEIRS} {OURS}; then install the one that is wanted, and the other in an environment of its own"
 
 
 def check(package: ModuleType) -> None:
-    """Raise InstallationError if `package`, imported as tensorgrad, is not this one, or if both projects' files lie in HOME.
+    """Raise InstallationError if `package`, imported as tensorgrad, is not this one, or if HOME has files of both projects.
 
-    It costs the listing of one folder; importlib.metadata would take as long to import as everything here together.
+    Lists one folder; importing importlib.metadata would take as long as all other imports here.
     """
     site, start, end = os.path.dirname(HOME), f"{THEIRS}-", ".dist-info"
     try:
         versions = [name[len(start) : -len(end)] for name in os.listdir(site) if name.startswith(start) and name.endswith(end)]
-    except OSError:  # inside of a zip file
+    except OSError:  # inside a zip file
         versions = []
     other = f"{' '.join([repr(THEIRS), *versions])}, another project that installs into a folder of the same name"
     if getattr(package, "__file__", None) is None:
@@ -42,10 +42,10 @@ def check(package: ModuleType) -> None:
 
 
 def missing(where: str, name: str) -> NoReturn:
-    """What a module of tensorgrad does when asked for a name that it does not have: the error says how that is written here,
-    that a module has to be imported, or, of a name that nobody has, which package this is.
+    """Raise an error for a missing name of a module: it says how to write this name here, or which module to import, or, for an
+    unknown name, which package this is.
 
-    An AttributeError; from `from tensorgrad import name` an ImportError, since Python replaces the former by one of its own.
+    An AttributeError; for `from tensorgrad import name` an ImportError, because Python would replace the former.
     """
     module = sys.modules[where]
     text = f"module {where!r} has no attribute {name!r}"
@@ -69,7 +69,7 @@ def is_module(where: str, name: str) -> bool:
 
 @cache
 def others() -> str:
-    """On the other project, which may be installed in a folder that this one hides."""
+    """A remark about the other project, which may be installed in a folder hidden by this one."""
     from importlib.metadata import distributions
 
     for found in distributions(name=THEIRS):

@@ -1,7 +1,7 @@
-"""cached_property, as functools has it, without a lock.
+"""functools.cached_property without a lock.
 
-That of Python 3.11 holds one while it computes, the same one for all instances: what one thread computes keeps all others from
-it, and a child that is forked meanwhile waits for ever.
+Python 3.11's holds a lock while it computes, shared by all instances: other threads must wait, and a child forked meanwhile
+waits for ever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class cached_property(Generic[T]):
-    """An attribute that is computed when it is first asked for, and kept; twice, where two threads ask at once."""
+    """An attribute that is computed on first access and cached; possibly twice, if two threads access it at once."""
 
     def __init__(self, func: Callable[[Any], T]) -> None:
         self.func, self.__doc__ = func, func.__doc__

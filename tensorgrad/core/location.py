@@ -1,4 +1,4 @@
-"""Where in the user's code something was called from, for errors, warnings and drawings."""
+"""The user's line of code that called tensorgrad, for errors, warnings and drawings."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import TypeAlias
 
-Location: TypeAlias = tuple[CodeType, int]  # a function, and how far it had come; the line is worked out when it is asked for
+Location: TypeAlias = tuple[CodeType, int]  # code object and instruction offset; the line is computed on demand
 
-# These call tensorgrad for the user: scikit-learn and joblib the estimators, SciPy the loss that it minimises, NumPy a function
-# for each element, Numba the cache that it is given, a pool of threads whatever it is given, decorators what they wrap. Their
-# code is not the user's either.
+# Packages that call tensorgrad on behalf of the user: scikit-learn and joblib call estimators, SciPy the loss to minimise,
+# NumPy a function for each element, Numba its cache, thread pools their tasks, decorators the wrapped function. Their code is
+# not the user's either.
 LIBRARIES = frozenset({"concurrent", "contextlib", "functools", "joblib", "numba", "numpy", "scipy", "sklearn", "threading"})
 
 
 def is_own(module: str | None) -> bool:
-    """Whether the code of a module, or a package, of this name is tensorgrad's."""
+    """Whether a module or package of this name belongs to tensorgrad."""
     return module is not None and module.partition(".")[0] == "tensorgrad"
 
 
 class _Inside(dict[str | None, bool]):
-    """The name of a module to whether its code is not the user's, worked out once: every recorded operation asks."""
+    """Cache of whether the code of a module is not the user's; every recorded operation looks it up."""
 
     def __missing__(self, name: str | None) -> bool:
         self[name] = inside = is_own(name) or (name or "").partition(".")[0] in LIBRARIES
@@ -33,7 +33,7 @@ _inside = _Inside()
 
 
 def user_location() -> Location | None:
-    """The innermost caller that is the user's; None if there is none, as in a thread that runs nothing else."""
+    """The innermost caller in the user's code; None if there is none, as in some threads."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if not _inside[frame.f_globals.get("__name__")]:
@@ -52,7 +52,7 @@ def line_of(location: Location | None) -> str:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn the user, at the line of the user's code from which tensorgrad was called."""
+    """Warn at the line of the user's code that called tensorgrad."""
     frame = sys._getframe(1)
     while _inside[frame.f_globals.get("__name__")] and frame.f_back is not None:
         frame = frame.f_back

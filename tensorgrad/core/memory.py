@@ -1,4 +1,4 @@
-"""Memory for arrays: aligned, and used again when no array lies in it any more."""
+"""Aligned memory for arrays, reused when no array refers to it."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, copy, cupy, on_gpu
 
-POOLED = 262_144  # bytes from which `new` takes memory from the pool
+POOLED = 262_144  # minimum bytes for which `new` uses the pool
 
 
 def aligned(nbytes: int) -> Array:
-    """So many bytes of memory, beginning where a line of the cache does: a vector register is filled by one access there."""
+    """Memory aligned to a cache line, so that a vector register is filled by one access."""
     memory = np.empty(nbytes + 63, np.uint8)
     start = -memory.__array_interface__["data"][0] % 64
     return memory[start : start + nbytes]
 
 
 def empty_bytes(nbytes: int, near: Array) -> Array:
-    """So many bytes, aligned, on the device of `near`."""
+    """Aligned memory on the device of `near`."""
     return cupy().empty(nbytes, np.uint8) if on_gpu(near) else aligned(nbytes)
 
 
 class Lent(weakref.ref[Any]):
-    """Says when nothing lies in a piece of the pool any more."""
+    """Notifies when no array refers to a piece of the pool any more."""
 
     __slots__ = ("piece",)
     piece: Array
 
 
 class Pool:
-    """Large pieces of memory, to be used again when no array lies in them any more.
+    """Large pieces of memory that are reused when no array refers to them.
 
-    Fresh memory from the system costs a page fault for every 4 KiB: as much as the arithmetic on it. Each time a piece is used,
-    an object made for that time (one of ctypes') lends its memory to the array. Every view of the array, and all else that
-    NumPy makes of its memory, keeps that object. When it is gone, in whatever thread, the piece is free. References are not
-    counted: what they are counted to differs from one Python to another.
+    Fresh memory costs a page fault for every 4 KiB: as much as the arithmetic on it. For each use of a piece a new ctypes
+    object provides the memory to the array. Every view of the array, and anything else that NumPy derives from its memory,
+    keeps that object alive. When it is deleted, in any thread, the piece is free. Reference counts are not used, because they
+    differ between versions of Python.
     """
 
     def __init__(self) -> None:
         self.free: dict[int, list[Array]] = {}
-        self.lent: dict[int, Lent] = {}  # by their own ids: what refers to them, so that they are there to be told
+        self.lent: dict[int, Lent] = {}  # by their own ids; keeps the weak references alive
         self.asked = 0
 
     def take(self, nbytes: int) -> Any:
-        """What lends an array so many bytes, beginning where a line of the cache does."""
+        """A ctypes object for so many bytes, aligned to a cache line."""
         self.asked += 1
         if self.asked % 4096 == 0:
             self.drop()
@@ -63,14 +63,14 @@ class Pool:
         return lender
 
     def back(self, lent: Any) -> None:
-        """Nothing lies in a piece any more. It may be any thread that says so, in the middle of anything."""
+        """Return a piece; may be called by any thread at any time."""
         del self.lent[id(lent)]
         pieces = self.free.setdefault(lent.piece.nbytes, [])
         if len(pieces) < 64:
             pieces.append(lent.piece)
 
     def drop(self) -> None:
-        """Give back what nobody uses at the moment."""
+        """Free unused pieces."""
         self.free = {}
 
 
@@ -78,13 +78,13 @@ _pool = Pool()
 
 
 def new(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An array of this shape and dtype, with anything in it."""
+    """An uninitialised array."""
     nbytes = math.prod(shape) * dtype.itemsize
     return np.empty(shape, dtype) if nbytes < POOLED else np.ndarray(shape, dtype, _pool.take(nbytes))
 
 
 def private(array: Array) -> Array:
-    """A copy that lies in memory as the array does, for the package alone."""
+    """A copy with the same memory layout, owned by the package."""
     if on_gpu(array):
         return copy(array)
     if array.nbytes < POOLED:

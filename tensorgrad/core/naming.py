@@ -1,4 +1,4 @@
-"""What something that is not recorded was made of, in words: "x[3]", "1 - t", "2 x + 1". Drawings call it that."""
+"""Expressions for unrecorded results, for drawings: "x[3]", "1 - t", "2 x + 1"."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from tensorgrad.core.op import Op
 
-LONGEST = 40  # characters; of a longer one the first name is left
-SIGNS = {"+": "+", "-": "-", "×": "*", "÷": "/", "**": "**", "@": "@"}  # the symbol of an op to what a program has
+LONGEST = 40  # maximum characters; longer ones are reduced to the first name
+SIGNS = {"+": "+", "-": "-", "×": "*", "÷": "/", "**": "**", "@": "@"}  # symbol of an op to its Python operator
 
 
 class Words(str):
-    """The words, and the name that they begin with."""
+    """An expression, and the name it begins with."""
 
     __slots__ = ("base",)
     base: str
@@ -24,19 +24,19 @@ class Words(str):
 
 
 def made_of(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> str:
-    """The words for a result of `op`; "" if none of its arguments has a name."""
+    """The expression for a result of `op`; "" if no argument has a name."""
     texts = [text_of(a) for a in args]
     first = next((t for a, t in zip(args, texts, strict=True) if hasattr(a, "made_of") and t != "…"), "")
     if not first:
         return ""
     symbol = op.symbol
-    if symbol in SIGNS and len(texts) == 2 and not attrs:  # einsum says more than its sign
+    if symbol in SIGNS and len(texts) == 2 and not attrs:  # einsum needs more than its symbol
         text = f" {SIGNS[symbol]} ".join(bracketed(t) if symbol != "+" else t for t in texts)
         if symbol == "×" and isinstance(args[0], (int, float)):
             text = " ".join(bracketed(t) for t in texts)
         elif symbol == "-":
             text = f"{texts[0]} - {bracketed(texts[1])}"
-    elif op.moves and "shape" in attrs:  # it stands beside it
+    elif op.moves and "shape" in attrs:  # the shape is shown anyway
         text = first
     elif symbol == "-":
         text = f"-{bracketed(first)}"
@@ -59,7 +59,7 @@ def bracketed(text: str) -> str:
 
 
 def index_text(index: Any) -> str:
-    """What stands between the brackets: "3", ":, 2:4"; an array of indices by its shape, if it is not small."""
+    """The text between the brackets: "3", ":, 2:4"; a large index array as its shape."""
     parts = index if isinstance(index, tuple) else (index,)
     return ", ".join(map(index_part, parts))
 

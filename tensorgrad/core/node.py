@@ -1,4 +1,4 @@
-"""Node: one use of an operation. The nodes and their inputs are the graph."""
+"""Node: one use of an operation. Nodes and their inputs form the graph."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from tensorgrad.errors import GraphError
 
 
 class Node:
-    """One use of an op: what drawing, fusing, differentiating and replaying look at.
+    """One use of an op: the unit of drawing, fusion, differentiation and replay.
 
     op      the operation
     inputs  per argument a Node, a leaf Tensor (given arrays are wrapped in one), or a number
     attrs   keyword arguments of the op
-    saved   per argument the array if the rule reads it, else None; once `backward` has let go of it, Freed
+    saved   per argument the array if the rule reads it, else None; Freed once `backward` has released it
     out     the result's array if the rule reads it, else None
     shape, dtype   of the result
-    scope   path of the module that was running, a Scope that knows which call that was; "" outside of any
-    index   grows in the order of execution, so sorting by it is a topological sort
-    retain  a weak reference to the Tensor whose `.grad` was asked for by `retain_grad`
-    hooks   functions of the gradient, to be called when it is known; None if there are none
-    made    where in the user's code it was recorded; `line` says it in words
-    members for a fused node, the nodes that it stands for
-    requires_grad  False for what was recorded only because a whole program was captured
+    scope   path of the running module, a Scope that identifies the call; "" outside of any
+    index   increases in the order of execution, so sorting by it is a topological sort
+    retain  a weak reference to the Tensor whose `.grad` was requested by `retain_grad`
+    hooks   functions to call with the gradient; None if there are none
+    made    where in the user's code it was recorded; `line` is its text
+    members for a fused node, the nodes that it replaces
+    requires_grad  False if it was recorded only because a whole program is captured
     function  the call of a function of several ops, such as conv2d, that it belongs to, or None
-    alive   says, while it is there, that arrays may be kept; None once `backward` has let go of them
-    gradient_of  for a node made by a recorded backward pass, the node (fused or not) whose rule made it
+    alive   exists while arrays may be kept; None once `backward` has released them
+    gradient_of  for a node of a recorded backward pass, the node (fused or not) whose rule created it
 
-    Apart from letting go of arrays and from `retain`, a node never changes.
+    Apart from releasing arrays and from `retain`, nodes are immutable.
     """
 
     __slots__ = (
@@ -86,7 +86,7 @@ class Node:
         members: tuple[Node, ...] | None = None,
         attrs: dict[str, Any] | None = None,
     ) -> Node:
-        """A node with the same result at the same place in the order, by another op, of other inputs, ..."""
+        """A node with the same result and the same place in the order, but another op, other inputs, ..."""
         node = Node(
             self.op if op is None else op,
             self.inputs if inputs is None else inputs,
@@ -113,7 +113,7 @@ class Node:
 
     @property
     def line(self) -> str:
-        """ "model.py:14", where the user's code recorded it; "" if that is not known."""
+        """ "model.py:14", the line of the user's code that recorded it; "" if unknown."""
         return line_of(self.made)
 
     def __repr__(self) -> str:
@@ -121,9 +121,9 @@ class Node:
 
 
 class Unread:
-    """What a rule gets in place of an argument (the result: -1) that the `reads` of its op does not name: a shape and a dtype.
+    """Placeholder in a rule for an argument (the result: -1) that the op's `reads` does not name: only shape and dtype.
 
-    The value is not kept. Whatever else is done with it raises GraphError, which says what to declare.
+    The value is not kept. Any other use raises GraphError, which says what to declare.
     """
 
     __slots__ = ("argument", "node", "rule")
@@ -135,7 +135,7 @@ class Unread:
 
     @property
     def source(self) -> Any:
-        """Where the value came from: a node, or a leaf."""
+        """The origin of the value: a node, or a leaf."""
         return self.node if self.argument < 0 else self.node.inputs[self.argument]
 
     @property
@@ -156,7 +156,7 @@ class Unread:
 
     def __getattr__(self, asked: str) -> Any:
         if asked.startswith("__") and asked.endswith("__"):
-            raise AttributeError(asked)  # Python and NumPy look what there is
+            raise AttributeError(asked)  # Python and NumPy probe attributes
         self.refuse()
 
     def refuse(self, *_: Any, **__: Any) -> Any:
@@ -179,7 +179,7 @@ for _name in OPERATORS.split():
 
 
 class Freed(tuple[Any, ...]):
-    """No arrays, in place of those that a backward pass has let go of; `made` says where that pass was asked for."""
+    """Replaces arrays released by a backward pass; `made` is where that pass was called."""
 
     made: Location | None = None
 

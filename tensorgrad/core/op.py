@@ -1,4 +1,4 @@
-"""Op: an operation is one class, which says what it computes and what its gradient is; `help(tensorgrad.op)` has an example."""
+"""Op: each operation is a class with its computation and its gradient; see `help(tensorgrad.op)` for an example."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.signature import Shape, Signature
 from tensorgrad.errors import TensorgradError
 
-Value: TypeAlias = Any  # what a rule is written in: an array or a Tensor
+Value: TypeAlias = Any  # operand of a rule: an array or a Tensor
 Rules: TypeAlias = tuple[Callable[[], Value] | None, ...]
 Tangents: TypeAlias = tuple[Callable[[Value], Value] | None, ...] | Callable[..., Value]
 Sample: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # arguments and attributes
@@ -23,11 +23,11 @@ REGISTRY: dict[str, Op] = {}
 
 
 class CallSignature:
-    """What `inspect.signature` and `help` show of an op, found when they ask."""
+    """The signature of an op for `inspect.signature` and `help`, computed on demand."""
 
     def __get__(self, op: Op | None, kind: type[Op]) -> inspect.Signature:
         if op is None:
-            raise AttributeError("__signature__")  # to call the class is something else
+            raise AttributeError("__signature__")  # calling the class is different
         if kind.__call__ is not Op.__call__:
             return inspect.signature(op.__call__)
         _, *taken = inspect.signature(op.forward).parameters.values()  # the first is xp
@@ -39,34 +39,35 @@ class CallSignature:
 
 
 class Op:
-    """An operation: a name, a signature, a formula, `forward`, `backward`, `jvp`. See the module's text for how to write one.
+    """An operation: a name, a signature, a formula, `forward`, `backward`, `jvp`. See the module's documentation for how to
+    write one.
 
-    signature   NumPy's gufunc notation. "()" is an elementwise argument; arguments broadcast over leading axes. Where the
-                notation has "...", only the arguments that carry it have leading axes, the same ones: "(...,k),(k,n)->(...,n)".
-                "k?" is an axis that may be missing, "(*)" an argument of any shape
-    reads       names of the parameters of `backward` whose values it reads; what is not named is not kept in memory, and
-                the rule gets a stand-in that has a shape and a dtype only: using its value is an error, which says what to name
-    data        names of the parameters that are data and have no gradient (labels, masks); Tensors that require one are refused
+    signature   NumPy's gufunc notation. "()" is an elementwise argument; arguments broadcast over leading axes. If the notation
+                has "...", only the arguments with it have leading axes, which must be equal: "(...,k),(k,n)->(...,n)". "k?" is
+                an optional axis, "(*)" an argument of any shape
+    reads       names of the parameters of `backward` whose values it reads; others are not kept in memory, and the rule gets a
+                placeholder with shape and dtype only: using its value is an error that says what to declare
+    data        names of the parameters without a gradient (labels, masks); Tensors that require one are refused
     linear      names of the parameters of `forward` in which, one at a time, the result is linear: for those `jvp` is `forward`
-                itself, with the tangent in place of the argument, and need not be written
-    domain      where tests draw its inputs from: smooth and finite there
-    kinks       values in the domain at which the derivative jumps; tests of the gradient keep away from them
-    log         the op that gives, of its argument and attributes, the logarithm of its result, or None. `log` of a result
-                is evaluated by it: a softmax underflows to 0, a log_softmax does not
-    log_complement   the same for the logarithm of 1 minus its result
-    keeps_origin     whether results that are not recorded remember what they were computed from, for such a logarithm
-    expands     for a fused op, the ops that it stands for: the first of its arguments, each further one of the result before it
-    rowwise     whether each row of the result depends on the same rows of the arguments alone
-    symbol      how drawings write it; the name where it is empty
-    moves       whether it only moves data: there is no arithmetic in it
-    layer       whether it multiplies by weights, and so begins a layer: derivations call what it gives z1, z2, ...
-    activation  whether what it gives is what the units of a layer pass on: derivations call that h1, h2, ...
-    calls       whether it calls a function of the user's, which a check of the op would check
-    draws       whether each use draws random numbers, which a replay of what was recorded has to keep, or draw anew
-    meets       whether all ranks (core.ranks) have to come to each use, in the same order
-    public      what people call, if that is not the op itself: errors have that name
-    real        whether its result is real whatever the arguments: integers and booleans are made floating before `forward`
-    exact       whether half precision goes into `forward` as it is, because nothing is rounded there
+                with the tangent in place of the argument, and need not be written
+    domain      interval for test inputs, where the op is smooth and finite
+    kinks       values in the domain at which the derivative jumps; gradient tests avoid them
+    log         the op that computes the logarithm of the result from its argument and attributes, or None. `log` of a result
+                uses it: a softmax underflows to 0, a log_softmax does not
+    log_complement   the same for the logarithm of 1 minus the result
+    keeps_origin     whether unrecorded results remember how they were computed, for such a logarithm
+    expands     for a fused op, the ops that it replaces: the first of its arguments, each further one of the result before it
+    rowwise     whether each row of the result depends only on the same rows of the arguments
+    symbol      notation in drawings; the name if empty
+    moves       whether it only moves data, without arithmetic
+    layer       whether it multiplies by weights, and so begins a layer: derivations name its results z1, z2, ...
+    activation  whether it is an activation: derivations name its results h1, h2, ...
+    calls       whether it calls a user's function, which a check of the op would check
+    draws       whether each use draws random numbers, which replays must keep or draw again
+    meets       whether all ranks (core.ranks) must execute each use, in the same order
+    public      the public function, if not the op itself: the name in errors
+    real        whether its result is always real: integers and booleans become floating before `forward`
+    exact       whether `forward` takes half precision directly, because it does not round
     """
 
     name: ClassVar[str]
@@ -100,7 +101,7 @@ class Op:
 
     def __init__(self) -> None:
         self.__name__ = self.__qualname__ = self.name
-        self.__doc__ = f"{self.__doc__ or ''}\n"  # not that of the class, which `help` would describe instead
+        self.__doc__ = f"{self.__doc__ or ''}\n"  # not the class's, which `help` would show instead
         self.parsed = Signature.parse(self.signature)
         reads = set(self.reads.split())
         self.reads_output = "y" in reads
@@ -116,7 +117,7 @@ class Op:
             self.reads_input = self.takes_data = ()
             self.variadic = False
         taken = list(inspect.signature(self.forward).parameters.values())[1:] if hasattr(self, "forward") else []  # after xp
-        plain = type(self).__call__ is Op.__call__  # others sort their arguments themselves
+        plain = type(self).__call__ is Op.__call__  # others arrange their arguments themselves
         if self.linear:
             places = [p for p in taken if p.kind is not p.KEYWORD_ONLY]
             if unknown := set(self.linear.split()) - {p.name for p in places}:
@@ -128,7 +129,7 @@ class Op:
         self.reads_some = any(self.reads_input)
         self.reads_all = self.reads_some and all(self.reads_input)
         known = type(REGISTRY.get(self.name, self))
-        # the same class once more is a cell of a notebook that was run again: the new one counts
+        # a redefined class, as when a notebook cell is run again, replaces the old one
         if (known.__module__, known.__qualname__) != (type(self).__module__, type(self).__qualname__):
             raise TensorgradError(
                 f"op {self.name!r} is registered twice, by {known.__qualname__} and {type(self).__qualname__}"
@@ -136,21 +137,23 @@ class Op:
         REGISTRY[self.name] = self
 
     def __get__(self, instance: object, owner: type | None = None) -> Self:
-        """Itself, as an attribute of a class too: it does not bind. What has this is a function to `inspect` and `help`."""
+        """The op itself: as a class attribute it does not bind. This makes it a function for `inspect` and `help`."""
         return self
 
     def __repr__(self) -> str:
         return f"<op {self.name} {self.signature}>"
 
     def itself(self, y: Value, *xs: Value, **attrs: Any) -> Tangents:
-        """The `jvp` of an op that is linear in what `linear` names: its own result, of the tangent in place of the argument."""
+        """The `jvp` of an op that is linear in the arguments named by `linear`: its own result, with the tangent as
+        argument.
+        """
 
         def along(i: int) -> Callable[[Value], Value] | None:
             if not self.linear_in[min(i, len(self.linear_in) - 1)]:
                 return None
 
             def tangent(t: Value) -> Value:
-                if type(t) is np.ndarray and others:  # the shortest way: a Jacobian may ask for thousands
+                if type(t) is np.ndarray and others:  # fast path: a Jacobian may need thousands
                     return self.forward(np, *xs[:i], t, *xs[i + 1 :], **attrs)
                 return self.apply(*xs[:i], t, *xs[i + 1 :], **attrs)
 
@@ -172,13 +175,13 @@ class Op:
         return i < len(self.takes_data) and self.takes_data[i]
 
     def widens(self, i: int) -> bool:
-        """Whether argument i is made floating where it is integers or booleans."""
+        """Whether argument i is converted from integers or booleans to floating."""
         return self.real and not self.is_data(i)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        """Arguments and attributes to test the op with: float64 arrays of shapes by its signature, values in its domain.
+        """Arguments and attributes for tests: float64 arrays with shapes by the signature and values in the domain.
 
-        An op that takes attributes, or arguments of another kind, overrides this.
+        Ops with attributes, or with other kinds of arguments, override this.
         """
         return tuple(self.values(rng, shape) for shape in self.parsed.shapes(rng, sizes)), {}
 
@@ -190,24 +193,23 @@ class Op:
         return np.asarray(x)
 
     def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
-        """How many floating-point operations one use takes, from the shapes of arguments and result; for costs in drawings.
+        """The number of floating-point operations of one use, from the shapes of arguments and result, for costs in drawings.
 
-        One for each element of the largest of them, unless an op knows better; none for an op that only moves data.
+        By default one for each element of the largest of them; none for an op that only moves data.
         """
         return 0 if self.moves else max(math.prod(shape) for shape in (*shapes, out))
 
     def formula(self, direction: str) -> str:
-        """The lines of the docstring that stand behind `direction` ("forward", "backward" or "tangent")."""
+        """The lines of the docstring after `direction` ("forward", "backward" or "tangent")."""
         text = inspect.cleandoc(self.__doc__ or "")
         found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
         return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
 
     def apply(self, *args: Any, **attrs: Any) -> Any:
-        """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient.
+        """The result: an array, or a Tensor if any argument is one, recorded if one of them requires a gradient.
 
-        An op whose arguments have defaults, or are attributes, defines its own `__call__` and calls this; what type checkers
-        know of the others stands in operand.py. What it does stands in record.py, which puts it here: an Op stands below
-        what it makes, Nodes and Tensors.
+        Ops whose arguments have defaults, or are attributes, define `__call__` and call this; the types of the others are in
+        operand.py. It is implemented in record.py, which attaches it here, because ops are below Nodes and Tensors.
         """
         raise NotImplementedError
 
@@ -215,7 +217,7 @@ class Op:
 
 
 class Label(Op):
-    """A name where a graph has an op: a kernel of a plan, a function that has failed (`problem` says how). Nobody calls it."""
+    """A name in place of an op: for a kernel of a plan, or a function that has failed (`problem` says how). Not callable."""
 
     def __init__(self, name: str, problem: str = "") -> None:
         self.name, self.problem = name, problem  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What an operation is called with, and what it gives: the types, and bases for the ops that take arrays alone."""
+"""Types of operands and results, and bases for ops that only take arrays."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tensorgrad.core.op import Op
 from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor
 
-# Everything that an op computes with is an `Operand[T]`, and its result `T | Array`: a Tensor if one of the operands is one,
-# which T then stands for, an array if none is
+# Operands of ops are `Operand[T]`, and results `T | Array`: a Tensor if one of the operands is one, which T then stands for,
+# else an array
 T = TypeVar("T", bound=Tensor)
 Operand: TypeAlias = T | Numbers
 
 
 class TopK(NamedTuple):
-    """What `topk` returns: the elements, and where along the axis they were."""
+    """The result of `topk`: the elements and their indices along the axis."""
 
     values: Any
     indices: Any
@@ -32,7 +32,7 @@ def shape_of(x: Any) -> Shape:
 class Unary(Op):
     """An op of one array, without attributes."""
 
-    if TYPE_CHECKING:  # while a program runs `__call__` is that of Op, without a function in between
+    if TYPE_CHECKING:  # at run time `__call__` is that of Op, without another function in between
 
         def __call__(self, x: Operand[T], /) -> T | Array: ...
 

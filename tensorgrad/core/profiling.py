@@ -1,4 +1,4 @@
-"""profile: where the time of a piece of code goes, by operation and by module."""
+"""profile: measures time by operation and by module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tensorgrad.core.table import columns
 
 @dataclass(frozen=True)
 class Cost:
-    """What a computation, or several together, have cost: bytes of the results, floating-point operations, seconds, calls."""
+    """The cost of one or more computations: bytes of the results, floating-point operations, seconds, calls."""
 
     bytes: int = 0
     flops: int = 0
@@ -53,12 +53,13 @@ def scaled(number: float, unit: str = "") -> str:
 
 
 class Profile:
-    """What a `with tensorgrad.profile() as p:` block spent, in this thread. Printed, it is two tables: by operation, by module.
+    """The measurements of a `with tensorgrad.profile() as p:` block in this thread. It prints as two tables: by operation, by
+    module.
 
     by_op       name to Cost: "linear", "gradient of linear", and the kernels of compiled steps
-    by_module   path to Cost; "" is what no module did
-    seconds     of the whole block
-    nodes       of what is recorded, node to Cost: `tensorgrad.draw.graph(loss, cost=p)` draws it
+    by_module   path to Cost; "" is everything outside of modules
+    seconds     for the whole block
+    nodes       for recorded operations, node to Cost: `tensorgrad.draw.graph(loss, cost=p)` draws it
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class Profile:
         self.seconds = 0.0
 
     def ran(self, op: Op, args: Any, attrs: dict[str, Any], out: Any, seconds: float, node: Node | None) -> None:
-        """An op has been computed."""
+        """Called after an op was computed."""
         flops = op.flops([np.shape(a) for a in args], np.shape(out), attrs)
         cost = Cost(out.nbytes, flops, seconds, 1)
         self.note(op.name, state.scope, cost)
@@ -76,12 +77,12 @@ class Profile:
             self.nodes[node] = cost
 
     def differentiated(self, node: Node, rules: str, seconds: float, nbytes: int) -> None:
-        """A rule has given a gradient. It is as many operations as the op itself, for each of its inputs."""
+        """Called after a rule was computed; it counts as many operations as the op itself, for each input."""
         flops = node.op.flops([getattr(s, "shape", ()) for s in node.inputs], node.shape, node.attrs)
         self.note(f"gradient of {rules}", node.scope, Cost(nbytes, flops, seconds, 1))
 
     def note(self, name: str, module: str, cost: Cost) -> None:
-        """Something that is called so, for a module, has cost that."""
+        """Add a named cost of a module."""
         self.by_op[name] = self.by_op[name] + cost if name in self.by_op else cost
         self.by_module[module] = self.by_module[module] + cost if module in self.by_module else cost
 
@@ -94,7 +95,7 @@ class Profile:
 
 
 def table(head: str, rows: dict[str, Cost], whole: float) -> str:
-    """A line for each row, the most expensive first."""
+    """A line for each row, most expensive first."""
     cells = [[head, "calls", "ms", "%", "MB", "MFLOP", "GFLOP/s"]]
     for name, s in sorted(rows.items(), key=lambda row: -row[1].seconds):
         rate = s.flops / s.seconds / 1e9 if s.seconds else math.nan
@@ -106,9 +107,9 @@ def table(head: str, rows: dict[str, Cost], whole: float) -> str:
 
 @contextmanager
 def profile() -> Iterator[Profile]:
-    """Measure, inside `with tensorgrad.profile() as p:`, every operation, every gradient and every kernel of a compiled step.
+    """Measure every operation, gradient and kernel of compiled steps inside `with tensorgrad.profile() as p:`.
 
-    Measuring itself takes about a microsecond for each of them.
+    Each measurement takes about a microsecond.
     """
     found, outer = Profile(), state.profile
     profiler: Profiler[Node, Op] = found

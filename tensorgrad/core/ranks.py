@@ -1,7 +1,7 @@
-"""Ranks: processes that train one model together, each with its own part of every batch; what the package knows of them.
+"""Ranks: processes that train one model together, each with its part of every batch.
 
-`tensorgrad.distributed` puts a Group here. Where there is none, this process is all there is, and nothing below costs more than
-the question. What ranks have to agree in is computed by all of them from the same values, or by the first one for all.
+`tensorgrad.distributed` sets a Group here. Without one this process is alone, and everything below costs no more than a test.
+Values on which ranks must agree are computed by all of them from the same data, or by the first one for all.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from tensorgrad.core.state import state
 
 
 class Group(Protocol):
-    """The processes. Each call is a meeting: all ranks have to come to it, in the same order."""
+    """The processes. Each call is collective: all ranks must make it, in the same order."""
 
-    rank: int  # which one this process is, from 0
-    size: int  # how many there are
-    outlives: bool  # whether it goes on when one of them is lost: a meeting is a RankError then that says which
+    rank: int  # index of this process, from 0
+    size: int  # number of processes
+    outlives: bool  # whether it continues when one of them is lost: a collective call then raises a RankError that says which
 
     def add_up(self, array: Array) -> None:
-        """Let an array, which lies row after row, be the sum of those of all ranks, of one shape and dtype: the same on all,
-        bit for bit."""
+        """All-reduce: replace a C-contiguous array by its sum over all ranks, with the same shape and dtype on each; the
+        results are bit-identical.
+        """
 
     def shared(self, value: Any) -> Any:
-        """What the first rank has."""
+        """Broadcast: the value of the first rank."""
 
     def gathered(self, value: Any) -> list[Any]:
-        """What each rank has, in their order."""
+        """All-gather: the values of all ranks, in order."""
         return []
 
 
 class Part(NamedTuple):
-    """Which samples of a batch this rank has, from `start` up to `stop`, and how many the batch has on all ranks together."""
+    """This rank's samples of a batch, from `start` to `stop`, and the size of the whole batch."""
 
     start: int
     stop: int
@@ -43,7 +44,7 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, whole: int) -> Part:
-        """The part of a batch of so many samples. Those of the ranks differ by one sample at most; one may be empty."""
+        """This rank's part of a batch of this size. Parts differ by at most one sample and may be empty."""
         group = ranks.group
         if group is None:
             return cls(0, whole, whole)
@@ -51,7 +52,7 @@ class Part(NamedTuple):
 
 
 class Known:
-    """Objects as long as they live, told apart as such: == of Tensors compares their elements."""
+    """A weak set of objects by identity, because == of Tensors compares elements."""
 
     def __init__(self) -> None:
         self.refs: dict[int, weakref.ref[Any]] = {}
@@ -68,9 +69,11 @@ class Known:
 
 
 class Ranks:
-    """group    the processes, None for this one alone
-    part     what this rank has of the batch that is under way, where a loader has handed it out
-    agreed   gradients that are those of the whole batch already
+    """The state of this process.
+
+    group    the processes, None if it is alone
+    part     its part of the current batch, if a loader provided it
+    agreed   gradients that have been averaged already
     """
 
     def __init__(self) -> None:
@@ -84,21 +87,22 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes files and speaks to people."""
+        """Whether this is the process that writes files and prints."""
         return self.group is None or self.group.rank == 0
 
     @property
     def share(self) -> float:
-        """How much the mean over this rank's samples counts in the mean over those of all ranks."""
+        """The weight of this rank's mean over samples in the mean over all ranks."""
         if self.part is None or self.group is None:
             return 1 / self.size
         return (self.part.stop - self.part.start) / self.part.whole
 
     def add_up(self, array: Array) -> None:
-        """Let an array, which lies row after row, be the sum of those of all ranks.
+        """Replace a C-contiguous array by its sum over all ranks.
 
-        While a plan is tried out nobody is asked: all have what this one has. Ranks make plans at different times, for their
-        parts of a batch have different sizes; only steps that count are meetings."""
+        While a plan is tried out nothing is exchanged, as if all ranks had this one's values: ranks make plans at different
+        times, because their parts of a batch have different sizes.
+        """
         if self.group is None:
             return
         if state.rehearsing:
@@ -107,15 +111,15 @@ class Ranks:
             self.group.add_up(array)
 
     def shared(self, value: Any) -> Any:
-        """What the first rank has."""
+        """The value of the first rank."""
         return value if self.group is None else self.group.shared(value)
 
     def gathered(self, value: Any) -> list[Any]:
-        """What each rank has."""
+        """The values of all ranks."""
         return [value] if self.group is None else self.group.gathered(value)
 
     def by_first(self, do: Callable[[], Any]) -> Any:
-        """What `do` returns on the first rank, which alone calls it, or the error that it raises there."""
+        """Call `do` on the first rank only; its result is returned, or its error raised, on all."""
         if self.group is None:
             return do()
         result, error = None, None
@@ -131,7 +135,7 @@ class Ranks:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside the block this process does not know of the others."""
+        """Context manager: act as a single process."""
         before, self.group = self.group, None
         try:
             yield

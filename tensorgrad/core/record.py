@@ -1,4 +1,4 @@
-"""One use of an operation: computed, recorded if a gradient may be asked for, and explained if it fails."""
+"""Computes an operation, records it if a gradient may be needed, and explains errors."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tensorgrad.errors import (
     TensorgradError,
 )
 
-INTEGERS = 2**63  # as many there are below 0, and twice as many in unsigned ones
+INTEGERS = 2**63  # number of negative integers; unsigned ones have twice as many values
 
-# What `forward` takes as it is; NumPy has each once, and another object for the same dtype is only looked at longer
+# Dtypes that `forward` takes directly. NumPy has one object for each; others for the same dtype only take the slow path
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
-    """The result: an array, or a Tensor when any argument is one, recorded if one of them requires a gradient."""
+    """The result: an array, or a Tensor if any argument is one, recorded if one of them requires a gradient."""
     if attrs and not op.by_place.isdisjoint(attrs):
         names = ", ".join(op.by_place & attrs.keys())
         raise ArgumentError(f"{scoped(op.public or op.name)}: its arrays are given by place, got {names} by name")
@@ -105,13 +105,13 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         out = np.asarray(out)
     if is_checking():
         check_finite(op, args, arrays, out)
-    learned = wanted  # computed from what requires a gradient, whether or not that is recorded
+    learned = wanted  # depends on a Tensor that requires a gradient, recorded or not
     wanted = wanted and is_recording()
     node = None
     if wanted or state.tracing:
         node = record(op, args, inputs, attrs, arrays, out, wanted and op.backward is not None)
         if to is not None and node.out is not None:
-            node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read what was not rounded
+            node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read unrounded results
         if state.trace is not None:
             state.trace.recorded(node)
     if profiler is not None:
@@ -123,14 +123,14 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         if not learned:
             for a in args:
                 if isinstance(a, Tensor) and (a.name or a.made_of):
-                    # inside of a function of several ops it is still what that was given
+                    # inside a function of several ops it still counts as its argument
                     t.made_of = (a.name or a.made_of) if state.function is not None else made_of(op, args, attrs)
                     break
     return t
 
 
 def remember(t: Tensor, op: Op, args: Sequence[Any], arrays: Sequence[Any], attrs: dict[str, Any]) -> None:
-    """Let a result that is not recorded know what a logarithm of it is to be evaluated from: the logits of a softmax, ..."""
+    """Let an unrecorded result remember what its logarithm can be evaluated from, such as the logits of a softmax."""
     if op.log is not None:
         t.origin = Node(op, tuple(arrays), attrs, tuple(arrays), None, t.shape, t.dtype, (), False)
         return
@@ -140,9 +140,9 @@ def remember(t: Tensor, op: Op, args: Sequence[Any], arrays: Sequence[Any], attr
 
 
 def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
-    """An argument that is no Tensor as an array; a list, or a scalar of NumPy's, goes to the GPU that another one is on.
+    """An argument that is not a Tensor, as an array; lists and NumPy scalars are moved to the GPU of another argument.
 
-    Beside a Tensor a scalar of NumPy's is a number like Python's, which does not decide the dtype: x * np.sqrt(2) is float32.
+    Beside a Tensor a NumPy scalar counts as a Python number, which does not decide the dtype: x * np.sqrt(2) is float32.
     """
     if isinstance(a, np.generic):
         if (
@@ -155,7 +155,7 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
         return a
     where = scoped(op.public or op.name)
     near = next((x.dtype for x in args if isinstance(x, (Tensor, np.ndarray)) and backend.is_number(x.dtype)), None)
-    if isinstance(a, int):  # a larger one than NumPy's are
+    if isinstance(a, int):  # exceeds NumPy's integers
         if near is not None and backend.is_floating(near):
             return float(a)
     elif isinstance(a, (list, tuple)) and near is not None and not op.is_data(next(i for i, x in enumerate(args) if x is a)):
@@ -167,7 +167,7 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
 
 
 def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
-    """An op of half precision as three: a rule that reads the result reads that of the second, also in a replay."""
+    """Record an op in half precision as three ops, so that rules read the unrounded result, also in a replay."""
     astype = REGISTRY["astype"]
     wide = [astype.apply(a, dtype=np.dtype(np.float32)) if is_half(getattr(a, "dtype", FLOAT32)) else a for a in args]
     y = op.apply(*wide, **attrs)
@@ -176,7 +176,7 @@ def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
 
 
 def as_near(numbers: Any, dtype: Any, where: str) -> Array:
-    """A list of numbers as an array for what an operand of this dtype stands beside: floating numbers take a floating dtype."""
+    """A list of numbers as an array beside an operand of this dtype: floating numbers get a floating dtype."""
     try:
         array = np.asarray(numbers)
     except ValueError:
@@ -189,15 +189,16 @@ def as_near(numbers: Any, dtype: Any, where: str) -> Array:
 
 
 def on_gpu(op: Op, xp: Any, arrays: Sequence[Any], attrs: Mapping[str, Any], odd: bool = True) -> tuple[Array, Any]:
-    """What `computed` gives, where the arrays are."""
+    """`computed` on the device of the arrays."""
     with backend.on(next(a for a in arrays if backend.on_gpu(a))):
         return computed(op, xp, arrays, attrs) if odd else (op.forward(xp, *arrays, **attrs), None)
 
 
 def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, Any], arrays: list[Any]) -> Exception:
-    """NumPy's error as one that names the module, the op, the argument, what was expected, what came and from where.
+    """Turn NumPy's error into one that names the module, the op, the argument, the expected and the actual value, and its
+    origin.
 
-    Inside of a function of several ops, the op is that function: it is what was called.
+    Inside a function of several ops, that function is named, because the user called it.
     """
     where = scoped(op.public or op.name)
     if isinstance(error, TensorgradError):
@@ -212,7 +213,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
         explained = ShapeError(f"{where}: {problem}; expected {op.signature}{made_by(args)}")
     elif isinstance(error, AttributeError):
         number = next((i for i, a in enumerate(arrays) if isinstance(a, (int, float))), None)
-        if number is None:  # of an op's own code: nothing that was given explains it
+        if number is None:  # an error in the op's own code, not explained by arguments
             return error
         explained = DTypeError(f"{where}: argument {number} is the number {arrays[number]!r}, expected an array")
     else:
@@ -221,7 +222,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
             kind = DTypeError
         elif isinstance(error, OverflowError):
             kind = ArgumentError
-        elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's error for an axis is both
+        elif isinstance(error, IndexError) and not isinstance(error, ValueError):  # NumPy's AxisError is both
             kind = OutOfRangeError
         explained = kind(f"{where}: {error}; got {described(arrays)}{made_by(args)}")
     if explained.graph is None and any(isinstance(a, Tensor) for a in args):
@@ -231,7 +232,7 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
 
 
 def failing(error: Exception, call: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Give the error of a function of several ops the graph up to its call, which is the failing node."""
+    """Attach the graph, ending in a failing node for the call, to the error of a function of several ops."""
     given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
     if isinstance(error, TensorgradError) and given:
         inputs = tuple(t.node or t for t in given)
@@ -240,7 +241,7 @@ def failing(error: Exception, call: Called, args: tuple[Any, ...], kwargs: Mappi
 
 
 def misfit(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> str:
-    """What is wrong with the number of arguments, or the names of attributes; "" if nothing is."""
+    """The error in the number of arguments or the names of attributes, in words; "" if there is none."""
     try:
         inspect.signature(op.forward).bind(np, *arrays, **attrs)
     except TypeError as error:
@@ -258,7 +259,7 @@ def record(
     requires_grad: bool,
 ) -> Node:
     """The node of one use, keeping only the arrays that the rule reads."""
-    theirs = requires_grad and state.trace is None  # in one call of a traced step nobody else comes to write
+    theirs = requires_grad and state.trace is None  # during a traced call nobody else can write
     for i, source in enumerate(inputs):
         if isinstance(source, Node):
             if writes.latest > source.index and writes.since(source.index, (arrays[i],)):
@@ -279,14 +280,14 @@ def record(
                 raise GraphError(f"{op.name}: argument {i} is data and has no gradient, but it requires one; .detach() it")
     if not requires_grad:
         logits = tuple(arrays) if op.log is not None else ()
-        kept = out if op.draws else None  # who computes it again needs the same numbers
+        kept = out if op.draws else None  # recomputation needs the same numbers
         return Node(op, tuple(inputs), attrs, logits, kept, out.shape, out.dtype, (), False, user_location())
     saved: tuple[Any, ...] = ()
     if op.reads_all:
         saved = tuple(arrays)
     elif op.reads_some:
         reads = op.reads_input
-        if op.variadic:  # what holds for the last named argument holds for all that follow
+        if op.variadic:  # the last named argument represents all further ones
             reads += reads[-1:] * (len(arrays) - len(reads))
         saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
     if theirs and (writes.loans or writes.shared):
@@ -304,7 +305,7 @@ def described(arrays: Sequence[Any]) -> str:
 
 
 def made_by(args: tuple[Any, ...]) -> str:
-    """Who computed the arguments of a failing op: "; fc2.linear produced argument 0 (2, 8) at model.py:14"."""
+    """The origin of a failing op's arguments: "; fc2.linear produced argument 0 (2, 8) at model.py:14"."""
     text = ""
     for i, a in enumerate(args):
         node = a.node if isinstance(a, Tensor) else None

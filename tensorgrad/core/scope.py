@@ -1,4 +1,4 @@
-"""Whose call is under way: of a module, of a function of several ops. Nodes remember it; drawings make boxes of it."""
+"""The current call of a module or of a function of several ops, stored in nodes for drawings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PLAIN = frozenset({type(None), bool, int, float, str})
 
 
 class Scope(str):
-    """The path of the module that runs, as text; and which call of which module that is, by its identity.
+    """The path of the running module, as text, and the identity of the call.
 
     module   the module
-    outer    the scope in which it was called: a Scope, or "" outside of any
+    outer    the scope that called it: a Scope, or "" outside of any
     """
 
     __slots__ = ("module", "outer")
@@ -33,7 +33,7 @@ class Scope(str):
 
 
 def calls_of(scope: str) -> list[Scope]:
-    """The calls of modules that a scope lies in, from the outermost to its own."""
+    """The nested calls of modules that contain a scope, outermost first."""
     found = []
     while isinstance(scope, Scope):
         found.append(scope)
@@ -42,16 +42,16 @@ def calls_of(scope: str) -> list[Scope]:
 
 
 class Given(NamedTuple):
-    """What is remembered of an array that a function was called with: not its values, so that nothing is kept in memory."""
+    """A remembered array argument of a function, without its values, to keep nothing in memory."""
 
     name: str
     shape: tuple[int, ...]
     dtype: Any
-    source: weakref.ref[Any] | None  # the node that made it, or the leaf; None for an array that is no Tensor
+    source: weakref.ref[Any] | None  # the node that computed it, or the leaf; None for a plain array
 
 
 class Called:
-    """One call of a function of several ops, such as conv2d: its name, and what it was given."""
+    """One call of a function of several ops, such as conv2d: its name and arguments."""
 
     __slots__ = ("fn", "given", "named", "number")
 
@@ -65,8 +65,7 @@ class Called:
         return self.fn.__name__
 
     def arguments(self) -> Iterator[tuple[str, Any, Any]]:
-        """(name, what was given, default) of every argument; a Given for an array; what is none of both and no number is left
-        out."""
+        """(name, value, default) of every argument; arrays as Given; only numbers, plain values and arrays are included."""
         taken = inspect.signature(self.fn).parameters
         by_place = [p for p in taken.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         given = {p.name: value for p, value in zip(by_place, self.given, strict=False)} | self.named
@@ -76,14 +75,14 @@ class Called:
 
 
 def remembered(a: Any) -> Any:
-    """A plain value as it is, an array as Given; NotImplemented for anything else."""
+    """A plain value unchanged, an array as Given; NotImplemented for anything else."""
     kind = type(a)
     if kind in PLAIN:
         return a
-    if hasattr(a, "made_of"):  # a Tensor; those of other libraries have a requires_grad, too
+    if hasattr(a, "made_of"):  # a Tensor; requires_grad would also match those of other libraries
         node = a.node
         of = a if node is None else node
-        # what Given(...) does, in a third of the time: each call of a function pays for it
+        # the same as Given(...) in a third of the time, paid by each call of a function
         return tuple.__new__(Given, (a.name or a.made_of, of.shape, of.dtype, weakref.ref(of)))
     if kind is tuple or kind is list:
         return tuple(a) if all(type(x) in PLAIN for x in a) else NotImplemented

@@ -1,4 +1,4 @@
-"""Signature: the shapes that an operation takes and gives, in NumPy's gufunc notation."""
+"""Signature: the shapes of an operation's arguments and result, in NumPy's gufunc notation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Axis: TypeAlias = int | tuple[int, ...] | None  # one axis, several, or all
 class Signature:
     """A parsed signature.
 
-    inputs   the named axes of each argument; one that ends in "?" may be missing, if it is the last of its argument
+    inputs   the named axes of each argument; a last one that ends in "?" is optional
     leading  for each argument, whether it may have further axes before the named ones
-    strict   whether those have to be the same wherever "..." stands; they broadcast in a signature without "..."
+    strict   whether those must be equal wherever "..." occurs; in a signature without "..." they broadcast
     """
 
     inputs: tuple[tuple[str, ...], ...]
@@ -43,7 +43,7 @@ class Signature:
         )
 
     def shapes(self, rng: np.random.Generator, sizes: Sequence[int]) -> list[Shape]:
-        """Shapes that fit, of axes of the sizes given; some leading axes are left out or 1 where they may broadcast."""
+        """Random valid shapes with axes of the given sizes; where they may broadcast, some leading axes are omitted or 1."""
 
         def draw(n: int) -> Shape:
             return tuple(int(size) for size in rng.choice(sizes, n))
@@ -60,7 +60,7 @@ class Signature:
         return shapes
 
     def mismatch(self, shapes: list[Shape]) -> str:
-        """The first way in which `shapes` do not fit, in words; "" if they fit."""
+        """The first mismatch of `shapes`, in words; "" if they fit."""
         sizes: dict[str, tuple[int, int]] = {}
         outer: dict[int, Shape] = {}
         for i, (axes, shape, is_open) in enumerate(zip(self.inputs, shapes, self.leading, strict=False)):

@@ -1,9 +1,8 @@
-"""How what NumPy and PyTorch call by another name is written here: what errors about names and keywords end with.
+"""What names of NumPy and PyTorch are called here, for errors about unknown names and keywords.
 
-A line of the tables has names before the arrow, and after it what to write: Python, in which x, y, z are Tensors, xs is a
-list of them, m a Module, o an Optimiser, F is nn.functional, and what needs no explanation. Behind ~> stands what comes
-nearest where nothing does the same, behind a colon why there is nothing of that kind. A name that comes to exist is found
-before its line here is asked.
+A line of the tables has names before the arrow, and the replacement after it: Python code in which x, y, z are Tensors, xs is a
+list of them, m a Module, o an Optimiser, F is nn.functional, and other names are obvious. ~> marks the nearest equivalent if
+none is exact, a colon the reason why there is none. A name that is added later is found before its line is consulted.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-# Of functions and of methods of a Tensor
+# Functions and methods of Tensor
 ARRAYS = """
 absolute fabs -> x.abs()
 negative -> -x
@@ -236,7 +235,7 @@ load -> m.load_state_dict(np.load(path))
 apply_along_axis apply_over_axes frompyfunc piecewise ~> tensorgrad.where(mask, x, y)
 """
 
-# Of whole modules: what they have stands elsewhere
+# Whole modules, whose contents are elsewhere
 PLACES = """
 fft -> np.fft.rfft(x.detach().numpy())
 random -> tensorgrad.manual_seed(seed)
@@ -270,7 +269,7 @@ TripletMarginWithDistanceLoss -> F.relu((x - y).norm(-1) - (x - z).norm(-1) + ma
 Transformer ~> nn.TransformerEncoder(layer, n)
 """
 
-# A function of nn.functional that is not there goes by the module's line, or by that of arrays; those have a name of their own
+# Unknown functions of nn.functional are looked up as modules or as array functions; the others are listed here
 FUNCTIONAL = """
 gumbel_softmax -> F.softmax((x - (-tensorgrad.rand(x.shape).log()).log()) / temperature)
 upsample upsample_nearest upsample_bilinear -> F.interpolate(x, size, mode=mode)
@@ -296,7 +295,7 @@ lr_scheduler -> optim.StepLR(o, epochs)
 swa_utils ~> m.state_dict()
 """
 
-# Why there is nothing by a name, a rule for each family; the first that fits counts
+# Reasons why a name does not exist, by pattern; the first match counts
 FAMILIES = """
 linalg : its functions stand in the package itself: `tensorgrad.inv(x)`
 *_ : nothing changes a Tensor by a method; write `x[...] = value` or `x += y`, inside no_grad() where x is a leaf
@@ -336,7 +335,7 @@ grid_sample* affine_grid* rrelu *lstm* *gru* *rnn* local_response* embedding_bag
 native_* max_unpool* fractional* : there is nothing of that kind
 """
 
-# Keywords of others to ours, the first that a function takes
+# Keywords of others to ours, the first that the function accepts
 KEYWORDS = """
 dim axis axes start_axis
 keepdim keepdims
@@ -378,7 +377,7 @@ generator rng
 
 @cache
 def table(text: str) -> dict[str, str]:
-    """Name to what to write, after "->" where it is the same and "~>" where it is not."""
+    """Name to its replacement, with "->" if it is equivalent and "~>" if not."""
     found: dict[str, str] = {}
     for line in text.strip().replace("\\\n", "").splitlines():
         names, arrow, answer = line.partition(" -> ") if " -> " in line else line.partition(" ~> ")
@@ -388,7 +387,7 @@ def table(text: str) -> dict[str, str]:
 
 @cache
 def families() -> list[tuple[list[str], str]]:
-    """Patterns of names, as of files, and why there is nothing by them."""
+    """Glob patterns of names, and the reason why they do not exist."""
     lines = FAMILIES.strip().replace("\\\n", "").splitlines()
     return [(names.split(), why) for names, _, why in (line.partition(" : ") for line in lines)]
 
@@ -398,7 +397,7 @@ def keywords() -> dict[str, list[str]]:
     return {name: ours for name, *ours in (line.split() for line in KEYWORDS.strip().splitlines())}
 
 
-# Where a name is looked for to the tables that answer, in this order
+# For each place where a name is looked up, the tables to search, in order
 TABLES = {
     "Tensor": (ARRAYS,),
     "tensorgrad": (ARRAYS, PLACES, FUNCTIONAL),
@@ -410,7 +409,7 @@ TABLES = {
 
 
 def answer(where: str, name: str) -> str:
-    """What to write in the place of a name, or why there is nothing; "" for a name that nobody has."""
+    """The replacement of a name, or the reason why there is none; "" for an unknown name."""
     if found := elsewhere(where, name):
         return f"write {found}"
     if found := written(where, name):
@@ -420,7 +419,7 @@ def answer(where: str, name: str) -> str:
 
 
 def elsewhere(where: str, name: str) -> str:
-    """The same name where else it is looked for: a function for a method, a method for a function."""
+    """The same name elsewhere: a function for a method, a method for a function."""
     package = sys.modules["tensorgrad"]
     places = {
         "tensorgrad": package,
@@ -443,23 +442,23 @@ def elsewhere(where: str, name: str) -> str:
 
 
 def written(where: str, name: str) -> str:
-    """What the tables say."""
+    """The entry of the tables."""
     for text in TABLES[where]:
         if name in table(text):
             return table(text)[name]
-    plain = name.replace("_", "").lower()  # PyTorch calls a function as it calls the module, in other letters
+    plain = name.replace("_", "").lower()  # PyTorch names a function like its module, in another case
     return next((text for module, text in table(MODULES).items() if module.lower() in (plain, f"{plain}loss")), "")
 
 
 def missing(where: str, name: str, owner: Any) -> AttributeError:
-    """The error for a name that a module or a Tensor does not have."""
+    """The error for an unknown name of a module or a Tensor."""
     text = "'Tensor' object" if where == "Tensor" else f"module {where!r}"
     how = answer(where, name)
     return AttributeError(f"{text} has no attribute {name!r}{f'; {how}' if how else ''}", name=name, obj=owner)
 
 
 def keyword(function: Callable[..., Any], error: TypeError) -> str:
-    """Of Python's error about a keyword that a function does not take: what it is called here; "" if that is not known."""
+    """For Python's error about an unknown keyword, its name here; "" if unknown."""
     match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if match is None:
         return ""

@@ -1,8 +1,8 @@
-"""The switches: what is recorded, what is fused, which module is running, and who watches.
+"""Global switches: recording, fusion, the running module, and observers.
 
-What `with` blocks of the user switch belongs to the context (contextvars): each thread has its own, and each asyncio task,
-which begins with that of who made it. What is under way, such as the module whose forward runs, belongs to the thread: no task
-gives way to another in the midst of it.
+Switches set by the user's `with` blocks are context variables: each thread and each asyncio task has its own, and a task
+inherits those of its creator. Transient state, such as the module whose forward runs, is per thread, because tasks do not
+switch in the middle of it.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from tensorgrad.core import spellings
 from tensorgrad.core.scope import Called
 from tensorgrad.errors import ArgumentError, CompileError, DeviceMemoryError, DTypeError, OutOfRangeError, TensorgradError
 
-TensorT = TypeVar("TensorT")  # the Tensor, the Node, the Op, which stand above this
+TensorT = TypeVar("TensorT")  # Tensor, Node and Op are defined above this module
 TensorIn = TypeVar("TensorIn", contravariant=True)
 NodeIn = TypeVar("NodeIn", contravariant=True)
 OpIn = TypeVar("OpIn", contravariant=True)
 
 
 class Tracer(Protocol[TensorT]):
-    """What is told of everything that a step does besides recording nodes, so that the whole of it can be replayed.
+    """Observes everything that a step does besides recording nodes, so that it can be replayed.
 
-    The compiler's Trace is one; `state.trace` is the one that listens. An array is NumPy's or CuPy's. Each call comes before
-    what it tells of is done; those that cannot be replayed raise CompileError.
+    The compiler's Trace is one; `state.trace` is the active one. Arrays are NumPy's or CuPy's. Each method is called before the
+    event; for those that cannot be replayed it raises CompileError.
     """
 
     def recorded(self, node: Any, /) -> None:
-        """A node has been recorded."""
+        """A node was recorded."""
 
     def made(self, tensor: TensorT, /) -> None:
-        """A Tensor without a history has been made, of numbers."""
+        """A Tensor without history was created from numbers."""
 
     def copied(self, tensor: TensorT, source: Any, /) -> None:
-        """A Tensor without a history has been made, with a copy of the values of `source`: a Tensor, or an array."""
+        """A Tensor without history was created as a copy of `source`: a Tensor, or an array."""
 
     def shared(self, tensor: TensorT, source: TensorT, /) -> None:
-        """A Tensor without a history has been made, on the memory of `source`."""
+        """A Tensor without history was created on the memory of `source`."""
 
     def refuse(self, tensor: TensorT, asked: str, /) -> None:
-        """Python code asks for the values of a Tensor by `asked`; an error if they differ from call to call."""
+        """Python code reads the values of a Tensor by `asked`; an error if they vary between calls."""
 
     def forbid(self, what: str, /) -> None:
-        """Something is called that a replay would not do again; always an error."""
+        """A call that a replay would not repeat; always an error."""
 
     def freezes(self, array: Any, /) -> None:
-        """The values of an array from outside are taken as they are: they are no part of what is recorded."""
+        """The values of an outside array are used as constants, without being recorded."""
 
     def reads_grad(self, tensor: TensorT, /) -> None:
         """The `.grad` of a Tensor is read."""
@@ -62,39 +62,39 @@ class Tracer(Protocol[TensorT]):
         """backward() adds to the `.grad` of a Tensor."""
 
     def writes(self, tensor: TensorT, after: TensorT, /) -> bool:
-        """A Tensor without a history is given, in its own memory, the values of `after`.
+        """The values of `after` are written to a Tensor without history, in its own memory.
 
-        Returns whether it stays without one, being of outside of the step.
+        Returns whether it stays without history, because it is from outside of the step.
         """
 
     def writes_view(self, tensor: TensorT, /) -> None:
-        """A Tensor with a history is given other values in its own memory; an error if that is memory of one without."""
+        """Values are written to a Tensor with a history, in its own memory; an error if the memory belongs to one without."""
 
     def assigns(self, target: Any, value: TensorT, /) -> None:
-        """The array `target`, of outside of the step, is given, in place, the values of a Tensor."""
+        """The values of a Tensor are written to the outside array `target`."""
 
     def scattered(self, y: TensorT, x: TensorT, t: TensorT, /) -> None:
-        """y has been made of zeros by adding each row of x to the row that t, integers, names."""
+        """y was computed from zeros by adding each row of x to the row given by the integers t."""
 
     def named(self, tensor: TensorT, /) -> tuple[TensorT, TensorT] | None:
-        """The rows that a Tensor was made of by `scattered`, and their numbers; None for one that was not."""
+        """The rows and indices from which `scattered` computed a Tensor; None for others."""
         return None
 
     def reads_changed(self, array: Any, /) -> None:
-        """The array of a Tensor is read, whose memory has been written to since it was computed; an error but for memory from
-        outside."""
+        """The array of a Tensor is read after its memory was overwritten; an error unless the memory is from outside."""
 
     def written(self) -> int:
-        """How often memory from outside has been written to so far."""
+        """The number of writes to outside memory so far."""
         return 0
 
     def length(self) -> int:
-        """How many nodes have been recorded so far."""
+        """The number of nodes recorded so far."""
         return 0
 
     def captures(self, result: TensorT, first: int, since: int, given: Sequence[TensorT], /) -> None:
-        """A function that each replay calls again has recorded all nodes from number `first` on, of the Tensors `given`, and
-        has returned `result`; an error if it reads others that the step has computed."""
+        """A function that each replay calls again has recorded all nodes from number `first` on, given the Tensors `given`, and
+        returned `result`; an error if it reads other Tensors computed by the step.
+        """
 
     def enters(self, module: Any, /) -> None:
         """The forward of a module runs."""
@@ -103,30 +103,30 @@ class Tracer(Protocol[TensorT]):
         """An optimiser makes a step."""
 
     def asks(self, compute: Callable[[], Mapping[str, float]], near: Any, /) -> dict[str, TensorT]:
-        """Numbers, such as a learning rate, that are to be computed anew at each call.
+        """Numbers, such as a learning rate, to be recomputed at each call.
 
-        Returns a Tensor without axes for each, by name, of the dtype and on the device of the array `near`.
+        Returns a 0-d Tensor for each, by name, with the dtype and device of the array `near`.
         """
 
 
 class Profiler(Protocol[NodeIn, OpIn]):
-    """What is told how long everything takes; core.profiling.Profile is one."""
+    """Receives time measurements; core.profiling.Profile is one."""
 
     def ran(self, op: OpIn, args: Any, attrs: dict[str, Any], out: Any, seconds: float, node: NodeIn | None, /) -> None:
-        """An op has made the array `out` of arrays and numbers; `node` is what was recorded, if anything was."""
+        """An op has computed the array `out` from arrays and numbers; `node` is the recorded node, if any."""
 
     def differentiated(self, node: NodeIn, rules: str, seconds: float, nbytes: int, /) -> None:
-        """One rule of a node, by the op of that name, has given a gradient of so many bytes."""
+        """A rule of a node, named after its op, has computed a gradient of so many bytes."""
 
     def note(self, name: str, module: str, cost: Any, /) -> None:
-        """What is called `name`, of the module with this path, has cost that (a Cost)."""
+        """Add a named cost (a Cost) of the module with this path."""
 
 
 V = TypeVar("V")
 
 
 class Switch(Generic[V]):
-    """An attribute of `state` whose value is that of a context variable."""
+    """An attribute of `state` that reads and sets a context variable."""
 
     def __init__(self, variable: ContextVar[V]) -> None:
         self.variable = variable
@@ -142,30 +142,30 @@ recording = ContextVar("recording", default=True)
 checking = ContextVar("checking", default=False)
 profile: ContextVar[Profiler[Any, Any] | None] = ContextVar("profile", default=None)
 modes: ContextVar[dict[int, tuple[Any, bool]]] = ContextVar("modes", default={})  # noqa: B039  it is never written to
-# what every op and every compiled step asks: a third of the time that `state.recording` takes
+# read directly by every op and compiled step, in a third of the time of `state.recording`
 is_recording, is_checking, who_measures = recording.get, checking.get, profile.get
 
 
 class State(threading.local):
-    # of the context
+    # per context
     recording = Switch(recording)  # False inside no_grad()
     checking = Switch(checking)  # True inside detect_anomaly()
-    profile = Switch(profile)  # who measures inside profile()
+    profile = Switch(profile)  # the active Profiler inside profile()
     fusing = Switch(ContextVar("fusing", default=True))  # False inside fusion.off()
-    modes = Switch(modes)  # of modules inside evaluate(), predict() and fit(), by id, each with its module
+    modes = Switch(modes)  # training modes inside evaluate(), predict() and fit(), by id, each with its module
     initial: Switch[Any] = Switch(ContextVar("initial", default=None))  # the generator of initial values inside seeded()
-    # of the thread
-    rehearsing: bool = False  # True while a plan is tried out: what other processes have is not asked for
-    tracing: bool = False  # True while a whole program is captured: what needs no gradient is recorded too
-    trace: Tracer[Any] | None = None  # who listens while a step is traced
-    walked: Callable[[list[Any]], None] | None = None  # who is told of the Tensors that a reverse walk begins at
-    batching: Any = None  # the calls of vmap that run (a core.batched.Batching), which take over what is batched
-    draws: Callable[[Callable[[], Any]], Any] | None = None  # who keeps what is drawn at random, and gives it once more
+    # per thread
+    rehearsing: bool = False  # True while a plan is tried out: no exchange with other processes
+    tracing: bool = False  # True while a whole program is captured: operations without gradients are recorded too
+    trace: Tracer[Any] | None = None  # the observer while a step is traced
+    walked: Callable[[list[Any]], None] | None = None  # called with the Tensors that a reverse walk starts from
+    batching: Any = None  # the active vmap calls (a core.batched.Batching), which process batched operations
+    draws: Callable[[Callable[[], Any]], Any] | None = None  # stores random draws, and returns them again
     scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0": a core.scope.Scope
-    function: Called | None = None  # the call of a function of several ops that runs, so that a drawing can show it as one
-    caller: str = ""  # the function of several ops that runs, and that errors are told of, not the op inside that refuses
+    function: Called | None = None  # the running call of a function of several ops, which a drawing can show as one
+    caller: str = ""  # the running function of several ops, named in errors instead of the op inside
     gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
-    failing: Callable[..., None]  # gives an error of a function of several ops the graph up to there; record.py puts it here
+    failing: Callable[..., None]  # attaches the graph to the error of a function of several ops; set by record.py
 
 
 state = State()
@@ -175,9 +175,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def one_box(fn: _F) -> _F:
-    """Say that a function of several ops is what people call: its nodes know it, and drawings show it as one operation.
+    """Decorator for a public function of several ops: its nodes refer to it, and drawings show it as one operation.
 
-    Errors have its name, as by `named`.
+    Errors have its name, as with `named`.
     """
 
     @functools.wraps(fn)
@@ -197,7 +197,7 @@ def one_box(fn: _F) -> _F:
         finally:
             state.function = None
             state.caller = outer
-        if getattr(result, "made_of", ""):  # of named data, and not recorded: until here it had the name of those
+        if getattr(result, "made_of", ""):  # an unrecorded result of named data: until here it had their expression
             result.made_of = f"{fn.__name__}({result.made_of})"
         return result
 
@@ -205,13 +205,13 @@ def one_box(fn: _F) -> _F:
 
 
 def named(fn: _F) -> _F:
-    """Say that a function of several ops is what people call: errors have its name, not that of an op that it is made of."""
+    """Decorator for a public function of several ops: errors have its name instead of an op's."""
 
     @functools.wraps(fn)
     def called(*args: Any, **kwargs: Any) -> Any:
         if state.caller:
             return fn(*args, **kwargs)
-        state.caller = args[0].name if fn.__name__ == "__call__" else fn.__name__  # the call of an op that is made of others
+        state.caller = args[0].name if fn.__name__ == "__call__" else fn.__name__  # __call__ of a composite op
         try:
             return fn(*args, **kwargs)
         except Exception as error:
@@ -225,7 +225,7 @@ def named(fn: _F) -> _F:
 
 
 def answering(fn: _F) -> _F:
-    """Let a method say of keywords that it does not take how they are written here. It costs what a call costs."""
+    """Decorator: errors about unknown keywords suggest the name used here. It costs an additional call."""
 
     @functools.wraps(fn)
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -241,14 +241,14 @@ def answering(fn: _F) -> _F:
 
 
 def wrong_call(fn: Callable[..., Any], name: str, error: TypeError) -> TypeError:
-    """What Python says of the number or the names of arguments, with the name of the function, and what it takes."""
+    """Python's error about the number or names of arguments, with the name of the function and its parameters."""
     taken = [p.replace(annotation=p.empty) for p in inspect.signature(fn).parameters.values() if p.name != "self"]
     text = f"{scoped(name)}: {str(error).partition('() ')[2]}; expected {name}{inspect.Signature(taken)}"
     return TypeError(text + spellings.keyword(fn, error))
 
 
 def scoped(op: str) -> str:
-    """What an error begins with: the path of the module that runs, and the name of what was called, of `op` by default."""
+    """The prefix of an error: the path of the running module and the name of the called function, by default `op`."""
     name = state.caller or op
     return f"{state.scope}.{name}" if state.scope else name
 
@@ -265,10 +265,10 @@ KINDS: dict[type[Exception], type[TensorgradError]] = {
 
 
 def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exception:
-    """What Python or NumPy raised inside of a function, as an error with the function's name and what it was called with.
+    """An error of Python or NumPy inside a function, with the function's name and arguments.
 
-    The package's own errors get the name where they have none. Warnings that have been made errors stay as they are. What
-    Python says of the number or the names of arguments stays a TypeError.
+    The package's own errors get the name if they have none. Warnings turned into errors are unchanged. Errors about the number
+    or names of arguments stay TypeErrors.
     """
     name = args[0].name if fn.__name__ == "__call__" else fn.__name__
     if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
@@ -288,7 +288,7 @@ def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kw
 
 
 def shown(value: Any) -> str:
-    """A value in an error: arrays by shape and dtype, anything else as it prints, shortened."""
+    """A value for an error message: arrays by shape and dtype, others by their shortened repr."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if dtype is not None and isinstance(shape, tuple) and (shape or hasattr(value, "requires_grad")):
         return f"{type(value).__name__} {shape} {dtype}"
@@ -297,8 +297,9 @@ def shown(value: Any) -> str:
 
 
 class Changes:
-    """How often something was put in another's place that compiled steps take for given: an attribute of a module or an
-    optimiser, the array of a Tensor, a hook. They look again when the number is another one."""
+    """Counts replacements of objects that compiled steps depend on: attributes of modules and optimisers, arrays of Tensors,
+    hooks. They check again when the count has changed.
+    """
 
     count: int = 0
 
@@ -307,7 +308,7 @@ changes = Changes()
 
 
 class switched:
-    """Set some of the switches inside a `with` block and put them back after it; or in each call of a decorated function."""
+    """Context manager and decorator that sets some switches, and restores them afterwards."""
 
     def __init__(self, **values: Any) -> None:
         self.values = values

@@ -1,15 +1,15 @@
-"""Which arrays were changed in place, and when: what keeps a backward pass from using a value that is no longer there.
+"""Tracks in-place changes of arrays, so that a backward pass never uses overwritten values.
 
 Time is the counter that numbers nodes. A node that was recorded before an array was written to, and kept that array for its
-rule, must not be differentiated.
+rule, cannot be differentiated.
 
-What Tensors and optimisers write is told here (`wrote`). What others write is not, so memory that they can write to is known:
+Tensors and optimisers report their writes (`wrote`). Other code does not, so memory that it can write to is tracked:
 
-- An array that an operation was given is theirs. A rule that reads it keeps a copy.
-- Memory of a Tensor is lent to them by `.data` and `.numpy()`, until the last array on it is gone (`lend`). What is recorded
-  meanwhile keeps a copy (`kept`). What had been recorded before may have kept the memory itself, so the loan remembers what was
-  in it, and this is compared when the loan ends, and before a backward pass. If nothing recorded is alive, it need not be.
-- Memory that came from them, by DLPack or as a new `.data`, is lent for as long as it is there (`share`).
+- An array argument of an operation belongs to the caller. A rule that reads it keeps a copy.
+- `.data` and `.numpy()` lend a Tensor's memory, until the last array on it is deleted (`lend`). Nodes recorded meanwhile keep a
+  copy (`kept`). Earlier nodes may have kept the memory itself, so the loan remembers its contents, which are compared when the
+  loan ends and before a backward pass, unless no recorded node is alive.
+- Memory from other code, by DLPack or as a new `.data`, is lent for as long as it exists (`share`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import numpy as np
 from tensorgrad.core.backend import Array, as_bytes, is_array, may_overlap, on_gpu
 from tensorgrad.core.memory import private
 
-tick = itertools.count().__next__  # numbers nodes and writes in the order in which they happen
+tick = itertools.count().__next__  # numbers nodes and writes in the order of execution
 
 latest = -1  # time of the last write
 
-Log: TypeAlias = dict[int, tuple[int, Any, Any]]  # id of the array: time, the array, the array that owns its memory
-_written: Log = {}  # what Tensors and optimisers have changed
-_changed: Log = {}  # what others have: no part of any history, but a rule that kept the memory cannot use it any more
+Log: TypeAlias = dict[int, tuple[int, Any, Any]]  # id of the array to time, the array, and the array that owns its memory
+_written: Log = {}  # changed by Tensors and optimisers
+_changed: Log = {}  # changed by other code: not part of any history, but a rule that kept the memory cannot use it
 
-LIMIT = 1024  # entries after which those of arrays that are gone are dropped
+LIMIT = 1024  # number of entries above which those of deleted arrays are removed
 
 
 def wrote(array: Array) -> None:
-    """Say that `array` has been changed in place."""
+    """Report that `array` was changed in place."""
     owner = owner_of(array)
     for loan in loans.get(id(owner), ()):
         loan.look()
@@ -53,21 +53,21 @@ def _note(log: Log, array: Array, owner: Array) -> None:
 
 
 def since(time: int, arrays: Iterable[Any], unseen: bool = False) -> bool:
-    """Whether the memory of one of `arrays` was written to after `time`. unseen: past the Tensors, too."""
+    """Whether the memory of one of `arrays` was written to after `time`. unseen: include writes by other code."""
     log = [*_written.values(), *_changed.values()] if unseen else list(_written.values())
     recent = [(ref(), owner()) for when, ref, owner in log if when > time]
     for a in arrays:
         if a is None or not hasattr(a, "dtype"):
             continue
         for written, owner in recent:
-            # a view that was written through may be gone while its memory is still there: then all of it counts
+            # the written view may be deleted while its memory exists: then all of it counts
             if owner is not None and may_overlap(a, owner if written is None else written):
                 return True
     return False
 
 
 def owner_of(array: Array) -> Array:
-    """The array that the memory of an array belongs to."""
+    """The array that owns the memory of an array."""
     while (base := array.base) is not None:
         if isinstance(base, Lender):
             base = base.array
@@ -77,24 +77,24 @@ def owner_of(array: Array) -> Array:
     return array
 
 
-# What others can write to
+# Memory that other code can write to
 
-shared: dict[int, Any] = {}  # id of an array that owns memory which is theirs for good: a weak reference to it
-loans: dict[int, list[Loan]] = {}  # id of an array that owns memory: what is lent of it at the moment
+shared: dict[int, Any] = {}  # id of an array that owns permanently shared memory: a weak reference to it
+loans: dict[int, list[Loan]] = {}  # id of an array that owns memory: its current loans
 
 
 class Alive:
-    """What every recorded node refers to, until a backward pass lets go of its arrays. While there is one, there are nodes."""
+    """Referenced by every recorded node until a backward pass releases its arrays: it exists while such nodes do."""
 
     __slots__ = ("__weakref__",)
 
 
-alive = Alive()  # that of the nodes that are recorded now
+alive = Alive()  # the one of nodes recorded now
 _earlier: list[weakref.ref[Alive]] = []
 
 
 def nodes_alive() -> list[weakref.ref[Alive]]:
-    """What stands for the nodes that keep arrays at this moment; empty if there are none."""
+    """Weak references that stand for the nodes that currently keep arrays; empty if there are none."""
     global alive, _earlier
     earlier, alive = [*_earlier, weakref.ref(alive)], Alive()
     _earlier = [ref for ref in earlier if ref() is not None]
@@ -102,7 +102,7 @@ def nodes_alive() -> list[weakref.ref[Alive]]:
 
 
 class Lender:
-    """What lends the memory of an array: the array that NumPy makes of it, and each view of that, keep it."""
+    """Provides the memory of an array: the array that NumPy makes of it, and all its views, keep it alive."""
 
     __slots__ = ("array", "__array_interface__", "__weakref__")
 
@@ -111,14 +111,14 @@ class Lender:
 
 
 class Loan:
-    """Memory of a Tensor in the hands of others.
+    """Memory of a Tensor that other code can write to.
 
-    array    gives the array that was lent, None if it is gone
+    array    returns the lent array, None if it is deleted
     owner    id of the array that owns the memory
-    view     a weak reference to what was handed out for it
-    nodes    stand for the nodes that may have kept the memory before it was lent
-    before   what was in it when somebody last looked, None if there are no such nodes
-    end      a weak reference to what is there as long as others have the memory
+    view     a weak reference to the array that was returned for it
+    nodes    stand for the nodes that may have kept the memory before
+    before   its contents at the last check, None if there are no such nodes
+    end      a weak reference to an object that exists as long as the loan
     """
 
     __slots__ = ("array", "owner", "view", "nodes", "before", "end")
@@ -131,7 +131,7 @@ class Loan:
         loans[owner] = [*loans.get(owner, ()), self]
 
     def look(self) -> None:
-        """Note a write if the memory is not as it was."""
+        """Report a write if the contents have changed."""
         array = self.array()
         if self.before is None or array is None:
             return
@@ -142,14 +142,14 @@ class Loan:
             _note(_changed, array, owner_of(array))
 
     def ended(self, _: object) -> None:
-        """Nobody else has the memory any more; said in whatever thread, in the middle of anything."""
+        """The end of the loan; may be called by any thread at any time."""
         rest = [loan for loan in loans.get(self.owner, ()) if loan is not self]
         if rest:
             loans[self.owner] = rest
         else:
             loans.pop(self.owner, None)
         self.look()
-        self.array, self.end = _nothing, None  # else they would keep each other
+        self.array, self.end = _nothing, None  # otherwise they would keep each other alive
 
 
 def _nothing() -> None:
@@ -157,7 +157,7 @@ def _nothing() -> None:
 
 
 def lend(array: Array) -> Array:
-    """An array on the memory of `array`, for others. While it is there, or a view of it, what they write is found out."""
+    """An array on the memory of `array`, for other code. Writes to it and its views are detected while they exist."""
     owner = owner_of(array)
     key = id(owner)
     if key in shared:
@@ -165,19 +165,19 @@ def lend(array: Array) -> Array:
     for loan in loans.get(key, ()):
         if loan.array() is array and (view := loan.view()) is not None:
             return view
-    if on_gpu(array):  # a view of CuPy's keeps nothing but the owner of the memory: lent for as long as that is there
+    if on_gpu(array):  # CuPy's views only keep the owner of the memory: lent while that exists
         Loan(array, key, array, owner)
         return array
     lender = Lender(array)
     view = np.asarray(lender)
-    if view.dtype != array.dtype:  # the interface has no bfloat16
+    if view.dtype != array.dtype:  # the array interface does not support bfloat16
         view = view.view(array.dtype)
     Loan(array, key, view, lender)
     return view
 
 
 def share(array: Array) -> None:
-    """Say that others have the memory of an array, and may keep it."""
+    """Report that other code has the memory of an array, possibly for ever."""
     owner = owner_of(array)
     key = id(owner)
     if key not in shared:
@@ -185,7 +185,7 @@ def share(array: Array) -> None:
 
 
 def is_lent(array: Array) -> bool:
-    """Whether others can write to the memory of an array."""
+    """Whether other code can write to the memory of an array."""
     key = id(owner_of(array))
     if key in shared:
         return True
@@ -194,14 +194,14 @@ def is_lent(array: Array) -> bool:
 
 
 def kept(array: Any) -> Any:
-    """What a rule keeps of an array of a Tensor's: a copy if others can write to its memory, else itself."""
+    """What a rule keeps of a Tensor's array: a copy if other code can write to its memory, else itself."""
     if not is_array(array) or isinstance(array, np.generic):
         return array
     return private(array) if is_lent(array) else array
 
 
 def look() -> None:
-    """Note what others have written to memory that is lent."""
+    """Report writes by other code to lent memory."""
     for found in list(loans.values()):
         for loan in found:
             loan.look()

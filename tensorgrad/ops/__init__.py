@@ -1,22 +1,21 @@
 """Every operation, by family. `tensorgrad.<name>` is the same function.
 
-In a signature `Operand[T]` is a Tensor, an array, a number or nested lists of numbers, and `T | Array` what comes of them: a
-Tensor if one of them is one, an array otherwise.
+In a signature `Operand[T]` is a Tensor, an array, a number or nested lists of numbers, and `T | Array` the result: a Tensor if
+one of them is a Tensor, an array otherwise.
 
-Dtypes are NumPy's, with these rules, so that no step on the way is too narrow for what comes of it (core/arithmetic.py):
+Dtypes follow NumPy's rules, with these exceptions, so that intermediate results fit (core/arithmetic.py):
 
-- Before an op whose result is real (exp, sigmoid, softmax, norm, losses, ...) integers and booleans become floating:
-  float32 those of up to 16 bits, float64 the others. NumPy takes those of 8 bits to float16. `mean`, `var` and `std` of
-  them are float64, as NumPy's; `sum`, `cumsum` and `prod` are of 64 bits. What has a whole result (+, *, neg, abs, @)
-  wraps around, as NumPy's.
-- float16 and bfloat16 are computed in float32 and rounded once for each op, loss and normalisation; gradients are float32
-  on the way from the loss to the leaves, where they are rounded. float16 with bfloat16 is float32.
-- A scalar of NumPy's beside a Tensor counts as a Python number, and does not decide the dtype: `x * np.sqrt(2)` is of that
-  of x. Arrays and Tensors without axes have a dtype that counts.
-- Arrays of the other byte order are converted where they come in.
-- `norm`, `std` and normalisations scale, so that squares neither overflow nor vanish.
+- Before an op with a real result (exp, sigmoid, softmax, norm, losses, ...) integers and booleans become floating: float32 up
+  to 16 bits, float64 above. (NumPy converts 8 bits to float16.) `mean`, `var` and `std` of them are float64, as in NumPy;
+  `sum`, `cumsum` and `prod` have 64 bits. Ops with an integer result (+, *, neg, abs, @) wrap around, as in NumPy.
+- float16 and bfloat16 are computed in float32 and rounded once per op, loss and normalisation; gradients are float32 from the
+  loss to the leaves, where they are rounded. float16 with bfloat16 is float32.
+- A NumPy scalar beside a Tensor counts as a Python number, and does not decide the dtype: `x * np.sqrt(2)` has that of x. 0-d
+  arrays and Tensors do decide it.
+- Arrays of the other byte order are converted on input.
+- `norm`, `std` and normalisations scale, so that squares neither overflow nor underflow.
 
-What the derivative is taken to be at kinks, ties and poles (each row is a test):
+Derivatives at kinks, ties and poles (each row is a test):
 
 | where                    | derivative                                  | because                                     |
 | ------------------------ | ------------------------------------------- | ------------------------------------------- |
@@ -47,9 +46,9 @@ What the derivative is taken to be at kinks, ties and poles (each row is a test)
 | what a mask leaves out   | 0, at poles and at NaN, too                 | it has no influence: 0 times infinity is 0  |
 | a product of matrices    | 0 times infinity is NaN; conv2d, einsum too | as forward: such sums are left to BLAS      |
 
-At second order it is the derivative of what stands there: 0 of a constant, the slope's own at the side that it is taken from,
-the limit at poles and powers (x ** 1.5 has an infinite one at 0). What is chosen at a kink is not seen through by what comes
-after it: abs(x) ** 2 and norm(x) ** 2 have 0 for the second derivative at 0, where x * x has 2.
+Second derivatives are those of the first: 0 where it is constant, that of the chosen side for slopes, and the limit at poles
+and powers (infinite for x ** 1.5 at 0). Operations after a kink do not see through the choice: abs(x) ** 2 and norm(x) ** 2
+have the second derivative 0 at 0, where x * x has 2.
 """
 
 from types import ModuleType as _ModuleType
@@ -87,5 +86,5 @@ from tensorgrad.ops.statistics import *
 from tensorgrad.ops.trigonometry import *
 from tensorgrad.ops.windows import *
 
-# The names that the families give, by their own `__all__`. Type checkers could not follow this, and take all of them anyway
+# Names from the families' `__all__`. Type checkers cannot follow this, and accept any name
 globals()["__all__"] = [n for n, it in globals().items() if not n.startswith("_") and not isinstance(it, _ModuleType)]

@@ -54,7 +54,7 @@ class Sigmoid(Unary):
     tangent    ty = tx y (1 - y)
     """
 
-    # x is kept as well, because the logarithm of the result is evaluated from it
+    # keeps x too, because the logarithm of the result is evaluated from it
     name, signature, symbol, reads = "sigmoid", "()->()", "σ", "y x"
     keeps_origin = True
     real = True
@@ -149,7 +149,7 @@ class Elu(Op):
         return xp.maximum(x, 0) + alpha * xp.expm1(xp.minimum(x, 0))
 
     def backward(self, g: Value, y: Value, x: Value, *, alpha: float) -> Rules:
-        # without the minimum e^x would overflow where it is not wanted
+        # without the minimum e^x would overflow where it is not used
         return (lambda: where(x > 0, g, mul_grad(g, alpha * exp(minimum(x, 0)))),)
 
     def jvp(self, y: Value, x: Value, *, alpha: float) -> Tangents:
@@ -157,9 +157,9 @@ class Elu(Op):
 
 
 class Gelu(Op):
-    """y = x Φ(x), Φ the normal distribution function: exactly, or with approximate="tanh" as GPT-2 has it.
+    """y = x Φ(x), Φ being the normal distribution function: exact, or the tanh approximation of GPT-2 with approximate="tanh".
 
-    Raises ValueError for another `approximate` than "none" and "tanh".
+    Raises ValueError unless `approximate` is "none" or "tanh".
 
     forward    y  = x Φ(x),   Φ(x) = (1 + erf(x/√2)) / 2
                y  = x (1 + tanh u) / 2,   u = √(2/π) (x + 0.044715 x³)          (tanh)
@@ -180,7 +180,7 @@ class Gelu(Op):
         args, _ = super().sample(rng, sizes)
         return args, {"approximate": ("none", "tanh")[rng.integers(2)]}
 
-    # Far out x² and x³ overflow; there Φ and tanh are at their limits, so x may as well be at the end of a wide interval.
+    # For large |x|, x² and x³ overflow; Φ and tanh are constant there, so x can be clipped to a wide interval.
 
     def forward(self, xp: Xp, x: Array, *, approximate: str) -> Array:
         formula = gelu_of if approximate == "none" else gelu_by_tanh
@@ -243,7 +243,7 @@ class Silu(Unary):
     activation = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        return xp.maximum(x, -1000.0) * sigmoid.forward(xp, x)  # there the other factor is 0; of -inf it would be NaN
+        return xp.maximum(x, -1000.0) * sigmoid.forward(xp, x)  # for x < -1000 the other factor is 0; 0 times -inf would be NaN
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         return (lambda: common.computed(silu_grad, g, x),)
@@ -259,7 +259,7 @@ class Silu(Unary):
 def silu_grad(g: Value, x: Value) -> Value:
     """g s (1 + x (1 - s)), s = 1 / (1 + e^-x)"""
     s = sigmoid(x)
-    near = clip(x, -1000, 1000)  # far out s is at its limit, and infinity times 0 would be NaN
+    near = clip(x, -1000, 1000)  # beyond, s is constant, and infinity times 0 would be NaN
     return mul_grad(g, s * (1 + near * (1 - s)))
 
 
@@ -295,7 +295,7 @@ class Softplus(Unary):
 
 
 class LogSigmoid(Unary):
-    """y = log σ(x), σ(x) = 1 / (1 + e^-x): finite wherever x is
+    """y = log σ(x), σ(x) = 1 / (1 + e^-x): finite for finite x
 
     forward    y  = -ln(1 + e^-x)
     backward   gx = g σ(-x)
@@ -316,7 +316,7 @@ class LogSigmoid(Unary):
 
 
 class LogComplementSigmoid(Unary):
-    """y = log(1 - σ(x)), σ(x) = 1 / (1 + e^-x): finite wherever x is
+    """y = log(1 - σ(x)), σ(x) = 1 / (1 + e^-x): finite for finite x
 
     forward    y  = -ln(1 + e^x)
     backward   gx = -g σ(x)
@@ -338,7 +338,7 @@ class LogComplementSigmoid(Unary):
 
 @named
 def hardtanh(x: Operand[T], min_val: float = -1.0, max_val: float = 1.0) -> T | Array:
-    """x kept within min_val and max_val: `clip`, whose derivative is 1 inside and at the bounds, 0 outside."""
+    """y = min(max(x, min_val), max_val): `clip`, whose derivative is 1 inside and at the bounds, 0 outside."""
     return clip(x, min_val, max_val)
 
 

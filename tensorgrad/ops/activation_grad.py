@@ -1,4 +1,4 @@
-"""The gradients through those activations that have an op for it."""
+"""Gradients of activations, as ops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["relu_grad", "sigmoid_grad", "tanh_grad"]
 
 
 class ReluGrad(Binary):
-    """The gradient that ReLU lets through: exactly 0 where the unit is off, even where g is not finite.
+    """The gradient through a ReLU: exactly 0 where the unit is off, even if g is not finite.
 
     forward    gx = g * [y > 0]
     backward   gg = h * [y > 0],   gy = 0          (h: the gradient of gx)

@@ -1,4 +1,4 @@
-"""An array with other elements at an index: what assignment makes of it."""
+"""Assignment to parts of an array."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = ["setitem"]
 
 
 class SetItem(Op):
-    """x with v, broadcast, at an index: what `x[index] = v` makes of x.
+    """x with v, broadcast, written at an index: the result of `x[index] = v`.
 
-    Of an element named twice the last v stays, in the order of rows, and the earlier ones have gradient 0.
+    If an element is indexed twice the last v counts, in row-major order, and the earlier ones have gradient 0.
 
     forward    y  = x, y[index] = v
     backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
@@ -79,8 +79,7 @@ class SetItem(Op):
 
 
 class Assign(Op):
-    """`setitem` where the index has Tensors of integers or booleans in it, which are data. `index` has the AT of each in its
-    place.
+    """`setitem` with Tensors of integers or booleans in the index, which are data. `index` has AT in the place of each.
 
     forward    y  = x, y[index] = v
     backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
@@ -119,8 +118,8 @@ class Assign(Op):
 
 
 class LastNamed(Op):
-    """For each element that an index takes of an array of a shape, whether it is not named again further on, in the order of
-    rows. No gradient.
+    """Whether an indexed element is not indexed again later, in row-major order, for each element that an index selects. No
+    gradient.
 
     forward    y  = [what would be written there stays]
     """
@@ -142,20 +141,21 @@ class LastNamed(Op):
 
 
 def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
-    """1, 2, 3, ... for the elements that an index takes of an array of a shape, in the order of rows, and that array: in each
-    element the largest of the numbers by which it is named, 0 where it is not."""
-    last = xp.zeros(shape, np.uint64)  # CuPy's maximum.at takes no int64
+    """1, 2, 3, ... for the elements selected by an index in an array of a shape, in row-major order, and an array of that shape
+    with the largest number of each element, 0 if it is not selected.
+    """
+    last = xp.zeros(shape, np.uint64)  # CuPy's maximum.at does not support int64
     part = last[index].shape
     taken = xp.arange(1, math.prod(part) + 1, dtype=np.uint64).reshape(part)
     if xp is np:
-        last[index] = taken  # one after the other, since all of it lies in that order
-    else:  # on a GPU anyone may come last
+        last[index] = taken  # sequential, because it is all contiguous
+    else:  # on a GPU the order is undefined
         xp.maximum.at(last, index, taken)
     return taken, last
 
 
 def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
-    """y[index] = v, in place. Of an element named twice the last v stays, in the order of rows, however they lie in memory."""
+    """y[index] = v, in place. If an element is indexed twice the last v counts, in row-major order, for any memory layout."""
     check_on_gpu("setitem", index, y.shape)
     if np.ndim(v) and may_repeat(index):
         if xp is np:
@@ -164,25 +164,25 @@ def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
             taken, last = numbered(xp, index, y.shape)
             part = taken.shape
         v = xp.broadcast_to(v.reshape(v.shape[v.ndim - len(part) :]) if v.ndim > len(part) else v, part)
-        # NumPy goes through what is written in the order in which it lies in memory
+        # NumPy writes in the order of memory
         v = np.ascontiguousarray(v) if xp is np else v.reshape(-1)[last[index].astype(np.int64) - 1]
     y[index] = v
 
 
 def zeros_beside(t: Value, shape: Shape) -> Array:
-    """Zeros of a shape, of the dtype and where `t` is."""
+    """Zeros of a shape, with dtype and device of `t`."""
     near = raw(t)
     with on(near):
         return namespace([near]).zeros(shape, t.dtype)
 
 
 def with_axes(x: Value, ndim: int) -> Value:
-    """x with axes of size 1 before its own, so that there are `ndim`: what is written may have them, as in NumPy."""
+    """x with leading axes of size 1 up to `ndim`: NumPy allows assigned values to have them."""
     return x if x.ndim >= ndim else reshape(x, (1,) * (ndim - x.ndim) + tuple(x.shape))
 
 
 def beneath(mask: Tensor, x: Any, v: Any) -> tuple[Any, Any, Any] | None:
-    """x[mask] = v as the arguments of `where`; None if the shape of v depends on how many elements the mask takes."""
+    """x[mask] = v as the arguments of `where`; None if the shape of v depends on the number of elements in the mask."""
     shape, rest = shape_of(x), len(shape_of(x)) - mask.ndim
     if mask.shape != shape[: mask.ndim] or len(shape_of(v)) > rest:
         return None

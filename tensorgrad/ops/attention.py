@@ -1,8 +1,8 @@
-"""Attention: what each query takes of the values, by how well it fits the keys.
+"""Scaled dot-product attention: a weighted mean of the values, with weights from queries and keys.
 
-It is worked off some queries at a time, each against all of its keys, so that its softmax is the plain one and the scores that
-are there at once grow with the number of keys, not with its square. The rule computes them again, in the same way. Where a
-gradient is to be differentiated again, and for tangents, the formulas are recorded for all queries at once.
+It processes a block of queries at a time, against all their keys, so that the softmax is exact and memory for scores grows with
+the number of keys, not with its square. The rule recomputes them in the same way. If a gradient is to be differentiated again,
+and for tangents, the formulas are recorded for all queries at once.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Attention(Op):
 
     q (...,l,e) queries, k (...,s,e) keys, v (...,s,d) values to y (...,l,d)
 
-    mask     None, or what broadcasts to (...,l,s): booleans, True where a key may be looked at, or numbers to add to the scores
-    causal   whether query i may look at the keys 0 .. i alone
+    mask     None, or broadcasts to (...,l,s): booleans, True where a query may attend to a key, or numbers to add to the scores
+    causal   True if query i may attend to keys 0 .. i only
     scale    1/sqrt(e) by default
-    keep     None, or booleans (...,l,s): which weights are kept, dropout being how likely one is not. The others are 0, and
-             these divided by 1 - dropout; all weights are never in memory at once, these booleans are. Of one mask alone,
-             with dropout, it is this one
+    keep     None, or booleans (...,l,s): the weights to keep. The others become 0, and kept ones are divided by 1 - dropout,
+             dropout being the probability of a 0. The weights are never all in memory at once; these booleans are. A single
+             mask with dropout is `keep`
 
-    A query that may look at no key at all gets zeros, and so does its gradient.
+    A query that may attend to no key gets zeros, and so does its gradient.
 
     forward    p  = softmax(scale q kᵀ + mask),   y = m p v with m = keep / (1 - dropout), 1 without it
     backward   gv = (m p)ᵀ g,   dz = p (dp - sum(p dp)) with dp = m g vᵀ,   gq = scale dz k,   gk = scale dzᵀ q,   gmask = dz
@@ -71,7 +71,7 @@ class Attention(Op):
     ) -> T | Array:
         q, k, v = (as_operand(self.name, x) for x in (q, k, v))
         p = number(self.name, "dropout", dropout)
-        if p and keep is None and mask is not None:  # as it is recorded, one behind the other
+        if p and keep is None and mask is not None:  # a single argument is recorded as the mask
             mask, keep = None, mask
         if not 0 <= p <= 1 or (p == 0) != (keep is None):
             expected = "0 without keep" if keep is None else "above 0, and at most 1, with keep"
@@ -86,7 +86,7 @@ class Attention(Op):
         shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2]), q.shape[-2], k.shape[-2])
         start = int(rng.integers(0, len(shape) - 1))
         whole = shape
-        # one for each key: what is added to all scores of a query changes nothing, but for rounding errors
+        # one for each key: adding a constant to all scores of a query only changes rounding
         shape = (*[n if rng.random() < 0.8 else 1 for n in shape[start:-1]], shape[-1])
         kind = rng.integers(3)
         if kind == 0:
@@ -98,7 +98,7 @@ class Attention(Op):
         return (q, k, v, mask, rng.random(whole) < 0.6), attrs | {"dropout": 0.4}
 
     def widens(self, i: int) -> bool:
-        return i < 3  # a mask of booleans stays one
+        return i < 3  # a boolean mask stays boolean
 
     def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
         return 2 * math.prod(out[:-1]) * shapes[1][-2] * (shapes[0][-1] + out[-1] + 2)
@@ -170,7 +170,7 @@ class Attention(Op):
 
 
 class AttentionGrad(Op):
-    """The gradients of `attention` with respect to q, k and v, one after the other, each flat.
+    """The gradients of `attention` with respect to q, k and v, flattened and concatenated.
 
     forward    d  = (gq, gk, gv) as `attention` has them, of the leading axes that they have together
     """
@@ -196,7 +196,7 @@ class AttentionGrad(Op):
                 n = p.shape[-1]
                 dz *= scale
                 xp.matmul(dz, first(n, k), out=part(gq, rows))
-                if rows.start == 0 and n == k.shape[-2]:  # the first are what the others are added to
+                if rows.start == 0 and n == k.shape[-2]:  # the first block initialises, the others add
                     xp.matmul(dz.swapaxes(-1, -2), part(q, rows), out=gk)
                     xp.matmul(p.swapaxes(-1, -2), part(g, rows), out=gv)
                     continue
@@ -212,9 +212,9 @@ class AttentionGrad(Op):
 
 
 def shared(xp: Xp, work: Callable[..., None], lead: Shape, q: Array, k: Array, *arrays: Array) -> None:
-    """work(*arrays), or in threads where there are many scores: each does some of the first leading axis that has several.
+    """work(*arrays), in threads if there are many scores: each processes part of the first leading axis of size > 1.
 
-    A block of queries has the same rows as without threads, so that its numbers are the same.
+    Blocks of queries are the same as without threads, and so are the results.
     """
     axis = next((i for i, n in enumerate(lead) if n > 1), None) if xp is np else None
     if axis is None:
@@ -230,12 +230,12 @@ def shared(xp: Xp, work: Callable[..., None], lead: Shape, q: Array, k: Array, *
 
 
 def room(xp: Xp, shape: Shape, dtype: Any) -> Array:
-    """Memory for a result, used again where it is NumPy's."""
+    """Memory for a result, reused for NumPy arrays."""
     return new(shape, np.dtype(dtype)) if xp is np else xp.empty(shape, dtype)
 
 
 def product(a: Value, b: Value) -> Value:
-    """a @ b, in memory that is used again where both are arrays of NumPy's."""
+    """a @ b, in reused memory if both are NumPy arrays."""
     if type(a) is not np.ndarray or type(b) is not np.ndarray or a.dtype != b.dtype:
         return a @ b
     shape = (*leading(a, b), a.shape[-2], b.shape[-1])
@@ -243,12 +243,12 @@ def product(a: Value, b: Value) -> Value:
 
 
 def ends_of(shapes: Sequence[Shape]) -> list[int]:
-    """Where arrays of these shapes end that lie one after the other, but for the last."""
+    """The ends of consecutive arrays of these shapes, except the last."""
     return [int(n) for n in np.cumsum([math.prod(shape) for shape in shapes])[:-1]]
 
 
 def weights(q: Value, k: Value, mask: Value | None, causal: bool, scale: float, rows: slice) -> Value:
-    """What the queries in `rows` take of each value, (..., rows, n): of the first n, later ones being out of sight."""
+    """The weights of the queries in `rows`, (..., rows, n): for the first n values, later ones being masked."""
     n = min(rows.stop, k.shape[-2]) if causal else k.shape[-2]
     z = product(part(q, rows) * scale, first(n, k).swapaxes(-1, -2))
     if mask is not None:
@@ -269,7 +269,7 @@ def weights(q: Value, k: Value, mask: Value | None, causal: bool, scale: float, 
 def attention_weights(
     q: Operand[T], k: Operand[T], mask: Operand[T] | None = None, *, causal: bool = False, scale: float | None = None
 ) -> T | Array:
-    """The weights of `attention` themselves, (...,l,s), all of them, as plain operations."""
+    """All weights of `attention`, (...,l,s), as plain operations."""
     q, k = (as_operand(attention.name, x) for x in (q, k))
     mask = mask if mask is None else as_mask(mask, q, k, k)
     p = weights(q, k, mask, truth(attention.name, "causal", causal), scale_of(scale, q), slice(0, q.shape[-2]))
@@ -277,12 +277,12 @@ def attention_weights(
 
 
 def scale_of(scale: float | None, q: Value) -> float:
-    """The scale that is given, or that of Vaswani et al."""
+    """The given scale, or the default of Vaswani et al."""
     return max(q.shape[-1] if q.ndim else 1, 1) ** -0.5 if scale is None else number(attention.name, "scale", scale)
 
 
 def parted(masks: Sequence[Value], dropout: float) -> tuple[Value | None, Value | None]:
-    """The mask of the scores, and which weights are kept."""
+    """The mask of the scores, and the weights to keep."""
     mask, keep = (masks[:-1], masks[-1]) if dropout else (masks, None)
     return (mask[0] if mask else None), keep
 
@@ -307,14 +307,14 @@ def slopes(
 
 
 def blocks(lead: Shape, q: Array, k: Array) -> Iterator[slice]:
-    """The queries that are worked off at a time."""
+    """The blocks of queries to process."""
     queries, size = q.shape[-2], max(thresholds.ATTENTION // max(math.prod(lead) * k.shape[-2], 1), 1)
     for start in range(0, queries, size):
         yield slice(start, min(start + size, queries))
 
 
 def part(x: Value, rows: slice) -> Value:
-    """Some rows of x; x itself where they are all."""
+    """Some rows of x; x itself if they are all."""
     return x if rows.start == 0 and rows.stop >= x.shape[-2] else x[..., rows, :]
 
 
@@ -324,35 +324,35 @@ def first(n: int, x: Value) -> Value:
 
 
 def filled(gx: Value, x: Value) -> Value:
-    """gx with zeros for the rows of x that come after its own."""
+    """gx padded with zeros to the number of rows of x."""
     more = x.shape[-2] - gx.shape[-2]
     return pad(gx, (*[(0, 0)] * (gx.ndim - 2), (0, more), (0, 0))) if more else gx
 
 
 def leading(*arrays: Value) -> Shape:
-    """The axes before the last two of all of them together."""
+    """The broadcast axes before the last two."""
     return np.broadcast_shapes(*[x.shape[:-2] for x in arrays])
 
 
 def dtype_of(xp: Xp, *arrays: Array | None) -> Any:
-    """That of a result; masks of booleans do not count."""
+    """The dtype of a result; boolean masks do not count."""
     return xp.result_type(*[x for x in arrays if x is not None and x.dtype != bool])
 
 
 def check(q: Value, k: Value, v: Value) -> None:
-    """Raise ValueError, which the signature explains, where a product would not find it."""
+    """Raise ValueError, which the signature explains, for a mismatch that a product would not detect."""
     if k.shape[-2] != v.shape[-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError("queries, keys and values do not fit")
 
 
 def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
-    """A mask as an array or a Tensor, which broadcasts to the scores."""
+    """A mask as an array or a Tensor that broadcasts to the scores."""
     of = scoped(attention.name)
     mask = as_operand(attention.name, listed(mask, q))
     if mask.dtype != bool and not is_floating(mask.dtype):
         raise DTypeError(f"{of}: the mask must be booleans or floating numbers, got {mask.dtype} of shape {mask.shape}")
     if min(q.ndim, k.ndim, v.ndim) < 2:
-        return mask  # the signature says it better
+        return mask  # the signature has a better message
     try:
         shape = (*leading(q, k, v), q.shape[-2], k.shape[-2])
         fits = np.broadcast_shapes(mask.shape, shape) == shape and mask.ndim
@@ -367,10 +367,10 @@ def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
 
 
 def as_keep(keep: Any, q: Value, k: Value, v: Value) -> Any:
-    """Which weights are kept, as booleans of the shape of all of them."""
+    """The weights to keep, as booleans of their full shape."""
     keep = as_operand(attention.name, listed(keep, q))
     if min(q.ndim, k.ndim, v.ndim) < 2:
-        return keep  # the signature says it better
+        return keep  # the signature has a better message
     expected = (q.shape[-2], k.shape[-2])
     if keep.dtype != bool or keep.shape[-2:] != expected:
         raise ShapeError(
@@ -381,7 +381,7 @@ def as_keep(keep: Any, q: Value, k: Value, v: Value) -> Any:
 
 
 def listed(mask: Any, near: Value) -> Any:
-    """A mask as it is, but lists as arrays, where `near` is."""
+    """A mask, with lists converted to arrays on the device of `near`."""
     return beside(asarray(mask, where=scoped(attention.name)), [raw(near)]) if isinstance(mask, (list, tuple)) else mask
 
 

@@ -1,4 +1,4 @@
-"""Keeping elements within bounds, and among the finite numbers."""
+"""Clipping, and replacement of non-finite numbers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["clip", "nan_to_num"]
 
 
 class Clip(Op):
-    """x kept within low and high (None: no bound). The derivative is 1 inside and at the bounds, 0 outside.
+    """y = min(max(x, low), high); None is no bound. The derivative is 1 inside and at the bounds, 0 outside.
 
-    Bounds that are arrays or Tensors are compared element by element, as minimum(maximum(x, low), high).
+    Bounds that are arrays or Tensors apply element by element, as minimum(maximum(x, low), high).
     Raises ValueError if both are None, or low is above high.
 
     forward    y  = min(max(x, low), high)
@@ -64,12 +64,12 @@ class Clip(Op):
 
 @named
 def nan_to_num(x: Operand[T], *, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> T | Array:
-    """x with numbers in the place of NaN and of the infinities: by default 0, and the largest and the lowest of the dtype.
+    """Replace NaN and infinities in x by numbers: by default 0, and the largest and lowest numbers of the dtype.
 
-    What has been replaced has gradient 0.
+    Replaced elements have gradient 0.
     """
     y: Any = x if isinstance(x, Tensor) else asarray(x, where=scoped("nan_to_num"))
-    largest = float(finfo(y.dtype).max) if is_floating(y.dtype) else 0.0  # of integers nothing is replaced
+    largest = float(finfo(y.dtype).max) if is_floating(y.dtype) else 0.0  # nothing to replace in integers
     high = largest if posinf is None else number("nan_to_num", "posinf", posinf)
     low = -largest if neginf is None else number("nan_to_num", "neginf", neginf)
     nan = number("nan_to_num", "nan", nan)
@@ -80,7 +80,7 @@ def nan_to_num(x: Operand[T], *, nan: float = 0.0, posinf: float | None = None, 
 
 
 def bound(what: str, value: Any) -> Any:
-    """What one number says as one, arrays and Tensors, which are compared element by element, as they are."""
+    """A bound: a 0-d one as a number, other arrays and Tensors unchanged."""
     if value is None or isinstance(value, (Tensor, list, tuple)) or (is_array(value) and value.ndim):
         return value
     return number("clip", what, value)

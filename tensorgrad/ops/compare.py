@@ -1,4 +1,4 @@
-"""Comparisons and tests of each element: booleans, without a gradient."""
+"""Elementwise comparisons and tests: boolean results, without a gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 
 class Comparison(Binary):
-    """A comparison of two arguments, tried out on values of which many are equal."""
+    """A comparison; its test samples have many equal values."""
 
     signature = "(),()->()"
 
@@ -28,7 +28,7 @@ class Comparison(Binary):
 
 
 class Predicate(Unary):
-    """A test of one argument, tried out on zeros and on what is no finite number too."""
+    """An elementwise test; its samples include zeros and non-finite numbers."""
 
     signature = "()->()"
 
@@ -122,7 +122,7 @@ class LogicalNot(Predicate):
 
 
 class Logical(Binary):
-    """A combination of two truths, a number being true where it is not 0."""
+    """A logical operation; numbers other than 0 are true."""
 
     signature = "(),()->()"
 
@@ -156,7 +156,7 @@ class LogicalOr(Logical):
 
 
 class LogicalXor(Logical):
-    """Whether one of a and b is not 0, and the other is. No gradient.
+    """Whether exactly one of a and b is not 0. No gradient.
 
     forward    y  = [a ≠ 0] ≠ [b ≠ 0]
     """
@@ -168,7 +168,7 @@ class LogicalXor(Logical):
 
 
 class Bitwise(Binary):
-    """A combination of booleans, or of the bits of integers. Raises DTypeError for floating numbers."""
+    """A bitwise operation on integers or booleans. Raises DTypeError for floating numbers."""
 
     signature = "(),()->()"
 
@@ -185,7 +185,7 @@ class Bitwise(Binary):
 
 
 class BitwiseAnd(Bitwise):
-    """a & b: of booleans whether both are true, of integers the bits that both have. No gradient.
+    """a & b: bitwise and of integers, logical and of booleans. No gradient.
 
     forward    y  = a & b
     """
@@ -198,7 +198,7 @@ class BitwiseAnd(Bitwise):
 
 
 class BitwiseOr(Bitwise):
-    """a | b: of booleans whether one is true, or both, of integers the bits that one has, or both. No gradient.
+    """a | b: bitwise or of integers, logical or of booleans. No gradient.
 
     forward    y  = a | b
     """
@@ -211,7 +211,7 @@ class BitwiseOr(Bitwise):
 
 
 class BitwiseXor(Bitwise):
-    """a ^ b: of booleans whether they differ, of integers the bits in which they do. No gradient.
+    """a ^ b: bitwise exclusive or of integers, logical exclusive or of booleans. No gradient.
 
     forward    y  = a ^ b
     """
@@ -224,7 +224,7 @@ class BitwiseXor(Bitwise):
 
 
 class Shift(Bitwise):
-    """The bits of integers moved. Raises DTypeError for other numbers."""
+    """A shift of integers. Raises DTypeError for other numbers."""
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (a, b), _ = Binary.sample(self, rng, sizes)
@@ -238,7 +238,7 @@ class Shift(Bitwise):
 
 
 class LeftShift(Shift):
-    """a << b: the bits of a moved up by b places, of integers. No gradient.
+    """a << b: the bits of an integer a shifted left by b places. No gradient.
 
     forward    y  = a 2^b, what does not fit being dropped
     """
@@ -251,7 +251,7 @@ class LeftShift(Shift):
 
 
 class RightShift(Shift):
-    """a >> b: the bits of a moved down by b places, of integers; the sign stays. No gradient.
+    """a >> b: the bits of an integer a shifted right by b places, keeping the sign. No gradient.
 
     forward    y  = floor(a / 2^b)
     """

@@ -1,4 +1,4 @@
-"""Convolution over the last one, two or three axes of (n,c,...), and its transpose: windows and one matrix product."""
+"""Convolutions over the last one, two or three axes of (n,c,...), and their transposes: windows and one matrix product."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tensorgrad.ops.windows import fold, positions, several, windows
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
-AXES = ("", "l", "h,w", "d,h,w")  # what they are called in errors
+AXES = ("", "l", "h,w", "d,h,w")  # names of the axes in errors
 
 
 @one_box
@@ -53,13 +53,13 @@ def conv2d(
 
     backward  gx = sum of g weight over windows,   gweight = sum of g x,   gbias = sum of g
 
-    What PyTorch calls a convolution: the kernel is not flipped, and x is 0 outside.
+    As in PyTorch, the kernel is not flipped. x is 0 outside.
 
     x        (n,c,h,w)
     weight   (o,c/groups,kh,kw); bias (o), or None
-    stride, padding, dilation   one number, or (for rows, for columns). padding "valid" is 0, "same" what makes y as large as
-             x, with one more zero at the end where the kernel is of even size; for that stride has to be 1
-    groups   g: channels and outputs are divided into g groups, and each output sees the channels of its own group
+    stride, padding, dilation   one number, or (rows, columns). padding "valid" is 0; "same" gives y the size of x, with the
+             additional zero of an even kernel at the end, and needs stride 1
+    groups   g: input and output channels are divided into g groups; each output sees the input channels of its group
 
     Returns (n,o,p,q) with p = (h + 2 padding - dilation (kh - 1) - 1) // stride + 1, q likewise. Raises ShapeError for shapes
     that do not fit.
@@ -77,7 +77,7 @@ def conv3d(
     dilation: int | Shape = 1,
     groups: int = 1,
 ) -> T | Array:
-    """`conv2d` with one axis more: x (n,c,d,h,w), weight (o,c/groups,kd,kh,kw), bias (o) or None, y (n,o,p,q,r)."""
+    """`conv2d` with one more axis: x (n,c,d,h,w), weight (o,c/groups,kd,kh,kw), bias (o) or None, y (n,o,p,q,r)."""
     return convolved("conv3d", 3, x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -110,12 +110,12 @@ def conv_transpose2d(
     """y[n,o,k,l] = bias[o] + sum over c and stride p + dilation i - padding = k, stride q + dilation j - padding = l of
                     weight[c,o,i,j] x[n,c,p,q]
 
-    The transpose of `conv2d` as a linear map, with the same weight: what its gradient does to g.
+    The transpose of `conv2d` as a linear map, with the same weight: its gradient with respect to x.
 
     x        (n,c,h,w)
     weight   (c,o/groups,kh,kw); bias (o), or None
-    stride, padding, dilation   of the convolution; one number, or (for rows, for columns)
-    output_padding   how many rows more there are, less than the stride: of several sizes conv2d makes the same one
+    stride, padding, dilation   of the convolution; one number, or (rows, columns)
+    output_padding   additional rows and columns, fewer than the stride: several sizes have the same result of conv2d
 
     Returns (n,o,p,q) with p = (h - 1) stride - 2 padding + dilation (kh - 1) + 1 + output_padding, q likewise. Raises
     ShapeError for shapes that do not fit.
@@ -134,7 +134,7 @@ def conv_transpose3d(
     groups: int = 1,
     dilation: int | Shape = 1,
 ) -> T | Array:
-    """`conv_transpose2d` with one axis more: x (n,c,d,h,w), weight (c,o/groups,kd,kh,kw), bias (o) or None, y (n,o,p,q,r)."""
+    """`conv_transpose2d` with one more axis: x (n,c,d,h,w), weight (c,o/groups,kd,kh,kw), bias (o) or None, y (n,o,p,q,r)."""
     return transposed("conv_transpose3d", 3, x, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
@@ -166,7 +166,7 @@ def convolved(op: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, p
 def transposed(
     op: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, more: Any, groups: Any, dilation: Any
 ) -> Any:
-    """The transpose of a convolution over the last `axes` axes; `more` is output_padding."""
+    """A transposed convolution over the last `axes` axes; `more` is output_padding."""
     x, weight, bias, groups = operands(op, axes, x, weight, bias, groups, True)
     stride, dilation = several(op, "stride", stride, axes, 1), several(op, "dilation", dilation, axes, 1)
     padding, more = several(op, "padding", padding, axes, 0), several(op, "output_padding", more, axes, 0)
@@ -190,7 +190,7 @@ def transposed(
 
 
 def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, turned: bool) -> tuple[Any, Any, Any, int]:
-    """What a convolution is given, if the shapes fit; of the transposed one, if `turned`."""
+    """Check the shapes of a convolution's operands; of a transposed one if `turned`."""
     x, weight = as_operand(op, x), as_operand(op, weight)
     groups = whole(op, "groups", groups, 1)
     fits = x.ndim == weight.ndim == axes + 2
@@ -211,7 +211,7 @@ def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, tu
 
 
 def padding_of(op: str, padding: str, kernel: Shape, stride: Shape, dilation: Shape) -> Shape:
-    """How many zeros "same" or "valid" put around x along each axis, at both ends together."""
+    """The total number of zeros on both ends of each axis for "same" or "valid"."""
     if padding not in ("same", "valid"):
         raise ArgumentError(f'{scoped(op)}: padding must be whole numbers, "same" or "valid", got {padding!r}')
     if padding == "same" and max(stride) > 1:

@@ -1,4 +1,4 @@
-"""Tensors of given shapes: constants, ranges, grids, random numbers."""
+"""Creation of Tensors: constants, ranges, grids, random numbers."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ def full(
     requires_grad: bool = False,
     device: str | None = None,
 ) -> Tensor:
-    """A Tensor with one number everywhere; the shape is one tuple, or one size. A whole number makes float32 too."""
+    """A Tensor filled with one number; the shape is one tuple, or one size. The default dtype is float32, also for integers."""
     return filled("full", shape, value, dtype, requires_grad, device)
 
 
 @named
 def zeros_like(x: Operand[T], dtype: np.typing.DTypeLike | None = None, *, requires_grad: bool = False) -> Tensor:
-    """Zeros of the shape, the dtype and the device of x. They are no function of x, and have no history."""
+    """Zeros with the shape, dtype and device of x. They do not depend on x, and have no history."""
     return filled_like("zeros_like", x, 0, dtype, requires_grad)
 
 
 @named
 def ones_like(x: Operand[T], dtype: np.typing.DTypeLike | None = None, *, requires_grad: bool = False) -> Tensor:
-    """Ones of the shape, the dtype and the device of x. They are no function of x, and have no history."""
+    """Ones with the shape, dtype and device of x. They do not depend on x, and have no history."""
     return filled_like("ones_like", x, 1, dtype, requires_grad)
 
 
 @named
 def full_like(x: Operand[T], value: float, dtype: np.typing.DTypeLike | None = None, *, requires_grad: bool = False) -> Tensor:
-    """One number everywhere, in the shape, the dtype and on the device of x. It is no function of x, and has no history."""
+    """A Tensor filled with one number, with the shape, dtype and device of x. It does not depend on x, and has no history."""
     return filled_like("full_like", x, value, dtype, requires_grad)
 
 
@@ -93,7 +93,9 @@ def eye(
     requires_grad: bool = False,
     device: str | None = None,
 ) -> Tensor:
-    """Ones on the k-th diagonal of a matrix (n, m), zeros elsewhere; m is n by default: then, for k = 0, the identity."""
+    """A matrix (n, m) with ones on the k-th diagonal and zeros elsewhere; m is n by default, which for k = 0 gives the
+    identity.
+    """
     rows, columns = whole("eye", "n", n, 0), whole("eye", "m", n if m is None else m, 0)
     k, kind = min(max(whole("eye", "k", k), -rows), columns), dtype_of("eye", dtype)
     room_for("eye", (rows, columns), kind.itemsize)
@@ -110,7 +112,7 @@ def arange(
     requires_grad: bool = False,
     device: str | None = None,
 ) -> Tensor:
-    """start, start + step, ... below stop; arange(n) is 0, 1, ... n - 1. int64 of whole numbers alone, else float32."""
+    """start, start + step, ... below stop; arange(n) is 0, 1, ... n - 1. int64 if all arguments are integers, else float32."""
     given = (0, start, step) if stop is None else (start, stop, step)
     first, end, by = (number("arange", what, x) for what, x in zip(("start", "stop", "step"), given, strict=True))
     if not by:
@@ -121,7 +123,7 @@ def arange(
     kind = dtype_of("arange", dtype or (np.int64 if is_whole else np.float32))
     count = max(-((first - end) // by) if is_whole else math.ceil((end - first) / by), 0)
     room_for("arange", (count,), 8)
-    values = np.arange(first, end, by) if is_whole else first + by * np.arange(count)  # of float64, rounded once
+    values = np.arange(first, end, by) if is_whole else first + by * np.arange(count)  # in float64, rounded once
     return made("arange", values.astype(kind), requires_grad, device)
 
 
@@ -135,7 +137,7 @@ def linspace(
     requires_grad: bool = False,
     device: str | None = None,
 ) -> Tensor:
-    """`num` numbers with equal steps from start to stop, both included."""
+    """`num` equally spaced numbers from start to stop, both included."""
     num, kind = whole("linspace", "num", num, 0), dtype_of("linspace", dtype)
     room_for("linspace", (num,), 16)
     values = np.linspace(number("linspace", "start", start), number("linspace", "stop", stop), num)
@@ -144,9 +146,9 @@ def linspace(
 
 @named
 def meshgrid(*xs: Operand[T], indexing: str = "xy") -> tuple[T | Array, ...]:
-    """Arrays of one axis each, spread over a grid: for each an array in which it changes along its own axis alone.
+    """Coordinate grids from 1-d arrays: each result varies only along its own axis.
 
-    indexing   "xy": its axis is the i-th, but the first two change places, as a plot has them; "ij": it is the i-th
+    indexing   "ij": result i varies along axis i; "xy": the first two axes are swapped, as for plots
     """
     given = [as_operand("meshgrid", x) for x in xs]
     first_two = (1, 0) if choice("meshgrid", "indexing", indexing, ("xy", "ij")) == "xy" and len(given) > 1 else (0, 1)
@@ -170,11 +172,11 @@ def rand(
     requires_grad: bool = False,
     device: str | None = None,
 ) -> Tensor:
-    """Uniform random numbers in 0 .. 1; a compiled step draws others in each call. The shape is one tuple.
+    """Uniform random numbers in 0 .. 1; a compiled step draws new ones in each call. The shape is one tuple.
 
-    1 is excluded, but for half precision, to which float32 is rounded.
+    1 is excluded, except in half precision, to which float32 is rounded.
 
-    rng   the generator to draw from; the one that `manual_seed` and `nn.functional.seed` start by default
+    rng   NumPy generator; by default the one that `manual_seed` and `nn.functional.seed` seed
     """
     return drawn("rand", shape, dtype, rng, requires_grad, device, uniform)
 
@@ -188,9 +190,9 @@ def randn(
     requires_grad: bool = False,
     device: str | None = None,
 ) -> Tensor:
-    """Normal random numbers of mean 0 and variance 1; a compiled step draws others in each call. The shape is one tuple.
+    """Normal random numbers with mean 0 and variance 1; a compiled step draws new ones in each call. The shape is one tuple.
 
-    rng   the generator to draw from; the one that `manual_seed` and `nn.functional.seed` start by default
+    rng   NumPy generator; by default the one that `manual_seed` and `nn.functional.seed` seed
 
     By G. E. P. Box and M. E. Muller, A note on the generation of random normal deviates, Annals of Mathematical Statistics 29
     (1958) 610-611: √(-2 ln u) cos 2πv is normal for uniform u and v.
@@ -204,7 +206,7 @@ def normal(like: Tensor, rng: np.random.Generator | None) -> Any:
 
 
 def drawn(op: str, shape: Any, dtype: Any, rng: Any, requires_grad: bool, device: str | None, draw: Any) -> Tensor:
-    """Random numbers, as a recorded draw inside a traced step."""
+    """Random numbers, recorded as a draw in a traced step."""
     if rng is not None and not isinstance(rng, np.random.Generator):
         raise ArgumentError(f"{scoped(op)}: rng must be a generator, np.random.default_rng(seed), or None, got {shown(rng)}")
     kind = kind_of(op, dtype, "f")
@@ -215,7 +217,7 @@ def drawn(op: str, shape: Any, dtype: Any, rng: Any, requires_grad: bool, device
 
 
 def filled(op: str, shape: Any, value: Any, dtype: Any, requires_grad: bool, device: str | None) -> Tensor:
-    """A Tensor of this shape with one number everywhere."""
+    """A Tensor of this shape filled with one number."""
     kind, found = kind_of(op, dtype), sizes(op, shape)
     room_for(op, found, kind.itemsize)
     if not isinstance(value, (bool, np.bool_)):
@@ -224,7 +226,7 @@ def filled(op: str, shape: Any, value: Any, dtype: Any, requires_grad: bool, dev
 
 
 def kind_of(op: str, dtype: Any, kinds: str = "fiub") -> np.dtype[Any]:
-    """The dtype that is asked for; a number in its place is a second size."""
+    """The dtype argument; a number in its place is a second size, which is an error."""
     if isinstance(dtype, (int, np.integer)):
         raise ArgumentError(f"{scoped(op)}: dtype is {dtype}; several sizes are one tuple, {op}((2, {dtype}))")
     return dtype_of(op, dtype, kinds)
@@ -236,6 +238,6 @@ def filled_like(op: str, x: Any, value: Any, dtype: Any, requires_grad: bool) ->
 
 
 def made(op: str, values: Array, requires_grad: bool, device: str | None) -> Tensor:
-    """A Tensor of numbers that nothing outside of it knows."""
+    """A Tensor that owns its array."""
     y = Tensor(values, device=device)
     return y if requires_grad is False else y.requires_grad_(truth(op, "requires_grad", requires_grad))

@@ -1,8 +1,8 @@
-"""Connectionist temporal classification: how likely a sequence of labels is, whichever way it is spread over the steps.
+"""Connectionist temporal classification: the probability of a label sequence over all its alignments with the steps.
 
-The labels l_1 .. l_m of a sample stand in a row of states with blanks between and around them, (blank, l_1, blank, ..., l_m,
-blank). From step to step a path stays, goes on by one state, or by two where the blank between is passed over, which it may be
-between labels that differ. It begins in one of the first two states and ends in one of the last two.
+The labels l_1 .. l_m of a sample are states in a row, with blanks between and around them, (blank, l_1, blank, ..., l_m,
+blank). In each step a path stays, moves on by one state, or by two if it skips a blank between different labels. It starts in
+one of the first two states and ends in one of the last two.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class CTCStates(Op):
 
 
 class CTC(Op):
-    """Minus the logarithm of how likely the labels of each sample are (Graves et al. 2006), infinite where there is no path.
+    """The negative log-probability of the labels of each sample (Graves et al. 2006), infinite if there is no path.
 
-    x (t,n,c) logarithms of probabilities, states (n,k) as `ctc_states` has them, steps (n) how many of the t a sample has,
-    sizes (n) how many labels, to y (n). With e_j(s) = x[j, i, states[i,s]] for sample i:
+    x (t,n,c) log-probabilities, states (n,k) from `ctc_states`, steps (n) the number of steps of each sample, at most t, sizes
+    (n) the number of its labels, to y (n). With e_j(s) = x[j, i, states[i,s]] for sample i:
 
     forward    a_j(s) = e_j(s) + log(exp a_{j-1}(s) + exp a_{j-1}(s-1) + exp a_{j-1}(s-2) where it may be),   a_{-1}(0) = 0
                y  = -log(exp a(2 size) + exp a(2 size - 1)) at the last step
@@ -79,14 +79,14 @@ class CTC(Op):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         n, m, more = (min(int(s), most) for s, most in zip(rng.choice(sizes, 3), (2, 2, 1), strict=True))
-        t, lengths = 2 * m + more, rng.integers(0, m + 1, n)  # steps enough for labels that are all the same
+        t, lengths = 2 * m + more, rng.integers(0, m + 1, n)  # enough steps for equal labels
         states = ctc_states(rng.integers(1, 3, (n, m)), lengths, blank=0, classes=3)
         return (self.values(rng, (t, n, 3)), states, rng.integers(2 * m, t + 1, n), lengths), {}
 
     def forward(self, xp: Xp, x: Array, states: Array, steps: Array, sizes: Array) -> Array:
         t = x.shape[0]
         if self.parsed.mismatch([a.shape for a in (x, states, steps, sizes)]):
-            raise ValueError("shapes do not fit")  # the signature says it better
+            raise ValueError("shapes do not fit")  # the signature has a better message
         check((steps < 0) | (steps > t), f"{scoped(self.public)}: an input length is out of range, expected 0 to {t}")
         e, skips = xp.maximum(x.reshape(-1)[places(x, states)], LEAST), kernels.may_skip(xp, states)
         y, _ = likelihood(kernels.ahead(xp, e, skips, steps)[-1], sizes)
@@ -128,7 +128,7 @@ class CTCGrad(Op):
 
 
 def derived(g: Value, *args: Value) -> Value:
-    """The gradient: by the op that computes it or, where it is to be differentiated, its formulas."""
+    """The gradient, by its own op or, to be differentiated again, by formulas."""
     is_recorded = state.recording and any(isinstance(a, Tensor) for a in (g, *args))
     return in_formulas(g, *args) if is_recorded else ctc_grad.apply(g, *args)
 
@@ -160,7 +160,7 @@ def in_formulas(g: Value, x: Value, states: Value, steps: Value, sizes: Value) -
 
 
 def shared_out(g: Value, paths: Value, y: Value, x: Value, states: Value) -> Value:
-    """The gradient of x from a + b, the logarithms of all paths through a state at a step, (t,n,k)."""
+    """The gradient of x from a + b, the log-probabilities of all paths through a state at a step, (t,n,k)."""
     is_possible = greater(y, LEAST / 2)
     p = where(expand_dims(is_possible, 1), exp(paths - expand_dims(where(is_possible, y, 0), 1)), 0) * expand_dims(-g, 1)
     at = reshape(places(x, states), (p.size,))
@@ -168,13 +168,13 @@ def shared_out(g: Value, paths: Value, y: Value, x: Value, states: Value) -> Val
 
 
 def places(x: Value, states: Value) -> Value:
-    """Where in x, as a row, e_j(s) of each sample stands, (t,n,k)."""
+    """The flat index into x of each e_j(s), (t,n,k)."""
     t, n, c = x.shape
     return states + namespace([raw(x)]).arange(t * n).reshape((t, n, 1)) * c
 
 
 def likelihood(a: Value, sizes: Value) -> tuple[Value, Value]:
-    """The logarithm of the probability of all paths, (n), and which states they end in, (n,k)."""
+    """The log-probability of all paths, (n), and the final states, (n,k)."""
     at, last = namespace([raw(a)]).arange(a.shape[1]), expand_dims(sizes, 1) * 2
     ends = equal(at, last) + equal(at, last - 1)
     return logsumexp(where(ends, a, LEAST), 1), ends
@@ -186,7 +186,7 @@ def joined(*parts: Value) -> Value:
 
 
 def moved(x: Value, by: int, value: float = LEAST) -> Value:
-    """x (n,k) moved to the right, or to the left, with a number in the places that are left."""
+    """x (n,k) shifted to the right or left, with a number in the vacant places."""
     k = x.shape[1]
     by = min(max(by, -k), k)
     return pad(x[:, : k - by], ((0, 0), (by, 0)), value) if by > 0 else pad(x[:, -by:], ((0, 0), (0, -by)), value)

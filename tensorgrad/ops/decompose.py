@@ -1,9 +1,9 @@
 """Decompositions of the matrices in the last two axes: QR, symmetric eigenvalues, singular values; the pseudo-inverse.
 
-Each is one op whose result has its factors below one another, so that LAPACK is asked once and one rule knows all of their
-gradients; the functions cut it apart. Derivatives after M. Giles, An extended collection of matrix derivative results for
-forward and reverse mode algorithmic differentiation (Oxford, 2008), and J. Townsend, Differentiating the singular value
-decomposition (2016); of QR after S. Walter and L. Lehmann, Algorithmic differentiation of linear algebra functions (2010).
+Each is one op that returns its factors stacked, so that LAPACK is called once and one rule has all gradients; the functions
+split them. Derivatives after M. Giles, An extended collection of matrix derivative results for forward and reverse mode
+algorithmic differentiation (Oxford, 2008), and J. Townsend, Differentiating the singular value decomposition (2016); of QR
+after S. Walter and L. Lehmann, Algorithmic differentiation of linear algebra functions (2010).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["eigh", "pinv", "qr", "svd"]
 
 
 class Decomposition(Op):
-    """A matrix to its factors, one below the other."""
+    """Decomposes a matrix into factors, stacked along rows."""
 
     signature, reads = "(*)->(*)", "y"
     real = True
 
 
 class QRFactors(Decomposition):
-    """Q over R of x = Q R, for at least as many rows as columns: Qᵀ Q = I, R upper triangular.
+    """Q stacked on R, x = Q R, for at least as many rows as columns: Qᵀ Q = I, R upper triangular.
 
     forward    y  = [Q; R]                                        x (...,m,n), m >= n, Q (...,m,n), R (...,n,n)
     backward   gx = (gQ + Q (S + Sᵀ)) R⁻ᵀ,   S = Φ(R gRᵀ - gQᵀ Q)      (Φ: the lower triangle, its diagonal halved)
@@ -81,7 +81,7 @@ class QRFactors(Decomposition):
 
 
 class EighFactors(Decomposition):
-    """The eigenvalues w of (x + xᵀ)/2, rising, over its eigenvectors V, as columns.
+    """The eigenvalues w of (x + xᵀ)/2 in ascending order, stacked on its eigenvectors V, as columns.
 
     forward    y  = [wᵀ; V]                                       x (...,n,n), w (...,n), V (...,n,n)
     backward   gx = V (diag(gw) + F * (Vᵀ gV - gVᵀ V)/2) Vᵀ,   F_ij = 1/(w_j - w_i), 0 on the diagonal
@@ -118,7 +118,7 @@ class EighFactors(Decomposition):
 
 
 class SVDFactors(Decomposition):
-    """U over the singular values s, falling, over V of x = U diag(s) Vᵀ: Uᵀ U = Vᵀ V = I, k = min(m, n) columns each.
+    """U stacked on the singular values s, descending, and V, x = U diag(s) Vᵀ: Uᵀ U = Vᵀ V = I, k = min(m, n) columns each.
 
     forward    y  = [U; sᵀ; V]                                    x (...,m,n), U (...,m,k), s (...,k), V (...,n,k)
     backward   gx = U (diag(gs) + A S + S B) Vᵀ + (I - UUᵀ) gU S⁻¹ Vᵀ + U S⁻¹ gVᵀ (I - VVᵀ),
@@ -172,9 +172,9 @@ class SVDFactors(Decomposition):
 
 
 class Pinv(Unary):
-    """y = x⁺, the pseudo-inverse of Moore and Penrose. Singular values below max(m, n) eps of the largest count as 0.
+    """y = x⁺, the Moore-Penrose pseudo-inverse. Singular values below max(m, n) eps of the largest count as 0.
 
-    The derivative is that of a matrix of full rank, and of another one along changes that leave the rank as it is.
+    The derivative assumes full rank, or changes that preserve the rank.
 
     forward    y  = x⁺                                            x (...,m,n), y (...,n,m)
     backward   gx = -yᵀ g yᵀ + (I - x y) gᵀ y yᵀ + yᵀ y gᵀ (I - y x)
@@ -210,7 +210,7 @@ class Pinv(Unary):
 
 @contextmanager
 def converging(op: str, x: Array) -> Iterator[None]:
-    """NumPy's LinAlgError, as of a matrix with NaN in it, as one that names the op."""
+    """Add the op's name to NumPy's LinAlgError, for example for a matrix with NaN."""
     try:
         yield
     except np.linalg.LinAlgError as error:
@@ -218,13 +218,13 @@ def converging(op: str, x: Array) -> Iterator[None]:
 
 
 def cut(y: Value, *heights: int) -> list[Value]:
-    """The parts of a result, each of so many rows, and the rest."""
+    """Split a result into parts with given numbers of rows, and the rest."""
     ends = [0, *np.cumsum(heights).tolist(), y.shape[-2]]
     return [getitem(y, (..., slice(a, b), slice(None))) for a, b in pairwise(ends)]
 
 
 def symmetric(x: Value) -> Value:
-    return x / 2 + x.swapaxes(-1, -2) / 2  # a sum might not fit into the dtype
+    return x / 2 + x.swapaxes(-1, -2) / 2  # a sum might overflow
 
 
 def diagonal_of(p: Value) -> Value:
@@ -233,14 +233,14 @@ def diagonal_of(p: Value) -> Value:
 
 
 def turned(p: Value) -> Value:
-    """How far vectors would be turned into each other: p - pᵀ."""
+    """The rotation of vectors into each other: p - pᵀ."""
     return p - p.swapaxes(-1, -2)
 
 
 def over_gaps(op: str, what: str, p: Value, w: Value) -> Value:
-    """F * p with F_ij = 1/(w_j - w_i), and 0 on the diagonal. Raises LinAlgError where two are equal, as far as their dtype can
-    tell, and the vectors that belong to them are asked about: they are not determined then. A replay, which does not look,
-    gives what is not finite there."""
+    """F * p with F_ij = 1/(w_j - w_i), and 0 on the diagonal. Raises LinAlgError if two values are equal to the precision of
+    the dtype and their vectors are used: these are then undetermined. A replay does not check, and gives non-finite values.
+    """
     diagonal = identity(p, p.shape[-1])
     p = p * (1 - diagonal)
     gaps = w - w.swapaxes(-1, -2)
@@ -253,48 +253,48 @@ def over_gaps(op: str, what: str, p: Value, w: Value) -> Value:
 
 
 def full_rank(r: Value) -> None:
-    """Raise LinAlgError if the columns that this triangle belongs to are dependent."""
+    """Raise LinAlgError if the columns that this triangle belongs to are linearly dependent."""
     values = raw(r)
     if not state.tracing and not on_gpu(values) and not np.diagonal(values, 0, -2, -1).all():
         raise LinAlgError("qr: the columns are dependent, and the factors have no derivative there")
 
 
-# Matrices to try them with, at which there are derivatives
+# Test matrices where derivatives exist
 
 
 def tall(rng: np.random.Generator, shape: Shape) -> Array:
-    """Of full rank, the diagonal well above 0."""
+    """Of full rank, with a diagonal well above 0."""
     return rng.uniform(-1, 1, shape) + 3 * np.eye(shape[-2], shape[-1])
 
 
 def apart(rng: np.random.Generator, shape: Shape) -> Array:
-    """Symmetric, with eigenvalues that are far apart."""
+    """Symmetric, with well separated eigenvalues."""
     return symmetric(rng.uniform(-0.4, 0.4, shape)) + np.diag(np.arange(shape[-1]) * 2.0)
 
 
 def uneven(rng: np.random.Generator, shape: Shape) -> Array:
-    """With singular values that are far apart, and from 0."""
+    """With singular values well separated from each other and from 0."""
     k = np.zeros(shape[-2:])
     np.fill_diagonal(k, 2.0 + 2.0 * np.arange(min(shape[-2:])))
     return rng.uniform(-0.3, 0.3, shape) + k
 
 
 class QR(NamedTuple):
-    """What `qr` returns: x = Q R."""
+    """The result of `qr`: x = Q R."""
 
     Q: Any
     R: Any
 
 
 class Eigh(NamedTuple):
-    """What `eigh` returns: (x + xᵀ)/2 = V diag(w) Vᵀ, w being the eigenvalues and V the eigenvectors, as columns."""
+    """The result of `eigh`: (x + xᵀ)/2 = V diag(w) Vᵀ with eigenvalues w and eigenvectors V, as columns."""
 
     eigenvalues: Any
     eigenvectors: Any
 
 
 class SVD(NamedTuple):
-    """What `svd` returns: x = U diag(S) Vh."""
+    """The result of `svd`: x = U diag(S) Vh."""
 
     U: Any
     S: Any
@@ -303,28 +303,28 @@ class SVD(NamedTuple):
 
 @named
 def qr(x: Operand[T], mode: str = "reduced") -> QR:
-    """x = Q R of matrices (..., m, n): Q (..., m, k) with Qᵀ Q = I, R (..., k, n) upper triangular, k = min(m, n); as LAPACK
-    has them, R having negative numbers on its diagonal, too.
+    """x = Q R of matrices (..., m, n): Q (..., m, k) with Qᵀ Q = I, R (..., k, n) upper triangular, k = min(m, n); as from
+    LAPACK, the diagonal of R may be negative.
 
-    Differentiable where the first k columns are independent; LinAlgError where one is 0 then, in the gradient.
+    Differentiable if the first k columns are linearly independent; otherwise the gradient raises LinAlgError.
 
-    mode   "reduced"; "complete" and "r" of NumPy are not there
+    mode   "reduced"; NumPy's "complete" and "r" are not supported
     """
     choice("qr", "mode", mode, ("reduced",))
     given = matrices("qr", x)
     m, n = given.shape[-2:]
     q, r = cut(qr_factors(getitem(given, (..., slice(0, m)))), m)
-    if n > m:  # what is left follows from Q
+    if n > m:  # the remaining columns of R follow from Q
         r = concatenate([r, q.swapaxes(-1, -2) @ getitem(given, (..., slice(m, None)))], axis=-1)
     return QR(q, r)
 
 
 @named
 def eigh(x: Operand[T]) -> Eigh:
-    """Eigenvalues (..., n), rising, and eigenvectors (..., n, n), as columns, of (x + xᵀ)/2, which is x where it is symmetric.
+    """Eigenvalues (..., n), ascending, and eigenvectors (..., n, n), as columns, of (x + xᵀ)/2, which is x if x is symmetric.
 
-    The gradient is symmetric. That of the eigenvalues is right where some are equal, too, if what is made of them does not
-    depend on their order; eigenvectors that belong to equal ones have none: LinAlgError, in forward mode in any case.
+    The gradient is symmetric. For equal eigenvalues it is right if the result does not depend on their order; their
+    eigenvectors have no gradient: LinAlgError, in forward mode in any case.
     """
     given = matrices("eigh", x)
     if given.shape[-1] != given.shape[-2]:
@@ -335,13 +335,13 @@ def eigh(x: Operand[T]) -> Eigh:
 
 @named
 def svd(x: Operand[T], full_matrices: bool = False) -> SVD:
-    """x = U diag(S) Vh of matrices (..., m, n): U (..., m, k), S (..., k), falling, Vh (..., k, n), k = min(m, n).
+    """x = U diag(S) Vh of matrices (..., m, n): U (..., m, k), S (..., k), descending, Vh (..., k, n), k = min(m, n).
 
-    The gradient of S is right where some are equal, too, if what is made of them does not depend on their order. Vectors have
-    one where their values differ from each other, and, unless the matrix is square, from 0; LinAlgError for equal ones, in
+    For equal singular values the gradient of S is right if the result does not depend on their order. Singular vectors have a
+    gradient if their values differ from each other and, unless the matrix is square, from 0; LinAlgError for equal ones, in
     forward mode in any case.
 
-    full_matrices   True, NumPy's default, is for square matrices alone: further columns would have no derivative
+    full_matrices   True, NumPy's default, is only supported for square matrices: further columns would have no derivative
     """
     given, full = matrices("svd", x), truth("svd", "full_matrices", full_matrices)
     m, n = given.shape[-2:]

@@ -1,4 +1,4 @@
-"""Moving between devices, as an operation: what is computed on several of them can be differentiated through."""
+"""Moving between devices as an operation, so that gradients flow through it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["to_device"]
 
 
 class ToDevice(Op):
-    """x on a device, "cpu" or "cuda:1"; `origin` is where it comes from. x itself if it is there already.
+    """x on a device, "cpu" or "cuda:1"; `origin` is its device before. x itself if it is there already.
 
     forward    y  = x
     backward   gx = g, on the device of x

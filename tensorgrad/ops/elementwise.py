@@ -1,4 +1,4 @@
-"""Operations that work on each element alone, with NumPy's broadcasting."""
+"""Elementwise operations with NumPy's broadcasting."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-NUMBERS = "fiubV"  # kinds of dtypes: bfloat16 is of kind V to NumPy
+NUMBERS = "fiubV"  # kinds of dtypes; NumPy sees bfloat16 as kind V
 
 
 class Neg(Unary):
@@ -110,8 +110,8 @@ class Mul(Binary):
 class MulGrad(Binary):
     """A gradient g times a derivative d: exactly 0 where g is 0, even where d is infinite or NaN.
 
-    What `where`, an index, a mask or a bound has left out of the result arrives here as g = 0. It has no influence, so it
-    contributes 0, also at a pole: 0 times infinity would be NaN.
+    Elements of the result that `where`, an index, a mask or a bound has excluded have g = 0. They have no influence, so they
+    contribute 0, also at a pole, where 0 times infinity would be NaN.
 
     forward    gx = g d,   0 where g = 0
     backward   gg = h d,   gd = h g,   0 where h = 0          (h: the gradient of gx)
@@ -121,7 +121,7 @@ class MulGrad(Binary):
     name, signature, symbol, reads = "mul_grad", "(),()->()", "×", "g d"
 
     def __call__(self, g: Operand[T], d: Operand[T], /) -> T | Array:
-        # as rules ask, for every product of an eager step
+        # fast path for products in rules of an eager step
         if type(g) is type(d) is np.ndarray and g.dtype.kind in NUMBERS and d.dtype.kind in NUMBERS:
             return reference.mul_grad(g, d)
         return mul(g, d) if isinstance(d, (int, float)) and math.isfinite(d) else self.apply(g, d)
@@ -187,8 +187,8 @@ class DivGrad(Binary):
 def mul_tangent(t: Value, d: Value) -> Value:
     """A tangent t times a derivative d: exactly 0 where one of them is 0, even where the other is infinite or NaN.
 
-    What a mask or a bound leaves out has no influence, whichever way one goes: the reverse walk comes to a pole with g = 0,
-    forward mode comes from the pole and meets a derivative that is 0.
+    Excluded elements have no influence in either direction: the reverse walk reaches a pole with g = 0, forward mode starts at
+    the pole and meets a derivative of 0.
     """
     recorded = isinstance(t, Tensor) or isinstance(d, Tensor)
     if not recorded and not on_gpu(t):
@@ -242,7 +242,7 @@ class Sign(Unary):
 
 
 class Where(Ternary):
-    """a where cond holds (is not 0), b elsewhere. cond is data; what is not chosen has gradient 0, whatever g is.
+    """a where cond is true (not 0), b elsewhere. cond is data; elements that are not chosen have gradient 0, whatever g is.
 
     forward    y  = a if cond else b
     backward   ga = g if cond else 0,   gb = 0 if cond else g
@@ -312,15 +312,15 @@ class Minimum(Binary):
 
 
 def sample_different(op: Op, rng: np.random.Generator, sizes: Sequence[int]) -> Sample:
-    """Two arguments of which no two elements are closer than 0.05."""
+    """Two arguments whose elements differ by at least 0.05."""
     (a, b), _ = Op.sample(op, rng, sizes)
     return (np.asarray(np.round(a, 1)), np.asarray(np.round(b, 1) + 0.05)), {}
 
 
 class AsType(Op):
-    """y = x in another dtype. Integers and booleans have no gradient: for such a dtype the op is `cast`.
+    """y = x in another dtype. For integers and booleans, which have no gradient, the op is `cast`.
 
-    Raises DTypeError for a dtype that a Tensor cannot have.
+    Raises DTypeError for unsupported dtypes.
 
     forward    y  = x
     backward   gx = g, in the dtype of x          (which the engine sees to)
@@ -349,7 +349,7 @@ class AsType(Op):
 
 
 class Cast(Op):
-    """What `astype` does for integers and booleans: x rounded towards 0, or whether x is not 0. No gradient.
+    """`astype` for integers and booleans: x rounded towards 0, or whether x is not 0. No gradient.
 
     forward    y  = trunc(x), or [x is not 0]
     """
@@ -369,7 +369,7 @@ class Cast(Op):
 
 
 def as_wide(x: Value) -> Value:
-    """An array or a Tensor in the dtype that a function of several ops computes it in, as `core.arithmetic` says for one op."""
+    """An operand in the dtype in which a function of several ops computes, as `core.arithmetic` does for one op."""
     dtype = x.dtype
     if dtype.char in "fd":
         return x
@@ -378,7 +378,7 @@ def as_wide(x: Value) -> Value:
 
 
 def as_narrow(y: Value, *operands: Value | None) -> Value:
-    """What such a function has computed, rounded to half precision if that is what it was given."""
+    """The result of such a function, rounded to half precision if its operands have it."""
     to = narrowest([x.dtype for x in operands if x is not None])
     return y if to is None or y.dtype != np.float32 else astype(y, to)
 

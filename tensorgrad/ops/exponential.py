@@ -20,10 +20,9 @@ __all__ = ["exp", "log", "log1p", "power"]
 
 
 class Power(Binary):
-    """y = a ** b. A real power: where a is negative, b has to be whole, and then b has no gradient there (NaN).
-
-    0 ** 0 is 1. At a = 0 the derivative with respect to b is 0 for b > 0, and taken as 0 for b = 0; that of a ** 0 with respect
-    to a is 0 everywhere. What is taken so is constant: the mixed second derivative, infinite for 0 < b <= 1, is not seen.
+    """y = a ** b. A real power: for negative a, b must be an integer, and has no gradient there (NaN).  0 ** 0 is 1. At a = 0
+    the derivative with respect to b is 0 for b > 0, and taken as 0 for b = 0; that of a ** 0 with respect to a is 0 everywhere.
+    These are constants: the mixed second derivative, infinite for 0 < b <= 1, is ignored.
 
     forward    y  = a^b
     backward   ga = g b a^(b-1),   gb = g y log(a)          (0 for b = 0, and 0 for a = 0 <= b)
@@ -41,15 +40,15 @@ class Power(Binary):
         def ga() -> Value:
             if isinstance(b, (int, float)):
                 return mul_grad(g, b * a ** (b - 1 if b else 0))
-            exponent = b if is_floating(b.dtype) else astype(b, g.dtype)  # b - 1 might be none of its dtype
-            # 0 * 0^-1 would be NaN: where both are 0 it is 0 * 1^-1, constant in either
+            exponent = b if is_floating(b.dtype) else astype(b, g.dtype)  # b - 1 may not fit its dtype
+            # 0 * 0^-1 would be NaN: if both are 0 use 0 * 1^-1, constant in both
             both = where(exponent == 0, a == 0, False)
             return mul_grad(g, where(both, 0.0, exponent) * where(both, 1.0, a) ** (exponent - 1))
 
         def gb() -> Value:
             if isinstance(a, (int, float)) and a > 0:
                 return mul_grad(g, y) * math.log(a)
-            # 0 * log 0 would be NaN: where a is 0 and b is not negative, a is taken as 1
+            # 0 * log 0 would be NaN: if a is 0 and b is not negative, use a = 1
             return mul_grad(g, y * log(where(a == 0, b >= 0, a)))
 
         return ga, gb
@@ -59,13 +58,13 @@ class Power(Binary):
             if isinstance(b, (int, float)):
                 return mul_tangent(t, b * a ** (b - 1 if b else 0))
             whole = b if is_floating(b.dtype) else astype(b, t.dtype)
-            both = where(whole == 0, a == 0, False)  # 0^0, taken as constant: 0^-1 would be infinite
+            both = where(whole == 0, a == 0, False)  # 0^0 is treated as constant: 0^-1 would be infinite
             return mul_tangent(t, where(both, 0.0, whole) * where(both, 1.0, a) ** (whole - 1))
 
         def along_b(t: Value) -> Value:
             if isinstance(a, (int, float)) and a > 0:
                 return mul_tangent(t, y) * math.log(a)
-            return mul_tangent(t, y * log(where(a == 0, b >= 0, a)))  # log 1 where a is 0 and b is not negative
+            return mul_tangent(t, y * log(where(a == 0, b >= 0, a)))  # log 1 if a is 0 and b is not negative
 
         return along_a, along_b
 
@@ -92,27 +91,28 @@ class Exp(Unary):
 
 
 class Logarithm(Op):
-    """A logarithm. Of a softmax or a sigmoid that was recorded it is evaluated from the logits, which does not underflow."""
+    """A logarithm. For a recorded softmax or sigmoid it is evaluated from the logits, which does not underflow."""
 
     signature, reads = "()->()", "x"
     real = True
 
     def __call__(self, x: Operand[T]) -> T | Array:
         if state.batching is not None and (batched := state.batching(self, (x,), {})) is not None:
-            return batched  # which comes here again with what all samples were made by
+            return batched  # vmap calls it again with the batched argument
         made = (x.node or getattr(x, "origin", None)) if isinstance(x, Tensor) and state.fusing else None
         if isinstance(x, Tensor) and made is not None:
             if made.op is astype and is_half(made.dtype) and isinstance(made.inputs[0], Node):
-                made = made.inputs[0]  # what a traced op in half precision was rounded from
+                made = made.inputs[0]  # the unrounded result of a traced op in half precision
             found = closed_form(self, made)
             if found is not None and found[1].saved and is_as_it_was(x, found[1]):
                 return self.of_result(x, made, *found[:2])
         return self.apply(x)
 
     def of_result(self, p: Tensor, made: Node, op: Op, node: Node) -> Tensor:
-        """The logarithm of p, which `made` gave, recorded as such, with the value that `op` gives of the logits kept by `node`.
+        """The logarithm of p, computed by `made`, recorded as such, with the value that `op` computes from the logits kept by
+        `node`.
 
-        The new node keeps its output, so that fusion can make one node of it and of those that made p.
+        The new node keeps its output, so that fusion can merge it with those that computed p.
         """
         (z,) = node.saved
         with on(z):
@@ -126,7 +126,7 @@ class Logarithm(Op):
 
 
 def is_as_it_was(p: Tensor, node: Node) -> bool:
-    """Whether neither p nor the logits that `node` kept have been written to since."""
+    """Whether neither p nor the kept logits of `node` have been written to."""
     (z,) = node.saved
     if writes.is_lent(p._data):
         return False
@@ -134,7 +134,7 @@ def is_as_it_was(p: Tensor, node: Node) -> bool:
 
 
 class Log(Logarithm):
-    """y = log(x), the natural logarithm. Of a recorded softmax or sigmoid it is evaluated from the logits.
+    """y = log(x), the natural logarithm. For a recorded softmax or sigmoid it is evaluated from the logits.
 
     forward    y  = ln x
     backward   gx = g / x
@@ -155,7 +155,7 @@ class Log(Logarithm):
 
 
 class Log1p(Logarithm):
-    """y = log(1 + x), exact near 0 too; log1p(-p) of a recorded sigmoid p is evaluated from the logits.
+    """y = log(1 + x), exact near 0 too; for a recorded sigmoid p, log1p(-p) is evaluated from the logits.
 
     forward    y  = ln(1 + x)
     backward   gx = g / (1 + x)
@@ -176,8 +176,9 @@ class Log1p(Logarithm):
 
 
 def closed_form(logarithm: Op, node: Node) -> tuple[Op, Node, tuple[Node, ...]] | None:
-    """How a logarithm of the result of `node` is evaluated without underflow: the op, the node of whose argument it is, and
-    the nodes between that one and the logarithm. None if there is no such way."""
+    """How to evaluate a logarithm of the result of `node` without underflow: the op, the node whose argument it takes, and the
+    nodes between that one and the logarithm. None if there is no way.
+    """
     if logarithm is log and node.op.log is not None:
         return node.op.log, node, ()
     between: tuple[Node, ...] = ()
@@ -192,7 +193,7 @@ def closed_form(logarithm: Op, node: Node) -> tuple[Op, Node, tuple[Node, ...]] 
 
 
 def complement_of(node: Node) -> tuple[Node, ...]:
-    """The nodes that make 1 - p of p, `node` first; () if it is none: 1 - p, 1 + -p, -p + 1 or -(p - 1)."""
+    """The nodes that compute 1 - p, `node` first; () for others: 1 - p, 1 + -p, -p + 1 or -(p - 1)."""
     if node.op is sub and is_one(node.inputs[0]):
         return (node,)
     for one, other in (node.inputs, node.inputs[::-1]) if node.op is add else ():
@@ -204,7 +205,7 @@ def complement_of(node: Node) -> tuple[Node, ...]:
 
 
 def is_one(x: Any) -> bool:
-    """Whether x is the number 1; an array may change until a compiled step reads it again."""
+    """Whether x is the number 1; an array may change before a compiled step reads it."""
     return isinstance(x, (int, float)) and x == 1
 
 

@@ -1,4 +1,4 @@
-"""Mathematical functions of one argument; powers, exp and log stand in exponential.py."""
+"""Mathematical functions of one argument; powers, exp and log are in exponential.py."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Log10(Unary):
 
 
 class LogAddExp(Binary):
-    """y = log(e^a + e^b), without overflow. Where y is infinite what is equal to it has derivative 1.
+    """y = log(e^a + e^b), without overflow. If y is infinite, arguments equal to it have derivative 1.
 
     forward    y  = ln(e^a + e^b)
     backward   ga = g e^(a - y),   gb = g e^(b - y)
@@ -114,7 +114,7 @@ class LogAddExp(Binary):
 
 
 def gap(a: Value, y: Value) -> Value:
-    """a - y, 0 of two equal infinities."""
+    """a - y, 0 for equal infinities."""
     same = logical_and(equal(a, y), logical_not(isfinite(y)))
     return where(same, 0.0, a) - where(same, 0.0, y)
 
@@ -162,7 +162,7 @@ class Square(Unary):
 
 
 class Hypot(Binary):
-    """y = √(a² + b²), though a² or b² may not fit. Where both are 0 the derivative is taken as 0.
+    """y = √(a² + b²), also if a² or b² overflows. At (0, 0) the derivative is taken as 0.
 
     forward    y  = √(a² + b²)
     backward   ga = g a / y,   gb = g b / y,   0 where y = 0
@@ -185,7 +185,7 @@ class Hypot(Binary):
 
 
 class Reciprocal(Unary):
-    """y = 1 / x; of integers too it is the true quotient
+    """y = 1 / x; for integers too it is the real quotient
 
     forward    y  = 1 / x
     backward   gx = -g y²
@@ -210,7 +210,7 @@ class Erf(Unary):
 
     In float64 by the rational approximations of W. J. Cody, Rational Chebyshev approximations for the error function,
     Mathematics of Computation 23 (1969) 631-637, with the coefficients of his CALERF (netlib, specfun). In float32 by shorter
-    ones, fitted for it: of erf x / x, and of 1 / (e^(x²) erfc x).
+    approximations fitted for it: of erf x / x, and of 1 / (e^(x²) erfc x).
 
     forward    y  = 2/√π integral of e^(-t²) for t from 0 to x
     backward   gx = g 2/√π e^(-x²)
@@ -221,21 +221,21 @@ class Erf(Unary):
     real = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        x = x if hasattr(x, "dtype") else xp.asarray(x)  # a chain's symbol is no array
+        x = x if hasattr(x, "dtype") else xp.asarray(x)  # the symbol of a kernel chain is not an array
         if xp.__name__ == "cupy":
             return importlib.import_module("cupyx.scipy.special").erf(x)
         return common.erf(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
-            near = clip(x, -40, 40)  # beyond, where x² might overflow, e^(-x²) is 0 in any case
+            near = clip(x, -40, 40)  # beyond, where x² may overflow, e^(-x²) is 0
             return mul_grad(g, exp(-square(near)) * (2 / math.sqrt(math.pi)))
 
         return (gx,)
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         def ty(t: Value) -> Value:
-            return mul_tangent(t, exp(-square(clip(x, -40, 40))) * (2 / math.sqrt(math.pi)))  # far out x² might overflow
+            return mul_tangent(t, exp(-square(clip(x, -40, 40))) * (2 / math.sqrt(math.pi)))  # for large x, x² may overflow
 
         return (ty,)
 

@@ -1,4 +1,4 @@
-"""Parts of an array, by an index, and what undoes taking them."""
+"""Indexing and its transpose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["getitem", "put"]
 
 
 class GetItem(Op):
-    """x[index]: slices with steps, None, Ellipsis, integers, integer arrays and boolean masks, in any mixture.
+    """x[index]: slices with steps, None, Ellipsis, integers, integer arrays and boolean masks, in any combination.
 
     forward    y  = x[index]
     backward   gx = zeros with g added at index, where an element was taken twice both times
@@ -45,7 +45,7 @@ class GetItem(Op):
             kinds: list[Any] = [slice(None), slice(None, None, -1), slice(1, None, 2)]
             kinds += [int(rng.integers(-n, n)), rng.integers(-n, n, 3), rng.random(n) < 0.5] if n else []
             index.append(kinds[rng.integers(0, len(kinds))])
-        if sum(is_array(i) for i in index) > 1:  # arrays of an index broadcast against each other
+        if sum(is_array(i) for i in index) > 1:  # index arrays broadcast against each other
             index = [slice(None) if is_array(i) else i for i in index]
         return (x,), {"index": (*index, None) if rng.random() < 0.3 else (*index, ...)}
 
@@ -58,7 +58,7 @@ class GetItem(Op):
 
 
 class Put(Op):
-    """Zeros of a shape with x added at an index: what undoes `getitem`.
+    """Zeros of a shape with x added at an index: the transpose of `getitem`.
 
     forward    y  = zeros(shape), y[index] += x, each time an element stands in the index
     backward   gx = g[index]
@@ -85,7 +85,7 @@ class Put(Op):
             y[index] = x
         elif xp is np:
             add_at(y, index, x)
-        elif x.dtype.itemsize < 4 and x.dtype.kind in "biu":  # by a wider integer, cut off as NumPy's; CuPy refuses
+        elif x.dtype.itemsize < 4 and x.dtype.kind in "biu":  # add in a wider dtype and truncate, as NumPy does; CuPy refuses
             wide = y.astype(np.uint32)
             xp.add.at(wide, index, x.astype(np.uint32))
             y = wide.astype(x.dtype)
@@ -98,8 +98,8 @@ class Put(Op):
 
 
 class Gather(Op):
-    """x[index] where the index has Tensors of integers or booleans in it: they are data, so that a program can be run again
-    with others. `index` has the AT of each in its place.
+    """x[index] with Tensors of integers or booleans in the index: they are data, so that replays can use others. `index` has AT
+    in the place of each.
 
     forward    y  = x[index]
     backward   gx = zeros with g added at index, where an element was taken twice both times
@@ -115,7 +115,7 @@ class Gather(Op):
         return self.apply(x, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        rows, columns = (max(int(n), 1) for n in rng.choice(sizes, 2))  # there is no index into nothing
+        rows, columns = (max(int(n), 1) for n in rng.choice(sizes, 2))  # empty arrays cannot be indexed
         x, at = self.values(rng, (rows, columns)), rng.integers(0, rows, 4)
         kinds: list[Sample] = [
             ((x, at), {"index": AT}),
@@ -135,7 +135,7 @@ class Gather(Op):
 
 
 class Lookup(Binary):
-    """Rows of a table: what `embedding` does. Raises LabelError for an index out of range; a negative one is.
+    """Rows of a table, as for `embedding`. Raises LabelError for an index out of range, including negative ones.
 
     forward    y[...] = w[t[...]]                                 w (rows, dim), t (...) integers
     backward   gw = zeros with every row of g added at its index
@@ -162,7 +162,7 @@ class Lookup(Binary):
 
 
 class SumNamed(Op):
-    """Rows of one name added up, for each of them: of a table of so many rows, t names those that x is to be added to.
+    """Sums of the rows with the same index: t has the row of a table to which each row of x is to be added.
 
     forward    y[i] = sum of x[j] over all j with t[j] = t[i]           x (n, ...), t (n) integers
     backward   gx[i] = sum of g[j] over all j with t[j] = t[i]
@@ -182,7 +182,7 @@ class SumNamed(Op):
         if xp is not np:
             return put.forward(xp, x, index=t, shape=(rows, *x.shape[1:]))[t]
         places, first = np.arange(len(t)), np.empty(rows, np.intp)
-        first[t[::-1]] = places[::-1]  # of one name the last one that is written stays: the first in t
+        first[t[::-1]] = places[::-1]  # reversed, because the last write counts
         at = first[t]
         again = np.flatnonzero(at != places)
         if not again.size:
@@ -196,7 +196,7 @@ class SumNamed(Op):
 
 
 class Scatter(Op):
-    """Zeros of a shape with x added at an index with Tensors in it: what undoes `gather`.
+    """Zeros of a shape with x added at an index with Tensors: the transpose of `gather`.
 
     forward    y  = zeros(shape), y[index] += x, each time an element stands in the index
     backward   gx = g[index]
@@ -225,7 +225,7 @@ class Scatter(Op):
 
 
 def of_lists(index: Any) -> str:
-    """Where the floating numbers of a Tensor that is to be an index, or labels, may come from."""
+    """A hint about the origin of floating numbers used as indices or labels."""
     return (
         "; lists become float32 without a dtype: Tensor([0, 2], dtype=int)"
         if getattr(index, "dtype", None) == np.float32
@@ -234,12 +234,12 @@ def of_lists(index: Any) -> str:
 
 
 def has_tensors(index: Any) -> bool:
-    """Whether there is a Tensor in an index."""
+    """Whether an index has a Tensor in it."""
     return isinstance(index, Tensor) or (isinstance(index, tuple) and any(isinstance(i, Tensor) for i in index))
 
 
 def followed(index: Any) -> Any:
-    """An index in a traced step: arrays of integers as Tensors on their memory, which each replay reads anew."""
+    """An index in a traced step: integer arrays become Tensors on their memory, which each replay reads."""
     if state.trace is None:
         return index
     if isinstance(index, tuple):
@@ -248,7 +248,7 @@ def followed(index: Any) -> Any:
 
 
 def frozen(op: str, index: Any) -> Any:
-    """An index that nobody else can change: its arrays copied, lists made arrays."""
+    """An immutable index: arrays are copied, lists converted to arrays."""
     if isinstance(index, tuple):
         return tuple([frozen(op, i) for i in index])
     if isinstance(index, list):
@@ -264,9 +264,9 @@ def frozen(op: str, index: Any) -> Any:
 
 
 def placed(index: Any, x: Any, shape: Shape | None = None) -> Any:
-    """The index with its arrays where x is. Raises OutOfRangeError for one that is moved to a GPU, where nobody looks.
+    """The index with its arrays on the device of x. Raises OutOfRangeError before moving one to a GPU, which does not check.
 
-    shape   of what it is an index of, if not of x
+    shape   of the indexed array, if not x
     """
     parts = index if isinstance(index, tuple) else (index,)
     near = [raw(x)]
@@ -285,7 +285,7 @@ def placed(index: Any, x: Any, shape: Shape | None = None) -> Any:
 
 
 def check_on_gpu(op: str, index: Any, shape: Shape) -> None:
-    """Look, when values are asked for, whether arrays of integers on a GPU are within a shape: CuPy takes what is not round."""
+    """Check integer index arrays on a GPU against a shape when values are next read: CuPy does not check."""
     for i, axis in indexed(index, len(shape)):
         if on_gpu(i):
             size = shape[axis]
@@ -294,7 +294,7 @@ def check_on_gpu(op: str, index: Any, shape: Shape) -> None:
 
 
 def indexed(index: Any, ndim: int) -> list[tuple[Any, int]]:
-    """The arrays of integers in an index, each with the axis that it is for."""
+    """The integer arrays in an index, each with its axis."""
     parts = index if isinstance(index, tuple) else (index,)
 
     def width(i: Any) -> int:
@@ -308,11 +308,11 @@ def indexed(index: Any, ndim: int) -> list[tuple[Any, int]]:
     return found
 
 
-AT = "at"  # stands in an index for an array that comes as an argument
+AT = "at"  # placeholder in an index for an array argument
 
 
 def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
-    """An index of x with AT in the place of its Tensors, arrays and lists, and those, arrays being where x is."""
+    """An index of x with AT for its Tensors, arrays and lists, and these as arguments, arrays on the device of x."""
     parts = index if isinstance(index, tuple) else (index,)
     arrays = [i for i in parts if isinstance(i, (Tensor, list)) or is_array(i)]
     outline = tuple(AT if isinstance(i, (Tensor, list)) or is_array(i) else i for i in parts)
@@ -329,7 +329,7 @@ def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def put_in(index: Any, arrays: tuple[Array, ...]) -> Any:
-    """The index with the arrays in the places of AT."""
+    """Replace AT in an index by the arrays."""
     if not isinstance(index, tuple):
         return arrays[0]
     rest = iter(arrays)
@@ -337,9 +337,9 @@ def put_in(index: Any, arrays: tuple[Array, ...]) -> Any:
 
 
 def add_at(y: Array, index: Any, x: Array) -> None:
-    """y[index] += x, in place, each time an element stands in the index; y lies row after row.
+    """y[index] += x in place, with repeated elements added each time; y is C-contiguous.
 
-    Rows are added by a kernel or number by number, which is several times as fast in NumPy as row by row.
+    Rows are added by a kernel or number by number, which in NumPy is several times as fast as row by row.
     """
     rows, width = len(y) if y.ndim else 0, math.prod(y.shape[1:])
     if width and is_array(index) and index.dtype.kind in "iu" and index.size and x.shape == (*index.shape, *y.shape[1:]):
@@ -354,7 +354,7 @@ def add_at(y: Array, index: Any, x: Array) -> None:
 
 
 def may_repeat(index: Any) -> bool:
-    """Whether an index can name an element twice: whether there are arrays of integers in it."""
+    """Whether an index may select an element twice: whether it has integer arrays."""
     return any(is_array(i) and i.dtype != bool for i in (index if isinstance(index, tuple) else (index,)))
 
 

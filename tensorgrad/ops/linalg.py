@@ -1,4 +1,4 @@
-"""Matrix products, alone and with what stands around them in a layer."""
+"""Matrix products, alone and as layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["dot", "einsum", "linear", "linear_relu", "linear_sigmoid", "linear_t
 class Matmul(Op):
     """y = a @ b, the matrix product over the last two axes; leading axes broadcast. Vectors as in NumPy.
 
-    One of the two may be a sparse matrix of SciPy's, which is constant: it has no gradient. The result is a dense Tensor.
+    One of the two may be a SciPy sparse matrix, which is constant: it has no gradient. The result is a dense Tensor.
 
     forward    y  = a b
     backward   ga = g bᵀ,   gb = aᵀ g
@@ -90,7 +90,7 @@ class Linear(Ternary):
 
     def forward(self, xp: Xp, x: Array, w: Array, b: Array) -> Array:
         if w.ndim != 2 or b.shape != w.shape[1:]:
-            raise ValueError("weight and bias do not fit")  # where adding would broadcast; the signature says it better
+            raise ValueError("weight and bias do not fit")  # addition would broadcast; the signature has a better message
         y = product(xp, x, w)
         if y.dtype != b.dtype:
             return y + b
@@ -107,7 +107,7 @@ class Linear(Ternary):
 
 
 class LinearActivation(Ternary):
-    """A layer and its activation in one: the gradient goes through the activation once, for all three inputs."""
+    """A layer with its activation: the gradient passes the activation once, for all three inputs."""
 
     signature, reads = "(...,k),(k,n),(n)->(...,n)", "y x w"
     layer = activation = True
@@ -115,7 +115,7 @@ class LinearActivation(Ternary):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x, w, b), _ = super().sample(rng, sizes)
-        if self.gradient is relu_grad:  # every unit well on or well off
+        if self.gradient is relu_grad:  # keep every unit away from 0
             b = rng.choice([-1.0, 1.0], b.shape) * (0.3 + np.abs(rows(x) @ w).max(initial=0))
         return (x, w, b), {}
 
@@ -180,8 +180,8 @@ class Einsum(Op):
     """Products of the operands, summed over the subscripts that the result leaves out, by np.einsum's notation:
     einsum("ij,jk->ik", a, b).
 
-    "->..." may be left out (then the result has the subscripts that stand once, in alphabetical order), "..." stands for axes
-    that broadcast, a subscript that one operand has twice takes its diagonal. An axis of size 1 broadcasts only inside "...".
+    "->..." may be omitted (the result then has the subscripts that occur once, in alphabetical order), "..." stands for
+    broadcast axes, a repeated subscript of one operand takes its diagonal. Axes of size 1 broadcast only inside "...".
 
     forward    y   = sum of x1 x2 ... over every subscript that the result leaves out
     backward   gxi = the same of g and the other operands, to the subscripts of xi; g repeated over what only xi has,
@@ -225,10 +225,10 @@ class Einsum(Op):
         return len(terms) * math.prod(sizes.values())
 
     def forward(self, xp: Xp, *xs: Array, subscripts: str) -> Array:
-        if len({x.dtype for x in xs}) > 1:  # the order of products might sum one up in a dtype of its own that is too narrow
+        if len({x.dtype for x in xs}) > 1:  # depending on the order, a partial sum might have a dtype that is too narrow
             xs = tuple(x.astype(xp.result_type(*xs)) for x in xs)
-        y = xp.einsum(subscripts, *xs, optimize=len(xs) > 1)  # the search for an order finds the matrix products too
-        return y if y.base is None else y.copy()  # "ij->ji" is a view: an operation that computes has memory of its own
+        y = xp.einsum(subscripts, *xs, optimize=len(xs) > 1)  # optimisation also finds matrix products
+        return y if y.base is None else y.copy()  # "ij->ji" is a view, but ops that compute must allocate
 
     def backward(self, g: Value, y: Value, *xs: Value, subscripts: str) -> Rules:
         left, _, result = subscripts.partition("->")
@@ -237,7 +237,7 @@ class Einsum(Op):
 
         def gradient(i: int) -> Value:
             parts = [(result, g)] + [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
-            own = ""  # the subscripts of operand i, each once: a second one has a name of its own, tied to the first
+            own = ""  # the distinct subscripts of operand i: a repeated one gets a new name, tied to the first
             for axis, letter in enumerate(terms[i]):
                 if letter in own:
                     letter, first = spare[len(own)], letter
@@ -255,7 +255,7 @@ class Einsum(Op):
 
 
 def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]:
-    """`subscripts` with its result and with letters for "...", and the shapes without the axes that broadcast away."""
+    """`subscripts` with explicit result and letters for "...", and the shapes without axes that are broadcast."""
     text = subscripts.replace(" ", "")
     left, arrow, result = text.partition("->")
     terms = left.split(",")
@@ -304,9 +304,9 @@ def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]
 
 
 def product(xp: Xp, a: Array, b: Array) -> Array:
-    """a b; of two large matrices of one dtype in memory from the pool, on a GPU by cuBLAS in the precision that is set."""
+    """a b; for two large matrices of one dtype in pooled memory, on a GPU by cuBLAS in the selected precision."""
     if xp is np and a.ndim == b.ndim == 2 and a.dtype is b.dtype and a.shape[1] == b.shape[0]:
-        if a.shape[1] == 1:  # BLAS takes several times as long
+        if a.shape[1] == 1:  # BLAS would be several times slower
             return np.multiply(a, b)
         return np.matmul(a, b, out=new((a.shape[0], b.shape[1]), a.dtype))
     if xp is not np and a.ndim >= b.ndim >= 2 and a.shape[-1] == b.shape[-2]:
@@ -316,12 +316,12 @@ def product(xp: Xp, a: Array, b: Array) -> Array:
             return out
     if xp is np and a.ndim > b.ndim == 2 and a.dtype is b.dtype and a.shape[-1] == b.shape[0] and a.flags.c_contiguous:
         out = new((*a.shape[:-1], b.shape[1]), a.dtype)
-        np.matmul(rows(a), b, out=rows(out))  # NumPy would ask BLAS for each matrix of a
+        np.matmul(rows(a), b, out=rows(out))  # NumPy would call BLAS for each matrix of a
         return out
     if xp is np and a.ndim >= b.ndim > 2 and a.dtype is b.dtype and a.shape[-1] == b.shape[-2]:
-        if a.shape[-1] == 1:  # as above: the gradient of a weight for each sample
-            return np.multiply(a, b)  # not from the pool, of which it would be handed out as a copy
-        if not any(b.strides[:-2]) and b.size and a.flags.c_contiguous:  # the same matrix each time: one product of all rows
+        if a.shape[-1] == 1:  # as above, for the per-sample gradient of a weight
+            return np.multiply(a, b)  # not from the pool, whose memory would be copied on return
+        if not any(b.strides[:-2]) and b.size and a.flags.c_contiguous:  # a broadcast matrix: one product of all rows
             out = new((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
             if out.shape[:-2] == a.shape[:-2]:
                 np.matmul(rows(a), b[(0,) * (b.ndim - 2)], out=rows(out))
@@ -330,25 +330,26 @@ def product(xp: Xp, a: Array, b: Array) -> Array:
 
 
 def as_operand(op: str, x: Operand[T]) -> T | Array:
-    """Arrays and Tensors as they are, lists and numbers as arrays; in a traced step arrays as Tensors, so that what is computed
-    of them is recorded, and a replay reads them anew."""
+    """Arrays and Tensors unchanged, lists and numbers as arrays; in a traced step arrays as Tensors, so that operations on them
+    are recorded and replays read them.
+    """
     if state.trace is not None and not isinstance(x, Tensor) and is_array(x):
         return wrap(asarray(x), None)
     return x if isinstance(x, Tensor) or is_array(x) else asarray(x, where=scoped(op))
 
 
 def identity(like: Value, n: int) -> Array:
-    """The (n,n) identity matrix in the dtype and among the arrays of `like`, an array or a Tensor."""
+    """The (n,n) identity matrix with the dtype and array type of `like`."""
     data = like._data if isinstance(like, Tensor) else like
     return namespace([data]).eye(n, dtype=like.dtype)
 
 
 @named
 def dot(a: Operand[T], b: Operand[T]) -> T | Array:
-    """np.dot: the sum of products over the last axis of `a` and the last but one (of a vector: the only one) of `b`.
+    """np.dot: the sum of products over the last axis of `a` and the second last (for a vector: the only one) of `b`.
 
     y[i, ..., j, ..., n] = sum over k of a[i, ..., k] b[j, ..., k, n]; a plain product if one of them is 0-d. Unlike `matmul`
-    it does not pair leading axes: the result has those of both. Written as `tensordot`, and raises ShapeError as that does.
+    it does not pair leading axes: the result has those of both. Computed by `tensordot`, and raises ShapeError like it.
     """
     a, b = as_operand("dot", a), as_operand("dot", b)
     if not a.ndim or not b.ndim:
@@ -362,7 +363,7 @@ def dot(a: Operand[T], b: Operand[T]) -> T | Array:
 
 @named
 def outer(a: Operand[T], b: Operand[T]) -> T | Array:
-    """y[i, j] = a[i] b[j], the outer product; what has other than one axis is flattened first, as by np.outer."""
+    """y[i, j] = a[i] b[j], the outer product; as in np.outer, arrays are flattened first."""
     a, b = as_operand("outer", a), as_operand("outer", b)
     return mul(reshape(a, (-1, 1)) if a.size else reshape(a, (0, 1)), reshape(b, (1, -1)) if b.size else reshape(b, (1, 0)))
 
@@ -371,7 +372,7 @@ def outer(a: Operand[T], b: Operand[T]) -> T | Array:
 def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int], int | Sequence[int]] = 2) -> T | Array:
     """The sum of products over pairs of axes: one matrix product.
 
-    axes   (axes of a, axes of b), each an int or several, paired in this order; or n, for the last n of a with the first n of b
+    axes   (axes of a, axes of b), each an int or several, paired in order; or n, for the last n of a with the first n of b
 
     The result has the other axes of a, then those of b. Raises ShapeError for axes that do not exist or differ in size.
     """
@@ -381,7 +382,7 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
     if not is_sequence(sides):
         n = whole("tensordot", "axes", sides)
         problem = "a negative number of axes" if n < 0 else ""
-        n = min(n, max(a.ndim, b.ndim) + 1)  # one more is as wrong as many more
+        n = min(n, max(a.ndim, b.ndim) + 1)  # any larger n raises the same error
         left, right = list(range(-n, 0)), list(range(n))
     elif len(sides) != 2:
         raise ShapeError(f"{scoped('tensordot')}: axes must be a number or two of them, or two lists, got {shown(sides)}")
@@ -408,7 +409,7 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
 
 
 def in_order(x: Any, axes: list[int]) -> Any:
-    """x with its axes in the order given."""
+    """x with its axes permuted."""
     return x if axes == sorted(axes) else transpose(x, tuple(axes))
 
 

@@ -1,4 +1,4 @@
-"""Softmax and the losses, written on logits so that nothing overflows."""
+"""Softmax and losses on logits, without overflow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Softmax(Op):
     tangent    tp = p (tz - sum(tz p))
     """
 
-    # z is kept as well, because the log of the result is evaluated from it
+    # keeps z too, because the log of the result is evaluated from it
     name, signature, reads = "softmax", "(n)->(n)", "y z"
     keeps_origin = True
     real = True
@@ -55,7 +55,7 @@ class Softmax(Op):
         if not z.size:
             axis_in(self.name, axis, z.ndim)
             return z.copy()
-        with np.errstate(over="ignore"):  # a difference that is -inf is right: e^-inf is 0
+        with np.errstate(over="ignore"):  # a difference of -inf is right: e^-inf is 0
             e = xp.exp(z - z.max(axis, keepdims=True))
         return e / e.sum(axis, keepdims=True)
 
@@ -67,7 +67,7 @@ class Softmax(Op):
 
 
 class LogSoftmax(Op):
-    """log softmax of the logits z over `axis`, finite wherever z is
+    """log softmax of the logits z over `axis`, finite for finite z
 
     forward    y  = z - log sum e^z
     backward   gz = g - e^y sum(g)
@@ -103,7 +103,7 @@ class LogSoftmax(Op):
 
 
 class OneHot(Op):
-    """Class indices as rows of `classes` numbers, 1 at the index and 0 elsewhere. No gradient.
+    """Class indices as one-hot rows of `classes` numbers. No gradient.
 
     forward    y[i, k] = [labels[i] = k]
     """
@@ -141,7 +141,7 @@ class NLLLoss(Op):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (*axes, classes), _ = self.parsed.shapes(rng, sizes)
-        classes = max(classes, 1)  # there are no labels for no classes
+        classes = max(classes, 1)  # at least one class, for labels to exist
         return (self.values(rng, (*axes, classes)), rng.integers(0, classes, axes)), {}
 
     def forward(self, xp: Xp, logp: Array, t: Array) -> Array:
@@ -153,12 +153,12 @@ class NLLLoss(Op):
 
 
 class SoftmaxCrossEntropy(Op):
-    """Softmax and cross-entropy of logits in one: what every derivation of it on paper ends with.
+    """Softmax and cross-entropy of logits in one op, the usual result of a derivation by hand.
 
-    t      class indices (...), or the probabilities Y themselves (...,k), of any dtype: the shape says which. Rows of Y that
-           do not sum to 1 are allowed, then dz has softmax(z) sum(Y) in place of softmax(z)
-    scale  how much a sample counts, in place of the 1/m of the mean
-    logp   log_softmax(z), when it has been computed already
+    t      class indices (...), or probabilities Y (...,k), of any dtype: the shape tells which. Rows of Y need not sum to 1; dz
+           then has softmax(z) sum(Y) in place of softmax(z)
+    scale  the weight of a sample, in place of the 1/m of the mean
+    logp   log_softmax(z), if it is already computed
 
     forward    L  = -1/m sum(Y * log softmax(z))                  z (...,k) for m samples, Y = one_hot(t)
     backward   dz = g (softmax(z) - Y) / m
@@ -183,9 +183,9 @@ class SoftmaxCrossEntropy(Op):
             t = check_labels(self.name, t, z.shape[-1], z.shape[:-1])
             return -pick(xp, logp, t).sum() * scale_of(z, scale)
         if t.shape != z.shape:
-            raise ValueError("probabilities and logits differ")  # where the product would broadcast
+            raise ValueError("probabilities and logits differ")  # the product would broadcast
         total = xp.vdot(t, logp) if xp is np else np.nan
-        if not np.isfinite(total):  # a probability of 0 counts nothing, even of a logit of -inf
+        if not np.isfinite(total):  # a probability of 0 contributes 0, even for a logit of -inf
             total = mul_grad.forward(xp, t, logp).sum()
         return -total * scale_of(z, scale)
 
@@ -211,7 +211,7 @@ class SoftmaxCrossEntropy(Op):
 class SoftmaxCrossEntropyGrad(Op):
     """The gradient of softmax-cross-entropy with respect to the logits, from p = e^logp = softmax(z), in one pass over (m, k).
 
-    With rows of Y that do not sum to 1, p sum(Y) takes the place of p.
+    If rows of Y do not sum to 1, p sum(Y) takes the place of p.
 
     forward    dz = g scale (p - Y)                               Y = one_hot(t), or the probabilities t
     backward   gg = scale sum(h * (p - Y)),   glogp = h g scale p          (h: the gradient of dz)
@@ -230,15 +230,15 @@ class SoftmaxCrossEntropyGrad(Op):
 
     def forward(self, xp: Xp, g: Array, logp: Array, t: Array, *, scale: float) -> Array:
         if np.ndim(g):
-            raise ValueError("g is no number")  # where it would broadcast; the signature says it better
+            raise ValueError("g is no number")  # it would broadcast; the signature has a better message
         if type(logp) is np.ndarray and (fast := common.cross_entropy_grad(logp, t, g * scale)) is not None:
             return fast
-        dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # so that `rows` below is a view
+        dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # contiguous, so that `rows` below is a view
         if is_soft(t, logp):
             dz *= t.sum(-1, keepdims=True, dtype=dz.dtype)
             dz -= t
         else:
-            if xp is np:  # CuPy wraps indices around, and looks at labels in the loss itself
+            if xp is np:  # CuPy wraps indices around; the loss itself checks labels
                 check_labels(self.name, t, logp.shape[-1], logp.shape[:-1])
             flat = rows(dz)
             flat[xp.arange(len(flat)), t.reshape(-1)] -= 1
@@ -264,10 +264,10 @@ class SoftmaxCrossEntropyGrad(Op):
 
 
 class SigmoidCrossEntropy(Op):
-    """The logistic loss of logits: what a derivation of logistic regression on paper ends with.
+    """The logistic loss of logits, the usual result of a derivation of logistic regression by hand.
 
-    a, b    what the two sides count, of the shape of z: t and 1 - t for targets t, times weights if there are any
-    scale   c, how much an element counts: 1/m for the mean of m
+    a, b    the weights of both terms, of the shape of z: t and 1 - t for targets t, times sample weights if there are any
+    scale   c, the weight of an element: 1/m for the mean of m
 
     forward    L  = -c sum(a ln σ(z) + b ln(1 - σ(z)))            σ(z) = 1 / (1 + e^-z)
     backward   dz = g c ((a + b) σ(z) - a),   which is g c (σ(z) - t) for a = t, b = 1 - t
@@ -286,7 +286,7 @@ class SigmoidCrossEntropy(Op):
 
     def forward(self, xp: Xp, z: Array, a: Array, b: Array, *, scale: float) -> Array:
         if not shape_of(z) == shape_of(a) == shape_of(b):
-            raise ValueError("logits and what they count differ")  # where the products would broadcast
+            raise ValueError("logits and what they count differ")  # the products would broadcast
         positive = mul_grad.forward(xp, a, logsigmoid.forward(xp, z))
         return (positive + mul_grad.forward(xp, b, log_complement_sigmoid.forward(xp, z))).sum() * -scale
 
@@ -334,12 +334,12 @@ class SigmoidCrossEntropyGrad(Op):
 
 
 def is_soft(t: Value, z: Value) -> bool:
-    """Whether the target t of logits z is probabilities, not class indices: it has an axis of classes, too."""
+    """Whether the target t of logits z is probabilities rather than class indices: it then has the axis of classes."""
     return len(t.shape) == len(z.shape)
 
 
 def scale_of(z: Value, scale: float | None) -> float:
-    """`scale`, or the weight of one sample in the mean."""
+    """`scale`, or the weight of a sample in the mean."""
     return 1 / max(math.prod(z.shape[:-1]), 1) if scale is None else scale
 
 
@@ -350,21 +350,21 @@ def pick(xp: Xp, logp: Array, t: Array) -> Array:
 
 
 def as_target(t: Operand[T], op: str = "target") -> T | Array:
-    """Labels or probabilities as given, in the byte order that kernels know; lists become arrays, whole numbers stay whole."""
+    """Labels or probabilities in native byte order; lists become arrays, integers stay integers."""
     if state.trace is not None and not isinstance(t, Tensor) and is_array(t):
-        return as_target(wrap(np.asarray(t), None), op)  # recorded, so that a replay reads it anew
+        return as_target(wrap(np.asarray(t), None), op)  # recorded, so that replays read the current values
     given: Any = t
     if isinstance(given, Tensor) or is_array(given):
         return given if given.dtype.isnative else astype(given, given.dtype.newbyteorder("="))
     try:
         array = np.asarray(t)
-    except ValueError as error:  # lists of several lengths
+    except ValueError as error:  # ragged list
         raise DTypeError(f"{scoped(op)}: the target is no array: {error}") from error
     return array if array.dtype.kind in "iu" else asarray(t, where=scoped(op))
 
 
 def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | None = None) -> Array:
-    """`labels` if they are class indices for `classes` classes, else the error that says what is wrong with them."""
+    """`labels` if they are valid class indices for `classes` classes; otherwise raises an error that says why."""
     if labels.dtype.kind not in "iu":
         got = f"{labels.dtype} of shape {labels.shape}{of_lists(labels)}"
         raise DTypeError(f"{scoped(op)}: labels must be integers (class indices), got {got}")

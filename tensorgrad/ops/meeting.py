@@ -1,4 +1,4 @@
-"""Sums over ranks (core.ranks), as an operation: what is recorded of a program that several processes run together."""
+"""Sums over ranks (core.ranks) as operations, for programs that several processes run together."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ __all__: list[str] = []
 
 
 class AllReduce(Op):
-    """y = sum of x over the ranks: all of them have x of this shape, and get the same y.
-
-    The loss of all is the sum of the ranks' losses, each times its share of the batch, and a gradient on its way belongs to the
-    loss of its rank; that is why shares stand in the rule. Of one process both are 1.
-
-    forward    y  = sum over ranks of x
+    """y = sum of x over the ranks: x has the same shape on all of them, and all get the same y.  The total loss is the sum of
+    the ranks' losses, weighted by their shares of the batch; gradients in the backward pass belong to the loss of the rank,
+    which is why the rule has the shares. For a single process both are 1.
     backward   gx = sum over ranks of (share g) / share
     """
 
@@ -31,7 +28,7 @@ class AllReduce(Op):
     meets = True
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        y = xp.empty(np.shape(x), x.dtype)  # row after row
+        y = xp.empty(np.shape(x), x.dtype)  # C-contiguous
         y[...] = x
         ranks.add_up(y)
         return y
@@ -44,14 +41,14 @@ all_reduce = AllReduce()
 
 
 def share_of(near: Value) -> Value:
-    """This rank's share of the batch, for what is computed with `near`; read anew in each replay."""
+    """This rank's share of the batch, on the device of `near`; replays read the current value."""
     if state.trace is None:
         return ranks.share
     return state.trace.asks(lambda: {"share": ranks.share}, raw(near))["share"]
 
 
 def weighted(g: Value) -> Value:
-    """g times this rank's share; 0 where it has no samples, of which anything may have come."""
+    """g times this rank's share; 0 without samples, where g may be NaN."""
     if state.trace is None:
         share = ranks.share
         return g * share if share else where(True, 0.0, g)
@@ -60,12 +57,12 @@ def weighted(g: Value) -> Value:
 
 
 def divided(a: Value, share: Value) -> Value:
-    """a / share, 0 for 0: without samples nothing depends on it."""
+    """a / share, and 0 for 0: without samples nothing depends on it."""
     if state.trace is None:
         return a / share if share else a * 0.0
     return where(share > 0, a / where(share > 0, share, 1), 0)
 
 
 def mean_over_ranks(g: Any) -> Any:
-    """The mean over the ranks, each counting by its share of the batch."""
+    """The mean over the ranks, weighted by their shares of the batch."""
     return all_reduce(weighted(g))

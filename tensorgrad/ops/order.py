@@ -1,4 +1,4 @@
-"""Elements in order: sorted, the largest, the middle ones."""
+"""Sorting and order statistics."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = ["argsort", "median", "quantile", "sort", "topk"]
 
 
 class ArgSort(Op):
-    """The indices that sort x along an axis, the smallest first; None for the flattened x. Equal elements stay in order, NaN
-    comes last. No gradient.
+    """The indices that sort x along an axis, in ascending order; None for the flattened x. The sort is stable, NaN comes last.
+    No gradient.
 
     forward    y  = i_1, i_2, ... with x[i_1] <= x[i_2] <= ...
     """
@@ -51,9 +51,9 @@ class ArgSort(Op):
 
 @one_box
 def sort(x: Operand[T], axis: int | None = -1) -> T | Array:
-    """x with its elements in order along an axis, the smallest first and NaN last; None for the flattened x.
+    """x sorted along an axis in ascending order, NaN last; None for the flattened x.
 
-    Each gradient goes where the element came from, of equal ones in their order.
+    The gradient is passed to the original position; the sort is stable.
     """
     x = flatten(x) if axis is None else as_operand("sort", x)
     axis = 0 if axis is None else axis_in("sort", axis, x.ndim)
@@ -62,9 +62,9 @@ def sort(x: Operand[T], axis: int | None = -1) -> T | Array:
 
 @named
 def topk(x: Operand[T], k: int, axis: int = -1, largest: bool = True) -> TopK:
-    """The k largest elements along an axis, the largest first, or the k smallest; (values, indices).
+    """The k largest elements along an axis, in descending order, or the k smallest, in ascending order; (values, indices).
 
-    Of equal ones the first comes first. NaN counts as the largest.
+    Of equal elements the first comes first. NaN counts as the largest.
     """
     x = as_operand("topk", x)
     axis, k = axis_in("topk", axis, x.ndim), whole("topk", "k", k, 0)
@@ -72,7 +72,7 @@ def topk(x: Operand[T], k: int, axis: int = -1, largest: bool = True) -> TopK:
     if k > n:
         raise ShapeError(f"{scoped('topk')}: k is {k}, but axis {axis} of {x.shape} has {n} elements")
     order = argsort(x, axis)
-    if truth("topk", "largest", largest):  # sorted from its end, so that of equal ones the first is the last
+    if truth("topk", "largest", largest):  # reversed, so that of equal elements the first comes last
         order = n - 1 - flip(argsort(flip(x, axis), axis), axis)
     indices = getitem(order, (*[slice(None)] * axis, slice(0, k)))
     return TopK(take_along_axis(x, indices, axis), indices)
@@ -80,11 +80,11 @@ def topk(x: Operand[T], k: int, axis: int = -1, largest: bool = True) -> TopK:
 
 @one_box
 def quantile(x: Operand[T], q: float | Sequence[float], axis: Axis = None, keepdims: bool = False) -> T | Array:
-    """The number below which a share q, in 0 .. 1, of the elements lies; between two of them in proportion, as NumPy's.
+    """The q-quantile of the elements, q in 0 .. 1, with linear interpolation, as in NumPy.
 
-    q   one share, or several: then the results stand along a new first axis
+    q   one number, or several: the results are then along a new first axis
 
-    NaN if an element is NaN. The gradient goes to the two elements that the result lies between.
+    NaN if an element is NaN. The gradient goes to the two elements around the result.
     """
     several = is_sequence(q)
     shares = [share(p) for p in (list(q) if several else [q])]  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def quantile(x: Operand[T], q: float | Sequence[float], axis: Axis = None, keepd
 
 @one_box
 def median(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
-    """The middle element, or the mean of the two in the middle; NaN if an element is NaN."""
+    """The median: the middle element, or the mean of the two middle ones; NaN if an element is NaN."""
     return quantiles("median", x, [0.5], axis, keepdims, False)
 
 
@@ -114,7 +114,7 @@ def quantiles(op: str, x: Any, shares: Sequence[float], axis: Axis, keepdims: bo
         raise ShapeError(f"{scoped(op)}: there is none of no elements, axis {axis} of {shape}")
     rows = reshape(transpose(as_wide(given), (*rest, *axes)), (*[shape[i] for i in rest], n))
     rows = sort(rows, -1)
-    last = getitem(rows, (..., n - 1))  # NaN if one is
+    last = getitem(rows, (..., n - 1))  # NaN if any element is
 
     def at(p: float) -> Any:
         place = p * (n - 1)
@@ -125,7 +125,7 @@ def quantiles(op: str, x: Any, shares: Sequence[float], axis: Axis, keepdims: bo
         else:
             above, part = getitem(rows, (..., low + 1)), place - low
             y = below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
-            y = where(below == above, below, y)  # of two infinities, too
+            y = where(below == above, below, y)  # also for two infinities
         y = where(isnan(last), last, y)
         return as_narrow(reshape(y, kept(shape, axes) if keepdims else tuple(shape[i] for i in rest)), given)
 

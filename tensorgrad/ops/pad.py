@@ -1,4 +1,4 @@
-"""Arrays with more around them: a number, or elements of their own."""
+"""Padding of arrays, with a number or their own elements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tensorgrad.ops.linalg import as_operand
 
 __all__ = ["pad"]
 
-MODES = ("edge", "reflect", "symmetric", "wrap")  # NumPy's, of which each takes what is around x from x
+MODES = ("edge", "reflect", "symmetric", "wrap")  # NumPy's modes that pad with elements of x
 Width = tuple[tuple[int, int], ...]
 
 
@@ -28,10 +28,10 @@ Width = tuple[tuple[int, int], ...]
 def pad(
     x: Operand[T], width: int | Sequence[int] | Sequence[Sequence[int]], value: float = 0.0, mode: str = "constant"
 ) -> T | Array:
-    """x with something around it; width as in NumPy: n, (before, after), or one such pair for each axis.
+    """Pad x; width as in NumPy: n, (before, after), or one such pair for each axis.
 
     mode   "constant": `value`, in the dtype of x; "edge": the outermost element; "reflect": x mirrored at the outermost
-           element; "symmetric": mirrored beyond it, so that it comes twice; "wrap": x from its other end
+           element; "symmetric": x mirrored beyond it, so that it is repeated; "wrap": x from its other end
     """
     mode = choice("pad", "mode", mode, ("constant", *MODES))
     shape = shape_of(x)
@@ -66,9 +66,9 @@ def pad(
 
 
 class Extend(Op):
-    """x with elements of its own around it: `pad` with a mode.
+    """x padded with its own elements: `pad` with a mode.
 
-    width   how many more before and after, for each axis
+    width   numbers of elements before and after, for each axis
 
     forward    y_i = x_s(i), i along each axis: s is NumPy's pad of 0, 1, 2, ... with this mode
     backward   gx  = each element of g added to the one that it was copied from
@@ -94,7 +94,7 @@ class Extend(Op):
 
 
 class FoldBack(Op):
-    """What `extend` has put around an array added to the elements that it was copied from: its transpose as a linear map.
+    """The transpose of `extend`: adds the padding of an array to the elements it was copied from.
 
     forward    y_j = sum of x_i with s(i) = j, i and j along each axis
     backward   gx  = g with elements of its own around it

@@ -1,4 +1,4 @@
-"""Pooling over the last one, two or three axes of (n,c,...): each window made one number."""
+"""Pooling over the last one, two or three axes of (n,c,...)."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def max_pool2d(
     dilation: int | Shape = 1,
     ceil_mode: bool = False,
 ) -> T | Array:
-    """The largest element of every window of `kernel_size`, `stride` (by default `kernel_size`) apart; x (n,c,h,w).
+    """The largest element of every window of `kernel_size`, with a `stride` of `kernel_size` by default; x (n,c,h,w).
 
     backward    gx = g where x is first in a window
 
-    padding     what is less than any number, so often around x: at most half of a window
-    dilation    how far apart the elements of a window are
-    ceil_mode   True for windows at the right and at the bottom that are not whole; by default what is left over is in none
+    padding     elements of -inf around x: at most half of a window
+    dilation    distance between the elements of a window
+    ceil_mode   True for incomplete windows at the right and bottom; by default remaining elements are in no window
 
-    Of equal elements the first in the window, row by row, gets the gradient, the padding none, -inf being no exception. Raises
-    ShapeError for a window that does not fit into x.
+    Of equal elements the first in the window, in row-major order, gets the gradient; padding never does, not even if all are
+    -inf. Raises ShapeError for a window that does not fit into x.
     """
     return largest("max_pool2d", 2, x, kernel_size, stride, padding, dilation, ceil_mode)
 
@@ -79,7 +79,7 @@ def max_pool3d(
     dilation: int | Shape = 1,
     ceil_mode: bool = False,
 ) -> T | Array:
-    """`max_pool2d` with one axis more: x (n,c,d,h,w)."""
+    """`max_pool2d` with one more axis: x (n,c,d,h,w)."""
     return largest("max_pool3d", 3, x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
@@ -105,12 +105,12 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> T | Array:
-    """The mean of every window of `kernel_size`, `stride` (by default `kernel_size`) apart; x (n,c,h,w).
+    """The mean of every window of `kernel_size`, with a `stride` of `kernel_size` by default; x (n,c,h,w).
 
-    padding     zeros, so many around x: at most half of a window
-    ceil_mode   True for windows at the right and at the bottom that are not whole, of which the mean is over what is in x and
-                its padding; by default what is left over is in no window
-    count_include_pad   False for means over what is in x alone
+    padding     zeros around x: at most half of a window
+    ceil_mode   True for incomplete windows at the right and bottom, whose mean is over x and its padding; by default remaining
+                elements are in no window
+    count_include_pad   False for means over elements of x only
 
     Raises ShapeError for a window that does not fit into x.
     """
@@ -126,7 +126,7 @@ def avg_pool3d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> T | Array:
-    """`avg_pool2d` with one axis more: x (n,c,d,h,w)."""
+    """`avg_pool2d` with one more axis: x (n,c,d,h,w)."""
     return averaged("avg_pool3d", 3, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
@@ -138,17 +138,17 @@ def adaptive_avg_pool1d(x: Operand[T], output_size: int | tuple[int | None, ...]
 
 @one_box
 def adaptive_avg_pool2d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
-    """The means of x (n,c,h,w) over p by q areas, which cover it: y (n,c,p,q).
+    """The means of x (n,c,h,w) over p by q areas that cover it: y (n,c,p,q).
 
-    output_size   p and q, or one number for both; None for as many as there are. Rows floor(i h/p) to ceil((i+1) h/p) belong to
-                  area i, columns likewise, so that areas overlap where p does not divide h
+    output_size   p and q, or one number for both; None keeps the size. Area i has rows floor(i h/p) to ceil((i+1) h/p), and
+                  columns likewise, so areas overlap if p does not divide h
     """
     return adapted("adaptive_avg_pool2d", 2, x, output_size, False)
 
 
 @one_box
 def adaptive_avg_pool3d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
-    """`adaptive_avg_pool2d` with one axis more: x (n,c,d,h,w)."""
+    """`adaptive_avg_pool2d` with one more axis: x (n,c,d,h,w)."""
     return adapted("adaptive_avg_pool3d", 3, x, output_size, False)
 
 
@@ -162,14 +162,14 @@ def adaptive_max_pool1d(x: Operand[T], output_size: int | tuple[int | None, ...]
 def adaptive_max_pool2d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
     """The largest elements of x (n,c,h,w) in p by q areas, those of `adaptive_avg_pool2d`: y (n,c,p,q).
 
-    Of equal elements the first of the area, row by row, gets the gradient.
+    Of equal elements the first of the area, in row-major order, gets the gradient.
     """
     return adapted("adaptive_max_pool2d", 2, x, output_size, True)
 
 
 @one_box
 def adaptive_max_pool3d(x: Operand[T], output_size: int | tuple[int | None, ...] | None) -> T | Array:
-    """`adaptive_max_pool2d` with one axis more: x (n,c,d,h,w)."""
+    """`adaptive_max_pool2d` with one more axis: x (n,c,d,h,w)."""
     return adapted("adaptive_max_pool3d", 3, x, output_size, True)
 
 
@@ -181,7 +181,7 @@ def largest(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, 
     y: Any
     if any(map(any, around)) and any(n > 1 for n in dilation):
         y, shape = clipped(op, x, kernel, stride, around, dilation)
-    else:  # of a window without gaps that reaches beyond an edge the outermost element is one
+    else:  # windows without gaps beyond an edge contain the outermost element
         y, shape = pooled(op, pad(x, ((0, 0), (0, 0), *around), mode="edge"), kernel, stride, (0,) * axes, dilation)
     return swapaxes(reshape(statistics.max(y, axis=1), shape), 0, 1)
 
@@ -196,7 +196,7 @@ def averaged(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any,
     y = swapaxes(reshape(mean(y, axis=1), shape), 0, 1)
     counts: list[Any] = []
     for n, k, s, p, places in zip(size, kernel, stride, padding, shape[2:], strict=True):
-        first = s * np.arange(places) - p  # of the window, in x
+        first = s * np.arange(places) - p  # first index of the window, in x
         last = np.minimum(first + k, n + p)
         counts.append(last - first if whole else np.minimum(last, n) - np.maximum(first, 0))
     if all((n == k).all() for n, k in zip(counts, kernel, strict=True)):
@@ -217,14 +217,14 @@ def adapted(op: str, axes: int, x: Any, output_size: Any, is_max: bool) -> Any:
         y, shape = pooled(op, x, kernel, kernel, (0,) * axes, (1,) * axes)
         return swapaxes(reshape(statistics.max(y, axis=1) if is_max else mean(y, axis=1), shape), 0, 1)
     given, x = x, x if is_max else as_wide(x)
-    for axis in range(axes + 1, 1, -1):  # the last one first: so the first of equals, row by row, comes first
+    for axis in range(axes + 1, 1, -1):  # last axis first, so that the first of equal elements is in row-major order
         n, m = x.shape[axis], result[axis - 2]
         room_for(op, (*x.shape[:axis], m, n // m + 2, *x.shape[axis + 1 :]), max(x.dtype.itemsize, 8))
         first, last = np.arange(m) * n // m, -(np.arange(1, m + 1) * -n // m)
         at = first[:, None] + np.arange((last - first).max())
         inside = at < last[:, None]
         part = getitem(x, (slice(None),) * axis + (np.minimum(at, last[:, None] - 1),))
-        if is_max:  # the last of a short area stands there several times, after itself
+        if is_max:  # short areas are padded by repeating their last element
             x = statistics.max(part, axis=axis + 1)
         else:
             wide = (1,) * (x.ndim - axis - 1)
@@ -237,7 +237,7 @@ def adapted(op: str, axes: int, x: Any, output_size: Any, is_max: bool) -> Any:
 def operands(
     op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any
 ) -> tuple[Any, Shape, Shape, Shape]:
-    """What a pool is given: x, the window, the stride and the padding, with one number for each axis."""
+    """Check the arguments of a pool: x, and window, stride and padding as one number for each axis."""
     x = image(op, axes, x)
     kernel = several(op, "kernel_size", kernel, axes, 1)
     stride = kernel if stride is None else several(op, "stride", stride, axes, 1)
@@ -249,7 +249,7 @@ def operands(
 
 
 def image(op: str, axes: int, x: Any) -> Any:
-    """x, if it has so many axes besides those of samples and channels."""
+    """x, which must have so many axes besides samples and channels."""
     x = as_operand(op, x)
     if x.ndim != axes + 2:
         raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (n,c,{AXES[axes]})")
@@ -257,7 +257,7 @@ def image(op: str, axes: int, x: Any) -> Any:
 
 
 def extra(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
-    """How many elements more there have to be along each axis for windows that are not whole: they begin in x or before it."""
+    """The additional elements along each axis for incomplete windows, which must start in x or its leading padding."""
     found = []
     for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
         span = d * (k - 1) + 1
@@ -268,7 +268,7 @@ def extra(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape, di
 
 
 def pooled(op: str, x: Any, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> tuple[Any, Shape]:
-    """The windows of x as (c, elements of a window, all windows), and the shape (c,n,*positions) of one number for each."""
+    """The windows of x as (c, elements of a window, all windows), and the shape (c,n,*positions) of the results."""
     shape = (x.shape[1], x.shape[0], *positions(scoped(op), x.shape[2:], kernel, stride, padding, dilation))
     seen = windows(x, kernel, stride, padding, dilation)
     return reshape(seen, (shape[0], math.prod(kernel), math.prod(shape[1:]))), shape
@@ -277,8 +277,8 @@ def pooled(op: str, x: Any, kernel: Shape, stride: Shape, padding: Shape, dilati
 def clipped(
     op: str, x: Any, kernel: Shape, stride: Shape, around: Sequence[tuple[int, int]], dilation: Shape
 ) -> tuple[Any, Shape]:
-    """`pooled` where for each element beyond an edge the window's outermost one inside of x comes once more: its maximum is
-    that, and so is the first place where it is. Of a window that lies beyond an edge entirely it is less than any number.
+    """`pooled` with elements beyond an edge replaced by the outermost element of the window inside x: maximum and its first
+    position stay the same. A window entirely beyond an edge has the lowest number.
     """
     least = -np.inf if is_floating(x.dtype) else np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False
     wide = tuple([n + a + b for n, (a, b) in zip(x.shape[2:], around, strict=True)])
@@ -288,7 +288,7 @@ def clipped(
         at = s * np.arange(places) - before + d * np.arange(k)[:, None]
         at = np.where(at < 0, at % d, np.where(at < n, at, n - 1 - (n - 1 - at) % d))
         inside = (at >= 0) & (at < n)
-        x = take(x, np.clip(at, 0, n - 1), 2 + 2 * axis)  # (n, c, k, places, the axes to come)
+        x = take(x, np.clip(at, 0, n - 1), 2 + 2 * axis)  # (n, c, k, positions, remaining axes)
         if not inside.all():
             x = where(namespace([raw(x)]).asarray(inside.reshape(*at.shape, *(1,) * (x.ndim - 4 - 2 * axis))), x, least)
     axes = len(kernel)

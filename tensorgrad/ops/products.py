@@ -1,4 +1,4 @@
-"""Products of vectors and matrices that are neither `matmul` nor `einsum`."""
+"""Kronecker and cross products."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ __all__ = ["cross", "kron"]
 
 @named
 def kron(a: Operand[T], b: Operand[T]) -> T | Array:
-    """The Kronecker product: a with each element replaced by it times b. Of fewer axes than the other, axes of 1 come first."""
+    """The Kronecker product: each element of a is replaced by its product with b. The one with fewer axes gets leading axes
+    of 1.
+    """
     a, b = as_operand("kron", a), as_operand("kron", b)
     ndim = max(a.ndim, b.ndim)
     outer, inner = ((1,) * (ndim - x.ndim) + x.shape for x in (a, b))
@@ -29,7 +31,7 @@ def kron(a: Operand[T], b: Operand[T]) -> T | Array:
 
 @named
 def cross(a: Operand[T], b: Operand[T], *, axis: int = -1) -> T | Array:
-    """The cross product of vectors of three elements, which stand along an axis of both; other axes broadcast.
+    """The cross product of vectors of three elements along an axis of both; other axes broadcast.
 
     forward    y = (a₂b₃ - a₃b₂, a₃b₁ - a₁b₃, a₁b₂ - a₂b₁)
     """

@@ -1,4 +1,4 @@
-"""Random draws, as operations: a program that is run again draws anew."""
+"""Random draws as operations, which draw again when a program is run again."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _default = np.random.default_rng()
 
 
 def seed(value: int | None) -> None:
-    """Start the generator of dropout's masks, and of `rand` and `randn`, anew: what follows is reproducible."""
+    """Seed the generator of dropout masks, `rand` and `randn`, for reproducible results."""
     global _default
     value = seed_of("seed", value)
     if state.trace is not None:
         state.trace.forbid("a seed for random numbers")
     states = on_gpus(_default)
     _default = np.random.default_rng(value)
-    for array in states.values():  # the same arrays: a captured step draws from them
+    for array in states.values():  # in place, because captured steps draw from these arrays
         with on(array):
             array[...] = new_state(_default)
     if states:
@@ -38,22 +38,22 @@ def seed(value: int | None) -> None:
 
 
 def default() -> np.random.Generator:
-    """The generator that `seed` has started."""
+    """The default generator."""
     return _default
 
 
-# On a GPU numbers are drawn there (Philox, Salmon et al. 2011), by a key and a counter that lie in its memory. The key is the
-# first thing that a generator draws for a GPU.
-_on_gpus: dict[int, tuple[np.random.Generator, dict[str, Array]]] = {}  # by the id of the generator, which is kept alive
+# On a GPU numbers are drawn there (Philox, Salmon et al. 2011), from a key and a counter in its memory. The key is the first
+# number that a generator draws for a GPU.
+_on_gpus: dict[int, tuple[np.random.Generator, dict[str, Array]]] = {}  # by id of the generator, which is kept alive
 
 
 def on_gpus(rng: np.random.Generator) -> dict[str, Array]:
-    """Device to state of a generator."""
+    """A generator's states by device."""
     return _on_gpus.get(id(rng), (rng, {}))[1]
 
 
 def gpu_state(rng: np.random.Generator, near: Array) -> Array:
-    """The state of a generator on the GPU that `near` is on, as kernels.cuda.launch.keep_mask takes it."""
+    """The state of a generator on the GPU of `near`, for kernels.cuda.launch.keep_mask."""
     states = on_gpus(rng)
     device = device_of(near)
     if device not in states:
@@ -69,25 +69,25 @@ def new_state(rng: np.random.Generator) -> Array:
 
 
 def state_of(rng: np.random.Generator) -> Any:
-    """All that its next draws depend on: "generator", that of NumPy's, and "gpus", an array for each it has drawn on."""
+    """The complete state of a generator: "generator", NumPy's, and "gpus", an array for each GPU that it has drawn on."""
     return {"generator": rng.bit_generator.state, "gpus": {device: copy(array) for device, array in on_gpus(rng).items()}}
 
 
 def set_state(rng: np.random.Generator, state: Any) -> None:
-    """Go back to what `state_of` returned, in this process or in another one; what was for GPUs that are not there is left."""
+    """Restore a state from `state_of`, also in another process; states for missing GPUs are ignored."""
     rng.bit_generator.state = state["generator"]
     for device, array in state["gpus"].items():
         with contextlib.suppress(DeviceError, MissingDependencyError):
             put(gpu_state(rng, move(array, device)), array)
     for device, array in on_gpus(rng).items():
-        if device not in state["gpus"]:  # where nothing had been drawn; a captured step may hold the array
+        if device not in state["gpus"]:  # nothing had been drawn there; a captured step may hold the array
             with on(array):
                 array[...] = new_state(rng)
 
 
 @contextlib.contextmanager
 def undrawn(generators: Sequence[np.random.Generator]) -> Iterator[None]:
-    """What is drawn meanwhile is drawn again afterwards: generators are in the states that they were in."""
+    """Context manager that restores the states of generators, so that draws are repeated."""
     different = list({id(rng): rng for rng in generators}.values())
     states = [state_of(rng) for rng in different]
     try:
@@ -98,8 +98,9 @@ def undrawn(generators: Sequence[np.random.Generator]) -> Iterator[None]:
 
 
 def uniform_of(rng: np.random.Generator, shape: Shape, dtype: Any) -> Array:
-    """Numbers in 0 .. 1, 1 excluded. For this rank's part of a batch they are its rows of those for the whole batch, so that
-    the generator goes on as in one process."""
+    """Numbers in 0 .. 1, 1 excluded. For this rank's part of a batch they are its rows of the draws for the whole batch, so
+    that the generator advances as in a single process.
+    """
     part = ranks.part
     if part is None or ranks.group is None or shape[:1] != (part.stop - part.start,):
         return np.asarray(rng.random(shape, dtype))
@@ -111,7 +112,7 @@ def uniform_of(rng: np.random.Generator, shape: Shape, dtype: Any) -> Array:
 
 
 def skip(rng: np.random.Generator, count: int, dtype: Any) -> None:
-    """Go past so many numbers. PCG64 makes 64 bits at a time, of which a float32 takes half, and can leap."""
+    """Skip so many numbers. PCG64 draws 64 bits at a time, of which a float32 uses half, and can jump ahead."""
     bits = rng.bit_generator
     if not isinstance(bits, np.random.PCG64):
         rng.random(count, dtype)
@@ -119,36 +120,36 @@ def skip(rng: np.random.Generator, count: int, dtype: Any) -> None:
     if np.dtype(dtype).itemsize == 8:
         half = bits.state["has_uint32"], bits.state["uinteger"]
         bits.advance(count)
-        bits.state = {**bits.state, "has_uint32": half[0], "uinteger": half[1]}  # a float64 leaves it for later
+        bits.state = {**bits.state, "has_uint32": half[0], "uinteger": half[1]}  # float64 leaves a buffered half
         return
     if count and bits.state["has_uint32"]:
         rng.random(1, dtype)
         count -= 1
-    if count > 1:  # it forgets the half of a number that is left
+    if count > 1:  # a jump discards the buffered half
         bits.advance(count // 2)
     if count % 2:
         rng.random(1, dtype)
 
 
 class Draw(Op):
-    """An op that draws: on a GPU into an array that is there, so that a captured step draws anew."""
+    """A random op: on a GPU it draws into an existing array, so that a captured step draws new numbers."""
 
     draws = True
 
     def apply(self, x: Any, **attrs: Any) -> Any:
-        if state.draws is None or type(x) is Batched:  # of all samples it comes here once more
+        if state.draws is None or type(x) is Batched:  # vmap calls it again with all samples
             return super().apply(x, **attrs)
         return state.draws(lambda: Op.apply(self, x, **attrs))
 
     def bound(self, out: Array, **attrs: Any) -> Callable[[], None]:
-        """It into an array on a GPU, as a function without arguments."""
+        """A function without arguments that draws into an array on a GPU."""
         raise NotImplementedError
 
 
 class KeepMask(Draw):
-    """True with probability 1 - p for each element of x, drawn anew each time it is computed. No gradient.
+    """True with probability 1 - p for each element of x, drawn at each evaluation. No gradient.
 
-    rng   the generator to draw from; the one that `seed` starts by default
+    rng   NumPy generator; by default the one that `seed` seeds
 
     forward    y  = [u >= p],   u uniform in 0 .. 1
     """
@@ -160,7 +161,7 @@ class KeepMask(Draw):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
-        return args, {"p": float(rng.integers(2)), "rng": None}  # none or all of them: what a test can foretell
+        return args, {"p": float(rng.integers(2)), "rng": None}  # all or nothing, so that tests can predict it
 
     def forward(self, xp: Xp, x: Array, *, p: float, rng: np.random.Generator | None) -> Array:
         if xp is np:
@@ -176,9 +177,9 @@ class KeepMask(Draw):
 
 
 class Uniform(Draw):
-    """A random number in low .. high for each element of x, drawn anew each time it is computed. No gradient.
+    """A random number in low .. high for each element of x, drawn at each evaluation. No gradient.
 
-    rng   the generator to draw from; the one that `seed` starts by default
+    rng   NumPy generator; by default the one that `seed` seeds
 
     forward    y  = low + (high - low) u,   u uniform in 0 .. 1, 1 excluded
     """
@@ -191,7 +192,7 @@ class Uniform(Draw):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)
-        return args, {"low": 0.25, "high": 0.25, "rng": None}  # what a test can foretell
+        return args, {"low": 0.25, "high": 0.25, "rng": None}  # predictable for tests
 
     def forward(self, xp: Xp, x: Array, *, low: float, high: float, rng: np.random.Generator | None) -> Array:
         if xp is np:
@@ -206,7 +207,7 @@ class Uniform(Draw):
     def bound(  # type: ignore[override]
         self, out: Array, *, low: float, high: float, rng: np.random.Generator | None
     ) -> Callable[[], None]:
-        """Bit after bit, as there is one kernel that draws."""
+        """Bit by bit, because there is one kernel that draws."""
         bits = np.finfo(out.dtype).nmant + 1
         bit = out.astype(bool)
         draw = keep_mask.bound(bit, p=0.5, rng=rng)

@@ -1,4 +1,4 @@
-"""Arrays with their elements in other places, and arrays put together from parts."""
+"""Rearranging, joining and splitting arrays."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Concatenate(Op):
-    """Arrays one after the other along an axis.
+    """Concatenate arrays along an axis.
 
     forward    y  = x_1, x_2, ... along axis
     backward   gx_i = the part of g that x_i became
@@ -51,14 +51,16 @@ class Concatenate(Op):
     def __call__(self, *xs: Operand[T], axis: int | None = 0) -> T | Array: ...
     @answering
     def __call__(self, *xs: Any, axis: int | None = 0) -> Tensor | Array:
-        """Arrays in a list, with the axis after it or by its name, or one by one. axis: None for all elements in a row."""
+        """Pass arrays in a list, with the axis by position or name, or as separate arguments. axis: None to flatten them
+        first.
+        """
         lists = [isinstance(x, (list, tuple)) for x in xs]
         if lists == [True, False] and not np.ndim(raw(xs[1])):
             parts, axis = xs
             xs = tuple(parts)
         elif lists == [True]:
             xs = tuple(xs[0])
-        elif len(xs) == 1 and np.ndim(raw(xs[0])) > 1:  # one after the other along its first axis, as NumPy
+        elif len(xs) == 1 and np.ndim(raw(xs[0])) > 1:  # a single array is split along its first axis, as in NumPy
             xs = tuple(xs[0][i] for i in range(len(xs[0])))
         if not xs:
             raise ShapeError(f"{scoped(self.name)}: no arrays were given")
@@ -100,7 +102,7 @@ def stack(xs: Sequence[Numbers], axis: int = 0) -> Array: ...
 def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor: ...
 @named
 def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
-    """Arrays of one shape along a new axis."""
+    """Stack arrays of the same shape along a new axis."""
     xs = list(xs)
     shapes = {shape_of(x) for x in xs}
     if len(shapes) != 1:
@@ -111,27 +113,27 @@ def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
 
 @named
 def vstack(xs: Sequence[Operand[T]]) -> T | Array:
-    """Arrays one below the other: along the first axis, those of one axis as rows."""
+    """Stack arrays vertically: along the first axis, 1-d arrays as rows."""
     return concatenate([with_axes(as_operand("vstack", x), 2) for x in xs], axis=0)
 
 
 @named
 def hstack(xs: Sequence[Operand[T]]) -> T | Array:
-    """Arrays side by side: along the second axis, those of one axis along their only one."""
+    """Stack arrays horizontally: along the second axis, 1-d arrays along their only one."""
     parts = [with_axes(as_operand("hstack", x), 1) for x in xs]
     return concatenate(parts, axis=0 if parts and parts[0].ndim == 1 else 1)
 
 
 @named
 def column_stack(xs: Sequence[Operand[T]]) -> T | Array:
-    """Matrices side by side, arrays of one axis as columns."""
+    """Join matrices side by side, 1-d arrays as columns."""
     parts = [as_operand("column_stack", x) for x in xs]
     return concatenate([x if x.ndim > 1 else reshape(x, (x.size, 1)) for x in parts], axis=1)
 
 
 @named
 def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[T | Array, ...]:
-    """x cut along an axis: into so many equal parts, or before each of the indices given."""
+    """Split x along an axis, into equal parts or before each of the given indices."""
     shape = shape_of(x)
     axis = axis_in("split", axis, len(shape))
     n = shape[axis]
@@ -149,7 +151,7 @@ def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[
 
 @named
 def flip(x: Operand[T], axis: Axis = None) -> T | Array:
-    """x with the order of its elements reversed along the axes, all of them by default."""
+    """Reverse the order of elements along the given axes, by default all."""
     ndim = len(shape_of(x))
     axes = axes_in("flip", axis, ndim)
     return getitem(x, tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(ndim)))
@@ -157,7 +159,7 @@ def flip(x: Operand[T], axis: Axis = None) -> T | Array:
 
 @named
 def roll(x: Operand[T], shift: int, axis: int | None = None) -> T | Array:
-    """x moved along an axis, what leaves it at one end coming in at the other; of the flattened x by default."""
+    """Shift x circularly along an axis; by default the flattened x."""
     shape, shift = shape_of(x), whole("roll", "shift", shift)
     if axis is None:
         return reshape(roll(flatten(x), shift, 0), shape)
@@ -168,7 +170,7 @@ def roll(x: Operand[T], shift: int, axis: int | None = None) -> T | Array:
 
 @named
 def repeat(x: Operand[T], repeats: int | Sequence[int], axis: int | None = None) -> T | Array:
-    """Every element so many times, one after the other, along an axis; of the flattened x by default.
+    """Repeat each element along an axis; by default of the flattened x.
 
     repeats   one number for all, or one for each element along the axis
     """
@@ -186,7 +188,7 @@ def repeat(x: Operand[T], repeats: int | Sequence[int], axis: int | None = None)
 
 @named
 def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
-    """The whole of x so many times along each axis, as NumPy's tile."""
+    """Repeat the whole of x along each axis, like NumPy's tile."""
     reps = wholes("tile", "reps", reps, 0)
     shape = shape_of(x)
     ndim = max(len(shape), len(reps))
@@ -200,7 +202,7 @@ def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
 
 @named
 def take(x: Operand[T], indices: Operand[Tensor], axis: int | None = None) -> T | Array:
-    """The elements at integer indices along an axis; of the flattened x by default."""
+    """The elements at integer indices along an axis; by default of the flattened x."""
     if axis is None:
         return getitem(flatten(x), as_index("take", indices))
     return getitem(x, ((slice(None),) * axis_in("take", axis, len(shape_of(x))) + (as_index("take", indices),)))
@@ -208,7 +210,7 @@ def take(x: Operand[T], indices: Operand[Tensor], axis: int | None = None) -> T 
 
 @named
 def take_along_axis(x: Operand[T], indices: Operand[Tensor], axis: int | None = -1) -> T | Array:
-    """For every place of `indices` the element that it names along the axis; as NumPy's."""
+    """Select one element along the axis for each entry of `indices`, like NumPy's."""
     indices = as_index("take_along_axis", indices)
     if axis is None:
         return getitem(flatten(x), indices)
@@ -241,7 +243,7 @@ def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> 
 
 @named
 def diag(x: Operand[T], k: int = 0) -> T | Array:
-    """Of one axis the square matrix with x on its k-th diagonal, zeros elsewhere; of a matrix its k-th diagonal."""
+    """For a 1-d array the square matrix with x on its k-th diagonal and zeros elsewhere; for a matrix its k-th diagonal."""
     x, k = as_operand("diag", x), whole("diag", "k", k)
     if x.ndim == 2:
         return diagonal(x, k)
@@ -255,26 +257,26 @@ def diag(x: Operand[T], k: int = 0) -> T | Array:
 
 @named
 def trace(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
-    """The sum of a `diagonal`."""
+    """The sum of the diagonal; see `diagonal`."""
     return diagonal(x, offset, axis1, axis2).sum(axis=-1)
 
 
 @named
 def tril(x: Operand[T], k: int = 0) -> T | Array:
-    """x with zeros above its k-th diagonal, in the last two axes."""
+    """x with zeros above the k-th diagonal of the last two axes."""
     x = as_operand("tril", x)
-    return where(lower("tril", x, k), x, False)  # of any dtype False is 0
+    return where(lower("tril", x, k), x, False)  # False is 0 in any dtype
 
 
 @named
 def triu(x: Operand[T], k: int = 0) -> T | Array:
-    """x with zeros below its k-th diagonal, in the last two axes."""
+    """x with zeros below the k-th diagonal of the last two axes."""
     x = as_operand("triu", x)
     return where(lower("triu", x, k, 1), False, x)
 
 
 def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
-    """Whether an element of a matrix like x lies at or below the k-th diagonal; less `above`, at or below one further down."""
+    """A mask of the elements of matrices like x on or below the k-th diagonal, lowered by `above`."""
     k = whole(op, "k", k)
     if x.ndim < 2:
         raise ShapeError(f"{scoped(op)}: expected two axes or more, got shape {x.shape}")
@@ -284,7 +286,7 @@ def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
 
 @named
 def flatten(x: Operand[T], start_axis: int = 0, end_axis: int = -1) -> T | Array:
-    """x with its axes from `start_axis` to `end_axis` made one."""
+    """Merge the axes of x from `start_axis` to `end_axis` into one."""
     shape = shape_of(x)
     start = axis_in("flatten", start_axis, max(len(shape), 1), "start_axis")
     end = axis_in("flatten", end_axis, max(len(shape), 1), "end_axis") + 1
@@ -295,7 +297,7 @@ def flatten(x: Operand[T], start_axis: int = 0, end_axis: int = -1) -> T | Array
 
 @named
 def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
-    """x without its axes of size 1, or without those given."""
+    """Remove axes of size 1, all or the given ones."""
     shape = shape_of(x)
     axes = [i for i, n in enumerate(shape) if n == 1] if axis is None else axes_in("squeeze", axis, len(shape))
     if any(shape[i] != 1 for i in axes):
@@ -305,7 +307,7 @@ def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
 
 @named
 def expand_dims(x: Operand[T], axis: int | tuple[int, ...]) -> T | Array:
-    """x with new axes of size 1, at the places given in the result."""
+    """Insert axes of size 1, at the given positions in the result."""
     shape = shape_of(x)
     added = wholes("expand_dims", "axis", axis)
     axes = axes_in("expand_dims", added, len(shape) + len(added))
@@ -315,7 +317,7 @@ def expand_dims(x: Operand[T], axis: int | tuple[int, ...]) -> T | Array:
 
 @named
 def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequence[int]) -> T | Array:
-    """x with some axes moved to other places, the others staying in order."""
+    """Move some axes to other positions; the others keep their order."""
     ndim = len(shape_of(x))
     sources = wholes("moveaxis", "source", source)
     targets = wholes("moveaxis", "destination", destination)
@@ -330,7 +332,7 @@ def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequ
 
 
 def as_index(op: str, indices: Operand[Tensor]) -> Any:
-    """Integers as they are, lists of them as arrays."""
+    """Integers unchanged, lists of them as arrays."""
     found = frozen(op, indices) if isinstance(indices, list) else followed(indices)
     if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_whole(found):
         raise DTypeError(f"{scoped(op)}: indices must be whole numbers, got {shown(indices)}{of_lists(found)}")

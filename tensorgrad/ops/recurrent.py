@@ -1,10 +1,10 @@
-"""Recurrent networks over a whole sequence, each as one op whose rule is backpropagation through time.
+"""Recurrent networks over a whole sequence, each as one op with backpropagation through time as its rule.
 
-An op gets z, the input products x W + b of all steps, which `linear` makes as one product, and gives the states before and
-after every step: [0] is what it began with, [-1] what it ended with. Its gradient collects those of the gates of all steps, by
-an op of its own, and makes that of U by one product.
+An op gets z, the input products x W + b of all steps, which `linear` computes as one product, and returns the states before and
+after every step: [0] is the initial state, [-1] the final one. Its gradient computes those of the gates of all steps, by
+another op, and that of U by one product.
 
-Where a gradient is to be differentiated again the same formulas are recorded step by step, as plain operations.
+If a gradient is to be differentiated again, the same formulas are recorded step by step, as plain operations.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = ["gru", "lstm", "rnn"]
 
 
 class Recurrent(Op):
-    """What the three have in common.
+    """Base of the three networks.
 
-    gates   how many times the width of a state z is wide
+    gates   width of z in units of the width of a state
     """
 
     gates = 1
@@ -53,7 +53,7 @@ class Recurrent(Op):
     def check(self, u: Array, *args: Array) -> None:
         """Raise an error unless all arguments fit the signature, and z and U are `gates` times as wide as a state."""
         if self.parsed.mismatch([a.shape for a in args]):
-            raise ValueError("shapes do not fit")  # the signature says it better
+            raise ValueError("shapes do not fit")  # the signature has a better message
         z, h0, *_ = args
         wide = self.gates * h0.shape[-1]
         if z.shape[-1] != wide or u.shape[-1] != wide:
@@ -62,7 +62,7 @@ class Recurrent(Op):
             )
 
     def derived(self, op: Op, *args: Value, **attrs: Any) -> Value:
-        """The gradients of all steps: by the op that computes them or, where they are to be differentiated, its formulas."""
+        """The gradients of all steps: by their own op or, to be differentiated again, by formulas."""
         recorded = state.recording and any(isinstance(a, Tensor) for a in args)
         return op.through_time(*args, **attrs) if recorded else op.apply(*args, **attrs)  # type: ignore[attr-defined]
 
@@ -89,7 +89,7 @@ class Rnn(Recurrent):
         (z, h0, u), _ = super().sample(rng, sizes)
         if rng.random() < 0.5:
             return (z, h0, u), {"activation": "tanh"}
-        far = np.where(z < 0, -2.5, 2.5) + z / 4  # every unit well on or well off: |h U| < 2 / 3 of the largest |z|
+        far = np.where(z < 0, -2.5, 2.5) + z / 4  # keep every unit away from 0: |h U| < 2 / 3 of the largest |z|
         return (far, h0, u / (2 * max(len(u), 1))), {"activation": "relu"}
 
     def forward(self, xp: Xp, z: Array, h0: Array, u: Array, *, activation: str) -> Array:
@@ -146,7 +146,7 @@ class RnnGrad(Op):
 
 class Lstm(Recurrent):
     """The states of a network with long short-term memory (Hochreiter and Schmidhuber 1997, with the forget gate of Gers,
-    Schmidhuber and Cummins 2000). Gates are in the order i, f, m, o; m is what is to be remembered.
+    Schmidhuber and Cummins 2000). Gates are in the order i, f, m, o; m is the candidate state.
 
     forward    i, f, o = σ(z_k + h_{k-1} U),   m = tanh(z_k + h_{k-1} U),   each of its part
                c_k = f c_{k-1} + i m,   h_k = o tanh c_k;   y = (h, c)
@@ -228,7 +228,7 @@ class LstmGrad(Op):
 
     def through_time(self, g: Value, y: Value, z: Value, u: Value) -> Value:
         n = u.shape[0]
-        i, f, m, o = gates(z + matmul(y[0, :-1], u), n)  # the states of all steps are known by now
+        i, f, m, o = gates(z + matmul(y[0, :-1], u), n)  # states of all steps are known
         c, t = y[1, :-1], tanh(y[1, 1:])
         of_i, of_f, of_m, of_o = m * i * (1 - i), c * f * (1 - f), i * (1 - m * m), t * o * (1 - o)
         of_c = o * (1 - t * t)
@@ -241,8 +241,8 @@ class LstmGrad(Op):
 
 
 class Gru(Recurrent):
-    """The states of a network with gated recurrent units (Cho et al. 2014, the reset gate being applied after the product with
-    U, as cuDNN and PyTorch have it). Gates are in the order r, w, m; m is the new state, w how much of the old one is kept.
+    """The states of a network with gated recurrent units (Cho et al. 2014, with the reset gate after the product with U, as in
+    cuDNN and PyTorch). Gates are in the order r, w, m; m is the new state, w the fraction of the old one that is kept.
 
     forward    r, w = σ(z_k + h_{k-1} U),   m = tanh(z_k + r q) with q = h_{k-1} U + b, each of its part
                h_k = m + w (h_{k-1} - m)
@@ -335,7 +335,7 @@ class GruGrad(Op):
 
 
 class Inside(Op):
-    """Which steps are a sequence's own, for sequences of several lengths. No gradient.
+    """A mask of the steps within each sequence, for sequences of different lengths. No gradient.
 
     forward    y[i,k] = [k < lengths[i]]                       lengths (...) integers in 0 .. steps, to y (..., steps)
     """
@@ -358,12 +358,12 @@ class Inside(Op):
 
 
 def states(xp: Xp, shape: Shape, *args: Array) -> Array:
-    """Room for the states that are computed from these."""
+    """Memory for the states computed from these."""
     return xp.empty(shape, xp.result_type(*args))
 
 
 def gates(a: Value, n: int) -> tuple[Value, ...]:
-    """The gates i, f, m, o of an LSTM from what their functions are of, (...,4n)."""
+    """The gates i, f, m, o of an LSTM from their arguments, (...,4n)."""
     i, f, m, o = (a[..., k * n : (k + 1) * n] for k in range(4))
     return sigmoid(i), sigmoid(f), tanh(m), sigmoid(o)
 

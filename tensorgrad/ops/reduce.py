@@ -1,4 +1,4 @@
-"""Operations that take many elements to one."""
+"""Reductions."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tensorgrad.ops.shape import broadcast_to
 
 __all__ = ["mean", "sum", "sum_to"]
 
-_reduce: Any = np.add.reduce  # whose types tell True from False
+_reduce: Any = np.add.reduce  # typed as Any, because NumPy's stubs distinguish True and False
 
 
 def add_up(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The sum over axis, by NumPy's reduce (`x.sum` takes longer to come to it).
+    """The sum over axis, by NumPy's reduce (faster than `x.sum`).
 
-    NumPy adds in pairs along the last axis alone; over many rows float32 is added up in float64.
+    NumPy only sums pairwise along the last axis; over many rows float32 is accumulated in float64.
     """
     if x.ndim == 3 and axis in (1, (1,)) and x.dtype.char in "fd" and x.shape[1] <= thresholds.COLUMN and x.flags.c_contiguous:
-        y = np.matmul(np.ones(x.shape[1], x.dtype), x)  # the columns of several matrices: NumPy takes 15 times as long
+        y = np.matmul(np.ones(x.shape[1], x.dtype), x)  # columns of several matrices: NumPy takes 15 times as long
         return y[:, None] if keepdims else y
     if x.dtype.char == "f" and x.ndim > 1 and axis is not None and x.size > thresholds.COLUMN:
         axes = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
@@ -39,7 +39,7 @@ def add_up(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def kept(shape: Shape, axis: Axis) -> Shape:
-    """`shape` with the axes that were reduced left in as 1; of a number NumPy takes the axes 0 and -1, too."""
+    """`shape` with reduced axes as 1; for a number NumPy accepts the axes 0 and -1, too."""
     if axis is None or not shape:
         return (1,) * len(shape)
     reduced = {a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)}
@@ -47,7 +47,7 @@ def kept(shape: Shape, axis: Axis) -> Shape:
 
 
 def sample_axis(rng: np.random.Generator, ndim: int) -> Axis:
-    """None, one axis counted from either end, or several, for an array of `ndim` axes."""
+    """None, one axis counted from either end, or several, for an array with `ndim` axes."""
     kind = rng.integers(3)
     if kind == 0 or not ndim:
         return None
@@ -57,12 +57,12 @@ def sample_axis(rng: np.random.Generator, ndim: int) -> Axis:
 
 
 def is_matrix(x: Any) -> bool:
-    """Whether x is a matrix of numbers that BLAS knows, in one piece of memory."""
+    """Whether x is a contiguous matrix with a dtype that BLAS supports."""
     return type(x) is np.ndarray and x.ndim == 2 and x.size > 0 and x.dtype.char in "fd" and x.flags.c_contiguous
 
 
 class Reduction(Op):
-    """An op over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1."""
+    """An op over `axis` (an int, several, or None for all); with `keepdims` reduced axes stay with size 1."""
 
     signature = "()->()"
 
@@ -78,7 +78,7 @@ class Reduction(Op):
 
 
 class Sum(Reduction):
-    """The sum over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1.
+    """The sum over `axis` (an int, several, or None for all); with `keepdims` reduced axes stay with size 1.
 
     forward    y  = sum of x over axis
     backward   gx = g repeated over axis
@@ -102,7 +102,7 @@ class Sum(Reduction):
 
 
 class Mean(Reduction):
-    """The mean over `axis` (an int, several, or None for all); with `keepdims` the reduced axes stay, as 1.
+    """The mean over `axis` (an int, several, or None for all); with `keepdims` reduced axes stay with size 1.
 
     forward    y  = 1/n sum of x over axis          (n: how many elements each mean is of)
     backward   gx = g / n repeated over axis
@@ -114,8 +114,8 @@ class Mean(Reduction):
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
         if not x.ndim and axis is not None:
-            x.mean(axis=axis)  # which refuses axis 0 of a number
-        if not x.size:  # the mean of nothing is NaN, and no reason for a warning
+            x.mean(axis=axis)  # refuses axis 0 of a number
+        if not x.size:  # the mean of no elements is NaN, without a warning
             return x.sum(axis=axis, keepdims=keepdims) * np.nan
         if xp is not np or x.dtype.char not in "fd":
             return x.mean(axis=axis, keepdims=keepdims)
@@ -123,7 +123,7 @@ class Mean(Reduction):
             total = add_up(x, axis=axis, keepdims=keepdims)
             flat = total.reshape(-1)
             n = x.size // max(flat.size, 1)
-            if not flat.dot(flat) < math.inf and not np.isfinite(total).all():  # the sum need not fit where the mean does
+            if not flat.dot(flat) < math.inf and not np.isfinite(total).all():  # the sum may overflow where the mean does not
                 power = n.bit_length()
                 return np.ldexp(add_up(np.ldexp(x, -power), axis=axis, keepdims=keepdims) / n, power)
         return total / n
@@ -135,7 +135,7 @@ class Mean(Reduction):
 
 
 class SumTo(Op):
-    """x summed down to `shape`: what undoes broadcasting.
+    """x summed to `shape`: the transpose of broadcasting.
 
     forward    y  = sum of x over the axes that broadcasting `shape` to x.shape adds or widens
     backward   gx = g repeated to x.shape

@@ -1,4 +1,4 @@
-"""Rounding, and division with a whole quotient."""
+"""Rounding, and division with an integer quotient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ceil", "floor", "floordiv", "mod", "round", "trunc"]
 
 
 class Floor(Unary):
-    """The largest whole number that is not above x. The derivative is 0.
+    """The largest integer not above x. The derivative is 0.
 
     forward    y  = floor(x)
     backward   gx = 0
@@ -39,7 +39,7 @@ class Floor(Unary):
 
 
 class Ceil(Unary):
-    """The smallest whole number that is not below x. The derivative is 0.
+    """The smallest integer not below x. The derivative is 0.
 
     forward    y  = ceil(x)
     backward   gx = 0
@@ -59,7 +59,7 @@ class Ceil(Unary):
 
 
 class Trunc(Unary):
-    """x without its fraction: rounded towards 0. The derivative is 0.
+    """x rounded towards 0. The derivative is 0.
 
     forward    y  = sign(x) floor(|x|)
     backward   gx = 0
@@ -79,7 +79,7 @@ class Trunc(Unary):
 
 
 class Round(Op):
-    """x to the nearest number with so many decimals (negative: tens, hundreds, ...), halves to the even one.
+    """x rounded to a number of decimals (negative: tens, hundreds, ...), halves to even.
 
     The derivative is 0, and taken as 0 where it jumps.
 
@@ -106,7 +106,7 @@ class Round(Op):
             return xp.round(x, decimals)
         with np.errstate(over="ignore"):
             y = xp.round(x, decimals)
-        return xp.where(xp.abs(x) < 2.0**52, y, x)  # so large numbers have no decimals, and x 10^d might overflow
+        return xp.where(xp.abs(x) < 2.0**52, y, x)  # larger numbers have no decimals, and x 10^d might overflow
 
     def backward(self, g: Value, y: Value, x: Value, *, decimals: int) -> Rules:
         return (None,)
@@ -116,8 +116,8 @@ class Round(Op):
 
 
 class Mod(Binary):
-    """y = a % b, the remainder with the sign of b. Where a / b is whole y jumps; the
-    derivative is taken with floor(a/b) as it is there.
+    """y = a % b, the remainder with the sign of b. y jumps where a / b is an integer; the derivative there uses the value of
+    floor(a/b) at that point.
 
     forward    y  = a - b floor(a/b)
     backward   ga = g,   gb = -g floor(a/b)
@@ -163,7 +163,7 @@ class FloorDiv(Binary):
 
 
 def remainder(xp: Xp, a: Any, b: Any) -> Array:
-    """a % b on a GPU as NumPy has it: CuPy's is a - b floor(a / b), which is none for large a or infinite b."""
+    """NumPy's a % b on a GPU: CuPy's a - b floor(a / b) is wrong for large a or infinite b."""
     a, b, is_real = alike(xp, a, b)
     if not is_real:
         return xp.remainder(a, b)
@@ -173,7 +173,7 @@ def remainder(xp: Xp, a: Any, b: Any) -> Array:
 
 
 def quotient(xp: Xp, a: Any, b: Any) -> Array:
-    """a // b on a GPU as NumPy has it: from the remainder, so that 1 // 0.1 is 9."""
+    """NumPy's a // b on a GPU, from the remainder, so that 1 // 0.1 is 9."""
     a, b, is_real = alike(xp, a, b)
     if not is_real:
         return xp.floor_divide(a, b)
@@ -187,13 +187,13 @@ def quotient(xp: Xp, a: Any, b: Any) -> Array:
 
 
 def alike(xp: Xp, a: Any, b: Any) -> tuple[Array, Array, bool]:
-    """Operands as arrays of the dtype of the result, and whether it is a floating one."""
+    """Operands in the dtype of the result, and whether it is floating."""
     dtype = xp.result_type(a, b)
     return xp.asarray(a, dtype), xp.asarray(b, dtype), is_floating(dtype)
 
 
 def sample_quotient(op: Op, rng: np.random.Generator, sizes: Sequence[int]) -> Sample:
-    """Arguments whose quotients, of either sign, are all well away from whole numbers."""
+    """Arguments with quotients of either sign, well away from integers."""
     a, b = op.parsed.shapes(rng, sizes)
     sign = rng.choice([-1.0, 1.0])
     return (rng.integers(-2, 3, a) + rng.uniform(0.3, 0.7, a), np.asarray(sign * rng.uniform(1, 1.05, b))), {}

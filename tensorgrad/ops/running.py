@@ -1,4 +1,4 @@
-"""Along an axis, from element to element: running products, extremes and logarithms of sums; differences."""
+"""Cumulative operations along an axis: products, extremes and logarithms of sums; differences."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ __all__ = ["cummax", "cummin", "cumprod", "diff", "logcumsumexp"]
 
 
 class CumProd(Op):
-    """Running products along an axis; of the flattened x when it is None. Nothing is divided, so that the gradient is right
-    at zeros too.
+    """Cumulative products along an axis; None for the flattened x. The gradient uses no division, so it is right at zeros too.
 
     forward    y_i = x_1 x_2 ... x_i
     backward   gx_i = y_{i-1} s_i,   s_i = g_i + x_{i+1} s_{i+1}
@@ -49,7 +48,7 @@ class CumProd(Op):
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: int) -> Rules:
         def gx() -> Value:
-            after = shifted(flip(x, axis), axis, 0)  # at the place of i is x_{i+1}, seen from the end
+            after = shifted(flip(x, axis), axis, 0)  # reversed x, shifted: x_{i+1} at position i
             return mul_grad(flip(recurrence(after, flip(g, axis), axis), axis), shifted(y, axis, 1))
 
         return (gx,)
@@ -59,7 +58,7 @@ class CumProd(Op):
 
 
 class LogCumSumExp(Op):
-    """log of the running sums of e^x along an axis, of the flattened x when it is None; without overflow.
+    """log of the cumulative sums of e^x along an axis; None for the flattened x. Does not overflow.
 
     forward    y_i = log(e^x_1 + ... + e^x_i)
     backward   gx_i = e^(x_i - y_i) s_i,   s_i = g_i + e^(y_i - y_{i+1}) s_{i+1}
@@ -92,7 +91,7 @@ class LogCumSumExp(Op):
     def backward(self, g: Value, y: Value, x: Value, *, axis: int) -> Rules:
         def gx() -> Value:
             turned = flip(y, axis)
-            # at the place of i is e^(y_i - y_{i+1}), seen from the end; what stands at the first is multiplied by nothing
+            # reversed e^(y_i - y_{i+1}); the first value is not used
             steps = share(turned, shifted(turned, axis))
             return mul_grad(flip(recurrence(steps, flip(g, axis), axis), axis), share(x, y))
 
@@ -103,8 +102,8 @@ class LogCumSumExp(Op):
 
 
 class FirstSoFar(Op):
-    """The place of the first largest (which="argmax") or smallest ("argmin") element up to each one, along an axis. NaN counts
-    as both. No gradient.
+    """The index of the first largest (which="argmax") or smallest ("argmin") element up to each position along an axis. NaN
+    counts as both. No gradient.
 
     forward    y_i = the first j with x_j = max(x_1, ..., x_i), or min
     """
@@ -124,7 +123,7 @@ class FirstSoFar(Op):
         best, place = x.copy(), xp.empty(x.shape, np.intp)
         place[...] = xp.arange(len(x)).reshape((-1, *(1,) * (x.ndim - 1)))
         extreme, d = (xp.maximum if which == "argmax" else xp.minimum), 1
-        while d < len(x):  # what each knows of 2 d elements by now, of its own d and those of its neighbour
+        while d < len(x):  # combine results over d elements with those of the neighbour to 2 d
             before, where_before = best[:-d].copy(), place[:-d].copy()
             joined = extreme(best[d:], before)
             is_before = (joined == before) | ((before != before) & (joined != joined))
@@ -136,7 +135,7 @@ class FirstSoFar(Op):
 
 @one_box
 def cummax(x: Operand[T], axis: int | None = None) -> T | Array:
-    """The largest element up to each one along an axis; of the flattened x when it is None. NaN stays NaN from there on.
+    """The cumulative maximum along an axis; None for the flattened x. NaN propagates.
 
     Of equal elements the first gets the gradient.
     """
@@ -145,7 +144,7 @@ def cummax(x: Operand[T], axis: int | None = None) -> T | Array:
 
 @one_box
 def cummin(x: Operand[T], axis: int | None = None) -> T | Array:
-    """The smallest element up to each one along an axis; of the flattened x when it is None. NaN stays NaN from there on.
+    """The cumulative minimum along an axis; None for the flattened x. NaN propagates.
 
     Of equal elements the first gets the gradient.
     """
@@ -159,13 +158,13 @@ def so_far(op: str, x: Any, axis: int | None, which: str) -> Any:
 
 
 def share(x: Value, y: Value) -> Value:
-    """e^(x - y), which is at most 1; of equal infinities 1, but 0 of -inf less -inf."""
+    """e^(x - y), at most 1; 1 for equal infinities, except 0 for -inf and -inf."""
     same = equal(x, y)
     return where(equal(y, -np.inf), 0.0, exp(where(same, 0.0, x) - where(same, 0.0, y)))
 
 
 def shifted(x: Value, axis: int, first: float | None = None) -> Value:
-    """x moved on by one place along an axis, with a number at the first; without one, its own first element once more."""
+    """x shifted by one position along an axis; the vacant first position gets `first`, or the first element."""
     before = (slice(None),) * (axis % x.ndim)
     if not x.shape[axis]:
         return x
@@ -175,7 +174,7 @@ def shifted(x: Value, axis: int, first: float | None = None) -> Value:
 
 
 def recurrence(a: Value, b: Value, axis: int) -> Value:
-    """s_i = b_i + a_i s_{i-1} along an axis, s_0 being 0: in log2 n steps, each of which joins what it knows of neighbours."""
+    """s_i = b_i + a_i s_{i-1} along an axis, s_0 being 0, in log2 n steps (a parallel scan)."""
     before, d = (slice(None),) * (axis % a.ndim), 1
     while d < a.shape[axis]:
         ahead, behind = (*before, slice(d, None)), (*before, slice(0, -d))
@@ -189,7 +188,7 @@ def recurrence(a: Value, b: Value, axis: int) -> Value:
 
 @named
 def diff(x: Operand[T], n: int = 1, axis: int = -1) -> T | Array:
-    """x_{i+1} - x_i along an axis, n times over; of booleans whether they differ."""
+    """The n-th difference x_{i+1} - x_i along an axis; for booleans whether they differ."""
     y, n = as_operand("diff", x), whole("diff", "n", n, 0)
     if not y.ndim:
         raise ShapeError(f"{scoped('diff')}: expected one axis or more, got shape {y.shape}")

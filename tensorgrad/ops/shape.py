@@ -1,4 +1,4 @@
-"""Operations that rearrange elements."""
+"""Reshaping, transposing and broadcasting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["broadcast_to", "reshape", "swapaxes", "transpose"]
 
 
 class Reshape(Op):
-    """The same elements, row by row, in another shape; one size may be -1.
+    """Reshape, in row-major order; one size may be -1.
 
     forward    y  = x in the shape asked for
     backward   gx = g in the shape of x
@@ -45,7 +45,7 @@ class Reshape(Op):
 
 
 class Transpose(Op):
-    """The axes in another order; reversed when no order is given.
+    """Permute the axes; reversed by default.
 
     forward    y  = x, axis i of y being axis axes[i] of x
     backward   gx = g with its axes put back
@@ -80,7 +80,7 @@ class Transpose(Op):
 
 
 class BroadcastTo(Op):
-    """x repeated along the axes that `shape` adds or widens, by NumPy's rules.
+    """Broadcast x to `shape`, by NumPy's rules.
 
     forward    y  = x repeated to `shape`
     backward   gx = g summed over what was repeated
@@ -101,12 +101,12 @@ class BroadcastTo(Op):
         return xp.broadcast_to(x, shape)
 
     def backward(self, g: Value, y: Value, x: Value, *, shape: Shape) -> Rules:
-        return (lambda: g,)  # the engine sums what broadcasting repeated
+        return (lambda: g,)  # the engine undoes broadcasting
 
 
 @named
 def swapaxes(x: Operand[T], axis1: int, axis2: int) -> T | Array:
-    """x with two axes exchanged; a `transpose`."""
+    """Swap two axes, by `transpose`."""
     ndim = len(shape_of(x))
     axes = list(range(ndim))
     i, j = whole("swapaxes", "axis1", axis1), whole("swapaxes", "axis2", axis2)
@@ -117,7 +117,7 @@ def swapaxes(x: Operand[T], axis1: int, axis2: int) -> T | Array:
 
 
 def rows(x: Value) -> Value:
-    """x with its leading axes made one, so that the last axis is what a row holds."""
+    """Merge the leading axes of x into rows of the last axis."""
     return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 

@@ -1,4 +1,4 @@
-"""Linear systems: inverse, solution, determinant, Cholesky factor, of the matrices in the last two axes."""
+"""Linear systems of the matrices in the last two axes: inverse, solution, determinant, Cholesky factor."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ __all__ = ["LinAlgError", "cholesky", "det", "inv", "logabsdet", "slogdet", "sol
 
 
 class LinAlgError(TensorgradError, np.linalg.LinAlgError, RuntimeError):
-    """A matrix that is singular, or not positive definite, where it must be (NumPy and PyTorch have one of this name)."""
+    """A singular matrix, or one that is not positive definite, where it must be (NumPy and PyTorch have an error of this
+    name).
+    """
 
 
 def raising(x: Array) -> AbstractContextManager[Any]:
-    """Let CuPy look whether a decomposition has succeeded, and raise NumPy's error; it waits for the GPU then."""
+    """Make CuPy check decompositions and raise NumPy's error; this waits for the GPU."""
     return importlib.import_module("cupyx").errstate(linalg="raise") if on_gpu(x) else nullcontext()
 
 
 @contextmanager
 def refusing(op: str, what: str, x: Array) -> Iterator[None]:
-    """NumPy's LinAlgError about the values of `x` as one that names the op; one about its shape the engine explains."""
+    """Add the op's name to NumPy's LinAlgError about values of `x`; the engine explains those about shapes."""
     try:
         with raising(x):
             yield
@@ -70,7 +72,7 @@ class Inv(Unary):
 
 
 class Solve(Op):
-    """The solution y of a y = b. A vector b (one axis alone) gives a vector; otherwise b holds columns, and leading axes
+    """The solution y of a y = b. A vector b (only one axis) gives a vector; otherwise b has columns, and leading axes
     broadcast, as in NumPy 2. Raises LinAlgError if a is singular.
 
     forward    y  = a⁻¹ b                                         a (...,n,n), b (...,n,k) or (n)
@@ -113,7 +115,7 @@ class Solve(Op):
 
 
 class Det(Unary):
-    """y = det x. The gradient of a singular matrix raises LinAlgError: the formula has its inverse.
+    """y = det x. The gradient of a singular matrix raises LinAlgError, because the formula uses the inverse.
 
     forward    y  = det x                                         x (...,n,n)
     backward   gx = g y x⁻ᵀ
@@ -159,7 +161,7 @@ class LogAbsDet(Unary):
 
 
 class DetSign(Unary):
-    """The sign of det x, -1, 0 or 1; constant wherever it has a derivative. No gradient.
+    """The sign of det x, -1, 0 or 1. It is piecewise constant and has no gradient.
 
     forward    y  = sign det x                                    x (...,n,n)
     """
@@ -174,7 +176,7 @@ class DetSign(Unary):
 
 
 class Cholesky(Unary):
-    """The lower triangular L with L Lᵀ = (x + xᵀ)/2, which is x where x is symmetric. The gradient is symmetric.
+    """The lower triangular L with L Lᵀ = (x + xᵀ)/2, which is x if x is symmetric. The gradient is symmetric.
 
     Raises LinAlgError if x is not positive definite.
 
@@ -191,15 +193,15 @@ class Cholesky(Unary):
 
     def forward(self, xp: Xp, x: Array) -> Array:
         if x.shape[-1:] != x.shape[-2:-1]:
-            raise ValueError("not square")  # where the sum might broadcast; the signature says it better
+            raise ValueError("not square")  # the sum might broadcast; the signature has a better message
         with refusing(self.name, "not positive definite", x):
-            return xp.linalg.cholesky(x / 2 + x.swapaxes(-1, -2) / 2)  # a sum might not fit into the dtype
+            return xp.linalg.cholesky(x / 2 + x.swapaxes(-1, -2) / 2)  # a sum might overflow
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
             yt = y.swapaxes(-1, -2)
             inner = solve(yt, (yt @ g) * lower_half(g))  # L⁻ᵀ Φ(Lᵀ g)
-            s = solve(yt, inner.swapaxes(-1, -2))  # sᵀ = L⁻ᵀ (...)ᵀ, and gx does not tell s from sᵀ
+            s = solve(yt, inner.swapaxes(-1, -2))  # sᵀ = L⁻ᵀ (...)ᵀ; gx is symmetric in s
             return (s + s.swapaxes(-1, -2)) / 2
 
         return (gx,)
@@ -214,7 +216,7 @@ class Cholesky(Unary):
 
 
 def lower_half(like: Value) -> Array:
-    """What Φ multiplies by: 1 below the diagonal, 1/2 on it, 0 above, for matrices like this one."""
+    """The factors of Φ for matrices like this one: 1 below the diagonal, 1/2 on it, 0 above."""
     ones = identity(like, like.shape[-1])
     return namespace([ones]).tri(like.shape[-1], dtype=like.dtype) - ones / 2
 
@@ -225,7 +227,7 @@ def trace_of_product(a: Value, b: Value) -> Value:
 
 
 class SlogDet(NamedTuple):
-    """What `slogdet` returns: det x = sign e^logabsdet."""
+    """The result of `slogdet`: det x = sign e^logabsdet."""
 
     sign: Any
     logabsdet: Any
@@ -233,16 +235,16 @@ class SlogDet(NamedTuple):
 
 @named
 def slogdet(x: Operand[T]) -> SlogDet:
-    """(sign, logabsdet) of det x, by np.linalg.slogdet: finite where the determinant itself overflows.
+    """(sign, logabsdet) of det x, like np.linalg.slogdet: finite even if the determinant overflows.
 
-    sign        -1, 0 or 1; it is constant wherever it has a derivative, and has no gradient
+    sign        -1, 0 or 1; piecewise constant, without a gradient
     logabsdet   ln |det x|; its gradient is x⁻ᵀ
     """
     return SlogDet(det_sign(x), logabsdet(x))
 
 
 def well_posed(x: Array) -> Array:
-    """x with its diagonal raised so far that it is well conditioned, and positive definite when made symmetric."""
+    """x with a larger diagonal, so that it is well conditioned, and positive definite when symmetrised."""
     shape: Shape = x.shape
     return x / max(shape[-1], 1) + 3 * np.eye(shape[-1])
 

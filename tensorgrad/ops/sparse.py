@@ -1,4 +1,4 @@
-"""A constant sparse matrix of SciPy's times a Tensor: what `@` is where one of the two is sparse."""
+"""Products of a constant SciPy sparse matrix and a Tensor, for `@`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NO_GPU = (
 
 
 class SparseMatmul(Op):
-    """y = A x, or Aᵀ x if `transposed`, of a constant matrix A (m,k) in compressed rows, in main memory alone: row i has
-    values[indptr[i]:indptr[i + 1]] in the columns that stand in the same part of indices, and 0 elsewhere.
+    """y = A x, or Aᵀ x if `transposed`, with a constant CSR matrix A (m,k) in main memory: row i has
+    values[indptr[i]:indptr[i + 1]] in the columns given by the same slice of indices, and 0 elsewhere.
 
     forward    y  = A x                                           x (k,n), y (m,n)
     backward   gx = Aᵀ g
@@ -56,7 +56,7 @@ class SparseMatmul(Op):
             from scipy.sparse import csr_array
         except ImportError:
             raise MissingDependencyError("matmul: sparse matrices need SciPy: pip install scipy") from None
-        if indptr[0] or not (indptr[1:] >= indptr[:-1]).all():  # SciPy would read memory that is not the matrix's
+        if indptr[0] or not (indptr[1:] >= indptr[:-1]).all():  # SciPy would read invalid memory
             raise ValueError("indptr must begin at 0 and not decrease")
         a = csr_array((values, indices, indptr), shape=shape)
         return np.asarray((a.T if transposed else a) @ x)
@@ -74,8 +74,9 @@ sparse_matmul = SparseMatmul()
 
 
 class Rows:
-    """A constant matrix (m, n) in compressed rows, as SciPy's csr_matrix, whose three arrays may be Tensors: so a compiled step
-    can have it as an argument. Behind indptr[-1] there may be more of values and indices, which are not read."""
+    """A constant CSR matrix (m, n), like SciPy's csr_matrix, whose three arrays may be Tensors: a compiled step can take it as
+    an argument. values and indices may have unused elements after indptr[-1].
+    """
 
     format, ndim = "csr", 2
 
@@ -88,23 +89,24 @@ class Rows:
         return self.shape[0]
 
     def tocsr(self) -> Rows:
-        """Itself: it is one of compressed rows."""
+        """The matrix itself, which is CSR already."""
         return self
 
 
 def is_sparse(x: Any) -> bool:
-    """Whether it is a sparse matrix, as SciPy has them."""
+    """Whether it is a SciPy sparse matrix, or Rows."""
     return not isinstance(x, (Tensor, np.ndarray)) and hasattr(x, "tocsr")
 
 
 def parts_of(rows: Any) -> list[Array]:
-    """The three arrays of a matrix in compressed rows."""
+    """The three arrays of a CSR matrix."""
     return [rows.data, rows.indices, rows.indptr]
 
 
 def unchanged(rows: Any, parts: list[Array]) -> dict[str, float]:
-    """No numbers, for a replay that asks: raise CompileError where a matrix has other arrays than a plan reads, of which what
-    is written into them is seen."""
+    """Called by replays for no numbers: raises CompileError if a matrix has other arrays than the plan reads. Writes into the
+    same arrays are seen.
+    """
     if any(a is not b for a, b in zip(parts_of(rows), parts, strict=True)):
         raise CompileError(
             f"compile: a sparse matrix {rows.shape} has been given other arrays since the step was traced (another element is "
@@ -114,9 +116,9 @@ def unchanged(rows: Any, parts: list[Array]) -> dict[str, float]:
 
 
 def sparse_product(a: Any, b: Any, caller: str = "matmul") -> Any:
-    """a @ b, where one of them is a sparse matrix, which is constant, and the other a Tensor or an array, (k) or (k,n).
+    """a @ b, where one is a constant sparse matrix and the other a Tensor or an array, (k) or (k,n).
 
-    `caller` is what errors name.
+    `caller` is the name in errors.
     """
     transposed = is_sparse(b)  # x A = (Aᵀ xᵀ)ᵀ
     sparse, x = (b, a) if transposed else (a, b)

@@ -1,4 +1,4 @@
-"""Reductions besides sum and mean: extremes, products, spreads, norms, running sums."""
+"""Further reductions: extremes, products, variances, norms, cumulative sums."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Max(Reduction):
-    """The largest element. Of equal ones the first, in the order of rows, gets the whole gradient.
+    """The maximum over `axis`. Of equal elements the first, in row-major order, gets the whole gradient.
 
     forward    y  = max of x over axis
     backward   gx = g at the first x that is y, 0 elsewhere
@@ -54,7 +54,7 @@ class Max(Reduction):
 
 
 class Min(Reduction):
-    """The smallest element. Of equal ones the first, in the order of rows, gets the whole gradient.
+    """The minimum over `axis`. Of equal elements the first, in row-major order, gets the whole gradient.
 
     forward    y  = min of x over axis
     backward   gx = g at the first x that is y, 0 elsewhere
@@ -74,7 +74,7 @@ class Min(Reduction):
 
 
 class FirstOf(Op):
-    """Whether an element is the first largest (which="argmax") or smallest ("argmin") over axis, in the order of rows.
+    """A mask of the first largest (which="argmax") or smallest ("argmin") element over axis, in row-major order.
 
     No gradient.
 
@@ -102,7 +102,7 @@ class FirstOf(Op):
 
 
 def first_along(x: Array, axis: int, which: str) -> Array:
-    """What `first_of` gives, for an axis with few elements and many numbers behind each: long rows are compared at once."""
+    """`first_of` for a short axis with many numbers after it: compares long rows at once."""
     best = (np.max if which == "argmax" else np.min)(x, axis=axis, keepdims=True)
     mask = np.asarray(x == best)
     if (nan := np.not_equal(best, best)).any():
@@ -116,7 +116,7 @@ def first_along(x: Array, axis: int, which: str) -> Array:
 
 
 class LogSumExp(Reduction):
-    """log of the sum of e^x, without overflow; -inf where every x is.
+    """log of the sum of e^x, without overflow; -inf if all x are.
 
     forward    y  = log sum e^x over axis
     backward   gx = g e^(x - y),   g where x and y are +inf, 0 where they are -inf
@@ -132,7 +132,7 @@ class LogSumExp(Reduction):
             return x.sum(axis=axis, keepdims=keepdims) - math.inf
         top = x.max(axis=axis, keepdims=True)
         top = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
-        with np.errstate(divide="ignore"):  # the logarithm of 0 is meant: -inf
+        with np.errstate(divide="ignore"):  # log 0 = -inf is intended
             y = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
         return y if keepdims else y.reshape(x.sum(axis=axis).shape)
 
@@ -148,7 +148,7 @@ class LogSumExp(Reduction):
     def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
         def ty(t: Value) -> Value:
             top = reshape(y, kept(x.shape, axis))
-            ends = equal(x, top)  # also where both are infinite, and their difference is none
+            ends = equal(x, top)  # also for infinities, whose difference is NaN
             share = exp(where(ends, 0.0, x) - where(ends, 0.0, top))
             return sum_of(mul_tangent(t, where(equal(x, -math.inf), 0.0, share)), axis, keepdims)
 
@@ -156,10 +156,9 @@ class LogSumExp(Reduction):
 
 
 class Norm(Reduction):
-    """The Euclidean norm. At 0 the derivative is taken as 0, and the second one, too, which is infinite around it.
-
-    There is no other order than 2: what stands first is the axis, as in every reduction here, where PyTorch's norm has p. Where
-    squares would overflow or vanish x is divided by a power of two first, which rounds nothing.
+    """The Euclidean norm. At 0 the derivative is taken as 0, and the second one, too, which is infinite around it.  Only order
+    2 is supported: the first argument is the axis, as in every reduction here, while PyTorch's norm has p. If squares would
+    overflow or underflow x is first divided by a power of two, which does not round.
 
     forward    y  = sqrt(sum of x² over axis)
     backward   gx = g x / y,   0 where y = 0
@@ -171,7 +170,7 @@ class Norm(Reduction):
 
     def forward(self, xp: Xp, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         x = xp.asarray(x)
-        if xp is np or not x.size:  # to look at values would be to wait for a GPU
+        if xp is np or not x.size:  # testing values would wait for a GPU
             y = sum_of_squares(xp, x, axis, keepdims)
             if not x.size or all_ordinary(y, x):
                 return xp.sqrt(y)
@@ -184,7 +183,7 @@ class Norm(Reduction):
         def gx() -> Value:
             shape = kept(x.shape, axis)
             length = reshape(y, shape)
-            # g / y first might overflow or vanish; x / inf is 0 at 0, and so is its derivative
+            # g / y first might overflow or underflow; x / inf is 0 at 0, and so is its derivative
             return mul_grad(reshape(g, shape), x / where(equal(length, 0), math.inf, length))
 
         return (gx,)
@@ -198,7 +197,7 @@ class Norm(Reduction):
 
 
 def sum_of_squares(xp: Xp, x: Array, axis: Axis, keepdims: bool) -> Array:
-    """The sum of x² over axis, infinite without a word where it does not fit."""
+    """The sum of x² over axis, infinite without a warning on overflow."""
     if xp is not np:
         return (x * x).sum(axis=axis, keepdims=keepdims)
     if axis is None and not keepdims and x.dtype.char in LEAST and x.flags.c_contiguous:
@@ -213,23 +212,23 @@ def sum_of_squares(xp: Xp, x: Array, axis: Axis, keepdims: bool) -> Array:
 
 
 def all_ordinary(y: Array, x: Array) -> bool:
-    """Whether no square that counts in y, sums of those of x, has overflowed or been rounded to a subnormal number."""
+    """Whether no relevant square in the sums y of squares of x has overflowed or become subnormal."""
     if x.dtype.char not in LEAST:
         return False
     least = x.size // (y.size or 1) * LEAST[x.dtype.char]
     if y.ndim == 0:
         return bool(least < y < math.inf)
     flat = y.reshape(-1)
-    # a product with itself finds out, at the price of one call, whether one of them is not finite
+    # one call that detects non-finite elements
     return bool(np.minimum.reduce(flat) > least and flat.dot(flat) < math.inf)
 
 
-dots: Any = np.vecdot  # NumPy's types do not know its keepdims
-LEAST = {char: float(np.finfo(char).tiny / np.finfo(char).eps) for char in "fd"}  # below it the rounding of squares is seen
+dots: Any = np.vecdot  # NumPy's stubs lack its keepdims
+LEAST = {char: float(np.finfo(char).tiny / np.finfo(char).eps) for char in "fd"}  # below, squares lose digits
 
 
 class CumSum(Op):
-    """Running sums along an axis; of the flattened x when it is None.
+    """Cumulative sums along an axis; None for the flattened x.
 
     forward    y_i = x_1 + ... + x_i
     backward   gx_i = g_i + ... + g_n
@@ -312,14 +311,14 @@ class All(Reduction):
 
 @one_box
 def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
-    """The product over `axis`. Multiplied in pairs, so that its gradient, the product of the others, is right at zeros too."""
+    """The product over `axis`, computed in pairs, so that its gradient, the product of the others, is right at zeros too."""
     given: Any = _array(x)
     shape = shape_of(given)
     axes = axes_in("prod", axis, len(shape)) if shape or axis not in (0, -1) else ()
     wide = given
     if is_half(given.dtype):
         wide = as_wide(given)
-    elif given.dtype.kind in "bui":  # as NumPy: uint64 or int64
+    elif given.dtype.kind in "bui":  # as in NumPy: uint64 or int64
         wide = cast(given, np.uint64 if given.dtype.kind == "u" else np.int64)
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
@@ -332,7 +331,7 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
             pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
         y = pairs
     if not shape_of(y)[-1]:
-        y = astype(sum_of(y, -1) + 1, raw(wide).dtype)  # of nothing it is 1, recorded as what x has no part in
+        y = astype(sum_of(y, -1) + 1, raw(wide).dtype)  # 1 for no elements, independent of x
     return as_narrow(reshape(y, kept(shape, axes) if keepdims else rest), given)
 
 
@@ -343,7 +342,7 @@ def _joined(pairs: Any, last: Any) -> Any:
 
 @one_box
 def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
-    """The variance, mean((x - mean(x))²) n / (n - ddof), of n elements each."""
+    """The variance, mean((x - mean(x))²) n / (n - ddof), with n the number of elements of each mean."""
     axis, ddof = axes_given("var", axis), whole("var", "ddof", ddof)
     given, x = _wide(x)
     d = x - mean(x, axis, True)
@@ -352,7 +351,7 @@ def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False)
 
 @one_box
 def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
-    """The square root of `var`. Of equal elements it is 0, and its derivative is taken as 0."""
+    """The standard deviation, the square root of `var`. For equal elements it is 0, and its derivative is taken as 0."""
     axis, ddof = axes_given("std", axis), whole("std", "ddof", ddof)
     given, x = _wide(x)
     shape = shape_of(x)
@@ -363,9 +362,9 @@ def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False)
 
 @one_box
 def average(x: Operand[T], axis: Axis = None, weights: Operand[T] | None = None, *, keepdims: bool = False) -> T | Array:
-    """The mean over `axis`, in which elements count as `weights` say: sum(w x) / sum(w).
+    """The weighted mean over `axis`: sum(w x) / sum(w).
 
-    weights   of the shape of x, or one number for each place along `axis`, which is one axis then
+    weights   of the shape of x, or 1-d, with one number for each position along `axis`, a single axis
     """
     axis = axes_given("average", axis)
     if weights is None:
@@ -386,18 +385,18 @@ def average(x: Operand[T], axis: Axis = None, weights: Operand[T] | None = None,
 
 @one_box
 def ptp(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
-    """The largest element less the smallest: peak to peak."""
+    """Peak to peak: the maximum minus the minimum."""
     return max(x, axis, keepdims) - min(x, axis, keepdims)
 
 
 def _wide(x: Any) -> tuple[Any, Any]:
-    """An operand as an array or a Tensor, and in the dtype that statistics compute in: of integers NumPy's mean has float64."""
+    """An operand as an array or a Tensor, in the dtype of statistics: float64 for integers, as NumPy's mean."""
     x = _array(x)
     return x, as_wide(x) if is_half(x.dtype) else x
 
 
 def _array(x: Any) -> Any:
-    """Arrays and Tensors as they are, anything else as an array."""
+    """Arrays and Tensors unchanged, anything else as an array."""
     if isinstance(x, Tensor) or is_array(x):
         return x
     found = np.asarray(x)

@@ -1,4 +1,4 @@
-"""Trigonometric and hyperbolic functions, and the inverse of some."""
+"""Trigonometric and hyperbolic functions, and some inverses."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Arctan2(Binary):
 
 
 def over_square(x: Value, a: Value, b: Value) -> Value:
-    """x / (a² + b²), though a² or b² may not fit; 0 where both are 0, or one is infinite."""
+    """x / (a² + b²), also if a² or b² overflows; 0 if both are 0, or one is infinite."""
     length = hypot(a, b)
     length = where(equal(length, 0), math.inf, length)
     return where(isfinite(length), x, 0.0) / length / length

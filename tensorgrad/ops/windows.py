@@ -1,4 +1,4 @@
-"""Strided windows over the last axes of (n,c,...), and what puts them back: all that a convolution needs besides a product."""
+"""Strided windows over the last axes of (n,c,...) and their transpose, the basis of convolutions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NUMBERS = ("no", "one", "two", "three")
 
 
 class Windows(Op):
-    """Every window of `kernel` elements, `stride` apart, over the last axes of x (n,c,*size), with `padding` zeros around it.
+    """All windows of `kernel` elements, `stride` apart, over the last axes of x (n,c,*size), with `padding` zeros around it.
 
-    dilation   how far apart the elements of a window are. Each of the four has one number for each of those axes
+    dilation   distance between the elements of a window. Each of the four has one number for each of those axes
 
-    Axis c and those of the kernel lead, n and the positions come last, so that a convolution is one matrix product and long
-    runs of memory are copied. With two axes:
+    The axes c and kernel come first, n and the positions last, so that a convolution is one matrix product and long
+    contiguous runs are copied. With two axes:
 
     forward    y[c,i,j,n,p,q] = x[n, c, stride p + dilation i - padding, stride q + dilation j - padding], 0 outside of x
     backward   gx             = each element of g added to the one that it was copied from
@@ -71,9 +71,9 @@ class Windows(Op):
 
 
 class Fold(Op):
-    """Windows put back where `windows` took them from, elements that meet being added: its transpose as a linear map.
+    """The transpose of `windows`: puts windows back, adding overlapping elements.
 
-    size       of the last axes of y (n,c,*size). With two of them:
+    size       the last axes of y (n,c,*size). With two of them:
 
     forward    y[n,c,k,l] = sum of x[c,i,j,n,p,q] with stride p + dilation i - padding = k, stride q + dilation j - padding = l
     backward   gx         = the windows of g
@@ -122,7 +122,7 @@ class Fold(Op):
 
 
 def positions(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
-    """How many windows there are along each axis."""
+    """The number of windows along each axis."""
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     fits = [n + 2 * around - span for n, span, around in zip(size, spans, padding, strict=True)]
     if min(fits) < 0:
@@ -133,7 +133,7 @@ def positions(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape
 
 
 def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
-    """One number for all axes, or one for each, as one for each."""
+    """One number for all axes, or one per axis, as a tuple."""
     numbers: tuple[Any, ...] = tuple(value) if is_sequence(value) else (value,) * axes
     if len(numbers) != axes or not all(map(is_whole, numbers)):
         expected = "one whole number" + (f" or {NUMBERS[axes]}" if 1 < axes < len(NUMBERS) else "")
@@ -145,7 +145,7 @@ def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
 
 
 def sample_windows(rng: np.random.Generator) -> tuple[dict[str, Shape], Shape]:
-    """Settings of a convolution over one, two or three axes, and a size that they fit."""
+    """Settings of a convolution over one, two or three axes, and a valid size."""
     axes = (1, 2, 2, 3)[rng.integers(4)]
 
     def draw(low: int, high: int) -> Shape:
