@@ -42,7 +42,7 @@ __all__ = [
     "set_num_threads",
     "vjp",
 ]
-__all__ += ops.__all__  # hidden from type checkers
+__all__ += ops.__all__  # type: ignore[attr-defined]  # hidden from type checkers
 
 if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 

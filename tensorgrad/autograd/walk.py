@@ -107,7 +107,7 @@ def grad(
             raise GraphError(
                 f"grad: the output was not computed from input {i} (shape {t.shape}); allow_unused=True gives None for it"
             )
-    return tuple(found.get(id(t.node or t)) for t in wanted)  # None only if allowed
+    return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only if allowed
 
 
 def between(output: Tensor, inputs: Sequence[Tensor], gradient: Any, create_graph: bool) -> list[Tensor | None]:
