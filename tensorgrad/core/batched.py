@@ -103,7 +103,7 @@ class Batched(Tensor):
             self._refuse("a use", "the call of vmap that it belongs to has ended")
         return self.value.node
 
-    @property  # read-only
+    @property  # type: ignore[misc]  # read-only
     def data(self) -> NoReturn:
         self._require_concrete(".data")
 
