@@ -7,7 +7,7 @@ from functools import cache
 from types import CodeType
 from typing import Any, NamedTuple
 
-from tensorgrad.compiler.trace import Trace, equal, shown
+from tensorgrad.compiler.trace import Trace, equal, place_of, shown
 from tensorgrad.compiler.world import MISSING, SIMPLE, World, same
 from tensorgrad.core.backend import Array
 from tensorgrad.core.lazy import cached_property
@@ -64,8 +64,10 @@ class Guards:
         always += [g for o, name in world.optimisers.items() for g in of_rate(o, name, world, o in stepped)]
         always += [g for o, runs in zip(trace.optimisers, trace.runs, strict=True) for g in of_counts(o, runs)]
         always += [of_values(array, values) for array, values in trace.frozen]
+        own = {place_of(a) for o in trace.optimisers for b in o.blocks for a in (b.flat, *b.state.values())}
         plain = [t for t in trace.program().leaves if not (t.requires_grad or t in trace.inside or trace.is_argument(t))]
-        always += [of_form(t, t.name or "an array from outside") for t in plain if t.shape]
+        plain = [t for t in plain if t.shape and id(t._data) not in world.buffers and place_of(t._data) not in own]
+        always += [of_form(t, t.name or "an array from outside") for t in plain]
         n = threads.get_num_threads()
         always.append(Guard(f"the number of threads is {n}", "{m}._count == {n}", {"m": threads, "n": n}))
         counted = [g for t, name in tensors.items() for g in of_tensor(t, name)]
