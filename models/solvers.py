@@ -114,7 +114,7 @@ def lbfgs(
     batch          X, y, and optionally weights
     l2             adds (l2 / m) sum of w², w being the elements of parameters with two axes, m the sum of the weights
     on_iteration   called with the cost after each iteration
-    options        of SciPy's L-BFGS-B
+    options        for SciPy's L-BFGS-B
 
     Returns SciPy's OptimizeResult. Raises MissingDependencyError without SciPy.
     """

@@ -19,7 +19,7 @@ from typing import Any
 
 from tensorgrad.autograd import derivatives
 from tensorgrad.autograd.batching import vmap
-from tensorgrad.core.arguments import truth, wholes
+from tensorgrad.core.arguments import integers, truth
 from tensorgrad.core.state import shown, switched
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DTypeError, GraphError, ShapeError
@@ -121,7 +121,7 @@ def checked(caller: str, fn: Any, argnums: Any) -> tuple[int, ...]:
     """The indices of the arguments to differentiate by."""
     if not callable(fn):
         raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
-    numbers = tuple(wholes(caller, "argnums", argnums))
+    numbers = tuple(integers(caller, "argnums", argnums))
     if not numbers or len(set(numbers)) < len(numbers):
         raise ArgumentError(f"{caller}: argnums must be numbers of arguments, each once, got {shown(argnums)}")
     return numbers

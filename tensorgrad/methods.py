@@ -17,7 +17,7 @@ import numpy as np
 from tensorgrad import ops, protocols
 from tensorgrad.autograd import fusion, walk
 from tensorgrad.core import backend, writes
-from tensorgrad.core.arguments import dtype_of, whole
+from tensorgrad.core.arguments import dtype_of, integer
 from tensorgrad.core.face import Face
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.location import is_own
@@ -229,7 +229,7 @@ class Methods(Tensor):
 
     def cuda(self, index: int | None = None) -> Tensor:
         """Move to a GPU: the current one, or the one with this index."""
-        return self.to("cuda" if index is None else f"cuda:{whole('cuda', 'index', index, 0)}")
+        return self.to("cuda" if index is None else f"cuda:{integer('cuda', 'index', index, 0)}")
 
     def graph(
         self,

@@ -26,7 +26,7 @@ from tensorgrad.errors import DTypeError, GraphError
 from tensorgrad.ops.shape import reshape
 
 
-class Again:
+class Recomputed:
     """A function to recompute in backward(), with a record of what it read in the first call.
 
     wanted   which of its arguments required a gradient
@@ -153,7 +153,7 @@ class Checkpoint(Op):
         attrs = {"fn": fn, "count": len(xs)}
         if trace is None:
             saved = tuple([writes.kept(a) for a in saved])
-            attrs["fn"] = Again(fn, own, [t._data for t in leaves], read_by(trial, own, start), draws)
+            attrs["fn"] = Recomputed(fn, own, [t._data for t in leaves], read_by(trial, own, start), draws)
         return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -202,14 +202,14 @@ def again(fn: Callable[..., Any], xs: Sequence[Value], count: int) -> tuple[Tens
     """Call fn again on the first `count` of xs. Returns the result and what it depends on: these inputs as fresh leaves, and
     the other leaves that fn reads.
     """
-    wanted = fn.wanted if isinstance(fn, Again) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
+    wanted = fn.wanted if isinstance(fn, Recomputed) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
     fresh = [
         (Tensor(x, True) if want else wrap(x, None)) if is_array(x) else alone(x)
         for x, want in zip(xs[:count], wanted, strict=True)
     ]
     start = writes.tick()
     result = fn(*fresh)
-    if isinstance(fn, Again):
+    if isinstance(fn, Recomputed):
         fn.compare(result, fresh, start)
     return result, [*fresh, *[x.source for x in xs[count:]]]
 

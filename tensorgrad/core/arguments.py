@@ -22,7 +22,7 @@ from tensorgrad.errors import ArgumentError, DeviceMemoryError, DTypeError, Shap
 LARGE = 2**28  # results from this size, in bytes, are compared with the available memory
 
 
-def whole(op: str, what: str, value: Any, least: int | None = None) -> int:
+def integer(op: str, what: str, value: Any, least: int | None = None) -> int:
     """`value` as an int >= least, and not larger than any array's size."""
     if type(value) is not int:
         if not is_whole(value):
@@ -35,13 +35,13 @@ def whole(op: str, what: str, value: Any, least: int | None = None) -> int:
     return int(value)
 
 
-def wholes(op: str, what: str, value: Any, least: int | None = None) -> Shape:
+def integers(op: str, what: str, value: Any, least: int | None = None) -> Shape:
     """One integer or a sequence of them, as a tuple."""
     if not is_sequence(value):
         if not is_whole(value):
             raise DTypeError(f"{scoped(op)}: {what} must be one whole number or several, got {shown(value)}")
         value = (value,)
-    return tuple([whole(op, what, n, least) for n in value])
+    return tuple([integer(op, what, n, least) for n in value])
 
 
 def sizes(op: str, shape: Any, least: int = 0) -> Shape:
@@ -52,7 +52,7 @@ def sizes(op: str, shape: Any, least: int = 0) -> Shape:
                 break
         else:
             return shape
-    found = wholes(op, "a size of the shape", shape)
+    found = integers(op, "a size of the shape", shape)
     if any(n < least for n in found):
         raise ShapeError(f"{scoped(op)}: the shape {found} has a size below {least}")
     return found
@@ -60,7 +60,7 @@ def sizes(op: str, shape: Any, least: int = 0) -> Shape:
 
 def axis_in(op: str, axis: Any, ndim: int, what: str = "axis") -> int:
     """A non-negative axis. Raises ShapeError if it does not exist."""
-    i = axis if type(axis) is int else whole(op, what, axis)
+    i = axis if type(axis) is int else integer(op, what, axis)
     if not -ndim <= i < ndim:
         raise ShapeError(f"{scoped(op)}: {what} {i} is out of bounds for {ndim} axes")
     return i + ndim if i < 0 else i
@@ -83,8 +83,8 @@ def axes_given(op: str, axis: Any) -> Axis:
     if axis is None or type(axis) is int:
         return axis
     if is_sequence(axis):
-        return tuple([whole(op, "each axis", a) for a in axis])
-    return whole(op, "axis", axis)
+        return tuple([integer(op, "each axis", a) for a in axis])
+    return integer(op, "axis", axis)
 
 
 def number(op: str, what: str, value: Any) -> Any:
@@ -160,7 +160,7 @@ def is_sequence(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether `whole` accepts it."""
+    """Whether `integer` accepts it."""
     if isinstance(value, (bool, np.bool_)):
         return False
     if isinstance(value, Tensor):

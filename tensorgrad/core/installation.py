@@ -55,7 +55,7 @@ def missing(where: str, name: str) -> NoReturn:
         if how := answer(where, name):
             text += f"; {how}"
         elif where == "tensorgrad":
-            text += f"; this is {OURS} {module.__version__} in {HOME}. {others()}"
+            text += f"; this is {OURS} {module.__version__} in {HOME}. {other_project()}"
         if sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap":
             raise ImportError(text, name=where, path=module.__file__)
     raise AttributeError(text, name=name, obj=module)
@@ -68,7 +68,7 @@ def is_module(where: str, name: str) -> bool:
 
 
 @cache
-def others() -> str:
+def other_project() -> str:
     """A remark about the other project, which may be installed in a folder hidden by this one."""
     from importlib.metadata import distributions
 

@@ -9,7 +9,7 @@ import numpy as np
 from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
-from tensorgrad.nn.arguments import as_floating, real, whole
+from tensorgrad.nn.arguments import as_floating, integer, real
 from tensorgrad.nn.module import Module, Parameter
 
 __all__ = [
@@ -28,7 +28,7 @@ class PReLU(Module):
     def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: np.typing.DTypeLike = DEFAULT_FLOAT) -> None:
         super().__init__()
         of = type(self).__name__
-        count, start = whole(of, "num_parameters", num_parameters, 1), real(of, "init", init)
+        count, start = integer(of, "num_parameters", num_parameters, 1), real(of, "init", init)
         self.weight = Parameter(np.full(count, start), dtype=as_floating(of, dtype))
 
     def forward(self, x: Any) -> Any:
@@ -71,7 +71,7 @@ class GLU(Module):
 
     def __init__(self, axis: int = -1) -> None:
         super().__init__()
-        self.axis = whole(type(self).__name__, "axis", axis, None)
+        self.axis = integer(type(self).__name__, "axis", axis, None)
 
     def forward(self, x: Any) -> Any:
         return F.glu(x, self.axis)

@@ -22,7 +22,7 @@ def shown(value: Any) -> str:
     return repr(value) if isinstance(value, (bool, int, float, complex, str, type(None), tuple, list)) else described(value)
 
 
-def whole(of: str, name: str, value: Any, least: int | None = 0) -> int:
+def integer(of: str, name: str, value: Any, least: int | None = 0) -> int:
     """An integer >= least: Python's, NumPy's, or a 0-d array."""
     expected = "a whole number" if least is None else f"a whole number of at least {least}"
     try:
@@ -36,16 +36,16 @@ def whole(of: str, name: str, value: Any, least: int | None = 0) -> int:
     return number
 
 
-def wholes(of: str, name: str, value: Any, least: int | None = 0) -> tuple[int, ...]:
+def integers(of: str, name: str, value: Any, least: int | None = 0) -> tuple[int, ...]:
     """One integer, or a tuple or list of integers."""
     if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1):
-        return tuple(whole(of, f"{name}[{i}]", n, least) for i, n in enumerate(value))
-    return (whole(of, name, value, least),)
+        return tuple(integer(of, f"{name}[{i}]", n, least) for i, n in enumerate(value))
+    return (integer(of, name, value, least),)
 
 
 def several(of: str, name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
     """One integer for all axes, or one per axis."""
-    numbers = wholes(of, name, value, least)
+    numbers = integers(of, name, value, least)
     if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) and len(numbers) != axes:
         expected = ("", "", " or two, for rows and for columns", " or three")[axes]
         raise ArgumentError(f"{of}: {name} must be one whole number{expected}, got {shown(value)}")

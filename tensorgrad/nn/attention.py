@@ -13,7 +13,7 @@ from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, flag, generator, one_of, real, shown, whole
+from tensorgrad.nn.arguments import as_floating, flag, generator, integer, one_of, real, shown
 from tensorgrad.nn.containers import ModuleList
 from tensorgrad.nn.layers import Dropout, Linear
 from tensorgrad.nn.module import Module, Parameter
@@ -66,7 +66,7 @@ class MultiheadAttention(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        self.embed_dim, self.num_heads = whole(of, "embed_dim", embed_dim, 1), whole(of, "num_heads", num_heads, 1)
+        self.embed_dim, self.num_heads = integer(of, "embed_dim", embed_dim, 1), integer(of, "num_heads", num_heads, 1)
         if self.embed_dim % self.num_heads:
             raise ArgumentError(f"{of}: num_heads must divide embed_dim, got {self.num_heads} and {self.embed_dim}")
         self.dropout, bias = real(of, "dropout", dropout, 0, 1), flag(of, "bias", bias)
@@ -195,10 +195,10 @@ class TransformerLayer(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        d_model, nhead = whole(of, "d_model", d_model, 1), whole(of, "nhead", nhead, 1)
+        d_model, nhead = integer(of, "d_model", d_model, 1), integer(of, "nhead", nhead, 1)
         if d_model % nhead:
             raise ArgumentError(f"{of}: nhead must divide d_model, got {nhead} and {d_model}")
-        wide, p, eps = whole(of, "dim_feedforward", dim_feedforward), real(of, "dropout", dropout, 0, 1), layer_norm_eps
+        wide, p, eps = integer(of, "dim_feedforward", dim_feedforward), real(of, "dropout", dropout, 0, 1), layer_norm_eps
         eps, batch_first = real(of, "layer_norm_eps", eps, 0), flag(of, "batch_first", batch_first)
         self.activation = one_of(of, "activation", activation, ("relu", "gelu"))
         self.norm_first, dtype = flag(of, "norm_first", norm_first), as_floating(of, dtype)
@@ -292,7 +292,7 @@ class Stack(Module):
         for called, part in ((name, layer), ("norm", norm)):
             if not isinstance(part, Module) and not (part is None and called == "norm"):
                 raise ArgumentError(f"{of}: {called} must be a module, got {shown(part)}")
-        self.layers = ModuleList(copy.deepcopy(layer) for _ in range(whole(of, "num_layers", num_layers)))
+        self.layers = ModuleList(copy.deepcopy(layer) for _ in range(integer(of, "num_layers", num_layers)))
         self.norm = norm
 
     def through(self, x: Any, *others: Any) -> Any:

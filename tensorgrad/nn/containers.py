@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, Generic, Self, SupportsIndex, TypeVar, overload
 
 from tensorgrad.errors import ArgumentError, OutOfRangeError
-from tensorgrad.nn.arguments import whole
+from tensorgrad.nn.arguments import integer
 from tensorgrad.nn.hidden import described
 from tensorgrad.nn.module import Module, Parameter
 
@@ -66,7 +66,7 @@ class Listed(Container[P]):
 
     def _at(self, index: SupportsIndex) -> int:
         """A non-negative index."""
-        i = whole(type(self).__name__, "an index", index, None)
+        i = integer(type(self).__name__, "an index", index, None)
         if not -len(self) <= i < len(self):
             raise OutOfRangeError(f"{type(self).__name__}: index {i} is out of range for {len(self)} parts")
         return i % len(self)
@@ -131,7 +131,7 @@ class Listed(Container[P]):
     def insert(self, index: int, part: P) -> Self:
         """Insert a part before `index`; returns the container."""
         parts = list(self._held().values())
-        parts.insert(whole(type(self).__name__, "an index", index, None), self._check(f"[{index}]", part))
+        parts.insert(integer(type(self).__name__, "an index", index, None), self._check(f"[{index}]", part))
         self._number(parts)
         return self
 

@@ -11,7 +11,7 @@ from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, one_of, several, sizes, whole
+from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, integer, one_of, several, sizes
 from tensorgrad.nn.module import Module, Parameter
 
 __all__ = [
@@ -47,10 +47,10 @@ class Convolution(Module):
         """Check and set the arguments that all convolutions share."""
         of = type(self).__name__
         self.in_channels, self.out_channels = (
-            whole(of, "in_channels", in_channels),
-            whole(of, "out_channels", out_channels),
+            integer(of, "in_channels", in_channels),
+            integer(of, "out_channels", out_channels),
         )
-        self.groups = whole(of, "groups", groups, 1)
+        self.groups = integer(of, "groups", groups, 1)
         for name, n in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if n % self.groups:
                 raise ArgumentError(f"{of}: groups must divide {name}, got {self.groups} groups of {n}")
@@ -311,7 +311,7 @@ class AdaptivePool(Module):
         if output_size is None or (isinstance(output_size, (tuple, list)) and None in output_size):
             given = (None,) * self.axes if output_size is None else tuple(output_size)
             several(of, "output_size", [1 if n is None else n for n in given], self.axes, 1)
-            self.output_size: Any = tuple([None if n is None else whole(of, "output_size", n, 1) for n in given])
+            self.output_size: Any = tuple([None if n is None else integer(of, "output_size", n, 1) for n in given])
         else:
             self.output_size = sizes(of, "output_size", output_size, self.axes, 1)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import choice, number, sizes, whole
+from tensorgrad.core.arguments import choice, integer, number, sizes
 from tensorgrad.core.backend import Array, is_array, namespace, put
 from tensorgrad.core.installation import missing
 from tensorgrad.core.operand import Operand, T
@@ -183,7 +183,7 @@ def group_norm(
     Raises ShapeError for shapes that do not fit.
     """
     x = as_operand("group_norm", x)
-    num_groups, eps = whole("group_norm", "num_groups", num_groups, 1), number("group_norm", "eps", eps)
+    num_groups, eps = integer("group_norm", "num_groups", num_groups, 1), number("group_norm", "eps", eps)
     if x.ndim < 2 or x.shape[1] % num_groups:
         expected = f"(n, c, ...) with channels that {num_groups} groups divide"
         raise ShapeError(f"{scoped('group_norm')}: input has shape {x.shape}, expected {expected}")
@@ -350,7 +350,7 @@ def looked_up(op: str, indices: Any, weight: Any, padding_idx: Any) -> tuple[Any
         raise ShapeError(f"{scoped(op)}: weight has shape {weight.shape}, expected (rows, dim)")
     if padding_idx is None:
         return indices, weight, None
-    padding, rows = whole(op, "padding_idx", padding_idx), weight.shape[0]
+    padding, rows = integer(op, "padding_idx", padding_idx), weight.shape[0]
     if not -rows <= padding < rows:
         raise ArgumentError(f"{scoped(op)}: padding_idx {padding} is out of range for {rows} rows")
     return indices, weight, padding % rows

@@ -9,7 +9,7 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.nn import functional as F
-from tensorgrad.nn.arguments import flag, one_of, real, shown, whole, wholes
+from tensorgrad.nn.arguments import flag, integer, integers, one_of, real, shown
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.resize import MODES
 from tensorgrad.ops.linalg import as_operand
@@ -35,7 +35,7 @@ class Padding(Module):
     def __init__(self, padding: int | tuple[int, ...]) -> None:
         super().__init__()
         of = type(self).__name__
-        sides = wholes(of, "padding", padding)
+        sides = integers(of, "padding", padding)
         if np.ndim(padding) and len(sides) != 2 * self.axes:
             raise ArgumentError(f"{of}: padding must be one whole number or {2 * self.axes}, got {shown(padding)}")
         self.padding = sides if np.ndim(padding) else sides * (2 * self.axes)
@@ -163,8 +163,8 @@ class Unflatten(Module):
     def __init__(self, axis: int, unflattened_size: tuple[int, ...]) -> None:
         super().__init__()
         of = type(self).__name__
-        self.axis = whole(of, "axis", axis, None)
-        self.unflattened_size = wholes(of, "unflattened_size", unflattened_size, -1)
+        self.axis = integer(of, "axis", axis, None)
+        self.unflattened_size = integers(of, "unflattened_size", unflattened_size, -1)
         if not self.unflattened_size or self.unflattened_size.count(-1) > 1:
             raise ArgumentError(f"{of}: unflattened_size must be sizes, one of which may be -1, got {shown(unflattened_size)}")
 
@@ -208,7 +208,7 @@ class Upsample(Module):
         self.size: int | tuple[int, ...] | None = None
         self.scale_factor: float | tuple[float, ...] | None = None
         if size is not None:
-            numbers = wholes(of, "size", size, 1)
+            numbers = integers(of, "size", size, 1)
             self.size = numbers if np.ndim(size) else numbers[0]
         else:
             given = scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor]
@@ -231,7 +231,7 @@ class PixelShuffle(Module):
 
     def __init__(self, upscale_factor: int) -> None:
         super().__init__()
-        self.upscale_factor = whole(type(self).__name__, "upscale_factor", upscale_factor, 1)
+        self.upscale_factor = integer(type(self).__name__, "upscale_factor", upscale_factor, 1)
 
     def forward(self, x: Any) -> Any:
         return F.pixel_shuffle(x, self.upscale_factor)
@@ -245,7 +245,7 @@ class PixelUnshuffle(Module):
 
     def __init__(self, downscale_factor: int) -> None:
         super().__init__()
-        self.downscale_factor = whole(type(self).__name__, "downscale_factor", downscale_factor, 1)
+        self.downscale_factor = integer(type(self).__name__, "downscale_factor", downscale_factor, 1)
 
     def forward(self, x: Any) -> Any:
         return F.pixel_unshuffle(x, self.downscale_factor)

@@ -11,7 +11,7 @@ from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, one_of, real, whole
+from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, integer, one_of, real
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops import activation
 from tensorgrad.ops.linalg import as_operand
@@ -48,7 +48,7 @@ class Linear(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        shape = (whole(of, "in_features", in_features), whole(of, "out_features", out_features))
+        shape = (integer(of, "in_features", in_features), integer(of, "out_features", out_features))
         dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
         rng = generator(of, rng) or init.generator()
         values = drawn(of, "weight_init", init.fan_in_uniform() if weight_init is None else weight_init, shape, rng)
@@ -100,7 +100,7 @@ class Flatten(Module):
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
         super().__init__()
         of = type(self).__name__
-        self.start_axis, self.end_axis = whole(of, "start_axis", start_axis, None), whole(of, "end_axis", end_axis, None)
+        self.start_axis, self.end_axis = integer(of, "start_axis", start_axis, None), integer(of, "end_axis", end_axis, None)
 
     def forward(self, x: Any) -> Any:
         return ops.flatten(as_operand("Flatten", x), self.start_axis, self.end_axis)
@@ -171,7 +171,7 @@ class Softmax(Module):
 
     def __init__(self, axis: int = -1) -> None:
         super().__init__()
-        self.axis = whole(type(self).__name__, "axis", axis, None)
+        self.axis = integer(type(self).__name__, "axis", axis, None)
 
     def forward(self, x: Any) -> Any:
         return ops.softmax(x, self.axis)
@@ -253,9 +253,9 @@ class Embedding(Module):
 
     def _make(self, rows: Any, dim: Any, padding: Any, weight_init: Any, rng: Any, dtype: Any) -> None:
         of = type(self).__name__
-        shape = (whole(of, "num_embeddings", rows), whole(of, "embedding_dim", dim))
+        shape = (integer(of, "num_embeddings", rows), integer(of, "embedding_dim", dim))
         dtype = as_floating(of, dtype)
-        self.padding_idx = None if padding is None else whole(of, "padding_idx", padding, None)
+        self.padding_idx = None if padding is None else integer(of, "padding_idx", padding, None)
         if self.padding_idx is not None and not -shape[0] <= self.padding_idx < shape[0]:
             raise ArgumentError(f"{of}: padding_idx must be one of {shape[0]} rows, got {self.padding_idx}")
         rng = generator(of, rng) or init.generator()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.core.arguments import number, whole
+from tensorgrad.core.arguments import integer, number
 from tensorgrad.core.arithmetic import narrowest
 from tensorgrad.core.backend import Array, asarray, is_floating, namespace
 from tensorgrad.core.location import line_of, user_location, warn
@@ -274,7 +274,7 @@ def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | No
     [t = k] for each sample and class; [sample is not ignored], or None; the weight of each sample, or None; the sum of those
     """
     keep = None
-    ignore_index = None if ignore_index is None else whole(op, "ignore_index", ignore_index)
+    ignore_index = None if ignore_index is None else integer(op, "ignore_index", ignore_index)
     if ignore_index is not None and target.dtype.kind in "iu":
         keep = not_equal(target, ignore_index)
         target = where(keep, target, 0)

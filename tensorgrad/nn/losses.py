@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
-from tensorgrad.nn.arguments import flag, one_of, real, weights, whole
+from tensorgrad.nn.arguments import flag, integer, one_of, real, weights
 from tensorgrad.nn.loss import REDUCTIONS
 from tensorgrad.nn.module import Module
 
@@ -45,7 +45,7 @@ class CrossEntropyLoss(Loss):
         super().__init__(reduction=reduction)
         of = type(self).__name__
         self.weight = weights(of, "weight", weight, 1)
-        self.ignore_index = None if ignore_index is None else whole(of, "ignore_index", ignore_index, None)
+        self.ignore_index = None if ignore_index is None else integer(of, "ignore_index", ignore_index, None)
         self.label_smoothing = real(of, "label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Any, target: Any) -> Any:
@@ -65,7 +65,7 @@ class NLLLoss(Loss):
     def __init__(self, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
         self.weight = weights(type(self).__name__, "weight", weight, 1)
-        self.ignore_index = None if ignore_index is None else whole(type(self).__name__, "ignore_index", ignore_index, None)
+        self.ignore_index = None if ignore_index is None else integer(type(self).__name__, "ignore_index", ignore_index, None)
 
     def forward(self, logp: Any, target: Any) -> Any:
         return F.nll_loss(logp, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
@@ -194,7 +194,7 @@ class MultiMarginLoss(Loss):
         super().__init__(reduction=reduction)
         of = type(self).__name__
         self.weight, self.margin = weights(of, "weight", weight, 1), real(of, "margin", margin)
-        self.p = whole(of, "p", p)
+        self.p = integer(of, "p", p)
         if self.p not in (1, 2):
             raise ArgumentError(f"{of}: p must be 1 or 2, got {self.p}")
 
@@ -256,7 +256,7 @@ class CosineSimilarity(Module):
     def __init__(self, axis: int = 1, eps: float = 1e-8) -> None:
         super().__init__()
         of = type(self).__name__
-        self.axis, self.eps = whole(of, "axis", axis, None), real(of, "eps", eps, 0)
+        self.axis, self.eps = integer(of, "axis", axis, None), real(of, "eps", eps, 0)
 
     def forward(self, x1: Any, x2: Any) -> Any:
         return F.cosine_similarity(x1, x2, self.axis, self.eps)
@@ -291,7 +291,7 @@ class CTCLoss(Loss):
     def __init__(self, blank: int = 0, *, reduction: str = "mean", zero_infinity: bool = False) -> None:
         super().__init__(reduction=reduction)
         of = type(self).__name__
-        self.blank, self.zero_infinity = whole(of, "blank", blank), flag(of, "zero_infinity", zero_infinity)
+        self.blank, self.zero_infinity = integer(of, "blank", blank), flag(of, "zero_infinity", zero_infinity)
 
     def forward(self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any) -> Any:
         settings: dict[str, Any] = {"reduction": self.reduction, "zero_infinity": self.zero_infinity}

@@ -9,7 +9,7 @@ import numpy as np
 from tensorgrad.core.backend import DEFAULT_FLOAT, Array
 from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.nn import functional as F
-from tensorgrad.nn.arguments import as_floating, flag, real, whole, wholes
+from tensorgrad.nn.arguments import as_floating, flag, integer, integers, real
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops.linalg import as_operand
 
@@ -42,7 +42,7 @@ class LayerNorm(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        shape = self.normalized_shape = wholes(of, "normalized_shape", normalized_shape)
+        shape = self.normalized_shape = integers(of, "normalized_shape", normalized_shape)
         if not shape:
             raise ArgumentError(f"{of}: normalized_shape must be one whole number or several, got ()")
         self.eps, dtype = real(of, "eps", eps, 0), as_floating(of, dtype)
@@ -84,7 +84,7 @@ class BatchNorm1d(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        features = whole(of, "num_features", num_features)
+        features = integer(of, "num_features", num_features)
         self.eps, self.momentum = real(of, "eps", eps, 0), real(of, "momentum", momentum, 0, 1)
         affine, dtype = flag(of, "affine", affine), as_floating(of, dtype)
         self.register_parameter("weight", Parameter(np.ones(features), dtype=dtype) if affine else None)
@@ -137,7 +137,7 @@ class RMSNorm(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        shape = self.normalized_shape = wholes(of, "normalized_shape", normalized_shape)
+        shape = self.normalized_shape = integers(of, "normalized_shape", normalized_shape)
         if not shape:
             raise ArgumentError(f"{of}: normalized_shape must be one whole number or several, got ()")
         self.eps, dtype = None if eps is None else real(of, "eps", eps, 0), as_floating(of, dtype)
@@ -173,7 +173,7 @@ class GroupNorm(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        self.num_groups, self.num_channels = whole(of, "num_groups", num_groups, 1), whole(of, "num_channels", num_channels)
+        self.num_groups, self.num_channels = integer(of, "num_groups", num_groups, 1), integer(of, "num_channels", num_channels)
         if self.num_channels % self.num_groups:
             raise ArgumentError(f"{of}: num_groups must divide num_channels, got {self.num_groups} and {self.num_channels}")
         self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
@@ -209,7 +209,7 @@ class InstanceNorm1d(Module):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        self.num_features = whole(of, "num_features", num_features)
+        self.num_features = integer(of, "num_features", num_features)
         self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
         self.register_parameter("weight", Parameter(np.ones(self.num_features), dtype=dtype) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(self.num_features), dtype=dtype) if affine else None)

@@ -12,7 +12,7 @@ from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, flag, generator, one_of, real, shown, whole
+from tensorgrad.nn.arguments import as_floating, flag, generator, integer, one_of, real, shown
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.loss import as_target
@@ -112,8 +112,8 @@ class Layers(Recurrent):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        self.input_size, self.hidden_size = whole(of, "input_size", input_size), whole(of, "hidden_size", hidden_size)
-        self.num_layers, self.batch_first = whole(of, "num_layers", num_layers, 1), flag(of, "batch_first", batch_first)
+        self.input_size, self.hidden_size = integer(of, "input_size", input_size), integer(of, "hidden_size", hidden_size)
+        self.num_layers, self.batch_first = integer(of, "num_layers", num_layers, 1), flag(of, "batch_first", batch_first)
         self.dropout, self.bidirectional = real(of, "dropout", dropout, 0, 1), flag(of, "bidirectional", bidirectional)
         bias, dtype, rng = flag(of, "bias", bias), as_floating(of, dtype), generator(of, rng) or init.generator()
         self.directions = ("", "_reverse")[: 1 + self.bidirectional]
@@ -181,7 +181,7 @@ class Cell(Recurrent):
     ) -> None:
         super().__init__()
         of = type(self).__name__
-        self.input_size, self.hidden_size = whole(of, "input_size", input_size), whole(of, "hidden_size", hidden_size)
+        self.input_size, self.hidden_size = integer(of, "input_size", input_size), integer(of, "hidden_size", hidden_size)
         bias, dtype = flag(of, "bias", bias), as_floating(of, dtype)
         self.add_parameters("", self.input_size, bias, generator(of, rng) or init.generator(), dtype)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import choice, number, truth, whole
+from tensorgrad.core.arguments import choice, integer, number, truth
 from tensorgrad.core.backend import Array, namespace
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
@@ -135,7 +135,7 @@ def pixel_shuffle(x: Operand[T], upscale_factor: int) -> T | Array:
     y[..., c, h r + i, w r + j] = x[..., c r² + i r + j, h, w]. Raises ShapeError if r² does not divide the channels.
     """
     op = "pixel_shuffle"
-    x, r = as_operand(op, x), whole(op, "upscale_factor", upscale_factor, 1)
+    x, r = as_operand(op, x), integer(op, "upscale_factor", upscale_factor, 1)
     if x.ndim < 3 or x.shape[-3] % (r * r):
         raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (..., c, h, w) with channels that {r * r} divides")
     *lead, c, h, w = x.shape
@@ -151,7 +151,7 @@ def pixel_unshuffle(x: Operand[T], downscale_factor: int) -> T | Array:
     Raises ShapeError if r does not divide the sizes.
     """
     op = "pixel_unshuffle"
-    x, r = as_operand(op, x), whole(op, "downscale_factor", downscale_factor, 1)
+    x, r = as_operand(op, x), integer(op, "downscale_factor", downscale_factor, 1)
     if x.ndim < 3 or x.shape[-2] % r or x.shape[-1] % r:
         raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (..., c, h, w) with sizes that {r} divides")
     *lead, c, h, w = x.shape

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import truth, whole
+from tensorgrad.core.arguments import integer, truth
 from tensorgrad.core.backend import Array, namespace
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box, scoped, state
@@ -52,7 +52,7 @@ def ctc_loss(
     """
     op = "ctc_loss"
     check_reduction(op, reduction, REDUCTIONS)
-    blank, zero_infinity, half = whole(op, "blank", blank), truth(op, "zero_infinity", zero_infinity), half_of(log_probs)
+    blank, zero_infinity, half = integer(op, "blank", blank), truth(op, "zero_infinity", zero_infinity), half_of(log_probs)
     x: Any = as_operand(op, log_probs)
     if x.ndim not in (2, 3):
         raise ShapeError(f"{scoped(op)}: log_probs has shape {x.shape}, expected (t,n,classes), or (t,classes) for one sample")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tensorgrad.core.arguments import whole
+from tensorgrad.core.arguments import integer
 from tensorgrad.core.backend import Array
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
@@ -192,7 +192,7 @@ def transposed(
 def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, turned: bool) -> tuple[Any, Any, Any, int]:
     """Check the shapes of a convolution's operands; of a transposed one if `turned`."""
     x, weight = as_operand(op, x), as_operand(op, weight)
-    groups = whole(op, "groups", groups, 1)
+    groups = integer(op, "groups", groups, 1)
     fits = x.ndim == weight.ndim == axes + 2
     if not fits or x.shape[1] != (weight.shape[0] if turned else weight.shape[1] * groups):
         share = "" if groups == 1 else f"/{groups}"

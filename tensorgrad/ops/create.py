@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import backend
-from tensorgrad.core.arguments import choice, dtype_of, number, room_for, sizes, truth, whole
+from tensorgrad.core.arguments import choice, dtype_of, integer, number, room_for, sizes, truth
 from tensorgrad.core.backend import Array
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.state import named, scoped, shown
@@ -96,8 +96,8 @@ def eye(
     """A matrix (n, m) with ones on the k-th diagonal and zeros elsewhere; m is n by default, which for k = 0 gives the
     identity.
     """
-    rows, columns = whole("eye", "n", n, 0), whole("eye", "m", n if m is None else m, 0)
-    k, kind = min(max(whole("eye", "k", k), -rows), columns), dtype_of("eye", dtype)
+    rows, columns = integer("eye", "n", n, 0), integer("eye", "m", n if m is None else m, 0)
+    k, kind = min(max(integer("eye", "k", k), -rows), columns), dtype_of("eye", dtype)
     room_for("eye", (rows, columns), kind.itemsize)
     return made("eye", np.eye(rows, columns, k, kind), requires_grad, device)
 
@@ -138,7 +138,7 @@ def linspace(
     device: str | None = None,
 ) -> Tensor:
     """`num` equally spaced numbers from start to stop, both included."""
-    num, kind = whole("linspace", "num", num, 0), dtype_of("linspace", dtype)
+    num, kind = integer("linspace", "num", num, 0), dtype_of("linspace", dtype)
     room_for("linspace", (num,), 16)
     values = np.linspace(number("linspace", "start", start), number("linspace", "stop", stop), num)
     return made("linspace", values.astype(kind), requires_grad, device)

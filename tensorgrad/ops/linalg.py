@@ -9,7 +9,7 @@ from typing import Any, ClassVar, overload
 
 import numpy as np
 
-from tensorgrad.core.arguments import is_sequence, whole, wholes
+from tensorgrad.core.arguments import integer, integers, is_sequence
 from tensorgrad.core.backend import Array, Xp, asarray, is_array, namespace
 from tensorgrad.core.memory import new
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
@@ -380,14 +380,14 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
     problem = ""
     sides: Any = axes
     if not is_sequence(sides):
-        n = whole("tensordot", "axes", sides)
+        n = integer("tensordot", "axes", sides)
         problem = "a negative number of axes" if n < 0 else ""
         n = min(n, max(a.ndim, b.ndim) + 1)  # any larger n raises the same error
         left, right = list(range(-n, 0)), list(range(n))
     elif len(sides) != 2:
         raise ShapeError(f"{scoped('tensordot')}: axes must be a number or two of them, or two lists, got {shown(sides)}")
     else:
-        left, right = (list(wholes("tensordot", "axes", side)) for side in sides)
+        left, right = (list(integers("tensordot", "axes", side)) for side in sides)
         if len(left) != len(right):
             problem = f"{len(left)} axes of the first for {len(right)} of the second"
     for i, j in zip(left, right, strict=False):

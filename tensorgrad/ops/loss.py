@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import axis_in, dtype_of, number, room_for, whole
+from tensorgrad.core.arguments import axis_in, dtype_of, integer, number, room_for
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -45,7 +45,7 @@ class Softmax(Op):
 
     @answering
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
-        return self.apply(z, axis=axis if type(axis) is int else whole(self.name, "axis", axis))
+        return self.apply(z, axis=axis if type(axis) is int else integer(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (z,), _ = super().sample(rng, sizes)
@@ -80,7 +80,7 @@ class LogSoftmax(Op):
 
     @answering
     def __call__(self, z: Operand[T], axis: int = -1) -> T | Array:
-        return self.apply(z, axis=axis if type(axis) is int else whole(self.name, "axis", axis))
+        return self.apply(z, axis=axis if type(axis) is int else integer(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (z,), _ = super().sample(rng, sizes)
@@ -113,7 +113,7 @@ class OneHot(Op):
 
     def __call__(self, labels: Operand[T], classes: int, dtype: np.typing.DTypeLike = np.float32) -> T | Array:
         labels = as_target(labels, self.name)
-        classes, dtype = whole(self.name, "classes", classes, 0), dtype_of(self.name, dtype)
+        classes, dtype = integer(self.name, "classes", classes, 0), dtype_of(self.name, dtype)
         room_for(self.name, (*labels.shape, classes), dtype.itemsize + 9)
         return self.apply(labels, classes=classes, dtype=dtype)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, number, truth, whole
+from tensorgrad.core.arguments import axes_in, axis_in, integer, is_sequence, number, truth
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Sample
 from tensorgrad.core.operand import Operand, T, TopK, shape_of
@@ -39,7 +39,7 @@ class ArgSort(Op):
     def __call__(self, x: Operand[T], axis: int | None = -1) -> T | Array:
         if axis is None:
             return self.apply(flatten(x), axis=0)
-        return self.apply(x, axis=whole(self.name, "axis", axis))
+        return self.apply(x, axis=integer(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
@@ -67,7 +67,7 @@ def topk(x: Operand[T], k: int, axis: int = -1, largest: bool = True) -> TopK:
     Of equal elements the first comes first. NaN counts as the largest.
     """
     x = as_operand("topk", x)
-    axis, k = axis_in("topk", axis, x.ndim), whole("topk", "k", k, 0)
+    axis, k = axis_in("topk", axis, x.ndim), integer("topk", "k", k, 0)
     n = x.shape[axis]
     if k > n:
         raise ShapeError(f"{scoped('topk')}: k is {k}, but axis {axis} of {x.shape} has {n} elements")

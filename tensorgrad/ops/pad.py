@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorgrad.core.arguments import choice, is_sequence, number, room_for, wholes
+from tensorgrad.core.arguments import choice, integers, is_sequence, number, room_for
 from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -36,9 +36,9 @@ def pad(
     mode = choice("pad", "mode", mode, ("constant", *MODES))
     shape = shape_of(x)
     if isinstance(width, (tuple, list)) and any(map(is_sequence, width)):
-        pairs = [wholes("pad", "width", w) for w in width]
+        pairs = [integers("pad", "width", w) for w in width]
     else:
-        pairs = [wholes("pad", "width", width)]
+        pairs = [integers("pad", "width", width)]
     if any(n < 0 for p in pairs for n in p):
         raise ShapeError(f"{scoped('pad')}: width must not be negative, got {shown(width)}")
     if len(pairs) not in (1, len(shape)) or any(len(p) not in (1, 2) for p in pairs):

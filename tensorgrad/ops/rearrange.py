@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_in, axis_in, is_sequence, is_whole, room_for, whole, wholes
+from tensorgrad.core.arguments import axes_in, axis_in, integer, integers, is_sequence, is_whole, room_for
 from tensorgrad.core.backend import Array, Numbers, Xp, beside, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -66,7 +66,7 @@ class Concatenate(Op):
             raise ShapeError(f"{scoped(self.name)}: no arrays were given")
         if axis is None:
             xs, axis = tuple(flatten(x) for x in xs), 0
-        return self.apply(*xs, axis=whole(self.name, "axis", axis))
+        return self.apply(*xs, axis=integer(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = [int(n) for n in rng.choice(sizes, rng.integers(1, 4))]
@@ -138,9 +138,9 @@ def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[
     axis = axis_in("split", axis, len(shape))
     n = shape[axis]
     if is_sequence(sections):
-        cuts = list(wholes("split", "an index", sections))
+        cuts = list(integers("split", "an index", sections))
     else:
-        parts = whole("split", "sections", sections, 1)
+        parts = integer("split", "sections", sections, 1)
         room_for("split", (parts,), 256)
         if n % parts:
             raise ShapeError(f"{scoped('split')}: axis {axis} of {shape} has {n} elements, which are not {parts} equal parts")
@@ -160,7 +160,7 @@ def flip(x: Operand[T], axis: Axis = None) -> T | Array:
 @named
 def roll(x: Operand[T], shift: int, axis: int | None = None) -> T | Array:
     """Shift x circularly along an axis; by default the flattened x."""
-    shape, shift = shape_of(x), whole("roll", "shift", shift)
+    shape, shift = shape_of(x), integer("roll", "shift", shift)
     if axis is None:
         return reshape(roll(flatten(x), shift, 0), shape)
     axis = axis_in("roll", axis, len(shape))
@@ -178,7 +178,7 @@ def repeat(x: Operand[T], repeats: int | Sequence[int], axis: int | None = None)
         return repeat(flatten(x), repeats, 0)
     shape = shape_of(x)
     axis = axis_in("repeat", axis, len(shape))
-    counts = wholes("repeat", "repeats", repeats, 0)
+    counts = integers("repeat", "repeats", repeats, 0)
     if len(counts) not in (1, shape[axis]):
         raise ShapeError(f"{scoped('repeat')}: {len(counts)} repeats for the {shape[axis]} elements of axis {axis} of {shape}")
     total = sum(counts) if len(counts) > 1 else shape[axis] * sum(counts)
@@ -189,7 +189,7 @@ def repeat(x: Operand[T], repeats: int | Sequence[int], axis: int | None = None)
 @named
 def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
     """Repeat the whole of x along each axis, like NumPy's tile."""
-    reps = wholes("tile", "reps", reps, 0)
+    reps = integers("tile", "reps", reps, 0)
     shape = shape_of(x)
     ndim = max(len(shape), len(reps))
     shape, reps = (1,) * (ndim - len(shape)) + shape, (1,) * (ndim - len(reps)) + reps
@@ -228,7 +228,7 @@ def take_along_axis(x: Operand[T], indices: Operand[Tensor], axis: int | None = 
 @named
 def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T | Array:
     """The elements at (i, i + offset) of two axes, along a new last axis."""
-    ndim, offset = len(shape_of(x)), whole("diagonal", "offset", offset)
+    ndim, offset = len(shape_of(x)), integer("diagonal", "offset", offset)
     if ndim < 2:
         raise ShapeError(f"{scoped('diagonal')}: expected two axes or more, got shape {shape_of(x)}")
     axis1, axis2 = axis_in("diagonal", axis1, ndim, "axis1"), axis_in("diagonal", axis2, ndim, "axis2")
@@ -244,7 +244,7 @@ def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> 
 @named
 def diag(x: Operand[T], k: int = 0) -> T | Array:
     """For a 1-d array the square matrix with x on its k-th diagonal and zeros elsewhere; for a matrix its k-th diagonal."""
-    x, k = as_operand("diag", x), whole("diag", "k", k)
+    x, k = as_operand("diag", x), integer("diag", "k", k)
     if x.ndim == 2:
         return diagonal(x, k)
     if x.ndim != 1:
@@ -277,7 +277,7 @@ def triu(x: Operand[T], k: int = 0) -> T | Array:
 
 def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
     """A mask of the elements of matrices like x on or below the k-th diagonal, lowered by `above`."""
-    k = whole(op, "k", k)
+    k = integer(op, "k", k)
     if x.ndim < 2:
         raise ShapeError(f"{scoped(op)}: expected two axes or more, got shape {x.shape}")
     n, m = x.shape[-2:]
@@ -309,7 +309,7 @@ def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
 def expand_dims(x: Operand[T], axis: int | tuple[int, ...]) -> T | Array:
     """Insert axes of size 1, at the given positions in the result."""
     shape = shape_of(x)
-    added = wholes("expand_dims", "axis", axis)
+    added = integers("expand_dims", "axis", axis)
     axes = axes_in("expand_dims", added, len(shape) + len(added))
     rest = iter(shape)
     return reshape(x, tuple([1 if i in axes else next(rest) for i in range(len(shape) + len(added))]))
@@ -319,8 +319,8 @@ def expand_dims(x: Operand[T], axis: int | tuple[int, ...]) -> T | Array:
 def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequence[int]) -> T | Array:
     """Move some axes to other positions; the others keep their order."""
     ndim = len(shape_of(x))
-    sources = wholes("moveaxis", "source", source)
-    targets = wholes("moveaxis", "destination", destination)
+    sources = integers("moveaxis", "source", source)
+    targets = integers("moveaxis", "destination", destination)
     sources = axes_in("moveaxis", sources, ndim, "source")
     targets = axes_in("moveaxis", targets, ndim, "destination")
     if len(sources) != len(targets):

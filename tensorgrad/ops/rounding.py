@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import whole
+from tensorgrad.core.arguments import integer
 from tensorgrad.core.backend import Array, Xp, is_floating
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
@@ -91,7 +91,7 @@ class Round(Op):
     name, signature = "round", "()->()"
 
     def __call__(self, x: Operand[T], decimals: int = 0) -> T | Array:
-        decimals = whole(self.name, "decimals", decimals)
+        decimals = integer(self.name, "decimals", decimals)
         if abs(decimals) > 300:
             raise ArgumentError(f"{scoped(self.name)}: decimals must be in -300 .. 300, got {decimals}")
         return self.apply(x, decimals=decimals)

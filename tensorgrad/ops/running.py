@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import axis_in, whole
+from tensorgrad.core.arguments import axis_in, integer
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T
@@ -36,7 +36,7 @@ class CumProd(Op):
 
     @named
     def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
-        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=whole(self.name, "axis", axis))
+        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=integer(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
@@ -72,7 +72,7 @@ class LogCumSumExp(Op):
 
     @named
     def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
-        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=whole(self.name, "axis", axis))
+        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=integer(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
@@ -189,7 +189,7 @@ def recurrence(a: Value, b: Value, axis: int) -> Value:
 @named
 def diff(x: Operand[T], n: int = 1, axis: int = -1) -> T | Array:
     """The n-th difference x_{i+1} - x_i along an axis; for booleans whether they differ."""
-    y, n = as_operand("diff", x), whole("diff", "n", n, 0)
+    y, n = as_operand("diff", x), integer("diff", "n", n, 0)
     if not y.ndim:
         raise ShapeError(f"{scoped('diff')}: expected one axis or more, got shape {y.shape}")
     axis = axis_in("diff", axis, y.ndim)

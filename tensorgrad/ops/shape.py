@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_in, sizes, whole
+from tensorgrad.core.arguments import axes_in, integer, sizes
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -109,7 +109,7 @@ def swapaxes(x: Operand[T], axis1: int, axis2: int) -> T | Array:
     """Swap two axes, by `transpose`."""
     ndim = len(shape_of(x))
     axes = list(range(ndim))
-    i, j = whole("swapaxes", "axis1", axis1), whole("swapaxes", "axis2", axis2)
+    i, j = integer("swapaxes", "axis1", axis1), integer("swapaxes", "axis2", axis2)
     if not (-ndim <= i < ndim and -ndim <= j < ndim):
         raise ShapeError(f"{scoped('swapaxes')}: axes {i} and {j} asked of shape {shape_of(x)}")
     axes[i], axes[j] = j, i

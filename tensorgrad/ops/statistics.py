@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_given, axes_in, truth, whole
+from tensorgrad.core.arguments import axes_given, axes_in, integer, truth
 from tensorgrad.core.backend import Array, Xp, asarray, is_array, is_half
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -239,7 +239,7 @@ class CumSum(Op):
 
     @answering
     def __call__(self, x: Operand[T], axis: int | None = None) -> T | Array:
-        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=whole(self.name, "axis", axis))
+        return self.apply(flatten(x), axis=0) if axis is None else self.apply(x, axis=integer(self.name, "axis", axis))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         shape = tuple(int(n) for n in rng.choice(sizes, rng.integers(1, 4)))
@@ -262,7 +262,7 @@ class ArgMax(Op):
 
     @answering
     def __call__(self, x: Operand[T], axis: int | None = None, keepdims: bool = False) -> T | Array:
-        axis = None if axis is None else whole(self.name, "axis", axis)
+        axis = None if axis is None else integer(self.name, "axis", axis)
         return self.apply(x, axis=axis, keepdims=truth(self.name, "keepdims", keepdims))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -343,7 +343,7 @@ def _joined(pairs: Any, last: Any) -> Any:
 @one_box
 def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The variance, mean((x - mean(x))²) n / (n - ddof), with n the number of elements of each mean."""
-    axis, ddof = axes_given("var", axis), whole("var", "ddof", ddof)
+    axis, ddof = axes_given("var", axis), integer("var", "ddof", ddof)
     given, x = _wide(x)
     d = x - mean(x, axis, True)
     return as_narrow(mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof), given)
@@ -352,7 +352,7 @@ def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False)
 @one_box
 def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The standard deviation, the square root of `var`. For equal elements it is 0, and its derivative is taken as 0."""
-    axis, ddof = axes_given("std", axis), whole("std", "ddof", ddof)
+    axis, ddof = axes_given("std", axis), integer("std", "ddof", ddof)
     given, x = _wide(x)
     shape = shape_of(x)
     n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import is_sequence, is_whole, room_for, whole, wholes
+from tensorgrad.core.arguments import integer, integers, is_sequence, is_whole, room_for
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
@@ -41,7 +41,7 @@ class Windows(Op):
     def __call__(
         self, x: Operand[T], kernel: Shape, stride: Shape | int = 1, padding: Shape | int = 0, dilation: Shape | int = 1
     ) -> T | Array:
-        kernel = wholes(self.name, "kernel", kernel, 1)
+        kernel = integers(self.name, "kernel", kernel, 1)
         n = len(kernel)
         stride, padding = several(self.name, "stride", stride, n, 1), several(self.name, "padding", padding, n, 0)
         dilation = several(self.name, "dilation", dilation, n, 1)
@@ -85,7 +85,7 @@ class Fold(Op):
     def __call__(
         self, x: Operand[T], size: Shape, stride: Shape | int = 1, padding: Shape | int = 0, dilation: Shape | int = 1
     ) -> T | Array:
-        size = wholes(self.name, "size", size, 0)
+        size = integers(self.name, "size", size, 0)
         n = len(size)
         stride, padding = several(self.name, "stride", stride, n, 1), several(self.name, "padding", padding, n, 0)
         return self.apply(x, size=size, stride=stride, padding=padding, dilation=several(self.name, "dilation", dilation, n, 1))
@@ -138,7 +138,7 @@ def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
     if len(numbers) != axes or not all(map(is_whole, numbers)):
         expected = "one whole number" + (f" or {NUMBERS[axes]}" if 1 < axes < len(NUMBERS) else "")
         raise DTypeError(f"{scoped(op)}: {what} must be {expected}, got {shown(value)}")
-    found = tuple([whole(op, what, n) for n in numbers])
+    found = tuple([integer(op, what, n) for n in numbers])
     if min(found, default=least) < least:
         raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {shown(value)}")
     return found

@@ -38,7 +38,7 @@ def agree(params: Sequence[Tensor]) -> Any:
             with switched(recording=False):
                 flat = mean_over_ranks(joined(some))
         else:
-            flat = wrap(meant(some), None)
+            flat = wrap(averaged(some), None)
         start = 0
         for p in some:
             part = slice(start, start + p.size)
@@ -52,9 +52,9 @@ def agree(params: Sequence[Tensor]) -> Any:
     return flat
 
 
-def meant(params: list[Tensor]) -> Array:
+def averaged(params: list[Tensor]) -> Array:
     """The concatenated gradients, averaged over the ranks."""
-    first, share = given(params[0])._data, ranks.share
+    first, share = gradient_of(params[0])._data, ranks.share
     with on(first):
         flat = memory_for(params, first)
         if not share:  # a mean over no samples may be NaN
@@ -62,7 +62,7 @@ def meant(params: list[Tensor]) -> Array:
         start = 0
         for p in params if share else ():
             part = flat[start : start + p.size].reshape(p.shape)
-            namespace([first]).multiply(given(p)._data, share, out=part)
+            namespace([first]).multiply(gradient_of(p)._data, share, out=part)
             start += p.size
         ranks.add_up(flat)
     return flat
@@ -88,7 +88,7 @@ def memory_for(params: list[Tensor], near: Array) -> Array:
     return flat
 
 
-def given(p: Tensor) -> Tensor:
+def gradient_of(p: Tensor) -> Tensor:
     """The gradient of a parameter; must not be None."""
     assert p._grad is not None
     return p._grad
@@ -96,5 +96,5 @@ def given(p: Tensor) -> Tensor:
 
 def joined(params: Sequence[Tensor]) -> Tensor:
     """The concatenated gradients."""
-    flat: list[Tensor] = [ops.reshape(given(p), (-1,)) for p in params]
+    flat: list[Tensor] = [ops.reshape(gradient_of(p), (-1,)) for p in params]
     return flat[0] if len(flat) == 1 else ops.concatenate(flat)

@@ -203,7 +203,7 @@ class Optimiser(Parameters):
             if tuple(block.state) != self.slots_of(block.group):
                 block = self.refitted(block)
             parts_of = list(zip(block.indices, block.parts, strict=True))
-            rows = {i: self.named(trace, block, i) for i in block.indices}
+            rows = {i: self.row_gradient(trace, block, i) for i in block.indices}
             runs = groupby(parts_of, lambda part, rows=rows: (*self.moves(part[0]), part[0] if rows[part[0]] else -1))  # type: ignore[misc]
             for (reached, _, alone), run in runs:
                 if (named := rows.get(alone)) is not None:
@@ -211,7 +211,7 @@ class Optimiser(Parameters):
                 elif reached:
                     self._trace_run(trace, block, list(run))
 
-    def named(self, trace: Tracer[Tensor], block: Block, i: int) -> tuple[Tensor, Tensor] | None:
+    def row_gradient(self, trace: Tracer[Tensor], block: Block, i: int) -> tuple[Tensor, Tensor] | None:
         """The gradient of a table and the indices of its non-zero rows in a recorded step; None if other rows change too, or if
         updating rows does not pay.
         """

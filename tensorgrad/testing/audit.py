@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import grad
-from tensorgrad.core.arguments import is_whole, seed_of, truth, whole
+from tensorgrad.core.arguments import integer, is_whole, seed_of, truth
 from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.op import REGISTRY, Op, Sample
 from tensorgrad.core.state import shown
@@ -106,7 +106,7 @@ def audit(
     """
     if not is_whole(order) or order not in (1, 2):
         raise ArgumentError(f"audit: order must be 1 or 2, got {shown(order)}")
-    cases, order, raises = whole("audit", "cases", cases, 1), int(order), truth("audit", "raises", raises)
+    cases, order, raises = integer("audit", "cases", cases, 1), int(order), truth("audit", "raises", raises)
     chosen, found_seed = chosen_ops(ops), seed_of("audit", seed)
     if found_seed is None:
         raise ArgumentError("audit: the seed must be a whole number from 0 on, got None; its cases are to be drawn again")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import seed_of, tolerance, truth, whole
+from tensorgrad.core.arguments import integer, seed_of, tolerance, truth
 from tensorgrad.core.state import shown
 from tensorgrad.errors import CompileError, DTypeError
 from tensorgrad.testing.check import RTOL
@@ -52,7 +52,7 @@ def check_compiled(
     """
     if not callable(step):
         raise DTypeError(f"check_compiled: step must be a function, got {shown(step)}")
-    calls, seed = whole("check_compiled", "calls", calls, 2), seed_of("check_compiled", seed)
+    calls, seed = integer("check_compiled", "calls", calls, 2), seed_of("check_compiled", seed)
     gradients, raises = truth("check_compiled", "gradients", gradients), truth("check_compiled", "raises", raises)
     seed = int(np.random.default_rng().integers(2**32)) if seed is None else seed
     rtol = tolerance("check_compiled", "rtol", rtol)

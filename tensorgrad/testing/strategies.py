@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tensorgrad import nn
-from tensorgrad.core.arguments import whole
+from tensorgrad.core.arguments import integer
 from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.graph import literal
 from tensorgrad.core.op import REGISTRY, Op, Sample
@@ -124,7 +124,7 @@ def fitting(draw: st.DrawFn, signature: Signature, sizes: Sequence[int]) -> list
 
 def broadcastable(count: int = 2, sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
     """Shapes that broadcast against each other."""
-    count = whole("broadcastable", "count", count, 1)
+    count = integer("broadcastable", "count", count, 1)
     return shapes(",".join(["()"] * count) + "->()", sizes)
 
 
@@ -203,9 +203,9 @@ def mlps(
     if unknown or not activations:
         known = ", ".join(ACTIVATIONS)
         raise ArgumentError(f"mlps: activations must be a list of some of {known}; got {shown(activations)}")
-    features = features if features is None else whole("mlps", "features", features, 1)
-    classes = classes if classes is None else whole("mlps", "classes", classes, 1)
-    width, layers = whole("mlps", "max_width", max_width, 1), whole("mlps", "max_layers", max_layers, 1)
+    features = features if features is None else integer("mlps", "features", features, 1)
+    classes = classes if classes is None else integer("mlps", "classes", classes, 1)
+    width, layers = integer("mlps", "max_width", max_width, 1), integer("mlps", "max_layers", max_layers, 1)
     return networks(width, layers, tuple(activations), features, classes)
 
 

@@ -48,14 +48,14 @@ class Walks:
         self.count = 0
         if not any(on_gpu(a) for a in [*trial.arrays, *(t._data for t in trial.tensors)]):
             with trial.put_back():
-                self.count = len(self.begun(self.given([copy(a) for a in trial.arrays])[0]))
+                self.count = len(self.starts(self.given([copy(a) for a in trial.arrays])[0]))
 
     def given(self, arrays: list[Array]) -> tuple[Any, list[Tensor]]:
         """The arguments, and those of them that require a gradient."""
         leaves = [wrap(a, None) for a in arrays]
         return with_leaves(self.trial.args, iter(leaves)), [t for t in leaves if t.requires_grad]
 
-    def begun(self, args: Any, which: int | None = None) -> list[list[Tensor]]:
+    def starts(self, args: Any, which: int | None = None) -> list[list[Tensor]]:
         """The Tensors that walks start from; the step ends at number `which`, or at the first update."""
         before = [(t, t._data, t._data.copy()) for t in self.parameters]
         found: list[list[Tensor]] = []
@@ -77,7 +77,7 @@ class Walks:
         trial, world = self.trial, self.trial.world
         with trial.put_back():
             given, mine = self.given([copy(a) for a in trial.arrays])
-            roots = self.begun(given, which)[which]
+            roots = self.starts(given, which)[which]
             weights = random_weights(np.random.default_rng(seed), (sum(t.size for t in roots),))  # the same as in Check
             parts = np.split(weights, np.cumsum([t.size for t in roots])[:-1])
             shaped = [w.reshape(t.shape) for w, t in zip(parts, roots, strict=True)]
@@ -101,7 +101,7 @@ class Walks:
         def compute(leaves: list[Tensor]) -> list[Tensor]:
             state.put_back()
             python.put_back()
-            return outputs_of("check_compiled", self.begun(args, which)[which], leaves)
+            return outputs_of("check_compiled", self.starts(args, which)[which], leaves)
 
         mine = self.given(arrays)[1]
         names = [trial.names.get(t, f"a Tensor {t.shape}") for t in self.parameters] + [

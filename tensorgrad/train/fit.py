@@ -141,7 +141,7 @@ def fit(
         for callback in every:
             callback.on_start(run)
         while run.epoch < run.epochs and not run.stop and not interrupted:
-            begin = begun(run)
+            begin = epoch_snapshot(run)
             try:
                 train_epoch(run, steps, evaluation, interrupted, bar)
                 if interrupted:
@@ -149,13 +149,13 @@ def fit(
                 end_epoch(run, evaluation, named, schedule_monitor)
                 bar.epoch(run.row)
                 for callback in every:
-                    told(run, callback.on_epoch_end)
+                    call_hook(run, callback.on_epoch_end)
                 if ranks.group is not None:
                     run.stop = next(filter(None, ranks.gathered(run.stop)), "")
             except RankError as lost:
                 if begin is None or not lost.gone:
                     raise
-                begin_again(run, begin, lost)
+                restart_epoch(run, begin, lost)
         run.history.interrupted, run.history.stopped = bool(interrupted), run.stop
         for callback in sorted(every, key=lambda c: not isinstance(c, Checkpoint)):  # before best values are restored
             callback.on_end(run)
@@ -166,14 +166,14 @@ def fit(
     return run.history
 
 
-def begun(run: Run) -> dict[str, Any] | None:
+def epoch_snapshot(run: Run) -> dict[str, Any] | None:
     """A snapshot at the start of an epoch, if ranks may be lost while others continue."""
     if ranks.group is None or not ranks.group.outlives:
         return None
     return copy.deepcopy(run.contents())
 
 
-def begin_again(run: Run, begin: dict[str, Any], lost: RankError) -> None:
+def restart_epoch(run: Run, begin: dict[str, Any], lost: RankError) -> None:
     """Continue without lost ranks, from the start of the latest epoch that a remaining rank has started."""
     latest = max(ranks.gathered(begin), key=lambda contents: contents["epoch"])
     run.batches, ranks.part = None, None
@@ -182,7 +182,7 @@ def begin_again(run: Run, begin: dict[str, Any], lost: RankError) -> None:
         print(f"train.fit: {lost}; goes on from the start of epoch {run.epoch + 1}", file=sys.stderr)
 
 
-def told(run: Run, hook: Callable[[Run], Any]) -> None:
+def call_hook(run: Run, hook: Callable[[Run], Any]) -> None:
     """Call a callback's hook, which may end the training."""
     try:
         hook(run)
@@ -207,7 +207,7 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
             if by_batch is not None:
                 by_batch.step()
             for callback in watching:
-                told(run, callback.on_batch_end)
+                call_hook(run, callback.on_batch_end)
             bar.update()
             interrupted.agree()
             if interrupted:

@@ -66,7 +66,7 @@ class Steps:
         return values, indices, x.indptr, x.shape[1]
 
 
-def whole(x: Any) -> Any:
+def reassembled(x: Any) -> Any:
     """The input of a model: a sparse batch is reassembled from its `parts`.
 
     Steps call this themselves, so that the compiled function is the one that reads the model.
@@ -81,7 +81,7 @@ def training_step(
     weights = [p for p in optimiser.params if p.ndim > 1] if l2 else []
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
-        prediction = model(whole(x))
+        prediction = model(reassembled(x))
         cost, count, samples = cost_of(loss, prediction, y, w)
         own = cost
         if ranks.group is not None:
@@ -105,7 +105,7 @@ def evaluation_step(model: Module, loss: Callable[..., Any], keep: bool) -> Step
     """A function that returns the loss of a batch, and the prediction if `keep`."""
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
-        prediction = model(whole(x))
+        prediction = model(reassembled(x))
         cost, count, samples = cost_of(loss, prediction, y, w)
         if ranks.group is not None:
             _, cost, count, _ = over_ranks(cost, count, samples)
