@@ -64,6 +64,9 @@ def draw(name: str, folder: Path) -> None:
     figure.savefig(folder / f"{name}-losses.png", dpi=80)
 
 
+EMPTY_WALL = "\n## Their graphs\n\n```{container} thumbnails\n\n```\n"
+
+
 def as_text(indented: re.Match[str]) -> str:
     return f"\n```text\n{textwrap.dedent(indented[0]).strip()}\n```\n"
 
@@ -77,7 +80,7 @@ def pages() -> dict[str, str]:
     thumbnails = [
         f"[![{path.stem}]({path.stem}-graph.svg)]({path.stem}.md) [{path.stem}]({path.stem}.md)\n" for path in scripts()
     ]
-    wall = "\n".join(["", "## Their graphs", "", "```{container} thumbnails", "", *thumbnails, "```", ""])
+    wall = EMPTY_WALL.removesuffix("```\n") + "\n".join([*thumbnails, "```", ""])
     found = {"index.md": table + wall + toctree}
     for name in names:
         path = FOLDER / f"{name}.py"
@@ -104,6 +107,7 @@ def leave_out_missing(folder: Path) -> None:
             lambda m: m[0] if (folder / m[1]).exists() else "",
             text,
         )
+        kept = kept.replace(EMPTY_WALL, "")
         if kept != text:
             page.write_text(kept)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core.backend import Array, namespace, on
+from tensorgrad.core.memory import new
 from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import state, switched
 from tensorgrad.core.tensor import Tensor, wrap
@@ -68,24 +67,12 @@ def averaged(params: list[Tensor]) -> Array:
     return flat
 
 
-# id of the first parameter to the flat array of the last step, until the parameter is deleted
-_kept: dict[int, tuple[weakref.ref[Tensor], Array]] = {}
-
-
 def memory_for(params: list[Tensor], near: Array) -> Array:
-    """A flat array for the gradients: that of the previous step, unless it is still referenced. Fresh memory would cost more
-    than the sum itself, because the system maps it page by page. (On a GPU CuPy pools memory.)
+    """A flat array for the gradients, in the memory of those of the last step where nobody has them any more: fresh memory
+    costs more than the sum itself, because the system maps it page by page. (On a GPU CuPy pools memory.)
     """
     size = sum(p.size for p in params)
-    if not isinstance(near, np.ndarray):
-        return namespace([near]).empty(size, near.dtype)
-    key = id(params[0])
-    _, flat = _kept.get(key, (None, None))
-    alone = 3  # references: the entry, the local variable, and the argument of getrefcount
-    if flat is None or flat.size != size or flat.dtype != near.dtype or sys.getrefcount(flat) > alone:
-        flat = np.empty(size, near.dtype)
-        _kept[key] = weakref.ref(params[0], lambda _: _kept.pop(key, None)), flat
-    return flat
+    return new((size,), near.dtype) if isinstance(near, np.ndarray) else namespace([near]).empty(size, near.dtype)
 
 
 def gradient_of(p: Tensor) -> Tensor:

@@ -559,6 +559,21 @@ def test_sums_over_short_rows(char: str) -> None:
             check(call, {value: x}, [np.asarray(x.astype("d").sum(-1), char)], 64)
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 2), (5, 0), (5, 1)], ids=str)
+@pytest.mark.parametrize("numba", [True, False])
+def test_rows_of_tables_of_any_axes(shape: tuple[int, ...], numba: bool) -> None:
+    rng = np.random.default_rng(0)
+    w, t = rng.normal(size=shape), rng.integers(0, 5, (2, 4))
+    x = rng.normal(size=(*t.shape, *shape[1:]))
+    total = np.zeros(shape)
+    np.add.at(total, t, x)
+    take = TakeRows(lookup, {}, [argument(w), argument(t)], [out((*t.shape, *shape[1:]), w.dtype)], [], 0)
+    add = AddRows(scatter, {"index": AT, "shape": shape}, [argument(x), argument(t)], [out(shape, w.dtype)], [], 0)
+    with kernels(numba):
+        check(take, dict(zip(take.inputs, (w, t), strict=True)), [w[t]], 0)
+        check(add, dict(zip(add.inputs, (x, t), strict=True)), [total], 8)
+
+
 @pytest.mark.parametrize("char", "fd")
 @pytest.mark.parametrize("wrong", [-1, 5, -6, 2**40])
 def test_rows_outside_of_tables(char: str, wrong: int) -> None:

@@ -13,7 +13,7 @@ __all__ = ["AddRows", "TakeRows"]
 
 
 class TakeRows(Apply):
-    """y = w[t], rows of a table w (rows, k); t (...), y (..., k)."""
+    """y = w[t], rows of a table w (rows, ...); t (...), y (..., ...)."""
 
     def sums(self, split: Rows) -> list[Value] | None:
         w, t = self.inputs
@@ -21,11 +21,11 @@ class TakeRows(Apply):
 
     def emit(self, writer: Writer) -> None:
         (w, t), (y,) = self.inputs, self.outputs
-        kernel, n = build.take_rows_kernel(w.dtype, t.dtype), math.prod(t.shape)
+        kernel, n, k = build.take_rows_kernel(w.dtype, t.dtype), math.prod(t.shape), math.prod(w.shape[1:])
         if kernel is None or not writer.holds(y):
             super().emit(writer)
             return
-        given = [writer.name(w), writer.shaped(t, (n,)), writer.shaped(y, (n, w.shape[1]))]
+        given = [writer.shaped(w, (w.shape[0], k)), writer.shaped(t, (n,)), writer.shaped(y, (n, k))]
         writer.write(writer.bind("take_rows", kernel), given)
 
 
