@@ -16,7 +16,7 @@ from tensorgrad.kernels.native import Argument, Machine, Operand, Words
 
 
 class Call(NamedTuple):
-    """A line that calls a function with arrays and whole numbers. looks: the lines before it that name what it reads."""
+    """What a line calls, and the names of the arrays (or the digits of the integers) that it passes."""
 
     function: str
     arguments: list[str]

@@ -7,6 +7,7 @@ there is something new to compile, or where a loop takes more than arrays and wh
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import importlib.util
 import os
@@ -139,6 +140,7 @@ def numba_settings() -> list[tuple[str, str]]:
     return sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
 
 
+@functools.cache
 def numba_version() -> str:
     """As the package says, without importing it."""
     spec = importlib.util.find_spec("numba")

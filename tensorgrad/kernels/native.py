@@ -21,6 +21,7 @@ import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,7 @@ from tensorgrad.kernels import cache, threads
 MOST_GIVEN = 8  # arrays at most that are other ones at each run
 DATA = object.__basicsize__  # where an array object has the address of its data: right after what every object has
 ARITIES = (24, 48, 96, 192, 384)  # a call with more words than the code takes does no harm, so a few forms are enough
-PROCESSORS = ("x86_64", "AMD64")  # on which this has been run
-ERRORS = 13  # C's FE_INVALID, FE_DIVBYZERO and FE_OVERFLOW, there
+ERRORS = 13  # C's FE_INVALID, FE_DIVBYZERO and FE_OVERFLOW, on x86
 ROW_MAJOR, COLUMN_MAJOR, PLAIN, TRANSPOSED = 101, 102, 111, 112  # BLAS's words
 WIDEST = 2**31 - 1
 # Functions of 0-d arrays, and LLVM's words for them
@@ -46,8 +46,6 @@ RAISED = -(2**62)  # the result of a kernel that has raised
 FOR_ANYWHERE = {"codemodel": "large", "reloc": "static"}
 DESTRUCTOR = "NRT_MemInfo_call_dtor"  # Numba's, of the memory of arrays that own theirs, as none does here
 SHAPES = 256  # so many calls of a loop at most are kept, each for arrays of its shapes
-
-
 HEADER, RESULT = 5, 3  # words before the patches; of those, two for what a kernel returns and raises
 
 
@@ -85,7 +83,6 @@ class Operand:
 
 
 Argument = Operand | int
-
 
 _engines: list[Any] = []  # never let go: nobody knows who has addresses of what is in them
 
@@ -146,8 +143,8 @@ def symbols() -> Iterator[tuple[Any, str]]:
 @functools.cache
 def machine() -> Machine | None:
     """The machine code; None where it cannot be made, or does not give what NumPy gives."""
-    if platform.machine() not in PROCESSORS or os.name != "posix" or platform.python_implementation() != "CPython":
-        return None
+    if sys.platform != "linux" or platform.machine() != "x86_64" or platform.python_implementation() != "CPython":
+        return None  # elsewhere it has not been run
     with loading:  # llvmlite is imported, and has a lock of its own
         for library, suffix in symbols():
             try:

@@ -17,10 +17,13 @@ __all__: list[str] = []
 
 
 class AllReduce(Op):
-    """y = sum of x over the ranks: x has the same shape on all of them, and all get the same y.  The total loss is the sum of
-    the ranks' losses, weighted by their shares of the batch; gradients in the backward pass belong to the loss of the rank,
-    which is why the rule has the shares. For a single process both are 1.
+    """y = sum of x over the ranks: x has the same shape on all of them, and all get the same y.
+
+    forward    y  = sum over ranks of x
     backward   gx = sum over ranks of (share g) / share
+
+    The total loss is the sum of the ranks' losses, weighted by their shares of the batch. Gradients in the backward pass belong
+    to the loss of the rank, which is why the rule has the shares. For a single process both are 1.
     """
 
     name, signature = "all_reduce", "()->()"
