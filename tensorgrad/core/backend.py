@@ -289,7 +289,8 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
     """
     dtype = None if dtype is None else as_dtype(dtype, where)
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
-        if isinstance(value, np.ma.MaskedArray):
+        masked = sys.modules.get("numpy.ma")  # where it is not imported, nobody has one
+        if masked is not None and isinstance(value, masked.MaskedArray):
             raise DTypeError(f"{where}: masked arrays are not taken, for their masks would be lost; .filled() gives an array")
         value = np.asarray(value)  # np.matrix and the like have other semantics
     if is_array(value):
