@@ -62,12 +62,11 @@ ARGUMENTS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]] = {
     "turned round": (lambda a, b: (a[::-1], b), lambda p: p[0] + p[1]),
     "read only": (lambda a, b: (a, frozen(b)), lambda p: p[0] + p[1]),
     "in Fortran's order": (lambda a, b: (np.asfortranarray(np.stack([a, a])), b), lambda p: (p[0] + p[1])[0]),
-    "masked": (lambda a, b: (a, np.ma.masked_array(b)), lambda p: p[0] + p[1]),
     "a subclass of arrays": (lambda a, b: (a, b.view(np.recarray)), lambda p: p[0] + p[1]),
 }
 
 
-MAY_BE_REFUSED = """dataclass, dataclass in a tuple, deque, a function, a range, a slice, a dtype, a tuple's subclass, masked,
+MAY_BE_REFUSED = """dataclass, dataclass in a tuple, deque, a function, a range, a slice, a dtype, a tuple's subclass,
 a subclass of arrays"""
 
 
