@@ -173,7 +173,8 @@ class Run:
 
     def resume(self, stopped: int, *arrays: Array) -> None:
         """Go on after a call that has stopped, once Python has run its line: that raises what is wrong, and NumPy says of
-        floating-point errors what the user has told it to say."""
+        floating-point errors what the user has told it to say. It can be run once more: calls that stop do not write over what
+        they read."""
         space = {**build.NAMESPACE, **self.space, **dict(zip(self.given, arrays, strict=True))}
         looks = [text for text, at in zip(self.texts, self.places, strict=True) if at not in self.calls.values()]
         for text in looks:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
+from tensorgrad.compiler import calls
 from tensorgrad.compiler import plan as planning
 from tensorgrad.core.forks import loading
 from tensorgrad.errors import LabelError
@@ -278,6 +279,12 @@ def test_floating_point_errors_of_products_are_numpys(value: float, sign: int, e
     with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
         np.testing.assert_array_equal(step(np.ones((3, 2), "f")).numpy(), (np.ones((3, 2), "f") @ w.numpy()) @ kept)
+
+
+def test_what_stops_a_program_does_not_write_over_what_it_reads() -> None:
+    """For then its line is run once more."""
+    for kind in (calls.AddRows, calls.CrossEntropy, calls.Elementwise, calls.Matmul, calls.TakeRows):
+        assert kind.overlays(object.__new__(kind), 0) == [], kind
 
 
 def test_nobody_is_blamed_for_errors_from_before() -> None:
