@@ -20,7 +20,7 @@ from tensorgrad.core.backend import Array, address
 from tensorgrad.core.memory import aligned
 from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import build, threads, thresholds
-from tensorgrad.kernels.native import Form, Operand
+from tensorgrad.kernels.words import Form, Operand
 
 FILE = "<tensorgrad plan>"  # in which the functions of plans are, to tracebacks
 
@@ -63,11 +63,17 @@ class Emitter:
     arrays   value to its array, for those that are known
     layout   says which results of a call lie in the memory of which operand
     clock    is told how long each call took, if there is one
+    threads  how many of them share products and loops, in machine code
     issued   what it has written, in order, to be checked
     """
 
     def __init__(
-        self, parameters: dict[Value, str], arrays: dict[Value, Any], layout: Layout, clock: Clock | None = None
+        self,
+        parameters: dict[Value, str],
+        arrays: dict[Value, Any],
+        layout: Layout,
+        clock: Clock | None = None,
+        threads: int = 1,
     ) -> None:
         self.clock = clock
         self.names: dict[Value, str] = dict(parameters)
@@ -75,7 +81,8 @@ class Emitter:
         self.arrays, self.layout = arrays, layout
         self.bound: dict[str, Any] = {}
         self.by_id: dict[int, str] = {}
-        self.written = Lines()
+        self.threads = threads
+        self.written = Lines(threads=threads)
         self.lines = self.written.texts
         self.temporary: dict[tuple[int, str, Shape], str] = {}
         self.blocks: list[Array] = []  # memory of loops, and what calls make on the way

@@ -80,6 +80,7 @@ class Plan:
         self.written = [a.target for a in trace.assignments]
         self.owners = {id(owner) for array in self.written for owner in (array, array.base) if owner is not None}
         self.launches: Launches | None = None
+        self.shares, self.team = False, 1
         self.guards: list[Guard] = []
         near = [v.array for call in self.calls for v in call.reads if v.array is not None] + [t._data for t in trace.arguments]
         on_gpus = [array for array in near if on_gpu(array)]
@@ -89,6 +90,10 @@ class Plan:
             self.calls = split_rows(self.calls, lowered.arguments, keep, thresholds.ROWS_FLOPS)
             self.layout = lay_out(self.calls, keep)
             self.blocks = [aligned(n) for n in self.layout.blocks]
+            flops = sum(call.flops for call in self.calls if not isinstance(call, Loop))
+            can_share = self.threads > 1 and threads.controls_blas()
+            self.team = self.threads if can_share and flops >= thresholds.SHARED_FLOPS and programs.has_machine_code() else 1
+            self.shares = self.team > 1 or (can_share and flops >= thresholds.PLAN_FLOPS)
             emitter = self.emit()
             self.peak_bytes = sum(self.layout.blocks) + sum(block.nbytes for block in emitter.blocks)
             self.source, self.function = emitter.finish(self.results)
@@ -98,8 +103,6 @@ class Plan:
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
         self.products = any(not isinstance(call, Loop) and may_use_threads(call) for call in self.calls)
-        flops = sum(call.flops for call in self.calls if not isinstance(call, Loop))
-        self.shares = self.threads > 1 and threads.controls_blas() and flops >= thresholds.PLAN_FLOPS
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
             (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
         ]
@@ -141,7 +144,7 @@ class Plan:
 
     def emit(self, clock: Clock | None = None) -> Emitter:
         arrays: dict[Value, Any] = arrays_for(self.layout, self.blocks)
-        emitter = Emitter({v: f"x{i}" for i, v in enumerate(self.lowered.arguments)}, arrays, self.layout, clock)
+        emitter = Emitter({v: f"x{i}" for i, v in enumerate(self.lowered.arguments)}, arrays, self.layout, clock, self.team)
         for call in self.calls:
             emitter.call(call)
         return emitter
@@ -192,6 +195,8 @@ class Plan:
     def replayed(self, run: Callable[..., tuple[Array, ...]], arguments: list[Array]) -> tuple[Array, ...]:
         """run(*arguments), during which the number of BLAS's threads does not change."""
         if self.shares:
+            if self.team > 1:
+                programs.have_team(self.team)
             with threads.single_threaded_blas():
                 return run(*arguments)
         return threads.with_steady_blas(run, *arguments) if self.products else run(*arguments)

@@ -10,9 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad.core.backend import Array
-from tensorgrad.kernels import build, loops, native, products, threads, thresholds
+from tensorgrad.kernels import build, forks, native, products, thresholds, words
+from tensorgrad.kernels.llvm import MOST_GIVEN, NUMBERS
 from tensorgrad.kernels.loops import Loop
-from tensorgrad.kernels.native import Argument, Machine, Operand, Words
+from tensorgrad.kernels.native import Machine
+from tensorgrad.kernels.team import team
+from tensorgrad.kernels.words import Argument, Form, Operand, Words
+
+
+def has_machine_code() -> bool:
+    """Whether lines can be joined."""
+    return build.has_numba() and native.machine() is not None
+
+
+def have_team(count: int) -> None:
+    """Have threads that share the work of programs."""
+    if team.started < count - 1 and (machine := native.machine()) is not None:
+        team.grow(machine, count)
 
 
 class Call(NamedTuple):
@@ -42,12 +56,14 @@ class Lines:
     calls      those that call a function, by their places
     looks      those that name a view of an array, by their places: the name
     operands   what is known of arrays before a run, by their names
+    threads    how many of them share products and loops
     """
 
     texts: list[str] = field(default_factory=list)
     calls: dict[int, Call] = field(default_factory=dict)
     looks: dict[int, str] = field(default_factory=dict)
     operands: dict[str, Operand] = field(default_factory=dict)
+    threads: int = 1
 
     def argument(self, name: str) -> Argument | None:
         return int(name) if name.isdecimal() else self.operands.get(name)
@@ -60,59 +76,62 @@ class Lines:
         for i, name in enumerate(names):
             if operands[i] is None and last is not None and type(bound.get(name)) in (int, float):
                 array = np.asarray(bound[name], last.form.dtype)
-                operands[i] = Operand(native.Form.of(array), array=array)
+                operands[i] = Operand(Form.of(array), array=array)
         known = [operand for operand in operands if operand is not None]
         return known if len(known) == len(names) else []
 
-    def words(self, machine: Machine, place: int, bound: Mapping[str, Any]) -> Words | None:
-        """The call of a line for a program; None if it needs Python."""
+    def words(self, machine: Machine, place: int, bound: Mapping[str, Any]) -> list[Words]:
+        """A line as calls of a program; none if it needs Python."""
         call = self.calls.get(place)
         if call is None:
-            return None
-        if call.function in native.NUMBERS:
+            return []
+        if call.function in NUMBERS:
             operands = self.numbers(call.arguments, bound)
-            return native.number_words(machine, call.function, operands) if operands else None
+            return forks.listed(words.number_words(machine, call.function, operands)) if operands else []
         arguments = [self.argument(name) for name in call.arguments]
         if None in arguments:
-            return None
+            return []
         function, given = bound.get(call.function), [a for a in arguments if a is not None]
         operands = [a for a in given if isinstance(a, Operand)]
-        if call.function == "matmul" or (function is products.matmul and threads.get_num_threads() == 1):
-            return native.product_words(machine, *operands)
+        if call.function == "matmul" or function is products.matmul:
+            a, b, out = operands
+            return forks.product_calls(machine, a, b, out, self.threads if function is products.matmul else 1)
         if call.function == "copyto":
-            return native.copy_words(machine, *operands)
+            return forks.listed(words.copy_words(machine, *operands))
         if call.function == "clear":
-            return native.clear_words(machine, *operands)
+            return forks.listed(words.clear_words(machine, *operands))
+        if isinstance(function, build.ChainKernel):
+            return forks.chain_calls(machine, function, operands, self.threads)
         is_checked = isinstance(function, build.CheckedKernel)
         loop = function.fast if isinstance(function, build.CheckedKernel) else function
-        code = loop.code(tuple([kind_of(a) for a in given])) if isinstance(loop, Loop) else 0
-        return native.kernel_words(machine, code, given, is_checked) if code else None
+        code = loop.code(tuple([words.kind_of(a) for a in given])) if isinstance(loop, Loop) else 0
+        return forks.listed(words.kernel_words(machine, code, given, is_checked) if code else None)
 
     def joined(self, bind: Callable[[str, Any], str], bound: dict[str, Any], last: str) -> list[Line]:
         """The lines, with programs in place of those that need no Python.
 
         bind   gives a thing a name in the function, of those in `bound`;  last: the line that comes after them
         """
-        machine = native.machine() if self.calls and build.has_numba() else None
+        machine = native.machine() if self.calls and has_machine_code() else None
         found: list[Line] = []
         block: list[int] = []
-        words: dict[int, Words] = {}
+        calls: dict[int, list[Words]] = {}
         given: dict[str, None] = {}
 
         def end() -> None:
-            found.extend(self.program(machine, block, words, list(given), bind, bound))
+            found.extend(self.program(machine, block, calls, list(given), bind, bound))
             block.clear()
-            words.clear()
+            calls.clear()
             given.clear()
 
         for place in range(len(self.texts)):
-            one = self.words(machine, place, bound) if machine else None
-            wanted = dict.fromkeys(operand.given for _, operand in one.data if operand.array is None) if one else {}
-            if one is not None and len(wanted) <= native.MOST_GIVEN:
-                if len(given | wanted) > native.MOST_GIVEN:
+            own = self.words(machine, place, bound) if machine else []
+            wanted = dict.fromkeys(operand.given for one in own for operand in one.operands() if operand.array is None)
+            if own and len(wanted) <= MOST_GIVEN:
+                if len(given | wanted) > MOST_GIVEN:
                     end()
                 given |= wanted
-                words[place] = one
+                calls[place] = own
             elif place not in self.looks:
                 end()
                 found.append(Line(self.texts[place], place))
@@ -125,21 +144,21 @@ class Lines:
         self,
         machine: Machine | None,
         block: list[int],
-        words: dict[int, Words],
+        calls: dict[int, list[Words]],
         given: list[str],
         bind: Callable[[str, Any], str],
         bound: dict[str, Any],
     ) -> Iterator[Line]:
         """The lines at some places, with one for those that have words."""
-        if machine is None or not words or len(words) < thresholds.NATIVE:
+        if machine is None or not calls or len(calls) < thresholds.NATIVE:
             yield from (Line(self.texts[place], place) for place in block)
             return
-        yield from (Line(self.texts[place], place) for place in block if place not in words)
-        run = Run(machine, dict(words), given, [self.texts[place] for place in block], list(block), bound)
+        yield from (Line(self.texts[place], place) for place in block if place not in calls)
+        run = Run(machine, dict(calls), given, [self.texts[place] for place in block], list(block), bound)
         enter, start, resume = bind("program", run.program.enter), bind("start", run.program.start), bind("resume", run.resume)
         ids, names = "".join(f", id({name})" for name in given), "".join(f", {name}" for name in given)
-        yield Line(f"(stopped := {enter}({start}{ids})) and {resume}(stopped{names})", next(iter(words)))
-        yield from (Line(f"# {self.texts[place]}", place, is_comment=True) for place in words)
+        yield Line(f"(stopped := {enter}({start}{ids})) and {resume}(stopped{names})", next(iter(calls)))
+        yield from (Line(f"# {self.texts[place]}", place, is_comment=True) for place in calls)
 
 
 def without_unread(lines: list[Line], looks: Mapping[int, str], last: str) -> Iterator[Line]:
@@ -161,28 +180,32 @@ class Run:
     def __init__(
         self,
         machine: Machine,
-        words: dict[int, Words],
+        calls: dict[int, list[Words]],
         given: list[str],
         texts: list[str],
         places: list[int],
         space: dict[str, Any],
     ) -> None:
-        self.program = native.Program(machine, list(words.values()), given)
+        self.program = native.Program(machine, [one for own in calls.values() for one in own], given)
         self.given, self.texts, self.places, self.space = given, texts, places, space
-        self.calls = dict(zip(self.program.at, words, strict=False))
+        owners = [place for place, own in calls.items() for _ in own]
+        self.stops = dict(zip(self.program.at, owners, strict=False))  # address of a call: the place of its line
+        self.after: dict[int, int] = {}  # place of a line: the address of what comes after it
+        for place, following in zip(owners, self.program.at[1:], strict=True):
+            self.after[place] = following
 
     def resume(self, stopped: int, *arrays: Array) -> None:
         """Go on after a call that has stopped, once Python has run its line: that raises what is wrong, and NumPy says of
         floating-point errors what the user has told it to say. It can be run once more: calls that stop do not write over what
         they read."""
         space = {**build.NAMESPACE, **self.space, **dict(zip(self.given, arrays, strict=True))}
-        looks = [text for text, at in zip(self.texts, self.places, strict=True) if at not in self.calls.values()]
+        looks = [text for text, at in zip(self.texts, self.places, strict=True) if at not in self.after]
         for text in looks:
             exec(text, space)
         while stopped:
-            place = self.calls[stopped]
+            place = self.stops[stopped]
             exec(self.texts[self.places.index(place)], space)
-            stopped = self.program.go_on(stopped)
+            stopped = self.program.go_on(self.after[place])
 
 
 def place_of(error: BaseException) -> int | None:
@@ -193,12 +216,3 @@ def place_of(error: BaseException) -> int | None:
             return int(frame.tb_frame.f_locals["place"])
         frame = frame.tb_next
     return None
-
-
-def kind_of(argument: Argument) -> str:
-    """What the code of a loop for it depends on; arrays that are given at a run lie row after row."""
-    if isinstance(argument, int):
-        return "word"
-    if argument.array is not None:
-        return loops.kind_of(argument.array)
-    return f"{argument.form.dtype.char}{len(argument.form.shape)}C"

@@ -21,7 +21,8 @@ import numpy as np
 from tensorgrad.core.backend import address
 from tensorgrad.core.forks import await_at_fork, loading
 from tensorgrad.core.lazy import cached_property
-from tensorgrad.kernels import cache, native
+from tensorgrad.kernels import cache, llvm, native, words
+from tensorgrad.kernels.words import Form, Operand
 
 Kinds = tuple[str, ...]
 
@@ -33,7 +34,7 @@ class Once(NamedTuple):
     call: Any
     start: int
     given: Any
-    words: Any
+    table: Any
 
 
 class Loop:
@@ -59,7 +60,7 @@ class Loop:
         if once is None:
             return self.dispatcher(*arguments)
         found = once.call(once.start, once.given(*[a if type(a) is int else id(a) for a in arguments]))
-        return self.dispatcher(*arguments) if found == native.RAISED else found
+        return self.dispatcher(*arguments) if found == llvm.RAISED else found
 
     def prepared(self, key: Any, arguments: tuple[Any, ...]) -> Once | None:
         """A call with such arguments; None if it needs Numba."""
@@ -67,9 +68,9 @@ class Loop:
         code = self.code(tuple([kind_of(a) for a in arguments])) if machine else 0
         once = None
         if machine is not None and code:
-            words = native.once(machine, code, arguments)
-            if words is not None:
-                once = Once(machine.once, address(words), ctypes.c_int64 * len(arguments), words)
+            table = native.once(machine, code, arguments)
+            if table is not None:
+                once = Once(machine.once, address(table), ctypes.c_int64 * len(arguments), table)
         if len(self.calls) >= native.SHAPES:
             self.calls.clear()
         self.calls[key] = once
@@ -111,13 +112,9 @@ class Loop:
 
 def kind_of(argument: Any) -> str:
     """What the code for an argument depends on; "" of what is neither an array nor a whole number."""
-    if type(argument) is int:
-        return "word"
-    if not isinstance(argument, np.ndarray):
-        return ""
-    flags = argument.flags
-    layout = "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"
-    return f"{argument.dtype.char}{argument.ndim}{layout}" if argument.dtype.isnative and flags.aligned else ""
+    if isinstance(argument, np.ndarray):
+        return words.kind_of(Operand(Form.of(argument), array=argument))
+    return "word" if type(argument) is int else ""
 
 
 def numba_type(kind: str) -> Any:

@@ -9,7 +9,19 @@ from __future__ import annotations
 import numpy as np
 
 from tensorgrad.core.backend import Array
+from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import threads, thresholds
+
+
+def way_to_share(a: Shape, b: Shape, count: int) -> str:
+    """Along what a product of arrays of these shapes is shared among so many threads: the "stack" of matrices, the "rows" or
+    the "columns" of the result, or "terms", what is summed over; "" if it is not shared."""
+    (m, k), n = a[-2:], b[-1]
+    if count < 2:
+        return ""
+    if len(a) > 2 or len(b) > 2:
+        return "stack" if len(a) == len(b) and a[0] == b[0] and a[0] > 1 else ""
+    return "terms" if k >= 16 * max(m, n) else "rows" if m >= n else "columns"
 
 
 def matmul(a: Array, b: Array, out: Array) -> None:
@@ -23,16 +35,16 @@ def matmul(a: Array, b: Array, out: Array) -> None:
         return
     (m, k), n = a.shape[-2:], b.shape[-1]
     count = threads.get_num_threads() if 2 * out.size * k >= thresholds.PRODUCT and threads.has_single_blas() else 1
-    stack = out.ndim > 2 and a.ndim == b.ndim and len(a) == len(b)
-    if count == 1 or not (stack or a.ndim == b.ndim == 2):
+    way = way_to_share(a.shape, b.shape, count)
+    if not way:
         np.matmul(a, b, out)
-    elif stack:
+    elif way == "stack":
         threads.in_threads(lambda i, j: np.matmul(a[i:j], b[i:j], out[i:j]), len(a), min(count, len(a)))
-    elif k >= 16 * max(m, n):
+    elif way == "terms":
         sums = np.empty((count, m, n), out.dtype)
         threads.in_threads(lambda i, j: add_up(a, b, sums, i, j), count, count)
         np.add.reduce(sums, 0, None, out)
-    elif m >= n:
+    elif way == "rows":
         threads.in_threads(lambda i, j: np.matmul(a[i:j], b, out[i:j]), m, count)
     else:
         threads.in_threads(lambda i, j: np.matmul(a, b[:, i:j], out[:, i:j]), n, count)

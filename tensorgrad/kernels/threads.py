@@ -118,7 +118,8 @@ class Turns:
     def told(self) -> None:
         """Let those that wait see what has changed."""
         self.asked = bool(self.single or self.queue)
-        self.changed.notify_all()
+        if self.queue:
+            self.changed.notify_all()
 
     def enter_steady(self, thread: int) -> None:
         self.steady.add(thread)
@@ -136,7 +137,11 @@ class Turns:
 
     def enter_single(self, thread: int) -> None:
         with self.lock:
-            self.wait(lambda: not self.steady, lambda: self.take_single(thread))
+            self.asked = True
+            if self.queue or self.steady:
+                self.wait(lambda: not self.steady, lambda: self.take_single(thread))
+            else:
+                self.take_single(thread)
 
     def take_single(self, thread: int) -> None:
         self.single.append(thread)

@@ -25,4 +25,7 @@ ATTENTION = 262_144  # scores, of some queries to all keys, that are there at on
 PLAN_FLOPS = 1e8  # floating-point operations of a plan from which it has BLAS to itself, and its products are shared, too
 PRODUCT = 4e6  # of a product from which such a plan shares it
 SHARES = 131_072  # scores, gates of all steps or elements of windows from which samples are split between threads
+SHARED_FLOPS = 4e6  # floating-point operations of a plan from which its machine code is shared among threads
+SHARED_PRODUCT = 1e6  # of a product from which it is shared in machine code
+SHARED_CHAIN = 16_384  # elements from which a chain is shared in machine code
 NATIVE = 1  # kernels and products one after the other from which they are run without Python in between

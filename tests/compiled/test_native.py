@@ -22,7 +22,7 @@ from tensorgrad.compiler import calls
 from tensorgrad.compiler import plan as planning
 from tensorgrad.core.forks import loading
 from tensorgrad.errors import LabelError
-from tensorgrad.kernels import build, native, threads
+from tensorgrad.kernels import build, llvm, native, threads, words
 from tensorgrad.nn import functional as F
 from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 from tests.compiled.test_random_steps import KEPT, Program
@@ -45,12 +45,12 @@ def machine() -> native.Machine:
     return found
 
 
-def operand(array: np.ndarray) -> native.Operand:
-    return native.Operand(native.Form.of(array), array=array)
+def operand(array: np.ndarray) -> words.Operand:
+    return words.Operand(words.Form.of(array), array=array)
 
 
-def run(words: native.Words) -> int:
-    program = native.Program(machine(), [words], [])
+def run(call: words.Words) -> int:
+    program = native.Program(machine(), [call], [])
     return int(program.enter(program.start))
 
 
@@ -72,11 +72,11 @@ def test_products_are_those_of_numpy(data: st.DataObject, m: int, n: int, p: int
     """To the last bit, whatever way the matrices lie."""
     a, b = data.draw(matrices(m, n, dtype)), data.draw(matrices(n, p, dtype))
     out = np.full((m, p), 7, dtype)
-    words = native.product_words(machine(), operand(a), operand(b), operand(out))
+    call = words.product_words(machine(), operand(a), operand(b), operand(out))
     simple = a.flags.c_contiguous and b.flags.c_contiguous
-    assert words is not None or not (simple and n > 1 and m * p > 1)
-    if words is not None:
-        assert run(words) == 0
+    assert call is not None or not (simple and n > 1 and m * p > 1)
+    if call is not None:
+        assert run(call) == 0
         np.testing.assert_array_equal(out, np.matmul(a, b))
 
 
@@ -97,19 +97,19 @@ def test_what_numpy_does_otherwise_is_left_to_it(dtype: str) -> None:
         "whole numbers": (a.astype(int), a.astype(int), out.astype(int)),
     }
     for name, (left, right, to) in others.items():
-        assert native.product_words(machine(), operand(left), operand(right), operand(to)) is None, name
+        assert words.product_words(machine(), operand(left), operand(right), operand(to)) is None, name
 
 
 @pytest.mark.parametrize("array", [np.arange(12.0), np.arange(12, dtype="i1").reshape(3, 4), np.array(True)], ids=str)
 def test_copies(array: np.ndarray) -> None:
     out = np.zeros_like(array)
-    words = native.copy_words(machine(), operand(out), operand(array))
-    assert words is not None
-    assert run(words) == 0
+    call = words.copy_words(machine(), operand(out), operand(array))
+    assert call is not None
+    assert run(call) == 0
     np.testing.assert_array_equal(out, array)
     turned = np.zeros((4, 4))
     for to, of in ((turned, turned.T), (turned, turned.astype("f")), (turned, turned[:1]), (turned[:, ::2], turned[:, ::2])):
-        assert native.copy_words(machine(), operand(to), operand(of)) is None
+        assert words.copy_words(machine(), operand(to), operand(of)) is None
 
 
 def network(width: int = 6) -> tuple[nn.Module, Callable[..., Any]]:
@@ -426,22 +426,22 @@ def test_measured_plans_run_the_same_calls() -> None:
 FINITE = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
-@given(st.sampled_from(list(native.NUMBERS)), FINITE, FINITE, st.sampled_from("fd"))
+@given(st.sampled_from(list(llvm.NUMBERS)), FINITE, FINITE, st.sampled_from("fd"))
 def test_functions_of_numbers_are_those_of_numpy(name: str, a: float, b: float, dtype: str) -> None:
     """To the last bit, NaN and infinities too; and it stops where NumPy would warn."""
     function, count = getattr(np, name), 1 if name == "negative" else 2
     arrays = [np.asarray(v, dtype) for v in (a, b)[:count]]
     out = np.zeros((), dtype)
-    words = native.number_words(machine(), name, [operand(v) for v in (*arrays, out)])
-    assert words is not None
-    stopped = run(words)
+    call = words.number_words(machine(), name, [operand(v) for v in (*arrays, out)])
+    assert call is not None
+    stopped = run(call)
     with np.errstate(all="ignore"):
         expected = function(*arrays)
     np.testing.assert_array_equal(out, expected)
     assert np.signbit(out) == np.signbit(expected) or np.isnan(out)
     assert bool(stopped) == bool(warnings_of(lambda: function(*arrays)))
-    assert native.number_words(machine(), name, [operand(v[None]) for v in (*arrays, out)]) is None
-    assert native.number_words(machine(), name, [operand(v) for v in (*arrays, np.zeros((), "df"["fd".index(dtype)]))]) is None
+    assert words.number_words(machine(), name, [operand(v[None]) for v in (*arrays, out)]) is None
+    assert words.number_words(machine(), name, [operand(v) for v in (*arrays, np.zeros((), "df"["fd".index(dtype)]))]) is None
 
 
 @given(st.data(), st.integers(1, 5), st.integers(1, 5), st.sampled_from("fdl?"))
@@ -451,11 +451,11 @@ def test_copies_of_rows(data: st.DataObject, rows: int, columns: int, dtype: str
     x = data.draw(st.sampled_from([x, np.broadcast_to(x[:1], x.shape), x[:, None], x[None], x[:, :1] + x]))
     out = out.reshape(x.shape) if out.flags.c_contiguous else out
     if x.shape != out.shape:
-        assert native.copy_words(machine(), operand(out), operand(x)) is None
+        assert words.copy_words(machine(), operand(out), operand(x)) is None
         return
-    words = native.copy_words(machine(), operand(out), operand(x))
-    if words is not None:
-        assert run(words) == 0
+    call = words.copy_words(machine(), operand(out), operand(x))
+    if call is not None:
+        assert run(call) == 0
         np.testing.assert_array_equal(out, x)
     else:
         assert not (x.flags.c_contiguous and out.flags.c_contiguous)
@@ -463,11 +463,11 @@ def test_copies_of_rows(data: st.DataObject, rows: int, columns: int, dtype: str
 
 def test_a_row_that_would_be_written_over_before_it_is_read() -> None:
     memory = np.arange(24.0).reshape(6, 4)
-    assert native.copy_words(machine(), operand(memory[1:, :3]), operand(memory[:-1, :3])) is None
-    words = native.copy_words(machine(), operand(memory[1:]), operand(memory[:-1]))  # one piece
-    assert words is not None
+    assert words.copy_words(machine(), operand(memory[1:, :3]), operand(memory[:-1, :3])) is None
+    call = words.copy_words(machine(), operand(memory[1:]), operand(memory[:-1]))  # one piece
+    assert call is not None
     expected = memory[:-1].copy()
-    run(words)
+    run(call)
     np.testing.assert_array_equal(memory[1:], expected)
 
 

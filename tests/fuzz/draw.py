@@ -102,6 +102,9 @@ class Writer:
             "CLASSES": free.one(0, 1, 3, 10),
             "NATIVE": free.one(2, 3, 10_000),
             "ROW_SUM": free.one(0, 2, 5),
+            "SHARED_FLOPS": free.one(0, 0, 1e99),
+            "SHARED_PRODUCT": free.one(0, 0, 64),
+            "SHARED_CHAIN": free.one(1, 4, 16),
         }
         return {name: value for name, value in lowered.items() if free.chance(0.6)}
 

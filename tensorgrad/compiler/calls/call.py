@@ -17,9 +17,11 @@ Launch: TypeAlias = Callable[[], None]
 
 
 class Writer(Protocol):
-    """What a call is written to: a Python function in the making (emit.Emitter)."""
+    """What a call is written to: a Python function in the making (emit.Emitter). threads: how many share products and loops, in
+    machine code."""
 
     lines: list[str]
+    threads: int
 
     def write(self, function: str, arguments: list[str]) -> None:
         """Append a line that calls a function with arrays and whole numbers, all by what they are called in the function."""

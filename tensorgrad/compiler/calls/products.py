@@ -34,7 +34,7 @@ class Matmul(Call):
         a, b = self.inputs
         # of one sample; BLAS takes several times as long
         function = "multiply" if len(a.shape) == len(b.shape) == 2 and a.shape[1] == 1 else "matmul"
-        if self.flops >= thresholds.PRODUCT:
+        if self.flops >= (thresholds.SHARED_PRODUCT if writer.threads > 1 else thresholds.PRODUCT):
             function = writer.bind("product", products.matmul)
         given = [writer.name(v) for v in (a, b, self.outputs[0])]
         if len(a.shape) > len(b.shape) == 2 and a.contiguous:  # of all rows at once; NumPy would ask BLAS for each matrix
