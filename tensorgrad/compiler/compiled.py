@@ -22,6 +22,7 @@ from tensorgrad.compiler.containers import arguments, as_tensors, inventory, tak
 from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
+from tensorgrad.compiler.repeats import NotRepeatable, Repeats
 from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
 from tensorgrad.compiler.trace import shown as rates_shown
 from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
@@ -113,6 +114,35 @@ class Compiled:
                             return plan.rebuild(plan.run(arrays))
                         return self.replay(variant, args, kwargs, arrays)
             return self.make(entry or self.entry(key), args, kwargs, arrays)
+
+    def repeat(
+        self, batch: tuple[Array, ...], arrays: tuple[Array, ...], order: Array | None, size: int, first: int, count: int
+    ) -> tuple[int, Any, BaseException | None]:
+        """Calls with the batches that follow one another in some arrays, without Python in between; none where that is needed.
+
+        batch    arguments of a call that has been made
+        arrays   all samples, along the first axis;  order: their valid indices, the samples of one batch after those of the
+                 other; None if they lie so
+        size     samples per batch, as many as `batch` has
+        first    the first batch, from 0;  count: how many at most
+
+        Returns how many calls have been made, what they return, each Tensor with a new first axis of calls, and the exception
+        that has ended them, if one has.
+        """
+        none: tuple[int, Any, None] = (0, None, None)
+        if state.trace is not None or is_checking() or who_measures() is not None:
+            return none
+        key, _ = arguments(batch, {})
+        with self.lock:
+            entry = self.entries.get((is_recording(), key))
+            variant = next((v for v in entry.variants if v.hold()), None) if entry is not None else None
+            repeats = None if variant is None else variant.repeats(arrays, order is not None, size)
+            if repeats is None:
+                return none
+            for array in arrays:
+                repeats.plan.check_apart(array)
+            self.plan, self.runs, self.why_not = repeats.plan, 0, ""
+            return repeats(first * size, None if order is None else order[first * size :], count)
 
     def replay(self, variant: Variant, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
         plan = self.plan = variant.plan
@@ -579,6 +609,17 @@ class Variant:
         self.plan, self.guards, self.connected = plan, guards, connected
         self.hold = guards.hold
         self.is_plain = not plan.fault and not connected.results
+        self.repeated: Repeats | None = None
+        self.can_repeat = self.is_plain and plan.whole is not None
+
+    def repeats(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> Repeats | None:
+        """The plan for batches of these arrays; None if it cannot be repeated without Python."""
+        if self.can_repeat and (self.repeated is None or not self.repeated.fits(arrays, is_shuffled, size)):
+            try:
+                self.repeated = Repeats(self.plan, arrays, is_shuffled, size)
+            except NotRepeatable:
+                self.repeated, self.can_repeat = None, False
+        return self.repeated
 
 
 class Entry:

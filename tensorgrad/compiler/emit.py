@@ -65,6 +65,7 @@ class Emitter:
     clock    is told how long each call took, if there is one
     threads  how many of them share products and loops, in machine code
     issued   what it has written, in order, to be checked
+    whole    the program that all of it has become, if it has
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Emitter:
         self.blocks: list[Array] = []  # memory of loops, and what calls make on the way
         self.told: dict[Call, dict[int, int]] = {}
         self.issued: list[Issued] = []
+        self.whole: programs.Run | None = None
         for value, name in parameters.items():
             if value.contiguous:  # to a loop are also given views of what an operation has made
                 self.written.operands[name] = Operand(Form.contiguous(value.dtype, value.shape), name)
@@ -197,6 +199,8 @@ class Emitter:
         last = f"return ({''.join(f'{self.name(v)}.copy(), ' for v in results)})"
         joined = self.written.joined(self.bind, self.bound, last)
         self.origins = [line.origin for line in joined]
+        if len(self.written.runs) == sum(not line.is_comment for line in joined) == 1:
+            self.whole = self.written.runs[0]
         lines = [*(["since = now()"] if self.clock else []), *(line.text for line in joined), last]
         body = "\n".join(f"    {line}" for line in lines)
         source = f"def run({', '.join(self.parameters)}):\n{body}\n"

@@ -68,6 +68,7 @@ class Plan:
     threads      how many threads it was planned for
     device       where it runs
     launches     on a GPU: `launches.captured` says whether it is one CUDA graph, `launches.why_not` why it is not; else None
+    whole        the program that all of it is, if nothing needs Python;  places: where it leaves the results
     fault        what the check of the finished plan has found, in words; such a plan is never run. "" if nothing
     """
 
@@ -81,6 +82,7 @@ class Plan:
         self.owners = {id(owner) for array in self.written for owner in (array, array.base) if owner is not None}
         self.launches: Launches | None = None
         self.shares, self.team = False, 1
+        self.whole: programs.Run | None = None
         self.guards: list[Guard] = []
         near = [v.array for call in self.calls for v in call.reads if v.array is not None] + [t._data for t in trace.arguments]
         on_gpus = [array for array in near if on_gpu(array)]
@@ -99,6 +101,7 @@ class Plan:
             self.source, self.function = emitter.finish(self.results)
             self.issued, self.origins = emitter.issued, emitter.origins
             places = {v: emitter.array(v) for v in self.results}
+            self.whole, self.places = emitter.whole, [places[v] for v in self.results]
             own = self.blocks + emitter.blocks
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
@@ -151,13 +154,8 @@ class Plan:
 
     def compute(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> tuple[Array, ...]:
         """What one step makes: the arrays of the results, and of the gradients that it leaves."""
-        owners = self.owners
         for array in arguments:
-            base = array.base
-            if id(array if base is None else base) in owners:
-                raise CompileError(
-                    f"compile: an argument {array.shape} lies in memory that the step writes to; pass a copy of it"
-                )
+            self.check_apart(array)
         if self.added_to:
             before = [t._grad._data for t in self.added_to if t._grad is not None]
             arguments = [*arguments, *(g if g.flags.c_contiguous else namespace([g]).ascontiguousarray(g) for g in before)]
@@ -191,6 +189,12 @@ class Plan:
         for optimiser in self.optimisers:
             optimiser.flush()
         return found
+
+    def check_apart(self, array: Array) -> None:
+        """Raise CompileError for an argument in memory that the step writes to."""
+        base = array.base
+        if id(array if base is None else base) in self.owners:
+            raise CompileError(f"compile: an argument {array.shape} lies in memory that the step writes to; pass a copy of it")
 
     def replayed(self, run: Callable[..., tuple[Array, ...]], arguments: list[Array]) -> tuple[Array, ...]:
         """run(*arguments), during which the number of BLAS's threads does not change."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -57,6 +57,7 @@ class Lines:
     looks      those that name a view of an array, by their places: the name
     operands   what is known of arrays before a run, by their names
     threads    how many of them share products and loops
+    runs       the programs that lines have been joined to
     """
 
     texts: list[str] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Lines:
     looks: dict[int, str] = field(default_factory=dict)
     operands: dict[str, Operand] = field(default_factory=dict)
     threads: int = 1
+    runs: list[Run] = field(default_factory=list)
 
     def argument(self, name: str) -> Argument | None:
         return int(name) if name.isdecimal() else self.operands.get(name)
@@ -155,6 +157,7 @@ class Lines:
             return
         yield from (Line(self.texts[place], place) for place in block if place not in calls)
         run = Run(machine, dict(calls), given, [self.texts[place] for place in block], list(block), bound)
+        self.runs.append(run)
         enter, start, resume = bind("program", run.program.enter), bind("start", run.program.start), bind("resume", run.resume)
         ids, names = "".join(f", id({name})" for name in given), "".join(f", {name}" for name in given)
         yield Line(f"(stopped := {enter}({start}{ids})) and {resume}(stopped{names})", next(iter(calls)))
@@ -175,6 +178,7 @@ class Run:
 
     given    names of the arrays that are other ones at each run
     texts    the lines that it stands for, and what they read;  places: of those in the function
+    before   calls that no line stands for, and that do not stop, before those of the lines;  behind: and after them
     """
 
     def __init__(
@@ -185,14 +189,17 @@ class Run:
         texts: list[str],
         places: list[int],
         space: dict[str, Any],
+        before: Sequence[Words] = (),
+        behind: Sequence[Words] = (),
     ) -> None:
-        self.program = native.Program(machine, [one for own in calls.values() for one in own], given)
+        inside = [one for own in calls.values() for one in own]
+        self.machine, self.calls = machine, calls
+        self.program = native.Program(machine, [*before, *inside, *behind], given)
         self.given, self.texts, self.places, self.space = given, texts, places, space
         owners = [place for place, own in calls.items() for _ in own]
-        self.stops = dict(zip(self.program.at, owners, strict=False))  # address of a call: the place of its line
-        self.after: dict[int, int] = {}  # place of a line: the address of what comes after it
-        for place, following in zip(owners, self.program.at[1:], strict=True):
-            self.after[place] = following
+        at = self.program.at[len(before) :]
+        self.stops = dict(zip(at, owners, strict=False))  # address of a call: the place of its line
+        self.after = dict(zip(owners, at[1:], strict=False))  # place of a line: the address of what comes after it
 
     def resume(self, stopped: int, *arrays: Array) -> None:
         """Go on after a call that has stopped, once Python has run its line: that raises what is wrong, and NumPy says of

@@ -109,7 +109,7 @@ class DataLoader:
         if epoch is None:
             epoch = Epoch(self.next_order())
         self.epoch = epoch
-        batches = self._batches(epoch.order, epoch.position)
+        batches = self._batches(epoch)
         before = part = ranks.part
         if self.device != device_of(self.arrays[0]):
             batches = to_device(batches, self.device)
@@ -138,16 +138,17 @@ class DataLoader:
         start = position * self.batch_size
         return Part.of(min(self.batch_size, self.samples - start))
 
-    def _batches(self, order: Array | None, position: int) -> Iterator[tuple[Array, ...]]:
-        """The batches from a position on, on the device of the arrays."""
-        size = self.batch_size
-        for i in range(position, len(self)):
+    def _batches(self, epoch: Epoch) -> Iterator[tuple[Array, ...]]:
+        """The (remaining) batches of an epoch, on the device of the arrays."""
+        size, order, i = self.batch_size, epoch.order, epoch.position
+        while i < len(self):
             own = self.part(i)
             start, stop = i * size + own.start, i * size + own.stop
             if order is None:
                 yield tuple([a[start:stop] for a in self.arrays])
             else:
                 yield tuple([rows_of(a, order[start:stop]) for a in self.arrays])
+            i = max(i + 1, epoch.position)  # whoever iterates may skip batches
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the state of the generator and, during an epoch, its order and the number of batches yielded."""

@@ -44,7 +44,7 @@ def product_calls(machine: Machine, a: Operand, b: Operand, out: Operand, count:
     known = [words for words in each if words is not None]
     if len(known) < len(each):
         return []
-    fork = fork_words(machine, team.start, [[words] for words in known])
+    (fork,) = forked(machine, [[words] for words in known])
     return [fork, total_words(machine, totals, out)] if way == "terms" else [fork]
 
 
@@ -57,7 +57,7 @@ def stack_calls(machine: Machine, a: Operand, b: Operand, out: Operand, count: i
     known = [words for words in each if words is not None]
     if len(known) < size:
         return []
-    return known if count == 1 else [fork_words(machine, team.start, [known[i:j] for i, j in shares(size, count)])]
+    return forked(machine, [known[i:j] for i, j in shares(size, count)])
 
 
 def chain_calls(machine: Machine, kernel: ChainKernel, operands: Sequence[Operand], count: int) -> list[Words]:
@@ -74,6 +74,11 @@ def chain_calls(machine: Machine, kernel: ChainKernel, operands: Sequence[Operan
         if words is None:
             return []
         parts.append([words])
+    return forked(machine, parts)
+
+
+def forked(machine: Machine, parts: list[list[Words]]) -> list[Words]:
+    """The parts of some work, each in a thread."""
     return parts[0] if len(parts) == 1 else [fork_words(machine, team.start, parts)]
 
 

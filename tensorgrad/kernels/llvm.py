@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+# The first words of a program: how many patches there are, and their address; the address of the first call; how often a run
+# does all calls, and how often it still has to; how many shifts, and their address
+PATCHES, PATCHES_AT, FIRST, COUNT, LEFT, SHIFTS, SHIFTS_AT, HEADER = range(8)
+PATCH, SHIFT = 3, 2  # words of each
 MOST_GIVEN = 8  # arrays at most that are other ones at each run
 DATA = object.__basicsize__  # where an array object has the address of its data: right after what every object has
 ARITIES = (24, 48, 96, 192, 384)  # a call with more words than the code takes does no harm, so a few forms are enough
@@ -50,7 +54,9 @@ class Writer:
             self.total(char, real)
         self.copy()
         self.clear_bytes()
+        self.take()
         self.loop()
+        self.repeat()
         self.fork()
         self.serve()
         self.once()
@@ -197,6 +203,76 @@ class Writer:
         b.position_at_end(stop)
         b.ret(record)
         b.position_at_end(end)
+        b.ret(self.constant(0))
+
+    def repeat(self) -> None:
+        """repeat(header): do all calls as often as is left, and make the shifts after each time. As `run`, it returns the call
+        after which it has stopped; what is left counts the time in which it did."""
+        function, b = self.function("repeat", 1)
+        (header,) = function.args
+        names = ("look", "run", "count", "shift", "more", "ended", "done", "stop")
+        look, run, count, shift, more, ended, done, stop = self.blocks(function, *names)
+        shifts, first = self.load(b, header, 8 * SHIFTS), self.load(b, header, 8 * SHIFTS_AT)
+        b.branch(look)
+        b.position_at_end(look)
+        b.cbranch(b.icmp_signed(">", self.load(b, header, 8 * LEFT), self.constant(0)), run, done)
+        b.position_at_end(run)
+        stopped = b.call(self.module.get_global("run"), [self.load(b, header, 8 * FIRST)])
+        b.cbranch(b.icmp_signed("!=", stopped, self.constant(0)), stop, count)
+        b.position_at_end(count)
+        b.branch(shift)
+        b.position_at_end(shift)
+        i = b.phi(self.word)
+        i.add_incoming(self.constant(0), count)
+        b.cbranch(b.icmp_signed("<", i, shifts), more, ended)
+        b.position_at_end(more)
+        place = b.add(first, b.mul(i, self.constant(8 * SHIFT)))
+        word = self.load(b, place)
+        self.store(b, b.add(self.load(b, word), self.load(b, place, 8)), word)
+        i.add_incoming(b.add(i, self.constant(1)), more)
+        b.branch(shift)
+        b.position_at_end(ended)
+        self.store(b, b.sub(self.load(b, header, 8 * LEFT), self.constant(1)), header, 8 * LEFT)
+        b.branch(look)
+        b.position_at_end(stop)
+        b.ret(stopped)
+        b.position_at_end(done)
+        b.ret(self.constant(0))
+
+    def take(self) -> None:
+        """Copies rows by their indices. Arguments: address of the first row to be written, and of row 0; address of the
+        indices; how many; bytes of a row; bytes from one to the next of those that are read. Rows of 4 and 8 bytes are copied
+        at once."""
+        function, b = self.function("take", 1)
+        to, of, indices, count, size, step = (self.load(b, function.args[0], 24 + 8 * i) for i in range(6))
+        entry = b.block
+        look, one, four, not_four, eight, other, after, done = self.blocks(
+            function, "look", "one", "four", "not_four", "eight", "other", "after", "done"
+        )
+        b.branch(look)
+        b.position_at_end(look)
+        i = b.phi(self.word)
+        i.add_incoming(self.constant(0), entry)
+        b.cbranch(b.icmp_signed("<", i, count), one, done)
+        b.position_at_end(one)
+        index = self.load(b, b.add(indices, b.mul(i, self.constant(8))))
+        target, source = b.add(to, b.mul(i, size)), b.add(of, b.mul(index, step))
+        b.cbranch(b.icmp_signed("==", size, self.constant(4)), four, not_four)
+        b.position_at_end(four)
+        b.store(self.load(b, source, kind=self.int32), b.inttoptr(target, self.int32.as_pointer()))
+        b.branch(after)
+        b.position_at_end(not_four)
+        b.cbranch(b.icmp_signed("==", size, self.constant(8)), eight, other)
+        b.position_at_end(eight)
+        self.store(b, self.load(b, source), target)
+        b.branch(after)
+        b.position_at_end(other)
+        b.call(self.move, [target, source, size])
+        b.branch(after)
+        b.position_at_end(after)
+        i.add_incoming(b.add(i, self.constant(1)), after)
+        b.branch(look)
+        b.position_at_end(done)
         b.ret(self.constant(0))
 
     def fork(self) -> None:
@@ -425,14 +501,14 @@ class Writer:
         zero = self.constant(0)
         for i, one in enumerate(objects):
             b.store(one, b.gep(table, [zero, self.constant(i)]))
-        count, first = self.load(b, header), self.load(b, header, 8)
+        count, first = self.load(b, header, 8 * PATCHES), self.load(b, header, 8 * PATCHES_AT)
         entry = b.block
         look, known, given, put, done = (function.append_basic_block(x) for x in ("look", "known", "given", "put", "done"))
         b.branch(look)
         b.position_at_end(look)
         i = b.phi(self.word)
         i.add_incoming(zero, entry)
-        patch = b.add(first, b.mul(i, self.constant(24)))
+        patch = b.add(first, b.mul(i, self.constant(8 * PATCH)))
         b.cbranch(b.icmp_signed("==", i, count), done, known)
         b.position_at_end(known)
         which = self.load(b, patch)
@@ -448,4 +524,5 @@ class Writer:
         i.add_incoming(b.add(i, self.constant(1)), put)
         b.branch(look)
         b.position_at_end(done)
-        b.ret(b.call(self.module.get_global("run"), [self.load(b, header, 16)]))
+        self.store(b, self.load(b, header, 8 * COUNT), header, 8 * LEFT)
+        b.ret(b.call(self.module.get_global("repeat"), [header]))

@@ -5,9 +5,10 @@ Between two kernels of a small step Python takes as long as the kernels. So cons
 llvmlite, which Numba brings along) goes through the table: Numba's kernels are called by the addresses of their own code,
 products go to the BLAS that NumPy itself has loaded, with the arguments that NumPy would pass.
 
-    header   how many patches, address of the patches, address of the first call
+    header   how many patches there are, and their address; the address of the first call; how often all calls are done
     patch    address of an array object (or -1 - i: the i-th of those given), address of the word for its data, how many bytes
              after them the operand begins
+    shift    address of a word, and what is added to it after each time that all calls are done
     call     what calls it (0: the end), address of the next call, address of its code, its arguments ...
 
 The data of an array are looked up in the array object at each run: they may have moved, and arguments are others each time.
@@ -30,15 +31,27 @@ import numpy as np
 from tensorgrad.core.backend import Array, address
 from tensorgrad.core.forks import loading
 from tensorgrad.kernels import cache, threads
-from tensorgrad.kernels.llvm import ARITIES, DATA, MOST_GIVEN, NUMBERS, Writer
+from tensorgrad.kernels.llvm import (
+    ARITIES,
+    COUNT,
+    DATA,
+    FIRST,
+    HEADER,
+    LEFT,
+    MOST_GIVEN,
+    NUMBERS,
+    PATCH,
+    PATCHES,
+    SHIFT,
+    SHIFTS,
+    Writer,
+)
 from tensorgrad.kernels.words import Addresses, Form, Operand, Words, kernel_words, product_words
 
 # Code and its constants may come to lie anywhere in memory, further from each other than 32 bits can say
 FOR_ANYWHERE = {"codemodel": "large", "reloc": "static"}
 DESTRUCTOR = "NRT_MemInfo_call_dtor"  # Numba's, of the memory of arrays that own theirs, as none does here
 SHAPES = 256  # so many calls of a loop at most are kept, each for arrays of its shapes
-HEADER = 3  # words before the patches
-PATCH = 3  # words of a patch
 
 _engines: list[Any] = []  # never let go: nobody knows who has addresses of what is in them
 
@@ -62,13 +75,14 @@ class Machine(Addresses):
         at = self.engine.get_function_address
         self.callers = {n: at(f"call{n}") for n in ARITIES}
         self.checkers = {n: at(f"checked{n}") for n in ARITIES[:2]}
-        self.copy, self.clear, self.fork = at("copy"), at("clear"), at("fork")
+        self.copy, self.take, self.clear, self.fork = at("copy"), at("take"), at("clear"), at("fork")
         self.totals = {char: at(f"{char}total") for char in "fd"}
         self.numbers = {char + name: at(char + name) for char in "fd" for name in NUMBERS}
         self.products = {name: at(name) for name in self.blas}
         word = ctypes.c_int64
         self.enter = [ctypes.CFUNCTYPE(*[word] * (k + 2))(at(f"enter{k}")) for k in range(MOST_GIVEN + 1)]
         self.go_on = ctypes.CFUNCTYPE(word, word)(at("run"))
+        self.repeat = ctypes.CFUNCTYPE(word, word)(at("repeat"))
         self.once = ctypes.CFUNCTYPE(word, word, ctypes.c_void_p)(at("once"))
         self.serve = ctypes.CFUNCTYPE(None, word)(at("serve"))
 
@@ -178,19 +192,22 @@ class Program:
         chains: list[Sequence[Words]] = [calls]
         for call in calls:
             chains += call.parts
-        patches = sum(len(call.data) for chain in chains for call in chain)
-        place, starts = HEADER + PATCH * patches, []
+        operands = [operand for chain in chains for call in chain for _, operand in call.data]
+        shifts = sum(operand.step != 0 for operand in operands)
+        self.patched, self.shifted = HEADER, HEADER + PATCH * len(operands)
+        place, starts = self.shifted + SHIFT * shifts, []
         for chain in chains:
             starts.append(place)
             place += 2 + sum(3 + max(call.reads, len(call.arguments)) for call in chain) + 1
         self.table = np.zeros(place, np.int64)
         self.start, self.given = address(self.table), given
-        self.patched = HEADER
+        self.table[SHIFTS : SHIFTS + 2] = shifts, self.start + 8 * self.shifted
         parts = iter(starts[1:])
         self.at = self.write(calls, starts[0], parts)
         for chain, at in zip(chains[1:], starts[1:], strict=True):
             self.write(chain, at, iter(()))
-        self.table[:3] = patches, self.start + 8 * HEADER, self.at[0]
+        self.table[PATCHES : PATCHES + 2] = len(operands), self.start + 8 * HEADER
+        self.table[FIRST], self.table[COUNT] = self.at[0], 1
         self.enter = machine.enter[len(given)]
 
     def write(self, calls: Sequence[Words], place: int, parts: Iterator[int]) -> list[int]:
@@ -210,8 +227,27 @@ class Program:
                 array = id(operand.array) if operand.array is not None else -1 - self.given.index(operand.given)
                 table[self.patched : self.patched + PATCH] = array, at[-1] + 8 * (3 + argument), operand.offset
                 self.patched += PATCH
+                if operand.step:
+                    table[self.shifted : self.shifted + SHIFT] = at[-1] + 8 * (3 + argument), operand.step
+                    self.shifted += SHIFT
             place = after
         return [*at, self.start + 8 * place]
+
+    @property
+    def left(self) -> int:
+        """How often all calls still have to be done, the time in which it has stopped included."""
+        return int(self.table[LEFT])
+
+    def repeat(self, left: int) -> int:
+        """Do all calls so often; as `enter`, but for arrays that are where they were."""
+        self.table[LEFT] = left
+        return int(self.machine.repeat(self.start))
+
+    def shift(self) -> None:
+        """Make the shifts that come after all calls."""
+        words = self.table[self.shifted - SHIFT * int(self.table[SHIFTS]) : self.shifted].reshape(-1, SHIFT)
+        for word, step in words:
+            self.table[(word - self.start) // 8] += step
 
     def go_on(self, call: int) -> int:
         """Run from the call at this address on; returns 0, or the address of one at which it stops."""

@@ -28,4 +28,5 @@ SHARES = 131_072  # scores, gates of all steps or elements of windows from which
 SHARED_FLOPS = 4e6  # floating-point operations of a plan from which its machine code is shared among threads
 SHARED_PRODUCT = 1e6  # of a product from which it is shared in machine code
 SHARED_CHAIN = 16_384  # elements from which a chain is shared in machine code
+SHARED_GATHER = 65_536  # bytes of a batch from which its samples are gathered by several threads
 NATIVE = 1  # kernels and products one after the other from which they are run without Python in between

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,12 +59,14 @@ class Operand:
     given    which of the arrays given at each run it lies in
     array    the array that it lies in, where that is always the same one
     offset   how many bytes after the first element of that it begins
+    step     how many bytes it moves on after each time that a program repeats its calls
     """
 
     form: Form
     given: str = ""
     array: Array | None = None
     offset: int = 0
+    step: int = 0
 
     def transposed(self) -> Operand:
         return self.seen_as(self.form.shape[::-1], self.form.strides[::-1])
@@ -81,7 +83,7 @@ class Operand:
 
     def seen_as(self, shape: Shape, strides: Shape, offset: int | None = None) -> Operand:
         form = Form(self.form.dtype, shape, strides)
-        return Operand(form, self.given, self.array, self.offset if offset is None else offset)
+        return replace(self, form=form, offset=self.offset if offset is None else offset)
 
     def may_overlap(self, other: Operand) -> bool:
         """Whether both may have memory in common, as far as that is known before a run."""
@@ -103,6 +105,7 @@ class Addresses:
     totals: dict[str, int]
     blas: dict[str, int]
     copy: int
+    take: int
     clear: int
     fork: int
 
@@ -124,6 +127,11 @@ class Words(NamedTuple):
     reads: int
     is_kernel: bool = False
     parts: tuple[list[Words], ...] = ()
+
+    def with_operands(self, change: Callable[[Operand], Operand]) -> Words:
+        """The same call of other operands, which lie as these do."""
+        parts = tuple([[call.with_operands(change) for call in part] for part in self.parts])
+        return self._replace(data=[(place, change(operand)) for place, operand in self.data], parts=parts)
 
     def operands(self) -> list[Operand]:
         """All that it reads and writes."""
@@ -205,6 +213,16 @@ def copy_words(machine: Addresses, out: Operand, x: Operand) -> Words | None:
     if rows > 1 and out.may_overlap(x):
         return None  # a row could be written over before it is read
     return Words(machine.copy, 0, [0, 0, rows, width, step_to, step_of], [(0, out), (1, x)], 6)
+
+
+def take_words(machine: Addresses, source: Operand, indices: Operand, out: Operand) -> Words | None:
+    """out = source[indices], rows whose elements lie one after the other; None for others. The indices must be valid."""
+    (count,), row = indices.form.shape, source.one(0).form
+    if out.form != Form.contiguous(out.form.dtype, (count, *row.shape)) or row != Form.contiguous(out.form.dtype, row.shape):
+        return None
+    size = math.prod(row.shape) * row.dtype.itemsize
+    words = [0, 0, 0, count, size, source.form.strides[0]]
+    return Words(machine.take, 0, words, [(0, out), (1, source), (2, indices)], 6)
 
 
 def clear_words(machine: Addresses, out: Operand) -> Words | None:

@@ -155,6 +155,11 @@ class Optimiser(Parameters):
         block.kernel, block.version = self.kernel(block), block.group.version
         return block
 
+    @property
+    def until_flush(self) -> int:
+        """How many steps there are until one sets negligible values to 0, that one included."""
+        return FLUSH - self.steps % FLUSH
+
     def flush(self) -> None:
         """Every FLUSH steps, set negligible values of parameters and state to 0."""
         if self.steps % FLUSH:

@@ -13,6 +13,7 @@ from tensorgrad.core.ranks import ranks
 from tensorgrad.errors import RankError, TrainingError
 from tensorgrad.nn.module import Module
 from tensorgrad.optim import LBFGS, Optimiser, Schedule
+from tensorgrad.train.ahead import Ahead
 from tensorgrad.train.arguments import (
     EVALUATED,
     Metrics,
@@ -201,8 +202,11 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
     start = time.perf_counter() - record.seconds
     watching = [c for c in run.callbacks.values() if type(c).on_batch_end is not Callback.on_batch_end]
     run.batches = iter(run.loader)  # kept, because the loader knows its position only while the iterator exists
+    ahead = None
     try:
         for batch in run.batches:
+            if ahead is None and by_batch is None and not watching:
+                ahead = Ahead.of(run, steps, record)
             record.add(*steps(*batch), batch[1])
             if by_batch is not None:
                 by_batch.step()
@@ -212,6 +216,13 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
             interrupted.agree()
             if interrupted:
                 break
+            if ahead is not None:
+                for done in ahead.after(batch):
+                    bar.update(done)
+                    if interrupted:
+                        break
+                if interrupted:
+                    break
     except Exception as raised:
         raised.add_note(f"train.fit: in epoch {run.epoch + 1}, batch {record.done + 1} of {record.batches}")
         raise

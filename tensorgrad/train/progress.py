@@ -48,10 +48,10 @@ class Progress:
     def title(self, epoch: int) -> str:
         return f"epoch {min(epoch, self.epochs)}/{self.epochs}"
 
-    def update(self) -> None:
-        """Advance by one batch."""
+    def update(self, batches: int = 1) -> None:
+        """Advance by some batches."""
         if self.bar is not None:
-            self.bar.update()
+            self.bar.update(batches)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Show the measurements of the last epoch."""

@@ -37,20 +37,32 @@ class Record:
         """Add a batch. Prediction and target are kept for the metrics if a prediction is given."""
         if self.done == self.batches:
             raise ValueError(f"train: the loader gives more than the {self.batches} batches that its length says")
+        self.add_losses(loss, count, 1)
+        if prediction is not None:
+            # copies, because a loader may reuse its arrays
+            self.predictions.append(prediction._data if prediction._data.base is None else copy(prediction._data))
+            self.targets.append(copy(target) if is_array(target) else target)
+
+    def add_several(self, number: int, loss: Tensor, count: Any, prediction: Tensor | None, targets: list[Array]) -> None:
+        """Add batches: their losses, and if they are Tensors their counts and predictions, along a first axis."""
+        self.add_losses(loss, count, number)
+        if prediction is not None:
+            self.predictions += [copy(one) for one in prediction._data]
+            self.targets += targets
+
+    def add_losses(self, loss: Tensor, count: Any, number: int) -> None:
+        """Add the losses and the counts of some batches."""
         with on(loss._data):
             if self.losses is None:
                 xp = namespace([loss._data])
                 self.losses, self.counts = xp.empty(self.batches, loss.dtype), xp.empty(self.batches, np.float64)
             # after a resume, those from the checkpoint are in main memory
             self.losses, self.counts = like(self.losses, loss._data), like(self.counts, loss._data)
-            self.losses[self.done] = loss._data
+            those = slice(self.done, self.done + number)
+            self.losses[those] = loss._data
             count = np.nan if count is None else count
-            self.counts[self.done] = count._data if isinstance(count, Tensor) else count  # a Tensor would wait for the GPU
-        self.done += 1
-        if prediction is not None:
-            # copies, because a loader may reuse its arrays
-            self.predictions.append(prediction._data if prediction._data.base is None else copy(prediction._data))
-            self.targets.append(copy(target) if is_array(target) else target)
+            self.counts[those] = count._data if isinstance(count, Tensor) else count  # a Tensor would wait for the GPU
+        self.done += number
 
     def first_not_finite(self) -> int | None:
         """The first batch with a loss that is not finite, or None."""

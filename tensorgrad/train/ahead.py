@@ -1,0 +1,78 @@
+"""Ahead: the batches that come next in an epoch, run together where nothing of the user's comes in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from tensorgrad.core.backend import Array
+from tensorgrad.core.ranks import ranks
+from tensorgrad.data.loader import DataLoader, Epoch, Sparse, rows_of
+from tensorgrad.train.record import Record
+from tensorgrad.train.run import Run
+from tensorgrad.train.steps import Steps
+
+SECONDS = 0.03  # that one call may take: Ctrl-C and the progress bar wait for it
+FIRST = 4  # batches, of which nobody knows yet how long they take
+
+
+class Ahead:
+    """Runs batches of a DataLoader without Python between them, as far as the steps allow.
+
+    limit   how many at a time
+    """
+
+    def __init__(self, steps: Steps, loader: DataLoader, epoch: Epoch, record: Record) -> None:
+        self.steps, self.loader, self.epoch, self.record = steps, loader, epoch, record
+        self.limit = FIRST
+
+    @classmethod
+    def of(cls, run: Run, steps: Steps, record: Record) -> Ahead | None:
+        """For the current epoch of a training; None if its batches come from elsewhere, or are shared with other ranks."""
+        loader = run.loader
+        if steps.compiled is None or ranks.group is not None or not isinstance(loader, DataLoader) or loader.epoch is None:
+            return None
+        is_usual = all(getattr(type(loader), name) is getattr(DataLoader, name) for name in ("__iter__", "_batches", "part"))
+        if not is_usual or loader.device != "cpu" or any(isinstance(array, Sparse) for array in loader.arrays):
+            return None
+        order = loader.epoch.order
+        if order is not None and not is_valid(order, loader.samples):
+            return None
+        return cls(steps, loader, loader.epoch, record)
+
+    def after(self, batch: tuple[Array, ...]) -> Iterator[int]:
+        """Run the batches after one that has just been run; gives their numbers, call by call."""
+        loader, epoch, size = self.loader, self.epoch, self.loader.batch_size
+        compiled = self.steps.compiled
+        if compiled is None or len(batch[0]) != size:
+            return
+        while self.limit > 1 and (count := min(self.limit, loader.samples // size - epoch.position)) > 0:
+            first, since = epoch.position, time.perf_counter()
+            done, results, error = compiled.repeat(batch, loader.arrays, epoch.order, size, first, count)
+            if done:
+                loss, divisor, prediction = results
+                targets = [] if prediction is None else [self.targets(i) for i in range(first, first + done)]
+                self.record.add_several(done, loss, divisor, prediction, targets)
+                epoch.position += done
+                yield done
+            if error is not None:
+                epoch.position += 1
+                raise error
+            if not done:
+                self.limit = 0
+                return
+            self.limit = int(min(SECONDS * done / (time.perf_counter() - since), 2 * self.limit + 2))
+
+    def targets(self, position: int) -> Array:
+        """The targets of a batch."""
+        start, stop = position * self.loader.batch_size, (position + 1) * self.loader.batch_size
+        y, order = self.loader.arrays[1], self.epoch.order
+        return y[start:stop].copy() if order is None else rows_of(y, order[start:stop])
+
+
+def is_valid(order: Array, samples: int) -> bool:
+    """Whether indices of samples can be read by machine code."""
+    fits = type(order) is np.ndarray and order.dtype == np.int64 and order.ndim == 1 and order.flags.c_contiguous
+    return bool(fits and order.size and order.min() >= 0 and order.max() < samples)
