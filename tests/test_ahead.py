@@ -29,7 +29,7 @@ from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 pytestmark = [
     NEEDS_NUMBA,
     pytest.mark.skipif(not threads.controls_blas(), reason="needs threadpoolctl: pip install threadpoolctl"),
-    pytest.mark.skipif(native.machine() is None, reason="needs x86-64 and Linux, for which there is machine code"),
+    pytest.mark.skipif(native.machine() is None, reason="needs machine code: Linux on x86-64"),
 ]
 OPTIMISERS: dict[str, Callable[[Any], optim.Optimiser]] = {
     "Adam": lambda p: optim.Adam(p, lr=0.01),

@@ -29,7 +29,7 @@ from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 pytestmark = [
     NEEDS_NUMBA,
     pytest.mark.skipif(not threads.controls_blas(), reason="needs threadpoolctl: pip install threadpoolctl"),
-    pytest.mark.skipif(native.machine() is None, reason="needs x86-64 and Linux, for which there is machine code"),
+    pytest.mark.skipif(native.machine() is None, reason="needs machine code: Linux on x86-64"),
 ]
 SHARED = {"SHARED_FLOPS": 0, "SHARED_PRODUCT": 0, "SHARED_CHAIN": 0}
 COUNTS = st.sampled_from([1, 2, 3, 7])
@@ -284,7 +284,7 @@ def test_a_floating_point_error_in_any_part(row: int) -> None:
             step(x)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: Linux or macOS")
 def test_a_process_that_was_forked() -> None:
     """Has no thread of the team, and starts its own."""
     with shared(3):
@@ -338,7 +338,7 @@ def test_sets_of_processors() -> None:
 def test_the_team_keeps_away_from_the_processor_that_asks() -> None:
     processors = os.sched_getaffinity(0)
     if len(processors) < 2:
-        pytest.skip("needs two processors")
+        pytest.skip("needs two processors: taskset")
     a, b = np.ones((400, 300), "f"), np.ones((300, 200), "f")
     out = np.zeros((400, 200), "f")
     calls = forks.product_calls(machine(), operand(a), operand(b), operand(out), 2)
