@@ -100,6 +100,9 @@ class Lines:
             return forks.product_calls(machine, a, b, out, self.threads if function is products.matmul else 1)
         if call.function == "copyto":
             return forks.listed(words.copy_words(machine, *operands))
+        if call.function == "dot":
+            a, b, out = operands
+            return forks.listed(words.dot_words(machine, a, b, out, int(thresholds.DOT)))
         if call.function == "clear":
             return forks.listed(words.clear_words(machine, *operands))
         if isinstance(function, build.ChainKernel):

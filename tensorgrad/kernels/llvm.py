@@ -52,6 +52,7 @@ class Writer:
             for name, instruction in NUMBERS.items():
                 self.number(char, real, name, instruction)
             self.total(char, real)
+            self.dot(char, real)
         self.copy()
         self.clear_bytes()
         self.take()
@@ -133,6 +134,37 @@ class Writer:
         b.call(b.inttoptr(self.load(b, record, 16), signature.as_pointer()), given)
         raised = b.zext(b.call(self.test, [kept]), self.word)
         b.ret(raised)
+
+    def dot(self, char: str, real: Any) -> None:
+        """The sum of products of some numbers at a time by BLAS, those sums being added in 64 bits; the status is what
+        floating-point errors it has made. Arguments: addresses of both arrays and of the result; how many numbers; how many
+        at a time, at most."""
+        function, b = self.function(f"{char}dot", 1)
+        record, kept = function.args[0], self.begin_errors(b)
+        left, right, to, size, most = (self.load(b, record, 24 + 8 * i) for i in range(5))
+        double, width = self.ir.DoubleType(), self.constant(4 if char == "f" else 8)
+        kind = self.ir.FunctionType(real, [self.blas_int, self.word, self.blas_int, self.word, self.blas_int])
+        blas, one = b.inttoptr(self.load(b, record, 16), kind.as_pointer()), self.ir.Constant(self.blas_int, 1)
+        entry = b.block
+        look, more, done = self.blocks(function, "look", "more", "done")
+        b.branch(look)
+        b.position_at_end(look)
+        i, total = b.phi(self.word), b.phi(double)
+        i.add_incoming(self.constant(0), entry)
+        total.add_incoming(self.ir.Constant(double, 0.0), entry)
+        b.cbranch(b.icmp_signed("<", i, size), more, done)
+        b.position_at_end(more)
+        left_over = b.sub(size, i)
+        count = b.select(b.icmp_signed("<", left_over, most), left_over, most)
+        at = b.mul(i, width)
+        given = count if self.blas_int is self.word else b.trunc(count, self.blas_int)
+        part = b.call(blas, [given, b.add(left, at), one, b.add(right, at), one])
+        total.add_incoming(b.fadd(total, part if char == "d" else b.fpext(part, double)), more)
+        i.add_incoming(b.add(i, count), more)
+        b.branch(look)
+        b.position_at_end(done)
+        b.store(total if char == "d" else b.fptrunc(total, real), b.inttoptr(to, real.as_pointer()))
+        b.ret(b.zext(b.call(self.test, [kept]), self.word))
 
     def copy(self) -> None:
         """Copies rows. Arguments: address of the first, and of the first to be copied; how many; bytes of each; bytes from one

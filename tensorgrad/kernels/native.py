@@ -61,7 +61,7 @@ class Machine(Addresses):
 
     def __init__(self, library: Any, suffix: str) -> None:
         self.wide = suffix.endswith("64_")  # whether BLAS's integers have 64 bits
-        names = ["gemm", "gemv"]
+        names = ["gemm", "gemv", "dot"]
         prefix = "scipy_cblas_" if suffix.startswith("scipy_") else "cblas_"
         ending = suffix.removeprefix("scipy_")
         self.blas = {

@@ -85,12 +85,13 @@ def column_sum(x: Array, out: Array | None = None) -> Array:
 
 
 def dot(a: Array, b: Array, out: Array) -> None:
-    """out = sum of a b; a, b (n), out (). In parts, which are added up in pairs: BLAS adds one element after the other."""
+    """out = sum of a b; a, b (n), out (). In parts, which are added up in 64 bits: BLAS adds one element after the other."""
     if a.size <= thresholds.DOT:
         np.dot(a, b, out=out)
     else:
         parts = range(0, a.size, thresholds.DOT)
-        out[()] = np.add.reduce([np.dot(a[i : i + thresholds.DOT], b[i : i + thresholds.DOT]) for i in parts])
+        sums = [np.dot(a[i : i + thresholds.DOT], b[i : i + thresholds.DOT]) for i in parts]
+        out[()] = np.add.accumulate(sums, dtype=np.float64)[-1]
 
 
 def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") -> None:

@@ -189,6 +189,18 @@ def product_words(machine: Addresses, a: Operand, b: Operand, out: Operand) -> W
     return Words(machine.products[dtype.char + name], machine.blas[dtype.char + name], words, data, len(words))
 
 
+def dot_words(machine: Addresses, a: Operand, b: Operand, out: Operand, most: int) -> Words | None:
+    """out = sum of a b, of two arrays without gaps, so many numbers at a time; None where NumPy would do something else."""
+    dtype = out.form.dtype
+    plain = Form.contiguous(dtype, a.form.shape)
+    if dtype.char not in "fd" or out.form != Form.contiguous(dtype, ()) or len(a.form.shape) != 1:
+        return None
+    if a.form != plain or b.form != plain or not 0 < most <= WIDEST:
+        return None
+    name = f"{dtype.char}dot"
+    return Words(machine.products[name], machine.blas[name], [0, 0, 0, a.form.shape[0], most], [(0, a), (1, b), (2, out)], 5)
+
+
 def fork_words(machine: Addresses, team: int, parts: Sequence[list[Words]]) -> Words:
     """A call that runs parts in the threads of a team."""
     return Words(machine.fork, 0, [team, len(parts)], [], 2 + len(parts), parts=tuple(parts))

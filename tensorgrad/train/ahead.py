@@ -19,14 +19,11 @@ FIRST = 4  # batches, of which nobody knows yet how long they take
 
 
 class Ahead:
-    """Runs batches of a DataLoader without Python between them, as far as the steps allow.
-
-    limit   how many at a time
-    """
+    """Runs batches of a DataLoader without Python between them, as far as the steps allow: `steps.together` at a time."""
 
     def __init__(self, steps: Steps, loader: DataLoader, epoch: Epoch, record: Record) -> None:
         self.steps, self.loader, self.epoch, self.record = steps, loader, epoch, record
-        self.limit = FIRST
+        self.steps.together = self.steps.together or FIRST
 
     @classmethod
     def of(cls, run: Run, steps: Steps, record: Record) -> Ahead | None:
@@ -44,11 +41,11 @@ class Ahead:
 
     def after(self, batch: tuple[Array, ...]) -> Iterator[int]:
         """Run the batches after one that has just been run; gives their numbers, call by call."""
-        loader, epoch, size = self.loader, self.epoch, self.loader.batch_size
-        compiled = self.steps.compiled
+        loader, epoch, size, steps = self.loader, self.epoch, self.loader.batch_size, self.steps
+        compiled = steps.compiled
         if compiled is None or len(batch[0]) != size:
             return
-        while self.limit > 1 and (count := min(self.limit, loader.samples // size - epoch.position)) > 0:
+        while steps.together > 1 and (count := min(steps.together, loader.samples // size - epoch.position)) > 0:
             first, since = epoch.position, time.perf_counter()
             done, results, error = compiled.repeat(batch, loader.arrays, epoch.order, size, first, count)
             if done:
@@ -61,9 +58,8 @@ class Ahead:
                 epoch.position += 1
                 raise error
             if not done:
-                self.limit = 0
                 return
-            self.limit = int(min(SECONDS * done / (time.perf_counter() - since), 2 * self.limit + 2))
+            steps.together = int(min(SECONDS * done / (time.perf_counter() - since), 2 * steps.together + 2)) or 1
 
     def targets(self, position: int) -> Array:
         """The targets of a batch."""

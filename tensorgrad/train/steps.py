@@ -39,6 +39,7 @@ class Steps:
         self.step = step
         self.has_run = False
         self.compiled = compile(step, ahead=True) if compiled else None
+        self.together = 0  # how many batches are run in one call, where that is possible; 0 if nobody knows yet
         self.room = 0  # capacity for the elements of sparse batches, so that one plan serves all
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:

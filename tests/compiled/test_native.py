@@ -22,7 +22,7 @@ from tensorgrad.compiler import calls
 from tensorgrad.compiler import plan as planning
 from tensorgrad.core.forks import loading
 from tensorgrad.errors import LabelError
-from tensorgrad.kernels import build, llvm, native, threads, words
+from tensorgrad.kernels import build, llvm, native, reference, threads, words
 from tensorgrad.nn import functional as F
 from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 from tests.compiled.test_random_steps import KEPT, Program
@@ -98,6 +98,32 @@ def test_what_numpy_does_otherwise_is_left_to_it(dtype: str) -> None:
     }
     for name, (left, right, to) in others.items():
         assert words.product_words(machine(), operand(left), operand(right), operand(to)) is None, name
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.integers(0, 300), st.sampled_from("fd"), st.sampled_from([1, 2, 7, 100, 1000]))
+def test_sums_of_products_are_those_of_numpy(seed: int, n: int, dtype: str, most: int) -> None:
+    """To the last bit, in as many parts."""
+    rng = np.random.default_rng(seed)
+    a, b = (rng.normal(size=n).astype(dtype) for _ in range(2))
+    out, expected = np.full((), 7, dtype), np.zeros((), dtype)
+    with lowered(DOT=most):
+        reference.dot(a, b, expected)
+        call = words.dot_words(machine(), operand(a), operand(b), operand(out), most)
+    assert call is not None
+    assert run(call) == 0
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_allclose(out, np.dot(a.astype(float), b.astype(float)), rtol=1e-5, atol=1e-4)
+
+
+def test_sums_of_products_that_are_left_to_numpy() -> None:
+    a, out = np.ones(6, "f"), np.zeros((), "f")
+    for x, y, to in ((a[::2], a[:3], out), (a, a.astype(float), out), (a, a, np.zeros((), "d")), (a, a, np.zeros(1, "f"))):
+        assert words.dot_words(machine(), operand(x), operand(y), operand(to), 100) is None
+    a[:] = 1e30
+    call = words.dot_words(machine(), operand(a), operand(a), operand(out), 100)
+    assert call is not None
+    assert run(call)  # an overflow, of which NumPy is to say what the user has told it to
 
 
 @pytest.mark.parametrize("array", [np.arange(12.0), np.arange(12, dtype="i1").reshape(3, 4), np.array(True)], ids=str)
