@@ -10,6 +10,7 @@ import numpy as np
 
 from tensorgrad.kernels import generate, thresholds
 from tensorgrad.kernels.build import ChainKernel
+from tensorgrad.kernels.chain import Chain
 from tensorgrad.kernels.loops import Loop
 from tensorgrad.kernels.native import Machine
 from tensorgrad.kernels.products import way_to_share
@@ -67,7 +68,7 @@ def chain_calls(machine: Machine, kernel: ChainKernel, operands: Sequence[Operan
     if not isinstance(loop, Loop) or not kernel.splits or len(whole) != (1 if kernel.flat else 2):
         return []
     parts = []
-    for start, stop in shares(whole[0], count if math.prod(whole) >= thresholds.SHARED_CHAIN else 1):
+    for start, stop in shares(whole[0], count if is_worth_sharing(kernel.chain, math.prod(whole)) else 1):
         own = [x.part(0, start, stop) if y in generate.SLICED else x for x, y in zip(operands, kernel.layouts, strict=True)]
         code = loop.code(tuple([kind_of(operand) for operand in own]))
         words = kernel_words(machine, code, own) if code else None
@@ -80,6 +81,11 @@ def chain_calls(machine: Machine, kernel: ChainKernel, operands: Sequence[Operan
 def forked(machine: Machine, parts: list[list[Words]]) -> list[Words]:
     """The parts of some work, each in a thread."""
     return parts[0] if len(parts) == 1 else [fork_words(machine, team.start, parts)]
+
+
+def is_worth_sharing(chain: Chain, size: int) -> bool:
+    """Whether threads compute a chain over so many elements faster than one."""
+    return size * len(chain.steps) >= thresholds.SHARED_CHAIN
 
 
 def shares(n: int, count: int) -> list[tuple[int, int]]:

@@ -40,6 +40,9 @@ class Writer:
         self.move = ir.Function(self.module, ir.FunctionType(self.word, [self.word] * 3), "memmove")
         self.system = ir.Function(self.module, ir.FunctionType(self.word, [self.word], var_arg=True), "syscall")
         self.processor = ir.Function(self.module, ir.FunctionType(self.int32, []), "sched_getcpu")
+        self.byte = ir.IntType(8).as_pointer()
+        flags = [self.int32] * 3
+        self.prefetch = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [self.byte, *flags]), "llvm.prefetch.p0")
         self.pause = ir.Function(self.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause")
         self.cycles = ir.Function(self.module, ir.FunctionType(self.word, []), "llvm.readcyclecounter")
         for n in ARITIES:
@@ -278,9 +281,8 @@ class Writer:
         function, b = self.function("take", 1)
         to, of, indices, count, size, step = (self.load(b, function.args[0], 24 + 8 * i) for i in range(6))
         entry = b.block
-        look, one, four, not_four, eight, other, after, done = self.blocks(
-            function, "look", "one", "four", "not_four", "eight", "other", "after", "done"
-        )
+        names = ("look", "one", "four", "not_four", "eight", "other", "fetch", "copy", "after", "done")
+        look, one, four, not_four, eight, other, fetch, copy, after, done = self.blocks(function, *names)
         b.branch(look)
         b.position_at_end(look)
         i = b.phi(self.word)
@@ -299,6 +301,21 @@ class Writer:
         self.store(b, self.load(b, source), target)
         b.branch(after)
         b.position_at_end(other)
+        following = b.add(i, self.constant(1))
+        following = b.select(b.icmp_signed("<", following, count), following, i)
+        next_row = b.add(of, b.mul(self.load(b, b.add(indices, b.mul(following, self.constant(8)))), step))
+        b.branch(fetch)
+        b.position_at_end(fetch)
+        ahead = b.phi(self.word)
+        ahead.add_incoming(self.constant(0), other)
+        b.call(
+            self.prefetch,
+            [b.inttoptr(b.add(next_row, ahead), self.byte), *[self.ir.Constant(self.int32, n) for n in (0, 3, 1)]],
+        )
+        further = b.add(ahead, self.constant(64))
+        ahead.add_incoming(further, fetch)
+        b.cbranch(b.icmp_signed("<", further, size), fetch, copy)
+        b.position_at_end(copy)
         b.call(self.move, [target, source, size])
         b.branch(after)
         b.position_at_end(after)

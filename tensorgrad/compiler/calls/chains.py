@@ -17,7 +17,7 @@ from tensorgrad.compiler.values import Value
 from tensorgrad.core.backend import Array
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
-from tensorgrad.kernels import build, generate, reference, thresholds
+from tensorgrad.kernels import build, forks, generate, reference, thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda.launch import chain_kernel
 from tensorgrad.kernels.llvm import NUMBERS
@@ -119,8 +119,10 @@ class ChainCall(Call):
         two = (math.prod(shape[:-1]), shape[-1])
         fit: dict[str, Shape] = {"full": (size,) if flat else two, "column": (two[0], 1), "number": ()}
         large = size > 2 * thresholds.SLICE if kernel is None else math.prod(shape[:-1]) > thresholds.COLUMN
-        shared_from = thresholds.SHARED_CHAIN if writer.threads > 1 and kernel is not None else thresholds.CHAIN_THREADS
-        if (size >= shared_from and "sum" not in layouts) or (large and (kernel is None or "sum" in layouts)):
+        is_shared = size >= thresholds.CHAIN_THREADS
+        if writer.threads > 1 and kernel is not None:
+            is_shared = forks.is_worth_sharing(chain, size)
+        if (is_shared and "sum" not in layouts) or (large and (kernel is None or "sum" in layouts)):
             whole = build.ChainKernel(chain, shared)
             named = [writer.shaped(v, fit.get(x, v.shape)) for v, x in zip(values, layouts, strict=True)]
             writer.write(writer.bind("chain", whole), named)
