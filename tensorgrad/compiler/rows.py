@@ -12,6 +12,7 @@ from collections import Counter
 
 from tensorgrad.compiler.calls import Call
 from tensorgrad.compiler.values import Value, overlap
+from tensorgrad.kernels import thresholds
 
 
 class Split:
@@ -116,13 +117,20 @@ def split_rows(calls: list[Call], arguments: list[Value], keep: set[Value], leas
     if not sizes or sum(call.flops for call in calls) < least:
         return calls
     split = Split(calls, sizes.most_common(1)[0][0])
-    if not split.loop or sum(call.flops for call in split.loop) < least:
+    if not split.loop or sum(call.flops for call in split.loop) < least or not is_worth_it(split):
         return calls
     for call in split.loop:  # what an operation makes is put into an array with the rows of all parts
         for v in call.outputs:
             if v.kind == "fresh":
                 v.kind = "buffer"
     return [*split.before, Loop(split, keep), *split.after]
+
+
+def is_worth_it(split: Split) -> bool:
+    """Whether what is added up over the samples takes less memory than they do: every thread has totals of its own, to be
+    added up in the end."""
+    totals = sum(v.nbytes for v in split.totals)
+    return totals <= max(thresholds.ROWS_TOTALS, sum(v.nbytes for v in split.has_rows if v.root is v))
 
 
 class Narrow:

@@ -9,6 +9,7 @@ SLICE = 16_384  # elements of an array worked off at a time by a chain of NumPy 
 CHAIN_THREADS = 524_288  # elements from which a chain is split between threads
 ROWS_FLOPS = 1e9  # floating-point operations from which the samples of a compiled step are split between threads
 ROWS_BYTES = 2 << 20  # so large is the widest value of the samples that a thread works off at a time
+ROWS_TOTALS = 1 << 20  # bytes of what is added up over the samples that threads may each have, however few the samples are
 CHAIN = 32  # so many functions at most become one kernel: to compile one takes longer than in proportion to its length
 COLUMN = 8_192  # so many rows of a column sum are added up one after the other; more in parts, for rounding errors grow with it
 ONES_PRODUCT = 8_192  # elements from which a column sum is faster as a product with ones

@@ -55,6 +55,27 @@ def test_labels_as_rows_of_zeros_and_ones_are_cut(monkeypatch: pytest.MonkeyPatc
     assert [call.name for call in loop.parts][:2] == ["softmax", "one_hot"]
 
 
+@pytest.mark.parametrize(("totals", "samples"), [(0, 200), (0, 2), (1 << 20, 2)])
+def test_few_samples_of_a_wide_layer_are_not_cut(totals: int, samples: int) -> None:
+    """Each thread would have a gradient of its own, of which there is more than of the samples."""
+    weight = Tensor(rng.normal(size=(30, 30)), requires_grad=True)
+
+    @tensorgrad.compile
+    def step(x: Tensor) -> Any:
+        weight.grad = None
+        loss = ops.tanh(x @ weight).sum()
+        loss.backward()
+        return loss, weight.grad
+
+    with lowered(ROWS_FLOPS=0, ROWS_TOTALS=totals), num_threads(2):
+        for _ in range(3):
+            x = rng.normal(size=(samples, 30))
+            loss, gradient = step(x)
+        np.testing.assert_allclose(gradient.numpy(), x.T @ (1 - np.tanh(x @ weight.numpy()) ** 2), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(loss.numpy(), np.tanh(x @ weight.numpy()).sum(), rtol=1e-9)
+        assert any(len(call.parts) > 1 for call in step.plan.calls) == (totals > 0 or samples == 200)
+
+
 VIEWS: dict[str, Callable[[Tensor], Any]] = {
     "transposed": lambda w: w.T,
     "axes": lambda w: ops.transpose(w, (1, 0)),

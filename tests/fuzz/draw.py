@@ -97,6 +97,7 @@ class Writer:
             "PRODUCT": free.one(0, 0, 64),
             "SHARES": free.one(1, 16),
             "ROWS_BYTES": free.one(1, 64, 256),
+            "ROWS_TOTALS": free.one(0, 64, 1 << 20),
             "ONES_PRODUCT": free.one(1, 4, 32),
             "KERNEL": free.one(1, 4, 32),
             "CLASSES": free.one(0, 1, 3, 10),
