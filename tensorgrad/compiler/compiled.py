@@ -26,6 +26,7 @@ from tensorgrad.compiler.repeats import NotRepeatable, Repeats
 from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
 from tensorgrad.compiler.trace import shown as rates_shown
 from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
+from tensorgrad.core import memory
 from tensorgrad.core.backend import Array, digest, may_overlap
 from tensorgrad.core.backend import copy as copied
 from tensorgrad.core.forks import after_fork
@@ -189,6 +190,7 @@ class Compiled:
                 pending = self.first(entry, args, kwargs, arrays, counts=False)[1]
             variant = None if pending is None else self.second(entry, pending, args, kwargs, arrays)
         if variant is not None:
+            memory.release()  # a replay has memory of its own, which is less than that of the runs that were recorded
             return self.replay(variant, args, kwargs, arrays)
         if entry.changes:
             return self.as_it_is(args, kwargs, arrays)

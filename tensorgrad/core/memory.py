@@ -83,6 +83,11 @@ def new(shape: tuple[int, ...], dtype: Any) -> Array:
     return np.empty(shape, dtype) if nbytes < POOLED else np.ndarray(shape, dtype, _pool.take(nbytes))
 
 
+def release() -> None:
+    """Give memory that nothing uses back to the system."""
+    _pool.drop()
+
+
 def private(array: Array) -> Array:
     """A copy with the same memory layout, owned by the package."""
     if on_gpu(array):

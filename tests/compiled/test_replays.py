@@ -13,6 +13,7 @@ import pytest
 
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, ops, optim
+from tensorgrad.core import memory
 from tensorgrad.errors import LabelError, OutOfRangeError
 from tensorgrad.nn import functional as F
 from tests.compiled import Runs, assert_close, kernels, training, vec, weight
@@ -431,3 +432,22 @@ def test_labels_are_looked_at_where_only_the_gradient_is_computed(label: int, nu
             labels[where] = label
             with pytest.raises(LabelError, match=f"label {label} is out of range, expected 0 to 3"):
                 step(np.ones((5, 3), "f4"), labels)
+
+
+def test_the_memory_of_recorded_runs_is_given_back() -> None:
+    """Which is that of all values at once; a replay has less."""
+    w = Tensor(np.ones((300, 300), "f"), requires_grad=True)
+
+    @tg.compile
+    def step(x: Tensor) -> Tensor:
+        w.grad = None
+        loss = (x @ w).tanh().sum()
+        loss.backward()
+        return loss
+
+    x = np.ones((400, 300), "f")
+    step(x)
+    assert memory._pool.free
+    step(x)
+    assert step.plan is not None
+    assert not memory._pool.free
