@@ -206,6 +206,13 @@ def middle_sum_kernel(dtype: Any) -> Kernel | None:
 
 
 @functools.cache
+def add_middle_kernel(dtype: Any) -> Kernel | None:
+    """add_middle for numbers of this dtype; None where NumPy has to do it."""
+    x = np.zeros((1, 1, 1), dtype)
+    return fast_kernel("add_middle", x, x.copy(), x.copy())
+
+
+@functools.cache
 def log_softmax_kernel(dtype: Any) -> Kernel | None:
     """log_softmax of rows of this dtype; None where NumPy has to do it."""
     z = np.zeros((1, 1), dtype)

@@ -206,6 +206,15 @@ def middle_sum(x: Any, y: Any) -> None:
                 y[i, k] += x[i, j, k]
 
 
+def add_middle(x: Any, y: Any, out: Any) -> None:
+    """out = x + y of x (n,m,k) and y (n,1,k); out may be x."""
+    count, rows, width = x.shape
+    for i in range(count):
+        for j in range(rows):
+            for k in range(width):
+                out[i, j, k] = x[i, j, k] + y[i, 0, k]
+
+
 def log_softmax(z: Any, y: Any) -> None:
     """y = z - log sum e^z, row by row; a row with a NaN becomes NaN."""
     rows, classes = z.shape

@@ -48,7 +48,7 @@ from tensorgrad.op import REGISTRY
 from tensorgrad.ops import random
 from tensorgrad.ops.assign import assign
 from tensorgrad.ops.index import AT, lookup, put, scatter
-from tests.compiled import kernels, lowered, num_threads
+from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 
 THOROUGH = int(os.environ.get("TENSORGRAD_THOROUGH", "1"))  # so many times as many examples
 SPECIAL = np.array([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan, 1e30, -1e-30])
@@ -215,6 +215,24 @@ def test_every_kind_of_call(kind: type[Call]) -> None:
         check(call, given, [expected], 8, {0: j})
     for a in in_parts(call, given, 5, [0, 2, 5]) or []:
         assert_same(a, expected, 8)
+
+
+@pytest.mark.parametrize("dtype", ["f", "d"])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (3, 1, 5), (5, 2, 2), (2, 3, 1), (1, 3, 4), (2, 0, 3), (2, 3, 513)])
+@pytest.mark.parametrize("turned", [False, True])
+@NEEDS_NUMBA
+def test_sums_with_one_row_for_each_of_several_matrices(shape: tuple[int, ...], dtype: str, turned: bool) -> None:
+    """The biases of an ensemble, on both sides of where NumPy is left to it; also over the matrices themselves."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=shape).astype(dtype), rng.normal(size=(shape[0], 1, shape[2])).astype(dtype)
+    arrays = [y, x] if turned else [x, y]
+    operands = [argument(a) for a in arrays]
+    call = Elementwise("add", operands, [out(shape, dtype)], [], x.size)
+    given = dict(zip(operands, arrays, strict=True))
+    with kernels(numba=True):
+        check(call, given, [x + y], 0)
+        for j in call.overlays(0):
+            check(call, given, [x + y], 0, {0: j})
 
 
 # Elementwise functions

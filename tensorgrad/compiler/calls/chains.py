@@ -34,6 +34,22 @@ class Elementwise(Call):
         super().__init__(function, inputs, outputs, nodes, flops)
         self.quiet = quiet
 
+    @property
+    def middle_sum(self) -> tuple[Value, Value] | None:
+        """The operands x (n,m,k), y (n,1,k) of a sum, such as that with the biases of an ensemble, for which NumPy would take
+        many short steps."""
+        (out,), values = self.outputs, [v for v in self.inputs if isinstance(v, Value)]
+        if self.name != "add" or self.quiet or len(values) != 2 or len(out.shape) != 3 or out.dtype.char not in "fd":
+            return None
+        n, _, k = out.shape
+        is_plain = all(v.dtype == out.dtype and v.contiguous for v in (*values, out))
+        if not is_plain or not 1 < k <= thresholds.MIDDLE:
+            return None
+        for x, y in (values, reversed(values)):
+            if x.shape == out.shape != y.shape == (n, 1, k) and n > 1:
+                return x, y
+        return None
+
     def compute(self, *inputs: Any) -> list[Array]:
         out = np.empty(self.outputs[0].shape, self.outputs[0].dtype)
         function = build.NAMESPACE[self.name]
@@ -46,6 +62,9 @@ class Elementwise(Call):
 
     def emit(self, writer: Writer) -> None:
         *inputs, out = [writer.name(v) if isinstance(v, Value) else writer.bind("c", v) for v in (*self.inputs, *self.outputs)]
+        if (pair := self.middle_sum) and (kernel := build.add_middle_kernel(self.outputs[0].dtype)) is not None:
+            writer.write(writer.bind("add_middle", kernel), [*(writer.name(v) for v in pair), out])
+            return
         if self.name in NUMBERS and not self.quiet:
             writer.write(self.name, [*inputs, out])
             return
