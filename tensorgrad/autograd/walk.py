@@ -271,7 +271,7 @@ def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source
         gx = rule() if profile is None else _measured(profile, rule, use)
         if type(gx) is Unread:
             gx.refuse()
-        form = source if type(source) is Node else source._data  # an array has shape and dtype at hand, a Tensor asks it
+        form = source._data if isinstance(source, Tensor) else source  # an array has shape and dtype at hand, a Tensor asks it
         if gx.shape != form.shape:
             gx = sum_to(gx, form.shape)
         if gx.dtype is not form.dtype and gx.dtype != form.dtype:

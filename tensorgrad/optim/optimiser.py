@@ -144,7 +144,8 @@ class Optimiser(Parameters):
             return None
         parts = []
         for i in block.indices:
-            g = self.params[i]._grad._data
+            found: Any = self.params[i]._grad  # each has one
+            g = found._data
             if type(g) is not np.ndarray or g.dtype != block.dtype or self.late[i] != self.late[first]:
                 return None
             parts.append(g.reshape(-1))
@@ -166,7 +167,7 @@ class Optimiser(Parameters):
             warn(f"{name}: no gradient reached {names}: the loss does not depend on it")
         if wrong >= 0:
             p = self.params[wrong]
-            raise ShapeError(f"{name}: the gradient of parameter {wrong} has shape {p._grad.shape}, expected {p.shape}")
+            raise ShapeError(f"{name}: the gradient of parameter {wrong} has shape {p.grad.shape}, expected {p.shape}")
         return missing
 
     def count(self, missing: Iterable[int], by: int = 1) -> None:
