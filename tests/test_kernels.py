@@ -404,6 +404,26 @@ def test_erf_on_both_sides_of_the_threshold(dtype: Any, numba: bool, monkeypatch
 
 
 @settings(max_examples=300)
+@given(
+    rng=generators(),
+    size=st.sampled_from([0, 1, 7, 8, 9, 50, thresholds.BLAS, thresholds.BLAS + 1]),
+    dtype=st.sampled_from(["float16", "float32", "float64", "int64", "longdouble"]),
+    scale=st.sampled_from([1.0, 1e-30, 1e30, 1e200]),
+    at=st.sampled_from([8, thresholds.BLAS]),
+)
+def test_whether_all_are_finite(rng: np.random.Generator, size: int, dtype: str, scale: float, at: int) -> None:
+    """On both sides of the threshold, as shipped and lowered, in any layout; squares that overflow say nothing, and warn of
+    nothing."""
+    with np.errstate(all="ignore"):
+        x = (rng.normal(size=(size, 2)) * (1 if dtype == "int64" else scale)).astype(dtype)
+    if size and dtype != "int64" and rng.random() < 0.5:
+        x[rng.integers(size), rng.integers(2)] = rng.choice([np.inf, -np.inf, np.nan])
+    with lowered(BLAS=at), np.errstate(all="raise"):
+        for a in (x, x[:, 0], x.T, x[::-1], x[:, 0].copy(), x.reshape(-1)):
+            assert reference.is_finite(a) is bool(np.isfinite(a).all())
+
+
+@settings(max_examples=300)
 @given(rng=generators(), length=st.integers(1, 12))
 def test_signs_that_formulas_tell(rng: np.random.Generator, length: int) -> None:
     """Of chains at random, with numbers of both signs, 0 and -0.0: what is said to be never above 0 is not."""

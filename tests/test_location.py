@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import re
 import signal
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +25,7 @@ from tensorgrad.models import MLP, MLPClassifier, MLPRegressor
 
 import tensorgrad
 from tensorgrad import Tensor, nn, optim, testing, train
+from tensorgrad.core import record
 from tensorgrad.core.location import line_of, user_location, warn
 from tensorgrad.core.op import REGISTRY, Op
 from tensorgrad.errors import AnomalyError, CompileError, GraphError, ShapeError, TensorgradError
@@ -99,6 +103,19 @@ def test_a_thread_in_which_nothing_is_the_users() -> None:
         assert line_of(pool.submit(lambda: user_location()).result()) == line(test_a_thread_in_which_nothing_is_the_users, 3)
         with pytest.warns(UserWarning, match="this"):
             pool.submit(warn, "this").result()
+
+
+def test_a_thread_that_begins_with_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[Any] = []
+    nodes: list[Any] = []
+    done = threading.Event()
+    x = leaf()
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: (failed.append(found.exc_value), done.set()))
+    monkeypatch.setattr(record, "wrap", lambda _, node: (nodes.append(node), done.set()))
+    _thread.start_new_thread(tensorgrad.mul, (x, x))
+    assert done.wait(10)
+    assert not failed
+    assert [node.line for node in nodes] == [""]
 
 
 def test_a_warning_comes_once_for_each_line() -> None:

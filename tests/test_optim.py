@@ -15,6 +15,9 @@ import tensorgrad
 from tensorgrad import Tensor, optim
 from tensorgrad.errors import GraphError, ShapeError
 from tensorgrad.kernels import build, thresholds
+from tensorgrad.optim.block import Block
+from tests.compiled import lowered
+from tests.optimisers import CASES
 from tests.strategies import generators
 
 HAS_NUMBA = build.has_numba
@@ -315,3 +318,56 @@ def test_clipping_without_an_error() -> None:
         p.grad = Tensor(np.array(values))
         assert not np.isfinite(optim.clip_grad_norm([p], 2.0, error_if_nonfinite=False))
         np.testing.assert_array_equal(p.grad.numpy(), expected)
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+@given(
+    rng=generators(),
+    shapes=st.lists(st.sampled_from([(), (1,), (3,), (2, 5), (0,), (4, 3), (17,)]), min_size=1, max_size=5),
+    dtype=st.sampled_from(["float16", "float32", "float64"]),
+    steps=st.integers(1, 4),
+    at=st.sampled_from([0, 3, thresholds.TOGETHER]),
+)
+def test_together_as_one_by_one(
+    case: str, rng: np.random.Generator, shapes: list[tuple[int, ...]], dtype: str, steps: int, at: int
+) -> None:
+    """A single update of all parameters is bit for bit the update of each, whether some have no gradient now and then, or one
+    of another dtype."""
+    kind, options = CASES[case]
+    values = [rng.normal(size=shape).astype(dtype) for shape in shapes]
+
+    def gradient(shape: tuple[int, ...]) -> np.ndarray | None:
+        g = rng.normal(size=shape).astype(dtype if rng.random() < 0.9 else "float64")
+        if shape and rng.random() < 0.3:
+            g[rng.random(shape[0]) < 0.5] = 0  # rows that `lazy` leaves out
+        return None if rng.random() < 0.1 else g
+
+    gradients = [[gradient(shape) for shape in shapes] for _ in range(steps)]
+
+    def trained(threshold: int) -> list[np.ndarray]:
+        params = [Tensor(value, requires_grad=True) for value in values]
+        optimiser = getattr(optim, kind)(params, **options)
+        optimiser._warned = True  # that some parameters have no gradient
+        with lowered(TOGETHER=threshold):
+            for step in gradients:
+                for p, g in zip(params, step, strict=True):
+                    p.grad = None if g is None else Tensor(g)
+                optimiser.step()
+        return [*(p._data.copy() for p in params), *(a.copy() for arrays in optimiser.state for a in arrays.values())]
+
+    for found, expected in zip(trained(at), trained(-1), strict=True):
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_together_is_a_single_update_for_small_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    run = Block.run
+    monkeypatch.setattr(Block, "run", lambda block, arrays, g, numbers: (runs.append(g.size), run(block, arrays, g, numbers)))
+    n = thresholds.TOGETHER
+    for sizes, expected in (((3, 4), [7]), ((3,), [3]), ((n, n), [2 * n]), ((n, n + 1), [n, n + 1])):
+        params = [Tensor(np.ones(size), requires_grad=True) for size in sizes]
+        for p in params:
+            p.grad = Tensor(np.ones(p.shape))
+        runs.clear()
+        optim.SGD(params, lr=0.1).step()
+        assert runs == expected

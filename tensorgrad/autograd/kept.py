@@ -41,9 +41,10 @@ def _reachable(caller: str, roots: list[Node]) -> list[Node]:
     stack = list(seen)
     while stack:
         node = stack.pop()
-        check_freed(caller, node)
+        if type(node.saved) is Freed:
+            check_freed(caller, node)
         for source in node.inputs:
-            if isinstance(source, Node) and source.requires_grad and source not in seen:
+            if type(source) is Node and source.requires_grad and source not in seen:
                 seen.add(source)
                 stack.append(source)
     return sorted(seen, key=attrgetter("index"), reverse=True)

@@ -77,7 +77,7 @@ def add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
 def handed_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pair each Tensor with its gradient, copied if the array may be shared. Runs the hooks of leaves first."""
     for source, tensor in found:
-        if (g := sums.of[source]).dtype != tensor.dtype:  # half precision: its gradients are computed in float32
+        if (g := sums.of[source]).dtype != tensor._data.dtype:  # half precision: its gradients are computed in float32
             sums.of[source] = astype(g, tensor.dtype)
             sums.own.discard(source)
         if isinstance(source, Tensor) and source.hooks is not None:
@@ -89,10 +89,12 @@ def handed_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tenso
     result = []
     for source, tensor in found:
         g = sums.of[source]
-        if not isinstance(g, np.generic) and (id(g) in taken or (source not in sums.own and g.base is not None)):
+        if isinstance(g, np.generic):
+            g = np.asarray(g)
+        elif id(g) in taken or (g.base is not None and source not in sums.own):
             g = copy(g)
         taken.add(id(g))
-        result.append((tensor, wrap(np.asarray(g) if isinstance(g, np.generic) else g, None)))
+        result.append((tensor, wrap(g, None)))
     return result
 
 

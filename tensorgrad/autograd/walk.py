@@ -26,7 +26,7 @@ from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
 from tensorgrad.core.ranks import ranks
-from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.state import is_checking, is_recording, shown, state, switched, who_measures
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import AnomalyError, BatchError, DeviceError, DTypeError, GraphError, ShapeError
 from tensorgrad.ops import astype, sum_to
@@ -55,14 +55,18 @@ def detect_anomaly() -> switched:
 def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
     """Add the gradient of `root` to the `.grad` of every leaf it depends on; see Tensor.backward."""
     seed = _seed("backward", root, gradient, create_graph)
+    trace = state.trace
     for tensor, g in _walk("backward", [root], [seed], None, create_graph, retain_graph):
-        if state.trace is not None:
-            state.trace.accumulates(tensor)
+        if trace is not None:
+            trace.accumulates(tensor)
         before = tensor._grad
         if before is None:
             tensor._grad = g
         elif create_graph or before.requires_grad or state.tracing:
             tensor._grad = before + g
+        elif type(g._data) is np.ndarray:
+            before._data += g._data
+            ranks.agreed.discard(before)
         else:
             with on(g._data):
                 before._data += g._data
@@ -152,7 +156,8 @@ def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
                 f"Reduce it with .sum() or .mean(), or pass a gradient of shape {root.shape}"
             )
         with on(root._data):
-            return wrap(namespace([root._data]).ones((), root.dtype), None)
+            xp = namespace([root._data])
+            return wrap(np.array(1, root.dtype) if xp is np else xp.ones((), root.dtype), None)
     seed = gradient if isinstance(gradient, Tensor) else given(gradient, f"{caller}: gradient", recorded)
     if device_of(seed._data) != device_of(root._data):
         raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
@@ -189,7 +194,7 @@ def _walk(
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = unchanged(caller, roots)
     needed = _on_path(nodes, targets) if wanted is not None else None
-    fused = fusion.match(nodes, targets) if state.fusing and not state.checking else {}
+    fused = fusion.match(nodes, targets) if state.fusing and not is_checking() else {}
     freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())
     sums = Sums(record)
     for root, seed in zip(roots, seeds, strict=True):
@@ -197,8 +202,10 @@ def _walk(
     retained: list[tuple[Source, Tensor]] = []
 
     gpu = current_gpu()
-    before = (state.recording, state.tracing, state.scope, state.gradient_of, state.walked)
-    state.recording, state.tracing, state.walked = create_graph, record, None
+    here = state.__dict__  # the switches of this thread
+    before = {name: here[name] for name in ("tracing", "scope", "gradient_of", "walked")}
+    was_recording, state.recording = is_recording(), create_graph
+    here["tracing"], here["walked"] = record, None
     try:
         for node in nodes:
             g = sums.of.get(node)
@@ -230,10 +237,13 @@ def _walk(
                 error.add_note(f"in the gradient of {described(node)}")
                 raise
             if freed is not None:
-                for member in (node, use, *use.members):
-                    member.saved, member.out, member.alive = freed, None, None
+                node.saved, node.out, node.alive = freed, None, None
+                if use is not node:
+                    for member in (use, *use.members):
+                        member.saved, member.out, member.alive = freed, None, None
     finally:
-        state.recording, state.tracing, state.scope, state.gradient_of, state.walked = before
+        state.recording = was_recording
+        here.update(before)
         if gpu is not None:
             gpu.use()
 
@@ -249,7 +259,7 @@ def _walk(
 
 def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source] | None) -> None:
     """Apply the rules of `use`, which replaces `node`, to its gradient g and accumulate the results."""
-    profile = state.profile
+    profile, checking = who_measures(), is_checking()
     for source, rule in zip(use.inputs, _rules(use, node, g, sums.recorded), strict=True):
         if not isinstance(source, (Node, Tensor)) or not source.requires_grad:
             continue
@@ -261,11 +271,12 @@ def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source
         gx = rule() if profile is None else _measured(profile, rule, use)
         if type(gx) is Unread:
             gx.refuse()
-        if gx.shape != source.shape:
-            gx = sum_to(gx, source.shape)
-        if gx.dtype != source.dtype:
+        form = source._data if isinstance(source, Tensor) else source  # an array has shape and dtype at hand, a Tensor asks it
+        if gx.shape != form.shape:
+            gx = sum_to(gx, form.shape)
+        if gx.dtype is not form.dtype and gx.dtype != form.dtype:
             gx = _in_dtype_of(source, gx)
-        if state.checking:
+        if checking:
             _check_gradient(use, node, g, gx if gx.dtype == source.dtype else astype(gx, source.dtype))
         sums.add(source, gx)
 

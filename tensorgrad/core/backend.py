@@ -48,6 +48,7 @@ Numbers: TypeAlias = float | np.ndarray[Any, Any] | np.generic | CudaArray | Nes
 DEFAULT_FLOAT = np.float32
 
 _cupy: Any = None  # the GPU array module, once loaded
+_NOWHERE = contextlib.nullcontext()  # of all arrays that are on no GPU
 
 
 def cupy() -> Any:
@@ -173,7 +174,7 @@ def copy(array: Array) -> Array:
 
 def on(array: Array) -> AbstractContextManager[Any]:
     """Context manager: make the GPU of an array the current one, which CuPy uses."""
-    return array.device if on_gpu(array) else contextlib.nullcontext()
+    return array.device if on_gpu(array) else _NOWHERE
 
 
 def like(array: Array, other: Array) -> Array:

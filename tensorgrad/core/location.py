@@ -32,9 +32,14 @@ class _Inside(dict[str | None, bool]):
 _inside = _Inside()
 
 
-def user_location() -> Location | None:
-    """The innermost caller in the user's code; None if there is none, as in some threads."""
-    frame: FrameType | None = sys._getframe(1)
+def user_location(own: int = 0) -> Location | None:
+    """The innermost caller in the user's code; None if there is none, as in some threads. The first `own` callers are known to
+    be the package's.
+    """
+    try:
+        frame: FrameType | None = sys._getframe(own + 1)
+    except ValueError:  # a thread that began with the package's function
+        return None
     while frame is not None:
         if not _inside[frame.f_globals.get("__name__")]:
             return frame.f_code, frame.f_lasti

@@ -37,13 +37,16 @@ INTEGERS = 2**63  # number of negative integers; unsigned ones have twice as man
 # Dtypes that `forward` takes directly. NumPy has one object for each; others for the same dtype only take the slow path
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
+LEAVES = (Tensor, float, int)  # inputs of a node that are not nodes
+
 
 def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor if any argument is one, recorded if one of them requires a gradient."""
     if attrs and not op.by_place.isdisjoint(attrs):
         names = ", ".join(op.by_place & attrs.keys())
         raise ArgumentError(f"{scoped(op.public or op.name)}: its arrays are given by place, got {names} by name")
-    if state.batching is not None and (batched := state.batching(op, args, attrs)) is not None:
+    here = state.__dict__  # the switches of this thread, looked up once
+    if here["batching"] is not None and (batched := here["batching"](op, args, attrs)) is not None:
         return batched
     is_tensor = wanted = odd = False
     arrays: list[Any] = []
@@ -79,16 +82,21 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
             inputs.append(a)
     profiler = who_measures()
     since = 0.0 if profiler is None else time.perf_counter()
+    to = None
     try:
         xp = backend.namespace(arrays)
-        if odd:
-            if state.tracing and op.reads_output and any(is_half(a.dtype) for a in arrays if hasattr(a, "dtype")):
-                return in_float32(op, args, attrs)
+        if not odd:
+            if xp is not np:
+                out, _ = on_gpu(op, xp, arrays, attrs, odd)
+            elif attrs:
+                out = op.forward(xp, *arrays, **attrs)
+            else:  # a call without ** takes less time
+                out = op.forward(xp, *arrays)
+        elif here["tracing"] and op.reads_output and any(is_half(a.dtype) for a in arrays if hasattr(a, "dtype")):
+            return in_float32(op, args, attrs)
+        else:
             wide, to = (computed if xp is np else on_gpu)(op, xp, arrays, attrs)
             out = wide if to is None else wide.astype(to)
-        else:
-            to = None
-            out = op.forward(xp, *arrays, **attrs) if xp is np else on_gpu(op, xp, arrays, attrs, odd)[0]
     except MemoryError as error:
         if isinstance(error, TensorgradError):
             raise
@@ -108,12 +116,12 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     learned = wanted  # depends on a Tensor that requires a gradient, recorded or not
     wanted = wanted and is_recording()
     node = None
-    if wanted or state.tracing:
+    if wanted or here["tracing"]:
         node = record(op, args, inputs, attrs, arrays, out, wanted and op.backward is not None)
         if to is not None and node.out is not None:
             node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read unrounded results
-        if state.trace is not None:
-            state.trace.recorded(node)
+        if here["trace"] is not None:
+            here["trace"].recorded(node)
     if profiler is not None:
         profiler.ran(op, arrays, attrs, out, seconds, node)
     t = wrap(out, node)
@@ -259,18 +267,19 @@ def record(
     requires_grad: bool,
 ) -> Node:
     """The node of one use, keeping only the arrays that the rule reads."""
-    theirs = requires_grad and state.trace is None  # during a traced call nobody else can write
+    trace, latest = state.trace, writes.latest
+    theirs = requires_grad and trace is None  # during a traced call nobody else can write
     for i, source in enumerate(inputs):
-        if isinstance(source, Node):
-            if writes.latest > source.index and writes.since(source.index, (arrays[i],)):
-                if not source.requires_grad and state.trace is not None:
-                    state.trace.reads_changed(arrays[i])
+        if type(source) is Node:
+            if latest > source.index and writes.since(source.index, (arrays[i],)):
+                if not source.requires_grad and trace is not None:
+                    trace.reads_changed(arrays[i])
                     continue
                 raise GraphError(
                     f"{op.name}: argument {i} {source.shape}, made by {source.op.name} at {source.line}, shares memory "
                     f"with a Tensor that has been changed in place since; compute it again"
                 )
-        elif not isinstance(source, (Tensor, float, int)):
+        elif not isinstance(source, LEAVES):
             if theirs and op.reads_argument(i):
                 source = arrays[i] = memory.private(source)
             inputs[i] = wrap(source, None)
@@ -281,7 +290,7 @@ def record(
     if not requires_grad:
         logits = tuple(arrays) if op.log is not None else ()
         kept = out if op.draws else None  # recomputation needs the same numbers
-        return Node(op, tuple(inputs), attrs, logits, kept, out.shape, out.dtype, (), False, user_location())
+        return Node(op, tuple(inputs), attrs, logits, kept, out.shape, out.dtype, (), False, user_location(2))
     saved: tuple[Any, ...] = ()
     if op.reads_all:
         saved = tuple(arrays)
@@ -293,7 +302,7 @@ def record(
     if theirs and (writes.loans or writes.shared):
         saved = tuple([writes.kept(a) for a in saved])
     kept = out if op.reads_output or op.draws else None
-    return Node(op, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location())
+    return Node(op, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location(2))
 
 
 def described(arrays: Sequence[Any]) -> str:

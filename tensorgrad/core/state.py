@@ -154,18 +154,24 @@ class State(threading.local):
     fusing = Switch(ContextVar("fusing", default=True))  # False inside fusion.off()
     modes = Switch(modes)  # training modes inside evaluate(), predict() and fit(), by id, each with its module
     initial: Switch[Any] = Switch(ContextVar("initial", default=None))  # the generator of initial values inside seeded()
-    # per thread
-    rehearsing: bool = False  # True while a plan is tried out: no exchange with other processes
-    tracing: bool = False  # True while a whole program is captured: operations without gradients are recorded too
-    trace: Tracer[Any] | None = None  # the observer while a step is traced
-    walked: Callable[[list[Any]], None] | None = None  # called with the Tensors that a reverse walk starts from
-    batching: Any = None  # the active vmap calls (a core.batched.Batching), which process batched operations
-    draws: Callable[[Callable[[], Any]], Any] | None = None  # stores random draws, and returns them again
-    scope: str = ""  # path of the module whose forward is running, e.g. "encoder.0": a core.scope.Scope
-    function: Called | None = None  # the running call of a function of several ops, which a drawing can show as one
-    caller: str = ""  # the running function of several ops, named in errors instead of the op inside
-    gradient_of: Any = None  # the node whose rule is running in a recorded backward pass
+    # per thread; `state.__dict__` has all of them, for who reads several
+    rehearsing: bool  # True while a plan is tried out: no exchange with other processes
+    tracing: bool  # True while a whole program is captured: operations without gradients are recorded too
+    trace: Tracer[Any] | None  # the observer while a step is traced
+    walked: Callable[[list[Any]], None] | None  # called with the Tensors that a reverse walk starts from
+    batching: Any  # the active vmap calls (a core.batched.Batching), which process batched operations
+    draws: Callable[[Callable[[], Any]], Any] | None  # stores random draws, and returns them again
+    scope: str  # path of the module whose forward is running, e.g. "encoder.0": a core.scope.Scope
+    function: Called | None  # the running call of a function of several ops, which a drawing can show as one
+    caller: str  # the running function of several ops, named in errors instead of the op inside
+    gradient_of: Any  # the node whose rule is running in a recorded backward pass
+    # for all threads
     failing: Callable[..., None]  # attaches the graph to the error of a function of several ops; set by record.py
+
+    def __init__(self) -> None:  # called in each thread
+        self.rehearsing = self.tracing = False
+        self.trace = self.walked = self.batching = self.draws = self.function = self.gradient_of = None
+        self.scope = self.caller = ""
 
 
 state = State()

@@ -342,9 +342,12 @@ class Tensor(Face):
         return detached
 
 
+_new = object.__new__
+
+
 def wrap(data: Array, node: Node | None) -> Tensor:
     """A Tensor around `data` without copies or checks, for results of the engine."""
-    t = Tensor.__new__(Tensor)
+    t = _new(Tensor)
     t._data = data
     t._grad = None
     t.node = node

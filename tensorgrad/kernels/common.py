@@ -35,9 +35,8 @@ def fits(*arrays: Any) -> bool:
     first = arrays[0]
     if type(first) is not np.ndarray or first.dtype.char not in "fd":
         return False
-    return all([
-        type(a) is np.ndarray and a.shape == first.shape and a.dtype is first.dtype and a.flags.c_contiguous for a in arrays
-    ])  # fmt: skip
+    shape, dtype = first.shape, first.dtype
+    return all([type(a) is np.ndarray and a.shape == shape and a.dtype is dtype and a.flags.c_contiguous for a in arrays])
 
 
 def add_row(y: Array, b: Array) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +72,11 @@ def without(zero: Array, y: Array) -> Array:
 
 def is_finite(x: Array) -> bool:
     """Whether no element is infinite or NaN."""
-    return bool(np.logical_and.reduce(np.isfinite(x), axis=None)) if isinstance(x, np.ndarray) else math.isfinite(x)
+    if not isinstance(x, np.ndarray):
+        return math.isfinite(x)
+    if x.size <= thresholds.BLAS and x.dtype.char in "fd" and x.flags.c_contiguous and np.vdot(x, x) < math.inf:
+        return True  # by one call of BLAS, which warns of nothing; a sum of squares can also overflow, which says nothing
+    return bool(np.logical_and.reduce(np.isfinite(x), axis=None))
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:
@@ -94,13 +100,19 @@ def dot(a: Array, b: Array, out: Array) -> None:
         out[()] = np.add.accumulate(sums, dtype=np.float64)[-1]
 
 
+@functools.cache
+def unsigned(dtype: Any) -> Any:
+    """The unsigned integers of the size of a dtype of integers."""
+    return np.dtype(dtype.str.replace("i", "u"))
+
+
 def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") -> None:
     """Raise LabelError unless every label is a class."""
     if on_gpu(labels):
         check((labels < 0) | (labels >= classes), f"{op}: a label is out of range, expected 0 to {classes - 1}")
         return
     # read as unsigned, a negative index is a huge one: a single pass finds both ends
-    if labels.size and labels.view(labels.dtype.str.replace("i", "u")).max() >= classes:
+    if labels.size and np.maximum.reduce(labels.view(unsigned(labels.dtype)), axis=None) >= classes:
         bad = labels[(labels < 0) | (labels >= classes)].reshape(-1)[0]
         raise LabelError(f"{op}: label {bad} is out of range, expected 0 to {classes - 1} for {classes} classes")
 
@@ -108,7 +120,7 @@ def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") 
 def check_rows(indices: Array, rows: int) -> None:
     """Raise LabelError unless every index is that of a row, counted from the first."""
     # read as unsigned, a negative index is a huge one: a single pass finds both ends
-    if indices.size and indices.view(indices.dtype.str.replace("i", "u")).max() >= rows:
+    if indices.size and np.maximum.reduce(indices.view(unsigned(indices.dtype)), axis=None) >= rows:
         outside = indices[(indices < 0) | (indices >= rows)].reshape(-1)[0]
         raise LabelError(f"embedding: index {outside} is out of range, expected 0 to {rows - 1}")
 

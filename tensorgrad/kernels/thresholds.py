@@ -19,6 +19,7 @@ DOT = 65_536  # so many elements of a sum of products are left to BLAS, whose ro
 BLAS = 4_096  # elements below which BLAS uses one thread, however many it may: OpenBLAS for products of up to 64³ steps
 KERNEL = 4_096  # elements from which a rule asks for a kernel where NumPy has the function too
 ADD_ROWS = 128  # numbers from which a kernel adds rows to a table's: NumPy needs several calls, and takes them number by number
+TOGETHER = 16_384  # numbers per parameter, on average, up to which an eager step copies all gradients together for one update
 TABLE = 2  # so many times more rows a table has than a step reads, for those alone to be changed
 FIRST = 4  # so many times more numbers behind an axis than there are along it: its largest are found by comparing whole rows
 CLASSES = 128  # up to so many classes a loop over rows of scores beats NumPy's calls, whose sums take 8 or 16 at once

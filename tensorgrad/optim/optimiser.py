@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
+import numpy as np
+
 from tensorgrad import ops
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, namespace, on
@@ -108,33 +110,64 @@ class Optimiser(Parameters):
             if block.kernel is None or block.version != block.group.version:
                 block = self.refitted(block)
             with on(block.flat):
-                late, numbers = -1, []
-                for i, arrays in zip(block.indices, block.views, strict=True):
-                    p = self.params[i]
-                    if p._grad is not None:
-                        namespace((arrays[0], p._grad._data))  # raises an error if devices differ
-                        if self.late[i] != late:
-                            late = self.late[i]
-                            numbers = block.numbers(self.numbers_at(block, late))
-                        run = block.run_rows if self.is_lazy(block.group) else block.run
-                        run(arrays, p._grad._data, numbers)
-                        if missing:
-                            writes.wrote(p._data)
+                g = None if missing else self.joint_gradient(block)
+                if g is not None:
+                    numbers = block.numbers(self.numbers_at(block, self.late[block.indices[0]]))
+                    block.run([block.flat, *block.state.values()], g, numbers)
+                else:
+                    self.step_each(block, bool(missing))
             if not missing:
                 writes.wrote(block.flat)
         self.flush()
 
+    def step_each(self, block: Block, alone: bool) -> None:
+        """Update the parameters of a block one by one. alone: report the write of each, because others have no gradient."""
+        late, numbers = -1, []
+        run = block.run_rows if self.is_lazy(block.group) else block.run
+        for i, arrays in zip(block.indices, block.views, strict=True):
+            p = self.params[i]
+            if p._grad is not None:
+                namespace((arrays[0], p._grad._data))  # raises an error if devices differ
+                if self.late[i] != late:
+                    late = self.late[i]
+                    numbers = block.numbers(self.numbers_at(block, late))
+                run(arrays, p._grad._data, numbers)
+                if alone:
+                    writes.wrote(p._data)
+
+    def joint_gradient(self, block: Block) -> Array | None:
+        """The gradients of all parameters of a block in one array, for a single update; None if they are few or large, so that
+        copying them does not pay, or if their updates differ.
+        """
+        first, *more = block.indices
+        if not more or block.flat.size > thresholds.TOGETHER * len(block.indices) or self.is_lazy(block.group):
+            return None
+        parts = []
+        for i in block.indices:
+            found: Any = self.params[i]._grad  # each has one
+            g = found._data
+            if type(g) is not np.ndarray or g.dtype != block.dtype or self.late[i] != self.late[first]:
+                return None
+            parts.append(g.reshape(-1))
+        return np.concatenate(parts)
+
     def missing(self) -> list[int]:
         """Indices of parameters without a gradient; warns the first time. Raises ShapeError for a gradient of another shape."""
-        missing = [i for i, p in enumerate(self.params) if p._grad is None]
+        missing = []
+        wrong = -1
+        for i, p in enumerate(self.params):
+            if p._grad is None:
+                missing.append(i)
+            elif wrong < 0 and p._grad._data.shape != p._data.shape:
+                wrong = i
         name = type(self).__name__
         if missing and not self._warned:
             self._warned = True
             names = ", ".join(f"{self.params[i].name or f'parameter {i}'} {self.params[i].shape}" for i in missing)
             warn(f"{name}: no gradient reached {names}: the loss does not depend on it")
-        for i, p in enumerate(self.params):
-            if p._grad is not None and p._grad.shape != p.shape:
-                raise ShapeError(f"{name}: the gradient of parameter {i} has shape {p._grad.shape}, expected {p.shape}")
+        if wrong >= 0:
+            p = self.params[wrong]
+            raise ShapeError(f"{name}: the gradient of parameter {wrong} has shape {p.grad.shape}, expected {p.shape}")
         return missing
 
     def count(self, missing: Iterable[int], by: int = 1) -> None:

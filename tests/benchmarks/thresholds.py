@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tensorgrad import Tensor, optim
 from tensorgrad.kernels import build, common, reference, thresholds
 from tensorgrad.kernels.chain import Chain, Operand
 
@@ -74,11 +75,28 @@ def classes(size: int) -> tuple[Way, Way]:
     return lambda: reference.softmax_cross_entropy(z, t, one, 64, loss, dz), lambda: loop(z, t, one, 64, loss, dz)
 
 
+def together(size: int) -> tuple[Way, Way]:
+    params = [Tensor(np.ones(size, np.float32), requires_grad=True) for _ in range(4)]
+    for p in params:
+        p.grad = Tensor(np.ones(size, np.float32))
+    optimiser = optim.Adam(params)
+
+    def with_threshold(value: int) -> Way:
+        def way() -> None:
+            thresholds.TOGETHER = value
+            optimiser.step()
+
+        return way
+
+    return with_threshold(size), with_threshold(0)
+
+
 def main() -> None:
     compare("KERNEL: NumPy's maximum / the kernel, elements", [4**k for k in range(3, 12)], kernel)
     compare("CHAIN_THREADS: one thread / all, elements", [4**k for k in range(7, 13)], split)
     compare("ONES_PRODUCT: column sum / product with ones, elements", [4**k for k in range(4, 11)], ones_product)
     compare("CLASSES: NumPy's calls / the loop, classes (64 rows)", [2**k for k in range(1, 11)], classes)
+    compare("TOGETHER: one update / one each, numbers per parameter (4 of them)", [4**k for k in range(3, 10)], together)
 
 
 if __name__ == "__main__":
