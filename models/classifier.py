@@ -99,7 +99,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
             y = column_or_1d(y, warn=True)
         kind = type_of_target(y, input_name="y")
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            raise ValueError(f"MLPClassifier: Unknown label type: {kind}; y must be one class a sample, or columns of 0 and 1")
+            raise ValueError(
+                f"MLPClassifier: Unknown label type: {kind}; y must be one class per sample, or columns of 0 and 1"
+            )
         several = kind == "multilabel-indicator"
         if first:
             labels = np.arange(y.shape[1]) if several else unique_labels(y if classes is None else classes)
@@ -108,21 +110,21 @@ class MLPClassifier(ClassifierMixin, Estimator):
             self.out_activation_ = "logistic" if several or len(labels) < 3 else "softmax"
             self.n_outputs_ = len(labels) if several or len(labels) > 2 else 1
         elif several != self._has_several():
-            raise ValueError(f"MLPClassifier: y is {kind}, unlike that of the fit before")
+            raise ValueError(f"MLPClassifier: y is {kind}, unlike in the previous fit")
         if several:
             if y.shape[1] != len(self.classes_):
                 raise ValueError(
-                    f"MLPClassifier: y has {y.shape[1]} columns, expected {len(self.classes_)} as in the fit before"
+                    f"MLPClassifier: y has {y.shape[1]} columns, expected {len(self.classes_)} as in the previous fit"
                 )
             return X, y.astype(X.dtype)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise LabelError(f"MLPClassifier: y has labels {unknown[:5].tolist()}, which classes_ has not")
+            raise LabelError(f"MLPClassifier: y has labels {unknown[:5].tolist()}, which are not in classes_")
         missing = np.setdiff1d(self.classes_, y)
         if every and len(missing):
             raise LabelError(
-                f"MLPClassifier: warm_start goes on with the same classes as in the fit before, but y has none of "
-                f"{missing[:5].tolist()}; partial_fit takes some of them"
+                f"MLPClassifier: warm_start needs the same classes as in the previous fit, but y has none of "
+                f"{missing[:5].tolist()}; partial_fit accepts a subset"
             )
         codes = np.searchsorted(self.classes_, y)
         return X, codes if self.out_activation_ == "softmax" else codes[:, None].astype(X.dtype)
@@ -136,7 +138,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
         if self.class_weight is None:
             return weights
         if self._has_several():
-            raise ValueError("MLPClassifier: class_weight needs one class for each sample; use sample_weight")
+            raise ValueError("MLPClassifier: class_weight needs one class per sample; use sample_weight")
         codes = y.reshape(len(y)).astype(np.intp)
         count = len(self.classes_)
         if isinstance(self.class_weight, dict):
@@ -144,7 +146,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
             unknown = [label for label in self.class_weight if label not in labels]
             missing = [label for label in labels if label not in self.class_weight]
             if unknown and missing:  # if some of `missing` are missing, it may be a fold without a class
-                raise ValueError(f"MLPClassifier: class_weight has labels {unknown}, which classes_ has not, but not {missing}")
+                raise ValueError(
+                    f"MLPClassifier: class_weight has labels {unknown}, which are not in classes_, and lacks {missing}"
+                )
             each = np.array([self.class_weight.get(label, 1) for label in labels], X.dtype)
         else:
             total = np.bincount(codes, weights, count)
@@ -170,11 +174,11 @@ class MLPClassifier(ClassifierMixin, Estimator):
         classes   all labels that will occur; required in the first call, unless samples have several labels each
         """
         if self.class_weight == "balanced":
-            raise ValueError("MLPClassifier.partial_fit: class_weight='balanced' needs all samples; give a dict")
+            raise ValueError("MLPClassifier.partial_fit: class_weight='balanced' needs all samples; pass a dict")
         if classes is None and not hasattr(self, "classes_") and not type_of_target(y).startswith("multilabel"):
             raise ValueError("MLPClassifier.partial_fit: classes must be passed on the first call")
         if classes is not None and hasattr(self, "classes_") and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"MLPClassifier.partial_fit: classes is {classes}, but was {self.classes_} at first")
+            raise ValueError(f"MLPClassifier.partial_fit: classes is {classes}, but was {self.classes_} on the first call")
         return self._fit(X, y, sample_weight, classes=classes, incremental=True)
 
     # Prediction
@@ -231,9 +235,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
             raise ValueError(f"MLPClassifier.input_gradient: of must be 'score' or 'probability', got {of!r}")
         labels = self.classes_.tolist()
         if label is None and self._has_several():
-            raise ValueError("MLPClassifier.input_gradient: samples have several labels: say which label")
+            raise ValueError("MLPClassifier.input_gradient: samples have several labels: pass label")
         if label is not None and label not in labels:
-            raise LabelError(f"MLPClassifier.input_gradient: there is no label {label!r} in classes_")
+            raise LabelError(f"MLPClassifier.input_gradient: label {label!r} is not in classes_")
         predicted: Array = None if label is not None else np.searchsorted(self.classes_, self.predict(X))
 
         def chosen(z: Tensor, samples: slice) -> Tensor:

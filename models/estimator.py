@@ -130,7 +130,7 @@ class Estimator(Fitted):
         """Raise TrainingError unless all parameters are finite."""
         if not all(np.isfinite(p.numpy()).all() for p in self.module_.parameters()):
             raise TrainingError(
-                f"{type(self).__name__}.fit: training has led to parameters that are not finite; scale the features, or try a "
+                f"{type(self).__name__}.fit: training led to parameters that are not finite; scale the features, or try a "
                 f"lower learning_rate_init"
             )
 
@@ -151,7 +151,7 @@ class Estimator(Fitted):
         given = self.hidden_layer_sizes
         hidden = list(given) if isinstance(given, Iterable) else [given]
         if any(not isinstance(n, (int, np.integer)) or n < 1 for n in hidden):
-            raise ValueError(f"{type(self).__name__}: hidden_layer_sizes must be whole numbers above 0, got {given!r}")
+            raise ValueError(f"{type(self).__name__}: hidden_layer_sizes must be positive integers, got {given!r}")
         return [int(n) for n in hidden]
 
     def _check_weights(self, sample_weight: Any, X: Any, y: Array) -> Array | None:
@@ -162,7 +162,7 @@ class Estimator(Fitted):
         w = np.asarray(sample_weight, dtype=X.dtype)
         w = np.full(X.shape[0], w) if not w.ndim else w
         if w.shape != X.shape[:1]:
-            raise ShapeError(f"{where} has shape {w.shape}, expected {X.shape[:1]}, one weight for each sample")
+            raise ShapeError(f"{where} has shape {w.shape}, expected {X.shape[:1]}, one weight per sample")
         if not (w >= 0).all() or not np.isfinite(w).all():
             raise ValueError(f"{where} has weights that are negative or not finite")
         if not w.any():
@@ -178,11 +178,15 @@ class Estimator(Fitted):
             with init.seeded(draws):
                 self.module_ = self.module(inputs, outputs)
             if not isinstance(self.module_, nn.Module):
-                raise TypeError(f"{type(self).__name__}: module made a {type(self.module_).__name__}, expected an nn.Module")
+                raise TypeError(
+                    f"{type(self).__name__}: module returned a {type(self.module_).__name__}, expected an nn.Module"
+                )
             converted(self.module_, dtype)
             shape = train.predict(self.module_, np.zeros((2, inputs), dtype)).shape
             if shape != (2, outputs):
-                raise ShapeError(f"{type(self).__name__}: the module makes {shape} of 2 samples, expected (2, {outputs})")
+                raise ShapeError(
+                    f"{type(self).__name__}: the module returns shape {shape} for 2 samples, expected (2, {outputs})"
+                )
             for _, part in self.module_.named_modules():
                 if isinstance(part, nn.Dropout):
                     part.rng = part.rng or draws
@@ -232,8 +236,8 @@ class Estimator(Fitted):
             raise ValueError(f"{type(self).__name__}: partial_fit does not support early_stopping=True")
         if any(isinstance(callback, train.Checkpoint) for callback in callbacks):
             raise TypeError(
-                f"{type(self).__name__}.fit: what a Checkpoint saves cannot be gone on with here; pickle the estimator, "
-                f"and go on with warm_start=True or partial_fit"
+                f"{type(self).__name__}.fit: training cannot be resumed from a Checkpoint here; pickle the estimator, "
+                f"and continue with warm_start=True or partial_fit"
             )
         if self.early_stopping != (self.validation_scores_ is not None):  # a warm start with other parameters
             self._watch()
@@ -285,7 +289,7 @@ class Estimator(Fitted):
         """A ConvergenceWarning, if training was not stopped before its last epoch. stopped: the reason, or empty."""
         if self.n_iter_ == self.max_iter and not stopped:
             warn(
-                f"{type(self).__name__}: the {self.max_iter} epochs of max_iter are over, and training has not converged yet",
+                f"{type(self).__name__}: training has not converged after {self.max_iter} epochs (max_iter)",
                 ConvergenceWarning,
             )
 
@@ -324,7 +328,7 @@ class Estimator(Fitted):
             return samples
         size = int(self.batch_size)
         if size > samples:
-            warn(f"{type(self).__name__}: batch_size is {size}, but there are {samples} samples: it is all of them")
+            warn(f"{type(self).__name__}: batch_size is {size}, but there are only {samples} samples, which make one batch")
         return min(size, samples)
 
     def _check_eval_set(self, eval_set: Any) -> list[Any]:
@@ -372,7 +376,7 @@ class Estimator(Fitted):
         self.n_iter_ = self.best_iter_ = min(int(result.nit), self.max_iter)
         if result.status:
             warn(
-                f"{type(self).__name__}: L-BFGS has not converged in {self.n_iter_} iterations (at most {self.max_iter}) and "
+                f"{type(self).__name__}: L-BFGS did not converge in {self.n_iter_} iterations (at most {self.max_iter}) and "
                 f"{result.nfev} evaluations (at most {self.max_fun}): {result.message}",
                 ConvergenceWarning,
             )

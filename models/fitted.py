@@ -106,7 +106,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         parts = [self.module_[i] for i in range(len(self.module_))]
         ends = [i for i, part in enumerate(parts) if isinstance(part, nn.Linear)][1:]
         if not -len(ends) <= layer < len(ends):
-            raise OutOfRangeError(f"{where}: layer is {layer}, but there are {len(ends)} hidden layers")
+            raise OutOfRangeError(f"{where}: layer {layer} is out of range for {len(ends)} hidden layers")
         return parts[: ends[layer]]
 
     @property
@@ -192,8 +192,8 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         activation = self._trained_activation
         names = set(activation) if isinstance(activation, (list, tuple)) else {activation}
         if self.module is not None or len(names) > 1 or not names <= {"relu", "logistic", "tanh", "identity"}:
-            what = "a module of your own" if self.module is not None else f"activation={activation!r}"
-            raise ValueError(f"{name}.to_sklearn: scikit-learn's network cannot have {what}")
+            what = "a custom module" if self.module is not None else f"activation={activation!r}"
+            raise ValueError(f"{name}.to_sklearn: scikit-learn's networks do not support {what}")
         kind = getattr(sklearn.neural_network, name)
         given = {parameter: getattr(self, parameter) for parameter in kind().get_params()}
         given["activation"] = next(iter(names), "identity")
@@ -221,9 +221,9 @@ def set_arrays(name: str, targets: list[Array], values: Any) -> None:
     """
     arrays = [np.asarray(value) for value in values]
     if any(a.dtype.kind not in "biuf" for a in arrays):
-        raise DTypeError(f"{name}: arrays of dtypes {[str(a.dtype) for a in arrays]}, expected numbers")
+        raise DTypeError(f"{name}: arrays have dtypes {[str(a.dtype) for a in arrays]}, expected numeric dtypes")
     if [a.shape for a in arrays] != [a.shape for a in targets]:
-        raise ShapeError(f"{name}: arrays of shapes {[a.shape for a in arrays]}, expected {[a.shape for a in targets]}")
+        raise ShapeError(f"{name}: arrays have shapes {[a.shape for a in arrays]}, expected {[a.shape for a in targets]}")
     for target, array in zip(targets, arrays, strict=True):
         put(target, array.astype(target.dtype, copy=False))
         writes.wrote(target)

@@ -55,7 +55,7 @@ class MLP(nn.Sequential):
         dtype: Any = np.float32,
     ) -> None:
         if len(widths) < 2 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in widths):
-            raise ValueError(f"MLP: widths must be two or more whole numbers above 0, got {tuple(widths)}")
+            raise ValueError(f"MLP: widths must be two or more positive integers, got {tuple(widths)}")
         makers = activations(activation, len(widths) - 2)
         weight_init = weight_init or init.he_normal()
         modules: list[nn.Module] = []
@@ -74,7 +74,8 @@ def activations(given: Any, layers: int) -> list[Callable[[], nn.Module] | None]
     each = list(given) if listed else [given] * layers
     for one in each if listed else [given]:
         if one not in ACTIVATIONS if isinstance(one, str) else isinstance(one, nn.Module) or not callable(one):
-            raise ValueError(f"MLP: activation must be one of {sorted(ACTIVATIONS)}, or make a module, got {one!r}")
+            known = f"one of {sorted(ACTIVATIONS)}, or a function that returns a module"
+            raise ValueError(f"MLP: activation must be {known}, got {one!r}")
     if len(each) != layers:
-        raise ValueError(f"MLP: activation has {len(each)} entries for {layers} hidden layers, expected one for each")
+        raise ValueError(f"MLP: activation has {len(each)} entries for {layers} hidden layers, expected one per layer")
     return [ACTIVATIONS[one] if isinstance(one, str) else one for one in each]

@@ -17,10 +17,10 @@ from tensorgrad.nn import init
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]  # a test, and a description of valid values
 
 
-def whole_number(low: float, also: tuple[Any, ...] = ()) -> Rule:
-    """A rule: an integer >= low, or one of `also`."""
-    said = "".join(f"{v!r} or " for v in also)
-    return lambda v: (isinstance(v, (int, np.integer)) and int(v) >= low) or is_in(v, also), f"{said}a whole number from {low}"
+def positive_integer(*also: Any) -> Rule:
+    """A rule: an integer > 0, or one of `also`."""
+    others = "".join(f"{v!r} or " for v in also)
+    return lambda v: (isinstance(v, (int, np.integer)) and int(v) > 0) or is_in(v, also), f"{others}a positive integer"
 
 
 def real(low: float, high: float = math.inf, ends: str = "[]") -> Rule:
@@ -63,14 +63,14 @@ CALLABLE = (lambda v: v is None or callable(v), "None or callable")
 RULES: dict[str, Rule] = {
     "solver": one_of("adam", "sgd", "lbfgs"),
     "alpha": real(0),
-    "batch_size": whole_number(1, ("auto", "full")),
+    "batch_size": positive_integer("auto", "full"),
     "learning_rate": one_of("constant", "invscaling", "adaptive"),
     "learning_rate_init": real(0, ends="(]"),
     "power_t": real(0),
-    "max_iter": whole_number(1),
+    "max_iter": positive_integer(),
     "shuffle": YES_OR_NO,
     "tol": real(0),
-    "verbose": (lambda v: v == "bar" or isinstance(v, (int, np.integer, np.bool_)), "'bar', True, False or a whole number"),
+    "verbose": (lambda v: v == "bar" or isinstance(v, (int, np.integer, np.bool_)), "'bar', True, False or an integer"),
     "warm_start": YES_OR_NO,
     "momentum": real(0, 1),
     "nesterovs_momentum": YES_OR_NO,
@@ -79,8 +79,8 @@ RULES: dict[str, Rule] = {
     "beta_1": real(0, 1, "[)"),
     "beta_2": real(0, 1, "[)"),
     "epsilon": real(0, ends="(]"),
-    "n_iter_no_change": whole_number(1, (math.inf,)),
-    "max_fun": whole_number(1),
+    "n_iter_no_change": positive_integer(math.inf),
+    "max_fun": positive_integer(),
     "dropout": real(0, 1, "[)"),
     "weight_init": CALLABLE,
     "module": CALLABLE,

@@ -48,12 +48,12 @@ class MLPRegressor(RegressorMixin, Estimator):
             raise ValueError("MLPRegressor: y has values that are not finite")
         y = y.reshape(len(y), -1).astype(X.dtype)
         if self.loss == "poisson" and (y < 0).any():
-            raise ValueError("MLPRegressor: loss='poisson' needs targets of at least 0")
+            raise ValueError("MLPRegressor: loss='poisson' needs non-negative targets")
         if first:
             self.n_outputs_ = y.shape[1]
             self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
         elif y.shape[1] != self.n_outputs_:
-            raise ValueError(f"MLPRegressor: y has {y.shape[1]} columns, expected {self.n_outputs_} as in the fit before")
+            raise ValueError(f"MLPRegressor: y has {y.shape[1]} columns, expected {self.n_outputs_} as in the previous fit")
         return X, y
 
     def _loss(self) -> Any:
@@ -91,7 +91,7 @@ class MLPRegressor(RegressorMixin, Estimator):
         """The sensitivity of the prediction to each feature: the gradient of one output with respect to X, (m, features)."""
         check_is_fitted(self)
         if not -self.n_outputs_ <= output < self.n_outputs_:
-            raise OutOfRangeError(f"MLPRegressor.input_gradient: output is {output}, but there are {self.n_outputs_}")
+            raise OutOfRangeError(f"MLPRegressor.input_gradient: output {output} is out of range for {self.n_outputs_} outputs")
 
         def chosen(z: Tensor, samples: slice) -> Tensor:
             return z[:, output].exp() if self.out_activation_ == "exp" else z[:, output]

@@ -72,8 +72,8 @@ class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
         last = self.estimator.steps[-1][1] if isinstance(self.estimator, Pipeline) else self.estimator
         if not isinstance(last, Estimator):
             raise ArgumentError(
-                f"{name}.fit: estimator must be an MLPClassifier or MLPRegressor of tensorgrad.models, or a Pipeline that ends "
-                f"in one, got {self.estimator!r}; GridSearchCV takes any"
+                f"{name}.fit: estimator must be an MLPClassifier or MLPRegressor from tensorgrad.models, or a Pipeline that "
+                f"ends in one, got {self.estimator!r}; GridSearchCV supports any estimator"
             )
         scorers, refit_metric = self._get_scorers()
         X, y, sample_weight = indexable(X, y, sample_weight)

@@ -44,7 +44,7 @@ def fit_many(estimators: Iterable[Any], X: Any, y: Any, sample_weight: Any = Non
     errors = fit_jobs([(model, X, y, sample_weight) for model in models])
     for i, error in enumerate(errors):
         if error is not None:
-            error.add_note(f"fit_many: this was estimator {i}; those without such an error are fitted")
+            error.add_note(f"fit_many: estimator {i} failed; those without an error are fitted")
             raise error
     return models
 
@@ -55,7 +55,7 @@ def check_estimators(models: Sequence[Any]) -> None:
         if not isinstance(model, Estimator):
             raise ArgumentError(f"fit_many: estimator {i} must be an MLPClassifier or MLPRegressor, got {model!r}")
         if any(model is other for other in models[:i]):
-            raise ArgumentError(f"fit_many: estimator {i} is there twice; clone it")
+            raise ArgumentError(f"fit_many: estimator {i} occurs twice; clone it")
 
 
 def fit_jobs(jobs: Sequence[tuple[Any, Any, Any, Any]]) -> list[Exception | None]:

@@ -123,14 +123,16 @@ def checked(caller: str, fn: Any, argnums: Any) -> tuple[int, ...]:
         raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
     numbers = tuple(integers(caller, "argnums", argnums))
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ArgumentError(f"{caller}: argnums must be numbers of arguments, each once, got {shown(argnums)}")
+        raise ArgumentError(f"{caller}: argnums must be distinct argument positions, got {shown(argnums)}")
     return numbers
 
 
 def picked(caller: str, args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
     for number in numbers:
         if not -len(args) <= number < len(args):
-            raise ArgumentError(f"{caller}: there is no argument {number} among the {len(args)} given by place; see argnums")
+            raise ArgumentError(
+                f"{caller}: argument {number} is out of range for {len(args)} positional arguments; see argnums"
+            )
     return [args[number] for number in numbers]
 
 
@@ -151,7 +153,7 @@ def spread(value: Any, flat: list[Any], where: str) -> None:
         for i, part in enumerate(value):
             spread(part, flat, f"{where}[{i}]")
     elif isinstance(value, (str, bytes)) or value is None:
-        raise DTypeError(f"{where} is {shown(value)}, expected Tensors or arrays to differentiate by")
+        raise DTypeError(f"{where} is {shown(value)}, expected Tensors or arrays to differentiate with respect to")
     else:
         flat.append(value)
 

@@ -190,7 +190,7 @@ def to_torch(model: Module) -> Any:
     return made
 
 
-TIED = "{} and {} are one parameter, which one of the two libraries has the other way round"
+TIED = "{} and {} are one parameter, which one of the two libraries stores transposed"
 
 
 class Conversion:
@@ -210,7 +210,7 @@ class Conversion:
             return self.known[id(t)]
         name = type(t).__name__
         if getattr(self.torch.nn, name, None) is not type(t):
-            self.problems[path] = f"{name}, a class that is not PyTorch's own"
+            self.problems[path] = f"{name}, a class that is not part of PyTorch"
             return None
         parts = [t] if is_container(name) else t.modules()
         is_hooked = any(h.endswith("_hooks") and getattr(part, h) for part in parts for h in vars(part))
@@ -224,7 +224,7 @@ class Conversion:
         is_chain = type(m).__mro__[1] is nn.Sequential and type(m).forward is nn.Sequential.forward
         is_own = getattr(nn, name, None) is type(m)
         if not (is_own or is_chain or type(m) is TiedLinear):
-            self.problems[path] = f"{name}, a class that is not tensorgrad's own"
+            self.problems[path] = f"{name}, a class that is not part of tensorgrad"
             return None
         name = name if is_own else "Sequential" if is_chain else "Linear"
         self.look_inside(m, name, path, nn)
@@ -344,9 +344,9 @@ class Conversion:
                 return
         rates = {part.p for part in parts.values() if hasattr(part, "p")}
         if len(rates | {part.dropout for part in parts.values() if hasattr(part, "dropout")}) > 1:
-            self.problems[path] = f"{name} with several rates of dropout"
+            self.problems[path] = f"{name} with different dropout rates"
         elif len({part.eps for part in parts.values() if hasattr(part, "eps")}) > 1:
-            self.problems[path] = f"{name} with several eps"
+            self.problems[path] = f"{name} with different eps"
         elif any(getattr(part, "bias", True) is None for part in parts.values()):
             self.problems[path] = f"{name} without bias"
 

@@ -324,7 +324,7 @@ class Methods(Tensor):
                 state.batching.look(operand, "a change in place of a Tensor that is the same for all samples")
             if backend.is_floating(operand.dtype) and operand.requires_grad and not backend.is_floating(self.dtype):
                 raise DTypeError(
-                    f"in-place change: a Tensor of {operand.dtype} that requires a gradient does not fit into a Tensor of "
+                    f"in-place change: a {operand.dtype} Tensor that requires a gradient cannot be stored in a Tensor of dtype "
                     f"{self.dtype}; convert it first, .detach().astype({str(self.dtype)!r})"
                 )
             if operand is self:
@@ -337,7 +337,7 @@ class Methods(Tensor):
         if after.dtype != self.dtype:
             both_floating = backend.is_floating(after.dtype) and backend.is_floating(self.dtype)
             if after.dtype.kind != self.dtype.kind and not both_floating:
-                raise DTypeError(f"in-place change: a result of {after.dtype} does not fit into a Tensor of {self.dtype}")
+                raise DTypeError(f"in-place change: a {after.dtype} result cannot be stored in a {self.dtype} Tensor")
             after = ops.astype(after, self.dtype)
         stays_a_leaf = False
         if state.trace is not None:
@@ -360,7 +360,7 @@ class Methods(Tensor):
         if state.recording and self.requires_grad and self._data.base is not None and (leaf := leaf_under(self)) is not None:
             name = f" {leaf.name!r}" if leaf.name else ""
             raise GraphError(
-                f"in-place change: this is a view, made by {self._made_by()}, of a leaf{name} {leaf.shape} that requires a "
+                f"in-place change: this is a view, created by {self._made_by()}, of a leaf{name} {leaf.shape} that requires a "
                 f"gradient; change it inside `with no_grad():`, or compute a new Tensor from it"
             )
         flags, strides = self._data.flags, self._data.strides
@@ -368,8 +368,8 @@ class Methods(Tensor):
         if not getattr(flags, "writeable", True) or shared:
             made = f", made by {self._made_by()}," if self.node is not None else ""
             raise GraphError(
-                f"in-place change: this Tensor {self.shape}{made} is read-only, as what is broadcast is: its elements share "
-                f"memory. Compute a new one, `y = y * 2` for `y *= 2`, or change a copy: `y = y * 1` before"
+                f"in-place change: this Tensor {self.shape}{made} is read-only, because it is broadcast: its elements share "
+                f"memory. Compute a new one, `y = y * 2` instead of `y *= 2`, or change a copy: `y = y * 1` first"
             )
 
     def _made_by(self) -> str:

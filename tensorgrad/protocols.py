@@ -65,9 +65,7 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
             writes.wrote(a._data)
         return in_place_of(result, written)
     how = f" with {', '.join(kwargs)}" if kwargs else ""
-    raise DTypeError(
-        f"{name}{how} cannot be recorded, and a Tensor that requires a gradient was given; {way_out(op, ufunc, method)}"
-    )
+    raise DTypeError(f"{name}{how} cannot be recorded, but a Tensor requires a gradient; {way_out(op, ufunc, method)}")
 
 
 def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

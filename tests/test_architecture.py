@@ -158,7 +158,7 @@ def test_what_is_refused() -> None:
         draw.architecture(Tensor([1.0]))
     with pytest.raises(ArgumentError, match=r'^draw\.architecture: direction must be "TB" or "LR", got \'up\''):
         draw.architecture(lenet(), X, direction="up")
-    with pytest.raises(ArgumentError, match=r"^draw\.architecture: depth must be a whole number from 0 on, or None, got -1"):
+    with pytest.raises(ArgumentError, match=r"^draw\.architecture: depth must be a non-negative integer, or None, got -1"):
         draw.architecture(lenet(), X, depth=-1)
 
 
@@ -193,7 +193,7 @@ def test_whatever_a_model_returns(name: str) -> None:
 
 def test_a_model_that_computes_nothing() -> None:
     for how, kind in ((lambda x, y: None, "a NoneType"), (lambda x, y: x, "a Tensor that was given")):
-        with pytest.raises(GraphError, match=f"^draw.graph: the model returned {kind}, expected Tensors that it has computed"):
+        with pytest.raises(GraphError, match=f"^draw.graph: the model returned {kind}, expected Tensors that it computed"):
             draw.architecture(Answers(how), np.ones((2, 3), np.float32))
 
 

@@ -342,7 +342,7 @@ def test_what_counts_as_a_whole_number_is_an_axis(name: str) -> None:
         np.testing.assert_array_equal(found, value)
         np.testing.assert_array_equal(slope, gradient)
     for axis in (1.0, True, np.True_, "1", np.float64(1), Tensor(np.array(1.0)), b"", {}):
-        with pytest.raises(DTypeError, match=rf"^{name.partition(' ')[0]}: .*whole number"):
+        with pytest.raises(DTypeError, match=rf"^{name.partition(' ')[0]}: .*integer"):
             function(tensorgrad, Tensor(x), axis)
 
 
@@ -352,12 +352,12 @@ def test_axes_that_other_arguments_name() -> None:
         (lambda: x.take([0], 7), "take: axis 7 is out of bounds for 2 axes"),
         (lambda: x.flatten(7), "flatten: start_axis 7 is out of bounds for 2 axes"),
         (lambda: nn.Flatten(5)(x), "flatten: start_axis 5 is out of bounds for 2 axes"),
-        (lambda: x.transpose(0, 0), "transpose: axis (0, 0) names an axis twice, of 2"),
+        (lambda: x.transpose(0, 0), "transpose: axis (0, 0) names an axis twice, for 2 axes"),
         (lambda: x.transpose(0), "transpose: 1 axes for the 2 of shape (2, 3); expected each once"),
         (lambda: x.diagonal(0, 1, -1), "diagonal: axis1 and axis2 are both axis 1, of (2, 3)"),
-        (lambda: x.expand_dims((0, 0)), "expand_dims: axis (0, 0) names an axis twice, of 4"),
-        (lambda: x.moveaxis((0, 0), (0, 1)), "moveaxis: source (0, 0) names an axis twice, of 2"),
-        (lambda: x.squeeze(0), "squeeze: axis 0 of shape (2, 3) is not of size 1"),
+        (lambda: x.expand_dims((0, 0)), "expand_dims: axis (0, 0) names an axis twice, for 4 axes"),
+        (lambda: x.moveaxis((0, 0), (0, 1)), "moveaxis: source (0, 0) names an axis twice, for 2 axes"),
+        (lambda: x.squeeze(0), "squeeze: axis 0 of shape (2, 3) does not have size 1"),
         (lambda: x.norm(2), "norm: axis 2 is out of bounds for array of dimension 2"),
     ):
         with pytest.raises((ShapeError, TypeError), match=f"^{re.escape(message)}"):
@@ -436,7 +436,7 @@ def test_a_number_that_requires_a_gradient_gets_one_or_is_refused(name: str) -> 
         NUMBERS[name](s).sum().backward()
         assert s.grad.item() == (X > 0.25).sum()
         return
-    with pytest.raises(DTypeError, match=f"^{name}: .* is a number and has no gradient, but a Tensor that requires one"):
+    with pytest.raises(DTypeError, match=f"^{name}: .* is a number and has no gradient, but the Tensor requires one"):
         NUMBERS[name](s)
 
 
@@ -463,7 +463,7 @@ def test_mistakes_have_the_name_of_what_was_called() -> None:
     x = Tensor(X)
     for call, kind, message in (
         (lambda: x.roll(1, 9), ShapeError, "roll: axis 9 is out of bounds for 2 axes"),
-        (lambda: Tensor([1.0, 2.0]).tril(), ShapeError, "tril: expected two axes or more, got shape (2,)"),
+        (lambda: Tensor([1.0, 2.0]).tril(), ShapeError, "tril: expected at least two axes, got shape (2,)"),
         (lambda: x @ 2.0, ShapeError, "matmul: argument 1 has shape (), expected at least 2 axes (k,n)"),
         (lambda: 2.0 @ x, ShapeError, "matmul: argument 0 has shape (), expected at least 2 axes (m,k)"),
         (lambda: x.broadcast_to(4), ShapeError, "broadcast_to: "),
@@ -477,8 +477,8 @@ def test_mistakes_have_the_name_of_what_was_called() -> None:
             IndexError,
             "getitem: an index must be integers or booleans, got Tensor (1,) float32; lists become",
         ),
-        (lambda: x.take([True], 0), DTypeError, "take: indices must be whole numbers, got [True]"),
-        (lambda: x.take(None, 0), DTypeError, "take: indices must be whole numbers, got None"),
+        (lambda: x.take([True], 0), DTypeError, "take: indices must be integers, got [True]"),
+        (lambda: x.take(None, 0), DTypeError, "take: indices must be integers, got None"),
         (lambda: F.cross_entropy(x, [0, 9]), IndexError, "cross_entropy: label 9 is out of range, expected 0 to 2"),
         (lambda: F.mse_loss(x, "no"), DTypeError, "mse_loss: expected numbers or booleans, got dtype <U2 (from str)"),
         (
@@ -490,8 +490,8 @@ def test_mistakes_have_the_name_of_what_was_called() -> None:
         (lambda: tensorgrad.grad("y", x), DTypeError, "grad: the outputs must be a Tensor or several, got 'y'"),
         (lambda: tensorgrad.jacobian(None, X), DTypeError, "jacobian: fn must be a function of Tensors, got None"),
         (lambda: tensorgrad.from_dlpack([1.0]), DTypeError, "from_dlpack: expected an array that speaks DLPack, got list"),
-        (lambda: tensorgrad.set_num_threads(1.5), ArgumentError, "set_num_threads: expected a whole number above 0"),
-        (lambda: tensorgrad.manual_seed(-1), ArgumentError, "manual_seed: the seed must be None or a whole number from 0 on"),
+        (lambda: tensorgrad.set_num_threads(1.5), ArgumentError, "set_num_threads: expected a positive integer"),
+        (lambda: tensorgrad.manual_seed(-1), ArgumentError, "manual_seed: the seed must be None or a non-negative integer"),
     ):
         with pytest.raises(kind, match=f"^{re.escape(message)}"):
             call()
@@ -532,12 +532,12 @@ def test_out_is_written_and_counts_as_a_write() -> None:
     y = w * c
     assert np.multiply(c, 2, out=c) is c
     np.testing.assert_array_equal(c.numpy(), [2, 2])
-    with pytest.raises(GraphError, match="has been changed in place since"):
+    with pytest.raises(GraphError, match="was changed in place later"):
         y.sum().backward()
     y = w * c
     np.add.at(c, [0, 0], 1.0)
     np.testing.assert_array_equal(c.numpy(), [4, 2])
-    with pytest.raises(GraphError, match="has been changed in place since"):
+    with pytest.raises(GraphError, match="was changed in place later"):
         y.sum().backward()
     with pytest.raises(DTypeError, match=r"np\.multiply with out cannot be recorded"):
         np.multiply(c, 2, out=w)

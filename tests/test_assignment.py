@@ -138,7 +138,7 @@ def test_a_number_of_elements_that_depends_on_values_is_refused() -> None:
         y[x > 0] = v
         return y
 
-    with pytest.raises(CompileError, match="an index of booleans, whose number of True is a shape"):
+    with pytest.raises(CompileError, match="a boolean index, whose number of True values is a shape"):
         step(Tensor(X), Tensor(np.zeros((X > 0).sum())))
 
 

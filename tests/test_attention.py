@@ -334,14 +334,14 @@ heads, Q = nn.MultiheadAttention(4, 2), np.ones((3, 2, 4), "f")
         (
             lambda: F.scaled_dot_product_attention(Q, Q, Q, np.ones((3, 3), bool)),
             ShapeError,
-            "scaled_dot_product_attention: the mask has shape (3, 3), expected one that broadcasts to (..., 2, 2)",
+            "scaled_dot_product_attention: the mask has shape (3, 3), expected a shape that broadcasts to (..., 2, 2)",
         ),
         (
             lambda: F.scaled_dot_product_attention(Q, Q, Q, np.ones((2, 2), int)),
             DTypeError,
-            "scaled_dot_product_attention: the mask must be booleans or floating numbers, got int64 of shape (2, 2)",
+            "scaled_dot_product_attention: the mask must have a boolean or floating dtype, got int64 of shape (2, 2)",
         ),
-        (lambda: F.scaled_dot_product_attention(Q, Q, Q, None, 1.5), ArgumentError, "p must be in 0 .. 1, got 1.5"),
+        (lambda: F.scaled_dot_product_attention(Q, Q, Q, None, 1.5), ArgumentError, "p must be between 0 and 1, got 1.5"),
         (lambda: ops.attention(Q, Q, Q, dropout=0.5), ArgumentError, "attention: dropout must be 0 without keep, got 0.5"),
         (
             lambda: ops.attention(Q, Q, Q, None, np.ones((3, 2, 2), bool)),
@@ -363,12 +363,12 @@ heads, Q = nn.MultiheadAttention(4, 2), np.ones((3, 2, 4), "f")
         (
             lambda: heads(Q, Q, Q[:2]),
             ShapeError,
-            "MultiheadAttention: query (3, 2, 4), key (3, 2, 4) and value (2, 2, 4) do not fit; expected as many",
+            "MultiheadAttention: query (3, 2, 4), key (3, 2, 4) and value (2, 2, 4) are incompatible; expected as many",
         ),
         (
             lambda: heads(Q, Q[:, :1], Q[:, :1]),
             ShapeError,
-            "MultiheadAttention: query (3, 2, 4), key (3, 1, 4) and value (3, 1, 4) do not fit; expected as many",
+            "MultiheadAttention: query (3, 2, 4), key (3, 1, 4) and value (3, 1, 4) are incompatible; expected as many",
         ),
         (lambda: heads(Q, Q, Q, is_causal=1), TypeError, "MultiheadAttention: is_causal must be True or False, got 1"),
         (
@@ -384,7 +384,7 @@ heads, Q = nn.MultiheadAttention(4, 2), np.ones((3, 2, 4), "f")
         (
             lambda: heads(Q, Q, Q, None, True, np.ones((3, 3), int)),
             DTypeError,
-            "MultiheadAttention: attn_mask must be booleans or floating numbers, got int64",
+            "MultiheadAttention: attn_mask must have a boolean or floating dtype, got int64",
         ),
         (
             lambda: nn.TransformerEncoderLayer(4, 3),
@@ -395,7 +395,7 @@ heads, Q = nn.MultiheadAttention(4, 2), np.ones((3, 2, 4), "f")
         (
             lambda: nn.TransformerDecoder(heads, -1),
             ArgumentError,
-            "TransformerDecoder: num_layers must be a whole number",
+            "TransformerDecoder: num_layers must be a non-negative integer",
         ),
         (lambda: nn.TransformerDecoder(heads, 1, 2), ArgumentError, "TransformerDecoder: norm must be a module, got 2"),
     ],

@@ -47,7 +47,7 @@ def test_second_backward_is_refused_and_named() -> None:
     x = leaf(2)
     y = (x.exp() * x).sum()
     y.backward()
-    with pytest.raises(GraphError, match=r"backward: the graph has been let go of: .*sum \(\).*retain_graph=True"):
+    with pytest.raises(GraphError, match=r"backward: the graph has been freed: .*sum \(\).*retain_graph=True"):
         y.backward()
     np.testing.assert_allclose(x.grad.data, np.exp(x.data) * (1 + x.data))
 

@@ -154,7 +154,7 @@ def gated(inputs: int, outputs: int) -> nn.Sequential:
 def test_estimators_in_threads() -> None:
     """predict while a clone is fitted, and while the network itself is trained on."""
     estimator = MLPClassifier(module=gated, max_iter=3, random_state=0, n_iter_no_change=99, tol=0).set_params(verbose=False)
-    with pytest.warns(match="max_iter are over"):
+    with pytest.warns(match="training has not converged after"):
         estimator.fit(X, Y)
     alone = estimator.predict_proba(X)
     model = estimator.module_
@@ -162,7 +162,7 @@ def test_estimators_in_threads() -> None:
 
         def fit(model: Any, other: str = other) -> Any:
             if other == "a clone":
-                with pytest.warns(match="max_iter are over"):
+                with pytest.warns(match="training has not converged after"):
                     return clone(estimator).fit(X, Y)
             optimiser = optim.SGD(model.parameters(), lr=0.0)
             return train.fit(model, F.cross_entropy, optimiser, (X, Y), 1, compile=False, progress=False)
@@ -494,7 +494,7 @@ def test_generators() -> None:
 def test_a_block_is_entered_once_at_a_time() -> None:
     """It would not know what to put back."""
     block = no_grad()
-    with block, pytest.raises(ArgumentError, match=r"entered already, here or in another thread; make another"):
+    with block, pytest.raises(ArgumentError, match=r"already entered, here or in another thread; create another"):
         with block:
             pass
     assert (leaf() * 2).requires_grad

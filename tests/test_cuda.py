@@ -104,7 +104,7 @@ def test_devices_are_named_and_kept(gpu: Gpu) -> None:
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda:99", r"device: there is no 'cuda:99', only \d+ GPUs?, from 'cuda:0' on"),
+        ("cuda:99", r"device: there is no 'cuda:99', only \d+ GPUs?, starting at 'cuda:0'"),
         ("tpu", "device: expected 'cpu', 'cuda' or 'cuda:1', got 'tpu'"),
         (0, "got 0"),
     ],

@@ -148,8 +148,8 @@ def test_progress_bar(server: Server, cache: Path, monkeypatch: pytest.MonkeyPat
 BAD = {
     "missing": "404 Client Error",
     "changed": "not the published train-images-idx3-ubyte: the MD5 checksum of its content is",
-    "cut": "a broken gzip file: Compressed file ended before the end-of-stream marker was reached",
-    "page": "not an idx file, it starts with b'<!do'",
+    "cut": "a damaged gzip file: Compressed file ended before the end-of-stream marker was reached",
+    "page": "not an IDX file: it starts with b'<!do'",
     "dies": "IncompleteRead",
     "stalls": "Read timed out",
 }
@@ -187,7 +187,7 @@ def test_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DownloadError) as raised:
         data.load_mnist()
     lines = str(raised.value).splitlines()
-    assert lines[0] == f"{FIRST}: no mirror gave it."
+    assert lines[0] == f"{FIRST}: no mirror could provide it."
     assert lines[1].startswith(f"  {closed}{FIRST}: ")
     assert lines[2].startswith(f"  http://no-such-host.invalid/{FIRST}: ")
     assert lines[3] == (

@@ -198,7 +198,7 @@ def test_backward_has_a_box_for_every_rule_and_every_gradient() -> None:
         draw.graph(Graph.of(mlp()), backward=True)
     used = mlp()
     used.backward()
-    with pytest.raises(GraphError, match="the graph has been let go of"):
+    with pytest.raises(GraphError, match="the graph has been freed"):
         draw.graph(used, backward=True)
     assert draw.graph(used).scene.boxes  # the forward part is still there
     assert "softmax_cross_entropy" in str(Graph.of(used).fused())
@@ -442,12 +442,12 @@ def test_the_program_as_a_table() -> None:
         ),
         (lambda: mlp().graph(direction="up"), ValueError, 'draw.graph: direction must be "TB" or "LR", got \'up\''),
         (lambda: mlp().graph(fused="yes"), ValueError, "draw.graph: fused must be True, False or \"both\", got 'yes'"),
-        (lambda: mlp().graph(depth=-1), ValueError, "draw.graph: depth must be a whole number from 0 on, or None, got -1"),
-        (lambda: draw.graph(np.ones(3)), GraphError, "draw.graph: argument 0 is of type ndarray, expected a Tensor"),  # type: ignore[arg-type]
+        (lambda: mlp().graph(depth=-1), ValueError, "draw.graph: depth must be a non-negative integer, or None, got -1"),
+        (lambda: draw.graph(np.ones(3)), GraphError, "draw.graph: argument 0 has type ndarray, expected a Tensor"),  # type: ignore[arg-type]
         (
             lambda: draw.graph(Tensor([1.0])),
             GraphError,
-            "draw.graph: output 0 (shape (1,)) is a leaf, nothing was recorded for it",
+            "draw.graph: output 0 (shape (1,)) is a leaf, it has no recorded graph",
         ),
     ],
 )

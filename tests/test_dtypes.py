@@ -112,7 +112,7 @@ def test_every_op(name: str, dtype: str) -> None:
             assert_near(g, slope, tolerance, tolerance * np.abs(slope).max(initial=0))
 
 
-# Functions of one array and of two, of whole numbers and in half precision
+# Functions of one array and of two, of integers and in half precision
 
 REAL = """arccos arcsin arctan cos cosh elu erf exp expm1 gelu leaky_relu log log1p log2 log_softmax logsigmoid logsumexp mean
 norm reciprocal sigmoid silu sin sinh softmax softplus sqrt std tan tanh var"""
@@ -454,7 +454,7 @@ def test_bfloat16_is_not_saved(tmp_path: Any) -> None:
     from tensorgrad.data import storage
 
     for name in ("a.npz", "a.safetensors"):
-        with pytest.raises(DTypeError, match=r"is of dtype bfloat16, expected real numbers .*; convert it to float32"):
+        with pytest.raises(DTypeError, match=r"has dtype bfloat16, expected real numbers .*; convert it to float32"):
             storage.write(tmp_path / name, {"w": Tensor([1.0], dtype="bfloat16").data}, {})
 
 

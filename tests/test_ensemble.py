@@ -111,15 +111,15 @@ def test_it_says_how_many_there_are_of_what() -> None:
 def test_refusals() -> None:
     cases: list[tuple[Any, str]] = [
         (network(0), "expected several modules"),
-        ([], "no modules"),
+        ([], "at least one module"),
         ([network(0), 3], "1 must be a Module"),
-        ([network(0), nn.Linear(6, 3)], "module 1 is of another form"),
-        ([nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))], "another form"),
+        ([network(0), nn.Linear(6, 3)], "module 1 has a different structure"),
+        ([nn.Sequential(nn.Dropout(0.1)), nn.Sequential(nn.Dropout(0.2))], "different structure"),
         ([nn.BatchNorm1d(3), nn.BatchNorm1d(3)], "buffers running_mean"),
         ([nn.ReLU()], "no parameters"),
     ]
     for modules, text in cases:
         with pytest.raises(ArgumentError, match=text):
             nn.Ensemble(modules)
-    with pytest.raises(ArgumentError, match="no member 2 of 2"):
+    with pytest.raises(ArgumentError, match="member 2 is out of range for 2 members"):
         nn.Ensemble([network(0), network(1)]).member(2)

@@ -262,7 +262,7 @@ def test_same_training_by_lbfgs(kind: str) -> None:
     x, y = problem(kind)
     weights = np.random.default_rng(0).uniform(0.5, 2, len(x))
     ours, theirs = pair(kind, solver="lbfgs", hidden_layer_sizes=(6,), max_iter=12, random_state=0, alpha=0.1)
-    with pytest.warns(ConvergenceWarning, match="L-BFGS has not converged in 12 iterations"):
+    with pytest.warns(ConvergenceWarning, match="L-BFGS did not converge in 12 iterations"):
         ours.fit(x, y, weights)
     theirs.fit(x, y, weights)
     assert ours.loss_curve_ == ours.history_["loss"] == sorted(ours.loss_curve_, reverse=True)
@@ -581,11 +581,13 @@ def test_coefs_may_be_set() -> None:
     other.coefs_, other.intercepts_ = one.coefs_, one.intercepts_
     np.testing.assert_array_equal(other.predict_proba(x), one.predict_proba(x))
     with pytest.raises(
-        ShapeError, match=re.escape("MLPClassifier.coefs_: arrays of shapes [(5, 6)], expected [(5, 6), (6, 3)]")
+        ShapeError, match=re.escape("MLPClassifier.coefs_: arrays have shapes [(5, 6)], expected [(5, 6), (6, 3)]")
     ):
         other.coefs_ = one.coefs_[:1]
     before = other.coefs_[0].copy()
-    with pytest.raises(DTypeError, match=r"MLPClassifier.coefs_: arrays of dtypes \['float64', '<U1'\], expected numbers"):
+    with pytest.raises(
+        DTypeError, match=r"MLPClassifier.coefs_: arrays have dtypes \['float64', '<U1'\], expected numeric dtypes"
+    ):
         other.coefs_ = [before * 0, np.full((6, 3), "a")]
     np.testing.assert_array_equal(other.coefs_[0], before)
 
@@ -663,19 +665,19 @@ FITTED = partial(lambda **parameters: make("multiclass", **parameters).fit(*prob
         ({"epsilon": 0}, ValueError, "epsilon must be a number above 0, got 0"),
         ({"beta_1": 1.0}, ValueError, "beta_1 must be a number of at least 0 and below 1, got 1.0"),
         ({"tol": True}, ValueError, "tol must be a number of at least 0, got True"),
-        ({"max_iter": 0}, ValueError, "max_iter must be a whole number from 1, got 0"),
-        ({"batch_size": "all"}, ValueError, "batch_size must be 'auto' or 'full' or a whole number from 1, got 'all'"),
-        ({"n_iter_no_change": 2.5}, ValueError, "n_iter_no_change must be inf or a whole number from 1, got 2.5"),
+        ({"max_iter": 0}, ValueError, "max_iter must be a positive integer, got 0"),
+        ({"batch_size": "all"}, ValueError, "batch_size must be 'auto' or 'full' or a positive integer, got 'all'"),
+        ({"n_iter_no_change": 2.5}, ValueError, "n_iter_no_change must be inf or a positive integer, got 2.5"),
         ({"solver": "newton"}, ValueError, "solver must be one of 'adam', 'sgd', 'lbfgs', got 'newton'"),
         ({"shuffle": 1}, ValueError, "shuffle must be True or False, got 1"),
-        ({"verbose": "loud"}, ValueError, "verbose must be 'bar', True, False or a whole number, got 'loud'"),
+        ({"verbose": "loud"}, ValueError, "verbose must be 'bar', True, False or an integer, got 'loud'"),
         ({"optimizer": "adam"}, ValueError, "optimizer must be None or callable, got 'adam'"),
         ({"dtype": "int8"}, ValueError, "dtype must be None, float32 or float64, got 'int8'"),
         ({"dtype": "float"[:3]}, ValueError, "dtype must be None, float32 or float64, got 'flo'"),
         ({"device": "tpu"}, ValueError, "device must be 'cpu', 'cuda' or 'cuda:1', got 'tpu'"),
         ({"class_weight": "equal"}, ValueError, "class_weight must be None, 'balanced' or a dict, got 'equal'"),
-        ({"class_weight": {7: 2}}, ValueError, "class_weight has labels [7], which classes_ has not, but not [0, 1, 2]"),
-        ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be whole numbers above 0, got (5, 0)"),
+        ({"class_weight": {7: 2}}, ValueError, "class_weight has labels [7], which are not in classes_, and lacks [0, 1, 2]"),
+        ({"hidden_layer_sizes": (5, 0)}, ValueError, "hidden_layer_sizes must be positive integers, got (5, 0)"),
         ({"activation": "swish"}, ValueError, "MLP: activation must be one of"),
         ({"activation": ["relu", "tanh"]}, ValueError, "MLP: activation has 2 entries for 1 hidden layers"),
         ({"dropout": 0.5, "solver": "lbfgs"}, ValueError, "dropout needs solver 'adam' or 'sgd', got 'lbfgs'"),
@@ -697,18 +699,18 @@ def test_mistakes_in_parameters(act: dict[str, Any], error: type[Exception], mes
         (
             lambda m, x, y: m.fit(x, y, callbacks=[train.Checkpoint("a.npz")]),
             TypeError,
-            "a Checkpoint saves cannot be gone on with",
+            "training cannot be resumed from a Checkpoint",
         ),
         (lambda m, x, y: m.fit(x, y, eval_set=x), ValueError, "eval_set must be (X, y) or (X, y, weights)"),
-        (lambda m, x, y: m.fit(x, y, eval_set=(x, y + 1)), LabelError, "y has labels [3], which classes_ has not"),
+        (lambda m, x, y: m.fit(x, y, eval_set=(x, y + 1)), LabelError, "y has labels [3], which are not in classes_"),
         (lambda m, x, y: m.set_params(solver="lbfgs").fit(x, y, eval_set=(x, y)), ValueError, "eval_set and callbacks need"),
         (lambda m, x, y: m.set_params(solver="lbfgs").partial_fit(x, y), AttributeError, "partial_fit"),
         (lambda m, x, y: m.partial_fit(x, y), ValueError, "classes must be passed on the first call"),
-        (lambda m, x, y: m.fit(x, y).partial_fit(x, y + 1), LabelError, "y has labels [3], which classes_ has not"),
+        (lambda m, x, y: m.fit(x, y).partial_fit(x, y + 1), LabelError, "y has labels [3], which are not in classes_"),
         (
             lambda m, x, y: m.fit(x, y).partial_fit(x, y, classes=[0, 1]),
             ValueError,
-            "classes is [0, 1], but was [0 1 2] at first",
+            "classes is [0, 1], but was [0 1 2] on the first call",
         ),
         (lambda m, x, y: m.fit(x, y).partial_fit(x, np.eye(3, dtype=int)[y]), ValueError, "y is multilabel-indicator, unlike"),
         (
@@ -716,11 +718,11 @@ def test_mistakes_in_parameters(act: dict[str, Any], error: type[Exception], mes
             ValueError,
             "does not support",
         ),
-        (lambda m, x, y: m.set_params(class_weight="balanced").partial_fit(x, y), ValueError, "needs all samples; give a dict"),
+        (lambda m, x, y: m.set_params(class_weight="balanced").partial_fit(x, y), ValueError, "needs all samples; pass a dict"),
         (
             lambda m, x, y: m.set_params(class_weight={0: 1}).fit(x, np.eye(3, dtype=int)[y]),
             ValueError,
-            "needs one class for each",
+            "needs one class per",
         ),
         (lambda m, x, y: m.fit(x, x[:, :2]), ValueError, "Unknown label type: continuous-multioutput"),
         (lambda m, x, y: m.predict(x), NotFittedError, "not fitted yet"),
@@ -728,25 +730,29 @@ def test_mistakes_in_parameters(act: dict[str, Any], error: type[Exception], mes
         (lambda m, x, y: m.input_gradient(x), NotFittedError, "not fitted yet"),
         (lambda m, x, y: m.to_sklearn(), NotFittedError, "not fitted yet"),
         (lambda m, x, y: m.fit(x, y).predict(x[:, :2]), ValueError, "X has 2 features, but MLPClassifier is expecting 5"),
-        (lambda m, x, y: m.fit(x, y).transform(x, layer=1), OutOfRangeError, "layer is 1, but there are 1 hidden layers"),
+        (lambda m, x, y: m.fit(x, y).transform(x, layer=1), OutOfRangeError, "layer 1 is out of range for 1 hidden layers"),
         (
             lambda m, x, y: m.set_params(module=Wrong).fit(x, y).transform(x),
             TypeError,
             "the module is a Wrong, expected an nn.Seq",
         ),
-        (lambda m, x, y: m.fit(x, y).input_gradient(x, label=5), LabelError, "there is no label 5 in classes_"),
+        (lambda m, x, y: m.fit(x, y).input_gradient(x, label=5), LabelError, "label 5 is not in classes_"),
         (
             lambda m, x, y: m.fit(x, y).input_gradient(x, of="odds"),
             ValueError,
             "of must be 'score' or 'probability', got 'odds'",
         ),
-        (lambda m, x, y: m.fit(x, np.eye(3, dtype=int)[y]).input_gradient(x), ValueError, "say which label"),
+        (lambda m, x, y: m.fit(x, np.eye(3, dtype=int)[y]).input_gradient(x), ValueError, "pass label"),
         (
             lambda m, x, y: m.set_params(module=make_module).fit(x, y).to_sklearn(),
             ValueError,
-            "cannot have a module of your own",
+            "do not support a custom module",
         ),
-        (lambda m, x, y: m.set_params(activation="gelu").fit(x, y).to_sklearn(), ValueError, "cannot have activation='gelu'"),
+        (
+            lambda m, x, y: m.set_params(activation="gelu").fit(x, y).to_sklearn(),
+            ValueError,
+            "do not support activation='gelu'",
+        ),
         (
             lambda m, x, y: type(m).from_sklearn(StandardScaler()),
             TypeError,
@@ -757,22 +763,22 @@ def test_mistakes_in_parameters(act: dict[str, Any], error: type[Exception], mes
         (
             lambda m, x, y: diverge(m, 1e9 * x, y, 1),
             TrainingError,
-            "training has led to parameters that are not finite",
+            "training led to parameters that are not finite",
         ),
         (
             lambda m, x, y: MLPRegressor(loss="poisson").fit(x, y - 1.0),
             ValueError,
-            "loss='poisson' needs targets of at least 0",
+            "loss='poisson' needs non-negative targets",
         ),
         (
             lambda m, x, y: MLPRegressor(max_iter=2).fit(x, y).input_gradient(x, 1),
             OutOfRangeError,
-            "output is 1, but there are 1",
+            "output 1 is out of range for 1 outputs",
         ),
         (
             lambda m, x, y: MLPRegressor(max_iter=2, warm_start=True).fit(x, y).fit(x, x),
             ValueError,
-            "MLPRegressor: y has 5 columns, expected 1 as in the fit before",
+            "MLPRegressor: y has 5 columns, expected 1 as in the previous fit",
         ),
     ],
 )
@@ -822,9 +828,9 @@ def test_the_network_is_left_in_evaluation_mode() -> None:
 
 def test_warnings() -> None:
     x, y = problem("multiclass")
-    with pytest.warns(ConvergenceWarning, match="MLPClassifier: the 5 epochs of max_iter are over, and training has not"):
+    with pytest.warns(ConvergenceWarning, match="MLPClassifier: training has not converged after 5 epochs"):
         make("multiclass").fit(x, y)
-    with pytest.warns(UserWarning, match="batch_size is 100, but there are 60 samples: it is all of them"):
+    with pytest.warns(UserWarning, match="batch_size is 100, but there are only 60 samples, which make one batch"):
         make("multiclass", batch_size=100).fit(x, y)
 
 
@@ -887,13 +893,13 @@ def test_a_callback_that_raises_in_a_warm_start_leaves_dropout_off() -> None:
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
-        (lambda i, o: nn.Linear(i, 5), ShapeError, r"the module makes \(2, 5\) of 2 samples, expected \(2, 3\)"),
+        (lambda i, o: nn.Linear(i, 5), ShapeError, r"the module returns shape \(2, 5\) for 2 samples, expected \(2, 3\)"),
         (
             lambda i, o: nn.Sequential(nn.Linear(i, o), nn.Flatten(0)),
             ShapeError,
-            r"makes \(6,\) of 2 samples, expected \(2, 3\)",
+            r"returns shape \(6,\) for 2 samples, expected \(2, 3\)",
         ),
-        (lambda i, o: np.tanh, TypeError, "module made a ufunc, expected an nn.Module"),
+        (lambda i, o: np.tanh, TypeError, "module returned a ufunc, expected an nn.Module"),
     ],
 )
 def test_modules_that_do_not_fit(make: Any, kind: type[Exception], message: str) -> None:
@@ -948,7 +954,7 @@ def test_one_of_coefs_may_be_set() -> None:
         model.coefs_[0] = model.coefs_[0] / 2
         model.intercepts_[-1:] = [np.array([3.0, 0.0, 0.0])]
     np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), rtol=1e-9)
-    with pytest.raises(ShapeError, match=r"MLPClassifier.coefs_\[0\]: arrays of shapes \[\(2,\)\], expected \[\(5, 6\)\]"):
+    with pytest.raises(ShapeError, match=r"MLPClassifier.coefs_\[0\]: arrays have shapes \[\(2,\)\], expected \[\(5, 6\)\]"):
         ours.coefs_[0] = np.ones(2)
     assert type(copy.deepcopy(ours.coefs_)) is list
     assert type(ours.to_sklearn().coefs_) is list

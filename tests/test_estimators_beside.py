@@ -208,10 +208,10 @@ def test_what_is_said_of_other_classes() -> None:
         model.fit(X, LABELS)
         before = [w.copy() for w in model.coefs_]
         with pytest.raises(
-            LabelError, match=r"warm_start goes on with the same classes as in the fit before, but y has none of \[2\]"
+            LabelError, match=r"warm_start needs the same classes as in the previous fit, but y has none of \[2\]"
         ):
             model.fit(X, np.minimum(LABELS, 1))
-        with pytest.raises(LabelError, match=r"y has labels \[3\], which classes_ has not"):
+        with pytest.raises(LabelError, match=r"y has labels \[3\], which are not in classes_"):
             model.fit(X, LABELS + 1)
         for a, b in zip(before, model.coefs_, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -70,7 +70,7 @@ def test_arrays_of_others(name: str) -> None:
 )
 def test_sparse_matrices_are_refused(call: Callable[[], Any], who: str) -> None:
     with pytest.raises(
-        DTypeError, match=rf"^{who}: sparse matrices are not taken, got csr_matrix; \.toarray\(\) makes a dense one"
+        DTypeError, match=rf"^{who}: sparse matrices are not supported here, got csr_matrix; \.toarray\(\) makes a dense one"
     ):
         call()
 

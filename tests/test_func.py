@@ -127,7 +127,7 @@ def test_functional_call_refuses_arguments_in_a_tuple() -> None:
     x = np.ones((2, 3), "f")
     values = {"weight": np.ones((3, 1), "f"), "bias": np.zeros(1, "f")}
     for args in (((x,),), ((x,), {})):
-        with pytest.raises(ArgumentError, match=r"functional_call: expected the arguments of Linear as in a call of it"):
+        with pytest.raises(ArgumentError, match=r"functional_call: expected the arguments of Linear as in a call"):
             func.functional_call(nn.Linear(3, 1), values, *args)
     np.testing.assert_array_equal(func.functional_call(Pair(), {}, pair=(x, x)), 2 * x)
 

@@ -82,13 +82,11 @@ def test_lines_without_an_end(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 31)  # zero bytes, which take no room
     start = time.perf_counter()
-    with pytest.raises(
-        DataError, match=r"a.csv, line 1: more than 1,048,576 characters in a line; read_csv\(path, limit=...\)"
-    ):
+    with pytest.raises(DataError, match=r"a.csv, line 1: longer than 1,048,576 characters; read_csv\(path, limit=...\)"):
         data.read_csv(path)
     assert time.perf_counter() - start < 30
     path.write_text("1,2\n" + ",".join(["1"] * 30) + "\n")
-    with pytest.raises(DataError, match="line 2: more than 20 characters"):
+    with pytest.raises(DataError, match="line 2: longer than 20 characters"):
         data.read_csv(path, limit=20)
     path.write_text("1,2\n3,4")
     assert data.read_csv(path, limit=3)[0].tolist() == [[2], [4]]
@@ -100,7 +98,7 @@ def test_lines_without_an_end(tmp_path: Path) -> None:
 def test_limits_that_are_none(tmp_path: Path, limit: Any) -> None:
     (tmp_path / "a").write_bytes(b"")
     for read in (data.read_csv, data.read_npz, data.read_idx):
-        with pytest.raises(ArgumentError, match=rf"{read.__name__}: limit must be a whole number from 0"):
+        with pytest.raises(ArgumentError, match=rf"{read.__name__}: limit must be a non-negative integer"):
             read(tmp_path / "a", limit=limit)
 
 
@@ -176,7 +174,7 @@ def test_values_that_are_none(tmp_path: Path, descr: str, content: bytes) -> Non
         tmp_path / "a.npz", f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({4 if 'b' in descr else 1},), }}", content
     )
     with pytest.raises(
-        DataError, match=r"a\.npy is of (booleans, but holds bytes other than 0 and 1|text, but holds what is no char)"
+        DataError, match=r"a\.npy (has dtype bool, but holds bytes other than 0 and 1|is text, but holds an invalid char)"
     ):
         data.read_npz(tmp_path / "a.npz")
 
@@ -184,8 +182,8 @@ def test_values_that_are_none(tmp_path: Path, descr: str, content: bytes) -> Non
 def test_values_and_shapes_of_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     for header, content, message in (
-        ('{"a":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}', b"\1\2", "a is of booleans, but holds"),
-        ('{"a":{"dtype":"F32","shape":[2305843009213693952,0],"data_offsets":[0,0]}}', b"", "no array can have the shape"),
+        ('{"a":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}', b"\1\2", "a has dtype bool, but holds"),
+        ('{"a":{"dtype":"F32","shape":[2305843009213693952,0],"data_offsets":[0,0]}}', b"", "is not possible"),
         ('{"\\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"\1", "its header cannot be read: .*surrogates"),
     ):
         path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + content)
@@ -196,7 +194,7 @@ def test_values_and_shapes_of_safetensors(tmp_path: Path) -> None:
 def test_arguments_of_read_csv(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2\n")
     for options in ({"label": "a"}, {"label": 1.0}, {"label": True}, {"dtype": "nonsense"}, {"dtype": 5}):
-        with pytest.raises(TensorgradError, match=r"read_csv: (label must be the number of a column|dtype is )"):
+        with pytest.raises(TensorgradError, match=r"read_csv: (label must be a column index|dtype is )"):
             data.read_csv(tmp_path / "a.csv", **options)
 
 

@@ -97,7 +97,7 @@ def test_what_would_take_too_much_is_refused(kind: str, tmp_path: Path) -> None:
     nodes, arrays = BOMBS[kind]
     write(tmp_path / "m.onnx", nodes, arrays, {"x": (FLOAT, [3, 2])}, {"y": (FLOAT, ["m"])}, opset=18)
     with pytest.raises(
-        DataError, match=r"would (make an array of|multiply) [\d,]+ (bytes|times), more than the [\d,]+ that are"
+        DataError, match=r"would (create an array of|do) [\d,]+ (bytes|multiplications), more than the [\d,]+ left"
     ) as raised:
         load(tmp_path / "m.onnx")(floats(3, 2))
     assert re.fullmatch(rf"onnx\.load: {kind} ", raised.value.__notes__[0])
@@ -111,13 +111,13 @@ def test_what_is_allowed_grows_with_what_is_given(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(limits, "TIMES", 20)
     model = load(tmp_path / "m.onnx")
     assert model(floats(2, 2)).shape == (80, 2)  # 640 bytes
-    with pytest.raises(DataError, match=r"an array of 1,280 bytes, more than the 1,000 that are left"):
+    with pytest.raises(DataError, match=r"an array of 1,280 bytes, more than the 1,000 left"):
         model(floats(4, 2))
     monkeypatch.setattr(limits, "TIMES", 40)
     assert model(floats(4, 2)).shape == (160, 2)  # of 40 times 48
     monkeypatch.setattr(limits, "BYTES", 1279)
     monkeypatch.setattr(limits, "memory_left", lambda: 1279)
-    with pytest.raises(DataError, match="would make an array of 1,280 bytes"):
+    with pytest.raises(DataError, match="would create an array of 1,280 bytes"):
         model(floats(4, 2))
 
 

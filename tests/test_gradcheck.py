@@ -401,8 +401,8 @@ def test_verdict(case: str, mode: str) -> None:
             "check_model: ReLU has no parameters that require a gradient",
         ),
         (lambda: gradcheck(lambda x: x, [X, X]), DTypeError, "gradcheck: inputs is a list of arrays, expected a tuple"),
-        (lambda: gradcheck(lambda x: x, np.arange(3)), GraphError, "gradcheck: there is no floating input to check, among 1"),
-        (lambda: gradcheck(lambda x: x, X, wrt=[1]), GraphError, "gradcheck: wrt has 1, which is no floating input"),
+        (lambda: gradcheck(lambda x: x, np.arange(3)), GraphError, "gradcheck: none of the 1 inputs has a floating dtype"),
+        (lambda: gradcheck(lambda x: x, X, wrt=[1]), GraphError, "gradcheck: wrt has 1, which is not a floating input"),
         (lambda: gradcheck(lambda x: x, X, order=3), ValueError, "gradcheck: order must be 1 or 2, got 3"),
         (
             lambda: gradcheck(lambda x: x, X, mode="fast"),
@@ -422,7 +422,7 @@ def test_verdict(case: str, mode: str) -> None:
         (
             lambda: matches_formula(lambda x, y: (x * y).sum(), lambda x, y: y, (X, X)),
             ShapeError,
-            "matches_formula: the formula gave 1 gradients, expected 2",
+            "matches_formula: the formula returned 1 gradients, expected 2",
         ),
     ],
 )

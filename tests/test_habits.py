@@ -72,7 +72,9 @@ def test_in_place_with_itself(change: str) -> None:
 
 def test_floats_with_a_gradient_are_not_put_into_integers() -> None:
     w, y = leaf(1.5, 2.5), Tensor(np.zeros(2, int))
-    with pytest.raises(DTypeError, match="a Tensor of float64 that requires a gradient does not fit into a Tensor of int64"):
+    with pytest.raises(
+        DTypeError, match="a float64 Tensor that requires a gradient cannot be stored in a Tensor of dtype int64"
+    ):
         y[0] = w[0] * 1.5
 
 
@@ -82,7 +84,7 @@ def test_checkpoints_of_functions_made_in_a_loop() -> None:
     h = Tensor(np.ones((4, 3), np.float32), requires_grad=True)
     for layer in layers:
         h = tensorgrad.checkpoint(lambda h: layer(h).tanh(), h)  # noqa: B023
-    with pytest.raises(GraphError, match="computes something else than before"):
+    with pytest.raises(GraphError, match="computed something different"):
         h.sum().backward()
 
 
@@ -168,7 +170,7 @@ def test_lists_are_numbers_beside_a_tensor() -> None:
 
 
 def test_masked_arrays_are_refused() -> None:
-    with pytest.raises(DTypeError, match="masked arrays are not taken"):
+    with pytest.raises(DTypeError, match="masked arrays are not supported"):
         leaf(1, 2) * np.ma.array([1.0, 2], mask=[0, 1])
 
 

@@ -26,7 +26,7 @@ def test_value_needed_by_backward() -> None:
     loss = (y * y).sum()
     y += 1
     with pytest.raises(
-        GraphError, match=r"backward: (exp|mul) \(3,\), recorded at test_inplace\.py:\d+, needs a value that has"
+        GraphError, match=r"backward: (exp|mul) \(3,\), recorded at test_inplace\.py:\d+, needs a value that was"
     ):
         loss.backward()
     assert x.grad is None
@@ -38,7 +38,7 @@ def test_written_through_a_view() -> None:
     flat = y.reshape(3, 1)
     loss = (y * 2).sum()
     flat[0] = 5.0
-    with pytest.raises(GraphError, match="changed in place since"):
+    with pytest.raises(GraphError, match="changed in place later"):
         loss.backward()
 
 
@@ -104,7 +104,7 @@ def test_optimiser_between_forward_and_backward() -> None:
     first, second = (w * w).sum(), (w * 2).sum()
     second.backward()
     optimiser.step()
-    with pytest.raises(GraphError, match=r"mul \(3,\), recorded at test_inplace\.py:\d+, needs a value that has been changed"):
+    with pytest.raises(GraphError, match=r"mul \(3,\), recorded at test_inplace\.py:\d+, needs a value that was changed"):
         first.backward()
 
 
@@ -123,7 +123,7 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(ShapeError, match=r"in-place change: the result has shape \(2, 3\), the Tensor \(3,\)"):
         x += np.ones((2, 3))
     n = Tensor([1, 2], dtype=int)
-    with pytest.raises(DTypeError, match="in-place change: a result of float64 does not fit into a Tensor of int64"):
+    with pytest.raises(DTypeError, match="in-place change: a float64 result cannot be stored in a int64 Tensor"):
         n += 0.5
     with pytest.raises(OutOfRangeError, match=r"setitem: index 5 is out of bounds .*; the Tensor has shape \(2,\)"):
         n[5] = 1
@@ -242,7 +242,9 @@ def test_a_leaf_is_not_changed_through_a_view(view: str) -> None:
 def test_the_error_names_the_view_and_the_leaf(view: str) -> None:
     w = Tensor(np.ones((2, 3)), True, name="weight")
     v = VIEWS[view](w)
-    message = r"in-place change: this is a view, made by [a-z]+ at test_inplace\.py:\d+, of a leaf 'weight' \(2, 3\) that req"
+    message = (
+        r"in-place change: this is a view, created by [a-z]+ at test_inplace\.py:\d+, of a leaf 'weight' \(2, 3\) that req"
+    )
     with pytest.raises(GraphError, match=message):
         v *= 0.0
     with pytest.raises(GraphError, match=message):
@@ -267,7 +269,7 @@ def test_a_view_of_a_leaf_changed_under_no_grad_is_a_write_to_it(view: str) -> N
                 loss.backward()
                 np.testing.assert_array_equal(w.grad.data, 2 * before)
             else:
-                with pytest.raises(GraphError, match="changed in place since"):
+                with pytest.raises(GraphError, match="changed in place later"):
                     loss.backward()
 
 
@@ -288,7 +290,7 @@ def test_a_view_of_what_was_computed(view: str) -> None:
         changed = not np.array_equal(h.data, before)
         for ask in (lambda t: t.sum().backward(retain_graph=True), lambda t: t.backward(np.ones((2, 3)), retain_graph=True)):
             if changed:
-                with pytest.raises(GraphError, match="changed in place since"):
+                with pytest.raises(GraphError, match="changed in place later"):
                     ask(h)
             else:
                 x.grad = None
@@ -299,5 +301,5 @@ def test_a_view_of_what_was_computed(view: str) -> None:
 @pytest.mark.parametrize("write", WRITES)
 def test_what_is_broadcast_is_read_only(write: str) -> None:
     for t in (Tensor(np.ones(3)), leaf(3) * 1):
-        with pytest.raises(GraphError, match=r"in-place change: this Tensor \(2, 3\).* is read-only, as what is broadcast is"):
+        with pytest.raises(GraphError, match=r"in-place change: this Tensor \(2, 3\).* is read-only, because it is broadcast"):
             WRITES[write](t.broadcast_to((2, 3)))

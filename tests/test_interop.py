@@ -72,8 +72,8 @@ UNLIKE = {
     "its own forward": (lambda: nn.Sequential(nn.ReLU(), Doubling(nn.ReLU())), "1", "Doubling, a class that is not"),
     "a hook inside": (hooked, "", "TransformerEncoderLayer with hooks"),
     "another norm": (lambda: with_part("norm1", nn.Identity()), "", "TransformerEncoderLayer with norm1: Identity"),
-    "another eps": (lambda: with_part("norm2", nn.LayerNorm(8, eps=0.5)), "", "TransformerEncoderLayer with several eps"),
-    "another rate": (lambda: with_part("dropout", nn.Dropout(0.7)), "", "TransformerEncoderLayer with several rates"),
+    "another eps": (lambda: with_part("norm2", nn.LayerNorm(8, eps=0.5)), "", "TransformerEncoderLayer with different eps"),
+    "another rate": (lambda: with_part("dropout", nn.Dropout(0.7)), "", "TransformerEncoderLayer with different dropout rates"),
     "parameters": (lambda: with_more(nn.Sequential(nn.Tanh())), "", "Sequential with parameters or buffers of its own, more"),
 }  # fmt: skip
 
@@ -143,10 +143,10 @@ def test_files_of_others(tmp_path: Path, rng: np.random.Generator) -> None:
     assert found.keys() == state.keys()
     for name, array in found.items():
         np.testing.assert_array_equal(array, state[name])
-    with pytest.raises(DataError, match=r"ours\.npz: expected a name that ends in \.safetensors"):
+    with pytest.raises(DataError, match=r"ours\.npz: expected a file name ending in \.safetensors"):
         data.write_safetensors(tmp_path / "ours.npz", state)
     for nothing in (None, [1], {1: np.ones(2)}):
-        with pytest.raises(ArgumentError, match="write_safetensors: arrays must be arrays by name, got"):
+        with pytest.raises(ArgumentError, match="write_safetensors: arrays must be a dict from name to array, got"):
             data.write_safetensors(tmp_path / "ours.safetensors", nothing)
 
 

@@ -32,7 +32,7 @@ from tests.compiled import forget_kernels
 pytest.importorskip("numba", reason="needs Numba: pip install numba")
 
 CHAIN = Chain.of(lambda x: (x * 2 + 1,), [Operand("full", "float32")])
-ADVICE = "Delete it, or set TENSORGRAD_CACHE to another folder, to which you and nobody else can write"
+ADVICE = "Delete it, or set TENSORGRAD_CACHE to a folder that only you can write to"
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def in_state(
             found = work()
         name = cache.folder_name()
     said = [str(w.message) for w in seen]
-    assert all(f"the folder of compiled kernels, {name}, cannot be used as it is (" in s and ADVICE in s for s in said), said
+    assert all(f"the folder of compiled kernels, {name}, cannot be used (" in s and ADVICE in s for s in said), said
     assert all(Path(w.filename).name == Path(__file__).name for w in seen)
     return expected, found, said
 
@@ -408,7 +408,7 @@ def test_numba_that_fails_is_no_error_of_the_operation(
         assert eager() == pytest.approx(expected, rel=1e-5)  # by other kernels: to rounding
         assert compiled() > 0
     (only,) = [str(w.message) for w in seen]
-    assert only.startswith(f"Numba failed ({error.__name__}: broken), and NumPy is used in its place")
+    assert only.startswith(f"Numba failed ({error.__name__}: broken), and NumPy is used instead")
 
 
 def test_numba_that_cannot_be_imported(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_set_num_threads_is_heard_by_blas() -> None:
     finally:
         tensorgrad.set_num_threads(before)
     for wrong in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="set_num_threads: expected a whole number above 0, of at most 1024, got"):
+        with pytest.raises(ValueError, match="set_num_threads: expected a positive integer, of at most 1024, got"):
             tensorgrad.set_num_threads(wrong)  # type: ignore[arg-type]
 
 

@@ -196,16 +196,16 @@ def test_other_spellings_of_what_is_right(layer: Any, name: str) -> None:
 
 def test_messages() -> None:
     for act, message in (
-        (lambda: nn.Linear(2.5, 3), "Linear: in_features must be a whole number of at least 0, got 2.5"),
-        (lambda: nn.Linear(2, -1), "Linear: out_features must be a whole number of at least 0, got -1"),
-        (lambda: nn.Linear(2, "3"), "Linear: out_features must be a whole number of at least 0, got '3'"),
+        (lambda: nn.Linear(2.5, 3), "Linear: in_features must be a non-negative integer, got 2.5"),
+        (lambda: nn.Linear(2, -1), "Linear: out_features must be a non-negative integer, got -1"),
+        (lambda: nn.Linear(2, "3"), "Linear: out_features must be a non-negative integer, got '3'"),
         (lambda: nn.Linear(2, 3, "no"), "Linear: bias must be True or False, got 'no'"),
-        (lambda: nn.BatchNorm1d(2.5), "BatchNorm1d: num_features must be a whole number of at least 0, got 2.5"),
-        (lambda: nn.LayerNorm((2, 0.5)), "LayerNorm: normalized_shape[1] must be a whole number of at least 0, got 0.5"),
-        (lambda: nn.Conv2d(1, 1, 2.5), "Conv2d: kernel_size must be a whole number of at least 1, got 2.5"),
+        (lambda: nn.BatchNorm1d(2.5), "BatchNorm1d: num_features must be a non-negative integer, got 2.5"),
+        (lambda: nn.LayerNorm((2, 0.5)), "LayerNorm: normalized_shape[1] must be a non-negative integer, got 0.5"),
+        (lambda: nn.Conv2d(1, 1, 2.5), "Conv2d: kernel_size must be a positive integer, got 2.5"),
         (
             lambda: nn.Conv2d(1, 1, (1, 2, 3)),
-            "Conv2d: kernel_size must be one whole number or two, for rows and for columns, got (1, 2, 3)",
+            "Conv2d: kernel_size must be an integer or two, for rows and for columns, got (1, 2, 3)",
         ),
         (lambda: nn.Dropout(NAN), "Dropout: p must be a number in 0 .. 1, got nan"),
         (lambda: nn.HuberLoss(delta=0), "HuberLoss: delta must be a number above 0, got 0"),
@@ -215,12 +215,12 @@ def test_messages() -> None:
         ),
         (
             lambda: nn.Linear(2, 3, weight_init=nn.init.zeros),
-            "Linear: weight_init must be what nn.init.zeros(...) returns; call it",
+            "Linear: weight_init must be an initialiser; call nn.init.zeros(...)",
         ),
         (lambda: nn.Linear(2, 3, dtype=int), "Linear: dtype must be a floating dtype such as 'float32', got int64"),
         (
             lambda: nn.Linear(2, 3, weight_init=lambda shape, rng: np.ones(shape[::-1])),
-            "Linear: weight_init made values of shape (3, 2), expected (2, 3)",
+            "Linear: weight_init returned values of shape (3, 2), expected (2, 3)",
         ),
     ):
         with pytest.raises(TensorgradError, match=f"^{re.escape(message)}$"):

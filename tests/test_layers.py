@@ -75,7 +75,7 @@ def test_conv2d() -> None:
     assert plain(np.ones((1, 1, 3, 3))).shape == (1, 1, 2, 2)
     assert "bias=False" in repr(plain)
     net = nn.Sequential(nn.Identity(), layer)
-    with pytest.raises(ShapeError, match=re.escape("1.conv2d: input (2, 4, 5, 6) and weight (5, 3, 3, 2) do not fit")):
+    with pytest.raises(ShapeError, match=re.escape("1.conv2d: input (2, 4, 5, 6) and weight (5, 3, 3, 2) are incompatible")):
         net(draw(2, 4, 5, 6))
 
 

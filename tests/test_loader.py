@@ -133,8 +133,8 @@ X = np.ones((4, 2))
         (lambda: data.DataLoader(X, X[:3]), ShapeError, "DataLoader: arrays of 4, 3 samples, expected as many in each"),
         (lambda: data.DataLoader(X[:0]), DataError, "DataLoader: the arrays have no samples"),
         (lambda: data.DataLoader(X, batch_size=0), ValueError, "DataLoader: batch_size must be at least 1, got 0"),
-        (lambda: data.DataLoader(X, batch_size=2.0), TypeError, r"batch_size must be a whole number or None, got 2\.0"),
-        (lambda: data.DataLoader(X, batch_size=True), TypeError, "batch_size must be a whole number or None, got True"),
+        (lambda: data.DataLoader(X, batch_size=2.0), TypeError, r"batch_size must be an integer or None, got 2\.0"),
+        (lambda: data.DataLoader(X, batch_size=True), TypeError, "batch_size must be an integer or None, got True"),
         (lambda: data.DataLoader(X, device="tpu"), DeviceError, "device: expected 'cpu', 'cuda' or 'cuda:1', got 'tpu'"),
         (
             lambda: data.DataLoader(X, batch_size=5, drop_last=True),

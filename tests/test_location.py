@@ -244,11 +244,11 @@ def press(run: train.Run) -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: MLPClassifier(max_iter=1).fit(X, Y), "has not converged yet"),
-        (lambda: MLPRegressor(max_iter=1).fit(X, HOT), "has not converged yet"),
-        (lambda: MLPRegressor(max_iter=1, solver="lbfgs").fit(X, HOT), "L-BFGS has not converged"),
-        (lambda: make_pipeline(StandardScaler(), MLPClassifier(max_iter=1)).fit(X, Y), "has not converged yet"),
-        (lambda: cross_val_score(MLPClassifier(max_iter=1), X, Y, cv=2), "has not converged yet"),
+        (lambda: MLPClassifier(max_iter=1).fit(X, Y), "training has not converged"),
+        (lambda: MLPRegressor(max_iter=1).fit(X, HOT), "training has not converged"),
+        (lambda: MLPRegressor(max_iter=1, solver="lbfgs").fit(X, HOT), "L-BFGS did not converge"),
+        (lambda: make_pipeline(StandardScaler(), MLPClassifier(max_iter=1)).fit(X, Y), "training has not converged"),
+        (lambda: cross_val_score(MLPClassifier(max_iter=1), X, Y, cv=2), "training has not converged"),
     ],
 )
 def test_training_that_has_not_converged(call: Callable[[], Any], text: str) -> None:
@@ -355,7 +355,7 @@ COMPILED = [FITS["fit, compiled"], FITS["fit with validation"], OTHERS["compile"
 @pytest.mark.parametrize("way", COMPILED)
 def test_what_a_replay_could_not_do(way: Way) -> None:
     asks = lambda x: x / x.max().item()  # noqa: E731
-    with pytest.raises(CompileError, match=r"item\(\) asks for the value") as raised:
+    with pytest.raises(CompileError, match=r"item\(\) needs the value") as raised:
         way(layers(Function(asks)), F.cross_entropy, X)
     assert lines_in(str(raised.value)) == [line(asks)]
     count = iter(range(1, 99))
@@ -364,7 +364,7 @@ def test_what_a_replay_could_not_do(way: Way) -> None:
         way(layers(Function(other)), F.cross_entropy, X)
     assert lines_in(str(raised.value)) == [line(other)]
     array = lambda x: x * np.full(3, next(count))  # noqa: E731
-    with pytest.raises(CompileError, match="reads an array that was another one in the first call") as raised:
+    with pytest.raises(CompileError, match="reads an array that was a different one in the first call") as raised:
         way(layers(Function(array)), F.cross_entropy, X)
     assert lines_in(str(raised.value)) == [line(array)]
 

@@ -178,11 +178,11 @@ def test_mlp_has_an_activation_for_each_layer_and_dropout() -> None:
     ("make", "message"),
     [
         (lambda: MLP((4, 3), "swish"), "MLP: activation must be one of ['elu', 'gelu', "),
-        (lambda: MLP((4, 3, 2), nn.GELU()), "or make a module, got GELU()"),
-        (lambda: MLP((4, 3, 2), ["relu", "tanh"]), "MLP: activation has 2 entries for 1 hidden layers, expected one for each"),
-        (lambda: MLP((4, 3, 2), ["relu", 7][1:]), "or make a module, got 7"),
-        (lambda: MLP((0, 3)), "MLP: widths must be two or more whole numbers above 0, got (0, 3)"),
-        (lambda: MLP((4,)), "MLP: widths must be two or more whole numbers above 0, got (4,)"),
+        (lambda: MLP((4, 3, 2), nn.GELU()), "or a function that returns a module, got GELU()"),
+        (lambda: MLP((4, 3, 2), ["relu", "tanh"]), "MLP: activation has 2 entries for 1 hidden layers, expected one per layer"),
+        (lambda: MLP((4, 3, 2), ["relu", 7][1:]), "or a function that returns a module, got 7"),
+        (lambda: MLP((0, 3)), "MLP: widths must be two or more positive integers, got (0, 3)"),
+        (lambda: MLP((4,)), "MLP: widths must be two or more positive integers, got (4,)"),
     ],
 )
 def test_mistakes(make, message) -> None:

@@ -174,7 +174,7 @@ def test_buffers_and_modes() -> None:
     assert not any(m.training for _, m in net.named_modules())
     net.train()
     assert all(m.training for _, m in net.named_modules())
-    with pytest.raises(AttributeError, match="Sequential: register_buffer: there is a 'mean' already"):
+    with pytest.raises(AttributeError, match="Sequential: register_buffer: the name 'mean' is already used"):
         net.rest.register_buffer("mean", [1.0])
     with pytest.raises(AttributeError, match="Net has no attribute 'nothing'"):
         _ = net.nothing
@@ -186,7 +186,9 @@ def test_modules_in_a_list_are_refused() -> None:
             super().__init__()
             self.layers = [nn.Linear(2, 2), nn.ReLU()]
 
-    with pytest.raises(TypeError, match=r"Listed: layers is a list that holds modules or parameters, which would not be found"):
+    with pytest.raises(
+        TypeError, match=r"Listed: layers is a list that contains modules or parameters, which would not be found"
+    ):
         Listed()
 
 

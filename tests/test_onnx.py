@@ -112,11 +112,11 @@ DTYPES = ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
 LEFT_OUT = {("mod", "bool"), ("floordiv", "bool"), ("left_shift", "int64"), ("left_shift", "int32"), ("right_shift", "int64"),
             ("right_shift", "int32"), ("sigmoid_cross_entropy_grad", "uint8"), ("sigmoid_cross_entropy", "uint8"),
             ("linear_sigmoid", "uint8")}  # fmt: skip
-NAMED = {"an index of booleans, which says how many elements there are", "an index by Tensors behind other axes"}
+NAMED = {"a boolean index, whose values determine a shape", "an index by Tensors after other axes"}
 
 
 def converted(x: Any, dtype: str) -> np.ndarray:
-    """An argument of an op in another dtype; those that are whole numbers as they are."""
+    """An argument of an op in another dtype; those that are integers as they are."""
     x = np.asarray(x)
     if x.dtype.kind != "f" or dtype == "float64":
         return x
@@ -531,17 +531,20 @@ def counted(x: Any) -> Any:
 
 
 counts = np.zeros(1)
-SAMPLES_DIFFER = "with other numbers of samples the model does something else"
+SAMPLES_DIFFER = "the model does something else for a different number of samples"
 REFUSED_MODELS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "an operation of one's own": (lambda x: own_op()(x), r"mine_of_onnx \(an operation of your own; write it in operations"),
-    "a value": (lambda x: x if x.sum().item() > 0 else -x, r"item\(\) asks for the value of a Tensor \(\) in the model at"),
-    "a branch": (lambda x: x if x.sum() > 0 else -x, "asks for the value of a Tensor"),
+    "an operation of one's own": (lambda x: own_op()(x), r"mine_of_onnx \(a custom operation; write it with operations"),
+    "a value": (lambda x: x if x.sum().item() > 0 else -x, r"item\(\) needs the value of a Tensor \(\) in the model at"),
+    "a branch": (lambda x: x if x.sum() > 0 else -x, "needs the value of a Tensor"),
     "a loop": (lambda x: tensorgrad.stack([x[i].exp() for i in range(x.shape[0])]), SAMPLES_DIFFER),
-    "a share": (lambda x: x * (1 / (x.shape[0] + 1)), "number of samples in a way that is not known; batch_axis=None"),
+    "a share": (lambda x: x * (1 / (x.shape[0] + 1)), "number of samples in an unknown way; batch_axis=None"),
     "every other": (lambda x: x[::2], "of getitem at test_onnx.py:.* depends on the number"),
     "square": (lambda x: x.sum(0) * x.shape[0] ** 2, "an argument or an attribute of mul at test_onnx.py:.* depends on"),
-    "random array": (lambda x: x + rng0().random(x.shape, np.float32), "makes in NumPy depends on the number"),
-    "other values": (lambda x: x + np.full(3, x.shape[0] ** 2, np.float32), "an array \\(3,\\) that it reads has other values"),
+    "random array": (lambda x: x + rng0().random(x.shape, np.float32), "creates with NumPy depends on the number"),
+    "other values": (
+        lambda x: x + np.full(3, x.shape[0] ** 2, np.float32),
+        "an array \\(3,\\) that it reads has different values",
+    ),
     "no Tensor": (lambda x: 3, "the model returned 3, expected Tensors"),
 }
 
@@ -585,24 +588,26 @@ def test_arguments(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nn.Linear(3, 2), floats(4, 3)
     for given, message in (
         ((abs, x, path), "onnx.export: model must be a module, got"),
-        ((model, x, path.with_suffix(".pt")), "expected a name that ends in .onnx, got 'm.pt'"),
+        ((model, x, path.with_suffix(".pt")), "expected a file name ending in .onnx, got 'm.pt'"),
     ):
         with pytest.raises(ArgumentError, match=re.escape(message)):
             export(*given)
     for nothing in ({"x": x}, None, 2.5, "x", (), [[1.0, 2.0, 3.0]], (x.tolist(),), (x, {"x": x})):
-        with pytest.raises(ArgumentError, match=r"onnx\.export: x must be an array, or a tuple of what forward takes, .* got"):
+        with pytest.raises(
+            ArgumentError, match=r"onnx\.export: x must be an array, or a tuple of the arguments of forward, .* got"
+        ):
             export(model, nothing, path)
     for nothing in (np.array(["a"] * 4), np.array([None] * 4), np.datetime64("2020")):
-        with pytest.raises(tensorgrad.errors.DTypeError, match=r"onnx\.export: x must be numbers or booleans, got"):
+        with pytest.raises(tensorgrad.errors.DTypeError, match=r"onnx\.export: x must be numeric or boolean, got"):
             export(model, nothing, path)
     with pytest.raises(ArgumentError, match=re.escape("onnx.export: training must be True or False, got 'no'")):
         export(model, x, path, training="no")
-    for axis, message in ((2, "must be an axis of x, shape (4, 3), or None, got 2"), ((0, 0), "has 2 parts for 1 arrays")):
+    for axis, message in ((2, "must be an axis of x, shape (4, 3), or None, got 2"), ((0, 0), "has 2 entries for 1 arrays")):
         with pytest.raises(ExportError, match=re.escape(f"onnx.export: batch_axis {message}")):
             export(model, x, path, batch_axis=axis)
     with pytest.raises(ExportError, match="the inputs have no samples"):
         export(model, x[:0], path)
-    with pytest.raises(ExportError, match=r"the inputs have \[3, 4\] samples; batch_axis says along which axis of each"):
+    with pytest.raises(ExportError, match=r"the inputs have \[3, 4\] samples; batch_axis gives the axis of each"):
         export(Function(lambda a, b: a), (x, x[:3]), path)
     with pytest.raises(tensorgrad.errors.ShapeError) as raised:
         export(model, floats(4, 2), path)

@@ -88,7 +88,7 @@ def test_registration_mistakes() -> None:
         make(name="exp")()
     with pytest.raises(TensorgradError, match=r"made: reads or data names \['z'\], which backward does not take"):
         make(reads="z")()
-    with pytest.raises(TensorgradError, match="signature 'x -> y' is not of the form"):
+    with pytest.raises(TensorgradError, match="signature 'x -> y' does not have the form"):
         make(signature="x -> y")()
     assert "made" not in REGISTRY
     first, second = make()(), make()()  # a class defined again, as in a notebook

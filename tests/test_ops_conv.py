@@ -126,7 +126,7 @@ def test_first_of_equals_gets_the_gradient() -> None:
         (
             lambda: ops.conv2d(draw(2, 3, 4, 4), draw(5, 2, 3, 3)),
             ShapeError,
-            "conv2d: input (2, 3, 4, 4) and weight (5, 2, 3, 3) do not fit; expected (n,c,h,w),(o,c,kh,kw)",
+            "conv2d: input (2, 3, 4, 4) and weight (5, 2, 3, 3) are incompatible; expected (n,c,h,w),(o,c,kh,kw)",
         ),
         (lambda: ops.conv2d(draw(3, 4, 4), draw(5, 3, 3, 3)), ShapeError, "conv2d: input (3, 4, 4) and weight"),
         (
@@ -150,12 +150,12 @@ def test_first_of_equals_gets_the_gradient() -> None:
         (
             lambda: ops.avg_pool2d(draw(1, 1, 4, 4), 2.0),
             DTypeError,
-            "avg_pool2d: kernel_size must be one whole number or two, got 2.0",
+            "avg_pool2d: kernel_size must be an integer or two, got 2.0",
         ),
         (
             lambda: ops.avg_pool2d(draw(1, 1, 4, 4), (1, 2, 3)),
             DTypeError,
-            "avg_pool2d: kernel_size must be one whole number or two",
+            "avg_pool2d: kernel_size must be an integer or two",
         ),
         (
             lambda: ops.windows(draw(4, 4), (2, 2)),
@@ -166,34 +166,34 @@ def test_first_of_equals_gets_the_gradient() -> None:
         (
             lambda: ops.fold(draw(1, 2, 2, 1, 2, 2), (4, 4)),
             ShapeError,
-            "fold: (2, 2) windows of (2, 2) are not those of (4, 4) with stride (1, 1), padding (0, 0), dilation (1, 1)",
+            "fold: (2, 2) windows of (2, 2) do not match size (4, 4) with stride (1, 1), padding (0, 0), dilation (1, 1)",
         ),
         (
             lambda: ops.conv2d(draw(1, 1, 4, 4), draw(1, 1, 3, 3), dilation=2),
             ShapeError,
-            "conv2d: a window of (3, 3), (2, 2) apart, does not fit into (4, 4)",
+            "conv2d: a window of (3, 3) with dilation (2, 2) does not fit into (4, 4)",
         ),
         (
             lambda: ops.conv1d(draw(1, 3, 4), draw(4, 2, 2), groups=2),
             ShapeError,
-            "conv1d: input (1, 3, 4) and weight (4, 2, 2) do not fit; expected (n,c,l),(o,c/2,k)",
+            "conv1d: input (1, 3, 4) and weight (4, 2, 2) are incompatible; expected (n,c,l),(o,c/2,k)",
         ),
         (lambda: ops.conv1d(draw(1, 4, 4), draw(3, 2, 2), groups=2), ShapeError, "conv1d: 3 outputs are not divisible into 2"),
         (lambda: ops.conv_transpose1d(draw(1, 3, 4), draw(3, 2, 2), groups=2), ShapeError, "3 channels are not divisible"),
         (
             lambda: ops.conv2d(draw(1, 1, 4, 4), draw(1, 1, 2, 2), padding="full"),
             ValueError,
-            'conv2d: padding must be whole numbers, "same" or "valid", got \'full\'',
+            'conv2d: padding must be integers, "same" or "valid", got \'full\'',
         ),
         (
             lambda: ops.conv2d(draw(1, 1, 4, 4), draw(1, 1, 2, 2), None, (1, 2), "same"),
             ValueError,
-            'conv2d: padding "same" is for stride 1, got stride (1, 2)',
+            'conv2d: padding "same" needs stride 1, got stride (1, 2)',
         ),
         (
             lambda: ops.conv_transpose2d(draw(1, 2, 4, 4), draw(3, 1, 2, 2)),
             ShapeError,
-            "conv_transpose2d: input (1, 2, 4, 4) and weight (3, 1, 2, 2) do not fit; expected (n,c,h,w),(c,o,kh,kw)",
+            "conv_transpose2d: input (1, 2, 4, 4) and weight (3, 1, 2, 2) are incompatible; expected (n,c,h,w),(c,o,kh,kw)",
         ),
         (
             lambda: ops.conv_transpose1d(draw(1, 1, 4), draw(1, 1, 2), stride=2, output_padding=2),
@@ -203,7 +203,7 @@ def test_first_of_equals_gets_the_gradient() -> None:
         (
             lambda: ops.conv_transpose1d(draw(1, 1, 2), draw(1, 1, 2), padding=2),
             ShapeError,
-            "conv_transpose1d: the result of input (1, 1, 2) with weight (1, 1, 2) would be of size (-1,)",
+            "conv_transpose1d: the result of input (1, 1, 2) with weight (1, 1, 2) would have size (-1,)",
         ),
         (
             lambda: ops.max_pool1d(draw(1, 1, 4), 2, padding=2),
@@ -213,9 +213,9 @@ def test_first_of_equals_gets_the_gradient() -> None:
         (
             lambda: ops.adaptive_avg_pool2d(draw(1, 1, 4, 4), (2, 2, 2)),
             DTypeError,
-            "adaptive_avg_pool2d: output_size must be one whole number or two, got (2, 2, 2)",
+            "adaptive_avg_pool2d: output_size must be an integer or two, got (2, 2, 2)",
         ),
-        (lambda: ops.adaptive_max_pool1d(draw(1, 1, 0), 1), ShapeError, "input has shape (1, 1, 0), which has nothing to pool"),
+        (lambda: ops.adaptive_max_pool1d(draw(1, 1, 0), 1), ShapeError, "input has shape (1, 1, 0), which is empty"),
     ],
 )
 def test_errors(call: Any, error: type[Exception], message: str) -> None:

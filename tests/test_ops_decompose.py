@@ -137,7 +137,7 @@ def test_equal_values_have_a_gradient_but_their_vectors_have_none() -> None:
         np.testing.assert_allclose(tensorgrad.grad((values(t) ** 2).sum(), t)[0].numpy(), 2 * x, atol=1e-12)
         t = Tensor(x, requires_grad=True)
         weights = np.arange(9.0).reshape(3, 3) ** 2
-        with pytest.raises(LinAlgError, match="are equal, so their vectors are not determined, and have no derivative"):
+        with pytest.raises(LinAlgError, match="are equal, so their vectors are not unique and have no derivative"):
             tensorgrad.grad((vectors(t) * weights).sum(), t)
         with pytest.raises(LinAlgError, match="are equal"):
             tensorgrad.jvp(vectors, t.detach(), Tensor(weights + weights.T))
@@ -164,7 +164,7 @@ def test_replays_make_up_no_derivatives_of_vectors_that_are_not_determined(name:
 def test_dependent_columns_have_no_gradient() -> None:
     t = Tensor(np.ones((3, 2)) * [1.0, 0.0], requires_grad=True)
     q, r = ops.qr(t)
-    with pytest.raises(LinAlgError, match="qr: the columns are dependent"):
+    with pytest.raises(LinAlgError, match="qr: the columns are linearly dependent"):
         tensorgrad.grad(q.sum() + r.sum(), t)
 
 
@@ -203,7 +203,7 @@ def test_a_compiled_step_decomposes_what_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: ops.qr(draw(3)), ShapeError, "qr: expected matrices, two axes or more, got shape (3,)"),
+        (lambda: ops.qr(draw(3)), ShapeError, "qr: expected at least two axes, got shape (3,)"),
         (lambda: ops.eigh(draw(2, 3)), ShapeError, "eigh: expected square matrices, got shape (2, 3)"),
         (lambda: ops.svd(draw(2, 3), full_matrices=True), ArgumentError, "svd: full_matrices=True for shape (2, 3)"),
         (lambda: np.linalg.svd(Tensor(draw(2, 3))), ArgumentError, "svd: full_matrices=True for shape (2, 3)"),

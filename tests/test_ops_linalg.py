@@ -114,13 +114,13 @@ def test_einsum_of_one_tensor_twice_and_of_lists() -> None:
         ("ij,jk->ik", [(2, 3)], "einsum: 2 comma-separated subscripts for 1 operands"),
         ("ij->i", [(2, 3, 4)], "einsum: operand 0 has 3 axes, 'ij' names 2"),
         ("...ij->...", [(2,)], "einsum: operand 0 has 1 axes, '...ij' names 2"),
-        ("ij->ik", [(2, 3)], "einsum: the result names 'k', which no operand has"),
-        ("ij->ii", [(2, 3)], "einsum: the result names an axis twice"),
-        ("i1->i", [(2, 3)], "einsum: subscripts are letters and one '...', not 'i1'"),
+        ("ij->ik", [(2, 3)], "einsum: the result has 'k', which no operand has"),
+        ("ij->ii", [(2, 3)], "einsum: the result has an axis twice"),
+        ("i1->i", [(2, 3)], "einsum: subscripts must be letters and at most one '...', not 'i1'"),
         ("ii->i", [(2, 3)], "einsum: axis i is 2 and 3"),
         ("i,i->i", [(1,), (3,)], "einsum: axis i is 1 and 3"),
         ("...i,...i->...", [(2, 3), (4, 3)], "einsum: an axis of '...' is 2 and 4"),
-        ("...i->i", [(2, 3)], "einsum: the result leaves out '...'"),
+        ("...i->i", [(2, 3)], "einsum: the result lacks '...'"),
     ],
 )
 def test_einsum_errors(subscripts: str, shapes: list[tuple[int, ...]], message: str) -> None:
@@ -131,12 +131,14 @@ def test_einsum_errors(subscripts: str, shapes: list[tuple[int, ...]], message: 
 def test_errors_of_products() -> None:
     with pytest.raises(DTypeError, match="einsum: subscripts must be a string such as 'ij,jk->ik', got ndarray"):
         ops.einsum(draw(2), draw(2))
-    with pytest.raises(ShapeError, match=re.escape("dot: shapes (2, 3) and (2, 3) do not fit; expected (...,k),(...,k,n)")):
+    with pytest.raises(
+        ShapeError, match=re.escape("dot: shapes (2, 3) and (2, 3) are incompatible; expected (...,k),(...,k,n)")
+    ):
         ops.dot(draw(2, 3), draw(2, 3))
     for axes, message in [
         (1, "axis -1 of the first is 3 but axis 0 of the second is 2"),
         (([0], [0, 1]), "1 axes of the first for 2 of the second"),
-        (([0, 0], [0, 0]), "an axis is named twice"),
+        (([0, 0], [0, 0]), "an axis is given twice"),
         (([2], [0]), "axes 2 and 0 do not both exist"),
         (-1, "a negative number of axes"),
         (3, "axes -3 and 0 do not both exist"),
@@ -176,7 +178,7 @@ def test_solve_of_vectors_and_batches() -> None:
     batch = draw(4, 3, 3) + 3 * np.eye(3)
     b = draw(3)
     np.testing.assert_allclose(ops.solve(Tensor(batch, True), b).data, np.linalg.solve(batch, b[:, None])[..., 0], rtol=1e-12)
-    with pytest.raises(ShapeError, match=re.escape("solve: shapes (3, 3) and (2,) do not fit; expected (n,n),(n)->(n)")):
+    with pytest.raises(ShapeError, match=re.escape("solve: shapes (3, 3) and (2,) are incompatible; expected (n,n),(n)->(n)")):
         ops.solve(a, draw(2))
 
 

@@ -184,11 +184,11 @@ def test_masks_are_combined_by_operators() -> None:
     [
         (lambda: Tensor([1.0]) & True, DTypeError, "bitwise_and: expected booleans or integers, got float32"),
         (lambda: ops.topk([1.0], 2), ShapeError, "topk: k is 2, but axis 0 of (1,) has 1 elements"),
-        (lambda: ops.quantile([1.0], 1.5), ArgumentError, "quantile: q must be in 0 .. 1, got 1.5"),
-        (lambda: ops.median(np.zeros((2, 0)), 1), ShapeError, "median: there is none of no elements, axis 1 of (2, 0)"),
-        (lambda: ops.diff(np.float64(1)), ShapeError, "diff: expected one axis or more, got shape ()"),
+        (lambda: ops.quantile([1.0], 1.5), ArgumentError, "quantile: q must be between 0 and 1, got 1.5"),
+        (lambda: ops.median(np.zeros((2, 0)), 1), ShapeError, "median: axis 1 of (2, 0) is empty"),
+        (lambda: ops.diff(np.float64(1)), ShapeError, "diff: expected at least one axis, got shape ()"),
         (lambda: ops.cross([1.0, 2], [1.0, 2]), ShapeError, "cross: axis -1 of argument 0 (2,) has 2 elements, expected 3"),
-        (lambda: ops.diag(np.zeros((1, 1, 1))), ShapeError, "diag: expected one axis or two, got shape (1, 1, 1)"),
+        (lambda: ops.diag(np.zeros((1, 1, 1))), ShapeError, "diag: expected one or two axes, got shape (1, 1, 1)"),
         (lambda: ops.average(np.ones((2, 3)), 0, np.ones(3)), ShapeError, "average: weights have shape (3,), expected (2, 3)"),
     ],
 )

@@ -296,7 +296,7 @@ def test_a_parameter_without_a_gradient_is_left_alone() -> None:
         (lambda: optim.SGD([], lr=0.1), ValueError, "SGD: params is empty"),
         (lambda: optim.SGD([Tensor([1.0], True)], lr=-1), ValueError, "SGD: lr must be at least 0, got -1"),
         (lambda: optim.SGD([Tensor([1.0], True)], lr=1, momentum=float("nan")), ValueError, "SGD: momentum must be"),
-        (lambda: optim.SGD([Tensor([1.0], True)], 1, nesterov=True), ValueError, "SGD: nesterov needs a momentum above 0"),
+        (lambda: optim.SGD([Tensor([1.0], True)], 1, nesterov=True), ValueError, "SGD: nesterov needs momentum > 0"),
         (
             lambda: optim.Adam([Tensor([1.0], True)], betas=(0.9, 1)),
             ValueError,

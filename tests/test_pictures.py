@@ -172,9 +172,9 @@ def test_the_header_of_mistakes_fits(columns: int) -> None:
             ShapeError,
             "mistakes: probabilities has shape (5, 3), expected (6, classes)",
         ),
-        (lambda: draw.predictions(IMAGES, LABELS, columns=0), ValueError, "predictions: columns must be 1 or more, got 0"),
-        (lambda: draw.predictions(IMAGES, LABELS, limit=-1), ValueError, "predictions: limit must be 1 or more, got -1"),
-        (lambda: draw.mistakes(IMAGES, LABELS, SAID, limit=0), ValueError, "mistakes: limit must be 1 or more, got 0"),
+        (lambda: draw.predictions(IMAGES, LABELS, columns=0), ValueError, "predictions: columns must be at least 1, got 0"),
+        (lambda: draw.predictions(IMAGES, LABELS, limit=-1), ValueError, "predictions: limit must be at least 1, got -1"),
+        (lambda: draw.mistakes(IMAGES, LABELS, SAID, limit=0), ValueError, "mistakes: limit must be at least 1, got 0"),
         (
             lambda: draw.predictions(IMAGES, LABELS, names=["a", "b"]),
             LabelError,
@@ -185,8 +185,12 @@ def test_the_header_of_mistakes_fits(columns: int) -> None:
             LabelError,
             "mistakes: predicted has class 2, but probabilities has 2 columns",
         ),
-        (lambda: draw.confusion(LABELS, SAID - 1), LabelError, "confusion: predicted has class -1, expected classes from 0 on"),
-        (lambda: draw.network(3), TypeError, "network: model is of type int, expected a tensorgrad.nn.Module"),  # type: ignore[arg-type]
+        (
+            lambda: draw.confusion(LABELS, SAID - 1),
+            LabelError,
+            "confusion: predicted has class -1, expected non-negative classes",
+        ),
+        (lambda: draw.network(3), TypeError, "network: model has type int, expected a tensorgrad.nn.Module"),  # type: ignore[arg-type]
         (
             lambda: draw.confusion(LABELS, SAID * 1.0),
             ShapeError,
@@ -200,9 +204,9 @@ def test_the_header_of_mistakes_fits(columns: int) -> None:
         (
             lambda: draw.network(nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 1))),
             ValueError,
-            "network: layer 1 takes 4 inputs, but the layer before it gives 3",
+            "network: layer 1 takes 4 inputs, but the previous layer has 3 outputs",
         ),
-        (lambda: draw.network(MLP((2, 3)), limit=2), ValueError, "network: limit must be 3 or more, got 2"),
+        (lambda: draw.network(MLP((2, 3)), limit=2), ValueError, "network: limit must be at least 3, got 2"),
     ],
 )
 def test_mistakes_in_arguments(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
@@ -282,7 +286,7 @@ def test_curves_of_one_epoch_in_so_many() -> None:
         (line,) = draw.curves({"loss": losses}, every=every).axes[0].lines
         assert line.get_xdata().tolist() == epochs
         assert line.get_ydata().tolist() == [losses[i - 1] for i in epochs]
-    with pytest.raises(ValueError, match="curves: every must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="curves: every must be at least 1, got 0"):
         draw.curves({"loss": losses}, every=0)
 
 
@@ -361,7 +365,7 @@ def test_images_in_grey_and_those_that_can_be_read_in_two_ways() -> None:
     both = np.zeros((2, 3, 5, 4))
     assert draw.images(both, channels="first").axes[0].images[0].get_array().shape == (5, 4, 3)
     assert draw.images(both, channels="last").axes[0].images[0].get_array().shape == (3, 5, 4)
-    with pytest.raises(ArgumentError, match=r"images: images of shape \(2, 3, 5, 4\) can be read in two ways"):
+    with pytest.raises(ArgumentError, match=r"images: images of shape \(2, 3, 5, 4\) is ambiguous"):
         draw.images(both)
     with pytest.raises(
         ShapeError, match=r"images: images has shape \(2, 5, 5, 5\), expected 1, 3 or 4 channels at axis 1 or 3"
@@ -369,7 +373,7 @@ def test_images_in_grey_and_those_that_can_be_read_in_two_ways() -> None:
         draw.images(np.zeros((2, 5, 5, 5)))
     with pytest.raises(ShapeError, match="images: titles has 1 entries, expected 2"):
         draw.images(COLOUR, ["a"])
-    with pytest.raises(DTypeError, match="images: expected numbers as images, got dtype"):
+    with pytest.raises(DTypeError, match="images: images must be numeric, got dtype"):
         draw.images(np.array([["a"]]))
     with pytest.raises(ArgumentError, match="images: channels must be 'first' or 'last', got 'middle'"):
         draw.images(COLOUR, channels="middle")
@@ -415,10 +419,13 @@ class Plain(Skip):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Skip(), "its layers do not stand in a row: 2 results meet in add; draw.graph(model, x) draws every model"),
-        (nn.Sequential(Plain(), Skip()), "its layers do not stand in a row: 2 results meet in add in 1"),
-        (Backwards(), "the model calls its layers in another order than it holds them"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), "0 of type Conv2d has parameters and is no Linear"),
+        (Skip(), "the layers are not a sequence: 2 results meet in add; draw.graph(model, x) draws every model"),
+        (nn.Sequential(Plain(), Skip()), "the layers are not a sequence: 2 results meet in add in 1"),
+        (Backwards(), "the model calls its layers in a different order than it stores them"),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)),
+            "0 of type Conv2d has parameters and is not a Linear",
+        ),
         (nn.Sequential(nn.MaxPool2d(2), nn.Linear(4, 2)), "the model does not take a row of 4 numbers"),
     ],
 )

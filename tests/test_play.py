@@ -253,7 +253,7 @@ W = Tensor([[1.0, 2.0]], requires_grad=True)
     [
         (lambda: draw.play(3), GraphError, "draw.play: expected a Tensor, got"),  # type: ignore[arg-type]
         (lambda: draw.play(W), GraphError, "draw.play: the Tensor was not computed from anything that requires a gradient"),
-        (lambda: draw.play(W * 2), GraphError, "draw.play: the Tensor has shape (1, 2), expected one number; reduce it with"),
+        (lambda: draw.play(W * 2), GraphError, "draw.play: the Tensor has shape (1, 2), expected a 0-d Tensor; reduce it with"),
         (lambda: draw.play(sum((W * i for i in range(200)), W).sum()), GraphError, "operations, expected at most 300"),
         (lambda: draw.play((W * 2).sum()).save("a.svg"), ArgumentError, "Playback.save: expected a .html file, got 'a.svg'"),
     ],

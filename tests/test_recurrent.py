@@ -345,9 +345,9 @@ X = np.ones((4, 5, 2), "f")
         (lambda: gru(X, np.ones((1, 5, 3))), ShapeError, "GRU: the initial state h has shape (1, 5, 3), expected (1, 4, 3)"),
         (lambda: gru(X, None, [6, 1, 2, 3]), LabelError, "lengths: expected 0 .. 5, got 1 .. 6"),
         (lambda: gru(X, None, [-1, 1, 2, 3]), LabelError, "lengths: expected 0 .. 5, got -1 .. 3"),
-        (lambda: gru(X, None, [1.0, 1, 2, 3]), DTypeError, "GRU: lengths must be 4 whole numbers, one for each"),
-        (lambda: gru(X, None, [1, 2, 3]), ShapeError, "GRU: lengths must be 4 whole numbers, one for each"),
-        (lambda: gru(X[0], None, [1]), ArgumentError, "GRU: lengths are for a batch, got input (5, 2)"),
+        (lambda: gru(X, None, [1.0, 1, 2, 3]), DTypeError, "GRU: lengths must be 4 integers, one per sequence"),
+        (lambda: gru(X, None, [1, 2, 3]), ShapeError, "GRU: lengths must be 4 integers, one per sequence"),
+        (lambda: gru(X[0], None, [1]), ArgumentError, "GRU: lengths need a batch, got input (5, 2)"),
         (
             lambda: cell(X),
             ShapeError,

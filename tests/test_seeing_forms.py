@@ -111,7 +111,7 @@ FAILURES: dict[str, tuple[Callable[[], Any], str]] = {
     "add": (lambda: weight("w", 3, 4) + ones(3, name="x"), "axis −1: 4 ≠ 3"),
     "conv2d": (
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(3, 2, 3))(ones(2, 1, 8, 8, name="x")),
-        "input (2, 2, 6, 6) and weight (2, 3, 3, 3) do not fit",
+        "input (2, 2, 6, 6) and weight (2, 3, 3, 3) are incompatible",
     ),
     "batch_norm": (
         lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(4))(ones(4, 3, name="x")),
@@ -119,7 +119,7 @@ FAILURES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "mse_loss": (
         lambda: F.mse_loss(nn.Linear(3, 3)(ones(4, 3, name="x")), np.ones(4, np.float32)),
-        "input (4, 3) and target (4,) are not of the same shape",
+        "input (4, 3) and target (4,) must have the same shape",
     ),
     "layer_norm": (lambda: F.layer_norm(weight("w", 2, 3).exp(), 4), "input has shape (2, 3)"),
     "cross_entropy": (lambda: F.cross_entropy(weight("w", 4, 3).exp(), np.zeros(5, int)), ""),
@@ -145,9 +145,9 @@ def test_a_profile_of_another_run(tmp_path: Path) -> None:
 
 def test_what_needs_the_tensor_says_so() -> None:
     for call, text in (
-        (lambda: draw.graph(step_plan(), values=True), "a plan keeps no values"),
+        (lambda: draw.graph(step_plan(), values=True), "a plan has no values"),
         (lambda: draw.graph(ones(3), backward=True), "output 0 (shape (3,)) is a leaf"),
-        (lambda: draw.graph(Graph([], check=False)), "there is nothing in this Graph"),
+        (lambda: draw.graph(Graph([], check=False)), "this Graph is empty"),
     ):
         with pytest.raises(GraphError, match="^" + re.escape(f"draw.graph: {text}")):
             call()

@@ -40,7 +40,7 @@ SHARED = {"SHARES": 0, "PRODUCT": 0, "PLAN_FLOPS": 0}
     n=st.sampled_from([1, 2, 3, 7]),
 )
 def test_products(shape: tuple[int, ...], stack: tuple[int, ...], turned: tuple[bool, bool], dtype: str, n: int) -> None:
-    """Of whole numbers, which are exact in any order: by rows, by columns, by what is summed over, one by one."""
+    """Of integers, which are exact in any order: by rows, by columns, by what is summed over, one by one."""
     m, k, w = shape
     rng = np.random.default_rng(m + 50 * k + 2500 * w)
     k *= 16 if rng.random() < 0.3 else 1

@@ -251,7 +251,7 @@ def test_rows_with_room_behind_them() -> None:
 
 
 def test_rows_that_are_no_rows() -> None:
-    """What a plan is tried out on are other whole numbers, too: SciPy would read beyond the arrays."""
+    """What a plan is tried out on are other integers, too: SciPy would read beyond the arrays."""
     values, indices = np.ones(3), np.zeros(3, np.int32)
     for indptr in ([0, 2, 1, 3], [1, 2, 3, 3], [0, 0, 3, 0]):
         with pytest.raises(ShapeError, match="matmul: indptr must begin at 0 and not decrease"):

@@ -152,7 +152,7 @@ def test_what_has_ended_is_moved_no_more_and_is_its_own() -> None:
     parameters = [p._data for model in (short, long) for p in model.module_.parameters()]
     assert all(array.base is None or not np.shares_memory(array, other) for array, other in itertools.pairwise(parameters))
     assert len(pickle.dumps(short)) < 1.5 * len(pickle.dumps(first))
-    with pytest.warns(ConvergenceWarning, match="the 12 epochs of max_iter are over"):
+    with pytest.warns(ConvergenceWarning, match="training has not converged after 12 epochs"):
         fit_many([clone(long)], x, y)
 
 
@@ -213,7 +213,7 @@ def test_one_that_fails_leaves_the_others_fitted() -> None:
     ]
     with pytest.raises(TrainingError, match="is not finite") as raised:
         fit_many(models, x, y)
-    assert "this was estimator 1" in str(raised.value.__notes__)
+    assert "estimator 1 failed" in str(raised.value.__notes__)
     assert not hasattr(models[1], "module_")
     assert not hasattr(models[1], "n_features_in_")
     for model in (models[0], models[2]):
@@ -227,7 +227,7 @@ def test_what_is_no_estimator_is_refused() -> None:
     model = MLPClassifier()
     for models, message in (
         ([LogisticRegression()], "estimator 0 must be an MLPClassifier or MLPRegressor, got LogisticRegression"),
-        ([model, model], "estimator 1 is there twice"),
+        ([model, model], "estimator 1 occurs twice"),
     ):
         with pytest.raises(ArgumentError, match=f"^fit_many: {message}"):
             fit_many(models, x, y)

@@ -87,16 +87,16 @@ MISTAKES = [
     (
         lambda: Tensor(np.ones(3)) @ np.ones((2, 3)),
         ShapeError,
-        "matmul: shapes (3,) and (2, 3) do not fit; expected (k),(k,n)->(n)",
+        "matmul: shapes (3,) and (2, 3) are incompatible; expected (k),(k,n)->(n)",
     ),
     (lambda: Tensor(2.0) @ np.ones((2, 3)), ShapeError, "matmul: argument 0 has shape (), expected at least 2 axes (m,k)"),
     (lambda: Tensor(np.ones((2, 3))).reshape(4), ShapeError, "reshape: cannot reshape array of size 6 into shape (4,)"),
     (lambda: Tensor(np.ones((2, 3))).sum(2), ShapeError, "sum: axis 2 is out of bounds for array of dimension 2"),
-    (lambda: Tensor(np.ones((2, 3))).swapaxes(0, 2), ShapeError, "swapaxes: axes 0 and 2 asked of shape (2, 3)"),
+    (lambda: Tensor(np.ones((2, 3))).swapaxes(0, 2), ShapeError, "swapaxes: axes 0 and 2 are out of bounds for shape (2, 3)"),
     (lambda: ops.sum_to(np.ones((2, 3)), (2, 2)), ShapeError, "sum_to: shape (2, 2) does not broadcast to (2, 3)"),
     (lambda: Tensor("abc"), DTypeError, "Tensor: expected numbers or booleans, got dtype <U3 (from str)"),
     (lambda: Tensor([1j]), DTypeError, "Tensor: expected numbers or booleans, got dtype complex128"),
-    (lambda: Tensor([[1.0], [2.0, 3.0]]), DTypeError, "Tensor: cannot make an array of list"),
+    (lambda: Tensor([[1.0], [2.0, 3.0]]), DTypeError, "Tensor: cannot convert list to an array"),
     (lambda: Tensor([1.0]) * "a", DTypeError, "mul: expected numbers or booleans, got dtype <U1 (from str)"),
     (lambda: Tensor([1.0]) + None, DTypeError, "add: expected numbers or booleans, got dtype object (from NoneType)"),
     (
@@ -123,7 +123,7 @@ MISTAKES = [
     (
         lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [0, 1, 2]),
         ShapeError,
-        "cross_entropy: labels have shape (3,), expected (2,): one for each row of the scores",
+        "cross_entropy: labels have shape (3,), expected (2,): one per row of the scores",
     ),
     (
         lambda: F.nll_loss(Tensor(np.ones((2, 3))), np.array([0.5, 1.0])),

@@ -144,7 +144,7 @@ def test_padding_gets_no_gradient() -> None:
         np.testing.assert_array_equal(layer.weight.grad.data != 0, np.arange(12).reshape(4, 3) < 6)
     np.testing.assert_array_equal(nn.Embedding(4, 3, 2)(np.array([2])).data, 0)
     for padding in (4, -5):
-        with pytest.raises(ArgumentError, match=f"Embedding: padding_idx must be one of 4 rows, got {padding}"):
+        with pytest.raises(ArgumentError, match=f"Embedding: padding_idx is out of range for 4 rows, got {padding}"):
             nn.Embedding(4, 3, padding)
 
 
@@ -177,25 +177,31 @@ def test_alpha_dropout_keeps_mean_and_variance() -> None:
     np.testing.assert_array_equal(layer(x), 0)
     assert layer.eval()(x) is x
     gradcheck(lambda x: F.alpha_dropout(x, 0.4, rng=np.random.default_rng(0)), x[:6], order=2)
-    with pytest.raises(ArgumentError, match=r"alpha_dropout: p must be in 0 .. 1, got 1.5"):
+    with pytest.raises(ArgumentError, match=r"alpha_dropout: p must be between 0 and 1, got 1.5"):
         F.alpha_dropout(x, 1.5)
 
 
 def test_errors_of_images() -> None:
     x = np.ones((1, 2, 3, 4))
     for call, message in (
-        (lambda: F.interpolate(x, 2, mode="linear"), "interpolate: mode 'linear' is not for the 2 axes of (3, 4)"),
+        (lambda: F.interpolate(x, 2, mode="linear"), "interpolate: mode 'linear' does not support the 2 axes of (3, 4)"),
         (lambda: F.interpolate(x), "interpolate: expected size or scale_factor, got neither"),
         (lambda: F.interpolate(x, 2, 2.0), "interpolate: expected size or scale_factor, got both"),
-        (lambda: F.interpolate(x, scale_factor=0.2), "interpolate: scale_factor 0.2 gives no sizes for the axes (3, 4)"),
-        (lambda: F.interpolate(x, 2, align_corners=True), "interpolate: align_corners is for the linear and cubic modes"),
+        (lambda: F.interpolate(x, scale_factor=0.2), "interpolate: scale_factor 0.2 gives an invalid size for the axes (3, 4)"),
+        (lambda: F.interpolate(x, 2, align_corners=True), "interpolate: align_corners needs a linear or cubic mode"),
         (lambda: F.interpolate(x[0, 0], 2), "interpolate: input has shape (3, 4), expected (n,c,l), (n,c,h,w)"),
-        (lambda: F.pixel_shuffle(x, 2), "pixel_shuffle: input has shape (1, 2, 3, 4), expected (..., c, h, w) with channels"),
-        (lambda: F.pixel_unshuffle(x, 2), "pixel_unshuffle: input has shape (1, 2, 3, 4), expected (..., c, h, w) with sizes"),
-        (lambda: nn.Upsample(), "Upsample: size or scale_factor must be given, got neither"),
+        (
+            lambda: F.pixel_shuffle(x, 2),
+            "pixel_shuffle: input has shape (1, 2, 3, 4), expected (..., c, h, w) with c divisible",
+        ),
+        (
+            lambda: F.pixel_unshuffle(x, 2),
+            "pixel_unshuffle: input has shape (1, 2, 3, 4), expected (..., c, h, w) with h and w divisible",
+        ),
+        (lambda: nn.Upsample(), "Upsample: expected either size or scale_factor, got neither"),
         (lambda: nn.Unflatten(1, (2, 2))(x), "Unflatten: axis 1 of (1, 2, 3, 4) is not the product of (2, 2)"),
-        (lambda: nn.Unflatten(7, (2, 2))(x), "Unflatten: input has shape (1, 2, 3, 4), expected an axis 7"),
-        (lambda: nn.ZeroPad3d(1)(x[0, 0]), "ZeroPad3d: input has shape (3, 4), expected 3 axes or more"),
+        (lambda: nn.Unflatten(7, (2, 2))(x), "Unflatten: input has shape (1, 2, 3, 4), axis 7 is out of bounds"),
+        (lambda: nn.ZeroPad3d(1)(x[0, 0]), "ZeroPad3d: input has shape (3, 4), expected at least 3 axes"),
     ):
         with pytest.raises(TensorgradError, match=f"^{re.escape(message)}"):
             call()
@@ -214,22 +220,22 @@ def test_instance_norm_and_group_norm_agree() -> None:
     ("call", "message"),
     [
         (lambda: F.prelu(np.ones((2, 3)), np.ones(2)), r"prelu: weight has shape \(2,\), expected \(1,\) or \(3,\)"),
-        (lambda: F.glu(np.ones((2, 3))), r"glu: axis 1 of shape \(2, 3\) is of odd size"),
-        (lambda: F.celu(np.ones(2), 0), "celu: alpha must be above 0, got 0"),
+        (lambda: F.glu(np.ones((2, 3))), r"glu: axis 1 of shape \(2, 3\) has odd size"),
+        (lambda: F.celu(np.ones(2), 0), "celu: alpha must be positive, got 0"),
         (lambda: F.softshrink(np.ones(2), -1), "softshrink: lambd must be at least 0, got -1"),
         (
             lambda: F.group_norm(np.ones((2, 3)), 2),
-            r"group_norm: input has shape \(2, 3\), expected \(n, c, ...\) with channels",
+            r"group_norm: input has shape \(2, 3\), expected \(n, c, ...\) with c divisible",
         ),
         (lambda: F.instance_norm(np.ones((2, 3, 1))), r"instance_norm: input has shape \(2, 3, 1\), expected"),
-        (lambda: F.rms_norm(np.ones((2, 3)), 2), r"rms_norm: input has shape \(2, 3\), expected one that ends in \(2,\)"),
+        (lambda: F.rms_norm(np.ones((2, 3)), 2), r"rms_norm: input has shape \(2, 3\), expected \(..., 2\)"),
         (lambda: F.embedding_bag(np.array(1), np.ones((2, 2))), r"embedding_bag: indices have shape \(\), expected bags"),
         (lambda: F.embedding(np.array(1), np.ones((2, 2)), 2), "embedding: padding_idx 2 is out of range for 2 rows"),
         (lambda: F.smooth_l1_loss(np.ones(2), np.ones(2), beta=0), "smooth_l1_loss: beta must be positive, got 0"),
         (lambda: F.gaussian_nll_loss(np.ones((2, 3)), np.ones((2, 3)), np.ones(4)), r"var has shape \(4,\), expected \(2, 3\)"),
         (lambda: F.multi_margin_loss(np.ones((2, 3)), [0, 1], p=3), "multi_margin_loss: p must be 1 or 2, got 3"),
-        (lambda: F.triplet_margin_loss(*np.ones((2, 2, 3)), np.ones(3)), "are not of the same shape"),
-        (lambda: F.cosine_embedding_loss(*np.ones((2, 2, 3)), np.ones(3)), "are not of the same shape"),
+        (lambda: F.triplet_margin_loss(*np.ones((2, 2, 3)), np.ones(3)), "must have the same shape"),
+        (lambda: F.cosine_embedding_loss(*np.ones((2, 2, 3)), np.ones(3)), "must have the same shape"),
         (lambda: nn.GroupNorm(3, 4), "GroupNorm: num_groups must divide num_channels, got 3 and 4"),
         (lambda: nn.Hardtanh(2, 1), "Hardtanh: min_val must be at most max_val, got 2.0 and 1.0"),
         (lambda: nn.MultiMarginLoss(p=3), "MultiMarginLoss: p must be 1 or 2, got 3"),

@@ -116,7 +116,7 @@ WRONG: dict[str, Case] = {
     "in a small part": (rule(lambda x: np.sin(x) + 3e-5 * np.abs(x), lambda x: ops.cos(x)), normal(4)),
     "data made of the input": (lambda z: ops.softmax_cross_entropy(z, z.softmax(-1).detach()), normal(3, 4)),
     "behind a mask that turns over": (behind_a_mask, lambda seed: np.concatenate([np.abs(normal(4)(seed)), np.zeros(4)])),
-    "whole numbers made of the input": (whole_numbers, normal(4)),
+    "integers made of the input": (whole_numbers, normal(4)),
     "one kink for all entries": (one_kink_for_all, lambda seed: np.round(normal(40)(seed) * 8) / 8),
     "a second output, small by one input": (
         lambda a, b: (a.tanh() + scaled(b * 1e-8, 2.0), b.sin() + a),

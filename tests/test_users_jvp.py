@@ -77,7 +77,7 @@ def test_the_audit_says_which_check_has_failed(make: Any) -> None:
 
 def test_one_that_raises_is_a_finding(make: Any) -> None:
     report = gradcheck(make(lambda self, y, x: (None, None)), X, raises=False)
-    assert "users_square: jvp gives 2 functions for 1 arguments" in str(report)
+    assert "users_square: jvp returned 2 functions for 1 arguments" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -117,21 +117,24 @@ def test_those_of_the_package(op: Op, seed: int, case: int) -> None:
 @pytest.mark.parametrize(
     ("tangents", "message"),
     [
-        (lambda self, y, x: None, r"users_square: jvp gave None, expected a tuple of 1"),
-        (lambda self, y, x: 3, r"users_square: jvp gave 3, expected a tuple of 1"),
-        (lambda self, y, x: (None, None), r"users_square: jvp gives 2 functions for 1 arguments"),
-        (lambda self, y, x: (3,), r"users_square: jvp gave 3 for argument 0, expected a function"),
+        (lambda self, y, x: None, r"users_square: jvp returned None, expected a tuple of 1"),
+        (lambda self, y, x: 3, r"users_square: jvp returned 3, expected a tuple of 1"),
+        (lambda self, y, x: (None, None), r"users_square: jvp returned 2 functions for 1 arguments"),
+        (lambda self, y, x: (3,), r"users_square: jvp returned 3 for argument 0, expected a function"),
         (
             lambda self, y, x: (lambda t: [1.0, 2.0, 3.0],),
-            r"users_square: jvp gave \[1.0, .* expected an array of shape \(3,\)",
+            r"users_square: jvp returned \[1.0, .* expected an array of shape \(3,\)",
         ),
-        (lambda self, y, x: (lambda t: 2.0,), r"users_square: jvp gave 2.0 for a tangent, expected an array of shape \(3,\)"),
-        (lambda self, y, x: (lambda t: None,), r"users_square: jvp gave None for a tangent"),
-        (lambda self, y, x: lambda t: "x", r"users_square: jvp gave 'x' for a tangent"),
-        (lambda self, y, x: (lambda t: Tensor(t),), r"users_square: jvp gave a Tensor for the tangent of arrays"),
-        (lambda self, y, x: (lambda t: 1j * t,), r"users_square: jvp gave a tangent of dtype complex128, expected float64"),
-        (lambda self, y, x: (lambda t: np.ones(4),), r"users_square: jvp gave a tangent of shape \(4,\), expected \(3,\)"),
-        (lambda self, y, x: (lambda t: np.ones((2, 3)),), r"users_square: jvp gave a tangent of shape \(2, 3\), expected"),
+        (
+            lambda self, y, x: (lambda t: 2.0,),
+            r"users_square: jvp returned 2.0 for a tangent, expected an array of shape \(3,\)",
+        ),
+        (lambda self, y, x: (lambda t: None,), r"users_square: jvp returned None for a tangent"),
+        (lambda self, y, x: lambda t: "x", r"users_square: jvp returned 'x' for a tangent"),
+        (lambda self, y, x: (lambda t: Tensor(t),), r"users_square: jvp returned a Tensor for tangents that are arrays"),
+        (lambda self, y, x: (lambda t: 1j * t,), r"users_square: jvp returned a tangent of dtype complex128, expected float64"),
+        (lambda self, y, x: (lambda t: np.ones(4),), r"users_square: jvp returned a tangent of shape \(4,\), expected \(3,\)"),
+        (lambda self, y, x: (lambda t: np.ones((2, 3)),), r"users_square: jvp returned a tangent of shape \(2, 3\), expected"),
     ],
 )
 def test_what_is_no_tangent(make: Any, tangents: Any, message: str) -> None:
@@ -163,7 +166,7 @@ def test_one_that_writes_to_its_tangent(make: Any, create_graph: bool) -> None:
     ],
 )
 def test_a_backward_in_numpy_gives_no_tangent(make: Any, backward: Any) -> None:
-    with pytest.raises(DTypeError, match="users_square: it has no jvp, and its backward can stand in for one only where"):
+    with pytest.raises(DTypeError, match="users_square: it has no jvp, and its backward can replace one only if"):
         jvp(make(backward=backward), X, np.ones(3))
 
 

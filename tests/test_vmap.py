@@ -222,7 +222,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "number": (lambda: vmap(lambda x, y: x * y)(X, 2.0), DTypeError, "argument 1 .* None"),
     "sizes": (lambda: vmap(lambda x, y: x)(X, np.ones(5)), ShapeError, "2 in argument 0, 5 in argument 1"),
     "none": (lambda: vmap(lambda x: x, None)(X), ShapeError, "no argument"),
-    "axes": (lambda: vmap(lambda x: x, (0, 0))(X), ArgumentError, "2 parts for 1"),
+    "axes": (lambda: vmap(lambda x: x, (0, 0))(X), ArgumentError, "2 entries for 1"),
     "out": (lambda: vmap(lambda x: x, 0, None)(X), ArgumentError, "out_axes"),
     "function": (lambda: vmap(3), DTypeError, "vmap: fn"),  # type: ignore[arg-type]
 }
@@ -278,7 +278,7 @@ def test_an_op_of_a_user_is_a_loop() -> None:
     try:
         x = Tensor(np.arange(1.0, 7).reshape(2, 3))
         np.testing.assert_array_equal(vmap(halve)(x).numpy(), x.numpy() / x.numpy().sum(1, keepdims=True))
-        with pytest.raises(BatchError, match="one sample after the other"):
+        with pytest.raises(BatchError, match="sample by sample"):
             vmap(halve)(np.zeros((0, 3)))
     finally:
         del REGISTRY[Halve.name]

@@ -240,9 +240,9 @@ def test_more_trainings_and_more_kinds_of_data() -> None:
     ("arguments", "message"),
     [
         ({"probe": X}, "Watch: probe must be a pair (x, y), got ndarray"),
-        ({"every": 0}, "Watch: every must be a whole number from 1 on, got 0"),
-        ({"every": True}, "Watch: every must be a whole number from 1 on, got True"),
-        ({"every": 1.5}, "Watch: every must be a whole number from 1 on, got 1.5"),
+        ({"every": 0}, "Watch: every must be a positive integer, got 0"),
+        ({"every": True}, "Watch: every must be a positive integer, got True"),
+        ({"every": 1.5}, "Watch: every must be a positive integer, got 1.5"),
         ({"share": 0}, "Watch: share must be above 0 and at most 1, got 0"),
         ({"share": 2}, "Watch: share must be above 0 and at most 1, got 2"),
     ],

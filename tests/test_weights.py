@@ -190,7 +190,7 @@ def test_tensors_of_torch_are_refused_without_the_word(name: str) -> None:
     state, _, _ = recorded(name)
     layer = LAYERS[name]()
     before = layer.state_dict()
-    message = r"load_state_dict: \w+: [\w.]+ is a Tensor of PyTorch, .* load_state_dict\(values, layout='torch'\) transposes it"
+    message = r"load_state_dict: \w+: [\w.]+ is a PyTorch Tensor, .* load_state_dict\(values, layout='torch'\) transposes it"
     for strict in (True, False):
         with pytest.raises(ArgumentError, match=message):
             layer.load_state_dict({key: TorchTensor(array) for key, array in state.items()}, strict)
@@ -199,7 +199,7 @@ def test_tensors_of_torch_are_refused_without_the_word(name: str) -> None:
 
 def test_the_layout_is_guessed_where_shapes_say_it() -> None:
     state, _, _ = recorded("Linear_wide")
-    message = "weight has shape (3, 4), expected (4, 3) (a weight of PyTorch's is (out, in): layout='torch' transposes it)"
+    message = "weight has shape (3, 4), expected (4, 3) (PyTorch weights are (out, in): layout='torch' transposes them)"
     with pytest.raises(ShapeError, match=re.escape(message)):
         nn.Linear(4, 3).load_state_dict(state)
     with pytest.raises(ShapeError, match=r"weight has shape \(4, 3\), expected \(4, 3\)|weight has shape"):
@@ -266,32 +266,32 @@ WRONG: list[tuple[str, Any, type[TensorgradError], str]] = [
     ("inner.weight", "text", DTypeError, "inner.weight is a str of dtype <U4, expected numbers"),
     ("inner.weight", [["a", "b"], ["c", "d"]], DTypeError, "inner.weight is a list of dtype <U1, expected numbers"),
     ("inner.weight", [[1.0], [2.0, 3.0]], DTypeError, "inner.weight is a list, expected an array"),
-    ("inner.weight", np.ones((2, 2), complex), DTypeError, "inner.weight is of dtype complex128|of dtype complex128, expected"),
+    ("inner.weight", np.ones((2, 2), complex), DTypeError, "inner.weight has dtype complex128|of dtype complex128, expected"),
     ("inner.weight", np.ones((2, 2), object), DTypeError, "of dtype object, expected numbers"),
     ("inner.weight", {"a": 1}, DTypeError, "inner.weight is a dict"),
     (
         "inner.weight",
         np.full((2, 2), 1e300),
         DTypeError,
-        "inner.weight is of dtype float64, and has values that float32 has not",
+        "inner.weight has dtype float64, with values that float32 cannot represent",
     ),
     ("inner.weight", np.ones((1, 2)), ShapeError, r"inner.weight has shape \(1, 2\), expected \(2, 2\)"),
     ("inner.weight", 1.0, ShapeError, r"inner.weight has shape \(\), expected \(2, 2\)"),
     ("inner.bias", np.ones((2, 1)), ShapeError, r"inner.bias has shape \(2, 1\), expected \(2,\)"),
-    ("count", [0.5, 1.0], DTypeError, "count is of dtype float64, expected int32: values would be cut off"),
-    ("count", [1.0, 2.0], DTypeError, "count is of dtype float64, expected int32"),
-    ("count", np.array([np.nan, 1.0]), DTypeError, "count is of dtype float64, expected int32"),
-    ("count", [1, 2**40], DTypeError, "count is of dtype int64, and has values that int32 has not"),
+    ("count", [0.5, 1.0], DTypeError, "count has dtype float64, expected int32: values would be truncated"),
+    ("count", [1.0, 2.0], DTypeError, "count has dtype float64, expected int32"),
+    ("count", np.array([np.nan, 1.0]), DTypeError, "count has dtype float64, expected int32"),
+    ("count", [1, 2**40], DTypeError, "count has dtype int64, with values that int32 cannot represent"),
     (
         "byte",
         np.array([1, 256]),
         DTypeError,
-        "byte is of dtype int64, and has values that uint8 has not",
+        "byte has dtype int64, with values that uint8 cannot represent",
     ),
-    ("byte", np.array([1, -1], "i1"), DTypeError, "byte is of dtype int8"),
-    ("mask", [1, 0], DTypeError, "mask is of dtype int64, expected bool"),
-    ("mask", [0.5, 1.0], DTypeError, "mask is of dtype float64, expected bool"),
-    ("half", np.array([1e5, 1.0]), DTypeError, "half is of dtype float64, and has values that float16 has not"),
+    ("byte", np.array([1, -1], "i1"), DTypeError, "byte has dtype int8"),
+    ("mask", [1, 0], DTypeError, "mask has dtype int64, expected bool"),
+    ("mask", [0.5, 1.0], DTypeError, "mask has dtype float64, expected bool"),
+    ("half", np.array([1e5, 1.0]), DTypeError, "half has dtype float64, with values that float16 cannot represent"),
 ]
 
 

@@ -40,7 +40,7 @@ def batched_result(op: Op, args: list[Any], batched: list[bool], attrs: dict[str
 def one_by_one(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """The fallback: evaluate each sample on its own and stack the results."""
     if not n:
-        raise BatchError(f"vmap: {op.public or op.name} is done for one sample after the other, and there is none")
+        raise BatchError(f"vmap: {op.public or op.name} runs sample by sample, and the batch is empty")
     samples = [op.apply(*[a[i] if own else a for a, own in zip(args, batched, strict=True)], **attrs) for i in range(n)]
     return ops.stack(samples)
 
@@ -204,8 +204,8 @@ def gather(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
         if raw(array).dtype == bool:
             if is_own:
                 raise BatchError(
-                    "vmap: an index of booleans that differ from sample to sample takes another number of elements of each; "
-                    "choose with where()"
+                    "vmap: a boolean index that differs between samples selects a different number of elements from each; "
+                    "use where()"
                 )
             return one_by_one(op, args, batched, attrs, n)
     if any(part is not AT for part in index):
@@ -264,7 +264,7 @@ def picked(logp: Any, t: Any, batched: list[bool], n: int) -> Any:
     t = ops.where(outside(t, k), k, t)  # a negative index would count from the end; index k is refused
     logp, t = (a if own else repeated(a, n) for a, own in zip((logp, t), batched, strict=True))
     if logp.shape[:-1] != t.shape:
-        raise ValueError(f"labels have shape {t.shape[1:]}, expected {logp.shape[1:-1]}: one for each row of the scores")
+        raise ValueError(f"labels have shape {t.shape[1:]}, expected {logp.shape[1:-1]}: one per row of the scores")
     count = math.prod(t.shape)
     rows = REGISTRY["gather"].apply(
         ops.reshape(logp, (count, k)), samples(t, count, 0), ops.reshape(t, (count,)), index=(AT, AT)

@@ -46,7 +46,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
     def mapped(*args: Any, **kwargs: Any) -> Any:
         axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         if len(axes) != len(args):
-            raise ArgumentError(f"vmap: in_axes has {len(axes)} parts for {len(args)} arguments")
+            raise ArgumentError(f"vmap: in_axes has {len(axes)} entries for {len(args)} arguments")
         sizes: dict[int, str] = {}
 
         def in_front(x: Any, axis: Any, where: str) -> Any:
@@ -59,7 +59,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
         given = [over(a, axis, f"argument {i}", in_front) for i, (a, axis) in enumerate(zip(args, axes, strict=True))]
         if len(sizes) != 1:
             found = ", ".join(f"{n} in {where}" for n, where in sizes.items()) or "no argument that has any"
-            raise ShapeError(f"vmap: expected one number of samples, got {found}")
+            raise ShapeError(f"vmap: expected the same number of samples everywhere, got {found}")
         (n,) = sizes
         batching = (state.batching or Batching((), batched_result)).within(n)
         call = batching.calls[-1]
@@ -71,7 +71,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             is_own = type(y) is Batched and y.call is call
             if axis is None:
                 if is_own:
-                    raise ArgumentError(f"vmap: out_axes is None for {where}, which differs from sample to sample")
+                    raise ArgumentError(f"vmap: out_axes is None for {where}, which differs between samples")
                 return y
             y = y.value if is_own else repeated(tensor(y, where), n)
             return moved(y, 0, axis, where)
@@ -90,12 +90,12 @@ def over(value: Any, axes: Any, where: str, function: Callable[[Any, Any, str], 
     if isinstance(value, Mapping):
         parts = axes if isinstance(axes, Mapping) else dict.fromkeys(value, axes)
         if parts.keys() != value.keys():
-            raise ArgumentError(f"vmap: {where} has the keys {sorted(value)}, its axes {sorted(parts)}")
+            raise ArgumentError(f"vmap: {where} has the keys {sorted(value)}, but its axes have {sorted(parts)}")
         return {key: over(part, parts[key], f"{where}[{key!r}]", function) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
         each = axes if isinstance(axes, (tuple, list)) else (axes,) * len(value)
         if len(each) != len(value):
-            raise ArgumentError(f"vmap: {where} has {len(value)} parts, its axes {len(each)}")
+            raise ArgumentError(f"vmap: {where} has {len(value)} elements, but its axes have {len(each)}")
         found = [over(part, axis, f"{where}[{i}]", function) for i, (part, axis) in enumerate(zip(value, each, strict=True))]
         return type(value)(*found) if hasattr(value, "_fields") else type(value)(found)
     return function(value, axes, where)
@@ -109,14 +109,14 @@ def moved(x: Any, source: Any, target: Any, where: str) -> Tensor:
     """x as a Tensor with one axis moved; source or target is 0."""
     axis = target if source == 0 else source
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise ArgumentError(f"vmap: the axis of {where} must be a whole number or None, got {shown(axis)}")
+        raise ArgumentError(f"vmap: the axis of {where} must be an integer or None, got {shown(axis)}")
     if not (isinstance(x, Tensor) or (is_array(x) and np.ndim(x))):
         raise DTypeError(
-            f"vmap: {where} is {shown(x)}, without an axis of samples; in_axes has None for what is the same for all"
+            f"vmap: {where} is {shown(x)}, which has no batch axis; in_axes must be None for what all samples share"
         )
     x = tensor(x, where)
     if not -x.ndim <= axis < x.ndim:
-        raise ShapeError(f"vmap: {where} has shape {x.shape}, and no axis {axis}")
+        raise ShapeError(f"vmap: {where} has shape {x.shape}, axis {axis} is out of bounds")
     return x if source == target else ops.moveaxis(x, source, target)
 
 

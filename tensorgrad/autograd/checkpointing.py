@@ -57,15 +57,15 @@ class Recomputed:
     def compare(self, result: Any, given: Sequence[Any], since: int) -> None:
         """Raise GraphError if the second call differs from the first."""
         if writes.since(self.time, self.leaves, unseen=True) or any(contents(a) != was for a, was in self.lent):
-            raise GraphError("checkpoint: a parameter that the function reads has been changed in place since it was called")
+            raise GraphError("checkpoint: a parameter that the function reads was changed in place after the call")
         now = read_by(result, given, since)
         if now != self.read:
             was = next((a for a, b in zip_longest(self.read, now) if a != b), "") or "less"
             was = was.partition(" [")[0]  # without addresses
             raise GraphError(
-                f"checkpoint: the function, called again in backward(), computes something else than before (it was {was}): "
-                f"an array that it reads has been changed since, or it draws random numbers by other means than tensorgrad's. "
-                f"Pass arrays as arguments, and set generators inside of the function"
+                f"checkpoint: the function computed something different when backward() called it again (first: {was}): "
+                f"an array that it reads was changed, or it draws random numbers without tensorgrad. "
+                f"Pass arrays as arguments, and seed generators inside the function"
             )
 
 
@@ -133,7 +133,7 @@ class Checkpoint(Op):
             raise GraphError(f"checkpoint: the function returned {type(trial).__name__}, expected a Tensor")
         if trace is not None:
             if trace.written() != written:
-                trace.forbid("checkpoint() of a function that changes what is outside of it")
+                trace.forbid("checkpoint() of a function with side effects")
             trace.captures(trial, length, start, [x for x in own if isinstance(x, Tensor)])
         leaves: list[Tensor] = []
         if trial.node is not None:
@@ -141,8 +141,8 @@ class Checkpoint(Op):
             inside = [node.op for node in graph.nodes if node.index >= start]
             if any(REGISTRY.get(op.name) is not op for op in inside):  # a compiled function's result has an unregistered op
                 raise GraphError(
-                    "checkpoint: the function calls a compiled function, of which no part can be computed again; call the "
-                    "function itself there (its attribute `step`), or compile the function that calls checkpoint()"
+                    "checkpoint: the function calls a compiled function, which cannot be recomputed in parts; call the "
+                    "original function there (its attribute `step`), or compile the function that calls checkpoint()"
                 )
             leaves = [t for t in graph.leaves if t.requires_grad and not any(t is x for x in own)]
         out = trial._data

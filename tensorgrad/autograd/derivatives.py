@@ -210,14 +210,14 @@ def _function(caller: str, fn: Any) -> None:
 def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
     """The inputs as Tensors that require a gradient."""
     if isinstance(inputs, tuple) and not inputs:
-        raise ArgumentError(f"{caller}: there are no inputs")
+        raise ArgumentError(f"{caller}: expected at least one input, got none")
     xs = []
     for i, x in enumerate(_tuple(inputs, inputs)):
         if not (isinstance(x, Tensor) and x.requires_grad):
             if not isinstance(x, Tensor):
                 x = asarray(x, where=f"{caller}: input {i}")
             if not is_floating(x.dtype):
-                raise DTypeError(f"{caller}: input {i} must be of a floating dtype, got {x.dtype}")
+                raise DTypeError(f"{caller}: input {i} must have a floating dtype, got {x.dtype}")
             if state.batching is None:
                 x = Tensor(x, True)
             else:  # a copy for each sample, as a view
@@ -231,14 +231,14 @@ def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
 def _vectors(caller: str, inputs: Any, v: Any, xs: list[Tensor]) -> list[Any]:
     """The vectors for the inputs, checked for their shapes."""
     if isinstance(inputs, tuple) and not isinstance(v, (tuple, list)):
-        raise ShapeError(f"{caller}: v must be a tuple of {len(xs)}, one for each input, got {shown(v)}")
+        raise ShapeError(f"{caller}: v must be a tuple of {len(xs)}, one per input, got {shown(v)}")
     vs = list(_tuple(inputs, v))
     if len(vs) != len(xs):
-        raise ShapeError(f"{caller}: v has {len(vs)} parts for {len(xs)} inputs")
+        raise ShapeError(f"{caller}: v has {len(vs)} entries for {len(xs)} inputs")
     vs = [vi if isinstance(vi, Tensor) else asarray(vi, where=f"{caller}: v[{i}]") for i, vi in enumerate(vs)]
     for i, (x, vi) in enumerate(zip(xs, vs, strict=True)):
         if vi.shape != x.shape:
-            raise ShapeError(f"{caller}: v[{i}] has shape {vi.shape}, expected {x.shape}, that of the input")
+            raise ShapeError(f"{caller}: v[{i}] has shape {vi.shape}, expected {x.shape}, the shape of the input")
     return vs
 
 

@@ -35,7 +35,7 @@ from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DeviceError, DTypeError, ShapeError, TensorgradError
 from tensorgrad.ops import astype, broadcast_to, sum_to
 
-UNFIT = "it has no jvp, and its backward can stand in for one only where it computes with Tensors"
+UNFIT = "it has no jvp, and its backward can replace one only if it computes with Tensors"
 Derive: TypeAlias = Callable[[Node, Any, Sequence[Any], Sequence[Any]], Any]
 
 
@@ -138,11 +138,11 @@ class Linearised:
         """A tangent passed by the user, in the dtype of the rules."""
         t = t if isinstance(t, Tensor) else asarray(t, where=f"{self.caller}: the tangent")
         if t.shape != leaf.shape:
-            raise ShapeError(f"{self.caller}: the tangent has shape {t.shape}, expected {leaf.shape}, that of what moves")
+            raise ShapeError(f"{self.caller}: the tangent has shape {t.shape}, expected {leaf.shape}, the shape of the input")
         if device_of(raw(t)) != device_of(leaf._data):
-            raise DeviceError(f"{self.caller}: the tangent is on {device_of(raw(t))}, what moves on {leaf.device}")
+            raise DeviceError(f"{self.caller}: the tangent is on {device_of(raw(t))}, the input on {leaf.device}")
         if not is_floating(leaf.dtype):
-            raise DTypeError(f"{self.caller}: what moves must be of a floating dtype, got {leaf.dtype}")
+            raise DTypeError(f"{self.caller}: the input must have a floating dtype, got {leaf.dtype}")
         dtype = dtype_of(leaf)
         return t if t.dtype == dtype else astype(t, dtype)
 
@@ -220,13 +220,15 @@ def functions_of(node: Node, found: Any, recorded: bool) -> Tangents:
         return found if is_ours else looked_at(node, found, recorded, may_be_none=True)
     if not isinstance(found, (tuple, list)):
         raise TensorgradError(
-            f"{op.name}: jvp gave {shown(found)}, expected a tuple of {count}, a function or None for each argument"
+            f"{op.name}: jvp returned {shown(found)}, expected a tuple of {count}, a function or None for each argument"
         )
     if len(found) != count:
-        raise TensorgradError(f"{op.name}: jvp gives {len(found)} functions for {count} arguments")
+        raise TensorgradError(f"{op.name}: jvp returned {len(found)} functions for {count} arguments")
     for i, function in enumerate(found):
         if function is not None and not callable(function):
-            raise TensorgradError(f"{op.name}: jvp gave {shown(function)} for argument {i}, expected a function of its tangent")
+            raise TensorgradError(
+                f"{op.name}: jvp returned {shown(function)} for argument {i}, expected a function of its tangent"
+            )
     if is_ours:
         return tuple(found)
     return tuple([None if function is None else looked_at(node, function, recorded) for function in found])
@@ -241,18 +243,18 @@ def looked_at(node: Node, function: Callable[..., Any], recorded: bool, may_be_n
             return found
         expected = f"expected {'a Tensor' if recorded else 'an array'} of shape {node.shape}"
         if isinstance(found, Tensor) and not recorded:
-            raise DTypeError(f"{node.op.name}: jvp gave a Tensor for the tangent of arrays, {expected}")
+            raise DTypeError(f"{node.op.name}: jvp returned a Tensor for tangents that are arrays, {expected}")
         if not (isinstance(found, (Tensor, np.generic)) or is_array(found)):
-            raise DTypeError(f"{node.op.name}: jvp gave {shown(found)} for a tangent, {expected}")
+            raise DTypeError(f"{node.op.name}: jvp returned {shown(found)} for a tangent, {expected}")
         if not is_number(found.dtype) and found.dtype != bool:
-            raise DTypeError(f"{node.op.name}: jvp gave a tangent of dtype {found.dtype}, expected {node.dtype}")
+            raise DTypeError(f"{node.op.name}: jvp returned a tangent of dtype {found.dtype}, expected {node.dtype}")
         try:
             fits = np.broadcast_shapes(found.shape, node.shape) == node.shape
         except ValueError:
             fits = False
         if not fits:
             raise ShapeError(
-                f"{node.op.name}: jvp gave a tangent of shape {found.shape}, expected {node.shape}, that of its result"
+                f"{node.op.name}: jvp returned a tangent of shape {found.shape}, expected {node.shape}, the shape of the result"
             )
         return found
 
@@ -280,7 +282,7 @@ def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -
             g = in_tensors(op, rule)
             if type(g) is not Unread and not isinstance(g, Tensor):
                 raise DTypeError(
-                    f"{op.name}: {UNFIT}; for argument {i} it gave {shown(g)}. Write a jvp, or a backward without np"
+                    f"{op.name}: {UNFIT}; for argument {i} it returned {shown(g)}. Write a jvp, or a backward without np"
                 )
             if type(g) is Unread:
                 g.refuse()

@@ -29,7 +29,7 @@ def unchanged(caller: str, roots: list[Tensor]) -> list[Node]:
         for root in roots:
             if root.node is not None and writes.since(root.node.index, (root._data,)):
                 raise GraphError(
-                    f"{caller}: {described(root.node)}, shares memory with a Tensor that has been changed in place since; "
+                    f"{caller}: {described(root.node)}, shares memory with a Tensor that was changed in place later; "
                     f"compute it again"
                 )
     return nodes
@@ -55,8 +55,8 @@ def check_freed(caller: str, node: Node) -> None:
     if isinstance(node.saved, Freed):
         by = f" at {line_of(node.saved.made)}" if node.saved.made else ""
         raise GraphError(
-            f"{caller}: the graph has been let go of: an earlier backward(){by} freed what {described(node)}, "
-            f"had kept. Pass retain_graph=True to the first backward(), or compute the loss again"
+            f"{caller}: the graph has been freed: an earlier backward(){by} freed the values saved for "
+            f"{described(node)}. Pass retain_graph=True to the first backward(), or compute the loss again"
         )
 
 
@@ -67,7 +67,7 @@ def _check_writes(caller: str, nodes: list[Node]) -> None:
             changed = [i for i, a in enumerate(node.saved or ()) if writes.since(node.index, (a,), unseen=True)]
             which = f"argument {changed[0]} {np.shape(node.saved[changed[0]])}" if changed else "its result"
             raise GraphError(
-                f"{caller}: {described(node)}, needs a value that has been changed in place since: {which}. "
+                f"{caller}: {described(node)}, needs a value that was changed in place later: {which}. "
                 f"Change it after backward(), or compute with a copy"
             )
 
@@ -112,8 +112,8 @@ def _valued(source: Any, array: Any, use: Node) -> Any:
         return wrap(array, source)
     if array is not source._data and (array.shape != source.shape or as_bytes(array) != as_bytes(source._data)):
         raise GraphError(
-            f"{described(use)}, read a Tensor {source.shape} that has been changed since: what is computed of a gradient "
-            f"would be at its new values. Change it after the last backward(), or compute with a copy"
+            f"{described(use)}, read a Tensor {source.shape} that was changed later: a derivative of the gradient "
+            f"would use its new values. Change it after the last backward(), or compute with a copy"
         )
     return source
 

@@ -94,7 +94,7 @@ class Checker:
         blocks = [self.place(block) for block in own]
         self.own = Regions(blocks)
         if any(a.meets(b) for a, b in pairwise(sorted(blocks))):
-            raise Fault("two pieces of the plan's memory overlap")
+            raise Fault("two blocks of the plan's memory overlap")
         for block in blocks:
             self.memory.fill(block.start, block.stop, GARBAGE)
 
@@ -112,7 +112,7 @@ class Checker:
 
     def call(self, one: Issued) -> None:
         if not one.lines:
-            raise Fault(f"{one.call.name} is not done")
+            raise Fault(f"{one.call.name} is never run")
         for call in one.call.parts:
             if wrong := self.meaning.wrong(call):
                 raise Fault(wrong)
@@ -132,7 +132,7 @@ class Checker:
             if root.kind == "argument":
                 return None
             if root not in self.made:
-                raise Fault(f"{call.name} reads {shown(v)}, which has not been made")
+                raise Fault(f"{call.name} reads {shown(v)}, which has not been computed")
             return None
         place, content = self.expected.get((v, id(array))) or self.expect(call, v, array)
         if not self.memory.holds(place, content) and (bad := self.memory.differs(array, place, content)) is not None:
@@ -149,9 +149,9 @@ class Checker:
             offset, strides = position(v)
             alike = place.strides == strides or array.size < 2
         if not alike or array.shape != v.shape or array.dtype != v.dtype:
-            raise Fault(f"{call.name} takes {shown(v)} for {array.shape} {array.dtype}, which lies otherwise")
+            raise Fault(f"{call.name} reads {shown(v)} as {array.shape} {array.dtype}, whose layout differs")
         if root.array is not None and array.size and place.first != address(root.array) + offset:
-            raise Fault(f"{call.name} takes {shown(v)} from other memory than that from outside")
+            raise Fault(f"{call.name} reads {shown(v)} from memory other than the outside array")
         content: Content | Memory = (root, place.first - offset)
         if root.kind == "outside" and root not in self.computed:
             content = self.outside(place, root.after)
@@ -195,10 +195,10 @@ class Checker:
                 if not (self.same(one.arrays[v], one.arrays[call.outputs[k]]) and j in call.overlays(k)):
                     raise Fault(f"{call.name} writes result {k} over operand {j}, which it still reads")
                 if one.shared.get(k) != j and not isinstance(call, Accumulate):
-                    raise Fault(f"{call.name} writes result {k} over operand {j}, and has not been told")
+                    raise Fault(f"{call.name} writes result {k} over operand {j}, which is not declared as shared")
             for i, other in enumerate(results[:k]):
                 if other is not None and self.meet(one.arrays[call.outputs[i]], one.arrays[call.outputs[k]]):
-                    raise Fault(f"{call.name} writes two results to one place")
+                    raise Fault(f"{call.name} writes two results to the same memory")
 
     def meet(self, a: Array, b: Array) -> bool:
         """Whether two arrays have bytes in common."""
@@ -213,18 +213,18 @@ class Checker:
         call, array, root = one.call, one.arrays[v], v.root
         if array is None:
             if root.kind != "fresh":
-                raise Fault(f"{call.name} writes {shown(v)}, which has no place")
+                raise Fault(f"{call.name} writes {shown(v)}, which has no memory")
             self.made.add(root)
             return
         if isinstance(call, Assign):
             (value,) = call.inputs
             if not any(self.same(t.array, array) for t, given in self.assigned if given is value):
-                raise Fault(f"{call.name} writes to memory from outside that the program does not assign")
+                raise Fault(f"{call.name} writes to outside memory that the program does not assign")
             self.memory.put(array, self.place(array), self.copied(value, array))
             return
         place, content = self.expected.get((v, id(array))) or self.expect(call, v, array)
         if root.kind in ("number", "argument") or isinstance(content, Memory):
-            raise Fault(f"{call.name} writes to what is given")
+            raise Fault(f"{call.name} writes to an input")
         if not self.own.cover(place):  # it is assigned, or a part of what is
             to = [self.place(t.array) for t in self.given.get(root, []) if t.shape == root.shape]
             if not any(content[1] == there.first and there.dense for there in to):
@@ -239,24 +239,24 @@ class Checker:
         ends = sorted((part.start, part.stop) for work in parts.work for part in work)
         whole = bool(ends) and ends[0][0] == 0 and ends[-1][1] == n and all(a < b for a, b in ends)
         if not whole or any(a[1] != b[0] for a, b in pairwise(ends)):
-            raise Fault(f"{call.name}: the parts {ends} are not all of {n} samples, each once")
+            raise Fault(f"{call.name}: the parts {ends} do not cover {n} samples exactly once")
         self.over_operands(one, [self.read(call, v, one.arrays[v]) for v in call.reads])
         if parts.sliced != [v in loop.split.has_rows for v in parts.given]:
-            raise Fault(f"{call.name}: what has no rows is cut into parts, or what has them is not")
+            raise Fault(f"{call.name}: a value without rows is split into parts, or one with rows is not")
         if len(parts.totals) != len(parts.work) or any(len(t) != len(loop.totals) for t in parts.totals):
             raise Fault(f"{call.name}: not every thread has memory for its sums")
         for v, array in zip((*loop.totals, *loop.spread), (*parts.totals[0], *parts.spread), strict=True):
             if not self.same(one.arrays[v], array):
-                raise Fault(f"{call.name}: {shown(v)} is put elsewhere than it is read")
+                raise Fault(f"{call.name}: {shown(v)} is not written where it is read")
         merged = [(total, other) for others in parts.totals[1:] for total, other in zip(parts.totals[0], others, strict=True)]
         if [(id(a), id(b)) for a, b in parts.merged] != [(id(a), id(b)) for a, b in merged]:
-            raise Fault(f"{call.name}: the sums of the threads are not all added up, once")
+            raise Fault(f"{call.name}: the sums of the threads are not each added exactly once")
         blocks = [self.place(block) for private in parts.private for block in private]
         if not all(map(self.own.cover, blocks)):
             raise Fault(f"{call.name}: memory of a thread is not the plan's")
         blocks += [self.place(one.arrays[v]) for v in call.outputs]
         if any(a.meets(b) for a, b in pairwise(sorted(blocks))):
-            raise Fault(f"{call.name}: two threads, or two values, have memory in common")
+            raise Fault(f"{call.name}: two threads, or two values, share memory")
         for i, work in enumerate(parts.work):
             for k, part in enumerate(work):
                 if part.first != (k == 0):
@@ -276,21 +276,23 @@ class Checker:
         mine = Regions(blocks)
         for block in blocks:
             self.memory.fill(block.start, block.stop, GARBAGE)
-        so_far = {v: ("the sum of the parts before", self.place(total).first) for v, total in totals.items() if not part.first}
+        so_far = {
+            v: ("the sum of the previous parts", self.place(total).first) for v, total in totals.items() if not part.first
+        }
         for v, content in so_far.items():
             self.memory.put(totals[v], self.place(totals[v]), content)
         done: list[Value] = []
         for one in part.issued:
             if not one.lines:
-                raise Fault(f"{call.name}: {one.call.name} is not done")
+                raise Fault(f"{call.name}: {one.call.name} is never run")
             if isinstance(one.call, Accumulate):
                 total, v = one.call.inputs
                 (after,) = one.call.outputs
                 if v not in so_far or not all(self.same(one.arrays[x], totals[v]) for x in (total, after)):
-                    raise Fault(f"{call.name}: a sum is added up to something else")
+                    raise Fault(f"{call.name}: a sum is added to a different array")
                 self.read(one.call, v, one.arrays[v])
                 if self.memory.differs(totals[v], self.place(totals[v]), so_far[v]) is not None:
-                    raise Fault(f"{call.name}: the sum of the parts before is written over")
+                    raise Fault(f"{call.name}: the sum of the previous parts is overwritten")
                 done.append(v)
                 continue
             for v in one.call.outputs:
@@ -298,7 +300,7 @@ class Checker:
                     raise Fault(f"{call.name}: {one.call.name} writes to memory that is not its thread's")
             self.one_of_part(one)
         if sorted(map(id, done)) != sorted(map(id, so_far)):
-            raise Fault(f"{call.name}: not every sum of a part is added up, once")
+            raise Fault(f"{call.name}: not every sum of a part is added exactly once")
         for v, total in totals.items() if part.first else ():
             self.read(call, v, total)
         self.memory, self.made = before
@@ -308,11 +310,11 @@ class Checker:
         rows, split = part.stop - part.start, parts.loop.split
         calls = [one.call for one in part.issued if not isinstance(one.call, Accumulate)]
         if len(calls) != len(parts.loop.calls):
-            raise Fault(f"{call.name}: of {len(parts.loop.calls)} kernels {len(calls)} are done with a part")
+            raise Fault(f"{call.name}: {len(calls)} of {len(parts.loop.calls)} kernels run on a part")
         for narrow, wide in zip(calls, parts.loop.calls, strict=True):
             same = all(vars(narrow)[key] is x for key, x in vars(wide).items() if key not in ("inputs", "outputs", "shape"))
             if not same or (isinstance(narrow, ChainCall) and narrow.shape != (rows, *narrow.shape[1:])):
-                raise Fault(f"{call.name}: {narrow.name} is done with a part, instead of {wide.name}")
+                raise Fault(f"{call.name}: {narrow.name} runs on a part, instead of {wide.name}")
             for v, whole in zip((*narrow.inputs, *narrow.outputs), (*wide.inputs, *wide.outputs), strict=True):
                 shape = getattr(whole, "shape", None)
                 if whole in split.has_rows:
@@ -320,9 +322,9 @@ class Checker:
                 elif whole in split.has_columns:
                     shape = (*whole.shape[:-1], rows)
                 elif v is not whole:
-                    raise Fault(f"{call.name}: {narrow.name} is done with something else for a part")
+                    raise Fault(f"{call.name}: {narrow.name} runs on different values for a part")
                 if getattr(v, "shape", None) != shape:
-                    raise Fault(f"{call.name}: samples {part.start} to {part.stop} are done by what is made for {v.shape}")
+                    raise Fault(f"{call.name}: samples {part.start} to {part.stop} are computed by a kernel for {v.shape}")
 
     def one_of_part(self, one: Issued) -> None:
         """A call of a part. The rows of a result of the loop are known only at a run; they are read after they are written."""
@@ -343,7 +345,7 @@ class Checker:
         for i, (target, _) in enumerate(self.assigned):
             place = self.place(target.array)
             if self.memory.differs(target.array, place, self.outside(place, len(self.assigned))) is not None:
-                raise Fault(f"assignment {i}, to memory from outside ({shown(target)}), is not what is left")
+                raise Fault(f"outside memory ({shown(target)}) does not hold its last assignment, {i}")
 
 
 class Regions:
@@ -408,9 +410,9 @@ def lying_there(content: Content, wanted: Content) -> str:
     if content is GARBAGE or (content is INITIAL and wanted is not INITIAL):
         return "nothing has been written yet"
     if content[0] is wanted[0]:
-        return "it lies elsewhere"
+        return "its elements are elsewhere"
     if content is INITIAL:
-        return "is what it was"
+        return "the initial value is"
     node = getattr(content[0], "node", None)
     made = f" ({node.op.name})" if node is not None else ""
-    return f"another value{made} of {getattr(content[0], 'shape', '')} lies by then"
+    return f"another value{made} of {getattr(content[0], 'shape', '')} is by then"

@@ -27,7 +27,7 @@ def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[
         hash(key)
     except TypeError as error:
         raise CompileError(
-            f"compile: an argument cannot tell plans apart: {error}; pass arrays, Tensors, numbers or text"
+            f"compile: a plan cannot be chosen by an argument: {error}; pass arrays, Tensors, numbers or text"
         ) from None
     return key, arrays
 
@@ -172,7 +172,7 @@ def taken_apart(value: Any, where: str = "") -> tuple[list[Tensor], Callable[[li
             return (lambda values: v), repr(v)
         what = "an array" if is_array(v) else f"a {type(v).__name__}"
         raise CompileError(
-            f"compile: the step{where} returns {what}, which a replay could not make anew; return Tensors, numbers or text, in "
+            f"compile: the step{where} returns {what}, which a replay could not create; return Tensors, numbers or text, in "
             f"tuples, lists, dicts or dataclasses"
         )
 

@@ -104,7 +104,7 @@ class Emitter:
         return self.by_id[id(thing)]
 
     def write(self, function: str, arguments: list[str]) -> None:
-        """Append a line that calls a function with arrays and whole numbers, all by what they are called in the function."""
+        """Append a line that calls a function with arrays and integers, all by what they are called in the function."""
         self.written.calls[len(self.lines)] = programs.Call(function, arguments)
         self.lines.append(f"{function}({', '.join(arguments)})")
 

@@ -33,7 +33,7 @@ class Result(Op):
         self.reads_input = self.takes_data = (False,)
 
     def forward(self, xp: Any, *xs: Array, **attrs: Any) -> Array:
-        raise GraphError("compiled: a result of a compiled function is not computed again; call the function itself")
+        raise GraphError("compiled: the result of a compiled function cannot be recomputed; call the original function")
 
     def backward(self, g: Value, y: Value, *xs: Value, again: Callable[[], Tensor], why_not: str, tensors: Any) -> Rules:
         found: list[Any] = []
@@ -41,8 +41,8 @@ class Result(Op):
         def gradient(i: int) -> Value:
             if why_not:
                 raise GraphError(
-                    f"compiled: a gradient is asked for through the result of a compiled function that {why_not}; compile the "
-                    f"function that calls backward(), or call the function itself (its attribute `step`)"
+                    f"compiled: a gradient is taken through the result of a compiled function that {why_not}; compile the "
+                    f"function that calls backward(), or call the original function (its attribute `step`)"
                 )
             if not found:
                 recorded = isinstance(g, Tensor)

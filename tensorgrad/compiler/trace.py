@@ -113,15 +113,13 @@ class Trace:
         """Raise CompileError if `tensor` has a value that differs from call to call: Python cannot act on it in a replay."""
         if tensor.node is not None or tensor.requires_grad or tensor in self.same or self.is_argument(tensor):
             raise CompileError(
-                f"compile: {asked} asks for the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
-                f"run Python code that depends on values. Return the Tensor, choose with where(), or do it outside of the step"
+                f"compile: {asked} needs the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
+                f"run Python code that depends on values. Return the Tensor, use where(), or do it outside the step"
             )
 
     def forbid(self, what: str) -> NoReturn:
         """Raise CompileError: a replay would not do this again."""
-        raise CompileError(
-            f"compile: {what} inside the step{here()}; a replay would not do it again. Do it outside of the step"
-        )
+        raise CompileError(f"compile: {what} inside the step{here()}; a replay would not do it again. Do it outside the step")
 
     def freezes(self, array: Array) -> None:
         """The values of an array from outside are taken as they are."""
@@ -163,8 +161,8 @@ class Trace:
             return False
         if after.requires_grad:
             raise CompileError(
-                f"compile: a Tensor {tensor.shape} from outside of the step is given, in place{here()}, what requires a "
-                f"gradient; its history would go on from call to call. Use .detach(), or no_grad()"
+                f"compile: a Tensor {tensor.shape} from outside the step is assigned, in place{here()}, a value that requires "
+                f"a gradient; its history would go on from call to call. Use .detach(), or no_grad()"
             )
         self.assigns(tensor._data, after)
         return True
@@ -185,7 +183,7 @@ class Trace:
                     what = "an argument" if self.is_argument(s) else "a Tensor"
                     raise CompileError(
                         f"compile: {what} {s.shape} is changed in place through a view of it{here()}; a replay would not "
-                        f"change it. Compute a new Tensor, or write to it itself: t[...] = ..."
+                        f"change it. Compute a new Tensor, or write to the Tensor itself: t[...] = ..."
                     )
 
     def becomes_another(self, tensor: Tensor, source: Source | None) -> None:
@@ -252,8 +250,8 @@ class Trace:
             own |= {node for node in Graph([result.node], check=False).nodes if node.index >= since}
         if result.requires_grad and any(node.op.draws for node in own):
             raise CompileError(
-                f"compile: the function of checkpoint(){here()} draws random numbers, and a replay would draw others for its "
-                f"gradient than for its value; draw them outside of it, and pass them: checkpoint(fn, x, noise)"
+                f"compile: the function of checkpoint(){here()} draws random numbers, and a replay would draw different ones "
+                f"for its gradient than for its value; draw them outside it and pass them: checkpoint(fn, x, noise)"
             )
         self.again |= own
         for read in (result, *(s for node in own for s in node.inputs)):
@@ -263,8 +261,8 @@ class Trace:
             is_known = source in own if isinstance(source, Node) else source in passed
             if not is_known and (isinstance(source, Node) or (isinstance(source, Tensor) and self.is_argument(source))):
                 raise CompileError(
-                    f"compile: the function of checkpoint(){here()} reads a Tensor {read.shape} that the step has computed or "
-                    f"been given, by another way than as its argument; pass it: checkpoint(fn, x, y)"
+                    f"compile: the function of checkpoint(){here()} reads a Tensor {read.shape} that was computed in the step, "
+                    f"or is an argument of it, but is not an argument of the function; pass it: checkpoint(fn, x, y)"
                 )
 
     def enters(self, module: Module) -> None:
@@ -313,7 +311,7 @@ class Trace:
                 raise CompileError(
                     f"compile: the learning rate went from {shown(rate)} to {shown(optimiser.rates)} after "
                     f"{type(optimiser).__name__}.step() inside the step; a replay would not change it again. "
-                    f"Call the schedule outside of the compiled step"
+                    f"Call the schedule outside the compiled step"
                 )
 
     def settle(self) -> None:
@@ -486,17 +484,17 @@ def compare(before: list[Line], after: list[Line]) -> None:
                 continue
             kind = "an array" if is_array(differing[0]) else f"a {type(differing[0]).__name__}"
             raise CompileError(
-                f"compile: {second.text.strip()}{where} reads {kind} that was another one in the first call, so it "
+                f"compile: {second.text.strip()}{where} reads {kind} that was a different one in the first call, so it "
                 f"depends on what a replay does not run. Compute it with tensorgrad's operations, or pass it as an argument"
             )
         raise CompileError(
-            f"compile: the step did something else the second time{where}: {second.text.strip()} where it had done "
-            f"{first.text.strip()}. A replay would do one of the two for ever; pass what differs as an argument"
+            f"compile: the step did something else the second time{where}: {second.text.strip()} instead of "
+            f"{first.text.strip()}. A replay would always do one of the two; pass what differs as an argument"
         )
     if len(before) != len(after):
         raise CompileError(
             f"compile: the step recorded {len(before)} operations at first and {len(after)} the second time; "
-            f"a replay would do one of the two for ever"
+            f"a replay would always do one of the two"
         )
 
 
@@ -529,6 +527,6 @@ def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool, wh
         found.failed()
         misused = isinstance(error, (AttributeError, TypeError, ValueError, IndexError))
         if arguments and misused and not isinstance(error, TensorgradError):
-            error.add_note("compile: arrays among the arguments come as Tensors inside of the step")
+            error.add_note("compile: inside the step, arguments that are arrays are Tensors")
         raise
     return found

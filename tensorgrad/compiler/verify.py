@@ -62,8 +62,8 @@ def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Ca
     """Raise CompileError unless a plan has given what the step did."""
     for difference in differences(trace, expected, found, known):
         raise CompileError(
-            f"compile: the plan gives other values than the step: {difference} by the plan and {difference.expected!r} by the "
-            f"step. What the step does is not all recorded, or this is a fault of tensorgrad; run it without compile"
+            f"compile: the plan and the step disagree: {difference} in the plan and {difference.expected!r} in the "
+            f"step. Part of the step is not recorded, or this is a bug in tensorgrad; run it without compile"
         )
 
 

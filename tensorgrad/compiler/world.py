@@ -408,7 +408,7 @@ class Snapshot:
 def shift(array: Array) -> None:
     """Other values of the same kind, in place: what is computed of them is something else, but nothing strange.
 
-    Numbers are a little larger; whole numbers, which may be indices, and booleans are those of the next row. The smallest
+    Numbers are a little larger; integers, which may be indices, and booleans are those of the next row. The smallest
     number becomes the largest.
     """
     with on(array), np.errstate(all="ignore"):

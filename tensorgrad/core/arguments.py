@@ -26,12 +26,12 @@ def integer(op: str, what: str, value: Any, least: int | None = None) -> int:
     """`value` as an int >= least, and not larger than any array's size."""
     if type(value) is not int:
         if not is_whole(value):
-            raise DTypeError(f"{scoped(op)}: {what} must be a whole number, got {shown(value)}")
+            raise DTypeError(f"{scoped(op)}: {what} must be an integer, got {shown(value)}")
         value = operator.index(value)
     if least is not None and value < least:
         raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {value}")
     if not -(2**63) <= value < 2**63:
-        raise ArgumentError(f"{scoped(op)}: {what} is {value}, which is more than an array can have")
+        raise ArgumentError(f"{scoped(op)}: {what} is {value}, larger than any array")
     return int(value)
 
 
@@ -39,7 +39,7 @@ def integers(op: str, what: str, value: Any, least: int | None = None) -> Shape:
     """One integer or a sequence of them, as a tuple."""
     if not is_sequence(value):
         if not is_whole(value):
-            raise DTypeError(f"{scoped(op)}: {what} must be one whole number or several, got {shown(value)}")
+            raise DTypeError(f"{scoped(op)}: {what} must be an integer or several, got {shown(value)}")
         value = (value,)
     return tuple([integer(op, what, n, least) for n in value])
 
@@ -54,7 +54,7 @@ def sizes(op: str, shape: Any, least: int = 0) -> Shape:
             return shape
     found = integers(op, "a size of the shape", shape)
     if any(n < least for n in found):
-        raise ShapeError(f"{scoped(op)}: the shape {found} has a size below {least}")
+        raise ShapeError(f"{scoped(op)}: the shape {found} has a size less than {least}")
     return found
 
 
@@ -74,7 +74,7 @@ def axes_in(op: str, axis: Any, ndim: int, what: str = "axis") -> Shape:
         return (axis_in(op, axis, ndim, what),)
     axes = tuple([axis_in(op, a, ndim, what) for a in axis])
     if len(set(axes)) < len(axes):
-        raise ShapeError(f"{scoped(op)}: {what} {shown(axis)} names an axis twice, of {ndim}")
+        raise ShapeError(f"{scoped(op)}: {what} {shown(axis)} names an axis twice, for {ndim} axes")
     return axes
 
 
@@ -96,9 +96,7 @@ def number(op: str, what: str, value: Any) -> Any:
         return value
     if isinstance(value, Tensor):
         if value.requires_grad:
-            raise DTypeError(
-                f"{scoped(op)}: {what} is a number and has no gradient, but a Tensor that requires one was given; .detach() it"
-            )
+            raise DTypeError(f"{scoped(op)}: {what} is a number and has no gradient, but the Tensor requires one; .detach() it")
         if not value.ndim and value.dtype != bool and backend.is_number(value.dtype):
             value._require_concrete(f"{what} of {op}")
             return value._data.item()
@@ -118,7 +116,9 @@ def tolerance(op: str, what: str, value: Any, *, zero: bool = False) -> float:
     except OverflowError:
         found = math.inf
     if not (found >= 0 if zero else found > 0) or math.isinf(found):
-        raise ArgumentError(f"{scoped(op)}: {what} must be finite and {'0 or more' if zero else 'above 0'}, got {shown(value)}")
+        raise ArgumentError(
+            f"{scoped(op)}: {what} must be finite and {'non-negative' if zero else 'positive'}, got {shown(value)}"
+        )
     return found
 
 
@@ -142,7 +142,7 @@ def seed_of(op: str, value: Any) -> int | None:
     if value is None:
         return None
     if not is_whole(value) or (seed := operator.index(value)) < 0:
-        raise ArgumentError(f"{scoped(op)}: the seed must be None or a whole number from 0 on, got {shown(value)}")
+        raise ArgumentError(f"{scoped(op)}: the seed must be None or a non-negative integer, got {shown(value)}")
     return seed
 
 

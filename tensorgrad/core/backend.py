@@ -58,7 +58,7 @@ def cupy() -> Any:
             import cupy as found
         except ImportError as error:
             raise MissingDependencyError(
-                "device 'cuda' needs CuPy: pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a driver of CUDA 12"
+                "device 'cuda' needs CuPy: pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a CUDA 12 driver"
             ) from error
         if not found.cuda.is_available():
             raise DeviceError("device 'cuda': CuPy is installed, but finds no GPU (no driver, or none visible)")
@@ -124,7 +124,7 @@ def as_device(name: Any) -> str:
     index = int(match[1]) if match[1] else module.cuda.Device().id
     count = module.cuda.runtime.getDeviceCount()
     if index >= count:
-        raise DeviceError(f"device: there is no {name!r}, only {count} GPU{'s' * (count != 1)}, from 'cuda:0' on")
+        raise DeviceError(f"device: there is no {name!r}, only {count} GPU{'s' * (count != 1)}, starting at 'cuda:0'")
     return f"cuda:{index}"
 
 
@@ -278,7 +278,7 @@ def settle() -> None:
         if bool(happened):
             with on(happened):
                 happened.fill(False)
-            raise kind(f"{message} (found on {device}, in an operation before this one)")
+            raise kind(f"{message} (found on {device}, in an earlier operation)")
 
 
 def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
@@ -292,7 +292,7 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
         masked = sys.modules.get("numpy.ma")  # where it is not imported, nobody has one
         if masked is not None and isinstance(value, masked.MaskedArray):
-            raise DTypeError(f"{where}: masked arrays are not taken, for their masks would be lost; .filled() gives an array")
+            raise DTypeError(f"{where}: masked arrays are not supported, their masks would be lost; .filled() returns an array")
         value = np.asarray(value)  # np.matrix and the like have other semantics
     if is_array(value):
         array = value if dtype is None else value.astype(dtype, copy=False)
@@ -301,14 +301,14 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
         try:
             array = np.asarray(value, dtype)
         except (ValueError, TypeError) as error:
-            raise DTypeError(f"{where}: cannot make an array of {type(value).__name__}: {error}") from error
+            raise DTypeError(f"{where}: cannot convert {type(value).__name__} to an array: {error}") from error
         # Python numbers and lists; anything with its own dtype (a table column, for example) keeps it
         if dtype is None and array.dtype.kind in "iuf" and not hasattr(value, "__array__"):
             array = array.astype(DEFAULT_FLOAT)
     if not is_number(array.dtype):
         if hasattr(value, "toarray"):
             raise DTypeError(
-                f"{where}: sparse matrices are not taken, got {type(value).__name__}; .toarray() makes a dense one"
+                f"{where}: sparse matrices are not supported here, got {type(value).__name__}; .toarray() makes a dense one"
             )
         raise DTypeError(f"{where}: expected numbers or booleans, got dtype {array.dtype} (from {type(value).__name__})")
     return array if array.dtype.isnative else native(array)

@@ -41,9 +41,9 @@ class Outline(np.ndarray):
 
     def refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise BatchError(
-            "vmap: the values of a batched Tensor are asked for: by Python, by something that is no operation of tensorgrad, "
-            "or after vmap() has ended. There is no one value: it stands for all samples. Choose with where(), and return "
-            "what is to leave the function"
+            "vmap: the values of a batched Tensor are needed: by Python, by something that is not a tensorgrad operation, "
+            "or after vmap() has ended. There is no single value: it stands for all samples. Use where(), and return "
+            "from the function what is needed outside"
         )
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -89,8 +89,8 @@ class Batched(Tensor):
 
     def _require_concrete(self, what: str) -> NoReturn:
         raise BatchError(
-            f"vmap: {what} asks for the values of a batched Tensor {self.shape}; it stands for all samples, and Python code "
-            f"that depends on values cannot run once for all of them. Choose with where(), or return the Tensor"
+            f"vmap: {what} needs the values of a batched Tensor {self.shape}; it stands for all samples, and Python code "
+            f"that depends on values cannot run once for all of them. Use where(), or return the Tensor"
         )
 
     def _refuse(self, what: str, instead: str) -> NoReturn:

@@ -77,10 +77,10 @@ def as_path(where: str, path: str | Path) -> Path:
         if b"\0" not in os.fsencode(found):
             return found
     except TypeError:
-        raise ArgumentError(f"{where}: path must be the path of a file, a str or a Path, got {shown(path)}") from None
+        raise ArgumentError(f"{where}: path must be a file path, a str or a Path, got {shown(path)}") from None
     except UnicodeEncodeError:
         pass
-    raise ArgumentError(f"{where}: {str(path)!a}: no file can have this name")
+    raise ArgumentError(f"{where}: {str(path)!a} is not a valid file name")
 
 
 def _opened(folder: Path) -> IO[bytes]:

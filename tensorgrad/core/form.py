@@ -49,15 +49,15 @@ def is_number(value: Any) -> bool:
 
 
 ANYTHING = Kind("anything", lambda value: True)
-WHOLE = Kind("a whole number", is_whole)
-COUNT = Kind("a whole number from 0", lambda value: is_whole(value) and value >= 0)
+WHOLE = Kind("an integer", is_whole)
+COUNT = Kind("a non-negative integer", lambda value: is_whole(value) and value >= 0)
 NUMBER = Kind("a number", is_number)
 FLAG = Kind("True or False", lambda value: isinstance(value, (bool, np.bool_)))
 TEXT = Kind("text", lambda value: isinstance(value, str))
-ARRAY = Kind("an array of numbers", lambda value: is_array(value) and value.dtype.kind in "biufV")
-FLOATS = Kind("an array of floating numbers", lambda value: is_array(value) and value.dtype.kind in "fV")
-DOUBLES = Kind("an array of float64", lambda value: is_array(value) and value.dtype == np.float64)
-WHOLES = Kind("an array of whole numbers", lambda value: is_array(value) and value.dtype.kind in "iu")
+ARRAY = Kind("a numeric array", lambda value: is_array(value) and value.dtype.kind in "biufV")
+FLOATS = Kind("a floating-point array", lambda value: is_array(value) and value.dtype.kind in "fV")
+DOUBLES = Kind("a float64 array", lambda value: is_array(value) and value.dtype == np.float64)
+WHOLES = Kind("an integer array", lambda value: is_array(value) and value.dtype.kind in "iu")
 
 
 def problems(value: Any, form: Any, where: str = "") -> list[str]:
@@ -84,7 +84,7 @@ def problems(value: Any, form: Any, where: str = "") -> list[str]:
         if name in known:
             continue
         if not isinstance(form, Each) or not isinstance(name, str):
-            found.append(f"{below(where, name)} is not known")
+            found.append(f"{below(where, name)} is unknown")
         else:
             found += problems(v, form.form, below(where, name))
     return found
@@ -121,7 +121,7 @@ def form_of(value: Any, arrays: Kind = ARRAY) -> Any:
 
 
 LISTED = Kind(  # lists from JSON
-    "an array or a list of whole numbers",
+    "an integer array or a list of integers",
     lambda value: WHOLES.holds(value) or (isinstance(value, list) and all(map(is_whole, value))),
 )
 
@@ -134,19 +134,19 @@ def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -
     own = rng.bit_generator
     kind, at = type(own).__name__, where or "it"
     if isinstance(values, Mapping) and isinstance(values.get("bit_generator"), str) and values["bit_generator"] != kind:
-        return [f"{at}: the state of a {values['bit_generator']}, expected that of a {kind}"]
+        return [f"{at}: the state of a {values['bit_generator']}, expected the state of a {kind}"]
     if found := problems(values, form_of(own.state, LISTED), where):
         return found
     for name, most in PLACES.items():
         for inner in (values, values["state"]):
             if name in inner and not 0 <= inner[name] <= most:
-                return [f"{at}: no state of a {kind}: {name} is {inner[name]}, expected 0 to {most}"]
+                return [f"{at}: not a state of a {kind}: {name} is {inner[name]}, expected 0 to {most}"]
     trial = type(own)()
     try:
         trial.state = values
     except (ValueError, TypeError, KeyError, OverflowError, IndexError) as error:
-        return [f"{at}: no state of a {kind}: {error}"]
-    return [] if same(trial.state, values) else [f"{at}: no state of a {kind}: it has numbers out of range"]
+        return [f"{at}: not a state of a {kind}: {error}"]
+    return [] if same(trial.state, values) else [f"{at}: not a state of a {kind}: numbers are out of range"]
 
 
 def same(a: Any, b: Any) -> bool:

@@ -51,7 +51,7 @@ class Graph:
         """The graph of one or more computed Tensors. Raises GraphError for a leaf."""
         for i, t in enumerate(outputs):
             if t.node is None:
-                raise GraphError(f"Graph: output {i} (shape {t.shape}) is a leaf, nothing was recorded for it")
+                raise GraphError(f"Graph: output {i} (shape {t.shape}) is a leaf, it has no recorded graph")
         return cls([t.node for t in outputs if t.node is not None])
 
     def check(self) -> None:

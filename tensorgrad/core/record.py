@@ -277,7 +277,7 @@ def record(
                     continue
                 raise GraphError(
                     f"{op.name}: argument {i} {source.shape}, made by {source.op.name} at {source.line}, shares memory "
-                    f"with a Tensor that has been changed in place since; compute it again"
+                    f"with a Tensor that was changed in place later; compute it again"
                 )
         elif not isinstance(source, LEAVES):
             if theirs and op.reads_argument(i):

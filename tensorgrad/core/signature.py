@@ -33,7 +33,7 @@ class Signature:
         left, arrow, right = text.partition("->")
         groups = re.findall(r"\(([^()]*)\)", left)
         if not arrow or not groups or not re.fullmatch(r" *\([^()]*\) *", right):
-            raise TensorgradError(f"signature {text!r} is not of the form '(a,b),(b)->(a)'")
+            raise TensorgradError(f"signature {text!r} does not have the form '(a,b),(b)->(a)'")
         split = [[name.strip() for name in g.split(",") if name.strip()] for g in groups]
         strict = "..." in text
         return cls(

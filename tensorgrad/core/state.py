@@ -322,9 +322,7 @@ class switched:
 
     def __enter__(self) -> None:
         if self.before is not None:
-            raise ArgumentError(
-                "a `with` block is entered that has been entered already, here or in another thread; make another"
-            )
+            raise ArgumentError("this `with` block is already entered, here or in another thread; create another one")
         self.before = {name: getattr(state, name) for name in self.values}
         for name, value in self.values.items():
             setattr(state, name, value)
@@ -337,8 +335,8 @@ class switched:
     def __call__(self, fn: _F) -> _F:
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise ArgumentError(
-                f"{fn.__name__} is a generator: what decorates it would have ended before its first step; write `with` blocks "
-                f"inside of it, with no yield in them"
+                f"{fn.__name__} is a generator: the decorator would end before its first step; write `with` blocks "
+                f"inside it, without a yield in them"
             )
         if inspect.iscoroutinefunction(fn):
 

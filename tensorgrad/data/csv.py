@@ -45,13 +45,13 @@ def read_csv(
     """
     path, limit = file_at("read_csv", path), as_limit("read_csv", limit)
     if isinstance(label, bool) or not hasattr(label, "__index__"):
-        raise ArgumentError(f"read_csv: label must be the number of a column, got {label!r}")
+        raise ArgumentError(f"read_csv: label must be a column index, got {label!r}")
     try:
         dtype = np.dtype(dtype)
     except TypeError:
-        raise DTypeError(f"read_csv: dtype is {dtype!r}, expected a float or an integer type") from None
+        raise DTypeError(f"read_csv: dtype is {dtype!r}, expected a floating or integer dtype") from None
     if dtype.kind not in "fiu":
-        raise DTypeError(f"read_csv: dtype is {dtype}, expected a float or an integer type")
+        raise DTypeError(f"read_csv: dtype is {dtype}, expected a floating or integer dtype")
     samples: list[Array] = []
     labels: list[Array] = []
     columns = 0
@@ -70,7 +70,7 @@ def read_csv(
             samples.append(_cast(path, rows, x, dtype, [i for i in range(columns) if i != label % columns]))
             labels.append(_cast(path, rows, y[:, None], np.dtype(np.int64), [label % columns])[:, 0])
     if not sum(map(len, samples)):
-        raise DataError(f"{path}: no samples; the file is {'empty' if not columns else 'a line of names alone'}")
+        raise DataError(f"{path}: no samples; the file is {'empty' if not columns else 'only a header line'}")
     return np.concatenate(samples), np.concatenate(labels)
 
 
@@ -81,9 +81,7 @@ def _pieces(path: Path, file: IO[str], limit: int) -> Iterator[list[tuple[int, s
     while line := file.readline(limit + 1):
         number += 1
         if len(line) > limit and not line.endswith("\n"):
-            raise DataError(
-                f"{path}, line {number}: more than {limit:,} characters in a line; read_csv(path, limit=...) allows more"
-            )
+            raise DataError(f"{path}, line {number}: longer than {limit:,} characters; read_csv(path, limit=...) allows more")
         if line.isspace():
             continue
         rows.append((number, line))
@@ -106,7 +104,7 @@ def _parse(path: Path, rows: list[tuple[int, str]], columns: int) -> Array:
         for number, line in rows:
             for column, field in enumerate(line.split(","), 1):
                 if not NUMBER.fullmatch(field):
-                    raise DataError(f"{path}, line {number}, field {column}: {field.strip()[:40]!r} is no number") from None
+                    raise DataError(f"{path}, line {number}, field {column}: {field.strip()[:40]!r} is not a number") from None
         raise DataError(f"{path}, lines {rows[0][0]} to {rows[-1][0]}: {error}") from error
 
 
@@ -130,5 +128,5 @@ def _cast(path: Path, rows: list[tuple[int, str]], values: Array, dtype: np.dtyp
     if not fits.all():
         i, j = np.argwhere(~fits)[0]
         field = rows[i][1].split(",")[columns[j]].strip()[:40]
-        raise DataError(f"{path}, line {rows[i][0]}, field {columns[j] + 1}: {field} does not fit into {dtype}")
+        raise DataError(f"{path}, line {rows[i][0]}, field {columns[j] + 1}: {field} cannot be represented as {dtype}")
     return values.astype(dtype)

@@ -14,7 +14,7 @@ def load_digits() -> tuple[Array, Array]:
         from sklearn.datasets import load_digits as load
     except ImportError:
         raise MissingDependencyError(
-            "load_digits: the digits come with scikit-learn, which is not installed; pip install scikit-learn"
+            "load_digits: the digits are part of scikit-learn, which is not installed; pip install scikit-learn"
         ) from None
     images, labels = load(return_X_y=True)
     return images.astype(np.float32), labels.astype(np.int64)

@@ -28,7 +28,7 @@ def fetch(path: Path, mirrors: Sequence[str], read: Callable[[Path], T], otherwi
         from tqdm.auto import tqdm
     except ImportError:
         raise MissingDependencyError(
-            f"{path.name}: downloading takes pooch and tqdm, which are not both installed; pip install pooch tqdm. {otherwise}"
+            f"{path.name}: downloading needs pooch and tqdm, which are not both installed; pip install pooch tqdm. {otherwise}"
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
@@ -46,4 +46,4 @@ def fetch(path: Path, mirrors: Sequence[str], read: Callable[[Path], T], otherwi
                 reasons.append(f"{mirror}{path.name}: {str(error).removeprefix(f'{part}: ')}")
                 continue
         return content
-    raise DownloadError("\n  ".join([f"{path.name}: no mirror gave it.", *reasons, otherwise]))
+    raise DownloadError("\n  ".join([f"{path.name}: no mirror could provide it.", *reasons, otherwise]))

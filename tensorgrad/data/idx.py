@@ -43,14 +43,14 @@ def read_idx(path: str | Path, ndim: int | None = None, *, limit: int | None = N
             with gzip.GzipFile(fileobj=file) as content:
                 return _read(path, content, ndim, min(DEFLATE * size, most), f"a gzip file of {size} bytes", how)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"{path}: a broken gzip file: {error}") from error
+            raise DataError(f"{path}: a damaged gzip file: {error}") from error
 
 
 def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: int, kind: str, how: str) -> Array:
     """Read the array of a file with at most `most` bytes; `kind` and `how` are for the error: the reason, and what to do."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
-        raise DataError(f"{path}: not an idx file, it starts with {magic!r} instead of two zero bytes")
+        raise DataError(f"{path}: not an IDX file: it starts with {magic!r} instead of two zero bytes")
     if magic[2] not in TYPES:
         raise DataError(f"{path}: values of type 0x{magic[2]:02x}, expected one of {', '.join(f'0x{t:02x}' for t in TYPES)}")
     if ndim is not None and magic[3] != ndim:

@@ -223,7 +223,7 @@ def _batch_size(given: Any) -> int | None:
             raise TypeError
         size = operator.index(given)
     except TypeError:
-        raise ArgumentError(f"DataLoader: batch_size must be a whole number or None, got {given!r}") from None
+        raise ArgumentError(f"DataLoader: batch_size must be an integer or None, got {given!r}") from None
     if size < 1:
         raise ArgumentError(f"DataLoader: batch_size must be at least 1, got {size}")
     return size

@@ -165,7 +165,7 @@ def _read(path: Path, name: str, md5: str | None) -> Array:
         if digest.hexdigest() != md5:
             raise DataError(
                 f"{path}: not the published {name}: the MD5 checksum of its content is {digest.hexdigest()}, expected {md5}; "
-                "verify=False reads it nevertheless"
+                "verify=False reads it anyway"
             )
     if array.ndim == 3 and array.shape[1:] != (28, 28):
         raise DataError(f"{path}: images of {array.shape[1]} x {array.shape[2]} pixels, expected 28 x 28")

@@ -65,27 +65,29 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
         file.seek(max(size - ZIP_END_BYTES, 0))
         end = file.read()
         if end[:4] != ZIP_END:
-            raise DataError(f"{path}: a broken .npz file: it does not end as a zip archive does; truncated?")
+            raise DataError(f"{path}: a damaged .npz file: it does not end like a zip archive; truncated?")
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
                 # zipfile trusts the lengths of names and comments, and skips members that they cover
                 if min(len(members), 0xFFFF) != int.from_bytes(end[10:12], "little"):
-                    raise DataError(f"{path}: a broken .npz file: {len(members)} members, but another number at its end")
+                    raise DataError(
+                        f"{path}: a damaged .npz file: {len(members)} members, but its end declares a different number"
+                    )
                 if len({m.filename for m in members}) < len(members):
                     raise DataError(f"{path}: two arrays of the same name")
                 for member in members:
                     check_member(path, member, size)
                 # members may overlap, so a small file could decompress to any size
                 if sum(m.compress_size for m in members) > size:
-                    raise DataError(f"{path}: its members come to more than its {size} bytes")
+                    raise DataError(f"{path}: its members are larger than its {size} bytes")
                 if (total := sum(m.file_size for m in members)) > most:
                     raise DataError(f"{path}: declares arrays of {total:,} bytes, more than the {most:,} that are allowed{how}")
                 return {m.filename.removesuffix(".npy"): read_member(path, archive, m) for m in members}
         except DataError:
             raise
         except BROKEN as error:
-            raise DataError(f"{path}: a broken .npz file: {error}") from error
+            raise DataError(f"{path}: a damaged .npz file: {error}") from error
 
 
 def limit_of(reader: str, limit: Any, size: int) -> tuple[int, str]:
@@ -98,7 +100,7 @@ def limit_of(reader: str, limit: Any, size: int) -> tuple[int, str]:
 def as_limit(reader: str, limit: Any) -> int:
     """A reader's limit. Raises ArgumentError for anything but a non-negative integer."""
     if isinstance(limit, bool) or not hasattr(limit, "__index__") or operator.index(limit) < 0:
-        raise ArgumentError(f"{reader}: limit must be a whole number from 0, got {limit!r}")
+        raise ArgumentError(f"{reader}: limit must be a non-negative integer, got {limit!r}")
     return operator.index(limit)
 
 
@@ -120,16 +122,16 @@ def looks_like(start: bytes) -> str:
 def check_member(path: Path, member: zipfile.ZipInfo, size: int) -> None:
     name = member.filename
     if not name.endswith(".npy"):
-        what = "a pickle, and could run any code" if name.endswith(".pkl") else "no .npy array"
+        what = "a pickle, and could run any code" if name.endswith(".pkl") else "not an .npy array"
         raise DataError(f"{path}: holds {name!r}, which is {what}")
     if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{path}: {name} is encrypted, or packed by another method than deflate")
+        raise DataError(f"{path}: {name} is encrypted, or compressed by a method other than deflate")
     if member.compress_type == zipfile.ZIP_STORED:
         most = min(member.compress_size, size)
     else:
         most = DEFLATE * min(member.compress_size, size)
     if member.file_size > most:
-        raise DataError(f"{path}: {name} declares {member.file_size} bytes; what the file holds of it is {most} at most")
+        raise DataError(f"{path}: {name} declares {member.file_size} bytes, but the file holds at most {most} of them")
 
 
 def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
@@ -138,7 +140,7 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
     with archive.open(member) as file:
         start = file.read(8)
         if start not in (b"\x93NUMPY\1\0", b"\x93NUMPY\2\0"):
-            raise DataError(f"{path}: {name} is no .npy array, it starts with {start!r}")
+            raise DataError(f"{path}: {name} is not an .npy array: it starts with {start!r}")
         length = int.from_bytes(file.read(2 * start[6]), "little")
         if length > HEADER:
             raise DataError(f"{path}: {name} declares a header of {length} bytes, expected {HEADER} at most")
@@ -146,15 +148,15 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
         if len(header) < length:
             raise DataError(f"{path}: {name} ends inside its header")
         if not (found := NPY_HEADER.fullmatch(header)):
-            raise DataError(f"{path}: {name} has no header of an array but {header[:60]!r}")
+            raise DataError(f"{path}: {name} has no valid array header: {header[:60]!r}")
         if not PLAIN_DTYPE.fullmatch(found["descr"]):
             raise DataError(
-                f"{path}: {name} is of dtype {found['descr'][:60]}, expected numbers or strings; no objects, no pickles"
+                f"{path}: {name} has dtype {found['descr'][:60]}, expected numbers or strings; objects and pickles are not read"
             )
         try:
             dtype = np.dtype(found["descr"].strip("'"))
         except TypeError:  # text longer than NumPy supports
-            raise DataError(f"{path}: {name} is of dtype {found['descr']}, which NumPy does not have") from None
+            raise DataError(f"{path}: {name} has dtype {found['descr']}, which NumPy does not know") from None
         shape = tuple(int(n) for n in found["shape"].replace(" ", "").split(",") if n)
         count = math.prod(shape) * dtype.itemsize
         have = member.file_size - file.tell()
@@ -172,9 +174,9 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
 def check_values(where: str, array: Array) -> None:
     """Raise DataError for bytes that are not valid booleans or characters: operations on them are undefined."""
     if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
-        raise DataError(f"{where} is of booleans, but holds bytes other than 0 and 1")
+        raise DataError(f"{where} has dtype bool, but holds bytes other than 0 and 1")
     if array.dtype.kind == "U" and array.size and int(array.ravel("K").view(np.uint32).max()) > sys.maxunicode:
-        raise DataError(f"{where} is of text, but holds what is no character")
+        raise DataError(f"{where} is text, but holds an invalid character")
 
 
 def check_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
@@ -182,7 +184,7 @@ def check_shape(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic])
     if len(shape) > 64:
         raise DataError(f"{where}: {len(shape)} axes, expected 64 at most")
     if math.prod(max(n, 1) for n in shape) * dtype.itemsize > sys.maxsize:
-        raise DataError(f"{where}: no array can have the shape {shape}")
+        raise DataError(f"{where}: the shape {shape} is not possible")
 
 
 def read_at_most(file: IO[bytes] | BufferedIOBase, count: int) -> bytearray:

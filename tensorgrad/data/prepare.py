@@ -51,7 +51,7 @@ def split(x: Array, y: Array, *fractions: float, seed: int, stratify: bool = Fal
     # 7 % of 100 samples are 7, though 100 * 0.07 is above 7
     sizes = [math.ceil(round(len(x) * fraction, 9)) for fraction in fractions]
     if sum(sizes) >= len(x):
-        raise ValueError(f"split: parts of {', '.join(map(str, sizes))} samples leave none of {len(x)} for the rest")
+        raise ValueError(f"split: parts of {', '.join(map(str, sizes))} samples leave none of the {len(x)} for the rest")
     rng = np.random.default_rng(seed)
     rest = rng.permutation(len(x))
     classes = np.unique(y, axis=0, return_inverse=True)[1].reshape(-1) if stratify else np.zeros(len(x), np.intp)

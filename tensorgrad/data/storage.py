@@ -47,7 +47,7 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
     for name in arrays:
         # zip truncates names at a zero byte
         if not name.isprintable() or len(name.encode()) > NAME or name in (METADATA, "__metadata__"):
-            raise DataError(f"{path}: an array cannot be called {name[:60]!r}{'...' * (len(name) > 60)}")
+            raise DataError(f"{path}: an array cannot be named {name[:60]!r}{'...' * (len(name) > 60)}")
     tidy = {name: _tidy(name, array) for name, array in arrays.items()}
     metadata = {**metadata, "sha256": digest(tidy, metadata)}
     with replacing(path) as file:
@@ -63,7 +63,7 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
         names = {np.dtype(code): name for name, code in SAFETENSORS.items()}
         for name, array in tidy.items():
             if array.dtype not in names:
-                raise DTypeError(f"{path}: {name} is of dtype {array.dtype}, which .safetensors does not have; use .npz")
+                raise DTypeError(f"{path}: {name} has dtype {array.dtype}, which .safetensors does not support; use .npz")
             entries[name] = {
                 "dtype": names[array.dtype],
                 "shape": list(array.shape),
@@ -88,13 +88,13 @@ def read(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         try:
             metadata = _texts(json.loads(arrays.pop(METADATA).tobytes()))
         except (KeyError, ValueError, RecursionError):
-            raise DataError(f"{path}: has no {METADATA}, so tensorgrad has not written it") from None
+            raise DataError(f"{path}: has no {METADATA}, so it was not written by tensorgrad") from None
     else:
         arrays, metadata = contents_of(path)
     if digest(arrays, metadata) != metadata.get("sha256"):
         if "sha256" not in metadata:
-            raise DataError(f"{path}: has no checksum, so tensorgrad has not written it")
-        raise DataError(f"{path}: its checksum is wrong: it has been changed or damaged")
+            raise DataError(f"{path}: has no checksum, so it was not written by tensorgrad")
+        raise DataError(f"{path}: its checksum is wrong: it was changed or damaged")
     del metadata["sha256"]
     return arrays, metadata
 
@@ -115,9 +115,9 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
     For PyTorch's module of the same form write model.state_dict(layout="torch").
     """
     if as_path("write_safetensors", path).suffix != ".safetensors":
-        raise DataError(f"{path}: expected a name that ends in .safetensors")
+        raise DataError(f"{path}: expected a file name ending in .safetensors")
     if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
-        raise ArgumentError(f"write_safetensors: arrays must be arrays by name, got {shown(arrays)}")
+        raise ArgumentError(f"write_safetensors: arrays must be a dict from name to array, got {shown(arrays)}")
     write(path, arrays, {})
 
 
@@ -139,7 +139,7 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         if first != b"{" or length > HEADER_LIMIT:
             raise DataError(f"{path}: not a .safetensors file, it {looks_like(start + first)}")
         if 8 + length > size:
-            raise DataError(f"{path}: declares a header of {length:,} bytes, but is a file of {size:,}: cut off or damaged")
+            raise DataError(f"{path}: declares a header of {length:,} bytes, but the file has {size:,}: truncated or damaged")
         try:
             text = (first + file.read(length - 1)).decode()  # from bytes json would accept UTF-16
             header = json.loads(text, object_pairs_hook=_unique)
@@ -147,23 +147,23 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
             "".join([*header, *metadata, *metadata.values()]).encode()  # raises an error for lone surrogates
             halves = {name for name, v in header.items() if v["dtype"] == HALF}
             known = (*SAFETENSORS, HALF)
-            unknown = [f"{name} is of dtype {v['dtype']}" for name, v in header.items() if v["dtype"] not in known]
+            unknown = [f"{name} has dtype {v['dtype']}" for name, v in header.items() if v["dtype"] not in known]
             entries = [] if unknown else [(name, *_entry(value)) for name, value in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: a damaged .safetensors file, its header cannot be read: {error}") from None
         if unknown:
-            raise DataError(f"{path}: {unknown[0][:200]}, which is not read: only {', '.join(known)} are")
+            raise DataError(f"{path}: {unknown[0][:200]}, which is not supported, only {', '.join(known)}")
         at = 0
         for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: entry[3:]):
             if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
                 raise DataError(
-                    f"{path}: {name} declares shape {shape} of {dtype} in bytes {begin:,} to {end:,}, which does not fit: "
-                    f"the one before ends at {at:,}"
+                    f"{path}: {name} declares shape {shape} of {dtype} in bytes {begin:,} to {end:,}, which is inconsistent: "
+                    f"the previous array ends at {at:,}"
                 )
             check_shape(f"{path}: {name}", shape, dtype)
             at = end
         if 8 + length + at != size:
-            raise DataError(f"{path}: declares {8 + length + at:,} bytes, but is a file of {size:,}: cut off or damaged")
+            raise DataError(f"{path}: declares {8 + length + at:,} bytes, but the file has {size:,}: truncated or damaged")
         arrays = {}
         for name, dtype, shape, begin, end in entries:
             file.seek(8 + length + begin)
@@ -192,7 +192,7 @@ def suffix_of(where: str, path: str | Path) -> str:
     """ ".npz" or ".safetensors". Raises DataError for another suffix."""
     suffix = as_path(where, path).suffix
     if suffix not in (".npz", ".safetensors"):
-        raise DataError(f"{path}: expected a name that ends in .npz or .safetensors")
+        raise DataError(f"{path}: expected a file name ending in .npz or .safetensors")
     return suffix
 
 
@@ -200,10 +200,8 @@ def _tidy(name: str, array: Any) -> Array:
     """An array for writing: little-endian and C-contiguous."""
     array = np.asarray(move(array, "cpu"))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        how = "; convert it to float32, which holds all of its numbers" if is_half(array.dtype) else ""
-        raise DTypeError(
-            f"storage: {name} is of dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{how}"
-        )
+        how = "; convert it to float32, which holds all of its values" if is_half(array.dtype) else ""
+        raise DTypeError(f"storage: {name} has dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{how}")
     little = array.dtype.newbyteorder("<") if sys.byteorder == "big" or array.dtype.byteorder == ">" else array.dtype
     # copied unless contiguous, because its memory is written as is
     return np.ascontiguousarray(array, little).reshape(array.shape)
@@ -228,13 +226,13 @@ def _fill(flat: Array, file: IO[bytes]) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
 def _texts(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError("the metadata are not text by name")
+        raise ValueError("the metadata are not a dict of strings")
     return value
 
 
@@ -242,5 +240,5 @@ def _entry(value: dict[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...], int, 
     """(dtype, shape, begin, end) of an array in a safetensors header."""
     shape, (begin, end) = value["shape"], value["data_offsets"]
     if len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, begin, end)):
-        raise ValueError(f"shape {shape} and data_offsets {[begin, end]} are no sizes")
+        raise ValueError(f"shape {shape} and data_offsets {[begin, end]} are not valid")
     return np.dtype(SAFETENSORS["U16" if value["dtype"] == HALF else value["dtype"]]), tuple(shape), begin, end

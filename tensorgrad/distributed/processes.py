@@ -115,7 +115,7 @@ class Processes:
             if reason and link is not None:
                 link.abort()
         if reason and self.rank == 0 and any(card.bus for card in cards):
-            warn(f"distributed: arrays on GPUs are added up through main memory, not by NCCL: {reason}", RuntimeWarning)
+            warn(f"distributed: arrays on GPUs are summed through main memory, not by NCCL: {reason}", RuntimeWarning)
         return None if reason else link
 
     def staged(self, array: Array) -> Array:
@@ -160,7 +160,7 @@ class Processes:
         forget_plans()  # in which the number of ranks may stand
         names = ", ".join(map(str, gone))
         text = f"rank{'s' * (len(gone) != 1)} {names} of {before} {'is' if len(gone) == 1 else 'are'} lost"
-        raise RankError(f"{text}; {self.size} left, this one is rank {self.rank} from now on", gone) from error
+        raise RankError(f"{text}; {self.size} left, this process is now rank {self.rank}", gone) from error
 
     # The end
 
@@ -245,7 +245,7 @@ class Watch:
         silent = [rank for rank in others if rank not in self.answers]
         if silent and now - self.asked > PATIENCE:
             self.group.end(
-                f"{ranks_named(silent)} not answered for {now - self.asked:.0f} s: stopped, or in code with Python's lock;"
+                f"{ranks_named(silent)} not answered for {now - self.asked:.0f} s: stopped, or in code that holds the GIL;"
                 f" rank {self.group.rank} waits in meeting {own.number} ({own.what})"
             )
         if not silent and trouble:

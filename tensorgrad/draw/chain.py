@@ -90,7 +90,7 @@ class Chain:
         if self.loss not in reached:
             raise GraphError(f"derive: the loss was not computed from the second argument (shape {wrt.shape})")
         if self.loss == self.wrt:
-            raise GraphError("derive: both arguments are the same Tensor")
+            raise GraphError("derive: loss and wrt are the same Tensor")
         return path
 
     # Forward

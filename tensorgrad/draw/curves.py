@@ -36,7 +36,7 @@ def curves(
     Returns the matplotlib figure.
     """
     if every < 1:
-        raise ValueError(f"curves: every must be 1 or more, got {every}")
+        raise ValueError(f"curves: every must be at least 1, got {every}")
     panels: dict[str, dict[str, Array]] = {}
     for name, given in sorted(history.items(), key=lambda item: not item[0].endswith("loss")):
         values = np.asarray(given, float)

@@ -169,7 +169,7 @@ def graph(
     if isinstance(what, Plan):
         if values or backward:
             raise GraphError(
-                f"draw.graph: a plan keeps no {'values' if values else 'graph to differentiate'}; draw what it was made of"
+                f"draw.graph: a plan has no {'values' if values else 'graph to differentiate'}; draw its Tensors instead"
             )
         what, costs = what.costs()
     elif isinstance(cost, Profile):
@@ -203,7 +203,7 @@ def graph(
         if as_backward:
             if not outputs:
                 raise GraphError(
-                    "draw.graph: backward=True needs the Tensor itself, a Graph does not tell what to differentiate"
+                    "draw.graph: backward=True needs the Tensor itself, a Graph does not say what to differentiate"
                 )
             with switched(fusing=as_fused):
                 found = gradients_of(program, outputs)
@@ -240,7 +240,7 @@ def check_layout(where: str, direction: Any, depth: Any) -> None:
     if direction not in ("TB", "LR"):
         raise ArgumentError(f'{where}: direction must be "TB" or "LR", got {direction!r}')
     if depth is not None and (not isinstance(depth, (int, np.integer)) or depth < 0):
-        raise ArgumentError(f"{where}: depth must be a whole number from 0 on, or None, got {depth!r}")
+        raise ArgumentError(f"{where}: depth must be a non-negative integer, or None, got {depth!r}")
 
 
 def as_names(names: Mapping[str, Module] | None) -> dict[Module, str]:
@@ -264,9 +264,9 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
     """The Tensors to draw; none for a Graph."""
     if isinstance(what, Graph):
         if more:
-            raise GraphError(f"draw.graph: a Graph, or a plan, is drawn by itself, got {len(more)} more")
+            raise GraphError(f"draw.graph: a Graph or a plan must be the only argument, got {len(more)} more")
         if not what.nodes:
-            raise GraphError("draw.graph: there is nothing in this Graph")
+            raise GraphError("draw.graph: this Graph is empty")
         return []
     if isinstance(what, Module):
         modules = [module for _, module in what.named_modules()]
@@ -275,12 +275,12 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
         found = tensors_in(result)
         computed = [t for t in found if t.node is not None]  # inputs returned unchanged are not drawn
         if not computed:
-            raise GraphError(f"draw.graph: the model returned {shown_kind(result)}, expected Tensors that it has computed")
+            raise GraphError(f"draw.graph: the model returned {shown_kind(result)}, expected Tensors that it computed")
         return computed
     outputs = [what, *more]
     for i, t in enumerate(outputs):
         if not isinstance(t, Tensor):
-            raise GraphError(f"draw.graph: argument {i} is of type {type(t).__name__}, expected a Tensor, a Graph or a Module")
+            raise GraphError(f"draw.graph: argument {i} has type {type(t).__name__}, expected a Tensor, a Graph or a Module")
     return outputs
 
 
@@ -309,7 +309,7 @@ def gradients_of(program: Graph, outputs: list[Tensor]) -> dict[Tensor, Tensor]:
     """The recorded gradient of every leaf that requires one."""
     leaves = [leaf for leaf in program.leaves if leaf.requires_grad]
     if not leaves:
-        raise GraphError("draw.graph: backward=True, but nothing that was given requires a gradient")
+        raise GraphError("draw.graph: backward=True, but no argument requires a gradient")
     roots = [t for t in outputs if t.requires_grad]
     seeds = [Tensor(np.ones(t.shape, t.dtype), device=t.device, name="g") for t in roots]
     try:

@@ -167,7 +167,7 @@ def as_images(caller: str, images: Any, shape: tuple[int, ...] | None, channels:
         raise ArgumentError(f"{caller}: channels must be 'first' or 'last', got {channels!r}")
     pixels = as_array(images)
     if pixels.dtype.kind not in "buif":
-        raise DTypeError(f"{caller}: expected numbers as images, got dtype {pixels.dtype}")
+        raise DTypeError(f"{caller}: images must be numeric, got dtype {pixels.dtype}")
     if pixels.ndim == 2:
         side = math.isqrt(pixels.shape[1])
         given = (side, side) if shape is None else shape
@@ -186,7 +186,7 @@ def as_images(caller: str, images: Any, shape: tuple[int, ...] | None, channels:
     if not fits:
         raise ShapeError(f"{caller}: images has shape {pixels.shape}, expected 1, 3 or 4 channels at axis 1 or 3")
     if len(fits) > 1:
-        raise ArgumentError(f"{caller}: images of shape {pixels.shape} can be read in two ways; say channels='first' or 'last'")
+        raise ArgumentError(f"{caller}: images of shape {pixels.shape} is ambiguous; pass channels='first' or channels='last'")
     if fits == ["first"]:
         pixels = np.moveaxis(pixels, 1, -1)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
@@ -206,4 +206,4 @@ def as_colours(pixels: Array) -> Array:
 
 def at_least_one(caller: str, argument: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"{caller}: {argument} must be 1 or more, got {value}")
+        raise ValueError(f"{caller}: {argument} must be at least 1, got {value}")

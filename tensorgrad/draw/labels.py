@@ -25,7 +25,7 @@ def as_labels(caller: str, argument: str, labels: Any, count: int | None, names:
     if count is not None and len(array) != count:
         raise ShapeError(f"{caller}: {argument} has {len(array)} rows, expected {count}")
     if array.min(initial=0) < 0:
-        raise LabelError(f"{caller}: {argument} has class {array.min()}, expected classes from 0 on")
+        raise LabelError(f"{caller}: {argument} has class {array.min()}, expected non-negative classes")
     if names is not None and array.max(initial=-1) >= len(names):
         raise LabelError(f"{caller}: {argument} has class {array.max()}, but names has only {len(names)} names")
     return array

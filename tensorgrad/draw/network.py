@@ -31,9 +31,9 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
     parameters, with widths that do not match, with skips or branches. Use `draw.graph(model, x)` for those.
     """
     if not isinstance(model, Module):
-        raise TypeError(f"network: model is of type {type(model).__name__}, expected a tensorgrad.nn.Module")
+        raise TypeError(f"network: model has type {type(model).__name__}, expected a tensorgrad.nn.Module")
     if limit < 3:
-        raise ValueError(f"network: limit must be 3 or more, got {limit}")
+        raise ValueError(f"network: limit must be at least 3, got {limit}")
     layers: list[tuple[str, Any]] = []
     after: dict[int, str] = {}
     for path, module in model._walk(every="path"):  # once for each use
@@ -45,7 +45,7 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
     sizes = [layers[0][1].shape[0], *[w.shape[1] for _, w in layers]]
     for (path, w), width in zip(layers, sizes[:-1], strict=True):
         if w.shape[0] != width:
-            raise ValueError(f"network: layer {path} takes {w.shape[0]} inputs, but the layer before it gives {width}")
+            raise ValueError(f"network: layer {path} takes {w.shape[0]} inputs, but the previous layer has {width} outputs")
     refuse_branches(model, layers)
     shown = [list(range(n)) if n <= limit else [*range(limit // 2), *range(n - (limit - 1 - limit // 2), n)] for n in sizes]
     places = [heights(n, len(s)) for n, s in zip(sizes, shown, strict=True)]
@@ -77,7 +77,7 @@ def refuse_other_layers(model: Module, layers: list[tuple[str, Any]]) -> None:
         if module._parameters and not isinstance(module, (Linear, *UNSAID)):
             described = f"{path} of type {type(module).__name__}" if path else f"the model itself, a {type(module).__name__},"
             raise ValueError(
-                f"network: {described} has parameters and is no Linear layer; draw.graph(model, x) draws every kind of layer"
+                f"network: {described} has parameters and is not a Linear layer; draw.graph(model, x) draws every kind of layer"
             )
 
 
@@ -109,11 +109,11 @@ def refuse_branches(model: Module, layers: list[tuple[str, Any]]) -> None:
             where = f" in {at.scope}" if at.scope else ""
             met = f"{len(different)} results meet in {at.op.name}{where}"
             why = met if different else "the result does not depend on the input"
-            raise ValueError(f"network: its layers do not stand in a row: {why}; draw.graph(model, x) draws every model")
+            raise ValueError(f"network: the layers are not a sequence: {why}; draw.graph(model, x) draws every model")
         at = before[0] if isinstance(before[0], Node) else None
     if [id(w) for w in reversed(chain)] != [id(w) for _, w in layers]:
         raise ValueError(
-            "network: the model calls its layers in another order than it holds them, or not all of them once; "
+            "network: the model calls its layers in a different order than it stores them, or not each of them once; "
             "draw.graph(model, x) draws every model"
         )
 

@@ -83,7 +83,9 @@ def play(loss: Tensor, *, title: str = "") -> Playback:
     if loss.node is None or not loss.requires_grad:
         raise GraphError("draw.play: the Tensor was not computed from anything that requires a gradient")
     if loss.size != 1:
-        raise GraphError(f"draw.play: the Tensor has shape {loss.shape}, expected one number; reduce it with .sum() or .mean()")
+        raise GraphError(
+            f"draw.play: the Tensor has shape {loss.shape}, expected a 0-d Tensor; reduce it with .sum() or .mean()"
+        )
     count = len(Graph.of(loss).nodes)
     if count > MOST:
         raise GraphError(f"draw.play: {count:,} operations, expected at most {MOST}; play a smaller program")

@@ -84,7 +84,9 @@ def values_of(program: Graph) -> dict[Any, Array]:
     for node in program.nodes:
         if node.op.draws:
             if node not in drawn:
-                raise GraphError(f"draw.play: what {node.op.name} drew was not kept, so that its step cannot be shown again")
+                raise GraphError(
+                    f"draw.play: the random numbers of {node.op.name} were not saved, so its step cannot be repeated"
+                )
             known[node] = asarray(move(drawn[node], "cpu"))
             continue
         arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]

@@ -61,7 +61,7 @@ def built(make: Callable[[], Any], *arrays: Any) -> Any:
     except Exception as error:
         cache.warn_once(
             "numba",
-            f"Numba failed ({type(error).__name__}: {error}), and NumPy is used in its place, which takes longer. "
+            f"Numba failed ({type(error).__name__}: {error}), and NumPy is used instead, which is slower. "
             "`import numba` in a process of its own says whether it is installed well; TENSORGRAD_NO_NUMBA=1 leaves it out",
         )
         return None

@@ -34,7 +34,7 @@ def cache_folder() -> Path:
     """Where files are kept that can be had again. It is made, for the user alone; raises OSError where it cannot be."""
     folder = Path(folder_name())
     if folder.parts[0] == "~":
-        raise FileNotFoundError("the user has no home")
+        raise FileNotFoundError("the user has no home directory")
     for part in (*reversed(folder.parents), folder):
         if not part.is_dir():
             part.mkdir(mode=0o700, exist_ok=True)  # another process may be doing the same
@@ -106,8 +106,8 @@ def trouble() -> Iterator[None]:
         name, problem = folder_name(), str(error) or type(error).__name__
         warn_once(
             name,
-            f"the folder of compiled kernels, {name}, cannot be used as it is ({problem}); they are compiled anew. "
-            "Delete it, or set TENSORGRAD_CACHE to another folder, to which you and nobody else can write",
+            f"the folder of compiled kernels, {name}, cannot be used ({problem}); kernels are compiled again. "
+            "Delete it, or set TENSORGRAD_CACHE to a folder that only you can write to",
         )
 
 

@@ -123,7 +123,7 @@ def bound(a: Array, b: Array, out: Array) -> Callable[[], None]:
     a, b, out = flattened(a, b, out)
     found = gemm(a, b, out)
     if found is None or a.dtype.char not in TYPES or not a.dtype == b.dtype == out.dtype:
-        raise ValueError(f"cuBLAS: a product of {a.shape} {a.dtype} and {b.shape} {b.dtype} into {out.shape} {out.dtype}")
+        raise ValueError(f"cuBLAS: cannot multiply {a.shape} {a.dtype} and {b.shape} {b.dtype} into {out.shape} {out.dtype}")
     handle = handle_for(cupy().cuda.Device().id, cupy().cuda.get_current_stream().ptr)
     kind = TYPES[a.dtype.char]
     compute = {"e": COMPUTE_32F, "d": COMPUTE_64F}.get(a.dtype.char, PRECISIONS[_precision])
@@ -190,7 +190,7 @@ def library() -> Any:
         blas = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
     except (ImportError, RuntimeError, OSError) as error:
         raise MissingDependencyError(
-            "products on a GPU need cuBLAS: pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a driver of CUDA 12, "
+            "products on a GPU need cuBLAS: pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a CUDA 12 driver, "
             f"or install the CUDA toolkit ({error})"
         ) from error
     i, p, long = ctypes.c_int, ctypes.c_void_p, ctypes.c_longlong

@@ -33,7 +33,7 @@ def compiled_exp_of_negative(x: Any) -> Any:
     log2e, high = real(1 / math.log(2)), real(0.693359375)  # 355 / 512
     low = real(-2.12194440054690582767e-4)  # ln 2 - high
     lowest = real(np.log(np.finfo(real).tiny))
-    to_whole = real(1.5 * 2.0**mantissa)  # added, it leaves a whole number in the last bits, negative ones in two's complement
+    to_whole = real(1.5 * 2.0**mantissa)  # added, it leaves an integer in the last bits, negative ones in two's complement
     series = tuple([real(1 / math.factorial(k)) for k in range(terms, -1, -1)])
     zero = real(0)
 

@@ -1,7 +1,7 @@
 """Loops that Numba compiles, called by the address of their machine code.
 
 The code is kept on disk from one process to the next. So Numba, whose import takes a third of a second, is needed only where
-there is something new to compile, or where a loop takes more than arrays and whole numbers.
+there is something new to compile, or where a loop takes more than arrays and integers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Once(NamedTuple):
 
 
 class Loop:
-    """A function of arrays and whole numbers that Numba makes a loop of.
+    """A function of arrays and integers that Numba makes a loop of.
 
     name    of the function
     source  all that its code depends on, besides the machine and the versions
@@ -51,7 +51,7 @@ class Loop:
         self.calls: dict[Any, Once | None] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """What it returns, if that is a whole number."""
+        """What it returns, if that is an integer."""
         key = tuple([(a.shape, a.strides, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in arguments])
         try:
             once = self.calls[key]
@@ -111,7 +111,7 @@ class Loop:
 
 
 def kind_of(argument: Any) -> str:
-    """What the code for an argument depends on; "" of what is neither an array nor a whole number."""
+    """What the code for an argument depends on; "" of what is neither an array nor an integer."""
     if isinstance(argument, np.ndarray):
         return words.kind_of(Operand(Form.of(argument), array=argument))
     return "word" if type(argument) is int else ""

@@ -34,11 +34,11 @@ def set_num_threads(n: int) -> None:
 
     By default it is the number of cores that the process may run on. Matrix products are NumPy's BLAS's; without the package
     threadpoolctl it cannot be told, and then goes on with the number that it started with (OMP_NUM_THREADS says which).
-    Raises ArgumentError (a ValueError) unless n is a whole number from 1 to 1024.
+    Raises ArgumentError (a ValueError) unless n is an integer from 1 to 1024.
     """
     global _count
     if not is_whole(n) or not 1 <= (n := index(n)) <= MOST:
-        raise ArgumentError(f"set_num_threads: expected a whole number above 0, of at most {MOST}, got {n!r}")
+        raise ArgumentError(f"set_num_threads: expected a positive integer, of at most {MOST}, got {n!r}")
     blas_libraries.cache_clear()  # SciPy may have brought its own since
     _count = n
     _turns.set_usual(n)

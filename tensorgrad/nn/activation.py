@@ -59,7 +59,7 @@ def celu(x: Operand[T], alpha: float = 1.0) -> T | Array:
     """y = x if x > 0 else alpha (e^(x/alpha) - 1), with a continuous derivative. Raises ValueError unless alpha > 0."""
     alpha = number("celu", "alpha", alpha)
     if not alpha > 0:
-        raise ArgumentError(f"{scoped('celu')}: alpha must be above 0, got {alpha}")
+        raise ArgumentError(f"{scoped('celu')}: alpha must be positive, got {alpha}")
     x = as_operand("celu", x)
     wide: Any = as_wide(x)
     return as_narrow(elu(wide * (1 / alpha)) * alpha, x)
@@ -74,7 +74,7 @@ def glu(x: Operand[T], axis: int = -1) -> T | Array:
     x = as_operand("glu", x)
     axis = axis_in("glu", axis, x.ndim)
     if x.shape[axis] % 2:
-        raise ShapeError(f"{scoped('glu')}: axis {axis} of shape {x.shape} is of odd size, expected two halves")
+        raise ShapeError(f"{scoped('glu')}: axis {axis} of shape {x.shape} has odd size, expected an even size")
     half, before = x.shape[axis] // 2, (slice(None),) * axis
     return getitem(x, (*before, slice(None, half))) * sigmoid(getitem(x, (*before, slice(half, None))))
 

@@ -22,9 +22,12 @@ def shown(value: Any) -> str:
     return repr(value) if isinstance(value, (bool, int, float, complex, str, type(None), tuple, list)) else described(value)
 
 
+INTEGERS = {0: "a non-negative integer", 1: "a positive integer"}
+
+
 def integer(of: str, name: str, value: Any, least: int | None = 0) -> int:
     """An integer >= least: Python's, NumPy's, or a 0-d array."""
-    expected = "a whole number" if least is None else f"a whole number of at least {least}"
+    expected = "an integer" if least is None else INTEGERS.get(least, f"an integer of at least {least}")
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -48,7 +51,7 @@ def several(of: str, name: str, value: Any, axes: int, least: int) -> tuple[int,
     numbers = integers(of, name, value, least)
     if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) and len(numbers) != axes:
         expected = ("", "", " or two, for rows and for columns", " or three")[axes]
-        raise ArgumentError(f"{of}: {name} must be one whole number{expected}, got {shown(value)}")
+        raise ArgumentError(f"{of}: {name} must be an integer{expected}, got {shown(value)}")
     return numbers if len(numbers) == axes else numbers * axes
 
 
@@ -112,14 +115,14 @@ def generator(of: str, rng: Any) -> Any:
 def drawn(of: str, name: str, make: Any, shape: tuple[int, ...], rng: Any) -> Array:
     """Initial values of a shape, drawn by an initialiser."""
     if any(make is getattr(init, made) for made in init.MAKERS):
-        raise ArgumentError(f"{of}: {name} must be what nn.init.{make.__name__}(...) returns; call it")
+        raise ArgumentError(f"{of}: {name} must be an initialiser; call nn.init.{make.__name__}(...)")
     if not callable(make):
-        raise ArgumentError(f"{of}: {name} must be a function of (shape, generator), as nn.init has them, got {shown(make)}")
+        raise ArgumentError(f"{of}: {name} must be a function of (shape, generator), like those of nn.init, got {shown(make)}")
     values = make(shape, rng)
     if np.shape(values) != shape:
-        raise ShapeError(f"{of}: {name} made values of shape {np.shape(values)}, expected {shape}")
+        raise ShapeError(f"{of}: {name} returned values of shape {np.shape(values)}, expected {shape}")
     if isinstance(values, np.ndarray) and is_floating(values.dtype) and not np.isfinite(values).all():
-        raise ArgumentError(f"{of}: {name} made values that are not finite")
+        raise ArgumentError(f"{of}: {name} returned values that are not finite")
     return values
 
 
@@ -127,7 +130,7 @@ def weights(of: str, name: str, value: Any, ndim: int | None = None) -> Any:
     """Finite weights, returned unchanged, or None."""
     if value is None:
         return None
-    expected = "finite numbers" if ndim is None else "one finite number for each class"
+    expected = "finite numbers" if ndim is None else "one finite number per class"
     try:
         array = value._data if isinstance(value, Tensor) else value if is_array(value) else np.asarray(value)
     except ValueError:  # ragged list

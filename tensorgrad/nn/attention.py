@@ -100,8 +100,8 @@ class MultiheadAttention(Module):
         at = 0 if self.batch_first else 1  # axis of n
         if k.shape[:-1] != v.shape[:-1] or (q.ndim == 3 and q.shape[at] != k.shape[at]):
             raise ShapeError(
-                f"{of}: query {q.shape}, key {k.shape} and value {v.shape} do not fit; expected as many values as keys, and as "
-                f"many sequences of each"
+                f"{of}: query {q.shape}, key {k.shape} and value {v.shape} are incompatible; expected as many values as keys, "
+                f"and the same number of sequences"
             )
         is_causal, need_weights = flag(of, "is_causal", is_causal), flag(of, "need_weights", need_weights)
         is_single, is_same = xs[0].ndim == 2, query is key is value
@@ -158,7 +158,7 @@ class MultiheadAttention(Module):
                 expected = " or ".join(map(str, allowed))
                 raise ShapeError(f"{type(self).__name__}: {name} has shape {mask.shape}, expected {expected}")
             if raw(mask).dtype.kind not in "bf":
-                raise DTypeError(f"{type(self).__name__}: {name} must be booleans or floating numbers, got {mask.dtype}")
+                raise DTypeError(f"{type(self).__name__}: {name} must have a boolean or floating dtype, got {mask.dtype}")
             parts.append(mask.reshape(allowed[mask.shape]))
         if not parts:
             return None

@@ -40,13 +40,13 @@ def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwa
         raise ArgumentError(f"{of}: expected a dict from path to Tensor, got {shown(values)}")
     if args and type(args[0]) is tuple and (len(args) == 1 or (len(args) == 2 and isinstance(args[1], dict))):
         raise ArgumentError(
-            f"{of}: expected the arguments of {type(module).__name__} as in a call of it, got them in a tuple; write "
-            f"functional_call(module, values, *args, **kwargs), and a tuple that forward() takes by its name"
+            f"{of}: expected the arguments of {type(module).__name__} as in a call, got a tuple of them; write "
+            f"functional_call(module, values, *args, **kwargs), and pass a tuple argument by keyword"
         )
     parameters = dict(module.named_parameters())
     buffers = {path: array for path, array, _ in owned(module, buffers=True)}
     if missing := parameters.keys() - values.keys():
-        raise ArgumentError(f"{of}: {type(module).__name__} has parameters that are not given: {', '.join(sorted(missing))}")
+        raise ArgumentError(f"{of}: missing parameters of {type(module).__name__}:  {', '.join(sorted(missing))}")
     if unknown := values.keys() - parameters.keys() - buffers.keys():
         raise ArgumentError(
             f"{of}: {type(module).__name__} has no {', '.join(map(str, sorted(unknown, key=str)))}; "
@@ -84,8 +84,8 @@ def twin(module: Module, others: dict[int, Any], known: dict[int, Module]) -> Mo
     for name, value in own.items():
         if KINDS[type(value)] and not name.startswith("_") and (found := next(parts_in(value, (Parameter, Module)), None)):
             raise ArgumentError(
-                f"functional_call: {type(module).__name__}.{name}{found[0]} is a part in a plain container, which would keep "
-                f"its own parameters; hold it in nn.ModuleList or ModuleDict alone"
+                f"functional_call: {type(module).__name__}.{name}{found[0]} is a module or parameter in a plain container, "
+                f"which would keep its own parameters; store it only in nn.ModuleList or nn.ModuleDict"
             )
     own["_parameters"] = {name: others.get(id(p), p) for name, p in module._parameters.items()}
     own["_buffers"] = {name: others.get(id(array), array) for name, array in module._buffers.items()}

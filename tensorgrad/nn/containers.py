@@ -34,11 +34,11 @@ class Container(Module, Generic[P]):
         if self.kind is Parameter:
             how = "; nn.Parameter(values) makes one"
         elif isinstance(value, type) and issubclass(value, Module):
-            how = f"; write {value.__name__}(), with brackets"
+            how = f"; write {value.__name__}(), with parentheses"
         elif callable(value):
             how = "; write a Module whose forward calls it" + (f", or {known}" if (known := module_of(value)) else "")
         elif isinstance(value, (list, tuple)) or hasattr(value, "__next__"):
-            how = f"; pass what is in it one by one: nn.{type(self).__name__}(*layers)" if isinstance(self, Sequential) else ""
+            how = f"; pass its items one by one: nn.{type(self).__name__}(*layers)" if isinstance(self, Sequential) else ""
         raise ArgumentError(at + how)
 
     def _put(self, parts: Mapping[str, P]) -> None:
@@ -68,7 +68,7 @@ class Listed(Container[P]):
         """A non-negative index."""
         i = integer(type(self).__name__, "an index", index, None)
         if not -len(self) <= i < len(self):
-            raise OutOfRangeError(f"{type(self).__name__}: index {i} is out of range for {len(self)} parts")
+            raise OutOfRangeError(f"{type(self).__name__}: index {i} is out of range for {len(self)} items")
         return i % len(self)
 
     def _number(self, parts: Iterable[P]) -> None:
@@ -215,7 +215,7 @@ class Named(Container[P]):
         try:
             return self._held()[name]
         except (KeyError, TypeError):
-            raise KeyError(f"{type(self).__name__}: there is no {name!r}, only {', '.join(self._held())}") from None
+            raise KeyError(f"{type(self).__name__}: no item {name!r}, only {', '.join(self._held())}") from None
 
     def __setitem__(self, name: str, part: P) -> None:
         setattr(self, as_name(self, name), self._check(f"[{name!r}]", part))

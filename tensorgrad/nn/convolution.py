@@ -96,7 +96,7 @@ class Conv(Convolution):
         if isinstance(padding, str):
             self.padding = one_of(of, "padding", padding, ("same", "valid"))
             if padding == "same" and np.max(self.stride) > 1:
-                raise ArgumentError(f"{of}: padding 'same' is for stride 1, got stride {self.stride}")
+                raise ArgumentError(f"{of}: padding 'same' needs stride 1, got stride {self.stride}")
         else:
             self.padding = sizes(of, "padding", padding, self.axes, 0)
         self._make(in_channels, out_channels, kernel_size, groups, bias, weight_init, rng, dtype)

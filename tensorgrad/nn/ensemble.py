@@ -45,18 +45,16 @@ class Ensemble(Module):
             raise ArgumentError(f"Ensemble: expected several modules, such as a list of them, got {shown(modules)}")
         found = list(modules)
         if not found:
-            raise ArgumentError("Ensemble: there are no modules")
+            raise ArgumentError("Ensemble: expected at least one module")
         for i, module in enumerate(found):
             if not isinstance(module, Module):
-                raise ArgumentError(f"Ensemble: {i} must be a Module, got {shown(module)}")
+                raise ArgumentError(f"Ensemble: module {i} must be a Module, got {shown(module)}")
             if form_of(module) != form_of(found[0]):
-                raise ArgumentError(f"Ensemble: module {i} is of another form than module 0:\n{module}\n{found[0]}")
+                raise ArgumentError(f"Ensemble: module {i} has a different structure than module 0:\n{module}\n{found[0]}")
             if names := [name for name, _ in module.named_buffers()]:
-                raise ArgumentError(
-                    f"Ensemble: module {i} has the buffers {', '.join(names)}, which would be one for all members"
-                )
+                raise ArgumentError(f"Ensemble: module {i} has the buffers {', '.join(names)}, which all members would share")
         if next(found[0].parameters(), None) is None:
-            raise ArgumentError(f"Ensemble: there are no parameters in which the modules could differ:\n{found[0]}")
+            raise ArgumentError(f"Ensemble: the modules have no parameters:\n{found[0]}")
         self.each = bool(each)
         self.members = copy.deepcopy(found[0])
         parts = [dict(module.named_parameters()) for module in found]
@@ -81,7 +79,7 @@ class Ensemble(Module):
         """A module with a copy of the parameters of member i, counted from 0."""
         k = len(self)
         if not -k <= i < k:
-            raise ArgumentError(f"Ensemble: there is no member {i} of {k}")
+            raise ArgumentError(f"Ensemble: member {i} is out of range for {k} members")
         found = copy.deepcopy(self.members)
         for parameter in found.parameters():
             parameter._replace(parameter._data[i].copy())

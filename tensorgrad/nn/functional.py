@@ -67,7 +67,7 @@ def dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random
     """
     p = number("dropout", "p", p)
     if not 0 <= p <= 1:
-        raise ArgumentError(f"{scoped('dropout')}: p must be in 0 .. 1, got {p}")
+        raise ArgumentError(f"{scoped('dropout')}: p must be between 0 and 1, got {p}")
     x = as_operand("dropout", x)
     if not training or p == 0:
         return x
@@ -99,7 +99,7 @@ def alpha_dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.
     """
     p = number("alpha_dropout", "p", p)
     if not 0 <= p <= 1:
-        raise ArgumentError(f"{scoped('alpha_dropout')}: p must be in 0 .. 1, got {p}")
+        raise ArgumentError(f"{scoped('alpha_dropout')}: p must be between 0 and 1, got {p}")
     x = as_operand("alpha_dropout", x)
     if not training or p == 0:
         return x
@@ -113,7 +113,7 @@ def alpha_dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.
 def channels_kept(op: str, ndim: int, x: Any, p: Any, training: bool, rng: Any) -> Any:
     p = number(op, "p", p)
     if not 0 <= p <= 1:
-        raise ArgumentError(f"{scoped(op)}: p must be in 0 .. 1, got {p}")
+        raise ArgumentError(f"{scoped(op)}: p must be between 0 and 1, got {p}")
     x = as_operand(op, x)
     if x.ndim != ndim:
         raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected {'(n,c,l)' if ndim == 3 else '(n,c,h,w)'}")
@@ -144,7 +144,7 @@ def layer_norm(
     x = as_operand("layer_norm", x)
     shape, eps = sizes("layer_norm", normalized_shape), number("layer_norm", "eps", eps)
     if not shape or x.shape[-len(shape) :] != shape:
-        raise ShapeError(f"{scoped('layer_norm')}: input has shape {x.shape}, expected one that ends in {shape}")
+        raise ShapeError(f"{scoped('layer_norm')}: input has shape {x.shape}, expected (..., {', '.join(map(str, shape))})")
     y, _, _ = normalised(as_wide(x), tuple(range(-len(shape), 0)), eps)
     return as_narrow(affine("layer_norm", y, weight, bias, shape, shape), x, weight, bias)
 
@@ -163,7 +163,7 @@ def rms_norm(
     x = as_operand("rms_norm", x)
     shape = sizes("rms_norm", normalized_shape)
     if not shape or x.shape[-len(shape) :] != shape:
-        raise ShapeError(f"{scoped('rms_norm')}: input has shape {x.shape}, expected one that ends in {shape}")
+        raise ShapeError(f"{scoped('rms_norm')}: input has shape {x.shape}, expected (..., {', '.join(map(str, shape))})")
     wide: Any = as_wide(x)
     eps = float(np.finfo(wide.dtype).eps) if eps is None else number("rms_norm", "eps", eps)
     size = norm(wide, axis=tuple(range(-len(shape), 0)), keepdims=True) * (1 / math.sqrt(max(math.prod(shape), 1)))
@@ -185,7 +185,7 @@ def group_norm(
     x = as_operand("group_norm", x)
     num_groups, eps = integer("group_norm", "num_groups", num_groups, 1), number("group_norm", "eps", eps)
     if x.ndim < 2 or x.shape[1] % num_groups:
-        expected = f"(n, c, ...) with channels that {num_groups} groups divide"
+        expected = f"(n, c, ...) with c divisible by {num_groups} groups"
         raise ShapeError(f"{scoped('group_norm')}: input has shape {x.shape}, expected {expected}")
     return in_groups("group_norm", x, num_groups, weight, bias, eps)
 
@@ -203,7 +203,7 @@ def instance_norm(
     """
     x, eps = as_operand("instance_norm", x), number("instance_norm", "eps", eps)
     if x.ndim < 3 or math.prod(x.shape[2:]) == 1:
-        expected = "(n, c, ...) with more than one value to a channel"
+        expected = "(n, c, ...) with more than one value per channel"
         raise ShapeError(f"{scoped('instance_norm')}: input has shape {x.shape}, expected {expected}")
     return in_groups("instance_norm", x, max(x.shape[1], 1), weight, bias, eps)
 
@@ -251,14 +251,14 @@ def batch_norm(
     wide = (features,) + (1,) * (x.ndim - 2)
     for name, value in (("running_mean", running_mean), ("running_var", running_var)):
         if value is not None and not is_array(value):
-            raise DTypeError(f"{scoped('batch_norm')}: {name} must be an array, which is changed in place, got {shown(value)}")
+            raise DTypeError(f"{scoped('batch_norm')}: {name} must be an array to update in place, got {shown(value)}")
         if value is not None and value.shape != (features,):
             raise ShapeError(
                 f"{scoped('batch_norm')}: {name} has shape {value.shape}, expected ({features},) for input {x.shape}"
             )
     if not training:
         if running_mean is None or running_var is None:
-            raise ValueError(f"{scoped('batch_norm')}: outside of training running_mean and running_var have to be given")
+            raise ValueError(f"{scoped('batch_norm')}: running_mean and running_var are required outside training")
         if isinstance(x, Tensor):  # recorded, so that a compiled step reads the current values at each call
             running_mean, running_var = wrap(running_mean, None), wrap(running_var, None)
         running_mean, running_var = as_wide(running_mean), as_wide(running_var)
@@ -267,7 +267,7 @@ def batch_norm(
     count = x.size // max(features, 1)
     alone = ranks.group is None
     if count == 1 and (alone or (ranks.part is not None and ranks.part.whole == 1)):
-        raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value to a feature, got input {x.shape}")
+        raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value per feature, got input {x.shape}")
     if alone:
         y, m, s = normalised(as_wide(x), over, eps)
         larger: Any = count / max(count - 1, 1)
@@ -384,7 +384,7 @@ def scaled_dot_product_attention(
     op = "scaled_dot_product_attention"
     p = number(op, "dropout_p", dropout_p)
     if not 0 <= p <= 1:
-        raise ArgumentError(f"{scoped(op)}: dropout_p must be in 0 .. 1, got {p}")
+        raise ArgumentError(f"{scoped(op)}: dropout_p must be between 0 and 1, got {p}")
     if not p:
         return attention(query, key, value, attn_mask, causal=is_causal, scale=scale)
     q, k = as_operand(op, query), as_operand(op, key)

@@ -133,17 +133,17 @@ def container_for(value: Any, part: str) -> str:
     if isinstance(value, DICTS):
         return f"nn.{part}Dict"
     is_listed = isinstance(value, (*SEQUENCES, *SETS, np.ndarray)) or is_spent(value)
-    return f"nn.{part}List" if is_listed else "an attribute of the module itself for each"
+    return f"nn.{part}List" if is_listed else "a separate attribute of the module for each"
 
 
 def hiding(module: Any, name: str, value: Any, place: str, part: Any) -> ArgumentError:
     """The error for an unregistered part in `value`, the attribute's value, at `place`; "" for a class attribute."""
     kind = "Parameter" if isinstance(part, Tensor) else "Module"
     if place:
-        where = f"{name} is a {type(value).__name__} that holds modules or parameters, which would not be found in it"
+        where = f"{name} is a {type(value).__name__} that contains modules or parameters, which would not be found in it"
         how = f"{name}{place} is {described(part)}; use {container_for(value, kind)}"
     else:
-        where = f"{name} is {described(part)} that its class has, which would not be found there"
+        where = f"{name} is {described(part)} set on the class, which would not be found there"
         how = f"set self.{name} in __init__"
     return ArgumentError(f"{type(module).__name__}: {where}, and so not trained, moved or saved: {how}")
 

@@ -37,14 +37,14 @@ class Padding(Module):
         of = type(self).__name__
         sides = integers(of, "padding", padding)
         if np.ndim(padding) and len(sides) != 2 * self.axes:
-            raise ArgumentError(f"{of}: padding must be one whole number or {2 * self.axes}, got {shown(padding)}")
+            raise ArgumentError(f"{of}: padding must be an integer or {2 * self.axes}, got {shown(padding)}")
         self.padding = sides if np.ndim(padding) else sides * (2 * self.axes)
 
     def forward(self, x: Any) -> Any:
         of = type(self).__name__
         x = as_operand(of, x)
         if x.ndim < self.axes:
-            raise ShapeError(f"{of}: input has shape {x.shape}, expected {self.axes} axes or more")
+            raise ShapeError(f"{of}: input has shape {x.shape}, expected at least {self.axes} axes")
         pairs = [self.padding[i : i + 2] for i in range(2 * self.axes - 2, -2, -2)]
         return ops.pad(x, ((0, 0),) * (x.ndim - self.axes) + tuple(pairs), self.value, self.mode)
 
@@ -172,7 +172,7 @@ class Unflatten(Module):
         of = type(self).__name__
         x = as_operand(of, x)
         if not -x.ndim <= self.axis < x.ndim:
-            raise ShapeError(f"{of}: input has shape {x.shape}, expected an axis {self.axis}")
+            raise ShapeError(f"{of}: input has shape {x.shape}, axis {self.axis} is out of bounds")
         at = self.axis % x.ndim
         known = 1
         for n in self.unflattened_size:
@@ -202,9 +202,9 @@ class Upsample(Module):
         self.mode = one_of(of, "mode", mode, MODES)
         self.align_corners = None if align_corners is None else flag(of, "align_corners", align_corners)
         if align_corners is not None and mode in ("nearest", "nearest-exact", "area"):
-            raise ArgumentError(f"{of}: align_corners is for the linear and cubic modes, got {align_corners} with {mode!r}")
+            raise ArgumentError(f"{of}: align_corners needs a linear or cubic mode, got {align_corners} with {mode!r}")
         if (size is None) == (scale_factor is None):
-            raise ArgumentError(f"{of}: size or scale_factor must be given, got {'neither' if size is None else 'both'}")
+            raise ArgumentError(f"{of}: expected either size or scale_factor, got {'neither' if size is None else 'both'}")
         self.size: int | tuple[int, ...] | None = None
         self.scale_factor: float | tuple[float, ...] | None = None
         if size is not None:
@@ -216,7 +216,7 @@ class Upsample(Module):
             self.scale_factor = factors if isinstance(scale_factor, (tuple, list)) else factors[0]
         for name in ("size", "scale_factor"):
             if isinstance(wanted := getattr(self, name), tuple) and not 1 <= len(wanted) <= 3:
-                raise ArgumentError(f"{of}: {name} must be one number or one for each of up to three axes, got {wanted}")
+                raise ArgumentError(f"{of}: {name} must be a number or one per axis, for up to three axes, got {wanted}")
 
     def forward(self, x: Any) -> Any:
         return F.interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)

@@ -257,7 +257,7 @@ class Embedding(Module):
         dtype = as_floating(of, dtype)
         self.padding_idx = None if padding is None else integer(of, "padding_idx", padding, None)
         if self.padding_idx is not None and not -shape[0] <= self.padding_idx < shape[0]:
-            raise ArgumentError(f"{of}: padding_idx must be one of {shape[0]} rows, got {self.padding_idx}")
+            raise ArgumentError(f"{of}: padding_idx is out of range for {shape[0]} rows, got {self.padding_idx}")
         rng = generator(of, rng) or init.generator()
         values = drawn(of, "weight_init", init.normal(1.0) if weight_init is None else weight_init, shape, rng)
         self.weight = Parameter(values, dtype=dtype)

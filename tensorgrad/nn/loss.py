@@ -63,7 +63,7 @@ def cross_entropy(
     check_reduction("cross_entropy", reduction)
     label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
-        raise ArgumentError(f"{scoped('cross_entropy')}: label_smoothing must be in 0 .. 1, got {label_smoothing}")
+        raise ArgumentError(f"{scoped('cross_entropy')}: label_smoothing must be between 0 and 1, got {label_smoothing}")
     given: Any = as_operand("cross_entropy", logits)
     target = as_target(target)
     warn_of_softmax(given)
@@ -83,9 +83,7 @@ def cross_entropy(
                 f"expected the same shape, or integer class indices of shape {given.shape[:-1]}{of_lists(target)}"
             )
         if ignore_index is not None:
-            raise ArgumentError(
-                f"{scoped('cross_entropy')}: ignore_index is for class indices, but the target is probabilities"
-            )
+            raise ArgumentError(f"{scoped('cross_entropy')}: ignore_index needs class indices, but the target is probabilities")
         y, keep = as_wide(target), None
         total = max(math.prod(given.shape[:-1]), 1)
     if label_smoothing:
@@ -263,8 +261,8 @@ def compared(
     input, target = as_operand(op, input), as_operand(op, target)
     if input.shape != target.shape:
         same = input.size == target.size
-        how = f"say which is meant, for example target.reshape({input.shape})" if same else "expected the same shape"
-        raise ShapeError(f"{scoped(op)}: input {input.shape} and target {target.shape} are not of the same shape; {how}")
+        how = f"reshape one of them, for example target.reshape({input.shape})" if same else "expected the same shape"
+        raise ShapeError(f"{scoped(op)}: input {input.shape} and target {target.shape} must have the same shape; {how}")
     return as_wide(input), as_wide(target)
 
 
@@ -298,7 +296,7 @@ def class_weights(op: str, logp: Any, weight: Any) -> Any:
     if state.trace is not None and not isinstance(w, Tensor):
         w = wrap(w, None)  # recorded, so that a replay reads the current values
     if w.shape != logp.shape[-1:]:
-        raise ShapeError(f"{scoped(op)}: weight has shape {w.shape}, expected {logp.shape[-1:]}: one for each class")
+        raise ShapeError(f"{scoped(op)}: weight has shape {w.shape}, expected {logp.shape[-1:]}: one per class")
     return w if w.dtype == logp.dtype else astype(w, logp.dtype)
 
 
@@ -308,5 +306,5 @@ def warn_of_softmax(logits: Any) -> None:
     if node is not None and node.op is softmax:
         warn(
             f"{scoped('cross_entropy')} at {line_of(user_location())}: the logits are the result of softmax at {node.line}; "
-            f"cross_entropy has a softmax of its own, pass what went into that one"
+            f"cross_entropy applies softmax itself, pass the input of that softmax"
         )

@@ -207,5 +207,5 @@ def order(op: str, p: Any) -> float:
     """The order of a norm."""
     p = number(op, "p", p)
     if not p > 0:
-        raise ArgumentError(f"{scoped(op)}: p must be above 0, got {p}")
+        raise ArgumentError(f"{scoped(op)}: p must be positive, got {p}")
     return float(p)

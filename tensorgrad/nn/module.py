@@ -74,7 +74,7 @@ class Module:
             cls.__init__ = answering(cls.__init__)  # type: ignore[method-assign]
         if cls.training is not Module.training:
             raise ArgumentError(
-                f"{cls.__name__}: a class cannot define `training`, which train(), eval() and tensorgrad.train set for each "
+                f"{cls.__name__}: a class cannot define `training`, which train(), eval() and tensorgrad.train set on each "
                 f"module; set self.training in __init__"
             )
 
@@ -150,23 +150,23 @@ class Module:
         """Raise ArgumentError for an invalid name of a parameter or submodule."""
         at = f"{type(self).__name__}: {name!r}"
         if not isinstance(name, str) or not name or "." in name:
-            raise ArgumentError(f"{at} cannot be the name of a part: expected text without a dot, which paths are made with")
+            raise ArgumentError(f"{at} cannot name a part: expected a string without dots, which separate the parts of a path")
         if name in RESERVED or any(name in vars(kind) and is_method(vars(kind)[name]) for kind in own_classes(type(self))):
             raise ArgumentError(
-                f"{at} cannot be the name of a part: {name} is what every {type(self).__name__} has; take another"
+                f"{at} cannot name a part: every {type(self).__name__} has an attribute {name}; use another name"
             )
 
     def _check_place(self, name: str, value: Any, what: str, expected: str) -> None:
         """Raise ArgumentError if a plain value would replace a parameter or submodule."""
         if value is None:
             return
-        how = f"with no_grad(): {name}.data[...] = values writes other numbers into it"
+        how = f"with no_grad(): {name}.data[...] = values writes new values into it"
         if what == "the part":
             how = f"del {name} removes it"
         elif not isinstance(value, Module):
-            how += ", nn.Parameter(values) is another one"
+            how += ", nn.Parameter(values) is a new one"
         raise ArgumentError(
-            f"{type(self).__name__}: only {expected} takes the place of {what} {name!r}, got {described(value)}, which would "
+            f"{type(self).__name__}: only {expected} can replace {what} {name!r}, got {described(value)}, which would "
             f"not be trained, moved or saved; {how}"
         )
 
@@ -190,17 +190,15 @@ class Module:
         """Convert a value to a numeric array."""
         if isinstance(value, Tensor) and value.requires_grad:
             raise ArgumentError(
-                f"{type(self).__name__}: the buffer {name!r} is an array without a gradient, got a Tensor that requires one; "
-                f".detach() it"
+                f"{type(self).__name__}: the buffer {name!r} must be an array without a gradient, got a Tensor that requires "
+                f"one; .detach() it"
             )
         try:
             array = value if is_array(value) else np.asarray(value)
         except ValueError:  # ragged list
             array = np.empty(0, object)
         if not is_number(array.dtype):
-            raise ArgumentError(
-                f"{type(self).__name__}: the buffer {name!r} must be an array of numbers, got {described(value)}"
-            )
+            raise ArgumentError(f"{type(self).__name__}: the buffer {name!r} must be a numeric array, got {described(value)}")
         return array
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -261,7 +259,7 @@ class Module:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before setting {name!r}")
         self._check_name(name)
         if hasattr(self, name):
-            raise AttributeError(f"{type(self).__name__}: register_buffer: there is a {name!r} already")
+            raise AttributeError(f"{type(self).__name__}: register_buffer: the name {name!r} is already used")
         values = self._as_buffer(name, array)
         self._buffers[name] = copy(values) if is_array(array) else np.array(values)
         changes.count += 1

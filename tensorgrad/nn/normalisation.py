@@ -44,7 +44,7 @@ class LayerNorm(Module):
         of = type(self).__name__
         shape = self.normalized_shape = integers(of, "normalized_shape", normalized_shape)
         if not shape:
-            raise ArgumentError(f"{of}: normalized_shape must be one whole number or several, got ()")
+            raise ArgumentError(f"{of}: normalized_shape must be an integer or several, got ()")
         self.eps, dtype = real(of, "eps", eps, 0), as_floating(of, dtype)
         affine = flag(of, "elementwise_affine", elementwise_affine)
         self.register_parameter("weight", Parameter(np.ones(shape), dtype=dtype) if affine else None)
@@ -139,7 +139,7 @@ class RMSNorm(Module):
         of = type(self).__name__
         shape = self.normalized_shape = integers(of, "normalized_shape", normalized_shape)
         if not shape:
-            raise ArgumentError(f"{of}: normalized_shape must be one whole number or several, got ()")
+            raise ArgumentError(f"{of}: normalized_shape must be an integer or several, got ()")
         self.eps, dtype = None if eps is None else real(of, "eps", eps, 0), as_floating(of, dtype)
         affine = flag(of, "elementwise_affine", elementwise_affine)
         self.register_parameter("weight", Parameter(np.ones(shape), dtype=dtype) if affine else None)

@@ -127,7 +127,7 @@ class Layers(Recurrent):
         is_single = x.ndim == 2
         if is_single:
             if lengths is not None:
-                raise ArgumentError(f"{type(self).__name__}: lengths are for a batch, got input {x.shape}")
+                raise ArgumentError(f"{type(self).__name__}: lengths need a batch, got input {x.shape}")
             x = ops.expand_dims(x, 1)
         elif self.batch_first:
             x = x.swapaxes(0, 1)
@@ -209,7 +209,7 @@ class Ragged:
         values = raw(lengths)
         if values.dtype.kind not in "iu" or values.shape != (n,):
             kind = DTypeError if values.dtype.kind not in "iu" else ShapeError
-            raise kind(f"{of}: lengths must be {n} whole numbers, one for each sequence, got {values.dtype} of {values.shape}")
+            raise kind(f"{of}: lengths must be {n} integers, one per sequence, got {values.dtype} of {values.shape}")
         with on(near):
             xp = namespace([near])
             self.columns, at = xp.arange(n), xp.arange(steps)[:, None]

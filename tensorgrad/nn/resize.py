@@ -61,10 +61,10 @@ def interpolate(
     if not 1 <= axes <= 3 or not all(x.shape[2:]):
         raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (n,c,l), (n,c,h,w) or (n,c,d,h,w) with elements")
     if (mode in LINEAR and LINEAR[axes] != mode) or (mode == "bicubic" and axes != 2):
-        raise ArgumentError(f"{scoped(op)}: mode {mode!r} is not for the {axes} axes of {x.shape[2:]}")
+        raise ArgumentError(f"{scoped(op)}: mode {mode!r} does not support the {axes} axes of {x.shape[2:]}")
     if align_corners is not None and mode not in (*LINEAR, "bicubic"):
         raise ArgumentError(
-            f"{scoped(op)}: align_corners is for the linear and cubic modes, got {shown(align_corners)} with {mode!r}"
+            f"{scoped(op)}: align_corners needs a linear or cubic mode, got {shown(align_corners)} with {mode!r}"
         )
     corners = align_corners is not None and truth(op, "align_corners", align_corners)
     sizes, ratios = scaled(op, x.shape[2:], size, scale_factor)
@@ -104,7 +104,7 @@ def scaled(op: str, given: Shape, size: Any, scale: Any) -> tuple[Shape, tuple[f
     listed = list(scale) if isinstance(scale, (tuple, list)) else [scale] * axes
     factors = [number(op, "scale_factor", s) for s in listed]
     if len(factors) != axes or not all(int(n * s) >= 1 for n, s in zip(given, factors, strict=True)):
-        raise ArgumentError(f"{scoped(op)}: scale_factor {shown(scale)} gives no sizes for the axes {given}")
+        raise ArgumentError(f"{scoped(op)}: scale_factor {shown(scale)} gives an invalid size for the axes {given}")
     return tuple([int(n * s) for n, s in zip(given, factors, strict=True)]), tuple([1 / s for s in factors])
 
 
@@ -137,7 +137,7 @@ def pixel_shuffle(x: Operand[T], upscale_factor: int) -> T | Array:
     op = "pixel_shuffle"
     x, r = as_operand(op, x), integer(op, "upscale_factor", upscale_factor, 1)
     if x.ndim < 3 or x.shape[-3] % (r * r):
-        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (..., c, h, w) with channels that {r * r} divides")
+        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (..., c, h, w) with c divisible by {r * r}")
     *lead, c, h, w = x.shape
     k = len(lead)
     y = transpose(reshape(x, (*lead, c // (r * r), r, r, h, w)), (*range(k), *(k + i for i in (0, 3, 1, 4, 2))))
@@ -153,7 +153,7 @@ def pixel_unshuffle(x: Operand[T], downscale_factor: int) -> T | Array:
     op = "pixel_unshuffle"
     x, r = as_operand(op, x), integer(op, "downscale_factor", downscale_factor, 1)
     if x.ndim < 3 or x.shape[-2] % r or x.shape[-1] % r:
-        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (..., c, h, w) with sizes that {r} divides")
+        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected (..., c, h, w) with h and w divisible by {r}")
     *lead, c, h, w = x.shape
     k = len(lead)
     y = transpose(reshape(x, (*lead, c, h // r, r, w // r, r)), (*range(k), *(k + i for i in (0, 2, 4, 1, 3))))

@@ -57,7 +57,7 @@ def ctc_loss(
     if x.ndim not in (2, 3):
         raise ShapeError(f"{scoped(op)}: log_probs has shape {x.shape}, expected (t,n,classes), or (t,classes) for one sample")
     if blank >= x.shape[-1]:
-        raise ArgumentError(f"{scoped(op)}: blank must be one of {x.shape[-1]} classes, got {blank}")
+        raise ArgumentError(f"{scoped(op)}: blank is out of range for {x.shape[-1]} classes, got {blank}")
     is_single, shape = x.ndim == 2, x.shape
     x = as_wide(expand_dims(x, 1) if is_single else x)
     t, steps, sizes = (as_target(a, op) for a in (targets, input_lengths, target_lengths))
@@ -73,7 +73,7 @@ def ctc_loss(
     if t.ndim == 1:
         t = expand_dims(t, 0) if is_single else in_rows(op, t, sizes)
     if t.ndim != 2 or t.shape[0] != n:
-        raise ShapeError(f"{scoped(op)}: targets has shape {t.shape}, expected ({n},m) or all labels in a row")
+        raise ShapeError(f"{scoped(op)}: targets has shape {t.shape}, expected ({n},m) or a flat array of all labels")
     losses: Any = ctc(x, ctc_states(t, sizes, blank=blank, classes=x.shape[-1]), steps, sizes)
     if zero_infinity:
         losses = where(less(losses, np.inf), losses, 0)
@@ -87,11 +87,11 @@ def in_rows(op: str, targets: Any, sizes: Any) -> Any:
     if state.trace is not None:
         for a in (targets, sizes):
             if isinstance(a, Tensor):
-                state.trace.refuse(a, "ctc_loss of targets in one row, which is cut by the value of target_lengths,")
+                state.trace.refuse(a, "ctc_loss with flat targets, which are split by the values of target_lengths,")
     t, lengths = raw(targets), raw(sizes)
     xp = namespace([t])
     if lengths.size and (lengths.min() < 0 or lengths.sum() != len(t)):
-        raise ShapeError(f"{scoped(op)}: {len(t)} targets in one row, but target_lengths that add up to {lengths.sum()}")
+        raise ShapeError(f"{scoped(op)}: {len(t)} targets in a flat array, but target_lengths add up to {lengths.sum()}")
     at = xp.arange(int(lengths.max(initial=0)))
     found = xp.zeros((len(lengths), len(at)), t.dtype)
     found[at < lengths[:, None]] = t

@@ -26,12 +26,14 @@ def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list
     where = f"load_state_dict: {type(module).__name__}"
     check_layout(where, layout)
     if not isinstance(values, Mapping):
-        raise ArgumentError(f"{where}: expected a dict from path to array, as state_dict() gives, got {type(values).__name__}")
+        raise ArgumentError(
+            f"{where}: expected a dict from path to array, as state_dict() returns, got {type(values).__name__}"
+        )
     foreign = [name for name, value in values.items() if is_torch(value)]
     if foreign and layout is None:
         raise ArgumentError(
-            f"{where}: {foreign[0]} is a Tensor of PyTorch, whose layout is another: its Linear has a weight (out, in), here "
-            f"it is (in, out); load_state_dict(values, layout='torch') transposes it"
+            f"{where}: {foreign[0]} is a PyTorch Tensor, which has a different layout: the weight of its Linear is (out, in), "
+            f"here it is (in, out); load_state_dict(values, layout='torch') transposes it"
         )
     own = {path: Own(parameter._data, *place) for path, parameter, place in owned(module)}
     own |= {path: Own(array, *place) for path, array, place in owned(module, buffers=True)}
@@ -57,7 +59,7 @@ def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list
             if path in read:
                 read[first] = read[path]
         elif path in read and first in read and not np.array_equal(as_numpy(read[first]), as_numpy(read[path]), equal_nan=True):
-            problems.append(ShapeError(f"{path} and {first} are one array here, but two in what is given"))
+            problems.append(ShapeError(f"{path} and {first} are one array in the model, but two in the given values"))
         del given[path]
     if strict:
         missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys(), key=str)
@@ -118,13 +120,13 @@ def as_values(path: str, value: Any, at: Own, layout: str | None) -> Array:
     if array.shape != at.array.shape:
         hint = ""
         if layout is None and is_turned and array.shape[::-1] == at.array.shape:
-            hint = " (a weight of PyTorch's is (out, in): layout='torch' transposes it)"
+            hint = " (PyTorch weights are (out, in): layout='torch' transposes them)"
         shape = tuple(value.shape) if hasattr(value, "shape") else array.shape
         raise ShapeError(f"{path} has shape {shape}, expected {at.array.shape}{hint}")
     own = at.array.dtype
     are_whole = array.dtype.kind in "iu" and own.kind in "iu"
     if not (are_whole or np.can_cast(array.dtype, own, "same_kind")):
-        raise DTypeError(f"{path} is of dtype {array.dtype}, expected {own}: values would be cut off")
+        raise DTypeError(f"{path} has dtype {array.dtype}, expected {own}: values would be truncated")
     if array.dtype == own:
         return array
     with on(array), np.errstate(all="ignore"):
@@ -134,7 +136,7 @@ def as_values(path: str, value: Any, at: Own, layout: str | None) -> Array:
         else:
             fits = not is_floating(array.dtype) or bool((abs(converted) == np.inf).sum() == (abs(array) == np.inf).sum())
     if not fits:
-        raise DTypeError(f"{path} is of dtype {array.dtype}, and has values that {own} has not")
+        raise DTypeError(f"{path} has dtype {array.dtype}, with values that {own} cannot represent")
     return converted
 
 

@@ -59,7 +59,7 @@ def export(
     if not isinstance(model, Module):
         raise ArgumentError(f"onnx.export: model must be a module, got {shown(model)}")
     if path.suffix != ".onnx":
-        raise ArgumentError(f"onnx.export: expected a name that ends in .onnx, got {path.name!r}")
+        raise ArgumentError(f"onnx.export: expected a file name ending in .onnx, got {path.name!r}")
     training = flag("onnx.export", "training", training)
     onnx = package("onnx.export")
     proto = written(record(model, x if isinstance(x, tuple) else (x,), batch_axis, training), model)
@@ -92,7 +92,7 @@ def written(program: Program, model: Module) -> Any:
     check_dtypes(program)
     total = sum(c.array.nbytes for c in program.constants.values())
     if total > LIMIT:
-        raise ExportError(f"onnx.export: the model has {total:,} bytes of arrays, and a file of ONNX's holds less than 2 GiB")
+        raise ExportError(f"onnx.export: the model has {total:,} bytes of arrays, but an ONNX file must be smaller than 2 GiB")
     names_of_results = [w.name(printable(name)) for name in program.names]
     inputs = []
     for leaf, name in zip(program.arguments, names_of_inputs, strict=True):
@@ -115,7 +115,7 @@ def written(program: Program, model: Module) -> Any:
             elif node.op in COUNTERPARTS:
                 made = COUNTERPARTS[node.op](w, Use(w, node, program))
             else:
-                raise NoCounterpart(REFUSED.get(node.op, "an operation of your own; write it in operations of tensorgrad"))
+                raise NoCounterpart(REFUSED.get(node.op, "a custom operation; write it with operations of tensorgrad"))
         except NoCounterpart as error:
             if node in fixed:  # as a weight that is computed from a parameter
                 w.known[node] = w.constant(Graph([node], check=False).run()[0])
@@ -163,7 +163,7 @@ def check_dtypes(program: Program) -> None:
         dtype = np.dtype(what.dtype)
         if dtype.kind == "c" or dtype.itemsize > 8 or (dtype.kind not in "biuf" and not is_half(dtype)):
             where = at_line(what) if isinstance(what, Node) else ""
-            raise ExportError(f"onnx.export: ONNX has no numbers of dtype {dtype}{where}")
+            raise ExportError(f"onnx.export: ONNX does not support dtype {dtype}{where}")
 
 
 def dims(shape: Sequence[Any]) -> list[Any]:

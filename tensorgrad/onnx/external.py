@@ -33,7 +33,7 @@ class Beside:
         numbers = {key: entries.get(key, "0") for key in ("offset", "length")}
         for key, text in numbers.items():
             if not (text.isascii() and text.isdigit() and len(text) < 20):
-                raise DataError(f"{where}: {key} must be a whole number, got {text[:60]!r}")
+                raise DataError(f"{where}: {key} must be an integer, got {text[:60]!r}")
         shape, size = tuple(tensor.dims), file.stat().st_size
         if any(n < 0 for n in shape):
             raise DataError(f"{where}: declares shape {shape}")
@@ -42,8 +42,8 @@ class Beside:
             raise DataError(f"{where}: declares shape {shape} of {dtype}, and {int(numbers['length']):,} bytes")
         if offset + count > size:
             raise DataError(
-                f"{where}: declares bytes {offset:,} to {offset + count:,} of {file.name}, which has {size:,}: cut off, or of "
-                f"another model"
+                f"{where}: declares bytes {offset:,} to {offset + count:,} of {file.name}, which has {size:,}: truncated, or "
+                f"of another model"
             )
         self.left[file] = self.left.get(file, size) - count
         if self.left[file] < 0:
@@ -52,16 +52,16 @@ class Beside:
             stream.seek(offset)
             content = stream.read(count)
         if len(content) < count:
-            raise DataError(f"{where}: {file.name} has changed while it was read")
+            raise DataError(f"{where}: {file.name} changed while it was read")
         return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
 
     def file(self, where: str, name: str) -> Path:
         """The file of a name: in the folder of the .onnx file, or in that of what this is a link to, as downloads are kept."""
         if name in ("", "..") or name != Path(name).name or "\\" in name or not name.isprintable():
-            raise DataError(f"{where}: its arrays are in {name[:200]!r}, expected the name of a file in the same folder")
+            raise DataError(f"{where}: its arrays are in {name[:200]!r}, expected a file name in the same folder")
         file = Path(os.path.realpath(self.path.parent / name))
         if file.parent not in {Path(os.path.realpath(self.path.parent)), Path(os.path.realpath(self.path)).parent}:
-            raise DataError(f"{where}: {name} is a link out of the folder")
+            raise DataError(f"{where}: {name} is a link to another folder")
         if not file.is_file():
-            raise DataError(f"{where}: its arrays are in {name}, which is not beside it; both files belong together")
+            raise DataError(f"{where}: its arrays are in {name}, which is not in the same folder; both files are needed")
         return file

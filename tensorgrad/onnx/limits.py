@@ -52,9 +52,13 @@ class Budget:
         alike = inputs[:1] if kind in ESTIMATES else inputs  # the others are sizes and places, or of the same dtype
         need = elements * max([4, *[x.dtype.itemsize for x in alike if x is not None]])
         if need > self.bytes or (need > BYTES and need > memory_left()):
-            raise DataError(f"would make an array of {need:,} bytes, more than the {self.bytes:,} that are left to this file")
+            raise DataError(
+                f"would create an array of {need:,} bytes, more than the {self.bytes:,} left of the limit for this file"
+            )
         if products > self.products:
-            raise DataError(f"would multiply {products:,} times, more than the {self.products:,} that are left to this file")
+            raise DataError(
+                f"would do {products:,} multiplications, more than the {self.products:,} left of the limit for this file"
+            )
         self.bytes -= need
         self.products -= products
 
@@ -62,7 +66,7 @@ class Budget:
         """Before an operator runs, or a step of Scan. Raises DataError if there were too many."""
         self.steps -= 1
         if self.steps < 0:
-            raise DataError("would run more operators than are allowed to this file, a million or more")
+            raise DataError("would run more operators than the limit for this file, a million or more")
 
 
 def size(x: Any) -> int:

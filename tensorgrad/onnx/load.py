@@ -85,18 +85,18 @@ def load(path: str | Path) -> Loaded:
     try:
         proto = onnx.load_model_from_string(content)
     except Exception as error:  # of protobuf
-        raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from None
+        raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from None
     outside = arrays_beside(path, onnx, proto.graph)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
-        raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from None
+        raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from None
     try:
         return loaded(path, onnx, proto, outside)
     except TensorgradError:
         raise
     except Exception as error:  # what no sound file has, and the checker lets pass
-        raise DataError(f"{path}: no sound .onnx file: {first_line(error)}") from error
+        raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from error
 
 
 def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded:
@@ -104,9 +104,9 @@ def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded
     graph = proto.graph
     versions = {o.domain: o.version for o in proto.opset_import}
     if versions.get("", OLDEST) < OLDEST:
-        raise DataError(f"{path}: is of opset {versions['']}, expected {OLDEST} or later")
+        raise DataError(f"{path}: has opset {versions['']}, expected {OLDEST} or later")
     if graph.sparse_initializer or proto.functions:
-        raise DataError(f"{path}: has sparse arrays, or functions of its own, which are not read")
+        raise DataError(f"{path}: has sparse arrays or local functions, which are not supported")
     every = list(nodes_in(onnx, graph))
     unknown: dict[str, list[str]] = {}
     for node in every:
@@ -114,7 +114,7 @@ def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded
             unknown.setdefault(node.op_type, []).append(node.name)
     if unknown:
         listed = "; ".join(f"{kind} {', '.join(filter(None, names[:3]))}".strip() for kind, names in unknown.items())
-        raise DataError(f"{path}: has operators that there are none of here: {listed}")
+        raise DataError(f"{path}: has unsupported operators: {listed}")
     steps, constants = steps_of(path, onnx, graph)
     model = Loaded(graph, steps)
     fixed, states = (
@@ -189,7 +189,7 @@ def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         except KeyError:
-            raise DataError(f"{where} is of an unknown type, {tensor.data_type}") from None
+            raise DataError(f"{where} has an unknown type, {tensor.data_type}") from None
         found[tensor.name] = beside.array(where, tensor, dtype)
         tensor.ClearField("external_data")
         tensor.data_location = onnx.TensorProto.DEFAULT
@@ -236,14 +236,14 @@ def array_of(path: Path, onnx: Any, tensor: Any) -> Any:
     """An initialiser as an array. Raises DataError for one that is not in the file as it says."""
     where = f"{path}: {tensor.name or 'a constant'}"
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise DataError(f"{where} lies in another file, where only initialisers may")
+        raise DataError(f"{where} is stored in another file, which is only supported for initialisers")
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if tensor.HasField("raw_data") and math.prod(tensor.dims) * dtype.itemsize != len(tensor.raw_data):
-            raise DataError(f"{where} declares shape {tuple(tensor.dims)} of {dtype}, and has {len(tensor.raw_data):,} bytes")
+            raise DataError(f"{where} declares shape {tuple(tensor.dims)} of {dtype}, but has {len(tensor.raw_data):,} bytes")
         array = onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{where} is not as it declares: {error}") from None
+        raise DataError(f"{where} does not match its declaration: {error}") from None
     return np.array(array)  # which may be written to

@@ -114,12 +114,12 @@ def flat_part(index: Any, shape: Any) -> tuple[int, Any, tuple[Any, ...]]:
         lead += 1
     rest = shape[lead:]
     if any(isinstance(n, Size) for n in rest):
-        raise NoCounterpart("an index into the samples by an array")
+        raise NoCounterpart("an array index along the axis of samples")
     advanced = [i for i, p in enumerate(parts) if p is not None and not isinstance(p, slice)]
     apart = bool(advanced) and advanced[-1] - advanced[0] + 1 != len(advanced)
     if apart and lead and any(is_array(parts[i]) for i in advanced):
         if any(isinstance(n, Size) for n in shape):
-            raise NoCounterpart("an index by arrays that stand apart, beside the samples")
+            raise NoCounterpart("an index by arrays that are not adjacent, next to the axis of samples")
         lead, rest = 0, shape
     numbers = np.arange(math.prod(rest)).reshape(rest)
     return lead, numbers[tuple(parts[lead:])], tuple(rest)
@@ -189,7 +189,7 @@ def padded(w: Writer, x: Value, u: Use, parts: list[Any]) -> Value:
     for part, n in zip(parts, u.shape, strict=True):
         if isinstance(n, Size):
             if not is_whole(part):
-                raise NoCounterpart("zeros beside the samples")
+                raise NoCounterpart("zeros along the axis of samples")
             start, stop = 0, 0
             n = 0
         else:
@@ -228,7 +228,7 @@ def at_data(index: Any) -> tuple[int, int, bool]:
 def indices(w: Writer, u: Use, values: list[Value]) -> Value:
     """Arrays of an index as one, (..., count), each from 0 on or from the end."""
     if any(v.dtype == bool for v in values):
-        raise NoCounterpart("an index of booleans, which says how many elements there are")
+        raise NoCounterpart("a boolean index, whose values determine a shape")
     values = [w.cast(v, np.int64) for v in values]
     if len(values) > 1:
         ndim = max(len(v.shape) for v in values)
@@ -275,7 +275,7 @@ def scatter(w: Writer, u: Use) -> Value:
     x = summable(w, x)
     first, _, simple = at_data(u.attrs["index"])
     if not simple or first:
-        raise NoCounterpart("an index by Tensors behind other axes")
+        raise NoCounterpart("an index by Tensors after other axes")
     zeros = w.expand(number(w, x, 0), u.shape)
     return w("ScatterND", zeros, indices(w, u, given), x, reduction="add", shape=u.shape)
 
@@ -300,7 +300,7 @@ def sum_named(w: Writer, u: Use) -> Value:
     return w.reshape(w("MatMul", same, flat, shape=(None,)), u.shape)
 
 
-refused("of elements that an index names twice ONNX does not say which one stays; write where()", "assign", "last_named")
+refused("ONNX does not define which value is kept if an index names an element twice; use where()", "assign", "last_named")
 
 
 # Windows
@@ -318,7 +318,7 @@ def extend(w: Writer, u: Use) -> Value:
     for axis, (width, n) in enumerate(zip(u.attrs["width"], x.shape, strict=True)):
         if any(width):
             if isinstance(n, Size):
-                raise NoCounterpart("something beside the samples")
+                raise NoCounterpart("something along the axis of samples")
             x = along(w, x, axis, np.pad(np.arange(n), width, mode=u.attrs["mode"]))
     return x
 
@@ -331,7 +331,7 @@ def fold_back(w: Writer, u: Use) -> Value:
         lead += 1
     front, rest = u.shape[:lead], u.shape[lead:]
     if any(isinstance(n, Size) for n in rest):
-        raise NoCounterpart("something beside the samples")
+        raise NoCounterpart("something along the axis of samples")
     numbers = np.arange(math.prod(rest)).reshape(rest)
     if rest:
         numbers = np.pad(numbers, u.attrs["width"][lead:], mode=u.attrs["mode"])

@@ -43,7 +43,7 @@ OPERATORS.update(SIMPLE)
 
 
 def numbers(x: Any) -> list[int]:
-    """Whole numbers that are given as an array."""
+    """Integers that are given as an array."""
     x = x.numpy() if isinstance(x, Tensor) else x
     return [int(n) for n in np.asarray(x).reshape(-1)]
 
@@ -183,7 +183,7 @@ def conv_transpose(
     axes = weight.ndim - 2
     around = pads_of(pads, auto_pad, axes)
     if any(a != b for a, b in around):
-        raise NotImplementedError("pads that differ at both ends")
+        raise NotImplementedError("asymmetric pads")
     fn = (ops.conv_transpose1d, ops.conv_transpose2d, ops.conv_transpose3d)[axes - 1]
     stride, dilation = tuple(strides or (1,) * axes), tuple(dilations or (1,) * axes)
     more = tuple(output_padding or (0,) * axes)
@@ -213,7 +213,7 @@ def average_pool(
     axes = len(kernel_shape)
     around = pads_of(pads, auto_pad, axes)
     if any(a != b for a, b in around) or any(d != 1 for d in dilations or ()):
-        raise NotImplementedError("pads that differ at both ends, or dilations")
+        raise NotImplementedError("asymmetric pads, or dilations")
     fn = (ops.avg_pool1d, ops.avg_pool2d, ops.avg_pool3d)[axes - 1]
     stride, padding = tuple(strides or (1,) * axes), tuple(a for a, _ in around)
     return fn(x, tuple(kernel_shape), stride, padding, bool(ceil_mode), bool(count_include_pad))

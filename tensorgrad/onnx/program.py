@@ -36,7 +36,7 @@ def compute(steps: Sequence[Step], outputs: Sequence[str], known: dict[str, Any]
             raise DataError(f"onnx.load: {kind} {label}: {error}") from error
         known |= dict(zip(results, found if isinstance(found, tuple) else (found,), strict=False))
     if missing := [name for name in outputs if name not in known]:
-        raise DataError(f"onnx.load: nothing computes the result {missing[0]}")
+        raise DataError(f"onnx.load: no node computes the output {missing[0]}")
     return [known[name] for name in outputs]
 
 

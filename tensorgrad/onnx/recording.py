@@ -24,7 +24,7 @@ SAMPLES = (2, 3, 5)  # one sample would broadcast; two numbers give a line, the 
 
 
 class Size(NamedTuple):
-    """A whole number that depends on the number of samples n: each n + more."""
+    """An integer that depends on the number of samples n: each n + more."""
 
     each: int
     more: int
@@ -56,12 +56,12 @@ class Recorder(Trace):
             super().refuse(tensor, asked)
         except CompileError:
             raise ExportError(
-                f"onnx.export: {asked} asks for the value of a Tensor {tensor.shape} in the model{here()}; a file holds what "
-                f"is computed, not the Python that decides on it. Choose with where()"
+                f"onnx.export: {asked} needs the value of a Tensor {tensor.shape} in the model{here()}; a file holds the "
+                f"computation, not the Python code that depends on values. Use where()"
             ) from None
 
     def forbid(self, what: str) -> NoReturn:
-        raise ExportError(f"onnx.export: {what} in the model{here()}; a file computes its results, and does nothing else")
+        raise ExportError(f"onnx.export: {what} in the model{here()}; a file only computes results")
 
 
 class Run:
@@ -78,7 +78,7 @@ class Run:
             at = f" at {line}" if (line := line_of(trace.assignments[0].made)) else ""
             raise ExportError(
                 f"onnx.export: the model changes an array {trace.assignments[0].target.shape} that outlives the call{at}; a "
-                f"file keeps nothing from call to call. Return what it is to become"
+                f"file keeps no state between calls. Return the new values"
             )
         self.results = [trace.source(t) for t in trace.results]
         self.sources: dict[Node, tuple[Any, ...]] = {}
@@ -129,7 +129,9 @@ class Program:
             self.merge(nodes, runs, places)
         lengths = [(len(run.nodes), len(run.results), run.names) for run in runs]
         if any(length != lengths[0] for length in lengths):
-            raise ExportError(f"{OTHER}: {lengths[0][0]} operations for {SAMPLES[0]} samples, and another number for others")
+            raise ExportError(
+                f"{OTHER}: {lengths[0][0]} operations for {SAMPLES[0]} samples, but a different number for others"
+            )
         for leaves in zip(*[run.leaves for run in runs], strict=True):
             if not any(run.trace.is_argument(t) for run, t in zip(runs, leaves, strict=True)):
                 self.constants[leaves[0]] = constant([move(t._data, "cpu") for t in leaves])
@@ -147,17 +149,17 @@ class Program:
             for i, given in enumerate(zip(*[run.sources[n] for run, n in zip(runs, nodes, strict=True)], strict=True)):
                 if isinstance(given[0], (Node, Tensor)):
                     if len({place.get(s) for place, s in zip(places, given, strict=True)}) > 1:
-                        raise ExportError(f"{OTHER}: {first.op.name}{at_line(first)} is of something else")
+                        raise ExportError(f"{OTHER}: {first.op.name}{at_line(first)} has different inputs")
                 else:
                     self.numbers[first, i] = merged(given)
         except Differs as error:
             raise ExportError(
-                f"onnx.export: {error} of {first.op.name}{at_line(first)} depends on the number of samples in a way that is "
-                f"not known; batch_axis=None writes a file for the number that x has"
+                f"onnx.export: {error} of {first.op.name}{at_line(first)} depends on the number of samples in an unknown "
+                f"way; batch_axis=None writes a file for the number of samples in x"
             ) from None
 
 
-OTHER = "onnx.export: with other numbers of samples the model does something else, and a file does one thing"
+OTHER = "onnx.export: the model does something else for a different number of samples, but a file is fixed"
 
 
 class Differs(Exception):
@@ -178,7 +180,7 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
     axes = axes_of(batch_axis, flat)
     counts = {flat[i].shape[axis] for i, axis in enumerate(axes) if axis is not None}
     if len(counts) > 1:
-        raise ExportError(f"onnx.export: the inputs have {sorted(counts)} samples; batch_axis says along which axis of each")
+        raise ExportError(f"onnx.export: the inputs have {sorted(counts)} samples; batch_axis gives the axis of each")
     batch = next(((i, axis) for i, axis in enumerate(axes) if axis is not None), None)
     if batch is not None and 0 in counts:
         raise ExportError("onnx.export: the inputs have no samples")
@@ -191,7 +193,7 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
             raise
         except TensorgradError as error:
             if batch is not None:
-                error.add_note(f"onnx.export called the model with {n} samples; batch_axis=None calls it with x as it is")
+                error.add_note(f"onnx.export called the model with {n} samples; batch_axis=None calls it with x unchanged")
             raise
     return Program(runs, labels, batch)
 
@@ -236,7 +238,7 @@ def taken(a: Any, arrays: list[Array]) -> Any:
     if not is_array(a):
         return Plain(a)
     if a.dtype.kind not in "biufc" and not is_half(a.dtype):
-        raise DTypeError(f"onnx.export: x must be numbers or booleans, got {shown(a)}")
+        raise DTypeError(f"onnx.export: x must be numeric or boolean, got {shown(a)}")
     arrays.append(np.array(move(a, "cpu"), a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")))
     return len(arrays) - 1
 
@@ -268,14 +270,14 @@ def names_of(outline: Any, name: str) -> Iterator[str]:
         yield name
 
 
-EXPECTED = "x must be an array, or a tuple of what forward takes, in its order, with one at least"
+EXPECTED = "x must be an array, or a tuple of the arguments of forward, at least one, in its order"
 
 
 def axes_of(batch_axis: Any, arrays: Sequence[Array]) -> list[int | None]:
     """The axis of the samples of each array."""
     given = batch_axis if isinstance(batch_axis, (tuple, list)) else [batch_axis if a.ndim else None for a in arrays]
     if len(given) != len(arrays):
-        raise ExportError(f"onnx.export: batch_axis has {len(given)} parts for {len(arrays)} arrays")
+        raise ExportError(f"onnx.export: batch_axis has {len(given)} entries for {len(arrays)} arrays")
     found: list[int | None] = []
     for axis, a in zip(given, arrays, strict=True):
         is_axis = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
@@ -291,7 +293,7 @@ def rows(array: Array, axis: int, n: int) -> Array:
 
 
 def merged(values: Sequence[Any]) -> Any:
-    """One value for all numbers of samples: where whole numbers differ, a Size. Raises Differs for what is none."""
+    """One value for all numbers of samples: where integers differ, a Size. Raises Differs for what is none."""
     first = values[0]
     if all(v is first for v in values):
         return first
@@ -328,7 +330,7 @@ def constant(arrays: Sequence[Array]) -> Constant:
     first = arrays[0]
     if len({a.shape for a in arrays}) == 1:
         if any(place_of(a) != place_of(first) and not np.array_equal(a, first, equal_nan=a.dtype.kind == "f") for a in arrays):
-            raise ExportError(f"{OTHER}: an array {first.shape} that it reads has other values")
+            raise ExportError(f"{OTHER}: an array {first.shape} that it reads has different values")
         return Constant("one", first, first.shape)
     try:
         shape = merged([a.shape for a in arrays])
@@ -341,8 +343,8 @@ def constant(arrays: Sequence[Array]) -> Constant:
     if is_row and all(a.size > 1 and np.array_equal(a.reshape(-1), np.arange(a.size)) for a in arrays):
         return Constant("range", entry, shape)
     raise ExportError(
-        f"onnx.export: an array {first.shape} that the model makes in NumPy depends on the number of samples; compute it with "
-        f"operations of tensorgrad, or pass it as an input"
+        f"onnx.export: an array {first.shape} that the model creates with NumPy depends on the number of samples; compute it "
+        f"with operations of tensorgrad, or pass it as an input"
     )
 
 

@@ -91,7 +91,7 @@ def first_of(w: Writer, u: Use) -> Value:
     axes = axes_of(u.attrs["axis"], len(shape))
     order = [*[i for i in range(len(shape)) if i not in axes], *axes]
     if any(isinstance(shape[a], Size) for a in axes):
-        raise NoCounterpart("over the samples, whose number is not known")
+        raise NoCounterpart("over the axis of samples, whose size is unknown")
     n = math.prod(shape[a] for a in axes)
     moved = w.transpose(x, order)
     flat = w.reshape(moved, [*[shape[i] for i in order[: len(shape) - len(axes)]], n])
@@ -333,7 +333,7 @@ def attention(w: Writer, u: Use) -> Value:
         z = select(w, mask, z, least) if mask.dtype == bool else w("Add", z, w.cast(mask, z.dtype))
     if u.attrs["causal"]:
         if isinstance(rows, Size) or isinstance(columns, Size):
-            raise NoCounterpart("causal, over the samples, whose number is not known")
+            raise NoCounterpart("causal attention over the axis of samples, whose size is unknown")
         z = select(w, w.constant(np.tri(rows, columns, dtype=bool)), z, least)
     if masks:  # of a query that may look at no key every score is -inf
         top = w("ReduceMax", z, w.constant([-1], np.int64), keepdims=1)

@@ -164,7 +164,7 @@ class Writer:
     # Shapes
 
     def sizes(self, shape: Sequence[Any]) -> Value:
-        """Whole numbers, some of which may be a Size, as an array of int64."""
+        """Integers, some of which may be a Size, as an array of int64."""
         if not any(isinstance(n, Size) for n in shape):
             return self.constant(np.array(shape, np.int64).reshape(len(shape)))
         parts: list[Value] = []

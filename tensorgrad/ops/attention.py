@@ -342,7 +342,7 @@ def dtype_of(xp: Xp, *arrays: Array | None) -> Any:
 def check(q: Value, k: Value, v: Value) -> None:
     """Raise ValueError, which the signature explains, for a mismatch that a product would not detect."""
     if k.shape[-2] != v.shape[-2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError("queries, keys and values do not fit")
+        raise ValueError("shapes are incompatible")
 
 
 def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
@@ -350,7 +350,7 @@ def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
     of = scoped(attention.name)
     mask = as_operand(attention.name, listed(mask, q))
     if mask.dtype != bool and not is_floating(mask.dtype):
-        raise DTypeError(f"{of}: the mask must be booleans or floating numbers, got {mask.dtype} of shape {mask.shape}")
+        raise DTypeError(f"{of}: the mask must have a boolean or floating dtype, got {mask.dtype} of shape {mask.shape}")
     if min(q.ndim, k.ndim, v.ndim) < 2:
         return mask  # the signature has a better message
     try:
@@ -360,7 +360,7 @@ def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
         fits = False
     if not fits:
         raise ShapeError(
-            f"{of}: the mask has shape {mask.shape}, expected one that broadcasts to "
+            f"{of}: the mask has shape {mask.shape}, expected a shape that broadcasts to "
             f"(..., {q.shape[-2]}, {k.shape[-2]}), for q {q.shape} and k {k.shape}"
         )
     return mask

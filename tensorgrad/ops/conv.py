@@ -177,7 +177,7 @@ def transposed(
     grid = zip(size, stride, padding, dilation, kernel, more, strict=True)
     result = tuple([(n - 1) * s - 2 * p + d * (k - 1) + 1 + m for n, s, p, d, k, m in grid])
     if min(result) < 1:
-        raise ShapeError(f"{scoped(op)}: the result of input {x.shape} with weight {weight.shape} would be of size {result}")
+        raise ShapeError(f"{scoped(op)}: the result of input {x.shape} with weight {weight.shape} would have size {result}")
     if groups == 1:
         rows = swapaxes(reshape(weight, (channels, out * math.prod(kernel))), 0, 1)
         y = rows @ reshape(swapaxes(x, 0, 1), (channels, samples * math.prod(size)))
@@ -199,7 +199,7 @@ def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, tu
         names = ",".join(f"k{axis}" for axis in AXES[axes].split(",")) if axes > 1 else "k"
         own = f"c,o{share}" if turned else f"o,c{share}"
         expected = f"(n,c,{AXES[axes]}),({own},{names})"
-        raise ShapeError(f"{scoped(op)}: input {x.shape} and weight {weight.shape} do not fit; expected {expected}")
+        raise ShapeError(f"{scoped(op)}: input {x.shape} and weight {weight.shape} are incompatible; expected {expected}")
     if weight.shape[0] % groups:
         what = "channels" if turned else "outputs"
         raise ShapeError(f"{scoped(op)}: {weight.shape[0]} {what} are not divisible into {groups} groups")
@@ -213,7 +213,7 @@ def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, tu
 def padding_of(op: str, padding: str, kernel: Shape, stride: Shape, dilation: Shape) -> Shape:
     """The total number of zeros on both ends of each axis for "same" or "valid"."""
     if padding not in ("same", "valid"):
-        raise ArgumentError(f'{scoped(op)}: padding must be whole numbers, "same" or "valid", got {padding!r}')
+        raise ArgumentError(f'{scoped(op)}: padding must be integers, "same" or "valid", got {padding!r}')
     if padding == "same" and max(stride) > 1:
-        raise ArgumentError(f'{scoped(op)}: padding "same" is for stride 1, got stride {stride}')
+        raise ArgumentError(f'{scoped(op)}: padding "same" needs stride 1, got stride {stride}')
     return tuple([d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)])

@@ -156,7 +156,7 @@ def meshgrid(*xs: Operand[T], indexing: str = "xy") -> tuple[T | Array, ...]:
     lines = []
     for x, axis in zip(given, axes, strict=False):
         if x.ndim > 1:
-            raise ShapeError(f"{scoped('meshgrid')}: expected arrays of one axis, got shape {x.shape}")
+            raise ShapeError(f"{scoped('meshgrid')}: expected 1-d arrays, got shape {x.shape}")
         lines.append(reshape(x, tuple(-1 if i == axis else 1 for i in range(len(given)))))
     shape = np.broadcast_shapes(*[shape_of(x) for x in lines])
     room_for("meshgrid", shape, 8)
@@ -228,7 +228,7 @@ def filled(op: str, shape: Any, value: Any, dtype: Any, requires_grad: bool, dev
 def kind_of(op: str, dtype: Any, kinds: str = "fiub") -> np.dtype[Any]:
     """The dtype argument; a number in its place is a second size, which is an error."""
     if isinstance(dtype, (int, np.integer)):
-        raise ArgumentError(f"{scoped(op)}: dtype is {dtype}; several sizes are one tuple, {op}((2, {dtype}))")
+        raise ArgumentError(f"{scoped(op)}: dtype is {dtype}; pass several sizes as a tuple, {op}((2, {dtype}))")
     return dtype_of(op, dtype, kinds)
 
 

@@ -86,7 +86,7 @@ class CTC(Op):
     def forward(self, xp: Xp, x: Array, states: Array, steps: Array, sizes: Array) -> Array:
         t = x.shape[0]
         if self.parsed.mismatch([a.shape for a in (x, states, steps, sizes)]):
-            raise ValueError("shapes do not fit")  # the signature has a better message
+            raise ValueError("shapes are incompatible")  # the signature has a better message
         check((steps < 0) | (steps > t), f"{scoped(self.public)}: an input length is out of range, expected 0 to {t}")
         e, skips = xp.maximum(x.reshape(-1)[places(x, states)], LEAST), kernels.may_skip(xp, states)
         y, _ = likelihood(kernels.ahead(xp, e, skips, steps)[-1], sizes)

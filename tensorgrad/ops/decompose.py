@@ -248,7 +248,7 @@ def over_gaps(op: str, what: str, p: Value, w: Value) -> Value:
     if not state.tracing and not on_gpu(values):
         close = np.abs(raw(gaps)) <= 4 * finfo(values.dtype).eps * np.abs(values).max(-1, keepdims=True, initial=0)
         if (close & (raw(p) != 0)).any():
-            raise LinAlgError(f"{op}: two {what} are equal, so their vectors are not determined, and have no derivative")
+            raise LinAlgError(f"{op}: two {what} are equal, so their vectors are not unique and have no derivative")
     return div_grad(p, gaps + diagonal)
 
 
@@ -256,7 +256,7 @@ def full_rank(r: Value) -> None:
     """Raise LinAlgError if the columns that this triangle belongs to are linearly dependent."""
     values = raw(r)
     if not state.tracing and not on_gpu(values) and not np.diagonal(values, 0, -2, -1).all():
-        raise LinAlgError("qr: the columns are dependent, and the factors have no derivative there")
+        raise LinAlgError("qr: the columns are linearly dependent, where the factors have no derivative")
 
 
 # Test matrices where derivatives exist
@@ -346,7 +346,9 @@ def svd(x: Operand[T], full_matrices: bool = False) -> SVD:
     given, full = matrices("svd", x), truth("svd", "full_matrices", full_matrices)
     m, n = given.shape[-2:]
     if full and m != n:
-        raise ArgumentError(f"{scoped('svd')}: full_matrices=True for shape {given.shape}; further columns have no derivative")
+        raise ArgumentError(
+            f"{scoped('svd')}: full_matrices=True for shape {given.shape}; the additional columns have no derivative"
+        )
     u, s, v = cut(svd_factors(given), m, 1)
     return SVD(u, getitem(s, (..., 0, slice(None))), v.swapaxes(-1, -2))
 
@@ -354,7 +356,7 @@ def svd(x: Operand[T], full_matrices: bool = False) -> SVD:
 def matrices(op: str, x: Any) -> Any:
     x = as_operand(op, x)
     if x.ndim < 2:
-        raise ShapeError(f"{scoped(op)}: expected matrices, two axes or more, got shape {x.shape}")
+        raise ShapeError(f"{scoped(op)}: expected at least two axes, got shape {x.shape}")
     return x
 
 

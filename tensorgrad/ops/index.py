@@ -255,7 +255,7 @@ def frozen(op: str, index: Any) -> Any:
         try:
             index = np.asarray(index) if index else np.zeros(0, int)
         except ValueError as error:
-            raise OutOfRangeError(f"{scoped(op)}: an index is no array of integers or booleans: {error}") from error
+            raise OutOfRangeError(f"{scoped(op)}: an index is not an array of integers or booleans: {error}") from error
     if not is_array(index):
         return index
     if state.trace is not None:
@@ -321,7 +321,7 @@ def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
             if is_floating(i.dtype):
                 raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {shown(i)}{of_lists(i)}")
             if i.dtype == bool and state.trace is not None:
-                state.trace.refuse(i, "an index of booleans, whose number of True is a shape,")
+                state.trace.refuse(i, "a boolean index, whose number of True values is a shape,")
     found = tuple(i if isinstance(i, Tensor) else frozen(op, i) for i in arrays)
     there = placed(put_in(outline, found), x)
     found = tuple(i for i, at in zip(there, outline, strict=True) if isinstance(at, str))

@@ -51,11 +51,13 @@ class Matmul(Op):
             return self.apply(a, b)
         a, b = as_operand(self.name, a), as_operand(self.name, b)
         if not (a.ndim and b.ndim):
-            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (m,k),(k,n)->(m,n)")
+            raise ShapeError(
+                f"{scoped('matmul')}: shapes {a.shape} and {b.shape} are incompatible; expected (m,k),(k,n)->(m,n)"
+            )
         if vectors[0] and a.shape[0] != b.shape[0 if vectors[1] else -2]:
-            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (k),(k,n)->(n)")
+            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} are incompatible; expected (k),(k,n)->(n)")
         if vectors[1] and a.shape[-1] != b.shape[0]:
-            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} do not fit; expected (m,k),(k)->(m)")
+            raise ShapeError(f"{scoped('matmul')}: shapes {a.shape} and {b.shape} are incompatible; expected (m,k),(k)->(m)")
         y = self.apply(a.reshape((1, -1)) if vectors[0] else a, b.reshape((-1, 1)) if vectors[1] else b)
         shape = y.shape
         return y.reshape(shape[:-2] + (() if vectors[0] else shape[-2:-1]) + (() if vectors[1] else shape[-1:]))
@@ -90,7 +92,7 @@ class Linear(Ternary):
 
     def forward(self, xp: Xp, x: Array, w: Array, b: Array) -> Array:
         if w.ndim != 2 or b.shape != w.shape[1:]:
-            raise ValueError("weight and bias do not fit")  # addition would broadcast; the signature has a better message
+            raise ValueError("weight and bias are incompatible")  # addition would broadcast; the signature has a better message
         y = product(xp, x, w)
         if y.dtype != b.dtype:
             return y + b
@@ -269,7 +271,7 @@ def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]
     for term in (*terms, result):
         rest = term.replace("...", "", 1)
         if not (rest == "" or (rest.isascii() and rest.isalpha())):
-            raise wrong(f"subscripts are letters and one '...', not {term!r}")
+            raise wrong(f"subscripts must be letters and at most one '...', not {term!r}")
     spare = [c for c in string.ascii_letters if c not in text]
     lengths = [len(shape) - len(term) + 3 if "..." in term else 0 for term, shape in zip(terms, shapes, strict=True)]
     widest = max((0, *lengths))
@@ -292,12 +294,12 @@ def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]
         names = left.replace(",", "").replace("...", "")
         result = ("..." if "..." in left else "") + "".join(sorted(c for c in set(names) if names.count(c) == 1))
     if widest and "..." not in result:
-        raise wrong("the result leaves out '...'")
+        raise wrong("the result lacks '...'")
     result = result.replace("...", stands)
     if missing := [c for c in result if c not in sizes]:
-        raise wrong(f"the result names {missing[0]!r}, which no operand has")
+        raise wrong(f"the result has {missing[0]!r}, which no operand has")
     if len(set(result)) != len(result):
-        raise wrong("the result names an axis twice")
+        raise wrong("the result has an axis twice")
     pairs = [zip(full, shape, strict=True) for full, shape in zip(spelled, shapes, strict=True)]
     kept = [[(c, n) for c, n in axes if n == sizes[c]] for axes in pairs]
     return ",".join("".join(c for c, _ in k) for k in kept) + "->" + result, [tuple(n for _, n in k) for k in kept]
@@ -356,7 +358,7 @@ def dot(a: Operand[T], b: Operand[T]) -> T | Array:
         return mul(a, b)
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise ShapeError(
-            f"{scoped('dot')}: shapes {a.shape} and {b.shape} do not fit; expected (...,k),(...,k,n) or (...,k),(k)"
+            f"{scoped('dot')}: shapes {a.shape} and {b.shape} are incompatible; expected (...,k),(...,k,n) or (...,k),(k)"
         )
     return tensordot(a, b, ([-1], [-2 if b.ndim > 1 else 0]))
 
@@ -385,7 +387,7 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
         n = min(n, max(a.ndim, b.ndim) + 1)  # any larger n raises the same error
         left, right = list(range(-n, 0)), list(range(n))
     elif len(sides) != 2:
-        raise ShapeError(f"{scoped('tensordot')}: axes must be a number or two of them, or two lists, got {shown(sides)}")
+        raise ShapeError(f"{scoped('tensordot')}: axes must be an integer, two integers or two lists, got {shown(sides)}")
     else:
         left, right = (list(integers("tensordot", "axes", side)) for side in sides)
         if len(left) != len(right):
@@ -397,7 +399,7 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
             problem = problem or f"axis {i} of the first is {a.shape[i]} but axis {j} of the second is {b.shape[j]}"
     left, right = [i % max(a.ndim, 1) for i in left], [j % max(b.ndim, 1) for j in right]
     if not problem and (len(set(left)) < len(left) or len(set(right)) < len(right)):
-        problem = "an axis is named twice"
+        problem = "an axis is given twice"
     if problem:
         raise ShapeError(f"{scoped('tensordot')}: {problem}; got shapes {a.shape} and {b.shape}, axes={axes}")
     rest, other = [i for i in range(a.ndim) if i not in left], [j for j in range(b.ndim) if j not in right]

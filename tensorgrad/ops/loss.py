@@ -230,7 +230,7 @@ class SoftmaxCrossEntropyGrad(Op):
 
     def forward(self, xp: Xp, g: Array, logp: Array, t: Array, *, scale: float) -> Array:
         if np.ndim(g):
-            raise ValueError("g is no number")  # it would broadcast; the signature has a better message
+            raise ValueError("g is not a number")  # it would broadcast; the signature has a better message
         if type(logp) is np.ndarray and (fast := common.cross_entropy_grad(logp, t, g * scale)) is not None:
             return fast
         dz = xp.ascontiguousarray(xp.exp(logp)).reshape(logp.shape)  # contiguous, so that `rows` below is a view
@@ -286,7 +286,7 @@ class SigmoidCrossEntropy(Op):
 
     def forward(self, xp: Xp, z: Array, a: Array, b: Array, *, scale: float) -> Array:
         if not shape_of(z) == shape_of(a) == shape_of(b):
-            raise ValueError("logits and what they count differ")  # the products would broadcast
+            raise ValueError("logits and counts differ")  # the products would broadcast
         positive = mul_grad.forward(xp, a, logsigmoid.forward(xp, z))
         return (positive + mul_grad.forward(xp, b, log_complement_sigmoid.forward(xp, z))).sum() * -scale
 
@@ -359,7 +359,7 @@ def as_target(t: Operand[T], op: str = "target") -> T | Array:
     try:
         array = np.asarray(t)
     except ValueError as error:  # ragged list
-        raise DTypeError(f"{scoped(op)}: the target is no array: {error}") from error
+        raise DTypeError(f"{scoped(op)}: the target is not an array: {error}") from error
     return array if array.dtype.kind in "iu" else asarray(t, where=scoped(op))
 
 
@@ -369,7 +369,7 @@ def check_labels(op: str, labels: Array, classes: int, shape: tuple[int, ...] | 
         got = f"{labels.dtype} of shape {labels.shape}{of_lists(labels)}"
         raise DTypeError(f"{scoped(op)}: labels must be integers (class indices), got {got}")
     if shape is not None and labels.shape != shape:
-        raise ShapeError(f"{scoped(op)}: labels have shape {labels.shape}, expected {shape}: one for each row of the scores")
+        raise ShapeError(f"{scoped(op)}: labels have shape {labels.shape}, expected {shape}: one per row of the scores")
     check_range(labels, classes, scoped(op))
     return labels
 

@@ -100,7 +100,7 @@ def median(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Arra
 def share(q: Any) -> float:
     found = number("quantile", "q", q)
     if not 0 <= found <= 1:
-        raise ArgumentError(f"{scoped('quantile')}: q must be in 0 .. 1, got {found}")
+        raise ArgumentError(f"{scoped('quantile')}: q must be between 0 and 1, got {found}")
     return float(found)
 
 
@@ -111,7 +111,7 @@ def quantiles(op: str, x: Any, shares: Sequence[float], axis: Axis, keepdims: bo
     rest = [i for i in range(len(shape)) if i not in axes]
     n = math.prod(shape[i] for i in axes)
     if not n:
-        raise ShapeError(f"{scoped(op)}: there is none of no elements, axis {axis} of {shape}")
+        raise ShapeError(f"{scoped(op)}: axis {axis} of {shape} is empty")
     rows = reshape(transpose(as_wide(given), (*rest, *axes)), (*[shape[i] for i in rest], n))
     rows = sort(rows, -1)
     last = getitem(rows, (..., n - 1))  # NaN if any element is

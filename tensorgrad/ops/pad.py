@@ -46,16 +46,16 @@ def pad(
         raise ShapeError(f"{scoped('pad')}: width is {shown(width)}, expected {expected}")
     pairs = [p * 2 if len(p) == 1 else p for p in (pairs * len(shape) if len(pairs) == 1 else pairs)]
     if isinstance(value, str):
-        raise DTypeError(f"{scoped('pad')}: value must be a number, got {value!r}; a mode goes by its name, mode={value!r}")
+        raise DTypeError(f"{scoped('pad')}: value must be a number, got {value!r}; pass a mode by keyword, mode={value!r}")
     if not isinstance(value, (bool, np.bool_)):
         value = number("pad", "value", value)
     around = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
     room_for("pad", around, 8)
     if mode != "constant":
         if value:
-            raise ArgumentError(f"{scoped('pad')}: value is for mode 'constant', got {shown(value)} with {mode!r}")
+            raise ArgumentError(f"{scoped('pad')}: value needs mode 'constant', got {shown(value)} with {mode!r}")
         if any(not n and any(p) for p, n in zip(pairs, shape, strict=True)):
-            raise ShapeError(f"{scoped('pad')}: {shape} has an axis without elements, which {mode!r} would take")
+            raise ShapeError(f"{scoped('pad')}: {shape} has an empty axis, which {mode!r} cannot pad")
         both = tuple([(before, after) for before, after in pairs])
         return extend(x, both, mode) if any(map(any, both)) else as_operand("pad", x)
     inside = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))

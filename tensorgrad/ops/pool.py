@@ -211,7 +211,7 @@ def adapted(op: str, axes: int, x: Any, output_size: Any, is_max: bool) -> Any:
     kept = [n if m is None else m for n, m in zip(x.shape[2:], sizes, strict=False)]
     result = several(op, "output_size", kept if len(sizes) == axes else output_size, axes, 1)
     if not all(x.shape[2:]):
-        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, which has nothing to pool")
+        raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, which is empty")
     if all(n % m == 0 for n, m in zip(x.shape[2:], result, strict=True)):
         kernel = tuple([n // m for n, m in zip(x.shape[2:], result, strict=True)])
         y, shape = pooled(op, x, kernel, kernel, (0,) * axes, (1,) * axes)

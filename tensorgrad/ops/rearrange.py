@@ -63,7 +63,7 @@ class Concatenate(Op):
         elif len(xs) == 1 and np.ndim(raw(xs[0])) > 1:  # a single array is split along its first axis, as in NumPy
             xs = tuple(xs[0][i] for i in range(len(xs[0])))
         if not xs:
-            raise ShapeError(f"{scoped(self.name)}: no arrays were given")
+            raise ShapeError(f"{scoped(self.name)}: expected at least one array")
         if axis is None:
             xs, axis = tuple(flatten(x) for x in xs), 0
         return self.apply(*xs, axis=integer(self.name, "axis", axis))
@@ -106,7 +106,7 @@ def stack(xs: Sequence[Operand[Tensor]], axis: int = 0) -> Tensor | Array:
     xs = list(xs)
     shapes = {shape_of(x) for x in xs}
     if len(shapes) != 1:
-        raise ShapeError(f"{scoped('stack')}: expected arrays of one shape, got {[shape_of(x) for x in xs]}")
+        raise ShapeError(f"{scoped('stack')}: expected arrays of the same shape, got {[shape_of(x) for x in xs]}")
     axis = axis_in("stack", axis, len(shapes.pop()) + 1)
     return concatenate([expand_dims(x, axis) for x in xs], axis=axis)
 
@@ -143,7 +143,9 @@ def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[
         parts = integer("split", "sections", sections, 1)
         room_for("split", (parts,), 256)
         if n % parts:
-            raise ShapeError(f"{scoped('split')}: axis {axis} of {shape} has {n} elements, which are not {parts} equal parts")
+            raise ShapeError(
+                f"{scoped('split')}: axis {axis} of {shape} has {n} elements, which cannot be split into {parts} equal parts"
+            )
         cuts = [n // parts * i for i in range(1, parts)]
     before = (slice(None),) * axis
     return tuple(getitem(x, (*before, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True))
@@ -230,7 +232,7 @@ def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> 
     """The elements at (i, i + offset) of two axes, along a new last axis."""
     ndim, offset = len(shape_of(x)), integer("diagonal", "offset", offset)
     if ndim < 2:
-        raise ShapeError(f"{scoped('diagonal')}: expected two axes or more, got shape {shape_of(x)}")
+        raise ShapeError(f"{scoped('diagonal')}: expected at least two axes, got shape {shape_of(x)}")
     axis1, axis2 = axis_in("diagonal", axis1, ndim, "axis1"), axis_in("diagonal", axis2, ndim, "axis2")
     if axis1 == axis2:
         raise ShapeError(f"{scoped('diagonal')}: axis1 and axis2 are both axis {axis1}, of {shape_of(x)}")
@@ -248,7 +250,7 @@ def diag(x: Operand[T], k: int = 0) -> T | Array:
     if x.ndim == 2:
         return diagonal(x, k)
     if x.ndim != 1:
-        raise ShapeError(f"{scoped('diag')}: expected one axis or two, got shape {x.shape}")
+        raise ShapeError(f"{scoped('diag')}: expected one or two axes, got shape {x.shape}")
     side = x.size + abs(k)
     room_for("diag", (side, side), 8)
     i = np.arange(x.size)
@@ -279,7 +281,7 @@ def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
     """A mask of the elements of matrices like x on or below the k-th diagonal, lowered by `above`."""
     k = integer(op, "k", k)
     if x.ndim < 2:
-        raise ShapeError(f"{scoped(op)}: expected two axes or more, got shape {x.shape}")
+        raise ShapeError(f"{scoped(op)}: expected at least two axes, got shape {x.shape}")
     n, m = x.shape[-2:]
     return namespace([raw(x)]).tri(n, m, min(max(k - above, -n), m), bool)
 
@@ -301,7 +303,7 @@ def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
     shape = shape_of(x)
     axes = [i for i, n in enumerate(shape) if n == 1] if axis is None else axes_in("squeeze", axis, len(shape))
     if any(shape[i] != 1 for i in axes):
-        raise ShapeError(f"{scoped('squeeze')}: axis {shown(axis)} of shape {shape} is not of size 1")
+        raise ShapeError(f"{scoped('squeeze')}: axis {shown(axis)} of shape {shape} does not have size 1")
     return reshape(x, tuple(n for i, n in enumerate(shape) if i not in axes))
 
 
@@ -324,7 +326,7 @@ def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequ
     sources = axes_in("moveaxis", sources, ndim, "source")
     targets = axes_in("moveaxis", targets, ndim, "destination")
     if len(sources) != len(targets):
-        raise ShapeError(f"{scoped('moveaxis')}: {len(sources)} axes to move to {len(targets)} places")
+        raise ShapeError(f"{scoped('moveaxis')}: {len(sources)} source axes for {len(targets)} destinations")
     order = [i for i in range(ndim) if i not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)
@@ -335,7 +337,7 @@ def as_index(op: str, indices: Operand[Tensor]) -> Any:
     """Integers unchanged, lists of them as arrays."""
     found = frozen(op, indices) if isinstance(indices, list) else followed(indices)
     if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_whole(found):
-        raise DTypeError(f"{scoped(op)}: indices must be whole numbers, got {shown(indices)}{of_lists(found)}")
+        raise DTypeError(f"{scoped(op)}: indices must be integers, got {shown(indices)}{of_lists(found)}")
     return found
 
 

@@ -53,7 +53,7 @@ class Recurrent(Op):
     def check(self, u: Array, *args: Array) -> None:
         """Raise an error unless all arguments fit the signature, and z and U are `gates` times as wide as a state."""
         if self.parsed.mismatch([a.shape for a in args]):
-            raise ValueError("shapes do not fit")  # the signature has a better message
+            raise ValueError("shapes are incompatible")  # the signature has a better message
         z, h0, *_ = args
         wide = self.gates * h0.shape[-1]
         if z.shape[-1] != wide or u.shape[-1] != wide:

@@ -93,7 +93,7 @@ class Round(Op):
     def __call__(self, x: Operand[T], decimals: int = 0) -> T | Array:
         decimals = integer(self.name, "decimals", decimals)
         if abs(decimals) > 300:
-            raise ArgumentError(f"{scoped(self.name)}: decimals must be in -300 .. 300, got {decimals}")
+            raise ArgumentError(f"{scoped(self.name)}: decimals must be between -300 and 300, got {decimals}")
         return self.apply(x, decimals=decimals)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:

@@ -191,7 +191,7 @@ def diff(x: Operand[T], n: int = 1, axis: int = -1) -> T | Array:
     """The n-th difference x_{i+1} - x_i along an axis; for booleans whether they differ."""
     y, n = as_operand("diff", x), integer("diff", "n", n, 0)
     if not y.ndim:
-        raise ShapeError(f"{scoped('diff')}: expected one axis or more, got shape {y.shape}")
+        raise ShapeError(f"{scoped('diff')}: expected at least one axis, got shape {y.shape}")
     axis = axis_in("diff", axis, y.ndim)
     before = (slice(None),) * axis
     for _ in range(min(n, y.shape[axis])):

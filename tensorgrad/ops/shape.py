@@ -111,7 +111,7 @@ def swapaxes(x: Operand[T], axis1: int, axis2: int) -> T | Array:
     axes = list(range(ndim))
     i, j = integer("swapaxes", "axis1", axis1), integer("swapaxes", "axis2", axis2)
     if not (-ndim <= i < ndim and -ndim <= j < ndim):
-        raise ShapeError(f"{scoped('swapaxes')}: axes {i} and {j} asked of shape {shape_of(x)}")
+        raise ShapeError(f"{scoped('swapaxes')}: axes {i} and {j} are out of bounds for shape {shape_of(x)}")
     axes[i], axes[j] = j, i
     return transpose(x, tuple(axes))
 

@@ -88,7 +88,7 @@ class Solve(Op):
             return self.apply(a, b)
         a = as_operand(self.name, a)
         if a.ndim < 2 or a.shape[-1] != b.shape[0]:
-            raise ShapeError(f"{scoped('solve')}: shapes {a.shape} and {b.shape} do not fit; expected (n,n),(n)->(n)")
+            raise ShapeError(f"{scoped('solve')}: shapes {a.shape} and {b.shape} are incompatible; expected (n,n),(n)->(n)")
         y = self.apply(a, b.reshape((b.shape[0], 1)))
         return y.reshape(y.shape[:-1])
 

@@ -18,9 +18,7 @@ from tensorgrad.ops.shape import reshape
 
 __all__: list[str] = []
 
-NO_GPU = (
-    "{where}: a sparse matrix is multiplied in main memory alone; move the Tensor there by .to('cpu'), and use SciPy's matrices"
-)
+NO_GPU = "{where}: sparse matrices are only supported on the CPU; move the Tensor with .to('cpu'), and use SciPy matrices"
 
 
 class SparseMatmul(Op):
@@ -109,8 +107,8 @@ def unchanged(rows: Any, parts: list[Array]) -> dict[str, float]:
     """
     if any(a is not b for a, b in zip(parts_of(rows), parts, strict=True)):
         raise CompileError(
-            f"compile: a sparse matrix {rows.shape} has been given other arrays since the step was traced (another element is "
-            f"stored, or .data was set); write to .data[...], or compile the step again"
+            f"compile: a sparse matrix {rows.shape} has different arrays than when the step was traced (an element was "
+            f"inserted, or .data was set); write to .data[...], or compile the step again"
         )
     return {}
 
@@ -124,13 +122,13 @@ def sparse_product(a: Any, b: Any, caller: str = "matmul") -> Any:
     sparse, x = (b, a) if transposed else (a, b)
     where = scoped(caller)
     if is_sparse(x):
-        raise DTypeError(f"{where}: two sparse matrices, expected one and a Tensor; SciPy multiplies these")
+        raise DTypeError(f"{where}: two sparse matrices, expected one and a Tensor; use SciPy for these")
     x = x if isinstance(x, Tensor) else wrap(np.asarray(x), None)
     shapes = f"{x.shape} and {sparse.shape}" if transposed else f"{sparse.shape} and {x.shape}"
     k = sparse.shape[0 if transposed else -1]
     if len(sparse.shape) != 2 or not 0 < x.ndim < 3 or x.shape[-1 if transposed else 0] != k:
         raise ShapeError(
-            f"{where}: shapes {shapes} do not fit; expected (m,k),(k,n)->(m,n), of which the dense one may be a vector"
+            f"{where}: shapes {shapes} are incompatible; expected (m,k),(k,n)->(m,n), where the dense one may be a vector"
         )
     if not is_number(sparse.dtype):
         raise DTypeError(
@@ -138,8 +136,8 @@ def sparse_product(a: Any, b: Any, caller: str = "matmul") -> Any:
         )
     if state.trace is not None and sparse.format != "csr":
         raise CompileError(
-            f"compile: {where} of {shown(sparse)} would convert it once, and a replay would not see what it is by then; "
-            f"make it one of compressed rows outside of the step: .tocsr()"
+            f"compile: {where} of {shown(sparse)} would convert it once, and a replay would not see later changes; "
+            f"convert it to CSR outside the step: .tocsr()"
         )
     rows = sparse.tocsr()
     parts = parts_of(rows)

@@ -376,7 +376,7 @@ def average(x: Operand[T], axis: Axis = None, weights: Operand[T] | None = None,
         at = axes_in("average", axis, len(shape))
         if axis is None or len(at) != 1 or counted != (shape[at[0]],):
             raise ShapeError(
-                f"{scoped('average')}: weights have shape {counted}, expected {shape} or one for each place along one axis"
+                f"{scoped('average')}: weights have shape {counted}, expected {shape} or one weight per position along one axis"
             )
         w = reshape(w, tuple(n if i in at else 1 for i, n in enumerate(shape)))
     w = broadcast_to(as_wide(w), shape)

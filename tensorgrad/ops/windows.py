@@ -104,7 +104,7 @@ class Fold(Op):
         kernel, places = x.shape[1 : axes + 1], x.shape[axes + 2 :]
         if positions(self.name, size, kernel, stride, padding, dilation) != places:
             settings = f"stride {stride}, padding {padding}, dilation {dilation}"
-            raise ShapeError(f"fold: {places} windows of {kernel} are not those of {size} with {settings}")
+            raise ShapeError(f"fold: {places} windows of {kernel} do not match size {size} with {settings}")
         if xp is np and (made := kernels.fold(x, size, stride, padding, dilation)) is not None:
             return made
         around = (x.shape[axes + 1], x.shape[0], *[n + 2 * p for n, p in zip(size, padding, strict=True)])
@@ -127,7 +127,7 @@ def positions(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape
     fits = [n + 2 * around - span for n, span, around in zip(size, spans, padding, strict=True)]
     if min(fits) < 0:
         padded = f" with padding {padding}" if any(padding) else ""
-        apart = f", {tuple(dilation)} apart," if max(dilation) > 1 else ""
+        apart = f" with dilation {tuple(dilation)}" if max(dilation) > 1 else ""
         raise ShapeError(f"{op}: a window of {tuple(kernel)}{apart} does not fit into {tuple(size)}{padded}")
     return tuple([n // s + 1 for n, s in zip(fits, stride, strict=True)])
 
@@ -136,7 +136,7 @@ def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
     """One number for all axes, or one per axis, as a tuple."""
     numbers: tuple[Any, ...] = tuple(value) if is_sequence(value) else (value,) * axes
     if len(numbers) != axes or not all(map(is_whole, numbers)):
-        expected = "one whole number" + (f" or {NUMBERS[axes]}" if 1 < axes < len(NUMBERS) else "")
+        expected = "an integer" + (f" or {NUMBERS[axes]}" if 1 < axes < len(NUMBERS) else "")
         raise DTypeError(f"{scoped(op)}: {what} must be {expected}, got {shown(value)}")
     found = tuple([integer(op, what, n) for n in numbers])
     if min(found, default=least) < least:

@@ -48,7 +48,7 @@ def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinit
     """
     found: Any = value
     if type(value) is not float:
-        kind = "a whole number" if limits.whole else "a number"
+        kind = "an integer" if limits.whole else "a number"
         if isinstance(value, Tensor) and value.shape == ():
             found = value.item()
         elif (is_array(value) or isinstance(value, np.generic)) and value.shape == () and value.dtype.kind != "c":
@@ -64,7 +64,7 @@ def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinit
     if found == math.inf and not infinite:
         raise ArgumentError(f"{owner}: {name} must be finite, got {value!r}")
     if limits.whole and found != found // 1:
-        raise ArgumentError(f"{owner}: {name} must be a whole number, {limits}, got {value!r}")
+        raise ArgumentError(f"{owner}: {name} must be an integer, {limits}, got {value!r}")
     return int(found) if limits.whole else found
 
 
@@ -89,6 +89,6 @@ def parameters(owner: str, params: Any) -> list[Any]:
     else:
         found = list(params)
     if not found:
-        used = " (a generator can be gone through once)" if not hasattr(params, "__len__") else ""
+        used = " (a generator can be iterated once)" if not hasattr(params, "__len__") else ""
         raise ArgumentError(f"{owner}: params is empty{used}")
     return found

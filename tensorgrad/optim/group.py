@@ -65,7 +65,7 @@ class ParamGroup(dict[str, Any]):
         return self[key]
 
     def __delitem__(self, key: str) -> None:
-        raise ArgumentError(f"param_groups: {key!r} cannot be taken from a group")
+        raise ArgumentError(f"param_groups: {key!r} cannot be removed from a group")
 
     def pop(self, key: str, default: Any = None) -> Any:
         """Refused: a group needs all its settings."""
@@ -121,7 +121,7 @@ class Settings(MutableMapping[str, Any]):
         return self
 
     def __delitem__(self, key: str) -> None:
-        raise ArgumentError(f"{self.owner}: a setting cannot be taken away, got {key!r}")
+        raise ArgumentError(f"{self.owner}: a setting cannot be removed, got {key!r}")
 
     def __iter__(self) -> Iterator[str]:
         return iter([key for key in self.groups[0] if key not in ("params", "lr")])

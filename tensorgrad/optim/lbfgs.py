@@ -110,7 +110,9 @@ class LBFGS(Optimiser):
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Set the parameters, once: L-BFGS has one group."""
         if self.param_groups:
-            raise ArgumentError(f"{type(self).__name__}: takes one group of parameters, for one direction goes through all")
+            raise ArgumentError(
+                f"{type(self).__name__}: supports only one parameter group, all parameters share the search direction"
+            )
         super().add_param_group(group)
 
     # Iterations
@@ -237,9 +239,9 @@ class LBFGS(Optimiser):
     def array_misfits(self, values: Mapping[str, Any]) -> list[str]:
         n, memory = sum(p.size for p in self.params), values["memory"]
         arrays = [*memory["s"], *memory["y"], *[v for v in (memory["x"], memory["g"]) if v is not None]]
-        found = [f"its memory is of {a.shape}, expected ({n},)" for a in arrays if a.shape != (n,)]
+        found = [f"its memory has shape {a.shape}, expected ({n},)" for a in arrays if a.shape != (n,)]
         if len(memory["s"]) != len(memory["y"]) or (memory["x"] is None) != (memory["g"] is None):
-            found.append("its memory has not as many s as y, or only one of x and g")
+            found.append("its memory has different numbers of s and y, or only one of x and g")
         return super().array_misfits(values) + found
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:

@@ -83,7 +83,7 @@ class Parameters:
                 raise GraphError(f"{name}: parameter {i} must be a leaf Tensor that requires a gradient, got {p!r}")
         params = [*self.params, *found]
         if len(set(params)) < len(params):
-            raise ArgumentError(f"{name}: params has a parameter twice")
+            raise ArgumentError(f"{name}: a parameter occurs twice in params")
         own = {key: value for key, value in group.items() if key != "params"}
         values = self.checked({"params": tuple(found), **self.defaults, **own}, self.defaults)
         made = ParamGroup(type(self), values)
@@ -129,7 +129,9 @@ class Parameters:
     def __setstate__(self, values: dict[str, Any]) -> None:
         needed = ("defaults", "params", "param_groups", "late", "steps", "_warned", "arrays")
         if missing := [name for name in needed if name not in values]:
-            raise ArgumentError(f"{type(self).__name__}: a pickle without {', '.join(missing)}; another version has made it")
+            raise ArgumentError(
+                f"{type(self).__name__}: a pickle without {', '.join(missing)}; it was written by another version"
+            )
         values = dict(values)
         arrays = values.pop("arrays")
         vars(self).update(values)
@@ -150,7 +152,7 @@ class Parameters:
         found: list[float] = [group["lr"] for group in self.param_groups]
         if any(rate != found[0] for rate in found):
             raise ArgumentError(
-                f"{type(self).__name__}: its {len(found)} groups have the rates {', '.join(map(str, found))}; "
+                f"{type(self).__name__}: its {len(found)} groups have the learning rates {', '.join(map(str, found))}; "
                 f"look at param_groups[i]['lr']"
             )
         return found[0]

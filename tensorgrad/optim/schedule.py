@@ -122,7 +122,7 @@ class Schedule:
         if values["per"] not in ("epoch", "batch"):
             found.append(f"per is {values['per']!r}, expected 'epoch' or 'batch'")
         if len(values["starts"]) != len(own["starts"]):
-            found.append(f"starts of {len(values['starts'])} groups for {len(own['starts'])}")
+            found.append(f"starts for {len(values['starts'])} groups, expected {len(own['starts'])}")
         for name, value in values.items():
             if name in inner:
                 found += inner_misfits(name, inner[name], value)

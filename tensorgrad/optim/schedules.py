@@ -16,7 +16,7 @@ from tensorgrad.optim.schedule import Schedule
 class LambdaLR(Schedule):
     """rate = start fn(t), from t = 0 on.
 
-    fn    a function of t, the number of steps so far, or a list with one for each group
+    fn    a function of t, the number of steps so far, or a list with one per group
     per   "epoch" or "batch": when `step` is called
     """
 
@@ -28,13 +28,13 @@ class LambdaLR(Schedule):
         self.fns: list[Any] = list(fn) if isinstance(fn, (list, tuple)) else [fn]
         if not all(map(callable, self.fns)) or (several and len(self.fns) != len(optimiser.param_groups)):
             groups = len(optimiser.param_groups)
-            raise ArgumentError(f"LambdaLR: fn must be a function of t, or a list of {groups}, one for each group, got {fn!r}")
+            raise ArgumentError(f"LambdaLR: fn must be a function of t, or a list of {groups}, one per group, got {fn!r}")
         self.several = several
         optimiser.rates = [self.rate_of(i, start, start) for i, start in enumerate(self.starts)]
 
     def rate_of(self, group: int, start: float, now: float) -> float:
         if self.several and group >= len(self.fns):
-            raise ArgumentError(f"LambdaLR: there are {len(self.fns)} functions, and none for group {group}")
+            raise ArgumentError(f"LambdaLR: {len(self.fns)} functions, but none for group {group}")
         return start * number("LambdaLR", f"fn({self.t})", self.fns[group if self.several else 0](self.t))
 
 
@@ -70,7 +70,7 @@ class MultiStepLR(Schedule):
         super().__init__(optimiser, per)
         self.milestones = [int(number("MultiStepLR", f"milestones[{i}]", m, COUNT)) for i, m in enumerate(milestones)]
         if any(a >= b for a, b in pairwise(self.milestones)):
-            raise ArgumentError(f"MultiStepLR: milestones must rise, got {self.milestones}")
+            raise ArgumentError(f"MultiStepLR: milestones must increase, got {self.milestones}")
         self.gamma = gamma
 
     def rate(self, start: float, now: float) -> float:
@@ -141,7 +141,7 @@ class OneCycleLR(Schedule):
     """The one-cycle policy (Smith and Topin 2018, in PyTorch's form): from top / divide up to top, then down to
     top / divide / end_divide, along half cosines or straight lines. The optimiser's initial rates are not used.
 
-    top          the largest rate, or a list with one for each group
+    top          the largest rate, or a list with one per group
     steps        total number of steps, at least 1: epochs times batches; the rate is constant afterwards
     rise         the fraction of steps in which the rate rises, from 0 to 1
     divide       above 0
@@ -173,7 +173,7 @@ class OneCycleLR(Schedule):
         groups = len(optimiser.param_groups)
         tops = list(top) if isinstance(top, (list, tuple)) else [top] * groups
         if len(tops) != groups:
-            raise ArgumentError(f"OneCycleLR: top must be a rate, or a list of {groups}, one for each group, got {top!r}")
+            raise ArgumentError(f"OneCycleLR: top must be a learning rate, or a list of {groups}, one per group, got {top!r}")
         self.starts = [number("OneCycleLR", "top", value) for value in tops]
         optimiser.rates = [self.rate(value, value) for value in self.starts]
 
@@ -199,11 +199,11 @@ class Warmup(Schedule):
 
     def __init__(self, optimiser: Optimiser, epochs: int, then: Schedule | None = None, per: str | None = None) -> None:
         if then is not None and not isinstance(then, Schedule):
-            raise ArgumentError(f"Warmup: then must be a Schedule, got {type(then).__name__}")
+            raise ArgumentError(f"Warmup: `then` must be a Schedule, got {type(then).__name__}")
         if then is not None and then.optimiser is not optimiser:
-            raise ArgumentError("Warmup: then is a schedule of another optimiser")
+            raise ArgumentError("Warmup: `then` is a schedule of a different optimiser")
         if then is not None and per not in (None, then.per):
-            raise ArgumentError(f"Warmup: per is {per!r}, but then goes by {then.per!r}")
+            raise ArgumentError(f"Warmup: per is {per!r}, but `then` has per={then.per!r}")
         super().__init__(optimiser, per or (then.per if then is not None else "epoch"))
         self.epochs, self.then = epochs, then
         optimiser.rates = [start / (self.epochs + 1) for start in self.starts]

@@ -48,7 +48,7 @@ class SGD(Optimiser):
     def checked(cls, values: dict[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         found = super().checked(values, like)
         if found["nesterov"] and (not found["momentum"] or found["dampening"]):
-            raise ArgumentError(f"{cls.__name__}: nesterov needs a momentum above 0 and a dampening of 0")
+            raise ArgumentError(f"{cls.__name__}: nesterov needs momentum > 0 and dampening = 0")
         return found
 
     def slots_of(self, group: ParamGroup) -> tuple[str, ...]:

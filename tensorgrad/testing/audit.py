@@ -109,7 +109,7 @@ def audit(
     cases, order, raises = integer("audit", "cases", cases, 1), int(order), truth("audit", "raises", raises)
     chosen, found_seed = chosen_ops(ops), seed_of("audit", seed)
     if found_seed is None:
-        raise ArgumentError("audit: the seed must be a whole number from 0 on, got None; its cases are to be drawn again")
+        raise ArgumentError("audit: the seed must be a non-negative integer, got None; the cases must be reproducible")
     rows = [row for op in chosen for row in sweep(op, cases, order, found_seed)]
     found = Audit(tuple(rows))
     if raises and not found:
@@ -126,10 +126,10 @@ def chosen_ops(ops: Sequence[str | Op] | None) -> list[Op]:
         raise DTypeError(f"audit: ops must be a list of names or ops, got {shown(ops)}")
     unknown = [op for op in ops if isinstance(op, str) and op not in REGISTRY]
     if unknown:
-        raise ArgumentError(f"audit: there is no op {unknown[0]!r}; tensorgrad.op.REGISTRY has them all")
+        raise ArgumentError(f"audit: unknown op {unknown[0]!r}; all ops are in tensorgrad.op.REGISTRY")
     chosen = [REGISTRY[op] if isinstance(op, str) else op for op in ops]
     if not any(op.backward is not None for op in chosen):
-        raise ArgumentError(f"audit: none of the ops has a gradient, among {len(chosen)}")
+        raise ArgumentError(f"audit: none of the {len(chosen)} ops has a gradient")
     return [op for op in chosen if op.backward is not None]
 
 

@@ -68,7 +68,7 @@ def check_compiled(
     report.replays = trial.replays
     if not trial.replays:
         raise CompileError(
-            f"check_compiled: nothing is proved: in {calls} calls {trial.compiled.name} was never replayed: "
+            f"check_compiled: nothing was checked: in {calls} calls {trial.compiled.name} was never replayed: "
             f"{trial.compiled.why_not}"
         )
     walks = Walks(trial) if gradients else None
@@ -81,7 +81,7 @@ def check_compiled(
             if raises and not report:
                 if all(LOW in f.name + f.where for f in report.failed):
                     raise GradientError(
-                        f"{report}\n\nIn float64 the gradients are right, so a kernel for less is wrong.", report
+                        f"{report}\n\nIn float64 the gradients are right, so a kernel of lower precision is wrong.", report
                     )
                 raise explain(report, problem, problem)
     return report

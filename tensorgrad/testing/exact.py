@@ -93,7 +93,7 @@ def imaginary(node: Node, arrays: list[Any], tangents: Any, h: float) -> Array:
         with strictly_complex():
             return np.imag(np.asarray(node.op.forward(np, *moved, **node.attrs))) / h
     except Exception as error:  # an op may do anything with complex numbers
-        raise NoDerivative(f"{node.op.name}: forward takes no complex numbers ({error})") from error
+        raise NoDerivative(f"{node.op.name}: forward does not support complex numbers ({error})") from error
 
 
 class Agreement:

@@ -151,7 +151,7 @@ def matches_formula(
     parts = closed if isinstance(closed, (tuple, list)) else (closed,)
     expected = [asarray(raw(e), where="matches_formula: the formula's gradient") for e in parts]
     if len(expected) != len(problem.arrays):
-        raise ShapeError(f"matches_formula: the formula gave {len(expected)} gradients, expected {len(problem.arrays)}")
+        raise ShapeError(f"matches_formula: the formula returned {len(expected)} gradients, expected {len(problem.arrays)}")
     report = Report(mode="fused and unfused", caller="matches_formula")
     for how, switch in (("fused", fusion.on), ("unfused", fusion.off)):
         with switch():

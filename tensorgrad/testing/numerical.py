@@ -33,7 +33,7 @@ def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tupl
         raise DTypeError(f"numerical_gradient: x must be float64, got {x.dtype}: differences of float32 are mostly rounding")
 
     if not x.flags.writeable:
-        raise ArgumentError("numerical_gradient: x is read-only, and its entries are to be moved; give it a copy")
+        raise ArgumentError("numerical_gradient: x is read-only, but its entries are changed; pass a copy")
     if entries is not None:
         try:
             entries = list(entries)

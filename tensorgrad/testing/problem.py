@@ -59,12 +59,12 @@ class Problem:
         chosen = floating if wrt is None else list(wrt)
         for key in chosen:
             if isinstance(key, (bool, list, dict, set)) or key not in floating:
-                raise GraphError(f"{caller}: wrt has {key!r}, which is no floating input; those are {floating}")
+                raise GraphError(f"{caller}: wrt has {key!r}, which is not a floating input; those are {floating}")
         twice = [key for i, key in enumerate(chosen) if key in chosen[:i]]
         if twice:
             raise ArgumentError(f"{caller}: wrt names {twice[0]!r} twice")
         if not chosen:
-            raise GraphError(f"{caller}: there is no floating input to check, among {len(given)}")
+            raise GraphError(f"{caller}: none of the {len(given)} inputs has a floating dtype")
         given = {key: raised(a) if key in floating else a for key, a in given.items()}
         arrays = [given[key] for key in chosen]
 
@@ -160,8 +160,8 @@ def outputs_of(caller: str, result: Any, leaves: Sequence[Tensor] = ()) -> list[
             raise DTypeError(f"{caller}: the function returned {t.dtype}, which has no gradient; expected float64")
         if t.dtype.itemsize < 8 and not lowered:
             raise DTypeError(
-                f"{caller}: the function returned {t.dtype} from float64 inputs; something in it goes back to less "
-                f"precision (.astype, out=), and differences of that would be mostly rounding"
+                f"{caller}: the function returned {t.dtype} from float64 inputs; part of it uses lower "
+                f"precision (.astype, out=), and differences would be mostly rounding"
             )
     return outputs
 

@@ -53,7 +53,7 @@ def in_compiled_step(ways: Ways, caller: str) -> list[Finding]:
             if findings := ways.compare(label, ways.check.recorded, gradients(compiled), ways.room(True)):
                 return findings
         if compiled.why_not:
-            raise CompileError(f"nothing is proved, it was not replayed: {compiled.why_not}")
+            raise CompileError(f"nothing was checked, it was not replayed: {compiled.why_not}")
         before = [x._data.copy() for x in leaves]
         with ways.evaluated(moved) as (outputs, inputs):
             expected = arrays(walked(ways.upstream(outputs), inputs, False), inputs)

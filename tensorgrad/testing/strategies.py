@@ -113,7 +113,7 @@ def integers(low: int, high: int, shape: Shape | None = None) -> st.SearchStrate
 def shapes(signature: str | Op, sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
     """Argument shapes that fit an op's signature, such as "(m,k),(k,n)->(m,n)"; leading axes broadcast."""
     if not isinstance(signature, (str, Op)):
-        raise DTypeError(f'shapes: signature must be an op or a text such as "(m,k),(k,n)->(m,n)", got {shown(signature)}')
+        raise DTypeError(f'shapes: signature must be an op or a string such as "(m,k),(k,n)->(m,n)", got {shown(signature)}')
     return fitting(signature.parsed if isinstance(signature, Op) else Signature.parse(signature), sizes)
 
 
@@ -202,7 +202,7 @@ def mlps(
     unknown = [activations] if isinstance(activations, str) else [a for a in activations if a not in ACTIVATIONS]
     if unknown or not activations:
         known = ", ".join(ACTIVATIONS)
-        raise ArgumentError(f"mlps: activations must be a list of some of {known}; got {shown(activations)}")
+        raise ArgumentError(f"mlps: activations must be a list of names from {known}; got {shown(activations)}")
     features = features if features is None else integer("mlps", "features", features, 1)
     classes = classes if classes is None else integer("mlps", "classes", classes, 1)
     width, layers = integer("mlps", "max_width", max_width, 1), integer("mlps", "max_layers", max_layers, 1)
@@ -234,11 +234,11 @@ def ops(names: Sequence[str] | None = None) -> st.SearchStrategy[Op]:
     """Registered ops that have a gradient and can be used alone; optionally only those in `names`."""
     if names is not None:
         if isinstance(names, str) or not all(isinstance(n, str) for n in (names if isinstance(names, Iterable) else [names])):
-            raise DTypeError(f"ops: names must be a list of names of ops, got {shown(names)}")
+            raise DTypeError(f"ops: names must be a list of op names, got {shown(names)}")
         if unknown := [name for name in names if name not in REGISTRY]:
-            raise ArgumentError(f"ops: there is no op {unknown[0]!r}; tensorgrad.op.REGISTRY has them all")
+            raise ArgumentError(f"ops: unknown op {unknown[0]!r}; all ops are in tensorgrad.op.REGISTRY")
         if not names:
-            raise ArgumentError("ops: there are no names")
+            raise ArgumentError("ops: names is empty")
     chosen = [op for op in REGISTRY.values() if op.backward is not None and not op.calls]
     return in_code(st.sampled_from([op for op in chosen if names is None or op.name in names]))
 

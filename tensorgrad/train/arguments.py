@@ -101,7 +101,7 @@ def as_callbacks(callbacks: Any, checkpoint: str | Path | None) -> dict[str, Cal
 def check_numbers(epochs: Any, l2: float, clip_norm: float | None) -> None:
     """Raise ValueError for invalid numbers."""
     if not isinstance(epochs, (int, np.integer)) or epochs < 0:
-        raise ValueError(f"train.fit: epochs must be a whole number from 0, got {epochs!r}")
+        raise ValueError(f"train.fit: epochs must be a non-negative integer, got {epochs!r}")
     if not l2 >= 0:
         raise ValueError(f"train.fit: l2 must be at least 0, got {l2}")
     if clip_norm is not None and not clip_norm > 0:

@@ -56,7 +56,7 @@ class Watch(Callback):
         if probe is not None and (not isinstance(probe, (tuple, list)) or len(probe) != 2):
             raise ArgumentError(f"Watch: probe must be a pair (x, y), got {type(probe).__name__}")
         if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-            raise ArgumentError(f"Watch: every must be a whole number from 1 on, got {every!r}")
+            raise ArgumentError(f"Watch: every must be a positive integer, got {every!r}")
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ArgumentError(f"Watch: share must be above 0 and at most 1, got {share!r}")
         self.probe, self.every, self.share = probe, int(every), float(share)

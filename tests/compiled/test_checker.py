@@ -167,8 +167,8 @@ def test_what_is_said_of_a_fault() -> None:
     text = "\n".join(said)
     for words in (
         r"call \d+ of 17 \(\d\.linear at programs.py:\d+\), [a-z·]+ reads \(\d, \d\) float64 where nothing has been",
-        r"where another value \(\w+\) of \(\d, \d\) lies by then",
-        r"the parts \[.*\] are not all of 11 samples, each once",
+        r"where another value \(\w+\) of \(\d, \d\) is by then",
+        r"the parts \[.*\] do not cover 11 samples exactly once",
     ):
         assert re.search(words, text), f"{words}\n{text}"
 

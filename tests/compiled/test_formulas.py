@@ -30,7 +30,7 @@ VALUES: dict[str, np.ndarray] = {
 EXACT = """absolute add ceil divide equal floor floor_divide greater greater_equal isfinite isnan less less_equal logical_not
 maximum minimum multiply negative not_equal remainder sign sqrt square subtract trunc"""
 CLOSE = "arccos arcsin arctan cos cosh exp expm1 log log1p log2 power sin sinh tan tanh"  # to 4 units in the last place
-FLOATING = ("reciprocal", "rint")  # whole numbers are taken to floats, unlike NumPy's
+FLOATING = ("reciprocal", "rint")  # integers are taken to floats, unlike NumPy's
 SELECTING = ("maximum", "minimum")  # of 0 and -0 NumPy itself gives now the one, now the other
 
 

@@ -94,7 +94,7 @@ def test_what_numpy_does_otherwise_is_left_to_it(dtype: str) -> None:
         "nothing": (a[:0], a, out[:0]),
         "windows": (np.lib.stride_tricks.sliding_window_view(np.ones(5, dtype), 3), a, out),
         "windows on the right": (a, np.lib.stride_tricks.sliding_window_view(np.ones(5, dtype), 3), out),
-        "whole numbers": (a.astype(int), a.astype(int), out.astype(int)),
+        "integers": (a.astype(int), a.astype(int), out.astype(int)),
     }
     for name, (left, right, to) in others.items():
         assert words.product_words(machine(), operand(left), operand(right), operand(to)) is None, name

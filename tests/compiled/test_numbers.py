@@ -85,7 +85,7 @@ ATTRIBUTES: dict[str, Callable[[Any, Any], Any]] = {
     "pad": lambda x, c: tg.pad(x, 1, c),
     "gradient": lambda x, c: (x * x).backward(Tensor(np.ones((2, 3), "float32") * c)),
 }
-WHOLE: dict[str, Callable[[Any, Any], Any]] = {  # where only whole numbers fit
+WHOLE: dict[str, Callable[[Any, Any], Any]] = {  # where only integers fit
     "sum": lambda x, i: x.sum(i),
     "max": lambda x, i: x.max(i),
     "mean": lambda x, i: x.mean((i,)),
@@ -313,7 +313,7 @@ def test_fit(kind: Any, option: str) -> None:
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3 if kind is np.float16 else 1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*training has not converged yet")
+@pytest.mark.filterwarnings("ignore:.*training has not converged")
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 def test_estimators(name: str) -> None:
     """Hyperparameters as np.logspace gives them."""

@@ -223,7 +223,7 @@ def test_noise_in_training_is_refused() -> None:
             return x + np.random.normal(size=x.shape)  # noqa: NPY002
 
     model = nn.Sequential(Noise(), nn.Linear(3, 1, dtype="float64"))
-    with pytest.raises(CompileError, match="reads an array that was another one in the first call"):
+    with pytest.raises(CompileError, match="reads an array that was a different one in the first call"):
         train.fit(model, F.mse_loss, optim.SGD(model.parameters(), lr=0.1), (np.ones((8, 3)), np.zeros((8, 1))), 3)
 
 

@@ -45,7 +45,7 @@ def drawn(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def applies(name: str, axis: Any, dtype: str) -> bool:
-    """Some take one axis, and a product of whole numbers wraps around."""
+    """Some take one axis, and a product of integers wraps around."""
     return not (name in OTHER and isinstance(axis, tuple)) and (name != "prod" or dtype in ("float32", "float64"))
 
 

@@ -75,7 +75,7 @@ ON_THE_WAY: dict[str, Callable[[Any, Any], Any]] = {  # of h (n, 4) that comes o
     "normed over samples": lambda h, t: (h - h.mean(0)) / (h.var(0) + 1).sqrt(),
     "embedding": lambda h, t: F.embedding(t, Tensor(np.arange(8.0).reshape(4, 2))) + h[:, :2],
     "chosen": lambda h, t: ops.where(h > 0, h, h.exp()),
-    "in whole numbers": lambda h, t: (h * 10).astype("int64") + t.reshape(-1, 1),
+    "in integers": lambda h, t: (h * 10).astype("int64") + t.reshape(-1, 1),
     "in float32": lambda h, t: h.astype("float32") * 2,
     "repeated": lambda h, t: (h.sum(0).broadcast_to(h.shape) * h, h.sum(1).broadcast_to((2, h.shape[0]))),
 }

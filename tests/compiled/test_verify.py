@@ -39,7 +39,7 @@ def test_values_that_overflow_are_not_taken_for_rounding() -> None:
     x = Tensor(np.full(3, 3e4, np.float16))
     with np.errstate(over="ignore"):
         compiled(x)
-        with pytest.raises(CompileError, match=r"is np.float16\(inf\) by the plan and np.float16\(1.0\) by the step"):
+        with pytest.raises(CompileError, match=r"is np.float16\(inf\) in the plan and np.float16\(1.0\) in the step"):
             compiled(x)
 
 

@@ -78,7 +78,7 @@ CHAINS: dict[str, tuple[Chain, Shared]] = {
 
 
 def layered() -> Chain:
-    """Products with rows and columns, a mask, the sums of three registers, one of them with whole numbers."""
+    """Products with rows and columns, a mask, the sums of three registers, one of them with integers."""
     steps = (
         Step("multiply", (Ref(0), Ref(1)), "float32"),
         Step("add", (Ref(5), Ref(2)), "float32"),

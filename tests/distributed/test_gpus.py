@@ -19,7 +19,7 @@ from tests.cuda.gpu import using
 from tests.distributed import ranks
 
 JOB = ("-m", "tests.distributed.gpus")
-THROUGH_MEMORY = "rank 0: 0 sums by NCCL; distributed: arrays on GPUs are added up through main memory, not by NCCL: "
+THROUGH_MEMORY = "rank 0: 0 sums by NCCL; distributed: arrays on GPUs are summed through main memory, not by NCCL: "
 SUMS = 12  # of six steps, eager and compiled; the first call of a compiled step is a step
 
 

@@ -92,7 +92,7 @@ ARRAYS = choices("""
 
 
 def arrays(seed: int, forms: int | None) -> Formula:
-    """Functions of arrays of whole numbers, as one writes them for NumPy."""
+    """Functions of arrays of integers, as one writes them for NumPy."""
     f = Formula(seed, forms)
     f.arrays_only = True
     f.axes("ND")

@@ -129,7 +129,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "hooks inside": (hooked_inside, "TransformerEncoderLayer with hooks"),
     "another norm": (lambda: layer_with(norm1=tn.Identity()), "TransformerEncoderLayer with norm1: Identity"),
     "own linear": (lambda: layer_with(linear1=Own(4, 8)), "TransformerEncoderLayer with linear1: Own"),
-    "eps": (lambda: layer_with(norm2=tn.LayerNorm(4, eps=0.5)), "with several eps"),
+    "eps": (lambda: layer_with(norm2=tn.LayerNorm(4, eps=0.5)), "with different eps"),
     "activation": (lambda: tn.TransformerEncoderLayer(4, 2, activation=tn.GELU("tanh")), "activation=GELU(approximate='tanh')"),
     "threshold": (lambda: tn.Softplus(threshold=1), "with threshold=1"),
     "scale": (lambda: tn.Upsample(scale_factor=1.5, recompute_scale_factor=True), "with recompute_scale_factor=True"),

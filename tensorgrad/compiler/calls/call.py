@@ -24,7 +24,7 @@ class Writer(Protocol):
     threads: int
 
     def write(self, function: str, arguments: list[str]) -> None:
-        """Append a line that calls a function with arrays and whole numbers, all by what they are called in the function."""
+        """Append a line that calls a function with arrays and integers, all by what they are called in the function."""
 
     def name(self, value: Any) -> str:
         """What a value, or a number, is called in the function."""
