@@ -17,7 +17,7 @@ from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError
 from tensorgrad.nn import init
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.tied import TiedLinear
-from tensorgrad.ops.random import undrawn
+from tensorgrad.ops.random import preserve_generators
 
 __all__ = ["from_torch", "to_torch"]
 
@@ -152,7 +152,7 @@ def from_torch(module: Any) -> Module:
         raise ArgumentError(f"interop.from_torch: module must be a torch.nn.Module, got {shown(module)}")
     problems, known = Problems(), dict[int, Any]()
     places = parameters_there(module)
-    with undrawn([init.generator()]):
+    with preserve_generators([init.generator()]):
         made = Conversion(torch, problems, known, turned_around(places, torch)).here(module, "")
     how = "; write it in tensorgrad, and load its parameters: model.load_state_dict(module.state_dict(), layout='torch')"
     problems.refuse("from_torch", how)
@@ -173,7 +173,7 @@ def to_torch(model: Module) -> Any:
         raise ArgumentError(f"interop.to_torch: model must be a module, got {shown(model)}")
     problems, known = Problems(), dict[int, Any]()
     with torch.random.fork_rng(devices=[]):
-        made = Conversion(torch, problems, known).there(model, "")
+        made = Conversion(torch, problems, known).to_torch(model, "")
     how = "; write it in PyTorch, and load its parameters, model.state_dict(layout='torch') as Tensors"
     problems.refuse("to_torch", how)
     places: dict[int, list[tuple[str, str, Any]]] = {}
@@ -216,7 +216,7 @@ class Conversion:
         is_hooked = any(h.endswith("_hooks") and getattr(part, h) for part in parts for h in vars(part))
         return self.converted(t, name, path, is_hooked, self.here, self.layer_here)
 
-    def there(self, m: Module, path: str) -> Any:
+    def to_torch(self, m: Module, path: str) -> Any:
         """Convert one of our modules to PyTorch's; None if there is a problem."""
         if id(m) in self.known:
             return self.known[id(m)]
@@ -229,7 +229,7 @@ class Conversion:
         name = name if is_own else "Sequential" if is_chain else "Linear"
         self.look_inside(m, name, path, nn)
         is_hooked = any(part._hooks for _, part in ([("", m)] if is_container(name) else m.named_modules()))
-        return self.converted(m, name, path, is_hooked, self.there, self.layer_there)
+        return self.converted(m, name, path, is_hooked, self.to_torch, self.layer_there)
 
     def converted(self, one: Any, name: str, path: str, is_hooked: bool, convert: Any, layer: Callable[..., Any]) -> Any:
         """A container with converted parts, or a layer; None if there is a problem."""

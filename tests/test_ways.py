@@ -523,8 +523,8 @@ def test_rounding_is_known_only_of_what_is_recorded() -> None:
     x = Tensor(normal(0, 5), requires_grad=True)
     y = x * x
     y._data = y._data + 1.0
-    assert Rounding([x * x]).is_whole
-    assert not Rounding([y]).is_whole
+    assert Rounding([x * x]).is_complete
+    assert not Rounding([y]).is_complete
 
 
 def test_unfused_and_fused_gradients_of_a_loss_agree() -> None:
@@ -639,5 +639,5 @@ def test_masks_stay_as_they_were_drawn() -> None:
     with switched(tracing=True):
         (g,) = grad((F.dropout(x, 0.5, True) ** 2).sum(), x, create_graph=True)
     before = repr(random.state_of(random.default()))
-    assert Rounding([g]).is_whole
+    assert Rounding([g]).is_complete
     assert repr(random.state_of(random.default())) == before

@@ -64,10 +64,10 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
         batching = (state.batching or Batching((), batched_result)).within(n)
         call = batching.calls[-1]
 
-        def taken(x: Any, axis: Any, where: str) -> Any:
+        def batched_input(x: Any, axis: Any, where: str) -> Any:
             return x if axis is None else Batched.of(x, call)
 
-        def left(y: Any, axis: Any, where: str) -> Any:
+        def unbatched_output(y: Any, axis: Any, where: str) -> Any:
             is_own = type(y) is Batched and y.call is call
             if axis is None:
                 if is_own:
@@ -77,8 +77,8 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             return moved(y, 0, axis, where)
 
         with switched(batching=batching):
-            samples = [over(a, axis, "", taken) for a, axis in zip(given, axes, strict=True)]
-            return over(fn(*samples, **kwargs), out_axes, "the result", left)
+            samples = [over(a, axis, "", batched_input) for a, axis in zip(given, axes, strict=True)]
+            return over(fn(*samples, **kwargs), out_axes, "the result", unbatched_output)
 
     return mapped
 

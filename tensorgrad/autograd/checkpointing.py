@@ -152,7 +152,7 @@ class Checkpoint(Op):
         saved = (*[x._data if isinstance(x, Tensor) else x for x in xs], *[None] * len(leaves))
         attrs = {"fn": fn, "count": len(xs)}
         if trace is None:
-            saved = tuple([writes.kept(a) for a in saved])
+            saved = tuple([writes.unshared(a) for a in saved])
             attrs["fn"] = Recomputed(fn, own, [t._data for t in leaves], read_by(trial, own, start), draws)
         return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
@@ -223,12 +223,12 @@ def keeper(draws: list[Any]) -> Callable[[Callable[[], Any]], Any]:
     """A function that appends random draws to a list. Checkpoints may be nested, also within a second call."""
     outer = state.draws
 
-    def kept(draw: Callable[[], Any]) -> Any:
+    def recorded_draw(draw: Callable[[], Any]) -> Any:
         y = draw() if outer is None else outer(draw)
         draws.append(wrap(y._data, None) if isinstance(y, Tensor) else y)
         return draws[-1]
 
-    return kept
+    return recorded_draw
 
 
 def on_all_samples(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,10 +256,10 @@ def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
     """
     if not callable(fn):
         raise DTypeError(f"checkpoint: fn must be a function of Tensors, got {shown(fn)}")
-    return _checkpoint.recorded(*[wrap(given(x), None) if is_array(x) else x for x in xs], fn=fn)
+    return _checkpoint.recorded(*[wrap(input_array(x), None) if is_array(x) else x for x in xs], fn=fn)
 
 
-def given(array: Array) -> Array:
+def input_array(array: Array) -> Array:
     """A user's array for the graph: copied, except in a traced step, whose replays read the original."""
     array = np.asarray(array) if isinstance(array, np.generic) else array
     return array if state.trace is not None or not state.recording else private(array)

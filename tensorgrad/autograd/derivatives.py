@@ -19,7 +19,7 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.autograd.batching import leaf, lowered, raised
 from tensorgrad.autograd.forward import Linearised
-from tensorgrad.autograd.sums import given
+from tensorgrad.autograd.sums import user_gradient
 from tensorgrad.autograd.walk import grad
 from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import asarray, copy, is_floating, namespace, on
@@ -116,7 +116,7 @@ def _along(caller: str, ys: list[Tensor], moves: Iterable[list[tuple[Tensor, Any
         for move in moves:
             tangents: dict[Tensor, Any] = {}
             for x, v in move:
-                x, t = lowered(x), lowered(v if isinstance(v, Tensor) else given(v, caller, create_graph))
+                x, t = lowered(x), lowered(v if isinstance(v, Tensor) else user_gradient(v, caller, create_graph))
                 t = t if recorded else raw(t)
                 tangents[x] = tangents[x] + t if x in tangents else t
             ts = linear(tangents)
@@ -188,7 +188,7 @@ def gradients(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: b
     scalar = y.ndim == 0
     y, xs = lowered(y), [lowered(x) for x in xs]
     if v is not None:
-        v = lowered(v if isinstance(v, Tensor) else given(v, "grad", create_graph))
+        v = lowered(v if isinstance(v, Tensor) else user_gradient(v, "grad", create_graph))
     elif scalar and y.ndim:
         v = wrap(namespace([y._data]).ones(y.shape, y.dtype), None)
     found: Sequence[Tensor | None] = [None] * len(xs)

@@ -95,7 +95,7 @@ class Linearised:
         place, steps = self.programs.get(key) or self.program(*key)
         known: list[Any] = [None] * len(place)
         for leaf, t in tangents.items():
-            at, t = place[leaf.node or leaf], self.given(leaf, t)
+            at, t = place[leaf.node or leaf], self.user_tangent(leaf, t)
             known[at] = t if known[at] is None else known[at] + t
         self.run(steps, known, recorded)
         return [self.result(y, known[place[y.node or y]], recorded) for y in self.outputs]
@@ -134,7 +134,7 @@ class Linearised:
             if gpu is not None:
                 gpu.use()
 
-    def given(self, leaf: Tensor, t: Any) -> Any:
+    def user_tangent(self, leaf: Tensor, t: Any) -> Any:
         """A tangent passed by the user, in the dtype of the rules."""
         t = t if isinstance(t, Tensor) else asarray(t, where=f"{self.caller}: the tangent")
         if t.shape != leaf.shape:

@@ -53,7 +53,7 @@ def hooked(hooks: list[Any], g: Any, record: bool) -> Any:
         new = hook(tensor)
         if new is None:
             continue
-        new = new if isinstance(new, Tensor) else given(new, "hook", record)
+        new = new if isinstance(new, Tensor) else user_gradient(new, "hook", record)
         if new.shape != tensor.shape:
             raise ShapeError(f"hook: returned a gradient of shape {new.shape}, expected {tensor.shape}")
         g = new if record else copy(new._data)
@@ -98,7 +98,7 @@ def handed_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tenso
     return result
 
 
-def given(value: Any, where: str, recorded: bool) -> Tensor:
+def user_gradient(value: Any, where: str, recorded: bool) -> Tensor:
     """A user's array as a Tensor; copied if the pass is recorded, because the graph may keep it."""
     array = asarray(value, where=where)
     return wrap(private(array) if recorded and state.trace is None else array, None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.autograd import fusion
 from tensorgrad.autograd.kept import as_float32, described, is_wide, unchanged, values_of
-from tensorgrad.autograd.sums import Source, Sums, add_zeros, given, handed_out, hooked
+from tensorgrad.autograd.sums import Source, Sums, add_zeros, handed_out, hooked, user_gradient
 from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import (
     current_gpu,
@@ -158,7 +158,7 @@ def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
         with on(root._data):
             xp = namespace([root._data])
             return wrap(np.array(1, root.dtype) if xp is np else xp.ones((), root.dtype), None)
-    seed = gradient if isinstance(gradient, Tensor) else given(gradient, f"{caller}: gradient", recorded)
+    seed = gradient if isinstance(gradient, Tensor) else user_gradient(gradient, f"{caller}: gradient", recorded)
     if device_of(seed._data) != device_of(root._data):
         raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
     if seed.shape != root.shape:

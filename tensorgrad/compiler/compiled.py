@@ -308,7 +308,7 @@ class Compiled:
                 optimiser.flush()
             self.rates_hold(found, before)
             self.written_by_others(found, before)
-            drawn = before.drawn()
+            drawn = before.generator_states()
             expected = verify.outcomes(found, assigned(found))
             before.disturb()
             plan = Plan(found)
@@ -387,7 +387,7 @@ class Compiled:
         """Raise CompileError unless the plan gives what the traced run gave, from the same state, and draws what that drew."""
         with np.errstate(all="ignore"):
             values = [*plan.compute(arguments), *(copied(array) for array, _ in assigned(found))]
-        self.drawn_by_others(drawn, before.drawn())
+        self.drawn_by_others(drawn, before.generator_states())
         stand_ins = dict(zip(found.inputs(), arguments, strict=False))
 
         def known() -> dict[Any, Array]:
@@ -414,7 +414,7 @@ class Compiled:
         for array, text, value in before.arrays:
             if any(may_overlap(array, target) for target in targets):
                 continue
-            if not verify.same(array, before.given(array, value)):
+            if not verify.same(array, before.disturbed_values(array, value)):
                 raise CompileError(
                     f"compile: the step writes to {text} {array.shape}, an array from outside, by code that is not recorded; a "
                     f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside of the step"

@@ -45,7 +45,7 @@ from tensorgrad.ops.exponential import closed_form
 from tensorgrad.ops.index import AT, lookup, put, scatter
 from tensorgrad.ops.loss import softmax_cross_entropy_grad
 from tensorgrad.ops.meeting import all_reduce
-from tensorgrad.ops.reduce import kept, sum_to
+from tensorgrad.ops.reduce import keepdims_shape, sum_to
 
 Numbers: TypeAlias = tuple[Callable[[], Mapping[str, float]], dict[str, Value]]  # what is asked for them, and where they go
 
@@ -187,12 +187,12 @@ class Lowering:
     def as_it_is(self, node: Node, inputs: list[Any]) -> Value:
         """The op's own `forward`."""
         value = Value(node.shape, node.dtype, "fresh", node=node)
-        self.calls.append(Apply(node.op, node.attrs, inputs, [value], [node], self.flops(node), self.told(node)))
+        self.calls.append(Apply(node.op, node.attrs, inputs, [value], [node], self.flops(node), self.error_settings(node)))
         return value
 
-    def told(self, node: Node) -> dict[str, Any]:
+    def error_settings(self, node: Node) -> dict[str, Any]:
         """What NumPy is to be told of floating-point errors in a node, if it is not what it is told outside of the step."""
-        found: dict[str, Any] = self.trace.told.get(node, {})
+        found: dict[str, Any] = self.trace.error_settings.get(node, {})
         return found
 
     def elementwise(self, node: Node, inputs: list[Any]) -> Value | None:
@@ -204,7 +204,7 @@ class Lowering:
         sketch = Sketch(len(inputs))
         symbols = [Symbol(sketch, i, np.ones(1, v.dtype)) if isinstance(v, Value) else v for i, v in enumerate(inputs)]
         try:
-            with np.errstate(**self.told(node)):
+            with np.errstate(**self.error_settings(node)):
                 result = node.op.forward(np, *symbols, **node.attrs)
         except (NotElementwise, AttributeError, TypeError):
             return None
@@ -399,7 +399,7 @@ class Lowering:
             value = self.buffer(narrow, x.dtype, node)
             self.calls.append(Reduction(function, axes, node.op.name, [x], [value], [node], math.prod(x.shape)))
         if mean:
-            n = math.prod(x.shape) // max(math.prod(kept(x.shape, axes)), 1)
+            n = math.prod(x.shape) // max(math.prod(keepdims_shape(x.shape, axes)), 1)
             value = self.step(node, "divide", value, float(n))
         return self.reshaped(value, node.shape, node)
 

@@ -78,7 +78,7 @@ class Trace:
     errors: Any = field(default_factory=np.geterr)  # what NumPy is told of them outside of the step
     nodes: list[Node] = field(default_factory=list)  # in the order in which they were recorded
     again: set[Node] = field(default_factory=set)  # those of functions that are called again in each replay
-    told: dict[Node, Any] = field(default_factory=dict)  # what it is told of them for some of the nodes
+    error_settings: dict[Node, Any] = field(default_factory=dict)  # what it is told of them for some of the nodes
     saved: list[tuple[Array, Array]] = field(default_factory=list)
     scatters: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # rows, and which rows of a table they are
     start: int = field(default_factory=writes.tick)
@@ -90,7 +90,7 @@ class Trace:
         self.nodes.append(node)
         errors = np.geterr()
         if errors != self.errors:
-            self.told[node] = errors
+            self.error_settings[node] = errors
 
     def made(self, tensor: Tensor) -> None:
         """A Tensor without a history has been made, of numbers."""

@@ -298,8 +298,8 @@ class Objects:
         for binding, value in self.bindings:
             if value is not MISSING and not same(binding.now(), value):
                 return binding.text
-        for text, space, before, is_whole in self.spaces:
-            for name in {**before, **space} if is_whole else before:
+        for text, space, before, is_complete in self.spaces:
+            for name in {**before, **space} if is_complete else before:
                 # a name that begins with _ is a binding if the code names it
                 if not name.startswith("_") and not same(space.get(name, MISSING), before.get(name, MISSING)):
                     return f"{text}.{name}"
@@ -324,8 +324,8 @@ class Objects:
                 holder.__defaults__ = value
             else:
                 setattr(holder, binding.key, value)
-        for _, space, before, is_whole in self.spaces:
-            more = [name for name in space if name not in before and is_whole]
+        for _, space, before, is_complete in self.spaces:
+            more = [name for name in space if name not in before and is_complete]
             if more or any(space.get(name, MISSING) is not value for name, value in before.items()):
                 changes.count += 1
                 space.update(before)
@@ -388,7 +388,7 @@ class Snapshot:
             if self.is_shifted(array):
                 shift(array)
 
-    def drawn(self) -> dict[str, Any]:
+    def generator_states(self) -> dict[str, Any]:
         """The states of all generators, by what they are called."""
         name, keys, *rest = tuple(np.random.get_state())  # noqa: NPY002
         found: dict[str, Any] = {"random": python_random.getstate(), "np.random": (name, np.asarray(keys).tobytes(), *rest)}
@@ -397,7 +397,7 @@ class Snapshot:
     def is_shifted(self, array: Array) -> bool:
         return self.shifts and not any(array is spared for spared in self.spared)
 
-    def given(self, array: Array, before: Array) -> Array:
+    def disturbed_values(self, array: Array, before: Array) -> Array:
         """The values that `disturb` gives to an array."""
         values = copy(before)
         if self.is_shifted(array):
@@ -464,7 +464,7 @@ def loaded(code: CodeType) -> Loaded:
     names: dict[str, None] = {}
     attributes: set[str] = set()
     elements: dict[str, set[Any]] = {}
-    wholes: set[str] = set()
+    used_whole: set[str] = set()
     texts: list[str] = []
     stack = [code]
     while stack:
@@ -481,12 +481,12 @@ def loaded(code: CodeType) -> Loaded:
                 if key.opname == "LOAD_CONST" and (use.opname in SUBSCRIPTS or (use.opname, use.arg) == ("COPY", 2)):
                     elements.setdefault(this.argval, set()).add(key.argval)
                 else:
-                    wholes.add(this.argval)
+                    used_whole.add(this.argval)
         texts += [c for c in code.co_consts if isinstance(c, str) and c.isidentifier()]
     if REFLECTION & {*names, *attributes}:
         attributes.update(texts)
         names.update(dict.fromkeys(texts))
-    return Loaded(list(names), attributes, {name: keys for name, keys in elements.items() if name not in wholes})
+    return Loaded(list(names), attributes, {name: keys for name, keys in elements.items() if name not in used_whole})
 
 
 @functools.cache

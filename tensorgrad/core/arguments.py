@@ -25,7 +25,7 @@ LARGE = 2**28  # results from this size, in bytes, are compared with the availab
 def integer(op: str, what: str, value: Any, least: int | None = None) -> int:
     """`value` as an int >= least, and not larger than any array's size."""
     if type(value) is not int:
-        if not is_whole(value):
+        if not is_integer(value):
             raise DTypeError(f"{scoped(op)}: {what} must be an integer, got {shown(value)}")
         value = operator.index(value)
     if least is not None and value < least:
@@ -38,7 +38,7 @@ def integer(op: str, what: str, value: Any, least: int | None = None) -> int:
 def integers(op: str, what: str, value: Any, least: int | None = None) -> Shape:
     """One integer or a sequence of them, as a tuple."""
     if not is_sequence(value):
-        if not is_whole(value):
+        if not is_integer(value):
             raise DTypeError(f"{scoped(op)}: {what} must be an integer or several, got {shown(value)}")
         value = (value,)
     return tuple([integer(op, what, n, least) for n in value])
@@ -141,7 +141,7 @@ def seed_of(op: str, value: Any) -> int | None:
     """The seed of a generator: a non-negative integer of any size, or None."""
     if value is None:
         return None
-    if not is_whole(value) or (seed := operator.index(value)) < 0:
+    if not is_integer(value) or (seed := operator.index(value)) < 0:
         raise ArgumentError(f"{scoped(op)}: the seed must be None or a non-negative integer, got {shown(value)}")
     return seed
 
@@ -159,7 +159,7 @@ def is_sequence(value: Any) -> bool:
     return isinstance(value, (tuple, list, range)) or getattr(value, "ndim", 0) == 1
 
 
-def is_whole(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     """Whether `integer` accepts it."""
     if isinstance(value, (bool, np.bool_)):
         return False

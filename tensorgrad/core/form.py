@@ -40,24 +40,24 @@ class Absent(NamedTuple):
     form: Any
 
 
-def is_whole(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    return is_whole(value) or isinstance(value, (float, np.floating))
+    return is_integer(value) or isinstance(value, (float, np.floating))
 
 
 ANYTHING = Kind("anything", lambda value: True)
-WHOLE = Kind("an integer", is_whole)
-COUNT = Kind("a non-negative integer", lambda value: is_whole(value) and value >= 0)
+INTEGER = Kind("an integer", is_integer)
+COUNT = Kind("a non-negative integer", lambda value: is_integer(value) and value >= 0)
 NUMBER = Kind("a number", is_number)
 FLAG = Kind("True or False", lambda value: isinstance(value, (bool, np.bool_)))
 TEXT = Kind("text", lambda value: isinstance(value, str))
 ARRAY = Kind("a numeric array", lambda value: is_array(value) and value.dtype.kind in "biufV")
-FLOATS = Kind("a floating-point array", lambda value: is_array(value) and value.dtype.kind in "fV")
-DOUBLES = Kind("a float64 array", lambda value: is_array(value) and value.dtype == np.float64)
-WHOLES = Kind("an integer array", lambda value: is_array(value) and value.dtype.kind in "iu")
+FLOAT_ARRAY = Kind("a floating-point array", lambda value: is_array(value) and value.dtype.kind in "fV")
+FLOAT64_ARRAY = Kind("a float64 array", lambda value: is_array(value) and value.dtype == np.float64)
+INTEGER_ARRAY = Kind("an integer array", lambda value: is_array(value) and value.dtype.kind in "iu")
 
 
 def problems(value: Any, form: Any, where: str = "") -> list[str]:
@@ -107,8 +107,8 @@ def form_of(value: Any, arrays: Kind = ARRAY) -> Any:
     """The form of a value, with the same names and kinds; lists of any length, with items like the first."""
     if isinstance(value, (bool, np.bool_)):
         return FLAG
-    if is_whole(value):
-        return WHOLE
+    if is_integer(value):
+        return INTEGER
     if is_number(value):
         return NUMBER
     if isinstance(value, str):
@@ -120,13 +120,13 @@ def form_of(value: Any, arrays: Kind = ARRAY) -> Any:
     return arrays if is_array(value) else ANYTHING
 
 
-LISTED = Kind(  # lists from JSON
+INTEGER_LIST = Kind(  # lists from JSON
     "an integer array or a list of integers",
-    lambda value: WHOLES.holds(value) or (isinstance(value, list) and all(map(is_whole, value))),
+    lambda value: INTEGER_ARRAY.holds(value) or (isinstance(value, list) and all(map(is_integer, value))),
 )
 
 # NumPy reads these without checks
-PLACES = {"pos": 624, "buffer_pos": 4}
+POSITIONS = {"pos": 624, "buffer_pos": 4}
 
 
 def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -> list[str]:
@@ -135,9 +135,9 @@ def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -
     kind, at = type(own).__name__, where or "it"
     if isinstance(values, Mapping) and isinstance(values.get("bit_generator"), str) and values["bit_generator"] != kind:
         return [f"{at}: the state of a {values['bit_generator']}, expected the state of a {kind}"]
-    if found := problems(values, form_of(own.state, LISTED), where):
+    if found := problems(values, form_of(own.state, INTEGER_LIST), where):
         return found
-    for name, most in PLACES.items():
+    for name, most in POSITIONS.items():
         for inner in (values, values["state"]):
             if name in inner and not 0 <= inner[name] <= most:
                 return [f"{at}: not a state of a {kind}: {name} is {inner[name]}, expected 0 to {most}"]

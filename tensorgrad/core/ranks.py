@@ -51,7 +51,7 @@ class Part(NamedTuple):
         return cls(group.rank * whole // group.size, (group.rank + 1) * whole // group.size, whole)
 
 
-class Known:
+class Agreed:
     """A weak set of objects by identity, because == of Tensors compares elements."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Ranks:
     def __init__(self) -> None:
         self.group: Group | None = None
         self.part: Part | None = None
-        self.agreed = Known()
+        self.agreed = Agreed()
 
     @property
     def size(self) -> int:

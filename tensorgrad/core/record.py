@@ -300,7 +300,7 @@ def record(
             reads += reads[-1:] * (len(arrays) - len(reads))
         saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
     if theirs and (writes.loans or writes.shared):
-        saved = tuple([writes.kept(a) for a in saved])
+        saved = tuple([writes.unshared(a) for a in saved])
     kept = out if op.reads_output or op.draws else None
     return Node(op, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location(2))
 

@@ -41,7 +41,7 @@ def calls_of(scope: str) -> list[Scope]:
     return found[::-1]
 
 
-class Given(NamedTuple):
+class ArgumentInfo(NamedTuple):
     """A remembered array argument of a function, without its values, to keep nothing in memory."""
 
     name: str
@@ -83,7 +83,7 @@ def remembered(a: Any) -> Any:
         node = a.node
         of = a if node is None else node
         # the same as Given(...) in a third of the time, paid by each call of a function
-        return tuple.__new__(Given, (a.name or a.made_of, of.shape, of.dtype, weakref.ref(of)))
+        return tuple.__new__(ArgumentInfo, (a.name or a.made_of, of.shape, of.dtype, weakref.ref(of)))
     if kind is tuple or kind is list:
         return tuple(a) if all(type(x) in PLAIN for x in a) else NotImplemented
-    return Given("", tuple(a.shape), a.dtype, None) if hasattr(a, "shape") and hasattr(a, "dtype") else NotImplemented
+    return ArgumentInfo("", tuple(a.shape), a.dtype, None) if hasattr(a, "shape") and hasattr(a, "dtype") else NotImplemented

@@ -412,7 +412,7 @@ def answer(where: str, name: str) -> str:
     """The replacement of a name, or the reason why there is none; "" for an unknown name."""
     if found := elsewhere(where, name):
         return f"write {found}"
-    if found := written(where, name):
+    if found := entry(where, name):
         arrow, text = found.split(" ", 1)
         return f"write {text}" if arrow == "->" else f"there is none; the nearest is {text}"
     return next((why for patterns, why in families() if any(fnmatchcase(name, pattern) for pattern in patterns)), "")
@@ -441,7 +441,7 @@ def elsewhere(where: str, name: str) -> str:
     return ""
 
 
-def written(where: str, name: str) -> str:
+def entry(where: str, name: str) -> str:
     """The entry of the tables."""
     for text in TABLES[where]:
         if name in table(text):

@@ -193,7 +193,7 @@ def is_lent(array: Array) -> bool:
     return any(a is not None and may_overlap(array, a) for a in lent)
 
 
-def kept(array: Any) -> Any:
+def unshared(array: Any) -> Any:
     """What a rule keeps of a Tensor's array: a copy if other code can write to its memory, else itself."""
     if not is_array(array) or isinstance(array, np.generic):
         return array

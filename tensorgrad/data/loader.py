@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import DEFAULT_FLOAT, Array, as_device, device_of, is_array, is_floating, is_number, like, on
-from tensorgrad.core.form import ANYTHING, COUNT, WHOLES, Each, Maybe, generator_problems, problems
+from tensorgrad.core.form import ANYTHING, COUNT, INTEGER_ARRAY, Each, Maybe, generator_problems, problems
 from tensorgrad.core.memory import new
 from tensorgrad.core.ranks import Part, ranks
 from tensorgrad.core.tensor import Tensor
@@ -19,7 +19,7 @@ from tensorgrad.errors import ArgumentError, DataError, DeviceError, DTypeError,
 
 _seeds = np.random.default_rng()
 
-STATE = {"samples": COUNT, "batch_size": COUNT, "generator": Each(ANYTHING), "position": COUNT, "order": Maybe(WHOLES)}
+STATE = {"samples": COUNT, "batch_size": COUNT, "generator": Each(ANYTHING), "position": COUNT, "order": Maybe(INTEGER_ARRAY)}
 
 
 def seed(value: int | None) -> None:

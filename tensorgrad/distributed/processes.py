@@ -252,7 +252,7 @@ class Watch:
             self.group.end(f"rank {self.group.rank}: meeting {own.number} ({own.what}): {trouble}")
         if not silent and own.waited is not None and own.waited > self.group.timeout:
             away = {rank: r for rank, r in self.answers.items() if r.waited is None or r.number != own.number} or self.answers
-            where = "; ".join(f"rank {rank} {said(report)}" for rank, report in sorted(away.items()))
+            where = "; ".join(f"rank {rank} {activity(report)}" for rank, report in sorted(away.items()))
             self.group.end(
                 f"{ranks_named(sorted(away))} not come to meeting {own.number} ({own.what}), in which rank "
                 f"{self.group.rank} has waited for {own.waited:.0f} s: {where}"
@@ -265,7 +265,7 @@ def ranks_named(ranks: list[int]) -> str:
     return f"rank{'s' * (len(ranks) != 1)} {', '.join(map(str, ranks))} {'has' if len(ranks) == 1 else 'have'}"
 
 
-def said(report: Report) -> str:
+def activity(report: Report) -> str:
     if report.waited is None:
         return f"is at work after meeting {report.number}"
     return f"waits in meeting {report.number} ({report.what})"

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad import ops
 from tensorgrad.core.signature import Shape
-from tensorgrad.draw.expression import Expr, Head, Term, call, first, made
+from tensorgrad.draw.expression import Expr, Head, Term, call, first, interned
 
 # Numbers
 
@@ -334,23 +334,23 @@ def reshaped(e: Expr, shape: Shape) -> Expr:
         parts = [(base if base.shape == () else reshaped(base, shape), p) for base, p in found]
         if all(base.head is not ops.reshape for base, _ in parts):
             return product(shape, number(num, den), *[powered(base, p) for base, p in parts])
-    if e.head is Term.REDUCED and not e["keep"] and kept(first(e).shape, e["axes"]) == shape:
+    if e.head is Term.REDUCED and not e["keep"] and keepdims_shape(first(e).shape, e["axes"]) == shape:
         return reduced(e["op"], first(e), e["axes"], True)
     if e.head is ops.reshape:
         return reshaped(first(e), shape)
     if len(shape) > len(e.shape) and shape[len(shape) - len(e.shape) :] == e.shape and set(shape[: -len(e.shape)]) == {1}:
         return everywhere(e, shape)
-    return made(ops.reshape, (e,), {"shape": shape}, shape)
+    return interned(ops.reshape, (e,), {"shape": shape}, shape)
 
 
-def kept(shape: Shape, axes: tuple[int, ...]) -> Shape:
+def keepdims_shape(shape: Shape, axes: tuple[int, ...]) -> Shape:
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 def reduced(op: Head, e: Expr, axes: Iterable[int], keep: bool) -> Expr:
     """Reduce `e` over `axes` by `op`, such as the sum or the mean; reduced axes stay with size 1 if `keep`."""
     axes = tuple(sorted(axes))
-    shape = kept(e.shape, axes) if keep else tuple(n for i, n in enumerate(e.shape) if i not in axes)
+    shape = keepdims_shape(e.shape, axes) if keep else tuple(n for i, n in enumerate(e.shape) if i not in axes)
     if op is ops.norm and not axes:
         return call(ops.abs, e, shape=shape)
     if not axes or (keep and shape == e.shape and op is not ops.norm):
@@ -385,7 +385,7 @@ def is_deviation(e: Expr, axes: tuple[int, ...]) -> bool:
         return False
     for term in e.args:
         rest = total(e.shape, *[t for t in e.args if t is not term])
-        mean = call(Term.REDUCED, rest, shape=kept(rest.shape, axes), op=ops.mean, axes=axes, keep=True)
+        mean = call(Term.REDUCED, rest, shape=keepdims_shape(rest.shape, axes), op=ops.mean, axes=axes, keep=True)
         whole = call(Term.REDUCED, rest, shape=(), op=ops.mean, axes=axes, keep=False)
         if scaled(term, -1) in (mean, whole):
             return rest.shape == e.shape
@@ -430,7 +430,7 @@ def rebuilt(e: Expr, args: Sequence[Any]) -> Expr:
         return everywhere(args[0], e.shape)
     if e.head is Term.REDUCED:
         return reduced(e["op"], args[0], e["axes"], e["keep"])
-    return made(e.head, tuple(args), dict(e.attrs), e.shape)
+    return interned(e.head, tuple(args), dict(e.attrs), e.shape)
 
 
 def replaced(e: Expr, by: dict[Any, Expr], memo: dict[Expr, Expr] | None = None) -> Expr:

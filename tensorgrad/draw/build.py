@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.core.node import Node
 from tensorgrad.core.profiling import Cost
-from tensorgrad.core.scope import Given
+from tensorgrad.core.scope import ArgumentInfo
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.content import Content, add_maps
 from tensorgrad.draw.failed import misfits
@@ -309,7 +309,7 @@ class Builder:
         """The name of the argument that an arrow leads to, if there are several."""
         if node.function is None:
             return ""
-        given = [(name, value) for name, value, _ in node.function.arguments() if isinstance(value, Given)]
+        given = [(name, value) for name, value, _ in node.function.arguments() if isinstance(value, ArgumentInfo)]
         if len([name for name, _ in given if name not in ("weight", "bias")]) < 2:
             return ""
         known = self.program.sources.source(s, node).leaf if isinstance(s, Tensor) else s

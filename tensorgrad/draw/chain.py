@@ -37,7 +37,7 @@ PLAIN = {
 }  # fmt: skip
 
 
-class Written(NamedTuple):
+class Formulas(NamedTuple):
     """A derivation as text: name, text, LaTeX, shape and LaTeX name of each step."""
 
     forward: list[tuple[str, str, str, Shape, str]]
@@ -360,7 +360,7 @@ class Chain:
 
     # Text
 
-    def written(self) -> Written:
+    def derivation(self) -> Formulas:
         last = self.walk()
         self.shorten()
         final = last.definition
@@ -373,7 +373,7 @@ class Chain:
         forward += [self.symbols[i] for i in sorted(self.symbols) if self.symbols[i] in needed]
         self.titles.give(forward, backward, list(self.counts.values()), [s for _, s in self.given], needed)
         whole = self.expanded(last, backward)
-        return Written(
+        return Formulas(
             [step(s) for s in forward], [step(s) for s in backward], (text(whole), latex(whole)), *self.titles.legend(needed)
         )
 

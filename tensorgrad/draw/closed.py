@@ -7,8 +7,18 @@ from typing import NamedTuple
 
 from tensorgrad import ops
 from tensorgrad.core.node import Node
-from tensorgrad.draw.algebra import everywhere, number, powered, product, quotient, reduced, reshaped, scaled, total
-from tensorgrad.draw.algebra import kept as kept_shape
+from tensorgrad.draw.algebra import (
+    everywhere,
+    keepdims_shape,
+    number,
+    powered,
+    product,
+    quotient,
+    reduced,
+    reshaped,
+    scaled,
+    total,
+)
 from tensorgrad.draw.expression import Expr, Term, call
 from tensorgrad.draw.formula import Use, axes_of, logistic, norm_of, normal, root_mean_square, targets
 
@@ -20,7 +30,7 @@ def mean(use: Use, g: Expr) -> list[Expr | None]:
     if not axes:
         return [g]
     share = quotient(g.shape, g, use.context.count(use.node, axes))
-    return [everywhere(reshaped(share, kept_shape(x.shape, axes)), x.shape)]
+    return [everywhere(reshaped(share, keepdims_shape(x.shape, axes)), x.shape)]
 
 
 def cross_entropy(use: Use, g: Expr) -> list[Expr | None]:

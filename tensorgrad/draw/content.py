@@ -77,8 +77,8 @@ class Content:
             self.fill_op(box, node, weights)
         elif part.kind == "function":
             box.lines = [part.key.name]
-            if told := arguments_of(part.key):
-                box.lines.append(told)
+            if detail := arguments_of(part.key):
+                box.lines.append(detail)
         elif part.kind == "rule":
             box.kind, box.left = "rule", True
             of = part.key
@@ -140,7 +140,7 @@ class Content:
         if part.kind != "region":
             box.lines.append(out)
             return
-        taken = self.program.shapes(self.program.taken(part))
+        taken = self.program.shapes(self.program.inputs_of(part))
         passes = f"{taken} → {out}" if taken else out
         box.facts |= {"goes in": taken, "comes out": out} if taken else {"comes out": out}
         if len(part.nodes) > 1:

@@ -70,10 +70,10 @@ KNOWN: WeakValueDictionary[Any, Expr] = WeakValueDictionary()
 
 def call(head: Head, *args: Any, shape: Shape, **attrs: Any) -> Expr:
     """An expression without simplification, which algebra.py does."""
-    return made(head, args, attrs, shape)
+    return interned(head, args, attrs, shape)
 
 
-def made(head: Head, args: tuple[Any, ...], attrs: dict[str, Any], shape: Shape) -> Expr:
+def interned(head: Head, args: tuple[Any, ...], attrs: dict[str, Any], shape: Shape) -> Expr:
     items = tuple(attrs.items())
     key = (head, args, tuple([(k, v if is_plain(v) else literal(v)) for k, v in items]), shape)
     found = KNOWN.get(key)

@@ -32,7 +32,7 @@ from tensorgrad.draw.algebra import (
     uniform,
     value_of,
 )
-from tensorgrad.draw.expression import Expr, Head, Term, call, first, made
+from tensorgrad.draw.expression import Expr, Head, Term, call, first, interned
 from tensorgrad.ops import statistics
 from tensorgrad.ops.activation import log_complement_sigmoid
 
@@ -89,7 +89,7 @@ def formula(use: Use) -> Expr:
     rule = FORMS.get(use.op)
     if rule is not None:
         return rule(use)
-    return made(use.op, use.args, use.attrs, use.shape)
+    return interned(use.op, use.args, use.attrs, use.shape)
 
 
 # Elementwise ops
@@ -371,7 +371,7 @@ def silu(use: Use) -> Expr:
 def gelu(use: Use) -> Expr:
     (x,) = use.args
     if use.attrs["approximate"] != "none":
-        return made(use.op, use.args, use.attrs, use.shape)
+        return interned(use.op, use.args, use.attrs, use.shape)
     return product(use.shape, x, normal("Phi", x))
 
 

@@ -31,7 +31,7 @@ from tensorgrad.draw.sources import given_to
 from tensorgrad.draw.tikz import to_tikz
 from tensorgrad.errors import ArgumentError, GraphError, MissingDependencyError
 from tensorgrad.nn.module import Module
-from tensorgrad.nn.trial import left_as_they_were
+from tensorgrad.nn.trial import preserve_state
 
 SUFFIXES = ("svg", "png", "pdf", "tex", "dot", "html")
 
@@ -70,16 +70,16 @@ class Drawing:
         if suffix not in SUFFIXES:
             raise ArgumentError(f"Drawing.save: expected a .svg, .png, .pdf, .tex, .dot or .html file, got {path.name!r}")
         if suffix == "dot":
-            return written(path, self.dot.encode())
+            return write_file(path, self.dot.encode())
         try:
             if suffix in ("html", "tex"):
                 content = (to_html(self._views()) if suffix == "html" else to_tikz(self.scene)).encode()
             else:
                 content = render(self.dot, suffix)
         except MissingDependencyError as error:
-            instead = written(path.with_suffix(".dot"), self.dot.encode())
+            instead = write_file(path.with_suffix(".dot"), self.dot.encode())
             raise MissingDependencyError(f"{error}. Wrote {instead} instead") from None
-        return written(path, content)
+        return write_file(path, content)
 
     def hash(self) -> str:
         """Equal for graphs that are the same program; see Graph.hash."""
@@ -108,7 +108,7 @@ class Drawing:
             return None
 
 
-def written(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     """Write a file and return its path."""
     with replacing(path) as file:
         file.write(content)
@@ -270,7 +270,7 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
         return []
     if isinstance(what, Module):
         modules = [module for _, module in what.named_modules()]
-        with left_as_they_were(modules), switched(tracing=True, recording=True):
+        with preserve_state(modules), switched(tracing=True, recording=True):
             result = what(*[as_input(a, "x" if len(more) == 1 else f"x{i}") for i, a in enumerate(more)])
         found = tensors_in(result)
         computed = [t for t in found if t.node is not None]  # inputs returned unchanged are not drawn

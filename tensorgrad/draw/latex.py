@@ -72,64 +72,64 @@ REDUCTIONS = {"sum": r"\sum", "max": r"\max", "min": r"\min"}
 
 def latex(e: Expr) -> str:
     """The formula as LaTeX; a constant array is written as a number."""
-    return written(shown(e))
+    return latex_of(shown(e))
 
 
-def written(e: Expr) -> str:
+def latex_of(e: Expr) -> str:
     if e.head is Term.NAME:
         return latex_name(str(e.args[0].title))
     if e.head is Term.PRODUCT:
         return product_latex(e)
     if e.head is Term.TOTAL:
-        parts = [held(e.args[0], UNARY)]
+        parts = [bracketed_latex(e.args[0], UNARY)]
         for term in e.args[1:]:
-            one = held(term, UNARY)
+            one = bracketed_latex(term, UNARY)
             parts.append(f" - {one[1:]}" if one.startswith("-") else f" + {one}")
         return "".join(parts)
     if e.head is Term.MATMUL:
-        return r" \, ".join(held(a, POWER) for a in e.args)
+        return r" \, ".join(bracketed_latex(a, POWER) for a in e.args)
     if e.head is Term.TRANSPOSED:
-        return f"{held(first(e), ATOM)}^{{\\top}}"
+        return f"{bracketed_latex(first(e), ATOM)}^{{\\top}}"
     if e.head is ops.power:
-        return f"{held(e.args[0], ATOM)}^{{{written(e.args[1])}}}"
+        return f"{bracketed_latex(e.args[0], ATOM)}^{{{latex_of(e.args[1])}}}"
     if e.head is Term.EVERYWHERE:
         ones = rf"\mathbf{{1}}_{{{times(e.shape)}}}"
-        return ones if uniform(e) == 1 else f"{held(first(e), PRODUCT)} \\, {ones}"
+        return ones if uniform(e) == 1 else f"{bracketed_latex(first(e), PRODUCT)} \\, {ones}"
     if e.head is Term.BRACKET:
         sign = SIGNS.get(e["sign"], e["sign"])
-        return rf"\left[{written(e.args[0])} {sign} {written(e.args[1])}\right]"
+        return rf"\left[{latex_of(e.args[0])} {sign} {latex_of(e.args[1])}\right]"
     if e.head is Term.FIRST:
         over = "" if len(e["axes"]) == len(first(e).shape) else rf"\ \mathrm{{over}}\ {letters(e['axes'])}"
         words = rf"\ \mathrm{{is\ the\ first\ {e['which']}}}"
-        return rf"\left[{written(first(e))}{words}{over}\right]"
+        return rf"\left[{latex_of(first(e))}{words}{over}\right]"
     if e.head is Term.NORMAL:
-        return rf"{NORMAL[e['which']]}\left({written(first(e))}\right)"
+        return rf"{NORMAL[e['which']]}\left({latex_of(first(e))}\right)"
     if e.head is Term.REDUCED:
         return reduced_latex(e)
     if e.head is ops.sqrt:
-        return rf"\sqrt{{{written(first(e))}}}"
+        return rf"\sqrt{{{latex_of(first(e))}}}"
     if e.head is ops.abs:
-        return rf"\left|{written(first(e))}\right|"
-    if e.head is ops.exp and level_of(first(e)) >= UNARY and first(e).size <= 6 and r"\frac" not in written(first(e)):
-        return f"e^{{{written(first(e))}}}"
+        return rf"\left|{latex_of(first(e))}\right|"
+    if e.head is ops.exp and level_of(first(e)) >= UNARY and first(e).size <= 6 and r"\frac" not in latex_of(first(e)):
+        return f"e^{{{latex_of(first(e))}}}"
     if e.head is ops.one_hot:
-        return rf"\operatorname{{onehot}}\left({written(first(e))}\right)"
+        return rf"\operatorname{{onehot}}\left({latex_of(first(e))}\right)"
     if e.head is ops.clip:
         ends = ", ".join(map(latex_number, ends_of_clip(e)))
-        return rf"\operatorname{{clip}}\left({written(first(e))}, {ends}\right)"
+        return rf"\operatorname{{clip}}\left({latex_of(first(e))}, {ends}\right)"
     if e.head is ops.getitem and (index := plain_index(e["index"])):
-        return f"{held(first(e), ATOM)}_{{[{index}]}}"
+        return f"{bracketed_latex(first(e), ATOM)}_{{[{index}]}}"
     if e.head is ops.einsum and (summed := einsum_latex(e)):
         return summed
     attrs = "; ".join(f"{upright(key)} = {attribute(value)}" for key, value in e.attrs)
     called = OPERATORS.get(e.head) or rf"\operatorname{{{escaped(e.head.name)}}}"
-    return rf"{called}\left({', '.join(map(written, e.args))}{'; ' if attrs else ''}{attrs}\right)"
+    return rf"{called}\left({', '.join(map(latex_of, e.args))}{'; ' if attrs else ''}{attrs}\right)"
 
 
 def product_latex(e: Expr) -> str:
     num, den, above, below = split(e)
     if len(e.args) == 1 and (num, den) == (1, 1) and e["powers"][0] > 0:
-        return f"{held(e.args[0], ATOM)}^{{{latex_number(e['powers'][0])}}}"
+        return f"{bracketed_latex(e.args[0], ATOM)}^{{{latex_number(e['powers'][0])}}}"
     sign, num = ("-", -num) if num < 0 else ("", num)
     line = below or den != 1
     # matrix products and long factors are written beside the fraction
@@ -154,14 +154,14 @@ def dot(front: str, rest: str) -> str:
 def joined(bases: list[Expr], alone: bool) -> str:
     """Adjacent factors; a single one on a fraction needs no brackets."""
     if alone and len(bases) == 1:
-        return written(bases[0])
+        return latex_of(bases[0])
     out = ""
     if len(bases) == 1 and bases[0].head is Term.REDUCED:
-        return held(bases[0], PRODUCT)
+        return bracketed_latex(bases[0], PRODUCT)
     for i, base in enumerate(bases):
         if i:
             out += r" \odot " if base.shape and bases[i - 1].shape else r" \, "
-        out += held(base, MATMUL if i == 0 else POWER)
+        out += bracketed_latex(base, MATMUL if i == 0 else POWER)
     return out
 
 
@@ -170,11 +170,11 @@ def reduced_latex(e: Expr) -> str:
     inner = first(e)
     index = "" if len(e["axes"]) == len(inner.shape) and not e["keep"] else f"_{{{letters(e['axes'])}}}"
     if name == "norm":
-        return rf"\left\Vert {written(inner)} \right\Vert{index}"
+        return rf"\left\Vert {latex_of(inner)} \right\Vert{index}"
     if name == "sum":
-        return rf"\sum{index} {held(inner, PRODUCT)}"
+        return rf"\sum{index} {bracketed_latex(inner, PRODUCT)}"
     called = REDUCTIONS.get(name) or rf"\operatorname{{{escaped(name)}}}"
-    return rf"{called}{index}\left({written(inner)}\right)"
+    return rf"{called}{index}\left({latex_of(inner)}\right)"
 
 
 def einsum_latex(e: Expr) -> str:
@@ -183,14 +183,17 @@ def einsum_latex(e: Expr) -> str:
     terms = left.split(",")
     if len(terms) != len(e.args) or any("..." in t for t in (*terms, right)):
         return ""
-    inner = r" \, ".join(f"{held(a, ATOM)}_{{{t}}}" if a.shape else held(a, ATOM) for a, t in zip(e.args, terms, strict=True))
+    inner = r" \, ".join(
+        f"{bracketed_latex(a, ATOM)}_{{{t}}}" if a.shape else bracketed_latex(a, ATOM)
+        for a, t in zip(e.args, terms, strict=True)
+    )
     over = "".join(dict.fromkeys(c for c in left if c not in right and c != ","))
     front = rf"\sum_{{{over}}} " if over else ""
     return rf"\left[{front}{inner}\right]_{{{right}}}"
 
 
-def held(e: Expr, level: int) -> str:
-    inner = written(e)
+def bracketed_latex(e: Expr, level: int) -> str:
+    inner = latex_of(e)
     own = level_of(e)
     if own == PRODUCT and inner.startswith(r"\frac") and r"} \, " not in inner and level <= MATMUL:
         return inner  # a fraction needs no brackets

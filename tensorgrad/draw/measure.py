@@ -23,7 +23,7 @@ MOST_RUNS = 50
 
 def costs_of(graph: Graph) -> dict[Node, Cost]:
     """The cost of every node; `forward` is timed on its recorded arrays, as the median of several runs."""
-    with random.undrawn(generators_of(graph)):
+    with random.preserve_generators(generators_of(graph)):
         return measured(graph)
 
 
@@ -75,7 +75,7 @@ def values_of(graph: Graph) -> dict[Any, Any]:
     inner = {s for n in done for s in n.inputs}
     whole = Graph([n for n in done if n not in inner], check=False) if len(done) < len(graph.nodes) else graph
     known = {leaf: leaf._data for leaf in graph.leaves}
-    with np.errstate(all="ignore"), random.undrawn(generators_of(graph)):
+    with np.errstate(all="ignore"), random.preserve_generators(generators_of(graph)):
         return known | (whole.values() if whole.nodes else {})
 
 

@@ -43,7 +43,7 @@ def level_of(e: Expr) -> int:
 
 def text(e: Expr) -> str:
     """The formula in one line; a constant array is written as a number."""
-    return written(shown(e))
+    return text_of(shown(e))
 
 
 def shown(e: Expr) -> Expr:
@@ -51,35 +51,35 @@ def shown(e: Expr) -> Expr:
     return first(e) if e.head is Term.EVERYWHERE or is_trivial(e) else e
 
 
-def written(e: Expr) -> str:
+def text_of(e: Expr) -> str:
     if e.head is Term.NAME:
         return str(e.args[0].title)
     if e.head is Term.PRODUCT:
         return product_text(e)
     if e.head is Term.TOTAL:
-        parts = [written(e.args[0]) if level_of(e.args[0]) > SUM else held(e.args[0], UNARY)]
+        parts = [text_of(e.args[0]) if level_of(e.args[0]) > SUM else bracketed_text(e.args[0], UNARY)]
         for term in e.args[1:]:
-            one = held(term, UNARY)
+            one = bracketed_text(term, UNARY)
             parts.append(f" - {one[1:]}" if one.startswith("-") else f" + {one}")
         return "".join(parts)
     if e.head is Term.MATMUL:
-        return " ".join(held(a, POWER) for a in e.args)
+        return " ".join(bracketed_text(a, POWER) for a in e.args)
     if e.head is Term.TRANSPOSED:
-        return f"{held(first(e), ATOM)}^T"
+        return f"{bracketed_text(first(e), ATOM)}^T"
     if e.head is ops.power:
-        return f"{held(e.args[0], ATOM)}^{held(e.args[1], ATOM)}"
+        return f"{bracketed_text(e.args[0], ATOM)}^{bracketed_text(e.args[1], ATOM)}"
     if e.head is Term.EVERYWHERE:
         ones = f"ones({', '.join(map(str, e.shape))})"
-        return ones if uniform(e) == 1 else f"{held(first(e), PRODUCT)} * {ones}"
+        return ones if uniform(e) == 1 else f"{bracketed_text(first(e), PRODUCT)} * {ones}"
     if e.head is Term.BRACKET:
-        return f"[{written(e.args[0])} {e['sign']} {written(e.args[1])}]"
+        return f"[{text_of(e.args[0])} {e['sign']} {text_of(e.args[1])}]"
     if e.head is Term.FIRST:
-        return f"[{written(first(e))} is the first {e['which']}{over(e['axes'], first(e))}]"
+        return f"[{text_of(first(e))} is the first {e['which']}{over(e['axes'], first(e))}]"
     if e.head is Term.NORMAL:
-        return f"{e['which']}({written(first(e))})"
+        return f"{e['which']}({text_of(first(e))})"
     if e.head is Term.REDUCED:
         name = e["op"].name
-        inner = written(first(e))
+        inner = text_of(first(e))
         if e["keep"]:
             return f"{name}_{letters(e['axes'])}({inner})"
         if len(e["axes"]) == len(first(e).shape):
@@ -87,23 +87,23 @@ def written(e: Expr) -> str:
         return f"{name}({inner}, axis={literal(e['axes'] if len(e['axes']) > 1 else e['axes'][0])})"
     if e.head is ops.clip:
         low, high = ends_of_clip(e)
-        return f"clip({written(first(e))}, {plain(low)}, {plain(high)})"
+        return f"clip({text_of(first(e))}, {plain(low)}, {plain(high)})"
     if e.head is ops.getitem and (index := plain_index(e["index"])):
-        return f"{held(first(e), ATOM)}[{index}]"
+        return f"{bracketed_text(first(e), ATOM)}[{index}]"
     attrs = [f"{key}={literal(value)}" for key, value in e.attrs]
-    return f"{CALLED.get(e.head) or e.head.name}({', '.join([*map(written, e.args), *attrs])})"
+    return f"{CALLED.get(e.head) or e.head.name}({', '.join([*map(text_of, e.args), *attrs])})"
 
 
 def product_text(e: Expr) -> str:
     num, den, above, below = split(e)
     if len(e.args) == 1 and (num, den) == (1, 1) and e["powers"][0] > 0:
-        return f"{held(e.args[0], ATOM)}^{plain(e['powers'][0])}"
+        return f"{bracketed_text(e.args[0], ATOM)}^{plain(e['powers'][0])}"
     sign, num = ("-", -num) if num < 0 else ("", num)
-    parts = [held(base, MATMUL if i == 0 else POWER) for i, base in enumerate(above)]
+    parts = [bracketed_text(base, MATMUL if i == 0 else POWER) for i, base in enumerate(above)]
     top = " * ".join(parts)
     if num != 1 or not parts:
         top = f"{plain(num)} {top}" if parts else plain(num)
-    under = " * ".join(held(base, POWER) for base in below)
+    under = " * ".join(bracketed_text(base, POWER) for base in below)
     if den != 1:
         under = f"{plain(den)} {under}" if below else plain(den)
     if not under:
@@ -111,9 +111,9 @@ def product_text(e: Expr) -> str:
     return f"{sign}{top} / {under if len(below) + (den != 1) == 1 else f'({under})'}"
 
 
-def held(e: Expr, level: int) -> str:
+def bracketed_text(e: Expr, level: int) -> str:
     """Add brackets if the precedence requires it."""
-    return written(e) if level_of(e) >= level else f"({written(e)})"
+    return text_of(e) if level_of(e) >= level else f"({text_of(e)})"
 
 
 def ends_of_clip(e: Expr) -> tuple[float, float]:

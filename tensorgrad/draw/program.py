@@ -175,7 +175,7 @@ class Program:
             return True
         return any(self.folds.shown(r) not in own for n in self.standing[node] for r in self.readers.get(n, ()))
 
-    def taken(self, part: Part) -> list[Node | Tensor]:
+    def inputs_of(self, part: Part) -> list[Node | Tensor]:
         """The inputs of a part: nodes computed before it, and data."""
         own = set(part.nodes)
         found = [s for n in part.nodes for s in n.inputs if isinstance(s, (Node, Tensor)) and s not in own]

@@ -10,7 +10,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, move
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
-from tensorgrad.core.scope import Called, Given, calls_of
+from tensorgrad.core.scope import ArgumentInfo, Called, calls_of
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.paths import Paths
@@ -74,7 +74,7 @@ class Sources:
     def find(self, leaf: Tensor, node: Node, call: Called | None) -> Source:
         owner, own = self.owner_of(leaf, node)
         if owner is None and call is not None:
-            given = dict((name, value) for name, value, _ in call.arguments() if isinstance(value, Given))
+            given = dict((name, value) for name, value, _ in call.arguments() if isinstance(value, ArgumentInfo))
             held = {name: value.source() if value.source is not None else None for name, value in given.items()}
             if not any(thing is leaf for thing in held.values()):
                 return self.from_function(leaf, call, given, held)
@@ -87,7 +87,7 @@ class Sources:
             self.known[leaf] = Source(leaf, self.unique(own or name or "input"), leaf.shape, leaf.dtype, owner)
         return self.known[leaf]
 
-    def from_function(self, leaf: Tensor, call: Called, given: dict[str, Given], held: dict[str, Any]) -> Source:
+    def from_function(self, leaf: Tensor, call: Called, given: dict[str, ArgumentInfo], held: dict[str, Any]) -> Source:
         """The source of a leaf that a function made from its arguments, or of an array argument."""
         name = leaf.name or leaf.made_of
         match = next((n for n, g in given.items() if name and g.name == name), None)
@@ -139,5 +139,5 @@ def is_initial(leaf: Tensor, node: Node) -> bool:
 def given_to(program: Graph) -> list[Any]:
     """The arguments of the functions in a program, which keep only weak references to them."""
     calls = {node.function for node in program.nodes if node.function is not None}
-    given = [value for call in calls for _, value, _ in call.arguments() if isinstance(value, Given)]
+    given = [value for call in calls for _, value, _ in call.arguments() if isinstance(value, ArgumentInfo)]
     return [value.source() for value in given if value.source is not None]

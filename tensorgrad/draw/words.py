@@ -17,7 +17,7 @@ import numpy as np
 from tensorgrad.core.naming import index_text
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
-from tensorgrad.core.scope import Called, Given
+from tensorgrad.core.scope import ArgumentInfo, Called
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
 
@@ -163,7 +163,7 @@ def arguments_of(call: Called) -> str:
     """The arguments of a function other than arrays: "kernel 3×3, stride 2"; defaults are left out."""
     words = []
     for name, value, default in call.arguments():
-        if isinstance(value, Given):
+        if isinstance(value, ArgumentInfo):
             if name in ("weight", "kernel") and call.name.startswith("conv") and len(value.shape) > 2:
                 words.append("kernel " + "×".join(map(str, value.shape[2:])))
             continue
@@ -178,15 +178,15 @@ def class_of(module: Any) -> str:
     """A module's class and arguments: "Linear 64→500", "Conv2d 3→4, kernel 3, stride 2"."""
     name = visible(type(module).__name__)
     try:
-        told = visible(module.extra_repr())
+        detail = visible(module.extra_repr())
     except Exception:  # a user's class, or a module that has lost a parameter
-        told = ""
-    told = re.sub(r"^(\d+), (\d+)(?=,|$)", r"\1→\2", told) if hasattr(module, "weight") else told
-    told = re.sub(r"(\w+?)(?:_size|_shape)?=", r"\1 ", told).replace("'", "")
-    told = re.sub(r"\((\d+), \1\)", r"\1", told)
-    told = re.sub(r"\((\d+),\)", r"\1", told)
-    told = told if len(told) <= LONGEST else f"{told[: LONGEST - 1]}…"
-    return f"{name} {told}".strip()
+        detail = ""
+    detail = re.sub(r"^(\d+), (\d+)(?=,|$)", r"\1→\2", detail) if hasattr(module, "weight") else detail
+    detail = re.sub(r"(\w+?)(?:_size|_shape)?=", r"\1 ", detail).replace("'", "")
+    detail = re.sub(r"\((\d+), \1\)", r"\1", detail)
+    detail = re.sub(r"\((\d+),\)", r"\1", detail)
+    detail = detail if len(detail) <= LONGEST else f"{detail[: LONGEST - 1]}…"
+    return f"{name} {detail}".strip()
 
 
 def formula_lines(op: Op, direction: str) -> list[str]:

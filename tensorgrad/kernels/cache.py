@@ -111,7 +111,7 @@ def trouble() -> Iterator[None]:
         )
 
 
-def kept(name: str, depends_on: str, make: Callable[[], bytes]) -> bytes:
+def cached(name: str, depends_on: str, make: Callable[[], bytes]) -> bytes:
     """What `make` makes, from the folder if it is there, and put there if not."""
 
     def path() -> Path:

@@ -90,7 +90,7 @@ class Loop:
         versions = (numba_version(), np.__version__)  # Numba refuses a NumPy that is too new, when it is imported
         depends_on = repr((self.source(), kinds, machine.description, versions, numba_settings()))
         symbol = f"{self.name}_{hashlib.sha256(depends_on.encode()).hexdigest()[:24]}"
-        code = cache.kept(self.name, depends_on, lambda: self.compiled(kinds, symbol))
+        code = cache.cached(self.name, depends_on, lambda: self.compiled(kinds, symbol))
         return machine.load(symbol, code) if code else 0
 
     def compiled(self, kinds: Kinds, symbol: str) -> bytes:

@@ -149,7 +149,7 @@ def compiled(wide: bool) -> Any:
     binding.initialize_native_asmprinter()
     target = binding.Target.from_default_triple().create_target_machine(opt=1, **FOR_ANYWHERE)
     depends_on = (wide, DATA, description())
-    code = cache.kept("native", repr(depends_on), lambda: own_code(target, wide))
+    code = cache.cached("native", repr(depends_on), lambda: own_code(target, wide))
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
     for name in ("fetestexcept", "feclearexcept", "memmove", "memset", "syscall", "sched_getcpu"):
         binding.add_symbol(name, ctypes.cast(getattr(runtime(), name), ctypes.c_void_p).value)

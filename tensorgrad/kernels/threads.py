@@ -13,7 +13,7 @@ from operator import index
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from tensorgrad.core.arguments import is_whole
+from tensorgrad.core.arguments import is_integer
 from tensorgrad.core.forks import after_fork, loading
 from tensorgrad.errors import ArgumentError
 from tensorgrad.kernels import thresholds
@@ -37,7 +37,7 @@ def set_num_threads(n: int) -> None:
     Raises ArgumentError (a ValueError) unless n is an integer from 1 to 1024.
     """
     global _count
-    if not is_whole(n) or not 1 <= (n := index(n)) <= MOST:
+    if not is_integer(n) or not 1 <= (n := index(n)) <= MOST:
         raise ArgumentError(f"set_num_threads: expected a positive integer, of at most {MOST}, got {n!r}")
     blas_libraries.cache_clear()  # SciPy may have brought its own since
     _count = n

@@ -142,7 +142,7 @@ class Words(NamedTuple):
 def kernel_words(machine: Addresses, code: int, arguments: Sequence[Argument], checked: bool = False) -> Words | None:
     """A call of a loop of Numba's, whose code is at this address; None if it takes more than there is room for.
 
-    checked   it returns a whole number, and stops the program if that is 0 or more
+    checked   it returns an integer, and stops the program if that is 0 or more
 
     The code takes the addresses for its result and for what it raises, then for each array: who owns it (nobody), how many
     elements, their size, the address of the first, shape and strides.

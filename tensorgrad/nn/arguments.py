@@ -112,7 +112,7 @@ def generator(of: str, rng: Any) -> Any:
     return rng
 
 
-def drawn(of: str, name: str, make: Any, shape: tuple[int, ...], rng: Any) -> Array:
+def initial_values(of: str, name: str, make: Any, shape: tuple[int, ...], rng: Any) -> Array:
     """Initial values of a shape, drawn by an initialiser."""
     if any(make is getattr(init, made) for made in init.MAKERS):
         raise ArgumentError(f"{of}: {name} must be an initialiser; call nn.init.{make.__name__}(...)")

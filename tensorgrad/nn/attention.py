@@ -18,7 +18,7 @@ from tensorgrad.nn.containers import ModuleList
 from tensorgrad.nn.layers import Dropout, Linear
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.nn.normalisation import LayerNorm
-from tensorgrad.ops.attention import attention_weights, listed
+from tensorgrad.ops.attention import attention_weights, lists_as_array
 from tensorgrad.ops.linalg import as_operand
 
 __all__ = [
@@ -151,7 +151,7 @@ class MultiheadAttention(Module):
         for (name, allowed), mask in zip(shapes.items(), (padding, attn), strict=True):
             if mask is None:
                 continue
-            mask = as_operand(type(self).__name__, listed(mask, q))
+            mask = as_operand(type(self).__name__, lists_as_array(mask, q))
             if name == "key_padding_mask" and mask.ndim == 1 and n == 1:
                 mask = mask.reshape((1, -1))
             if mask.shape not in allowed:

@@ -11,7 +11,7 @@ from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, integer, one_of, several, sizes
+from tensorgrad.nn.arguments import as_floating, flag, generator, initial_values, integer, one_of, several, sizes
 from tensorgrad.nn.module import Module, Parameter
 
 __all__ = [
@@ -60,7 +60,7 @@ class Convolution(Module):
         dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
         rng = generator(of, rng) or init.generator()
         spread = init.uniform(1 / math.sqrt(max(math.prod(shape[1:]), 1)))
-        values = drawn(of, "weight_init", spread if weight_init is None else weight_init, shape, rng)
+        values = initial_values(of, "weight_init", spread if weight_init is None else weight_init, shape, rng)
         self.weight = Parameter(values, dtype=dtype)
         self.register_parameter("bias", Parameter(spread((self.out_channels,), rng), dtype=dtype) if bias else None)
 

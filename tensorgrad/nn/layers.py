@@ -11,7 +11,7 @@ from tensorgrad.core.backend import DEFAULT_FLOAT
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, drawn, flag, generator, integer, one_of, real
+from tensorgrad.nn.arguments import as_floating, flag, generator, initial_values, integer, one_of, real
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops import activation
 from tensorgrad.ops.linalg import as_operand
@@ -51,12 +51,12 @@ class Linear(Module):
         shape = (integer(of, "in_features", in_features), integer(of, "out_features", out_features))
         dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
         rng = generator(of, rng) or init.generator()
-        values = drawn(of, "weight_init", init.fan_in_uniform() if weight_init is None else weight_init, shape, rng)
+        values = initial_values(of, "weight_init", init.fan_in_uniform() if weight_init is None else weight_init, shape, rng)
         self.weight = Parameter(values, dtype=dtype)
         if bias and bias_init is None:
             values = init.fan_in_uniform()(shape, rng)[:1].reshape(-1)
         elif bias_init is not None:
-            values = drawn(of, "bias_init", bias_init, shape[1:], rng)
+            values = initial_values(of, "bias_init", bias_init, shape[1:], rng)
         self.register_parameter("bias", Parameter(values, dtype=dtype) if bias else None)
 
     def forward(self, x: Any) -> Any:
@@ -259,7 +259,7 @@ class Embedding(Module):
         if self.padding_idx is not None and not -shape[0] <= self.padding_idx < shape[0]:
             raise ArgumentError(f"{of}: padding_idx is out of range for {shape[0]} rows, got {self.padding_idx}")
         rng = generator(of, rng) or init.generator()
-        values = drawn(of, "weight_init", init.normal(1.0) if weight_init is None else weight_init, shape, rng)
+        values = initial_values(of, "weight_init", init.normal(1.0) if weight_init is None else weight_init, shape, rng)
         self.weight = Parameter(values, dtype=dtype)
         if self.padding_idx is not None:
             self.weight.data[self.padding_idx] = 0

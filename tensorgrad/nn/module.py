@@ -331,17 +331,17 @@ class Module:
             dtype = as_floating(f"{type(self).__name__}.to", dtype)
         place = None if device is None else as_device(device)
 
-        def there(array: Array) -> Array:
+        def converted(array: Array) -> Array:
             moved = array if place is None else move(array, place)
             with on(moved):
                 return moved if dtype is None or not is_floating(array.dtype) else moved.astype(dtype, copy=False)
 
         for parameter in self.parameters():
-            parameter._replace(there(parameter._data))
+            parameter._replace(converted(parameter._data))
             if parameter.grad is not None:
-                parameter.grad = wrap(there(parameter.grad._data), None)
+                parameter.grad = wrap(converted(parameter.grad._data), None)
         for _, module in self.named_modules():
-            module._buffers.update({name: there(array) for name, array in module._buffers.items()})
+            module._buffers.update({name: converted(array) for name, array in module._buffers.items()})
         changes.count += 1
         return self
 

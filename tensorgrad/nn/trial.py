@@ -18,11 +18,11 @@ def generators_of(modules: Iterable[Module]) -> list[np.random.Generator]:
 
 
 @contextmanager
-def left_as_they_were(modules: list[Module]) -> Iterator[None]:
+def preserve_state(modules: list[Module]) -> Iterator[None]:
     """Restore the side effects of running modules: buffers, and the states of random generators."""
     buffers = [(array, copy(array)) for module in modules for array in module._buffers.values()]
     try:
-        with random.undrawn(generators_of(modules)):
+        with random.preserve_generators(generators_of(modules)):
             yield
     finally:
         for array, before in buffers:

@@ -13,7 +13,7 @@ from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError, TensorgradError
 
 
-class Own(NamedTuple):
+class Entry(NamedTuple):
     """An array of a module: the array, its owner, and its name there."""
 
     array: Array
@@ -35,8 +35,8 @@ def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list
             f"{where}: {foreign[0]} is a PyTorch Tensor, which has a different layout: the weight of its Linear is (out, in), "
             f"here it is (in, out); load_state_dict(values, layout='torch') transposes it"
         )
-    own = {path: Own(parameter._data, *place) for path, parameter, place in owned(module)}
-    own |= {path: Own(array, *place) for path, array, place in owned(module, buffers=True)}
+    own = {path: Entry(parameter._data, *place) for path, parameter, place in owned(module)}
+    own |= {path: Entry(array, *place) for path, array, place in owned(module, buffers=True)}
     given = dict(values)
     if layout == "torch":
         for path, part in module.named_modules():
@@ -99,14 +99,14 @@ def owned(
                 yield f"{path}.{name}" if path else name, value, (part, name)
 
 
-def other_paths(module: Any, own: Mapping[str, Own]) -> dict[str, Own]:
+def other_paths(module: Any, own: Mapping[str, Entry]) -> dict[str, Entry]:
     """Further paths of tied parameters, and of buffers of shared modules."""
-    found = {path: Own(parameter._data, *place) for path, parameter, place in owned(module, every=True)}
-    found |= {path: Own(array, *place) for path, array, place in owned(module, buffers=True, every=True)}
+    found = {path: Entry(parameter._data, *place) for path, parameter, place in owned(module, every=True)}
+    found |= {path: Entry(array, *place) for path, array, place in owned(module, buffers=True, every=True)}
     return {path: entry for path, entry in found.items() if path not in own}
 
 
-def as_values(path: str, value: Any, at: Own, layout: str | None) -> Array:
+def as_values(path: str, value: Any, at: Entry, layout: str | None) -> Array:
     """The array to write. Raises ShapeError or DTypeError if it does not fit."""
     try:
         array = as_array(value)

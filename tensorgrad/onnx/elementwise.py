@@ -26,7 +26,7 @@ BITS = {"bitwise_and": ("And", "BitwiseAnd"), "bitwise_or": ("Or", "BitwiseOr"),
 
 def plain(name: str, kind: str) -> None:
     @counterpart(name)
-    def written(w: Writer, u: Use) -> Value:
+    def export_op(w: Writer, u: Use) -> Value:
         xs = u.same()
         if u.dtype.kind in "biu" and kind in ("Ceil", "Floor"):
             return xs[0]
@@ -41,7 +41,7 @@ for _name, _kind in PLAIN.items():
 
 def compared(name: str, kind: str) -> None:
     @counterpart(name)
-    def written(w: Writer, u: Use) -> Value:
+    def export_op(w: Writer, u: Use) -> Value:
         xs = u.common()
         if xs[0].dtype == bool and kind != "Equal":
             xs = [w.cast(x, np.int32) for x in xs]
@@ -54,7 +54,7 @@ for _name, _kind in COMPARISONS.items():
 
 def logical(name: str, kind: str) -> None:
     @counterpart(name)
-    def written(w: Writer, u: Use) -> Value:
+    def export_op(w: Writer, u: Use) -> Value:
         return w(kind, *[w.as_value(v, bool) for v in u.raw])
 
 
@@ -64,7 +64,7 @@ for _name, _kind in LOGICAL.items():
 
 def bitwise(name: str, of_booleans: str, of_integers: str) -> None:
     @counterpart(name)
-    def written(w: Writer, u: Use) -> Value:
+    def export_op(w: Writer, u: Use) -> Value:
         return w(of_booleans if u.dtype == bool else of_integers, *u.same())
 
 
@@ -397,7 +397,7 @@ def uniform(w: Writer, u: Use) -> Value:
 
 @counterpart("to_device")
 def to_device(w: Writer, u: Use) -> Value:
-    return u.given()[0]
+    return u.arguments()[0]
 
 
 refused("it runs a function of yours, recorded elsewhere; call the function itself", "checkpoint")

@@ -62,7 +62,7 @@ def export(
         raise ArgumentError(f"onnx.export: expected a file name ending in .onnx, got {path.name!r}")
     training = flag("onnx.export", "training", training)
     onnx = package("onnx.export")
-    proto = written(record(model, x if isinstance(x, tuple) else (x,), batch_axis, training), model)
+    proto = model_proto(record(model, x if isinstance(x, tuple) else (x,), batch_axis, training), model)
     onnx.checker.check_model(proto, full_check=True)
     with replacing(path) as file:
         file.write(proto.SerializeToString())
@@ -78,7 +78,7 @@ def package(where: str) -> Any:
     return onnx
 
 
-def written(program: Program, model: Module) -> Any:
+def model_proto(program: Program, model: Module) -> Any:
     """The file's contents."""
     names: dict[Any, str] = {}
     w = Writer(program, names)
@@ -125,7 +125,7 @@ def written(program: Program, model: Module) -> Any:
             continue
         w.known[node] = w.cast(made, node.dtype)._replace(shape=program.shapes[node])
     if problems:
-        raise ExportError(f"onnx.export: no counterpart in ONNX: {listed(problems)}")
+        raise ExportError(f"onnx.export: no counterpart in ONNX: {problem_list(problems)}")
     outputs: list[Any] = []
     results: list[tuple[str, Value]] = []
     w.scope = ""
@@ -172,7 +172,7 @@ def dims(shape: Sequence[Any]) -> list[Any]:
             f"{n.each}*batch" for n in shape]  # fmt: skip
 
 
-def listed(problems: dict[str, list[str]]) -> str:
+def problem_list(problems: dict[str, list[str]]) -> str:
     """Every problem once, with the places where it is."""
     texts = []
     for problem, places in problems.items():

@@ -10,7 +10,7 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.core.backend import is_half
 from tensorgrad.core.node import Node
-from tensorgrad.core.scope import Called, Given
+from tensorgrad.core.scope import ArgumentInfo, Called
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.nn import functional as F
 from tensorgrad.onnx.recording import Program, Size
@@ -37,7 +37,7 @@ class Call:
         self.is_known = True
         inside = {id(n) for n in nodes}
         for name, value, _ in called.arguments():
-            if isinstance(value, Given) and value.source is not None:
+            if isinstance(value, ArgumentInfo) and value.source is not None:
                 found = value.source()
                 source = None if found is None else program.trace.source(found)
                 self.is_known = self.is_known and (source in program.shapes) and id(source) not in inside
@@ -169,12 +169,12 @@ def max_pool(w: Writer, call: Call) -> Value:
     )  # fmt: skip
 
 
-def is_whole(call: Call) -> bool:
+def is_supported_pool(call: Call) -> bool:
     """Whether no window of a mean lies half outside, which each program counts otherwise."""
     return is_fixed(call) and not any(pool_of(call)[4])
 
 
-@operator(ops.avg_pool1d, ops.avg_pool2d, ops.avg_pool3d, fits=is_whole)
+@operator(ops.avg_pool1d, ops.avg_pool2d, ops.avg_pool3d, fits=is_supported_pool)
 def avg_pool(w: Writer, call: Call) -> Value:
     kernel, stride, padding, _, _ = pool_of(call)
     counts = int(call.args.get("count_include_pad", True))
@@ -191,7 +191,7 @@ def divides(call: Call) -> bool:
 
 def adaptive(functions: tuple[Any, ...], kind: str) -> None:
     @operator(*functions, fits=divides)
-    def written(w: Writer, call: Call) -> Value:
+    def export_op(w: Writer, call: Call) -> Value:
         x = call.array(w, "x")
         if all(n == 1 for n in call.shape[2:]):
             return w(f"Global{kind}", x, shape=call.shape)

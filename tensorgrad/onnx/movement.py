@@ -19,18 +19,18 @@ LAST = np.iinfo(np.int64).max  # an end that is beyond every one
 
 @counterpart("reshape")
 def reshape(w: Writer, u: Use) -> Value:
-    return w.reshape(u.given()[0], u.shape)
+    return w.reshape(u.arguments()[0], u.shape)
 
 
 @counterpart("transpose")
 def transpose(w: Writer, u: Use) -> Value:
-    (x,) = u.given()
+    (x,) = u.arguments()
     return w.transpose(x, [int(a) % len(x.shape) for a in u.attrs["axes"]])
 
 
 @counterpart("broadcast_to")
 def broadcast_to(w: Writer, u: Use) -> Value:
-    return w.expand(u.given()[0], u.shape)
+    return w.expand(u.arguments()[0], u.shape)
 
 
 @counterpart("concatenate")
@@ -57,7 +57,7 @@ def parts_of(index: Any, shape: Any) -> list[Any]:
     return parts
 
 
-def is_whole(part: Any) -> bool:
+def is_slice(part: Any) -> bool:
     return isinstance(part, slice) and part == slice(None)
 
 
@@ -88,7 +88,7 @@ def sliced(w: Writer, x: Value, parts: list[Any], shape: Any) -> Value:
             steps.append(1)
             gone.append(axis)
         else:
-            if not is_whole(part):
+            if not is_slice(part):
                 step = 1 if part.step is None else part.step
                 axes.append(axis)
                 starts.append((0 if step > 0 else LAST) if part.start is None else part.start)
@@ -110,7 +110,7 @@ def flat_part(index: Any, shape: Any) -> tuple[int, Any, tuple[Any, ...]]:
     others' sizes."""
     parts = parts_of(index, shape)
     lead = 0
-    while lead < len(parts) and is_whole(parts[lead]):
+    while lead < len(parts) and is_slice(parts[lead]):
         lead += 1
     rest = shape[lead:]
     if any(isinstance(n, Size) for n in rest):
@@ -127,13 +127,13 @@ def flat_part(index: Any, shape: Any) -> tuple[int, Any, tuple[Any, ...]]:
 
 @counterpart("getitem")
 def getitem(w: Writer, u: Use) -> Value:
-    (x,) = u.given()
+    (x,) = u.arguments()
     index = u.attrs["index"]
     if is_basic(index):
         return sliced(w, x, parts_of(index, x.shape), u.shape)
     parts = parts_of(index, x.shape)
     arrays = [i for i, p in enumerate(parts) if is_array(p)]
-    if len(arrays) == 1 and all(is_whole(p) for i, p in enumerate(parts) if i != arrays[0]) and parts[arrays[0]].ndim:
+    if len(arrays) == 1 and all(is_slice(p) for i, p in enumerate(parts) if i != arrays[0]) and parts[arrays[0]].ndim:
         at = parts[arrays[0]]
         if at.dtype != bool:
             return w("Gather", x, w.constant(at, np.int64), axis=arrays[0], shape=u.shape)
@@ -168,7 +168,7 @@ def setitem(w: Writer, u: Use) -> Value:
 
 @counterpart("put")
 def put(w: Writer, u: Use) -> Value:
-    x = w.cast(u.given()[0], wide(u.dtype))
+    x = w.cast(u.arguments()[0], wide(u.dtype))
     index = u.attrs["index"]
     zero = number(w, x, 0)
     parts = parts_of(index, u.shape)
@@ -188,7 +188,7 @@ def padded(w: Writer, x: Value, u: Use, parts: list[Any]) -> Value:
     before, after = [], []
     for part, n in zip(parts, u.shape, strict=True):
         if isinstance(n, Size):
-            if not is_whole(part):
+            if not is_slice(part):
                 raise NoCounterpart("zeros along the axis of samples")
             start, stop = 0, 0
             n = 0
@@ -221,7 +221,7 @@ def at_data(index: Any) -> tuple[int, int, bool]:
     places = [i for i, p in enumerate(parts) if isinstance(p, str) and p == AT]
     others = [p for i, p in enumerate(parts) if i not in places and p is not Ellipsis]
     in_a_row = places[-1] - places[0] + 1 == len(places)
-    simple = in_a_row and all(map(is_whole, others)) and not any(p is Ellipsis for p in parts[: places[0]])
+    simple = in_a_row and all(map(is_slice, others)) and not any(p is Ellipsis for p in parts[: places[0]])
     return places[0], len(places), simple
 
 
@@ -244,7 +244,7 @@ def indices(w: Writer, u: Use, values: list[Value]) -> Value:
 
 @counterpart("gather")
 def gather(w: Writer, u: Use) -> Value:
-    x, *given = u.given()
+    x, *given = u.arguments()
     index = u.attrs["index"]
     first, count, simple = at_data(index)
     if count == 1 and given[0].dtype != bool and given[0].shape:
@@ -253,8 +253,8 @@ def gather(w: Writer, u: Use) -> Value:
         others = [slice(None) if i in places else p for i, p in enumerate(parts)]
         basic = all(isinstance(p, slice) for p in others)
         if basic:
-            if not all(map(is_whole, others)):
-                x = sliced(w, x, others, [n if is_whole(p) else None for n, p in zip(x.shape, others, strict=True)])
+            if not all(map(is_slice, others)):
+                x = sliced(w, x, others, [n if is_slice(p) else None for n, p in zip(x.shape, others, strict=True)])
             return w("Gather", x, w.cast(given[0], np.int64), axis=places[0], shape=u.shape)
     if not simple:
         raise NoCounterpart("an index by Tensors with slices between them")
@@ -271,7 +271,7 @@ def gather(w: Writer, u: Use) -> Value:
 
 @counterpart("scatter")
 def scatter(w: Writer, u: Use) -> Value:
-    x, *given = u.given()
+    x, *given = u.arguments()
     x = summable(w, x)
     first, _, simple = at_data(u.attrs["index"])
     if not simple or first:
@@ -282,14 +282,14 @@ def scatter(w: Writer, u: Use) -> Value:
 
 @counterpart("lookup")
 def lookup(w: Writer, u: Use) -> Value:
-    table, t = u.given()
+    table, t = u.arguments()
     return w("Gather", table, w.cast(t, np.int64), axis=0, shape=u.shape)
 
 
 @counterpart("sum_named")
 def sum_named(w: Writer, u: Use) -> Value:
     """A product with the matrix that says which rows have one name."""
-    x, t = u.given()
+    x, t = u.arguments()
     x = summable(w, x)
     t = w("Mod", w.cast(t, np.int64), w.constant(np.int64(u.attrs["rows"])))  # one below 0 is counted from the end
     rows, columns = (w("Unsqueeze", t, w.constant([axis], np.int64)) for axis in (0, 1))
@@ -314,7 +314,7 @@ def along(w: Writer, x: Value, axis: int, at: Any) -> Value:
 
 @counterpart("extend")
 def extend(w: Writer, u: Use) -> Value:
-    (x,) = u.given()
+    (x,) = u.arguments()
     for axis, (width, n) in enumerate(zip(u.attrs["width"], x.shape, strict=True)):
         if any(width):
             if isinstance(n, Size):
@@ -325,7 +325,7 @@ def extend(w: Writer, u: Use) -> Value:
 
 @counterpart("fold_back")
 def fold_back(w: Writer, u: Use) -> Value:
-    (x,) = u.given()
+    (x,) = u.arguments()
     lead = 0
     while lead < len(u.shape) and not any(u.attrs["width"][lead]):
         lead += 1
@@ -347,7 +347,7 @@ def places(size: int, kernel: int, stride: int, padding: int, dilation: int) -> 
 
 @counterpart("windows")
 def windows(w: Writer, u: Use) -> Value:
-    (x,) = u.given()
+    (x,) = u.arguments()
     kernel, stride, padding, dilation = (u.attrs[key] for key in ("kernel", "stride", "padding", "dilation"))
     axes = len(kernel)
     sizes = x.shape[2:]
@@ -361,7 +361,7 @@ def windows(w: Writer, u: Use) -> Value:
 
 @counterpart("fold")
 def fold(w: Writer, u: Use) -> Value:
-    (x,) = u.given()
+    (x,) = u.arguments()
     size, stride, padding, dilation = (u.attrs[key] for key in ("size", "stride", "padding", "dilation"))
     axes = len(size)
     kernel = x.shape[1 : 1 + axes]

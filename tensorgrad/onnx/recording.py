@@ -18,7 +18,7 @@ from tensorgrad.core.state import shown, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, CompileError, DTypeError, ExportError, TensorgradError
 from tensorgrad.nn.module import Module
-from tensorgrad.nn.trial import left_as_they_were
+from tensorgrad.nn.trial import preserve_state
 
 SAMPLES = (2, 3, 5)  # one sample would broadcast; two numbers give a line, the third one says whether it is one
 
@@ -173,10 +173,10 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
     """
     names = argument_names(model, args)
     flat: list[Array] = []
-    outlines = [taken(a, flat) for a in args]
+    outlines = [numbered(a, flat) for a in args]
     if not flat:
         raise ArgumentError(f"onnx.export: {EXPECTED}, got {', '.join(map(shown, args)) or 'an empty tuple'}")
-    labels = [name for name, a in zip(names, args, strict=True) for name in names_of(taken(a, []), name)]
+    labels = [name for name, a in zip(names, args, strict=True) for name in names_of(numbered(a, []), name)]
     axes = axes_of(batch_axis, flat)
     counts = {flat[i].shape[axis] for i, axis in enumerate(axes) if axis is not None}
     if len(counts) > 1:
@@ -207,7 +207,7 @@ def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], trainin
     found = Recorder(leaves)
     modes = {id(module): (module, training) for module in modules}
     try:
-        with left_as_they_were(modules), switched(modes={**state.modes, **modes}):
+        with preserve_state(modules), switched(modes={**state.modes, **modes}):
             with switched(tracing=True, trace=found, recording=True, fusing=False):
                 value = model(*args)
             found.ended(value, False, "onnx.export")
@@ -227,10 +227,10 @@ def argument_names(model: Module, args: Sequence[Any]) -> list[str]:
     return [*names, *[f"x{i}" for i in range(len(names), len(args))]]
 
 
-def taken(a: Any, arrays: list[Array]) -> Any:
+def numbered(a: Any, arrays: list[Array]) -> Any:
     """An argument with the number of each array in its place; those are put into `arrays`."""
     if isinstance(a, (tuple, list)):
-        return tuple(taken(part, arrays) for part in a)
+        return tuple(numbered(part, arrays) for part in a)
     if isinstance(a, Mapping):
         raise ArgumentError(f"onnx.export: {EXPECTED}, got {shown(a)}")
     if isinstance(a, Tensor):

@@ -54,7 +54,7 @@ def norm(w: Writer, u: Use) -> Value:
 
 def extreme(name: str, kind: str) -> None:
     @counterpart(name)
-    def written(w: Writer, u: Use) -> Value:
+    def export_op(w: Writer, u: Use) -> Value:
         (x,) = u.same()
         if x.dtype == bool:
             return w.cast(of_axes(w, u, kind, w.cast(x, np.int32)), bool)
@@ -212,7 +212,7 @@ def affine(w: Writer, u: Use) -> Value:
 
 def linear(name: str, kind: str) -> None:
     @counterpart(name)
-    def written(w: Writer, u: Use) -> Value:
+    def export_op(w: Writer, u: Use) -> Value:
         y = affine(w, u)
         if kind == "Relu":
             return rectified(w, y)
@@ -272,13 +272,13 @@ def all_axes(w: Writer, kind: str, x: Value) -> Value:
 @counterpart("nll_loss")
 def nll_loss(w: Writer, u: Use) -> Value:
     logp = w.as_value(u.raw[0], u.dtype)
-    return w("Neg", all_axes(w, "ReduceMean", picked(w, logp, u.given()[1])))
+    return w("Neg", all_axes(w, "ReduceMean", picked(w, logp, u.arguments()[1])))
 
 
 @counterpart("softmax_cross_entropy")
 def softmax_cross_entropy(w: Writer, u: Use) -> Value:
-    z, t = w.as_value(u.raw[0], u.dtype), u.given()[1]
-    logp = u.given()[2] if len(u.raw) > 2 else w("LogSoftmax", z, axis=-1)
+    z, t = w.as_value(u.raw[0], u.dtype), u.arguments()[1]
+    logp = u.arguments()[2] if len(u.raw) > 2 else w("LogSoftmax", z, axis=-1)
     if len(t.shape) == len(z.shape):
         of_classes = w("Mul", w.cast(t, logp.dtype), logp)
         each = reduce(w, "ReduceSum", of_classes, (len(z.shape) - 1,), False, z.shape[:-1])
@@ -291,7 +291,7 @@ def softmax_cross_entropy(w: Writer, u: Use) -> Value:
 
 @counterpart("softmax_cross_entropy_grad")
 def softmax_cross_entropy_grad(w: Writer, u: Use) -> Value:
-    g, logp, t = (w.as_value(v, u.dtype) if i < 2 else u.given()[2] for i, v in enumerate(u.raw))
+    g, logp, t = (w.as_value(v, u.dtype) if i < 2 else u.arguments()[2] for i, v in enumerate(u.raw))
     p = w("Exp", logp)
     if len(t.shape) == len(logp.shape):
         t = w.cast(t, u.dtype)
@@ -323,7 +323,7 @@ def sigmoid_cross_entropy_grad(w: Writer, u: Use) -> Value:
 @counterpart("attention")
 def attention(w: Writer, u: Use) -> Value:
     q, k, v = (w.as_value(x, u.same()[0].dtype) for x in u.raw[:3])
-    masks = u.given()[3:]
+    masks = u.arguments()[3:]
     keep = masks.pop() if u.attrs["dropout"] else None
     turned = w.transpose(k, [*range(len(k.shape) - 2), len(k.shape) - 1, len(k.shape) - 2])
     rows, columns = q.shape[-2], k.shape[-2]

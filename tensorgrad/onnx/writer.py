@@ -48,7 +48,7 @@ class Use:
         parts = [v.dtype if isinstance(v, Value) else kind for v, kind in zip(self.raw, kinds, strict=True)]
         return [self.writer.as_value(v, wide(np.result_type(*parts))) for v in self.raw]
 
-    def given(self) -> list[Value]:
+    def arguments(self) -> list[Value]:
         """The arguments as they are; numbers in the dtype of the result."""
         return [v if isinstance(v, Value) else self.writer.as_value(v, self.dtype) for v in self.raw]
 

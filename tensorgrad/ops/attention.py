@@ -112,7 +112,7 @@ class Attention(Op):
         def attend(y: Array, q: Array, k: Array, v: Array, *masks: Array) -> None:
             mask, keep = parted(masks, dropout)
             for rows in at_once:
-                p = kept(weights(q, k, mask, causal, scale, rows), keep, dropout, rows)
+                p = masked_weights(weights(q, k, mask, causal, scale, rows), keep, dropout, rows)
                 xp.matmul(p, first(p.shape[-1], v), out=part(y, rows))
 
         shared(xp, attend, lead, q, k, y, q, k, v, *masks)
@@ -157,12 +157,12 @@ class Attention(Op):
         n = p.shape[-1]
 
         def of_scores(tz: Value) -> Value:
-            return kept(p * (tz - (p * tz).sum(-1, keepdims=True)), keep, dropout, every) @ first(n, v)
+            return masked_weights(p * (tz - (p * tz).sum(-1, keepdims=True)), keep, dropout, every) @ first(n, v)
 
         found: tuple[Any, ...] = (
             lambda t: of_scores((t * scale) @ first(n, k).swapaxes(-1, -2)),
             lambda t: of_scores((q * scale) @ first(n, t).swapaxes(-1, -2)),
-            lambda t: kept(p, keep, dropout, every) @ first(n, t),
+            lambda t: masked_weights(p, keep, dropout, every) @ first(n, t),
         )
         if mask is not None:
             found = (*found, (lambda t: of_scores(t[..., :n])) if is_floating(mask.dtype) else None)
@@ -287,7 +287,7 @@ def parted(masks: Sequence[Value], dropout: float) -> tuple[Value | None, Value 
     return (mask[0] if mask else None), keep
 
 
-def kept(p: Value, keep: Value | None, dropout: float, rows: slice) -> Value:
+def masked_weights(p: Value, keep: Value | None, dropout: float, rows: slice) -> Value:
     """m p of the queries in `rows`."""
     if keep is None:
         return p
@@ -300,10 +300,10 @@ def slopes(
     """The weights m p of the queries in `rows`, and the gradient dz of their scores."""
     mask, keep = parted(masks, dropout)
     p = weights(q, k, mask, causal, scale, rows)
-    dp = kept(product(part(g, rows), first(p.shape[-1], v).swapaxes(-1, -2)), keep, dropout, rows)
+    dp = masked_weights(product(part(g, rows), first(p.shape[-1], v).swapaxes(-1, -2)), keep, dropout, rows)
     if kernels.softmax_grad(p, dp):
-        return kept(p, keep, dropout, rows), dp
-    return kept(p, keep, dropout, rows), p * (dp - (p * dp).sum(-1, keepdims=True))
+        return masked_weights(p, keep, dropout, rows), dp
+    return masked_weights(p, keep, dropout, rows), p * (dp - (p * dp).sum(-1, keepdims=True))
 
 
 def blocks(lead: Shape, q: Array, k: Array) -> Iterator[slice]:
@@ -348,7 +348,7 @@ def check(q: Value, k: Value, v: Value) -> None:
 def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
     """A mask as an array or a Tensor that broadcasts to the scores."""
     of = scoped(attention.name)
-    mask = as_operand(attention.name, listed(mask, q))
+    mask = as_operand(attention.name, lists_as_array(mask, q))
     if mask.dtype != bool and not is_floating(mask.dtype):
         raise DTypeError(f"{of}: the mask must have a boolean or floating dtype, got {mask.dtype} of shape {mask.shape}")
     if min(q.ndim, k.ndim, v.ndim) < 2:
@@ -368,7 +368,7 @@ def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
 
 def as_keep(keep: Any, q: Value, k: Value, v: Value) -> Any:
     """The weights to keep, as booleans of their full shape."""
-    keep = as_operand(attention.name, listed(keep, q))
+    keep = as_operand(attention.name, lists_as_array(keep, q))
     if min(q.ndim, k.ndim, v.ndim) < 2:
         return keep  # the signature has a better message
     expected = (q.shape[-2], k.shape[-2])
@@ -380,7 +380,7 @@ def as_keep(keep: Any, q: Value, k: Value, v: Value) -> Any:
     return keep
 
 
-def listed(mask: Any, near: Value) -> Any:
+def lists_as_array(mask: Any, near: Value) -> Any:
     """A mask, with lists converted to arrays on the device of `near`."""
     return beside(asarray(mask, where=scoped(attention.name)), [raw(near)]) if isinstance(mask, (list, tuple)) else mask
 

@@ -99,7 +99,7 @@ def eye(
     rows, columns = integer("eye", "n", n, 0), integer("eye", "m", n if m is None else m, 0)
     k, kind = min(max(integer("eye", "k", k), -rows), columns), dtype_of("eye", dtype)
     room_for("eye", (rows, columns), kind.itemsize)
-    return made("eye", np.eye(rows, columns, k, kind), requires_grad, device)
+    return as_tensor("eye", np.eye(rows, columns, k, kind), requires_grad, device)
 
 
 @named
@@ -119,12 +119,12 @@ def arange(
         raise ArgumentError(f"{scoped('arange')}: step must not be 0")
     if not all(map(math.isfinite, (first, end, by))):
         raise ArgumentError(f"{scoped('arange')}: expected finite numbers, got {first}, {end}, {by}")
-    is_whole = all(isinstance(n, int) for n in (first, end, by))
-    kind = dtype_of("arange", dtype or (np.int64 if is_whole else np.float32))
-    count = max(-((first - end) // by) if is_whole else math.ceil((end - first) / by), 0)
+    all_integers = all(isinstance(n, int) for n in (first, end, by))
+    kind = dtype_of("arange", dtype or (np.int64 if all_integers else np.float32))
+    count = max(-((first - end) // by) if all_integers else math.ceil((end - first) / by), 0)
     room_for("arange", (count,), 8)
-    values = np.arange(first, end, by) if is_whole else first + by * np.arange(count)  # in float64, rounded once
-    return made("arange", values.astype(kind), requires_grad, device)
+    values = np.arange(first, end, by) if all_integers else first + by * np.arange(count)  # in float64, rounded once
+    return as_tensor("arange", values.astype(kind), requires_grad, device)
 
 
 @named
@@ -141,7 +141,7 @@ def linspace(
     num, kind = integer("linspace", "num", num, 0), dtype_of("linspace", dtype)
     room_for("linspace", (num,), 16)
     values = np.linspace(number("linspace", "start", start), number("linspace", "stop", stop), num)
-    return made("linspace", values.astype(kind), requires_grad, device)
+    return as_tensor("linspace", values.astype(kind), requires_grad, device)
 
 
 @named
@@ -178,7 +178,7 @@ def rand(
 
     rng   NumPy generator; by default the one that `manual_seed` and `nn.functional.seed` seed
     """
-    return drawn("rand", shape, dtype, rng, requires_grad, device, uniform)
+    return random_tensor("rand", shape, dtype, rng, requires_grad, device, uniform)
 
 
 @named
@@ -197,7 +197,7 @@ def randn(
     By G. E. P. Box and M. E. Muller, A note on the generation of random normal deviates, Annals of Mathematical Statistics 29
     (1958) 610-611: √(-2 ln u) cos 2πv is normal for uniform u and v.
     """
-    return drawn("randn", shape, dtype, rng, requires_grad, device, normal)
+    return random_tensor("randn", shape, dtype, rng, requires_grad, device, normal)
 
 
 def normal(like: Tensor, rng: np.random.Generator | None) -> Any:
@@ -205,7 +205,7 @@ def normal(like: Tensor, rng: np.random.Generator | None) -> Any:
     return length * cos(uniform(like, rng=rng) * (2 * math.pi))
 
 
-def drawn(op: str, shape: Any, dtype: Any, rng: Any, requires_grad: bool, device: str | None, draw: Any) -> Tensor:
+def random_tensor(op: str, shape: Any, dtype: Any, rng: Any, requires_grad: bool, device: str | None, draw: Any) -> Tensor:
     """Random numbers, recorded as a draw in a traced step."""
     if rng is not None and not isinstance(rng, np.random.Generator):
         raise ArgumentError(f"{scoped(op)}: rng must be a generator, np.random.default_rng(seed), or None, got {shown(rng)}")
@@ -222,7 +222,7 @@ def filled(op: str, shape: Any, value: Any, dtype: Any, requires_grad: bool, dev
     room_for(op, found, kind.itemsize)
     if not isinstance(value, (bool, np.bool_)):
         value = number(op, "value", value)
-    return made(op, np.full(found, value).astype(kind), requires_grad, device)
+    return as_tensor(op, np.full(found, value).astype(kind), requires_grad, device)
 
 
 def kind_of(op: str, dtype: Any, kinds: str = "fiub") -> np.dtype[Any]:
@@ -237,7 +237,7 @@ def filled_like(op: str, x: Any, value: Any, dtype: Any, requires_grad: bool) ->
     return filled(op, x.shape, value, x.dtype if dtype is None else dtype, requires_grad, backend.device_of(raw(x)))
 
 
-def made(op: str, values: Array, requires_grad: bool, device: str | None) -> Tensor:
+def as_tensor(op: str, values: Array, requires_grad: bool, device: str | None) -> Tensor:
     """A Tensor that owns its array."""
     y = Tensor(values, device=device)
     return y if requires_grad is False else y.requires_grad_(truth(op, "requires_grad", requires_grad))

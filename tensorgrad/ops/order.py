@@ -20,7 +20,7 @@ from tensorgrad.ops.elementwise import as_narrow, as_wide, where
 from tensorgrad.ops.index import getitem
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.rearrange import flatten, flip, stack, take_along_axis
-from tensorgrad.ops.reduce import kept
+from tensorgrad.ops.reduce import keepdims_shape
 from tensorgrad.ops.shape import reshape, transpose
 
 __all__ = ["argsort", "median", "quantile", "sort", "topk"]
@@ -127,7 +127,7 @@ def quantiles(op: str, x: Any, shares: Sequence[float], axis: Axis, keepdims: bo
             y = below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
             y = where(below == above, below, y)  # also for two infinities
         y = where(isnan(last), last, y)
-        return as_narrow(reshape(y, kept(shape, axes) if keepdims else tuple(shape[i] for i in rest)), given)
+        return as_narrow(reshape(y, keepdims_shape(shape, axes) if keepdims else tuple(shape[i] for i in rest)), given)
 
     found = [at(p) for p in shares]
     return stack(found) if several else found[0]

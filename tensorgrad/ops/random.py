@@ -86,7 +86,7 @@ def set_state(rng: np.random.Generator, state: Any) -> None:
 
 
 @contextlib.contextmanager
-def undrawn(generators: Sequence[np.random.Generator]) -> Iterator[None]:
+def preserve_generators(generators: Sequence[np.random.Generator]) -> Iterator[None]:
     """Context manager that restores the states of generators, so that draws are repeated."""
     different = list({id(rng): rng for rng in generators}.values())
     states = [state_of(rng) for rng in different]

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_in, axis_in, integer, integers, is_sequence, is_whole, room_for
+from tensorgrad.core.arguments import axes_in, axis_in, integer, integers, is_integer, is_sequence, room_for
 from tensorgrad.core.backend import Array, Numbers, Xp, beside, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -336,7 +336,7 @@ def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequ
 def as_index(op: str, indices: Operand[Tensor]) -> Any:
     """Integers unchanged, lists of them as arrays."""
     found = frozen(op, indices) if isinstance(indices, list) else followed(indices)
-    if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_whole(found):
+    if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_integer(found):
         raise DTypeError(f"{scoped(op)}: indices must be integers, got {shown(indices)}{of_lists(found)}")
     return found
 

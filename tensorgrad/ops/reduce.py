@@ -38,7 +38,7 @@ def add_up(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return _reduce(x, axis=axis, keepdims=keepdims)
 
 
-def kept(shape: Shape, axis: Axis) -> Shape:
+def keepdims_shape(shape: Shape, axis: Axis) -> Shape:
     """`shape` with reduced axes as 1; for a number NumPy accepts the axes 0 and -1, too."""
     if axis is None or not shape:
         return (1,) * len(shape)
@@ -98,7 +98,7 @@ class Sum(Reduction):
         return x.sum(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
-        return (lambda: broadcast_to(g.reshape(kept(x.shape, axis)), x.shape),)
+        return (lambda: broadcast_to(g.reshape(keepdims_shape(x.shape, axis)), x.shape),)
 
 
 class Mean(Reduction):
@@ -129,7 +129,7 @@ class Mean(Reduction):
         return total / n
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
-        shape = kept(x.shape, axis)
+        shape = keepdims_shape(x.shape, axis)
         n = max(math.prod(x.shape) // max(math.prod(shape), 1), 1)
         return (lambda: broadcast_to(g.reshape(shape) / n, x.shape),)
 

@@ -23,7 +23,7 @@ from tensorgrad.ops.elementwise import as_narrow, as_wide, astype, cast, mul_gra
 from tensorgrad.ops.exponential import exp
 from tensorgrad.ops.index import getitem
 from tensorgrad.ops.rearrange import concatenate, flatten, flip
-from tensorgrad.ops.reduce import Reduction, add_up, kept, mean, sample_axis
+from tensorgrad.ops.reduce import Reduction, add_up, keepdims_shape, mean, sample_axis
 from tensorgrad.ops.reduce import sum as sum_of
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
 
@@ -47,7 +47,7 @@ class Max(Reduction):
         return xp.asarray(x).max(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
-        return (lambda: where(first_of(x, axis=axis, which="argmax"), reshape(g, kept(x.shape, axis)), 0.0),)
+        return (lambda: where(first_of(x, axis=axis, which="argmax"), reshape(g, keepdims_shape(x.shape, axis)), 0.0),)
 
     def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
         return (lambda t: sum_of(where(first_of(x, axis=axis, which="argmax"), t, 0.0), axis, keepdims),)
@@ -67,7 +67,7 @@ class Min(Reduction):
         return xp.asarray(x).min(axis=axis, keepdims=keepdims)
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
-        return (lambda: where(first_of(x, axis=axis, which="argmin"), reshape(g, kept(x.shape, axis)), 0.0),)
+        return (lambda: where(first_of(x, axis=axis, which="argmin"), reshape(g, keepdims_shape(x.shape, axis)), 0.0),)
 
     def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
         return (lambda t: sum_of(where(first_of(x, axis=axis, which="argmin"), t, 0.0), axis, keepdims),)
@@ -138,7 +138,7 @@ class LogSumExp(Reduction):
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         def gx() -> Value:
-            shape = kept(x.shape, axis)
+            shape = keepdims_shape(x.shape, axis)
             top = reshape(y, shape)
             share = exp(where(equal(x, math.inf), 0.0, x - where(equal(top, -math.inf), 0.0, top)))
             return mul_grad(reshape(g, shape), share)
@@ -147,7 +147,7 @@ class LogSumExp(Reduction):
 
     def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
         def ty(t: Value) -> Value:
-            top = reshape(y, kept(x.shape, axis))
+            top = reshape(y, keepdims_shape(x.shape, axis))
             ends = equal(x, top)  # also for infinities, whose difference is NaN
             share = exp(where(ends, 0.0, x) - where(ends, 0.0, top))
             return sum_of(mul_tangent(t, where(equal(x, -math.inf), 0.0, share)), axis, keepdims)
@@ -181,7 +181,7 @@ class Norm(Reduction):
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Rules:
         def gx() -> Value:
-            shape = kept(x.shape, axis)
+            shape = keepdims_shape(x.shape, axis)
             length = reshape(y, shape)
             # g / y first might overflow or underflow; x / inf is 0 at 0, and so is its derivative
             return mul_grad(reshape(g, shape), x / where(equal(length, 0), math.inf, length))
@@ -190,7 +190,7 @@ class Norm(Reduction):
 
     def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
         def ty(t: Value) -> Value:
-            length = reshape(y, kept(x.shape, axis))
+            length = reshape(y, keepdims_shape(x.shape, axis))
             return sum_of(mul_tangent(t, x / where(equal(length, 0), math.inf, length)), axis, keepdims)
 
         return (ty,)
@@ -332,7 +332,7 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
         y = pairs
     if not shape_of(y)[-1]:
         y = astype(sum_of(y, -1) + 1, raw(wide).dtype)  # 1 for no elements, independent of x
-    return as_narrow(reshape(y, kept(shape, axes) if keepdims else rest), given)
+    return as_narrow(reshape(y, keepdims_shape(shape, axes) if keepdims else rest), given)
 
 
 def _joined(pairs: Any, last: Any) -> Any:
@@ -355,7 +355,7 @@ def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False)
     axis, ddof = axes_given("std", axis), integer("std", "ddof", ddof)
     given, x = _wide(x)
     shape = shape_of(x)
-    n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1) or 1
+    n = math.prod(shape) // (math.prod(keepdims_shape(shape, axis)) or 1) or 1
     y = norm(x - mean(x, axis, True), axis=axis, keepdims=keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
     return as_narrow(y, given)
 
@@ -404,7 +404,7 @@ def _array(x: Any) -> Any:
 
 
 def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:
-    n = math.prod(shape) // (math.prod(kept(shape, axis)) or 1)
+    n = math.prod(shape) // (math.prod(keepdims_shape(shape, axis)) or 1)
     if n and n <= ddof:
         raise ShapeError(f"{op}: ddof={ddof} needs more than {ddof} elements, axis {axis} of {shape} has {n}")
     return n / (n - ddof) if n else 1.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import integer, integers, is_sequence, is_whole, room_for
+from tensorgrad.core.arguments import integer, integers, is_integer, is_sequence, room_for
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
@@ -135,7 +135,7 @@ def positions(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape
 def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
     """One number for all axes, or one per axis, as a tuple."""
     numbers: tuple[Any, ...] = tuple(value) if is_sequence(value) else (value,) * axes
-    if len(numbers) != axes or not all(map(is_whole, numbers)):
+    if len(numbers) != axes or not all(map(is_integer, numbers)):
         expected = "an integer" + (f" or {NUMBERS[axes]}" if 1 < axes < len(NUMBERS) else "")
         raise DTypeError(f"{scoped(op)}: {what} must be {expected}, got {shown(value)}")
     found = tuple([integer(op, what, n) for n in numbers])

@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, namespace, on
 from tensorgrad.core.backend import copy as copied
-from tensorgrad.core.form import FLOATS, Maybe
+from tensorgrad.core.form import FLOAT_ARRAY, Maybe
 from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor
@@ -69,7 +69,7 @@ class LBFGS(Optimiser):
 
     kept: ClassVar[Mapping[str, Any]] = {
         **Optimiser.kept,
-        "memory": {"s": [FLOATS], "y": [FLOATS], "x": Maybe(FLOATS), "g": Maybe(FLOATS)},
+        "memory": {"s": [FLOAT_ARRAY], "y": [FLOAT_ARRAY], "x": Maybe(FLOAT_ARRAY), "g": Maybe(FLOAT_ARRAY)},
     }
 
     def __init__(

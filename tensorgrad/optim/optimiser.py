@@ -12,7 +12,7 @@ from tensorgrad import ops
 from tensorgrad.core import writes
 from tensorgrad.core.backend import Array, namespace, on
 from tensorgrad.core.backend import copy as copied
-from tensorgrad.core.form import ANYTHING, COUNT, FLOATS, Each, problems
+from tensorgrad.core.form import ANYTHING, COUNT, FLOAT_ARRAY, Each, problems
 from tensorgrad.core.location import is_own, warn
 from tensorgrad.core.op import Value
 from tensorgrad.core.ranks import ranks
@@ -70,7 +70,7 @@ class Optimiser(Parameters):
         "steps": COUNT,
         "late": [COUNT],
         "groups": [Each(ANYTHING, {"params": [COUNT]})],
-        "state": [Each(FLOATS)],
+        "state": [Each(FLOAT_ARRAY)],
     }  # the expected structure of a state_dict
 
     # Subclass interface

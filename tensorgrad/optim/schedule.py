@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tensorgrad.core.form import ANYTHING, COUNT, NUMBER, WHOLE, Each, described, form_of, problems
+from tensorgrad.core.form import ANYTHING, COUNT, INTEGER, NUMBER, Each, described, form_of, problems
 from tensorgrad.core.location import is_own
 from tensorgrad.core.state import answering
 from tensorgrad.errors import ArgumentError
@@ -164,7 +164,7 @@ def loose_form_of(value: Any) -> Any:
     form = form_of(value)
     if isinstance(form, dict):
         return Each(ANYTHING)
-    return [ANYTHING] if isinstance(form, list) else NUMBER if form is WHOLE else form
+    return [ANYTHING] if isinstance(form, list) else NUMBER if form is INTEGER else form
 
 
 def is_function(value: Any) -> bool:

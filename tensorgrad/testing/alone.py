@@ -135,7 +135,7 @@ def measured(node: Node, wanted: list[int], g: Array, args: list[Any]) -> Roundi
             found = grad(y, [leaves[i] for i in wanted], wrap(g, None), create_graph=True, allow_unused=True)
             zeros = [wrap(np.zeros(args[i].shape), None) for i in wanted]
         rounding = Rounding([*(z if t is None else t for t, z in zip(found, zeros, strict=True)), y], EPS32)
-        if rounding.is_whole:
+        if rounding.is_complete:
             return rounding
     except Exception:  # a rule that only takes arrays
         pass

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import grad
-from tensorgrad.core.arguments import integer, is_whole, seed_of, truth
+from tensorgrad.core.arguments import integer, is_integer, seed_of, truth
 from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.op import REGISTRY, Op, Sample
 from tensorgrad.core.state import shown
@@ -104,7 +104,7 @@ def audit(
     Returns the Audit, which prints as a table. Raises GradientError if an op failed, unless `raises` is False; ArgumentError
     for an unknown op, and if none of the ops has a gradient.
     """
-    if not is_whole(order) or order not in (1, 2):
+    if not is_integer(order) or order not in (1, 2):
         raise ArgumentError(f"audit: order must be 1 or 2, got {shown(order)}")
     cases, order, raises = integer("audit", "cases", cases, 1), int(order), truth("audit", "raises", raises)
     chosen, found_seed = chosen_ops(ops), seed_of("audit", seed)
@@ -139,7 +139,7 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
     seconds = dict.fromkeys(findings, 0.0)
     first, half = "", 0.0
     for case in range(cases):
-        args, attrs = drawn(op, seed, case)
+        args, attrs = sample_of(op, seed, case)
         half = max(half, in_half(op, args, attrs))
         further = [f for check in FURTHER for f in check(op, args, attrs)]
         findings[1] += further
@@ -175,7 +175,7 @@ def again(op: Op, finding: Finding, case: int, seed: int) -> str:
     return "\n".join(lines)
 
 
-def drawn(op: Op, seed: int, case: int) -> Sample:
+def sample_of(op: Op, seed: int, case: int) -> Sample:
     """The arguments and attributes of a case. Raises an error that names the op if its `sample` returns anything else."""
     try:
         args, attrs = sampled(op, seed, case)

@@ -70,16 +70,16 @@ class Pair:
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.each).all())
 
-    def gives(self, expected: Array) -> bool:
+    def matches(self, expected: Array) -> bool:
         """Whether the stacked call returned this."""
         return self.y.shape == expected.shape and bool(close(expected, self.y._data, 1e4 * EPS).all())
 
     def findings(self, seed: int) -> list[Finding]:
         """Findings if the results are stacked, or summed as in a loss; none for other results."""
         rng = np.random.default_rng(seed)
-        if self.gives(self.each):
+        if self.matches(self.each):
             both = upstream = rng.normal(size=self.each.shape)
-        elif self.gives(self.each.sum(axis=0)):
+        elif self.matches(self.each.sum(axis=0)):
             both = np.asarray(rng.normal(size=self.y.shape))
             upstream = np.stack([both, both])
         else:

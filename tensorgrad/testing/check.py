@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import fusion
-from tensorgrad.core.arguments import is_whole, seed_of, tolerance, truth
+from tensorgrad.core.arguments import is_integer, seed_of, tolerance, truth
 from tensorgrad.core.backend import is_floating
 from tensorgrad.core.op import Op
 from tensorgrad.core.state import shown
@@ -35,7 +35,7 @@ def examine(
     compiled: bool = False,
 ) -> tuple[Report, Problem]:
     """The report on `problem` and, if it passes and order is 2, on its gradient; and the problem that was checked last."""
-    if not is_whole(order) or order not in (1, 2):
+    if not is_integer(order) or order not in (1, 2):
         raise ArgumentError(f"{caller}: order must be 1 or 2, got {shown(order)}")
     if mode is not None and (not isinstance(mode, str) or mode not in ("full", "directional")):
         raise ArgumentError(f'{caller}: mode must be "full" or "directional", got {shown(mode)}')

@@ -106,7 +106,7 @@ class Check:
         weights = view.weights
         assert weights is not None
         rows = [self.recorded[i]] if len(weights) == 1 else [self.point.base.gradients(w, [i])[0] for w in weights]
-        verdicts, recorded, numerical = self.comparison.verdicts(view, view.taken(rows), marked)
+        verdicts, recorded, numerical = self.comparison.verdicts(view, view.columns_of(rows), marked)
         where = "along a direction"
         if (entry := self.comparison.entry) is not None:
             where = f"weighted sum by {[int(n) for n in np.unravel_index(entry, shape)] or 'x'}"

@@ -104,7 +104,7 @@ class Agreement:
 
     def __init__(self, slope: Array) -> None:
         self.most = np.abs(slope)
-        self.told = np.zeros((len(SHARES), *slope.shape), bool)  # tolerances to which differences were known
+        self.decided = np.zeros((len(SHARES), *slope.shape), bool)  # tolerances to which differences were known
         self.held = np.zeros((len(SHARES), *slope.shape), bool)  # and agreed
 
     def look(self, found: Array, slope: Array, noise: Array, low: Array | None = None, high: Array | None = None) -> None:
@@ -112,12 +112,12 @@ class Agreement:
         self.most = np.fmax(self.most, np.abs(found))  # also of larger steps: smaller ones tend to a slope of 0
         for n, share in enumerate(SHARES):
             slack = share * self.most + noise
-            told = np.isfinite(found) & (noise <= share * self.most)
+            decided = np.isfinite(found) & (noise <= share * self.most)
             held = np.abs(found - slope) <= slack
             if low is not None and high is not None:
                 held |= (low - slack <= slope) & (slope <= high + slack)
-            self.told[n] |= told
-            self.held[n] |= told & held
+            self.decided[n] |= decided
+            self.held[n] |= decided & held
 
     @property
     def is_complete(self) -> bool:
@@ -127,8 +127,8 @@ class Agreement:
     @property
     def is_known(self) -> bool:
         """Whether each agrees to the tightest tolerance that could be tested; untestable ones count as agreeing."""
-        first = np.argmax(self.told, axis=0)
-        return bool((np.take_along_axis(self.held, first[None], 0)[0] | ~self.told.any(0)).all())
+        first = np.argmax(self.decided, axis=0)
+        return bool((np.take_along_axis(self.held, first[None], 0)[0] | ~self.decided.any(0)).all())
 
 
 def try_out(node: Node, arrays: list[Any]) -> bool:

@@ -148,7 +148,7 @@ class Expansion:
         if verdict == "kink" or (verdict == "wrong" and not self.confirmed(both)):
             verdict = self.apart(both)
         return Remainders(
-            name, k, order, verdict, both.term, both.told.error, STEPS, tuple(map(np.abs, both.series)), both.doubt
+            name, k, order, verdict, both.term, both.decisive.error, STEPS, tuple(map(np.abs, both.series)), both.doubt
         )  # fmt: skip
 
     def halves(self, both: Both) -> list[Both]:
@@ -241,7 +241,7 @@ class Both:
             scale = Scale(self.term, 1e-12 * size + lost, COARSE**2 * slopes if order == 2 else 0.0)
             self.falls = [fall(series, doubt, scale) for series, doubt, _ in self.seen]
             self.verdict, first = self.weighed()
-        self.told = self.falls[first]
+        self.decisive = self.falls[first]
         self.series, self.doubt, _ = self.seen[first]
 
     def remainders(self, side: Side, terms: list[float]) -> tuple[list[Array], Array, bool]:

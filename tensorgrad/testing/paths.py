@@ -229,7 +229,7 @@ class Ways:
         except Exception:  # some rules only take arrays
             found = [*self.check.recorded, *(t._data for t in self.check.outputs)]
             rounding = Rounding([wrap(a, None) for a in found], eps)
-            rounding.is_whole = False
+            rounding.is_complete = False
             return rounding
 
     def traced(self, fused: bool, laid_out: Callable[[Array], Array]) -> list[Tensor]:

@@ -62,11 +62,11 @@ class Recording:
         if source not in self._place:
             tensor = source if isinstance(source, Tensor) else wrap(self.known[source], source)
             self._place[source] = "constant", len(self.constants)
-            self.constants.append(self.kept(tensor._data))
+            self.constants.append(self.snapshot(tensor._data))
             self.sources.append(tensor)
         return self._place[source]
 
-    def kept(self, a: Array) -> Any:
+    def snapshot(self, a: Array) -> Any:
         """A copy, because the memory may be an input that moves, or a reused buffer."""
         if a.size > LARGE and not any(may_overlap(a, b) for b in self.arrays):
             return digest(a)
@@ -99,7 +99,7 @@ class Recording:
             return np.zeros(self.leaves[i].shape)
         rounding = Rounding(found)  # type: ignore[arg-type]
         rounding.look(DISTURBED)
-        return rounding.spread[0] if rounding.is_whole else np.zeros(found[0].shape)
+        return rounding.spread[0] if rounding.is_complete else np.zeros(found[0].shape)
 
     @cached_property
     def known(self) -> dict[Any, Array]:

@@ -127,9 +127,9 @@ def fall(series: Sequence[Array], noise: Array, scale: Scale) -> Fall:
         bound = np.where(known, np.abs(errors) + doubt, np.inf)
     if clear.any():
         last = int(np.flatnonzero(clear)[-1])
-        told = slice(max(last + 1 - LEVELS, 0), last + 1)
-        alike = np.abs(errors[told] - errors[last]) <= STEADY * abs(errors[last])
-        steady = len(alike) == LEVELS and bool((alike & clear[told]).all())
+        tail = slice(max(last + 1 - LEVELS, 0), last + 1)
+        alike = np.abs(errors[tail] - errors[last]) <= STEADY * abs(errors[last])
+        steady = len(alike) == LEVELS and bool((alike & clear[tail]).all())
         # a remainder that suddenly vanishes, above rounding, belonged to a coarser scale: the far side of a kink nearby
         hidden = last + 1 == len(errors) or not known[last + 1] or doubt[last + 1] >= 0.5 * abs(errors[last])
         if steady and hidden:

@@ -64,7 +64,7 @@ class Rounding:
         self.selects: dict[Node, bool] = {}  # whether a result consists of numbers of its arguments
         self.calm = self.run(lambda a: a)
         # otherwise part of it happens outside of the graph
-        self.is_whole = all(close(t._data, a, EPS).all() for t, a in zip(results, self.calm, strict=False))
+        self.is_complete = all(close(t._data, a, EPS).all() for t, a in zip(results, self.calm, strict=False))
         self.spread = [np.zeros(t.shape) for t in results]
         self.runs = 0
         # errors of a sequential sum of equal terms add up in proportion to their number
@@ -163,7 +163,7 @@ class Rounding:
         value = np.abs(self.calm[i])
         largest = float(value[np.isfinite(value)].max(initial=0.0))
         all_ = max((float(np.abs(a)[np.isfinite(a)].max(initial=0.0)) for a in self.calm), default=0.0)
-        if not self.is_whole:
+        if not self.is_complete:
             return np.asarray(1e-6 * value + 1e-9 * largest)  # without an estimate assume some rounding error
         in_sums = min(self.longest * self.eps / 4, SYSTEMATIC) * largest
         # terms that cancel to 0 in each of the few runs may not in others
@@ -173,7 +173,7 @@ class Rounding:
         """Where rounding may turn result i, which is `expected`, into `found`."""
         explained = np.zeros(expected.shape, bool)
         for runs in (FEW, MANY):
-            if self.is_whole:
+            if self.is_complete:
                 self.look(runs)
             room = self.room(i) + atol
             with np.errstate(all="ignore"):

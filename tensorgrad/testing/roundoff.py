@@ -69,7 +69,7 @@ class Roundoff(Derivatives):
                         with suppress(NoDerivative):
                             noise = np.fmax(noise, np.abs(self.derivatives(view, Exact(there))[0] - found))
             rows = list(view.rows()) if view.weights is not None else [self.point.weights]
-            program = view.taken([self.point.base.disturbed(weights, view.i) for weights in rows])
+            program = view.columns_of([self.point.base.disturbed(weights, view.i) for weights in rows])
             return np.fmax(noise, np.abs(program))
 
     def in_long_double(self, view: View) -> tuple[Array, Array]:

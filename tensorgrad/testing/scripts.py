@@ -61,7 +61,7 @@ def home_of(op: Op) -> list[str]:
     if source:
         return [
             "from tensorgrad.op import Op",
-            *needed(cls),
+            *imports_of(cls),
             "",
             f"# from {place}",
             *source.splitlines(),
@@ -105,7 +105,7 @@ def source_of(cls: type[Op]) -> str:
         return ""
 
 
-def needed(cls: type[Op]) -> Iterator[str]:
+def imports_of(cls: type[Op]) -> Iterator[str]:
     """Lines for names of its module that the functions of a class use: imports and numbers."""
     functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
     names = dict.fromkeys(name for f in functions for name in names_in(f.__code__))

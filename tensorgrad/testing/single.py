@@ -77,7 +77,7 @@ def is_hopeless(rounding: Rounding, i: int, inputs: int) -> bool:
 
 def undecided(rounding: Rounding, outputs: list[Array], first: int) -> str:
     """Why float32 gradients far from the float64 ones may still be right; "" if they may not."""
-    if not rounding.is_whole:
+    if not rounding.is_complete:
         return "part of the function is not in its graph"
     if not rounding.is_within(*SQUARED32):
         return rounding.range
@@ -113,19 +113,19 @@ def gradients(ways: Ways) -> tuple[list[Array], list[Array]]:
     """The outputs and gradients in float32, by the function, or by its graph if the function has float64 numbers."""
     with ways.evaluated(lowered) as (outputs, leaves):
         if all(t.dtype == FLOAT32 for t in outputs if t.requires_grad):
-            return taken(ways, outputs, leaves)
+            return outputs_and_gradients(ways, outputs, leaves)
     leaves = ways.check.leaves
     before = [t._data for t in leaves]
     try:
         for t in leaves:  # the leaves themselves, because a checkpoint may read them
             t._data = lowered(t._data)
-        return taken(ways, graph_in_float32(ways.check.outputs, leaves), leaves)
+        return outputs_and_gradients(ways, graph_in_float32(ways.check.outputs, leaves), leaves)
     finally:
         for t, array in zip(leaves, before, strict=True):
             t._data = array
 
 
-def taken(ways: Ways, outputs: list[Tensor], leaves: list[Tensor]) -> tuple[list[Array], list[Array]]:
+def outputs_and_gradients(ways: Ways, outputs: list[Tensor], leaves: list[Tensor]) -> tuple[list[Array], list[Array]]:
     """The arrays of the outputs, and of their gradients by the leaves."""
     if any(t.dtype != FLOAT32 for t in outputs if t.requires_grad):
         raise DTypeError("the function gives float64 of it")

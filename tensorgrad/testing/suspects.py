@@ -42,13 +42,13 @@ def explain(report: Report, stage: Problem, first: Problem) -> GradientError:
     if graph is None or wrong is None:
         return GradientError(str(report), report, graph)
     # copies of current values: parameters return to float32, and the caller's arrays change
-    kept = Kept(
+    evidence = Evidence(
         graph, {leaf: copy(leaf._data) for leaf in graph.leaves}, rules_of(graph), wrong.order, wrong.name.endswith(JVP)
     )
-    return GradientError(str(report), report, graph, explain=kept.explanation)
+    return GradientError(str(report), report, graph, explain=evidence.explanation)
 
 
-class Kept:
+class Evidence:
     """The data that a failure's explanation is computed from.
 
     graph   the recorded graph

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import is_whole, seed_of, truth
+from tensorgrad.core.arguments import is_integer, seed_of, truth
 from tensorgrad.core.state import shown
 from tensorgrad.errors import ArgumentError
 from tensorgrad.testing.expansion import Expansion
@@ -107,7 +107,7 @@ def taylor_test(
 
     Returns the TaylorReport. Raises GradientError, which shows it; for invalid arguments the errors of gradcheck.
     """
-    if not is_whole(order) or order not in (1, 2):
+    if not is_integer(order) or order not in (1, 2):
         raise ArgumentError(f"taylor_test: order must be 1 or 2, got {shown(order)}")
     problem, raises = Problem.of("taylor_test", fn, inputs, wrt), truth("taylor_test", "raises", raises)
     findings = Expansion(problem, seed_of("taylor_test", seed)).findings(int(order))

@@ -66,9 +66,9 @@ class View:
 
     def recorded(self, recording: Recording) -> Array:
         """The recorded derivatives, (rows, columns)."""
-        return self.taken([recording.gradients(w, [self.i])[0] for w in self.rows()])
+        return self.columns_of([recording.gradients(w, [self.i])[0] for w in self.rows()])
 
-    def taken(self, gradients: Sequence[Array]) -> Array:
+    def columns_of(self, gradients: Sequence[Array]) -> Array:
         """The columns of the gradients of all rows."""
         found = np.zeros((len(gradients), self.columns), gradients[0].dtype if gradients else np.float64)
         for row, g in zip(found, gradients, strict=True):

@@ -48,9 +48,9 @@ class Walks:
         self.count = 0
         if not any(on_gpu(a) for a in [*trial.arrays, *(t._data for t in trial.tensors)]):
             with trial.put_back():
-                self.count = len(self.starts(self.given([copy(a) for a in trial.arrays])[0]))
+                self.count = len(self.starts(self.fresh_arguments([copy(a) for a in trial.arrays])[0]))
 
-    def given(self, arrays: list[Array]) -> tuple[Any, list[Tensor]]:
+    def fresh_arguments(self, arrays: list[Array]) -> tuple[Any, list[Tensor]]:
         """The arguments, and those of them that require a gradient."""
         leaves = [wrap(a, None) for a in arrays]
         return with_leaves(self.trial.args, iter(leaves)), [t for t in leaves if t.requires_grad]
@@ -76,7 +76,7 @@ class Walks:
         """Context manager: one walk in float64, with parameters, buffers and arguments converted inside the block."""
         trial, world = self.trial, self.trial.world
         with trial.put_back():
-            given, mine = self.given([copy(a) for a in trial.arrays])
+            given, mine = self.fresh_arguments([copy(a) for a in trial.arrays])
             roots = self.starts(given, which)[which]
             weights = random_weights(np.random.default_rng(seed), (sum(t.size for t in roots),))  # the same as in Check
             parts = np.split(weights, np.cumsum([t.size for t in roots])[:-1])
@@ -95,7 +95,7 @@ class Walks:
         args: list[Any] = []
 
         def leaves() -> list[Tensor]:
-            args[:], mine = self.given(arrays)
+            args[:], mine = self.fresh_arguments(arrays)
             return [*self.parameters, *mine]
 
         def compute(leaves: list[Tensor]) -> list[Tensor]:
@@ -103,7 +103,7 @@ class Walks:
             python.put_back()
             return outputs_of("check_compiled", self.starts(args, which)[which], leaves)
 
-        mine = self.given(arrays)[1]
+        mine = self.fresh_arguments(arrays)[1]
         names = [trial.names.get(t, f"a Tensor {t.shape}") for t in self.parameters] + [
             f"argument {i}" for i in range(len(mine))
         ]

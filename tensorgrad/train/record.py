@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.backend import Array, copy, is_array, like, namespace, on
-from tensorgrad.core.form import ARRAY, DOUBLES, FLOATS, NUMBER, described, problems
+from tensorgrad.core.form import ARRAY, FLOAT64_ARRAY, FLOAT_ARRAY, NUMBER, described, problems
 from tensorgrad.core.ranks import ranks
 from tensorgrad.core.tensor import Tensor, wrap
 
-FORM = {"losses": FLOATS, "counts": DOUBLES, "predictions": [ARRAY], "targets": [ARRAY], "seconds": NUMBER}
+FORM = {"losses": FLOAT_ARRAY, "counts": FLOAT64_ARRAY, "predictions": [ARRAY], "targets": [ARRAY], "seconds": NUMBER}
 
 
 class Record:

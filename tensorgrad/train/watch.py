@@ -20,9 +20,9 @@ from tensorgrad.core.state import switched
 from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.data import DataLoader
-from tensorgrad.draw.graph import tensors_in, written
+from tensorgrad.draw.graph import tensors_in, write_file
 from tensorgrad.errors import ArgumentError
-from tensorgrad.nn.trial import left_as_they_were
+from tensorgrad.nn.trial import preserve_state
 from tensorgrad.train.findings import Finding, at, far_gradients, idle_units, odd_updates, together
 from tensorgrad.train.run import Callback, Run
 from tensorgrad.train.samples import Layer, Sample, Spread, Weights
@@ -106,7 +106,7 @@ class Watch(Callback):
         """The current statistics."""
         x, y = self.taken(run)
         parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
-        with left_as_they_were(run.modules()):
+        with preserve_state(run.modules()):
             seen = Seen()
             with switched(recording=True, profile=seen):
                 prediction = run.model(x)
@@ -170,7 +170,7 @@ class Watch(Callback):
         if self.picture is None:
             raise ArgumentError("Watch.save: there is no sample yet of a model that computes Tensors; train with it first")
         findings = [together(self.findings_at(i)) for i in range(len(self.samples))]
-        return written(path, page(self.picture, self.samples, findings).encode())
+        return write_file(path, page(self.picture, self.samples, findings).encode())
 
     def updated(self, i: int) -> Sample:
         """The last sample up to number i with known updates; number i if there is none."""

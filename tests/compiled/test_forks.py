@@ -1,6 +1,6 @@
 """Products and chains that threads in machine code share: what one thread computes, whoever does it.
 
-Of whole numbers, whose sums are exact in any order, so that every difference is a fault. Seen to fail when a part is left out,
+Of integers, whose sums are exact in any order, so that every difference is a fault. Seen to fail when a part is left out,
 done twice or begins one row late, and when the status of other threads is not looked at.
 """
 
@@ -61,7 +61,7 @@ def run(calls: list[Words], count: int = 2) -> int:
 
 @st.composite
 def matrices(draw: st.DrawFn, rows: int, columns: int, dtype: str, stack: tuple[int, ...] = ()) -> np.ndarray:
-    """Of whole numbers, row after row or column after column, with gaps or without."""
+    """Of integers, row after row or column after column, with gaps or without."""
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     gap = draw(st.integers(0, 2))
     if draw(st.booleans()):

@@ -56,8 +56,8 @@ class Apply(Call):
         (out,) = self.outputs
         forward = writer.bind("forward", self.forward())
         inputs = ", ".join(writer.name(v) for v in self.inputs)
-        told = ", ".join(f"{kind}={what!r}" for kind, what in self.errors.items())
-        inside = f"with errstate({told}): " if told else ""
+        settings = ", ".join(f"{kind}={what!r}" for kind, what in self.errors.items())
+        inside = f"with errstate({settings}): " if settings else ""
         made = f"{forward}({inputs})"
         if isinstance(self.op, Checkpoint) or not is_own(type(self.op).__module__):  # the code of others
             planned = writer.bind("planned", functools.partial(as_planned, self.op.name, out.shape, out.dtype))
@@ -65,7 +65,8 @@ class Apply(Call):
         if writer.holds(out):
             writer.lines.append(f"{inside}copyto({writer.name(out)}, {made})")
         else:
-            writer.lines.append(f"{inside}{writer.define(out)} = {writer.bind('own', own)}({made}, {inputs})")
+            own = writer.bind("own", contiguous_copy)
+            writer.lines.append(f"{inside}{writer.define(out)} = {own}({made}, {inputs})")
 
     def forward(self) -> Callable[..., Array]:
         """What it is for NumPy's arrays, as a function of them."""
@@ -99,7 +100,7 @@ def as_planned(name: str, shape: Shape, dtype: Any, made: Any) -> Any:
     return made
 
 
-def own(made: Any, *inputs: Any) -> Array:
+def contiguous_copy(made: Any, *inputs: Any) -> Array:
     """What an operation has made, row after row, in memory that is none of its operands'."""
     array = np.ascontiguousarray(made) if np.ndim(made) else np.asarray(made)
     if array.base is None and not any(array is x for x in inputs):
