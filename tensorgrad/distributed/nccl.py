@@ -1,4 +1,4 @@
-"""NCCL: sums over ranks from GPU to GPU, on a stream, while Python goes on."""
+"""NCCL: asynchronous sums over ranks, from GPU to GPU, on a stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, cupy
 
-# NCCL's names of dtypes. Of the others short integers are summed as int32, bfloat16 and booleans as float32
+# NCCL's names of dtypes. Of the rest, 16-bit integers are summed in 32 bits, bfloat16 and booleans in float32
 KINDS = {
     "int8": "NCCL_INT8", "uint8": "NCCL_UINT8", "int32": "NCCL_INT32", "uint32": "NCCL_UINT32", "int64": "NCCL_INT64",
     "uint64": "NCCL_UINT64", "float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64",
@@ -23,13 +23,12 @@ WIDER = {"int16": "int32", "uint16": "uint32"}
 
 
 def library() -> Any:
-    """CuPy's module of NCCL; `available` is False where CuPy finds no NCCL."""
+    """CuPy's NCCL module; `available` is False if CuPy does not find NCCL."""
     return importlib.import_module("cupy.cuda.nccl")
 
 
 class Card(NamedTuple):
-    """The GPU that a rank computes on: the machine that it is in, its place there, and whether NCCL is there.
-    All empty for a rank that computes on none."""
+    """The GPU that a rank computes on: its machine, its PCI bus id, and whether it has NCCL. Empty for a rank on the CPU."""
 
     machine: str = ""
     bus: str = ""
@@ -37,14 +36,14 @@ class Card(NamedTuple):
 
     @classmethod
     def of(cls, array: Array) -> Card:
-        """The one that an array is on."""
+        """The GPU of an array."""
         if isinstance(array, np.ndarray):
             return cls()
         return cls(machine(), array.device.pci_bus_id, bool(library().available))
 
 
 def machine() -> str:
-    """What no other machine is called. Containers of one machine have names of their own, but were started by one boot."""
+    """A unique id of this machine. Containers have different host names, but share the boot id."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -52,7 +51,7 @@ def machine() -> str:
 
 
 def why_not(cards: list[Card]) -> str:
-    """Why these, one of each rank, cannot be connected by NCCL; "" if they can."""
+    """The reason why these GPUs, one per rank, cannot be connected by NCCL; "" if they can."""
     first: dict[tuple[str, str], int] = {}
     for i, card in enumerate(cards):
         other = first.setdefault(card[:2], i)
@@ -67,36 +66,35 @@ def why_not(cards: list[Card]) -> str:
 
 
 class Sum:
-    """A sum that a stream has been asked for.
+    """A sum that is queued on a stream.
 
-    number, what   the meeting
-    begun, ended   events around it: once the first one is over, it waits for other ranks alone
+    number, what   of the collective operation
+    begun, ended   events before and after it: once `begun` is done, only other ranks can delay it
     """
 
     def __init__(self, number: int, what: str) -> None:
         self.number, self.what = number, what
         self.begun, self.ended = (cupy().cuda.Event(disable_timing=True) for _ in range(2))
-        self.since: float | None = None  # when it was first seen to have begun
+        self.since: float | None = None  # when it was first observed to have begun
 
 
 class Link:
-    """A GPU of this rank, connected with one of each other rank.
+    """The connection of this rank's GPU to those of the other ranks.
 
-    sums   those that were asked for and have not been seen to end, oldest first
+    sums   those that are queued and not yet known to have ended, oldest first
     """
 
     def __init__(self, device: Any, size: int, name: bytes, rank: int) -> None:
-        """Connect. All ranks do so together, with the name that one of them has made. Raises NcclError."""
+        """Connect: a collective call, with an id that one rank has created. Raises NcclError."""
         self.library, self.device = library(), device
         with device:
             self.comm = self.library.NcclCommunicator(size, name, rank)
         self.size = size
         self.sums: deque[Sum] = deque()
-        self.lock = threading.Lock()  # of the sums, at which the watch looks
+        self.lock = threading.Lock()  # of the sums, which the watch reads
 
     def add_up(self, array: Array, number: int, what: str) -> Sum:
-        """Ask the current stream for the sum over the ranks, in the place of the array, which is on the current GPU and lies
-        in one piece."""
+        """Queue the sum over the ranks on the current stream, in place. The array is contiguous and on the current GPU."""
         wide = self.widened(array)
         stream, one = cupy().cuda.get_current_stream(), Sum(number, what)
         one.begun.record(stream)
@@ -111,7 +109,7 @@ class Link:
         return one
 
     def widened(self, array: Array) -> Array:
-        """The array in a dtype that NCCL adds up exactly enough. Two halves are added and rounded once in any case."""
+        """The array in a dtype that NCCL sums accurately. A sum of two float16 numbers is rounded only once in any case."""
         name = array.dtype.name
         if name == "float16" and self.size > 2:
             return array.astype(np.float32)
@@ -124,7 +122,7 @@ class Link:
             self.sums.popleft()
 
     def pending(self) -> Sum | None:
-        """The oldest sum that has not ended; `since` is None as long as the GPU has other work before it."""
+        """The oldest sum that has not ended; its `since` is None while the GPU is busy with earlier work."""
         with self.device, self.lock:
             self.forget_ended()
             one = self.sums[0] if self.sums else None
@@ -133,7 +131,7 @@ class Link:
             return one
 
     def trouble(self) -> str:
-        """What NCCL has found to be wrong since, "" for nothing: a connection that has broken, say."""
+        """An asynchronous error of NCCL, such as a broken connection; "" if there is none."""
         try:
             self.comm.check_async_error()
         except self.library.NcclError as error:
@@ -141,10 +139,10 @@ class Link:
         return ""
 
     def abort(self) -> None:
-        """End what is under way, as it is, without the other ranks. The sums then are wrong."""
+        """Abort pending sums, without the other ranks. Their results are invalid."""
         self.comm.abort()
 
     def close(self) -> None:
-        """All ranks do so together."""
+        """Disconnect: a collective call."""
         with self.device:
             self.comm.destroy()

