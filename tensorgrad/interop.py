@@ -151,7 +151,7 @@ def from_torch(module: Any) -> Module:
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(f"interop.from_torch: module must be a torch.nn.Module, got {shown(module)}")
     problems, known = Problems(), dict[int, Any]()
-    places = parameters_there(module)
+    places = torch_parameters(module)
     with preserve_generators([init.generator()]):
         made = Conversion(torch, problems, known, turned_around(places, torch)).here(module, "")
     how = "; write it in tensorgrad, and load its parameters: model.load_state_dict(module.state_dict(), layout='torch')"
@@ -229,7 +229,7 @@ class Conversion:
         name = name if is_own else "Sequential" if is_chain else "Linear"
         self.look_inside(m, name, path, nn)
         is_hooked = any(part._hooks for _, part in ([("", m)] if is_container(name) else m.named_modules()))
-        return self.converted(m, name, path, is_hooked, self.to_torch, self.layer_there)
+        return self.converted(m, name, path, is_hooked, self.to_torch, self.layer_to_torch)
 
     def converted(self, one: Any, name: str, path: str, is_hooked: bool, convert: Any, layer: Callable[..., Any]) -> Any:
         """A container with converted parts, or a layer; None if there is a problem."""
@@ -350,7 +350,7 @@ class Conversion:
         elif any(getattr(part, "bias", True) is None for part in parts.values()):
             self.problems[path] = f"{name} without bias"
 
-    def layer_there(self, m: Any, name: str, path: str) -> Any:
+    def layer_to_torch(self, m: Any, name: str, path: str) -> Any:
         kwargs = {theirs_of(ours, theirs): self.argument(m, ours, READ_HERE) for ours, theirs in self.table[name]}
         made = getattr(self.torch.nn, name)(**kwargs)
         state = m.state_dict(layout="torch")
@@ -393,7 +393,7 @@ def part_of(module: Any, path: str) -> Any:
     return module
 
 
-def parameters_there(module: Any) -> dict[int, list[tuple[Any, str, str]]]:
+def torch_parameters(module: Any) -> dict[int, list[tuple[Any, str, str]]]:
     """The uses of each PyTorch parameter: module, name in it, and path."""
     places: dict[int, list[tuple[Any, str, str]]] = {}
     for path, part in module.named_modules():

@@ -84,7 +84,7 @@ def test_what_would_compute_something_else_is_refused(name: str) -> None:
     make, path, expected = UNLIKE[name]
     layers = SimpleNamespace(ReLU=nn.ReLU, Sequential=nn.Sequential)
     problems = interop.Problems()
-    assert interop.Conversion(SimpleNamespace(nn=layers), problems, {}).there(make(), "") is None
+    assert interop.Conversion(SimpleNamespace(nn=layers), problems, {}).to_torch(make(), "") is None
     assert list(problems) == [path]
     assert problems[path].startswith(expected)
 

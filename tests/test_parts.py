@@ -227,7 +227,7 @@ def test_what_a_cached_property_makes() -> None:
     assert len(list(net.parameters())) == 2
     assert net.layer
     with pytest.raises(
-        ArgumentError, match=r"Lazy: layer is a Linear .*layer \(of a cached_property\) is a Linear; use an attribute"
+        ArgumentError, match=r"Lazy: layer is a Linear .*layer \(of a cached_property\) is a Linear; use a separate attribute"
     ):
         net.state_dict()
 

@@ -144,11 +144,11 @@ class Processes:
             return do()
         except self.failures as error:
             self.since = None
-            self.handle_loss(error)
+            self.handle_lost_rank(error)
         finally:
             self.since = None
 
-    def handle_loss(self, error: Any) -> NoReturn:
+    def handle_lost_rank(self, error: Any) -> NoReturn:
         """Continue with the remaining ranks if MPI supports it. Always raises RankError."""
         known = [getattr(self.mpi, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")]
         if not isinstance(error, self.mpi.Exception) or error.Get_error_class() not in known:

@@ -1,4 +1,4 @@
-"""Models as files of ONNX's: `export` writes one for onnxruntime and others, `load` reads one of others'."""
+"""ONNX files: `export` writes a model for onnxruntime and others, `load` reads one."""
 
 from tensorgrad.onnx.export import export
 from tensorgrad.onnx.load import load

@@ -1,4 +1,4 @@
-"""What is computed element by element, in operators of ONNX."""
+"""ONNX counterparts of elementwise ops."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ for _name, _kinds in BITS.items():
 
 
 def number(w: Writer, like: Value, value: float) -> Value:
-    """A number beside an array of its dtype."""
+    """A constant with the dtype of an array."""
     return w.constant(np.asarray(value, like.dtype))
 
 
 def select(w: Writer, condition: Value, a: Value, b: Value, shape: Any = None) -> Value:
-    """a where the condition holds, b elsewhere; of booleans without Where, which onnxruntime has for numbers alone."""
+    """a where the condition holds, else b; booleans without Where, which onnxruntime only has for numbers."""
     if a.dtype != bool:
         return w("Where", condition, a, b, dtype=a.dtype, shape=shape)
     return w("Or", w("And", condition, a), w("And", w("Not", condition), b), shape=shape)
@@ -118,7 +118,7 @@ def isfinite(w: Writer, u: Use) -> Value:
 
 @counterpart("left_shift", "right_shift")
 def shift(w: Writer, u: Use) -> Value:
-    """BitShift is for unsigned integers: those below 0 are turned around before they are shifted to the right."""
+    """BitShift only supports unsigned integers: negative ones are inverted before a right shift."""
     x, n = u.same()
     left = u.node.op.forward(np, np.int64(1), np.int64(1)) == 2
     if x.dtype == bool:
@@ -171,7 +171,7 @@ def log1p(w: Writer, u: Use) -> Value:
 
 
 def log_of_one_and(w: Writer, x: Value) -> Value:
-    """x log(1 + x) / ((1 + x) - 1) is right where 1 + x is rounded; x itself where nothing is left of it."""
+    """x log(1 + x) / ((1 + x) - 1) is accurate although 1 + x is rounded; x itself where 1 + x is 1."""
     one = number(w, x, 1)
     s = w("Add", x, one)
     nothing = w("Equal", s, one, dtype=bool)
@@ -187,13 +187,13 @@ def expm1(w: Writer, u: Use) -> Value:
 
 
 def exp_less_one(w: Writer, x: Value) -> Value:
-    """tanh(x / 2) (e^x + 1), which loses nothing near 0."""
+    """tanh(x / 2) (e^x + 1), which keeps its precision near 0."""
     return w("Mul", w("Tanh", w("Mul", x, number(w, x, 0.5))), w("Add", w("Exp", x), number(w, x, 1)))
 
 
 @counterpart("hypot")
 def hypot(w: Writer, u: Use) -> Value:
-    """The larger one times sqrt(1 + r²), so that no square overflows."""
+    """The larger operand times sqrt(1 + r²), so that no square overflows."""
     a, b = (w("Abs", x) for x in u.same())
     top, low = w("Max", a, b), w("Min", a, b)
     odd = w("Or", w("Equal", top, number(w, a, 0), dtype=bool), w("Equal", top, number(w, a, math.inf), dtype=bool))
@@ -211,7 +211,7 @@ def logaddexp(w: Writer, u: Use) -> Value:
 
 @counterpart("arctan2")
 def arctan2(w: Writer, u: Use) -> Value:
-    """atan(a / b), half a turn further where b < 0."""
+    """atan(a / b), plus or minus pi where b < 0."""
     a, b = u.same()
     zero, half = number(w, a, 0), number(w, a, math.pi / 2)
     on_axis = w("Equal", b, zero, dtype=bool)
@@ -223,7 +223,7 @@ def arctan2(w: Writer, u: Use) -> Value:
 
 @counterpart("mod")
 def mod(w: Writer, u: Use) -> Value:
-    """With the sign of b, as Python has it; ONNX has that of integers alone."""
+    """With the sign of b, as in Python; ONNX has that only for integers."""
     a, b = u.same()
     return remainder(w, a, b)
 
@@ -262,7 +262,7 @@ def trunc(w: Writer, u: Use) -> Value:
     return x if x.dtype.kind in "biu" else w("Mul", w("Sign", x), w("Floor", w("Abs", x)))
 
 
-# onnxruntime has the following for float32 alone: in float64 they are written in what it has
+# onnxruntime has the following only for float32; in float64 they are composed of operators that it has
 
 
 def is_double(x: Value) -> bool:
@@ -270,7 +270,7 @@ def is_double(x: Value) -> bool:
 
 
 def x_or(w: Writer, x: Value, below: Value) -> Value:
-    """x where it is above 0, `below` elsewhere."""
+    """x where it is positive, else `below`."""
     return select(w, w("Greater", x, number(w, x, 0), dtype=bool), x, below)
 
 
@@ -350,11 +350,11 @@ def log_complement_sigmoid(w: Writer, u: Use) -> Value:
 
 
 def as_numbers(w: Writer, u: Use) -> list[Value]:
-    """The arguments in the dtype that the result is computed in, booleans as 0 and 1: what is not 0 is True again."""
+    """The arguments in the dtype of the computation, booleans as 0 and 1; nonzero results become True."""
     return [w.cast(x, np.int32) if x.dtype == bool else x for x in u.same()]
 
 
-# What derivatives are made of, for models whose result is one
+# Ops of derivatives, for models that return one
 
 
 @counterpart("relu_grad")
@@ -384,14 +384,14 @@ def with_zeros(w: Writer, u: Use) -> Value:
 
 @counterpart("keep_mask")
 def keep_mask(w: Writer, u: Use) -> Value:
-    """Random in the file as well: another mask in each run."""
+    """Random in the file as well: a new mask in each run."""
     x = w("RandomUniformLike", w.as_value(u.raw[0], np.float32), low=0.0, high=1.0)
     return w("GreaterOrEqual", x, number(w, x, u.attrs["p"]), dtype=bool)
 
 
 @counterpart("uniform")
 def uniform(w: Writer, u: Use) -> Value:
-    """Random in the file as well: other numbers in each run."""
+    """Random in the file as well: new numbers in each run."""
     return w("RandomUniformLike", *u.same(), low=float(u.attrs["low"]), high=float(u.attrs["high"]))
 
 

@@ -1,4 +1,4 @@
-"""export: a model as a file of ONNX's, written from the program that it records."""
+"""export: write the program that a model records as an ONNX file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tensorgrad.onnx.recording import Program, Share, Size, at_line, record
 from tensorgrad.onnx.table import COUNTERPARTS, REFUSED, NoCounterpart
 from tensorgrad.onnx.writer import Use, Value, Writer, printable
 
-OPSET = 20  # of 2023: the first one with Gelu, and onnxruntime reads it from 1.17 on, as TensorRT, OpenVINO and CoreML's do
-IR_VERSION = 9  # the format of files that goes with it
-LIMIT = 2**31 - 2**20  # bytes; the format cannot hold more in one file
+OPSET = 20  # of 2023: the first with Gelu; supported by onnxruntime from 1.17 on, TensorRT, OpenVINO and CoreML
+IR_VERSION = 9  # the file format of that opset
+LIMIT = 2**31 - 2**20  # bytes; the format's limit for one file
 
 
 def export(
@@ -35,25 +35,25 @@ def export(
 ) -> Path:
     """Write a model as an .onnx file, which onnxruntime and others run, and return the path.
 
-    model       a module; it is not changed
-    x           an example of its input: an array or a Tensor, which may have any number of samples; a tuple of them, and of
-                whatever else it takes, in the order of forward's arguments, for several. Dtypes are those that the file takes;
-                shapes, too, but for the number of samples
-    batch_axis  the axis of the samples, which may be any number in the file: one for all arrays, or a tuple with one for each,
-                None for those without; None alone fixes their number to that of x
-    training    whether the model is in training mode; by default dropout is off, and batch norm uses its running statistics
+    model       a module; not changed
+    x           an example input: an array or a Tensor with any number of samples; for several arguments a tuple of them, in the
+                order of forward, and of other arguments. The file's inputs have these dtypes and, except for the number of
+                samples, these shapes
+    batch_axis  the axis of samples, whose size is variable in the file: one for all arrays, or a tuple with one per array, None
+                for those without; None fixes the number of samples to that of x
+    training    whether to export in training mode; by default dropout is off, and batch norm uses its running statistics
 
-    The file has the operations that the model records, in opset 20, by the paths of the modules that recorded them; parameters
-    and buffers by their names in state_dict. Inputs have the names of forward's arguments, results are y, or y0, y1, ..., or
-    the keys of a dict; where a name is taken, a number comes after it, as in x_2. Convolutions, pools and norms of float32 are
-    one operator each; in float64, for which onnxruntime has few of them, what they consist of. Half precision is computed in
-    float32 and rounded once for each operation, as it is here.
+    The file contains the recorded operations, in opset 20, named after the modules that recorded them; parameters and buffers
+    have their names from state_dict. Inputs are named like forward's arguments; results are y, or y0, y1, ..., or the keys of a
+    dict. A name that is already used gets a number, as in x_2. Convolutions, pools and norms of float32 are one operator each;
+    in float64, for which onnxruntime has few of them, they are decomposed. Half precision is computed in float32 and rounded
+    once per operation, as in tensorgrad.
 
-    Python runs three times, for two, three and five samples: a loop is written out, and of an `if` one branch.
+    Python code runs three times, for two, three and five samples: loops are unrolled, and one branch of an `if` is recorded.
 
-    Raises ExportError, which lists every operation that has no counterpart, and where it was recorded; for a model that asks
-    for values, changes arrays outside of it, or records something else for other numbers of samples; MissingDependencyError
-    without the package onnx.
+    Raises ExportError, which lists every operation without a counterpart and where it was recorded; also for a model that reads
+    values, changes outside arrays, or records different operations for different numbers of samples. Raises
+    MissingDependencyError without the package onnx.
     """
     path = as_path("onnx.export", path)
     if not isinstance(model, Module):
@@ -70,7 +70,7 @@ def export(
 
 
 def package(where: str) -> Any:
-    """The package onnx, which has the format of the files."""
+    """The package onnx, which defines the file format."""
     try:
         import onnx
     except ImportError:
@@ -79,7 +79,7 @@ def package(where: str) -> Any:
 
 
 def model_proto(program: Program, model: Module) -> Any:
-    """The file's contents."""
+    """The contents of the file."""
     names: dict[Any, str] = {}
     w = Writer(program, names)
     names_of_inputs = [w.name(printable(name)) for name in program.arguments.values()]
@@ -117,7 +117,7 @@ def model_proto(program: Program, model: Module) -> Any:
             else:
                 raise NoCounterpart(REFUSED.get(node.op, "a custom operation; write it with operations of tensorgrad"))
         except NoCounterpart as error:
-            if node in fixed:  # as a weight that is computed from a parameter
+            if node in fixed:  # such as a weight computed from a parameter
                 w.known[node] = w.constant(Graph([node], check=False).run()[0])
                 continue
             problems.setdefault(f"{node.op.name} ({error})", []).append(at_line(node).strip())
@@ -144,7 +144,7 @@ def model_proto(program: Program, model: Module) -> Any:
 
 
 def independent(program: Program) -> set[Node]:
-    """The nodes that are the same for every input: computed from parameters and constants, without random numbers."""
+    """The nodes that do not depend on the input: computed from parameters and constants, without random numbers."""
     found: set[Node] = set()
     for node in program.nodes:
         arrays = [s for s in program.sources[node] if isinstance(s, (Node, Tensor))]
@@ -157,7 +157,7 @@ def independent(program: Program) -> set[Node]:
 
 
 def check_dtypes(program: Program) -> None:
-    """Raise ExportError for numbers that a file cannot have."""
+    """Raise ExportError for dtypes that ONNX does not support."""
     every: list[Any] = [*program.nodes, *program.arguments, *program.constants]
     for what in every:
         dtype = np.dtype(what.dtype)
@@ -167,13 +167,13 @@ def check_dtypes(program: Program) -> None:
 
 
 def dims(shape: Sequence[Any]) -> list[Any]:
-    """A shape as a file has it: numbers, and names for what depends on the number of samples."""
+    """A shape for the file: numbers, and names for sizes that depend on the number of samples."""
     return [n if not isinstance(n, Size) else "batch" if n == Size(1, 0) else f"{n.each}*batch{n.more:+d}" if n.more else
             f"{n.each}*batch" for n in shape]  # fmt: skip
 
 
 def problem_list(problems: dict[str, list[str]]) -> str:
-    """Every problem once, with the places where it is."""
+    """Each problem once, with the places where it occurs."""
     texts = []
     for problem, places in problems.items():
         where = [p for p in dict.fromkeys(places) if p]
@@ -183,7 +183,7 @@ def problem_list(problems: dict[str, list[str]]) -> str:
 
 
 def named_results(w: Writer, results: Sequence[tuple[str, Value]]) -> None:
-    """Let what is computed last have the names of the results, and leave out what nothing reads."""
+    """Give the final nodes the names of the results, and drop nodes that nothing reads."""
     produced = {out for node in w.nodes for out in node.output}
     renamed: dict[str, str] = {}
     for name, found in results:
@@ -205,7 +205,7 @@ def named_results(w: Writer, results: Sequence[tuple[str, Value]]) -> None:
 
 
 def nodes_in(nodes: Iterable[Any]) -> Iterator[Any]:
-    """These nodes, and those of the graphs that they hold."""
+    """These nodes and those of their subgraphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:

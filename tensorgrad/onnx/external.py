@@ -1,6 +1,6 @@
-"""Arrays that lie in a file beside an .onnx file, as PyTorch's exporter writes them: read without trust.
+"""External data: arrays in a file next to the .onnx file, as PyTorch's exporter writes them. The file is not trusted.
 
-A tensor gives the name of the file, and where its bytes are: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
+A tensor has the name of the file and the position of its bytes: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tensorgrad.errors import DataError
 
 
 class Beside:
-    """The files beside the one at `path`: opened as they are asked for, and none that is elsewhere.
+    """The files next to the one at `path`, opened on demand; files elsewhere are refused.
 
-    left   bytes of each that no array has had yet: together they declare no more than there are
+    left   the bytes of each that no array has used yet: the arrays cannot declare more bytes than the file has
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,7 +27,7 @@ class Beside:
         self.left: dict[Path, int] = {}
 
     def array(self, where: str, tensor: Any, dtype: Any) -> Array:
-        """The array of a tensor. Raises DataError, which begins with `where`."""
+        """The array of a tensor. Raises DataError; its message begins with `where`."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
         file = self.file(where, entries.get("location", ""))
         numbers = {key: entries.get(key, "0") for key in ("offset", "length")}
@@ -56,7 +56,7 @@ class Beside:
         return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
 
     def file(self, where: str, name: str) -> Path:
-        """The file of a name: in the folder of the .onnx file, or in that of what this is a link to, as downloads are kept."""
+        """The file with a name: in the folder of the .onnx file, or of the link's target, as in caches of downloads."""
         if name in ("", "..") or name != Path(name).name or "\\" in name or not name.isprintable():
             raise DataError(f"{where}: its arrays are in {name[:200]!r}, expected a file name in the same folder")
         file = Path(os.path.realpath(self.path.parent / name))

@@ -1,4 +1,4 @@
-"""Functions of several ops for which ONNX has one operator: convolutions, pools and norms."""
+"""Functions of several ops that are a single ONNX operator: convolutions, pools and norms."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FITS: dict[Callable[..., Any], Callable[[Call], bool]] = {}
 
 
 class Call:
-    """One call of such a function, of which one node is used outside.
+    """A call of such a function; only one of its nodes is used elsewhere.
 
-    node    the result;  called  the call;  args  its arguments by name, with nodes and leaves in place of arrays
-    leaves  what it read without having been given it as a Tensor, in order
+    node    the result;  called  the call;  args  its arguments by name, with nodes and leaves instead of arrays
+    leaves  the leaves it read that were not passed to it as Tensors, in order
     """
 
     def __init__(self, node: Node, nodes: list[Node], called: Called, program: Program) -> None:
@@ -59,13 +59,13 @@ class Call:
         return several(self.called.name, name, default if value is None else value, axes, 0)
 
     def array(self, w: Writer, name: str) -> Value | None:
-        """An argument as it is computed with, in float32; None where there is none."""
+        """An argument in float32, the dtype of the computation, or None."""
         source = self.args.get(name)
         return None if source is None else w.as_value(w.value(source), np.float32)
 
 
 def parts_of(program: Program) -> Iterator[Node | Call]:
-    """The nodes, and in place of those of a call that is one operator that call, where its result is."""
+    """The nodes; those of a call with an operator are replaced by the call, at the position of its result."""
     groups: dict[int, list[Node]] = {}
     for node in program.nodes:
         if node.function is not None and node.function.fn in FUNCTIONS:
@@ -96,12 +96,12 @@ def parts_of(program: Program) -> Iterator[Node | Call]:
 
 
 def is_narrow(dtype: Any) -> bool:
-    """Whether it is float32 or half precision: for float64 onnxruntime has not got these operators."""
+    """Whether it is float32 or half precision: onnxruntime lacks these operators for float64."""
     return np.dtype(dtype) == np.float32 or is_half(dtype)
 
 
 def operator(*functions: Any, fits: Callable[[Call], bool] | None = None) -> Callable[[Any], Any]:
-    """Say what a call of these functions is written as, where it `fits`."""
+    """Register the operator for calls of these functions that satisfy `fits`."""
 
     def keep(fn: Any) -> Any:
         for function in functions:
@@ -114,7 +114,7 @@ def operator(*functions: Any, fits: Callable[[Call], bool] | None = None) -> Cal
 
 
 def is_fixed(call: Call) -> bool:
-    """Whether only the number of samples may be any."""
+    """Whether only the number of samples is variable."""
     return not any(isinstance(n, Size) for n in call.sizes()[1:])
 
 
@@ -150,7 +150,7 @@ def conv_transpose(w: Writer, call: Call) -> Value:
 
 
 def pool_of(call: Call) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Kernel, stride, padding, dilation, and how much more there is behind with ceil_mode."""
+    """Kernel, stride, padding, dilation, and the additional padding at the end with ceil_mode."""
     size = call.sizes()[2:]
     axes = len(size)
     kernel = call.numbers("kernel_size", axes, 1)
@@ -170,7 +170,7 @@ def max_pool(w: Writer, call: Call) -> Value:
 
 
 def is_supported_pool(call: Call) -> bool:
-    """Whether no window of a mean lies half outside, which each program counts otherwise."""
+    """Whether no window of a mean extends beyond the end, which programs count differently."""
     return is_fixed(call) and not any(pool_of(call)[4])
 
 
@@ -185,7 +185,7 @@ def avg_pool(w: Writer, call: Call) -> Value:
 
 
 def divides(call: Call) -> bool:
-    """Whether all areas of an adaptive pool are of one size."""
+    """Whether all windows of an adaptive pool have the same size."""
     return is_fixed(call) and all(n % m == 0 for n, m in zip(call.sizes()[2:], call.shape[2:], strict=True))
 
 
@@ -204,7 +204,7 @@ adaptive((ops.adaptive_max_pool1d, ops.adaptive_max_pool2d, ops.adaptive_max_poo
 
 
 def is_in_use(call: Call) -> bool:
-    """Whether a batch norm uses its running statistics, which it reads without having been given them as Tensors."""
+    """Whether a batch norm uses its running statistics, which are not passed to it as Tensors."""
     return not call.args.get("training", False) and len(call.leaves) == 2
 
 

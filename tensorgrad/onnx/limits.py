@@ -1,8 +1,8 @@
-"""Limits of what `load` computes: a file of a few bytes can ask for arrays that no memory holds.
+"""Limits on what a loaded file computes: a file of a few bytes can declare arrays that exceed any memory.
 
-A run may take a gibibyte, or a thousand times what the file and the arguments bring along: what a model computes is larger
-than that by its layers and its channels. Each operator is asked before it runs what its result, and what it makes on the way,
-will come to; the same goes for the multiplications of products, of which each number may take part in a million.
+A run may use a gibibyte, or a thousand times the size of the file and the arguments, because layers and channels multiply the
+size of a model's values. The size of an operator's result and temporaries is estimated before it runs; so is the number of
+multiplications in products, which is limited to a million for each number.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tensorgrad.errors import DataError
 from tensorgrad.onnx.operators import numbers
 
 BYTES, TIMES = 1 << 30, 1000
-STEPS = 10**6  # operators, those in Scan as often as they are run
-PRODUCTS, USES = 1 << 37, 10**6  # the former take a second or two
+STEPS = 10**6  # operators, those in Scan once per step
+PRODUCTS, USES = 1 << 37, 10**6  # the former takes one or two seconds
 
 Estimate: TypeAlias = Callable[..., tuple[int, int]]  # elements, products
 
-ESTIMATES: dict[str, Estimate] = {}  # of operators
+ESTIMATES: dict[str, Estimate] = {}  # by operator
 
 
 def estimate(*names: str) -> Callable[[Estimate], Estimate]:
@@ -36,9 +36,9 @@ def estimate(*names: str) -> Callable[[Estimate], Estimate]:
 
 
 class Budget:
-    """What a run may still take.
+    """What is left of the limits for a run.
 
-    given   bytes of the arrays that are there before it
+    given   bytes of the arrays that exist before it
     """
 
     def __init__(self, given: int) -> None:
@@ -46,10 +46,10 @@ class Budget:
         self.bytes, self.products = max(BYTES, TIMES * given), max(PRODUCTS, USES * (given // 4))
 
     def take(self, kind: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
-        """Before an operator runs. Raises DataError if it would take more than is left."""
+        """Called before an operator runs. Raises DataError if it would exceed what is left."""
         self.step()
         elements, products = ESTIMATES.get(kind, together)(*inputs, **attrs)
-        alike = inputs[:1] if kind in ESTIMATES else inputs  # the others are sizes and places, or of the same dtype
+        alike = inputs[:1] if kind in ESTIMATES else inputs  # the others are sizes and positions, or have the same dtype
         need = elements * max([4, *[x.dtype.itemsize for x in alike if x is not None]])
         if need > self.bytes or (need > BYTES and need > memory_left()):
             raise DataError(
@@ -63,7 +63,7 @@ class Budget:
         self.products -= products
 
     def step(self) -> None:
-        """Before an operator runs, or a step of Scan. Raises DataError if there were too many."""
+        """Called before an operator or a step of Scan runs. Raises DataError after too many of them."""
         self.steps -= 1
         if self.steps < 0:
             raise DataError("would run more operators than the limit for this file, a million or more")
@@ -78,7 +78,7 @@ def shape(x: Any) -> tuple[int, ...]:
 
 
 def together(*inputs: Any, **_: Any) -> tuple[int, int]:
-    """Element by element, or no more than the largest input."""
+    """Elementwise, or no larger than the largest input."""
     shapes = [shape(x) for x in inputs]
     if len(shapes) == 1:
         return math.prod(shapes[0]), 0
@@ -158,7 +158,7 @@ def einsum(*xs: Any, equation: str) -> tuple[int, int]:
     sizes: dict[str, int] = {}
     for letters, x in zip(left.split(","), xs, strict=True):
         axes = shape(x)
-        if "." in letters:  # axes without names: as if each array had its own
+        if "." in letters:  # axes without names: as if each array had separate ones
             sizes["."] = sizes.get(".", 1) * math.prod(axes)
         else:
             sizes |= {letter: max(n, sizes.get(letter, 1)) for letter, n in zip(letters, axes, strict=True)}
@@ -167,7 +167,7 @@ def einsum(*xs: Any, equation: str) -> tuple[int, int]:
 
 
 def around(attrs: dict[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The axes of images with what is added at both ends, and how many windows each then has."""
+    """The padded sizes of the image axes, and the number of windows along each."""
     pads = attrs.get("pads") or [0] * 2 * len(sizes)
     wide = [n + max(a, 0) + max(b, 0) for n, a, b in zip(sizes, pads, pads[len(sizes) :], strict=False)]
     if attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):

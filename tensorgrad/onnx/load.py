@@ -1,4 +1,4 @@
-"""load: a file of ONNX's as a module whose parameters can be trained on."""
+"""load: an ONNX file as a module whose parameters can be trained."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tensorgrad.onnx.operators import OPERATORS
 from tensorgrad.onnx.program import Body, Step, compute
 from tensorgrad.onnx.writer import printable
 
-OLDEST = 13  # before it axes were attributes of more operators
+OLDEST = 13  # before it, axes were attributes of more operators
 NO_PARAMETERS = {"BatchNormalization": (3, 4), "Resize": (1, 2)}  # inputs: statistics, scales
-STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}  # inputs: what is begun with, which is no parameter if it is 0
-DEEPEST = 30  # modules within modules by the dots of a name; one of more is a name without any
-# what PyTorch's exporter calls a number that it has worked out, such as the one that attention divides by; a weight that it has
-# turned around is called so, too, but has two axes
+STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}  # inputs: initial states, which are not parameters if they are 0
+DEEPEST = 30  # nested modules, from the dots of a name; a name with more dots is not split
+# how PyTorch's exporter names numbers that it has computed, such as the scale of attention; also weights that it has
+# transposed, but these have two axes
 WORKED_OUT = re.compile(r"val_\d+")
-OWN_CONSTANT = re.compile(r"constant_\d+(\.\d+)?")  # what `export` calls an array that is no parameter of the model
+OWN_CONSTANT = re.compile(r"constant_\d+(\.\d+)?")  # how `export` names an array that is not a parameter
 
 
 class Loaded(Module):
-    """What `load` returns: called with the file's inputs, in their order, it gives its result, or a tuple of several.
+    """The module that `load` returns. Called with the file's inputs, in order, it returns the result, or a tuple of several.
 
-    Parameters and buffers have the names that they have in the file, and its layout.
+    Parameters and buffers have the names and the layout of the file.
     """
 
     def __init__(self, graph: Any, nodes: list[Step]) -> None:
@@ -64,27 +64,27 @@ class Loaded(Module):
 
 
 def load(path: str | Path) -> Loaded:
-    """An .onnx file as a module: MLPs, CNNs, recurrent networks and transformers, as PyTorch's exporter, skl2onnx and `export`
-    write them.
+    """Load an .onnx file as a module: MLPs, CNNs, recurrent networks and transformers, written by PyTorch's exporter, skl2onnx
+    or `export`.
 
-    Floating initialisers with an axis or more are parameters, but for the statistics of batch norm, which are buffers, as they
-    are in evaluation, for states of recurrent networks that are 0 at the beginning, and for masks (infinities, or the least
-    number) and numbers that exporters have worked out; all others are constants. Dropout is none. Of a classifier of
-    scikit-learn's the results are labels and probabilities, these as one Tensor.
+    Floating initialisers with at least one axis are parameters, except for the statistics of batch norm, which are buffers as
+    in evaluation, zero initial states of recurrent networks, masks (with infinities or the lowest number) and numbers computed
+    by exporters; all others are constants. Dropout is ignored. A scikit-learn classifier returns labels and probabilities, the
+    latter as one Tensor.
 
-    Initialisers may lie in a file of the same folder, such as the .onnx.data that PyTorch writes. It writes equal arrays once:
-    two layers that began with the same values are one parameter.
+    Initialisers may be stored in a file of the same folder, such as the .onnx.data that PyTorch writes. PyTorch writes equal
+    arrays once: two layers with the same initial values become one parameter.
 
-    Nothing in a file is run: it names operators, each of which is one here. Raises FileNotFoundError where there is none;
-    DataError, naming the file and the reason, for what is no such file, has arrays in files elsewhere, or operators that there
-    are none of here, all of which are listed; MissingDependencyError without the package onnx.
+    No code in a file is run: it names operators that are implemented here. Raises FileNotFoundError if the file does not exist;
+    DataError, with the file and the reason, for an invalid file, one with arrays in another folder, or one with unsupported
+    operators, all of which are listed; MissingDependencyError without the package onnx.
     """
     path = file_at("onnx.load", path)
     onnx = package("onnx.load")
     content = path.read_bytes()
     try:
         proto = onnx.load_model_from_string(content)
-    except Exception as error:  # of protobuf
+    except Exception as error:  # raised by protobuf
         raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from None
     outside = arrays_beside(path, onnx, proto.graph)
     try:
@@ -95,12 +95,12 @@ def load(path: str | Path) -> Loaded:
         return loaded(path, onnx, proto, outside)
     except TensorgradError:
         raise
-    except Exception as error:  # what no sound file has, and the checker lets pass
+    except Exception as error:  # an invalid file that the checker accepts
         raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from error
 
 
 def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded:
-    """The module of a file that the checker has let pass."""
+    """The module of a file that the checker accepts."""
     graph = proto.graph
     versions = {o.domain: o.version for o in proto.opset_import}
     if versions.get("", OLDEST) < OLDEST:
@@ -135,7 +135,7 @@ def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded
 
 
 def nodes_in(onnx: Any, graph: Any) -> Iterator[Any]:
-    """The nodes of a graph, and of those inside of its nodes."""
+    """The nodes of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for a in node.attribute:
@@ -144,7 +144,7 @@ def nodes_in(onnx: Any, graph: Any) -> Iterator[Any]:
 
 
 def steps_of(path: Path, onnx: Any, graph: Any) -> tuple[list[Step], dict[str, Any]]:
-    """What is computed in a graph, and the constants among its nodes."""
+    """The steps of a graph, and the constants among its nodes."""
     steps: list[Step] = []
     constants: dict[str, Any] = {}
     for node in graph.node:
@@ -156,21 +156,21 @@ def steps_of(path: Path, onnx: Any, graph: Any) -> tuple[list[Step], dict[str, A
         else:
             if node.op_type == "Cast":
                 attrs["to"] = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
-            if node.op_type == "Split":  # before opset 18 it says how many by its results alone
+            if node.op_type == "Split":  # before opset 18 only the number of results gives the number of parts
                 attrs.setdefault("num_outputs", len(node.output))
             steps.append((node.name, node.op_type, list(node.input), list(node.output), attrs))
     return steps, constants
 
 
 def body_of(path: Path, onnx: Any, graph: Any) -> Body:
-    """A graph inside of a node, whose arrays are constants."""
+    """A subgraph, whose arrays are constants."""
     steps, constants = steps_of(path, onnx, graph)
     arrays = {tensor.name: array_of(path, onnx, tensor) for tensor in graph.initializer}
     return Body([i.name for i in graph.input], [o.name for o in graph.output], steps, constants | arrays)
 
 
 def can_be_learned(name: str, array: Any) -> bool:
-    """Whether it may be a parameter: it is no mask, which has infinities or the least number, and no number worked out."""
+    """Whether it may be a parameter, rather than a mask, which has infinities or the lowest number, or a computed number."""
     is_number = array.shape == (1,) and WORKED_OUT.fullmatch(name)
     return not is_number and bool((abs(array) < finfo(array.dtype).max).all())
 
@@ -180,7 +180,7 @@ def first_line(error: Exception) -> str:
 
 
 def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
-    """The initialisers that lie in other files. Empty ones are left in their place, which the checker can look at."""
+    """The initialisers stored in other files. Empty ones take their place for the checker."""
     beside, found = Beside(path), dict[str, Any]()
     for tensor in graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -198,7 +198,7 @@ def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
 
 
 def put(model: Module, name: str, array: Any, is_parameter: bool) -> str:
-    """Make an array a parameter or a buffer by its name, whose dots are modules within modules; return its path."""
+    """Register an array as a parameter or a buffer, in nested modules as its name has dots; return its path."""
     *keys, last = [key if key not in RESERVED else f"{key}_" for key in printable(name).split(".") if key] or ["array"]
     if len(keys) > DEEPEST:
         keys, last = [], "_".join([*keys, last])
@@ -219,7 +219,7 @@ def put(model: Module, name: str, array: Any, is_parameter: bool) -> str:
 
 
 def attribute(path: Path, onnx: Any, a: Any) -> Any:
-    """An attribute as Python has it."""
+    """An attribute as a Python value."""
     value = onnx.helper.get_attribute_value(a)
     if isinstance(value, onnx.TensorProto):
         return array_of(path, onnx, value)
@@ -233,7 +233,7 @@ def attribute(path: Path, onnx: Any, a: Any) -> Any:
 
 
 def array_of(path: Path, onnx: Any, tensor: Any) -> Any:
-    """An initialiser as an array. Raises DataError for one that is not in the file as it says."""
+    """An initialiser as an array. Raises DataError if the file's data do not match its declaration."""
     where = f"{path}: {tensor.name or 'a constant'}"
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         raise DataError(f"{where} is stored in another file, which is only supported for initialisers")
@@ -246,4 +246,4 @@ def array_of(path: Path, onnx: Any, tensor: Any) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{where} does not match its declaration: {error}") from None
-    return np.array(array)  # which may be written to
+    return np.array(array)  # writable

@@ -1,4 +1,4 @@
-"""What only moves data: shapes, indices, windows, in operators of ONNX."""
+"""ONNX counterparts of ops that only move data: shapes, indices, windows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.onnx.table import NoCounterpart, counterpart, refused
 from tensorgrad.onnx.writer import Use, Value, Writer, wide
 from tensorgrad.ops.index import AT
 
-LAST = np.iinfo(np.int64).max  # an end that is beyond every one
+LAST = np.iinfo(np.int64).max  # an end beyond any size
 
 
 @counterpart("reshape")
@@ -42,7 +42,7 @@ def concatenate(w: Writer, u: Use) -> Value:
 
 
 def parts_of(index: Any, shape: Any) -> list[Any]:
-    """An index as one part for each axis of x, slices where there was nothing; None stays where it was."""
+    """An index with one part per axis of x, full slices for axes that it omits; None stays in place."""
     parts = list(index) if isinstance(index, tuple) and not isinstance(index, Size) else [index]
     ndim = len(shape)
     taken = sum(p.ndim if is_array(p) and p.dtype == bool else 1 for p in parts if p is not None and p is not Ellipsis)
@@ -66,13 +66,13 @@ def is_number(part: Any) -> bool:
 
 
 def is_basic(index: Any) -> bool:
-    """Whether there are slices, numbers, None and Ellipsis in an index, and nothing else."""
+    """Whether an index consists of slices, numbers, None and Ellipsis."""
     parts = index if isinstance(index, tuple) and not isinstance(index, Size) else (index,)
     return all(p is None or p is Ellipsis or isinstance(p, slice) or is_number(p) for p in parts)
 
 
 def sliced(w: Writer, x: Value, parts: list[Any], shape: Any) -> Value:
-    """x with a slice or a number for each axis, and None for new ones."""
+    """x indexed by a slice or a number for each axis, and None for new axes."""
     axes, starts, ends, steps, gone, new = [], [], [], [], [], []
     axis = out = 0
     for part in parts:
@@ -106,8 +106,8 @@ def sliced(w: Writer, x: Value, parts: list[Any], shape: Any) -> Value:
 
 
 def flat_part(index: Any, shape: Any) -> tuple[int, Any, tuple[Any, ...]]:
-    """How many axes in front an index takes whole; which elements it takes of the others, by their numbers row after row; the
-    others' sizes."""
+    """The number of leading axes that an index takes in full; the flat indices, in row-major order, of the elements that it
+    takes of the other axes; their sizes."""
     parts = parts_of(index, shape)
     lead = 0
     while lead < len(parts) and is_slice(parts[lead]):
@@ -144,11 +144,11 @@ def getitem(w: Writer, u: Use) -> Value:
 
 
 def written_into(w: Writer, x: Value, v: Value, index: Any, shape: Any) -> Value:
-    """x, of `shape` or a number, with v at an index that does not depend on data: each element is x's or one of v's."""
+    """x, of `shape` or a number, with v written at an index that does not depend on data."""
     lead, numbers, rest = flat_part(index, shape)
     front = tuple(shape[:lead])
     place = np.full(math.prod(rest), -1)
-    place[numbers.reshape(-1)] = np.arange(numbers.size)  # of an element named twice the last one stays
+    place[numbers.reshape(-1)] = np.arange(numbers.size)  # the last write to an element wins
     more = len(v.shape) - lead - numbers.ndim
     v = w.reshape(v, v.shape[more:]) if more > 0 else v
     full = w.reshape(w.expand(v, (*front, *numbers.shape)), (*front, numbers.size))
@@ -184,7 +184,7 @@ def put(w: Writer, u: Use) -> Value:
 
 
 def padded(w: Writer, x: Value, u: Use, parts: list[Any]) -> Value:
-    """Zeros around x, where an index is nothing but slices in one piece."""
+    """x padded with zeros, for an index of contiguous slices."""
     before, after = [], []
     for part, n in zip(parts, u.shape, strict=True):
         if isinstance(n, Size):
@@ -202,7 +202,7 @@ def padded(w: Writer, x: Value, u: Use, parts: list[Any]) -> Value:
 
 
 def added_at(w: Writer, updates: Value, numbers: Any, front: Any, size: int) -> Value:
-    """Zeros (*front, size) with updates (*front, k) added at the places that the k numbers name."""
+    """Zeros (*front, size) with updates (*front, k) added at k indices."""
     updates = summable(w, updates)
     zeros = w.expand(number(w, updates, 0), (*front, size))
     at = w.expand(w.constant(numbers, np.int64), (*front, len(numbers)))
@@ -210,13 +210,13 @@ def added_at(w: Writer, updates: Value, numbers: Any, front: Any, size: int) -> 
 
 
 def summable(w: Writer, x: Value) -> Value:
-    """x in a dtype that sums are computed in; booleans as 0 and 1."""
+    """x in the dtype in which sums are computed; booleans as 0 and 1."""
     return w.cast(x, np.int32 if x.dtype == bool else wide(x.dtype))
 
 
 def at_data(index: Any) -> tuple[int, int, bool]:
-    """Where the arrays that come as arguments stand in an index: the first axis, how many there are, whether all others are
-    whole."""
+    """The position of the argument arrays in an index: the first axis, their number, and whether all other parts are full
+    slices."""
     parts = list(index) if isinstance(index, tuple) else [index]
     places = [i for i, p in enumerate(parts) if isinstance(p, str) and p == AT]
     others = [p for i, p in enumerate(parts) if i not in places and p is not Ellipsis]
@@ -226,13 +226,13 @@ def at_data(index: Any) -> tuple[int, int, bool]:
 
 
 def indices(w: Writer, u: Use, values: list[Value]) -> Value:
-    """Arrays of an index as one, (..., count), each from 0 on or from the end."""
+    """The arrays of an index stacked, (..., count), counted from the start or from the end."""
     if any(v.dtype == bool for v in values):
         raise NoCounterpart("a boolean index, whose values determine a shape")
     values = [w.cast(v, np.int64) for v in values]
     if len(values) > 1:
         ndim = max(len(v.shape) for v in values)
-        total: Value | None = None  # what all of them broadcast to
+        total: Value | None = None  # the common broadcast shape
         for v in values:
             part = w("Mul", v, w.constant(np.int64(0)))
             total = part if total is None else w("Add", total, part, shape=(None,) * ndim)
@@ -259,7 +259,7 @@ def gather(w: Writer, u: Use) -> Value:
     if not simple:
         raise NoCounterpart("an index by Tensors with slices between them")
     at = indices(w, u, given)
-    if first:  # the axes before the first array are each gathered from
+    if first:  # GatherND indexes leading axes: move the axes before the first array behind them
         axes = list(range(len(x.shape)))
         moved = [*axes[first : first + count], *axes[:first], *axes[first + count :]]
         y = w("GatherND", w.transpose(x, moved), at, shape=())
@@ -288,10 +288,10 @@ def lookup(w: Writer, u: Use) -> Value:
 
 @counterpart("sum_named")
 def sum_named(w: Writer, u: Use) -> Value:
-    """A product with the matrix that says which rows have one name."""
+    """A product with a matrix that marks the rows with the same index."""
     x, t = u.arguments()
     x = summable(w, x)
-    t = w("Mod", w.cast(t, np.int64), w.constant(np.int64(u.attrs["rows"])))  # one below 0 is counted from the end
+    t = w("Mod", w.cast(t, np.int64), w.constant(np.int64(u.attrs["rows"])))  # a negative index is counted from the end
     rows, columns = (w("Unsqueeze", t, w.constant([axis], np.int64)) for axis in (0, 1))
     same = w.cast(w("Equal", columns, rows, dtype=bool), x.dtype)
     if len(x.shape) == 2:
@@ -307,7 +307,7 @@ refused("ONNX does not define which value is kept if an index names an element t
 
 
 def along(w: Writer, x: Value, axis: int, at: Any) -> Value:
-    """The entries of x along an axis that an array names."""
+    """The entries of x along an axis at the indices in an array."""
     shape = (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
     return w("Gather", x, w.constant(at, np.int64), axis=axis, shape=shape)
 
@@ -340,7 +340,7 @@ def fold_back(w: Writer, u: Use) -> Value:
 
 
 def places(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Any:
-    """Where in the padded axis the elements of each window are, (kernel, windows)."""
+    """The positions of each window's elements in the padded axis, (kernel, windows)."""
     count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     return dilation * np.arange(kernel)[:, None] + stride * np.arange(count)
 

@@ -1,6 +1,6 @@
-"""Operators of ONNX in operations of this package: what `load` computes a file's nodes by.
+"""ONNX operators implemented with tensorgrad's ops, for `load`.
 
-Each takes its inputs, Tensors or arrays (None where one is left out), and its attributes. Shapes are arrays, and stay such.
+Each takes its inputs, Tensors or arrays (None for omitted ones), and its attributes. Shapes are arrays and remain arrays.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ OPERATORS.update(SIMPLE)
 
 
 def numbers(x: Any) -> list[int]:
-    """Integers that are given as an array."""
+    """The integers in an array."""
     x = x.numpy() if isinstance(x, Tensor) else x
     return [int(n) for n in np.asarray(x).reshape(-1)]
 
 
 @operator("Div")
 def div(a: Any, b: Any) -> Any:
-    if raw(a).dtype.kind in "iu" and raw(b).dtype.kind in "iu":  # towards 0
+    if raw(a).dtype.kind in "iu" and raw(b).dtype.kind in "iu":  # rounds towards 0
         return ops.cast(ops.trunc(ops.div(a, b)), raw(a).dtype)
     return ops.div(a, b)
 
@@ -248,7 +248,7 @@ def instance_norm(x: Any, weight: Any, bias: Any, epsilon: float = 1e-5) -> Any:
     return F.instance_norm(x, weight=weight, bias=bias, eps=epsilon)
 
 
-# What moves data
+# Data movement
 
 
 @operator("Reshape")
@@ -311,7 +311,7 @@ def slice_of(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None
     index: list[Any] = [slice(None)] * x.ndim
     for a, b, axis, step in zip(begin, end, which, [1] * len(begin) if steps is None else numbers(steps), strict=True):
         n = x.shape[axis]
-        if step < 0:  # an end of less than -n is before the first
+        if step < 0:  # an end below -n is before the first element
             index[axis] = slice(a if a < n else None, None if b < -n else b, step)
         else:
             index[axis] = slice(a, b, step)
@@ -407,17 +407,17 @@ def cumsum(x: Any, axis: Any) -> Any:
     return ops.cumsum(x, int(np.asarray(raw(axis)).reshape(())))
 
 
-# Of ai.onnx.ml, as scikit-learn's classifiers are written
+# Operators of ai.onnx.ml, for scikit-learn's classifiers
 
 
 @operator("ArrayFeatureExtractor")
 def feature_of(x: Any, indices: Any) -> Any:
-    if raw(x).dtype.kind == "O":  # names of classes are no numbers: what comes is an array
+    if raw(x).dtype.kind == "O":  # class names are not numbers: the result is an array
         return raw(x)[..., np.asarray(raw(indices)).reshape(-1)]
     return ops.getitem(x, (..., ops.reshape(indices, (-1,))))
 
 
 @operator("ZipMap")
 def zip_map(x: Any, **_: Any) -> Any:
-    """The probabilities of all classes as they are, not as a list of dicts."""
+    """The probabilities of all classes as an array instead of a list of dicts."""
     return x

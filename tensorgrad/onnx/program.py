@@ -1,4 +1,4 @@
-"""The nodes of a file, as `load` computes them; and Scan, whose nodes are computed once for each step."""
+"""Execution of a file's nodes, and Scan, whose nodes run once per step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Step: TypeAlias = tuple[str, str, list[str], list[str], dict[str, Any]]  # label
 
 
 class Body(NamedTuple):
-    """A graph inside of a node: what it is given, what it gives, by names, and what is known besides."""
+    """A subgraph: the names of its inputs and outputs, and the values known in advance."""
 
     inputs: list[str]
     outputs: list[str]
@@ -23,7 +23,7 @@ class Body(NamedTuple):
 
 
 def compute(steps: Sequence[Step], outputs: Sequence[str], known: dict[str, Any], budget: Budget) -> list[Any]:
-    """What all steps make of what is known, to which it is added; returns the values of these names."""
+    """Run all steps, adding to the known values; return the values of the outputs."""
     for label, kind, inputs, results, attrs in steps:
         try:
             given = [known[name] for name in inputs]
@@ -32,7 +32,7 @@ def compute(steps: Sequence[Step], outputs: Sequence[str], known: dict[str, Any]
         except TensorgradError as error:
             error.add_note(f"onnx.load: {kind} {label}")
             raise
-        except Exception as error:  # operators that do not fit together, as a damaged file has them
+        except Exception as error:  # inconsistent operators, as in a damaged file
             raise DataError(f"onnx.load: {kind} {label}: {error}") from error
         known |= dict(zip(results, found if isinstance(found, tuple) else (found,), strict=False))
     if missing := [name for name in outputs if name not in known]:
@@ -45,7 +45,7 @@ def scan(
     scan_input_axes: Any = None, scan_output_axes: Any = None, scan_input_directions: Any = None,
     scan_output_directions: Any = None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """The last states, and what each step gives besides, stacked. Of what is computed around it a body may read all."""
+    """The final states, and the stacked outputs of the steps. A body may read all values computed around it."""
     count = len(given) - num_scan_inputs
     if not 0 <= count < len(given) or len(body.inputs) != len(given) or len(body.outputs) < count:
         raise ValueError(f"{num_scan_inputs} sequences, {len(given)} inputs, and {len(body.inputs)} of each step")

@@ -1,4 +1,4 @@
-"""The program of a model for a file: recorded with several numbers of samples, so that it is known what depends on theirs."""
+"""Recording the program of a model for export, with several numbers of samples, to find what depends on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tensorgrad.errors import ArgumentError, CompileError, DTypeError, ExportErr
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.trial import preserve_state
 
-SAMPLES = (2, 3, 5)  # one sample would broadcast; two numbers give a line, the third one says whether it is one
+SAMPLES = (2, 3, 5)  # one sample would broadcast; two numbers define a line, the third tests it
 
 
 class Size(NamedTuple):
@@ -49,7 +49,7 @@ class Constant(NamedTuple):
 
 
 class Recorder(Trace):
-    """A trace that speaks of a file, not of replays."""
+    """A trace whose errors are about a file instead of replays."""
 
     def refuse(self, tensor: Tensor, asked: str) -> None:
         try:
@@ -65,11 +65,11 @@ class Recorder(Trace):
 
 
 class Run:
-    """What one run of the model has recorded, in lists whose entries stand for those of another run at the same places.
+    """The recording of one run of the model; entries at the same positions in two runs correspond.
 
-    nodes     those that the results were computed by, in their order;  sources: of each, what its arguments come from
-    leaves    arrays that they read, in the order of their first use
-    results   what the results come from;  names: what they are called
+    nodes     those that computed the results, in order;  sources: where the arguments of each come from
+    leaves    the arrays that they read, in order of first use
+    results   where the results come from;  names: their names
     """
 
     def __init__(self, trace: Trace, is_training: bool) -> None:
@@ -100,19 +100,19 @@ class Run:
         self.names = list(names_of(trace.rebuild(list(range(len(trace.results)))), "y"))
 
     def place(self) -> dict[Any, int]:
-        """Where each node and leaf stands in this run."""
+        """The position of each node and leaf in this run."""
         return {value: i for i, value in enumerate([*self.nodes, *self.leaves])}
 
 
 class Program:
     """The program for any number of samples, or for one.
 
-    nodes, sources, results, names   those of the first run
-    attrs, shapes     of its nodes, with a Size where they depend on the number of samples; shapes also of leaves
-    numbers           arguments that are numbers, by node and place, as a Size or a Share where they depend on it
-    arguments         leaves that stand for the inputs, with their names and their shapes
+    nodes, sources, results, names   from the first run
+    attrs, shapes     of its nodes, with a Size if they depend on the number of samples; shapes also of leaves
+    numbers           arguments that are numbers, by node and position, as a Size or a Share if they depend on it
+    arguments         the leaves that are inputs, with their names and shapes
     constants         all other leaves
-    batch             the argument and the axis that say how many samples there are; None where that is fixed
+    batch             the argument and the axis that give the number of samples; None if it is fixed
     """
 
     def __init__(self, runs: Sequence[Run], arguments: Sequence[str], batch: tuple[int, int] | None) -> None:
@@ -163,13 +163,13 @@ OTHER = "onnx.export: the model does something else for a different number of sa
 
 
 class Differs(Exception):
-    """What it is that differs in a way that no Size says."""
+    """What differs between runs in a way that no Size describes."""
 
 
 def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) -> Program:
     """The program of model(*args).
 
-    batch_axis   the axis of the samples: one for all arrays among the arguments, or one for each, None where there is none
+    batch_axis   the axis of samples: one for all arrays among the arguments, or one per array, None for arrays without
     """
     names = argument_names(model, args)
     flat: list[Array] = []
@@ -199,7 +199,7 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
 
 
 def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], training: bool) -> Run:
-    """One run of the model, which is left as it was."""
+    """Run the model once, preserving its state."""
     modules = [module for _, module in model.named_modules()]
     leaves = [wrap(a, None) for a in arrays]
     given = iter(leaves)
@@ -221,14 +221,14 @@ def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], trainin
 
 
 def argument_names(model: Module, args: Sequence[Any]) -> list[str]:
-    """What the arguments of `forward` are called."""
+    """The names of the arguments of `forward`."""
     taken = [p for p in inspect.signature(model.forward).parameters.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
     names = [p.name for p in taken if p.kind is not p.VAR_POSITIONAL][: len(args)]
     return [*names, *[f"x{i}" for i in range(len(names), len(args))]]
 
 
 def numbered(a: Any, arrays: list[Array]) -> Any:
-    """An argument with the number of each array in its place; those are put into `arrays`."""
+    """An argument with arrays replaced by their numbers; the arrays are appended to `arrays`."""
     if isinstance(a, (tuple, list)):
         return tuple(numbered(part, arrays) for part in a)
     if isinstance(a, Mapping):
@@ -244,20 +244,20 @@ def numbered(a: Any, arrays: list[Array]) -> Any:
 
 
 class Plain(NamedTuple):
-    """An argument that is no array: None, a number, a name."""
+    """An argument that is not an array: None, a number, a name."""
 
     value: Any
 
 
 def filled(outline: Any, leaves: Iterator[Tensor]) -> Any:
-    """What `taken` has taken apart, with these in place of the arrays."""
+    """The inverse of `numbered`, with these values for the arrays."""
     if isinstance(outline, Plain):
         return outline.value
     return tuple(filled(part, leaves) for part in outline) if isinstance(outline, tuple) else next(leaves)
 
 
 def names_of(outline: Any, name: str) -> Iterator[str]:
-    """Names for the numbers in a nest: y, or y0, y1, ..., or the keys of a dict."""
+    """Names for the numbers in a nested value: y, or y0, y1, ..., or the keys of a dict."""
     if isinstance(outline, Plain) or outline is None:
         return
     if isinstance(outline, Mapping):
@@ -274,7 +274,7 @@ EXPECTED = "x must be an array, or a tuple of the arguments of forward, at least
 
 
 def axes_of(batch_axis: Any, arrays: Sequence[Array]) -> list[int | None]:
-    """The axis of the samples of each array."""
+    """The axis of samples of each array."""
     given = batch_axis if isinstance(batch_axis, (tuple, list)) else [batch_axis if a.ndim else None for a in arrays]
     if len(given) != len(arrays):
         raise ExportError(f"onnx.export: batch_axis has {len(given)} entries for {len(arrays)} arrays")
@@ -288,12 +288,12 @@ def axes_of(batch_axis: Any, arrays: Sequence[Array]) -> list[int | None]:
 
 
 def rows(array: Array, axis: int, n: int) -> Array:
-    """n samples, those of the array over and over."""
+    """n samples: those of the array, repeated cyclically."""
     return array.take(np.arange(n) % array.shape[axis], axis)
 
 
 def merged(values: Sequence[Any]) -> Any:
-    """One value for all numbers of samples: where integers differ, a Size. Raises Differs for what is none."""
+    """One value for all numbers of samples: a Size if integers differ. Raises Differs for other differences."""
     first = values[0]
     if all(v is first for v in values):
         return first
@@ -326,7 +326,7 @@ def merged(values: Sequence[Any]) -> Any:
 
 
 def constant(arrays: Sequence[Array]) -> Constant:
-    """What is read, and not computed, for any number of samples."""
+    """A constant for any number of samples."""
     first = arrays[0]
     if len({a.shape for a in arrays}) == 1:
         if any(place_of(a) != place_of(first) and not np.array_equal(a, first, equal_nan=a.dtype.kind == "f") for a in arrays):

@@ -1,7 +1,7 @@
-"""ONNX's LSTM, GRU and RNN in operations of this package, for `load`.
+"""ONNX's LSTM, GRU and RNN implemented with tensorgrad's ops, for `load`.
 
-Weights are (directions, gates h, k), biases (directions, 2 gates h): those beside the input, then those beside the state.
-Results are the states of all steps (t, directions, n, h), and the last ones of each direction.
+Weights are (directions, gates h, k), biases (directions, 2 gates h): those of the input, then those of the state.
+Results are the states of all steps (t, directions, n, h), and the final ones of each direction.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tensorgrad.onnx.operators import operator
 
 FORWARD, REVERSE = slice(None), slice(None, None, -1)
 DIRECTIONS = {"forward": (FORWARD,), "reverse": (REVERSE,), "bidirectional": (FORWARD, REVERSE)}
-# Where each of our gates stands among those of ONNX: i, o, f, c and z, r, h there
+# The positions of our gates among those of ONNX, which are i, o, f, c and z, r, h
 LSTM_GATES, GRU_GATES = (0, 2, 3, 1), (1, 0, 2)
 
 
 def ordered(a: Any, gates: Sequence[int], h: int) -> Any:
-    """The gates along the first axis in another order."""
+    """The gates along the first axis, reordered."""
     parts = [ops.getitem(a, slice(g * h, (g + 1) * h)) for g in gates]
     return parts[0] if len(parts) == 1 else ops.concatenate(parts, 0)
 
@@ -30,8 +30,8 @@ def every_direction(
     x: Any, w: Any, r: Any, b: Any, states: Sequence[Any], gates: Sequence[int], direction: str, hidden_size: int | None,
     layout: int, step: Callable[..., tuple[Any, ...]],
 ) -> tuple[Any, ...]:  # fmt: skip
-    """The results of an operator. step: of the input products (t, n, gates h), the states (n, h), U and the biases beside it,
-    the states of all steps, those before the first among them."""
+    """The results of an operator. step: a function of the input products (t, n, gates h), the states (n, h), U and its biases,
+    which returns the states of all steps, including the initial ones."""
     if layout:
         x, states = ops.swapaxes(x, 0, 1), [s if s is None else ops.swapaxes(s, 0, 1) for s in states]
     h = r.shape[2] if hidden_size is None else hidden_size
@@ -55,7 +55,7 @@ def every_direction(
 
 
 def refuse(lengths: Any, attrs: dict[str, Any], *usual: str) -> None:
-    """Raise NotImplementedError for what PyTorch's exporters do not write."""
+    """Raise NotImplementedError for features that PyTorch's exporters do not write."""
     activations = [a.lower() for a in attrs.pop("activations", None) or ()]
     if lengths is not None:
         raise NotImplementedError("sequence_lens")

@@ -1,4 +1,4 @@
-"""Reductions, softmax and losses, running sums, products, attention and recurrent networks, in operators of ONNX."""
+"""ONNX counterparts of reductions, softmax, losses, running sums, products, attention and recurrent networks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tensorgrad.onnx.writer import Use, Value, Writer
 
 
 def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes that a reduction is over, each from 0 on."""
+    """The reduced axes, as non-negative numbers."""
     if axis is None or not ndim:
         return tuple(range(ndim))
     return tuple(sorted(a % ndim for a in ((axis,) if isinstance(axis, int) else axis)))
 
 
 def reduce(w: Writer, kind: str, x: Value, axes: Any, keepdims: bool, shape: Any = ()) -> Value:
-    """A reduction over some axes; over none of them x itself."""
+    """A reduction over some axes; x itself if there are none."""
     if not axes:
         return x
     return w(kind, x, w.constant(axes, np.int64), keepdims=int(keepdims), shape=shape)
@@ -37,7 +37,7 @@ def add_up(w: Writer, u: Use) -> Value:
 
 
 def signed(w: Writer, x: Value) -> Value:
-    """uint64 as int64, which wraps around alike: onnxruntime adds up those alone."""
+    """uint64 as int64, which wraps around in the same way: onnxruntime only sums int64."""
     return w.cast(x, np.int64) if x.dtype == np.uint64 else x
 
 
@@ -102,7 +102,7 @@ def first_of(w: Writer, u: Use) -> Value:
 
 @counterpart("logsumexp")
 def logsumexp(w: Writer, u: Use) -> Value:
-    """The largest taken off first, unless it is infinite."""
+    """The maximum is subtracted first, unless it is infinite."""
     (x,) = u.same()
     axes = axes_of(u.attrs["axis"], len(x.shape))
     kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
@@ -175,7 +175,7 @@ def first_so_far(w: Writer, u: Use) -> Value:
         (top, at, i), (v,) = states, entries
         i = w("Add", i, w.constant(np.int64(1)))
         better = w("Greater" if u.attrs["which"] == "argmax" else "Less", v, top, dtype=bool)
-        known = w("Equal", top, top, dtype=bool)  # NaN stays
+        known = w("Equal", top, top, dtype=bool)  # NaN propagates
         new = w("And", w("Or", better, w("Not", w("Equal", v, v, dtype=bool))), known)
         new = w("Or", new, w("Equal", i, zero, dtype=bool))
         top = select(w, new, v, top, shape=rest)
@@ -254,13 +254,13 @@ def one_hot(w: Writer, u: Use) -> Value:
 
 
 def are_classes(w: Writer, labels: Value, classes: int) -> Value:
-    """Booleans: whether a label is each of the classes."""
+    """One-hot booleans of the labels."""
     column = w("Unsqueeze", labels, w.constant([-1], np.int64), shape=(*labels.shape, 1))
     return w("Equal", column, w.constant(np.arange(classes)), dtype=bool, shape=(*labels.shape, classes))
 
 
 def picked(w: Writer, logp: Value, t: Value) -> Value:
-    """What logp has at the class of each sample."""
+    """The entry of logp at the class of each sample."""
     at = w("Unsqueeze", w.cast(t, np.int64), w.constant([-1], np.int64), shape=(*t.shape, 1))
     return w("GatherElements", logp, at, axis=-1, shape=at.shape)
 
@@ -335,7 +335,7 @@ def attention(w: Writer, u: Use) -> Value:
         if isinstance(rows, Size) or isinstance(columns, Size):
             raise NoCounterpart("causal attention over the axis of samples, whose size is unknown")
         z = select(w, w.constant(np.tri(rows, columns, dtype=bool)), z, least)
-    if masks:  # of a query that may look at no key every score is -inf
+    if masks:  # if a query may attend to no key, all of its scores are -inf
         top = w("ReduceMax", z, w.constant([-1], np.int64), keepdims=1)
         nothing = w("Equal", top, least, dtype=bool)
         zero = number(w, q, 0)
@@ -349,11 +349,11 @@ def attention(w: Writer, u: Use) -> Value:
     return w("MatMul", p, v, shape=u.shape)
 
 
-# Recurrent networks: one step after the other, in a Scan that gives all states
+# Recurrent networks: a Scan over the steps that returns all states
 
 
 def steps(w: Writer, u: Use, body: Any, states: list[Value], z: Value) -> list[Value]:
-    """The states behind each step, (t, n, h) each, with the first ones before them."""
+    """The states after each step, (t, n, h) each, preceded by the initial ones."""
     found = w.scan(states, [z], 0, body, z.shape[0])[len(states) :]
     every = []
     for first, rest in zip(states, found, strict=True):

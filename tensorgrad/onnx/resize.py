@@ -1,4 +1,4 @@
-"""ONNX's Resize in operations of this package, for `load`: nearest and linear, along one axis after the other."""
+"""ONNX's Resize implemented with tensorgrad's ops, for `load`: nearest and linear, axis by axis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.onnx.operators import numbers, operator
 
 
 def target(x: Any, scales: Any, sizes: Any, axes: Any) -> tuple[list[int], list[float]]:
-    """The sizes that all axes shall have, and how many times larger than the old ones they are meant to be."""
+    """The new sizes of all axes, and the scale factors that they are meant to have."""
     which = range(x.ndim) if axes is None else [a % x.ndim for a in axes]
     new, factors = list(x.shape), [1.0] * x.ndim
     has_sizes = sizes is not None and sizes.shape != (0,)
@@ -30,7 +30,7 @@ def target(x: Any, scales: Any, sizes: Any, axes: Any) -> tuple[list[int], list[
 
 
 def coordinates(n: int, old: int, scale: float, how: str) -> Any:
-    """Where the n new entries lie among the old ones, in float32 as onnxruntime computes them."""
+    """The positions of the n new entries among the old ones, in float32 as in onnxruntime."""
     i, s = np.arange(n, dtype=np.float32), np.float32(scale)
     half, one = np.float32(0.5), np.float32(1)
     if how == "asymmetric":
@@ -84,7 +84,7 @@ def resize(
 
 @estimate("Resize")
 def of_resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, axes: Any = None, **_: Any) -> tuple[int, int]:
-    """Each axis is made larger before the next one."""
+    """Axes are resized one after the other."""
     new = target(x, scales, sizes, axes)[0]
     most = 1
     for n, old in zip(new, x.shape, strict=True):

@@ -1,4 +1,4 @@
-"""The one table of ops and their counterparts: COUNTERPARTS, which the files beside this one fill, and REFUSED."""
+"""The table of ops and their counterparts: COUNTERPARTS, filled by the other modules, and REFUSED."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ REFUSED: dict[Op, str] = {}
 
 
 class NoCounterpart(Exception):
-    """Why one use of an op cannot be written."""
+    """The reason why one use of an op cannot be exported."""
 
 
 def counterpart(*names: str) -> Callable[[Counterpart], Counterpart]:
-    """Say what ops of these names are written as: a function of the writer and of the use, which gives the result."""
+    """Register the exporter of ops with these names: a function of the writer and the use that returns the result."""
 
     def keep(fn: Counterpart) -> Counterpart:
         for name in names:
@@ -30,6 +30,6 @@ def counterpart(*names: str) -> Callable[[Counterpart], Counterpart]:
 
 
 def refused(reason: str, *names: str) -> None:
-    """Say why ops of these names have no counterpart."""
+    """Register the reason why ops with these names have no counterpart."""
     for name in names:
         REFUSED[REGISTRY[name]] = reason

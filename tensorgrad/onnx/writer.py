@@ -1,4 +1,4 @@
-"""A graph of ONNX's being written: nodes, initialisers, and the numbers that depend on how many samples there are."""
+"""An ONNX graph under construction: nodes, initialisers, and numbers that depend on the number of samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.onnx.recording import Program, Share, Size
 
 
 class Value(NamedTuple):
-    """An array in the file: its name, its dtype, and its shape, with a Size where that depends on the number of samples."""
+    """An array in the file: its name, dtype and shape, with a Size for axes that depend on the number of samples."""
 
     name: str
     dtype: Any
@@ -22,11 +22,11 @@ class Value(NamedTuple):
 
 
 class Use:
-    """One use of an op, as its counterpart sees it.
+    """One use of an op, as passed to its exporter.
 
     attrs, shape, dtype   of the node
     shapes, dtypes        of its arguments
-    raw                   its arguments as they are: a Value, or a number
+    raw                   its arguments, unconverted: a Value or a number
     """
 
     def __init__(self, writer: Writer, node: Node, program: Program) -> None:
@@ -39,22 +39,22 @@ class Use:
         self.dtypes = [v.dtype if isinstance(v, Value) else None for v in self.raw]
 
     def same(self) -> list[Value]:
-        """The arguments in the dtype that the result is computed in."""
+        """The arguments in the dtype of the computation."""
         return [self.writer.as_value(v, wide(self.dtype)) for v in self.raw]
 
     def common(self) -> list[Value]:
-        """The arguments in the dtype that NumPy compares them in."""
+        """The arguments in the dtype in which NumPy compares them."""
         kinds = [0 if isinstance(v, Size) else 0.0 if isinstance(v, Share) else v for v in self.raw]
         parts = [v.dtype if isinstance(v, Value) else kind for v, kind in zip(self.raw, kinds, strict=True)]
         return [self.writer.as_value(v, wide(np.result_type(*parts))) for v in self.raw]
 
     def arguments(self) -> list[Value]:
-        """The arguments as they are; numbers in the dtype of the result."""
+        """The arguments; numbers in the dtype of the result."""
         return [v if isinstance(v, Value) else self.writer.as_value(v, self.dtype) for v in self.raw]
 
 
 def wide(dtype: Any) -> np.dtype[Any]:
-    """What numbers of a dtype are computed in: half precision in float32, small integers, which then wrap around, in int64."""
+    """The dtype of a computation: float32 for half precision, int64 for small integers, which wrap around afterwards."""
     dtype = np.dtype(dtype)
     if is_half(dtype):
         return np.dtype(np.float32)
@@ -62,13 +62,13 @@ def wide(dtype: Any) -> np.dtype[Any]:
 
 
 class Writer:
-    """The nodes and initialisers of a graph, as they are added.
+    """Collects the nodes and initialisers of a graph.
 
-    w("Gemm", x, weight, bias, transB=1) adds a node, and gives its result.
+    w("Gemm", x, weight, bias, transB=1) adds a node and returns its result.
     """
 
     def __init__(self, program: Program, names: Mapping[tuple[int, int], str]) -> None:
-        import onnx  # whose absence export has spoken of
+        import onnx  # export has checked that it is installed
 
         self.onnx, self.helper = onnx, onnx.helper
         self.program, self.names_of_arrays = program, names
@@ -83,7 +83,7 @@ class Writer:
     # Names
 
     def name(self, wanted: str) -> str:
-        """A name that nothing else has."""
+        """A unique name."""
         name, n = wanted, 1
         while name in self.taken:
             n += 1
@@ -94,7 +94,7 @@ class Writer:
     # Nodes
 
     def __call__(self, kind: str, *inputs: Value | None, dtype: Any = None, shape: Any = None, **attrs: Any) -> Value:
-        """Add a node with one result, of the dtype of the first input if none is given."""
+        """Add a node with one result, by default with the dtype of the first input."""
         dtype = next(v.dtype for v in inputs if v is not None) if dtype is None else dtype
         return self.several(kind, *inputs, dtypes=[dtype], shape=shape, **attrs)[0]
 
@@ -113,10 +113,10 @@ class Writer:
             return v
         return self("Cast", v, dtype=dtype, to=self.helper.np_dtype_to_tensor_dtype(dtype))
 
-    # Arrays that are there
+    # Constants and arguments
 
     def constant(self, array: Any, dtype: Any = None) -> Value:
-        """An array as an initialiser, one for all that are equal."""
+        """An array as an initialiser, shared by equal arrays."""
         array = np.asarray(array, dtype)
         key = (array.dtype.str, array.dtype.name, array.shape, array.tobytes())
         if key not in self.constants:
@@ -126,7 +126,7 @@ class Writer:
         return self.constants[key]
 
     def value(self, source: Any) -> Value:
-        """What a node or a leaf is in the file."""
+        """The Value of a node or a leaf."""
         if source not in self.known:
             found = self.program.constants[source]
             if found.kind == "range":
@@ -152,7 +152,7 @@ class Writer:
         return (*place_of(leaf._data), leaf._data.shape, leaf._data.strides)
 
     def as_value(self, v: Any, dtype: Any) -> Value:
-        """An argument in a dtype."""
+        """An argument, converted to a dtype."""
         if isinstance(v, Share):
             n = self.cast(self("Squeeze", self.sizes((Size(1, 0),)), shape=()), np.float64)
             power = self("Pow", n, self.constant(np.float64(v.power)))
@@ -164,7 +164,7 @@ class Writer:
     # Shapes
 
     def sizes(self, shape: Sequence[Any]) -> Value:
-        """Integers, some of which may be a Size, as an array of int64."""
+        """Integers, some of them a Size, as an int64 array."""
         if not any(isinstance(n, Size) for n in shape):
             return self.constant(np.array(shape, np.int64).reshape(len(shape)))
         parts: list[Value] = []
@@ -181,7 +181,7 @@ class Writer:
         return parts[0] if len(parts) == 1 else self("Concat", *parts, axis=0)
 
     def size(self, n: Size) -> Value:
-        """A Size as an array of one number."""
+        """A Size as an array with one element."""
         if self.count is None:
             raise AssertionError("there are no samples")
         key = ("size", n)
@@ -195,7 +195,7 @@ class Writer:
         return self.constants[key]
 
     def reshape(self, v: Value, shape: Sequence[Any]) -> Value:
-        """v in another shape, of as many elements."""
+        """v reshaped."""
         if tuple(v.shape) == tuple(shape):
             return v
         unknown = [n for n in shape if isinstance(n, Size)]
@@ -219,13 +219,14 @@ class Writer:
         body: Callable[[list[Value], list[Value]], tuple[list[Value], list[Value]]],
         steps: Any,
     ) -> list[Value]:
-        """What body(states, entries of xs along an axis) gives for one entry after the other: its last states, and what it
-        gives besides, stacked along the axis."""
+        """Call body(states, entries of xs along an axis) for successive entries: returns the final states, and the other
+        outputs stacked along the axis."""
         outer, self.nodes = self.nodes, []
         inside = [Value(self.name("state"), s.dtype, s.shape) for s in states]
         entries = [Value(self.name("step"), x.dtype, tuple(n for i, n in enumerate(x.shape) if i != axis)) for x in xs]
         after, given = body(inside, entries)
-        results = [self("Identity", v) for v in (*after, *given)]  # a result of a graph is none of another node's outer values
+        # a result of a subgraph must not be a value of the outer graph
+        results = [self("Identity", v) for v in (*after, *given)]
         info = self.helper.make_tensor_value_info
         kind = self.helper.np_dtype_to_tensor_dtype
         graph = self.helper.make_graph(
@@ -242,5 +243,5 @@ class Writer:
 
 
 def printable(name: str) -> str:
-    """A name as it may stand in a file."""
+    """A name with only characters that a file may have."""
     return re.sub(r"[^\w.\-]", "_", name) or "_"

@@ -104,7 +104,7 @@ class Watch(Callback):
 
     def sample(self, run: Run) -> Sample:
         """The current statistics."""
-        x, y = self.taken(run)
+        x, y = self.probe_on_device(run)
         parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
         with preserve_state(run.modules()):
             seen = Seen()
@@ -134,7 +134,7 @@ class Watch(Callback):
             sample.weights[name] = Weights(name, Spread.of(p._data), None if g is None else Spread.of(g._data))
         return sample
 
-    def taken(self, run: Run) -> tuple[Tensor, Tensor]:
+    def probe_on_device(self, run: Run) -> tuple[Tensor, Tensor]:
         """The probe on the model's device."""
         if self.probe is None:
             size = min(MOST_SAMPLES, run.loader.batch_size)
