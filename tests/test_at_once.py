@@ -148,7 +148,7 @@ def test_blas_by_turns(seed: int) -> None:
         assert not wrong, wrong[:3]
         assert number() == {2}
         assert not threads._turns.queue
-        assert not threads._turns.asked
+        assert not threads._turns.contended
 
 
 @CONTROLLED
@@ -192,7 +192,7 @@ def test_ctrl_c_at_any_moment_gives_the_turn_back(nested: bool, others: bool) ->
                         raise KeyboardInterrupt
 
             if others:  # whoever comes has to look
-                threads._turns.asked = True
+                threads._turns.contended = True
             sys.setprofile(look)
             try:
                 threads.with_steady_blas(use) if nested else use()

@@ -87,13 +87,13 @@ def test_nothing_is_searched_for_before_it_is_asked_for(searches: list[Op]) -> N
 
 def test_hypothesis_makes_a_failure_smaller_without_explanations(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"raised": 0, "explained": 0}
-    original = suspects.Kept.explanation
+    original = suspects.Evidence.explanation
 
-    def explanation(self: suspects.Kept) -> Any:
+    def explanation(self: suspects.Evidence) -> Any:
         counts["explained"] += 1
         return original(self)
 
-    monkeypatch.setattr(suspects.Kept, "explanation", explanation)
+    monkeypatch.setattr(suspects.Evidence, "explanation", explanation)
 
     @settings(database=None, derandomize=True, deadline=None, phases=[Phase.generate, Phase.shrink])
     @given(x=values((1,)))

@@ -316,7 +316,7 @@ def test_what_others_may_have_written_is_not_run(
         cache._warned.clear()
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            with cache.trouble():
+            with cache.errors_as_warnings():
                 pickle.loads(cache.read(cache.kernel_folder() / paths.name) or b"")
         assert capfd.readouterr().out == "EXECUTED\n" * ours, oct(mode)
         assert [w.category for w in seen] == [UserWarning] * (not ours), oct(mode)
@@ -349,7 +349,7 @@ def test_another_source_has_another_file(tmp_path: Path, monkeypatch: pytest.Mon
             return ("machine",)
 
     def path(source: str, signature: str) -> Path:
-        return cache.Kept("kernel", lambda: source).path(signature, Codegen())
+        return cache.FunctionCache("kernel", lambda: source).path(signature, Codegen())
 
     assert len({path(source, signature) for source in ("a", "b") for signature in ("f", "d")}) == 4
     assert path("a", "f") == path("a", "f")

@@ -50,7 +50,7 @@ _planning = threading.RLock()
 _steps: weakref.WeakSet[Compiled] = weakref.WeakSet()
 
 
-def begin_anew() -> None:
+def reset_after_fork() -> None:
     """In a process that was forked: whoever else had a lock is not there to let it go."""
     global _planning
     _planning = threading.RLock()
@@ -76,7 +76,7 @@ def one_at_a_time() -> Iterator[None]:
             lock.release()
 
 
-after_fork(begin_anew)
+after_fork(reset_after_fork)
 
 
 class Compiled:

@@ -37,10 +37,10 @@ def _give_back() -> None:
         lock.release()
 
 
-def after_fork(begin_anew: Callable[[], None]) -> None:
+def after_fork(reset_after_fork: Callable[[], None]) -> None:
     """Call this first in a child; does nothing on systems without fork."""
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=begin_anew)
+        os.register_at_fork(after_in_child=reset_after_fork)
 
 
 if hasattr(os, "register_at_fork"):

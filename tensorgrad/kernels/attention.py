@@ -1,4 +1,4 @@
-"""The softmax of attention and its gradient, in one pass over the scores. None or False where the ops do it in NumPy."""
+"""The softmax of attention and its gradient, in one pass over the scores. None or False to fall back to the ops in NumPy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tensorgrad.kernels.build import Kernel, fast_kernel
 
 @functools.cache
 def kernel(name: str, dtype: Any) -> Kernel | None:
-    """The kernel of fast.py of this name."""
+    """The kernel of fast.py with this name."""
     z = np.zeros((1, 1), dtype)
     return fast_kernel(name, z, 1, 1, 1) if name == "softmax_of_seen" else fast_kernel(name, z, z.copy())
 
 
 def kernel_of(name: str, *arrays: Any) -> Kernel | None:
-    """The same, if it is there for such arrays and as many elements."""
+    """The same, if it exists for such arrays and is worthwhile for their size."""
     first = arrays[0]
     known = type(first) is np.ndarray and first.dtype.char in "fd" and first.size >= thresholds.KERNEL
     alike = all(type(a) is np.ndarray and a.dtype == first.dtype and a.shape == first.shape for a in arrays)
@@ -28,8 +28,8 @@ def kernel_of(name: str, *arrays: Any) -> Kernel | None:
 
 
 def softmax_of_seen(z: Any, start: int, causal: bool) -> bool:
-    """Write over the scores z (..., l, s) of the queries from `start` on their softmax; if `causal`, of query i over the
-    keys 0 .. i alone, the others being 0. Returns whether it was done."""
+    """Overwrite the scores z (..., l, s) of the queries from `start` on with their softmax; if `causal`, that of query i only
+    covers keys 0 .. i, and the rest is 0. Returns whether a kernel did it."""
     run = kernel_of("softmax_of_seen", z)
     if run is None:
         return False
@@ -38,7 +38,7 @@ def softmax_of_seen(z: Any, start: int, causal: bool) -> bool:
 
 
 def softmax_grad(p: Any, dp: Any) -> bool:
-    """Write over dp (..., s) what it makes of the scores: p (dp - sum of p dp). Returns whether it was done."""
+    """Overwrite dp (..., s) with the gradient of the scores, p (dp - sum of p dp). Returns whether a kernel did it."""
     run = kernel_of("softmax_grad", dp, p)
     if run is None:
         return False

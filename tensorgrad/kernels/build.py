@@ -1,4 +1,4 @@
-"""Kernels from source code: NumPy's, and Numba's where it is there and can compile them."""
+"""Building kernels from source code: for NumPy, and for Numba if it is installed and can compile them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tensorgrad.kernels.loops import Loop
 
 Kernel = Callable[..., Any]
 
-NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
+NAMESPACE: dict[str, Any] = {  # functions available to generated NumPy code
     **{name: function for name, function in vars(np).items() if isinstance(function, np.ufunc)},
     "copyto": np.copyto,
     "clear": reference.clear,
@@ -41,22 +41,22 @@ NAMESPACE: dict[str, Any] = {  # what generated NumPy code may call
 
 @functools.cache
 def has_numba() -> bool:
-    """Whether Numba is there, and is to compile; it is imported where there is something to compile."""
+    """Whether Numba is installed and enabled; it is imported only when there is something to compile."""
     is_off = os.environ.get("TENSORGRAD_NO_NUMBA") or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
     return not is_off and importlib.util.find_spec("numba") is not None
 
 
 def built(make: Callable[[], Any], *arrays: Any) -> Any:
-    """What `make` makes, called with such arrays, which compiles it; None, and a warning, where it fails.
+    """The kernel returned by `make`, compiled by a call with such arrays; None, with a warning, if that fails.
 
-    To fail is no fault of the operation that asks for a kernel: there is NumPy's.
+    A failure is not an error of the operation: it falls back to NumPy.
     """
     try:
         with loading:
             kernel = make()
             if arrays:
                 kernel(*arrays)
-    except Warning:  # that is to be an error
+    except Warning:  # warnings that were turned into errors
         raise
     except Exception as error:
         cache.warn_once(
@@ -70,7 +70,7 @@ def built(make: Callable[[], Any], *arrays: Any) -> Any:
 
 @functools.cache
 def numpy_kernel(chain: Chain, shared: tuple[tuple[int, int], ...]) -> Kernel:
-    """The chain by NumPy, as a function of operands, results and how many rows to do at a time."""
+    """The chain in NumPy, as a function of operands, results and the number of rows per slice."""
     space = NAMESPACE | chain.constants()
     exec(compile(generate.numpy_source(chain, dict(shared)), "<tensorgrad chain>", "exec"), space)
     return space["kernel"]  # type: ignore[no-any-return]
@@ -78,12 +78,12 @@ def numpy_kernel(chain: Chain, shared: tuple[tuple[int, int], ...]) -> Kernel:
 
 @functools.cache
 def numba_kernel(chain: Chain, shared: tuple[tuple[int, int], ...], flat: bool) -> Kernel | None:
-    """The chain as a loop compiled by Numba, as a function of operands and results; None where NumPy has to do it."""
+    """The chain as a loop compiled by Numba, as a function of operands and results; None to fall back to NumPy."""
     source = generate.numba_source(chain, dict(shared), flat)
     if source is None or not has_numba():
         return None
 
-    # Numba calls the machine code by this name, of which there must not be two
+    # Numba names the machine code after it, so it must be unique
     name = f"chain_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
     def python() -> Any:
@@ -101,22 +101,21 @@ def numba_kernel(chain: Chain, shared: tuple[tuple[int, int], ...], flat: bool) 
 
 
 def functions_of(source: str) -> str:
-    """The text of what a generated loop calls, on which its machine code depends."""
+    """The source of the functions that a generated loop calls, which its machine code depends on."""
     return source_of_fast() if "from tensorgrad.kernels.fast import" in source else ""
 
 
 @functools.cache
 def source_of_fast() -> str:
-    """The text of fast.py, and of the numbers in it."""
+    """The source of fast.py and of its constants."""
     folder = Path(__file__).parent
     return (folder / "fast.py").read_text() + (folder / "erf.py").read_text()
 
 
 class ChainKernel:
-    """A chain for arrays of given layouts: the fastest kernel there is for their size.
+    """A chain for arrays with given layouts; it runs the fastest kernel for their size.
 
-    Called with operands and results, which lie row after row; they may be written over where they are operand and result at
-    once (`shared`).
+    Called with operands and results, all C-contiguous; only those that are `shared` by an operand and a result may overlap.
     """
 
     def __init__(self, chain: Chain, shared: dict[int, int]) -> None:
@@ -153,7 +152,7 @@ class ChainKernel:
         threads.in_threads(part, len(full), threads.get_num_threads())
 
     def in_parts(self, run: Kernel, arrays: Sequence[Array], rows: int) -> None:
-        """The chain for some rows at a time, what they sum up to being added."""
+        """Run the chain on slices of rows, accumulating column sums."""
         for start in range(0, rows, thresholds.COLUMN):
             part = slice(start, start + thresholds.COLUMN)
             sums = [np.empty_like(a) for a, x in zip(arrays, self.layouts, strict=True) if x == "sum"] if start else []
@@ -168,7 +167,7 @@ class ChainKernel:
 
 
 def fast_kernel(name: str, *arrays: Any) -> Kernel | None:
-    """The loop of fast.py of this name, for arguments like these; None where NumPy has to do it."""
+    """The loop of fast.py with this name, for arguments like these; None to fall back to NumPy."""
     if not has_numba():
         return None
     loop = Loop(name, source_of_fast, lambda: getattr(importlib.import_module("tensorgrad.kernels.fast"), name))
@@ -176,7 +175,7 @@ def fast_kernel(name: str, *arrays: Any) -> Kernel | None:
 
 
 class CheckedKernel:
-    """A kernel that returns -1, or where something is wrong in what it has been given, which `check` finds and raises."""
+    """A kernel that returns -1, or the position of an invalid input, for which `check` then raises an error."""
 
     def __init__(self, fast: Kernel, check: Callable[..., Any]) -> None:
         self.fast, self.check = fast, check
@@ -188,7 +187,7 @@ class CheckedKernel:
 
 @functools.cache
 def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
-    """softmax_cross_entropy for logits and labels of these dtypes, compiled where Numba is there and faster."""
+    """softmax_cross_entropy for logits and labels of these dtypes, compiled if Numba is available and faster."""
     if dtype.char not in "fd" or labels.kind not in "iu" or classes > thresholds.CLASSES:
         return reference.softmax_cross_entropy
     z, t, g = np.zeros((1, 1), dtype), np.zeros(1, labels), np.zeros((), dtype)
@@ -200,7 +199,7 @@ def cross_entropy_kernel(dtype: Any, labels: Any, classes: int) -> Kernel:
 
 @functools.cache
 def middle_sum_kernel(dtype: Any) -> Kernel | None:
-    """middle_sum for numbers of this dtype; None where NumPy has to do it."""
+    """middle_sum for this dtype; None to fall back to NumPy."""
     x = np.zeros((1, 1, 1), dtype)
     return fast_kernel("middle_sum", x, x[0].copy())
 
@@ -214,28 +213,28 @@ def add_middle_kernel(dtype: Any) -> Kernel | None:
 
 @functools.cache
 def log_softmax_kernel(dtype: Any) -> Kernel | None:
-    """log_softmax of rows of this dtype; None where NumPy has to do it."""
+    """log_softmax for this dtype; None to fall back to NumPy."""
     z = np.zeros((1, 1), dtype)
     return fast_kernel("log_softmax", z, z.copy())
 
 
 @functools.cache
 def cross_entropy_grad_kernel(dtype: Any, labels: Any) -> Kernel | None:
-    """cross_entropy_grad for scores and labels of these dtypes; None where NumPy has to do it."""
+    """cross_entropy_grad for scores and labels of these dtypes; None to fall back to NumPy."""
     z = np.zeros(1, dtype)
     return fast_kernel("cross_entropy_grad", z, np.zeros(1, labels), np.ones((), dtype), z.copy())
 
 
 @functools.cache
 def add_rows_kernel(dtype: Any) -> Kernel | None:
-    """add_rows for numbers of this dtype; None where NumPy has to do it."""
+    """add_rows for this dtype; None to fall back to NumPy."""
     y = np.zeros((1, 1), dtype)
     return fast_kernel("add_rows", y, np.zeros(1, np.intp), y.copy())
 
 
 @functools.cache
 def take_rows_kernel(dtype: Any, indices: Any) -> Kernel | None:
-    """take_rows for numbers and indices of these dtypes; None where NumPy has to do it."""
+    """take_rows for values and indices of these dtypes; None to fall back to NumPy."""
     if dtype.char not in "fd" or indices != np.intp:
         return None
     y = np.zeros((1, 1), dtype)
@@ -245,7 +244,7 @@ def take_rows_kernel(dtype: Any, indices: Any) -> Kernel | None:
 
 @functools.cache
 def sum_rows_kernel(dtype: Any, indices: Any) -> Kernel | None:
-    """sum_rows for numbers and indices of these dtypes; None where NumPy has to do it."""
+    """sum_rows for values and indices of these dtypes; None to fall back to NumPy."""
     if dtype.char not in "fd" or indices != np.intp:
         return None
     y = np.zeros((1, 1), dtype)
@@ -255,6 +254,6 @@ def sum_rows_kernel(dtype: Any, indices: Any) -> Kernel | None:
 
 @functools.cache
 def row_sum_kernel(dtype: Any) -> Kernel | None:
-    """row_sum for numbers of this dtype; None where NumPy has to do it."""
+    """row_sum for this dtype; None to fall back to NumPy."""
     x = np.zeros((1, 1), dtype)
     return fast_kernel("row_sum", x, x[0].copy()) if dtype.char in "fd" else None

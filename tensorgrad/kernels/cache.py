@@ -1,9 +1,8 @@
-"""What Numba compiles: every kernel of its comes through `jit`, which keeps it on disk from one process to the next.
+"""The disk cache of compiled kernels. All Numba kernels are compiled through `jit`, which caches them between processes.
 
-What is kept there is code, and is run. So the folder is made for its user alone; one in which somebody else could have put
-something is not used, nor is a file that is not what was written. And it is a convenience: where it cannot be used, for
-whatever reason, kernels are compiled anew, and one warning says so. It may be deleted at any time, with what killed processes
-have left in it.
+The cache contains code that is run. So the folder is private to its user; a folder that others can write to is not used, nor
+is a file with a wrong checksum. The cache is only a convenience: if it cannot be used, for whatever reason, kernels are
+compiled again, with one warning. It may be deleted at any time, including files left by killed processes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 
 from tensorgrad.core.location import warn
 
-MAGIC = b"tensorgrad kernel 1\n"  # each file begins with it; a checksum follows, and what it is of
+MAGIC = b"tensorgrad kernel 1\n"  # each file begins with it, followed by a checksum and the content
 HOME = "~/.cache"
 
 
@@ -31,7 +30,7 @@ def folder_name() -> str:
 
 
 def cache_folder() -> Path:
-    """Where files are kept that can be had again. It is made, for the user alone; raises OSError where it cannot be."""
+    """The folder for files that can be created again. Created private to the user; raises OSError if that fails."""
     folder = Path(folder_name())
     if folder.parts[0] == "~":
         raise FileNotFoundError("the user has no home directory")
@@ -42,7 +41,7 @@ def cache_folder() -> Path:
 
 
 def check_is_private(status: os.stat_result, path: Path) -> None:
-    """Raise PermissionError for a folder or a file that somebody else may have written to."""
+    """Raise PermissionError for a folder or a file that another user may have written to."""
     if not hasattr(os, "geteuid"):  # Windows has other rules
         return
     if status.st_uid != os.geteuid():
@@ -52,15 +51,15 @@ def check_is_private(status: os.stat_result, path: Path) -> None:
 
 
 def kernel_folder() -> Path:
-    """The cache folder, which has been found to be the user's alone."""
+    """The cache folder, checked to be private."""
     folder = cache_folder()
     check_is_private(folder.stat(), folder)
     return folder
 
 
 def read(path: Path) -> bytes | None:
-    """What `write` has put into a file; None if there is none. Raises OSError or ValueError for any other file."""
-    only = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nothing but a file: no link, and no pipe to wait for
+    """The content that `write` put into a file; None if it does not exist. Raises OSError or ValueError for any other file."""
+    only = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # only regular files: no links, and no pipes that block
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | only))  # noqa: SIM115  (closed below)
     except FileNotFoundError:
@@ -75,8 +74,8 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put content into a file, at once: nobody ever sees a part of it."""
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # for the user alone
+    """Write a file atomically."""
+    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # private to the user
     try:
         with open(descriptor, "wb") as file:
             file.write(MAGIC + hashlib.sha256(content).digest() + content)
@@ -91,15 +90,15 @@ _warned: set[str] = set()
 
 
 def warn_once(about: str, message: str) -> None:
-    """Warn the user, if it has not been done about this in this process."""
+    """Warn once per subject and process."""
     if about not in _warned:
         _warned.add(about)
         warn(message)
 
 
 @contextlib.contextmanager
-def trouble() -> Iterator[None]:
-    """Let any error inside of the block be no more than a warning that names the folder and says what to do."""
+def errors_as_warnings() -> Iterator[None]:
+    """Turn any error inside the block into a warning that names the folder and the remedy."""
     try:
         yield
     except Exception as error:
@@ -112,25 +111,25 @@ def trouble() -> Iterator[None]:
 
 
 def cached(name: str, depends_on: str, make: Callable[[], bytes]) -> bytes:
-    """What `make` makes, from the folder if it is there, and put there if not."""
+    """The result of `make`, from the cache if it is there, else added to it."""
 
     def path() -> Path:
         return kernel_folder() / f"{name}-{hashlib.sha256(depends_on.encode()).hexdigest()[:24]}.nbc"
 
-    with trouble():
+    with errors_as_warnings():
         content = read(path())
         if content is not None:
             return content
     content = make()
-    with trouble():
+    with errors_as_warnings():
         write(path(), content)
     return content
 
 
-class Kept:
-    """Where Numba looks for what it has compiled of a function, one file for each kind of arguments.
+class FunctionCache:
+    """Numba's cache for one function: a file for each combination of argument types.
 
-    source   all that the compiled code depends on, besides the machine and the versions
+    source   the text that the compiled code depends on, besides the machine and the versions
     """
 
     def __init__(self, name: str, source: Callable[[], str]) -> None:
@@ -138,36 +137,36 @@ class Kept:
         self.cache_path = folder_name()
 
     def path(self, signature: Any, codegen: Any) -> Path:
-        """The file of the code for these types, on this machine, made by these versions."""
+        """The file for these types, this machine and the current versions."""
         import numba
 
         parts = (self.source(), signature, codegen.magic_tuple(), numba.__version__, sys.version)
         return kernel_folder() / f"{self.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.nbc"
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """What is there, ready to be called; None if it has to be compiled."""
+        """The cached code, ready to be called; None if it has to be compiled."""
         from numba.core.compiler import CompileResult
 
         target.refresh()
-        with trouble():
+        with errors_as_warnings():
             content = read(self.path(signature, target.codegen()))
             if content is not None:
                 return CompileResult._rebuild(target, *pickle.loads(content))  # type: ignore[no-untyped-call]
         return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """Keep what has been compiled."""
-        with trouble():
+        """Store compiled code."""
+        with errors_as_warnings():
             write(self.path(signature, compiled.codegen), pickle.dumps(compiled._reduce()))
 
 
 def jit(source: Callable[[], str]) -> Callable[[Any], Any]:
-    """Let Numba compile a function, for each kind of arguments when it is first called with them."""
+    """Compile a function with Numba, on the first call with each combination of argument types."""
     from numba import njit
 
     def compiled(function: Any) -> Any:
         dispatcher: Any = njit(nogil=True, error_model="numpy")(function)
-        dispatcher._cache = Kept(function.__name__, source)
+        dispatcher._cache = FunctionCache(function.__name__, source)
         return dispatcher
 
     return compiled

@@ -1,14 +1,14 @@
-"""Chains: formulas that work element by element, to be run as one kernel.
+"""Chains: elementwise formulas that run as one kernel.
 
-A chain is found by calling a formula with symbols in place of arrays; NumPy's functions and Python's operators write down
-what they do to them. So the one text of a rule, an activation or an optimiser is what is computed with arrays, recorded with
-Tensors and turned into a kernel here::
+A chain is traced by calling a formula with symbols instead of arrays, which record NumPy functions and Python operators. So a
+single definition of a rule, an activation or an optimiser computes with arrays, is recorded with Tensors, and becomes a kernel
+here::
 
     full, number = Operand("full", "float32"), Operand("number", "float32")
     descent = Chain.of(lambda p, g, lr: (p - lr * g,), [full, full, number])
 
-Every operand is laid out against rows and columns: "full" (one value for each element), "row" (one for each column, repeated
-over rows), "column" (one for each row) or "number".
+The layout of an operand is "full" (one value per element), "row" (one value per column, repeated over rows), "column" (one
+value per row) or "number".
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import numpy as np
 from tensorgrad.core.backend import Array, Placeholder
 from tensorgrad.core.lazy import cached_property
 
-Register = int  # operands come first, then the result of each step
+Register = int  # numbered: first the operands, then the results of the steps
 
 
 class Operand(NamedTuple):
-    """What a chain reads or writes. layout: "full", "row", "column" or "number"; a result may be "sum", over rows."""
+    """An operand or result. layout: "full", "row", "column" or "number"; for results also "sum", over rows."""
 
     layout: str
     dtype: str
 
 
 class Step(NamedTuple):
-    """One function of one or two or three registers or numbers. quiet: kinds of floating-point error that are meant to be."""
+    """A function of one to three registers or numbers. quiet: the kinds of floating-point errors to ignore."""
 
     function: str
     inputs: tuple[Any, ...]  # Ref or a number
@@ -50,7 +50,7 @@ class Ref:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """operands, steps in order, and which registers are results, each with its layout. Equal if they say the same."""
+    """Operands, steps in order, and the registers of the results, each with its layout. Compared by value."""
 
     operands: tuple[Operand, ...]
     steps: tuple[Step, ...]
@@ -58,7 +58,7 @@ class Chain:
 
     @cached_property
     def text(self) -> str:
-        """All that it says; numbers that are equal but not the same (0.0 and -0.0, 1 and True) are written differently."""
+        """A unique text; numbers that are equal but not identical (0.0 and -0.0, 1 and True) differ in it."""
         return repr((self.operands, self.steps, self.results))
 
     def __eq__(self, other: object) -> bool:
@@ -68,7 +68,7 @@ class Chain:
         return hash(self.text)
 
     def constants(self) -> dict[str, Any]:
-        """The numbers that the steps read, by the names that generated code gives them."""
+        """The constants of the steps, by their names in generated code."""
         return {
             constant_name(i, k): a
             for i, step in enumerate(self.steps)
@@ -78,7 +78,7 @@ class Chain:
 
     @classmethod
     def of(cls, formula: Callable[..., Sequence[Any]], operands: Sequence[Operand]) -> Chain:
-        """The chain of a formula of as many arrays and numbers as there are operands; it returns its results in a sequence."""
+        """The chain of a formula, which takes the operands as arguments and returns a sequence of results."""
         sketch = Sketch()
         symbols = [Symbol(sketch, i, np.ones(1, o.dtype)) for i, o in enumerate(operands)]
         sketch.count = len(operands)
@@ -90,18 +90,18 @@ class Chain:
         return self.operands[register].dtype if register < n else self.steps[register - n].dtype
 
     def last_use(self) -> dict[Register, int]:
-        """The step that reads each register last."""
+        """The last step that reads each register."""
         return {ref.register: i for i, step in enumerate(self.steps) for ref in step.inputs if isinstance(ref, Ref)}
 
 
 def constant_name(step: int, place: int) -> str:
-    """What generated code calls the number that a step reads in this place."""
+    """The name in generated code of the constant at this position of a step."""
     return f"c{step}_{place}"
 
 
 @dataclass
 class Sketch:
-    """Steps written down so far."""
+    """The steps recorded so far."""
 
     count: int = 0
     steps: list[Step] = field(default_factory=list)
@@ -116,11 +116,11 @@ class Sketch:
 
 
 class NotElementwise(TypeError):
-    """A formula does something to a symbol that is no function of each element alone."""
+    """A formula applies an operation that is not elementwise."""
 
 
 class Symbol(Placeholder, np.lib.mixins.NDArrayOperatorsMixin):
-    """Stands for an array in a formula; `sample` is an array of one element that tells dtypes."""
+    """A placeholder for an array in a formula; `sample`, an array with one element, gives dtypes."""
 
     def __init__(self, sketch: Sketch, register: Register, sample: Array) -> None:
         self.sketch, self.register, self.sample = sketch, register, sample

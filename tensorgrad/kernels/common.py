@@ -1,4 +1,4 @@
-"""The kernels that rules ask for by name: each in one pass over memory, split between threads where it is large."""
+"""Kernels that rules call by name: one pass over memory, split between threads if large."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DTYPES = {"f": "float32", "d": "float64"}
 
 @functools.cache
 def one_step(function: str, layouts: str, char: str, constants: tuple[float, ...] = (), shared: bool = False) -> ChainKernel:
-    """The kernel of one function of operands of these layouts, and of constants after them; `shared`: it writes over the first.
+    """The kernel of one function of operands with these layouts, followed by constants; `shared`: in place of the first.
 
     char   of the dtype
     """
@@ -31,7 +31,7 @@ def one_step(function: str, layouts: str, char: str, constants: tuple[float, ...
 
 
 def fits(*arrays: Any) -> bool:
-    """Whether arrays are of one shape and dtype that the kernels know, row after row."""
+    """Whether arrays are C-contiguous, with the same shape and the same supported dtype."""
     first = arrays[0]
     if type(first) is not np.ndarray or first.dtype.char not in "fd":
         return False
@@ -40,7 +40,7 @@ def fits(*arrays: Any) -> bool:
 
 
 def add_row(y: Array, b: Array) -> Array:
-    """y + b, written over y; y (..., n), b (n), of one dtype."""
+    """y + b, in place of y; y (..., n), b (n), of the same dtype."""
     if y.size < thresholds.KERNEL or not fits(y) or y.ndim != 2 or not b.flags.c_contiguous:
         return np.add(y, b, out=y)
     one_step("add", "full row", y.dtype.char, shared=True)(y, b, y)
@@ -57,9 +57,9 @@ def relu(x: Array) -> Array:
 
 
 def computed(formula: Callable[..., Any], *values: Any) -> Any:
-    """formula(*values), of many steps and element by element, in one pass over memory where they are arrays alike.
+    """formula(*values), an elementwise formula of many steps, in one pass over memory if the values are arrays alike.
 
-    formula  a function of as many that gives one of the same shape and dtype; not a new one at each call
+    formula  a function of the values that returns one of the same shape and dtype; cached by identity
     """
     first = values[0]
     if type(first) is not np.ndarray or first.size < thresholds.KERNEL or not fits(*values):
@@ -71,12 +71,12 @@ def computed(formula: Callable[..., Any], *values: Any) -> Any:
 
 @functools.cache
 def formula_kernel(formula: Callable[..., Any], count: int, char: str) -> ChainKernel:
-    """The kernel of a formula of so many arrays; char: of the dtype."""
+    """The kernel of a formula of `count` arrays; char: of the dtype."""
     return ChainKernel(Chain.of(lambda *values: (formula(*values),), [Operand("full", DTYPES[char])] * count), {})
 
 
 def erf(x: Any) -> Any:
-    """The error function of an array or, in a chain, one step of it."""
+    """The error function of an array; in a chain, a single step."""
     if isinstance(x, Symbol):
         return x.record("erf", error_function.erf, (x,))
     if type(x) is not np.ndarray or x.size < thresholds.KERNEL or not fits(x):
@@ -87,7 +87,7 @@ def erf(x: Any) -> Any:
 
 
 def relu_grad(g: Array, unit: Array) -> Array:
-    """g where unit > 0, exactly 0 elsewhere; of one dtype and shape."""
+    """g where unit > 0, else exactly 0; of the same dtype and shape."""
     y = new(g.shape, g.dtype)
     if g.ndim and g.size and fits(g, unit):
         one_step("relu_grad", "full full", g.dtype.char)(g, unit, y)
@@ -109,12 +109,12 @@ def div_grad(g: Any, d: Any) -> Any:
 
 
 def few_classes(z: Array) -> bool:
-    """Whether rows of scores are so short that a loop over them beats NumPy's calls."""
+    """Whether rows of scores are so short that a loop over them is faster than NumPy."""
     return z.ndim == 2 and 0 < z.shape[1] <= thresholds.CLASSES and len(z) > 0 and fits(z)
 
 
 def log_softmax(z: Array) -> Array | None:
-    """log softmax of every row; None where NumPy does it as well."""
+    """log softmax of every row; None if NumPy is as fast."""
     kernel = log_softmax_kernel(z.dtype) if few_classes(z) else None
     if kernel is None:
         return None
@@ -124,7 +124,7 @@ def log_softmax(z: Array) -> Array | None:
 
 
 def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
-    """factor (e^logp - one_hot(t)); None where NumPy does it as well, or where t (m) has a label that is no class."""
+    """factor (e^logp - one_hot(t)); None if NumPy is as fast, or if t (m) has an invalid label."""
     if not few_classes(logp) or t.dtype.kind not in "iu" or t.shape != logp.shape[:-1]:
         return None
     kernel = cross_entropy_grad_kernel(logp.dtype, t.dtype)
@@ -136,8 +136,8 @@ def cross_entropy_grad(logp: Array, t: Array, factor: Any) -> Array | None:
 
 
 def add_rows(y: Array, t: Array, x: Array) -> bool:
-    """y[t] += x, row by row in the order of t; returns whether it was done, which it is not, nor any of it, unless t is within
-    -r .. r - 1. y (r, k), x (n, k), t (n)"""
+    """y[t] += x, row by row in the order of t; y (r, k), x (n, k), t (n). Returns whether a kernel did it; if t is not within
+    -r .. r - 1, nothing is changed."""
     if x.size < thresholds.ADD_ROWS or x.dtype is not y.dtype or t.dtype != np.intp:
         return False
     kernel = add_rows_kernel(y.dtype) if y.dtype.char in "fd" and all(a.flags.c_contiguous for a in (y, t, x)) else None

@@ -1,4 +1,4 @@
-"""The two recursions of connectionist temporal classification, as ops.ctc has them, over all samples at once."""
+"""The forward and backward recursions of connectionist temporal classification (see ops.ctc), over all samples at once."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ LEAST = -1e15  # the logarithm of 0, such that sums, differences and squares of 
 
 
 def may_skip(xp: Xp, states: Array) -> Array:
-    """Whether a path may come to a state from the one before the one before: a label after another one. (n,k)"""
+    """Whether a path may skip the blank before a state: for a label that differs from the previous one. (n,k)"""
     skips = xp.zeros(states.shape, bool)
     skips[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]
     return skips
 
 
 def ahead(xp: Xp, e: Array, skips: Array, steps: Array) -> Array:
-    """a_{-1}, a_0, ... (t+1,n,k); once a sample has ended that of its last step. e (t,n,k), skips (n,k), steps (n)."""
+    """a_{-1}, a_0, ... (t+1,n,k); after a sample's last step, its value is repeated. e (t,n,k), skips (n,k), steps (n)."""
     t, n, k = e.shape
-    a = xp.full((t + 1, n, k + 2), LEAST, e.dtype)  # with two states before the first
+    a = xp.full((t + 1, n, k + 2), LEAST, e.dtype)  # padded with two states before the first
     a[0, :, 2] = 0
     passing = xp.where(skips, xp.zeros((), e.dtype), xp.asarray(LEAST, e.dtype))
     for j in range(t):
@@ -28,10 +28,10 @@ def ahead(xp: Xp, e: Array, skips: Array, steps: Array) -> Array:
 
 
 def behind(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
-    """b_0, b_1, ... (t,n,k): `ahead` from the end to the beginning, by the states that follow. ends (n,k)."""
+    """b_0, b_1, ... (t,n,k): the same recursion as `ahead`, backwards in time and over the following states. ends (n,k)."""
     t, n, k = e.shape
     b = xp.empty((t, n, k), e.dtype)
-    c = xp.full((n, k + 2), LEAST, e.dtype)  # b + e, the states backwards
+    c = xp.full((n, k + 2), LEAST, e.dtype)  # b + e, with states reversed
     passing = xp.full((n, k), LEAST, e.dtype)
     passing[:, 2:] = xp.where(skips[:, :1:-1], xp.zeros((), e.dtype), passing[:, 2:])
     last = xp.where(ends, xp.zeros((), e.dtype), xp.asarray(LEAST, e.dtype))
@@ -45,7 +45,7 @@ def behind(xp: Xp, e: Array, skips: Array, steps: Array, ends: Array) -> Array:
 
 
 def joined(xp: Xp, a: Array, passing: Array) -> Array:
-    """log of the sum of e^a over each state, the one before it, and the one before that, less likely by `passing`."""
+    """log of the sum of e^a over each state, the previous one, and the one before, to which `passing` is added."""
     stay, go, skip = a[:, 2:], a[:, 1:-1], a[:, :-2] + passing
     top = xp.maximum(stay, go)
     xp.maximum(top, skip, out=top)

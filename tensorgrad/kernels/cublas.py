@@ -1,8 +1,8 @@
-"""Matrix products on a GPU, by cuBLAS itself.
+"""Matrix products on a GPU, by direct calls to cuBLAS.
 
-CuPy refuses products while its stream is being captured into a graph, and takes the precision of its products from the
-environment, once. So they go to the cuBLAS that CuPy loads through a handle of our own, for each device and stream, with a
-workspace that is there already: nothing is allocated during a product.
+CuPy refuses products while its stream is being captured into a graph, and reads the precision of products from the
+environment, only once. So we call the cuBLAS that CuPy loads through our own handle for each device and stream, with a
+preallocated workspace: a product allocates nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, address, cupy
 from tensorgrad.errors import ArgumentError, MissingDependencyError, TensorgradError
 
-WORKSPACE = 32 << 20  # bytes; what cuBLAS recommends for Hopper, more than it uses elsewhere
+WORKSPACE = 32 << 20  # bytes; recommended for Hopper, more than elsewhere
 
 NOT_TRANSPOSED, TRANSPOSED = 0, 1  # cublasOperation_t
 TYPES = {"e": 2, "f": 0, "d": 1}  # cudaDataType: R_16F, R_32F, R_64F
@@ -29,14 +29,14 @@ _precision = "float32"
 
 
 def set_matmul_precision(precision: str) -> None:
-    """How products of float32 matrices are computed on a GPU; inputs, weights and results stay float32.
+    """Set how products of float32 matrices are computed on a GPU; inputs, weights and results stay float32.
 
-    "float32"    in full; the default
+    "float32"    full precision; the default
     "tf32"       inputs rounded to 10 bits of mantissa
     "bfloat16"   inputs rounded to 7 bits of mantissa
-    "float16"    inputs rounded to 10 bits of mantissa and 5 of exponent: what is above 65,504 becomes infinite
+    "float16"    inputs rounded to 10 bits of mantissa and 5 of exponent: values above 65,504 become infinite
 
-    Sums are in float32 in every case. What a compiled step has planned keeps the precision that it was planned with.
+    Sums are always in float32. Plans of compiled steps keep the precision that they were planned with.
     """
     global _precision
     if not isinstance(precision, str) or precision not in PRECISIONS:
@@ -45,13 +45,13 @@ def set_matmul_precision(precision: str) -> None:
 
 
 def get_matmul_precision() -> str:
-    """What `set_matmul_precision` has set."""
+    """The precision set by `set_matmul_precision`."""
     return _precision
 
 
 class Gemm(NamedTuple):
-    """The arguments of a product as BLAS takes them, for matrices that lie column after column: operations, sizes, leading
-    dimensions, and in a batch the distance from one matrix to the next."""
+    """The BLAS arguments of a product of column-major matrices: operations, sizes, leading dimensions, and for batches the
+    stride between matrices."""
 
     transa: int
     transb: int
@@ -68,15 +68,15 @@ class Gemm(NamedTuple):
 
 
 def fits(a: Array, b: Array, out: Array) -> bool:
-    """Whether `product` can do it."""
+    """Whether `product` supports these arrays."""
     return a.dtype.char in TYPES and a.dtype == b.dtype == out.dtype and gemm(*flattened(a, b, out)) is not None
 
 
 def gemm(a: Array, b: Array, out: Array) -> Gemm | None:
-    """How BLAS computes out = a b; None if it cannot: a matrix has to lie row after row, or its transpose does.
+    """The BLAS arguments for out = a b; None unless each matrix or its transpose is row-major.
 
-    a (..., m, k), b (..., k, n), out (..., m, n), with one leading axis at most. Read column after column, memory that holds a
-    matrix row after row holds its transpose; so what is asked for is outᵀ = bᵀ aᵀ, and the first operand is b.
+    a (..., m, k), b (..., k, n), out (..., m, n), with at most one leading axis. A row-major matrix, read as column-major, is
+    its transpose; so BLAS computes outᵀ = bᵀ aᵀ, with b as the first operand.
     """
     if (
         not (a.ndim == b.ndim == out.ndim in (2, 3))
@@ -105,7 +105,9 @@ def gemm(a: Array, b: Array, out: Array) -> Gemm | None:
 
 
 def flattened(a: Array, b: Array, out: Array) -> tuple[Array, Array, Array]:
-    """The same product with fewer axes, where that is a view: all samples as rows for one b, several leading axes as one."""
+    """The same product with fewer axes, if they are views: samples become rows if there is a single b, several leading axes
+    one.
+    """
     if a.flags.c_contiguous and b.ndim == 2 < a.ndim:
         return a.reshape(-1, a.shape[-1]), b, out.reshape(-1, out.shape[-1])
     if a.ndim == b.ndim > 3 and a.shape[:-2] == b.shape[:-2] and a.flags.c_contiguous and b.flags.c_contiguous:
@@ -114,12 +116,12 @@ def flattened(a: Array, b: Array, out: Array) -> tuple[Array, Array, Array]:
 
 
 def product(a: Array, b: Array, out: Array) -> None:
-    """out = a b, on the current stream. Of one dtype: float16, float32 or float64; shapes that `fits`, else ValueError."""
+    """out = a b, on the current stream; all float16, float32 or float64. Raises ValueError for arrays that `fits` excludes."""
     bound(a, b, out)()
 
 
 def bound(a: Array, b: Array, out: Array) -> Callable[[], None]:
-    """`product` of these arrays on the current stream as a function without arguments, in the precision that is set now."""
+    """`product` of these arrays on the current stream as a function without arguments, with the current precision."""
     a, b, out = flattened(a, b, out)
     found = gemm(a, b, out)
     if found is None or a.dtype.char not in TYPES or not a.dtype == b.dtype == out.dtype:
@@ -144,7 +146,7 @@ def bound(a: Array, b: Array, out: Array) -> Callable[[], None]:
             g.strideb, ctypes.byref(zero), pointers[2], kind, g.ldc, g.stridec, g.batch, compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
     function = getattr(library(), name)
-    kept = (a, b, out, one, zero)  # the memory that the pointers point to
+    kept = (a, b, out, one, zero)  # keeps alive the memory behind the pointers
 
     def run(kept: Any = kept) -> None:
         if status := function(handle, *arguments):
@@ -153,11 +155,11 @@ def bound(a: Array, b: Array, out: Array) -> Callable[[], None]:
     return run
 
 
-_handles: dict[tuple[int, int], tuple[ctypes.c_void_p, Array]] = {}  # by device and stream, with their workspaces
+_handles: dict[tuple[int, int], tuple[ctypes.c_void_p, Array]] = {}  # by device and stream, each with its workspace
 
 
 def handle_for(device: int, stream: int) -> ctypes.c_void_p:
-    """A handle of cuBLAS for a device and a stream, with its workspace; made once."""
+    """The cuBLAS handle of a device and a stream, with its workspace."""
     if (device, stream) in _handles:
         return _handles[device, stream][0]
     handle = ctypes.c_void_p()
@@ -175,7 +177,7 @@ def handle_for(device: int, stream: int) -> ctypes.c_void_p:
 
 
 def let_go(device: int, stream: int) -> None:
-    """Destroy the handle for a stream that is about to go, if there is one. cuBLAS waits for the GPU then."""
+    """Destroy the handle of a stream that will be released, if there is one. This waits for the GPU."""
     if (device, stream) in _handles:
         handle, _ = _handles.pop((device, stream))
         library().cublasDestroy_v2(handle)
@@ -183,7 +185,7 @@ def let_go(device: int, stream: int) -> None:
 
 @functools.cache
 def library() -> Any:
-    """The cuBLAS that CuPy loads, with the types of the arguments of what is called here."""
+    """The cuBLAS that CuPy loads, with argument types for the functions used here."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 

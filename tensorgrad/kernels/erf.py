@@ -1,4 +1,4 @@
-"""The error function, as ops.erf says: in NumPy, and the numbers that it is made of."""
+"""The error function in NumPy, and its coefficients; the method is described at ops.erf."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ERFC_Q = (
 
 def erf(x: Array, out: Array | None = None) -> Array:
     """The error function of an array; out may be x."""
-    x = np.minimum(np.maximum(x, -6.0), 6.0)  # from there on erf rounds to 1
+    x = np.minimum(np.maximum(x, -6.0), 6.0)  # beyond, erf rounds to 1
     a, square = np.absolute(x), x * x
     if x.dtype == np.float32:
         seam, inner, outer = 0.75, x * horner(ERF_SHORT, square), 1 - np.exp(-square) / horner(ERFC_SHORT, a)
@@ -47,7 +47,7 @@ def erf(x: Array, out: Array | None = None) -> Array:
 
 
 def horner(coefficients: tuple[float, ...], x: Array) -> Array:
-    """The polynomial with these coefficients, the highest power's first."""
+    """Horner's scheme, with the coefficient of the highest power first."""
     first, second, *others = coefficients
     y = first * x + second
     for c in others:

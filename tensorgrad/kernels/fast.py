@@ -1,4 +1,4 @@
-"""The fused kernels that are no chains, as loops for Numba. Importing this imports Numba."""
+"""Fused kernels other than chains, as loops for Numba. Importing this module imports Numba."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tensorgrad.kernels import erf as reference
 
 
 def exp_of_negative(x: Any) -> Any:
-    """e^x for x <= 0, in arithmetic alone, which LLVM makes vectors of; a call of the C library's would stay one by one.
+    """e^x for x <= 0, by arithmetic that LLVM can vectorise, unlike a call to the C library.
 
-    x = n ln 2 + r with a whole n and |r| <= ln 2 / 2, so e^x = 2^n e^r: the Taylor series of e^r, and n put into the exponent
-    (W. J. Cody, W. Waite, Software Manual for the Elementary Functions, 1980; their ln 2 in two parts, so that n times the
-    first is exact). Within 1.2 units in the last place; 0 where e^x would be subnormal.
+    x = n ln 2 + r with an integer n and |r| <= ln 2 / 2, so e^x = 2^n e^r: the Taylor series of e^r, and n put into the
+    exponent (W. J. Cody, W. Waite, Software Manual for the Elementary Functions, 1980; their ln 2 in two parts, so that n times
+    the first is exact). Within 1.2 units in the last place; 0 where e^x would be subnormal.
     """
     return np.exp(x)
 
@@ -33,7 +33,7 @@ def compiled_exp_of_negative(x: Any) -> Any:
     log2e, high = real(1 / math.log(2)), real(0.693359375)  # 355 / 512
     low = real(-2.12194440054690582767e-4)  # ln 2 - high
     lowest = real(np.log(np.finfo(real).tiny))
-    to_whole = real(1.5 * 2.0**mantissa)  # added, it leaves an integer in the last bits, negative ones in two's complement
+    to_whole = real(1.5 * 2.0**mantissa)  # adding it leaves an integer in the last bits, in two's complement
     series = tuple([real(1 / math.factorial(k)) for k in range(terms, -1, -1)])
     zero = real(0)
 
@@ -51,8 +51,8 @@ def compiled_exp_of_negative(x: Any) -> Any:
 
 
 def exp_of_any(x: Any) -> Any:
-    """e^x in arithmetic alone, as exp_of_negative has it, but that 2^n is multiplied by in two parts, each of which is normal:
-    so it is infinite where e^x is too large, and subnormal or 0 where it is that small."""
+    """e^x by the arithmetic of exp_of_negative, but with 2^n multiplied in two parts, both normal numbers, so that the result
+    overflows to infinity and underflows to subnormal numbers and 0."""
     return np.exp(x)
 
 
@@ -64,7 +64,7 @@ def compiled_exp_of_any(x: Any) -> Any:
     bits: Any = np.int32 if single else np.int64
     mantissa, bias, terms, far = (23, 127, 7, 150.0) if single else (52, 1023, 13, 1400.0)
     log2e, high, low = real(1 / math.log(2)), real(0.693359375), real(-2.12194440054690582767e-4)
-    to_whole, limit = real(1.5 * 2.0**mantissa), real(far)  # beyond it is 0 or infinite
+    to_whole, limit = real(1.5 * 2.0**mantissa), real(far)  # beyond, the result is 0 or infinite
     of_bits = bits(np.asarray(to_whole).view(bits))
     series = tuple([real(1 / math.factorial(k)) for k in range(terms, -1, -1)])
     zero = real(0)
@@ -125,7 +125,7 @@ def compiled_erf(x: Any) -> Any:
     names = ("ERF_SHORT", "ERFC_SHORT") if single else ("ERF_P", "ERF_Q", "ERFC_P", "ERFC_Q")
     series = [tuple(map(real, getattr(reference, name))) for name in names]
     of_inner, of_outer = series[0], series[-1]
-    below_inner, above_outer = series[1], series[-2]  # in float64 alone
+    below_inner, above_outer = series[1], series[-2]  # only in float64
     seam, limit, zero, one = real(0.75 if single else 0.5), real(6), real(0), real(1)
 
     def in_single(x: Any) -> Any:
@@ -196,7 +196,7 @@ def softmax_cross_entropy(z: Any, t: Any, g: Any, samples: Any, loss: Any, dz: A
 
 
 def middle_sum(x: Any, y: Any) -> None:
-    """y (n,k) = sum over the middle axis of x (n,m,k), one row after the other, as NumPy adds them."""
+    """y (n,k) = sum over the middle axis of x (n,m,k), row by row in NumPy's order."""
     count, rows, width = x.shape
     for i in range(count):
         for k in range(width):
@@ -232,7 +232,7 @@ def log_softmax(z: Any, y: Any) -> None:
 
 
 def softmax_of_seen(z: Any, start: Any, queries: Any, causal: Any) -> None:
-    """As attention.softmax_of_seen, of so many queries in turn."""
+    """As attention.softmax_of_seen, query by query."""
     rows, keys = z.shape
     zero, one = z.dtype.type(0), z.dtype.type(1)
     for i in range(rows):
@@ -267,9 +267,9 @@ def softmax_grad(p: Any, dp: Any) -> None:
 
 
 def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> Any:
-    """dz = factor (e^logp - one_hot(t)); returns where the first label is that is no class, dz not being written, else -1.
+    """dz = factor (e^logp - one_hot(t)); returns -1 or, without writing dz, the position of the first invalid label.
 
-    logp and dz (m * k), row after row;  t (m);  factor ()
+    logp and dz (m * k), row-major;  t (m);  factor ()
     """
     classes = len(dz) // len(t)
     for i in range(len(t)):
@@ -285,7 +285,7 @@ def cross_entropy_grad(logp: Any, t: Any, factor: Any, dz: Any) -> Any:
 
 @register_jitable
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + e^-x), of e^-|x| on both sides, so that it is exact in both tails."""
+    """1 / (1 + e^-x), computed from e^-|x|, so that both tails are accurate."""
     one = type(x)(1)
     e = exp_of_negative(-abs(x))
     return (e if x < 0 else one) / (one + e)
@@ -321,12 +321,12 @@ def tanh_of_sum(x: Any, y: Any) -> None:
         x[j] = tanh(x[j] + y[j])
 
 
-# The loops below are short, of few arrays each and from 0 on, so that LLVM makes vectors of them: it has to make sure before
-# each one that what is written is not what is read
+# The loops below are short, start at 0 and use few arrays each, so that LLVM vectorises them: before each loop it has to check
+# that the written array does not overlap the others
 
 
 def lstm_step(a: Any, z: Any, c: Any, h_next: Any, c_next: Any) -> None:
-    """One step: the gates of a + z, then c' = f c + i m and h' = o tanh c'; a (n,4h) = h U is written over."""
+    """One step: the gates of a + z, then c' = f c + i m and h' = o tanh c'; a (n,4h) = h U is overwritten."""
     n, wide = a.shape
     h = wide // 4
     for r in range(n):
@@ -342,7 +342,7 @@ def lstm_step(a: Any, z: Any, c: Any, h_next: Any, c_next: Any) -> None:
 
 
 def lstm_slopes(a: Any, z: Any, c: Any, c_next: Any, of_c: Any, forget: Any) -> None:
-    """What the gradients of the gates are multiples of, from a = h U, over which it is written, for rows of any steps.
+    """The factors of the gates' gradients, computed in place of a = h U, for rows of any steps.
 
     a becomes (m i (1 - i), c f (1 - f), i (1 - m²)) of dc, and tanh(c') o (1 - o) of dh;  of_c  o (1 - tanh² c') of dh in dc
     """
@@ -369,9 +369,9 @@ def lstm_slopes(a: Any, z: Any, c: Any, c_next: Any, of_c: Any, forget: Any) -> 
 
 
 def lstm_step_grad(d: Any, of_c: Any, forget: Any, gh: Any, gc: Any, dh: Any, dc: Any) -> None:
-    """One step backwards: the multiples in d (n,4h) become the gradients of the gates; dc (n,h) that of c, without its own gc.
+    """One step backwards: the factors in d (n,4h) become the gradients of the gates; dc (n,h) that of c, without its own gc.
 
-    dh and dc come from the step after this one; gh and gc are what else reads h' and c'.
+    dh and dc come from the next step; gh and gc from other readers of h' and c'.
     """
     n, h = dh.shape
     for r in range(n):
@@ -392,7 +392,7 @@ def lstm_step_grad(d: Any, of_c: Any, forget: Any, gh: Any, gc: Any, dh: Any, dc
 
 
 def gru_step(a: Any, z: Any, b: Any, old: Any, new: Any) -> None:
-    """One step: r, w = sigmoid(a + z), m = tanh(z + r (a + b)), h' = m + w (h - m); a (n,3h) = h U is written over."""
+    """One step: r, w = sigmoid(a + z), m = tanh(z + r (a + b)), h' = m + w (h - m); a (n,3h) = h U is overwritten."""
     n, wide = a.shape
     h = wide // 3
     for k in range(n):
@@ -407,7 +407,7 @@ def gru_step(a: Any, z: Any, b: Any, old: Any, new: Any) -> None:
 
 
 def gru_slopes(a: Any, z: Any, b: Any, old: Any, keep: Any) -> None:
-    """What the gradients of the gates are multiples of, from a (n,4h), whose first 3h are h U, for rows of any steps.
+    """The factors of the gates' gradients, in place of a (n,4h), whose first 3h columns are h U, for rows of any steps.
 
     a becomes q r (1 - r) of dm, (h - m) w (1 - w) of dh, r of dm, and (1 - w) (1 - m²) of dh;  keep  w of dh past the gates
     """
@@ -434,9 +434,9 @@ def gru_slopes(a: Any, z: Any, b: Any, old: Any, keep: Any) -> None:
 
 
 def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
-    """One step backwards: the multiples in d (n,4h) become the gradients of r, w, q and m before their functions.
+    """One step backwards: the factors in d (n,4h) become the gradients of r, w, q and m before their functions.
 
-    dh (n,h) comes from the step after this one, g is what else reads h'; dh becomes that of h by the way past the gates.
+    dh (n,h) comes from the next step, g from other readers of h'; dh becomes the gradient of h on the path past the gates.
     """
     n, h = dh.shape
     for k in range(n):
@@ -455,9 +455,9 @@ def gru_step_grad(d: Any, keep: Any, g: Any, dh: Any) -> None:
 
 
 def add_rows(y: Any, t: Any, x: Any) -> Any:
-    """y[t[i]] += x[i], one after the other; negative ones count from the end.
+    """y[t[i]] += x[i], one after the other; negative indices count from the end.
 
-    Returns -1 or, if one of them is outside, where the first is, and then adds nothing.
+    Returns -1 or, without adding anything, the position of the first index that is out of range.
     """
     rows = len(y)
     for i in range(len(t)):
@@ -471,7 +471,7 @@ def add_rows(y: Any, t: Any, x: Any) -> Any:
 
 
 def take_rows(w: Any, t: Any, y: Any) -> Any:
-    """y = w[t]; returns where the first index is that is no row's, else -1. w (rows, k), t (n), y (n, k)"""
+    """y = w[t]; w (rows, k), t (n), y (n, k). Returns -1 or the position of the first index that is out of range."""
     rows, width = w.shape
     for i in range(len(t)):
         if t[i] < 0 or t[i] >= rows:
@@ -482,9 +482,9 @@ def take_rows(w: Any, t: Any, y: Any) -> Any:
 
 
 def sum_rows(x: Any, t: Any, y: Any) -> Any:
-    """y = 0, then y[t[i]] += x[i] in the order of t, negative ones counting from the end. x (n, k), t (n), y (rows, k)
+    """y = 0, then y[t[i]] += x[i] in the order of t; negative indices count from the end. x (n, k), t (n), y (rows, k)
 
-    Returns where the first index is that is outside, else -1.
+    Returns -1 or the position of the first index that is out of range.
     """
     rows, width = y.shape
     for i in range(rows):
@@ -500,7 +500,7 @@ def sum_rows(x: Any, t: Any, y: Any) -> Any:
 
 
 def row_sum(x: Any, y: Any) -> None:
-    """y (n) = sum over each row of x (n, k), in four sums that are added up in pairs."""
+    """y (n) = sum over each row of x (n, k), by four partial sums that are added in pairs."""
     n, width = x.shape
     zero = x.dtype.type(0)
     even = width - width % 4
@@ -517,8 +517,8 @@ def row_sum(x: Any, y: Any) -> None:
 
 
 def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any, stop: Any) -> None:
-    """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q), of images start to stop; what is said for each
-    axis, rows first."""
+    """As ops.windows, over two axes: x (n, c, h, w) to y (c, i, j, n, p, q), for images start to stop; the settings are for
+    rows and columns."""
     _, c, h, w = x.shape
     rows, columns, places, across = y.shape[1], y.shape[2], y.shape[4], y.shape[5]
     zero = x.dtype.type(0)
@@ -527,7 +527,7 @@ def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any
         for i in range(rows):
             for j in range(columns):
                 shift = dilation[1] * j - padding[1]
-                first = min(max((step - 1 - shift) // step, 0), across)  # column `step first + shift` is the first inside of x
+                first = min(max((step - 1 - shift) // step, 0), across)  # column `step first + shift` is the first inside x
                 last = max(min((w - 1 - shift) // step + 1, across), first)
                 for m in range(start, stop):
                     image, piece = x[m, k], y[k, i, j, m]
@@ -539,7 +539,7 @@ def windows(x: Any, y: Any, stride: Any, padding: Any, dilation: Any, start: Any
                             continue
                         for q in range(first):
                             piece[p, q] = zero
-                        if step == 1:  # one run of memory copied to another
+                        if step == 1:  # a copy of contiguous memory
                             given, to = image[row, first + shift : last + shift], piece[p, first:last]
                             for q in range(last - first):
                                 to[q] = given[q]

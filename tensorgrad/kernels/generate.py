@@ -7,8 +7,8 @@ from typing import Any
 
 from tensorgrad.kernels.chain import Chain, Ref, Register, Step, constant_name
 
-# What Numba's loop says for a function that a processor does in a few cycles, with NumPy's bits. What is not here or below
-# (log, sin, ...) is left to NumPy, which does eight or sixteen at once where Numba calls the C library for each.
+# Expressions in Numba's loop for functions that take a few cycles, bit for bit as NumPy's. Functions that are neither here nor
+# below (log, sin, ...) are left to NumPy, which vectorises them, while Numba would call the C library for each element.
 EXPRESSIONS = {
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
@@ -33,10 +33,10 @@ EXPRESSIONS = {
     "mul_grad": "({0} * {1} if {0} != {zero} else {zero})",
     "div_grad": "({0} / {1} if {0} != {zero} else {zero})",
 }
-# What fast.py has in arithmetic, within some units in the last place of NumPy's
+# Functions of fast.py, within a few units in the last place of NumPy's
 APPROXIMATED = {"exp": "exp_of_any({0})", "tanh": "tanh({0})", "erf": "erf({0})"}
-DECAY = "exp_of_negative({0})"  # exp of what is never above 0
-WITH_NUMBER = {  # functions of a number besides
+DECAY = "exp_of_negative({0})"  # exp of a non-positive value
+WITH_NUMBER = {  # functions with a constant
     ("power", 1.0): "{0}",
     ("power", 2.0): "{0} * {0}",
     ("logaddexp", 0.0): "softplus({0})",
@@ -44,11 +44,11 @@ WITH_NUMBER = {  # functions of a number besides
 IN_ARITHMETIC = ("erf", "exp_of_any", "exp_of_negative", "softplus", "tanh")  # of fast.py
 COMPARISONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal"}
 ARITHMETIC = EXPRESSIONS.keys() - COMPARISONS - {"where"}
-SLICED = ("full", "column")  # layouts of which a part of the rows has a part
+SLICED = ("full", "column")  # layouts that are sliced along with the rows
 
 
 def names(chain: Chain) -> tuple[list[str], list[str]]:
-    """What a generated function calls its operands and its results."""
+    """The names of operands and results in a generated function."""
     return [f"{o.layout}{i}" for i, o in enumerate(chain.operands)], [f"result{k}" for k in range(len(chain.results))]
 
 
@@ -63,18 +63,18 @@ def numpy_lines(
 ) -> list[str]:
     """The chain as NumPy calls that write into the results and into scratch arrays.
 
-    operands, results   what the arrays are called
-    shared    result to the operand that lies in the same memory
-    scratch   what scratch array number i, of this dtype, is called
-    constant  what a number is called, given its name in `chain.constants()`
-    total     what puts the column sums of an array into a result
+    operands, results   names of the arrays
+    shared    result to the operand in the same memory
+    scratch   the name of scratch array number i, of this dtype
+    constant  the name of a constant, from its name in `chain.constants()`
+    total     the line that writes the column sums of an array to a result
     """
     first = len(chain.operands)
     last = chain.last_use()
     target = {register: k for k, (register, layout) in enumerate(chain.results) if layout == "full"}
     kept = {register for register, _ in chain.results}
     called: dict[Register, str] = dict(enumerate(operands))
-    owner: dict[Register, str] = {}  # the dtype of the scratch array that a register lies in
+    owner: dict[Register, str] = {}  # the dtype of a register's scratch array
     free: dict[str, list[str]] = {}
     made = 0
     lines = []
@@ -85,7 +85,7 @@ def numpy_lines(
         ]
         for a in {a.register for a in step.inputs if isinstance(a, Ref)}:
             if last[a] == i and a in owner and a not in kept:
-                free.setdefault(owner.pop(a), []).append(called[a])  # may be written to by this very step
+                free.setdefault(owner.pop(a), []).append(called[a])  # this step may already write to it
         k = target.get(register)
         if k is not None and (k not in shared or (last.get(shared[k], -1) <= i and shared[k] not in kept)):
             called[register] = results[k]
@@ -109,7 +109,7 @@ def numpy_lines(
 
 
 def numpy_source(chain: Chain, shared: Mapping[int, int]) -> str:
-    """A function that does the chain by NumPy, `rows` rows at a time, so that what it makes on the way stays in the cache."""
+    """A function that runs the chain in NumPy, `rows` rows at a time, so that intermediate results stay in the cache."""
     operands, results = names(chain)
     layouts = dict(zip([*operands, *results], [o.layout for o in chain.operands] + [x for _, x in chain.results], strict=True))
     temporary: list[str] = []
@@ -135,10 +135,10 @@ def numpy_source(chain: Chain, shared: Mapping[int, int]) -> str:
 
 
 def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | None:
-    """A function that does the chain in one loop, for Numba; None if Numba would not be faster.
+    """A function that runs the chain in one loop, for Numba; None if Numba would not be faster.
 
-    shared result to the operand that lies in the same memory
-    flat   all that is "full" has one axis, and nothing is "row" or "column"
+    shared result to the operand in the same memory
+    flat   "full" arrays have one axis, and there are no "row" or "column" operands
     """
     dtypes = {chain.dtype(r) for r in range(len(chain.operands) + len(chain.steps))} - {"bool"}
     decays = decaying(chain)
@@ -153,7 +153,7 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
     at = {"full": "[i]" if flat else "[i, j]", "row": "[j]", "column": "[i, 0]", "number": "[()]"}
     full = next(a for a, layout in zip([*operands, *results], layouts_of(chain), strict=True) if layout == "full")
     constants = {"zero": f"{kind}(0)", "one": f"{kind}(1)"}
-    # Every operand is read before anything is computed: a read inside a choice would keep the loop from being vectorised
+    # All operands are read first: a read inside a conditional would prevent vectorisation
     reads = {i: f"x{i} = {a}{at[o.layout]}" for i, (a, o) in enumerate(zip(operands, chain.operands, strict=True))}
     numbers = [line for i, line in reads.items() if chain.operands[i].layout == "number"]
     body = [line for i, line in reads.items() if chain.operands[i].layout != "number"]
@@ -168,14 +168,14 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
                 constants[values[-1]] = f"{kind}(float.fromhex({float(a).hex()!r}))"
         assert text is not None
         body.append(f"x{i} = {text.format(*values, zero='zero', one='one')}")
-    # what lies in the same memory has one name: with fewer arrays there is less that might overlap, for all the compiler knows
+    # arrays in the same memory share a name: the compiler has to consider fewer possible overlaps
     stored = {
         register: operands[shared[k]] if k in shared else results[k]
         for k, (register, layout) in enumerate(chain.results)
         if layout == "full"
     }
     body += [f"{name}{at['full']} = x{register}" for register, name in stored.items()]
-    # a sum in a loop of its own, over a row that is in the cache: in the same loop it would not be vectorised
+    # a separate loop for a sum, over a row in the cache: the same loop would not be vectorised
     sums = [(results[k], register) for k, (register, layout) in enumerate(chain.results) if layout == "sum"]
     after = [f"{name}[j] += {stored[register]}[i, j]" for name, register in sums if register in stored]
     body += [f"{name}[j] += x{register}" for name, register in sums if register not in stored]
@@ -194,15 +194,15 @@ def numba_source(chain: Chain, shared: Mapping[int, int], flat: bool) -> str | N
 
 
 def expression(step: Step) -> str | None:
-    """What Numba's loop says for a step; None where NumPy would be faster."""
+    """The expression of a step in Numba's loop; None if NumPy would be faster."""
     number = step.inputs[-1]
     known = None if isinstance(number, Ref) else WITH_NUMBER.get((step.function, float(number)))
     return known or EXPRESSIONS.get(step.function) or APPROXIMATED.get(step.function)
 
 
 def decaying(chain: Chain) -> set[int]:
-    """The steps that are exp of what is never above 0 (or NaN), as its formula tells: e^(-x²), say."""
-    signs: dict[Register, int] = {}  # 1: never below 0, -1: never above
+    """The steps that are exp of a non-positive value (or NaN) according to the formula, such as e^(-x²)."""
+    signs: dict[Register, int] = {}  # 1: never negative, -1: never positive
 
     def sign(a: Any) -> int:
         return signs.get(a.register, 0) if isinstance(a, Ref) else int(a > 0) - int(a < 0)
@@ -220,7 +220,7 @@ def decaying(chain: Chain) -> set[int]:
                 known = 1
             case "multiply":
                 known = of[0] * of[1]
-            case "divide" if not isinstance(step.inputs[1], Ref):  # by -0.0 a sign turns over
+            case "divide" if not isinstance(step.inputs[1], Ref):  # division by -0.0 flips the sign
                 known = of[0] * of[1]
             case "negative":
                 known = -of[0]

@@ -1,7 +1,7 @@
-"""Products of matrices in threads of our own, where a plan has BLAS to itself.
+"""Matrix products in our own threads, for plans that run with single-threaded BLAS.
 
-BLAS's own threads go on spinning for some milliseconds after a product, on cores that the kernels in between could use. So a
-plan with much to do tells BLAS to use one thread, and its large products are shared like everything else.
+BLAS threads keep spinning for some milliseconds after a product, on cores that other kernels could use. So a large plan makes
+BLAS single-threaded and splits its large products between our threads, like all other kernels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from tensorgrad.kernels import threads, thresholds
 
 
 def way_to_share(a: Shape, b: Shape, count: int) -> str:
-    """Along what a product of arrays of these shapes is shared among so many threads: the "stack" of matrices, the "rows" or
-    the "columns" of the result, or "terms", what is summed over; "" if it is not shared."""
+    """How a product of arrays with these shapes is split between threads: along the "stack" of matrices, the "rows" or
+    "columns" of the result, or the "terms" of the sums; "" if it is not split."""
     (m, k), n = a[-2:], b[-1]
     if count < 2:
         return ""
@@ -25,10 +25,10 @@ def way_to_share(a: Shape, b: Shape, count: int) -> str:
 
 
 def matmul(a: Array, b: Array, out: Array) -> None:
-    """out = a @ b: of two matrices or two stacks of as many in threads where there is much to do and BLAS uses one alone.
+    """out = a @ b for two matrices or two equally long stacks; large ones in threads if BLAS is single-threaded.
 
-    Each does some of the stack, of the rows or of the columns; of a small result some of what is summed over, by rounding
-    another number than in one thread.
+    Each thread computes a part of the stack, the rows or the columns; for a small result a part of the terms, which rounds
+    differently than a single thread.
     """
     if a.ndim < 2 or b.ndim < 2:
         np.matmul(a, b, out)
@@ -51,7 +51,7 @@ def matmul(a: Array, b: Array, out: Array) -> None:
 
 
 def add_up(a: Array, b: Array, sums: Array, first: int, last: int) -> None:
-    """sums[i] = a b over the i-th part of what is summed over, for i from first on."""
+    """sums[i] = a b over the i-th part of the terms, for i from `first` on."""
     ends = [a.shape[1] * i // len(sums) for i in range(first, last + 1)]
     for i, start, stop in zip(range(first, last), ends, ends[1:], strict=False):
         np.matmul(a[:, start:stop], b[start:stop], sums[i])

@@ -1,4 +1,4 @@
-"""Recurrent networks over a whole sequence: a product and one kernel for each step. None where the ops do it in NumPy."""
+"""Recurrent networks over a whole sequence: a product and one kernel per step. None to fall back to the ops in NumPy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tensorgrad.kernels.build import Kernel, fast_kernel
 
 @functools.cache
 def step_kernel(name: str, dtype: Any, widths: str) -> Kernel | None:
-    """The kernel of fast.py of this name; its arguments are (n, size) matrices, or with size "b" a row."""
+    """The kernel of fast.py with this name; its arguments are (n, size) matrices, or a row for size "b"."""
     sizes = {"h": 1, "3": 3, "4": 4}
     arrays = [np.zeros(1, dtype) if w == "b" else np.zeros((1, sizes[w]), dtype) for w in widths]
     return fast_kernel(name, *arrays)
 
 
 def step_of(name: str, widths: str, *arrays: Any) -> Kernel | None:
-    """The same, if all that a sequence is computed from is of one dtype that it knows, and there is anything to compute."""
+    """The same, if all inputs of a sequence have the same supported dtype and are not empty."""
     first = arrays[0]
     if type(first) is not np.ndarray or first.dtype.char not in "fd" or not all(a.size for a in arrays):
         return None
@@ -31,7 +31,7 @@ def step_of(name: str, widths: str, *arrays: Any) -> Kernel | None:
 
 
 def lstm(z: Array, h0: Array, c0: Array, u: Array) -> Array | None:
-    """What ops.lstm gives; shapes as there."""
+    """As ops.lstm, with the same shapes."""
     step = step_of("lstm_step", "44hhh", z, h0, c0, u)
     if step is None:
         return None
@@ -52,7 +52,7 @@ def lstm(z: Array, h0: Array, c0: Array, u: Array) -> Array | None:
 
 
 def lstm_grad(g: Array, y: Array, z: Array, u: Array) -> Array | None:
-    """What ops.lstm_grad gives."""
+    """As ops.lstm_grad."""
     slopes, step = step_of("lstm_slopes", "44hhhh", z, g, y, u), step_of("lstm_step_grad", "4hhhhhh", z, g, y, u)
     if slopes is None or step is None:
         return None
@@ -83,7 +83,7 @@ def lstm_grad(g: Array, y: Array, z: Array, u: Array) -> Array | None:
 
 
 def gru(z: Array, h0: Array, u: Array, b: Array) -> Array | None:
-    """What ops.gru gives."""
+    """As ops.gru."""
     step = step_of("gru_step", "33bhh", z, h0, u, b)
     if step is None:
         return None
@@ -103,7 +103,7 @@ def gru(z: Array, h0: Array, u: Array, b: Array) -> Array | None:
 
 
 def gru_grad(g: Array, y: Array, z: Array, u: Array, b: Array) -> Array | None:
-    """What ops.gru_grad gives."""
+    """As ops.gru_grad."""
     slopes, step = step_of("gru_slopes", "43bhh", z, g, y, u, b), step_of("gru_step_grad", "4hhh", z, g, y, u, b)
     if slopes is None or step is None:
         return None

@@ -1,4 +1,4 @@
-"""The fused kernels in NumPy: what the others are tested against, and what runs where there is no other."""
+"""The fused kernels in NumPy: the reference for tests, and the fallback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.kernels import thresholds
 
 
 def where(condition: Array, a: Array, b: Array, out: Array) -> None:
-    """out = a where the condition holds, b elsewhere; NumPy's own has no `out`."""
+    """out = a where the condition holds, else b; np.where has no `out`."""
     out[...] = np.where(condition, a, b)
 
 
@@ -28,7 +28,7 @@ def relu_grad(g: Array, unit: Array, out: Array) -> None:
 
     `where` takes 7 times as long on random masks, a product makes NaN of inf * 0; masking the bits does neither.
     """
-    if g.dtype.itemsize > 8:  # there are no integers as wide as a long double
+    if g.dtype.itemsize > 8:  # no integer is as wide as a long double
         out[...] = np.where(unit > 0, g, 0)
         return
     bits = f"i{g.dtype.itemsize}"
@@ -41,14 +41,14 @@ def mul_grad(g: Array, d: Array, out: Array | None = None) -> Array:
     if is_finite(d):
         return np.multiply(g, d, out=out)
     zero = np.equal(g, 0)
-    with np.errstate(invalid="ignore"):  # the zeros times infinity that are replaced here
+    with np.errstate(invalid="ignore"):  # 0 times infinity is replaced
         return without(zero, np.multiply(g, d, out=out))
 
 
 def div_grad(g: Array, d: Array, out: Array | None = None) -> Array:
     """g / d, exactly 0 where g is 0, even where d is 0; out may be g or d."""
     zero = np.equal(g, 0) if out is not None and np.may_share_memory(out, g) else None
-    with np.errstate(invalid="ignore"):  # 0 / 0, which is replaced here
+    with np.errstate(invalid="ignore"):  # 0 / 0 is replaced
         y = np.divide(g, d, out=out)
     if is_finite(y):
         return y
@@ -57,13 +57,13 @@ def div_grad(g: Array, d: Array, out: Array | None = None) -> Array:
 
 def mul_tangent(t: Array, d: Array) -> Array:
     """t d, exactly 0 where one of them is 0, even where the other is not finite."""
-    with np.errstate(invalid="ignore"):  # 0 times infinity, which is replaced here
+    with np.errstate(invalid="ignore"):  # 0 times infinity is replaced
         y = np.multiply(t, d)
     return y if is_finite(y) else without(np.equal(t, 0) | np.equal(d, 0), y)
 
 
 def without(zero: Array, y: Array) -> Array:
-    """y with 0 where `zero` holds, written over y where it is an array."""
+    """y with 0 where `zero` holds; in place if y is an array."""
     if not isinstance(y, np.ndarray):
         return y.dtype.type(0) if zero else y
     np.copyto(y, 0, where=zero)
@@ -80,9 +80,9 @@ def is_finite(x: Array) -> bool:
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:
-    """The sum of x over all axes but the last, written to out if it is given; x (..., n), out (n)."""
+    """The sum of x over all axes except the last, written to out if given; x (..., n), out (n)."""
     rows = x.reshape(-1, x.shape[-1])
-    if len(rows) > thresholds.COLUMN and x.dtype.kind == "f":  # in parts, as `dot`
+    if len(rows) > thresholds.COLUMN and x.dtype.kind == "f":  # in parts, like `dot`
         parts = range(0, len(rows), thresholds.COLUMN)
         return np.add.reduce([column_sum(rows[i : i + thresholds.COLUMN]) for i in parts], axis=0, out=out)
     if rows.size >= thresholds.ONES_PRODUCT and x.dtype.kind == "f" and x.dtype.itemsize >= 4:
@@ -91,7 +91,7 @@ def column_sum(x: Array, out: Array | None = None) -> Array:
 
 
 def dot(a: Array, b: Array, out: Array) -> None:
-    """out = sum of a b; a, b (n), out (). In parts, which are added up in 64 bits: BLAS adds one element after the other."""
+    """out = sum of a b; a, b (n), out (). In parts that are added in 64 bits: BLAS adds sequentially."""
     if a.size <= thresholds.DOT:
         np.dot(a, b, out=out)
     else:
@@ -118,7 +118,7 @@ def check_range(labels: Array, classes: int, op: str = "softmax_cross_entropy") 
 
 
 def check_rows(indices: Array, rows: int) -> None:
-    """Raise LabelError unless every index is that of a row, counted from the first."""
+    """Raise LabelError unless every index is a non-negative row number."""
     # read as unsigned, a negative index is a huge one: a single pass finds both ends
     if indices.size and np.maximum.reduce(indices.view(unsigned(indices.dtype)), axis=None) >= rows:
         outside = indices[(indices < 0) | (indices >= rows)].reshape(-1)[0]
@@ -126,9 +126,9 @@ def check_rows(indices: Array, rows: int) -> None:
 
 
 def softmax_cross_entropy(z: Array, t: Array, g: Array, samples: int, loss: Array, dz: Array) -> None:
-    """The cross-entropy of softmax(z) and its gradient, in one: what every derivation of it on paper ends with.
+    """The cross-entropy of softmax(z) and its gradient in one pass: the result of the derivation on paper.
 
-    z (m,k) logits;  t (m) class indices;  g () the gradient of the loss;  loss () and dz (m*k), row after row, are written
+    z (m,k) logits;  t (m) class indices;  g () the gradient of the loss;  loss () and dz (m*k), row-major, are written
 
     loss = -1/samples sum log softmax(z)[i, t_i],   dz = g (softmax(z) - one_hot(t)) / samples
     """

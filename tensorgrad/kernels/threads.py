@@ -1,4 +1,4 @@
-"""Threads: how many, one pool of them, and BLAS told to keep to the same number, for whom it is whose turn it is."""
+"""Threads: their number, a shared pool, and turns for changing the number of BLAS threads."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from tensorgrad.kernels import thresholds
 
 T = TypeVar("T")
 
-MOST = 1024  # threads: beyond, the system might have none, or no memory for them
+MOST = 1024  # threads: the system may not support more, or lack the memory
 _count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def get_num_threads() -> int:
-    """How many threads kernels and matrix products use at most."""
+    """The maximum number of threads for kernels and matrix products."""
     return _count
 
 
 def set_num_threads(n: int) -> None:
-    """Let kernels and matrix products use at most n threads, from now on, in the whole process.
+    """Set the maximum number of threads for kernels and matrix products, in the whole process.
 
-    By default it is the number of cores that the process may run on. Matrix products are NumPy's BLAS's; without the package
-    threadpoolctl it cannot be told, and then goes on with the number that it started with (OMP_NUM_THREADS says which).
+    The default is the number of cores that the process may run on. Matrix products use NumPy's BLAS; without the package
+    threadpoolctl its number of threads cannot be changed and stays as it was at start (see OMP_NUM_THREADS).
     Raises ArgumentError (a ValueError) unless n is an integer from 1 to 1024.
     """
     global _count
     if not is_integer(n) or not 1 <= (n := index(n)) <= MOST:
         raise ArgumentError(f"set_num_threads: expected a positive integer, of at most {MOST}, got {n!r}")
-    blas_libraries.cache_clear()  # SciPy may have brought its own since
+    blas_libraries.cache_clear()  # SciPy may have loaded its own BLAS since
     _count = n
     _turns.set_usual(n)
 
 
 @functools.cache
 def blas_libraries() -> list[Any]:
-    """The BLAS libraries that are loaded, as threadpoolctl controls them; none without threadpoolctl."""
+    """threadpoolctl's controllers of the loaded BLAS libraries; none without threadpoolctl."""
     try:
         with loading:
             from threadpoolctl import ThreadpoolController
@@ -56,19 +56,19 @@ def blas_libraries() -> list[Any]:
 
 
 def controls_blas() -> bool:
-    """Whether BLAS can be told how many threads to use."""
+    """Whether the number of BLAS threads can be set."""
     return bool(blas_libraries())
 
 
 def blas_threads(numbers: list[int]) -> None:
-    """Tell the BLAS libraries how many threads to use."""
+    """Set the number of threads of the BLAS libraries."""
     for library, n in zip(blas_libraries(), numbers, strict=False):
-        # newer versions of threadpoolctl leave it to the first thread that asks, and do nothing for others
+        # newer versions of threadpoolctl only obey the first thread that calls them
         getattr(library, "_real_set_num_threads", library.set_num_threads)(n)
 
 
 class _Inside(threading.local):
-    """Whether this thread is doing a part of something already."""
+    """Whether this thread is running a part of some work."""
 
     parts = False
 
@@ -77,19 +77,19 @@ _inside = _Inside()
 
 
 class Turns:
-    """Who may use BLAS: those that need one thread of it, or those that take it as it is, but never both at once.
+    """A lock for BLAS with two modes, single-threaded and steady (unchanged number of threads), never both at once.
 
-    The last bits of a product depend on the number of threads, which is one for the whole process. So that what one thread of
-    the program computes does not depend on what others do, each waits for its turn. Those that need the same have it together.
+    The last bits of a product depend on the number of BLAS threads, a setting of the whole process. Threads of the program wait
+    for their turn, so that their results do not depend on one another. All threads in the same mode share a turn.
 
-    Ctrl-C may come at every call that Python makes. So whoever enters does it where it is bound to leave, and to leave does no
-    harm where it was not entered, or has been left already. (A Condition is not entered by `with`: between its lock's being
-    taken and the block there is a moment; for a lock there is none.)
+    Ctrl-C may arrive at every call that Python makes. So a turn is entered inside the `try` that leaves it, and leaving is
+    harmless if it was not entered or was left already. (A Condition is not entered by `with`: there is a moment between the
+    acquisition of its lock and the block; a lock has none.)
 
-    steady   the threads that use it as it is. To be quick they come and go without the lock, and look at `asked` afterwards
-    single   the threads that use one thread of it, each as often as it does
-    asked    whether anybody does, or waits: who comes waits behind them, so that nobody waits for ever
-    usual    the numbers of threads to go back to
+    steady   the threads in the steady mode. For speed they enter and leave without the lock, and check `asked` afterwards
+    single   the threads in the single-threaded mode, each once per entry
+    asked    whether a thread is in that mode or waits for it: new threads queue behind it, so that none starves
+    usual    the numbers of BLAS threads to restore
     """
 
     def __init__(self) -> None:
@@ -97,47 +97,47 @@ class Turns:
         self.changed = threading.Condition(self.lock)
         self.steady: set[int] = set()
         self.single: list[int] = []
-        self.asked = False
+        self.contended = False
         self.queue: list[object] = []
         self.usual: list[int] = []
 
     def wait(self, free: Callable[[], bool], take: Callable[[], Any]) -> None:
-        """Take what is free when all that came before have had their turn."""
+        """Wait until all earlier threads have had their turn."""
         me = object()
         try:
             self.queue.append(me)
-            self.asked = True
+            self.contended = True
             while self.queue[0] is not me or not free():
                 self.changed.wait()
             take()
         finally:
             if me in self.queue:
                 self.queue.remove(me)
-            self.told()
+            self.wake()
 
-    def told(self) -> None:
-        """Let those that wait see what has changed."""
-        self.asked = bool(self.single or self.queue)
+    def wake(self) -> None:
+        """Wake the waiting threads."""
+        self.contended = bool(self.single or self.queue)
         if self.queue:
             self.changed.notify_all()
 
     def enter_steady(self, thread: int) -> None:
         self.steady.add(thread)
-        if self.asked:
+        if self.contended:
             with self.lock:
                 self.steady.discard(thread)
-                self.told()
+                self.wake()
                 self.wait(lambda: not self.single, lambda: self.steady.add(thread))
 
     def leave_steady(self, thread: int) -> None:
         self.steady.discard(thread)
-        if self.asked:
+        if self.contended:
             with self.lock:
-                self.told()
+                self.wake()
 
     def enter_single(self, thread: int) -> None:
         with self.lock:
-            self.asked = True
+            self.contended = True
             if self.queue or self.steady:
                 self.wait(lambda: not self.steady, lambda: self.take_single(thread))
             else:
@@ -155,16 +155,16 @@ class Turns:
                 self.single.remove(thread)
             if not self.single:
                 self.back()
-            self.told()
+            self.wake()
 
     def back(self) -> None:
-        """Let BLAS use as many threads as before it was to use one."""
+        """Restore the number of BLAS threads from before the single-threaded mode."""
         if self.usual:
             blas_threads(self.usual)
             self.usual = []
 
     def set_usual(self, n: int) -> None:
-        """Let BLAS use n threads, where it is not to use one at the moment."""
+        """Set the number of BLAS threads, now or after the single-threaded mode."""
         with self.lock:
             numbers = [n] * len(blas_libraries())
             if self.usual:
@@ -173,13 +173,13 @@ class Turns:
                 blas_threads(numbers)
 
     def keep_only(self, thread: int) -> None:
-        """In a process that has no other thread: what others have, and wait for, is given back."""
+        """After a fork, which leaves one thread: release the turns of all others."""
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.steady &= {thread}
         self.single = [one for one in self.single if one == thread]
         self.queue.clear()
-        self.asked = bool(self.single)
+        self.contended = bool(self.single)
         if not self.single:
             self.back()
 
@@ -188,7 +188,7 @@ _turns = Turns()
 
 
 def with_steady_blas(function: Callable[..., T], *arguments: Any) -> T:
-    """The result of a function, during which the number of BLAS's threads does not change."""
+    """Call a function with a constant number of BLAS threads."""
     turns, me = _turns, threading.get_ident()
     if me in turns.steady or me in turns.single or _inside.parts:
         return function(*arguments)
@@ -198,16 +198,16 @@ def with_steady_blas(function: Callable[..., T], *arguments: Any) -> T:
     finally:
         try:
             turns.leave_steady(me)
-        except BaseException:  # what a signal raises
+        except BaseException:  # raised by a signal
             turns.leave_steady(me)
             raise
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Inside the block every product uses the thread that asks for it, so that several threads can ask at once."""
+    """Inside the block, products run in the calling thread, so that several threads can compute products at once."""
     turns, me = _turns, threading.get_ident()
-    if _inside.parts or me in turns.single:  # to ask again would be to wait behind those that wait for this one
+    if _inside.parts or me in turns.single:  # a second request would queue behind threads that wait for this one
         yield
         return
     was_steady = me in turns.steady
@@ -227,12 +227,12 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def has_single_blas() -> bool:
-    """Whether products use one thread of BLAS, and this thread may give parts of its work to others."""
+    """Whether BLAS is single-threaded, and this thread may split its work among others."""
     return threading.get_ident() in _turns.single and not _inside.parts
 
 
 class Part:
-    """A part of some work, done once, by whoever begins it first, in the context of who gave it (NumPy's errstate is there)."""
+    """A part of some work, run once by the first thread that claims it, in its creator's context (for NumPy's errstate)."""
 
     def __init__(self, work: Callable[[int, int], Any], start: int, stop: int) -> None:
         self.work, self.start, self.stop = work, start, stop
@@ -242,7 +242,7 @@ class Part:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Do it, unless somebody has begun it."""
+        """Run it, unless another thread has claimed it."""
         if not self.begun.acquire(blocking=False):
             return
         _inside.parts = True
@@ -256,46 +256,46 @@ class Part:
 
 
 class Pool:
-    """Threads that wait for parts of work. They are started when they are needed, and end with the process."""
+    """Worker threads. They are started on demand and end with the process."""
 
     def __init__(self) -> None:
-        self.given: SimpleQueue[Part] = SimpleQueue()
+        self.tasks: SimpleQueue[Part] = SimpleQueue()
         self.threads = 0
 
     def give(self, parts: list[Part]) -> None:
-        """Let other threads do them, as far as there are any."""
+        """Offer parts to the worker threads."""
         while self.threads < len(parts):
             name = f"tensorgrad_{self.threads}"
             try:
                 threading.Thread(target=self.work, name=name, daemon=True).start()
-            except RuntimeError:  # the system has no more of them, or the interpreter is about to end
+            except RuntimeError:  # no more threads available, or the interpreter is shutting down
                 break
             self.threads += 1
         for part in parts[: self.threads]:
-            self.given.put(part)
+            self.tasks.put(part)
 
     def work(self) -> None:
         while True:
-            self.given.get().run()
+            self.tasks.get().run()
 
 
 _pool = Pool()
 
 
-def begin_anew() -> None:
-    """In a process that was forked: none of the other threads is there, nor will they give back what they have."""
+def reset_after_fork() -> None:
+    """Reset after a fork: no other thread exists, and none will release what it holds."""
     global _pool
     _pool = Pool()
     _turns.keep_only(threading.get_ident())
 
 
-after_fork(begin_anew)
+after_fork(reset_after_fork)
 
 
 def in_shares(work: Callable[[int, int], Any], n: int, size: int) -> None:
-    """work(start, stop) for range(n) at once or, where it is large, for equal parts of it in threads, with one of BLAS each.
+    """Call work(start, stop) for range(n) at once or, if it is large, for equal parts in threads, with single-threaded BLAS.
 
-    size   how many numbers are computed: the pieces of images, the scores of attention, the gates of all steps
+    size   the number of computed elements: windows of images, scores of attention, gates of all steps
     """
     count = min(_count, n) if size >= thresholds.SHARES and not _inside.parts and controls_blas() else 1
     if count <= 1:
@@ -306,9 +306,9 @@ def in_shares(work: Callable[[int, int], Any], n: int, size: int) -> None:
 
 
 def in_threads(work: Callable[[int, int], Any], n: int, count: int) -> None:
-    """work(start, stop) for each of `count` equal parts of range(n), the first in this thread, as is what no other has begun.
+    """Call work(start, stop) for `count` equal parts of range(n): the first in this thread, and any that no other has claimed.
 
-    What one of them raises is raised here, after all of them have ended. What is part of such work itself is not split again.
+    An exception of a part is raised here, after all parts have ended. Nested calls are not split again.
     """
     if _inside.parts or count == 1:
         work(0, n)
@@ -319,7 +319,7 @@ def in_threads(work: Callable[[int, int], Any], n: int, count: int) -> None:
     for part in parts:
         part.run()
     errors = []
-    while parts:  # none is left for what is raised, which refers to these lines, to keep
+    while parts:  # an exception refers to this frame, which must not keep parts alive
         part = parts.pop(0)
         part.ended.acquire()
         errors.append(part.error)

@@ -1,4 +1,4 @@
-"""Windows of images copied and added up, in one pass over memory. None where the ops do it in NumPy."""
+"""Copying windows of images and summing them, in one pass over memory. None to fall back to the ops in NumPy."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tensorgrad.kernels.build import Kernel, fast_kernel
 
 @functools.cache
 def kernel(name: str, dtype: Any) -> Kernel | None:
-    """The kernel of fast.py of this name; None where NumPy has to do it."""
+    """The kernel of fast.py with this name; None to fall back to NumPy."""
     image, pieces, numbers = np.zeros((1,) * 4, dtype), np.zeros((1,) * 6, dtype), ((1, 1), (0, 0), (1, 1), 0, 1)
     return fast_kernel(name, *((image, pieces) if name == "windows" else (pieces, image)), *numbers)
 
 
 def kernel_of(name: str, x: Array, size: int, axes: int) -> Kernel | None:
-    """The same, if it is there for so many axes and elements of an array."""
+    """The same, if it exists for this number of axes and is worthwhile for this size."""
     known = type(x) is np.ndarray and x.dtype.char in "fd" and axes in (1, 2) and size >= thresholds.KERNEL
     return kernel(name, x.dtype) if known and build.has_numba() else None
 
 
 def windows(x: Array, shape: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Array | None:
-    """What ops.windows gives, of this shape, (c, *kernel, n, *places)."""
+    """As ops.windows, with the result's shape, (c, *kernel, n, *places)."""
     run = kernel_of("windows", x, math.prod(shape), len(stride))
     if run is None:
         return None
@@ -40,7 +40,7 @@ def windows(x: Array, shape: Shape, stride: Shape, padding: Shape, dilation: Sha
 
 
 def fold(x: Array, size: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Array | None:
-    """What ops.fold gives, of this size of the last axes."""
+    """As ops.fold, with the size of the last axes."""
     axes = len(size)
     run = kernel_of("fold", x, x.size, axes)
     if run is None:
@@ -52,17 +52,17 @@ def fold(x: Array, size: Shape, stride: Shape, padding: Shape, dilation: Shape) 
 
 
 def as_image(x: Array) -> Array:
-    """(n, c, l) as (n, c, 1, l); (n, c, h, w) as it is."""
+    """(n, c, l) as (n, c, 1, l); (n, c, h, w) unchanged."""
     return x if x.ndim == 4 else x[:, :, None]
 
 
 def as_pieces(x: Array) -> Array:
-    """(c, i, n, p) as (c, 1, i, n, 1, p); what has two axes as it is."""
+    """(c, i, n, p) as (c, 1, i, n, 1, p); unchanged for two axes."""
     return x if x.ndim == 6 else x[:, None, :, :, None]
 
 
 def for_two(stride: Shape, padding: Shape, dilation: Shape) -> tuple[Shape, Shape, Shape]:
-    """The numbers for one axis as those for two, of which the first has one element."""
+    """The settings of one axis as those of two, the first with one element."""
     if len(stride) == 2:
         return stride, padding, dilation
     return (1, *stride), (0, *padding), (1, *dilation)
