@@ -470,7 +470,7 @@ def test_mistakes_have_the_name_of_what_was_called() -> None:
         (lambda: x.pad(((1, 1),) * 3), ShapeError, "pad: width is ((1, 1), (1, 1), (1, 1)), expected n, (before, after)"),
         (lambda: x.repeat(-1, 0), ArgumentError, "repeat: repeats must be at least 0, got -1"),
         (lambda: tensorgrad.einsum(), ArgumentError, "einsum: expected subscripts such as 'ij,jk->ik' and operands"),
-        (lambda: x.item(), ShapeError, "item: the Tensor has shape (2, 3), only one with a single element has a value"),
+        (lambda: x.item(), ShapeError, "item: the Tensor has shape (2, 3), only a Tensor with one element has a value"),
         (lambda: f"{x:.2f}", ShapeError, "format '.2f': the Tensor has shape (2, 3)"),
         (
             lambda: x[Tensor([1])],
@@ -489,7 +489,7 @@ def test_mistakes_have_the_name_of_what_was_called() -> None:
         (lambda: tensorgrad.grad(x.sum(), X), DTypeError, "grad: the inputs must be a Tensor or several, got ndarray (2, 3)"),
         (lambda: tensorgrad.grad("y", x), DTypeError, "grad: the outputs must be a Tensor or several, got 'y'"),
         (lambda: tensorgrad.jacobian(None, X), DTypeError, "jacobian: fn must be a function of Tensors, got None"),
-        (lambda: tensorgrad.from_dlpack([1.0]), DTypeError, "from_dlpack: expected an array that speaks DLPack, got list"),
+        (lambda: tensorgrad.from_dlpack([1.0]), DTypeError, "from_dlpack: expected an array that supports DLPack, got list"),
         (lambda: tensorgrad.set_num_threads(1.5), ArgumentError, "set_num_threads: expected a positive integer"),
         (lambda: tensorgrad.manual_seed(-1), ArgumentError, "manual_seed: the seed must be None or a non-negative integer"),
     ):

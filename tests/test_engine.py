@@ -259,7 +259,7 @@ def test_python_conversions() -> None:
         (lambda: bool(t), ValueError, r"bool: the Tensor has shape \(3,\)"),
         (lambda: len(loss), TypeError, "len: a 0-d Tensor has no length"),
         (lambda: iter(loss), TypeError, "iter: a 0-d Tensor cannot be iterated over"),
-        (lambda: [1][loss], TypeError, "index: only a 0-d Tensor of integers"),
+        (lambda: [1][loss], TypeError, "index: only a 0-d integer Tensor"),
     ]:
         with pytest.raises(kind, match=message):
             call()

@@ -77,7 +77,7 @@ def test_sparse_matrices_are_refused(call: Callable[[], Any], who: str) -> None:
 
 def test_a_sparse_matrix_on_the_left() -> None:
     """But for @, of which test_ops_sparse.py is."""
-    with pytest.raises(DTypeError, match=r"^scipy\.sparse: of a sparse matrix .* only @ is recorded"):
+    with pytest.raises(DTypeError, match=r"^scipy\.sparse: .* only @ of a sparse matrix is recorded"):
         SPARSE.multiply(Tensor(X, requires_grad=True))
     with pytest.raises(DTypeError, match=r"^np\.asarray: this Tensor requires a gradient"):
         np.asarray(Tensor(X, requires_grad=True))

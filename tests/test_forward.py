@@ -210,9 +210,7 @@ def test_whose_rule_is_taken(cube: type[Op]) -> None:
 def test_an_op_with_a_jvp(cube: type[Op], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cube, "jvp", lambda self, y, a, b: (lambda t: 3 * t * a * a * b, lambda t: y * t / b), raising=False)
     x, b = Tensor(np.array([2.0]), True), Tensor(np.array([5.0]), True)
-    with pytest.raises(
-        GraphError, match=r'cube: jvp uses the value of y, which `reads` does not name.*reads = "a b y" in Cube'
-    ):
+    with pytest.raises(GraphError, match=r'cube: jvp uses the value of y, which is not in `reads`.*reads = "a b y" in Cube'):
         Linearised([cube()(x, b)])({b: np.ones(1)})
     monkeypatch.setattr(cube, "linear", "c", raising=False)
     with pytest.raises(TensorgradError, match=r"cube: linear names \['c'\], which forward does not take"):

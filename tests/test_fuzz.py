@@ -141,7 +141,7 @@ def of_float64(planted: Planted, args: Any) -> Any:
 
 
 def faulty(planted: Planted, args: Any) -> Any:
-    warnings.warn("compile: the plan is a fault of tensorgrad", stacklevel=1)
+    warnings.warn("compile: the plan is a bug in tensorgrad", stacklevel=1)
     return as_it_is(planted, args)
 
 
@@ -159,7 +159,7 @@ def faulty(planted: Planted, args: Any) -> Any:
         (with_its_argument, "different", "outside differs", 2),
         (twice, "different", "optimiser differs", 2),
         (of_float64, "different", "result has another dtype", 2),
-        (faulty, "different", "fault: compile: the plan is a fault of tensorgrad", 0),
+        (faulty, "different", "fault: compile: the plan is a bug in tensorgrad", 0),
     ],
 )
 def test_what_is_planted_is_found(fault: Callable[[Planted, Any], Any], kind: str, what: str, call: int) -> None:

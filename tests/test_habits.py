@@ -221,7 +221,7 @@ def test_what_has_no_axes_is_no_matrix() -> None:
 
 def test_gradients_set_by_hand_are_floating() -> None:
     a = leaf(1, 2)
-    with pytest.raises(DTypeError, match=r"\.grad: expected a Tensor of a floating dtype, got uint8"):
+    with pytest.raises(DTypeError, match=r"\.grad: expected a Tensor with a floating dtype, got uint8"):
         a.grad = Tensor(np.array([30, 40], np.uint8))
 
 

@@ -170,7 +170,7 @@ def test_recorded(way: str) -> None:
 def test_warned_of(way: str) -> None:
     t, s = computed()
     with pytest.warns(
-        UserWarning, match=r"(float|int): a number is made of a Tensor .* write \.item\(\) if that is meant"
+        UserWarning, match=r"(float|int): a Tensor .* becomes a number.* write \.item\(\) if that is intended"
     ) as seen:
         WARNED[way](t, s)
     assert {(w.filename, w.lineno) for w in seen} == {(__file__, WARNED[way].__code__.co_firstlineno)}

@@ -130,7 +130,11 @@ X = np.ones((4, 2))
     ("make", "kind", "message"),
     [
         (lambda: data.DataLoader(), TypeError, "DataLoader: expected at least one array, got none"),
-        (lambda: data.DataLoader(X, X[:3]), ShapeError, "DataLoader: arrays of 4, 3 samples, expected as many in each"),
+        (
+            lambda: data.DataLoader(X, X[:3]),
+            ShapeError,
+            "DataLoader: arrays have 4, 3 samples, expected the same number in each",
+        ),
         (lambda: data.DataLoader(X[:0]), DataError, "DataLoader: the arrays have no samples"),
         (lambda: data.DataLoader(X, batch_size=0), ValueError, "DataLoader: batch_size must be at least 1, got 0"),
         (lambda: data.DataLoader(X, batch_size=2.0), TypeError, r"batch_size must be an integer or None, got 2\.0"),
@@ -141,7 +145,7 @@ X = np.ones((4, 2))
             DataError,
             "DataLoader: drop_last leaves no batch: 4 samples, batches of 5",
         ),
-        (lambda: data.DataLoader(["a", "b"]), DTypeError, "DataLoader: array 0 is of dtype <U1, expected numbers"),
+        (lambda: data.DataLoader(["a", "b"]), DTypeError, "DataLoader: array 0 has dtype <U1, expected numbers"),
         (lambda: data.DataLoader(X, np.float64(3)), ShapeError, "DataLoader: array 1 is a single number"),
     ],
 )
@@ -156,8 +160,8 @@ def test_mistakes(make, kind, message) -> None:
         ({"samples": 5}, "samples is 5, expected 4"),
         ({"batch_size": 3}, "batch_size is 3, expected 2"),
         ({"order": None}, "shuffle was False, expected True"),
-        ({"position": 0}, "there is an order, but position is 0"),
-        ({"order": np.array([0, 1, 1, 2])}, "the order is not one of 4 samples"),
+        ({"position": 0}, "there is an order although position is 0"),
+        ({"order": np.array([0, 1, 1, 2])}, "the order is not a permutation of 4 samples"),
         ({"position": 3}, "position is 3, expected 0 to 2"),
         ({"generator": np.random.default_rng(0).bit_generator.state | {"bit_generator": "MT19937"}}, "generator: "),
     ],

@@ -376,7 +376,7 @@ def test_what_a_step_changes_itself(way: Way) -> None:
     steeper = lambda x: setattr(relu, "slope", next(count)) or x  # noqa: E731
     found = warned(lambda: [way(layers(Function(steeper), relu), F.cross_entropy, X) for _ in range(3)], RuntimeWarning)
     assert found
-    assert all("is run as it is written, for it changes closure relu.slope each time" in text for _, text in found)
+    assert all("runs uncompiled, because it changes closure relu.slope each time" in text for _, text in found)
 
 
 def test_graphs_that_are_no_longer_whole() -> None:

@@ -183,11 +183,11 @@ def test_what_cannot_be_saved_is_said_before_the_first_epoch(tmp_path: Path, nam
 
 
 def test_names_that_are_too_long_and_nests_that_are_too_deep(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"an array cannot be called 'extra/xxx.*'\.\.\."):
+    with pytest.raises(DataError, match=r"an array cannot be named 'extra/xxx.*'\.\.\."):
         train.save(tmp_path / "a.npz", extra={"x" * 70_000: np.ones(2)})
     deep: list[Any] = []
     deep.append(deep)
-    with pytest.raises(ArgumentError, match="save: the lists and dicts lie too deep"):
+    with pytest.raises(ArgumentError, match="save: lists and dicts are nested too deeply"):
         train.save(tmp_path / "a.npz", extra=deep)
     assert not list(tmp_path.iterdir())
 

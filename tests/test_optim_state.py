@@ -241,7 +241,7 @@ def test_numbers_of_state_dicts_and_files_are_checked(key: str, tmp_path: Path) 
     learner.learn(2)
     values, state = learner.opt.state_dict(), learner.opt.state_dict()
     values["groups"][0] |= {key: -1.0}
-    with pytest.raises(ShapeError, match=rf"Adam\.load_state_dict: what cannot be: Adam: {key} must be"):
+    with pytest.raises(ShapeError, match=rf"Adam\.load_state_dict: an invalid value: Adam: {key} must be"):
         learner.opt.load_state_dict(values)
     train.save(tmp_path / "a.npz", optimiser=learner.opt)
     contents = train.checkpoint.read(tmp_path / "a.npz")

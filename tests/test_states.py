@@ -169,11 +169,11 @@ def test_what_is_no_checkpoint_names_its_key(tmp_path: Path, interrupted: Any) -
         (("generators", 0, "gpus"), "generators/0/gpus is missing"),
         (("generators", 0, "generator", "state"), "generators: 0/generator/state is missing"),
         (("record", "seconds"), "record: seconds is missing"),
-        (("callbacks", "EarlyStopping.0"), "holds no callbacks/EarlyStopping.0, which is given"),
+        (("callbacks", "EarlyStopping.0"), "holds no callbacks/EarlyStopping.0, but one was passed"),
         (("callbacks", "EarlyStopping.0", "best"), "callbacks/EarlyStopping.0: best is missing"),
         (("callbacks", "EarlyStopping.0", "values", "model", "0.weight"), r"values/model: missing \['0.weight'\]"),
         (("history", "loss"), "holds a history of epoch, accuracy"),
-        (("record",), "position is 3, but the record is of 0 batches"),
+        (("record",), "position is 3, but the record has 0 batches"),
     ):
         nest = copy.deepcopy(contents)
         at(nest, keys[:-1]).pop(keys[-1])

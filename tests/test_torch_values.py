@@ -131,7 +131,7 @@ def test_normalize() -> None:
         gradcheck(lambda x, p=p: F.normalize(x, p), x, order=2)
     np.testing.assert_array_equal(F.normalize(np.zeros((2, 3))), 0)
     assert F.normalize(np.full((2, 3), 1e30, "f4"), axis=0).max() < 1
-    with pytest.raises(ArgumentError, match="normalize: p must be above 0, got 0"):
+    with pytest.raises(ArgumentError, match="normalize: p must be positive, got 0"):
         F.normalize(x, 0)
 
 

@@ -202,7 +202,7 @@ def test_history_in_a_file(tmp_path: Path) -> None:
     assert [float(row["loss"]) for row in read] == history["loss"]
     assert read[0].keys() == rows[0].keys()
     assert "... 20 more ..." in str(history)
-    with pytest.raises(ValueError, match="History: an epoch has epoch, loss, but those before it have epoch, loss, a,b"):
+    with pytest.raises(ValueError, match="History: an epoch has epoch, loss, but earlier ones have epoch, loss, a,b"):
         history.append({"epoch": 61, "loss": 1.0})
 
 
@@ -300,7 +300,7 @@ def test_early_stopping() -> None:
     stopping = train.EarlyStopping("val_loss", patience=3, min_delta=0.1)
     history = train.fit(model, F.cross_entropy, MAKERS["SGD"](model), problem(), 20, callbacks=[watch, stopping])
     assert history["epoch"] == [1, 2, 3, 4, 5, 6]
-    assert history.stopped == "val_loss has not got better for 3 epochs"
+    assert history.stopped == "val_loss has not improved for 3 epochs"
     assert (stopping.best, stopping.best_epoch) == (1.0, 3)
     for path, values_now in model.state_dict().items():
         np.testing.assert_array_equal(values_now, states[2][path])
@@ -366,7 +366,7 @@ def test_a_loss_that_is_not_finite(compile: bool) -> None:
         if run.epoch == 2:
             x[70, 0] = np.inf
 
-    message = r"the loss is nan in epoch 3, batch 3 of 3, at learning rate 0\.01; the parameters are put back"
+    message = r"the loss is nan in epoch 3, batch 3 of 3, at learning rate 0\.01; the parameters are reset"
     with np.errstate(all="ignore"), pytest.raises(TrainingError, match=message) as raised:
         train.fit(model, F.cross_entropy, optimiser, data.DataLoader(x, y), 9, callbacks=[spoil], compile=compile)
     for name, values in {**model.state_dict(), "m": optimiser.state[0]["m"], "steps": optimiser.steps}.items():
@@ -522,7 +522,7 @@ def test_a_nan_is_never_right() -> None:
         (lambda: metrics.accuracy(np.ones((0, 2)), []), DataError, "accuracy: no samples"),
         (lambda: metrics.accuracy(np.ones((1, 1, 1)), [0]), ShapeError, r"accuracy: prediction has shape \(1, 1, 1\)"),
         (lambda: metrics.accuracy(np.ones((1, 2)), np.ones((1, 1, 1))), ShapeError, r"accuracy: target has shape \(1, 1, 1\)"),
-        (lambda: metrics.accuracy(np.ones((1, 2)), [0.5]), DTypeError, "accuracy: target has values that are no class indices"),
+        (lambda: metrics.accuracy(np.ones((1, 2)), [0.5]), DTypeError, "accuracy: target must be class indices"),
         (lambda: metrics.top_k(0), ValueError, "top_k: k must be at least 1, got 0"),
         (lambda: metrics.top_k(3)(np.ones((1, 2)), [0]), ShapeError, "top_3: prediction has 2 classes, expected at least 3"),
         (lambda: metrics.top_k(2)(np.ones(3), [0]), ShapeError, r"top_2: prediction has shape \(3,\), expected \(samples, cl"),
@@ -559,9 +559,9 @@ def other_schedule() -> optim.Schedule:
         (lambda: fitted(epochs=-1), ValueError, "epochs must be a non-negative integer, got -1"),
         (lambda: fitted(epochs=1.5), ValueError, r"epochs must be a non-negative integer, got 1\.5"),
         (lambda: fitted(l2=-1), ValueError, "l2 must be at least 0, got -1"),
-        (lambda: fitted(clip_norm=0), ValueError, "clip_norm must be above 0, got 0"),
+        (lambda: fitted(clip_norm=0), ValueError, "clip_norm must be positive, got 0"),
         (lambda: fitted(resume=True), ValueError, "resume=True needs checkpoint="),
-        (lambda: fitted(schedule=other_schedule()), ValueError, "the StepLR is of another optimiser than the one given"),
+        (lambda: fitted(schedule=other_schedule()), ValueError, "the StepLR has a different optimiser than the one passed"),
         (lambda: fitted(arrays=np.ones((3, 2))), TypeError, r"data must be a DataLoader or a tuple \(X, y\), got ndarray"),
         (lambda: fitted(arrays=data.DataLoader(np.ones(3))), ShapeError, "data has 1 arrays, expected X and y, or X, y and w"),
         (
@@ -583,16 +583,20 @@ def other_schedule() -> optim.Schedule:
         (
             lambda: fitted(lambda z, y, reduction: F.cross_entropy(z, y), (*problem(), np.ones(90))),
             ShapeError,
-            r"with weights \(32,\), loss must give one for each sample, but it returned a Tensor of shape \(\)",
+            r"with weights \(32,\), loss must return one value per sample, but it returned a Tensor of shape \(\)",
         ),
-        (lambda: fitted(metrics=metrics.accuracy), TypeError, "metrics must be a list of functions, or a dict of them by name"),
-        (lambda: fitted(metrics="accuracy"), TypeError, "metrics must be a list of functions, or a dict of them by name"),
+        (
+            lambda: fitted(metrics=metrics.accuracy),
+            TypeError,
+            "metrics must be a list of functions, or a dict from name to function",
+        ),
+        (lambda: fitted(metrics="accuracy"), TypeError, "metrics must be a list of functions, or a dict from name to function"),
         (lambda: fitted(metrics={"right": 3}), TypeError, "metrics: expected functions, got 3"),
-        (lambda: fitted(metrics={"loss": metrics.accuracy}), ValueError, "a metric cannot be called 'loss': the history has"),
+        (lambda: fitted(metrics={"loss": metrics.accuracy}), ValueError, "a metric cannot be named 'loss': the history has"),
         (
             lambda: fitted(metrics=[lambda z, y: 1, lambda z, y: 2]),
             ValueError,
-            "two metrics are called '<lambda>'; give a dict",
+            "two metrics are named '<lambda>'; pass a dict",
         ),
         (
             lambda: fitted(callbacks=train.EarlyStopping()),
@@ -601,14 +605,14 @@ def other_schedule() -> optim.Schedule:
         ),
         (lambda: fitted(callbacks=[train.EarlyStopping]), TypeError, "functions of the Run, got the class EarlyStopping"),
         (lambda: fitted(callbacks=["stop"]), TypeError, "expected Callbacks and functions of the Run, got 'stop'"),
-        (lambda: fitted(checkpoint="none/a.npz"), CheckpointError, r"none/a\.npz: cannot be written: there is no folder none"),
+        (lambda: fitted(checkpoint="none/a.npz"), CheckpointError, r"none/a\.npz: cannot be written: no folder none"),
         (lambda: fitted(validation=Batches([])), DataError, "validation has no batches"),
         (lambda: train.EarlyStopping(mode="up"), ValueError, "mode must be 'min', 'max' or None, got 'up'"),
-        (lambda: fitted(metrics=[metrics.confusion_matrix]), TypeError, "metric confusion_matrix gave an array of shape"),
+        (lambda: fitted(metrics=[metrics.confusion_matrix]), TypeError, "metric confusion_matrix returned an array of shape"),
         (
             lambda: fitted(callbacks=[train.EarlyStopping()]),
             ValueError,
-            "monitor='val_loss' is no column of the history; there",
+            "monitor='val_loss' is not a column of the history, which",
         ),
         (lambda: train.EarlyStopping(patience=0), ValueError, "EarlyStopping: patience must be at least 1, got 0"),
         (lambda: train.EarlyStopping(min_delta=-1), ValueError, "EarlyStopping: min_delta must be at least 0, got -1"),
@@ -625,7 +629,9 @@ def test_a_schedule_by_a_column_that_is_not_there() -> None:
     model = network()
     optimiser = MAKERS["SGD"](model)
     schedule = optim.ReduceOnPlateau(optimiser)
-    with pytest.raises(ValueError, match="schedule_monitor='val_loss' is no column of the history; there are epoch, loss, lr"):
+    with pytest.raises(
+        ValueError, match="schedule_monitor='val_loss' is not a column of the history, which has epoch, loss, lr"
+    ):
         train.fit(model, F.cross_entropy, optimiser, problem(), 2, schedule=schedule, schedule_monitor="val_loss")
 
 
@@ -647,7 +653,7 @@ def test_errors_say_where() -> None:
     assert gone.value.__notes__ == ["train.fit: in epoch 1, batch 2 of 2"]
     with pytest.raises(CompileError) as refused:
         fitted(lambda z, y: F.cross_entropy(z, y) if z.max().item() < 1e9 else z.sum())
-    assert "train.fit: with compile=False every step is run as it is written" in refused.value.__notes__
+    assert "train.fit: compile=False runs every step uncompiled" in refused.value.__notes__
     assert fitted(lambda z, y: F.cross_entropy(z, y) if z.max().item() < 1e9 else z.sum(), compile=False)["epoch"] == [1, 2]
 
 
@@ -664,7 +670,7 @@ def test_other_data_than_a_loader() -> None:
         ends.append(model.state_dict())
         np.testing.assert_array_equal(ends[-1]["0.weight"], first)
     np.testing.assert_array_equal(ends[0]["3.weight"], ends[1]["3.weight"])
-    with pytest.raises(TypeError, match="checkpoints need a DataLoader, whose place can be saved; got Batches"):
+    with pytest.raises(TypeError, match="checkpoints need a DataLoader, whose position can be saved; got Batches"):
         fitted(arrays=Batches(batches), checkpoint="never.npz")
 
 
@@ -881,11 +887,11 @@ def test_modes_of_early_stopping(monitor: str, mode: str | None, best: int) -> N
 
 def test_batches_of_something_else() -> None:
     x, y = problem(64)
-    with pytest.raises(TypeError, match="the loader gives batches of Tensor, ndarray, expected NumPy or CuPy arrays"):
+    with pytest.raises(TypeError, match="the loader yields batches of Tensor, ndarray, expected NumPy or CuPy arrays"):
         fitted(arrays=Batches([(Tensor(x), y)]))
     many = Batches([(x, y)] * 3)
     many.__class__ = type("More", (Batches,), {"__len__": lambda self: 2})
-    with pytest.raises(ValueError, match="the loader gives more than the 2 batches that its length says"):
+    with pytest.raises(ValueError, match="the loader yields more than 2 batches, its length"):
         fitted(arrays=many)
 
 
@@ -908,10 +914,12 @@ def test_a_column_that_is_not_measured_is_named_before_the_first_epoch() -> None
         return F.cross_entropy(z, y)
 
     for callback in (train.EarlyStopping(), train.Checkpoint("a.npz", best_only="val_loss")):
-        with pytest.raises(ValueError, match="monitor='val_loss' is no column of the history; there are epoch, loss, lr, sec"):
+        with pytest.raises(
+            ValueError, match="monitor='val_loss' is not a column of the history, which has epoch, loss, lr, sec"
+        ):
             fitted(loss, callbacks=[train.EarlyStopping("loss"), callback])
     assert next(steps) == 0
-    with pytest.raises(ValueError, match="monitor='val_loss' is no column"):  # a function might have added it
+    with pytest.raises(ValueError, match="monitor='val_loss' is not a column"):  # a function might have added it
         fitted(loss, callbacks=[lambda run: None, train.EarlyStopping()])
     assert next(steps) > 1
 

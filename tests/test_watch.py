@@ -243,8 +243,8 @@ def test_more_trainings_and_more_kinds_of_data() -> None:
         ({"every": 0}, "Watch: every must be a positive integer, got 0"),
         ({"every": True}, "Watch: every must be a positive integer, got True"),
         ({"every": 1.5}, "Watch: every must be a positive integer, got 1.5"),
-        ({"share": 0}, "Watch: share must be above 0 and at most 1, got 0"),
-        ({"share": 2}, "Watch: share must be above 0 and at most 1, got 2"),
+        ({"share": 0}, "Watch: share must be in (0, 1], got 0"),
+        ({"share": 2}, "Watch: share must be in (0, 1], got 2"),
     ],
 )
 def test_mistakes(arguments: dict[str, Any], message: str) -> None:
@@ -255,9 +255,7 @@ def test_mistakes(arguments: dict[str, Any], message: str) -> None:
 def test_data_that_are_no_loader() -> None:
     model = MODELS["plain"]()
     sgd = optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(
-        ArgumentError, match=re.escape("Watch: the data are no DataLoader to take samples from; give probe=(x, y)")
-    ):
+    with pytest.raises(ArgumentError, match=re.escape("Watch: the data are not a DataLoader; pass probe=(x, y)")):
         train.fit(model, F.cross_entropy, sgd, Batches(), epochs=1, callbacks=[Watch()], progress=False)
 
 

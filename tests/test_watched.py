@@ -204,9 +204,7 @@ def test_names_end_no_script(browser: Any, tmp_path: Path) -> None:  # noqa: F81
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^Watch\.save: expected a \.html file, got 'watch\.svg'"):
         train.Watch().save(tmp_path / "watch.svg")
-    with pytest.raises(
-        ArgumentError, match=r"^Watch\.save: there is no sample yet of a model that computes Tensors; train with it first"
-    ):
+    with pytest.raises(ArgumentError, match=r"^Watch\.save: there is no sample yet; train with this callback first"):
         train.Watch().save(tmp_path / "watch.html")
 
 

@@ -122,7 +122,7 @@ class Checkpoint(Op):
             given = [lowered(x) if isinstance(x, Tensor) else x for x in xs]
             return raised(self.recorded(*given, fn=on_all_samples(fn)))
         trace = state.trace
-        written, length = (0, 0) if trace is None else (trace.written(), trace.length())
+        written, length = (0, 0) if trace is None else (trace.write_count(), trace.node_count())
         own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
         writes.look()  # includes earlier writes
         draws: list[Any] = []
@@ -132,7 +132,7 @@ class Checkpoint(Op):
         if not isinstance(trial, Tensor):
             raise GraphError(f"checkpoint: the function returned {type(trial).__name__}, expected a Tensor")
         if trace is not None:
-            if trace.written() != written:
+            if trace.write_count() != written:
                 trace.forbid("checkpoint() of a function with side effects")
             trace.captures(trial, length, start, [x for x in own if isinstance(x, Tensor)])
         leaves: list[Tensor] = []

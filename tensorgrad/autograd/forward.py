@@ -171,11 +171,11 @@ class Linearised:
         for node in self.nodes:
             if node not in wanted or node not in moved:
                 continue
-            use = fused.get(node, node)
-            rule = self.rule(use, node, recorded)
-            functions = [rule] * len(use.inputs) if callable(rule) else rule
+            replacement = fused.get(node, node)
+            rule = self.rule(replacement, node, recorded)
+            functions = [rule] * len(replacement.inputs) if callable(rule) else rule
             parts: list[tuple[int, Any]] = []
-            for source, function in zip(use.inputs, functions, strict=True):
+            for source, function in zip(replacement.inputs, functions, strict=True):
                 if isinstance(source, (Node, Tensor)) and source in moved and function is not None:
                     wanted.add(source)
                     parts.append((place.setdefault(source, len(place)), function))
@@ -188,25 +188,25 @@ class Linearised:
         self.programs[moving, recorded] = place, steps
         return place, steps
 
-    def rule(self, use: Node, node: Node, recorded: bool) -> Tangents:
-        """The functions from the `jvp` of `use`, which replaces `node`, or from `derive`."""
-        if (found := self.rules.get((use, recorded))) is None:
+    def rule(self, replacement: Node, node: Node, recorded: bool) -> Tangents:
+        """The functions from the `jvp` of `replacement`, which replaces `node`, or from `derive`."""
+        if (found := self.rules.get((replacement, recorded))) is None:
             check_freed(self.caller, node)
-            y, xs = values_of(use, node, recorded, "jvp")
-            if use.op.jvp is not None and self.own(use.op):
+            y, xs = values_of(replacement, node, recorded, "jvp")
+            if replacement.op.jvp is not None and self.own(replacement.op):
                 try:
-                    found = use.op.jvp(y, *xs, **use.attrs)
+                    found = replacement.op.jvp(y, *xs, **replacement.attrs)
                 except Exception as error:
                     error.add_note(f"in the jvp of {described(node)}")
                     raise
-                found = functions_of(use, found, recorded)
+                found = functions_of(replacement, found, recorded)
             else:
                 derive = self.derive
 
                 def found(*tangents: Any) -> Any:
-                    return derive(use, y, xs, tangents)
+                    return derive(replacement, y, xs, tangents)
 
-            self.rules[use, recorded] = found
+            self.rules[replacement, recorded] = found
         return found
 
 

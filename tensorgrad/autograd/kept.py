@@ -72,47 +72,49 @@ def _check_writes(caller: str, nodes: list[Node]) -> None:
             )
 
 
-def values_of(use: Node, node: Node, record: bool, rule: str = "backward") -> tuple[Any, Sequence[Any]]:
-    """The result and the arguments of `use` for its rules: arrays, or Tensors if the rules are to be recorded.
+def values_of(replacement: Node, node: Node, record: bool, rule: str = "backward") -> tuple[Any, Sequence[Any]]:
+    """The result and the arguments of `replacement` for its rules: arrays, or Tensors if the rules are to be recorded.
 
     Values that a rule does not read, as its op declares, are replaced by an Unread, which has shape and dtype. Half precision
-    is converted to float32. `node` is the node that `use` replaces, `rule` the name of the rule that will read them.
+    is converted to float32. `node` is the node that `replacement` replaces, `rule` the name of the rule that will read them.
     """
-    op, saved, out = use.op, use.saved, use.out
-    wide = is_wide(use)
+    op, saved, out = replacement.op, replacement.saved, replacement.out
+    wide = is_wide(replacement)
     values: Any
     if not saved:
-        values = [Unread(use, i, rule) if isinstance(s, (Node, Tensor)) else s for i, s in enumerate(use.inputs)]
+        values = [
+            Unread(replacement, i, rule) if isinstance(s, (Node, Tensor)) else s for i, s in enumerate(replacement.inputs)
+        ]
     elif not record and not wide and op.reads_all:
         values = saved
     else:
         values = []
-        for i, (source, a) in enumerate(zip(use.inputs, saved, strict=True)):
+        for i, (source, a) in enumerate(zip(replacement.inputs, saved, strict=True)):
             if a is not None:
-                value = _valued(source, a, use) if record else a
+                value = _valued(source, a, replacement) if record else a
                 values.append(as_float32(value) if wide else value)
             else:
-                values.append(Unread(use, i, rule) if isinstance(source, (Node, Tensor)) else source)
+                values.append(Unread(replacement, i, rule) if isinstance(source, (Node, Tensor)) else source)
     if out is None:
-        return Unread(use, -1, rule), values
+        return Unread(replacement, -1, rule), values
     out = wrap(out, node) if record else out
     return as_float32(out) if wide else out, values
 
 
-def is_wide(use: Node) -> bool:
-    """Whether the rules of `use` get half precision as float32."""
-    return use.dtype.char in HALVES and not use.op.calls
+def is_wide(replacement: Node) -> bool:
+    """Whether the rules of `replacement` get half precision as float32."""
+    return replacement.dtype.char in HALVES and not replacement.op.calls
 
 
-def _valued(source: Any, array: Any, use: Node) -> Any:
-    """An input of `use`, with its kept value if there is one, for a recorded rule."""
+def _valued(source: Any, array: Any, replacement: Node) -> Any:
+    """An input of `replacement`, with its kept value if there is one, for a recorded rule."""
     if array is None or not isinstance(source, (Node, Tensor)):
         return source
     if isinstance(source, Node):
         return wrap(array, source)
     if array is not source._data and (array.shape != source.shape or as_bytes(array) != as_bytes(source._data)):
         raise GraphError(
-            f"{described(use)}, read a Tensor {source.shape} that was changed later: a derivative of the gradient "
+            f"{described(replacement)}, read a Tensor {source.shape} that was changed later: a derivative of the gradient "
             f"would use its new values. Change it after the last backward(), or compute with a copy"
         )
     return source

@@ -97,7 +97,7 @@ def grad(
     if isinstance(outputs, Tensor):
         given = [grad_outputs]
     else:
-        given = [None] * len(roots) if grad_outputs is None else _listed("grad", "grad_outputs", grad_outputs)
+        given = [None] * len(roots) if grad_outputs is None else _as_list("grad", "grad_outputs", grad_outputs)
     if len(given) != len(roots):
         raise GraphError(f"grad: {len(given)} grad_outputs for {len(roots)} outputs")
     wanted = tuple(_tensors("grad", "input", inputs))
@@ -125,7 +125,7 @@ def between(output: Tensor, inputs: Sequence[Tensor], gradient: Any, create_grap
     return [found.get(id(t.node or t)) for t in wanted]
 
 
-def _listed(caller: str, what: str, given: Any) -> list[Any]:
+def _as_list(caller: str, what: str, given: Any) -> list[Any]:
     try:
         return list(given)
     except TypeError:
@@ -152,7 +152,7 @@ def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
     if gradient is None:
         if root.ndim:
             raise GraphError(
-                f"{caller}: the Tensor has shape {root.shape}; only a 0-d Tensor can go without a gradient. "
+                f"{caller}: the Tensor has shape {root.shape}; only a 0-d Tensor needs no gradient argument. "
                 f"Reduce it with .sum() or .mean(), or pass a gradient of shape {root.shape}"
             )
         with on(root._data):
@@ -162,7 +162,7 @@ def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
     if device_of(seed._data) != device_of(root._data):
         raise DeviceError(f"{caller}: the gradient is on {seed.device}, the Tensor on {root.device}")
     if seed.shape != root.shape:
-        raise ShapeError(f"{caller}: the gradient has shape {seed.shape}, expected {root.shape}, that of the Tensor")
+        raise ShapeError(f"{caller}: the gradient has shape {seed.shape}, expected {root.shape}, the shape of the Tensor")
     return seed if seed.dtype == root.dtype else astype(seed, root.dtype)
 
 
@@ -183,8 +183,7 @@ def _walk(
         state.walked(roots)
     if state.batching is not None and any(type(t) is Batched for t in (*roots, *(wanted or ()))):
         raise BatchError(
-            f"{caller}: inside of vmap the gradient of a batched Tensor is that of each sample for itself; take it with "
-            f"tensorgrad.func.grad"
+            f"{caller}: inside vmap, gradients of a batched Tensor are per sample; take them with tensorgrad.func.grad"
         )
     if type(create_graph) is not bool:
         create_graph = truth(caller, "create_graph", create_graph)
@@ -193,7 +192,7 @@ def _walk(
     record = create_graph or state.tracing
     targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
     nodes = unchanged(caller, roots)
-    needed = _on_path(nodes, targets) if wanted is not None else None
+    on_path = _on_path(nodes, targets) if wanted is not None else None
     fused = fusion.match(nodes, targets) if state.fusing and not is_checking() else {}
     freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())
     sums = Sums(record)
@@ -209,7 +208,7 @@ def _walk(
     try:
         for node in nodes:
             g = sums.of.get(node)
-            if needed is not None and (node not in needed or (ends and node in targets)):
+            if on_path is not None and (node not in on_path or (ends and node in targets)):
                 continue
             if g is None:
                 if node not in sums.zero:
@@ -230,16 +229,16 @@ def _walk(
                 retained.append((node, holder))
             elif node not in targets:
                 del sums.of[node]
-            use = fused.get(node, node)
+            replacement = fused.get(node, node)
             try:
-                _differentiate(node, use, g, sums, needed)
+                _differentiate(node, replacement, g, sums, on_path)
             except Exception as error:
                 error.add_note(f"in the gradient of {described(node)}")
                 raise
             if freed is not None:
                 node.saved, node.out, node.alive = freed, None, None
-                if use is not node:
-                    for member in (use, *use.members):
+                if replacement is not node:
+                    for member in (replacement, *replacement.members):
                         member.saved, member.out, member.alive = freed, None, None
     finally:
         state.recording = was_recording
@@ -257,18 +256,18 @@ def _walk(
     return handed_out(found, sums, seeds)
 
 
-def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source] | None) -> None:
-    """Apply the rules of `use`, which replaces `node`, to its gradient g and accumulate the results."""
+def _differentiate(node: Node, replacement: Node, g: Any, sums: Sums, on_path: set[Source] | None) -> None:
+    """Apply the rules of `replacement`, which replaces `node`, to its gradient g and accumulate the results."""
     profile, checking = who_measures(), is_checking()
-    for source, rule in zip(use.inputs, _rules(use, node, g, sums.recorded), strict=True):
+    for source, rule in zip(replacement.inputs, _rules(replacement, node, g, sums.recorded), strict=True):
         if not isinstance(source, (Node, Tensor)) or not source.requires_grad:
             continue
         if rule is None:
             sums.zero.add(source)
             continue
-        if needed is not None and source not in needed:
+        if on_path is not None and source not in on_path:
             continue
-        gx = rule() if profile is None else _measured(profile, rule, use)
+        gx = rule() if profile is None else _measured(profile, rule, replacement)
         if type(gx) is Unread:
             gx.refuse()
         form = source._data if isinstance(source, Tensor) else source  # an array has shape and dtype at hand, a Tensor asks it
@@ -277,7 +276,7 @@ def _differentiate(node: Node, use: Node, g: Any, sums: Sums, needed: set[Source
         if gx.dtype is not form.dtype and gx.dtype != form.dtype:
             gx = _in_dtype_of(source, gx)
         if checking:
-            _check_gradient(use, node, g, gx if gx.dtype == source.dtype else astype(gx, source.dtype))
+            _check_gradient(replacement, node, g, gx if gx.dtype == source.dtype else astype(gx, source.dtype))
         sums.add(source, gx)
 
 
@@ -286,39 +285,39 @@ def _in_dtype_of(source: Source, gx: Any) -> Any:
     return gx if gx.dtype == np.float32 and is_half(source.dtype) else astype(gx, source.dtype)
 
 
-def _rules(use: Node, node: Node, g: Any, record: bool) -> Rules:
-    """The rules of `use` for arrays, or for Tensors if they are to be recorded; `node` is the node that it replaces."""
-    assert use.op.backward is not None
+def _rules(replacement: Node, node: Node, g: Any, record: bool) -> Rules:
+    """The rules of `replacement` for arrays, or for Tensors if they are to be recorded; `node` is the node that it replaces."""
+    assert replacement.op.backward is not None
     if record:
-        state.scope, state.gradient_of = node.scope, use
-    y, values = values_of(use, node, record)
-    return use.op.backward(as_float32(g) if is_wide(use) else g, y, *values, **use.attrs)
+        state.scope, state.gradient_of = node.scope, replacement
+    y, values = values_of(replacement, node, record)
+    return replacement.op.backward(as_float32(g) if is_wide(replacement) else g, y, *values, **replacement.attrs)
 
 
-def _measured(profile: Any, rule: Callable[[], Any], use: Node) -> Any:
+def _measured(profile: Any, rule: Callable[[], Any], replacement: Node) -> Any:
     """Run a rule and profile its time; the operations inside are not profiled one by one."""
     since = time.perf_counter()
     with switched(profile=None):
         gx = rule()
-    profile.differentiated(use, use.op.name, wait_for(raw(gx)) - since, raw(gx).nbytes)
+    profile.differentiated(replacement, replacement.op.name, wait_for(raw(gx)) - since, raw(gx).nbytes)
     return gx
 
 
-def _check_gradient(use: Node, node: Node, g: Any, gx: Any) -> None:
+def _check_gradient(replacement: Node, node: Node, g: Any, gx: Any) -> None:
     """Raise AnomalyError if the gradient `gx`, computed from `g`, has a NaN or an infinity."""
     g, gx = (a._data if isinstance(a, Tensor) else a for a in (g, gx))
     if bool(np.isfinite(gx).all()):
         return
     kind = "NaN" if bool(np.isnan(gx).any()) else "infinity"
     finite = bool(np.isfinite(g).all())
-    what = "produced here, the gradient that came in being finite" if finite else "passed on from the gradient that came in"
-    raise AnomalyError(f"gradient of {described(node)}: {kind} in it, {what}")
+    what = "produced here, from a finite incoming gradient" if finite else "passed on from the incoming gradient"
+    raise AnomalyError(f"gradient of {described(node)}: {kind}, {what}")
 
 
 def _on_path(nodes: list[Node], targets: dict[Source, Tensor]) -> set[Source]:
     """The targets and every node that depends on one."""
-    needed: set[Source] = set(targets)
+    on_path: set[Source] = set(targets)
     for node in reversed(nodes):
-        if node not in needed and any(isinstance(s, (Node, Tensor)) and s in needed for s in node.inputs):
-            needed.add(node)
-    return needed
+        if node not in on_path and any(isinstance(s, (Node, Tensor)) and s in on_path for s in node.inputs):
+            on_path.add(node)
+    return on_path

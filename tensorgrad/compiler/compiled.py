@@ -148,7 +148,7 @@ class Compiled:
     def replay(self, variant: Variant, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
         plan = self.plan = variant.plan
         if plan.fault:
-            self.why_not = f"its plan was found to be wrong: {plan.fault}"
+            self.why_not = f"its plan is wrong: {plan.fault}"
             return self.as_it_is(args, kwargs, arrays)
         self.runs, self.why_not = 0, ""
         profiler = who_measures()
@@ -371,8 +371,8 @@ class Compiled:
         compare(pending.lines, found.lines())
         if repr(pending.plain) != repr(found.plain):
             raise CompileError(
-                f"compile: the step{self.where} returned {shown(found.plain)} the second time, and {shown(pending.plain)} at "
-                f"first; a replay would return one of the two for ever. Return a Tensor, or leave it out"
+                f"compile: the step{self.where} returned {shown(found.plain)} the second time, and {shown(pending.plain)} the "
+                f"first time; a replay would always return one of the two. Return a Tensor, or leave it out"
             )
 
     def verified(
@@ -405,7 +405,7 @@ class Compiled:
                 raise CompileError(
                     f"compile: the learning rate went from {rates_shown(then)} to {rates_shown(rates[optimiser])} before "
                     f"{type(optimiser).__name__}.step() inside the step{self.where}; a replay would not change it again. "
-                    f"Do that outside of the compiled step"
+                    f"Do that outside the compiled step"
                 )
 
     def written_by_others(self, found: Trace, before: Snapshot) -> None:
@@ -416,8 +416,8 @@ class Compiled:
                 continue
             if not verify.same(array, before.disturbed_values(array, value)):
                 raise CompileError(
-                    f"compile: the step writes to {text} {array.shape}, an array from outside, by code that is not recorded; a "
-                    f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside of the step"
+                    f"compile: the step writes to {text} {array.shape}, an outside array, by code that is not recorded; a "
+                    f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside the step"
                 )
 
     def drawn_by_others(self, expected: dict[str, Any], found: dict[str, Any]) -> None:
@@ -426,7 +426,7 @@ class Compiled:
             if found[name] != then:
                 raise Drew(
                     f"compile: the step{self.where} draws random numbers from {name} by code that is not recorded; a replay "
-                    f"would not draw them anew. Draw them outside of the step and pass them, or use dropout"
+                    f"would not draw new ones. Draw them outside the step and pass them, or use dropout"
                 )
 
     def changes_objects(self, changed: str) -> None:
@@ -435,15 +435,15 @@ class Compiled:
         if not self.has_warned:
             self.has_warned = True
             warn(
-                f"compile: {self.name} is run as it is written, for it changes {changed} each time, which a replay would not "
-                f"do. Do that outside of the step, return it, or keep a number in a Tensor (t += 1)",
+                f"compile: {self.name} runs uncompiled, because it changes {changed} each time, which a replay would not "
+                f"do. Do that outside the step, return it, or keep a number in a Tensor (t += 1)",
                 RuntimeWarning,
             )
 
     def faulty(self, plan: Plan) -> None:
         warn(
-            f"compile: {self.name} is run as it is written, for its plan was found to be wrong: {plan.fault}. This is a "
-            f"fault of tensorgrad; please report it",
+            f"compile: {self.name} runs uncompiled, because its plan is wrong: {plan.fault}. This is a "
+            f"bug in tensorgrad; please report it",
             RuntimeWarning,
         )
 
@@ -457,8 +457,8 @@ class Compiled:
             result = self.step(*args, **kwargs)
             if inventory((args, kwargs)) != before:
                 raise CompileError(
-                    f"compile: the step{self.where} changes a list, dict or object that is an argument; the caller's own stays "
-                    f"as it is. Return what is new"
+                    f"compile: the step{self.where} changes a list, dict or object that is an argument; the caller's one stays "
+                    f"unchanged. Return the new value"
                 )
             return result
 
@@ -490,12 +490,12 @@ class Compiled:
             why = entry.reason
         elif not why:
             why = (
-                "arguments of this kind come for the first time"
+                "arguments of this kind are passed for the first time"
                 if len(self.entries) == 1
-                else "the arguments are of a new kind"
+                else "the arguments have a new kind"
             )
             if not entry.variants and not entry.pending and len(self.entries) > PATIENCE:
-                why += "; a number that differs from call to call makes a plan for each: pass it as an array"
+                why += "; a number that differs from call to call needs a plan for each value: pass it as an array"
         self.why_not = why
         self.runs += 1
         if self.runs > PATIENCE and not self.has_warned:
@@ -532,8 +532,8 @@ class Compiled:
             changed = next((t for t, was in zip(connected_to.data, before, strict=True) if digest(t._data) != was), None)
             if changed is not None:
                 raise GraphError(
-                    f"compiled: {self.name} reads {changed.name or 'an array from outside'} {changed.shape}, which has been "
-                    f"changed since; a gradient would be at its new values. Change it after backward(), or make it an argument"
+                    f"compiled: {self.name} reads {changed.name or 'an outside array'} {changed.shape}, which was "
+                    f"changed later; a gradient would use its new values. Change it after backward(), or make it an argument"
                 )
             return taken_apart(self.as_written(*kept))[0][i]
 

@@ -191,9 +191,9 @@ def of_rate(optimiser: Optimiser, name: str, world: World, has_stepped: bool) ->
     if world.attributes & {"lr", "rates"}:
         text = f"{name}.lr is {shown(optimiser.rates)}"
         found.append(Guard(text, "{h}.rates == {v}", {"h": optimiser, "v": optimiser.rates}))
-    if world.attributes & {"param_groups", "settings", "defaults", "told", "state_dict"}:
+    if world.attributes & {"param_groups", "settings", "defaults", "hyperparameters", "state_dict"}:
         text = f"{name} has its rates and settings"
-        found.append(Guard(text, "{h}.told() == {v}", {"h": optimiser, "v": optimiser.told()}))
+        found.append(Guard(text, "{h}.hyperparameters() == {v}", {"h": optimiser, "v": optimiser.hyperparameters()}))
     return found
 
 
@@ -267,7 +267,7 @@ def of_optimiser(optimiser: Optimiser, name: str) -> list[Guard]:
     found.append(Guard(f"{name} has its parameters and its state in these arrays", "{o}.blocks is {b}", names))
     for i, group in enumerate(optimiser.param_groups):
         of = "" if len(optimiser.param_groups) == 1 else f" of group {i}"
-        read_anew = (*optimiser.numbers(group, 1), *optimiser.anew)
+        read_anew = (*optimiser.numbers(group, 1), *optimiser.reread_settings)
         for key, value in group.items():
             names = {"g": group, "k": key}
             if key in read_anew and not isinstance(value, bool):

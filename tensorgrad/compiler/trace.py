@@ -92,7 +92,7 @@ class Trace:
         if errors != self.errors:
             self.error_settings[node] = errors
 
-    def made(self, tensor: Tensor) -> None:
+    def created(self, tensor: Tensor) -> None:
         """A Tensor without a history has been made, of numbers."""
         self.inside.add(tensor)
 
@@ -109,11 +109,11 @@ class Trace:
         self.inside.add(tensor)
         self.same[tensor] = source.node or source
 
-    def refuse(self, tensor: Tensor, asked: str) -> None:
+    def needs_value(self, tensor: Tensor, reader: str) -> None:
         """Raise CompileError if `tensor` has a value that differs from call to call: Python cannot act on it in a replay."""
         if tensor.node is not None or tensor.requires_grad or tensor in self.same or self.is_argument(tensor):
             raise CompileError(
-                f"compile: {asked} needs the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
+                f"compile: {reader} needs the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
                 f"run Python code that depends on values. Return the Tensor, use where(), or do it outside the step"
             )
 
@@ -121,7 +121,7 @@ class Trace:
         """Raise CompileError: a replay would not do this again."""
         raise CompileError(f"compile: {what} inside the step{here()}; a replay would not do it again. Do it outside the step")
 
-    def freezes(self, array: Array) -> None:
+    def uses_constant(self, array: Array) -> None:
         """The values of an array from outside are taken as they are."""
         self.frozen.append((array, copy(array)))
 
@@ -206,7 +206,7 @@ class Trace:
         if y.node is not None:
             self.scatters[y.node] = x, t
 
-    def named(self, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+    def scatter_source(self, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
         """The rows that a Tensor was made of by `scattered`, (n, ...), and their numbers, (n); also of a sum of such ones."""
         parts, stack = [], [tensor.node]
         while stack:
@@ -234,11 +234,11 @@ class Trace:
                 f"{here()}; compute a new Tensor instead of changing one"
             )
 
-    def written(self) -> int:
+    def write_count(self) -> int:
         """How often memory from outside has been written to so far."""
         return len(self.assignments)
 
-    def length(self) -> int:
+    def node_count(self) -> int:
         """How many nodes have been recorded so far."""
         return len(self.nodes)
 
@@ -281,7 +281,7 @@ class Trace:
         self.runs.append(optimiser.runs())
         self.used_up.update(optimiser.params)
 
-    def asks(self, compute: Callable[[], Mapping[str, float]], near: Array) -> dict[str, Tensor]:
+    def recomputed(self, compute: Callable[[], Mapping[str, float]], near: Array) -> dict[str, Tensor]:
         """0-d leaves, of the dtype and on the device of `near`, for numbers that each replay asks for again."""
         leaves = {name: wrap(like(np.asarray(value, near.dtype), near), None) for name, value in compute().items()}
         self.numbers.append((compute, leaves))

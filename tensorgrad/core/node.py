@@ -165,7 +165,7 @@ class Unread:
         names = list(inspect.signature(op.backward).parameters)[1:] if op.backward is not None else []  # after g
         name = names[min(self.argument + 1, len(names) - 1)]
         raise GraphError(
-            f"{op.name}: {self.rule} uses the value of {name}, which `reads` does not name, so it has not been kept; "
+            f"{op.name}: {self.rule} uses the value of {name}, which is not in `reads`, so it was not saved; "
             f'write reads = "{" ".join([*op.reads.split(), name])}" in {type(op).__name__}'
         )
 

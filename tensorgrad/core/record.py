@@ -44,7 +44,7 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     """The result: an array, or a Tensor if any argument is one, recorded if one of them requires a gradient."""
     if attrs and not op.by_place.isdisjoint(attrs):
         names = ", ".join(op.by_place & attrs.keys())
-        raise ArgumentError(f"{scoped(op.public or op.name)}: its arrays are given by place, got {names} by name")
+        raise ArgumentError(f"{scoped(op.public or op.name)}: its arrays must be positional, got {names} by keyword")
     here = state.__dict__  # the switches of this thread, looked up once
     if here["batching"] is not None and (batched := here["batching"](op, args, attrs)) is not None:
         return batched

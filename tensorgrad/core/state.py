@@ -34,7 +34,7 @@ class Tracer(Protocol[TensorT]):
     def recorded(self, node: Any, /) -> None:
         """A node was recorded."""
 
-    def made(self, tensor: TensorT, /) -> None:
+    def created(self, tensor: TensorT, /) -> None:
         """A Tensor without history was created from numbers."""
 
     def copied(self, tensor: TensorT, source: Any, /) -> None:
@@ -43,13 +43,13 @@ class Tracer(Protocol[TensorT]):
     def shared(self, tensor: TensorT, source: TensorT, /) -> None:
         """A Tensor without history was created on the memory of `source`."""
 
-    def refuse(self, tensor: TensorT, asked: str, /) -> None:
-        """Python code reads the values of a Tensor by `asked`; an error if they vary between calls."""
+    def needs_value(self, tensor: TensorT, reader: str, /) -> None:
+        """Python code reads the values of a Tensor by `reader`; an error if they vary between calls."""
 
     def forbid(self, what: str, /) -> None:
         """A call that a replay would not repeat; always an error."""
 
-    def freezes(self, array: Any, /) -> None:
+    def uses_constant(self, array: Any, /) -> None:
         """The values of an outside array are used as constants, without being recorded."""
 
     def reads_grad(self, tensor: TensorT, /) -> None:
@@ -76,18 +76,18 @@ class Tracer(Protocol[TensorT]):
     def scattered(self, y: TensorT, x: TensorT, t: TensorT, /) -> None:
         """y was computed from zeros by adding each row of x to the row given by the integers t."""
 
-    def named(self, tensor: TensorT, /) -> tuple[TensorT, TensorT] | None:
+    def scatter_source(self, tensor: TensorT, /) -> tuple[TensorT, TensorT] | None:
         """The rows and indices from which `scattered` computed a Tensor; None for others."""
         return None
 
     def reads_changed(self, array: Any, /) -> None:
         """The array of a Tensor is read after its memory was overwritten; an error unless the memory is from outside."""
 
-    def written(self) -> int:
+    def write_count(self) -> int:
         """The number of writes to outside memory so far."""
         return 0
 
-    def length(self) -> int:
+    def node_count(self) -> int:
         """The number of nodes recorded so far."""
         return 0
 
@@ -102,7 +102,7 @@ class Tracer(Protocol[TensorT]):
     def steps(self, optimiser: Any, /) -> None:
         """An optimiser makes a step."""
 
-    def asks(self, compute: Callable[[], Mapping[str, float]], near: Any, /) -> dict[str, TensorT]:
+    def recomputed(self, compute: Callable[[], Mapping[str, float]], near: Any, /) -> dict[str, TensorT]:
         """Numbers, such as a learning rate, to be recomputed at each call.
 
         Returns a 0-d Tensor for each, by name, with the dtype and device of the array `near`.

@@ -58,8 +58,8 @@ class Tensor(Face):
                 state.batching.look(source, "a copy by Tensor()")
             if source.node is not None and source.requires_grad and state.recording:
                 raise GraphError(
-                    f"Tensor: the data are a Tensor that was computed by {source.node.op.name}, and a copy of its values would "
-                    f"leave the graph; use it as it is, or write .detach() if that is meant"
+                    f"Tensor: the data are a Tensor computed by {source.node.op.name}, and a copy of its values would "
+                    f"leave the graph; use it directly, or write .detach() if that is intended"
                 )
         array = backend.asarray(data if source is None else source._data, dtype)
         is_copy = source is not None or (backend.is_array(data) and not isinstance(data, np.generic))
@@ -76,7 +76,7 @@ class Tensor(Face):
             if is_copy:
                 state.trace.copied(self, data if source is None else source)
             else:
-                state.trace.made(self)
+                state.trace.created(self)
         if requires_grad is not False:
             self.requires_grad_(requires_grad)
 
@@ -86,7 +86,7 @@ class Tensor(Face):
     def data(self) -> Array:
         """The NumPy or CuPy array. Writing to it is not recorded; it may be replaced by another array."""
         if state.trace is not None:
-            state.trace.refuse(self, ".data")
+            state.trace.needs_value(self, ".data")
         return self._lent()
 
     @data.setter
@@ -125,7 +125,7 @@ class Tensor(Face):
         if gradient is not None and not isinstance(gradient, Tensor):
             raise DTypeError(f".grad: expected a Tensor or None, got {shown(gradient)}")
         if gradient is not None and not backend.is_floating(gradient.dtype):
-            raise DTypeError(f".grad: expected a Tensor of a floating dtype, got {gradient.dtype}")
+            raise DTypeError(f".grad: expected a Tensor with a floating dtype, got {gradient.dtype}")
         self._grad = gradient
 
     @property
@@ -167,7 +167,7 @@ class Tensor(Face):
         """The single value as a Python number. Raises ShapeError unless there is exactly one."""
         if self._data.size != 1:
             raise ShapeError(
-                f"item: the Tensor has shape {self.shape}, only one with a single element has a value; see tolist()"
+                f"item: the Tensor has shape {self.shape}, only a Tensor with one element has a value; see tolist()"
             )
         self._require_concrete("item()")
         return self._data.item()
@@ -198,24 +198,24 @@ class Tensor(Face):
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
-            raise DTypeError(f"index: only a 0-d Tensor of integers is an index, this is {self.shape} {self.dtype}")
+            raise DTypeError(f"index: only a 0-d integer Tensor is an index, got {self.shape} {self.dtype}")
         self._require_concrete("an index")
         return int(self._data)
 
     def _require_concrete(self, what: str) -> None:
         """Raise an error while a step is traced: its replays would not run Python code that depends on the value (`what`)."""
         if state.trace is not None:
-            state.trace.refuse(self, what)
+            state.trace.needs_value(self, what)
         backend.settle()
 
     def _one(self, what: str, leaving: bool = False) -> Any:
         if self.size != 1:
-            raise ShapeError(f"{what}: the Tensor has shape {self.shape}, only one with a single element has a {what} value")
+            raise ShapeError(f"{what}: the Tensor has shape {self.shape}, only a Tensor with one element has a {what} value")
         self._require_concrete(f"{what}()")
         if leaving and self.requires_grad and state.recording:  # NumPy, math and others may call float() unseen
             warn(
-                f"{what}: a number is made of a Tensor that requires a gradient, and what is computed of it has none; write "
-                f".item() if that is meant, else use an operation of tensorgrad (tensorgrad.exp for math.exp, stack, setitem)"
+                f"{what}: a Tensor that requires a gradient becomes a number, and results computed from it have no gradient; "
+                f"write .item() if that is intended, else use tensorgrad operations (tensorgrad.exp, stack, setitem)"
             )
         return self._data.item()
 
@@ -224,7 +224,7 @@ class Tensor(Face):
             return repr(self)
         if self.size != 1:
             raise ShapeError(
-                f"format {spec!r}: the Tensor has shape {self.shape}, only one with a single element is formatted as a number"
+                f"format {spec!r}: the Tensor has shape {self.shape}, only a Tensor with one element is formatted as a number"
             )
         return format(self.item(), spec)
 
@@ -240,7 +240,7 @@ class Tensor(Face):
                 return found
             if self.requires_grad:
                 raise DTypeError(
-                    "scipy.sparse: of a sparse matrix with a Tensor that requires a gradient only @ is recorded; .toarray() of "
+                    "scipy.sparse: with a Tensor that requires a gradient only @ of a sparse matrix is recorded; .toarray() of "
                     "the matrix makes a dense one"
                 )
         if self.requires_grad:
@@ -389,7 +389,7 @@ def from_dlpack(array: Any) -> Tensor:
     """A Tensor that shares the memory of any object with DLPack support (PyTorch, JAX, CuPy, ...), on its device."""
     cuda, managed = 2, 13  # device types of DLPack
     if not hasattr(array, "__dlpack_device__"):
-        raise DTypeError(f"from_dlpack: expected an array that speaks DLPack, got {type(array).__name__}")
+        raise DTypeError(f"from_dlpack: expected an array that supports DLPack, got {type(array).__name__}")
     xp = backend.cupy() if array.__dlpack_device__()[0] in (cuda, managed) else np
     try:
         t = wrap(xp.from_dlpack(array), None)

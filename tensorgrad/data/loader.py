@@ -75,7 +75,9 @@ class DataLoader:
         self.arrays = tuple(_samples(i, a, bool(keep_sparse)) for i, a in enumerate(arrays))
         lengths: list[int] = [a.shape[0] for a in self.arrays]
         if len(set(lengths)) > 1:
-            raise ShapeError(f"DataLoader: arrays of {', '.join(map(str, lengths))} samples, expected as many in each")
+            raise ShapeError(
+                f"DataLoader: arrays have {', '.join(map(str, lengths))} samples, expected the same number in each"
+            )
         self.samples = lengths[0]
         if not self.samples:
             raise DataError("DataLoader: the arrays have no samples")
@@ -87,7 +89,7 @@ class DataLoader:
         if drop_last and size is not None and size > self.samples:
             raise DataError(f"DataLoader: drop_last leaves no batch: {self.samples} samples, batches of {size}")
         if keep_sparse and self.device != "cpu":
-            raise DeviceError(f"DataLoader: keep_sparse is for main memory, but device is {self.device}")
+            raise DeviceError(f"DataLoader: keep_sparse needs device 'cpu', but device is {self.device}")
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.rng = _generator(rng)
         self.epoch: Epoch | None = None  # of the most recent loop
@@ -175,10 +177,10 @@ class DataLoader:
             found.append(
                 f"shuffle was {order is not None}, expected {self.shuffle}"
                 if position
-                else "there is an order, but position is 0"
+                else "there is an order although position is 0"
             )
         elif order is not None and not np.array_equal(np.sort(order), np.arange(self.samples)):
-            found.append(f"the order is not one of {self.samples} samples")
+            found.append(f"the order is not a permutation of {self.samples} samples")
         return found + generator_problems(self.rng, values["generator"], "generator")
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
@@ -236,7 +238,7 @@ def _generator(given: Any) -> np.random.Generator:
             raise TypeError
         return np.random.default_rng(int(_seeds.integers(2**63)) if given is None else given)
     except (TypeError, ValueError):
-        raise ArgumentError(f"DataLoader: rng must be a generator of NumPy's, a seed from 0, or None, got {given!r}") from None
+        raise ArgumentError(f"DataLoader: rng must be a NumPy generator, a non-negative seed, or None, got {given!r}") from None
 
 
 def rows_of(array: Array, which: Array) -> Array:
@@ -262,10 +264,10 @@ def _samples(i: int, value: Any, keep_sparse: bool) -> Array:
         try:
             array = np.asarray(value)
         except ValueError as error:  # ragged list
-            raise DTypeError(f"DataLoader: array {i} cannot be made an array: {error}") from None
+            raise DTypeError(f"DataLoader: array {i} cannot be converted to an array: {error}") from None
         array = array.astype(DEFAULT_FLOAT) if is_floating(array.dtype) else array
     if not is_number(array.dtype):
-        raise DTypeError(f"DataLoader: array {i} is of dtype {array.dtype}, expected numbers or booleans")
+        raise DTypeError(f"DataLoader: array {i} has dtype {array.dtype}, expected numbers or booleans")
     if not array.ndim:
         raise ShapeError(f"DataLoader: array {i} is a single number, expected a first axis of samples")
     return array

@@ -46,7 +46,7 @@ def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwa
     parameters = dict(module.named_parameters())
     buffers = {path: array for path, array, _ in owned(module, buffers=True)}
     if missing := parameters.keys() - values.keys():
-        raise ArgumentError(f"{of}: missing parameters of {type(module).__name__}:  {', '.join(sorted(missing))}")
+        raise ArgumentError(f"{of}: missing parameters of {type(module).__name__}: {', '.join(sorted(missing))}")
     if unknown := values.keys() - parameters.keys() - buffers.keys():
         raise ArgumentError(
             f"{of}: {type(module).__name__} has no {', '.join(map(str, sorted(unknown, key=str)))}; "

@@ -87,7 +87,7 @@ def in_rows(op: str, targets: Any, sizes: Any) -> Any:
     if state.trace is not None:
         for a in (targets, sizes):
             if isinstance(a, Tensor):
-                state.trace.refuse(a, "ctc_loss with flat targets, which are split by the values of target_lengths,")
+                state.trace.needs_value(a, "ctc_loss with flat targets, which are split by the values of target_lengths,")
     t, lengths = raw(targets), raw(sizes)
     xp = namespace([t])
     if lengths.size and (lengths.min() < 0 or lengths.sum() != len(t)):

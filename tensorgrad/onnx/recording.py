@@ -51,12 +51,12 @@ class Constant(NamedTuple):
 class Recorder(Trace):
     """A trace whose errors are about a file instead of replays."""
 
-    def refuse(self, tensor: Tensor, asked: str) -> None:
+    def needs_value(self, tensor: Tensor, reader: str) -> None:
         try:
-            super().refuse(tensor, asked)
+            super().needs_value(tensor, reader)
         except CompileError:
             raise ExportError(
-                f"onnx.export: {asked} needs the value of a Tensor {tensor.shape} in the model{here()}; a file holds the "
+                f"onnx.export: {reader} needs the value of a Tensor {tensor.shape} in the model{here()}; a file holds the "
                 f"computation, not the Python code that depends on values. Use where()"
             ) from None
 

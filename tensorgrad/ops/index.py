@@ -259,7 +259,7 @@ def frozen(op: str, index: Any) -> Any:
     if not is_array(index):
         return index
     if state.trace is not None:
-        state.trace.freezes(index)
+        state.trace.uses_constant(index)
     return index.copy()
 
 
@@ -321,7 +321,7 @@ def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
             if is_floating(i.dtype):
                 raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {shown(i)}{of_lists(i)}")
             if i.dtype == bool and state.trace is not None:
-                state.trace.refuse(i, "a boolean index, whose number of True values is a shape,")
+                state.trace.needs_value(i, "a boolean index, whose number of True values is a shape,")
     found = tuple(i if isinstance(i, Tensor) else frozen(op, i) for i in arrays)
     there = placed(put_in(outline, found), x)
     found = tuple(i for i, at in zip(there, outline, strict=True) if isinstance(at, str))

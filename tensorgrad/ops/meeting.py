@@ -47,7 +47,7 @@ def share_of(near: Value) -> Value:
     """This rank's share of the batch, on the device of `near`; replays read the current value."""
     if state.trace is None:
         return ranks.share
-    return state.trace.asks(lambda: {"share": ranks.share}, raw(near))["share"]
+    return state.trace.recomputed(lambda: {"share": ranks.share}, raw(near))["share"]
 
 
 def weighted(g: Value) -> Value:

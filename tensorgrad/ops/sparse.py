@@ -142,7 +142,7 @@ def sparse_product(a: Any, b: Any, caller: str = "matmul") -> Any:
     rows = sparse.tocsr()
     parts = parts_of(rows)
     if state.trace is not None and not isinstance(rows, Rows):
-        state.trace.asks(lambda: unchanged(rows, parts), parts[0])
+        state.trace.recomputed(lambda: unchanged(rows, parts), parts[0])
     arrays = [part._data if isinstance(part, Tensor) else part for part in (x, *parts)]
     if not all(isinstance(array, np.ndarray) for array in arrays):
         raise DeviceError(NO_GPU.format(where=where))

@@ -75,7 +75,7 @@ class Adam(Adaptive):
     decoupled = False
     limits = {"betas": BELOW_ONE, "amsgrad": bool, "lazy": bool}  # noqa: RUF012
     later = {"lazy": False}  # noqa: RUF012
-    anew = ("betas",)
+    reread_settings = ("betas",)
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class RMSprop(Adaptive):
             found["weight_decay"] = group["weight_decay"]
         return found
 
-    anew = ("alpha",)
+    reread_settings = ("alpha",)
 
     def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         r, *rest = state
@@ -230,7 +230,7 @@ class Adagrad(Adaptive):
 
     slots = ("r",)
     limits = {"lr_decay": Limits()}  # noqa: RUF012
-    anew = ("lr_decay",)
+    reread_settings = ("lr_decay",)
 
     def __init__(
         self,

@@ -67,8 +67,8 @@ class LBFGS(Optimiser):
         "tolerance_change": Limits(),
     }
 
-    kept: ClassVar[Mapping[str, Any]] = {
-        **Optimiser.kept,
+    state_form: ClassVar[Mapping[str, Any]] = {
+        **Optimiser.state_form,
         "memory": {"s": [FLOAT_ARRAY], "y": [FLOAT_ARRAY], "x": Maybe(FLOAT_ARRAY), "g": Maybe(FLOAT_ARRAY)},
     }
 

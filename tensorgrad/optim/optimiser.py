@@ -66,7 +66,7 @@ class Optimiser(Parameters):
     copy.copy shares the parameters and copies the state; copy.deepcopy and pickle copy both.
     """
 
-    kept: ClassVar[Mapping[str, Any]] = {
+    state_form: ClassVar[Mapping[str, Any]] = {
         "steps": COUNT,
         "late": [COUNT],
         "groups": [Each(ANYTHING, {"params": [COUNT]})],
@@ -258,13 +258,13 @@ class Optimiser(Parameters):
             return None
         if ranks.group is not None:  # other ranks use other rows
             return None
-        found = trace.named(p._grad)
+        found = trace.scatter_source(p._grad)
         return found if found is not None and thresholds.TABLE * found[1].size <= len(p) else None
 
     def _trace_rows(self, trace: Tracer[Tensor], block: Block, i: int, part: tuple[int, int], g: Tensor, t: Tensor) -> None:
         """Record a step that changes only some rows of a parameter."""
         shape = self.params[i].shape
-        numbers = trace.asks(lambda: self.numbers_at(block, self.late[i]), block.near)
+        numbers = trace.recomputed(lambda: self.numbers_at(block, self.late[i]), block.near)
         targets = [array[slice(*part)].reshape(shape) for array in (block.flat, *block.state.values())]
         leaves = [wrap(array, None) for array in targets]
         with switched(recording=False):
@@ -288,7 +288,7 @@ class Optimiser(Parameters):
         """Whether a parameter has a gradient, and the number of steps it has missed."""
         return self.params[i]._grad is not None, self.late[i] if self.params[i]._grad is not None else 0
 
-    def told(self) -> list[dict[str, Any]]:
+    def hyperparameters(self) -> list[dict[str, Any]]:
         """The rates and settings of all groups."""
         return [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
 
@@ -302,7 +302,7 @@ class Optimiser(Parameters):
     def _trace_run(self, trace: Tracer[Tensor], block: Block, parts: list[tuple[int, tuple[int, int]]]) -> None:
         first, (start, _) = parts[0]
         stop = parts[-1][1][1]
-        numbers = trace.asks(lambda: self.numbers_at(block, self.late[first]), block.near)
+        numbers = trace.recomputed(lambda: self.numbers_at(block, self.late[first]), block.near)
         params = [self.params[i] for i, _ in parts]
         if ranks.group is None or any(p._grad in ranks.agreed for p in params):
             agree(params)
@@ -370,7 +370,7 @@ class Optimiser(Parameters):
     @property
     def form(self) -> Any:
         """The expected structure of a state_dict; subclasses may extend it."""
-        return self.kept if is_own(type(self).state_dict.__module__) else Each(ANYTHING, self.kept)
+        return self.state_form if is_own(type(self).state_dict.__module__) else Each(ANYTHING, self.state_form)
 
     def misfits(self, values: Any) -> list[str]:
         """The reasons why a state_dict cannot be loaded, in words."""
@@ -380,13 +380,13 @@ class Optimiser(Parameters):
         """Reasons: other parameters, other groups or invalid settings, in a state_dict of the right structure."""
         for name in ("state", "late"):
             if len(values[name]) != len(self.params):
-                return [f"{name} of {len(values[name])} parameters for {len(self.params)}"]
+                return [f"{name} for {len(values[name])} parameters, expected {len(self.params)}"]
         sizes = [len(group["params"]) for group in values["groups"]]
         own = [len(group["params"]) for group in self.param_groups]
         if sizes != own:
-            return [f"groups of {', '.join(map(str, sizes))} parameters for {', '.join(map(str, own))}"]
+            return [f"groups of {', '.join(map(str, sizes))} parameters, expected {', '.join(map(str, own))}"]
         if [i for group in values["groups"] for i in group["params"]] != list(range(len(self.params))):
-            return ["groups whose params are not numbered one after the other"]
+            return ["groups whose params are not numbered consecutively"]
         if any(late > values["steps"] for late in values["late"]):
             return [f"late {max(values['late'])}, but steps {values['steps']}"]
         for group, found in zip(self.param_groups, values["groups"], strict=True):
@@ -395,7 +395,7 @@ class Optimiser(Parameters):
             try:
                 self.checked({**found, "params": group["params"]}, group)
             except ArgumentError as error:
-                return [f"what cannot be: {error}"]
+                return [f"an invalid value: {error}"]
         return []
 
     def array_misfits(self, values: Mapping[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ class Parameters:
     slots: tuple[str, ...] = ()
     limits: ClassVar[Mapping[str, Limits | type[bool]]] = {}  # of settings; bool for options
     later: ClassVar[Mapping[str, Any]] = {}  # settings that files of older versions lack, with their values for those
-    anew: tuple[str, ...] = ()  # settings from which `numbers` computes other numbers
+    reread_settings: tuple[str, ...] = ()  # settings from which `numbers` computes other numbers
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

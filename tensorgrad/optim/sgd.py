@@ -29,7 +29,7 @@ class SGD(Optimiser):
     """
 
     limits = {"momentum": SHARE, "dampening": SHARE, "nesterov": bool}  # noqa: RUF012
-    anew = ("dampening",)
+    reread_settings = ("dampening",)
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ def check_model_and_loss(model: Any, loss: Any) -> None:
     if not isinstance(model, Module):
         raise ArgumentError(f"train.fit: model must be a Module, got {described(model)}")
     if isinstance(loss, type) or not callable(loss):
-        how = f"; write {loss.__name__}(), with brackets" if isinstance(loss, type) and issubclass(loss, Module) else ""
+        how = f"; write {loss.__name__}(), with parentheses" if isinstance(loss, type) and issubclass(loss, Module) else ""
         raise ArgumentError(f"train.fit: loss must be a function of (prediction, target), got {described(loss)}{how}")
 
 
@@ -56,7 +56,7 @@ def device_of_model(model: Module) -> str:
 def named_metrics(metrics: Metrics) -> dict[str, Metric]:
     """A dict of metrics by name."""
     if callable(metrics) or isinstance(metrics, str):
-        raise TypeError("train.fit: metrics must be a list of functions, or a dict of them by name")
+        raise TypeError("train.fit: metrics must be a list of functions, or a dict from name to function")
     if isinstance(metrics, Mapping):
         pairs = list(metrics.items())
     else:
@@ -65,9 +65,9 @@ def named_metrics(metrics: Metrics) -> dict[str, Metric]:
         if not callable(metric):
             raise TypeError(f"train.fit: metrics: expected functions, got {metric!r}")
         if name in ("epoch", "loss", "lr", "seconds") or name.startswith("val_"):
-            raise ValueError(f"train.fit: a metric cannot be called {name!r}: the history has a column of that name")
+            raise ValueError(f"train.fit: a metric cannot be named {name!r}: the history has a column with that name")
         if name in dict(pairs[:i]):
-            raise ValueError(f"train.fit: two metrics are called {name!r}; give a dict of them by name")
+            raise ValueError(f"train.fit: two metrics are named {name!r}; pass a dict from name to metric")
     return dict(pairs)
 
 
@@ -105,7 +105,7 @@ def check_numbers(epochs: Any, l2: float, clip_norm: float | None) -> None:
     if not l2 >= 0:
         raise ValueError(f"train.fit: l2 must be at least 0, got {l2}")
     if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"train.fit: clip_norm must be above 0, got {clip_norm}")
+        raise ValueError(f"train.fit: clip_norm must be positive, got {clip_norm}")
 
 
 def columns_of(metrics: Mapping[str, Metric], validation: bool) -> list[str]:

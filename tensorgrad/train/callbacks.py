@@ -58,7 +58,7 @@ class Best:
 
     def find(self, columns: Collection[str]) -> None:
         if self.monitor not in columns:
-            raise ValueError(f"train: monitor={self.monitor!r} is no column of the history; there are {', '.join(columns)}")
+            raise ValueError(f"train: monitor={self.monitor!r} is not a column of the history, which has {', '.join(columns)}")
 
     def improved(self, run: Run) -> bool:
         """Whether the last epoch is the best so far; never for NaN."""
@@ -123,7 +123,7 @@ class EarlyStopping(Callback):
         if self._best.improved(run):
             self.values = run.state().take(*VALUES) if self.restore_best else None
         elif self.patience is not None and run.epoch - self.best_epoch >= self.patience:
-            run.stop = f"{self.monitor} has not got better for {self.patience} epochs"
+            run.stop = f"{self.monitor} has not improved for {self.patience} epochs"
 
     def on_end(self, run: Run) -> None:
         if self.values is not None:
@@ -163,7 +163,7 @@ class Checkpoint(Callback):
 
     def on_start(self, run: Run) -> None:
         if not self.path.resolve().parent.is_dir():  # fail before training, not after an epoch
-            raise CheckpointError(f"{self.path}: cannot be written: there is no folder {self.path.parent}")
+            raise CheckpointError(f"{self.path}: cannot be written: no folder {self.path.parent}")
         run.check_for_files()
         self._saved = run.epoch
         if self._best is not None and not run.epoch:

@@ -113,7 +113,7 @@ def write(path: str | Path, contents: Mapping[str, Any]) -> None:
         raise CheckpointError(str(error)) from None
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be written: {error.strerror or error}; what was there before is as it was"
+            f"{path}: cannot be written: {error.strerror or error}; the previous file is unchanged"
         ) from error
 
 
@@ -123,18 +123,20 @@ def read(path: str | Path) -> dict[str, Any]:
         arrays, metadata = ranks.by_first(lambda: storage.read(path))
         if metadata.get("format") not in FORMATS:
             readable = " or ".join(map(repr, FORMATS))
-            raise DataError(f"{path}: is of format {metadata.get('format')!r}, expected {readable}")
+            raise DataError(f"{path}: has format {metadata.get('format')!r}, expected {readable}")
         used: set[str] = set()
         contents: dict[str, Any] = _unpacked(json.loads(metadata["contents"]), arrays, used)
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not as tensorgrad writes it: {error!r}") from None
+        raise CheckpointError(f"{path}: not a valid checkpoint: {error!r}") from None
     if not isinstance(contents, dict):
-        raise CheckpointError(f"{path}: not as tensorgrad writes it: holds a {type(contents).__name__}, not a dict")
-    found = form.problems(contents, FORM) + [f"{name} is an array that stands nowhere" for name in arrays if name not in used]
+        raise CheckpointError(f"{path}: not a valid checkpoint: holds a {type(contents).__name__}, not a dict")
+    found = form.problems(contents, FORM) + [
+        f"{name} is an array that is not referenced" for name in arrays if name not in used
+    ]
     if found:
-        raise CheckpointError(f"{path}: not as tensorgrad writes it: {'; '.join(found)}")
+        raise CheckpointError(f"{path}: not a valid checkpoint: {'; '.join(found)}")
     return contents
 
 
@@ -181,14 +183,14 @@ def packed(contents: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
     try:
         return tree_of(contents, "", arrays), arrays
     except RecursionError:
-        raise ArgumentError("save: the lists and dicts lie too deep inside of one another, or one inside of itself") from None
+        raise ArgumentError("save: lists and dicts are nested too deeply, or contain themselves") from None
 
 
 def tree_of(value: Any, where: str, arrays: dict[str, Array]) -> Any:
     """Convert nested contents to JSON types; arrays are added to `arrays` and replaced by their names."""
     if isinstance(value, np.generic):  # read back as a Python number
         if value.dtype.kind not in "biuf":
-            raise ArgumentError(f"save: {where} is of dtype {value.dtype}, expected numbers or booleans")
+            raise ArgumentError(f"save: {where} has dtype {value.dtype}, expected numbers or booleans")
         value = value.item()
     if is_array(value):
         arrays[where] = value
@@ -213,7 +215,7 @@ def _unpacked(value: Any, arrays: Mapping[str, Array], used: set[str]) -> Any:
         return [_unpacked(v, arrays, used) for v in value]
     if isinstance(value, dict) and ARRAY in value:
         if len(value) > 1:
-            raise ValueError(f"an array has more than a name: {', '.join(value)}")
+            raise ValueError(f"an array reference has other keys: {', '.join(value)}")
         used.add(value[ARRAY])
         return arrays[value[ARRAY]]
     if isinstance(value, dict):

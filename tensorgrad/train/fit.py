@@ -107,13 +107,13 @@ def fit(
     check_model_and_loss(model, loss)
     check_numbers(epochs, l2, clip_norm)
     if schedule is not None and schedule.optimiser is not optimiser:
-        raise ValueError(f"train.fit: the {type(schedule).__name__} is of another optimiser than the one given")
+        raise ValueError(f"train.fit: the {type(schedule).__name__} has a different optimiser than the one passed")
     if isinstance(optimiser, LBFGS):
         raise TypeError(
-            "train.fit: LBFGS needs the loss several times in a step: call optimiser.step(closure) in a loop instead"
+            "train.fit: LBFGS needs the loss several times per step: call optimiser.step(closure) in a loop instead"
         )
     if resume is True and checkpoint is None:
-        raise ValueError("train.fit: resume=True needs checkpoint=, the file to go on from")
+        raise ValueError("train.fit: resume=True needs checkpoint=, the file to resume from")
     device = device_of_model(model)
     loader = as_loader("data", data, shuffle=True, device=device)
     held_out = None if validation is None else as_loader("validation", validation, batch_size=EVALUATED, device=device)
@@ -121,13 +121,13 @@ def fit(
     columns = columns_of(named, held_out is not None)
     if schedule is not None and schedule_monitor not in columns:
         raise ValueError(
-            f"train.fit: schedule_monitor={schedule_monitor!r} is no column of the history; there are {', '.join(columns)}"
+            f"train.fit: schedule_monitor={schedule_monitor!r} is not a column of the history, which has {', '.join(columns)}"
         )
     by_name = as_callbacks(callbacks, checkpoint)
     every = list(by_name.values())
     checkpoints = [callback for callback in every if isinstance(callback, Checkpoint)]
     if (checkpoints or resume) and not hasattr(loader, "load_state_dict"):
-        raise TypeError(f"train.fit: checkpoints need a DataLoader, whose place can be saved; got {type(loader).__name__}")
+        raise TypeError(f"train.fit: checkpoints need a DataLoader, whose position can be saved; got {type(loader).__name__}")
     run = Run(model, loss, optimiser, schedule, loader, held_out, by_name, int(epochs), columns)
     if not isinstance(resume, bool):
         run.load(resume)
@@ -180,7 +180,7 @@ def restart_epoch(run: Run, begin: dict[str, Any], lost: RankError) -> None:
     run.batches, ranks.part = None, None
     run.go_on("what was kept in memory", latest)
     if ranks.is_first:
-        print(f"train.fit: {lost}; goes on from the start of epoch {run.epoch + 1}", file=sys.stderr)
+        print(f"train.fit: {lost}; continues from the start of epoch {run.epoch + 1}", file=sys.stderr)
 
 
 def call_hook(run: Run, hook: Callable[[Run], Any]) -> None:
@@ -239,7 +239,7 @@ def not_finite(run: Run, record: Record, batch: int) -> TrainingError:
     rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(run.optimiser.rates))
     error = TrainingError(
         f"train.fit: the loss is {record.losses[batch]} in epoch {run.epoch + 1}, batch {batch + 1} of {record.batches}, at "
-        f"learning rate {rates}; the parameters are put back to what they were before the epoch. Find where it "
+        f"learning rate {rates}; the parameters are reset to those before the epoch. Find where it "
         f"comes from with tensorgrad.detect_anomaly() and compile=False, or try a lower rate or clip_norm"
     )
     error.history = run.history

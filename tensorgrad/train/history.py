@@ -28,7 +28,7 @@ class History(Mapping[str, list[Any]]):
     def append(self, row: Mapping[str, Any]) -> None:
         """Append the values of an epoch. Raises ValueError for other columns."""
         if self.columns and row.keys() != self.columns.keys():
-            raise ValueError(f"History: an epoch has {', '.join(row)}, but those before it have {', '.join(self.columns)}")
+            raise ValueError(f"History: an epoch has {', '.join(row)}, but earlier ones have {', '.join(self.columns)}")
         for name, value in row.items():
             self.columns.setdefault(name, []).append(value)
 
@@ -38,7 +38,7 @@ class History(Mapping[str, list[Any]]):
 
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self.columns:
-            raise KeyError(f"History: no column {name!r}; there are {', '.join(self.columns) or 'none yet'}")
+            raise KeyError(f"History: no column {name!r}, only {', '.join(self.columns) or 'none yet'}")
         return self.columns[name]
 
     def __iter__(self) -> Iterator[str]:

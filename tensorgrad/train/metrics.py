@@ -126,7 +126,7 @@ def _labels(name: str, target: Any) -> Array:
     if t.ndim not in (1, 2):
         raise ShapeError(f"{name}: target has shape {t.shape}, expected (samples,) or (samples, classes)")
     if is_floating(t.dtype) and not np.array_equal(t, np.floor(t)):
-        raise DTypeError(f"{name}: target has values that are no class indices, of dtype {t.dtype}")
+        raise DTypeError(f"{name}: target must be class indices, got dtype {t.dtype}")
     return t.reshape(len(t)).astype(np.int64)
 
 
@@ -134,7 +134,7 @@ def _values(name: str, prediction: Any, target: Any) -> tuple[Array, Array]:
     p, t = (_array(a).astype(np.float64) for a in (prediction, target))
     if p.shape != t.shape or not p.ndim:
         raise ShapeError(
-            f"{name}: prediction {p.shape} and target {t.shape}, expected the same shape, an axis of samples first"
+            f"{name}: prediction {p.shape} and target {t.shape}, expected the same shape, with the samples as first axis"
         )
     if not len(p):
         raise DataError(f"{name}: no samples")

@@ -36,7 +36,7 @@ class Record:
     def add(self, loss: Tensor, count: Any, prediction: Tensor | None, target: Array) -> None:
         """Add a batch. Prediction and target are kept for the metrics if a prediction is given."""
         if self.done == self.batches:
-            raise ValueError(f"train: the loader gives more than the {self.batches} batches that its length says")
+            raise ValueError(f"train: the loader yields more than {self.batches} batches, its length")
         self.add_losses(loss, count, 1)
         if prediction is not None:
             # copies, because a loader may reuse its arrays
@@ -82,7 +82,7 @@ class Record:
             for name, metric in metrics.items():
                 value = metric(predictions, targets)
                 if np.ndim(value):
-                    raise TypeError(f"train: metric {name} gave an array of shape {np.shape(value)}, expected a number")
+                    raise TypeError(f"train: metric {name} returned an array of shape {np.shape(value)}, expected a number")
                 row[name] = float(value)
         return row
 
@@ -115,7 +115,7 @@ class Record:
             if values[name].ndim != 1 or len(values[name]) > self.batches:
                 found.append(f"{name} is {described(values[name])}, expected at most {self.batches} numbers")
         if not found and len(values["losses"]) != len(values["counts"]):
-            found.append(f"losses of {len(values['losses'])} batches, counts of {len(values['counts'])}")
+            found.append(f"losses of {len(values['losses'])} batches, but counts of {len(values['counts'])}")
         for name in ("predictions", "targets"):
             if len(values[name]) != (1 if measured else 0):
                 found.append(f"{name} is a list of {len(values[name])} arrays, expected {1 if measured else 0}")

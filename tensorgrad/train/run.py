@@ -157,10 +157,10 @@ class Run:
         """Resume from the contents of a file, or from a copy of `contents()`."""
         if "epoch" not in contents:
             raise CheckpointError(
-                f"{path}: holds {', '.join(contents)}, but not where a training was; `train.load` reads it (epoch is missing)"
+                f"{path}: holds {', '.join(contents)}, but no training state; `train.load` reads it (epoch is missing)"
             )
         if missing := [name for name in ("callbacks", "history", "stop") if name not in contents]:
-            raise CheckpointError(f"{path}: not as tensorgrad writes it: {', '.join(missing)} is missing")
+            raise CheckpointError(f"{path}: not a valid checkpoint: {', '.join(missing)} is missing")
         state = self.state()
         names = [name for name in FILE if state.parts[name] is not None]
         own = {f"callbacks/{name}": callback for name, callback in self.callbacks.items()}
@@ -179,10 +179,10 @@ class Run:
         """The ways in which a checkpoint does not fit this training as a whole, in words."""
         surplus = [name for name in FILE if name in contents and name not in names]
         kinds = [contents[name].get("type", name) if isinstance(contents[name], Mapping) else name for name in surplus]
-        found = [f"holds a {kind}, but no {name} is given" for name, kind in zip(surplus, kinds, strict=True)]
+        found = [f"holds a {kind}, but no {name} was passed" for name, kind in zip(surplus, kinds, strict=True)]
         history, epoch = contents["history"], contents["epoch"]
         if history and [*history] != self.columns:
-            found.append(f"holds a history of {', '.join(history)}, but {', '.join(self.columns)} are measured here")
+            found.append(f"holds a history of {', '.join(history)}, but this training measures {', '.join(self.columns)}")
         for name, values in history.items() or [("history", [])]:
             if len(values) != epoch:
                 found.append(f"history: {name} has {len(values)} values, but epoch is {epoch}")
@@ -195,12 +195,14 @@ class Run:
         position = contents["loader"].get("position") if isinstance(contents.get("loader"), Mapping) else None
         done = len(contents["record"]["losses"]) if "record" in contents and not found else 0
         if isinstance(position, int) and not found and position != done:
-            found.append(f"loader: position is {position}, but the record is of {done} batches")
+            found.append(f"loader: position is {position}, but the record has {done} batches")
         return found
 
 
 def misfits_of_callbacks(own: Mapping[str, Callback], kept: Mapping[str, Any], run: Run) -> list[str]:
     """The reasons why the state of callbacks cannot be loaded, in words."""
-    found = [f"holds no {name}, which is given" for name, callback in own.items() if name not in kept and callback.state_dict()]
-    found += [f"holds {name}, which is not given" for name in kept if name not in own]
+    found = [
+        f"holds no {name}, but one was passed" for name, callback in own.items() if name not in kept and callback.state_dict()
+    ]
+    found += [f"holds {name}, but none was passed" for name in kept if name not in own]
     return found + [f"{name}: {p}" for name in kept if name in own for p in own[name].misfits(kept[name], run)]

@@ -49,12 +49,12 @@ class Steps:
             batch = (self.parts(batch[0]), *batch[1:])
         elif not self.has_run and not all(is_array(a) for a in batch):
             kinds = ", ".join(type(a).__name__ for a in batch)
-            raise TypeError(f"train.fit: the loader gives batches of {kinds}, expected NumPy or CuPy arrays")
+            raise TypeError(f"train.fit: the loader yields batches of {kinds}, expected NumPy or CuPy arrays")
         self.has_run = True
         try:
             result: tuple[Tensor, Any, Tensor | None] = self.compiled(*batch)
         except CompileError as error:
-            error.add_note("train.fit: with compile=False every step is run as it is written")
+            error.add_note("train.fit: compile=False runs every step uncompiled")
             raise
         return result
 
@@ -126,7 +126,7 @@ def cost_of(loss: Callable[..., Any], prediction: Any, y: Tensor, w: Tensor | No
     losses = each(loss)(prediction, y)
     if not isinstance(losses, Tensor) or losses.shape[:1] != w.shape:
         got = f"a Tensor of shape {losses.shape}" if isinstance(losses, Tensor) else type(losses).__name__
-        raise ShapeError(f"train.fit: with weights {w.shape}, loss must give one for each sample, but it returned {got}")
+        raise ShapeError(f"train.fit: with weights {w.shape}, loss must return one value per sample, but it returned {got}")
     w = ops.astype(w, counting(losses.dtype))
     samples = w.sum()
     counts = counts_of(loss, prediction, y)
@@ -184,6 +184,6 @@ def each(loss: Callable[..., Any]) -> Callable[..., Any]:
         inspect.signature(loss.forward if isinstance(loss, Module) else loss).bind(None, None, reduction="none")
     except TypeError:
         raise TypeError(
-            f"train.fit: for sample weights the loss is called with reduction='none', which {named} does not take"
+            f"train.fit: for sample weights the loss is called with reduction='none', which {named} does not accept"
         ) from None
     return partial(loss, reduction="none")

@@ -58,7 +58,7 @@ class Watch(Callback):
         if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
             raise ArgumentError(f"Watch: every must be a positive integer, got {every!r}")
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise ArgumentError(f"Watch: share must be above 0 and at most 1, got {share!r}")
+            raise ArgumentError(f"Watch: share must be in (0, 1], got {share!r}")
         self.probe, self.every, self.share = probe, int(every), float(share)
         self.samples: list[Sample] = []
         self.picture: Picture | None = None  # of the model at the first sample
@@ -68,7 +68,7 @@ class Watch(Callback):
 
     def on_start(self, run: Run) -> None:
         if self.probe is None and not isinstance(run.loader, DataLoader):
-            raise ArgumentError("Watch: the data are no DataLoader to take samples from; give probe=(x, y)")
+            raise ArgumentError("Watch: the data are not a DataLoader; pass probe=(x, y)")
         self._step = run.epoch * len(run.loader) + run.batch  # includes those before a resume
         self.samples = [sample for sample in self.samples if sample.step < self._step]
         if not self.samples:
@@ -168,7 +168,7 @@ class Watch(Callback):
         if path.suffix.lower() != ".html":
             raise ArgumentError(f"Watch.save: expected a .html file, got {path.name!r}")
         if self.picture is None:
-            raise ArgumentError("Watch.save: there is no sample yet of a model that computes Tensors; train with it first")
+            raise ArgumentError("Watch.save: there is no sample yet; train with this callback first")
         findings = [together(self.findings_at(i)) for i in range(len(self.samples))]
         return write_file(path, page(self.picture, self.samples, findings).encode())
 

@@ -137,7 +137,7 @@ def test_a_plan_with_a_fault_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(warned) == 1, [str(w.message) for w in warned]
     warning = warned[0]
     assert warning.filename == __file__
-    assert "compile: step is run as it is written, for its plan was found to be wrong: call " in str(warning.message)
+    assert "compile: step runs uncompiled, because its plan is wrong: call " in str(warning.message)
     assert "test_checker.py:" in str(warning.message)
     assert [r[0]["loss"].item() for r in found] == pytest.approx(expected, rel=1e-12)
     np.testing.assert_allclose(w.data, after, rtol=1e-12)
@@ -147,7 +147,7 @@ def test_a_plan_with_a_fault_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert opt.steps == 6
     assert w.grad is None
     assert compiled.plan is not None
-    assert compiled.why_not == f"its plan was found to be wrong: {compiled.plan.fault}"
+    assert compiled.why_not == f"its plan is wrong: {compiled.plan.fault}"
     assert f"it is not run: {compiled.plan.fault}" in str(compiled.plan)  # to print it does not run it
 
 

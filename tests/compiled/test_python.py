@@ -299,7 +299,7 @@ def test_what_python_changes(name: str, ahead: bool) -> None:
         found = [step(vec(1, "float64")).numpy()[0] for _ in range(9)]
     assert found == [1.0] * 5 + [2.0] * 4
     assert len(said) == 1
-    assert "is run as it is written, for it changes" in str(said[0].message)
+    assert "runs uncompiled, because it changes" in str(said[0].message)
     assert "the step itself changes" in step.why_not
 
 
@@ -313,7 +313,9 @@ def test_what_is_kept_is_that_of_the_call() -> None:
             step(vec(k, "float64"))
             assert_close(layer.last.numpy(), vec(2 * k, "float64"))
             assert layer.calls == k + 1
-    assert [bool(re.search(r"for it changes closure layer\.(calls|last) each time", str(w.message))) for w in said] == [True]
+    assert [bool(re.search(r"because it changes closure layer\.(calls|last) each time", str(w.message))) for w in said] == [
+        True
+    ]
 
 
 def test_what_is_made_once_stays() -> None:

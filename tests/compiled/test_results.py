@@ -264,7 +264,7 @@ def test_what_is_no_tensor_may_differ_from_call_to_call() -> None:
         assert found == expected
     compiled = tg.compile(counted)
     assert compiled(vec()) == 1
-    with pytest.warns(RuntimeWarning, match=r"counted is run as it is written, for it changes closure calls\[0\] each time"):
+    with pytest.warns(RuntimeWarning, match=r"counted runs uncompiled, because it changes closure calls\[0\] each time"):
         assert compiled(vec()) == 2
     assert [compiled(vec()) for _ in range(3)] == [3, 4, 5]
     assert compiled.why_not == "the step itself changes closure calls[0], which a replay would not do"

@@ -85,7 +85,7 @@ class Read:
         return World(step)
 
 
-@pytest.mark.filterwarnings("ignore:.*a number is made of a Tensor that requires a gradient")
+@pytest.mark.filterwarnings("ignore:.*a Tensor that requires a gradient becomes a number")
 @pytest.mark.parametrize("what", ["argument", "intermediate", "gradient"])
 @pytest.mark.parametrize("name", READS)
 def test_values_that_are_read(name: str, what: str) -> None:

@@ -76,7 +76,7 @@ def test_the_others_go_on(tmp_path: Path, undisturbed: dict[str, np.ndarray]) ->
     """With Open MPI's ULFM: they begin the epoch again, without the one that was killed, be it the first."""
     text = ended(job(tmp_path, 3, 0, "kill", 12, options=("--with-ft", "ulfm")))
     assert "rank 0 of 3 is lost; 2 left" in text
-    assert "goes on from the start of epoch 3" in text
+    assert "continues from the start of epoch 3" in text
     assert "done: 6 epochs on 2 ranks" in text
     assert_nothing_lost(tmp_path, undisturbed)
 

@@ -127,7 +127,7 @@ def run(
         found.kept = [copied(result) for result in results]
         found.ran = ran()
         found.warned = any("compile" in str(w.message) for w in caught)
-        found.faults = [str(w.message) for w in caught if "fault of tensorgrad" in str(w.message)]
+        found.faults = [str(w.message) for w in caught if "bug in tensorgrad" in str(w.message)]
     return found
 
 
