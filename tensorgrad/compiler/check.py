@@ -1,13 +1,13 @@
-"""Checking a finished plan, before it runs for the first time: that every read sees the value that the program means.
+"""Verification of a finished plan before its first run: every read must see the value that the program means.
 
-The planner is not believed. What is gone through is what it has issued: calls in order, each value with the very array that the
-plan uses for it. Memory is followed byte by byte (contents.py), and then:
+The planner is not trusted. The check walks through the emitted calls in order, with the actual array of each value, and tracks
+memory byte by byte (contents.py). It proves that
 
-- the calls are the program's, or chains that compute what some of those do (meaning.py)
-- a call reads a value only where all of its bytes lie as the program has made them last; so nothing live is written over
-- a result lies over an operand only where the kernel is made for that and has been told, and over no other result
-- memory from outside is written by what the program assigns to it alone, and in the end holds all of that
-- the parts of a loop are all samples, each once; threads write to memory of their own; every sum has every part
+- the calls are those of the program, or chains that compute the same as some of them (meaning.py)
+- a call reads a value only where all of its bytes are as the program last computed them; so nothing live is overwritten
+- a result overlaps an operand only if the kernel supports that and it is declared, and never another result
+- outside memory is only written by assignments of the program, and finally holds all of them
+- the parts of a loop cover each sample once; threads write to separate memory; every sum includes every part
 
 This shares no code with memory.py, rows.py and emit.py.
 """
@@ -30,7 +30,7 @@ from tensorgrad.core.location import line_of
 
 
 class Fault(Exception):
-    """What is wrong with a plan, in words."""
+    """The error in a plan, in words."""
 
 
 def fault_of(
@@ -41,12 +41,12 @@ def fault_of(
     own: list[Array],
     arrays: dict[Value, Any],
 ) -> str:
-    """What is wrong with a plan; "" if nothing is.
+    """The error in a plan, or "".
 
-    program   the calls as they come from the nodes
+    program   the calls from lowering the nodes
     issued    those of the plan, with the arrays that they use
-    returned  the values that a run returns;  arrays: where they lie, of those that lie anywhere before a run
-    assigned  in order, memory outside and what the program gives to it
+    returned  the values that a run returns;  arrays: the arrays of those that have one before a run
+    assigned  in order, outside memory and the values that the program assigns to it
     own       the plan's own memory
     """
     if [c for c in program if c.draws] != [c for one in issued for c in one.call.parts if c.draws]:
@@ -67,7 +67,7 @@ def fault_of(
 
 
 def made_at(call: Call) -> str:
-    """ " (0.linear at model.py:14)": what a call is there for."""
+    """ " (0.linear at model.py:14)": where a call comes from."""
     if not call.nodes:
         return ""
     node = call.nodes[-1]
@@ -81,16 +81,16 @@ class Checker:
 
     def __init__(self, meaning: Meaning, assigned: list[tuple[Value, Value]], own: list[Array], computed: set[Value]) -> None:
         self.meaning = meaning
-        self.places: dict[int, tuple[Array, Place]] = {}  # of arrays, by their ids
+        self.places: dict[int, tuple[Array, Place]] = {}  # by id of the array
         self.expected: dict[tuple[Value, int], tuple[Place, Content | Memory]] = {}  # by value and id of the array
         self.memory = Memory({})
-        self.made: set[Value] = set()  # arrays that operations have made, in memory of their own: see Apply
+        self.made: set[Value] = set()  # arrays allocated by operations: see Apply
         self.assigned, self.computed = assigned, computed
-        self.given: dict[Value, list[Value]] = {}  # values that are assigned, and to what
+        self.given: dict[Value, list[Value]] = {}  # assigned values to their targets
         for target, value in assigned:
             self.given.setdefault(value.root, []).append(target)
         self.regions = Regions([self.place(target.array) for target, _ in assigned])
-        self.then: dict[tuple[int, ...], Memory] = {}  # what lies outside after some of the assignments
+        self.then: dict[tuple[int, ...], Memory] = {}  # outside memory after some of the assignments
         blocks = [self.place(block) for block in own]
         self.own = Regions(blocks)
         if any(a.meets(b) for a, b in pairwise(sorted(blocks))):
@@ -104,7 +104,7 @@ class Checker:
         return self.places[id(array)][1]
 
     def same(self, a: Array | None, b: Array | None) -> bool:
-        """Whether two arrays are the same elements in the same places."""
+        """Whether two arrays are the same memory with the same layout."""
         if a is None or b is None:
             return False
         one, two = self.place(a), self.place(b)
@@ -126,7 +126,7 @@ class Checker:
     # Reading
 
     def read(self, call: Call, v: Value, array: Array | None) -> Place | None:
-        """The bytes of `array`, which lies in the place that is returned, have to be those of the value."""
+        """Check that the bytes of `array` are those of the value; return its place."""
         if array is None:
             root = v.root
             if root.kind == "argument":
@@ -140,8 +140,8 @@ class Checker:
         return place
 
     def expect(self, call: Call, v: Value, array: Array) -> tuple[Place, Content | Memory]:
-        """Where a value lies, and what has to lie there when it is read. Its array has to be of its form; one from outside has
-        to be that very memory."""
+        """The place of a value, and the content it must have when it is read. The array must have the value's layout; an
+        outside value must be in the outside memory itself."""
         place, root = self.place(array), v.root
         if v.base is None and root.array is None:
             offset, alike = 0, bool(array.flags.c_contiguous)
@@ -161,7 +161,7 @@ class Checker:
         return place, content
 
     def outside(self, place: Place, after: int) -> Content | Memory:
-        """What lies in memory from outside when the program has made so many assignments."""
+        """The content of outside memory after a number of assignments."""
         made = tuple(i for i in self.regions.meeting(place) if i < after)
         if not made:
             return INITIAL
@@ -182,7 +182,7 @@ class Checker:
     # Writing
 
     def over_operands(self, one: Issued, operands: list[Place | None]) -> None:
-        """Results over operands, and over each other. operands: where those lie that are values."""
+        """Check overlaps of results with operands and with each other. operands: the places of those that are values."""
         call = one.call
         results = [None if (array := one.arrays[v]) is None else self.place(array) for v in call.outputs]
         for k, place in enumerate(results):
@@ -225,7 +225,7 @@ class Checker:
         place, content = self.expected.get((v, id(array))) or self.expect(call, v, array)
         if root.kind in ("number", "argument") or isinstance(content, Memory):
             raise Fault(f"{call.name} writes to an input")
-        if not self.own.cover(place):  # it is assigned, or a part of what is
+        if not self.own.cover(place):  # it is assigned, or a part of an assigned value
             to = [self.place(t.array) for t in self.given.get(root, []) if t.shape == root.shape]
             if not any(content[1] == there.first and there.dense for there in to):
                 raise Fault(f"{call.name} writes {shown(v)} to memory that is neither the plan's nor assigned")
@@ -234,7 +234,7 @@ class Checker:
     # Loops
 
     def loop(self, one: Issued, parts: Parts) -> None:
-        """Parts of the samples, in threads: each starts from memory in which nothing is."""
+        """Check a loop over parts of the samples, in threads: each starts with undefined memory."""
         call, loop, n = one.call, parts.loop, parts.loop.split.samples
         ends = sorted((part.start, part.stop) for work in parts.work for part in work)
         whole = bool(ends) and ends[0][0] == 0 and ends[-1][1] == n and all(a < b for a, b in ends)
@@ -267,7 +267,7 @@ class Checker:
             self.write(one, v)
 
     def part(self, call: Call, parts: Parts, part: Part, thread: int) -> None:
-        """What is done with some of the samples, by one thread."""
+        """Check one part of the samples, in one thread."""
         self.narrowed(call, parts, part)
         before = self.memory, self.made
         self.memory, self.made = self.memory.copy(), set(self.made)
@@ -306,7 +306,7 @@ class Checker:
         self.memory, self.made = before
 
     def narrowed(self, call: Call, parts: Parts, part: Part) -> None:
-        """What is done with a part is what the loop is to do, of values with as many rows as the part has."""
+        """Check that a part runs the calls of the loop, on values with the part's number of rows."""
         rows, split = part.stop - part.start, parts.loop.split
         calls = [one.call for one in part.issued if not isinstance(one.call, Accumulate)]
         if len(calls) != len(parts.loop.calls):
@@ -327,7 +327,7 @@ class Checker:
                     raise Fault(f"{call.name}: samples {part.start} to {part.stop} are computed by a kernel for {v.shape}")
 
     def one_of_part(self, one: Issued) -> None:
-        """A call of a part. The rows of a result of the loop are known only at a run; they are read after they are written."""
+        """Check a call of a part. Rows of the loop's results are only known in a run; they are read after they are written."""
         rows = {v.root for v in one.call.outputs if one.arrays[v] is None and v.root.kind != "fresh"}
         self.over_operands(one, [self.read(one.call, v, one.arrays[v]) for v in one.call.reads])
         for v in one.call.outputs:
@@ -336,7 +336,7 @@ class Checker:
             else:
                 self.write(one, v)
 
-    # The end
+    # Final state
 
     def ended(self, returned: list[Value], arrays: dict[Value, Any]) -> None:
         last = Call("the end", [], [], [])
@@ -349,7 +349,7 @@ class Checker:
 
 
 class Regions:
-    """Some places in order, those that meet as one."""
+    """Sorted places; overlapping ones are merged."""
 
     def __init__(self, places: list[Place]) -> None:
         self.starts: list[int] = []
@@ -364,7 +364,7 @@ class Regions:
             self.stops[-1] = max(self.stops[-1], places[i].stop)
 
     def meeting(self, place: Place) -> list[int]:
-        """Which of them are in a region with a place, in order."""
+        """The indices of the places in the regions that a place overlaps, in order."""
         found: list[int] = []
         for k in range(max(bisect_right(self.starts, place.start) - 1, 0), len(self.starts)):
             if self.starts[k] >= place.stop:
@@ -373,7 +373,7 @@ class Regions:
         return sorted(found)
 
     def cover(self, place: Place) -> bool:
-        """Whether all of a place is in one region; what is empty lies nowhere."""
+        """Whether a place is inside one region; empty places always are."""
         if place.start == place.stop:
             return True
         k = bisect_right(self.starts, place.start) - 1
@@ -381,9 +381,9 @@ class Regions:
 
 
 def position(v: Value) -> tuple[int, tuple[int, ...]]:
-    """Where a value lies in the value whose memory it is: its offset in bytes, and its strides.
+    """The offset in bytes and the strides of a value within the value that owns its memory.
 
-    That lies row after row, but for memory from outside.
+    The owner is C-contiguous, unless it is outside memory.
     """
     first, *others = reversed(lineage(v))
     seen = first.array
@@ -406,7 +406,7 @@ def shown(v: Value) -> str:
 
 
 def lying_there(content: Content, wanted: Content) -> str:
-    """In words, what lies where another content should."""
+    """A description of the wrong content."""
     if content is GARBAGE or (content is INITIAL and wanted is not INITIAL):
         return "nothing has been written yet"
     if content[0] is wanted[0]:

@@ -19,7 +19,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype
 
 
 def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Array]]:
-    """What plans are told apart by, and the arrays among the arguments."""
+    """The key by which plans are looked up, and the arrays among the arguments."""
     arrays: list[Array] = []
     in_order = tuple([described(a, arrays) for a in args])
     key = (in_order, tuple([(name, described(a, arrays)) for name, a in kwargs.items()]) if kwargs else ())
@@ -33,15 +33,16 @@ def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[
 
 
 def described(value: Any, arrays: list[Array]) -> Any:
-    """What tells an argument from those of other kinds; arrays in it are added to `arrays`.
+    """The part of the key for one argument; its arrays are appended to `arrays`.
 
-    Not a function inside of `arguments`: one that calls itself is a cycle, which keeps the arrays until Python looks for those.
+    Not a function inside `arguments`: a recursive closure is a reference cycle, which keeps arrays alive until the next garbage
+    collection.
     """
     if isinstance(value, Tensor):
         data = value._data
         arrays.append(data if data.flags.c_contiguous else namespace([data]).ascontiguousarray(data))
         return (data.shape, data.dtype.char, value.requires_grad, type(data) is np.ndarray or device_of(data))
-    if isinstance(value, np.generic):  # a number like Python's
+    if isinstance(value, np.generic):  # treated like a Python number
         return (type(value), repr(value))
     if is_array(value):
         data = value if is_plain(value) else asarray(value, where=ARGUMENT)
@@ -54,22 +55,22 @@ def described(value: Any, arrays: list[Array]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return (type(value), *[described(getattr(value, f.name), arrays) for f in dataclasses.fields(value)])
     if isinstance(value, (float, complex)):
-        return (type(value), repr(value))  # 0.0 and -0.0 are not the same, a NaN is the same as itself
+        return (type(value), repr(value))  # 0.0 and -0.0 differ, NaN equals itself
     return (type(value), value)
 
 
 def is_plain(array: Array) -> bool:
-    """Whether an array is NumPy's own, of numbers as this machine has them."""
+    """Whether an array is a plain NumPy array in native byte order."""
     return type(array) is np.ndarray and array.dtype.kind in "biuf" and array.dtype.isnative
 
 
 def contiguous(array: Array) -> Array:
-    """A copy that lies row after row, of the same shape: NumPy's makes an axis of one out of none."""
+    """A C-contiguous copy of the same shape: np.ascontiguousarray makes 0-d arrays 1-d."""
     return namespace([array]).ascontiguousarray(array).reshape(array.shape)
 
 
 def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
-    """The arguments with leaves in place of their arrays."""
+    """The arguments with leaves instead of arrays."""
     if isinstance(value, Tensor):
         return next(leaves).requires_grad_(value.requires_grad)
     if is_array(value) and not isinstance(value, np.generic):
@@ -84,7 +85,7 @@ def with_leaves(value: Any, leaves: Iterator[Tensor]) -> Any:
 
 
 def as_tensors(value: Any, change: Callable[[Array], Array] = lambda a: a) -> Any:
-    """The arguments with Tensors in place of their arrays. change: what is done with those first."""
+    """The arguments with Tensors instead of arrays. change: applied to the Tensors first."""
     if is_array(value) and not isinstance(value, np.generic):
         return wrap(change(value if is_plain(value) else asarray(value, where=ARGUMENT)), None)
     if isinstance(value, (tuple, list)):
@@ -97,7 +98,7 @@ def as_tensors(value: Any, change: Callable[[Array], Array] = lambda a: a) -> An
 
 
 def inventory(value: Any) -> Any:
-    """What containers consist of, to be compared: keys, and the ids of what is no container."""
+    """The structure of containers, for comparisons: keys, and the ids of other objects."""
     if isinstance(value, (tuple, list)):
         return [inventory(v) for v in value]
     if isinstance(value, dict):
@@ -109,7 +110,7 @@ def inventory(value: Any) -> Any:
 
 
 def sequence(kind: Any, parts: list[Any]) -> Any:
-    """A list or tuple of this kind, whatever its constructor takes."""
+    """A list or tuple of this type, whatever its constructor expects."""
     if issubclass(kind, tuple):
         return tuple.__new__(kind, parts)
     made = kind.__new__(kind)
@@ -118,14 +119,14 @@ def sequence(kind: Any, parts: list[Any]) -> Any:
 
 
 def like(value: Any, made: Any) -> Any:
-    """`made`, with the attributes that `value` has besides its elements."""
+    """`made`, with the attributes of `value`."""
     if hasattr(value, "__dict__"):
         made.__dict__.update(vars(value))
     return made
 
 
 def mapping(like: dict[Any, Any], parts: dict[Any, Any]) -> Any:
-    """A dict as `like`, with other values."""
+    """A dict like `like`, with other values."""
     if type(like) is dict:
         return parts
     made = like.copy()  # a defaultdict keeps its default
@@ -134,7 +135,7 @@ def mapping(like: dict[Any, Any], parts: dict[Any, Any]) -> Any:
 
 
 def record(kind: type, parts: dict[str, Any]) -> Any:
-    """An object of a dataclass with these values."""
+    """A dataclass instance with these values."""
     made: Any = object.__new__(kind)
     for name, part in parts.items():
         object.__setattr__(made, name, part)
@@ -142,12 +143,12 @@ def record(kind: type, parts: dict[str, Any]) -> Any:
 
 
 def taken_apart(value: Any, where: str = "") -> tuple[list[Tensor], Callable[[list[Any]], Any], Any]:
-    """The Tensors in a nest of tuples, lists, dicts and dataclasses; a function that puts values in their places; and all that
-    is there besides, to be compared with that of another call.
+    """The Tensors in nested tuples, lists, dicts and dataclasses; a function that rebuilds the value from replacements; and
+    everything else, to be compared between calls.
 
-    where   which step that is, for errors
+    where   the step, for errors
 
-    Raises CompileError for what a replay could not return anew: an array, or an object in which Tensors might be.
+    Raises CompileError for what a replay cannot create: an array, or an object that may contain Tensors.
     """
     tensors: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Contents: what lies where in memory, followed byte by byte."""
+"""Tracking the contents of memory, byte by byte."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, address
 
-Content: TypeAlias = tuple[Any, int]  # a value, and the address at which its first byte would lie
-INITIAL: Content = ("initial", 0)  # what was there before the run
-GARBAGE: Content = ("garbage", 0)  # of an earlier run, or of nobody
+Content: TypeAlias = tuple[Any, int]  # a value, and the address where its first byte would be
+INITIAL: Content = ("initial", 0)  # the content before the run
+GARBAGE: Content = ("garbage", 0)  # from an earlier run, or uninitialised
 
 
 class Place(NamedTuple):
-    """Where an array lies: its first byte, the one after its last, and whether all between them are its own; where its first
-    element is, and the strides of axes with more than one element."""
+    """The place of an array: the address of its first byte, the end, whether it fills all bytes between them, the address of
+    its first element, and the strides of axes with more than one element."""
 
     start: int
     stop: int
@@ -41,7 +41,7 @@ class Place(NamedTuple):
         return cls(start, stop, stop - start == array.nbytes, first, strides)
 
     def meets(self, other: Place) -> bool:
-        """Whether they have bytes in common, those between elements counted."""
+        """Whether the byte ranges overlap, gaps between elements included."""
         return self.start < other.stop and other.start < self.stop and self.start < self.stop and other.start < other.stop
 
     def within(self, other: Place) -> bool:
@@ -49,29 +49,28 @@ class Place(NamedTuple):
 
 
 def strides_of(array: Array) -> tuple[int, ...]:
-    """The strides that matter: those of axes with more than one element."""
+    """The strides of axes with more than one element."""
     return tuple([stride for n, stride in zip(array.shape, array.strides, strict=True) if n > 1])
 
 
 @dataclass(eq=False)
 class Mosaic:
-    """Contents that alternate, from an address on: the number of one for every so many bytes."""
+    """Alternating contents from an address on: the number of a content per unit of bytes."""
 
     start: int
     unit: int
     numbers: Array
 
     def cut(self, start: int, stop: int, unit: int) -> Array:
-        """Those between two addresses, for units that divide its own."""
+        """The part between two addresses, in units that divide its unit."""
         finer = np.repeat(self.numbers, self.unit // unit)
         return finer[(start - self.start) // unit : (stop - self.start) // unit]
 
 
 class Memory:
-    """Intervals of addresses that do not overlap, in order, each with its content. Where nothing is known, nothing has been
-    written.
+    """Sorted, disjoint intervals of addresses, each with its content. Anything else has not been written.
 
-    numbers   contents as numbers, which memories that are compared have in common
+    numbers   numbers for contents, shared by memories that are compared
     """
 
     def __init__(self, numbers: dict[Content, int]) -> None:
@@ -85,7 +84,7 @@ class Memory:
         return made
 
     def put(self, array: Array, place: Place, content: Content) -> None:
-        """The elements of an array, which lies in a place, have this content from now on; what is between them has its own."""
+        """Set the content of the elements of an array at a place; gaps between them are unchanged."""
         start, stop = place.start, place.stop
         if not place.dense:
             unit = self.unit(array, start, stop)
@@ -110,12 +109,12 @@ class Memory:
         self.starts[i:j] = [piece[0] for piece in new]
 
     def first(self, start: int) -> int:
-        """Which piece is the first that ends after an address."""
+        """The first piece that ends after an address."""
         i = max(bisect_right(self.starts, start) - 1, 0)
         return i + (i < len(self.pieces) and self.pieces[i][1] <= start)
 
     def between(self, start: int, stop: int) -> Iterator[tuple[int, int, Content | Mosaic]]:
-        """What lies between two addresses."""
+        """The contents between two addresses."""
         i = self.first(start)
         while start < stop:
             a, b, content = self.pieces[i] if i < len(self.pieces) else (stop, stop, INITIAL)
@@ -126,7 +125,7 @@ class Memory:
             start, i = b if a < stop else stop, i + 1
 
     def holds(self, place: Place, content: Content | Memory) -> bool:
-        """Whether a place is in one piece of this content, or nothing is known of it where it is to be what it was."""
+        """Whether a place is inside one piece with this content, or unwritten if the initial content is expected."""
         i = bisect_right(self.starts, place.start) - 1
         if content is INITIAL:
             before = i < 0 or self.pieces[i][1] <= place.start
@@ -134,8 +133,8 @@ class Memory:
         return i >= 0 and place.stop <= self.pieces[i][1] and self.pieces[i][2] == content
 
     def differs(self, array: Array, place: Place, wanted: Content | Memory) -> tuple[Content, Content] | None:
-        """What lies where elements of an array are, and what should: another content, or that of another memory in that place.
-        None if it is as it should."""
+        """The actual and the expected content of an array's elements, if they differ, else None. Expected is a content or
+        another memory."""
         start, stop = place.start, place.stop
         if start == stop:
             return None
@@ -158,7 +157,7 @@ class Memory:
         return names[is_here[wrong][0]], names[is_wanted[wrong][0]]
 
     def agrees(self, other: Memory, start: int, stop: int) -> bool:
-        """Whether two memories have the same contents between two addresses, none of them alternating."""
+        """Whether two memories have the same, not alternating, contents between two addresses."""
         for a, b, content in self.between(start, stop):
             if isinstance(content, Mosaic) or any(there != content for _, _, there in other.between(a, b)):
                 return False
@@ -170,7 +169,7 @@ class Memory:
         return self.numbers.setdefault(content, len(self.numbers))
 
     def unit(self, array: Array, start: int, stop: int) -> int:
-        """So many bytes at a time have one content: those of elements of an array, and of what lies there."""
+        """The largest unit of bytes with a single content: for the array's elements and the existing contents."""
         sizes = [int(array.itemsize), *array.strides]
         for a, b, content in self.between(start, stop):
             sizes += [a - start, b - start]
@@ -179,7 +178,7 @@ class Memory:
         return math.gcd(*sizes)
 
     def cut(self, start: int, stop: int, unit: int) -> Array:
-        """The numbers of what lies between two addresses."""
+        """The numbers of the contents between two addresses."""
         found = np.empty((stop - start) // unit, np.int32)
         for a, b, content in self.between(start, stop):
             part = content.cut(a, b, unit) if isinstance(content, Mosaic) else self.number(content)
@@ -188,7 +187,7 @@ class Memory:
 
 
 def elements(numbers: Array, array: Array, place: Place, unit: int) -> Array:
-    """Of numbers for every unit of a place those that belong to elements of the array, on an axis more than it has."""
+    """From numbers per unit of a place, select those of the array's elements, with an additional axis."""
     shape = (*array.shape, array.itemsize // unit)
     strides = (*(stride // unit * numbers.itemsize for stride in array.strides), numbers.itemsize)
     return np.lib.stride_tricks.as_strided(numbers[(place.first - place.start) // unit :], shape, strides)

@@ -1,4 +1,4 @@
-"""Grouping: elementwise calls on arrays of one shape become chains, with the column sums of what they make."""
+"""Grouping: elementwise calls on arrays of the same shape become chains, with column sums of their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 
 
 class Group:
-    """A chain in the making: elementwise calls of one shape, each of whose inputs is there when the first of them runs."""
+    """A chain under construction: elementwise calls of one shape, whose inputs all exist when the first of them runs."""
 
     def __init__(self, shape: Shape, at: int) -> None:
         self.shape, self.at = shape, at
@@ -22,8 +22,8 @@ class Group:
         self.read: set[Value] = set()
 
     def is_full(self, call: Call) -> bool:
-        """Whether a call is to begin another chain: where this one is long, or half as long and the call has nothing to do with
-        it. So equal layers have equal chains, which are compiled once."""
+        """Whether a call should begin a new chain: if this one is long, or half as long and unrelated to the call. So equal
+        layers have equal chains, which are compiled once."""
         if 2 * self.length < thresholds.CHAIN:
             return False
         return self.length >= thresholds.CHAIN or not any(v in self.made or v in self.read for v in call.reads)
@@ -33,7 +33,7 @@ class Group:
         return len(self.calls) + len(self.sums)
 
     def chain(self, wanted: set[Value]) -> ChainCall:
-        """The chain as one call. wanted: the values that somebody else reads."""
+        """The chain as one call. wanted: the values that other calls read."""
         operands: dict[Value, None] = {}
         for call in (*self.calls, *self.sums):
             operands |= {v: None for v in call.reads if v not in self.made}
@@ -46,7 +46,7 @@ class Group:
             registers[out] = len(operands) + len(steps) - 1
         full = [call.outputs[0] for call in self.calls if call.outputs[0] in wanted]
         if self.calls and not full and all(v.shape != self.shape for v in operands):
-            full = [self.calls[-1].outputs[0]]  # a kernel finds the number of rows by an array that has them
+            full = [self.calls[-1].outputs[0]]  # a kernel gets the number of rows from an array
         results = [(registers[v], "full") for v in full] + [(registers[call.inputs[0]], "sum") for call in self.sums]
         chain = Chain(tuple(Operand(layout(v, self.shape), str(v.dtype)) for v in operands), tuple(steps), tuple(results))
         nodes = [node for call in (*self.calls, *self.sums) for node in call.nodes]
@@ -57,7 +57,7 @@ class Group:
 
 
 def layout(value: Value, shape: Shape) -> str:
-    """How a value lies against rows and columns of a chain's shape; "" if it does not fit either."""
+    """The layout of a value relative to a chain's shape; "" if it has none."""
     if value.shape == ():
         return "number"
     if not value.contiguous:
@@ -74,9 +74,9 @@ def layout(value: Value, shape: Shape) -> str:
 
 
 def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
-    """The calls with chains in the places of elementwise ones. keep: values that outlive the calls."""
+    """The calls, with elementwise ones replaced by chains. keep: values that outlive the calls."""
     slots: list[Call | Group] = []
-    made_at: dict[Value, int] = {}  # the slot after which a value, with all that lies in it, is there
+    made_at: dict[Value, int] = {}  # the slot after which a value and its views are complete
     group_of: dict[Value, Group] = {}
     open_groups: dict[Shape, Group] = {}
     assigns: list[int] = []  # the slots of assignments
@@ -89,7 +89,7 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
 
     for call in calls:
         if isinstance(call, Assign):
-            open_groups.clear()  # what reads the memory later must not run before it
+            open_groups.clear()  # later reads of the memory must not run before it
             assigns.append(len(slots))
         if isinstance(call, Elementwise):
             shape: Shape = call.outputs[0].shape
@@ -127,14 +127,14 @@ def grouped(calls: list[Call], keep: set[Value]) -> list[Call]:
         if isinstance(slot, Call):
             result.append(slot)
         elif slot.calls or slot.sums:
-            # what lies in a larger value is read with that
+            # a view is read together with its base
             wanted = {v for v in slot.made if v in keep or v.base is not None or read_by.get(v, set()) - {i}}
             result.append(slot.chain(wanted))
     return result
 
 
 def seen_by(slot: Call | Group) -> dict[Value, None]:
-    """The values that a call, or those of a group, reads, and those that they are views of."""
+    """The values that a call or group reads, and their bases."""
     calls: list[Call] = [*slot.calls, *slot.sums] if isinstance(slot, Group) else [slot]
     return {seen: None for call in calls for v in call.reads for seen in lineage(v)}
 
@@ -142,7 +142,7 @@ def seen_by(slot: Call | Group) -> dict[Value, None]:
 def put_off(
     group: Group, i: int, slots: list[Call | Group], read_by: dict[Value, set[int]], keep: set[Value], assigns: list[int]
 ) -> None:
-    """Let a later group of the same shape do the work of this one, if nobody else reads it: it is not written then."""
+    """Merge this group into a later one of the same shape if nothing else reads it; its values are then not written."""
     readers = set().union(*(read_by.get(v, set()) for v in group.made)) - {i}
     if len(readers) != 1 or group.sums or any(v in keep or v.base is not None for v in group.made):
         return
@@ -151,11 +151,11 @@ def put_off(
     if not isinstance(later, Group) or later.shape != group.shape or not later.calls:
         return
     reads = [v for call in (*later.calls, *later.sums) for v in call.reads if v not in group.made]
-    if any(seen in group.made for v in reads for seen in lineage(v)):  # as it lies in memory
+    if any(seen in group.made for v in reads for seen in lineage(v)):  # read through a view
         return
-    if group.length + later.length > thresholds.CHAIN:  # kernels take time to compile, more than their length says
+    if group.length + later.length > thresholds.CHAIN:  # compile time grows faster than the length of a kernel
         return
-    if any(i < at < j for at in assigns):  # what it reads may be another value by then
+    if any(i < at < j for at in assigns):  # what it reads may have been assigned by then
         return
     if holds_more(group, i, read_by):
         return
@@ -168,8 +168,8 @@ def put_off(
 
 
 def holds_more(group: Group, i: int, read_by: dict[Value, set[int]]) -> bool:
-    """Whether large arrays that this group is the last to read would be kept for longer than what it makes of them: the terms
-    of a long sum are added up as they come."""
+    """Whether merging would keep large inputs alive longer than the group's results: the terms of a long sum are added as they
+    are computed."""
     nbytes = math.prod(group.shape) * 4
     if nbytes < thresholds.SLICE:
         return False

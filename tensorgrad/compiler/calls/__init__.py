@@ -1,5 +1,5 @@
-"""The kinds of kernels that plans consist of, one class each: what it computes, by NumPy; how it is cut into parts; how it is
-written for NumPy and Numba, and launched on a GPU."""
+"""The kinds of kernels in plans, one class each: its computation in NumPy, how it is split into parts, its code for NumPy and
+Numba, and its launch on a GPU."""
 
 from tensorgrad.compiler.calls import apply, call, chains, loss, meeting, moves, products, reduction, tables
 from tensorgrad.compiler.calls.apply import *

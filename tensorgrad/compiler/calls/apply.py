@@ -1,4 +1,4 @@
-"""An operation as it is: its own `forward`."""
+"""An operation run by its own `forward`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Apply"]
 
 
 class Apply(Call):
-    """y = op.forward(...), an array that the operation makes itself. errors: what NumPy is told of floating-point errors."""
+    """y = op.forward(...), an array that the operation allocates. errors: NumPy's settings for floating-point errors."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Apply(Call):
         settings = ", ".join(f"{kind}={what!r}" for kind, what in self.errors.items())
         inside = f"with errstate({settings}): " if settings else ""
         made = f"{forward}({inputs})"
-        if isinstance(self.op, Checkpoint) or not is_own(type(self.op).__module__):  # the code of others
+        if isinstance(self.op, Checkpoint) or not is_own(type(self.op).__module__):  # user code
             planned = writer.bind("planned", functools.partial(as_planned, self.op.name, out.shape, out.dtype))
             made = f"{planned}({made})"
         if writer.holds(out):
@@ -69,14 +69,14 @@ class Apply(Call):
             writer.lines.append(f"{inside}{writer.define(out)} = {own}({made}, {inputs})")
 
     def forward(self) -> Callable[..., Array]:
-        """What it is for NumPy's arrays, as a function of them."""
+        """The operation as a function of NumPy arrays."""
         op, attrs = self.op, self.attrs
         if is_odd(op, [v.dtype for v in self.inputs if hasattr(v, "dtype")]):
             return lambda *inputs: evaluate(op, np, inputs, attrs)
         return functools.partial(op.forward, np, **attrs)
 
     def launch(self, launcher: Launcher) -> Launch:
-        """Its result is copied to where it belongs."""
+        """Copy its result to its place."""
         inputs, out = [launcher.array(v) for v in self.inputs], launcher.array(self.outputs[0])
         op, attrs, xp = self.op, self.attrs, launcher.xp
         if isinstance(op, Draw):
@@ -89,8 +89,8 @@ class Apply(Call):
 
 
 def as_planned(name: str, shape: Shape, dtype: Any, made: Any) -> Any:
-    """What an operation has made. Raises CompileError if it is of another shape or dtype than when the plan was made: kernels
-    that read it look at its memory alone."""
+    """The result of an operation. Raises CompileError if its shape or dtype differs from when the plan was made: kernels
+    only see its memory."""
     made = made if isinstance(made, (np.ndarray, np.generic)) else np.asarray(made)
     if made.shape != shape or made.dtype != dtype:
         raise CompileError(
@@ -101,7 +101,7 @@ def as_planned(name: str, shape: Shape, dtype: Any, made: Any) -> Any:
 
 
 def contiguous_copy(made: Any, *inputs: Any) -> Array:
-    """What an operation has made, row after row, in memory that is none of its operands'."""
+    """The result of an operation, C-contiguous, in memory that belongs to no operand."""
     array = np.ascontiguousarray(made) if np.ndim(made) else np.asarray(made)
     if array.base is None and not any(array is x for x in inputs):
         return array

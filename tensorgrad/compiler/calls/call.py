@@ -1,4 +1,4 @@
-"""Call: one kernel of a plan. What a kind of kernel is stands in one class."""
+"""Call: one kernel of a plan. Everything about a kind of kernel is in one class."""
 
 from __future__ import annotations
 
@@ -17,54 +17,53 @@ Launch: TypeAlias = Callable[[], None]
 
 
 class Writer(Protocol):
-    """What a call is written to: a Python function in the making (emit.Emitter). threads: how many share products and loops, in
-    machine code."""
+    """A Python function under construction (emit.Emitter). threads: how many share products and loops, in machine code."""
 
     lines: list[str]
     threads: int
 
     def write(self, function: str, arguments: list[str]) -> None:
-        """Append a line that calls a function with arrays and integers, all by what they are called in the function."""
+        """Append a line that calls a function with arrays and integers, given by their names."""
 
     def name(self, value: Any) -> str:
-        """What a value, or a number, is called in the function."""
+        """The name of a value or number in the function."""
 
     def shaped(self, value: Value, shape: Shape) -> str:
-        """What a value is called, seen in another shape."""
+        """The name of a value, reshaped."""
 
     def bind(self, prefix: str, thing: Any) -> str:
-        """A name for an array, a kernel, a function."""
+        """A name bound to an array, a kernel or a function."""
 
     def array(self, value: Value) -> Array | None:
-        """The array of a value, if it is known before a run."""
+        """The array of a value, if known before a run."""
 
     def holds(self, value: Value) -> bool:
-        """Whether a value has a place already, which its maker is to write to."""
+        """Whether a value already has memory, which its call writes to."""
 
     def define(self, value: Value) -> str:
-        """A name for a value that is made only now."""
+        """A name for a new value."""
 
     def shared(self, call: Call) -> dict[int, int]:
         """Result to operand of a call that lie in the same memory."""
 
     def scratch(self, i: int, dtype: str, shape: Shape) -> str:
-        """A name for memory number i of this dtype and shape, for what a call makes on the way."""
+        """A name for scratch memory number i of a call, with this dtype and shape."""
 
 
 class Launcher(Protocol):
-    """What a call is launched on: a GPU, with all arrays known (launches.Launches)."""
+    """A GPU, with all arrays known (launches.Launches)."""
 
     xp: Any
 
     def array(self, value: Any) -> Any:
-        """The array of a value; a number as it is."""
+        """The array of a value; numbers are returned unchanged."""
 
     def shared(self, call: Call) -> dict[int, int]:
         """Result to operand of a call that lie in the same memory."""
 
 
 class Rows(Protocol):
-    """What a call is told of values whose first axis is the samples (rows.Split)."""
+    """Which values have the samples as first axis (rows.Split)."""
 
     samples: int
 
@@ -76,18 +75,18 @@ class Rows(Protocol):
 
 
 class Call:
-    """One kernel: what it is called in tables, values and numbers that it reads, values that it writes.
+    """One kernel: its name in tables, the values and numbers that it reads, the values that it writes.
 
-    A subclass says what it computes (`compute`), how it is cut into parts (`sums`), how it is written as Python (`emit`) and
-    how it is launched on a GPU (`launch`).
+    A subclass defines its computation (`compute`), how it is split into parts (`sums`), its Python code (`emit`) and its
+    launch on a GPU (`launch`).
 
-    nodes   what it computes, for names
+    nodes   the nodes that it computes, for names
     flops   floating-point operations
     """
 
     draws: ClassVar[bool] = False  # whether each run draws random numbers
-    meets: ClassVar[bool] = False  # whether all ranks have to come to each run, in the order of the program
-    assigns: ClassVar[bool] = False  # whether its result is memory outside of the plan by what the program says
+    meets: ClassVar[bool] = False  # whether all ranks must take part in each run, in program order
+    assigns: ClassVar[bool] = False  # whether its result is memory outside the plan, assigned by the program
 
     def __init__(self, name: str, inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int = 0) -> None:
         self.name, self.inputs, self.outputs, self.nodes, self.flops = name, inputs, outputs, nodes, flops
@@ -98,34 +97,34 @@ class Call:
 
     @property
     def parts(self) -> list[Call]:
-        """The kernels that it consists of: itself, but for a loop."""
+        """The kernels that it consists of: itself, except for a loop."""
         return [self]
 
     def compute(self, *inputs: Any) -> list[Array]:
-        """The results by NumPy alone, in arrays of their own: what every other way is compared with."""
+        """The results in NumPy, in new arrays: the reference for all other implementations."""
         raise NotImplementedError
 
     def overlays(self, k: int) -> list[int]:
-        """The operands over which result k may be written: element by element, it depends on no other element of them."""
+        """The operands whose memory result k may overwrite: each element depends only on the same element of them."""
         return []
 
     def sums(self, split: Rows) -> list[Value] | None:
-        """The results that are added up over the samples, if it can be done for some of the samples at a time, all others being
-        rows of such a result; None if it cannot."""
+        """The results that are sums over samples, if the call can be split by samples; the other results then consist of rows.
+        None if it cannot be split."""
         return None
 
     def narrowed(self, inputs: list[Any], outputs: list[Value], rows: int) -> Call:
-        """The same for so many samples, of values that are as narrow."""
+        """The same call for fewer samples, on correspondingly smaller values."""
         call = copy.copy(self)
         call.inputs, call.outputs = inputs, outputs
         return call
 
     def emit(self, writer: Writer) -> None:
-        """Append the lines that do it."""
+        """Append its lines of code."""
         raise NotImplementedError
 
     def launch(self, launcher: Launcher) -> Launch:
-        """What does it on a GPU."""
+        """Its launch on a GPU."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

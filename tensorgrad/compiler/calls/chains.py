@@ -1,4 +1,4 @@
-"""Elementwise functions: one, or a chain of them with the column sums of what they make."""
+"""Elementwise functions: a single one, or a chain with column sums of results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["ChainCall", "Elementwise"]
 
 
 class Elementwise(Call):
-    """One function of arrays and numbers; the name is the function's. quiet: kinds of floating-point error that are meant."""
+    """One function of arrays and numbers, which gives the name. quiet: the kinds of floating-point errors to ignore."""
 
     def __init__(
         self, function: str, inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int, quiet: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Elementwise(Call):
         writer.lines.append(f"with errstate({ignored}): {line}" if ignored else line)
 
     def launch(self, launcher: Launcher) -> Launch:
-        """One function, of arrays that no chain takes: without axes, or not row after row."""
+        """One function of arrays that chains do not support: 0-d or not C-contiguous."""
         (out,) = self.outputs
         arrays = [launcher.array(v) for v in self.inputs]
         to = launcher.array(out)
@@ -93,7 +93,7 @@ class Elementwise(Call):
 
 
 class ChainCall(Call):
-    """A chain: elementwise functions of one shape in one kernel, with the column sums of some of their results."""
+    """A chain: elementwise functions of one shape in one kernel, with column sums of some results."""
 
     def __init__(
         self, chain: Chain, shape: Shape, name: str, inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int
@@ -163,7 +163,7 @@ class ChainCall(Call):
             named.append(writer.shaped(v, wanted))
             array = np.empty(wanted, v.dtype) if array is None else array.reshape(wanted)
             dummies.append(array[:0] if x in generate.SLICED else np.empty_like(array))
-        kernel(*dummies)  # compiled, or read from the cache, now
+        kernel(*dummies)  # compiles it, or reads it from the cache
         writer.write(writer.bind("chain", kernel), named)
 
     def launch(self, launcher: Launcher) -> Launch:
@@ -172,17 +172,17 @@ class ChainCall(Call):
 
 
 def quiet(kinds: tuple[str, ...]) -> AbstractContextManager[Any]:
-    """Inside the block NumPy says nothing of these kinds of floating-point error."""
+    """Inside the block NumPy ignores these kinds of floating-point errors."""
     ignored: dict[str, Any] = dict.fromkeys(kinds, "ignore")
     return np.errstate(**ignored)
 
 
 def sums_of(call: Call, shape: Shape, split: Rows) -> list[Value] | None:
-    """As Call.sums, for functions that go over all elements of a shape."""
+    """Like Call.sums, for functions of all elements of a shape."""
     rows = [v for v in call.reads if split.rows(v)]
     if not rows or any(split.columns(v) for v in call.reads):
         return None
-    # what is as long as the samples without being theirs belongs to no part of them
+    # an array as long as the samples, but unrelated to them, cannot be split
     foreign = [v for v in call.reads if v not in rows and len(v.shape) == len(shape) and v.shape[0] == shape[0] != 1]
     if shape[0] != split.samples or any(len(v.shape) != len(shape) for v in rows) or foreign:
         return None
@@ -199,7 +199,7 @@ def launch_chain(launcher: Launcher, chain: Chain, shared: Mapping[int, int], sh
 
 
 def by_cupy(xp: Any, chain: Chain, arrays: list[Array]) -> None:
-    """A chain that has no CUDA C, function by function."""
+    """A chain without CUDA C code, function by function."""
     registers: list[Any] = list(arrays[: len(chain.operands)])
     for step in chain.steps:
         operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]

@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy, forward and backward in one."""
+"""Softmax and cross-entropy, forward and backward in one kernel."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["CrossEntropy"]
 
 
 class CrossEntropy(Call):
-    """The mean over samples of the cross-entropy of softmax(z) and labels; and, if it has a second result, its gradient.
+    """The mean cross-entropy of softmax(z) and labels and, as an optional second result, its gradient.
 
-    Reads z (..., k), t (...), and with a second result the gradient g () of the loss; samples: how many the mean is of.
+    Reads z (..., k), t (...), and for the second result the gradient g () of the loss; samples: the number of samples.
     """
 
     def __init__(self, samples: int, inputs: list[Any], outputs: list[Value], nodes: list[Node], flops: int) -> None:

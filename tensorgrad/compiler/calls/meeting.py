@@ -1,4 +1,4 @@
-"""Meetings: what ranks add up over all of them."""
+"""Meetings: sums over all ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Meeting"]
 
 
 class Meeting(Call):
-    """y = sum of x over the ranks, which all run it as often and in the same order: it is neither moved nor taken apart."""
+    """y = sum of x over the ranks. All ranks run it equally often and in the same order, so it is neither moved nor split."""
 
     meets = True
 

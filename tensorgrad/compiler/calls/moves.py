@@ -1,4 +1,4 @@
-"""Copies: into memory of the plan, and into memory outside of it."""
+"""Copies within the plan's memory and to outside memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Accumulate", "Assign", "Copy", "Pad", "Put"]
 
 
 class Copy(Call):
-    """A value in other memory: where it lies row after row, or is not written over."""
+    """A copy of a value, to make it C-contiguous or to protect it from being overwritten."""
 
     def compute(self, *inputs: Any) -> list[Array]:
         return [np.array(inputs[0])]
@@ -42,7 +42,7 @@ class Copy(Call):
 
 
 class Assign(Copy):
-    """What the program gives to memory outside of it."""
+    """An assignment to outside memory."""
 
     assigns = True
 
@@ -51,7 +51,7 @@ class Assign(Copy):
 
 
 class Put(Call):
-    """A value with other elements at an index: over the value itself where nobody needs it any more."""
+    """A value with new elements at an index; in place if the old value is no longer needed."""
 
     def __init__(self, op: Op, attrs: Mapping[str, Any], *rest: Any) -> None:
         super().__init__(op.name, *rest)
@@ -82,12 +82,12 @@ class Put(Call):
 
 
 def put_at(index: Any, y: Array, v: Any, *indices: Array) -> None:
-    """y[index] = v, the arrays of the index being given."""
+    """y[index] = v, with the arrays of the index as arguments."""
     write(np, y, put_in(index, indices), v)
 
 
 class Pad(Apply):
-    """Zeros with a value in a part of them that is a view: what undoes taking it."""
+    """Zeros with a value in a part of them, which is a view: the transpose of slicing."""
 
     def emit(self, writer: Writer) -> None:
         (x,), (out,) = self.inputs, self.outputs
@@ -101,7 +101,7 @@ class Pad(Apply):
 
 
 class Accumulate(Call):
-    """What one part has summed up, added to what those before it have: out = total + part, in the memory of the total."""
+    """Adds the sum of one part to those of the previous parts: out = total + part, in the memory of the total."""
 
     def compute(self, *inputs: Any) -> list[Array]:
         return [np.add(*inputs)]

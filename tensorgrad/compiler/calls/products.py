@@ -1,4 +1,4 @@
-"""Products: of matrices, and the sum of products."""
+"""Matrix products and dot products."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Matmul(Call):
 
     def sums(self, split: Rows) -> list[Value] | None:
         a, b = self.inputs
-        if len(a.shape) < 2 or len(b.shape) > 2:  # of more axes the first is not what is summed over, of one it is
+        if len(a.shape) < 2 or len(b.shape) > 2:  # with several axes the first is not summed over; with one it is
             return None
         if split.columns(a) and split.rows(b):
             return list(self.outputs)
@@ -32,12 +32,12 @@ class Matmul(Call):
 
     def emit(self, writer: Writer) -> None:
         a, b = self.inputs
-        # of one sample; BLAS takes several times as long
+        # a single sample, for which BLAS takes several times as long
         function = "multiply" if len(a.shape) == len(b.shape) == 2 and a.shape[1] == 1 else "matmul"
         if self.flops >= (thresholds.SHARED_PRODUCT if writer.threads > 1 else thresholds.PRODUCT):
             function = writer.bind("product", products.matmul)
         given = [writer.name(v) for v in (a, b, self.outputs[0])]
-        if len(a.shape) > len(b.shape) == 2 and a.contiguous:  # of all rows at once; NumPy would ask BLAS for each matrix
+        if len(a.shape) > len(b.shape) == 2 and a.contiguous:  # all rows at once; NumPy would call BLAS for each matrix
             given[::2] = [writer.shaped(v, (math.prod(v.shape[:-1]), v.shape[-1])) for v in (a, self.outputs[0])]
         writer.write(function, given)
 
@@ -54,7 +54,7 @@ class Matmul(Call):
 
 
 class Dot(Call):
-    """y = sum of a b, over all elements of two arrays of one shape."""
+    """y = sum of a b, over all elements of two arrays of the same shape."""
 
     def compute(self, *inputs: Any) -> list[Array]:
         a, b = inputs
@@ -72,6 +72,6 @@ class Dot(Call):
         out = launcher.array(self.outputs[0])
 
         def launch() -> None:
-            out[...] = (a * b).sum()  # cuBLAS's dot is refused during capture
+            out[...] = (a * b).sum()  # cuBLAS's dot cannot be captured
 
         return launch

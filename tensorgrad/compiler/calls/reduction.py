@@ -1,4 +1,4 @@
-"""Reductions: of some axes, or of all."""
+"""Reductions over some or all axes."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class Reduction(Call):
 
     @property
     def is_column_sum(self) -> bool:
-        """Whether it is the sum over all axes but the last of an array that lies row after row."""
+        """Whether it is the sum over all axes except the last of a C-contiguous array."""
         (x,) = self.inputs
         return self.function == "add" and self.axes == tuple(range(len(x.shape) - 1)) and bool(x.contiguous)
 
     @property
     def is_middle_sum(self) -> bool:
-        """Whether NumPy would take many short steps: the sum over the middle axis of three, as of the biases of an ensemble."""
+        """Whether NumPy would take many short steps: a sum over the middle one of three axes, as for biases in an ensemble."""
         (x,) = self.inputs
         is_plain = self.function == "add" and x.dtype.char in "fd" and bool(x.contiguous)
         return is_plain and len(x.shape) == 3 and self.axes == (1,) and x.shape[0] > 1 and 1 < x.shape[2] <= thresholds.MIDDLE
 
     @property
     def is_row_sum(self) -> bool:
-        """Whether it is the sum over a last axis that is so short that NumPy takes longer for each row than for its numbers."""
+        """Whether it is the sum over a last axis so short that NumPy's cost per row dominates."""
         (x,) = self.inputs
         is_plain = self.function == "add" and x.dtype.char in "fd" and bool(x.contiguous) and 0 not in x.shape
         return is_plain and self.axes == (len(x.shape) - 1,) and x.shape[-1] <= thresholds.ROW_SUM
@@ -77,7 +77,7 @@ class Reduction(Call):
             writer.write(writer.bind("row_sum", along), given)
         elif self.inputs[0].contiguous:
             writer.lines.append(f"{self.function}.reduce({x}, {self.axes}, None, {out})")
-        else:  # NumPy 2.1 gives other numbers of an array that lies backwards, if it is told where to put them
+        else:  # NumPy 2.1 gives different results with `out` for arrays with negative strides
             writer.lines.append(f"copyto({out}, {self.function}.reduce({x}, {self.axes}))")
 
     def launch(self, launcher: Launcher) -> Launch:
@@ -88,10 +88,10 @@ class Reduction(Call):
         def launch() -> None:
             out[...] = function(x, axis=axes)
 
-        # CuPy 14's min, where CUB does it, takes `out` for a dtype
+        # CuPy 14's min mistakes `out` for a dtype when it uses CUB
         return launch if self.function == "minimum" else lambda: function(x, axis=axes, out=out)
 
 
 def narrow_shape(shape: Shape, axes: tuple[int, ...]) -> Shape:
-    """A shape without the axes that are reduced."""
+    """A shape without the reduced axes."""
     return tuple(n for i, n in enumerate(shape) if i not in axes)

@@ -1,4 +1,4 @@
-"""Rows of tables: taken by index, and added up by index."""
+"""Rows of tables: gathered and added by index."""
 
 from __future__ import annotations
 
