@@ -1,4 +1,4 @@
-"""Guards: what a plan takes for given, besides the arguments, and looks at before each run."""
+"""Guards: the assumptions of a plan besides its arguments, checked before each run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tensorgrad.optim.optimiser import Optimiser
 
 
 class Guard(NamedTuple):
-    """text: what is taken for given;  test: a Python expression that says whether it is so, of `names`."""
+    """text: the assumption in words;  test: a Python expression in `names` that checks it."""
 
     text: str
     test: str
@@ -28,7 +28,7 @@ class Guard(NamedTuple):
 
     @property
     def is_length(self) -> bool:
-        """Whether it is about how many elements a list or a dict has."""
+        """Whether it is about the length of a list or a dict."""
         return "len({h})" in self.test
 
     def holds(self) -> bool:
@@ -42,13 +42,13 @@ class Guard(NamedTuple):
 
 
 class Guards:
-    """The guards of a plan. What only `changes` can change is looked at only when that has counted something.
+    """The guards of a plan. Some are only checked after `changes` has counted a change.
 
-    stepped   optimisers that have made a step since the run began, which has found one less
-    hold()    whether all is as it was when the plan was made
-    always    looked at before each run
-    counted   looked at when an attribute of a module or an optimiser, an array of a Tensor or a hook has changed somewhere, and
-              where modules have other modes, in another thread
+    stepped   optimisers that made a step since the run began, whose number of steps was one lower at its start
+    hold()    whether all guards hold
+    always    guards checked before each run
+    counted   guards checked after an attribute of a module or an optimiser, an array of a Tensor or a hook has changed
+              somewhere, and in threads where modules have other modes
     """
 
     def __init__(self, trace: Trace, world: World, stepped: Collection[Optimiser] = ()) -> None:
@@ -87,7 +87,7 @@ class Guards:
         return holds(self.counted)
 
     def look_again(self) -> bool:
-        """Whether what is counted is as it was, though something has changed somewhere."""
+        """Whether the counted guards hold, although something has changed somewhere."""
         count = changes.count
         if not self.counted_hold():
             return False
@@ -95,11 +95,11 @@ class Guards:
         return True
 
     def failed(self) -> str:
-        """The first that does not hold, in words; "" if all do."""
+        """The first guard that fails, in words, or ""."""
         return next((guard.text for guard in self.all() if not guard.holds()), "")
 
     def failing(self) -> list[Guard]:
-        """Those that do not hold."""
+        """The guards that fail."""
         return [guard for guard in self.all() if not guard.holds()]
 
     def all(self) -> list[Guard]:
@@ -107,13 +107,14 @@ class Guards:
 
 
 def holds(guards: list[Guard]) -> Callable[[], bool]:
-    """A function without arguments that says whether all of them hold."""
+    """A function without arguments that checks all of them."""
     space: dict[str, Any] = dict(GLOBALS)
     tests = ["True"]
     for i, guard in enumerate(guards):
         space |= {f"{name}{i}": value for name, value in guard.names.items()}
         tests.append(f"({guard.test.format(**{name: f'{name}{i}' for name in guard.names})})")
-    *before, last = [" and ".join(tests[k : k + 64]) for k in range(0, len(tests), 64)]  # no deeper than Python's stack
+    # parts of 64 limit the nesting of expressions for Python's parser
+    *before, last = [" and ".join(tests[k : k + 64]) for k in range(0, len(tests), 64)]
     lines = [*(f"if not ({line}): return False" for line in before), f"return {last}"]
     body = "".join(f"  {line}\n" for line in lines)
     source = f"def hold():\n try:\n{body} except CHANGED:\n  return False\n"
@@ -123,16 +124,16 @@ def holds(guards: list[Guard]) -> Callable[[], bool]:
 
 @cache
 def code_of(test: str, names: tuple[str, ...]) -> CodeType:
-    """The code of a test, for one guard by itself."""
+    """The compiled test of a single guard."""
     return compile(test.format(**dict(zip(names, names, strict=True))), "<tensorgrad guard>", "eval")
 
 
-CHANGED = (LookupError, ValueError, AttributeError)  # what comes of looking for something that is no longer there
+CHANGED = (LookupError, ValueError, AttributeError)  # raised when something no longer exists
 GLOBALS: dict[str, Any] = {"same": same, "equal": equal, "CHANGED": CHANGED}
 
 
 def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard:
-    """That a name means what it did."""
+    """A name is bound to the same value."""
     place = {
         "cell": "{h}.cell_contents",
         "item": "{h}[{k}]",
@@ -153,34 +154,34 @@ def value_guard(text: str, place: str, names: dict[str, Any], value: Any) -> Gua
 
 
 def of_values(array: Array, values: Array) -> Guard:
-    """That an array has the elements that it had."""
+    """An array has the same elements."""
     return Guard(f"an array {array.shape} has the same elements", "equal({a}, {v})", {"a": array, "v": values})
 
 
 def of_form(t: Tensor, name: str) -> Guard:
-    """That an array lies as it did, of which its owner may say otherwise: `array.shape = ...`, `array.resize(...)`."""
+    """An array has the same layout, which its owner can change: `array.shape = ...`, `array.resize(...)`."""
     names = {"a": t._data, "s": t._data.shape, "t": t._data.strides}
     return Guard(f"{name} is {t.shape}, with the same strides", "{a}.shape == {s} and {a}.strides == {t}", names)
 
 
 def of_trained(t: Tensor, name: str) -> Guard:
-    """That a Tensor is trained, or is not; and that it has the hooks that it had."""
+    """A Tensor has the same `requires_grad` and the same hooks."""
     name = t.name or name or "a Tensor"
     text = f"{name}.requires_grad is {t.requires_grad}"
-    if t.hooks is None:  # that there are some is counted
+    if t.hooks is None:  # the presence of hooks is counted
         return Guard(text, "{t}.requires_grad is {v}", {"t": t, "v": t.requires_grad})
     test = "{t}.requires_grad is {v} and {t}.hooks is {h}"
     return Guard(f"{text}, with {len(t.hooks)} hooks", test, {"t": t, "v": t.requires_grad, "h": t.hooks})
 
 
 def of_forward(kind: type) -> Guard:
-    """That modules of a class have the forward that they had."""
+    """A module class has the same forward."""
     forward = getattr(kind, "forward", None)
     return Guard(f"{kind.__name__}.forward is this function", "{c}.forward is {f}", {"c": kind, "f": forward})
 
 
 def of_rate(optimiser: Optimiser, name: str, world: World, has_stepped: bool) -> list[Guard]:
-    """That numbers of an optimiser which the step's code names are the same; what its formula reads is read anew."""
+    """Numbers of an optimiser that the step's code names are unchanged; those that its formula reads are read in each run."""
     found = []
     if "steps" in world.attributes:
         steps = optimiser.steps - has_stepped
@@ -198,7 +199,7 @@ def of_rate(optimiser: Optimiser, name: str, world: World, has_stepped: bool) ->
 
 
 def of_counts(optimiser: Optimiser, runs: list[list[int]]) -> list[Guard]:
-    """That parameters which one kernel changes, by numbers that depend on how many steps they have made, have made as many."""
+    """Parameters that are updated by one kernel, whose numbers depend on the step count, have equal step counts."""
     several = [run for run in runs if len(run) > 1]
     if not several:
         return []
@@ -208,12 +209,12 @@ def of_counts(optimiser: Optimiser, runs: list[list[int]]) -> list[Guard]:
 
 
 def together(late: tuple[int, ...], runs: list[list[int]]) -> bool:
-    """Whether the numbers in each of the runs are the same."""
+    """Whether the numbers within each group are equal."""
     return all(late[i] == late[run[0]] for run in runs for i in run)
 
 
 def of_gradient(t: Tensor, name: str, gradient: Tensor | None) -> Guard:
-    """That a `.grad` that the step reads is there, or is not."""
+    """A `.grad` that the step reads exists, or is None, as before."""
     name = t.name or name or "a Tensor"
     if gradient is None:
         return Guard(f"{name}.grad is None", "{t}._grad is None", {"t": t})
@@ -223,7 +224,7 @@ def of_gradient(t: Tensor, name: str, gradient: Tensor | None) -> Guard:
 
 
 def of_tensor(t: Tensor, name: str) -> list[Guard]:
-    """That a Tensor has the array and the hooks that it had."""
+    """A Tensor has the same array and hooks."""
     name = t.name or name or "a Tensor"
     return [
         Guard(f"{name}.data is this array of {t.shape}", "{t}._data is {a}", {"t": t, "a": t._data}),
@@ -232,7 +233,7 @@ def of_tensor(t: Tensor, name: str) -> list[Guard]:
 
 
 def of_module(module: Module, name: str, world: World) -> list[Guard]:
-    """That a module has the attributes, the parameters, the buffers and the parts that it had."""
+    """A module has the same attributes, parameters, buffers and submodules."""
     name = name or module._name or type(module).__name__
     found = []
     for holder, kind in ((module._parameters, "parameter"), (module._buffers, "buffer"), (module._modules, "module")):
@@ -257,8 +258,8 @@ def of_module(module: Module, name: str, world: World) -> list[Guard]:
 
 
 def of_optimiser(optimiser: Optimiser, name: str) -> list[Guard]:
-    """That an optimiser has the parameters that it had, in the same memory, and the same formula. Settings that are numbers of
-    it are read anew; they are only asked whether they are 0, for the formula may be another one then."""
+    """An optimiser has the same parameters, in the same memory, and the same formula. Settings that are numbers are read in
+    each run; they are only checked for being 0, because the formula may differ then."""
     name = name or type(optimiser).__name__
     params = tuple(optimiser.params)
     test = "len({o}.params) == {n} and all(a is b for a, b in zip({o}.params, {p}))"

@@ -1,4 +1,4 @@
-"""History: what a compiled function's result is to the graph around it."""
+"""History: the result of a compiled function as a node of the surrounding graph."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tensorgrad.errors import GraphError
 
 
 class Result(Op):
-    """One of the results of a compiled function, for the graph that goes on from it. Its inputs are the Tensors that require a
-    gradient among the arguments of the function and what it reads from outside.
+    """A result of a compiled function, as an op of the surrounding graph. Its inputs are the Tensors that require a gradient
+    among the arguments of the function and the outside Tensors that it reads.
 
     forward    y  = fn(...)
-    backward   gx = the gradient of fn for g, by running fn itself once more
+    backward   gx = the gradient of fn for g, by running the original fn again
     """
 
     name: ClassVar[str] = "compiled"
     signature: ClassVar[str] = "()->()"
 
-    def __init__(self) -> None:  # not one that can be called: there is nothing to register
+    def __init__(self) -> None:  # not a callable op, so not registered
         self.variadic, self.reads_all, self.reads_some, self.reads_output = True, False, False, False
         self.reads_input = self.takes_data = (False,)
 
@@ -60,10 +60,10 @@ _result = Result()
 
 
 def connected(array: Array, tensors: tuple[Tensor, ...], again: Callable[[], Tensor], why_not: str) -> Tensor:
-    """A result that requires a gradient. tensors: what it depends on;  again: computes it once more, recorded;  why_not: what
-    stands against that, "" if nothing does."""
+    """A result that requires a gradient. tensors: what it depends on;  again: computes it again, recorded;  why_not: the reason
+    why that is not possible, or ""."""
     inputs = tuple(t.node or t for t in tensors)
     attrs = {"again": again, "why_not": why_not, "tensors": tensors}
-    writes.look()  # what was written before this is part of it
-    saved = tuple(t._data for t in tensors)  # a change in place of one of them is found out
+    writes.look()  # earlier writes are part of it
+    saved = tuple(t._data for t in tensors)  # so that later changes in place are detected
     return wrap(array, Node(_result, inputs, attrs, saved, None, array.shape, array.dtype))

@@ -1,4 +1,4 @@
-"""Launches: the calls of a plan on a GPU, with all of their memory known, captured into a CUDA graph."""
+"""Launches: the calls of a plan on a GPU, in preallocated memory, captured into a CUDA graph."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tensorgrad.kernels import cublas
 
 
 class Launches:
-    """The calls as functions without arguments, one after the other. Called with arguments, it returns copies of the results.
+    """The calls as a sequence of functions without arguments. Calling it with arguments returns copies of the results.
 
     arguments   the arrays that arguments are copied to
-    captured    whether the launches have become one CUDA graph;  why_not: what stood in the way, else ""
+    captured    whether the launches were captured into a CUDA graph;  why_not: the reason if not, else ""
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class Launches:
         self.xp = cupy()
         self.device = self.xp.cuda.Device()
         self.arguments, self.arrays, self.layout = list(arguments), arrays, layout
-        # not one that waits for the default one: while such a stream is captured, nobody may use that
+        # non-blocking: while a blocking stream is captured, the default stream cannot be used
         self.stream = self.xp.cuda.Stream(non_blocking=True)
-        self.pool = self.xp.cuda.MemoryPool()  # what is allocated inside of the graph belongs to it, cuBLAS's workspace too
+        self.pool = self.xp.cuda.MemoryPool()  # allocations inside the graph belong to it, including cuBLAS's workspace
         weakref.finalize(self, give_back, self.device, self.stream.ptr, self.pool).atexit = False
         self.graph: Any = None
         self.why_not = ""
@@ -60,7 +60,7 @@ class Launches:
 
     @contextlib.contextmanager
     def in_order(self) -> Iterator[None]:
-        """Inside the block its stream is the current one: it waits for the one that was before, which then waits for it."""
+        """Inside the block its stream is current: it waits for the previous one, which waits for it at the end."""
         outer = self.xp.cuda.get_current_stream()
         self.stream.wait_event(outer.record())
         try:
@@ -80,10 +80,10 @@ class Launches:
                 launch()
 
     def capture(self) -> None:
-        """Make a graph of the launches, which have run once, so that everything is compiled; or leave them as they are.
+        """Capture the launches into a graph, if possible. They have run once, so that everything is compiled.
 
-        A plan that is freed meanwhile destroys its cuBLAS handle, which spoils the capture. So the collector waits; should
-        another thread free one, a second attempt is made.
+        A plan that is freed during a capture destroys its cuBLAS handle, which invalidates the capture. So garbage collection
+        is disabled; if another thread frees a plan, a second attempt is made.
         """
         collects = gc.isenabled()
         gc.disable()
@@ -100,7 +100,7 @@ class Launches:
 
     def recorded(self) -> Any:
         """The graph of the launches."""
-        relaxed = 2  # cudaStreamCaptureModeRelaxed: CuPy may ask the driver for memory meanwhile
+        relaxed = 2  # cudaStreamCaptureModeRelaxed: CuPy may allocate memory from the driver during capture
         with self.stream:
             self.stream.begin_capture(relaxed)
             try:
@@ -110,7 +110,7 @@ class Launches:
         return graph
 
     def timed(self, seconds: dict[Call, float]) -> Callable[..., tuple[Array, ...]]:
-        """The same, one launch after the other has ended, adding to the seconds of each."""
+        """Run the launches one at a time, adding to the seconds of each."""
 
         def function(*arguments: Array) -> tuple[Array, ...]:
             with self.device:
@@ -128,13 +128,13 @@ class Launches:
         return function
 
     def listing(self) -> str:
-        """A line for each launch, by what is written."""
+        """A line for each launch, with its results."""
         return "\n".join(
             f"{call.name} -> {', '.join(f'{v.shape} {v.dtype}' for v in call.outputs)}" for call, _ in self.launches
         )
 
     def array(self, value: Any) -> Any:
-        """The array of a value; a number as it is."""
+        """The array of a value; numbers are returned unchanged."""
         if not isinstance(value, Value):
             return value
         found = resolve(value, self.arrays)
@@ -142,12 +142,12 @@ class Launches:
         return found
 
     def shared(self, call: Call) -> dict[int, int]:
-        """Result to operand of a call that lie in the same memory; a parameter is written over in its own."""
+        """Result to operand of a call in the same memory; parameters are updated in place."""
         return shared_of(call, self.layout)
 
 
 def give_back(device: Any, stream: int, pool: Any) -> None:
-    """Give back what a plan had on a device: a pool of CuPy's that nobody refers to keeps its memory for ever unless told."""
+    """Release a plan's device memory: a CuPy pool without references keeps its memory forever unless freed explicitly."""
     with device:
         cublas.let_go(device.id, stream)
         pool.free_all_blocks()

@@ -1,4 +1,4 @@
-"""Lowering: the nodes of a traced step as calls of kernels on values that have a place in memory."""
+"""Lowering: converts the nodes of a traced step to kernel calls on values in memory."""
 
 from __future__ import annotations
 
@@ -47,15 +47,17 @@ from tensorgrad.ops.loss import softmax_cross_entropy_grad
 from tensorgrad.ops.meeting import all_reduce
 from tensorgrad.ops.reduce import keepdims_shape, sum_to
 
-Numbers: TypeAlias = tuple[Callable[[], Mapping[str, float]], dict[str, Value]]  # what is asked for them, and where they go
+Numbers: TypeAlias = tuple[
+    Callable[[], Mapping[str, float]], dict[str, Value]
+]  # the function that computes them, and their destination
 
 
 @dataclass
 class Lowered:
-    """A program as calls in order.
+    """A program as a sequence of calls.
 
-    arguments   with the gradients that are added to, numbers, results and kept gradients: values
-    assigned    in order, what is assigned to which memory outside
+    arguments   including gradients that are added to; numbers, results and kept gradients: as values
+    assigned    in order, the outside memory and the value assigned to it
     """
 
     calls: list[Call]
@@ -67,7 +69,7 @@ class Lowered:
 
     @property
     def returned(self) -> list[Value]:
-        """What outlives a run: the results, and the gradients that are left in `.grad`."""
+        """The values that outlive a run: the results, and the gradients left in `.grad`."""
         return [*self.results, *(v for _, v in self.grads)]
 
 
@@ -89,7 +91,7 @@ class Lowering:
             found = {name: Value((), leaf.dtype, "number", copy(leaf._data)) for name, leaf in leaves.items()}
             self.values.update((leaves[name], value) for name, value in found.items())
             self.numbers.append((compute, found))
-        self.wanted = {trace.source(t) for t in trace.returned()}  # read when all is done, or by an assignment
+        self.wanted = {trace.source(t) for t in trace.returned()}  # read at the end, or by an assignment
         self.wanted |= {trace.source(a.value) for a in trace.assignments}
         self.readers: dict[Node, list[Node]] = {}
         for node in self.graph.nodes:
@@ -116,7 +118,7 @@ class Lowering:
     # Values
 
     def value(self, source: Source) -> Value:
-        """The value of a node, or of a leaf as it is by now."""
+        """The value of a node, or the current value of a leaf."""
         source = self.trace.source(source)
         if source in self.values:
             return self.current(self.values[source])
@@ -124,7 +126,7 @@ class Lowering:
         return self.of_array(source._data)
 
     def of_array(self, array: Array) -> Value:
-        """The value of memory outside of the plan: the same one for the same memory until something is assigned there."""
+        """The value of outside memory: the same one for the same memory until something is assigned to it."""
         after = 0
         for i, (target, _) in enumerate(self.assigned, 1):
             if may_overlap(target.array, array):
@@ -136,7 +138,7 @@ class Lowering:
         return self.outside[key]
 
     def current(self, v: Value) -> Value:
-        """A view of memory outside, which shows what has been assigned there since."""
+        """A view of outside memory, updated to later assignments."""
         if v.root.kind != "outside" or (seen := self.of_array(v.root.array)) is v.root:
             return v
         for one in lineage(v)[-2::-1]:
@@ -153,7 +155,7 @@ class Lowering:
         return Value(tuple(shape), of.dtype, "view", array, of, look, how, contiguous, node)
 
     def reshaped(self, of: Value, shape: Shape, node: Node) -> Value:
-        """`of` in another shape: a view where that can be, else a copy."""
+        """`of` reshaped: a view if possible, else a copy."""
         if tuple(shape) == of.shape:
             return of
         if not of.contiguous:
@@ -168,7 +170,7 @@ class Lowering:
     # Nodes
 
     def lower(self, node: Node) -> None:
-        """Append the calls that compute `node`, and say what its value is."""
+        """Append the calls that compute `node`, and record its value."""
         if node in self.values:
             return
         if node in self.losses:
@@ -176,7 +178,7 @@ class Lowering:
             return
         inputs = [self.value(s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
         rule = RULES.get(node.op, Lowering.elementwise)
-        # kernels compute in the dtype that they are given
+        # kernels compute in the dtype of their operands
         narrow = is_odd(node.op, [v.dtype if isinstance(v, Value) else np.dtype(type(v)) for v in inputs])
         value = None if narrow and node.op is not ops.log else rule(self, node, inputs)
         self.values[node] = self.as_it_is(node, inputs) if value is None else value
@@ -191,12 +193,12 @@ class Lowering:
         return value
 
     def error_settings(self, node: Node) -> dict[str, Any]:
-        """What NumPy is to be told of floating-point errors in a node, if it is not what it is told outside of the step."""
+        """NumPy's settings for floating-point errors in a node, if they differ from those outside the step."""
         found: dict[str, Any] = self.trace.error_settings.get(node, {})
         return found
 
     def elementwise(self, node: Node, inputs: list[Any]) -> Value | None:
-        """The steps that `forward` takes for symbols; None if it is not elementwise."""
+        """The steps of `forward`, traced with symbols; None if it is not elementwise."""
         if node.op.expands:
             return self.expanded(node, inputs)
         if any(axes for axes in node.op.parsed.inputs) or not all(isinstance(i, (Value, int, float, bool)) for i in inputs):
@@ -211,12 +213,12 @@ class Lowering:
         if not isinstance(result, Symbol) or result.dtype != node.dtype or not sketch.steps:
             return None
         value = self.steps(node, inputs, sketch.steps, result.register)
-        if value.shape != node.shape:  # an operand that the formula does not use made the shape
+        if value.shape != node.shape:  # an operand that the formula does not use determines the shape
             return self.view(value, node.shape, "broadcast_to", np.broadcast_to, False, node)
         return value
 
     def expanded(self, node: Node, inputs: list[Any]) -> Value | None:
-        """What a fused op stands for, one op after the other."""
+        """Lower a fused op as the ops that it consists of."""
         first, *others = node.op.expands
         value = RULES.get(first, Lowering.elementwise)(self, node.replaced(first), inputs)
         for op in others:
@@ -226,14 +228,14 @@ class Lowering:
         return value
 
     def steps(self, node: Node, inputs: list[Any], steps: Sequence[Step], result: int) -> Value:
-        """Elementwise functions one after the other; the value in register `result` is that of the node."""
+        """Lower elementwise steps; the value in register `result` is that of the node."""
         registers: list[Any] = list(inputs)
         for step in steps:
             operands = [registers[a.register] if isinstance(a, Ref) else a for a in step.inputs]
             shape = np.broadcast_shapes(*[v.shape for v in operands if isinstance(v, Value)])
             narrow = [before_broadcast(v) if isinstance(v, Value) else v for v in operands]
             if np.broadcast_shapes(*[v.shape for v in narrow if isinstance(v, Value)]) == shape:
-                operands = narrow  # a kernel broadcasts by itself, and knows which numbers are the same
+                operands = narrow  # kernels broadcast, and deduplicate numbers
             out = self.buffer(shape, step.dtype, node)
             self.calls.append(Elementwise(step.function, operands, [out], [node], math.prod(shape), step.quiet))
             registers.append(out)
@@ -251,7 +253,7 @@ class Lowering:
         return self.step(node, "relu_grad", g, unit) if alike and node.dtype.char in "fd" else None
 
     def cast(self, node: Node, inputs: list[Any]) -> Value | None:
-        """A copy in the same dtype is none where nobody writes to what it is of."""
+        """A cast to the same dtype needs no copy if nothing writes to its source."""
         (x,) = inputs
         if not isinstance(x, Value) or x.dtype != node.dtype:
             return None
@@ -285,7 +287,7 @@ class Lowering:
         return self.view(of, node.shape, "permute", lambda a, shape: a.transpose(axes), False, node)
 
     def transposed(self, of: Value, node: Node) -> Value:
-        """A matrix transposed: of one that is transposed what it is of."""
+        """A transposed matrix; transposing twice gives the original value."""
         if of.how == "transpose" and of.base is not None:
             return of.base
         return self.view(of, of.shape[::-1], "transpose", lambda a, shape: a.T, False, node)
@@ -304,11 +306,11 @@ class Lowering:
         whole = of.contiguous and look(outline(of.shape), node.shape).flags.c_contiguous
         view = self.view(of, node.shape, "getitem", look, bool(whole), node)
         readers = [reader for reader in self.readers.get(node, []) if is_elementwise(reader)]
-        # what does not lie row after row has no part in chains
+        # values that are not C-contiguous cannot be part of chains
         return self.copied(view, node) if not whole and len(readers) > 1 and of.root.kind != "outside" else view
 
     def assign(self, node: Node, inputs: list[Any]) -> Value | None:
-        """An array with other elements, which may be written over it."""
+        """An array with new elements, possibly in place."""
         x, *rest = inputs
         if not all(isinstance(v, Value) for v in inputs) or not x.dtype == rest[0].dtype == node.dtype:
             return None
@@ -317,7 +319,7 @@ class Lowering:
         return out
 
     def all_reduce(self, node: Node, inputs: list[Any]) -> Value | None:
-        """Where ranks meet."""
+        """A sum over ranks."""
         out = self.buffer(node.shape, node.dtype, node)
         self.calls.append(Meeting("all_reduce", inputs, [out], [node], self.flops(node)))
         return out
@@ -328,7 +330,7 @@ class Lowering:
         a, b = inputs
         if not (isinstance(a, Value) and isinstance(b, Value) and a.dtype == b.dtype == node.dtype):
             return None
-        if self.is_read_transposed(node):  # (a b)ᵀ = bᵀ aᵀ lies row after row then
+        if self.is_read_transposed(node):  # (a b)ᵀ = bᵀ aᵀ is then C-contiguous
             out = self.buffer(node.shape[::-1], node.dtype, node)
             operands = [self.transposed(b, node), self.transposed(a, node)]
             self.calls.append(Matmul("matmul", operands, [out], [node], self.flops(node)))
@@ -338,7 +340,7 @@ class Lowering:
         return out
 
     def is_read_transposed(self, node: Node) -> bool:
-        """Whether all that is read of the product of two matrices is its transposed."""
+        """Whether only the transpose of a matrix product is read."""
         readers = self.readers.get(node, [])
         turned = len(readers) == 1 and readers[0].op is ops.transpose and readers[0].attrs["axes"] == (1, 0)
         return turned and node not in self.wanted and all(len(i.shape) == 2 for i in node.inputs)
@@ -355,7 +357,7 @@ class Lowering:
     # Reductions
 
     def log(self, node: Node, inputs: list[Any]) -> Value | None:
-        """log(softmax(z)) and the like from the logits, as it is recorded."""
+        """log(softmax(z)) and similar from the logits, as recorded."""
         (p,) = node.inputs
         p = self.trace.source(p) if isinstance(p, (Node, Tensor)) else p
         found = closed_form(node.op, p) if isinstance(p, Node) else None
@@ -376,7 +378,7 @@ class Lowering:
         return self.reduced(node, inputs, "minimum", axes_of(node))
 
     def mean(self, node: Node, inputs: list[Any]) -> Value | None:
-        """A sum and a quotient."""
+        """A sum and a division."""
         return self.reduced(node, inputs, "add", axes_of(node), mean=True)
 
     def sum_to(self, node: Node, inputs: list[Any]) -> Value | None:
@@ -404,14 +406,14 @@ class Lowering:
         return self.reshaped(value, node.shape, node)
 
     def factors(self, x: Value, node: Node) -> list[Any] | None:
-        """The two arrays whose product `x` is, if it was made just before and only `node` reads it: the product is not made,
-        for the sum of it is their dot product."""
+        """The two factors of the product `x`, if it was just computed and only `node` reads it: its sum is their dot product,
+        and `x` itself is not computed."""
         call = self.calls[-1] if self.calls else None
         source = self.trace.source(node.inputs[0])
         if not isinstance(call, Elementwise) or call.outputs[0] is not x or call.name not in ("multiply", "square"):
             return None
         values = [v for v in (call.inputs * 2)[:2] if isinstance(v, Value)]
-        if not isinstance(source, Node) or source in self.wanted or source not in call.nodes:  # another one has the value, too
+        if not isinstance(source, Node) or source in self.wanted or source not in call.nodes:  # another node shares the value
             return None
         alike = len(values) == 2 and all(v.shape == x.shape and v.contiguous and v.dtype == x.dtype for v in values)
         if not alike or x.dtype.char not in "fd" or self.readers.get(source, []) != [node]:
@@ -420,7 +422,7 @@ class Lowering:
         return list(values)
 
     def concatenate(self, node: Node, inputs: list[Any]) -> Value | None:
-        """Parts that only the whole reads are computed in their places in it, the others copied there."""
+        """Parts that nothing else reads are computed directly in the result, others are copied to it."""
         axis = node.attrs["axis"] % len(node.shape)
         if not all(isinstance(v, Value) and v.dtype == node.dtype for v in inputs):
             return None
@@ -444,7 +446,7 @@ class Lowering:
         return value
 
     def put(self, node: Node, inputs: list[Any]) -> Value | None:
-        """Zeros with a value in a part of them that a view can be taken of, and that has axes."""
+        """Zeros with a value in a part of them, if the part is a view with axes."""
         (x,), at = inputs, node.attrs["index"]
         if not isinstance(x, Value) or x.dtype != node.dtype or not takes_a_view(at) or not x.shape or 0 in node.shape:
             return None
@@ -453,7 +455,7 @@ class Lowering:
         return value
 
     def scatter(self, node: Node, inputs: list[Any]) -> Value | None:
-        """Rows that are added to those of zeros."""
+        """Rows added to zeros by index."""
         x, t, *more = inputs
         if more or node.attrs["index"] != AT or not all(isinstance(v, Value) and v.contiguous for v in inputs):
             return None
@@ -465,10 +467,10 @@ class Lowering:
         return value
 
     def put_there(self, part: Value, there: Value, axis: int) -> bool:
-        """Whether `part` is a buffer that could be made to lie in the place `there`."""
+        """Move the buffer `part` to the place `there`, if possible; returns whether it was."""
         root = part.root
         alone = root.kind == "buffer" and root.nbytes == part.nbytes and part.contiguous and root.contiguous
-        if axis or not alone or root is there.root:  # it has been put there already, in another place
+        if axis or not alone or root is there.root:  # it was already placed elsewhere
             return False
         root.kind, root.base = "view", there
         root.look, root.how = np.reshape, "reshape"
@@ -477,8 +479,8 @@ class Lowering:
     # Softmax and cross-entropy, forward and backward in one
 
     def cross_entropies(self) -> dict[Node, Callable[[], None]]:
-        """The nodes of every log_softmax, its mean negative log-likelihood and the gradient of that, where nothing else reads
-        the log-probabilities and the gradient that comes in is known beforehand."""
+        """The nodes of each log_softmax, its mean negative log-likelihood and the gradient of that, if nothing else reads the
+        log-probabilities and the incoming gradient is known beforehand."""
         found: dict[Node, Callable[[], None]] = {}
         for logp in self.graph.nodes:
             if logp.op is not ops.log_softmax or logp.attrs["axis"] not in (-1, logp.ndim - 1) or logp in self.wanted:
@@ -498,7 +500,7 @@ class Lowering:
                     continue
                 if slopes[0].attrs["scale"] != scale:
                     continue
-            if logp.dtype.char not in "fd" or not math.prod(logp.shape):  # half precision is added up in float32 by the op
+            if logp.dtype.char not in "fd" or not math.prod(logp.shape):  # the op sums half precision in float32
                 continue
             if isinstance(target, Node) and target.index > logp.index:
                 continue
@@ -510,8 +512,8 @@ class Lowering:
         return found
 
     def is_known_by(self, source: Any, index: int) -> bool:
-        """Whether something is there before node `index`, or can be: a number by which a loss is scaled is computed from others
-        after the loss, but does not depend on it. Nothing may be assigned meanwhile, which it could read."""
+        """Whether a value is known before node `index`, or can be computed before: the scale of a loss is computed after the
+        loss, but does not depend on it. It must not read memory that is assigned in between."""
         if not isinstance(source, Node) or source.index < index:
             return True
         if source.op not in SCALING or source.ndim or any(index < a.index <= source.index for a in self.trace.assignments):
@@ -520,7 +522,7 @@ class Lowering:
         return all(not getattr(s, "shape", ()) and self.is_known_by(s, index) for s in inputs)
 
     def early(self, source: Any) -> None:
-        """Lower what is known before its turn."""
+        """Lower a known value early."""
         if isinstance(source, Node) and source not in self.values:
             for s in source.inputs:
                 if isinstance(s, (Node, Tensor)):
@@ -542,13 +544,13 @@ class Lowering:
         nodes = [logp, loss] + ([slope] if slope is not None else [])
         self.calls.append(CrossEntropy(math.prod(logp.shape[:-1]), inputs, outputs, nodes, flops))
         self.values[loss] = total
-        self.values[logp] = total  # nobody reads it
+        self.values[logp] = total  # nothing reads it
 
 
-# What a loss is scaled by, and gradients with it
+# Ops that scale a loss and its gradients
 SCALING = (ops.mul, ops.div, ops.neg, ops.add, ops.sub, mul_grad, div_grad)
 
-# How the nodes of an op are lowered; all others are elementwise, or run as they are.
+# The rules for lowering ops; all others are elementwise, or run by their `forward`.
 Rule: TypeAlias = Callable[[Lowering, Node, list[Any]], Value | None]
 RULES: dict[Op, Rule] = {
     ops.reshape: Lowering.reshape,
@@ -578,31 +580,31 @@ RULES: dict[Op, Rule] = {
 
 
 def axes_of(node: Node) -> tuple[int, ...]:
-    """The axes that a reduction is over, counted from the front."""
+    """The reduced axes, as non-negative numbers."""
     axis, ndim = node.attrs["axis"], len(node.inputs[0].shape)
     axes = range(ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
     return tuple(sorted(index(a) % ndim for a in axes)) if ndim else ()
 
 
 def is_elementwise(node: Node) -> bool:
-    """Whether chains can take its op."""
+    """Whether its op can be part of chains."""
     return node.op not in RULES and not node.op.moves and not any(axes for axes in node.op.parsed.inputs)
 
 
 def taking(at: Any) -> Look:
-    """What takes a part of an array, as a view: of one element too, which without "..." would be a number."""
+    """A function that slices an array as a view; the "..." makes a single element a 0-d array instead of a number."""
     parts = at if isinstance(at, tuple) else (at,)
     whole = parts if any(i is ... for i in parts) else (*parts, ...)
     return lambda a, shape: a[whole]
 
 
 def outline(shape: Shape) -> Array:
-    """What has this shape and lies row after row, without memory for its elements, of which none is to be read."""
+    """A C-contiguous array of this shape without memory for its elements, which must not be read."""
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
     return np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), shape, strides, writeable=False)
 
 
 def takes_a_view(at: Any) -> bool:
-    """Whether an index takes a view: no arrays, lists or booleans in it."""
+    """Whether an index gives a view: it has no arrays, lists or booleans."""
     parts = at if isinstance(at, tuple) else (at,)
     return not any(is_array(i) or isinstance(i, (list, bool)) for i in parts)

@@ -1,4 +1,4 @@
-"""Meaning: what the kernels of a plan compute, against what the program says."""
+"""Meaning: comparison of what the kernels of a plan compute with the program."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tensorgrad.kernels.chain import Ref
 
 
 class Meaning:
-    """Formulas as numbers: two values have the same one if they are the same function of the same values.
+    """Value numbering: two values have the same number if they are the same function of the same values.
 
-    program   the calls as they come from the nodes, each value being made by one of them, by one function or by no chain
+    program   the calls from lowering the nodes; each value is computed by one of them
     """
 
     def __init__(self, program: list[Call]) -> None:
@@ -32,7 +32,7 @@ class Meaning:
         return self.numbers.setdefault(formula, len(self.numbers))
 
     def value(self, v: Any) -> Any:
-        """The number of a value; a constant by what tells it from others: 0.0 and -0.0, 1 and True are not the same."""
+        """The number of a value, or of a constant; 0.0 and -0.0, 1 and True differ."""
         if not isinstance(v, Value):
             return type(v), repr(v)
         if v not in self.of_value:
@@ -46,7 +46,9 @@ class Meaning:
         return self.number(("column sum", number))
 
     def wrong(self, call: Call) -> str:
-        """What is wrong with what a call computes, in words; "" if it is of the program, or a chain that does some of it."""
+        """The error in what a call computes, in words; "" if it is a call of the program, or a chain that computes some of
+        them.
+        """
         if not isinstance(call, ChainCall):
             return "" if call in self.program else f"{call.name} is not what the program says"
         chain = call.chain
@@ -66,12 +68,12 @@ class Meaning:
 
 @functools.cache
 def name_of(dtype: Any) -> str:
-    """NumPy takes its time."""
+    """Cached, because NumPy is slow here."""
     return str(dtype)
 
 
 def lies(shape: Shape, layout: str, whole: Shape) -> bool:
-    """Whether an operand of this shape is laid out so against that of a chain."""
+    """Whether an operand of this shape has this layout relative to a chain's shape."""
     if layout == "number":
         return all(n == 1 for n in shape) and len(shape) <= len(whole)
     return shape == {"full": whole, "row": whole[-1:], "column": (*whole[:-1], 1)}[layout]

@@ -1,4 +1,4 @@
-"""Memory: which values of a plan lie where. Each has a place from the call that makes it to the last that reads it."""
+"""Memory: placement of a plan's values. Each occupies memory from the call that computes it to the last that reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorgrad.core.backend import Array, address
 
 @dataclass
 class Layout:
-    """blocks: bytes of each piece of memory;  place: value to block;  shared: call to {result: operand} in one place."""
+    """blocks: sizes in bytes;  place: value to block;  shared: call to {result: operand} in the same memory."""
 
     blocks: list[int] = field(default_factory=list)
     place: dict[Value, int] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Layout:
 
 
 def assigned_in_place(calls: list[Call]) -> list[Call]:
-    """The calls without assignments of values that can be computed in the memory that they are assigned to."""
+    """The calls without assignments of values that can be computed directly in their target memory."""
     made_by = {v: i for i, call in enumerate(calls) for v in call.outputs if not isinstance(call, Assign)}
     dropped = set()
     for i, call in enumerate(calls):
@@ -45,17 +45,17 @@ def assigned_in_place(calls: list[Call]) -> list[Call]:
 
 
 def one_memory(a: Value, b: Value) -> bool:
-    """Whether two values are the same elements of the same memory outside of the plan."""
+    """Whether two values are the same elements of the same outside memory."""
     if not (a.kind == b.kind == "outside" and a.shape == b.shape and a.array is not None and b.array is not None):
         return False
     return address(a.array) == address(b.array) and bool(a.array.strides == b.array.strides) and a.dtype == b.dtype
 
 
 def lay_out(calls: list[Call], keep: Container[Value], given: Container[Value] = ()) -> Layout:
-    """A block for every buffer, blocks being used again when what lay in them is not read any more.
+    """Assign a block to every buffer; blocks are reused when their value is no longer read.
 
     keep    values that are read after the last call
-    given   buffers that have a place already
+    given   buffers that are already placed
     """
     last: dict[Value, int] = {}
     for i, call in enumerate(calls):
@@ -63,7 +63,7 @@ def lay_out(calls: list[Call], keep: Container[Value], given: Container[Value] =
             last[v.root] = len(calls) if v in keep or v.root in keep else i
     found = Layout()
     free = Free(found.blocks)
-    owner: dict[int, Value] = {}  # the value that lies in a block now
+    owner: dict[int, Value] = {}  # the value in a block at the moment
 
     def placeable(v: Value) -> bool:
         return v.kind == "buffer" and v not in found.place and v not in given
@@ -87,7 +87,7 @@ def lay_out(calls: list[Call], keep: Container[Value], given: Container[Value] =
 
 
 def in_place(call: Call, value: Value, i: int, last: dict[Value, int], taken: set[int], place: dict[Value, int]) -> int | None:
-    """An operand that a result may be written over: one that lies as the result does, and that nothing reads afterwards."""
+    """An operand that a result may overwrite: one with the same layout that nothing reads afterwards."""
     if value not in call.outputs:
         return None
     roots = [v.root for v in call.reads]
@@ -102,7 +102,7 @@ def in_place(call: Call, value: Value, i: int, last: dict[Value, int], taken: se
 
 
 class Free:
-    """The blocks that nothing lies in, by their size."""
+    """The free blocks, by size."""
 
     def __init__(self, blocks: list[int]) -> None:
         self.blocks = blocks
@@ -121,12 +121,12 @@ class Free:
 
 
 def arrays_for(layout: Layout, blocks: list[Array]) -> dict[Value, Array]:
-    """The array of each value that has a place, in blocks of bytes that are there."""
+    """The array of each placed value, in existing blocks of bytes."""
     return {value: blocks[b][: value.nbytes].view(value.dtype).reshape(value.shape) for value, b in layout.place.items()}
 
 
 def resolve(value: Value, arrays: dict[Value, Any]) -> Array | None:
-    """The array of a value, if it is known before a run: a view is looked at through what it is a view of."""
+    """The array of a value, if known before a run; views are taken of their base."""
     if value in arrays:
         return arrays[value]
     found = value.array
