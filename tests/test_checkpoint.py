@@ -608,7 +608,7 @@ def test_what_does_not_fit_a_run(tmp_path: Path) -> None:
     one = Training("SGD")
     one.fit(checkpoint=path)
     two = Training("SGD")
-    with pytest.raises(CheckpointError, match="holds a CostRise, but no schedule is given"):
+    with pytest.raises(CheckpointError, match="holds a CostRise, but no schedule was passed"):
         train.fit(two.model, F.cross_entropy, two.optimiser, two.loader, 9, resume=path)
     two.model[5].rng = None
     with pytest.raises(CheckpointError, match=r"holds generators \['PCG64', 'PCG64'\], the model has \['PCG64'\]"):

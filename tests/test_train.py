@@ -578,7 +578,7 @@ def other_schedule() -> optim.Schedule:
         (
             lambda: fitted(lambda z, y: F.cross_entropy(z, y), (*problem(), np.ones(90))),
             TypeError,
-            "for sample weights the loss is called with reduction='none', which <lambda> does not take",
+            "for sample weights the loss is called with reduction='none', which <lambda> does not accept",
         ),
         (
             lambda: fitted(lambda z, y, reduction: F.cross_entropy(z, y), (*problem(), np.ones(90))),
