@@ -1,9 +1,9 @@
-"""Rows: the part of a plan that treats every sample alike, to be done for some of the samples at a time, in several threads.
+"""Rows: the samplewise part of a plan, split into parts of the samples and run in several threads.
 
-A value "has rows" if its first axis is the samples. From values with rows come others with rows (products with a weight,
-anything elementwise), or sums over all samples (gradients of weights, the loss), which are added up over the parts. What is
-done with those sums comes after. So a batch of 60,000 needs memory for a few thousand samples only, all of which stays in the
-cache, and every thread works on samples of its own from beginning to end.
+A value "has rows" if its first axis is the samples. Values with rows lead to others with rows (products with a weight,
+elementwise functions), or to sums over all samples (gradients of weights, the loss), which are accumulated over the parts.
+Calls that use those sums come afterwards. So a batch of 60,000 needs memory for a few thousand samples only, which stay in the
+cache, and each thread processes its samples from beginning to end.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from tensorgrad.kernels import thresholds
 
 
 class Split:
-    """Which calls work on rows. has_rows and has_columns: values whose first, or second, axis is the samples."""
+    """The calls that work on rows. has_rows and has_columns: values whose first, or last, axis is the samples."""
 
     def __init__(self, calls: list[Call], samples: int) -> None:
         self.samples = samples
         self.has_rows: set[Value] = set()
         self.has_columns: set[Value] = set()
-        self.totals: set[Value] = set()  # what is added up over the samples
-        self.late: set[Value] = set()  # what is there only when all samples have been done
+        self.totals: set[Value] = set()  # sums over the samples
+        self.late: set[Value] = set()  # values that exist only after all samples
         self.before: list[Call] = []
         self.loop: list[Call] = []
         self.after: list[Call] = []
@@ -33,7 +33,7 @@ class Split:
             writes = [v for v in call.outputs if v.root.kind == "outside"]
             stale = any(overlap(v, w) for v in call.reads for w in written)
             is_late = stale or any(v.root in self.late for v in call.reads) or (bool(self.loop) and bool(writes))
-            is_late |= call.draws and any(c.draws for c in self.after)  # of one generator, in the order of the step
+            is_late |= call.draws and any(c.draws for c in self.after)  # draws of one generator, in the order of the step
             is_late |= call.meets and any(c.meets for c in self.after)
             if not is_late and self.on_rows(call):
                 self.loop.append(call)
@@ -57,7 +57,7 @@ class Split:
         return False
 
     def keeps_rows(self, v: Value) -> bool:
-        """Whether a view of a value with rows has them in its first axis: repeating may put others before them."""
+        """Whether a view of a value with rows has them in its first axis: broadcasting may add axes before it."""
         assert v.base is not None
         return v.how == "reshape" or (v.how == "broadcast_to" and len(v.shape) == len(v.base.shape))
 
@@ -69,13 +69,13 @@ class Split:
         return found
 
     def mixed(self, v: Value) -> bool:
-        """Whether a value is seen of one with rows in a way that takes all of them."""
+        """Whether a value is a view that mixes the rows of its base."""
         if self.rows(v) or self.columns(v) or v.base is None:
             return False
         return self.rows(v.base) or self.columns(v.base) or self.mixed(v.base)
 
     def on_rows(self, call: Call) -> bool:
-        """Whether a call can be done for some of the rows; if so its results are noted."""
+        """Whether a call can be split by rows; if so, record its results."""
         if not any(self.rows(v) for v in call.reads) or any(self.mixed(v) for v in call.reads):
             return False
         totals = call.sums(self)
@@ -90,8 +90,8 @@ class Split:
 class Loop(Call):
     """The calls that work on rows, as one.
 
-    calls    what is done with each part of the samples
-    totals   results that are added up over the parts;  spread: results with rows that somebody outside reads
+    calls    run for each part of the samples
+    totals   results that are summed over the parts;  spread: results with rows that are read outside the loop
     """
 
     def __init__(self, split: Split, keep: set[Value]) -> None:
@@ -112,14 +112,14 @@ class Loop(Call):
 
 
 def split_rows(calls: list[Call], arguments: list[Value], keep: set[Value], least: float) -> list[Call]:
-    """The calls with those that work on rows as a Loop, if they are at least so many floating-point operations."""
+    """The calls, with those on rows combined into a Loop if they have enough floating-point operations."""
     sizes = Counter(v.shape[0] for v in arguments if len(v.shape) > 0 and v.shape[0] > 1)
     if not sizes or sum(call.flops for call in calls) < least:
         return calls
     split = Split(calls, sizes.most_common(1)[0][0])
     if not split.loop or sum(call.flops for call in split.loop) < least or not is_worth_it(split):
         return calls
-    for call in split.loop:  # what an operation makes is put into an array with the rows of all parts
+    for call in split.loop:  # results allocated by operations are copied to an array with the rows of all parts
         for v in call.outputs:
             if v.kind == "fresh":
                 v.kind = "buffer"
@@ -127,14 +127,14 @@ def split_rows(calls: list[Call], arguments: list[Value], keep: set[Value], leas
 
 
 def is_worth_it(split: Split) -> bool:
-    """Whether what is added up over the samples takes less memory than they do: every thread has totals of its own, to be
-    added up in the end."""
+    """Whether the sums over samples need less memory than the samples: every thread has separate totals, which are added at
+    the end."""
     totals = sum(v.nbytes for v in split.totals)
     return totals <= max(thresholds.ROWS_TOTALS, sum(v.nbytes for v in split.has_rows if v.root is v))
 
 
 class Narrow:
-    """The calls of a loop for so many rows: copies of them, and of the values with rows in them."""
+    """The calls of a loop for a number of rows: copies of the calls and of their values with rows."""
 
     def __init__(self, loop: Loop, rows: int) -> None:
         self.split = loop.split

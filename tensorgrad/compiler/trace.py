@@ -1,4 +1,4 @@
-"""Tracing: one run of a step, written down as a program: what it computes, what it changes, what its numbers come from."""
+"""Tracing: one run of a step, recorded as a program: what it computes, what it changes, where its numbers come from."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ Source: TypeAlias = Node | Tensor
 
 @dataclass
 class Assignment:
-    """An array from outside the step that the step writes to."""
+    """A write to an outside array."""
 
     target: Array
     value: Source
-    index: int  # when, on the clock that numbers nodes
-    made: Location | None  # where in the user's code
+    index: int  # the time, on the counter that numbers nodes
+    made: Location | None  # the line in the user's code
 
 
 @dataclass
 class Trace:
-    """What a run of the step left besides the nodes that it recorded.
+    """The record of a run of the step, besides its nodes.
 
-    arguments    the arrays that the step was called with, as the leaves that stand for them
-    same         leaves that have the value of another Tensor: detached ones, and copies, which are nodes of their own
-    assignments  in the order in which they were made
-    numbers      functions that each replay asks for numbers by name (learning rates), and the leaves that stand for them
+    arguments    the leaves for the arrays that the step was called with
+    same         leaves with the value of another Tensor: detached ones, and copies, which are separate nodes
+    assignments  in order
+    numbers      functions that each replay calls for numbers by name (learning rates), and the leaves for these
     optimisers   those that made a step
     rates        their learning rates at that time
-    missed       which of their parameters had no gradient;  runs: which ones are changed at once
+    missed       which of their parameters had no gradient;  runs: which ones are updated together
     modules      whose forward ran
-    grads        Tensors whose `.grad` was read before the step had set it, with what it was: a Tensor, or None
-    regraded     Tensors whose `.grad` the step has set, with what it had been
-    used_up      whose `.grad` an optimiser has used after it was set last
-    kept         those of them whose gradient outlives the step, with it: no optimiser has used it up, or the step adds to it
-    frozen       arrays from outside whose values are part of the program, with copies
-    results      the Tensors in what the step returned, and a function that puts others in their place
-    saved        what was assigned to, as it was before: the array and a copy
+    grads        Tensors whose `.grad` was read before the step set it, with its value: a Tensor, or None
+    regraded     Tensors whose `.grad` the step has set, with its previous value
+    used_up      Tensors whose `.grad` an optimiser has used since it was last set
+    kept         those of them whose gradient outlives the step, with it: no optimiser has used it, or the step adds to it
+    frozen       outside arrays whose values are part of the program, with copies
+    results      the Tensors in the step's result, and a function that rebuilds it from others
+    saved        the arrays that were assigned to, with copies of their previous values
     """
 
     arguments: list[Tensor]
@@ -74,30 +74,30 @@ class Trace:
     inside: set[Tensor] = field(default_factory=set)  # made by the step
     results: list[Tensor] = field(default_factory=list)
     rebuild: Callable[[list[Any]], Any] = lambda values: None
-    plain: Any = None  # what was returned besides Tensors, to be compared
-    errors: Any = field(default_factory=np.geterr)  # what NumPy is told of them outside of the step
-    nodes: list[Node] = field(default_factory=list)  # in the order in which they were recorded
-    again: set[Node] = field(default_factory=set)  # those of functions that are called again in each replay
-    error_settings: dict[Node, Any] = field(default_factory=dict)  # what it is told of them for some of the nodes
+    plain: Any = None  # what else was returned, for comparison
+    errors: Any = field(default_factory=np.geterr)  # NumPy's settings outside the step
+    nodes: list[Node] = field(default_factory=list)  # in recording order
+    again: set[Node] = field(default_factory=set)  # of functions that each replay calls again
+    error_settings: dict[Node, Any] = field(default_factory=dict)  # settings that differ for some nodes
     saved: list[tuple[Array, Array]] = field(default_factory=list)
-    scatters: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # rows, and which rows of a table they are
+    scatters: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # rows, and their indices in a table
     start: int = field(default_factory=writes.tick)
 
-    # What the rest of the package says while the step runs
+    # Events during the step, called by the rest of the package
 
     def recorded(self, node: Node) -> None:
-        """A node has been recorded. What NumPy is told of floating-point errors at that time holds for it in replays, too."""
+        """A node was recorded. NumPy's current settings for floating-point errors also apply to it in replays."""
         self.nodes.append(node)
         errors = np.geterr()
         if errors != self.errors:
             self.error_settings[node] = errors
 
     def created(self, tensor: Tensor) -> None:
-        """A Tensor without a history has been made, of numbers."""
+        """A Tensor without history was created from numbers."""
         self.inside.add(tensor)
 
     def copied(self, tensor: Tensor, source: Any) -> None:
-        """A Tensor without a history has been made, with a copy of the values of `source`: a Tensor, or an array."""
+        """A Tensor without history was created as a copy of `source`: a Tensor, or an array."""
         self.inside.add(tensor)
         if not isinstance(source, Tensor):
             source = next((t for t in self.arguments if t._data is source), None) or wrap(source, None)
@@ -105,12 +105,12 @@ class Trace:
             self.same[tensor] = ops.astype.apply(source, dtype=tensor.dtype).node
 
     def shared(self, tensor: Tensor, source: Tensor) -> None:
-        """A Tensor without a history has been made, on the memory of `source`."""
+        """A Tensor without history was created on the memory of `source`."""
         self.inside.add(tensor)
         self.same[tensor] = source.node or source
 
     def needs_value(self, tensor: Tensor, reader: str) -> None:
-        """Raise CompileError if `tensor` has a value that differs from call to call: Python cannot act on it in a replay."""
+        """Raise CompileError if the value of `tensor` varies between calls: Python code cannot depend on it in a replay."""
         if tensor.node is not None or tensor.requires_grad or tensor in self.same or self.is_argument(tensor):
             raise CompileError(
                 f"compile: {reader} needs the value of a Tensor {tensor.shape} inside the step{here()}; a replay does not "
@@ -118,11 +118,11 @@ class Trace:
             )
 
     def forbid(self, what: str) -> NoReturn:
-        """Raise CompileError: a replay would not do this again."""
+        """Raise CompileError: a replay would not repeat this."""
         raise CompileError(f"compile: {what} inside the step{here()}; a replay would not do it again. Do it outside the step")
 
     def uses_constant(self, array: Array) -> None:
-        """The values of an array from outside are taken as they are."""
+        """The values of an outside array are used as constants."""
         self.frozen.append((array, copy(array)))
 
     def reads_grad(self, tensor: Tensor) -> None:
@@ -147,14 +147,14 @@ class Trace:
         self.writes_grad(tensor)
 
     def writes(self, tensor: Tensor, after: Tensor) -> bool:
-        """A leaf is given the value of `after` in its own memory; whether it is one from outside, and stays a leaf."""
+        """The value of `after` is written to the memory of a leaf. Returns whether it is from outside, and remains a leaf."""
         if self.is_argument(tensor):
             raise CompileError(
                 f"compile: an argument {tensor.shape} is changed in place{here()}; a replay would not change the caller's. "
                 f"Compute a new Tensor, and return it"
             )
         if tensor in self.inside:
-            if isinstance(source := self.same.get(tensor), Tensor):  # a detached Tensor, on memory from outside
+            if isinstance(source := self.same.get(tensor), Tensor):  # a detached Tensor, on outside memory
                 return self.writes(source, after)
             self.refuse_views(tensor, source)
             self.becomes_another(tensor, source)
@@ -168,11 +168,11 @@ class Trace:
         return True
 
     def writes_view(self, tensor: Tensor) -> None:
-        """A Tensor that has been computed is given another value in its own memory."""
+        """A new value is written to the memory of a computed Tensor."""
         self.refuse_views(tensor, tensor.node)
 
     def refuse_views(self, tensor: Tensor, source: Source | None) -> None:
-        """Raise CompileError if a Tensor that is changed in place, of the value of `source`, is a view of a leaf."""
+        """Raise CompileError if a Tensor that is changed in place, with the value of `source`, is a view of a leaf."""
         nodes = [source if isinstance(source, Node) else None]
         while nodes:
             node = nodes.pop()
@@ -187,7 +187,7 @@ class Trace:
                     )
 
     def becomes_another(self, tensor: Tensor, source: Source | None) -> None:
-        """A Tensor of the step's is changed in place: what has read it so far has read what it was."""
+        """A Tensor of the step is changed in place: earlier readers used its old value."""
         before = wrap(copy(tensor._data), None) if source is None else source
         for node in self.nodes:
             if any(s is tensor for s in node.inputs):
@@ -196,18 +196,18 @@ class Trace:
             a.value = before if a.value is tensor else a.value
 
     def assigns(self, target: Array, value: Tensor) -> None:
-        """`target` is given the value of a Tensor."""
+        """The value of a Tensor is assigned to `target`."""
         if not any(array is target for array, _ in self.saved):
             self.saved.append((target, copy(target)))
         self.assignments.append(Assignment(target, value.node or value, writes.tick(), user_location()))
 
     def scattered(self, y: Tensor, x: Tensor, t: Tensor) -> None:
-        """y has been made of zeros by adding each row of x to the row that t names."""
+        """y was computed from zeros by adding each row of x to the row given by t."""
         if y.node is not None:
             self.scatters[y.node] = x, t
 
     def scatter_source(self, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The rows that a Tensor was made of by `scattered`, (n, ...), and their numbers, (n); also of a sum of such ones."""
+        """The rows (n, ...) and indices (n) from which `scattered` computed a Tensor; also for a sum of such Tensors."""
         parts, stack = [], [tensor.node]
         while stack:
             node = stack.pop()
@@ -227,7 +227,7 @@ class Trace:
             return ops.concatenate(rows), ops.concatenate(numbers)
 
     def reads_changed(self, array: Array) -> None:
-        """Raise CompileError: what lies there was made under another name. Memory from outside may show what is there."""
+        """Raise CompileError: the memory was written through another Tensor. Outside memory is read as it is."""
         if not any(may_overlap(array, a.target) for a in self.assignments):
             raise CompileError(
                 f"compile: a Tensor {array.shape} shares memory with another one that has been changed in place, and is read"
@@ -235,18 +235,18 @@ class Trace:
             )
 
     def write_count(self) -> int:
-        """How often memory from outside has been written to so far."""
+        """The number of writes to outside memory so far."""
         return len(self.assignments)
 
     def node_count(self) -> int:
-        """How many nodes have been recorded so far."""
+        """The number of nodes recorded so far."""
         return len(self.nodes)
 
     def captures(self, result: Tensor, first: int, since: int, given: Sequence[Tensor]) -> None:
-        """Raise CompileError if a function, called again in each replay, draws random numbers, or reads what the step has
-        computed and has not given it: it would read that of this run."""
+        """Raise CompileError if a function that each replay calls again draws random numbers, or reads values of the step other
+        than its arguments: it would read those of this run."""
         own, passed = set(self.nodes[first:]), {*given}
-        if result.node is not None:  # checkpoints in it are not among the nodes of the step
+        if result.node is not None:  # nested checkpoints are not among the nodes of the step
             own |= {node for node in Graph([result.node], check=False).nodes if node.index >= since}
         if result.requires_grad and any(node.op.draws for node in own):
             raise CompileError(
@@ -282,7 +282,7 @@ class Trace:
         self.used_up.update(optimiser.params)
 
     def recomputed(self, compute: Callable[[], Mapping[str, float]], near: Array) -> dict[str, Tensor]:
-        """0-d leaves, of the dtype and on the device of `near`, for numbers that each replay asks for again."""
+        """0-d leaves, with the dtype and device of `near`, for numbers that each replay computes again."""
         leaves = {name: wrap(like(np.asarray(value, near.dtype), near), None) for name, value in compute().items()}
         self.numbers.append((compute, leaves))
         return leaves
@@ -291,19 +291,19 @@ class Trace:
         return any(tensor is t for t in self.arguments)
 
     def is_inside(self, tensor: Tensor) -> bool:
-        """Whether the step has made it."""
+        """Whether the step created it."""
         return tensor in self.inside or (tensor.node is not None and tensor.node.index >= self.start)
 
-    # When the step has ended
+    # The end of the step
 
     def ended(self, value: Any, keep_grads: bool, where: str) -> None:
-        """Note what it returned and what it left in `.grad`. keep_grads: also what an optimiser has used up."""
+        """Record what it returned and left in `.grad`. keep_grads: also gradients that an optimiser has used."""
         self.results, self.rebuild, self.plain = taken_apart(value, where)
         for t in self.results:
             if t.node is not None and writes.latest > t.node.index and writes.since(t.node.index, (t._data,)):
                 self.reads_changed(t._data)
         for t in self.regraded:
-            # what is added to without being cleared first is needed by the next call
+            # gradients that accumulate are needed by the next call
             if t._grad is not None and (keep_grads or t not in self.used_up or t in self.grads):
                 self.kept[t] = t._grad
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
@@ -315,20 +315,20 @@ class Trace:
                 )
 
     def settle(self) -> None:
-        """Leave behind what a replay leaves: gradients in memory of their own, without a history; None where used up."""
+        """Leave what a replay leaves: gradients in separate memory, without history; None if used."""
         for optimiser in self.optimisers:
             optimiser.flush()
         for t in self.regraded:
             t._grad = wrap(copy(self.kept[t]._data), None) if t in self.kept else None
 
     def failed(self) -> None:
-        """The step has failed by itself: leave behind what it has done so far, gradients without a history."""
+        """The step has failed: leave what it has done so far, with gradients without history."""
         for t in self.regraded:
             t._grad = None if t._grad is None else wrap(copy(t._grad._data), None)
 
     def undo(self) -> None:
-        """Put back what the step is known to have changed: arrays, gradients, the optimisers' counts."""
-        for array, before in reversed(self.saved):  # one may lie in another
+        """Undo the known changes of the step: arrays, gradients, the optimisers' counts."""
+        for array, before in reversed(self.saved):  # arrays may overlap
             with on(array):
                 array[...] = before
             writes.wrote(array)
@@ -337,24 +337,24 @@ class Trace:
         for optimiser, missed in zip(self.optimisers, self.missed, strict=True):
             optimiser.count(missed, -1)
 
-    # What the compiler reads
+    # Results for the compiler
 
     def inputs(self) -> list[Tensor]:
-        """What each call gives to the program: the arguments, and the gradients that it finds in `.grad`."""
+        """The inputs of the program in each call: the arguments, and the gradients found in `.grad`."""
         return [*self.arguments, *(g for g in self.grads.values() if g is not None)]
 
     def returned(self) -> list[Tensor]:
-        """What outlives the step: results, and gradients that are left in `.grad`."""
+        """The values that outlive the step: results, and gradients left in `.grad`."""
         return [*self.results, *self.kept.values()]
 
     def program(self) -> Graph:
-        """The graph of everything that the step returned, assigned or drew."""
+        """The graph of everything that the step returned, assigned or drew at random."""
         return self._program
 
     @cached_property
     def _program(self) -> Graph:
         roots = [self.source(t) for t in self.returned()] + [self.source(a.value) for a in self.assignments]
-        # drawn even where nothing comes of it, so that the generators go on as they do in the step; nor may a rank stay away
+        # unused draws are included, so that generators advance as in the step; so are meetings of ranks
         roots += [node for node in self.nodes if (node.op.draws or node.op.meets) and node not in self.again]
         seen = {r for r in roots if isinstance(r, Node)}
         outputs, stack = dict.fromkeys(seen), list(seen)
@@ -375,7 +375,7 @@ class Trace:
         return Graph(list(outputs), check=False)
 
     def source(self, value: Source) -> Source:
-        """What a value comes from: a node, an argument, or an array from outside."""
+        """The source of a value: a node, an argument, or an outside array."""
         if isinstance(value, Tensor) and value.node is not None:
             value = value.node
         while isinstance(value, Tensor) and value in self.same:
@@ -383,7 +383,7 @@ class Trace:
         return value
 
     def names(self) -> dict[tuple[int, int], str]:
-        """What arrays from outside are called, by where they begin and their size; an optimiser's are named by their role."""
+        """The names of outside arrays, by address and size; those of an optimiser are named by their role."""
         found = {place_of(leaf._data): name for leaf, name in self.program().leaf_names().items() if leaf.name}
         for optimiser in self.optimisers:
             for block in optimiser.blocks:
@@ -392,7 +392,7 @@ class Trace:
         return found
 
     def lines(self) -> list[Line]:
-        """The program in lines that a second run has to give again."""
+        """The program as lines that a second run must reproduce."""
         graph = self.program()
         place: dict[Any, str] = {t: f"argument {i}" for i, t in enumerate(self.arguments)}
         place |= {g: f"gradient {i}" for i, g in enumerate(self.grads.values()) if g is not None}
@@ -412,7 +412,7 @@ class Trace:
                 return str([named(v, arrays) for v in value])
             if isinstance(value, (int, float, complex, str, bytes, slice, np.generic, np.dtype, type(None))):
                 return repr(value)
-            arrays.append(value)  # a generator, say: the same one, or one that is equal
+            arrays.append(value)  # such as a generator: the same one, or an equal one
             return type(value).__name__
 
         for i, node in enumerate(graph.nodes):
@@ -432,35 +432,34 @@ class Trace:
 
 
 class Line(NamedTuple):
-    """One operation of a program: what it is, the arrays and other objects from outside in it, where in the user's code it was
-    recorded."""
+    """One operation of a program: its text, its outside arrays and other objects, the line in the user's code."""
 
     text: str
     objects: list[Any]
     made: Location | None
 
     def differing(self, other: Line) -> list[Any]:
-        """Those of its objects that are not the same in another line of the same text."""
+        """Those of its objects that differ from those of another line with the same text."""
         return [a for a, b in zip(self.objects, other.objects, strict=True) if not same_object(a, b)]
 
 
 def place_of(array: Array) -> tuple[int, int]:
-    """Where an array begins, and how many bytes it has."""
+    """The address and the size of an array in bytes."""
     return address(array), int(array.nbytes)
 
 
 def one_memory(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same elements in the same places; both are alive, so that no address was given twice."""
+    """Whether two arrays are the same memory with the same layout; both are alive, so addresses are unique."""
     return address(a) == address(b) and bool(a.strides == b.strides)
 
 
 def same_object(a: Any, b: Any) -> bool:
-    """Whether two arrays are, or hold, the same; whether two functions do the same with the same; whether objects are equal."""
+    """Whether two arrays are the same or equal, two functions have the same code and data, or two objects are equal."""
     if a is b:
         return True
     if is_array(a) and is_array(b):
         return one_memory(a, b) or equal(a, b)
-    if isinstance(a, FunctionType) and isinstance(b, FunctionType):  # a lambda is another one in each run
+    if isinstance(a, FunctionType) and isinstance(b, FunctionType):  # each run creates a new lambda
         found = [[c.cell_contents for c in f.__closure__ or ()] + [*(f.__defaults__ or ())] for f in (a, b)]
         return a.__code__ is b.__code__ and all(same_object(x, y) for x, y in zip(*found, strict=True))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -475,7 +474,7 @@ def equal(a: Array, b: Array) -> bool:
 
 
 def compare(before: list[Line], after: list[Line]) -> None:
-    """Raise CompileError unless two runs of a step gave the same program: then a third one would too."""
+    """Raise CompileError unless two runs of a step gave the same program, so that a third one would, too."""
     for first, second in zip(before, after, strict=False):
         where = f" at {line}" if (line := line_of(second.made or first.made)) else ""
         if first.text == second.text:
@@ -499,7 +498,7 @@ def compare(before: list[Line], after: list[Line]) -> None:
 
 
 def shown(rates: tuple[float, ...]) -> str:
-    """The learning rates of the groups of an optimiser, as text."""
+    """The learning rates of an optimiser's groups, as text."""
     return f"{rates[0]}" if len({*rates}) == 1 else f"{rates}"
 
 
@@ -509,10 +508,10 @@ def here() -> str:
 
 
 def trace(arguments: list[Tensor], call: Callable[[], Any], keep_grads: bool, where: str = "") -> Trace:
-    """What is recorded when `call` calls the step with the leaves `arguments`; what it changed stays as the step left it, also
-    when the step fails. If it is refused, what it is known to have changed is put back.
+    """The trace of `call`, which calls the step with the leaves `arguments`. Changes by the step remain, also if it fails; if
+    it is refused, known changes are undone.
 
-    where   which step it is, for errors that have no line
+    where   the step, for errors without a line
     """
     found = Trace(arguments)
     tracer: Tracer[Tensor] = found

@@ -1,4 +1,4 @@
-"""Values: the arrays of a plan. Each is made once, and lies in one place from then on."""
+"""Values: the arrays of a plan. Each is computed once and does not move."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Look: TypeAlias = Callable[[Array, Shape], Array]
 class Value:
     """An array of the plan.
 
-    kind    "argument": given at each call;  "outside": memory that lives outside of the plan (parameters, constants), as it is
-            after so many assignments;  "number": a 0-d array that is set before each run;  "buffer": memory of the plan;
-            "fresh": an array that an operation without `out` makes;  "view": another value, seen otherwise
-    array   the array, where it is known before a run
-    base, look, how   of a view: the value, what makes an array of this shape of an array of it, and what that is called:
+    kind    "argument": passed in each call;  "outside": memory outside the plan (parameters, constants), after a number of
+            assignments;  "number": a 0-d array that is set before each run;  "buffer": memory of the plan;
+            "fresh": an array allocated by an operation without `out`;  "view": a view of another value
+    array   the array, if known before a run
+    base, look, how   of a view: the base, a function from its array to one of this shape, and the name of that:
             "reshape", "broadcast_to", "transpose" (of a matrix), "permute" or "getitem"
-    node    what it is the result of, for names
-    after   of memory outside: how many assignments the program has made when it is read
+    node    the node that it is the result of, for names
+    after   of outside memory: the number of assignments of the program before it is read
     """
 
     shape: Shape
@@ -43,7 +43,7 @@ class Value:
 
     @property
     def root(self) -> Value:
-        """The value whose memory it is."""
+        """The value that owns the memory."""
         value = self
         while value.base is not None:
             value = value.base
@@ -55,7 +55,7 @@ class Value:
 
 
 def lineage(v: Value) -> list[Value]:
-    """A value and those that it is a view of."""
+    """A value and its bases."""
     found = [v]
     while found[-1].base is not None:
         found.append(found[-1].base)
@@ -63,12 +63,12 @@ def lineage(v: Value) -> list[Value]:
 
 
 def before_broadcast(value: Value) -> Value:
-    """What a value is that has been repeated along its first axes, or all of them; a number without axes of length 1."""
+    """The source of a value that is broadcast along leading axes, or all axes; a number without axes of length 1."""
     while value.base is not None and (value.how == "broadcast_to" or (value.how == "reshape" and not value.base.shape)):
         value = value.base
     return value
 
 
 def overlap(a: Value, b: Value) -> bool:
-    """Whether two values lie, or may lie, in the same memory outside of the plan."""
+    """Whether two values are, or may be, in the same outside memory."""
     return a.root.kind == b.root.kind == "outside" and may_overlap(a.root.array, b.root.array)

@@ -1,9 +1,8 @@
-"""Verifying a new plan by a run: what it returns and writes has to be what the step did, to rounding.
+"""Verifying a new plan by a run: its results and writes must equal those of the step, up to rounding.
 
-How far two ways of computing the same may be apart is not a matter of a tolerance alone: where large terms cancel, rounding is
-all that is left. So where numbers differ by more than the last digits, the program is computed again several times with every
-number in it disturbed by as much as rounding does (Graph.values), and the plan may be as far from the step as those are from
-each other. A sum that lacks a part is further.
+A fixed tolerance is not enough: where large terms cancel, only rounding errors are left. So if numbers differ by more than the
+last digits, the program is computed several times with every number perturbed by as much as rounding does (Graph.values), and
+the plan may differ from the step by as much as these runs from each other. A sum that lacks a part differs by more.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import CompileError
 
-DIGITS = {2: 8, 4: 64, 8: 64}  # units in the last place of the largest number of an array, by the bytes of a number, that are
-# not worth a second look
-SYSTEMATIC = 1e-3  # of the largest number, at most, is what sums of many equal terms may be apart
-RUNS, MARGIN = 3, 32  # how often the program is disturbed, and how many times the largest deviation is allowed
+# Differences that need no closer comparison: units in the last place of an array's largest number, by itemsize
+DIGITS = {2: 8, 4: 64, 8: 64}
+SYSTEMATIC = 1e-3  # maximum difference of sums of many equal terms, relative to the largest number
+RUNS, MARGIN = 3, 32  # number of perturbed runs, and the allowed multiple of the largest deviation
 
 
 class Outcome(NamedTuple):
-    """Something that a run of the step has given: what it is called, its source in the program, and its values, copied."""
+    """An outcome of a run of the step: its name, its source in the program, and a copy of its values."""
 
     text: str
     source: Source
@@ -36,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 def outcomes(trace: Trace, written: list[tuple[Array, str]]) -> list[Outcome]:
-    """What a traced run has returned, left in `.grad`, and written to memory outside."""
+    """What a traced run returned, left in `.grad`, and wrote to outside memory."""
     found = [Outcome(f"result {i}", trace.source(t), copy(t._data)) for i, t in enumerate(trace.results)]
     found += [Outcome(f"{t.name or 'a Tensor'}.grad", trace.source(g), copy(g._data)) for t, g in trace.kept.items()]
     sources = {id(a.target): trace.source(a.value) for a in trace.assignments}
@@ -46,7 +45,7 @@ def outcomes(trace: Trace, written: list[tuple[Array, str]]) -> list[Outcome]:
 
 
 class Difference(NamedTuple):
-    """Of an outcome the first element that is too far away: its index, what it is, and what it is expected to be."""
+    """The first element of an outcome that differs too much: its index, its value, and the expected value."""
 
     outcome: Outcome
     at: tuple[int, ...]
@@ -59,7 +58,7 @@ class Difference(NamedTuple):
 
 
 def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Callable[[], dict[Any, Array]]) -> None:
-    """Raise CompileError unless a plan has given what the step did."""
+    """Raise CompileError unless the outcomes of a plan are those of the step."""
     for difference in differences(trace, expected, found, known):
         raise CompileError(
             f"compile: the plan and the step disagree: {difference} in the plan and {difference.expected!r} in the "
@@ -70,9 +69,9 @@ def compare(trace: Trace, expected: list[Outcome], found: list[Array], known: Ca
 def differences(
     trace: Trace, expected: list[Outcome], found: list[Array], known: Callable[[], dict[Any, Array]]
 ) -> list[Difference]:
-    """Where what was found is not what was expected, to rounding; all are of the same shapes and dtypes.
+    """The outcomes that differ by more than rounding; shapes and dtypes are equal.
 
-    known   puts generators back, and gives the arrays of all leaves as they were before the run, for a second look
+    known   restores generators, and returns the arrays of all leaves as they were before the run, for a closer comparison
     """
     suspects = [i for i, (e, f) in enumerate(zip(expected, found, strict=True)) if not close(e.value, f)]
     if not suspects:
@@ -100,7 +99,7 @@ def where(source: Source) -> str:
 
 
 def close(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same but for the last digits of their largest number."""
+    """Whether two arrays are equal except for the last digits of their largest number."""
     a, b = host(a), host(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
@@ -120,16 +119,16 @@ def close(a: Array, b: Array) -> bool:
 
 
 def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[Any, Array]]) -> list[Array]:
-    """How far each value may be away from the step's, element by element or as the whole array deviates."""
+    """How much each value may differ from the step's, elementwise or for the whole array."""
     graph, rng = trace.program(), np.random.default_rng(0)
 
     def disturbed(a: Array) -> Array:
         if not is_floating(a.dtype) or not a.size:
             return a
         with on(a), np.errstate(all="ignore"):
-            noisy, change = copy(a), copy(a)  # in place: NumPy makes numbers of arrays without axes
+            noisy, change = copy(a), copy(a)  # in place: NumPy turns 0-d arrays into numbers
             change *= like((rng.uniform(-1, 1, a.shape) * float(finfo(a.dtype).eps)).astype(a.dtype), a)
-            change[~(abs(a) < np.inf)] = 0  # infinity stays what it is
+            change[~(abs(a) < np.inf)] = 0  # infinity is not perturbed
             noisy += change
             return noisy
 
@@ -143,7 +142,7 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
 
     calm = run(lambda a: a)
     runs = [run(disturbed) for _ in range(RUNS)]
-    # equal terms are rounded alike when they are added up one after the other: the error grows with their number
+    # equal terms added sequentially have equal rounding errors, which grow with their number
     longest = max(
         (math.prod(getattr(s, "shape", ())) // max(node.size, 1) for node in graph.nodes for s in node.inputs), default=1
     )
@@ -153,20 +152,22 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
         eps = float(finfo(outcome.value.dtype).eps) if is_floating(outcome.value.dtype) else 0.0
         with np.errstate(all="ignore"):
             each = np.array(np.max([np.abs(values[i] - calm[i]) for values in runs], axis=0))
-            each[np.isnan(each) & ~np.isnan(calm[i])] = np.inf  # the program itself cannot say what it is
+            each[np.isnan(each) & ~np.isnan(calm[i])] = np.inf  # the program itself has no stable value
             spread = np.maximum(each, float(each[np.isfinite(each)].max(initial=0)))
             largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
             room = np.array(MARGIN * spread + 4 * eps * np.abs(a) + min(longest * eps, SYSTEMATIC) * largest)
             digits = DIGITS.get(outcome.value.dtype.itemsize, 64) * eps * largest
             strays = np.isfinite(calm[i]) != np.isfinite(a)
             strays |= np.abs(calm[i] - a) > 2 * spread + digits
-        room[np.isnan(room) | strays] = 0  # the program, computed as the step does, is something else: it is not all of it
+        room[np.isnan(room) | strays] = (
+            0  # the program, computed like the step, differs from it: part of the step is not recorded
+        )
         found.append(room)
     return found
 
 
 def same(a: Array, b: Array) -> bool:
-    """Whether two arrays have the same elements, a NaN being the same as another."""
+    """Whether two arrays have the same elements; NaN equals NaN."""
     a, b = host(a), host(b)
     return bool(np.array_equal(a, b, equal_nan=is_floating(a.dtype)))
 
