@@ -159,9 +159,8 @@ def deviations(trace: Trace, outcomes: list[Outcome], known: Callable[[], dict[A
             digits = DIGITS.get(outcome.value.dtype.itemsize, 64) * eps * largest
             strays = np.isfinite(calm[i]) != np.isfinite(a)
             strays |= np.abs(calm[i] - a) > 2 * spread + digits
-        room[np.isnan(room) | strays] = (
-            0  # the program, computed like the step, differs from it: part of the step is not recorded
-        )
+        # where the program, computed like the step, differs from it, part of the step is not recorded
+        room[np.isnan(room) | strays] = 0
         found.append(room)
     return found
 

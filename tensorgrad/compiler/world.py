@@ -1,7 +1,8 @@
-"""The world of a step: what its Python code can reach from outside - Tensors, arrays, modules, optimisers, generators, numbers.
+"""The world of a step: the outside objects that its Python code can reach - Tensors, arrays, modules, optimisers, generators,
+numbers.
 
-It is looked at when a plan is made. What the step reaches by name (its closure, defaults, the globals and attributes that its
-code names, elements of lists and dicts) becomes bindings, which guards watch; the arrays can be set to other values for a time.
+It is collected when a plan is made. What the step reaches by name (its closure, defaults, the globals and attributes that its
+code names, elements of lists and dicts) becomes bindings, for guards; the arrays can be set to other values temporarily.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ from tensorgrad.ops import random
 from tensorgrad.optim.group import Settings
 from tensorgrad.optim.optimiser import Optimiser
 
-LONG = 100  # elements from which a list or dict is not looked into
-LARGE = 1 << 20  # bytes from which an array that the program does not read itself is left alone
+LONG = 100  # lists and dicts with more elements are not inspected
+LARGE = 1 << 20  # larger arrays, in bytes, are left alone unless the program reads them
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-INSTALLED = {"site-packages", "dist-packages"}  # of another prefix, too: a user's own, or that of an environment below
+INSTALLED = {"site-packages", "dist-packages"}  # also of another prefix: the user's, or that of the base environment
 SUBSCRIPTS = ("BINARY_SUBSCR", "STORE_SUBSCR")
 UNASKED = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__reduce__", "__getstate__", "__setstate__")
-OF_MODULES = frozenset(vars(Module()))  # what every Module has
-REFLECTION = {"getattr", "setattr", "vars", "globals", "locals", "__dict__"}  # by which names are texts
+OF_MODULES = frozenset(vars(Module()))  # attributes of every Module
+REFLECTION = {"getattr", "setattr", "vars", "globals", "locals", "__dict__"}  # functions that take names as strings
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic)
 
 
 class Binding(NamedTuple):
-    """Something that a step reaches by name.
+    """An object that a step reaches by name.
 
-    text     what it is called: "global scale", "closure model", "0.p"
-    holder   where it stands: a cell, a dict, a list, an object with attributes
-    key      under which name or index;  kind: "cell", "item", "attribute", "slot", "length" or "defaults"
-    value    what was found there
+    text     its description: "global scale", "closure model", "0.p"
+    holder   where it is stored: a cell, a dict, a list, an object with attributes
+    key      its name or index there;  kind: "cell", "item", "attribute", "slot", "length" or "defaults"
+    value    the value when it was found
     """
 
     text: str
@@ -57,7 +58,7 @@ class Binding(NamedTuple):
     value: Any
 
     def now(self) -> Any:
-        """What stands there now; MISSING if nothing does."""
+        """The current value, or MISSING."""
         try:
             if self.kind == "cell":
                 return self.holder.cell_contents
@@ -76,12 +77,12 @@ MISSING: Any = object()
 
 
 class World:
-    """What is reached from `roots`, which are called by the names given.
+    """Everything that is reached from `roots`, a dict of names to objects.
 
-    bindings    in the order in which they were found
-    tensors, modules, optimisers   with a name each
-    arrays      by id: what a step might read or write without being recorded, with a name
-    buffers     ids of those that belong to modules of this package, which act on no values of theirs
+    bindings    in order of discovery
+    tensors, modules, optimisers   each with a name
+    arrays      by id: arrays that a step might read or write unrecorded, with names
+    buffers     ids of those that belong to tensorgrad's modules, whose Python code does not depend on their values
     generators  of random numbers
     """
 
@@ -96,11 +97,11 @@ class World:
         self.roots = [getattr(root, "__func__", root) for root in roots.values()]
         self.attributes: set[str] = set()  # that the code names
         self.elements: dict[int, list[set[Any] | None]] = {}  # of lists and dicts, by id: which are used where; None for all
-        self.reached: Counter[int] = Counter()  # how often something was come upon
+        self.reached: Counter[int] = Counter()  # number of visits, by id
         self.containers: list[tuple[Any, str]] = []
         self.seen: set[int] = set()
-        self.kept: list[Any] = []  # so that no id is given twice
-        self.bound: set[tuple[int, str]] = set()  # attributes that have been looked at, by the id of their owner
+        self.kept: list[Any] = []  # keeps objects alive, so that ids are unique
+        self.bound: set[tuple[int, str]] = set()  # inspected attributes, by the id of their owner
         stack = [(value, text) for text, value in reversed(roots.items())]
         objects: list[tuple[Any, str]] = []
         while stack:
@@ -112,13 +113,13 @@ class World:
                 stack += reversed(list(self.inside(value, text)))
                 if is_object(value):
                     objects.append((value, text))
-            if not stack:  # which attributes are named is known when all functions have been read, those of objects too
+            if not stack:  # named attributes are known after all functions, including those of objects, were read
                 stack += reversed([part for value, text in objects for part in self.of_object(value, text)])
         for value, text in self.containers:
             self.of_container(value, text)
 
     def inside(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
-        """What a value consists of or refers to, with names; bindings of what can be replaced."""
+        """The objects that a value consists of or refers to, with names; adds bindings for those that can be replaced."""
         if isinstance(value, Tensor):
             self.tensors.setdefault(value, value.name or text)
             yield from ((hook, f"a hook of {value.name or text}") for hook in value.hooks or ())
@@ -142,7 +143,7 @@ class World:
         elif isinstance(value, FunctionType):
             if any(value is root for root in self.roots) or is_users(value.__code__, value.__globals__.get("__package__")):
                 yield from self.of_function(value, text)
-            elif "__wrapped__" in vars(value):  # a function of the user's in one of this package: vmap, func.grad, no_grad
+            elif "__wrapped__" in vars(value):  # a user function wrapped by tensorgrad: vmap, func.grad, no_grad
                 yield vars(value)["__wrapped__"], text
         elif callable(value) and "__wrapped__" in getattr(value, "__dict__", ()):  # a compiled step, functools.cache, ...
             yield value.__wrapped__, text
@@ -169,7 +170,7 @@ class World:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
-            except ValueError:  # not yet set
+            except ValueError:  # unset cell
                 continue
             self.uses(value, loaded(code).elements.get(name))
             yield self.bind(f"closure {name}", cell, None, "cell", value, True)
@@ -185,16 +186,16 @@ class World:
                 yield self.bind(f"global {name}", space, name, "item", space[name], True)
 
     def uses(self, container: Any, keys: set[Any] | None) -> None:
-        """Note which elements of a list or dict a function uses; None for all."""
+        """Record the elements of a list or dict that a function uses; None for all."""
         self.elements.setdefault(id(container), []).append(keys)
 
     def of_container(self, value: Any, text: str) -> None:
-        """Bind the elements of a list or dict that are used, and how many there are if that may matter."""
+        """Bind the used elements of a list or dict, and its length if that may matter."""
         parts = dict(value.items() if isinstance(value, dict) else enumerate(value))
         uses = self.elements.get(id(value), [])
         keys = {key for some in uses for key in some or ()}
         if None in uses or len(uses) < self.reached[id(value)] or not keys <= parts.keys():
-            keys = set(parts)  # as a whole, in another way than by its name, or by a key that is counted from the end
+            keys = set(parts)  # used as a whole, not by name, or by a negative index
             self.bind(f"the length of {text}", value, None, "length", len(value), True)
         for key, part in parts.items():
             if key in keys:
@@ -218,7 +219,7 @@ class World:
             yield from ((f, f"{kind.__name__}.{name}") for name, part in vars(kind).items() for f in functions_of(part))
 
     def of_object(self, value: Any, text: str) -> Iterator[tuple[Any, str]]:
-        """The attributes of an object, a class or a module of the user's that the code names, and has not named before."""
+        """The attributes of a user's object, class or module that the code names and that were not inspected before."""
         kinds = classes_of(value)
         for name in self.attributes:
             slot = next((kind for kind in kinds if isinstance(vars(kind).get(name), MemberDescriptorType)), None)
@@ -226,9 +227,9 @@ class World:
                 yield self.bind(f"{text}.{name}", value, name, "slot", getattr(value, name), True)
         for owner in kinds if isinstance(value, type) or not hasattr(value, "__dict__") else (value, *kinds):
             for name, part in list(vars(owner).items()):
-                if name.startswith("__"):  # which Python calls by itself
+                if name.startswith("__"):  # called implicitly by Python
                     wanted = isinstance(part, FunctionType) and name not in UNASKED
-                else:  # a Module says itself what it has, but for what it calls private
+                else:  # a Module lists its parts, except private attributes
                     known = owner is value and isinstance(value, Module) and (not name.startswith("_") or name in OF_MODULES)
                     wanted = name in self.attributes and not known
                 if not wanted or not self.is_new(owner, name):
@@ -239,19 +240,19 @@ class World:
                 yield from ((f, f"{text}.{name}") for f in (functions_of(part) or (part,)))
 
     def is_new(self, owner: Any, name: str) -> bool:
-        """Whether an attribute has not been looked at before."""
+        """Whether an attribute was not inspected before."""
         key = (id(owner), name)
         if key in self.bound:
             return False
         self.bound.add(key)
         return True
 
-    # What can be set to other values for a while
+    # Arrays that can be set to other values temporarily
 
     def data(self, more: list[tuple[Array, str]], read: list[Array]) -> list[tuple[Array, str]]:
-        """The arrays that belong to it, each piece of memory once: of Tensors, of modules, of optimisers, others; and `more`.
+        """All arrays, each memory once: of Tensors, modules, optimisers, others; and `more`.
 
-        read   arrays that the step is known to read: large ones among others are left alone
+        read   arrays that the step is known to read; other large ones are omitted
         """
         found: list[tuple[Array, str]] = []
         for optimiser in self.optimisers:
@@ -261,13 +262,13 @@ class World:
             if a.nbytes <= LARGE or any(may_overlap(a, other) for other in read):
                 found.append((a, text))
         found.sort(key=lambda pair: -pair[0].nbytes)
-        kept: dict[int, list[tuple[Array, str]]] = {}  # by the array that owns the memory
+        kept: dict[int, list[tuple[Array, str]]] = {}  # by the owner of the memory
         for array, text in found:
             owner, place = owner_of(array), Place.of(array)
             others = kept.setdefault(id(owner), [])
             if any(Place.of(other).dense and place.within(Place.of(other)) for other, _ in others):
                 continue
-            if any(may_overlap(array, other) for other, _ in others):  # each has elements that the other has not
+            if any(may_overlap(array, other) for other, _ in others):  # each has elements that the other lacks
                 others[:] = [(owner, text)]
             else:
                 others.append((array, text))
@@ -275,38 +276,38 @@ class World:
 
 
 class Objects:
-    """What a step's own Python may change: what its names mean, attributes, elements of lists and dicts; as it is now."""
+    """A snapshot of what a step's Python code may change: bindings, attributes, elements of lists and dicts."""
 
     def __init__(self, world: World) -> None:
         self.bindings = [(b, b.now()) for b in world.bindings]
-        self.spaces = [  # what they belong to, and whether all that is in them counts
+        self.spaces = [  # namespaces, and whether all of their entries count
             (text, space, dict(space), True)
             for m, text in world.modules.items()
             for space in (vars(m), m._buffers, m._parameters, m._modules)
         ]
-        for optimiser, text in world.optimisers.items():  # Snapshot takes care of the rest
+        for optimiser, text in world.optimisers.items():  # Snapshot covers the rest
             counts = {k: v for k, v in vars(optimiser).items() if isinstance(v, SIMPLE) and k != "steps"}
             self.spaces.append((text, vars(optimiser), counts, False))
             for i, group in enumerate(optimiser.param_groups):
                 kept = {k: v for k, v in group.items() if isinstance(v, SIMPLE) and k != "lr"}
                 self.spaces.append((f"{text}.param_groups[{i}]", group, kept, False))
         self.tensors = [(t, t._data) for t in world.tensors]
-        self.modes = [(m, text, m.training) for m, text in world.modules.items()]  # of a call's own, perhaps
+        self.modes = [(m, text, m.training) for m, text in world.modules.items()]  # modes may differ per call
 
     def changed(self) -> str:
-        """The first that is something else by now, in words; "" if nothing is."""
+        """The first change, in words, or ""."""
         for binding, value in self.bindings:
             if value is not MISSING and not same(binding.now(), value):
                 return binding.text
         for text, space, before, is_complete in self.spaces:
             for name in {**before, **space} if is_complete else before:
-                # a name that begins with _ is a binding if the code names it
+                # private names are bindings if the code names them
                 if not name.startswith("_") and not same(space.get(name, MISSING), before.get(name, MISSING)):
                     return f"{text}.{name}"
         return next((f"{text}.training" for m, text, mode in self.modes if not same(m.training, mode)), "")
 
     def put_back(self) -> None:
-        """All is again as it was."""
+        """Restore everything."""
         for binding, value in self.bindings:
             if value is MISSING or binding.now() is value:
                 continue
@@ -341,12 +342,12 @@ class Objects:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two numbers, texts, ... are the same: 0.0 and -0.0, 1 and True are not, a NaN is the same as itself."""
+    """Whether two simple values are identical: 0.0 and -0.0, 1 and True differ, NaN equals itself."""
     return a is b or (type(a) is type(b) and isinstance(a, SIMPLE) and repr(a) == repr(b))
 
 
 class Snapshot:
-    """What a run of a step may change, copied: arrays, gradients, optimisers' counts, generators."""
+    """A copy of what a run of a step may change: arrays, gradients, optimisers' counts, generators."""
 
     def __init__(self, arrays: list[tuple[Array, str]], world: World, tensors: list[Tensor]) -> None:
         self.arrays = [(array, text, copy(array)) for array, text in arrays if on_gpu(array) or array.flags.writeable]
@@ -358,7 +359,7 @@ class Snapshot:
         self.python, self.numpy = python_random.getstate(), np.random.get_state()  # noqa: NPY002
 
     def put_back(self) -> None:
-        """All is again as it was."""
+        """Restore everything."""
         for array, _, before in self.arrays:
             with on(array):
                 array[...] = before
@@ -378,7 +379,7 @@ class Snapshot:
         np.random.set_state(self.numpy)  # noqa: NPY002
 
     def disturb(self) -> None:
-        """All is as it was, but for other numbers in the arrays, and generators that are a draw further."""
+        """Restore everything, but with other numbers in the arrays, and generators advanced by one draw."""
         self.put_back()
         for rng, _ in self.generators:
             rng.random()
@@ -389,7 +390,7 @@ class Snapshot:
                 shift(array)
 
     def generator_states(self) -> dict[str, Any]:
-        """The states of all generators, by what they are called."""
+        """The states of all generators, by name."""
         name, keys, *rest = tuple(np.random.get_state())  # noqa: NPY002
         found: dict[str, Any] = {"random": python_random.getstate(), "np.random": (name, np.asarray(keys).tobytes(), *rest)}
         return found | {f"{rng!r}": repr(rng.bit_generator.state) for rng, _ in self.generators}
@@ -398,7 +399,7 @@ class Snapshot:
         return self.shifts and not any(array is spared for spared in self.spared)
 
     def disturbed_values(self, array: Array, before: Array) -> Array:
-        """The values that `disturb` gives to an array."""
+        """The values that `disturb` writes to an array."""
         values = copy(before)
         if self.is_shifted(array):
             shift(values)
@@ -406,9 +407,9 @@ class Snapshot:
 
 
 def shift(array: Array) -> None:
-    """Other values of the same kind, in place: what is computed of them is something else, but nothing strange.
+    """Replace values by similar ones, in place: results computed from them differ, but remain plausible.
 
-    Numbers are a little larger; integers, which may be indices, and booleans are those of the next row. The smallest
+    Numbers become a little larger; integers, which may be indices, and booleans are taken from the next row. The smallest
     number becomes the largest.
     """
     with on(array), np.errstate(all="ignore"):
@@ -417,14 +418,14 @@ def shift(array: Array) -> None:
             array += array.dtype.type(2**-7)
         elif array.ndim and len(array) > 1:
             array[...] = next_rows(array)
-        # what is counted, sorted or added up is something else, too; but a mask has as many True, which may be a shape
+        # counts, orders and sums change, too; but masks keep their number of True, which may be a shape
         if isinstance(array, np.ndarray) and array.size > 1 and array.dtype != bool:
             low, high = (np.unravel_index(find(array), array.shape) for find in (np.argmin, np.argmax))
             array[low] = array[high]
 
 
 def shifted(array: Array) -> Array:
-    """Other samples like those of an array: each is the next one, and numbers are other numbers."""
+    """Different but similar samples: the rows are rotated, and numbers changed."""
     other = next_rows(array) if array.ndim and len(array) > 1 else copy(array)
     if is_floating(other.dtype):
         shift(other)
@@ -432,7 +433,7 @@ def shifted(array: Array) -> Array:
 
 
 def next_rows(array: Array) -> Array:
-    """A copy in which each row is the next one."""
+    """A copy with the rows rotated by one."""
     other = copy(array)
     with on(array):
         other[:-1], other[-1:] = array[1:], array[:1]
@@ -447,11 +448,11 @@ def owner_of(array: Array) -> Any:
 
 
 class Loaded(NamedTuple):
-    """What the code of a function names, and that of the functions in it.
+    """The names in the code of a function and its nested functions.
 
-    names        globals
-    attributes   of whatever
-    elements     of a list or dict that is only used as name[constant], which: name to keys
+    names        of globals
+    attributes   of any object
+    elements     for lists and dicts that are only used as name[constant]: name to keys
     """
 
     names: list[str]
@@ -491,18 +492,18 @@ def loaded(code: CodeType) -> Loaded:
 
 @functools.cache
 def is_installed(file: str) -> bool:
-    """Whether a file is of Python itself or of an installed library."""
+    """Whether a file belongs to Python or an installed library."""
     return file.startswith(LIBRARIES) or not INSTALLED.isdisjoint(Path(file).parts)
 
 
 @functools.cache
 def is_users(code: CodeType, package: str | None) -> bool:
-    """Whether a function is the user's: neither tensorgrad's nor of an installed library."""
+    """Whether a function is the user's: from neither tensorgrad nor an installed library."""
     return not is_own(package) and not is_installed(code.co_filename)
 
 
 def is_object(value: Any) -> bool:
-    """Whether a value is an object with attributes, or a class or a module of the user's, that the step's code might read."""
+    """Whether a value is an object with attributes, or a class or module of the user, that the step's code might read."""
     if isinstance(value, type):
         return bool(classes_of(value))
     if isinstance(value, ModuleType):
@@ -515,13 +516,13 @@ def is_object(value: Any) -> bool:
 
 
 def is_users_module(value: ModuleType) -> bool:
-    """Whether a module is the user's: neither tensorgrad's nor of an installed library."""
+    """Whether a module is the user's: neither tensorgrad nor an installed library."""
     file = getattr(value, "__file__", None) or ""
     return bool(file) and not is_own(value.__name__) and not is_installed(file)
 
 
 def functions_of(part: Any) -> list[FunctionType]:
-    """The functions in something that a class has: a method, a property, ..."""
+    """The functions in a class member: a method, a property, ..."""
     if isinstance(part, property):
         part = part.fget
     elif isinstance(part, (staticmethod, classmethod)):
@@ -532,13 +533,13 @@ def functions_of(part: Any) -> list[FunctionType]:
 
 
 def classes_of(value: Any) -> tuple[type, ...]:
-    """The classes of the user's that a value, or a class, is made of."""
+    """The user's classes that a value, or a class, is built from."""
     return users_classes(value if isinstance(value, type) else type(value))
 
 
 @functools.cache
 def users_classes(kind: Any) -> tuple[type, ...]:
-    """The classes of the user's that a class is made of."""
+    """The user's classes that a class is built from."""
     files = {base: getattr(sys.modules.get(base.__module__), "__file__", "") or "" for base in kind.__mro__}
     found = [base for base, file in files.items() if not is_own(base.__module__) and not is_installed(file)]
     return tuple(base for base in found if base.__module__ != "builtins")
