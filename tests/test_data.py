@@ -639,7 +639,7 @@ def test_mistakes() -> None:
         data.split(x, y, 0.5, seed=0)
     with pytest.raises(ValueError, match="split: fraction must be between 0 and 1, got 1"):
         data.split(x, x, 0.2, 1, seed=0)
-    with pytest.raises(ValueError, match="split: parts of 1, 2 samples leave none of 3 for the rest"):
+    with pytest.raises(ValueError, match="split: parts of 1, 2 samples leave none of the 3 for the rest"):
         data.split(x, x, 0.2, 0.4, seed=0)
     with pytest.raises(ShapeError, match="batches: 3 samples but 4 labels"):
         list(data.batches(x, y, 2))

@@ -260,8 +260,8 @@ def test_training_that_has_not_converged(call: Callable[[], Any], text: str) -> 
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: MLPClassifier(batch_size=99, tol=9).fit(X, Y), "batch_size is 99, but there are 32 samples"),
-        (lambda: MLPRegressor(batch_size=99, tol=9).partial_fit(X, HOT), "batch_size is 99, but there are 32 samples"),
+        (lambda: MLPClassifier(batch_size=99, tol=9).fit(X, Y), "batch_size is 99, but there are only 32 samples"),
+        (lambda: MLPRegressor(batch_size=99, tol=9).partial_fit(X, HOT), "batch_size is 99, but there are only 32 samples"),
         (lambda: MLPClassifier().fit(X, Y, callbacks=[press]), "Training interrupted by user."),
         (lambda: make_pipeline(MLPClassifier()).fit(X, Y, mlpclassifier__callbacks=[press]), "Training interrupted by user."),
     ],

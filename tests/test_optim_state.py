@@ -228,7 +228,7 @@ def test_state_dicts_hold_groups() -> None:
     assert other.learn() == learner.learn()
     (weight, bias), values = learner.net.parameters(), learner.opt.state_dict()
     assert [g["params"] for g in values["groups"]] == [[0], [1]]
-    with pytest.raises(ShapeError, match="load_state_dict: groups of 1, 1 parameters for 2"):
+    with pytest.raises(ShapeError, match="load_state_dict: groups of 1, 1 parameters, expected 2"):
         optim.Adam([weight, bias]).load_state_dict(values)
     with pytest.raises(ShapeError, match="load_state_dict: settings params, lr, betas"):
         optim.SGD([{"params": weight}, {"params": bias}], lr=1.0).load_state_dict(values)

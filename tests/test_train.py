@@ -185,7 +185,7 @@ def test_history() -> None:
     lines = str(history).splitlines()
     assert lines[0].split() == " ".join(columns).split()
     assert len(lines) == 4
-    with pytest.raises(KeyError, match="History: no column 'acc'; there are epoch, loss, right"):
+    with pytest.raises(KeyError, match="History: no column 'acc', only epoch, loss, right"):
         history["acc"]
     assert [axes.get_ylabel() for axes in history.plot().axes] == ["loss (logarithmic)", "right", "top 2"]
 
