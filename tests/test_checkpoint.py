@@ -577,7 +577,10 @@ def test_what_was_taken_is_put_back(parts: tuple[str, ...]) -> None:
         ),
         (lambda: {"model": nn.Linear(5, 6)}, r"missing \['bias', 'weight'\]; unexpected \['0.bias'"),
         (lambda: {"optimiser": optim.Adam(Training("SGD").model.parameters())}, "holds the state of SGD, not of Adam"),
-        (lambda: {"optimiser": optim.SGD(nn.Linear(2, 2).parameters(), 0.1)}, "optimiser: SGD: state for 6 parameters, expected 2"),
+        (
+            lambda: {"optimiser": optim.SGD(nn.Linear(2, 2).parameters(), 0.1)},
+            "optimiser: SGD: state for 6 parameters, expected 2",
+        ),
         (
             lambda: {"optimiser": optim.SGD(Training("SGD").model.parameters(), 0.1)},
             r"optimiser: SGD: parameter 0: unexpected \['velocity'\]; SGD: parameter 1",

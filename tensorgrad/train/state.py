@@ -43,7 +43,7 @@ class State:
             "validation": validation,
             "model": model,
             "loss": loss if isinstance(loss, Module) else NOTHING,
-            "others": Others(self.modules, optimiser),
+            "others": OtherParameters(self.modules, optimiser),
             "optimiser": optimiser,
             "schedule": schedule,
             "generators": Generators(self.modules),
@@ -111,7 +111,7 @@ class Memory:
         self.optimiser.rates = values["rates"]
 
 
-class Others:
+class OtherParameters:
     """Parameters of the optimiser outside of all modules, by their index in it."""
 
     def __init__(self, modules: list[Module], optimiser: Any) -> None:
@@ -167,7 +167,7 @@ def write(pairs: list[tuple[Array, Array]]) -> None:
 
 def misfits(part: Any, values: Any) -> list[str]:
     """The reasons why the values of a file do not fit a part, in words."""
-    if isinstance(part, (Module, Others)):
+    if isinstance(part, (Module, OtherParameters)):
         return array_misfits(part.state_dict(), values)
     if isinstance(part, (Optimiser, Schedule)):
         kind = type(part).__name__

@@ -107,7 +107,7 @@ class Watch(Callback):
         x, y = self.probe_on_device(run)
         parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
         with preserve_state(run.modules()):
-            seen = Seen()
+            seen = ProbeResults()
             with switched(recording=True, profile=seen):
                 prediction = run.model(x)
             cost, _, _ = cost_of(run.loss, prediction, y, None)
@@ -214,7 +214,7 @@ class Watch(Callback):
         return "\n".join([head, "", *columns(rows, "<>>>>"), "", *columns(more, "<>>>>"), "", *found])
 
 
-class Seen:
+class ProbeResults:
     """A Profiler that keeps the result of each op of a run instead of its time."""
 
     def __init__(self) -> None:
