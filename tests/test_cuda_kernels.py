@@ -357,7 +357,7 @@ def test_random_chains() -> None:
 def test_grids_and_positions(monkeypatch: pytest.MonkeyPatch, of: Chain, wide: bool, few: bool) -> None:
     """Threads go round as often as it takes, and positions may have 64 bits."""
     if few:
-        monkeypatch.setattr(launch, "BLOCKS", 2)
+        monkeypatch.setattr(launch.Function, "resident", lambda self, threads: 2)
     if wide:
         monkeypatch.setattr(launch, "WIDE", 0)
     kernel = launch.chain_kernel(of)

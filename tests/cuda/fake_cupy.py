@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tests.cuda.occupancy import MULTIPROCESSORS, Driver
+
 API = json.loads((Path(__file__).parent / "cupy_api.json").read_text())
 UFUNC_KEYWORDS = {"out", "dtype", "casting"}
 
@@ -75,6 +77,10 @@ class Device:
 
     def synchronize(self) -> None:
         forbidden("cudaDeviceSynchronize")
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        return {"MultiProcessorCount": MULTIPROCESSORS, "MaxThreadsPerBlock": 1024, "WarpSize": 32}
 
     @property
     def pci_bus_id(self) -> str:
@@ -591,7 +597,7 @@ class RawModule:
 
         self.module = OnCpu(code)
 
-    def get_function(self, name: str) -> Callable[..., None]:
+    def get_function(self, name: str) -> Any:
         function = self.module.function(name)
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
@@ -599,7 +605,7 @@ class RawModule:
             arguments = [a._a if isinstance(a, ndarray) else a for a in args]
             either(lambda: function(grid, block, arguments))
 
-        return launch
+        return Driver.kernel(launch)
 
 
 class MemoryPool:
@@ -758,6 +764,7 @@ fake_cupy.__dict__.update(
         Device=Device, Stream=Stream, Event=Event, MemoryPool=MemoryPool, using_allocator=using_allocator,
         get_current_stream=lambda: _streams[-1],
         is_available=lambda: True,
+        driver=Driver,
         alloc_pinned_memory=PinnedMemory,
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: DEVICES, memGetInfo=lambda: (LIMIT, LIMIT), streamCaptureModeThreadLocal=1,

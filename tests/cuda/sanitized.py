@@ -41,7 +41,7 @@ def every_source() -> None:
                 results[k] = operands[j]
             kernel(*operands, *results)
     for real in FLOATS:
-        for shape in ((1, 1), (3, 5), (65, 10), (1025, 2), (7, 1000)):
+        for shape in ((1, 1), (3, 5), (65, 10), (1025, 2), (7, 1000), (3, 4100)):
             z: Any = on_device(rng.normal(size=shape).astype(real))
             t = on_device(rng.integers(-1, shape[1] + 1, shape[0]))
             number = on_device(np.ones((), real))

@@ -27,6 +27,7 @@ from tests.test_cuda_kernels import check, expected_of
 
 ROWS_AND_COLUMNS = [(1, 1), (5, 33), (700, 10)]
 LARGE = [(0, 5), (257, 130), (60_000, 10), (1439, 500)]
+LONG = [(60_000, 10), (64, 5000), (16, 100_000), (2000, 5000)]  # many rows, few long ones, many long ones
 ERRORS = {"float16": 3e-3, "float32": 2e-6, "float64": 1e-14}  # of products of 512 x 512, relative, in the Frobenius norm
 TIMES = 20
 
@@ -64,7 +65,7 @@ class Checks:
         rng = np.random.default_rng(0)
         for real in ("float32", "float64"):
             eps = float(np.finfo(real).eps)
-            for rows, classes in [(1, 1), (33, 2), (64, 10), (1025, 33), *([] if self.small else [(60_000, 10), (64, 5000)])]:
+            for rows, classes in [(1, 1), (33, 2), (64, 10), (1025, 33), (3, 300), *([] if self.small else LONG)]:
                 z, t = (8 * rng.normal(size=(rows, classes))).astype(real), rng.integers(0, classes, rows)
                 expected, loss = np.empty((rows, classes)), np.empty(())
                 reference.softmax_cross_entropy(z.astype(float), t, np.ones(()), rows, loss, expected)
