@@ -695,6 +695,30 @@ def floor_divide(a: Any, b: Any) -> Any:
     return run("floor_divide", lambda a, b: np.floor(a / b) if np.result_type(a, b).kind == "f" else a // b, (a, b), {})
 
 
+class Power(UFunc):
+    """CuPy's power, which has a number for integers to negative integer powers, too."""
+
+    def __init__(self) -> None:
+        super().__init__(np.power)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        def formula(a: Any, b: Any) -> Any:
+            if "f" in (np.asarray(a).dtype.kind, np.asarray(b).dtype.kind):
+                return np.power(a, b)
+            powers = np.power(a, np.abs(b))
+            return np.where(np.less(b, 0), np.where(np.abs(powers) == 1, powers, 0), powers).astype(powers.dtype)
+
+        refuse(options.keys() - UFUNC_KEYWORDS, self.__name__)
+        return run("power", formula, args, options)
+
+
+def clip(a: Any, a_min: Any, a_max: Any, out: Any = None) -> ndarray:
+    """CuPy refuses booleans without one of the bounds."""
+    if a.dtype == bool and (a_min is None or a_max is None):
+        raise TypeError("Unsupported type <class 'NoneType'>")
+    return run("clip", np.clip, (a, a_min, a_max), {"out": out})
+
+
 def new_array(a: Any, dtype: Any = None, copy: bool = True) -> ndarray:
     if isinstance(a, ndarray):
         if not copy and a._id == _current[-1] and (dtype is None or a.dtype == dtype):
@@ -748,6 +772,8 @@ fake_cupy.__dict__.update(
     take_along_axis=take_along_axis,
     remainder=remainder,
     floor_divide=floor_divide,
+    power=Power(),
+    clip=clip,
     min=smallest,
     amin=smallest,
     lib=types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided)),
