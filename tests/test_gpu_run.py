@@ -104,6 +104,7 @@ def test_checks_run_on_the_stand_in() -> None:
         checks = Checks(small=True)
         checks.captured()
         checks.products()
+        checks.networks()
 
 
 class TorchArray:

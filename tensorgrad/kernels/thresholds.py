@@ -2,7 +2,8 @@
 
 Measured on two cores with AVX-512 and 2 MiB of second-level cache each (Intel Xeon, NumPy 2.4 with OpenBLAS, Numba 0.68), with
 `python -m tests.benchmarks.thresholds`, which prints them again for another machine. They are sizes at which the two ways take
-about equally long; being wrong by a factor of two costs little.
+about equally long; being wrong by a factor of two costs little. NETWORK is of GPUs, where
+`python -m tests.gpu.kernels` measures it.
 """
 
 SLICE = 16_384  # elements of an array worked off at a time by a chain of NumPy calls, so that all of its arrays stay in cache
@@ -31,4 +32,5 @@ SHARED_FLOPS = 4e6  # floating-point operations of a plan from which its machine
 SHARED_PRODUCT = 2.5e5  # of a product from which it is shared in machine code
 SHARED_CHAIN = 32_768  # elements times functions from which a chain is shared in machine code
 SHARED_GATHER = 65_536  # bytes of a batch from which its samples are gathered by several threads
+NETWORK: int | None = None  # samples from which a perceptron on a GPU is one kernel; None, for no GPU has shown that it gains
 NATIVE = 1  # kernels and products one after the other from which they are run without Python in between
