@@ -39,9 +39,9 @@ def test_sources_compile_for(architecture: str) -> None:
     programs = [*SOFTMAX[:2], *LOG_SOFTMAX, KEEP_MASK, generate.program(*[source or "" for source in chains])]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda source: nvrtc.compiled(source, architecture), programs))
-    spills = [int(count) for _, log in results for count in re.findall(r"(\d+) bytes spill stores", log)]
+    spills = [int(count) for _, log, _ in results for count in re.findall(r"(\d+) bytes spill stores", log)]
     assert spills == [0] * (len(programs) - 1 + len(CHAINS))
-    assert all(binary.startswith(b"\x7fELF") for binary, _ in results)
+    assert all(binary.startswith(b"\x7fELF") for binary, *_ in results)
 
 
 def test_functions_compile() -> None:
@@ -56,6 +56,21 @@ def test_functions_compile() -> None:
     assert wide is not None
     sources = [source for (_, dtype), (source, *_) in TABLE.items() if dtype in (*FLOATS, "int64")]
     nvrtc.compiled(generate.program(*sources, wide, *checks), "sm_90")
+
+
+@pytest.mark.parametrize("asked", [(), (b"-ftz=false",)])
+def test_subnormal_numbers_of_float32_alone_are_flushed(asked: tuple[bytes, ...]) -> None:
+    """As in CuPy's own kernels, so that a step and its plan agree: CuPy appends its option to those of a source, and of two the
+    compiler takes the last."""
+    for real, ending in (("float", ".ftz.f32"), ("double", ".f64")):
+        body = "{ x[threadIdx.x] = x[threadIdx.x] * 0.3f + 1; }"
+        source = generate.program(f'extern "C" __global__ void f({real}* x) {body}')
+        ptx = nvrtc.compiled(source, "sm_90", (*asked, *nvrtc.OPTIONS))[2]
+        rounded = [
+            line.split()[0] for line in ptx.splitlines() if line.strip().startswith(("fma", "mul.f", "add.f", "mul.ftz"))
+        ]
+        assert rounded, ptx
+        assert all(name.endswith(ending) for name in rounded), rounded
 
 
 def test_a_broken_source_is_reported() -> None:
@@ -357,7 +372,7 @@ def test_random_chains() -> None:
 def test_grids_and_positions(monkeypatch: pytest.MonkeyPatch, of: Chain, wide: bool, few: bool) -> None:
     """Threads go round as often as it takes, and positions may have 64 bits."""
     if few:
-        monkeypatch.setattr(launch, "BLOCKS", 2)
+        monkeypatch.setattr(launch.Function, "resident", lambda self, threads: 2)
     if wide:
         monkeypatch.setattr(launch, "WIDE", 0)
     kernel = launch.chain_kernel(of)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,28 +15,78 @@ from tensorgrad.errors import LabelError
 from tensorgrad.kernels import reference
 from tensorgrad.kernels.cuda import generate, launch
 from tests.cuda.chains import KERNELS
+from tests.cuda.occupancy import MULTIPROCESSORS, Driver, resident_blocks
 from tests.cuda.on_cpu import Module
 from tests.cuda.stand_in import FLOATS, LABELS, cuda_on_cpu, cupy, on_device
 from tests.strategies import generators
 
 
+def on_a_device(threads: int) -> int:
+    """What an H200 runs at a time of a kernel of 32 registers."""
+    return MULTIPROCESSORS * resident_blocks(threads, 32)
+
+
 def test_grids_of_sums() -> None:
     """Few rows keep to one block for each column of blocks, many are spread; a block always fits."""
-    assert launch.sum_grid(64, 200) == ((7, 1), (29, 17))
-    assert launch.sum_grid(60_000, 10) == ((1, 295), (10, 51))
-    assert launch.sum_grid(1439, 500) == ((16, 23), (32, 16))
-    assert launch.sum_grid(8192, 4096) == ((128, 8), (32, 16))
+    assert launch.sum_grid(64, 200, on_a_device) == ((7, 1), (29, 17))
+    assert launch.sum_grid(60_000, 10, on_a_device) == ((1, 295), (10, 51))
+    assert launch.sum_grid(1439, 500, on_a_device) == ((16, 23), (32, 16))
+    assert launch.sum_grid(8192, 4096, on_a_device) == ((128, 4), (32, 16))  # 528 blocks of 512 run at a time
     for rows, columns in product([0, 1, 3, 100, 10**6], [1, 5, 31, 33, 500, 10**5]):
-        (wide, high), (width, height) = launch.sum_grid(rows, columns)
+        (wide, high), (width, height) = launch.sum_grid(rows, columns, on_a_device)
         assert width * height <= generate.SUM_THREADS
         assert wide * width >= columns > (wide - 1) * width
         assert 1 <= high <= 65_535
-    for rows, classes in product([0, 1, 64, 60_000], [1, 2, 10, 33, 5000]):
-        (count,), (width, height) = launch.row_grid(rows, classes)
-        assert width in (1, 2, 4, 8, 16, 32)
+        assert high == 1 or wide * high <= on_a_device(width * height)
+
+
+def test_grids_of_rows() -> None:
+    """Rows that are long and few have more threads than a warp, as long as each has BATCH classes and the device has room."""
+
+    def grid(rows: int, classes: int, resident: Any = on_a_device) -> Any:
+        return launch.row_grid(rows, classes, resident)
+
+    assert grid(64, 10) == ((1,), (16, 64))
+    assert grid(60_000, 10) == ((1056,), (16, 16))
+    assert grid(32, 255) == ((1,), (32, 32))
+    assert grid(32, 256) == ((8,), (64, 4))
+    assert grid(16, 4095) == ((16,), (512, 1))
+    assert grid(16, 4096) == grid(16, 100_000) == ((16,), (1024, 1))
+    assert grid(264, 100_000) == ((264,), (1024, 1))  # 1056 blocks of 256 threads are 264 of 1024
+    assert grid(265, 100_000) == ((265,), (512, 1))
+    assert grid(100_000, 100_000) == ((1056,), (32, 8))
+    for rows, classes in product([0, 1, 64, 60_000], [1, 2, 10, 33, 255, 256, 5000]):
+        (count,), (width, height) = grid(rows, classes)
+        assert width in [2**n for n in range(11)]
         assert (width * height) % 32 == 0
         assert width * height <= 1024
         assert count >= 1
+        assert width <= 32 or (width * generate.BATCH <= classes and rows * width <= 256 * on_a_device(256))
+
+
+@pytest.mark.parametrize(("registers", "on_one"), [(32, 8), (40, 6), (42, 5), (48, 5), (64, 4)])
+@cuda_on_cpu()
+def test_no_more_blocks_than_run_at_a_time(monkeypatch: pytest.MonkeyPatch, registers: int, on_one: int) -> None:
+    """A grid over much data fills the device once, whatever a thread of its kernel takes."""
+    monkeypatch.setattr(launch, "_functions", {})
+    monkeypatch.setattr(Driver, "registers", registers)
+    p, rate = on_device(np.zeros(10**6, np.float32)), on_device(np.ones((), np.float32))
+    x, total = on_device(np.zeros((100_000, 70), np.float32)), on_device(np.zeros(70, np.float32))
+    t, keep = on_device(np.zeros(100_000, int)), on_device(np.zeros(4 * 10**6, bool))
+
+    def grid(kernel: launch.Kernel, *args: Any) -> tuple[int, ...]:
+        found = kernel.prepare(launch.new_scratch, *args)
+        assert found is not None
+        return found.grid
+
+    full = (MULTIPROCESSORS * on_one,)
+    assert grid(KERNELS["SGD"], p, p, rate, p) == full
+    assert grid(launch.log_softmax, x, x) == full
+    assert grid(launch.softmax_cross_entropy, x, t, rate, 1, rate, x) == full
+    assert grid(launch.keep_mask, launch.random_state(0), 0.5, keep) == full
+    wide, high = grid(KERNELS["mask and bias gradient"], x, x, x, total)
+    at_a_time = MULTIPROCESSORS * resident_blocks(24 * 21, registers)
+    assert (wide, high) == (3, at_a_time // 3)
 
 
 @cuda_on_cpu()
@@ -126,17 +177,18 @@ def test_column_sum(rng: np.random.Generator, shape: list[int], dtype: str) -> N
 @given(
     rng=generators(),
     rows=st.sampled_from([0, 1, 2, 31, 32, 33, 64, 65, 1000]),
-    classes=st.sampled_from([1, 2, 3, 10, 31, 32, 33, 100, 3000]),
+    classes=st.sampled_from([1, 2, 3, 10, 31, 32, 33, 100, 255, 256, 257, 1023, 1024, 3000, 4096, 4097]),
     label=st.sampled_from(LABELS),
     in_place=st.booleans(),
+    resident=st.sampled_from([1, 3, 17, 1056]),
 )
-@settings(max_examples=30)
+@settings(max_examples=40)
 @cuda_on_cpu()
 def test_softmax_cross_entropy(
-    real: str, rng: np.random.Generator, rows: int, classes: int, label: str, in_place: bool
+    real: str, rng: np.random.Generator, rows: int, classes: int, label: str, in_place: bool, resident: int
 ) -> None:
-    """Loss, gradient and log softmax against the formulas in float64."""
-    rows = min(rows, 65) if classes == 3000 else rows
+    """Loss, gradient and log softmax against the formulas in float64, by a part of a warp for a row up to a large block."""
+    rows = min(rows, 65) if classes > 100 else rows
     z = on_device((8 * rng.normal(size=(rows, classes))).astype(real))
     t = on_device(rng.integers(0, min(classes, 256), rows).astype(label))
     g, loss = on_device(np.asarray(1.7, real)), on_device(np.asarray(np.nan, real))
@@ -147,8 +199,9 @@ def test_softmax_cross_entropy(
     one_hot = np.arange(classes) == np.asarray(t)[:, None]
     dz = z if in_place else on_device(np.full((rows, classes), np.nan, real))
     y = on_device(np.full((rows, classes), np.nan, real))
-    launch.log_softmax(z, y)
-    launch.softmax_cross_entropy(z, t, g, rows + 1, loss, dz)
+    with patch.object(launch.Function, "resident", lambda self, threads: resident):
+        launch.log_softmax(z, y)
+        launch.softmax_cross_entropy(z, t, g, rows + 1, loss, dz)
     launch.check_labels(0)
     eps = np.finfo(real).eps
     np.testing.assert_allclose(loss, -logp[one_hot].sum() / (rows + 1), rtol=50 * eps, atol=50 * eps)
@@ -157,10 +210,12 @@ def test_softmax_cross_entropy(
     np.testing.assert_allclose(dz * (rows + 1), 1.7 * (np.exp(logp) - one_hot), rtol=150 * eps, atol=20 * eps)
 
 
+@pytest.mark.parametrize("impossible", [0, 300])
 @cuda_on_cpu()
-def test_cross_entropy_of_what_is_not_finite() -> None:
+def test_cross_entropy_of_what_is_not_finite(impossible: int) -> None:
     """A NaN makes its own row NaN, and the loss; other rows keep their gradient. -inf is a class that cannot be."""
     z = np.array([[0.0, 1.0, -np.inf], [np.nan, 0.0, 0.0], [2.0, 2.0, 2.0], [np.inf, 0, 0], [-np.inf, -np.inf, -np.inf]])
+    z = np.hstack([z, np.full((5, impossible), -np.inf)])  # of 303 classes two warps do a row
     t, one = np.array([1, 0, 2, 0, 0]), np.ones(())
     expected, loss, dz, y = np.empty_like(z), on_device(np.ones(())), on_device(np.empty_like(z)), on_device(np.empty_like(z))
     with np.errstate(invalid="ignore"):

@@ -159,6 +159,68 @@ def test_minus_zero_is_moved() -> None:
     assert not np.signbit(Tensor(np.array(0.0), device="cuda").numpy())
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_integers_to_negative_powers(dtype: str, compiled: bool) -> None:
+    """Are an error as on the CPU: an exponent that is a number at the call, that of an array when a value is asked for."""
+    values, exponents = np.array([1, 2, -3]).astype(dtype), np.array([2, 0, 3]).astype(dtype)
+    x, n = on("cuda", values, exponents)
+    for run in (lambda x, n: x**-1, lambda x, n: x**n, lambda x, n: 2**n):
+        step = tensorgrad.compile(run) if compiled else run
+        for device in ("cpu", "cuda"):
+            with pytest.raises(ValueError, match="power: Integers to negative integer powers are not allowed"):
+                step(*on(device, values, -exponents)).numpy()
+    power = tensorgrad.compile(lambda x, n: x**n) if compiled else lambda x, n: x**n
+    for _ in range(3):
+        np.testing.assert_array_equal(power(x, n).numpy(), values**exponents)
+    with pytest.raises(ValueError, match="power: Integers to negative integer powers are not allowed"):
+        power(x, -n).numpy()
+    np.testing.assert_array_equal(power(x, n).numpy(), values**exponents)
+    np.testing.assert_array_equal((x**3).numpy(), values**3)
+    np.testing.assert_allclose((x.astype("float32") ** -1).numpy(), 1 / values.astype("float32"), rtol=1e-6)
+    assert (x[:0] ** n[:1]).shape == (x[:0] ** -1).shape == (0,)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, None), (None, 0), (-1.5, None), (None, 0.5)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_booleans_are_clipped(low: Any, high: Any, compiled: bool) -> None:
+    """CuPy refuses them without one of the bounds."""
+    found = []
+    for device in ("cpu", "cuda"):
+        (x,) = on(device, np.array([True, False]))
+        run = tensorgrad.compile(lambda x: x.clip(low, high)) if compiled else lambda x: x.clip(low, high)
+        found += [run(x).numpy() for _ in range(3)]
+    for y in found:
+        assert y.dtype == found[0].dtype
+        np.testing.assert_array_equal(y, found[0])
+
+
+def test_an_element_that_is_written_twice_has_the_last_value(gpu: Gpu) -> None:
+    """Though a GPU writes in any order."""
+    rng = np.random.default_rng(0)
+    at, values = rng.integers(0, 50, 20_000), rng.normal(size=20_000).astype(np.float32)
+    found = []
+    for device in ("cpu", "cuda"):
+        t, i, v = on(device, np.zeros(50, np.float32), at, values)
+        t[i] = v
+        found.append(t.numpy())
+    np.testing.assert_array_equal(found[1], found[0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_plan_has_the_subnormal_numbers_of_its_step(dtype: str) -> None:
+    """Whether they are 0 or not is the same, whoever computes."""
+    least = np.finfo(dtype).tiny
+    (x,) = on("cuda", np.array([least, -least, least / 4, 3 * least, 1]).astype(dtype))
+
+    def step(x: Tensor) -> Tensor:
+        return x * 0.5 + x * 0.25
+
+    planned, expected = tensorgrad.compile(step), step(x).numpy()
+    for _ in range(3):
+        np.testing.assert_array_equal(planned(x).numpy(), expected)
+
+
 # Memory
 
 

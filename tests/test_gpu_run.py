@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
 from tensorgrad.core import backend
@@ -12,7 +16,7 @@ from tensorgrad.errors import TensorgradError
 from tests.benchmarks.measure import Worker
 from tests.cuda.gpu import using
 from tests.gpu import __main__ as first_minutes
-from tests.gpu import facts, measure, wheels
+from tests.gpu import facts, measure, steps, wheels
 from tests.gpu.kernels import Checks
 from tests.gpu.steps import ON_GPU
 
@@ -100,6 +104,44 @@ def test_checks_run_on_the_stand_in() -> None:
         checks = Checks(small=True)
         checks.captured()
         checks.products()
+        checks.networks()
+
+
+class TorchArray:
+    """As much of a torch.Tensor as a step that is captured needs."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.array(values)
+
+    def clone(self) -> TorchArray:
+        return TorchArray(self.values)
+
+    cuda = clone
+
+    def copy_(self, other: TorchArray) -> None:
+        self.values[...] = other.values
+
+
+def test_a_graph_of_pytorch_copies_what_it_is_called_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a compiled step does, whose arguments may be others each time and whose results may be kept."""
+    read: list[TorchArray] = []
+    captured = TorchArray(1.0)
+
+    def torch_step(*args: Any, inputs: list[TorchArray], **options: Any) -> Any:
+        read[:] = inputs
+        return lambda: captured
+
+    monkeypatch.setattr(steps, "torch_step", torch_step)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(from_numpy=TorchArray, cuda=MagicMock()))
+    x, y = np.ones((4, 3), np.float32), np.arange(4)
+    step = steps.torch_graph_step((3, 5), x, y)
+    for _ in range(3):
+        step()
+    for array in read:
+        array.values[...] = 7
+    assert step() is not captured
+    np.testing.assert_array_equal(read[0].values, x)
+    np.testing.assert_array_equal(read[1].values, y)
 
 
 def test_wheels_are_named_once() -> None:

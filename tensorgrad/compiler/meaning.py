@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tensorgrad.compiler.calls import Call, ChainCall, Elementwise, Reduction
+from tensorgrad.compiler.calls import Call, ChainCall, CrossEntropy, Elementwise, Matmul, Network, Reduction
 from tensorgrad.compiler.values import Value
 from tensorgrad.core.signature import Shape
 from tensorgrad.kernels.chain import Ref
@@ -25,6 +25,10 @@ class Meaning:
             if isinstance(call, Elementwise):
                 (out,) = call.outputs
                 self.of_value[out] = self.function(call.name, call.inputs, name_of(out.dtype), call.quiet)
+            elif isinstance(call, Matmul):
+                self.of_value[call.outputs[0]] = self.product(*map(self.value, call.inputs))
+            elif isinstance(call, CrossEntropy):
+                self.of_value |= dict(zip(call.outputs, self.losses(call.samples, *map(self.value, call.inputs)), strict=False))
             elif isinstance(call, Reduction) and call.is_column_sum:
                 self.of_value[call.outputs[0]] = self.column_sum(self.value(call.inputs[0]))
 
@@ -36,11 +40,21 @@ class Meaning:
         if not isinstance(v, Value):
             return type(v), repr(v)
         if v not in self.of_value:
-            self.of_value[v] = self.number(v)
+            self.of_value[v] = self.transposed(self.value(v.base)) if v.how == "transpose" else self.number(v)
         return self.of_value[v]
 
     def function(self, name: str, inputs: list[Any], dtype: str, quiet: tuple[str, ...]) -> int:
         return self.number((name, tuple([self.value(v) for v in inputs]), dtype, quiet))
+
+    def product(self, a: int, b: int) -> int:
+        return self.number(("product", a, b))
+
+    def transposed(self, number: int) -> int:
+        return self.number(("transposed", number))
+
+    def losses(self, samples: int, *inputs: int) -> list[int]:
+        """A cross-entropy and its gradient."""
+        return [self.number((name, samples, *inputs)) for name in ("loss", "its gradient")]
 
     def column_sum(self, number: int) -> int:
         return self.number(("column sum", number))
@@ -49,6 +63,8 @@ class Meaning:
         """The error in what a call computes, in words; "" if it is a call of the program, or a chain that computes some of
         them.
         """
+        if isinstance(call, Network):
+            return self.wrong_network(call)
         if not isinstance(call, ChainCall):
             return "" if call in self.program else f"{call.name} is not what the program says"
         chain = call.chain
@@ -64,6 +80,27 @@ class Meaning:
             if found != self.value(out):
                 return f"{call.name} does not compute {out.shape} {out.dtype} as the program says"
         return ""
+
+    def wrong_network(self, call: Network) -> str:
+        """The same for a perceptron, by its formulas."""
+        x, t, g, *parameters = map(self.value, call.inputs)
+        weights, biases, zero = parameters[::2], parameters[1::2], self.value(0)
+        made = [x]
+        for w, b in zip(weights, biases, strict=True):
+            z = self.elementwise("add", self.product(made[-1], w), b)
+            made.append(self.elementwise("maximum", z, zero))
+        loss, d = self.losses(call.inputs[0].shape[0], z, t, g)
+        expected = [loss]
+        for a, w in zip(made[-2::-1], weights[::-1], strict=True):
+            expected[1:1] = [self.product(self.transposed(a), d), self.column_sum(d)]
+            d = self.elementwise("relu_grad", self.product(d, self.transposed(w)), a)
+        floats = [v for v in (*call.inputs[:1], *call.inputs[2:], *call.outputs) if name_of(v.dtype) != "float32"]
+        if floats or expected != [self.value(v) for v in call.outputs]:
+            return f"{call.name} does not compute what the program says"
+        return ""
+
+    def elementwise(self, name: str, *inputs: Any) -> int:
+        return self.number((name, inputs, "float32", ()))
 
 
 @functools.cache

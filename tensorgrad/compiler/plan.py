@@ -20,6 +20,7 @@ from tensorgrad.compiler.guards import Guard
 from tensorgrad.compiler.launches import Launches
 from tensorgrad.compiler.lower import Lowering
 from tensorgrad.compiler.memory import arrays_for, assigned_in_place, lay_out
+from tensorgrad.compiler.networks import with_networks
 from tensorgrad.compiler.rows import Loop, split_rows
 from tensorgrad.compiler.trace import Trace, place_of
 from tensorgrad.compiler.values import Value, lineage
@@ -76,7 +77,10 @@ class Plan:
         self.lowered = lowered = Lowering(trace).run()
         self.results = lowered.returned
         keep = {seen for v in self.results for seen in lineage(v)}
-        self.calls = assigned_in_place(grouped(lowered.calls, keep))
+        near = [v.array for call in lowered.calls for v in call.reads if v.array is not None]
+        on_gpus = [array for array in (*near, *(t._data for t in trace.arguments)) if on_gpu(array)]
+        calls = with_networks(lowered.calls, keep) if on_gpus else lowered.calls
+        self.calls = assigned_in_place(grouped(calls, keep))
         self.threads = threads.get_num_threads()
         self.written = [a.target for a in trace.assignments]
         self.owners = {id(owner) for array in self.written for owner in (array, array.base) if owner is not None}
@@ -84,8 +88,6 @@ class Plan:
         self.shares, self.team = False, 1
         self.whole: programs.Run | None = None
         self.guards: list[Guard] = []
-        near = [v.array for call in self.calls for v in call.reads if v.array is not None] + [t._data for t in trace.arguments]
-        on_gpus = [array for array in near if on_gpu(array)]
         if on_gpus:
             self.launch(trace, keep, on_gpus[0])
         else:

@@ -2,7 +2,7 @@
 
 Measured on two cores with AVX-512 and 2 MiB of second-level cache each (Intel Xeon, NumPy 2.4 with OpenBLAS, Numba 0.68), with
 `python -m tests.benchmarks.thresholds`, which measures them on another machine. At these sizes both ways take about the same
-time; an error of a factor of two costs little.
+time; an error of a factor of two costs little. NETWORK is for GPUs, where `python -m tests.gpu.kernels` measures it.
 """
 
 SLICE = 16_384  # elements per slice in a chain of NumPy calls, so that its arrays stay in cache
@@ -32,3 +32,4 @@ SHARED_PRODUCT = 2.5e5  # floating-point operations of a product from which it i
 SHARED_CHAIN = 32_768  # elements times functions from which a chain is shared in machine code
 SHARED_GATHER = 65_536  # bytes of a batch from which its samples are gathered by several threads
 NATIVE = 1  # consecutive kernels and products from which they run without Python in between
+NETWORK: int | None = None  # samples from which a perceptron on a GPU is one kernel; None: no GPU has shown a gain yet

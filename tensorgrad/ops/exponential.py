@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from tensorgrad.core import writes
 from tensorgrad.core.arithmetic import computed
-from tensorgrad.core.backend import Array, Xp, is_floating, is_half, namespace, on
+from tensorgrad.core.backend import Array, Xp, check, is_array, is_floating, is_half, namespace, on
 from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op, Rules, Tangents, Value
 from tensorgrad.core.operand import Binary, Operand, T, Unary
 from tensorgrad.core.state import state
 from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.errors import ShapeError
 from tensorgrad.ops.elementwise import add, astype, div_grad, mul_grad, mul_tangent, neg, sub, where
 
 __all__ = ["exp", "log", "log1p", "power"]
@@ -34,6 +37,8 @@ class Power(Binary):
     domain = (0.4, 3.0)
 
     def forward(self, xp: Xp, a: Array, b: Array) -> Array:
+        if xp is not np:
+            refuse_negative(a, b)
         return xp.power(a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
@@ -67,6 +72,19 @@ class Power(Binary):
             return mul_tangent(t, y * log(where(a == 0, b >= 0, a)))  # log 1 if a is 0 and b is not negative
 
         return along_a, along_b
+
+
+def refuse_negative(a: Array, b: Array) -> None:
+    """Refuse integers to negative integer powers on a GPU, as NumPy does, where CuPy computes a number: an exponent that is a
+    number at once, one of an array when values are next read."""
+    is_whole = all(x.dtype.kind in "iub" if is_array(x) else isinstance(x, int) for x in (a, b))
+    if not is_whole or (is_array(a) and not a.size):
+        return
+    message = "Integers to negative integer powers are not allowed"
+    if is_array(b):
+        check(b < 0, f"power: {message}", ShapeError)  # the type of the errors that NumPy has for values
+    elif b < 0:
+        raise ValueError(f"{message}.")
 
 
 class Exp(Unary):

@@ -30,6 +30,7 @@ from tensorgrad.compiler.calls import (
     Elementwise,
     Matmul,
     Meeting,
+    Network,
     Pad,
     Put,
     Reduction,
@@ -153,6 +154,7 @@ def check(
 # Every kind
 
 X, T = np.random.default_rng(0).normal(size=(2, 5, 3)), np.array([0, 2, 1, 1, 0])
+LAYERS = [np.random.default_rng(1).normal(size=shape) for shape in ((3, 4), 4, (4, 3), 3)]  # weights and biases
 FULL = Operand("full", "float64")
 DIFFERENCE = Chain((FULL, FULL), (Step("subtract", (Ref(0), Ref(1)), "float64"),), ((2, "full"),))
 Made = tuple[list[Any], list[Value], list[Any]]  # a call's operands, its results, and its nodes
@@ -172,6 +174,13 @@ EXAMPLES: dict[type[Call], tuple[list[Array], Callable[..., Any], Callable[..., 
     Elementwise: ([*X], np.subtract, lambda *made: Elementwise("subtract", *made, 0)),
     Meeting: ([X[0]], np.array, lambda *made: Meeting("all_reduce", *made)),  # of one process
     Matmul: ([X[0], X[1].T.copy()], np.matmul, lambda *made: Matmul("matmul", *made)),
+    Network: (
+        [X[0], T, np.ones(()), *LAYERS],
+        lambda x, t, g, w, b, v, c: (lambda z: (np.log(np.exp(z).sum(1)) - z[np.arange(5), t]).mean())(
+            np.maximum(x @ w + b, 0) @ v + c
+        ),
+        lambda *made: Network(*made, 0),
+    ),
     Put: (
         [X[0], X[1], T],  # of a row that is named twice the last one stays
         lambda x, v, t: np.array([v[np.flatnonzero(t == i)[-1]] if i in t else x[i] for i in range(5)]),

@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tests.cuda.occupancy import MULTIPROCESSORS, Driver
+
 API = json.loads((Path(__file__).parent / "cupy_api.json").read_text())
 UFUNC_KEYWORDS = {"out", "dtype", "casting"}
 
@@ -75,6 +77,10 @@ class Device:
 
     def synchronize(self) -> None:
         forbidden("cudaDeviceSynchronize")
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        return {"MultiProcessorCount": MULTIPROCESSORS, "MaxThreadsPerBlock": 1024, "WarpSize": 32}
 
     @property
     def pci_bus_id(self) -> str:
@@ -591,7 +597,7 @@ class RawModule:
 
         self.module = OnCpu(code)
 
-    def get_function(self, name: str) -> Callable[..., None]:
+    def get_function(self, name: str) -> Any:
         function = self.module.function(name)
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
@@ -599,7 +605,7 @@ class RawModule:
             arguments = [a._a if isinstance(a, ndarray) else a for a in args]
             either(lambda: function(grid, block, arguments))
 
-        return launch
+        return Driver.kernel(launch)
 
 
 class MemoryPool:
@@ -689,6 +695,30 @@ def floor_divide(a: Any, b: Any) -> Any:
     return run("floor_divide", lambda a, b: np.floor(a / b) if np.result_type(a, b).kind == "f" else a // b, (a, b), {})
 
 
+class Power(UFunc):
+    """CuPy's power, which has a number for integers to negative integer powers, too."""
+
+    def __init__(self) -> None:
+        super().__init__(np.power)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        def formula(a: Any, b: Any) -> Any:
+            if "f" in (np.asarray(a).dtype.kind, np.asarray(b).dtype.kind):
+                return np.power(a, b)
+            powers = np.power(a, np.abs(b))
+            return np.where(np.less(b, 0), np.where(np.abs(powers) == 1, powers, 0), powers).astype(powers.dtype)
+
+        refuse(options.keys() - UFUNC_KEYWORDS, self.__name__)
+        return run("power", formula, args, options)
+
+
+def clip(a: Any, a_min: Any, a_max: Any, out: Any = None) -> ndarray:
+    """CuPy refuses booleans without one of the bounds."""
+    if a.dtype == bool and (a_min is None or a_max is None):
+        raise TypeError("Unsupported type <class 'NoneType'>")
+    return run("clip", np.clip, (a, a_min, a_max), {"out": out})
+
+
 def new_array(a: Any, dtype: Any = None, copy: bool = True) -> ndarray:
     if isinstance(a, ndarray):
         if not copy and a._id == _current[-1] and (dtype is None or a.dtype == dtype):
@@ -742,6 +772,8 @@ fake_cupy.__dict__.update(
     take_along_axis=take_along_axis,
     remainder=remainder,
     floor_divide=floor_divide,
+    power=Power(),
+    clip=clip,
     min=smallest,
     amin=smallest,
     lib=types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided)),
@@ -758,6 +790,7 @@ fake_cupy.__dict__.update(
         Device=Device, Stream=Stream, Event=Event, MemoryPool=MemoryPool, using_allocator=using_allocator,
         get_current_stream=lambda: _streams[-1],
         is_available=lambda: True,
+        driver=Driver,
         alloc_pinned_memory=PinnedMemory,
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: DEVICES, memGetInfo=lambda: (LIMIT, LIMIT), streamCaptureModeThreadLocal=1,

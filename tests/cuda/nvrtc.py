@@ -28,8 +28,9 @@ def library() -> Any:
     return nvrtc
 
 
-def compiled(source: str, architecture: str) -> tuple[bytes, str]:
-    """The binary of a program for an architecture (sm_90), and what the compiler says of registers and memory that it uses.
+def compiled(source: str, architecture: str, options: Sequence[bytes] = OPTIONS) -> tuple[bytes, str, str]:
+    """The binary of a program for an architecture (sm_90), what the compiler says of registers and memory that it uses, and
+    its instructions as PTX.
 
     Raises CompileError with its messages if it cannot.
     """
@@ -42,14 +43,16 @@ def compiled(source: str, architecture: str) -> tuple[bytes, str]:
 
     program = done(nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, None, None))
     try:
-        options = [b"--gpu-architecture=" + architecture.encode(), *OPTIONS]
-        failed = nvrtc.nvrtcCompileProgram(program, len(options), options)[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS
+        told = [b"--gpu-architecture=" + architecture.encode(), *options]
+        failed = nvrtc.nvrtcCompileProgram(program, len(told), told)[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS
         log = b" " * done(nvrtc.nvrtcGetProgramLogSize(program))
         done(nvrtc.nvrtcGetProgramLog(program, log))
         if failed:
             raise CompileError(log.decode().rstrip("\0 \n"))
         binary = b" " * done(nvrtc.nvrtcGetCUBINSize(program))
         done(nvrtc.nvrtcGetCUBIN(program, binary))
-        return binary, log.decode()
+        ptx = b" " * done(nvrtc.nvrtcGetPTXSize(program))
+        done(nvrtc.nvrtcGetPTX(program, ptx))
+        return binary, log.decode(), ptx.decode()
     finally:
         nvrtc.nvrtcDestroyProgram(program)

@@ -7,11 +7,12 @@ shared memory), or "apart" (threads that wait for each other in different places
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from tensorgrad.kernels.cuda import launch
+from tensorgrad.kernels.cuda import launch, network
 from tests.cuda.chains import KERNELS, draw, results_of
 from tests.cuda.on_cpu import Module
 from tests.cuda.stand_in import FLOATS, cuda_on_cpu, on_device
@@ -41,12 +42,18 @@ def every_source() -> None:
                 results[k] = operands[j]
             kernel(*operands, *results)
     for real in FLOATS:
-        for shape in ((1, 1), (3, 5), (65, 10), (1025, 2), (7, 1000)):
+        for shape in ((1, 1), (3, 5), (65, 10), (1025, 2), (7, 1000), (3, 4100)):
             z: Any = on_device(rng.normal(size=shape).astype(real))
             t = on_device(rng.integers(-1, shape[1] + 1, shape[0]))
             number = on_device(np.ones((), real))
             launch.softmax_cross_entropy(z, t, number, shape[0], on_device(number), on_device(z))
             launch.log_softmax(z, on_device(z))
+    for widths in ((1, 1, 1), (5, 7, 9, 3), (2, 33, 128)):
+        for rows in (1, 33, 100):
+            layers = [(on_device(np.ones((n, m), "f")), on_device(np.ones(m, "f"))) for n, m in pairwise(widths)]
+            results = [on_device(p) for p in (np.ones((), "f"), *(p for layer in layers for p in layer))]
+            x, t = on_device(np.ones((rows, widths[0]), "f")), on_device(rng.integers(-1, widths[-1] + 1, rows))
+            network.bound(x, t, on_device(results[0]), layers, results)()
     state = launch.random_state(1)
     for count in (1, 3, 4, 1023, 5000):
         launch.keep_mask(state, 0.5, on_device(np.zeros(count, bool)))

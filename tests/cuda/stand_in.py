@@ -13,6 +13,7 @@ import numpy as np
 from tensorgrad.core import backend
 from tensorgrad.kernels.cuda import generate
 from tests.cuda.chains import KERNELS
+from tests.cuda.occupancy import MULTIPROCESSORS, Driver
 from tests.cuda.on_cpu import Module
 
 
@@ -36,7 +37,12 @@ class StandIn:
         self.programs, self.sanitize = programs, sanitize
         self.modules: dict[str, Module] = {}
         self.allocations = 0
-        self.cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=0))
+        attributes = {"MultiProcessorCount": MULTIPROCESSORS}
+        self.cuda = SimpleNamespace(
+            get_current_stream=lambda: SimpleNamespace(ptr=0),
+            driver=Driver,
+            Device=lambda device: SimpleNamespace(attributes=attributes),
+        )
 
     def zeros(self, shape: Any, dtype: Any) -> DeviceArray:
         self.allocations += 1
@@ -50,7 +56,7 @@ class StandIn:
         if code not in self.modules:
             among = self.programs if code in self.programs else ()
             self.modules[code] = Module(code, self.sanitize, among)
-        return SimpleNamespace(get_function=self.modules[code].function)
+        return SimpleNamespace(get_function=lambda name: Driver.kernel(self.modules[code].function(name)))
 
 
 FLOATS, LABELS = ("float32", "float64"), ("int64", "int32", "uint8")

@@ -103,6 +103,7 @@ class Writer:
             "CLASSES": free.one(0, 1, 3, 10),
             "NATIVE": free.one(2, 3, 10_000),
             "ROW_SUM": free.one(0, 2, 5),
+            "NETWORK": free.one(None, 1, 4),
             "SHARED_FLOPS": free.one(0, 0, 1e99),
             "SHARED_PRODUCT": free.one(0, 0, 64),
             "SHARED_CHAIN": free.one(1, 4, 16),

@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 import tensorgrad
 from tensorgrad import Tensor, nn, optim
 from tensorgrad.core import backend
-from tensorgrad.kernels import cublas, reference
+from tensorgrad.kernels import cublas, reference, thresholds
 from tensorgrad.kernels.cuda import launch
 from tensorgrad.nn import functional as F
 from tests.cuda.chains import CHAINS, KERNELS, draw, results_of
@@ -27,6 +28,14 @@ from tests.test_cuda_kernels import check, expected_of
 
 ROWS_AND_COLUMNS = [(1, 1), (5, 33), (700, 10)]
 LARGE = [(0, 5), (257, 130), (60_000, 10), (1439, 500)]
+LONG = [(60_000, 10), (64, 5000), (16, 100_000), (2000, 5000)]  # many rows, few long ones, many long ones
+NETWORKS = [  # widths and batches: from which number of samples on thresholds.NETWORK is worth it, and how much
+    *(((64, 64, 64, 64, 10), batch) for batch in (256, 1024, 4096, 16_384, 65_536)),
+    *(((128, 128, 128), batch) for batch in (4096, 65_536)),
+    ((32, 32, 32, 10), 65_536),
+    ((2, 16, 16, 3), 4096),
+]
+GAIN = 5.0  # times as fast as the captured step, of layers of 64 at a batch of 65,536
 ERRORS = {"float16": 3e-3, "float32": 2e-6, "float64": 1e-14}  # of products of 512 x 512, relative, in the Frobenius norm
 TIMES = 20
 
@@ -64,7 +73,7 @@ class Checks:
         rng = np.random.default_rng(0)
         for real in ("float32", "float64"):
             eps = float(np.finfo(real).eps)
-            for rows, classes in [(1, 1), (33, 2), (64, 10), (1025, 33), *([] if self.small else [(60_000, 10), (64, 5000)])]:
+            for rows, classes in [(1, 1), (33, 2), (64, 10), (1025, 33), (3, 300), *([] if self.small else LONG)]:
                 z, t = (8 * rng.normal(size=(rows, classes))).astype(real), rng.integers(0, classes, rows)
                 expected, loss = np.empty((rows, classes)), np.empty(())
                 reference.softmax_cross_entropy(z.astype(float), t, np.ones(()), rows, loss, expected)
@@ -141,6 +150,31 @@ class Checks:
                 np.testing.assert_allclose(losses, runs[0], rtol=1e-4)
             told(f"{kind.__name__}: the same bits twice: {runs[2] == runs[3]}")
 
+    def networks(self) -> None:
+        """A perceptron as one kernel: as the plan without it to rounding, the same bits twice; and what a step gains."""
+        rng = np.random.default_rng(2)
+        for widths, batch in [((5, 7, 9, 3), 1000), *([] if self.small else NETWORKS)]:
+            given = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
+            x, y = (Tensor(a, device="cuda") for a in given)
+            losses, seconds = [], []
+            for least in (None, 1, 1):
+                with patch.object(thresholds, "NETWORK", least):
+                    step = training(widths, "cuda", True)
+                    losses.append([step(x, y).item() for _ in range(8)])
+                launches = step.plan.launches
+                assert launches.captured, launches.why_not
+                assert any(call.name == "network" for call in step.plan.calls) == (least == 1), widths
+                if not self.small:
+                    seconds.append(self.seconds(launches.graph.launch))
+            np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+            assert losses[1] == losses[2], f"{widths}: other bits the second time"
+            if self.small:
+                continue
+            plain, fused = seconds[0], min(seconds[1:])
+            found = f"captured {plain * 1e6:,.0f} µs, as one kernel {fused * 1e6:,.0f} µs, {plain / fused:.2f} times as fast"
+            rate = work(widths, batch) / fused / 1e12
+            told(f"{widths}, batch {batch:,}: {found} (aim: {GAIN:.0f}), {rate:.1f} TFLOP/s")
+
     def speed_of_kernels(self) -> None:
         """Bytes a second beside a copy, of arrays of 256 MiB."""
         rng, rows = np.random.default_rng(0), 4 if self.small else 1 << 16
@@ -214,6 +248,11 @@ def training(widths: tuple[int, ...], device: str, is_compiled: bool, kind: Any 
     return tensorgrad.compile(step) if is_compiled else step
 
 
+def work(widths: tuple[int, ...], batch: int) -> int:
+    """Floating-point operations of the products of a step."""
+    return sum(2 * batch * n * m * (3 if i else 2) for i, (n, m) in enumerate(pairwise(widths)))
+
+
 def told(text: str) -> None:
     print("\n".join(f"        {line}" for line in text.splitlines()), flush=True)
 
@@ -225,7 +264,7 @@ def main() -> int:
     checks = Checks(small)
     if small:
         checks.xp.cuda.set_allocator(None)  # without a pool an array ends where its memory does, so that reads beyond are seen
-    parts = [checks.chains, checks.softmax, checks.same_bits, checks.products, checks.captured]
+    parts = [checks.chains, checks.softmax, checks.same_bits, checks.products, checks.captured, checks.networks]
     failed = 0
     for part in parts if small else [*parts, checks.speed_of_steps, checks.speed_of_kernels]:
         since = time.perf_counter()

@@ -48,8 +48,13 @@ def tensorgrad_step(
     return lambda: step(xb, yb)
 
 
-def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: bool = False, tf32: bool = False) -> Step:
-    """Compiled: the loss with its gradients and the update, each as CUDA graphs, by mode="max-autotune"."""
+def torch_step(
+    widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: bool = False, tf32: bool = False, inputs: Any = None
+) -> Step:
+    """Compiled: the loss with its gradients and the update, each as CUDA graphs, by mode="max-autotune".
+
+    inputs   Tensors on the GPU to read in each step, in the place of copies of x and y
+    """
     import torch
 
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -62,7 +67,7 @@ def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: 
         layers += [layer, torch.nn.ReLU()]
     model = torch.nn.Sequential(*layers[:-1]).cuda()
     optimiser = torch.optim.SGD(model.parameters(), lr=LR, foreach=True)
-    tx, ty = torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda()
+    tx, ty = (torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda()) if inputs is None else inputs
 
     def forward(x: Any, y: Any) -> Any:
         return torch.nn.functional.cross_entropy(model(x), y)
@@ -80,10 +85,13 @@ def torch_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, compiled: 
 
 
 def torch_graph_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, tf32: bool = False) -> Step:
-    """The whole eager step, captured into one CUDA graph as PyTorch's documentation shows."""
+    """The whole eager step, captured into one CUDA graph as PyTorch's documentation shows: what it is called with is copied
+    to what the graph reads, and what it returns is a copy, as in a compiled step of ours."""
     import torch
 
-    step = torch_step(widths, x, y, tf32=tf32)
+    given = torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda()
+    own = [a.clone() for a in given]
+    step = torch_step(widths, x, y, tf32=tf32, inputs=own)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     first: list[Any] = []
@@ -97,8 +105,10 @@ def torch_graph_step(widths: tuple[int, ...], x: np.ndarray, y: np.ndarray, tf32
     def replay() -> Any:
         if first:
             return first.pop(0)
+        for a, b in zip(own, given, strict=True):
+            a.copy_(b)
         graph.replay()
-        return loss
+        return loss.clone()
 
     return replay
 

@@ -27,16 +27,35 @@ from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda import generate
 from tensorgrad.kernels.generate import layouts_of
 
-BLOCKS = 1024  # at most so many in a grid: of 256 threads 8 run at a time on each of an H200's 132 processors
 WIDE = 2**31  # elements from which positions take 64 bits
 
 Scratch = Callable[[int, str, int, str], Array]  # memory on a device, for some purpose: so many elements of a dtype, 0 at first
 
 
+class Function:
+    """A kernel of a program, compiled for a device. run: CuPy's."""
+
+    def __init__(self, run: Any, device: int) -> None:
+        self.run, self.device = run, device
+        self.counts: dict[int, int] = {}
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        self.run(grid, block, args)
+
+    def resident(self, threads: int) -> int:
+        """How many blocks of so many threads the device runs at a time: by their registers and shared memory on a
+        multiprocessor, times its multiprocessors. A grid of more would need a second wave, which leaves most of them idle."""
+        if threads not in self.counts:
+            cuda = backend.cupy().cuda
+            on_one = cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(self.run.kernel.ptr, threads, 0)
+            self.counts[threads] = on_one * cuda.Device(self.device).attributes["MultiProcessorCount"]
+        return self.counts[threads]
+
+
 class Launch(NamedTuple):
     """What CuPy is told: a kernel, how many blocks, how many threads in each, and what it is called with."""
 
-    function: Callable[..., None]
+    function: Function
     grid: tuple[int, ...]
     block: tuple[int, ...]
     args: tuple[Any, ...]
@@ -65,10 +84,15 @@ def nothing() -> None:
     """The launch over no elements."""
 
 
-_functions: dict[tuple[Any, int, str, str], Any] = {}
+def blocks(count: int, each: int) -> int:
+    """How many blocks of so many it takes."""
+    return -(-count // each)
 
 
-def function(device: int, source: str, name: str) -> Any:
+_functions: dict[tuple[Any, int, str, str], Function] = {}
+
+
+def function(device: int, source: str, name: str) -> Function:
     """A kernel of a program, compiled when it is first asked for on a device; CuPy keeps the binary on disk."""
     xp = backend.cupy()
     key = (xp, device, source, name)
@@ -77,7 +101,8 @@ def function(device: int, source: str, name: str) -> Any:
         with loading:
             found = _functions.get(key)
             if found is None:
-                found = _functions[key] = xp.RawModule(code=source, options=("-std=c++17",)).get_function(name)
+                run = xp.RawModule(code=source, options=("-std=c++17",)).get_function(name)
+                found = _functions[key] = Function(run, device)
     return found
 
 
@@ -133,28 +158,26 @@ class CudaChain(Kernel):
         index = np.uint64 if wide else np.uint32
         sizes = (index(rows), index(columns))
         if not self.sums:
-            return Launch(run, (min(blocks(size, generate.THREADS), BLOCKS),), (generate.THREADS,), (*arrays, *sizes))
-        grid, block = sum_grid(rows, columns)
+            threads = generate.THREADS
+            return Launch(run, (min(blocks(size, threads), run.resident(threads)),), (threads,), (*arrays, *sizes))
+        grid, block = sum_grid(rows, columns, run.resident)
         more = [scratch(device, f"partial {k}", grid[1] * columns, dtype) for k, dtype in enumerate(self.sums)]
         return Launch(run, grid, block, (*arrays, *sizes, *more, scratch(device, "arrived", grid[0], "uint32")))
 
 
-def blocks(count: int, each: int) -> int:
-    """How many blocks of so many it takes."""
-    return -(-count // each)
-
-
-def sum_grid(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def sum_grid(rows: int, columns: int, resident: Callable[[int], int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Grid and block for sums over rows.
 
     A block has up to 32 columns, and as many rows of threads as fit. Rows are spread over so many blocks that every thread has
-    its rows on their way at once (BATCH of them; more, if there are blocks enough already): (60000, 10) is 295 blocks of 510
-    threads, (1439, 500) is 16 x 23 blocks of 512, and (64, 200) is 7 blocks of 493, none of which has to wait for another.
+    its rows on their way at once (BATCH of them; more, if the device runs no more blocks at a time): (60000, 10) is 295 blocks
+    of 510 threads, (1439, 500) is 16 x 23 blocks of 512, and (64, 200) is 7 blocks of 493, none of which waits for another.
+
+    resident   Function.resident
     """
     wide = blocks(columns, 32)
     width = blocks(columns, wide)
     height = generate.SUM_THREADS // width
-    high = min(blocks(rows, height * generate.BATCH), max(BLOCKS // wide, 1))
+    high = min(blocks(rows, height * generate.BATCH), max(resident(width * height) // wide, 1))
     return (wide, max(high, 1)), (width, height)
 
 
@@ -181,11 +204,22 @@ def column_sum(x: Array, out: Array) -> None:
     sum_kernel(str(x.dtype))(x, out)
 
 
-def row_grid(rows: int, classes: int) -> tuple[tuple[int], tuple[int, int]]:
-    """Grid and block for rows of scores: a power of two threads for each, up to a warp; few rows in one large block."""
+def row_grid(rows: int, classes: int, resident: Callable[[int], int]) -> tuple[tuple[int], tuple[int, int]]:
+    """Grid and block for rows of scores.
+
+    A row has a power of two threads, up to a warp; few rows are one large block. Rows that are long, and so few that a warp for
+    each leaves most of the device idle, have more threads each, up to a block, as long as each has BATCH classes on their way:
+    16 rows of 100,000 classes are 16 blocks of 1024 threads.
+
+    resident   Function.resident
+    """
     width = min(1 << (classes - 1).bit_length(), 32)
     height = 1024 // width if rows <= 1024 // width else 256 // width
-    return (max(min(blocks(rows, height), BLOCKS), 1),), (width, height)
+    most = 256 * resident(256) // max(rows, 1)
+    while width < 1024 and 2 * width <= min(classes // generate.BATCH, most):
+        width *= 2
+        height = max(256 // width, 1)
+    return (max(min(blocks(rows, height), resident(width * height)), 1),), (width, height)
 
 
 @functools.cache
@@ -208,7 +242,7 @@ class SoftmaxCrossEntropy(Kernel):
         z, t, g, samples, loss, dz = args
         (rows, classes), device = z.shape, z.device.id
         run = function(device, source_for("softmax_cross_entropy", Real=z.dtype, Label=t.dtype), "softmax_cross_entropy")
-        grid, block = row_grid(rows, max(classes, 1))
+        grid, block = row_grid(rows, max(classes, 1), run.resident)
         numbers = (z.dtype.type(samples), np.int32(rows), np.int32(classes))
         more = (scratch(device, "losses", grid[0], z.dtype.char), scratch(device, "arrived", 1, "uint32"))
         return Launch(run, grid, block, (z, t, g, loss, dz, fault(device), *numbers, *more))
@@ -223,7 +257,7 @@ class LogSoftmax(Kernel):
             return None
         run = function(z.device.id, source_for("log_softmax", Real=z.dtype), "log_softmax")
         rows, classes = z.shape
-        return Launch(run, *row_grid(rows, classes), (z, y, np.int32(rows), np.int32(classes)))
+        return Launch(run, *row_grid(rows, classes, run.resident), (z, y, np.int32(rows), np.int32(classes)))
 
 
 class KeepMask(Kernel):
@@ -240,7 +274,7 @@ class KeepMask(Kernel):
         if not keep.size:
             return None
         run = function(keep.device.id, source_for("keep_mask"), "keep_mask")
-        grid = (min(blocks(keep.size, 4 * 256), BLOCKS),)
+        grid = (min(blocks(keep.size, 4 * 256), run.resident(256)),)
         return Launch(run, grid, (256,), (keep, state, np.float32(p), np.uint64(keep.size)))
 
 

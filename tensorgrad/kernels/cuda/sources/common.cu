@@ -61,20 +61,37 @@ template <class T> __device__ T column_total(T value, T* space)
     return total;
 }
 
-// The sum, or the largest, of `value` over a row of threads: blockDim.x is 1, 2, 4, ... or 32, so a row lies within a warp.
-template <class T> __device__ T row_total(T value)
+// `value` of each thread and of those whose lanes differ from its own by less than `count`, a power of two, combined.
+template <class T, class Combine> __device__ T lanes_result(T value, unsigned int count, Combine combine)
 {
-    for (unsigned int apart = blockDim.x / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(0xffffffffu, value, apart);
+    for (unsigned int apart = count / 2; apart > 0; apart /= 2) {
+        value = combine(value, __shfl_xor_sync(0xffffffffu, value, apart));
+    }
     return value;
 }
 
-template <class T> __device__ T row_largest(T value)
+// The sum, or the largest, of `value` over a row of threads (all of the same threadIdx.y), known to each of them. blockDim.x is
+// a power of two: up to 32 threads lie within a warp, 64 to 1024 are warps of their own. space: as many as the block has warps.
+template <class T, class Combine> __device__ T row_result(T value, T* space, Combine combine)
 {
-    for (unsigned int apart = blockDim.x / 2; apart > 0; apart /= 2) {
-        const T other = __shfl_xor_sync(0xffffffffu, value, apart);
-        value = other > value ? other : value;
-    }
-    return value;
+    if (blockDim.x <= 32) return lanes_result(value, blockDim.x, combine);
+    const unsigned int warps = blockDim.x / 32, first = threadIdx.y * warps, lane = threadIdx.x % 32;
+    value = lanes_result(value, 32, combine);
+    if (lane == 0) space[first + threadIdx.x / 32] = value;
+    __syncthreads();
+    value = space[first + lane % warps];  // so that neighbouring lanes, as many as there are warps, have all of them
+    __syncthreads();  // space may be written to again
+    return lanes_result(value, warps, combine);
+}
+
+template <class T> __device__ T row_total(T value, T* space)
+{
+    return row_result(value, space, [](T a, T b) { return a + b; });
+}
+
+template <class T> __device__ T row_largest(T value, T* space)
+{
+    return row_result(value, space, [](T a, T b) { return b > a ? b : a; });
 }
 
 // Whether this block is the last of `count` blocks to get here. If so it can read what the others wrote before they did.

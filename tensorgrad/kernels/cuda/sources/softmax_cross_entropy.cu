@@ -3,7 +3,7 @@
 // z and dz (rows, classes), which may be the same memory;  t (rows) class indices;  g () and loss () numbers.
 // A label that is no class makes its row of dz and the loss NaN, and leaves 1 + its row in `fault` (of several the last row's).
 //
-// Block (w, h): w threads side by side do a row, h rows at a time; w is a power of two up to 32, w h a multiple of 32 up to
+// Block (w, h): w threads side by side do a row, h rows at a time; w is a power of two, w h a multiple of 32 up to
 // 1024. partial: as many as there are blocks.
 extern "C" __global__ __launch_bounds__(1024, 1) void softmax_cross_entropy(
     const Real* z, const Label* __restrict__ t, const Real* __restrict__ g, Real* loss, Real* dz, int* fault,
@@ -23,7 +23,7 @@ extern "C" __global__ __launch_bounds__(1024, 1) void softmax_cross_entropy(
         Real top = -infinity();
         #pragma unroll 4
         for (int k = threadIdx.x; k < stop; k += blockDim.x) top = from[k] > top ? from[k] : top;
-        top = row_largest(top);
+        top = row_largest(top, space);
         Real mass = 0, picked = 0;
         #pragma unroll 4
         for (int k = threadIdx.x; k < stop; k += blockDim.x) {
@@ -31,8 +31,8 @@ extern "C" __global__ __launch_bounds__(1024, 1) void softmax_cross_entropy(
             mass += exp(shifted);  // a NaN among the scores, or no finite one, makes it NaN, and with it the row
             if (k == label) picked = shifted;
         }
-        mass = row_total(mass);
-        picked = row_total(picked);
+        mass = row_total(mass, space);
+        picked = row_total(picked, space);
         if (row < rows) {
             total += known ? log(mass) - picked : Real(not_a_number());
             if (!known) atomicMax(fault, row + 1);
@@ -48,7 +48,7 @@ extern "C" __global__ __launch_bounds__(1024, 1) void softmax_cross_entropy(
         if (!last_block(arrived, gridDim.x)) return;
         total = 0;
         for (unsigned int b = thread; b < gridDim.x; b += blockDim.x * blockDim.y) total += partial[b];
-        total = column_total(row_total(total), space);
+        total = column_total(row_total(total, space), space);
     }
     if (thread == 0) *loss = total / samples;
 }

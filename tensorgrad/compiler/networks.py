@@ -1,0 +1,147 @@
+"""Networks: calls that are a multilayer perceptron with its loss and gradients, on a GPU, as one call.
+
+What lies between the layers is then never written to memory. So nobody else may read it: not the user, not another call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorgrad.compiler.calls import Assign, Call, CrossEntropy, Elementwise, Matmul, Network, Reduction
+from tensorgrad.compiler.values import Value, lineage
+from tensorgrad.kernels import cublas, thresholds
+from tensorgrad.kernels.cuda import generate, network
+
+
+class Layer(NamedTuple):
+    """x @ w + b"""
+
+    x: Value
+    w: Value
+    b: Value
+
+
+def with_networks(calls: list[Call], keep: Container[Value]) -> list[Call]:
+    """The calls with networks in the place of those that they stand for. keep: values that outlive the calls.
+
+    Networks compute in float32, so that products that may be less exact are left to cuBLAS, whose tensor cores are faster.
+    """
+    if thresholds.NETWORK is None or cublas.get_matmul_precision() != "float32":
+        return calls
+    search = Search(calls, keep)
+    replaced: dict[Call, list[Call]] = {}
+    for call in calls:
+        if isinstance(call, CrossEntropy) and len(call.outputs) == 2 and len(call.outputs[1].shape) == 2:
+            replaced |= search.network(call)
+    return [one for call in calls for one in replaced.get(call, [call])]
+
+
+class Search:
+    """Who makes and who reads which value of some calls."""
+
+    def __init__(self, calls: list[Call], keep: Container[Value]) -> None:
+        self.calls, self.keep = calls, keep
+        self.makers = {v: call for call in calls for v in call.outputs}
+        self.readers: dict[Value, list[Call]] = {}
+        for call in calls:
+            for seen in {seen for v in call.reads for seen in lineage(v)}:
+                self.readers.setdefault(seen, []).append(call)
+
+    def maker(self, v: Value, name: str) -> Call | None:
+        """The call of this name that makes a value, if it is to ignore no floating-point errors."""
+        call = self.makers.get(v)
+        return call if call is not None and call.name == name and not getattr(call, "quiet", ()) else None
+
+    def reader(self, v: Value, name: str, *inputs: Value | None) -> Call | None:
+        """The one call of this name that reads a value, with these inputs, None being the value as it is transposed."""
+        found = [call for call in self.readers.get(v, []) if call.name == name and reads(call, inputs, v)]
+        return found[0] if len(found) == 1 and not getattr(found[0], "quiet", ()) else None
+
+    def network(self, loss: CrossEntropy) -> dict[Call, list[Call]]:
+        """Calls to what is in their place: the network in that of the loss, nothing in that of others; {} if there is none."""
+        z, t, g = loss.inputs
+        forward = self.forward(z)
+        if forward is None or len(forward[0]) < 2 or z.dtype != np.float32 or z.shape[0] < (thresholds.NETWORK or 0):
+            return {}
+        layers, used = forward
+        gradients = self.backward(layers, loss.outputs[1])
+        widths = (layers[0].x.shape[-1], *(layer.b.shape[-1] for layer in layers))
+        given = [layers[0].x, *(v for _, w, b in layers for v in (w, b))]
+        if gradients is None or not all(fits(v) for v in (*given, g)) or network.tile_of(widths) is None:
+            return {}
+        results, more = gradients
+        used = [*used, loss, *more]
+        outputs = [loss.outputs[0], *results]
+        inside = [v for call in used for v in call.outputs if v not in outputs]
+        if str(t.dtype) not in generate.TYPES or not all(v.contiguous for v in outputs):
+            return {}
+        if any(v in self.keep or v.base is not None or set(self.readers.get(v, [])) - set(used) for v in inside):
+            return {}
+        places = [self.calls.index(call) for call in used]
+        if any(isinstance(call, Assign) for call in self.calls[min(places) : max(places)]):
+            return {}
+        nodes = list(dict.fromkeys(node for call in used for node in call.nodes))
+        made = Network([given[0], t, g, *given[1:]], outputs, nodes, sum(call.flops for call in used))
+        return {**{call: [] for call in used}, loss: [made]}
+
+    def forward(self, z: Value) -> tuple[list[Layer], list[Call]] | None:
+        """The layers that make scores, and the calls that compute them."""
+        layers: list[Layer] = []
+        used: list[Call] = []
+        while True:
+            add = self.maker(z, "add")
+            product = add and self.maker(add.inputs[0], "matmul")
+            if add is None or product is None or not isinstance(add, Elementwise) or not isinstance(product, Matmul):
+                return None
+            x, w = product.inputs
+            b = add.inputs[1]
+            if not isinstance(b, Value) or len(x.shape) != 2 or w.shape != (x.shape[1], *b.shape):
+                return None
+            layers.insert(0, Layer(x, w, b))
+            used += [add, product]
+            unit = self.maker(x, "maximum")
+            if unit is None or type(unit.inputs[1]) is not int or unit.inputs[1] or not isinstance(unit.inputs[0], Value):
+                return layers, used
+            used.append(unit)
+            z = unit.inputs[0]
+
+    def backward(self, layers: list[Layer], d: Value) -> tuple[list[Value], list[Call]] | None:
+        """The gradients of weights and biases, beginning with the first layer's, and the calls that compute them from d, that
+        of the scores."""
+        results: list[Value] = []
+        used: list[Call] = []
+        for i in reversed(range(len(layers))):
+            x, w, _ = layers[i]
+            of_weights = self.reader(x, "matmul", None, d)
+            sums = [call for call in self.readers.get(d, []) if isinstance(call, Reduction) and call.is_column_sum]
+            of_biases = next((call for call in sums if call.inputs[0] is d), None)
+            if of_weights is None or of_biases is None:
+                return None
+            results[:0] = [*of_weights.outputs, *of_biases.outputs]
+            used += [of_weights, of_biases]
+            if i:
+                product = self.reader(w, "matmul", d, None)
+                masked = product and self.reader(x, "relu_grad", product.outputs[0], x)
+                if product is None or masked is None:
+                    return None
+                used += [product, masked]
+                d = masked.outputs[0]
+        return results, used
+
+
+def reads(call: Call, inputs: tuple[Value | None, ...], of: Value) -> bool:
+    """Whether these are the inputs of a call, None being the matrix `of` as it is transposed."""
+    if len(call.inputs) != len(inputs):
+        return False
+    return all(
+        have is want if want is not None else isinstance(have, Value) and have.how == "transpose" and have.base is of
+        for have, want in zip(call.inputs, inputs, strict=True)
+    )
+
+
+def fits(v: Any) -> bool:
+    """Whether a value lies as the kernel reads it."""
+    return isinstance(v, Value) and v.contiguous and v.dtype == np.float32
