@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorgrad import Tensor, data, nn, optim, train
+from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.repeats import Repeats
 from tensorgrad.errors import LabelError, TrainingError
 from tensorgrad.kernels import native, threads
@@ -380,6 +381,124 @@ def test_indices_that_are_no_samples_are_not_read_by_machine_code(last: int) -> 
         assert bool(calls) == (together and last == 99)
         found.append(state_of(model, steps))
     same(*found)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("kind", ["length", "order", "arrays", "one array"])
+def test_no_sample_is_read_that_is_not_there(kind: str, shuffle: bool) -> None:
+    """Subclasses give fewer batches than the arrays have, or fewer indices; the arrays are replaced by shorter ones."""
+    x, y = samples(5000)
+
+    class Fewer(data.DataLoader):
+        def __len__(self) -> int:
+            return min(super().__len__(), 7) if kind == "length" else super().__len__()
+
+        def next_order(self) -> Any:
+            order = super().next_order()
+            return order[:73] if kind == "order" and order is not None else order
+
+    found = []
+    for together in (False, True):
+        model = network()
+        steps = optim.SGD(model.parameters(), 0.1)
+        loader = Fewer(x, y, batch_size=10, shuffle=shuffle, rng=0)
+
+        def shorten(run: train.Run, loader: Any = loader) -> None:
+            if kind in ("arrays", "one array"):
+                loader.arrays = (x[:83].copy(), y[:83].copy() if kind == "arrays" else y)
+
+        with counted(together) as calls, np.errstate(all="ignore"):
+            try:
+                history = without_seconds(train.fit(model, F.cross_entropy, steps, loader, 2, callbacks=[shorten]))
+            except ValueError as error:  # samples without labels
+                assert (kind, shuffle) == ("one array", False)
+                history = {"error": [str(error)]}
+        assert bool(calls) is together
+        found.append((history, state_of(model, steps), steps.steps))
+    assert found[0][0] == found[1][0]
+    same(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+
+
+def test_what_is_raised_before_the_first_batch_counts_none() -> None:
+    """As a second Ctrl-C may be, or a signal's handler."""
+    x, y = samples(100)
+    found = []
+    for together in (False, True):
+        model = network()
+        steps = optim.Adam(model.parameters(), 0.1)
+        loader = data.DataLoader(x, y, batch_size=10)
+        usual, times = Plan.replayed, []
+
+        def replayed(self: Plan, *args: Any, usual: Any = usual, times: list[int] = times) -> Any:
+            times.append(0)
+            if len(times) == 3:  # the first was for verification
+                raise KeyboardInterrupt
+            return usual(self, *args)
+
+        with counted(together), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Plan, "replayed", replayed)
+            with pytest.raises(KeyboardInterrupt):
+                train.fit(model, F.cross_entropy, steps, loader, 1)
+        assert steps.steps == 1
+        assert loader.state_dict()["position"] == 2
+        found.append(state_of(model, steps))
+    same(*found)
+
+
+class Clock:
+    """Moves on by a little each time that somebody looks."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+
+@pytest.mark.parametrize("slow", [1, 2, 4])
+def test_a_busy_moment_does_not_end_it(slow: int) -> None:
+    x, y = samples(2000)
+    model = network()
+    clock, usual, calls = Clock(), Repeats.__call__, list[int]()
+
+    def call(self: Repeats, *args: Any) -> Any:
+        result = usual(self, *args)
+        calls.append(result[0])
+        clock.now += 1.0 if len(calls) == slow else 1e-5 * result[0]
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Repeats, "__call__", call)
+        patch.setattr(ahead, "time", clock)
+        train.fit(model, F.cross_entropy, optim.SGD(model.parameters(), 0.1), data.DataLoader(x, y, batch_size=10), 2)
+    assert max(calls) == optim.optimiser.FLUSH
+    assert sum(calls) > 390
+
+
+def test_slow_batches_are_run_one_by_one() -> None:
+    x, y = samples(100)
+    model = network()
+    clock, usual, calls = Clock(), Repeats.__call__, list[int]()
+
+    def call(self: Repeats, *args: Any) -> Any:
+        result = usual(self, *args)
+        calls.append(result[0])
+        clock.now += 0.02 * result[0]
+        return result
+
+    def replayed(self: Plan, *args: Any, usual: Any = Plan.replayed) -> Any:
+        clock.now += 0.02
+        return usual(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Repeats, "__call__", call)
+        patch.setattr(Plan, "replayed", replayed)
+        patch.setattr(ahead, "time", clock)
+        patch.setattr(ahead, "SECONDS", 0.015)
+        train.fit(model, F.cross_entropy, optim.SGD(model.parameters(), 0.1), data.DataLoader(x, y, batch_size=2), 2)
+    assert calls[:1] == [ahead.FIRST]
+    assert len(calls) == 1
 
 
 def test_arrays_that_change_between_epochs() -> None:

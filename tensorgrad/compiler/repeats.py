@@ -21,7 +21,7 @@ from tensorgrad.core.location import is_own
 from tensorgrad.core.memory import aligned
 from tensorgrad.core.tensor import wrap
 from tensorgrad.kernels import forks, thresholds
-from tensorgrad.kernels.llvm import COUNT, MOST_GIVEN
+from tensorgrad.kernels.llvm import COUNT, LEFT, MOST_GIVEN
 from tensorgrad.kernels.words import Form, Operand, Words, copy_words, take_words
 from tensorgrad.optim.optimiser import Optimiser
 
@@ -115,7 +115,7 @@ class Repeats:
         self.compute_numbers(count)
         arrays = list(self.arrays) if order is not None else [array[first:] for array in self.arrays]
         table, stopped_by = self.run.program.table, None
-        table[COUNT] = count
+        table[COUNT] = table[LEFT] = count  # all are left if something is raised before the program is entered
         done = count
         try:
             plan.replayed(self.start, [*arrays, *([] if order is None else [order])])

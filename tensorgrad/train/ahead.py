@@ -23,6 +23,8 @@ class Ahead:
 
     def __init__(self, steps: Steps, loader: DataLoader, epoch: Epoch, record: Record) -> None:
         self.steps, self.loader, self.epoch, self.record = steps, loader, epoch, record
+        self.arrays = loader.arrays
+        self.ended = 0.0  # when the last call of `after` did
         self.steps.together = self.steps.together or FIRST
 
     @classmethod
@@ -35,19 +37,21 @@ class Ahead:
         if not is_usual or loader.device != "cpu" or any(isinstance(array, Sparse) for array in loader.arrays):
             return None
         order = loader.epoch.order
-        if order is not None and not is_valid(order, loader.samples):
+        if order is not None and not is_valid(order, samples_of(loader.arrays)):
             return None
         return cls(steps, loader, loader.epoch, record)
 
     def after(self, batch: tuple[Array, ...]) -> Iterator[int]:
         """Run the batches after one that has just been run; gives their numbers, call by call."""
-        loader, epoch, size, steps = self.loader, self.epoch, self.loader.batch_size, self.steps
+        epoch, size, steps = self.epoch, self.loader.batch_size, self.steps
         compiled = steps.compiled
-        if compiled is None or len(batch[0]) != size:
+        if compiled is None or len(batch[0]) != size or self.loader.arrays is not self.arrays:
             return
-        while steps.together > 1 and (count := min(steps.together, loader.samples // size - epoch.position)) > 0:
+        if steps.together == 1 < FIRST and time.perf_counter() - self.ended < SECONDS / 2:
+            steps.together = 2  # a call has been slow, but a batch is not: the machine was busy for a moment
+        while steps.together > 1 and (count := min(steps.together, self.full() - epoch.position)) > 0:
             first, since = epoch.position, time.perf_counter()
-            done, results, error = compiled.repeat(batch, loader.arrays, epoch.order, size, first, count)
+            done, results, error = compiled.repeat(batch, self.arrays, epoch.order, size, first, count)
             if done:
                 loss, divisor, prediction = results
                 targets = [] if prediction is None else [self.targets(i) for i in range(first, first + done)]
@@ -60,12 +64,25 @@ class Ahead:
             if not done:
                 return
             steps.together = int(min(SECONDS * done / (time.perf_counter() - since), 2 * steps.together + 2)) or 1
+        self.ended = time.perf_counter()
+
+    def full(self) -> int:
+        """How many batches of full size the epoch has: a subclass's length or order may be shorter than the arrays, which may
+        have been replaced by shorter ones."""
+        order = self.epoch.order
+        samples = samples_of(self.arrays) if order is None else order.size
+        return min(samples // self.loader.batch_size, len(self.loader))
 
     def targets(self, position: int) -> Array:
         """The targets of a batch."""
         start, stop = position * self.loader.batch_size, (position + 1) * self.loader.batch_size
-        y, order = self.loader.arrays[1], self.epoch.order
+        y, order = self.arrays[1], self.epoch.order
         return y[start:stop].copy() if order is None else rows_of(y, order[start:stop])
+
+
+def samples_of(arrays: tuple[Array, ...]) -> int:
+    """How many samples each of the arrays has, at least."""
+    return min([int(array.shape[0]) for array in arrays])
 
 
 def is_valid(order: Array, samples: int) -> bool:
