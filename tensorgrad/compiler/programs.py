@@ -25,7 +25,7 @@ def has_machine_code() -> bool:
 
 def have_team(count: int) -> None:
     """Have threads that share the work of programs."""
-    if team.started < count - 1 and (machine := native.machine()) is not None:
+    if (machine := native.machine()) is not None:
         team.grow(machine, count)
 
 

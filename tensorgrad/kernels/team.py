@@ -15,7 +15,7 @@ import numpy as np
 
 from tensorgrad.core.backend import address
 from tensorgrad.core.forks import after_fork
-from tensorgrad.kernels.llvm import OTHERS, SET_BYTES, SETS, SLOT, TEAM
+from tensorgrad.kernels.llvm import AVOIDED, OTHERS, SET_BYTES, SETS, SLOT, TEAM
 from tensorgrad.kernels.native import Machine
 from tensorgrad.kernels.threads import MOST
 
@@ -29,18 +29,21 @@ class Team:
     def __init__(self) -> None:
         self.words = np.zeros(TEAM + SLOT * MOST, np.int64)
         self.start = address(self.words)
-        self.sets = np.zeros((0, 0), np.uint8)
+        self.processors: set[int] = set()
+        self.sets: list[np.ndarray] = []  # all that there have been: another thread may be reading the one before
         self.started = 0
         self.lock = threading.Lock()
 
     def grow(self, machine: Machine, count: int) -> None:
-        """Have threads for `count` parts, of which the thread that asks does one; fewer where the system has no more."""
-        if self.started >= count - 1:
+        """Have threads for `count` parts, of which the calling thread does one; fewer where the system has no more. Checks again
+        which processors the process may use.
+        """
+        processors = os.sched_getaffinity(0)
+        if self.started >= count - 1 and processors == self.processors:
             return
         with self.lock:
-            if not self.started:
-                self.sets = sets_of_others(os.sched_getaffinity(0))
-                self.words[[OTHERS, SET_BYTES, SETS]] = address(self.sets), self.sets.shape[1], len(self.sets)
+            if processors != self.processors:
+                self.spread(processors)
             while self.started < count - 1:
                 slot = self.start + 8 * (TEAM + SLOT * self.started)
                 serve = functools.partial(machine.serve, slot)
@@ -50,18 +53,27 @@ class Team:
                     return
                 self.started += 1
 
+    def spread(self, processors: set[int]) -> None:
+        """Keep threads away from the processor of the one that asks, as long as there are others among these."""
+        sets = sets_of_others(processors)
+        self.sets.append(sets)
+        self.words[SETS] = 0
+        self.words[[OTHERS, SET_BYTES]] = address(sets), sets.shape[1]
+        self.words[TEAM + AVOIDED :: SLOT] = 0
+        self.words[SETS] = len(sets) if len(processors) > 1 else 0
+        self.processors = processors
+
     def forget(self) -> None:
         """In a process that was forked: none of the threads is there."""
         self.words[:] = 0
+        self.processors = set()
         self.started = 0
         self.lock = threading.Lock()
 
 
 def sets_of_others(processors: set[int]) -> np.ndarray:
-    """For each processor those of the given ones that are others, as Linux's sets of bits; none if there are no others."""
-    if len(processors) < 2:
-        return np.zeros((0, 0), np.uint8)
-    count = max(processors) + 1
+    """For each processor of the machine those of the given ones that are others, as Linux's sets of bits."""
+    count = max(os.cpu_count() or 1, max(processors) + 1)
     found = np.zeros((count, -(-count // 64) * 64), bool)
     found[:, sorted(processors)] = True
     found[np.arange(count), np.arange(count)] = False

@@ -328,11 +328,34 @@ def test_without_any_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sets_of_processors() -> None:
     """For each all others of those that the process may use."""
-    assert sets_of_others({3}).shape == (0, 0)
     sets = np.unpackbits(sets_of_others({0, 2, 70}), axis=1, bitorder="little").astype(bool)
-    assert sets.shape == (71, 128)
+    assert sets.shape == (max(71, os.cpu_count() or 1), 128)
     for processor in range(71):
         assert set(np.flatnonzero(sets[processor])) == {0, 2, 70} - {processor}
+
+
+def test_processors_that_are_taken_away_are_not_used() -> None:
+    """A process that is told to keep to one processor while it runs: so do its threads."""
+    processors = os.sched_getaffinity(0)
+    if len(processors) < 2:
+        pytest.skip("needs two processors: taskset")
+    a, b = np.ones((400, 300), "f"), np.ones((300, 200), "f")
+    out = np.zeros((400, 200), "f")
+    calls = forks.product_calls(machine(), operand(a), operand(b), operand(out), 2)
+    run(calls)
+    mine, others = threading.get_native_id(), [int(w) for w in team.words[llvm.TEAM + llvm.THREAD :: llvm.SLOT] if w]
+    assert others
+    try:
+        for one in processors:
+            for thread in (mine, *others):
+                os.sched_setaffinity(thread, {one})
+            run(calls)
+            assert [os.sched_getaffinity(thread) for thread in others] == [{one}] * len(others)
+            np.testing.assert_array_equal(out, np.full((400, 200), 300))
+    finally:
+        for thread in (mine, *others):
+            os.sched_setaffinity(thread, processors)
+    run(calls)
 
 
 def test_the_team_keeps_away_from_the_processor_that_asks() -> None:
