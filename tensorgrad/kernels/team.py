@@ -35,8 +35,8 @@ class Team:
         self.lock = threading.Lock()
 
     def grow(self, machine: Machine, count: int) -> None:
-        """Have threads for `count` parts, of which the calling thread does one; fewer where the system has no more. Checks again
-        which processors the process may use.
+        """Start threads for `count` parts, of which the calling thread does one; fewer where the system has no more. Checks
+        which processors the process may use now.
         """
         processors = os.sched_getaffinity(0)
         if self.started >= count - 1 and processors == self.processors:
