@@ -241,7 +241,7 @@ class Checker:
         if not whole or any(a[1] != b[0] for a, b in pairwise(ends)):
             raise Fault(f"{call.name}: the parts {ends} do not cover {n} samples exactly once")
         self.over_operands(one, [self.read(call, v, one.arrays[v]) for v in call.reads])
-        if parts.sliced != [v in loop.split.has_rows for v in parts.given]:
+        if parts.sliced != [v in loop.split.has_rows for v in parts.inputs]:
             raise Fault(f"{call.name}: a value without rows is split into parts, or one with rows is not")
         if len(parts.totals) != len(parts.work) or any(len(t) != len(loop.totals) for t in parts.totals):
             raise Fault(f"{call.name}: not every thread has memory for its sums")

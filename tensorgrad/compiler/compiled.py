@@ -612,7 +612,7 @@ class Variant:
         self.hold = guards.hold
         self.is_plain = not plan.fault and not connected.results
         self.repeated: Repeats | None = None
-        self.can_repeat = self.is_plain and plan.whole is not None
+        self.can_repeat = self.is_plain and plan.program is not None
 
     def repeats(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> Repeats | None:
         """The plan for batches of these arrays; None if it cannot be repeated without Python."""

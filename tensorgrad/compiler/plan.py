@@ -86,7 +86,7 @@ class Plan:
         self.owners = {id(owner) for array in self.written for owner in (array, array.base) if owner is not None}
         self.launches: Launches | None = None
         self.shares, self.team = False, 1
-        self.whole: programs.Run | None = None
+        self.program: programs.ProgramRun | None = None
         self.guards: list[Guard] = []
         if on_gpus:
             self.launch(trace, keep, on_gpus[0])
@@ -103,7 +103,7 @@ class Plan:
             self.source, self.function = emitter.finish(self.results)
             self.issued, self.origins = emitter.issued, emitter.origins
             places = {v: emitter.array(v) for v in self.results}
-            self.whole, self.places = emitter.whole, [places[v] for v in self.results]
+            self.program, self.places = emitter.program, [places[v] for v in self.results]
             own = self.blocks + emitter.blocks
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
@@ -202,7 +202,7 @@ class Plan:
         """run(*arguments), during which the number of BLAS's threads does not change."""
         if self.shares:
             if self.team > 1:
-                programs.have_team(self.team)
+                programs.start_team(self.team)
             with threads.single_threaded_blas():
                 return run(*arguments)
         return threads.with_steady_blas(run, *arguments) if self.products else run(*arguments)
