@@ -120,13 +120,13 @@ class Repeats:
         table[COUNT] = table[REMAINING] = count  # all are left if something is raised before the program is entered
         done = count
         try:
-            plan.replayed(self.start, [*arrays, *([] if order is None else [order])])
+            plan.with_steady_threads(self.start, [*arrays, *([] if order is None else [order])])
         except BaseException as error:
             done = count - self.run.program.remaining
-            stopped_by = plan.explained(error, is_timed=False)
+            stopped_by = plan.explain(error, is_timed=False)
             if stopped_by is not error:
                 stopped_by.__cause__ = error
-        for optimiser in plan.in_time:
+        for optimiser in plan.fully_stepped:
             optimiser.__dict__["steps"] += done
         for array in plan.written:
             writes.wrote(array)
@@ -154,7 +154,7 @@ class Repeats:
 
     def compute_numbers(self, count: int) -> None:
         """The numbers of the next steps, such as learning rates."""
-        steps = [(optimiser, optimiser.steps) for optimiser in self.plan.in_time]
+        steps = [(optimiser, optimiser.steps) for optimiser in self.plan.fully_stepped]
         try:
             for i in range(count):
                 for optimiser, before in steps:
@@ -174,7 +174,7 @@ class NotRepeatable(Exception):
 
 def can_repeat(plan: Plan) -> bool:
     """Whether a run of a plan is nothing but its program, and needs no code of the user."""
-    is_plain = not (plan.fault or plan.late or plan.grads or plan.added_to or plan.launches)
+    is_plain = not (plan.fault or plan.partly_stepped or plan.grads or plan.accumulated or plan.launches)
     known = all(isinstance(place, np.ndarray) for place in plan.places)
     return is_plain and known and all(is_predictable(optimiser) for optimiser in plan.optimisers)
 

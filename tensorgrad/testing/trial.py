@@ -39,7 +39,7 @@ class Trial:
         finally:
             before.put_back()
             python.put_back()
-        self.world, self.start = self.compiled.reached(self.trace, (args, {}))
+        self.world, self.start = self.compiled.snapshot(self.trace, (args, {}))
         self.tensors = list(dict.fromkeys([*self.world.tensors, *self.trace.grads, *self.trace.regraded]))
         self.grads = {t: t._grad for t in self.tensors}
         self.names = self.named()
@@ -48,7 +48,7 @@ class Trial:
             self.samples.append([shifted(a) for a in self.samples[-1]])
 
     def traced(self, arrays: list[Array]) -> Trace:
-        return Compiled(self.step, keep_grads=True).traced(self.args, {}, arrays)
+        return Compiled(self.step, keep_grads=True).traced_run(self.args, {}, arrays)
 
     @contextmanager
     def put_back(self) -> Iterator[None]:

@@ -48,7 +48,7 @@ class Case:
             self.compiled = Compiled(self.step)
             arrays = arguments(tuple(args), {})[1]
             self.inputs = [arrays, [shifted(a) for a in arrays]]
-            self.trace: Trace = self.compiled.traced(tuple(args), {}, arrays)
+            self.trace: Trace = self.compiled.traced_run(tuple(args), {}, arrays)
             self.trace.undo()
             world = World({"step": self.step})
             near = [(a.target, "") for a in self.trace.assignments] + [(p.data, "") for p in world.tensors]
