@@ -48,14 +48,14 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     here = state.__dict__  # the switches of this thread, looked up once
     if here["batching"] is not None and (batched := here["batching"](op, args, attrs)) is not None:
         return batched
-    is_tensor = wanted = odd = False
+    is_tensor = requires_grad = odd = False
     arrays: list[Any] = []
     inputs: list[Any] = []
     for a in args:
         if isinstance(a, Tensor):
             is_tensor = True
             if a.requires_grad:
-                wanted = True
+                requires_grad = True
             array = a._data
             dtype = array.dtype
             if dtype is not FLOAT32 and dtype is not FLOAT64 and (dtype.kind not in "biu" or op.widens(len(arrays))):
@@ -113,11 +113,11 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         out = np.asarray(out)
     if is_checking():
         check_finite(op, args, arrays, out)
-    learned = wanted  # depends on a Tensor that requires a gradient, recorded or not
-    wanted = wanted and is_recording()
+    learned = requires_grad  # depends on a Tensor that requires a gradient, recorded or not
+    requires_grad = requires_grad and is_recording()
     node = None
-    if wanted or here["tracing"]:
-        node = record(op, args, inputs, attrs, arrays, out, wanted and op.backward is not None)
+    if requires_grad or here["tracing"]:
+        node = record(op, args, inputs, attrs, arrays, out, requires_grad and op.backward is not None)
         if to is not None and node.out is not None:
             node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read unrounded results
         if here["trace"] is not None:
