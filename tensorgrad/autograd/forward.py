@@ -30,7 +30,7 @@ from tensorgrad.core.backend import (
 )
 from tensorgrad.core.node import Node, Unread
 from tensorgrad.core.op import Op, Tangents
-from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.state import describe, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DeviceError, DTypeError, ShapeError, TensorgradError
 from tensorgrad.ops import astype, broadcast_to, sum_to
@@ -220,14 +220,14 @@ def functions_of(node: Node, functions: Any, recorded: bool) -> Tangents:
         return functions if is_ours else checked(node, functions, recorded, may_be_none=True)
     if not isinstance(functions, (tuple, list)):
         raise TensorgradError(
-            f"{op.name}: jvp returned {shown(functions)}, expected a tuple of {count}, a function or None for each argument"
+            f"{op.name}: jvp returned {describe(functions)}, expected a tuple of {count}, a function or None for each argument"
         )
     if len(functions) != count:
         raise TensorgradError(f"{op.name}: jvp returned {len(functions)} functions for {count} arguments")
     for i, function in enumerate(functions):
         if function is not None and not callable(function):
             raise TensorgradError(
-                f"{op.name}: jvp returned {shown(function)} for argument {i}, expected a function of its tangent"
+                f"{op.name}: jvp returned {describe(function)} for argument {i}, expected a function of its tangent"
             )
     if is_ours:
         return tuple(functions)
@@ -245,7 +245,7 @@ def checked(node: Node, function: Callable[..., Any], recorded: bool, may_be_non
         if isinstance(tangent, Tensor) and not recorded:
             raise DTypeError(f"{node.op.name}: jvp returned a Tensor for tangents that are arrays, {expected}")
         if not (isinstance(tangent, (Tensor, np.generic)) or is_array(tangent)):
-            raise DTypeError(f"{node.op.name}: jvp returned {shown(tangent)} for a tangent, {expected}")
+            raise DTypeError(f"{node.op.name}: jvp returned {describe(tangent)} for a tangent, {expected}")
         if not is_number(tangent.dtype) and tangent.dtype != bool:
             raise DTypeError(f"{node.op.name}: jvp returned a tangent of dtype {tangent.dtype}, expected {node.dtype}")
         try:
@@ -283,7 +283,7 @@ def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -
             g = in_tensors(op, rule)
             if type(g) is not Unread and not isinstance(g, Tensor):
                 raise DTypeError(
-                    f"{op.name}: {UNFIT}; for argument {i} it returned {shown(g)}. Write a jvp, or a backward without np"
+                    f"{op.name}: {UNFIT}; for argument {i} it returned {describe(g)}. Write a jvp, or a backward without np"
                 )
             if type(g) is Unread:
                 g.refuse()

@@ -26,7 +26,7 @@ from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
 from tensorgrad.core.ranks import ranks
-from tensorgrad.core.state import is_checking, is_recording, shown, state, switched, who_measures
+from tensorgrad.core.state import describe, is_checking, is_recording, state, switched, who_measures
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import AnomalyError, BatchError, DeviceError, DTypeError, GraphError, ShapeError
 from tensorgrad.ops import astype, sum_to
@@ -129,7 +129,7 @@ def _as_list(caller: str, what: str, value: Any) -> list[Any]:
     try:
         return list(value)
     except TypeError:
-        raise DTypeError(f"{caller}: {what} must be a sequence, got {shown(value)}") from None
+        raise DTypeError(f"{caller}: {what} must be a sequence, got {describe(value)}") from None
 
 
 def _tensors(caller: str, what: str, values: Any) -> list[Tensor]:
@@ -137,11 +137,11 @@ def _tensors(caller: str, what: str, values: Any) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, (np.ndarray, str, bytes)) or not isinstance(values, Iterable):
-        raise DTypeError(f"{caller}: the {what}s must be a Tensor or several, got {shown(values)}")
+        raise DTypeError(f"{caller}: the {what}s must be a Tensor or several, got {describe(values)}")
     tensors = list(values)
     for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
-            raise DTypeError(f"{caller}: {what} {i} must be a Tensor, got {shown(t)}")
+            raise DTypeError(f"{caller}: {what} {i} must be a Tensor, got {describe(t)}")
     return tensors
 
 

@@ -23,8 +23,7 @@ from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.repeats import NotRepeatable, Repeats
-from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
-from tensorgrad.compiler.trace import shown as rates_shown
+from tensorgrad.compiler.trace import Line, Trace, compare, describe_rates, equal, place_of, trace
 from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
 from tensorgrad.core import memory
 from tensorgrad.core.backend import Array, digest, may_overlap
@@ -404,7 +403,7 @@ class Compiled:
         for optimiser, _, rate in before.optimisers:
             if rates.get(optimiser, rate) != rate:
                 raise CompileError(
-                    f"compile: the learning rate went from {rates_shown(rate)} to {rates_shown(rates[optimiser])} before "
+                    f"compile: the learning rate went from {describe_rates(rate)} to {describe_rates(rates[optimiser])} before "
                     f"{type(optimiser).__name__}.step() inside the step{self.where}; a replay would not change it again. "
                     f"Do that outside the compiled step"
                 )

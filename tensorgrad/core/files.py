@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError
 
 try:
@@ -77,7 +77,7 @@ def as_path(where: str, path: str | Path) -> Path:
         if b"\0" not in os.fsencode(found):
             return found
     except TypeError:
-        raise ArgumentError(f"{where}: path must be a file path, a str or a Path, got {shown(path)}") from None
+        raise ArgumentError(f"{where}: path must be a file path, a str or a Path, got {describe(path)}") from None
     except UnicodeEncodeError:
         pass
     raise ArgumentError(f"{where}: {str(path)!a} is not a valid file name")
