@@ -52,10 +52,10 @@ def sizes(op: str, shape: Any, least: int = 0) -> Shape:
                 break
         else:
             return shape
-    found = integers(op, "a size of the shape", shape)
-    if any(n < least for n in found):
-        raise ShapeError(f"{scoped(op)}: the shape {found} has a size less than {least}")
-    return found
+    values = integers(op, "a size of the shape", shape)
+    if any(n < least for n in values):
+        raise ShapeError(f"{scoped(op)}: the shape {values} has a size less than {least}")
+    return values
 
 
 def axis_in(op: str, axis: Any, ndim: int, what: str = "axis") -> int:
@@ -110,16 +110,16 @@ def number(op: str, what: str, value: Any) -> Any:
 
 def tolerance(op: str, what: str, value: Any, *, zero: bool = False) -> float:
     """A finite positive number; non-negative if `zero`."""
-    found = number(op, what, value)
+    checked = number(op, what, value)
     try:
-        found = float(found)
+        checked = float(checked)
     except OverflowError:
-        found = math.inf
-    if not (found >= 0 if zero else found > 0) or math.isinf(found):
+        checked = math.inf
+    if not (checked >= 0 if zero else checked > 0) or math.isinf(checked):
         raise ArgumentError(
             f"{scoped(op)}: {what} must be finite and {'non-negative' if zero else 'positive'}, got {describe(value)}"
         )
-    return found
+    return checked
 
 
 def truth(op: str, what: str, value: Any) -> bool:
