@@ -20,7 +20,7 @@ from typing import Any
 from tensorgrad.autograd import derivatives
 from tensorgrad.autograd.batching import vmap
 from tensorgrad.core.arguments import integers, truth
-from tensorgrad.core.state import shown, switched
+from tensorgrad.core.state import describe, switched
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DTypeError, GraphError, ShapeError
 from tensorgrad.nn.calls import functional_call
@@ -67,10 +67,10 @@ def value_and_grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bo
             leaves = iter(xs)
             result = fn(*put_in(args, numbers, [formed(part, leaves) for part in chosen]), **kwargs)
         if has_aux and not (isinstance(result, tuple) and len(result) == 2):
-            raise GraphError(f"grad: with has_aux the function returns a pair, got {shown(result)}")
+            raise GraphError(f"grad: with has_aux the function returns a pair, got {describe(result)}")
         y, aux = result if has_aux else (result, None)
         if not isinstance(y, Tensor):
-            raise GraphError(f"grad: the function returned {shown(y)}, expected a Tensor")
+            raise GraphError(f"grad: the function returned {describe(y)}, expected a Tensor")
         if y.ndim:
             raise ShapeError(f"grad: the function returned shape {y.shape}, expected a 0-d Tensor")
         is_recorded = derivatives.recorded("grad", None, y, xs, tuple(flat))
@@ -120,10 +120,10 @@ def at_arguments(caller: str, derivative: Function, fn: Function, argnums: int |
 def checked(caller: str, fn: Any, argnums: Any) -> tuple[int, ...]:
     """The indices of the arguments to differentiate by."""
     if not callable(fn):
-        raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
+        raise DTypeError(f"{caller}: fn must be a function of Tensors, got {describe(fn)}")
     numbers = tuple(integers(caller, "argnums", argnums))
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ArgumentError(f"{caller}: argnums must be distinct argument positions, got {shown(argnums)}")
+        raise ArgumentError(f"{caller}: argnums must be distinct argument positions, got {describe(argnums)}")
     return numbers
 
 
@@ -153,7 +153,7 @@ def spread(value: Any, flat: list[Any], where: str) -> None:
         for i, part in enumerate(value):
             spread(part, flat, f"{where}[{i}]")
     elif isinstance(value, (str, bytes)) or value is None:
-        raise DTypeError(f"{where} is {shown(value)}, expected Tensors or arrays to differentiate with respect to")
+        raise DTypeError(f"{where} is {describe(value)}, expected Tensors or arrays to differentiate with respect to")
     else:
         flat.append(value)
 

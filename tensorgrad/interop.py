@@ -12,7 +12,7 @@ import numpy as np
 
 from tensorgrad import nn
 from tensorgrad.core.installation import missing
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError, TensorgradError
 from tensorgrad.nn import init
 from tensorgrad.nn.module import Module
@@ -149,7 +149,7 @@ def from_torch(module: Any) -> Module:
     """
     torch = package("from_torch")
     if not isinstance(module, torch.nn.Module):
-        raise ArgumentError(f"interop.from_torch: module must be a torch.nn.Module, got {shown(module)}")
+        raise ArgumentError(f"interop.from_torch: module must be a torch.nn.Module, got {describe(module)}")
     problems, known = Problems(), dict[int, Any]()
     places = torch_parameters(module)
     with preserve_generators([init.generator()]):
@@ -170,7 +170,7 @@ def to_torch(model: Module) -> Any:
     """
     torch = package("to_torch")
     if not isinstance(model, Module):
-        raise ArgumentError(f"interop.to_torch: model must be a module, got {shown(model)}")
+        raise ArgumentError(f"interop.to_torch: model must be a module, got {describe(model)}")
     problems, known = Problems(), dict[int, Any]()
     with torch.random.fork_rng(devices=[]):
         made = Conversion(torch, problems, known).to_torch(model, "")

@@ -428,7 +428,7 @@ def test_what_is_raised_before_the_first_batch_counts_none() -> None:
         model = network()
         steps = optim.Adam(model.parameters(), 0.1)
         loader = data.DataLoader(x, y, batch_size=10)
-        usual, times = Plan.replayed, []
+        usual, times = Plan.with_steady_threads, []
 
         def replayed(self: Plan, *args: Any, usual: Any = usual, times: list[int] = times) -> Any:
             times.append(0)
@@ -437,7 +437,7 @@ def test_what_is_raised_before_the_first_batch_counts_none() -> None:
             return usual(self, *args)
 
         with counted(together), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Plan, "replayed", replayed)
+            patch.setattr(Plan, "with_steady_threads", replayed)
             with pytest.raises(KeyboardInterrupt):
                 train.fit(model, F.cross_entropy, steps, loader, 1)
         assert steps.steps == 1
@@ -487,13 +487,13 @@ def test_slow_batches_are_run_one_by_one() -> None:
         clock.now += 0.02 * result[0]
         return result
 
-    def replayed(self: Plan, *args: Any, usual: Any = Plan.replayed) -> Any:
+    def replayed(self: Plan, *args: Any, usual: Any = Plan.with_steady_threads) -> Any:
         clock.now += 0.02
         return usual(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Repeats, "__call__", call)
-        patch.setattr(Plan, "replayed", replayed)
+        patch.setattr(Plan, "with_steady_threads", replayed)
         patch.setattr(ahead, "time", clock)
         patch.setattr(ahead, "SECONDS", 0.015)
         train.fit(model, F.cross_entropy, optim.SGD(model.parameters(), 0.1), data.DataLoader(x, y, batch_size=2), 2)

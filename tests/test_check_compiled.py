@@ -428,7 +428,7 @@ def test_a_rule_that_is_wrong_in_single_precision_alone_is_found(
 
 
 def test_what_is_never_replayed_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Compiled, "second", lambda *args: None)
+    monkeypatch.setattr(Compiled, "second_run", lambda *args: None)
     with pytest.raises(
         CompileError, match="nothing was checked: in 6 calls <lambda> was never replayed: arguments of this kind"
     ):

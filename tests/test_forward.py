@@ -203,7 +203,7 @@ def test_whose_rule_is_taken(cube: type[Op]) -> None:
 
     np.testing.assert_allclose(Linearised([y], derive=derive)({x: np.ones(1)})[0], [120.0])
     assert asked == [("cube", [(1,), ()], [False, True])]
-    np.testing.assert_allclose(Linearised([y], own=lambda op: False)({x: np.ones(1)})[0], [120.0])
+    np.testing.assert_allclose(Linearised([y], uses_jvp=lambda op: False)({x: np.ones(1)})[0], [120.0])
     np.testing.assert_allclose(Linearised([y], derive=lambda *_: None)({x: np.ones(1)})[0], [0.0])
 
 

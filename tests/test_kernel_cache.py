@@ -54,9 +54,9 @@ def forget() -> None:
 
 def one_kernel() -> tuple[float, int]:
     """What one kernel computes, and how often it was read from the folder."""
-    compiled, compile_one = [], loops.Loop.compiled
+    compiled, compile_one = [], loops.Loop.compile
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loops.Loop, "compiled", lambda *given: compiled.append(given) or compile_one(*given))
+        patch.setattr(loops.Loop, "compile", lambda *given: compiled.append(given) or compile_one(*given))
         kernel: Any = build.numba_kernel(CHAIN, (), True)
         x = np.ones(3, np.float32)
         kernel(x, x)
@@ -461,13 +461,13 @@ native.machine(), loops.numba_version()
 os.setgid(65534), os.setuid(65534)
 os.environ.pop("HOME", None)
 os.environ.pop("XDG_CACHE_HOME", None)
-compile_one = loops.Loop.compiled
+compile_one = loops.Loop.compile
 assert tensorgrad.__file__.startswith(sys.argv[1])
 for folder in (*sys.argv[2:], ""):
     os.environ["TENSORGRAD_CACHE"] = folder
     build.numba_kernel.cache_clear()
     compiled = []
-    loops.Loop.compiled = lambda *given: compiled.append(given) or compile_one(*given)
+    loops.Loop.compile = lambda *given: compiled.append(given) or compile_one(*given)
     kernel = build.numba_kernel(Chain.of(lambda x: (x * 2 + 1,), [Operand("full", "float32")]), (), True)
     x = np.ones(3, np.float32)
     kernel(x, x)

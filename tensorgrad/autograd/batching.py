@@ -12,7 +12,7 @@ from tensorgrad import ops
 from tensorgrad.autograd.batch_rules import batched_result, repeated
 from tensorgrad.core.backend import asarray, is_array, on_gpu
 from tensorgrad.core.batched import Batched, Batching
-from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.state import describe, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 
@@ -40,7 +40,7 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
     backward(); ShapeError for arguments without the batch axis or with different numbers of samples.
     """
     if not callable(fn):
-        raise DTypeError(f"vmap: fn must be a function, got {shown(fn)}")
+        raise DTypeError(f"vmap: fn must be a function, got {describe(fn)}")
 
     @functools.wraps(fn)
     def mapped(*args: Any, **kwargs: Any) -> Any:
@@ -109,10 +109,10 @@ def moved(x: Any, source: Any, target: Any, where: str) -> Tensor:
     """x as a Tensor with one axis moved; source or target is 0."""
     axis = target if source == 0 else source
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise ArgumentError(f"vmap: the axis of {where} must be an integer or None, got {shown(axis)}")
+        raise ArgumentError(f"vmap: the axis of {where} must be an integer or None, got {describe(axis)}")
     if not (isinstance(x, Tensor) or (is_array(x) and np.ndim(x))):
         raise DTypeError(
-            f"vmap: {where} is {shown(x)}, which has no batch axis; in_axes must be None for what all samples share"
+            f"vmap: {where} is {describe(x)}, which has no batch axis; in_axes must be None for what all samples share"
         )
     x = tensor(x, where)
     if not -x.ndim <= axis < x.ndim:

@@ -20,7 +20,7 @@ from tensorgrad.core.location import user_location
 from tensorgrad.core.memory import private
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import REGISTRY, Op, Rules, Sample, Tangents, Value
-from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.state import describe, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DTypeError, GraphError
 from tensorgrad.ops.shape import reshape
@@ -255,7 +255,7 @@ def checkpoint(fn: Callable[..., Tensor], *xs: Any) -> Tensor:
     xs   the arguments of fn: Tensors, arrays (passed as Tensors), or anything else
     """
     if not callable(fn):
-        raise DTypeError(f"checkpoint: fn must be a function of Tensors, got {shown(fn)}")
+        raise DTypeError(f"checkpoint: fn must be a function of Tensors, got {describe(fn)}")
     return _checkpoint.recorded(*[wrap(input_array(x), None) if is_array(x) else x for x in xs], fn=fn)
 
 

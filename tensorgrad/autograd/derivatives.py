@@ -24,7 +24,7 @@ from tensorgrad.autograd.walk import grad
 from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import asarray, copy, is_floating, namespace, on
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.state import describe, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, GraphError, ShapeError
 
@@ -204,7 +204,7 @@ def zeros_like(x: Tensor) -> Tensor:
 
 def _function(caller: str, fn: Any) -> None:
     if not callable(fn):
-        raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
+        raise DTypeError(f"{caller}: fn must be a function of Tensors, got {describe(fn)}")
 
 
 def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
@@ -231,7 +231,7 @@ def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
 def _vectors(caller: str, inputs: Any, v: Any, xs: list[Tensor]) -> list[Any]:
     """The vectors for the inputs, checked for their shapes."""
     if isinstance(inputs, tuple) and not isinstance(v, (tuple, list)):
-        raise ShapeError(f"{caller}: v must be a tuple of {len(xs)}, one per input, got {shown(v)}")
+        raise ShapeError(f"{caller}: v must be a tuple of {len(xs)}, one per input, got {describe(v)}")
     vs = list(_tuple(inputs, v))
     if len(vs) != len(xs):
         raise ShapeError(f"{caller}: v has {len(vs)} entries for {len(xs)} inputs")

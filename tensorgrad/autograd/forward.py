@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from tensorgrad.autograd import fusion
-from tensorgrad.autograd.kept import check_freed, described, is_wide, unchanged, values_of
+from tensorgrad.autograd.saved import check_freed, described, is_wide, recorded_nodes, rule_values
 from tensorgrad.autograd.sums import Source
 from tensorgrad.autograd.walk import grad
 from tensorgrad.core.backend import (
@@ -30,7 +30,7 @@ from tensorgrad.core.backend import (
 )
 from tensorgrad.core.node import Node, Unread
 from tensorgrad.core.op import Op, Tangents
-from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.state import describe, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DeviceError, DTypeError, ShapeError, TensorgradError
 from tensorgrad.ops import astype, broadcast_to, sum_to
@@ -65,7 +65,7 @@ class Linearised:
     Tensors. Derivatives by data arguments of an op, such as labels, are 0. Gradient hooks are not called.
 
     outputs   recorded Tensors (a leaf is its own output)
-    own       the ops whose `jvp` is used: by default those that have one
+    uses_jvp  the ops whose `jvp` is used: by default those that have one
     derive    for the others, a function (node, y, xs, tangents) that returns the tangent of the node's result (None: 0): y and
               xs as for `jvp`, tangents one for each input, None for constant ones. By default `transposed`
     caller    the function to name in errors
@@ -78,14 +78,14 @@ class Linearised:
         self,
         outputs: Sequence[Tensor],
         *,
-        own: Callable[[Op], bool] | None = None,
+        uses_jvp: Callable[[Op], bool] | None = None,
         derive: Derive | None = None,
         caller: str = "jvp",
     ) -> None:
         self.outputs, self.caller = list(outputs), caller
-        self.own = own or (lambda op: True)
+        self.uses_jvp = uses_jvp or (lambda op: True)
         self.derive = derive or transposed
-        self.nodes = [node for node in unchanged(caller, self.outputs) if node.requires_grad]  # latest first
+        self.nodes = [node for node in recorded_nodes(caller, self.outputs) if node.requires_grad]  # latest first
         self.rules: dict[tuple[Node, bool], Tangents] = {}
         self.programs: dict[tuple[frozenset[Source], bool], tuple[dict[Source, int], list[Step]]] = {}
 
@@ -165,11 +165,11 @@ class Linearised:
         for node in reversed(self.nodes):
             if any(isinstance(s, (Node, Tensor)) and s in moved for s in node.inputs):
                 moved.add(node)
-        wanted: set[Source] = {y.node or y for y in self.outputs}
-        place: dict[Source, int] = {s: i for i, s in enumerate(dict.fromkeys([*moving, *wanted]))}
+        needed: set[Source] = {y.node or y for y in self.outputs}
+        place: dict[Source, int] = {s: i for i, s in enumerate(dict.fromkeys([*moving, *needed]))}
         steps: list[Step] = []
         for node in self.nodes:
-            if node not in wanted or node not in moved:
+            if node not in needed or node not in moved:
                 continue
             replacement = fused.get(node, node)
             rule = self.rule(replacement, node, recorded)
@@ -177,7 +177,7 @@ class Linearised:
             parts: list[tuple[int, Any]] = []
             for source, function in zip(replacement.inputs, functions, strict=True):
                 if isinstance(source, (Node, Tensor)) and source in moved and function is not None:
-                    wanted.add(source)
+                    needed.add(source)
                     parts.append((place.setdefault(source, len(place)), function))
                 elif callable(rule):
                     parts.append((-1, None))
@@ -190,75 +190,76 @@ class Linearised:
 
     def rule(self, replacement: Node, node: Node, recorded: bool) -> Tangents:
         """The functions from the `jvp` of `replacement`, which replaces `node`, or from `derive`."""
-        if (found := self.rules.get((replacement, recorded))) is None:
+        if (function := self.rules.get((replacement, recorded))) is None:
             check_freed(self.caller, node)
-            y, xs = values_of(replacement, node, recorded, "jvp")
-            if replacement.op.jvp is not None and self.own(replacement.op):
+            y, xs = rule_values(replacement, node, recorded, "jvp")
+            if replacement.op.jvp is not None and self.uses_jvp(replacement.op):
                 try:
-                    found = replacement.op.jvp(y, *xs, **replacement.attrs)
+                    function = replacement.op.jvp(y, *xs, **replacement.attrs)
                 except Exception as error:
                     error.add_note(f"in the jvp of {described(node)}")
                     raise
-                found = functions_of(replacement, found, recorded)
+                function = functions_of(replacement, function, recorded)
             else:
                 derive = self.derive
 
-                def found(*tangents: Any) -> Any:
+                def function(*tangents: Any) -> Any:
                     return derive(replacement, y, xs, tangents)
 
-            self.rules[replacement, recorded] = found
-        return found
+            self.rules[replacement, recorded] = function
+        return function
 
 
-def functions_of(node: Node, found: Any, recorded: bool) -> Tangents:
+def functions_of(node: Node, functions: Any, recorded: bool) -> Tangents:
     """The result of a node's `jvp`: one function, or a function or None per argument. Those of user-defined ops get copies of
     the tangents, which they may modify, and their results are checked.
     """
     op, count = node.op, len(node.inputs)
     is_ours = type(op).__module__.startswith("tensorgrad.")
-    if callable(found):
-        return found if is_ours else looked_at(node, found, recorded, may_be_none=True)
-    if not isinstance(found, (tuple, list)):
+    if callable(functions):
+        return functions if is_ours else checked(node, functions, recorded, may_be_none=True)
+    if not isinstance(functions, (tuple, list)):
         raise TensorgradError(
-            f"{op.name}: jvp returned {shown(found)}, expected a tuple of {count}, a function or None for each argument"
+            f"{op.name}: jvp returned {describe(functions)}, expected a tuple of {count}, a function or None for each argument"
         )
-    if len(found) != count:
-        raise TensorgradError(f"{op.name}: jvp returned {len(found)} functions for {count} arguments")
-    for i, function in enumerate(found):
+    if len(functions) != count:
+        raise TensorgradError(f"{op.name}: jvp returned {len(functions)} functions for {count} arguments")
+    for i, function in enumerate(functions):
         if function is not None and not callable(function):
             raise TensorgradError(
-                f"{op.name}: jvp returned {shown(function)} for argument {i}, expected a function of its tangent"
+                f"{op.name}: jvp returned {describe(function)} for argument {i}, expected a function of its tangent"
             )
     if is_ours:
-        return tuple(found)
-    return tuple([None if function is None else looked_at(node, function, recorded) for function in found])
+        return tuple(functions)
+    return tuple([None if function is None else checked(node, function, recorded) for function in functions])
 
 
-def looked_at(node: Node, function: Callable[..., Any], recorded: bool, may_be_none: bool = False) -> Callable[..., Any]:
+def checked(node: Node, function: Callable[..., Any], recorded: bool, may_be_none: bool = False) -> Callable[..., Any]:
     """A function from the `jvp` of a user-defined op, with copied tangents and an error for an invalid result."""
 
-    def tangent(*ts: Any) -> Any:
-        found = function(*[copy(t) if is_array(t) else t if t is None else t * 1 for t in ts])
-        if type(found) is Unread or (found is None and may_be_none):
-            return found
+    def checked_function(*ts: Any) -> Any:
+        tangent = function(*[copy(t) if is_array(t) else t if t is None else t * 1 for t in ts])
+        if type(tangent) is Unread or (tangent is None and may_be_none):
+            return tangent
         expected = f"expected {'a Tensor' if recorded else 'an array'} of shape {node.shape}"
-        if isinstance(found, Tensor) and not recorded:
+        if isinstance(tangent, Tensor) and not recorded:
             raise DTypeError(f"{node.op.name}: jvp returned a Tensor for tangents that are arrays, {expected}")
-        if not (isinstance(found, (Tensor, np.generic)) or is_array(found)):
-            raise DTypeError(f"{node.op.name}: jvp returned {shown(found)} for a tangent, {expected}")
-        if not is_number(found.dtype) and found.dtype != bool:
-            raise DTypeError(f"{node.op.name}: jvp returned a tangent of dtype {found.dtype}, expected {node.dtype}")
+        if not (isinstance(tangent, (Tensor, np.generic)) or is_array(tangent)):
+            raise DTypeError(f"{node.op.name}: jvp returned {describe(tangent)} for a tangent, {expected}")
+        if not is_number(tangent.dtype) and tangent.dtype != bool:
+            raise DTypeError(f"{node.op.name}: jvp returned a tangent of dtype {tangent.dtype}, expected {node.dtype}")
         try:
-            fits = np.broadcast_shapes(found.shape, node.shape) == node.shape
+            fits = np.broadcast_shapes(tangent.shape, node.shape) == node.shape
         except ValueError:
             fits = False
         if not fits:
             raise ShapeError(
-                f"{node.op.name}: jvp returned a tangent of shape {found.shape}, expected {node.shape}, the shape of the result"
+                f"{node.op.name}: jvp returned a tangent of shape {tangent.shape}, expected {node.shape}, the "
+                f"shape of the result"
             )
-        return found
+        return tangent
 
-    return tangent
+    return checked_function
 
 
 def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -282,7 +283,7 @@ def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -
             g = in_tensors(op, rule)
             if type(g) is not Unread and not isinstance(g, Tensor):
                 raise DTypeError(
-                    f"{op.name}: {UNFIT}; for argument {i} it returned {shown(g)}. Write a jvp, or a backward without np"
+                    f"{op.name}: {UNFIT}; for argument {i} it returned {describe(g)}. Write a jvp, or a backward without np"
                 )
             if type(g) is Unread:
                 g.refuse()

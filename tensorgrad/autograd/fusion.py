@@ -62,9 +62,9 @@ def on() -> switched:
     return switched(fusing=True)
 
 
-def match(nodes: list[Node], asked: Container[Any] = ()) -> dict[Node, Node]:
-    """The fused node for each node that ends a pattern. `nodes`: latest first; `asked`: those whose gradients are requested."""
-    graph = Reading(nodes, asked)
+def match(nodes: list[Node], requested: Container[Any] = ()) -> dict[Node, Node]:
+    """The fused node for each node that ends a pattern. `nodes`: latest first; `requested`: those that need a gradient."""
+    graph = Reading(nodes, requested)
     fused: dict[Node, Node] = {}
     gone: set[Node] = set()
     for node in nodes:
@@ -74,36 +74,36 @@ def match(nodes: list[Node], asked: Container[Any] = ()) -> dict[Node, Node]:
             graph.forget((node,))
             continue
         pattern = PATTERNS.get(node.op)
-        found = pattern(node, graph) if pattern else None
-        if found is not None:
-            fused[node] = found
-            gone.update(found.members)
-            graph.forget(found.members)
-            graph.count(found)
+        replacement = pattern(node, graph) if pattern else None
+        if replacement is not None:
+            fused[node] = replacement
+            gone.update(replacement.members)
+            graph.forget(replacement.members)
+            graph.count(replacement)
     return fused
 
 
 def fused(graph: Graph) -> Graph:
     """The same graph with every pattern replaced by its fused op."""
-    found = match(list(reversed(graph.nodes)), set(graph.outputs[1:]))
-    made: dict[Any, Node] = {}
-    hidden = {member for node in found.values() for member in node.members}
+    replacements = match(list(reversed(graph.nodes)), set(graph.outputs[1:]))
+    copies: dict[Any, Node] = {}
+    hidden = {member for node in replacements.values() for member in node.members}
     for node in graph.nodes:
-        use = found.get(node, node)
+        use = replacements.get(node, node)
         if use is node and node in hidden:
             continue
         # an input computed inside the pattern is a value that backward had; the fused op recomputes it
         keep = [i for i, source in enumerate(use.inputs) if not (isinstance(source, Node) and source in use.members)]
         saved = tuple(use.saved[i] for i in keep) if use.saved else use.saved
-        made[node] = use.replaced(inputs=tuple(made.get(use.inputs[i], use.inputs[i]) for i in keep), saved=saved)
-    return Graph([made[node] for node in graph.outputs])
+        copies[node] = use.replaced(inputs=tuple(copies.get(use.inputs[i], use.inputs[i]) for i in keep), saved=saved)
+    return Graph([copies[node] for node in graph.outputs])
 
 
 class Reading:
     """Queries of patterns about the graph around them."""
 
-    def __init__(self, nodes: list[Node], asked: Container[Any]) -> None:
-        self.asked = asked
+    def __init__(self, nodes: list[Node], requested: Container[Any]) -> None:
+        self.requested = requested
         self.tried: set[Node] = set()  # visited by a search that failed, so searches from there would fail too
         self.readers: dict[Node, int] = {}  # number of readers
         readers = self.readers
@@ -131,7 +131,7 @@ class Reading:
 
     def is_watched(self, node: Node) -> bool:
         """Whether the gradient of this intermediate is requested."""
-        return node in self.asked or node.retain is not None or node.hooks is not None
+        return node in self.requested or node.retain is not None or node.hooks is not None
 
 
 # A pattern gets the node that may end it and returns the fused node or None. `members` are the nodes that it replaces.
@@ -207,10 +207,10 @@ def as_logarithm(end: Node, graph: Reading) -> Logarithm | None:
     if end.op in LOGARITHMS:
         return Logarithm(end.op, end.inputs[0], end.saved[0] if end.saved else None, end.attrs, (end,))
     inner = end.inputs[0]
-    found = closed_form(end.op, inner) if end.op in (log, log1p) and end.out is not None and isinstance(inner, Node) else None
-    if found is None:
+    form = closed_form(end.op, inner) if end.op in (log, log1p) and end.out is not None and isinstance(inner, Node) else None
+    if form is None:
         return None
-    op, last, between = found
+    op, last, between = form
     hidden = True
     members = [end]
     for node in (*between, last):
@@ -227,8 +227,8 @@ def match_logarithm(end: Node, graph: Reading) -> Node | None:
     found = as_logarithm(end, graph)
     if found is None:
         return None
-    kept = found.value if found.op.reads_some else None
-    return replace(end, found.op, (found.logits,), (kept,), found.members, **found.attrs)
+    saved = found.value if found.op.reads_some else None
+    return replace(end, found.op, (found.logits,), (saved,), found.members, **found.attrs)
 
 
 def over_classes(source: Any, graph: Reading) -> Logarithm | None:
@@ -293,10 +293,10 @@ def match_loss(end: Node, graph: Reading) -> Node | None:
 
 def weighted(end: Node, node: Node, scale: float, members: list[Node], graph: Reading) -> Node | None:
     """The cross-entropy whose product of constants and a log_softmax is `node`."""
-    for target, kept, source in factors(node):
+    for target, saved, source in factors(node):
         logp = over_classes(source, graph)
         if logp is not None and counts(target, node) and logp.logits.shape == node.shape:
-            return cross_entropy(end, logp, target, kept, -scale, members)
+            return cross_entropy(end, logp, target, saved, -scale, members)
     return None
 
 
@@ -311,10 +311,10 @@ def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Re
         if not (isinstance(term, Node) and term.op in PRODUCTS and graph.hidden(term)):
             return None
         signs.append(sign)
-        for count, kept, source in factors(term):
+        for count, saved, source in factors(term):
             found = as_logarithm(source, graph) if isinstance(source, Node) and graph.hidden(source) else None
             if found is not None and found.op in SIDES and counts(count, node) and found.logits.shape == node.shape:
-                sides[found.op] = count, kept, found
+                sides[found.op] = count, saved, found
                 members += [term, *found.members]
                 break
         else:
@@ -330,9 +330,9 @@ def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Re
 
 def factors(node: Node) -> list[tuple[Any, Any, Any]]:
     """The ways to read a product as a weight times a value: the weight, its kept array, and the value."""
-    kept = node.saved or (None, None)
-    one = (node.inputs[0], kept[0], node.inputs[1])
-    return [one] if node.op is mul_grad else [(node.inputs[1], kept[1], node.inputs[0]), one]
+    saved = node.saved or (None, None)
+    one = (node.inputs[0], saved[0], node.inputs[1])
+    return [one] if node.op is mul_grad else [(node.inputs[1], saved[1], node.inputs[0]), one]
 
 
 def counts(source: Any, node: Node) -> bool:

@@ -22,28 +22,28 @@ class Sums:
 
     of        node or leaf to gradient: an array, or a Tensor if the pass is recorded
     zero      inputs of ops whose derivative is 0, such as sign: their gradient is 0 unless there are other readers
-    own       sources whose gradient was allocated here, so that it can be added to in place
+    owned     sources whose gradient was allocated here, so that it can be added to in place
     recorded  whether the pass is recorded
     """
 
-    __slots__ = ("of", "own", "recorded", "zero")
+    __slots__ = ("of", "owned", "recorded", "zero")
 
     def __init__(self, recorded: bool) -> None:
         self.of: dict[Source, Any] = {}
         self.zero: set[Source] = set()
-        self.own: set[Source] = set()
+        self.owned: set[Source] = set()
         self.recorded = recorded
 
     def add(self, source: Source, g: Any) -> None:
         of = self.of
         if source not in of:
             of[source] = g
-        elif source in self.own:
+        elif source in self.owned:
             of[source] += g
         else:
             of[source] = of[source] + g
             if not self.recorded and source.shape:
-                self.own.add(source)
+                self.owned.add(source)
 
 
 def hooked(hooks: list[Any], g: Any, record: bool) -> Any:
@@ -74,24 +74,24 @@ def add_zeros(sources: list[tuple[Source, Tensor]], sums: Sums) -> None:
         sums.of[source] = wrap(zeros, None) if sums.recorded else zeros
 
 
-def handed_out(found: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def paired(sources: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pair each Tensor with its gradient, copied if the array may be shared. Runs the hooks of leaves first."""
-    for source, tensor in found:
+    for source, tensor in sources:
         if (g := sums.of[source]).dtype != tensor._data.dtype:  # half precision: its gradients are computed in float32
             sums.of[source] = astype(g, tensor.dtype)
-            sums.own.discard(source)
+            sums.owned.discard(source)
         if isinstance(source, Tensor) and source.hooks is not None:
             sums.of[source] = hooked(source.hooks, sums.of[source], sums.recorded)
-            sums.own.discard(source)
+            sums.owned.discard(source)
     if sums.recorded:
-        return [(tensor, sums.of[source]) for source, tensor in found]
+        return [(tensor, sums.of[source]) for source, tensor in sources]
     taken = {id(seed._data) for seed in seeds}
     result = []
-    for source, tensor in found:
+    for source, tensor in sources:
         g = sums.of[source]
         if isinstance(g, np.generic):
             g = np.asarray(g)
-        elif id(g) in taken or (g.base is not None and source not in sums.own):
+        elif id(g) in taken or (g.base is not None and source not in sums.owned):
             g = copy(g)
         taken.add(id(g))
         result.append((tensor, wrap(g, None)))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.autograd import fusion
-from tensorgrad.autograd.kept import as_float32, described, is_wide, unchanged, values_of
-from tensorgrad.autograd.sums import Source, Sums, add_zeros, handed_out, hooked, user_gradient
+from tensorgrad.autograd.saved import as_float32, described, is_wide, recorded_nodes, rule_values
+from tensorgrad.autograd.sums import Source, Sums, add_zeros, hooked, paired, user_gradient
 from tensorgrad.core.arguments import truth
 from tensorgrad.core.backend import (
     current_gpu,
@@ -26,7 +26,7 @@ from tensorgrad.core.location import user_location
 from tensorgrad.core.node import Freed, Node, Unread
 from tensorgrad.core.op import Rules
 from tensorgrad.core.ranks import ranks
-from tensorgrad.core.state import is_checking, is_recording, shown, state, switched, who_measures
+from tensorgrad.core.state import describe, is_checking, is_recording, state, switched, who_measures
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import AnomalyError, BatchError, DeviceError, DTypeError, GraphError, ShapeError
 from tensorgrad.ops import astype, sum_to
@@ -95,23 +95,23 @@ def grad(
     """
     roots = _tensors("grad", "output", outputs)
     if isinstance(outputs, Tensor):
-        given = [grad_outputs]
+        grads = [grad_outputs]
     else:
-        given = [None] * len(roots) if grad_outputs is None else _as_list("grad", "grad_outputs", grad_outputs)
-    if len(given) != len(roots):
-        raise GraphError(f"grad: {len(given)} grad_outputs for {len(roots)} outputs")
-    wanted = tuple(_tensors("grad", "input", inputs))
-    for i, t in enumerate(wanted):
+        grads = [None] * len(roots) if grad_outputs is None else _as_list("grad", "grad_outputs", grad_outputs)
+    if len(grads) != len(roots):
+        raise GraphError(f"grad: {len(grads)} grad_outputs for {len(roots)} outputs")
+    targets = tuple(_tensors("grad", "input", inputs))
+    for i, t in enumerate(targets):
         if not t.requires_grad:
             raise GraphError(f"grad: input {i} (shape {t.shape}) does not require a gradient")
-    seeds = [_seed("grad", root, g, create_graph) for root, g in zip(roots, given, strict=True)]
-    found = {id(t.node or t): g for t, g in _walk("grad", roots, seeds, wanted, create_graph, retain_graph)}
-    for i, t in enumerate(wanted):
-        if id(t.node or t) not in found and not allow_unused:
+    seeds = [_seed("grad", root, g, create_graph) for root, g in zip(roots, grads, strict=True)]
+    gradients = {id(t.node or t): g for t, g in _walk("grad", roots, seeds, targets, create_graph, retain_graph)}
+    for i, t in enumerate(targets):
+        if id(t.node or t) not in gradients and not allow_unused:
             raise GraphError(
                 f"grad: the output was not computed from input {i} (shape {t.shape}); allow_unused=True gives None for it"
             )
-    return tuple(found.get(id(t.node or t)) for t in wanted)  # type: ignore[misc]  # None only if allowed
+    return tuple(gradients.get(id(t.node or t)) for t in targets)  # type: ignore[misc]  # None only if allowed
 
 
 def between(output: Tensor, inputs: Sequence[Tensor], gradient: Any, create_graph: bool) -> list[Tensor | None]:
@@ -119,30 +119,30 @@ def between(output: Tensor, inputs: Sequence[Tensor], gradient: Any, create_grap
 
     Nothing is freed, because other graphs may share the nodes.
     """
-    wanted = tuple(inputs)
+    targets = tuple(inputs)
     seed = _seed("grad", output, gradient, create_graph)
-    found = {id(t.node or t): g for t, g in _walk("grad", [output], [seed], wanted, create_graph, True, ends=True)}
-    return [found.get(id(t.node or t)) for t in wanted]
+    gradients = {id(t.node or t): g for t, g in _walk("grad", [output], [seed], targets, create_graph, True, ends=True)}
+    return [gradients.get(id(t.node or t)) for t in targets]
 
 
-def _as_list(caller: str, what: str, given: Any) -> list[Any]:
+def _as_list(caller: str, what: str, value: Any) -> list[Any]:
     try:
-        return list(given)
+        return list(value)
     except TypeError:
-        raise DTypeError(f"{caller}: {what} must be a sequence, got {shown(given)}") from None
+        raise DTypeError(f"{caller}: {what} must be a sequence, got {describe(value)}") from None
 
 
-def _tensors(caller: str, what: str, given: Any) -> list[Tensor]:
+def _tensors(caller: str, what: str, values: Any) -> list[Tensor]:
     """One Tensor or several, as a list."""
-    if isinstance(given, Tensor):
-        return [given]
-    if isinstance(given, (np.ndarray, str, bytes)) or not isinstance(given, Iterable):
-        raise DTypeError(f"{caller}: the {what}s must be a Tensor or several, got {shown(given)}")
-    found = list(given)
-    for i, t in enumerate(found):
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, (np.ndarray, str, bytes)) or not isinstance(values, Iterable):
+        raise DTypeError(f"{caller}: the {what}s must be a Tensor or several, got {describe(values)}")
+    tensors = list(values)
+    for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
-            raise DTypeError(f"{caller}: {what} {i} must be a Tensor, got {shown(t)}")
-    return found
+            raise DTypeError(f"{caller}: {what} {i} must be a Tensor, got {describe(t)}")
+    return tensors
 
 
 def _seed(caller: str, root: Tensor, gradient: Any, recorded: bool) -> Tensor:
@@ -170,18 +170,18 @@ def _walk(
     caller: str,
     roots: list[Tensor],
     seeds: list[Tensor],
-    wanted: tuple[Tensor, ...] | None,
+    inputs: tuple[Tensor, ...] | None,
     create_graph: bool,
     retain: bool | None,
     ends: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of Tensor and gradient for `wanted`, or for all leaves if it is None; the walk stops at `ends`.
+    """Pairs of Tensor and gradient for `inputs`, or for all leaves if it is None; the walk stops at `ends`.
 
     Rules are pure and their results may share memory with each other; returned gradients share memory with nothing.
     """
     if state.walked is not None:
         state.walked(roots)
-    if state.batching is not None and any(type(t) is Batched for t in (*roots, *(wanted or ()))):
+    if state.batching is not None and any(type(t) is Batched for t in (*roots, *(inputs or ()))):
         raise BatchError(
             f"{caller}: inside vmap, gradients of a batched Tensor are per sample; take them with tensorgrad.func.grad"
         )
@@ -190,9 +190,9 @@ def _walk(
     if type(retain) is not bool and retain is not None:
         retain = truth(caller, "retain_graph", retain)
     record = create_graph or state.tracing
-    targets: dict[Source, Tensor] = {t.node or t: t for t in wanted or ()}
-    nodes = unchanged(caller, roots)
-    on_path = _on_path(nodes, targets) if wanted is not None else None
+    targets: dict[Source, Tensor] = {t.node or t: t for t in inputs or ()}
+    nodes = recorded_nodes(caller, roots)
+    on_path = _on_path(nodes, targets) if inputs is not None else None
     fused = fusion.match(nodes, targets) if state.fusing and not is_checking() else {}
     freed = None if (create_graph if retain is None else retain) else Freed.by(user_location())
     sums = Sums(record)
@@ -225,7 +225,7 @@ def _walk(
             if node.hooks is not None:
                 g = g if g.dtype == node.dtype else astype(g, node.dtype)
                 g = sums.of[node] = hooked(node.hooks, g, record)
-            if node.retain is not None and wanted is None and (holder := node.retain()) is not None:
+            if node.retain is not None and inputs is None and (holder := node.retain()) is not None:
                 retained.append((node, holder))
             elif node not in targets:
                 del sums.of[node]
@@ -246,14 +246,14 @@ def _walk(
         if gpu is not None:
             gpu.use()
 
-    if wanted is None:
+    if inputs is None:
         add_zeros([(leaf, leaf) for leaf in sums.zero if isinstance(leaf, Tensor)], sums)
-        found: list[tuple[Source, Tensor]] = [(leaf, leaf) for leaf in sums.of if isinstance(leaf, Tensor)] + retained
+        pairs: list[tuple[Source, Tensor]] = [(leaf, leaf) for leaf in sums.of if isinstance(leaf, Tensor)] + retained
     else:
         read = {s for node in nodes for s in (node, *node.inputs)} if any(s not in sums.of for s in targets) else set()
         add_zeros([(source, t) for source, t in targets.items() if source in read], sums)
-        found = [(source, t) for source, t in targets.items() if source in sums.of]
-    return handed_out(found, sums, seeds)
+        pairs = [(source, t) for source, t in targets.items() if source in sums.of]
+    return paired(pairs, sums, seeds)
 
 
 def _differentiate(node: Node, replacement: Node, g: Any, sums: Sums, on_path: set[Source] | None) -> None:
@@ -290,7 +290,7 @@ def _rules(replacement: Node, node: Node, g: Any, record: bool) -> Rules:
     assert replacement.op.backward is not None
     if record:
         state.scope, state.gradient_of = node.scope, replacement
-    y, values = values_of(replacement, node, record)
+    y, values = rule_values(replacement, node, record)
     return replacement.op.backward(as_float32(g) if is_wide(replacement) else g, y, *values, **replacement.attrs)
 
 

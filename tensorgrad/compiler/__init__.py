@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tensorgrad.core.forks import loading
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import DTypeError
 
 if TYPE_CHECKING:
@@ -67,5 +67,5 @@ def compile(step: Callable[..., Any], *, keep_grads: bool = False, ahead: bool =
         from tensorgrad.compiler.compiled import Compiled
 
     if not callable(step):
-        raise DTypeError(f"compile: step must be a function, got {shown(step)}")
+        raise DTypeError(f"compile: step must be a function, got {describe(step)}")
     return Compiled(step, keep_grads, ahead)

@@ -132,11 +132,11 @@ class Checker:
             if root.kind == "argument":
                 return None
             if root not in self.made:
-                raise Fault(f"{call.name} reads {shown(v)}, which has not been computed")
+                raise Fault(f"{call.name} reads {describe(v)}, which has not been computed")
             return None
         place, content = self.expected.get((v, id(array))) or self.expect(call, v, array)
         if not self.memory.holds(place, content) and (bad := self.memory.differs(array, place, content)) is not None:
-            raise Fault(f"{call.name} reads {shown(v)} where {lying_there(*bad)}")
+            raise Fault(f"{call.name} reads {describe(v)} where {lying_there(*bad)}")
         return place
 
     def expect(self, call: Call, v: Value, array: Array) -> tuple[Place, Content | Memory]:
@@ -149,9 +149,9 @@ class Checker:
             offset, strides = position(v)
             alike = place.strides == strides or array.size < 2
         if not alike or array.shape != v.shape or array.dtype != v.dtype:
-            raise Fault(f"{call.name} reads {shown(v)} as {array.shape} {array.dtype}, whose layout differs")
+            raise Fault(f"{call.name} reads {describe(v)} as {array.shape} {array.dtype}, whose layout differs")
         if root.array is not None and array.size and place.first != address(root.array) + offset:
-            raise Fault(f"{call.name} reads {shown(v)} from memory other than the outside array")
+            raise Fault(f"{call.name} reads {describe(v)} from memory other than the outside array")
         content: Content | Memory = (root, place.first - offset)
         if root.kind == "outside" and root not in self.computed:
             content = self.outside(place, root.after)
@@ -213,7 +213,7 @@ class Checker:
         call, array, root = one.call, one.arrays[v], v.root
         if array is None:
             if root.kind != "fresh":
-                raise Fault(f"{call.name} writes {shown(v)}, which has no memory")
+                raise Fault(f"{call.name} writes {describe(v)}, which has no memory")
             self.made.add(root)
             return
         if isinstance(call, Assign):
@@ -228,7 +228,7 @@ class Checker:
         if not self.own.cover(place):  # it is assigned, or a part of an assigned value
             to = [self.place(t.array) for t in self.given.get(root, []) if t.shape == root.shape]
             if not any(content[1] == there.first and there.dense for there in to):
-                raise Fault(f"{call.name} writes {shown(v)} to memory that is neither the plan's nor assigned")
+                raise Fault(f"{call.name} writes {describe(v)} to memory that is neither the plan's nor assigned")
         self.memory.put(array, place, content)
 
     # Loops
@@ -241,13 +241,13 @@ class Checker:
         if not whole or any(a[1] != b[0] for a, b in pairwise(ends)):
             raise Fault(f"{call.name}: the parts {ends} do not cover {n} samples exactly once")
         self.over_operands(one, [self.read(call, v, one.arrays[v]) for v in call.reads])
-        if parts.sliced != [v in loop.split.has_rows for v in parts.given]:
+        if parts.sliced != [v in loop.split.has_rows for v in parts.inputs]:
             raise Fault(f"{call.name}: a value without rows is split into parts, or one with rows is not")
         if len(parts.totals) != len(parts.work) or any(len(t) != len(loop.totals) for t in parts.totals):
             raise Fault(f"{call.name}: not every thread has memory for its sums")
         for v, array in zip((*loop.totals, *loop.spread), (*parts.totals[0], *parts.spread), strict=True):
             if not self.same(one.arrays[v], array):
-                raise Fault(f"{call.name}: {shown(v)} is not written where it is read")
+                raise Fault(f"{call.name}: {describe(v)} is not written where it is read")
         merged = [(total, other) for others in parts.totals[1:] for total, other in zip(parts.totals[0], others, strict=True)]
         if [(id(a), id(b)) for a, b in parts.merged] != [(id(a), id(b)) for a, b in merged]:
             raise Fault(f"{call.name}: the sums of the threads are not each added exactly once")
@@ -345,7 +345,7 @@ class Checker:
         for i, (target, _) in enumerate(self.assigned):
             place = self.place(target.array)
             if self.memory.differs(target.array, place, self.outside(place, len(self.assigned))) is not None:
-                raise Fault(f"outside memory ({shown(target)}) does not hold its last assignment, {i}")
+                raise Fault(f"outside memory ({describe(target)}) does not hold its last assignment, {i}")
 
 
 class Regions:
@@ -401,7 +401,7 @@ def position(v: Value) -> tuple[int, tuple[int, ...]]:
     return address(seen) - start, strides_of(seen)
 
 
-def shown(v: Value) -> str:
+def describe(v: Value) -> str:
     return f"{v.shape} {v.dtype}"
 
 

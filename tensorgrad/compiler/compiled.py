@@ -1,4 +1,4 @@
-"""Compiled: the function that traces at first, and replays from then on."""
+"""Compiled: the function that traces a step first, and replays it from then on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from tensorgrad.compiler.guards import Guards
 from tensorgrad.compiler.history import connected
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.repeats import NotRepeatable, Repeats
-from tensorgrad.compiler.trace import Line, Trace, compare, equal, place_of, trace
-from tensorgrad.compiler.trace import shown as rates_shown
+from tensorgrad.compiler.trace import Line, Trace, compare, describe_rates, equal, place_of, trace
 from tensorgrad.compiler.world import Objects, Snapshot, World, shifted
 from tensorgrad.core import memory
 from tensorgrad.core.backend import Array, digest, may_overlap
@@ -35,23 +34,23 @@ from tensorgrad.core.state import is_checking, is_recording, state, switched, wh
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, GraphError
 
-PATIENCE = 8  # runs of a step's Python one after the other, without a replay, before a word is said
-SMALL = 65_536  # bytes up to which an array that Python reads is compared before each replay
-KINDS = 256  # of arguments for which plans are kept, the latest
-TRIALS = 4  # of a plan, where other threads may draw from the generators that all of them share
+PATIENCE = 8  # consecutive runs of a step's Python without a replay before a warning
+SMALL_BYTES = 65_536  # largest array, in bytes, that is compared before each replay if Python reads it
+MAX_ENTRIES = 256  # of the cache of a step, one for each kind of arguments; the oldest is dropped
+TRIALS = 4  # attempts at a plan while other threads may draw from shared generators
 
 
-class Drew(CompileError):
-    """Random numbers were drawn while a plan was tried out."""
+class UnrecordedDraw(CompileError):
+    """Random numbers were drawn by code that is not recorded, or by another thread, while a plan was verified."""
 
 
-# One plan is made at a time: generators that the whole process has are changed for it, looked at, and put back
+# One plan is made at a time: global random generators are changed for it, compared, and restored
 _planning = threading.RLock()
 _steps: weakref.WeakSet[Compiled] = weakref.WeakSet()
 
 
 def reset_after_fork() -> None:
-    """In a process that was forked: whoever else had a lock is not there to let it go."""
+    """Replace the locks in a forked process: threads that held them do not exist there."""
     global _planning
     _planning = threading.RLock()
     for step in _steps:
@@ -59,14 +58,14 @@ def reset_after_fork() -> None:
 
 
 def forget_plans() -> None:
-    """Something that no guard looks at has changed for all steps."""
+    """Drop all plans, after a change that no guard watches."""
     for step in list(_steps):
         step.entries.clear()
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """No other thread makes a plan in the block; but a step that waits for one that wants to is not held up for ever."""
+def one_plan_at_a_time() -> Iterator[None]:
+    """No other thread makes a plan in the block. The timeout avoids deadlocks with steps that wait for such a thread."""
     lock = _planning
     has_lock = lock.acquire(timeout=30)
     try:
@@ -80,18 +79,18 @@ after_fork(reset_after_fork)
 
 
 class Compiled:
-    """A compiled step. Call it as the step itself.
+    """A compiled step. Call it like the step itself.
 
     step      the function that was compiled
-    plan      the Plan of the last call; None before there is one
-    why_not   why the last call was no replay, in words; "" if it was one
+    plan      the Plan of the last replay; None before the first one
+    why_not   why the last call was not a replay; "" if it was one
     """
 
     def __init__(self, step: Callable[..., Any], keep_grads: bool = False, ahead: bool = False) -> None:
         functools.update_wrapper(self, step, updated=())
         self.step, self.keep_grads, self.ahead = step, keep_grads, ahead
         self.name = getattr(step, "__name__", type(step).__name__)
-        self.entries: dict[Any, Entry] = {}
+        self.entries: dict[Any, CacheEntry] = {}
         self.plan: Plan | None = None
         self.why_not = ""
         self.lock = threading.RLock()
@@ -101,34 +100,34 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.trace is not None or is_checking():
-            return self.as_written(args, kwargs)
+            return self.call_step(args, kwargs)
         key, arrays = arguments(args, kwargs)
         with self.lock:
             entry = self.entries.get((is_recording(), key))
             if entry is not None:
-                for variant in entry.variants:
-                    if variant.hold():
-                        if variant.is_plain and who_measures() is None:
-                            plan = self.plan = variant.plan
+                for specialisation in entry.specialisations:
+                    if specialisation.hold():
+                        if specialisation.is_plain and who_measures() is None:
+                            plan = self.plan = specialisation.plan
                             if self.runs:
                                 self.runs, self.why_not = 0, ""
                             return plan.rebuild(plan.run(arrays))
-                        return self.replay(variant, args, kwargs, arrays)
-            return self.make(entry or self.entry(key), args, kwargs, arrays)
+                        return self.replay(specialisation, args, kwargs, arrays)
+            return self.call_without_plan(entry or self.entry(key), args, kwargs, arrays)
 
     def repeat(
         self, batch: tuple[Array, ...], arrays: tuple[Array, ...], order: Array | None, size: int, first: int, count: int
     ) -> tuple[int, Any, BaseException | None]:
-        """Calls with the batches that follow one another in some arrays, without Python in between; none where that is needed.
+        """Calls with consecutive batches of some arrays, without Python in between; no calls if they need Python.
 
-        batch    arguments of a call that has been made
-        arrays   all samples, along the first axis;  order: their valid indices, the samples of one batch after those of the
-                 other; None if they lie so
-        size     samples per batch, as many as `batch` has
-        first    the first batch, from 0;  count: how many at most
+        batch    arguments of an earlier call
+        arrays   all samples, along the first axis;  order: valid indices of the samples, batch after batch; None for their
+                 order in the arrays
+        size     samples per batch, the same as in `batch`
+        first    the first batch, from 0;  count: the maximum number of calls
 
-        Returns how many calls have been made, what they return, each Tensor with a new first axis of calls, and the exception
-        that has ended them, if one has.
+        Returns the number of calls, their results (each Tensor with a new first axis of calls), and the exception that ended
+        them, or None.
         """
         none: tuple[int, Any, None] = (0, None, None)
         if state.trace is not None or is_checking() or who_measures() is not None:
@@ -136,20 +135,20 @@ class Compiled:
         key, _ = arguments(batch, {})
         with self.lock:
             entry = self.entries.get((is_recording(), key))
-            variant = next((v for v in entry.variants if v.hold()), None) if entry is not None else None
-            repeats = None if variant is None else variant.repeats(arrays, order is not None, size)
+            specialisation = next((v for v in entry.specialisations if v.hold()), None) if entry is not None else None
+            repeats = None if specialisation is None else specialisation.repeats(arrays, order is not None, size)
             if repeats is None:
                 return none
             for array in arrays:
-                repeats.plan.check_apart(array)
+                repeats.plan.check_no_overlap(array)
             self.plan, self.runs, self.why_not = repeats.plan, 0, ""
             return repeats(first * size, None if order is None else order[first * size :], count)
 
-    def replay(self, variant: Variant, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
-        plan = self.plan = variant.plan
+    def replay(self, specialisation: Specialisation, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
+        plan = self.plan = specialisation.plan
         if plan.fault:
             self.why_not = f"its plan is wrong: {plan.fault}"
-            return self.as_it_is(args, kwargs, arrays)
+            return self.run_uncompiled(args, kwargs, arrays)
         self.runs, self.why_not = 0, ""
         profiler = who_measures()
         if profiler is None:
@@ -160,59 +159,59 @@ class Compiled:
             results = plan.run(arrays, function)
             for kernel, module, cost in plan.spent(seconds):
                 profiler.note(kernel, module, cost)
-        if variant.connected.results and state.recording:
-            results = self.with_history(variant.connected, results, args, kwargs)
+        if specialisation.connected.results and state.recording:
+            results = self.with_history(specialisation.connected, results, args, kwargs)
         return plan.rebuild(results)
 
-    def as_written(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The step itself, arrays being Tensors to it as ever."""
+    def call_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the step itself, with arrays as Tensors."""
         args, kwargs = as_tensors((args, kwargs))
         return self.step(*args, **kwargs)
 
     # Without a plan
 
-    def entry(self, key: Any) -> Entry:
-        """What is to be known of arguments of a new kind; the oldest is forgotten where there are too many."""
-        if len(self.entries) >= KINDS:
+    def entry(self, key: Any) -> CacheEntry:
+        """A new cache entry for a kind of arguments; the oldest is dropped if there are too many."""
+        if len(self.entries) >= MAX_ENTRIES:
             del self.entries[next(iter(self.entries))]
-        found = self.entries[state.recording, key] = Entry()
-        return found
+        entry = self.entries[state.recording, key] = CacheEntry()
+        return entry
 
-    def make(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
-        """A call for which there is no plan: the step itself runs, recorded; the second time a plan is made, and is run."""
-        self.ran(entry)
+    def call_without_plan(self, entry: CacheEntry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
+        """A call without a plan: the first time the step itself runs, recorded; the second time a plan is made and run."""
+        self.count_run(entry)
         if entry.changes:
-            return self.as_it_is(args, kwargs, arrays)
-        with one_at_a_time():
-            # of lists that grow from call to call only the program can say whether it depends on them
+            return self.run_uncompiled(args, kwargs, arrays)
+        with one_plan_at_a_time():
+            # whether the program depends on lists that grow from call to call is only known from the program itself
             pending = next((p for p in entry.pending if all(g.is_length for g in p.guards.failing())), None)
             if pending is None and self.ahead:
-                pending = self.first(entry, args, kwargs, arrays, counts=False)[1]
-            variant = None if pending is None else self.second(entry, pending, args, kwargs, arrays)
-        if variant is not None:
-            memory.release()  # a replay has memory of its own, which is less than that of the runs that were recorded
-            return self.replay(variant, args, kwargs, arrays)
+                pending = self.first_run(entry, args, kwargs, arrays, counts=False)[1]
+            specialisation = None if pending is None else self.second_run(entry, pending, args, kwargs, arrays)
+        if specialisation is not None:
+            memory.release()  # that of the recorded runs, which is more than a replay needs
+            return self.replay(specialisation, args, kwargs, arrays)
         if entry.changes:
-            return self.as_it_is(args, kwargs, arrays)
-        found, _ = self.first(entry, args, kwargs, arrays, counts=True)
-        return self.results_of(found, args, kwargs)
+            return self.run_uncompiled(args, kwargs, arrays)
+        trace, _ = self.first_run(entry, args, kwargs, arrays, counts=True)
+        return self.results_of(trace, args, kwargs)
 
-    def as_it_is(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
-        """A call of a step that is not replayed."""
-        found = self.traced(args, kwargs, arrays)
-        found.settle()
-        return self.results_of(found, args, kwargs)
+    def run_uncompiled(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Any:
+        """A call of a step that cannot be replayed."""
+        trace = self.traced_run(args, kwargs, arrays)
+        trace.settle()
+        return self.results_of(trace, args, kwargs)
 
-    def second(
-        self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
-    ) -> Variant | None:
-        """The plan that a second run makes possible. None if the two differ, and something that the first one took for given
-        has changed between them, or if the step fails by itself: this one is a first run then."""
+    def second_run(
+        self, entry: CacheEntry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
+    ) -> Specialisation | None:
+        """The plan from a second run. None if the two runs differ because a guard of the first one has failed since, or if the
+        step itself fails: this is then a first run again."""
         entry.pending = [p for p in entry.pending if p is not pending]
         failing = [guard.text for guard in pending.guards.failing()]
         failing += [f"an array {array.shape} has its elements" for array, values in pending.small if not equal(array, values)]
         try:
-            variant = self.planned(entry, pending, args, kwargs, arrays)
+            specialisation = self.make_plan(entry, pending, args, kwargs, arrays)
         except CompileError:
             if not failing:
                 raise
@@ -222,121 +221,121 @@ class Compiled:
         if entry.changes:
             if pending.objects is not None:
                 pending.objects.put_back()
-            self.changes_objects(entry.changes)
-        if variant is not None:
-            entry.variants = [variant, *(v for v in entry.variants if v.guards.failed())][:PATIENCE]
-        return variant
+            self.warn_about_changes(entry.changes)
+        if specialisation is not None:
+            entry.specialisations = [specialisation, *(v for v in entry.specialisations if v.guards.failed())][:PATIENCE]
+        return specialisation
 
-    def results_of(self, found: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the step itself has returned, as a replay returns it."""
-        results = [wrap(copied(t._data), None) for t in found.results]
-        connected = self.history_of(found)
+    def results_of(self, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The results of a run of the step itself, in the form of a replay's."""
+        results = [wrap(copied(t._data), None) for t in trace.results]
+        connected = self.history_of(trace)
         if connected.results and state.recording:
             results = self.with_history(connected, results, args, kwargs)
-        let_go(found)
-        return found.rebuild(results)
+        free_values(trace)
+        return trace.rebuild(results)
 
-    def first(
-        self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], counts: bool
+    def first_run(
+        self, entry: CacheEntry, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], counts: bool
     ) -> tuple[Trace, Pending]:
-        """A first run of the step. If it does not count, all that it changes is put back."""
+        """A first run of the step. Unless it counts, all of its changes are undone."""
         world = self.world(None, (args, kwargs))
         before = None if counts else Snapshot(world.data([], []), world, [])
         objects = None if counts else Objects(world)
         try:
             with switched(rehearsing=not counts):
-                found = self.traced(args, kwargs, arrays)
+                trace = self.traced_run(args, kwargs, arrays)
             if counts:
-                found.settle()
+                trace.settle()
             else:
-                found.undo()
+                trace.undo()
         finally:
             if before is not None:
                 before.put_back()
-        targets = [a.target for a in found.assignments]
+        targets = [a.target for a in trace.assignments]
         small = [(a, copied(a)) for a in small_arrays(world) if not any(may_overlap(a, target) for target in targets)]
-        guards = Guards(found, self.world(found, (args, kwargs)), found.optimisers if counts else ())
-        pending = Pending(found.lines(), found.plain, found, guards, small, objects)
+        guards = Guards(trace, self.world(trace, (args, kwargs)), trace.optimisers if counts else ())
+        pending = Pending(trace.lines(), trace.plain, trace, guards, small, objects)
         entry.pending = [pending, *entry.pending][:PATIENCE]
-        return found, pending
+        return trace, pending
 
-    def planned(
-        self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
-    ) -> Variant | None:
-        """A plan, tried out; where random numbers seem to be drawn, but by another thread perhaps, a few times."""
+    def make_plan(
+        self, entry: CacheEntry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
+    ) -> Specialisation | None:
+        """A verified plan. A few attempts if random numbers seem to be drawn, since that may be another thread."""
         trials = 0
         while True:
             try:
                 with switched(rehearsing=True):
-                    return self.tried(entry, pending, args, kwargs, arrays)
-            except Drew as drew:
+                    return self.try_plan(entry, pending, args, kwargs, arrays)
+            except UnrecordedDraw as drew:
                 trials += 1
                 if trials == TRIALS or threading.active_count() == 1:
                     raise CompileError(str(drew)) from None
 
-    def tried(
-        self, entry: Entry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
-    ) -> Variant | None:
-        """A plan, made of a second run of the step - on other samples, other parameters, other arrays from outside - and
-        verified by running it on the same. All that both change is put back. None if the step fails, or if it changes Python
-        objects each time that it runs, as `entry` says from then on.
+    def try_plan(
+        self, entry: CacheEntry, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]
+    ) -> Specialisation | None:
+        """A plan from a second run of the step - on other samples, other parameters, other outside arrays - verified by running
+        it on the same values. All changes of both runs are undone. None if the step fails, or if it changes Python objects in
+        each run, which is noted in `entry`.
 
-        What would be the same array in all runs, though computed of those without being recorded, could not be told from a
+        Values differ from those of the first run, so that an array computed outside the graph cannot be mistaken for a
         constant.
         """
         first = pending.trace
-        world, before = self.reached(first, (args, kwargs))
+        world, before = self.snapshot(first, (args, kwargs))
         objects = Objects(world)
-        ready = say_if_slow(self.name, len(first.program().nodes))
+        ready = announce_if_slow(self.name, len(first.program().nodes))
         try:
-            found, others = self.disturbed(args, kwargs, arrays, before)
+            trace, shifted_arrays = self.disturbed_run(args, kwargs, arrays, before)
             if changed := objects.changed():
                 entry.changes = changed
                 return None
             try:
-                self.agree(pending, found)
+                self.check_same_program(pending, trace)
             except CompileError:
                 small = small_arrays(world)
                 if not small or not before.shifts:
                     raise
-                # perhaps Python reads these, and they are the same in the next call, too
+                # perhaps Python reads these; they may be the same in the next call, too
                 before.spared += small
-                found, others = self.disturbed(args, kwargs, arrays, before)
-                self.agree(pending, found)
-                found.frozen += [(array, copied(array)) for array in small]
-            for optimiser in found.optimisers:
+                trace, shifted_arrays = self.disturbed_run(args, kwargs, arrays, before)
+                self.check_same_program(pending, trace)
+                trace.frozen += [(array, copied(array)) for array in small]
+            for optimiser in trace.optimisers:
                 optimiser.flush()
-            self.rates_hold(found, before)
-            self.written_by_others(found, before)
+            self.check_learning_rates(trace, before)
+            self.check_unrecorded_writes(trace, before)
             drawn = before.generator_states()
-            expected = verify.outcomes(found, assigned(found))
+            expected = verify.outcomes(trace, assigned_arrays(trace))
             before.disturb()
-            plan = Plan(found)
+            plan = Plan(trace)
             if plan.fault:
-                self.faulty(plan)
+                self.warn_about_fault(plan)
             else:
-                self.verified(plan, found, expected, others, before, drawn)
+                self.verify_plan(plan, trace, expected, shifted_arrays, before, drawn)
         except StepFailed:
             return None
         finally:
             ready.set()
             objects.put_back()
             before.put_back()
-        read = [leaf._data for leaf in found.program().leaves] + [a.target for a in found.assignments]
-        frozen = {id(array) for array, _ in found.frozen} | world.buffers
+        read = [leaf._data for leaf in trace.program().leaves] + [a.target for a in trace.assignments]
+        frozen = {id(array) for array, _ in trace.frozen} | world.buffers
         unread = [a for a in small_arrays(world) if id(a) not in frozen and not any(may_overlap(a, b) for b in read)]
-        found.frozen += [(a, copied(a)) for a in unread]  # perhaps the step's Python acts on them
-        guards = Guards(found, self.world(found, (args, kwargs)))
+        trace.frozen += [(a, copied(a)) for a in unread]  # the step's Python code may depend on them
+        guards = Guards(trace, self.world(trace, (args, kwargs)))
         plan.guards = guards.all()
-        variant = Variant(plan, guards, self.history_of(found))
-        let_go(found)
-        return variant
+        specialisation = Specialisation(plan, guards, self.history_of(trace))
+        free_values(trace)
+        return specialisation
 
-    def reached(self, first: Trace, given: Any) -> tuple[World, Snapshot]:
-        """What the step can reach, and all of it that a run may change, as it is now. first: what a run has recorded."""
-        world = self.world(first, given)
+    def snapshot(self, first: Trace, arguments: Any) -> tuple[World, Snapshot]:
+        """The world of the step, and a snapshot of all that a run may change. first: the trace of the first run."""
+        world = self.world(first, arguments)
         read = [leaf for leaf in first.program().leaves if not first.is_argument(leaf)]
-        outside = [leaf for leaf in read if leaf not in first.inside]  # another one has been made of the same numbers since
+        outside = [leaf for leaf in read if leaf not in first.inside]  # a newer one was made from the same numbers
         near = [(leaf._data, leaf.name or "a Tensor") for leaf in outside if leaf.requires_grad]
         near += [(a.target, "an array from outside") for a in first.assignments]
         near += [(g._data, f"{t.name or 'a Tensor'}.grad") for t in first.grads if (g := t._grad) is not None]
@@ -344,73 +343,74 @@ class Compiled:
         before.spared = [array for array, _ in first.frozen]
         return world, before
 
-    def disturbed(
+    def disturbed_run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array], before: Snapshot
     ) -> tuple[Trace, list[Array]]:
-        """A run on other samples and with other values of what is outside; and those samples. Raises StepFailed."""
-        others = [shifted(a) for a in arrays]
+        """A run with other samples and other outside values; returns also those samples. Raises StepFailed."""
+        shifted_arrays = [shifted(a) for a in arrays]
         before.disturb()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that nobody has chosen
-                return self.traced(args, kwargs, others), others
+                warnings.simplefilter("ignore", RuntimeWarning)  # from values that are made up
+                return self.traced_run(args, kwargs, shifted_arrays), shifted_arrays
         except CompileError:
             raise
-        except Exception:  # what was made up is nothing that the step takes
-            others, before.shifts = [copied(a) for a in arrays], False
+        except Exception:  # the step does not accept the values that are made up
+            shifted_arrays, before.shifts = [copied(a) for a in arrays], False
             before.disturb()
         try:
-            return self.traced(args, kwargs, others), others
+            return self.traced_run(args, kwargs, shifted_arrays), shifted_arrays
         except CompileError:
             raise
         except Exception as error:
             raise StepFailed from error
 
-    def agree(self, pending: Pending, found: Trace) -> None:
-        """Raise CompileError unless two runs of the step have done the same."""
-        compare(pending.lines, found.lines())
-        if repr(pending.plain) != repr(found.plain):
+    def check_same_program(self, pending: Pending, trace: Trace) -> None:
+        """Raise CompileError unless two runs of the step have the same program and plain results."""
+        compare(pending.lines, trace.lines())
+        if repr(pending.plain) != repr(trace.plain):
             raise CompileError(
-                f"compile: the step{self.where} returned {shown(found.plain)} the second time, and {shown(pending.plain)} the "
-                f"first time; a replay would always return one of the two. Return a Tensor, or leave it out"
+                f"compile: the step{self.where} returned {shortened(trace.plain)} the second time, and "
+                f"{shortened(pending.plain)} the first time; a replay would always return one of the two. Return a Tensor, or "
+                f"leave it out"
             )
 
-    def verified(
+    def verify_plan(
         self,
         plan: Plan,
-        found: Trace,
+        trace: Trace,
         expected: list[verify.Outcome],
         arguments: list[Array],
         before: Snapshot,
         drawn: dict[str, Any],
     ) -> None:
-        """Raise CompileError unless the plan gives what the traced run gave, from the same state, and draws what that drew."""
+        """Raise CompileError unless the plan, from the same state, has the results and draws of the traced run."""
         with np.errstate(all="ignore"):
-            values = [*plan.compute(arguments), *(copied(array) for array, _ in assigned(found))]
-        self.drawn_by_others(drawn, before.generator_states())
-        stand_ins = dict(zip(found.inputs(), arguments, strict=False))
+            values = [*plan.compute(arguments), *(copied(array) for array, _ in assigned_arrays(trace))]
+        self.check_unrecorded_draws(drawn, before.generator_states())
+        stand_ins = dict(zip(trace.inputs(), arguments, strict=False))
 
         def known() -> dict[Any, Array]:
             before.disturb()
-            sources = [found.source(leaf) for leaf in (*found.program().leaves, *found.returned())]
+            sources = [trace.source(leaf) for leaf in (*trace.program().leaves, *trace.returned())]
             return {leaf: copied(stand_ins.get(leaf, leaf._data)) for leaf in sources if isinstance(leaf, Tensor)}
 
-        verify.compare(found, expected, values, known)
+        verify.compare(trace, expected, values, known)
 
-    def rates_hold(self, found: Trace, before: Snapshot) -> None:
-        """Raise CompileError if the step has changed a learning rate before it used it."""
-        rates = dict(zip(found.optimisers, found.rates, strict=True))
-        for optimiser, _, then in before.optimisers:
-            if rates.get(optimiser, then) != then:
+    def check_learning_rates(self, trace: Trace, before: Snapshot) -> None:
+        """Raise CompileError if the step changes a learning rate before an optimiser uses it."""
+        rates = dict(zip(trace.optimisers, trace.rates, strict=True))
+        for optimiser, _, rate in before.optimisers:
+            if rates.get(optimiser, rate) != rate:
                 raise CompileError(
-                    f"compile: the learning rate went from {rates_shown(then)} to {rates_shown(rates[optimiser])} before "
+                    f"compile: the learning rate went from {describe_rates(rate)} to {describe_rates(rates[optimiser])} before "
                     f"{type(optimiser).__name__}.step() inside the step{self.where}; a replay would not change it again. "
                     f"Do that outside the compiled step"
                 )
 
-    def written_by_others(self, found: Trace, before: Snapshot) -> None:
-        """Raise CompileError if the run has changed an array that it is not known to have assigned."""
-        targets = [a.target for a in found.assignments]
+    def check_unrecorded_writes(self, trace: Trace, before: Snapshot) -> None:
+        """Raise CompileError if the run has changed an array by code that is not recorded."""
+        targets = [a.target for a in trace.assignments]
         for array, text, value in before.arrays:
             if any(may_overlap(array, target) for target in targets):
                 continue
@@ -420,17 +420,17 @@ class Compiled:
                     f"replay would not. Use operations of Tensors (t -= ..., t[...] = ...), or do it outside the step"
                 )
 
-    def drawn_by_others(self, expected: dict[str, Any], found: dict[str, Any]) -> None:
+    def check_unrecorded_draws(self, expected: dict[str, Any], now: dict[str, Any]) -> None:
         """Raise Drew if the run has drawn random numbers that the plan does not draw."""
-        for name, then in expected.items():
-            if found[name] != then:
-                raise Drew(
+        for name, before in expected.items():
+            if now[name] != before:
+                raise UnrecordedDraw(
                     f"compile: the step{self.where} draws random numbers from {name} by code that is not recorded; a replay "
                     f"would not draw new ones. Draw them outside the step and pass them, or use dropout"
                 )
 
-    def changes_objects(self, changed: str) -> None:
-        """The step is run as it is written from now on."""
+    def warn_about_changes(self, changed: str) -> None:
+        """Warn that the step runs uncompiled from now on."""
         self.why_not = f"the step itself changes {changed}, which a replay would not do"
         if not self.has_warned:
             self.has_warned = True
@@ -440,15 +440,15 @@ class Compiled:
                 RuntimeWarning,
             )
 
-    def faulty(self, plan: Plan) -> None:
+    def warn_about_fault(self, plan: Plan) -> None:
         warn(
             f"compile: {self.name} runs uncompiled, because its plan is wrong: {plan.fault}. This is a "
             f"bug in tensorgrad; please report it",
             RuntimeWarning,
         )
 
-    def traced(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Trace:
-        """One run of the step's Python, recorded."""
+    def traced_run(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrays: list[Array]) -> Trace:
+        """The trace of one run of the step's Python."""
         leaves = [wrap(a, None) for a in arrays]
         args, kwargs = with_leaves((args, kwargs), iter(leaves))
         before = inventory((args, kwargs))
@@ -470,19 +470,19 @@ class Compiled:
         code = getattr(getattr(self.step, "__func__", self.step), "__code__", None)
         return "" if code is None else f" {self.name} ({Path(code.co_filename).name}:{code.co_firstlineno})"
 
-    def world(self, found: Trace | None, given: Any) -> World:
-        """What the step can reach: by name, what a run of it has met, and generators among the arguments."""
+    def world(self, trace: Trace | None, arguments: Any) -> World:
+        """What the step can reach: by name, objects that a run of it has used, and generators among the arguments."""
         roots: dict[str, Any] = {getattr(self.step, "__name__", "step"): self.step}
-        roots |= {f"argument {i}": v for i, v in enumerate(leaves_of(given)) if isinstance(v, np.random.Generator)}
-        if found is not None:
-            roots |= {type(o).__name__: o for o in found.optimisers} | {m._name or type(m).__name__: m for m in found.modules}
-            drawn = [v for node in found.program().nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
+        roots |= {f"argument {i}": v for i, v in enumerate(leaves_of(arguments)) if isinstance(v, np.random.Generator)}
+        if trace is not None:
+            roots |= {type(o).__name__: o for o in trace.optimisers} | {m._name or type(m).__name__: m for m in trace.modules}
+            drawn = [v for node in trace.program().nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
             roots |= {f"generator {i}": rng for i, rng in enumerate(drawn)}
         return World(roots)
 
-    def ran(self, entry: Entry) -> None:
-        """Say once that the step's Python runs in every call, and why."""
-        reasons = [v.guards.failed() for v in entry.variants] + [p.guards.failed() for p in entry.pending]
+    def count_run(self, entry: CacheEntry) -> None:
+        """Count a run of the step's Python and record its reason; warn once if there are many without a replay."""
+        reasons = [v.guards.failed() for v in entry.specialisations] + [p.guards.failed() for p in entry.pending]
         why = next((f"{r} no longer" for r in reasons if r), "")
         if entry.changes:
             why = f"the step itself changes {entry.changes}, which a replay would not do"
@@ -494,7 +494,7 @@ class Compiled:
                 if len(self.entries) == 1
                 else "the arguments have a new kind"
             )
-            if not entry.variants and not entry.pending and len(self.entries) > PATIENCE:
+            if not entry.specialisations and not entry.pending and len(self.entries) > PATIENCE:
                 why += "; a number that differs from call to call needs a plan for each value: pass it as an array"
         self.why_not = why
         self.runs += 1
@@ -502,89 +502,96 @@ class Compiled:
             self.has_warned = True
             warn(f"compile: {self.name} has run {self.runs} times without a replay: {why}", RuntimeWarning)
 
-    # What results are to the graph around them
+    # Results in the graph of the caller
 
-    def history_of(self, found: Trace) -> Connected:
-        """Which results require a gradient that can still be asked for; what stands against asking; what they depend on."""
-        which = tuple(i for i, t in enumerate(found.results) if t.requires_grad and not is_used_up(t))
+    def history_of(self, trace: Trace) -> Connected:
+        """The results that require a gradient and whose graph is not freed; what prevents a gradient; their dependencies."""
+        which = tuple(i for i, t in enumerate(trace.results) if t.requires_grad and not is_freed(t))
         if not which:
             return Connected()
         why_not = ""
-        if found.assignments or found.regraded:
+        if trace.assignments or trace.regraded:
             why_not = "changes what is outside of it"
-        elif any(node.op.draws for node in found.program().nodes):
+        elif any(node.op.draws for node in trace.program().nodes):
             why_not = "draws random numbers"
-        leaves = [t for t in found.program().leaves if t.requires_grad and not found.is_argument(t)]
-        leaves += [t for t in found.results if t.node is None and t.requires_grad and not found.is_argument(t)]
-        data = [t for t in found.program().leaves if not t.requires_grad and not found.is_argument(t)]
-        data += [wrap(array, None) for array, _ in found.frozen]
+        leaves = [t for t in trace.program().leaves if t.requires_grad and not trace.is_argument(t)]
+        leaves += [t for t in trace.results if t.node is None and t.requires_grad and not trace.is_argument(t)]
+        data = [t for t in trace.program().leaves if not t.requires_grad and not trace.is_argument(t)]
+        data += [wrap(array, None) for array, _ in trace.frozen]
         return Connected(which, why_not, tuple(dict.fromkeys(leaves)), tuple(data))
 
     def with_history(
         self, connected_to: Connected, results: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Tensor]:
-        """The results, those of them connected to what they depend on that require a gradient."""
-        given = tuple(t for t in leaves_of((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad)
-        kept = as_tensors((args, kwargs), copied)  # the caller may write to them meanwhile
-        before = [digest(t._data) for t in connected_to.data]
+        """The results; those that require a gradient are connected to the Tensors that they depend on."""
+        argument_tensors = tuple(t for t in leaves_of((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad)
+        copies = as_tensors((args, kwargs), copied)  # the caller may write to them before backward()
+        digests = [digest(t._data) for t in connected_to.data]
 
         def again(i: int) -> Tensor:
-            changed = next((t for t, was in zip(connected_to.data, before, strict=True) if digest(t._data) != was), None)
+            changed = next(
+                (t for t, digest_before in zip(connected_to.data, digests, strict=True) if digest(t._data) != digest_before),
+                None,
+            )
             if changed is not None:
                 raise GraphError(
                     f"compiled: {self.name} reads {changed.name or 'an outside array'} {changed.shape}, which was "
                     f"changed later; a gradient would use its new values. Change it after backward(), or make it an argument"
                 )
-            return taken_apart(self.as_written(*kept))[0][i]
+            return taken_apart(self.call_step(*copies))[0][i]
 
-        found = list(results)
+        linked = list(results)
         for i in connected_to.results:
-            tensors = (*given, *connected_to.leaves)
-            found[i] = connected(results[i]._data, tensors, functools.partial(again, i), connected_to.why_not)
-        return found
+            tensors = (*argument_tensors, *connected_to.leaves)
+            linked[i] = connected(results[i]._data, tensors, functools.partial(again, i), connected_to.why_not)
+        return linked
 
-    # As an attribute, a copy, in a file
+    # As a method, as a copy, in a file
 
     def __get__(self, owner: Any, kind: type | None = None) -> Compiled:
-        """A step that is defined in a class: one of its own for each object, kept by it."""
+        """A step that is defined in a class: each object has a separate one, stored in its attributes."""
         if owner is None:
             return self
         key = f"_compiled_{self.name}_{id(self)}"
         space = getattr(owner, "__dict__", None)
-        found = None if space is None else space.get(key)
-        if found is None:
-            found = Compiled(types.MethodType(self.step, owner), self.keep_grads, self.ahead)
+        step = None if space is None else space.get(key)
+        if step is None:
+            step = Compiled(types.MethodType(self.step, owner), self.keep_grads, self.ahead)
             if space is not None:
-                space[key] = found
-        return found
+                space[key] = step
+        return step
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled(copy.deepcopy(self.step, memo), self.keep_grads, self.ahead)
 
     def __reduce__(self) -> Any:
-        """Without plans; one that decorates a function of a module by the name of that."""
+        """Pickled without plans; a decorated function of a module is pickled by its name."""
         name = getattr(self, "__qualname__", "")
-        found: Any = sys.modules.get(getattr(self, "__module__", ""))
+        named: Any = sys.modules.get(getattr(self, "__module__", ""))
         for part in name.split("."):
-            found = getattr(found, part, None)
-        return name if found is self else (Compiled, (self.step, self.keep_grads, self.ahead))
+            named = getattr(named, part, None)
+        return name if named is self else (Compiled, (self.step, self.keep_grads, self.ahead))
 
     def __repr__(self) -> str:
-        plans = sum(len(entry.variants) for entry in self.entries.values())
-        made = "no plan yet"
+        plans = sum(len(entry.specialisations) for entry in self.entries.values())
+        description = "no plan yet"
         if self.plan is not None:
-            made = f"{plans} plan{'s' * (plans != 1)}, the last used has {len(self.plan.calls)} kernels"
+            description = f"{plans} plan{'s' * (plans != 1)}, the last used has {len(self.plan.calls)} kernels"
         why_not = f"; the last call was no replay: {self.why_not}" if self.why_not else ""
-        return f"<compiled {getattr(self, '__qualname__', self.step)}: {made}{why_not}>"
+        return f"<compiled {getattr(self, '__qualname__', self.step)}: {description}{why_not}>"
 
 
 class StepFailed(Exception):
-    """The step has failed by itself in the run for its plan."""
+    """The step itself failed in the run for its plan."""
 
 
 class Pending(NamedTuple):
-    """A first run that waits for a second: its program, what it returned besides Tensors, what it took for given; the small
-    arrays around it that it does not assign, with their values then; the Python objects before it, if it does not count."""
+    """A first run that waits for a second.
+
+    lines, plain, trace, guards   its program, the results besides Tensors, its trace and guards
+    small     the small outside arrays that it does not assign, with their values
+    objects   the Python objects before it, if it does not count
+    """
 
     lines: list[Line]
     plain: Any
@@ -595,8 +602,11 @@ class Pending(NamedTuple):
 
 
 class Connected(NamedTuple):
-    """The results that require a gradient;  why_not: what stands against asking for it, "" if nothing does;  leaves, data:
-    the Tensors from outside that they depend on, those that require one and those that do not."""
+    """The results that require a gradient, by index.
+
+    why_not        what prevents a gradient; "" if nothing does
+    leaves, data   the outside Tensors that they depend on: with and without requires_grad
+    """
 
     results: tuple[int, ...] = ()
     why_not: str = ""
@@ -604,18 +614,18 @@ class Connected(NamedTuple):
     data: tuple[Tensor, ...] = ()
 
 
-class Variant:
-    """A plan and its guards. hold: says whether they do;  is_plain: nothing has to be seen to besides running it."""
+class Specialisation:
+    """A plan and its guards. hold: tests the guards;  is_plain: a replay is just a run of the plan."""
 
     def __init__(self, plan: Plan, guards: Guards, connected: Connected) -> None:
         self.plan, self.guards, self.connected = plan, guards, connected
         self.hold = guards.hold
         self.is_plain = not plan.fault and not connected.results
         self.repeated: Repeats | None = None
-        self.can_repeat = self.is_plain and plan.whole is not None
+        self.can_repeat = self.is_plain and plan.program is not None
 
     def repeats(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> Repeats | None:
-        """The plan for batches of these arrays; None if it cannot be repeated without Python."""
+        """The Repeats of the plan for batches of these arrays (cached); None if it needs Python in between."""
         if self.can_repeat and (self.repeated is None or not self.repeated.fits(arrays, is_shuffled, size)):
             try:
                 self.repeated = Repeats(self.plan, arrays, is_shuffled, size)
@@ -624,67 +634,67 @@ class Variant:
         return self.repeated
 
 
-class Entry:
-    """What is known for arguments of one kind: plans, the latest first, and first runs that wait for a second.
+class CacheEntry:
+    """The cache entry for one kind of arguments: plans, latest first, and first runs that wait for a second.
 
-    changes   what the step itself changes each time, which is why there are none; "" if it does not
-    reason    why the last second run was another first one; "" if it was not
+    changes   the Python object that the step changes in each run, so that it has no plans; "" if none
+    reason    why the last second run became a first run again; "" if it did not
     """
 
     def __init__(self) -> None:
-        self.variants: list[Variant] = []
+        self.specialisations: list[Specialisation] = []
         self.pending: list[Pending] = []
         self.changes = ""
         self.reason = ""
 
 
 def small_arrays(world: World) -> list[Array]:
-    """Arrays of the world, no data of Tensors, that it costs nothing to compare."""
-    return [array for array, _ in world.arrays.values() if array.nbytes <= SMALL]
+    """The arrays of the world that are cheap to compare, without the data of Tensors."""
+    return [array for array, _ in world.arrays.values() if array.nbytes <= SMALL_BYTES]
 
 
-def say_if_slow(name: str, operations: int) -> threading.Event:
-    """A line for whoever waits, unless the event that is returned is set within a second."""
+def announce_if_slow(name: str, operations: int) -> threading.Event:
+    """Print a line for the waiting user, unless the event that is returned is set within a second."""
     ready = threading.Event()
 
-    def wait() -> None:  # keeps no step alive
+    def wait() -> None:  # without a reference to the step
         if not ready.wait(1.0):
             print(f"compile: {name}: {operations:,} operations; kernels are compiled", file=sys.stderr)
 
-    _thread.start_new_thread(wait, ())  # without waiting for it to begin, as threading.Thread does
+    _thread.start_new_thread(wait, ())  # unlike threading.Thread, does not wait for the thread to start
     return ready
 
 
-def assigned(found: Trace) -> list[tuple[Array, str]]:
-    """The arrays from outside that a run has written to, each once, with names."""
-    names = found.names()
-    targets = {id(a.target): a.target for a in found.assignments}
+def assigned_arrays(trace: Trace) -> list[tuple[Array, str]]:
+    """The outside arrays that a run has written to, each once, with names."""
+    names = trace.names()
+    targets = {id(a.target): a.target for a in trace.assignments}
     return [(array, names.get(place_of(array), "what is written to an array from outside")) for array in targets.values()]
 
 
-def is_used_up(t: Tensor) -> bool:
-    """Whether backward() has let go of what a Tensor was computed from."""
+def is_freed(t: Tensor) -> bool:
+    """Whether backward() has freed the graph of a Tensor."""
     return t.node is not None and type(t.node.saved) is not tuple
 
 
-def let_go(found: Trace) -> None:
-    """Drop the arrays of a run; its nodes stay, as names."""
-    for node in found.program().nodes:
+def free_values(trace: Trace) -> None:
+    """Drop the arrays of a run; its nodes remain, for names."""
+    for node in trace.program().nodes:
         node.saved, node.out, node.alive = (), None, None
-    for t in found.arguments:
+    for t in trace.arguments:
         t._data = np.broadcast_to(np.zeros((), t.dtype), t.shape)
-    found.saved.clear()
-    found.kept.clear()
-    found.results.clear()
+    trace.saved.clear()
+    trace.kept.clear()
+    trace.results.clear()
 
 
 def leaves_of(value: Any) -> list[Any]:
-    """What a nest of tuples, lists and dicts holds."""
+    """The leaves of nested tuples, lists and dicts."""
     if isinstance(value, dict):
         value = list(value.values())
     return [leaf for part in value for leaf in leaves_of(part)] if isinstance(value, (list, tuple)) else [value]
 
 
-def shown(plain: Any) -> str:
+def shortened(plain: Any) -> str:
     text = repr(plain).replace("<class 'tensorgrad.core.tensor.Tensor'>", "Tensor")
     return text if len(text) < 80 else f"{text[:77]}..."

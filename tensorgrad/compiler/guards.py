@@ -7,7 +7,7 @@ from functools import cache
 from types import CodeType
 from typing import Any, NamedTuple
 
-from tensorgrad.compiler.trace import Trace, equal, place_of, shown
+from tensorgrad.compiler.trace import Trace, describe_rates, equal, place_of
 from tensorgrad.compiler.world import MISSING, SIMPLE, World, same
 from tensorgrad.core.backend import Array
 from tensorgrad.core.lazy import cached_property
@@ -142,8 +142,8 @@ def of_binding(text: str, holder: Any, key: Any, kind: str, value: Any) -> Guard
         "length": "len({h})",
         "defaults": "{h}.__defaults__",
     }[kind]
-    shown = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
-    return value_guard(f"{text} is {shown}", place, {"h": holder, "k": key}, value)
+    value_text = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
+    return value_guard(f"{text} is {value_text}", place, {"h": holder, "k": key}, value)
 
 
 def value_guard(text: str, place: str, names: dict[str, Any], value: Any) -> Guard:
@@ -190,7 +190,7 @@ def of_rate(optimiser: Optimiser, name: str, world: World, has_stepped: bool) ->
     if "late" in world.attributes:
         found.append(Guard(f"{name}.late is the same", "{h}.late == {v}", {"h": optimiser, "v": optimiser.late}))
     if world.attributes & {"lr", "rates"}:
-        text = f"{name}.lr is {shown(optimiser.rates)}"
+        text = f"{name}.lr is {describe_rates(optimiser.rates)}"
         found.append(Guard(text, "{h}.rates == {v}", {"h": optimiser, "v": optimiser.rates}))
     if world.attributes & {"param_groups", "settings", "defaults", "hyperparameters", "state_dict"}:
         text = f"{name} has its rates and settings"
@@ -249,8 +249,8 @@ def of_module(module: Module, name: str, world: World) -> list[Guard]:
         if key.startswith("_") or key == "training" or key in module._parameters or key in module._modules:
             continue
         if own or key in world.attributes:
-            shown = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
-            found.append(value_guard(f"{name}.{key} is {shown}", "{h}.__dict__[{k}]", {"h": module, "k": key}, value))
+            value_text = repr(value) if isinstance(value, SIMPLE) else f"this {type(value).__name__}"
+            found.append(value_guard(f"{name}.{key} is {value_text}", "{h}.__dict__[{k}]", {"h": module, "k": key}, value))
     hooks = {"h": module, "v": module._hooks}
     found.append(Guard(f"{name} has {len(module._hooks)} hooks", "{h}._hooks is {v}", hooks))
     found.append(value_guard(f"{name}.training is {module.training}", "{h}.training", {"h": module}, module.training))

@@ -51,11 +51,11 @@ def one_memory(a: Value, b: Value) -> bool:
     return address(a.array) == address(b.array) and bool(a.array.strides == b.array.strides) and a.dtype == b.dtype
 
 
-def lay_out(calls: list[Call], keep: Container[Value], given: Container[Value] = ()) -> Layout:
+def lay_out(calls: list[Call], keep: Container[Value], placed: Container[Value] = ()) -> Layout:
     """Assign a block to every buffer; blocks are reused when their value is no longer read.
 
     keep    values that are read after the last call
-    given   buffers that are already placed
+    placed  buffers that are already placed
     """
     last: dict[Value, int] = {}
     for i, call in enumerate(calls):
@@ -66,7 +66,7 @@ def lay_out(calls: list[Call], keep: Container[Value], given: Container[Value] =
     owner: dict[int, Value] = {}  # the value in a block at the moment
 
     def placeable(v: Value) -> bool:
-        return v.kind == "buffer" and v not in found.place and v not in given
+        return v.kind == "buffer" and v not in found.place and v not in placed
 
     for i, call in enumerate(calls):
         roots = list(dict.fromkeys(v.root for v in call.outputs if placeable(v.root)))

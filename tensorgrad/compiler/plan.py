@@ -1,4 +1,4 @@
-"""Plan: a traced step as a list of kernels with their memory, ready to run."""
+"""Plan: a traced step as a list of kernels and their memory, ready to run."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from tensorgrad.errors import CompileError, DTypeError, OutOfRangeError, ShapeEr
 from tensorgrad.kernels import threads, thresholds
 from tensorgrad.ops import random
 
-RUNS = 5  # of a plan, to measure its kernels
+RUNS = 5  # of a plan, when its kernels are measured
 
 
 def may_use_threads(call: Call) -> bool:
-    """Whether a call may be a product, or several, for which BLAS uses threads: no loop over elements, and not small."""
+    """Whether a call may contain a matrix product for which BLAS uses threads: not elementwise, and not small."""
     if isinstance(call, Elementwise) or (isinstance(call, ChainCall) and all(v.shape == call.shape for v in call.outputs)):
         return False
     return any(math.prod(v.shape) >= thresholds.BLAS for v in (*call.reads, *call.outputs))
@@ -51,7 +51,7 @@ def may_use_threads(call: Call) -> bool:
 
 @dataclass(frozen=True)
 class Row(Cost):
-    """A kernel of a plan and its cost, the bytes being those read or written. level: 1 inside of a loop over samples."""
+    """A kernel of a plan and its cost; bytes are read or written. level: 1 inside a loop over samples."""
 
     kernel: str = ""
     module: str = ""
@@ -60,17 +60,17 @@ class Row(Cost):
 
 
 class Plan:
-    """What a compiled step does for arguments of given shapes and dtypes. Printed, it is the table of its kernels.
+    """The kernels of a compiled step for arguments of some shapes and dtypes. It is printed as a table of kernels.
 
-    peak_bytes   memory of its own: what lies between the arguments, the parameters and the results
+    peak_bytes   bytes of intermediate values, besides arguments, parameters and results
     source       the Python function that it runs
-    graph        the kernels as a Graph, to be drawn: `tensorgrad.draw.graph(plan)`
-    guards       what it takes for given, and looks at before each run
-    threads      how many threads it was planned for
+    graph        the kernels as a Graph, for drawings: `tensorgrad.draw.graph(plan)`
+    guards       conditions that are tested before each run
+    threads      the number of threads that it was planned for
     device       where it runs
-    launches     on a GPU: `launches.captured` says whether it is one CUDA graph, `launches.why_not` why it is not; else None
-    whole        the program that all of it is, if nothing needs Python;  places: where it leaves the results
-    fault        what the check of the finished plan has found, in words; such a plan is never run. "" if nothing
+    launches     on a GPU: `launches.captured` says whether it is one CUDA graph, `launches.why_not` why not; else None
+    program      the program that is the whole plan, if it needs no Python;  places: the arrays of its results
+    fault        the error that the checker found in the plan, which is then never run; "" if none
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -86,7 +86,7 @@ class Plan:
         self.owners = {id(owner) for array in self.written for owner in (array, array.base) if owner is not None}
         self.launches: Launches | None = None
         self.shares, self.team = False, 1
-        self.whole: programs.Run | None = None
+        self.program: programs.ProgramRun | None = None
         self.guards: list[Guard] = []
         if on_gpus:
             self.launch(trace, keep, on_gpus[0])
@@ -103,35 +103,35 @@ class Plan:
             self.source, self.function = emitter.finish(self.results)
             self.issued, self.origins = emitter.issued, emitter.origins
             places = {v: emitter.array(v) for v in self.results}
-            self.whole, self.places = emitter.whole, [places[v] for v in self.results]
+            self.program, self.places = emitter.program, [places[v] for v in self.results]
             own = self.blocks + emitter.blocks
             self.fault = fault_of(lowered.calls, emitter.issued, self.results, lowered.assigned, own, places)
         self.device = device_of(on_gpus[0]) if on_gpus else "cpu"
         self.products = any(not isinstance(call, Loop) and may_use_threads(call) for call in self.calls)
         self.numbers: list[tuple[Callable[[], Any], list[tuple[str, Array]]]] = [
-            (compute, [(name, v.array) for name, v in found.items()]) for compute, found in lowered.numbers
+            (compute, [(name, v.array) for name, v in values.items()]) for compute, values in lowered.numbers
         ]
         self.optimisers = trace.optimisers
-        self.late = [(o, missed) for o, missed in zip(trace.optimisers, trace.missed, strict=True) if missed]
-        self.in_time = [o for o, missed in zip(trace.optimisers, trace.missed, strict=True) if not missed]
+        self.partly_stepped = [(o, missed) for o, missed in zip(trace.optimisers, trace.missed, strict=True) if missed]
+        self.fully_stepped = [o for o, missed in zip(trace.optimisers, trace.missed, strict=True) if not missed]
         self.grads = [t for t, _ in lowered.grads]
-        self.added_to = [t for t, before in trace.grads.items() if before is not None]
+        self.accumulated = [t for t, before in trace.grads.items() if before is not None]
         self.cleared = [t for t in trace.regraded if t not in trace.kept]
         self.rebuild = trace.rebuild
-        self.known: dict[int, float] = {}  # what the numbers on a GPU are, by the id of their arrays
+        self.known: dict[int, float] = {}  # current values of the numbers on a GPU, by the id of their arrays
         self.names = trace.names()
 
     def launch(self, trace: Trace, keep: set[Value], near: Array) -> None:
-        """Plan for the GPU that `near` is on: memory for everything, a run that compiles kernels, undone, then captured."""
+        """Plan for the GPU that `near` is on: allocate all memory, run once to compile kernels, undo that, then capture."""
         for call in self.calls:
             for v in call.outputs:
                 v.kind = "buffer" if v.kind == "fresh" else v.kind
         self.layout = lay_out(self.calls, keep)
-        given = [t._data for t in trace.inputs()]
+        arguments = [t._data for t in trace.inputs()]
         with on(near):
             self.blocks = [empty_bytes(n, near) for n in self.layout.blocks]
             arrays: dict[Value, Any] = arrays_for(self.layout, self.blocks)
-            static = [copy(array) for array in given]
+            static = [copy(array) for array in arguments]
             arrays.update(zip(self.lowered.arguments, static, strict=True))
             self.launches = self.function = Launches(self.calls, static, self.results, arrays, self.layout)
             places = dict(zip(self.results, self.launches.results, strict=True))
@@ -140,7 +140,7 @@ class Plan:
             if not self.fault:
                 with self.put_back():
                     self.launches.run()
-                if any(call.meets for call in self.calls):  # other processes are no part of a graph
+                if any(call.meets for call in self.calls):  # communication cannot be captured
                     self.launches.why_not = "ranks meet in it"
                 else:
                     self.launches.capture()
@@ -155,15 +155,15 @@ class Plan:
         return emitter
 
     def compute(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> tuple[Array, ...]:
-        """What one step makes: the arrays of the results, and of the gradients that it leaves."""
+        """Run one step; returns the arrays of the results, then those of the gradients that remain."""
         for array in arguments:
-            self.check_apart(array)
-        if self.added_to:
-            before = [t._grad._data for t in self.added_to if t._grad is not None]
+            self.check_no_overlap(array)
+        if self.accumulated:
+            before = [t._grad._data for t in self.accumulated if t._grad is not None]
             arguments = [*arguments, *(g if g.flags.c_contiguous else namespace([g]).ascontiguousarray(g) for g in before)]
-        for optimiser in self.in_time:
+        for optimiser in self.fully_stepped:
             optimiser.__dict__["steps"] += 1
-        for optimiser, missed in self.late:
+        for optimiser, missed in self.partly_stepped:
             optimiser.count(missed)
         try:
             for compute, arrays in self.numbers:
@@ -176,13 +176,13 @@ class Plan:
                         with on(array):
                             array.fill(values[name])
             run: Callable[..., tuple[Array, ...]] = function or self.function
-            found = self.replayed(run, arguments)
+            results = self.with_steady_threads(run, arguments)
         except BaseException as error:
-            for optimiser in self.in_time:
+            for optimiser in self.fully_stepped:
                 optimiser.__dict__["steps"] -= 1
-            for optimiser, missed in self.late:
+            for optimiser, missed in self.partly_stepped:
                 optimiser.count(missed, -1)
-            explained = self.explained(error, function is not None)
+            explained = self.explain(error, function is not None)
             if explained is error:
                 raise
             raise explained from error
@@ -190,26 +190,26 @@ class Plan:
             writes.wrote(array)
         for optimiser in self.optimisers:
             optimiser.flush()
-        return found
+        return results
 
-    def check_apart(self, array: Array) -> None:
-        """Raise CompileError for an argument in memory that the step writes to."""
+    def check_no_overlap(self, array: Array) -> None:
+        """Raise CompileError if an argument is in memory that the step writes to."""
         base = array.base
         if id(array if base is None else base) in self.owners:
             raise CompileError(f"compile: an argument {array.shape} lies in memory that the step writes to; pass a copy of it")
 
-    def replayed(self, run: Callable[..., tuple[Array, ...]], arguments: list[Array]) -> tuple[Array, ...]:
-        """run(*arguments), during which the number of BLAS's threads does not change."""
+    def with_steady_threads(self, run: Callable[..., tuple[Array, ...]], arguments: list[Array]) -> tuple[Array, ...]:
+        """run(*arguments), with a constant number of BLAS threads."""
         if self.shares:
             if self.team > 1:
-                programs.have_team(self.team)
+                programs.start_team(self.team)
             with threads.single_threaded_blas():
                 return run(*arguments)
         return threads.with_steady_blas(run, *arguments) if self.products else run(*arguments)
 
-    def explained(self, error: BaseException, is_timed: bool) -> BaseException:
-        """An error of NumPy's as the step itself raises it, naming the operation, unless a clock has lines of its own between
-        the calls; other ones as they are."""
+    def explain(self, error: BaseException, is_timed: bool) -> BaseException:
+        """The exception that the step itself would raise instead of NumPy's `error`, with the operation's name; other errors
+        unchanged. is_timed: the function has lines of a clock, so that the operation is unknown."""
         kinds: dict[type, type[TensorgradError]] = {IndexError: OutOfRangeError, ValueError: ShapeError, TypeError: DTypeError}
         kind = kinds.get(type(error))
         if not (kind or isinstance(error, TensorgradError)) or self.launches is not None:
@@ -231,22 +231,22 @@ class Plan:
         return error
 
     def run(self, arguments: list[Array], function: Callable[..., Any] | None = None) -> list[Tensor]:
-        """One step, which leaves gradients where it does; the Tensors in what it returns."""
-        found = self.compute(arguments, function)
+        """Run one step and set the gradients that remain; returns the Tensors in its result."""
+        arrays = self.compute(arguments, function)
         for tensor in self.cleared:
             tensor._grad = None
         if self.grads:
-            count = len(found) - len(self.grads)
-            for tensor, value in zip(self.grads, found[count:], strict=True):
+            count = len(arrays) - len(self.grads)
+            for tensor, value in zip(self.grads, arrays[count:], strict=True):
                 tensor._grad = wrap(value, None)
-            found = found[:count]
-        return [wrap(array, None) for array in found]
+            arrays = arrays[:count]
+        return [wrap(array, None) for array in arrays]
 
-    # What it costs
+    # Cost
 
     @cached_property
     def timed(self) -> tuple[Callable[..., Any], dict[Call, float]]:
-        """The function with a clock in it, and the seconds that the clock adds to."""
+        """The function with a clock, and the seconds of each call, to which the clock adds."""
         seconds: dict[Call, float] = {}
         if self.launches is not None:
             return self.launches.timed(seconds), seconds
@@ -254,30 +254,29 @@ class Plan:
 
     @cached_property
     def seconds(self) -> dict[Call, float]:
-        """The time of each kernel, measured on arguments made up, with everything put back as it was; the mean of some runs.
-        None of a plan that is not run."""
+        """The mean time of each kernel, measured with random arguments; changes are undone. Empty if the plan has a fault."""
         if self.fault:
             return {}
-        function, found = self.timed
+        function, spent = self.timed
         rng = np.random.default_rng(0)
         made_up = [(rng.random(v.shape) * is_floating(v.dtype)).astype(v.dtype) for v in self.lowered.arguments]
         if self.launches is not None:
             made_up = self.launches.arguments
         with self.put_back(), switched(rehearsing=True), np.errstate(all="ignore"):
-            self.replayed(function, made_up)
-            found.clear()
+            self.with_steady_threads(function, made_up)
+            spent.clear()
             for _ in range(RUNS):
-                self.replayed(function, made_up)
-        return {call: total / RUNS for call, total in found.items()}
+                self.with_steady_threads(function, made_up)
+        return {call: total / RUNS for call, total in spent.items()}
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
-        """What the block writes to parameters and draws from generators is undone after it."""
+        """Restore parameters and random generators after the block."""
         saved = [copy(array) for array in self.written]
-        drawn = {
+        generators = {
             call.attrs.get("rng") or random.default() for call in flat(self.calls) if isinstance(call, Apply) and call.draws
         }
-        states = [(rng, random.state_of(rng)) for rng in drawn]
+        states = [(rng, random.state_of(rng)) for rng in generators]
         try:
             yield
         finally:
@@ -288,15 +287,15 @@ class Plan:
                 random.set_state(rng, state)
 
     def rows(self) -> list[Row]:
-        """A row for each kernel, measured."""
+        """A row for each kernel, with its measured time."""
         seconds = self.seconds
-        found = []
+        rows = []
         for call in self.calls:
             for part in [call, *call.parts] if isinstance(call, Loop) else [call]:
                 spent = sum(seconds.get(c, 0.0) for c in flat([part]))
                 level = 1 if part is not call else 0
-                found.append(Row(bytes_of(part), part.flops, spent, 1, part.name, module_of(part), shape_of(part), level))
-        return found
+                rows.append(Row(bytes_of(part), part.flops, spent, 1, part.name, module_of(part), shape_of(part), level))
+        return rows
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -313,27 +312,27 @@ class Plan:
 
     __repr__ = __str__
 
-    # What it looks like
+    # Graph
 
     @property
     def graph(self) -> Graph:
-        """The kernels as nodes of a graph, with the arguments and the parameters as its leaves."""
+        """The kernels as nodes of a graph, whose leaves are the arguments and parameters."""
         return self.nodes()[0]
 
     def costs(self) -> tuple[Graph, dict[Node, Cost]]:
-        """The graph, and the cost of its nodes."""
+        """The graph, and the cost of each node."""
         graph, calls = self.nodes()
         return graph, {node: cost_of(call, self.seconds) for node, call in calls.items()}
 
     def spent(self, seconds: Mapping[Call, float]) -> list[tuple[str, str, Cost]]:
-        """What a run of so many seconds has cost: kernel, module and cost."""
+        """Kernel, module and cost of each call of a run that took these seconds."""
         return [(call.name, module_of(call), cost_of(call, seconds)) for call in flat(self.calls)]
 
     def nodes(self) -> tuple[Graph, dict[Node, Call]]:
-        """The graph, and which call each of its nodes is."""
-        writers: dict[Value, list[Any]] = {}  # a value is what all calls have made that wrote to a part of it
+        """The graph, and the call of each node."""
+        writers: dict[Value, list[Any]] = {}  # all calls that wrote to a part of a value
         nodes: dict[Node, Call] = {}
-        numbers = {v: name for _, found in self.lowered.numbers for name, v in found.items()}
+        numbers = {v: name for _, values in self.lowered.numbers for name, v in values.items()}
 
         def sources(v: Value) -> list[Any]:
             if v not in writers and v.root not in writers:
@@ -362,18 +361,18 @@ class Plan:
 
 
 def flat(calls: list[Call]) -> list[Call]:
-    """The calls, those inside of loops in the place of the loops."""
+    """The calls, with loops replaced by the calls inside."""
     return [part for call in calls for part in call.parts]
 
 
 def module_of(call: Call) -> str:
-    """The module whose forward made what the call computes, or whose gradient it is part of."""
+    """The module whose forward pass, or gradient, the call belongs to; "" if there are several."""
     scopes = list(dict.fromkeys(node.scope for node in call.nodes if node.scope))
     return scopes[0] if len(scopes) == 1 else ""
 
 
 def shape_of(call: Call) -> tuple[int, ...]:
-    """The shape of what a call writes; of several results that of the largest."""
+    """The shape of a call's result, of several that with the most axes."""
     return max((v.shape for v in call.outputs), key=lambda shape: (len(shape), shape), default=())
 
 

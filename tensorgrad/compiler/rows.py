@@ -133,7 +133,7 @@ def is_worth_it(split: Split) -> bool:
     return totals <= max(thresholds.ROWS_TOTALS, sum(v.nbytes for v in split.has_rows if v.root is v))
 
 
-class Narrow:
+class Tile:
     """The calls of a loop for a number of rows: copies of the calls and of their values with rows."""
 
     def __init__(self, loop: Loop, rows: int) -> None:

@@ -309,7 +309,7 @@ class Trace:
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             if optimiser.rates != rate:
                 raise CompileError(
-                    f"compile: the learning rate went from {shown(rate)} to {shown(optimiser.rates)} after "
+                    f"compile: the learning rate went from {describe_rates(rate)} to {describe_rates(optimiser.rates)} after "
                     f"{type(optimiser).__name__}.step() inside the step; a replay would not change it again. "
                     f"Call the schedule outside the compiled step"
                 )
@@ -497,7 +497,7 @@ def compare(before: list[Line], after: list[Line]) -> None:
         )
 
 
-def shown(rates: tuple[float, ...]) -> str:
+def describe_rates(rates: tuple[float, ...]) -> str:
     """The learning rates of an optimiser's groups, as text."""
     return f"{rates[0]}" if len({*rates}) == 1 else f"{rates}"
 

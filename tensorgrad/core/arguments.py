@@ -15,7 +15,7 @@ import numpy as np
 
 from tensorgrad.core import backend
 from tensorgrad.core.signature import Axis, Shape
-from tensorgrad.core.state import scoped, shown
+from tensorgrad.core.state import describe, scoped
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DeviceMemoryError, DTypeError, ShapeError
 
@@ -26,7 +26,7 @@ def integer(op: str, what: str, value: Any, least: int | None = None) -> int:
     """`value` as an int >= least, and not larger than any array's size."""
     if type(value) is not int:
         if not is_integer(value):
-            raise DTypeError(f"{scoped(op)}: {what} must be an integer, got {shown(value)}")
+            raise DTypeError(f"{scoped(op)}: {what} must be an integer, got {describe(value)}")
         value = operator.index(value)
     if least is not None and value < least:
         raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {value}")
@@ -39,7 +39,7 @@ def integers(op: str, what: str, value: Any, least: int | None = None) -> Shape:
     """One integer or a sequence of them, as a tuple."""
     if not is_sequence(value):
         if not is_integer(value):
-            raise DTypeError(f"{scoped(op)}: {what} must be an integer or several, got {shown(value)}")
+            raise DTypeError(f"{scoped(op)}: {what} must be an integer or several, got {describe(value)}")
         value = (value,)
     return tuple([integer(op, what, n, least) for n in value])
 
@@ -52,10 +52,10 @@ def sizes(op: str, shape: Any, least: int = 0) -> Shape:
                 break
         else:
             return shape
-    found = integers(op, "a size of the shape", shape)
-    if any(n < least for n in found):
-        raise ShapeError(f"{scoped(op)}: the shape {found} has a size less than {least}")
-    return found
+    values = integers(op, "a size of the shape", shape)
+    if any(n < least for n in values):
+        raise ShapeError(f"{scoped(op)}: the shape {values} has a size less than {least}")
+    return values
 
 
 def axis_in(op: str, axis: Any, ndim: int, what: str = "axis") -> int:
@@ -74,7 +74,7 @@ def axes_in(op: str, axis: Any, ndim: int, what: str = "axis") -> Shape:
         return (axis_in(op, axis, ndim, what),)
     axes = tuple([axis_in(op, a, ndim, what) for a in axis])
     if len(set(axes)) < len(axes):
-        raise ShapeError(f"{scoped(op)}: {what} {shown(axis)} names an axis twice, for {ndim} axes")
+        raise ShapeError(f"{scoped(op)}: {what} {describe(axis)} names an axis twice, for {ndim} axes")
     return axes
 
 
@@ -105,28 +105,28 @@ def number(op: str, what: str, value: Any) -> Any:
             return float(value) if backend.is_floating(value.dtype) else int(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    raise DTypeError(f"{scoped(op)}: {what} must be a number, got {shown(value)}")
+    raise DTypeError(f"{scoped(op)}: {what} must be a number, got {describe(value)}")
 
 
 def tolerance(op: str, what: str, value: Any, *, zero: bool = False) -> float:
     """A finite positive number; non-negative if `zero`."""
-    found = number(op, what, value)
+    checked = number(op, what, value)
     try:
-        found = float(found)
+        checked = float(checked)
     except OverflowError:
-        found = math.inf
-    if not (found >= 0 if zero else found > 0) or math.isinf(found):
+        checked = math.inf
+    if not (checked >= 0 if zero else checked > 0) or math.isinf(checked):
         raise ArgumentError(
-            f"{scoped(op)}: {what} must be finite and {'non-negative' if zero else 'positive'}, got {shown(value)}"
+            f"{scoped(op)}: {what} must be finite and {'non-negative' if zero else 'positive'}, got {describe(value)}"
         )
-    return found
+    return checked
 
 
 def truth(op: str, what: str, value: Any) -> bool:
     """A boolean, also NumPy's."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    raise DTypeError(f"{scoped(op)}: {what} must be True or False, got {shown(value)}")
+    raise DTypeError(f"{scoped(op)}: {what} must be True or False, got {describe(value)}")
 
 
 def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
@@ -134,7 +134,7 @@ def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
     if isinstance(value, str) and value in known:
         return value
     expected = " or ".join([f'"{name}"' for name in known])
-    raise ArgumentError(f"{scoped(op)}: {what} is {shown(value)}, expected {expected}")
+    raise ArgumentError(f"{scoped(op)}: {what} is {describe(value)}, expected {expected}")
 
 
 def seed_of(op: str, value: Any) -> int | None:
@@ -142,7 +142,7 @@ def seed_of(op: str, value: Any) -> int | None:
     if value is None:
         return None
     if not is_integer(value) or (seed := operator.index(value)) < 0:
-        raise ArgumentError(f"{scoped(op)}: the seed must be None or a non-negative integer, got {shown(value)}")
+        raise ArgumentError(f"{scoped(op)}: the seed must be None or a non-negative integer, got {describe(value)}")
     return seed
 
 

@@ -55,14 +55,14 @@ def cupy() -> Any:
     """Import CuPy. Raises MissingDependencyError if it is not installed, and DeviceError if it finds no GPU."""
     if _cupy is None:
         try:
-            import cupy as found
+            import cupy as module
         except ImportError as error:
             raise MissingDependencyError(
                 "device 'cuda' needs CuPy: pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]' for a CUDA 12 driver"
             ) from error
-        if not found.cuda.is_available():
+        if not module.cuda.is_available():
             raise DeviceError("device 'cuda': CuPy is installed, but finds no GPU (no driver, or none visible)")
-        use(found)
+        use(module)
     return _cupy
 
 
@@ -80,14 +80,14 @@ def namespace(arrays: Iterable[Any]) -> Xp:
     """The array module of `arrays`; numpy for numbers only. Raises DeviceError if they are on several devices."""
     if _cupy is None:
         return np
-    found: Array | None = None
+    first: Array | None = None
     for a in arrays:
         if type(a) is np.ndarray or type(a) is _cupy.ndarray:
-            if found is None:
-                found = a
-            elif type(a) is not type(found) or (type(a) is not np.ndarray and a.device.id != found.device.id):
-                raise DeviceError(f"arrays on {device_of(found)} and on {device_of(a)}; move one of them with .to(device)")
-    return np if found is None or type(found) is np.ndarray else _cupy
+            if first is None:
+                first = a
+            elif type(a) is not type(first) or (type(a) is not np.ndarray and a.device.id != first.device.id):
+                raise DeviceError(f"arrays on {device_of(first)} and on {device_of(a)}; move one of them with .to(device)")
+    return np if first is None or type(first) is np.ndarray else _cupy
 
 
 def is_array(value: object) -> bool:
@@ -353,10 +353,10 @@ def as_dtype(dtype: Any, where: str = "dtype") -> Any:
             ) from error
         dtype = ml_dtypes.bfloat16
     try:
-        found = np.dtype(dtype)
+        checked = np.dtype(dtype)
     except (TypeError, ValueError) as error:  # ValueError if the `dtype` attribute is not NumPy's
         raise DTypeError(f"{where}: {error}; expected a floating, integer or boolean dtype") from error
-    return found if found.isnative else found.newbyteorder("=")
+    return checked if checked.isnative else checked.newbyteorder("=")
 
 
 def finfo(dtype: Any) -> Any:
@@ -365,5 +365,5 @@ def finfo(dtype: Any) -> Any:
         return np.finfo(dtype)
     import ml_dtypes
 
-    found: Any = ml_dtypes.finfo
-    return found(dtype)
+    bfloat16_finfo: Any = ml_dtypes.finfo
+    return bfloat16_finfo(dtype)

@@ -28,9 +28,9 @@ class Outline(np.ndarray):
 
     @classmethod
     def of(cls, shape: tuple[int, ...], dtype: Any) -> Outline:
-        made = np.empty(0, dtype).view(cls)
-        made.outline = shape
-        return made
+        array = np.empty(0, dtype).view(cls)
+        array.outline = shape
+        return array
 
     shape = property(lambda self: self.outline)
     ndim = property(lambda self: len(self.outline))
@@ -79,13 +79,13 @@ class Batched(Tensor):
 
     @classmethod
     def of(cls, value: Tensor, call: Call) -> Batched:
-        made = cls.__new__(cls)
+        tensor = cls.__new__(cls)
         shape, array = value.shape[1:], value._data
         xp = namespace([array])
-        made._data = Outline.of(shape, value.dtype) if xp is np else xp.broadcast_to(xp.empty((), value.dtype), shape)
-        made._grad, made.requires_grad, made.name, made.hooks, made.made_of = None, value.requires_grad, "", None, ""
-        made.value, made.call = value, call
-        return made
+        tensor._data = Outline.of(shape, value.dtype) if xp is np else xp.broadcast_to(xp.empty((), value.dtype), shape)
+        tensor._grad, tensor.requires_grad, tensor.name, tensor.hooks, tensor.made_of = None, value.requires_grad, "", None, ""
+        tensor.value, tensor.call = value, call
+        return tensor
 
     def _require_concrete(self, what: str) -> NoReturn:
         raise BatchError(

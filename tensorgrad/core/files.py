@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError
 
 try:
@@ -73,11 +73,11 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 def as_path(where: str, path: str | Path) -> Path:
     """A Path. Raises ArgumentError, prefixed with `where`, for anything but a path, and for invalid names."""
     try:
-        found = Path(path)
-        if b"\0" not in os.fsencode(found):
-            return found
+        checked = Path(path)
+        if b"\0" not in os.fsencode(checked):
+            return checked
     except TypeError:
-        raise ArgumentError(f"{where}: path must be a file path, a str or a Path, got {shown(path)}") from None
+        raise ArgumentError(f"{where}: path must be a file path, a str or a Path, got {describe(path)}") from None
     except UnicodeEncodeError:
         pass
     raise ArgumentError(f"{where}: {str(path)!a} is not a valid file name")

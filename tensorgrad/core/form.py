@@ -131,17 +131,17 @@ POSITIONS = {"pos": 624, "buffer_pos": 4}
 
 def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -> list[str]:
     """The reasons why the state of a NumPy generator cannot be set, tested on another generator of its kind."""
-    own = rng.bit_generator
-    kind, at = type(own).__name__, where or "it"
+    generator = rng.bit_generator
+    kind, at = type(generator).__name__, where or "it"
     if isinstance(values, Mapping) and isinstance(values.get("bit_generator"), str) and values["bit_generator"] != kind:
         return [f"{at}: the state of a {values['bit_generator']}, expected the state of a {kind}"]
-    if found := problems(values, form_of(own.state, INTEGER_LIST), where):
-        return found
+    if faults := problems(values, form_of(generator.state, INTEGER_LIST), where):
+        return faults
     for name, most in POSITIONS.items():
         for inner in (values, values["state"]):
             if name in inner and not 0 <= inner[name] <= most:
                 return [f"{at}: not a state of a {kind}: {name} is {inner[name]}, expected 0 to {most}"]
-    trial = type(own)()
+    trial = type(generator)()
     try:
         trial.state = values
     except (ValueError, TypeError, KeyError, OverflowError, IndexError) as error:

@@ -91,10 +91,10 @@ class Graph:
         for node in self.nodes:
             for leaf in node.inputs:
                 if isinstance(leaf, Tensor) and leaf not in names:
-                    own = visible(leaf.name) if leaf.name else f"input{sum(n.startswith('input') for n in names.values())}"
+                    name = visible(leaf.name) if leaf.name else f"input{sum(n.startswith('input') for n in names.values())}"
                     # a Parameter is named by its module, other Tensors by the user
                     owned = type(leaf) is not Tensor and leaf.name and node.scope
-                    names[leaf] = f"{visible(node.scope)}.{own}" if owned else own
+                    names[leaf] = f"{visible(node.scope)}.{name}" if owned else name
         return names
 
     def hash(self) -> str:

@@ -72,10 +72,10 @@ def other_project() -> str:
     """A remark about the other project, which may be installed in a folder hidden by this one."""
     from importlib.metadata import distributions
 
-    for found in distributions(name=THEIRS):
-        path = str(found.locate_file("tensorgrad"))
+    for distribution in distributions(name=THEIRS):
+        path = str(distribution.locate_file("tensorgrad"))
         if os.path.isdir(path) and not os.path.samefile(path, HOME):
-            return f"{THEIRS!r} {found.version} in {path} is another project, which this one hides. {REMEDY}"
+            return f"{THEIRS!r} {distribution.version} in {path} is another project, which this one hides. {REMEDY}"
     return f"To pip {THEIRS!r} is another project"
 
 

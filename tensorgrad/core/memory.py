@@ -45,12 +45,12 @@ class Pool:
     def __init__(self) -> None:
         self.free: dict[int, list[Array]] = {}
         self.lent: dict[int, Lent] = {}  # by their own ids; keeps the weak references alive
-        self.asked = 0
+        self.requests = 0
 
     def take(self, nbytes: int) -> Any:
         """A ctypes object for so many bytes, aligned to a cache line."""
-        self.asked += 1
-        if self.asked % 4096 == 0:
+        self.requests += 1
+        if self.requests % 4096 == 0:
             self.drop()
         try:
             piece = self.free[nbytes].pop()

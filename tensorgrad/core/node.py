@@ -155,9 +155,9 @@ class Unread:
     def size(self) -> int:
         return int(self.source.size)
 
-    def __getattr__(self, asked: str) -> Any:
-        if asked.startswith("__") and asked.endswith("__"):
-            raise AttributeError(asked)  # Python and NumPy probe attributes
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # Python and NumPy probe attributes
         self.refuse()
 
     def refuse(self, *_: Any, **__: Any) -> Any:

@@ -202,8 +202,8 @@ class Op:
     def formula(self, direction: str) -> str:
         """The lines of the docstring after `direction` ("forward", "backward" or "tangent")."""
         text = inspect.cleandoc(self.__doc__ or "")
-        found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
-        return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
+        match = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
+        return "\n".join(line.strip() for line in match[1].splitlines()) if match else ""
 
     def apply(self, *args: Any, **attrs: Any) -> Any:
         """The result: an array, or a Tensor if any argument is one, recorded if one of them requires a gradient.

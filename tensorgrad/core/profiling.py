@@ -111,12 +111,12 @@ def profile() -> Iterator[Profile]:
 
     Each measurement takes about a microsecond.
     """
-    found, outer = Profile(), state.profile
-    profiler: Profiler[Node, Op] = found
+    result, outer = Profile(), state.profile
+    profiler: Profiler[Node, Op] = result
     state.profile = profiler
     start = time.perf_counter()
     try:
-        yield found
+        yield result
     finally:
-        found.seconds = time.perf_counter() - start
+        result.seconds = time.perf_counter() - start
         state.profile = outer

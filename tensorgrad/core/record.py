@@ -48,14 +48,14 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
     here = state.__dict__  # the switches of this thread, looked up once
     if here["batching"] is not None and (batched := here["batching"](op, args, attrs)) is not None:
         return batched
-    is_tensor = wanted = odd = False
+    is_tensor = requires_grad = odd = False
     arrays: list[Any] = []
     inputs: list[Any] = []
     for a in args:
         if isinstance(a, Tensor):
             is_tensor = True
             if a.requires_grad:
-                wanted = True
+                requires_grad = True
             array = a._data
             dtype = array.dtype
             if dtype is not FLOAT32 and dtype is not FLOAT64 and (dtype.kind not in "biu" or op.widens(len(arrays))):
@@ -113,11 +113,11 @@ def apply(op: Op, *args: Any, **attrs: Any) -> Any:
         out = np.asarray(out)
     if is_checking():
         check_finite(op, args, arrays, out)
-    learned = wanted  # depends on a Tensor that requires a gradient, recorded or not
-    wanted = wanted and is_recording()
+    learned = requires_grad  # depends on a Tensor that requires a gradient, recorded or not
+    requires_grad = requires_grad and is_recording()
     node = None
-    if wanted or here["tracing"]:
-        node = record(op, args, inputs, attrs, arrays, out, wanted and op.backward is not None)
+    if requires_grad or here["tracing"]:
+        node = record(op, args, inputs, attrs, arrays, out, requires_grad and op.backward is not None)
         if to is not None and node.out is not None:
             node.out = np.asarray(wide) if isinstance(wide, np.generic) else wide  # rules read unrounded results
         if here["trace"] is not None:
@@ -241,9 +241,9 @@ def explain(op: Op, error: Exception, args: tuple[Any, ...], attrs: dict[str, An
 
 def failing(error: Exception, call: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Attach the graph, ending in a failing node for the call, to the error of a function of several ops."""
-    given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-    if isinstance(error, TensorgradError) and given:
-        inputs = tuple(t.node or t for t in given)
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+    if isinstance(error, TensorgradError) and tensors:
+        inputs = tuple(t.node or t for t in tensors)
         node = Node(Label(call.name, str(error)), inputs, {}, (), None, (), None, made=user_location())
         error.graph = Graph([node], check=False)
 
@@ -289,8 +289,8 @@ def record(
                 raise GraphError(f"{op.name}: argument {i} is data and has no gradient, but it requires one; .detach() it")
     if not requires_grad:
         logits = tuple(arrays) if op.log is not None else ()
-        kept = out if op.draws else None  # recomputation needs the same numbers
-        return Node(op, tuple(inputs), attrs, logits, kept, out.shape, out.dtype, (), False, user_location(2))
+        saved_out = out if op.draws else None  # recomputation needs the same numbers
+        return Node(op, tuple(inputs), attrs, logits, saved_out, out.shape, out.dtype, (), False, user_location(2))
     saved: tuple[Any, ...] = ()
     if op.reads_all:
         saved = tuple(arrays)
@@ -301,8 +301,8 @@ def record(
         saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
     if theirs and (writes.loans or writes.shared):
         saved = tuple([writes.unshared(a) for a in saved])
-    kept = out if op.reads_output or op.draws else None
-    return Node(op, tuple(inputs), attrs, saved, kept, out.shape, out.dtype, (), True, user_location(2))
+    saved_out = out if op.reads_output or op.draws else None
+    return Node(op, tuple(inputs), attrs, saved, saved_out, out.shape, out.dtype, (), True, user_location(2))
 
 
 def described(arrays: Sequence[Any]) -> str:

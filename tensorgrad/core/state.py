@@ -289,11 +289,11 @@ def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kw
         return error
     if text.startswith(f"{where}:"):
         return kind(text)
-    given = [*map(shown, args), *(f"{name}={shown(value)}" for name, value in kwargs.items())]
+    given = [*map(describe, args), *(f"{name}={describe(value)}" for name, value in kwargs.items())]
     return kind(f"{where}: {text}; called as {name}({', '.join(given)})")
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value for an error message: arrays by shape and dtype, others by their shortened repr."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if dtype is not None and isinstance(shape, tuple) and (shape or hasattr(value, "requires_grad")):

@@ -17,7 +17,7 @@ from tensorgrad.core.backend import Array, HasArray, Numbers
 from tensorgrad.core.face import Face
 from tensorgrad.core.location import warn
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import changes, shown, state
+from tensorgrad.core.state import changes, describe, state
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
 
 
@@ -92,7 +92,7 @@ class Tensor(Face):
     @data.setter
     def data(self, array: Array) -> None:
         if not backend.is_array(array):
-            raise DTypeError(f".data: expected an array, got {shown(array)}")
+            raise DTypeError(f".data: expected an array, got {describe(array)}")
         array = backend.asarray(array, where=".data")
         if not _is_same(array, self._data):  # t.data -= v sets the same array, which is already modified
             self._replace(array)
@@ -123,7 +123,7 @@ class Tensor(Face):
         if state.trace is not None:
             state.trace.writes_grad(self)
         if gradient is not None and not isinstance(gradient, Tensor):
-            raise DTypeError(f".grad: expected a Tensor or None, got {shown(gradient)}")
+            raise DTypeError(f".grad: expected a Tensor or None, got {describe(gradient)}")
         if gradient is not None and not backend.is_floating(gradient.dtype):
             raise DTypeError(f".grad: expected a Tensor with a floating dtype, got {gradient.dtype}")
         self._grad = gradient
@@ -320,7 +320,7 @@ class Tensor(Face):
         if not self.requires_grad:
             raise GraphError("register_hook: this Tensor does not require a gradient")
         if not callable(hook):
-            raise DTypeError(f"register_hook: expected a function of the gradient, got {shown(hook)}")
+            raise DTypeError(f"register_hook: expected a function of the gradient, got {describe(hook)}")
         owner: Any = self.node or self
         if state.trace is not None and owner is self:
             state.trace.forbid("register_hook of a Tensor from outside of the step")

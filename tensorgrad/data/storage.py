@@ -21,7 +21,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, is_half, move
 from tensorgrad.core.files import as_path, replacing
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.data.npz import check_shape, check_values, file_at, looks_like, read_npz
 from tensorgrad.errors import ArgumentError, DataError, DTypeError
 
@@ -117,7 +117,7 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
     if as_path("write_safetensors", path).suffix != ".safetensors":
         raise DataError(f"{path}: expected a file name ending in .safetensors")
     if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
-        raise ArgumentError(f"write_safetensors: arrays must be a dict from name to array, got {shown(arrays)}")
+        raise ArgumentError(f"write_safetensors: arrays must be a dict from name to array, got {describe(arrays)}")
     write(path, arrays, {})
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.autograd.kept import as_float32, is_wide, unchanged, values_of
+from tensorgrad.autograd.saved import as_float32, is_wide, recorded_nodes, rule_values
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
 from tensorgrad.core.signature import Shape
@@ -52,7 +52,7 @@ class Chain:
 
     def __init__(self, loss: Tensor, wrt: Tensor, name: str) -> None:
         assert loss.node is not None
-        unchanged("derive", [loss])
+        recorded_nodes("derive", [loss])
         recorded = Graph.of(loss)
         self.fused = recorded.fused()
         self.axes = Axes(recorded)
@@ -323,7 +323,7 @@ class Chain:
         found: list[Tensor | None] = []
         assert node.op.backward is not None
         with switched(tracing=True, recording=True, gradient_of=node, scope=node.scope, function=node.function):
-            y, values = values_of(node, node, True)
+            y, values = rule_values(node, node, True)
             rules = node.op.backward(as_float32(letter) if is_wide(node) else letter, y, *values, **node.attrs)
             for source, rule in zip(node.inputs, rules, strict=True):
                 wanted = isinstance(source, (Node, Tensor)) and source.requires_grad

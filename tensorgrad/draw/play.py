@@ -17,7 +17,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.files import as_path, replacing
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.core.table import visible
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.draw.colours import KINDS
@@ -79,7 +79,7 @@ def play(loss: Tensor, *, title: str = "") -> Playback:
     Raises GraphError for a Tensor that was not computed, has more than one element, or more than 300 operations.
     """
     if not isinstance(loss, Tensor):
-        raise GraphError(f"draw.play: expected a Tensor, got {shown(loss)}")
+        raise GraphError(f"draw.play: expected a Tensor, got {describe(loss)}")
     if loss.node is None or not loss.requires_grad:
         raise GraphError("draw.play: the Tensor was not computed from anything that requires a gradient")
     if loss.size != 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.autograd.kept import as_float32, is_wide
+from tensorgrad.autograd.saved import as_float32, is_wide
 from tensorgrad.core.arithmetic import evaluate
 from tensorgrad.core.backend import Array, asarray, move, namespace
 from tensorgrad.core.graph import Graph

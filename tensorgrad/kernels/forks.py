@@ -11,88 +11,100 @@ import numpy as np
 from tensorgrad.kernels import generate, thresholds
 from tensorgrad.kernels.build import ChainKernel
 from tensorgrad.kernels.chain import Chain
+from tensorgrad.kernels.instructions import (
+    Form,
+    Instruction,
+    Operand,
+    fork_instruction,
+    kernel_instruction,
+    kind_of,
+    product_instruction,
+    total_instruction,
+)
 from tensorgrad.kernels.loops import Loop
 from tensorgrad.kernels.native import Machine
 from tensorgrad.kernels.products import way_to_share
 from tensorgrad.kernels.team import team
-from tensorgrad.kernels.words import Form, Operand, Words, fork_words, kernel_words, kind_of, product_words, total_words
 
-MOST_MATRICES = 64  # of a stack, each of which is a call of its own
+MAX_MATRICES = 64  # of a stack; each is a separate instruction
 
 
-def product_calls(machine: Machine, a: Operand, b: Operand, out: Operand, count: int) -> list[Words]:
-    """out = a @ b, of two matrices or of stacks of them, in so many threads; nothing where Python has to do it."""
+def product_calls(machine: Machine, a: Operand, b: Operand, out: Operand, count: int) -> list[Instruction]:
+    """Instructions for out = a @ b, of matrices or stacks of matrices, in `count` threads; none if it needs Python."""
     if not 2 <= len(a.form.shape) <= 3 or not 2 <= len(b.form.shape) <= 3:
         return []
     way = way_to_share(a.form.shape, b.form.shape, count)
     if len(out.form.shape) == 3:
-        return stack_calls(machine, a, b, out, count if way else 1)
+        return stack_product_calls(machine, a, b, out, count if way else 1)
     (m, k), n = a.form.shape, b.form.shape[1]
-    # with a single row or column in a part, NumPy would ask BLAS for another function
+    # for a part of a single row or column NumPy would call another function of BLAS
     count = min(count, {"rows": m, "columns": n, "terms": k}.get(way, 0) // 2)
     if count < 2:
-        return listed(product_words(machine, a, b, out))
+        return as_list(product_instruction(machine, a, b, out))
     if way == "rows":
-        each = [product_words(machine, a.part(0, *part), b, out.part(0, *part)) for part in shares(m, count)]
+        each = [product_instruction(machine, a.part(0, *part), b, out.part(0, *part)) for part in split(m, count)]
     elif way == "columns":
-        each = [product_words(machine, a, b.part(1, *part), out.part(1, *part)) for part in shares(n, count)]
+        each = [product_instruction(machine, a, b.part(1, *part), out.part(1, *part)) for part in split(n, count)]
     else:
         sums = np.empty((count, m, n), out.form.dtype)
         totals = Operand(Form.of(sums), array=sums)
         each = [
-            product_words(machine, a.part(1, *part), b.part(0, *part), totals.one(i)) for i, part in enumerate(shares(k, count))
+            product_instruction(machine, a.part(1, *part), b.part(0, *part), totals.item(i))
+            for i, part in enumerate(split(k, count))
         ]
-    known = [words for words in each if words is not None]
-    if len(known) < len(each):
+    complete = [instruction for instruction in each if instruction is not None]
+    if len(complete) < len(each):
         return []
-    (fork,) = forked(machine, [[words] for words in known])
-    return [fork, total_words(machine, totals, out)] if way == "terms" else [fork]
+    (fork,) = make_fork(machine, [[instruction] for instruction in complete])
+    return [fork, total_instruction(machine, totals, out)] if way == "terms" else [fork]
 
 
-def stack_calls(machine: Machine, a: Operand, b: Operand, out: Operand, count: int) -> list[Words]:
-    """The products of the matrices of stacks, one of which may be a single matrix."""
+def stack_product_calls(machine: Machine, a: Operand, b: Operand, out: Operand, count: int) -> list[Instruction]:
+    """Instructions for the products of two stacks, one of which may be a single matrix."""
     size = out.form.shape[0]
-    if not 0 < size <= MOST_MATRICES or any(len(x.form.shape) == 3 and x.form.shape[0] != size for x in (a, b)):
+    if not 0 < size <= MAX_MATRICES or any(len(x.form.shape) == 3 and x.form.shape[0] != size for x in (a, b)):
         return []
-    each = [product_words(machine, *(x.one(i) if len(x.form.shape) == 3 else x for x in (a, b, out))) for i in range(size)]
-    known = [words for words in each if words is not None]
-    if len(known) < size:
+    each = [
+        product_instruction(machine, *(x.item(i) if len(x.form.shape) == 3 else x for x in (a, b, out))) for i in range(size)
+    ]
+    complete = [instruction for instruction in each if instruction is not None]
+    if len(complete) < size:
         return []
-    return forked(machine, [known[i:j] for i, j in shares(size, count)])
+    return make_fork(machine, [complete[i:j] for i, j in split(size, count)])
 
 
-def chain_calls(machine: Machine, kernel: ChainKernel, operands: Sequence[Operand], count: int) -> list[Words]:
-    """A chain over arrays, in so many threads; nothing where Python has to do it."""
+def chain_calls(machine: Machine, kernel: ChainKernel, operands: Sequence[Operand], count: int) -> list[Instruction]:
+    """Instructions for an elementwise chain, in `count` threads; none if it needs Python."""
     loop = kernel.numba
-    whole = operands[kernel.whole].form.shape
-    if not isinstance(loop, Loop) or not kernel.splits or len(whole) != (1 if kernel.flat else 2):
+    shape = operands[kernel.whole].form.shape
+    if not isinstance(loop, Loop) or not kernel.splits or len(shape) != (1 if kernel.flat else 2):
         return []
     parts = []
-    for start, stop in shares(whole[0], count if is_worth_sharing(kernel.chain, math.prod(whole)) else 1):
-        own = [x.part(0, start, stop) if y in generate.SLICED else x for x, y in zip(operands, kernel.layouts, strict=True)]
-        code = loop.code(tuple([kind_of(operand) for operand in own]))
-        words = kernel_words(machine, code, own) if code else None
-        if words is None:
+    for start, stop in split(shape[0], count if is_worth_sharing(kernel.chain, math.prod(shape)) else 1):
+        sliced = [x.part(0, start, stop) if y in generate.SLICED else x for x, y in zip(operands, kernel.layouts, strict=True)]
+        code = loop.code(tuple([kind_of(operand) for operand in sliced]))
+        instruction = kernel_instruction(machine, code, sliced) if code else None
+        if instruction is None:
             return []
-        parts.append([words])
-    return forked(machine, parts)
+        parts.append([instruction])
+    return make_fork(machine, parts)
 
 
-def forked(machine: Machine, parts: list[list[Words]]) -> list[Words]:
-    """The parts of some work, each in a thread."""
-    return parts[0] if len(parts) == 1 else [fork_words(machine, team.start, parts)]
+def make_fork(machine: Machine, parts: list[list[Instruction]]) -> list[Instruction]:
+    """Instructions that run each part in a separate thread."""
+    return parts[0] if len(parts) == 1 else [fork_instruction(machine, team.start, parts)]
 
 
 def is_worth_sharing(chain: Chain, size: int) -> bool:
-    """Whether threads compute a chain over so many elements faster than one."""
+    """Whether several threads compute a chain over `size` elements faster than one."""
     return size * len(chain.steps) >= thresholds.SHARED_CHAIN
 
 
-def shares(n: int, count: int) -> list[tuple[int, int]]:
+def split(n: int, count: int) -> list[tuple[int, int]]:
     """range(n), cut into at most `count` equal parts, none of them empty."""
     count = max(min(n, count), 1)
     return list(pairwise(n * i // count for i in range(count + 1)))
 
 
-def listed(words: Words | None) -> list[Words]:
-    return [] if words is None else [words]
+def as_list(instruction: Instruction | None) -> list[Instruction]:
+    return [] if instruction is None else [instruction]

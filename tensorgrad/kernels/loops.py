@@ -1,7 +1,7 @@
 """Loops that Numba compiles, called by the address of their machine code.
 
-The code is kept on disk from one process to the next. So Numba, whose import takes a third of a second, is needed only where
-there is something new to compile, or where a loop takes more than arrays and integers.
+The code is cached on disk. So Numba, whose import takes a third of a second, is only imported to compile new loops, or for
+loops that take other arguments than arrays and integers.
 """
 
 from __future__ import annotations
@@ -21,80 +21,80 @@ import numpy as np
 from tensorgrad.core.backend import address
 from tensorgrad.core.forks import await_at_fork, loading
 from tensorgrad.core.lazy import cached_property
-from tensorgrad.kernels import cache, llvm, native, words
-from tensorgrad.kernels.words import Form, Operand
+from tensorgrad.kernels import cache, instructions, llvm, native
+from tensorgrad.kernels.instructions import Form, Operand
 
 Kinds = tuple[str, ...]
 
 
-class Once(NamedTuple):
-    """A call with arrays of given shapes. call: what makes it;  start: where its words are;  packed: makes 64-bit words of
-    what is given, in a third of the time that an array of ctypes takes."""
+class PreparedCall(NamedTuple):
+    """A call for arrays of fixed shapes. call: the machine code that makes it;  start: address of its table;  pack: converts
+    arguments to 64-bit words, in a third of the time that an array of ctypes takes;  table: kept alive."""
 
     call: Any
     start: int
-    packed: Any
+    pack: Any
     table: Any
 
 
 class Loop:
-    """A function of arrays and integers that Numba makes a loop of.
+    """A function of arrays and integers that Numba compiles to a loop.
 
     name    of the function
-    source  all that its code depends on, besides the machine and the versions
-    python  makes the function that Numba compiles
+    source  returns the text that its code depends on, besides the machine and the versions
+    python  returns the Python function for Numba
     """
 
     def __init__(self, name: str, source: Callable[[], str], python: Callable[[], Any]) -> None:
         self.name, self.source, self.python = name, source, python
         self.codes: dict[Kinds, int] = {}
-        self.calls: dict[Any, Once | None] = {}
+        self.calls: dict[Any, PreparedCall | None] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """What it returns, if that is an integer."""
+        """Run the loop; returns its result if that is an integer."""
         key = tuple([(a.shape, a.strides, a.dtype) if isinstance(a, np.ndarray) else type(a) for a in arguments])
         try:
-            once = self.calls[key]
+            call = self.calls[key]
         except KeyError:
-            once = self.prepared(key, arguments)
-        if once is None:
+            call = self.prepare(key, arguments)
+        if call is None:
             return self.dispatcher(*arguments)
-        found = once.call(once.start, once.packed(*[a if type(a) is int else id(a) for a in arguments]))
-        return self.dispatcher(*arguments) if found == llvm.RAISED else found
+        result = call.call(call.start, call.pack(*[a if type(a) is int else id(a) for a in arguments]))
+        return self.dispatcher(*arguments) if result == llvm.RAISED else result
 
-    def prepared(self, key: Any, arguments: tuple[Any, ...]) -> Once | None:
-        """A call with such arguments; None if it needs Numba."""
+    def prepare(self, key: Any, arguments: tuple[Any, ...]) -> PreparedCall | None:
+        """A call for arguments like these, which is cached; None if it needs Numba."""
         machine = native.machine()
         code = self.code(tuple([kind_of(a) for a in arguments])) if machine else 0
-        once = None
+        call = None
         if machine is not None and code:
-            table = native.once(machine, code, arguments)
+            table = native.once_table(machine, code, arguments)
             if table is not None:
-                once = Once(machine.once, address(table), struct.Struct(f"{len(arguments)}q").pack, table)
-        if len(self.calls) >= native.SHAPES:
+                call = PreparedCall(machine.once, address(table), struct.Struct(f"{len(arguments)}q").pack, table)
+        if len(self.calls) >= native.MAX_CALLS:
             self.calls.clear()
-        self.calls[key] = once
-        return once
+        self.calls[key] = call
+        return call
 
     def code(self, kinds: Kinds) -> int:
-        """The address of the machine code for such arguments; 0 if Numba has to call it."""
+        """The address of the machine code for arguments of these kinds; 0 if Numba has to call it."""
         if kinds not in self.codes:
             with loading:
-                self.codes[kinds] = self.loaded(kinds)
+                self.codes[kinds] = self.load(kinds)
         return self.codes[kinds]
 
-    def loaded(self, kinds: Kinds) -> int:
+    def load(self, kinds: Kinds) -> int:
         machine = native.machine()
         if machine is None or "" in kinds:
             return 0
-        versions = (numba_version(), np.__version__)  # Numba refuses a NumPy that is too new, when it is imported
+        versions = (numba_version(), np.__version__)  # the import of Numba fails if NumPy is too new for it
         depends_on = repr((self.source(), kinds, machine.description, versions, numba_settings()))
         symbol = f"{self.name}_{hashlib.sha256(depends_on.encode()).hexdigest()[:24]}"
-        code = cache.cached(self.name, depends_on, lambda: self.compiled(kinds, symbol))
+        code = cache.cached(self.name, depends_on, lambda: self.compile(kinds, symbol))
         return machine.load(symbol, code) if code else 0
 
-    def compiled(self, kinds: Kinds, symbol: str) -> bytes:
-        """The code for such arguments, as a compiler of C would leave it; nothing if it is not complete without Numba."""
+    def compile(self, kinds: Kinds, symbol: str) -> bytes:
+        """The object code for arguments of these kinds; empty if it needs Numba to run."""
         import_numba()
         from numba import njit, types
 
@@ -105,15 +105,15 @@ class Loop:
 
     @cached_property
     def dispatcher(self) -> Any:
-        """What Numba itself calls."""
+        """The function as Numba compiles and calls it."""
         import_numba()
         return cache.jit(self.source)(self.python())
 
 
 def kind_of(argument: Any) -> str:
-    """What the code for an argument depends on; "" of what is neither an array nor an integer."""
+    """The properties of an argument that the code depends on; "" if it is neither an array nor an integer."""
     if isinstance(argument, np.ndarray):
-        return words.kind_of(Operand(Form.of(argument), array=argument))
+        return instructions.kind_of(Operand(Form.of(argument), array=argument))
     return "word" if type(argument) is int else ""
 
 
@@ -125,21 +125,21 @@ def numba_type(kind: str) -> Any:
 
 
 def import_numba() -> None:
-    """Import it, and never fork while another thread compiles with it."""
+    """Import Numba, and make forks wait while another thread compiles with it."""
     with loading:
         from numba.core.compiler_lock import global_compiler_lock
 
-    await_at_fork(global_compiler_lock)  # which the user's own functions take, too
+    await_at_fork(global_compiler_lock)  # the user's functions take it, too
 
 
 def numba_settings() -> list[tuple[str, str]]:
-    """What the user has told Numba: to look for indices out of bounds, to optimise less."""
+    """The user's settings of Numba, such as bounds checks and the optimisation level."""
     return sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
 
 
 @functools.cache
 def numba_version() -> str:
-    """As the package says, without importing it."""
+    """The text of Numba's version files, and Python's version, without importing Numba."""
     spec = importlib.util.find_spec("numba")
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
     files = [folder / "_version.py", folder / "__init__.py"]

@@ -15,7 +15,7 @@ from tensorgrad.nn import init
 from tensorgrad.nn.hidden import described
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value for an error message: numbers and text as written in code."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -33,7 +33,7 @@ def integer(of: str, name: str, value: Any, least: int | None = 0) -> int:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}") from None
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {describe(value)}") from None
     if least is not None and number < least:
         raise ArgumentError(f"{of}: {name} must be {expected}, got {number}")
     return number
@@ -51,7 +51,7 @@ def several(of: str, name: str, value: Any, axes: int, least: int) -> tuple[int,
     numbers = integers(of, name, value, least)
     if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) and len(numbers) != axes:
         expected = ("", "", " or two, for rows and for columns", " or three")[axes]
-        raise ArgumentError(f"{of}: {name} must be an integer{expected}, got {shown(value)}")
+        raise ArgumentError(f"{of}: {name} must be an integer{expected}, got {describe(value)}")
     return numbers if len(numbers) == axes else numbers * axes
 
 
@@ -74,23 +74,23 @@ def real(of: str, name: str, value: Any, low: float = -math.inf, high: float = m
             raise TypeError
         number = float(value)
     except (TypeError, ValueError):
-        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}") from None
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {describe(value)}") from None
     if not (low < number if above else low <= number) or not number <= high or not math.isfinite(number):
-        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}")
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {describe(value)}")
     return number
 
 
 def flag(of: str, name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ArgumentError(f"{of}: {name} must be True or False, got {shown(value)}")
+        raise ArgumentError(f"{of}: {name} must be True or False, got {describe(value)}")
     return bool(value)
 
 
 def one_of(of: str, name: str, value: Any, known: tuple[str, ...]) -> str:
     """One of the known words."""
     if not isinstance(value, str) or value not in known:
-        raise ArgumentError(f"{of}: {name} must be one of {', '.join(known)}, got {shown(value)}")
+        raise ArgumentError(f"{of}: {name} must be one of {', '.join(known)}, got {describe(value)}")
     return value
 
 
@@ -99,7 +99,7 @@ def as_floating(of: str, dtype: Any) -> np.dtype[Any]:
     try:
         found: np.dtype[Any] = as_dtype(DEFAULT_FLOAT if dtype is None else dtype, of)
     except DTypeError:
-        raise DTypeError(f"{of}: dtype must be a floating dtype such as 'float32', got {shown(dtype)}") from None
+        raise DTypeError(f"{of}: dtype must be a floating dtype such as 'float32', got {describe(dtype)}") from None
     if not is_floating(found):
         raise DTypeError(f"{of}: dtype must be a floating dtype such as 'float32', got {found}")
     return found
@@ -108,7 +108,7 @@ def as_floating(of: str, dtype: Any) -> np.dtype[Any]:
 def generator(of: str, rng: Any) -> Any:
     """A NumPy generator; None for the default one."""
     if rng is not None and not isinstance(rng, (np.random.Generator, np.random.RandomState)):
-        raise ArgumentError(f"{of}: rng must be a generator, such as numpy.random.default_rng(0), or None, got {shown(rng)}")
+        raise ArgumentError(f"{of}: rng must be a generator, such as numpy.random.default_rng(0), or None, got {describe(rng)}")
     return rng
 
 
@@ -117,7 +117,9 @@ def initial_values(of: str, name: str, make: Any, shape: tuple[int, ...], rng: A
     if any(make is getattr(init, made) for made in init.MAKERS):
         raise ArgumentError(f"{of}: {name} must be an initialiser; call nn.init.{make.__name__}(...)")
     if not callable(make):
-        raise ArgumentError(f"{of}: {name} must be a function of (shape, generator), like those of nn.init, got {shown(make)}")
+        raise ArgumentError(
+            f"{of}: {name} must be a function of (shape, generator), like those of nn.init, got {describe(make)}"
+        )
     values = make(shape, rng)
     if np.shape(values) != shape:
         raise ShapeError(f"{of}: {name} returned values of shape {np.shape(values)}, expected {shape}")
@@ -137,5 +139,5 @@ def weights(of: str, name: str, value: Any, ndim: int | None = None) -> Any:
         array = np.empty((), object)
     is_wrong = not is_number(array.dtype) or (ndim is not None and array.ndim != ndim)
     if is_wrong or (not on_gpu(array) and not np.isfinite(array).all()):  # a check on a GPU would wait for it
-        raise ArgumentError(f"{of}: {name} must be {expected}, got {shown(value)}")
+        raise ArgumentError(f"{of}: {name} must be {expected}, got {describe(value)}")
     return value

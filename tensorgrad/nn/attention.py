@@ -13,7 +13,7 @@ from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, flag, generator, integer, one_of, real, shown
+from tensorgrad.nn.arguments import as_floating, describe, flag, generator, integer, one_of, real
 from tensorgrad.nn.containers import ModuleList
 from tensorgrad.nn.layers import Dropout, Linear
 from tensorgrad.nn.module import Module, Parameter
@@ -291,7 +291,7 @@ class Stack(Module):
         of = type(self).__name__
         for called, part in ((name, layer), ("norm", norm)):
             if not isinstance(part, Module) and not (part is None and called == "norm"):
-                raise ArgumentError(f"{of}: {called} must be a module, got {shown(part)}")
+                raise ArgumentError(f"{of}: {called} must be a module, got {describe(part)}")
         self.layers = ModuleList(copy.deepcopy(layer) for _ in range(integer(of, "num_layers", num_layers)))
         self.norm = norm
 

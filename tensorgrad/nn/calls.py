@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensorgrad.core.backend import asarray, is_array
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn.hidden import KINDS, parts_in
@@ -35,9 +35,9 @@ def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwa
     """
     of = "functional_call"
     if not isinstance(module, Module):
-        raise ArgumentError(f"{of}: expected a Module, got {shown(module)}")
+        raise ArgumentError(f"{of}: expected a Module, got {describe(module)}")
     if not isinstance(values, Mapping):
-        raise ArgumentError(f"{of}: expected a dict from path to Tensor, got {shown(values)}")
+        raise ArgumentError(f"{of}: expected a dict from path to Tensor, got {describe(values)}")
     if args and type(args[0]) is tuple and (len(args) == 1 or (len(args) == 2 and isinstance(args[1], dict))):
         raise ArgumentError(
             f"{of}: expected the arguments of {type(module).__name__} as in a call, got a tuple of them; write "
@@ -64,7 +64,7 @@ def fitting(where: str, value: Any, buffer: Any, parameter: Parameter | None) ->
     old = buffer if parameter is None else parameter
     if parameter is None:
         if not is_array(value):
-            raise DTypeError(f"{where} is a buffer, expected an array, got {shown(value)}")
+            raise DTypeError(f"{where} is a buffer, expected an array, got {describe(value)}")
     elif not isinstance(value, Tensor):
         value = wrap(asarray(value, where=where), None)
     if value.shape != old.shape:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.autograd.batching import vmap
 from tensorgrad.core.backend import namespace, on
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn.calls import twin
@@ -42,13 +42,13 @@ class Ensemble(Module):
     def __init__(self, modules: Iterable[Module], each: bool = False) -> None:
         super().__init__()
         if isinstance(modules, Module) or not isinstance(modules, Iterable):
-            raise ArgumentError(f"Ensemble: expected several modules, such as a list of them, got {shown(modules)}")
+            raise ArgumentError(f"Ensemble: expected several modules, such as a list of them, got {describe(modules)}")
         found = list(modules)
         if not found:
             raise ArgumentError("Ensemble: expected at least one module")
         for i, module in enumerate(found):
             if not isinstance(module, Module):
-                raise ArgumentError(f"Ensemble: module {i} must be a Module, got {shown(module)}")
+                raise ArgumentError(f"Ensemble: module {i} must be a Module, got {describe(module)}")
             if form_of(module) != form_of(found[0]):
                 raise ArgumentError(f"Ensemble: module {i} has a different structure than module 0:\n{module}\n{found[0]}")
             if names := [name for name, _ in module.named_buffers()]:

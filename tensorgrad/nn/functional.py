@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, is_array, namespace, put
 from tensorgrad.core.installation import missing
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.ranks import ranks
-from tensorgrad.core.state import one_box, shown, state, switched
+from tensorgrad.core.state import describe, one_box, state, switched
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import activation as composed
@@ -251,7 +251,7 @@ def batch_norm(
     wide = (features,) + (1,) * (x.ndim - 2)
     for name, value in (("running_mean", running_mean), ("running_var", running_var)):
         if value is not None and not is_array(value):
-            raise DTypeError(f"{scoped('batch_norm')}: {name} must be an array to update in place, got {shown(value)}")
+            raise DTypeError(f"{scoped('batch_norm')}: {name} must be an array to update in place, got {describe(value)}")
         if value is not None and value.shape != (features,):
             raise ShapeError(
                 f"{scoped('batch_norm')}: {name} has shape {value.shape}, expected ({features},) for input {x.shape}"

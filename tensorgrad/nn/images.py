@@ -9,7 +9,7 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.nn import functional as F
-from tensorgrad.nn.arguments import flag, integer, integers, one_of, real, shown
+from tensorgrad.nn.arguments import describe, flag, integer, integers, one_of, real
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.resize import MODES
 from tensorgrad.ops.linalg import as_operand
@@ -37,7 +37,7 @@ class Padding(Module):
         of = type(self).__name__
         sides = integers(of, "padding", padding)
         if np.ndim(padding) and len(sides) != 2 * self.axes:
-            raise ArgumentError(f"{of}: padding must be an integer or {2 * self.axes}, got {shown(padding)}")
+            raise ArgumentError(f"{of}: padding must be an integer or {2 * self.axes}, got {describe(padding)}")
         self.padding = sides if np.ndim(padding) else sides * (2 * self.axes)
 
     def forward(self, x: Any) -> Any:
@@ -166,7 +166,9 @@ class Unflatten(Module):
         self.axis = integer(of, "axis", axis, None)
         self.unflattened_size = integers(of, "unflattened_size", unflattened_size, -1)
         if not self.unflattened_size or self.unflattened_size.count(-1) > 1:
-            raise ArgumentError(f"{of}: unflattened_size must be sizes, one of which may be -1, got {shown(unflattened_size)}")
+            raise ArgumentError(
+                f"{of}: unflattened_size must be sizes, one of which may be -1, got {describe(unflattened_size)}"
+            )
 
     def forward(self, x: Any) -> Any:
         of = type(self).__name__

@@ -17,7 +17,7 @@ from tensorgrad.core.arithmetic import narrowest
 from tensorgrad.core.backend import Array, asarray, is_floating, namespace
 from tensorgrad.core.location import line_of, user_location, warn
 from tensorgrad.core.operand import Operand, T
-from tensorgrad.core.state import one_box, shown, state
+from tensorgrad.core.state import describe, one_box, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import ArgumentError, GraphError, ShapeError
 from tensorgrad.ops.activation import log_complement_sigmoid, logsigmoid
@@ -227,7 +227,7 @@ def binary_cross_entropy_with_logits(
 
 def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> None:
     if not isinstance(reduction, str) or reduction not in known:
-        raise ArgumentError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {shown(reduction)}")
+        raise ArgumentError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {describe(reduction)}")
 
 
 def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None) -> Any:

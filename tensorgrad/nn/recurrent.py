@@ -12,7 +12,7 @@ from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import functional as F
 from tensorgrad.nn import init
-from tensorgrad.nn.arguments import as_floating, flag, generator, integer, one_of, real, shown
+from tensorgrad.nn.arguments import as_floating, describe, flag, generator, integer, one_of, real
 from tensorgrad.nn.module import Module, Parameter
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.loss import as_target
@@ -64,7 +64,7 @@ class Recurrent(Module):
         if count == 1:
             given = (given,)
         elif not isinstance(given, (tuple, list)) or len(given) != count:
-            raise ArgumentError(f"{of}: hx must be (h, c), got {shown(given)}")
+            raise ArgumentError(f"{of}: hx must be (h, c), got {describe(given)}")
         states = tuple(as_operand(of, state) for state in given)
         for name, state in zip("hc", states, strict=False):
             if state.shape != shape:

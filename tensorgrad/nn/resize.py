@@ -12,7 +12,7 @@ from tensorgrad.core.arguments import choice, integer, number, truth
 from tensorgrad.core.backend import Array, namespace
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import one_box, scoped, shown
+from tensorgrad.core.state import describe, one_box, scoped
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.ops.elementwise import as_narrow, as_wide
@@ -64,7 +64,7 @@ def interpolate(
         raise ArgumentError(f"{scoped(op)}: mode {mode!r} does not support the {axes} axes of {x.shape[2:]}")
     if align_corners is not None and mode not in (*LINEAR, "bicubic"):
         raise ArgumentError(
-            f"{scoped(op)}: align_corners needs a linear or cubic mode, got {shown(align_corners)} with {mode!r}"
+            f"{scoped(op)}: align_corners needs a linear or cubic mode, got {describe(align_corners)} with {mode!r}"
         )
     corners = align_corners is not None and truth(op, "align_corners", align_corners)
     sizes, ratios = scaled(op, x.shape[2:], size, scale_factor)
@@ -104,7 +104,7 @@ def scaled(op: str, given: Shape, size: Any, scale: Any) -> tuple[Shape, tuple[f
     listed = list(scale) if isinstance(scale, (tuple, list)) else [scale] * axes
     factors = [number(op, "scale_factor", s) for s in listed]
     if len(factors) != axes or not all(int(n * s) >= 1 for n, s in zip(given, factors, strict=True)):
-        raise ArgumentError(f"{scoped(op)}: scale_factor {shown(scale)} gives an invalid size for the axes {given}")
+        raise ArgumentError(f"{scoped(op)}: scale_factor {describe(scale)} gives an invalid size for the axes {given}")
     return tuple([int(n * s) for n, s in zip(given, factors, strict=True)]), tuple([1 / s for s in factors])
 
 

@@ -14,7 +14,7 @@ from tensorgrad.core.backend import is_half
 from tensorgrad.core.files import as_path, replacing
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError
 from tensorgrad.nn.arguments import flag
@@ -57,7 +57,7 @@ def export(
     """
     path = as_path("onnx.export", path)
     if not isinstance(model, Module):
-        raise ArgumentError(f"onnx.export: model must be a module, got {shown(model)}")
+        raise ArgumentError(f"onnx.export: model must be a module, got {describe(model)}")
     if path.suffix != ".onnx":
         raise ArgumentError(f"onnx.export: expected a file name ending in .onnx, got {path.name!r}")
     training = flag("onnx.export", "training", training)

@@ -14,7 +14,7 @@ from tensorgrad.compiler.trace import Trace, here, place_of
 from tensorgrad.core.backend import Array, is_array, is_half, move
 from tensorgrad.core.location import line_of
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import shown, state, switched
+from tensorgrad.core.state import describe, state, switched
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, CompileError, DTypeError, ExportError, TensorgradError
 from tensorgrad.nn.module import Module
@@ -175,7 +175,7 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
     flat: list[Array] = []
     outlines = [numbered(a, flat) for a in args]
     if not flat:
-        raise ArgumentError(f"onnx.export: {EXPECTED}, got {', '.join(map(shown, args)) or 'an empty tuple'}")
+        raise ArgumentError(f"onnx.export: {EXPECTED}, got {', '.join(map(describe, args)) or 'an empty tuple'}")
     labels = [name for name, a in zip(names, args, strict=True) for name in names_of(numbered(a, []), name)]
     axes = axes_of(batch_axis, flat)
     counts = {flat[i].shape[axis] for i, axis in enumerate(axes) if axis is not None}
@@ -216,7 +216,7 @@ def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], trainin
     finally:
         found.undo()
     if not found.results:
-        raise ExportError(f"onnx.export: the model returned {shown(value)}, expected Tensors")
+        raise ExportError(f"onnx.export: the model returned {describe(value)}, expected Tensors")
     return Run(found, training)
 
 
@@ -232,13 +232,13 @@ def numbered(a: Any, arrays: list[Array]) -> Any:
     if isinstance(a, (tuple, list)):
         return tuple(numbered(part, arrays) for part in a)
     if isinstance(a, Mapping):
-        raise ArgumentError(f"onnx.export: {EXPECTED}, got {shown(a)}")
+        raise ArgumentError(f"onnx.export: {EXPECTED}, got {describe(a)}")
     if isinstance(a, Tensor):
         a = a._data
     if not is_array(a):
         return Plain(a)
     if a.dtype.kind not in "biufc" and not is_half(a.dtype):
-        raise DTypeError(f"onnx.export: x must be numeric or boolean, got {shown(a)}")
+        raise DTypeError(f"onnx.export: x must be numeric or boolean, got {describe(a)}")
     arrays.append(np.array(move(a, "cpu"), a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")))
     return len(arrays) - 1
 
@@ -282,7 +282,7 @@ def axes_of(batch_axis: Any, arrays: Sequence[Array]) -> list[int | None]:
     for axis, a in zip(given, arrays, strict=True):
         is_axis = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
         if axis is not None and not (is_axis and -a.ndim <= axis < a.ndim):
-            raise ExportError(f"onnx.export: batch_axis must be an axis of x, shape {a.shape}, or None, got {shown(axis)}")
+            raise ExportError(f"onnx.export: batch_axis must be an axis of x, shape {a.shape}, or None, got {describe(axis)}")
         found.append(None if axis is None else int(axis) % a.ndim)
     return found
 

@@ -12,7 +12,7 @@ from tensorgrad.core import backend
 from tensorgrad.core.arguments import choice, dtype_of, integer, number, room_for, sizes, truth
 from tensorgrad.core.backend import Array
 from tensorgrad.core.operand import Operand, T, shape_of
-from tensorgrad.core.state import named, scoped, shown
+from tensorgrad.core.state import describe, named, scoped
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import ArgumentError, ShapeError
 from tensorgrad.ops.elementwise import astype
@@ -208,7 +208,7 @@ def normal(like: Tensor, rng: np.random.Generator | None) -> Any:
 def random_tensor(op: str, shape: Any, dtype: Any, rng: Any, requires_grad: bool, device: str | None, draw: Any) -> Tensor:
     """Random numbers, recorded as a draw in a traced step."""
     if rng is not None and not isinstance(rng, np.random.Generator):
-        raise ArgumentError(f"{scoped(op)}: rng must be a generator, np.random.default_rng(seed), or None, got {shown(rng)}")
+        raise ArgumentError(f"{scoped(op)}: rng must be a generator, np.random.default_rng(seed), or None, got {describe(rng)}")
     kind = kind_of(op, dtype, "f")
     wide = kind if kind.char in "fd" else np.dtype(np.float32)
     y: Tensor = draw(filled(op, shape, 0, wide, False, device), rng=rng)

@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Xp, beside, check, is_array, is_float
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import scoped, shown, state
+from tensorgrad.core.state import describe, scoped, state
 from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import OutOfRangeError
 from tensorgrad.kernels import common, reference
@@ -319,7 +319,7 @@ def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
     for i in arrays:
         if isinstance(i, Tensor):
             if is_floating(i.dtype):
-                raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {shown(i)}{of_lists(i)}")
+                raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {describe(i)}{of_lists(i)}")
             if i.dtype == bool and state.trace is not None:
                 state.trace.needs_value(i, "a boolean index, whose number of True values is a shape,")
     found = tuple(i if isinstance(i, Tensor) else frozen(op, i) for i in arrays)

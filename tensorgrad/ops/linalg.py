@@ -15,7 +15,7 @@ from tensorgrad.core.memory import new
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, Ternary
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import named, shown, state
+from tensorgrad.core.state import describe, named, state
 from tensorgrad.core.state import scoped as scoped
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
@@ -387,7 +387,7 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
         n = min(n, max(a.ndim, b.ndim) + 1)  # any larger n raises the same error
         left, right = list(range(-n, 0)), list(range(n))
     elif len(sides) != 2:
-        raise ShapeError(f"{scoped('tensordot')}: axes must be an integer, two integers or two lists, got {shown(sides)}")
+        raise ShapeError(f"{scoped('tensordot')}: axes must be an integer, two integers or two lists, got {describe(sides)}")
     else:
         left, right = (list(integers("tensordot", "axes", side)) for side in sides)
         if len(left) != len(right):

@@ -11,7 +11,7 @@ from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import named, scoped, shown
+from tensorgrad.core.state import describe, named, scoped
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.ops.assign import setitem
@@ -40,10 +40,10 @@ def pad(
     else:
         pairs = [integers("pad", "width", width)]
     if any(n < 0 for p in pairs for n in p):
-        raise ShapeError(f"{scoped('pad')}: width must not be negative, got {shown(width)}")
+        raise ShapeError(f"{scoped('pad')}: width must not be negative, got {describe(width)}")
     if len(pairs) not in (1, len(shape)) or any(len(p) not in (1, 2) for p in pairs):
         expected = f"n, (before, after), or a pair for each of the {len(shape)} axes of {shape}"
-        raise ShapeError(f"{scoped('pad')}: width is {shown(width)}, expected {expected}")
+        raise ShapeError(f"{scoped('pad')}: width is {describe(width)}, expected {expected}")
     pairs = [p * 2 if len(p) == 1 else p for p in (pairs * len(shape) if len(pairs) == 1 else pairs)]
     if isinstance(value, str):
         raise DTypeError(f"{scoped('pad')}: value must be a number, got {value!r}; pass a mode by keyword, mode={value!r}")
@@ -53,7 +53,7 @@ def pad(
     room_for("pad", around, 8)
     if mode != "constant":
         if value:
-            raise ArgumentError(f"{scoped('pad')}: value needs mode 'constant', got {shown(value)} with {mode!r}")
+            raise ArgumentError(f"{scoped('pad')}: value needs mode 'constant', got {describe(value)} with {mode!r}")
         if any(not n and any(p) for p, n in zip(pairs, shape, strict=True)):
             raise ShapeError(f"{scoped('pad')}: {shape} has an empty axis, which {mode!r} cannot pad")
         both = tuple([(before, after) for before, after in pairs])

@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Numbers, Xp, beside, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis
-from tensorgrad.core.state import answering, named, scoped, shown
+from tensorgrad.core.state import answering, describe, named, scoped
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, ShapeError
 from tensorgrad.ops.assign import with_axes, zeros_beside
@@ -303,7 +303,7 @@ def squeeze(x: Operand[T], axis: Axis = None) -> T | Array:
     shape = shape_of(x)
     axes = [i for i, n in enumerate(shape) if n == 1] if axis is None else axes_in("squeeze", axis, len(shape))
     if any(shape[i] != 1 for i in axes):
-        raise ShapeError(f"{scoped('squeeze')}: axis {shown(axis)} of shape {shape} does not have size 1")
+        raise ShapeError(f"{scoped('squeeze')}: axis {describe(axis)} of shape {shape} does not have size 1")
     return reshape(x, tuple(n for i, n in enumerate(shape) if i not in axes))
 
 
@@ -337,7 +337,7 @@ def as_index(op: str, indices: Operand[Tensor]) -> Any:
     """Integers unchanged, lists of them as arrays."""
     found = frozen(op, indices) if isinstance(indices, list) else followed(indices)
     if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_integer(found):
-        raise DTypeError(f"{scoped(op)}: indices must be integers, got {shown(indices)}{of_lists(found)}")
+        raise DTypeError(f"{scoped(op)}: indices must be integers, got {describe(indices)}{of_lists(found)}")
     return found
 
 

@@ -18,7 +18,7 @@ from tensorgrad.core.backend import Array, Xp, check, on_gpu
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import scoped, shown, state
+from tensorgrad.core.state import describe, scoped, state
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, LabelError, ShapeError
 from tensorgrad.kernels import recurrent
@@ -82,7 +82,7 @@ class Rnn(Recurrent):
 
     def __call__(self, z: Operand[T], h0: Operand[T], u: Operand[T], activation: str = "tanh") -> T | Array:
         if not isinstance(activation, str) or activation not in ("tanh", "relu"):
-            raise ArgumentError(f"{scoped(self.name)}: activation must be 'tanh' or 'relu', got {shown(activation)}")
+            raise ArgumentError(f"{scoped(self.name)}: activation must be 'tanh' or 'relu', got {describe(activation)}")
         return self.apply(z, h0, u, activation=activation)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:

@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad.core.backend import Array, Xp, is_number
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import scoped, shown, state
+from tensorgrad.core.state import describe, scoped, state
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import CompileError, DeviceError, DTypeError, MissingDependencyError, ShapeError
 from tensorgrad.ops.shape import reshape
@@ -136,7 +136,7 @@ def sparse_product(a: Any, b: Any, caller: str = "matmul") -> Any:
         )
     if state.trace is not None and sparse.format != "csr":
         raise CompileError(
-            f"compile: {where} of {shown(sparse)} would convert it once, and a replay would not see later changes; "
+            f"compile: {where} of {describe(sparse)} would convert it once, and a replay would not see later changes; "
             f"convert it to CSR outside the step: .tocsr()"
         )
     rows = sparse.tocsr()

@@ -13,7 +13,7 @@ from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
-from tensorgrad.core.state import scoped, shown
+from tensorgrad.core.state import describe, scoped
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.kernels import windows as kernels
 
@@ -137,10 +137,10 @@ def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
     numbers: tuple[Any, ...] = tuple(value) if is_sequence(value) else (value,) * axes
     if len(numbers) != axes or not all(map(is_integer, numbers)):
         expected = "an integer" + (f" or {NUMBERS[axes]}" if 1 < axes < len(NUMBERS) else "")
-        raise DTypeError(f"{scoped(op)}: {what} must be {expected}, got {shown(value)}")
+        raise DTypeError(f"{scoped(op)}: {what} must be {expected}, got {describe(value)}")
     found = tuple([integer(op, what, n) for n in numbers])
     if min(found, default=least) < least:
-        raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {shown(value)}")
+        raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {describe(value)}")
     return found
 
 

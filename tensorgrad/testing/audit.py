@@ -14,7 +14,7 @@ from tensorgrad.autograd import grad
 from tensorgrad.core.arguments import integer, is_integer, seed_of, truth
 from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.op import REGISTRY, Op, Sample
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DTypeError
 from tensorgrad.testing.batched import batched
@@ -105,7 +105,7 @@ def audit(
     for an unknown op, and if none of the ops has a gradient.
     """
     if not is_integer(order) or order not in (1, 2):
-        raise ArgumentError(f"audit: order must be 1 or 2, got {shown(order)}")
+        raise ArgumentError(f"audit: order must be 1 or 2, got {describe(order)}")
     cases, order, raises = integer("audit", "cases", cases, 1), int(order), truth("audit", "raises", raises)
     chosen, found_seed = chosen_ops(ops), seed_of("audit", seed)
     if found_seed is None:
@@ -123,7 +123,7 @@ def chosen_ops(ops: Sequence[str | Op] | None) -> list[Op]:
     if ops is None:
         return [op for op in REGISTRY.values() if op.backward is not None]
     if not isinstance(ops, (list, tuple)) or not all(isinstance(op, (str, Op)) for op in ops):
-        raise DTypeError(f"audit: ops must be a list of names or ops, got {shown(ops)}")
+        raise DTypeError(f"audit: ops must be a list of names or ops, got {describe(ops)}")
     unknown = [op for op in ops if isinstance(op, str) and op not in REGISTRY]
     if unknown:
         raise ArgumentError(f"audit: unknown op {unknown[0]!r}; all ops are in tensorgrad.op.REGISTRY")
@@ -183,7 +183,7 @@ def sample_of(op: Op, seed: int, case: int) -> Sample:
         raise ArgumentError(f"audit: the sample of {op.name}: {type(error).__name__}: {error}") from error
     is_sample = isinstance(args, (tuple, list)) and isinstance(attrs, dict) and len(args) > 0
     if not is_sample or not all(hasattr(a, "dtype") for a in args):
-        got = f"{shown(args)} and {shown(attrs)}"
+        got = f"{describe(args)} and {describe(attrs)}"
         raise ArgumentError(f"audit: the sample of {op.name} must be a tuple of arrays and a dict of attributes, got {got}")
     return tuple(args), attrs
 

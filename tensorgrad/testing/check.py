@@ -11,7 +11,7 @@ from tensorgrad.autograd import fusion
 from tensorgrad.core.arguments import is_integer, seed_of, tolerance, truth
 from tensorgrad.core.backend import is_floating
 from tensorgrad.core.op import Op
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError
 from tensorgrad.testing.checks import Check
 from tensorgrad.testing.duality import of_users
@@ -36,9 +36,9 @@ def examine(
 ) -> tuple[Report, Problem]:
     """The report on `problem` and, if it passes and order is 2, on its gradient; and the problem that was checked last."""
     if not is_integer(order) or order not in (1, 2):
-        raise ArgumentError(f"{caller}: order must be 1 or 2, got {shown(order)}")
+        raise ArgumentError(f"{caller}: order must be 1 or 2, got {describe(order)}")
     if mode is not None and (not isinstance(mode, str) or mode not in ("full", "directional")):
-        raise ArgumentError(f'{caller}: mode must be "full" or "directional", got {shown(mode)}')
+        raise ArgumentError(f'{caller}: mode must be "full" or "directional", got {describe(mode)}')
     rtol, seed = tolerance(caller, "rtol", rtol), seed_of(caller, seed)
     nondet_tol = tolerance(caller, "nondet_tol", nondet_tol, zero=True)
     compiled = truth(caller, "compiled", compiled)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.arguments import integer, seed_of, tolerance, truth
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import CompileError, DTypeError
 from tensorgrad.testing.check import RTOL
 from tensorgrad.testing.checks import Check
@@ -51,7 +51,7 @@ def check_compiled(
     CompileError if the step cannot be compiled, or is never replayed; DTypeError if it computes in less than float64 inside.
     """
     if not callable(step):
-        raise DTypeError(f"check_compiled: step must be a function, got {shown(step)}")
+        raise DTypeError(f"check_compiled: step must be a function, got {describe(step)}")
     calls, seed = integer("check_compiled", "calls", calls, 2), seed_of("check_compiled", seed)
     gradients, raises = truth("check_compiled", "gradients", gradients), truth("check_compiled", "raises", raises)
     seed = int(np.random.default_rng().integers(2**32)) if seed is None else seed

@@ -40,7 +40,7 @@ class Exact:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self.tried: dict[Node, bool] = {}  # user-defined ops, and whether they are at a kink
-        self.linear = Linearised(recording.outputs, derive=self.derive, own=is_proved)
+        self.linear = Linearised(recording.outputs, derive=self.derive, uses_jvp=is_proved)
 
     def __call__(self, leaves: Mapping[int, Array], constants: Mapping[int, Array] | None = None) -> Array:
         """The tangents of all outputs, flattened, for tangents of leaves (and constants) by index."""

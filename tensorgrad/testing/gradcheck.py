@@ -11,7 +11,7 @@ import numpy as np
 from tensorgrad.autograd import fusion
 from tensorgrad.core.arguments import tolerance, truth
 from tensorgrad.core.backend import Array, asarray
-from tensorgrad.core.state import shown, state
+from tensorgrad.core.state import describe, state
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, GraphError, ShapeError
 from tensorgrad.nn import Module
@@ -90,7 +90,7 @@ def check_model(
     Parameters, buffers and floating x and y are converted to float64 during the check; afterwards the model is unchanged.
     """
     if not isinstance(model, Module) or not callable(loss):
-        wrong = shown(loss if isinstance(model, Module) else model)
+        wrong = describe(loss if isinstance(model, Module) else model)
         raise DTypeError(f"check_model: expected a Module and a function of its result and y, got {wrong}")
     raises = truth("check_model", "raises", raises)
     parameters = {path: p for path, p in model.named_parameters() if p.requires_grad}
@@ -139,7 +139,7 @@ def matches_formula(
     The other arguments, the result and errors are those of gradcheck.
     """
     if not callable(formula):
-        raise DTypeError(f"matches_formula: formula must be a function of arrays, got {shown(formula)}")
+        raise DTypeError(f"matches_formula: formula must be a function of arrays, got {describe(formula)}")
     problem, raises = Problem.of("matches_formula", fn, inputs, wrt), truth("matches_formula", "raises", raises)
     rtol = tolerance("matches_formula", "rtol", rtol)
     outputs, _ = problem.evaluate()

@@ -8,7 +8,7 @@ from pathlib import Path
 from tensorgrad.core.arguments import truth
 from tensorgrad.core.files import replacing
 from tensorgrad.core.graph import Graph
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import DataError, DTypeError
 
@@ -26,7 +26,7 @@ def assert_same_graph(what: Tensor | Graph, expected: Tensor | Graph | str | Pat
     for name, given, kinds in (("what", what, (Tensor, Graph)), ("expected", expected, (Tensor, Graph, str, Path))):
         if not isinstance(given, kinds):
             or_path = ", or the path of a listing" if name == "expected" else ""
-            raise DTypeError(f"assert_same_graph: {name} must be a computed Tensor or a Graph{or_path}, got {shown(given)}")
+            raise DTypeError(f"assert_same_graph: {name} must be a computed Tensor or a Graph{or_path}, got {describe(given)}")
     text = listing(what, fused)
     if isinstance(expected, (str, Path)):
         path = Path(expected)

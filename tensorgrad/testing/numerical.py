@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from tensorgrad.core.backend import Array
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError, DTypeError
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
@@ -27,7 +27,7 @@ def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tupl
     Returns an array of shape x.shape, or one value per entry. Raises DTypeError unless x is float64.
     """
     if not callable(fn) or not isinstance(x, np.ndarray):
-        wrong = shown(x if callable(fn) else fn)
+        wrong = describe(x if callable(fn) else fn)
         raise DTypeError(f"numerical_gradient: expected a function and the array that it reads, got {wrong}")
     if x.dtype != np.float64:
         raise DTypeError(f"numerical_gradient: x must be float64, got {x.dtype}: differences of float32 are mostly rounding")
@@ -46,7 +46,7 @@ def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tupl
     if np.ndim(getattr(value, "_data", value)) or not isinstance(
         getattr(value, "item", lambda: value)(), (int, float, np.floating)
     ):
-        raise DTypeError(f"numerical_gradient: fn must return a number, got {shown(value)}")
+        raise DTypeError(f"numerical_gradient: fn must return a number, got {describe(value)}")
 
     def central(index: tuple[int, ...], h: float) -> float:
         before = x[index]

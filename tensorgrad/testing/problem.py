@@ -12,7 +12,7 @@ from tensorgrad.autograd.walk import grad
 from tensorgrad.core.backend import Array, asarray, is_floating
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.node import Node
-from tensorgrad.core.state import shown, switched
+from tensorgrad.core.state import describe, switched
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError, DTypeError, GraphError
 
@@ -43,9 +43,9 @@ class Problem:
     def of(cls, caller: str, fn: Callable[..., Any], inputs: Any, wrt: Sequence[int | str] | None) -> Problem:
         """A problem from a function and its arguments."""
         if not callable(fn):
-            raise DTypeError(f"{caller}: fn must be a function of Tensors, got {shown(fn)}")
+            raise DTypeError(f"{caller}: fn must be a function of Tensors, got {describe(fn)}")
         if wrt is not None and not isinstance(wrt, (list, tuple, range, set)):
-            raise DTypeError(f"{caller}: wrt must be a list of positions or names, got {shown(wrt)}")
+            raise DTypeError(f"{caller}: wrt must be a list of positions or names, got {describe(wrt)}")
         if isinstance(inputs, list) and any(isinstance(a, (Tensor, np.ndarray)) for a in inputs):
             raise DTypeError(f"{caller}: inputs is a list of arrays, expected a tuple of them (a list of numbers is one array)")
         given: dict[int | str, Any] = dict(
@@ -152,7 +152,7 @@ def outputs_of(caller: str, result: Any, leaves: Sequence[Tensor] = ()) -> list[
     lowered = any(x.dtype != np.float64 for x in leaves)
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
     if not outputs:
-        raise GraphError(f"{caller}: the function returned {shown(result)}, expected a Tensor or a tuple of them")
+        raise GraphError(f"{caller}: the function returned {describe(result)}, expected a Tensor or a tuple of them")
     for t in outputs:
         if not isinstance(t, Tensor):
             raise GraphError(f"{caller}: the function returned {type(t).__name__}, expected a Tensor or a tuple of them")

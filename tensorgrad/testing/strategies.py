@@ -26,7 +26,7 @@ from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.graph import literal
 from tensorgrad.core.op import REGISTRY, Op, Sample
 from tensorgrad.core.signature import Shape, Signature
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError, DTypeError, MissingDependencyError
 from tensorgrad.kernels import common
 
@@ -79,9 +79,9 @@ def arrays(
     except (TypeError, ValueError, OverflowError):
         is_range = False
     if not is_range:
-        raise ArgumentError(f"values: domain must be two finite numbers with hundredths between them, got {shown(domain)}")
+        raise ArgumentError(f"values: domain must be two finite numbers with hundredths between them, got {describe(domain)}")
     if not isinstance(kinks, (tuple, list)) or not all(isinstance(k, (int, float)) and math.isfinite(k) for k in kinks):
-        raise ArgumentError(f"values: kinks must be a list of finite numbers, got {shown(kinks)}")
+        raise ArgumentError(f"values: kinks must be a list of finite numbers, got {describe(kinks)}")
     return hundredths(shape, (float(domain[0]), float(domain[1])), tuple(map(float, kinks)), on_kinks)
 
 
@@ -113,7 +113,7 @@ def integers(low: int, high: int, shape: Shape | None = None) -> st.SearchStrate
 def shapes(signature: str | Op, sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
     """Argument shapes that fit an op's signature, such as "(m,k),(k,n)->(m,n)"; leading axes broadcast."""
     if not isinstance(signature, (str, Op)):
-        raise DTypeError(f'shapes: signature must be an op or a string such as "(m,k),(k,n)->(m,n)", got {shown(signature)}')
+        raise DTypeError(f'shapes: signature must be an op or a string such as "(m,k),(k,n)->(m,n)", got {describe(signature)}')
     return fitting(signature.parsed if isinstance(signature, Op) else Signature.parse(signature), sizes)
 
 
@@ -144,7 +144,7 @@ def arguments(op: Op, sizes: Sequence[int] = (1, 2, 3), on_kinks: bool = False) 
     on_kinks  put elements on the op's kinks, or make elements equal for ops that compare them
     """
     if not isinstance(op, Op):
-        raise DTypeError(f"arguments: op must be an op, such as REGISTRY['exp'], got {shown(op)}")
+        raise DTypeError(f"arguments: op must be an op, such as REGISTRY['exp'], got {describe(op)}")
     return in_code(samples(op, sizes, on_kinks))
 
 
@@ -202,7 +202,7 @@ def mlps(
     unknown = [activations] if isinstance(activations, str) else [a for a in activations if a not in ACTIVATIONS]
     if unknown or not activations:
         known = ", ".join(ACTIVATIONS)
-        raise ArgumentError(f"mlps: activations must be a list of names from {known}; got {shown(activations)}")
+        raise ArgumentError(f"mlps: activations must be a list of names from {known}; got {describe(activations)}")
     features = features if features is None else integer("mlps", "features", features, 1)
     classes = classes if classes is None else integer("mlps", "classes", classes, 1)
     width, layers = integer("mlps", "max_width", max_width, 1), integer("mlps", "max_layers", max_layers, 1)
@@ -234,7 +234,7 @@ def ops(names: Sequence[str] | None = None) -> st.SearchStrategy[Op]:
     """Registered ops that have a gradient and can be used alone; optionally only those in `names`."""
     if names is not None:
         if isinstance(names, str) or not all(isinstance(n, str) for n in (names if isinstance(names, Iterable) else [names])):
-            raise DTypeError(f"ops: names must be a list of op names, got {shown(names)}")
+            raise DTypeError(f"ops: names must be a list of op names, got {describe(names)}")
         if unknown := [name for name in names if name not in REGISTRY]:
             raise ArgumentError(f"ops: unknown op {unknown[0]!r}; all ops are in tensorgrad.op.REGISTRY")
         if not names:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.arguments import is_integer, seed_of, truth
-from tensorgrad.core.state import shown
+from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError
 from tensorgrad.testing.expansion import Expansion
 from tensorgrad.testing.problem import Problem
@@ -108,7 +108,7 @@ def taylor_test(
     Returns the TaylorReport. Raises GradientError, which shows it; for invalid arguments the errors of gradcheck.
     """
     if not is_integer(order) or order not in (1, 2):
-        raise ArgumentError(f"taylor_test: order must be 1 or 2, got {shown(order)}")
+        raise ArgumentError(f"taylor_test: order must be 1 or 2, got {describe(order)}")
     problem, raises = Problem.of("taylor_test", fn, inputs, wrt), truth("taylor_test", "raises", raises)
     findings = Expansion(problem, seed_of("taylor_test", seed)).findings(int(order))
     found = TaylorReport(findings, problem.evaluations)

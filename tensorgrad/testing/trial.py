@@ -39,7 +39,7 @@ class Trial:
         finally:
             before.put_back()
             python.put_back()
-        self.world, self.start = self.compiled.reached(self.trace, (args, {}))
+        self.world, self.start = self.compiled.snapshot(self.trace, (args, {}))
         self.tensors = list(dict.fromkeys([*self.world.tensors, *self.trace.grads, *self.trace.regraded]))
         self.grads = {t: t._grad for t in self.tensors}
         self.names = self.named()
@@ -48,7 +48,7 @@ class Trial:
             self.samples.append([shifted(a) for a in self.samples[-1]])
 
     def traced(self, arrays: list[Array]) -> Trace:
-        return Compiled(self.step, keep_grads=True).traced(self.args, {}, arrays)
+        return Compiled(self.step, keep_grads=True).traced_run(self.args, {}, arrays)
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
@@ -151,7 +151,9 @@ class Trial:
             if not (has_floats(expected) and has_floats(found)):
                 arrays_too = hasattr(expected, "dtype") and hasattr(found, "dtype")
                 if not (verify.same(expected, found) if arrays_too else expected == found):
-                    away[text] = Difference(Outcome(text, self.source(text), np.zeros(0)), (), shown(found), shown(expected))
+                    away[text] = Difference(
+                        Outcome(text, self.source(text), np.zeros(0)), (), describe(found), describe(expected)
+                    )
             elif found.shape != expected.shape or found.dtype != expected.dtype:
                 kinds = [f"{a.shape} {a.dtype}" for a in (found, expected)]
                 away[text] = Difference(Outcome(text, self.source(text), expected), (), *kinds)
@@ -267,6 +269,6 @@ def plain(text: str) -> str:
     return text.removeprefix("closure ").removeprefix("global ")
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""Ahead: the batches that come next in an epoch, run together where nothing of the user's comes in between."""
+"""Ahead: the next batches of an epoch, run together where no code of the user comes in between."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tensorgrad.train.record import Record
 from tensorgrad.train.run import Run
 from tensorgrad.train.steps import Steps
 
-SECONDS = 0.03  # that one call may take: Ctrl-C and the progress bar wait for it
-FIRST = 4  # batches, of which nobody knows yet how long they take
+SECONDS = 0.03  # target duration of a call: Ctrl-C and the progress bar wait for it
+FIRST = 4  # batches of the first call, while their duration is unknown
 
 
 class Ahead:
-    """Runs batches of a DataLoader without Python between them, as far as the steps allow: `steps.together` at a time."""
+    """Runs batches of a DataLoader without Python in between, where the steps allow it: `steps.together` per call."""
 
     def __init__(self, steps: Steps, loader: DataLoader, epoch: Epoch, record: Record) -> None:
         self.steps, self.loader, self.epoch, self.record = steps, loader, epoch, record
@@ -29,7 +29,7 @@ class Ahead:
 
     @classmethod
     def of(cls, run: Run, steps: Steps, record: Record) -> Ahead | None:
-        """For the current epoch of a training; None if its batches come from elsewhere, or are shared with other ranks."""
+        """For the current epoch of a run; None if a custom loader makes the batches, or several ranks share them."""
         loader = run.loader
         if steps.compiled is None or ranks.group is not None or not isinstance(loader, DataLoader) or loader.epoch is None:
             return None
@@ -42,7 +42,7 @@ class Ahead:
         return cls(steps, loader, loader.epoch, record)
 
     def after(self, batch: tuple[Array, ...]) -> Iterator[int]:
-        """Run the batches after one that has just been run; gives their numbers, call by call."""
+        """Run the batches that follow `batch`, which has just run; yields the number of batches of each call."""
         epoch, size, steps = self.epoch, self.loader.batch_size, self.steps
         compiled = steps.compiled
         if compiled is None or len(batch[0]) != size or self.loader.arrays is not self.arrays:
@@ -86,6 +86,6 @@ def samples_of(arrays: tuple[Array, ...]) -> int:
 
 
 def is_valid(order: Array, samples: int) -> bool:
-    """Whether indices of samples can be read by machine code."""
+    """Whether machine code can read these indices of samples, and all are in range."""
     fits = type(order) is np.ndarray and order.dtype == np.int64 and order.ndim == 1 and order.flags.c_contiguous
     return bool(fits and order.size and order.min() >= 0 and order.max() < samples)

@@ -48,7 +48,7 @@ class Case:
             self.compiled = Compiled(self.step)
             arrays = arguments(tuple(args), {})[1]
             self.inputs = [arrays, [shifted(a) for a in arrays]]
-            self.trace: Trace = self.compiled.traced(tuple(args), {}, arrays)
+            self.trace: Trace = self.compiled.traced_run(tuple(args), {}, arrays)
             self.trace.undo()
             world = World({"step": self.step})
             near = [(a.target, "") for a in self.trace.assignments] + [(p.data, "") for p in world.tensors]
@@ -303,14 +303,14 @@ DECISIONS = [
     ignored("assigned before the loop", SPLIT, "(bool(self.loop) and bool(writes))"),
     ignored("before the loop though it reads of it", SPLIT, "any(v.root in made for v in call.reads)"),
     ignored("after the loop", SPLIT, "self.on_rows(call)"),
-    Decision("too few rows", rows.Narrow.value, "(self.rows, *v.shape[1:])", "(self.rows - hit(), *v.shape[1:])"),
+    Decision("too few rows", rows.Tile.value, "(self.rows, *v.shape[1:])", "(self.rows - hit(), *v.shape[1:])"),
     Decision("threads that overlap, or leave a gap", PARTS, "n * i // self.threads", "n * i // self.threads + hit()"),
     Decision("threads that leave a gap, or overlap", PARTS, "n * i // self.threads", "n * i // self.threads - hit()"),
     Decision("parts that leave a gap, or overlap", emit.cut, "* i // count", "* i // count + hit()"),
     left_out("a part dropped", PARTS, "work.append(Part("),
     Decision("a part twice", PARTS, "in pieces:", "in [p for q in pieces for p in [q] * (1 + hit())]:"),
     Decision("parts out of order", PARTS, "in pieces:", "in pieces[:: -1 if hit() else 1]:"),
-    instead("a part by the function of another", PARTS, "made[key].issued", "next(iter(made.values())).issued"),
+    instead("a part by the function of another", PARTS, "emitters[key].issued", "next(iter(emitters.values())).issued"),
     Decision("written instead of added", PARTS, "key = (b - a, a == start)", "key = (b - a, a == start or hit())"),
     Decision("added instead of written", PARTS, "key = (b - a, a == start)", "key = (b - a, a == start and not hit())"),
     passed("written instead of added, and called so", PARTS, "a == start"),
@@ -318,7 +318,7 @@ DECISIONS = [
     ignored("totals of the first thread elsewhere", PARTS, "i == 0"),
     instead("blocks shared by threads", PARTS, "[aligned(size) for size in layout.blocks]", SHARED),
     instead("partial sums shared by threads", PARTS, "[np.empty(v.shape, v.dtype) for v in loop.totals]", "self.partial[0]"),
-    instead("scratch that no thread owns", PARTS, "made[key].blocks", "[]"),
+    instead("scratch that no thread owns", PARTS, "emitters[key].blocks", "[]"),
     Decision(
         "cut where it is whole, or whole where it is cut", PARTS, "loop.split.rows(v) for", "loop.split.rows(v) != hit() for"
     ),
@@ -360,7 +360,7 @@ EDITED = [
     memory.lay_out, memory.in_place, memory.assigned_in_place, memory.one_memory, memory.arrays_for, memory.resolve,
     memory.Free.take, memory.Free.give, group.grouped, group.put_off, group.seen_by, group.Group.chain, group.layout,
     rows.Split.__init__, rows.Split.on_rows, rows.Split.rows, rows.Split.columns, rows.Split.keeps_rows, rows.split_rows,
-    rows.Narrow.value, rows.Narrow.narrow, emit.Parts.__init__, emit.Parts.part, emit.cut, emit.shared_of, emit.Emitter.call,
+    rows.Tile.value, rows.Tile.narrow, emit.Parts.__init__, emit.Parts.part, emit.cut, emit.shared_of, emit.Emitter.call,
     emit.Emitter.loop,
 ]  # fmt: skip
 

@@ -208,7 +208,7 @@ def test_arrays_that_no_tensor_is_made_of(name: str) -> None:
         ran.append(1)
         return batch["x"] + 1
 
-    for call in (step, step, step.as_written):
+    for call in (step, step, step.call_step):
         with pytest.raises(DTypeError) as error:
             call({"x": NO_NUMBERS[name]}) if call is step else call(({"x": NO_NUMBERS[name]},), {})
         assert str(error.value) == str(expected.value).replace("Tensor:", "an argument of a compiled step:")

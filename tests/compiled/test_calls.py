@@ -39,7 +39,7 @@ from tensorgrad.compiler.calls import (
 from tensorgrad.compiler.emit import Emitter
 from tensorgrad.compiler.group import grouped, layout
 from tensorgrad.compiler.memory import Layout
-from tensorgrad.compiler.rows import Loop, Narrow, Split
+from tensorgrad.compiler.rows import Loop, Split, Tile
 from tensorgrad.compiler.values import Value
 from tensorgrad.core.backend import Array
 from tensorgrad.errors import LabelError
@@ -743,7 +743,7 @@ def in_parts(call: Call, arrays: dict[Value, Array], samples: int, ends: list[in
     found = [np.full(v.shape, 77).astype(v.dtype) if v in split.has_rows else np.zeros(v.shape, v.dtype) for v in call.outputs]
     assert {*loop.totals} | {*loop.spread} == {*call.outputs}
     for start, stop in pairwise(ends):
-        narrow = Narrow(loop, stop - start)
+        narrow = Tile(loop, stop - start)
         (part,) = narrow.calls
         given = {narrow.value(v): a[start:stop] if split.rows(v) else a for v, a in arrays.items()}
         made = {}

@@ -91,7 +91,7 @@ def test_random_programs_have_no_fault(expression: Expression, loop: bool) -> No
         patch.setattr(thresholds, "ROWS_BYTES", 8)
         compiled = Compiled(f)
         arrays = [np.array(x) for x in expression.inputs]
-        trace = compiled.traced(tuple(arrays), {}, arrays)
+        trace = compiled.traced_run(tuple(arrays), {}, arrays)
         trace.undo()
         assert Plan(trace).fault == ""
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import tensorgrad as tg
 from tensorgrad import Tensor, nn, optim
 from tensorgrad.kernels import build, forks, llvm, native, threads
-from tensorgrad.kernels.team import Team, sets_of_others, team
-from tensorgrad.kernels.words import Form, Operand, Words
+from tensorgrad.kernels.instructions import Form, Instruction, Operand
+from tensorgrad.kernels.team import Team, other_cpu_sets, team
 from tensorgrad.nn import functional as F
 from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 
@@ -51,7 +51,7 @@ def operand(array: np.ndarray) -> Operand:
     return Operand(Form.of(array), array=array)
 
 
-def run(calls: list[Words], count: int = 2) -> int:
+def run(calls: list[Instruction], count: int = 2) -> int:
     """What a program of these calls returns, with a team of so many threads."""
     team.grow(machine(), count)
     program = native.Program(machine(), calls, [])
@@ -108,7 +108,7 @@ def test_which_products_are_shared() -> None:
     assert kinds((3, 160), (160, 4)) == [3, 0]
     assert kinds((5, 4, 4), (5, 4, 4)) == [3]
     assert kinds((5, 4, 4), (4, 4)) == [0] * 5
-    assert kinds((forks.MOST_MATRICES + 1, 4, 4), (4, 4)) == []
+    assert kinds((forks.MAX_MATRICES + 1, 4, 4), (4, 4)) == []
     assert kinds((2, 3, 4, 4), (4, 4)) == []
     assert kinds((30, 4), (4, 5), 1) == [0]
 
@@ -248,7 +248,7 @@ def test_while_the_team_is_at_work() -> None:
 def test_a_part_of_a_part() -> None:
     """Begins where that of the array does."""
     x = np.arange(60.0).reshape(3, 4, 5)
-    part = operand(x).one(1).part(0, 1, 4).part(1, 2, 3).transposed()
+    part = operand(x).item(1).part(0, 1, 4).part(1, 2, 3).transposed()
     expected = x[1, 1:4, 2:3].T
     assert part.form == Form.of(expected)
     assert part.offset == expected.__array_interface__["data"][0] - x.__array_interface__["data"][0]
@@ -328,7 +328,7 @@ def test_without_any_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sets_of_processors() -> None:
     """For each all others of those that the process may use."""
-    sets = np.unpackbits(sets_of_others({0, 2, 70}), axis=1, bitorder="little").astype(bool)
+    sets = np.unpackbits(other_cpu_sets({0, 2, 70}), axis=1, bitorder="little").astype(bool)
     assert sets.shape == (max(71, os.cpu_count() or 1), 128)
     for processor in range(71):
         assert set(np.flatnonzero(sets[processor])) == {0, 2, 70} - {processor}
@@ -343,7 +343,10 @@ def test_processors_that_are_taken_away_are_not_used() -> None:
     out = np.zeros((400, 200), "f")
     calls = forks.product_calls(machine(), operand(a), operand(b), operand(out), 2)
     run(calls)
-    mine, others = threading.get_native_id(), [int(w) for w in team.words[llvm.TEAM + llvm.THREAD :: llvm.SLOT] if w]
+    mine, others = (
+        threading.get_native_id(),
+        [int(w) for w in team.words[llvm.TEAM_WORDS + llvm.THREAD_ID :: llvm.SLOT_WORDS] if w],
+    )
     assert others
     try:
         for one in processors:
@@ -366,13 +369,13 @@ def test_the_team_keeps_away_from_the_processor_that_asks() -> None:
     out = np.zeros((400, 200), "f")
     calls = forks.product_calls(machine(), operand(a), operand(b), operand(out), 2)
     run(calls)
-    slot = team.words[llvm.TEAM :]
-    avoided = int(slot[llvm.AVOIDED]) - 1
+    slot = team.words[llvm.TEAM_WORDS :]
+    avoided = int(slot[llvm.AVOIDED_CPU]) - 1
     assert avoided in processors
-    assert os.sched_getaffinity(int(slot[llvm.THREAD])) == processors - {avoided}
+    assert os.sched_getaffinity(int(slot[llvm.THREAD_ID])) == processors - {avoided}
 
 
 def test_shares() -> None:
-    assert forks.shares(7, 3) == [(0, 2), (2, 4), (4, 7)]
-    assert forks.shares(2, 5) == [(0, 1), (1, 2)]
-    assert forks.shares(0, 5) == [(0, 0)]
+    assert forks.split(7, 3) == [(0, 2), (2, 4), (4, 7)]
+    assert forks.split(2, 5) == [(0, 1), (1, 2)]
+    assert forks.split(0, 5) == [(0, 0)]

@@ -22,7 +22,7 @@ from tensorgrad.compiler import calls
 from tensorgrad.compiler import plan as planning
 from tensorgrad.core.forks import loading
 from tensorgrad.errors import LabelError
-from tensorgrad.kernels import build, llvm, native, reference, threads, words
+from tensorgrad.kernels import build, instructions, llvm, native, reference, threads
 from tensorgrad.nn import functional as F
 from tests.compiled import NEEDS_NUMBA, kernels, lowered, num_threads
 from tests.compiled.test_random_steps import KEPT, Program
@@ -45,11 +45,11 @@ def machine() -> native.Machine:
     return found
 
 
-def operand(array: np.ndarray) -> words.Operand:
-    return words.Operand(words.Form.of(array), array=array)
+def operand(array: np.ndarray) -> instructions.Operand:
+    return instructions.Operand(instructions.Form.of(array), array=array)
 
 
-def run(call: words.Words) -> int:
+def run(call: instructions.Instruction) -> int:
     program = native.Program(machine(), [call], [])
     return int(program.enter(program.start))
 
@@ -72,7 +72,7 @@ def test_products_are_those_of_numpy(data: st.DataObject, m: int, n: int, p: int
     """To the last bit, whatever way the matrices lie."""
     a, b = data.draw(matrices(m, n, dtype)), data.draw(matrices(n, p, dtype))
     out = np.full((m, p), 7, dtype)
-    call = words.product_words(machine(), operand(a), operand(b), operand(out))
+    call = instructions.product_instruction(machine(), operand(a), operand(b), operand(out))
     simple = a.flags.c_contiguous and b.flags.c_contiguous
     assert call is not None or not (simple and n > 1 and m * p > 1)
     if call is not None:
@@ -97,7 +97,7 @@ def test_what_numpy_does_otherwise_is_left_to_it(dtype: str) -> None:
         "integers": (a.astype(int), a.astype(int), out.astype(int)),
     }
     for name, (left, right, to) in others.items():
-        assert words.product_words(machine(), operand(left), operand(right), operand(to)) is None, name
+        assert instructions.product_instruction(machine(), operand(left), operand(right), operand(to)) is None, name
 
 
 @settings(deadline=None)
@@ -109,7 +109,7 @@ def test_sums_of_products_are_those_of_numpy(seed: int, n: int, dtype: str, most
     out, expected = np.full((), 7, dtype), np.zeros((), dtype)
     with lowered(DOT=most):
         reference.dot(a, b, expected)
-        call = words.dot_words(machine(), operand(a), operand(b), operand(out), most)
+        call = instructions.dot_instruction(machine(), operand(a), operand(b), operand(out), most)
     assert call is not None
     assert run(call) == 0
     np.testing.assert_array_equal(out, expected)
@@ -119,9 +119,9 @@ def test_sums_of_products_are_those_of_numpy(seed: int, n: int, dtype: str, most
 def test_sums_of_products_that_are_left_to_numpy() -> None:
     a, out = np.ones(6, "f"), np.zeros((), "f")
     for x, y, to in ((a[::2], a[:3], out), (a, a.astype(float), out), (a, a, np.zeros((), "d")), (a, a, np.zeros(1, "f"))):
-        assert words.dot_words(machine(), operand(x), operand(y), operand(to), 100) is None
+        assert instructions.dot_instruction(machine(), operand(x), operand(y), operand(to), 100) is None
     a[:] = 1e30
-    call = words.dot_words(machine(), operand(a), operand(a), operand(out), 100)
+    call = instructions.dot_instruction(machine(), operand(a), operand(a), operand(out), 100)
     assert call is not None
     assert run(call)  # an overflow, of which NumPy is to say what the user has told it to
 
@@ -129,13 +129,13 @@ def test_sums_of_products_that_are_left_to_numpy() -> None:
 @pytest.mark.parametrize("array", [np.arange(12.0), np.arange(12, dtype="i1").reshape(3, 4), np.array(True)], ids=str)
 def test_copies(array: np.ndarray) -> None:
     out = np.zeros_like(array)
-    call = words.copy_words(machine(), operand(out), operand(array))
+    call = instructions.copy_instruction(machine(), operand(out), operand(array))
     assert call is not None
     assert run(call) == 0
     np.testing.assert_array_equal(out, array)
     turned = np.zeros((4, 4))
     for to, of in ((turned, turned.T), (turned, turned.astype("f")), (turned, turned[:1]), (turned[:, ::2], turned[:, ::2])):
-        assert words.copy_words(machine(), operand(to), operand(of)) is None
+        assert instructions.copy_instruction(machine(), operand(to), operand(of)) is None
 
 
 def network(width: int = 6) -> tuple[nn.Module, Callable[..., Any]]:
@@ -382,11 +382,11 @@ def test_a_library_that_computes_something_else_is_not_used(monkeypatch: pytest.
     assert rows is not None
     native.machine.cache_clear()
     try:
-        monkeypatch.setattr(native, "symbols", lambda: iter([]))
+        monkeypatch.setattr(native, "numpy_blas", lambda: iter([]))
         assert native.machine() is None
         native.machine.cache_clear()
         monkeypatch.undo()
-        monkeypatch.setattr(native, "works", lambda found: False)
+        monkeypatch.setattr(native, "is_exact", lambda found: False)
         assert native.machine() is None
         monkeypatch.undo()
         monkeypatch.setattr(np, "matmul", lambda a, b: a @ b + 1)
@@ -410,25 +410,25 @@ def test_the_blas_is_numpys_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native.ctypes, "CDLL", lambda path: opened.append(path) or SimpleNamespace(cblas_sgemm=1))
     others = [SimpleNamespace(filepath=f"/home/numpy/{name}.libs/libopenblas.so") for name in ("scipy", "numpy")]
     monkeypatch.setattr(threads, "blas_libraries", lambda: [*others, own[0]])
-    assert len(list(native.symbols())) == 1
+    assert len(list(native.numpy_blas())) == 1
     assert opened == [own[0].filepath]
     monkeypatch.setattr(threads, "blas_libraries", lambda: others)  # of two nobody knows which it is
-    assert list(native.symbols()) == []
+    assert list(native.numpy_blas()) == []
     monkeypatch.setattr(threads, "blas_libraries", lambda: others[:1])
-    assert len(list(native.symbols())) == 1
+    assert len(list(native.numpy_blas())) == 1
 
 
 def test_nobody_is_forked_while_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child would wait for llvmlite's lock, or for its import, for ever."""
     free: list[bool] = []
 
-    def symbols() -> Iterator[Any]:
+    def numpy_blas() -> Iterator[Any]:
         thread = threading.Thread(target=lambda: free.append(loading.acquire(blocking=False)))  # as who forks takes it
         thread.start()
         thread.join()
         return iter([])
 
-    monkeypatch.setattr(native, "symbols", symbols)
+    monkeypatch.setattr(native, "numpy_blas", numpy_blas)
     native.machine.cache_clear()
     try:
         assert native.machine() is None
@@ -452,13 +452,13 @@ def test_measured_plans_run_the_same_calls() -> None:
 FINITE = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
-@given(st.sampled_from(list(llvm.NUMBERS)), FINITE, FINITE, st.sampled_from("fd"))
+@given(st.sampled_from(list(llvm.SCALAR_OPS)), FINITE, FINITE, st.sampled_from("fd"))
 def test_functions_of_numbers_are_those_of_numpy(name: str, a: float, b: float, dtype: str) -> None:
     """To the last bit, NaN and infinities too; and it stops where NumPy would warn."""
     function, count = getattr(np, name), 1 if name == "negative" else 2
     arrays = [np.asarray(v, dtype) for v in (a, b)[:count]]
     out = np.zeros((), dtype)
-    call = words.number_words(machine(), name, [operand(v) for v in (*arrays, out)])
+    call = instructions.scalar_instruction(machine(), name, [operand(v) for v in (*arrays, out)])
     assert call is not None
     stopped = run(call)
     with np.errstate(all="ignore"):
@@ -466,8 +466,11 @@ def test_functions_of_numbers_are_those_of_numpy(name: str, a: float, b: float, 
     np.testing.assert_array_equal(out, expected)
     assert np.signbit(out) == np.signbit(expected) or np.isnan(out)
     assert bool(stopped) == bool(warnings_of(lambda: function(*arrays)))
-    assert words.number_words(machine(), name, [operand(v[None]) for v in (*arrays, out)]) is None
-    assert words.number_words(machine(), name, [operand(v) for v in (*arrays, np.zeros((), "df"["fd".index(dtype)]))]) is None
+    assert instructions.scalar_instruction(machine(), name, [operand(v[None]) for v in (*arrays, out)]) is None
+    assert (
+        instructions.scalar_instruction(machine(), name, [operand(v) for v in (*arrays, np.zeros((), "df"["fd".index(dtype)]))])
+        is None
+    )
 
 
 @given(st.data(), st.integers(1, 5), st.integers(1, 5), st.sampled_from("fdl?"))
@@ -477,9 +480,9 @@ def test_copies_of_rows(data: st.DataObject, rows: int, columns: int, dtype: str
     x = data.draw(st.sampled_from([x, np.broadcast_to(x[:1], x.shape), x[:, None], x[None], x[:, :1] + x]))
     out = out.reshape(x.shape) if out.flags.c_contiguous else out
     if x.shape != out.shape:
-        assert words.copy_words(machine(), operand(out), operand(x)) is None
+        assert instructions.copy_instruction(machine(), operand(out), operand(x)) is None
         return
-    call = words.copy_words(machine(), operand(out), operand(x))
+    call = instructions.copy_instruction(machine(), operand(out), operand(x))
     if call is not None:
         assert run(call) == 0
         np.testing.assert_array_equal(out, x)
@@ -489,8 +492,8 @@ def test_copies_of_rows(data: st.DataObject, rows: int, columns: int, dtype: str
 
 def test_a_row_that_would_be_written_over_before_it_is_read() -> None:
     memory = np.arange(24.0).reshape(6, 4)
-    assert words.copy_words(machine(), operand(memory[1:, :3]), operand(memory[:-1, :3])) is None
-    call = words.copy_words(machine(), operand(memory[1:]), operand(memory[:-1]))  # one piece
+    assert instructions.copy_instruction(machine(), operand(memory[1:, :3]), operand(memory[:-1, :3])) is None
+    call = instructions.copy_instruction(machine(), operand(memory[1:]), operand(memory[:-1]))  # one piece
     assert call is not None
     expected = memory[:-1].copy()
     run(call)

@@ -62,7 +62,7 @@ class Apply(Call):
         if isinstance(self.op, Checkpoint) or not is_own(type(self.op).__module__):  # user code
             planned = writer.bind("planned", functools.partial(as_planned, self.op.name, out.shape, out.dtype))
             made = f"{planned}({made})"
-        if writer.holds(out):
+        if writer.has_memory(out):
             writer.lines.append(f"{inside}copyto({writer.name(out)}, {made})")
         else:
             own = writer.bind("own", contiguous_copy)

@@ -37,7 +37,7 @@ class Writer(Protocol):
     def array(self, value: Value) -> Array | None:
         """The array of a value, if known before a run."""
 
-    def holds(self, value: Value) -> bool:
+    def has_memory(self, value: Value) -> bool:
         """Whether a value already has memory, which its call writes to."""
 
     def define(self, value: Value) -> str:

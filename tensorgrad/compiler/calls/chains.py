@@ -20,7 +20,7 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import build, forks, generate, reference, thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
 from tensorgrad.kernels.cuda.launch import chain_kernel
-from tensorgrad.kernels.llvm import NUMBERS
+from tensorgrad.kernels.llvm import SCALAR_OPS
 from tensorgrad.ops.exponential import power
 
 __all__ = ["ChainCall", "Elementwise"]
@@ -66,7 +66,7 @@ class Elementwise(Call):
         if (pair := self.middle_sum) and (kernel := build.add_middle_kernel(self.outputs[0].dtype)) is not None:
             writer.write(writer.bind("add_middle", kernel), [*(writer.name(v) for v in pair), out])
             return
-        if self.name in NUMBERS and not self.quiet:
+        if self.name in SCALAR_OPS and not self.quiet:
             writer.write(self.name, [*inputs, out])
             return
         line = f"{self.name}({', '.join(inputs)}, out={out})"

@@ -22,7 +22,7 @@ class TakeRows(Apply):
     def emit(self, writer: Writer) -> None:
         (w, t), (y,) = self.inputs, self.outputs
         kernel, n, k = build.take_rows_kernel(w.dtype, t.dtype), math.prod(t.shape), math.prod(w.shape[1:])
-        if kernel is None or not writer.holds(y):
+        if kernel is None or not writer.has_memory(y):
             super().emit(writer)
             return
         given = [writer.shaped(w, (w.shape[0], k)), writer.shaped(t, (n,)), writer.shaped(y, (n, k))]
@@ -38,7 +38,7 @@ class AddRows(Apply):
     def emit(self, writer: Writer) -> None:
         (x, t), (y,) = self.inputs, self.outputs
         kernel, n, k = build.sum_rows_kernel(x.dtype, t.dtype), math.prod(t.shape), math.prod(y.shape[1:])
-        if kernel is None or not writer.holds(y):
+        if kernel is None or not writer.has_memory(y):
             super().emit(writer)
             return
         given = [writer.shaped(x, (n, k)), writer.shaped(t, (n,)), writer.shaped(y, (y.shape[0], k))]

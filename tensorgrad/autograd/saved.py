@@ -17,7 +17,7 @@ from tensorgrad.errors import GraphError
 from tensorgrad.ops import astype
 
 
-def unchanged(caller: str, roots: list[Tensor]) -> list[Node]:
+def recorded_nodes(caller: str, roots: list[Tensor]) -> list[Node]:
     """The nodes that computed `roots`, latest first. Raises GraphError if values that their rules read have been changed in
     place or freed since.
     """
@@ -72,7 +72,7 @@ def _check_writes(caller: str, nodes: list[Node]) -> None:
             )
 
 
-def values_of(replacement: Node, node: Node, record: bool, rule: str = "backward") -> tuple[Any, Sequence[Any]]:
+def rule_values(replacement: Node, node: Node, record: bool, rule: str = "backward") -> tuple[Any, Sequence[Any]]:
     """The result and the arguments of `replacement` for its rules: arrays, or Tensors if the rules are to be recorded.
 
     Values that a rule does not read, as its op declares, are replaced by an Unread, which has shape and dtype. Half precision
@@ -91,7 +91,7 @@ def values_of(replacement: Node, node: Node, record: bool, rule: str = "backward
         values = []
         for i, (source, a) in enumerate(zip(replacement.inputs, saved, strict=True)):
             if a is not None:
-                value = _valued(source, a, replacement) if record else a
+                value = _as_recorded(source, a, replacement) if record else a
                 values.append(as_float32(value) if wide else value)
             else:
                 values.append(Unread(replacement, i, rule) if isinstance(source, (Node, Tensor)) else source)
@@ -106,8 +106,8 @@ def is_wide(replacement: Node) -> bool:
     return replacement.dtype.char in HALVES and not replacement.op.calls
 
 
-def _valued(source: Any, array: Any, replacement: Node) -> Any:
-    """An input of `replacement`, with its kept value if there is one, for a recorded rule."""
+def _as_recorded(source: Any, array: Any, replacement: Node) -> Any:
+    """An input of `replacement`, as a Tensor with its saved value, for a rule that is recorded."""
     if array is None or not isinstance(source, (Node, Tensor)):
         return source
     if isinstance(source, Node):
