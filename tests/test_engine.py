@@ -86,7 +86,7 @@ def test_anomaly_forward() -> None:
 def test_anomaly_backward() -> None:
     x = Tensor(np.array([0.0, 4.0]), True)
     y = x.sqrt()
-    message = r"gradient of sqrt \(2,\), recorded at test_engine\.py:\d+: infinity in it, produced here"
+    message = r"gradient of sqrt \(2,\), recorded at test_engine\.py:\d+: infinity, produced here"
     with tensorgrad.detect_anomaly(), np.errstate(divide="ignore"), pytest.raises(AnomalyError, match=message):
         y.sum().backward()
 
@@ -143,7 +143,7 @@ def test_second_backward_names_the_line_of_the_first() -> None:
     x = leaf(2)
     loss = (x * x).sum()
     loss.backward()
-    with pytest.raises(GraphError, match=r"an earlier backward\(\) at test_engine\.py:\d+ freed what sum \(\), recorded at"):
+    with pytest.raises(GraphError, match=r"an earlier backward\(\) at test_engine\.py:\d+ freed the values saved for sum \(\), recorded at"):
         loss.backward()
 
 

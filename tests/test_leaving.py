@@ -204,7 +204,7 @@ def test_once_for_each_line() -> None:
 
 def test_what_to_write_instead_is_said() -> None:
     t, _ = computed()
-    with pytest.raises(GraphError, match=r"Tensor: the data are a Tensor that was computed by mul, .* \.detach\(\) if"):
+    with pytest.raises(GraphError, match=r"Tensor: the data are a Tensor computed by mul, .* \.detach\(\) if"):
         Tensor(t * 2)
     with pytest.raises(DTypeError, match=r"np\.add\.at cannot be recorded, .* \.detach\(\)\.numpy\(\)"):
         np.add.at(t, [0], 1.0)

@@ -173,7 +173,7 @@ def test_half_precision_counts_beyond_its_range() -> None:
 
 def test_what_is_no_loss_and_no_model() -> None:
     for loss, text in (
-        (nn.MSELoss, r"the class MSELoss; write MSELoss\(\), with brackets"),
+        (nn.MSELoss, r"the class MSELoss; write MSELoss\(\), with parentheses"),
         (None, "None"),
         ("mse", "'mse'"),
         (3.0, "3.0"),
