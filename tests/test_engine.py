@@ -143,7 +143,9 @@ def test_second_backward_names_the_line_of_the_first() -> None:
     x = leaf(2)
     loss = (x * x).sum()
     loss.backward()
-    with pytest.raises(GraphError, match=r"an earlier backward\(\) at test_engine\.py:\d+ freed the values saved for sum \(\), recorded at"):
+    with pytest.raises(
+        GraphError, match=r"an earlier backward\(\) at test_engine\.py:\d+ freed the values saved for sum \(\), recorded at"
+    ):
         loss.backward()
 
 
