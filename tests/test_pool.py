@@ -112,7 +112,7 @@ def test_a_piece_is_used_again(fresh: Pool) -> None:
 def test_what_is_small_is_no_matter_of_the_pool(fresh: Pool) -> None:
     assert new((POOLED // 4 - 1,), FLOAT).base is None
     assert new((0, 5), FLOAT).shape == (0, 5)
-    assert fresh.asked == 0
+    assert fresh.requests == 0
 
 
 def test_no_more_than_a_number_of_pieces_is_kept(fresh: Pool) -> None:

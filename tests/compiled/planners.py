@@ -263,7 +263,7 @@ DECISIONS = [
     # how long values live, and where
     instead("a shorter life", LAY_OUT, "len(calls) if v in keep or v.root in keep else i", "last.get(v.root, i)"),
     passed("given back too early", LAY_OUT, "last[v] == i"),
-    passed("given a place twice", LAY_OUT, "v not in given"),
+    passed("given a place twice", LAY_OUT, "v not in placed"),
     passed("over an operand of another dtype", IN_PLACE, "v.dtype == value.dtype"),
     passed("over an operand that is still read", IN_PLACE, "last[root] == i"),
     passed("two results over one operand", IN_PLACE, "j not in taken"),
