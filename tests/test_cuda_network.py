@@ -31,7 +31,7 @@ WIDTHS = [(64, 64, 64, 64, 64), (128, 128, 128), (127, 65, 33, 128), (5, 7, 9, 3
 # The kernel
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(7)
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
 def test_networks_compile_for(architecture: str) -> None:
     """Everything that a block has fits into registers and shared memory."""

@@ -29,12 +29,12 @@ from tests.fuzz.shrink import shrink
 from tests.fuzz.training import FORMS
 from tests.fuzz.world import OPS, AsItIs, run
 
-SECONDS = 8.0 if os.environ.get("CI") else 4.0  # of each of four hunts, which two workers share
+SECONDS = 8.0 if os.environ.get("CI") else 2.5  # of each of four hunts, which two workers share
 NEEDS_NUMBA = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs Numba: pip install numba")
 NUMBA = pytest.param(True, marks=NEEDS_NUMBA)
 
 
-@pytest.mark.parametrize("first", [0, 1_000_000])
+@pytest.mark.parametrize("first", [0, pytest.param(1_000_000, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("numba", [NUMBA, False])
 def test_compiled_steps_do_what_the_steps_do(numba: bool, first: int) -> None:
     """As many programs as there is time for, always the same ones; `python -m tests.fuzz` looks at more of them."""
