@@ -39,6 +39,26 @@ def ended(running: Any, seconds: float = 100) -> str:
     return text
 
 
+def done(running: Any, seconds: float = 100) -> str:
+    """What it has printed, once its work is done. In about one of fifteen runs Open MPI's own MPI_Finalize then waits for the
+    rank that was lost for ever (seen in a debugger); such a job is ended here, and the guide tells users so."""
+    since = time.monotonic()
+    while True:
+        try:
+            text: str = running.communicate(timeout=10)[0]
+        except subprocess.TimeoutExpired as waiting:
+            printed = (waiting.output or b"").decode()
+            is_done = "done: " in printed
+            if not is_done and time.monotonic() - since < seconds:
+                continue
+            running.terminate()
+            running.communicate(timeout=30)
+            if not is_done:
+                raise
+            return printed
+        return text
+
+
 def end(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "end.npz") as file:
         return dict(file)
@@ -74,7 +94,7 @@ def test_the_job_ends_with_a_line_that_names_the_rank(tmp_path: Path, undisturbe
 
 def test_the_others_go_on(tmp_path: Path, undisturbed: dict[str, np.ndarray]) -> None:
     """With Open MPI's ULFM: they begin the epoch again, without the one that was killed, be it the first."""
-    text = ended(job(tmp_path, 3, 0, "kill", 12, options=("--with-ft", "ulfm")))
+    text = done(job(tmp_path, 3, 0, "kill", 12, options=("--with-ft", "ulfm")))
     assert "rank 0 of 3 is lost; 2 left" in text
     assert "continues from the start of epoch 3" in text
     assert "done: 6 epochs on 2 ranks" in text
