@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # The header of a program: number and address of the patches; address of the first instruction; number of repetitions of a run,
@@ -104,8 +106,29 @@ class Writer:
         address = builder.add(at, self.constant(8 * offset))
         builder.call(self.syscall, [self.constant(FUTEX), address, *map(self.constant, (action, value, 0))])
 
+    def prefetch_line(self, builder: Any, at: Any) -> None:
+        """Load a cache line, to be read soon, from an address that need not be valid."""
+        kind = [self.ir.Constant(self.int32, n) for n in (0, 3, 1)]  # to be read, into the first level, data
+        builder.call(self.prefetch, [builder.inttoptr(at, self.byte_pointer), *kind])
+
     def blocks(self, function: Any, *names: str) -> list[Any]:
         return [function.append_basic_block(name) for name in names]
+
+    @contextmanager
+    def each(self, b: Any, count: Any, start: int = 0) -> Iterator[Any]:
+        """A loop around the code that the block emits: i from `start` to count - 1."""
+        before = b.block
+        head, body, done = self.blocks(b.function, "head", "body", "done")
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(self.word)
+        i.add_incoming(self.constant(start), before)
+        b.cbranch(b.icmp_signed("<", i, count), body, done)
+        b.position_at_end(body)
+        yield i
+        i.add_incoming(b.add(i, self.constant(1)), b.block)
+        b.branch(head)
+        b.position_at_end(done)
 
     def handler(self, n: int, checked: bool = False) -> None:
         """Calls Numba's code with n words. The status is not 0 if it raised; checked: also if its result is not negative."""
@@ -175,18 +198,8 @@ class Writer:
         bytes from one row to the next in the target and in the source."""
         function, b = self.function("copy", 1)
         target, source, rows, size, target_step, source_step = (self.load(b, function.args[0], 24 + 8 * i) for i in range(6))
-        entry = b.block
-        head, put, done = (function.append_basic_block(x) for x in ("head", "put", "done"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(self.word)
-        i.add_incoming(self.constant(0), entry)
-        b.cbranch(b.icmp_signed("==", i, rows), done, put)
-        b.position_at_end(put)
-        b.call(self.memmove, [b.add(target, b.mul(i, target_step)), b.add(source, b.mul(i, source_step)), size])
-        i.add_incoming(b.add(i, self.constant(1)), put)
-        b.branch(head)
-        b.position_at_end(done)
+        with self.each(b, rows) as i:
+            b.call(self.memmove, [b.add(target, b.mul(i, target_step)), b.add(source, b.mul(i, source_step)), size])
         b.ret(self.constant(0))
 
     def clear_bytes(self) -> None:
@@ -247,29 +260,21 @@ class Writer:
         instruction that stopped; the repetition that stopped counts as remaining."""
         function, b = self.function("repeat", 1)
         (header,) = function.args
-        names = ("head", "run", "count", "shift", "more", "ended", "done", "stop")
-        head, run, count, shift, more, ended, done, stop = self.blocks(function, *names)
+        head, run, more, done, stop = self.blocks(function, "head", "run", "more", "done", "stop")
         shifts, first = self.load(b, header, 8 * SHIFT_COUNT), self.load(b, header, 8 * SHIFTS_AT)
         b.branch(head)
         b.position_at_end(head)
-        b.cbranch(b.icmp_signed(">", self.load(b, header, 8 * REMAINING), self.constant(0)), run, done)
+        remaining = self.load(b, header, 8 * REMAINING)
+        b.cbranch(b.icmp_signed(">", remaining, self.constant(0)), run, done)
         b.position_at_end(run)
         stopped = b.call(self.module.get_global("run"), [self.load(b, header, 8 * FIRST)])
-        b.cbranch(b.icmp_signed("!=", stopped, self.constant(0)), stop, count)
-        b.position_at_end(count)
-        b.branch(shift)
-        b.position_at_end(shift)
-        i = b.phi(self.word)
-        i.add_incoming(self.constant(0), count)
-        b.cbranch(b.icmp_signed("<", i, shifts), more, ended)
+        b.cbranch(b.icmp_signed("!=", stopped, self.constant(0)), stop, more)
         b.position_at_end(more)
-        place = b.add(first, b.mul(i, self.constant(8 * SHIFT)))
-        word = self.load(b, place)
-        self.store(b, b.add(self.load(b, word), self.load(b, place, 8)), word)
-        i.add_incoming(b.add(i, self.constant(1)), more)
-        b.branch(shift)
-        b.position_at_end(ended)
-        self.store(b, b.sub(self.load(b, header, 8 * REMAINING), self.constant(1)), header, 8 * REMAINING)
+        with self.each(b, shifts) as i:
+            shift = b.add(first, b.mul(i, self.constant(8 * SHIFT)))
+            word = self.load(b, shift)
+            self.store(b, b.add(self.load(b, word), self.load(b, shift, 8)), word)
+        self.store(b, b.sub(remaining, self.constant(1)), header, 8 * REMAINING)
         b.branch(head)
         b.position_at_end(stop)
         b.ret(stopped)
@@ -282,48 +287,24 @@ class Writer:
         for others the next row is prefetched."""
         function, b = self.function("take", 1)
         target, source, indices, count, size, step = (self.load(b, function.args[0], 24 + 8 * i) for i in range(6))
-        entry = b.block
-        names = ("head", "row", "four", "not_four", "eight", "other", "fetch", "copy", "after", "done")
-        head, row, four, not_four, eight, other, fetch, copy, after, done = self.blocks(function, *names)
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(self.word)
-        i.add_incoming(self.constant(0), entry)
-        b.cbranch(b.icmp_signed("<", i, count), row, done)
-        b.position_at_end(row)
-        index = self.load(b, b.add(indices, b.mul(i, self.constant(8))))
-        target, source = b.add(target, b.mul(i, size)), b.add(source, b.mul(index, step))
-        b.cbranch(b.icmp_signed("==", size, self.constant(4)), four, not_four)
-        b.position_at_end(four)
-        b.store(self.load(b, source, kind=self.int32), b.inttoptr(target, self.int32.as_pointer()))
-        b.branch(after)
-        b.position_at_end(not_four)
-        b.cbranch(b.icmp_signed("==", size, self.constant(8)), eight, other)
-        b.position_at_end(eight)
-        self.store(b, self.load(b, source), target)
-        b.branch(after)
-        b.position_at_end(other)
-        following = b.add(i, self.constant(1))
-        following = b.select(b.icmp_signed("<", following, count), following, i)
-        next_row = b.add(source, b.mul(self.load(b, b.add(indices, b.mul(following, self.constant(8)))), step))
-        b.branch(fetch)
-        b.position_at_end(fetch)
-        ahead = b.phi(self.word)
-        ahead.add_incoming(self.constant(0), other)
-        b.call(
-            self.prefetch,
-            [b.inttoptr(b.add(next_row, ahead), self.byte_pointer), *[self.ir.Constant(self.int32, n) for n in (0, 3, 1)]],
-        )
-        further = b.add(ahead, self.constant(64))
-        ahead.add_incoming(further, fetch)
-        b.cbranch(b.icmp_signed("<", further, size), fetch, copy)
-        b.position_at_end(copy)
-        b.call(self.memmove, [target, source, size])
-        b.branch(after)
-        b.position_at_end(after)
-        i.add_incoming(b.add(i, self.constant(1)), after)
-        b.branch(head)
-        b.position_at_end(done)
+
+        def row(i: Any) -> Any:  # of the source
+            return b.add(source, b.mul(self.load(b, b.add(indices, b.mul(i, self.constant(8)))), step))
+
+        with self.each(b, count) as i:
+            to, of = b.add(target, b.mul(i, size)), row(i)
+            with b.if_else(b.icmp_signed("==", size, self.constant(4))) as (four, not_four):
+                with four:
+                    b.store(self.load(b, of, kind=self.int32), b.inttoptr(to, self.int32.as_pointer()))
+                with not_four, b.if_else(b.icmp_signed("==", size, self.constant(8))) as (eight, other):
+                    with eight:
+                        self.store(b, self.load(b, of), to)
+                    with other:
+                        following = b.add(i, self.constant(1))
+                        next_row = row(b.select(b.icmp_signed("<", following, count), following, i))
+                        with self.each(b, b.lshr(b.add(size, self.constant(63)), self.constant(6))) as line:
+                            self.prefetch_line(b, b.add(next_row, b.mul(line, self.constant(64))))
+                        b.call(self.memmove, [to, of, size])
         b.ret(self.constant(0))
 
     def fork(self) -> None:
@@ -341,7 +322,6 @@ class Writer:
         run = self.module.get_global("run")
         team, count = self.load(b, instruction, 24), self.load(b, instruction, 32)
         stopped = b.alloca(self.word)
-        spins = b.alloca(self.word)
 
         def part(i: Any) -> Any:
             return self.load(b, b.add(instruction, b.mul(i, self.constant(8))), 40)
@@ -355,92 +335,70 @@ class Writer:
             b.store(b.or_(b.load(stopped), b.call(run, [part(i)])), stopped)
 
         b.store(zero, stopped)
-        names = ("alone", "one_alone", "begin", "assign", "give", "move", "post", "wake", "posted", "own", "join")
-        alone, one_alone, begin, assign, give, move, post, wake, posted, own, join = self.blocks(function, *names)
-        take, taken, wait, spin = self.blocks(function, "take", "taken", "wait", "spin")
-        sleep, ended, free, done = self.blocks(function, "sleep", "ended", "free", "done")
-        entry = b.block
-        b.cbranch(self.compare_exchange(b, team, BUSY, zero, one), begin, alone)
+        together, alone, done = self.blocks(function, "together", "alone", "done")
+        b.cbranch(self.compare_exchange(b, team, BUSY, zero, one), together, alone)
 
         b.position_at_end(alone)
-        i = b.phi(self.word)
-        i.add_incoming(zero, entry)
-        b.cbranch(b.icmp_signed("<", i, count), one_alone, done)
-        b.position_at_end(one_alone)
-        run_here(i)
-        i.add_incoming(b.add(i, one), one_alone)
-        b.branch(alone)
+        with self.each(b, count) as i:
+            run_here(i)
+        b.branch(done)
 
-        b.position_at_end(begin)
+        b.position_at_end(together)
         cpu = b.zext(b.call(self.current_cpu, []), self.word)
         others, set_bytes = self.load(b, team, 8 * CPU_SETS), self.load(b, team, 8 * CPU_SET_BYTES)
         avoided_cpu = b.select(b.icmp_unsigned("<", cpu, self.load(b, team, 8 * CPU_SET_COUNT)), b.add(cpu, one), zero)
-        b.branch(assign)
-
-        b.position_at_end(assign)
-        i = b.phi(self.word)
-        i.add_incoming(one, begin)
-        b.cbranch(b.icmp_signed("<", i, count), give, own)
-        b.position_at_end(give)
-        worker = slot(i)
-        thread = self.load_atomic(b, worker, THREAD_ID)
-        is_known = b.and_(b.icmp_signed("!=", thread, zero), b.icmp_signed("!=", avoided_cpu, zero))
-        b.cbranch(b.and_(is_known, b.icmp_signed("!=", self.load(b, worker, 8 * AVOIDED_CPU), avoided_cpu)), move, post)
-        b.position_at_end(move)
-        self.store(b, avoided_cpu, worker, 8 * AVOIDED_CPU)
-        own_set = b.add(others, b.mul(cpu, set_bytes))
-        b.call(self.syscall, [self.constant(SET_AFFINITY), thread, set_bytes, own_set])
-        b.branch(post)
-        b.position_at_end(post)
-        self.store_atomic(b, zero, worker, DONE)
-        self.store_atomic(b, zero, worker, HAS_WAITER)
-        self.store_atomic(b, part(i), worker, JOB)
-        b.cbranch(b.icmp_signed("!=", self.load_atomic(b, worker, ASLEEP), zero), wake, posted)
-        b.position_at_end(wake)
-        self.store_atomic(b, zero, worker, ASLEEP)
-        self.futex(b, worker, ASLEEP, WAKE, 1)
-        b.branch(posted)
-        b.position_at_end(posted)
-        i.add_incoming(b.add(i, one), posted)
-        b.branch(assign)
-
-        b.position_at_end(own)
+        with self.each(b, count, 1) as i:
+            worker = slot(i)
+            thread = self.load_atomic(b, worker, THREAD_ID)
+            is_known = b.and_(b.icmp_signed("!=", thread, zero), b.icmp_signed("!=", avoided_cpu, zero))
+            avoids_another = b.icmp_signed("!=", self.load(b, worker, 8 * AVOIDED_CPU), avoided_cpu)
+            with b.if_then(b.and_(is_known, avoids_another)):
+                self.store(b, avoided_cpu, worker, 8 * AVOIDED_CPU)
+                own_set = b.add(others, b.mul(cpu, set_bytes))
+                b.call(self.syscall, [self.constant(SET_AFFINITY), thread, set_bytes, own_set])
+            self.store_atomic(b, zero, worker, DONE)
+            self.store_atomic(b, zero, worker, HAS_WAITER)
+            self.store_atomic(b, part(i), worker, JOB)
+            with b.if_then(b.icmp_signed("!=", self.load_atomic(b, worker, ASLEEP), zero)):
+                self.store_atomic(b, zero, worker, ASLEEP)
+                self.futex(b, worker, ASLEEP, WAKE, 1)
         run_here(zero)
-        b.branch(join)
-
-        b.position_at_end(join)
-        i = b.phi(self.word)
-        i.add_incoming(one, own)
-        b.cbranch(b.icmp_signed("<", i, count), take, free)
-        b.position_at_end(take)
-        worker = slot(i)
-        b.store(self.constant(JOIN_SPINS), spins)
-        b.cbranch(self.compare_exchange(b, worker, JOB, part(i), zero), taken, wait)
-        b.position_at_end(taken)
-        run_here(i)
-        b.branch(ended)
-        b.position_at_end(wait)
-        status = self.load_atomic(b, worker, DONE)
-        b.store(b.or_(b.load(stopped), b.and_(status, self.constant(2))), stopped)
-        b.cbranch(b.icmp_signed("!=", status, zero), ended, spin)
-        b.position_at_end(spin)
-        b.call(self.pause, [])
-        remaining = b.sub(b.load(spins), one)
-        b.store(remaining, spins)
-        b.cbranch(b.icmp_signed("<", remaining, zero), sleep, wait)
-        b.position_at_end(sleep)
-        self.store_atomic(b, one, worker, HAS_WAITER)
-        self.futex(b, worker, DONE, WAIT, 0)
-        b.branch(wait)
-        b.position_at_end(ended)
-        i.add_incoming(b.add(i, one), ended)
-        b.branch(join)
-
-        b.position_at_end(free)
+        with self.each(b, count, 1) as i:
+            worker = slot(i)
+            is_unclaimed = self.compare_exchange(b, worker, JOB, part(i), zero)
+            with b.if_else(is_unclaimed) as (unclaimed, claimed):
+                with unclaimed:
+                    run_here(i)
+                with claimed:
+                    self.join(b, worker, stopped)
         self.store_atomic(b, zero, team, BUSY)
         b.branch(done)
+
         b.position_at_end(done)
         b.ret(b.load(stopped))
+
+    def join(self, b: Any, worker: Any, stopped: Any) -> None:
+        """Wait until a worker has finished its part, spinning at first; set `stopped` if that has stopped."""
+        wait, spin, sleep, ended = self.blocks(b.function, "wait", "spin", "sleep", "ended")
+        before = b.block
+        b.branch(wait)
+        b.position_at_end(wait)
+        spins = b.phi(self.word)
+        spins.add_incoming(self.constant(JOIN_SPINS), before)
+        status = self.load_atomic(b, worker, DONE)
+        b.cbranch(b.icmp_signed("!=", status, self.constant(0)), ended, spin)
+        b.position_at_end(spin)
+        b.call(self.pause, [])
+        remaining = b.sub(spins, self.constant(1))
+        spins.add_incoming(remaining, spin)
+        b.cbranch(b.icmp_signed("<", remaining, self.constant(0)), sleep, wait)
+        b.position_at_end(sleep)
+        self.store_atomic(b, self.constant(1), worker, HAS_WAITER)
+        self.futex(b, worker, DONE, WAIT, 0)
+        spins.add_incoming(remaining, sleep)
+        b.branch(wait)
+        b.position_at_end(ended)
+        b.store(b.or_(b.load(stopped), b.and_(status, self.constant(2))), stopped)
 
     def serve(self) -> None:
         """serve(slot): the loop of a worker: run parts as they arrive, spin for a while, then sleep. It never returns."""
@@ -485,33 +443,17 @@ class Writer:
         number of arrays (two or more); their size."""
         function, b = self.function(f"{char}total", 1)
         target, source, count, size = (self.load(b, function.args[0], 24 + 8 * i) for i in range(4))
-        zero, one, width = self.constant(0), self.constant(1), self.constant(4 if char == "f" else 8)
-        entry = b.block
-        scalar_op, first, more, add, put, done = self.blocks(function, "number", "first", "more", "add", "put", "done")
-        b.branch(scalar_op)
-        b.position_at_end(scalar_op)
-        i = b.phi(self.word)
-        i.add_incoming(zero, entry)
-        b.cbranch(b.icmp_signed("<", i, size), first, done)
-        b.position_at_end(first)
-        start = self.load(b, b.add(source, b.mul(i, width)), kind=real)
-        b.branch(more)
-        b.position_at_end(more)
-        k, value = b.phi(self.word), b.phi(real)
-        k.add_incoming(one, first)
-        value.add_incoming(start, first)
-        b.cbranch(b.icmp_signed("<", k, count), add, put)
-        b.position_at_end(add)
-        place = b.add(b.mul(k, size), i)
-        value.add_incoming(b.fadd(value, self.load(b, b.add(source, b.mul(place, width)), kind=real)), add)
-        k.add_incoming(b.add(k, one), add)
-        b.branch(more)
-        b.position_at_end(put)
-        b.store(value, b.inttoptr(b.add(target, b.mul(i, width)), real.as_pointer()))
-        i.add_incoming(b.add(i, one), put)
-        b.branch(scalar_op)
-        b.position_at_end(done)
-        b.ret(zero)
+        width, value = self.constant(4 if char == "f" else 8), b.alloca(real)
+
+        def element(k: Any, i: Any) -> Any:  # of array k
+            return self.load(b, b.add(source, b.mul(b.add(b.mul(k, size), i), width)), kind=real)
+
+        with self.each(b, size) as i:
+            b.store(element(self.constant(0), i), value)
+            with self.each(b, count, 1) as k:
+                b.store(b.fadd(b.load(value), element(k, i)), value)
+            b.store(b.load(value), b.inttoptr(b.add(target, b.mul(i, width)), real.as_pointer()))
+        b.ret(self.constant(0))
 
     def once(self) -> None:
         """once(table, arguments): call a kernel with these arguments, on the stack, so that several threads can call it at the
@@ -523,22 +465,12 @@ class Writer:
         size, count = self.load(b, table), self.load(b, table, 8)
         places, end = b.add(table, self.constant(16)), b.mul(count, self.constant(16))
         b.call(self.memmove, [instruction, b.add(places, end), b.mul(size, self.constant(8))])
-        entry = b.block
-        head, put, done = (function.append_basic_block(x) for x in ("head", "put", "done"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(self.word)
-        i.add_incoming(zero, entry)
-        b.cbranch(b.icmp_signed("==", i, count), done, put)
-        b.position_at_end(put)
-        place = b.add(places, b.mul(i, self.constant(16)))
-        one = self.load(b, b.add(arguments, b.mul(i, self.constant(8))))
-        is_array = b.icmp_signed("!=", self.load(b, place, 8), zero)
-        at = b.select(is_array, b.add(one, self.constant(DATA)), b.add(arguments, b.mul(i, self.constant(8))))
-        self.store(b, self.load(b, at), b.add(instruction, b.mul(self.load(b, place), self.constant(8))))
-        i.add_incoming(b.add(i, self.constant(1)), put)
-        b.branch(head)
-        b.position_at_end(done)
+        with self.each(b, count) as i:
+            place = b.add(places, b.mul(i, self.constant(16)))
+            argument = b.add(arguments, b.mul(i, self.constant(8)))
+            is_array = b.icmp_signed("!=", self.load(b, place, 8), zero)
+            at = b.select(is_array, b.add(self.load(b, argument), self.constant(DATA)), argument)
+            self.store(b, self.load(b, at), b.add(instruction, b.mul(self.load(b, place), self.constant(8))))
         self.store(b, zero, frame)
         self.store(b, frame, instruction, 24)
         self.store(b, b.add(frame, self.constant(8)), instruction, 32)
@@ -551,34 +483,22 @@ class Writer:
         """enter(header, array objects ...): write the addresses of all data into the instructions, then run them."""
         function, b = self.function(f"enter{k}", 1 + k)
         header, objects = function.args[0], function.args[1:]
-        table = b.alloca(self.ir.ArrayType(self.word, max(k, 1)))
-        zero = self.constant(0)
+        passed = b.ptrtoint(b.alloca(self.ir.ArrayType(self.word, max(k, 1))), self.word)
         for i, array in enumerate(objects):
-            b.store(array, b.gep(table, [zero, self.constant(i)]))
+            self.store(b, array, passed, 8 * i)
         count, first = self.load(b, header, 8 * PATCH_COUNT), self.load(b, header, 8 * PATCHES_AT)
-        entry = b.block
-        head, known, parameter, put, done = (
-            function.append_basic_block(x) for x in ("head", "known", "parameter", "put", "done")
-        )
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(self.word)
-        i.add_incoming(zero, entry)
-        patch = b.add(first, b.mul(i, self.constant(8 * PATCH)))
-        b.cbranch(b.icmp_signed("==", i, count), done, known)
-        b.position_at_end(known)
-        which = self.load(b, patch)
-        b.cbranch(b.icmp_signed("<", which, zero), parameter, put)
-        b.position_at_end(parameter)
-        array = b.load(b.gep(table, [zero, b.sub(self.constant(-1), which)]))
-        b.branch(put)
-        b.position_at_end(put)
-        array_object = b.phi(self.word)
-        array_object.add_incoming(which, known)
-        array_object.add_incoming(array, parameter)
-        self.store(b, b.add(self.load(b, array_object, DATA), self.load(b, patch, 16)), self.load(b, patch, 8))
-        i.add_incoming(b.add(i, self.constant(1)), put)
-        b.branch(head)
-        b.position_at_end(done)
+        with self.each(b, count) as patch:
+            at = b.add(first, b.mul(patch, self.constant(8 * PATCH)))
+            which = self.load(b, at)
+            with b.if_else(b.icmp_signed("<", which, self.constant(0))) as (is_passed, is_fixed):
+                with is_passed:
+                    place = b.mul(b.sub(self.constant(-1), which), self.constant(8))
+                    parameter, parameter_block = self.load(b, b.add(passed, place)), b.block
+                with is_fixed:
+                    fixed_block = b.block
+            array_object = b.phi(self.word)
+            array_object.add_incoming(parameter, parameter_block)
+            array_object.add_incoming(which, fixed_block)
+            self.store(b, b.add(self.load(b, array_object, DATA), self.load(b, at, 16)), self.load(b, at, 8))
         self.store(b, self.load(b, header, 8 * COUNT), header, 8 * REMAINING)
         b.ret(b.call(self.module.get_global("repeat"), [header]))
