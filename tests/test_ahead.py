@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorgrad import Tensor, data, nn, optim, train
+from tensorgrad.compiler import repeats
 from tensorgrad.compiler.plan import Plan
 from tensorgrad.compiler.repeats import Repeats
 from tensorgrad.errors import LabelError, TrainingError
@@ -158,6 +159,64 @@ def test_most_batches_are_run_together(shuffle: bool) -> None:
         )
     assert sum(calls) == 2 * 99
     assert max(calls) == optim.optimiser.FLUSH
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_with_the_thresholds_as_they_are(shuffle: bool) -> None:
+    """Samples, products and the update large enough for threads to share them."""
+    x, y = samples(1000, 100)
+    found = []
+    for together in (False, True):
+        model = nn.Sequential(
+            nn.Linear(100, 90, rng=np.random.default_rng(0)), nn.ReLU(), nn.Linear(90, 4, rng=np.random.default_rng(1))
+        )
+        steps = optim.Adam(model.parameters(), lr=0.01)
+        loader = data.DataLoader(x, y, batch_size=200, shuffle=shuffle, rng=0)
+        usual, teams = Repeats.__init__, list[int]()
+
+        def made(self: Repeats, plan: Plan, *args: Any, usual: Any = usual, teams: list[int] = teams) -> None:
+            teams.append(plan.team)
+            usual(self, plan, *args)
+
+        with counted(together) as calls, num_threads(2), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Repeats, "__init__", made)
+            train.fit(model, F.cross_entropy, steps, loader, 3)
+        found.append(state_of(model, steps))
+    assert teams == [2]
+    assert sum(calls) == 12
+    same(*found)
+
+
+def test_large_results_are_kept_for_few_batches_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With metrics every prediction is a result."""
+    x, y = samples(400)
+    found = []
+    for room in (repeats.RESULT_BYTES, 500):  # three predictions of 10 by 4, with their losses
+        monkeypatch.setattr(repeats, "RESULT_BYTES", room)
+        model = network()
+        steps = optim.SGD(model.parameters(), 0.1)
+        loader = data.DataLoader(x, y, batch_size=10)
+        with counted() as calls:
+            history = train.fit(model, F.cross_entropy, steps, loader, 1, metrics=[train.metrics.accuracy])
+        found.append((state_of(model, steps), without_seconds(history)))
+        assert sum(calls) == 39
+    assert max(calls) == 3
+    same(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+def test_arrays_that_can_be_read_after_some_that_cannot() -> None:
+    """Another epoch, other arrays: what machine code could not do once it is asked again."""
+    x, y = samples(100)
+    model = network()
+    loader = data.DataLoader(np.asfortranarray(x), y, batch_size=10)
+
+    def change(run: train.Run) -> None:
+        loader.arrays = (x, y)
+
+    with counted() as calls:
+        train.fit(model, F.cross_entropy, optim.SGD(model.parameters(), 0.1), loader, 2, callbacks=[change])
+    assert sum(calls) == 9
 
 
 ODD: dict[str, Callable[[np.ndarray], Any]] = {

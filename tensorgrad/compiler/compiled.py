@@ -622,15 +622,18 @@ class Specialisation:
         self.hold = guards.hold
         self.is_plain = not plan.fault and not connected.results
         self.repeated: Repeats | None = None
-        self.can_repeat = self.is_plain and plan.program is not None
+        self.refused: tuple[Any, ...] = ()  # arrays, order and size for which that raised NotRepeatable
 
     def repeats(self, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> Repeats | None:
         """The Repeats of the plan for batches of these arrays (cached); None if it needs Python in between."""
-        if self.can_repeat and (self.repeated is None or not self.repeated.fits(arrays, is_shuffled, size)):
-            try:
-                self.repeated = Repeats(self.plan, arrays, is_shuffled, size)
-            except NotRepeatable:
-                self.repeated, self.can_repeat = None, False
+        if self.repeated is not None and self.repeated.fits(arrays, is_shuffled, size):
+            return self.repeated
+        if self.refused and self.refused[0] is arrays and self.refused[1:] == (is_shuffled, size):
+            return None
+        try:
+            self.repeated = Repeats(self.plan, arrays, is_shuffled, size) if self.is_plain else None
+        except NotRepeatable:
+            self.repeated, self.refused = None, (arrays, is_shuffled, size)
         return self.repeated
 
 

@@ -23,10 +23,10 @@ from tensorgrad.core.tensor import wrap
 from tensorgrad.kernels import forks, thresholds
 from tensorgrad.kernels.instructions import Form, Instruction, Operand, copy_instruction, take_instruction
 from tensorgrad.kernels.llvm import COUNT, MAX_PARAMETERS, REMAINING
-from tensorgrad.optim.optimiser import Optimiser
+from tensorgrad.optim.optimiser import FLUSH, Optimiser
 
 ORDER = "order"
-MOST = 256  # batches of a call
+RESULT_BYTES = 64 << 20  # of the results of a call
 
 
 class Repeats:
@@ -35,16 +35,15 @@ class Repeats:
     arrays       all samples, along the first axis
     is_shuffled  whether a batch is given by the indices of its samples, which are then gathered into a buffer
     size         samples per batch
-    most         maximum number of batches of a call
 
     Raises NotRepeatable if two runs need Python in between.
     """
 
-    def __init__(self, plan: Plan, arrays: tuple[Array, ...], is_shuffled: bool, size: int, most: int = MOST) -> None:
+    def __init__(self, plan: Plan, arrays: tuple[Array, ...], is_shuffled: bool, size: int) -> None:
         program = plan.program
         if program is None or not can_repeat(plan):
             raise NotRepeatable
-        self.plan, self.arrays, self.is_shuffled, self.size, self.most = plan, arrays, is_shuffled, size, most
+        self.plan, self.arrays, self.is_shuffled, self.size = plan, arrays, is_shuffled, size
         self.forms = [Form.of(array) for array in arrays]
         names = [f"x{i}" for i in range(len(arrays))]
         self.parameters = [*names, *([ORDER] if is_shuffled else [])]
@@ -53,6 +52,7 @@ class Repeats:
         self.machine = program.machine
         self.batch = [aligned_like(array, size) for array in arrays] if is_shuffled else []
         places: list[Any] = plan.places
+        self.most = most = max(min(FLUSH, RESULT_BYTES // max(sum(place.nbytes for place in places), 1)), 1)
         self.results = [np.empty((most, *place.shape), place.dtype) for place in places]
         self.numbers = [(compute, [(name, a, np.empty(most, a.dtype)) for name, a in pairs]) for compute, pairs in plan.numbers]
         prologue = [call for i in range(len(self.batch)) for call in self.gather_instructions(i)]
@@ -107,7 +107,7 @@ class Repeats:
         return alike and all(Form.of(a) == form for a, form in zip(arrays, self.forms, strict=True))
 
     def __call__(self, first: int, order: Array | None, count: int) -> tuple[int, Any, BaseException | None]:
-        """Run the plan for `count` batches, at most `most`, from sample `first` on, or with the indices in `order`.
+        """Run the plan for `count` batches, or fewer, from sample `first` on, or with the indices in `order`.
 
         Returns the number of batches that ran, their results (every Tensor with a new first axis of batches), and the exception
         that stopped them, or None.

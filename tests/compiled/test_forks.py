@@ -183,6 +183,32 @@ def test_a_whole_step(count: int, rows: int) -> None:
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)  # Adam's first steps divide tiny gradients by tiny ones
 
 
+def test_a_whole_step_with_the_thresholds_as_they_are() -> None:
+    """784-128-10 with 64 samples: one thread and two agree to rounding, of float32 after six steps."""
+    found = []
+    for count in (1, 2):
+        layers = nn.Linear(784, 128, rng=np.random.default_rng(1)), nn.ReLU(), nn.Linear(128, 10, rng=np.random.default_rng(2))
+        model = nn.Sequential(*layers)
+        steps = optim.SGD(model.parameters(), lr=0.1)
+
+        def step(x: Any, y: Any, model: Any = model, steps: Any = steps) -> Any:
+            loss = F.cross_entropy(model(x), y)
+            steps.zero_grad()
+            loss.backward()
+            steps.step()
+            return loss
+
+        with num_threads(count):
+            run = tg.compile(step)
+            x, y = np.random.default_rng(3).normal(size=(64, 784)).astype("f"), np.arange(64) % 10
+            losses = [run(x, y).item() for _ in range(6)]
+        assert run.plan.team == count
+        found.append((losses, [p.numpy().copy() for p in model.parameters()]))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
+
+
 def test_it_is_the_same_each_time() -> None:
     """Whoever does a part: ten runs to the last bit, while other processes and threads want the processors, too."""
     end = threading.Event()
@@ -334,14 +360,21 @@ def test_sets_of_processors() -> None:
         assert set(np.flatnonzero(sets[processor])) == {0, 2, 70} - {processor}
 
 
-def test_processors_that_are_taken_away_are_not_used() -> None:
-    """A process that is told to keep to one processor while it runs: so do its threads."""
-    processors = os.sched_getaffinity(0)
-    if len(processors) < 2:
-        pytest.skip("needs two processors: taskset")
+PROCESSORS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+NEEDS_TWO = pytest.mark.skipif(len(PROCESSORS) < 2, reason="needs two processors: taskset")
+
+
+def a_shared_product() -> tuple[list[Instruction], np.ndarray]:
     a, b = np.ones((400, 300), "f"), np.ones((300, 200), "f")
     out = np.zeros((400, 200), "f")
-    calls = forks.product_calls(machine(), operand(a), operand(b), operand(out), 2)
+    return forks.product_calls(machine(), operand(a), operand(b), operand(out), 2), out
+
+
+@NEEDS_TWO
+def test_processors_that_are_taken_away_are_not_used() -> None:
+    """A process that is told to keep to one processor while it runs: so do its threads."""
+    processors = PROCESSORS
+    calls, out = a_shared_product()
     run(calls)
     mine, others = (
         threading.get_native_id(),
@@ -361,13 +394,10 @@ def test_processors_that_are_taken_away_are_not_used() -> None:
     run(calls)
 
 
+@NEEDS_TWO
 def test_the_team_keeps_away_from_the_processor_that_asks() -> None:
-    processors = os.sched_getaffinity(0)
-    if len(processors) < 2:
-        pytest.skip("needs two processors: taskset")
-    a, b = np.ones((400, 300), "f"), np.ones((300, 200), "f")
-    out = np.zeros((400, 200), "f")
-    calls = forks.product_calls(machine(), operand(a), operand(b), operand(out), 2)
+    processors = PROCESSORS
+    calls, _ = a_shared_product()
     run(calls)
     slot = team.words[llvm.TEAM_WORDS :]
     avoided = int(slot[llvm.AVOIDED_CPU]) - 1
