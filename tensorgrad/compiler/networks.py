@@ -1,6 +1,6 @@
-"""Networks: calls that are a multilayer perceptron with its loss and gradients, on a GPU, as one call.
+"""Networks: a multilayer perceptron with its loss and gradients on a GPU becomes one call.
 
-What lies between the layers is then never written to memory. So nobody else may read it: not the user, not another call.
+Values between the layers are then never written to memory, so neither the user nor another call may read them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Layer(NamedTuple):
 
 
 def with_networks(calls: list[Call], keep: Container[Value]) -> list[Call]:
-    """The calls with networks in the place of those that they stand for. keep: values that outlive the calls.
+    """The calls, with networks in place of those that they replace. keep: values that are read after the last call.
 
-    Networks compute in float32, so that products that may be less exact are left to cuBLAS, whose tensor cores are faster.
+    Networks compute in float32; products that may be less exact are left to cuBLAS, because its tensor cores are faster.
     """
     if thresholds.NETWORK is None or cublas.get_matmul_precision() != "float32":
         return calls
@@ -40,7 +40,7 @@ def with_networks(calls: list[Call], keep: Container[Value]) -> list[Call]:
 
 
 class Search:
-    """Who makes and who reads which value of some calls."""
+    """The writers and readers of the values of some calls."""
 
     def __init__(self, calls: list[Call], keep: Container[Value]) -> None:
         self.calls, self.keep = calls, keep
@@ -51,17 +51,17 @@ class Search:
                 self.readers.setdefault(seen, []).append(call)
 
     def maker(self, v: Value, name: str) -> Call | None:
-        """The call of this name that makes a value, if it is to ignore no floating-point errors."""
+        """The call of this name that writes a value, unless it ignores floating-point errors."""
         call = self.makers.get(v)
         return call if call is not None and call.name == name and not getattr(call, "quiet", ()) else None
 
     def reader(self, v: Value, name: str, *inputs: Value | None) -> Call | None:
-        """The one call of this name that reads a value, with these inputs, None being the value as it is transposed."""
+        """The only call of this name that reads a value, with these inputs; None stands for the transposed value."""
         found = [call for call in self.readers.get(v, []) if call.name == name and reads(call, inputs, v)]
         return found[0] if len(found) == 1 and not getattr(found[0], "quiet", ()) else None
 
     def network(self, loss: CrossEntropy) -> dict[Call, list[Call]]:
-        """Calls to what is in their place: the network in that of the loss, nothing in that of others; {} if there is none."""
+        """Replaced calls to their replacements: the network for the loss, nothing for others; {} if there is no network."""
         z, t, g = loss.inputs
         forward = self.forward(z)
         if forward is None or len(forward[0]) < 2 or z.dtype != np.float32 or z.shape[0] < (thresholds.NETWORK or 0):
@@ -88,7 +88,7 @@ class Search:
         return {**{call: [] for call in used}, loss: [made]}
 
     def forward(self, z: Value) -> tuple[list[Layer], list[Call]] | None:
-        """The layers that make scores, and the calls that compute them."""
+        """The layers that compute the scores, and their calls."""
         layers: list[Layer] = []
         used: list[Call] = []
         while True:
@@ -109,8 +109,8 @@ class Search:
             z = unit.inputs[0]
 
     def backward(self, layers: list[Layer], d: Value) -> tuple[list[Value], list[Call]] | None:
-        """The gradients of weights and biases, beginning with the first layer's, and the calls that compute them from d, that
-        of the scores."""
+        """The gradients of weights and biases, first layer first, and the calls that compute them from d, the gradient of the
+        scores."""
         results: list[Value] = []
         used: list[Call] = []
         for i in reversed(range(len(layers))):
@@ -133,7 +133,7 @@ class Search:
 
 
 def reads(call: Call, inputs: tuple[Value | None, ...], of: Value) -> bool:
-    """Whether these are the inputs of a call, None being the matrix `of` as it is transposed."""
+    """Whether a call has these inputs; None stands for the transposed matrix `of`."""
     if len(call.inputs) != len(inputs):
         return False
     return all(
@@ -143,5 +143,5 @@ def reads(call: Call, inputs: tuple[Value | None, ...], of: Value) -> bool:
 
 
 def fits(v: Any) -> bool:
-    """Whether a value lies as the kernel reads it."""
+    """Whether a value has the layout and the dtype that the kernel reads."""
     return isinstance(v, Value) and v.contiguous and v.dtype == np.float32

@@ -19,8 +19,8 @@ __all__ = ["Network"]
 
 
 class Network(Call):
-    """The mean cross-entropy of a perceptron's scores, with a ReLU after each layer but the last; and, if it has more results
-    than that, for each layer the gradients of weights and biases.
+    """The mean cross-entropy of a perceptron with a ReLU after each layer but the last; then, if there are more results, the
+    gradients of the weights and biases of each layer.
 
     Reads x (m, n), t (m), the gradient () of the loss, and for each layer weights (n, k) and biases (k), all but t float32.
     """

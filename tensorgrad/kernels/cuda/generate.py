@@ -1,9 +1,8 @@
-"""CUDA C of chains, and programs of what is in sources/.
+"""CUDA C of chains, and programs from the files in sources/.
 
-A chain without a sum is a loop over its elements, in which every thread has BATCH of them on their way at a time: a GPU hides
-the time that memory takes behind other loads, and one for each thread is not enough for that. A chain with sums is a loop over
-rows in blocks of some columns; the block that is the last to end adds up what the others have left, always in the same order,
-so a sum has the same bits each time.
+A chain without a sum is a loop over its elements, in which every thread loads BATCH of them at once: a GPU hides the latency of
+memory behind other loads, and one load per thread is not enough. A chain with sums is a loop over rows, in blocks of some
+columns; the last block to finish adds the partial sums of all blocks in a fixed order, so a sum has the same bits each time.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from tensorgrad.kernels.chain import Chain, Ref, Step
 from tensorgrad.kernels.generate import names
 
 SOURCES = Path(__file__).parent / "sources"
-# What has to be on its way is bandwidth times latency: on an H200, by its data sheet, 4.8 TB/s times some 0.6 µs, about 3 MB.
-# One number of 4 bytes for each of its 132 x 2048 threads would be 1 MB. (Reckoned, not measured.)
+# Bytes in flight must be bandwidth times latency: on an H200, by its data sheet, 4.8 TB/s times about 0.6 µs, some 3 MB. With
+# one number of 4 bytes for each of its 132 x 2048 threads it would be 1 MB. (Computed, not measured.)
 BATCH = 4
 THREADS, SUM_THREADS = 256, 512  # of a block: of a chain without and with sums
 
@@ -38,8 +37,8 @@ TYPES = {
     "float64": "double",
 }
 
-# Function to the kinds of dtypes that it is computed in, and how. {0}, {1}, ... are values of these dtypes. A function that is
-# not here, and another kind (a power of integers, which may raise), is left to CuPy.
+# Function to the kinds of dtypes in which it is computed, and its expression with values {0}, {1}, ... of these dtypes. Other
+# functions and kinds (a power of integers, which may raise an error) are left to CuPy.
 EXPRESSIONS = {
     "add": ("biuf", "{0} + {1}"),
     "subtract": ("iuf", "{0} - {1}"),
@@ -67,7 +66,7 @@ EXPRESSIONS = {
     "logical_and": ("biuf", "{0} != 0 && {1} != 0"),
     "logical_or": ("biuf", "{0} != 0 || {1} != 0"),
     "logical_xor": ("biuf", "({0} != 0) != ({1} != 0)"),
-    # by as many places as there are bits, or more, C has no result; NumPy moves all of them out
+    # a shift by the number of bits or more is undefined in C; NumPy shifts all bits out
     "left_shift": ("iu", "(unsigned long long){1} < 8 * sizeof({0}) ? {0} << {1} : 0"),
     "right_shift": ("iu", "(unsigned long long){1} < 8 * sizeof({0}) ? {0} >> {1} : {0} < 0 ? -1 : 0"),
     **{f"bitwise_{name}": ("biu", f"{{0}} {sign} {{1}}") for name, sign in (("and", "&"), ("or", "|"), ("xor", "^"))},
@@ -95,20 +94,20 @@ def source(file: str) -> str:
 
 
 def program(*parts: str, **types: str) -> str:
-    """A program that can be compiled: what is common, type names (for example Real="float32"), and the parts."""
+    """A complete program: the common code, type names (for example Real="float32"), and the parts."""
     named = "".join(f"typedef {TYPES[dtype]} {name};\n" for name, dtype in types.items())
     return "\n".join([source("common"), *([named] if named else []), *parts])
 
 
 def chain_source(chain: Chain, shared: Mapping[int, int], name: str = "chain", wide: bool = False) -> str | None:
-    """The kernel of a chain, for a program; None where a function or a dtype of it has no CUDA C here.
+    """The source of a chain's kernel; None if CUDA C lacks one of its functions or dtypes.
 
-    shared   result to the operand that lies in the same memory
-    name     what the kernel is called
-    wide     for 2^31 elements and more: indices have 64 bits
+    shared   result to the operand in the same memory
+    name     the name of the kernel
+    wide     whether indices have 64 bits, for 2^31 elements and more
 
-    Its parameters are those of names(chain), rows and columns; with sums also, for each of them, memory for as many values as
-    the grid has rows of blocks times the columns, and one counter for each column of blocks, which is 0.
+    Its parameters are those of names(chain), rows and columns; for each sum also memory for (rows of blocks in the grid) x
+    columns values, and a counter for each column of blocks, initially 0.
     """
     steps = formula(chain)
     if steps is None or any(chain.dtype(r) not in TYPES for r in range(len(chain.operands) + len(chain.steps))):
@@ -117,7 +116,7 @@ def chain_source(chain: Chain, shared: Mapping[int, int], name: str = "chain", w
 
 
 def formula(chain: Chain) -> list[str] | None:
-    """A statement for each step: x3 = ..., of x0, x1, x2; None if a step has no CUDA C."""
+    """A statement for each step, x3 = ... of x0, x1, x2; None if CUDA C lacks a step."""
     lines = []
     for register, step in enumerate(chain.steps, len(chain.operands)):
         if step.dtype not in TYPES or (value := expression(chain, step)) is None:
@@ -127,7 +126,7 @@ def formula(chain: Chain) -> list[str] | None:
 
 
 def expression(chain: Chain, step: Step) -> str | None:
-    """What a step computes, in the dtypes in which NumPy would."""
+    """The expression of a step, in the dtypes that NumPy would use."""
     if step.function not in EXPRESSIONS:
         return None
     kinds, text = EXPRESSIONS[step.function]
@@ -154,7 +153,7 @@ def expression(chain: Chain, step: Step) -> str | None:
 
 
 def loop_dtypes(function: str, given: list[Any]) -> list[np.dtype[Any]]:
-    """The dtypes that the operands are converted to, given their dtypes or numbers, by NumPy's rules for promotion."""
+    """The dtypes to which operands, given by dtype or number, are converted by NumPy's promotion rules."""
     given = [np.dtype(bool) if isinstance(a, (bool, np.bool_)) else a for a in given]
     if function == "relu_grad":
         return given
@@ -167,7 +166,7 @@ def loop_dtypes(function: str, given: list[Any]) -> list[np.dtype[Any]]:
 
 
 def literal(value: float, dtype: np.dtype[Any]) -> str:
-    """A number as a constant of this dtype. Raises OverflowError for an integer that it does not have."""
+    """A number as a constant of this dtype. Raises OverflowError for an integer out of its range."""
     if dtype.kind == "b":
         return "true" if value else "false"
     with np.errstate(over="ignore"):
@@ -183,7 +182,7 @@ def literal(value: float, dtype: np.dtype[Any]) -> str:
 
 
 class Writer:
-    """Writes the kernel of one chain. index: the type of positions in memory;  steps: the statements of its formula."""
+    """Writes the kernel of one chain. index: the type of indices;  steps: the statements of its formula."""
 
     def __init__(self, chain: Chain, shared: Mapping[int, int], name: str, index: str, steps: list[str]) -> None:
         self.chain, self.shared, self.name, self.index, self.steps = chain, shared, name, index, steps
@@ -218,15 +217,15 @@ class Writer:
         return [j for j, operand in enumerate(self.chain.operands) if operand.layout in layouts]
 
     def once(self, j: int, where: str) -> str:
-        """A statement that reads an operand for the whole of a thread's work."""
+        """A statement that loads an operand once per thread."""
         return f"const {TYPES[self.chain.operands[j].dtype]} x{j} = {where};"
 
     def batch(self, position: str, inside: str, at: dict[str, str], advance: Sequence[str], after: Sequence[str]) -> list[str]:
         """BATCH elements: all loads, then formulas and stores.
 
-        position, inside   a statement that says where an element is, and the condition for there being one
-        at        where to read what has a value for each element, by layout
-        advance   statements after the loads of an element, whether it is there or not;  after   those after its formula
+        position, inside   a statement that computes the index of an element, and the condition that it exists
+        at        the index of operands with one value per element, by layout
+        advance   statements after the loads of an element, also if it does not exist;  after   those after its formula
         """
         many = self.layout(*at)
         types = [TYPES[self.chain.operands[j].dtype] for j in many]
@@ -242,7 +241,7 @@ class Writer:
         ]
 
     def body(self) -> list[str]:
-        """A loop over elements. A division takes as long as ten other instructions: row and column are found by additions."""
+        """A loop over elements. Row and column are updated by additions: a division takes as long as ten other instructions."""
         index, spread = self.index, self.layout("row", "column")
         found = [
             f"const {index} more_rows = step / columns, more_columns = step % columns;",
@@ -262,7 +261,7 @@ class Writer:
         ]
 
     def sum_body(self) -> list[str]:
-        """A loop over rows, block (w, h) doing w columns, and then the sums over the threads of a column and over blocks."""
+        """A loop over rows, with w columns per block (w, h), then sums over the threads of a column and over blocks."""
         index = self.index
         at = {"full": "row * columns + column", "column": "row"}
         position = f"const {index} row = start + k * step;"

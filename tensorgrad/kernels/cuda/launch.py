@@ -1,13 +1,13 @@
 """CUDA kernels, launched on CuPy's current stream.
 
-Every kernel is called with arrays, or bound to them once and then called with nothing::
+A kernel is called with arrays, or bound to arrays once and then called without arguments::
 
     kernel = chain_kernel(chain)
-    kernel(x, y)                    # the memory that it needs besides is kept for the next call of that size on that stream
-    step = kernel.bind(x, y)        # with memory of its own, for as long as `step` lives
+    kernel(x, y)                    # scratch memory is cached for the next call of that size on that stream
+    step = kernel.bind(x, y)        # with its own scratch memory, as long as `step` exists
     step()                          # allocates nothing, so it can be captured in a graph
 
-Arrays lie row after row on one device, which is the current one. What is bound must not run on two streams at once.
+Arrays are C-contiguous, on the current device. A bound kernel must not run on two streams at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tensorgrad.kernels.chain import Chain, Operand
 from tensorgrad.kernels.cuda import generate
 from tensorgrad.kernels.generate import layouts_of
 
-WIDE = 2**31  # elements from which positions take 64 bits
+WIDE = 2**31  # elements from which indices have 64 bits
 
-Scratch = Callable[[int, str, int, str], Array]  # memory on a device, for some purpose: so many elements of a dtype, 0 at first
+Scratch = Callable[[int, str, int, str], Array]  # zeros: device, purpose, number of elements, dtype
 
 
 class Function:
-    """A kernel of a program, compiled for a device. run: CuPy's."""
+    """A kernel of a program, compiled for a device. run: the kernel of CuPy."""
 
     def __init__(self, run: Any, device: int) -> None:
         self.run, self.device = run, device
@@ -43,8 +43,9 @@ class Function:
         self.run(grid, block, args)
 
     def resident(self, threads: int) -> int:
-        """How many blocks of so many threads the device runs at a time: by their registers and shared memory on a
-        multiprocessor, times its multiprocessors. A grid of more would need a second wave, which leaves most of them idle."""
+        """The number of blocks of `threads` threads that the device runs at a time: the occupancy of a multiprocessor times the
+        number of multiprocessors. A larger grid would need a second wave, in which most multiprocessors are idle.
+        """
         if threads not in self.counts:
             cuda = backend.cupy().cuda
             on_one = cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(self.run.kernel.ptr, threads, 0)
@@ -53,7 +54,7 @@ class Function:
 
 
 class Launch(NamedTuple):
-    """What CuPy is told: a kernel, how many blocks, how many threads in each, and what it is called with."""
+    """The arguments of a launch in CuPy: kernel, blocks, threads per block, arguments."""
 
     function: Function
     grid: tuple[int, ...]
@@ -62,7 +63,7 @@ class Launch(NamedTuple):
 
 
 class Kernel:
-    """What can be called with arrays, or bound to them. A subclass defines `prepare`."""
+    """Base of kernels, which can be called with arrays or bound to them. A subclass defines `prepare`."""
 
     def prepare(self, scratch: Scratch, *args: Any) -> Launch | None:
         """The launch for these arguments; None if there is nothing to do."""
@@ -75,17 +76,17 @@ class Kernel:
             function(grid, block, arguments)
 
     def bind(self, *args: Any) -> Callable[[], None]:
-        """What launches the kernel for these very arguments, and keeps them alive."""
+        """A function that launches the kernel with these arguments, and keeps them alive."""
         launch = self.prepare(new_scratch, *args)
         return nothing if launch is None else functools.partial(launch.function, launch.grid, launch.block, launch.args)
 
 
 def nothing() -> None:
-    """The launch over no elements."""
+    """The launch for empty arrays."""
 
 
 def blocks(count: int, each: int) -> int:
-    """How many blocks of so many it takes."""
+    """The number of blocks of size `each` for `count` elements."""
     return -(-count // each)
 
 
@@ -93,7 +94,7 @@ _functions: dict[tuple[Any, int, str, str], Function] = {}
 
 
 def function(device: int, source: str, name: str) -> Function:
-    """A kernel of a program, compiled when it is first asked for on a device; CuPy keeps the binary on disk."""
+    """A kernel of a program, compiled at the first use on a device; CuPy caches the binary on disk."""
     xp = backend.cupy()
     key = (xp, device, source, name)
     found = _functions.get(key)
@@ -114,7 +115,7 @@ _kept: dict[tuple[Any, ...], Array] = {}
 
 
 def kept_scratch(device: int, purpose: str, count: int, dtype: str) -> Array:
-    """Scratch that is the same one each time on the current stream: launches that use it follow each other there."""
+    """Cached scratch memory of the current stream, whose launches run one after the other."""
     xp = backend.cupy()
     key = (xp, device, xp.cuda.get_current_stream().ptr, purpose, count, dtype)
     found = _kept.get(key)
@@ -124,11 +125,11 @@ def kept_scratch(device: int, purpose: str, count: int, dtype: str) -> Array:
 
 
 class CudaChain(Kernel):
-    """A chain in one pass over memory, called with operands and results as kernels.build.ChainKernel is.
+    """A chain in one pass over memory, called with operands and results like kernels.build.ChainKernel.
 
-    shared   result to the operand that it is written over
+    shared   result to the operand that it overwrites
 
-    Operands of layout "number" are arrays too, read when the kernel runs. Raises DTypeError for a chain that has no CUDA C.
+    Operands with the layout "number" are arrays too, read when the kernel runs. Raises DTypeError if CUDA C lacks a function.
     """
 
     def __init__(self, chain: Chain, shared: dict[int, int]) -> None:
@@ -143,7 +144,7 @@ class CudaChain(Kernel):
 
     @cached_property
     def wide_source(self) -> str:
-        """The program for so many elements that positions take 64 bits."""
+        """The program with 64-bit indices."""
         return generate.program(generate.chain_source(self.chain, self.shared, wide=True) or "")
 
     def prepare(self, scratch: Scratch, *arrays: Array) -> Launch | None:
@@ -168,9 +169,9 @@ class CudaChain(Kernel):
 def sum_grid(rows: int, columns: int, resident: Callable[[int], int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Grid and block for sums over rows.
 
-    A block has up to 32 columns, and as many rows of threads as fit. Rows are spread over so many blocks that every thread has
-    its rows on their way at once (BATCH of them; more, if the device runs no more blocks at a time): (60000, 10) is 295 blocks
-    of 510 threads, (1439, 500) is 16 x 23 blocks of 512, and (64, 200) is 7 blocks of 493, none of which waits for another.
+    A block has up to 32 columns, and as many rows of threads as fit. There are enough blocks for every thread to load all of
+    its rows at once (BATCH rows; more, if the device runs no more blocks at a time): (60000, 10) has 295 blocks of 510
+    threads, (1439, 500) has 16 x 23 blocks of 512, and (64, 200) has 7 blocks of 493.
 
     resident   Function.resident
     """
@@ -183,9 +184,9 @@ def sum_grid(rows: int, columns: int, resident: Callable[[int], int]) -> tuple[t
 
 @functools.cache
 def chain_kernel(chain: Chain, shared: tuple[tuple[int, int], ...] = ()) -> CudaChain | None:
-    """The kernel of a chain; None where a function or a dtype of it has no CUDA C, so that CuPy's own functions have to do it.
+    """The kernel of a chain; None if CUDA C lacks one of its functions or dtypes, so that CuPy has to compute it.
 
-    shared   (result, operand) for results that are written over operands
+    shared   (result, operand) for results that overwrite operands
     """
     try:
         return CudaChain(chain, dict(shared))
@@ -195,21 +196,21 @@ def chain_kernel(chain: Chain, shared: tuple[tuple[int, int], ...] = ()) -> Cuda
 
 @functools.cache
 def sum_kernel(dtype: str) -> CudaChain:
-    """The kernel of a sum over rows: x (..., n) and out (n), of one dtype, which is no bool."""
+    """The kernel of a sum over rows: x (..., n) and out (n), of the same dtype, not bool."""
     return CudaChain(Chain((Operand("full", dtype),), (), ((0, "sum"),)), {})
 
 
 def column_sum(x: Array, out: Array) -> None:
-    """out = the sum of x over all axes but the last; x (..., n), out (n), of one dtype that CudaChain knows, no bool."""
+    """out = the sum of x over all axes but the last; x (..., n), out (n), of the same dtype, not bool."""
     sum_kernel(str(x.dtype))(x, out)
 
 
 def row_grid(rows: int, classes: int, resident: Callable[[int], int]) -> tuple[tuple[int], tuple[int, int]]:
     """Grid and block for rows of scores.
 
-    A row has a power of two threads, up to a warp; few rows are one large block. Rows that are long, and so few that a warp for
-    each leaves most of the device idle, have more threads each, up to a block, as long as each has BATCH classes on their way:
-    16 rows of 100,000 classes are 16 blocks of 1024 threads.
+    The number of threads of a row is a power of two, up to a warp; few rows are one large block. Long rows that are too few to
+    occupy the device with a warp each get more threads, up to a block, as long as each thread loads BATCH classes at once: 16
+    rows of 100,000 classes have 16 blocks of 1024 threads.
 
     resident   Function.resident
     """
@@ -234,8 +235,8 @@ class SoftmaxCrossEntropy(Kernel):
     z (m,k) float32 or float64 logits;  t (m) class indices of any integer dtype;  g () the gradient of the loss;  samples a
     number;  loss () and dz (m,k) are written; dz may be z
 
-    A label out of range cannot be raised from a GPU: it makes its row of dz and the loss NaN, and `check_labels` raises it
-    later. No memory is read or written out of bounds.
+    A GPU cannot raise an error for a label out of range: its row of dz and the loss become NaN, and `check_labels` raises the
+    error later. No memory is accessed out of bounds.
     """
 
     def prepare(self, scratch: Scratch, *args: Any) -> Launch:
@@ -261,12 +262,12 @@ class LogSoftmax(Kernel):
 
 
 class KeepMask(Kernel):
-    """keep = [u >= p], u uniform in 0 .. 1: keep, of booleans, drawn anew at each launch; p a number.
+    """keep = [u >= p], with new u, uniform in [0, 1), at each launch; keep boolean, p a number.
 
-    state   what `random_state` has made; the launch moves it on, so that the next one, or a replay of this one from a graph,
-            draws other numbers. It must not be drawn from on two streams at once.
+    state   a result of `random_state`; the launch advances it, so that the next one, or a replay of a captured one, draws
+            other numbers. Two streams must not use it at once.
 
-    The numbers are those of Philox4x32-10, a function of the seed and of how many have been drawn before: the same on any GPU.
+    The numbers are those of Philox4x32-10, a function of the seed and of the count of earlier numbers: the same on any GPU.
     """
 
     def prepare(self, scratch: Scratch, *args: Any) -> Launch | None:
@@ -282,7 +283,7 @@ softmax_cross_entropy, log_softmax, keep_mask = SoftmaxCrossEntropy(), LogSoftma
 
 
 def random_state(seed: int) -> Array:
-    """The state of a generator for `keep_mask` on the current device: seed, how many fours have been drawn, 0."""
+    """The state of a generator for `KeepMask` on the current device: seed, groups of four numbers drawn so far, 0."""
     return backend.cupy().asarray(np.array([seed % 2**64, 0, 0], np.uint64))
 
 
@@ -290,7 +291,7 @@ _faults: dict[tuple[Any, int], Array] = {}
 
 
 def fault(device: int) -> Array:
-    """The number (int32) on a device in which kernels leave 1 + the row of a label that is no class; 0 if there was none."""
+    """The number (int32) on a device where kernels report a label out of range: 1 + its row; 0 for none."""
     key = (backend.cupy(), device)
     if key not in _faults:
         _faults[key] = backend.cupy().zeros((), "int32")
@@ -298,9 +299,9 @@ def fault(device: int) -> Array:
 
 
 def check_labels(device: int) -> None:
-    """Raise LabelError if softmax_cross_entropy has met a label that is no class on this device since the last check.
+    """Raise LabelError if softmax_cross_entropy has found a label out of range on this device since the last check.
 
-    Waits for the kernels that are on their way, so it is not for every step: the loss being NaN says when it is needed.
+    Waits for all launched kernels, so it is not meant for every step: a loss that is NaN tells when to call it.
     """
     cell = fault(device)
     row = int(cell) - 1

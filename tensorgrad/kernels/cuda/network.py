@@ -1,4 +1,4 @@
-"""CUDA C of a multilayer perceptron with its loss and gradients as one pass over the samples, and what launches it."""
+"""A multilayer perceptron with its loss and gradients in one pass over the samples: its CUDA C and its launch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tensorgrad.core.backend import Array
 from tensorgrad.kernels.cuda import generate
 from tensorgrad.kernels.cuda.launch import blocks, fault, function, new_scratch
 
-WIDEST = 128  # numbers that a sample has in a layer, at most
-SQUARES = 4  # of 4 x 4 weights, whose gradients a thread has in registers, at most
-SHARED = 48 * 1024 - 3072  # bytes of shared memory that a block has on any GPU, less what sums need
+WIDEST = 128  # maximum width of a layer
+SQUARES = 4  # maximum 4 x 4 blocks of weights whose gradients a thread holds in registers
+SHARED = 48 * 1024 - 3072  # bytes of shared memory of a block on any GPU, minus those for sums
 
 
 class Tile(NamedTuple):
-    """What a block does at a time. threads: of a block;  rows: samples."""
+    """The work of a block at a time. threads: per block;  rows: samples."""
 
     threads: int
     rows: int
 
 
 def tile_of(widths: tuple[int, ...]) -> Tile | None:
-    """The tile for layers of these widths, beginning with that of a sample; None if they do not fit into a block."""
+    """The tile for these widths, of the input and of each layer; None if they do not fit into a block."""
     if max(widths) > WIDEST:
         return None
     threads = 256 if max(widths) <= 64 else 512
@@ -37,7 +37,7 @@ def tile_of(widths: tuple[int, ...]) -> Tile | None:
 
 
 def places(widths: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """Where the weights of each layer begin among the gradients, and as they are padded; last how many numbers there are."""
+    """The offsets of each layer's weights in the gradients and in the padded weights, and as last element their sizes."""
     gradients, padded = [0], [0]
     for layer, (n, m) in enumerate(pairwise(widths)):
         gradients.append(gradients[-1] + n * m + m)
@@ -47,7 +47,7 @@ def places(widths: tuple[int, ...]) -> tuple[list[int], list[int]]:
 
 @functools.cache
 def source(widths: tuple[int, ...], label: str) -> str:
-    """The program of three kernels for layers of these widths, a ReLU after each but the last, and labels of this dtype."""
+    """The program of three kernels for these widths, with a ReLU after each layer but the last, and labels of this dtype."""
     tile = tile_of(widths)
     assert tile is not None
     layers = list(enumerate(pairwise(widths)))
@@ -130,13 +130,13 @@ def source(widths: tuple[int, ...], label: str) -> str:
 def bound(
     x: Array, t: Array, seed: Array, layers: Sequence[tuple[Array, Array]], results: Sequence[Array]
 ) -> Callable[[], None]:
-    """What computes the mean cross-entropy of a perceptron and its gradients, without allocating anything.
+    """A function that computes the mean cross-entropy of a perceptron and its gradients, without allocating memory.
 
     x (samples, n) float32;  t (samples) class indices of any integer dtype;  seed () the gradient of the loss
     layers    weights (n, k) and biases (k) of each layer, float32
     results   loss () and for each layer the gradients of its weights and its biases
 
-    All lie row after row, on the current device. Labels are as in SoftmaxCrossEntropy.
+    All are C-contiguous, on the current device. Labels are treated as by SoftmaxCrossEntropy.
     """
     device = x.device.id
     widths = (x.shape[1], *(b.size for _, b in layers))
