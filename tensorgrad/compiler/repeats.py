@@ -20,7 +20,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.core.location import is_own
 from tensorgrad.core.memory import aligned
 from tensorgrad.core.tensor import wrap
-from tensorgrad.kernels import forks, thresholds
+from tensorgrad.kernels import forks, threads, thresholds
 from tensorgrad.kernels.instructions import Form, Instruction, Operand, copy_instruction, take_instruction
 from tensorgrad.kernels.llvm import COUNT, MAX_PARAMETERS, REMAINING
 from tensorgrad.optim.optimiser import FLUSH, Optimiser
@@ -70,7 +70,7 @@ class Repeats:
         target = Operand(Form.of(out), array=out)
         count = self.plan.team if out.nbytes >= thresholds.SHARED_GATHER else 1
         parts = []
-        for start, stop in forks.split(self.size, count):
+        for start, stop in threads.split(self.size, count):
             instruction = take_instruction(self.machine, source, indices.part(0, start, stop), target.part(0, start, stop))
             if instruction is None:
                 raise NotRepeatable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from tensorgrad.kernels.loops import Loop
 from tensorgrad.kernels.native import Machine
 from tensorgrad.kernels.products import way_to_share
 from tensorgrad.kernels.team import team
+from tensorgrad.kernels.threads import split
 
 MAX_MATRICES = 64  # of a stack; each is a separate instruction
 
@@ -98,12 +98,6 @@ def make_fork(machine: Machine, parts: list[list[Instruction]]) -> list[Instruct
 def is_worth_sharing(chain: Chain, size: int) -> bool:
     """Whether several threads compute a chain over `size` elements faster than one."""
     return size * len(chain.steps) >= thresholds.SHARED_CHAIN
-
-
-def split(n: int, count: int) -> list[tuple[int, int]]:
-    """range(n), cut into at most `count` equal parts, none of them empty."""
-    count = max(min(n, count), 1)
-    return list(pairwise(n * i // count for i in range(count + 1)))
 
 
 def as_list(instruction: Instruction | None) -> list[Instruction]:

@@ -305,16 +305,22 @@ def in_shares(work: Callable[[int, int], Any], n: int, size: int) -> None:
         in_threads(work, n, count)
 
 
+def split(n: int, count: int) -> list[tuple[int, int]]:
+    """range(n), cut into at most `count` equal parts, none of them empty unless n is 0."""
+    count = max(min(n, count), 1)
+    return list(pairwise(n * i // count for i in range(count + 1)))
+
+
 def in_threads(work: Callable[[int, int], Any], n: int, count: int) -> None:
-    """Call work(start, stop) for `count` equal parts of range(n): the first in this thread, and any that no other has claimed.
+    """Call work(start, stop) for at most `count` equal parts of range(n): the first in this thread, and any that no other has
+    claimed.
 
     An exception of a part is raised here, after all parts have ended. Nested calls are not split again.
     """
     if _inside.parts or count == 1:
         work(0, n)
         return
-    ends = [n * i // count for i in range(count + 1)]
-    parts = [Part(work, *between) for between in pairwise(ends)]
+    parts = [Part(work, *part) for part in split(n, count)]
     _pool.give(parts[1:])
     for part in parts:
         part.run()

@@ -406,6 +406,6 @@ def test_the_team_keeps_away_from_the_processor_that_asks() -> None:
 
 
 def test_shares() -> None:
-    assert forks.split(7, 3) == [(0, 2), (2, 4), (4, 7)]
-    assert forks.split(2, 5) == [(0, 1), (1, 2)]
-    assert forks.split(0, 5) == [(0, 0)]
+    assert threads.split(7, 3) == [(0, 2), (2, 4), (4, 7)]
+    assert threads.split(2, 5) == [(0, 1), (1, 2)]
+    assert threads.split(0, 5) == [(0, 0)]
