@@ -84,7 +84,8 @@ def fit(
                  "val_loss"
     compile      True to compile the steps; False runs them eagerly, with the same result up to rounding. Values that model and
                  loss read from outside may change between steps: the plan follows, or a new one is made (see
-                 `tensorgrad.compile`)
+                 `tensorgrad.compile`). Where nothing needs Python between batches, several run in one call of up to some
+                 0.03 s, which other threads' changes wait for
     progress     True for a progress bar in a terminal or notebook; None for one if tqdm is installed
     checkpoint   a file, .npz or .safetensors, for the whole state after each epoch: the callback Checkpoint(path)
     resume       a checkpoint to resume from; True for the file `checkpoint` if it exists. Learning rate and other settings of
