@@ -16,8 +16,9 @@ extern "C" __global__ __launch_bounds__(1024, 1) void softmax_cross_entropy(
     for (int first = blockIdx.x * blockDim.y; first < rows; first += gridDim.x * blockDim.y) {
         const int row = first + threadIdx.y;
         const int stop = row < rows ? classes : 0;
-        const long long label = row < rows ? (long long)t[row] : 0;
-        const bool known = label >= 0 && label < classes;
+        const long long given = row < rows ? (long long)t[row] : 0;
+        const bool known = given >= 0 && given < classes;
+        const int label = known ? (int)given : -1;  // one register less than as it came, which would be one too many
         const Real* from = z + (size_t)row * classes;
         Real* to = dz + (size_t)row * classes;
         Real top = -infinity();
