@@ -6,6 +6,7 @@ import math
 
 from tensorgrad.compiler.calls import Assign, Call, ChainCall, Elementwise, Reduction
 from tensorgrad.compiler.values import Value, lineage
+from tensorgrad.core.backend import dtype_name
 from tensorgrad.core.signature import Shape
 from tensorgrad.kernels import thresholds
 from tensorgrad.kernels.chain import Chain, Operand, Ref, Step
@@ -42,13 +43,15 @@ class Group:
         for call in self.calls:
             inputs = tuple(Ref(registers[v]) if isinstance(v, Value) else v for v in call.inputs)
             out = call.outputs[0]
-            steps.append(Step(call.name, inputs, str(out.dtype), call.quiet))
+            steps.append(Step(call.name, inputs, dtype_name(out.dtype), call.quiet))
             registers[out] = len(operands) + len(steps) - 1
         full = [call.outputs[0] for call in self.calls if call.outputs[0] in wanted]
         if self.calls and not full and all(v.shape != self.shape for v in operands):
             full = [self.calls[-1].outputs[0]]  # a kernel gets the number of rows from an array
         results = [(registers[v], "full") for v in full] + [(registers[call.inputs[0]], "sum") for call in self.sums]
-        chain = Chain(tuple(Operand(layout(v, self.shape), str(v.dtype)) for v in operands), tuple(steps), tuple(results))
+        chain = Chain(
+            tuple(Operand(layout(v, self.shape), dtype_name(v.dtype)) for v in operands), tuple(steps), tuple(results)
+        )
         nodes = [node for call in (*self.calls, *self.sums) for node in call.nodes]
         label = "·".join([call.name for call in self.calls] + ["sum" for _ in self.sums])
         outputs = full + [call.outputs[0] for call in self.sums]

@@ -31,7 +31,7 @@ from tensorgrad.compiler.calls.reduction import narrow_shape
 from tensorgrad.compiler.trace import Source, Trace
 from tensorgrad.compiler.values import Look, Value, before_broadcast, lineage
 from tensorgrad.core.arithmetic import is_odd
-from tensorgrad.core.backend import Array, address, copy, is_array, may_overlap
+from tensorgrad.core.backend import Array, address, copy, dtype_name, is_array, may_overlap
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
 from tensorgrad.core.signature import Shape
@@ -131,7 +131,7 @@ class Lowering:
         for i, (target, _) in enumerate(self.assigned, 1):
             if may_overlap(target.array, array):
                 after = i
-        key = (address(array), array.shape, array.strides, str(array.dtype), after)
+        key = (address(array), array.shape, array.strides, dtype_name(array.dtype), after)
         if key not in self.outside:
             contiguous = bool(array.flags.c_contiguous)
             self.outside[key] = Value(array.shape, array.dtype, "outside", array, contiguous=contiguous, after=after)
@@ -245,7 +245,7 @@ class Lowering:
 
     def step(self, node: Node, function: str, *operands: Any) -> Value:
         refs = tuple(Ref(i) for i in range(len(operands)))
-        return self.steps(node, list(operands), [Step(function, refs, str(np.dtype(node.dtype)))], len(operands))
+        return self.steps(node, list(operands), [Step(function, refs, dtype_name(np.dtype(node.dtype)))], len(operands))
 
     def relu_grad(self, node: Node, inputs: list[Any]) -> Value | None:
         g, unit = inputs

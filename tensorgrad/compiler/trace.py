@@ -12,7 +12,7 @@ import numpy as np
 from tensorgrad import ops
 from tensorgrad.compiler.containers import taken_apart
 from tensorgrad.core import writes
-from tensorgrad.core.backend import Array, address, copy, is_array, is_floating, like, may_overlap, on
+from tensorgrad.core.backend import Array, address, copy, dtype_name, is_array, is_floating, like, may_overlap, on
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.location import Location, line_of, user_location
@@ -407,7 +407,7 @@ class Trace:
             array = value._data if isinstance(value, Tensor) else value
             if isinstance(value, Tensor) or (is_array(array) and not isinstance(array, np.generic)):
                 arrays.append(array)
-                return f"array {array.shape} {array.dtype}"
+                return f"array {array.shape} {dtype_name(array.dtype)}"
             if isinstance(value, (tuple, list)):
                 return str([named(v, arrays) for v in value])
             if isinstance(value, (int, float, complex, str, bytes, slice, np.generic, np.dtype, type(None))):
@@ -420,7 +420,7 @@ class Trace:
             arrays: list[Any] = []
             parts = [named(s, arrays) for s in node.inputs]
             parts += [f"{key}={named(value, arrays)}" for key, value in node.attrs.items()]
-            text = f"{node.scope} {node.op.name}({', '.join(parts)}) {node.shape} {node.dtype}"
+            text = f"{node.scope} {node.op.name}({', '.join(parts)}) {node.shape} {dtype_name(node.dtype)}"
             lines.append(Line(text, arrays, node.made))
         for a in self.assignments:
             arrays = [a.target]
@@ -476,11 +476,11 @@ def equal(a: Array, b: Array) -> bool:
 def compare(before: list[Line], after: list[Line]) -> None:
     """Raise CompileError unless two runs of a step gave the same program, so that a third one would, too."""
     for first, second in zip(before, after, strict=False):
+        differing = first.differing(second) if first.text == second.text else []
+        if first.text == second.text and not differing:
+            continue
         where = f" at {line}" if (line := line_of(second.made or first.made)) else ""
-        if first.text == second.text:
-            differing = first.differing(second)
-            if not differing:
-                continue
+        if differing:
             kind = "an array" if is_array(differing[0]) else f"a {type(differing[0]).__name__}"
             raise CompileError(
                 f"compile: {second.text.strip()}{where} reads {kind} that was a different one in the first call, so it "

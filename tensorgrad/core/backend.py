@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
 import sys
@@ -88,6 +89,12 @@ def namespace(arrays: Iterable[Any]) -> Xp:
             elif type(a) is not type(first) or (type(a) is not np.ndarray and a.device.id != first.device.id):
                 raise DeviceError(f"arrays on {device_of(first)} and on {device_of(a)}; move one of them with .to(device)")
     return np if first is None or type(first) is np.ndarray else _cupy
+
+
+@functools.cache
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype; NumPy takes some microseconds to find it."""
+    return str(dtype)
 
 
 def is_array(value: object) -> bool:

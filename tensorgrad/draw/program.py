@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tensorgrad.core.backend import dtype_name
 from tensorgrad.core.graph import Graph
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.node import Node
@@ -22,7 +23,7 @@ from tensorgrad.draw.parts import Part, tree
 from tensorgrad.draw.paths import Paths
 from tensorgrad.draw.scene import Scene
 from tensorgrad.draw.sources import Source, Sources
-from tensorgrad.draw.words import class_of, dtype_name, shape_of
+from tensorgrad.draw.words import class_of, shape_of
 
 MOST = 4  # shapes of inputs and results to list
 

@@ -9,11 +9,12 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from tensorgrad.core.backend import dtype_name
 from tensorgrad.core.naming import index_text
 from tensorgrad.core.node import Node
 from tensorgrad.core.op import Op
@@ -215,11 +216,6 @@ def packed(parts: list[str], comma: str = ", ") -> list[str]:
 
 def shape_of(value: Any) -> str:
     return "×".join(map(str, value.shape)) or "scalar"
-
-
-@cache
-def dtype_name(dtype: Any) -> str:
-    return str(dtype)  # too slow for each operation of a long program
 
 
 @lru_cache(1024)

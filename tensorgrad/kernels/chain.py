@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, Placeholder
+from tensorgrad.core.backend import Array, Placeholder, dtype_name
 from tensorgrad.core.lazy import cached_property
 
 Register = int  # numbered: first the operands, then the results of the steps
@@ -110,7 +110,7 @@ class Sketch:
         errors = np.geterr()
         quiet = tuple(kind for kind in ("over", "divide", "invalid") if errors[kind] == "ignore")  # "under" is by default
         refs = tuple(Ref(i.register) if isinstance(i, Symbol) else i for i in inputs)
-        self.steps.append(Step(function, refs, str(sample.dtype), quiet))
+        self.steps.append(Step(function, refs, dtype_name(sample.dtype), quiet))
         self.count += 1
         return Symbol(self, self.count - 1, sample)
 

@@ -24,7 +24,7 @@ class Ahead:
     def __init__(self, steps: Steps, loader: DataLoader, epoch: Epoch, record: Record) -> None:
         self.steps, self.loader, self.epoch, self.record = steps, loader, epoch, record
         self.arrays = loader.arrays
-        self.ended = 0.0  # when the last call of `after` did
+        self.handed_over: float | None = None  # when `run` left its batch to Python, if it did so last
         self.steps.together = self.steps.together or FIRST
 
     @classmethod
@@ -41,30 +41,34 @@ class Ahead:
             return None
         return cls(steps, loader, loader.epoch, record)
 
-    def after(self, batch: tuple[Array, ...]) -> Iterator[int]:
-        """Run the batches that follow `batch`, which has just run; yields the number of batches of each call."""
+    def run(self, batch: tuple[Array, ...]) -> Iterator[int]:
+        """Run `batch`, which the loader has just yielded, and those that follow it; yields the number of batches of each call.
+        It yields nothing, and has run nothing, if `batch` needs Python."""
         epoch, size, steps = self.epoch, self.loader.batch_size, self.steps
         compiled = steps.compiled
         if compiled is None or len(batch[0]) != size or self.loader.arrays is not self.arrays:
             return
-        if steps.together == 1 < FIRST and time.perf_counter() - self.ended < SECONDS / 2:
+        since = self.handed_over
+        if steps.together == 1 < FIRST and since is not None and time.perf_counter() - since < SECONDS / 2:
             steps.together = 2  # a call has been slow, but a batch is not: the machine was busy for a moment
-        while steps.together > 1 and (count := min(steps.together, self.full() - epoch.position)) > 0:
-            first, since = epoch.position, time.perf_counter()
+        start = first = epoch.position - 1
+        while steps.together > 1 and (count := min(steps.together, self.full() - first)) > 0:
+            since = time.perf_counter()
             done, results, error = compiled.repeat(batch, self.arrays, epoch.order, size, first, count)
             if done:
                 loss, divisor, prediction = results
                 targets = [] if prediction is None else [self.targets(i) for i in range(first, first + done)]
                 self.record.add_several(done, loss, divisor, prediction, targets)
-                epoch.position += done
+                first += done
+                epoch.position = first
                 yield done
             if error is not None:
-                epoch.position += 1
+                epoch.position = first + 1
                 raise error
             if not done:
-                return
+                break
             steps.together = int(min(SECONDS * done / (time.perf_counter() - since), 2 * steps.together + 2)) or 1
-        self.ended = time.perf_counter()
+        self.handed_over = time.perf_counter() if first == start else None
 
     def full(self) -> int:
         """How many batches of full size the epoch has: a subclass's length or order may be shorter than the arrays, which may

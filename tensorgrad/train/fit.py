@@ -208,22 +208,22 @@ def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, b
         for batch in run.batches:
             if ahead is None and by_batch is None and not watching:
                 ahead = Ahead.of(run, steps, record)
-            record.add(*steps(*batch), batch[1])
-            if by_batch is not None:
-                by_batch.step()
-            for callback in watching:
-                call_hook(run, callback.on_batch_end)
-            bar.update()
-            interrupted.agree()
-            if interrupted:
-                break
-            if ahead is not None:
-                for done in ahead.after(batch):
-                    bar.update(done)
-                    if interrupted:
-                        break
+            together = 0
+            for done in () if ahead is None else ahead.run(batch):
+                together += done
+                bar.update(done)
                 if interrupted:
                     break
+            if not together:
+                record.add(*steps(*batch), batch[1])
+                if by_batch is not None:
+                    by_batch.step()
+                for callback in watching:
+                    call_hook(run, callback.on_batch_end)
+                bar.update()
+                interrupted.agree()
+            if interrupted:
+                break
     except Exception as raised:
         raised.add_note(f"train.fit: in epoch {run.epoch + 1}, batch {record.done + 1} of {record.batches}")
         raise

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.backend import Array, copy, is_array, like, namespace, on
+from tensorgrad.core.backend import Array, copy, is_array, like, move, namespace, on
 from tensorgrad.core.form import ARRAY, FLOAT64_ARRAY, FLOAT_ARRAY, NUMBER, described, problems
 from tensorgrad.core.ranks import ranks
-from tensorgrad.core.tensor import Tensor, wrap
+from tensorgrad.core.tensor import Tensor
 
 FORM = {"losses": FLOAT_ARRAY, "counts": FLOAT64_ARRAY, "predictions": [ARRAY], "targets": [ARRAY], "seconds": NUMBER}
 
@@ -135,7 +135,7 @@ class Record:
 
 def as_numpy(array: Array) -> Array:
     """An array in main memory."""
-    return wrap(array, None).numpy()
+    return move(array, "cpu")
 
 
 def joined(batches: list[Array]) -> list[Array]:
