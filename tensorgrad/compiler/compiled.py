@@ -189,7 +189,7 @@ class Compiled:
                 pending = self.first_run(entry, args, kwargs, arrays, counts=False)[1]
             specialisation = None if pending is None else self.second_run(entry, pending, args, kwargs, arrays)
         if specialisation is not None:
-            memory.release()  # that of the recorded runs, which is more than a replay needs
+            memory.release()  # that of the plan's verification
             return self.replay(specialisation, args, kwargs, arrays)
         if entry.changes:
             return self.run_uncompiled(args, kwargs, arrays)
@@ -310,6 +310,7 @@ class Compiled:
             drawn = before.generator_states()
             expected = verify.outcomes(trace, assigned_arrays(trace))
             before.disturb()
+            memory.release()  # that of the run; the plan has its own
             plan = Plan(trace)
             if plan.fault:
                 self.warn_about_fault(plan)

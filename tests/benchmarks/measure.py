@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import multiprocessing
@@ -94,8 +95,9 @@ def serve(peer: str, net: Net, pipe: Connection) -> None:
                 for package in (NEEDS[peer],) if peer in NEEDS else ("numba", "threadpoolctl") if "grad" in peer else ():
                     if importlib.util.find_spec(package):
                         __import__(package)
+                make = maker_of(peer, net)
                 before = peak()
-                step = step_of(peer, net)
+                step = make()
             if what == "memory":
                 pipe.send((peak() - before) / 1024)
             elif what == "losses":
@@ -111,15 +113,15 @@ def serve(peer: str, net: Net, pipe: Connection) -> None:
             pipe.send(RuntimeError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
 
 
-def step_of(peer: str, net: Net) -> Step:
-    """The step of a library."""
+def maker_of(peer: str, net: Net) -> Callable[[], Step]:
+    """A function that makes the step of a library. The data of an MLP are made before, so that they do not count as memory."""
     if isinstance(net, str):
         module, options = MODELS_IN[peer]
-        made: Step = importlib.import_module(f"tests.benchmarks.models.{module}").make(net, **options)
-        return made
+        return functools.partial(importlib.import_module(f"tests.benchmarks.models.{module}").make, net, **options)
     widths, batch = net
     rng = np.random.default_rng(1)
-    return PEERS[peer](widths, rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch))
+    x, y = rng.random((batch, widths[0]), np.float32), rng.integers(0, widths[-1], batch)
+    return functools.partial(PEERS[peer], widths, x, y)
 
 
 def peak() -> float:
