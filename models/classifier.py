@@ -91,7 +91,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
 
     # Targets
 
-    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None, every: bool = False) -> tuple[Any, Array]:
+    def _check_input(
+        self, X: Any, y: Any, first: bool, classes: Any = None, needs_all_classes: bool = False
+    ) -> tuple[Any, Array]:
         X, y = self._validate(X, first, y=y, multi_output=True)
         is_sparse = hasattr(y, "toarray")
         y = y.toarray() if is_sparse else y
@@ -102,16 +104,16 @@ class MLPClassifier(ClassifierMixin, Estimator):
             raise ValueError(
                 f"MLPClassifier: Unknown label type: {kind}; y must be one class per sample, or columns of 0 and 1"
             )
-        several = kind == "multilabel-indicator"
+        is_multilabel = kind == "multilabel-indicator"
         if first:
-            labels = np.arange(y.shape[1]) if several else unique_labels(y if classes is None else classes)
+            labels = np.arange(y.shape[1]) if is_multilabel else unique_labels(y if classes is None else classes)
             self.classes_ = labels
             self._has_sparse_labels = is_sparse
-            self.out_activation_ = "logistic" if several or len(labels) < 3 else "softmax"
-            self.n_outputs_ = len(labels) if several or len(labels) > 2 else 1
-        elif several != self._has_several():
+            self.out_activation_ = "logistic" if is_multilabel or len(labels) < 3 else "softmax"
+            self.n_outputs_ = len(labels) if is_multilabel or len(labels) > 2 else 1
+        elif is_multilabel != self._is_multilabel():
             raise ValueError(f"MLPClassifier: y is {kind}, unlike in the previous fit")
-        if several:
+        if is_multilabel:
             if y.shape[1] != len(self.classes_):
                 raise ValueError(
                     f"MLPClassifier: y has {y.shape[1]} columns, expected {len(self.classes_)} as in the previous fit"
@@ -121,7 +123,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
         if len(unknown):
             raise LabelError(f"MLPClassifier: y has labels {unknown[:5].tolist()}, which are not in classes_")
         missing = np.setdiff1d(self.classes_, y)
-        if every and len(missing):
+        if needs_all_classes and len(missing):
             raise LabelError(
                 f"MLPClassifier: warm_start needs the same classes as in the previous fit, but y has none of "
                 f"{missing[:5].tolist()}; partial_fit accepts a subset"
@@ -129,7 +131,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
         codes = np.searchsorted(self.classes_, y)
         return X, codes if self.out_activation_ == "softmax" else codes[:, None].astype(X.dtype)
 
-    def _has_several(self) -> bool:
+    def _is_multilabel(self) -> bool:
         """Whether a sample may have several labels."""
         return self.out_activation_ == "logistic" and self.n_outputs_ > 1
 
@@ -137,7 +139,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
         weights = super()._check_weights(sample_weight, X, y)
         if self.class_weight is None:
             return weights
-        if self._has_several():
+        if self._is_multilabel():
             raise ValueError("MLPClassifier: class_weight needs one class per sample; use sample_weight")
         codes = y.reshape(len(y)).astype(np.intp)
         count = len(self.classes_)
@@ -149,12 +151,12 @@ class MLPClassifier(ClassifierMixin, Estimator):
                 raise ValueError(
                     f"MLPClassifier: class_weight has labels {unknown}, which are not in classes_, and lacks {missing}"
                 )
-            each = np.array([self.class_weight.get(label, 1) for label in labels], X.dtype)
+            class_weights = np.array([self.class_weight.get(label, 1) for label in labels], X.dtype)
         else:
             total = np.bincount(codes, weights, count)
-            each = total.sum() / (count * np.where(total == 0, 1, total))
-        each = each.astype(X.dtype)[codes]
-        return super()._check_weights(each if weights is None else weights * each, X, y)
+            class_weights = total.sum() / (count * np.where(total == 0, 1, total))
+        class_weights = class_weights.astype(X.dtype)[codes]
+        return super()._check_weights(class_weights if weights is None else weights * class_weights, X, y)
 
     def _loss(self) -> Any:
         return F.cross_entropy if self.out_activation_ == "softmax" else logistic_loss
@@ -191,7 +193,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
     def predict_proba(self, X: Any) -> Array:
         """The probability of each class in `classes_`, (m, classes); 1 for a single class."""
         z = self._predicted(X)
-        if len(self.classes_) == 1 and not self._has_several():
+        if len(self.classes_) == 1 and not self._is_multilabel():
             return np.ones_like(z)
         if self.out_activation_ == "softmax":
             return F.softmax(z)
@@ -202,7 +204,7 @@ class MLPClassifier(ClassifierMixin, Estimator):
     def predict_log_proba(self, X: Any) -> Array:
         """The log-probability of each class, (m, classes), finite even if the probability rounds to 0."""
         z = self._predicted(X)
-        if len(self.classes_) == 1 and not self._has_several():
+        if len(self.classes_) == 1 and not self._is_multilabel():
             return np.zeros_like(z)
         if self.out_activation_ == "softmax":
             return F.log_softmax(z)
@@ -215,9 +217,9 @@ class MLPClassifier(ClassifierMixin, Estimator):
         if the targets were.
         """
         z = self._predicted(X)
-        if self._has_several():
-            several = (z > 0).astype(int)
-            return csr_matrix(several) if self._has_sparse_labels else several
+        if self._is_multilabel():
+            indicator = (z > 0).astype(int)
+            return csr_matrix(indicator) if self._has_sparse_labels else indicator
         codes = z.argmax(axis=1) if self.n_outputs_ > 1 else (z[:, 0] > 0) & (len(self.classes_) > 1)
         return self.classes_[codes.astype(np.intp)]
 
@@ -234,38 +236,38 @@ class MLPClassifier(ClassifierMixin, Estimator):
         if of not in ("score", "probability"):
             raise ValueError(f"MLPClassifier.input_gradient: of must be 'score' or 'probability', got {of!r}")
         labels = self.classes_.tolist()
-        if label is None and self._has_several():
+        if label is None and self._is_multilabel():
             raise ValueError("MLPClassifier.input_gradient: samples have several labels: pass label")
         if label is not None and label not in labels:
             raise LabelError(f"MLPClassifier.input_gradient: label {label!r} is not in classes_")
         predicted: Array = None if label is not None else np.searchsorted(self.classes_, self.predict(X))
 
-        def chosen(z: Tensor, samples: slice) -> Tensor:
-            which = np.full(len(z), labels.index(label)) if predicted is None else predicted[samples]
+        def class_scores(z: Tensor, samples: slice) -> Tensor:
+            codes = np.full(len(z), labels.index(label)) if predicted is None else predicted[samples]
             if self.n_outputs_ == 1:
-                signed = z.reshape(-1) * Tensor(np.where(which, 1, -1), dtype=z.dtype, device=z.device)
+                signed = z.reshape(-1) * Tensor(np.where(codes, 1, -1), dtype=z.dtype, device=z.device)
                 if of == "probability" and len(labels) == 1:  # its probability is 1
                     return signed * 0
                 return signed if of == "score" else signed.sigmoid()
             if of == "probability":
                 z = z.softmax() if self.out_activation_ == "softmax" else z.sigmoid()
-            return z[np.arange(len(which)), which]
+            return z[np.arange(len(codes)), codes]
 
-        return self._gradient(X, chosen)
+        return self._gradient(X, class_scores)
 
     # scikit-learn's protocol
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:
-        own = super().from_sklearn(model)
-        own._has_sparse_labels = model._label_binarizer.sparse_input_
-        return own
+        estimator = super().from_sklearn(model)
+        estimator._has_sparse_labels = model._label_binarizer.sparse_input_
+        return estimator
 
     def to_sklearn(self) -> Any:
         model = super().to_sklearn()
-        several = np.array([[0], [1]]) * np.ones(len(self.classes_), int)
-        several = csr_matrix(several) if self._has_sparse_labels else several
-        model._label_binarizer = LabelBinarizer().fit(several if self._has_several() else self.classes_)
+        indicator = np.array([[0], [1]]) * np.ones(len(self.classes_), int)
+        indicator = csr_matrix(indicator) if self._has_sparse_labels else indicator
+        model._label_binarizer = LabelBinarizer().fit(indicator if self._is_multilabel() else self.classes_)
         return model
 
     def __sklearn_tags__(self) -> Any:

@@ -31,37 +31,37 @@ class Convergence(train.Callback):
         if self.prints:
             print(f"Iteration {run.epoch}, loss = {loss:.8f}")
         if self.score is None:
-            better, best = loss <= model.best_loss_ - model.tol, loss < model.best_loss_
+            is_improved, is_best = loss <= model.best_loss_ - model.tol, loss < model.best_loss_
             model.best_loss_ = min(loss, model.best_loss_)
         else:
             score = self.score(run)
             model.validation_scores_.append(score)
             if self.prints:
                 print(f"Validation score: {score:f}")
-            better, best = score >= model.best_validation_score_ + model.tol, score > model.best_validation_score_
-            if best:
+            is_improved, is_best = score >= model.best_validation_score_ + model.tol, score > model.best_validation_score_
+            if is_best:
                 model.best_validation_score_, model.best_iter_ = score, run.epoch
                 model._best_values = model.module_.state_dict()
-        model._no_improvement_count = 0 if better else model._no_improvement_count + 1
+        model._no_improvement_count = 0 if is_improved else model._no_improvement_count + 1
         if self.schedule == "invscaling":
             run.optimiser.lr = model.learning_rate_init / (model.t_ + 1) ** model.power_t
         if model._no_improvement_count > model.n_iter_no_change:
-            self.give_up(run)
+            self.handle_stagnation(run)
 
-    def give_up(self, run: train.Run) -> None:
+    def handle_stagnation(self, run: train.Run) -> None:
         """No improvement for too long: lower the rate, or stop."""
         model = self.model
-        what = "Training loss" if self.score is None else "Validation score"
-        reason = f"{what} did not improve more than tol={model.tol:f} for {model.n_iter_no_change} consecutive epochs."
+        monitored = "Training loss" if self.score is None else "Validation score"
+        reason = f"{monitored} did not improve more than tol={model.tol:f} for {model.n_iter_no_change} consecutive epochs."
         if self.schedule == "adaptive" and run.optimiser.lr > 1e-6:
             run.optimiser.lr /= 5
             model._no_improvement_count = 0
-            end = f"Setting learning rate to {run.optimiser.lr:f}"
+            action = f"Setting learning rate to {run.optimiser.lr:f}"
         else:
             run.stop = reason
-            end = "Stopping." if self.schedule != "adaptive" else "Learning rate too small. Stopping."
+            action = "Stopping." if self.schedule != "adaptive" else "Learning rate too small. Stopping."
         if self.prints:
-            print(f"{reason} {end}")
+            print(f"{reason} {action}")
 
     def on_end(self, run: train.Run) -> None:
         if self.score is not None and self.model._best_values is not None:

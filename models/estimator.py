@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from tensorgrad.models import solvers
 from tensorgrad.models.convergence import Convergence
-from tensorgrad.models.fitted import EVALUATED, Fitted
+from tensorgrad.models.fitted import PREDICTION_BATCH_SIZE, Fitted
 from tensorgrad.models.mlp import MLP, activations
 from tensorgrad.models.parameters import Rule
 
@@ -23,10 +23,10 @@ from tensorgrad.core.location import warn
 from tensorgrad.errors import ShapeError, TrainingError
 from tensorgrad.nn import init
 from tensorgrad.train.arguments import callback_list
-from tensorgrad.train.evaluate import own_modes
+from tensorgrad.train.evaluate import local_modes
 from tensorgrad.train.state import modules_of
 
-COMPILED = 50  # number of steps from which compilation pays
+MIN_COMPILED_STEPS = 50  # number of steps from which compilation pays
 
 
 @dataclass
@@ -48,9 +48,11 @@ class Estimator(Fitted):
     rules: ClassVar[Mapping[str, Rule]]
     score_name: ClassVar[str]
 
-    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None, every: bool = False) -> tuple[Any, Array]:
+    def _check_input(
+        self, X: Any, y: Any, first: bool, classes: Any = None, needs_all_classes: bool = False
+    ) -> tuple[Any, Array]:
         """X and the targets, a row per sample, as the loss takes them. If `first`, set n_outputs_, out_activation_ (and
-        classes_) from them; if `every`, all earlier classes must be present.
+        classes_) from them; if `needs_all_classes`, all earlier classes must be present.
         """
         raise NotImplementedError
 
@@ -97,9 +99,11 @@ class Estimator(Fitted):
         if (eval_set is not None or callbacks) and not self._is_stochastic():
             raise ValueError(f"{type(self).__name__}.fit: eval_set and callbacks need solver 'adam' or 'sgd', got 'lbfgs'")
         first = not hasattr(self, "module_") or not (self.warm_start or incremental)
-        before = dict(vars(self))
+        old_attributes = dict(vars(self))
         try:
-            X, y, weights, rng = self._begin(X, y, sample_weight, first, classes, every=not first and not incremental)
+            X, y, weights, rng = self._prepare(
+                X, y, sample_weight, first, classes, needs_all_classes=not first and not incremental
+            )
             if self._is_stochastic():
                 self._fit_epochs(X, y, weights, rng, eval_set, callbacks, incremental)
             else:
@@ -108,22 +112,22 @@ class Estimator(Fitted):
         except BaseException:
             if first:  # restore the state before `fit`
                 self.__dict__.clear()
-                self.__dict__.update(before)
+                self.__dict__.update(old_attributes)
             raise
         finally:
             if hasattr(self, "module_"):
                 self.module_.eval()
         return self
 
-    def _begin(
-        self, X: Any, y: Any, sample_weight: Any, first: bool, classes: Any = None, every: bool = False
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any, first: bool, classes: Any = None, needs_all_classes: bool = False
     ) -> tuple[Any, Array, Array | None, np.random.RandomState]:
         """X, targets and weights for training, and its random generator; if `first`, create a network with initial weights."""
-        X, y = self._check_input(X, y, first, classes, every)
+        X, y = self._check_input(X, y, first, classes, needs_all_classes)
         weights = self._check_weights(sample_weight, X, y)
         rng = solvers.random_state(self.random_state)
         if first:
-            self._start(X.shape[1], X.dtype, rng)
+            self._create_network(X.shape[1], X.dtype, rng)
         return X, y, weights, rng
 
     def _check_finite(self) -> None:
@@ -148,10 +152,10 @@ class Estimator(Fitted):
 
     def _hidden(self) -> list[int]:
         """The widths of the hidden layers."""
-        given = self.hidden_layer_sizes
-        hidden = list(given) if isinstance(given, Iterable) else [given]
+        sizes = self.hidden_layer_sizes
+        hidden = list(sizes) if isinstance(sizes, Iterable) else [sizes]
         if any(not isinstance(n, (int, np.integer)) or n < 1 for n in hidden):
-            raise ValueError(f"{type(self).__name__}: hidden_layer_sizes must be positive integers, got {given!r}")
+            raise ValueError(f"{type(self).__name__}: hidden_layer_sizes must be positive integers, got {sizes!r}")
         return [int(n) for n in hidden]
 
     def _check_weights(self, sample_weight: Any, X: Any, y: Array) -> Array | None:
@@ -169,13 +173,13 @@ class Estimator(Fitted):
             raise ValueError(f"{where}: the weights are all zero")
         return w
 
-    def _start(self, inputs: int, dtype: Any, rng: np.random.RandomState) -> None:
+    def _create_network(self, inputs: int, dtype: Any, rng: np.random.RandomState) -> None:
         """Create a network with initial weights, and reset the training state."""
         outputs = self.n_outputs_
-        draws: np.random.Generator | None = None
+        generator: np.random.Generator | None = None
         if self.module is not None:
-            draws = np.random.default_rng(rng.randint(2**31))
-            with init.seeded(draws):
+            generator = np.random.default_rng(rng.randint(2**31))
+            with init.seeded(generator):
                 self.module_ = self.module(inputs, outputs)
             if not isinstance(self.module_, nn.Module):
                 raise TypeError(
@@ -189,22 +193,22 @@ class Estimator(Fitted):
                 )
             for _, part in self.module_.named_modules():
                 if isinstance(part, nn.Dropout):
-                    part.rng = part.rng or draws
+                    part.rng = part.rng or generator
         else:
             hidden, activation = self._hidden(), self.activation
             if self.dropout or self.weight_init is not None:
-                draws = np.random.default_rng(rng.randint(2**31))
+                generator = np.random.default_rng(rng.randint(2**31))
             self.module_ = MLP(
                 (inputs, *hidden, outputs),
                 activation,
                 dropout=self.dropout,
                 weight_init=self.weight_init or init.zeros(),
-                rng=draws,
+                rng=generator,
                 dtype=dtype,
             )
             if self.weight_init is None:
-                each = list(activation) if isinstance(activation, (list, tuple)) else [activation] * len(hidden)
-                solvers.glorot(self._linear(), [*each, each[-1] if each else activation], rng)
+                all_activations = list(activation) if isinstance(activation, (list, tuple)) else [activation] * len(hidden)
+                solvers.glorot(self._linear(), [*all_activations, all_activations[-1] if all_activations else activation], rng)
         self.module_.to(self.device)
         self.n_iter_ = self.t_ = self.best_iter_ = 0
         self.loss_ = math.nan
@@ -212,9 +216,9 @@ class Estimator(Fitted):
         self.history_ = train.History()
         self._trained_activation = self.activation  # the parameter may be changed later
         self._training: Training | dict[str, Any] | None = None
-        self._watch()
+        self._reset_monitoring()
 
-    def _watch(self) -> None:
+    def _reset_monitoring(self) -> None:
         """Reset the monitored loss, or with `early_stopping` the score."""
         self.validation_scores_: Any = [] if self.early_stopping else None
         self.best_validation_score_: Any = -math.inf if self.early_stopping else None  # None in scikit-learn, too
@@ -240,16 +244,16 @@ class Estimator(Fitted):
                 f"and continue with warm_start=True or partial_fit"
             )
         if self.early_stopping != (self.validation_scores_ is not None):  # a warm start with other parameters
-            self._watch()
+            self._reset_monitoring()
         held_out: list[Any] | None = None
         if eval_set is not None:
             held_out = self._check_eval_set(eval_set)
         elif self.early_stopping:
             (X, y, weights), held_out = self._hold_out(X, y, weights, rng)
         optimiser, schedule = self._optimiser(incremental)
-        follows = self._follows_rate() and schedule is None
+        adjusts_rate = self._uses_learning_rate() and schedule is None
         score = partial(self._validation_score, *held_out) if held_out is not None and self.early_stopping else None
-        keeper = train.EarlyStopping("val_loss", patience=None) if held_out is not None and score is None else None
+        best_keeper = train.EarlyStopping("val_loss", patience=None) if held_out is not None and score is None else None
         samples = X.shape[0]
         loader = self._batches(X, y, weights, self._batch_size(samples), rng if self.shuffle else None)
         epochs = 1 if incremental else self.max_iter
@@ -259,16 +263,18 @@ class Estimator(Fitted):
             optimiser,
             loader,
             epochs,
-            validation=None if held_out is None else self._batches(held_out[0], held_out[1], held_out[2], EVALUATED),
+            validation=None
+            if held_out is None
+            else self._batches(held_out[0], held_out[1], held_out[2], PREDICTION_BATCH_SIZE),
             metrics=None if held_out is None else {self.score_name: self._score},
-            callbacks=[Convergence(self, samples, follows, score), *([keeper] if keeper else []), *callbacks],
+            callbacks=[Convergence(self, samples, adjusts_rate, score), *([best_keeper] if best_keeper else []), *callbacks],
             schedule=schedule,
             l2=self.alpha / 2,
-            compile=self.compile and epochs * len(loader) >= COMPILED,
+            compile=self.compile and epochs * len(loader) >= MIN_COMPILED_STEPS,
             progress=self.verbose == "bar",
         )
-        if keeper is not None:
-            self.best_iter_ = keeper.best_epoch
+        if best_keeper is not None:
+            self.best_iter_ = best_keeper.best_epoch
         elif score is None:
             self.best_iter_ = self.n_iter_
         if incremental and self.history_.keys() == history.keys():
@@ -281,7 +287,7 @@ class Estimator(Fitted):
         elif not incremental:
             self._warn_unless_converged(history.stopped)
 
-    def _follows_rate(self) -> bool:
+    def _uses_learning_rate(self) -> bool:
         """Whether `learning_rate` determines the rate."""
         return self.solver == "sgd" and self.optimizer is None
 
@@ -301,11 +307,11 @@ class Estimator(Fitted):
         options: dict[str, Any] = {"batch_size": size, "device": self.device, "keep_sparse": self._keeps_sparse(X)}
         return data.DataLoader(*arrays, **options) if rng is None else solvers.Batches(*arrays, random_state=rng, **options)
 
-    def _optimiser(self, go_on: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
+    def _optimiser(self, resume: bool) -> tuple[optim.Optimiser, optim.Schedule | None]:
         """The optimiser and the schedule: those of the last training to continue, or new ones."""
-        before = getattr(self, "_training", None) if go_on else None
-        if isinstance(before, Training):
-            return before.optimiser, before.schedule
+        training = getattr(self, "_training", None) if resume else None
+        if isinstance(training, Training):
+            return training.optimiser, training.schedule
         params = list(self.module_.parameters())
         if self.optimizer is not None:
             optimiser = self.optimizer(params, lr=self.learning_rate_init)
@@ -314,10 +320,10 @@ class Estimator(Fitted):
         else:
             optimiser = solvers.Adam(params, self.learning_rate_init, (self.beta_1, self.beta_2), self.epsilon)
         schedule = None if self.schedule is None else self.schedule(optimiser)
-        if before is not None:
-            optimiser.load_state_dict(before.get("optimiser"))
+        if training is not None:
+            optimiser.load_state_dict(training.get("optimiser"))
             if schedule is not None:
-                schedule.load_state_dict(before.get("schedule"))
+                schedule.load_state_dict(training.get("schedule"))
         self._training = Training(optimiser, schedule)
         return optimiser, schedule
 
@@ -340,10 +346,10 @@ class Estimator(Fitted):
 
     def _hold_out(self, X: Any, y: Array, weights: Array | None, rng: np.random.RandomState) -> tuple[list[Any], list[Any]]:
         """Split (X, y, weights) like scikit-learn into training and validation, stratified if there are two classes."""
-        given = [X, y] if weights is None else [X, y, weights]
+        arrays = [X, y] if weights is None else [X, y, weights]
         stratify = y if self.out_activation_ == "logistic" and self.n_outputs_ == 1 else None
-        divided = train_test_split(*given, random_state=rng, test_size=self.validation_fraction, stratify=stratify)
-        training, held_out = [*divided[::2], None][:3], [*divided[1::2], None][:3]
+        parts = train_test_split(*arrays, random_state=rng, test_size=self.validation_fraction, stratify=stratify)
+        training, held_out = [*parts[::2], None][:3], [*parts[1::2], None][:3]
         if held_out[0].shape[0] < 2:
             raise ValueError(
                 f"{type(self).__name__}: validation_fraction={self.validation_fraction} holds out "
@@ -368,7 +374,7 @@ class Estimator(Fitted):
                 print(f"Iteration {len(history['loss'])}, loss = {loss:.8f}")
 
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
-        with own_modes(modules_of(self.module_)):
+        with local_modes(modules_of(self.module_)):
             self.module_.train()
             result = solvers.lbfgs(self.module_, self._loss(), batch, self.alpha / 2, self.compile, on_iteration, **options)
         self.history_ = history

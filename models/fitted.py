@@ -22,10 +22,10 @@ from tensorgrad.errors import DTypeError, OutOfRangeError, ShapeError
 from tensorgrad.train.evaluate import evaluating
 from tensorgrad.train.state import modules_of
 
-EVALUATED = 4096  # batch size for predictions
+PREDICTION_BATCH_SIZE = 4096  # batch size for predictions
 
-KNOWN = ("n_features_in_", "feature_names_in_", "n_outputs_", "out_activation_", "classes_")
-RECORDS = (
+FIT_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "n_outputs_", "out_activation_", "classes_")
+TRAINING_ATTRIBUTES = (
     *("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_"),
     "_no_improvement_count",
 )
@@ -83,9 +83,11 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
     def _outputs(self, X: Any, module: nn.Module | None = None) -> Array:
         module = module or self.module_
         if not self._keeps_sparse(X):
-            return train.predict(module, X, EVALUATED)
+            return train.predict(module, X, PREDICTION_BATCH_SIZE)
         with evaluating(modules_of(module)):
-            return np.concatenate([module(X[i : i + EVALUATED]).numpy() for i in range(0, X.shape[0], EVALUATED)])
+            return np.concatenate(
+                [module(X[i : i + PREDICTION_BATCH_SIZE]).numpy() for i in range(0, X.shape[0], PREDICTION_BATCH_SIZE)]
+            )
 
     def _keeps_sparse(self, X: Any) -> bool:
         """Whether X stays sparse: the first layer accepts sparse matrices, and is in main memory."""
@@ -114,18 +116,18 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         """The number of features that `transform` returns; scikit-learn names them."""
         return next(part for part in reversed(self._layers(-1)) if isinstance(part, nn.Linear)).weight.shape[1]
 
-    def _gradient(self, X: Any, of: Callable[[Tensor, slice], Tensor]) -> Array:
+    def _gradient(self, X: Any, score: Callable[[Tensor, slice], Tensor]) -> Array:
         """The gradient of `of(outputs, samples)`, a number per sample, with respect to X: (m, features)."""
         check_is_fitted(self)
         X = self._validate(X, first=False)
-        found = []
-        for start in range(0, X.shape[0], EVALUATED):
-            samples = slice(start, start + EVALUATED)
+        gradients = []
+        for start in range(0, X.shape[0], PREDICTION_BATCH_SIZE):
+            samples = slice(start, start + PREDICTION_BATCH_SIZE)
             x = X[samples] if isinstance(X, np.ndarray) else X[samples].toarray()
             leaf = Tensor(x, requires_grad=True, device=next(self.module_.parameters()).device)
-            (g,) = tensorgrad.grad(of(self.module_(leaf), samples).sum(), [leaf])
-            found.append(g.numpy())
-        return np.concatenate(found)
+            (g,) = tensorgrad.grad(score(self.module_(leaf), samples).sum(), [leaf])
+            gradients.append(g.numpy())
+        return np.concatenate(gradients)
 
     # scikit-learn's attributes
 
@@ -171,16 +173,19 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         if type(model).__name__ != cls.__name__ or not type(model).__module__.startswith("sklearn."):
             raise TypeError(f"{cls.__name__}.from_sklearn: expected scikit-learn's {cls.__name__}, got {type(model).__name__}")
         check_is_fitted(model)
-        own = cls(**model.get_params(deep=False))
-        copy_attributes(model, own, KNOWN)
-        given, own.hidden_layer_sizes = own.hidden_layer_sizes, [len(b) for b in model.intercepts_[:-1]]
-        own._start(model.n_features_in_, model.coefs_[0].dtype, np.random.RandomState(0))
-        own.hidden_layer_sizes = given  # may have been changed since
-        own.coefs_, own.intercepts_ = model.coefs_, model.intercepts_
-        own.module_.eval()
-        copy_attributes(model, own, RECORDS)
-        own.best_iter_ = own.n_iter_
-        return own
+        estimator = cls(**model.get_params(deep=False))
+        copy_attributes(model, estimator, FIT_ATTRIBUTES)
+        hidden_layer_sizes, estimator.hidden_layer_sizes = (
+            estimator.hidden_layer_sizes,
+            [len(b) for b in model.intercepts_[:-1]],
+        )
+        estimator._create_network(model.n_features_in_, model.coefs_[0].dtype, np.random.RandomState(0))
+        estimator.hidden_layer_sizes = hidden_layer_sizes  # may have been changed since
+        estimator.coefs_, estimator.intercepts_ = model.coefs_, model.intercepts_
+        estimator.module_.eval()
+        copy_attributes(model, estimator, TRAINING_ATTRIBUTES)
+        estimator.best_iter_ = estimator.n_iter_
+        return estimator
 
     def to_sklearn(self) -> Any:
         """Convert to scikit-learn's estimator of the same name, with the same parameters, weights, curves and predictions.
@@ -192,18 +197,18 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters):
         activation = self._trained_activation
         names = set(activation) if isinstance(activation, (list, tuple)) else {activation}
         if self.module is not None or len(names) > 1 or not names <= {"relu", "logistic", "tanh", "identity"}:
-            what = "a custom module" if self.module is not None else f"activation={activation!r}"
-            raise ValueError(f"{name}.to_sklearn: scikit-learn's networks do not support {what}")
+            unsupported = "a custom module" if self.module is not None else f"activation={activation!r}"
+            raise ValueError(f"{name}.to_sklearn: scikit-learn's networks do not support {unsupported}")
         kind = getattr(sklearn.neural_network, name)
-        given = {parameter: getattr(self, parameter) for parameter in kind().get_params()}
-        given["activation"] = next(iter(names), "identity")
-        given["batch_size"] = "auto" if self.batch_size == "full" else self.batch_size
+        params = {parameter: getattr(self, parameter) for parameter in kind().get_params()}
+        params["activation"] = next(iter(names), "identity")
+        params["batch_size"] = "auto" if self.batch_size == "full" else self.batch_size
         if isinstance(self.random_state, np.random.Generator):
-            given["random_state"] = None
+            params["random_state"] = None
         if self.verbose == "bar":
-            given["verbose"] = False
-        model = kind(**given)
-        copy_attributes(self, model, (*KNOWN, *RECORDS, "n_layers_", "coefs_", "intercepts_"))
+            params["verbose"] = False
+        model = kind(**params)
+        copy_attributes(self, model, (*FIT_ATTRIBUTES, *TRAINING_ATTRIBUTES, "n_layers_", "coefs_", "intercepts_"))
         if self.early_stopping:  # for comparison if training continues
             model._best_coefs, model._best_intercepts = copy.deepcopy((model.coefs_, model.intercepts_))
         return model

@@ -90,8 +90,8 @@ def forward(x: Array, layers: Layers, hidden: str, loss: str) -> list[Array]:
 
 def mean_cross_entropy(p: Array, y: Array) -> float:
     """-1/m times the sum of y * log p; entries where y is 0 contribute 0 for any p."""
-    picked = y != 0
-    return float(-(y[picked] * np.log(p[picked])).sum() / len(y))
+    is_nonzero = y != 0
+    return float(-(y[is_nonzero] * np.log(p[is_nonzero])).sum() / len(y))
 
 
 def cost(x: Array, y: Array, layers: Layers, hidden: str, loss: str, l2: float = 0.0) -> float:
@@ -107,13 +107,13 @@ def gradients(x: Array, y: Array, layers: Layers, hidden: str, loss: str, l2: fl
     activations = forward(x, layers, hidden, loss)
     a = activations[-1]
     dz = (a - y) / m if loss == "cross_entropy" else (a - y) * activation_gradient("sigmoid", a) / m
-    found: Layers = []
+    layer_gradients: Layers = []
     for i in reversed(range(len(layers))):
         w, _ = layers[i]
-        found.append((activations[i].T @ dz + 2 * l2 / m * w, dz.sum(axis=0)))
+        layer_gradients.append((activations[i].T @ dz + 2 * l2 / m * w, dz.sum(axis=0)))
         if i:
             dz = (dz @ w.T) * activation_gradient(hidden, activations[i])
-    return found[::-1]
+    return layer_gradients[::-1]
 
 
 def layer_backward(da: Array, a_prev: Array, w: Array, b: Array, kind: str) -> tuple[Array, Array, Array]:

@@ -56,26 +56,26 @@ class MLP(nn.Sequential):
     ) -> None:
         if len(widths) < 2 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in widths):
             raise ValueError(f"MLP: widths must be two or more positive integers, got {tuple(widths)}")
-        makers = activations(activation, len(widths) - 2)
+        factories = activations(activation, len(widths) - 2)
         weight_init = weight_init or init.he_normal()
         modules: list[nn.Module] = []
         for i, (n, m) in enumerate(pairwise(widths)):
-            if i and (make := makers[i - 1]) is not None:
-                modules.append(make())
+            if i and (factory := factories[i - 1]) is not None:
+                modules.append(factory())
             if i and dropout:
                 modules.append(nn.Dropout(dropout, rng=rng))
             modules.append(nn.Linear(n, m, weight_init=weight_init, bias_init=init.zeros(), rng=rng, dtype=dtype))
         super().__init__(*modules)
 
 
-def activations(given: Any, layers: int) -> list[Callable[[], nn.Module] | None]:
+def activations(activation: Any, layers: int) -> list[Callable[[], nn.Module] | None]:
     """A function for the activation of each hidden layer; None for a layer without one."""
-    listed = isinstance(given, (tuple, list))
-    each = list(given) if listed else [given] * layers
-    for one in each if listed else [given]:
-        if one not in ACTIVATIONS if isinstance(one, str) else isinstance(one, nn.Module) or not callable(one):
-            known = f"one of {sorted(ACTIVATIONS)}, or a function that returns a module"
-            raise ValueError(f"MLP: activation must be {known}, got {one!r}")
-    if len(each) != layers:
-        raise ValueError(f"MLP: activation has {len(each)} entries for {layers} hidden layers, expected one per layer")
-    return [ACTIVATIONS[one] if isinstance(one, str) else one for one in each]
+    is_list = isinstance(activation, (tuple, list))
+    entries = list(activation) if is_list else [activation] * layers
+    for entry in entries if is_list else [activation]:
+        if entry not in ACTIVATIONS if isinstance(entry, str) else isinstance(entry, nn.Module) or not callable(entry):
+            expected = f"one of {sorted(ACTIVATIONS)}, or a function that returns a module"
+            raise ValueError(f"MLP: activation must be {expected}, got {entry!r}")
+    if len(entries) != layers:
+        raise ValueError(f"MLP: activation has {len(entries)} entries for {layers} hidden layers, expected one per layer")
+    return [ACTIVATIONS[entry] if isinstance(entry, str) else entry for entry in entries]

@@ -17,10 +17,10 @@ from tensorgrad.nn import init
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]  # a test, and a description of valid values
 
 
-def positive_integer(*also: Any) -> Rule:
-    """A rule: an integer > 0, or one of `also`."""
-    others = "".join(f"{v!r} or " for v in also)
-    return lambda v: (isinstance(v, (int, np.integer)) and int(v) > 0) or is_in(v, also), f"{others}a positive integer"
+def positive_integer(*alternatives: Any) -> Rule:
+    """A rule: an integer > 0, or one of `alternatives`."""
+    prefix = "".join(f"{v!r} or " for v in alternatives)
+    return lambda v: (isinstance(v, (int, np.integer)) and int(v) > 0) or is_in(v, alternatives), f"{prefix}a positive integer"
 
 
 def real(low: float, high: float = math.inf, ends: str = "[]") -> Rule:
@@ -32,8 +32,8 @@ def real(low: float, high: float = math.inf, ends: str = "[]") -> Rule:
         value = float(v)
         return (value >= low if ends[0] == "[" else value > low) and (value <= high if ends[1] == "]" else value < high)
 
-    most = "" if high == math.inf else f" and {'at most' if ends[1] == ']' else 'below'} {high:g}"
-    return holds, f"a number {'of at least' if ends[0] == '[' else 'above'} {low:g}{most}"
+    upper = "" if high == math.inf else f" and {'at most' if ends[1] == ']' else 'below'} {high:g}"
+    return holds, f"a number {'of at least' if ends[0] == '[' else 'above'} {low:g}{upper}"
 
 
 def one_of(*values: Any) -> Rule:

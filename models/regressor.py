@@ -37,7 +37,9 @@ class MLPRegressor(RegressorMixin, Estimator):
     score_name: ClassVar[str] = "r2"
     rules: ClassVar[Any] = {**RULES, "loss": one_of("squared_error", "poisson")}
 
-    def _check_input(self, X: Any, y: Any, first: bool, classes: Any = None, every: bool = False) -> tuple[Any, Array]:
+    def _check_input(
+        self, X: Any, y: Any, first: bool, classes: Any = None, needs_all_classes: bool = False
+    ) -> tuple[Any, Array]:
         X, y = self._validate(X, first, y=y, multi_output=True, y_numeric=True)
         y = y.toarray() if hasattr(y, "toarray") else y
         if y.ndim == 2 and y.shape[1] == 1:
@@ -62,13 +64,13 @@ class MLPRegressor(RegressorMixin, Estimator):
     def _reported_loss(self) -> Any:
         if self.loss == "poisson" or self.n_outputs_ == 1:
             return self._loss()
-        share = 1 / self.n_outputs_
+        weight = 1 / self.n_outputs_
 
-        def of_mean(z: Any, target: Any, *, reduction: str = "mean") -> Any:
+        def mean_over_outputs(z: Any, target: Any, *, reduction: str = "mean") -> Any:
             losses = squared_error(z, target, reduction=reduction)
-            return losses - losses.detach() * (1 - share)
+            return losses - losses.detach() * (1 - weight)
 
-        return of_mean
+        return mean_over_outputs
 
     def _predictions(self, outputs: Array) -> Array:
         y = np.exp(outputs) if self.out_activation_ == "exp" else outputs
@@ -93,10 +95,10 @@ class MLPRegressor(RegressorMixin, Estimator):
         if not -self.n_outputs_ <= output < self.n_outputs_:
             raise OutOfRangeError(f"MLPRegressor.input_gradient: output {output} is out of range for {self.n_outputs_} outputs")
 
-        def chosen(z: Tensor, samples: slice) -> Tensor:
+        def selected_output(z: Tensor, samples: slice) -> Tensor:
             return z[:, output].exp() if self.out_activation_ == "exp" else z[:, output]
 
-        return self._gradient(X, chosen)
+        return self._gradient(X, selected_output)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -113,7 +115,7 @@ def squared_error(z: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 def poisson_loss(z: Any, target: Any, *, reduction: str = "mean") -> Any:
     """L_i = sum over the outputs of t ln(t / p) - t + p, half the Poisson deviance of p = e^z; t ln t is 0 at 0."""
-    some = target > 0
-    constant = ops.where(some, target * ops.log(ops.where(some, target, 1)), 0) - target
+    is_positive = target > 0
+    constant = ops.where(is_positive, target * ops.log(ops.where(is_positive, target, 1)), 0) - target
     losses = (constant - target * z + ops.exp(z)).sum(-1)
     return losses.mean() if reduction == "mean" else losses

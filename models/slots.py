@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tensorgrad.models import solvers
 from tensorgrad.models.convergence import Convergence
-from tensorgrad.models.estimator import COMPILED, Estimator
-from tensorgrad.models.fitted import EVALUATED
+from tensorgrad.models.estimator import MIN_COMPILED_STEPS, Estimator
+from tensorgrad.models.fitted import PREDICTION_BATCH_SIZE
 
 import tensorgrad
 from tensorgrad import Tensor, nn
@@ -58,7 +58,7 @@ class Member:
         self.loader = model._batches(self.X, self.y, self.weights, size, self.rng if model.shuffle else None)
         self.lr = float(model.learning_rate_init)
         score = None if self.held_out is None else partial(model._validation_score, *self.held_out)
-        self.convergence = Convergence(model, self.samples, model._follows_rate(), score)
+        self.convergence = Convergence(model, self.samples, model._uses_learning_rate(), score)
 
     @property
     def optimiser(self) -> Member:
@@ -135,17 +135,17 @@ class Slots:
         kind = solvers.EachAdam if first.solver == "adam" else solvers.EachSGD
         self.optimiser: Any = kind(params, first.learning_rate_init, **settings)
         (self.block,) = self.optimiser.blocks
-        self.keeps = first.early_stopping
+        self.return_outputs = first.early_stopping
         count = len(members)
         self.alphas = np.zeros(count)
         self.l2 = np.zeros(count, self.block.dtype)  # alpha / 2 per sample of the batch
-        self.written: dict[str, Array] = {}
+        self.last_values: dict[str, Array] = {}
         self.x = np.zeros((count, size, *members[0].X.shape[1:]), self.block.dtype)
         self.y = np.zeros((count, size, *members[0].y.shape[1:]), members[0].y.dtype)
         self.w = np.zeros((count, size), self.block.dtype)
         total = steps * max(member.model_.max_iter for member in members)
-        step = step_of_all(self.ensemble, first._reported_loss(), self.optimiser, self.l2, self.keeps)
-        self.step = tensorgrad.compile(step, ahead=True) if first.compile and total >= COMPILED else step
+        step = ensemble_step(self.ensemble, first._reported_loss(), self.optimiser, self.l2, self.return_outputs)
+        self.step = tensorgrad.compile(step, ahead=True) if first.compile and total >= MIN_COMPILED_STEPS else step
         for i in range(count):
             self.attach(i)
 
@@ -160,15 +160,15 @@ class Slots:
         """Start network i: its parameters become views of the shared ones."""
         member = self.members[i]
         assert member is not None
-        for parameter, whole, (own, *state) in zip(
+        for parameter, shared, (values, *slots) in zip(
             member.model.parameters(), self.optimiser.params, self.slices(i), strict=True
         ):
-            own[...] = parameter._data.reshape(-1)
-            for array in state:
+            values[...] = parameter._data.reshape(-1)
+            for array in slots:
                 array[...] = 0
-            parameter._replace(whole._data[i])
+            parameter._replace(shared._data[i])
         self.alphas[i] = member.model_.alpha
-        self.wrote()
+        self.report_write()
 
     def detach(self, i: int) -> None:
         """Remove network i: its parameters become independent, and its slot no longer changes."""
@@ -181,10 +181,10 @@ class Slots:
                 array[...] = 0
         self.x[i], self.y[i], self.w[i], self.alphas[i] = 0, 0, 0, 0
         self.members[i] = None
-        self.wrote()
+        self.report_write()
 
-    def wrote(self) -> None:
-        self.written.clear()
+    def report_write(self) -> None:
+        self.last_values.clear()
         writes.wrote(self.block.flat)
 
     # Epochs
@@ -200,17 +200,17 @@ class Slots:
         counts = np.zeros(costs.shape)
         for batch in range(self.steps):
             costs[batch] = self.batch(active, batch, counts[batch])
-        held_out = self.held_out_outputs(active) if self.keeps else {}
+        held_out = self.held_out_outputs(active) if self.return_outputs else {}
         seconds = (time.perf_counter() - start) / len(active)
         ended = []
         for i, member in active:
             try:
                 member.end_epoch(costs[:, i], counts[:, i], held_out.get(i), seconds)
-                if over := bool(member.stop) or member.epoch == member.model_.max_iter:
+                if is_done := bool(member.stop) or member.epoch == member.model_.max_iter:
                     member.end()
             except Exception as error:
-                member.error, over = error, True
-            if over:
+                member.error, is_done = error, True
+            if is_done:
                 self.detach(i)
                 ended.append(i)
         return ended
@@ -220,30 +220,30 @@ class Slots:
         size = self.size if batch < self.steps - 1 else self.last
         x, y, w = (array if size == self.size else array[:, :size] for array in (self.x, self.y, self.w))
         rates = np.zeros(len(self.members), self.block.dtype)
-        even = not self.weighted
+        has_equal_weights = not self.weighted
         for i, member in active:
             rows = member.rows(batch * self.size, size)
-            count = put_rows(member.X, rows, x[i])
-            put_rows(member.y, rows, y[i])
+            count = copy_rows(member.X, rows, x[i])
+            copy_rows(member.y, rows, y[i])
             if member.weights is None:
                 counts[i] = count
             else:
-                put_rows(member.weights, rows, w[i])
+                copy_rows(member.weights, rows, w[i])
                 counts[i] = w[i, :count].sum()
             if count < size:
                 x[i, count:], y[i, count:], w[i, count:] = 0, 0, 0
-                even = False
+                has_equal_weights = False
             member.t += 1
             rates[i] = self.optimiser.rate(member.lr, member.t)
         divisors = np.where(counts, counts, 1)
-        if not even:
+        if not has_equal_weights:
             if not self.weighted:
                 w[...] = np.arange(size) < counts[:, None]
             np.divide(w, divisors[:, None], out=w)
             w[counts == 0] = 0
         self.l2[...] = self.alphas / 2 / divisors
         self.write(rates)
-        costs, z = self.step(*map(Tensor, (x, y) if even else (x, y, w)))
+        costs, z = self.step(*map(Tensor, (x, y) if has_equal_weights else (x, y, w)))
         if z is not None:
             for i, member in active:
                 member.outputs.append(z.numpy()[i, : len(member.rows(batch * self.size, size))].copy())
@@ -252,9 +252,9 @@ class Slots:
     def write(self, rates: Array) -> None:
         """Set the rate and the decay of each network in the optimiser, for the next step."""
         for k, (name, values) in enumerate((("decay", 2 * self.l2), ("rate", rates))):
-            if self.written.get(name) is not None and np.array_equal(self.written[name], values):
+            if self.last_values.get(name) is not None and np.array_equal(self.last_values[name], values):
                 continue
-            self.written[name] = values
+            self.last_values[name] = values
             for p, views in zip(self.optimiser.params, self.block.views, strict=True):
                 if name == "rate" or p.ndim > 2:
                     views[-1 - (k == 1)].reshape(len(values), -1)[...] = values[:, None]
@@ -262,24 +262,24 @@ class Slots:
     def held_out_outputs(self, active: list[tuple[int, Member]]) -> dict[int, Array]:
         """The outputs of each network for its held-out samples."""
         samples = max(member.held_out[0].shape[0] for _, member in active if member.held_out is not None)
-        found: dict[int, list[Array]] = {i: [] for i, _ in active}
-        part = max(EVALUATED // len(self.members), 1)
+        outputs: dict[int, list[Array]] = {i: [] for i, _ in active}
+        batch_size = max(PREDICTION_BATCH_SIZE // len(self.members), 1)
         with evaluating(modules_of(self.ensemble)):
-            for start in range(0, samples, part):
-                x = np.zeros((len(self.members), min(part, samples - start), *self.x.shape[2:]), self.x.dtype)
+            for start in range(0, samples, batch_size):
+                x = np.zeros((len(self.members), min(batch_size, samples - start), *self.x.shape[2:]), self.x.dtype)
                 for i, member in active:
                     assert member.held_out is not None
-                    own = member.held_out[0][start : start + part]
-                    x[i, : len(own)] = own
+                    rows = member.held_out[0][start : start + batch_size]
+                    x[i, : len(rows)] = rows
                 z = self.ensemble(x).numpy()
                 for i, member in active:
                     assert member.held_out is not None
-                    found[i].append(z[i, : max(0, member.held_out[0].shape[0] - start)].copy())
-        return {i: np.concatenate(parts) for i, parts in found.items()}
+                    outputs[i].append(z[i, : max(0, member.held_out[0].shape[0] - start)].copy())
+        return {i: np.concatenate(parts) for i, parts in outputs.items()}
 
 
-def step_of_all(
-    ensemble: nn.Module, losses: Callable[..., Any], optimiser: Any, l2: Array, keep: bool
+def ensemble_step(
+    ensemble: nn.Module, losses: Callable[..., Any], optimiser: Any, l2: Array, return_outputs: bool
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """One step of all networks: the cost of each on its batch, and its outputs, before the update.
 
@@ -295,7 +295,7 @@ def step_of_all(
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
-        return costs.detach() + l2 * sum(squares[1:], squares[0]), z.detach() if keep else None
+        return costs.detach() + l2 * sum(squares[1:], squares[0]), z.detach() if return_outputs else None
 
     return step
 
@@ -305,17 +305,17 @@ def costs_of(losses: Callable[..., Any], z: Tensor, y: Tensor, w: Tensor | None)
     if y.ndim == 2 and w is None:  # classification: written as a sum that is fused with the softmax
         logp = F.log_softmax(z.reshape((-1, z.shape[2])))
         labels = y.reshape((-1,))
-        picked = logp.detach()[np.arange(y.size), labels].reshape(y.shape)
-        return -picked.mean(axis=1), F.nll_loss(logp, labels) * float(len(y))
+        label_logp = logp.detach()[np.arange(y.size), labels].reshape(y.shape)
+        return -label_logp.mean(axis=1), F.nll_loss(logp, labels) * float(len(y))
     if y.ndim == 2:
-        found = losses(z.reshape((-1, z.shape[2])), y.reshape((-1,)), reduction="none").reshape(y.shape)
+        sample_losses = losses(z.reshape((-1, z.shape[2])), y.reshape((-1,)), reduction="none").reshape(y.shape)
     else:
-        found = losses(z, y, reduction="none")
-    costs = found.mean(axis=1) if w is None else (found * w).sum(axis=1)
+        sample_losses = losses(z, y, reduction="none")
+    costs = sample_losses.mean(axis=1) if w is None else (sample_losses * w).sum(axis=1)
     return costs, costs.sum()
 
 
-def put_rows(array: Array, rows: Any, out: Array) -> int:
+def copy_rows(array: Array, rows: Any, out: Array) -> int:
     """Copy the rows with these indices into the first rows of another array; returns their number."""
     count = len(rows)
     if isinstance(rows, range):

@@ -69,8 +69,8 @@ class EachAdam(Adam):
         return self.numbers(group, t)["rate"]
 
     def update(self, group: optim.ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        *own, rate, decay = state
-        return *super().update(group, p, g + decay * p, *own, **{**numbers, "rate": rate}), rate, decay
+        *slots, rate, decay = state
+        return *super().update(group, p, g + decay * p, *slots, **{**numbers, "rate": rate}), rate, decay
 
 
 class EachSGD(SGD):
@@ -128,8 +128,8 @@ def lbfgs(
 
     sparse = batch[:1] if is_sparse(batch[0]) else ()  # constant, so steps read it from outside
 
-    def step(*given: Any) -> tuple[Tensor, Any]:
-        x, y, w = (*sparse, *given, None)[:3]
+    def step(*args: Any) -> tuple[Tensor, Any]:
+        x, y, w = (*sparse, *args, None)[:3]
         count: Any = len(y) if w is None else w.sum()
         cost = loss(module(x), y) if w is None else (loss(module(x), y, reduction="none") * w).sum() / count
         cost = cost + l2 / count * sum((p * p).sum() for p in params if p.ndim > 1)
@@ -156,13 +156,13 @@ def lbfgs(
     return result
 
 
-def random_state(given: Any) -> np.random.RandomState:
+def random_state(value: Any) -> np.random.RandomState:
     """scikit-learn's generator for `random_state`; for a Generator, one that shares its bit generator."""
     from sklearn.utils import check_random_state
 
-    if isinstance(given, np.random.Generator):
-        return np.random.RandomState(given.bit_generator)
-    state: np.random.RandomState = check_random_state(given)
+    if isinstance(value, np.random.Generator):
+        return np.random.RandomState(value.bit_generator)
+    state: np.random.RandomState = check_random_state(value)
     return state
 
 

@@ -88,17 +88,17 @@ class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
         errors = fit_folds(models, candidates, splits, X, y, sample_weight)
         seconds = (time.perf_counter() - start) / max(len(splits) * len(candidates), 1)
         self._report(errors)
-        out = []
+        results = []
         for i, row in enumerate(models):
             for j, (train, test) in enumerate(splits):
                 parts = {"test_scores": test, **({"train_scores": train} if self.return_train_score else {})}
-                out.append({"fit_time": seconds, **self._scored(scorers, row[j], X, y, parts, errors[i][j])})
-        fill_in(out, self.error_score)
-        self.cv_results_ = self._format_results(candidates, len(splits), out)
+                results.append({"fit_time": seconds, **self._scored(scorers, row[j], X, y, parts, errors[i][j])})
+        fill_missing_scores(results, self.error_score)
+        self.cv_results_ = self._format_results(candidates, len(splits), results)
         self.cv_estimators_ = models
-        self.multimetric_ = isinstance(out[0]["test_scores"], dict)
+        self.multimetric_ = isinstance(results[0]["test_scores"], dict)
         if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(out[0]["test_scores"])
+            self._check_refit_for_multimetric(results[0]["test_scores"])
             refit_metric = self.refit
         self.scorer_ = getattr(scorers, "_scorers", scorers) if self.multimetric_ else scorers
         if self.refit or not self.multimetric_:
@@ -126,30 +126,30 @@ class SweepSearchCV(GridSearchCV):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """The scores of a fitted estimator on named parts of the samples; None if it could not be fitted."""
         start = time.perf_counter()
-        found: dict[str, Any] = dict.fromkeys(parts)
+        scores: dict[str, Any] = dict.fromkeys(parts)
         for part, samples in parts.items() if error is None else ():
             try:
-                found[part] = scorers(model, _safe_indexing(X, samples), _safe_indexing(y, samples))
+                scores[part] = scorers(model, _safe_indexing(X, samples), _safe_indexing(y, samples))
             except Exception as raised:
                 if self.error_score == "raise":
                     raise
                 warn(f"Scoring failed: {raised!r}; the score is {self.error_score}")
-        return {**found, "score_time": time.perf_counter() - start}
+        return {**scores, "score_time": time.perf_counter() - start}
 
     def _report(self, errors: list[list[Exception | None]]) -> None:
         """Raise the errors of failed candidates, or warn of them."""
-        found = [error for row in errors for error in row if error is not None]
+        failures = [error for row in errors for error in row if error is not None]
         count = sum(map(len, errors))
         if not count:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
-        if not found:
+        if not failures:
             return
         if self.error_score == "raise":
-            raise found[0]
-        if len(found) == count:
-            raise ValueError(f"All the {count} fits failed. The first said: {found[0]!r}") from found[0]
-        said = f"their scores are {self.error_score}. The first said: {found[0]!r}"
-        warn(f"{len(found)} fits failed out of a total of {count}; {said}", FitFailedWarning)
+            raise failures[0]
+        if len(failures) == count:
+            raise ValueError(f"All the {count} fits failed. The first said: {failures[0]!r}") from failures[0]
+        summary = f"their scores are {self.error_score}. The first said: {failures[0]!r}"
+        warn(f"{len(failures)} fits failed out of a total of {count}; {summary}", FitFailedWarning)
 
 
 def fit_folds(
@@ -157,31 +157,31 @@ def fit_folds(
 ) -> list[list[Exception | None]]:
     """Fit the estimators of each candidate on the training parts of all folds; returns the error of each, or None."""
     jobs = []
-    places = []
+    positions = []
     errors: list[list[Exception | None]] = [[None] * len(splits) for _ in models]
     for j, (train, _) in enumerate(splits):
-        own = [None if values is None else _safe_indexing(values, train) for values in (X, y, sample_weight)]
-        heads: dict[Any, Any] = {}
+        train_data = [None if values is None else _safe_indexing(values, train) for values in (X, y, sample_weight)]
+        fitted_steps: dict[Any, Any] = {}
         for i, row in enumerate(models):
             try:
-                final, given = row[j], own[0]
+                final, inputs = row[j], train_data[0]
                 if isinstance(final, Pipeline):
-                    key = tuple((k, id(v)) for k, v in sorted(candidates[i].items()) if not is_of_last(row[j], k))
-                    if key not in heads:  # values are objects of the grid: equal settings share them
-                        heads[key] = transformed(row[j], own[0], own[1])
-                    steps, given = heads[key]
+                    key = tuple((k, id(v)) for k, v in sorted(candidates[i].items()) if not belongs_to_last_step(row[j], k))
+                    if key not in fitted_steps:  # values are objects of the grid: equal settings share them
+                        fitted_steps[key] = transformed(row[j], train_data[0], train_data[1])
+                    steps, inputs = fitted_steps[key]
                     final = row[j].steps[-1][1]
                     row[j].steps = [*steps, row[j].steps[-1]]
-                jobs.append((final, given, own[1], own[2]))
-                places.append((i, j))
+                jobs.append((final, inputs, train_data[1], train_data[2]))
+                positions.append((i, j))
             except Exception as raised:
                 errors[i][j] = raised
-    for (i, j), error in zip(places, fit_jobs(jobs), strict=True):
+    for (i, j), error in zip(positions, fit_jobs(jobs), strict=True):
         errors[i][j] = error
     return errors
 
 
-def is_of_last(pipeline: Pipeline, parameter: str) -> bool:
+def belongs_to_last_step(pipeline: Pipeline, parameter: str) -> bool:
     """Whether a parameter belongs to the last step, or is that step."""
     return bool(parameter.partition("__")[0] == pipeline.steps[-1][0])
 
@@ -194,10 +194,10 @@ def transformed(pipeline: Pipeline, X: Any, y: Any) -> tuple[list[Any], Any]:
     return head.steps, head.fit_transform(X, y)
 
 
-def fill_in(out: list[dict[str, Any]], error_score: Any) -> None:
+def fill_missing_scores(results: list[dict[str, Any]], error_score: Any) -> None:
     """Fill in `error_score` for missing scores, for each metric if there are several."""
     for part in ("test_scores", "train_scores"):
-        example = next((row[part] for row in out if row.get(part) is not None), None)
-        for row in out:
+        example = next((row[part] for row in results if row.get(part) is not None), None)
+        for row in results:
             if part in row and row[part] is None:
                 row[part] = dict.fromkeys(example, error_score) if isinstance(example, dict) else error_score

@@ -61,7 +61,7 @@ def check_estimators(models: Sequence[Any]) -> None:
 def fit_jobs(jobs: Sequence[tuple[Any, Any, Any, Any]]) -> list[Exception | None]:
     """Fit estimators, each on its (X, y, sample_weight); returns the error of each, or None."""
     errors: list[Exception | None] = [None] * len(jobs)
-    before = [dict(vars(model)) for model, *_ in jobs]
+    old_attributes = [dict(vars(model)) for model, *_ in jobs]
     groups: dict[Any, list[tuple[int, Member]]] = {}
     shared: dict[Any, Any] = {}  # converted once for all
     for i, (model, X, y, sample_weight) in enumerate(jobs):
@@ -70,10 +70,10 @@ def fit_jobs(jobs: Sequence[tuple[Any, Any, Any, Any]]) -> list[Exception | None
                 model.fit(X, y, sample_weight)
                 continue
             model._check_parameters()
-            given, targets, weights, rng = model._begin(X, y, sample_weight, True)
-            member = Member(model, shared.setdefault((id(X), str(model.dtype)), given), targets, weights, rng)
+            data, targets, weights, rng = model._prepare(X, y, sample_weight, True)
+            member = Member(model, shared.setdefault((id(X), str(model.dtype)), data), targets, weights, rng)
             if any(True for _ in model.module_.named_buffers()):
-                restore(model, before[i])
+                restore(model, old_attributes[i])
                 model.fit(X, y, sample_weight)
                 continue
             groups.setdefault(group_of(member), []).append((i, member))
@@ -86,7 +86,7 @@ def fit_jobs(jobs: Sequence[tuple[Any, Any, Any, Any]]) -> list[Exception | None
             member.model_.module_.eval()
     for i, error in enumerate(errors):
         if error is not None:
-            restore(jobs[i][0], before[i])
+            restore(jobs[i][0], old_attributes[i])
     return errors
 
 
@@ -122,7 +122,7 @@ def group_of(member: Member) -> Any:
     return (
         type(model),
         tuple(form_of(model.module_)),
-        tuple(one if isinstance(one, str) else id(one) for one in activation),
+        tuple(entry if isinstance(entry, str) else id(entry) for entry in activation),
         (model.out_activation_, member.y.shape[1:], member.weights is None),
         (model.solver, settings, bool(model.early_stopping), bool(model.compile)),
         (steps, size if steps > 1 else None),
@@ -137,9 +137,9 @@ def samples_of(member: Member) -> int:
 
 def batches_of(member: Member) -> tuple[int, int]:
     """The batch size, and the number of batches per epoch."""
-    samples, given = samples_of(member), member.model_.batch_size
-    most = 200 if given == "auto" else samples if given == "full" else int(given)
-    size = max(min(most, samples), 1)
+    samples, batch_size = samples_of(member), member.model_.batch_size
+    limit = 200 if batch_size == "auto" else samples if batch_size == "full" else int(batch_size)
+    size = max(min(limit, samples), 1)
     return size, -(-samples // size)
 
 
@@ -148,7 +148,7 @@ def train(members: list[Member]) -> None:
     sizes = [batches_of(member)[0] for member in members]
     steps, size = batches_of(members[0])[1], max(sizes)
     last = max(samples_of(member) - (steps - 1) * size for member in members)
-    waiting = [member for member in reversed(members) if did_begin(member)]
+    waiting = [member for member in reversed(members) if start_member(member)]
     rounds = -(-len(waiting) // WIDTH)
     if not rounds:
         return
@@ -164,7 +164,7 @@ def train(members: list[Member]) -> None:
                 active += 1
 
 
-def did_begin(member: Member) -> bool:
+def start_member(member: Member) -> bool:
     """Start a member; returns whether that worked."""
     try:
         member.begin()

@@ -40,12 +40,12 @@ def grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False
     zeros for unused parts. No `.grad` is changed. Raises ShapeError unless fn returns a 0-d Tensor, DTypeError for integers and
     booleans and for anything but arrays.
     """
-    both = value_and_grad(fn, argnums, has_aux)
+    value_and_gradient = value_and_grad(fn, argnums, has_aux)
 
     @functools.wraps(fn)
     def gradient(*args: Any, **kwargs: Any) -> Any:
-        value, found = both(*args, **kwargs)
-        return (found, value[1]) if has_aux else found
+        value, grads = value_and_gradient(*args, **kwargs)
+        return (grads, value[1]) if has_aux else grads
 
     return gradient
 
@@ -54,18 +54,18 @@ def value_and_grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bo
     """Return a function that computes (fn's value, its gradient), like `grad`. With has_aux the value is the pair that fn
     returns.
     """
-    numbers, has_aux = checked("value_and_grad", fn, argnums), truth("value_and_grad", "has_aux", has_aux)
+    positions, has_aux = checked("value_and_grad", fn, argnums), truth("value_and_grad", "has_aux", has_aux)
 
     @functools.wraps(fn)
     def transformed(*args: Any, **kwargs: Any) -> Any:
-        chosen = picked("grad", args, numbers)
+        chosen = selected("grad", args, positions)
         flat: list[Any] = []
-        for number, part in zip(numbers, chosen, strict=True):
-            spread(part, flat, f"grad: argument {number}")
+        for number, part in zip(positions, chosen, strict=True):
+            flatten(part, flat, f"grad: argument {number}")
         with switched(recording=True):
             xs = derivatives.leaves_for("grad", tuple(flat)) if flat else []
             leaves = iter(xs)
-            result = fn(*put_in(args, numbers, [formed(part, leaves) for part in chosen]), **kwargs)
+            result = fn(*with_replaced(args, positions, [unflatten(part, leaves) for part in chosen]), **kwargs)
         if has_aux and not (isinstance(result, tuple) and len(result) == 2):
             raise GraphError(f"grad: with has_aux the function returns a pair, got {describe(result)}")
         y, aux = result if has_aux else (result, None)
@@ -75,9 +75,9 @@ def value_and_grad(fn: Function, argnums: int | tuple[int, ...] = 0, has_aux: bo
             raise ShapeError(f"grad: the function returned shape {y.shape}, expected a 0-d Tensor")
         is_recorded = derivatives.recorded("grad", None, y, xs, tuple(flat))
         gradients = iter(derivatives.gradients(y, xs, None, is_recorded))
-        found = tuple([formed(part, gradients) for part in chosen])
+        result_gradients = tuple([unflatten(part, gradients) for part in chosen])
         value = y if is_recorded else y.detach()
-        return (value, aux) if has_aux else value, found if isinstance(argnums, tuple) else found[0]
+        return (value, aux) if has_aux else value, result_gradients if isinstance(argnums, tuple) else result_gradients[0]
 
     return transformed
 
@@ -103,13 +103,13 @@ def hessian(fn: Function, argnums: int | tuple[int, ...] = 0) -> Function:
 
 def at_arguments(caller: str, derivative: Function, fn: Function, argnums: int | tuple[int, ...]) -> Function:
     """Turn a derivative at a point into a function of the arguments."""
-    numbers = checked(caller, fn, argnums)
+    positions = checked(caller, fn, argnums)
 
     @functools.wraps(fn)
     def transformed(*args: Any, **kwargs: Any) -> Any:
-        inputs = picked(caller, args, numbers)
+        inputs = selected(caller, args, positions)
         return derivative(
-            lambda *xs: fn(*put_in(args, numbers, xs), **kwargs),
+            lambda *xs: fn(*with_replaced(args, positions, xs), **kwargs),
             tuple(inputs) if isinstance(argnums, tuple) else inputs[0],
             create_graph=None,
         )
@@ -121,48 +121,48 @@ def checked(caller: str, fn: Any, argnums: Any) -> tuple[int, ...]:
     """The indices of the arguments to differentiate by."""
     if not callable(fn):
         raise DTypeError(f"{caller}: fn must be a function of Tensors, got {describe(fn)}")
-    numbers = tuple(integers(caller, "argnums", argnums))
-    if not numbers or len(set(numbers)) < len(numbers):
+    positions = tuple(integers(caller, "argnums", argnums))
+    if not positions or len(set(positions)) < len(positions):
         raise ArgumentError(f"{caller}: argnums must be distinct argument positions, got {describe(argnums)}")
-    return numbers
+    return positions
 
 
-def picked(caller: str, args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
-    for number in numbers:
-        if not -len(args) <= number < len(args):
+def selected(caller: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> list[Any]:
+    for position in positions:
+        if not -len(args) <= position < len(args):
             raise ArgumentError(
-                f"{caller}: argument {number} is out of range for {len(args)} positional arguments; see argnums"
+                f"{caller}: argument {position} is out of range for {len(args)} positional arguments; see argnums"
             )
-    return [args[number] for number in numbers]
+    return [args[position] for position in positions]
 
 
-def put_in(args: tuple[Any, ...], numbers: tuple[int, ...], values: Any) -> list[Any]:
+def with_replaced(args: tuple[Any, ...], positions: tuple[int, ...], values: Any) -> list[Any]:
     """The arguments with some replaced."""
-    given = list(args)
-    for number, value in zip(numbers, values, strict=True):
-        given[number] = value
-    return given
+    replaced = list(args)
+    for position, value in zip(positions, values, strict=True):
+        replaced[position] = value
+    return replaced
 
 
-def spread(value: Any, flat: list[Any], where: str) -> None:
+def flatten(value: Any, flat: list[Any], where: str) -> None:
     """Append the arrays in an argument to `flat`."""
     if isinstance(value, Mapping):
         for key, part in value.items():
-            spread(part, flat, f"{where}[{key!r}]")
+            flatten(part, flat, f"{where}[{key!r}]")
     elif isinstance(value, (tuple, list)) and not (value and all(isinstance(part, (int, float)) for part in value)):
         for i, part in enumerate(value):
-            spread(part, flat, f"{where}[{i}]")
+            flatten(part, flat, f"{where}[{i}]")
     elif isinstance(value, (str, bytes)) or value is None:
         raise DTypeError(f"{where} is {describe(value)}, expected Tensors or arrays to differentiate with respect to")
     else:
         flat.append(value)
 
 
-def formed(value: Any, leaves: Any) -> Any:
+def unflatten(value: Any, leaves: Any) -> Any:
     """The argument with its arrays replaced by the next leaves."""
     if isinstance(value, Mapping):
-        return {key: formed(part, leaves) for key, part in value.items()}
+        return {key: unflatten(part, leaves) for key, part in value.items()}
     if isinstance(value, (tuple, list)) and not (value and all(isinstance(part, (int, float)) for part in value)):
-        parts = [formed(part, leaves) for part in value]
+        parts = [unflatten(part, leaves) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return next(leaves)

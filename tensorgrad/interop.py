@@ -21,7 +21,7 @@ from tensorgrad.ops.random import preserve_generators
 
 __all__ = ["from_torch", "to_torch"]
 
-# A layer and its arguments: common names, or ours=PyTorch's. They are names of attributes, except for READ.
+# A layer and its arguments: common names, or ours=PyTorch's. They are names of attributes, except for SPECIAL.
 LAYERS = """
 ReLU ReLU6 SELU Sigmoid Tanh SiLU Mish Identity Hardsigmoid Hardswish LogSigmoid Softsign Tanhshrink Softplus :
 ELU CELU : alpha
@@ -68,17 +68,17 @@ TransformerEncoderLayer TransformerDecoderLayer : d_model nhead dim_feedforward 
 
 def table() -> dict[str, list[tuple[str, str]]]:
     """The arguments of each layer, as (ours, PyTorch's)."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    arguments_of: dict[str, list[tuple[str, str]]] = {}
     for line in LAYERS.strip().replace("\\\n", "").splitlines():
         names, _, arguments = line.partition(":")
         pairs = [(a.partition("=")[0], a.partition("=")[2] or a) for a in arguments.split()]
-        found |= dict.fromkeys(names.split(), pairs)
-    return found
+        arguments_of |= dict.fromkeys(names.split(), pairs)
+    return arguments_of
 
 
 # of a transformer layer, as modules
 ACTIVATIONS: dict[str, str] = {"ReLU()": "relu", "ReLU(inplace=True)": "relu", "GELU(approximate='none')": "gelu"}
-READ: dict[str, Callable[[Any], Any]] = {  # arguments that neither stores as an attribute
+SPECIAL: dict[str, Callable[[Any], Any]] = {  # arguments that neither stores as an attribute
     "affine": lambda m: m.weight is not None,
     "elementwise_affine": lambda m: m.weight is not None,
     "num_parameters": lambda m: int(np.prod(m.weight.shape)),
@@ -88,7 +88,7 @@ READ: dict[str, Callable[[Any], Any]] = {  # arguments that neither stores as an
     "layer_norm_eps": lambda m: m.norm1.eps,
     "batch_first": lambda m: m.self_attn.batch_first if hasattr(m, "self_attn") else m.batch_first,
 }
-READ_HERE: dict[str, Callable[[Any], Any]] = {  # those that ours does not store
+FROM_TENSORGRAD: dict[str, Callable[[Any], Any]] = {  # those that ours does not store
     "bias": lambda m: any("bias" in name for name in m._parameters),
     "in_features": lambda m: m.weight.shape[1 if isinstance(m, TiedLinear) else 0],
     "out_features": lambda m: m.weight.shape[0 if isinstance(m, TiedLinear) else 1],
@@ -98,42 +98,45 @@ READ_HERE: dict[str, Callable[[Any], Any]] = {  # those that ours does not store
     "num_features": lambda m: m.running_mean.shape[0] if isinstance(m, nn.BatchNorm1d) else m.num_features,
     "dim_feedforward": lambda m: m.linear1.weight.shape[1],
 }
-READ_THERE: dict[str, Callable[[Any], Any]] = {  # those that PyTorch's does not store
+FROM_TORCH: dict[str, Callable[[Any], Any]] = {  # those that PyTorch's does not store
     "bias": lambda m: any("bias" in name for name, _ in m.named_parameters(recurse=False)),
     "dim_feedforward": lambda m: m.linear1.out_features,
     "activation": lambda m: getattr(m.activation, "__name__", None) or ACTIVATIONS.get(repr(m.activation), m.activation),
 }
 # Options of PyTorch's layers without a counterpart, and the value they must have
-PLAIN = {
+REQUIRED_OPTIONS = {
     "padding_mode": "zeros", "max_norm": None, "scale_grad_by_freq": False, "sparse": False, "include_last_offset": False,
     "return_indices": False, "divisor_override": None, "proj_size": 0, "add_zero_attn": False, "bias_k": None, "beta": 1,
     "_qkv_same_embed_dim": True,
 }  # fmt: skip
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-INSIDE = {
+PART_CLASSES = {
     "attn": "MultiheadAttention",
     "linear": "Linear",
     "norm": "LayerNorm",
     "dropout": "Dropout",
 }  # of a transformer layer
-SPOKEN = {"bias_k": "add_bias_kv=True", "_qkv_same_embed_dim": "kdim or vdim"}  # the constructor arguments behind some of these
-LISTS = ("Sequential", "ModuleList", "ModuleDict")
+CONSTRUCTOR_ARGUMENTS = {
+    "bias_k": "add_bias_kv=True",
+    "_qkv_same_embed_dim": "kdim or vdim",
+}  # the constructor arguments behind some of these
+CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 STACKS = {"TransformerEncoder": nn.TransformerEncoder, "TransformerDecoder": nn.TransformerDecoder}
 
 
 def is_container(name: str) -> bool:
     """Whether modules of this class are pure containers."""
-    return name in LISTS or name in STACKS
+    return name in CONTAINERS or name in STACKS
 
 
 class Problems(dict[str, str]):
     """Path to the reason why a part cannot be converted."""
 
-    def refuse(self, where: str, how: str) -> None:
+    def raise_all(self, where: str, hint: str) -> None:
         """Raise ExportError for all of them."""
         if self:
             listed = "; ".join(f"{path or 'the module'}: {problem}" for path, problem in self.items())
-            raise ExportError(f"interop.{where}: no counterpart of {listed}{how}")
+            raise ExportError(f"interop.{where}: no counterpart of {listed}{hint}")
 
 
 def from_torch(module: Any) -> Module:
@@ -150,14 +153,14 @@ def from_torch(module: Any) -> Module:
     torch = package("from_torch")
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(f"interop.from_torch: module must be a torch.nn.Module, got {describe(module)}")
-    problems, known = Problems(), dict[int, Any]()
-    places = torch_parameters(module)
+    problems, counterparts = Problems(), dict[int, Any]()
+    uses = torch_parameters(module)
     with preserve_generators([init.generator()]):
-        made = Conversion(torch, problems, known, turned_around(places, torch)).here(module, "")
-    how = "; write it in tensorgrad, and load its parameters: model.load_state_dict(module.state_dict(), layout='torch')"
-    problems.refuse("from_torch", how)
-    tie(places, known)
-    return made  # type: ignore[no-any-return]
+        converted = Conversion(torch, problems, counterparts, transposed_linears(uses, torch)).from_torch(module, "")
+    hint = "; write it in tensorgrad, and load its parameters: model.load_state_dict(module.state_dict(), layout='torch')"
+    problems.raise_all("from_torch", hint)
+    tie(uses, counterparts)
+    return converted  # type: ignore[no-any-return]
 
 
 def to_torch(model: Module) -> Any:
@@ -171,23 +174,23 @@ def to_torch(model: Module) -> Any:
     torch = package("to_torch")
     if not isinstance(model, Module):
         raise ArgumentError(f"interop.to_torch: model must be a module, got {describe(model)}")
-    problems, known = Problems(), dict[int, Any]()
+    problems, counterparts = Problems(), dict[int, Any]()
     with torch.random.fork_rng(devices=[]):
-        made = Conversion(torch, problems, known).to_torch(model, "")
-    how = "; write it in PyTorch, and load its parameters, model.state_dict(layout='torch') as Tensors"
-    problems.refuse("to_torch", how)
-    places: dict[int, list[tuple[str, str, Any]]] = {}
+        converted = Conversion(torch, problems, counterparts).to_torch(model, "")
+    hint = "; write it in PyTorch, and load its parameters, model.state_dict(layout='torch') as Tensors"
+    problems.raise_all("to_torch", hint)
+    uses: dict[int, list[tuple[str, str, Any]]] = {}
     for path, part in model.named_modules():
         for name, p in part._parameters.items():
-            places.setdefault(id(p), []).append((path, name, part))
-    for same in places.values():
-        (first_path, first_name, first), *others = same
+            uses.setdefault(id(p), []).append((path, name, part))
+    for shared_uses in uses.values():
+        (first_path, first_name, first), *others = shared_uses
         for path, name, part in others:
             if (name in part.transposed_in_torch) != (first_name in first.transposed_in_torch):
-                both = [f"{at}.{of}".lstrip(".") for at, of in ((first_path, first_name), (path, name))]
-                raise ExportError(f"interop.to_torch: {TIED.format(*both)}")
-            setattr(known[id(part)], name, getattr(known[id(first)], first_name))
-    return made
+                names = [f"{p}.{n}".lstrip(".") for p, n in ((first_path, first_name), (path, name))]
+                raise ExportError(f"interop.to_torch: {TIED.format(*names)}")
+            setattr(counterparts[id(part)], name, getattr(counterparts[id(first)], first_name))
+    return converted
 
 
 TIED = "{} and {} are one parameter, which one of the two libraries stores transposed"
@@ -196,30 +199,30 @@ TIED = "{} and {} are one parameter, which one of the two libraries stores trans
 class Conversion:
     """The conversion of a module and its submodules, in either direction.
 
-    known    the counterpart of each converted module, by id, so that shared modules are converted once
-    turned   the ids of PyTorch's Linear layers whose weight has PyTorch's layout here too, because it is tied
+    counterparts   the counterpart of each converted module, by id, so that shared modules are converted once
+    transposed     the ids of PyTorch's Linear layers whose weight has PyTorch's layout here too, because it is tied
     """
 
-    def __init__(self, torch: Any, problems: Problems, known: dict[int, Any], turned: Collection[int] = ()) -> None:
-        self.torch, self.problems, self.known, self.turned = torch, problems, known, turned
+    def __init__(self, torch: Any, problems: Problems, counterparts: dict[int, Any], transposed: Collection[int] = ()) -> None:
+        self.torch, self.problems, self.counterparts, self.transposed = torch, problems, counterparts, transposed
         self.table = table()
 
-    def here(self, t: Any, path: str) -> Any:
+    def from_torch(self, t: Any, path: str) -> Any:
         """Convert a PyTorch module to ours; None if there is a problem."""
-        if id(t) in self.known:
-            return self.known[id(t)]
+        if id(t) in self.counterparts:
+            return self.counterparts[id(t)]
         name = type(t).__name__
         if getattr(self.torch.nn, name, None) is not type(t):
             self.problems[path] = f"{name}, a class that is not part of PyTorch"
             return None
         parts = [t] if is_container(name) else t.modules()
         is_hooked = any(h.endswith("_hooks") and getattr(part, h) for part in parts for h in vars(part))
-        return self.converted(t, name, path, is_hooked, self.here, self.layer_here)
+        return self.converted(t, name, path, is_hooked, self.from_torch, self.layer_from_torch)
 
     def to_torch(self, m: Module, path: str) -> Any:
         """Convert one of our modules to PyTorch's; None if there is a problem."""
-        if id(m) in self.known:
-            return self.known[id(m)]
+        if id(m) in self.counterparts:
+            return self.counterparts[id(m)]
         name = type(m).__name__
         is_chain = type(m).__mro__[1] is nn.Sequential and type(m).forward is nn.Sequential.forward
         is_own = getattr(nn, name, None) is type(m)
@@ -227,64 +230,66 @@ class Conversion:
             self.problems[path] = f"{name}, a class that is not part of tensorgrad"
             return None
         name = name if is_own else "Sequential" if is_chain else "Linear"
-        self.look_inside(m, name, path, nn)
+        self.check_parts(m, name, path, nn)
         is_hooked = any(part._hooks for _, part in ([("", m)] if is_container(name) else m.named_modules()))
         return self.converted(m, name, path, is_hooked, self.to_torch, self.layer_to_torch)
 
-    def converted(self, one: Any, name: str, path: str, is_hooked: bool, convert: Any, layer: Callable[..., Any]) -> Any:
+    def converted(self, module: Any, name: str, path: str, is_hooked: bool, convert: Any, layer: Callable[..., Any]) -> Any:
         """A container with converted parts, or a layer; None if there is a problem."""
-        own = (*one._parameters, *one._buffers)
-        if is_container(name) and own:
-            self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own)}"
+        own_arrays = (*module._parameters, *module._buffers)
+        if is_container(name) and own_arrays:
+            self.problems[path] = f"{name} with parameters or buffers of its own, {', '.join(own_arrays)}"
         if is_hooked:
             self.problems[path] = f"{name} with hooks"
         if path in self.problems:
             return None
-        made = self.assembled(one, name, path, one._modules, convert)  # PyTorch's named_children() skips repeated ones
-        if made is None and (name in LISTS or (name in STACKS and self.problems)):  # a part has the problem
+        result = self.assembled(module, name, path, module._modules, convert)  # PyTorch's named_children() skips repeated ones
+        if result is None and (name in CONTAINERS or (name in STACKS and self.problems)):  # a part has the problem
             return None
-        if made is None and not (name in self.table and hasattr(self.torch.nn, name)):
+        if result is None and not (name in self.table and hasattr(self.torch.nn, name)):
             self.problems.setdefault(path, name)
             return None
-        made = layer(one, name, path) if made is None else made
-        if made is not None:
-            made.training = one.training
-            self.known[id(one)] = made
-        return made
+        result = layer(module, name, path) if result is None else result
+        if result is not None:
+            result.training = module.training
+            self.counterparts[id(module)] = result
+        return result
 
-    def assembled(self, whole: Any, name: str, path: str, parts: dict[str, Any], convert: Any) -> Any:
+    def assembled(self, container: Any, name: str, path: str, parts: dict[str, Any], convert: Any) -> Any:
         """A container with converted parts; None for other modules."""
-        target = nn if convert == self.here else self.torch.nn
-        if name in LISTS:
-            found = {key: convert(part, f"{path}.{key}" if path else key) for key, part in parts.items()}
-            if None in found.values():
+        target = nn if convert == self.from_torch else self.torch.nn
+        if name in CONTAINERS:
+            converted = {key: convert(part, f"{path}.{key}" if path else key) for key, part in parts.items()}
+            if None in converted.values():
                 return None
-            made = getattr(target, name)()
-            for key, part in found.items():
+            result = getattr(target, name)()
+            for key, part in converted.items():
                 if target is nn:
-                    setattr(made, key, part)
+                    setattr(result, key, part)
                 else:
-                    made.add_module(key, part)
-            return made
+                    result.add_module(key, part)
+            return result
         if name in STACKS:
-            layers = [convert(layer, f"{path}.layers.{i}" if path else f"layers.{i}") for i, layer in enumerate(whole.layers)]
-            norm = None if whole.norm is None else convert(whole.norm, f"{path}.norm" if path else "norm")
-            if None in layers or not layers or (norm is None) != (whole.norm is None):
+            layers = [
+                convert(layer, f"{path}.layers.{i}" if path else f"layers.{i}") for i, layer in enumerate(container.layers)
+            ]
+            norm = None if container.norm is None else convert(container.norm, f"{path}.norm" if path else "norm")
+            if None in layers or not layers or (norm is None) != (container.norm is None):
                 return None
             options = {} if target is nn else {"enable_nested_tensor": False} if "Encoder" in name else {}
-            made = getattr(target, name)(layers[0], len(layers), norm, **options)
+            result = getattr(target, name)(layers[0], len(layers), norm, **options)
             for i, layer in enumerate(layers):
-                made.layers[i] = layer
-            made.layers.training = whole.layers.training
-            return made
+                result.layers[i] = layer
+            result.layers.training = container.layers.training
+            return result
         return None
 
-    def layer_here(self, t: Any, name: str, path: str) -> Any:
-        for attribute, plain in PLAIN.items():
+    def layer_from_torch(self, t: Any, name: str, path: str) -> Any:
+        for attribute, required in REQUIRED_OPTIONS.items():
             for part in (t, getattr(t, "self_attn", None), getattr(t, "multihead_attn", None)):
-                value = getattr(part, attribute, plain)
-                if isinstance(value, self.torch.Tensor) or value != plain:
-                    self.problems[path] = f"{name} with {SPOKEN.get(attribute, f'{attribute}={value!r}')}"
+                value = getattr(part, attribute, required)
+                if isinstance(value, self.torch.Tensor) or value != required:
+                    self.problems[path] = f"{name} with {CONSTRUCTOR_ARGUMENTS.get(attribute, f'{attribute}={value!r}')}"
         if "Norm" in name and getattr(t, "track_running_stats", "Batch" in name) != ("Batch" in name):
             self.problems[path] = f"{name} with track_running_stats={t.track_running_stats}"
         if "BatchNorm" in name and t.momentum is None:
@@ -295,10 +300,10 @@ class Conversion:
             self.problems[path] = f"{name} with threshold={t.threshold}"
         if name == "Upsample" and t.recompute_scale_factor:
             self.problems[path] = f"{name} with recompute_scale_factor=True"
-        self.look_inside(t, name, path, self.torch.nn)
+        self.check_parts(t, name, path, self.torch.nn)
         if path in self.problems:
             return None
-        kwargs = {ours: self.argument(t, theirs, READ_THERE) for ours, theirs in self.table[name]}
+        kwargs = {our_name: self.argument(t, torch_name, FROM_TORCH) for our_name, torch_name in self.table[name]}
         if name.startswith("Transformer") and kwargs["activation"] not in ("relu", "gelu"):
             self.problems[path] = f"{name} with activation={kwargs['activation']}"
         if "axis" in kwargs and kwargs["axis"] is None:
@@ -312,33 +317,33 @@ class Conversion:
             self.problems[path] = f"{name} without values, on the device meta"
         if path in self.problems:
             return None
-        made = getattr(nn, name)(**kwargs)
-        if id(t) in self.turned:
-            made = TiedLinear(nn.Parameter(made.weight.data.T.copy()), made.bias)
+        result = getattr(nn, name)(**kwargs)
+        if id(t) in self.transposed:
+            result = TiedLinear(nn.Parameter(result.weight.data.T.copy()), result.bias)
         if dtypes:
-            made.to(dtype="float32" if dtypes == {"bfloat16"} else dtypes.pop())
+            result.to(dtype="float32" if dtypes == {"bfloat16"} else dtypes.pop())
         try:
-            made.load_state_dict(t.state_dict(), layout="torch")
+            result.load_state_dict(t.state_dict(), layout="torch")
         except TensorgradError as error:  # parts were added or replaced
             self.problems[path] = f"{name} with other parameters: {str(error).removeprefix('load_state_dict: ')}"
             return None
         for key, part in t.named_modules():
             if key == "activation":  # here it is a name
                 continue
-            own = part_of(made, key)
-            self.known[id(part)] = own
-            own.training = part.training
+            counterpart = part_of(result, key)
+            self.counterparts[id(part)] = counterpart
+            counterpart.training = part.training
             for p_name, p in part.named_parameters(recurse=False):
-                getattr(own, p_name).requires_grad_(p.requires_grad)
-        return made
+                getattr(counterpart, p_name).requires_grad_(p.requires_grad)
+        return result
 
-    def look_inside(self, whole: Any, name: str, path: str, source: Any) -> None:
+    def check_parts(self, layer: Any, name: str, path: str, source: Any) -> None:
         """Note options of a transformer layer's parts that the converted layer cannot be created with."""
         if not name.startswith("Transformer") or name in STACKS:
             return
-        parts = {key: part for key, part in whole._modules.items() if key != "activation"}
+        parts = {key: part for key, part in layer._modules.items() if key != "activation"}
         for key, part in parts.items():
-            kind = next((kind for word, kind in INSIDE.items() if word in key), "")
+            kind = next((kind for word, kind in PART_CLASSES.items() if word in key), "")
             if type(part) is not getattr(source, kind, None):
                 self.problems[path] = f"{name} with {key}: {type(part).__name__}"
                 return
@@ -351,39 +356,42 @@ class Conversion:
             self.problems[path] = f"{name} without bias"
 
     def layer_to_torch(self, m: Any, name: str, path: str) -> Any:
-        kwargs = {theirs_of(ours, theirs): self.argument(m, ours, READ_HERE) for ours, theirs in self.table[name]}
-        made = getattr(self.torch.nn, name)(**kwargs)
+        kwargs = {
+            torch_argument(our_name, torch_name): self.argument(m, our_name, FROM_TENSORGRAD)
+            for our_name, torch_name in self.table[name]
+        }
+        result = getattr(self.torch.nn, name)(**kwargs)
         state = m.state_dict(layout="torch")
         if state:
             kinds = {a.dtype.name for a in state.values()}
             if len(kinds) > 1:
                 self.problems[path] = f"{name} of dtype {' and '.join(sorted(kinds))}"
                 return None
-            made.to(getattr(self.torch, next(iter(kinds))))
+            result.to(getattr(self.torch, next(iter(kinds))))
             tensors = {key: self.torch.from_numpy(np.ascontiguousarray(a)) for key, a in state.items()}
             try:
-                made.load_state_dict(tensors)
+                result.load_state_dict(tensors)
             except RuntimeError as error:  # parts were added or replaced
                 self.problems[path] = f"{name} with other parameters: {' '.join(str(error).split())}"
                 return None
         for key, part in m.named_modules():
-            own = part_of(made, key)
-            self.known[id(part)] = own
-            own.training = part.training
+            counterpart = part_of(result, key)
+            self.counterparts[id(part)] = counterpart
+            counterpart.training = part.training
             for p_name, p in part._parameters.items():
-                getattr(own, p_name).requires_grad_(p.requires_grad)
-        return made
+                getattr(counterpart, p_name).requires_grad_(p.requires_grad)
+        return result
 
     def argument(self, m: Any, name: str, special: dict[str, Callable[[Any], Any]]) -> Any:
         """The value of a constructor argument of a layer."""
         if name in special:
             return special[name](m)
-        return READ[name](m) if name in READ else getattr(m, name)
+        return SPECIAL[name](m) if name in SPECIAL else getattr(m, name)
 
 
-def theirs_of(ours: str, theirs: str) -> str:
+def torch_argument(our_name: str, torch_name: str) -> str:
     """PyTorch's name of an argument: that of its attribute, with two exceptions."""
-    return {"norm": "p", "min_val": "min_val"}.get(theirs, theirs)
+    return {"norm": "p", "min_val": "min_val"}.get(torch_name, torch_name)
 
 
 def part_of(module: Any, path: str) -> Any:
@@ -395,32 +403,32 @@ def part_of(module: Any, path: str) -> Any:
 
 def torch_parameters(module: Any) -> dict[int, list[tuple[Any, str, str]]]:
     """The uses of each PyTorch parameter: module, name in it, and path."""
-    places: dict[int, list[tuple[Any, str, str]]] = {}
+    uses: dict[int, list[tuple[Any, str, str]]] = {}
     for path, part in module.named_modules():
         for name, p in part.named_parameters(recurse=False):
-            places.setdefault(id(p), []).append((part, name, f"{path}.{name}".lstrip(".")))
-    return places
+            uses.setdefault(id(p), []).append((part, name, f"{path}.{name}".lstrip(".")))
+    return uses
 
 
-def turned_around(places: dict[int, list[tuple[Any, str, str]]], torch: Any) -> set[int]:
+def transposed_linears(uses: dict[int, list[tuple[Any, str, str]]], torch: Any) -> set[int]:
     """The ids of Linear layers that share their weight with another kind of layer, such as an Embedding."""
-    found = set()
-    for same in places.values():
-        kinds = [(getattr(nn, type(part).__name__, None), name) for part, name, _ in same]
+    linears = set()
+    for shared_uses in uses.values():
+        kinds = [(getattr(nn, type(part).__name__, None), name) for part, name, _ in shared_uses]
         if any(name not in getattr(kind, "transposed_in_torch", ()) for kind, name in kinds):
-            found |= {id(part) for part, _, _ in same if type(part) is torch.nn.Linear}
-    return found
+            linears |= {id(part) for part, _, _ in shared_uses if type(part) is torch.nn.Linear}
+    return linears
 
 
-def tie(places: dict[int, list[tuple[Any, str, str]]], known: dict[int, Any]) -> None:
+def tie(uses: dict[int, list[tuple[Any, str, str]]], counterparts: dict[int, Any]) -> None:
     """Tie the parameters that are tied in PyTorch."""
-    for (first, first_name, first_path), *others in places.values():
-        one = known[id(first)]
+    for (first, first_name, first_path), *others in uses.values():
+        first_counterpart = counterparts[id(first)]
         for part, name, path in others:
-            other = known[id(part)]
-            if (name in other.transposed_in_torch) != (first_name in one.transposed_in_torch):
+            counterpart = counterparts[id(part)]
+            if (name in counterpart.transposed_in_torch) != (first_name in first_counterpart.transposed_in_torch):
                 raise ExportError(f"interop.from_torch: {TIED.format(first_path, path)}")
-            setattr(other, name, getattr(one, first_name))
+            setattr(counterpart, name, getattr(first_counterpart, first_name))
 
 
 def package(where: str) -> Any:

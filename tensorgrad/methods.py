@@ -29,7 +29,7 @@ from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import DTypeError, GraphError, OutOfRangeError, ShapeError, TensorgradError
 from tensorgrad.ops import conv, pool
 from tensorgrad.ops.assign import write
-from tensorgrad.ops.index import frozen, placed
+from tensorgrad.ops.index import frozen, on_device_of
 
 if TYPE_CHECKING:
     from tensorgrad.core.profiling import Profile
@@ -316,9 +316,9 @@ class Methods(Tensor):
                 "or compute a new Tensor from it"
             )
         self._require_writable()
-        before = wrap(backend.copy(self._data), self.node)
+        old = wrap(backend.copy(self._data), self.node)
         if state.trace is not None and self.node is None:
-            state.trace.shared(before, self)
+            state.trace.shared(old, self)
         if isinstance(operand, Tensor):
             if state.batching is not None:
                 state.batching.look(operand, "a change in place of a Tensor that is the same for all samples")
@@ -328,31 +328,31 @@ class Methods(Tensor):
                     f"{self.dtype}; convert it first, .detach().astype({str(self.dtype)!r})"
                 )
             if operand is self:
-                operand = before
+                operand = old
             elif backend.may_overlap(operand._data, self._data) and state.trace is None:  # read before it is overwritten
                 operand = wrap(backend.copy(operand._data), operand.node) if operand.node is not None else operand.detach() * 1
-        after = change(before, operand)
-        if after.shape != self.shape:
-            raise ShapeError(f"in-place change: the result has shape {after.shape}, the Tensor {self.shape}")
-        if after.dtype != self.dtype:
-            both_floating = backend.is_floating(after.dtype) and backend.is_floating(self.dtype)
-            if after.dtype.kind != self.dtype.kind and not both_floating:
-                raise DTypeError(f"in-place change: a {after.dtype} result cannot be stored in a {self.dtype} Tensor")
-            after = ops.astype(after, self.dtype)
+        new = change(old, operand)
+        if new.shape != self.shape:
+            raise ShapeError(f"in-place change: the result has shape {new.shape}, the Tensor {self.shape}")
+        if new.dtype != self.dtype:
+            both_floating = backend.is_floating(new.dtype) and backend.is_floating(self.dtype)
+            if new.dtype.kind != self.dtype.kind and not both_floating:
+                raise DTypeError(f"in-place change: a {new.dtype} result cannot be stored in a {self.dtype} Tensor")
+            new = ops.astype(new, self.dtype)
         stays_a_leaf = False
         if state.trace is not None:
             if self.node is None:
-                stays_a_leaf = state.trace.writes(self, after)
+                stays_a_leaf = state.trace.writes(self, new)
             else:
                 state.trace.writes_view(self)
         with backend.on(self._data):
-            self._data[...] = after._data
+            self._data[...] = new._data
         writes.wrote(self._data)
         if stays_a_leaf:
             return self
-        if after.node is not None:
-            after.node.index = writes.tick()
-            self.node, self.requires_grad = after.node, after.requires_grad
+        if new.node is not None:
+            new.node.index = writes.tick()
+            self.node, self.requires_grad = new.node, new.requires_grad
         return self
 
     def _require_writable(self) -> None:
@@ -364,11 +364,11 @@ class Methods(Tensor):
                 f"gradient; change it inside `with no_grad():`, or compute a new Tensor from it"
             )
         flags, strides = self._data.flags, self._data.strides
-        shared = self.size and any(n > 1 and not s for n, s in zip(self.shape, strides, strict=True))
-        if not getattr(flags, "writeable", True) or shared:
-            made = f", made by {self._made_by()}," if self.node is not None else ""
+        has_repeats = self.size and any(n > 1 and not s for n, s in zip(self.shape, strides, strict=True))
+        if not getattr(flags, "writeable", True) or has_repeats:
+            origin = f", made by {self._made_by()}," if self.node is not None else ""
             raise GraphError(
-                f"in-place change: this Tensor {self.shape}{made} is read-only, because it is broadcast: its elements share "
+                f"in-place change: this Tensor {self.shape}{origin} is read-only, because it is broadcast: its elements share "
                 f"memory. Compute a new one, `y = y * 2` instead of `y *= 2`, or change a copy: `y = y * 1` first"
             )
 
@@ -387,14 +387,14 @@ class Methods(Tensor):
                 if isinstance(index, (int, slice)):
                     self._data[index] = protocols.plain(value)
                 else:
-                    at = placed(frozen("setitem", protocols.plain_index(index)), self)
-                    write(backend.namespace([self._data]), self._data, at, protocols.plain(value))
+                    placed_index = on_device_of(frozen("setitem", protocols.plain_index(index)), self)
+                    write(backend.namespace([self._data]), self._data, placed_index, protocols.plain(value))
         except (ValueError, IndexError, TypeError) as error:
             if isinstance(error, TensorgradError):
                 raise
             kind = OutOfRangeError if isinstance(error, IndexError) else ShapeError
-            given = "" if isinstance(error, IndexError) else f", the value {np.shape(protocols.plain(value))}"
-            raise kind(f"setitem: {error}; the Tensor has shape {self.shape}{given}") from error
+            detail = "" if isinstance(error, IndexError) else f", the value {np.shape(protocols.plain(value))}"
+            raise kind(f"setitem: {error}; the Tensor has shape {self.shape}{detail}") from error
         writes.wrote(self._data)
 
 
@@ -433,10 +433,10 @@ def method(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-OF_OPS = {
+OP_METHODS = {
     name: method(getattr(ops, name)) for name in vars(ops)["__all__"] if name not in FUNCTIONS and name not in vars(Methods)
 }
-for _name, _member in (*vars(Methods).items(), *OF_OPS.items()):
+for _name, _member in (*vars(Methods).items(), *OP_METHODS.items()):
     if callable(_member) or isinstance(_member, property):
         setattr(Face, _name, _member)
 Graph.fused = fusion.fused  # type: ignore[assignment]

@@ -33,7 +33,7 @@ LINALG = "cholesky det eigh inv pinv qr slogdet solve svd"
 def table(names: str) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Map NumPy functions to ours, for a list of names."""
     pairs = [name.partition("=")[::2] for name in names.split()]
-    return {getattr(np, theirs): getattr(ops, ours or theirs) for theirs, ours in pairs}
+    return {getattr(np, numpy_name): getattr(ops, op_name or numpy_name) for numpy_name, op_name in pairs}
 
 
 @cache
@@ -49,59 +49,65 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: d
         return op(*inputs)
     name = f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")
     targets = inputs[:1] if method == "at" else kwargs.get("out", ())
-    written = [a for a in targets if isinstance(a, Tensor)]
-    given = [a for a in (*inputs, *targets, *kwargs.values()) if isinstance(a, Tensor)]
+    outputs = [a for a in targets if isinstance(a, Tensor)]
+    tensors = [a for a in (*inputs, *targets, *kwargs.values()) if isinstance(a, Tensor)]
     if state.trace is not None:
-        if written:
+        if outputs:
             state.trace.forbid(f"{name}, which writes into a Tensor past the graph,")
-        for a in given:
+        for a in tensors:
             a._require_concrete(f"np.{ufunc.__name__}")
-    if not any(a.requires_grad for a in given):  # no graph to leave: plain arithmetic, including out= and where=
-        for a in written:
+    if not any(a.requires_grad for a in tensors):  # no graph to leave: plain arithmetic, including out= and where=
+        for a in outputs:
             a._require_writable()
         options = {key: plain_index(value) for key, value in kwargs.items()}  # out is a tuple
         result = getattr(ufunc, method)(*[plain_index(a) for a in inputs], **options)
-        for a in written:
+        for a in outputs:
             writes.wrote(a._data)
-        return in_place_of(result, written)
-    how = f" with {', '.join(kwargs)}" if kwargs else ""
-    raise DTypeError(f"{name}{how} cannot be recorded, but a Tensor requires a gradient; {way_out(op, ufunc, method)}")
+        return as_output(result, outputs)
+    options_text = f" with {', '.join(kwargs)}" if kwargs else ""
+    raise DTypeError(
+        f"{name}{options_text} cannot be recorded, but a Tensor requires a gradient; {suggestion(op, ufunc, method)}"
+    )
 
 
 def array_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Implements `np.sum(t)`."""
     if func in (np.shape, np.ndim, np.size):  # independent of values
         return func(plain(args[0]), *args[1:], **kwargs)
-    ours = table(FUNCTIONS).get(func) or linalg().get(func)
-    if ours is not None:
+    function = table(FUNCTIONS).get(func) or linalg().get(func)
+    if function is not None:
         try:
-            inspect.signature(ours).bind(*args, **kwargs)
+            inspect.signature(function).bind(*args, **kwargs)
         except TypeError as error:
-            raise DTypeError(f"np.{func.__name__} of a Tensor: {error}; {way_out(None, func)}") from None
+            raise DTypeError(f"np.{func.__name__} of a Tensor: {error}; {suggestion(None, func)}") from None
         if func is np.linalg.svd and len(args) == 1:
             kwargs = {"full_matrices": True, **kwargs}  # NumPy's default
-        return ours(*args, **kwargs)
+        return function(*args, **kwargs)
     name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
-    raise DTypeError(f"{name} cannot be recorded on a Tensor; {way_out(None, func)}")
+    raise DTypeError(f"{name} cannot be recorded on a Tensor; {suggestion(None, func)}")
 
 
-def way_out(op: Any, func: Any, method: str = "__call__") -> str:
+def suggestion(op: Any, func: Any, method: str = "__call__") -> str:
     """The alternative to suggest in an error."""
-    instead = f"write tensorgrad.{op.name}, or " if op is not None else "use an op of tensorgrad, or "
+    text = f"write tensorgrad.{op.name}, or " if op is not None else "use an op of tensorgrad, or "
     if method == "at":
-        instead = "write x + tensorgrad.put(values, index, x.shape), which adds, or "
+        text = "write x + tensorgrad.put(values, index, x.shape), which adds, or "
     elif func is np.where:  # with one argument; with three there is an op
-        instead = "where takes a condition and two values; for the places where it holds write np.nonzero, and "
-    elif op is None and method == "__call__" and (how := spellings.answer("tensorgrad", func.__name__)).startswith("write "):
-        instead = f"{how}, or "
-    return f"{instead}leave the graph with .detach().numpy()"
+        text = "where takes a condition and two values; for the places where it holds write np.nonzero, and "
+    elif (
+        op is None
+        and method == "__call__"
+        and (replacement := spellings.answer("tensorgrad", func.__name__)).startswith("write ")
+    ):
+        text = f"{replacement}, or "
+    return f"{text}leave the graph with .detach().numpy()"
 
 
-def in_place_of(result: Any, written: list[Tensor]) -> Any:
+def as_output(result: Any, outputs: list[Tensor]) -> Any:
     """The result of a ufunc: a Tensor if that was its `out`."""
     if isinstance(result, tuple):
-        return tuple(in_place_of(r, written) for r in result)
-    return next((t for t in written if t._data is result), result)
+        return tuple(as_output(r, outputs) for r in result)
+    return next((t for t in outputs if t._data is result), result)
 
 
 def plain_index(index: Any) -> Any:

@@ -21,7 +21,7 @@ def manual_seed(value: int | None) -> None:
         from tensorgrad.nn import init
         from tensorgrad.ops import random
 
-    of_values, of_masks, of_orders = np.random.SeedSequence(value).generate_state(3, np.uint64).tolist()
-    init.seed(of_values)
-    random.seed(of_masks)
-    loader.seed(of_orders)
+    init_seed, mask_seed, loader_seed = np.random.SeedSequence(value).generate_state(3, np.uint64).tolist()
+    init.seed(init_seed)
+    random.seed(mask_seed)
+    loader.seed(loader_seed)

@@ -65,7 +65,7 @@ def of_tensor(annotation: ast.expr | None) -> ast.expr:
 
 def stub() -> str:
     """The text of face.pyi: every method, without its body."""
-    nodes = written() + [of_op(name, getattr(ops, name)) for name in methods.OF_OPS]
+    nodes = written() + [of_op(name, getattr(ops, name)) for name in methods.OP_METHODS]
     for node in nodes:
         node.body = [ast.Expr(ast.Constant(...))]
         node.decorator_list = [d for d in node.decorator_list if ast.unparse(d) != "named"]  # it changes no signature

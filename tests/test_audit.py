@@ -109,7 +109,7 @@ def test_most_ops_admit_arrays_without_elements() -> None:
 def test_other_orders_of_memory(shape: tuple[int, ...]) -> None:
     a = np.random.default_rng(0).normal(size=shape)
     for x in (a, Tensor(a, True)):
-        found = samples.turned(x)
+        found = samples.other_layout(x)
         found = found.data if isinstance(found, Tensor) else found
         np.testing.assert_array_equal(found, a)
         assert found.flags.c_contiguous == (not shape)
@@ -185,7 +185,7 @@ def test_a_further_check(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Finding.of("batched", (1,), 1, np.array(["wrong"]), one, 2 * one, lambda at: "x")]
 
     assert testing.audit(["exp"], cases=2)
-    monkeypatch.setattr(audit_module, "FURTHER", [never])
+    monkeypatch.setattr(audit_module, "ADDITIONAL", [never])
     found = testing.audit(["exp"], cases=2, raises=False)
     assert [(row.order, row.verdict) for row in found.rows] == [(1, "wrong"), (2, "ok")]
 

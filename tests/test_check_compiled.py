@@ -117,7 +117,7 @@ def test_the_steps_of_estimators(widths: list[int], activation: str, options: di
 def step_of(est: Any, X: Any, y: Any, loss: Any) -> tuple[Any, Any, Any]:
     """What an estimator does with a batch in training, and the batch."""
     X, y = est._check_input(X, y, True)
-    est._start(X.shape[1], X.dtype, np.random.RandomState(0))
+    est._create_network(X.shape[1], X.dtype, np.random.RandomState(0))
     est.module_.train()
     return training_step(est.module_, loss(est), est._optimiser(False)[0], est.alpha / 2, None, True), X, y
 
@@ -179,7 +179,7 @@ def test_what_estimators_compile(make: Any, solver: str, monkeypatch: pytest.Mon
 
         return called
 
-    monkeypatch.setattr(estimator, "COMPILED", 0)  # however few steps there are
+    monkeypatch.setattr(estimator, "MIN_COMPILED_STEPS", 0)  # however few steps there are
     monkeypatch.setattr(steps, "compile", proving)
     monkeypatch.setattr(tensorgrad, "compile", proving)
     x, y = batch(40)

@@ -387,12 +387,12 @@ def test_what_is_lent_is_compared_only_while_a_graph_may_have_kept_it(monkeypatc
     loss = (w * w).sum()
     held = [held, second.data]
     loans = [writes.loans[id(writes.owner_of(a))][0] for a in held]
-    assert [loan.before is None for loan in loans] == [True, False]
+    assert [loan.contents is None for loan in loans] == [True, False]
     loss.backward()
-    writes.look()
+    writes.check_loans()
     held.append(third.data)
     loans.append(writes.loans[id(writes.owner_of(held[2]))][0])
-    assert [loan.before for loan in loans] == [None, None, None]
+    assert [loan.contents for loan in loans] == [None, None, None]
 
 
 def test_a_rule_keeps_no_copy_of_what_it_does_not_read() -> None:

@@ -73,7 +73,7 @@ def test_what_the_documentation_says_to_install() -> None:
 
 
 def test_one_name_and_one_version() -> None:
-    assert PROJECT["name"] == tensorgrad.__distribution__ == installation.OURS
+    assert PROJECT["name"] == tensorgrad.__distribution__ == installation.DISTRIBUTION
     assert "version" not in PROJECT
     own = [r for requirements in EXTRAS.values() for r in requirements if "tensorgrad" in r]
     assert own
@@ -151,9 +151,9 @@ RECORD = "tensorgrad-0.3.0.dist-info"
             OTHER,
             RECORD,
             "from tensorgrad import nn",
-            r"imported was \S+__init__.py, which is of 'tensorgrad' 0.3.0, another proj",
+            r"the imported file is \S+__init__.py, of 'tensorgrad' 0.3.0, another proj",
         ),
-        (OTHER, None, "import tensorgrad.optim", r"imported was \S+__init__.py, which is of 'tensorgrad', another project"),
+        (OTHER, None, "import tensorgrad.optim", r"the imported file is \S+__init__.py, of 'tensorgrad', another project"),
         (
             None,
             None,
@@ -167,7 +167,7 @@ def test_two_projects_in_one_folder(tmp_path: Path, init: str | None, record: st
     said = python(code, site(tmp_path, init=init, record=record))
     start = f"tensorgrad.errors.InstallationError: {tmp_path / 'tensorgrad'} holds tensorgrad-numpy, but "
     assert re.match(re.escape(start) + message, said), said
-    assert said.endswith("pip uninstall tensorgrad tensorgrad-numpy; then install the one that is wanted, and the other in an "
+    assert said.endswith("pip uninstall tensorgrad tensorgrad-numpy; then install the one you want, and the other in an "
                          "environment of its own")  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_arguments_are_read_from_a_layer(name: str) -> None:
     if kind not in interop.table():
         return
     conversion = interop.Conversion(SimpleNamespace(nn=None), interop.Problems(), {})
-    kwargs = {ours: conversion.argument(layer, ours, interop.READ_HERE) for ours, _ in interop.table()[kind]}
+    kwargs = {ours: conversion.argument(layer, ours, interop.FROM_TENSORGRAD) for ours, _ in interop.table()[kind]}
     again = getattr(nn, kind)(**kwargs)
     assert repr(again) == repr(layer)
     again.load_state_dict(layer.state_dict())

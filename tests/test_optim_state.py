@@ -348,7 +348,7 @@ def test_no_parameters_are_an_error(name: str) -> None:
 GROUPS: list[tuple[Any, type[Exception], str]] = [
     ([{"params": []}], ArgumentError, "SGD: params is empty"),
     ([{"lr": 1.0}], ArgumentError, "SGD: a group must be a dict that has 'params', got {'lr': 1.0}"),
-    ([{"params": Tensor([1.0], True), "rate": 1.0}], ArgumentError, "SGD: a group has 'rate', known are params, lr, momentum"),
+    ([{"params": Tensor([1.0], True), "rate": 1.0}], ArgumentError, "SGD: a group has 'rate', expected params, lr, momentum"),
     ([{"params": Tensor([1.0], True), "lr": -1.0}], ArgumentError, "SGD: lr must be at least 0, got -1"),
     ([{"params": Tensor([1.0], True)}, Tensor([1.0], True)], ArgumentError, "SGD: a group must be a dict"),
     ([{"params": Tensor([1.0])}], GraphError, "SGD: parameter 0 must be a leaf Tensor"),

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from tensorgrad.models import MLPClassifier, MLPRegressor, SweepSearchCV, fit_many, slots, together
-from tensorgrad.models.fitted import RECORDS
+from tensorgrad.models.fitted import TRAINING_ATTRIBUTES
 
 from tensorgrad import nn, optim
 from tensorgrad.errors import ArgumentError, TrainingError
@@ -52,7 +52,7 @@ def assert_same(found: Any, alone: Any, x: Any, rtol: float, decided: bool = Tru
     for a, b in zip([*found.coefs_, *found.intercepts_], [*alone.coefs_, *alone.intercepts_], strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
-    for name in RECORDS:
+    for name in TRAINING_ATTRIBUTES:
         a, b = getattr(found, name), getattr(alone, name)
         assert (a is None) == (b is None), name
         if a is not None and name != "_no_improvement_count":

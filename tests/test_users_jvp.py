@@ -66,7 +66,7 @@ def test_a_wrong_one_is_found(make: Any, tangents: Any) -> None:
 def test_the_audit_says_which_check_has_failed(make: Any) -> None:
     op = make()
     wrong = Finding.single("input 0 (batched)", (2,), 1, "wrong", "[0]", 1.0, 2.0)
-    text = audit_module.again(op, wrong, 3, 7)
+    text = audit_module.audit_script(op, wrong, 3, 7)
     assert "audit([REGISTRY['users_square']], cases=4, order=1, seed=7)" in text
     assert text.endswith("# input 0 (batched) at [0]: 1, expected 2")
     off = make(lambda self, y, x: (lambda t: 2 * t,))

@@ -18,7 +18,7 @@ from tensorgrad import Tensor, nn, optim, train
 from tensorgrad.errors import ArgumentError, TrainingError
 from tensorgrad.nn import functional as F
 from tensorgrad.train import watch as module
-from tensorgrad.train.findings import Finding, together
+from tensorgrad.train.findings import Finding, grouped
 from tensorgrad.train.watch import Spread, Watch
 
 RNG = np.random.default_rng(0)
@@ -283,8 +283,8 @@ def test_a_training_that_is_resumed_counts_its_steps_on(tmp_path: Path) -> None:
 def test_what_is_to_be_said_of_neighbours_is_one_line(depth: int) -> None:
     found = [Finding(f"{i}.weight", f"its gradient is {10.0**-i:.0e} times smaller") for i in range(depth)]
     other = Finding("last.weight", "a step changes it by 12% of its size")
-    lines = together([*found, other, found[0]])
+    lines = grouped([*found, other, found[0]])
     assert lines[0][0] == f"0.weight … {depth - 1}.weight ({depth}): its gradient is 1e-{depth - 1:02d} … 1e+00 times smaller"
     assert lines[0][1] == [str(one) for one in found]
     assert lines[1:] == [(str(other), []), (str(found[0]), [])]
-    assert together(found[:2]) == [(str(one), []) for one in found[:2]]
+    assert grouped(found[:2]) == [(str(one), []) for one in found[:2]]

@@ -155,7 +155,7 @@ def test_the_second_backward_of_a_graph_is_the_first() -> None:
     assert (found.name, found.verdict) == ("input 0 (the second backward())", "nondeterministic")
 
 
-@pytest.mark.parametrize(("array", "what"), [("g", "the gradient that comes in"), ("x", "argument 0")])
+@pytest.mark.parametrize(("array", "what"), [("g", "the incoming gradient"), ("x", "argument 0")])
 def test_a_rule_that_writes_to_what_it_is_given(array: str, what: str) -> None:
     with registered(writes(array)) as planted:
         (found,) = other(lambda x: planted(x * 1.0) * 3.0, normal(0, 3, 4))
@@ -471,8 +471,8 @@ def test_ops_can_be_called_on_several_samples(monkeypatch: pytest.MonkeyPatch) -
     from tensorgrad.testing import batched as module
 
     asked: set[str] = set()
-    inner = module.apart
-    monkeypatch.setattr(module, "apart", lambda *args: asked.add(name) or inner(*args))
+    inner = module.compare_gradients
+    monkeypatch.setattr(module, "compare_gradients", lambda *args: asked.add(name) or inner(*args))
     for name in CHECKED:
         for seed in range(2):
             args, attrs = REGISTRY[name].sample(np.random.default_rng(seed))
@@ -492,8 +492,8 @@ def test_rounding_follows_the_condition_of_a_matrix() -> None:
         a = Tensor(ill(condition), requires_grad=True)
         y = ops.inv(a)
         rounding = Rounding([y])
-        rounding.look(4)
-        rooms.append(float(rounding.room(0).max() / np.abs(y.data).max()))
+        rounding.run_until(4)
+        rooms.append(float(rounding.tolerance(0).max() / np.abs(y.data).max()))
     growth = np.array(rooms[1:]) / np.array(rooms[:-1])
     assert ((growth > 20) & (growth < 500)).all()
 

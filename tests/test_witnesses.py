@@ -19,7 +19,7 @@ from tensorgrad.testing import check_model, gradcheck
 from tensorgrad.testing.exact import Exact, NoDerivative
 from tensorgrad.testing.point import Point
 from tensorgrad.testing.problem import Problem
-from tensorgrad.testing.recording import alike
+from tensorgrad.testing.recording import equal_values
 from tensorgrad.testing.slopes import judge, units
 from tensorgrad.testing.strategies import values
 from tensorgrad.testing.verdicts import VERDICTS
@@ -125,16 +125,16 @@ def test_small_entries_of_what_is_not_recorded_are_known_in_long_double(mode: st
 
 @given(x=values((3,)))
 def test_what_is_alike(x: np.ndarray) -> None:
-    assert alike({"a": x, "b": (1, slice(0, 2))}, {"a": x.copy(), "b": (1, slice(0, 2))})
-    assert not alike(x, x + 1e-12)
-    assert not alike(x, x.astype(np.float32)) or x.dtype == np.float32
-    assert alike(np.array([np.nan]), np.array([np.nan]))
+    assert equal_values({"a": x, "b": (1, slice(0, 2))}, {"a": x.copy(), "b": (1, slice(0, 2))})
+    assert not equal_values(x, x + 1e-12)
+    assert not equal_values(x, x.astype(np.float32)) or x.dtype == np.float32
+    assert equal_values(np.array([np.nan]), np.array([np.nan]))
     one = lambda t: t * x  # noqa: E731
     other = lambda t: t * x  # noqa: E731  # other code, in another line
-    assert alike(one, other) is False
+    assert equal_values(one, other) is False
     make = lambda a: lambda t: t * a  # noqa: E731
-    assert alike(make(x), make(x.copy()))
-    assert not alike(make(x), make(x + 1))
+    assert equal_values(make(x), make(x.copy()))
+    assert not equal_values(make(x), make(x + 1))
 
 
 # Ops of the user's

@@ -41,18 +41,20 @@ def one_by_one(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, An
     """The fallback: evaluate each sample on its own and stack the results."""
     if not n:
         raise BatchError(f"vmap: {op.public or op.name} runs sample by sample, and the batch is empty")
-    samples = [op.apply(*[a[i] if own else a for a, own in zip(args, batched, strict=True)], **attrs) for i in range(n)]
+    samples = [
+        op.apply(*[a[i] if is_batched else a for a, is_batched in zip(args, batched, strict=True)], **attrs) for i in range(n)
+    ]
     return ops.stack(samples)
 
 
-def ndim(x: Any, own: bool) -> int:
+def ndim(x: Any, is_batched: bool) -> int:
     """The number of axes of an argument per sample."""
-    return np.ndim(raw(x)) - own
+    return np.ndim(raw(x)) - is_batched
 
 
-def shape(x: Any, own: bool) -> tuple[int, ...]:
+def shape(x: Any, is_batched: bool) -> tuple[int, ...]:
     """The shape of an argument per sample."""
-    return tuple(np.shape(raw(x))[own:])
+    return tuple(np.shape(raw(x))[is_batched:])
 
 
 def repeated(x: Any, n: int) -> Any:
@@ -68,10 +70,10 @@ def with_axes(x: Any, ndim: int) -> Any:
 
 def broadcasting(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """For ops with core axes at the end of each argument, by the signature; the other axes, and the batch axis, broadcast."""
-    named = [len(axes) for axes in op.parsed.inputs]
-    named += named[-1:] * (len(args) - len(named))
-    outer = max(ndim(a, own) - k for a, own, k in zip(args, batched, named, strict=False))
-    aligned = [with_axes(a, outer + k) if own else a for a, own, k in zip(args, batched, named, strict=False)]
+    core_axes = [len(axes) for axes in op.parsed.inputs]
+    core_axes += core_axes[-1:] * (len(args) - len(core_axes))
+    outer = max(ndim(a, is_batched) - k for a, is_batched, k in zip(args, batched, core_axes, strict=False))
+    aligned = [with_axes(a, outer + k) if is_batched else a for a, is_batched, k in zip(args, batched, core_axes, strict=False)]
     return op.apply(*aligned, **attrs)
 
 
@@ -87,7 +89,7 @@ def reduction(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any
     return op.apply(args[0], **{**attrs, "axis": tuple(a + 1 for a in axes)})
 
 
-def along(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+def along_axis(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """Along one axis of a sample."""
     return op.apply(args[0], **{**attrs, "axis": axis_in(op.name, attrs["axis"], ndim(args[0], True)) + 1})
 
@@ -98,23 +100,23 @@ def rowwise(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any],
     """
     (x,) = args
     if axis_in(op.name, attrs["axis"], x.ndim - 1) != x.ndim - 2 or x.ndim == 2:
-        return along(op, args, batched, attrs, n)
+        return along_axis(op, args, batched, attrs, n)
     flat = ops.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
     return ops.reshape(op.apply(flat, axis=-1), x.shape)
 
 
-def place(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
+def arg_extreme(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """argmax and argmin: along one axis, or over the flattened sample."""
     (x,), rank = args, ndim(args[0], True)
     if attrs["axis"] is not None and rank:
-        return along(op, args, batched, attrs, n)
+        return along_axis(op, args, batched, attrs, n)
     y = op.apply(ops.reshape(x, (n, math.prod(x.shape[1:]))), axis=1, keepdims=False)
     return ops.reshape(y, (n, *(1,) * rank)) if attrs["keepdims"] else y
 
 
 def concatenate(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """Concatenate along an axis of the samples."""
-    xs = [a if own else repeated(a, n) for a, own in zip(args, batched, strict=True)]
+    xs = [a if is_batched else repeated(a, n) for a, is_batched in zip(args, batched, strict=True)]
     return op.apply(*xs, axis=axis_in(op.name, attrs["axis"], ndim(xs[0], True)) + 1)
 
 
@@ -123,23 +125,23 @@ def transpose(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any
 
 
 def reshape(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    (x,), wanted = args, attrs["shape"]
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    wanted = np.broadcast_to(False, x.shape[1:]).reshape(wanted).shape  # resolves -1; refuses a shape that does not fit
-    return op.apply(x, shape=(n, *wanted))
+    (x,), target = args, attrs["shape"]
+    target = target if isinstance(target, tuple) else (target,)
+    target = np.broadcast_to(False, x.shape[1:]).reshape(target).shape  # resolves -1; refuses a shape that does not fit
+    return op.apply(x, shape=(n, *target))
 
 
 def broadcast_to(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    wanted = attrs["shape"]
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    np.broadcast_to(False, args[0].shape[1:]), np.broadcast_shapes(args[0].shape[1:], wanted)
-    return op.apply(with_axes(args[0], len(wanted)), shape=(n, *wanted))
+    target = attrs["shape"]
+    target = target if isinstance(target, tuple) else (target,)
+    np.broadcast_to(False, args[0].shape[1:]), np.broadcast_shapes(args[0].shape[1:], target)
+    return op.apply(with_axes(args[0], len(target)), shape=(n, *target))
 
 
 def sum_to(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    (x,), wanted = args, attrs["shape"]
-    added = x.ndim - 1 - len(wanted)
-    return ops.reshape(op.apply(x, shape=(n, *(1,) * added, *wanted)), (n, *wanted))
+    (x,), target = args, attrs["shape"]
+    added = x.ndim - 1 - len(target)
+    return ops.reshape(op.apply(x, shape=(n, *(1,) * added, *target)), (n, *target))
 
 
 def is_mask(part: Any) -> bool:
@@ -156,13 +158,15 @@ def result_axis(index: tuple[Any, ...], arrays: Sequence[Any] = ()) -> int:
 
     arrays   the arrays in place of each AT
     """
-    rest = iter(arrays)
-    parts = [next(rest) if isinstance(part, str) else part for part in index]
-    found = [i for i, part in enumerate(parts) if isinstance(part, (int, np.integer)) or np.ndim(raw(part)) or is_mask(part)]
-    is_array_there = any(not isinstance(parts[i], (int, np.integer)) for i in found)
-    if not is_array_there or found[-1] - found[0] + 1 == len(found):
+    remaining = iter(arrays)
+    parts = [next(remaining) if isinstance(part, str) else part for part in index]
+    positions = [
+        i for i, part in enumerate(parts) if isinstance(part, (int, np.integer)) or np.ndim(raw(part)) or is_mask(part)
+    ]
+    has_arrays = any(not isinstance(parts[i], (int, np.integer)) for i in positions)
+    if not has_arrays or positions[-1] - positions[0] + 1 == len(positions):
         return 0
-    shapes = [(1,) if is_mask(parts[i]) else np.shape(raw(parts[i])) for i in found]
+    shapes = [(1,) if is_mask(parts[i]) else np.shape(raw(parts[i])) for i in positions]
     return len(np.broadcast_shapes(*shapes))
 
 
@@ -185,24 +189,24 @@ def setitem(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any],
     (x, v), index = args, parts_of(attrs["index"])
     if any(is_mask(part) and not np.ndim(part) for part in index):
         return one_by_one(op, args, batched, attrs, n)
-    x, at = x if batched[0] else repeated(x, n), result_axis(index)
+    x, axis = x if batched[0] else repeated(x, n), result_axis(index)
     rank = np.broadcast_to(np.int8(0), x.shape[1:])[attrs["index"]].ndim
     if batched[1]:
-        v = ops.moveaxis(with_axes(v, rank), 0, at)
-    elif at:
-        v = ops.expand_dims(ops.broadcast_to(v, (*(1,) * (rank - np.ndim(raw(v))), *np.shape(raw(v)))), at)
+        v = ops.moveaxis(with_axes(v, rank), 0, axis)
+    elif axis:
+        v = ops.expand_dims(ops.broadcast_to(v, (*(1,) * (rank - np.ndim(raw(v))), *np.shape(raw(v)))), axis)
     return op.apply(x, v, index=(slice(None), *index))
 
 
 def gather(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """x[index] with index arrays as arguments: shared by all samples, or one for each."""
-    (x, *arrays), (own, *owns), index = args, batched, parts_of(attrs["index"])
-    if not any(owns):
+    (x, *arrays), (is_batched, *are_batched), index = args, batched, parts_of(attrs["index"])
+    if not any(are_batched):
         y = op.apply(x, *arrays, index=(slice(None), *index))
         return ops.moveaxis(y, result_axis(index, arrays), 0)
-    for array, is_own in zip(arrays, owns, strict=True):
+    for array, index_is_batched in zip(arrays, are_batched, strict=True):
         if raw(array).dtype == bool:
-            if is_own:
+            if index_is_batched:
                 raise BatchError(
                     "vmap: a boolean index that differs between samples selects a different number of elements from each; "
                     "use where()"
@@ -210,16 +214,16 @@ def gather(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
             return one_by_one(op, args, batched, attrs, n)
     if any(part is not AT for part in index):
         return one_by_one(op, args, batched, attrs, n)
-    rank = max(ndim(a, is_own) for a, is_own in zip(arrays, owns, strict=True))
-    arrays = [with_axes(a, rank) if is_own else a for a, is_own in zip(arrays, owns, strict=True)]
-    if not own:
+    rank = max(ndim(a, index_is_batched) for a, index_is_batched in zip(arrays, are_batched, strict=True))
+    arrays = [with_axes(a, rank) if index_is_batched else a for a, index_is_batched in zip(arrays, are_batched, strict=True)]
+    if not is_batched:
         return op.apply(x, *arrays, index=index)
     return op.apply(x, samples(arrays[0], n, rank), *arrays, index=(AT, *index))
 
 
-def samples(near: Any, n: int, rank: int) -> Tensor:
+def samples(like: Any, n: int, rank: int) -> Tensor:
     """The index of each sample, along the first of 1 + rank axes."""
-    return wrap(namespace([raw(near)]).arange(n).reshape((n, *(1,) * rank)), None)
+    return wrap(namespace([raw(like)]).arange(n).reshape((n, *(1,) * rank)), None)
 
 
 def lookup(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
@@ -229,8 +233,8 @@ def lookup(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
         return op.apply(w, t)
     _, rows, width = w.shape
     t = t if batched[1] else repeated(t, n)
-    at = ops.where(outside(t, rows), n * rows, t + samples(t, n, t.ndim - 1) * rows)
-    return op.apply(ops.reshape(w, (n * rows, width)), at)
+    indices = ops.where(out_of_range(t, rows), n * rows, t + samples(t, n, t.ndim - 1) * rows)
+    return op.apply(ops.reshape(w, (n * rows, width)), indices)
 
 
 def sparse_matmul(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
@@ -243,7 +247,7 @@ def sparse_matmul(op: Op, args: list[Any], batched: list[bool], attrs: dict[str,
     return ops.transpose(ops.reshape(y, (y.shape[0], n, columns)), (1, 0, 2))
 
 
-def outside(t: Any, rows: int) -> Any:
+def out_of_range(t: Any, rows: int) -> Any:
     """Whether an index is out of range; it must stay so in the concatenated tables, to be refused."""
     return ops.add(ops.less(t, 0), ops.greater_equal(t, rows))
 
@@ -252,17 +256,17 @@ def one_hot(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any],
     return op.apply(args[0], **attrs)
 
 
-def mean_of(x: Any, n: int) -> Any:
+def negative_mean(x: Any, n: int) -> Any:
     """-1 times the mean over all axes but the first."""
     flat = ops.reshape(x, (n, math.prod(x.shape[1:])))
     return ops.sum(flat, 1) * (-1 / max(flat.shape[1], 1))
 
 
-def picked(logp: Any, t: Any, batched: list[bool], n: int) -> Any:
+def at_labels(logp: Any, t: Any, batched: list[bool], n: int) -> Any:
     """logp[..., t[...]] of each sample: (n, m) for m rows per sample."""
     k = np.shape(raw(logp))[-1]
-    t = ops.where(outside(t, k), k, t)  # a negative index would count from the end; index k is refused
-    logp, t = (a if own else repeated(a, n) for a, own in zip((logp, t), batched, strict=True))
+    t = ops.where(out_of_range(t, k), k, t)  # a negative index would count from the end; index k is refused
+    logp, t = (a if is_batched else repeated(a, n) for a, is_batched in zip((logp, t), batched, strict=True))
     if logp.shape[:-1] != t.shape:
         raise ValueError(f"labels have shape {t.shape[1:]}, expected {logp.shape[1:-1]}: one per row of the scores")
     count = math.prod(t.shape)
@@ -274,22 +278,22 @@ def picked(logp: Any, t: Any, batched: list[bool], n: int) -> Any:
 
 def nll_loss(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     logp, t = args
-    return mean_of(picked(logp, t, batched, n), n)
+    return negative_mean(at_labels(logp, t, batched, n), n)
 
 
 def softmax_cross_entropy(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    z, t, *known = args
-    if known:
+    z, t, *extra = args
+    if extra:
         return one_by_one(op, args, batched, attrs, n)
     logp = ops.log_softmax(z, -1)
     is_probabilities = ndim(z, batched[0]) == ndim(t, batched[1])
     scale = scale_of(np.broadcast_to(0, shape(z, batched[0])), attrs["scale"])
-    terms = ops.mul_grad(t, logp) if is_probabilities else picked(logp, t, batched, n)
+    terms = ops.mul_grad(t, logp) if is_probabilities else at_labels(logp, t, batched, n)
     return ops.sum(ops.reshape(terms, (n, math.prod(terms.shape[1:]))), 1) * -scale
 
 
 def sigmoid_cross_entropy(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
-    z, a, b = (x if own else repeated(x, n) for x, own in zip(args, batched, strict=True))
+    z, a, b = (x if is_batched else repeated(x, n) for x, is_batched in zip(args, batched, strict=True))
     terms = ops.mul_grad(a, ops.logsigmoid(z)) + ops.mul_grad(b, REGISTRY["log_complement_sigmoid"].apply(z))
     return ops.sum(ops.reshape(terms, (n, math.prod(terms.shape[1:]))), 1) * -attrs["scale"]
 
@@ -298,7 +302,7 @@ def einsum(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
     """Add a letter for the batch axis."""
     left, _, result = attrs["subscripts"].partition("->")
     letter = next(c for c in map(chr, range(ord("A"), ord("z") + 1)) if c.isalpha() and c not in attrs["subscripts"])
-    terms = ",".join(letter * own + term for term, own in zip(left.split(","), batched, strict=True))
+    terms = ",".join(letter * is_batched + term for term, is_batched in zip(left.split(","), batched, strict=True))
     return op.apply(*args, subscripts=f"{terms}->{letter}{result}")
 
 
@@ -308,7 +312,7 @@ def linear(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], 
     if not any(batched[1:]):
         return op.apply(x, w, b)
     batching = state.batching.within(n)  # a vmap inside
-    x, w, b = (Batched.of(a, batching.calls[-1]) if own else a for a, own in zip(args, batched, strict=True))
+    x, w, b = (Batched.of(a, batching.calls[-1]) if is_batched else a for a, is_batched in zip(args, batched, strict=True))
     with switched(batching=batching):
         y = ops.matmul(x, w) + b
         for activation in op.expands[1:]:
@@ -320,41 +324,41 @@ def windows(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any],
     """Stack the images of all samples along the axis of images."""
     (x,) = args
     y = op.apply(ops.reshape(x, (n * x.shape[1], *x.shape[2:])), **attrs)  # (c, *kernel, n m, *places)
-    at = 1 + len(attrs["kernel"])
-    y = ops.reshape(y, (*y.shape[:at], n, x.shape[1], *y.shape[at + 1 :]))
-    return ops.moveaxis(y, at, 0)
+    axis = 1 + len(attrs["kernel"])
+    y = ops.reshape(y, (*y.shape[:axis], n, x.shape[1], *y.shape[axis + 1 :]))
+    return ops.moveaxis(y, axis, 0)
 
 
 def fold(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     (x,) = args  # (n, c, *kernel, m, *places)
-    at = 1 + len(attrs["size"])
-    x = ops.moveaxis(x, 0, at)
-    y = op.apply(ops.reshape(x, (*x.shape[:at], n * x.shape[at + 1], *x.shape[at + 2 :])), **attrs)
-    return ops.reshape(y, (n, x.shape[at + 1], *y.shape[1:]))
+    axis = 1 + len(attrs["size"])
+    x = ops.moveaxis(x, 0, axis)
+    y = op.apply(ops.reshape(x, (*x.shape[:axis], n * x.shape[axis + 1], *x.shape[axis + 2 :])), **attrs)
+    return ops.reshape(y, (n, x.shape[axis + 1], *y.shape[1:]))
 
 
 def padded(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """Pad nothing along the batch axis."""
-    found = {**attrs, "width": ((0, 0), *attrs["width"])}
-    return op.apply(args[0], **(found | {"shape": (n, *attrs["shape"])} if "shape" in attrs else found))
+    new_attrs = {**attrs, "width": ((0, 0), *attrs["width"])}
+    return op.apply(args[0], **(new_attrs | {"shape": (n, *attrs["shape"])} if "shape" in attrs else new_attrs))
 
 
 def ctc(op: Op, args: list[Any], batched: list[bool], attrs: dict[str, Any], n: int) -> Any:
     """Stack the sequences of all samples."""
-    whole = [a if own else repeated(a, n) for a, own in zip(args, batched, strict=True)]
-    at = int(op is ctc_grad)  # the argument with the scores, whose first axis is the steps
-    whole[at] = ops.moveaxis(whole[at], 0, 1)
-    m = whole[at].shape[2]
-    flat = [ops.reshape(a, (*a.shape[: i == at], n * m, *a.shape[2 + (i == at) :])) for i, a in enumerate(whole)]
+    full = [a if is_batched else repeated(a, n) for a, is_batched in zip(args, batched, strict=True)]
+    scores = int(op is ctc_grad)  # the argument with the scores, whose first axis is the steps
+    full[scores] = ops.moveaxis(full[scores], 0, 1)
+    m = full[scores].shape[2]
+    flat = [ops.reshape(a, (*a.shape[: i == scores], n * m, *a.shape[2 + (i == scores) :])) for i, a in enumerate(full)]
     y = op.apply(*flat)
-    return ops.moveaxis(ops.reshape(y, whole[at].shape), 1, 0) if at else ops.reshape(y, (n, m))
+    return ops.moveaxis(ops.reshape(y, full[scores].shape), 1, 0) if scores else ops.reshape(y, (n, m))
 
 
 RULES: dict[str, Rule] = {
-    "argmax": place, "argmin": place, "broadcast_to": broadcast_to, "concatenate": concatenate, "cumprod": along,
-    "ctc": ctc, "ctc_grad": ctc, "cumsum": along, "einsum": einsum, "extend": padded, "first_of": reduction,
-    "first_so_far": along, "fold": fold, "fold_back": padded, "gather": gather, "getitem": getitem, "inside": one_hot,
-    "log": logarithm, "log1p": logarithm, "logcumsumexp": along,
+    "argmax": arg_extreme, "argmin": arg_extreme, "broadcast_to": broadcast_to, "concatenate": concatenate,
+    "cumprod": along_axis, "ctc": ctc, "ctc_grad": ctc, "cumsum": along_axis, "einsum": einsum, "extend": padded,
+    "first_of": reduction, "first_so_far": along_axis, "fold": fold, "fold_back": padded, "gather": gather,
+    "getitem": getitem, "inside": one_hot, "log": logarithm, "log1p": logarithm, "logcumsumexp": along_axis,
     "log_softmax": rowwise, "lookup": lookup, "nll_loss": nll_loss, "one_hot": one_hot, "put": put,
     "reshape": reshape, "setitem": setitem, "sigmoid_cross_entropy": sigmoid_cross_entropy, "softmax": rowwise,
     "softmax_cross_entropy": softmax_cross_entropy, "sparse_matmul": sparse_matmul,

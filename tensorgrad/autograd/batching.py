@@ -49,17 +49,17 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             raise ArgumentError(f"vmap: in_axes has {len(axes)} entries for {len(args)} arguments")
         sizes: dict[int, str] = {}
 
-        def in_front(x: Any, axis: Any, where: str) -> Any:
+        def batch_first(x: Any, axis: Any, where: str) -> Any:
             if axis is None:
                 return tensor(x, where) if isinstance(x, np.ndarray) or on_gpu(x) else x
-            value = moved(x, axis, 0, where)
+            value = with_axis_moved(x, axis, 0, where)
             sizes.setdefault(value.shape[0], where)
             return value
 
-        given = [over(a, axis, f"argument {i}", in_front) for i, (a, axis) in enumerate(zip(args, axes, strict=True))]
+        inputs = [map_arrays(a, axis, f"argument {i}", batch_first) for i, (a, axis) in enumerate(zip(args, axes, strict=True))]
         if len(sizes) != 1:
-            found = ", ".join(f"{n} in {where}" for n, where in sizes.items()) or "no argument that has any"
-            raise ShapeError(f"vmap: expected the same number of samples everywhere, got {found}")
+            counts = ", ".join(f"{n} in {where}" for n, where in sizes.items()) or "no argument that has any"
+            raise ShapeError(f"vmap: expected the same number of samples everywhere, got {counts}")
         (n,) = sizes
         batching = (state.batching or Batching((), batched_result)).within(n)
         call = batching.calls[-1]
@@ -68,22 +68,22 @@ def vmap(fn: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callabl
             return x if axis is None else Batched.of(x, call)
 
         def unbatched_output(y: Any, axis: Any, where: str) -> Any:
-            is_own = type(y) is Batched and y.call is call
+            is_batched = type(y) is Batched and y.call is call
             if axis is None:
-                if is_own:
+                if is_batched:
                     raise ArgumentError(f"vmap: out_axes is None for {where}, which differs between samples")
                 return y
-            y = y.value if is_own else repeated(tensor(y, where), n)
-            return moved(y, 0, axis, where)
+            y = y.value if is_batched else repeated(tensor(y, where), n)
+            return with_axis_moved(y, 0, axis, where)
 
         with switched(batching=batching):
-            samples = [over(a, axis, "", batched_input) for a, axis in zip(given, axes, strict=True)]
-            return over(fn(*samples, **kwargs), out_axes, "the result", unbatched_output)
+            samples = [map_arrays(a, axis, "", batched_input) for a, axis in zip(inputs, axes, strict=True)]
+            return map_arrays(fn(*samples, **kwargs), out_axes, "the result", unbatched_output)
 
     return mapped
 
 
-def over(value: Any, axes: Any, where: str, function: Callable[[Any, Any, str], Any]) -> Any:
+def map_arrays(value: Any, axes: Any, where: str, function: Callable[[Any, Any, str], Any]) -> Any:
     """Map `function` over the arrays in a value, with the axis and the place of each; None stays."""
     if value is None:
         return value
@@ -91,13 +91,16 @@ def over(value: Any, axes: Any, where: str, function: Callable[[Any, Any, str], 
         parts = axes if isinstance(axes, Mapping) else dict.fromkeys(value, axes)
         if parts.keys() != value.keys():
             raise ArgumentError(f"vmap: {where} has the keys {sorted(value)}, but its axes have {sorted(parts)}")
-        return {key: over(part, parts[key], f"{where}[{key!r}]", function) for key, part in value.items()}
+        return {key: map_arrays(part, parts[key], f"{where}[{key!r}]", function) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
-        each = axes if isinstance(axes, (tuple, list)) else (axes,) * len(value)
-        if len(each) != len(value):
-            raise ArgumentError(f"vmap: {where} has {len(value)} elements, but its axes have {len(each)}")
-        found = [over(part, axis, f"{where}[{i}]", function) for i, (part, axis) in enumerate(zip(value, each, strict=True))]
-        return type(value)(*found) if hasattr(value, "_fields") else type(value)(found)
+        element_axes = axes if isinstance(axes, (tuple, list)) else (axes,) * len(value)
+        if len(element_axes) != len(value):
+            raise ArgumentError(f"vmap: {where} has {len(value)} elements, but its axes have {len(element_axes)}")
+        results = [
+            map_arrays(part, axis, f"{where}[{i}]", function)
+            for i, (part, axis) in enumerate(zip(value, element_axes, strict=True))
+        ]
+        return type(value)(*results) if hasattr(value, "_fields") else type(value)(results)
     return function(value, axes, where)
 
 
@@ -105,7 +108,7 @@ def tensor(x: Any, where: str) -> Tensor:
     return x if isinstance(x, Tensor) else wrap(asarray(x, where=f"vmap: {where}"), None)
 
 
-def moved(x: Any, source: Any, target: Any, where: str) -> Tensor:
+def with_axis_moved(x: Any, source: Any, target: Any, where: str) -> Tensor:
     """x as a Tensor with one axis moved; source or target is 0."""
     axis = target if source == 0 else source
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
@@ -120,14 +123,14 @@ def moved(x: Any, source: Any, target: Any, where: str) -> Tensor:
     return x if source == target else ops.moveaxis(x, source, target)
 
 
-def lowered(x: Tensor) -> Tensor:
+def unwrapped(x: Tensor) -> Tensor:
     """x with the batch axes of all active vmaps in front, the outermost first: a plain Tensor."""
     for call in reversed(() if state.batching is None else state.batching.calls):
         x = x.value if type(x) is Batched and x.call is call else repeated(x, call.size)
     return x
 
 
-def raised(x: Tensor) -> Tensor:
+def rewrapped(x: Tensor) -> Tensor:
     """The inverse of `lowered`: hide the leading batch axes of all active vmaps, as functions inside see a Tensor."""
     for call in () if state.batching is None else state.batching.calls:
         x = Batched.of(x, call)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.autograd.batching import lowered, raised
+from tensorgrad.autograd.batching import rewrapped, unwrapped
 from tensorgrad.autograd.forward import Linearised
 from tensorgrad.autograd.walk import between
 from tensorgrad.core import writes
@@ -29,61 +29,61 @@ from tensorgrad.ops.shape import reshape
 class Recomputed:
     """A function to recompute in backward(), with a record of what it read in the first call.
 
-    wanted   which of its arguments required a gradient
-    leaves   the arrays of other leaves that require one
-    read     its graph in the first call: ops, attributes, and the values of constant leaves
-    draws    the random numbers drawn in the first call, to be reused
+    requires_grad   which of its arguments required a gradient
+    leaves          the arrays of other leaves that require one
+    operations      its graph in the first call: ops, attributes, and the values of constant leaves
+    draws           the random numbers drawn in the first call, to be reused
     """
 
     def __init__(
-        self, fn: Callable[..., Any], given: Sequence[Any], leaves: list[Array], read: list[str], draws: list[Any]
+        self, fn: Callable[..., Any], args: Sequence[Any], leaves: list[Array], operations: list[str], draws: list[Any]
     ) -> None:
-        self.wanted = [isinstance(x, Tensor) and x.requires_grad for x in given]
+        self.requires_grad = [isinstance(x, Tensor) and x.requires_grad for x in args]
         self.fn, self.__name__ = fn, getattr(fn, "__name__", type(fn).__name__)
-        self.time, self.leaves, self.read, self.draws = writes.tick(), leaves, read, draws
-        self.lent = [(a, contents(a)) for a in leaves if writes.is_lent(a)]
+        self.time, self.leaves, self.operations, self.draws = writes.tick(), leaves, operations, draws
+        self.shared = [(a, contents(a)) for a in leaves if writes.is_lent(a)]
 
     def __call__(self, *xs: Any) -> Any:
-        kept = iter(self.draws)
+        remaining = iter(self.draws)
 
-        def again(draw: Callable[[], Any]) -> Any:
-            for y in kept:
+        def replayed(draw: Callable[[], Any]) -> Any:
+            for y in remaining:
                 return y
             return draw()  # a draw too many; `compare` detects it
 
-        with switched(draws=again, tracing=False):  # without tracing, constants are not recorded, as in the first call
+        with switched(draws=replayed, tracing=False):  # without tracing, constants are not recorded, as in the first call
             return self.fn(*xs)
 
-    def compare(self, result: Any, given: Sequence[Any], since: int) -> None:
+    def compare(self, result: Any, args: Sequence[Any], since: int) -> None:
         """Raise GraphError if the second call differs from the first."""
-        if writes.since(self.time, self.leaves, unseen=True) or any(contents(a) != was for a, was in self.lent):
+        if writes.since(self.time, self.leaves, unseen=True) or any(contents(a) != first for a, first in self.shared):
             raise GraphError("checkpoint: a parameter that the function reads was changed in place after the call")
-        now = read_by(result, given, since)
-        if now != self.read:
-            was = next((a for a, b in zip_longest(self.read, now) if a != b), "") or "less"
-            was = was.partition(" [")[0]  # without addresses
+        operations = operations_of(result, args, since)
+        if operations != self.operations:
+            first = next((a for a, b in zip_longest(self.operations, operations) if a != b), "") or "less"
+            first = first.partition(" [")[0]  # without addresses
             raise GraphError(
-                f"checkpoint: the function computed something different when backward() called it again (first: {was}): "
+                f"checkpoint: the function computed something different when backward() called it again (first: {first}): "
                 f"an array that it reads was changed, or it draws random numbers without tensorgrad. "
                 f"Pass arrays as arguments, and seed generators inside the function"
             )
 
 
-def read_by(result: Any, given: Sequence[Any], since: int) -> list[str]:
-    """The operations since then that computed a result, and the values of its constants except those in `given`."""
+def operations_of(result: Any, args: Sequence[Any], since: int) -> list[str]:
+    """The operations since then that computed a result, and the values of its constants except those in `args`."""
     if not isinstance(result, Tensor) or result.node is None:
         return []
     nodes = [node for node in Graph.of(result).nodes if node.index >= since]
     leaves = dict.fromkeys(x for node in nodes for x in node.inputs if isinstance(x, Tensor))
-    values = [t._data for t in leaves if not t.requires_grad and not any(t is x for x in given)]
-    place: dict[Any, str] = {node: f"of {i}" for i, node in enumerate(nodes)}
-    place |= {t.node or t: f"given {i}" for i, t in enumerate(given) if isinstance(t, Tensor)}
-    place |= {t: f"leaf {address(t._data)}" for t in leaves if t.requires_grad and t not in place}
+    values = [t._data for t in leaves if not t.requires_grad and not any(t is x for x in args)]
+    labels: dict[Any, str] = {node: f"of {i}" for i, node in enumerate(nodes)}
+    labels |= {t.node or t: f"given {i}" for i, t in enumerate(args) if isinstance(t, Tensor)}
+    labels |= {t: f"leaf {address(t._data)}" for t in leaves if t.requires_grad and t not in labels}
 
-    def where(x: Any) -> Any:
-        return x if isinstance(x, (int, float)) else place.get(x, f"before {x.index}" if isinstance(x, Node) else "")
+    def label(x: Any) -> Any:
+        return x if isinstance(x, (int, float)) else labels.get(x, f"before {x.index}" if isinstance(x, Node) else "")
 
-    uses = [f"{node.op.name} {contents(node.attrs)} {[where(x) for x in node.inputs]}" for node in nodes]
+    uses = [f"{node.op.name} {contents(node.attrs)} {[label(x) for x in node.inputs]}" for node in nodes]
     return [*uses, *[f"a value {contents(a)}" for a in values]]
 
 
@@ -119,32 +119,32 @@ class Checkpoint(Op):
         afterwards.
         """
         if any(type(x) is Batched for x in xs):
-            given = [lowered(x) if isinstance(x, Tensor) else x for x in xs]
-            return raised(self.recorded(*given, fn=on_all_samples(fn)))
+            args = [unwrapped(x) if isinstance(x, Tensor) else x for x in xs]
+            return rewrapped(self.recorded(*args, fn=on_all_samples(fn)))
         trace = state.trace
-        written, length = (0, 0) if trace is None else (trace.write_count(), trace.node_count())
-        own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
-        writes.look()  # includes earlier writes
+        write_count, node_count = (0, 0) if trace is None else (trace.write_count(), trace.node_count())
+        detached = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in xs]
+        writes.check_loans()  # includes earlier writes
         draws: list[Any] = []
         start = writes.tick()
-        with switched(recording=True, draws=keeper(draws) if trace is None else None):
-            trial = fn(*own)
+        with switched(recording=True, draws=recording_draws(draws) if trace is None else None):
+            trial = fn(*detached)
         if not isinstance(trial, Tensor):
             raise GraphError(f"checkpoint: the function returned {type(trial).__name__}, expected a Tensor")
         if trace is not None:
-            if trace.write_count() != written:
+            if trace.write_count() != write_count:
                 trace.forbid("checkpoint() of a function with side effects")
-            trace.captures(trial, length, start, [x for x in own if isinstance(x, Tensor)])
+            trace.captures(trial, node_count, start, [x for x in detached if isinstance(x, Tensor)])
         leaves: list[Tensor] = []
         if trial.node is not None:
             graph = Graph([trial.node], check=False)
-            inside = [node.op for node in graph.nodes if node.index >= start]
-            if any(REGISTRY.get(op.name) is not op for op in inside):  # a compiled function's result has an unregistered op
+            new_ops = [node.op for node in graph.nodes if node.index >= start]
+            if any(REGISTRY.get(op.name) is not op for op in new_ops):  # a compiled function's result has an unregistered op
                 raise GraphError(
                     "checkpoint: the function calls a compiled function, which cannot be recomputed in parts; call the "
                     "original function there (its attribute `step`), or compile the function that calls checkpoint()"
                 )
-            leaves = [t for t in graph.leaves if t.requires_grad and not any(t is x for x in own)]
+            leaves = [t for t in graph.leaves if t.requires_grad and not any(t is x for x in detached)]
         out = trial._data
         if not trial.requires_grad:
             return trial if state.tracing else wrap(out, None)
@@ -153,7 +153,7 @@ class Checkpoint(Op):
         attrs = {"fn": fn, "count": len(xs)}
         if trace is None:
             saved = tuple([writes.unshared(a) for a in saved])
-            attrs["fn"] = Recomputed(fn, own, [t._data for t in leaves], read_by(trial, own, start), draws)
+            attrs["fn"] = Recomputed(fn, detached, [t._data for t in leaves], operations_of(trial, detached, start), draws)
         return wrap(out, Node(self, inputs, attrs, saved, None, out.shape, out.dtype, made=user_location()))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -164,62 +164,64 @@ class Checkpoint(Op):
         return fn(*[wrap(x, None) if isinstance(x, xp.ndarray) else x for x in xs[:count]])._data
 
     def backward(self, g: Value, y: Value, *xs: Value, fn: Callable[..., Any], count: int) -> Rules:
-        found: list[Any] = []
+        all_gradients: list[Any] = []
 
         def gradient(i: int) -> Value:
-            if not found:
+            if not all_gradients:
                 recorded = isinstance(g, Tensor)
                 with switched(recording=True, tracing=recorded):
-                    result, given = again(fn, xs, count)
-                    inputs = [t for t in given if isinstance(t, Tensor) and t.requires_grad]
+                    result, leaves = rerun(fn, xs, count)
+                    inputs = [t for t in leaves if isinstance(t, Tensor) and t.requires_grad]
                     gradients = between(result, inputs, g, recorded)
                 by_id = dict(zip(map(id, inputs), gradients, strict=True))
-                found.extend(by_id.get(id(t)) for t in given)
-            one = found[i]
-            if one is None:
+                all_gradients.extend(by_id.get(id(t)) for t in leaves)
+            x_gradient = all_gradients[i]
+            if x_gradient is None:
                 return np.zeros(xs[i].shape, xs[i].dtype)
-            return one if isinstance(g, Tensor) else one._data
+            return x_gradient if isinstance(g, Tensor) else x_gradient._data
 
         return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
 
     def jvp(self, y: Value, *xs: Value, fn: Callable[..., Any], count: int) -> Tangents:
-        found: list[Any] = []
+        linearised: list[Any] = []
 
         def tangent(*ts: Value) -> Value:
             recorded = any(isinstance(t, Tensor) for t in ts)
             with switched(recording=True, tracing=recorded):
-                if not found:
-                    result, given = again(fn, xs, count)
-                    found.extend((Linearised([result], caller="checkpoint"), given))
-                linear, given = found
-                (ty,) = linear({x: t for x, t in zip(given, ts, strict=True) if t is not None})
+                if not linearised:
+                    result, leaves = rerun(fn, xs, count)
+                    linearised.extend((Linearised([result], caller="checkpoint"), leaves))
+                linear, leaves = linearised
+                (ty,) = linear({x: t for x, t in zip(leaves, ts, strict=True) if t is not None})
             return ty
 
         return tangent
 
 
-def again(fn: Callable[..., Any], xs: Sequence[Value], count: int) -> tuple[Tensor, list[Any]]:
+def rerun(fn: Callable[..., Any], xs: Sequence[Value], count: int) -> tuple[Tensor, list[Any]]:
     """Call fn again on the first `count` of xs. Returns the result and what it depends on: these inputs as fresh leaves, and
     the other leaves that fn reads.
     """
-    wanted = fn.wanted if isinstance(fn, Recomputed) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
-    fresh = [
-        (Tensor(x, True) if want else wrap(x, None)) if is_array(x) else alone(x)
-        for x, want in zip(xs[:count], wanted, strict=True)
+    requires_grad = (
+        fn.requires_grad if isinstance(fn, Recomputed) else [is_array(x) and is_floating(x.dtype) for x in xs[:count]]
+    )
+    leaves = [
+        (Tensor(x, True) if is_required else wrap(x, None)) if is_array(x) else separate_leaf(x)
+        for x, is_required in zip(xs[:count], requires_grad, strict=True)
     ]
     start = writes.tick()
-    result = fn(*fresh)
+    result = fn(*leaves)
     if isinstance(fn, Recomputed):
-        fn.compare(result, fresh, start)
-    return result, [*fresh, *[x.source for x in xs[count:]]]
+        fn.compare(result, leaves, start)
+    return result, [*leaves, *[x.source for x in xs[count:]]]
 
 
-def alone(x: Any) -> Any:
+def separate_leaf(x: Any) -> Any:
     """A separate leaf for an argument: two arguments may be the same Tensor, or depend on each other."""
     return reshape(x, x.shape) if isinstance(x, Tensor) and x.requires_grad else x
 
 
-def keeper(draws: list[Any]) -> Callable[[Callable[[], Any]], Any]:
+def recording_draws(draws: list[Any]) -> Callable[[Callable[[], Any]], Any]:
     """A function that appends random draws to a list. Checkpoints may be nested, also within a second call."""
     outer = state.draws
 
@@ -238,7 +240,7 @@ def on_all_samples(fn: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fn)
     def called(*xs: Any) -> Any:
         with switched(batching=batching):
-            return lowered(fn(*[raised(x) if isinstance(x, Tensor) else x for x in xs]))
+            return unwrapped(fn(*[rewrapped(x) if isinstance(x, Tensor) else x for x in xs]))
 
     return called
 

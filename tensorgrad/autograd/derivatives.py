@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.autograd.batching import leaf, lowered, raised
+from tensorgrad.autograd.batching import leaf, rewrapped, unwrapped
 from tensorgrad.autograd.forward import Linearised
 from tensorgrad.autograd.sums import user_gradient
 from tensorgrad.autograd.walk import grad
@@ -49,7 +49,7 @@ def jvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False)
     y, xs = _evaluate("jvp", fn, inputs)
     create_graph = recorded("jvp", create_graph, y, xs, inputs)
     vs = _vectors("jvp", inputs, v, xs)
-    ((tangent,),) = _along("jvp", [y], [list(zip(xs, vs, strict=True))], create_graph)
+    ((tangent,),) = _tangents_along("jvp", [y], [list(zip(xs, vs, strict=True))], create_graph)
     return y, tangent if is_floating(y.dtype) else ops.astype(tangent, xs[0].dtype)  # 0 for integers and booleans
 
 
@@ -62,9 +62,9 @@ def jacobian(fn: Function, inputs: Any, *, create_graph: bool | None = False) ->
     create_graph = recorded("jacobian", create_graph, y, xs, inputs)
     rows: list[list[Tensor]] = [[] for _ in xs]
     for i in range(y.size):
-        one = np.zeros(y.size, y.dtype)
-        one[i] = 1
-        for row, g in zip(rows, gradients(y, xs, one.reshape(y.shape), create_graph, retain=True), strict=True):
+        unit = np.zeros(y.size, y.dtype)
+        unit[i] = 1
+        for row, g in zip(rows, gradients(y, xs, unit.reshape(y.shape), create_graph, retain=True), strict=True):
             row.append(g)
     shapes = [(*y.shape, *x.shape) for x in xs]
     empty = [wrap(namespace([x._data]).zeros(shape, x.dtype), None) for x, shape in zip(xs, shapes, strict=True)]
@@ -103,25 +103,27 @@ def hvp(fn: Function, inputs: Any, v: Any, *, create_graph: bool | None = False)
     create_graph = recorded("hvp", create_graph, y, xs, inputs)
     _scalar("hvp", y)
     vs = _vectors("hvp", inputs, v, xs)
-    (products,) = _along("hvp", gradients(y, xs, None, True), [list(zip(xs, vs, strict=True))], create_graph)
+    (products,) = _tangents_along("hvp", gradients(y, xs, None, True), [list(zip(xs, vs, strict=True))], create_graph)
     return y, _like(inputs, products)
 
 
-def _along(caller: str, ys: list[Tensor], moves: Iterable[list[tuple[Tensor, Any]]], create_graph: bool) -> list[list[Tensor]]:
-    """The tangents of ys for each of `moves`, lists of (input, tangent)."""
+def _tangents_along(
+    caller: str, ys: list[Tensor], directions: Iterable[list[tuple[Tensor, Any]]], create_graph: bool
+) -> list[list[Tensor]]:
+    """The tangents of ys for each of `directions`, lists of (input, tangent)."""
     recorded = create_graph or state.tracing
-    linear = Linearised([lowered(y) for y in ys], caller=caller)
-    found = []
+    linear = Linearised([unwrapped(y) for y in ys], caller=caller)
+    all_tangents = []
     with switched(recording=create_graph):
-        for move in moves:
+        for direction in directions:
             tangents: dict[Tensor, Any] = {}
-            for x, v in move:
-                x, t = lowered(x), lowered(v if isinstance(v, Tensor) else user_gradient(v, caller, create_graph))
+            for x, v in direction:
+                x, t = unwrapped(x), unwrapped(v if isinstance(v, Tensor) else user_gradient(v, caller, create_graph))
                 t = t if recorded else raw(t)
                 tangents[x] = tangents[x] + t if x in tangents else t
             ts = linear(tangents)
-            found.append([raised(t if recorded else wrap(copy(t), None)) for t in ts])
-    return found
+            all_tangents.append([rewrapped(t if recorded else wrap(copy(t), None)) for t in ts])
+    return all_tangents
 
 
 def _columns(caller: str, ys: list[Tensor], xs: list[Tensor], create_graph: bool) -> list[list[Tensor]]:
@@ -131,11 +133,11 @@ def _columns(caller: str, ys: list[Tensor], xs: list[Tensor], create_graph: bool
         for x in xs:
             for i in range(x.size):
                 with on(x._data):
-                    one = namespace([x._data]).zeros(x.size, x.dtype)
-                    one[i] = 1
-                    yield [(x, one.reshape(x.shape))]
+                    unit = namespace([x._data]).zeros(x.size, x.dtype)
+                    unit[i] = 1
+                    yield [(x, unit.reshape(x.shape))]
 
-    passes = iter(_along(caller, ys, units(), create_graph))
+    passes = iter(_tangents_along(caller, ys, units(), create_graph))
     rows: list[list[Tensor]] = [[] for _ in ys]
     for x in xs:
         columns = [next(passes) for _ in range(x.size)]
@@ -170,8 +172,8 @@ def recorded(caller: str, create_graph: bool | None, y: Tensor, xs: list[Tensor]
         return False
     if any(isinstance(x, Tensor) and x.requires_grad for x in _tuple(inputs, inputs)):
         return True
-    y, own = lowered(y), {lowered(x) for x in xs}
-    seen: set[Any] = set(own)
+    y, input_set = unwrapped(y), {unwrapped(x) for x in xs}
+    seen: set[Any] = set(input_set)
     stack: list[Any] = [y.node or y]
     while stack:
         source = stack.pop()
@@ -186,15 +188,15 @@ def recorded(caller: str, create_graph: bool | None, y: Tensor, xs: list[Tensor]
 def gradients(y: Tensor, xs: list[Tensor], v: Any, create_graph: bool, retain: bool | None = None) -> list[Tensor]:
     """The gradients; zeros for an input that y does not depend on."""
     scalar = y.ndim == 0
-    y, xs = lowered(y), [lowered(x) for x in xs]
+    y, xs = unwrapped(y), [unwrapped(x) for x in xs]
     if v is not None:
-        v = lowered(v if isinstance(v, Tensor) else user_gradient(v, "grad", create_graph))
+        v = unwrapped(v if isinstance(v, Tensor) else user_gradient(v, "grad", create_graph))
     elif scalar and y.ndim:
         v = wrap(namespace([y._data]).ones(y.shape, y.dtype), None)
-    found: Sequence[Tensor | None] = [None] * len(xs)
+    grads: Sequence[Tensor | None] = [None] * len(xs)
     if y.requires_grad:
-        found = grad(y, xs, v, create_graph=create_graph, retain_graph=retain, allow_unused=True)
-    return [raised(zeros_like(x) if g is None else g) for g, x in zip(found, xs, strict=True)]
+        grads = grad(y, xs, v, create_graph=create_graph, retain_graph=retain, allow_unused=True)
+    return [rewrapped(zeros_like(x) if g is None else g) for g, x in zip(grads, xs, strict=True)]
 
 
 def zeros_like(x: Tensor) -> Tensor:
@@ -221,9 +223,9 @@ def leaves_for(caller: str, inputs: Any) -> list[Tensor]:
             if state.batching is None:
                 x = Tensor(x, True)
             else:  # a copy for each sample, as a view
-                x = raised(leaf(lowered(x if isinstance(x, Tensor) else wrap(x, None))))
+                x = rewrapped(leaf(unwrapped(x if isinstance(x, Tensor) else wrap(x, None))))
         elif state.batching is not None:
-            x = raised(lowered(x))
+            x = rewrapped(unwrapped(x))
         xs.append(x)
     return xs
 

@@ -35,7 +35,7 @@ from tensorgrad.core.tensor import Tensor, raw, wrap
 from tensorgrad.errors import DeviceError, DTypeError, ShapeError, TensorgradError
 from tensorgrad.ops import astype, broadcast_to, sum_to
 
-UNFIT = "it has no jvp, and its backward can replace one only if it computes with Tensors"
+NO_JVP_REASON = "it has no jvp, and its backward can replace one only if it computes with Tensors"
 Derive: TypeAlias = Callable[[Node, Any, Sequence[Any], Sequence[Any]], Any]
 
 
@@ -52,7 +52,7 @@ class Step(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     parts: list[tuple[int, Any]]
-    whole: Callable[..., Any] | None
+    combined: Callable[..., Any] | None
 
 
 class Linearised:
@@ -92,31 +92,31 @@ class Linearised:
     def __call__(self, tangents: Mapping[Tensor, Any]) -> list[Any]:
         recorded = any([isinstance(t, Tensor) for t in tangents.values()])
         key = frozenset([leaf.node or leaf for leaf in tangents]), recorded
-        place, steps = self.programs.get(key) or self.program(*key)
-        known: list[Any] = [None] * len(place)
+        index, steps = self.programs.get(key) or self.program(*key)
+        values: list[Any] = [None] * len(index)
         for leaf, t in tangents.items():
-            at, t = place[leaf.node or leaf], self.user_tangent(leaf, t)
-            known[at] = t if known[at] is None else known[at] + t
-        self.run(steps, known, recorded)
-        return [self.result(y, known[place[y.node or y]], recorded) for y in self.outputs]
+            i, t = index[leaf.node or leaf], self.user_tangent(leaf, t)
+            values[i] = t if values[i] is None else values[i] + t
+        self.run(steps, values, recorded)
+        return [self.result(y, values[index[y.node or y]], recorded) for y in self.outputs]
 
-    def run(self, steps: list[Step], known: list[Any], recorded: bool) -> None:
+    def run(self, steps: list[Step], values: list[Any], recorded: bool) -> None:
         """Run the steps, storing each tangent at its index."""
         gpu, scope = current_gpu(), state.scope
         try:
-            for node, target, shape, dtype, parts, whole in steps:
-                total = known[target]
+            for node, target, shape, dtype, parts, combined in steps:
+                total = values[target]
                 if recorded:
                     state.scope = node.scope
                 if gpu is not None:
-                    follow([known[i] for i, _ in parts])
-                if whole is not None:
-                    ts = [known[i] if i >= 0 else None for i, _ in parts]
-                    if any(t is not None for t in ts) and (part := whole(*ts)) is not None:
+                    use_gpu_of([values[i] for i, _ in parts])
+                if combined is not None:
+                    ts = [values[i] if i >= 0 else None for i, _ in parts]
+                    if any(t is not None for t in ts) and (part := combined(*ts)) is not None:
                         total = part if total is None else total + part
                 else:
                     for source, function in parts:
-                        t = known[source]
+                        t = values[source]
                         if t is not None:
                             part = function(t)
                             total = part if total is None else total + part
@@ -125,7 +125,7 @@ class Linearised:
                         total.refuse()
                     if total.shape != shape:
                         total = broadcast_to(total, shape)
-                    known[target] = total if total.dtype == dtype else astype(total, dtype)
+                    values[target] = total if total.dtype == dtype else astype(total, dtype)
         except Exception as error:
             error.add_note(f"in the tangent of {described(node)}")
             raise
@@ -156,37 +156,39 @@ class Linearised:
         t = np.asarray(t) if isinstance(t, np.generic) else t
         return wrap(t, None) if recorded and not isinstance(t, Tensor) else t
 
-    def program(self, moving: frozenset[Source], recorded: bool) -> tuple[dict[Source, int], list[Step]]:
+    def program(self, moving_leaves: frozenset[Source], recorded: bool) -> tuple[dict[Source, int], list[Step]]:
         """The index of each tangent, and the steps for these moving leaves: only nodes between them and the outputs."""
-        fused = fusion.match(self.nodes, moving) if state.fusing and not state.checking else {}
+        fused = fusion.match(self.nodes, moving_leaves) if state.fusing and not state.checking else {}
         # not fused if a data argument of the pattern moves
-        fused = {n: f for n, f in fused.items() if not any(s in moving and f.op.is_data(i) for i, s in enumerate(f.inputs))}
-        moved: set[Source] = set(moving)
+        fused = {
+            n: f for n, f in fused.items() if not any(s in moving_leaves and f.op.is_data(i) for i, s in enumerate(f.inputs))
+        }
+        moving: set[Source] = set(moving_leaves)
         for node in reversed(self.nodes):
-            if any(isinstance(s, (Node, Tensor)) and s in moved for s in node.inputs):
-                moved.add(node)
+            if any(isinstance(s, (Node, Tensor)) and s in moving for s in node.inputs):
+                moving.add(node)
         needed: set[Source] = {y.node or y for y in self.outputs}
-        place: dict[Source, int] = {s: i for i, s in enumerate(dict.fromkeys([*moving, *needed]))}
+        index: dict[Source, int] = {s: i for i, s in enumerate(dict.fromkeys([*moving_leaves, *needed]))}
         steps: list[Step] = []
         for node in self.nodes:
-            if node not in needed or node not in moved:
+            if node not in needed or node not in moving:
                 continue
             replacement = fused.get(node, node)
             rule = self.rule(replacement, node, recorded)
             functions = [rule] * len(replacement.inputs) if callable(rule) else rule
             parts: list[tuple[int, Any]] = []
             for source, function in zip(replacement.inputs, functions, strict=True):
-                if isinstance(source, (Node, Tensor)) and source in moved and function is not None:
+                if isinstance(source, (Node, Tensor)) and source in moving and function is not None:
                     needed.add(source)
-                    parts.append((place.setdefault(source, len(place)), function))
+                    parts.append((index.setdefault(source, len(index)), function))
                 elif callable(rule):
                     parts.append((-1, None))
             if parts:
-                whole = rule if callable(rule) else None
-                steps.append(Step(node, place.setdefault(node, len(place)), node.shape, dtype_of(node), parts, whole))
+                combined = rule if callable(rule) else None
+                steps.append(Step(node, index.setdefault(node, len(index)), node.shape, dtype_of(node), parts, combined))
         steps.reverse()
-        self.programs[moving, recorded] = place, steps
-        return place, steps
+        self.programs[moving_leaves, recorded] = index, steps
+        return index, steps
 
     def rule(self, replacement: Node, node: Node, recorded: bool) -> Tangents:
         """The functions from the `jvp` of `replacement`, which replaces `node`, or from `derive`."""
@@ -249,10 +251,10 @@ def checked(node: Node, function: Callable[..., Any], recorded: bool, may_be_non
         if not is_number(tangent.dtype) and tangent.dtype != bool:
             raise DTypeError(f"{node.op.name}: jvp returned a tangent of dtype {tangent.dtype}, expected {node.dtype}")
         try:
-            fits = np.broadcast_shapes(tangent.shape, node.shape) == node.shape
+            broadcasts = np.broadcast_shapes(tangent.shape, node.shape) == node.shape
         except ValueError:
-            fits = False
-        if not fits:
+            broadcasts = False
+        if not broadcasts:
             raise ShapeError(
                 f"{node.op.name}: jvp returned a tangent of shape {tangent.shape}, expected {node.shape}, the "
                 f"shape of the result"
@@ -271,29 +273,30 @@ def transposed(node: Node, y: Any, xs: Sequence[Any], tangents: Sequence[Any]) -
     assert op.backward is not None
     backward = op.backward
     recorded = any(isinstance(a, Tensor) for a in (y, *xs, *tangents))
-    near = next(raw(t) for t in tangents if t is not None)
-    with switched(recording=True), on(near):
+    like = next(raw(t) for t in tangents if t is not None)
+    with switched(recording=True), on(like):
         # not zeros, because a rule may test for a zero gradient
-        u = Tensor(namespace([near]).ones(node.shape, np.float32 if is_wide(node) else node.dtype), True)
+        u = Tensor(namespace([like]).ones(node.shape, np.float32 if is_wide(node) else node.dtype), True)
         rules = in_tensors(op, lambda: backward(u, tensor(y), *map(tensor, xs), **node.attrs))
-        found, weights = [], []
+        outputs, weights = [], []
         for i, (source, rule, t) in enumerate(zip(node.inputs, rules, tangents, strict=True)):
             if rule is None or t is None:
                 continue
             g = in_tensors(op, rule)
             if type(g) is not Unread and not isinstance(g, Tensor):
                 raise DTypeError(
-                    f"{op.name}: {UNFIT}; for argument {i} it returned {describe(g)}. Write a jvp, or a backward without np"
+                    f"{op.name}: {NO_JVP_REASON}; for argument {i} it returned {describe(g)}. "
+                    f"Write a jvp, or a backward without np"
                 )
             if type(g) is Unread:
                 g.refuse()
             g = g if g.shape == source.shape else sum_to(g, source.shape)
             if g.requires_grad:
-                found.append(g)
+                outputs.append(g)
                 weights.append(tensor(t))
-    if not found:
+    if not outputs:
         return None
-    (tangent,) = grad(found, u, weights, create_graph=recorded, allow_unused=True)
+    (tangent,) = grad(outputs, u, weights, create_graph=recorded, allow_unused=True)
     return tangent if recorded or tangent is None else tangent._data
 
 
@@ -302,7 +305,7 @@ def in_tensors(op: Op, rule: Callable[[], Any]) -> Any:
     try:
         return rule()
     except (TypeError, AttributeError, DTypeError) as error:
-        raise DTypeError(f"{op.name}: {UNFIT}; with them it raised {type(error).__name__}: {error}") from error
+        raise DTypeError(f"{op.name}: {NO_JVP_REASON}; with them it raised {type(error).__name__}: {error}") from error
 
 
 def tensor(value: Any) -> Any:
@@ -317,7 +320,7 @@ def dtype_of(source: Source) -> Any:
     return np.dtype(np.float32) if is_half(source.dtype) else source.dtype
 
 
-def follow(tangents: list[Any]) -> None:
+def use_gpu_of(tangents: list[Any]) -> None:
     """Make the GPU of the tangents the current one."""
     for t in tangents:
         if t is not None and on_gpu(array := raw(t)):

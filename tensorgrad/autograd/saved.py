@@ -23,7 +23,7 @@ def recorded_nodes(caller: str, roots: list[Tensor]) -> list[Node]:
     """
     nodes = _reachable(caller, [r.node for r in roots if r.node is not None])
     if writes.loans:
-        writes.look()
+        writes.check_loans()
     if nodes and writes.latest > nodes[-1].index:
         _check_writes(caller, nodes)
         for root in roots:

@@ -66,11 +66,11 @@ def backward(root: Tensor, gradient: Any = None, *, retain_graph: bool | None = 
             tensor._grad = before + g
         elif type(g._data) is np.ndarray:
             before._data += g._data
-            ranks.agreed.discard(before)
+            ranks.averaged.discard(before)
         else:
             with on(g._data):
                 before._data += g._data
-            ranks.agreed.discard(before)
+            ranks.averaged.discard(before)
 
 
 def grad(

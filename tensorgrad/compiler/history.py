@@ -64,6 +64,6 @@ def connected(array: Array, tensors: tuple[Tensor, ...], again: Callable[[], Ten
     why that is not possible, or ""."""
     inputs = tuple(t.node or t for t in tensors)
     attrs = {"again": again, "why_not": why_not, "tensors": tensors}
-    writes.look()  # earlier writes are part of it
+    writes.check_loans()  # earlier writes are part of it
     saved = tuple(t._data for t in tensors)  # so that later changes in place are detected
     return wrap(array, Node(_result, inputs, attrs, saved, None, array.shape, array.dtype))

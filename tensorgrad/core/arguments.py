@@ -78,7 +78,7 @@ def axes_in(op: str, axis: Any, ndim: int, what: str = "axis") -> Shape:
     return axes
 
 
-def axes_given(op: str, axis: Any) -> Axis:
+def integer_axes(op: str, axis: Any) -> Axis:
     """An axis, several or None as Python integers, unchanged: the op checks whether they exist."""
     if axis is None or type(axis) is int:
         return axis
@@ -129,11 +129,11 @@ def truth(op: str, what: str, value: Any) -> bool:
     raise DTypeError(f"{scoped(op)}: {what} must be True or False, got {describe(value)}")
 
 
-def choice(op: str, what: str, value: Any, known: Sequence[str]) -> str:
+def choice(op: str, what: str, value: Any, names: Sequence[str]) -> str:
     """`value` if it is one of the known names."""
-    if isinstance(value, str) and value in known:
+    if isinstance(value, str) and value in names:
         return value
-    expected = " or ".join([f'"{name}"' for name in known])
+    expected = " or ".join([f'"{name}"' for name in names])
     raise ArgumentError(f"{scoped(op)}: {what} is {describe(value)}, expected {expected}")
 
 
@@ -172,9 +172,9 @@ def is_integer(value: Any) -> bool:
     return True
 
 
-def room_for(op: str, shape: Shape, itemsize: int) -> None:
+def check_memory(op: str, shape: Shape, itemsize: int) -> None:
     """Raise DeviceMemoryError for a result larger than half of the available memory, because intermediates need some too."""
     nbytes = math.prod(shape) * itemsize
-    if nbytes >= LARGE and 2 * nbytes > (left := backend.memory_left()):
-        gib = f"{nbytes / 2**30:,.0f} GiB, {left / 2**30:,.0f} are left"
+    if nbytes >= LARGE and 2 * nbytes > (available := backend.memory_left()):
+        gib = f"{nbytes / 2**30:,.0f} GiB, {available / 2**30:,.0f} are left"
         raise DeviceMemoryError(f"{scoped(op)}: a result of shape {shape} takes {gib}")

@@ -23,8 +23,8 @@ __all__ = ["computed", "evaluate", "floating", "is_odd", "narrowest", "widened"]
 
 def evaluate(op: Op, xp: Xp, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> Array:
     """`op.forward` in a sufficiently wide dtype, rounded."""
-    out, to = computed(op, xp, arrays, attrs)
-    return out if to is None else out.astype(to)
+    out, half = computed(op, xp, arrays, attrs)
+    return out if half is None else out.astype(half)
 
 
 def computed(op: Op, xp: Xp, arrays: Sequence[Any], attrs: Mapping[str, Any]) -> tuple[Array, Any]:

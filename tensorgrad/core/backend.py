@@ -49,7 +49,7 @@ Numbers: TypeAlias = float | np.ndarray[Any, Any] | np.generic | CudaArray | Nes
 DEFAULT_FLOAT = np.float32
 
 _cupy: Any = None  # the GPU array module, once loaded
-_NOWHERE = contextlib.nullcontext()  # of all arrays that are on no GPU
+_NO_GPU = contextlib.nullcontext()  # of all arrays that are on no GPU
 
 
 def cupy() -> Any:
@@ -137,17 +137,17 @@ def as_device(name: Any) -> str:
 
 def move(array: Array, device: str) -> Array:
     """The array on a device: itself if it is there, else a copy."""
-    here, there = device_of(array), as_device(device)
-    if here == there:
+    source, target = device_of(array), as_device(device)
+    if source == target:
         return array
-    with out_of_memory(f"moving {array.shape} {array.dtype} to {there}"):
-        if there == "cpu":
+    with out_of_memory(f"moving {array.shape} {array.dtype} to {target}"):
+        if target == "cpu":
             with on(array):
                 return array.get()
-        if here != "cpu":  # CuPy can only copy contiguous arrays between GPUs
+        if source != "cpu":  # CuPy can only copy contiguous arrays between GPUs
             with on(array):
                 array = cupy().ascontiguousarray(array)
-        with cupy().cuda.Device(int(there.removeprefix("cuda:"))):
+        with cupy().cuda.Device(int(target.removeprefix("cuda:"))):
             # CuPy fills 0-d arrays by value, which turns -0.0 into 0
             return cupy().asarray(array) if array.ndim else cupy().asarray(array.reshape(1)).reshape(())
 
@@ -181,7 +181,7 @@ def copy(array: Array) -> Array:
 
 def on(array: Array) -> AbstractContextManager[Any]:
     """Context manager: make the GPU of an array the current one, which CuPy uses."""
-    return array.device if on_gpu(array) else _NOWHERE
+    return array.device if on_gpu(array) else _NO_GPU
 
 
 def like(array: Array, other: Array) -> Array:
@@ -189,7 +189,7 @@ def like(array: Array, other: Array) -> Array:
     return array if _cupy is None else move(array, device_of(other))
 
 
-def beside(array: Array, others: Iterable[Any]) -> Array:
+def on_gpu_of(array: Array, others: Iterable[Any]) -> Array:
     """`array` on the GPU of the others, if one of them is on a GPU."""
     gpu = None if _cupy is None else next((a for a in others if on_gpu(a)), None)
     return array if gpu is None else like(array, gpu)
@@ -255,7 +255,7 @@ def memory_left() -> int:
 # Errors on a GPU are reported when a value is read, because checking would wait for the GPU
 
 # device, message and type of error to a boolean on the device, True if it has occurred; never replaced: captured steps write it
-_happened: dict[tuple[str, str, type[TensorgradError]], Array] = {}
+_pending_errors: dict[tuple[str, str, type[TensorgradError]], Array] = {}
 checks: dict[Any, Callable[[], None]] = {}  # registered by kernels, called by `settle`
 
 
@@ -266,25 +266,25 @@ def check(wrong: Array, message: str, kind: type[TensorgradError] = LabelError) 
             raise kind(message)
         return
     key = device_of(wrong), message, kind
-    if key not in _happened:
-        _happened[key] = cupy().zeros((), bool)
-    _happened[key] |= wrong.any()
+    if key not in _pending_errors:
+        _pending_errors[key] = cupy().zeros((), bool)
+    _pending_errors[key] |= wrong.any()
 
 
 def forget() -> None:
     """Discard pending checks."""
-    _happened.clear()
+    _pending_errors.clear()
     checks.clear()
 
 
 def settle() -> None:
     """Raise errors found on GPUs by `check` or a kernel since the last call."""
-    for found_out in checks.values():
-        found_out()
-    for (device, message, kind), happened in _happened.items():
-        if bool(happened):
-            with on(happened):
-                happened.fill(False)
+    for raise_pending in checks.values():
+        raise_pending()
+    for (device, message, kind), is_error in _pending_errors.items():
+        if bool(is_error):
+            with on(is_error):
+                is_error.fill(False)
             raise kind(f"{message} (found on {device}, in an earlier operation)")
 
 
@@ -297,8 +297,8 @@ def asarray(value: Any, dtype: Any = None, *, where: str = "Tensor") -> Array:
     """
     dtype = None if dtype is None else as_dtype(dtype, where)
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
-        masked = sys.modules.get("numpy.ma")  # where it is not imported, nobody has one
-        if masked is not None and isinstance(value, masked.MaskedArray):
+        numpy_ma = sys.modules.get("numpy.ma")  # None if it is not imported: then there are no masked arrays
+        if numpy_ma is not None and isinstance(value, numpy_ma.MaskedArray):
             raise DTypeError(f"{where}: masked arrays are not supported, their masks would be lost; .filled() returns an array")
         value = np.asarray(value)  # np.matrix and the like have other semantics
     if is_array(value):

@@ -106,8 +106,8 @@ def clear(folder: Path) -> None:
     if fcntl is None:
         return
     with suppress(OSError), os.scandir(folder) as entries:
-        left = [entry.path for entry in entries if entry.name.startswith(BEGIN) and entry.name.endswith(END)]
-        for name in left:
+        leftover = [entry.path for entry in entries if entry.name.startswith(BEGIN) and entry.name.endswith(END)]
+        for name in leftover:
             with suppress(OSError), open(name, "r+b") as file:
                 if _locked(file):
                     if _is_at(file, name):

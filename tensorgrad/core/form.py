@@ -1,7 +1,7 @@
 """Schemas of nested dicts, lists, arrays, numbers and text.
 
-A form is a Kind; a dict of names to forms, which must match exactly except for optional ones marked Absent(form); Each, for any
-names; [form], a list of any length; or Maybe(form), which allows None. `problems` describes mismatches in words.
+A form is a Kind; a dict of names to forms, which must match exactly except for optional ones, marked OptionalKey(form); Each,
+for any names; [form], a list of any length; or Maybe(form), which allows None. `problems` describes mismatches in words.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Kind(NamedTuple):
 
 
 class Each(NamedTuple):
-    """A dict of text to values of this form; keys in `also` are required."""
+    """A dict of text to values of this form; keys in `required` must exist."""
 
     form: Any
-    also: Mapping[str, Any] = {}
+    required: Mapping[str, Any] = {}
 
 
 class Maybe(NamedTuple):
@@ -34,7 +34,7 @@ class Maybe(NamedTuple):
     form: Any
 
 
-class Absent(NamedTuple):
+class OptionalKey(NamedTuple):
     """A value of this form that may be missing in a dict."""
 
     form: Any
@@ -64,33 +64,35 @@ def problems(value: Any, form: Any, where: str = "") -> list[str]:
     """The mismatches between a value and a form, each with its path."""
     if isinstance(form, Maybe):
         return [] if value is None else problems(value, form.form, where)
-    at = where or "it"
+    label = where or "it"
     if isinstance(form, Kind):
-        return [] if form.holds(value) else [f"{at} is {described(value)}, expected {form.words}"]
+        return [] if form.holds(value) else [f"{label} is {described(value)}, expected {form.words}"]
     if isinstance(form, list):
         if not isinstance(value, (list, tuple)):
-            return [f"{at} is {described(value)}, expected a list"]
-        return [problem for i, v in enumerate(value) for problem in problems(v, form[0], below(where, i))]
+            return [f"{label} is {described(value)}, expected a list"]
+        return [problem for i, v in enumerate(value) for problem in problems(v, form[0], joined_path(where, i))]
     if not isinstance(value, Mapping):
-        return [f"{at} is {described(value)}, expected a dict"]
-    known: Mapping[str, Any] = form.also if isinstance(form, Each) else form
-    found = []
-    for name, inner in known.items():
+        return [f"{label} is {described(value)}, expected a dict"]
+    expected: Mapping[str, Any] = form.required if isinstance(form, Each) else form
+    mismatches = []
+    for name, inner_form in expected.items():
         if name in value:
-            found += problems(value[name], inner.form if isinstance(inner, Absent) else inner, below(where, name))
-        elif not isinstance(inner, Absent):
-            found.append(f"{below(where, name)} is missing")
+            mismatches += problems(
+                value[name], inner_form.form if isinstance(inner_form, OptionalKey) else inner_form, joined_path(where, name)
+            )
+        elif not isinstance(inner_form, OptionalKey):
+            mismatches.append(f"{joined_path(where, name)} is missing")
     for name, v in value.items():
-        if name in known:
+        if name in expected:
             continue
         if not isinstance(form, Each) or not isinstance(name, str):
-            found.append(f"{below(where, name)} is unknown")
+            mismatches.append(f"{joined_path(where, name)} is unknown")
         else:
-            found += problems(v, form.form, below(where, name))
-    return found
+            mismatches += problems(v, form.form, joined_path(where, name))
+    return mismatches
 
 
-def below(where: str, name: Any) -> str:
+def joined_path(where: str, name: Any) -> str:
     """The path of a named or numbered item."""
     name = name if isinstance(name, (str, int)) else repr(name)
     return f"{where}/{name}" if where else f"{name}"
@@ -132,25 +134,25 @@ POSITIONS = {"pos": 624, "buffer_pos": 4}
 def generator_problems(rng: np.random.Generator, values: Any, where: str = "") -> list[str]:
     """The reasons why the state of a NumPy generator cannot be set, tested on another generator of its kind."""
     generator = rng.bit_generator
-    kind, at = type(generator).__name__, where or "it"
+    kind, label = type(generator).__name__, where or "it"
     if isinstance(values, Mapping) and isinstance(values.get("bit_generator"), str) and values["bit_generator"] != kind:
-        return [f"{at}: the state of a {values['bit_generator']}, expected the state of a {kind}"]
+        return [f"{label}: the state of a {values['bit_generator']}, expected the state of a {kind}"]
     if faults := problems(values, form_of(generator.state, INTEGER_LIST), where):
         return faults
-    for name, most in POSITIONS.items():
+    for name, maximum in POSITIONS.items():
         for inner in (values, values["state"]):
-            if name in inner and not 0 <= inner[name] <= most:
-                return [f"{at}: not a state of a {kind}: {name} is {inner[name]}, expected 0 to {most}"]
+            if name in inner and not 0 <= inner[name] <= maximum:
+                return [f"{label}: not a state of a {kind}: {name} is {inner[name]}, expected 0 to {maximum}"]
     trial = type(generator)()
     try:
         trial.state = values
     except (ValueError, TypeError, KeyError, OverflowError, IndexError) as error:
-        return [f"{at}: not a state of a {kind}: {error}"]
-    return [] if same(trial.state, values) else [f"{at}: not a state of a {kind}: numbers are out of range"]
+        return [f"{label}: not a state of a {kind}: {error}"]
+    return [] if is_equal(trial.state, values) else [f"{label}: not a state of a {kind}: numbers are out of range"]
 
 
-def same(a: Any, b: Any) -> bool:
+def is_equal(a: Any, b: Any) -> bool:
     """Whether two nested values are equal."""
     if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+        return a.keys() == b.keys() and all(is_equal(a[name], b[name]) for name in a)
     return np.array_equal(a, b) if is_array(a) else bool(a == b)

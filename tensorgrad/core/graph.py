@@ -56,13 +56,13 @@ class Graph:
 
     def check(self) -> None:
         """Raise GraphError if a node is invalid: an unregistered op, wrong order, shapes that contradict the signature."""
-        at = {node: i for i, node in enumerate(self.nodes)}
+        position = {node: i for i, node in enumerate(self.nodes)}
         for i, node in enumerate(self.nodes):
             if REGISTRY.get(node.op.name) is not node.op:
                 raise GraphError(f"Graph: node {i} uses an op {node.op.name!r} that is not registered")
             for source in node.inputs:
-                if isinstance(source, Node) and at[source] >= i:
-                    raise GraphError(f"Graph: node {i} ({node.op.name}) reads node {at[source]}, which comes later")
+                if isinstance(source, Node) and position[source] >= i:
+                    raise GraphError(f"Graph: node {i} ({node.op.name}) reads node {position[source]}, which comes later")
             if problem := node.op.parsed.mismatch([getattr(s, "shape", ()) for s in node.inputs]):
                 raise GraphError(f"Graph: node {i} ({node.op.name}): {problem}; expected {node.op.signature}")
 
@@ -74,16 +74,16 @@ class Graph:
         given   arrays that replace those of some leaves
         change  applied to each result
         """
-        known: dict[Any, Array] = {leaf: leaf._data for leaf in self.leaves} | dict(given or {})
+        arrays_by_source: dict[Any, Array] = {leaf: leaf._data for leaf in self.leaves} | dict(given or {})
         for node in self.nodes:
-            arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
-            known[node] = change(asarray(node.op(*arrays, **node.attrs)))
-        return known
+            arrays = [arrays_by_source[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+            arrays_by_source[node] = change(asarray(node.op(*arrays, **node.attrs)))
+        return arrays_by_source
 
     def run(self, values: Mapping[Tensor, Array] | None = None) -> list[Array]:
         """The outputs' arrays, recomputed, with `values` replacing those of some leaves."""
-        known = self.values(values)
-        return [known[node] for node in self.outputs]
+        arrays = self.values(values)
+        return [arrays[node] for node in self.outputs]
 
     def leaf_names(self) -> dict[Tensor, str]:
         """A name for every leaf: its own, for a parameter with the path of the module that reads it, or "input0", ..."""
@@ -104,12 +104,12 @@ class Graph:
     def words(self) -> list[str]:
         """A line for every leaf and node with everything that `hash` depends on."""
         names = self.leaf_names()
-        place: dict[Any, str] = {leaf: f"leaf{i}" for i, leaf in enumerate(names)}
-        lines = [f"{place[t]} {name} {t.shape} {t.dtype} {t.requires_grad}" for t, name in names.items()]
+        labels: dict[Any, str] = {leaf: f"leaf{i}" for i, leaf in enumerate(names)}
+        lines = [f"{labels[t]} {name} {t.shape} {t.dtype} {t.requires_grad}" for t, name in names.items()]
         for i, node in enumerate(self.nodes):
-            place[node] = f"%{i}"
-            lines.append(f"%{i} {node.scope} {call(node, place)} {node.shape} {node.dtype}")
-        return [*lines, "return " + ", ".join(place[node] for node in self.outputs)]
+            labels[node] = f"%{i}"
+            lines.append(f"%{i} {node.scope} {call(node, labels)} {node.shape} {node.dtype}")
+        return [*lines, "return " + ", ".join(labels[node] for node in self.outputs)]
 
     def merged(self, after: Graph) -> tuple[Graph, dict[int, str]]:
         """A graph with the nodes of this one and of `after`, equal ones once; and by index which of them were "added",
@@ -120,33 +120,33 @@ class Graph:
             None, [kind_of(n) for n in before_nodes], [kind_of(n) for n in after_nodes], autojunk=False
         )
         marks: dict[int, str] = {}
-        stands_for: dict[Any, Any] = dict(zip(self.leaves, self.leaves, strict=True))
-        stands_for |= {a: b for a, b in zip(self.leaves, after.leaves, strict=False) if a.shape == b.shape}
+        counterpart: dict[Any, Any] = dict(zip(self.leaves, self.leaves, strict=True))
+        counterpart |= {a: b for a, b in zip(self.leaves, after.leaves, strict=False) if a.shape == b.shape}
         named = {leaf.name: leaf for leaf in after.leaves if leaf.name}
-        stands_for |= {leaf: named[leaf.name] for leaf in self.leaves if leaf.name in named}
+        counterpart |= {leaf: named[leaf.name] for leaf in self.leaves if leaf.name in named}
         removed: list[Node] = []
-        for what, i, k, j, m in matcher.get_opcodes():
+        for tag, i, k, j, m in matcher.get_opcodes():
             old, new = before_nodes[i:k], after_nodes[j:m]
-            if what == "equal":
-                stands_for.update(zip(old, new, strict=True))
+            if tag == "equal":
+                counterpart.update(zip(old, new, strict=True))
                 continue
             for a, b in zip(old, new, strict=False):
                 if a.op is b.op:
                     marks[b.index] = "changed"
-                    stands_for[a] = b
-            removed += [a for a in old if a not in stands_for]
+                    counterpart[a] = b
+            removed += [a for a in old if a not in counterpart]
             marks |= {b.index: "added" for b in new if b.index not in marks}
-        is_added = {b for b in after_nodes if marks.get(b.index) == "added"}
-        for a, b in stands_for.items():  # the same op with other operands, or with the same in another order
+        added = {b for b in after_nodes if marks.get(b.index) == "added"}
+        for a, b in counterpart.items():  # the same op with other operands, or with the same in another order
             if isinstance(a, Node) and b.index not in marks:
                 operands = [(s, t) for s, t in zip(a.inputs, b.inputs, strict=True) if isinstance(s, (Node, Tensor))]
-                if any(stands_for.get(s, t) is not t for s, t in operands if t not in is_added):
+                if any(counterpart.get(s, t) is not t for s, t in operands if t not in added):
                     marks[b.index] = "changed"
         copies: list[Node] = []
         for node in removed:
-            inputs = tuple(stands_for.get(s, s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
+            inputs = tuple(counterpart.get(s, s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
             copy = node.replaced(inputs=inputs)
-            stands_for[node] = copy
+            counterpart[node] = copy
             marks[copy.index] = "removed"
             copies.append(copy)
         return Graph([*after.outputs, *copies], check=False), marks
@@ -195,6 +195,6 @@ def literal(value: Any) -> str:
     if isinstance(value, np.generic):
         return repr(value.item())
     if isinstance(value, (tuple, list)):
-        inside = ", ".join(map(literal, value))
-        return f"({inside}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{inside}]"
+        items = ", ".join(map(literal, value))
+        return f"({items}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{items}]"
     return getattr(value, "__name__", None) or repr(value)

@@ -14,9 +14,12 @@ from typing import NoReturn
 from tensorgrad.core.spellings import answer
 from tensorgrad.errors import InstallationError
 
-OURS, THEIRS = "tensorgrad-numpy", "tensorgrad"  # names of the distributions
+DISTRIBUTION, OTHER_DISTRIBUTION = "tensorgrad-numpy", "tensorgrad"  # names of the distributions
 HOME = os.path.dirname(os.path.dirname(__file__))
-REMEDY = f"pip uninstall {THEIRS} {OURS}; then install the one that is wanted, and the other in an environment of its own"
+REMEDY = (
+    f"pip uninstall {OTHER_DISTRIBUTION} {DISTRIBUTION}; then install the one you want, and the other in an "
+    f"environment of its own"
+)
 
 
 def check(package: ModuleType) -> None:
@@ -24,21 +27,21 @@ def check(package: ModuleType) -> None:
 
     Lists one folder; importing importlib.metadata would take as long as all other imports here.
     """
-    site, start, end = os.path.dirname(HOME), f"{THEIRS}-", ".dist-info"
+    site, start, end = os.path.dirname(HOME), f"{OTHER_DISTRIBUTION}-", ".dist-info"
     try:
         versions = [name[len(start) : -len(end)] for name in os.listdir(site) if name.startswith(start) and name.endswith(end)]
     except OSError:  # inside a zip file
         versions = []
-    other = f"{' '.join([repr(THEIRS), *versions])}, another project that installs into a folder of the same name"
+    other = f"{' '.join([repr(OTHER_DISTRIBUTION), *versions])}, another project that installs into a folder of the same name"
     if getattr(package, "__file__", None) is None:
         problem = f"its __init__.py is gone, as after uninstalling {other}"
-    elif getattr(package, "__distribution__", None) != OURS:
-        problem = f"imported was {package.__file__}, which is of {other}"
+    elif getattr(package, "__distribution__", None) != DISTRIBUTION:
+        problem = f"the imported file is {package.__file__}, of {other}"
     elif versions:
         problem = f"there are also files of {other}"
     else:
         return
-    raise InstallationError(f"{HOME} holds {OURS}, but {problem}. {REMEDY}")
+    raise InstallationError(f"{HOME} holds {DISTRIBUTION}, but {problem}. {REMEDY}")
 
 
 def missing(where: str, name: str) -> NoReturn:
@@ -52,10 +55,10 @@ def missing(where: str, name: str) -> NoReturn:
     if not name.startswith("_") and is_module(where, name):
         text += f"; write from {where} import {name}"
     elif not name.startswith("_"):
-        if how := answer(where, name):
-            text += f"; {how}"
+        if hint := answer(where, name):
+            text += f"; {hint}"
         elif where == "tensorgrad":
-            text += f"; this is {OURS} {module.__version__} in {HOME}. {other_project()}"
+            text += f"; this is {DISTRIBUTION} {module.__version__} in {HOME}. {other_project()}"
         if sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap":
             raise ImportError(text, name=where, path=module.__file__)
     raise AttributeError(text, name=name, obj=module)
@@ -72,11 +75,11 @@ def other_project() -> str:
     """A remark about the other project, which may be installed in a folder hidden by this one."""
     from importlib.metadata import distributions
 
-    for distribution in distributions(name=THEIRS):
+    for distribution in distributions(name=OTHER_DISTRIBUTION):
         path = str(distribution.locate_file("tensorgrad"))
         if os.path.isdir(path) and not os.path.samefile(path, HOME):
-            return f"{THEIRS!r} {distribution.version} in {path} is another project, which this one hides. {REMEDY}"
-    return f"To pip {THEIRS!r} is another project"
+            return f"{OTHER_DISTRIBUTION!r} {distribution.version} in {path} is another project, which this one hides. {REMEDY}"
+    return f"To pip {OTHER_DISTRIBUTION!r} is another project"
 
 
 check(sys.modules["tensorgrad"])

@@ -21,27 +21,27 @@ def is_own(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] == "tensorgrad"
 
 
-class _Inside(dict[str | None, bool]):
+class _IsLibrary(dict[str | None, bool]):
     """Cache of whether the code of a module is not the user's; every recorded operation looks it up."""
 
     def __missing__(self, name: str | None) -> bool:
-        self[name] = inside = is_own(name) or (name or "").partition(".")[0] in LIBRARIES
-        return inside
+        self[name] = is_library = is_own(name) or (name or "").partition(".")[0] in LIBRARIES
+        return is_library
 
 
-_inside = _Inside()
+_is_library = _IsLibrary()
 
 
-def user_location(own: int = 0) -> Location | None:
-    """The innermost caller in the user's code; None if there is none, as in some threads. The first `own` callers are known to
-    be the package's.
+def user_location(skip: int = 0) -> Location | None:
+    """The innermost caller in the user's code; None if there is none, as in some threads. The first `skip` callers are known
+    to be the package's.
     """
     try:
-        frame: FrameType | None = sys._getframe(own + 1)
+        frame: FrameType | None = sys._getframe(skip + 1)
     except ValueError:  # a thread that began with the package's function
         return None
     while frame is not None:
-        if not _inside[frame.f_globals.get("__name__")]:
+        if not _is_library[frame.f_globals.get("__name__")]:
             return frame.f_code, frame.f_lasti
         frame = frame.f_back
     return None
@@ -59,7 +59,7 @@ def line_of(location: Location | None) -> str:
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line of the user's code that called tensorgrad."""
     frame = sys._getframe(1)
-    while _inside[frame.f_globals.get("__name__")] and frame.f_back is not None:
+    while _is_library[frame.f_globals.get("__name__")] and frame.f_back is not None:
         frame = frame.f_back
     registry = frame.f_globals.setdefault("__warningregistry__", {})
     warnings.warn_explicit(

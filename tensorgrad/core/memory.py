@@ -22,12 +22,12 @@ def aligned(nbytes: int) -> Array:
     return memory[start : start + nbytes]
 
 
-def empty_bytes(nbytes: int, near: Array) -> Array:
-    """Aligned memory on the device of `near`."""
-    return cupy().empty(nbytes, np.uint8) if on_gpu(near) else aligned(nbytes)
+def empty_bytes(nbytes: int, like: Array) -> Array:
+    """Aligned memory on the device of `like`."""
+    return cupy().empty(nbytes, np.uint8) if on_gpu(like) else aligned(nbytes)
 
 
-class Lent(weakref.ref[Any]):
+class Lease(weakref.ref[Any]):
     """Notifies when no array refers to a piece of the pool any more."""
 
     __slots__ = ("piece",)
@@ -45,7 +45,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.free: dict[int, list[Array]] = {}
-        self.lent: dict[int, Lent] = {}  # by their own ids; keeps the weak references alive
+        self.lent: dict[int, Lease] = {}  # by their own ids; keeps the weak references alive
         self.requests = 0
 
     def take(self, nbytes: int) -> Any:
@@ -59,13 +59,13 @@ class Pool:
             if state.trace is not None:  # a step is traced twice at most: memory counts for more than the time of page faults
                 self.drop()
             piece = aligned(nbytes)
-        lender = (ctypes.c_char * nbytes).from_buffer(piece)
-        lent = Lent(lender, self.back)
+        owner = (ctypes.c_char * nbytes).from_buffer(piece)
+        lent = Lease(owner, self.give_back)
         lent.piece = piece
         self.lent[id(lent)] = lent
-        return lender
+        return owner
 
-    def back(self, lent: Any) -> None:
+    def give_back(self, lent: Any) -> None:
         """Return a piece; may be called by any thread at any time."""
         del self.lent[id(lent)]
         pieces = self.free.setdefault(lent.piece.nbytes, [])
@@ -97,7 +97,7 @@ def private(array: Array) -> Array:
         return copy(array)
     if array.nbytes < POOLED:
         return array.copy("K")
-    turned = array.flags.f_contiguous and not array.flags.c_contiguous
-    out = new(array.shape[::-1], array.dtype).T if turned else new(array.shape, array.dtype)
+    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    out = new(array.shape[::-1], array.dtype).T if is_fortran else new(array.shape, array.dtype)
     np.copyto(out, array)
     return out

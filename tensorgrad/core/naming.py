@@ -7,20 +7,20 @@ from typing import Any
 
 from tensorgrad.core.op import Op
 
-LONGEST = 40  # maximum characters; longer ones are reduced to the first name
+MAX_LENGTH = 40  # maximum characters; longer ones are reduced to the first name
 SIGNS = {"+": "+", "-": "-", "×": "*", "÷": "/", "**": "**", "@": "@"}  # symbol of an op to its Python operator
 
 
-class Words(str):
+class Expression(str):
     """An expression, and the name it begins with."""
 
     __slots__ = ("base",)
     base: str
 
-    def __new__(cls, text: str, base: str) -> Words:
-        words = super().__new__(cls, text if len(text) <= LONGEST else f"…({base[:LONGEST]})")
-        words.base = base
-        return words
+    def __new__(cls, text: str, base: str) -> Expression:
+        expression = super().__new__(cls, text if len(text) <= MAX_LENGTH else f"…({base[:MAX_LENGTH]})")
+        expression.base = base
+        return expression
 
 
 def made_of(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> str:
@@ -43,9 +43,9 @@ def made_of(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> str:
     elif op.moves and "index" in attrs:
         text = f"{bracketed(first)}[{index_text(attrs['index'])}]"
     else:
-        given = [f"{key}={value}" for key, value in attrs.items() if type(value) in (int, float, bool, str, tuple)]
-        text = f"{op.name}({', '.join([*texts, *given])})"
-    return Words(text, getattr(first, "base", first))
+        options = [f"{key}={value}" for key, value in attrs.items() if type(value) in (int, float, bool, str, tuple)]
+        text = f"{op.name}({', '.join([*texts, *options])})"
+    return Expression(text, getattr(first, "base", first))
 
 
 def text_of(a: Any) -> str:

@@ -87,19 +87,21 @@ class Profile:
         self.by_module[module] = self.by_module[module] + cost if module in self.by_module else cost
 
     def __str__(self) -> str:
-        known = sum(s.seconds for s in self.by_op.values())
-        rest = f"{(self.seconds - known) * 1e3:,.2f} ms of {self.seconds * 1e3:,.2f} ms between the operations"
-        return f"{table('operation', self.by_op, self.seconds)}\n\n{table('module', self.by_module, self.seconds)}\n\n{rest}"
+        total = sum(s.seconds for s in self.by_op.values())
+        remainder = f"{(self.seconds - total) * 1e3:,.2f} ms of {self.seconds * 1e3:,.2f} ms between the operations"
+        return (
+            f"{table('operation', self.by_op, self.seconds)}\n\n{table('module', self.by_module, self.seconds)}\n\n{remainder}"
+        )
 
     __repr__ = __str__
 
 
-def table(head: str, rows: dict[str, Cost], whole: float) -> str:
+def table(head: str, rows: dict[str, Cost], total_seconds: float) -> str:
     """A line for each row, most expensive first."""
     cells = [[head, "calls", "ms", "%", "MB", "MFLOP", "GFLOP/s"]]
     for name, s in sorted(rows.items(), key=lambda row: -row[1].seconds):
         rate = s.flops / s.seconds / 1e9 if s.seconds else math.nan
-        share = 100 * s.seconds / whole if whole else math.nan
+        share = 100 * s.seconds / total_seconds if total_seconds else math.nan
         numbers = [f"{s.seconds * 1e3:,.3f}", f"{share:.1f}", f"{s.bytes / 1e6:,.2f}", f"{s.flops / 1e6:,.2f}", f"{rate:,.1f}"]
         cells.append([name or "(no module)", f"{s.calls:,}", *numbers])
     return "\n".join(columns(cells, "<>>>>>>"))

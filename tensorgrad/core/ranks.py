@@ -20,17 +20,17 @@ class Group(Protocol):
 
     rank: int  # index of this process, from 0
     size: int  # number of processes
-    outlives: bool  # whether it continues when one of them is lost: a collective call then raises a RankError that says which
+    fault_tolerant: bool  # whether the others continue when one is lost: a collective call then raises a RankError
 
-    def add_up(self, array: Array) -> None:
+    def all_reduce(self, array: Array) -> None:
         """All-reduce: replace a C-contiguous array by its sum over all ranks, with the same shape and dtype on each; the
         results are bit-identical.
         """
 
-    def shared(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Broadcast: the value of the first rank."""
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """All-gather: the values of all ranks, in order."""
         return []
 
@@ -40,46 +40,46 @@ class Part(NamedTuple):
 
     start: int
     stop: int
-    whole: int
+    total: int
 
     @classmethod
-    def of(cls, whole: int) -> Part:
+    def of(cls, total: int) -> Part:
         """This rank's part of a batch of this size. Parts differ by at most one sample and may be empty."""
         group = ranks.group
         if group is None:
-            return cls(0, whole, whole)
-        return cls(group.rank * whole // group.size, (group.rank + 1) * whole // group.size, whole)
+            return cls(0, total, total)
+        return cls(group.rank * total // group.size, (group.rank + 1) * total // group.size, total)
 
 
-class Agreed:
+class IdentitySet:
     """A weak set of objects by identity, because == of Tensors compares elements."""
 
     def __init__(self) -> None:
         self.refs: dict[int, weakref.ref[Any]] = {}
 
-    def __contains__(self, one: Any) -> bool:
-        return id(one) in self.refs
+    def __contains__(self, item: Any) -> bool:
+        return id(item) in self.refs
 
-    def add(self, one: Any) -> None:
-        key, refs = id(one), self.refs
-        refs[key] = weakref.ref(one, lambda _: refs.pop(key, None))
+    def add(self, item: Any) -> None:
+        key, refs = id(item), self.refs
+        refs[key] = weakref.ref(item, lambda _: refs.pop(key, None))
 
-    def discard(self, one: Any) -> None:
-        self.refs.pop(id(one), None)
+    def discard(self, item: Any) -> None:
+        self.refs.pop(id(item), None)
 
 
 class Ranks:
     """The state of this process.
 
-    group    the processes, None if it is alone
-    part     its part of the current batch, if a loader provided it
-    agreed   gradients that have been averaged already
+    group      the processes, None if it is alone
+    part       its part of the current batch, if a loader provided it
+    averaged   gradients that have been averaged already
     """
 
     def __init__(self) -> None:
         self.group: Group | None = None
         self.part: Part | None = None
-        self.agreed = Agreed()
+        self.averaged = IdentitySet()
 
     @property
     def size(self) -> int:
@@ -95,9 +95,9 @@ class Ranks:
         """The weight of this rank's mean over samples in the mean over all ranks."""
         if self.part is None or self.group is None:
             return 1 / self.size
-        return (self.part.stop - self.part.start) / self.part.whole
+        return (self.part.stop - self.part.start) / self.part.total
 
-    def add_up(self, array: Array) -> None:
+    def all_reduce(self, array: Array) -> None:
         """Replace a C-contiguous array by its sum over all ranks.
 
         While a plan is tried out nothing is exchanged, as if all ranks had this one's values: ranks make plans at different
@@ -108,27 +108,27 @@ class Ranks:
         if state.rehearsing:
             array *= self.group.size
         else:
-            self.group.add_up(array)
+            self.group.all_reduce(array)
 
-    def shared(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The value of the first rank."""
-        return value if self.group is None else self.group.shared(value)
+        return value if self.group is None else self.group.broadcast(value)
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The values of all ranks."""
-        return [value] if self.group is None else self.group.gathered(value)
+        return [value] if self.group is None else self.group.all_gather(value)
 
-    def by_first(self, do: Callable[[], Any]) -> Any:
-        """Call `do` on the first rank only; its result is returned, or its error raised, on all."""
+    def on_first(self, call: Callable[[], Any]) -> Any:
+        """Run `call` on the first rank only; its result is returned, or its error raised, on all."""
         if self.group is None:
-            return do()
+            return call()
         result, error = None, None
         if self.is_first:
             try:
-                result = do()
+                result = call()
             except Exception as raised:
                 error = raised
-        result, error = self.shared((result, error))
+        result, error = self.broadcast((result, error))
         if error is not None:
             raise error
         return result
@@ -136,11 +136,11 @@ class Ranks:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Context manager: act as a single process."""
-        before, self.group = self.group, None
+        group, self.group = self.group, None
         try:
             yield
         finally:
-            self.group = before
+            self.group = group
 
 
 ranks = Ranks()

@@ -167,11 +167,11 @@ def operand(op: Op, a: Any, args: Sequence[Any]) -> Array:
         if near is not None and backend.is_floating(near):
             return float(a)
     elif isinstance(a, (list, tuple)) and near is not None and not op.is_data(next(i for i, x in enumerate(args) if x is a)):
-        return backend.beside(as_near(a, near, where), [x._data if isinstance(x, Tensor) else x for x in args])
+        return backend.on_gpu_of(as_near(a, near, where), [x._data if isinstance(x, Tensor) else x for x in args])
     array = backend.asarray(a, where=where)
     if backend.is_array(a) and not isinstance(a, np.generic):
         return array
-    return backend.beside(array, [x._data if isinstance(x, Tensor) else x for x in args])
+    return backend.on_gpu_of(array, [x._data if isinstance(x, Tensor) else x for x in args])
 
 
 def in_float32(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> Any:

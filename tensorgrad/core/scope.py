@@ -34,15 +34,15 @@ class Scope(str):
 
 def calls_of(scope: str) -> list[Scope]:
     """The nested calls of modules that contain a scope, outermost first."""
-    found = []
+    calls = []
     while isinstance(scope, Scope):
-        found.append(scope)
+        calls.append(scope)
         scope = scope.outer
-    return found[::-1]
+    return calls[::-1]
 
 
 class ArgumentInfo(NamedTuple):
-    """A remembered array argument of a function, without its values, to keep nothing in memory."""
+    """An array argument of a function, without its values, to keep nothing in memory."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,37 +53,37 @@ class ArgumentInfo(NamedTuple):
 class Called:
     """One call of a function of several ops, such as conv2d: its name and arguments."""
 
-    __slots__ = ("fn", "given", "named", "number")
+    __slots__ = ("fn", "keywords", "number", "positional")
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.fn, self.number = fn, _count()
-        self.given = [remembered(a) for a in args]
-        self.named = {key: remembered(a) for key, a in kwargs.items()} if kwargs else {}
+        self.positional = [argument_info(a) for a in args]
+        self.keywords = {key: argument_info(a) for key, a in kwargs.items()} if kwargs else {}
 
     @property
     def name(self) -> str:
         return self.fn.__name__
 
     def arguments(self) -> Iterator[tuple[str, Any, Any]]:
-        """(name, value, default) of every argument; arrays as Given; only numbers, plain values and arrays are included."""
-        taken = inspect.signature(self.fn).parameters
-        by_place = [p for p in taken.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        given = {p.name: value for p, value in zip(by_place, self.given, strict=False)} | self.named
-        for name, value in given.items():
+        """(name, value, default) of every argument that is a number, a plain value or an array (as ArgumentInfo)."""
+        parameters = inspect.signature(self.fn).parameters
+        positional_parameters = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        values = {p.name: value for p, value in zip(positional_parameters, self.positional, strict=False)} | self.keywords
+        for name, value in values.items():
             if value is not NotImplemented:
-                yield name, value, taken[name].default if name in taken else inspect.Parameter.empty
+                yield name, value, parameters[name].default if name in parameters else inspect.Parameter.empty
 
 
-def remembered(a: Any) -> Any:
-    """A plain value unchanged, an array as Given; NotImplemented for anything else."""
+def argument_info(a: Any) -> Any:
+    """A plain value unchanged, an array as ArgumentInfo; NotImplemented for anything else."""
     kind = type(a)
     if kind in PLAIN:
         return a
     if hasattr(a, "made_of"):  # a Tensor; requires_grad would also match those of other libraries
         node = a.node
-        of = a if node is None else node
-        # the same as Given(...) in a third of the time, paid by each call of a function
-        return tuple.__new__(ArgumentInfo, (a.name or a.made_of, of.shape, of.dtype, weakref.ref(of)))
+        source = a if node is None else node
+        # the same as ArgumentInfo(...) in a third of the time, paid by each call of a function
+        return tuple.__new__(ArgumentInfo, (a.name or a.made_of, source.shape, source.dtype, weakref.ref(source)))
     if kind is tuple or kind is list:
         return tuple(a) if all(type(x) in PLAIN for x in a) else NotImplemented
     return ArgumentInfo("", tuple(a.shape), a.dtype, None) if hasattr(a, "shape") and hasattr(a, "dtype") else NotImplemented

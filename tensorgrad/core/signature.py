@@ -73,9 +73,10 @@ class Signature:
                 bound = "at least " if is_open else ""
                 return f"argument {i} has shape {shape}, expected {bound}{len(axes)} axes ({','.join(axes)})"
             for axis, size in zip(axes, shape[len(shape) - len(axes) :], strict=True):
-                known, at = sizes.setdefault(axis, (size, i))
-                if known != size:
-                    return f"axis {axis} is {known} in argument {at} {shapes[at]} but {size} in argument {i} {shape}"
+                expected_size, source = sizes.setdefault(axis, (size, i))
+                if expected_size != size:
+                    other = f"{expected_size} in argument {source} {shapes[source]}"
+                    return f"axis {axis} is {other} but {size} in argument {i} {shape}"
             if is_open:
                 outer[i] = shape[: len(shape) - len(axes)]
         if self.strict:

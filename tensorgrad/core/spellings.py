@@ -297,12 +297,12 @@ swa_utils ~> m.state_dict()
 
 # Reasons why a name does not exist, by pattern; the first match counts
 FAMILIES = """
-linalg : its functions stand in the package itself: `tensorgrad.inv(x)`
-*_ : nothing changes a Tensor by a method; write `x[...] = value` or `x += y`, inside no_grad() where x is a leaf
+linalg : its functions are in the package itself: `tensorgrad.inv(x)`
+*_ : no method changes a Tensor in place; write `x[...] = value` or `x += y`, inside no_grad() if x is a leaf
 *complex* *_as_real *_conj *_imag imag angle polar istft stft cdouble cfloat chalf : there are no complex numbers
 *sparse* *_indices *spmm *spaddmm smm dsmm saddmm coalesce is_coalesced crow* ccol* values dense_dim : there are no sparse \
-Tensors; a matrix of SciPy's can be multiplied by one, `a @ x`; else use a dense one, or x[rows] and `tensorgrad.put(y, rows, \
-shape)`
+Tensors; a SciPy sparse matrix can be multiplied by a Tensor, `a @ x`; otherwise use a dense one, or x[rows] and \
+`tensorgrad.put(y, rows, shape)`
 *quant* q_* qscheme int_repr fbgemm* : there are no quantised Tensors
 *autocast* GradScaler : there is no autocast; write `m.to(dtype="float16")`
 float? float?? float??? bfloat?? int? int?? uint? uint?? single uint intp : a dtype is NumPy's: np.float32, or "float32"
@@ -310,29 +310,29 @@ float? float?? float??? bfloat?? int? int?? uint? uint?? single uint intp : a dt
 "cpu" and "cuda"
 *_copy as_strided* as_subclass alias* *storage* is_set_to *data_ptr stride strides flags flat base ctypes *contiguous* \
 dim_order byteswap setflags getfield setfield record_stream pin_memory is_pinned *share* *memory* layout is_inference is_neg \
-is_nested is_distributed is_conj hash_tensor : how a Tensor lies in memory is its own; its array is x.data
-*gamma* i0 erfinv *bessel* zeta nextafter frexp spacing gcd lcm bitwise_count : there is no such function; np and \
-scipy.special have it for `x.detach().numpy()`
+is_nested is_distributed is_conj hash_tensor : the memory layout of a Tensor is internal; its array is x.data
+*gamma* i0 erfinv *bessel* zeta nextafter frexp spacing gcd lcm bitwise_count : there is no such function; use NumPy or \
+scipy.special on `x.detach().numpy()`
 lu lu_* ldl* *qrf orgqr ormqr householder* lobpcg eig eigvals symeig matrix_exp matrix_rank : there is no such \
 decomposition; qr, svd, eigh, cholesky, inv and solve are there
 hist* bin* unique* digit* bucket* search* *nonzero* argwhere isin isclose allclose equal* array_equ* setdiff* setxor* union* \
 intersect* lexsort mode unravel* ravel_multi* tri?_indices* diag_indices* mask_indices ix_ indices packbits \
 unpackbits interp poly* roots select trim_zeros unwrap block bmat require combinations cartesian* einsum_path sort_complex \
 broadcast_shapes isscalar iscomplex* isfortran isnat real_if* mintype* min_scalar* *window bartlett blackman hamming hanning \
-kaiser index tril_* triu_* : it has no gradient; np has it for `x.detach().numpy()`
+kaiser index tril_* triu_* : it has no gradient; use NumPy on `x.detach().numpy()`
 from* gen* load* save* tofile tobytes tostring itemset newbyteorder dump* array*str* array*repr* array2string base_repr \
 binary_repr *format_float* memmap \
 *print* info show_* test nested_iters nditer vectorize get_include *bufsize *errcall geterr seterr *busday* datetime* : it \
-is about arrays, files and texts; np has it for `x.detach().numpy()`
+is for arrays, files and text; use NumPy on `x.detach().numpy()`
 is_* set_* get_* use_* are_* init_* can_cast *_type *_types *dtype typename finfo iinfo shape size ndim device iterable \
-asmatrix asarray_chkfinite asfortranarray : there is no such setting or question; a dtype is NumPy's, a device "cpu" or \
+asmatrix asarray_chkfinite asfortranarray : there is no such setting or query; a dtype is NumPy's, a device "cpu" or \
 "cuda"
 sym_* script* jit* trace_* vmap fork wait export* *Script* *Storage *Type *Tensor *Error to_mkldnn to_padded_tensor \
 to_device module_load parse_* import_ir* merge_type* unify_type* Lazy* Uninitialized* DataParallel Distributed* RNNBase \
-RNNCellBase Container Buffer* *Options ScalingType SwizzleType *torch_function* boolean_dispatch assert_* : it belongs to \
-how PyTorch works inside, and has no counterpart
+RNNCellBase Container Buffer* *Options ScalingType SwizzleType *torch_function* boolean_dispatch assert_* : it is \
+internal to PyTorch and has no counterpart
 grid_sample* affine_grid* rrelu *lstm* *gru* *rnn* local_response* embedding_bag *reduce norm_except_dim \
-native_* max_unpool* fractional* : there is nothing of that kind
+native_* max_unpool* fractional* : there is no counterpart
 """
 
 # Keywords of others to ours, the first that the function accepts
@@ -378,23 +378,23 @@ generator rng
 @cache
 def table(text: str) -> dict[str, str]:
     """Name to its replacement, with "->" if it is equivalent and "~>" if not."""
-    found: dict[str, str] = {}
+    replacements: dict[str, str] = {}
     for line in text.strip().replace("\\\n", "").splitlines():
         names, arrow, answer = line.partition(" -> ") if " -> " in line else line.partition(" ~> ")
-        found |= dict.fromkeys(names.split(), f"{arrow.strip()} {answer}")
-    return found
+        replacements |= dict.fromkeys(names.split(), f"{arrow.strip()} {answer}")
+    return replacements
 
 
 @cache
 def families() -> list[tuple[list[str], str]]:
     """Glob patterns of names, and the reason why they do not exist."""
     lines = FAMILIES.strip().replace("\\\n", "").splitlines()
-    return [(names.split(), why) for names, _, why in (line.partition(" : ") for line in lines)]
+    return [(names.split(), reason) for names, _, reason in (line.partition(" : ") for line in lines)]
 
 
 @cache
 def keywords() -> dict[str, list[str]]:
-    return {name: ours for name, *ours in (line.split() for line in KEYWORDS.strip().splitlines())}
+    return {name: names for name, *names in (line.split() for line in KEYWORDS.strip().splitlines())}
 
 
 # For each place where a name is looked up, the tables to search, in order
@@ -410,18 +410,18 @@ TABLES = {
 
 def answer(where: str, name: str) -> str:
     """The replacement of a name, or the reason why there is none; "" for an unknown name."""
-    if found := elsewhere(where, name):
-        return f"write {found}"
-    if found := entry(where, name):
-        arrow, text = found.split(" ", 1)
+    if replacement := in_other_module(where, name):
+        return f"write {replacement}"
+    if replacement := entry(where, name):
+        arrow, text = replacement.split(" ", 1)
         return f"write {text}" if arrow == "->" else f"there is none; the nearest is {text}"
-    return next((why for patterns, why in families() if any(fnmatchcase(name, pattern) for pattern in patterns)), "")
+    return next((reason for patterns, reason in families() if any(fnmatchcase(name, pattern) for pattern in patterns)), "")
 
 
-def elsewhere(where: str, name: str) -> str:
+def in_other_module(where: str, name: str) -> str:
     """The same name elsewhere: a function for a method, a method for a function."""
     package = sys.modules["tensorgrad"]
-    places = {
+    modules = {
         "tensorgrad": package,
         "F": sys.modules.get("tensorgrad.nn.functional"),
         "nn": sys.modules.get("tensorgrad.nn"),
@@ -429,14 +429,16 @@ def elsewhere(where: str, name: str) -> str:
     }
     if name in vars(package.errors):
         return f"tensorgrad.errors.{name}"
-    for place, module in places.items():
+    for prefix, module in modules.items():
         if module is not None and where != module.__name__ and name in module.__all__:
-            return f"{place}.{name}" + ("(x, ...)" if callable(getattr(module, name)) and place in ("tensorgrad", "F") else "")
+            return f"{prefix}.{name}" + (
+                "(x, ...)" if callable(getattr(module, name)) and prefix in ("tensorgrad", "F") else ""
+            )
     if where in ("tensorgrad", "tensorgrad.nn.functional") and not name.startswith("_"):
-        found = inspect.getattr_static(package.Tensor, name, None)
-        if callable(found):
+        member = inspect.getattr_static(package.Tensor, name, None)
+        if callable(member):
             return f"x.{name}(...)"
-        if found is not None:
+        if member is not None:
             return f"x.{name}"
     return ""
 
@@ -446,15 +448,15 @@ def entry(where: str, name: str) -> str:
     for text in TABLES[where]:
         if name in table(text):
             return table(text)[name]
-    plain = name.replace("_", "").lower()  # PyTorch names a function like its module, in another case
-    return next((text for module, text in table(MODULES).items() if module.lower() in (plain, f"{plain}loss")), "")
+    lowercase = name.replace("_", "").lower()  # PyTorch names a function like its module, in another case
+    return next((text for module, text in table(MODULES).items() if module.lower() in (lowercase, f"{lowercase}loss")), "")
 
 
 def missing(where: str, name: str, owner: Any) -> AttributeError:
     """The error for an unknown name of a module or a Tensor."""
     text = "'Tensor' object" if where == "Tensor" else f"module {where!r}"
-    how = answer(where, name)
-    return AttributeError(f"{text} has no attribute {name!r}{f'; {how}' if how else ''}", name=name, obj=owner)
+    hint = answer(where, name)
+    return AttributeError(f"{text} has no attribute {name!r}{f'; {hint}' if hint else ''}", name=name, obj=owner)
 
 
 def keyword(function: Callable[..., Any], error: TypeError) -> str:
@@ -462,8 +464,8 @@ def keyword(function: Callable[..., Any], error: TypeError) -> str:
     match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if match is None:
         return ""
-    taken = inspect.signature(function).parameters
-    ours = next((name for name in keywords().get(match[1], ()) if name in taken), "")
+    parameters = inspect.signature(function).parameters
+    our_name = next((name for name in keywords().get(match[1], ()) if name in parameters), "")
     if match[1] == "out":
-        return "; nothing is written into an array that is given: use the result"
-    return f"; write {ours}=" if ours else ""
+        return "; results are not written into an existing array: use the returned one"
+    return f"; write {our_name}=" if our_name else ""

@@ -188,13 +188,13 @@ class Tensor(Face):
         return (self[i] for i in range(len(self._data)))
 
     def __float__(self) -> float:
-        return float(self._one("float", leaving=True))
+        return float(self._single("float", warns=True))
 
     def __int__(self) -> int:
-        return int(self._one("int", leaving=True))
+        return int(self._single("int", warns=True))
 
     def __bool__(self) -> bool:
-        return bool(self._one("bool"))
+        return bool(self._single("bool"))
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
@@ -208,11 +208,11 @@ class Tensor(Face):
             state.trace.needs_value(self, what)
         backend.settle()
 
-    def _one(self, what: str, leaving: bool = False) -> Any:
+    def _single(self, what: str, warns: bool = False) -> Any:
         if self.size != 1:
             raise ShapeError(f"{what}: the Tensor has shape {self.shape}, only a Tensor with one element has a {what} value")
         self._require_concrete(f"{what}()")
-        if leaving and self.requires_grad and state.recording:  # NumPy, math and others may call float() unseen
+        if warns and self.requires_grad and state.recording:  # NumPy, math and others may call float() unseen
             warn(
                 f"{what}: a Tensor that requires a gradient becomes a number, and results computed from it have no gradient; "
                 f"write .item() if that is intended, else use tensorgrad operations (tensorgrad.exp, stack, setitem)"
@@ -231,13 +231,13 @@ class Tensor(Face):
     # Protocols
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        asks = sys._getframe(1)
-        if asks.f_globals.get("__name__", "").startswith("scipy.sparse"):
-            if asks.f_code.co_name == "_matmul_dispatch":
+        caller = sys._getframe(1)
+        if caller.f_globals.get("__name__", "").startswith("scipy.sparse"):
+            if caller.f_code.co_name == "_matmul_dispatch":
                 # for `sparse @ self` SciPy leaves an object array to `__rmatmul__`
-                found = np.empty((), object)
-                found[()] = self
-                return found
+                wrapped = np.empty((), object)
+                wrapped[()] = self
+                return wrapped
             if self.requires_grad:
                 raise DTypeError(
                     "scipy.sparse: with a Tensor that requires a gradient only @ of a sparse matrix is recorded; .toarray() of "
@@ -274,11 +274,11 @@ class Tensor(Face):
         return copied
 
     def __repr__(self) -> str:
-        made = f", op={self.node.op.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
+        origin = f", op={self.node.op.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
         name = f", name={self.name!r}" if self.name else ""
         kind = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         kind += "" if isinstance(self._data, np.ndarray) else f", device='{self.device}'"
-        return f"Tensor({np.array2string(self.numpy(), separator=', ', prefix='Tensor(')}{kind}{made}{name})"
+        return f"Tensor({np.array2string(self.numpy(), separator=', ', prefix='Tensor(')}{kind}{origin}{name})"
 
     if not TYPE_CHECKING:  # a type checker would otherwise accept any name
 

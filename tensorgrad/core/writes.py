@@ -39,7 +39,7 @@ def wrote(array: Array) -> None:
     """Report that `array` was changed in place."""
     owner = owner_of(array)
     for loan in loans.get(id(owner), ()):
-        loan.look()
+        loan.check()
     _note(_written, array, owner)
 
 
@@ -117,42 +117,42 @@ class Loan:
     owner    id of the array that owns the memory
     view     a weak reference to the array that was returned for it
     nodes    stand for the nodes that may have kept the memory before
-    before   its contents at the last check, None if there are no such nodes
+    contents its contents at the last check, None if there are no such nodes
     end      a weak reference to an object that exists as long as the loan
     """
 
-    __slots__ = ("array", "owner", "view", "nodes", "before", "end")
+    __slots__ = ("array", "owner", "view", "nodes", "contents", "end")
 
     def __init__(self, array: Array, owner: int, view: Array, lender: object) -> None:
         self.array: Callable[[], Any] = weakref.ref(array) if lender is owner_of(array) else lambda: array
         self.owner, self.view, self.nodes = owner, weakref.ref(view), nodes_alive()
-        self.before = as_bytes(array) if self.nodes else None
-        self.end: Any = weakref.ref(lender, self.ended)
+        self.contents = as_bytes(array) if self.nodes else None
+        self.end: Any = weakref.ref(lender, self.on_end)
         loans[owner] = [*loans.get(owner, ()), self]
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Report a write if the contents have changed."""
         array = self.array()
-        if self.before is None or array is None:
+        if self.contents is None or array is None:
             return
         if not any(ref() is not None for ref in self.nodes):
-            self.before = None
-        elif (now := as_bytes(array)) != self.before:
-            self.before = now
+            self.contents = None
+        elif (now := as_bytes(array)) != self.contents:
+            self.contents = now
             _note(_changed, array, owner_of(array))
 
-    def ended(self, _: object) -> None:
+    def on_end(self, _: object) -> None:
         """The end of the loan; may be called by any thread at any time."""
-        rest = [loan for loan in loans.get(self.owner, ()) if loan is not self]
-        if rest:
-            loans[self.owner] = rest
+        remaining = [loan for loan in loans.get(self.owner, ()) if loan is not self]
+        if remaining:
+            loans[self.owner] = remaining
         else:
             loans.pop(self.owner, None)
-        self.look()
-        self.array, self.end = _nothing, None  # otherwise they would keep each other alive
+        self.check()
+        self.array, self.end = _no_array, None  # otherwise they would keep each other alive
 
 
-def _nothing() -> None:
+def _no_array() -> None:
     return None
 
 
@@ -200,8 +200,8 @@ def unshared(array: Any) -> Any:
     return private(array) if is_lent(array) else array
 
 
-def look() -> None:
+def check_loans() -> None:
     """Report writes by other code to lent memory."""
-    for found in list(loans.values()):
-        for loan in found:
-            loan.look()
+    for owner_loans in list(loans.values()):
+        for loan in owner_loans:
+            loan.check()

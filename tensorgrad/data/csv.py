@@ -96,8 +96,8 @@ def _pieces(path: Path, file: IO[str], limit: int) -> Iterator[list[tuple[int, s
 def _parse(path: Path, rows: list[tuple[int, str]], columns: int) -> Array:
     """The numbers of these lines, float64 (lines, columns)."""
     for number, line in rows:
-        if (found := line.count(",") + 1) != columns:
-            raise DataError(f"{path}, line {number}: {found} fields, but {columns} in the first line")
+        if (count := line.count(",") + 1) != columns:
+            raise DataError(f"{path}, line {number}: {count} fields, but {columns} in the first line")
     try:
         return _numbers([line for _, line in rows]) if rows else np.empty((0, columns))
     except ValueError as error:
@@ -120,13 +120,15 @@ def _is_header(line: str) -> bool:
 def _cast(path: Path, rows: list[tuple[int, str]], values: Array, dtype: np.dtype[Any], columns: list[int]) -> Array:
     """Cast `values` to `dtype` if all are finite and fit; `columns` are their columns in the file, for errors."""
     if dtype.kind == "f":
-        fits = np.abs(values) <= np.finfo(dtype).max
+        representable = np.abs(values) <= np.finfo(dtype).max
     else:
         info = np.iinfo(dtype)
-        whole = 2**53 - 1  # float64 cannot tell larger integers apart
-        fits = (np.floor(values) == values) & (values >= max(info.min, -whole)) & (values <= min(info.max, whole))
-    if not fits.all():
-        i, j = np.argwhere(~fits)[0]
+        largest_exact = 2**53 - 1  # float64 cannot tell larger integers apart
+        representable = (
+            (np.floor(values) == values) & (values >= max(info.min, -largest_exact)) & (values <= min(info.max, largest_exact))
+        )
+    if not representable.all():
+        i, j = np.argwhere(~representable)[0]
         field = rows[i][1].split(",")[columns[j]].strip()[:40]
         raise DataError(f"{path}, line {rows[i][0]}, field {columns[j] + 1}: {field} cannot be represented as {dtype}")
     return values.astype(dtype)

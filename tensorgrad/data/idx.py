@@ -34,20 +34,20 @@ def read_idx(path: str | Path, ndim: int | None = None, *, limit: int | None = N
     path = file_at("read_idx", path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        most, how = limit_of("read_idx", limit, size)
-        packed = file.read(2) == GZIP
+        max_bytes, hint = limit_of("read_idx", limit, size)
+        is_gzip = file.read(2) == GZIP
         file.seek(0)
-        if not packed:
-            return _read(path, file, ndim, min(size, most), f"a file of {size} bytes", "")
+        if not is_gzip:
+            return _read(path, file, ndim, min(size, max_bytes), f"a file of {size} bytes", "")
         try:
             with gzip.GzipFile(fileobj=file) as content:
-                return _read(path, content, ndim, min(DEFLATE * size, most), f"a gzip file of {size} bytes", how)
+                return _read(path, content, ndim, min(DEFLATE * size, max_bytes), f"a gzip file of {size} bytes", hint)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{path}: a damaged gzip file: {error}") from error
 
 
-def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: int, kind: str, how: str) -> Array:
-    """Read the array of a file with at most `most` bytes; `kind` and `how` are for the error: the reason, and what to do."""
+def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, max_bytes: int, kind: str, hint: str) -> Array:
+    """Read the array of a file with at most `max_bytes` bytes. For the error: `kind` is the reason, `hint` what to do."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise DataError(f"{path}: not an IDX file: it starts with {magic!r} instead of two zero bytes")
@@ -62,8 +62,8 @@ def _read(path: Path, file: IO[bytes] | gzip.GzipFile, ndim: int | None, most: i
     check_shape(str(path), shape, dtype)
     count = math.prod(shape) * dtype.itemsize
     declared = f"its header says {shape} of {dtype.name}, which is {count}"
-    if count > most:
-        raise DataError(f"{path}: {declared} bytes; from {kind} at most {most} are read{how}")
+    if count > max_bytes:
+        raise DataError(f"{path}: {declared} bytes; from {kind} at most {max_bytes} are read{hint}")
     content = read_at_most(file, count)
     if len(content) < count:
         raise DataError(f"{path}: {len(content)} bytes of values, {declared}")

@@ -81,9 +81,9 @@ class DataLoader:
         self.samples = lengths[0]
         if not self.samples:
             raise DataError("DataLoader: the arrays have no samples")
-        places = {device_of(a) for a in self.arrays}
-        if len(places) > 1:
-            raise DeviceError(f"DataLoader: arrays on {' and on '.join(sorted(places))}; move some of them")
+        devices = {device_of(a) for a in self.arrays}
+        if len(devices) > 1:
+            raise DeviceError(f"DataLoader: arrays on {' and on '.join(sorted(devices))}; move some of them")
         self.device = device_of(self.arrays[0]) if device is None else as_device(device)
         self.batch_size = min(size or self.samples, self.samples)
         if drop_last and size is not None and size > self.samples:
@@ -112,7 +112,7 @@ class DataLoader:
             epoch = Epoch(self.next_order())
         self.epoch = epoch
         batches = self._batches(epoch)
-        before = part = ranks.part
+        outer_part = part = ranks.part
         if self.device != device_of(self.arrays[0]):
             batches = to_device(batches, self.device)
         try:
@@ -123,7 +123,7 @@ class DataLoader:
                 yield batch
         finally:
             if ranks.part is part:
-                ranks.part = before
+                ranks.part = outer_part
             if self.epoch is epoch:
                 self.epoch = None
 
@@ -132,7 +132,7 @@ class DataLoader:
         if not self.shuffle:
             return None
         if ranks.group is not None:
-            self.rng.bit_generator.state = ranks.shared(self.rng.bit_generator.state)
+            self.rng.bit_generator.state = ranks.broadcast(self.rng.bit_generator.state)
         return self.rng.permutation(self.samples)
 
     def part(self, position: int) -> Part:
@@ -144,8 +144,8 @@ class DataLoader:
         """The (remaining) batches of an epoch, on the device of the arrays."""
         size, order, i = self.batch_size, epoch.order, epoch.position
         while i < len(self):
-            own = self.part(i)
-            start, stop = i * size + own.start, i * size + own.stop
+            part = self.part(i)
+            start, stop = i * size + part.start, i * size + part.stop
             if order is None:
                 yield tuple([a[start:stop] for a in self.arrays])
             else:
@@ -165,23 +165,23 @@ class DataLoader:
 
     def misfits(self, values: Any) -> list[str]:
         """The reasons why a state_dict cannot be loaded, in words."""
-        if found := problems(values, STATE):
-            return found
+        if reasons := problems(values, STATE):
+            return reasons
         order, position = values["order"], values["position"]
-        for name, own in (("samples", self.samples), ("batch_size", self.batch_size)):
-            if values[name] != own:
-                found.append(f"{name} is {values[name]}, expected {own}")
+        for name, expected in (("samples", self.samples), ("batch_size", self.batch_size)):
+            if values[name] != expected:
+                reasons.append(f"{name} is {values[name]}, expected {expected}")
         if position > len(self):
-            found.append(f"position is {position}, expected 0 to {len(self)}")
+            reasons.append(f"position is {position}, expected 0 to {len(self)}")
         elif (order is not None) != (self.shuffle and position > 0):
-            found.append(
+            reasons.append(
                 f"shuffle was {order is not None}, expected {self.shuffle}"
                 if position
                 else "there is an order although position is 0"
             )
         elif order is not None and not np.array_equal(np.sort(order), np.arange(self.samples)):
-            found.append(f"the order is not a permutation of {self.samples} samples")
-        return found + generator_problems(self.rng, values["generator"], "generator")
+            reasons.append(f"the order is not a permutation of {self.samples} samples")
+        return reasons + generator_problems(self.rng, values["generator"], "generator")
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Restore the position from a dict of `state_dict`: the next loop starts with the next batch.
@@ -212,44 +212,44 @@ class Sparse:
         self.shape, self.dtype, self.ndim = self.matrix.shape, self.matrix.dtype, self.matrix.ndim
 
     def __getitem__(self, rows: Any) -> Array:
-        found = self.matrix[rows]
-        return found if self.keep else found.toarray()
+        selected = self.matrix[rows]
+        return selected if self.keep else selected.toarray()
 
 
-def _batch_size(given: Any) -> int | None:
+def _batch_size(value: Any) -> int | None:
     """A positive number of samples, or None. Raises ArgumentError for anything else."""
-    if given is None:
+    if value is None:
         return None
     try:
-        if isinstance(given, (bool, np.bool_)):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        size = operator.index(given)
+        size = operator.index(value)
     except TypeError:
-        raise ArgumentError(f"DataLoader: batch_size must be an integer or None, got {given!r}") from None
+        raise ArgumentError(f"DataLoader: batch_size must be an integer or None, got {value!r}") from None
     if size < 1:
         raise ArgumentError(f"DataLoader: batch_size must be at least 1, got {size}")
     return size
 
 
-def _generator(given: Any) -> np.random.Generator:
+def _generator(value: Any) -> np.random.Generator:
     """The generator for shuffling, created from a seed if necessary; for None from the global seed."""
     try:
-        if isinstance(given, (bool, np.bool_)):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        return np.random.default_rng(int(_seeds.integers(2**63)) if given is None else given)
+        return np.random.default_rng(int(_seeds.integers(2**63)) if value is None else value)
     except (TypeError, ValueError):
-        raise ArgumentError(f"DataLoader: rng must be a NumPy generator, a non-negative seed, or None, got {given!r}") from None
+        raise ArgumentError(f"DataLoader: rng must be a NumPy generator, a non-negative seed, or None, got {value!r}") from None
 
 
-def rows_of(array: Array, which: Array) -> Array:
+def rows_of(array: Array, indices: Array) -> Array:
     """The rows of an array with the given valid indices, on its device."""
     if isinstance(array, np.ndarray):
-        out = new((len(which), *array.shape[1:]), array.dtype)  # fresh memory would take half of the time
-        return array.take(which, axis=0, out=out, mode="clip")  # "raise" would make a copy
+        out = new((len(indices), *array.shape[1:]), array.dtype)  # fresh memory would take half of the time
+        return array.take(indices, axis=0, out=out, mode="clip")  # "raise" would make a copy
     if isinstance(array, Sparse):
-        return array[which]
+        return array[indices]
     with on(array):
-        return array.take(like(which, array), axis=0)
+        return array.take(like(indices, array), axis=0)
 
 
 def _samples(i: int, value: Any, keep_sparse: bool) -> Array:

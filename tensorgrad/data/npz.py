@@ -58,7 +58,7 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
     path = file_at("read_npz", path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        most, how = limit_of("read_npz", limit, size)
+        max_bytes, hint = limit_of("read_npz", limit, size)
         start = file.read(8)
         if start[:4] not in (b"PK\3\4", ZIP_END):
             raise DataError(f"{path}: not an .npz file, it {looks_like(start)}")
@@ -81,8 +81,10 @@ def read_npz(path: str | Path, *, limit: int | None = None) -> dict[str, Array]:
                 # members may overlap, so a small file could decompress to any size
                 if sum(m.compress_size for m in members) > size:
                     raise DataError(f"{path}: its members are larger than its {size} bytes")
-                if (total := sum(m.file_size for m in members)) > most:
-                    raise DataError(f"{path}: declares arrays of {total:,} bytes, more than the {most:,} that are allowed{how}")
+                if (total := sum(m.file_size for m in members)) > max_bytes:
+                    raise DataError(
+                        f"{path}: declares arrays of {total:,} bytes, more than the {max_bytes:,} that are allowed{hint}"
+                    )
                 return {m.filename.removesuffix(".npy"): read_member(path, archive, m) for m in members}
         except DataError:
             raise
@@ -122,16 +124,16 @@ def looks_like(start: bytes) -> str:
 def check_member(path: Path, member: zipfile.ZipInfo, size: int) -> None:
     name = member.filename
     if not name.endswith(".npy"):
-        what = "a pickle, and could run any code" if name.endswith(".pkl") else "not an .npy array"
-        raise DataError(f"{path}: holds {name!r}, which is {what}")
+        description = "a pickle, and could run any code" if name.endswith(".pkl") else "not an .npy array"
+        raise DataError(f"{path}: holds {name!r}, which is {description}")
     if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{path}: {name} is encrypted, or compressed by a method other than deflate")
     if member.compress_type == zipfile.ZIP_STORED:
-        most = min(member.compress_size, size)
+        max_bytes = min(member.compress_size, size)
     else:
-        most = DEFLATE * min(member.compress_size, size)
-    if member.file_size > most:
-        raise DataError(f"{path}: {name} declares {member.file_size} bytes, but the file holds at most {most} of them")
+        max_bytes = DEFLATE * min(member.compress_size, size)
+    if member.file_size > max_bytes:
+        raise DataError(f"{path}: {name} declares {member.file_size} bytes, but the file holds at most {max_bytes} of them")
 
 
 def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
@@ -147,26 +149,26 @@ def read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -
         header = file.read(length).decode("latin-1")
         if len(header) < length:
             raise DataError(f"{path}: {name} ends inside its header")
-        if not (found := NPY_HEADER.fullmatch(header)):
+        if not (match := NPY_HEADER.fullmatch(header)):
             raise DataError(f"{path}: {name} has no valid array header: {header[:60]!r}")
-        if not PLAIN_DTYPE.fullmatch(found["descr"]):
+        if not PLAIN_DTYPE.fullmatch(match["descr"]):
             raise DataError(
-                f"{path}: {name} has dtype {found['descr'][:60]}, expected numbers or strings; objects and pickles are not read"
+                f"{path}: {name} has dtype {match['descr'][:60]}, expected numbers or strings; objects and pickles are not read"
             )
         try:
-            dtype = np.dtype(found["descr"].strip("'"))
+            dtype = np.dtype(match["descr"].strip("'"))
         except TypeError:  # text longer than NumPy supports
-            raise DataError(f"{path}: {name} has dtype {found['descr']}, which NumPy does not know") from None
-        shape = tuple(int(n) for n in found["shape"].replace(" ", "").split(",") if n)
+            raise DataError(f"{path}: {name} has dtype {match['descr']}, which NumPy does not know") from None
+        shape = tuple(int(n) for n in match["shape"].replace(" ", "").split(",") if n)
         count = math.prod(shape) * dtype.itemsize
-        have = member.file_size - file.tell()
-        if count != have or not dtype.itemsize:
-            raise DataError(f"{path}: {name} declares {shape} of {dtype}, which is {count} bytes, but holds {have}")
+        available = member.file_size - file.tell()
+        if count != available or not dtype.itemsize:
+            raise DataError(f"{path}: {name} declares {shape} of {dtype}, which is {count} bytes, but holds {available}")
         check_shape(f"{path}: {name}", shape, dtype)
         content = read_at_most(file, count)
         if len(content) < count or file.read(1):  # the last read verifies the checksum
             raise DataError(f"{path}: {name} holds {len(content)} bytes, its header says {shape} of {dtype}, which is {count}")
-    array = as_array(content, dtype, shape, fortran=found["order"] == "True")
+    array = as_array(content, dtype, shape, fortran=match["order"] == "True")
     check_values(f"{path}: {name}", array)
     return array
 

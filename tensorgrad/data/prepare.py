@@ -53,17 +53,17 @@ def split(x: Array, y: Array, *fractions: float, seed: int, stratify: bool = Fal
     if sum(sizes) >= len(x):
         raise ValueError(f"split: parts of {', '.join(map(str, sizes))} samples leave none of the {len(x)} for the rest")
     rng = np.random.default_rng(seed)
-    rest = rng.permutation(len(x))
+    remaining = rng.permutation(len(x))
     classes = np.unique(y, axis=0, return_inverse=True)[1].reshape(-1) if stratify else np.zeros(len(x), np.intp)
     parts = []
     for size in sizes:
-        taken = _shares(classes[rest], size, rng)
-        parts.append(rest[taken])
-        rest = rest[~taken]
-    return tuple(array[part] for part in (rest, *parts) for array in (x, y))
+        selected = _stratified(classes[remaining], size, rng)
+        parts.append(remaining[selected])
+        remaining = remaining[~selected]
+    return tuple(array[part] for part in (remaining, *parts) for array in (x, y))
 
 
-def _shares(classes: Array, size: int, rng: np.random.Generator) -> Array:
+def _stratified(classes: Array, size: int, rng: np.random.Generator) -> Array:
     """Select `size` samples with the classes in proportion, the first ones of each class.
 
     Numbers per class are rounded by the largest remainders (https://en.wikipedia.org/wiki/Quota_method), with random ties.
@@ -75,8 +75,8 @@ def _shares(classes: Array, size: int, rng: np.random.Generator) -> Array:
     order = np.argsort(classes, kind="stable")
     rank = np.empty(len(classes), np.intp)  # the index of each sample within its class
     rank[order] = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    taken: Array = rank < quota[classes]
-    return taken
+    selected: Array = rank < quota[classes]
+    return selected
 
 
 def batches(x: Array, y: Array, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
@@ -89,15 +89,15 @@ def batches(x: Array, y: Array, batch_size: int, rng: np.random.Generator | None
     if batch_size < 1:
         raise ValueError(f"batches: batch_size must be at least 1, got {batch_size}")
     order = rng.permutation(len(x)) if rng is not None else None
-    before = own = ranks.part
+    outer_part = rank_part = ranks.part
     try:
         for begin in range(0, len(x), batch_size):
-            own = Part.of(min(batch_size, len(x) - begin))
-            start, stop = begin + own.start, begin + own.stop
-            part = slice(start, stop) if order is None else order[start:stop]
+            rank_part = Part.of(min(batch_size, len(x) - begin))
+            start, stop = begin + rank_part.start, begin + rank_part.stop
+            rows = slice(start, stop) if order is None else order[start:stop]
             if ranks.group is not None:
-                ranks.part = own
-            yield x[part], y[part]
+                ranks.part = rank_part
+            yield x[rows], y[rows]
     finally:
-        if ranks.part is own:
-            ranks.part = before
+        if ranks.part is rank_part:
+            ranks.part = outer_part

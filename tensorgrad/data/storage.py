@@ -48,31 +48,31 @@ def write(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, st
         # zip truncates names at a zero byte
         if not name.isprintable() or len(name.encode()) > NAME or name in (METADATA, "__metadata__"):
             raise DataError(f"{path}: an array cannot be named {name[:60]!r}{'...' * (len(name) > 60)}")
-    tidy = {name: _tidy(name, array) for name, array in arrays.items()}
-    metadata = {**metadata, "sha256": digest(tidy, metadata)}
+    normalised = {name: _normalised(name, array) for name, array in arrays.items()}
+    metadata = {**metadata, "sha256": digest(normalised, metadata)}
     with replacing(path) as file:
         if kind == ".npz":
             text = json.dumps(metadata).encode()
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as members:
-                for name, array in {**tidy, METADATA: np.frombuffer(text, np.uint8)}.items():
+                for name, array in {**normalised, METADATA: np.frombuffer(text, np.uint8)}.items():
                     with members.open(f"{name}.npy", "w", force_zip64=array.nbytes > 1 << 30) as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
             return
         entries: dict[str, Any] = {"__metadata__": metadata}
-        at = 0
+        offset = 0
         names = {np.dtype(code): name for name, code in SAFETENSORS.items()}
-        for name, array in tidy.items():
+        for name, array in normalised.items():
             if array.dtype not in names:
                 raise DTypeError(f"{path}: {name} has dtype {array.dtype}, which .safetensors does not support; use .npz")
             entries[name] = {
                 "dtype": names[array.dtype],
                 "shape": list(array.shape),
-                "data_offsets": [at, at := at + array.nbytes],
+                "data_offsets": [offset, offset := offset + array.nbytes],
             }
         header = json.dumps(entries).encode()
         header += b" " * (-len(header) % 8)
         file.write(struct.pack("<Q", len(header)) + header)
-        for array in tidy.values():
+        for array in normalised.values():
             file.write(_bytes(array))
 
 
@@ -146,24 +146,24 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
             metadata = _texts(header.pop("__metadata__", {}))
             "".join([*header, *metadata, *metadata.values()]).encode()  # raises an error for lone surrogates
             halves = {name for name, v in header.items() if v["dtype"] == HALF}
-            known = (*SAFETENSORS, HALF)
-            unknown = [f"{name} has dtype {v['dtype']}" for name, v in header.items() if v["dtype"] not in known]
+            supported = (*SAFETENSORS, HALF)
+            unknown = [f"{name} has dtype {v['dtype']}" for name, v in header.items() if v["dtype"] not in supported]
             entries = [] if unknown else [(name, *_entry(value)) for name, value in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: a damaged .safetensors file, its header cannot be read: {error}") from None
         if unknown:
-            raise DataError(f"{path}: {unknown[0][:200]}, which is not supported, only {', '.join(known)}")
-        at = 0
+            raise DataError(f"{path}: {unknown[0][:200]}, which is not supported, only {', '.join(supported)}")
+        offset = 0
         for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: entry[3:]):
-            if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
+            if begin != offset or end - begin != math.prod(shape) * dtype.itemsize:
                 raise DataError(
                     f"{path}: {name} declares shape {shape} of {dtype} in bytes {begin:,} to {end:,}, which is inconsistent: "
-                    f"the previous array ends at {at:,}"
+                    f"the previous array ends at {offset:,}"
                 )
             check_shape(f"{path}: {name}", shape, dtype)
-            at = end
-        if 8 + length + at != size:
-            raise DataError(f"{path}: declares {8 + length + at:,} bytes, but the file has {size:,}: truncated or damaged")
+            offset = end
+        if 8 + length + offset != size:
+            raise DataError(f"{path}: declares {8 + length + offset:,} bytes, but the file has {size:,}: truncated or damaged")
         arrays = {}
         for name, dtype, shape, begin, end in entries:
             file.seek(8 + length + begin)
@@ -178,14 +178,14 @@ def contents_of(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
     """The SHA-256, in hex, of the metadata (except "sha256") and of names, dtypes, shapes and values of arrays."""
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     texts = {name: text for name, text in metadata.items() if name != "sha256"}
-    found.update(json.dumps(texts, sort_keys=True).encode())
+    checksum.update(json.dumps(texts, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
-        found.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-        found.update(_bytes(np.ascontiguousarray(array)))
-    return found.hexdigest()
+        checksum.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        checksum.update(_bytes(np.ascontiguousarray(array)))
+    return checksum.hexdigest()
 
 
 def suffix_of(where: str, path: str | Path) -> str:
@@ -196,12 +196,12 @@ def suffix_of(where: str, path: str | Path) -> str:
     return suffix
 
 
-def _tidy(name: str, array: Any) -> Array:
+def _normalised(name: str, array: Any) -> Array:
     """An array for writing: little-endian and C-contiguous."""
     array = np.asarray(move(array, "cpu"))
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        how = "; convert it to float32, which holds all of its values" if is_half(array.dtype) else ""
-        raise DTypeError(f"storage: {name} has dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{how}")
+        hint = "; convert it to float32, which holds all of its values" if is_half(array.dtype) else ""
+        raise DTypeError(f"storage: {name} has dtype {array.dtype}, expected real numbers or booleans of at most 64 bits{hint}")
     little = array.dtype.newbyteorder("<") if sys.byteorder == "big" or array.dtype.byteorder == ">" else array.dtype
     # copied unless contiguous, because its memory is written as is
     return np.ascontiguousarray(array, little).reshape(array.shape)
@@ -214,20 +214,20 @@ def _bytes(array: Array) -> memoryview:
 
 def _fill(flat: Array, file: IO[bytes]) -> bool:
     """Fill the memory of a one-dimensional array from a file; False if the file is too short."""
-    into, at = _bytes(flat), 0
-    while at < len(into):
-        count = file.readinto(into[at : at + PIECE])  # type: ignore[attr-defined]
+    memory, position = _bytes(flat), 0
+    while position < len(memory):
+        count = file.readinto(memory[position : position + PIECE])  # type: ignore[attr-defined]
         if not count:
             return False
-        at += count
+        position += count
     return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise ValueError("a name occurs twice")
-    return found
+    return result
 
 
 def _texts(value: Any) -> dict[str, str]:

@@ -36,27 +36,27 @@ def to_gpu(batches: Iterable[Batch], index: int) -> Iterator[Batch]:
     with gpu:
         copies = xp.cuda.Stream(non_blocking=True)
     pinned = [Pinned(), Pinned()]
-    ahead: tuple[Batch, Any] | None = None
+    pending: tuple[Batch, Any] | None = None
     try:
         for i, batch in enumerate(batches):
             with gpu:
-                sent = pinned[i % 2].send(batch, copies)
-                ready = None if ahead is None else arrived(ahead)
-            ahead = sent
+                transfer = pinned[i % 2].send(batch, copies)
+                ready = None if pending is None else await_copy(pending)
+            pending = transfer
             if ready is not None:
                 yield ready
-        if ahead is not None:
+        if pending is not None:
             with gpu:
-                ready = arrived(ahead)
+                ready = await_copy(pending)
             yield ready
     finally:  # memory of unfinished copies must not be reused
         for memory in pinned:
             memory.wait()
 
 
-def arrived(sent: tuple[Batch, Any]) -> Batch:
+def await_copy(transfer: tuple[Batch, Any]) -> Batch:
     """A batch; the current stream waits for its copy."""
-    batch, event = sent
+    batch, event = transfer
     cupy().cuda.get_current_stream().wait_event(event)
     return batch
 

@@ -15,11 +15,11 @@ import numpy as np
 from tensorgrad.core.backend import Array, cupy
 
 # NCCL's names of dtypes. Of the rest, 16-bit integers are summed in 32 bits, bfloat16 and booleans in float32
-KINDS = {
+NCCL_TYPES = {
     "int8": "NCCL_INT8", "uint8": "NCCL_UINT8", "int32": "NCCL_INT32", "uint32": "NCCL_UINT32", "int64": "NCCL_INT64",
     "uint64": "NCCL_UINT64", "float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64",
 }  # fmt: skip
-WIDER = {"int16": "int32", "uint16": "uint32"}
+WIDER_TYPES = {"int16": "int32", "uint16": "uint32"}
 
 
 def library() -> Any:
@@ -50,11 +50,11 @@ def machine() -> str:
         return platform.node()
 
 
-def why_not(cards: list[Card]) -> str:
+def obstacle(cards: list[Card]) -> str:
     """The reason why these GPUs, one per rank, cannot be connected by NCCL; "" if they can."""
-    first: dict[tuple[str, str], int] = {}
+    first_ranks: dict[tuple[str, str], int] = {}
     for i, card in enumerate(cards):
-        other = first.setdefault(card[:2], i)
+        other = first_ranks.setdefault(card[:2], i)
         if card.bus and other != i:
             return f"ranks {other} and {i} have the same GPU, {card.bus}"
     for i, card in enumerate(cards):
@@ -68,14 +68,14 @@ def why_not(cards: list[Card]) -> str:
 class Sum:
     """A sum that is queued on a stream.
 
-    number, what   of the collective operation
-    begun, ended   events before and after it: once `begun` is done, only other ranks can delay it
+    number, description   of the collective operation
+    started, finished     events before and after it: once `started` is done, only other ranks can delay it
     """
 
-    def __init__(self, number: int, what: str) -> None:
-        self.number, self.what = number, what
-        self.begun, self.ended = (cupy().cuda.Event(disable_timing=True) for _ in range(2))
-        self.since: float | None = None  # when it was first observed to have begun
+    def __init__(self, number: int, description: str) -> None:
+        self.number, self.description = number, description
+        self.started, self.finished = (cupy().cuda.Event(disable_timing=True) for _ in range(2))
+        self.waiting_since: float | None = None  # when it was first seen to have started
 
 
 class Link:
@@ -93,44 +93,44 @@ class Link:
         self.sums: deque[Sum] = deque()
         self.lock = threading.Lock()  # of the sums, which the watch reads
 
-    def add_up(self, array: Array, number: int, what: str) -> Sum:
+    def add_up(self, array: Array, number: int, description: str) -> Sum:
         """Queue the sum over the ranks on the current stream, in place. The array is contiguous and on the current GPU."""
-        wide = self.widened(array)
-        stream, one = cupy().cuda.get_current_stream(), Sum(number, what)
-        one.begun.record(stream)
-        kind = getattr(self.library, KINDS[wide.dtype.name])
-        self.comm.allReduce(wide.data.ptr, wide.data.ptr, wide.size, kind, self.library.NCCL_SUM, stream.ptr)
-        if wide is not array:
-            array[...] = wide
-        one.ended.record(stream)
+        widened = self.widened(array)
+        stream, queued = cupy().cuda.get_current_stream(), Sum(number, description)
+        queued.started.record(stream)
+        nccl_type = getattr(self.library, NCCL_TYPES[widened.dtype.name])
+        self.comm.allReduce(widened.data.ptr, widened.data.ptr, widened.size, nccl_type, self.library.NCCL_SUM, stream.ptr)
+        if widened is not array:
+            array[...] = widened
+        queued.finished.record(stream)
         with self.lock:
-            self.forget_ended()
-            self.sums.append(one)
-        return one
+            self.drop_finished()
+            self.sums.append(queued)
+        return queued
 
     def widened(self, array: Array) -> Array:
         """The array in a dtype that NCCL sums accurately. A sum of two float16 numbers is rounded only once in any case."""
         name = array.dtype.name
         if name == "float16" and self.size > 2:
             return array.astype(np.float32)
-        if name in KINDS:
+        if name in NCCL_TYPES:
             return array
-        return array.astype(WIDER.get(name, "float32"))
+        return array.astype(WIDER_TYPES.get(name, "float32"))
 
-    def forget_ended(self) -> None:
-        while self.sums and self.sums[0].ended.done:
+    def drop_finished(self) -> None:
+        while self.sums and self.sums[0].finished.done:
             self.sums.popleft()
 
     def pending(self) -> Sum | None:
-        """The oldest sum that has not ended; its `since` is None while the GPU is busy with earlier work."""
+        """The oldest sum that has not finished; its `waiting_since` is None while the GPU is busy with earlier work."""
         with self.device, self.lock:
-            self.forget_ended()
-            one = self.sums[0] if self.sums else None
-            if one is not None and one.since is None and one.begun.done:
-                one.since = time.monotonic()
-            return one
+            self.drop_finished()
+            oldest = self.sums[0] if self.sums else None
+            if oldest is not None and oldest.waiting_since is None and oldest.started.done:
+                oldest.waiting_since = time.monotonic()
+            return oldest
 
-    def trouble(self) -> str:
+    def async_error(self) -> str:
         """An asynchronous error of NCCL, such as a broken connection; "" if there is none."""
         try:
             self.comm.check_async_error()

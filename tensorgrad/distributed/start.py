@@ -51,14 +51,14 @@ def init(timeout: float = 30.0) -> None:
     group = Processes(MPI, float(timeout))
     ranks.group = group
     forget_plans()
-    before = sys.excepthook
+    previous_hook = sys.excepthook
 
-    def report_exception(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> Any:
-        before(kind, error, where)
+    def report_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> Any:
+        previous_hook(kind, error, traceback)
         group.end(f"rank {group.rank} of {group.size} has raised {kind.__name__}: {error}")
 
     sys.excepthook = report_exception
     atexit.register(group.leave)
     for generator in (initial.generator(), loader.seeds()):
-        generator.bit_generator.state = ranks.shared(generator.bit_generator.state)
-    random.set_state(random.default(), ranks.shared(random.state_of(random.default())))
+        generator.bit_generator.state = ranks.broadcast(generator.bit_generator.state)
+    random.set_state(random.default(), ranks.broadcast(random.state_of(random.default())))

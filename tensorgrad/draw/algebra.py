@@ -70,9 +70,9 @@ def product(shape: Shape, *terms: Expr | float) -> Expr:
     den: float = 1
     powers: dict[Expr, float] = {}
     for term in terms:
-        n, d, found = factors(term) if isinstance(term, Expr) else (term, 1, [])
+        n, d, pairs = factors(term) if isinstance(term, Expr) else (term, 1, [])
         num, den = num * n, den * d
-        for base, power in found:
+        for base, power in pairs:
             powers[base] = powers.get(base, 0) + power
     return of_powers(shape, num, den, powers)
 
@@ -83,22 +83,22 @@ def quotient(shape: Shape, a: Expr, b: Expr) -> Expr:
 
 def powered(e: Expr, k: float) -> Expr:
     """e^k for a number k; distributed over the factors of a product if k is an integer."""
-    num, den, found = factors(e)
+    num, den, pairs = factors(e)
     if k == 0:
         return everywhere(number(1), e.shape)
     if k == 1:
         return e
-    if not found:
+    if not pairs:
         if k == int(k):
             return everywhere(number(num**k, den**k) if k > 0 else number(den**-k, num**-k), e.shape)
         return call(ops.power, e, number(k), shape=e.shape)
-    if k != int(k) and (len(found) > 1 or (num, den) != (1, 1) or found[0][1] != 1):
+    if k != int(k) and (len(pairs) > 1 or (num, den) != (1, 1) or pairs[0][1] != 1):
         return call(ops.power, e, number(k), shape=e.shape)
     if k < 0:
         num, den, k, sign = den, num, -k, -1
     else:
         sign = 1
-    return of_powers(e.shape, num**k, den**k, {base: sign * k * power for base, power in found})
+    return of_powers(e.shape, num**k, den**k, {base: sign * k * power for base, power in pairs})
 
 
 def of_powers(shape: Shape, num: float, den: float, powers: dict[Expr, float]) -> Expr:
@@ -126,8 +126,8 @@ def of_powers(shape: Shape, num: float, den: float, powers: dict[Expr, float]) -
     real = np.broadcast_shapes(*[base.shape for base in bases]) if bases else ()
     if len(bases) == 1 and powers[bases[0]] == 1 and (num, den) == (1, 1):
         return everywhere(bases[0], shape)
-    found = call(Term.PRODUCT, *bases, shape=real, num=num, den=den, powers=tuple(powers[base] for base in bases))
-    return everywhere(found, shape)
+    result = call(Term.PRODUCT, *bases, shape=real, num=num, den=den, powers=tuple(powers[base] for base in bases))
+    return everywhere(result, shape)
 
 
 def sigmoids(powers: dict[Expr, float]) -> None:
@@ -188,9 +188,9 @@ def is_negative(e: Expr) -> bool:
 
 def without_number(e: Expr) -> tuple[float, float, Expr]:
     """num, den and the rest of a product."""
-    num, den, found = factors(e)
+    num, den, pairs = factors(e)
     inner = first(e) if e.head is Term.EVERYWHERE else e
-    return num, den, of_powers(inner.shape, 1, 1, dict(found))
+    return num, den, of_powers(inner.shape, 1, 1, dict(pairs))
 
 
 def total(shape: Shape, *terms: Expr) -> Expr:
@@ -207,29 +207,29 @@ def total(shape: Shape, *terms: Expr) -> Expr:
         else:
             n, d = counts[rest]
             counts[rest] = ratio(n + num, d) if d == den else ratio(n * den + num * d, d * den)
-    found = [scaled(rest, num, den) for rest, (num, den) in counts.items() if num]
-    found = products_joined(found)
-    if not found:
+    collected = [scaled(rest, num, den) for rest, (num, den) in counts.items() if num]
+    collected = products_joined(collected)
+    if not collected:
         return everywhere(number(0), shape)
-    if len(found) == 1:
-        return everywhere(found[0], shape)
-    common = common_factor(found)
+    if len(collected) == 1:
+        return everywhere(collected[0], shape)
+    common = common_factor(collected)
     if common is not None:
         inverse = powered(common, -1)
-        return product(shape, common, total(shape, *[product(t.shape, inverse, t) for t in found]))
-    found.sort(key=lambda t: (is_negative(t), t.head is Term.TRANSPOSED))  # "a - b" instead of "-b + a"
-    real = np.broadcast_shapes(*[t.shape for t in found])
-    return everywhere(call(Term.TOTAL, *found, shape=real), shape)
+        return product(shape, common, total(shape, *[product(t.shape, inverse, t) for t in collected]))
+    collected.sort(key=lambda t: (is_negative(t), t.head is Term.TRANSPOSED))  # "a - b" instead of "-b + a"
+    real = np.broadcast_shapes(*[t.shape for t in collected])
+    return everywhere(call(Term.TOTAL, *collected, shape=real), shape)
 
 
 def common_factor(terms: Sequence[Expr]) -> Expr | None:
     """The common factor of all terms of a sum, if there is one; a number other than 1 and -1 only if it is the same in all."""
     parts = [factors(t) for t in terms]
     shared = dict(parts[0][2])
-    for _, _, found in parts[1:]:
-        powers = dict(found)
+    for _, _, pairs in parts[1:]:
+        powers = dict(pairs)
         shared = {b: p for b, p in shared.items() if powers.get(b) == p}
-    if any(not found for _, _, found in parts):
+    if any(not pairs for _, _, pairs in parts):
         return None
     num, den = abs(parts[0][0]), parts[0][1]
     if any((abs(n), d) != (num, den) for n, d, _ in parts):
@@ -272,10 +272,10 @@ def chained(matrices: Sequence[Expr]) -> Expr:
 
 def scalars_out(e: Expr) -> tuple[Expr, Expr]:
     """The scalar factors of `e`, and the rest."""
-    num, den, found = factors(e)
+    num, den, pairs = factors(e)
     inner = first(e) if e.head is Term.EVERYWHERE else e
-    rest = {base: p for base, p in found if base.shape != ()}
-    scalar = of_powers((), num, den, {base: p for base, p in found if base.shape == ()})
+    rest = {base: p for base, p in pairs if base.shape != ()}
+    scalar = of_powers((), num, den, {base: p for base, p in pairs if base.shape == ()})
     return scalar, everywhere(of_powers(inner.shape if rest else (), 1, 1, rest), e.shape)
 
 
@@ -297,10 +297,10 @@ def matmul(a: Expr, b: Expr, shape: Shape) -> Expr:
 def transposed(e: Expr, shape: Shape) -> Expr:
     """Swap the last two axes."""
     scalar, e = scalars_out(e)
-    return product(shape, scalar, turned(e, shape))
+    return product(shape, scalar, transposed_matrix(e, shape))
 
 
-def turned(e: Expr, shape: Shape) -> Expr:
+def transposed_matrix(e: Expr, shape: Shape) -> Expr:
     if e.head is Term.TRANSPOSED:
         return first(e)
     if shape == (1, 1) and (e.head is not Term.MATMUL or len(e.args) == 1):
@@ -329,9 +329,9 @@ def reshaped(e: Expr, shape: Shape) -> Expr:
     scalar, rest = scalars_out(e)
     if not is_number(scalar, 1):
         return product(shape, scalar, reshaped(rest, shape))
-    num, den, found = factors(e)
-    if len(found) > 1 and all(base.shape in ((), e.shape) for base, _ in found):
-        parts = [(base if base.shape == () else reshaped(base, shape), p) for base, p in found]
+    num, den, pairs = factors(e)
+    if len(pairs) > 1 and all(base.shape in ((), e.shape) for base, _ in pairs):
+        parts = [(base if base.shape == () else reshaped(base, shape), p) for base, p in pairs]
         if all(base.head is not ops.reshape for base, _ in parts):
             return product(shape, number(num, den), *[powered(base, p) for base, p in parts])
     if e.head is Term.REDUCED and not e["keep"] and keepdims_shape(first(e).shape, e["axes"]) == shape:
@@ -363,13 +363,13 @@ def reduced(op: Head, e: Expr, axes: Iterable[int], keep: bool) -> Expr:
             return everywhere(number(0), shape)
         if not is_number(scalar, 1):
             return product(shape, scalar, reduced(op, rest, axes, keep))
-        num, den, found = factors(e)
+        num, den, pairs = factors(e)
         inner = e if e.head is not Term.EVERYWHERE else first(e)
         if keep and len(inner.shape) == len(e.shape):
-            out = [(b, p) for b, p in found if len(b.shape) == len(e.shape) and all(b.shape[i] == 1 for i in axes)]
+            out = [(b, p) for b, p in pairs if len(b.shape) == len(e.shape) and all(b.shape[i] == 1 for i in axes)]
             out = [(b, p) for b, p in out if any(e.shape[i] > 1 for i in axes)]
-            if out and len(out) < len(found):
-                rest = of_powers(e.shape, num, den, {b: p for b, p in found if (b, p) not in out})
+            if out and len(out) < len(pairs):
+                rest = of_powers(e.shape, num, den, {b: p for b, p in pairs if (b, p) not in out})
                 return product(shape, *[powered(b, p) for b, p in out], reduced(op, rest, axes, keep))
         if e.head is Term.REDUCED and e["op"] is op and len(axes) == len(e.shape) and not keep:
             return reduced(op, first(e), range(len(first(e).shape)), False)
@@ -386,8 +386,8 @@ def is_deviation(e: Expr, axes: tuple[int, ...]) -> bool:
     for term in e.args:
         rest = total(e.shape, *[t for t in e.args if t is not term])
         mean = call(Term.REDUCED, rest, shape=keepdims_shape(rest.shape, axes), op=ops.mean, axes=axes, keep=True)
-        whole = call(Term.REDUCED, rest, shape=(), op=ops.mean, axes=axes, keep=False)
-        if scaled(term, -1) in (mean, whole):
+        overall_mean = call(Term.REDUCED, rest, shape=(), op=ops.mean, axes=axes, keep=False)
+        if scaled(term, -1) in (mean, overall_mean):
             return rest.shape == e.shape
     return False
 
@@ -420,10 +420,10 @@ def rebuilt(e: Expr, args: Sequence[Any]) -> Expr:
     if e.head is Term.TOTAL:
         return total(e.shape, *args)
     if e.head is Term.MATMUL:
-        whole: Expr = args[0]
+        result: Expr = args[0]
         for a in args[1:]:
-            whole = matmul(whole, a, (whole.shape[0], a.shape[1]) if len(whole.shape) == len(a.shape) == 2 else e.shape)
-        return whole
+            result = matmul(result, a, (result.shape[0], a.shape[1]) if len(result.shape) == len(a.shape) == 2 else e.shape)
+        return result
     if e.head is Term.TRANSPOSED:
         return transposed(args[0], e.shape)
     if e.head is Term.EVERYWHERE:
@@ -445,16 +445,16 @@ def replaced(e: Expr, by: dict[Any, Expr], memo: dict[Expr, Expr] | None = None)
     return memo[e]
 
 
-def abbreviated(e: Expr, by: dict[Expr, Expr], memo: dict[Expr, Expr], own: Any = None) -> Expr:
-    """Replace formulas by their names; `own` is the name of `e` itself."""
-    known = by.get(e)
-    if known is not None and known.args[0] is not own:
-        return known
-    if known is None and (done := memo.get(e)) is not None:
-        return done
+def abbreviated(e: Expr, by: dict[Expr, Expr], memo: dict[Expr, Expr], symbol: Any = None) -> Expr:
+    """Replace formulas by their names; `symbol` is that of `e` itself."""
+    name = by.get(e)
+    if name is not None and name.args[0] is not symbol:
+        return name
+    if name is None and (cached := memo.get(e)) is not None:
+        return cached
     args = tuple(abbreviated(a, by, memo) if isinstance(a, Expr) else a for a in e.args)
     same = all(a is b for a, b in zip(args, e.args, strict=True))
-    found = e if same else rebuilt(e, args)
-    if known is None:
-        memo[e] = found
-    return found
+    result = e if same else rebuilt(e, args)
+    if name is None:
+        memo[e] = result
+    return result

@@ -25,16 +25,16 @@ def add_backward(builder: Builder, gradients: Mapping[Tensor, Tensor], fused: Gr
     """
     scene = builder.scene
     recorded = [g for g in gradients.values() if g.node is not None]  # others are the incoming gradient, or constants
-    made = Graph.of(*recorded) if recorded else None
-    known = {n.index: n for n in builder.program.graph.nodes} | {
+    backward_graph = Graph.of(*recorded) if recorded else None
+    forward_nodes = {n.index: n for n in builder.program.graph.nodes} | {
         m.index: n for n in builder.program.graph.nodes for m in n.members
     }
     uses: dict[str, None] = {}
     seeds = [n for n in builder.program.graph.outputs if n.requires_grad]
-    for node in made.nodes if made is not None else ():
+    for node in backward_graph.nodes if backward_graph is not None else ():
         of = node.gradient_of
-        if node not in builder.box_of and of is not None and of.index in known:
-            uses[builder.at(known[of.index])] = None
+        if node not in builder.box_of and of is not None and of.index in forward_nodes:
+            uses[builder.at(forward_nodes[of.index])] = None
     for node in seeds:  # rules that return their argument record nothing
         uses[builder.at(node)] = None
     reached = set(uses)
@@ -107,7 +107,7 @@ def draw_gradients(
         if rules:
             by_rules.setdefault(rules, []).append(source)
     for i, (rules, sources) in enumerate(by_rules.items()):
-        lines = [line(builder, same, gradients) for same in at_one_place(builder, sources)]
+        lines = [line(builder, group, gradients) for group in at_one_place(builder, sources)]
         if len(lines) > MOST:
             lines = [*lines[: MOST // 2], "…", *lines[-2:]]
         uses = {s: sum(s is source for source, _, _, _ in builder.reads) for s in sources}
@@ -121,10 +121,10 @@ def draw_gradients(
 def at_one_place(builder: Builder, sources: list[Source]) -> list[list[Source]]:
     """Group sources that repeated blocks read at the same position."""
     place = {source: (builder.program.folds.shown(node), i) for source, _, node, i in reversed(builder.reads)}
-    found: dict[Any, list[Source]] = {}
+    groups: dict[Any, list[Source]] = {}
     for source in sources:
-        found.setdefault(place[source], []).append(source)
-    return list(found.values())
+        groups.setdefault(place[source], []).append(source)
+    return list(groups.values())
 
 
 def line(builder: Builder, sources: list[Source], gradients: Mapping[Tensor, Tensor]) -> str:

@@ -47,7 +47,7 @@ class Builder:
         self.program, self.options, self.prefix, self.around = program, program.options, prefix, around
         self.root = program.root if part is None else part
         self.nodes = self.root.nodes
-        self.wanted = self.options.depth if part is None else None  # the requested depth
+        self.requested_depth = self.options.depth if part is None else None
         self.maps = self.options.maps and part is None
         outer: str = "" if around is None else around.within
         self.within: str = program.paths.path(self.root.key) if self.root.is_module else outer
@@ -98,14 +98,14 @@ class Builder:
 
     def is_closed(self, part: Part, level: int, depth: float) -> bool:
         """Whether a module is drawn as one box."""
-        if self.wanted is not None:
-            return level >= self.wanted and (part.kind == "module" or part.is_layer)
+        if self.requested_depth is not None:
+            return level >= self.requested_depth and (part.kind == "module" or part.is_layer)
         return self.options.fold and (part.is_layer or (level >= depth and part.kind == "module") or depth < 0)
 
     def chosen_depth(self) -> float:
         """The depth to which modules are unfolded without too many boxes; -1: not even models."""
         deepest = 12
-        if self.wanted is not None or not self.options.fold:
+        if self.requested_depth is not None or not self.options.fold:
             return deepest
         for depth in range(deepest, -1, -1):
             boxes = self.count(self.root, 0, depth)
@@ -178,73 +178,73 @@ class Builder:
 
     def draw_leaves(self) -> None:
         """Collect the leaves, and create boxes for those not shown in the boxes that read them."""
-        find = self.program.sources.source
+        source_of = self.program.sources.source
         for node in self.nodes:
             for i, s in enumerate(node.inputs):
                 if isinstance(s, Tensor):
-                    self.reads.append((find(s, node), self.at(node), node, i))
+                    self.reads.append((source_of(s, node), self.at(node), node, i))
         outside = {source for source, at, node, _ in self.reads if not self.is_inside(source, at, node)}
         inside: dict[str, dict[Source, None]] = {}
         boxes: dict[Any, list[Source]] = {}
-        own = {at: set(part.nodes) for at, part in self.parts.items()}
+        nodes_of = {at: set(part.nodes) for at, part in self.parts.items()}
         for source, at, node, i in self.reads:
             if source not in outside:
-                if node in own[at]:  # not in another block that this box represents
+                if node in nodes_of[at]:  # not in another block that this box represents
                     inside.setdefault(at, {})[source] = None
                 continue
-            shown = self.program.folds.shown(node)
-            key: Any = source if shown is node and node not in self.program.folds.block else (shown, i, source.is_weight)
+            drawn = self.program.folds.shown(node)
+            key: Any = source if drawn is node and node not in self.program.folds.block else (drawn, i, source.is_weight)
             boxes.setdefault(key, []).append(source)
         at_place: dict[Any, Source] = {}
         self.last_of: dict[Source, Source] = {}  # for leaves at the same position of repeated blocks, the last one
         for source, _, node, i in self.reads:
             self.last_of[at_place.setdefault((self.program.folds.shown(node), i), source)] = source
         merged: dict[Source, Any] = {}
-        for key, found in boxes.items():
-            for source in found:
+        for key, sources in boxes.items():
+            for source in sources:
                 merged.setdefault(source, key)
-        self.inside = {at: list(found) for at, found in inside.items()}
+        self.inside = {at: list(sources) for at, sources in inside.items()}
         self.leaf_box: dict[Source, str] = {}
         rows: dict[Any, list[Source]] = {}
         for source, key in merged.items():
             rows.setdefault(key, []).append(source)
-        for found in rows.values():
-            first, last = found[0], found[-1]
-            name = first.name if len(found) == 1 else f"{first.name} … {last.name}"
-            kind = "parameter" if first.is_weight else "constant" if first.is_own else "input"
-            mark = "highlight" if any(s.leaf in self.options.highlight for s in found) else ""
+        for sources in rows.values():
+            first, last = sources[0], sources[-1]
+            name = first.name if len(sources) == 1 else f"{first.name} … {last.name}"
+            kind = "parameter" if first.is_weight else "constant" if first.is_internal else "input"
+            mark = "highlight" if any(s.leaf in self.options.highlight for s in sources) else ""
             facts = {"shape": shape_of(first), "dtype": str(first.dtype)}
             size = int(np.prod(first.shape, dtype=int)) * np.dtype(first.dtype).itemsize
             facts["bytes"] = f"{size:,}"
             box = self.new(kind, [name, self.program.described(first)], group=self.outer, mark=mark, facts=facts)
-            readers = {at for source, at, _, _ in self.reads if source in found}
+            readers = {at for source, at, _, _ in self.reads if source in sources}
             if kind != "input" and len(readers) == 1:
                 box.group = self.scene.boxes[readers.pop()].group
             if self.options.values is not None:
-                box.lines.append(in_words([s.array for s in found]))
+                box.lines.append(in_words([s.array for s in sources]))
                 box.facts["values"] = box.lines[-1]
                 if self.maps and first.array.shape == first.shape:
                     add_maps(box, [(first.name, first.array)])
-            for source in found:
+            for source in sources:
                 self.leaf_box[source] = box.id
 
     def is_inside(self, source: Source, at: str, node: Node) -> bool:
         """Whether a leaf is shown in the box that reads it: a module's own parameters, weights applied to data, numbers."""
         part = self.parts[at]
-        if not self.options.fold and self.wanted is None:
+        if not self.options.fold and self.requested_depth is None:
             return False
         if source.value:
             return True
         if part.kind == "region":
             return source.is_weight
         if part.is_module:
-            return source.owner is not None or type(source.leaf) is not Tensor or (source.is_own and not source.is_weight)
+            return source.owner is not None or type(source.leaf) is not Tensor or (source.is_internal and not source.is_weight)
         if part.kind == "rule":
-            return source.is_own and not source.is_weight and not source.shape
+            return source.is_internal and not source.is_weight and not source.shape
         if not source.is_weight:
-            return source.is_own and part.kind == "function"
-        own = set(part.nodes)
-        others = {s for n in own for s in n.inputs if isinstance(s, (Node, Tensor))} - own - {source.leaf}
+            return source.is_internal and part.kind == "function"
+        nodes = set(part.nodes)
+        others = {s for n in nodes for s in n.inputs if isinstance(s, (Node, Tensor))} - nodes - {source.leaf}
         return any(isinstance(s, Node) or not (s.requires_grad or type(s) is not Tensor or not s.shape) for s in others)
 
     def fill_failed(self, box: Box, node: Node) -> None:
@@ -283,8 +283,8 @@ class Builder:
                     source = self.at(s)
                     kind = self.kind_of(s, node, source, target)
                 elif isinstance(s, Tensor):
-                    found = self.program.sources.source(s, node)
-                    source, kind = self.leaf_box.get(found, ""), "forward"
+                    leaf_source = self.program.sources.source(s, node)
+                    source, kind = self.leaf_box.get(leaf_source, ""), "forward"
                 else:
                     continue
                 if not source or not kind:
@@ -309,39 +309,39 @@ class Builder:
         """The name of the argument that an arrow leads to, if there are several."""
         if node.function is None:
             return ""
-        given = [(name, value) for name, value, _ in node.function.arguments() if isinstance(value, ArgumentInfo)]
-        if len([name for name, _ in given if name not in ("weight", "bias")]) < 2:
+        arguments = [(name, value) for name, value, _ in node.function.arguments() if isinstance(value, ArgumentInfo)]
+        if len([name for name, _ in arguments if name not in ("weight", "bias")]) < 2:
             return ""
-        known = self.program.sources.source(s, node).leaf if isinstance(s, Tensor) else s
-        return next((name for name, value in given if value.source is not None and value.source() is known), "")
+        origin = self.program.sources.source(s, node).leaf if isinstance(s, Tensor) else s
+        return next((name for name, value in arguments if value.source is not None and value.source() is origin), "")
 
     def draw_neighbours(self) -> None:
         """Add stubs of the outer boxes with arrows into and out of this one."""
-        own, folds = set(self.nodes), self.program.folds
-        found: dict[str, dict[tuple[int, str], list[tuple[Node, str]]]] = {"from": {}, "to": {}}
+        inner_nodes, folds = set(self.nodes), self.program.folds
+        neighbours: dict[str, dict[tuple[int, str], list[tuple[Node, str]]]] = {"from": {}, "to": {}}
         for node in self.nodes:
             for s in node.inputs:
-                if isinstance(s, Node) and s not in own:
-                    found["from"].setdefault(self.place_around(s), []).append((s, self.at(node)))
-            for n in self.program.standing.get(node, ()):
+                if isinstance(s, Node) and s not in inner_nodes:
+                    neighbours["from"].setdefault(self.place_around(s), []).append((s, self.at(node)))
+            for n in self.program.represented.get(node, ()):
                 for reader in self.program.readers.get(n, ()):
-                    if reader not in own and folds.shown(reader) not in self.box_of:
-                        found["to"].setdefault(self.place_around(reader), []).append((node, self.at(node)))
-        for word, others in found.items():
-            places = list(others)
-            most = NEIGHBOURS if len(places) <= NEIGHBOURS else NEIGHBOURS - 1
-            rows = [[p] for p in places[:most]] + [places[most:]] * (len(places) > most)
+                    if reader not in inner_nodes and folds.shown(reader) not in self.box_of:
+                        neighbours["to"].setdefault(self.place_around(reader), []).append((node, self.at(node)))
+        for direction, by_place in neighbours.items():
+            places = list(by_place)
+            limit = NEIGHBOURS if len(places) <= NEIGHBOURS else NEIGHBOURS - 1
+            rows = [[p] for p in places[:limit]] + [places[limit:]] * (len(places) > limit)
             for row in rows:
                 names = [self.name_around(p) for p in row]
                 line = names[0] if len(row) == 1 else f"{len(row):,} others"
-                ends = [end for p in row for end in others[p]]
+                ends = [end for p in row for end in by_place[p]]
                 box = self.new(
-                    "elsewhere", [f"{word} {line}", self.program.shapes([n for n in dict.fromkeys(n for n, _ in ends)])]
+                    "elsewhere", [f"{direction} {line}", self.program.shapes([n for n in dict.fromkeys(n for n, _ in ends)])]
                 )
-                box.facts = {word: "\n".join(names)}
+                box.facts = {direction: "\n".join(names)}
                 box.leads_to = row[0] if len(row) == 1 else None
                 for at in dict.fromkeys(at for _, at in ends):
-                    self.scene.edges.append(Edge(box.id, at) if word == "from" else Edge(at, box.id))
+                    self.scene.edges.append(Edge(box.id, at) if direction == "from" else Edge(at, box.id))
 
     def place_around(self, node: Node) -> tuple[int, str]:
         """The box of a node in a surrounding scene: the number of levels outwards, and its id."""
@@ -365,16 +365,16 @@ class Builder:
         """Remove frames around single boxes, set the heat, note the dtype."""
         scene = self.scene
         count = Counter(key for box in scene.boxes.values() for key in box.group)
-        gone = {key for key, n in count.items() if n < 2 and key not in self.outer and key not in scene.repeats}
+        removed = {key for key, n in count.items() if n < 2 and key not in self.outer and key not in scene.repeats}
         for box in scene.boxes.values():
-            box.group = tuple(key for key in box.group if key not in gone)
+            box.group = tuple(key for key in box.group if key not in removed)
         used = {key for box in scene.boxes.values() for key in box.group}
         scene.groups = {key: label for key, label in scene.groups.items() if key in used}
         scene.repeats &= used
-        most = max((box.heat for box in scene.boxes.values() if box.heat is not None), default=0.0)
+        limit = max((box.heat for box in scene.boxes.values() if box.heat is not None), default=0.0)
         for box in scene.boxes.values():
             if box.heat is not None:
-                box.heat = box.heat / most if most else 0.0
+                box.heat = box.heat / limit if limit else 0.0
         if self.program.dtype != "float32":
             scene.notes.append(f"{self.program.dtype} where nothing is said")
         if self.options.cost and self.around is None:

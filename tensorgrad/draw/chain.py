@@ -42,7 +42,7 @@ class Formulas(NamedTuple):
 
     forward: list[tuple[str, str, str, Shape, str]]
     backward: list[tuple[str, str, str, Shape, str]]
-    whole: tuple[str, str]
+    complete: tuple[str, str]
     constants: dict[str, Any]
     names: dict[str, str]
 
@@ -69,7 +69,7 @@ class Chain:
                 if isinstance(source, Node):
                     self.readers.setdefault(source.index, []).append(node)
         self.counts: dict[Any, Symbol] = {}
-        self.given: list[tuple[Any, Symbol]] = []
+        self.constants: list[tuple[Any, Symbol]] = []
         self.label_rows: dict[Expr, Symbol] = {}
         self.symbols: dict[int, Symbol] = {}
         self.gradients: list[Symbol] = []
@@ -97,9 +97,9 @@ class Chain:
 
     def compute(self, node: Node) -> None:
         """Compute the formula of a forward value, with a symbol if it gets one."""
-        made = formula(self.use(node, tuple(self.expr(s) for s in node.inputs)))
-        self.formulas[node.index] = made
-        if (kind := self.kind_of(node, made)) is not None:
+        expression = formula(self.use(node, tuple(self.expr(s) for s in node.inputs)))
+        self.formulas[node.index] = expression
+        if (kind := self.kind_of(node, expression)) is not None:
             self.name(node.index, kind)
 
     def name(self, index: int, kind: str = "v") -> Symbol:
@@ -109,7 +109,7 @@ class Chain:
             symbol.base = None
         return self.symbols[index]
 
-    def kind_of(self, node: Node, made: Expr) -> str | None:
+    def kind_of(self, node: Node, expression: Expr) -> str | None:
         """The kind of a value's name, or None to substitute its formula."""
         readers = self.readers.get(node.index, [])
         if node.index == self.loss:
@@ -120,17 +120,17 @@ class Chain:
             return "s"
         if node.op is ops.hypot and function_of(node) in BY_NORM:
             return "r"
-        if node.op is ops.relu and made.size <= SHORT and not self.is_layer(node.inputs[0]):
+        if node.op is ops.relu and expression.size <= SHORT and not self.is_layer(node.inputs[0]):
             return None
         if node.op.activation:
             return "h*" if node.op.layer else "h"
         if node.op.layer and any(reader.op not in PLAIN for reader in readers):
             return "z"
-        if made.head is Term.NAME or uniform(made) is not None:
+        if expression.head is Term.NAME or uniform(expression) is not None:
             return "v" if node.index == self.wrt else None
         if node.op is ops.softmax and len(readers) > 0 and node.ndim > 1:
             return "P"
-        if node.index == self.wrt or node.op.draws or made.size > (LONG if len(readers) == 1 else SHORT):
+        if node.index == self.wrt or node.op.draws or expression.size > (LONG if len(readers) == 1 else SHORT):
             return "z" if node.op.layer else "v"
         return None
 
@@ -154,14 +154,14 @@ class Chain:
 
     def constant(self, array: Any) -> Expr:
         """An array that a rule computed outside of the graph: a number if all elements are equal, or a name."""
-        found = np.asarray(array)
-        if found.dtype.kind == "f" and found.size and (found == found.flat[0]).all():
-            return everywhere(number(as_written(float(found.flat[0]))), found.shape)
-        for known, symbol in self.given:
-            if known is array:
+        values = np.asarray(array)
+        if values.dtype.kind == "f" and values.size and (values == values.flat[0]).all():
+            return everywhere(number(as_written(float(values.flat[0]))), values.shape)
+        for other, symbol in self.constants:
+            if other is array:
                 return named(symbol)
-        symbol = Symbol("C", found.shape, value=array)
-        self.given.append((array, symbol))
+        symbol = Symbol("C", values.shape, value=array)
+        self.constants.append((array, symbol))
         return named(symbol)
 
     # Context of formulas
@@ -171,8 +171,8 @@ class Chain:
         n = math.prod(source.shape[a] for a in axes)
         unit = node.gradient_of
         if unit is not None and unit.index in self.nodes and not (isinstance(source, Node) and source.index in self.nodes):
-            own = unit.shape == source.shape
-            key = self.axes.key(unit, axes) if own else (unit.index, axes, source.shape)
+            same_shape = unit.shape == source.shape
+            key = self.axes.key(unit, axes) if same_shape else (unit.index, axes, source.shape)
         else:
             key = self.axes.key(source, axes)
         return self.letter(key, n, axes, source.shape)
@@ -212,37 +212,37 @@ class Chain:
 
     def scale(self, node: Node) -> Expr:
         """The weight of an element of a loss: its factors and means, as letters and numbers."""
-        given = node.attrs.get("scale")
+        expected = node.attrs.get("scale")
         if not node.members:
-            return number(given) if given is not None else quotient((), number(1), self.rows_of(node.inputs[0]))
-        found, value = number(1), 1.0
-        now: Any = node.members[0]
+            return number(expected) if expected is not None else quotient((), number(1), self.rows_of(node.inputs[0]))
+        result, value = number(1), 1.0
+        member: Any = node.members[0]
         while True:
-            if now.op is ops.nll_loss:
-                return product((), found, quotient((), number(1), self.rows_of(now.inputs[0])))
-            if now.op is ops.neg:
+            if member.op is ops.nll_loss:
+                return product((), result, quotient((), number(1), self.rows_of(member.inputs[0])))
+            if member.op is ops.neg:
                 factor, amount = number(-1), -1.0
-            elif now.op is ops.mean:
-                inner = now.inputs[0]
-                axes = tuple(range(len(inner.shape))) if now.attrs["axis"] is None else axes_of_mean(now)
+            elif member.op is ops.mean:
+                inner = member.inputs[0]
+                axes = tuple(range(len(inner.shape))) if member.attrs["axis"] is None else axes_of_mean(member)
                 n = math.prod(inner.shape[a] for a in axes)
                 factor = quotient((), number(1), self.letter(self.axes.key(inner, axes), n, axes, inner.shape))
                 amount = 1 / max(n, 1)
-            elif now.op in (ops.mul, ops.div) and (numbers := [s for s in now.inputs if is_constant(s)]):
+            elif member.op in (ops.mul, ops.div) and (numbers := [s for s in member.inputs if is_constant(s)]):
                 factor, amount = self.expr(numbers[0]), number_of(numbers[0])
-                if now.op is ops.div:
-                    counted = function_of(now) in COUNTED
-                    factor = quotient((), number(1), (self.rows(now) if counted else None) or factor)
+                if member.op is ops.div:
+                    counted = function_of(member) in COUNTED
+                    factor = quotient((), number(1), (self.rows(member) if counted else None) or factor)
                     amount = 1 / amount
-            elif now.op is ops.sum:
+            elif member.op is ops.sum:
                 factor, amount = number(1), 1.0
             else:
                 break
-            found, value = product((), found, factor), value * amount
-            now = next(s for s in now.inputs if isinstance(s, Node))
-        if given is None or not math.isclose(abs(given), abs(value), rel_tol=1e-6):
-            return number(given if given is not None else 1)
-        return found if (given > 0) == (value > 0) else scaled(found, -1)
+            result, value = product((), result, factor), value * amount
+            member = next(s for s in member.inputs if isinstance(s, Node))
+        if expected is None or not math.isclose(abs(expected), abs(value), rel_tol=1e-6):
+            return number(expected if expected is not None else 1)
+        return result if (expected > 0) == (value > 0) else scaled(result, -1)
 
     def sums_to_one(self, t: Expr) -> bool:
         leaf = self.titles.leaf_of(t)
@@ -296,9 +296,9 @@ class Chain:
         """The gradient of a value, as a name if it gets one."""
         if uniform(g) is not None or g.head is Term.NAME:
             return g
-        here = sum(key_of(s) in self.on_path for s in node.inputs if isinstance(s, (Node, Tensor)))
-        once = here == 1 and node.op not in (ops.softmax, ops.log_softmax) and node.index not in self.units
-        if node.index not in self.symbols and g.size <= (2 * LONG if once else SHORT):
+        inputs_on_path = sum(key_of(s) in self.on_path for s in node.inputs if isinstance(s, (Node, Tensor)))
+        uses_g_once = inputs_on_path == 1 and node.op not in (ops.softmax, ops.log_softmax) and node.index not in self.units
+        if node.index not in self.symbols and g.size <= (2 * LONG if uses_g_once else SHORT):
             return g
         symbol = Symbol("gradient", node.shape)
         symbol.base, symbol.definition = self.name(node.index), g
@@ -312,28 +312,30 @@ class Chain:
             return [(unit.x, standardised_gradient(g, xhat, deviation, unit.axes))]
         use = self.use(node, tuple(self.expr(s) for s in node.inputs))
         rule = CLOSED.get(node.op)
-        found = rule(use, g) if rule is not None else None
-        if found is None:
-            found = self.by_rule(node, g)
-        return [(s, gx) for s, gx in zip(node.inputs, found, strict=False) if gx is not None and isinstance(s, (Node, Tensor))]
+        gradients = rule(use, g) if rule is not None else None
+        if gradients is None:
+            gradients = self.by_rule(node, g)
+        return [
+            (s, gx) for s, gx in zip(node.inputs, gradients, strict=False) if gx is not None and isinstance(s, (Node, Tensor))
+        ]
 
     def by_rule(self, node: Node, g: Expr) -> list[Expr | None]:
         """Apply the rule of an op to a placeholder g, and read the result from its recording."""
-        letter = wrap(np.ones(node.shape, np.float32 if is_wide(node) else node.dtype), None)
-        found: list[Tensor | None] = []
+        placeholder = wrap(np.ones(node.shape, np.float32 if is_wide(node) else node.dtype), None)
+        results: list[Tensor | None] = []
         assert node.op.backward is not None
         with switched(tracing=True, recording=True, gradient_of=node, scope=node.scope, function=node.function):
             y, values = rule_values(node, node, True)
-            rules = node.op.backward(as_float32(letter) if is_wide(node) else letter, y, *values, **node.attrs)
+            rules = node.op.backward(as_float32(placeholder) if is_wide(node) else placeholder, y, *values, **node.attrs)
             for source, rule in zip(node.inputs, rules, strict=True):
-                wanted = isinstance(source, (Node, Tensor)) and source.requires_grad
-                wanted = wanted and key_of(source) in self.on_path
-                found.append(rule() if rule is not None and wanted else None)
-        return self.read(node, found, letter, g)
+                needed = isinstance(source, (Node, Tensor)) and source.requires_grad
+                needed = needed and key_of(source) in self.on_path
+                results.append(rule() if rule is not None and needed else None)
+        return self.read(node, results, placeholder, g)
 
-    def read(self, unit: Node, results: list[Tensor | None], letter: Tensor, g: Expr) -> list[Expr | None]:
+    def read(self, unit: Node, results: list[Tensor | None], placeholder: Tensor, g: Expr) -> list[Expr | None]:
         """The results of a rule as formulas, with g for the placeholder; long parts that are used repeatedly get a name."""
-        known: dict[Any, Expr] = {letter: g}
+        expressions: dict[Any, Expr] = {placeholder: g}
         inner: dict[Node, None] = {}
         stack = [t.node for t in results if t is not None and t.node is not None]
         while stack:
@@ -344,18 +346,18 @@ class Chain:
         readers = Counter(s for node in inner for s in node.inputs if isinstance(s, Node))
 
         def read(source: Any) -> Expr:
-            if isinstance(source, (Node, Tensor)) and source in known:
-                return known[source]
+            if isinstance(source, (Node, Tensor)) and source in expressions:
+                return expressions[source]
             return self.expr(source)
 
         for node in sorted(inner, key=lambda n: n.index):
-            made = formula(self.use(node, tuple(read(s) for s in node.inputs)))
-            if readers[node] > 1 and made.size > REPEATED:
-                symbol = Symbol("t", made.shape)
-                symbol.definition = made
+            expression = formula(self.use(node, tuple(read(s) for s in node.inputs)))
+            if readers[node] > 1 and expression.size > REPEATED:
+                symbol = Symbol("t", expression.shape)
+                symbol.definition = expression
                 self.gradients.append(symbol)
-                made = named(symbol)
-            known[node] = made
+                expression = named(symbol)
+            expressions[node] = expression
         return [None if t is None else read(t.node if t.node is not None else t) for t in results]
 
     # Text
@@ -371,10 +373,13 @@ class Chain:
         needed |= reachable(list(bases))
         forward = [s for s in self.label_rows.values() if s in needed]
         forward += [self.symbols[i] for i in sorted(self.symbols) if self.symbols[i] in needed]
-        self.titles.give(forward, backward, list(self.counts.values()), [s for _, s in self.given], needed)
-        whole = self.expanded(last, backward)
+        self.titles.assign(forward, backward, list(self.counts.values()), [s for _, s in self.constants], needed)
+        complete = self.expanded(last, backward)
         return Formulas(
-            [step(s) for s in forward], [step(s) for s in backward], (text(whole), latex(whole)), *self.titles.legend(needed)
+            [step(s) for s in forward],
+            [step(s) for s in backward],
+            (text(complete), latex(complete)),
+            *self.titles.legend(needed),
         )
 
     def shorten(self) -> None:
@@ -397,16 +402,16 @@ class Chain:
     def expanded(self, last: Symbol, backward: list[Symbol]) -> Expr:
         """The last step with earlier steps substituted, as far as it stays readable."""
         assert last.definition is not None
-        whole = last.definition
-        known = {s: s.definition for s in backward if s is not last and s.definition is not None}
+        result = last.definition
+        definitions = {s: s.definition for s in backward if s is not last and s.definition is not None}
         while True:
-            inner = {s: known[s] for s in symbols_in(whole) if s in known}
+            inner = {s: definitions[s] for s in symbols_in(result) if s in definitions}
             if not inner:
-                return whole
-            put_in = replaced(whole, {s: everywhere(e, s.shape) for s, e in inner.items()})
-            if put_in.size > LONGEST or len(text(put_in)) > LONGEST:
-                return whole
-            whole = put_in
+                return result
+            substituted = replaced(result, {s: everywhere(e, s.shape) for s, e in inner.items()})
+            if substituted.size > LONGEST or len(text(substituted)) > LONGEST:
+                return result
+            result = substituted
 
 
 def as_written(x: float) -> float:
@@ -433,15 +438,15 @@ def axes_of_mean(node: Node) -> tuple[int, ...]:
 
 def reachable(symbols: list[Symbol]) -> set[Symbol]:
     """The symbols, and those in their definitions, recursively."""
-    found: set[Symbol] = set()
+    reached: set[Symbol] = set()
     stack = list(symbols)
     while stack:
         symbol = stack.pop()
-        if symbol not in found:
-            found.add(symbol)
+        if symbol not in reached:
+            reached.add(symbol)
             if symbol.definition is not None:
                 stack += symbols_in(symbol.definition)
-    return found
+    return reached
 
 
 def step(symbol: Symbol) -> tuple[str, str, str, Shape, str]:

@@ -53,8 +53,8 @@ def logistic_loss(use: Use, g: Expr) -> list[Expr | None]:
     """gz = g (sigmoid(z) - a) / m, for b = 1 - a"""
     z, a, b = use.args
     p = logistic(z)
-    both = total(z.shape, a, use.context.complement(use.node, a, b))
-    p = product(z.shape, both, p)
+    total_weight = total(z.shape, a, use.context.complement(use.node, a, b))
+    p = product(z.shape, total_weight, p)
     return [product(z.shape, use.context.scale(use.node), total(z.shape, p, scaled(a, -1)), g), None, None]
 
 
@@ -124,9 +124,9 @@ def standardised(node: Node) -> Standardised | None:
         if not isinstance(inner, Node) or not is_square(inner):
             return None
         inner = inner.inputs[0]
-    same = inner is d or is_deviation(inner, x, axes)
-    fits = axes_of(square.attrs["axis"], x.shape) == axes and square.attrs["keepdims"]
-    return Standardised(x, axes, s) if same and fits else None
+    same_deviation = inner is d or is_deviation(inner, x, axes)
+    same_axes = axes_of(square.attrs["axis"], x.shape) == axes and square.attrs["keepdims"]
+    return Standardised(x, axes, s) if same_deviation and same_axes else None
 
 
 def variance_of(s: Node) -> Node | None:
@@ -169,5 +169,5 @@ def standardised_gradient(g: Expr, xhat: Expr, deviation: Expr, axes: tuple[int,
         return reduced(ops.mean, e, axes, True)
 
     along = product(shape, xhat, mean(product(shape, g, xhat)))
-    whole = everywhere(g, shape)
-    return product(shape, powered(deviation, -1), total(shape, g, scaled(mean(whole), -1), scaled(along, -1)))
+    g_everywhere = everywhere(g, shape)
+    return product(shape, powered(deviation, -1), total(shape, g, scaled(mean(g_everywhere), -1), scaled(along, -1)))

@@ -13,7 +13,7 @@ BESIDE = ("rule", "gradients")
 def breaks(scene: Scene) -> dict[str, int]:
     """Box to column number; all 0 for drawings not much higher than a screen."""
     main = [box for box in scene.boxes.values() if box.kind not in BESIDE]
-    of = {e.target: e.source for e in scene.edges if e.kind in ("rule", "result")}
+    op_of = {e.target: e.source for e in scene.edges if e.kind in ("rule", "result")}
     if scene.direction != "TB" or len(main) < 8 or any(key.endswith("panel") for key in scene.groups):
         return {}
     level = levels(scene, {box.id for box in main})
@@ -26,8 +26,8 @@ def breaks(scene: Scene) -> dict[str, int]:
     for box in scene.boxes.values():
         if box.kind in BESIDE:
             at = box.id
-            while at in of:
-                at = of[at]
+            while at in op_of:
+                at = op_of[at]
             if at in level:
                 heights[level[at]] = max(heights[level[at]], height_of(box))
                 lanes[level[at]] += width_of(box)
@@ -43,13 +43,13 @@ def breaks(scene: Scene) -> dict[str, int]:
             best, cuts = scale(width, height), ends
     if len(cuts) == 1:
         return {}
-    found = {box: next(i for i, end in enumerate(cuts) if at < end) for box, at in level.items()}
+    column_of = {box: next(i for i, end in enumerate(cuts) if at < end) for box, at in level.items()}
     for box in scene.boxes.values():
         at = box.id
-        while at not in found and at in of:
-            at = of[at]
-        found.setdefault(box.id, found.get(at, 0))
-    return found
+        while at not in column_of and at in op_of:
+            at = op_of[at]
+        column_of.setdefault(box.id, column_of.get(at, 0))
+    return column_of
 
 
 def scale(width: float, height: float) -> float:

@@ -28,10 +28,10 @@ def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None
     without a name.
     """
     truth = as_labels("confusion", "labels", labels, None, names)
-    said = as_labels("confusion", "predicted", predicted, len(truth), names)
-    classes = max(int(max(truth.max(initial=0), said.max(initial=0))) + 1, len(names or ()))
+    predicted_labels = as_labels("confusion", "predicted", predicted, len(truth), names)
+    classes = max(int(max(truth.max(initial=0), predicted_labels.max(initial=0))) + 1, len(names or ()))
     counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (truth, said), 1)
+    np.add.at(counts, (truth, predicted_labels), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = min(0.5, 11 / max(classes, 1))  # inches
     figure = new_figure("confusion", 2.6 + cell * classes, 2.2 + cell * classes)
@@ -53,13 +53,13 @@ def confusion(labels: Any, predicted: Any, *, names: Sequence[str] | None = None
     every = max(1, round(0.14 / cell))  # skip names that would overlap
     shown = range(0, classes, every)
     ticks = [name_of(k, names) for k in shown]
-    turned = max(map(len, ticks), default=0) * 0.09 > cell * every
+    is_rotated = max(map(len, ticks), default=0) * 0.09 > cell * every
     size = min(10, 72 * cell * every * 0.8)
-    angle = 0 if not turned else 45 if cell > 0.3 else 90
+    angle = 0 if not is_rotated else 45 if cell > 0.3 else 90
     axes.set_xticks(shown, ticks, rotation=angle, ha="right" if angle == 45 else "center", fontsize=size)
     axes.set_yticks(shown, ticks, fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"accuracy {np.mean(truth == said):.2%}" if len(truth) else "no samples", fontsize=11)
+    axes.set_title(f"accuracy {np.mean(truth == predicted_labels):.2%}" if len(truth) else "no samples", fontsize=11)
     axes.spines[:].set_visible(False)
     return figure

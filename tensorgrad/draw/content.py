@@ -81,9 +81,13 @@ class Content:
                 box.lines.append(detail)
         elif part.kind == "rule":
             box.kind, box.left = "rule", True
-            of = part.key
-            name = title_of(of, lambda i, s: "") if any(isinstance(s, (int, float)) for s in of.inputs) else of.op.name
-            box.lines = [f"gradient of {name}", *formula_lines(of.op, "backward")]
+            forward_node = part.key
+            name = (
+                title_of(forward_node, lambda i, s: "")
+                if any(isinstance(s, (int, float)) for s in forward_node.inputs)
+                else forward_node.op.name
+            )
+            box.lines = [f"gradient of {name}", *formula_lines(forward_node.op, "backward")]
         elif part.kind == "region":
             box.kind = "fold"
             box.lines = [
@@ -140,15 +144,15 @@ class Content:
         if part.kind != "region":
             box.lines.append(out)
             return
-        taken = self.program.shapes(self.program.inputs_of(part))
-        passes = f"{taken} → {out}" if taken else out
-        box.facts |= {"goes in": taken, "comes out": out} if taken else {"comes out": out}
+        inputs = self.program.shapes(self.program.inputs_of(part))
+        passes = f"{inputs} → {out}" if inputs else out
+        box.facts |= {"goes in": inputs, "comes out": out} if inputs else {"comes out": out}
         if len(part.nodes) > 1:
             numbers = [self.program.place[n] for n in part.nodes]
             box.facts["operations"] = f"{min(numbers):,} … {max(numbers):,}"
         total = sum(self.program.flops.values())
         if total and not self.options.cost:
-            copies = {n for m in part.nodes for n in self.program.standing.get(m, [m])}
+            copies = {n for m in part.nodes for n in self.program.represented.get(m, [m])}
             passes += f" · {sum(self.program.flops[n] for n in copies) / total:.1%} of FLOPs"
         box.lines.append(passes)
 
@@ -181,17 +185,17 @@ class Content:
         arrays = self.options.values
         if arrays is not None:
             last = self.program.folds.shown(part.nodes[-1])
-            same = self.program.standing[last] if count > 1 else [part.nodes[-1]]
-            found = [arrays[n] for n in same if n in arrays]
-            if found:
-                box.lines.append(in_words(found))
+            nodes_shown = self.program.represented[last] if count > 1 else [part.nodes[-1]]
+            results = [arrays[n] for n in nodes_shown if n in arrays]
+            if results:
+                box.lines.append(in_words(results))
                 box.facts["values"] = box.lines[-1]
             if self.maps:
                 matrices = [s for s in self.inside.get(box.id, []) if s.is_weight and len(s.shape) > 1]
                 add_maps(box, [(s.name.rpartition(".")[2] + " of the first" * (count > 1), s.array) for s in matrices[:1]])
-                add_maps(box, [("result" if count == 1 else "result of the first", a) for a in found[:1]])
+                add_maps(box, [("result" if count == 1 else "result of the first", a) for a in results[:1]])
         if self.program.costs:
-            nodes = {n for m in part.nodes for n in self.program.standing.get(m, [m])}
+            nodes = {n for m in part.nodes for n in self.program.represented.get(m, [m])}
             spent = sum((self.program.costs[n] for n in nodes), Cost())
             box.facts |= spent.facts()
             if self.options.cost:

@@ -19,7 +19,7 @@ class Axes:
     """The axes of all values of a program; those that an op connects are merged."""
 
     def __init__(self, graph: Graph) -> None:
-        self.above: dict[Axis, Axis] = {}
+        self.parents: dict[Axis, Axis] = {}
         for node in graph.nodes:
             self.tie(node)
 
@@ -28,24 +28,24 @@ class Axes:
         return tuple(sorted(self.root((key_of(source), a)) for a in axes if source.shape[a] != 1))
 
     def root(self, axis: Axis) -> Axis:
-        while axis in self.above:
-            axis = self.above[axis]
+        while axis in self.parents:
+            axis = self.parents[axis]
         return axis
 
     def join(self, a: Axis, b: Axis) -> None:
         a, b = self.root(a), self.root(b)
         if a != b:
-            self.above[a] = b
+            self.parents[a] = b
 
     def tie(self, node: Node) -> None:
         """Merge axes of the inputs of `node` with those of its result, as its op says."""
         sources = [s for s in node.inputs if isinstance(s, (Node, Tensor))]
-        own = node.index
+        result = node.index
         if "axis" in node.attrs and "keepdims" in node.attrs:
             self.tie_reduced(node, sources[0])
         elif node.op is ops.transpose:
             for place, axis in enumerate(node.attrs["axes"]):
-                self.join((own, place), (key_of(sources[0]), axis % len(node.shape)))
+                self.join((result, place), (key_of(sources[0]), axis % len(node.shape)))
         elif any(node.op.parsed.inputs):
             self.tie_named(node)
         elif node.op.signature.replace(" ", "").replace("(),", "") == "()->()" and (not node.attrs or node.op in ALIGNED):
@@ -60,9 +60,11 @@ class Axes:
 
     def tie_reduced(self, node: Node, source: Any) -> None:
         axis, n = node.attrs["axis"], len(source.shape)
-        gone = set(range(n)) if axis is None else {a % n for a in ((axis,) if isinstance(axis, int) else axis)} if n else set()
-        left = [a for a in range(n) if a not in gone]
-        for place, a in enumerate(left):
+        reduced = (
+            set(range(n)) if axis is None else {a % n for a in ((axis,) if isinstance(axis, int) else axis)} if n else set()
+        )
+        remaining = [a for a in range(n) if a not in reduced]
+        for place, a in enumerate(remaining):
             self.join((node.index, a if node.attrs["keepdims"] else place), (key_of(source), a))
 
     def tie_named(self, node: Node) -> None:

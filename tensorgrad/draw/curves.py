@@ -38,21 +38,21 @@ def curves(
     if every < 1:
         raise ValueError(f"curves: every must be at least 1, got {every}")
     panels: dict[str, dict[str, Array]] = {}
-    for name, given in sorted(history.items(), key=lambda item: not item[0].endswith("loss")):
-        values = np.asarray(given, float)
+    for name, series in sorted(history.items(), key=lambda item: not item[0].endswith("loss")):
+        values = np.asarray(series, float)
         panels.setdefault("loss" if name.endswith("loss") else name.removeprefix("val_"), {})[name] = values
     columns = min(max(len(panels), 1), COLUMNS)
     rows = math.ceil(max(len(panels), 1) / columns)
     figure = new_figure("curves", 5.2 * columns, 3.8 * rows)
-    for i, (quantity, series) in enumerate(panels.items()):
+    for i, (quantity, panel) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
-        for k, (name, values) in enumerate(series.items()):
+        for k, (name, values) in enumerate(panel.items()):
             style = {"color": COLOURS[k % len(COLOURS)], "linestyle": LINES[k // len(COLOURS) % len(LINES)]}
             draw_series(axes, plain(name.replace("_", " ")), values, every if len(values) >= every else 1, style)
         if best is not None:
             axes.axvline(best, color=GREY, linestyle="--", linewidth=1, label=f"kept: epoch {best}")
         if quantity == "loss" and log_loss:
-            make_logarithmic(axes, np.concatenate(list(series.values())))
+            make_logarithmic(axes, np.concatenate(list(panel.values())))
         finish(axes, quantity)
     if title:
         figure.suptitle(plain(title))
@@ -69,18 +69,20 @@ def draw_series(axes: Any, label: str, values: Array, step: int, style: Mapping[
     alone = finite & ~before & ~after
     if alone.any() and len(shown) > 1:  # an isolated point has no visible line
         axes.plot(epochs[alone], shown[alone], marker="o", linestyle="none", color=style["color"])
-    lost = np.flatnonzero(~np.isfinite(values)) + 1
-    if len(lost):
-        axes.axvline(lost[0], color=style["color"], linestyle=":", linewidth=1, label=f"{label}: {span(values, lost)}")
+    bad_epochs = np.flatnonzero(~np.isfinite(values)) + 1
+    if len(bad_epochs):
+        axes.axvline(
+            bad_epochs[0], color=style["color"], linestyle=":", linewidth=1, label=f"{label}: {span(values, bad_epochs)}"
+        )
 
 
-def span(values: Array, lost: Array) -> str:
+def span(values: Array, bad_epochs: Array) -> str:
     """ "NaN from epoch 4", "infinite at epoch 2", "not finite at 3 of epochs 2 to 9"."""
-    kinds = values[lost - 1]
+    kinds = values[bad_epochs - 1]
     kind = "NaN" if np.isnan(kinds).all() else "infinite" if np.isinf(kinds).all() else "not finite"
-    first, last = int(lost[0]), int(lost[-1])
-    if last - first + 1 > len(lost):
-        return f"{kind} at {len(lost)} of epochs {first} to {last}"
+    first, last = int(bad_epochs[0]), int(bad_epochs[-1])
+    if last - first + 1 > len(bad_epochs):
+        return f"{kind} at {len(bad_epochs)} of epochs {first} to {last}"
     if first == last:
         return f"{kind} at epoch {first}"
     return f"{kind} from epoch {first}" if last == len(values) else f"{kind} at epochs {first} to {last}"
@@ -90,11 +92,11 @@ def make_logarithmic(axes: Any, values: Array) -> None:
     """Use a logarithmic axis with labels over any range, if all finite values are positive."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-    seen = values[np.isfinite(values)]
-    if not len(seen) or seen.min() <= 0:
+    finite = values[np.isfinite(values)]
+    if not len(finite) or finite.min() <= 0:
         return
     axes.set_yscale("log")
-    factor = seen.max() / seen.min()
+    factor = finite.max() / finite.min()
     subs = (1, 1.5, 2, 3, 4, 5, 7) if factor < 30 else (1, 2, 5) if factor < 1e4 else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=10))  # the locator draws none if it finds too many
     axes.yaxis.set_major_formatter("{x:g}")

@@ -106,11 +106,11 @@ def derive(loss: Tensor, wrt: Tensor, *, name: str = "L") -> Derivation:
     if loss.ndim:
         raise GraphError(f"derive: the loss has shape {loss.shape}, expected a 0-d Tensor")
     if loss.node is None or not wrt.requires_grad:
-        what = "loss is a leaf, it was not computed" if loss.node is None else "second argument does not require a gradient"
-        raise GraphError(f"derive: the {what}")
-    found = Chain(loss, wrt, visible(name)).derivation()
+        problem = "loss is a leaf, it was not computed" if loss.node is None else "second argument does not require a gradient"
+        raise GraphError(f"derive: the {problem}")
+    formulas = Chain(loss, wrt, visible(name)).derivation()
 
-    def steps(found: list[Any]) -> list[Step]:
-        return [Step(*one) for one in found]
+    def steps(rows: list[Any]) -> list[Step]:
+        return [Step(*row) for row in rows]
 
-    return Derivation(steps(found.forward), steps(found.backward), *found.whole, found.constants, found.names)
+    return Derivation(steps(formulas.forward), steps(formulas.backward), *formulas.complete, formulas.constants, formulas.names)

@@ -91,9 +91,9 @@ def draw_box(dot: Any, box: Box, paper: bool) -> None:
     lines = [escaped(line) for line in box.text]
     text = graphviz.nohtml(end.join(lines) + (end if box.left else ""))
     if paper:
-        shown = [in_html(line, box.has_names(line)) for line in box.text]
+        html_lines = [in_html(line, box.has_names(line)) for line in box.text]
         ends = '<BR ALIGN="LEFT"/>' if box.left else "<BR/>"
-        text = f"<{ends.join(shown)}{ends * box.left}>"
+        text = f"<{ends.join(html_lines)}{ends * box.left}>"
     if box.maps:
         text = f"<{with_maps(box, [in_html(line, paper and box.has_names(line)) for line in box.text])}>"
     dot.node(box.id, text, style=style, fillcolor=fill, color=look.line, fontcolor=look.ink)
@@ -104,12 +104,12 @@ def with_maps(box: Box, lines: list[str]) -> str:
     maps = [small for small, _ in box.maps]
     plain = 'BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0"'
     cells = ""
-    for one in maps:
-        rows = "".join(f"<TR>{''.join(map(cell, row))}</TR>" for row in one.cells)
-        size = f'WIDTH="{CELL * len(one.cells[0])}" HEIGHT="{CELL * len(one.cells)}" FIXEDSIZE="TRUE"'
+    for picture in maps:
+        rows = "".join(f"<TR>{''.join(map(cell, row))}</TR>" for row in picture.cells)
+        size = f'WIDTH="{CELL * len(picture.cells[0])}" HEIGHT="{CELL * len(picture.cells)}" FIXEDSIZE="TRUE"'
         cells += f'<TD CELLPADDING="3"><TABLE {plain} {size}>{rows}</TABLE></TD>'
     captions = "".join(
-        f'<TD CELLPADDING="2"><FONT POINT-SIZE="8">{html.escape(visible(one.caption))}</FONT></TD>' for one in maps
+        f'<TD CELLPADDING="2"><FONT POINT-SIZE="8">{html.escape(visible(picture.caption))}</FONT></TD>' for picture in maps
     )
     text = f'<TR><TD COLSPAN="{len(maps)}">{"<BR/>".join(lines)}</TD></TR>'
     return f"<TABLE {plain}>{text}<TR>{cells}</TR><TR>{captions}</TR></TABLE>"
@@ -122,12 +122,12 @@ def cell(value: float | None) -> str:
 
 def in_html(text: str, names: bool) -> str:
     """An HTML-like label with letters in italics and subscripts."""
-    found = []
+    parts = []
     for upright, letter, index in pieces(visible(text), names):
-        found.append(html.escape(upright))
+        parts.append(html.escape(upright))
         if letter:
-            found.append(f"<I>{GREEK.get(letter, letter)}</I>" + (SMALL % html.escape(index) if index else ""))
-    return "".join(found)
+            parts.append(f"<I>{GREEK.get(letter, letter)}</I>" + (SMALL % html.escape(index) if index else ""))
+    return "".join(parts)
 
 
 def escaped(text: str) -> str:

@@ -65,7 +65,7 @@ class Expr:
         return (a for a in self.args if isinstance(a, Expr))
 
 
-KNOWN: WeakValueDictionary[Any, Expr] = WeakValueDictionary()
+INTERNED: WeakValueDictionary[Any, Expr] = WeakValueDictionary()
 
 
 def call(head: Head, *args: Any, shape: Shape, **attrs: Any) -> Expr:
@@ -76,9 +76,9 @@ def call(head: Head, *args: Any, shape: Shape, **attrs: Any) -> Expr:
 def interned(head: Head, args: tuple[Any, ...], attrs: dict[str, Any], shape: Shape) -> Expr:
     items = tuple(attrs.items())
     key = (head, args, tuple([(k, v if is_plain(v) else literal(v)) for k, v in items]), shape)
-    found = KNOWN.get(key)
+    found = INTERNED.get(key)
     if found is None:
-        found = KNOWN[key] = Expr(head, args, items, shape)
+        found = INTERNED[key] = Expr(head, args, items, shape)
     return found
 
 
@@ -93,7 +93,7 @@ def named(symbol: Symbol) -> Expr:
 
 def symbols_in(*expressions: Expr) -> dict[Symbol, None]:
     """All symbols in expressions, in reading order."""
-    found: dict[Symbol, None] = {}
+    symbols: dict[Symbol, None] = {}
     seen: set[Expr] = set()
     stack = list(expressions[::-1])
     while stack:
@@ -102,9 +102,9 @@ def symbols_in(*expressions: Expr) -> dict[Symbol, None]:
             continue
         seen.add(e)
         if e.head is Term.NAME:
-            found[e.args[0]] = None
+            symbols[e.args[0]] = None
         stack += list(e.parts)[::-1]
-    return found
+    return symbols
 
 
 def first(e: Expr) -> Expr:

@@ -18,11 +18,11 @@ def misfits(node: Node) -> tuple[str, list[int]]:
         named = [i for i in tensors if str(shapes[i]) in problem]
         return short(problem), named or tensors
     problem = node.op.parsed.mismatch(shapes)
-    if found := re.search(r"axis (\w+) is (\d+) in argument (\d+) .*? but (\d+) in argument (\d+)", problem):
-        axis, size, first, other, second = found.groups()
+    if match := re.search(r"axis (\w+) is (\d+) in argument (\d+) .*? but (\d+) in argument (\d+)", problem):
+        axis, size, first, other, second = match.groups()
         return f"{axis}: {size} ≠ {other}", [int(first), int(second)]
-    if found := re.search(r"argument (\d+) has shape", problem):
-        return short(problem), [int(found[1])]
+    if match := re.search(r"argument (\d+) has shape", problem):
+        return short(problem), [int(match[1])]
     for i in tensors:
         for j in tensors:
             pairs = zip(shapes[i][::-1], shapes[j][::-1], strict=False)

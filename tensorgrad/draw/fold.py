@@ -21,23 +21,23 @@ REGIONS = 30  # maximum number of regions; fewer if they would contain fewer ite
 class Folds:
     """The repeats and regions of a program.
 
-    stands_for   for a node of a folded block, the corresponding node of the first block
-    block        for each node of a repeat, by innermost repeat, the index of its block
-    notes        descriptions of the repeats
-    said         the description of each part that was divided into regions
+    representative  for a node of a folded block, the corresponding node of the first block
+    block           for each node of a repeat, by innermost repeat, the index of its block
+    notes           descriptions of the repeats
+    descriptions    the description of each part that was divided into regions
     """
 
     def __init__(self) -> None:
-        self.stands_for: dict[Node, Node] = {}
+        self.representative: dict[Node, Node] = {}
         self.block: dict[Node, list[tuple[Part, int]]] = {}
         self.notes: list[str] = []
-        self.said: dict[Part, list[str]] = {}
+        self.descriptions: dict[Part, list[str]] = {}
         self.number = 0
 
     def shown(self, node: Node) -> Node:
         """The node that is drawn in place of this one."""
-        while node in self.stands_for:
-            node = self.stands_for[node]
+        while node in self.representative:
+            node = self.representative[node]
         return node
 
     def repeats(self, part: Part) -> None:
@@ -67,7 +67,7 @@ class Folds:
         if first is other:
             return
         for a, b in zip(first.nodes, other.nodes, strict=True):
-            self.stands_for[b] = a
+            self.representative[b] = a
         self.scopes(first, other)
 
     def scopes(self, first: Part, other: Part) -> None:
@@ -81,20 +81,21 @@ class Folds:
 
         Regions that are still too large are divided when their inside is drawn.
         """
-        if part in self.said or len(part.parts) <= MOST:
+        if part in self.descriptions or len(part.parts) <= MOST:
             opened = [p for p in part.parts if p.kind in ("model", "module", "repeat", "order")]
-            return self.said.get(part, []) + [note for p in opened for note in self.regions(p)]
+            return self.descriptions.get(part, []) + [note for p in opened for note in self.regions(p)]
         before = len(part.parts)
         ends = cuts(part.parts, min(REGIONS, math.ceil(math.sqrt(before))))
         outer = f"{part.key}." if part.kind == "region" else ""
-        made = []
+        parts = []
         for i, (a, b) in enumerate(zip([0, *ends[:-1]], ends, strict=True), 1):
             inside = part.parts[a:b]
             nodes = [n for p in inside for n in p.nodes]
-            made.append(inside[0] if len(inside) == 1 else Part("region", f"{outer}{i}", inside, nodes))
-        part.parts = made
-        self.said[part] = [f"{len(part.nodes):,} operations drawn as {len(made)} regions, cut where the fewest values pass"]
-        return self.said[part]
+            parts.append(inside[0] if len(inside) == 1 else Part("region", f"{outer}{i}", inside, nodes))
+        part.parts = parts
+        description = f"{len(part.nodes):,} operations drawn as {len(parts)} regions, cut where the fewest values pass"
+        self.descriptions[part] = [description]
+        return [description]
 
 
 def names_of(parts: list[Part]) -> str:
@@ -132,7 +133,9 @@ def find_repeat(parts: list[Part]) -> tuple[int, int, int] | None:
             def is_more(at: int) -> bool:
                 """Whether the block before is the first one, which reads something else."""
                 before = at - period  # noqa: B023
-                return before >= 0 and (loose[before:at] == loose[at : at + period]).all() and fits(parts, before, period)  # noqa: B023
+                if before < 0 or (loose[before:at] != loose[at : at + period]).any():  # noqa: B023
+                    return False
+                return reads_like_next(parts, before, period)  # noqa: B023
 
             best = start + max(range(spare + 1), key=lambda k: (is_more(start + k), leaves_of(parts[start + k]), -k))
             if is_more(best):
@@ -146,7 +149,7 @@ def leaves_of(part: Part) -> int:
     return sum(isinstance(s, Tensor) and s.requires_grad for s in part.nodes[0].inputs)
 
 
-def fits(parts: list[Part], start: int, period: int) -> bool:
+def reads_like_next(parts: list[Part], start: int, period: int) -> bool:
     """Whether a block reads its own values where the next one does."""
 
     def inner(a: int) -> list[tuple[int, ...]]:
@@ -164,8 +167,8 @@ def signatures(parts: list[Part]) -> tuple[Any, Any]:
     inside: Counter[Any] = Counter()
     for part in parts:
         inside.update({s for node in part.nodes for s in node.inputs if isinstance(s, Tensor)})
-    known: dict[Any, int] = {}
-    looser: dict[Any, int] = {}
+    strict_ids: dict[Any, int] = {}
+    loose_ids: dict[Any, int] = {}
     strict, loose = [], []
     for i, part in enumerate(parts):
         if part.kind == "repeat":
@@ -176,28 +179,28 @@ def signatures(parts: list[Part]) -> tuple[Any, Any]:
         kinds: list[Any] = []
         for node in part.nodes:
             sources: list[Any] = []
-            given: list[Any] = []
+            loose_sources: list[Any] = []
             for s in node.inputs:
                 if isinstance(s, Node):
                     at = place.get(s)
                     sources.append(("outside", s.index) if at is None else (i - at[0], at[1]))
-                    given.append(("node", s.shape))
+                    loose_sources.append(("node", s.shape))
                 elif isinstance(s, Tensor):
                     shared = readers[s] > 1 and inside[s] > 1
-                    own = (s.shape, str(s.dtype), s.requires_grad)
-                    sources.append(("leaf", id(s)) if shared else own)
-                    given.append(
-                        ("leaf", id(s)) if shared and s.requires_grad else ("node", s.shape) if not s.requires_grad else own
+                    description = (s.shape, str(s.dtype), s.requires_grad)
+                    sources.append(("leaf", id(s)) if shared else description)
+                    loose_sources.append(
+                        ("node", s.shape) if not s.requires_grad else ("leaf", id(s)) if shared else description
                     )
                 else:
                     sources.append(s)
-                    given.append(s)
-            does = (node.op.name, repr(node.attrs), node.shape, str(node.dtype))
-            rows.append((*does, tuple(sources)))
-            kinds.append((*does, tuple(given)))
-        what = (part.kind, type(part.key.module).__name__ if part.is_module else "", shape_of(part))
-        strict.append(known.setdefault((what, tuple(rows)), len(known)))
-        loose.append(looser.setdefault((what, tuple(kinds)), len(looser)))
+                    loose_sources.append(s)
+            operation = (node.op.name, repr(node.attrs), node.shape, str(node.dtype))
+            rows.append((*operation, tuple(sources)))
+            kinds.append((*operation, tuple(loose_sources)))
+        part_key = (part.kind, type(part.key.module).__name__ if part.is_module else "", shape_of(part))
+        strict.append(strict_ids.setdefault((part_key, tuple(rows)), len(strict_ids)))
+        loose.append(loose_ids.setdefault((part_key, tuple(kinds)), len(loose_ids)))
     return np.array(strict), np.array(loose)
 
 
@@ -209,8 +212,8 @@ def shape_of(part: Part) -> Any:
 # Regions
 
 
-def cuts(parts: list[Part], wanted: int) -> list[int]:
-    """Where to end each of about `wanted` regions: near an even division, where the fewest values cross; preferably before the
+def cuts(parts: list[Part], count: int) -> list[int]:
+    """Where to end each of about `count` regions: near an even division, where the fewest values cross; preferably before the
     same kind of part as the last region started with, which keeps iterations of a loop whole.
     """
     n = len(parts)
@@ -222,7 +225,7 @@ def cuts(parts: list[Part], wanted: int) -> list[int]:
             passing[place[source] + 1] += 1
             passing[i + 1] -= 1
     width = np.cumsum(passing)
-    length = math.ceil(n / wanted)
+    length = math.ceil(n / count)
     ends: list[int] = []
     at = 0
     while n - at > length * 3 // 2:

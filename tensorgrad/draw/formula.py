@@ -81,8 +81,8 @@ def formula(use: Use) -> Expr:
     """The result of one call of an op: by FORMS, or as a function of its arguments."""
     if use.op.expands:
         return expanded(use)
-    if use.op in ALONE and any(a.head is Term.EVERYWHERE and first(a).shape == () for a in use.args):
-        # the result of constant arrays is constant
+    if use.op in ELEMENTWISE and any(a.head is Term.EVERYWHERE and first(a).shape == () for a in use.args):
+        # the result for constant arrays is constant
         args = tuple(first(a) if a.head is Term.EVERYWHERE and first(a).shape == () else a for a in use.args)
         shape = np.broadcast_shapes(*[a.shape for a in args])
         return everywhere(formula(replace(use, args=args, shape=shape)), use.shape)
@@ -93,7 +93,7 @@ def formula(use: Use) -> Expr:
 
 
 # Elementwise ops
-ALONE = {
+ELEMENTWISE = {
     ops.abs, ops.exp, ops.hypot, ops.log, ops.log1p, ops.maximum, ops.minimum, ops.power, ops.relu, ops.sigmoid, ops.sign,
     ops.sqrt, ops.tanh,
 }  # fmt: skip
@@ -102,10 +102,10 @@ ALONE = {
 def expanded(use: Use) -> Expr:
     """Replace a fused op by the ops it expands to."""
     first, *others = use.op.expands
-    found = formula(Use(first, use.args, use.attrs, use.shape, use.node, use.context))
+    result = formula(Use(first, use.args, use.attrs, use.shape, use.node, use.context))
     for op in others:
-        found = formula(Use(op, (found,), {}, use.shape, use.node, use.context))
-    return found
+        result = formula(Use(op, (result,), {}, use.shape, use.node, use.context))
+    return result
 
 
 def axes_of(axis: Axis, shape: Shape) -> tuple[int, ...]:
@@ -142,9 +142,9 @@ def summed_to(x: Expr, shape: Shape, count: Callable[[tuple[int, ...]], Expr]) -
     widened = tuple(i for i, n in enumerate(shape, added) if n == 1 and x.shape[i] != 1)
     inner = first(x) if x.head is Term.EVERYWHERE else x
     offset = len(x.shape) - len(inner.shape)  # constant axes are multiplied by their length instead of summed
-    same = [i for i in (*range(added), *widened) if i < offset or (inner.shape[i - offset] == 1 and x.shape[i] != 1)]
-    n = count(tuple(same)) if math.prod(x.shape[i] for i in same) != 1 else number(1)
-    if len(same) == added + len(widened):
+    constant = [i for i in (*range(added), *widened) if i < offset or (inner.shape[i - offset] == 1 and x.shape[i] != 1)]
+    n = count(tuple(constant)) if math.prod(x.shape[i] for i in constant) != 1 else number(1)
+    if len(constant) == added + len(widened):
         if inner.shape and len(inner.shape) > len(shape):
             inner = reshaped(inner, inner.shape[len(inner.shape) - len(shape) :])
         return product(shape, n, inner)
@@ -210,9 +210,9 @@ def hypot(use: Use) -> Expr:
 
 def squared(e: Expr) -> Expr:
     """e²; for a norm that is the root of a sum or mean of squares, that sum or mean."""
-    num, den, found = factors(e)
-    if len(found) == 1 and found[0][0].head is ops.sqrt:
-        return product(e.shape, number(num, den), number(num, den), first(found[0][0]))
+    num, den, pairs = factors(e)
+    if len(pairs) == 1 and pairs[0][0].head is ops.sqrt:
+        return product(e.shape, number(num, den), number(num, den), first(pairs[0][0]))
     return powered(e, 2)
 
 
@@ -269,7 +269,7 @@ def power(use: Use) -> Expr:
     return call(ops.power, a, b, shape=use.shape)
 
 
-def chosen(use: Use) -> Expr:
+def where(use: Use) -> Expr:
     """a if a condition holds, else b; if one of them is 0, the condition becomes a factor."""
     condition, a, b = use.args
     if condition.head is Term.BRACKET and condition["sign"] == "==":
@@ -286,7 +286,7 @@ def chosen(use: Use) -> Expr:
     return call(ops.where, condition, a, b, shape=use.shape)
 
 
-def masked(use: Use) -> Expr:
+def relu_slope(use: Use) -> Expr:
     g, y = use.args
     return product(use.shape, g, bracket(">", y, number(0), y.shape))
 
@@ -301,7 +301,7 @@ def tanh_slope(use: Use) -> Expr:
     return product(use.shape, g, total(t.shape, number(1), scaled(powered(t, 2), -1)))
 
 
-def turned(use: Use) -> Expr:
+def transpose(use: Use) -> Expr:
     (x,) = use.args
     axes = use.attrs["axes"]
     n = len(axes)
@@ -331,8 +331,8 @@ def einsum(use: Use) -> Expr:
             rows, columns = terms[0].replace(k, ""), terms[1].replace(k, "")
             a = a if terms[0][1] == k else transposed(a, a.shape[::-1])
             b = b if terms[1][0] == k else transposed(b, b.shape[::-1])
-            made = matmul(a, b, (a.shape[0], b.shape[1]))
-            return made if right == rows + columns else transposed(made, use.shape)
+            result = matmul(a, b, (a.shape[0], b.shape[1]))
+            return result if right == rows + columns else transposed(result, use.shape)
     return call(use.op, *use.args, shape=use.shape, subscripts=subscripts)
 
 
@@ -434,10 +434,10 @@ FORMS: dict[Head, Callable[[Use], Expr]] = {
     ops.sigmoid: lambda use: logistic(use.args[0]),
     ops.softmax: softmax,
     ops.log_softmax: log_softmax,
-    ops.relu_grad: masked,
+    ops.relu_grad: relu_slope,
     ops.sigmoid_grad: sigmoid_slope,
     ops.tanh_grad: tanh_slope,
-    ops.where: chosen,
+    ops.where: where,
     ops.greater: relation(">"),
     ops.greater_equal: relation(">="),
     ops.less: relation("<"),
@@ -455,7 +455,7 @@ FORMS: dict[Head, Callable[[Use], Expr]] = {
     ops.broadcast_to: lambda use: everywhere(use.args[0], use.shape),
     ops.reshape: lambda use: reshaped(use.args[0], use.shape),
     ops.astype: first_arg,
-    ops.transpose: turned,
+    ops.transpose: transpose,
     ops.matmul: lambda use: matmul(use.args[0], use.args[1], use.shape),
     ops.linear: layer,
     ops.einsum: einsum,

@@ -26,8 +26,8 @@ from tensorgrad.draw.mermaid import to_mermaid
 from tensorgrad.draw.page import to_html
 from tensorgrad.draw.program import Options, Program
 from tensorgrad.draw.render import render
-from tensorgrad.draw.scene import Scene, beside
-from tensorgrad.draw.sources import given_to
+from tensorgrad.draw.scene import Scene, side_by_side
+from tensorgrad.draw.sources import arguments_in
 from tensorgrad.draw.tikz import to_tikz
 from tensorgrad.errors import ArgumentError, GraphError, MissingDependencyError
 from tensorgrad.nn.module import Module
@@ -47,7 +47,7 @@ class Drawing:
 
     def __init__(self, graph: Graph, scene: Scene, views: Callable[[], dict[str, Scene]] | None = None) -> None:
         self.graph, self.scene = graph, scene
-        self._given = given_to(graph)  # keeps given arrays alive, with names and values, as long as the drawing
+        self._arguments = arguments_in(graph)  # keeps the arguments alive, with names and values, as long as the drawing
         self._views = views or (lambda: {"graph": scene})
 
     @property
@@ -162,7 +162,7 @@ def graph(
         raise ArgumentError(f'draw.graph: fused must be True, False or "both", got {fused!r}')
     if values not in (True, False, "maps"):
         raise ArgumentError(f'draw.graph: values must be True, False or "maps", got {values!r}')
-    called = as_names(names)
+    model_names = as_names(names)
     costs: Mapping[Node, Cost] | None = None
     notes: list[str] = []
     is_plan = isinstance(what, Plan)
@@ -182,58 +182,58 @@ def graph(
     if (failed or is_plan) and fused:
         notes.append("as it is: a plan is fused already" if is_plan else "as written: an operation has failed")
         fused = False
-    red = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
+    highlighted = frozenset((t.node or t) if isinstance(t, Tensor) else t for t in highlight)
 
-    def known(as_fused: bool, measured: bool) -> Program:
+    def program_of(as_fused: bool, measured: bool) -> Program:
         """The program, fused or not; the same object if fusion changes nothing."""
-        shown = program.fused() if as_fused else program
-        if as_fused and not any(n.members for n in shown.nodes):
-            return known_once(False, measured)
+        graph = program.fused() if as_fused else program
+        if as_fused and not any(n.members for n in graph.nodes):
+            return cached_program_of(False, measured)
         options = Options(
-            values=values_of(shown) if values else None, maps=values == "maps", cost=bool(cost),
-            measured=measured or bool(cost), depth=depth, fold=fold, highlight=red, costs=costs, names=called,
+            values=values_of(graph) if values else None, maps=values == "maps", cost=bool(cost),
+            measured=measured or bool(cost), depth=depth, fold=fold, highlight=highlighted, costs=costs, names=model_names,
             modules=not is_plan,
         )  # fmt: skip
-        return Program(shown, options)
+        return Program(graph, options)
 
-    known_once = cache(known)
+    cached_program_of = cache(program_of)
 
     def scene(as_fused: bool, as_backward: bool, prefix: str = "", panel: str = "", measured: bool = False) -> Scene:
-        builder = Builder(known_once(as_fused, measured), prefix, panel, formulas=not as_backward)
+        builder = Builder(cached_program_of(as_fused, measured), prefix, panel, formulas=not as_backward)
         if as_backward:
             if not outputs:
                 raise GraphError(
                     "draw.graph: backward=True needs the Tensor itself, a Graph does not say what to differentiate"
                 )
             with switched(fusing=as_fused):
-                found = gradients_of(program, outputs)
-            add_backward(builder, found, None if failed else program.fused())
+                gradients = gradients_of(program, outputs)
+            add_backward(builder, gradients, None if failed else program.fused())
         return builder.scene
 
-    def finished(made: Scene) -> Scene:
-        made.title, made.direction = title, direction
-        made.notes = [*made.notes, *notes]
-        return made
+    def finished(drawn: Scene) -> Scene:
+        drawn.title, drawn.direction = title, direction
+        drawn.notes = [*drawn.notes, *notes]
+        return drawn
 
     def views() -> dict[str, Scene]:
         """The views of a page: the requested one first, then the other available ones."""
-        wanted = {"forward": (False, False), "fused": (True, False), "backward": (True, True)}
+        available = {"forward": (False, False), "fused": (True, False), "backward": (True, True)}
         first = "both" if fused == "both" else "backward" if backward else "fused" if fused else "forward"
-        found = {first: shown}
+        scenes = {first: main_scene}
         if first == "backward":
-            wanted["backward"] = (bool(fused), True)
-        for name, (as_fused, as_backward) in wanted.items():
+            available["backward"] = (bool(fused), True)
+        for name, (as_fused, as_backward) in available.items():
             if (as_fused or as_backward) and (is_plan or failed):
                 continue
             with suppress(GraphError):  # nothing requires a gradient, or the graph has been freed
-                found[name] = finished(scene(as_fused, as_backward, measured=not failed))
-        return found
+                scenes[name] = finished(scene(as_fused, as_backward, measured=not failed))
+        return scenes
 
     if fused == "both":
-        shown = beside([scene(False, False, "a", "as written"), scene(True, backward, "b", "as fused")])
+        main_scene = side_by_side([scene(False, False, "a", "as written"), scene(True, backward, "b", "as fused")])
     else:
-        shown = scene(bool(fused), backward)
-    return Drawing(program, finished(shown), views)
+        main_scene = scene(bool(fused), backward)
+    return Drawing(program, finished(main_scene), views)
 
 
 def check_layout(where: str, direction: Any, depth: Any) -> None:
@@ -272,10 +272,10 @@ def traced(what: Any, more: tuple[Any, ...]) -> list[Tensor]:
         modules = [module for _, module in what.named_modules()]
         with preserve_state(modules), switched(tracing=True, recording=True):
             result = what(*[as_input(a, "x" if len(more) == 1 else f"x{i}") for i, a in enumerate(more)])
-        found = tensors_in(result)
-        computed = [t for t in found if t.node is not None]  # inputs returned unchanged are not drawn
+        tensors = tensors_in(result)
+        computed = [t for t in tensors if t.node is not None]  # inputs returned unchanged are not drawn
         if not computed:
-            raise GraphError(f"draw.graph: the model returned {shown_kind(result)}, expected Tensors that it computed")
+            raise GraphError(f"draw.graph: the model returned {kind_name(result)}, expected Tensors that it computed")
         return computed
     outputs = [what, *more]
     for i, t in enumerate(outputs):
@@ -301,7 +301,7 @@ def tensors_in(result: Any) -> list[Tensor]:
     return [t for part in parts for t in tensors_in(part)]
 
 
-def shown_kind(result: Any) -> str:
+def kind_name(result: Any) -> str:
     return "a Tensor that was given" if isinstance(result, Tensor) else f"a {type(result).__name__}"
 
 
@@ -313,7 +313,7 @@ def gradients_of(program: Graph, outputs: list[Tensor]) -> dict[Tensor, Tensor]:
     roots = [t for t in outputs if t.requires_grad]
     seeds = [Tensor(np.ones(t.shape, t.dtype), device=t.device, name="g") for t in roots]
     try:
-        found = autograd.grad(roots, leaves, seeds, create_graph=True, allow_unused=True)
+        gradients = autograd.grad(roots, leaves, seeds, create_graph=True, allow_unused=True)
     except GraphError as error:
         raise GraphError(f"draw.graph: {error}") from error
-    return {leaf: g for leaf, g in zip(leaves, found, strict=True) if g is not None}
+    return {leaf: g for leaf, g in zip(leaves, gradients, strict=True) if g is not None}

@@ -28,7 +28,7 @@ class Map:
     cells: tuple[tuple[float | None, ...], ...]
 
 
-def map_of(name: str, array: Array, most: tuple[int, int]) -> Map | None:
+def map_of(name: str, array: Array, limits: tuple[int, int]) -> Map | None:
     """The picture of an array, with at most so many rows and columns; None for 0-d, empty or non-numeric arrays.
 
     A 1-d array is one row. For more than two axes, the first of the matrices along the last two axes are arranged in rows.
@@ -42,33 +42,33 @@ def map_of(name: str, array: Array, most: tuple[int, int]) -> Map | None:
     with np.errstate(invalid="ignore"):
         scaled = a / largest if largest else a * 0
     if a.ndim < 3:
-        grid, each = shrunk(scaled.reshape(-1, a.shape[-1]), most)
+        grid, factor = shrunk(scaled.reshape(-1, a.shape[-1]), limits)
         rows: list[list[float | None]] = grid.tolist()
     else:
-        rows, each = tiled(scaled.reshape(-1, *a.shape[-2:]), a.shape[-3], most)
+        rows, factor = tiled(scaled.reshape(-1, *a.shape[-2:]), a.shape[-3], limits)
     size = f"±{largest:.2g}" if finite.size else "nothing finite"
-    return Map(f"{name} {size}{each}", tuple(map(tuple, rows)))
+    return Map(f"{name} {size}{factor}", tuple(map(tuple, rows)))
 
 
-def shrunk(matrix: Any, most: tuple[int, int]) -> tuple[Any, str]:
+def shrunk(matrix: Any, limits: tuple[int, int]) -> tuple[Any, str]:
     """A matrix reduced to so many rows and columns by block means, and a remark about it."""
-    heights, widths = (-(-n // limit) for n, limit in zip(matrix.shape, most, strict=True))
+    heights, widths = (-(-n // limit) for n, limit in zip(matrix.shape, limits, strict=True))
     if heights == widths == 1:
         return matrix, ""
     rows = [matrix[i : i + heights] for i in range(0, matrix.shape[0], heights)]
-    made = [[part[:, j : j + widths].mean() for j in range(0, matrix.shape[1], widths)] for part in rows]
-    return np.array(made), f", means of {heights}×{widths}"
+    means = [[part[:, j : j + widths].mean() for j in range(0, matrix.shape[1], widths)] for part in rows]
+    return np.array(means), f", means of {heights}×{widths}"
 
 
-def tiled(matrices: Any, across: int, most: tuple[int, int]) -> tuple[list[list[float | None]], str]:
-    """The first matrices, in rows of `across`, separated by empty lines, and a remark about them."""
-    sizes = [min(n, max(limit, TILE)) for n, limit in zip(matrices.shape[1:], (most[0] // 3, most[1] // 4), strict=True)]
-    below, beside = (max(1, (limit + 1) // (size + 1)) for limit, size in zip(most, sizes, strict=True))
-    beside = min(beside, across if below > 1 else len(matrices))
-    shown = [shrunk(m, (sizes[0], sizes[1])) for m in matrices[: below * beside]]
+def tiled(matrices: Any, across: int, limits: tuple[int, int]) -> tuple[list[list[float | None]], str]:
+    """The first matrices, in rows of at most `across`, separated by empty lines, and a remark about them."""
+    sizes = [min(n, max(limit, TILE)) for n, limit in zip(matrices.shape[1:], (limits[0] // 3, limits[1] // 4), strict=True)]
+    down, in_row = (max(1, (limit + 1) // (size + 1)) for limit, size in zip(limits, sizes, strict=True))
+    in_row = min(in_row, across if down > 1 else len(matrices))
+    grids = [shrunk(m, (sizes[0], sizes[1])) for m in matrices[: down * in_row]]
     rows: list[list[float | None]] = []
-    for start in range(0, len(shown), beside):
-        group = [grid.tolist() for grid, _ in shown[start : start + beside]]
+    for start in range(0, len(grids), in_row):
+        group = [grid.tolist() for grid, _ in grids[start : start + in_row]]
         if rows:
             rows.append([None] * len(rows[0]))
         for lines in zip(*group, strict=True):
@@ -76,8 +76,8 @@ def tiled(matrices: Any, across: int, most: tuple[int, int]) -> tuple[list[list[
             for line in lines:
                 row += [*([None] * bool(row)), *line]
             rows.append([*row, *([None] * (len(rows[0]) - len(row) if rows else 0))])
-    first = f", {len(shown)} of {len(matrices):,}" if len(shown) < len(matrices) else ""
-    return rows, first + shown[0][1]
+    remark = f", {len(grids)} of {len(matrices):,}" if len(grids) < len(matrices) else ""
+    return rows, remark + grids[0][1]
 
 
 def cell_colour(value: float | None) -> str:

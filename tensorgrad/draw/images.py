@@ -46,9 +46,9 @@ def images(
     pixels = as_images("images", images, shape, channels)
     if titles is not None and len(titles) != len(pixels):
         raise ShapeError(f"images: titles has {len(titles)} entries, expected {len(pixels)}")
-    words = [("" if titles is None else plain(str(titles[i])), INK) for i in range(min(limit, len(pixels)))]
+    captions = [("" if titles is None else plain(str(titles[i])), INK) for i in range(min(limit, len(pixels)))]
     header = f"{limit} of {len(pixels):,} images" if len(pixels) > limit else None
-    return grid("images", pixels[:limit], words, columns, "no images", header)
+    return grid("images", pixels[:limit], captions, columns, "no images", header)
 
 
 @named
@@ -78,12 +78,12 @@ def predictions(
     at_least_one("predictions", "limit", limit)
     pixels = as_images("predictions", images, shape, channels)
     truth = as_labels("predictions", "labels", labels, len(pixels), names)
-    said = truth if predicted is None else as_labels("predictions", "predicted", predicted, len(pixels), names)
+    predicted_labels = truth if predicted is None else as_labels("predictions", "predicted", predicted, len(pixels), names)
     titles = []
-    for label, answer in zip(truth[:limit], said[:limit], strict=True):
-        wrong = f"{name_of(answer, names)}, not {name_of(label, names)}"
-        titles.append((name_of(label, names), INK) if label == answer else (wrong, RED))
-    right = int((truth == said)[:limit].sum())
+    for label, predicted_label in zip(truth[:limit], predicted_labels[:limit], strict=True):
+        wrong = f"{name_of(predicted_label, names)}, not {name_of(label, names)}"
+        titles.append((name_of(label, names), INK) if label == predicted_label else (wrong, RED))
+    right = int((truth == predicted_labels)[:limit].sum())
     header = None if predicted is None or not titles else f"{right} of {len(titles)} right"
     return grid("predictions", pixels[:limit], titles, columns, "no images", header)
 
@@ -108,24 +108,26 @@ def mistakes(
     at_least_one("mistakes", "limit", limit)
     pixels = as_images("mistakes", images, shape, channels)
     truth = as_labels("mistakes", "labels", labels, len(pixels), names)
-    said = as_labels("mistakes", "predicted", predicted, len(pixels), names)
-    wrong = np.flatnonzero(truth != said)
-    sure: Any = None
+    predicted_labels = as_labels("mistakes", "predicted", predicted, len(pixels), names)
+    wrong = np.flatnonzero(truth != predicted_labels)
+    confidence: Any = None
     if probabilities is not None:
         p = as_array(probabilities)
         if p.ndim != 2 or len(p) != len(pixels):
             raise ShapeError(f"mistakes: probabilities has shape {p.shape}, expected ({len(pixels)}, classes)")
-        if said.max(initial=-1) >= p.shape[1]:
-            raise LabelError(f"mistakes: predicted has class {said.max()}, but probabilities has {p.shape[1]} columns")
-        sure = p[np.arange(len(p)), said]
-        wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+        if predicted_labels.max(initial=-1) >= p.shape[1]:
+            raise LabelError(
+                f"mistakes: predicted has class {predicted_labels.max()}, but probabilities has {p.shape[1]} columns"
+            )
+        confidence = p[np.arange(len(p)), predicted_labels]
+        wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     titles = []
     for i in wrong[:limit]:
-        share = "" if sure is None else f" ({sure[i]:.0%})"
-        titles.append((f"{name_of(said[i], names)}, not {name_of(truth[i], names)}{share}", RED))
+        share = "" if confidence is None else f" ({confidence[i]:.0%})"
+        titles.append((f"{name_of(predicted_labels[i], names)}, not {name_of(truth[i], names)}{share}", RED))
     header = f"{len(wrong):,} of {len(pixels):,} wrong" + (f", {limit} of them shown" if len(wrong) > limit else "")
     if len(wrong):
-        header += ": what was predicted, not what is true" + ("" if sure is None else " (its probability)")
+        header += ": what was predicted, not what is true" + ("" if confidence is None else " (its probability)")
     return grid("mistakes", pixels[wrong[:limit]], titles, columns, "no mistakes", header)
 
 
@@ -170,30 +172,30 @@ def as_images(caller: str, images: Any, shape: tuple[int, ...] | None, channels:
         raise DTypeError(f"{caller}: images must be numeric, got dtype {pixels.dtype}")
     if pixels.ndim == 2:
         side = math.isqrt(pixels.shape[1])
-        given = (side, side) if shape is None else shape
-        if math.prod(given) != pixels.shape[1]:
-            how = "they are not square; give shape=(h, w)" if shape is None else f"shape is {shape}"
-            raise ShapeError(f"{caller}: images has {pixels.shape[1]} pixels in a row, but {how}")
-        pixels = pixels.reshape(-1, *given)
+        image_shape = (side, side) if shape is None else shape
+        if math.prod(image_shape) != pixels.shape[1]:
+            reason = "they are not square; give shape=(h, w)" if shape is None else f"shape is {shape}"
+            raise ShapeError(f"{caller}: images has {pixels.shape[1]} pixels in a row, but {reason}")
+        pixels = pixels.reshape(-1, *image_shape)
     if pixels.ndim == 3:
         return pixels
     if pixels.ndim != 4:
         raise ShapeError(
             f"{caller}: images has shape {pixels.shape}, expected (n, h, w), (n, h * w), or (n, c, h, w) or (n, h, w, c)"
         )
-    places = {"first": 1, "last": 3}
-    fits = [place for place, axis in places.items() if pixels.shape[axis] in CHANNELS and channels in (None, place)]
-    if not fits:
+    axis_names = {"first": 1, "last": 3}
+    possible = [place for place, axis in axis_names.items() if pixels.shape[axis] in CHANNELS and channels in (None, place)]
+    if not possible:
         raise ShapeError(f"{caller}: images has shape {pixels.shape}, expected 1, 3 or 4 channels at axis 1 or 3")
-    if len(fits) > 1:
+    if len(possible) > 1:
         raise ArgumentError(f"{caller}: images of shape {pixels.shape} is ambiguous; pass channels='first' or channels='last'")
-    if fits == ["first"]:
+    if possible == ["first"]:
         pixels = np.moveaxis(pixels, 1, -1)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 def as_colours(pixels: Array) -> Array:
-    """Colour images as numbers from 0 to 1, or bytes; other values are scaled, all alike."""
+    """Colour images as numbers from 0 to 1, or bytes; other values are scaled, all by the same factor."""
     if pixels.dtype == np.uint8:
         return pixels
     pixels = pixels.astype(np.float64)

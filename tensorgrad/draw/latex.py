@@ -19,8 +19,8 @@ from tensorgrad.draw.notation import (
     letters,
     level_of,
     plain_index,
-    shown,
     split,
+    top_level,
 )
 
 GREEK = [
@@ -72,7 +72,7 @@ REDUCTIONS = {"sum": r"\sum", "max": r"\max", "min": r"\min"}
 
 def latex(e: Expr) -> str:
     """The formula as LaTeX; a constant array is written as a number."""
-    return latex_of(shown(e))
+    return latex_of(top_level(e))
 
 
 def latex_of(e: Expr) -> str:
@@ -83,8 +83,8 @@ def latex_of(e: Expr) -> str:
     if e.head is Term.TOTAL:
         parts = [bracketed_latex(e.args[0], UNARY)]
         for term in e.args[1:]:
-            one = bracketed_latex(term, UNARY)
-            parts.append(f" - {one[1:]}" if one.startswith("-") else f" + {one}")
+            term_latex = bracketed_latex(term, UNARY)
+            parts.append(f" - {term_latex[1:]}" if term_latex.startswith("-") else f" + {term_latex}")
         return "".join(parts)
     if e.head is Term.MATMUL:
         return r" \, ".join(bracketed_latex(a, POWER) for a in e.args)
@@ -194,12 +194,12 @@ def einsum_latex(e: Expr) -> str:
 
 def bracketed_latex(e: Expr, level: int) -> str:
     inner = latex_of(e)
-    own = level_of(e)
-    if own == PRODUCT and inner.startswith(r"\frac") and r"} \, " not in inner and level <= MATMUL:
+    own_level = level_of(e)
+    if own_level == PRODUCT and inner.startswith(r"\frac") and r"} \, " not in inner and level <= MATMUL:
         return inner  # a fraction needs no brackets
-    if own == ATOM and inner.startswith(r"\sum") and level > PRODUCT:
-        own = PRODUCT
-    return inner if own >= level else rf"\left({inner}\right)"
+    if own_level == ATOM and inner.startswith(r"\sum") and level > PRODUCT:
+        own_level = PRODUCT
+    return inner if own_level >= level else rf"\left({inner}\right)"
 
 
 def times(shape: Shape) -> str:

@@ -21,9 +21,9 @@ def pieces(text: str, names: bool = True) -> Iterator[tuple[str, str, str]]:
     names  whether it has names
     """
     at = 0
-    for found in NAME.finditer(text) if names else ():
-        letter, number, word = found.groups()
-        yield text[at : found.start()], letter, number or word or ""
-        at = found.end()
+    for match in NAME.finditer(text) if names else ():
+        letter, number, word = match.groups()
+        yield text[at : match.start()], letter, number or word or ""
+        at = match.end()
     if at < len(text) or not text:
         yield text[at:], "", ""

@@ -29,18 +29,18 @@ def costs_of(graph: Graph) -> dict[Node, Cost]:
 
 def generators_of(graph: Graph) -> list[np.random.Generator]:
     """The random generators of a program, whose state must not change when it is recomputed."""
-    own = [v for node in graph.nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
-    return [random.default(), *own]
+    generators = [v for node in graph.nodes for v in node.attrs.values() if isinstance(v, np.random.Generator)]
+    return [random.default(), *generators]
 
 
 def measured(graph: Graph) -> dict[Node, Cost]:
-    known = values_of(graph)
+    values = values_of(graph)
     costs = {}
     for node in graph.nodes:
-        if node not in known:  # it failed
+        if node not in values:  # it failed
             costs[node] = Cost()
             continue
-        arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+        arrays = [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
         costs[node] = Cost(
             node.size * np.dtype(node.dtype).itemsize,
             flops_of(node),
@@ -71,12 +71,12 @@ def seconds_of(node: Node, arrays: list[Any], enough: float) -> float:
 
 def values_of(graph: Graph) -> dict[Any, Any]:
     """The arrays of all leaves and nodes, except of a failed one."""
-    done = [n for n in graph.nodes if n.dtype is not None]
-    inner = {s for n in done for s in n.inputs}
-    whole = Graph([n for n in done if n not in inner], check=False) if len(done) < len(graph.nodes) else graph
-    known = {leaf: leaf._data for leaf in graph.leaves}
+    computed = [n for n in graph.nodes if n.dtype is not None]
+    inner = {s for n in computed for s in n.inputs}
+    complete = Graph([n for n in computed if n not in inner], check=False) if len(computed) < len(graph.nodes) else graph
+    values = {leaf: leaf._data for leaf in graph.leaves}
     with np.errstate(all="ignore"), random.preserve_generators(generators_of(graph)):
-        return known | (whole.values() if whole.nodes else {})
+        return values | (complete.values() if complete.nodes else {})
 
 
 def in_words(arrays: Sequence[Array]) -> str:

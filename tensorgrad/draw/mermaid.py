@@ -16,9 +16,9 @@ def to_mermaid(scene: Scene) -> str:
         arrow = "-.-" if edge.kind == "rule" else "-.->" if edge.kind == "repeat" else "-->"
         label = f'|"{escaped(edge.label)}"|' if edge.label else ""
         lines.append(f"    {edge.source} {arrow}{label} {edge.target}")
-    said = [*scene.notes, *(meaning for _, meaning in scene.legend())]
-    if said:
-        lines.append('    notes["' + "<br>".join(map(escaped, said)) + '"]:::notes')
+    remarks = [*scene.notes, *(meaning for _, meaning in scene.legend())]
+    if remarks:
+        lines.append('    notes["' + "<br>".join(map(escaped, remarks)) + '"]:::notes')
         lines.append("    classDef notes fill:none,stroke:none")
     for kind, mark in dict.fromkeys((box.kind, box.mark) for box in scene.boxes.values()):
         look = look_of(kind, mark)

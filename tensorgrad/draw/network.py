@@ -15,7 +15,7 @@ from tensorgrad.nn.layers import Dropout, Identity, Linear
 from tensorgrad.nn.module import Module
 from tensorgrad.nn.normalisation import BatchNorm1d, LayerNorm
 
-UNSAID = (BatchNorm1d, Dropout, Identity, LayerNorm)  # when next to an activation, they do not label a column
+UNLABELLED = (BatchNorm1d, Dropout, Identity, LayerNorm)  # when next to an activation, they do not label a column
 WIDEST = 14.0  # inches
 
 
@@ -39,7 +39,7 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
     for path, module in model._walk(every="path"):  # once for each use
         if isinstance(module, Linear):
             layers.append((path, module.weight))
-        elif layers and path and not module._modules and not isinstance(module, UNSAID):
+        elif layers and path and not module._modules and not isinstance(module, UNLABELLED):
             after[len(layers) - 1] = type(module).__name__
     refuse_other_layers(model, layers)
     sizes = [layers[0][1].shape[0], *[w.shape[1] for _, w in layers]]
@@ -47,18 +47,20 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
         if w.shape[0] != width:
             raise ValueError(f"network: layer {path} takes {w.shape[0]} inputs, but the previous layer has {width} outputs")
     refuse_branches(model, layers)
-    shown = [list(range(n)) if n <= limit else [*range(limit // 2), *range(n - (limit - 1 - limit // 2), n)] for n in sizes]
-    places = [heights(n, len(s)) for n, s in zip(sizes, shown, strict=True)]
-    top, bottom = max(ys[0] for ys in places), min(ys[-1] for ys in places)
+    drawn_units = [
+        list(range(n)) if n <= limit else [*range(limit // 2), *range(n - (limit - 1 - limit // 2), n)] for n in sizes
+    ]
+    unit_heights = [heights(n, len(s)) for n, s in zip(sizes, drawn_units, strict=True)]
+    top, bottom = max(ys[0] for ys in unit_heights), min(ys[-1] for ys in unit_heights)
     between = min(1.9, WIDEST / max(len(sizes) - 1, 1))
     figure = new_figure("network", 1.5 + between * (len(sizes) - 1), 1.76 + 0.36 * (top - bottom))
     axes = figure.add_subplot()
     axes.set_axis_off()
-    draw_weights(figure, axes, [w for _, w in layers], shown, places, weights)
-    for i, (n, where) in enumerate(zip(sizes, places, strict=True)):
+    draw_weights(figure, axes, [w for _, w in layers], drawn_units, unit_heights, weights)
+    for i, (n, neuron_ys) in enumerate(zip(sizes, unit_heights, strict=True)):
         colour = COLOURS[0] if i == 0 else COLOURS[2] if i == len(sizes) - 1 else COLOURS[1]
-        axes.scatter([i] * len(where), where, s=150, color="white", edgecolors=colour, linewidths=1.8, zorder=3)
-        if n > len(where):
+        axes.scatter([i] * len(neuron_ys), neuron_ys, s=150, color="white", edgecolors=colour, linewidths=1.8, zorder=3)
+        if n > len(neuron_ys):
             axes.text(i, 0, "⋮", ha="center", va="center", fontsize=17, color=GREY, zorder=3)
         axes.text(i, bottom - 0.5, f"{n:,}", ha="center", va="top", fontsize=10, color=INK)
         kind = "input" if i == 0 else after.get(i - 1, "output" if i == len(sizes) - 1 else "linear")
@@ -71,10 +73,10 @@ def network(model: Module, *, limit: int = 12, weights: bool = False) -> Any:
 def refuse_other_layers(model: Module, layers: list[tuple[str, Any]]) -> None:
     """Refuse, for example, convolutions: without them the picture would be of another network."""
     if not layers:
-        found = sorted({type(module).__name__ for _, module in model.named_modules()})
-        raise ValueError(f"network: the model has no Linear layers to draw, only {', '.join(found)}")
+        kinds = sorted({type(module).__name__ for _, module in model.named_modules()})
+        raise ValueError(f"network: the model has no Linear layers to draw, only {', '.join(kinds)}")
     for path, module in model.named_modules():
-        if module._parameters and not isinstance(module, (Linear, *UNSAID)):
+        if module._parameters and not isinstance(module, (Linear, *UNLABELLED)):
             described = f"{path} of type {type(module).__name__}" if path else f"the model itself, a {type(module).__name__},"
             raise ValueError(
                 f"network: {described} has parameters and is not a Linear layer; draw.graph(model, x) draws every kind of layer"
@@ -107,9 +109,9 @@ def refuse_branches(model: Module, layers: list[tuple[str, Any]]) -> None:
         different = {id(i) for i in before}
         if len(different) != 1:
             where = f" in {at.scope}" if at.scope else ""
-            met = f"{len(different)} results meet in {at.op.name}{where}"
-            why = met if different else "the result does not depend on the input"
-            raise ValueError(f"network: the layers are not a sequence: {why}; draw.graph(model, x) draws every model")
+            meeting = f"{len(different)} results meet in {at.op.name}{where}"
+            reason = meeting if different else "the result does not depend on the input"
+            raise ValueError(f"network: the layers are not a sequence: {reason}; draw.graph(model, x) draws every model")
         at = before[0] if isinstance(before[0], Node) else None
     if [id(w) for w in reversed(chain)] != [id(w) for _, w in layers]:
         raise ValueError(
@@ -142,28 +144,28 @@ def depends(value: Any, row: Tensor) -> bool:
     return False
 
 
-def heights(n: int, shown: int) -> list[float]:
+def heights(n: int, drawn_units: int) -> list[float]:
     """The positions of a column's neurons, from the top, with a gap for dots if some are omitted."""
-    slots = shown + (n > shown)
+    slots = drawn_units + (n > drawn_units)
     ys = [(slots - 1) / 2 - k for k in range(slots)]
-    if n > shown:
-        del ys[(shown + 1) // 2]
-        half = (shown + 1) // 2
+    if n > drawn_units:
+        del ys[(drawn_units + 1) // 2]
+        half = (drawn_units + 1) // 2
         middle = (slots - 1) / 2 - half  # the dots are at 0
         ys = [y - middle for y in ys]
     return ys
 
 
 def draw_weights(
-    figure: Any, axes: Any, tensors: list[Tensor], shown: list[list[int]], places: list[list[float]], coloured: bool
+    figure: Any, axes: Any, tensors: list[Tensor], drawn_units: list[list[int]], unit_heights: list[list[float]], coloured: bool
 ) -> None:
     """The lines between neighbouring columns."""
     from matplotlib.collections import LineCollection
 
-    parts = [w.numpy()[np.ix_(shown[i], shown[i + 1])] for i, w in enumerate(tensors)]
+    parts = [w.numpy()[np.ix_(drawn_units[i], drawn_units[i + 1])] for i, w in enumerate(tensors)]
     largest = max((float(np.abs(p).max(initial=0.0)) for p in parts), default=0.0) or 1.0
     for i, part in enumerate(parts):
-        lines = [[(i, a), (i + 1, b)] for a in places[i] for b in places[i + 1]]
+        lines = [[(i, a), (i + 1, b)] for a in unit_heights[i] for b in unit_heights[i + 1]]
         if coloured:
             order = np.argsort(np.abs(part.ravel()), kind="stable")  # strong lines last, on top of pale ones
             values = part.ravel()[order]

@@ -14,7 +14,7 @@ from tensorgrad.draw.expression import Expr, Head, Term, first
 
 SUM, UNARY, PRODUCT, MATMUL, POWER, ATOM = range(6)  # precedence
 
-CALLED: dict[Head, str] = {ops.maximum: "max", ops.minimum: "min"}  # other ops by their names
+NAMES: dict[Head, str] = {ops.maximum: "max", ops.minimum: "min"}  # other ops by their names
 LETTERS = "ijklpqrs"  # indices of the axes of an array
 
 
@@ -43,10 +43,10 @@ def level_of(e: Expr) -> int:
 
 def text(e: Expr) -> str:
     """The formula in one line; a constant array is written as a number."""
-    return text_of(shown(e))
+    return text_of(top_level(e))
 
 
-def shown(e: Expr) -> Expr:
+def top_level(e: Expr) -> Expr:
     """A top-level formula: constant arrays as numbers, and the sum of a single element without a sum sign."""
     return first(e) if e.head is Term.EVERYWHERE or is_trivial(e) else e
 
@@ -59,8 +59,8 @@ def text_of(e: Expr) -> str:
     if e.head is Term.TOTAL:
         parts = [text_of(e.args[0]) if level_of(e.args[0]) > SUM else bracketed_text(e.args[0], UNARY)]
         for term in e.args[1:]:
-            one = bracketed_text(term, UNARY)
-            parts.append(f" - {one[1:]}" if one.startswith("-") else f" + {one}")
+            term_text = bracketed_text(term, UNARY)
+            parts.append(f" - {term_text[1:]}" if term_text.startswith("-") else f" + {term_text}")
         return "".join(parts)
     if e.head is Term.MATMUL:
         return " ".join(bracketed_text(a, POWER) for a in e.args)
@@ -91,7 +91,7 @@ def text_of(e: Expr) -> str:
     if e.head is ops.getitem and (index := plain_index(e["index"])):
         return f"{bracketed_text(first(e), ATOM)}[{index}]"
     attrs = [f"{key}={literal(value)}" for key, value in e.attrs]
-    return f"{CALLED.get(e.head) or e.head.name}({', '.join([*map(text_of, e.args), *attrs])})"
+    return f"{NAMES.get(e.head) or e.head.name}({', '.join([*map(text_of, e.args), *attrs])})"
 
 
 def product_text(e: Expr) -> str:

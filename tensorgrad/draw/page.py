@@ -23,8 +23,8 @@ BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 def to_html(views: dict[str, Scene]) -> str:
     """A page with one view for each scene, starting with the first. Raises MissingDependencyError without Graphviz."""
     inner = Inner()
-    shown = {name: laid_out(scene, inner) for name, scene in views.items()}
-    data = all_visible({"views": shown, "inner": inner.scenes, "texts": inner.texts})
+    layouts = {name: laid_out(scene, inner) for name, scene in views.items()}
+    data = all_visible({"views": layouts, "inner": inner.scenes, "texts": inner.texts})
     dagre = resources.files("tensorgrad.draw").joinpath("dagre.js").read_text("utf-8")
     return filled(
         "tensorgrad.draw", "page.html", data, COLOURS=styles(any(scene.paper for scene in views.values())), DAGRE=dagre
@@ -42,17 +42,17 @@ class Inner:
         self.scenes: list[dict[str, Any]] = []
         self.texts: list[str] = []
         self.numbers: dict[str, int] = {}
-        self.known: dict[int, tuple[int, Scene]] = {}  # by id of a scene, which is kept alive
+        self.cached: dict[int, tuple[int, Scene]] = {}  # by id of a scene, which is kept alive
 
     def add(self, scene: Scene) -> int:
         """The index of a scene."""
-        if id(scene) not in self.known:
-            made = described(scene, self)
-            for box in made["boxes"]:
+        if id(scene) not in self.cached:
+            data = described(scene, self)
+            for box in data["boxes"]:
                 box["facts"] = [self.number(text) for pair in box["facts"].items() for text in pair]
-            self.known[id(scene)] = len(self.scenes), scene
-            self.scenes.append(made)
-        return self.known[id(scene)][0]
+            self.cached[id(scene)] = len(self.scenes), scene
+            self.scenes.append(data)
+        return self.cached[id(scene)][0]
 
     def number(self, text: str) -> int:
         if text not in self.numbers:
@@ -87,18 +87,18 @@ def all_visible(nest: Any) -> Any:
 def laid_out(scene: Scene, inner: Inner) -> dict[str, Any]:
     """The scene with Graphviz's coordinates, in points, y downwards."""
     placed = place(scene)
-    made = described(scene, inner)
-    made |= {"width": placed.width, "height": placed.height}
-    for box in made["boxes"]:
+    data = described(scene, inner)
+    data |= {"width": placed.width, "height": placed.height}
+    for box in data["boxes"]:
         box |= rectangle(placed.boxes[box["id"]])
-    made["groups"] = [
-        {"key": key, "label": scene.groups[key], "repeat": key in scene.repeats, **rectangle(where)}
-        for key, where in placed.groups.items()
+    data["groups"] = [
+        {"key": key, "label": scene.groups[key], "repeat": key in scene.repeats, **rectangle(corners)}
+        for key, corners in placed.groups.items()
     ]
-    made["edges"] = [
+    data["edges"] = [
         arrow(edge, *ends_of(edge)) | {"points": points} | ({"at": at} if at else {}) for edge, points, at in placed.edges
     ]
-    return made
+    return data
 
 
 def described(scene: Scene, inner: Inner) -> dict[str, Any]:
@@ -107,16 +107,16 @@ def described(scene: Scene, inner: Inner) -> dict[str, Any]:
     boxes = []
     for box in scene.boxes.values():
         lines = [set_as_formula(line, box.has_names(line)) for line in box.text] if scene.paper else box.text
-        made: dict[str, Any] = {"id": box.id, "kind": box.kind, "lines": lines, "facts": box.facts}
-        usual = {
+        data: dict[str, Any] = {"id": box.id, "kind": box.kind, "lines": lines, "facts": box.facts}
+        defaults = {
             "group": list(box.group), "mark": box.mark, "left": box.left, "round": KINDS[box.kind].round,
             "maps": [[{"caption": m.caption, "cells": percent(m.cells)} for m in pair] for pair in box.maps],
             "heat": "" if box.heat is None else heat_colour(box.heat), "leads": list(box.leads_to or ()),
         }  # fmt: skip
-        made |= {key: value for key, value in usual.items() if value}
+        data |= {key: value for key, value in defaults.items() if value}
         if box.inner is not None:
-            made["inner"] = inner.add(box.inner())
-        boxes.append(made)
+            data["inner"] = inner.add(box.inner())
+        boxes.append(data)
     edges = [arrow(edge, *ends_of(edge)) for edge in scene.edges]
     return {"boxes": boxes, "groups": groups, "edges": edges,
             "title": scene.title, "notes": scene.notes, "legend": [list(pair) for pair in scene.legend()]}  # fmt: skip
@@ -132,8 +132,8 @@ def set_as_formula(line: str, has_names: bool) -> str:
 
 
 def arrow(edge: Edge, source: str, target: str) -> dict[str, Any]:
-    made = {"source": source, "target": target}
-    return made | {key: text for key, text in (("kind", edge.kind), ("label", edge.label)) if text not in ("", "forward")}
+    data = {"source": source, "target": target}
+    return data | {key: text for key, text in (("kind", edge.kind), ("label", edge.label)) if text not in ("", "forward")}
 
 
 def rectangle(where: Rectangle) -> dict[str, float]:

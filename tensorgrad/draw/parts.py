@@ -54,15 +54,15 @@ def tree(nodes: list[Node], functions: bool = True, modules: bool = True) -> Par
     chains = [chain_of(node, order[node], functions, modules) for node in nodes]
     settle(chains)
     root = Part("program", nodes=list(nodes))
-    known: dict[tuple[Any, ...], Part] = {}
+    parts: dict[tuple[Any, ...], Part] = {}
     for node, chain in zip(nodes, chains, strict=True):
         inside = root
         for i, (kind, key) in enumerate(chain):
             at = tuple(id(k) if not isinstance(k, int) else k for _, k in chain[: i + 1])
-            if at not in known:
-                known[at] = Part(kind, key)
-                inside.parts.append(known[at])
-            inside = known[at]
+            if at not in parts:
+                parts[at] = Part(kind, key)
+                inside.parts.append(parts[at])
+            inside = parts[at]
             inside.nodes.append(node)
         inside.parts.append(Part("op", node, nodes=[node]))
     return root

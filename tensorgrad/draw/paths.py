@@ -42,10 +42,10 @@ class Paths:
         """A remark about a shared module: its other names, and the number of the call; else ""."""
         numbers = self.calls.get(scope.module, {})
         outer = scope.outer
-        above = len(self.calls[outer.module]) if isinstance(outer, Scope) and outer.module in self.calls else 1
-        said = [f"also {name}" for name in self.names(scope)[1:3]]
+        outer_calls = len(self.calls[outer.module]) if isinstance(outer, Scope) and outer.module in self.calls else 1
+        remarks = [f"also {name}" for name in self.names(scope)[1:3]]
         if len(self.names(scope)) > 3:
-            said.append("…")
-        if len(numbers) > above and id(scope) in numbers:
-            said.append(f"call {numbers[id(scope)]} of {len(numbers)}")
-        return ", ".join(said)
+            remarks.append("…")
+        if len(numbers) > outer_calls and id(scope) in numbers:
+            remarks.append(f"call {numbers[id(scope)]} of {len(numbers)}")
+        return ", ".join(remarks)

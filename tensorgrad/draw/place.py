@@ -50,8 +50,8 @@ def place(scene: Scene) -> Placed:
     for item in data.get("edges", []):
         if item.get("style") == "invis":
             continue
-        same = waiting[names[item["tail"]], names[item["head"]]]
-        edge = same.pop(0) if len(same) > 1 else same[0]
+        candidates = waiting[names[item["tail"]], names[item["head"]]]
+        edge = candidates.pop(0) if len(candidates) > 1 else candidates[0]
         points = [(x, height - y) for x, y in spline(item["pos"])]
         label = None
         if "lp" in item:

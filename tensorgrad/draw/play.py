@@ -100,12 +100,12 @@ class Writer:
 
     def __init__(self, program: Graph, values: dict[Any, Array], steps: list[Step]) -> None:
         self.program, self.values, self.steps = program, values, steps
-        self.names: dict[Any, str] = apart({leaf: name for leaf, name in program.leaf_names().items()})
+        self.names: dict[Any, str] = unique_names({leaf: name for leaf, name in program.leaf_names().items()})
         last = program.nodes[-1]
         taken = set(self.names.values())
         for i, node in enumerate(n for n in program.nodes if n is not last):
-            self.names[node] = free(f"v{i + 1}", taken)
-        self.names[last] = free("L", taken)
+            self.names[node] = unique_name(f"v{i + 1}", taken)
+        self.names[last] = unique_name("L", taken)
         self.ids = {value: f"b{i}" for i, value in enumerate(self.names)}
         self.uses: dict[Any, int] = {}
         for step in steps:
@@ -204,24 +204,24 @@ class Writer:
         """The inputs and the result whose values a rule's formula uses."""
         values = [*(s for s in node.inputs if isinstance(s, (Node, Tensor))), node]
         plain = re.sub(r"∂\S+/∂\S+", "", formula)
-        found = [v for v in values if re.search(rf"(?<![\w.]){re.escape(self.names[v])}(?![A-Za-z0-9_#])", plain)]
-        return [self.ids[v] for v in dict.fromkeys(found)]
+        mentioned = [v for v in values if re.search(rf"(?<![\w.]){re.escape(self.names[v])}(?![A-Za-z0-9_#])", plain)]
+        return [self.ids[v] for v in dict.fromkeys(mentioned)]
 
 
-def apart(names: dict[Any, str]) -> dict[Any, str]:
+def unique_names(names: dict[Any, str]) -> dict[Any, str]:
     """Number equal names to make them unique."""
     taken: set[str] = set()
-    return {value: free(name, taken) for value, name in names.items()}
+    return {value: unique_name(name, taken) for value, name in names.items()}
 
 
-def free(name: str, taken: set[str]) -> str:
+def unique_name(name: str, taken: set[str]) -> str:
     """A unique name, numbered if necessary; it is then taken."""
-    found, i = name, 1
-    while found in taken:
+    unique, i = name, 1
+    while unique in taken:
         i += 1
-        found = f"{name}#{i}"
-    taken.add(found)
-    return found
+        unique = f"{name}#{i}"
+    taken.add(unique)
+    return unique
 
 
 def is_real(value: Any) -> bool:
@@ -246,12 +246,12 @@ def as_data(array: Array) -> dict[str, Any]:
         return {"rows": rows, "columns": columns, "numbers": [as_number(x) for x in array.ravel().tolist()]}
     wide = array.astype(np.float64).reshape(rows, columns)
     finite = wide[np.isfinite(wide)]
-    said = {"min": finite.min(), "max": finite.max(), "mean": finite.mean(), "std": finite.std()} if finite.size else {}
+    statistics = {"min": finite.min(), "max": finite.max(), "mean": finite.mean(), "std": finite.std()} if finite.size else {}
     return {
         "rows": rows,
         "columns": columns,
         "map": [[as_number(x) for x in line] for line in averaged(wide).tolist()],
-        "said": {key: as_number(float(value)) for key, value in said.items()},
+        "statistics": {key: as_number(float(value)) for key, value in statistics.items()},
         "bad": int(wide.size - finite.size),
         "zeros": int((wide == 0).sum()),
     }

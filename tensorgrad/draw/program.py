@@ -84,17 +84,17 @@ class Program:
                 part.number = numbers[id(part.key.module)]
         self.is_framed = len(called) > 1
         modules = list(dict.fromkeys(p.key.module for p in called))
-        given = {id(module): name for module, name in self.options.names.items()}
-        if len(modules) < 2 and not any(id(m) in given for m in modules):
+        given_names = {id(module): name for module, name in self.options.names.items()}
+        if len(modules) < 2 and not any(id(m) in given_names for m in modules):
             return {}
-        names = [given.get(id(m), type(m).__name__) for m in modules]
-        many = Counter(names)
-        seen: Counter[str] = Counter()
-        found = {}
+        names = [given_names.get(id(m), type(m).__name__) for m in modules]
+        counts = Counter(names)
+        numbered: Counter[str] = Counter()
+        result = {}
         for module, name in zip(modules, names, strict=True):
-            seen[name] += 1
-            found[id(module)] = visible(name if many[name] == 1 else f"{name} {seen[name]}")
-        return found
+            numbered[name] += 1
+            result[id(module)] = visible(name if counts[name] == 1 else f"{name} {numbered[name]}")
+        return result
 
     def label(self, part: Part, framed: Collection[str] = (), within: str = "") -> str:
         """The label of a module, its path and its class with arguments, or of a region.
@@ -103,21 +103,21 @@ class Program:
         within   the module whose inside is drawn: paths are relative to it
         """
 
-        def shown(scope: str) -> str:
+        def path_of(scope: str) -> str:
             path = self.paths.path(scope)
             return visible(path.removeprefix(f"{within}.") if within else path)
 
         if part.kind == "region":
-            return region_name(part, shown)
+            return region_name(part, path_of)
         scope, module = part.key, part.key.module
         name = class_of(module)
-        path = shown(scope)
+        path = path_of(scope)
         if part.kind == "model":
-            own = self.models.get(id(module), "")
+            model_name = self.models.get(id(module), "")
             call = f", call {part.number}" if part.number else ""
-            if own and own.split(" ")[0] != type(module).__name__:
-                own = f"{own} · {name}"
-            return (own or (f"{path} · {name}" if path else name)) + call
+            if model_name and model_name.split(" ")[0] != type(module).__name__:
+                model_name = f"{model_name} · {name}"
+            return (model_name or (f"{path} · {name}" if path else name)) + call
         if not part.scopes:
             uses = self.paths.uses(scope)
             return f"{path} · {name}" + (f" ({visible(uses)})" if uses else "")
@@ -145,49 +145,49 @@ class Program:
         return letter.rstrip("0123456789") if count > 1 else letter
 
     @cached_property
-    def standing(self) -> dict[Node, list[Node]]:
+    def represented(self) -> dict[Node, list[Node]]:
         """For each drawn node, itself and the nodes of other blocks that it represents."""
-        found: dict[Node, list[Node]] = {}
+        result: dict[Node, list[Node]] = {}
         for node in self.graph.nodes:
-            found.setdefault(self.folds.shown(node), []).append(node)
-        return found
+            result.setdefault(self.folds.shown(node), []).append(node)
+        return result
 
     @cached_property
     def readers(self) -> dict[Node, list[Node]]:
         """The readers of each node."""
-        found: dict[Node, list[Node]] = {}
+        result: dict[Node, list[Node]] = {}
         for node in self.graph.nodes:
             for s in node.inputs:
                 if isinstance(s, Node):
-                    found.setdefault(s, []).append(node)
-        return found
+                    result.setdefault(s, []).append(node)
+        return result
 
     def results(self, part: Part) -> list[Node]:
         """The results of a part: nodes read outside, by the next equal block, or results of the program; otherwise the last
         node.
         """
-        own = set(part.nodes)
-        found = [n for n in part.nodes if self.folds.shown(n) is n and (n in self.outputs or self.is_read(n, own))]
+        nodes = set(part.nodes)
+        found = [n for n in part.nodes if self.folds.shown(n) is n and (n in self.outputs or self.is_read(n, nodes))]
         return found or part.nodes[-1:]
 
-    def is_read(self, node: Node, own: set[Node]) -> bool:
+    def is_read(self, node: Node, block: set[Node]) -> bool:
         """Whether a node, or one of another block that it represents, is read outside of its own block."""
-        if any(r not in own for r in self.readers.get(node, ())):
+        if any(r not in block for r in self.readers.get(node, ())):
             return True
-        return any(self.folds.shown(r) not in own for n in self.standing[node] for r in self.readers.get(n, ()))
+        return any(self.folds.shown(r) not in block for n in self.represented[node] for r in self.readers.get(n, ()))
 
     def inputs_of(self, part: Part) -> list[Node | Tensor]:
         """The inputs of a part: nodes computed before it, and data."""
-        own = set(part.nodes)
-        found = [s for n in part.nodes for s in n.inputs if isinstance(s, (Node, Tensor)) and s not in own]
-        data = [s for s in found if isinstance(s, Node) or (type(s) is Tensor and not s.requires_grad and s.shape)]
+        nodes = set(part.nodes)
+        inputs = [s for n in part.nodes for s in n.inputs if isinstance(s, (Node, Tensor)) and s not in nodes]
+        data = [s for s in inputs if isinstance(s, Node) or (type(s) is Tensor and not s.requires_grad and s.shape)]
         return list(dict.fromkeys(data))
 
     @cached_property
     def flops(self) -> dict[Node, int]:
         """The floating-point operations of each node."""
-        known = self.options.costs
-        return {n: flops_of(n) if known is None else known.get(n, Cost()).flops for n in self.graph.nodes}
+        costs = self.options.costs
+        return {n: flops_of(n) if costs is None else costs.get(n, Cost()).flops for n in self.graph.nodes}
 
     @cached_property
     def place(self) -> dict[Node, int]:
@@ -195,12 +195,12 @@ class Program:
         return {node: i for i, node in enumerate(self.graph.nodes, 1)}
 
 
-def region_name(part: Part, shown: Callable[[str], str]) -> str:
+def region_name(part: Part, path_of: Callable[[str], str]) -> str:
     """ "layers.0 … layers.11 · 12 Block" where it consists of calls of modules, else its number."""
     called = [p for p in part.parts if p.kind == "module"]
     if len(called) < len(part.parts):
         return f"region {part.key}"
-    paths = [shown(p.key) for p in (called[0], called[-1])]
+    paths = [path_of(p.key) for p in (called[0], called[-1])]
     classes = Counter(visible(type(p.key.module).__name__) for p in called)
     kinds = [f"{n} {name}" for name, n in classes.most_common(2)]
     return f"{paths[0]} … {paths[1]} · {', '.join(kinds)}" + (", …" if len(classes) > 2 else "")

@@ -87,13 +87,13 @@ class Scene:
 
     def caption(self) -> list[str]:
         """The lines above the drawing: title, notes, legend."""
-        said = [meaning for _, meaning in self.legend()]
-        return [self.title] * bool(self.title) + self.notes + [" · ".join(said)] * bool(said)
+        meanings = [meaning for _, meaning in self.legend()]
+        return [self.title] * bool(self.title) + self.notes + [" · ".join(meanings)] * bool(meanings)
 
     def legend(self) -> list[tuple[str, str]]:
         """(kind or mark, its meaning) of the colours that need an explanation."""
-        there = {box.kind for box in self.boxes.values()} | {box.mark for box in self.boxes.values()}
-        return [(key, meaning) for key, meaning in MEANINGS.items() if key in there]
+        present = {box.kind for box in self.boxes.values()} | {box.mark for box in self.boxes.values()}
+        return [(key, meaning) for key, meaning in MEANINGS.items() if key in present]
 
 
 MEANINGS = {
@@ -108,13 +108,13 @@ MEANINGS = {
 }
 
 
-def beside(scenes: Iterable[Scene]) -> Scene:
+def side_by_side(scenes: Iterable[Scene]) -> Scene:
     """Combine several scenes side by side."""
-    whole = Scene()
+    combined = Scene()
     for scene in scenes:
-        whole.boxes |= scene.boxes
-        whole.edges += scene.edges
-        whole.groups |= scene.groups
-        whole.repeats |= scene.repeats
-        whole.notes += [note for note in scene.notes if note not in whole.notes]
-    return whole
+        combined.boxes |= scene.boxes
+        combined.edges += scene.edges
+        combined.groups |= scene.groups
+        combined.repeats |= scene.repeats
+        combined.notes += [note for note in scene.notes if note not in combined.notes]
+    return combined

@@ -32,8 +32,8 @@ class Source:
     shape: tuple[int, ...]
     dtype: Any
     owner: str | None = None
-    is_own: bool = False  # created by the function that reads it, or a module, not given by the user
-    given: Tensor | None = None  # the user's Tensor, if the leaf is a part of it
+    is_internal: bool = False  # created by the function that reads it, or a module, not given by the user
+    original: Tensor | None = None  # the user's Tensor, if the leaf is a part of it
 
     @property
     def is_weight(self) -> bool:
@@ -43,7 +43,7 @@ class Source:
     @property
     def array(self) -> Array:
         """Its numbers; those of the leaf if the user's array is no longer known."""
-        return (self.leaf if self.given is None else self.given)._data
+        return (self.leaf if self.original is None else self.original)._data
 
     @property
     def value(self) -> str:
@@ -59,52 +59,54 @@ class Sources:
     def __init__(self, models: dict[int, str], paths: Paths) -> None:
         self.paths = paths
         self.models = models  # id of a module to its model's name, if there are several
-        self.known: dict[Any, Source] = {}
-        self.of: dict[tuple[Tensor, Any], Source] = {}
-        self.taken: dict[str, int] = {}
+        self.by_key: dict[Any, Source] = {}
+        self.by_reader: dict[tuple[Tensor, Any], Source] = {}
+        self.name_counts: dict[str, int] = {}
 
     def source(self, leaf: Tensor, node: Node) -> Source:
         """The source that a node reads with a leaf."""
         call = node.function
         key = (leaf, call)
-        if key not in self.of:
-            self.of[key] = self.find(leaf, node, call)
-        return self.of[key]
+        if key not in self.by_reader:
+            self.by_reader[key] = self.find(leaf, node, call)
+        return self.by_reader[key]
 
     def find(self, leaf: Tensor, node: Node, call: Called | None) -> Source:
-        owner, own = self.owner_of(leaf, node)
+        owner, full_name = self.owner_of(leaf, node)
         if owner is None and call is not None:
-            given = dict((name, value) for name, value, _ in call.arguments() if isinstance(value, ArgumentInfo))
-            held = {name: value.source() if value.source is not None else None for name, value in given.items()}
-            if not any(thing is leaf for thing in held.values()):
-                return self.from_function(leaf, call, given, held)
+            arguments = dict((name, value) for name, value, _ in call.arguments() if isinstance(value, ArgumentInfo))
+            values = {name: value.source() if value.source is not None else None for name, value in arguments.items()}
+            if not any(tensor is leaf for tensor in values.values()):
+                return self.from_function(leaf, call, arguments, values)
         name = visible(leaf.name or leaf.made_of)
-        if leaf not in self.known and owner is None and not name and is_initial(leaf, node):
-            self.known[leaf] = Source(leaf, "zeros", leaf.shape, leaf.dtype, is_own=True)
-        if leaf not in self.known:
+        if leaf not in self.by_key and owner is None and not name and is_initial(leaf, node):
+            self.by_key[leaf] = Source(leaf, "zeros", leaf.shape, leaf.dtype, is_internal=True)
+        if leaf not in self.by_key:
             if owner is None and not name and call is not None:
-                name = next((n for n, thing in held.items() if thing is leaf), "")
-            self.known[leaf] = Source(leaf, self.unique(own or name or "input"), leaf.shape, leaf.dtype, owner)
-        return self.known[leaf]
+                name = next((n for n, tensor in values.items() if tensor is leaf), "")
+            self.by_key[leaf] = Source(leaf, self.unique(full_name or name or "input"), leaf.shape, leaf.dtype, owner)
+        return self.by_key[leaf]
 
-    def from_function(self, leaf: Tensor, call: Called, given: dict[str, ArgumentInfo], held: dict[str, Any]) -> Source:
+    def from_function(self, leaf: Tensor, call: Called, arguments: dict[str, ArgumentInfo], values: dict[str, Any]) -> Source:
         """The source of a leaf that a function made from its arguments, or of an array argument."""
         name = leaf.name or leaf.made_of
-        match = next((n for n, g in given.items() if name and g.name == name), None)
+        match = next((n for n, argument in arguments.items() if name and argument.name == name), None)
         if match is None and not name:
-            free = [n for n, g in given.items() if not isinstance(held[n], (Node, Tensor)) and g.shape]
-            same = [n for n in free if given[n].shape == leaf.shape]
+            free = [n for n, argument in arguments.items() if not isinstance(values[n], (Node, Tensor)) and argument.shape]
+            same = [n for n in free if arguments[n].shape == leaf.shape]
             match = next(iter([*same, *free]), None)
         if match is None:
-            if leaf not in self.known:
-                self.known[leaf] = Source(leaf, visible(name) or "constant", leaf.shape, leaf.dtype, is_own=not name)
-            return self.known[leaf]
-        g, thing = given[match], held[match]
-        key = thing if isinstance(thing, Tensor) else (g.name, g.shape) if g.name else (call, match)
-        if key not in self.known:
-            whole = thing if isinstance(thing, Tensor) else None
-            self.known[key] = Source(leaf, self.unique(visible(g.name) or match), g.shape, g.dtype, given=whole)
-        return self.known[key]
+            if leaf not in self.by_key:
+                self.by_key[leaf] = Source(leaf, visible(name) or "constant", leaf.shape, leaf.dtype, is_internal=not name)
+            return self.by_key[leaf]
+        argument, value = arguments[match], values[match]
+        key = value if isinstance(value, Tensor) else (argument.name, argument.shape) if argument.name else (call, match)
+        if key not in self.by_key:
+            original = value if isinstance(value, Tensor) else None
+            self.by_key[key] = Source(
+                leaf, self.unique(visible(argument.name) or match), argument.shape, argument.dtype, original=original
+            )
+        return self.by_key[key]
 
     def owner_of(self, leaf: Tensor, node: Node) -> tuple[str | None, str]:
         """The path of the module that owns a Parameter, and the resulting name."""
@@ -122,7 +124,7 @@ class Sources:
 
     def unique(self, name: str) -> str:
         """A unique name."""
-        n = self.taken[name] = self.taken.get(name, 0) + 1
+        n = self.name_counts[name] = self.name_counts.get(name, 0) + 1
         if name == "input":
             return f"input{n - 1}"
         return name if n == 1 else f"{name} ({n})"
@@ -136,8 +138,8 @@ def is_initial(leaf: Tensor, node: Node) -> bool:
     return node.inputs[0] is not leaf and not np.any(move(leaf._data, "cpu"))
 
 
-def given_to(program: Graph) -> list[Any]:
+def arguments_in(program: Graph) -> list[Any]:
     """The arguments of the functions in a program, which keep only weak references to them."""
     calls = {node.function for node in program.nodes if node.function is not None}
-    given = [value for call in calls for _, value, _ in call.arguments() if isinstance(value, ArgumentInfo)]
-    return [value.source() for value in given if value.source is not None]
+    arguments = [value for call in calls for _, value, _ in call.arguments() if isinstance(value, ArgumentInfo)]
+    return [value.source() for value in arguments if value.source is not None]

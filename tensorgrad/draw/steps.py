@@ -79,44 +79,44 @@ def steps_of(loss: Tensor) -> tuple[Graph, dict[Any, Array], list[Step]]:
 
 def values_of(program: Graph) -> dict[Any, Array]:
     """The values of all leaves and nodes, in main memory; random draws as they were."""
-    known: dict[Any, Array] = {leaf: asarray(move(leaf._data, "cpu")) for leaf in program.leaves}
-    drawn = kept_draws(program)
+    values: dict[Any, Array] = {leaf: asarray(move(leaf._data, "cpu")) for leaf in program.leaves}
+    drawn = saved_draws(program)
     for node in program.nodes:
         if node.op.draws:
             if node not in drawn:
                 raise GraphError(
                     f"draw.play: the random numbers of {node.op.name} were not saved, so its step cannot be repeated"
                 )
-            known[node] = asarray(move(drawn[node], "cpu"))
+            values[node] = asarray(move(drawn[node], "cpu"))
             continue
-        arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
-        known[node] = asarray(evaluate(node.op, namespace(arrays), arrays, node.attrs))
-    return known
+        arrays = [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+        values[node] = asarray(evaluate(node.op, namespace(arrays), arrays, node.attrs))
+    return values
 
 
-def kept_draws(program: Graph) -> dict[Node, Array]:
+def saved_draws(program: Graph) -> dict[Node, Array]:
     """Results of random ops, kept by them or their readers for their rules."""
-    kept: dict[Node, Array] = {node: node.out for node in program.nodes if node.op.draws and node.out is not None}
+    draws: dict[Node, Array] = {node: node.out for node in program.nodes if node.op.draws and node.out is not None}
     for node in program.nodes:
         for source, array in zip(node.inputs, node.saved or (), strict=False):
             if isinstance(source, Node) and source.op.draws and array is not None:
-                kept.setdefault(source, array)
-    return kept
+                draws.setdefault(source, array)
+    return draws
 
 
 def contributions(node: Node, g: Array, values: dict[Any, Array]) -> list[Contribution]:
     """The gradients that an op's rule gives each input that requires one."""
     assert node.op.backward is not None
     wide = is_wide(node)
-    given: Sequence[Any] = [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+    inputs: Sequence[Any] = [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
     y = values[node]
     if wide:
-        g, y, given = as_float32(g), as_float32(y), [as_float32(a) for a in given]
-    found = []
-    for at, (source, rule) in enumerate(zip(node.inputs, node.op.backward(g, y, *given, **node.attrs), strict=True)):
+        g, y, inputs = as_float32(g), as_float32(y), [as_float32(a) for a in inputs]
+    result = []
+    for at, (source, rule) in enumerate(zip(node.inputs, node.op.backward(g, y, *inputs, **node.attrs), strict=True)):
         if isinstance(source, (Node, Tensor)) and source.requires_grad and rule is not None:
-            made = asarray(rule())
-            added = asarray(sum_to(made, source.shape)) if made.shape != source.shape else made
+            gradient = asarray(rule())
+            added = asarray(sum_to(gradient, source.shape)) if gradient.shape != source.shape else gradient
             added = added if added.dtype == source.dtype else asarray(astype(added, source.dtype))
-            found.append(Contribution(at, source, added, added, summed=made.shape != source.shape))
-    return found
+            result.append(Contribution(at, source, added, added, summed=gradient.shape != source.shape))
+    return result

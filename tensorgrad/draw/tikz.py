@@ -83,27 +83,26 @@ def box_lines(box: Box, where: tuple[float, float, float, float], paper: bool) -
     options = [f"draw={style}line", fill, *["rounded corners=4bp"] * look.round, *["line width=1.2bp"] * look.bold]
     options += ["dashed"] * look.dashed
     lines.append(f"\\draw[{', '.join(options)}] ({x:.1f},{y:.1f}) rectangle ({x + w:.1f},{y + h:.1f});")
-    small = [one for one, _ in box.maps]
-    room = max(len(one.cells) for one in small) * CELL + 18 if small else 0.0
-    texts, step = box.text, min(13.2, (h - room - 4) / len(box.text))
-    wide = [max(CELL * len(one.cells[0]), 4 * len(one.caption)) + 6 for one in small]
-    for i, one in enumerate(small):
+    small = [picture for picture, _ in box.maps]
+    maps_height = max(len(picture.cells) for picture in small) * CELL + 18 if small else 0.0
+    texts, step = box.text, min(13.2, (h - maps_height - 4) / len(box.text))
+    wide = [max(CELL * len(picture.cells[0]), 4 * len(picture.caption)) + 6 for picture in small]
+    for i, picture in enumerate(small):
         middle = x + w * (sum(wide[:i]) + wide[i] / 2) / sum(wide)
-        left = middle - CELL * len(one.cells[0]) / 2
-        for r, row in enumerate(one.cells):
+        left = middle - CELL * len(picture.cells[0]) / 2
+        for r, row in enumerate(picture.cells):
             for c, value in enumerate(row):
                 if value is not None:
-                    corner = f"({left + CELL * c:.1f},{y + h - room + 2 + CELL * r:.1f})"
+                    corner = f"({left + CELL * c:.1f},{y + h - maps_height + 2 + CELL * r:.1f})"
                     colour = cell_colour(value)[1:].upper()
                     lines.append(f"\\definecolor{{cell}}{{HTML}}{{{colour}}}\\fill[cell] {corner} rectangle +({CELL},{CELL});")
-        lines.append(
-            f"\\node at ({middle:.1f},{y + h - 9:.1f}) {{\\fontsize{{8bp}}{{9bp}}\\selectfont {in_latex(one.caption, False)}}};"
-        )
+        caption = in_latex(picture.caption, False)
+        lines.append(f"\\node at ({middle:.1f},{y + h - 9:.1f}) {{\\fontsize{{8bp}}{{9bp}}\\selectfont {caption}}};")
     for i, text in enumerate(texts):
-        at = y + (h - room) / 2 + step * (i - (len(texts) - 1) / 2)
+        at = y + (h - maps_height) / 2 + step * (i - (len(texts) - 1) / 2)
         left, anchor = (x + 6, ", anchor=west") if box.left else (x + w / 2, "")
-        shown = in_latex(text, paper and box.has_names(text))
-        lines.append(f"\\node[text={style}ink{anchor}] at ({left:.1f},{at:.1f}) {{\\strut {shown}}};")
+        text_latex = in_latex(text, paper and box.has_names(text))
+        lines.append(f"\\node[text={style}ink{anchor}] at ({left:.1f},{at:.1f}) {{\\strut {text_latex}}};")
     return lines
 
 
@@ -129,14 +128,14 @@ def edge_lines(placed: Placed) -> list[str]:
 
 def in_latex(text: str, names: bool) -> str:
     """Text escaped for LaTeX, with names typeset as in formulas if there are any."""
-    found = []
+    parts = []
     for upright, letter, index in pieces(visible(text), names):
-        found.append("".join(map(typeset, upright)))
+        parts.append("".join(map(typeset, upright)))
         if letter:
             sign = f"\\{letter}" if letter in GREEK else letter
             below = index if index.isdigit() or len(index) == 1 else f"\\mathrm{{{''.join(map(typeset, index))}}}"
-            found.append(f"${sign}{f'_{{{below}}}' if index else ''}$")
-    return "".join(found)
+            parts.append(f"${sign}{f'_{{{below}}}' if index else ''}$")
+    return "".join(parts)
 
 
 def typeset(character: str) -> str:

@@ -22,14 +22,14 @@ class Titles:
     def __init__(self, recorded: Graph, graph: Graph, loss: str) -> None:
         self.loss = loss
         names = recorded.leaf_names()  # a fused node only has the position of its last op
-        own = {leaf: names[leaf] for leaf in graph.leaves}
-        self.taken = {name for leaf, name in own.items() if leaf.name}
+        leaf_names = {leaf: names[leaf] for leaf in graph.leaves}
+        self.taken = {name for leaf, name in leaf_names.items() if leaf.name}
         self.paths: dict[Symbol, str] = {}
         self.leaves: dict[Tensor, Symbol] = {}
         targets = labels_in(graph)
-        short = short_names(graph, own)
+        short = short_names(graph, leaf_names)
         self.short = {leaf: title for leaf, title in short.items() if title not in self.taken}
-        for leaf, name in own.items():
+        for leaf, name in leaf_names.items():
             if not leaf.name and not leaf.shape and not leaf.requires_grad and leaf.dtype.kind == "f":
                 continue  # a number
             if not leaf.name and leaf in targets:
@@ -38,7 +38,7 @@ class Titles:
                 symbol = self.leaves[leaf] = Symbol("leaf", leaf.shape, self.free(self.short[leaf]))
                 self.paths[symbol] = name
             else:
-                title = name if leaf.name else words_of(leaf) or self.free(name)
+                title = name if leaf.name else expression_of(leaf) or self.free(name)
                 self.leaves[leaf] = Symbol("leaf", leaf.shape, title)
 
     def leaf_of(self, e: Expr) -> Tensor | None:
@@ -53,13 +53,13 @@ class Titles:
         self.taken.add(title)
         return title
 
-    def give(
-        self, forward: list[Symbol], backward: list[Symbol], counts: list[Symbol], given: list[Symbol], needed: set[Symbol]
+    def assign(
+        self, forward: list[Symbol], backward: list[Symbol], counts: list[Symbol], constants: list[Symbol], needed: set[Symbol]
     ) -> None:
         """Assign titles to all other symbols: h1 for the first layer's activation, z2 for the second layer's linear part, v1
         for anything else.
         """
-        self.constants = [s for s in (*self.leaves.values(), *counts, *given) if s in needed and s.value is not None]
+        self.constants = [s for s in (*self.leaves.values(), *counts, *constants) if s in needed and s.value is not None]
         loss = next(s for s in forward if s.kind == "L")
         loss.title = self.free(self.loss)
         letters = iter("mnk")
@@ -74,12 +74,12 @@ class Titles:
                 placed.append((symbol, layers))
         for symbol, layer in placed:
             symbol.title = self.free(symbol.kind[0] + (str(layer) if layers > 1 else ""))
-        for kind in dict.fromkeys(s.kind for s in (*forward, *backward, *given)):
+        for kind in dict.fromkeys(s.kind for s in (*forward, *backward, *constants)):
             if kind in ("z", "h", "h*", "L", "gradient", "m"):
                 continue
-            same = [s for s in (*forward, *backward, *given) if s.kind == kind and s in needed]
-            for i, symbol in enumerate(same, 1):
-                symbol.title = self.free(f"{kind}{i}" if len(same) > 1 or kind in NUMBERED else kind)
+            symbols = [s for s in (*forward, *backward, *constants) if s.kind == kind and s in needed]
+            for i, symbol in enumerate(symbols, 1):
+                symbol.title = self.free(f"{kind}{i}" if len(symbols) > 1 or kind in NUMBERED else kind)
         for symbol in backward:
             if symbol.kind == "gradient":
                 assert symbol.base is not None
@@ -90,32 +90,32 @@ class Titles:
         return {s.title: s.value for s in self.constants}, names
 
 
-def words_of(leaf: Tensor) -> str:
+def expression_of(leaf: Tensor) -> str:
     """The expression that made a leaf, if it is more than a name: "2 x + 1"; for a function's part of x only x is known."""
-    words = visible(leaf.made_of)
-    return words if re.search(r"\W", words) and not words.startswith("…") else ""
+    text = visible(leaf.made_of)
+    return text if re.search(r"\W", text) and not text.startswith("…") else ""
 
 
 def labels_in(graph: Graph) -> set[Tensor]:
     """The leaves that a loss uses as labels."""
-    found = set()
+    labels = set()
     for node in graph.nodes:
         for i, source in enumerate(node.inputs):
             if i == 1 and isinstance(source, Tensor) and node.op in LOSSES:
-                found.add(source)
-    return found
+                labels.add(source)
+    return labels
 
 
-def short_names(graph: Graph, own: dict[Tensor, str]) -> dict[Tensor, str]:
+def short_names(graph: Graph, names: dict[Tensor, str]) -> dict[Tensor, str]:
     """W1, b1, ... for the weights and biases of modules, in order of use."""
     kinds: dict[str, dict[str, list[Tensor]]] = {}
-    for leaf, name in own.items():
+    for leaf, name in names.items():
         if type(leaf) is Tensor or "." not in name:
             continue
         module, _, last = name.rpartition(".")
         if last in ("weight", "bias"):
             kinds.setdefault(module, {}).setdefault(last, []).append(leaf)
-    made: list[tuple[Tensor, str, str, int]] = []
+    entries: list[tuple[Tensor, str, str, int]] = []
     count: Counter[str] = Counter()
     for parts in kinds.values():
         weights, biases = parts.get("weight", []), parts.get("bias", [])
@@ -124,9 +124,9 @@ def short_names(graph: Graph, own: dict[Tensor, str]) -> dict[Tensor, str]:
         is_norm = any(len(w.shape) == 1 for w in weights)
         pair = ("gamma", "beta") if is_norm else ("W", "b")
         count[pair[0]] += 1
-        made += [
+        entries += [
             (leaf, letter, pair[0], count[pair[0]])
             for leaves, letter in zip((weights, biases), pair, strict=True)
             for leaf in leaves
         ]
-    return {leaf: f"{letter}{i}" if count[first] > 1 else letter for leaf, letter, first, i in made}
+    return {leaf: f"{letter}{i}" if count[first] > 1 else letter for leaf, letter, first, i in entries}

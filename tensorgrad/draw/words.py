@@ -80,9 +80,9 @@ def title_of(node: Node, operand: Callable[[int, Any], str]) -> str:
         joined = f"{left}{sign}{right}" if sign == "^" and not (left and right) else f"{left} {sign} {right}"
         return joined.strip()
     words = [TITLES.get(name, node.op.name) or ""]
-    shown = [t for t in texts if t]
-    if shown:
-        words.append(", ".join(shown))
+    operands = [t for t in texts if t]
+    if operands:
+        words.append(", ".join(operands))
     words += attributes(node)
     return " ".join(word for word in words if word)
 
@@ -107,15 +107,15 @@ def attributes(node: Node) -> list[str]:
 
 def pairs(attrs: Mapping[str, Any]) -> list[str]:
     """Names and values; False is left out, True is shown as the name."""
-    found = []
+    texts = []
     for key, value in attrs.items():
         if value is None or value is False:
             continue
         if key in ("shape", "axes", "dtype", "subscripts"):
-            found.append(short(value))
+            texts.append(short(value))
             continue
-        found.append(key if value is True else f"{key} {short(value)}")
-    return found
+        texts.append(key if value is True else f"{key} {short(value)}")
+    return texts
 
 
 def index(value: Any) -> str:
@@ -240,8 +240,8 @@ def facts_of(value: Node | Tensor) -> dict[str, str]:
 def formula_of(fn: Any, direction: str) -> str:
     """The lines of a function's docstring after `direction`, as for an op."""
     text = inspect.cleandoc(fn.__doc__ or "")
-    found = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
-    return "\n".join(line.strip() for line in found[1].splitlines()) if found else ""
+    match = re.search(rf"^{direction} +(.*(?:\n +.*)*)", text, re.MULTILINE)
+    return "\n".join(line.strip() for line in match[1].splitlines()) if match else ""
 
 
 def from_to(first: str, last: str) -> str:
@@ -252,11 +252,11 @@ def from_to(first: str, last: str) -> str:
     return ".".join(x if x == y else f"{x}…{y}" for x, y in zip(a, b, strict=True))
 
 
-def contents_of(part: Any, most: int = 4) -> str:
+def contents_of(part: Any, limit: int = 4) -> str:
     """The ops in a part, the most frequent first: "50 linear, 50 relu"."""
     count = Counter(node.op.name for node in part.nodes).most_common()
-    text = ", ".join(f"{n} {name}" for name, n in count[:most])
-    return text + (f" and {sum(n for _, n in count[most:])} more" if len(count) > most else "")
+    text = ", ".join(f"{n} {name}" for name, n in count[:limit])
+    return text + (f" and {sum(n for _, n in count[limit:])} more" if len(count) > limit else "")
 
 
 def is_between(node: Node) -> bool:
@@ -270,6 +270,6 @@ def operands_of(node: Node) -> list[str]:
     letters = [LETTERS[i] if i < len(LETTERS) else str(i) for i in range(n)]
     if is_between(node) or not hasattr(node.op, "forward"):
         return letters
-    taken = list(inspect.signature(node.op.forward).parameters.values())[1:]
-    names = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return (names + letters[len(names) :])[:n] if not any(p.kind is p.VAR_POSITIONAL for p in taken) else letters
+    parameters = list(inspect.signature(node.op.forward).parameters.values())[1:]
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return (names + letters[len(names) :])[:n] if not any(p.kind is p.VAR_POSITIONAL for p in parameters) else letters

@@ -38,8 +38,8 @@ def prelu(x: Operand[T], weight: Operand[T]) -> T | Array:
     channels = x.shape[1] if x.ndim > 1 else 1
     if weight.ndim != 1 or weight.shape[0] not in (1, channels):
         raise ShapeError(f"{scoped('prelu')}: weight has shape {weight.shape}, expected (1,) or ({channels},) for {x.shape}")
-    wide: Any = reshape(weight, (weight.shape[0],) + (1,) * max(x.ndim - 2, 0)) if x.ndim else reshape(weight, ())
-    return relu(x) + wide * minimum(x, 0)
+    per_channel: Any = reshape(weight, (weight.shape[0],) + (1,) * max(x.ndim - 2, 0)) if x.ndim else reshape(weight, ())
+    return relu(x) + per_channel * minimum(x, 0)
 
 
 @one_box
@@ -133,8 +133,8 @@ def hardshrink(x: Operand[T], lambd: float = 0.5) -> T | Array:
 def threshold(x: Operand[T], threshold: float, value: float) -> T | Array:
     """y = x where x > threshold, value elsewhere."""
     x = as_operand("threshold", x)
-    bound, other = number("threshold", "threshold", threshold), number("threshold", "value", value)
-    return where(greater(x, bound), x, other)
+    bound, fill = number("threshold", "threshold", threshold), number("threshold", "value", value)
+    return where(greater(x, bound), x, fill)
 
 
 @one_box

@@ -27,9 +27,9 @@ class PReLU(Module):
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: np.typing.DTypeLike = DEFAULT_FLOAT) -> None:
         super().__init__()
-        of = type(self).__name__
-        count, start = integer(of, "num_parameters", num_parameters, 1), real(of, "init", init)
-        self.weight = Parameter(np.full(count, start), dtype=as_floating(of, dtype))
+        caller = type(self).__name__
+        count, start = integer(caller, "num_parameters", num_parameters, 1), real(caller, "init", init)
+        self.weight = Parameter(np.full(count, start), dtype=as_floating(caller, dtype))
 
     def forward(self, x: Any) -> Any:
         return F.prelu(x, self.weight)
@@ -106,10 +106,10 @@ class Hardtanh(Module):
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.min_val, self.max_val = real(of, "min_val", min_val), real(of, "max_val", max_val)
+        caller = type(self).__name__
+        self.min_val, self.max_val = real(caller, "min_val", min_val), real(caller, "max_val", max_val)
         if not self.min_val <= self.max_val:
-            raise ArgumentError(f"{of}: min_val must be at most max_val, got {self.min_val} and {self.max_val}")
+            raise ArgumentError(f"{caller}: min_val must be at most max_val, got {self.min_val} and {self.max_val}")
 
     def forward(self, x: Any) -> Any:
         return F.hardtanh(x, self.min_val, self.max_val)
@@ -172,8 +172,8 @@ class Threshold(Module):
 
     def __init__(self, threshold: float, value: float) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.threshold, self.value = real(of, "threshold", threshold), real(of, "value", value)
+        caller = type(self).__name__
+        self.threshold, self.value = real(caller, "threshold", threshold), real(caller, "value", value)
 
     def forward(self, x: Any) -> Any:
         return F.threshold(x, self.threshold, self.value)

@@ -65,17 +65,17 @@ class MultiheadAttention(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.embed_dim, self.num_heads = integer(of, "embed_dim", embed_dim, 1), integer(of, "num_heads", num_heads, 1)
+        caller = type(self).__name__
+        self.embed_dim, self.num_heads = integer(caller, "embed_dim", embed_dim, 1), integer(caller, "num_heads", num_heads, 1)
         if self.embed_dim % self.num_heads:
-            raise ArgumentError(f"{of}: num_heads must divide embed_dim, got {self.num_heads} and {self.embed_dim}")
-        self.dropout, bias = real(of, "dropout", dropout, 0, 1), flag(of, "bias", bias)
-        self.batch_first, dtype = flag(of, "batch_first", batch_first), as_floating(of, dtype)
-        rng = generator(of, rng) or init.generator()
+            raise ArgumentError(f"{caller}: num_heads must divide embed_dim, got {self.num_heads} and {self.embed_dim}")
+        self.dropout, bias = real(caller, "dropout", dropout, 0, 1), flag(caller, "bias", bias)
+        self.batch_first, dtype = flag(caller, "batch_first", batch_first), as_floating(caller, dtype)
+        rng = generator(caller, rng) or init.generator()
         a = (6 / (4 * self.embed_dim)) ** 0.5  # Glorot's bound for a matrix (e, 3 e)
-        wide = 3 * self.embed_dim
-        self.in_proj_weight = Parameter(rng.uniform(-a, a, (self.embed_dim, wide)), dtype=dtype)
-        self.register_parameter("in_proj_bias", Parameter(np.zeros(wide), dtype=dtype) if bias else None)
+        width = 3 * self.embed_dim
+        self.in_proj_weight = Parameter(rng.uniform(-a, a, (self.embed_dim, width)), dtype=dtype)
+        self.register_parameter("in_proj_bias", Parameter(np.zeros(width), dtype=dtype) if bias else None)
         bias_init = init.zeros() if bias else None
         self.out_proj = Linear(self.embed_dim, self.embed_dim, bias, bias_init=bias_init, rng=rng, dtype=dtype)
 
@@ -90,20 +90,20 @@ class MultiheadAttention(Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> Any:
-        of, e = type(self).__name__, self.embed_dim
-        xs: list[Any] = [as_operand(of, x) for x in (query, key, value)]
+        caller, e = type(self).__name__, self.embed_dim
+        xs: list[Any] = [as_operand(caller, x) for x in (query, key, value)]
         for name, x in zip(("query", "key", "value"), xs, strict=True):
             if x.ndim not in (2, 3) or x.ndim != xs[0].ndim or x.shape[-1] != e:
                 kinds = "(n, l, embed_dim)" if self.batch_first else "(l, n, embed_dim)"
-                raise ShapeError(f"{of}: {name} has shape {x.shape}, expected {kinds}, or without n, embed_dim being {e}")
+                raise ShapeError(f"{caller}: {name} has shape {x.shape}, expected {kinds}, or without n, embed_dim being {e}")
         q, k, v = xs
         at = 0 if self.batch_first else 1  # axis of n
         if k.shape[:-1] != v.shape[:-1] or (q.ndim == 3 and q.shape[at] != k.shape[at]):
             raise ShapeError(
-                f"{of}: query {q.shape}, key {k.shape} and value {v.shape} are incompatible; expected as many values as keys, "
-                f"and the same number of sequences"
+                f"{caller}: query {q.shape}, key {k.shape} and value {v.shape} are incompatible; expected as many values as "
+                f"keys, and the same number of sequences"
             )
-        is_causal, need_weights = flag(of, "is_causal", is_causal), flag(of, "need_weights", need_weights)
+        is_causal, need_weights = flag(caller, "is_causal", is_causal), flag(caller, "need_weights", need_weights)
         is_single, is_same = xs[0].ndim == 2, query is key is value
         xs = [ops.expand_dims(x, 0) if is_single else x if self.batch_first else x.swapaxes(0, 1) for x in xs]
         q, k, v = (self.heads(x) for x in self.projected(xs, is_same))
@@ -125,11 +125,11 @@ class MultiheadAttention(Module):
         if is_same:
             z = xs[0] @ w if b is None else ops.linear(xs[0], w, b)
             return [z[..., i * e : (i + 1) * e] for i in range(3)]
-        found = []
+        projections = []
         for i, x in enumerate(xs):
             part = slice(i * e, (i + 1) * e)
-            found.append(x @ w[:, part] if b is None else ops.linear(x, w[:, part], b[part]))
-        return found
+            projections.append(x @ w[:, part] if b is None else ops.linear(x, w[:, part], b[part]))
+        return projections
 
     def heads(self, x: Any) -> Any:
         """Reshape (n, l, embed_dim) to (n, num_heads, l, embed_dim / num_heads)."""
@@ -164,13 +164,13 @@ class MultiheadAttention(Module):
             return None
         if all(part.dtype == bool for part in parts):
             return ops.logical_not(parts[0] if len(parts) == 1 else ops.where(parts[0], True, parts[1]))
-        added = [ops.where(part, -np.inf, 0.0) if part.dtype == bool else part for part in parts]
-        return added[0] if len(added) == 1 else added[0] + added[1]
+        additive = [ops.where(part, -np.inf, 0.0) if part.dtype == bool else part for part in parts]
+        return additive[0] if len(additive) == 1 else additive[0] + additive[1]
 
     def extra_repr(self) -> str:
-        given = {"dropout": self.dropout, "bias": self.in_proj_bias is not None, "batch_first": self.batch_first}
-        usual = {"dropout": 0.0, "bias": True, "batch_first": False}
-        changed = [f"{name}={value}" for name, value in given.items() if value != usual[name]]
+        settings = {"dropout": self.dropout, "bias": self.in_proj_bias is not None, "batch_first": self.batch_first}
+        defaults = {"dropout": 0.0, "bias": True, "batch_first": False}
+        changed = [f"{name}={value}" for name, value in settings.items() if value != defaults[name]]
         return ", ".join([f"{self.embed_dim}, {self.num_heads}", *changed])
 
 
@@ -194,26 +194,30 @@ class TransformerLayer(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        d_model, nhead = integer(of, "d_model", d_model, 1), integer(of, "nhead", nhead, 1)
+        caller = type(self).__name__
+        d_model, nhead = integer(caller, "d_model", d_model, 1), integer(caller, "nhead", nhead, 1)
         if d_model % nhead:
-            raise ArgumentError(f"{of}: nhead must divide d_model, got {nhead} and {d_model}")
-        wide, p, eps = integer(of, "dim_feedforward", dim_feedforward), real(of, "dropout", dropout, 0, 1), layer_norm_eps
-        eps, batch_first = real(of, "layer_norm_eps", eps, 0), flag(of, "batch_first", batch_first)
-        self.activation = one_of(of, "activation", activation, ("relu", "gelu"))
-        self.norm_first, dtype = flag(of, "norm_first", norm_first), as_floating(of, dtype)
-        rng = generator(of, rng) or init.generator()
+            raise ArgumentError(f"{caller}: nhead must divide d_model, got {nhead} and {d_model}")
+        width, p, eps = (
+            integer(caller, "dim_feedforward", dim_feedforward),
+            real(caller, "dropout", dropout, 0, 1),
+            layer_norm_eps,
+        )
+        eps, batch_first = real(caller, "layer_norm_eps", eps, 0), flag(caller, "batch_first", batch_first)
+        self.activation = one_of(caller, "activation", activation, ("relu", "gelu"))
+        self.norm_first, dtype = flag(caller, "norm_first", norm_first), as_floating(caller, dtype)
+        rng = generator(caller, rng) or init.generator()
         self.self_attn = MultiheadAttention(d_model, nhead, p, batch_first=batch_first, rng=rng, dtype=dtype)
         if self.parts == 3:
             self.multihead_attn = MultiheadAttention(d_model, nhead, p, batch_first=batch_first, rng=rng, dtype=dtype)
-        self.linear1 = Linear(d_model, wide, rng=rng, dtype=dtype)
+        self.linear1 = Linear(d_model, width, rng=rng, dtype=dtype)
         self.dropout = Dropout(p)
-        self.linear2 = Linear(wide, d_model, rng=rng, dtype=dtype)
+        self.linear2 = Linear(width, d_model, rng=rng, dtype=dtype)
         for k in range(1, self.parts + 1):
             setattr(self, f"norm{k}", LayerNorm(d_model, eps, dtype=dtype))
             setattr(self, f"dropout{k}", Dropout(p))
 
-    def added(self, x: Any, k: int, part: Any) -> Any:
+    def residual(self, x: Any, k: int, part: Any) -> Any:
         """x plus part k of x, normalised before or after."""
         norm, dropout = getattr(self, f"norm{k}"), getattr(self, f"dropout{k}")
         return x + dropout(part(norm(x))) if self.norm_first else norm(x + dropout(part(x)))
@@ -249,7 +253,7 @@ class TransformerEncoderLayer(TransformerLayer):
         def attention(x: Any) -> Any:
             return self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, True, is_causal)[0]
 
-        return self.added(self.added(src, 1, attention), 2, self.feed_forward)
+        return self.residual(self.residual(src, 1, attention), 2, self.feed_forward)
 
 
 class TransformerDecoderLayer(TransformerLayer):
@@ -277,10 +281,10 @@ class TransformerDecoderLayer(TransformerLayer):
             return self.self_attn(x, x, x, tgt_key_padding_mask, False, tgt_mask, True, tgt_is_causal)[0]
 
         def to_memory(x: Any) -> Any:
-            more = (memory_key_padding_mask, False, memory_mask, True, memory_is_causal)
-            return self.multihead_attn(x, memory, memory, *more)[0]
+            masks = (memory_key_padding_mask, False, memory_mask, True, memory_is_causal)
+            return self.multihead_attn(x, memory, memory, *masks)[0]
 
-        return self.added(self.added(self.added(tgt, 1, to_itself), 2, to_memory), 3, self.feed_forward)
+        return self.residual(self.residual(self.residual(tgt, 1, to_itself), 2, to_memory), 3, self.feed_forward)
 
 
 class Stack(Module):
@@ -288,14 +292,14 @@ class Stack(Module):
 
     def __init__(self, name: str, layer: Module, num_layers: int, norm: Module | None) -> None:
         super().__init__()
-        of = type(self).__name__
-        for called, part in ((name, layer), ("norm", norm)):
-            if not isinstance(part, Module) and not (part is None and called == "norm"):
-                raise ArgumentError(f"{of}: {called} must be a module, got {describe(part)}")
-        self.layers = ModuleList(copy.deepcopy(layer) for _ in range(integer(of, "num_layers", num_layers)))
+        caller = type(self).__name__
+        for argument, part in ((name, layer), ("norm", norm)):
+            if not isinstance(part, Module) and not (part is None and argument == "norm"):
+                raise ArgumentError(f"{caller}: {argument} must be a module, got {describe(part)}")
+        self.layers = ModuleList(copy.deepcopy(layer) for _ in range(integer(caller, "num_layers", num_layers)))
         self.norm = norm
 
-    def through(self, x: Any, *others: Any) -> Any:
+    def apply_layers(self, x: Any, *others: Any) -> Any:
         for layer in self.layers:
             x = layer(x, *others)
         return x if self.norm is None else self.norm(x)
@@ -312,7 +316,7 @@ class TransformerEncoder(Stack):
         super().__init__("encoder_layer", encoder_layer, num_layers, norm)
 
     def forward(self, src: Any, mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False) -> Any:
-        return self.through(src, mask, src_key_padding_mask, is_causal)
+        return self.apply_layers(src, mask, src_key_padding_mask, is_causal)
 
 
 class TransformerDecoder(Stack):
@@ -337,4 +341,4 @@ class TransformerDecoder(Stack):
         memory_is_causal: bool = False,
     ) -> Any:
         masks = (tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)
-        return self.through(tgt, memory, *masks, tgt_is_causal, memory_is_causal)
+        return self.apply_layers(tgt, memory, *masks, tgt_is_causal, memory_is_causal)

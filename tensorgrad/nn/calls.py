@@ -33,33 +33,35 @@ def functional_call(module: Module, values: Mapping[str, Any], *args: Any, **kwa
     Raises ArgumentError for missing or unknown names, for arguments in a tuple, and for a module with parts in a plain
     container; ShapeError for other shapes; DTypeError for values that are not arrays, or integers for a parameter.
     """
-    of = "functional_call"
+    caller = "functional_call"
     if not isinstance(module, Module):
-        raise ArgumentError(f"{of}: expected a Module, got {describe(module)}")
+        raise ArgumentError(f"{caller}: expected a Module, got {describe(module)}")
     if not isinstance(values, Mapping):
-        raise ArgumentError(f"{of}: expected a dict from path to Tensor, got {describe(values)}")
+        raise ArgumentError(f"{caller}: expected a dict from path to Tensor, got {describe(values)}")
     if args and type(args[0]) is tuple and (len(args) == 1 or (len(args) == 2 and isinstance(args[1], dict))):
         raise ArgumentError(
-            f"{of}: expected the arguments of {type(module).__name__} as in a call, got a tuple of them; write "
+            f"{caller}: expected the arguments of {type(module).__name__} as in a call, got a tuple of them; write "
             f"functional_call(module, values, *args, **kwargs), and pass a tuple argument by keyword"
         )
     parameters = dict(module.named_parameters())
     buffers = {path: array for path, array, _ in owned(module, buffers=True)}
     if missing := parameters.keys() - values.keys():
-        raise ArgumentError(f"{of}: missing parameters of {type(module).__name__}: {', '.join(sorted(missing))}")
+        raise ArgumentError(f"{caller}: missing parameters of {type(module).__name__}: {', '.join(sorted(missing))}")
     if unknown := values.keys() - parameters.keys() - buffers.keys():
         raise ArgumentError(
-            f"{of}: {type(module).__name__} has no {', '.join(map(str, sorted(unknown, key=str)))}; "
+            f"{caller}: {type(module).__name__} has no {', '.join(map(str, sorted(unknown, key=str)))}; "
             f"its parameters are {', '.join(parameters) or 'none'}"
         )
-    others: dict[int, Any] = {}
+    replacements: dict[int, Any] = {}
     for path, value in values.items():
-        own = parameters.get(path)
-        others[id(buffers[path] if own is None else own)] = fitting(f"{of}: {path}", value, buffers.get(path), own)
-    return twin(module, others, {})(*args, **kwargs)
+        original = parameters.get(path)
+        replacements[id(buffers[path] if original is None else original)] = checked_value(
+            f"{caller}: {path}", value, buffers.get(path), original
+        )
+    return copy_with(module, replacements, {})(*args, **kwargs)
 
 
-def fitting(where: str, value: Any, buffer: Any, parameter: Parameter | None) -> Any:
+def checked_value(where: str, value: Any, buffer: Any, parameter: Parameter | None) -> Any:
     """Check a value: a Tensor for a parameter, an array for a buffer."""
     old = buffer if parameter is None else parameter
     if parameter is None:
@@ -74,25 +76,27 @@ def fitting(where: str, value: Any, buffer: Any, parameter: Parameter | None) ->
     return value
 
 
-def twin(module: Module, others: dict[int, Any], known: dict[int, Module]) -> Module:
+def copy_with(module: Module, replacements: dict[int, Any], copies: dict[int, Module]) -> Module:
     """Copy a module tree with other parameters and buffers, given by the ids of the originals."""
-    if id(module) in known:
-        return known[id(module)]
-    copied = known[id(module)] = type(module).__new__(type(module))
-    own = module.__getstate__()
+    if id(module) in copies:
+        return copies[id(module)]
+    copied = copies[id(module)] = type(module).__new__(type(module))
+    attributes = module.__getstate__()
     parts = {id(part): part for part in (*module._modules.values(), *module._parameters.values())}
-    for name, value in own.items():
+    for name, value in attributes.items():
         if KINDS[type(value)] and not name.startswith("_") and (found := next(parts_in(value, (Parameter, Module)), None)):
             raise ArgumentError(
                 f"functional_call: {type(module).__name__}.{name}{found[0]} is a module or parameter in a plain container, "
                 f"which would keep its own parameters; store it only in nn.ModuleList or nn.ModuleDict"
             )
-    own["_parameters"] = {name: others.get(id(p), p) for name, p in module._parameters.items()}
-    own["_buffers"] = {name: others.get(id(array), array) for name, array in module._buffers.items()}
-    own["_modules"] = {name: twin(part, others, known) for name, part in module._modules.items()}
-    own["_is_looked_into"], own["_original"] = True, module
-    for name, value in own.items():
+    attributes["_parameters"] = {name: replacements.get(id(p), p) for name, p in module._parameters.items()}
+    attributes["_buffers"] = {name: replacements.get(id(array), array) for name, array in module._buffers.items()}
+    attributes["_modules"] = {name: copy_with(part, replacements, copies) for name, part in module._modules.items()}
+    attributes["_is_looked_into"], attributes["_original"] = True, module
+    for name, value in attributes.items():
         if id(value) in parts:
-            own[name] = twin(value, others, known) if isinstance(value, Module) else own["_parameters"].get(name)
-    vars(copied).update(own)
+            attributes[name] = (
+                copy_with(value, replacements, copies) if isinstance(value, Module) else attributes["_parameters"].get(name)
+            )
+    vars(copied).update(attributes)
     return copied

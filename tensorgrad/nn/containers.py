@@ -21,7 +21,7 @@ class Container(Module, Generic[P]):
 
     kind: type[P]
 
-    def _held(self) -> dict[str, P]:
+    def _parts(self) -> dict[str, P]:
         """Its parts by name."""
         return self._modules if self.kind is Module else self._parameters  # type: ignore[return-value]
 
@@ -30,28 +30,28 @@ class Container(Module, Generic[P]):
         if isinstance(value, self.kind):
             return value
         at = f"{type(self).__name__}: {where} is {described(value)}, expected a {self.kind.__name__}"
-        how = ""
+        hint = ""
         if self.kind is Parameter:
-            how = "; nn.Parameter(values) makes one"
+            hint = "; nn.Parameter(values) makes one"
         elif isinstance(value, type) and issubclass(value, Module):
-            how = f"; write {value.__name__}(), with parentheses"
+            hint = f"; write {value.__name__}(), with parentheses"
         elif callable(value):
-            how = "; write a Module whose forward calls it" + (f", or {known}" if (known := module_of(value)) else "")
+            hint = "; write a Module whose forward calls it" + (f", or {module}" if (module := module_of(value)) else "")
         elif isinstance(value, (list, tuple)) or hasattr(value, "__next__"):
-            how = f"; pass its items one by one: nn.{type(self).__name__}(*layers)" if isinstance(self, Sequential) else ""
-        raise ArgumentError(at + how)
+            hint = f"; pass its items one by one: nn.{type(self).__name__}(*layers)" if isinstance(self, Sequential) else ""
+        raise ArgumentError(at + hint)
 
-    def _put(self, parts: Mapping[str, P]) -> None:
+    def _set_parts(self, parts: Mapping[str, P]) -> None:
         """Replace the contents."""
-        for name in [name for name in self._held() if name not in parts]:
+        for name in [name for name in self._parts() if name not in parts]:
             delattr(self, name)
-        held = self._held()
-        held.clear()  # in place, to keep the order
+        current = self._parts()
+        current.clear()  # in place, to keep the order
         for name, part in parts.items():
             setattr(self, name, part)
 
     def __len__(self) -> int:
-        return len(self._held())
+        return len(self._parts())
 
 
 class Listed(Container[P]):
@@ -74,13 +74,13 @@ class Listed(Container[P]):
     def _number(self, parts: Iterable[P]) -> None:
         """Replace the contents; if all names are numbers, renumber them."""
         parts = list(parts)
-        held = self._held()
-        if all(name.isdecimal() for name in held):
-            self._put({str(i): part for i, part in enumerate(parts)})
+        current = self._parts()
+        if all(name.isdecimal() for name in current):
+            self._set_parts({str(i): part for i, part in enumerate(parts)})
             return
-        free = (str(i) for i in count() if str(i) not in held)
-        names = {id(part): name for name, part in held.items()}
-        self._put({names.pop(id(part), "") or next(free): part for part in parts})
+        free = (str(i) for i in count() if str(i) not in current)
+        names = {id(part): name for name, part in current.items()}
+        self._set_parts({names.pop(id(part), "") or next(free): part for part in parts})
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> P: ...
@@ -88,34 +88,34 @@ class Listed(Container[P]):
     def __getitem__(self, index: slice) -> Any: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         if not isinstance(index, slice):
-            return list(self._held().values())[self._at(index)]
+            return list(self._parts().values())[self._at(index)]
         kind: Any = next(base for base in LISTS if isinstance(self, base))
-        found = kind()
-        found._put(dict(list(self._held().items())[index]))
-        return found
+        result = kind()
+        result._set_parts(dict(list(self._parts().items())[index]))
+        return result
 
     def __setitem__(self, index: SupportsIndex | slice, value: Any) -> None:
-        parts = list(self._held().values())
+        parts = list(self._parts().values())
         if isinstance(index, slice):
             parts[index] = self._as_list(value)
             self._number(parts)
         else:
             i = self._at(index)
-            setattr(self, list(self._held())[i], self._check(f"[{i}]", value))
+            setattr(self, list(self._parts())[i], self._check(f"[{i}]", value))
 
     def __delitem__(self, index: SupportsIndex | slice) -> None:
-        parts = list(self._held().values())
+        parts = list(self._parts().values())
         del parts[index if isinstance(index, slice) else self._at(index)]
         self._number(parts)
 
     def __iter__(self) -> Iterator[P]:
-        return iter(list(self._held().values()))
+        return iter(list(self._parts().values()))
 
     def __reversed__(self) -> Iterator[P]:
-        return reversed(list(self._held().values()))
+        return reversed(list(self._parts().values()))
 
     def __contains__(self, part: object) -> bool:
-        return any(part is held for held in self._held().values())
+        return any(part is own for own in self._parts().values())
 
     def append(self, part: P) -> Self:
         """Append a part; returns the container."""
@@ -124,13 +124,13 @@ class Listed(Container[P]):
     def extend(self, parts: Iterable[P]) -> Self:
         """Append several parts; returns the container."""
         for part in self._as_list(parts):
-            numbers = [int(name) for name in self._held() if name.isdecimal()]
+            numbers = [int(name) for name in self._parts() if name.isdecimal()]
             setattr(self, str(max(numbers, default=len(self) - 1) + 1), part)
         return self
 
     def insert(self, index: int, part: P) -> Self:
         """Insert a part before `index`; returns the container."""
-        parts = list(self._held().values())
+        parts = list(self._parts().values())
         parts.insert(integer(type(self).__name__, "an index", index, None), self._check(f"[{index}]", part))
         self._number(parts)
         return self
@@ -145,9 +145,9 @@ class Listed(Container[P]):
         return self.extend(parts)
 
     def __add__(self, parts: Iterable[P]) -> Any:
-        found = self[:]
-        found._put({})
-        return found.extend(list(self)).extend(parts)
+        result = self[:]
+        result._set_parts({})
+        return result.extend(list(self)).extend(parts)
 
 
 class Sequential(Listed[Module]):
@@ -166,9 +166,9 @@ class Sequential(Listed[Module]):
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()
         if len(modules) == 1 and isinstance(modules[0], Mapping):
-            self._put({as_name(self, name): self._check(f"{name!r}", part) for name, part in modules[0].items()})
+            self._set_parts({as_name(self, name): self._check(f"{name!r}", part) for name, part in modules[0].items()})
         else:
-            self._put({str(i): self._check(f"argument {i}", module) for i, module in enumerate(modules)})
+            self._set_parts({str(i): self._check(f"argument {i}", module) for i, module in enumerate(modules)})
 
     def forward(self, x: Any) -> Any:
         for module in self._modules.values():
@@ -213,9 +213,9 @@ class Named(Container[P]):
 
     def __getitem__(self, name: str) -> P:
         try:
-            return self._held()[name]
+            return self._parts()[name]
         except (KeyError, TypeError):
-            raise KeyError(f"{type(self).__name__}: no item {name!r}, only {', '.join(self._held())}") from None
+            raise KeyError(f"{type(self).__name__}: no item {name!r}, only {', '.join(self._parts())}") from None
 
     def __setitem__(self, name: str, part: P) -> None:
         setattr(self, as_name(self, name), self._check(f"[{name!r}]", part))
@@ -225,22 +225,22 @@ class Named(Container[P]):
         delattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._held()))
+        return iter(list(self._parts()))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._held()
+        return name in self._parts()
 
     def keys(self) -> list[str]:
         """The names."""
-        return list(self._held())
+        return list(self._parts())
 
     def values(self) -> list[P]:
         """The parts."""
-        return list(self._held().values())
+        return list(self._parts().values())
 
     def items(self) -> list[tuple[str, P]]:
         """(name, part) for each."""
-        return list(self._held().items())
+        return list(self._parts().items())
 
     def update(self, parts: Mapping[str, P] | Iterable[tuple[str, P]]) -> None:
         """Add or replace parts from a dict or from (name, part) pairs."""
@@ -259,7 +259,7 @@ class Named(Container[P]):
 
     def clear(self) -> None:
         """Remove all parts."""
-        self._put({})
+        self._set_parts({})
 
 
 class ModuleDict(Named[Module]):

@@ -27,7 +27,7 @@ class Convolution(Module):
     """Base of all convolutions: a weight, a bias, and the geometry of the windows."""
 
     axes: ClassVar[int]
-    turned: ClassVar[bool] = False  # True if the weight is (in, out), as for the transpose
+    is_transposed: ClassVar[bool] = False  # True if the weight is (in, out), as for the transpose
     stride: Sizes
     padding: Any
     dilation: Sizes
@@ -45,22 +45,22 @@ class Convolution(Module):
         dtype: np.typing.DTypeLike,
     ) -> None:
         """Check and set the arguments that all convolutions share."""
-        of = type(self).__name__
+        caller = type(self).__name__
         self.in_channels, self.out_channels = (
-            integer(of, "in_channels", in_channels),
-            integer(of, "out_channels", out_channels),
+            integer(caller, "in_channels", in_channels),
+            integer(caller, "out_channels", out_channels),
         )
-        self.groups = integer(of, "groups", groups, 1)
+        self.groups = integer(caller, "groups", groups, 1)
         for name, n in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if n % self.groups:
-                raise ArgumentError(f"{of}: groups must divide {name}, got {self.groups} groups of {n}")
-        kernel = several(of, "kernel_size", kernel_size, self.axes, 1)
-        first, second = (in_channels, out_channels) if self.turned else (out_channels, in_channels)
+                raise ArgumentError(f"{caller}: groups must divide {name}, got {self.groups} groups of {n}")
+        kernel = several(caller, "kernel_size", kernel_size, self.axes, 1)
+        first, second = (in_channels, out_channels) if self.is_transposed else (out_channels, in_channels)
         shape = (int(first), int(second) // self.groups, *kernel)
-        dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
-        rng = generator(of, rng) or init.generator()
+        dtype, bias = as_floating(caller, dtype), flag(caller, "bias", bias)
+        rng = generator(caller, rng) or init.generator()
         spread = init.uniform(1 / math.sqrt(max(math.prod(shape[1:]), 1)))
-        values = initial_values(of, "weight_init", spread if weight_init is None else weight_init, shape, rng)
+        values = initial_values(caller, "weight_init", spread if weight_init is None else weight_init, shape, rng)
         self.weight = Parameter(values, dtype=dtype)
         self.register_parameter("bias", Parameter(spread((self.out_channels,), rng), dtype=dtype) if bias else None)
 
@@ -91,14 +91,17 @@ class Conv(Convolution):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.stride, self.dilation = sizes(of, "stride", stride, self.axes, 1), sizes(of, "dilation", dilation, self.axes, 1)
+        caller = type(self).__name__
+        self.stride, self.dilation = (
+            sizes(caller, "stride", stride, self.axes, 1),
+            sizes(caller, "dilation", dilation, self.axes, 1),
+        )
         if isinstance(padding, str):
-            self.padding = one_of(of, "padding", padding, ("same", "valid"))
+            self.padding = one_of(caller, "padding", padding, ("same", "valid"))
             if padding == "same" and np.max(self.stride) > 1:
-                raise ArgumentError(f"{of}: padding 'same' needs stride 1, got stride {self.stride}")
+                raise ArgumentError(f"{caller}: padding 'same' needs stride 1, got stride {self.stride}")
         else:
-            self.padding = sizes(of, "padding", padding, self.axes, 0)
+            self.padding = sizes(caller, "padding", padding, self.axes, 0)
         self._make(in_channels, out_channels, kernel_size, groups, bias, weight_init, rng, dtype)
 
     def forward(self, x: Any) -> Any:
@@ -140,7 +143,7 @@ class Conv3d(Conv):
 class ConvTranspose(Convolution):
     """A transposed convolution; see ConvTranspose2d."""
 
-    turned = True
+    is_transposed = True
 
     def __init__(
         self,
@@ -159,13 +162,13 @@ class ConvTranspose(Convolution):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of, axes = type(self).__name__, self.axes
-        self.stride, self.dilation = sizes(of, "stride", stride, axes, 1), sizes(of, "dilation", dilation, axes, 1)
-        self.padding = sizes(of, "padding", padding, axes, 0)
-        self.output_padding = sizes(of, "output_padding", output_padding, axes, 0)
+        caller, axes = type(self).__name__, self.axes
+        self.stride, self.dilation = sizes(caller, "stride", stride, axes, 1), sizes(caller, "dilation", dilation, axes, 1)
+        self.padding = sizes(caller, "padding", padding, axes, 0)
+        self.output_padding = sizes(caller, "output_padding", output_padding, axes, 0)
         if np.any(np.asarray(self.output_padding) >= np.asarray(self.stride)):
             raise ArgumentError(
-                f"{of}: output_padding must be less than the stride, got {self.output_padding} for stride {self.stride}"
+                f"{caller}: output_padding must be less than the stride, got {self.output_padding} for stride {self.stride}"
             )
         self._make(in_channels, out_channels, kernel_size, groups, bias, weight_init, rng, dtype)
 
@@ -210,14 +213,14 @@ class Pool(Module):
     axes: ClassVar[int]
 
     def _make(self, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> None:
-        of = type(self).__name__
-        self.kernel_size = sizes(of, "kernel_size", kernel_size, self.axes, 1)
-        self.stride = self.kernel_size if stride is None else sizes(of, "stride", stride, self.axes, 1)
-        self.padding = sizes(of, "padding", padding, self.axes, 0)
+        caller = type(self).__name__
+        self.kernel_size = sizes(caller, "kernel_size", kernel_size, self.axes, 1)
+        self.stride = self.kernel_size if stride is None else sizes(caller, "stride", stride, self.axes, 1)
+        self.padding = sizes(caller, "padding", padding, self.axes, 0)
         span = np.asarray(dilation) * (np.asarray(self.kernel_size) - 1) + 1
         if np.any(2 * np.asarray(self.padding) > span):
-            raise ArgumentError(f"{of}: padding must be at most half of a window {self.kernel_size}, got {self.padding}")
-        self.ceil_mode = flag(of, "ceil_mode", ceil_mode)
+            raise ArgumentError(f"{caller}: padding must be at most half of a window {self.kernel_size}, got {self.padding}")
+        self.ceil_mode = flag(caller, "ceil_mode", ceil_mode)
 
     def extra_repr(self) -> str:
         more = f", padding={self.padding}" if np.any(self.padding) else ""
@@ -307,13 +310,13 @@ class AdaptivePool(Module):
 
     def __init__(self, output_size: int | tuple[int | None, ...] | None) -> None:
         super().__init__()
-        of = type(self).__name__
+        caller = type(self).__name__
         if output_size is None or (isinstance(output_size, (tuple, list)) and None in output_size):
-            given = (None,) * self.axes if output_size is None else tuple(output_size)
-            several(of, "output_size", [1 if n is None else n for n in given], self.axes, 1)
-            self.output_size: Any = tuple([None if n is None else integer(of, "output_size", n, 1) for n in given])
+            requested = (None,) * self.axes if output_size is None else tuple(output_size)
+            several(caller, "output_size", [1 if n is None else n for n in requested], self.axes, 1)
+            self.output_size: Any = tuple([None if n is None else integer(caller, "output_size", n, 1) for n in requested])
         else:
-            self.output_size = sizes(of, "output_size", output_size, self.axes, 1)
+            self.output_size = sizes(caller, "output_size", output_size, self.axes, 1)
 
     def extra_repr(self) -> str:
         return f"{self.output_size}"

@@ -13,7 +13,7 @@ from tensorgrad.core.backend import namespace, on
 from tensorgrad.core.state import describe
 from tensorgrad.core.tensor import Tensor
 from tensorgrad.errors import ArgumentError
-from tensorgrad.nn.calls import twin
+from tensorgrad.nn.calls import copy_with
 from tensorgrad.nn.module import Module
 
 __all__ = ["Ensemble"]
@@ -43,21 +43,21 @@ class Ensemble(Module):
         super().__init__()
         if isinstance(modules, Module) or not isinstance(modules, Iterable):
             raise ArgumentError(f"Ensemble: expected several modules, such as a list of them, got {describe(modules)}")
-        found = list(modules)
-        if not found:
+        members = list(modules)
+        if not members:
             raise ArgumentError("Ensemble: expected at least one module")
-        for i, module in enumerate(found):
+        for i, module in enumerate(members):
             if not isinstance(module, Module):
                 raise ArgumentError(f"Ensemble: module {i} must be a Module, got {describe(module)}")
-            if form_of(module) != form_of(found[0]):
-                raise ArgumentError(f"Ensemble: module {i} has a different structure than module 0:\n{module}\n{found[0]}")
+            if form_of(module) != form_of(members[0]):
+                raise ArgumentError(f"Ensemble: module {i} has a different structure than module 0:\n{module}\n{members[0]}")
             if names := [name for name, _ in module.named_buffers()]:
                 raise ArgumentError(f"Ensemble: module {i} has the buffers {', '.join(names)}, which all members would share")
-        if next(found[0].parameters(), None) is None:
-            raise ArgumentError(f"Ensemble: the modules have no parameters:\n{found[0]}")
+        if next(members[0].parameters(), None) is None:
+            raise ArgumentError(f"Ensemble: the modules have no parameters:\n{members[0]}")
         self.each = bool(each)
-        self.members = copy.deepcopy(found[0])
-        parts = [dict(module.named_parameters()) for module in found]
+        self.members = copy.deepcopy(members[0])
+        parts = [dict(module.named_parameters()) for module in members]
         for name, parameter in self.members.named_parameters():
             arrays = [part[name]._data for part in parts]
             with on(arrays[0]):
@@ -68,12 +68,14 @@ class Ensemble(Module):
         return int(next(self.members.parameters()).shape[0])
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        own = list(self.members.parameters())
+        parameters = list(self.members.parameters())
 
-        def one(values: list[Tensor], *given: Any) -> Any:
-            return twin(self.members, {id(p): value for p, value in zip(own, values, strict=True)}, {})(*given, **kwargs)
+        def call_member(values: list[Tensor], *arguments: Any) -> Any:
+            return copy_with(self.members, {id(p): value for p, value in zip(parameters, values, strict=True)}, {})(
+                *arguments, **kwargs
+            )
 
-        return vmap(one, (0, 0 if self.each else None, *[None] * len(args)))(own, x, *args)
+        return vmap(call_member, (0, 0 if self.each else None, *[None] * len(args)))(parameters, x, *args)
 
     def member(self, i: int) -> Module:
         """A module with a copy of the parameters of member i, counted from 0."""

@@ -77,13 +77,13 @@ def dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random
 @one_box
 def dropout1d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
     """`dropout` of whole channels: each (n,c) of x (n,c,l) is kept or 0."""
-    return channels_kept("dropout1d", 3, x, p, training, rng)
+    return channel_dropout("dropout1d", 3, x, p, training, rng)
 
 
 @one_box
 def dropout2d(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.random.Generator | None = None) -> T | Array:
     """`dropout` of whole channels: each (n,c) of x (n,c,h,w) is kept or 0."""
-    return channels_kept("dropout2d", 4, x, p, training, rng)
+    return channel_dropout("dropout2d", 4, x, p, training, rng)
 
 
 @one_box
@@ -110,7 +110,7 @@ def alpha_dropout(x: Operand[T], p: float = 0.5, training: bool = True, rng: np.
     return where(keep_mask(x, p, rng), x, -s) * a + a * s * p
 
 
-def channels_kept(op: str, ndim: int, x: Any, p: Any, training: bool, rng: Any) -> Any:
+def channel_dropout(op: str, ndim: int, x: Any, p: Any, training: bool, rng: Any) -> Any:
     p = number(op, "p", p)
     if not 0 <= p <= 1:
         raise ArgumentError(f"{scoped(op)}: p must be between 0 and 1, got {p}")
@@ -119,8 +119,8 @@ def channels_kept(op: str, ndim: int, x: Any, p: Any, training: bool, rng: Any) 
         raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, expected {'(n,c,l)' if ndim == 3 else '(n,c,h,w)'}")
     if not training or p == 0 or not x.size:
         return x
-    one_each = x[(slice(None), slice(None)) + (slice(1),) * (ndim - 2)]
-    return where(keep_mask(one_each, p, rng), x, 0) * (1 / (1 - p) if p < 1 else 1)
+    one_per_channel = x[(slice(None), slice(None)) + (slice(1),) * (ndim - 2)]
+    return where(keep_mask(one_per_channel, p, rng), x, 0) * (1 / (1 - p) if p < 1 else 1)
 
 
 @one_box
@@ -248,7 +248,7 @@ def batch_norm(
         raise ShapeError(f"{scoped('batch_norm')}: input has shape {x.shape}, expected (n, features) or (n, features, ...)")
     eps, momentum = number("batch_norm", "eps", eps), number("batch_norm", "momentum", momentum)
     features, over = x.shape[1], (0, *range(2, x.ndim))
-    wide = (features,) + (1,) * (x.ndim - 2)
+    broadcast_shape = (features,) + (1,) * (x.ndim - 2)
     for name, value in (("running_mean", running_mean), ("running_var", running_var)):
         if value is not None and not is_array(value):
             raise DTypeError(f"{scoped('batch_norm')}: {name} must be an array to update in place, got {describe(value)}")
@@ -262,26 +262,26 @@ def batch_norm(
         if isinstance(x, Tensor):  # recorded, so that a compiled step reads the current values at each call
             running_mean, running_var = wrap(running_mean, None), wrap(running_var, None)
         running_mean, running_var = as_wide(running_mean), as_wide(running_var)
-        y = (as_wide(x) - running_mean.reshape(wide)) * ((running_var + eps) ** -0.5).reshape(wide)
-        return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
+        y = (as_wide(x) - running_mean.reshape(broadcast_shape)) * ((running_var + eps) ** -0.5).reshape(broadcast_shape)
+        return as_narrow(affine("batch_norm", y, weight, bias, (features,), broadcast_shape), x, weight, bias)
     count = x.size // max(features, 1)
-    alone = ranks.group is None
-    if count == 1 and (alone or (ranks.part is not None and ranks.part.whole == 1)):
+    is_single_rank = ranks.group is None
+    if count == 1 and (is_single_rank or (ranks.part is not None and ranks.part.total == 1)):
         raise ShapeError(f"{scoped('batch_norm')}: training needs more than one value per feature, got input {x.shape}")
-    if alone:
+    if is_single_rank:
         y, m, s = normalised(as_wide(x), over, eps)
         larger: Any = count / max(count - 1, 1)
     else:
         y, m, s, n = normalised_over_ranks(as_wide(x), over, eps)
         larger = n / maximum(n - 1, 1)
-    if (count or not alone) and running_mean is not None:
-        follow(running_mean, m.reshape(features), momentum)
-    if (count or not alone) and running_var is not None:
-        follow(running_var, (s * s).reshape(features) * larger, momentum)
-    return as_narrow(affine("batch_norm", y, weight, bias, (features,), wide), x, weight, bias)
+    if (count or not is_single_rank) and running_mean is not None:
+        update_running(running_mean, m.reshape(features), momentum)
+    if (count or not is_single_rank) and running_var is not None:
+        update_running(running_var, (s * s).reshape(features) * larger, momentum)
+    return as_narrow(affine("batch_norm", y, weight, bias, (features,), broadcast_shape), x, weight, bias)
 
 
-def follow(running: Array, value: Any, momentum: float) -> None:
+def update_running(running: Array, value: Any, momentum: float) -> None:
     """Update a running average in place."""
     if not isinstance(value, Tensor):
         running += momentum * (value - running)
@@ -306,7 +306,7 @@ def embedding(indices: Operand[T], weight: Operand[T], padding_idx: int | None =
 
     Returns (..., dim). Raises LabelError for an index out of range, DTypeError for indices that are not integers.
     """
-    indices, weight, padding = looked_up("embedding", indices, weight, padding_idx)
+    indices, weight, padding = checked_indices("embedding", indices, weight, padding_idx)
     rows: Any = lookup(weight, indices)
     if padding is None or not isinstance(rows, Tensor):
         return rows
@@ -326,21 +326,21 @@ def embedding_bag(indices: Operand[T], weight: Operand[T], mode: str = "mean", p
     """
     op = "embedding_bag"
     mode = choice(op, "mode", mode, ("sum", "mean", "max"))
-    indices, weight, padding = looked_up(op, indices, weight, padding_idx)
+    indices, weight, padding = checked_indices(op, indices, weight, padding_idx)
     if not raw(indices).ndim or not raw(indices).shape[-1]:
         raise ShapeError(f"{scoped(op)}: indices have shape {raw(indices).shape}, expected bags (..., n)")
     rows: Any = lookup(weight, indices)
     if padding is None:
         return rows.max(-2) if mode == "max" else rows.mean(-2) if mode == "mean" else rows.sum(-2)
     counts: Any = not_equal(indices, padding)
-    keep, some = counts[..., None], astype(counts, rows.dtype).sum(-1, keepdims=True)
+    keep, kept_counts = counts[..., None], astype(counts, rows.dtype).sum(-1, keepdims=True)
     if mode == "max":
-        return where(greater(some, 0), where(keep, rows, -np.inf).max(-2), 0)
+        return where(greater(kept_counts, 0), where(keep, rows, -np.inf).max(-2), 0)
     total = where(keep, rows, 0).sum(-2)
-    return total / where(greater(some, 0), some, 1) if mode == "mean" else total
+    return total / where(greater(kept_counts, 0), kept_counts, 1) if mode == "mean" else total
 
 
-def looked_up(op: str, indices: Any, weight: Any, padding_idx: Any) -> tuple[Any, Any, int | None]:
+def checked_indices(op: str, indices: Any, weight: Any, padding_idx: Any) -> tuple[Any, Any, int | None]:
     """Check indices, table and padding_idx, and return them, padding_idx counted from the front."""
     indices, weight = as_target(indices), as_operand(op, weight)
     at = raw(indices)
@@ -411,28 +411,28 @@ def normalised_over_ranks(x: Any, axes: tuple[int, ...], eps: float) -> tuple[An
     """
     group = ranks.group
     assert group is not None
-    wide, xp = tuple([1 if a in axes else n for a, n in enumerate(x.shape)]), namespace([raw(x)])
+    broadcast_shape, xp = tuple([1 if a in axes else n for a, n in enumerate(x.shape)]), namespace([raw(x)])
     n: Any = xp.full(1, math.prod(x.shape[a] for a in axes), x.dtype)
-    own: Any = xp.arange(group.size)[:, None] == group.rank
+    is_own_rank: Any = xp.arange(group.size)[:, None] == group.rank
     if isinstance(x, Tensor):
-        n, own = wrap(n, None), wrap(own, None)
+        n, is_own_rank = wrap(n, None), wrap(is_own_rank, None)
     sums = all_reduce(concatenate([x.sum(axes), n]))
     n = maximum(sums[-1], 1)  # 0 if a plan is tried out on a rank without samples
-    m = (sums[:-1] / n).reshape(wide)
+    m = (sums[:-1] / n).reshape(broadcast_shape)
     d = x - m
-    norms = all_reduce(where(own, norm(d, axis=axes), 0))  # a row for each rank: their squares may overflow
-    s = (norm(norms, axis=0) / n**0.5).reshape(wide)
+    norms = all_reduce(where(is_own_rank, norm(d, axis=axes), 0))  # a row for each rank: their squares may overflow
+    s = (norm(norms, axis=0) / n**0.5).reshape(broadcast_shape)
     return d / hypot(s, math.sqrt(eps)), m, s, n
 
 
-def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], wide: tuple[int, ...]) -> Any:
-    """weight * y + bias, both of `shape`, reshaped to `wide`."""
+def affine(op: str, y: Any, weight: Any, bias: Any, shape: tuple[int, ...], broadcast_shape: tuple[int, ...]) -> Any:
+    """weight * y + bias, both of `shape`, reshaped to `broadcast_shape`."""
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None and value.shape != shape:
             raise ShapeError(f"{scoped(op)}: {name} has shape {value.shape}, expected {shape}")
     if weight is not None:
-        y = y * (weight if wide == shape else weight.reshape(wide))
-    return y if bias is None else y + (bias if wide == shape else bias.reshape(wide))
+        y = y * (weight if broadcast_shape == shape else weight.reshape(broadcast_shape))
+    return y if bias is None else y + (bias if broadcast_shape == shape else bias.reshape(broadcast_shape))
 
 
 if not TYPE_CHECKING:  # a type checker would otherwise accept any name

@@ -28,7 +28,7 @@ SETS = (set, frozenset)
 DICTS = (dict, UserDict)
 # Iterators, which can be consumed only once
 EMPTY: tuple[Any, ...] = ([], (), set(), {}, {}.values(), reversed([]), reversed({}.values()))
-ONCE: tuple[Any, ...] = (map, filter, zip, enumerate, reversed, chain, islice, *(type(iter(made)) for made in EMPTY))
+ITERATORS: tuple[Any, ...] = (map, filter, zip, enumerate, reversed, chain, islice, *(type(iter(empty)) for empty in EMPTY))
 
 
 def is_container(kind: Any) -> bool:
@@ -56,59 +56,59 @@ def _users_classes(kind: type) -> tuple[type, ...]:
 users_classes: Callable[[Any], tuple[type, ...]] = functools.cache(_users_classes)
 
 
-def hidden(module: Any, kinds: tuple[type, ...], own: Collection[str]) -> list[tuple[str, Any, str, Any]]:
-    """(attribute, its value, place, part) for each part in plain containers, except the attributes in `own`, and in class
+def hidden(module: Any, kinds: tuple[type, ...], skipped: Collection[str]) -> list[tuple[str, Any, str, Any]]:
+    """(attribute, its value, place, part) for each part in plain containers, except the attributes in `skipped`, and in class
     attributes.
     """
-    held = module.__dict__
-    found = [
+    attributes = module.__dict__
+    parts = [
         (name, value, *pair)
-        for name, value in held.items()
-        if KINDS[type(value)] and name not in own
+        for name, value in attributes.items()
+        if KINDS[type(value)] and name not in skipped
         for pair in parts_in(value, kinds)
     ]
     for base in users_classes(type(module)):
         for name, value in vars(base).items():
             if isinstance(value, functools.cached_property):
-                made = held.get(name)  # set behind the module's back
-                found += [(name, made, " (of a cached_property)", made)] if isinstance(made, kinds) else []
+                cached = attributes.get(name)  # set behind the module's back
+                parts += [(name, cached, " (of a cached_property)", cached)] if isinstance(cached, kinds) else []
             elif isinstance(value, kinds):
-                found += [] if name in held else [(name, value, "", value)]
+                parts += [] if name in attributes else [(name, value, "", value)]
             elif KINDS[type(value)]:
-                found += [(name, value, *pair) for pair in parts_in(value, kinds)]
-    return found
+                parts += [(name, value, *pair) for pair in parts_in(value, kinds)]
+    return parts
 
 
 def parts_in(value: Any, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """(place, part) for each instance of `kinds` in a container at any depth; a place is such as "[0]['a']"."""
     if not KINDS[type(value)]:
         return
-    seen, queue, more = set(), deque([("", value)]), LONG
+    seen, queue, remaining = set(), deque([("", value)]), LONG
     while queue:
         place, value = queue.popleft()
         if isinstance(value, kinds):
             yield place, value
-        elif KINDS[type(value)] and more and id(value) not in seen:
+        elif KINDS[type(value)] and remaining and id(value) not in seen:
             seen.add(id(value))
-            found = list(islice(inside(value, place, kinds), more))
-            more -= len(found)
-            queue += found
+            elements = list(islice(elements_of(value, place, kinds), remaining))
+            remaining -= len(elements)
+            queue += elements
 
 
-def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+def elements_of(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """The elements of a container with their places; none if it holds only numbers or text."""
     if isinstance(value, np.ndarray):
         value = value.ravel()[:LONG].tolist() if value.dtype.hasobject else []
     if isinstance(value, SEQUENCES):
-        if of_interest(value, kinds):
+        if may_hold_parts(value, kinds):
             yield from ((f"{place}[{i}]", part) for i, part in enumerate(islice(value, LONG)))
     elif isinstance(value, SETS):
-        if of_interest(value, kinds):
+        if may_hold_parts(value, kinds):
             yield from ((f"{place}{{{type(part).__name__}}}", part) for part in islice(value, LONG))
     elif isinstance(value, DICTS):
-        if of_interest(value, kinds):
+        if may_hold_parts(value, kinds):
             yield from ((f"{place} (a key)", key) for key in islice(value, LONG))
-        if of_interest(value.values(), kinds):
+        if may_hold_parts(value.values(), kinds):
             yield from ((f"{place}[{key!r}]", part) for key, part in islice(value.items(), LONG))
     elif isinstance(value, functools.partial):
         yield f"{place}.func", value.func
@@ -118,34 +118,34 @@ def inside(value: Any, place: str, kinds: tuple[type, ...]) -> Iterator[tuple[st
         yield from ((f"{place}.{name}", part) for name, part in getattr(value, "__dict__", {}).items())
 
 
-def of_interest(values: Iterable[Any], kinds: tuple[type, ...]) -> bool:
+def may_hold_parts(values: Iterable[Any], kinds: tuple[type, ...]) -> bool:
     """Whether elements may hold parts, judged by their types."""
     return any(KINDS[kind] or issubclass(kind, kinds) for kind in set(map(type, islice(values, LONG))))
 
 
-def is_spent(value: Any) -> bool:
+def is_iterator(value: Any) -> bool:
     """Whether a value is an iterator, such as a `map` or a generator, which can be searched only once."""
-    return isinstance(value, ONCE) or (isinstance(value, GeneratorType) and value.gi_code.co_name == "<genexpr>")
+    return isinstance(value, ITERATORS) or (isinstance(value, GeneratorType) and value.gi_code.co_name == "<genexpr>")
 
 
 def container_for(value: Any, part: str) -> str:
     """The container of this package that replaces a plain one; `part` is "Module" or "Parameter"."""
     if isinstance(value, DICTS):
         return f"nn.{part}Dict"
-    is_listed = isinstance(value, (*SEQUENCES, *SETS, np.ndarray)) or is_spent(value)
+    is_listed = isinstance(value, (*SEQUENCES, *SETS, np.ndarray)) or is_iterator(value)
     return f"nn.{part}List" if is_listed else "a separate attribute of the module for each"
 
 
-def hiding(module: Any, name: str, value: Any, place: str, part: Any) -> ArgumentError:
+def hidden_part_error(module: Any, name: str, value: Any, place: str, part: Any) -> ArgumentError:
     """The error for an unregistered part in `value`, the attribute's value, at `place`; "" for a class attribute."""
     kind = "Parameter" if isinstance(part, Tensor) else "Module"
     if place:
         where = f"{name} is a {type(value).__name__} that contains modules or parameters, which would not be found in it"
-        how = f"{name}{place} is {described(part)}; use {container_for(value, kind)}"
+        hint = f"{name}{place} is {described(part)}; use {container_for(value, kind)}"
     else:
         where = f"{name} is {described(part)} set on the class, which would not be found there"
-        how = f"set self.{name} in __init__"
-    return ArgumentError(f"{type(module).__name__}: {where}, and so not trained, moved or saved: {how}")
+        hint = f"set self.{name} in __init__"
+    return ArgumentError(f"{type(module).__name__}: {where}, and so not trained, moved or saved: {hint}")
 
 
 def described(value: Any) -> str:

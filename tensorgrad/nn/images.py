@@ -34,17 +34,17 @@ class Padding(Module):
 
     def __init__(self, padding: int | tuple[int, ...]) -> None:
         super().__init__()
-        of = type(self).__name__
-        sides = integers(of, "padding", padding)
+        caller = type(self).__name__
+        sides = integers(caller, "padding", padding)
         if np.ndim(padding) and len(sides) != 2 * self.axes:
-            raise ArgumentError(f"{of}: padding must be an integer or {2 * self.axes}, got {describe(padding)}")
+            raise ArgumentError(f"{caller}: padding must be an integer or {2 * self.axes}, got {describe(padding)}")
         self.padding = sides if np.ndim(padding) else sides * (2 * self.axes)
 
     def forward(self, x: Any) -> Any:
-        of = type(self).__name__
-        x = as_operand(of, x)
+        caller = type(self).__name__
+        x = as_operand(caller, x)
         if x.ndim < self.axes:
-            raise ShapeError(f"{of}: input has shape {x.shape}, expected at least {self.axes} axes")
+            raise ShapeError(f"{caller}: input has shape {x.shape}, expected at least {self.axes} axes")
         pairs = [self.padding[i : i + 2] for i in range(2 * self.axes - 2, -2, -2)]
         return ops.pad(x, ((0, 0),) * (x.ndim - self.axes) + tuple(pairs), self.value, self.mode)
 
@@ -162,27 +162,27 @@ class Unflatten(Module):
 
     def __init__(self, axis: int, unflattened_size: tuple[int, ...]) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.axis = integer(of, "axis", axis, None)
-        self.unflattened_size = integers(of, "unflattened_size", unflattened_size, -1)
+        caller = type(self).__name__
+        self.axis = integer(caller, "axis", axis, None)
+        self.unflattened_size = integers(caller, "unflattened_size", unflattened_size, -1)
         if not self.unflattened_size or self.unflattened_size.count(-1) > 1:
             raise ArgumentError(
-                f"{of}: unflattened_size must be sizes, one of which may be -1, got {describe(unflattened_size)}"
+                f"{caller}: unflattened_size must be sizes, one of which may be -1, got {describe(unflattened_size)}"
             )
 
     def forward(self, x: Any) -> Any:
-        of = type(self).__name__
-        x = as_operand(of, x)
+        caller = type(self).__name__
+        x = as_operand(caller, x)
         if not -x.ndim <= self.axis < x.ndim:
-            raise ShapeError(f"{of}: input has shape {x.shape}, axis {self.axis} is out of bounds")
+            raise ShapeError(f"{caller}: input has shape {x.shape}, axis {self.axis} is out of bounds")
         at = self.axis % x.ndim
-        known = 1
+        product = 1
         for n in self.unflattened_size:
-            known *= n if n != -1 else 1
-        is_open = -1 in self.unflattened_size
-        if (x.shape[at] % known if known else 1) if is_open else x.shape[at] != known:
-            raise ShapeError(f"{of}: axis {self.axis} of {x.shape} is not the product of {self.unflattened_size}")
-        sizes = tuple([x.shape[at] // known if n == -1 else n for n in self.unflattened_size])
+            product *= n if n != -1 else 1
+        is_inferred = -1 in self.unflattened_size
+        if (x.shape[at] % product if product else 1) if is_inferred else x.shape[at] != product:
+            raise ShapeError(f"{caller}: axis {self.axis} of {x.shape} is not the product of {self.unflattened_size}")
+        sizes = tuple([x.shape[at] // product if n == -1 else n for n in self.unflattened_size])
         return ops.reshape(x, (*x.shape[:at], *sizes, *x.shape[at + 1 :]))
 
     def extra_repr(self) -> str:
@@ -200,32 +200,32 @@ class Upsample(Module):
         align_corners: bool | None = None,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.mode = one_of(of, "mode", mode, MODES)
-        self.align_corners = None if align_corners is None else flag(of, "align_corners", align_corners)
+        caller = type(self).__name__
+        self.mode = one_of(caller, "mode", mode, MODES)
+        self.align_corners = None if align_corners is None else flag(caller, "align_corners", align_corners)
         if align_corners is not None and mode in ("nearest", "nearest-exact", "area"):
-            raise ArgumentError(f"{of}: align_corners needs a linear or cubic mode, got {align_corners} with {mode!r}")
+            raise ArgumentError(f"{caller}: align_corners needs a linear or cubic mode, got {align_corners} with {mode!r}")
         if (size is None) == (scale_factor is None):
-            raise ArgumentError(f"{of}: expected either size or scale_factor, got {'neither' if size is None else 'both'}")
+            raise ArgumentError(f"{caller}: expected either size or scale_factor, got {'neither' if size is None else 'both'}")
         self.size: int | tuple[int, ...] | None = None
         self.scale_factor: float | tuple[float, ...] | None = None
         if size is not None:
-            numbers = integers(of, "size", size, 1)
+            numbers = integers(caller, "size", size, 1)
             self.size = numbers if np.ndim(size) else numbers[0]
         else:
-            given = scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor]
-            factors = tuple([real(of, "scale_factor", s, 0, above=True) for s in given])
+            factors_given = scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor]
+            factors = tuple([real(caller, "scale_factor", s, 0, above=True) for s in factors_given])
             self.scale_factor = factors if isinstance(scale_factor, (tuple, list)) else factors[0]
         for name in ("size", "scale_factor"):
-            if isinstance(wanted := getattr(self, name), tuple) and not 1 <= len(wanted) <= 3:
-                raise ArgumentError(f"{of}: {name} must be a number or one per axis, for up to three axes, got {wanted}")
+            if isinstance(value := getattr(self, name), tuple) and not 1 <= len(value) <= 3:
+                raise ArgumentError(f"{caller}: {name} must be a number or one per axis, for up to three axes, got {value}")
 
     def forward(self, x: Any) -> Any:
         return F.interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
 
     def extra_repr(self) -> str:
-        wanted = f"size={self.size}" if self.size is not None else f"scale_factor={self.scale_factor}"
-        return f"{wanted}, mode={self.mode!r}" + ("" if self.align_corners is None else f", align_corners={self.align_corners}")
+        size = f"size={self.size}" if self.size is not None else f"scale_factor={self.scale_factor}"
+        return f"{size}, mode={self.mode!r}" + ("" if self.align_corners is None else f", align_corners={self.align_corners}")
 
 
 class PixelShuffle(Module):

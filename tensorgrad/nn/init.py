@@ -126,4 +126,6 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 # Functions that return an initialiser, by name
-MAKERS = tuple(name for name, made in list(globals().items()) if getattr(made, "__annotations__", {}).get("return") == "Init")
+MAKERS = tuple(
+    name for name, function in list(globals().items()) if getattr(function, "__annotations__", {}).get("return") == "Init"
+)

@@ -47,16 +47,18 @@ class Linear(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        shape = (integer(of, "in_features", in_features), integer(of, "out_features", out_features))
-        dtype, bias = as_floating(of, dtype), flag(of, "bias", bias)
-        rng = generator(of, rng) or init.generator()
-        values = initial_values(of, "weight_init", init.fan_in_uniform() if weight_init is None else weight_init, shape, rng)
+        caller = type(self).__name__
+        shape = (integer(caller, "in_features", in_features), integer(caller, "out_features", out_features))
+        dtype, bias = as_floating(caller, dtype), flag(caller, "bias", bias)
+        rng = generator(caller, rng) or init.generator()
+        values = initial_values(
+            caller, "weight_init", init.fan_in_uniform() if weight_init is None else weight_init, shape, rng
+        )
         self.weight = Parameter(values, dtype=dtype)
         if bias and bias_init is None:
             values = init.fan_in_uniform()(shape, rng)[:1].reshape(-1)
         elif bias_init is not None:
-            values = initial_values(of, "bias_init", bias_init, shape[1:], rng)
+            values = initial_values(caller, "bias_init", bias_init, shape[1:], rng)
         self.register_parameter("bias", Parameter(values, dtype=dtype) if bias else None)
 
     def forward(self, x: Any) -> Any:
@@ -99,15 +101,18 @@ class Flatten(Module):
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.start_axis, self.end_axis = integer(of, "start_axis", start_axis, None), integer(of, "end_axis", end_axis, None)
+        caller = type(self).__name__
+        self.start_axis, self.end_axis = (
+            integer(caller, "start_axis", start_axis, None),
+            integer(caller, "end_axis", end_axis, None),
+        )
 
     def forward(self, x: Any) -> Any:
         return ops.flatten(as_operand("Flatten", x), self.start_axis, self.end_axis)
 
     def extra_repr(self) -> str:
         axes = {"start_axis": (self.start_axis, 1), "end_axis": (self.end_axis, -1)}
-        return ", ".join(f"{name}={axis}" for name, (axis, usual) in axes.items() if axis != usual)
+        return ", ".join(f"{name}={axis}" for name, (axis, default) in axes.items() if axis != default)
 
 
 class LeakyReLU(Module):
@@ -195,8 +200,8 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.p, self.rng = real(of, "p", p, 0, 1), generator(of, rng)
+        caller = type(self).__name__
+        self.p, self.rng = real(caller, "p", p, 0, 1), generator(caller, rng)
 
     def forward(self, x: Any) -> Any:
         return F.dropout(x, self.p, self.training, self.rng)
@@ -252,14 +257,14 @@ class Embedding(Module):
         self._make(num_embeddings, embedding_dim, padding_idx, weight_init, rng, dtype)
 
     def _make(self, rows: Any, dim: Any, padding: Any, weight_init: Any, rng: Any, dtype: Any) -> None:
-        of = type(self).__name__
-        shape = (integer(of, "num_embeddings", rows), integer(of, "embedding_dim", dim))
-        dtype = as_floating(of, dtype)
-        self.padding_idx = None if padding is None else integer(of, "padding_idx", padding, None)
+        caller = type(self).__name__
+        shape = (integer(caller, "num_embeddings", rows), integer(caller, "embedding_dim", dim))
+        dtype = as_floating(caller, dtype)
+        self.padding_idx = None if padding is None else integer(caller, "padding_idx", padding, None)
         if self.padding_idx is not None and not -shape[0] <= self.padding_idx < shape[0]:
-            raise ArgumentError(f"{of}: padding_idx is out of range for {shape[0]} rows, got {self.padding_idx}")
-        rng = generator(of, rng) or init.generator()
-        values = initial_values(of, "weight_init", init.normal(1.0) if weight_init is None else weight_init, shape, rng)
+            raise ArgumentError(f"{caller}: padding_idx is out of range for {shape[0]} rows, got {self.padding_idx}")
+        rng = generator(caller, rng) or init.generator()
+        values = initial_values(caller, "weight_init", init.normal(1.0) if weight_init is None else weight_init, shape, rng)
         self.weight = Parameter(values, dtype=dtype)
         if self.padding_idx is not None:
             self.weight.data[self.padding_idx] = 0

@@ -13,7 +13,7 @@ from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, ShapeError
-from tensorgrad.nn.loss import compared, half_of, total_of
+from tensorgrad.nn.loss import checked_pair, half_dtype_of, reduced
 from tensorgrad.ops.clip import clip
 from tensorgrad.ops.compare import greater
 from tensorgrad.ops.elementwise import as_wide, maximum, mul_grad, where
@@ -39,15 +39,15 @@ def binary_cross_entropy(
     Raises ShapeError unless input and target have the same shape. For p outside of 0 .. 1 the loss is NaN.
     """
     op = "binary_cross_entropy"
-    half = half_of(input, target)
-    p, t = compared(op, input, target, reduction)
+    half = half_dtype_of(input, target)
+    p, t = checked_pair(op, input, target, reduction)
     shape = np.shape(raw(weight)) if weight is not None else ()
     if len(shape) > p.ndim or not all(n in (1, m) for n, m in zip(shape[::-1], p.shape[::-1], strict=False)):
         raise ShapeError(f"{scoped(op)}: weight of shape {shape} does not broadcast to the input {p.shape}")
     with np.errstate(divide="ignore"):  # ln 0 is clamped to -100
         yes, no = maximum(log(p), -100), maximum(log(1 - p), -100)
     losses = -(mul_grad(t, yes) + mul_grad(1 - t, no))
-    return total_of(losses if weight is None else mul_grad(weight, losses), reduction, half=half)
+    return reduced(losses if weight is None else mul_grad(weight, losses), reduction, half=half)
 
 
 @one_box
@@ -56,14 +56,14 @@ def smooth_l1_loss(input: Operand[T], target: Operand[T], *, beta: float = 1.0, 
 
     Raises ShapeError unless both have the same shape, ValueError unless beta > 0 (for 0 use l1_loss).
     """
-    half = half_of(input, target)
-    input, target = compared("smooth_l1_loss", input, target, reduction)
+    half = half_dtype_of(input, target)
+    input, target = checked_pair("smooth_l1_loss", input, target, reduction)
     beta = number("smooth_l1_loss", "beta", beta)
     if not beta > 0:
         raise ArgumentError(f"{scoped('smooth_l1_loss')}: beta must be positive, got {beta}")
     d = input - target
-    near = clip(d, -beta, beta)
-    return total_of(near * (d - 0.5 * near) * (1 / beta), reduction, half=half)
+    clipped = clip(d, -beta, beta)
+    return reduced(clipped * (d - 0.5 * clipped) * (1 / beta), reduction, half=half)
 
 
 @one_box
@@ -84,8 +84,8 @@ def gaussian_nll_loss(
     Where var is below eps its derivative is 0. Raises ShapeError for shapes that do not fit.
     """
     op = "gaussian_nll_loss"
-    half = half_of(input, target, var)
-    mean, t = compared(op, input, target, reduction)
+    half = half_dtype_of(input, target, var)
+    mean, t = checked_pair(op, input, target, reduction)
     v: Any = as_wide(as_operand(op, var))
     if v.ndim and v.shape == mean.shape[:-1] != mean.shape:
         v = v.reshape((*v.shape, 1))
@@ -95,7 +95,7 @@ def gaussian_nll_loss(
     v = maximum(v, eps)
     d: Any = mean - t
     losses = 0.5 * (log(v) + d * d / v)
-    return total_of(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction, half=half)
+    return reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction, half=half)
 
 
 @one_box
@@ -117,12 +117,12 @@ def poisson_nll_loss(
     Raises ShapeError unless both have the same shape.
     """
     op = "poisson_nll_loss"
-    half = half_of(input, target)
-    x, t = compared(op, input, target, reduction)
+    half = half_dtype_of(input, target)
+    x, t = checked_pair(op, input, target, reduction)
     log_input, full, eps = truth(op, "log_input", log_input), truth(op, "full", full), number(op, "eps", eps)
     losses: Any = exp(x) - t * x if log_input else x - t * log(x + eps)
     if full:
-        many = greater(t, 1)
-        some = where(many, t, 1)
-        losses = losses + where(many, some * log(some) - some + 0.5 * log(2 * math.pi * some), 0)
-    return total_of(losses, reduction, half=half)
+        above_one = greater(t, 1)
+        counts = where(above_one, t, 1)
+        losses = losses + where(above_one, counts * log(counts) - counts + 0.5 * log(2 * math.pi * counts), 0)
+    return reduced(losses, reduction, half=half)

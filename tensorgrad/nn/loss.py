@@ -64,28 +64,28 @@ def cross_entropy(
     label_smoothing = number("cross_entropy", "label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ArgumentError(f"{scoped('cross_entropy')}: label_smoothing must be between 0 and 1, got {label_smoothing}")
-    given: Any = as_operand("cross_entropy", logits)
+    scores: Any = as_operand("cross_entropy", logits)
     target = as_target(target)
-    warn_of_softmax(given)
-    logp: Any = log_softmax(as_wide(given))
+    warn_of_softmax(scores)
+    logp: Any = log_softmax(as_wide(scores))
     if not is_floating(target.dtype) and not label_smoothing:
         loss = nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction)
-        return loss if logp.dtype == given.dtype else as_narrow(loss, given)
-    half = half_of(given, target) if is_floating(target.dtype) else half_of(given)
-    classes = given.shape[-1]
+        return loss if logp.dtype == scores.dtype else as_narrow(loss, scores)
+    half = half_dtype_of(scores, target) if is_floating(target.dtype) else half_dtype_of(scores)
+    classes = scores.shape[-1]
     if not is_floating(target.dtype):
         hot, keep, _, total = samples("cross_entropy", logp, target, weight, ignore_index)
         y = where(hot, namespace([raw(logp)]).ones((), logp.dtype), 0)
     else:
-        if target.shape != given.shape:
+        if target.shape != scores.shape:
             raise ShapeError(
-                f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {given.shape}; "
-                f"expected the same shape, or integer class indices of shape {given.shape[:-1]}{of_lists(target)}"
+                f"{scoped('cross_entropy')}: probabilities of shape {target.shape} for logits of shape {scores.shape}; "
+                f"expected the same shape, or integer class indices of shape {scores.shape[:-1]}{of_lists(target)}"
             )
         if ignore_index is not None:
             raise ArgumentError(f"{scoped('cross_entropy')}: ignore_index needs class indices, but the target is probabilities")
         y, keep = as_wide(target), None
-        total = max(math.prod(given.shape[:-1]), 1)
+        total = max(math.prod(scores.shape[:-1]), 1)
     if label_smoothing:
         y = y * (1 - label_smoothing) + label_smoothing / classes
     if (w := class_weights("cross_entropy", logp, weight)) is not None:
@@ -94,7 +94,7 @@ def cross_entropy(
         # the form that fusion matches; a probability of 0 contributes 0, even for a logit of -inf
         return rounded(-mul_grad(y, logp).sum() / total, half)
     losses = -mul_grad(y, logp).sum(-1)
-    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total, half=half)
+    return reduced(losses if keep is None else where(keep, losses, 0), reduction, total, half=half)
 
 
 @one_box
@@ -121,12 +121,12 @@ def nll_loss(
     logp = as_operand("nll_loss", logp)
     if weight is None and ignore_index is None and reduction == "mean":
         return ops.nll_loss(logp, target)
-    half, logp = half_of(logp), as_wide(logp)
+    half, logp = half_dtype_of(logp), as_wide(logp)
     hot, keep, counts, total = samples("nll_loss", logp, as_target(target), weight, ignore_index)
     losses = -where(hot, logp, 0).sum(-1)
     if counts is not None:
         losses = mul_grad(counts, losses)
-    return total_of(losses if keep is None else where(keep, losses, 0), reduction, total, half=half)
+    return reduced(losses if keep is None else where(keep, losses, 0), reduction, total, half=half)
 
 
 @one_box
@@ -137,10 +137,10 @@ def mse_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") 
 
     Raises ShapeError unless both have the same shape.
     """
-    half = half_of(input, target)
-    input, target = compared("mse_loss", input, target, reduction)
+    half = half_dtype_of(input, target)
+    input, target = checked_pair("mse_loss", input, target, reduction)
     d = input - target
-    return total_of(d * d, reduction, half=half)
+    return reduced(d * d, reduction, half=half)
 
 
 @one_box
@@ -149,9 +149,9 @@ def l1_loss(input: Operand[T], target: Operand[T], *, reduction: str = "mean") -
 
     Raises ShapeError unless both have the same shape.
     """
-    half = half_of(input, target)
-    input, target = compared("l1_loss", input, target, reduction)
-    return total_of(abs(input - target), reduction, half=half)
+    half = half_dtype_of(input, target)
+    input, target = checked_pair("l1_loss", input, target, reduction)
+    return reduced(abs(input - target), reduction, half=half)
 
 
 @one_box
@@ -160,14 +160,14 @@ def huber_loss(input: Operand[T], target: Operand[T], *, delta: float = 1.0, red
 
     Raises ShapeError unless both have the same shape, ValueError unless delta > 0.
     """
-    half = half_of(input, target)
-    input, target = compared("huber_loss", input, target, reduction)
+    half = half_dtype_of(input, target)
+    input, target = checked_pair("huber_loss", input, target, reduction)
     delta = number("huber_loss", "delta", delta)
     if not delta > 0:
         raise ArgumentError(f"{scoped('huber_loss')}: delta must be positive, got {delta}")
     d = input - target
-    near = clip(d, -delta, delta)
-    return total_of(near * (d - 0.5 * near), reduction, half=half)
+    clipped = clip(d, -delta, delta)
+    return reduced(clipped * (d - 0.5 * clipped), reduction, half=half)
 
 
 @one_box
@@ -182,13 +182,13 @@ def kl_div(logp: Operand[T], target: Operand[T], *, reduction: str = "mean") -> 
 
     Raises ShapeError unless both have the same shape.
     """
-    half = half_of(logp, target)
-    logp, target = compared("kl_div", logp, target, reduction, (*REDUCTIONS, "batchmean"))
-    some = greater(target, 0)
-    losses = target * (log(where(some, target, 1)) - where(some, logp, 0))
+    half = half_dtype_of(logp, target)
+    logp, target = checked_pair("kl_div", logp, target, reduction, (*REDUCTIONS, "batchmean"))
+    is_positive = greater(target, 0)
+    losses = target * (log(where(is_positive, target, 1)) - where(is_positive, logp, 0))
     if reduction == "batchmean":
         return rounded(losses.sum() / max(losses.shape[0] if losses.ndim else 1, 1), half)
-    return total_of(losses, reduction, half=half)
+    return reduced(losses, reduction, half=half)
 
 
 @one_box
@@ -211,26 +211,26 @@ def binary_cross_entropy_with_logits(
 
     Raises ShapeError unless logits and target have the same shape.
     """
-    half = half_of(logits, target)
-    logits, target = compared("binary_cross_entropy_with_logits", logits, target, reduction)
+    half = half_dtype_of(logits, target)
+    logits, target = checked_pair("binary_cross_entropy_with_logits", logits, target, reduction)
     for name, value in (("weight", weight), ("pos_weight", pos_weight)):
         shape = np.shape(raw(value)) if value is not None else ()
-        fits = all(n in (1, m) for n, m in zip(shape[::-1], logits.shape[::-1], strict=False))
-        if len(shape) > logits.ndim or not fits:
+        broadcasts = all(n in (1, m) for n, m in zip(shape[::-1], logits.shape[::-1], strict=False))
+        if len(shape) > logits.ndim or not broadcasts:
             at = scoped("binary_cross_entropy_with_logits")
             raise ShapeError(f"{at}: {name} of shape {shape} does not broadcast to the logits {logits.shape}")
     pos_weight = pos_weight.item() if isinstance(pos_weight, np.generic) else pos_weight
     positive = target if pos_weight is None else target * pos_weight
     losses = -(mul_grad(positive, logsigmoid(logits)) + mul_grad(1 - target, log_complement_sigmoid(logits)))
-    return total_of(losses if weight is None else mul_grad(weight, losses), reduction, half=half)
+    return reduced(losses if weight is None else mul_grad(weight, losses), reduction, half=half)
 
 
-def check_reduction(op: str, reduction: str, known: tuple[str, ...] = REDUCTIONS) -> None:
-    if not isinstance(reduction, str) or reduction not in known:
-        raise ArgumentError(f"{scoped(op)}: reduction must be one of {', '.join(known)}, got {describe(reduction)}")
+def check_reduction(op: str, reduction: str, choices: tuple[str, ...] = REDUCTIONS) -> None:
+    if not isinstance(reduction, str) or reduction not in choices:
+        raise ArgumentError(f"{scoped(op)}: reduction must be one of {', '.join(choices)}, got {describe(reduction)}")
 
 
-def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None) -> Any:
+def reduced(losses: Any, reduction: str, count: Any = None, *, half: Any = None) -> Any:
     """Reduce `losses`, and round to the dtype `half`; the mean is their sum over `count` if given."""
     if reduction == "none":
         return rounded(losses, half)
@@ -239,7 +239,7 @@ def total_of(losses: Any, reduction: str, count: Any = None, *, half: Any = None
     return rounded(losses.mean(), half)
 
 
-def half_of(*operands: Any) -> Any:
+def half_dtype_of(*operands: Any) -> Any:
     """The half precision of the loss if all operands have it; else None."""
     dtypes = [getattr(x, "dtype", None) for x in operands]  # arrays of other libraries too, which have dtypes of their own
     return narrowest([dtype if isinstance(dtype, np.dtype) else np.dtype(np.float32) for dtype in dtypes])
@@ -250,19 +250,19 @@ def rounded(loss: Any, half: Any) -> Any:
     return loss if half is None or loss.dtype != np.float32 else astype(loss, half)
 
 
-def compared(
-    op: str, input: Operand[T], target: Operand[T], reduction: str, known: tuple[str, ...] = REDUCTIONS
+def checked_pair(
+    op: str, input: Operand[T], target: Operand[T], reduction: str, choices: tuple[str, ...] = REDUCTIONS
 ) -> tuple[T | Array, T | Array]:
     """Both as real arrays or Tensors of the same shape.
 
     Integers and booleans become floating and half precision float32: a difference of uint8 or a square of float16 may overflow.
     """
-    check_reduction(op, reduction, known)
+    check_reduction(op, reduction, choices)
     input, target = as_operand(op, input), as_operand(op, target)
     if input.shape != target.shape:
-        same = input.size == target.size
-        how = f"reshape one of them, for example target.reshape({input.shape})" if same else "expected the same shape"
-        raise ShapeError(f"{scoped(op)}: input {input.shape} and target {target.shape} must have the same shape; {how}")
+        same_size = input.size == target.size
+        hint = f"reshape one of them, for example target.reshape({input.shape})" if same_size else "expected the same shape"
+        raise ShapeError(f"{scoped(op)}: input {input.shape} and target {target.shape} must have the same shape; {hint}")
     return as_wide(input), as_wide(target)
 
 
@@ -277,13 +277,13 @@ def samples(op: str, logp: Any, target: Any, weight: Any, ignore_index: int | No
         keep = not_equal(target, ignore_index)
         target = where(keep, target, 0)
     check_labels(op, raw(target), logp.shape[-1], logp.shape[:-1])
-    hot = one_hot(target, logp.shape[-1], bool)
+    one_hot_mask = one_hot(target, logp.shape[-1], bool)
     w = class_weights(op, logp, weight)
     if w is None and keep is None:
-        return hot, None, None, max(math.prod(target.shape), 1)
-    counts = namespace([raw(logp)]).ones(target.shape, logp.dtype) if w is None else where(hot, w, 0).sum(-1)
+        return one_hot_mask, None, None, max(math.prod(target.shape), 1)
+    counts = namespace([raw(logp)]).ones(target.shape, logp.dtype) if w is None else where(one_hot_mask, w, 0).sum(-1)
     total = (counts if keep is None else where(keep, counts, 0)).sum()
-    return hot, keep, None if w is None else counts, where(equal(total, 0), 1, total)
+    return one_hot_mask, keep, None if w is None else counts, where(equal(total, 0), 1, total)
 
 
 def class_weights(op: str, logp: Any, weight: Any) -> Any:

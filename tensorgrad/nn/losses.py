@@ -43,10 +43,10 @@ class CrossEntropyLoss(Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction=reduction)
-        of = type(self).__name__
-        self.weight = weights(of, "weight", weight, 1)
-        self.ignore_index = None if ignore_index is None else integer(of, "ignore_index", ignore_index, None)
-        self.label_smoothing = real(of, "label_smoothing", label_smoothing, 0, 1)
+        caller = type(self).__name__
+        self.weight = weights(caller, "weight", weight, 1)
+        self.ignore_index = None if ignore_index is None else integer(caller, "ignore_index", ignore_index, None)
+        self.label_smoothing = real(caller, "label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Any, target: Any) -> Any:
         return F.cross_entropy(
@@ -159,9 +159,9 @@ class PoissonNLLLoss(Loss):
 
     def __init__(self, *, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
-        of = type(self).__name__
-        self.log_input, self.full = flag(of, "log_input", log_input), flag(of, "full", full)
-        self.eps = real(of, "eps", eps, 0)
+        caller = type(self).__name__
+        self.log_input, self.full = flag(caller, "log_input", log_input), flag(caller, "full", full)
+        self.eps = real(caller, "eps", eps, 0)
 
     def forward(self, input: Any, target: Any) -> Any:
         return F.poisson_nll_loss(
@@ -192,11 +192,11 @@ class MultiMarginLoss(Loss):
 
     def __init__(self, weight: Any = None, *, p: int = 1, margin: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
-        of = type(self).__name__
-        self.weight, self.margin = weights(of, "weight", weight, 1), real(of, "margin", margin)
-        self.p = integer(of, "p", p)
+        caller = type(self).__name__
+        self.weight, self.margin = weights(caller, "weight", weight, 1), real(caller, "margin", margin)
+        self.p = integer(caller, "p", p)
         if self.p not in (1, 2):
-            raise ArgumentError(f"{of}: p must be 1 or 2, got {self.p}")
+            raise ArgumentError(f"{caller}: p must be 1 or 2, got {self.p}")
 
     def forward(self, input: Any, target: Any) -> Any:
         return F.multi_margin_loss(input, target, self.weight, p=self.p, margin=self.margin, reduction=self.reduction)
@@ -233,9 +233,9 @@ class TripletMarginLoss(Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction=reduction)
-        of = type(self).__name__
-        self.margin, self.p, self.eps = real(of, "margin", margin), order(of, p), real(of, "eps", eps, 0)
-        self.swap = flag(of, "swap", swap)
+        caller = type(self).__name__
+        self.margin, self.p, self.eps = real(caller, "margin", margin), order(caller, p), real(caller, "eps", eps, 0)
+        self.swap = flag(caller, "swap", swap)
 
     def forward(self, anchor: Any, positive: Any, negative: Any) -> Any:
         return F.triplet_margin_loss(
@@ -255,8 +255,8 @@ class CosineSimilarity(Module):
 
     def __init__(self, axis: int = 1, eps: float = 1e-8) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.axis, self.eps = integer(of, "axis", axis, None), real(of, "eps", eps, 0)
+        caller = type(self).__name__
+        self.axis, self.eps = integer(caller, "axis", axis, None), real(caller, "eps", eps, 0)
 
     def forward(self, x1: Any, x2: Any) -> Any:
         return F.cosine_similarity(x1, x2, self.axis, self.eps)
@@ -270,8 +270,8 @@ class PairwiseDistance(Module):
 
     def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdims: bool = False) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.p, self.eps, self.keepdims = order(of, p), real(of, "eps", eps, 0), flag(of, "keepdims", keepdims)
+        caller = type(self).__name__
+        self.p, self.eps, self.keepdims = order(caller, p), real(caller, "eps", eps, 0), flag(caller, "keepdims", keepdims)
 
     def forward(self, x1: Any, x2: Any) -> Any:
         return F.pairwise_distance(x1, x2, self.p, self.eps, self.keepdims)
@@ -280,9 +280,9 @@ class PairwiseDistance(Module):
         return f"{self.p}"
 
 
-def order(of: str, p: Any) -> float:
+def order(caller: str, p: Any) -> float:
     """The order of a norm; may be infinite."""
-    return math.inf if isinstance(p, float) and p == math.inf else real(of, "p", p, 0, above=True)
+    return math.inf if isinstance(p, float) and p == math.inf else real(caller, "p", p, 0, above=True)
 
 
 class CTCLoss(Loss):
@@ -290,8 +290,8 @@ class CTCLoss(Loss):
 
     def __init__(self, blank: int = 0, *, reduction: str = "mean", zero_infinity: bool = False) -> None:
         super().__init__(reduction=reduction)
-        of = type(self).__name__
-        self.blank, self.zero_infinity = integer(of, "blank", blank), flag(of, "zero_infinity", zero_infinity)
+        caller = type(self).__name__
+        self.blank, self.zero_infinity = integer(caller, "blank", blank), flag(caller, "zero_infinity", zero_infinity)
 
     def forward(self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any) -> Any:
         settings: dict[str, Any] = {"reduction": self.reduction, "zero_infinity": self.zero_infinity}

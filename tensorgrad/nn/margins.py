@@ -11,7 +11,7 @@ from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import ArgumentError, ShapeError
-from tensorgrad.nn.loss import check_reduction, class_weights, compared, half_of, rounded, total_of
+from tensorgrad.nn.loss import check_reduction, checked_pair, class_weights, half_dtype_of, reduced, rounded
 from tensorgrad.ops.activation import relu, softplus
 from tensorgrad.ops.compare import equal
 from tensorgrad.ops.elementwise import abs, as_narrow, as_wide, maximum, minimum, where
@@ -35,7 +35,7 @@ def normalize(x: Operand[T], p: float = 2.0, axis: int = 1, eps: float = 1e-12) 
     x = as_operand("normalize", x)
     axis, p, eps = axis_in("normalize", axis, x.ndim), order("normalize", p), number("normalize", "eps", eps)
     wide: Any = as_wide(x)
-    return as_narrow(wide / maximum(length(wide, p, axis, True), eps), x)
+    return as_narrow(wide / maximum(p_norm(wide, p, axis, True), eps), x)
 
 
 @one_box
@@ -46,7 +46,7 @@ def cosine_similarity(x1: Operand[T], x2: Operand[T], axis: int = 1, eps: float 
     """
     a, b = as_operand("cosine_similarity", x1), as_operand("cosine_similarity", x2)
     axis = axis_in("cosine_similarity", axis, max(a.ndim, b.ndim)) - max(a.ndim, b.ndim)  # counted from the end, valid for both
-    half, eps = half_of(a, b), number("cosine_similarity", "eps", eps)
+    half, eps = half_dtype_of(a, b), number("cosine_similarity", "eps", eps)
     return rounded(cosine(as_wide(a), as_wide(b), axis, eps), half)
 
 
@@ -61,7 +61,7 @@ def pairwise_distance(x1: Operand[T], x2: Operand[T], p: float = 2.0, eps: float
         raise ShapeError(f"{scoped('pairwise_distance')}: expected vectors (..., d), got shapes {a.shape} and {b.shape}")
     p, eps = order("pairwise_distance", p), number("pairwise_distance", "eps", eps)
     keepdims = truth("pairwise_distance", "keepdims", keepdims)
-    return rounded(length(as_wide(a) - as_wide(b) + eps, p, -1, keepdims), half_of(a, b))
+    return rounded(p_norm(as_wide(a) - as_wide(b) + eps, p, -1, keepdims), half_dtype_of(a, b))
 
 
 @one_box
@@ -84,14 +84,14 @@ def triplet_margin_loss(
     Raises ShapeError unless all three have the same shape.
     """
     op = "triplet_margin_loss"
-    half = half_of(anchor, positive, negative)
-    a, b = compared(op, anchor, positive, reduction)
-    _, c = compared(op, anchor, negative, reduction)
+    half = half_dtype_of(anchor, positive, negative)
+    a, b = checked_pair(op, anchor, positive, reduction)
+    _, c = checked_pair(op, anchor, negative, reduction)
     margin, eps, p, swap = number(op, "margin", margin), number(op, "eps", eps), order(op, p), truth(op, "swap", swap)
-    near, far = length(a - b + eps, p, -1, False), length(a - c + eps, p, -1, False)
+    near_distance, far_distance = p_norm(a - b + eps, p, -1, False), p_norm(a - c + eps, p, -1, False)
     if swap:
-        far = minimum(far, length(b - c + eps, p, -1, False))
-    return total_of(relu(near - far + margin), reduction, half=half)
+        far_distance = minimum(far_distance, p_norm(b - c + eps, p, -1, False))
+    return reduced(relu(near_distance - far_distance + margin), reduction, half=half)
 
 
 @one_box
@@ -105,11 +105,11 @@ def cosine_embedding_loss(
     Raises ShapeError for other shapes.
     """
     op = "cosine_embedding_loss"
-    half = half_of(x1, x2)
-    a, b = compared(op, x1, x2, reduction)
+    half = half_dtype_of(x1, x2)
+    a, b = checked_pair(op, x1, x2, reduction)
     c = cosine(a, b, -1, 1e-8)
-    c, sign = compared(op, c, target, reduction)
-    return total_of(where(equal(sign, 1), 1 - c, relu(c - number(op, "margin", margin))), reduction, half=half)
+    c, sign = checked_pair(op, c, target, reduction)
+    return reduced(where(equal(sign, 1), 1 - c, relu(c - number(op, "margin", margin))), reduction, half=half)
 
 
 @one_box
@@ -121,10 +121,10 @@ def margin_ranking_loss(
     Raises ShapeError unless all three have the same shape.
     """
     op = "margin_ranking_loss"
-    half = half_of(x1, x2)
-    a, b = compared(op, x1, x2, reduction)
-    a, sign = compared(op, a, target, reduction)
-    return total_of(relu(sign * (b - a) + number(op, "margin", margin)), reduction, half=half)
+    half = half_dtype_of(x1, x2)
+    a, b = checked_pair(op, x1, x2, reduction)
+    a, sign = checked_pair(op, a, target, reduction)
+    return reduced(relu(sign * (b - a) + number(op, "margin", margin)), reduction, half=half)
 
 
 @one_box
@@ -133,10 +133,10 @@ def hinge_embedding_loss(input: Operand[T], target: Operand[T], *, margin: float
 
     Raises ShapeError unless both have the same shape.
     """
-    half = half_of(input)
-    x, sign = compared("hinge_embedding_loss", input, target, reduction)
+    half = half_dtype_of(input)
+    x, sign = checked_pair("hinge_embedding_loss", input, target, reduction)
     margin = number("hinge_embedding_loss", "margin", margin)
-    return total_of(where(equal(sign, 1), x, relu(margin - x)), reduction, half=half)
+    return reduced(where(equal(sign, 1), x, relu(margin - x)), reduction, half=half)
 
 
 @one_box
@@ -145,9 +145,9 @@ def soft_margin_loss(input: Operand[T], target: Operand[T], *, reduction: str = 
 
     Raises ShapeError unless both have the same shape.
     """
-    half = half_of(input)
-    x, sign = compared("soft_margin_loss", input, target, reduction)
-    return total_of(softplus(-(sign * x)), reduction, half=half)
+    half = half_dtype_of(input)
+    x, sign = checked_pair("soft_margin_loss", input, target, reduction)
+    return reduced(softplus(-(sign * x)), reduction, half=half)
 
 
 @one_box
@@ -171,20 +171,20 @@ def multi_margin_loss(
     op = "multi_margin_loss"
     check_reduction(op, reduction)
     x, labels = as_operand(op, input), as_target(target)
-    half, wide = half_of(x), as_wide(x)
+    half, wide = half_dtype_of(x), as_wide(x)
     p, margin = number(op, "p", p), number(op, "margin", margin)
     if p not in (1, 2):
         raise ArgumentError(f"{scoped(op)}: p must be 1 or 2, got {p}")
     if not x.ndim:
         raise ShapeError(f"{scoped(op)}: input has shape (), expected (..., classes)")
     check_labels(op, raw(labels), x.shape[-1], x.shape[:-1])
-    hot = one_hot(labels, x.shape[-1], bool)
-    own = where(hot, wide, 0).sum(-1, keepdims=True)
-    terms = relu(where(hot, 0, wide - own + margin))
+    is_target = one_hot(labels, x.shape[-1], bool)
+    target_score = where(is_target, wide, 0).sum(-1, keepdims=True)
+    terms = relu(where(is_target, 0, wide - target_score + margin))
     losses = (terms * terms if p == 2 else terms).sum(-1) * (1 / max(x.shape[-1], 1))
     if (w := class_weights(op, wide, weight)) is not None:
-        losses = losses * where(hot, w, 0).sum(-1)
-    return total_of(losses, reduction, half=half)
+        losses = losses * where(is_target, w, 0).sum(-1)
+    return reduced(losses, reduction, half=half)
 
 
 def cosine(a: Any, b: Any, axis: int, eps: float) -> Any:
@@ -193,7 +193,7 @@ def cosine(a: Any, b: Any, axis: int, eps: float) -> Any:
     return (a * b).sum(axis)
 
 
-def length(x: Any, p: float, axis: int, keepdims: bool) -> Any:
+def p_norm(x: Any, p: float, axis: int, keepdims: bool) -> Any:
     """The p-norm over an axis."""
     if p == 2:
         return norm(x, axis=axis, keepdims=keepdims)

@@ -19,8 +19,8 @@ from tensorgrad.core.table import columns
 from tensorgrad.core.tensor import Tensor, wrap
 from tensorgrad.errors import ArgumentError, DTypeError
 from tensorgrad.nn.arguments import as_floating
-from tensorgrad.nn.hidden import KINDS, described, hidden, hiding, is_spent, parts_in
-from tensorgrad.nn.weights import check_layout, owned, pairs_of, turned
+from tensorgrad.nn.hidden import KINDS, described, hidden, hidden_part_error, is_iterator, parts_in
+from tensorgrad.nn.weights import check_layout, is_transposed, owned, pairs_of
 
 __all__ = ["Module", "Parameter"]
 
@@ -172,10 +172,10 @@ class Module:
 
     def _check_container(self, name: str, value: Any) -> Any:
         """Raise ArgumentError for a plain container with unregistered modules or parameters; else return the value."""
-        if is_spent(value):
+        if is_iterator(value):
             given, first = value, list(itertools.islice(value, 1))
             for place, part in parts_in(first, (Parameter, Module)):
-                raise hiding(self, name, given, place, part)
+                raise hidden_part_error(self, name, given, place, part)
             return itertools.chain(first, given)
         if KINDS[type(value)]:
             self.__dict__["_is_looked_into"] = False
@@ -183,7 +183,7 @@ class Module:
                 registered = self._all_parts() if "_modules" in self.__dict__ else set()
                 for place, part in found:
                     if id(part) not in registered:
-                        raise hiding(self, name, value, place, part)
+                        raise hidden_part_error(self, name, value, place, part)
         return value
 
     def _as_buffer(self, name: str, value: Any) -> Array:
@@ -419,7 +419,7 @@ class Module:
             for name, value, place, part in hidden(module, (Parameter, Module), RESERVED):
                 registered = self._all_parts() if registered is None else registered
                 if id(part) not in registered:
-                    raise hiding(module, name, value, place, part)
+                    raise hidden_part_error(module, name, value, place, part)
 
     def zero_grad(self) -> None:
         """Set the gradients of all parameters to None."""
@@ -440,7 +440,7 @@ class Module:
         if layout == "torch":
             places = (*owned(self), *owned(self, buffers=True))
             values = {path: (value if is_array(value) else value._data, *place) for path, value, place in places}
-            return {path: copy(array.T if turned(array, *place) else array) for path, (array, *place) in values.items()}
+            return {path: copy(array.T if is_transposed(array, *place) else array) for path, (array, *place) in values.items()}
         arrays = [(path, parameter._data) for path, parameter in self.named_parameters()]
         return {path: copy(array) for path, array in (*arrays, *self.named_buffers())}
 

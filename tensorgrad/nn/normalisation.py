@@ -41,12 +41,12 @@ class LayerNorm(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        shape = self.normalized_shape = integers(of, "normalized_shape", normalized_shape)
+        caller = type(self).__name__
+        shape = self.normalized_shape = integers(caller, "normalized_shape", normalized_shape)
         if not shape:
-            raise ArgumentError(f"{of}: normalized_shape must be an integer or several, got ()")
-        self.eps, dtype = real(of, "eps", eps, 0), as_floating(of, dtype)
-        affine = flag(of, "elementwise_affine", elementwise_affine)
+            raise ArgumentError(f"{caller}: normalized_shape must be an integer or several, got ()")
+        self.eps, dtype = real(caller, "eps", eps, 0), as_floating(caller, dtype)
+        affine = flag(caller, "elementwise_affine", elementwise_affine)
         self.register_parameter("weight", Parameter(np.ones(shape), dtype=dtype) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(shape), dtype=dtype) if affine else None)
 
@@ -83,10 +83,10 @@ class BatchNorm1d(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        features = integer(of, "num_features", num_features)
-        self.eps, self.momentum = real(of, "eps", eps, 0), real(of, "momentum", momentum, 0, 1)
-        affine, dtype = flag(of, "affine", affine), as_floating(of, dtype)
+        caller = type(self).__name__
+        features = integer(caller, "num_features", num_features)
+        self.eps, self.momentum = real(caller, "eps", eps, 0), real(caller, "momentum", momentum, 0, 1)
+        affine, dtype = flag(caller, "affine", affine), as_floating(caller, dtype)
         self.register_parameter("weight", Parameter(np.ones(features), dtype=dtype) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(features), dtype=dtype) if affine else None)
         self.register_buffer("running_mean", np.zeros(features, dtype))
@@ -136,12 +136,12 @@ class RMSNorm(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        shape = self.normalized_shape = integers(of, "normalized_shape", normalized_shape)
+        caller = type(self).__name__
+        shape = self.normalized_shape = integers(caller, "normalized_shape", normalized_shape)
         if not shape:
-            raise ArgumentError(f"{of}: normalized_shape must be an integer or several, got ()")
-        self.eps, dtype = None if eps is None else real(of, "eps", eps, 0), as_floating(of, dtype)
-        affine = flag(of, "elementwise_affine", elementwise_affine)
+            raise ArgumentError(f"{caller}: normalized_shape must be an integer or several, got ()")
+        self.eps, dtype = None if eps is None else real(caller, "eps", eps, 0), as_floating(caller, dtype)
+        affine = flag(caller, "elementwise_affine", elementwise_affine)
         self.register_parameter("weight", Parameter(np.ones(shape), dtype=dtype) if affine else None)
 
     def forward(self, x: Any) -> Any:
@@ -172,11 +172,14 @@ class GroupNorm(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.num_groups, self.num_channels = integer(of, "num_groups", num_groups, 1), integer(of, "num_channels", num_channels)
+        caller = type(self).__name__
+        self.num_groups, self.num_channels = (
+            integer(caller, "num_groups", num_groups, 1),
+            integer(caller, "num_channels", num_channels),
+        )
         if self.num_channels % self.num_groups:
-            raise ArgumentError(f"{of}: num_groups must divide num_channels, got {self.num_groups} and {self.num_channels}")
-        self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
+            raise ArgumentError(f"{caller}: num_groups must divide num_channels, got {self.num_groups} and {self.num_channels}")
+        self.eps, affine, dtype = real(caller, "eps", eps, 0), flag(caller, "affine", affine), as_floating(caller, dtype)
         self.register_parameter("weight", Parameter(np.ones(self.num_channels), dtype=dtype) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(self.num_channels), dtype=dtype) if affine else None)
 
@@ -208,9 +211,9 @@ class InstanceNorm1d(Module):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.num_features = integer(of, "num_features", num_features)
-        self.eps, affine, dtype = real(of, "eps", eps, 0), flag(of, "affine", affine), as_floating(of, dtype)
+        caller = type(self).__name__
+        self.num_features = integer(caller, "num_features", num_features)
+        self.eps, affine, dtype = real(caller, "eps", eps, 0), flag(caller, "affine", affine), as_floating(caller, dtype)
         self.register_parameter("weight", Parameter(np.ones(self.num_features), dtype=dtype) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(self.num_features), dtype=dtype) if affine else None)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tensorgrad import ops
-from tensorgrad.core.backend import DEFAULT_FLOAT, beside, namespace, on
+from tensorgrad.core.backend import DEFAULT_FLOAT, namespace, on, on_gpu_of
 from tensorgrad.core.tensor import raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
 from tensorgrad.nn import functional as F
@@ -34,11 +34,11 @@ class Recurrent(Module):
 
     def add_parameters(self, suffix: str, features: int, bias: bool, rng: np.random.Generator, dtype: Any) -> None:
         """Create weights (in, gates * hidden_size) and biases of a layer and direction; U(-a, a), a = 1/sqrt(hidden_size)."""
-        wide, a = self.gates * self.hidden_size, max(self.hidden_size, 1) ** -0.5
+        width, a = self.gates * self.hidden_size, max(self.hidden_size, 1) ** -0.5
         for name, rows in (("ih", features), ("hh", self.hidden_size)):
-            weight = rng.uniform(-a, a, (rows, wide))
+            weight = rng.uniform(-a, a, (rows, width))
             setattr(self, f"weight_{name}{suffix}", Parameter(weight, dtype=dtype))
-            values = rng.uniform(-a, a, wide) if bias else None
+            values = rng.uniform(-a, a, width) if bias else None
             self.register_parameter(f"bias_{name}{suffix}", None if values is None else Parameter(values, dtype=dtype))
             self.transposed_in_torch += (f"weight_{name}{suffix}",)
 
@@ -46,9 +46,9 @@ class Recurrent(Module):
         """The states before and after each step of x (t, n, in), as the op returns them."""
         w, u = getattr(self, f"weight_ih{suffix}"), getattr(self, f"weight_hh{suffix}")
         b, c = getattr(self, f"bias_ih{suffix}"), getattr(self, f"bias_hh{suffix}")
-        return self.sequence(x @ w if b is None else ops.linear(x, w, self.joined(b, c)), initial, u, c)
+        return self.sequence(x @ w if b is None else ops.linear(x, w, self.combined_bias(b, c)), initial, u, c)
 
-    def joined(self, b: Any, c: Any) -> Any:
+    def combined_bias(self, b: Any, c: Any) -> Any:
         """The sum of both biases, without the part that the op adds itself."""
         return b + c
 
@@ -56,34 +56,34 @@ class Recurrent(Module):
         """Apply the op of this kind to the input products z."""
         raise NotImplementedError
 
-    def initial(self, shape: tuple[int, ...], given: Any) -> tuple[Any, ...]:
+    def initial(self, shape: tuple[int, ...], hx: Any) -> tuple[Any, ...]:
         """The initial states, each of this shape: the given ones, or zeros."""
-        of, count = type(self).__name__, len(self.parts)
-        if given is None:
+        caller, count = type(self).__name__, len(self.parts)
+        if hx is None:
             return (self.zeros(shape),) * count
         if count == 1:
-            given = (given,)
-        elif not isinstance(given, (tuple, list)) or len(given) != count:
-            raise ArgumentError(f"{of}: hx must be (h, c), got {describe(given)}")
-        states = tuple(as_operand(of, state) for state in given)
+            hx = (hx,)
+        elif not isinstance(hx, (tuple, list)) or len(hx) != count:
+            raise ArgumentError(f"{caller}: hx must be (h, c), got {describe(hx)}")
+        states = tuple(as_operand(caller, state) for state in hx)
         for name, state in zip("hc", states, strict=False):
             if state.shape != shape:
-                raise ShapeError(f"{of}: the initial state {name} has shape {state.shape}, expected {shape}")
+                raise ShapeError(f"{caller}: the initial state {name} has shape {state.shape}, expected {shape}")
         return states
 
     def zeros(self, shape: tuple[int, ...]) -> Any:
         """Zeros with the device and dtype of the parameters."""
-        near = raw(next(self.parameters()))
-        with on(near):
-            return namespace([near]).zeros(shape, near.dtype)
+        parameter = raw(next(self.parameters()))
+        with on(parameter):
+            return namespace([parameter]).zeros(shape, parameter.dtype)
 
     def input(self, x: Any, batched: int) -> Any:
         """x as an array or Tensor with `batched` axes, or one fewer, and input_size features."""
-        of = type(self).__name__
-        x = as_operand(of, x)
+        caller = type(self).__name__
+        x = as_operand(caller, x)
         if x.ndim not in (batched - 1, batched) or x.shape[-1] != self.input_size:
             kinds = self.kinds[batched]
-            raise ShapeError(f"{of}: input has shape {x.shape}, expected {kinds} with {self.input_size} features")
+            raise ShapeError(f"{caller}: input has shape {x.shape}, expected {kinds} with {self.input_size} features")
         return x
 
     input_size: int
@@ -111,11 +111,17 @@ class Layers(Recurrent):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.input_size, self.hidden_size = integer(of, "input_size", input_size), integer(of, "hidden_size", hidden_size)
-        self.num_layers, self.batch_first = integer(of, "num_layers", num_layers, 1), flag(of, "batch_first", batch_first)
-        self.dropout, self.bidirectional = real(of, "dropout", dropout, 0, 1), flag(of, "bidirectional", bidirectional)
-        bias, dtype, rng = flag(of, "bias", bias), as_floating(of, dtype), generator(of, rng) or init.generator()
+        caller = type(self).__name__
+        self.input_size, self.hidden_size = (
+            integer(caller, "input_size", input_size),
+            integer(caller, "hidden_size", hidden_size),
+        )
+        self.num_layers, self.batch_first = (
+            integer(caller, "num_layers", num_layers, 1),
+            flag(caller, "batch_first", batch_first),
+        )
+        self.dropout, self.bidirectional = real(caller, "dropout", dropout, 0, 1), flag(caller, "bidirectional", bidirectional)
+        bias, dtype, rng = flag(caller, "bias", bias), as_floating(caller, dtype), generator(caller, rng) or init.generator()
         self.directions = ("", "_reverse")[: 1 + self.bidirectional]
         for layer in range(self.num_layers):
             features = self.hidden_size * len(self.directions) if layer else self.input_size
@@ -145,13 +151,13 @@ class Layers(Recurrent):
             outputs = []
             for k, direction in enumerate(self.directions):
                 at = layer * len(self.directions) + k
-                begin = tuple(s[at : at + 1] if is_single else s[at] for s in initial)
-                turned = x if not k else ops.flip(x, 0) if ragged is None else ragged.turned(x)
-                y = self.states(turned, f"_l{layer}{direction}", begin)
+                start = tuple(s[at : at + 1] if is_single else s[at] for s in initial)
+                reversed_x = x if not k else ops.flip(x, 0) if ragged is None else ragged.reversed(x)
+                y = self.states(reversed_x, f"_l{layer}{direction}", start)
                 for end, part in zip(ends, self.parts, strict=True):
                     end.append(y[(*part, -1)] if ragged is None else ragged.last(y, part))
                 h = y[(*self.parts[0], slice(1, None))]
-                outputs.append(h if not k else ops.flip(h, 0) if ragged is None else ragged.turned(h))
+                outputs.append(h if not k else ops.flip(h, 0) if ragged is None else ragged.reversed(h))
             x = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, -1)
             if ragged is not None:
                 x = ragged.without_padding(x)
@@ -160,10 +166,10 @@ class Layers(Recurrent):
         return x, (last[0] if len(last) == 1 else tuple(last))
 
     def extra_repr(self) -> str:
-        given = {"num_layers": self.num_layers, "batch_first": self.batch_first, "dropout": self.dropout}
-        given |= {"bidirectional": self.bidirectional, "bias": self.bias_ih_l0 is not None}
-        usual = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "bias": True}
-        changed = [f"{name}={value}" for name, value in given.items() if value != usual[name]]
+        settings = {"num_layers": self.num_layers, "batch_first": self.batch_first, "dropout": self.dropout}
+        settings |= {"bidirectional": self.bidirectional, "bias": self.bias_ih_l0 is not None}
+        defaults = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "bias": True}
+        changed = [f"{name}={value}" for name, value in settings.items() if value != defaults[name]]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
 
 
@@ -180,10 +186,13 @@ class Cell(Recurrent):
         dtype: np.typing.DTypeLike = DEFAULT_FLOAT,
     ) -> None:
         super().__init__()
-        of = type(self).__name__
-        self.input_size, self.hidden_size = integer(of, "input_size", input_size), integer(of, "hidden_size", hidden_size)
-        bias, dtype = flag(of, "bias", bias), as_floating(of, dtype)
-        self.add_parameters("", self.input_size, bias, generator(of, rng) or init.generator(), dtype)
+        caller = type(self).__name__
+        self.input_size, self.hidden_size = (
+            integer(caller, "input_size", input_size),
+            integer(caller, "hidden_size", hidden_size),
+        )
+        bias, dtype = flag(caller, "bias", bias), as_floating(caller, dtype)
+        self.add_parameters("", self.input_size, bias, generator(caller, rng) or init.generator(), dtype)
 
     def forward(self, x: Any, hx: Any = None) -> Any:
         x = self.input(x, 2)
@@ -201,17 +210,17 @@ class Cell(Recurrent):
 class Ragged:
     """Sequences of different lengths in one array x (t, n, ...)."""
 
-    def __init__(self, of: str, lengths: Any, x: Any) -> None:
-        (steps, n), near = x.shape[:2], raw(x)
+    def __init__(self, caller: str, lengths: Any, x: Any) -> None:
+        (steps, n), data = x.shape[:2], raw(x)
         if isinstance(lengths, (list, tuple)):
-            lengths = beside(np.asarray(lengths, None if lengths else int), [near])
-        lengths = as_target(lengths, of)
+            lengths = on_gpu_of(np.asarray(lengths, None if lengths else int), [data])
+        lengths = as_target(lengths, caller)
         values = raw(lengths)
         if values.dtype.kind not in "iu" or values.shape != (n,):
             kind = DTypeError if values.dtype.kind not in "iu" else ShapeError
-            raise kind(f"{of}: lengths must be {n} integers, one per sequence, got {values.dtype} of {values.shape}")
-        with on(near):
-            xp = namespace([near])
+            raise kind(f"{caller}: lengths must be {n} integers, one per sequence, got {values.dtype} of {values.shape}")
+        with on(data):
+            xp = namespace([data])
             self.columns, at = xp.arange(n), xp.arange(steps)[:, None]
         self.lengths = lengths
         self.inside = inside(lengths, steps).swapaxes(0, 1)  # (t, n)
@@ -221,7 +230,7 @@ class Ragged:
         """x (t, n, ...) with zeros after the end of each sequence."""
         return ops.where(ops.expand_dims(self.inside, 2), x, 0)
 
-    def turned(self, x: Any) -> Any:
+    def reversed(self, x: Any) -> Any:
         """Reverse each sequence; the padding after its end stays in place."""
         return x[self.places, self.columns]
 
@@ -331,7 +340,7 @@ class GruSteps(Recurrent):
 
     gates = 3
 
-    def joined(self, b: Any, c: Any) -> Any:
+    def combined_bias(self, b: Any, c: Any) -> Any:
         n = self.hidden_size
         return b + ops.pad(c[: 2 * n], (0, n))  # the bias of m is added inside the reset gate
 

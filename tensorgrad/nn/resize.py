@@ -93,19 +93,19 @@ def interpolate(
     return as_narrow(y, x)
 
 
-def scaled(op: str, given: Shape, size: Any, scale: Any) -> tuple[Shape, tuple[float, ...]]:
+def scaled(op: str, shape: Shape, size: Any, scale: Any) -> tuple[Shape, tuple[float, ...]]:
     """The new sizes, and the distance in x between neighbouring elements of the result."""
-    axes = len(given)
+    axes = len(shape)
     if (size is None) == (scale is None):
         raise ArgumentError(f"{scoped(op)}: expected size or scale_factor, got {'neither' if size is None else 'both'}")
     if size is not None:
         sizes = several(op, "size", size, axes, 1)
-        return sizes, tuple([n / m for n, m in zip(given, sizes, strict=True)])
+        return sizes, tuple([n / m for n, m in zip(shape, sizes, strict=True)])
     listed = list(scale) if isinstance(scale, (tuple, list)) else [scale] * axes
     factors = [number(op, "scale_factor", s) for s in listed]
-    if len(factors) != axes or not all(int(n * s) >= 1 for n, s in zip(given, factors, strict=True)):
-        raise ArgumentError(f"{scoped(op)}: scale_factor {describe(scale)} gives an invalid size for the axes {given}")
-    return tuple([int(n * s) for n, s in zip(given, factors, strict=True)]), tuple([1 / s for s in factors])
+    if len(factors) != axes or not all(int(n * s) >= 1 for n, s in zip(shape, factors, strict=True)):
+        raise ArgumentError(f"{scoped(op)}: scale_factor {describe(scale)} gives an invalid size for the axes {shape}")
+    return tuple([int(n * s) for n, s in zip(shape, factors, strict=True)]), tuple([1 / s for s in factors])
 
 
 def weights(n: int, m: int, r: float, cubic: bool, corners: bool) -> Array:
@@ -116,10 +116,10 @@ def weights(n: int, m: int, r: float, cubic: bool, corners: bool) -> Array:
     i = np.floor(s).astype(int)
     t = s - i
     taps = {k: keys(np.abs(t - k)) for k in range(-1, 3)} if cubic else {0: 1 - t, 1: t}
-    found = np.zeros((m, n))
+    matrix = np.zeros((m, n))
     for k, w in taps.items():
-        found[np.arange(m), np.clip(i + k, 0, n - 1)] += w  # a row occurs once for each k
-    return found
+        matrix[np.arange(m), np.clip(i + k, 0, n - 1)] += w  # a row occurs once for each k
+    return matrix
 
 
 def keys(d: Array) -> Array:

@@ -13,7 +13,7 @@ from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import one_box, scoped, state
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import ArgumentError, DTypeError, ShapeError
-from tensorgrad.nn.loss import REDUCTIONS, check_reduction, half_of, total_of
+from tensorgrad.nn.loss import REDUCTIONS, check_reduction, half_dtype_of, reduced
 from tensorgrad.ops.compare import less
 from tensorgrad.ops.ctc import ctc, ctc_states
 from tensorgrad.ops.elementwise import as_wide, astype, maximum, where
@@ -52,7 +52,11 @@ def ctc_loss(
     """
     op = "ctc_loss"
     check_reduction(op, reduction, REDUCTIONS)
-    blank, zero_infinity, half = integer(op, "blank", blank), truth(op, "zero_infinity", zero_infinity), half_of(log_probs)
+    blank, zero_infinity, half = (
+        integer(op, "blank", blank),
+        truth(op, "zero_infinity", zero_infinity),
+        half_dtype_of(log_probs),
+    )
     x: Any = as_operand(op, log_probs)
     if x.ndim not in (2, 3):
         raise ShapeError(f"{scoped(op)}: log_probs has shape {x.shape}, expected (t,n,classes), or (t,classes) for one sample")
@@ -79,7 +83,7 @@ def ctc_loss(
         losses = where(less(losses, np.inf), losses, 0)
     if reduction == "mean":
         losses = losses / astype(maximum(sizes, 1), losses.dtype)
-    return total_of(losses[0] if is_single and reduction == "none" else losses, reduction, half=half)
+    return reduced(losses[0] if is_single and reduction == "none" else losses, reduction, half=half)
 
 
 def in_rows(op: str, targets: Any, sizes: Any) -> Any:
@@ -93,6 +97,6 @@ def in_rows(op: str, targets: Any, sizes: Any) -> Any:
     if lengths.size and (lengths.min() < 0 or lengths.sum() != len(t)):
         raise ShapeError(f"{scoped(op)}: {len(t)} targets in a flat array, but target_lengths add up to {lengths.sum()}")
     at = xp.arange(int(lengths.max(initial=0)))
-    found = xp.zeros((len(lengths), len(at)), t.dtype)
-    found[at < lengths[:, None]] = t
-    return found
+    rows = xp.zeros((len(lengths), len(at)), t.dtype)
+    rows[at < lengths[:, None]] = t
+    return rows

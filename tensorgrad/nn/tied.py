@@ -26,8 +26,8 @@ class TiedLinear(Linear):
         self.register_parameter("bias", bias)
 
     def forward(self, x: Any) -> Any:
-        turned = ops.swapaxes(self.weight, -1, -2)
-        return ops.matmul(x, turned) if self.bias is None else ops.linear(x, turned, self.bias)
+        transposed = ops.swapaxes(self.weight, -1, -2)
+        return ops.matmul(x, transposed) if self.bias is None else ops.linear(x, transposed, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[-1]}, {self.weight.shape[-2]}" + ("" if self.bias is not None else ", bias=False")

@@ -35,43 +35,43 @@ def pairs_of(module: Any, values: Any, strict: bool, layout: str | None) -> list
             f"{where}: {foreign[0]} is a PyTorch Tensor, which has a different layout: the weight of its Linear is (out, in), "
             f"here it is (in, out); load_state_dict(values, layout='torch') transposes it"
         )
-    own = {path: Entry(parameter._data, *place) for path, parameter, place in owned(module)}
-    own |= {path: Entry(array, *place) for path, array, place in owned(module, buffers=True)}
-    given = dict(values)
+    entries = {path: Entry(parameter._data, *place) for path, parameter, place in owned(module)}
+    entries |= {path: Entry(array, *place) for path, array, place in owned(module, buffers=True)}
+    new_values = dict(values)
     if layout == "torch":
         for path, part in module.named_modules():
             for name in part.only_in_torch:
-                given.pop(f"{path}.{name}" if path else name, None)
+                new_values.pop(f"{path}.{name}" if path else name, None)
     read: dict[str, Array] = {}
     problems: list[TensorgradError] = []
-    others = other_paths(module, own) if given.keys() - own.keys() else {}
-    for path, value in given.items():
-        at = own.get(path) or others.get(path)
+    tied = other_paths(module, entries) if new_values.keys() - entries.keys() else {}
+    for path, value in new_values.items():
+        at = entries.get(path) or tied.get(path)
         if at is not None:
             try:
                 read[path] = as_values(path, value, at, layout)
             except TensorgradError as error:
                 problems.append(error)
-    for path in others.keys() & given.keys():  # further names of tied weights
-        first = next(p for p, entry in own.items() if entry.array is others[path].array)
-        if first not in given:
-            given[first] = given[path]
+    for path in tied.keys() & new_values.keys():  # further names of tied weights
+        first = next(p for p, entry in entries.items() if entry.array is tied[path].array)
+        if first not in new_values:
+            new_values[first] = new_values[path]
             if path in read:
                 read[first] = read[path]
         elif path in read and first in read and not np.array_equal(as_numpy(read[first]), as_numpy(read[path]), equal_nan=True):
             problems.append(ShapeError(f"{path} and {first} are one array in the model, but two in the given values"))
-        del given[path]
+        del new_values[path]
     if strict:
-        missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys(), key=str)
+        missing, unexpected = sorted(entries.keys() - new_values.keys()), sorted(new_values.keys() - entries.keys(), key=str)
         names = ([f"missing {missing}"] if missing else []) + ([f"unexpected {unexpected}"] if unexpected else [])
         problems = [*map(ShapeError, names), *problems]
     if problems:
         kind = type(problems[0]) if len({type(p) for p in problems}) == 1 else ShapeError
         raise kind(f"{where}: {'; '.join(map(str, problems))}")
-    written = {id(writes.owner_of(entry.array)) for entry in own.values()}
+    written = {id(writes.owner_of(entry.array)) for entry in entries.values()}
     return [
         (entry.array, copy(read[path]) if id(writes.owner_of(read[path])) in written else read[path])
-        for path, entry in own.items()
+        for path, entry in entries.items()
         if path in read
     ]
 
@@ -81,7 +81,7 @@ def check_layout(where: str, layout: Any) -> None:
         raise ArgumentError(f"{where}: layout must be None or 'torch', got {layout!r}")
 
 
-def turned(array: Array, owner: Any, name: str) -> bool:
+def is_transposed(array: Array, owner: Any, name: str) -> bool:
     """Whether PyTorch stores a parameter of a module transposed."""
     return name in owner.transposed_in_torch and array.ndim == 2
 
@@ -99,11 +99,11 @@ def owned(
                 yield f"{path}.{name}" if path else name, value, (part, name)
 
 
-def other_paths(module: Any, own: Mapping[str, Entry]) -> dict[str, Entry]:
+def other_paths(module: Any, entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Further paths of tied parameters, and of buffers of shared modules."""
-    found = {path: Entry(parameter._data, *place) for path, parameter, place in owned(module, every=True)}
-    found |= {path: Entry(array, *place) for path, array, place in owned(module, buffers=True, every=True)}
-    return {path: entry for path, entry in found.items() if path not in own}
+    all_entries = {path: Entry(parameter._data, *place) for path, parameter, place in owned(module, every=True)}
+    all_entries |= {path: Entry(array, *place) for path, array, place in owned(module, buffers=True, every=True)}
+    return {path: entry for path, entry in all_entries.items() if path not in entries}
 
 
 def as_values(path: str, value: Any, at: Entry, layout: str | None) -> Array:
@@ -114,29 +114,29 @@ def as_values(path: str, value: Any, at: Entry, layout: str | None) -> Array:
         raise DTypeError(f"{path} is a {type(value).__name__}, expected an array: {error}") from None
     if not is_number(array.dtype):
         raise DTypeError(f"{path} is a {type(value).__name__} of dtype {array.dtype}, expected numbers")
-    is_turned = turned(array, at.owner, at.name)
-    if layout == "torch" and is_turned:
+    transposed = is_transposed(array, at.owner, at.name)
+    if layout == "torch" and transposed:
         array = array.T
     if array.shape != at.array.shape:
         hint = ""
-        if layout is None and is_turned and array.shape[::-1] == at.array.shape:
+        if layout is None and transposed and array.shape[::-1] == at.array.shape:
             hint = " (PyTorch weights are (out, in): layout='torch' transposes them)"
         shape = tuple(value.shape) if hasattr(value, "shape") else array.shape
         raise ShapeError(f"{path} has shape {shape}, expected {at.array.shape}{hint}")
-    own = at.array.dtype
-    are_whole = array.dtype.kind in "iu" and own.kind in "iu"
-    if not (are_whole or np.can_cast(array.dtype, own, "same_kind")):
-        raise DTypeError(f"{path} has dtype {array.dtype}, expected {own}: values would be truncated")
-    if array.dtype == own:
+    dtype = at.array.dtype
+    are_integers = array.dtype.kind in "iu" and dtype.kind in "iu"
+    if not (are_integers or np.can_cast(array.dtype, dtype, "same_kind")):
+        raise DTypeError(f"{path} has dtype {array.dtype}, expected {dtype}: values would be truncated")
+    if array.dtype == dtype:
         return array
     with on(array), np.errstate(all="ignore"):
-        converted = array.astype(own)
-        if own.kind in "iu":
-            fits = bool((converted == array).all())
+        converted = array.astype(dtype)
+        if dtype.kind in "iu":
+            is_exact = bool((converted == array).all())
         else:
-            fits = not is_floating(array.dtype) or bool((abs(converted) == np.inf).sum() == (abs(array) == np.inf).sum())
-    if not fits:
-        raise DTypeError(f"{path} has dtype {array.dtype}, with values that {own} cannot represent")
+            is_exact = not is_floating(array.dtype) or bool((abs(converted) == np.inf).sum() == (abs(array) == np.inf).sum())
+    if not is_exact:
+        raise DTypeError(f"{path} has dtype {array.dtype}, with values that {dtype} cannot represent")
     return converted
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.onnx.table import counterpart, refused
+from tensorgrad.onnx.table import counterpart, unsupported
 from tensorgrad.onnx.writer import Use, Value, Writer, wide
 
 PLAIN = {
@@ -16,7 +16,7 @@ PLAIN = {
     "neg": "Neg", "power": "Pow", "reciprocal": "Reciprocal", "sigmoid": "Sigmoid", "sign": "Sign", "sin": "Sin",
     "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
 }  # fmt: skip
-OF_BOOLEANS = {"Add": "Or", "Max": "Or", "Mul": "And", "Min": "And"}
+BOOLEAN_OPERATORS = {"Add": "Or", "Max": "Or", "Mul": "And", "Min": "And"}
 COMPARISONS = {
     "equal": "Equal", "greater": "Greater", "greater_equal": "GreaterOrEqual", "less": "Less", "less_equal": "LessOrEqual",
 }  # fmt: skip
@@ -27,11 +27,11 @@ BITS = {"bitwise_and": ("And", "BitwiseAnd"), "bitwise_or": ("Or", "BitwiseOr"),
 def plain(name: str, kind: str) -> None:
     @counterpart(name)
     def export_op(w: Writer, u: Use) -> Value:
-        xs = u.same()
+        xs = u.operands()
         if u.dtype.kind in "biu" and kind in ("Ceil", "Floor"):
             return xs[0]
-        if u.dtype == bool and kind in OF_BOOLEANS:
-            return w(OF_BOOLEANS[kind], *xs)
+        if u.dtype == bool and kind in BOOLEAN_OPERATORS:
+            return w(BOOLEAN_OPERATORS[kind], *xs)
         return xs[0] if u.dtype.kind in "bu" and kind == "Abs" else w(kind, *xs)
 
 
@@ -39,17 +39,17 @@ for _name, _kind in PLAIN.items():
     plain(_name, _kind)
 
 
-def compared(name: str, kind: str) -> None:
+def comparison(name: str, kind: str) -> None:
     @counterpart(name)
     def export_op(w: Writer, u: Use) -> Value:
-        xs = u.common()
+        xs = u.promoted()
         if xs[0].dtype == bool and kind != "Equal":
             xs = [w.cast(x, np.int32) for x in xs]
         return w(kind, *xs, dtype=bool)
 
 
 for _name, _kind in COMPARISONS.items():
-    compared(_name, _kind)
+    comparison(_name, _kind)
 
 
 def logical(name: str, kind: str) -> None:
@@ -62,10 +62,10 @@ for _name, _kind in LOGICAL.items():
     logical(_name, _kind)
 
 
-def bitwise(name: str, of_booleans: str, of_integers: str) -> None:
+def bitwise(name: str, boolean_kind: str, integer_kind: str) -> None:
     @counterpart(name)
     def export_op(w: Writer, u: Use) -> Value:
-        return w(of_booleans if u.dtype == bool else of_integers, *u.same())
+        return w(boolean_kind if u.dtype == bool else integer_kind, *u.operands())
 
 
 for _name, _kinds in BITS.items():
@@ -86,7 +86,7 @@ def select(w: Writer, condition: Value, a: Value, b: Value, shape: Any = None) -
 
 @counterpart("relu")
 def relu(w: Writer, u: Use) -> Value:
-    return rectified(w, *u.same())
+    return rectified(w, *u.operands())
 
 
 def rectified(w: Writer, x: Value) -> Value:
@@ -97,12 +97,12 @@ def rectified(w: Writer, x: Value) -> Value:
 
 @counterpart("not_equal")
 def not_equal(w: Writer, u: Use) -> Value:
-    return w("Not", w("Equal", *u.common(), dtype=bool))
+    return w("Not", w("Equal", *u.promoted(), dtype=bool))
 
 
 @counterpart("isnan")
 def isnan(w: Writer, u: Use) -> Value:
-    (x,) = u.common()
+    (x,) = u.promoted()
     if x.dtype.kind in "biu":
         return w("And", w.cast(x, bool), w.constant(np.False_))
     return w("IsNaN", x, dtype=bool)
@@ -110,7 +110,7 @@ def isnan(w: Writer, u: Use) -> Value:
 
 @counterpart("isfinite")
 def isfinite(w: Writer, u: Use) -> Value:
-    (x,) = u.common()
+    (x,) = u.promoted()
     if x.dtype.kind in "biu":
         return w("Or", w.cast(x, bool), w.constant(np.True_))
     return w("Less", w("Abs", x), number(w, x, math.inf), dtype=bool)
@@ -119,20 +119,20 @@ def isfinite(w: Writer, u: Use) -> Value:
 @counterpart("left_shift", "right_shift")
 def shift(w: Writer, u: Use) -> Value:
     """BitShift only supports unsigned integers: negative ones are inverted before a right shift."""
-    x, n = u.same()
+    x, n = u.operands()
     left = u.node.op.forward(np, np.int64(1), np.int64(1)) == 2
     if x.dtype == bool:
         x, n = w.cast(x, np.int64), w.cast(n, np.int64)
     count = w.cast(n, np.uint64)
     if left or x.dtype == np.uint64:
-        moved = w("BitShift", w.cast(x, np.uint64), count, direction="LEFT" if left else "RIGHT")
-        return w.cast(moved, x.dtype)
+        shifted = w("BitShift", w.cast(x, np.uint64), count, direction="LEFT" if left else "RIGHT")
+        return w.cast(shifted, x.dtype)
 
     def right(v: Value) -> Value:
         return w.cast(w("BitShift", w.cast(v, np.uint64), count, direction="RIGHT"), np.int64)
 
-    below = w("Less", x, number(w, x, 0), dtype=bool)
-    return select(w, below, w("BitwiseNot", right(w("BitwiseNot", x))), right(x))
+    is_negative = w("Less", x, number(w, x, 0), dtype=bool)
+    return select(w, is_negative, w("BitwiseNot", right(w("BitwiseNot", x))), right(x))
 
 
 @counterpart("astype", "cast")
@@ -148,45 +148,45 @@ def where(w: Writer, u: Use) -> Value:
 
 @counterpart("clip")
 def clip(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     low, high = (None if n is None else number(w, x, n) for n in (u.attrs["low"], u.attrs["high"]))
     return w("Clip", x, low, high) if low is not None or high is not None else x
 
 
 @counterpart("square")
 def square(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     return w("Mul", x, x)
 
 
 @counterpart("log2", "log10")
 def log_of(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     return w("Mul", w("Log", x), number(w, x, float(u.node.op.forward(np, np.float64(math.e)))))
 
 
 @counterpart("log1p")
 def log1p(w: Writer, u: Use) -> Value:
-    return log_of_one_and(w, *u.same())
+    return log1p_of(w, *u.operands())
 
 
-def log_of_one_and(w: Writer, x: Value) -> Value:
+def log1p_of(w: Writer, x: Value) -> Value:
     """x log(1 + x) / ((1 + x) - 1) is accurate although 1 + x is rounded; x itself where 1 + x is 1."""
     one = number(w, x, 1)
     s = w("Add", x, one)
-    nothing = w("Equal", s, one, dtype=bool)
-    infinite = w("Equal", s, number(w, x, math.inf), dtype=bool)
-    d = select(w, nothing, one, w("Sub", s, one))
+    is_one = w("Equal", s, one, dtype=bool)
+    is_infinite = w("Equal", s, number(w, x, math.inf), dtype=bool)
+    d = select(w, is_one, one, w("Sub", s, one))
     y = w("Mul", w("Log", s), w("Div", x, d))
-    return select(w, infinite, s, select(w, nothing, x, y))
+    return select(w, is_infinite, s, select(w, is_one, x, y))
 
 
 @counterpart("expm1")
 def expm1(w: Writer, u: Use) -> Value:
-    return exp_less_one(w, *u.same())
+    return expm1_of(w, *u.operands())
 
 
-def exp_less_one(w: Writer, x: Value) -> Value:
+def expm1_of(w: Writer, x: Value) -> Value:
     """tanh(x / 2) (e^x + 1), which keeps its precision near 0."""
     return w("Mul", w("Tanh", w("Mul", x, number(w, x, 0.5))), w("Add", w("Exp", x), number(w, x, 1)))
 
@@ -194,17 +194,17 @@ def exp_less_one(w: Writer, x: Value) -> Value:
 @counterpart("hypot")
 def hypot(w: Writer, u: Use) -> Value:
     """The larger operand times sqrt(1 + r²), so that no square overflows."""
-    a, b = (w("Abs", x) for x in u.same())
-    top, low = w("Max", a, b), w("Min", a, b)
-    odd = w("Or", w("Equal", top, number(w, a, 0), dtype=bool), w("Equal", top, number(w, a, math.inf), dtype=bool))
-    r = w("Div", low, select(w, odd, number(w, a, 1), top))
+    a, b = (w("Abs", x) for x in u.operands())
+    top, bottom = w("Max", a, b), w("Min", a, b)
+    is_special = w("Or", w("Equal", top, number(w, a, 0), dtype=bool), w("Equal", top, number(w, a, math.inf), dtype=bool))
+    r = w("Div", bottom, select(w, is_special, number(w, a, 1), top))
     y = w("Mul", top, w("Sqrt", w("Add", w("Mul", r, r), number(w, a, 1))))
-    return select(w, odd, top, y)
+    return select(w, is_special, top, y)
 
 
 @counterpart("logaddexp")
 def logaddexp(w: Writer, u: Use) -> Value:
-    a, b = u.same()
+    a, b = u.operands()
     y = w("Add", w("Max", a, b), softplus(w, w("Neg", w("Abs", w("Sub", a, b)))))
     return select(w, w("Equal", a, b, dtype=bool), w("Add", a, number(w, a, math.log(2))), y)
 
@@ -212,19 +212,19 @@ def logaddexp(w: Writer, u: Use) -> Value:
 @counterpart("arctan2")
 def arctan2(w: Writer, u: Use) -> Value:
     """atan(a / b), plus or minus pi where b < 0."""
-    a, b = u.same()
+    a, b = u.operands()
     zero, half = number(w, a, 0), number(w, a, math.pi / 2)
     on_axis = w("Equal", b, zero, dtype=bool)
     angle = w("Atan", w("Div", a, select(w, on_axis, number(w, a, 1), b)))
-    turn = select(w, w("Less", a, zero, dtype=bool), number(w, a, -math.pi), number(w, a, math.pi))
-    turned = select(w, w("Less", b, zero, dtype=bool), w("Add", angle, turn), angle)
-    return select(w, on_axis, w("Mul", w("Sign", a), half), turned)
+    offset = select(w, w("Less", a, zero, dtype=bool), number(w, a, -math.pi), number(w, a, math.pi))
+    shifted = select(w, w("Less", b, zero, dtype=bool), w("Add", angle, offset), angle)
+    return select(w, on_axis, w("Mul", w("Sign", a), half), shifted)
 
 
 @counterpart("mod")
 def mod(w: Writer, u: Use) -> Value:
     """With the sign of b, as in Python; ONNX has that only for integers."""
-    a, b = u.same()
+    a, b = u.operands()
     return remainder(w, a, b)
 
 
@@ -233,32 +233,32 @@ def remainder(w: Writer, a: Value, b: Value) -> Value:
         return w("Mod", a, b)
     zero = number(w, a, 0)
     r = w("Mod", a, b, fmod=1)
-    against = w("Less", w("Mul", w("Sign", r), w("Sign", b)), zero, dtype=bool)
-    return select(w, against, w("Add", r, b), r)
+    signs_differ = w("Less", w("Mul", w("Sign", r), w("Sign", b)), zero, dtype=bool)
+    return select(w, signs_differ, w("Add", r, b), r)
 
 
 @counterpart("floordiv")
 def floordiv(w: Writer, u: Use) -> Value:
-    a, b = u.same()
+    a, b = u.operands()
     y = w("Div", w("Sub", a, remainder(w, a, b)), b)
     return y if a.dtype.kind in "iu" else w("Round", y)
 
 
 @counterpart("round")
 def rounded(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     n = int(u.attrs["decimals"])
     if x.dtype.kind in "biu" and n >= 0:
         return x
     x = w.cast(x, np.float64) if x.dtype.kind in "biu" else x
     scale = number(w, x, 10.0 ** abs(n))
-    there, back = ("Mul", "Div") if n > 0 else ("Div", "Mul")
-    return w("Round", x) if not n else w(back, w("Round", w(there, x, scale)), scale)
+    apply, undo = ("Mul", "Div") if n > 0 else ("Div", "Mul")
+    return w("Round", x) if not n else w(undo, w("Round", w(apply, x, scale)), scale)
 
 
 @counterpart("trunc")
 def trunc(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     return x if x.dtype.kind in "biu" else w("Mul", w("Sign", x), w("Floor", w("Abs", x)))
 
 
@@ -269,63 +269,63 @@ def is_double(x: Value) -> bool:
     return bool(x.dtype == np.float64)
 
 
-def x_or(w: Writer, x: Value, below: Value) -> Value:
-    """x where it is positive, else `below`."""
-    return select(w, w("Greater", x, number(w, x, 0), dtype=bool), x, below)
+def positive_or(w: Writer, x: Value, otherwise: Value) -> Value:
+    """x where it is positive, else `otherwise`."""
+    return select(w, w("Greater", x, number(w, x, 0), dtype=bool), x, otherwise)
 
 
 @counterpart("leaky_relu")
 def leaky_relu(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     slope = float(u.attrs["negative_slope"])
     if not is_double(x):
         return w("LeakyRelu", x, alpha=slope)
-    return x_or(w, x, w("Mul", x, number(w, x, slope)))
+    return positive_or(w, x, w("Mul", x, number(w, x, slope)))
 
 
 @counterpart("elu")
 def elu(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     alpha = float(u.attrs["alpha"])
     if not is_double(x):
         return w("Elu", x, alpha=alpha)
-    return x_or(w, x, w("Mul", exp_less_one(w, w("Min", x, number(w, x, 0))), number(w, x, alpha)))
+    return positive_or(w, x, w("Mul", expm1_of(w, w("Min", x, number(w, x, 0))), number(w, x, alpha)))
 
 
 @counterpart("softplus")
 def softplus_of(w: Writer, u: Use) -> Value:
-    return softplus(w, *u.same())
+    return softplus(w, *u.operands())
 
 
 def softplus(w: Writer, x: Value) -> Value:
     if not is_double(x):
         return w("Softplus", x)
-    return w("Add", w("Max", x, number(w, x, 0)), log_of_one_and(w, w("Exp", w("Neg", w("Abs", x)))))
+    return w("Add", w("Max", x, number(w, x, 0)), log1p_of(w, w("Exp", w("Neg", w("Abs", x)))))
 
 
 @counterpart("sinh")
 def sinh(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     if not is_double(x):
         return w("Sinh", x)
-    return w("Mul", w("Sub", exp_less_one(w, x), exp_less_one(w, w("Neg", x))), number(w, x, 0.5))
+    return w("Mul", w("Sub", expm1_of(w, x), expm1_of(w, w("Neg", x))), number(w, x, 0.5))
 
 
 @counterpart("cosh")
 def cosh(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     return w("Mul", w("Add", w("Exp", x), w("Exp", w("Neg", x))), number(w, x, 0.5)) if is_double(x) else w("Cosh", x)
 
 
 @counterpart("tan")
 def tan(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     return w("Div", w("Sin", x), w("Cos", x)) if is_double(x) else w("Tan", x)
 
 
 @counterpart("gelu")
 def gelu(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     if not is_double(x) or u.attrs["approximate"] == "none":
         return w("Gelu", x, approximate=u.attrs["approximate"])
     cube = w("Mul", w("Mul", x, w("Mul", x, x)), number(w, x, 0.044715))
@@ -335,23 +335,23 @@ def gelu(w: Writer, u: Use) -> Value:
 
 @counterpart("silu")
 def silu(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     return w("Mul", x, w("Sigmoid", x))
 
 
 @counterpart("logsigmoid")
 def logsigmoid(w: Writer, u: Use) -> Value:
-    return w("Neg", softplus(w, w("Neg", *u.same())))
+    return w("Neg", softplus(w, w("Neg", *u.operands())))
 
 
 @counterpart("log_complement_sigmoid")
 def log_complement_sigmoid(w: Writer, u: Use) -> Value:
-    return w("Neg", softplus(w, *u.same()))
+    return w("Neg", softplus(w, *u.operands()))
 
 
 def as_numbers(w: Writer, u: Use) -> list[Value]:
     """The arguments in the dtype of the computation, booleans as 0 and 1; nonzero results become True."""
-    return [w.cast(x, np.int32) if x.dtype == bool else x for x in u.same()]
+    return [w.cast(x, np.int32) if x.dtype == bool else x for x in u.operands()]
 
 
 # Ops of derivatives, for models that return one
@@ -365,13 +365,13 @@ def relu_grad(w: Writer, u: Use) -> Value:
 
 @counterpart("sigmoid_grad")
 def sigmoid_grad(w: Writer, u: Use) -> Value:
-    g, s = u.same()
+    g, s = u.operands()
     return w("Mul", g, w("Mul", s, w("Sub", number(w, s, 1), s)))
 
 
 @counterpart("tanh_grad")
 def tanh_grad(w: Writer, u: Use) -> Value:
-    g, t = u.same()
+    g, t = u.operands()
     return w("Mul", g, w("Sub", number(w, t, 1), w("Mul", t, t)))
 
 
@@ -392,7 +392,7 @@ def keep_mask(w: Writer, u: Use) -> Value:
 @counterpart("uniform")
 def uniform(w: Writer, u: Use) -> Value:
     """Random in the file as well: new numbers in each run."""
-    return w("RandomUniformLike", *u.same(), low=float(u.attrs["low"]), high=float(u.attrs["high"]))
+    return w("RandomUniformLike", *u.operands(), low=float(u.attrs["low"]), high=float(u.attrs["high"]))
 
 
 @counterpart("to_device")
@@ -400,4 +400,4 @@ def to_device(w: Writer, u: Use) -> Value:
     return u.arguments()[0]
 
 
-refused("it runs a function of yours, recorded elsewhere; call the function itself", "checkpoint")
+unsupported("it runs a function that is recorded separately; call the function itself", "checkpoint")

@@ -20,9 +20,9 @@ from tensorgrad.errors import ArgumentError, ExportError, MissingDependencyError
 from tensorgrad.nn.arguments import flag
 from tensorgrad.nn.module import Module
 from tensorgrad.onnx import elementwise, movement, reductions  # noqa: F401  (they fill the table)
-from tensorgrad.onnx.functions import FUNCTIONS, Call, parts_of
-from tensorgrad.onnx.recording import Program, Share, Size, at_line, record
-from tensorgrad.onnx.table import COUNTERPARTS, REFUSED, NoCounterpart
+from tensorgrad.onnx.functions import FUNCTIONS, Call, nodes_and_calls
+from tensorgrad.onnx.recording import Power, Program, Size, at_line, record
+from tensorgrad.onnx.table import COUNTERPARTS, UNSUPPORTED, NoCounterpart
 from tensorgrad.onnx.writer import Use, Value, Writer, printable
 
 OPSET = 20  # of 2023: the first with Gelu; supported by onnxruntime from 1.17 on, TensorRT, OpenVINO and CoreML
@@ -82,7 +82,7 @@ def model_proto(program: Program, model: Module) -> Any:
     """The contents of the file."""
     names: dict[Any, str] = {}
     w = Writer(program, names)
-    names_of_inputs = [w.name(printable(name)) for name in program.arguments.values()]
+    input_names = [w.name(printable(name)) for name in program.arguments.values()]
     arrays = [(path, p._data) for path, p in model.named_parameters()] + list(model.named_buffers())
     for path, array in arrays:
         place = (*place_of(array), array.shape, array.strides)
@@ -93,49 +93,49 @@ def model_proto(program: Program, model: Module) -> Any:
     total = sum(c.array.nbytes for c in program.constants.values())
     if total > LIMIT:
         raise ExportError(f"onnx.export: the model has {total:,} bytes of arrays, but an ONNX file must be smaller than 2 GiB")
-    names_of_results = [w.name(printable(name)) for name in program.names]
+    result_names = [w.name(printable(name)) for name in program.names]
     inputs = []
-    for leaf, name in zip(program.arguments, names_of_inputs, strict=True):
+    for leaf, name in zip(program.arguments, input_names, strict=True):
         value = Value(name, leaf.dtype, program.shapes[leaf])
-        w.known[leaf] = value
+        w.values[leaf] = value
         inputs.append(helper.make_tensor_value_info(value.name, kind(leaf.dtype), dims(value.shape)))
     if program.batch is not None:
         i, axis = program.batch
-        source = list(w.known.values())[i]
+        source = list(w.values.values())[i]
         shape = w("Shape", source, dtype=np.int64, start=axis, end=axis + 1, shape=(1,))
-        w.count = shape
+        w.sample_count = shape
     problems: dict[str, list[str]] = {}
-    fixed = independent(program)
-    for part in parts_of(program):
+    independent_nodes = independent(program)
+    for part in nodes_and_calls(program):
         node = part.node if isinstance(part, Call) else part
         w.scope = printable(str(node.scope)) if node.scope else ""
         try:
             if isinstance(part, Call):
-                made = FUNCTIONS[part.called.fn](w, part)
+                output = FUNCTIONS[part.called.fn](w, part)
             elif node.op in COUNTERPARTS:
-                made = COUNTERPARTS[node.op](w, Use(w, node, program))
+                output = COUNTERPARTS[node.op](w, Use(w, node, program))
             else:
-                raise NoCounterpart(REFUSED.get(node.op, "a custom operation; write it with operations of tensorgrad"))
+                raise NoCounterpart(UNSUPPORTED.get(node.op, "a custom operation; write it with operations of tensorgrad"))
         except NoCounterpart as error:
-            if node in fixed:  # such as a weight computed from a parameter
-                w.known[node] = w.constant(Graph([node], check=False).run()[0])
+            if node in independent_nodes:  # such as a weight computed from a parameter
+                w.values[node] = w.constant(Graph([node], check=False).run()[0])
                 continue
             problems.setdefault(f"{node.op.name} ({error})", []).append(at_line(node).strip())
-            w.known[node] = Value("?", node.dtype, program.shapes[node])
+            w.values[node] = Value("?", node.dtype, program.shapes[node])
             continue
-        w.known[node] = w.cast(made, node.dtype)._replace(shape=program.shapes[node])
+        w.values[node] = w.cast(output, node.dtype)._replace(shape=program.shapes[node])
     if problems:
         raise ExportError(f"onnx.export: no counterpart in ONNX: {problem_list(problems)}")
     outputs: list[Any] = []
     results: list[tuple[str, Value]] = []
     w.scope = ""
-    for name, result in zip(names_of_results, program.results, strict=True):
+    for name, result in zip(result_names, program.results, strict=True):
         found = w.value(result)
         results.append((name, found))
         outputs.append(helper.make_tensor_value_info(name, kind(found.dtype), dims(found.shape)))
-    named_results(w, results)
-    arrays_of = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in w.initialisers.items()}
-    tensors = [w.onnx.numpy_helper.from_array(a, name) for name, a in arrays_of.items()]
+    rename_results(w, results)
+    contiguous = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in w.initialisers.items()}
+    tensors = [w.onnx.numpy_helper.from_array(a, name) for name, a in contiguous.items()]
     graph = helper.make_graph(w.nodes, type(model).__name__, inputs, outputs, tensors)
     return helper.make_model(
         graph, producer_name="tensorgrad", producer_version=tensorgrad.__version__, ir_version=IR_VERSION,
@@ -145,52 +145,52 @@ def model_proto(program: Program, model: Module) -> Any:
 
 def independent(program: Program) -> set[Node]:
     """The nodes that do not depend on the input: computed from parameters and constants, without random numbers."""
-    found: set[Node] = set()
+    independent_nodes: set[Node] = set()
     for node in program.nodes:
         arrays = [s for s in program.sources[node] if isinstance(s, (Node, Tensor))]
-        same = all(s in found if isinstance(s, Node) else s in program.constants for s in arrays)
+        is_independent = all(s in independent_nodes if isinstance(s, Node) else s in program.constants for s in arrays)
         has_sizes = any(isinstance(n, Size) for s in (node, *arrays) for n in program.shapes[s])
-        if same and not has_sizes and not node.op.draws and not any(key[0] is node for key in program.numbers if
-                                                                  isinstance(program.numbers[key], (Size, Share))):  # fmt: skip
-            found.add(node)
-    return found
+        if is_independent and not has_sizes and not node.op.draws and not any(key[0] is node for key in program.numbers if
+                                                                  isinstance(program.numbers[key], (Size, Power))):  # fmt: skip
+            independent_nodes.add(node)
+    return independent_nodes
 
 
 def check_dtypes(program: Program) -> None:
     """Raise ExportError for dtypes that ONNX does not support."""
-    every: list[Any] = [*program.nodes, *program.arguments, *program.constants]
-    for what in every:
-        dtype = np.dtype(what.dtype)
+    sources: list[Any] = [*program.nodes, *program.arguments, *program.constants]
+    for source in sources:
+        dtype = np.dtype(source.dtype)
         if dtype.kind == "c" or dtype.itemsize > 8 or (dtype.kind not in "biuf" and not is_half(dtype)):
-            where = at_line(what) if isinstance(what, Node) else ""
+            where = at_line(source) if isinstance(source, Node) else ""
             raise ExportError(f"onnx.export: ONNX does not support dtype {dtype}{where}")
 
 
 def dims(shape: Sequence[Any]) -> list[Any]:
     """A shape for the file: numbers, and names for sizes that depend on the number of samples."""
-    return [n if not isinstance(n, Size) else "batch" if n == Size(1, 0) else f"{n.each}*batch{n.more:+d}" if n.more else
-            f"{n.each}*batch" for n in shape]  # fmt: skip
+    return [n if not isinstance(n, Size) else "batch" if n == Size(1, 0) else f"{n.slope}*batch{n.offset:+d}" if n.offset else
+            f"{n.slope}*batch" for n in shape]  # fmt: skip
 
 
 def problem_list(problems: dict[str, list[str]]) -> str:
     """Each problem once, with the places where it occurs."""
     texts = []
-    for problem, places in problems.items():
-        where = [p for p in dict.fromkeys(places) if p]
-        more = f" and {len(where) - 5} more" if len(where) > 5 else ""
-        texts.append(problem + (f" {'; '.join(where[:5])}{more}" if where else ""))
+    for problem, all_lines in problems.items():
+        lines = [p for p in dict.fromkeys(all_lines) if p]
+        rest = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+        texts.append(problem + (f" {'; '.join(lines[:5])}{rest}" if lines else ""))
     return "; ".join(texts)
 
 
-def named_results(w: Writer, results: Sequence[tuple[str, Value]]) -> None:
+def rename_results(w: Writer, results: Sequence[tuple[str, Value]]) -> None:
     """Give the final nodes the names of the results, and drop nodes that nothing reads."""
     produced = {out for node in w.nodes for out in node.output}
     renamed: dict[str, str] = {}
-    for name, found in results:
-        if found.name in produced and found.name not in renamed:
-            renamed[found.name] = name
+    for name, value in results:
+        if value.name in produced and value.name not in renamed:
+            renamed[value.name] = name
         else:
-            w.nodes.append(w.helper.make_node("Identity", [found.name], [name], w.name(f"{name}.Identity")))
+            w.nodes.append(w.helper.make_node("Identity", [value.name], [name], w.name(f"{name}.Identity")))
     for node in nodes_in(w.nodes):
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]

@@ -16,7 +16,7 @@ from tensorgrad.core.backend import Array
 from tensorgrad.errors import DataError
 
 
-class Beside:
+class ExternalFiles:
     """The files next to the one at `path`, opened on demand; files elsewhere are refused.
 
     left   the bytes of each that no array has used yet: the arrays cannot declare more bytes than the file has
@@ -24,7 +24,7 @@ class Beside:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.left: dict[Path, int] = {}
+        self.remaining: dict[Path, int] = {}
 
     def array(self, where: str, tensor: Any, dtype: Any) -> Array:
         """The array of a tensor. Raises DataError; its message begins with `where`."""
@@ -45,8 +45,8 @@ class Beside:
                 f"{where}: declares bytes {offset:,} to {offset + count:,} of {file.name}, which has {size:,}: truncated, or "
                 f"of another model"
             )
-        self.left[file] = self.left.get(file, size) - count
-        if self.left[file] < 0:
+        self.remaining[file] = self.remaining.get(file, size) - count
+        if self.remaining[file] < 0:
             raise DataError(f"{where}: the arrays declare more bytes than {file.name} has, {size:,}")
         with file.open("rb") as stream:
             stream.seek(offset)

@@ -20,7 +20,7 @@ from tensorgrad.ops.pool import extra
 from tensorgrad.ops.windows import several
 
 FUNCTIONS: dict[Callable[..., Any], Callable[[Writer, Call], Value]] = {}
-FITS: dict[Callable[..., Any], Callable[[Call], bool]] = {}
+CONDITIONS: dict[Callable[..., Any], Callable[[Call], bool]] = {}
 
 
 class Call:
@@ -38,16 +38,16 @@ class Call:
         inside = {id(n) for n in nodes}
         for name, value, _ in called.arguments():
             if isinstance(value, ArgumentInfo) and value.source is not None:
-                found = value.source()
-                source = None if found is None else program.trace.source(found)
+                array = value.source()
+                source = None if array is None else program.trace.source(array)
                 self.is_known = self.is_known and (source in program.shapes) and id(source) not in inside
                 value = source
             self.args[name] = value
         read = [s for n in nodes for s in program.sources[n] if isinstance(s, Tensor)]
-        given = {id(v) for v in self.args.values()}
-        self.leaves = [s for s in dict.fromkeys(read) if id(s) not in given]
+        passed = {id(v) for v in self.args.values()}
+        self.leaves = [s for s in dict.fromkeys(read) if id(s) not in passed]
         self.is_known = self.is_known and all(
-            id(s) in inside or id(s) in given or isinstance(s, Tensor) for n in nodes for s in program.sources[n]
+            id(s) in inside or id(s) in passed or isinstance(s, Tensor) for n in nodes for s in program.sources[n]
             if isinstance(s, (Node, Tensor))
         )  # fmt: skip
 
@@ -64,7 +64,7 @@ class Call:
         return None if source is None else w.as_value(w.value(source), np.float32)
 
 
-def parts_of(program: Program) -> Iterator[Node | Call]:
+def nodes_and_calls(program: Program) -> Iterator[Node | Call]:
     """The nodes; those of a call with an operator are replaced by the call, at the position of its result."""
     groups: dict[int, list[Node]] = {}
     for node in program.nodes:
@@ -76,7 +76,7 @@ def parts_of(program: Program) -> Iterator[Node | Call]:
             if isinstance(source, Node):
                 read_by.setdefault(source, []).append(node)
     results = {id(r) for r in program.results}
-    whole: dict[Node, Call] = {}
+    calls: dict[Node, Call] = {}
     skipped: set[Node] = set()
     for nodes in groups.values():
         inside = set(nodes)
@@ -85,12 +85,12 @@ def parts_of(program: Program) -> Iterator[Node | Call]:
         if called is None or outer != nodes[-1:] or not is_narrow(nodes[-1].dtype):
             continue
         call = Call(nodes[-1], nodes, called, program)
-        if call.is_known and (called.fn not in FITS or FITS[called.fn](call)):
-            whole[nodes[-1]] = call
+        if call.is_known and (called.fn not in CONDITIONS or CONDITIONS[called.fn](call)):
+            calls[nodes[-1]] = call
             skipped |= inside
     for node in program.nodes:
-        if node in whole:
-            yield whole[node]
+        if node in calls:
+            yield calls[node]
         elif node not in skipped:
             yield node
 
@@ -100,17 +100,17 @@ def is_narrow(dtype: Any) -> bool:
     return np.dtype(dtype) == np.float32 or is_half(dtype)
 
 
-def operator(*functions: Any, fits: Callable[[Call], bool] | None = None) -> Callable[[Any], Any]:
-    """Register the operator for calls of these functions that satisfy `fits`."""
+def operator(*functions: Any, condition: Callable[[Call], bool] | None = None) -> Callable[[Any], Any]:
+    """Register the operator for calls of these functions that satisfy `condition`."""
 
-    def keep(fn: Any) -> Any:
+    def register(fn: Any) -> Any:
         for function in functions:
             FUNCTIONS[function.__wrapped__] = fn
-            if fits is not None:
-                FITS[function.__wrapped__] = fits
+            if condition is not None:
+                CONDITIONS[function.__wrapped__] = condition
         return fn
 
-    return keep
+    return register
 
 
 def is_fixed(call: Call) -> bool:
@@ -118,15 +118,15 @@ def is_fixed(call: Call) -> bool:
     return not any(isinstance(n, Size) for n in call.sizes()[1:])
 
 
-@operator(ops.conv1d, ops.conv2d, ops.conv3d, fits=is_fixed)
+@operator(ops.conv1d, ops.conv2d, ops.conv3d, condition=is_fixed)
 def conv(w: Writer, call: Call) -> Value:
     kernel = call.sizes("weight")[2:]
     axes = len(kernel)
     stride, dilation = call.numbers("stride", axes, 1), call.numbers("dilation", axes, 1)
     padding = call.args.get("padding", 0)
     if isinstance(padding, str):
-        both = padding_of(call.called.name, padding, kernel, stride, dilation)
-        pads = [*[n // 2 for n in both], *[n - n // 2 for n in both]]
+        total_padding = padding_of(call.called.name, padding, kernel, stride, dilation)
+        pads = [*[n // 2 for n in total_padding], *[n - n // 2 for n in total_padding]]
     else:
         pads = [*call.numbers("padding", axes, 0)] * 2
     xs = [call.array(w, name) for name in ("x", "weight", "bias")]
@@ -137,7 +137,7 @@ def conv(w: Writer, call: Call) -> Value:
     )  # fmt: skip
 
 
-@operator(ops.conv_transpose1d, ops.conv_transpose2d, ops.conv_transpose3d, fits=is_fixed)
+@operator(ops.conv_transpose1d, ops.conv_transpose2d, ops.conv_transpose3d, condition=is_fixed)
 def conv_transpose(w: Writer, call: Call) -> Value:
     kernel = call.sizes("weight")[2:]
     axes = len(kernel)
@@ -156,14 +156,16 @@ def pool_of(call: Call) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ..
     kernel = call.numbers("kernel_size", axes, 1)
     stride, padding = call.numbers("stride", axes, kernel), call.numbers("padding", axes, 0)
     dilation = call.numbers("dilation", axes, 1)
-    more = extra(call.called.name, size, kernel, stride, padding, dilation) if call.args.get("ceil_mode") else (0,) * axes
-    return kernel, stride, padding, dilation, more
+    end_padding = (
+        extra(call.called.name, size, kernel, stride, padding, dilation) if call.args.get("ceil_mode") else (0,) * axes
+    )
+    return kernel, stride, padding, dilation, end_padding
 
 
-@operator(ops.max_pool1d, ops.max_pool2d, ops.max_pool3d, fits=is_fixed)
+@operator(ops.max_pool1d, ops.max_pool2d, ops.max_pool3d, condition=is_fixed)
 def max_pool(w: Writer, call: Call) -> Value:
-    kernel, stride, padding, dilation, more = pool_of(call)
-    pads = [*padding, *[p + m for p, m in zip(padding, more, strict=True)]]
+    kernel, stride, padding, dilation, end_padding = pool_of(call)
+    pads = [*padding, *[p + m for p, m in zip(padding, end_padding, strict=True)]]
     return w(
         "MaxPool", call.array(w, "x"), kernel_shape=kernel, strides=stride, pads=pads, dilations=dilation, shape=call.shape
     )  # fmt: skip
@@ -174,7 +176,7 @@ def is_supported_pool(call: Call) -> bool:
     return is_fixed(call) and not any(pool_of(call)[4])
 
 
-@operator(ops.avg_pool1d, ops.avg_pool2d, ops.avg_pool3d, fits=is_supported_pool)
+@operator(ops.avg_pool1d, ops.avg_pool2d, ops.avg_pool3d, condition=is_supported_pool)
 def avg_pool(w: Writer, call: Call) -> Value:
     kernel, stride, padding, _, _ = pool_of(call)
     counts = int(call.args.get("count_include_pad", True))
@@ -190,7 +192,7 @@ def divides(call: Call) -> bool:
 
 
 def adaptive(functions: tuple[Any, ...], kind: str) -> None:
-    @operator(*functions, fits=divides)
+    @operator(*functions, condition=divides)
     def export_op(w: Writer, call: Call) -> Value:
         x = call.array(w, "x")
         if all(n == 1 for n in call.shape[2:]):
@@ -208,7 +210,7 @@ def is_in_use(call: Call) -> bool:
     return not call.args.get("training", False) and len(call.leaves) == 2
 
 
-@operator(F.batch_norm, fits=is_in_use)
+@operator(F.batch_norm, condition=is_in_use)
 def batch_norm(w: Writer, call: Call) -> Value:
     x = call.array(w, "x")
     features = call.sizes()[1]

@@ -28,11 +28,11 @@ ESTIMATES: dict[str, Estimate] = {}  # by operator
 
 
 def estimate(*names: str) -> Callable[[Estimate], Estimate]:
-    def keep(fn: Estimate) -> Estimate:
+    def register(fn: Estimate) -> Estimate:
         ESTIMATES.update(dict.fromkeys(names, fn))
         return fn
 
-    return keep
+    return register
 
 
 class Budget:
@@ -41,25 +41,25 @@ class Budget:
     given   bytes of the arrays that exist before it
     """
 
-    def __init__(self, given: int) -> None:
-        self.steps = max(STEPS, given // 4)
-        self.bytes, self.products = max(BYTES, TIMES * given), max(PRODUCTS, USES * (given // 4))
+    def __init__(self, existing_bytes: int) -> None:
+        self.steps = max(STEPS, existing_bytes // 4)
+        self.bytes, self.products = max(BYTES, TIMES * existing_bytes), max(PRODUCTS, USES * (existing_bytes // 4))
 
     def take(self, kind: str, inputs: Sequence[Any], attrs: dict[str, Any]) -> None:
         """Called before an operator runs. Raises DataError if it would exceed what is left."""
         self.step()
-        elements, products = ESTIMATES.get(kind, together)(*inputs, **attrs)
-        alike = inputs[:1] if kind in ESTIMATES else inputs  # the others are sizes and positions, or have the same dtype
-        need = elements * max([4, *[x.dtype.itemsize for x in alike if x is not None]])
-        if need > self.bytes or (need > BYTES and need > memory_left()):
+        elements, products = ESTIMATES.get(kind, elementwise)(*inputs, **attrs)
+        typed_inputs = inputs[:1] if kind in ESTIMATES else inputs  # the others are sizes and positions, or have the same dtype
+        needed = elements * max([4, *[x.dtype.itemsize for x in typed_inputs if x is not None]])
+        if needed > self.bytes or (needed > BYTES and needed > memory_left()):
             raise DataError(
-                f"would create an array of {need:,} bytes, more than the {self.bytes:,} left of the limit for this file"
+                f"would create an array of {needed:,} bytes, more than the {self.bytes:,} left of the limit for this file"
             )
         if products > self.products:
             raise DataError(
                 f"would do {products:,} multiplications, more than the {self.products:,} left of the limit for this file"
             )
-        self.bytes -= need
+        self.bytes -= needed
         self.products -= products
 
     def step(self) -> None:
@@ -77,7 +77,7 @@ def shape(x: Any) -> tuple[int, ...]:
     return () if x is None else tuple(x.shape)
 
 
-def together(*inputs: Any, **_: Any) -> tuple[int, int]:
+def elementwise(*inputs: Any, **_: Any) -> tuple[int, int]:
     """Elementwise, or no larger than the largest input."""
     shapes = [shape(x) for x in inputs]
     if len(shapes) == 1:
@@ -88,8 +88,8 @@ def together(*inputs: Any, **_: Any) -> tuple[int, int]:
 
 
 @estimate("Concat", "Sum", "Max", "Min")
-def one_after_the_other(*inputs: Any, **_: Any) -> tuple[int, int]:
-    return max(sum(map(size, inputs)), together(*inputs)[0]), 0
+def concatenated(*inputs: Any, **_: Any) -> tuple[int, int]:
+    return max(sum(map(size, inputs)), elementwise(*inputs)[0]), 0
 
 
 @estimate("Expand")
@@ -115,10 +115,10 @@ def range_of(start: Any, limit: Any, delta: Any) -> tuple[int, int]:
 
 @estimate("Pad")
 def pad(x: Any, pads: Any, value: Any = None, axes: Any = None, mode: str = "constant") -> tuple[int, int]:
-    both, sizes = numbers(pads), list(shape(x))
-    which = list(range(len(sizes))) if axes is None else numbers(axes)
-    for i, axis in enumerate(which):
-        sizes[axis] += max(both[i], 0) + max(both[i + len(which)], 0)
+    widths, sizes = numbers(pads), list(shape(x))
+    padded_axes = list(range(len(sizes))) if axes is None else numbers(axes)
+    for i, axis in enumerate(padded_axes):
+        sizes[axis] += max(widths[i], 0) + max(widths[i + len(padded_axes)], 0)
     return math.prod(sizes), 0
 
 
@@ -139,10 +139,10 @@ def gather_elements(x: Any, indices: Any, axis: int = 0) -> tuple[int, int]:
 
 @estimate("MatMul")
 def matmul(a: Any, b: Any) -> tuple[int, int]:
-    one, two = shape(a), shape(b)
-    batch = math.prod(np.broadcast_shapes(one[:-2], two[:-2]))
-    rows, columns = math.prod(one[-2:-1]), two[-1] if len(two) > 1 else 1
-    return batch * rows * columns, batch * rows * columns * math.prod(one[-1:])
+    a_shape, b_shape = shape(a), shape(b)
+    batch = math.prod(np.broadcast_shapes(a_shape[:-2], b_shape[:-2]))
+    rows, columns = math.prod(a_shape[-2:-1]), b_shape[-1] if len(b_shape) > 1 else 1
+    return batch * rows * columns, batch * rows * columns * math.prod(a_shape[-1:])
 
 
 @estimate("Gemm")
@@ -162,49 +162,49 @@ def einsum(*xs: Any, equation: str) -> tuple[int, int]:
             sizes["."] = sizes.get(".", 1) * math.prod(axes)
         else:
             sizes |= {letter: max(n, sizes.get(letter, 1)) for letter, n in zip(letters, axes, strict=True)}
-    every = math.prod(sizes.values())
-    return math.prod(sizes.get(letter, 1) for letter in set(right)) if right and "." not in left else every, every
+    total = math.prod(sizes.values())
+    return math.prod(sizes.get(letter, 1) for letter in set(right)) if right and "." not in left else total, total
 
 
-def around(attrs: dict[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+def padded_windows(attrs: dict[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
     """The padded sizes of the image axes, and the number of windows along each."""
     pads = attrs.get("pads") or [0] * 2 * len(sizes)
-    wide = [n + max(a, 0) + max(b, 0) for n, a, b in zip(sizes, pads, pads[len(sizes) :], strict=False)]
+    padded_sizes = [n + max(a, 0) + max(b, 0) for n, a, b in zip(sizes, pads, pads[len(sizes) :], strict=False)]
     if attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
         dilations = attrs.get("dilations") or [1] * len(sizes)
-        wide = [n + d * k for n, k, d in zip(sizes, kernel, dilations, strict=True)]
+        padded_sizes = [n + d * k for n, k, d in zip(sizes, kernel, dilations, strict=True)]
     strides = attrs.get("strides") or [1] * len(sizes)
-    return wide, [max(n - k, 0) // max(s, 1) + 2 for n, k, s in zip(wide, kernel, strides, strict=True)]
+    return padded_sizes, [max(n - k, 0) // max(s, 1) + 2 for n, k, s in zip(padded_sizes, kernel, strides, strict=True)]
 
 
 @estimate("Conv")
 def conv(x: Any, weight: Any, bias: Any = None, **attrs: Any) -> tuple[int, int]:
     (n, channels, *sizes), (out, inner, *kernel) = shape(x), shape(weight)
-    wide, windows = around(attrs, sizes, kernel)
-    seen = n * channels * math.prod(kernel) * math.prod(windows)
-    return n * channels * math.prod(wide) + seen, n * out * inner * math.prod(kernel) * math.prod(windows)
+    padded_sizes, windows = padded_windows(attrs, sizes, kernel)
+    patches = n * channels * math.prod(kernel) * math.prod(windows)
+    return n * channels * math.prod(padded_sizes) + patches, n * out * inner * math.prod(kernel) * math.prod(windows)
 
 
 @estimate("ConvTranspose")
 def conv_transpose(x: Any, weight: Any, bias: Any = None, **attrs: Any) -> tuple[int, int]:
     (n, channels, *sizes), (_, out, *kernel) = shape(x), shape(weight)
     strides, dilations = (attrs.get(key) or [1] * len(sizes) for key in ("strides", "dilations"))
-    more = attrs.get("output_padding") or [0] * len(sizes)
-    steps = zip(sizes, kernel, strides, dilations, more, strict=True)
+    output_padding = attrs.get("output_padding") or [0] * len(sizes)
+    steps = zip(sizes, kernel, strides, dilations, output_padding, strict=True)
     ends = [max(m * s + k * d + p, 0) for m, k, s, d, p in steps]
-    seen = n * out * math.prod(kernel) * math.prod(sizes)
-    return n * max(out, channels) * math.prod(ends) + seen, seen * channels
+    patches = n * out * math.prod(kernel) * math.prod(sizes)
+    return n * max(out, channels) * math.prod(ends) + patches, patches * channels
 
 
 @estimate("MaxPool", "AveragePool")
 def pool(x: Any, kernel_shape: Any, **attrs: Any) -> tuple[int, int]:
     n, channels, *sizes = shape(x)
-    wide, windows = around(attrs, sizes, kernel_shape)
-    return n * channels * (math.prod(wide) + math.prod(kernel_shape) * math.prod(windows)), 0
+    padded_sizes, windows = padded_windows(attrs, sizes, kernel_shape)
+    return n * channels * (math.prod(padded_sizes) + math.prod(kernel_shape) * math.prod(windows)), 0
 
 
 @estimate("LSTM", "GRU", "RNN")
 def recurrent(x: Any, w: Any, r: Any, *_: Any, **attrs: Any) -> tuple[int, int]:
-    (first, second, inputs), (directions, wide, h) = shape(x), shape(r)
-    each = first * second * directions * wide
-    return 4 * each, each * (inputs + h)
+    (first, second, inputs), (directions, gate_size, h) = shape(x), shape(r)
+    gate_elements = first * second * directions * gate_size
+    return 4 * gate_elements, gate_elements * (inputs + h)

@@ -17,7 +17,7 @@ from tensorgrad.errors import DataError, TensorgradError
 from tensorgrad.nn.module import RESERVED, Module, Parameter
 from tensorgrad.onnx import recurrent, resize  # noqa: F401  they fill OPERATORS
 from tensorgrad.onnx.export import package
-from tensorgrad.onnx.external import Beside
+from tensorgrad.onnx.external import ExternalFiles
 from tensorgrad.onnx.limits import Budget
 from tensorgrad.onnx.operators import OPERATORS
 from tensorgrad.onnx.program import Body, Step, compute
@@ -26,11 +26,11 @@ from tensorgrad.onnx.writer import printable
 OLDEST = 13  # before it, axes were attributes of more operators
 NO_PARAMETERS = {"BatchNormalization": (3, 4), "Resize": (1, 2)}  # inputs: statistics, scales
 STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}  # inputs: initial states, which are not parameters if they are 0
-DEEPEST = 30  # nested modules, from the dots of a name; a name with more dots is not split
+MAX_DEPTH = 30  # nested modules, from the dots of a name; a name with more dots is not split
 # how PyTorch's exporter names numbers that it has computed, such as the scale of attention; also weights that it has
 # transposed, but these have two axes
-WORKED_OUT = re.compile(r"val_\d+")
-OWN_CONSTANT = re.compile(r"constant_\d+(\.\d+)?")  # how `export` names an array that is not a parameter
+COMPUTED_NAME = re.compile(r"val_\d+")
+EXPORTED_CONSTANT = re.compile(r"constant_\d+(\.\d+)?")  # how `export` names an array that is not a parameter
 
 
 class Loaded(Module):
@@ -50,16 +50,16 @@ class Loaded(Module):
     def forward(self, *xs: Any) -> Any:
         if len(xs) != len(self.inputs):
             raise DataError(f"onnx.load: the file has the inputs {', '.join(self.inputs)}, got {len(xs)}")
-        known: dict[str, Any] = {"": None, **self.constants}
+        values: dict[str, Any] = {"": None, **self.constants}
         for name, path in self.places.items():
-            part: Any = self
+            module: Any = self
             for key in path.split("."):
-                part = getattr(part, key)
-            known[name] = part
-        known |= {name: x if isinstance(x, Tensor) else Tensor(x) for name, x in zip(self.inputs, xs, strict=True)}
-        arrays = [value for value in known.values() if value is not None]
+                module = getattr(module, key)
+            values[name] = module
+        values |= {name: x if isinstance(x, Tensor) else Tensor(x) for name, x in zip(self.inputs, xs, strict=True)}
+        arrays = [value for value in values.values() if value is not None]
         budget = Budget(sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays))
-        results = compute(self.nodes, self.outputs, known, budget)
+        results = compute(self.nodes, self.outputs, values, budget)
         return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -86,20 +86,20 @@ def load(path: str | Path) -> Loaded:
         proto = onnx.load_model_from_string(content)
     except Exception as error:  # raised by protobuf
         raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from None
-    outside = arrays_beside(path, onnx, proto.graph)
+    external = external_arrays(path, onnx, proto.graph)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
         raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from None
     try:
-        return loaded(path, onnx, proto, outside)
+        return loaded(path, onnx, proto, external)
     except TensorgradError:
         raise
     except Exception as error:  # an invalid file that the checker accepts
         raise DataError(f"{path}: not a valid .onnx file: {first_line(error)}") from error
 
 
-def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded:
+def loaded(path: Path, onnx: Any, proto: Any, external: dict[str, Any]) -> Loaded:
     """The module of a file that the checker accepts."""
     graph = proto.graph
     versions = {o.domain: o.version for o in proto.opset_import}
@@ -107,9 +107,9 @@ def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded
         raise DataError(f"{path}: has opset {versions['']}, expected {OLDEST} or later")
     if graph.sparse_initializer or proto.functions:
         raise DataError(f"{path}: has sparse arrays or local functions, which are not supported")
-    every = list(nodes_in(onnx, graph))
+    nodes = list(nodes_in(onnx, graph))
     unknown: dict[str, list[str]] = {}
-    for node in every:
+    for node in nodes:
         if node.op_type not in OPERATORS and node.op_type not in ("Constant", "Scan"):
             unknown.setdefault(node.op_type, []).append(node.name)
     if unknown:
@@ -118,15 +118,15 @@ def loaded(path: Path, onnx: Any, proto: Any, outside: dict[str, Any]) -> Loaded
     steps, constants = steps_of(path, onnx, graph)
     model = Loaded(graph, steps)
     fixed, states = (
-        {node.input[i] for node in every for i in places.get(node.op_type, ()) if i < len(node.input)}
-        for places in (NO_PARAMETERS, STATES)
+        {node.input[i] for node in nodes for i in inputs_by_kind.get(node.op_type, ()) if i < len(node.input)}
+        for inputs_by_kind in (NO_PARAMETERS, STATES)
     )
     for tensor in graph.initializer:
-        array = outside[tensor.name] if tensor.name in outside else array_of(path, onnx, tensor)
+        array = external[tensor.name] if tensor.name in external else array_of(path, onnx, tensor)
         if is_floating(array.dtype) and array.ndim:
-            is_own = proto.producer_name == "tensorgrad" and OWN_CONSTANT.fullmatch(tensor.name) is not None
-            is_fixed = is_own or tensor.name in fixed or (tensor.name in states and not array.any())
-            is_parameter = not is_fixed and can_be_learned(tensor.name, array)
+            is_exported = proto.producer_name == "tensorgrad" and EXPORTED_CONSTANT.fullmatch(tensor.name) is not None
+            is_fixed = is_exported or tensor.name in fixed or (tensor.name in states and not array.any())
+            is_parameter = not is_fixed and may_be_parameter(tensor.name, array)
             model.places[tensor.name] = put(model, tensor.name, array, is_parameter)
         else:
             constants[tensor.name] = array
@@ -169,9 +169,9 @@ def body_of(path: Path, onnx: Any, graph: Any) -> Body:
     return Body([i.name for i in graph.input], [o.name for o in graph.output], steps, constants | arrays)
 
 
-def can_be_learned(name: str, array: Any) -> bool:
+def may_be_parameter(name: str, array: Any) -> bool:
     """Whether it may be a parameter, rather than a mask, which has infinities or the lowest number, or a computed number."""
-    is_number = array.shape == (1,) and WORKED_OUT.fullmatch(name)
+    is_number = array.shape == (1,) and COMPUTED_NAME.fullmatch(name)
     return not is_number and bool((abs(array) < finfo(array.dtype).max).all())
 
 
@@ -179,9 +179,9 @@ def first_line(error: Exception) -> str:
     return (str(error) or repr(error)).splitlines()[0]
 
 
-def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
+def external_arrays(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
     """The initialisers stored in other files. Empty ones take their place for the checker."""
-    beside, found = Beside(path), dict[str, Any]()
+    files, arrays = ExternalFiles(path), dict[str, Any]()
     for tensor in graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -190,31 +190,31 @@ def arrays_beside(path: Path, onnx: Any, graph: Any) -> dict[str, Any]:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         except KeyError:
             raise DataError(f"{where} has an unknown type, {tensor.data_type}") from None
-        found[tensor.name] = beside.array(where, tensor, dtype)
+        arrays[tensor.name] = files.array(where, tensor, dtype)
         tensor.ClearField("external_data")
         tensor.data_location = onnx.TensorProto.DEFAULT
         tensor.dims[:], tensor.raw_data = [0], b""
-    return found
+    return arrays
 
 
 def put(model: Module, name: str, array: Any, is_parameter: bool) -> str:
     """Register an array as a parameter or a buffer, in nested modules as its name has dots; return its path."""
     *keys, last = [key if key not in RESERVED else f"{key}_" for key in printable(name).split(".") if key] or ["array"]
-    if len(keys) > DEEPEST:
+    if len(keys) > MAX_DEPTH:
         keys, last = [], "_".join([*keys, last])
-    part: Any = model
+    module: Any = model
     for i, key in enumerate(keys):
-        while key not in part._modules and hasattr(part, key):
+        while key not in module._modules and hasattr(module, key):
             key = keys[i] = f"{key}_"
-        if key not in part._modules:
-            setattr(part, key, Module())
-        part = part._modules[key]
-    while hasattr(part, last) or last in RESERVED:
+        if key not in module._modules:
+            setattr(module, key, Module())
+        module = module._modules[key]
+    while hasattr(module, last) or last in RESERVED:
         last = f"{last}_"
     if is_parameter:
-        setattr(part, last, Parameter(array))
+        setattr(module, last, Parameter(array))
     else:
-        part.register_buffer(last, array)
+        module.register_buffer(last, array)
     return ".".join([*keys, last])
 
 

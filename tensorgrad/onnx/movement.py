@@ -10,7 +10,7 @@ import numpy as np
 from tensorgrad.core.backend import is_array
 from tensorgrad.onnx.elementwise import number, select
 from tensorgrad.onnx.recording import Size
-from tensorgrad.onnx.table import NoCounterpart, counterpart, refused
+from tensorgrad.onnx.table import NoCounterpart, counterpart, unsupported
 from tensorgrad.onnx.writer import Use, Value, Writer, wide
 from tensorgrad.ops.index import AT
 
@@ -45,10 +45,10 @@ def parts_of(index: Any, shape: Any) -> list[Any]:
     """An index with one part per axis of x, full slices for axes that it omits; None stays in place."""
     parts = list(index) if isinstance(index, tuple) and not isinstance(index, Size) else [index]
     ndim = len(shape)
-    taken = sum(p.ndim if is_array(p) and p.dtype == bool else 1 for p in parts if p is not None and p is not Ellipsis)
-    rest = [slice(None)] * (ndim - taken)
+    indexed_axes = sum(p.ndim if is_array(p) and p.dtype == bool else 1 for p in parts if p is not None and p is not Ellipsis)
+    omitted = [slice(None)] * (ndim - indexed_axes)
     at = next((i for i, part in enumerate(parts) if part is Ellipsis), None)
-    parts = [*parts, *rest] if at is None else [*parts[:at], *rest, *parts[at + 1 :]]
+    parts = [*parts, *omitted] if at is None else [*parts[:at], *omitted, *parts[at + 1 :]]
     axis = 0
     for i, part in enumerate(parts):
         if isinstance(part, slice) and part.start in (None, 0) and part.step in (None, 1) and part.stop == shape[axis]:
@@ -73,7 +73,7 @@ def is_basic(index: Any) -> bool:
 
 def sliced(w: Writer, x: Value, parts: list[Any], shape: Any) -> Value:
     """x indexed by a slice or a number for each axis, and None for new axes."""
-    axes, starts, ends, steps, gone, new = [], [], [], [], [], []
+    axes, starts, ends, steps, removed, new = [], [], [], [], [], []
     axis = out = 0
     for part in parts:
         if part is None:
@@ -84,9 +84,9 @@ def sliced(w: Writer, x: Value, parts: list[Any], shape: Any) -> Value:
             axes.append(axis)
             starts.append(part)
             is_last = not isinstance(part, Size) and part == -1
-            ends.append(Size(part.each, part.more + 1) if isinstance(part, Size) else LAST if is_last else part + 1)
+            ends.append(Size(part.slope, part.offset + 1) if isinstance(part, Size) else LAST if is_last else part + 1)
             steps.append(1)
-            gone.append(axis)
+            removed.append(axis)
         else:
             if not is_slice(part):
                 step = 1 if part.step is None else part.step
@@ -98,8 +98,8 @@ def sliced(w: Writer, x: Value, parts: list[Any], shape: Any) -> Value:
         axis += 1
     if axes:
         x = w("Slice", x, w.sizes(starts), w.sizes(ends), w.constant(axes, np.int64), w.constant(steps, np.int64))
-    if gone:
-        x = w("Squeeze", x, w.constant(gone, np.int64))
+    if removed:
+        x = w("Squeeze", x, w.constant(removed, np.int64))
     if new:
         x = w("Unsqueeze", x, w.constant(new, np.int64))
     return x._replace(shape=tuple(shape))
@@ -116,8 +116,8 @@ def flat_part(index: Any, shape: Any) -> tuple[int, Any, tuple[Any, ...]]:
     if any(isinstance(n, Size) for n in rest):
         raise NoCounterpart("an array index along the axis of samples")
     advanced = [i for i, p in enumerate(parts) if p is not None and not isinstance(p, slice)]
-    apart = bool(advanced) and advanced[-1] - advanced[0] + 1 != len(advanced)
-    if apart and lead and any(is_array(parts[i]) for i in advanced):
+    is_separated = bool(advanced) and advanced[-1] - advanced[0] + 1 != len(advanced)
+    if is_separated and lead and any(is_array(parts[i]) for i in advanced):
         if any(isinstance(n, Size) for n in shape):
             raise NoCounterpart("an index by arrays that are not adjacent, next to the axis of samples")
         lead, rest = 0, shape
@@ -139,31 +139,31 @@ def getitem(w: Writer, u: Use) -> Value:
             return w("Gather", x, w.constant(at, np.int64), axis=arrays[0], shape=u.shape)
     lead, numbers, rest = flat_part(index, x.shape)
     flat = w.reshape(x, (*x.shape[:lead], math.prod(rest)))
-    found = w("Gather", flat, w.constant(numbers.reshape(-1), np.int64), axis=lead, shape=(*x.shape[:lead], numbers.size))
-    return w.reshape(found, u.shape)
+    elements = w("Gather", flat, w.constant(numbers.reshape(-1), np.int64), axis=lead, shape=(*x.shape[:lead], numbers.size))
+    return w.reshape(elements, u.shape)
 
 
-def written_into(w: Writer, x: Value, v: Value, index: Any, shape: Any) -> Value:
+def with_written(w: Writer, x: Value, v: Value, index: Any, shape: Any) -> Value:
     """x, of `shape` or a number, with v written at an index that does not depend on data."""
     lead, numbers, rest = flat_part(index, shape)
     front = tuple(shape[:lead])
-    place = np.full(math.prod(rest), -1)
-    place[numbers.reshape(-1)] = np.arange(numbers.size)  # the last write to an element wins
-    more = len(v.shape) - lead - numbers.ndim
-    v = w.reshape(v, v.shape[more:]) if more > 0 else v
+    position = np.full(math.prod(rest), -1)
+    position[numbers.reshape(-1)] = np.arange(numbers.size)  # the last write to an element wins
+    extra_axes = len(v.shape) - lead - numbers.ndim
+    v = w.reshape(v, v.shape[extra_axes:]) if extra_axes > 0 else v
     full = w.reshape(w.expand(v, (*front, *numbers.shape)), (*front, numbers.size))
     if not numbers.size:
         return w.expand(x, shape)
-    taken = w("Gather", full, w.constant(np.maximum(place, 0)), axis=lead, shape=(*front, place.size))
-    old = w.reshape(x, (*front, place.size)) if x.shape else x
-    y = select(w, w.constant(place >= 0), taken, old, shape=(*front, place.size))
+    written = w("Gather", full, w.constant(np.maximum(position, 0)), axis=lead, shape=(*front, position.size))
+    old = w.reshape(x, (*front, position.size)) if x.shape else x
+    y = select(w, w.constant(position >= 0), written, old, shape=(*front, position.size))
     return w.reshape(y, shape)
 
 
 @counterpart("setitem")
 def setitem(w: Writer, u: Use) -> Value:
-    x, v = (w.as_value(a, wide(u.dtype)) for a in u.raw)
-    return written_into(w, x, v, u.attrs["index"], u.shape)
+    x, value = (w.as_value(a, wide(u.dtype)) for a in u.raw)
+    return with_written(w, x, value, u.attrs["index"], u.shape)
 
 
 @counterpart("put")
@@ -176,7 +176,7 @@ def put(w: Writer, u: Use) -> Value:
     if len(np.unique(numbers)) == numbers.size:
         if all(isinstance(p, slice) and p.step in (None, 1) for p in parts) and x.dtype != bool:
             return padded(w, x, u, parts)
-        return written_into(w, zero, x, index, u.shape)
+        return with_written(w, zero, x, index, u.shape)
     front = u.shape[:lead]
     updates = w.reshape(x, (*front, numbers.size))
     y = added_at(w, updates, numbers.reshape(-1), front, math.prod(rest))
@@ -214,15 +214,15 @@ def summable(w: Writer, x: Value) -> Value:
     return w.cast(x, np.int32 if x.dtype == bool else wide(x.dtype))
 
 
-def at_data(index: Any) -> tuple[int, int, bool]:
+def tensor_positions(index: Any) -> tuple[int, int, bool]:
     """The position of the argument arrays in an index: the first axis, their number, and whether all other parts are full
     slices."""
     parts = list(index) if isinstance(index, tuple) else [index]
-    places = [i for i, p in enumerate(parts) if isinstance(p, str) and p == AT]
-    others = [p for i, p in enumerate(parts) if i not in places and p is not Ellipsis]
-    in_a_row = places[-1] - places[0] + 1 == len(places)
-    simple = in_a_row and all(map(is_slice, others)) and not any(p is Ellipsis for p in parts[: places[0]])
-    return places[0], len(places), simple
+    positions = [i for i, p in enumerate(parts) if isinstance(p, str) and p == AT]
+    others = [p for i, p in enumerate(parts) if i not in positions and p is not Ellipsis]
+    are_adjacent = positions[-1] - positions[0] + 1 == len(positions)
+    is_simple = are_adjacent and all(map(is_slice, others)) and not any(p is Ellipsis for p in parts[: positions[0]])
+    return positions[0], len(positions), is_simple
 
 
 def indices(w: Writer, u: Use, values: list[Value]) -> Value:
@@ -244,25 +244,25 @@ def indices(w: Writer, u: Use, values: list[Value]) -> Value:
 
 @counterpart("gather")
 def gather(w: Writer, u: Use) -> Value:
-    x, *given = u.arguments()
+    x, *index_arrays = u.arguments()
     index = u.attrs["index"]
-    first, count, simple = at_data(index)
-    if count == 1 and given[0].dtype != bool and given[0].shape:
+    first, count, is_simple = tensor_positions(index)
+    if count == 1 and index_arrays[0].dtype != bool and index_arrays[0].shape:
         parts = parts_of(index, x.shape)
-        places = [i for i, p in enumerate(parts) if isinstance(p, str)]
-        others = [slice(None) if i in places else p for i, p in enumerate(parts)]
-        basic = all(isinstance(p, slice) for p in others)
+        tensor_axes = [i for i, p in enumerate(parts) if isinstance(p, str)]
+        other_parts = [slice(None) if i in tensor_axes else p for i, p in enumerate(parts)]
+        basic = all(isinstance(p, slice) for p in other_parts)
         if basic:
-            if not all(map(is_slice, others)):
-                x = sliced(w, x, others, [n if is_slice(p) else None for n, p in zip(x.shape, others, strict=True)])
-            return w("Gather", x, w.cast(given[0], np.int64), axis=places[0], shape=u.shape)
-    if not simple:
+            if not all(map(is_slice, other_parts)):
+                x = sliced(w, x, other_parts, [n if is_slice(p) else None for n, p in zip(x.shape, other_parts, strict=True)])
+            return w("Gather", x, w.cast(index_arrays[0], np.int64), axis=tensor_axes[0], shape=u.shape)
+    if not is_simple:
         raise NoCounterpart("an index by Tensors with slices between them")
-    at = indices(w, u, given)
+    at = indices(w, u, index_arrays)
     if first:  # GatherND indexes leading axes: move the axes before the first array behind them
         axes = list(range(len(x.shape)))
-        moved = [*axes[first : first + count], *axes[:first], *axes[first + count :]]
-        y = w("GatherND", w.transpose(x, moved), at, shape=())
+        order = [*axes[first : first + count], *axes[:first], *axes[first + count :]]
+        y = w("GatherND", w.transpose(x, order), at, shape=())
         rank = len(u.shape) - (len(x.shape) - count)
         back = [*range(rank, rank + first), *range(rank), *range(rank + first, len(u.shape))]
         return w("Transpose", y, perm=back, shape=u.shape)
@@ -271,13 +271,13 @@ def gather(w: Writer, u: Use) -> Value:
 
 @counterpart("scatter")
 def scatter(w: Writer, u: Use) -> Value:
-    x, *given = u.arguments()
+    x, *index_arrays = u.arguments()
     x = summable(w, x)
-    first, _, simple = at_data(u.attrs["index"])
-    if not simple or first:
+    first, _, is_simple = tensor_positions(u.attrs["index"])
+    if not is_simple or first:
         raise NoCounterpart("an index by Tensors after other axes")
     zeros = w.expand(number(w, x, 0), u.shape)
-    return w("ScatterND", zeros, indices(w, u, given), x, reduction="add", shape=u.shape)
+    return w("ScatterND", zeros, indices(w, u, index_arrays), x, reduction="add", shape=u.shape)
 
 
 @counterpart("lookup")
@@ -300,13 +300,13 @@ def sum_named(w: Writer, u: Use) -> Value:
     return w.reshape(w("MatMul", same, flat, shape=(None,)), u.shape)
 
 
-refused("ONNX does not define which value is kept if an index names an element twice; use where()", "assign", "last_named")
+unsupported("ONNX does not define which value is kept if an index names an element twice; use where()", "assign", "last_named")
 
 
 # Windows
 
 
-def along(w: Writer, x: Value, axis: int, at: Any) -> Value:
+def taken_along(w: Writer, x: Value, axis: int, at: Any) -> Value:
     """The entries of x along an axis at the indices in an array."""
     shape = (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
     return w("Gather", x, w.constant(at, np.int64), axis=axis, shape=shape)
@@ -319,7 +319,7 @@ def extend(w: Writer, u: Use) -> Value:
         if any(width):
             if isinstance(n, Size):
                 raise NoCounterpart("something along the axis of samples")
-            x = along(w, x, axis, np.pad(np.arange(n), width, mode=u.attrs["mode"]))
+            x = taken_along(w, x, axis, np.pad(np.arange(n), width, mode=u.attrs["mode"]))
     return x
 
 
@@ -339,7 +339,7 @@ def fold_back(w: Writer, u: Use) -> Value:
     return w.reshape(added_at(w, updates, numbers.reshape(-1), front, math.prod(rest)), u.shape)
 
 
-def places(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Any:
+def window_positions(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Any:
     """The positions of each window's elements in the padded axis, (kernel, windows)."""
     count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     return dilation * np.arange(kernel)[:, None] + stride * np.arange(count)
@@ -354,8 +354,8 @@ def windows(w: Writer, u: Use) -> Value:
     if any(padding):
         wide = (*x.shape[:2], *[n + 2 * p for n, p in zip(sizes, padding, strict=True)])
         x = w("Pad", x, w.constant([0, 0, *padding] * 2, np.int64), number(w, x, 0), shape=wide)
-    for i, given in enumerate(zip(sizes, kernel, stride, padding, dilation, strict=True)):
-        x = along(w, x, 2 + 2 * i, places(*given))
+    for i, window in enumerate(zip(sizes, kernel, stride, padding, dilation, strict=True)):
+        x = taken_along(w, x, 2 + 2 * i, window_positions(*window))
     return w.transpose(x, [1, *range(2, 2 + 2 * axes, 2), 0, *range(3, 3 + 2 * axes, 2)])
 
 
@@ -367,13 +367,13 @@ def fold(w: Writer, u: Use) -> Value:
     kernel = x.shape[1 : 1 + axes]
     wide = tuple(n + 2 * p for n, p in zip(size, padding, strict=True))
     numbers = np.arange(math.prod(wide)).reshape(wide)
-    for i, given in enumerate(zip(size, kernel, stride, padding, dilation, strict=True)):
-        numbers = numbers.take(places(*given), 2 * i)
+    for i, window in enumerate(zip(size, kernel, stride, padding, dilation, strict=True)):
+        numbers = numbers.take(window_positions(*window), 2 * i)
     numbers = numbers.transpose(*range(0, 2 * axes, 2), *range(1, 2 * axes, 2))
     n = x.shape[1 + axes]
-    moved = w.transpose(x, [1 + axes, 0, *range(1, 1 + axes), *range(2 + axes, 2 + 2 * axes)])
+    transposed = w.transpose(x, [1 + axes, 0, *range(1, 1 + axes), *range(2 + axes, 2 + 2 * axes)])
     front = (n, x.shape[0])
-    y = added_at(w, w.reshape(moved, (*front, numbers.size)), numbers.reshape(-1), front, math.prod(wide))
+    y = added_at(w, w.reshape(transposed, (*front, numbers.size)), numbers.reshape(-1), front, math.prod(wide))
     y = w.reshape(y, (*front, *wide))
     if any(padding):
         y = sliced(w, y, [slice(None)] * 2 + [slice(p, p + s) for p, s in zip(padding, size, strict=True)], u.shape)

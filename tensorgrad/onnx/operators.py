@@ -21,11 +21,11 @@ OPERATORS: dict[str, Callable[..., Any]] = {}
 
 
 def operator(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def keep(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
         OPERATORS.update(dict.fromkeys(names, fn))
         return fn
 
-    return keep
+    return register
 
 
 SIMPLE: dict[str, Any] = {
@@ -167,12 +167,12 @@ def conv(
         sizes = zip(x.shape[2:], weight.shape[2:], stride, dilation, strict=True)
         totals = [max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0) for n, k, s, d in sizes]
         halves = [(t // 2, t - t // 2) for t in totals]
-        around = halves if auto_pad == "SAME_UPPER" else [(b, a) for a, b in halves]
+        padding = halves if auto_pad == "SAME_UPPER" else [(b, a) for a, b in halves]
     else:
-        around = pads_of(pads, auto_pad, axes)
-    if all(a == b for a, b in around):
-        return fn(x, weight, bias, stride, tuple(a for a, _ in around), dilation, group)
-    return fn(ops.pad(x, ((0, 0), (0, 0), *around)), weight, bias, stride, 0, dilation, group)
+        padding = pads_of(pads, auto_pad, axes)
+    if all(a == b for a, b in padding):
+        return fn(x, weight, bias, stride, tuple(a for a, _ in padding), dilation, group)
+    return fn(ops.pad(x, ((0, 0), (0, 0), *padding)), weight, bias, stride, 0, dilation, group)
 
 
 @operator("ConvTranspose")
@@ -181,13 +181,13 @@ def conv_transpose(
     kernel_shape: Any = None, auto_pad: str = "NOTSET", output_padding: Any = None,
 ) -> Any:  # fmt: skip
     axes = weight.ndim - 2
-    around = pads_of(pads, auto_pad, axes)
-    if any(a != b for a, b in around):
+    padding = pads_of(pads, auto_pad, axes)
+    if any(a != b for a, b in padding):
         raise NotImplementedError("asymmetric pads")
     fn = (ops.conv_transpose1d, ops.conv_transpose2d, ops.conv_transpose3d)[axes - 1]
     stride, dilation = tuple(strides or (1,) * axes), tuple(dilations or (1,) * axes)
-    more = tuple(output_padding or (0,) * axes)
-    return fn(x, weight, bias, stride, tuple(a for a, _ in around), more, group, dilation)
+    extra = tuple(output_padding or (0,) * axes)
+    return fn(x, weight, bias, stride, tuple(a for a, _ in padding), extra, group, dilation)
 
 
 @operator("MaxPool")
@@ -196,12 +196,12 @@ def max_pool(
     auto_pad: str = "NOTSET", storage_order: int = 0,
 ) -> Any:  # fmt: skip
     axes = len(kernel_shape)
-    around = pads_of(pads, auto_pad, axes)
+    padding = pads_of(pads, auto_pad, axes)
     fn = (ops.max_pool1d, ops.max_pool2d, ops.max_pool3d)[axes - 1]
     stride, dilation = tuple(strides or (1,) * axes), tuple(dilations or (1,) * axes)
-    if all(a == b for a, b in around):
-        return fn(x, tuple(kernel_shape), stride, tuple(a for a, _ in around), dilation, bool(ceil_mode))
-    x = ops.pad(x, ((0, 0), (0, 0), *around), -math.inf)
+    if all(a == b for a, b in padding):
+        return fn(x, tuple(kernel_shape), stride, tuple(a for a, _ in padding), dilation, bool(ceil_mode))
+    x = ops.pad(x, ((0, 0), (0, 0), *padding), -math.inf)
     return fn(x, tuple(kernel_shape), stride, 0, dilation, bool(ceil_mode))
 
 
@@ -211,11 +211,11 @@ def average_pool(
     auto_pad: str = "NOTSET", dilations: Any = None,
 ) -> Any:  # fmt: skip
     axes = len(kernel_shape)
-    around = pads_of(pads, auto_pad, axes)
-    if any(a != b for a, b in around) or any(d != 1 for d in dilations or ()):
+    widths = pads_of(pads, auto_pad, axes)
+    if any(a != b for a, b in widths) or any(d != 1 for d in dilations or ()):
         raise NotImplementedError("asymmetric pads, or dilations")
     fn = (ops.avg_pool1d, ops.avg_pool2d, ops.avg_pool3d)[axes - 1]
-    stride, padding = tuple(strides or (1,) * axes), tuple(a for a, _ in around)
+    stride, padding = tuple(strides or (1,) * axes), tuple(a for a, _ in widths)
     return fn(x, tuple(kernel_shape), stride, padding, bool(ceil_mode), bool(count_include_pad))
 
 
@@ -272,8 +272,8 @@ def transpose(x: Any, perm: Any = None) -> Any:
 
 @operator("Squeeze")
 def squeeze(x: Any, axes: Any = None) -> Any:
-    gone = {a % x.ndim for a in numbers(axes)} if axes is not None else {i for i, n in enumerate(x.shape) if n == 1}
-    return ops.reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in gone))
+    removed = {a % x.ndim for a in numbers(axes)} if axes is not None else {i for i, n in enumerate(x.shape) if n == 1}
+    return ops.reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in removed))
 
 
 @operator("Unsqueeze")
@@ -300,16 +300,16 @@ def split(x: Any, sizes: Any = None, axis: int = 0, num_outputs: int | None = No
         step = -(-n // (num_outputs or 1))
         parts = [min(step, n - i) for i in range(0, n, step)]
     ends = np.cumsum([0, *parts])
-    every = (slice(None),) * (axis % x.ndim)
-    return tuple(ops.getitem(x, (*every, slice(int(a), int(b)))) for a, b in pairwise(ends))
+    leading = (slice(None),) * (axis % x.ndim)
+    return tuple(ops.getitem(x, (*leading, slice(int(a), int(b)))) for a, b in pairwise(ends))
 
 
 @operator("Slice")
 def slice_of(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
     begin, end = numbers(starts), numbers(ends)
-    which = list(range(len(begin))) if axes is None else numbers(axes)
+    sliced_axes = list(range(len(begin))) if axes is None else numbers(axes)
     index: list[Any] = [slice(None)] * x.ndim
-    for a, b, axis, step in zip(begin, end, which, [1] * len(begin) if steps is None else numbers(steps), strict=True):
+    for a, b, axis, step in zip(begin, end, sliced_axes, [1] * len(begin) if steps is None else numbers(steps), strict=True):
         n = x.shape[axis]
         if step < 0:  # an end below -n is before the first element
             index[axis] = slice(a if a < n else None, None if b < -n else b, step)
@@ -359,11 +359,11 @@ def range_of(start: Any, limit: Any, delta: Any) -> Any:
 
 @operator("Pad")
 def pad(x: Any, pads: Any, value: Any = None, axes: Any = None, mode: str = "constant") -> Any:
-    both = numbers(pads)
-    which = list(range(x.ndim)) if axes is None else [a % x.ndim for a in numbers(axes)]
+    widths = numbers(pads)
+    padded_axes = list(range(x.ndim)) if axes is None else [a % x.ndim for a in numbers(axes)]
     width = [(0, 0)] * x.ndim
-    for i, axis in enumerate(which):
-        width[axis] = (both[i], both[i + len(which)])
+    for i, axis in enumerate(padded_axes):
+        width[axis] = (widths[i], widths[i + len(padded_axes)])
     if mode != "constant":
         return ops.pad(x, width, mode=mode)
     return ops.pad(x, width, 0.0 if value is None else float(np.asarray(raw(value)).reshape(())))
@@ -378,10 +378,10 @@ def trilu(x: Any, k: Any = None, upper: int = 1) -> Any:
 def reduction(name: str, fn: Callable[..., Any]) -> None:
     @operator(name)
     def reduced(x: Any, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
-        which = None if axes is None else tuple(numbers(axes))
-        if not which and noop_with_empty_axes:
+        reduced_axes = None if axes is None else tuple(numbers(axes))
+        if not reduced_axes and noop_with_empty_axes:
             return x
-        return fn(x, which or None, keepdims=bool(keepdims))
+        return fn(x, reduced_axes or None, keepdims=bool(keepdims))
 
 
 REDUCTIONS: dict[str, Any] = {

@@ -24,13 +24,13 @@ SAMPLES = (2, 3, 5)  # one sample would broadcast; two numbers define a line, th
 
 
 class Size(NamedTuple):
-    """An integer that depends on the number of samples n: each n + more."""
+    """An integer that depends on the number of samples n: slope n + offset."""
 
-    each: int
-    more: int
+    slope: int
+    offset: int
 
 
-class Share(NamedTuple):
+class Power(NamedTuple):
     """A number that depends on the number of samples n: factor n^power."""
 
     factor: float
@@ -75,9 +75,9 @@ class Run:
     def __init__(self, trace: Trace, is_training: bool) -> None:
         self.trace = trace
         if trace.assignments and not is_training:
-            at = f" at {line}" if (line := line_of(trace.assignments[0].made)) else ""
+            where = f" at {line}" if (line := line_of(trace.assignments[0].made)) else ""
             raise ExportError(
-                f"onnx.export: the model changes an array {trace.assignments[0].target.shape} that outlives the call{at}; a "
+                f"onnx.export: the model changes an array {trace.assignments[0].target.shape} that outlives the call{where}; a "
                 f"file keeps no state between calls. Return the new values"
             )
         self.results = [trace.source(t) for t in trace.results]
@@ -95,11 +95,11 @@ class Run:
             self.sources[node] = tuple(trace.source(s) if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
             stack += [s for s in self.sources[node] if isinstance(s, Node)]
         self.nodes = sorted(self.sources, key=attrgetter("index"))
-        every = [s for node in self.nodes for s in self.sources[node]] + self.results
-        self.leaves = list(dict.fromkeys(s for s in every if isinstance(s, Tensor)))
+        sources = [s for node in self.nodes for s in self.sources[node]] + self.results
+        self.leaves = list(dict.fromkeys(s for s in sources if isinstance(s, Tensor)))
         self.names = list(names_of(trace.rebuild(list(range(len(trace.results)))), "y"))
 
-    def place(self) -> dict[Any, int]:
+    def positions(self) -> dict[Any, int]:
         """The position of each node and leaf in this run."""
         return {value: i for i, value in enumerate([*self.nodes, *self.leaves])}
 
@@ -124,9 +124,9 @@ class Program:
         self.numbers: dict[tuple[Node, int], Any] = {}
         self.arguments = dict(zip(first.trace.arguments, arguments, strict=True))
         self.constants: dict[Tensor, Constant] = {}
-        places = [run.place() for run in runs]
+        positions = [run.positions() for run in runs]
         for nodes in zip(*[run.nodes for run in runs], strict=False):
-            self.merge(nodes, runs, places)
+            self.merge(nodes, runs, positions)
         lengths = [(len(run.nodes), len(run.results), run.names) for run in runs]
         if any(length != lengths[0] for length in lengths):
             raise ExportError(
@@ -139,19 +139,19 @@ class Program:
         for i, t in enumerate(first.trace.arguments):
             self.shapes[t] = merged([run.trace.arguments[i].shape for run in runs])
 
-    def merge(self, nodes: Sequence[Node], runs: Sequence[Run], places: Sequence[Mapping[Any, int]]) -> None:
+    def merge(self, nodes: Sequence[Node], runs: Sequence[Run], positions: Sequence[Mapping[Any, int]]) -> None:
         first = nodes[0]
         if len({node.op.name for node in nodes}) > 1 or len({len(node.inputs) for node in nodes}) > 1:
             raise ExportError(f"{OTHER}: {' and '.join(dict.fromkeys(n.op.name for n in nodes))}{at_line(first)}")
         try:
             self.attrs[first] = merged([node.attrs for node in nodes])
             self.shapes[first] = merged([node.shape for node in nodes])
-            for i, given in enumerate(zip(*[run.sources[n] for run, n in zip(runs, nodes, strict=True)], strict=True)):
-                if isinstance(given[0], (Node, Tensor)):
-                    if len({place.get(s) for place, s in zip(places, given, strict=True)}) > 1:
+            for i, arguments in enumerate(zip(*[run.sources[n] for run, n in zip(runs, nodes, strict=True)], strict=True)):
+                if isinstance(arguments[0], (Node, Tensor)):
+                    if len({position.get(s) for position, s in zip(positions, arguments, strict=True)}) > 1:
                         raise ExportError(f"{OTHER}: {first.op.name}{at_line(first)} has different inputs")
                 else:
-                    self.numbers[first, i] = merged(given)
+                    self.numbers[first, i] = merged(arguments)
         except Differs as error:
             raise ExportError(
                 f"onnx.export: {error} of {first.op.name}{at_line(first)} depends on the number of samples in an unknown "
@@ -173,10 +173,10 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
     """
     names = argument_names(model, args)
     flat: list[Array] = []
-    outlines = [numbered(a, flat) for a in args]
+    templates = [template_of(a, flat) for a in args]
     if not flat:
         raise ArgumentError(f"onnx.export: {EXPECTED}, got {', '.join(map(describe, args)) or 'an empty tuple'}")
-    labels = [name for name, a in zip(names, args, strict=True) for name in names_of(numbered(a, []), name)]
+    labels = [name for name, a in zip(names, args, strict=True) for name in names_of(template_of(a, []), name)]
     axes = axes_of(batch_axis, flat)
     counts = {flat[i].shape[axis] for i, axis in enumerate(axes) if axis is not None}
     if len(counts) > 1:
@@ -188,7 +188,7 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
     for n in SAMPLES if batch is not None else (0,):
         arrays = [a if axis is None else rows(a, axis, n) for a, axis in zip(flat, axes, strict=True)]
         try:
-            runs.append(run(model, outlines, arrays, training))
+            runs.append(run(model, templates, arrays, training))
         except ExportError:
             raise
         except TensorgradError as error:
@@ -198,73 +198,75 @@ def record(model: Module, args: Sequence[Any], batch_axis: Any, training: bool) 
     return Program(runs, labels, batch)
 
 
-def run(model: Module, outlines: Sequence[Any], arrays: Sequence[Array], training: bool) -> Run:
+def run(model: Module, templates: Sequence[Any], arrays: Sequence[Array], training: bool) -> Run:
     """Run the model once, preserving its state."""
     modules = [module for _, module in model.named_modules()]
     leaves = [wrap(a, None) for a in arrays]
-    given = iter(leaves)
-    args = [filled(outline, given) for outline in outlines]
-    found = Recorder(leaves)
+    leaf_iterator = iter(leaves)
+    args = [filled(template, leaf_iterator) for template in templates]
+    recorder = Recorder(leaves)
     modes = {id(module): (module, training) for module in modules}
     try:
         with preserve_state(modules), switched(modes={**state.modes, **modes}):
-            with switched(tracing=True, trace=found, recording=True, fusing=False):
+            with switched(tracing=True, trace=recorder, recording=True, fusing=False):
                 value = model(*args)
-            found.ended(value, False, "onnx.export")
+            recorder.ended(value, False, "onnx.export")
     except CompileError as error:
         raise ExportError(f"onnx.export: {str(error).removeprefix('compile: ')}") from None
     finally:
-        found.undo()
-    if not found.results:
+        recorder.undo()
+    if not recorder.results:
         raise ExportError(f"onnx.export: the model returned {describe(value)}, expected Tensors")
-    return Run(found, training)
+    return Run(recorder, training)
 
 
 def argument_names(model: Module, args: Sequence[Any]) -> list[str]:
     """The names of the arguments of `forward`."""
-    taken = [p for p in inspect.signature(model.forward).parameters.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
-    names = [p.name for p in taken if p.kind is not p.VAR_POSITIONAL][: len(args)]
+    positional = [
+        p for p in inspect.signature(model.forward).parameters.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)
+    ]
+    names = [p.name for p in positional if p.kind is not p.VAR_POSITIONAL][: len(args)]
     return [*names, *[f"x{i}" for i in range(len(names), len(args))]]
 
 
-def numbered(a: Any, arrays: list[Array]) -> Any:
+def template_of(a: Any, arrays: list[Array]) -> Any:
     """An argument with arrays replaced by their numbers; the arrays are appended to `arrays`."""
     if isinstance(a, (tuple, list)):
-        return tuple(numbered(part, arrays) for part in a)
+        return tuple(template_of(part, arrays) for part in a)
     if isinstance(a, Mapping):
         raise ArgumentError(f"onnx.export: {EXPECTED}, got {describe(a)}")
     if isinstance(a, Tensor):
         a = a._data
     if not is_array(a):
-        return Plain(a)
+        return NotArray(a)
     if a.dtype.kind not in "biufc" and not is_half(a.dtype):
         raise DTypeError(f"onnx.export: x must be numeric or boolean, got {describe(a)}")
     arrays.append(np.array(move(a, "cpu"), a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")))
     return len(arrays) - 1
 
 
-class Plain(NamedTuple):
+class NotArray(NamedTuple):
     """An argument that is not an array: None, a number, a name."""
 
     value: Any
 
 
-def filled(outline: Any, leaves: Iterator[Tensor]) -> Any:
-    """The inverse of `numbered`, with these values for the arrays."""
-    if isinstance(outline, Plain):
-        return outline.value
-    return tuple(filled(part, leaves) for part in outline) if isinstance(outline, tuple) else next(leaves)
+def filled(template: Any, leaves: Iterator[Tensor]) -> Any:
+    """The inverse of `template_of`: the argument, with Tensors for its arrays."""
+    if isinstance(template, NotArray):
+        return template.value
+    return tuple(filled(part, leaves) for part in template) if isinstance(template, tuple) else next(leaves)
 
 
-def names_of(outline: Any, name: str) -> Iterator[str]:
+def names_of(template: Any, name: str) -> Iterator[str]:
     """Names for the numbers in a nested value: y, or y0, y1, ..., or the keys of a dict."""
-    if isinstance(outline, Plain) or outline is None:
+    if isinstance(template, NotArray) or template is None:
         return
-    if isinstance(outline, Mapping):
-        for key, part in outline.items():
+    if isinstance(template, Mapping):
+        for key, part in template.items():
             yield from names_of(part, str(key))
-    elif isinstance(outline, (tuple, list)):
-        for i, part in enumerate(outline):
+    elif isinstance(template, (tuple, list)):
+        for i, part in enumerate(template):
             yield from names_of(part, f"{name}{i}")
     else:
         yield name
@@ -275,16 +277,16 @@ EXPECTED = "x must be an array, or a tuple of the arguments of forward, at least
 
 def axes_of(batch_axis: Any, arrays: Sequence[Array]) -> list[int | None]:
     """The axis of samples of each array."""
-    given = batch_axis if isinstance(batch_axis, (tuple, list)) else [batch_axis if a.ndim else None for a in arrays]
-    if len(given) != len(arrays):
-        raise ExportError(f"onnx.export: batch_axis has {len(given)} entries for {len(arrays)} arrays")
-    found: list[int | None] = []
-    for axis, a in zip(given, arrays, strict=True):
+    entries = batch_axis if isinstance(batch_axis, (tuple, list)) else [batch_axis if a.ndim else None for a in arrays]
+    if len(entries) != len(arrays):
+        raise ExportError(f"onnx.export: batch_axis has {len(entries)} entries for {len(arrays)} arrays")
+    axes: list[int | None] = []
+    for axis, a in zip(entries, arrays, strict=True):
         is_axis = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
         if axis is not None and not (is_axis and -a.ndim <= axis < a.ndim):
             raise ExportError(f"onnx.export: batch_axis must be an axis of x, shape {a.shape}, or None, got {describe(axis)}")
-        found.append(None if axis is None else int(axis) % a.ndim)
-    return found
+        axes.append(None if axis is None else int(axis) % a.ndim)
+    return axes
 
 
 def rows(array: Array, axis: int, n: int) -> Array:
@@ -309,10 +311,10 @@ def merged(values: Sequence[Any]) -> Any:
         raise Differs("an index")
     if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
         a, b, c = (int(v) for v in values)
-        each, left = divmod(b - a, SAMPLES[1] - SAMPLES[0])
-        size = Size(each, a - each * SAMPLES[0])
-        if not left and size.each * SAMPLES[2] + size.more == c:
-            return size if each else a
+        slope, remainder = divmod(b - a, SAMPLES[1] - SAMPLES[0])
+        size = Size(slope, a - slope * SAMPLES[0])
+        if not remainder and size.slope * SAMPLES[2] + size.offset == c:
+            return size if slope else a
     if isinstance(first, Callable) or all(type(v) is type(first) and v == first for v in values):  # type: ignore[arg-type]
         return first
     if isinstance(first, float):
@@ -321,7 +323,7 @@ def merged(values: Sequence[Any]) -> Any:
         for power in (-1.0, -0.5, 0.5, 1.0):  # of means and norms
             factors = [v / n**power for v, n in zip(values, SAMPLES, strict=True)]
             if np.allclose(factors, factors[0], rtol=1e-12, atol=0):
-                return Share(factors[0], power)
+                return Power(factors[0], power)
     raise Differs("an argument or an attribute")
 
 

@@ -36,30 +36,30 @@ def every_direction(
         x, states = ops.swapaxes(x, 0, 1), [s if s is None else ops.swapaxes(s, 0, 1) for s in states]
     h = r.shape[2] if hidden_size is None else hidden_size
     n = x.shape[1]
-    found = []
-    for d, turn in enumerate(DIRECTIONS[direction]):
+    by_direction = []
+    for d, order in enumerate(DIRECTIONS[direction]):
         weight, u = (ops.swapaxes(ordered(ops.getitem(v, d), gates, h), 0, 1) for v in (w, r))
-        both = np.zeros(2 * len(gates) * h, x.dtype) if b is None else ops.getitem(b, d)
-        beside_x, beside_h = (
-            ordered(ops.getitem(both, slice(i * len(gates) * h, (i + 1) * len(gates) * h)), gates, h) for i in range(2)
+        biases = np.zeros(2 * len(gates) * h, x.dtype) if b is None else ops.getitem(b, d)
+        bias_x, bias_h = (
+            ordered(ops.getitem(biases, slice(i * len(gates) * h, (i + 1) * len(gates) * h)), gates, h) for i in range(2)
         )
         first = [np.zeros((n, h), x.dtype) if s is None else ops.getitem(s, d) for s in states]
-        z = ops.matmul(ops.getitem(x, turn), weight) + beside_x
-        after = step(z, first, u, beside_h)
-        steps = ops.getitem(ops.getitem(after[0], slice(1, None)), turn)
-        found.append((steps, *[ops.getitem(s, -1) for s in after]))
-    every = tuple(ops.stack(list(parts), 1 if i == 0 else 0) for i, parts in enumerate(zip(*found, strict=True)))
+        z = ops.matmul(ops.getitem(x, order), weight) + bias_x
+        all_states = step(z, first, u, bias_h)
+        steps = ops.getitem(ops.getitem(all_states[0], slice(1, None)), order)
+        by_direction.append((steps, *[ops.getitem(s, -1) for s in all_states]))
+    results = tuple(ops.stack(list(parts), 1 if i == 0 else 0) for i, parts in enumerate(zip(*by_direction, strict=True)))
     if layout:
-        every = (ops.transpose(every[0], (2, 0, 1, 3)), *[ops.swapaxes(s, 0, 1) for s in every[1:]])
-    return every
+        results = (ops.transpose(results[0], (2, 0, 1, 3)), *[ops.swapaxes(s, 0, 1) for s in results[1:]])
+    return results
 
 
-def refuse(lengths: Any, attrs: dict[str, Any], *usual: str) -> None:
+def refuse(lengths: Any, attrs: dict[str, Any], *defaults: str) -> None:
     """Raise NotImplementedError for features that PyTorch's exporters do not write."""
     activations = [a.lower() for a in attrs.pop("activations", None) or ()]
     if lengths is not None:
         raise NotImplementedError("sequence_lens")
-    if any(a != usual[i % len(usual)] for i, a in enumerate(activations)):
+    if any(a != defaults[i % len(defaults)] for i, a in enumerate(activations)):
         raise NotImplementedError(f"activations {', '.join(activations)}")
     attrs.pop("input_forget", 0)
     if attrs:
@@ -76,8 +76,8 @@ def lstm(
         raise NotImplementedError("input_forget=1, or peepholes")
 
     def step(z: Any, first: list[Any], u: Any, c: Any) -> tuple[Any, ...]:
-        every = ops.lstm(z + c, first[0], first[1], u)
-        return ops.getitem(every, 0), ops.getitem(every, 1)
+        states = ops.lstm(z + c, first[0], first[1], u)
+        return ops.getitem(states, 0), ops.getitem(states, 1)
 
     return every_direction(x, w, r, b, [h0, c0], LSTM_GATES, direction, hidden_size, layout, step)
 
@@ -93,8 +93,8 @@ def gru(
 
     def step(z: Any, first: list[Any], u: Any, c: Any) -> tuple[Any, ...]:
         h = u.shape[0]
-        of_gates = ops.concatenate([ops.getitem(c, slice(0, 2 * h)), np.zeros(h, z.dtype)], 0)
-        return (ops.gru(z + of_gates, first[0], u, ops.getitem(c, slice(2 * h, None))),)
+        gate_bias = ops.concatenate([ops.getitem(c, slice(0, 2 * h)), np.zeros(h, z.dtype)], 0)
+        return (ops.gru(z + gate_bias, first[0], u, ops.getitem(c, slice(2 * h, None))),)
 
     return every_direction(x, w, r, b, [h0], GRU_GATES, direction, hidden_size, layout, step)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tensorgrad.onnx.elementwise import as_numbers, number, rectified, select, softplus
 from tensorgrad.onnx.recording import Size
-from tensorgrad.onnx.table import NoCounterpart, counterpart, refused
+from tensorgrad.onnx.table import NoCounterpart, counterpart, unsupported
 from tensorgrad.onnx.writer import Use, Value, Writer
 
 
@@ -27,13 +27,13 @@ def reduce(w: Writer, kind: str, x: Value, axes: Any, keepdims: bool, shape: Any
     return w(kind, x, w.constant(axes, np.int64), keepdims=int(keepdims), shape=shape)
 
 
-def of_axes(w: Writer, u: Use, kind: str, x: Value) -> Value:
+def reduced(w: Writer, u: Use, kind: str, x: Value) -> Value:
     return reduce(w, kind, x, axes_of(u.attrs["axis"], len(u.shapes[0])), u.attrs["keepdims"], u.shape)
 
 
 @counterpart("sum")
 def add_up(w: Writer, u: Use) -> Value:
-    return of_axes(w, u, "ReduceSum", signed(w, *u.same()))
+    return reduced(w, u, "ReduceSum", signed(w, *u.operands()))
 
 
 def signed(w: Writer, x: Value) -> Value:
@@ -43,22 +43,22 @@ def signed(w: Writer, x: Value) -> Value:
 
 @counterpart("mean")
 def mean(w: Writer, u: Use) -> Value:
-    return of_axes(w, u, "ReduceMean", *u.same())
+    return reduced(w, u, "ReduceMean", *u.operands())
 
 
 @counterpart("norm")
 def norm(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
-    return of_axes(w, u, "ReduceL2", x) if axes_of(u.attrs["axis"], len(x.shape)) else w("Abs", x)
+    (x,) = u.operands()
+    return reduced(w, u, "ReduceL2", x) if axes_of(u.attrs["axis"], len(x.shape)) else w("Abs", x)
 
 
 def extreme(name: str, kind: str) -> None:
     @counterpart(name)
     def export_op(w: Writer, u: Use) -> Value:
-        (x,) = u.same()
+        (x,) = u.operands()
         if x.dtype == bool:
-            return w.cast(of_axes(w, u, kind, w.cast(x, np.int32)), bool)
-        return of_axes(w, u, kind, x)
+            return w.cast(reduced(w, u, kind, w.cast(x, np.int32)), bool)
+        return reduced(w, u, kind, x)
 
 
 extreme("max", "ReduceMax")
@@ -68,13 +68,13 @@ extreme("min", "ReduceMin")
 @counterpart("any", "all")
 def any_or_all(w: Writer, u: Use) -> Value:
     kind = "ReduceMax" if u.node.op.forward(np, np.array([True, False]), axis=None, keepdims=False) else "ReduceMin"
-    return w.cast(of_axes(w, u, kind, w.cast(w.as_value(u.raw[0], bool), np.int32)), bool)
+    return w.cast(reduced(w, u, kind, w.cast(w.as_value(u.raw[0], bool), np.int32)), bool)
 
 
 @counterpart("argmax", "argmin")
 def arg_extreme(w: Writer, u: Use) -> Value:
     largest = u.node.op.forward(np, np.array([0, 1]), axis=0, keepdims=False) == 1
-    (x,) = u.common()
+    (x,) = u.promoted()
     x = w.cast(x, np.int32) if x.dtype == bool else x
     axis = u.attrs["axis"]
     if axis is None or not x.shape:
@@ -85,7 +85,7 @@ def arg_extreme(w: Writer, u: Use) -> Value:
 
 @counterpart("first_of")
 def first_of(w: Writer, u: Use) -> Value:
-    (x,) = u.common()
+    (x,) = u.promoted()
     x = w.cast(x, np.int32) if x.dtype == bool else x
     shape = u.shapes[0]
     axes = axes_of(u.attrs["axis"], len(shape))
@@ -93,38 +93,38 @@ def first_of(w: Writer, u: Use) -> Value:
     if any(isinstance(shape[a], Size) for a in axes):
         raise NoCounterpart("over the axis of samples, whose size is unknown")
     n = math.prod(shape[a] for a in axes)
-    moved = w.transpose(x, order)
-    flat = w.reshape(moved, [*[shape[i] for i in order[: len(shape) - len(axes)]], n])
-    at = w("ArgMax" if u.attrs["which"] == "argmax" else "ArgMin", flat, axis=-1, keepdims=1, dtype=np.int64)
-    mask = w("Equal", w.constant(np.arange(n)), at, dtype=bool, shape=flat.shape)
-    return w.transpose(w.reshape(mask, moved.shape), [int(i) for i in np.argsort(order)])
+    transposed = w.transpose(x, order)
+    flat = w.reshape(transposed, [*[shape[i] for i in order[: len(shape) - len(axes)]], n])
+    index = w("ArgMax" if u.attrs["which"] == "argmax" else "ArgMin", flat, axis=-1, keepdims=1, dtype=np.int64)
+    mask = w("Equal", w.constant(np.arange(n)), index, dtype=bool, shape=flat.shape)
+    return w.transpose(w.reshape(mask, transposed.shape), [int(i) for i in np.argsort(order)])
 
 
 @counterpart("logsumexp")
 def logsumexp(w: Writer, u: Use) -> Value:
     """The maximum is subtracted first, unless it is infinite."""
-    (x,) = u.same()
+    (x,) = u.operands()
     axes = axes_of(u.attrs["axis"], len(x.shape))
-    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
-    top = reduce(w, "ReduceMax", x, axes, True, kept)
-    odd = w("Equal", w("Abs", top), number(w, x, math.inf), dtype=bool)
-    top = select(w, odd, number(w, x, 0), top)
-    total = reduce(w, "ReduceSum", w("Exp", w("Sub", x, top, shape=x.shape)), axes, True, kept)
-    return w.reshape(w("Add", w("Log", total), top, shape=kept), u.shape)
+    reduced_shape = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    top = reduce(w, "ReduceMax", x, axes, True, reduced_shape)
+    is_infinite = w("Equal", w("Abs", top), number(w, x, math.inf), dtype=bool)
+    top = select(w, is_infinite, number(w, x, 0), top)
+    total = reduce(w, "ReduceSum", w("Exp", w("Sub", x, top, shape=x.shape)), axes, True, reduced_shape)
+    return w.reshape(w("Add", w("Log", total), top, shape=reduced_shape), u.shape)
 
 
 @counterpart("sum_to")
 def sum_to(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
-    more = len(x.shape) - len(u.shape)
-    axes = [*range(more), *[i + more for i, n in enumerate(u.shape) if n == 1 and x.shape[i + more] != 1]]
-    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
-    return w.reshape(reduce(w, "ReduceSum", x, axes, True, kept), u.shape)
+    (x,) = u.operands()
+    extra_axes = len(x.shape) - len(u.shape)
+    axes = [*range(extra_axes), *[i + extra_axes for i, n in enumerate(u.shape) if n == 1 and x.shape[i + extra_axes] != 1]]
+    reduced_shape = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    return w.reshape(reduce(w, "ReduceSum", x, axes, True, reduced_shape), u.shape)
 
 
 @counterpart("cumsum")
 def cumsum(w: Writer, u: Use) -> Value:
-    x = signed(w, *u.same())
+    x = signed(w, *u.operands())
     return w("CumSum", x, w.constant(np.int64(u.attrs["axis"])))
 
 
@@ -143,51 +143,51 @@ def running(w: Writer, x: Value, axis: int, start: float, step: Any) -> Value:
 
 @counterpart("cumprod")
 def cumprod(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
     return running(w, x, u.attrs["axis"], 1, lambda a, b: w("Mul", a, b))
 
 
 @counterpart("logcumsumexp")
 def logcumsumexp(w: Writer, u: Use) -> Value:
-    (x,) = u.same()
+    (x,) = u.operands()
 
     def step(a: Value, b: Value) -> Value:
         top = w("Max", a, b)
-        odd = w("Equal", w("Abs", top), number(w, x, math.inf), dtype=bool)
-        return select(w, odd, top, w("Add", top, softplus(w, w("Neg", w("Abs", w("Sub", a, b))))))
+        is_infinite = w("Equal", w("Abs", top), number(w, x, math.inf), dtype=bool)
+        return select(w, is_infinite, top, w("Add", top, softplus(w, w("Neg", w("Abs", w("Sub", a, b))))))
 
     return running(w, x, u.attrs["axis"], -math.inf, step)
 
 
 @counterpart("first_so_far")
 def first_so_far(w: Writer, u: Use) -> Value:
-    (x,) = u.common()
+    (x,) = u.promoted()
     axis = u.attrs["axis"] % len(x.shape)
     rest = tuple(n for i, n in enumerate(x.shape) if i != axis)
     zero = w.constant(np.int64(0))
     worst = -np.inf if u.attrs["which"] == "argmax" else np.inf
     if x.dtype.kind in "iub":
         x = w.cast(x, np.float64)
-    best, place = w.expand(number(w, x, worst), rest), w.expand(zero, rest)
+    best, position = w.expand(number(w, x, worst), rest), w.expand(zero, rest)
     count = w.constant(np.int64(-1))
 
     def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
-        (top, at, i), (v,) = states, entries
+        (top, index, i), (v,) = states, entries
         i = w("Add", i, w.constant(np.int64(1)))
         better = w("Greater" if u.attrs["which"] == "argmax" else "Less", v, top, dtype=bool)
-        known = w("Equal", top, top, dtype=bool)  # NaN propagates
-        new = w("And", w("Or", better, w("Not", w("Equal", v, v, dtype=bool))), known)
+        is_number = w("Equal", top, top, dtype=bool)  # NaN propagates
+        new = w("And", w("Or", better, w("Not", w("Equal", v, v, dtype=bool))), is_number)
         new = w("Or", new, w("Equal", i, zero, dtype=bool))
         top = select(w, new, v, top, shape=rest)
-        at = select(w, new, i, at, shape=rest)
-        return [top, at, i], [at]
+        index = select(w, new, i, index, shape=rest)
+        return [top, index, i], [index]
 
-    return w.scan([best, place, count], [x], axis, body, x.shape[axis])[3]._replace(shape=u.shape)
+    return w.scan([best, position, count], [x], axis, body, x.shape[axis])[3]._replace(shape=u.shape)
 
 
 @counterpart("argsort")
 def argsort(w: Writer, u: Use) -> Value:
-    (x,) = u.common()
+    (x,) = u.promoted()
     x = w.cast(x, np.int32) if x.dtype == bool else x
     n = x.shape[u.attrs["axis"]]
     return w.several(
@@ -230,7 +230,7 @@ def einsum(w: Writer, u: Use) -> Value:
 
 @counterpart("det", "det_sign")
 def det(w: Writer, u: Use) -> Value:
-    y = w("Det", *u.same(), shape=u.shape)
+    y = w("Det", *u.operands(), shape=u.shape)
     is_sign = u.node.op.forward(np, 2 * np.eye(1)) == 1
     return w("Sign", y) if is_sign else y
 
@@ -240,26 +240,26 @@ def det(w: Writer, u: Use) -> Value:
 
 @counterpart("softmax")
 def softmax(w: Writer, u: Use) -> Value:
-    return w("Softmax", *u.same(), axis=int(u.attrs["axis"]))
+    return w("Softmax", *u.operands(), axis=int(u.attrs["axis"]))
 
 
 @counterpart("log_softmax")
 def log_softmax(w: Writer, u: Use) -> Value:
-    return w("LogSoftmax", *u.same(), axis=int(u.attrs["axis"]))
+    return w("LogSoftmax", *u.operands(), axis=int(u.attrs["axis"]))
 
 
 @counterpart("one_hot")
 def one_hot(w: Writer, u: Use) -> Value:
-    return w.cast(are_classes(w, w.as_value(u.raw[0], np.int64), int(u.attrs["classes"])), u.dtype)
+    return w.cast(one_hot_mask(w, w.as_value(u.raw[0], np.int64), int(u.attrs["classes"])), u.dtype)
 
 
-def are_classes(w: Writer, labels: Value, classes: int) -> Value:
+def one_hot_mask(w: Writer, labels: Value, classes: int) -> Value:
     """One-hot booleans of the labels."""
     column = w("Unsqueeze", labels, w.constant([-1], np.int64), shape=(*labels.shape, 1))
     return w("Equal", column, w.constant(np.arange(classes)), dtype=bool, shape=(*labels.shape, classes))
 
 
-def picked(w: Writer, logp: Value, t: Value) -> Value:
+def at_labels(w: Writer, logp: Value, t: Value) -> Value:
     """The entry of logp at the class of each sample."""
     at = w("Unsqueeze", w.cast(t, np.int64), w.constant([-1], np.int64), shape=(*t.shape, 1))
     return w("GatherElements", logp, at, axis=-1, shape=at.shape)
@@ -272,7 +272,7 @@ def all_axes(w: Writer, kind: str, x: Value) -> Value:
 @counterpart("nll_loss")
 def nll_loss(w: Writer, u: Use) -> Value:
     logp = w.as_value(u.raw[0], u.dtype)
-    return w("Neg", all_axes(w, "ReduceMean", picked(w, logp, u.arguments()[1])))
+    return w("Neg", all_axes(w, "ReduceMean", at_labels(w, logp, u.arguments()[1])))
 
 
 @counterpart("softmax_cross_entropy")
@@ -280,13 +280,13 @@ def softmax_cross_entropy(w: Writer, u: Use) -> Value:
     z, t = w.as_value(u.raw[0], u.dtype), u.arguments()[1]
     logp = u.arguments()[2] if len(u.raw) > 2 else w("LogSoftmax", z, axis=-1)
     if len(t.shape) == len(z.shape):
-        of_classes = w("Mul", w.cast(t, logp.dtype), logp)
-        each = reduce(w, "ReduceSum", of_classes, (len(z.shape) - 1,), False, z.shape[:-1])
+        products = w("Mul", w.cast(t, logp.dtype), logp)
+        losses = reduce(w, "ReduceSum", products, (len(z.shape) - 1,), False, z.shape[:-1])
     else:
-        each = picked(w, logp, t)
+        losses = at_labels(w, logp, t)
     if u.attrs["scale"] is None:
-        return w("Neg", all_axes(w, "ReduceMean", each))
-    return w("Mul", all_axes(w, "ReduceSum", each), number(w, logp, -u.attrs["scale"]))
+        return w("Neg", all_axes(w, "ReduceMean", losses))
+    return w("Mul", all_axes(w, "ReduceSum", losses), number(w, logp, -u.attrs["scale"]))
 
 
 @counterpart("softmax_cross_entropy_grad")
@@ -297,22 +297,22 @@ def softmax_cross_entropy_grad(w: Writer, u: Use) -> Value:
         t = w.cast(t, u.dtype)
         p = w("Mul", p, reduce(w, "ReduceSum", t, (len(t.shape) - 1,), True), shape=p.shape)
     else:
-        t = w.cast(are_classes(w, w.cast(t, np.int64), logp.shape[-1]), u.dtype)
+        t = w.cast(one_hot_mask(w, w.cast(t, np.int64), logp.shape[-1]), u.dtype)
     return w("Mul", w("Sub", p, t), w("Mul", g, number(w, p, u.attrs["scale"])), shape=u.shape)
 
 
 @counterpart("sigmoid_cross_entropy")
 def sigmoid_cross_entropy(w: Writer, u: Use) -> Value:
-    z, a, b = u.same()
-    of_a = w("Mul", a, w("Neg", softplus(w, w("Neg", z))))
-    of_b = w("Mul", b, w("Neg", softplus(w, z)))
-    total = all_axes(w, "ReduceSum", w("Add", of_a, of_b))
+    z, a, b = u.operands()
+    term_a = w("Mul", a, w("Neg", softplus(w, w("Neg", z))))
+    term_b = w("Mul", b, w("Neg", softplus(w, z)))
+    total = all_axes(w, "ReduceSum", w("Add", term_a, term_b))
     return w("Mul", total, number(w, z, -u.attrs["scale"]))
 
 
 @counterpart("sigmoid_cross_entropy_grad")
 def sigmoid_cross_entropy_grad(w: Writer, u: Use) -> Value:
-    g, z, a, b = u.same()
+    g, z, a, b = u.operands()
     d = w("Sub", w("Mul", b, w("Sigmoid", z)), w("Mul", a, w("Sigmoid", w("Neg", z))))
     return w("Mul", w("Mul", g, number(w, g, u.attrs["scale"])), d)
 
@@ -322,24 +322,24 @@ def sigmoid_cross_entropy_grad(w: Writer, u: Use) -> Value:
 
 @counterpart("attention")
 def attention(w: Writer, u: Use) -> Value:
-    q, k, v = (w.as_value(x, u.same()[0].dtype) for x in u.raw[:3])
+    q, k, v = (w.as_value(x, u.operands()[0].dtype) for x in u.raw[:3])
     masks = u.arguments()[3:]
     keep = masks.pop() if u.attrs["dropout"] else None
-    turned = w.transpose(k, [*range(len(k.shape) - 2), len(k.shape) - 1, len(k.shape) - 2])
+    transposed = w.transpose(k, [*range(len(k.shape) - 2), len(k.shape) - 1, len(k.shape) - 2])
     rows, columns = q.shape[-2], k.shape[-2]
-    z = w("MatMul", w("Mul", q, number(w, q, u.attrs["scale"])), turned, shape=(rows, columns))
-    least = number(w, q, -math.inf)
+    z = w("MatMul", w("Mul", q, number(w, q, u.attrs["scale"])), transposed, shape=(rows, columns))
+    masked_score = number(w, q, -math.inf)
     for mask in masks:
-        z = select(w, mask, z, least) if mask.dtype == bool else w("Add", z, w.cast(mask, z.dtype))
+        z = select(w, mask, z, masked_score) if mask.dtype == bool else w("Add", z, w.cast(mask, z.dtype))
     if u.attrs["causal"]:
         if isinstance(rows, Size) or isinstance(columns, Size):
             raise NoCounterpart("causal attention over the axis of samples, whose size is unknown")
-        z = select(w, w.constant(np.tri(rows, columns, dtype=bool)), z, least)
+        z = select(w, w.constant(np.tri(rows, columns, dtype=bool)), z, masked_score)
     if masks:  # if a query may attend to no key, all of its scores are -inf
         top = w("ReduceMax", z, w.constant([-1], np.int64), keepdims=1)
-        nothing = w("Equal", top, least, dtype=bool)
+        is_masked = w("Equal", top, masked_score, dtype=bool)
         zero = number(w, q, 0)
-        p = select(w, nothing, zero, w("Softmax", select(w, nothing, zero, z), axis=-1))
+        p = select(w, is_masked, zero, w("Softmax", select(w, is_masked, zero, z), axis=-1))
     else:
         p = w("Softmax", z, axis=-1)
     if keep is not None:
@@ -354,17 +354,17 @@ def attention(w: Writer, u: Use) -> Value:
 
 def steps(w: Writer, u: Use, body: Any, states: list[Value], z: Value) -> list[Value]:
     """The states after each step, (t, n, h) each, preceded by the initial ones."""
-    found = w.scan(states, [z], 0, body, z.shape[0])[len(states) :]
-    every = []
-    for first, rest in zip(states, found, strict=True):
+    outputs = w.scan(states, [z], 0, body, z.shape[0])[len(states) :]
+    all_states = []
+    for first, rest in zip(states, outputs, strict=True):
         start = w("Unsqueeze", first, w.constant([0], np.int64), shape=(1, *first.shape))
         shape = (plus_one(z.shape[0]), *first.shape)
-        every.append(w("Concat", start, rest, axis=0, shape=shape))
-    return every
+        all_states.append(w("Concat", start, rest, axis=0, shape=shape))
+    return all_states
 
 
 def plus_one(n: Any) -> Any:
-    return Size(n.each, n.more + 1) if isinstance(n, Size) else n + 1
+    return Size(n.slope, n.offset + 1) if isinstance(n, Size) else n + 1
 
 
 def gates(w: Writer, a: Value, count: int) -> list[Value]:
@@ -373,7 +373,7 @@ def gates(w: Writer, a: Value, count: int) -> list[Value]:
 
 @counterpart("rnn")
 def rnn(w: Writer, u: Use) -> Value:
-    z, h0, weight = u.same()
+    z, h0, weight = u.operands()
     kind = "Tanh" if u.attrs["activation"] == "tanh" else "Relu"
 
     def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
@@ -385,7 +385,7 @@ def rnn(w: Writer, u: Use) -> Value:
 
 @counterpart("lstm")
 def lstm(w: Writer, u: Use) -> Value:
-    z, h0, c0, weight = u.same()
+    z, h0, c0, weight = u.operands()
 
     def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
         h, c = states
@@ -395,13 +395,13 @@ def lstm(w: Writer, u: Use) -> Value:
         h = w("Mul", w("Sigmoid", o), w("Tanh", c), shape=h0.shape)
         return [h, c], [h, c]
 
-    every = [w("Unsqueeze", v, w.constant([0], np.int64)) for v in steps(w, u, body, [h0, c0], z)]
-    return w("Concat", *every, axis=0, shape=u.shape)
+    stacked = [w("Unsqueeze", v, w.constant([0], np.int64)) for v in steps(w, u, body, [h0, c0], z)]
+    return w("Concat", *stacked, axis=0, shape=u.shape)
 
 
 @counterpart("gru")
 def gru(w: Writer, u: Use) -> Value:
-    z, h0, weight, b = u.same()
+    z, h0, weight, b = u.operands()
 
     def body(states: list[Value], entries: list[Value]) -> tuple[list[Value], list[Value]]:
         (h,) = states
@@ -422,10 +422,10 @@ def inside(w: Writer, u: Use) -> Value:
     return w("Less", w.constant(np.arange(u.attrs["steps"])), column, dtype=bool, shape=u.shape)
 
 
-GRADIENT = "it is a gradient's own, and a file is for models in use"
-refused(GRADIENT, "attention_grad", "gru_grad", "lstm_grad", "rnn_grad", "ctc_grad")
-refused("a file is for models in use, and this is a loss of training", "ctc", "ctc_states")
-refused("a file is for one process, and this adds up over several", "all_reduce")
-refused("ONNX has no operator for it", "eigh_factors", "svd_factors", "qr_factors", "pinv", "inv", "solve", "cholesky")
-refused("ONNX has the determinant alone, which may not fit where its logarithm does", "logabsdet")
-refused("ONNX has no sparse products; multiply by the dense matrix", "sparse_matmul")
+GRADIENT = "it computes a gradient, but a file is for inference"
+unsupported(GRADIENT, "attention_grad", "gru_grad", "lstm_grad", "rnn_grad", "ctc_grad")
+unsupported("it is a training loss, but a file is for inference", "ctc", "ctc_states")
+unsupported("it sums over several processes, but a file is for one", "all_reduce")
+unsupported("ONNX has no operator for it", "eigh_factors", "svd_factors", "qr_factors", "pinv", "inv", "solve", "cholesky")
+unsupported("ONNX only has the determinant, which may overflow where its logarithm does not", "logabsdet")
+unsupported("ONNX has no sparse products; multiply by the dense matrix", "sparse_matmul")

@@ -15,36 +15,36 @@ from tensorgrad.onnx.operators import numbers, operator
 
 def target(x: Any, scales: Any, sizes: Any, axes: Any) -> tuple[list[int], list[float]]:
     """The new sizes of all axes, and the scale factors that they are meant to have."""
-    which = range(x.ndim) if axes is None else [a % x.ndim for a in axes]
+    resized_axes = range(x.ndim) if axes is None else [a % x.ndim for a in axes]
     new, factors = list(x.shape), [1.0] * x.ndim
     has_sizes = sizes is not None and sizes.shape != (0,)
     if has_sizes:
-        for axis, n in zip(which, numbers(sizes), strict=True):
+        for axis, n in zip(resized_axes, numbers(sizes), strict=True):
             new[axis], factors[axis] = n, n / x.shape[axis]
     else:
-        for axis, s in zip(which, np.asarray(raw(scales)).tolist(), strict=True):
+        for axis, s in zip(resized_axes, np.asarray(raw(scales)).tolist(), strict=True):
             new[axis], factors[axis] = int(np.floor(np.float32(x.shape[axis]) * np.float32(s))), s
     if min(new) < 1:
         raise ValueError(f"to {tuple(new)}")
     return new, factors
 
 
-def coordinates(n: int, old: int, scale: float, how: str) -> Any:
+def coordinates(n: int, old: int, scale: float, transformation: str) -> Any:
     """The positions of the n new entries among the old ones, in float32 as in onnxruntime."""
     i, s = np.arange(n, dtype=np.float32), np.float32(scale)
     half, one = np.float32(0.5), np.float32(1)
-    if how == "asymmetric":
+    if transformation == "asymmetric":
         return i / s
-    if how == "align_corners":
+    if transformation == "align_corners":
         return i * np.float32(old - 1) / np.float32(n - 1) if n > 1 else i
-    if how == "pytorch_half_pixel" and n == 1:
+    if transformation == "pytorch_half_pixel" and n == 1:
         return i
-    if how in ("half_pixel", "pytorch_half_pixel"):
+    if transformation in ("half_pixel", "pytorch_half_pixel"):
         return (i + half) / s - half
-    if how == "half_pixel_symmetric":
+    if transformation == "half_pixel_symmetric":
         centre = np.float32(old) / 2 * (one - np.float32(n) / (s * np.float32(old)))
         return centre + (i + half) / s - half
-    raise NotImplementedError(f"coordinate_transformation_mode={how}")
+    raise NotImplementedError(f"coordinate_transformation_mode={transformation}")
 
 
 NEAREST: dict[str, Callable[[Any], Any]] = {
@@ -68,25 +68,27 @@ def resize(
         old = x.shape[axis]
         if n == old and factor == 1:
             continue
-        at = coordinates(n, old, factor, coordinate_transformation_mode)
-        whole = (slice(None),) * axis
+        positions = coordinates(n, old, factor, coordinate_transformation_mode)
+        leading = (slice(None),) * axis
         if mode == "nearest":
-            places = np.clip(NEAREST[nearest_mode](at), 0, old - 1).astype(np.int64)
-            x = ops.getitem(x, (*whole, places))
+            indices = np.clip(NEAREST[nearest_mode](positions), 0, old - 1).astype(np.int64)
+            x = ops.getitem(x, (*leading, indices))
             continue
-        at = np.clip(at, 0, old - 1)
-        low = np.floor(at).astype(np.int64)
-        share = (at - low).astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
-        below, above = ops.getitem(x, (*whole, low)), ops.getitem(x, (*whole, np.minimum(low + 1, old - 1)))
-        x = below * (1 - share) + above * share
+        positions = np.clip(positions, 0, old - 1)
+        low = np.floor(positions).astype(np.int64)
+        weight = (positions - low).astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+        below, above = ops.getitem(x, (*leading, low)), ops.getitem(x, (*leading, np.minimum(low + 1, old - 1)))
+        x = below * (1 - weight) + above * weight
     return x
 
 
 @estimate("Resize")
-def of_resize(x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, axes: Any = None, **_: Any) -> tuple[int, int]:
+def resize_estimate(
+    x: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, axes: Any = None, **_: Any
+) -> tuple[int, int]:
     """Axes are resized one after the other."""
     new = target(x, scales, sizes, axes)[0]
-    most = 1
+    largest = 1
     for n, old in zip(new, x.shape, strict=True):
-        most *= max(n, old)
-    return 4 * most, 0
+        largest *= max(n, old)
+    return 4 * largest, 0

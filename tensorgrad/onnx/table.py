@@ -11,7 +11,7 @@ from tensorgrad.onnx.writer import Use, Value, Writer
 Counterpart: TypeAlias = Callable[[Writer, Use], Value]
 
 COUNTERPARTS: dict[Op, Counterpart] = {}
-REFUSED: dict[Op, str] = {}
+UNSUPPORTED: dict[Op, str] = {}
 
 
 class NoCounterpart(Exception):
@@ -21,15 +21,15 @@ class NoCounterpart(Exception):
 def counterpart(*names: str) -> Callable[[Counterpart], Counterpart]:
     """Register the exporter of ops with these names: a function of the writer and the use that returns the result."""
 
-    def keep(fn: Counterpart) -> Counterpart:
+    def register(fn: Counterpart) -> Counterpart:
         for name in names:
             COUNTERPARTS[REGISTRY[name]] = fn
         return fn
 
-    return keep
+    return register
 
 
-def refused(reason: str, *names: str) -> None:
+def unsupported(reason: str, *names: str) -> None:
     """Register the reason why ops with these names have no counterpart."""
     for name in names:
-        REFUSED[REGISTRY[name]] = reason
+        UNSUPPORTED[REGISTRY[name]] = reason

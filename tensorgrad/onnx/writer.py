@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorgrad.core.backend import Array, is_half
 from tensorgrad.core.node import Node
-from tensorgrad.onnx.recording import Program, Share, Size
+from tensorgrad.onnx.recording import Power, Program, Size
 
 
 class Value(NamedTuple):
@@ -38,13 +38,13 @@ class Use:
         self.shapes = [v.shape if isinstance(v, Value) else () for v in self.raw]
         self.dtypes = [v.dtype if isinstance(v, Value) else None for v in self.raw]
 
-    def same(self) -> list[Value]:
+    def operands(self) -> list[Value]:
         """The arguments in the dtype of the computation."""
         return [self.writer.as_value(v, wide(self.dtype)) for v in self.raw]
 
-    def common(self) -> list[Value]:
+    def promoted(self) -> list[Value]:
         """The arguments in the dtype in which NumPy compares them."""
-        kinds = [0 if isinstance(v, Size) else 0.0 if isinstance(v, Share) else v for v in self.raw]
+        kinds = [0 if isinstance(v, Size) else 0.0 if isinstance(v, Power) else v for v in self.raw]
         parts = [v.dtype if isinstance(v, Value) else kind for v, kind in zip(self.raw, kinds, strict=True)]
         return [self.writer.as_value(v, wide(np.result_type(*parts))) for v in self.raw]
 
@@ -71,24 +71,24 @@ class Writer:
         import onnx  # export has checked that it is installed
 
         self.onnx, self.helper = onnx, onnx.helper
-        self.program, self.names_of_arrays = program, names
+        self.program, self.array_names = program, names
         self.nodes: list[Any] = []
         self.initialisers: dict[str, Array] = {}
-        self.known: dict[Any, Value] = {}
+        self.values: dict[Any, Value] = {}
         self.constants: dict[Any, Value] = {}
-        self.taken: set[str] = set()
+        self.used_names: set[str] = set()
         self.scope = ""
-        self.count: Value | None = None
+        self.sample_count: Value | None = None
 
     # Names
 
-    def name(self, wanted: str) -> str:
+    def name(self, base: str) -> str:
         """A unique name."""
-        name, n = wanted, 1
-        while name in self.taken:
+        name, n = base, 1
+        while name in self.used_names:
             n += 1
-            name = f"{wanted}_{n}"
-        self.taken.add(name)
+            name = f"{base}_{n}"
+        self.used_names.add(name)
         return name
 
     # Nodes
@@ -127,24 +127,24 @@ class Writer:
 
     def value(self, source: Any) -> Value:
         """The Value of a node or a leaf."""
-        if source not in self.known:
-            found = self.program.constants[source]
-            if found.kind == "range":
-                (n,) = [n for n in found.shape if n != 1]
+        if source not in self.values:
+            constant = self.program.constants[source]
+            if constant.kind == "range":
+                (n,) = [n for n in constant.shape if n != 1]
                 ends = [self.constant(np.int64(0)), self.as_value(n, np.int64), self.constant(np.int64(1))]
-                line = self.cast(self("Range", *ends, shape=(n,)), found.array.dtype)
-                self.known[source] = self.reshape(line, found.shape)
-                return self.known[source]
-            name = self.names_of_arrays.get(self.place(source))
+                line = self.cast(self("Range", *ends, shape=(n,)), constant.array.dtype)
+                self.values[source] = self.reshape(line, constant.shape)
+                return self.values[source]
+            name = self.array_names.get(self.place(source))
             if name is None or name in self.initialisers:
-                entry = self.constant(found.array)
+                entry = self.constant(constant.array)
             else:
-                self.initialisers[name] = found.array
-                entry = Value(name, found.array.dtype, found.array.shape)
-            if any(isinstance(n, Size) for n in found.shape):
-                entry = self("Expand", entry, self.sizes(found.shape), shape=found.shape)
-            self.known[source] = entry
-        return self.known[source]
+                self.initialisers[name] = constant.array
+                entry = Value(name, constant.array.dtype, constant.array.shape)
+            if any(isinstance(n, Size) for n in constant.shape):
+                entry = self("Expand", entry, self.sizes(constant.shape), shape=constant.shape)
+            self.values[source] = entry
+        return self.values[source]
 
     def place(self, leaf: Any) -> tuple[Any, ...]:
         from tensorgrad.compiler.trace import place_of
@@ -153,7 +153,7 @@ class Writer:
 
     def as_value(self, v: Any, dtype: Any) -> Value:
         """An argument, converted to a dtype."""
-        if isinstance(v, Share):
+        if isinstance(v, Power):
             n = self.cast(self("Squeeze", self.sizes((Size(1, 0),)), shape=()), np.float64)
             power = self("Pow", n, self.constant(np.float64(v.power)))
             return self.cast(self("Mul", power, self.constant(np.float64(v.factor))), dtype)
@@ -182,15 +182,15 @@ class Writer:
 
     def size(self, n: Size) -> Value:
         """A Size as an array with one element."""
-        if self.count is None:
+        if self.sample_count is None:
             raise AssertionError("there are no samples")
         key = ("size", n)
         if key not in self.constants:
-            v = self.count
-            if n.each != 1:
-                v = self("Mul", v, self.constant([n.each], np.int64))
-            if n.more:
-                v = self("Add", v, self.constant([n.more], np.int64))
+            v = self.sample_count
+            if n.slope != 1:
+                v = self("Mul", v, self.constant([n.slope], np.int64))
+            if n.offset:
+                v = self("Add", v, self.constant([n.offset], np.int64))
             self.constants[key] = v
         return self.constants[key]
 
@@ -199,9 +199,9 @@ class Writer:
         if tuple(v.shape) == tuple(shape):
             return v
         unknown = [n for n in shape if isinstance(n, Size)]
-        plain = len(unknown) == 1 and 0 not in shape
-        target = self.constant([-1 if isinstance(n, Size) else n for n in shape], np.int64) if plain else self.sizes(shape)
-        return self("Reshape", v, target, shape=shape, **({} if plain or 0 not in shape else {"allowzero": 1}))
+        is_plain = len(unknown) == 1 and 0 not in shape
+        target = self.constant([-1 if isinstance(n, Size) else n for n in shape], np.int64) if is_plain else self.sizes(shape)
+        return self("Reshape", v, target, shape=shape, **({} if is_plain or 0 not in shape else {"allowzero": 1}))
 
     def expand(self, v: Value, shape: Sequence[Any]) -> Value:
         return self("Expand", v, self.sizes(shape), shape=shape)
@@ -221,25 +221,25 @@ class Writer:
     ) -> list[Value]:
         """Call body(states, entries of xs along an axis) for successive entries: returns the final states, and the other
         outputs stacked along the axis."""
-        outer, self.nodes = self.nodes, []
-        inside = [Value(self.name("state"), s.dtype, s.shape) for s in states]
+        outer_nodes, self.nodes = self.nodes, []
+        inner_states = [Value(self.name("state"), s.dtype, s.shape) for s in states]
         entries = [Value(self.name("step"), x.dtype, tuple(n for i, n in enumerate(x.shape) if i != axis)) for x in xs]
-        after, given = body(inside, entries)
+        new_states, outputs = body(inner_states, entries)
         # a result of a subgraph must not be a value of the outer graph
-        results = [self("Identity", v) for v in (*after, *given)]
+        results = [self("Identity", v) for v in (*new_states, *outputs)]
         info = self.helper.make_tensor_value_info
         kind = self.helper.np_dtype_to_tensor_dtype
         graph = self.helper.make_graph(
             self.nodes, self.name("steps"),
-            [info(v.name, kind(v.dtype), None) for v in (*inside, *entries)],
+            [info(v.name, kind(v.dtype), None) for v in (*inner_states, *entries)],
             [info(v.name, kind(v.dtype), None) for v in results],
         )  # fmt: skip
-        self.nodes = outer
-        more = {"scan_input_axes": [axis] * len(xs), "scan_output_axes": [axis] * len(given)} if axis else {}
+        self.nodes = outer_nodes
+        axes_attrs = {"scan_input_axes": [axis] * len(xs), "scan_output_axes": [axis] * len(outputs)} if axis else {}
         dtypes = [v.dtype for v in results]
-        made = self.several("Scan", *states, *xs, dtypes=dtypes, body=graph, num_scan_inputs=len(xs), **more)
-        shapes = [s.shape for s in states] + [(*v.shape[:axis], steps, *v.shape[axis:]) for v in given]
-        return [v._replace(shape=shape) for v, shape in zip(made, shapes, strict=True)]
+        values = self.several("Scan", *states, *xs, dtypes=dtypes, body=graph, num_scan_inputs=len(xs), **axes_attrs)
+        shapes = [s.shape for s in states] + [(*v.shape[:axis], steps, *v.shape[axis:]) for v in outputs]
+        return [v._replace(shape=shape) for v, shape in zip(values, shapes, strict=True)]
 
 
 def printable(name: str) -> str:

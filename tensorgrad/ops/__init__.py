@@ -20,8 +20,8 @@ Derivatives at kinks, ties and poles (each row is a test):
 | where                    | derivative                                  | because                                     |
 | ------------------------ | ------------------------------------------- | ------------------------------------------- |
 | relu at 0                | 0                                           | a unit that is off lets nothing through     |
-| leaky_relu at 0          | the slope                                   | as at the left                              |
-| elu at 0                 | alpha                                       | as at the left                              |
+| leaky_relu at 0          | the slope                                   | the derivative from the left                |
+| elu at 0                 | alpha                                       | the derivative from the left                |
 | abs at 0                 | 0                                           | the middle of -1 and 1                      |
 | sign anywhere            | 0                                           | a step                                      |
 | floor, ceil, round, //   | 0                                           | a step; so is trunc                         |
@@ -32,16 +32,16 @@ Derivatives at kinks, ties and poles (each row is a test):
 | max, min of equals       | 1 for the first, in the order of rows       | as argmax and argmin                        |
 | prod with one 0          | the product of the others                   | nothing is divided                          |
 | prod with two 0          | 0                                           | as above                                    |
-| norm at 0                | 0, and the second one, too                  | the least of all subgradients               |
+| norm at 0                | 0, and the second one, too                  | the smallest subgradient                    |
 | std of equals            | 0, and the second one, too                  | as norm                                     |
 | hypot at (0, 0)          | 0, and the second one, too                  | as norm                                     |
 | arctan2 at (0, 0)        | 0, and the second one, too                  | as hypot                                    |
 | x ** 0                   | 0                                           | it is 1 everywhere                          |
 | x ** b at 0, b above 1   | 0                                           | b 0^(b-1)                                   |
-| 0 ** 0 by both           | 0, and the second ones, too                 | what is taken as 0 is taken as constant     |
+| 0 ** 0 by both           | 0, and the second ones, too                 | 0 ** 0 is treated as a constant             |
 | sqrt at 0                | infinite                                    | the limit; NumPy warns                      |
 | log at 0                 | infinite                                    | the limit; NumPy warns                      |
-| arcsin, arccos at ±1     | infinite; the second one NaN                | the limit; one of infinities subtracted     |
+| arcsin, arccos at ±1     | infinite; the second one NaN                | the limit; infinities are subtracted        |
 | logsumexp with a +inf    | 1 for +inf, 0 for the others                | the limit                                   |
 | what a mask leaves out   | 0, at poles and at NaN, too                 | it has no influence: 0 times infinity is 0  |
 | a product of matrices    | 0 times infinity is NaN; conv2d, einsum too | as forward: such sums are left to BLAS      |

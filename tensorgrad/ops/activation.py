@@ -191,15 +191,15 @@ class Gelu(Op):
 
     def jvp(self, y: Value, x: Value, *, approximate: str) -> Tangents:
         def exact(t: Value) -> Value:
-            near = clip(x, -40, 40)
+            clipped = clip(x, -40, 40)
             share = (1 + erf(x * math.sqrt(0.5))) / 2
-            return mul_tangent(t, share + near * exp(-(near * near) / 2) / math.sqrt(2 * math.pi))
+            return mul_tangent(t, share + clipped * exp(-(clipped * clipped) / 2) / math.sqrt(2 * math.pi))
 
         def approximated(t: Value) -> Value:
-            near = clip(x, -10, 10)
-            h = tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near))
-            slope = GELU_SCALE + 3 * GELU_SCALE * GELU_CUBE * near * near  # u'
-            return mul_tangent(t, (1 + h) / 2 + near / 2 * ((1 - h * h) * slope))
+            clipped = clip(x, -10, 10)
+            h = tanh(GELU_SCALE * (clipped + GELU_CUBE * clipped * clipped * clipped))
+            slope = GELU_SCALE + 3 * GELU_SCALE * GELU_CUBE * clipped * clipped  # u'
+            return mul_tangent(t, (1 + h) / 2 + clipped / 2 * ((1 - h * h) * slope))
 
         return (exact if approximate == "none" else approximated,)
 
@@ -211,23 +211,23 @@ def gelu_of(x: Array, xp: Xp = np) -> Array:
 
 def gelu_by_tanh(x: Array, xp: Xp = np) -> Array:
     """x (1 + tanh u) / 2"""
-    near = xp.clip(x, -10, 10)
-    return 0.5 * xp.maximum(x, -10.0) * (1 + xp.tanh(GELU_SCALE * (near + GELU_CUBE * near * near * near)))
+    clipped = xp.clip(x, -10, 10)
+    return 0.5 * xp.maximum(x, -10.0) * (1 + xp.tanh(GELU_SCALE * (clipped + GELU_CUBE * clipped * clipped * clipped)))
 
 
 def gelu_grad(g: Value, x: Value) -> Value:
     """g (Φ(x) + x e^(-x²/2) / √(2π))"""
-    near = clip(x, -40, 40)
-    density = exp(-0.5 * square(near)) * (1 / math.sqrt(2 * math.pi))
-    return mul_grad(g, 0.5 * (1 + erf(x * math.sqrt(0.5))) + near * density)
+    clipped = clip(x, -40, 40)
+    density = exp(-0.5 * square(clipped)) * (1 / math.sqrt(2 * math.pi))
+    return mul_grad(g, 0.5 * (1 + erf(x * math.sqrt(0.5))) + clipped * density)
 
 
 def gelu_grad_by_tanh(g: Value, x: Value) -> Value:
     """g (1 + tanh u + x (1 - tanh² u) u') / 2"""
-    near = clip(x, -10, 10)
-    square = near * near
-    t = tanh(GELU_SCALE * near * (1 + GELU_CUBE * square))
-    return mul_grad(g, 0.5 * (1 + t + near * (1 - t * t) * (GELU_SCALE * (1 + 3 * GELU_CUBE * square))))
+    clipped = clip(x, -10, 10)
+    square = clipped * clipped
+    t = tanh(GELU_SCALE * clipped * (1 + GELU_CUBE * square))
+    return mul_grad(g, 0.5 * (1 + t + clipped * (1 - t * t) * (GELU_SCALE * (1 + 3 * GELU_CUBE * square))))
 
 
 class Silu(Unary):
@@ -250,8 +250,8 @@ class Silu(Unary):
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         def ty(t: Value) -> Value:
-            s, near = sigmoid(x), clip(x, -1000, 1000)
-            return mul_tangent(t, s + near * s * (1 - s))
+            s, clipped = sigmoid(x), clip(x, -1000, 1000)
+            return mul_tangent(t, s + clipped * s * (1 - s))
 
         return (ty,)
 
@@ -259,8 +259,8 @@ class Silu(Unary):
 def silu_grad(g: Value, x: Value) -> Value:
     """g s (1 + x (1 - s)), s = 1 / (1 + e^-x)"""
     s = sigmoid(x)
-    near = clip(x, -1000, 1000)  # beyond, s is constant, and infinity times 0 would be NaN
-    return mul_grad(g, s * (1 + near * (1 - s)))
+    clipped = clip(x, -1000, 1000)  # beyond, s is constant, and infinity times 0 would be NaN
+    return mul_grad(g, s * (1 + clipped * (1 - s)))
 
 
 def softplus_grad(g: Value, x: Value) -> Value:

@@ -15,16 +15,16 @@ from tensorgrad.core.signature import Shape
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.ops.elementwise import astype, where
 from tensorgrad.ops.index import (
+    as_traced,
     check_on_gpu,
-    followed,
     frozen,
     gather,
     getitem,
     has_tensors,
     may_repeat,
-    placed,
+    on_device_of,
     put_in,
-    taken_out,
+    split_index,
 )
 from tensorgrad.ops.shape import reshape
 
@@ -37,7 +37,7 @@ class SetItem(Op):
     If an element is indexed twice the last v counts, in row-major order, and the earlier ones have gradient 0.
 
     forward    y  = x, y[index] = v
-    backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
+    backward   gx = g with zeros at index,   gv = g[index] where v is not overwritten, 0 elsewhere
     tangent    ty = tx, ty[index] = tv
     """
 
@@ -45,12 +45,12 @@ class SetItem(Op):
     moves = True
 
     def __call__(self, x: Operand[T], v: Operand[T], index: Any) -> T | Array:
-        index = followed(index)
+        index = as_traced(index)
         if not has_tensors(index):
-            return self.apply(x, v, index=placed(frozen(self.name, index), x))
-        if isinstance(index, Tensor) and index.dtype == bool and (fits := beneath(index, x, v)) is not None:
-            return where(*fits)
-        index, indices = taken_out(self.name, index, x)
+            return self.apply(x, v, index=on_device_of(frozen(self.name, index), x))
+        if isinstance(index, Tensor) and index.dtype == bool and (arguments := where_arguments(index, x, v)) is not None:
+            return where(*arguments)
+        index, indices = split_index(self.name, index, x)
         return assign(x, v, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -67,22 +67,22 @@ class SetItem(Op):
         def gv() -> Value:
             gv = getitem(g, index)
             if may_repeat(index):
-                outline, arrays = taken_out(self.name, index, g)
-                stays = last_named(*arrays, index=outline, shape=y.shape)
-                gv = gv if stays.all() else where(stays, gv, 0)
+                outline, arrays = split_index(self.name, index, g)
+                is_last = last_named(*arrays, index=outline, shape=y.shape)
+                gv = gv if is_last.all() else where(is_last, gv, 0)
             return with_axes(gv, v.ndim)
 
         return lambda: setitem(g, 0.0, index), gv
 
     def jvp(self, y: Value, x: Value, v: Value, *, index: Any) -> Tangents:
-        return lambda t: setitem(t, 0.0, index), lambda t: self.apply(zeros_beside(t, y.shape), t, index=index)
+        return lambda t: setitem(t, 0.0, index), lambda t: self.apply(zeros_matching(t, y.shape), t, index=index)
 
 
 class Assign(Op):
     """`setitem` with Tensors of integers or booleans in the index, which are data. `index` has AT in the place of each.
 
     forward    y  = x, y[index] = v
-    backward   gx = g with zeros at index,   gv = g[index] where v has stayed, 0 where it has not
+    backward   gx = g with zeros at index,   gv = g[index] where v is not overwritten, 0 elsewhere
     tangent    ty = tx, ty[index] = tv
     """
 
@@ -104,15 +104,15 @@ class Assign(Op):
 
     def backward(self, g: Value, y: Value, x: Value, v: Value, *indices: Value, index: Any) -> Rules:
         def gv() -> Value:
-            stays = last_named(*indices, index=index, shape=y.shape)
-            return with_axes(where(stays, gather(g, *indices, index=index), 0), v.ndim)
+            is_last = last_named(*indices, index=index, shape=y.shape)
+            return with_axes(where(is_last, gather(g, *indices, index=index), 0), v.ndim)
 
         return lambda: assign(g, 0.0, *indices, index=index), gv, *[None] * len(indices)
 
     def jvp(self, y: Value, x: Value, v: Value, *indices: Value, index: Any) -> Tangents:
         return (
             lambda t: assign(t, 0.0, *indices, index=index),
-            lambda t: assign(zeros_beside(t, y.shape), t, *indices, index=index),
+            lambda t: assign(zeros_matching(t, y.shape), t, *indices, index=index),
             *[None] * len(indices),
         )
 
@@ -121,7 +121,7 @@ class LastNamed(Op):
     """Whether an indexed element is not indexed again later, in row-major order, for each element that an index selects. No
     gradient.
 
-    forward    y  = [what would be written there stays]
+    forward    y  = [no later index selects the same element]
     """
 
     name, signature, data = "last_named", "(*)->(*)", "indices"
@@ -136,8 +136,8 @@ class LastNamed(Op):
 
     def forward(self, xp: Xp, *indices: Array, index: Any, shape: Shape) -> Array:
         at = put_in(index, indices)
-        taken, last = numbered(xp, at, shape)
-        return last[at] == taken
+        numbers, last = numbered(xp, at, shape)
+        return last[at] == numbers
 
 
 def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
@@ -146,12 +146,12 @@ def numbered(xp: Xp, index: Any, shape: Shape) -> tuple[Array, Array]:
     """
     last = xp.zeros(shape, np.uint64)  # CuPy's maximum.at does not support int64
     part = last[index].shape
-    taken = xp.arange(1, math.prod(part) + 1, dtype=np.uint64).reshape(part)
+    numbers = xp.arange(1, math.prod(part) + 1, dtype=np.uint64).reshape(part)
     if xp is np:
-        last[index] = taken  # sequential, because it is all contiguous
+        last[index] = numbers  # sequential, because it is all contiguous
     else:  # on a GPU the order is undefined
-        xp.maximum.at(last, index, taken)
-    return taken, last
+        xp.maximum.at(last, index, numbers)
+    return numbers, last
 
 
 def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
@@ -161,19 +161,19 @@ def write(xp: Xp, y: Array, index: Any, v: Any) -> None:
         if xp is np:
             part = (*index.shape, *y.shape[1:]) if is_array(index) else y[index].shape
         else:
-            taken, last = numbered(xp, index, y.shape)
-            part = taken.shape
+            numbers, last = numbered(xp, index, y.shape)
+            part = numbers.shape
         v = xp.broadcast_to(v.reshape(v.shape[v.ndim - len(part) :]) if v.ndim > len(part) else v, part)
         # NumPy writes in the order of memory
         v = np.ascontiguousarray(v) if xp is np else v.reshape(-1)[last[index].astype(np.int64) - 1]
     y[index] = v
 
 
-def zeros_beside(t: Value, shape: Shape) -> Array:
+def zeros_matching(t: Value, shape: Shape) -> Array:
     """Zeros of a shape, with dtype and device of `t`."""
-    near = raw(t)
-    with on(near):
-        return namespace([near]).zeros(shape, t.dtype)
+    like = raw(t)
+    with on(like):
+        return namespace([like]).zeros(shape, t.dtype)
 
 
 def with_axes(x: Value, ndim: int) -> Value:
@@ -181,15 +181,15 @@ def with_axes(x: Value, ndim: int) -> Value:
     return x if x.ndim >= ndim else reshape(x, (1,) * (ndim - x.ndim) + tuple(x.shape))
 
 
-def beneath(mask: Tensor, x: Any, v: Any) -> tuple[Any, Any, Any] | None:
+def where_arguments(mask: Tensor, x: Any, v: Any) -> tuple[Any, Any, Any] | None:
     """x[mask] = v as the arguments of `where`; None if the shape of v depends on the number of elements in the mask."""
-    shape, rest = shape_of(x), len(shape_of(x)) - mask.ndim
-    if mask.shape != shape[: mask.ndim] or len(shape_of(v)) > rest:
+    shape, trailing = shape_of(x), len(shape_of(x)) - mask.ndim
+    if mask.shape != shape[: mask.ndim] or len(shape_of(v)) > trailing:
         return None
     dtype = raw(x).dtype if is_array(raw(x)) else raw(v).dtype
     if getattr(v, "dtype", None) != dtype and not isinstance(v, (int, float)):
         v = astype(v, dtype)
-    return reshape(mask, (*mask.shape, *[1] * rest)), v, x
+    return reshape(mask, (*mask.shape, *[1] * trailing)), v, x
 
 
 setitem, assign, last_named = SetItem(), Assign(), LastNamed()

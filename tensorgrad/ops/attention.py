@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core.arguments import number, truth
-from tensorgrad.core.backend import Array, Xp, asarray, beside, is_floating
+from tensorgrad.core.backend import Array, Xp, asarray, is_floating, on_gpu_of
 from tensorgrad.core.memory import new
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T
@@ -29,7 +29,7 @@ from tensorgrad.ops.elementwise import where
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.loss import softmax
 from tensorgrad.ops.pad import pad
-from tensorgrad.ops.rearrange import lower
+from tensorgrad.ops.rearrange import lower_mask
 
 __all__ = ["attention"]
 
@@ -85,17 +85,19 @@ class Attention(Op):
         attrs = {"causal": bool(rng.random() < 0.3), "scale": float(rng.uniform(0.3, 1)), "dropout": 0.0}
         shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2]), q.shape[-2], k.shape[-2])
         start = int(rng.integers(0, len(shape) - 1))
-        whole = shape
+        full_shape = shape
         # one for each key: adding a constant to all scores of a query only changes rounding
         shape = (*[n if rng.random() < 0.8 else 1 for n in shape[start:-1]], shape[-1])
         kind = rng.integers(3)
         if kind == 0:
-            alone = (q, k, v), attrs
-            return ((q, k, v, rng.random(whole) < 0.6), attrs | {"dropout": 0.4}) if rng.random() < 0.3 else alone
+            without_dropout = (q, k, v), attrs
+            return (
+                ((q, k, v, rng.random(full_shape) < 0.6), attrs | {"dropout": 0.4}) if rng.random() < 0.3 else without_dropout
+            )
         mask = rng.random(shape) < 0.7 if kind == 1 else self.values(rng, shape)
         if rng.random() < 0.6:
             return (q, k, v, mask), attrs
-        return (q, k, v, mask, rng.random(whole) < 0.6), attrs | {"dropout": 0.4}
+        return (q, k, v, mask, rng.random(full_shape) < 0.6), attrs | {"dropout": 0.4}
 
     def widens(self, i: int) -> bool:
         return i < 3  # a boolean mask stays boolean
@@ -106,73 +108,73 @@ class Attention(Op):
     def forward(self, xp: Xp, q: Array, k: Array, v: Array, *masks: Array, causal: bool, scale: float, dropout: float) -> Array:
         check(q, k, v)
         lead = leading(q, k, v)
-        y = room(xp, (*lead, q.shape[-2], v.shape[-1]), dtype_of(xp, q, k, v, parted(masks, dropout)[0]))
-        at_once = list(blocks(lead, q, k))
+        y = allocate(xp, (*lead, q.shape[-2], v.shape[-1]), dtype_of(xp, q, k, v, split_masks(masks, dropout)[0]))
+        query_blocks = list(blocks(lead, q, k))
 
         def attend(y: Array, q: Array, k: Array, v: Array, *masks: Array) -> None:
-            mask, keep = parted(masks, dropout)
-            for rows in at_once:
+            mask, keep = split_masks(masks, dropout)
+            for rows in query_blocks:
                 p = masked_weights(weights(q, k, mask, causal, scale, rows), keep, dropout, rows)
                 xp.matmul(p, first(p.shape[-1], v), out=part(y, rows))
 
-        shared(xp, attend, lead, q, k, y, q, k, v, *masks)
+        in_threads(xp, attend, lead, q, k, y, q, k, v, *masks)
         return y
 
     def backward(
         self, g: Value, y: Value, q: Value, k: Value, v: Value, *masks: Value, causal: bool, scale: float, dropout: float
     ) -> Rules:
-        every, (mask, keep) = slice(0, q.shape[-2]), parted(masks, dropout)
+        all_rows, (mask, keep) = slice(0, q.shape[-2]), split_masks(masks, dropout)
         attrs: dict[str, Any] = {"causal": causal, "scale": scale, "dropout": dropout}
         if state.recording and any(isinstance(a, Tensor) for a in (g, q, k, v, *masks)):
-            p, dz = slopes(g, q, k, v, masks, every, **attrs)
+            p, dz = slopes(g, q, k, v, masks, all_rows, **attrs)
             n = p.shape[-1]
             rules: Rules = (
                 lambda: dz @ first(n, k) * scale,
-                lambda: filled(dz.swapaxes(-1, -2) @ q * scale, k),
-                lambda: filled(p.swapaxes(-1, -2) @ g, v),
+                lambda: pad_rows(dz.swapaxes(-1, -2) @ q * scale, k),
+                lambda: pad_rows(p.swapaxes(-1, -2) @ g, v),
             )
         else:
-            all_of_them = attention_grad.apply(g, q, k, v, *masks, **attrs)
+            gradients = attention_grad.apply(g, q, k, v, *masks, **attrs)
             shapes = [(*leading(q, k, v), *x.shape[-2:]) for x in (q, k, v)]
-            of_q, of_k = ends_of(shapes)
+            end_q, end_k = ends_of(shapes)
             rules = (
-                lambda: all_of_them[:of_q].reshape(shapes[0]),
-                lambda: all_of_them[of_q:of_k].reshape(shapes[1]),
-                lambda: all_of_them[of_k:].reshape(shapes[2]),
+                lambda: gradients[:end_q].reshape(shapes[0]),
+                lambda: gradients[end_q:end_k].reshape(shapes[1]),
+                lambda: gradients[end_k:].reshape(shapes[2]),
             )
 
-        def of_mask() -> Value:
-            dz = slopes(g, q, k, v, masks, every, **attrs)[1]
-            return filled(dz.swapaxes(-1, -2), k).swapaxes(-1, -2)
+        def mask_gradient() -> Value:
+            dz = slopes(g, q, k, v, masks, all_rows, **attrs)[1]
+            return pad_rows(dz.swapaxes(-1, -2), k).swapaxes(-1, -2)
 
         if mask is not None:
-            rules = (*rules, of_mask if is_floating(mask.dtype) else None)
+            rules = (*rules, mask_gradient if is_floating(mask.dtype) else None)
         return rules if keep is None else (*rules, None)
 
     def jvp(
         self, y: Value, q: Value, k: Value, v: Value, *masks: Value, causal: bool, scale: float, dropout: float
     ) -> Tangents:
-        every, (mask, keep) = slice(0, q.shape[-2]), parted(masks, dropout)
-        p = weights(q, k, mask, causal, scale, every)
+        all_rows, (mask, keep) = slice(0, q.shape[-2]), split_masks(masks, dropout)
+        p = weights(q, k, mask, causal, scale, all_rows)
         n = p.shape[-1]
 
-        def of_scores(tz: Value) -> Value:
-            return masked_weights(p * (tz - (p * tz).sum(-1, keepdims=True)), keep, dropout, every) @ first(n, v)
+        def along_scores(tz: Value) -> Value:
+            return masked_weights(p * (tz - (p * tz).sum(-1, keepdims=True)), keep, dropout, all_rows) @ first(n, v)
 
-        found: tuple[Any, ...] = (
-            lambda t: of_scores((t * scale) @ first(n, k).swapaxes(-1, -2)),
-            lambda t: of_scores((q * scale) @ first(n, t).swapaxes(-1, -2)),
-            lambda t: masked_weights(p, keep, dropout, every) @ first(n, t),
+        tangents: tuple[Any, ...] = (
+            lambda t: along_scores((t * scale) @ first(n, k).swapaxes(-1, -2)),
+            lambda t: along_scores((q * scale) @ first(n, t).swapaxes(-1, -2)),
+            lambda t: masked_weights(p, keep, dropout, all_rows) @ first(n, t),
         )
         if mask is not None:
-            found = (*found, (lambda t: of_scores(t[..., :n])) if is_floating(mask.dtype) else None)
-        return found if keep is None else (*found, None)
+            tangents = (*tangents, (lambda t: along_scores(t[..., :n])) if is_floating(mask.dtype) else None)
+        return tangents if keep is None else (*tangents, None)
 
 
 class AttentionGrad(Op):
     """The gradients of `attention` with respect to q, k and v, flattened and concatenated.
 
-    forward    d  = (gq, gk, gv) as `attention` has them, of the leading axes that they have together
+    forward    d  = (gq, gk, gv) of `attention`, with all leading axes broadcast
     """
 
     name, signature = "attention_grad", "(l,d),(l,e),(s,e),(s,d)->(n)"
@@ -186,12 +188,12 @@ class AttentionGrad(Op):
     ) -> Array:
         lead = leading(q, k, v)
         shapes = [(*lead, *x.shape[-2:]) for x in (q, k, v)]
-        flat = room(xp, (sum(map(math.prod, shapes)),), dtype_of(xp, g, q, k, v, parted(masks, dropout)[0]))
+        flat = allocate(xp, (sum(map(math.prod, shapes)),), dtype_of(xp, g, q, k, v, split_masks(masks, dropout)[0]))
         outs = [part.reshape(s) for part, s in zip(xp.split(flat, ends_of(shapes)), shapes, strict=True)]
-        at_once = list(blocks(lead, q, k))
+        query_blocks = list(blocks(lead, q, k))
 
         def derive(gq: Array, gk: Array, gv: Array, g: Array, q: Array, k: Array, v: Array, *masks: Array) -> None:
-            for rows in at_once:
+            for rows in query_blocks:
                 p, dz = slopes(g, q, k, v, masks, rows, causal, scale, dropout)
                 n = p.shape[-1]
                 dz *= scale
@@ -204,14 +206,14 @@ class AttentionGrad(Op):
                     gk[...] = gv[...] = 0
                 gk[..., :n, :] += dz.swapaxes(-1, -2) @ part(q, rows)
                 gv[..., :n, :] += p.swapaxes(-1, -2) @ part(g, rows)
-            if not at_once:
+            if not query_blocks:
                 gk[...] = gv[...] = 0
 
-        shared(xp, derive, lead, q, k, *outs, g, q, k, v, *masks)
+        in_threads(xp, derive, lead, q, k, *outs, g, q, k, v, *masks)
         return flat
 
 
-def shared(xp: Xp, work: Callable[..., None], lead: Shape, q: Array, k: Array, *arrays: Array) -> None:
+def in_threads(xp: Xp, work: Callable[..., None], lead: Shape, q: Array, k: Array, *arrays: Array) -> None:
     """work(*arrays), in threads if there are many scores: each processes part of the first leading axis of size > 1.
 
     Blocks of queries are the same as without threads, and so are the results.
@@ -222,14 +224,14 @@ def shared(xp: Xp, work: Callable[..., None], lead: Shape, q: Array, k: Array, *
         return
     at, n = axis - len(lead) - 2, lead[axis]
 
-    def some(start: int, stop: int) -> None:
-        mine = (..., slice(start, stop), *[slice(None)] * (-at - 1))
-        work(*[x[mine] if x.ndim >= -at and x.shape[at] == n else x for x in arrays])
+    def process(start: int, stop: int) -> None:
+        index = (..., slice(start, stop), *[slice(None)] * (-at - 1))
+        work(*[x[index] if x.ndim >= -at and x.shape[at] == n else x for x in arrays])
 
-    threads.in_shares(some, n, math.prod(lead) * q.shape[-2] * k.shape[-2])
+    threads.in_shares(process, n, math.prod(lead) * q.shape[-2] * k.shape[-2])
 
 
-def room(xp: Xp, shape: Shape, dtype: Any) -> Array:
+def allocate(xp: Xp, shape: Shape, dtype: Any) -> Array:
     """Memory for a result, reused for NumPy arrays."""
     return new(shape, np.dtype(dtype)) if xp is np else xp.empty(shape, dtype)
 
@@ -258,11 +260,11 @@ def weights(q: Value, k: Value, mask: Value | None, causal: bool, scale: float, 
     elif kernels.softmax_of_seen(z, rows.start, causal):
         return z
     if causal:
-        z = where(lower("tril", z, rows.start), z, -np.inf)
+        z = where(lower_mask("tril", z, rows.start), z, -np.inf)
     if mask is None or not n:
         return softmax(z)
-    nothing = equal(z.max(-1, keepdims=True), -np.inf)
-    return where(nothing, 0, softmax(where(nothing, 0, z)))
+    is_masked = equal(z.max(-1, keepdims=True), -np.inf)
+    return where(is_masked, 0, softmax(where(is_masked, 0, z)))
 
 
 @named
@@ -273,7 +275,7 @@ def attention_weights(
     q, k = (as_operand(attention.name, x) for x in (q, k))
     mask = mask if mask is None else as_mask(mask, q, k, k)
     p = weights(q, k, mask, truth(attention.name, "causal", causal), scale_of(scale, q), slice(0, q.shape[-2]))
-    return filled(p.swapaxes(-1, -2), k).swapaxes(-1, -2)
+    return pad_rows(p.swapaxes(-1, -2), k).swapaxes(-1, -2)
 
 
 def scale_of(scale: float | None, q: Value) -> float:
@@ -281,7 +283,7 @@ def scale_of(scale: float | None, q: Value) -> float:
     return max(q.shape[-1] if q.ndim else 1, 1) ** -0.5 if scale is None else number(attention.name, "scale", scale)
 
 
-def parted(masks: Sequence[Value], dropout: float) -> tuple[Value | None, Value | None]:
+def split_masks(masks: Sequence[Value], dropout: float) -> tuple[Value | None, Value | None]:
     """The mask of the scores, and the weights to keep."""
     mask, keep = (masks[:-1], masks[-1]) if dropout else (masks, None)
     return (mask[0] if mask else None), keep
@@ -298,7 +300,7 @@ def slopes(
     g: Value, q: Value, k: Value, v: Value, masks: Sequence[Value], rows: slice, causal: bool, scale: float, dropout: float
 ) -> tuple[Value, Value]:
     """The weights m p of the queries in `rows`, and the gradient dz of their scores."""
-    mask, keep = parted(masks, dropout)
+    mask, keep = split_masks(masks, dropout)
     p = weights(q, k, mask, causal, scale, rows)
     dp = masked_weights(product(part(g, rows), first(p.shape[-1], v).swapaxes(-1, -2)), keep, dropout, rows)
     if kernels.softmax_grad(p, dp):
@@ -323,10 +325,10 @@ def first(n: int, x: Value) -> Value:
     return part(x, slice(0, n))
 
 
-def filled(gx: Value, x: Value) -> Value:
+def pad_rows(gx: Value, x: Value) -> Value:
     """gx padded with zeros to the number of rows of x."""
-    more = x.shape[-2] - gx.shape[-2]
-    return pad(gx, (*[(0, 0)] * (gx.ndim - 2), (0, more), (0, 0))) if more else gx
+    missing = x.shape[-2] - gx.shape[-2]
+    return pad(gx, (*[(0, 0)] * (gx.ndim - 2), (0, missing), (0, 0))) if missing else gx
 
 
 def leading(*arrays: Value) -> Shape:
@@ -347,20 +349,20 @@ def check(q: Value, k: Value, v: Value) -> None:
 
 def as_mask(mask: Any, q: Value, k: Value, v: Value) -> Any:
     """A mask as an array or a Tensor that broadcasts to the scores."""
-    of = scoped(attention.name)
+    where = scoped(attention.name)
     mask = as_operand(attention.name, lists_as_array(mask, q))
     if mask.dtype != bool and not is_floating(mask.dtype):
-        raise DTypeError(f"{of}: the mask must have a boolean or floating dtype, got {mask.dtype} of shape {mask.shape}")
+        raise DTypeError(f"{where}: the mask must have a boolean or floating dtype, got {mask.dtype} of shape {mask.shape}")
     if min(q.ndim, k.ndim, v.ndim) < 2:
         return mask  # the signature has a better message
     try:
         shape = (*leading(q, k, v), q.shape[-2], k.shape[-2])
-        fits = np.broadcast_shapes(mask.shape, shape) == shape and mask.ndim
+        broadcasts = np.broadcast_shapes(mask.shape, shape) == shape and mask.ndim
     except ValueError:
-        fits = False
-    if not fits:
+        broadcasts = False
+    if not broadcasts:
         raise ShapeError(
-            f"{of}: the mask has shape {mask.shape}, expected a shape that broadcasts to "
+            f"{where}: the mask has shape {mask.shape}, expected a shape that broadcasts to "
             f"(..., {q.shape[-2]}, {k.shape[-2]}), for q {q.shape} and k {k.shape}"
         )
     return mask
@@ -380,9 +382,9 @@ def as_keep(keep: Any, q: Value, k: Value, v: Value) -> Any:
     return keep
 
 
-def lists_as_array(mask: Any, near: Value) -> Any:
-    """A mask, with lists converted to arrays on the device of `near`."""
-    return beside(asarray(mask, where=scoped(attention.name)), [raw(near)]) if isinstance(mask, (list, tuple)) else mask
+def lists_as_array(mask: Any, like: Value) -> Any:
+    """A mask, with lists converted to arrays on the device of `like`."""
+    return on_gpu_of(asarray(mask, where=scoped(attention.name)), [raw(like)]) if isinstance(mask, (list, tuple)) else mask
 
 
 attention, attention_grad = Attention(), AttentionGrad()

@@ -54,7 +54,7 @@ class Clip(Op):
 
     def forward(self, xp: Xp, x: Array, *, low: float | None, high: float | None) -> Array:
         if xp is not np and x.dtype.kind == "b":  # CuPy refuses booleans and None
-            x = x.astype(np.result_type(x.dtype, *[at for at in (low, high) if at is not None]))
+            x = x.astype(np.result_type(x.dtype, *[limit for limit in (low, high) if limit is not None]))
         return xp.clip(x, low, high)
 
     def backward(self, g: Value, y: Value, x: Value, *, low: float | None, high: float | None) -> Rules:

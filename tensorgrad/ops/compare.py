@@ -240,7 +240,7 @@ class Shift(Bitwise):
 class LeftShift(Shift):
     """a << b: the bits of an integer a shifted left by b places. No gradient.
 
-    forward    y  = a 2^b, what does not fit being dropped
+    forward    y  = a 2^b without the bits that overflow
     """
 
     name, symbol = "left_shift", "<<"

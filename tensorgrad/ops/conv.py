@@ -144,37 +144,46 @@ def convolved(op: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, p
     stride, dilation = several(op, "stride", stride, axes, 1), several(op, "dilation", dilation, axes, 1)
     out, kernel, samples = weight.shape[0], weight.shape[2:], x.shape[0]
     if isinstance(padding, str):
-        around = padding_of(op, padding, kernel, stride, dilation)
-        more = [n % 2 for n in around]
-        if any(more):
-            x = pad(x, ((0, 0), (0, 0), *[(0, n) for n in more]))
-        padding = tuple([n // 2 for n in around])
+        total = padding_of(op, padding, kernel, stride, dilation)
+        extra = [n % 2 for n in total]
+        if any(extra):
+            x = pad(x, ((0, 0), (0, 0), *[(0, n) for n in extra]))
+        padding = tuple([n // 2 for n in total])
     else:
         padding = several(op, "padding", padding, axes, 0)
-    places = positions(scoped(op), x.shape[2:], kernel, stride, padding, dilation)
-    k, n = math.prod(weight.shape[1:]), samples * math.prod(places)
-    seen = windows(x, kernel, stride, padding, dilation)
+    out_size = positions(scoped(op), x.shape[2:], kernel, stride, padding, dilation)
+    k, n = math.prod(weight.shape[1:]), samples * math.prod(out_size)
+    patches = windows(x, kernel, stride, padding, dilation)
     if groups == 1:
-        y = reshape(weight, (out, k)) @ reshape(seen, (k, n))
+        y = reshape(weight, (out, k)) @ reshape(patches, (k, n))
     else:
-        y = reshape(reshape(weight, (groups, out // groups, k)) @ reshape(seen, (groups, k, n)), (out, n))
+        y = reshape(reshape(weight, (groups, out // groups, k)) @ reshape(patches, (groups, k, n)), (out, n))
     if bias is not None:
         y = y + reshape(bias, (out, 1))
-    return swapaxes(reshape(y, (out, samples, *places)), 0, 1)
+    return swapaxes(reshape(y, (out, samples, *out_size)), 0, 1)
 
 
 def transposed(
-    op: str, axes: int, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, more: Any, groups: Any, dilation: Any
+    op: str,
+    axes: int,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
 ) -> Any:
-    """A transposed convolution over the last `axes` axes; `more` is output_padding."""
+    """A transposed convolution over the last `axes` axes."""
     x, weight, bias, groups = operands(op, axes, x, weight, bias, groups, True)
     stride, dilation = several(op, "stride", stride, axes, 1), several(op, "dilation", dilation, axes, 1)
-    padding, more = several(op, "padding", padding, axes, 0), several(op, "output_padding", more, axes, 0)
-    if any(m >= s for m, s in zip(more, stride, strict=True)):
-        raise ArgumentError(f"{scoped(op)}: output_padding must be less than the stride {stride}, got {more}")
+    padding, output_padding = several(op, "padding", padding, axes, 0), several(op, "output_padding", output_padding, axes, 0)
+    if any(m >= s for m, s in zip(output_padding, stride, strict=True)):
+        raise ArgumentError(f"{scoped(op)}: output_padding must be less than the stride {stride}, got {output_padding}")
     samples, channels, *size = x.shape
     out, kernel = weight.shape[1] * groups, weight.shape[2:]
-    grid = zip(size, stride, padding, dilation, kernel, more, strict=True)
+    grid = zip(size, stride, padding, dilation, kernel, output_padding, strict=True)
     result = tuple([(n - 1) * s - 2 * p + d * (k - 1) + 1 + m for n, s, p, d, k, m in grid])
     if min(result) < 1:
         raise ShapeError(f"{scoped(op)}: the result of input {x.shape} with weight {weight.shape} would have size {result}")
@@ -182,29 +191,29 @@ def transposed(
         rows = swapaxes(reshape(weight, (channels, out * math.prod(kernel))), 0, 1)
         y = rows @ reshape(swapaxes(x, 0, 1), (channels, samples * math.prod(size)))
     else:
-        own = channels // groups
-        rows = swapaxes(reshape(weight, (groups, own, out // groups * math.prod(kernel))), 1, 2)
-        y = rows @ reshape(swapaxes(x, 0, 1), (groups, own, samples * math.prod(size)))
+        group_channels = channels // groups
+        rows = swapaxes(reshape(weight, (groups, group_channels, out // groups * math.prod(kernel))), 1, 2)
+        y = rows @ reshape(swapaxes(x, 0, 1), (groups, group_channels, samples * math.prod(size)))
     y = fold(reshape(y, (out, *kernel, samples, *size)), result, stride, padding, dilation)
     return y if bias is None else y + reshape(bias, (out,) + (1,) * axes)
 
 
-def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, turned: bool) -> tuple[Any, Any, Any, int]:
-    """Check the shapes of a convolution's operands; of a transposed one if `turned`."""
+def operands(op: str, axes: int, x: Any, weight: Any, bias: Any, groups: Any, is_transposed: bool) -> tuple[Any, Any, Any, int]:
+    """Check the shapes of a convolution's operands; of a transposed one if `is_transposed`."""
     x, weight = as_operand(op, x), as_operand(op, weight)
     groups = integer(op, "groups", groups, 1)
-    fits = x.ndim == weight.ndim == axes + 2
-    if not fits or x.shape[1] != (weight.shape[0] if turned else weight.shape[1] * groups):
+    right_axes = x.ndim == weight.ndim == axes + 2
+    if not right_axes or x.shape[1] != (weight.shape[0] if is_transposed else weight.shape[1] * groups):
         share = "" if groups == 1 else f"/{groups}"
         names = ",".join(f"k{axis}" for axis in AXES[axes].split(",")) if axes > 1 else "k"
-        own = f"c,o{share}" if turned else f"o,c{share}"
-        expected = f"(n,c,{AXES[axes]}),({own},{names})"
+        weight_axes = f"c,o{share}" if is_transposed else f"o,c{share}"
+        expected = f"(n,c,{AXES[axes]}),({weight_axes},{names})"
         raise ShapeError(f"{scoped(op)}: input {x.shape} and weight {weight.shape} are incompatible; expected {expected}")
     if weight.shape[0] % groups:
-        what = "channels" if turned else "outputs"
-        raise ShapeError(f"{scoped(op)}: {weight.shape[0]} {what} are not divisible into {groups} groups")
+        unit = "channels" if is_transposed else "outputs"
+        raise ShapeError(f"{scoped(op)}: {weight.shape[0]} {unit} are not divisible into {groups} groups")
     if bias is not None:
-        bias, out = as_operand(op, bias), weight.shape[1] * groups if turned else weight.shape[0]
+        bias, out = as_operand(op, bias), weight.shape[1] * groups if is_transposed else weight.shape[0]
         if bias.shape != (out,):
             raise ShapeError(f"{scoped(op)}: bias has shape {bias.shape}, expected ({out},) for weight {weight.shape}")
     return x, weight, bias, groups

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensorgrad.core import backend
-from tensorgrad.core.arguments import choice, dtype_of, integer, number, room_for, sizes, truth
+from tensorgrad.core.arguments import check_memory, choice, dtype_of, integer, number, sizes, truth
 from tensorgrad.core.backend import Array
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.state import describe, named, scoped
@@ -97,9 +97,9 @@ def eye(
     identity.
     """
     rows, columns = integer("eye", "n", n, 0), integer("eye", "m", n if m is None else m, 0)
-    k, kind = min(max(integer("eye", "k", k), -rows), columns), dtype_of("eye", dtype)
-    room_for("eye", (rows, columns), kind.itemsize)
-    return as_tensor("eye", np.eye(rows, columns, k, kind), requires_grad, device)
+    k, np_dtype = min(max(integer("eye", "k", k), -rows), columns), dtype_of("eye", dtype)
+    check_memory("eye", (rows, columns), np_dtype.itemsize)
+    return as_tensor("eye", np.eye(rows, columns, k, np_dtype), requires_grad, device)
 
 
 @named
@@ -113,18 +113,20 @@ def arange(
     device: str | None = None,
 ) -> Tensor:
     """start, start + step, ... below stop; arange(n) is 0, 1, ... n - 1. int64 if all arguments are integers, else float32."""
-    given = (0, start, step) if stop is None else (start, stop, step)
-    first, end, by = (number("arange", what, x) for what, x in zip(("start", "stop", "step"), given, strict=True))
-    if not by:
+    limits = (0, start, step) if stop is None else (start, stop, step)
+    first, end, increment = (number("arange", what, x) for what, x in zip(("start", "stop", "step"), limits, strict=True))
+    if not increment:
         raise ArgumentError(f"{scoped('arange')}: step must not be 0")
-    if not all(map(math.isfinite, (first, end, by))):
-        raise ArgumentError(f"{scoped('arange')}: expected finite numbers, got {first}, {end}, {by}")
-    all_integers = all(isinstance(n, int) for n in (first, end, by))
-    kind = dtype_of("arange", dtype or (np.int64 if all_integers else np.float32))
-    count = max(-((first - end) // by) if all_integers else math.ceil((end - first) / by), 0)
-    room_for("arange", (count,), 8)
-    values = np.arange(first, end, by) if all_integers else first + by * np.arange(count)  # in float64, rounded once
-    return as_tensor("arange", values.astype(kind), requires_grad, device)
+    if not all(map(math.isfinite, (first, end, increment))):
+        raise ArgumentError(f"{scoped('arange')}: expected finite numbers, got {first}, {end}, {increment}")
+    all_integers = all(isinstance(n, int) for n in (first, end, increment))
+    np_dtype = dtype_of("arange", dtype or (np.int64 if all_integers else np.float32))
+    count = max(-((first - end) // increment) if all_integers else math.ceil((end - first) / increment), 0)
+    check_memory("arange", (count,), 8)
+    values = (
+        np.arange(first, end, increment) if all_integers else first + increment * np.arange(count)
+    )  # in float64, rounded once
+    return as_tensor("arange", values.astype(np_dtype), requires_grad, device)
 
 
 @named
@@ -138,10 +140,10 @@ def linspace(
     device: str | None = None,
 ) -> Tensor:
     """`num` equally spaced numbers from start to stop, both included."""
-    num, kind = integer("linspace", "num", num, 0), dtype_of("linspace", dtype)
-    room_for("linspace", (num,), 16)
+    num, np_dtype = integer("linspace", "num", num, 0), dtype_of("linspace", dtype)
+    check_memory("linspace", (num,), 16)
     values = np.linspace(number("linspace", "start", start), number("linspace", "stop", stop), num)
-    return as_tensor("linspace", values.astype(kind), requires_grad, device)
+    return as_tensor("linspace", values.astype(np_dtype), requires_grad, device)
 
 
 @named
@@ -150,16 +152,16 @@ def meshgrid(*xs: Operand[T], indexing: str = "xy") -> tuple[T | Array, ...]:
 
     indexing   "ij": result i varies along axis i; "xy": the first two axes are swapped, as for plots
     """
-    given = [as_operand("meshgrid", x) for x in xs]
-    first_two = (1, 0) if choice("meshgrid", "indexing", indexing, ("xy", "ij")) == "xy" and len(given) > 1 else (0, 1)
-    axes = (*first_two, *range(2, len(given)))
+    arrays = [as_operand("meshgrid", x) for x in xs]
+    first_two = (1, 0) if choice("meshgrid", "indexing", indexing, ("xy", "ij")) == "xy" and len(arrays) > 1 else (0, 1)
+    axes = (*first_two, *range(2, len(arrays)))
     lines = []
-    for x, axis in zip(given, axes, strict=False):
+    for x, axis in zip(arrays, axes, strict=False):
         if x.ndim > 1:
             raise ShapeError(f"{scoped('meshgrid')}: expected 1-d arrays, got shape {x.shape}")
-        lines.append(reshape(x, tuple(-1 if i == axis else 1 for i in range(len(given)))))
+        lines.append(reshape(x, tuple(-1 if i == axis else 1 for i in range(len(arrays)))))
     shape = np.broadcast_shapes(*[shape_of(x) for x in lines])
-    room_for("meshgrid", shape, 8)
+    check_memory("meshgrid", shape, 8)
     return tuple(broadcast_to(x, shape) for x in lines)
 
 
@@ -209,20 +211,20 @@ def random_tensor(op: str, shape: Any, dtype: Any, rng: Any, requires_grad: bool
     """Random numbers, recorded as a draw in a traced step."""
     if rng is not None and not isinstance(rng, np.random.Generator):
         raise ArgumentError(f"{scoped(op)}: rng must be a generator, np.random.default_rng(seed), or None, got {describe(rng)}")
-    kind = kind_of(op, dtype, "f")
-    wide = kind if kind.char in "fd" else np.dtype(np.float32)
-    y: Tensor = draw(filled(op, shape, 0, wide, False, device), rng=rng)
-    y = y if kind == wide else astype(y, kind)
+    np_dtype = kind_of(op, dtype, "f")
+    draw_dtype = np_dtype if np_dtype.char in "fd" else np.dtype(np.float32)
+    y: Tensor = draw(filled(op, shape, 0, draw_dtype, False, device), rng=rng)
+    y = y if np_dtype == draw_dtype else astype(y, np_dtype)
     return y.requires_grad_(truth(op, "requires_grad", requires_grad)) if requires_grad is not False else y
 
 
 def filled(op: str, shape: Any, value: Any, dtype: Any, requires_grad: bool, device: str | None) -> Tensor:
     """A Tensor of this shape filled with one number."""
-    kind, found = kind_of(op, dtype), sizes(op, shape)
-    room_for(op, found, kind.itemsize)
+    np_dtype, size = kind_of(op, dtype), sizes(op, shape)
+    check_memory(op, size, np_dtype.itemsize)
     if not isinstance(value, (bool, np.bool_)):
         value = number(op, "value", value)
-    return as_tensor(op, np.full(found, value).astype(kind), requires_grad, device)
+    return as_tensor(op, np.full(size, value).astype(np_dtype), requires_grad, device)
 
 
 def kind_of(op: str, dtype: Any, kinds: str = "fiub") -> np.dtype[Any]:

@@ -49,11 +49,11 @@ class CTCStates(Op):
     def forward(self, xp: Xp, targets: Array, sizes: Array, *, blank: int, classes: int) -> Array:
         m = targets.shape[-1]
         check((sizes < 0) | (sizes > m), f"{scoped(self.public)}: a target length is out of range, expected 0 to {m}")
-        own = xp.arange(m) < sizes[..., None]
-        wrong = own & ((targets < 0) | (targets >= classes) | (targets == blank))
+        in_target = xp.arange(m) < sizes[..., None]
+        wrong = in_target & ((targets < 0) | (targets >= classes) | (targets == blank))
         check(wrong, f"{scoped(self.public)}: a target is out of range, expected 0 to {classes - 1} without the blank, {blank}")
-        y = xp.full((*np.broadcast_shapes(own.shape, targets.shape)[:-1], 2 * m + 1), blank, targets.dtype)
-        y[..., 1::2] = xp.where(own, targets, xp.asarray(blank, targets.dtype))
+        y = xp.full((*np.broadcast_shapes(in_target.shape, targets.shape)[:-1], 2 * m + 1), blank, targets.dtype)
+        y[..., 1::2] = xp.where(in_target, targets, xp.asarray(blank, targets.dtype))
         return y
 
 
@@ -78,8 +78,8 @@ class CTC(Op):
         return self.apply(x, states, steps, sizes)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        n, m, more = (min(int(s), most) for s, most in zip(rng.choice(sizes, 3), (2, 2, 1), strict=True))
-        t, lengths = 2 * m + more, rng.integers(0, m + 1, n)  # enough steps for equal labels
+        n, m, extra = (min(int(s), most) for s, most in zip(rng.choice(sizes, 3), (2, 2, 1), strict=True))
+        t, lengths = 2 * m + extra, rng.integers(0, m + 1, n)  # enough steps for equal labels
         states = ctc_states(rng.integers(1, 3, (n, m)), lengths, blank=0, classes=3)
         return (self.values(rng, (t, n, 3)), states, rng.integers(2 * m, t + 1, n), lengths), {}
 
@@ -88,17 +88,17 @@ class CTC(Op):
         if self.parsed.mismatch([a.shape for a in (x, states, steps, sizes)]):
             raise ValueError("shapes are incompatible")  # the signature has a better message
         check((steps < 0) | (steps > t), f"{scoped(self.public)}: an input length is out of range, expected 0 to {t}")
-        e, skips = xp.maximum(x.reshape(-1)[places(x, states)], LEAST), kernels.may_skip(xp, states)
+        e, skips = xp.maximum(x.reshape(-1)[flat_indices(x, states)], LEAST), kernels.may_skip(xp, states)
         y, _ = likelihood(kernels.ahead(xp, e, skips, steps)[-1], sizes)
         return xp.where(y > LEAST / 2, -y, xp.asarray(xp.inf, y.dtype))
 
     def backward(self, g: Value, y: Value, x: Value, states: Value, steps: Value, sizes: Value) -> Rules:
-        return lambda: derived(g, x, states, steps, sizes), None, None, None
+        return lambda: gradient_of(g, x, states, steps, sizes), None, None, None
 
     def jvp(self, y: Value, x: Value, states: Value, steps: Value, sizes: Value) -> Tangents:
         def tangent(t: Value) -> Value:
-            one = x[:1].sum((0, 2)) * 0 + 1 if x.shape[0] else sizes * 0 + 1
-            return (derived(one, x, states, steps, sizes) * t).sum((0, 2))
+            unit = x[:1].sum((0, 2)) * 0 + 1 if x.shape[0] else sizes * 0 + 1
+            return (gradient_of(unit, x, states, steps, sizes) * t).sum((0, 2))
 
         return tangent, None, None, None
 
@@ -106,7 +106,7 @@ class CTC(Op):
 class CTCGrad(Op):
     """The gradient of `ctc` with respect to x.
 
-    forward    y  = gx as `ctc` has it
+    forward    y  = gx of `ctc`
     """
 
     name, signature, public = "ctc_grad", "(n),(t,n,c),(n,k),(n),(n)->(...)", "ctc_loss"
@@ -121,31 +121,31 @@ class CTCGrad(Op):
     def forward(self, xp: Xp, g: Array, x: Array, states: Array, steps: Array, sizes: Array) -> Array:
         if not x.size:
             return x * 0
-        e, skips = xp.maximum(x.reshape(-1)[places(x, states)], LEAST), kernels.may_skip(xp, states)
+        e, skips = xp.maximum(x.reshape(-1)[flat_indices(x, states)], LEAST), kernels.may_skip(xp, states)
         a = kernels.ahead(xp, e, skips, steps)[1:]
         y, ends = likelihood(a[-1], sizes)
-        return shared_out(g, a + kernels.behind(xp, e, skips, steps, ends), y, x, states)
+        return gradient_from_paths(g, a + kernels.behind(xp, e, skips, steps, ends), y, x, states)
 
 
-def derived(g: Value, *args: Value) -> Value:
+def gradient_of(g: Value, *args: Value) -> Value:
     """The gradient, by its own op or, to be differentiated again, by formulas."""
     is_recorded = state.recording and any(isinstance(a, Tensor) for a in (g, *args))
-    return in_formulas(g, *args) if is_recorded else ctc_grad.apply(g, *args)
+    return gradient_by_formulas(g, *args) if is_recorded else ctc_grad.apply(g, *args)
 
 
-def in_formulas(g: Value, x: Value, states: Value, steps: Value, sizes: Value) -> Value:
+def gradient_by_formulas(g: Value, x: Value, states: Value, steps: Value, sizes: Value) -> Value:
     """The rule of `ctc` as plain operations, step by step."""
     if not x.size:
         return x * 0
     wide: Any = as_wide(x)
-    e = maximum(getitem(reshape(wide, (x.size,)), places(x, states)), LEAST)
+    e = maximum(getitem(reshape(wide, (x.size,)), flat_indices(x, states)), LEAST)
     is_label = namespace([raw(x)]).arange(states.shape[1]) % 2 == 1
-    skips = where(is_label, not_equal(states, moved(states, 2, -1)), False)
+    skips = where(is_label, not_equal(states, shifted(states, 2, -1)), False)
     a = where(namespace([raw(x)]).arange(states.shape[1]) == 0, e[0] * 0, LEAST)
     before: list[Value] = []
     after: list[Value] = []
     for j in range(x.shape[0]):
-        new = joined(a, moved(a, 1), where(skips, moved(a, 2), LEAST)) + e[j]
+        new = log_sum(a, shifted(a, 1), where(skips, shifted(a, 2), LEAST)) + e[j]
         a = where(expand_dims(less(j, steps), 1), new, a)
         before.append(a)
     y, ends = likelihood(a, sizes)
@@ -153,21 +153,21 @@ def in_formulas(g: Value, x: Value, states: Value, steps: Value, sizes: Value) -
     for j in reversed(range(x.shape[0])):
         if after:
             c = b + e[j + 1]
-            b = joined(c, moved(c, -1), where(moved(skips, -2, False), moved(c, -2), LEAST))
+            b = log_sum(c, shifted(c, -1), where(shifted(skips, -2, False), shifted(c, -2), LEAST))
         b = where(expand_dims(equal(steps, j + 1), 1), where(ends, 0.0, LEAST), b)
         after.append(b)
-    return shared_out(g, stack(before) + stack(after[::-1]), y, x, states)
+    return gradient_from_paths(g, stack(before) + stack(after[::-1]), y, x, states)
 
 
-def shared_out(g: Value, paths: Value, y: Value, x: Value, states: Value) -> Value:
+def gradient_from_paths(g: Value, paths: Value, y: Value, x: Value, states: Value) -> Value:
     """The gradient of x from a + b, the log-probabilities of all paths through a state at a step, (t,n,k)."""
     is_possible = greater(y, LEAST / 2)
     p = where(expand_dims(is_possible, 1), exp(paths - expand_dims(where(is_possible, y, 0), 1)), 0) * expand_dims(-g, 1)
-    at = reshape(places(x, states), (p.size,))
+    at = reshape(flat_indices(x, states), (p.size,))
     return reshape(scatter(reshape(p, (p.size,)), at, index=AT, shape=(x.size,)), x.shape)
 
 
-def places(x: Value, states: Value) -> Value:
+def flat_indices(x: Value, states: Value) -> Value:
     """The flat index into x of each e_j(s), (t,n,k)."""
     t, n, c = x.shape
     return states + namespace([raw(x)]).arange(t * n).reshape((t, n, 1)) * c
@@ -180,12 +180,12 @@ def likelihood(a: Value, sizes: Value) -> tuple[Value, Value]:
     return logsumexp(where(ends, a, LEAST), 1), ends
 
 
-def joined(*parts: Value) -> Value:
+def log_sum(*parts: Value) -> Value:
     """log of the sum of e^part."""
     return logsumexp(stack(parts), 0)
 
 
-def moved(x: Value, by: int, value: float = LEAST) -> Value:
+def shifted(x: Value, by: int, value: float = LEAST) -> Value:
     """x (n,k) shifted to the right or left, with a number in the vacant places."""
     k = x.shape[1]
     by = min(max(by, -k), k)

@@ -59,8 +59,8 @@ class QRFactors(Decomposition):
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
-            (q, r), (gq, gr) = (cut(a, a.shape[-2] - a.shape[-1]) for a in (y, g))
-            full_rank(r)
+            (q, r), (gq, gr) = (split_rows(a, a.shape[-2] - a.shape[-1]) for a in (y, g))
+            check_full_rank(r)
             s = (r @ gr.swapaxes(-1, -2) - gq.swapaxes(-1, -2) @ q) * lower_half(r)
             right = gq + q @ (s + s.swapaxes(-1, -2))
             return solve(r, right.swapaxes(-1, -2)).swapaxes(-1, -2)
@@ -69,13 +69,13 @@ class QRFactors(Decomposition):
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         def tangent(t: Value) -> Value:
-            q, r = cut(y, y.shape[-2] - y.shape[-1])
-            full_rank(r)
-            moved = solve(r.swapaxes(-1, -2), t.swapaxes(-1, -2)).swapaxes(-1, -2)  # tx R⁻¹
-            c = q.swapaxes(-1, -2) @ moved
+            q, r = split_rows(y, y.shape[-2] - y.shape[-1])
+            check_full_rank(r)
+            scaled = solve(r.swapaxes(-1, -2), t.swapaxes(-1, -2)).swapaxes(-1, -2)  # tx R⁻¹
+            c = q.swapaxes(-1, -2) @ scaled
             lower = c * (lower_half(r) - identity(r, r.shape[-1]) / 2)
             upper = c - lower + lower.swapaxes(-1, -2)
-            return concatenate([moved - q @ upper, upper @ r], axis=-2)
+            return concatenate([scaled - q @ upper, upper @ r], axis=-2)
 
         return (tangent,)
 
@@ -92,27 +92,27 @@ class EighFactors(Decomposition):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         n, *batch = (int(k) for k in rng.choice(sizes, rng.integers(1, 3)))
-        return (apart(rng, (*batch, n, n)),), {}
+        return (separated_eigenvalues(rng, (*batch, n, n)),), {}
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        with converging(self.public, x):
+        with with_op_name(self.public, x):
             w, v = xp.linalg.eigh(symmetric(x))
         return xp.concatenate([w[..., None, :], v], axis=-2)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
-            (w, v), (gw, gv) = (cut(a, 1) for a in (y, g))
+            (w, v), (gw, gv) = (split_rows(a, 1) for a in (y, g))
             vt, n = v.swapaxes(-1, -2), y.shape[-1]
-            inner = over_gaps(self.public, "eigenvalues", turned(vt @ gv) / 2, w)
+            inner = divided_by_gaps(self.public, "eigenvalues", skew(vt @ gv) / 2, w)
             return v @ (identity(w, n) * gw + inner) @ vt
 
         return (gx,)
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         def tangent(t: Value) -> Value:
-            w, v = cut(y, 1)
+            w, v = split_rows(y, 1)
             p = v.swapaxes(-1, -2) @ symmetric(t) @ v
-            return concatenate([diagonal_of(p), v @ over_gaps(self.public, "eigenvalues", p, w)], axis=-2)
+            return concatenate([diagonal_of(p), v @ divided_by_gaps(self.public, "eigenvalues", p, w)], axis=-2)
 
         return (tangent,)
 
@@ -131,36 +131,38 @@ class SVDFactors(Decomposition):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         m, n, *batch = (int(k) for k in rng.choice(sizes, rng.integers(2, 4)))
-        return (uneven(rng, (*batch, m, n)),), {}
+        return (separated_singular_values(rng, (*batch, m, n)),), {}
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        with converging(self.public, x):
+        with with_op_name(self.public, x):
             u, s, vt = xp.linalg.svd(x, full_matrices=False)
         return xp.concatenate([u, s[..., None, :], vt.swapaxes(-1, -2)], axis=-2)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
             (m, n), k = x.shape[-2:], min(x.shape[-2:])
-            (u, s, v), (gu, gs, gv) = (cut(a, m, 1) for a in (y, g))
+            (u, s, v), (gu, gs, gv) = (split_rows(a, m, 1) for a in (y, g))
             ut, vt = u.swapaxes(-1, -2), v.swapaxes(-1, -2)
-            a, b = (over_gaps(self.public, "singular values", turned(p), s * s) for p in (ut @ gu, vt @ gv))
-            found = u @ (identity(s, s.shape[-1]) * gs + a * s + s.swapaxes(-1, -2) * b) @ vt
+            a, b = (divided_by_gaps(self.public, "singular values", skew(p), s * s) for p in (ut @ gu, vt @ gv))
+            x_gradient = u @ (identity(s, s.shape[-1]) * gs + a * s + s.swapaxes(-1, -2) * b) @ vt
             if k != m:  # else U Uᵀ = I
-                found = found + div_grad(gu - u @ (ut @ gu), s) @ vt
+                x_gradient = x_gradient + div_grad(gu - u @ (ut @ gu), s) @ vt
             if k != n:
-                found = found + u @ div_grad(gv - v @ (vt @ gv), s).swapaxes(-1, -2)
-            return found
+                x_gradient = x_gradient + u @ div_grad(gv - v @ (vt @ gv), s).swapaxes(-1, -2)
+            return x_gradient
 
         return (gx,)
 
     def jvp(self, y: Value, x: Value) -> Tangents:
         def tangent(t: Value) -> Value:
             (m, n), k = x.shape[-2:], min(x.shape[-2:])
-            u, s, v = cut(y, m, 1)
+            u, s, v = split_rows(y, m, 1)
             tt, column = t.swapaxes(-1, -2), s.swapaxes(-1, -2)
             p = u.swapaxes(-1, -2) @ t @ v
             pt = p.swapaxes(-1, -2)
-            a, b = (over_gaps(self.public, "singular values", q, s * s) for q in (p * s + column * pt, column * p + pt * s))
+            a, b = (
+                divided_by_gaps(self.public, "singular values", q, s * s) for q in (p * s + column * pt, column * p + pt * s)
+            )
             tu, tv = u @ a, v @ b
             if k != m:
                 tu = tu + div_grad(t @ v - u @ p, s)
@@ -188,7 +190,7 @@ class Pinv(Unary):
         return svd_factors.sample(rng, sizes)
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        with converging(self.name, x):
+        with with_op_name(self.name, x):
             return xp.linalg.pinv(x, rcond=max(x.shape[-2:]) * float(finfo(x.dtype).eps))
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
@@ -209,7 +211,7 @@ class Pinv(Unary):
 
 
 @contextmanager
-def converging(op: str, x: Array) -> Iterator[None]:
+def with_op_name(op: str, x: Array) -> Iterator[None]:
     """Add the op's name to NumPy's LinAlgError, for example for a matrix with NaN."""
     try:
         yield
@@ -217,7 +219,7 @@ def converging(op: str, x: Array) -> Iterator[None]:
         raise LinAlgError(f"{op}: {error}; got shape {x.shape}") from error
 
 
-def cut(y: Value, *heights: int) -> list[Value]:
+def split_rows(y: Value, *heights: int) -> list[Value]:
     """Split a result into parts with given numbers of rows, and the rest."""
     ends = [0, *np.cumsum(heights).tolist(), y.shape[-2]]
     return [getitem(y, (..., slice(a, b), slice(None))) for a, b in pairwise(ends)]
@@ -232,12 +234,12 @@ def diagonal_of(p: Value) -> Value:
     return (p * identity(p, p.shape[-1])).sum(-2, keepdims=True)
 
 
-def turned(p: Value) -> Value:
+def skew(p: Value) -> Value:
     """The rotation of vectors into each other: p - pᵀ."""
     return p - p.swapaxes(-1, -2)
 
 
-def over_gaps(op: str, what: str, p: Value, w: Value) -> Value:
+def divided_by_gaps(op: str, what: str, p: Value, w: Value) -> Value:
     """F * p with F_ij = 1/(w_j - w_i), and 0 on the diagonal. Raises LinAlgError if two values are equal to the precision of
     the dtype and their vectors are used: these are then undetermined. A replay does not check, and gives non-finite values.
     """
@@ -252,7 +254,7 @@ def over_gaps(op: str, what: str, p: Value, w: Value) -> Value:
     return div_grad(p, gaps + diagonal)
 
 
-def full_rank(r: Value) -> None:
+def check_full_rank(r: Value) -> None:
     """Raise LinAlgError if the columns that this triangle belongs to are linearly dependent."""
     values = raw(r)
     if not state.tracing and not on_gpu(values) and not np.diagonal(values, 0, -2, -1).all():
@@ -267,12 +269,12 @@ def tall(rng: np.random.Generator, shape: Shape) -> Array:
     return rng.uniform(-1, 1, shape) + 3 * np.eye(shape[-2], shape[-1])
 
 
-def apart(rng: np.random.Generator, shape: Shape) -> Array:
+def separated_eigenvalues(rng: np.random.Generator, shape: Shape) -> Array:
     """Symmetric, with well separated eigenvalues."""
     return symmetric(rng.uniform(-0.4, 0.4, shape)) + np.diag(np.arange(shape[-1]) * 2.0)
 
 
-def uneven(rng: np.random.Generator, shape: Shape) -> Array:
+def separated_singular_values(rng: np.random.Generator, shape: Shape) -> Array:
     """With singular values well separated from each other and from 0."""
     k = np.zeros(shape[-2:])
     np.fill_diagonal(k, 2.0 + 2.0 * np.arange(min(shape[-2:])))
@@ -311,11 +313,11 @@ def qr(x: Operand[T], mode: str = "reduced") -> QR:
     mode   "reduced"; NumPy's "complete" and "r" are not supported
     """
     choice("qr", "mode", mode, ("reduced",))
-    given = matrices("qr", x)
-    m, n = given.shape[-2:]
-    q, r = cut(qr_factors(getitem(given, (..., slice(0, m)))), m)
+    matrix = matrices("qr", x)
+    m, n = matrix.shape[-2:]
+    q, r = split_rows(qr_factors(getitem(matrix, (..., slice(0, m)))), m)
     if n > m:  # the remaining columns of R follow from Q
-        r = concatenate([r, q.swapaxes(-1, -2) @ getitem(given, (..., slice(m, None)))], axis=-1)
+        r = concatenate([r, q.swapaxes(-1, -2) @ getitem(matrix, (..., slice(m, None)))], axis=-1)
     return QR(q, r)
 
 
@@ -326,10 +328,10 @@ def eigh(x: Operand[T]) -> Eigh:
     The gradient is symmetric. For equal eigenvalues it is right if the result does not depend on their order; their
     eigenvectors have no gradient: LinAlgError, in forward mode in any case.
     """
-    given = matrices("eigh", x)
-    if given.shape[-1] != given.shape[-2]:
-        raise ShapeError(f"{scoped('eigh')}: expected square matrices, got shape {given.shape}")
-    w, v = cut(eigh_factors(given), 1)
+    matrix = matrices("eigh", x)
+    if matrix.shape[-1] != matrix.shape[-2]:
+        raise ShapeError(f"{scoped('eigh')}: expected square matrices, got shape {matrix.shape}")
+    w, v = split_rows(eigh_factors(matrix), 1)
     return Eigh(getitem(w, (..., 0, slice(None))), v)
 
 
@@ -343,13 +345,13 @@ def svd(x: Operand[T], full_matrices: bool = False) -> SVD:
 
     full_matrices   True, NumPy's default, is only supported for square matrices: further columns would have no derivative
     """
-    given, full = matrices("svd", x), truth("svd", "full_matrices", full_matrices)
-    m, n = given.shape[-2:]
+    matrix, full = matrices("svd", x), truth("svd", "full_matrices", full_matrices)
+    m, n = matrix.shape[-2:]
     if full and m != n:
         raise ArgumentError(
-            f"{scoped('svd')}: full_matrices=True for shape {given.shape}; the additional columns have no derivative"
+            f"{scoped('svd')}: full_matrices=True for shape {matrix.shape}; the additional columns have no derivative"
         )
-    u, s, v = cut(svd_factors(given), m, 1)
+    u, s, v = split_rows(svd_factors(matrix), m, 1)
     return SVD(u, getitem(s, (..., 0, slice(None))), v.swapaxes(-1, -2))
 
 

@@ -28,8 +28,8 @@ class ToDevice(Op):
     @named
     def __call__(self, x: Operand[T], device: str, origin: str | None = None) -> T | Array:
         x = x if isinstance(x, Tensor) else backend.asarray(x, where=self.name)
-        device, here = backend.as_device(device), backend.device_of(raw(x))
-        return x if device == here and origin is None else self.apply(x, device=device, origin=here)
+        device, current = backend.as_device(device), backend.device_of(raw(x))
+        return x if device == current and origin is None else self.apply(x, device=device, origin=current)
 
     def sample(self, rng: Any, sizes: Any = (1, 2, 3)) -> Sample:
         args, _ = super().sample(rng, sizes)

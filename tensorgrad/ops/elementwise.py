@@ -323,7 +323,7 @@ class AsType(Op):
     Raises DTypeError for unsupported dtypes.
 
     forward    y  = x
-    backward   gx = g, in the dtype of x          (which the engine sees to)
+    backward   gx = g, in the dtype of x          (done by the engine)
     tangent    ty = tx, in the dtype of y
     """
 
@@ -373,14 +373,14 @@ def as_wide(x: Value) -> Value:
     dtype = x.dtype
     if dtype.char in "fd":
         return x
-    to = np.dtype(np.float32) if is_half(dtype) else floating(dtype)
-    return x if to == dtype else astype(x, to)
+    target = np.dtype(np.float32) if is_half(dtype) else floating(dtype)
+    return x if target == dtype else astype(x, target)
 
 
 def as_narrow(y: Value, *operands: Value | None) -> Value:
     """The result of such a function, rounded to half precision if its operands have it."""
-    to = narrowest([x.dtype for x in operands if x is not None])
-    return y if to is None or y.dtype != np.float32 else astype(y, to)
+    target = narrowest([x.dtype for x in operands if x is not None])
+    return y if target is None or y.dtype != np.float32 else astype(y, target)
 
 
 neg, add, sub, mul, div = Neg(), Add(), Sub(), Mul(), Div()

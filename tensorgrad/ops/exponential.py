@@ -47,8 +47,8 @@ class Power(Binary):
                 return mul_grad(g, b * a ** (b - 1 if b else 0))
             exponent = b if is_floating(b.dtype) else astype(b, g.dtype)  # b - 1 may not fit its dtype
             # 0 * 0^-1 would be NaN: if both are 0 use 0 * 1^-1, constant in both
-            both = where(exponent == 0, a == 0, False)
-            return mul_grad(g, where(both, 0.0, exponent) * where(both, 1.0, a) ** (exponent - 1))
+            both_zero = where(exponent == 0, a == 0, False)
+            return mul_grad(g, where(both_zero, 0.0, exponent) * where(both_zero, 1.0, a) ** (exponent - 1))
 
         def gb() -> Value:
             if isinstance(a, (int, float)) and a > 0:
@@ -62,9 +62,9 @@ class Power(Binary):
         def along_a(t: Value) -> Value:
             if isinstance(b, (int, float)):
                 return mul_tangent(t, b * a ** (b - 1 if b else 0))
-            whole = b if is_floating(b.dtype) else astype(b, t.dtype)
-            both = where(whole == 0, a == 0, False)  # 0^0 is treated as constant: 0^-1 would be infinite
-            return mul_tangent(t, where(both, 0.0, whole) * where(both, 1.0, a) ** (whole - 1))
+            exponent = b if is_floating(b.dtype) else astype(b, t.dtype)
+            both_zero = where(exponent == 0, a == 0, False)  # 0^0 is treated as constant: 0^-1 would be infinite
+            return mul_tangent(t, where(both_zero, 0.0, exponent) * where(both_zero, 1.0, a) ** (exponent - 1))
 
         def along_b(t: Value) -> Value:
             if isinstance(a, (int, float)) and a > 0:
@@ -75,14 +75,15 @@ class Power(Binary):
 
 
 def refuse_negative(a: Array, b: Array) -> None:
-    """Refuse integers to negative integer powers on a GPU, as NumPy does, where CuPy computes a number: an exponent that is a
-    number at once, one of an array when values are next read."""
-    is_whole = all(x.dtype.kind in "iub" if is_array(x) else isinstance(x, int) for x in (a, b))
-    if not is_whole or (is_array(a) and not a.size):
+    """Refuse integers to negative integer powers on a GPU, as NumPy does: CuPy computes a number. An exponent that is a number
+    is checked at once, an array when values are next read.
+    """
+    are_integers = all(x.dtype.kind in "iub" if is_array(x) else isinstance(x, int) for x in (a, b))
+    if not are_integers or (is_array(a) and not a.size):
         return
     message = "Integers to negative integer powers are not allowed"
     if is_array(b):
-        check(b < 0, f"power: {message}", ShapeError)  # the type of the errors that NumPy has for values
+        check(b < 0, f"power: {message}", ShapeError)  # NumPy raises a ValueError
     elif b < 0:
         raise ValueError(f"{message}.")
 
@@ -117,33 +118,33 @@ class Logarithm(Op):
     def __call__(self, x: Operand[T]) -> T | Array:
         if state.batching is not None and (batched := state.batching(self, (x,), {})) is not None:
             return batched  # vmap calls it again with the batched argument
-        made = (x.node or getattr(x, "origin", None)) if isinstance(x, Tensor) and state.fusing else None
-        if isinstance(x, Tensor) and made is not None:
-            if made.op is astype and is_half(made.dtype) and isinstance(made.inputs[0], Node):
-                made = made.inputs[0]  # the unrounded result of a traced op in half precision
-            found = closed_form(self, made)
-            if found is not None and found[1].saved and is_as_it_was(x, found[1]):
-                return self.of_result(x, made, *found[:2])
+        source = (x.node or getattr(x, "origin", None)) if isinstance(x, Tensor) and state.fusing else None
+        if isinstance(x, Tensor) and source is not None:
+            if source.op is astype and is_half(source.dtype) and isinstance(source.inputs[0], Node):
+                source = source.inputs[0]  # the unrounded result of a traced op in half precision
+            closed = closed_form(self, source)
+            if closed is not None and closed[1].saved and is_unmodified(x, closed[1]):
+                return self.of_result(x, source, *closed[:2])
         return self.apply(x)
 
-    def of_result(self, p: Tensor, made: Node, op: Op, node: Node) -> Tensor:
-        """The logarithm of p, computed by `made`, recorded as such, with the value that `op` computes from the logits kept by
+    def of_result(self, p: Tensor, source: Node, op: Op, node: Node) -> Tensor:
+        """The logarithm of p, computed by `source`, recorded as such, with the value that `op` computes from the logits kept by
         `node`.
 
         The new node keeps its output, so that fusion can merge it with those that computed p.
         """
         (z,) = node.saved
         with on(z):
-            value, to = computed(op, namespace([z]), (z,), node.attrs)
-            y = value if to is None else value.astype(to)
+            value, narrow = computed(op, namespace([z]), (z,), node.attrs)
+            y = value if narrow is None else value.astype(narrow)
         recorded = state.recording and p.requires_grad
         if not recorded and not state.tracing:
             return wrap(y, None)
-        logp = wrap(y, Node(self, (made,), {}, (p._data,), value, y.shape, y.dtype, (), recorded, user_location()))
+        logp = wrap(y, Node(self, (source,), {}, (p._data,), value, y.shape, y.dtype, (), recorded, user_location()))
         return logp if logp.dtype == p.dtype else astype(logp, p.dtype)
 
 
-def is_as_it_was(p: Tensor, node: Node) -> bool:
+def is_unmodified(p: Tensor, node: Node) -> bool:
     """Whether neither p nor the kept logits of `node` have been written to."""
     (z,) = node.saved
     if writes.is_lent(p._data):

@@ -115,8 +115,8 @@ class LogAddExp(Binary):
 
 def gap(a: Value, y: Value) -> Value:
     """a - y, 0 for equal infinities."""
-    same = logical_and(equal(a, y), logical_not(isfinite(y)))
-    return where(same, 0.0, a) - where(same, 0.0, y)
+    equal_infinities = logical_and(equal(a, y), logical_not(isfinite(y)))
+    return where(equal_infinities, 0.0, a) - where(equal_infinities, 0.0, y)
 
 
 class Sqrt(Unary):
@@ -228,8 +228,8 @@ class Erf(Unary):
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
         def gx() -> Value:
-            near = clip(x, -40, 40)  # beyond, where x² may overflow, e^(-x²) is 0
-            return mul_grad(g, exp(-square(near)) * (2 / math.sqrt(math.pi)))
+            clipped = clip(x, -40, 40)  # beyond, where x² may overflow, e^(-x²) is 0
+            return mul_grad(g, exp(-square(clipped)) * (2 / math.sqrt(math.pi)))
 
         return (gx,)
 

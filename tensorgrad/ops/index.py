@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import room_for, sizes
-from tensorgrad.core.backend import Array, Xp, beside, check, is_array, is_floating, on_gpu
+from tensorgrad.core.arguments import check_memory, sizes
+from tensorgrad.core.backend import Array, Xp, check, is_array, is_floating, on_gpu, on_gpu_of
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Binary, Operand, T
 from tensorgrad.core.signature import Shape
@@ -25,7 +25,7 @@ class GetItem(Op):
     """x[index]: slices with steps, None, Ellipsis, integers, integer arrays and boolean masks, in any combination.
 
     forward    y  = x[index]
-    backward   gx = zeros with g added at index, where an element was taken twice both times
+    backward   gx = zeros, gx[index] += g, accumulated for repeated elements
     """
 
     name, signature, symbol = "getitem", "()->()", "[ ]"
@@ -33,10 +33,10 @@ class GetItem(Op):
     moves = True
 
     def __call__(self, x: Operand[T], index: Any) -> T | Array:
-        index = followed(index)
+        index = as_traced(index)
         if has_tensors(index):
             return gather(x, index)
-        return self.apply(x, index=placed(frozen(self.name, index), x))
+        return self.apply(x, index=on_device_of(frozen(self.name, index), x))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         (x,), _ = super().sample(rng, sizes)
@@ -60,7 +60,7 @@ class GetItem(Op):
 class Put(Op):
     """Zeros of a shape with x added at an index: the transpose of `getitem`.
 
-    forward    y  = zeros(shape), y[index] += x, each time an element stands in the index
+    forward    y  = zeros(shape), y[index] += x, accumulated for repeated elements
     backward   gx = g[index]
     """
 
@@ -70,12 +70,12 @@ class Put(Op):
 
     def __call__(self, x: Operand[T], index: Any, shape: Sequence[int]) -> T | Array:
         shape = sizes(self.name, shape)
-        room_for(self.name, shape, 8)
-        return self.apply(x, index=placed(frozen(self.name, index), x, shape), shape=shape)
+        check_memory(self.name, shape, 8)
+        return self.apply(x, index=on_device_of(frozen(self.name, index), x, shape), shape=shape)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (whole,), attrs = getitem.sample(rng, sizes)
-        return (self.values(rng, whole[attrs["index"]].shape),), {**attrs, "shape": whole.shape}
+        (target,), attrs = getitem.sample(rng, sizes)
+        return (self.values(rng, target[attrs["index"]].shape),), {**attrs, "shape": target.shape}
 
     def forward(self, xp: Xp, x: Array, *, index: Any, shape: Shape) -> Array:
         x = xp.asarray(x)
@@ -102,7 +102,7 @@ class Gather(Op):
     in the place of each.
 
     forward    y  = x[index]
-    backward   gx = zeros with g added at index, where an element was taken twice both times
+    backward   gx = zeros, gx[index] += g, accumulated for repeated elements
     """
 
     name, signature, symbol, reads, data = "gather", "(*),(*)->(*)", "[ ]", "indices", "indices"
@@ -111,7 +111,7 @@ class Gather(Op):
 
     def __call__(self, x: Operand[T], *indices: Any, index: Any = None) -> T | Array:
         if index is None:
-            index, indices = taken_out(self.public, indices[0], x)
+            index, indices = split_index(self.public, indices[0], x)
         return self.apply(x, *indices, index=index)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -184,11 +184,11 @@ class SumNamed(Op):
         places, first = np.arange(len(t)), np.empty(rows, np.intp)
         first[t[::-1]] = places[::-1]  # reversed, because the last write counts
         at = first[t]
-        again = np.flatnonzero(at != places)
-        if not again.size:
+        repeated = np.flatnonzero(at != places)
+        if not repeated.size:
             return x
         y = np.array(x, order="C")
-        add_at(y, at[again], x[again])
+        add_at(y, at[repeated], x[repeated])
         return y[at]
 
     def backward(self, g: Value, y: Value, x: Value, t: Value, *, rows: int) -> Rules:
@@ -198,7 +198,7 @@ class SumNamed(Op):
 class Scatter(Op):
     """Zeros of a shape with x added at an index with Tensors: the transpose of `gather`.
 
-    forward    y  = zeros(shape), y[index] += x, each time an element stands in the index
+    forward    y  = zeros(shape), y[index] += x, accumulated for repeated elements
     backward   gx = g[index]
     """
 
@@ -213,9 +213,9 @@ class Scatter(Op):
         return y
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
-        (whole, *indices), attrs = gather.sample(rng, sizes)
-        part = whole[put_in(attrs["index"], tuple(indices))]
-        return (self.values(rng, part.shape), *indices), {**attrs, "shape": whole.shape}
+        (target, *indices), attrs = gather.sample(rng, sizes)
+        part = target[put_in(attrs["index"], tuple(indices))]
+        return (self.values(rng, part.shape), *indices), {**attrs, "shape": target.shape}
 
     def forward(self, xp: Xp, x: Array, *indices: Array, index: Any, shape: Shape) -> Array:
         return put.forward(xp, x, index=put_in(index, indices), shape=shape)
@@ -238,12 +238,12 @@ def has_tensors(index: Any) -> bool:
     return isinstance(index, Tensor) or (isinstance(index, tuple) and any(isinstance(i, Tensor) for i in index))
 
 
-def followed(index: Any) -> Any:
+def as_traced(index: Any) -> Any:
     """An index in a traced step: integer arrays become Tensors on their memory, which each replay reads."""
     if state.trace is None:
         return index
     if isinstance(index, tuple):
-        return tuple(followed(i) for i in index)
+        return tuple(as_traced(i) for i in index)
     return wrap(index, None) if is_array(index) and not isinstance(index, np.generic) and index.dtype.kind in "iu" else index
 
 
@@ -263,55 +263,55 @@ def frozen(op: str, index: Any) -> Any:
     return index.copy()
 
 
-def placed(index: Any, x: Any, shape: Shape | None = None) -> Any:
+def on_device_of(index: Any, x: Any, shape: Shape | None = None) -> Any:
     """The index with its arrays on the device of x. Raises OutOfRangeError before moving one to a GPU, which does not check.
 
     shape   of the indexed array, if not x
     """
     parts = index if isinstance(index, tuple) else (index,)
-    near = [raw(x)]
+    arrays = [raw(x)]
     if not any(is_array(i) for i in parts):
         return index
-    if on_gpu(near[0]):
-        shape = near[0].shape if shape is None else shape
-        for i, axis in indexed(index, len(shape)):
+    if on_gpu(arrays[0]):
+        shape = arrays[0].shape if shape is None else shape
+        for i, axis in integer_arrays(index, len(shape)):
             size = shape[axis]
             if isinstance(i, np.ndarray) and i.size and not (i.min() >= -size and i.max() < size):
                 wrong = i[(i < -size) | (i >= size)].reshape(-1)[0]
                 raise OutOfRangeError(f"{scoped('getitem')}: index {wrong} is out of bounds for axis {axis} with size {size}")
     if not isinstance(index, tuple):
-        return beside(index, near)
-    return tuple(beside(i, near) if is_array(i) else i for i in index)
+        return on_gpu_of(index, arrays)
+    return tuple(on_gpu_of(i, arrays) if is_array(i) else i for i in index)
 
 
 def check_on_gpu(op: str, index: Any, shape: Shape) -> None:
     """Check integer index arrays on a GPU against a shape when values are next read: CuPy does not check."""
-    for i, axis in indexed(index, len(shape)):
+    for i, axis in integer_arrays(index, len(shape)):
         if on_gpu(i):
             size = shape[axis]
             message = f"{scoped(op)}: an index is out of bounds for axis {axis} with size {size}"
             check((i < -size) | (i >= size), message, OutOfRangeError)
 
 
-def indexed(index: Any, ndim: int) -> list[tuple[Any, int]]:
+def integer_arrays(index: Any, ndim: int) -> list[tuple[Any, int]]:
     """The integer arrays in an index, each with its axis."""
     parts = index if isinstance(index, tuple) else (index,)
 
     def width(i: Any) -> int:
         return 0 if i is None or i is Ellipsis else i.ndim if hasattr(i, "dtype") and i.dtype == bool else 1
 
-    found, axis, used = [], 0, sum(map(width, parts))
+    result, axis, used = [], 0, sum(map(width, parts))
     for i in parts:
         if is_array(i) and i.dtype.kind in "iu" and axis < ndim:
-            found.append((i, axis))
+            result.append((i, axis))
         axis += ndim - used if i is Ellipsis else width(i)
-    return found
+    return result
 
 
 AT = "at"  # placeholder in an index for an array argument
 
 
-def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
+def split_index(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
     """An index of x with AT for its Tensors, arrays and lists, and these as arguments, arrays on the device of x."""
     parts = index if isinstance(index, tuple) else (index,)
     arrays = [i for i in parts if isinstance(i, (Tensor, list)) or is_array(i)]
@@ -322,10 +322,10 @@ def taken_out(op: str, index: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
                 raise OutOfRangeError(f"{scoped(op)}: an index must be integers or booleans, got {describe(i)}{of_lists(i)}")
             if i.dtype == bool and state.trace is not None:
                 state.trace.needs_value(i, "a boolean index, whose number of True values is a shape,")
-    found = tuple(i if isinstance(i, Tensor) else frozen(op, i) for i in arrays)
-    there = placed(put_in(outline, found), x)
-    found = tuple(i for i, at in zip(there, outline, strict=True) if isinstance(at, str))
-    return outline if isinstance(index, tuple) else outline[0], found
+    indices = tuple(i if isinstance(i, Tensor) else frozen(op, i) for i in arrays)
+    on_device = on_device_of(put_in(outline, indices), x)
+    indices = tuple(i for i, at in zip(on_device, outline, strict=True) if isinstance(at, str))
+    return outline if isinstance(index, tuple) else outline[0], indices
 
 
 def put_in(index: Any, arrays: tuple[Array, ...]) -> Any:

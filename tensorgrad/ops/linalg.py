@@ -186,8 +186,8 @@ class Einsum(Op):
     broadcast axes, a repeated subscript of one operand takes its diagonal. Axes of size 1 broadcast only inside "...".
 
     forward    y   = sum of x1 x2 ... over every subscript that the result leaves out
-    backward   gxi = the same of g and the other operands, to the subscripts of xi; g repeated over what only xi has,
-                     and 0 off the diagonal where xi has a subscript twice
+    backward   gxi = einsum of g and the other operands, to the subscripts of xi; repeated over those that only xi has,
+                     and 0 off the diagonal of a subscript that xi has twice
     """
 
     name, signature, symbol, reads = "einsum", "(...)->(...)", "Σ×", "xs"
@@ -207,7 +207,7 @@ class Einsum(Op):
                 f"{scoped(self.name)}: subscripts must be a string such as 'ij,jk->ik', got {type(subscripts).__name__}"
             )
         xs = [as_operand(self.name, x) for x in operands]
-        subscripts, shapes = spelled_out(subscripts, [tuple(x.shape) for x in xs])
+        subscripts, shapes = explicit_subscripts(subscripts, [tuple(x.shape) for x in xs])
         xs = [x if x.shape == shape else x.reshape(shape) for x, shape in zip(xs, shapes, strict=True)]
         return self.apply(*xs, subscripts=subscripts)
 
@@ -235,36 +235,36 @@ class Einsum(Op):
     def backward(self, g: Value, y: Value, *xs: Value, subscripts: str) -> Rules:
         left, _, result = subscripts.partition("->")
         terms = left.split(",")
-        spare = [c for c in string.ascii_letters if c not in subscripts]
+        unused = [c for c in string.ascii_letters if c not in subscripts]
 
         def gradient(i: int) -> Value:
             parts = [(result, g)] + [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
-            own = ""  # the distinct subscripts of operand i: a repeated one gets a new name, tied to the first
+            letters = ""  # the distinct subscripts of operand i: a repeated one gets a new name, tied to the first
             for axis, letter in enumerate(terms[i]):
-                if letter in own:
-                    letter, first = spare[len(own)], letter
+                if letter in letters:
+                    letter, first = unused[len(letters)], letter
                     parts.append((first + letter, identity(g, xs[i].shape[axis])))
-                own += letter
-            known = set("".join(t for t, _ in parts))
-            found = "".join(c for c in own if c in known)
-            gx = self.apply(*[x for _, x in parts], subscripts=",".join(t for t, _ in parts) + "->" + found)
-            if found == own:
+                letters += letter
+            available = set("".join(t for t, _ in parts))
+            remaining = "".join(c for c in letters if c in available)
+            gx = self.apply(*[x for _, x in parts], subscripts=",".join(t for t, _ in parts) + "->" + remaining)
+            if remaining == letters:
                 return gx
-            shape = tuple(n if c in known else 1 for c, n in zip(own, xs[i].shape, strict=True))
+            shape = tuple(n if c in available else 1 for c, n in zip(letters, xs[i].shape, strict=True))
             return broadcast_to(gx.reshape(shape), xs[i].shape)
 
         return tuple((lambda i=i: gradient(i)) for i in range(len(xs)))
 
 
-def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]:
+def explicit_subscripts(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]:
     """`subscripts` with explicit result and letters for "...", and the shapes without axes that are broadcast."""
     text = subscripts.replace(" ", "")
     left, arrow, result = text.partition("->")
     terms = left.split(",")
 
     def wrong(what: str) -> ShapeError:
-        given = ", ".join(map(str, shapes))
-        return ShapeError(f"{scoped('einsum')}: {what}; got {subscripts!r} for shapes {given}")
+        shown_shapes = ", ".join(map(str, shapes))
+        return ShapeError(f"{scoped('einsum')}: {what}; got {subscripts!r} for shapes {shown_shapes}")
 
     if len(terms) != len(shapes):
         raise wrong(f"{len(terms)} comma-separated subscripts for {len(shapes)} operands")
@@ -272,37 +272,37 @@ def spelled_out(subscripts: str, shapes: list[Shape]) -> tuple[str, list[Shape]]
         rest = term.replace("...", "", 1)
         if not (rest == "" or (rest.isascii() and rest.isalpha())):
             raise wrong(f"subscripts must be letters and at most one '...', not {term!r}")
-    spare = [c for c in string.ascii_letters if c not in text]
+    unused = [c for c in string.ascii_letters if c not in text]
     lengths = [len(shape) - len(term) + 3 if "..." in term else 0 for term, shape in zip(terms, shapes, strict=True)]
     widest = max((0, *lengths))
-    stands = "".join(spare[:widest])
+    broadcast_letters = "".join(unused[:widest])
     sizes: dict[str, int] = {}
-    spelled = []
+    full_terms = []
     for i, (term, shape) in enumerate(zip(terms, shapes, strict=True)):
-        full = term.replace("...", stands[widest - lengths[i] :]) if lengths[i] >= 0 else term
+        full = term.replace("...", broadcast_letters[widest - lengths[i] :]) if lengths[i] >= 0 else term
         if lengths[i] < 0 or len(full) != len(shape):
             raise wrong(f"operand {i} has {len(shape)} axes, {term!r} names {len(term.replace('...', ''))}")
         for letter, n in zip(full, shape, strict=True):
-            known = sizes.setdefault(letter, n)
-            if known == 1 and letter in stands:
+            size = sizes.setdefault(letter, n)
+            if size == 1 and letter in broadcast_letters:
                 sizes[letter] = n
-            elif known != n and not (n == 1 and letter in stands):
-                axis = "an axis of '...'" if letter in stands else f"axis {letter}"
-                raise wrong(f"{axis} is {known} and {n}")
-        spelled.append(full)
+            elif size != n and not (n == 1 and letter in broadcast_letters):
+                axis = "an axis of '...'" if letter in broadcast_letters else f"axis {letter}"
+                raise wrong(f"{axis} is {size} and {n}")
+        full_terms.append(full)
     if not arrow:
         names = left.replace(",", "").replace("...", "")
         result = ("..." if "..." in left else "") + "".join(sorted(c for c in set(names) if names.count(c) == 1))
     if widest and "..." not in result:
         raise wrong("the result lacks '...'")
-    result = result.replace("...", stands)
+    result = result.replace("...", broadcast_letters)
     if missing := [c for c in result if c not in sizes]:
         raise wrong(f"the result has {missing[0]!r}, which no operand has")
     if len(set(result)) != len(result):
         raise wrong("the result has an axis twice")
-    pairs = [zip(full, shape, strict=True) for full, shape in zip(spelled, shapes, strict=True)]
-    kept = [[(c, n) for c, n in axes if n == sizes[c]] for axes in pairs]
-    return ",".join("".join(c for c, _ in k) for k in kept) + "->" + result, [tuple(n for _, n in k) for k in kept]
+    pairs = [zip(full, shape, strict=True) for full, shape in zip(full_terms, shapes, strict=True)]
+    kept_axes = [[(c, n) for c, n in axes if n == sizes[c]] for axes in pairs]
+    return ",".join("".join(c for c, _ in k) for k in kept_axes) + "->" + result, [tuple(n for _, n in k) for k in kept_axes]
 
 
 def product(xp: Xp, a: Array, b: Array) -> Array:
@@ -402,11 +402,11 @@ def tensordot(a: Operand[T], b: Operand[T], axes: int | tuple[int | Sequence[int
         problem = "an axis is given twice"
     if problem:
         raise ShapeError(f"{scoped('tensordot')}: {problem}; got shapes {a.shape} and {b.shape}, axes={axes}")
-    rest, other = [i for i in range(a.ndim) if i not in left], [j for j in range(b.ndim) if j not in right]
+    free_axes_a, free_axes_b = [i for i in range(a.ndim) if i not in left], [j for j in range(b.ndim) if j not in right]
     k = math.prod(a.shape[i] for i in left)
-    free_a, free_b = tuple(a.shape[i] for i in rest), tuple(b.shape[j] for j in other)
-    x = reshape(in_order(a, rest + left), (math.prod(free_a), k))
-    w = reshape(in_order(b, right + other), (k, math.prod(free_b)))
+    free_a, free_b = tuple(a.shape[i] for i in free_axes_a), tuple(b.shape[j] for j in free_axes_b)
+    x = reshape(in_order(a, free_axes_a + left), (math.prod(free_a), k))
+    w = reshape(in_order(b, right + free_axes_b), (k, math.prod(free_b)))
     return reshape(matmul(x, w), free_a + free_b)
 
 

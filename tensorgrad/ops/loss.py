@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import axis_in, dtype_of, integer, number, room_for
+from tensorgrad.core.arguments import axis_in, check_memory, dtype_of, integer, number
 from tensorgrad.core.backend import Array, Xp, asarray, is_array
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -114,7 +114,7 @@ class OneHot(Op):
     def __call__(self, labels: Operand[T], classes: int, dtype: np.typing.DTypeLike = np.float32) -> T | Array:
         labels = as_target(labels, self.name)
         classes, dtype = integer(self.name, "classes", classes, 0), dtype_of(self.name, dtype)
-        room_for(self.name, (*labels.shape, classes), dtype.itemsize + 9)
+        check_memory(self.name, (*labels.shape, classes), dtype.itemsize + 9)
         return self.apply(labels, classes=classes, dtype=dtype)
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -191,19 +191,19 @@ class SoftmaxCrossEntropy(Op):
 
     def backward(self, g: Value, y: Value, z: Value, t: Value, logp: Value | None = None, *, scale: float | None) -> Rules:
         def gz() -> Value:
-            known = log_softmax(z) if logp is None else logp
-            return softmax_cross_entropy_grad(g, known, t, scale=scale_of(z, scale))
+            log_p = log_softmax(z) if logp is None else logp
+            return softmax_cross_entropy_grad(g, log_p, t, scale=scale_of(z, scale))
 
         return (gz, None) if logp is None else (gz, None, None)
 
     def jvp(self, y: Value, z: Value, t: Value, logp: Value | None = None, *, scale: float | None) -> Tangents:
-        known = log_softmax(z) if logp is None else logp
-        p = exp(known)
-        target = astype(t, known.dtype) if is_soft(t, known) else one_hot(t, known.shape[-1], known.dtype)
+        log_p = log_softmax(z) if logp is None else logp
+        p = exp(log_p)
+        target = astype(t, log_p.dtype) if is_soft(t, log_p) else one_hot(t, log_p.shape[-1], log_p.dtype)
 
         def tangent(tz: Value) -> Value:
             inner = tz - mul_tangent(tz, p).sum(-1, keepdims=True)
-            return mul_tangent(inner, target).sum() * -scale_of(known, scale)
+            return mul_tangent(inner, target).sum() * -scale_of(log_p, scale)
 
         return (tangent, None) if logp is None else (tangent, None, None)
 
@@ -353,9 +353,9 @@ def as_target(t: Operand[T], op: str = "target") -> T | Array:
     """Labels or probabilities in native byte order; lists become arrays, integers stay integers."""
     if state.trace is not None and not isinstance(t, Tensor) and is_array(t):
         return as_target(wrap(np.asarray(t), None), op)  # recorded, so that replays read the current values
-    given: Any = t
-    if isinstance(given, Tensor) or is_array(given):
-        return given if given.dtype.isnative else astype(given, given.dtype.newbyteorder("="))
+    target: Any = t
+    if isinstance(target, Tensor) or is_array(target):
+        return target if target.dtype.isnative else astype(target, target.dtype.newbyteorder("="))
     try:
         array = np.asarray(t)
     except ValueError as error:  # ragged list

@@ -33,7 +33,7 @@ class AllReduce(Op):
     def forward(self, xp: Xp, x: Array) -> Array:
         y = xp.empty(np.shape(x), x.dtype)  # C-contiguous
         y[...] = x
-        ranks.add_up(y)
+        ranks.all_reduce(y)
         return y
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
@@ -43,11 +43,11 @@ class AllReduce(Op):
 all_reduce = AllReduce()
 
 
-def share_of(near: Value) -> Value:
-    """This rank's share of the batch, on the device of `near`; replays read the current value."""
+def share_of(like: Value) -> Value:
+    """This rank's share of the batch, on the device of `like`; replays read the current value."""
     if state.trace is None:
         return ranks.share
-    return state.trace.recomputed(lambda: {"share": ranks.share}, raw(near))["share"]
+    return state.trace.recomputed(lambda: {"share": ranks.share}, raw(like))["share"]
 
 
 def weighted(g: Value) -> Value:

@@ -98,39 +98,39 @@ def median(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Arra
 
 
 def share(q: Any) -> float:
-    found = number("quantile", "q", q)
-    if not 0 <= found <= 1:
-        raise ArgumentError(f"{scoped('quantile')}: q must be between 0 and 1, got {found}")
-    return float(found)
+    fraction = number("quantile", "q", q)
+    if not 0 <= fraction <= 1:
+        raise ArgumentError(f"{scoped('quantile')}: q must be between 0 and 1, got {fraction}")
+    return float(fraction)
 
 
 def quantiles(op: str, x: Any, shares: Sequence[float], axis: Axis, keepdims: bool, several: bool) -> Any:
-    given = as_operand(op, x)
-    keepdims, shape = truth(op, "keepdims", keepdims), shape_of(given)
+    operand = as_operand(op, x)
+    keepdims, shape = truth(op, "keepdims", keepdims), shape_of(operand)
     axes = axes_in(op, axis, len(shape))
-    rest = [i for i in range(len(shape)) if i not in axes]
+    kept_axes = [i for i in range(len(shape)) if i not in axes]
     n = math.prod(shape[i] for i in axes)
     if not n:
         raise ShapeError(f"{scoped(op)}: axis {axis} of {shape} is empty")
-    rows = reshape(transpose(as_wide(given), (*rest, *axes)), (*[shape[i] for i in rest], n))
+    rows = reshape(transpose(as_wide(operand), (*kept_axes, *axes)), (*[shape[i] for i in kept_axes], n))
     rows = sort(rows, -1)
     last = getitem(rows, (..., n - 1))  # NaN if any element is
 
     def at(p: float) -> Any:
-        place = p * (n - 1)
-        low = int(place)
+        position = p * (n - 1)
+        low = int(position)
         below = getitem(rows, (..., low))
-        if place == low:
+        if position == low:
             y = below
         else:
-            above, part = getitem(rows, (..., low + 1)), place - low
+            above, part = getitem(rows, (..., low + 1)), position - low
             y = below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
             y = where(below == above, below, y)  # also for two infinities
         y = where(isnan(last), last, y)
-        return as_narrow(reshape(y, keepdims_shape(shape, axes) if keepdims else tuple(shape[i] for i in rest)), given)
+        return as_narrow(reshape(y, keepdims_shape(shape, axes) if keepdims else tuple(shape[i] for i in kept_axes)), operand)
 
-    found = [at(p) for p in shares]
-    return stack(found) if several else found[0]
+    results = [at(p) for p in shares]
+    return stack(results) if several else results[0]
 
 
 argsort = ArgSort()

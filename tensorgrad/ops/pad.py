@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tensorgrad.core.arguments import choice, integers, is_sequence, number, room_for
+from tensorgrad.core.arguments import check_memory, choice, integers, is_sequence, number
 from tensorgrad.core.backend import Array, Xp, namespace
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -49,20 +49,20 @@ def pad(
         raise DTypeError(f"{scoped('pad')}: value must be a number, got {value!r}; pass a mode by keyword, mode={value!r}")
     if not isinstance(value, (bool, np.bool_)):
         value = number("pad", "value", value)
-    around = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
-    room_for("pad", around, 8)
+    padded_shape = tuple(a + n + b for (a, b), n in zip(pairs, shape, strict=True))
+    check_memory("pad", padded_shape, 8)
     if mode != "constant":
         if value:
             raise ArgumentError(f"{scoped('pad')}: value needs mode 'constant', got {describe(value)} with {mode!r}")
         if any(not n and any(p) for p, n in zip(pairs, shape, strict=True)):
             raise ShapeError(f"{scoped('pad')}: {shape} has an empty axis, which {mode!r} cannot pad")
-        both = tuple([(before, after) for before, after in pairs])
-        return extend(x, both, mode) if any(map(any, both)) else as_operand("pad", x)
-    inside = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))
+        widths = tuple([(before, after) for before, after in pairs])
+        return extend(x, widths, mode) if any(map(any, widths)) else as_operand("pad", x)
+    position = tuple(slice(a, a + n) for (a, _), n in zip(pairs, shape, strict=True))
     if not value:
-        return put(x, inside, around)
+        return put(x, position, padded_shape)
     x = as_operand("pad", x)
-    return setitem(namespace([raw(x)]).full(around, value, x.dtype), x, inside)
+    return setitem(namespace([raw(x)]).full(padded_shape, value, x.dtype), x, position)
 
 
 class Extend(Op):
@@ -97,7 +97,7 @@ class FoldBack(Op):
     """The transpose of `extend`: adds the padding of an array to the elements it was copied from.
 
     forward    y_j = sum of x_i with s(i) = j, i and j along each axis
-    backward   gx  = g with elements of its own around it
+    backward   gx  = g padded with its own elements
     """
 
     name, signature, public = "fold_back", "(*)->(*)", "pad"
@@ -115,11 +115,11 @@ class FoldBack(Op):
         for axis, (n, (before, after)) in enumerate(zip(shape, width, strict=True)):
             if not before and not after:
                 continue
-            of = (slice(None),) * axis
-            x, y = y, y[*of, slice(before, before + n)].copy()
+            lead = (slice(None),) * axis
+            x, y = y, y[*lead, slice(before, before + n)].copy()
             source: list[int] = np.pad(np.arange(n), (before, after), mode).tolist()  # type: ignore[call-overload]
             for i in (*range(before), *range(before + n, len(source))):
-                y[*of, source[i]] += x[*of, i]
+                y[*lead, source[i]] += x[*lead, i]
         return y
 
     def backward(self, g: Value, y: Value, x: Value, *, shape: Shape, width: Width, mode: str) -> Rules:

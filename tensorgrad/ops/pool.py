@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import room_for, truth
+from tensorgrad.core.arguments import check_memory, truth
 from tensorgrad.core.backend import Array, is_floating, namespace
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.signature import Shape
@@ -176,29 +176,31 @@ def adaptive_max_pool3d(x: Operand[T], output_size: int | tuple[int | None, ...]
 def largest(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Any:
     x, kernel, stride, padding = operands(op, axes, x, kernel, stride, padding, dilation)
     dilation = several(op, "dilation", dilation, axes, 1)
-    more = extra(op, x.shape[2:], kernel, stride, padding, dilation) if truth(op, "ceil_mode", ceil_mode) else (0,) * axes
-    around = [(p, p + m) for p, m in zip(padding, more, strict=True)]
+    extra_elements = (
+        extra(op, x.shape[2:], kernel, stride, padding, dilation) if truth(op, "ceil_mode", ceil_mode) else (0,) * axes
+    )
+    sides = [(p, p + m) for p, m in zip(padding, extra_elements, strict=True)]
     y: Any
-    if any(map(any, around)) and any(n > 1 for n in dilation):
-        y, shape = clipped(op, x, kernel, stride, around, dilation)
+    if any(map(any, sides)) and any(n > 1 for n in dilation):
+        y, shape = clipped(op, x, kernel, stride, sides, dilation)
     else:  # windows without gaps beyond an edge contain the outermost element
-        y, shape = pooled(op, pad(x, ((0, 0), (0, 0), *around), mode="edge"), kernel, stride, (0,) * axes, dilation)
+        y, shape = pooled(op, pad(x, ((0, 0), (0, 0), *sides), mode="edge"), kernel, stride, (0,) * axes, dilation)
     return swapaxes(reshape(statistics.max(y, axis=1), shape), 0, 1)
 
 
-def averaged(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, ceil_mode: Any, whole: Any) -> Any:
+def averaged(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any, ceil_mode: Any, include_pad: Any) -> Any:
     x, kernel, stride, padding = operands(op, axes, x, kernel, stride, padding, 1)
-    whole, apart, size = truth(op, "count_include_pad", whole), (1,) * axes, x.shape[2:]
-    more = extra(op, size, kernel, stride, padding, apart) if truth(op, "ceil_mode", ceil_mode) else (0,) * axes
-    if any(more):
-        x = pad(x, ((0, 0), (0, 0), *[(0, m) for m in more]))
-    y, shape = pooled(op, x, kernel, stride, padding, apart)
+    include_pad, dilation, size = truth(op, "count_include_pad", include_pad), (1,) * axes, x.shape[2:]
+    extra_elements = extra(op, size, kernel, stride, padding, dilation) if truth(op, "ceil_mode", ceil_mode) else (0,) * axes
+    if any(extra_elements):
+        x = pad(x, ((0, 0), (0, 0), *[(0, m) for m in extra_elements]))
+    y, shape = pooled(op, x, kernel, stride, padding, dilation)
     y = swapaxes(reshape(mean(y, axis=1), shape), 0, 1)
     counts: list[Any] = []
-    for n, k, s, p, places in zip(size, kernel, stride, padding, shape[2:], strict=True):
-        first = s * np.arange(places) - p  # first index of the window, in x
+    for n, k, s, p, count in zip(size, kernel, stride, padding, shape[2:], strict=True):
+        first = s * np.arange(count) - p  # first index of the window, in x
         last = np.minimum(first + k, n + p)
-        counts.append(last - first if whole else np.minimum(last, n) - np.maximum(first, 0))
+        counts.append(last - first if include_pad else np.minimum(last, n) - np.maximum(first, 0))
     if all((n == k).all() for n, k in zip(counts, kernel, strict=True)):
         return y
     shares = reduce(mul, np.ix_(*[k / n for n, k in zip(counts, kernel, strict=True)]))
@@ -208,18 +210,18 @@ def averaged(op: str, axes: int, x: Any, kernel: Any, stride: Any, padding: Any,
 def adapted(op: str, axes: int, x: Any, output_size: Any, is_max: bool) -> Any:
     x = image(op, axes, x)
     sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * axes
-    kept = [n if m is None else m for n, m in zip(x.shape[2:], sizes, strict=False)]
-    result = several(op, "output_size", kept if len(sizes) == axes else output_size, axes, 1)
+    filled_sizes = [n if m is None else m for n, m in zip(x.shape[2:], sizes, strict=False)]
+    result = several(op, "output_size", filled_sizes if len(sizes) == axes else output_size, axes, 1)
     if not all(x.shape[2:]):
         raise ShapeError(f"{scoped(op)}: input has shape {x.shape}, which is empty")
     if all(n % m == 0 for n, m in zip(x.shape[2:], result, strict=True)):
         kernel = tuple([n // m for n, m in zip(x.shape[2:], result, strict=True)])
         y, shape = pooled(op, x, kernel, kernel, (0,) * axes, (1,) * axes)
         return swapaxes(reshape(statistics.max(y, axis=1) if is_max else mean(y, axis=1), shape), 0, 1)
-    given, x = x, x if is_max else as_wide(x)
+    original, x = x, x if is_max else as_wide(x)
     for axis in range(axes + 1, 1, -1):  # last axis first, so that the first of equal elements is in row-major order
         n, m = x.shape[axis], result[axis - 2]
-        room_for(op, (*x.shape[:axis], m, n // m + 2, *x.shape[axis + 1 :]), max(x.dtype.itemsize, 8))
+        check_memory(op, (*x.shape[:axis], m, n // m + 2, *x.shape[axis + 1 :]), max(x.dtype.itemsize, 8))
         first, last = np.arange(m) * n // m, -(np.arange(1, m + 1) * -n // m)
         at = first[:, None] + np.arange((last - first).max())
         inside = at < last[:, None]
@@ -227,11 +229,11 @@ def adapted(op: str, axes: int, x: Any, output_size: Any, is_max: bool) -> Any:
         if is_max:  # short areas are padded by repeating their last element
             x = statistics.max(part, axis=axis + 1)
         else:
-            wide = (1,) * (x.ndim - axis - 1)
+            trailing = (1,) * (x.ndim - axis - 1)
             xp = namespace([raw(x)])
-            part = where(xp.asarray(inside.reshape(*at.shape, *wide)), part, 0).sum(axis + 1)
-            x = part * xp.asarray((1 / inside.sum(1)).reshape(m, *wide), x.dtype)
-    return x if is_max else as_narrow(x, given)
+            part = where(xp.asarray(inside.reshape(*at.shape, *trailing)), part, 0).sum(axis + 1)
+            x = part * xp.asarray((1 / inside.sum(1)).reshape(m, *trailing), x.dtype)
+    return x if is_max else as_narrow(x, original)
 
 
 def operands(
@@ -242,8 +244,8 @@ def operands(
     kernel = several(op, "kernel_size", kernel, axes, 1)
     stride = kernel if stride is None else several(op, "stride", stride, axes, 1)
     padding = several(op, "padding", padding, axes, 0)
-    apart = several(op, "dilation", dilation, axes, 1)
-    if any(2 * p > d * (k - 1) + 1 for p, k, d in zip(padding, kernel, apart, strict=True)):
+    dilations = several(op, "dilation", dilation, axes, 1)
+    if any(2 * p > d * (k - 1) + 1 for p, k, d in zip(padding, kernel, dilations, strict=True)):
         raise ArgumentError(f"{scoped(op)}: padding must be at most half of a window {kernel}, got {padding}")
     return x, kernel, stride, padding
 
@@ -258,34 +260,34 @@ def image(op: str, axes: int, x: Any) -> Any:
 
 def extra(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
     """The additional elements along each axis for incomplete windows, which must start in x or its leading padding."""
-    found = []
+    result = []
     for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
         span = d * (k - 1) + 1
-        places = -((n + 2 * p - span) // -s) + 1
-        places -= (places - 1) * s >= n + p
-        found.append(max((places - 1) * s + span - n - 2 * p, 0))
-    return tuple(found)
+        count = -((n + 2 * p - span) // -s) + 1
+        count -= (count - 1) * s >= n + p
+        result.append(max((count - 1) * s + span - n - 2 * p, 0))
+    return tuple(result)
 
 
 def pooled(op: str, x: Any, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> tuple[Any, Shape]:
     """The windows of x as (c, elements of a window, all windows), and the shape (c,n,*positions) of the results."""
     shape = (x.shape[1], x.shape[0], *positions(scoped(op), x.shape[2:], kernel, stride, padding, dilation))
-    seen = windows(x, kernel, stride, padding, dilation)
-    return reshape(seen, (shape[0], math.prod(kernel), math.prod(shape[1:]))), shape
+    patches = windows(x, kernel, stride, padding, dilation)
+    return reshape(patches, (shape[0], math.prod(kernel), math.prod(shape[1:]))), shape
 
 
 def clipped(
-    op: str, x: Any, kernel: Shape, stride: Shape, around: Sequence[tuple[int, int]], dilation: Shape
+    op: str, x: Any, kernel: Shape, stride: Shape, sides: Sequence[tuple[int, int]], dilation: Shape
 ) -> tuple[Any, Shape]:
     """`pooled` with elements beyond an edge replaced by the outermost element of the window inside x: maximum and its first
     position stay the same. A window entirely beyond an edge has the lowest number.
     """
     least = -np.inf if is_floating(x.dtype) else np.iinfo(x.dtype).min if x.dtype.kind in "iu" else False
-    wide = tuple([n + a + b for n, (a, b) in zip(x.shape[2:], around, strict=True)])
-    shape = (x.shape[1], x.shape[0], *positions(scoped(op), wide, kernel, stride, (0,) * len(kernel), dilation))
-    for axis, (k, s, d, (before, _), places) in enumerate(zip(kernel, stride, dilation, around, shape[2:], strict=True)):
+    padded_size = tuple([n + a + b for n, (a, b) in zip(x.shape[2:], sides, strict=True)])
+    shape = (x.shape[1], x.shape[0], *positions(scoped(op), padded_size, kernel, stride, (0,) * len(kernel), dilation))
+    for axis, (k, s, d, (before, _), count) in enumerate(zip(kernel, stride, dilation, sides, shape[2:], strict=True)):
         n = x.shape[2 + 2 * axis]
-        at = s * np.arange(places) - before + d * np.arange(k)[:, None]
+        at = s * np.arange(count) - before + d * np.arange(k)[:, None]
         at = np.where(at < 0, at % d, np.where(at < n, at, n - 1 - (n - 1 - at) % d))
         inside = (at >= 0) & (at < n)
         x = take(x, np.clip(at, 0, n - 1), 2 + 2 * axis)  # (n, c, k, positions, remaining axes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tensorgrad.core.arguments import axis_in, room_for
+from tensorgrad.core.arguments import axis_in, check_memory
 from tensorgrad.core.backend import Array
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import named, scoped
@@ -24,7 +24,7 @@ def kron(a: Operand[T], b: Operand[T]) -> T | Array:
     ndim = max(a.ndim, b.ndim)
     outer, inner = ((1,) * (ndim - x.ndim) + x.shape for x in (a, b))
     shape = tuple(n * m for n, m in zip(outer, inner, strict=True))
-    room_for("kron", shape, 8)
+    check_memory("kron", shape, 8)
     blocks = reshape(a, tuple(k for n in outer for k in (n, 1))) * reshape(b, tuple(k for n in inner for k in (1, n)))
     return reshape(blocks, shape)
 

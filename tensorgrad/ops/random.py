@@ -52,10 +52,10 @@ def on_gpus(rng: np.random.Generator) -> dict[str, Array]:
     return _on_gpus.get(id(rng), (rng, {}))[1]
 
 
-def gpu_state(rng: np.random.Generator, near: Array) -> Array:
-    """The state of a generator on the GPU of `near`, for kernels.cuda.launch.keep_mask."""
+def gpu_state(rng: np.random.Generator, like: Array) -> Array:
+    """The state of a generator on the GPU of `like`, for kernels.cuda.launch.keep_mask."""
     states = on_gpus(rng)
-    device = device_of(near)
+    device = device_of(like)
     if device not in states:
         states[device] = new_state(rng)
         _on_gpus[id(rng)] = rng, states
@@ -106,9 +106,9 @@ def uniform_of(rng: np.random.Generator, shape: Shape, dtype: Any) -> Array:
         return np.asarray(rng.random(shape, dtype))
     row = math.prod(shape[1:])
     skip(rng, part.start * row, dtype)
-    found = np.asarray(rng.random(shape, dtype))
-    skip(rng, (part.whole - part.stop) * row, dtype)
-    return found
+    numbers = np.asarray(rng.random(shape, dtype))
+    skip(rng, (part.total - part.stop) * row, dtype)
+    return numbers
 
 
 def skip(rng: np.random.Generator, count: int, dtype: Any) -> None:
@@ -118,9 +118,9 @@ def skip(rng: np.random.Generator, count: int, dtype: Any) -> None:
         rng.random(count, dtype)
         return
     if np.dtype(dtype).itemsize == 8:
-        half = bits.state["has_uint32"], bits.state["uinteger"]
+        buffered = bits.state["has_uint32"], bits.state["uinteger"]
         bits.advance(count)
-        bits.state = {**bits.state, "has_uint32": half[0], "uinteger": half[1]}  # float64 leaves a buffered half
+        bits.state = {**bits.state, "has_uint32": buffered[0], "uinteger": buffered[1]}  # float64 leaves a buffered half
         return
     if count and bits.state["has_uint32"]:
         rng.random(1, dtype)

@@ -8,17 +8,17 @@ from typing import Any, overload
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_in, axis_in, integer, integers, is_integer, is_sequence, room_for
-from tensorgrad.core.backend import Array, Numbers, Xp, beside, namespace
+from tensorgrad.core.arguments import axes_in, axis_in, check_memory, integer, integers, is_integer, is_sequence
+from tensorgrad.core.backend import Array, Numbers, Xp, namespace, on_gpu_of
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
 from tensorgrad.core.signature import Axis
 from tensorgrad.core.state import answering, describe, named, scoped
 from tensorgrad.core.tensor import Tensor, raw
 from tensorgrad.errors import DTypeError, ShapeError
-from tensorgrad.ops.assign import with_axes, zeros_beside
+from tensorgrad.ops.assign import with_axes, zeros_matching
 from tensorgrad.ops.elementwise import where
-from tensorgrad.ops.index import followed, frozen, getitem, of_lists, put
+from tensorgrad.ops.index import as_traced, frozen, getitem, of_lists, put
 from tensorgrad.ops.linalg import as_operand
 from tensorgrad.ops.shape import broadcast_to, reshape, transpose
 
@@ -32,7 +32,7 @@ class Concatenate(Op):
     """Concatenate arrays along an axis.
 
     forward    y  = x_1, x_2, ... along axis
-    backward   gx_i = the part of g that x_i became
+    backward   gx_i = the part of g at the position of x_i
     tangent    ty = tx_1, tx_2, ... along axis
     """
 
@@ -89,8 +89,8 @@ class Concatenate(Op):
 
     def jvp(self, y: Value, *xs: Value, axis: int) -> Tangents:
         def ty(*ts: Value) -> Value:
-            some = next(t for t in ts if t is not None)
-            parts = [zeros_beside(some, x.shape) if t is None else t for x, t in zip(xs, ts, strict=True)]
+            tangent = next(t for t in ts if t is not None)
+            parts = [zeros_matching(tangent, x.shape) if t is None else t for x, t in zip(xs, ts, strict=True)]
             return self.apply(*parts, axis=axis)
 
         return ty
@@ -141,7 +141,7 @@ def split(x: Operand[T], sections: int | Sequence[int], axis: int = 0) -> tuple[
         cuts = list(integers("split", "an index", sections))
     else:
         parts = integer("split", "sections", sections, 1)
-        room_for("split", (parts,), 256)
+        check_memory("split", (parts,), 256)
         if n % parts:
             raise ShapeError(
                 f"{scoped('split')}: axis {axis} of {shape} has {n} elements, which cannot be split into {parts} equal parts"
@@ -184,7 +184,7 @@ def repeat(x: Operand[T], repeats: int | Sequence[int], axis: int | None = None)
     if len(counts) not in (1, shape[axis]):
         raise ShapeError(f"{scoped('repeat')}: {len(counts)} repeats for the {shape[axis]} elements of axis {axis} of {shape}")
     total = sum(counts) if len(counts) > 1 else shape[axis] * sum(counts)
-    room_for("repeat", (*shape[:axis], total, *shape[axis + 1 :]), 8)
+    check_memory("repeat", (*shape[:axis], total, *shape[axis + 1 :]), 8)
     return take(x, np.repeat(np.arange(shape[axis]), counts), axis)
 
 
@@ -196,10 +196,10 @@ def tile(x: Operand[T], reps: int | Sequence[int]) -> T | Array:
     ndim = max(len(shape), len(reps))
     shape, reps = (1,) * (ndim - len(shape)) + shape, (1,) * (ndim - len(reps)) + reps
     result = tuple(r * n for r, n in zip(reps, shape, strict=True))
-    room_for("tile", result, 8)
-    spread = reshape(x, tuple(n for size in shape for n in (1, size)))
-    wide = broadcast_to(spread, tuple(n for pair in zip(reps, shape, strict=True) for n in pair))
-    return reshape(wide, result)
+    check_memory("tile", result, 8)
+    expanded = reshape(x, tuple(n for size in shape for n in (1, size)))
+    repeated = broadcast_to(expanded, tuple(n for pair in zip(reps, shape, strict=True) for n in pair))
+    return reshape(repeated, result)
 
 
 @named
@@ -223,7 +223,7 @@ def take_along_axis(x: Operand[T], indices: Operand[Tensor], axis: int | None = 
     if any(1 != n != m != 1 for i, (n, m) in enumerate(zip(at, shape, strict=True)) if i != axis):
         expected = f"the shape of x, {shape}, but along axis {axis}"
         raise ShapeError(f"{scoped('take_along_axis')}: indices have shape {at}, expected {expected}")
-    grids = [beside(grid, [raw(x)]) for grid in np.ogrid[tuple(slice(n) for n in shape)]]
+    grids = [on_gpu_of(grid, [raw(x)]) for grid in np.ogrid[tuple(slice(n) for n in shape)]]
     return getitem(x, tuple(indices if i == axis else grids[i] for i in range(len(shape))))
 
 
@@ -237,10 +237,10 @@ def diagonal(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> 
     if axis1 == axis2:
         raise ShapeError(f"{scoped('diagonal')}: axis1 and axis2 are both axis {axis1}, of {shape_of(x)}")
     rest = [i for i in range(ndim) if i not in (axis1, axis2)]
-    moved = transpose(x, (*rest, axis1, axis2))
-    rows, columns = shape_of(moved)[-2:]
+    transposed = transpose(x, (*rest, axis1, axis2))
+    rows, columns = shape_of(transposed)[-2:]
     i = np.arange(max(-offset, 0), max(min(rows, columns - offset), max(-offset, 0)))
-    return getitem(moved, (..., i, i + offset))
+    return getitem(transposed, (..., i, i + offset))
 
 
 @named
@@ -252,7 +252,7 @@ def diag(x: Operand[T], k: int = 0) -> T | Array:
     if x.ndim != 1:
         raise ShapeError(f"{scoped('diag')}: expected one or two axes, got shape {x.shape}")
     side = x.size + abs(k)
-    room_for("diag", (side, side), 8)
+    check_memory("diag", (side, side), 8)
     i = np.arange(x.size)
     return put(x, (i + max(-k, 0), i + max(k, 0)), (side, side))
 
@@ -267,17 +267,17 @@ def trace(x: Operand[T], offset: int = 0, axis1: int = 0, axis2: int = 1) -> T |
 def tril(x: Operand[T], k: int = 0) -> T | Array:
     """x with zeros above the k-th diagonal of the last two axes."""
     x = as_operand("tril", x)
-    return where(lower("tril", x, k), x, False)  # False is 0 in any dtype
+    return where(lower_mask("tril", x, k), x, False)  # False is 0 in any dtype
 
 
 @named
 def triu(x: Operand[T], k: int = 0) -> T | Array:
     """x with zeros below the k-th diagonal of the last two axes."""
     x = as_operand("triu", x)
-    return where(lower("triu", x, k, 1), False, x)
+    return where(lower_mask("triu", x, k, 1), False, x)
 
 
-def lower(op: str, x: Any, k: int, above: int = 0) -> Array:
+def lower_mask(op: str, x: Any, k: int, above: int = 0) -> Array:
     """A mask of the elements of matrices like x on or below the k-th diagonal, lowered by `above`."""
     k = integer(op, "k", k)
     if x.ndim < 2:
@@ -335,10 +335,10 @@ def moveaxis(x: Operand[T], source: int | Sequence[int], destination: int | Sequ
 
 def as_index(op: str, indices: Operand[Tensor]) -> Any:
     """Integers unchanged, lists of them as arrays."""
-    found = frozen(op, indices) if isinstance(indices, list) else followed(indices)
-    if getattr(found, "dtype", np.dtype(bool)).kind not in "iu" and not is_integer(found):
-        raise DTypeError(f"{scoped(op)}: indices must be integers, got {describe(indices)}{of_lists(found)}")
-    return found
+    index = frozen(op, indices) if isinstance(indices, list) else as_traced(indices)
+    if getattr(index, "dtype", np.dtype(bool)).kind not in "iu" and not is_integer(index):
+        raise DTypeError(f"{scoped(op)}: indices must be integers, got {describe(indices)}{of_lists(index)}")
+    return index
 
 
 concatenate = Concatenate()

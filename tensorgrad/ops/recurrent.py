@@ -47,24 +47,24 @@ class Recurrent(Op):
         return (self.values(rng, (t, n, self.gates * h)), self.values(rng, (n, h)), u), {}
 
     def flops(self, shapes: Sequence[Shape], out: Shape, attrs: Mapping[str, Any]) -> int:
-        t, n, wide = shapes[0]
-        return t * n * wide * (2 * shapes[1][1] + 5)
+        t, n, width = shapes[0]
+        return t * n * width * (2 * shapes[1][1] + 5)
 
     def check(self, u: Array, *args: Array) -> None:
         """Raise an error unless all arguments fit the signature, and z and U are `gates` times as wide as a state."""
         if self.parsed.mismatch([a.shape for a in args]):
             raise ValueError("shapes are incompatible")  # the signature has a better message
         z, h0, *_ = args
-        wide = self.gates * h0.shape[-1]
-        if z.shape[-1] != wide or u.shape[-1] != wide:
+        width = self.gates * h0.shape[-1]
+        if z.shape[-1] != width or u.shape[-1] != width:
             raise ShapeError(
-                f"{scoped(self.name)}: z {z.shape} and u {u.shape} must be {wide} wide, {self.gates} times h0 {h0.shape}"
+                f"{scoped(self.name)}: z {z.shape} and u {u.shape} must be {width} wide, {self.gates} times h0 {h0.shape}"
             )
 
-    def derived(self, op: Op, *args: Value, **attrs: Any) -> Value:
+    def gradients_of(self, op: Op, *args: Value, **attrs: Any) -> Value:
         """The gradients of all steps: by their own op or, to be differentiated again, by formulas."""
-        recorded = state.recording and any(isinstance(a, Tensor) for a in args)
-        return op.through_time(*args, **attrs) if recorded else op.apply(*args, **attrs)  # type: ignore[attr-defined]
+        is_recorded = state.recording and any(isinstance(a, Tensor) for a in args)
+        return op.through_time(*args, **attrs) if is_recorded else op.apply(*args, **attrs)  # type: ignore[attr-defined]
 
 
 class Rnn(Recurrent):
@@ -103,18 +103,18 @@ class Rnn(Recurrent):
         return y
 
     def backward(self, g: Value, y: Value, z: Value, h0: Value, u: Value, *, activation: str) -> Rules:
-        d = self.derived(rnn_grad, g, y, u, activation=activation)
+        d = self.gradients_of(rnn_grad, g, y, u, activation=activation)
         return lambda: d[:-1], lambda: d[-1], lambda: rows(y[:-1]).T @ rows(d[:-1])
 
     def jvp(self, y: Value, z: Value, h0: Value, u: Value, *, activation: str) -> Tangents:
         slope = tanh_grad if activation == "tanh" else relu_grad
 
         def tangent(tz: Value, th0: Value, tu: Value) -> Value:
-            t, found = y[0] * 0 if th0 is None else th0, []
+            t, tangents = y[0] * 0 if th0 is None else th0, []
             for k in range(z.shape[0]):
-                found.append(t)
-                t = slope(plus(t @ u, tz if tz is None else tz[k], tu if tu is None else y[k] @ tu), y[k + 1])
-            return stack([*found, t])
+                tangents.append(t)
+                t = slope(add_up(t @ u, tz if tz is None else tz[k], tu if tu is None else y[k] @ tu), y[k + 1])
+            return stack([*tangents, t])
 
         return tangent
 
@@ -122,7 +122,7 @@ class Rnn(Recurrent):
 class RnnGrad(Op):
     """The gradients of `rnn` for all steps; d (t+1,n,h).
 
-    forward    d_k = act'(z_k) (g_k + d_{k+1} Uᵀ) of the steps, in their order;   last that of h0, g_0 + d_1 Uᵀ
+    forward    d_k = act'(z_k) (g_k + d_{k+1} Uᵀ) of the steps, in order;   last that of h0, g_0 + d_1 Uᵀ
     """
 
     name, signature = "rnn_grad", "(s,n,h),(s,n,h),(h,h)->(...)"
@@ -137,11 +137,11 @@ class RnnGrad(Op):
 
     def through_time(self, g: Value, y: Value, u: Value, *, activation: str) -> Value:
         slope = tanh_grad if activation == "tanh" else relu_grad
-        d, found = g[-1], []
+        d, gradients = g[-1], []
         for k in reversed(range(g.shape[0] - 1)):
-            found.append(slope(d, y[k + 1]))
-            d = g[k] + found[-1] @ u.T
-        return stack([*reversed(found), d])
+            gradients.append(slope(d, y[k + 1]))
+            d = g[k] + gradients[-1] @ u.T
+        return stack([*reversed(gradients), d])
 
 
 class Lstm(Recurrent):
@@ -181,7 +181,7 @@ class Lstm(Recurrent):
         return y
 
     def backward(self, g: Value, y: Value, z: Value, h0: Value, c0: Value, u: Value) -> Rules:
-        d, n = self.derived(lstm_grad, g, y, z, u), u.shape[0]
+        d, n = self.gradients_of(lstm_grad, g, y, z, u), u.shape[0]
         return (
             lambda: d[:-1],
             lambda: d[-1][:, :n],
@@ -197,7 +197,7 @@ class Lstm(Recurrent):
             th, tc = (y[0, 0] * 0 if x is None else x for x in (th0, tc0))
             hs, cs = [th], [tc]
             for k in range(z.shape[0]):
-                ta = plus(th @ u, tz if tz is None else tz[k], tu if tu is None else y[0, k] @ tu)
+                ta = add_up(th @ u, tz if tz is None else tz[k], tu if tu is None else y[0, k] @ tu)
                 ti, tf, tm, to = (ta[:, j * n : (j + 1) * n] for j in range(4))
                 tc = f[k] * tc + tf * (f[k] * (1 - f[k])) * y[1, k]
                 tc = tc + ti * (i[k] * (1 - i[k])) * m[k] + i[k] * (tm * (1 - m[k] * m[k]))
@@ -212,7 +212,7 @@ class Lstm(Recurrent):
 class LstmGrad(Op):
     """The gradients of `lstm` for all steps; d (t+1,n,4h), from g (2,t+1,n,h), y (2,t+1,n,h), z (t,n,4h), U (h,4h).
 
-    forward    d = dz of the steps, in their order, as `lstm` has it;   last (gh0, gc0, 0, 0)
+    forward    d = dz of `lstm` for the steps, in order;   last (gh0, gc0, 0, 0)
     """
 
     name, signature = "lstm_grad", "(b,s,n,h),(b,s,n,h),(t,n,k),(h,k)->(...)"
@@ -230,14 +230,14 @@ class LstmGrad(Op):
         n = u.shape[0]
         i, f, m, o = gates(z + matmul(y[0, :-1], u), n)  # states of all steps are known
         c, t = y[1, :-1], tanh(y[1, 1:])
-        of_i, of_f, of_m, of_o = m * i * (1 - i), c * f * (1 - f), i * (1 - m * m), t * o * (1 - o)
-        of_c = o * (1 - t * t)
-        dh, dc, found = g[0, -1], g[1, -1], []
+        factor_i, factor_f, factor_m, factor_o = m * i * (1 - i), c * f * (1 - f), i * (1 - m * m), t * o * (1 - o)
+        factor_c = o * (1 - t * t)
+        dh, dc, gradients = g[0, -1], g[1, -1], []
         for k in reversed(range(z.shape[0])):
-            dc = dc + dh * of_c[k]
-            found.append(concatenate([dc * of_i[k], dc * of_f[k], dc * of_m[k], dh * of_o[k]], -1))
-            dh, dc = g[0, k] + found[-1] @ u.T, g[1, k] + dc * f[k]
-        return stack([*reversed(found), pad(concatenate([dh, dc], -1), ((0, 0), (0, 2 * n)))])
+            dc = dc + dh * factor_c[k]
+            gradients.append(concatenate([dc * factor_i[k], dc * factor_f[k], dc * factor_m[k], dh * factor_o[k]], -1))
+            dh, dc = g[0, k] + gradients[-1] @ u.T, g[1, k] + dc * f[k]
+        return stack([*reversed(gradients), pad(concatenate([dh, dc], -1), ((0, 0), (0, 2 * n)))])
 
 
 class Gru(Recurrent):
@@ -276,7 +276,7 @@ class Gru(Recurrent):
         return y
 
     def backward(self, g: Value, y: Value, z: Value, h0: Value, u: Value, b: Value) -> Rules:
-        d, n = self.derived(gru_grad, g, y, z, u, b), u.shape[0]
+        d, n = self.gradients_of(gru_grad, g, y, z, u, b), u.shape[0]
         dz = d[:-1]
         return (
             lambda: concatenate([dz[..., : 2 * n], dz[..., 3 * n :]], -1),
@@ -290,16 +290,16 @@ class Gru(Recurrent):
             n = u.shape[0]
             r, w, m, q = gru_gates(z, matmul(y[:-1], u), b)
             th = y[0] * 0 if th0 is None else th0
-            found = [th]
+            tangents = [th]
             for k in range(z.shape[0]):
-                ta = plus(th @ u, tu if tu is None else y[k] @ tu)
-                both = plus(ta[:, : 2 * n], tz if tz is None else tz[k, :, : 2 * n])
-                tr, tw = both[:, :n] * (r[k] * (1 - r[k])), both[:, n:] * (w[k] * (1 - w[k]))
-                tm = tr * q[k] + r[k] * plus(ta[:, 2 * n :], tb)
-                tm = plus(tm, tz if tz is None else tz[k, :, 2 * n :]) * (1 - m[k] * m[k])
+                ta = add_up(th @ u, tu if tu is None else y[k] @ tu)
+                gate_tangents = add_up(ta[:, : 2 * n], tz if tz is None else tz[k, :, : 2 * n])
+                tr, tw = gate_tangents[:, :n] * (r[k] * (1 - r[k])), gate_tangents[:, n:] * (w[k] * (1 - w[k]))
+                tm = tr * q[k] + r[k] * add_up(ta[:, 2 * n :], tb)
+                tm = add_up(tm, tz if tz is None else tz[k, :, 2 * n :]) * (1 - m[k] * m[k])
                 th = tm + tw * (y[k] - m[k]) + w[k] * (th - tm)
-                found.append(th)
-            return stack(found)
+                tangents.append(th)
+            return stack(tangents)
 
         return tangent
 
@@ -307,7 +307,7 @@ class Gru(Recurrent):
 class GruGrad(Op):
     """The gradients of `gru` for all steps; d (t+1,n,4h), from g (t+1,n,h), y (t+1,n,h), z (t,n,3h), U (h,3h), b (h).
 
-    forward    d = (dr, dw, dq, dm) of the steps, in their order, as `gru` has them;   last (gh0, 0, 0, 0)
+    forward    d = (dr, dw, dq, dm) of `gru` for the steps, in order;   last (gh0, 0, 0, 0)
     """
 
     name, signature = "gru_grad", "(s,n,h),(s,n,h),(t,n,k),(h,k),(h)->(...)"
@@ -324,14 +324,14 @@ class GruGrad(Op):
     def through_time(self, g: Value, y: Value, z: Value, u: Value, b: Value) -> Value:
         n = u.shape[0]
         r, w, m, q = gru_gates(z, matmul(y[:-1], u), b)
-        of_m, of_w, of_r = (1 - w) * (1 - m * m), (y[:-1] - m) * w * (1 - w), q * r * (1 - r)
-        dh, found = g[-1], []
+        factor_m, factor_w, factor_r = (1 - w) * (1 - m * m), (y[:-1] - m) * w * (1 - w), q * r * (1 - r)
+        dh, gradients = g[-1], []
         for k in reversed(range(z.shape[0])):
-            dm = dh * of_m[k]
-            hidden = concatenate([dm * of_r[k], dh * of_w[k], dm * r[k]], -1)
-            found.append(concatenate([hidden, dm], -1))
+            dm = dh * factor_m[k]
+            hidden = concatenate([dm * factor_r[k], dh * factor_w[k], dm * r[k]], -1)
+            gradients.append(concatenate([hidden, dm], -1))
             dh = g[k] + dh * w[k] + hidden @ u.T
-        return stack([*reversed(found), pad(dh, ((0, 0), (0, 3 * n)))])
+        return stack([*reversed(gradients), pad(dh, ((0, 0), (0, 3 * n)))])
 
 
 class Inside(Op):
@@ -376,7 +376,7 @@ def gru_gates(z: Value, a: Value, b: Value) -> tuple[Value, ...]:
     return r, w, tanh(z[..., 2 * n :] + r * q), q
 
 
-def plus(first: Value, *others: Value | None) -> Value:
+def add_up(first: Value, *others: Value | None) -> Value:
     """The sum, None being 0."""
     for other in others:
         first = first if other is None else first + other

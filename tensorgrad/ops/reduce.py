@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_given, sizes, truth
+from tensorgrad.core.arguments import integer_axes, sizes, truth
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
@@ -69,7 +69,7 @@ class Reduction(Op):
     @answering
     def __call__(self, x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
         if axis is not None and type(axis) is not int:
-            axis = axes_given(self.name, axis)
+            axis = integer_axes(self.name, axis)
         return self.apply(x, axis=axis, keepdims=keepdims if type(keepdims) is bool else truth(self.name, "keepdims", keepdims))
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
@@ -104,7 +104,7 @@ class Sum(Reduction):
 class Mean(Reduction):
     """The mean over `axis` (an int, several, or None for all); with `keepdims` reduced axes stay with size 1.
 
-    forward    y  = 1/n sum of x over axis          (n: how many elements each mean is of)
+    forward    y  = 1/n sum of x over axis          (n: the number of elements of each mean)
     backward   gx = g / n repeated over axis
     """
 

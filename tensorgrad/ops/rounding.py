@@ -164,29 +164,29 @@ class FloorDiv(Binary):
 
 def remainder(xp: Xp, a: Any, b: Any) -> Array:
     """NumPy's a % b on a GPU: CuPy's a - b floor(a / b) is wrong for large a or infinite b."""
-    a, b, is_real = alike(xp, a, b)
+    a, b, is_real = to_common_dtype(xp, a, b)
     if not is_real:
         return xp.remainder(a, b)
     rest = xp.fmod(a, b)
-    other = (b < 0) != (rest < 0)
-    return xp.where(rest == 0, xp.copysign(xp.zeros_like(rest), b), xp.where(other, rest + b, rest))
+    opposite_signs = (b < 0) != (rest < 0)
+    return xp.where(rest == 0, xp.copysign(xp.zeros_like(rest), b), xp.where(opposite_signs, rest + b, rest))
 
 
 def quotient(xp: Xp, a: Any, b: Any) -> Array:
     """NumPy's a // b on a GPU, from the remainder, so that 1 // 0.1 is 9."""
-    a, b, is_real = alike(xp, a, b)
+    a, b, is_real = to_common_dtype(xp, a, b)
     if not is_real:
         return xp.floor_divide(a, b)
     rest = xp.fmod(a, b)
-    found = (a - rest) / b
-    found = xp.where((rest != 0) & ((b < 0) != (rest < 0)), found - 1, found)
-    whole = xp.floor(found)
-    whole = xp.where(found - whole > 0.5, whole + 1, whole)
-    whole = xp.where(found == 0, xp.copysign(xp.zeros_like(rest), a / b), whole)
-    return xp.where(b == 0, a / b, whole)
+    exact = (a - rest) / b
+    exact = xp.where((rest != 0) & ((b < 0) != (rest < 0)), exact - 1, exact)
+    rounded = xp.floor(exact)
+    rounded = xp.where(exact - rounded > 0.5, rounded + 1, rounded)
+    rounded = xp.where(exact == 0, xp.copysign(xp.zeros_like(rest), a / b), rounded)
+    return xp.where(b == 0, a / b, rounded)
 
 
-def alike(xp: Xp, a: Any, b: Any) -> tuple[Array, Array, bool]:
+def to_common_dtype(xp: Xp, a: Any, b: Any) -> tuple[Array, Array, bool]:
     """Operands in the dtype of the result, and whether it is floating."""
     dtype = xp.result_type(a, b)
     return xp.asarray(a, dtype), xp.asarray(b, dtype), is_floating(dtype)

@@ -13,7 +13,7 @@ from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T
 from tensorgrad.core.state import named, one_box, scoped
 from tensorgrad.errors import ShapeError
-from tensorgrad.ops.assign import zeros_beside
+from tensorgrad.ops.assign import zeros_matching
 from tensorgrad.ops.compare import equal, not_equal
 from tensorgrad.ops.elementwise import mul_grad, where
 from tensorgrad.ops.exponential import exp
@@ -90,15 +90,15 @@ class LogCumSumExp(Op):
 
     def backward(self, g: Value, y: Value, x: Value, *, axis: int) -> Rules:
         def gx() -> Value:
-            turned = flip(y, axis)
+            reversed_y = flip(y, axis)
             # reversed e^(y_i - y_{i+1}); the first value is not used
-            steps = share(turned, shifted(turned, axis))
-            return mul_grad(flip(recurrence(steps, flip(g, axis), axis), axis), share(x, y))
+            steps = exp_difference(reversed_y, shifted(reversed_y, axis))
+            return mul_grad(flip(recurrence(steps, flip(g, axis), axis), axis), exp_difference(x, y))
 
         return (gx,)
 
     def jvp(self, y: Value, x: Value, *, axis: int) -> Tangents:
-        return (lambda t: recurrence(share(shifted(y, axis), y), mul_grad(t, share(x, y)), axis),)
+        return (lambda t: recurrence(exp_difference(shifted(y, axis), y), mul_grad(t, exp_difference(x, y)), axis),)
 
 
 class FirstSoFar(Op):
@@ -125,10 +125,10 @@ class FirstSoFar(Op):
         extreme, d = (xp.maximum if which == "argmax" else xp.minimum), 1
         while d < len(x):  # combine results over d elements with those of the neighbour to 2 d
             before, where_before = best[:-d].copy(), place[:-d].copy()
-            joined = extreme(best[d:], before)
-            is_before = (joined == before) | ((before != before) & (joined != joined))
+            combined = extreme(best[d:], before)
+            is_before = (combined == before) | ((before != before) & (combined != combined))
             place[d:] = xp.where(is_before, where_before, place[d:])
-            best[d:] = joined
+            best[d:] = combined
             d *= 2
         return xp.moveaxis(place, 0, axis)
 
@@ -157,10 +157,10 @@ def so_far(op: str, x: Any, axis: int | None, which: str) -> Any:
     return take_along_axis(x, first_so_far(x, axis, which), axis)
 
 
-def share(x: Value, y: Value) -> Value:
+def exp_difference(x: Value, y: Value) -> Value:
     """e^(x - y), at most 1; 1 for equal infinities, except 0 for -inf and -inf."""
-    same = equal(x, y)
-    return where(equal(y, -np.inf), 0.0, exp(where(same, 0.0, x) - where(same, 0.0, y)))
+    is_equal = equal(x, y)
+    return where(equal(y, -np.inf), 0.0, exp(where(is_equal, 0.0, x) - where(is_equal, 0.0, y)))
 
 
 def shifted(x: Value, axis: int, first: float | None = None) -> Value:
@@ -169,7 +169,7 @@ def shifted(x: Value, axis: int, first: float | None = None) -> Value:
     if not x.shape[axis]:
         return x
     head = getitem(x, (*before, slice(0, 1)))
-    head = head if first is None else zeros_beside(head, head.shape) + first
+    head = head if first is None else zeros_matching(head, head.shape) + first
     return concatenate([head, getitem(x, (*before, slice(0, -1)))], axis=axis)
 
 

@@ -22,7 +22,7 @@ __all__ = ["broadcast_to", "reshape", "swapaxes", "transpose"]
 class Reshape(Op):
     """Reshape, in row-major order; one size may be -1.
 
-    forward    y  = x in the shape asked for
+    forward    y  = x in the requested shape
     backward   gx = g in the shape of x
     """
 
@@ -48,7 +48,7 @@ class Transpose(Op):
     """Permute the axes; reversed by default.
 
     forward    y  = x, axis i of y being axis axes[i] of x
-    backward   gx = g with its axes put back
+    backward   gx = g with the inverse permutation of its axes
     """
 
     name, signature, symbol = "transpose", "()->()", "ᵀ"
@@ -83,7 +83,7 @@ class BroadcastTo(Op):
     """Broadcast x to `shape`, by NumPy's rules.
 
     forward    y  = x repeated to `shape`
-    backward   gx = g summed over what was repeated
+    backward   gx = g summed over the repeated axes
     """
 
     name, signature = "broadcast_to", "()->()"

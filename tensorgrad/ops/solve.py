@@ -27,16 +27,16 @@ class LinAlgError(TensorgradError, np.linalg.LinAlgError, RuntimeError):
     """
 
 
-def raising(x: Array) -> AbstractContextManager[Any]:
+def checking_on_gpu(x: Array) -> AbstractContextManager[Any]:
     """Make CuPy check decompositions and raise NumPy's error; this waits for the GPU."""
     return importlib.import_module("cupyx").errstate(linalg="raise") if on_gpu(x) else nullcontext()
 
 
 @contextmanager
-def refusing(op: str, what: str, x: Array) -> Iterator[None]:
+def naming_op(op: str, what: str, x: Array) -> Iterator[None]:
     """Add the op's name to NumPy's LinAlgError about values of `x`; the engine explains those about shapes."""
     try:
-        with raising(x):
+        with checking_on_gpu(x):
             yield
     except np.linalg.LinAlgError as error:
         if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
@@ -60,7 +60,7 @@ class Inv(Unary):
         return (well_posed(x),), {}
 
     def forward(self, xp: Xp, x: Array) -> Array:
-        with refusing(self.name, "singular", x):
+        with naming_op(self.name, "singular", x):
             return xp.linalg.inv(x)
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:
@@ -100,7 +100,7 @@ class Solve(Op):
         if xp is not np:  # CuPy's does not broadcast
             outer = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
             a, b = (xp.broadcast_to(x, (*outer, *x.shape[-2:])) for x in (a, b))
-        with refusing(self.name, "singular", a):
+        with naming_op(self.name, "singular", a):
             return xp.linalg.solve(a, b)
 
     def backward(self, g: Value, y: Value, a: Value, b: Value) -> Rules:
@@ -194,7 +194,7 @@ class Cholesky(Unary):
     def forward(self, xp: Xp, x: Array) -> Array:
         if x.shape[-1:] != x.shape[-2:-1]:
             raise ValueError("not square")  # the sum might broadcast; the signature has a better message
-        with refusing(self.name, "not positive definite", x):
+        with naming_op(self.name, "not positive definite", x):
             return xp.linalg.cholesky(x / 2 + x.swapaxes(-1, -2) / 2)  # a sum might overflow
 
     def backward(self, g: Value, y: Value, x: Value) -> Rules:

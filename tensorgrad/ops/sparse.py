@@ -38,12 +38,12 @@ class SparseMatmul(Op):
 
     def sample(self, rng: np.random.Generator, sizes: Sequence[int] = (1, 2, 3)) -> Sample:
         m, k, n = (int(size) for size in rng.choice(sizes, 3))
-        there = rng.random((m, k)) < 0.6
-        indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        mask = rng.random((m, k)) < 0.6
+        indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
         transposed = bool(rng.random() < 0.5)
         x = self.values(rng, (m if transposed else k, n))
-        values = self.values(rng, (int(there.sum()),))
-        return (x, values, there.nonzero()[1], indptr), {"shape": (m, k), "transposed": transposed}
+        values = self.values(rng, (int(mask.sum()),))
+        return (x, values, mask.nonzero()[1], indptr), {"shape": (m, k), "transposed": transposed}
 
     def forward(
         self, xp: Xp, x: Array, values: Array, indices: Array, indptr: Array, *, shape: Shape, transposed: bool
@@ -101,7 +101,7 @@ def parts_of(rows: Any) -> list[Array]:
     return [rows.data, rows.indices, rows.indptr]
 
 
-def unchanged(rows: Any, parts: list[Array]) -> dict[str, float]:
+def check_unchanged(rows: Any, parts: list[Array]) -> dict[str, float]:
     """Called by replays for no numbers: raises CompileError if a matrix has other arrays than the plan reads. Writes into the
     same arrays are seen.
     """
@@ -142,7 +142,7 @@ def sparse_product(a: Any, b: Any, caller: str = "matmul") -> Any:
     rows = sparse.tocsr()
     parts = parts_of(rows)
     if state.trace is not None and not isinstance(rows, Rows):
-        state.trace.recomputed(lambda: unchanged(rows, parts), parts[0])
+        state.trace.recomputed(lambda: check_unchanged(rows, parts), parts[0])
     arrays = [part._data if isinstance(part, Tensor) else part for part in (x, *parts)]
     if not all(isinstance(array, np.ndarray) for array in arrays):
         raise DeviceError(NO_GPU.format(where=where))

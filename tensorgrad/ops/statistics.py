@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import axes_given, axes_in, integer, truth
+from tensorgrad.core.arguments import axes_in, integer, integer_axes, truth
 from tensorgrad.core.backend import Array, Xp, asarray, is_array, is_half
 from tensorgrad.core.op import Op, Rules, Sample, Tangents, Value
 from tensorgrad.core.operand import Operand, T, shape_of
@@ -95,10 +95,10 @@ class FirstOf(Op):
         if xp is np and len(axes) == 1 and 0 < x.shape[axes[0]] <= math.prod(x.shape[axes[0] + 1 :]) / thresholds.FIRST:
             return first_along(x, axes[0], which)
         order = [*[i for i in range(x.ndim) if i not in axes], *sorted(axes)]
-        moved = x.transpose(order)
-        flat = moved.reshape((*moved.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
+        transposed = x.transpose(order)
+        flat = transposed.reshape((*transposed.shape[: x.ndim - len(axes)], math.prod(x.shape[i] for i in axes)))
         mask = xp.arange(flat.shape[-1]) == getattr(flat, which)(axis=-1)[..., None]
-        return mask.reshape(moved.shape).transpose(np.argsort(order))
+        return mask.reshape(transposed.shape).transpose(np.argsort(order))
 
 
 def first_along(x: Array, axis: int, which: str) -> Array:
@@ -108,10 +108,10 @@ def first_along(x: Array, axis: int, which: str) -> Array:
     if (nan := np.not_equal(best, best)).any():
         mask |= np.not_equal(x, x) & nan
     rows = np.moveaxis(mask, axis, 0)
-    seen = rows[0].copy()
+    found_before = rows[0].copy()
     for row in rows[1:]:
-        row &= ~seen
-        seen |= row
+        row &= ~found_before
+        found_before |= row
     return mask
 
 
@@ -148,8 +148,8 @@ class LogSumExp(Reduction):
     def jvp(self, y: Value, x: Value, *, axis: Axis, keepdims: bool) -> Tangents:
         def ty(t: Value) -> Value:
             top = reshape(y, keepdims_shape(x.shape, axis))
-            ends = equal(x, top)  # also for infinities, whose difference is NaN
-            share = exp(where(ends, 0.0, x) - where(ends, 0.0, top))
+            is_top = equal(x, top)  # also for infinities, whose difference is NaN
+            share = exp(where(is_top, 0.0, x) - where(is_top, 0.0, top))
             return sum_of(mul_tangent(t, where(equal(x, -math.inf), 0.0, share)), axis, keepdims)
 
         return (ty,)
@@ -312,17 +312,17 @@ class All(Reduction):
 @one_box
 def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
     """The product over `axis`, computed in pairs, so that its gradient, the product of the others, is right at zeros too."""
-    given: Any = _array(x)
-    shape = shape_of(given)
+    operand: Any = _array(x)
+    shape = shape_of(operand)
     axes = axes_in("prod", axis, len(shape)) if shape or axis not in (0, -1) else ()
-    wide = given
-    if is_half(given.dtype):
-        wide = as_wide(given)
-    elif given.dtype.kind in "bui":  # as in NumPy: uint64 or int64
-        wide = cast(given, np.uint64 if given.dtype.kind == "u" else np.int64)
+    widened = operand
+    if is_half(operand.dtype):
+        widened = as_wide(operand)
+    elif operand.dtype.kind in "bui":  # as in NumPy: uint64 or int64
+        widened = cast(operand, np.uint64 if operand.dtype.kind == "u" else np.int64)
     order = [*[i for i in range(len(shape)) if i not in axes], *sorted(axes)]
     rest = tuple(n for i, n in enumerate(shape) if i not in axes)
-    y = reshape(transpose(wide, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
+    y = reshape(transpose(widened, tuple(order)), (*rest, math.prod(shape[i] for i in axes)))
     while (n := shape_of(y)[-1]) > 1:
         half = n // 2
         pairs = getitem(y, (..., slice(0, 2 * half, 2))) * getitem(y, (..., slice(1, 2 * half, 2)))  # neighbours
@@ -331,8 +331,8 @@ def prod(x: Operand[T], axis: Axis = None, keepdims: bool = False) -> T | Array:
             pairs = getitem(pairs, (..., slice(0, 1))) * last if half == 1 else _joined(pairs, last)
         y = pairs
     if not shape_of(y)[-1]:
-        y = astype(sum_of(y, -1) + 1, raw(wide).dtype)  # 1 for no elements, independent of x
-    return as_narrow(reshape(y, keepdims_shape(shape, axes) if keepdims else rest), given)
+        y = astype(sum_of(y, -1) + 1, raw(widened).dtype)  # 1 for no elements, independent of x
+    return as_narrow(reshape(y, keepdims_shape(shape, axes) if keepdims else rest), operand)
 
 
 def _joined(pairs: Any, last: Any) -> Any:
@@ -343,21 +343,21 @@ def _joined(pairs: Any, last: Any) -> Any:
 @one_box
 def var(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The variance, mean((x - mean(x))²) n / (n - ddof), with n the number of elements of each mean."""
-    axis, ddof = axes_given("var", axis), integer("var", "ddof", ddof)
-    given, x = _wide(x)
+    axis, ddof = integer_axes("var", axis), integer("var", "ddof", ddof)
+    operand, x = _wide(x)
     d = x - mean(x, axis, True)
-    return as_narrow(mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof), given)
+    return as_narrow(mean(d * d, axis, keepdims) * _correction("var", shape_of(x), axis, ddof), operand)
 
 
 @one_box
 def std(x: Operand[T], axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T | Array:
     """The standard deviation, the square root of `var`. For equal elements it is 0, and its derivative is taken as 0."""
-    axis, ddof = axes_given("std", axis), integer("std", "ddof", ddof)
-    given, x = _wide(x)
+    axis, ddof = integer_axes("std", axis), integer("std", "ddof", ddof)
+    operand, x = _wide(x)
     shape = shape_of(x)
     n = math.prod(shape) // (math.prod(keepdims_shape(shape, axis)) or 1) or 1
     y = norm(x - mean(x, axis, True), axis=axis, keepdims=keepdims) * math.sqrt(_correction("std", shape, axis, ddof) / n)
-    return as_narrow(y, given)
+    return as_narrow(y, operand)
 
 
 @one_box
@@ -366,21 +366,21 @@ def average(x: Operand[T], axis: Axis = None, weights: Operand[T] | None = None,
 
     weights   of the shape of x, or 1-d, with one number for each position along `axis`, a single axis
     """
-    axis = axes_given("average", axis)
+    axis = integer_axes("average", axis)
     if weights is None:
         return mean(x, axis, keepdims)
-    given, x = _wide(x)
+    operand, x = _wide(x)
     w = _array(weights)
-    shape, counted = shape_of(x), shape_of(w)
-    if counted != shape:
+    shape, w_shape = shape_of(x), shape_of(w)
+    if w_shape != shape:
         at = axes_in("average", axis, len(shape))
-        if axis is None or len(at) != 1 or counted != (shape[at[0]],):
+        if axis is None or len(at) != 1 or w_shape != (shape[at[0]],):
             raise ShapeError(
-                f"{scoped('average')}: weights have shape {counted}, expected {shape} or one weight per position along one axis"
+                f"{scoped('average')}: weights have shape {w_shape}, expected {shape} or one weight per position along one axis"
             )
         w = reshape(w, tuple(n if i in at else 1 for i, n in enumerate(shape)))
     w = broadcast_to(as_wide(w), shape)
-    return as_narrow(sum_of(w * x, axis, keepdims) / sum_of(w, axis, keepdims), given)
+    return as_narrow(sum_of(w * x, axis, keepdims) / sum_of(w, axis, keepdims), operand)
 
 
 @one_box
@@ -399,8 +399,8 @@ def _array(x: Any) -> Any:
     """Arrays and Tensors unchanged, anything else as an array."""
     if isinstance(x, Tensor) or is_array(x):
         return x
-    found = np.asarray(x)
-    return found if found.dtype.kind in "biuf" else asarray(x, where=scoped("array"))
+    array = np.asarray(x)
+    return array if array.dtype.kind in "biuf" else asarray(x, where=scoped("array"))
 
 
 def _correction(op: str, shape: Shape, axis: Axis, ddof: int) -> float:

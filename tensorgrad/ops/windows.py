@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorgrad.core.arguments import integer, integers, is_integer, is_sequence, room_for
+from tensorgrad.core.arguments import check_memory, integer, integers, is_integer, is_sequence
 from tensorgrad.core.backend import Array, Xp
 from tensorgrad.core.op import Op, Rules, Sample, Value
 from tensorgrad.core.operand import Operand, T
@@ -54,17 +54,17 @@ class Windows(Op):
     def forward(self, xp: Xp, x: Array, *, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Array:
         if x.ndim != len(kernel) + 2:
             raise ShapeError(f"windows: x has shape {x.shape}, expected {len(kernel) + 2} axes for a kernel {kernel}")
-        places = positions(self.name, x.shape[2:], kernel, stride, padding, dilation)
-        shape = (x.shape[1], *kernel, x.shape[0], *places)
-        room_for(self.name, shape, x.dtype.itemsize)
-        if xp is np and (made := kernels.windows(x, shape, stride, padding, dilation)) is not None:
-            return made
+        counts = positions(self.name, x.shape[2:], kernel, stride, padding, dilation)
+        shape = (x.shape[1], *kernel, x.shape[0], *counts)
+        check_memory(self.name, shape, x.dtype.itemsize)
+        if xp is np and (result := kernels.windows(x, shape, stride, padding, dilation)) is not None:
+            return result
         if any(padding):
             x = xp.pad(x, ((0, 0), (0, 0), *[(n, n) for n in padding]))
         n, c, *steps = x.strides
-        inside = [step * d for step, d in zip(steps, dilation, strict=True)]
+        within = [step * d for step, d in zip(steps, dilation, strict=True)]
         between = [step * s for step, s in zip(steps, stride, strict=True)]
-        return xp.lib.stride_tricks.as_strided(x, shape, (c, *inside, n, *between)).copy("C")
+        return xp.lib.stride_tricks.as_strided(x, shape, (c, *within, n, *between)).copy("C")
 
     def backward(self, g: Value, y: Value, x: Value, *, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Rules:
         return (lambda: fold(g, x.shape[2:], stride, padding, dilation),)
@@ -101,16 +101,16 @@ class Fold(Op):
         axes = len(size)
         if x.ndim != 2 * axes + 2:
             raise ShapeError(f"fold: x has shape {x.shape}, expected {2 * axes + 2} axes for a size {size}")
-        kernel, places = x.shape[1 : axes + 1], x.shape[axes + 2 :]
-        if positions(self.name, size, kernel, stride, padding, dilation) != places:
+        kernel, counts = x.shape[1 : axes + 1], x.shape[axes + 2 :]
+        if positions(self.name, size, kernel, stride, padding, dilation) != counts:
             settings = f"stride {stride}, padding {padding}, dilation {dilation}"
-            raise ShapeError(f"fold: {places} windows of {kernel} do not match size {size} with {settings}")
-        if xp is np and (made := kernels.fold(x, size, stride, padding, dilation)) is not None:
-            return made
-        around = (x.shape[axes + 1], x.shape[0], *[n + 2 * p for n, p in zip(size, padding, strict=True)])
-        room_for(self.name, around, x.dtype.itemsize)
-        y = xp.zeros(around, x.dtype)
-        grid = list(zip(stride, dilation, places, strict=True))
+            raise ShapeError(f"fold: {counts} windows of {kernel} do not match size {size} with {settings}")
+        if xp is np and (result := kernels.fold(x, size, stride, padding, dilation)) is not None:
+            return result
+        padded = (x.shape[axes + 1], x.shape[0], *[n + 2 * p for n, p in zip(size, padding, strict=True)])
+        check_memory(self.name, padded, x.dtype.itemsize)
+        y = xp.zeros(padded, x.dtype)
+        grid = list(zip(stride, dilation, counts, strict=True))
         for at in product(*map(range, kernel)):
             part = tuple([slice(i * d, i * d + s * (n - 1) + 1, s) for i, (s, d, n) in zip(at, grid, strict=True)])
             target = y[:, :, *part]
@@ -124,12 +124,12 @@ class Fold(Op):
 def positions(op: str, size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Shape:
     """The number of windows along each axis."""
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    fits = [n + 2 * around - span for n, span, around in zip(size, spans, padding, strict=True)]
-    if min(fits) < 0:
+    slack = [n + 2 * around - span for n, span, around in zip(size, spans, padding, strict=True)]
+    if min(slack) < 0:
         padded = f" with padding {padding}" if any(padding) else ""
-        apart = f" with dilation {tuple(dilation)}" if max(dilation) > 1 else ""
-        raise ShapeError(f"{op}: a window of {tuple(kernel)}{apart} does not fit into {tuple(size)}{padded}")
-    return tuple([n // s + 1 for n, s in zip(fits, stride, strict=True)])
+        dilated = f" with dilation {tuple(dilation)}" if max(dilation) > 1 else ""
+        raise ShapeError(f"{op}: a window of {tuple(kernel)}{dilated} does not fit into {tuple(size)}{padded}")
+    return tuple([n // s + 1 for n, s in zip(slack, stride, strict=True)])
 
 
 def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
@@ -138,10 +138,10 @@ def several(op: str, what: str, value: Any, axes: int, least: int) -> Shape:
     if len(numbers) != axes or not all(map(is_integer, numbers)):
         expected = "an integer" + (f" or {NUMBERS[axes]}" if 1 < axes < len(NUMBERS) else "")
         raise DTypeError(f"{scoped(op)}: {what} must be {expected}, got {describe(value)}")
-    found = tuple([integer(op, what, n) for n in numbers])
-    if min(found, default=least) < least:
+    result = tuple([integer(op, what, n) for n in numbers])
+    if min(result, default=least) < least:
         raise ArgumentError(f"{scoped(op)}: {what} must be at least {least}, got {describe(value)}")
-    return found
+    return result
 
 
 def sample_windows(rng: np.random.Generator) -> tuple[dict[str, Shape], Shape]:

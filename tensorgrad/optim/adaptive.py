@@ -29,10 +29,10 @@ class Adaptive(Optimiser):
     """
 
     def numbers_at(self, block: Block, late: int) -> dict[str, float]:
-        found = super().numbers_at(block, late)
-        found["eps"] = max(found["eps"], block.least)
-        found["tiny"] = block.tiny
-        return found
+        numbers = super().numbers_at(block, late)
+        numbers["eps"] = max(numbers["eps"], block.least)
+        numbers["tiny"] = block.tiny
+        return numbers
 
     def decayed(self, group: ParamGroup, p: Value, g: Value, numbers: Mapping[str, Value]) -> Value:
         """d = g + weight_decay p"""
@@ -43,9 +43,9 @@ class Adaptive(Optimiser):
         that of parameters (2^26 tiny) divided by the largest possible factor. Only slots that can shrink have bounds; a sum of
         squares and the largest root so far cannot.
         """
-        eps, usual = group["eps"], tiny * 2**26
-        roots = min(usual, eps * 2**-30)
-        return {"r": roots, "mean": roots, "m": usual * min(1.0, eps / max(group["lr"], tiny)), "velocity": usual}
+        eps, default = group["eps"], tiny * 2**26
+        roots = min(default, eps * 2**-30)
+        return {"r": roots, "mean": roots, "m": default * min(1.0, eps / max(group["lr"], tiny)), "velocity": default}
 
 
 def root_of(a: Value, b: Value, tiny: Value) -> Value:
@@ -104,7 +104,7 @@ class Adam(Adaptive):
 
     def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
         (b1, b2), lr = group["betas"], group["lr"]
-        found = {
+        values = {
             "b1": b1,
             "b2": math.sqrt(b2),
             "c1": 1 - b1,
@@ -114,8 +114,8 @@ class Adam(Adaptive):
             "eps": group["eps"],
         }
         if group["weight_decay"]:
-            found["weight_decay"] = lr * group["weight_decay"] if self.decoupled else group["weight_decay"]
-        return found
+            values["weight_decay"] = lr * group["weight_decay"] if self.decoupled else group["weight_decay"]
+        return values
 
     def is_lazy(self, group: ParamGroup) -> bool:
         return bool(group["lazy"])
@@ -187,32 +187,32 @@ class RMSprop(Adaptive):
 
     def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
         alpha = group["alpha"]
-        found = {"lr": group["lr"], "b": math.sqrt(alpha), "c": math.sqrt(1 - alpha), "eps": group["eps"]}
+        values = {"lr": group["lr"], "b": math.sqrt(alpha), "c": math.sqrt(1 - alpha), "eps": group["eps"]}
         if group["centered"]:
-            found |= {"alpha": alpha, "beta": 1 - alpha}
+            values |= {"alpha": alpha, "beta": 1 - alpha}
         if group["momentum"]:
-            found["momentum"] = group["momentum"]
+            values["momentum"] = group["momentum"]
         if group["weight_decay"]:
-            found["weight_decay"] = group["weight_decay"]
-        return found
+            values["weight_decay"] = group["weight_decay"]
+        return values
 
     reread_settings = ("alpha",)
 
     def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
-        r, *rest = state
+        r, *slots = state
         n = numbers
         d = self.decayed(group, p, g, n)
         r = root_of(n["b"] * r, n["c"] * np.absolute(d), n["tiny"])
-        others, by = [], r
+        new_state, divisor = [], r
         if group["centered"]:
-            a = n["alpha"] * rest[0] + n["beta"] * d
-            by = np.sqrt(np.maximum(r - np.absolute(a), 0)) * np.sqrt(r + np.absolute(a))
-            others.append(a)
-        u = d / (by + n["eps"])
+            a = n["alpha"] * slots[0] + n["beta"] * d
+            divisor = np.sqrt(np.maximum(r - np.absolute(a), 0)) * np.sqrt(r + np.absolute(a))
+            new_state.append(a)
+        u = d / (divisor + n["eps"])
         if "momentum" in n:
-            u = n["momentum"] * rest[-1] + u
-            others.append(u)
-        return p - n["lr"] * u, r, *others
+            u = n["momentum"] * slots[-1] + u
+            new_state.append(u)
+        return p - n["lr"] * u, r, *new_state
 
 
 class Adagrad(Adaptive):
@@ -244,8 +244,8 @@ class Adagrad(Adaptive):
         super().__init__(params, lr, maximize, eps=eps, weight_decay=weight_decay, lr_decay=lr_decay)
 
     def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
-        found = {"lr": group["lr"] / (1 + (t - 1) * group["lr_decay"]), "eps": group["eps"]}
-        return {**found, "weight_decay": group["weight_decay"]} if group["weight_decay"] else found
+        values = {"lr": group["lr"] / (1 + (t - 1) * group["lr_decay"]), "eps": group["eps"]}
+        return {**values, "weight_decay": group["weight_decay"]} if group["weight_decay"] else values
 
     def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         d = self.decayed(group, p, g, numbers)

@@ -27,19 +27,19 @@ def agree(params: Sequence[Tensor]) -> Any:
     """
     if ranks.group is None:
         return None
-    alike: dict[Any, list[Tensor]] = {}
+    by_kind: dict[Any, list[Tensor]] = {}
     for p in params:
-        if p._grad is not None and p._grad not in ranks.agreed:
-            alike.setdefault((p._grad.dtype, p._grad.device), []).append(p)
+        if p._grad is not None and p._grad not in ranks.averaged:
+            by_kind.setdefault((p._grad.dtype, p._grad.device), []).append(p)
     flat: Any = None
-    for some in alike.values():
+    for group in by_kind.values():
         if state.trace is not None:
             with switched(recording=False):
-                flat = mean_over_ranks(joined(some))
+                flat = mean_over_ranks(joined(group))
         else:
-            flat = wrap(averaged(some), None)
+            flat = wrap(averaged(group), None)
         start = 0
-        for p in some:
+        for p in group:
             part = slice(start, start + p.size)
             start += p.size
             if state.trace is not None:
@@ -47,7 +47,7 @@ def agree(params: Sequence[Tensor]) -> Any:
                     p._grad = ops.reshape(flat[part], p.shape)
             else:
                 p._grad = wrap(flat._data[part].reshape(p.shape), None)
-            ranks.agreed.add(p._grad)
+            ranks.averaged.add(p._grad)
     return flat
 
 
@@ -63,16 +63,16 @@ def averaged(params: list[Tensor]) -> Array:
             part = flat[start : start + p.size].reshape(p.shape)
             namespace([first]).multiply(gradient_of(p)._data, share, out=part)
             start += p.size
-        ranks.add_up(flat)
+        ranks.all_reduce(flat)
     return flat
 
 
-def memory_for(params: list[Tensor], near: Array) -> Array:
-    """A flat array for the gradients, in the memory of those of the last step where nobody has them any more: fresh memory
-    costs more than the sum itself, because the system maps it page by page. (On a GPU CuPy pools memory.)
+def memory_for(params: list[Tensor], like: Array) -> Array:
+    """A flat array for the gradients, in reused memory if possible: the system maps fresh memory page by page, which costs
+    more than the sum itself. (On a GPU CuPy pools memory.)
     """
     size = sum(p.size for p in params)
-    return new((size,), near.dtype) if isinstance(near, np.ndarray) else namespace([near]).empty(size, near.dtype)
+    return new((size,), like.dtype) if isinstance(like, np.ndarray) else namespace([like]).empty(size, like.dtype)
 
 
 def gradient_of(p: Tensor) -> Tensor:

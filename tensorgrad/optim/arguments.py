@@ -46,26 +46,26 @@ def number(owner: str, name: str, value: Any, limits: Limits = Limits(), infinit
 
     Raises ArgumentError, naming the owner, for other types, NaN, and values out of range.
     """
-    found: Any = value
+    numeric: Any = value
     if type(value) is not float:
         kind = "an integer" if limits.whole else "a number"
         if isinstance(value, Tensor) and value.shape == ():
-            found = value.item()
+            numeric = value.item()
         elif (is_array(value) or isinstance(value, np.generic)) and value.shape == () and value.dtype.kind != "c":
-            found = value.item() if value.dtype.kind != "V" else float(value)
-        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            numeric = value.item() if value.dtype.kind != "V" else float(value)
+        if isinstance(numeric, bool) or not isinstance(numeric, (int, float)):
             raise ArgumentError(f"{owner}: {name} must be {kind}, {limits}, got {value!r}")
         try:
-            found = float(found)
+            numeric = float(numeric)
         except OverflowError:
-            found = math.inf if found > 0 else -math.inf
-    if not limits.hold(found):
+            numeric = math.inf if numeric > 0 else -math.inf
+    if not limits.hold(numeric):
         raise ArgumentError(f"{owner}: {name} must be {limits}, got {value!r}")
-    if found == math.inf and not infinite:
+    if numeric == math.inf and not infinite:
         raise ArgumentError(f"{owner}: {name} must be finite, got {value!r}")
-    if limits.whole and found != found // 1:
+    if limits.whole and numeric != numeric // 1:
         raise ArgumentError(f"{owner}: {name} must be an integer, {limits}, got {value!r}")
-    return int(found) if limits.whole else found
+    return int(numeric) if limits.whole else numeric
 
 
 def option(owner: str, name: str, value: Any) -> bool:
@@ -83,12 +83,12 @@ def parameters(owner: str, params: Any) -> list[Any]:
     if isinstance(params, Tensor):
         return [params]
     if callable(getattr(params, "parameters", None)):
-        found = list(params.parameters())
+        entries = list(params.parameters())
     elif isinstance(params, (set, frozenset, Mapping)) or not isinstance(params, Iterable):
         raise ArgumentError(f"{owner}: params must be a list of Tensors, one Tensor or a Module, got {type(params).__name__}")
     else:
-        found = list(params)
-    if not found:
+        entries = list(params)
+    if not entries:
         used = " (a generator can be iterated once)" if not hasattr(params, "__len__") else ""
         raise ArgumentError(f"{owner}: params is empty{used}")
-    return found
+    return entries

@@ -34,10 +34,10 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = True
     Raises ArgumentError (a ValueError) if max_norm is not above 0, if there are no parameters, or if a gradient is not finite.
     """
     max_norm = number("clip_grad_norm", "max_norm", max_norm, POSITIVE, infinite=True)
-    reached = reached_of("clip_grad_norm", params)
-    if state.trace is not None or any(on_gpu(p._data) for p in reached):
-        return _clip_recorded(reached, max_norm)
-    grads: list[Array] = [p.grad._data for p in reached]
+    with_gradient = params_with_gradient("clip_grad_norm", params)
+    if state.trace is not None or any(on_gpu(p._data) for p in with_gradient):
+        return _clip_recorded(with_gradient, max_norm)
+    grads: list[Array] = [p.grad._data for p in with_gradient]
     top, ratio = norm_of(grads)
     total = top * ratio
     if error_if_nonfinite and not math.isfinite(top):
@@ -49,19 +49,19 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = True
     return total
 
 
-def reached_of(name: str, params: Any) -> list[Tensor]:
+def params_with_gradient(name: str, params: Any) -> list[Tensor]:
     """The parameters with a gradient. Raises ArgumentError if there are no parameters, or for anything but Tensors."""
-    found = parameters(name, params)
-    for i, p in enumerate(found):
+    entries = parameters(name, params)
+    for i, p in enumerate(entries):
         if not isinstance(p, Tensor):
             raise ArgumentError(f"{name}: params[{i}] must be a Tensor, got {type(p).__name__}")
-    reached = [p for p in found if p.grad is not None]
+    with_gradient = [p for p in entries if p.grad is not None]
     if ranks.group is not None:
         if state.trace is not None:
-            for p in reached:
+            for p in with_gradient:
                 state.trace.writes_grad(p)
-        agree(reached)
-    return reached
+        agree(with_gradient)
+    return with_gradient
 
 
 def norm_of(grads: list[Array]) -> tuple[float, float]:
@@ -99,20 +99,20 @@ def _clip_recorded(params: list[Tensor], max_norm: float) -> Tensor:
     if not params:
         return Tensor(0.0)
     grads = [ops.astype(p.grad, np.float32) if p.grad.dtype.itemsize < 4 else p.grad for p in params]
-    alike: dict[Any, list[Tensor]] = {}
+    by_dtype: dict[Any, list[Tensor]] = {}
     for g in grads:
-        alike.setdefault(g.dtype, []).append(ops.reshape(g, (-1,)))
+        by_dtype.setdefault(g.dtype, []).append(ops.reshape(g, (-1,)))
     with np.errstate(over="ignore"):  # where squares overflow, norm scales first
-        norms = [ops.astype(ops.norm(ops.concatenate(some)), np.float64) for some in alike.values()]
+        norms = [ops.astype(ops.norm(ops.concatenate(flat_grads)), np.float64) for flat_grads in by_dtype.values()]
         total: Tensor = norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))
     if max_norm == math.inf:
         return total
     # two multiplications, because the product of the factors may not fit the dtype
-    part = ops.where(total > max_norm, math.sqrt(max_norm) / ops.sqrt(ops.maximum(total, max_norm)), 1.0)
-    parts = {dtype: ops.astype(part, dtype) for dtype in alike}
+    root_factor = ops.where(total > max_norm, math.sqrt(max_norm) / ops.sqrt(ops.maximum(total, max_norm)), 1.0)
+    root_factors = {dtype: ops.astype(root_factor, dtype) for dtype in by_dtype}
     for p, g in zip(params, grads, strict=True):
-        p.grad = ops.astype(g * parts[g.dtype] * parts[g.dtype], p.grad.dtype)
-        ranks.agreed.add(p.grad)
+        p.grad = ops.astype(g * root_factors[g.dtype] * root_factors[g.dtype], p.grad.dtype)
+        ranks.averaged.add(p.grad)
     return total
 
 
@@ -125,13 +125,13 @@ def clip_grad_value(params: Any, limit: float) -> None:
     Raises ArgumentError (a ValueError) if limit is not above 0, or if there are no parameters.
     """
     limit = number("clip_grad_value", "limit", limit, POSITIVE, infinite=True)
-    for p in reached_of("clip_grad_value", params):
+    for p in params_with_gradient("clip_grad_value", params):
         if limit == math.inf:
             continue
         bound = min(limit, float(np.finfo(p.grad.dtype).max))
         if state.trace is not None:
             p.grad = ops.clip(p.grad, -bound, bound)
-            ranks.agreed.add(p.grad)
+            ranks.averaged.add(p.grad)
         else:
             with on(p.grad._data):
                 np.clip(p.grad._data, -bound, bound, out=p.grad._data)

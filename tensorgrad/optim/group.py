@@ -42,15 +42,15 @@ class ParamGroup(dict[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set several settings at once; if one is invalid, none is set."""
-        given = dict(*args, **kwargs)
-        for key in given:
+        settings = dict(*args, **kwargs)
+        for key in settings:
             if key not in self or key == "params":
-                known = ", ".join(name for name in self if name != "params")
-                raise ArgumentError(f"param_groups: {key!r} cannot be set, only {known}; add_param_group adds parameters")
-        values = self.kind.checked({**self, **given}, self)
-        for key in given:
+                names = ", ".join(name for name in self if name != "params")
+                raise ArgumentError(f"param_groups: {key!r} cannot be set, only {names}; add_param_group adds parameters")
+        values = self.kind.checked({**self, **settings}, self)
+        for key in settings:
             super().__setitem__(key, values[key])
-        if given.keys() - {"lr"}:
+        if settings.keys() - {"lr"}:
             self.version += 1
             changes.count += 1
 
@@ -95,26 +95,26 @@ class Settings(MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key in ("params", "lr"):
             raise KeyError(key)
-        found = [group[key] for group in self.groups]
-        if any(value != found[0] for value in found):
+        values = [group[key] for group in self.groups]
+        if any(value != values[0] for value in values):
             raise ArgumentError(
-                f"{self.owner}: its {len(found)} groups differ in {key}: {', '.join(map(str, found))}; "
+                f"{self.owner}: its {len(values)} groups differ in {key}: {', '.join(map(str, values))}; "
                 f"look at param_groups[i][{key!r}]"
             )
-        return found[0]
+        return values[0]
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        given = dict(*args, **kwargs)
+        settings = dict(*args, **kwargs)
         for group in self.groups:  # check all before changing one
-            if given.keys() - group.keys() or given.keys() & {"params", "lr"}:
-                known = ", ".join(self)
-                raise ArgumentError(f"{self.owner}: settings are {known}, got {', '.join(map(repr, given))}")
-            group.kind.checked({**group, **given}, group)
+            if settings.keys() - group.keys() or settings.keys() & {"params", "lr"}:
+                names = ", ".join(self)
+                raise ArgumentError(f"{self.owner}: settings are {names}, got {', '.join(map(repr, settings))}")
+            group.kind.checked({**group, **settings}, group)
         for group in self.groups:
-            group.update(given)
+            group.update(settings)
 
     def __ior__(self, other: Any) -> Settings:
         self.update(other)

@@ -134,7 +134,7 @@ class LBFGS(Optimiser):
         limit = group["max_eval"] or group["max_iter"] * 5 // 4
         self.count(())
         for _ in range(group["max_iter"]):
-            if not math.isfinite(point.f) or largest(point.g) <= group["tolerance_grad"]:
+            if not math.isfinite(point.f) or max_abs(point.g) <= group["tolerance_grad"]:
                 break
             d = self.direction(point)
             slope = float(point.g @ d)
@@ -142,8 +142,8 @@ class LBFGS(Optimiser):
                 break
             start = group["lr"] * (1.0 if self.memory["s"] else min(1.0, 1.0 / float(abs(point.g).sum())))
             self.memory.update(x=point.x, g=point.g)
-            before, point = point, self.moved(closure, point._replace(t=0.0, slope=slope), d, start, limit)
-            if self.evaluations >= limit or largest(point.x - before.x) <= group["tolerance_change"]:
+            before, point = point, self.searched(closure, point._replace(t=0.0, slope=slope), d, start, limit)
+            if self.evaluations >= limit or max_abs(point.x - before.x) <= group["tolerance_change"]:
                 break
             if abs(point.f - before.f) < group["tolerance_change"]:
                 break
@@ -161,18 +161,18 @@ class LBFGS(Optimiser):
                 memory["s"], memory["y"] = [*memory["s"], s][-size:], [*memory["y"], y][-size:]
         pairs = list(zip(memory["s"], memory["y"], strict=True))
         q = -point.g
-        shares = []
+        coefficients = []
         for s, y in reversed(pairs):
-            shares.append(float(s @ q) / float(y @ s))
-            q = q - shares[-1] * y
+            coefficients.append(float(s @ q) / float(y @ s))
+            q = q - coefficients[-1] * y
         if pairs:
             s, y = pairs[-1]
             q = q * (float(s @ y) / float(y @ y))
         for s, y in pairs:
-            q = q + (shares.pop() - float(y @ q) / float(y @ s)) * s
+            q = q + (coefficients.pop() - float(y @ q) / float(y @ s)) * s
         return q
 
-    def moved(self, closure: Callable[[], Any], start: Point, d: Array, t: float, limit: int) -> Point:
+    def searched(self, closure: Callable[[], Any], start: Point, d: Array, t: float, limit: int) -> Point:
         """The point at the end of an iteration."""
         if self.param_groups[0]["line_search"] is None:
             return self.evaluated(closure, t, start, d)
@@ -180,7 +180,7 @@ class LBFGS(Optimiser):
         def phi(t: float) -> Point:
             return self.evaluated(closure, t, start, d)
 
-        change = self.param_groups[0]["tolerance_change"] / max(largest(d), 1e-300)
+        change = self.param_groups[0]["tolerance_change"] / max(max_abs(d), 1e-300)
         return strong_wolfe(phi, start, t, max(limit - self.evaluations, 1), change)
 
     def evaluated(self, closure: Callable[[], Any], t: float, start: Point | None, d: Array | None) -> Point:
@@ -196,21 +196,21 @@ class LBFGS(Optimiser):
         if self.scattered():
             self.gather()
         sign = -1.0 if self.param_groups[0]["maximize"] else 1.0
-        parts, gradients = [], []
+        flat_params, gradients = [], []
         for block in self.blocks:
             with on(block.flat):
                 xp = namespace([block.flat])
-                parts.append(block.flat.astype(np.float64))
+                flat_params.append(block.flat.astype(np.float64))
                 for i, (begin, end) in zip(block.indices, block.parts, strict=True):
                     g = self.params[i]._grad
                     gradients.append(xp.zeros(end - begin) if g is None else g._data.reshape(-1).astype(np.float64))
-        xp = namespace(parts)
-        x, g = xp.concatenate(parts), sign * xp.concatenate(gradients)
+        xp = namespace(flat_params)
+        x, g = xp.concatenate(flat_params), sign * xp.concatenate(gradients)
         if ranks.group is not None:
-            whole = xp.concatenate([g, xp.asarray([f], g.dtype)])
-            whole = whole * ranks.share if ranks.share else xp.zeros_like(whole)
-            ranks.add_up(whole)
-            g, f = whole[:-1], float(whole[-1])
+            combined = xp.concatenate([g, xp.asarray([f], g.dtype)])
+            combined = combined * ranks.share if ranks.share else xp.zeros_like(combined)
+            ranks.all_reduce(combined)
+            g, f = combined[:-1], float(combined[-1])
         return Point(t, sign * float(f), 0.0 if d is None else float(g @ d), g, x)
 
     def write(self, x: Array) -> None:
@@ -225,9 +225,9 @@ class LBFGS(Optimiser):
     # State
 
     def __copy__(self) -> Any:
-        found = super().__copy__()
-        found.memory = dict(self.memory)  # the arrays in it are never changed
-        return found
+        clone = super().__copy__()
+        clone.memory = dict(self.memory)  # the arrays in it are never changed
+        return clone
 
     def state_dict(self) -> dict[str, Any]:
         """The base class's dict, and `memory`: the last s and y, and the start of the last iteration."""
@@ -239,10 +239,10 @@ class LBFGS(Optimiser):
     def array_misfits(self, values: Mapping[str, Any]) -> list[str]:
         n, memory = sum(p.size for p in self.params), values["memory"]
         arrays = [*memory["s"], *memory["y"], *[v for v in (memory["x"], memory["g"]) if v is not None]]
-        found = [f"its memory has shape {a.shape}, expected ({n},)" for a in arrays if a.shape != (n,)]
+        reasons = [f"its memory has shape {a.shape}, expected ({n},)" for a in arrays if a.shape != (n,)]
         if len(memory["s"]) != len(memory["y"]) or (memory["x"] is None) != (memory["g"] is None):
-            found.append("its memory has different numbers of s and y, or only one of x and g")
-        return super().array_misfits(values) + found
+            reasons.append("its memory has different numbers of s and y, or only one of x and g")
+        return super().array_misfits(values) + reasons
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Load a dict of `state_dict`, as the base class does."""
@@ -257,7 +257,7 @@ class LBFGS(Optimiser):
         return {}
 
 
-def largest(a: Array) -> float:
+def max_abs(a: Array) -> float:
     return float(abs(a).max(initial=0.0))
 
 
@@ -320,7 +320,7 @@ def between(a: Point, b: Point) -> float:
     if not 0 <= root < math.inf:
         return middle
     d2 = math.copysign(math.sqrt(root), b.t - a.t)
-    below = b.slope - a.slope + 2 * d2
-    found = b.t - (b.t - a.t) * (b.slope + d2 - d1) / below if below else middle
+    denominator = b.slope - a.slope + 2 * d2
+    minimum = b.t - (b.t - a.t) * (b.slope + d2 - d1) / denominator if denominator else middle
     edge = 0.1 * abs(b.t - a.t)
-    return found if min(a.t, b.t) + edge <= found <= max(a.t, b.t) - edge else middle
+    return minimum if min(a.t, b.t) + edge <= minimum <= max(a.t, b.t) - edge else middle

@@ -304,7 +304,7 @@ class Optimiser(Parameters):
         stop = parts[-1][1][1]
         numbers = trace.recomputed(lambda: self.numbers_at(block, self.late[first]), block.near)
         params = [self.params[i] for i, _ in parts]
-        if ranks.group is None or any(p._grad in ranks.agreed for p in params):
+        if ranks.group is None or any(p._grad in ranks.averaged for p in params):
             agree(params)
             g = joined(params)
         else:

@@ -19,9 +19,9 @@ from tensorgrad.optim.arguments import Limits, number, option, parameters
 from tensorgrad.optim.block import Block, blocks_of
 from tensorgrad.optim.group import ParamGroup, Settings
 
-USUAL: dict[str, Limits | type[bool]] = {"lr": Limits(), "weight_decay": Limits(), "eps": Limits(), "maximize": bool}
+DEFAULT_LIMITS: dict[str, Limits | type[bool]] = {"lr": Limits(), "weight_decay": Limits(), "eps": Limits(), "maximize": bool}
 
-UNCOUNTED = ("lr", "rates", "steps", "late")  # changes that compiled steps follow without a new plan
+UNTRACKED = ("lr", "rates", "steps", "late")  # changes that compiled steps follow without a new plan
 
 
 class Parameters:
@@ -46,22 +46,22 @@ class Parameters:
         self.steps = 0
         self.blocks: list[Block] = []
         self._warned = False
-        found = parameters(name, params)
-        if any(isinstance(part, Mapping) for part in found):
-            for part in found:
-                self.add_param_group(part)
+        entries = parameters(name, params)
+        if any(isinstance(entry, Mapping) for entry in entries):
+            for entry in entries:
+                self.add_param_group(entry)
         else:
-            self.add_param_group({"params": found})
+            self.add_param_group({"params": entries})
 
     def __repr__(self) -> str:
         name, size = type(self).__name__, sum(p.size for p in self.params)
-        made = f"{counted(len(self.params), 'parameter')}, {size:,} numbers, {counted(self.steps, 'step')} made"
+        counts = f"{counted(len(self.params), 'parameter')}, {size:,} numbers, {counted(self.steps, 'step')} made"
         settings = [settings_of(group) for group in self.param_groups]
         if len(settings) == 1:
-            return f"{name}({settings[0]}; {made})"
+            return f"{name}({settings[0]}; {counts})"
         sizes = [counted(len(group["params"]), "parameter") for group in self.param_groups]
         lines = [f"  group {i}: {text}; {size}" for i, (text, size) in enumerate(zip(settings, sizes, strict=True))]
-        return "\n".join([f"{name}({len(settings)} groups; {made})", *lines])
+        return "\n".join([f"{name}({len(settings)} groups; {counts})", *lines])
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters to train: {"params": ..., "lr": ..., ...}; missing settings have the optimiser's initial values.
@@ -75,25 +75,25 @@ class Parameters:
         if not isinstance(group, Mapping) or "params" not in group:
             raise ArgumentError(f"{name}: a group must be a dict that has 'params', got {group!r}")
         if unknown := group.keys() - self.defaults.keys() - {"params"}:
-            known = ", ".join(["params", *self.defaults])
-            raise ArgumentError(f"{name}: a group has {', '.join(map(repr, sorted(unknown)))}, known are {known}")
-        found = parameters(name, group["params"])
-        for i, p in enumerate(found, len(self.params)):
+            expected = ", ".join(["params", *self.defaults])
+            raise ArgumentError(f"{name}: a group has {', '.join(map(repr, sorted(unknown)))}, expected {expected}")
+        new_params = parameters(name, group["params"])
+        for i, p in enumerate(new_params, len(self.params)):
             if not isinstance(p, Tensor) or not p.is_leaf or not p.requires_grad:
                 raise GraphError(f"{name}: parameter {i} must be a leaf Tensor that requires a gradient, got {p!r}")
-        params = [*self.params, *found]
+        params = [*self.params, *new_params]
         if len(set(params)) < len(params):
             raise ArgumentError(f"{name}: a parameter occurs twice in params")
-        own = {key: value for key, value in group.items() if key != "params"}
-        values = self.checked({"params": tuple(found), **self.defaults, **own}, self.defaults)
-        made = ParamGroup(type(self), values)
-        before = self.state
-        self.params, self.param_groups = params, (*self.param_groups, made)
-        self.late = (*self.late, *[self.steps] * len(found))
-        self.lay_out(before)
+        overrides = {key: value for key, value in group.items() if key != "params"}
+        values = self.checked({"params": tuple(new_params), **self.defaults, **overrides}, self.defaults)
+        new_group = ParamGroup(type(self), values)
+        old_state = self.state
+        self.params, self.param_groups = params, (*self.param_groups, new_group)
+        self.late = (*self.late, *[self.steps] * len(new_params))
+        self.lay_out(old_state)
         if ranks.group is not None:
             for block in self.blocks:
-                put(block.flat, ranks.shared(block.flat if ranks.is_first else None))
+                put(block.flat, ranks.broadcast(block.flat if ranks.is_first else None))
 
     @classmethod
     def checked(cls, values: dict[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -109,13 +109,13 @@ class Parameters:
         """Check one setting against its `limits`: a number or a boolean. Subclasses with other types override this."""
         if name == "params":
             return value
-        limits = cls.limits.get(name) or USUAL.get(name) or (bool if isinstance(like, (bool, np.bool_)) else Limits())
+        limits = cls.limits.get(name) or DEFAULT_LIMITS.get(name) or (bool if isinstance(like, (bool, np.bool_)) else Limits())
         if isinstance(limits, Limits):
             return number(cls.__name__, name, value, limits)
         return option(cls.__name__, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in UNCOUNTED:
+        if name not in UNTRACKED:
             changes.count += 1
         object.__setattr__(self, name, value)
 
@@ -123,8 +123,8 @@ class Parameters:
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies and pickles, without the flat arrays, whose views would be copied separately."""
-        kept = {name: value for name, value in vars(self).items() if name != "blocks"}
-        return {**kept, "arrays": [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]}
+        attributes = {name: value for name, value in vars(self).items() if name != "blocks"}
+        return {**attributes, "arrays": [{slot: copied(array) for slot, array in arrays.items()} for arrays in self.state]}
 
     def __setstate__(self, values: dict[str, Any]) -> None:
         needed = ("defaults", "params", "param_groups", "late", "steps", "_warned", "arrays")
@@ -138,24 +138,24 @@ class Parameters:
         self.lay_out(arrays)
 
     def __copy__(self) -> Any:
-        found = object.__new__(type(self))
+        clone = object.__new__(type(self))
         values = self.__getstate__()
         groups = tuple(copy.copy(g) for g in self.param_groups)
-        found.__setstate__({**values, "params": list(self.params), "param_groups": groups, "defaults": dict(self.defaults)})
-        return found
+        clone.__setstate__({**values, "params": list(self.params), "param_groups": groups, "defaults": dict(self.defaults)})
+        return clone
 
     # Settings of all groups
 
     @property
     def lr(self) -> float:
         """The learning rate of all groups. Raises ArgumentError if they differ."""
-        found: list[float] = [group["lr"] for group in self.param_groups]
-        if any(rate != found[0] for rate in found):
+        rates: list[float] = [group["lr"] for group in self.param_groups]
+        if any(rate != rates[0] for rate in rates):
             raise ArgumentError(
-                f"{type(self).__name__}: its {len(found)} groups have the learning rates {', '.join(map(str, found))}; "
+                f"{type(self).__name__}: its {len(rates)} groups have the learning rates {', '.join(map(str, rates))}; "
                 f"look at param_groups[i]['lr']"
             )
-        return found[0]
+        return rates[0]
 
     @lr.setter
     def lr(self, value: float) -> None:
@@ -185,12 +185,12 @@ class Parameters:
     @property
     def state(self) -> list[dict[str, Array]]:
         """For each parameter a dict of slot to array, views of the flat arrays."""
-        found: list[dict[str, Array]] = [{} for _ in self.params]
+        arrays: list[dict[str, Array]] = [{} for _ in self.params]
         for block in self.blocks:
             for i, (start, stop) in zip(block.indices, block.parts, strict=True):
                 shape = self.params[i].shape
-                found[i] = {slot: array[start:stop].reshape(shape) for slot, array in block.state.items()}
-        return found
+                arrays[i] = {slot: array[start:stop].reshape(shape) for slot, array in block.state.items()}
+        return arrays
 
     # Memory
 
@@ -227,15 +227,15 @@ class Parameters:
 
     def restore(self, state: Iterable[Mapping[str, Any]]) -> None:
         """Load state arrays, a dict of slot to array for each parameter; missing slots become 0."""
-        for own, arrays in zip(self.state, state, strict=True):
-            for slot, array in own.items():
+        for slots, arrays in zip(self.state, state, strict=True):
+            for slot, array in slots.items():
                 put(array, arrays.get(slot, 0))
 
 
 def settings_of(group: Mapping[str, Any]) -> str:
     """Rate and settings of a group, for the repr of an optimiser."""
-    shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in group.items() if key != "params"}
-    return ", ".join(f"{key}={value}" for key, value in shown.items())
+    texts = {key: f"{value:g}" if isinstance(value, float) else value for key, value in group.items() if key != "params"}
+    return ", ".join(f"{key}={value}" for key, value in texts.items())
 
 
 def counted(n: int, thing: str) -> str:

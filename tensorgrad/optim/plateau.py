@@ -11,7 +11,7 @@ from tensorgrad.optim.optimiser import Optimiser
 from tensorgrad.optim.schedule import Schedule
 
 
-def known(owner: Schedule, cost: Any) -> float:
+def checked_cost(owner: Schedule, cost: Any) -> float:
     """The cost, for a schedule that needs it. Raises ArgumentError for None or NaN."""
     name = type(owner).__name__
     if cost is None:
@@ -39,8 +39,8 @@ class ReduceOnPlateau(Schedule):
     def see(self, cost: float | None) -> None:
         if self.waited > self.patience:
             self.waited = 0
-        found = known(self, cost)
-        self.best, self.waited = (found, 0) if found < self.best else (self.best, self.waited + 1)
+        value = checked_cost(self, cost)
+        self.best, self.waited = (value, 0) if value < self.best else (self.best, self.waited + 1)
 
     def rate(self, start: float, now: float) -> float:
         return now if self.waited <= self.patience else min(now, max(now * self.factor, self.least))
@@ -56,8 +56,8 @@ class CostRise(Schedule):
         self.factor, self.before, self.rose = factor, math.inf, False
 
     def see(self, cost: float | None) -> None:
-        found = known(self, cost)
-        self.rose, self.before = found > self.before, found
+        value = checked_cost(self, cost)
+        self.rose, self.before = value > self.before, value
 
     def rate(self, start: float, now: float) -> float:
         return now * self.factor if self.rose else now

@@ -53,16 +53,18 @@ class Schedule:
 
     def __copy__(self) -> Schedule:
         """Copy attributes, including an inner schedule; share the optimiser."""
-        found = object.__new__(type(self))
+        clone = object.__new__(type(self))
         values = {name: copy.copy(value) for name, value in vars(self).items() if name != "optimiser"}
-        vars(found).update(values, optimiser=self.optimiser)
-        return found
+        vars(clone).update(values, optimiser=self.optimiser)
+        return clone
 
     def __repr__(self) -> str:
-        inner = {name: value for name, value in vars(self).items() if name not in ("optimiser", "starts", "per", "t")}
+        settings = {name: value for name, value in vars(self).items() if name not in ("optimiser", "starts", "per", "t")}
         rates = ", ".join(f"{rate:g}" for rate in self.optimiser.rates)
-        words = [f"{name}={f'{v:g}' if isinstance(v, float) else repr(v)}" for name, v in inner.items() if not is_function(v)]
-        return f"{type(self).__name__}({', '.join([*words, f'per={self.per!r}'])}; t={self.t}, lr={rates})"
+        texts = [
+            f"{name}={f'{v:g}' if isinstance(v, float) else repr(v)}" for name, v in settings.items() if not is_function(v)
+        ]
+        return f"{type(self).__name__}({', '.join([*texts, f'per={self.per!r}'])}; t={self.t}, lr={rates})"
 
     @property
     def start(self) -> float:
@@ -95,11 +97,11 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the optimiser that the next step depends on."""
-        kept = {name: value for name, value in vars(self).items() if name != "optimiser" and not is_function(value)}
-        kept["starts"] = [*self.starts, *self.optimiser.rates[len(self.starts) :]]  # groups added since the last step
+        attributes = {name: value for name, value in vars(self).items() if name != "optimiser" and not is_function(value)}
+        attributes["starts"] = [*self.starts, *self.optimiser.rates[len(self.starts) :]]  # groups added since the last step
         return {
             name: {"type": type(value).__name__, **value.state_dict()} if isinstance(value, Schedule) else copy.deepcopy(value)
-            for name, value in kept.items()
+            for name, value in attributes.items()
         }
 
     def misfits(self, values: Any) -> list[str]:
@@ -109,32 +111,32 @@ class Schedule:
         """
         if not isinstance(values, Mapping):
             return [f"it is {described(values)}, expected a dict"]
-        own, is_ours = self.state_dict(), is_own(type(self).__module__)
-        inner = {name: part for name, part in vars(self).items() if isinstance(part, Schedule)}
-        form = {name: form_of(v) if is_ours and v is not None else loose_form_of(v) for name, v in own.items()}
-        form |= dict.fromkeys(inner, ANYTHING)
+        current, is_ours = self.state_dict(), is_own(type(self).__module__)
+        schedules = {name: part for name, part in vars(self).items() if isinstance(part, Schedule)}
+        form = {name: form_of(v) if is_ours and v is not None else loose_form_of(v) for name, v in current.items()}
+        form |= dict.fromkeys(schedules, ANYTHING)
         form |= {"t": COUNT, "starts": [NUMBER]}
         if not is_ours:
-            more = [name for name in values if isinstance(name, str) and name.isidentifier() and not hasattr(type(self), name)]
-            form |= {name: ANYTHING for name in more if name not in form and not name.startswith("__") and name != "optimiser"}
-        if found := problems(values, form):
-            return found
+            new = [name for name in values if isinstance(name, str) and name.isidentifier() and not hasattr(type(self), name)]
+            form |= {name: ANYTHING for name in new if name not in form and not name.startswith("__") and name != "optimiser"}
+        if reasons := problems(values, form):
+            return reasons
         if values["per"] not in ("epoch", "batch"):
-            found.append(f"per is {values['per']!r}, expected 'epoch' or 'batch'")
-        if len(values["starts"]) != len(own["starts"]):
-            found.append(f"starts for {len(values['starts'])} groups, expected {len(own['starts'])}")
+            reasons.append(f"per is {values['per']!r}, expected 'epoch' or 'batch'")
+        if len(values["starts"]) != len(current["starts"]):
+            reasons.append(f"starts for {len(values['starts'])} groups, expected {len(current['starts'])}")
         for name, value in values.items():
-            if name in inner:
-                found += inner_misfits(name, inner[name], value)
-            elif (isinstance(value, Mapping) and "type" in value) or (is_ours and own[name] is None and value is not None):
+            if name in schedules:
+                reasons += inner_misfits(name, schedules[name], value)
+            elif (isinstance(value, Mapping) and "type" in value) or (is_ours and current[name] is None and value is not None):
                 kind = f"a {value['type']}" if isinstance(value, Mapping) and "type" in value else described(value)
-                found.append(f"{name} is {kind}, not {described(own.get(name))}")
+                reasons.append(f"{name} is {kind}, not {described(current.get(name))}")
             elif name in self.limits:
                 try:
                     number(type(self).__name__, name, value, self.limits[name])
                 except ArgumentError as error:
-                    found.append(str(error))
-        return found
+                    reasons.append(str(error))
+        return reasons
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Restore the state from a dict of `state_dict`. Raises ArgumentError, before any change, if `values` is not such a
@@ -143,20 +145,20 @@ class Schedule:
         if found := self.misfits(values):
             raise ArgumentError(f"{type(self).__name__}.load_state_dict: {'; '.join(found)}")
         for name, value in values.items():
-            own = getattr(self, name, None)
-            if isinstance(own, Schedule):
-                own.load_state_dict({name: v for name, v in value.items() if name != "type"})
+            current = getattr(self, name, None)
+            if isinstance(current, Schedule):
+                current.load_state_dict({name: v for name, v in value.items() if name != "type"})
             else:
                 setattr(self, name, copy.deepcopy(value))
 
 
-def inner_misfits(name: str, own: Schedule, values: Any) -> list[str]:
+def inner_misfits(name: str, schedule: Schedule, values: Any) -> list[str]:
     """The reasons why the state of an inner schedule cannot be loaded."""
-    kind = type(own).__name__
-    found = f"a {values.get('type')}" if isinstance(values, Mapping) else described(values)
-    if found != f"a {kind}":
-        return [f"{name} is {found}, not a {kind}"]
-    return [f"{name}: {problem}" for problem in own.misfits({key: v for key, v in values.items() if key != "type"})]
+    kind = type(schedule).__name__
+    saved_kind = f"a {values.get('type')}" if isinstance(values, Mapping) else described(values)
+    if saved_kind != f"a {kind}":
+        return [f"{name} is {saved_kind}, not a {kind}"]
+    return [f"{name}: {problem}" for problem in schedule.misfits({key: v for key, v in values.items() if key != "type"})]
 
 
 def loose_form_of(value: Any) -> Any:

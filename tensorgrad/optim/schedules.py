@@ -181,10 +181,10 @@ class OneCycleLR(Schedule):
         low, last = start / self.divide, start / self.divide / self.end_divide
         a, b = self.rise * self.steps - 1, self.steps - 1
         t = min(self.t, b)
-        way = cosine if self.shape == "cosine" else straight
+        interpolate = cosine if self.shape == "cosine" else linear
         if t <= a:
-            return way(low, start, t / a if a > 0 else 1.0)
-        return way(start, last, (t - a) / (b - a) if b > a else 1.0)
+            return interpolate(low, start, t / a if a > 0 else 1.0)
+        return interpolate(start, last, (t - a) / (b - a) if b > a else 1.0)
 
 
 class Warmup(Schedule):
@@ -223,6 +223,6 @@ def cosine(first: float, last: float, share: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
-def straight(first: float, last: float, share: float) -> float:
+def linear(first: float, last: float, share: float) -> float:
     """Interpolate linearly between two numbers."""
     return first + (last - first) * share

@@ -46,23 +46,23 @@ class SGD(Optimiser):
 
     @classmethod
     def checked(cls, values: dict[str, Any], like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        found = super().checked(values, like)
-        if found["nesterov"] and (not found["momentum"] or found["dampening"]):
+        settings = super().checked(values, like)
+        if settings["nesterov"] and (not settings["momentum"] or settings["dampening"]):
             raise ArgumentError(f"{cls.__name__}: nesterov needs momentum > 0 and dampening = 0")
-        return found
+        return settings
 
     def slots_of(self, group: ParamGroup) -> tuple[str, ...]:
         return ("velocity",) if group["momentum"] else ()
 
     def numbers(self, group: ParamGroup, t: int) -> dict[str, float]:
-        found = {"lr": group["lr"]}
+        values = {"lr": group["lr"]}
         if group["momentum"]:
-            found["momentum"] = group["momentum"]
+            values["momentum"] = group["momentum"]
         if group["momentum"] and group["dampening"]:
-            found["share"] = 1.0 if t == 1 else 1.0 - group["dampening"]
+            values["share"] = 1.0 if t == 1 else 1.0 - group["dampening"]
         if group["weight_decay"]:
-            found["weight_decay"] = group["weight_decay"]
-        return found
+            values["weight_decay"] = group["weight_decay"]
+        return values
 
     def update(self, group: ParamGroup, p: Value, g: Value, *state: Value, **numbers: Value) -> Sequence[Value]:
         n = numbers

@@ -22,11 +22,11 @@ from tensorgrad.testing.check import check_op
 from tensorgrad.testing.duality import dual
 from tensorgrad.testing.report import PASSED, Finding, GradientError, table
 from tensorgrad.testing.samples import in_other_order, sampled
-from tensorgrad.testing.scripts import home_of, script
+from tensorgrad.testing.scripts import definition_of, script
 from tensorgrad.testing.verdicts import worst
 
 # Additional checks of one call of an op, (op, args, attrs) -> findings, counted with those of order 1
-FURTHER: list[Callable[[Op, tuple[Any, ...], dict[str, Any]], list[Finding]]] = [in_other_order, batched, dual]
+ADDITIONAL: list[Callable[[Op, tuple[Any, ...], dict[str, Any]], list[Finding]]] = [in_other_order, batched, dual]
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Audit:
         cells: list[tuple[str, ...]] = [("op", "order", "cases", "verdict", "worst rel error", "in float16", "ms")]
         for row in self.rows:
             half = "" if row.half is None else f"{row.half:.1e}"
-            found = f"{row.error:.1e}", half, f"{1e3 * row.seconds:.0f}"
-            cells.append((row.op, str(row.order), str(row.cases), row.verdict, *found))
+            numbers = f"{row.error:.1e}", half, f"{1e3 * row.seconds:.0f}"
+            cells.append((row.op, str(row.order), str(row.cases), row.verdict, *numbers))
         names = list(dict.fromkeys(row.op for row in self.failed))
         seconds = sum(row.seconds for row in self.rows)
         count = len({row.op for row in self.rows})
@@ -107,15 +107,15 @@ def audit(
     if not is_integer(order) or order not in (1, 2):
         raise ArgumentError(f"audit: order must be 1 or 2, got {describe(order)}")
     cases, order, raises = integer("audit", "cases", cases, 1), int(order), truth("audit", "raises", raises)
-    chosen, found_seed = chosen_ops(ops), seed_of("audit", seed)
-    if found_seed is None:
+    chosen, start = chosen_ops(ops), seed_of("audit", seed)
+    if start is None:
         raise ArgumentError("audit: the seed must be a non-negative integer, got None; the cases must be reproducible")
-    rows = [row for op in chosen for row in sweep(op, cases, order, found_seed)]
-    found = Audit(tuple(rows))
-    if raises and not found:
-        scripts = dict.fromkeys(row.script for row in found.failed if row.script)
-        raise GradientError("\n\n".join([f"audit: FAILED\n{found}", *scripts]), found, script=next(iter(scripts), ""))
-    return found
+    rows = [row for op in chosen for row in sweep(op, cases, order, start)]
+    result = Audit(tuple(rows))
+    if raises and not result:
+        scripts = dict.fromkeys(row.script for row in result.failed if row.script)
+        raise GradientError("\n\n".join([f"audit: FAILED\n{result}", *scripts]), result, script=next(iter(scripts), ""))
+    return result
 
 
 def chosen_ops(ops: Sequence[str | Op] | None) -> list[Op]:
@@ -141,7 +141,7 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
     for case in range(cases):
         args, attrs = sample_of(op, seed, case)
         half = max(half, in_half(op, args, attrs))
-        further = [f for check in FURTHER for f in check(op, args, attrs)]
+        further = [f for check in ADDITIONAL for f in check(op, args, attrs)]
         findings[1] += further
         for at in findings:
             start = time.perf_counter()
@@ -152,20 +152,20 @@ def sweep(op: Op, cases: int, order: int, seed: int) -> list[Row]:
                 first = first or script(op, args, attrs, at)
                 break
         if wrong := [f for f in further if f.verdict not in PASSED]:
-            first = first or again(op, wrong[0], case, seed)
+            first = first or audit_script(op, wrong[0], case, seed)
     return [
         Row(
-            op.name, at, cases, sum((f.verdicts for f in found), Counter()), max((f.relative for f in found), default=0.0),
-            seconds[at], first if any(f.verdict not in PASSED for f in found) else "", half if at == 1 else None,
+            op.name, at, cases, sum((f.verdicts for f in results), Counter()), max((f.relative for f in results), default=0.0),
+            seconds[at], first if any(f.verdict not in PASSED for f in results) else "", half if at == 1 else None,
         )
-        for at, found in findings.items()
+        for at, results in findings.items()
     ]  # fmt: skip
 
 
-def again(op: Op, finding: Finding, case: int, seed: int) -> str:
+def audit_script(op: Op, finding: Finding, case: int, seed: int) -> str:
     """Code that repeats the audit of an op up to the case in which an additional check failed, with the finding."""
     lines = [
-        *home_of(op),
+        *definition_of(op),
         "from tensorgrad.op import REGISTRY",
         "from tensorgrad.testing import audit",
         "",
@@ -191,18 +191,18 @@ def sample_of(op: Op, seed: int, case: int) -> Sample:
 def in_half(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> float:
     """The error of value and gradients in float16 compared with float64."""
     wrt = [i for i, a in enumerate(args) if is_floating(a.dtype) and not op.is_data(i)]
-    given = [a.astype(np.float16) if is_floating(a.dtype) else a for a in args]
+    rounded = [a.astype(np.float16) if is_floating(a.dtype) else a for a in args]
 
     def run(dtype: Any) -> list[Array]:
-        ts = [Tensor(a, i in wrt, dtype=dtype if is_floating(a.dtype) else None) for i, a in enumerate(given)]
+        ts = [Tensor(a, i in wrt, dtype=dtype if is_floating(a.dtype) else None) for i, a in enumerate(rounded)]
         y = op(*ts, **attrs)
         cotangent = np.resize([1.0, -0.5, 0.25, -2.0, 1.5], y.shape)
         return [y.data, *[g.data for g in grad(y, [ts[i] for i in wrt], Tensor(cotangent, dtype=y.dtype))]]
 
     worst = 0.0
     with np.errstate(all="ignore"):
-        for found, expected in zip(run(np.float16), run(np.float64), strict=True):
-            fits = np.abs(expected) < float(np.finfo(np.float16).max)
-            largest = np.abs(expected[fits]).max(initial=float(np.finfo(np.float16).tiny))
-            worst = max(worst, float(np.abs(found.astype(np.float64) - expected)[fits].max(initial=0.0) / largest))
+        for actual, expected in zip(run(np.float16), run(np.float64), strict=True):
+            is_in_range = np.abs(expected) < float(np.finfo(np.float16).max)
+            largest = np.abs(expected[is_in_range]).max(initial=float(np.finfo(np.float16).tiny))
+            worst = max(worst, float(np.abs(actual.astype(np.float64) - expected)[is_in_range].max(initial=0.0) / largest))
     return worst

@@ -12,7 +12,7 @@ from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.op import Op
 from tensorgrad.core.state import switched
 from tensorgrad.core.tensor import Tensor, wrap
-from tensorgrad.testing.paths import apart, arrays, walked
+from tensorgrad.testing.paths import arrays, compare_gradients, walked
 from tensorgrad.testing.report import Finding
 from tensorgrad.testing.rounding import EPS, Rounding, close
 
@@ -59,11 +59,11 @@ class Pair:
     ) -> None:
         self.wrt, self.shapes = wrt, [shapes[i] for i in wrt]
         stacks = [
-            same[0] if shape is None else np.stack([a.reshape(shape) for a in same])
-            for shape, *same in zip(shapes, *samples, strict=True)
+            arguments[0] if shape is None else np.stack([a.reshape(shape) for a in arguments])
+            for shape, *arguments in zip(shapes, *samples, strict=True)
         ]
         self.singles = [run(op, sample, attrs, wrt) for sample in samples]
-        self.y, self.leaves = run(op, stacks, further(attrs, np.ndim(samples[0][0])), wrt)
+        self.y, self.leaves = run(op, stacks, batched_attrs(attrs, np.ndim(samples[0][0])), wrt)
         self.each: Array = np.stack([y._data for y, _ in self.singles])
 
     @property
@@ -78,29 +78,29 @@ class Pair:
         """Findings if the results are stacked, or summed as in a loss; none for other results."""
         rng = np.random.default_rng(seed)
         if self.matches(self.each):
-            both = upstream = rng.normal(size=self.each.shape)
+            stacked_upstream = upstream = rng.normal(size=self.each.shape)
         elif self.matches(self.each.sum(axis=0)):
-            both = np.asarray(rng.normal(size=self.y.shape))
-            upstream = np.stack([both, both])
+            stacked_upstream = np.asarray(rng.normal(size=self.y.shape))
+            upstream = np.stack([stacked_upstream, stacked_upstream])
         else:
             return []
         with switched(tracing=False):
-            of_each = [
+            single_gradients = [
                 arrays(walked([(y, wrap(np.array(g), None))], leaves, False), leaves)
                 for (y, leaves), g in zip(self.singles, upstream, strict=True)
             ]
-            found = arrays(walked([(self.y, wrap(both, None))], self.leaves, False), self.leaves)
+            actual = arrays(walked([(self.y, wrap(stacked_upstream, None))], self.leaves, False), self.leaves)
         expected = [
             sum(gradients) if shape is None else np.stack([g.reshape(shape) for g in gradients])
-            for shape, *gradients in zip(self.shapes, *of_each, strict=True)
+            for shape, *gradients in zip(self.shapes, *single_gradients, strict=True)
         ]
 
         def rounding() -> Rounding:
-            gradients = walked([(self.y, wrap(both, None))], self.leaves, True)
+            gradients = walked([(self.y, wrap(stacked_upstream, None))], self.leaves, True)
             results = [wrap(a, None) for a in arrays(gradients, self.leaves)]
             return Rounding([a if g is None else g for g, a in zip(gradients, results, strict=True)])
 
-        return apart([f"input {i} (batched)" for i in self.wrt], 1, expected, found, rounding)
+        return compare_gradients([f"input {i} (batched)" for i in self.wrt], 1, expected, actual, rounding)
 
 
 def stacked(op: Op, args: Sequence[Any]) -> list[tuple[int, ...] | None] | None:
@@ -110,33 +110,33 @@ def stacked(op: Op, args: Sequence[Any]) -> list[tuple[int, ...] | None] | None:
     if any("*" in inputs[k] for k in at) or not any(leading[k] for k in at):
         return None
     named = [len([axis for axis in inputs[k] if not axis.endswith("?")]) for k in at]
-    most = max(np.ndim(a) - n for a, n, k in zip(args, named, at, strict=True) if leading[k])
+    max_ndim = max(np.ndim(a) - n for a, n, k in zip(args, named, at, strict=True) if leading[k])
     return [
-        (1,) * (most - np.ndim(a) + n) + np.shape(a) if leading[k] and isinstance(a, np.ndarray) else None
+        (1,) * (max_ndim - np.ndim(a) + n) + np.shape(a) if leading[k] and isinstance(a, np.ndarray) else None
         for a, n, k in zip(args, named, at, strict=True)
     ]
 
 
-def further(attrs: Mapping[str, Any], ndim: int) -> dict[str, Any]:
+def batched_attrs(attrs: Mapping[str, Any], ndim: int) -> dict[str, Any]:
     """The attributes for arguments with one more leading axis."""
-    found = dict(attrs)
+    result = dict(attrs)
     if "axis" in attrs:
         axis = tuple(range(ndim)) if attrs["axis"] is None else attrs["axis"]
-        found["axis"] = tuple(map(behind, axis)) if isinstance(axis, tuple) else behind(axis)
+        result["axis"] = tuple(map(shifted, axis)) if isinstance(axis, tuple) else shifted(axis)
     if isinstance(attrs.get("shape"), tuple):
-        found["shape"] = (2, *attrs["shape"])
+        result["shape"] = (2, *attrs["shape"])
     if isinstance(attrs.get("axes"), tuple):
-        found["axes"] = (0, *map(behind, attrs["axes"]))
+        result["axes"] = (0, *map(shifted, attrs["axes"]))
     if isinstance(attrs.get("index"), tuple):
-        found["index"] = (slice(None), *attrs["index"])
-    return found
+        result["index"] = (slice(None), *attrs["index"])
+    return result
 
 
-def behind(axis: int) -> int:
+def shifted(axis: int) -> int:
     return axis + 1 if axis >= 0 else axis
 
 
 def run(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], wrt: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
     """The result, and the leaves with respect to which it has a gradient."""
-    given = [Tensor(a, i in wrt) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
-    return op(*given, **attrs), [given[i] for i in wrt]
+    tensors = [Tensor(a, i in wrt) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
+    return op(*tensors, **attrs), [tensors[i] for i in wrt]

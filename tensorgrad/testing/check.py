@@ -14,13 +14,13 @@ from tensorgrad.core.op import Op
 from tensorgrad.core.state import describe
 from tensorgrad.errors import ArgumentError
 from tensorgrad.testing.checks import Check
-from tensorgrad.testing.duality import of_users
+from tensorgrad.testing.duality import check_user_ops
 from tensorgrad.testing.problem import Problem
 from tensorgrad.testing.report import PASSED, Report
 from tensorgrad.testing.ways import other_ways
 
 RTOL = 1e-6
-OWN = 0x7E57  # makes the random stream of a check differ from that of a generator with the same seed
+STREAM = 0x7E57  # makes the random stream of a check differ from that of a generator with the same seed
 
 
 def examine(
@@ -43,7 +43,7 @@ def examine(
     nondet_tol = tolerance(caller, "nondet_tol", nondet_tol, zero=True)
     compiled = truth(caller, "compiled", compiled)
     allowed = frozenset([*PASSED, "precision"] if truth(caller, "allow_precision", allow_precision) else PASSED)
-    rng = np.random.default_rng(None if seed is None else [seed, OWN])  # differs from the user's generator
+    rng = np.random.default_rng(None if seed is None else [seed, STREAM])  # differs from the user's generator
     report = Report(caller=caller, allowed=allowed)
     stage = problem
     for at in range(1, order + 1):
@@ -55,7 +55,7 @@ def examine(
         report.findings += check.full() if chosen == "full" else check.directional()
         if report and at == 1:  # not for order 2: there are many more ways, and few use them
             report.findings += other_ways(check, compiled=compiled, notes=report.notes, caller=caller)
-            report.findings += of_users(check.point.base)
+            report.findings += check_user_ops(check.point.base)
         report.evaluations += stage.evaluations
         if not report:
             break

@@ -61,14 +61,14 @@ class Check:
         if not self.agree(again.gradients(self.weights)):
             return self.all("nondeterministic")
         # beyond the range of float64 only infinities and NaN are allowed
-        known = [np.where(np.isfinite(s), s, g) for s, g in zip(scaled, self.recorded, strict=True)]
-        if self.agree(known) and self.agree([g * FACTOR for g in again.gradients(self.weights / FACTOR)]):
+        finite_or_recorded = [np.where(np.isfinite(s), s, g) for s, g in zip(scaled, self.recorded, strict=True)]
+        if self.agree(finite_or_recorded) and self.agree([g * FACTOR for g in again.gradients(self.weights / FACTOR)]):
             return []
         return self.not_linear(again)
 
-    def agree(self, found: list[Array]) -> bool:
+    def agree(self, gradients: list[Array]) -> bool:
         """Whether gradients equal the recorded ones."""
-        return all(map(self.equal, self.recorded, found))
+        return all(map(self.equal, self.recorded, gradients))
 
     def all(self, verdict: Verdict, where: str = "") -> list[Finding]:
         """One verdict for all inputs."""
@@ -77,17 +77,17 @@ class Check:
 
     def not_linear(self, again: Recording) -> list[Finding]:
         """Findings for inputs whose gradient does not scale with the incoming gradient."""
-        found = []
+        findings = []
         for name, g, other in zip(self.problem.names, self.recorded, again.gradients(FACTOR * self.weights), strict=True):
             with np.errstate(all="ignore"):
                 numbers = np.array(other), FACTOR * g
                 verdicts = np.where(np.abs(numbers[0] - numbers[1]) <= 1e-9 * np.abs(numbers[1]), "ok", "wrong")
             place: Callable[[Any], str] = lambda at: (  # noqa: E731
-                f"{[int(n) for n in at] or 'x'}: {FACTOR:g} times as much coming in does not give {FACTOR:g} times the gradient"
+                f"{[int(n) for n in at] or 'x'}: the gradient does not scale with the incoming gradient (times {FACTOR:g})"
             )
-            found.append(Finding.of(name, g.shape, self.order, verdicts, *numbers, place))
+            findings.append(Finding.of(name, g.shape, self.order, verdicts, *numbers, place))
         # if they are right this time, the function is not deterministic
-        return found if any(f.verdict not in PASSED for f in found) else self.all("nondeterministic")
+        return findings if any(f.verdict not in PASSED for f in findings) else self.all("nondeterministic")
 
     def equal(self, a: Array, b: Array) -> bool:
         """Equal when recomputed, up to the tolerance for that."""
@@ -144,15 +144,15 @@ class Check:
             findings = [self.along(i, marked=False) for i in range(len(self.problem.arrays))]
             if any(f.verdict not in PASSED for f in findings):
                 first = next(i for i, f in enumerate(findings) if f.verdict not in PASSED)
-                findings[first] = self.some(first, findings[first])
+                findings[first] = self.located(first, findings[first])
                 return findings
         jacobians = self.jacobians()
         views = [self.each(i) for i in range(len(jacobians))]
-        found = [self.comparison.verdicts(view, jacobian) for view, jacobian in zip(views, jacobians, strict=True)]
-        self.comparison.together([(view, *numbers[1:], numbers[0]) for view, numbers in zip(views, found, strict=True)])
+        results = [self.comparison.verdicts(view, jacobian) for view, jacobian in zip(views, jacobians, strict=True)]
+        self.comparison.judge_together([(view, *numbers[1:], numbers[0]) for view, numbers in zip(views, results, strict=True)])
         findings = [
             Finding.of(name, view.shape, self.order, *numbers, self.place(view.shape))
-            for name, view, numbers in zip(self.problem.names, views, found, strict=True)
+            for name, view, numbers in zip(self.problem.names, views, results, strict=True)
         ]
         return self.summed(jacobians, findings)
 
@@ -161,58 +161,58 @@ class Check:
         array = self.problem.arrays[i]
         return View(i, array.shape, self.at.size, entries=range(array.size))
 
-    def some(self, i: int, found: Finding) -> Finding:
+    def located(self, i: int, failure: Finding) -> Finding:
         """Locate a failure of a directional check: test single entries until one fails."""
-        if found.verdict != "wrong":
-            return found
+        if failure.verdict != "wrong":
+            return failure
         for entry in np.random.default_rng(0).permutation(self.problem.arrays[i].size)[:TRIES]:
             view = self.each(i).only([int(entry)])
             verdicts, recorded, numerical = self.comparison.verdicts(view)
-            place = self.place(found.shape)
+            place = self.place(failure.shape)
             words = functools.partial(entry_of, place, int(entry))
-            one = Finding.of(found.name, found.shape, self.order, verdicts, recorded, numerical, words)
-            if one.verdict == "wrong":
-                return one
-        return found
+            single = Finding.of(failure.name, failure.shape, self.order, verdicts, recorded, numerical, words)
+            if single.verdict == "wrong":
+                return single
+        return failure
 
     def summed(self, jacobians: list[Array], findings: list[Finding]) -> list[Finding]:
         """Check that the gradient of a sum is the sum of the gradients, that is, that rules are linear in g."""
-        found = []
+        results = []
         with np.errstate(all="ignore"):
             terms = [np.abs(self.weights) @ np.abs(j) for j in jacobians]
-            most = max((float(np.nan_to_num(t).max(initial=0.0)) for t in terms), default=0.0)
+            largest_term = max((float(np.nan_to_num(t).max(initial=0.0)) for t in terms), default=0.0)
         for i, (f, jacobian, recorded, term) in enumerate(zip(findings, jacobians, self.recorded, terms, strict=True)):
             with np.errstate(all="ignore"):
                 expected = self.weights @ jacobian
-                own = np.abs(self.weights) @ np.abs(self.at) / self.point.units[i].ravel()
-                room = 1e-9 * term + 64 * EPS * np.maximum(most, own)
-                far = ~(np.abs(recorded.ravel() - expected) <= room)
-                if far.any():  # cancellation may round differently
-                    noise = self.point.base.disturbed(self.weights, i).ravel()
+                value_rounding = np.abs(self.weights) @ np.abs(self.at) / self.point.units[i].ravel()
+                tolerance = 1e-9 * term + 64 * EPS * np.maximum(largest_term, value_rounding)
+                differs = ~(np.abs(recorded.ravel() - expected) <= tolerance)
+                if differs.any():  # cancellation may round differently
+                    noise = self.point.base.perturbed(self.weights, i).ravel()
                     for k in np.flatnonzero(self.weights)[:SOME]:
-                        one = np.where(np.arange(self.at.size) == k, self.weights, 0.0)
-                        noise = noise + self.point.base.disturbed(one, i).ravel() * self.at.size / min(SOME, self.at.size)
+                        weight = np.where(np.arange(self.at.size) == k, self.weights, 0.0)
+                        noise = noise + self.point.base.perturbed(weight, i).ravel() * self.at.size / min(SOME, self.at.size)
                     least = 64 * EPS * self.point.rounding * np.abs(self.weights).sum() / self.point.units[i].ravel()
-                    far &= ~(np.abs(recorded.ravel() - expected) <= room + ROUNDED * noise + least)
-            if f.verdict in PASSED and far.any():
-                entry = int(np.argmax(far))
+                    differs &= ~(np.abs(recorded.ravel() - expected) <= tolerance + ROUNDED * noise + least)
+            if f.verdict in PASSED and differs.any():
+                entry = int(np.argmax(differs))
                 place = [int(n) for n in np.unravel_index(entry, f.shape)]
                 where = f"weighted sum by {place or 'x'}: it is not the sum of the gradients"
                 numbers = float(recorded.ravel()[entry]), float(expected[entry])
                 f = Finding.single(f.name, f.shape, self.order, "wrong", where, *numbers)
-            found.append(f)
-        return found
+            results.append(f)
+        return results
 
     def jacobians(self) -> list[Array]:
         """For each input the recorded derivatives of every output element (rows) by every entry (columns)."""
-        found = [np.zeros((self.at.size, a.size)) for a in self.problem.arrays]
-        one = np.zeros(self.at.size)
+        result = [np.zeros((self.at.size, a.size)) for a in self.problem.arrays]
+        weights = np.zeros(self.at.size)
         for k in range(self.at.size):
-            one[k] = 1
-            for jacobian, g in zip(found, self.point.base.gradients(one), strict=True):
+            weights[k] = 1
+            for jacobian, g in zip(result, self.point.base.gradients(weights), strict=True):
                 jacobian[k] = g.ravel()
-            one[k] = 0
-        return found
+            weights[k] = 0
+        return result
 
     def output(self, k: int) -> str:
         """The name of an output element: "y[0, 1]"."""

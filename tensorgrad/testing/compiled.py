@@ -60,9 +60,9 @@ def check_compiled(
     report = CompiledReport(mode="directional", caller="check_compiled", calls=calls)
     with trial.put_back():
         for k in range(calls):
-            found = trial.call(k)
-            report.compared = merged(report.compared, found.compared)
-            report.differences += found.differences
+            call_report = trial.call(k)
+            report.compared = merged(report.compared, call_report.compared)
+            report.differences += call_report.differences
     if raises and not report:
         raise CompiledError(f"check_compiled: {report.differences[0]}\n\n{report}", report)
     report.replays = trial.replays
@@ -72,11 +72,11 @@ def check_compiled(
             f"{trial.compiled.why_not}"
         )
     walks = Walks(trial) if gradients else None
-    for which in range(walks.count if walks else 0):
+    for index in range(walks.count if walks else 0):
         assert walks is not None
-        with trial.put_back(), walks.problem(which, seed) as problem:
+        with trial.put_back(), walks.problem(index, seed) as problem:
             check = Check(problem, 1, rtol, np.random.default_rng(seed))
-            report.findings += walks.findings(which, check)
+            report.findings += walks.findings(index, check)
             report.evaluations += problem.evaluations
             if raises and not report:
                 if all(LOW in f.name + f.where for f in report.failed):

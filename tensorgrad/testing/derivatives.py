@@ -1,4 +1,4 @@
-"""Recorded derivatives at a point, and those found by differentiating the recorded program forward."""
+"""Recorded derivatives at a point, and reference derivatives by differentiating the recorded program forward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEGLIGIBLE = 1e-12  # relative to the largest of its row, a rounding error that 
 
 
 class Derivatives:
-    """Recorded and found derivatives at a point.
+    """Recorded and reference derivatives at a point.
 
     entry     the entry that a directional verdict refers to, or None
     disputed  whether gradients at kinks may differ from the package's convention
@@ -26,7 +26,7 @@ class Derivatives:
         self.rng = np.random.default_rng(0)
         self.entry: int | None = None
         # whether gradients at kinks may differ from the package's convention
-        self.disputed = not point.is_proved
+        self.disputed = not point.only_package_ops
 
     def derivatives(self, view: View, exact: Exact | None = None) -> tuple[Array, Array]:
         """Derivatives of the recorded program, and their rounding errors; only moving constants make these relevant."""
@@ -40,19 +40,19 @@ class Derivatives:
             columns.append(view.of(exact(moves, {c: tangent for c, (tangent, _) in tangents.items()})))
             errors.append(np.zeros(columns[-1].shape))
             if tangents:
-                doubt = {c: noise * self.rng.choice([-1.0, 1.0], noise.shape) for c, (_, noise) in tangents.items()}
-                errors[-1] = np.abs(view.of(exact({}, doubt)))
+                random_errors = {c: noise * self.rng.choice([-1.0, 1.0], noise.shape) for c, (_, noise) in tangents.items()}
+                errors[-1] = np.abs(view.of(exact({}, random_errors)))
         if not columns:
             return (np.zeros((view.outputs if view.weights is None else len(view.weights), 0)),) * 2
         return np.stack(columns, 1), np.stack(errors, 1)
 
-    def compared(self, recorded: Array, found: Array, noise: Array) -> Array:
+    def compared(self, recorded: Array, reference: Array, noise: Array) -> Array:
         """Codes: ok where they agree to rtol."""
         with np.errstate(all="ignore"):
-            room = self.rtol * np.maximum(np.abs(recorded), np.abs(found))
-            error = np.abs(recorded - found)
-            close = error <= room
-            codes = np.where(close & (noise <= room), OK, np.where(error <= room + ROUNDED * noise, PRECISION, WRONG))
+            tolerance = self.rtol * np.maximum(np.abs(recorded), np.abs(reference))
+            error = np.abs(recorded - reference)
+            close = error <= tolerance
+            codes = np.where(close & (noise <= tolerance), OK, np.where(error <= tolerance + ROUNDED * noise, PRECISION, WRONG))
             codes[~np.isfinite(recorded)] = NON_FINITE
         return codes.astype(np.uint8)
 
@@ -60,12 +60,12 @@ class Derivatives:
         """The factor for each column that moves its entries by their own size."""
         return np.array([self.point.scale({view.i: view.direction(k)}) for k in range(view.columns)])
 
-    def nothing(self, view: View) -> Array:
+    def negligible(self, view: View) -> Array:
         """The derivatives whose effect is below the rounding error of an output when a column moves by its own size."""
         return NEGLIGIBLE * np.outer(view.sizes(self.point.base.at), self.scales(view))
 
 
-def largest(recorded: Array, found: Array) -> Array:
+def largest(recorded: Array, reference: Array) -> Array:
     """The largest finite derivative of each row, (rows, 1)."""
-    size = np.fmax(np.abs(recorded), np.abs(found))
+    size = np.fmax(np.abs(recorded), np.abs(reference))
     return np.asarray(np.where(np.isfinite(size), size, 0.0).max(1, keepdims=True, initial=0.0))

@@ -32,18 +32,18 @@ def dual(op: Op, args: Sequence[Any], attrs: Mapping[str, Any]) -> list[Finding]
     return compared(op, args, attrs)
 
 
-def of_users(recording: Recording) -> list[Finding]:
+def check_user_ops(recording: Recording) -> list[Finding]:
     """The same for each recorded user-defined op, at its recorded values."""
     nodes = [n for n in recording.nodes if not type(n.op).__module__.startswith("tensorgrad.")]
-    if not nodes or not recording.is_all:  # otherwise recomputed values may differ
+    if not nodes or not recording.is_complete:  # otherwise recomputed values may differ
         return []
-    found: dict[Op, Finding] = {}
+    by_op: dict[Op, Finding] = {}
     for node in nodes:
-        if node.op not in found:
-            given = arguments(node, recording.known)
-            if findings := compared(node.op, given, node.attrs, node.op.name):
-                found[node.op] = findings[0]
-    return list(found.values())
+        if node.op not in by_op:
+            args = arguments(node, recording.node_values)
+            if findings := compared(node.op, args, node.attrs, node.op.name):
+                by_op[node.op] = findings[0]
+    return list(by_op.values())
 
 
 def compared(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], name: str = "") -> list[Finding]:
@@ -61,8 +61,8 @@ def compared(op: Op, args: Sequence[Any], attrs: Mapping[str, Any], name: str = 
         try:
             fault = Products(op, args, attrs, wrt, moving).fault()
         except Exception as error:
-            raised = f"{at}: {type(error).__name__}: {error}"
-            findings.append(Finding.single(place, shape, 1, "wrong", raised))
+            message = f"{at}: {type(error).__name__}: {error}"
+            findings.append(Finding.single(place, shape, 1, "wrong", message))
             return findings
         if fault is not None:
             tangent, gradient, how = fault
@@ -93,39 +93,39 @@ class Products:
                 raise
             if not np.isfinite(gradient + size):
                 continue
-            if self.is_apart(tangent, gradient, LARGEST * size):
-                moved = [self.at(self.disturbed(), recorded) for _ in range(RUNS)]
+            if self.differs(tangent, gradient, LARGEST * size):
+                nearby = [self.at(self.perturbed(), recorded) for _ in range(RUNS)]
                 with np.errstate(all="ignore"):
-                    spread = max(max(abs(t - tangent), abs(g - gradient)) for t, g, _ in moved)
-                if self.is_apart(tangent, gradient, LARGEST * size + MARGIN * spread):
+                    spread = max(max(abs(t - tangent), abs(g - gradient)) for t, g, _ in nearby)
+                if self.differs(tangent, gradient, LARGEST * size + MARGIN * spread):
                     return tangent, gradient, how
         return None
 
-    def is_apart(self, tangent: float, gradient: float, room: float) -> bool:
-        return not abs(tangent - gradient) <= room and not np.isinf(room)
+    def differs(self, tangent: float, gradient: float, tolerance: float) -> bool:
+        return not abs(tangent - gradient) <= tolerance and not np.isinf(tolerance)
 
-    def disturbed(self) -> list[Any]:
+    def perturbed(self) -> list[Any]:
         """The arguments, perturbed by rounding errors."""
-        found = list(self.args)
+        result = list(self.args)
         for i in self.wrt:
-            a = np.asarray(found[i])
-            found[i] = a + 8 * EPS * self.rng.uniform(-1, 1, a.shape) * np.where(a != 0, np.abs(a), 1.0)
-        return found
+            a = np.asarray(result[i])
+            result[i] = a + 8 * EPS * self.rng.uniform(-1, 1, a.shape) * np.where(a != 0, np.abs(a), 1.0)
+        return result
 
     def at(self, args: Sequence[Any], recorded: bool) -> tuple[float, float, float]:
         """<J v, u>, <v, Jᵀ u> and the sum of the absolute terms of both."""
         with fusion.off(), switched(recording=True), np.errstate(all="ignore"):
-            given = [Tensor(np.array(a), i in self.wrt) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
-            y = self.op(*given, **self.attrs)
+            tensors = [Tensor(np.array(a), i in self.wrt) if isinstance(a, np.ndarray) else a for i, a in enumerate(args)]
+            y = self.op(*tensors, **self.attrs)
             if self.u is None:
                 self.u = self.rng.normal(size=y.shape)
-            leaves = [given[i] for i in self.moving]
+            leaves = [tensors[i] for i in self.moving]
             v = [self.v[i].copy() for i in self.moving]
             moves = dict(zip(leaves, map(Tensor, v) if recorded else v, strict=True))
             (t,) = Linearised([y])(moves)
-            found = grad(y, leaves, self.u.copy(), retain_graph=True, allow_unused=True)
+            gradients = grad(y, leaves, self.u.copy(), retain_graph=True, allow_unused=True)
         t = t.data if isinstance(t, Tensor) else np.asarray(t)
-        gs = [np.zeros(x.shape) if g is None else g.data for g, x in zip(found, leaves, strict=True)]
+        gs = [np.zeros(x.shape) if g is None else g.data for g, x in zip(gradients, leaves, strict=True)]
         with np.errstate(all="ignore"):
             terms = [t * self.u, *(g * self.v[i] for g, i in zip(gs, self.moving, strict=True))]
             tangent, gradient = float(terms[0].sum()), float(sum(a.sum() for a in terms[1:]))

@@ -40,7 +40,7 @@ class Exact:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self.tried: dict[Node, bool] = {}  # user-defined ops, and whether they are at a kink
-        self.linear = Linearised(recording.outputs, derive=self.derive, uses_jvp=is_proved)
+        self.linear = Linearised(recording.outputs, derive=self.derive, uses_jvp=is_package_op)
 
     def __call__(self, leaves: Mapping[int, Array], constants: Mapping[int, Array] | None = None) -> Array:
         """The tangents of all outputs, flattened, for tangents of leaves (and constants) by index."""
@@ -57,14 +57,14 @@ class Exact:
         return np.concatenate([np.ravel(t) for t in parts]) if parts else np.zeros(0)
 
     def derive(self, node: Node, y: Any, xs: Any, tangents: Any) -> Any:
-        known = self.recording.known
-        arrays = [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+        values = self.recording.node_values
+        arrays = [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
         if node not in self.tried:
             self.tried[node] = try_out(node, arrays)
         return complex_step(node, arrays, tangents)
 
 
-def is_proved(op: Op) -> bool:
+def is_package_op(op: Op) -> bool:
     """Whether an op's jvp belongs to the package, whose tests prove it; user-defined ones are under test."""
     return type(op).__module__.startswith("tensorgrad.")
 
@@ -80,10 +80,10 @@ def complex_step(node: Node, arrays: list[Any], tangents: Any) -> Array:
     if not ratio or not math.isfinite(ratio) or not math.isfinite(largest):
         return np.zeros(node.shape) if not largest else np.full(node.shape, np.nan)
     h = 2.0 ** math.floor(math.log2(max(STEP / ratio, 1e-280 / largest)))
-    found = imaginary(node, arrays, tangents, h)
-    if (np.abs(found[found != 0]) < TINY).any():  # may be the O(h²) term of a derivative that is 0
-        found = np.where(np.abs(imaginary(node, arrays, tangents, h / 1024)) > np.abs(found) / 2, found, 0.0)
-    return found
+    result = imaginary(node, arrays, tangents, h)
+    if (np.abs(result[result != 0]) < TINY).any():  # may be the O(h²) term of a derivative that is 0
+        result = np.where(np.abs(imaginary(node, arrays, tangents, h / 1024)) > np.abs(result) / 2, result, 0.0)
+    return result
 
 
 def imaginary(node: Node, arrays: list[Any], tangents: Any, h: float) -> Array:
@@ -103,32 +103,34 @@ class Agreement:
     """
 
     def __init__(self, slope: Array) -> None:
-        self.most = np.abs(slope)
+        self.largest_slope = np.abs(slope)
         self.decided = np.zeros((len(SHARES), *slope.shape), bool)  # tolerances to which differences were known
-        self.held = np.zeros((len(SHARES), *slope.shape), bool)  # and agreed
+        self.agreed = np.zeros((len(SHARES), *slope.shape), bool)  # and agreed
 
-    def look(self, found: Array, slope: Array, noise: Array, low: Array | None = None, high: Array | None = None) -> None:
+    def add(self, difference: Array, slope: Array, noise: Array, low: Array | None = None, high: Array | None = None) -> None:
         """Add differences at one step, with the expected slope, their rounding error, and the one-sided slopes."""
-        self.most = np.fmax(self.most, np.abs(found))  # also of larger steps: smaller ones tend to a slope of 0
+        self.largest_slope = np.fmax(
+            self.largest_slope, np.abs(difference)
+        )  # also of larger steps: smaller ones tend to a slope of 0
         for n, share in enumerate(SHARES):
-            slack = share * self.most + noise
-            decided = np.isfinite(found) & (noise <= share * self.most)
-            held = np.abs(found - slope) <= slack
+            slack = share * self.largest_slope + noise
+            decided = np.isfinite(difference) & (noise <= share * self.largest_slope)
+            agrees = np.abs(difference - slope) <= slack
             if low is not None and high is not None:
-                held |= (low - slack <= slope) & (slope <= high + slack)
+                agrees |= (low - slack <= slope) & (slope <= high + slack)
             self.decided[n] |= decided
-            self.held[n] |= decided & held
+            self.agreed[n] |= decided & agrees
 
     @property
     def is_complete(self) -> bool:
         """Whether all agree to the tightest tolerance."""
-        return bool(self.held[0].all())
+        return bool(self.agreed[0].all())
 
     @property
-    def is_known(self) -> bool:
+    def is_agreed(self) -> bool:
         """Whether each agrees to the tightest tolerance that could be tested; untestable ones count as agreeing."""
         first = np.argmax(self.decided, axis=0)
-        return bool((np.take_along_axis(self.held, first[None], 0)[0] | ~self.decided.any(0)).all())
+        return bool((np.take_along_axis(self.agreed, first[None], 0)[0] | ~self.decided.any(0)).all())
 
 
 def try_out(node: Node, arrays: list[Any]) -> bool:
@@ -149,9 +151,9 @@ def try_one(node: Node, arrays: list[Any], moves: list[Any]) -> bool:
     slope = complex_step(node, arrays, moves)
 
     def value(e: float) -> Array:
-        given = [a if t is None else a + e * t for a, t in zip(arrays, moves, strict=True)]
+        moved = [a if t is None else a + e * t for a, t in zip(arrays, moves, strict=True)]
         try:
-            return np.asarray(node.op.forward(np, *given, **node.attrs))
+            return np.asarray(node.op.forward(np, *moved, **node.attrs))
         except Exception:  # outside of its domain
             return np.full(node.shape, np.nan)
 
@@ -160,14 +162,14 @@ def try_one(node: Node, arrays: list[Any], moves: list[Any]) -> bool:
         for e in STEPS:
             up, down = value(e), value(-e)
             noise = 64 * EPS * np.maximum(np.abs(here), np.maximum(np.abs(up), np.abs(down))) / e
-            right, left, both = (up - here) / e, (here - down) / e, (up - down) / (2 * e)
+            right, left, central = (up - here) / e, (here - down) / e, (up - down) / (2 * e)
             right, left = np.where(np.isnan(right), left, right), np.where(np.isnan(left), right, left)
-            both = np.where(np.isnan(both), right, both)
-            smooth.look(both, slope, noise)
-            either.look(both, slope, noise, np.minimum(left, right), np.maximum(left, right))
-    if not either.is_known:
+            central = np.where(np.isnan(central), right, central)
+            smooth.add(central, slope, noise)
+            either.add(central, slope, noise, np.minimum(left, right), np.maximum(left, right))
+    if not either.is_agreed:
         raise NoDerivative(f"{node.op.name}: the complex step of forward is not its slope")
-    return not smooth.is_known
+    return not smooth.is_agreed
 
 
 @contextmanager

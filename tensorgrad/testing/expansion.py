@@ -13,11 +13,22 @@ from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.node import Node
 from tensorgrad.core.state import switched
 from tensorgrad.testing.problem import Problem, flat, graph_of, same
-from tensorgrad.testing.remainders import COARSE, STEPS, SURE, Fall, Remainders, Scale, fall, quantum, scatter, without_next
+from tensorgrad.testing.remainders import (
+    COARSE,
+    STEPS,
+    SURE,
+    Judgement,
+    Remainders,
+    Scale,
+    judge,
+    quantum,
+    scatter,
+    without_next,
+)
 
 EPS = float(np.finfo(np.float64).eps)
-NEAR = 2.0**-44  # distance of the points that show the rounding error
-ALIKE = 0.02  # relative difference up to which errors on both sides count as equal
+NEARBY = 2.0**-44  # distance of the points that show the rounding error
+EQUAL = 0.02  # relative difference up to which errors on both sides count as equal
 PARTS = 64  # maximum number of groups of entries when searching for kinks
 
 Move: TypeAlias = list[tuple[int, Array]]  # (index of an input, direction)
@@ -51,18 +62,18 @@ class Expansion:
         outputs, leaves = self.problem.evaluate()
         if outputs[k].requires_grad:
             with np.errstate(all="ignore"), switched(recording=True):
-                found = grad(outputs[k], leaves, self.weights[k], create_graph=True, allow_unused=True)
-                parts = [(found[i] * v).sum() for i, v in moves if found[i] is not None]
+                gradients = grad(outputs[k], leaves, self.weights[k], create_graph=True, allow_unused=True)
+                parts = [(gradients[i] * v).sum() for i, v in moves if gradients[i] is not None]
             if parts:
                 return self.derivatives(sum(parts[1:], parts[0]), leaves, None)
         return [np.zeros(x.shape) for x in leaves]
 
     def derivatives(self, output: Any, leaves: list[Any], weights: Any) -> list[Array]:
-        found: Any = [None] * len(leaves)
+        gradients: Any = [None] * len(leaves)
         if output.requires_grad:
             with np.errstate(all="ignore"):
-                found = grad(output, leaves, weights, retain_graph=True, allow_unused=True)
-        return [np.zeros(x.shape) if g is None else g._data for g, x in zip(found, leaves, strict=True)]
+                gradients = grad(output, leaves, weights, retain_graph=True, allow_unused=True)
+        return [np.zeros(x.shape) if g is None else g._data for g, x in zip(gradients, leaves, strict=True)]
 
     def part(self, k: int) -> slice:
         """The slice of output k among all values."""
@@ -85,88 +96,90 @@ class Expansion:
     @cached_property
     def noise(self) -> Array:
         """The rounding error of each value: of the value itself, of larger intermediates, and as observed nearby."""
-        known = [2 * EPS * np.abs(self.at)]
+        estimates = [2 * EPS * np.abs(self.at)]
         graph = graph_of(self.outputs)
         if graph is not None and all(isinstance(t.node, Node) for t in self.outputs):
-            known.append(self.carried(graph))
+            estimates.append(self.carried(graph))
         everything = [(i, self.direction(a, np.ones(a.shape, bool))) for i, a in enumerate(self.problem.arrays)]
-        known.append(scatter(np.stack([self.moved(everything, NEAR * n) for n in range(1, 8)])))  # x itself may be at a jump
-        return np.asarray(np.max(known, axis=0))
+        estimates.append(
+            scatter(np.stack([self.moved(everything, NEARBY * n) for n in range(1, 8)]))
+        )  # x itself may be at a jump
+        return np.asarray(np.max(estimates, axis=0))
 
     def carried(self, graph: Graph) -> Array:
         """The effect on the outputs of a relative rounding error in every result (stochastic arithmetic: Vignes, A stochastic
         arithmetic for reliable scientific computation, Mathematics and Computers in Simulation 35, 1993).
         """
-        rng, by = np.random.default_rng(0), 1e-10
+        rng, size = np.random.default_rng(0), 1e-10
 
         def change(a: Array) -> Array:
-            return a * (1 + by * rng.choice([-1.0, 1.0], a.shape)) if is_floating(a.dtype) else a
+            return a * (1 + size * rng.choice([-1.0, 1.0], a.shape)) if is_floating(a.dtype) else a
 
         with np.errstate(all="ignore"):
             exact = np.concatenate([np.ravel(a) for a in self.run(graph, lambda a: a)])
-            found = [np.abs(np.concatenate([np.ravel(a) for a in self.run(graph, change)]) - exact) for _ in range(2)]
-        return np.nan_to_num(np.max(found, axis=0) * (EPS / by), nan=0.0, posinf=0.0)
+            changes = [np.abs(np.concatenate([np.ravel(a) for a in self.run(graph, change)]) - exact) for _ in range(2)]
+        return np.nan_to_num(np.max(changes, axis=0) * (EPS / size), nan=0.0, posinf=0.0)
 
     def run(self, graph: Graph, change: Any) -> list[Array]:
-        known = graph.values(change=change)
-        return [known[t.node] for t in self.outputs]
+        values = graph.values(change=change)
+        return [values[t.node] for t in self.outputs]
 
     def findings(self, order: int) -> list[Remainders]:
         """For each input, its zeros separately, and for all inputs together; for each output; up to `order`."""
-        again, leaves = self.problem.evaluate()
+        outputs, leaves = self.problem.evaluate()
         finite = np.isfinite(self.at).all()
         same_gradients = all(
             same(a, b)
-            for k, found in enumerate(self.gradients)
-            for a, b in zip(found, self.derivatives(again[k], leaves, self.weights[k]), strict=True)
+            for k, results in enumerate(self.gradients)
+            for a, b in zip(results, self.derivatives(outputs[k], leaves, self.weights[k]), strict=True)
         )
-        if not finite or not same(self.at, flat(again)) or not same_gradients:
+        if not finite or not same(self.at, flat(outputs)) or not same_gradients:
             return [Remainders("f", 0, 1, "nondeterministic" if finite else "non-finite", np.nan, np.nan)]
         moves: list[tuple[str, Move]] = []
         for i, (name, x) in enumerate(zip(self.problem.names, self.problem.arrays, strict=True)):
             zeros = x == 0
             parts = [(name, ~zeros), (f"{name}, zeros" if not zeros.all() else name, zeros)]
-            moves += [(words, [(i, self.direction(x, mask))]) for words, mask in parts if mask.any()]
+            moves += [(label, [(i, self.direction(x, mask))]) for label, mask in parts if mask.any()]
         if len(moves) > 1:
             moves.append(("all", [(i, self.direction(x, np.ones(x.shape, bool))) for i, x in enumerate(self.problem.arrays)]))
-        found: list[Remainders] = []
+        results: list[Remainders] = []
         for name, move in moves:
             sides = self.sides(move)
             for k in range(len(self.outputs)):
                 for at in range(1, order + 1):
-                    found.append(self.judged(name, sides, k, at))
-                    if found[-1].verdict != "ok":
+                    results.append(self.judged(name, sides, k, at))
+                    if results[-1].verdict != "ok":
                         break
-        return found
+        return results
 
     def sides(self, moves: Move) -> tuple[Side, Side]:
         return Side(self, moves), Side(self, [(i, -v) for i, v in moves])
 
     def judged(self, name: str, sides: tuple[Side, Side], k: int, order: int) -> Remainders:
-        both = Both(self, sides, k, order)
-        verdict = both.verdict
-        if verdict == "kink" or (verdict == "wrong" and not self.confirmed(both)):
-            verdict = self.apart(both)
+        pair = TwoSided(self, sides, k, order)
+        verdict = pair.verdict
+        if verdict == "kink" or (verdict == "wrong" and not self.confirmed(pair)):
+            verdict = self.judge_groups(pair)
         return Remainders(
-            name, k, order, verdict, both.term, both.decisive.error, STEPS, tuple(map(np.abs, both.series)), both.doubt
+            name, k, order, verdict, pair.term, pair.decisive.error, STEPS, tuple(map(np.abs, pair.series)), pair.doubt
         )  # fmt: skip
 
-    def halves(self, both: Both) -> list[Both]:
-        return [Both(self, self.sides(move), both.k, both.order) for move in both.halves()]
+    def halves(self, pair: TwoSided) -> list[TwoSided]:
+        return [TwoSided(self, self.sides(move), pair.k, pair.order) for move in pair.halves()]
 
-    def confirmed(self, both: Both, again: int = 2) -> bool:
+    def confirmed(self, pair: TwoSided, depth: int = 2) -> bool:
         """Whether both sides have the same error also for some of the entries, and some of those.
 
         Two kinks, one on each side, may by chance have the same effect, which looks like a wrong derivative.
         """
-        halves = self.halves(both) if again else []
-        return not halves or any(half.verdict == "wrong" and self.confirmed(half, again - 1) for half in halves)
+        halves = self.halves(pair) if depth else []
+        return not halves or any(half.verdict == "wrong" and self.confirmed(half, depth - 1) for half in halves)
 
-    def apart(self, whole: Both) -> str:
+    def judge_groups(self, pair: TwoSided) -> str:
         """The verdict at a kink of f: for ever smaller groups of entries, so that entries away from kinks are judged alone, and
         several kinks are not judged by their sum, which is not bounded by their bounds.
         """
-        groups = [whole]
+        groups = [pair]
         for _ in range(PARTS):
             if not groups:
                 break
@@ -210,13 +223,14 @@ class Side:
         return (values - values[-1] if jumps else changes), jumps
 
 
-class Both:
+class TwoSided:
     """The remainders of one output along a direction and its opposite.
 
-    term     the tested derivative, as recorded
-    verdict  "ok", "wrong", "precision", "non-finite", or "kink" if the sides differ and neither has the recorded derivative
-    told     the result of the decisive side;  series, doubt: its signed remainders of every order, and their rounding errors
-    inside   whether the recorded derivative lies between the one-sided ones
+    term      the tested derivative, as recorded
+    verdict   "ok", "wrong", "precision", "non-finite", or "kink" if the sides differ and neither has the recorded derivative
+    decisive  the judgement of the decisive side
+    series    its signed remainders of every order;  doubt: their rounding errors
+    inside    whether the recorded derivative lies between the one-sided ones
     """
 
     def __init__(self, at: Expansion, sides: tuple[Side, Side], k: int, order: int) -> None:
@@ -233,16 +247,16 @@ class Both:
             lost = float(np.finfo(np.float64).tiny) * float(sum(np.abs(v).sum() for _, v in self.moves))
             slopes = float(sum(np.abs(p).sum() for p in parts[0]))
         self.term, self.inside = terms[-1], False
-        self.seen = [self.remainders(side, terms) for side in sides]
+        self.remainders_by_side = [self.remainders(side, terms) for side in sides]
         if not np.isfinite(terms).all():
-            self.falls = [Fall("precision", np.nan, 0, np.zeros(0))] * 2
+            self.judgements = [Judgement("precision", np.nan, 0, np.zeros(0))] * 2
             self.verdict, first = "non-finite", 0
         else:
             scale = Scale(self.term, 1e-12 * size + lost, COARSE**2 * slopes if order == 2 else 0.0)
-            self.falls = [fall(series, doubt, scale) for series, doubt, _ in self.seen]
-            self.verdict, first = self.weighed()
-        self.decisive = self.falls[first]
-        self.series, self.doubt, _ = self.seen[first]
+            self.judgements = [judge(series, doubt, scale) for series, doubt, _ in self.remainders_by_side]
+            self.verdict, first = self.combined_verdict()
+        self.decisive = self.judgements[first]
+        self.series, self.doubt, _ = self.remainders_by_side[first]
 
     def remainders(self, side: Side, terms: list[float]) -> tuple[list[Array], Array, bool]:
         """At each step the signed remainders of every order and their rounding error; and whether f jumps on this side."""
@@ -262,22 +276,22 @@ class Both:
                 r[-3:] = np.nan
         return series, doubt, jumps
 
-    def weighed(self) -> tuple[str, int]:
+    def combined_verdict(self) -> tuple[str, int]:
         """The verdict from both sides, and the index of the decisive one."""
-        (right, left), jumps = self.falls, [jump for *_, jump in self.seen]
-        reached = [np.isfinite(series[0]).any() for series, *_ in self.seen]
-        for i, side in enumerate(self.falls):
+        (right, left), jumps = self.judgements, [jump for *_, jump in self.remainders_by_side]
+        reached = [np.isfinite(series[0]).any() for series, *_ in self.remainders_by_side]
+        for i, side in enumerate(self.judgements):
             if side.verdict == "ok":
-                other = self.falls[1 - i]
+                other = self.judgements[1 - i]
                 return ("kink" if jumps[i] and other.verdict != "ok" else "ok"), i
         if not all(reached):  # the domain ends here
-            return (self.falls[reached.index(True)].verdict, reached.index(True)) if any(reached) else ("non-finite", 0)
+            return (self.judgements[reached.index(True)].verdict, reached.index(True)) if any(reached) else ("non-finite", 0)
         if right.verdict == left.verdict == "wrong":
             self.inside = self.between()
             sign = -1 if self.order == 1 else 1
             with np.errstate(all="ignore"):
-                apart = np.abs(right.errors - sign * left.errors) / np.abs(right.error)
-            near = bool((apart[max(right.level - 2, 0) : right.level + 3] <= ALIKE).any())
+                difference = np.abs(right.errors - sign * left.errors) / np.abs(right.error)
+            near = bool((difference[max(right.level - 2, 0) : right.level + 3] <= EQUAL).any())
             return ("wrong" if near else "kink"), 0
         return "precision", 0 if right.verdict == "precision" else 1
 
@@ -286,15 +300,16 @@ class Both:
         the weighted bounds are summed: this also bounds sums of values that bend up and values that bend down.
         """
         doubt = max(
-            float(d[f.level]) / float(STEPS[f.level]) ** self.order for (_, d, _), f in zip(self.seen, self.falls, strict=True)
+            float(d[f.level]) / float(STEPS[f.level]) ** self.order
+            for (_, d, _), f in zip(self.remainders_by_side, self.judgements, strict=True)
         )
         if self.order == 2:
-            ends = np.array([[self.term + f.error] for f in self.falls])
+            ends = np.array([[self.term + f.error] for f in self.judgements])
         else:
             weights = self.at.weights[self.k].ravel()
             slopes = [
                 sign * without_next(side.changes(self.k)[0] / STEPS[:, None])[f.level]
-                for sign, side, f in zip((1, -1), self.sides, self.falls, strict=True)
+                for sign, side, f in zip((1, -1), self.sides, self.judgements, strict=True)
             ]
             ends = np.stack(slopes) * weights
         slack = SURE * doubt + 1e-6 * float(np.abs(ends).sum())
@@ -306,10 +321,10 @@ class Both:
         if len(entries) < 2:
             return []
         middle = len(entries) // 2
-        found = []
+        moves = []
         for chosen in (entries[:middle], entries[middle:]):
             parts = [np.zeros(v.shape) for _, v in self.moves]
             for at, j in chosen:
                 parts[at].flat[j] = self.moves[at][1].flat[j]
-            found.append([(i, p) for (i, _), p in zip(self.moves, parts, strict=True) if p.any()])
-        return found
+            moves.append([(i, p) for (i, _), p in zip(self.moves, parts, strict=True) if p.any()])
+        return moves

@@ -64,20 +64,20 @@ class Expression:
     @classmethod
     def of(cls, program: str) -> Expression:
         """Parse a printed program: "a = np.array([1.0, 2.0]); y0 = ops['sin'](a); y1 = ops['mul'](y0, a)"."""
-        made = cls()
+        expression = cls()
         for line in ast.parse(program).body:
             match line:
                 case ast.Assign([ast.Name(name)], ast.Call(ast.Subscript(ast.Name("ops"), ast.Constant(str(op))), args, attrs)):
                     sources = tuple(a.id if isinstance(a, ast.Name) else evaluated(a) for a in args)
-                    made.steps.append(Step(name, REGISTRY[op], sources, {str(k.arg): evaluated(k.value) for k in attrs}))
+                    expression.steps.append(Step(name, REGISTRY[op], sources, {str(k.arg): evaluated(k.value) for k in attrs}))
                 case ast.Assign([ast.Name(name)], value):
-                    made.leaves[name] = evaluated(value)
+                    expression.leaves[name] = evaluated(value)
                 case _:
                     raise DataError(
                         f'Expression.of: expected lines such as "a = np.array([1.0])" and "y0 = ops[\'sin\'](a)", got '
                         f"{ast.unparse(line)!r}"
                     )
-        return made
+        return expression
 
     @property
     def inputs(self) -> tuple[Array, ...]:
@@ -85,26 +85,26 @@ class Expression:
         return tuple(self.leaves.values())
 
     def __call__(self, *inputs: Any) -> Any:
-        known = dict(zip(self.leaves, inputs, strict=True))
+        values = dict(zip(self.leaves, inputs, strict=True))
         for step in self.steps:
-            sources = [known[s] if isinstance(s, str) else s for s in step.sources]
-            known[step.result] = step.op(*sources, **step.attrs)
-        return known[self.steps[-1].result]
+            sources = [values[s] if isinstance(s, str) else s for s in step.sources]
+            values[step.result] = step.op(*sources, **step.attrs)
+        return values[self.steps[-1].result]
 
     def pruned(self) -> Expression:
         """Without the steps that the last one does not depend on."""
-        wanted = {self.steps[-1].result}
-        kept: list[Step] = []
+        needed = {self.steps[-1].result}
+        steps_needed: list[Step] = []
         for step in reversed(self.steps):
-            if step.result in wanted:
-                kept.append(step)
-                wanted.update(s for s in step.sources if isinstance(s, str))
-        names = {step.result: f"y{i}" for i, step in enumerate(reversed(kept))}
+            if step.result in needed:
+                steps_needed.append(step)
+                needed.update(s for s in step.sources if isinstance(s, str))
+        names = {step.result: f"y{i}" for i, step in enumerate(reversed(steps_needed))}
         steps = [
             Step(names[s.result], s.op, tuple(names.get(x, x) if isinstance(x, str) else x for x in s.sources), s.attrs)
-            for s in reversed(kept)
+            for s in reversed(steps_needed)
         ]
-        return Expression({name: a for name, a in self.leaves.items() if name in wanted}, steps)
+        return Expression({name: a for name, a in self.leaves.items() if name in needed}, steps)
 
     def script(self) -> str:
         """Python code that checks its gradients."""
@@ -159,7 +159,7 @@ class Builder:
         self.ops = strategies.ops(names)
         self.sizes = [draw(st.sampled_from(list(sizes)))]  # a single size, so that shapes match often
         self.expression = Expression()
-        self.known: dict[str, Array] = {}
+        self.values: dict[str, Array] = {}
 
     def build(self, max_ops: int) -> Expression:
         for i in range(max_ops):
@@ -169,11 +169,11 @@ class Builder:
             elementwise = type(op).sample is Op.sample and not any(op.parsed.inputs)
             for _ in range(TRIES):
                 args, attrs = op.sample(self.rng, self.sizes)
-                if not self.known or elementwise or any(self.fitting(a.shape) for a in args):
+                if not self.values or elementwise or any(self.fitting(a.shape) for a in args):
                     break
             shape = None  # that of the sample
-            if elementwise and self.known:
-                shape = self.draw(st.sampled_from([a.shape for a in reversed(self.known.values())]))
+            if elementwise and self.values:
+                shape = self.draw(st.sampled_from([a.shape for a in reversed(self.values.values())]))
             sources: list[Any] = []
             for i, a in enumerate(args):
                 fresh = any(isinstance(s, str) for s in sources)  # at least one argument should be an earlier result
@@ -188,7 +188,7 @@ class Builder:
 
     def fitting(self, shape: Any) -> list[str]:
         """The values so far with a given shape, the latest first."""
-        return [name for name, v in reversed(self.known.items()) if v.shape == shape]
+        return [name for name, v in reversed(self.values.items()) if v.shape == shape]
 
     def source(self, op: Op, i: int, sample: Array, shape: Any, may_be_fresh: bool) -> Any:
         """The source of one argument: a fitting earlier value, or a new leaf."""
@@ -197,16 +197,16 @@ class Builder:
         if shape is not None and sample.shape != shape:
             sample = self.draw(arrays(shape, op.domain, op.kinks))
         fitting = self.fitting(sample.shape)
-        if not fitting and self.known and not may_be_fresh and not op.kinks and self.draw(st.booleans()):
+        if not fitting and self.values and not may_be_fresh and not op.kinks and self.draw(st.booleans()):
             # no value has this shape: multiply a new leaf by the sum of the latest value
-            summed = self.add(REGISTRY["sum"], (next(reversed(self.known)),), {"axis": None, "keepdims": False})
+            summed = self.add(REGISTRY["sum"], (next(reversed(self.values)),), {"axis": None, "keepdims": False})
             if summed and self.add(REGISTRY["mul"], (self.leaf(sample), self.expression.steps[-1].result), {}):
                 fitting = [self.expression.steps[-1].result]
         if not fitting or (may_be_fresh and self.draw(st.booleans())):
             return self.leaf(sample)
         chosen: str = self.draw(st.sampled_from(fitting))
         low, high = op.domain
-        v = self.known[chosen]
+        v = self.values[chosen]
         if v.size and (v.min() < low or v.max() > high):
             middle, half = (low + high) / 2, 0.9 * (high - low) / 2
             into_domain: list[tuple[str, tuple[float, ...]]] = [("tanh", ()), ("mul", (round(half, 2),))]
@@ -217,9 +217,9 @@ class Builder:
 
     def leaf(self, a: Array) -> str:
         name = (
-            string.ascii_lowercase[len(self.expression.leaves)] if len(self.expression.leaves) < 20 else f"x{len(self.known)}"
+            string.ascii_lowercase[len(self.expression.leaves)] if len(self.expression.leaves) < 20 else f"x{len(self.values)}"
         )
-        self.expression.leaves[name] = self.known[name] = np.asarray(a)
+        self.expression.leaves[name] = self.values[name] = np.asarray(a)
         return name
 
     def is_kink(self, op: Op, arrays: list[Any], attrs: dict[str, Any], result: Array) -> bool:
@@ -235,7 +235,7 @@ class Builder:
 
     def add(self, op: Op, sources: tuple[Any, ...], attrs: dict[str, Any]) -> bool:
         """Append a step, unless its result is not finite, too large, or at a kink."""
-        arrays = [self.known[s] if isinstance(s, str) else s for s in sources]
+        arrays = [self.values[s] if isinstance(s, str) else s for s in sources]
         for axes, a in zip(op.parsed.inputs, arrays, strict=False):
             square = len(axes) == 2 and axes[0] == axes[1]
             if square and a.size and not (np.linalg.cond(a) < WELL_CONDITIONED).all():
@@ -252,5 +252,5 @@ class Builder:
             return False
         name = f"y{len(self.expression.steps)}"
         self.expression.steps.append(Step(name, op, sources, attrs))
-        self.known[name] = result
+        self.values[name] = result
         return True

@@ -100,13 +100,13 @@ def check_model(
     with in_float64(model):
         arrays = [p._data for p in parameters.values()]
 
-        held = [array for _, array in model.named_buffers()]
+        buffer_arrays = [array for _, array in model.named_buffers()]
 
         def buffers() -> list[Array]:
-            return held
+            return buffer_arrays
 
         def compute(leaves: list[Tensor]) -> list[Tensor]:
-            before = [] if state.trace is not None else [(array, array.copy()) for array in held]
+            before = [] if state.trace is not None else [(array, array.copy()) for array in buffer_arrays]
             try:
                 return outputs_of("check_model", loss(model(x), y), leaves)
             finally:
@@ -146,8 +146,8 @@ def matches_formula(
     if len(outputs) != 1 or outputs[0].ndim:
         shapes = ", ".join(str(t.shape) for t in outputs)
         raise ShapeError(f"matches_formula: fn returned {shapes}, expected a 0-d Tensor; write (g * fn(x)).sum()")
-    given = problem.arguments([a.copy() for a in problem.arrays])
-    closed = formula(**given) if isinstance(given, dict) else formula(*given)
+    arguments = problem.arguments([a.copy() for a in problem.arrays])
+    closed = formula(**arguments) if isinstance(arguments, dict) else formula(*arguments)
     parts = closed if isinstance(closed, (tuple, list)) else (closed,)
     expected = [asarray(raw(e), where="matches_formula: the formula's gradient") for e in parts]
     if len(expected) != len(problem.arrays):
@@ -156,8 +156,8 @@ def matches_formula(
     for how, switch in (("fused", fusion.on), ("unfused", fusion.off)):
         with switch():
             outputs, leaves = problem.evaluate()
-            found = gradients(outputs, leaves, [np.ones(())])
-        for name, e, g in zip(problem.names, expected, found, strict=True):
+            actual = gradients(outputs, leaves, [np.ones(())])
+        for name, e, g in zip(problem.names, expected, actual, strict=True):
             if e.shape != g.shape:
                 raise ShapeError(f"matches_formula: the formula's gradient of {name} has shape {e.shape}, expected {g.shape}")
             with np.errstate(all="ignore"):
@@ -179,12 +179,12 @@ def in_float64(model: Module) -> Iterator[None]:
     try:
         for p, data, _ in parameters:
             p._replace(raised(data))
-        for module, held in buffers:
-            module._buffers.update({name: np.array(raised(array)) for name, array in held.items()})
+        for module, saved in buffers:
+            module._buffers.update({name: np.array(raised(array)) for name, array in saved.items()})
         yield
     finally:
         for p, data, g in parameters:
             p._replace(data)
             p.grad = g
-        for module, held in buffers:
-            module._buffers.update(held)
+        for module, saved in buffers:
+            module._buffers.update(saved)

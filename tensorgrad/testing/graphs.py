@@ -23,10 +23,12 @@ def assert_same_graph(what: Tensor | Graph, expected: Tensor | Graph | str | Pat
     Ops, attributes, shapes, dtypes and names are compared; values are not. Delete the file to recreate it.
     """
     fused = truth("assert_same_graph", "fused", fused)
-    for name, given, kinds in (("what", what, (Tensor, Graph)), ("expected", expected, (Tensor, Graph, str, Path))):
-        if not isinstance(given, kinds):
+    for name, argument, kinds in (("what", what, (Tensor, Graph)), ("expected", expected, (Tensor, Graph, str, Path))):
+        if not isinstance(argument, kinds):
             or_path = ", or the path of a listing" if name == "expected" else ""
-            raise DTypeError(f"assert_same_graph: {name} must be a computed Tensor or a Graph{or_path}, got {describe(given)}")
+            raise DTypeError(
+                f"assert_same_graph: {name} must be a computed Tensor or a Graph{or_path}, got {describe(argument)}"
+            )
     text = listing(what, fused)
     if isinstance(expected, (str, Path)):
         path = Path(expected)
@@ -36,13 +38,13 @@ def assert_same_graph(what: Tensor | Graph, expected: Tensor | Graph | str | Pat
                 file.write(f"{text}\n".encode())
             return
         try:
-            wanted, source = path.read_text("utf-8").rstrip("\n"), str(path)
+            expected_text, source = path.read_text("utf-8").rstrip("\n"), str(path)
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not the listing of a graph: {error}") from None
     else:
-        wanted, source = listing(expected, fused), "expected"
-    if text != wanted:
-        diff = difflib.unified_diff(wanted.splitlines(), text.splitlines(), source, "recorded", lineterm="")
+        expected_text, source = listing(expected, fused), "expected"
+    if text != expected_text:
+        diff = difflib.unified_diff(expected_text.splitlines(), text.splitlines(), source, "recorded", lineterm="")
         raise AssertionError("\n".join(["assert_same_graph: the graph has changed", *diff]))
 
 

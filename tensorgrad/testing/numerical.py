@@ -58,12 +58,12 @@ def numerical_gradient(fn: Callable[[], float], x: Array, entries: Iterable[tupl
         return float((up - down) / (above - below))
 
     def derivative(index: tuple[int, ...]) -> float:
-        found = []
+        candidates = []
         for step in STEPS:
             h = step * max(1.0, abs(float(x[index])))
             wide, narrow = central(index, h), central(index, h / 2)
-            found.append((abs(wide - narrow), (4 * narrow - wide) / 3))
-        return min(found)[1]
+            candidates.append((abs(wide - narrow), (4 * narrow - wide) / 3))
+        return min(candidates)[1]
 
     if entries is not None:
         return np.array([derivative(index) for index in entries])

@@ -53,9 +53,9 @@ class Way(NamedTuple):
 
 def strided(a: Array) -> Array:
     """The same numbers as a reversed view of every second element of an array in Fortran order, with NaN in between."""
-    around = np.full([2 * n for n in a.shape], np.nan, a.dtype, order="F")
+    buffer = np.full([2 * n for n in a.shape], np.nan, a.dtype, order="F")
     backwards: tuple[Any, ...] = (slice(None, None, -2),) * a.ndim
-    view = around[(..., *backwards)]  # stays an array even without axes
+    view = buffer[(..., *backwards)]  # stays an array even without axes
     view[...] = a
     return view
 
@@ -95,33 +95,33 @@ class Ways:
     def __init__(self, check: Check, notes: list[str]) -> None:
         self.check, self.problem, self.notes = check, check.problem, notes
         self.atol = float(getattr(check, "nondet_tol", 0.0))
-        self.known: dict[bool, Rounding] = {}
+        self.roundings: dict[bool, Rounding] = {}
         self.watch = Watch()
 
     def findings(self) -> list[Finding]:
         """Findings for differences in float64."""
         for way, parts in TOGETHER:
-            if not (found := self.differing(way)):
+            if not (differences := self.differing(way)):
                 continue
             # a non-deterministic gradient is not the fault of a path
-            each = self.differing(PLAIN, "nondeterministic") or [f for part in parts for f in self.differing(part)]
-            if findings := [f for f in each if f is not None] or [f for f in found if f is not None]:
+            separate = self.differing(PLAIN, "nondeterministic") or [f for part in parts for f in self.differing(part)]
+            if findings := [f for f in separate if f is not None] or [f for f in differences if f is not None]:
                 return findings
         return []
 
     def differing(self, way: Way, verdict: str = "wrong") -> list[Any]:
         """Findings for gradients that differ; [None], with a note, if this way is not possible."""
         try:
-            found = self.gradients(way)
+            results = self.gradients(way)
         except Exception as error:  # users see errors themselves; this is about silent differences
             self.note(f"not checked with {way.label}: {type(error).__name__}: {str(error).partition(chr(10))[0]}", way)
             return [None]
         if self.watch.changes:
             return self.changed()
         rounding, expected = self.room(way.fused), self.check.recorded
-        for walk, gradients in found:
+        for walk, gradients in results:
             if walk == "second":
-                findings = self.compare("the second backward()", found[0][1], gradients, rounding, "nondeterministic")
+                findings = self.compare("the second backward()", results[0][1], gradients, rounding, "nondeterministic")
             else:
                 findings = self.compare(way.label, expected, gradients, rounding, verdict)
             if findings and not way.fused and not rounding().is_within(*SQUARED):
@@ -133,7 +133,7 @@ class Ways:
 
     def note(self, text: str, way: Way) -> None:
         """Note that a way could not be tried; not for combined ways, which are then tried one at a time."""
-        if way not in [together for together, _ in TOGETHER] and text not in self.notes:
+        if way not in [combined for combined, _ in TOGETHER] and text not in self.notes:
             self.notes.append(text)
 
     @contextlib.contextmanager
@@ -151,25 +151,25 @@ class Ways:
             for t, array in zip(leaves, before, strict=True):
                 t._data = array
 
-    def upstream(self, outputs: list[Tensor], made: Callable[[Array], Array] = np.copy) -> list[tuple[Tensor, Tensor]]:
+    def upstream(self, outputs: list[Tensor], change: Callable[[Array], Array] = np.copy) -> list[tuple[Tensor, Tensor]]:
         """Each output that has a gradient, with its incoming gradient."""
         parts = np.split(self.check.weights, np.cumsum([t.size for t in outputs])[:-1])
         pairs = zip(outputs, parts, strict=True)
-        return [(t, wrap(made(w.reshape(t.shape).astype(t.dtype)), None)) for t, w in pairs if t.requires_grad]
+        return [(t, wrap(change(w.reshape(t.shape).astype(t.dtype)), None)) for t, w in pairs if t.requires_grad]
 
     def gradients(self, way: Way) -> list[tuple[str, list[Array]]]:
         """The gradients by each walk of a way; for "second", the sums after running "alone" once more."""
         with switched(fusing=way.fused and state.fusing), self.evaluated(way.laid_out) as (outputs, leaves):
             pairs = self.upstream(outputs, way.upstream)
-            found: list[tuple[str, list[Array]]] = []
+            results: list[tuple[str, list[Array]]] = []
             for walk in way.walks:
                 if walk == "alone":
-                    found += zip(("alone", "second"), self.accumulated(outputs, leaves, pairs), strict=True)
+                    results += zip(("alone", "second"), self.accumulated(outputs, leaves, pairs), strict=True)
                 elif walk == "zeros":
-                    found.append((walk, self.beside_zeros(leaves, pairs)))
+                    results.append((walk, self.beside_zeros(leaves, pairs)))
                 else:
-                    found.append((walk, arrays(walked(pairs, leaves, walk == "recorded"), leaves)))
-            return found
+                    results.append((walk, arrays(walked(pairs, leaves, walk == "recorded"), leaves)))
+            return results
 
     def beside_zeros(self, leaves: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> list[Array]:
         """The sum of the gradients of each output with zeros for the others; for a single output, the effect of adding 0."""
@@ -179,8 +179,8 @@ class Ways:
         if n == 1:
             groups, sums = [set()], list(self.check.recorded)
         for group in groups:
-            given = [(t, w if i in group else wrap(np.zeros_like(w._data), None)) for i, (t, w) in enumerate(pairs)]
-            sums = [a + g for a, g in zip(sums, arrays(walked(given, leaves, False), leaves), strict=True)]
+            partly_zero = [(t, w if i in group else wrap(np.zeros_like(w._data), None)) for i, (t, w) in enumerate(pairs)]
+            sums = [a + g for a, g in zip(sums, arrays(walked(partly_zero, leaves, False), leaves), strict=True)]
         return sums
 
     def accumulated(
@@ -201,24 +201,27 @@ class Ways:
             for t in all_leaves:
                 t._grad = None
             with np.errstate(all="ignore"):
-                given = [t for t, _ in pairs]
-                for roots in (given if state.fusing else self.watch.over(given), given):  # patterns do not match watched ops
+                targets = [t for t, _ in pairs]
+                for roots in (
+                    targets if state.fusing else self.watch.over(targets),
+                    targets,
+                ):  # patterns do not match watched ops
                     for root, (_, w) in zip(roots, pairs, strict=True):
                         backward(root, w, retain_graph=True)
                     sums.append([a.copy() for a in arrays([x._grad for x in leaves], leaves)])
         finally:
             for t, g in before:
                 t._grad = g
-        first, both = sums
-        return first, [b - a for a, b in zip(first, both, strict=True)]
+        first, second = sums
+        return first, [b - a for a, b in zip(first, second, strict=True)]
 
     def room(self, fused: bool) -> Callable[[], Rounding]:
         """The rounding errors of the gradients, computed on demand."""
 
         def rounding() -> Rounding:
-            if fused not in self.known:
-                self.known[fused] = self.measured(fused)
-            return self.known[fused]
+            if fused not in self.roundings:
+                self.roundings[fused] = self.measured(fused)
+            return self.roundings[fused]
 
         return rounding
 
@@ -227,50 +230,53 @@ class Ways:
         try:
             return Rounding(self.traced(fused, laid_out), eps)
         except Exception:  # some rules only take arrays
-            found = [*self.check.recorded, *(t._data for t in self.check.outputs)]
-            rounding = Rounding([wrap(a, None) for a in found], eps)
+            values = [*self.check.recorded, *(t._data for t in self.check.outputs)]
+            rounding = Rounding([wrap(a, None) for a in values], eps)
             rounding.is_complete = False
             return rounding
 
     def traced(self, fused: bool, laid_out: Callable[[Array], Array]) -> list[Tensor]:
         """The gradients, followed by the outputs, with everything recorded."""
         with switched(fusing=fused and state.fusing, tracing=True), self.evaluated(laid_out) as (outputs, leaves):
-            found = walked(self.upstream(outputs), leaves, True)
-            return [*(wrap(np.zeros(x.shape), None) if g is None else g for g, x in zip(found, leaves, strict=True)), *outputs]
+            gradients = walked(self.upstream(outputs), leaves, True)
+            return [
+                *(wrap(np.zeros(x.shape), None) if g is None else g for g, x in zip(gradients, leaves, strict=True)),
+                *outputs,
+            ]
 
     def compare(
         self,
         label: str,
         expected: Sequence[Array],
-        found: Sequence[Array],
+        actual: Sequence[Array],
         rounding: Callable[[], Rounding],
         verdict: str = "wrong",
     ) -> list[Finding]:
         """A finding for each input whose gradients differ by more than rounding explains."""
         names = [f"{name} ({label})" for name in self.problem.names]
-        return apart(names, self.check.order, expected, found, rounding, verdict, self.atol)
+        return compare_gradients(names, self.check.order, expected, actual, rounding, verdict, self.atol)
 
     def changed(self) -> list[Finding]:
         """Findings for rules that have modified their arguments."""
-        named = [(f"{op} (writes to {what})", shape) for op, what, shape in self.watch.changes]
-        return [finding(name, shape, self.check.order, np.array(["wrong"])) for name, shape in dict(named).items()]
+        shapes = [(f"{op} (writes to {what})", shape) for op, what, shape in self.watch.changes]
+        return [finding(name, shape, self.check.order, np.array(["wrong"])) for name, shape in dict(shapes).items()]
 
 
-def apart(
+def compare_gradients(
     names: Sequence[str],
     order: int,
     expected: Sequence[Array],
-    found: Sequence[Array],
+    actual: Sequence[Array],
     rounding: Callable[[], Rounding],
     verdict: str = "wrong",
     atol: float = 0.0,
 ) -> list[Finding]:
     """A finding for each pair of gradients that differ by more than rounding explains; result i of `rounding` is gradient i."""
     findings = []
-    for i, (name, e, f) in enumerate(zip(names, expected, found, strict=True)):
+    for i, (name, e, f) in enumerate(zip(names, expected, actual, strict=True)):
         if f.shape != e.shape or f.dtype != e.dtype:
-            what = f"{name}: {f.shape} {f.dtype}, its input is {e.shape} {e.dtype}"
-            findings.append(finding(what, e.shape, order, np.array([verdict])))
+            description = f"{name}: {f.shape} {f.dtype}, its input is {e.shape} {e.dtype}"
+            findings.append(finding(description, e.shape, order, np.array([verdict])))
             continue
         good = close(e, f, EPS, atol)
         if not good.all():
@@ -281,12 +287,12 @@ def apart(
 
 
 def finding(
-    name: str, shape: tuple[int, ...], order: int, verdicts: Array, found: Array | None = None, expected: Array | None = None
+    name: str, shape: tuple[int, ...], order: int, verdicts: Array, actual: Array | None = None, expected: Array | None = None
 ) -> Finding:
     """A finding for gradients computed in two ways, or for one that is NaN: by the other way, and plainly."""
     nan = np.full(verdicts.shape, np.nan)
-    found, expected = nan if found is None else found, nan if expected is None else expected
-    return Finding.of(name, shape, order, verdicts.astype("U16"), found, expected, lambda at: str([int(n) for n in at] or "x"))
+    actual, expected = nan if actual is None else actual, nan if expected is None else expected
+    return Finding.of(name, shape, order, verdicts.astype("U16"), actual, expected, lambda at: str([int(n) for n in at] or "x"))
 
 
 def walked(pairs: list[tuple[Tensor, Tensor]], leaves: list[Tensor], recorded: bool) -> tuple[Tensor | None, ...]:
@@ -298,6 +304,6 @@ def walked(pairs: list[tuple[Tensor, Tensor]], leaves: list[Tensor], recorded: b
         return grad(outputs, leaves, gradients, retain_graph=True, create_graph=recorded, allow_unused=True)
 
 
-def arrays(found: Sequence[Tensor | None], leaves: list[Tensor]) -> list[Array]:
+def arrays(gradients: Sequence[Tensor | None], leaves: list[Tensor]) -> list[Array]:
     """The gradients as arrays, 0 for None."""
-    return [np.zeros(x.shape, x.dtype) if g is None else g._data for g, x in zip(found, leaves, strict=True)]
+    return [np.zeros(x.shape, x.dtype) if g is None else g._data for g, x in zip(gradients, leaves, strict=True)]

@@ -80,8 +80,8 @@ def gradient_errors(error: BaseException) -> Iterator[GradientError]:
 
 def folder(config: pytest.Config) -> Path:
     """The folder for drawings."""
-    if given := config.getoption("--gradient-drawings"):
-        return Path(given)
+    if option := config.getoption("--gradient-drawings"):
+        return Path(option)
     if report := config.getoption("xmlpath", None):
         return Path(report).parent
     return config.rootpath / "gradient-drawings"

@@ -17,9 +17,9 @@ from tensorgrad.core.backend import Array, is_floating
 from tensorgrad.core.lazy import cached_property
 from tensorgrad.core.node import Node
 from tensorgrad.core.tensor import Tensor
-from tensorgrad.testing.exact import Agreement, Exact, NoDerivative, is_proved
+from tensorgrad.testing.exact import Agreement, Exact, NoDerivative, is_package_op
 from tensorgrad.testing.problem import Problem
-from tensorgrad.testing.recording import Recording, alike, replay
+from tensorgrad.testing.recording import Recording, equal_values, replay
 from tensorgrad.testing.slopes import EPS, units
 
 Moves = Mapping[int, Array]  # directions, by the index of the input
@@ -51,12 +51,12 @@ def key(moves: Moves, e: float) -> Any:
     return e, *[(i, direction.tobytes()) for i, direction in moves.items()]
 
 
-def turns(node: Node, known: Mapping[Any, Array]) -> bool:
+def node_is_at_kink(node: Node, values: Mapping[Any, Array]) -> bool:
     """Whether the derivative of one op changes under rounding errors of its arguments: it is at a kink."""
     jvp = node.op.jvp
     if jvp is None:
         return False  # user-defined ops are tested by values
-    rng, arrays = np.random.default_rng(0), [known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
+    rng, arrays = np.random.default_rng(0), [values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs]
     tangents = [rng.normal(size=np.shape(a)) for a in arrays]
 
     def slope(shift: float) -> list[Any]:
@@ -67,10 +67,10 @@ def turns(node: Node, known: Mapping[Any, Array]) -> bool:
             for a in arrays
         ]
         y = np.asarray(node.op.forward(np, *moved, **node.attrs))
-        found: Any = jvp(y, *moved, **node.attrs)
-        if callable(found):
-            return [found(*tangents)]
-        return [rule(t) for rule, t in zip(found, tangents, strict=False) if rule is not None]
+        rules: Any = jvp(y, *moved, **node.attrs)
+        if callable(rules):
+            return [rules(*tangents)]
+        return [rule(t) for rule, t in zip(rules, tangents, strict=False) if rule is not None]
 
     try:
         with np.errstate(all="ignore"):
@@ -85,7 +85,7 @@ def turns(node: Node, known: Mapping[Any, Array]) -> bool:
     return False
 
 
-class Look(NamedTuple):
+class Neighbour(NamedTuple):
     """A step away: values, constants, the indices of changed constants (None: another program), and slopes."""
 
     at: Array
@@ -100,8 +100,8 @@ class Point:
     def __init__(self, problem: Problem, rng: np.random.Generator, nondet_tol: float = 0.0) -> None:
         self.problem, self.nondet_tol = problem, nondet_tol
         self.base = Recording(problem)
-        self.seen: dict[Any, Array] = {}  # outputs computed as a by-product
-        self.stands = False  # whether discrete constants are equal near the point; set by `moving`
+        self.cached_outputs: dict[Any, Array] = {}  # outputs computed as a by-product
+        self.discrete_unchanged = False  # whether discrete constants are equal near the point; set by `moving`
         self.weights = random_weights(rng, self.base.at.shape)
         self.units = [units(a) for a in problem.arrays]
         self.directions = [random_weights(rng, u.shape) * u for u in self.units]
@@ -120,8 +120,8 @@ class Point:
 
     def values(self, moves: Moves, e: float) -> Array:
         """The outputs a step away; NaN if the function raises an error."""
-        if (known := self.seen.get(key(moves, e))) is not None:
-            return known
+        if (cached := self.cached_outputs.get(key(moves, e))) is not None:
+            return cached
         with self.moved(moves, e):
             try:
                 return self.problem.values()
@@ -132,22 +132,22 @@ class Point:
     def recording(self) -> Recording | None:
         """A recording at the current inputs; None if the function raises an error or is not finite."""
         try:
-            found = Recording(self.problem)
+            result = Recording(self.problem)
         except (ArithmeticError, ValueError):
             return None
-        return found if found.at.shape == self.base.at.shape and np.isfinite(found.at).all() else None
+        return result if result.at.shape == self.base.at.shape and np.isfinite(result.at).all() else None
 
-    def look(self, moves: Moves, e: float, *, along: Moves | None = None) -> Look | None:
+    def neighbour(self, moves: Moves, e: float, *, along: Moves | None = None) -> Neighbour | None:
         """Values and slopes e times the directions away, slopes along others if given; None if there are none."""
         with self.moved(moves, e):
-            there = self.recording()
-            if there is None:
+            recording = self.recording()
+            if recording is None:
                 return None
-            changed, slope = self.base.changed(there, self.nondet_tol), None
+            changed, slope = self.base.changed(recording, self.nondet_tol), None
             if along is not None and changed is not None:
                 with suppress(NoDerivative):
-                    slope = Exact(there)(along)
-        return Look(there.at, there.constants, changed, slope)
+                    slope = Exact(recording)(along)
+        return Neighbour(recording.at, recording.constants, changed, slope)
 
     @property
     def everything(self) -> Moves:
@@ -166,21 +166,21 @@ class Point:
             sides = 0  # number of sides tried: a single one may be flat
             others: dict[Any, Any] = {}
             for n, (moves, e) in enumerate(self.tries(h)):
-                seen = self.look(moves, e)
-                if seen is None or seen.changed is None or any(self.base.sources[k] is None for k in seen.changed):
+                step = self.neighbour(moves, e)
+                if step is None or step.changed is None or any(self.base.sources[k] is None for k in step.changed):
                     continue
-                floating |= {k for k in seen.changed if self.can_move(k)}
-                others |= {(n, k): seen.constants[k] for k in seen.changed if not self.can_move(k)}
+                floating |= {k for k in step.changed if self.can_move(k)}
+                others |= {(n, k): step.constants[k] for k in step.changed if not self.can_move(k)}
                 sides += 1
                 if sides == 2:
                     break
             if not sides:
                 continue
             if not others:
-                self.stands = True
+                self.discrete_unchanged = True
                 return sorted(floating)
             # a jump is the same at every step; disguised numbers, such as large integers, are not
-            steady = before.keys() == others.keys() and all(alike(a, before[side]) for side, a in others.items())
+            steady = before.keys() == others.keys() and all(equal_values(a, before[side]) for side, a in others.items())
             before = others
         return sorted(floating) if steady else None
 
@@ -200,20 +200,20 @@ class Point:
     @cached_property
     def exact(self) -> Exact | None:
         """The derivative of the recorded program; None if it is not reliable."""
-        if not self.base.is_all or any(node.op.calls for node in self.base.nodes):
+        if not self.base.is_complete or any(node.op.calls for node in self.base.nodes):
             return None  # calls inside a checkpoint are not recorded
-        if not self.is_proved:
+        if not self.only_package_ops:
             _ = self.rounding  # before ops that remember their last call are called elsewhere
         if self.moving is None or self.moves_data:
             return None
-        found = Exact(self.base)
-        if self.is_proved:
-            return found
+        derivative = Exact(self.base)
+        if self.only_package_ops:
+            return derivative
         try:
-            along = self.slope(found, self.everything)
+            slope = self.slope(derivative, self.everything)
         except NoDerivative:
             return None
-        return found if self.is_grounded(along) else None
+        return derivative if self.agrees_with_values(slope) else None
 
     @property
     def moves_data(self) -> bool:
@@ -222,14 +222,14 @@ class Point:
         return any(op.is_data(i) and s in moving for op, _, sources in self.base.uses for i, s in enumerate(sources))
 
     @cached_property
-    def is_proved(self) -> bool:
+    def only_package_ops(self) -> bool:
         """Whether only ops of the package are recorded."""
-        return all(is_proved(node.op) for node in self.base.nodes)
+        return all(is_package_op(node.op) for node in self.base.nodes)
 
     @cached_property
-    def is_chosen(self) -> bool:
+    def convention_known(self) -> bool:
         """Whether no user-defined op is at a kink, where its convention is unknown."""
-        if self.is_proved:
+        if self.only_package_ops:
             return True
         if self.exact is None:
             return False
@@ -243,54 +243,56 @@ class Point:
             return True
         if self.is_smooth:
             return False
-        known = self.base.known
-        return not self.is_chosen or any(turns(node, known) for node in self.base.nodes if node.op.name not in SMOOTH)
+        values = self.base.node_values
+        return not self.convention_known or any(
+            node_is_at_kink(node, values) for node in self.base.nodes if node.op.name not in SMOOTH
+        )
 
     @cached_property
     def jumps(self) -> bool:
         """Whether a constant, such as a mask or sign, differs between the sides of the point, at any distance."""
-        if self.moving == [] and self.stands:
+        if self.moving == [] and self.discrete_unchanged:
             return False
         for h in STEPS[1::2]:
-            looks = [self.look(self.everything, e) for e in (h, h / 2, -h, -h / 2)]
-            if any(seen is None or seen.changed is None for seen in looks):
+            steps_away = [self.neighbour(self.everything, e) for e in (h, h / 2, -h, -h / 2)]
+            if any(step is None or step.changed is None for step in steps_away):
                 continue
-            found = [seen.constants for seen in looks if seen is not None]
+            constants = [step.constants for step in steps_away if step is not None]
             return any(
-                not (alike(a, c) and alike(a, b)) and alike(a, a2) and alike(b, b2)
-                for a, a2, b, b2, c in zip(*found, self.base.constants, strict=True)
+                not (equal_values(a, c) and equal_values(a, b)) and equal_values(a, a2) and equal_values(b, b2)
+                for a, a2, b, b2, c in zip(*constants, self.base.constants, strict=True)
             )
         return True
 
     @cached_property
     def is_smooth(self) -> bool:
         """Whether no recorded op has kinks in its domain."""
-        return self.is_proved and all(node.op.name in SMOOTH for node in self.base.nodes)
+        return self.only_package_ops and all(node.op.name in SMOOTH for node in self.base.nodes)
 
-    def is_grounded(self, along: Array) -> bool:
+    def agrees_with_values(self, slope_here: Array) -> bool:
         """Whether values agree with slopes, at one step for each output, or are too inaccurate to tell.
 
         A function changes by the mean of the slopes at both ends: f(h) - f(-h) = h (f'(h) + f'(-h)) + O(h³), also with kinks at
         0.
         """
-        agreement = Agreement(along)
+        agreement = Agreement(slope_here)
         for h in STEPS:
-            up, down = (self.look(self.everything, e, along=None if self.moving else self.everything) for e in (h, -h))
+            up, down = (self.neighbour(self.everything, e, along=None if self.moving else self.everything) for e in (h, -h))
             with np.errstate(all="ignore"):
                 for a, b in ((up, down), (up, None), (down, None)):
                     if a is None or (a.slope is None and not self.moving):
                         continue
                     if b is None:
                         e = h if a is up else -h
-                        change, slope = a.at - self.base.at, e * (along + (along if a.slope is None else a.slope)) / 2
+                        change, slope = a.at - self.base.at, e * (slope_here + (slope_here if a.slope is None else a.slope)) / 2
                     else:
                         change = a.at - b.at
-                        slope = 2 * h * along if a.slope is None or b.slope is None else h * (a.slope + b.slope)
+                        slope = 2 * h * slope_here if a.slope is None or b.slope is None else h * (a.slope + b.slope)
                     noise = 64 * EPS * np.maximum(self.rounding, np.abs(self.base.at)) / h
-                    agreement.look(change / h, slope / h, noise)
+                    agreement.add(change / h, slope / h, noise)
             if agreement.is_complete:
                 return True
-        return agreement.is_known
+        return agreement.is_agreed
 
     def slope(self, exact: Exact, moves: Moves) -> Array:
         """The derivatives of all outputs along directions, including the effect of moving constants."""
@@ -305,31 +307,33 @@ class Point:
         if not self.moving:
             return {}
         scale = self.scale(moves)
-        found = {
+        result = {
             k: (np.full(np.shape(self.base.constants[k]), np.nan), np.zeros(np.shape(self.base.constants[k])))
             for k in self.moving
         }
-        stirred = {k: np.zeros(tangent.shape, bool) for k, (tangent, _) in found.items()}
+        has_changed = {k: np.zeros(tangent.shape, bool) for k, (tangent, _) in result.items()}
         for h in STEPS[:-1]:
             steps = [e * scale for e in (h, -h, h / 2, -h / 2)]
-            looks = [self.look(moves, e) for e in steps]
-            self.seen = {key(moves, e): seen.at for e, seen in zip(steps, looks, strict=True) if seen is not None}
-            if any(seen is None or seen.changed is None for seen in looks):
+            steps_away = [self.neighbour(moves, e) for e in steps]
+            self.cached_outputs = {
+                key(moves, e): step.at for e, step in zip(steps, steps_away, strict=True) if step is not None
+            }
+            if any(step is None or step.changed is None for step in steps_away):
                 continue
-            for k, (tangent, noise) in found.items():
+            for k, (tangent, noise) in result.items():
                 here = self.base.constants[k]
-                up, down, near, below = (seen.constants[k] for seen in looks if seen is not None)
-                wide, narrow = up + down - 2 * here, near + below - 2 * here
+                up, down, half_up, half_down = (step.constants[k] for step in steps_away if step is not None)
+                wide, narrow = up + down - 2 * here, half_up + half_down - 2 * here
                 rounding = 16 * float(np.finfo(here.dtype).eps) * np.max(np.abs([up, down, here]), axis=0)
-                most = np.maximum(np.abs(wide), np.abs(up - down))
-                smooth = np.isnan(tangent) & (np.abs(wide - 4 * narrow) <= LEFT_OVER * most + 4 * rounding)
-                still = (up == here) & (down == here) & (near == here)
-                smooth &= ~(still & stirred[k])  # piecewise constant, with jumps wider than this step
-                stirred[k] |= ~still
-                np.copyto(tangent, (8 * (near - below) - (up - down)) / (6 * h * scale), where=smooth)
-                np.copyto(noise, np.where(still, 0.0, rounding / (h * scale)), where=smooth)
-            if not any(np.isnan(tangent).any() for tangent, _ in found.values()):
-                return {k: one for k, one in found.items() if one[0].any() or one[1].any()}
+                magnitude = np.maximum(np.abs(wide), np.abs(up - down))
+                smooth = np.isnan(tangent) & (np.abs(wide - 4 * narrow) <= LEFT_OVER * magnitude + 4 * rounding)
+                unchanged = (up == here) & (down == here) & (half_up == here)
+                smooth &= ~(unchanged & has_changed[k])  # piecewise constant, with jumps wider than this step
+                has_changed[k] |= ~unchanged
+                np.copyto(tangent, (8 * (half_up - half_down) - (up - down)) / (6 * h * scale), where=smooth)
+                np.copyto(noise, np.where(unchanged, 0.0, rounding / (h * scale)), where=smooth)
+            if not any(np.isnan(tangent).any() for tangent, _ in result.values()):
+                return {k: one for k, one in result.items() if one[0].any() or one[1].any()}
         raise NoDerivative("a constant has a kink, or a step leaves the program")
 
     def scale(self, moves: Moves) -> float:
@@ -347,35 +351,35 @@ class Point:
         make it arbitrarily large: it is limited to a thousand times the largest number.
         """
         graph = self.base.graph
-        if graph is None or not self.base.is_all:
+        if graph is None or not self.base.is_complete:
             return 0.0
-        known = self.base.known
+        values = self.base.node_values
         rng = np.random.default_rng(0)
         try:
             other = replay(graph, lambda a: a * (1 + 1e-12 * rng.uniform(-1, 1, a.shape)) if is_floating(a.dtype) else a)
         except (ArithmeticError, ValueError):  # close to the end of its domain, such as a nearly singular matrix
             return 0.0
-        changes = [float(np.abs(other[node] - known[node]).max(initial=0.0)) for node in graph.outputs]
-        largest = max(float(np.abs(a).max(initial=0.0)) for a in known.values() if is_floating(a.dtype))
+        changes = [float(np.abs(other[node] - values[node]).max(initial=0.0)) for node in graph.outputs]
+        largest = max(float(np.abs(a).max(initial=0.0)) for a in values.values() if is_floating(a.dtype))
         return min(max(changes) / 1e-12, 1e3 * largest)
 
     def precise_values(self, moves: Moves, e: float) -> Array | None:
         """The outputs a step away in long double; None if the function does not support it or raises an error."""
         with self.moved(moves, e):
             try:
-                with self.precise() as found:
-                    return found.at
+                with self.precise() as recording:
+                    return recording.at
             except NoDerivative:
                 return None
 
     @contextmanager
-    def disturbed(self, rng: np.random.Generator) -> Iterator[Recording]:
+    def perturbed(self, rng: np.random.Generator) -> Iterator[Recording]:
         """A recording at inputs perturbed by rounding errors."""
         moves = {i: a * rng.uniform(-1, 1, a.shape) for i, a in enumerate(self.problem.arrays)}
         with self.moved(moves, 8 * EPS):
-            if (found := self.recording()) is None:
+            if (recording := self.recording()) is None:
                 raise NoDerivative("the function ends here")
-            yield found
+            yield recording
 
     @contextmanager
     def precise(self) -> Iterator[Recording]:
@@ -384,9 +388,9 @@ class Point:
             raise NoDerivative("long double is double here")
         with self.problem.raised_to(np.longdouble):
             try:
-                found = Recording(self.problem)
+                recording = Recording(self.problem)
             except Exception as error:  # from LAPACK, or from a user-defined op
                 raise NoDerivative("the function does not take long double") from error
-            if found.at.dtype != np.longdouble or self.base.changed(found) is None:
+            if recording.at.dtype != np.longdouble or self.base.changed(recording) is None:
                 raise NoDerivative("the function goes back to double")
-            yield found
+            yield recording

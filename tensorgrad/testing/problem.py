@@ -48,28 +48,28 @@ class Problem:
             raise DTypeError(f"{caller}: wrt must be a list of positions or names, got {describe(wrt)}")
         if isinstance(inputs, list) and any(isinstance(a, (Tensor, np.ndarray)) for a in inputs):
             raise DTypeError(f"{caller}: inputs is a list of arrays, expected a tuple of them (a list of numbers is one array)")
-        given: dict[int | str, Any] = dict(
+        arguments_by_key: dict[int | str, Any] = dict(
             inputs if isinstance(inputs, dict) else enumerate(inputs if isinstance(inputs, tuple) else (inputs,))
         )
-        given = {
+        arguments_by_key = {
             key: asarray(a, np.float64, where=f"{caller}: input {key}") if isinstance(a, (float, list)) else a
-            for key, a in given.items()
+            for key, a in arguments_by_key.items()
         }
-        floating = [key for key, a in given.items() if is_floating(getattr(a, "dtype", np.dtype(bool)))]
+        floating = [key for key, a in arguments_by_key.items() if is_floating(getattr(a, "dtype", np.dtype(bool)))]
         chosen = floating if wrt is None else list(wrt)
         for key in chosen:
             if isinstance(key, (bool, list, dict, set)) or key not in floating:
                 raise GraphError(f"{caller}: wrt has {key!r}, which is not a floating input; those are {floating}")
-        twice = [key for i, key in enumerate(chosen) if key in chosen[:i]]
-        if twice:
-            raise ArgumentError(f"{caller}: wrt names {twice[0]!r} twice")
+        repeated = [key for i, key in enumerate(chosen) if key in chosen[:i]]
+        if repeated:
+            raise ArgumentError(f"{caller}: wrt names {repeated[0]!r} twice")
         if not chosen:
-            raise GraphError(f"{caller}: none of the {len(given)} inputs has a floating dtype")
-        given = {key: raised(a) if key in floating else a for key, a in given.items()}
-        arrays = [given[key] for key in chosen]
+            raise GraphError(f"{caller}: none of the {len(arguments_by_key)} inputs has a floating dtype")
+        arguments_by_key = {key: raised(a) if key in floating else a for key, a in arguments_by_key.items()}
+        arrays = [arguments_by_key[key] for key in chosen]
 
         def arguments(values: list[Any]) -> Any:
-            merged = given | dict(zip(chosen, values, strict=True))
+            merged = arguments_by_key | dict(zip(chosen, values, strict=True))
             return merged if isinstance(inputs, dict) else tuple(merged.values())
 
         def compute(leaves: list[Tensor]) -> list[Tensor]:
@@ -91,21 +91,21 @@ class Problem:
     @contextmanager
     def raised_to(self, dtype: Any) -> Iterator[None]:
         """Context manager: the leaves have another dtype, with the same values."""
-        plain, held = self.leaves, list[tuple[Tensor, Array]]()
+        original, saved = self.leaves, list[tuple[Tensor, Array]]()
 
         def leaves() -> list[Tensor]:
-            found = plain()
-            for leaf in found:
-                held.append((leaf, leaf._data))
+            tensors = original()
+            for leaf in tensors:
+                saved.append((leaf, leaf._data))
                 leaf._data = leaf._data.astype(dtype)
-            return found
+            return tensors
 
         self.leaves = leaves
         try:
             yield
         finally:
-            self.leaves = plain
-            for leaf, data in reversed(held):
+            self.leaves = original
+            for leaf, data in reversed(saved):
                 leaf._data = data
 
     def values(self) -> Array:
@@ -122,14 +122,14 @@ class Problem:
         def leaves() -> list[Tensor]:
             return [*self.leaves(), *[Tensor(w, True, name=name) for w, name in zip(weights, names, strict=True)]]
 
-        def compute(given: list[Tensor]) -> list[Tensor]:
-            xs, gs = given[:n], given[n:]
+        def compute(tensors: list[Tensor]) -> list[Tensor]:
+            xs, gs = tensors[:n], tensors[n:]
             pairs = [(t, g) for t, g in zip(self.compute(xs), gs, strict=True) if t.requires_grad]
-            found: Any = [None] * n
+            gradients: Any = [None] * n
             if pairs:
                 ts, gs = zip(*pairs, strict=True)  # type: ignore[assignment]
-                found = grad(ts, xs, gs, create_graph=True, allow_unused=True)
-            return [Tensor(np.zeros(x.shape)) if g is None else g for g, x in zip(found, xs, strict=True)]
+                gradients = grad(ts, xs, gs, create_graph=True, allow_unused=True)
+            return [Tensor(np.zeros(x.shape)) if g is None else g for g, x in zip(gradients, xs, strict=True)]
 
         problem = Problem([*self.names, *names], [*self.arrays, *weights], leaves, compute)
         problem.buffers = self.buffers
@@ -139,12 +139,12 @@ class Problem:
 def gradients(outputs: list[Tensor], leaves: list[Tensor], weights: Sequence[Array]) -> list[Array]:
     """The gradients of the weighted sum of the outputs, zeros for a leaf that no output depends on."""
     pairs = [(t, w) for t, w in zip(outputs, weights, strict=True) if t.requires_grad]
-    found: Any = [None] * len(leaves)
+    grads: Any = [None] * len(leaves)
     with np.errstate(all="ignore"):
         if pairs:
             ts, ws = zip(*pairs, strict=True)
-            found = grad(ts, leaves, ws, retain_graph=True, allow_unused=True)
-    return [np.zeros(x.shape) if g is None else g._data for g, x in zip(found, leaves, strict=True)]
+            grads = grad(ts, leaves, ws, retain_graph=True, allow_unused=True)
+    return [np.zeros(x.shape) if g is None else g._data for g, x in zip(grads, leaves, strict=True)]
 
 
 def outputs_of(caller: str, result: Any, leaves: Sequence[Tensor] = ()) -> list[Tensor]:
@@ -189,6 +189,6 @@ def graph_of(outputs: list[Tensor]) -> Graph | None:
     return Graph(nodes, check=False) if nodes else None
 
 
-def arguments(node: Node, known: Mapping[Any, Array]) -> tuple[Any, ...]:
+def arguments(node: Node, values: Mapping[Any, Array]) -> tuple[Any, ...]:
     """The arrays and numbers that a node was computed from."""
-    return tuple(known[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs)
+    return tuple(values[s] if isinstance(s, (Node, Tensor)) else s for s in node.inputs)

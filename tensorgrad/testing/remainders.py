@@ -85,12 +85,12 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Fall:
+class Judgement:
     """The conclusion from the remainders of one order.
 
     verdict  "wrong": they fall with the rate of a wrong term, down to the shortest usable step. "ok": they fall faster, or are
              rounding errors beside the term. "precision": neither can be seen
-    error    the difference between the term by the values and the given one
+    error    the difference between the term estimated from values and the recorded one
     level    the index of the decisive step
     errors   the error by each step
     """
@@ -104,9 +104,9 @@ class Fall:
 def rates(remainders: Array, noise: Array) -> Array:
     """The rate from each step to the next, NaN if one of the two remainders is due to rounding."""
     with np.errstate(all="ignore"):
-        found = np.log(remainders[:-1] / remainders[1:]) / np.log(RATIO)
-        seen = (remainders > SEEN * noise) & np.isfinite(remainders)
-    return np.where(seen[:-1] & seen[1:], found, np.nan)
+        rate = np.log(remainders[:-1] / remainders[1:]) / np.log(RATIO)
+        visible = (remainders > SEEN * noise) & np.isfinite(remainders)
+    return np.where(visible[:-1] & visible[1:], rate, np.nan)
 
 
 def without_next(q: Array) -> Array:
@@ -114,7 +114,7 @@ def without_next(q: Array) -> Array:
     return (RATIO * q[1:] - q[:-1]) / (RATIO - 1)
 
 
-def fall(series: Sequence[Array], noise: Array, scale: Scale) -> Fall:
+def judge(series: Sequence[Array], noise: Array, scale: Scale) -> Judgement:
     """Judge the last of the signed remainders of every order at all steps, given their rounding errors."""
     order, signed = len(series) - 1, series[-1]
     with np.errstate(all="ignore"):
@@ -128,28 +128,28 @@ def fall(series: Sequence[Array], noise: Array, scale: Scale) -> Fall:
     if clear.any():
         last = int(np.flatnonzero(clear)[-1])
         tail = slice(max(last + 1 - LEVELS, 0), last + 1)
-        alike = np.abs(errors[tail] - errors[last]) <= STEADY * abs(errors[last])
-        steady = len(alike) == LEVELS and bool((alike & clear[tail]).all())
+        agrees = np.abs(errors[tail] - errors[last]) <= STEADY * abs(errors[last])
+        steady = len(agrees) == LEVELS and bool((agrees & clear[tail]).all())
         # a remainder that suddenly vanishes, above rounding, belonged to a coarser scale: the far side of a kink nearby
         hidden = last + 1 == len(errors) or not known[last + 1] or doubt[last + 1] >= 0.5 * abs(errors[last])
         if steady and hidden:
             # most accurate in the middle of the decisive steps: further terms matter at one end, rounding at the other
             other = np.flatnonzero(~(clear & (np.abs(errors - errors[last]) <= STEADY * abs(errors[last])))[:last])
             middle = ((int(other[-1]) + 1 if other.size else 0) + last) // 2
-            return Fall("wrong", float(errors[middle]), middle, errors)
-    both = np.maximum(bound[:-1], bound[1:])
-    best = int(both.argmin())
-    found = Fall("ok", float(errors[best]) if known[best] else np.nan, best, errors)
-    if both[best] <= max(COARSE * size[best], scale.visible):
-        return found
-    seen = rates(np.abs(signed), noise)
-    seen = seen[np.isfinite(seen)][-LEVELS:]
-    if len(seen) == LEVELS and (seen >= order + 0.2).all():
-        return found
+            return Judgement("wrong", float(errors[middle]), middle, errors)
+    pair_bound = np.maximum(bound[:-1], bound[1:])
+    best = int(pair_bound.argmin())
+    judgement = Judgement("ok", float(errors[best]) if known[best] else np.nan, best, errors)
+    if pair_bound[best] <= max(COARSE * size[best], scale.visible):
+        return judgement
+    visible = rates(np.abs(signed), noise)
+    visible = visible[np.isfinite(visible)][-LEVELS:]
+    if len(visible) == LEVELS and (visible >= order + 0.2).all():
+        return judgement
     changes = np.nan_to_num(series[0]) != 0
     if scale.term == 0 and not changes[FEW:].any():
-        return found  # no term is given, and nothing changes
-    return Fall("precision", found.error, best, errors)
+        return judgement  # no term is given, and nothing changes
+    return Judgement("precision", judgement.error, best, errors)
 
 
 def quantum(changes: Array) -> Array:
@@ -160,8 +160,8 @@ def quantum(changes: Array) -> Array:
     with np.errstate(all="ignore"):
         usable = np.isfinite(changes) & (changes != 0)
         mantissa, exponent = np.frexp(np.where(usable, changes, 1.0))
-        whole = np.ldexp(np.abs(mantissa), 53).astype(np.int64)
-        trailing = np.log2((whole & -whole).astype(float))
+        digits = np.ldexp(np.abs(mantissa), 53).astype(np.int64)
+        trailing = np.log2((digits & -digits).astype(float))
         lowest = np.where(usable, exponent - 53 + trailing, np.inf).min(axis=0, initial=np.inf)
         return np.where(usable.sum(axis=0) >= 3, np.exp2(np.minimum(lowest, 1000.0)), 0.0)
 
@@ -173,5 +173,5 @@ def scatter(values: Array) -> Array:
     SIAM Journal on Scientific Computing 33, 2011).
     """
     with np.errstate(all="ignore"):
-        found = np.abs(np.diff(values, 4, axis=0)).max(axis=0) / np.sqrt(70.0)
-    return np.where(np.isfinite(found), found, 0.0)
+        noise = np.abs(np.diff(values, 4, axis=0)).max(axis=0) / np.sqrt(70.0)
+    return np.where(np.isfinite(noise), noise, 0.0)

@@ -15,7 +15,7 @@ from tensorgrad.testing.alone import EPS32, FLOAT32
 from tensorgrad.testing.paths import Ways, arrays, finding, walked
 from tensorgrad.testing.report import Finding
 from tensorgrad.testing.rounding import close, lowered
-from tensorgrad.testing.single import fits, undecided
+from tensorgrad.testing.single import is_representable, undecided
 
 CALLS = "in a compiled step", "in the replay of a compiled step"
 
@@ -27,25 +27,25 @@ def in_compiled_step(ways: Ways, caller: str) -> list[Finding]:
     """
     problem = ways.problem
     leaves = problem.leaves()
-    is_given = problem.leaves()[0] is not leaves[0]  # otherwise they are parameters, which the step finds itself
+    are_arguments = problem.leaves()[0] is not leaves[0]  # otherwise they are parameters, which the step finds itself
     unused: set[int] = set()
 
-    def step(*given: Tensor) -> tuple[Tensor, ...]:
-        inputs = list(given) if is_given else leaves
-        found = walked(ways.upstream(problem.compute(inputs)), inputs, False)
-        unused.update(i for i, g in enumerate(found) if g is None)
-        return tuple(g for g in found if g is not None)
+    def step(*arguments: Tensor) -> tuple[Tensor, ...]:
+        inputs = list(arguments) if are_arguments else leaves
+        gradients = walked(ways.upstream(problem.compute(inputs)), inputs, False)
+        unused.update(i for i, g in enumerate(gradients) if g is None)
+        return tuple(g for g in gradients if g is not None)
 
     def gradients(compiled: Callable[..., Any]) -> list[Array]:
         problem.evaluations += 1
-        kept = [(array, array.copy()) for array in problem.buffers()]
+        saved = [(array, array.copy()) for array in problem.buffers()]
         try:
             with np.errstate(all="ignore"):
-                given = iter(compiled(*([Tensor(x._data, True) for x in leaves] if is_given else [])))
+                results = iter(compiled(*([Tensor(x._data, True) for x in leaves] if are_arguments else [])))
         finally:
-            for array, values in kept:
+            for array, values in saved:
                 array[...] = values
-        return arrays([None if i in unused else next(given) for i in range(len(leaves))], leaves)
+        return arrays([None if i in unused else next(results) for i in range(len(leaves))], leaves)
 
     compiled = compile(step)
     try:
@@ -60,14 +60,14 @@ def in_compiled_step(ways: Ways, caller: str) -> list[Finding]:
         try:
             for x in leaves:
                 x._data[...] = moved(x._data)
-            found = gradients(compiled)
+            actual = gradients(compiled)
         finally:
             for x, array in zip(leaves, before, strict=True):
                 x._data[...] = array
     except CompileError as error:
         raise CompileError(f"{caller}: compiled=True: the function in a compiled step: {error}") from error
     label = "in a replay of a compiled step with other inputs"
-    findings = ways.compare(label, expected, found, lambda: ways.measured(laid_out=moved))
+    findings = ways.compare(label, expected, actual, lambda: ways.measured(laid_out=moved))
     single = compile(step)
     return findings or in_float32(ways, leaves, lambda: gradients(single))
 
@@ -75,7 +75,7 @@ def in_compiled_step(ways: Ways, caller: str) -> list[Finding]:
 def in_float32(ways: Ways, leaves: list[Tensor], gradients: Callable[[], list[Array]]) -> list[Finding]:
     """The same in float32, if that is decisive: the eager function in float32 has been checked before."""
     before, expected = [x._data for x in leaves], ways.check.recorded
-    if not all(fits(a, lowered(a)) for a in before):
+    if not all(is_representable(a, lowered(a)) for a in before):
         return []
     try:
         with ways.evaluated(lowered) as (outputs, _):
@@ -83,7 +83,7 @@ def in_float32(ways: Ways, leaves: list[Tensor], gradients: Callable[[], list[Ar
                 return []
         for x in leaves:
             x._data = lowered(x._data)
-        found = [gradients() for _ in CALLS]
+        actual = [gradients() for _ in CALLS]
     except Exception as error:  # as in the eager check
         ways.notes.append(f"not checked {CALLS[0]} in float32: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
         return []
@@ -91,8 +91,8 @@ def in_float32(ways: Ways, leaves: list[Tensor], gradients: Callable[[], list[Ar
         for x, array in zip(leaves, before, strict=True):
             x._data = array
     findings, rounding = [], ways.measured(eps=EPS32)
-    for label, each in zip(CALLS, found, strict=True):
-        for i, (name, e, f) in enumerate(zip(ways.problem.names, expected, each, strict=True)):
+    for label, results in zip(CALLS, actual, strict=True):
+        for i, (name, e, f) in enumerate(zip(ways.problem.names, expected, results, strict=True)):
             good = close(e, f, EPS32, ways.atol)
             if not good.all() and not (good := good | rounding.explains(i, e, f, ways.atol)).all():
                 verdicts, f = np.where(good, "ok", "wrong"), f.astype(np.float64)

@@ -64,7 +64,7 @@ class GradientError(TensorgradError, AssertionError):
         super().__init__(message)
         self.report = report
         self.graph = graph
-        self._known = Explanation("", tuple(suspects), script)
+        self._explanation = Explanation("", tuple(suspects), script)
         self._explain = explain
 
     @property
@@ -80,11 +80,11 @@ class GradientError(TensorgradError, AssertionError):
         """The result of the search."""
         if self._explain is not None:
             try:
-                self._known = self._explain()
+                self._explanation = self._explain()
             except Exception as error:  # better a table without an explanation than none
-                self._known = Explanation(f"No op could be singled out: {type(error).__name__}: {error}")
+                self._explanation = Explanation(f"No op could be singled out: {type(error).__name__}: {error}")
             self._explain = None
-        return self._known
+        return self._explanation
 
     def __str__(self) -> str:
         text = self.explanation.text
@@ -95,9 +95,9 @@ class GradientError(TensorgradError, AssertionError):
         return type(self), (str(self), self.report, None, (), self.script), notes
 
     def __copy__(self) -> GradientError:
-        made = type(self)(*self.args)
-        made.__dict__.update(self.__dict__)
-        return made
+        copy = type(self)(*self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
 
     def __deepcopy__(self, memo: Any) -> GradientError:
         return self.__copy__()  # graphs are immutable
@@ -164,26 +164,36 @@ class Finding:
         codes, a, b = np.ravel(coded(verdicts)), np.ravel(recorded), np.ravel(numerical)
         pieces = [slice(start, start + BLOCK) for start in range(0, codes.size, BLOCK)]
         counts = sum((np.bincount(codes[p], minlength=len(VERDICTS)) for p in pieces), np.zeros(len(VERDICTS), int))
-        found: Counter[str] = Counter({verdict: int(n) for verdict, n in zip(VERDICTS, counts, strict=True) if n})
+        counted: Counter[str] = Counter({verdict: int(n) for verdict, n in zip(VERDICTS, counts, strict=True) if n})
         if not pieces:
-            return cls(name, shape, order, found, 0.0, 0.0, "", 0.0, 0.0)
+            return cls(name, shape, order, counted, 0.0, 0.0, "", 0.0, 0.0)
         if largest is None:
             largest = max(largest_of(x[p]) for p in pieces for x in (a, b))
         floor = max(1e-3 * largest, 1e-12)
-        verdict = worst(found)
-        most, at = -1.0, 0
+        verdict = worst(counted)
+        largest_error, at = -1.0, 0
         for p in pieces:
             errors = relative_errors(a[p], b[p], floor)
             errors[codes[p] != VERDICTS.index(verdict)] = -1.0
             k = int(errors.argmax())
-            if errors[k] > most:
-                most, at = float(errors[k]), p.start + k
-        one, other = float(a[at]), float(b[at])
+            if errors[k] > largest_error:
+                largest_error, at = float(errors[k]), p.start + k
+        recorded_at, numerical_at = float(a[at]), float(b[at])
         if verdict in ("wrong", "differs"):
-            most = float(relative_errors(a[at : at + 1], b[at : at + 1], 0.0)[0])
-        most = math.nan if math.isinf(most) else most
+            largest_error = float(relative_errors(a[at : at + 1], b[at : at + 1], 0.0)[0])
+        largest_error = math.nan if math.isinf(largest_error) else largest_error
         place = where(np.unravel_index(at, np.shape(verdicts)))
-        return cls(name, shape, order, found, difference(one, other), most, place, one, other)
+        return cls(
+            name,
+            shape,
+            order,
+            counted,
+            difference(recorded_at, numerical_at),
+            largest_error,
+            place,
+            recorded_at,
+            numerical_at,
+        )
 
     @classmethod
     def single(
@@ -212,8 +222,8 @@ class Finding:
         def badness(f: Finding) -> tuple[int, float]:
             return VERDICTS.index(f.verdict), math.inf if math.isnan(f.relative) else f.relative
 
-        found = max((f for f in findings if f.verdicts), key=badness, default=findings[0])
-        return replace(found, verdicts=sum((f.verdicts for f in findings), Counter()))
+        worst_finding = max((f for f in findings if f.verdicts), key=badness, default=findings[0])
+        return replace(worst_finding, verdicts=sum((f.verdicts for f in findings), Counter()))
 
     def meaning(self) -> str:
         """The meaning of the verdict, in words; for "non-finite" also which value, and where."""
@@ -277,7 +287,7 @@ class Report:
         for f in self.findings:
             shape = "×".join(map(str, f.shape)) or "scalar"
             errors = [number(f.absolute, ".1e"), number(f.relative, ".1e")]
-            rows.append((f.name, shape, str(f.order), f.verdict, *errors, f.where, *apart(f.recorded, f.numerical)))
+            rows.append((f.name, shape, str(f.order), f.verdict, *errors, f.where, *distinct(f.recorded, f.numerical)))
         meanings = dict.fromkeys(f.meaning() for f in self.findings if f.verdict != "ok")
         return "\n".join([head, *table(rows), *meanings, *self.notes])
 
@@ -310,7 +320,7 @@ class CompiledReport(Report):
         for f in self.compared:
             errors = [number(f.absolute, ".1e"), number(f.relative, ".1e")]
             shape = "×".join(map(str, f.shape)) or "scalar"
-            rows.append((f.name, shape, f.verdict, *errors, f.where, *apart(f.recorded, f.numerical)))
+            rows.append((f.name, shape, f.verdict, *errors, f.where, *distinct(f.recorded, f.numerical)))
         text = "\n".join([head, *table(rows)])
         if not self.findings:
             return "\n".join([text, *self.notes])
@@ -340,7 +350,7 @@ def number(x: float, spec: str) -> str:
     return "-" if math.isnan(x) else format(x, spec)
 
 
-def apart(a: float, b: float) -> list[str]:
+def distinct(a: float, b: float) -> list[str]:
     """Two numbers with enough digits to tell them apart, at least nine."""
     if number(a, ".9g") == number(b, ".9g") and a != b:
         return [number(a, ".17g"), number(b, ".17g")]

@@ -25,29 +25,29 @@ def sampled(op: Op, seed: int, case: int) -> Sample:
     The kinds are, case by case: unchanged; with leading axes; broadcast by an axis of size 1; by fewer axes; a 0-d number;
     empty; matrices. If the op's samples have none of that kind, matrices; otherwise unchanged.
     """
-    kind = WANTED[case % len(WANTED)]
-    for wanted in (kind, is_wide) if kind else ():
+    kind = KINDS[case % len(KINDS)]
+    for test in (kind, is_wide) if kind else ():
         for attempt in range(TRIES):
-            found = attempted(op, np.random.default_rng([seed, case, attempt]), wanted)
-            if found is not None:
-                return found
+            sample = attempted(op, np.random.default_rng([seed, case, attempt]), test)
+            if sample is not None:
+                return sample
     return op.sample(np.random.default_rng([seed, case]))
 
 
-def attempted(op: Op, rng: np.random.Generator, wanted: Callable[[Op, tuple[Any, ...]], bool]) -> Sample | None:
+def attempted(op: Op, rng: np.random.Generator, test: Callable[[Op, tuple[Any, ...]], bool]) -> Sample | None:
     """A sample if it is of the requested kind."""
-    if wanted is not is_empty:
+    if test is not is_empty:
         args, attrs = op.sample(rng)
-        return (args, attrs) if wanted(op, args) else None
+        return (args, attrs) if test(op, args) else None
     try:
         args, attrs = op.sample(rng, EMPTY)
         admitted = np.isfinite(op(*args, **attrs)).all()  # the mean of no elements is NaN
     except Exception:  # such as the maximum of no elements
         return None
-    return (args, attrs) if admitted and wanted(op, args) else None
+    return (args, attrs) if admitted and test(op, args) else None
 
 
-def leads(op: Op, args: tuple[Any, ...]) -> list[Shape]:
+def leading_axes(op: Op, args: tuple[Any, ...]) -> list[Shape]:
     """The leading axes of each argument, before those that the op's signature names."""
     inputs = op.parsed.inputs
     if op.variadic or ("*",) in inputs:
@@ -58,22 +58,22 @@ def leads(op: Op, args: tuple[Any, ...]) -> list[Shape]:
 
 def is_batched(op: Op, args: tuple[Any, ...]) -> bool:
     """Whether every argument that may have leading axes has some, with more than one element."""
-    found = leads(op, args)
-    return bool(found) and all(any(n > 1 for n in lead) for lead in found)
+    leading = leading_axes(op, args)
+    return bool(leading) and all(any(n > 1 for n in lead) for lead in leading)
 
 
 def is_widened(op: Op, args: tuple[Any, ...]) -> bool:
     """Whether an axis of size 1 is broadcast."""
-    found = leads(op, args)
-    return len(found) > 1 and any(
-        n == 1 and m > 1 for a in found for b in found for n, m in zip(a[::-1], b[::-1], strict=False)
+    leading = leading_axes(op, args)
+    return len(leading) > 1 and any(
+        n == 1 and m > 1 for a in leading for b in leading for n, m in zip(a[::-1], b[::-1], strict=False)
     )  # fmt: skip
 
 
 def is_shorter(op: Op, args: tuple[Any, ...]) -> bool:
     """Whether one argument has fewer leading axes than another, but at least one."""
-    found = leads(op, args)
-    return len(found) > 1 and 0 < min(map(len, found)) < max(map(len, found))
+    leading = leading_axes(op, args)
+    return len(leading) > 1 and 0 < min(map(len, leading)) < max(map(len, leading))
 
 
 def has_number(op: Op, args: tuple[Any, ...]) -> bool:
@@ -91,7 +91,7 @@ def is_empty(op: Op, args: tuple[Any, ...]) -> bool:
     return any(a.size == 0 for a in args)
 
 
-WANTED: tuple[Callable[[Op, tuple[Any, ...]], bool] | None, ...] = (
+KINDS: tuple[Callable[[Op, tuple[Any, ...]], bool] | None, ...] = (
     None, is_batched, is_widened, is_shorter, has_number, is_empty, is_wide,
 )  # fmt: skip
 
@@ -106,11 +106,11 @@ def in_other_order(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> list
         leaves = [Tensor(a, i in wrt) if is_floating(a.dtype) else a for i, a in enumerate(args)]
         y = op(*[change(x) for x in leaves], **attrs)
         cotangent = np.resize([1.0, -0.5, 0.25, -2.0, 1.5], y.shape)
-        found = grad(y, [leaves[i] for i in wrt], change(Tensor(cotangent)), allow_unused=True)
-        return [y.data, *[np.zeros(args[i].shape) if g is None else g.data for i, g in zip(wrt, found, strict=True)]]
+        gradients = grad(y, [leaves[i] for i in wrt], change(Tensor(cotangent)), allow_unused=True)
+        return [y.data, *[np.zeros(args[i].shape) if g is None else g.data for i, g in zip(wrt, gradients, strict=True)]]
 
     findings = []
-    for name, a, b in zip(["value", *[f"input {i}" for i in wrt]], run(turned), run(lambda x: x), strict=True):
+    for name, a, b in zip(["value", *[f"input {i}" for i in wrt]], run(other_layout), run(lambda x: x), strict=True):
         close = a.shape == b.shape and bool((np.abs(a - b) <= 1e-10 * np.abs(b).max(initial=1e-300)).all())
         if not close:
             a, wrong = np.broadcast_to(a, b.shape), np.full(b.shape, "wrong")
@@ -120,7 +120,7 @@ def in_other_order(op: Op, args: tuple[Any, ...], attrs: dict[str, Any]) -> list
     return findings
 
 
-def turned(x: Any) -> Any:
+def other_layout(x: Any) -> Any:
     """A view of the same numbers, recorded for a Tensor: matrices in column order, others with a stride of two."""
     if x.ndim > 1:
         flat = x.transpose().reshape(-1)  # a copy in column order

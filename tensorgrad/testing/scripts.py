@@ -27,37 +27,37 @@ def script(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) 
     named = list(zip(names, args, strict=False))
     checked = [name for i, (name, a) in enumerate(named) if is_floating(np.asarray(a).dtype) and not op.is_data(i)]
     call = ", ".join([*names[: len(args)], *[f"{key}={literal(value)}" for key, value in attrs.items()]])
-    given = checked[0] if len(checked) == 1 else f"({', '.join(checked)})"
+    arguments = checked[0] if len(checked) == 1 else f"({', '.join(checked)})"
     lines = [
         "import numpy as np",
-        *home_of(op),
+        *definition_of(op),
         "from tensorgrad.op import REGISTRY",
         "from tensorgrad.testing import gradcheck",
         "",
         *[f"{name} = {literal(a)}" for name, a in named],
         f"fn = lambda {', '.join(checked)}: REGISTRY[{op.name!r}]({call})",
-        f"gradcheck(fn, {given}{', order=2' if order == 2 else ''})",
+        f"gradcheck(fn, {arguments}{', order=2' if order == 2 else ''})",
         f"# {finding.name} at {finding.where}: recorded {finding.recorded:.9g}, numerical {finding.numerical:.9g}",
     ]
     return "\n".join(lines)
 
 
-def home_of(op: Op) -> list[str]:
+def definition_of(op: Op) -> list[str]:
     """The lines that register an op: none for tensorgrad's own, an import of its module from its folder, or the source of a
     class that is defined in a script. If it was created in another way, a comment that names the file.
     """
     cls = type(op)
-    home = cls.__module__
-    if home.startswith("tensorgrad."):
+    module_name = cls.__module__
+    if module_name.startswith("tensorgrad."):
         return []
-    module = sys.modules.get(home)
+    module = sys.modules.get(module_name)
     file, line = place_of(cls)
     place = f"{file.name}, line {line}" if file else ""
-    is_there = any(value is op for value in list(vars(module).values())) if module else True
-    if home != "__main__" and is_there:
-        imported = f"import {home}  # where {op.name} is defined" + (f": {place}" if place else "")
+    is_module_attribute = any(value is op for value in list(vars(module).values())) if module else True
+    if module_name != "__main__" and is_module_attribute:
+        imported = f"import {module_name}  # where {op.name} is defined" + (f": {place}" if place else "")
         return [*folder_of(module), imported]
-    source = source_of(cls) if is_there else ""
+    source = source_of(cls) if is_module_attribute else ""
     if source:
         return [
             "from tensorgrad.op import Op",
@@ -89,7 +89,7 @@ def folder_of(module: ModuleType | None) -> list[str]:
     path = Path(file).resolve()
     folder = path.parents[module.__name__.count(".") + (path.stem == "__init__")]
     installed = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib")]
-    if any(folder.is_relative_to(where) for where in installed):
+    if any(folder.is_relative_to(site) for site in installed):
         return []
     return [
         "import sys",
@@ -109,9 +109,9 @@ def imports_of(cls: type[Op]) -> Iterator[str]:
     """Lines for names of its module that the functions of a class use: imports and numbers."""
     functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
     names = dict.fromkeys(name for f in functions for name in names_in(f.__code__))
-    known = functions[0].__globals__ if functions else {}
+    global_values = functions[0].__globals__ if functions else {}
     for name in names:
-        value = known.get(name)
+        value = global_values.get(name)
         if name in ("np", "Op") or value is None:
             continue
         if inspect.ismodule(value):

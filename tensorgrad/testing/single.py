@@ -17,7 +17,7 @@ from tensorgrad.testing.alone import EPS32, FLOAT32, SQUARED32, by_op
 from tensorgrad.testing.paths import Ways, arrays, finding, walked
 from tensorgrad.testing.problem import graph_of
 from tensorgrad.testing.report import Finding
-from tensorgrad.testing.rounding import Called, Rounding, close, in_single, lowered
+from tensorgrad.testing.rounding import FunctionRounding, Rounding, close, in_single, lowered
 
 ZERO = 1e-6  # relative to the largest gradient: an input with smaller ones may have none
 BLIND = 1e-2  # relative to the largest gradient: undecided if float32 rounding may reach this
@@ -33,45 +33,47 @@ def in_float32(ways: Ways) -> list[Finding]:
     """
     check = ways.check
     inputs = [lowered(a) for a in ways.problem.arrays]
-    if not all(fits(a, b) for a, b in zip(ways.problem.arrays, inputs, strict=True)):
+    if not all(is_representable(a, b) for a, b in zip(ways.problem.arrays, inputs, strict=True)):
         return by_op(ways, "not checked in float32: it cannot hold the inputs")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outputs, found = gradients(ways)
+            outputs, actual = gradients(ways)
     except Exception as error:  # as for the other ways
         ways.notes.append(f"not checked in float32: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
         return []
-    bad = [f.dtype != FLOAT32 or not close(e, f, EPS32, ways.atol).all() for e, f in zip(check.recorded, found, strict=True)]
-    if not any(bad):
+    differs = [
+        f.dtype != FLOAT32 or not close(e, f, EPS32, ways.atol).all() for e, f in zip(check.recorded, actual, strict=True)
+    ]
+    if not any(differs):
         return []
     rounding = ways.measured(eps=EPS32)
     findings: list[Finding] = []
-    hopeless: list[Finding] = []
-    for i, (name, e, f) in enumerate(zip(ways.problem.names, check.recorded, found, strict=True)):
+    lost: list[Finding] = []
+    for i, (name, e, f) in enumerate(zip(ways.problem.names, check.recorded, actual, strict=True)):
         if f.dtype != FLOAT32:
-            what = f"{name} (of float32, its gradient is {f.dtype})"
-            findings.append(finding(what, e.shape, check.order, np.array(["wrong"])))
-        elif bad[i]:
+            description = f"{name} (of float32, its gradient is {f.dtype})"
+            findings.append(finding(description, e.shape, check.order, np.array(["wrong"])))
+        elif differs[i]:
             good = close(e, f, EPS32, ways.atol) | rounding.explains(i, e, f, ways.atol)
             if not good.all():
                 verdicts, f = np.where(good, "ok", "wrong"), f.astype(np.float64)
-                one = finding(f"{name} (float32)", e.shape, check.order, verdicts, f, e)
-                (hopeless if is_hopeless(rounding, i, len(found)) else findings).append(one)
-    if hopeless and not findings:
-        return by_op(ways, "not decided in float32: rounding leaves nothing of a gradient")
-    if findings and (doubt := undecided(rounding, outputs, len(found))):
-        return by_op(ways, f"not decided in float32: {doubt}", lambda: coarse(ways, outputs, found, findings))
+                result = finding(f"{name} (float32)", e.shape, check.order, verdicts, f, e)
+                (lost if is_hopeless(rounding, i, len(actual)) else findings).append(result)
+    if lost and not findings:
+        return by_op(ways, "not decided in float32: a gradient may be nothing but rounding errors")
+    if findings and (doubt := undecided(rounding, outputs, len(actual))):
+        return by_op(ways, f"not decided in float32: {doubt}", lambda: coarse(ways, outputs, actual, findings))
     largest = max(float(np.abs(e).max(initial=0.0)) for e in check.recorded)
-    blind = sum(int((rounding.room(i) > BLIND * largest).sum()) for i, is_bad in enumerate(bad) if is_bad)
+    blind = sum(int((rounding.tolerance(i) > BLIND * largest).sum()) for i, is_bad in enumerate(differs) if is_bad)
     if blind and not findings:
-        return by_op(ways, f"not decided in float32: of {blind:,} entries its rounding leaves nothing")
+        return by_op(ways, f"not decided in float32: {blind:,} entries may be nothing but rounding errors")
     return findings
 
 
 def is_hopeless(rounding: Rounding, i: int, inputs: int) -> bool:
     """Whether float32 rounding may change the gradient by input i arbitrarily; not if it is 0 up to rounding."""
-    sizes = [float(np.abs(a).max(initial=0.0)) for a in rounding.calm[:inputs]]
+    sizes = [float(np.abs(a).max(initial=0.0)) for a in rounding.unperturbed[:inputs]]
     return sizes[i] > ZERO * max(sizes) and float(rounding.spread[i].max(initial=0.0)) >= sizes[i] / 2
 
 
@@ -82,12 +84,12 @@ def undecided(rounding: Rounding, outputs: list[Array], first: int) -> str:
     if not rounding.is_within(*SQUARED32):
         return rounding.range
     for i, a in enumerate(outputs, first):
-        if not rounding.explains(i, rounding.calm[i], a).all():
-            return "the function has other values there"
+        if not rounding.explains(i, rounding.unperturbed[i], a).all():
+            return "the function has other values in float32"
     return ""
 
 
-def coarse(ways: Ways, outputs: list[Array], found: list[Array], findings: list[Finding]) -> list[Finding]:
+def coarse(ways: Ways, outputs: list[Array], actual: list[Array], findings: list[Finding]) -> list[Finding]:
     """The findings, if they are certain although the graph has opaque ops, such as compiled functions.
 
     Rounding errors can then only be estimated by perturbing the inputs of the whole function. A gradient is wrong if it differs
@@ -98,15 +100,16 @@ def coarse(ways: Ways, outputs: list[Array], found: list[Array], findings: list[
         with ways.evaluated(change) as (results, leaves):
             return [*arrays(walked(ways.upstream(results), leaves, False), leaves), *(t._data for t in results)]
 
-    rounding = Called(function, max(a.size for a in ways.problem.arrays), EPS32)
-    largest, n = max(float(np.abs(e).max(initial=0.0)) for e in ways.check.recorded), len(found)
-    same = all(
-        rounding.explains(i, rounding.calm[i], a, BLIND * np.abs(a).max(initial=0.0)).all() for i, a in enumerate(outputs, n)
+    rounding = FunctionRounding(function, max(a.size for a in ways.problem.arrays), EPS32)
+    largest, n = max(float(np.abs(e).max(initial=0.0)) for e in ways.check.recorded), len(actual)
+    same_outputs = all(
+        rounding.explains(i, rounding.unperturbed[i], a, BLIND * np.abs(a).max(initial=0.0)).all()
+        for i, a in enumerate(outputs, n)
     )
-    if not same or not rounding.is_within(*SQUARED32) or not all(np.isfinite(f).all() for f in found):
+    if not same_outputs or not rounding.is_within(*SQUARED32) or not all(np.isfinite(f).all() for f in actual):
         return []
-    far = [not rounding.explains(i, rounding.calm[i], f, BLIND * largest).all() for i, f in enumerate(found)]
-    return findings if any(far) else []
+    differs = [not rounding.explains(i, rounding.unperturbed[i], f, BLIND * largest).all() for i, f in enumerate(actual)]
+    return findings if any(differs) else []
 
 
 def gradients(ways: Ways) -> tuple[list[Array], list[Array]]:
@@ -128,26 +131,26 @@ def gradients(ways: Ways) -> tuple[list[Array], list[Array]]:
 def outputs_and_gradients(ways: Ways, outputs: list[Tensor], leaves: list[Tensor]) -> tuple[list[Array], list[Array]]:
     """The arrays of the outputs, and of their gradients by the leaves."""
     if any(t.dtype != FLOAT32 for t in outputs if t.requires_grad):
-        raise DTypeError("the function gives float64 of it")
+        raise DTypeError("the function returns float64 for float32 inputs")
     return [t._data for t in outputs], arrays(walked(ways.upstream(outputs), leaves, False), leaves)
 
 
 def graph_in_float32(outputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
     """The outputs' graph, recomputed and recorded for the current leaves, with everything else in float32."""
-    made: dict[Any, Any] = {leaf: leaf for leaf in leaves}
+    replayed: dict[Any, Any] = {leaf: leaf for leaf in leaves}
     graph = graph_of(outputs)
     with switched(recording=True), np.errstate(all="ignore"):
         for node in graph.nodes if graph else ():
             args = []
             for s in node.inputs:
-                if isinstance(s, Tensor) and s not in made:
-                    made[s] = wrap(lowered(s._data), None)
-                args.append(made[s] if isinstance(s, (Node, Tensor)) else s)
+                if isinstance(s, Tensor) and s not in replayed:
+                    replayed[s] = wrap(lowered(s._data), None)
+                args.append(replayed[s] if isinstance(s, (Node, Tensor)) else s)
             with switched(scope=node.scope):
-                made[node] = node.op(*args, **in_single(node.attrs))
-    return [made.get(t.node or t, t) for t in outputs]
+                replayed[node] = node.op(*args, **in_single(node.attrs))
+    return [replayed.get(t.node or t, t) for t in outputs]
 
 
-def fits(a: Array, b: Array) -> bool:
+def is_representable(a: Array, b: Array) -> bool:
     """Whether b represents a in float32: no number has become infinite, or 0."""
     return bool((np.isfinite(b) == np.isfinite(a)).all() and ((b == 0) == (a == 0)).all())

@@ -39,11 +39,11 @@ def judge(line: Line, recorded: Array, size: Array, rtol: float, eps: float = EP
     (verdicts, numerical slopes), both (m).
     """
     with np.errstate(all="ignore"):
-        numerical, noise, still = richardson(line, size, eps)
-        most = np.maximum(np.abs(recorded), np.abs(numerical))
-        good = (noise <= KNOWN * rtol * most) & (np.abs(recorded - numerical) <= rtol * most)
-        if (still & (recorded == 0)).any():
-            good |= still & (recorded == 0) & (line(0.0) == line(FIRST_STEP))
+        numerical, noise, unchanged = richardson(line, size, eps)
+        magnitude = np.maximum(np.abs(recorded), np.abs(numerical))
+        good = (noise <= KNOWN * rtol * magnitude) & (np.abs(recorded - numerical) <= rtol * magnitude)
+        if (unchanged & (recorded == 0)).any():
+            good |= unchanged & (recorded == 0) & (line(0.0) == line(FIRST_STEP))
         verdicts = np.where(good, OK, np.where(np.isfinite(recorded), WRONG, NON_FINITE)).astype(np.uint8)
         if (open_ := verdicts == WRONG).any():
             verdicts[open_], numerical[open_] = climb(line, recorded[open_], size[open_], rtol, open_, eps)
@@ -52,10 +52,10 @@ def judge(line: Line, recorded: Array, size: Array, rtol: float, eps: float = EP
 
 def richardson(line: Line, size: Array, eps: float, h: float = FIRST_STEP) -> tuple[Array, Array, Array]:
     """(4 D(h/2) - D(h)) / 3 with D(h) = (f(h) - f(-h)) / 2h, its rounding error, and where nothing has changed."""
-    up, down, near, below = line(h), line(-h), line(h / 2), line(-h / 2)
-    numerical = (4 * (near - below) / h - (up - down) / (2 * h)) / 3
+    up, down, half_up, half_down = line(h), line(-h), line(h / 2), line(-h / 2)
+    numerical = (4 * (half_up - half_down) / h - (up - down) / (2 * h)) / 3
     noise = 8 * eps * np.maximum(size, np.maximum(np.abs(up), np.abs(down))) / h + misplaced(numerical, h, eps)
-    return numerical, noise, (up == down) & (near == below) & (up == near)
+    return numerical, noise, (up == down) & (half_up == half_down) & (up == half_up)
 
 
 def climb(line: Line, j: Array, size: Array, rtol: float, open_: Array, eps: float) -> tuple[Array, Array]:
@@ -73,10 +73,10 @@ def climb(line: Line, j: Array, size: Array, rtol: float, open_: Array, eps: flo
     # excludes the point itself, so that a function that jumps there has one-sided slopes too
     right, left = (up2 - up) / h, (down - down2) / h
     right, left = np.where(np.isfinite(right), right, left), np.where(np.isfinite(left), left, right)
-    verdicts, found = np.zeros(j.shape, np.uint8), np.zeros(j.shape)
+    verdicts, result = np.zeros(j.shape, np.uint8), np.zeros(j.shape)
     for i in range(len(j)):
-        verdicts[i], found[i] = settle(j[i], slopes[:, i], noise[:, i], right[:, i], left[:, i], rtol)
-    return verdicts, found
+        verdicts[i], result[i] = settle(j[i], slopes[:, i], noise[:, i], right[:, i], left[:, i], rtol)
+    return verdicts, result
 
 
 def misplaced(slopes: Array, h: Any, eps: float) -> Array:
@@ -86,7 +86,7 @@ def misplaced(slopes: Array, h: Any, eps: float) -> Array:
 
 def settle(j: float, slopes: Array, noise: Array, right: Array, left: Array, rtol: float) -> tuple[int, float]:
     """The verdict on one recorded slope j, from slopes by level of the ladder, and the decisive slope."""
-    most = np.maximum(np.abs(slopes), abs(j))
+    magnitude = np.maximum(np.abs(slopes), abs(j))
     finite = np.isfinite(slopes)
     jump = at_jump(slopes, noise, right, left)
     if jump is not None and jump[0] - jump[2] <= j <= jump[1] + jump[2]:
@@ -97,33 +97,33 @@ def settle(j: float, slopes: Array, noise: Array, right: Array, left: Array, rto
         slack += rtol * max(abs(low), abs(high))
         return (KINK if low - slack <= j <= high + slack else WRONG), min(max(j, low), high)
     gap = np.abs(slopes - j)
-    near = gap[finite & (noise <= gap)][-3:]
-    if len(near) == 3 and near[1] < near[0] / 2 and near[2] < near[1] / 2:
+    half_up = gap[finite & (noise <= gap)][-3:]
+    if len(half_up) == 3 and half_up[1] < half_up[0] / 2 and half_up[2] < half_up[1] / 2:
         return OK, j  # the slopes converge to it, as at the end of a domain
     change = np.abs(np.diff(slopes, prepend=np.nan))
-    known = finite & (noise <= KNOWN * rtol * most) & (change <= 100 * rtol * most)
-    if known.any():
-        best = int(np.flatnonzero(known)[-1])
-        return (OK if abs(j - slopes[best]) <= rtol * most[best] else WRONG), float(slopes[best])
+    accurate = finite & (noise <= KNOWN * rtol * magnitude) & (change <= 100 * rtol * magnitude)
+    if accurate.any():
+        best = int(np.flatnonzero(accurate)[-1])
+        return (OK if abs(j - slopes[best]) <= rtol * magnitude[best] else WRONG), float(slopes[best])
     if j == 0 and (np.abs(slopes[2:]) <= noise[2:])[finite[2:]].all() and finite[2:].any():
         return OK, 0.0  # no more than the rounding error of the value
-    roughly = finite & (noise <= ROUGHLY * most) & (change <= 0.3 * most)
+    roughly = finite & (noise <= ROUGHLY * magnitude) & (change <= 0.3 * magnitude)
     if not roughly.any():
         return PRECISION, float(slopes[finite][0]) if finite.any() else float("nan")
     best = int(np.flatnonzero(roughly)[-1])
     doubt = noise[roughly].min() + float(np.nan_to_num(change[best]))
-    return (WRONG if abs(j - slopes[best]) > 10 * doubt + rtol * most[best] else PRECISION), float(slopes[best])
+    return (WRONG if abs(j - slopes[best]) > 10 * doubt + rtol * magnitude[best] else PRECISION), float(slopes[best])
 
 
 def sides(noise: Array, right: Array, left: Array, recorded: float) -> tuple[float, float, float] | None:
     """The one-sided slopes and their rounding error, if they differ by more at the two finest usable levels."""
     width = np.abs(right - left)
-    most = np.maximum(np.maximum(np.abs(right), np.abs(left)), recorded)  # differences across a jump are unbounded
-    tell = np.flatnonzero(np.isfinite(width) & (30 * noise <= 1e-2 * most))
-    if len(tell) < 2:
+    magnitude = np.maximum(np.maximum(np.abs(right), np.abs(left)), recorded)  # differences across a jump are unbounded
+    usable = np.flatnonzero(np.isfinite(width) & (30 * noise <= 1e-2 * magnitude))
+    if len(usable) < 2:
         return None
-    coarse, fine = tell[-2], tell[-1]
-    if width[fine] <= 30 * noise[fine] or width[fine] < width[coarse] / 2 or width[fine] <= 1e-3 * most[fine]:
+    coarse, fine = usable[-2], usable[-1]
+    if width[fine] <= 30 * noise[fine] or width[fine] < width[coarse] / 2 or width[fine] <= 1e-3 * magnitude[fine]:
         return None
     return min(left[fine], right[fine]), max(left[fine], right[fine]), 10 * noise[fine]
 

@@ -99,15 +99,15 @@ def hundredths(
 
 
 @st.composite
-def divided(draw: st.DrawFn, whole: st.SearchStrategy[Array]) -> Array:
-    return np.asarray(draw(whole) / DIGITS)
+def divided(draw: st.DrawFn, numbers: st.SearchStrategy[Array]) -> Array:
+    return np.asarray(draw(numbers) / DIGITS)
 
 
 @functools.lru_cache(1024)
 def integers(low: int, high: int, shape: Shape | None = None) -> st.SearchStrategy[Any]:
     """An integer from low to high, or an array of integers."""
-    one = st.integers(low, high)
-    return one if shape is None else hnp.arrays(np.int64, shape, elements=one, fill=st.nothing())
+    element = st.integers(low, high)
+    return element if shape is None else hnp.arrays(np.int64, shape, elements=element, fill=st.nothing())
 
 
 def shapes(signature: str | Op, sizes: Sequence[int] = (1, 2, 3)) -> st.SearchStrategy[list[Shape]]:
@@ -201,8 +201,8 @@ def mlps(
     """
     unknown = [activations] if isinstance(activations, str) else [a for a in activations if a not in ACTIVATIONS]
     if unknown or not activations:
-        known = ", ".join(ACTIVATIONS)
-        raise ArgumentError(f"mlps: activations must be a list of names from {known}; got {describe(activations)}")
+        valid = ", ".join(ACTIVATIONS)
+        raise ArgumentError(f"mlps: activations must be a list of names from {valid}; got {describe(activations)}")
     features = features if features is None else integer("mlps", "features", features, 1)
     classes = classes if classes is None else integer("mlps", "classes", classes, 1)
     width, layers = integer("mlps", "max_width", max_width, 1), integer("mlps", "max_layers", max_layers, 1)
@@ -290,8 +290,8 @@ class Draws:
         return self.uniform(0.0, 0.99, size)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> Any:
-        found = self.draw(arrays(() if size is None else size, (low, high)))
-        return float(found) if size is None else found
+        values = self.draw(arrays(() if size is None else size, (low, high)))
+        return float(values) if size is None else values
 
     def choice(self, options: Any, size: Any = None) -> Any:
         options = np.arange(options) if isinstance(options, int) else np.asarray(options)

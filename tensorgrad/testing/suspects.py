@@ -65,11 +65,11 @@ class Evidence:
 
     def explanation(self) -> Explanation:
         """The ops whose rules are wrong on their own, and the smallest failing case of the first."""
-        with put_back(self.rules), warnings.catch_warnings(), np.errstate(all="ignore"):
+        with restored(self.rules), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            known = self.graph.values(self.leaves)
-            nodes = suspects(self.graph, self.order, known)
-            case = smallest(nodes[0], known, self.order) if nodes else ""
+            values = self.graph.values(self.leaves)
+            nodes = suspects(self.graph, self.order, values)
+            case = smallest(nodes[0], values, self.order) if nodes else ""
         return Explanation(in_words(nodes, case, self.of_jvp), tuple(nodes), case)
 
 
@@ -83,8 +83,8 @@ def in_words(nodes: list[Node], case: str, of_jvp: bool = False) -> str:
     ops = dict.fromkeys(node.op for node in nodes)
     places = [f"{path(node)} {node.shape}" + (f", recorded at {node.line}" if node.line else "") for node in nodes[:3]]
     more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
-    which = "jvp" if of_jvp else "rule"
-    text = f"The {which} of {' and of '.join(op.name for op in ops)} is wrong on its own: {'; '.join(places)}{more}."
+    rule_name = "jvp" if of_jvp else "rule"
+    text = f"The {rule_name} of {' and of '.join(op.name for op in ops)} is wrong on its own: {'; '.join(places)}{more}."
     for op in ops:
         text += f"\n{op.name}: backward   {op.formula('backward')}"
         text += f"\n{op.name}: tangent    {op.formula('tangent')}" if of_jvp else ""
@@ -103,31 +103,31 @@ def rule(cls: type[Op], name: str) -> Any:
 
 
 @contextmanager
-def put_back(rules: dict[tuple[type[Op], str], Any]) -> Iterator[None]:
+def restored(rules: dict[tuple[type[Op], str], Any]) -> Iterator[None]:
     """Context manager: classes have their recorded functions, and afterwards their current ones."""
     changed = {key: before for key, before in rules.items() if rule(*key) is not before}
-    now = {(cls, name): vars(cls).get(name, ABSENT) for cls, name in changed}
+    current = {(cls, name): vars(cls).get(name, ABSENT) for cls, name in changed}
     try:
         for (cls, name), before in changed.items():
             setattr(cls, name, before)
         yield
     finally:
-        for (cls, name), present in now.items():
+        for (cls, name), present in current.items():
             if present is ABSENT:
                 delattr(cls, name)
             else:
                 setattr(cls, name, present)
 
 
-def suspects(graph: Graph, order: int, known: Mapping[Any, Array]) -> list[Node]:
+def suspects(graph: Graph, order: int, values: Mapping[Any, Array]) -> list[Node]:
     """The nodes whose gradients are wrong at their recorded inputs."""
-    found = []
+    wrong = []
     for node in graph.nodes:
         if not node.requires_grad or node.op.backward is None or node.op.calls:
             continue
-        if is_wrong(node.op, arguments(node, known), node.attrs, order):
-            found.append(node)
-    return found
+        if is_wrong(node.op, arguments(node, values), node.attrs, order):
+            wrong.append(node)
+    return wrong
 
 
 def is_wrong(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int) -> bool:
@@ -138,7 +138,7 @@ def is_wrong(op: Op, args: tuple[Any, ...], attrs: Mapping[str, Any], order: int
     return any(f.verdict == "wrong" for f in report.findings)
 
 
-def smallest(node: Node, known: Mapping[Any, Array], order: int) -> str:
+def smallest(node: Node, values: Mapping[Any, Array], order: int) -> str:
     """A script for the smallest failing case of the node's op: sampled, or the node's own inputs."""
     op = node.op
     for sizes in ((1,), (1, 2), (2, 3)):
@@ -151,7 +151,7 @@ def smallest(node: Node, known: Mapping[Any, Array], order: int) -> str:
             if is_wrong(op, args, attrs, order):
                 rounded = tuple(np.round(a, 1) if is_floating(a.dtype) else a for a in args)
                 return script(op, rounded if is_wrong(op, rounded, attrs, order) else args, attrs, order)
-    args = arguments(node, known)
+    args = arguments(node, values)
     if sum(np.size(a) for a in args) <= SMALL:
         return script(op, args, node.attrs, order)
     return ""

@@ -63,12 +63,12 @@ class TaylorReport:
         head = f"taylor_test: {'passed' if self.ok else 'FAILED'} ({self.evaluations} evaluations)"
         rows: list[tuple[str, ...]] = [("moved", "output", "order", "verdict", "recorded", "off by", "rate")]
         for f in self.findings:
-            seen = f.rates(f.order)[np.isfinite(f.rates(f.order))] if f.remainders else np.zeros(0)
-            rate = f"{np.median(seen[-3:]):.2f}" if len(seen) else "-"
+            rates = f.rates(f.order)[np.isfinite(f.rates(f.order))] if f.remainders else np.zeros(0)
+            rate = f"{np.median(rates[-3:]):.2f}" if len(rates) else "-"
             rows.append((f.name, str(f.output), str(f.order), f.verdict, f"{f.term:.9g}", f"{f.error:.1e}", rate))
         notes = [f"{v}: {MEANING[v]}" for v in dict.fromkeys(f.verdict for f in self.findings) if MEANING[v]]
-        shown_ = min(self.findings, key=lambda f: (WORST.index(f.verdict), -f.order), default=None)
-        ladder = ["", str(shown_)] if shown_ is not None and shown_.remainders else []
+        worst = min(self.findings, key=lambda f: (WORST.index(f.verdict), -f.order), default=None)
+        ladder = ["", str(worst)] if worst is not None and worst.remainders else []
         return "\n".join([head, *table(rows), *notes, *ladder])
 
 
@@ -111,7 +111,7 @@ def taylor_test(
         raise ArgumentError(f"taylor_test: order must be 1 or 2, got {describe(order)}")
     problem, raises = Problem.of("taylor_test", fn, inputs, wrt), truth("taylor_test", "raises", raises)
     findings = Expansion(problem, seed_of("taylor_test", seed)).findings(int(order))
-    found = TaylorReport(findings, problem.evaluations)
-    if raises and not found:
-        raise GradientError(str(found), found)
-    return found
+    report = TaylorReport(findings, problem.evaluations)
+    if raises and not report:
+        raise GradientError(str(report), report)
+    return report

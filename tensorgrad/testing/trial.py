@@ -72,7 +72,7 @@ class Trial:
         arrays = self.samples[k % 3]
         before, python = self.state()
         try:
-            written = self.outcome(self.step, arrays)
+            eager = self.outcome(self.step, arrays)
         except Exception:
             if not k % 3:
                 raise
@@ -91,8 +91,8 @@ class Trial:
         used = [] if self.compiled.keep_grads else [p for optimiser in self.trace.optimisers for p in optimiser.params]
         for t in used:
             if t in self.trace.regraded and t not in self.trace.grads:
-                written[f"{self.names[t]}.grad"] = None
-        report = self.compare(k, arrays, written, compiled, before)
+                eager[f"{self.names[t]}.grad"] = None
+        report = self.compare(k, arrays, eager, compiled, before)
         for part in after:
             part.put_back()
         return report
@@ -102,73 +102,73 @@ class Trial:
         compared for equality.
         """
         leaves = [wrap(copy(a), None) for a in arrays]
-        results, _, plain = taken_apart(step(*with_leaves(self.args, iter(leaves))))
-        found: dict[str, Any] = {f"result {i}": copy(t._data) for i, t in enumerate(results)}
-        found["what it returns besides Tensors"] = repr(plain)
-        found |= {text: copy(array) for text, array in self.values().items()}
-        found |= {f"{self.names[t]}.grad": None if (g := t._grad) is None else copy(g._data) for t in self.tensors}
+        results, _, others = taken_apart(step(*with_leaves(self.args, iter(leaves))))
+        values: dict[str, Any] = {f"result {i}": copy(t._data) for i, t in enumerate(results)}
+        values["what it returns besides Tensors"] = repr(others)
+        values |= {text: copy(array) for text, array in self.values().items()}
+        values |= {f"{self.names[t]}.grad": None if (g := t._grad) is None else copy(g._data) for t in self.tensors}
         for optimiser, text in self.world.optimisers.items():
-            found |= {f"{text}.steps": optimiser.steps, f"{text}.late": optimiser.late, f"{text}.rates": optimiser.rates}
-        found |= {f"generator {i}": repr(random.state_of(rng)) for i, rng in enumerate(self.world.generators.values())}
-        found |= {f"argument {i}": copy(leaf._data) for i, leaf in enumerate(leaves)}
-        return found
+            values |= {f"{text}.steps": optimiser.steps, f"{text}.late": optimiser.late, f"{text}.rates": optimiser.rates}
+        values |= {f"generator {i}": repr(random.state_of(rng)) for i, rng in enumerate(self.world.generators.values())}
+        values |= {f"argument {i}": copy(leaf._data) for i, leaf in enumerate(leaves)}
+        return values
 
     def named(self) -> dict[Tensor, str]:
         """Names of Tensors: paths of parameters, and names in the enclosing code for others; unique."""
         paths: dict[Tensor, str] = {}
         for module, text in self.world.modules.items():
             paths |= {p: f"{text}.{name}" for name, p in module._parameters.items()}
-        found: dict[Tensor, str] = {}
+        names: dict[Tensor, str] = {}
         for t in self.tensors:
             text = paths.get(t) or t.name or self.world.tensors.get(t) or f"a Tensor {t.shape}"
             text = plain(text)
-            found[t] = text if text not in found.values() else f"{text} ({len(found)})"
-        return found
+            names[t] = text if text not in names.values() else f"{text} ({len(names)})"
+        return names
 
     def values(self) -> dict[str, Array]:
         """All arrays that the step can reach, by name."""
-        found: dict[str, Array] = {}
+        values_by_name: dict[str, Array] = {}
         for optimiser in self.world.optimisers:
             for p, slots in zip(optimiser.params, optimiser.state, strict=True):
-                found |= {f"{slot} of {self.names[p]}": array for slot, array in slots.items()}
-        found |= {self.names[t]: t._data for t in self.world.tensors}
+                values_by_name |= {f"{slot} of {self.names[p]}": array for slot, array in slots.items()}
+        values_by_name |= {self.names[t]: t._data for t in self.world.tensors}
         for module, text in self.world.modules.items():
-            found |= {f"{plain(text)}.{name}": array for name, array in module._buffers.items()}
-        known = list(found.values())
+            values_by_name |= {f"{plain(text)}.{name}": array for name, array in module._buffers.items()}
+        known_arrays = list(values_by_name.values())
         for array, text, _ in self.start.arrays:
-            if not any(may_overlap(array, other) for other in known):
-                found[text if text not in found else f"{text} ({len(found)})"] = array
-        return found
+            if not any(may_overlap(array, other) for other in known_arrays):
+                values_by_name[text if text not in values_by_name else f"{text} ({len(values_by_name)})"] = array
+        return values_by_name
 
     def compare(
-        self, k: int, arrays: list[Array], written: dict[str, Any], compiled: dict[str, Any], before: Snapshot
+        self, k: int, arrays: list[Array], eager: dict[str, Any], compiled: dict[str, Any], before: Snapshot
     ) -> CompiledReport:
         report = CompiledReport()
-        away: dict[str, Difference] = {}
+        differences: dict[str, Difference] = {}
         unclear = []
-        for text, expected in written.items():
-            found = compiled[text]
-            if not (has_floats(expected) and has_floats(found)):
-                arrays_too = hasattr(expected, "dtype") and hasattr(found, "dtype")
-                if not (verify.same(expected, found) if arrays_too else expected == found):
-                    away[text] = Difference(
-                        Outcome(text, self.source(text), np.zeros(0)), (), describe(found), describe(expected)
+        for text, expected in eager.items():
+            actual = compiled[text]
+            if not (has_floats(expected) and has_floats(actual)):
+                arrays_too = hasattr(expected, "dtype") and hasattr(actual, "dtype")
+                if not (verify.same(expected, actual) if arrays_too else expected == actual):
+                    differences[text] = Difference(
+                        Outcome(text, self.source(text), np.zeros(0)), (), describe(actual), describe(expected)
                     )
-            elif found.shape != expected.shape or found.dtype != expected.dtype:
-                kinds = [f"{a.shape} {a.dtype}" for a in (found, expected)]
-                away[text] = Difference(Outcome(text, self.source(text), expected), (), *kinds)
-            elif not verify.close(expected, found):
+            elif actual.shape != expected.shape or actual.dtype != expected.dtype:
+                kinds = [f"{a.shape} {a.dtype}" for a in (actual, expected)]
+                differences[text] = Difference(Outcome(text, self.source(text), expected), (), *kinds)
+            elif not verify.close(expected, actual):
                 unclear.append(text)
-        away |= {d.outcome.text: d for d in self.second_look(unclear, arrays, written, compiled, before)}
-        for text, expected in written.items():
-            found = compiled[text]
-            if has_floats(expected) and has_floats(found) and found.shape == expected.shape:
-                report.compared.append(finding(k, text, expected, found, text in away))
-        report.differences = [f"call {k + 1}: {d} compiled, and {d.expected!r} as it is written" for d in away.values()]
+        differences |= {d.outcome.text: d for d in self.second_look(unclear, arrays, eager, compiled, before)}
+        for text, expected in eager.items():
+            actual = compiled[text]
+            if has_floats(expected) and has_floats(actual) and actual.shape == expected.shape:
+                report.compared.append(finding(k, text, expected, actual, text in differences))
+        report.differences = [f"call {k + 1}: {d} compiled, and {d.expected!r} as it is written" for d in differences.values()]
         return report
 
     def second_look(
-        self, unclear: list[str], arrays: list[Array], written: dict[str, Any], compiled: dict[str, Any], before: Snapshot
+        self, unclear: list[str], arrays: list[Array], eager: dict[str, Any], compiled: dict[str, Any], before: Snapshot
     ) -> list[Difference]:
         """The values that differ by more than rounding explains, estimated with a recorded run from the same state."""
         if not unclear:
@@ -177,18 +177,20 @@ class Trial:
         trace = self.traced(arrays)
         stand_ins = dict(zip(trace.inputs(), arrays, strict=False))
 
-        def known() -> dict[Any, Array]:
+        def leaf_values() -> dict[Any, Array]:
             before.put_back()
             return {leaf: copy(stand_ins.get(leaf, leaf._data)) for leaf in trace.program().leaves}
 
         before.put_back()
-        parts = {text: self.part(text, trace, written[text].shape) for text in unclear}
-        outcomes = {text: Outcome(text, self.source(text, trace), parts[text].among(written[text])) for text in unclear}
-        found = {text: parts[text].among(compiled[text]) for text in unclear}
-        known_by = [text for text in unclear if outcomes[text].source is not None]
-        away = [first_of(outcomes[text], found[text]) for text in unclear if text not in known_by]
-        away += verify.differences(trace, [outcomes[text] for text in known_by], [found[text] for text in known_by], known)
-        return [d._replace(at=parts[d.outcome.text].place(d.at)) for d in away]
+        parts = {text: self.part(text, trace, eager[text].shape) for text in unclear}
+        outcomes = {text: Outcome(text, self.source(text, trace), parts[text].embedded(eager[text])) for text in unclear}
+        actual = {text: parts[text].embedded(compiled[text]) for text in unclear}
+        recorded = [text for text in unclear if outcomes[text].source is not None]
+        differences = [first_difference(outcomes[text], actual[text]) for text in unclear if text not in recorded]
+        differences += verify.differences(
+            trace, [outcomes[text] for text in recorded], [actual[text] for text in recorded], leaf_values
+        )
+        return [d._replace(at=parts[d.outcome.text].place(d.at)) for d in differences]
 
     def part(self, text: str, trace: Trace, shape: tuple[int, ...]) -> Part:
         """The part of an assigned array that is a value: an optimiser's parameters may be assigned as one array."""
@@ -218,46 +220,46 @@ class Part(NamedTuple):
     """The position of a value in a larger array, in row-major order."""
 
     shape: tuple[int, ...]
-    whole: tuple[int, ...]
+    outer_shape: tuple[int, ...]
     start: int
 
-    def among(self, values: Array) -> Array:
+    def embedded(self, values: Array) -> Array:
         """The larger array, with zeros elsewhere."""
-        if self.shape == self.whole:
+        if self.shape == self.outer_shape:
             return values
-        found = np.zeros(self.whole, values.dtype)
-        found.reshape(-1)[self.start : self.start + values.size] = verify.host(values).reshape(-1)
-        return found
+        result = np.zeros(self.outer_shape, values.dtype)
+        result.reshape(-1)[self.start : self.start + values.size] = verify.host(values).reshape(-1)
+        return result
 
     def place(self, at: tuple[int, ...]) -> tuple[int, ...]:
         """The index of an element, given its index in the larger array."""
-        if self.shape == self.whole:
+        if self.shape == self.outer_shape:
             return at
-        number = int(np.ravel_multi_index(at, self.whole)) - self.start
+        number = int(np.ravel_multi_index(at, self.outer_shape)) - self.start
         return tuple(int(n) for n in np.unravel_index(number, self.shape))
 
 
-def first_of(outcome: Outcome, found: Array) -> Difference:
+def first_difference(outcome: Outcome, actual: Array) -> Difference:
     """The first differing element, ignoring rounding."""
-    at = tuple(int(n) for n in np.argwhere(verify.host(outcome.value) != verify.host(found))[0])
-    return Difference(outcome, at, found[at], outcome.value[at])
+    at = tuple(int(n) for n in np.argwhere(verify.host(outcome.value) != verify.host(actual))[0])
+    return Difference(outcome, at, actual[at], outcome.value[at])
 
 
-def finding(k: int, text: str, expected: Array, found: Array, is_wrong: bool) -> Finding:
+def finding(k: int, text: str, expected: Array, actual: Array, is_wrong: bool) -> Finding:
     """The finding for a value of a call."""
     verdicts = np.full(expected.shape, "differs" if is_wrong else "ok", "U16")
-    a, b = (verify.host(x).astype(np.float64) for x in (found, expected))
+    a, b = (verify.host(x).astype(np.float64) for x in (actual, expected))
     return Finding.of(text, expected.shape, 0, verdicts, a, b, lambda at: f"call {k + 1} {[int(n) for n in at] or ''}")
 
 
-def merged(before: list[Finding], now: list[Finding]) -> list[Finding]:
+def merged(before: list[Finding], findings: list[Finding]) -> list[Finding]:
     """For each value the worst finding of any call."""
-    found = {f.name: f for f in before}
-    for f in now:
-        old = found.get(f.name)
-        worse = old is None or (f.verdict != "ok", f.relative) > (old.verdict != "ok", old.relative)
-        found[f.name] = f if worse or old is None else old
-    return list(found.values())
+    worst = {f.name: f for f in before}
+    for f in findings:
+        previous = worst.get(f.name)
+        worse = previous is None or (f.verdict != "ok", f.relative) > (previous.verdict != "ok", previous.relative)
+        worst[f.name] = f if worse or previous is None else previous
+    return list(worst.values())
 
 
 def has_floats(value: Any) -> bool:

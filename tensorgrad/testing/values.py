@@ -19,56 +19,56 @@ class Values(Roundoff):
 
     def flagged(self, i: int) -> Array:
         """The entries of an input whose recorded gradients differ between both sides and the point."""
-        found = [self.point.base.gradients(self.point.weights, [i])[0]]
+        gradients = [self.point.base.gradients(self.point.weights, [i])[0]]
         for e in (APPROACH[1], -APPROACH[1]):
             with self.point.moved(self.point.everything, e):
-                if (there := self.point.recording()) is not None:
-                    found.append(there.gradients(self.point.weights, [i])[0])
+                if (recording := self.point.recording()) is not None:
+                    gradients.append(recording.gradients(self.point.weights, [i])[0])
         with np.errstate(all="ignore"):
-            size = np.abs(found).max(0)
-            return np.asarray(np.ptp(found, axis=0) > np.maximum(JUMP * size, 1e-10 * size.max(initial=0.0)))
+            size = np.abs(gradients).max(0)
+            return np.asarray(np.ptp(gradients, axis=0) > np.maximum(JUMP * size, 1e-10 * size.max(initial=0.0)))
 
     def by_values(self, view: View, recorded: Array) -> tuple[Array, Array, Array]:
         """The same by differences of values."""
-        codes, found = np.zeros(recorded.shape, np.uint8), np.zeros(recorded.shape)
+        codes, reference = np.zeros(recorded.shape, np.uint8), np.zeros(recorded.shape)
         recorded = recorded.copy()
         for k in range(view.columns):
-            self.by_line(view, k, view.direction(k), recorded, found, codes)
+            self.by_line(view, k, view.direction(k), recorded, reference, codes)
             if view.directions is not None and np.isin(codes[:, k], (KINK, WRONG)).any():
-                self.apart(view, k, recorded, found, codes)
+                self.separate_kinks(view, k, recorded, reference, codes)
         if view.directions is None:
-            self.in_a_line(view, recorded, found, codes)
-        return codes, recorded, found
+            self.move_together(view, recorded, reference, codes)
+        return codes, recorded, reference
 
-    def apart(self, view: View, k: int, recorded: Array, found: Array, codes: Array) -> None:
+    def separate_kinks(self, view: View, k: int, recorded: Array, reference: Array, codes: Array) -> None:
         """Judge a direction again with entries at kinks fixed, and these separately."""
         moving = view.direction(k) != 0
         at_kinks = self.flagged(view.i) & moving
         if at_kinks.any():
             smooth = View(view.i, view.shape, view.outputs, view.weights, [np.where(at_kinks, 0.0, view.direction(k))])
-            mine, other, verdict = (np.zeros((len(recorded), 1), d) for d in (float, float, np.uint8))
-            mine[:] = smooth.recorded(self.point.base)
-            self.by_line(smooth, 0, smooth.direction(0), mine, other, verdict)
+            entry_recorded, entry_reference, verdict = (np.zeros((len(recorded), 1), d) for d in (float, float, np.uint8))
+            entry_recorded[:] = smooth.recorded(self.point.base)
+            self.by_line(smooth, 0, smooth.direction(0), entry_recorded, entry_reference, verdict)
             if (verdict > KINK).any():
-                recorded[:, [k]], found[:, [k]], codes[:, [k]] = mine, other, verdict
+                recorded[:, [k]], reference[:, [k]], codes[:, [k]] = entry_recorded, entry_reference, verdict
                 return
             at_kinks = moving if (verdict == KINK).any() else at_kinks
         elif (codes[:, k] == WRONG).any():
             return
         else:  # the recording does not tell which entries
             at_kinks = moving
-        self.one_by_one_by_values(view, k, np.flatnonzero(at_kinks), recorded, found, codes)
+        self.one_by_one_by_values(view, k, np.flatnonzero(at_kinks), recorded, reference, codes)
 
-    def one_by_one_by_values(self, view: View, k: int, entries: Array, recorded: Array, found: Array, codes: Array) -> None:
+    def one_by_one_by_values(self, view: View, k: int, entries: Array, recorded: Array, reference: Array, codes: Array) -> None:
         chosen = self.rng.permutation(entries)[: SAMPLE // 2]  # each takes tens of calls
         each = view.each_of([int(entry) for entry in chosen])
-        verdicts, mine, other = self.by_values(each, each.recorded(self.point.base))
+        verdicts, entry_recorded, entry_reference = self.by_values(each, each.recorded(self.point.base))
         worst = np.unravel_index(int(verdicts.argmax()), verdicts.shape)
         codes[:, k] = max(int(verdicts[worst]), KINK)
         if verdicts[worst] > KINK:
-            recorded[:, k], found[:, k], self.entry = mine[worst], other[worst], int(chosen[worst[1]])
+            recorded[:, k], reference[:, k], self.entry = entry_recorded[worst], entry_reference[worst], int(chosen[worst[1]])
 
-    def by_line(self, view: View, k: int, direction: Array, recorded: Array, found: Array, codes: Array) -> None:
+    def by_line(self, view: View, k: int, direction: Array, recorded: Array, reference: Array, codes: Array) -> None:
         """Judge one column by differences along its direction."""
         moves = {view.i: direction}
         scale = self.point.scale(moves)
@@ -86,8 +86,8 @@ class Values(Roundoff):
         if (verdicts == PRECISION).any() and (precise := self.point.precise_values(moves, 0.0)) is not None:
 
             def longer(e: float) -> Array:
-                found = self.point.precise_values(moves, e * scale)
-                return np.full(len(recorded), np.nan) if found is None else view.of(found)
+                values = self.point.precise_values(moves, e * scale)
+                return np.full(len(recorded), np.nan) if values is None else view.of(values)
 
             eps = float(np.finfo(precise.dtype).eps)
             open_ = verdicts == PRECISION
@@ -97,9 +97,9 @@ class Values(Roundoff):
             slopes = np.where(open_, np.asarray(slopes2, np.float64), slopes)
         if (verdicts == KINK).any() and not self.point.is_at_kink:
             verdicts = np.where(verdicts == KINK, PRECISION, verdicts)  # the usable steps are too far from the point
-        codes[:, k], found[:, k] = verdicts, slopes / scale
+        codes[:, k], reference[:, k] = verdicts, slopes / scale
 
-    def in_a_line(self, view: View, recorded: Array, found: Array, codes: Array) -> None:
+    def move_together(self, view: View, recorded: Array, reference: Array, codes: Array) -> None:
         """The same by values only: all entries at kinks move together."""
         kinks = np.flatnonzero((codes == KINK).any(0)).tolist()
         if len(kinks) < 2:

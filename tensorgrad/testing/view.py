@@ -39,9 +39,9 @@ class View:
         """The direction of column k."""
         if self.directions is not None:
             return self.directions[k]
-        one = np.zeros(self.shape)
-        one.reshape(-1)[self.entries[k]] = 1
-        return one
+        result = np.zeros(self.shape)
+        result.reshape(-1)[self.entries[k]] = 1
+        return result
 
     def rows(self) -> Iterator[Array]:
         """The weights of the outputs, row by row."""
@@ -49,9 +49,9 @@ class View:
             yield from self.weights
             return
         for k in range(self.outputs):
-            one = np.zeros(self.outputs)
-            one[k] = 1
-            yield one
+            weights = np.zeros(self.outputs)
+            weights[k] = 1
+            yield weights
 
     def of(self, values: Array) -> Array:
         """Apply the row weights to the outputs or their derivatives."""
@@ -70,8 +70,8 @@ class View:
 
     def columns_of(self, gradients: Sequence[Array]) -> Array:
         """The columns of the gradients of all rows."""
-        found = np.zeros((len(gradients), self.columns), gradients[0].dtype if gradients else np.float64)
-        for row, g in zip(found, gradients, strict=True):
+        result = np.zeros((len(gradients), self.columns), gradients[0].dtype if gradients else np.float64)
+        for row, g in zip(result, gradients, strict=True):
             if self.directions is None:
                 row[:] = g.reshape(-1)[np.asarray(self.entries, int)]
             else:
@@ -80,7 +80,7 @@ class View:
                         terms = g * v
                         total = terms.sum()
                         row[k] = total if np.isfinite(total) else terms[v != 0].sum()  # infinite for fixed entries
-        return found
+        return result
 
     def only(self, columns: Sequence[int]) -> View:
         """A view with some of the columns."""
@@ -102,5 +102,5 @@ def groups(size: Array) -> list[Array]:
     if not level.any():
         return [np.ones(size.shape, bool)]
     level[~np.isfinite(level)] = LAST
-    of = level.astype(np.uint8)  # float64 spans 632 decades
-    return [of == one for one in np.flatnonzero(np.bincount(of.ravel()))]
+    levels = level.astype(np.uint8)  # float64 spans 632 decades
+    return [levels == k for k in np.flatnonzero(np.bincount(levels.ravel()))]

@@ -28,7 +28,7 @@ SINGLE = 1e-2  # relative tolerance of float32 slopes, because units of a ReLU m
 LOW = " in float"  # in the names of findings below float64, followed by the number of bits
 
 
-class Reached(BaseException):
+class StopStep(BaseException):
     """Ends a step early; a BaseException, so that its own `except Exception` does not catch it."""
 
 
@@ -58,31 +58,31 @@ class Walks:
     def starts(self, args: Any, which: int | None = None) -> list[list[Tensor]]:
         """The Tensors that walks start from; the step ends at number `which`, or at the first update."""
         before = [(t, t._data, t._data.copy()) for t in self.parameters]
-        found: list[list[Tensor]] = []
+        all_roots: list[list[Tensor]] = []
 
         def walked(roots: list[Tensor]) -> None:
             if any(t._data is not array or not np.array_equal(array, values, equal_nan=True) for t, array, values in before):
-                raise Reached
-            found.append(list(roots))
-            if len(found) - 1 == which:
-                raise Reached
+                raise StopStep
+            all_roots.append(list(roots))
+            if len(all_roots) - 1 == which:
+                raise StopStep
 
-        with contextlib.suppress(Reached), switched(walked=walked, recording=True), np.errstate(all="ignore"):
+        with contextlib.suppress(StopStep), switched(walked=walked, recording=True), np.errstate(all="ignore"):
             self.trial.step(*args)
-        return found
+        return all_roots
 
     @contextlib.contextmanager
     def problem(self, which: int, seed: int) -> Iterator[Problem]:
         """Context manager: one walk in float64, with parameters, buffers and arguments converted inside the block."""
         trial, world = self.trial, self.trial.world
         with trial.put_back():
-            given, mine = self.fresh_arguments([copy(a) for a in trial.arrays])
-            roots = self.starts(given, which)[which]
+            own_args, own_leaves = self.fresh_arguments([copy(a) for a in trial.arrays])
+            roots = self.starts(own_args, which)[which]
             weights = random_weights(np.random.default_rng(seed), (sum(t.size for t in roots),))  # the same as in Check
             parts = np.split(weights, np.cumsum([t.size for t in roots])[:-1])
             shaped = [w.reshape(t.shape) for w, t in zip(parts, roots, strict=True)]
-            self.roots_as_they_are = [t._data for t in roots]
-            self.as_it_is = gradients(roots, [*self.parameters, *mine], shaped)
+            self.original_roots = [t._data for t in roots]
+            self.original_gradients = gradients(roots, [*self.parameters, *own_leaves], shaped)
         arrays = [raised(a) for a in trial.arrays]
         for t in dict.fromkeys([*self.parameters, *world.tensors]):
             t.data, t._grad = raised(t._data), None
@@ -95,37 +95,37 @@ class Walks:
         args: list[Any] = []
 
         def leaves() -> list[Tensor]:
-            args[:], mine = self.fresh_arguments(arrays)
-            return [*self.parameters, *mine]
+            args[:], own_leaves = self.fresh_arguments(arrays)
+            return [*self.parameters, *own_leaves]
 
         def compute(leaves: list[Tensor]) -> list[Tensor]:
             state.put_back()
             python.put_back()
             return outputs_of("check_compiled", self.starts(args, which)[which], leaves)
 
-        mine = self.fresh_arguments(arrays)[1]
+        own_leaves = self.fresh_arguments(arrays)[1]
         names = [trial.names.get(t, f"a Tensor {t.shape}") for t in self.parameters] + [
-            f"argument {i}" for i in range(len(mine))
+            f"argument {i}" for i in range(len(own_leaves))
         ]
-        yield Problem(names, [t._data for t in [*self.parameters, *mine]], leaves, compute)
+        yield Problem(names, [t._data for t in [*self.parameters, *own_leaves]], leaves, compute)
 
     def findings(self, which: int, check: Check) -> list[Finding]:
         """Findings for the slope of each parameter along a direction, and for gradients in single precision."""
         walk = f" (walk {which + 1} of {self.count})" if self.count > 1 else ""
-        if found := check.unfit():
-            return found
-        low = Low(check, self.roots_as_they_are)
-        for i, (name, g) in enumerate(zip(check.problem.names, self.as_it_is, strict=True)):
+        if results := check.unfit():
+            return results
+        low = LowPrecision(check, self.original_roots)
+        for i, (name, g) in enumerate(zip(check.problem.names, self.original_gradients, strict=True)):
             along = check.along(i, name + walk)
-            found.append(along)
+            results.append(along)
             if along.verdict in PASSED and g.dtype.itemsize < 8:
-                found[-1:] = low.findings(i, name + walk, g) or [along]
-        if not any(f.verdict not in PASSED for f in found):
-            found += low.of_rules()
-        return found
+                results[-1:] = low.findings(i, name + walk, g) or [along]
+        if not any(f.verdict not in PASSED for f in results):
+            results += low.of_rules()
+        return results
 
 
-class Low:
+class LowPrecision:
     """Gradients of a walk in lower precision, compared with those in float64.
 
     roots  the arrays that the walk starts from, in lower precision
@@ -165,9 +165,9 @@ class Low:
         terms, single = self.check.recorded[i] * (direction := self.check.point.directions[i]), (g * direction).sum()
         slope, size = terms.sum(), float(np.sqrt((terms * terms).sum()))
         eps = float(finfo(g.dtype).eps)
-        room = max(SINGLE, 50 * eps) * max(abs(slope), size)
-        room += 50 * eps * largest * np.sqrt(g.size)  # for sums that cancel, such as a bias before batch norm
-        if abs(single - slope) <= room:
+        tolerance = max(SINGLE, 50 * eps) * max(abs(slope), size)
+        tolerance += 50 * eps * largest * np.sqrt(g.size)  # for sums that cancel, such as a bias before batch norm
+        if abs(single - slope) <= tolerance:
             return []
         wrong = np.array(["wrong"]), np.array([single]), np.array([slope])
         return [Finding.of(name, g.shape, 1, *wrong, lambda at: f"along a direction,{LOW}{8 * g.dtype.itemsize}")]

@@ -27,12 +27,12 @@ class Watch:
     def over(self, outputs: list[Tensor]) -> list[Tensor]:
         """The outputs of an equal graph whose rules are watched."""
         graph = graph_of(outputs)
-        made: dict[Any, Node] = {}
+        replaced: dict[Any, Node] = {}
         for node in graph.nodes if graph else ():
-            inputs = tuple(made.get(s, s) if isinstance(s, Node) else s for s in node.inputs)
-            made[node] = node.replaced(op=Watched(node.op, self), inputs=inputs)  # type: ignore[arg-type]  # see there
-            made[node].hooks = node.hooks
-        return [t if t.node is None else wrap(t._data, made[t.node]) for t in outputs]
+            inputs = tuple(replaced.get(s, s) if isinstance(s, Node) else s for s in node.inputs)
+            replaced[node] = node.replaced(op=Watched(node.op, self), inputs=inputs)  # type: ignore[arg-type]  # see there
+            replaced[node].hooks = node.hooks
+        return [t if t.node is None else wrap(t._data, replaced[t.node]) for t in outputs]
 
 
 class Watched:
@@ -46,20 +46,20 @@ class Watched:
 
     def backward(self, g: Any, y: Any, *values: Any, **attrs: Any) -> Rules:
         arguments = [
-            ("the gradient that comes in", g),
+            ("the incoming gradient", g),
             ("its result", y),
             *((f"argument {i}", v) for i, v in enumerate(values)),
         ]
-        arrays = [(what, a) for what, a in arguments if isinstance(a, np.ndarray)]
+        arrays = [(name, a) for name, a in arguments if isinstance(a, np.ndarray)]
         before = [zlib.crc32(as_bytes(a)) for _, a in arrays]
 
         def watched(rule: Callable[[], Any]) -> Callable[[], Any]:
             def run() -> Any:
                 gx = rule()
-                for k, (what, a) in enumerate(arrays):
-                    if (now := zlib.crc32(as_bytes(a))) != before[k]:
-                        self.watch.changes.append((self.op.name, what, a.shape))
-                        before[k] = now
+                for k, (name, a) in enumerate(arrays):
+                    if (checksum := zlib.crc32(as_bytes(a))) != before[k]:
+                        self.watch.changes.append((self.op.name, name, a.shape))
+                        before[k] = checksum
                 return gx
 
             return run

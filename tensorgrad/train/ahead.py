@@ -19,13 +19,13 @@ FIRST = 4  # batches of the first call, while their duration is unknown
 
 
 class Ahead:
-    """Runs batches of a DataLoader without Python in between, where the steps allow it: `steps.together` per call."""
+    """Runs batches of a DataLoader without Python in between, where the steps allow it: `steps.batches_per_call` per call."""
 
     def __init__(self, steps: Steps, loader: DataLoader, epoch: Epoch, record: Record) -> None:
         self.steps, self.loader, self.epoch, self.record = steps, loader, epoch, record
         self.arrays = loader.arrays
         self.handed_over: float | None = None  # when `run` left its batch to Python, if it did so last
-        self.steps.together = self.steps.together or FIRST
+        self.steps.batches_per_call = self.steps.batches_per_call or FIRST
 
     @classmethod
     def of(cls, run: Run, steps: Steps, record: Record) -> Ahead | None:
@@ -33,8 +33,8 @@ class Ahead:
         loader = run.loader
         if steps.compiled is None or ranks.group is not None or not isinstance(loader, DataLoader) or loader.epoch is None:
             return None
-        is_usual = all(getattr(type(loader), name) is getattr(DataLoader, name) for name in ("__iter__", "_batches", "part"))
-        if not is_usual or loader.device != "cpu" or any(isinstance(array, Sparse) for array in loader.arrays):
+        is_standard = all(getattr(type(loader), name) is getattr(DataLoader, name) for name in ("__iter__", "_batches", "part"))
+        if not is_standard or loader.device != "cpu" or any(isinstance(array, Sparse) for array in loader.arrays):
             return None
         order = loader.epoch.order
         if order is not None and not is_valid(order, samples_of(loader.arrays)):
@@ -48,12 +48,12 @@ class Ahead:
         compiled = steps.compiled
         if compiled is None or len(batch[0]) != size or self.loader.arrays is not self.arrays:
             return
-        since = self.handed_over
-        if steps.together == 1 < FIRST and since is not None and time.perf_counter() - since < SECONDS / 2:
-            steps.together = 2  # a call has been slow, but a batch is not: the machine was busy for a moment
+        handed_over = self.handed_over
+        if steps.batches_per_call == 1 < FIRST and handed_over is not None and time.perf_counter() - handed_over < SECONDS / 2:
+            steps.batches_per_call = 2  # a call has been slow, but a batch is not: the machine was busy for a moment
         start = first = epoch.position - 1
-        while steps.together > 1 and (count := min(steps.together, self.full() - first)) > 0:
-            since = time.perf_counter()
+        while steps.batches_per_call > 1 and (count := min(steps.batches_per_call, self.full_batches() - first)) > 0:
+            start_time = time.perf_counter()
             done, results, error = compiled.repeat(batch, self.arrays, epoch.order, size, first, count)
             if done:
                 loss, divisor, prediction = results
@@ -67,10 +67,12 @@ class Ahead:
                 raise error
             if not done:
                 break
-            steps.together = int(min(SECONDS * done / (time.perf_counter() - since), 2 * steps.together + 2)) or 1
+            steps.batches_per_call = (
+                int(min(SECONDS * done / (time.perf_counter() - start_time), 2 * steps.batches_per_call + 2)) or 1
+            )
         self.handed_over = time.perf_counter() if first == start else None
 
-    def full(self) -> int:
+    def full_batches(self) -> int:
         """How many batches of full size the epoch has: a subclass's length or order may be shorter than the arrays, which may
         have been replaced by shorter ones."""
         order = self.epoch.order
@@ -91,5 +93,5 @@ def samples_of(arrays: tuple[Array, ...]) -> int:
 
 def is_valid(order: Array, samples: int) -> bool:
     """Whether machine code can read these indices of samples, and all are in range."""
-    fits = type(order) is np.ndarray and order.dtype == np.int64 and order.ndim == 1 and order.flags.c_contiguous
-    return bool(fits and order.size and order.min() >= 0 and order.max() < samples)
+    is_readable = type(order) is np.ndarray and order.dtype == np.int64 and order.ndim == 1 and order.flags.c_contiguous
+    return bool(is_readable and order.size and order.min() >= 0 and order.max() < samples)

@@ -17,7 +17,7 @@ from tensorgrad.train.callbacks import Checkpoint, Function
 from tensorgrad.train.metrics import Metric
 from tensorgrad.train.run import Callback, Run
 
-EVALUATED = 1024  # batch size of evaluations without a loader
+EVALUATION_BATCH_SIZE = 1024  # batch size of evaluations without a loader
 
 Metrics: TypeAlias = Mapping[str, Metric] | Iterable[Metric] | None
 
@@ -44,8 +44,8 @@ def check_model_and_loss(model: Any, loss: Any) -> None:
     if not isinstance(model, Module):
         raise ArgumentError(f"train.fit: model must be a Module, got {described(model)}")
     if isinstance(loss, type) or not callable(loss):
-        how = f"; write {loss.__name__}(), with parentheses" if isinstance(loss, type) and issubclass(loss, Module) else ""
-        raise ArgumentError(f"train.fit: loss must be a function of (prediction, target), got {described(loss)}{how}")
+        hint = f"; write {loss.__name__}(), with parentheses" if isinstance(loss, type) and issubclass(loss, Module) else ""
+        raise ArgumentError(f"train.fit: loss must be a function of (prediction, target), got {described(loss)}{hint}")
 
 
 def device_of_model(model: Module) -> str:
@@ -75,12 +75,12 @@ def callback_list(callbacks: Any) -> list[Callback | Callable[[Run], Any]]:
     """A list of callbacks."""
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"train.fit: callbacks must be a list of callbacks, got {type(callbacks).__name__}")
-    found = list(callbacks)
-    for callback in found:
+    entries = list(callbacks)
+    for callback in entries:
         if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
             kind = f"the class {callback.__name__}" if isinstance(callback, type) else repr(callback)
             raise TypeError(f"train.fit: callbacks: expected Callbacks and functions of the Run, got {kind}")
-    return found
+    return entries
 
 
 def as_callbacks(callbacks: Any, checkpoint: str | Path | None) -> dict[str, Callback]:
@@ -88,14 +88,14 @@ def as_callbacks(callbacks: Any, checkpoint: str | Path | None) -> dict[str, Cal
 
     Checkpoints come last, to save what the other callbacks did in the epoch; the last of them writes to `checkpoint`.
     """
-    each = [c if isinstance(c, Callback) else Function(c) for c in callback_list(callbacks)]
+    all_callbacks = [c if isinstance(c, Callback) else Function(c) for c in callback_list(callbacks)]
     if checkpoint is not None:
-        each.append(Checkpoint(checkpoint))
-    found: dict[str, Callback] = {}
-    for callback in sorted(each, key=lambda callback: isinstance(callback, Checkpoint)):
+        all_callbacks.append(Checkpoint(checkpoint))
+    by_name: dict[str, Callback] = {}
+    for callback in sorted(all_callbacks, key=lambda callback: isinstance(callback, Checkpoint)):
         kind = type(callback).__name__
-        found[f"{kind}.{sum(name.rpartition('.')[0] == kind for name in found)}"] = callback
-    return found
+        by_name[f"{kind}.{sum(name.rpartition('.')[0] == kind for name in by_name)}"] = callback
+    return by_name
 
 
 def check_numbers(epochs: Any, l2: float, clip_norm: float | None) -> None:

@@ -52,17 +52,17 @@ class Best:
         """Raise ValueError before the first epoch if the column is neither measured nor possibly added by an earlier
         callback.
         """
-        before = list(run.callbacks.values())[: list(run.callbacks.values()).index(callback)]
-        if all(type(c).__module__ == __name__ and not isinstance(c, Function) for c in before):
-            self.find(run.columns)
+        earlier = list(run.callbacks.values())[: list(run.callbacks.values()).index(callback)]
+        if all(type(c).__module__ == __name__ and not isinstance(c, Function) for c in earlier):
+            self.check_column(run.columns)
 
-    def find(self, columns: Collection[str]) -> None:
+    def check_column(self, columns: Collection[str]) -> None:
         if self.monitor not in columns:
             raise ValueError(f"train: monitor={self.monitor!r} is not a column of the history, which has {', '.join(columns)}")
 
     def improved(self, run: Run) -> bool:
         """Whether the last epoch is the best so far; never for NaN."""
-        self.find(run.row)
+        self.check_column(run.row)
         value = run.row[self.monitor]
         if math.isnan(value) or (self.epoch and not self.sign * value < self.sign * self.value - self.min_delta):
             return False
@@ -135,8 +135,8 @@ class EarlyStopping(Callback):
     def misfits(self, values: Any, run: Run) -> list[str]:
         if found := problems(values, {**BEST, "values": Maybe({name: ANYTHING for name in VALUES})}):
             return found
-        inner = run.state().misfits(values["values"]) if values["values"] is not None else []
-        return [f"values/{problem}" for problem in inner]
+        reasons = run.state().misfits(values["values"]) if values["values"] is not None else []
+        return [f"values/{problem}" for problem in reasons]
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         self._best.value, self._best.epoch = values["best"], values["best_epoch"]

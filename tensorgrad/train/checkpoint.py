@@ -21,7 +21,7 @@ import numpy as np
 from tensorgrad.core import form
 from tensorgrad.core.backend import Array, is_array
 from tensorgrad.core.files import as_path
-from tensorgrad.core.form import ANYTHING, COUNT, TEXT, Absent, Each
+from tensorgrad.core.form import ANYTHING, COUNT, TEXT, Each, OptionalKey
 from tensorgrad.core.ranks import ranks
 from tensorgrad.data import storage
 from tensorgrad.data.loader import DataLoader
@@ -37,7 +37,7 @@ ARRAY = "$array"
 
 # Allowed entries of a file; each part checks its own contents.
 FORM = {
-    name: Absent(inner)
+    name: OptionalKey(inner)
     for name, inner in {
         **dict.fromkeys(("model", "loss", "others"), Each(form.ARRAY)),
         **dict.fromkeys(("optimiser", "schedule"), Each(ANYTHING, {"type": TEXT})),
@@ -71,8 +71,8 @@ def save(
     Raises CheckpointError, naming the file, if it cannot be written; ArgumentError for data that cannot be saved.
     """
     path = as_path("train.save", path)
-    given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
-    contents = State(**given).take(*[name for name, part in given.items() if part is not None])
+    objects: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
+    contents = State(**objects).take(*[name for name, value in objects.items() if value is not None])
     if history is not None:
         contents["history"] = dict(history)
     if extra is not None:
@@ -96,8 +96,8 @@ def load(
     foreign file and, before anything is changed, for one that does not fit the objects.
     """
     contents = read(as_path("train.load", path))
-    given: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
-    put(path, contents, State(**given), [name for name, part in given.items() if part is not None])
+    objects: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule, "loader": loader}
+    put(path, contents, State(**objects), [name for name, value in objects.items() if value is not None])
     return contents
 
 
@@ -108,7 +108,7 @@ def write(path: str | Path, contents: Mapping[str, Any]) -> None:
     """
     tree, arrays = packed(contents)
     try:
-        ranks.by_first(lambda: storage.write(path, arrays, {"format": FORMAT, "contents": json.dumps(tree)}))
+        ranks.on_first(lambda: storage.write(path, arrays, {"format": FORMAT, "contents": json.dumps(tree)}))
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except OSError as error:
@@ -120,23 +120,23 @@ def write(path: str | Path, contents: Mapping[str, Any]) -> None:
 def read(path: str | Path) -> dict[str, Any]:
     """Read the contents of a file. Raises FileNotFoundError if there is none, CheckpointError if it is damaged."""
     try:
-        arrays, metadata = ranks.by_first(lambda: storage.read(path))
+        arrays, metadata = ranks.on_first(lambda: storage.read(path))
         if metadata.get("format") not in FORMATS:
             readable = " or ".join(map(repr, FORMATS))
             raise DataError(f"{path}: has format {metadata.get('format')!r}, expected {readable}")
-        used: set[str] = set()
-        contents: dict[str, Any] = _unpacked(json.loads(metadata["contents"]), arrays, used)
+        used_names: set[str] = set()
+        contents: dict[str, Any] = _unpacked(json.loads(metadata["contents"]), arrays, used_names)
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a valid checkpoint: {error!r}") from None
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path}: not a valid checkpoint: holds a {type(contents).__name__}, not a dict")
-    found = form.problems(contents, FORM) + [
-        f"{name} is an array that is not referenced" for name in arrays if name not in used
+    reasons = form.problems(contents, FORM) + [
+        f"{name} is an array that is not referenced" for name in arrays if name not in used_names
     ]
-    if found:
-        raise CheckpointError(f"{path}: not a valid checkpoint: {'; '.join(found)}")
+    if reasons:
+        raise CheckpointError(f"{path}: not a valid checkpoint: {'; '.join(reasons)}")
     return contents
 
 
@@ -146,35 +146,35 @@ def put(
     state: State,
     names: Sequence[str],
     problems: Sequence[str] = (),
-    more: Mapping[str, tuple[Any, Any]] = {},
+    callbacks: Mapping[str, tuple[Any, Any]] = {},
 ) -> None:
-    """Restore parts of a state from `contents`, and the parts in `more` from the values given with them.
+    """Restore parts of a state from `contents`, and the state of `callbacks`: pairs of a callback and its values.
 
     Raises CheckpointError, before anything is changed, if they do not fit or if there are `problems` already. If a part refuses
     its values nevertheless, all are rolled back.
     """
     values = {name: contents[name] for name in names if name in contents}
-    found = [*problems, *(f"holds no {name}, only {', '.join(contents)}" for name in names if name not in contents)]
-    if found := [*found, *state.misfits(values)]:
-        raise CheckpointError(f"{path}: does not fit: {'; '.join(found)}")
-    before = state.take(*values)
-    before_more = {name: part.state_dict() for name, (part, _) in more.items()}
-    at = "parts"
+    reasons = [*problems, *(f"holds no {name}, only {', '.join(contents)}" for name in names if name not in contents)]
+    if reasons := [*reasons, *state.misfits(values)]:
+        raise CheckpointError(f"{path}: does not fit: {'; '.join(reasons)}")
+    old_values = state.take(*values)
+    old_callback_values = {name: callback.state_dict() for name, (callback, _) in callbacks.items()}
+    current = "parts"
     try:
-        for at, (part, own_values) in more.items():  # noqa: B007
-            part.load_state_dict(own_values)
-        at = ", ".join(values)
+        for current, (callback, callback_values) in callbacks.items():  # noqa: B007
+            callback.load_state_dict(callback_values)
+        current = ", ".join(values)
         state.put(values)
     except BaseException as error:
-        for changed in values:
+        for part_name in values:
             with suppress(Exception):  # a part that refuses its old values has not changed
-                state.put({changed: before[changed]})
-        for changed, (part, _) in more.items():
+                state.put({part_name: old_values[part_name]})
+        for part_name, (callback, _) in callbacks.items():
             with suppress(Exception):
-                part.load_state_dict(before_more[changed])
+                callback.load_state_dict(old_callback_values[part_name])
         if not isinstance(error, Exception):
             raise
-        raise CheckpointError(f"{path}: does not fit: {at}: {error!r}") from error
+        raise CheckpointError(f"{path}: does not fit: {current}: {error!r}") from error
 
 
 def packed(contents: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:

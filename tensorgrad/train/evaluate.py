@@ -12,8 +12,15 @@ from tensorgrad.core.ranks import ranks
 from tensorgrad.core.state import state, switched
 from tensorgrad.data.loader import DataLoader
 from tensorgrad.nn.module import Module
-from tensorgrad.train.arguments import EVALUATED, Metrics, as_loader, check_model_and_loss, device_of_model, named_metrics
-from tensorgrad.train.record import Record, joined
+from tensorgrad.train.arguments import (
+    EVALUATION_BATCH_SIZE,
+    Metrics,
+    as_loader,
+    check_model_and_loss,
+    device_of_model,
+    named_metrics,
+)
+from tensorgrad.train.record import Record, concatenated
 from tensorgrad.train.state import modules_of
 from tensorgrad.train.steps import Steps, evaluation_step
 
@@ -25,12 +32,14 @@ def evaluate(model: Module, loss: Callable[..., Any], data: Any, metrics: Metric
     losses of this package the batch size does not matter; see `fit` for others.
     """
     check_model_and_loss(model, loss)
-    named = named_metrics(metrics)
-    loader = as_loader("data", data, batch_size=EVALUATED, device=device_of_model(model))
-    return measure(modules_of(model, loss), Steps(evaluation_step(model, loss, bool(named))), loader).row(named)
+    metrics_by_name = named_metrics(metrics)
+    loader = as_loader("data", data, batch_size=EVALUATION_BATCH_SIZE, device=device_of_model(model))
+    return measure(modules_of(model, loss), Steps(evaluation_step(model, loss, bool(metrics_by_name))), loader).row(
+        metrics_by_name
+    )
 
 
-def predict(model: Module, x: Any, batch_size: int = EVALUATED) -> Array:
+def predict(model: Module, x: Any, batch_size: int = EVALUATION_BATCH_SIZE) -> Array:
     """The predictions of a model for x (m, ...), in evaluation mode, batch_size samples at a time: an array with the same first
     axis.
 
@@ -39,7 +48,7 @@ def predict(model: Module, x: Any, batch_size: int = EVALUATED) -> Array:
     step = Steps(lambda x: (model(x), 0, None))
     batches = DataLoader(x, batch_size=batch_size, device=device_of_model(model))
     with evaluating(modules_of(model)), ranks.alone():
-        return joined([step(*batch)[0]._data for batch in batches])[0]
+        return concatenated([step(*batch)[0]._data for batch in batches])[0]
 
 
 def measure(modules: list[Module], step: Steps, loader: Any) -> Record:
@@ -54,12 +63,12 @@ def measure(modules: list[Module], step: Steps, loader: Any) -> Record:
 @contextmanager
 def evaluating(modules: list[Module]) -> Iterator[None]:
     """Context manager: modules are in evaluation mode, and nothing is recorded."""
-    with own_modes(modules), no_grad():
+    with local_modes(modules), no_grad():
         for module in modules:
             module.training = False
         yield
 
 
-def own_modes(modules: list[Module]) -> switched:
+def local_modes(modules: list[Module]) -> switched:
     """Context manager: changes of the training mode of modules are local to this block and thread, and end with it."""
     return switched(modes={**state.modes, **{id(module): (module, module.training) for module in modules}})

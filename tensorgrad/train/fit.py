@@ -15,7 +15,7 @@ from tensorgrad.nn.module import Module
 from tensorgrad.optim import LBFGS, Optimiser, Schedule
 from tensorgrad.train.ahead import Ahead
 from tensorgrad.train.arguments import (
-    EVALUATED,
+    EVALUATION_BATCH_SIZE,
     Metrics,
     as_callbacks,
     as_loader,
@@ -26,7 +26,7 @@ from tensorgrad.train.arguments import (
     named_metrics,
 )
 from tensorgrad.train.callbacks import Checkpoint
-from tensorgrad.train.evaluate import measure, own_modes
+from tensorgrad.train.evaluate import local_modes, measure
 from tensorgrad.train.history import History
 from tensorgrad.train.interrupt import CtrlC
 from tensorgrad.train.metrics import Metric
@@ -117,71 +117,73 @@ def fit(
         raise ValueError("train.fit: resume=True needs checkpoint=, the file to resume from")
     device = device_of_model(model)
     loader = as_loader("data", data, shuffle=True, device=device)
-    held_out = None if validation is None else as_loader("validation", validation, batch_size=EVALUATED, device=device)
-    named = named_metrics(metrics)
-    columns = columns_of(named, held_out is not None)
+    validation_loader = (
+        None if validation is None else as_loader("validation", validation, batch_size=EVALUATION_BATCH_SIZE, device=device)
+    )
+    metrics_by_name = named_metrics(metrics)
+    columns = columns_of(metrics_by_name, validation_loader is not None)
     if schedule is not None and schedule_monitor not in columns:
         raise ValueError(
             f"train.fit: schedule_monitor={schedule_monitor!r} is not a column of the history, which has {', '.join(columns)}"
         )
-    by_name = as_callbacks(callbacks, checkpoint)
-    every = list(by_name.values())
-    checkpoints = [callback for callback in every if isinstance(callback, Checkpoint)]
+    callbacks_by_name = as_callbacks(callbacks, checkpoint)
+    all_callbacks = list(callbacks_by_name.values())
+    checkpoints = [callback for callback in all_callbacks if isinstance(callback, Checkpoint)]
     if (checkpoints or resume) and not hasattr(loader, "load_state_dict"):
         raise TypeError(f"train.fit: checkpoints need a DataLoader, whose position can be saved; got {type(loader).__name__}")
-    run = Run(model, loss, optimiser, schedule, loader, held_out, by_name, int(epochs), columns)
+    run = Run(model, loss, optimiser, schedule, loader, validation_loader, callbacks_by_name, int(epochs), columns)
     if not isinstance(resume, bool):
         run.load(resume)
-    elif resume and ranks.shared(Path(str(checkpoint)).exists()):
+    elif resume and ranks.broadcast(Path(str(checkpoint)).exists()):
         run.load(str(checkpoint))
-    steps = Steps(training_step(model, loss, optimiser, l2, clip_norm, bool(named)), compile)
-    evaluation = Steps(evaluation_step(model, loss, bool(named)), compile)
+    steps = Steps(training_step(model, loss, optimiser, l2, clip_norm, bool(metrics_by_name)), compile)
+    evaluation = Steps(evaluation_step(model, loss, bool(metrics_by_name)), compile)
 
-    with own_modes(run.modules()), CtrlC() as interrupted, Progress(progress, run) as bar:
+    with local_modes(run.modules()), CtrlC() as interrupted, Progress(progress, run) as bar:
         model.zero_grad()
         optimiser.zero_grad()
-        for callback in every:
+        for callback in all_callbacks:
             callback.on_start(run)
         while run.epoch < run.epochs and not run.stop and not interrupted:
-            begin = epoch_snapshot(run)
+            snapshot = epoch_snapshot(run)
             try:
                 train_epoch(run, steps, evaluation, interrupted, bar)
                 if interrupted:
                     break
-                end_epoch(run, evaluation, named, schedule_monitor)
+                end_epoch(run, evaluation, metrics_by_name, schedule_monitor)
                 bar.epoch(run.row)
-                for callback in every:
+                for callback in all_callbacks:
                     call_hook(run, callback.on_epoch_end)
                 if ranks.group is not None:
-                    run.stop = next(filter(None, ranks.gathered(run.stop)), "")
-            except RankError as lost:
-                if begin is None or not lost.gone:
+                    run.stop = next(filter(None, ranks.all_gather(run.stop)), "")
+            except RankError as error:
+                if snapshot is None or not error.gone:
                     raise
-                restart_epoch(run, begin, lost)
+                restart_epoch(run, snapshot, error)
         run.history.interrupted, run.history.stopped = bool(interrupted), run.stop
-        for callback in sorted(every, key=lambda c: not isinstance(c, Checkpoint)):  # before best values are restored
+        for callback in sorted(all_callbacks, key=lambda c: not isinstance(c, Checkpoint)):  # before best values are restored
             callback.on_end(run)
     if interrupted and ranks.is_first:
         files = ", ".join(str(callback.path) for callback in checkpoints)
-        saved = f"; resume={files!r} goes on" if files else ""
+        saved = f"; continue with resume={files!r}" if files else ""
         print(f"train.fit: interrupted after {run.epoch} of {run.epochs} epochs{saved}", file=sys.stderr)
     return run.history
 
 
 def epoch_snapshot(run: Run) -> dict[str, Any] | None:
     """A snapshot at the start of an epoch, if ranks may be lost while others continue."""
-    if ranks.group is None or not ranks.group.outlives:
+    if ranks.group is None or not ranks.group.fault_tolerant:
         return None
     return copy.deepcopy(run.contents())
 
 
-def restart_epoch(run: Run, begin: dict[str, Any], lost: RankError) -> None:
+def restart_epoch(run: Run, snapshot: dict[str, Any], error: RankError) -> None:
     """Continue without lost ranks, from the start of the latest epoch that a remaining rank has started."""
-    latest = max(ranks.gathered(begin), key=lambda contents: contents["epoch"])
+    latest = max(ranks.all_gather(snapshot), key=lambda contents: contents["epoch"])
     run.batches, ranks.part = None, None
-    run.go_on("what was kept in memory", latest)
+    run.resume("the state in memory", latest)
     if ranks.is_first:
-        print(f"train.fit: {lost}; continues from the start of epoch {run.epoch + 1}", file=sys.stderr)
+        print(f"train.fit: {error}; continues from the start of epoch {run.epoch + 1}", file=sys.stderr)
 
 
 def call_hook(run: Run, hook: Callable[[Run], Any]) -> None:
@@ -195,44 +197,44 @@ def call_hook(run: Run, hook: Callable[[Run], Any]) -> None:
 def train_epoch(run: Run, steps: Steps, evaluation: Steps, interrupted: CtrlC, bar: Progress) -> None:
     """Run the (remaining) steps of an epoch, until it is done or interrupted."""
     state = run.state()
-    by_batch = run.schedule if run.schedule is not None and run.schedule.per == "batch" else None
-    before = state.take(*EPOCH, *(["schedule"] if by_batch else []))
+    batch_schedule = run.schedule if run.schedule is not None and run.schedule.per == "batch" else None
+    old_values = state.take(*EPOCH, *(["schedule"] if batch_schedule else []))
     for module in state.modules:
         module.training = True
     record = run.record = run.record or Record(len(run.loader))
     start = time.perf_counter() - record.seconds
-    watching = [c for c in run.callbacks.values() if type(c).on_batch_end is not Callback.on_batch_end]
+    batch_callbacks = [c for c in run.callbacks.values() if type(c).on_batch_end is not Callback.on_batch_end]
     run.batches = iter(run.loader)  # kept, because the loader knows its position only while the iterator exists
     ahead = None
     try:
         for batch in run.batches:
-            if ahead is None and by_batch is None and not watching:
+            if ahead is None and batch_schedule is None and not batch_callbacks:
                 ahead = Ahead.of(run, steps, record)
-            together = 0
+            ran_together = 0
             for done in () if ahead is None else ahead.run(batch):
-                together += done
+                ran_together += done
                 bar.update(done)
                 if interrupted:
                     break
-            if not together:
+            if not ran_together:
                 record.add(*steps(*batch), batch[1])
-                if by_batch is not None:
-                    by_batch.step()
-                for callback in watching:
+                if batch_schedule is not None:
+                    batch_schedule.step()
+                for callback in batch_callbacks:
                     call_hook(run, callback.on_batch_end)
                 bar.update()
                 interrupted.agree()
             if interrupted:
                 break
-    except Exception as raised:
-        raised.add_note(f"train.fit: in epoch {run.epoch + 1}, batch {record.done + 1} of {record.batches}")
+    except Exception as error:
+        error.add_note(f"train.fit: in epoch {run.epoch + 1}, batch {record.done + 1} of {record.batches}")
         raise
     record.seconds = time.perf_counter() - start
-    bad = record.first_not_finite()
-    if bad is not None:
+    first_bad = record.first_not_finite()
+    if first_bad is not None:
         run.batches = None
-        state.put(before)
-        raise not_finite(run, record, bad)
+        state.put(old_values)
+        raise not_finite(run, record, first_bad)
 
 
 def not_finite(run: Run, record: Record, batch: int) -> TrainingError:
@@ -258,7 +260,7 @@ def end_epoch(run: Run, evaluation: Steps, metrics: Mapping[str, Metric], monito
         row |= {f"val_{name}": value for name, value in measured.items()}
     row["lr"] = run.optimiser.rates[0]
     row["seconds"] = record.seconds + time.perf_counter() - start
-    row = ranks.shared(row)
+    row = ranks.broadcast(row)
     if run.schedule is not None and run.schedule.per == "epoch":
         run.schedule.step(row[monitor])
     run.history.append(row)

@@ -23,7 +23,7 @@ class CtrlC:
     """
 
     def __init__(self) -> None:
-        self.interrupted = self.pressed = False
+        self.interrupted = self.received = False
         self.installed: list[Any] = []
 
     def __bool__(self) -> bool:
@@ -32,16 +32,16 @@ class CtrlC:
     def agree(self) -> None:
         """Exchange the state with the other ranks, after a step."""
         if ranks.group is not None:
-            pressed = np.array(self.pressed, np.int64)
-            ranks.add_up(pressed)
-            self.interrupted = bool(pressed)
+            count = np.array(self.received, np.int64)
+            ranks.all_reduce(count)
+            self.interrupted = bool(count)
 
     def __enter__(self) -> CtrlC:
         in_main_thread = threading.current_thread() is threading.main_thread()
-        usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+        default_handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
         if ranks.group is not None:
-            usual |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
-        for number, handler in usual.items():
+            default_handlers |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
+        for number, handler in default_handlers.items():
             if in_main_thread and signal.getsignal(number) is handler:
                 signal.signal(number, self.handle)
                 self.installed.append((number, handler))
@@ -52,8 +52,8 @@ class CtrlC:
             signal.signal(number, handler)
 
     def handle(self, number: int, frame: Any) -> None:
-        if self.pressed and number == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
-        self.pressed = True
+        self.received = True
         if ranks.group is None:
             self.interrupted = True

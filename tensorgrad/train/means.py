@@ -22,8 +22,8 @@ from tensorgrad.ops.compare import not_equal
 from tensorgrad.ops.elementwise import astype, where
 from tensorgrad.ops.index import lookup
 
-KNOWN: list[Any] = [getattr(functions, name) for name in functions.__all__]
-OF_CLASSES: list[Any] = [functions.cross_entropy, functions.nll_loss, ops.nll_loss]  # targets may be class indices
+LOSSES: list[Any] = [getattr(functions, name) for name in functions.__all__]
+CLASS_LOSSES: list[Any] = [functions.cross_entropy, functions.nll_loss, ops.nll_loss]  # targets may be class indices
 
 
 def settings_of(loss: Callable[..., Any]) -> tuple[bool, Mapping[str, Any]] | None:
@@ -35,14 +35,14 @@ def settings_of(loss: Callable[..., Any]) -> tuple[bool, Mapping[str, Any]] | No
     while isinstance(loss, functools.partial) and not loss.args:
         options = {**loss.keywords, **options}
         loss = loss.func
-    is_of_classes = any(loss is known for known in OF_CLASSES)
-    return (is_of_classes, options) if is_of_classes or any(loss is known for known in KNOWN) else None
+    is_of_classes = any(loss is function for function in CLASS_LOSSES)
+    return (is_of_classes, options) if is_of_classes or any(loss is function for function in LOSSES) else None
 
 
 def reduction_of(loss: Callable[..., Any]) -> str:
     """The reduction of a loss: "mean", "sum", or "batchmean"."""
-    known = settings_of(loss)
-    return str((known[1] if known else vars(loss) if isinstance(loss, Loss) else {}).get("reduction", "mean"))
+    settings = settings_of(loss)
+    return str((settings[1] if settings else vars(loss) if isinstance(loss, Loss) else {}).get("reduction", "mean"))
 
 
 def divisor(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
@@ -50,12 +50,12 @@ def divisor(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
     reduction = reduction_of(loss)
     if reduction == "sum":
         return None
-    known = settings_of(loss)
-    if known is None:
+    settings = settings_of(loss)
+    if settings is None:
         return len(y)
     if reduction == "batchmean":
         return prediction.shape[0] if prediction.ndim else 1
-    if not known[0]:
+    if not settings[0]:
         return prediction.size
     counts = counts_of(loss, prediction, y)
     return math.prod(prediction.shape[:-1]) if counts is None else counts.sum()
@@ -63,19 +63,22 @@ def divisor(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
 
 def counts_of(loss: Callable[..., Any], prediction: Any, y: Tensor) -> Any:
     """The weight of each label in the mean, shaped like y; None if all are 1, or if there are no labels."""
-    known = settings_of(loss)
-    if known is None or not known[0] or y.dtype.kind not in "iu":
+    settings = settings_of(loss)
+    if settings is None or not settings[0] or y.dtype.kind not in "iu":
         return None
-    weight, ignored = known[1].get("weight"), known[1].get("ignore_index")
+    weight, ignored = settings[1].get("weight"), settings[1].get("ignore_index")
     keep = None if ignored is None else not_equal(y, ignored)
-    dtype = counting(prediction.dtype)
+    dtype = count_dtype(prediction.dtype)
     if weight is None:
         return None if keep is None else astype(keep, dtype)
-    each = astype(functions.class_weights("train", prediction, weight), dtype)
-    counts = lookup(each if isinstance(each, Tensor) else wrap(each, None), y if keep is None else where(keep, y, 0))
+    class_weights = astype(functions.class_weights("train", prediction, weight), dtype)
+    counts = lookup(
+        class_weights if isinstance(class_weights, Tensor) else wrap(class_weights, None),
+        y if keep is None else where(keep, y, 0),
+    )
     return counts if keep is None else where(keep, counts, 0)
 
 
-def counting(dtype: Any) -> Any:
+def count_dtype(dtype: Any) -> Any:
     """The dtype of counts: that of the loss, but float32 for half precision."""
     return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)

@@ -57,14 +57,14 @@ def confusion_matrix(prediction: Any, target: Any, classes: int | None = None) -
 
     classes   number of classes; by default the number of columns of prediction, or the largest index + 1
     """
-    taken, labels = _classes("confusion_matrix", prediction), _labels("confusion_matrix", target)
-    _check_samples("confusion_matrix", taken, labels)
+    predicted, labels = _classes("confusion_matrix", prediction), _labels("confusion_matrix", target)
+    _check_samples("confusion_matrix", predicted, labels)
     shape = np.shape(_array(prediction))
-    known = shape[1] if len(shape) == 2 and shape[1] > 1 else int(max(taken.max(initial=0), labels.max(initial=0))) + 1
-    n = known if classes is None else classes
-    for indices in (taken, labels):
+    default = shape[1] if len(shape) == 2 and shape[1] > 1 else int(max(predicted.max(initial=0), labels.max(initial=0))) + 1
+    n = default if classes is None else classes
+    for indices in (predicted, labels):
         _check_labels("confusion_matrix", indices, n)
-    return np.bincount(labels * n + taken, minlength=n * n).reshape(n, n)
+    return np.bincount(labels * n + predicted, minlength=n * n).reshape(n, n)
 
 
 def log_loss(prediction: Any, target: Any) -> float:
@@ -90,10 +90,10 @@ def r2(prediction: Any, target: Any) -> float:
                          1 if the prediction is exact, else 0, as in scikit-learn
     """
     p, t = (a.reshape(len(a), -1) for a in _values("r2", prediction, target))
-    left = ((p - t) ** 2).sum(axis=0)
+    residual = ((p - t) ** 2).sum(axis=0)
     spread = ((t - t.mean(axis=0)) ** 2).sum(axis=0)
     flat = spread == 0
-    return float(np.mean(np.where(flat, left == 0, 1 - left / np.where(flat, 1, spread))))
+    return float(np.mean(np.where(flat, residual == 0, 1 - residual / np.where(flat, 1, spread))))
 
 
 def _array(value: Any) -> Array:
@@ -151,5 +151,5 @@ def _check_samples(name: str, prediction: Array, labels: Array) -> None:
 def _check_labels(name: str, labels: Array, classes: int) -> None:
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
-        at = int(wrong.argmax())
-        raise LabelError(f"{name}: class {labels[at]} of sample {at}, expected 0 to {classes - 1}")
+        i = int(wrong.argmax())
+        raise LabelError(f"{name}: class {labels[i]} of sample {i}, expected 0 to {classes - 1}")

@@ -15,20 +15,20 @@ from tensorgrad.train.run import Run
 class Progress:
     """A tqdm bar over the batches of a training, in a terminal or a notebook; otherwise nothing is shown.
 
-    wanted   True, False, or None for a bar if tqdm is installed
+    enabled   True, False, or None for a bar if tqdm is installed
     """
 
-    def __init__(self, wanted: bool | None, run: Run) -> None:
+    def __init__(self, enabled: bool | None, run: Run) -> None:
         self.epochs = run.epochs
         self.bar: Any = None
-        if wanted is False or not ranks.is_first:
+        if enabled is False or not ranks.is_first:
             return
         try:
             with loading:
                 from tqdm.auto import tqdm
                 from tqdm.std import TqdmDefaultWriteLock
         except ImportError:
-            if wanted is None:
+            if enabled is None:
                 return
             raise MissingDependencyError(
                 "train.fit: progress=True shows a bar with tqdm, which is not installed; pip install tqdm"

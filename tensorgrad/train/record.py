@@ -47,7 +47,7 @@ class Record:
         """Add batches: their losses, and if they are Tensors their counts and predictions, along a first axis."""
         self.add_losses(loss, count, number)
         if prediction is not None:
-            self.predictions += [copy(one) for one in prediction._data]
+            self.predictions += [copy(array) for array in prediction._data]
             self.targets += targets
 
     def add_losses(self, loss: Tensor, count: Any, number: int) -> None:
@@ -58,27 +58,27 @@ class Record:
                 self.losses, self.counts = xp.empty(self.batches, loss.dtype), xp.empty(self.batches, np.float64)
             # after a resume, those from the checkpoint are in main memory
             self.losses, self.counts = like(self.losses, loss._data), like(self.counts, loss._data)
-            those = slice(self.done, self.done + number)
-            self.losses[those] = loss._data
+            positions = slice(self.done, self.done + number)
+            self.losses[positions] = loss._data
             count = np.nan if count is None else count
-            self.counts[those] = count._data if isinstance(count, Tensor) else count  # a Tensor would wait for the GPU
+            self.counts[positions] = count._data if isinstance(count, Tensor) else count  # a Tensor would wait for the GPU
         self.done += number
 
     def first_not_finite(self) -> int | None:
         """The first batch with a loss that is not finite, or None."""
-        losses = self.so_far(self.losses)
+        losses = self.completed(self.losses)
         return None if np.isfinite(losses).all() else int(np.argmin(np.isfinite(losses)))
 
     def row(self, metrics: Mapping[str, Callable[[Any, Any], float]]) -> dict[str, float]:
         """The loss of all samples, and the metrics."""
-        losses, counts = self.so_far(self.losses).astype(np.float64), self.so_far(self.counts)
+        losses, counts = self.completed(self.losses).astype(np.float64), self.completed(self.counts)
         total = counts.sum()
         if np.isnan(total):
             row = {"loss": float(losses.sum())}
         else:
             row = {"loss": float((losses * counts).sum() / total) if total else 0.0 if len(losses) else float("nan")}
         if metrics:
-            (predictions,), (targets,) = self.all_of(self.predictions), self.all_of(self.targets)
+            (predictions,), (targets,) = self.gathered(self.predictions), self.gathered(self.targets)
             for name, metric in metrics.items():
                 value = metric(predictions, targets)
                 if np.ndim(value):
@@ -86,40 +86,40 @@ class Record:
                 row[name] = float(value)
         return row
 
-    def all_of(self, batches: list[Array]) -> list[Array]:
+    def gathered(self, batches: list[Array]) -> list[Array]:
         """Concatenate arrays of batches in main memory; with several ranks those of all, in the order of the samples."""
         if ranks.group is None:
-            return joined(batches)
-        parts = ranks.gathered([as_numpy(a) for a in batches])
-        return joined([part for batch in zip(*parts, strict=True) for part in batch])
+            return concatenated(batches)
+        parts = ranks.all_gather([as_numpy(a) for a in batches])
+        return concatenated([part for batch in zip(*parts, strict=True) for part in batch])
 
-    def so_far(self, values: Array) -> Array:
+    def completed(self, values: Array) -> Array:
         """The entries of the batches so far, in main memory."""
         return np.empty(0) if values is None else as_numpy(values[: self.done])
 
     def state_dict(self) -> dict[str, Any]:
         """The state for checkpoints."""
         return {
-            "losses": self.so_far(self.losses),
-            "counts": self.so_far(self.counts),
-            "predictions": self.all_of(self.predictions),
-            "targets": self.all_of(self.targets),
+            "losses": self.completed(self.losses),
+            "counts": self.completed(self.counts),
+            "predictions": self.gathered(self.predictions),
+            "targets": self.gathered(self.targets),
             "seconds": self.seconds,
         }
 
     def misfits(self, values: Any, measured: bool) -> list[str]:
         """The reasons why a state_dict cannot be loaded. measured: whether there are metrics, which need predictions."""
-        if found := problems(values, FORM):
-            return found
+        if reasons := problems(values, FORM):
+            return reasons
         for name in ("losses", "counts"):
             if values[name].ndim != 1 or len(values[name]) > self.batches:
-                found.append(f"{name} is {described(values[name])}, expected at most {self.batches} numbers")
-        if not found and len(values["losses"]) != len(values["counts"]):
-            found.append(f"losses of {len(values['losses'])} batches, but counts of {len(values['counts'])}")
+                reasons.append(f"{name} is {described(values[name])}, expected at most {self.batches} numbers")
+        if not reasons and len(values["losses"]) != len(values["counts"]):
+            reasons.append(f"losses of {len(values['losses'])} batches, but counts of {len(values['counts'])}")
         for name in ("predictions", "targets"):
             if len(values[name]) != (1 if measured else 0):
-                found.append(f"{name} is a list of {len(values[name])} arrays, expected {1 if measured else 0}")
-        return found
+                reasons.append(f"{name} is a list of {len(values[name])} arrays, expected {1 if measured else 0}")
+        return reasons
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Restore the state from a dict of `state_dict`."""
@@ -138,6 +138,6 @@ def as_numpy(array: Array) -> Array:
     return move(array, "cpu")
 
 
-def joined(batches: list[Array]) -> list[Array]:
+def concatenated(batches: list[Array]) -> list[Array]:
     """Concatenate arrays of batches in main memory; an empty list if there are none."""
     return [np.concatenate([as_numpy(a) for a in batches])] if batches else []

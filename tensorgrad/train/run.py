@@ -151,9 +151,9 @@ class Run:
 
     def load(self, path: str | Path) -> None:
         """Resume from a checkpoint. Raises CheckpointError, before anything is changed, if it does not fit."""
-        self.go_on(path, checkpoint.read(path))
+        self.resume(path, checkpoint.read(path))
 
-    def go_on(self, path: str | Path, contents: dict[str, Any]) -> None:
+    def resume(self, path: str | Path, contents: dict[str, Any]) -> None:
         """Resume from the contents of a file, or from a copy of `contents()`."""
         if "epoch" not in contents:
             raise CheckpointError(
@@ -163,11 +163,18 @@ class Run:
             raise CheckpointError(f"{path}: not a valid checkpoint: {', '.join(missing)} is missing")
         state = self.state()
         names = [name for name in FILE if state.parts[name] is not None]
-        own = {f"callbacks/{name}": callback for name, callback in self.callbacks.items()}
-        kept = {f"callbacks/{name}": values for name, values in contents["callbacks"].items()}
+        callbacks = {f"callbacks/{name}": callback for name, callback in self.callbacks.items()}
+        saved = {f"callbacks/{name}": values for name, values in contents["callbacks"].items()}
         record = Record(len(self.loader))
-        problems = [*self.misfits(contents, names, record), *misfits_of_callbacks(own, kept, self)]
-        checkpoint.put(path, contents, state, names, problems, {part: (own[part], kept[part]) for part in kept if part in own})
+        problems = [*self.misfits(contents, names, record), *misfits_of_callbacks(callbacks, saved, self)]
+        checkpoint.put(
+            path,
+            contents,
+            state,
+            names,
+            problems,
+            {part: (callbacks[part], saved[part]) for part in saved if part in callbacks},
+        )
         self.history.columns, self.epoch, self.stop = contents["history"], contents["epoch"], contents["stop"]
         self.row = rows[-1] if (rows := self.history.rows()) else {}
         self.record = None
@@ -179,30 +186,32 @@ class Run:
         """The ways in which a checkpoint does not fit this training as a whole, in words."""
         surplus = [name for name in FILE if name in contents and name not in names]
         kinds = [contents[name].get("type", name) if isinstance(contents[name], Mapping) else name for name in surplus]
-        found = [f"holds a {kind}, but no {name} was passed" for name, kind in zip(surplus, kinds, strict=True)]
+        reasons = [f"holds a {kind}, but no {name} was passed" for name, kind in zip(surplus, kinds, strict=True)]
         history, epoch = contents["history"], contents["epoch"]
         if history and [*history] != self.columns:
-            found.append(f"holds a history of {', '.join(history)}, but this training measures {', '.join(self.columns)}")
+            reasons.append(f"holds a history of {', '.join(history)}, but this training measures {', '.join(self.columns)}")
         for name, values in history.items() or [("history", [])]:
             if len(values) != epoch:
-                found.append(f"history: {name} has {len(values)} values, but epoch is {epoch}")
-            found += problems_of(values, [NUMBER], f"history/{name}")
-        if not found and history and history["epoch"] != list(range(1, epoch + 1)):
-            found.append(f"history/epoch: {history['epoch']}, expected 1 to {epoch}")
+                reasons.append(f"history: {name} has {len(values)} values, but epoch is {epoch}")
+            reasons += problems_of(values, [NUMBER], f"history/{name}")
+        if not reasons and history and history["epoch"] != list(range(1, epoch + 1)):
+            reasons.append(f"history/epoch: {history['epoch']}, expected 1 to {epoch}")
         measured = any(name not in ("epoch", "loss", "lr", "seconds") and not name.startswith("val_") for name in self.columns)
         if "record" in contents:
-            found += [f"record: {problem}" for problem in record.misfits(contents["record"], measured)]
+            reasons += [f"record: {problem}" for problem in record.misfits(contents["record"], measured)]
         position = contents["loader"].get("position") if isinstance(contents.get("loader"), Mapping) else None
-        done = len(contents["record"]["losses"]) if "record" in contents and not found else 0
-        if isinstance(position, int) and not found and position != done:
-            found.append(f"loader: position is {position}, but the record has {done} batches")
-        return found
+        done = len(contents["record"]["losses"]) if "record" in contents and not reasons else 0
+        if isinstance(position, int) and not reasons and position != done:
+            reasons.append(f"loader: position is {position}, but the record has {done} batches")
+        return reasons
 
 
-def misfits_of_callbacks(own: Mapping[str, Callback], kept: Mapping[str, Any], run: Run) -> list[str]:
+def misfits_of_callbacks(callbacks: Mapping[str, Callback], saved: Mapping[str, Any], run: Run) -> list[str]:
     """The reasons why the state of callbacks cannot be loaded, in words."""
-    found = [
-        f"holds no {name}, but one was passed" for name, callback in own.items() if name not in kept and callback.state_dict()
+    reasons = [
+        f"holds no {name}, but one was passed"
+        for name, callback in callbacks.items()
+        if name not in saved and callback.state_dict()
     ]
-    found += [f"holds {name}, but none was passed" for name in kept if name not in own]
-    return found + [f"{name}: {p}" for name in kept if name in own for p in own[name].misfits(kept[name], run)]
+    reasons += [f"holds {name}, but none was passed" for name in saved if name not in callbacks]
+    return reasons + [f"{name}: {p}" for name in saved if name in callbacks for p in callbacks[name].misfits(saved[name], run)]

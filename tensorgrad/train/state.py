@@ -42,7 +42,7 @@ class State:
             "loader": loader,
             "validation": validation,
             "model": model,
-            "loss": loss if isinstance(loss, Module) else NOTHING,
+            "loss": loss if isinstance(loss, Module) else NO_MODULE,
             "others": OtherParameters(self.modules, optimiser),
             "optimiser": optimiser,
             "schedule": schedule,
@@ -52,7 +52,7 @@ class State:
 
     def take(self, *names: str) -> dict[str, Any]:
         """Copies of parts, by name; missing parts are left out."""
-        return {name: described(self.parts[name]) for name in names if self.parts[name] is not None}
+        return {name: state_of(self.parts[name]) for name in names if self.parts[name] is not None}
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Restore values from `take` in place; loaders first, because they may refuse theirs."""
@@ -63,17 +63,17 @@ class State:
 
     def misfits(self, values: Mapping[str, Any]) -> list[str]:
         """The reasons why the values of a file cannot be loaded, in words."""
-        found = {name: misfits(part, values[name]) for name, part in self.parts.items() if name in values}
-        return [f"{name}: {'; '.join(problems)}" for name, problems in found.items() if problems]
+        reasons = {name: misfits(part, values[name]) for name, part in self.parts.items() if name in values}
+        return [f"{name}: {'; '.join(problems)}" for name, problems in reasons.items() if problems]
 
 
 def modules_of(*parts: Any) -> list[Module]:
     """All modules in `parts`, in the order of `named_modules`, each once."""
-    found = {id(inner): inner for part in parts if isinstance(part, Module) for _, inner in part.named_modules()}
-    return list(found.values())
+    by_id = {id(module): module for part in parts if isinstance(part, Module) for _, module in part.named_modules()}
+    return list(by_id.values())
 
 
-def described(part: Any) -> Any:
+def state_of(part: Any) -> Any:
     """The state of a part; for an optimiser or a schedule with its type."""
     values = part.state_dict()
     return {"type": type(part).__name__, **values} if isinstance(part, (Optimiser, Schedule)) else values
@@ -81,7 +81,7 @@ def described(part: Any) -> Any:
 
 # Parts that are not objects of their own
 
-NOTHING = Module()  # stands for a loss that is a function
+NO_MODULE = Module()  # stands for a loss that is a function
 
 
 class Memory:
@@ -141,9 +141,9 @@ class Generators:
         if found := problems(values, [{"generator": Each(ANYTHING), "gpus": Each(ARRAY)}]):
             return found
         kinds = [state["generator"].get("bit_generator") for state in values]
-        own = [type(rng.bit_generator).__name__ for rng in self.generators]
-        if kinds != own:
-            return [f"holds generators {kinds}, the model has {own}"]
+        expected = [type(rng.bit_generator).__name__ for rng in self.generators]
+        if kinds != expected:
+            return [f"holds generators {kinds}, the model has {expected}"]
         return [
             problem
             for i, (rng, state) in enumerate(zip(self.generators, values, strict=True))
@@ -174,27 +174,27 @@ def misfits(part: Any, values: Any) -> list[str]:
         if found := problems(values, Each(ANYTHING, {"type": TEXT})):
             return found
         if values["type"] != kind:
-            of = ("the state of ", "of ") if isinstance(part, Optimiser) else ("a ", "a ")
-            return [f"holds {of[0]}{values['type']}, not {of[1]}{kind}"]
-        inner = {name: value for name, value in values.items() if name != "type"}
-        found = optimiser_misfits(part, inner) if isinstance(part, Optimiser) else part.misfits(inner)
+            articles = ("the state of ", "of ") if isinstance(part, Optimiser) else ("a ", "a ")
+            return [f"holds {articles[0]}{values['type']}, not {articles[1]}{kind}"]
+        part_state = {name: value for name, value in values.items() if name != "type"}
+        found = optimiser_misfits(part, part_state) if isinstance(part, Optimiser) else part.misfits(part_state)
         return [f"{kind}: {problem}" for problem in found]
     return part.misfits(values) if hasattr(part, "misfits") else []
 
 
-def array_misfits(own: Mapping[str, Array], values: Any) -> list[str]:
+def array_misfits(expected: Mapping[str, Array], values: Any) -> list[str]:
     """Arrays that are missing, unknown, not arrays, or of another shape or dtype."""
     if not isinstance(values, Mapping):
         return problems(values, Each(ARRAY))
-    found = [f"missing {sorted(own.keys() - values.keys())}"] if own.keys() - values.keys() else []
-    found += [f"unexpected {sorted(values.keys() - own.keys(), key=str)}"] if values.keys() - own.keys() else []
-    for name, array in own.items():
-        if name in values and (wrong := problems(values[name], ARRAY, name)):
-            found += wrong
+    reasons = [f"missing {sorted(expected.keys() - values.keys())}"] if expected.keys() - values.keys() else []
+    reasons += [f"unexpected {sorted(values.keys() - expected.keys(), key=str)}"] if values.keys() - expected.keys() else []
+    for name, array in expected.items():
+        if name in values and (problem_list := problems(values[name], ARRAY, name)):
+            reasons += problem_list
         elif name in values and (values[name].shape, values[name].dtype) != (array.shape, array.dtype):
             got = f"{values[name].shape} {values[name].dtype}"
-            found.append(f"{name} is {got}, expected {array.shape} {array.dtype}")
-    return found
+            reasons.append(f"{name} is {got}, expected {array.shape} {array.dtype}")
+    return reasons
 
 
 def optimiser_misfits(optimiser: Optimiser, values: Mapping[str, Any]) -> list[str]:
@@ -203,7 +203,7 @@ def optimiser_misfits(optimiser: Optimiser, values: Mapping[str, Any]) -> list[s
         return found
     by_parameter = [
         f"parameter {i}: {problem}"
-        for i, (own, found) in enumerate(zip(optimiser.state, values["state"], strict=True))
-        for problem in array_misfits(own, found)
+        for i, (expected, found) in enumerate(zip(optimiser.state, values["state"], strict=True))
+        for problem in array_misfits(expected, found)
     ]
     return by_parameter or optimiser.array_misfits(values)

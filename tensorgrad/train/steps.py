@@ -22,7 +22,7 @@ from tensorgrad.nn.module import Module
 from tensorgrad.ops.meeting import all_reduce, divided, share_of
 from tensorgrad.ops.sparse import Rows, is_sparse
 from tensorgrad.optim import Optimiser, clip_grad_norm
-from tensorgrad.train.means import counting, counts_of, divisor, reduction_of
+from tensorgrad.train.means import count_dtype, counts_of, divisor, reduction_of
 
 # The loss of a batch, the divisor of its mean (None for a sum), and its prediction
 Step: TypeAlias = Callable[..., tuple[Tensor, Any, Tensor | None]]
@@ -39,8 +39,8 @@ class Steps:
         self.step = step
         self.has_run = False
         self.compiled = compile(step, ahead=True) if compiled else None
-        self.together = 0  # how many batches are run in one call, where that is possible; 0 if nobody knows yet
-        self.room = 0  # capacity for the elements of sparse batches, so that one plan serves all
+        self.batches_per_call = 0  # if batches can run in one call, how many; 0 while unknown
+        self.capacity = 0  # capacity for the elements of sparse batches, so that one plan serves all
 
     def __call__(self, *batch: Array) -> tuple[Tensor, Any, Tensor | None]:
         if self.compiled is None:
@@ -60,14 +60,14 @@ class Steps:
 
     def parts(self, x: Any) -> tuple[Any, ...]:
         """The three arrays of a sparse batch, padded to the capacity, and its number of columns."""
-        if x.nnz > self.room:
-            self.room = 1 << (x.nnz + x.nnz // 4).bit_length()
-        values, indices = np.zeros(self.room, x.dtype), np.zeros(self.room, x.indices.dtype)
+        if x.nnz > self.capacity:
+            self.capacity = 1 << (x.nnz + x.nnz // 4).bit_length()
+        values, indices = np.zeros(self.capacity, x.dtype), np.zeros(self.capacity, x.indices.dtype)
         values[: x.nnz], indices[: x.nnz] = x.data, x.indices
         return values, indices, x.indptr, x.shape[1]
 
 
-def reassembled(x: Any) -> Any:
+def model_input(x: Any) -> Any:
     """The input of a model: a sparse batch is reassembled from its `parts`.
 
     Steps call this themselves, so that the compiled function is the one that reads the model.
@@ -76,41 +76,41 @@ def reassembled(x: Any) -> Any:
 
 
 def training_step(
-    model: Module, loss: Callable[..., Any], optimiser: Optimiser, l2: float, clip_norm: float | None, keep: bool
+    model: Module, loss: Callable[..., Any], optimiser: Optimiser, l2: float, clip_norm: float | None, return_prediction: bool
 ) -> Step:
     """A function for one step: forward, backward, update."""
     weights = [p for p in optimiser.params if p.ndim > 1] if l2 else []
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
-        prediction = model(reassembled(x))
+        prediction = model(model_input(x))
         cost, count, samples = cost_of(loss, prediction, y, w)
-        own = cost
+        rank_cost = cost
         if ranks.group is not None:
-            own, cost, count, samples = over_ranks(cost, count, samples)
+            rank_cost, cost, count, samples = over_ranks(cost, count, samples)
         if weights:
             squares = [(p * p).sum() for p in weights]
             penalty = l2 / nonzero(samples) * sum(squares[1:], squares[0])
-            own = own + penalty
-            cost = own if ranks.group is None else cost + penalty
+            rank_cost = rank_cost + penalty
+            cost = rank_cost if ranks.group is None else cost + penalty
         optimiser.zero_grad()
-        own.backward()
+        rank_cost.backward()
         if clip_norm is not None:
             clip_grad_norm(optimiser.params, clip_norm, error_if_nonfinite=False)
         optimiser.step()
-        return cost, count, prediction if keep else None
+        return cost, count, prediction if return_prediction else None
 
     return step
 
 
-def evaluation_step(model: Module, loss: Callable[..., Any], keep: bool) -> Step:
-    """A function that returns the loss of a batch, and the prediction if `keep`."""
+def evaluation_step(model: Module, loss: Callable[..., Any], return_prediction: bool) -> Step:
+    """A function that returns the loss of a batch, and the prediction if `return_prediction`."""
 
     def step(x: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Any, Tensor | None]:
-        prediction = model(reassembled(x))
+        prediction = model(model_input(x))
         cost, count, samples = cost_of(loss, prediction, y, w)
         if ranks.group is not None:
             _, cost, count, _ = over_ranks(cost, count, samples)
-        return cost, count, prediction if keep else None
+        return cost, count, prediction if return_prediction else None
 
     return step
 
@@ -123,18 +123,18 @@ def cost_of(loss: Callable[..., Any], prediction: Any, y: Tensor, w: Tensor | No
             got = f"a Tensor of shape {cost.shape}" if isinstance(cost, Tensor) else type(cost).__name__
             raise ShapeError(f"train.fit: loss must return a 0-d Tensor, the mean over the batch, but it returned {got}")
         return cost, divisor(loss, prediction, y), len(y)
-    losses = each(loss)(prediction, y)
+    losses = per_sample(loss)(prediction, y)
     if not isinstance(losses, Tensor) or losses.shape[:1] != w.shape:
         got = f"a Tensor of shape {losses.shape}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ShapeError(f"train.fit: with weights {w.shape}, loss must return one value per sample, but it returned {got}")
-    w = ops.astype(w, counting(losses.dtype))
+    w = ops.astype(w, count_dtype(losses.dtype))
     samples = w.sum()
     counts = counts_of(loss, prediction, y)
     if losses.ndim > 1:
-        over = tuple(range(1, losses.ndim))
+        axes = tuple(range(1, losses.ndim))
         is_sum = counts is not None or reduction_of(loss) in ("sum", "batchmean")
-        losses = losses.sum(over) if is_sum else losses.mean(over)
-        counts = None if counts is None else counts.sum(over)
+        losses = losses.sum(axes) if is_sum else losses.mean(axes)
+        counts = None if counts is None else counts.sum(axes)
     if reduction_of(loss) == "sum":
         return (losses * w).sum(), None, samples
     count = samples if counts is None else (counts * w).sum()
@@ -148,23 +148,25 @@ def over_ranks(cost: Tensor, count: Any, samples: Any) -> tuple[Tensor, Tensor, 
     """
     share = share_of(cost)
     with switched(recording=False):
-        one, n, of = cost.detach(), number(0 if count is None else count, cost), number(samples, cost)
-        loss = ops.astype(one, np.float64)
-        loss = loss if count is None else ops.where(n > 0, loss * n, 0)  # the mean over no samples may be NaN
-        total = all_reduce(ops.stack([loss, n, of]))
-        whole = total[0] if count is None else total[0] / nonzero(total[1])
-        weight = divided(number(1, cost) if count is None else n / nonzero(total[1]), share)
+        local, local_count, local_samples = cost.detach(), number(0 if count is None else count, cost), number(samples, cost)
+        loss = ops.astype(local, np.float64)
+        loss = (
+            loss if count is None else ops.where(local_count > 0, loss * local_count, 0)
+        )  # the mean over no samples may be NaN
+        total = all_reduce(ops.stack([loss, local_count, local_samples]))
+        mean = total[0] if count is None else total[0] / nonzero(total[1])
+        weight = divided(number(1, cost) if count is None else local_count / nonzero(total[1]), share)
     is_plain = ranks.part is not None and isinstance(count, int) and count == ranks.part.stop - ranks.part.start
-    own = cost if is_plain else cost * ops.astype(weight, cost.dtype)
-    return own, ops.astype(whole, cost.dtype), None if count is None else total[1], total[2]
+    rank_cost = cost if is_plain else cost * ops.astype(weight, cost.dtype)
+    return rank_cost, ops.astype(mean, cost.dtype), None if count is None else total[1], total[2]
 
 
-def number(value: Any, near: Tensor) -> Tensor:
-    """A number or 0-d Tensor in float64, on the device of `near`."""
+def number(value: Any, reference: Tensor) -> Tensor:
+    """A number or 0-d Tensor in float64, on the device of `reference`."""
     return (
         ops.astype(value, np.float64)
         if isinstance(value, Tensor)
-        else wrap(like(np.asarray(value, np.float64), near._data), None)
+        else wrap(like(np.asarray(value, np.float64), reference._data), None)
     )
 
 
@@ -173,17 +175,17 @@ def nonzero(count: Any) -> Any:
     return ops.where(count == 0, 1, count) if isinstance(count, Tensor) else count
 
 
-def each(loss: Callable[..., Any]) -> Callable[..., Any]:
+def per_sample(loss: Callable[..., Any]) -> Callable[..., Any]:
     """A loss that returns the loss of each sample."""
     if isinstance(loss, Loss):
         loss = copy.copy(loss)
         loss.reduction = "none"
         return loss
-    named = getattr(loss, "__name__", type(loss).__name__)
+    name = getattr(loss, "__name__", type(loss).__name__)
     try:
         inspect.signature(loss.forward if isinstance(loss, Module) else loss).bind(None, None, reduction="none")
     except TypeError:
         raise TypeError(
-            f"train.fit: for sample weights the loss is called with reduction='none', which {named} does not accept"
+            f"train.fit: for sample weights the loss is called with reduction='none', which {name} does not accept"
         ) from None
     return partial(loss, reduction="none")

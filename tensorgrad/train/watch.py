@@ -23,13 +23,13 @@ from tensorgrad.data import DataLoader
 from tensorgrad.draw.graph import tensors_in, write_file
 from tensorgrad.errors import ArgumentError
 from tensorgrad.nn.trial import preserve_state
-from tensorgrad.train.findings import Finding, at, far_gradients, idle_units, odd_updates, together
+from tensorgrad.train.findings import Finding, far_gradients, grouped, idle_units, label_of, odd_updates
 from tensorgrad.train.run import Callback, Run
 from tensorgrad.train.samples import Layer, Sample, Spread, Weights
 from tensorgrad.train.steps import cost_of
 from tensorgrad.train.watched import Picture, page
 
-EDGES: dict[Op, tuple[float, float]] = {
+SATURATED_OUTSIDE: dict[Op, tuple[float, float]] = {
     ops.tanh: (-0.99, 0.99),
     ops.sigmoid: (0.01, 0.99),
 }  # beyond these values the gradient is nearly 0
@@ -63,7 +63,7 @@ class Watch(Callback):
         self.samples: list[Sample] = []
         self.picture: Picture | None = None  # of the model at the first sample
         self._step = 0
-        self._due: tuple[Sample, dict[str, Array]] | None = None  # waits for its updates until the next step
+        self._pending: tuple[Sample, dict[str, Array]] | None = None  # waits for its updates until the next step
         self._spent = self._last = self._start = 0.0  # seconds: all samples, the last one, start of the training
 
     def on_start(self, run: Run) -> None:
@@ -73,33 +73,33 @@ class Watch(Callback):
         self.samples = [sample for sample in self.samples if sample.step < self._step]
         if not self.samples:
             self.picture = None
-        self._due = None
+        self._pending = None
         self.take(run)
         # the first sample loads and compiles kernels that training needs anyway
         self._spent, self._last, self._start = 0.0, 0.0, time.perf_counter()
 
     def on_batch_end(self, run: Run) -> None:
         self._step += 1
-        if self._due is None and self._step % self.every:
+        if self._pending is None and self._step % self.every:
             return
-        began = time.perf_counter()
-        if self._due is not None:
-            sample, before = self._due
-            self._due = None
+        start = time.perf_counter()
+        if self._pending is not None:
+            sample, old_values = self._pending
+            self._pending = None
             for name, p in run.model.named_parameters():
-                if name in before and before[name].shape == p.shape:
-                    sample.weights[name].update = Spread.of(p._data - before[name])
-            self._spent += time.perf_counter() - began
-        if self._step % self.every == 0 and self._spent + self._last <= self.share * (began + self._last - self._start):
+                if name in old_values and old_values[name].shape == p.shape:
+                    sample.weights[name].update = Spread.of(p._data - old_values[name])
+            self._spent += time.perf_counter() - start
+        if self._step % self.every == 0 and self._spent + self._last <= self.share * (start + self._last - self._start):
             self.take(run)
 
     def take(self, run: Run) -> None:
         """Take a sample now; the changes of parameters are added after the next step."""
-        began = time.perf_counter()
+        start = time.perf_counter()
         sample = self.sample(run)
         self.samples.append(sample)
-        self._due = sample, {name: copy(p._data) for name, p in run.model.named_parameters() if name in sample.weights}
-        self._last = time.perf_counter() - began
+        self._pending = sample, {name: copy(p._data) for name, p in run.model.named_parameters() if name in sample.weights}
+        self._last = time.perf_counter() - start
         self._spent += self._last
 
     def sample(self, run: Run) -> Sample:
@@ -107,15 +107,15 @@ class Watch(Callback):
         x, y = self.probe_on_device(run)
         parameters = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
         with preserve_state(run.modules()):
-            seen = ProbeResults()
-            with switched(recording=True, profile=seen):
+            recorder = ProbeResults()
+            with switched(recording=True, profile=recorder):
                 prediction = run.model(x)
             cost, _, _ = cost_of(run.loss, prediction, y, None)
-            results = seen.results(prediction)
+            results = recorder.results(prediction)
             gradients: dict[Node, Array] = {}
             for node, _ in results.values():
-                node.hooks = [*(node.hooks or []), partial(keep, gradients, node)]
-            found = grad(cost, list(parameters.values()), allow_unused=True)
+                node.hooks = [*(node.hooks or []), partial(store_gradient, gradients, node)]
+            parameter_gradients = grad(cost, list(parameters.values()), allow_unused=True)
             computed = [t for t in tensors_in(prediction) if t.node is not None]
             if self.picture is None and computed:
                 self.picture = Picture.of(computed, {name: node for name, (node, _) in results.items()}, parameters)
@@ -128,9 +128,9 @@ class Watch(Callback):
                 Spread.of(out),
                 None if g is None else Spread.of(g),
                 dead_share(node, out),
-                flat_share(node, out),
+                saturated_share(node, out),
             )
-        for (name, p), g in zip(parameters.items(), found, strict=True):
+        for (name, p), g in zip(parameters.items(), parameter_gradients, strict=True):
             sample.weights[name] = Weights(name, Spread.of(p._data), None if g is None else Spread.of(g._data))
         return sample
 
@@ -147,7 +147,7 @@ class Watch(Callback):
 
     def findings(self) -> list[str]:
         """The diagnoses from the last sample, each with the layer or parameter and the line in the model."""
-        return [str(one) for one in self.findings_at(len(self.samples) - 1)] if self.samples else []
+        return [str(finding) for finding in self.findings_at(len(self.samples) - 1)] if self.samples else []
 
     def findings_at(self, i: int) -> list[Finding]:
         """`findings` of sample i; if numbers are not finite, only that."""
@@ -169,13 +169,13 @@ class Watch(Callback):
             raise ArgumentError(f"Watch.save: expected a .html file, got {path.name!r}")
         if self.picture is None:
             raise ArgumentError("Watch.save: there is no sample yet; train with this callback first")
-        findings = [together(self.findings_at(i)) for i in range(len(self.samples))]
+        findings = [grouped(self.findings_at(i)) for i in range(len(self.samples))]
         return write_file(path, page(self.picture, self.samples, findings).encode())
 
     def updated(self, i: int) -> Sample:
         """The last sample up to number i with known updates; number i if there is none."""
-        known = [s for s in self.samples[: i + 1] if any(w.update is not None for w in s.weights.values())]
-        return known[-1] if known else self.samples[i]
+        candidates = [s for s in self.samples[: i + 1] if any(w.update is not None for w in s.weights.values())]
+        return candidates[-1] if candidates else self.samples[i]
 
     def not_finite(self, i: int) -> list[Finding]:
         """Where NaN or infinity first appeared up to sample i: in forward order, then in gradients."""
@@ -187,31 +187,33 @@ class Watch(Callback):
                     return [Finding(name, f"{count} are not finite {when}, the first time that any is")]
             for layer in sample.layers.values():
                 if layer.value.bad:
-                    return [Finding(at(layer), f"{layer.value.bad:,} values are not finite {when}, the first in the model")]
+                    return [
+                        Finding(label_of(layer), f"{layer.value.bad:,} values are not finite {when}, the first in the model")
+                    ]
             for layer in reversed(sample.layers.values()):
                 if layer.gradient is not None and layer.gradient.bad:
                     count = f"{layer.gradient.bad:,} numbers of its gradient"
-                    return [Finding(at(layer), f"{count} are not finite {when}, the first on the way back")]
+                    return [Finding(label_of(layer), f"{count} are not finite {when}, the first on the way back")]
         return []
 
     def __str__(self) -> str:
         if not self.samples:
             return "Watch: no sample yet"
-        last, moved = self.samples[-1], self.updated(len(self.samples) - 1)
+        last, updated = self.samples[-1], self.updated(len(self.samples) - 1)
         rows = [["layer", "mean", "std", "zeros", "gradient"]]
         for layer in last.layers.values():
             gradient = "" if layer.gradient is None else f"{layer.gradient.rms:.2g}"
             rows.append([layer.name, f"{layer.value.mean:.2g}", f"{layer.value.std:.2g}", f"{layer.value.zeros:.0%}", gradient])
-        more = [["parameter", "mean", "std", "gradient", "update / weight"]]
+        parameter_rows = [["parameter", "mean", "std", "gradient", "update / weight"]]
         for name, w in last.weights.items():
-            ratio = moved.weights[name].ratio if name in moved.weights else math.nan
+            ratio = updated.weights[name].ratio if name in updated.weights else math.nan
             gradient = "" if w.gradient is None else f"{w.gradient.rms:.2g}"
-            more.append(
+            parameter_rows.append(
                 [name, f"{w.value.mean:.2g}", f"{w.value.std:.2g}", gradient, "" if math.isnan(ratio) else f"{ratio:.2g}"]
             )
         head = f"step {last.step}, epoch {last.epoch}, loss {last.loss:.4g} of the probe; gradients as root mean squares"
-        found = [line for line, _ in together(self.findings_at(len(self.samples) - 1))] or ["nothing stands out"]
-        return "\n".join([head, "", *columns(rows, "<>>>>"), "", *columns(more, "<>>>>"), "", *found])
+        findings = [line for line, _ in grouped(self.findings_at(len(self.samples) - 1))] or ["nothing stands out"]
+        return "\n".join([head, "", *columns(rows, "<>>>>"), "", *columns(parameter_rows, "<>>>>"), "", *findings])
 
 
 class ProbeResults:
@@ -232,7 +234,7 @@ class ProbeResults:
 
     def results(self, prediction: Any) -> dict[str, tuple[Node, Array]]:
         """By name the result of each module, and of each layer and activation called as a function, and the prediction."""
-        found: dict[str, tuple[Node, Array]] = {}
+        by_name: dict[str, tuple[Node, Array]] = {}
         end = prediction.node if isinstance(prediction, Tensor) else None
         for i, (node, out) in enumerate(self.all):
             following = self.all[i + 1][0] if i + 1 < len(self.all) else None
@@ -241,14 +243,14 @@ class ProbeResults:
                 title = node.function.name if node.function is not None else node.op.name
                 name = base = f"{node.scope} {title}".strip()
                 count = 1
-                while name in found:
+                while name in by_name:
                     count += 1
                     name = f"{base} ({count})"
-                found[name] = node, out
-        return found
+                by_name[name] = node, out
+        return by_name
 
 
-def keep(gradients: dict[Node, Array], node: Node, g: Any) -> None:
+def store_gradient(gradients: dict[Node, Array], node: Node, g: Any) -> None:
     """A hook that stores the gradient of a node."""
     gradients[node] = g._data
 
@@ -265,10 +267,10 @@ def dead_share(node: Node, out: Array) -> float:
     return float((move(out, "cpu") == 0).all(axis=0).mean())
 
 
-def flat_share(node: Node, out: Array) -> float:
+def saturated_share(node: Node, out: Array) -> float:
     """The fraction of units at the flat ends of tanh or sigmoid for 19 of 20 samples."""
-    if node.op not in EDGES or len(out.shape) < 2 or not out.size:
+    if node.op not in SATURATED_OUTSIDE or len(out.shape) < 2 or not out.size:
         return 0.0
-    low, high = EDGES[node.op]
+    low, high = SATURATED_OUTSIDE[node.op]
     values = move(out, "cpu")
     return float((((values < low) | (values > high)).mean(axis=0) >= 0.95).mean())

@@ -32,19 +32,19 @@ class Picture:
     def of(cls, predictions: Sequence[Tensor], results: dict[str, Node], parameters: Mapping[str, Tensor]) -> Picture:
         """The architecture that computed predictions. results: nodes by layer name; parameters: by name."""
         builder = Builder(Program(Graph.of(*predictions), Options()))
-        made = cls(builder.scene)
+        picture = cls(builder.scene)
         for name, node in results.items():
             if builder.program.folds.shown(node) in builder.box_of:
-                made.layers.setdefault(builder.at(node), []).append(name)
+                picture.layers.setdefault(builder.at(node), []).append(name)
         names = {id(p): name for name, p in parameters.items()}
         reads: dict[str, list[str]] = {}
         for node in builder.nodes:
             for s in node.inputs:
                 if id(s) in names:
-                    found = reads.setdefault(builder.at(node), [])
-                    found += [names[id(s)]] * (names[id(s)] not in found)
-        made.weights = reads
-        return made
+                    names_read = reads.setdefault(builder.at(node), [])
+                    names_read += [names[id(s)]] * (names[id(s)] not in names_read)
+        picture.weights = reads
+        return picture
 
 
 MEASURES = {
@@ -63,14 +63,16 @@ MEASURES = {
 
 def page(picture: Picture, samples: Sequence[Sample], findings: Sequence[Sequence[tuple[str, list[str]]]]) -> str:
     """The self-contained page of a training; findings: for each sample. MissingDependencyError without Graphviz."""
-    shown = [
+    sample_data = [
         {
             **numbers(sample),
-            "findings": [told(picture, text) | {"each": [told(picture, one) for one in each]} for text, each in texts],
+            "findings": [
+                with_box(picture, text) | {"each": [with_box(picture, neighbour) for neighbour in each]} for text, each in texts
+            ],
         }
         for sample, texts in zip(samples, findings, strict=True)
     ]
-    return filled("tensorgrad.train", "watched.html", {"measures": MEASURES, "picture": drawn(picture), "samples": shown})
+    return filled("tensorgrad.train", "watched.html", {"measures": MEASURES, "picture": drawn(picture), "samples": sample_data})
 
 
 def drawn(picture: Picture) -> dict[str, Any]:
@@ -93,21 +95,21 @@ def drawn(picture: Picture) -> dict[str, Any]:
 
 def numbers(sample: Sample) -> dict[str, Any]:
     """The numbers of a sample for the page: each measure by the name of the layer or parameter. None if not finite."""
-    found: dict[str, dict[str, Any]] = {name: {} for name in MEASURES}
+    by_measure: dict[str, dict[str, Any]] = {name: {} for name in MEASURES}
     for name, layer in sample.layers.items():
-        shown = {"value": size_of(layer.value), "mean": layer.value.mean, "std": layer.value.std, "zeros": layer.value.zeros}
-        shown |= {"dead": layer.dead, "saturated": layer.saturated}
+        measures = {"value": size_of(layer.value), "mean": layer.value.mean, "std": layer.value.std, "zeros": layer.value.zeros}
+        measures |= {"dead": layer.dead, "saturated": layer.saturated}
         if layer.gradient is not None:
-            shown["gradient"] = size_of(layer.gradient)
-        for measure, value in shown.items():
-            found[measure][visible(name)] = finite(value)
+            measures["gradient"] = size_of(layer.gradient)
+        for measure, value in measures.items():
+            by_measure[measure][visible(name)] = finite(value)
     for name, w in sample.weights.items():
-        found["weight"][visible(name)] = finite(size_of(w.value))
+        by_measure["weight"][visible(name)] = finite(size_of(w.value))
         if w.gradient is not None:
-            found["weight gradient"][visible(name)] = finite(size_of(w.gradient))
+            by_measure["weight gradient"][visible(name)] = finite(size_of(w.gradient))
         if w.update is not None:
-            found["ratio"][visible(name)] = finite(w.ratio)
-    return {"step": sample.step, "epoch": sample.epoch, "loss": finite(sample.loss), "of": found}
+            by_measure["ratio"][visible(name)] = finite(w.ratio)
+    return {"step": sample.step, "epoch": sample.epoch, "loss": finite(sample.loss), "of": by_measure}
 
 
 def size_of(spread: Spread) -> float:
@@ -119,12 +121,12 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def told(picture: Picture, text: str) -> dict[str, Any]:
+def with_box(picture: Picture, text: str) -> dict[str, Any]:
     """A finding with the id of its box."""
-    found = ("", "")
+    best = ("", "")
     for names in (picture.layers, picture.weights):
         for box, inside in names.items():
             for name in inside:
-                if text.startswith((f"{name} (", f"{name}:")) and len(name) > len(found[0]):
-                    found = (name, box)
-    return {"text": visible(text), "box": found[1]}
+                if text.startswith((f"{name} (", f"{name}:")) and len(name) > len(best[0]):
+                    best = (name, box)
+    return {"text": visible(text), "box": best[1]}

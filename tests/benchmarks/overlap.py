@@ -90,7 +90,7 @@ class Buckets:
         for p in self.params:
             assert p.grad is not None
             p.grad._data = self.flat[self.places[id(p)]].reshape(p.shape)
-            ranks.agreed.add(p.grad)
+            ranks.averaged.add(p.grad)
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def measured(widths: tuple[int, ...]) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(ROUNDS + 2):
         for name, step in steps.items():
-            ranks.gathered(None)
+            ranks.all_gather(None)
             since = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - since)

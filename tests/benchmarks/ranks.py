@@ -64,16 +64,16 @@ def measured(widths: tuple[int, ...], samples: int, steps: int) -> tuple[float, 
     seconds = []
     for _ in range(steps + 2):
         for xb, yb in data.DataLoader(x, y, batch_size=None):
-            ranks.gathered(None)
+            ranks.all_gather(None)
             since = time.perf_counter()
             run(xb, yb)
             seconds.append(time.perf_counter() - since)
     gradients = np.zeros(sum(p.size for p in model.parameters()), np.float32)
     sums = []
     for _ in range(20):
-        ranks.gathered(None)
+        ranks.all_gather(None)
         since = time.perf_counter()
-        ranks.add_up(gradients)
+        ranks.all_reduce(gradients)
         sums.append(time.perf_counter() - since)
     return float(np.median(seconds[2:])) * 1e3, float(np.median(sums)) * 1e3, gradients.size
 

@@ -19,7 +19,7 @@ from tests.distributed import fits, optimisers
 warnings.simplefilter("error")
 distributed.init()
 for name, found in (("optimisers", optimisers.everything()), ("fits", fits.everything())):
-    for other in ranks.gathered(found):
+    for other in ranks.all_gather(found):
         np.testing.assert_equal(other, found, err_msg=f"{name}: ranks differ")
     if distributed.rank() == 0:
         (Path(sys.argv[1]) / f"{name}-{distributed.size()}.pickle").write_bytes(pickle.dumps(found))

@@ -37,11 +37,11 @@ def sums(dtype: str) -> None:
     for shape in ((), (0,), (7,), (3, 5)):
         mine = np.random.default_rng(distributed.rank()).integers(0, 40, shape).astype(dtype)
         array = fake_cupy.asarray(mine)
-        ranks.add_up(array)
-        expected = np.sum(ranks.gathered(mine.astype("float64")), axis=0).astype(dtype)
+        ranks.all_reduce(array)
+        expected = np.sum(ranks.all_gather(mine.astype("float64")), axis=0).astype(dtype)
         np.testing.assert_array_equal(array.get(), expected, err_msg=f"{dtype} {shape}")
     whole = fake_cupy.asarray(np.arange(12).astype(dtype))
-    ranks.add_up(whole[2:9])  # in the middle of another one
+    ranks.all_reduce(whole[2:9])  # in the middle of another one
     size = distributed.size()
     np.testing.assert_array_equal(whole.get(), [n * (size if 2 <= n < 9 else 1) for n in np.arange(12).astype(dtype)])
 

@@ -15,15 +15,15 @@ from tensorgrad.core.ranks import ranks
 class Twins:
     """Two ranks that have the same."""
 
-    rank, size, outlives = 0, 2, False
+    rank, size, fault_tolerant = 0, 2, False
 
-    def add_up(self, array: Any) -> None:
+    def all_reduce(self, array: Any) -> None:
         array *= 2
 
-    def shared(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return value
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value, value]
 
 

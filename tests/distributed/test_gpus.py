@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tensorgrad.core import backend
-from tensorgrad.distributed.nccl import Card, Link, why_not
+from tensorgrad.distributed.nccl import Card, Link, obstacle
 from tests.cuda import fake_cupy as cuda
 from tests.cuda import fake_nccl
 from tests.cuda.fake_cupy import fake_cupy
@@ -60,7 +60,7 @@ FAULTS = {
     "raise": "rank 1 of 2 has raised ZeroDivisionError: on purpose; the job is ended",
     "kill": "rank 1",  # what mpiexec says
     "stop": "rank 1 has not answered for",
-    "away": "rank 1 has not come to meeting",
+    "away": "rank 1 has not reached operation",
     "cut": "NCCL_ERROR_REMOTE_ERROR: stand-in; the job is ended",
 }
 
@@ -85,10 +85,10 @@ def test_the_others_go_on() -> None:
 
 def test_which_gpus_can_be_connected() -> None:
     a, b, far = Card("m", "0000:01:00.0", True), Card("m", "0000:02:00.0", True), Card("n", "0000:01:00.0", True)
-    assert why_not([a, b, far]) == ""
-    assert why_not([a, b, a]) == "ranks 0 and 2 have the same GPU, 0000:01:00.0"
-    assert why_not([a, Card(), Card()]) == "rank 1 computes on no GPU"
-    assert why_not([a, b._replace(has_nccl=False)]).startswith("CuPy finds no NCCL on rank 1 (pip install ")
+    assert obstacle([a, b, far]) == ""
+    assert obstacle([a, b, a]) == "ranks 0 and 2 have the same GPU, 0000:01:00.0"
+    assert obstacle([a, Card(), Card()]) == "rank 1 computes on no GPU"
+    assert obstacle([a, b._replace(has_nccl=False)]).startswith("CuPy finds no NCCL on rank 1 (pip install ")
 
 
 @pytest.fixture
@@ -128,13 +128,13 @@ def test_a_sum_waits_from_when_the_gpu_has_come_to_it(link: Link) -> None:
     assert link.pending() is None
     asked = link.add_up(fake_cupy.zeros(3), 5, "sum of 3 float64")
     cuda.wait()
-    asked.begun.underway, asked.ended.underway = [threading.Event()], [waiting := threading.Event()]
+    asked.started.underway, asked.finished.underway = [threading.Event()], [waiting := threading.Event()]
     found = link.pending()
     assert found is asked
-    assert found.since is None
-    asked.begun.underway = []
+    assert found.waiting_since is None
+    asked.started.underway = []
     assert link.pending() is asked
-    assert asked.since is not None
+    assert asked.waiting_since is not None
     waiting.set()
     assert link.pending() is None
     link.close()

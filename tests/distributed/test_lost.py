@@ -20,7 +20,7 @@ FAULTS = {
     "raise": "rank 1 of 2 has raised ZeroDivisionError: on purpose; the job is ended",
     "kill": "rank 1",  # what mpiexec says
     "stop": "rank 1 has not answered for",
-    "away": "rank 1 has not come to meeting",
+    "away": "rank 1 has not reached operation",
 }
 
 

@@ -20,7 +20,7 @@ class Meeting(Call):
 
     def compute(self, *inputs: Any) -> list[Array]:
         y = np.array(inputs[0])
-        ranks.add_up(y)
+        ranks.all_reduce(y)
         return [y]
 
     def overlays(self, k: int) -> list[int]:
@@ -30,7 +30,7 @@ class Meeting(Call):
         x, out = writer.name(self.inputs[0]), writer.name(self.outputs[0])
         if writer.shared(self) != {0: 0}:
             writer.lines.append(f"copyto({out}, {x})")
-        writer.lines.append(f"{writer.bind('add_up', ranks.add_up)}({out})")
+        writer.lines.append(f"{writer.bind('add_up', ranks.all_reduce)}({out})")
 
     def launch(self, launcher: Launcher) -> Launch:
         x, out = launcher.array(self.inputs[0]), launcher.array(self.outputs[0])
@@ -38,6 +38,6 @@ class Meeting(Call):
         def launch() -> None:
             if out is not x:
                 out[...] = x
-            ranks.add_up(out)
+            ranks.all_reduce(out)
 
         return launch
