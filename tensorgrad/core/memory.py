@@ -13,6 +13,7 @@ from tensorgrad.core.backend import Array, copy, cupy, on_gpu
 from tensorgrad.core.state import state
 
 POOLED = 262_144  # minimum bytes for which `new` uses the pool
+TRACED = 64 << 20  # unused bytes that are kept while a step is traced, which needs more memory than its plan
 
 
 def aligned(nbytes: int) -> Array:
@@ -56,7 +57,7 @@ class Pool:
         try:
             piece = self.free[nbytes].pop()
         except (KeyError, IndexError):
-            if state.trace is not None:  # a step is traced twice at most: memory counts for more than the time of page faults
+            if state.trace is not None and self.unused() > TRACED:
                 self.drop()
             piece = aligned(nbytes)
         owner = (ctypes.c_char * nbytes).from_buffer(piece)
@@ -71,6 +72,10 @@ class Pool:
         pieces = self.free.setdefault(lent.piece.nbytes, [])
         if len(pieces) < 64:
             pieces.append(lent.piece)
+
+    def unused(self) -> int:
+        """Bytes of unused pieces."""
+        return sum(nbytes * len(pieces) for nbytes, pieces in list(self.free.items()))
 
     def drop(self) -> None:
         """Free unused pieces."""

@@ -454,10 +454,11 @@ def test_the_memory_of_recorded_runs_is_given_back() -> None:
     assert not memory._pool.free
 
 
-def test_memory_of_the_calls_that_are_traced() -> None:
+def test_memory_of_the_calls_that_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most three arrays of the widest layer at a time (its result, the gradient of that, and the masked one), one of the
     narrow layer that waits to be freed, and in the second call other samples. Memory that is reused only for arrays of its own
     size would add half as much."""
+    monkeypatch.setattr(memory, "TRACED", 0)
     samples, width, narrow = 20_000, 100, 40
     x, t = np.random.default_rng(0).random((samples, 50), dtype="f"), np.zeros(samples, int)
     model = nn.Sequential(nn.Linear(50, width), nn.ReLU(), nn.Linear(width, narrow), nn.ReLU(), nn.Linear(narrow, 2))
