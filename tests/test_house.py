@@ -118,3 +118,29 @@ def test_skipped_tests_say_what_they_need() -> None:
             found.append((f"{path.relative_to(ROOT)}:{call.lineno}", text))
     assert len(found) > 20
     assert not [where for where, text in found if not (text == "reason" or re.match(r"needs .*: ", text))]
+
+
+def test_what_a_class_documents_is_in_it() -> None:
+    """Each name that begins a line of a table in a docstring occurs in the code of the class or of its bases."""
+    classes: dict[str, list[tuple[ast.ClassDef, Path]]] = {}  # several may have the same name
+    for path in modules().values():
+        for statement in ast.walk(ast.parse(path.read_text())):
+            if isinstance(statement, ast.ClassDef):
+                classes.setdefault(statement.name, []).append((statement, path))
+    missing = []
+    count = 0
+    for name, statement, path in [(name, *one) for name, same in classes.items() for one in same]:
+        words = {"tangent", *(("output", "h") if path.parts[-2] == "nn" else ())}  # a formula of an op; what a layer returns
+        family = [name]
+        for one in family:
+            for of, _ in classes.get(one, ()):
+                family += [base.id for base in of.bases if isinstance(base, ast.Name) and base.id not in family]
+                body = of.body[1:] if ast.get_docstring(of) else of.body
+                words |= set(re.findall(r"\w+", " ".join(map(ast.unparse, body))))
+        for line in (ast.get_docstring(statement) or "").splitlines()[1:]:
+            if row := re.match(r"((?:[A-Za-z_]\w*(?:\(\))?)(?:, [A-Za-z_]\w*(?:\(\))?)*) {2,}\S", line):
+                names = [documented.removesuffix("()") for documented in row[1].split(", ")]
+                count += len(names)
+                missing += [f"{path.name}: {name}: {one}" for one in names if one not in words]
+    assert count > 500
+    assert not missing

@@ -224,11 +224,11 @@ def as_logarithm(end: Node, graph: Reading) -> Logarithm | None:
 
 def match_logarithm(end: Node, graph: Reading) -> Node | None:
     """log(softmax(z)), log(sigmoid(z)), log(1 - sigmoid(z)) and log1p(-sigmoid(z))"""
-    found = as_logarithm(end, graph)
-    if found is None:
+    logarithm = as_logarithm(end, graph)
+    if logarithm is None:
         return None
-    saved = found.value if found.op.reads_some else None
-    return replace(end, found.op, (found.logits,), (saved,), found.members, **found.attrs)
+    saved = logarithm.value if logarithm.op.reads_some else None
+    return replace(end, logarithm.op, (logarithm.logits,), (saved,), logarithm.members, **logarithm.attrs)
 
 
 def over_classes(source: Any, graph: Reading) -> Logarithm | None:
@@ -312,10 +312,10 @@ def logistic(end: Node, node: Node, scale: float, members: list[Node], graph: Re
             return None
         signs.append(sign)
         for count, saved, source in factors(term):
-            found = as_logarithm(source, graph) if isinstance(source, Node) and graph.hidden(source) else None
-            if found is not None and found.op in SIDES and counts(count, node) and found.logits.shape == node.shape:
-                sides[found.op] = count, saved, found
-                members += [term, *found.members]
+            logarithm = as_logarithm(source, graph) if isinstance(source, Node) and graph.hidden(source) else None
+            if logarithm is not None and logarithm.op in SIDES and counts(count, node) and logarithm.logits.shape == node.shape:
+                sides[logarithm.op] = count, saved, logarithm
+                members += [term, *logarithm.members]
                 break
         else:
             return None

@@ -85,15 +85,15 @@ def paired(sources: list[tuple[Source, Tensor]], sums: Sums, seeds: list[Tensor]
             sums.owned.discard(source)
     if sums.recorded:
         return [(tensor, sums.of[source]) for source, tensor in sources]
-    taken = {id(seed._data) for seed in seeds}
+    in_use = {id(seed._data) for seed in seeds}
     result = []
     for source, tensor in sources:
         g = sums.of[source]
         if isinstance(g, np.generic):
             g = np.asarray(g)
-        elif id(g) in taken or (g.base is not None and source not in sums.owned):
+        elif id(g) in in_use or (g.base is not None and source not in sums.owned):
             g = copy(g)
-        taken.add(id(g))
+        in_use.add(id(g))
         result.append((tensor, wrap(g, None)))
     return result
 

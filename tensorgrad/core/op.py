@@ -30,12 +30,12 @@ class CallSignature:
             raise AttributeError("__signature__")  # calling the class is different
         if kind.__call__ is not Op.__call__:
             return inspect.signature(op.__call__)
-        _, *taken = inspect.signature(op.forward).parameters.values()  # the first is xp
-        for i, p in enumerate(taken):
+        _, *parameters = inspect.signature(op.forward).parameters.values()  # the first is xp
+        for i, p in enumerate(parameters):
             if p.kind is not p.KEYWORD_ONLY:
                 by_place = p.kind if p.kind is p.VAR_POSITIONAL else p.POSITIONAL_ONLY
-                taken[i] = p.replace(kind=by_place, annotation="Operand[T]")
-        return inspect.Signature(taken, return_annotation="T | Array")
+                parameters[i] = p.replace(kind=by_place, annotation="Operand[T]")
+        return inspect.Signature(parameters, return_annotation="T | Array")
 
 
 class Op:
@@ -116,16 +116,19 @@ class Op:
         else:
             self.reads_input = self.takes_data = ()
             self.variadic = False
-        taken = list(inspect.signature(self.forward).parameters.values())[1:] if hasattr(self, "forward") else []  # after xp
-        plain = type(self).__call__ is Op.__call__  # others arrange their arguments themselves
+        parameters = (
+            list(inspect.signature(self.forward).parameters.values())[1:] if hasattr(self, "forward") else []
+        )  # after xp
+        is_usual_call = type(self).__call__ is Op.__call__  # others arrange their arguments themselves
         if self.linear:
-            places = [p for p in taken if p.kind is not p.KEYWORD_ONLY]
-            if unknown := set(self.linear.split()) - {p.name for p in places}:
+            positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+            if unknown := set(self.linear.split()) - {p.name for p in positional}:
                 raise TensorgradError(f"{self.name}: linear names {sorted(unknown)}, which forward does not take")
-            self.linear_in = [p.name in self.linear.split() for p in places]
+            self.linear_in = [p.name in self.linear.split() for p in positional]
             if self.jvp is None:
                 self.jvp = self.itself
-        self.by_place = frozenset(p.name for p in taken if plain and p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty)
+        required = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+        self.by_place = frozenset(required if is_usual_call else [])
         self.reads_some = any(self.reads_input)
         self.reads_all = self.reads_some and all(self.reads_input)
         known = type(REGISTRY.get(self.name, self))
@@ -153,11 +156,11 @@ class Op:
                 return None
 
             def tangent(t: Value) -> Value:
-                if type(t) is np.ndarray and others:  # fast path: a Jacobian may need thousands
+                if type(t) is np.ndarray and are_arrays:  # fast path: a Jacobian may need thousands
                     return self.forward(np, *xs[:i], t, *xs[i + 1 :], **attrs)
                 return self.apply(*xs[:i], t, *xs[i + 1 :], **attrs)
 
-            others = all(type(x) is np.ndarray for j, x in enumerate(xs) if j != i)
+            are_arrays = all(type(x) is np.ndarray for j, x in enumerate(xs) if j != i)
             return tangent
 
         return tuple(along(i) for i in range(len(xs)))

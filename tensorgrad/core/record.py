@@ -268,7 +268,7 @@ def record(
 ) -> Node:
     """The node of one use, keeping only the arrays that the rule reads."""
     trace, latest = state.trace, writes.latest
-    theirs = requires_grad and trace is None  # during a traced call nobody else can write
+    others_may_write = requires_grad and trace is None  # during a traced call nobody else can
     for i, source in enumerate(inputs):
         if type(source) is Node:
             if latest > source.index and writes.since(source.index, (arrays[i],)):
@@ -280,7 +280,7 @@ def record(
                     f"with a Tensor that was changed in place later; compute it again"
                 )
         elif not isinstance(source, LEAVES):
-            if theirs and op.reads_argument(i):
+            if others_may_write and op.reads_argument(i):
                 source = arrays[i] = memory.private(source)
             inputs[i] = wrap(source, None)
     if op.data and requires_grad:
@@ -299,7 +299,7 @@ def record(
         if op.variadic:  # the last named argument represents all further ones
             reads += reads[-1:] * (len(arrays) - len(reads))
         saved = tuple([a if read else None for a, read in zip(arrays, reads, strict=False)])
-    if theirs and (writes.loans or writes.shared):
+    if others_may_write and (writes.loans or writes.shared):
         saved = tuple([writes.unshared(a) for a in saved])
     saved_out = out if op.reads_output or op.draws else None
     return Node(op, tuple(inputs), attrs, saved, saved_out, out.shape, out.dtype, (), True, user_location(2))

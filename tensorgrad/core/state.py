@@ -248,8 +248,8 @@ def answering(fn: _F) -> _F:
 
 def wrong_call(fn: Callable[..., Any], name: str, error: TypeError) -> TypeError:
     """Python's error about the number or names of arguments, with the name of the function and its parameters."""
-    taken = [p.replace(annotation=p.empty) for p in inspect.signature(fn).parameters.values() if p.name != "self"]
-    text = f"{scoped(name)}: {str(error).partition('() ')[2]}; expected {name}{inspect.Signature(taken)}"
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(fn).parameters.values() if p.name != "self"]
+    text = f"{scoped(name)}: {str(error).partition('() ')[2]}; expected {name}{inspect.Signature(parameters)}"
     return TypeError(text + spellings.keyword(fn, error))
 
 
@@ -289,8 +289,8 @@ def in_words(fn: Callable[..., Any], error: Exception, args: tuple[Any, ...], kw
         return error
     if text.startswith(f"{where}:"):
         return kind(text)
-    given = [*map(describe, args), *(f"{name}={describe(value)}" for name, value in kwargs.items())]
-    return kind(f"{where}: {text}; called as {name}({', '.join(given)})")
+    arguments = [*map(describe, args), *(f"{name}={describe(value)}" for name, value in kwargs.items())]
+    return kind(f"{where}: {text}; called as {name}({', '.join(arguments)})")
 
 
 def describe(value: Any) -> str:

@@ -86,10 +86,10 @@ class Turns:
     harmless if it was not entered or was left already. (A Condition is not entered by `with`: there is a moment between the
     acquisition of its lock and the block; a lock has none.)
 
-    steady   the threads in the steady mode. For speed they enter and leave without the lock, and check `asked` afterwards
-    single   the threads in the single-threaded mode, each once per entry
-    asked    whether a thread is in that mode or waits for it: new threads queue behind it, so that none starves
-    usual    the numbers of BLAS threads to restore
+    steady      the threads in the steady mode. For speed they enter and leave without the lock, and check `contended` then
+    single      the threads in the single-threaded mode, each once per entry
+    contended   whether a thread is in that mode or waits for it: new threads queue behind it, so that none starves
+    usual       the numbers of BLAS threads to restore
     """
 
     def __init__(self) -> None:

@@ -136,12 +136,12 @@ def blocks_of(
     params: list[Tensor], groups: tuple[ParamGroup, ...], slots: Callable[[ParamGroup], tuple[str, ...]]
 ) -> list[Block]:
     """The blocks of all groups, whose parameters are consecutive in `params`: one for each dtype and device in each group."""
-    found = []
+    blocks = []
     start = 0
     for group in groups:
-        alike: dict[Any, list[int]] = {}
+        by_kind: dict[Any, list[int]] = {}
         for i in range(start, start + len(group["params"])):
-            alike.setdefault((params[i].dtype, params[i].device), []).append(i)
+            by_kind.setdefault((params[i].dtype, params[i].device), []).append(i)
         start += len(group["params"])
-        found += [Block(params, group, indices, slots(group)) for indices in alike.values()]
-    return found
+        blocks += [Block(params, group, indices, slots(group)) for indices in by_kind.values()]
+    return blocks

@@ -144,8 +144,8 @@ class Optimiser(Parameters):
             return None
         parts = []
         for i in block.indices:
-            found: Any = self.params[i]._grad  # each has one
-            g = found._data
+            gradient: Any = self.params[i]._grad  # each has one
+            g = gradient._data
             if type(g) is not np.ndarray or g.dtype != block.dtype or self.late[i] != self.late[first]:
                 return None
             parts.append(g.reshape(-1))
@@ -243,10 +243,10 @@ class Optimiser(Parameters):
             parts_of = list(zip(block.indices, block.parts, strict=True))
             rows = {i: self.row_gradient(trace, block, i) for i in block.indices}
             runs = groupby(parts_of, lambda part, rows=rows: (*self.moves(part[0]), part[0] if rows[part[0]] else -1))  # type: ignore[misc]
-            for (reached, _, alone), run in runs:
+            for (has_gradient, _, alone), run in runs:
                 if (named := rows.get(alone)) is not None:
                     self._trace_rows(trace, block, *next(run), *named)
-                elif reached:
+                elif has_gradient:
                     self._trace_run(trace, block, list(run))
 
     def row_gradient(self, trace: Tracer[Tensor], block: Block, i: int) -> tuple[Tensor, Tensor] | None:
@@ -272,7 +272,7 @@ class Optimiser(Parameters):
             g = sum_named(g, t, shape[0])
             new = self._updated(block.group, rows[0], g, *rows[1:], **numbers)
             if self.is_lazy(block.group):
-                new = left_alone(wants_step(g), new, rows)
+                new = selected(in_nonzero_row(g), new, rows)
             values = [assign(leaf, value, t, index=AT) for leaf, value in zip(leaves, new, strict=True)]
         self._assign(trace, targets, values)
 
@@ -294,10 +294,10 @@ class Optimiser(Parameters):
 
     def runs(self) -> list[list[int]]:
         """The groups of parameters that a recorded step updates together."""
-        found = []
+        runs = []
         for block in self.blocks:
-            found += [list(run) for (reached, _), run in groupby(block.indices, self.moves) if reached]
-        return found
+            runs += [list(run) for (has_gradient, _), run in groupby(block.indices, self.moves) if has_gradient]
+        return runs
 
     def _trace_run(self, trace: Tracer[Tensor], block: Block, parts: list[tuple[int, tuple[int, int]]]) -> None:
         first, (start, _) = parts[0]
@@ -317,8 +317,8 @@ class Optimiser(Parameters):
             p = ops.astype(leaves[0], block.dtype) if block.half else leaves[0]
             new = self._updated(block.group, p, g, *leaves[1:], **numbers)
             if self.is_lazy(block.group):
-                wanted = [ops.reshape(wants_step(self.params[i]._grad), (-1,)) for i, _ in parts]
-                new = left_alone(wanted[0] if len(wanted) == 1 else ops.concatenate(wanted), new, [p, *leaves[1:]])
+                masks = [ops.reshape(in_nonzero_row(self.params[i]._grad), (-1,)) for i, _ in parts]
+                new = selected(masks[0] if len(masks) == 1 else ops.concatenate(masks), new, [p, *leaves[1:]])
             values = [ops.astype(new[0], block.flat.dtype) if block.half else new[0], *new[1:]]
         self._assign(trace, targets, values)
 
@@ -356,16 +356,18 @@ class Optimiser(Parameters):
 
     def _state_to_keep(self) -> list[dict[str, Array]]:
         """Copies of the state for the current settings; slots that the next step would create are zeros."""
-        found: list[dict[str, Array]] = [{} for _ in self.params]
+        states: list[dict[str, Array]] = [{} for _ in self.params]
         for block in self.blocks:
             with on(block.flat):
                 zeros = namespace([block.flat]).zeros
                 for i, (start, stop) in zip(block.indices, block.parts, strict=True):
                     shape = self.params[i].shape
                     for slot in self.slots_of(block.group):
-                        own = block.state.get(slot)
-                        found[i][slot] = zeros(shape, block.dtype) if own is None else copied(own[start:stop].reshape(shape))
-        return found
+                        array = block.state.get(slot)
+                        state[i][slot] = (
+                            zeros(shape, block.dtype) if array is None else copied(array[start:stop].reshape(shape))
+                        )
+        return states
 
     @property
     def form(self) -> Any:
@@ -382,25 +384,25 @@ class Optimiser(Parameters):
             if len(values[name]) != len(self.params):
                 return [f"{name} for {len(values[name])} parameters, expected {len(self.params)}"]
         sizes = [len(group["params"]) for group in values["groups"]]
-        own = [len(group["params"]) for group in self.param_groups]
-        if sizes != own:
-            return [f"groups of {', '.join(map(str, sizes))} parameters, expected {', '.join(map(str, own))}"]
+        expected = [len(group["params"]) for group in self.param_groups]
+        if sizes != expected:
+            return [f"groups of {', '.join(map(str, sizes))} parameters, expected {', '.join(map(str, expected))}"]
         if [i for group in values["groups"] for i in group["params"]] != list(range(len(self.params))):
             return ["groups whose params are not numbered consecutively"]
         if any(late > values["steps"] for late in values["late"]):
             return [f"late {max(values['late'])}, but steps {values['steps']}"]
-        for group, found in zip(self.param_groups, values["groups"], strict=True):
-            if found.keys() | self.later.keys() != group.keys():
-                return [f"settings {', '.join(map(str, found))}, expected {', '.join(group)}"]
+        for group, settings in zip(self.param_groups, values["groups"], strict=True):
+            if settings.keys() | self.later.keys() != group.keys():
+                return [f"settings {', '.join(map(str, settings))}, expected {', '.join(group)}"]
             try:
-                self.checked({**found, "params": group["params"]}, group)
+                self.checked({**settings, "params": group["params"]}, group)
             except ArgumentError as error:
                 return [f"an invalid value: {error}"]
         return []
 
     def array_misfits(self, values: Mapping[str, Any]) -> list[str]:
         """Reasons: missing or unknown state, or other shapes, in a state_dict with the right groups."""
-        found = []
+        reasons = []
         params = iter(enumerate(zip(self.params, values["state"], strict=True)))
         for group, settings in zip(self.param_groups, values["groups"], strict=True):
             slots = self.slots_of(ParamGroup(type(self), {**settings, "params": group["params"]}))
@@ -408,11 +410,11 @@ class Optimiser(Parameters):
                 i, (p, arrays) = next(params)
                 for slot, array in arrays.items():
                     if slot not in slots or array.shape != p.shape:
-                        found.append(
+                        reasons.append(
                             f"{slot} of parameter {i} has shape {array.shape}, expected one of {slots} of shape {p.shape}"
                         )
-                found += [f"{slot} of parameter {i} is missing" for slot in slots if slot not in arrays]
-        return found
+                reasons += [f"{slot} of parameter {i} is missing" for slot in slots if slot not in arrays]
+        return reasons
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Restore the state, rates and settings from a dict of `state_dict`.
@@ -422,24 +424,24 @@ class Optimiser(Parameters):
         """
         if state.trace is not None:
             state.trace.forbid("load_state_dict()")
-        if found := problems(values, self.form):
-            raise ArgumentError(f"{type(self).__name__}.load_state_dict: {'; '.join(found)}")
-        if found := self.misfits(values):
-            raise ShapeError(f"{type(self).__name__}.load_state_dict: {found[0]}")
-        for group, found in zip(self.param_groups, values["groups"], strict=True):
-            group.update({key: value for key, value in {**self.later, **found}.items() if key != "params"})
+        if reasons := problems(values, self.form):
+            raise ArgumentError(f"{type(self).__name__}.load_state_dict: {'; '.join(reasons)}")
+        if reasons := self.misfits(values):
+            raise ShapeError(f"{type(self).__name__}.load_state_dict: {reasons[0]}")
+        for group, settings in zip(self.param_groups, values["groups"], strict=True):
+            group.update({key: value for key, value in {**self.later, **settings}.items() if key != "params"})
         self.steps, self.late = int(values["steps"]), tuple(map(int, values["late"]))
         if any(tuple(block.state) != self.slots_of(block.group) for block in self.blocks):
             self.lay_out()
         self.restore(values["state"])
 
 
-def wants_step(g: Value) -> Value:
+def in_nonzero_row(g: Value) -> Value:
     """For each element of a gradient, whether its row (along the first axis) is not all 0."""
-    found = g != 0
-    return found if g.ndim < 2 else ops.broadcast_to(found.any(axis=tuple(range(1, g.ndim)), keepdims=True), g.shape)
+    nonzero = g != 0
+    return nonzero if g.ndim < 2 else ops.broadcast_to(nonzero.any(axis=tuple(range(1, g.ndim)), keepdims=True), g.shape)
 
 
-def left_alone(wanted: Value, new: Sequence[Value], old: Sequence[Value]) -> list[Value]:
-    """New values where `wanted`, old ones elsewhere."""
-    return [ops.where(wanted, a, b) for a, b in zip(new, old, strict=True)]
+def selected(mask: Value, new: Sequence[Value], old: Sequence[Value]) -> list[Value]:
+    """New values where `mask` is True, old ones elsewhere."""
+    return [ops.where(mask, a, b) for a, b in zip(new, old, strict=True)]
