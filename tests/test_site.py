@@ -112,6 +112,26 @@ def test_every_page_is_in_the_contents() -> None:
     assert sorted(a or b or c for a, b, c in listed) == [page.stem for page in GUIDE]
 
 
+def test_pages_that_save_files_of_one_name_have_their_own_pictures(site: Any) -> None:
+    folders = [site("build").pictures_folder(page) for page in PAGES]
+    assert len(set(folders)) == len(PAGES)
+    for page in GUIDE:
+        text = site("build").with_pictures(page)
+        for picture in site("chapters").pictures(page):
+            assert f"({page.stem}/{picture})" in text or f'"{page.stem}/{picture}"' in text
+            assert f"({picture})" not in text
+
+
+def test_pages_of_the_gallery_show_their_programs(site: Any) -> None:
+    pages = site("gallery").pages()
+    for path in (ROOT / "examples" / "gallery").glob("*.py"):
+        if path.stem != "pages":
+            code = path.read_text().rpartition('"""\n\nfrom __future__')[2]
+            lines = [line for line in code.splitlines() if line and not line.startswith("#")]
+            assert len(lines) > 10
+            assert not [line for line in lines if line not in pages[f"{path.stem}.md"]], path.name
+
+
 def test_the_reference_has_every_public_name(site: Any) -> None:
     """By the modules' own `__all__`, which the reference reads, too, but not through it."""
     found = [name for text in site("reference").pages().values() for name in site("reference").listed(text)]

@@ -46,10 +46,23 @@ def wrapped(text: str) -> str:
     return re.sub(r"^```text\n(.*?)^```$", block, text, flags=re.DOTALL | re.MULTILINE)
 
 
+def pictures_folder(page: Path) -> Path:
+    """Where a page is run and leaves its pictures: a folder of its own, because two pages may save files of the same name."""
+    return (SOURCE if page.name == "index.md" else SOURCE / "guide") / page.stem
+
+
+def with_pictures(page: Path) -> str:
+    """The text of a page, with its pictures looked up in its folder."""
+    text = page.read_text()
+    for name in chapters.pictures(page):
+        text = text.replace(f"]({name})", f"]({page.stem}/{name})").replace(f'src="{name}"', f'src="{page.stem}/{name}"')
+    return text
+
+
 def assemble() -> None:
     """The tree that Sphinx reads: index.md, guide/, gallery/, api/. Links of the repository become links of the site."""
     for page in chapters.guide():
-        text = wrapped(page.read_text())
+        text = wrapped(with_pictures(page))
         if page.name == "index.md":
             text = text.replace("../guide/", "guide/").replace("../gallery/README.md", "gallery/index.md")
             write(SOURCE / "index.md", text.replace("](reference.py)", "](api/index.rst)"))
@@ -64,8 +77,9 @@ def assemble() -> None:
 
 
 def digest(script: Path) -> str:
-    """What the pictures of a script are made of: its text and the package's."""
-    files = [script, *sorted((ROOT / "tensorgrad").rglob("*.py")), *sorted((ROOT / "models").rglob("*.py"))]
+    """What the pictures of a script are made of: its text, the package's and that of the programs which run it."""
+    files = [script, SITE / "chapters.py", SITE / "gallery.py"]
+    files += [*sorted((ROOT / "tensorgrad").rglob("*.py")), *sorted((ROOT / "models").rglob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -93,8 +107,13 @@ def run_all(with_gallery: bool) -> list[str]:
     def changed(scripts: list[Path]) -> list[Path]:
         return [script for script in scripts if not done(script).exists() or done(script).read_text() != digest(script)]
 
+    shown = [page for page in chapters.guide() if chapters.pictures(page)]
+    missing = [page for page in shown if not all((pictures_folder(page) / name).exists() for name in chapters.pictures(page))]
+    pages = sorted({*missing, *changed(shown)})
+    for page in pages:  # a checkpoint of the last build would be resumed
+        shutil.rmtree(pictures_folder(page), ignore_errors=True)
     # a process for each page, whose names are its own; the gallery's programs in two, which import but once
-    jobs = [("chapters.py", [page], SOURCE / "guide") for page in changed(chapters.guide()) if chapters.pictures(page)]
+    jobs = [("chapters.py", [page], pictures_folder(page)) for page in pages]
     if with_gallery:
         programs = changed(gallery.scripts())
         jobs += [("gallery.py", half, SOURCE / "gallery") for half in (programs[::2], programs[1::2]) if half]
@@ -123,10 +142,12 @@ def main() -> None:
     gallery.leave_out_missing(SOURCE / "gallery")
     extra = OUT / "extra"  # pages that others show in a frame
     shutil.rmtree(extra, ignore_errors=True)
-    (extra / "guide").mkdir(parents=True)
-    for path in (SOURCE / "guide").glob("*.html"):
-        shutil.copy(path, extra / "guide")
+    for path in (SOURCE / "guide").glob("*/*.html"):
+        copy = extra / path.relative_to(SOURCE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     html = OUT / "html"
+    shutil.rmtree(html, ignore_errors=True)  # pages of earlier builds
     command = [
         sys.executable,
         "-m",

@@ -61,6 +61,8 @@ def draw(name: str, folder: Path) -> None:
     with mock.patch.object(Tensor, "backward", watched_backward), mock.patch.object(tensorgrad, "grad", watched_grad):
         columns = module.losses(STEPS, False)
     figure = drawing.curves({key: [float(v) for v in column] for key, column in columns.items()})
+    for axes in figure.axes:
+        axes.set_xlabel("step")
     figure.savefig(folder / f"{name}-losses.png", dpi=80)
 
 
@@ -69,6 +71,17 @@ EMPTY_WALL = "\n## Their graphs\n\n```{container} thumbnails\n\n```\n"
 
 def as_text(indented: re.Match[str]) -> str:
     return f"\n```text\n{textwrap.dedent(indented[0]).strip()}\n```\n"
+
+
+def cells(text: str) -> str:
+    """The cells of a notebook that is written as a program: text as it is, its headings one level down; code in blocks."""
+    shown = []
+    for kind, cell in re.findall(r"^# %%(.*)\n((?:(?!# %%).*\n?)*)", text, re.MULTILINE):
+        if "[markdown]" in kind:
+            shown.append(re.sub(r"^#", "##", re.sub(r"^# ?", "", cell.strip(), flags=re.MULTILINE), flags=re.MULTILINE))
+        else:
+            shown.append(f"```python\n{cell.strip()}\n```")
+    return "\n\n".join(shown) + "\n"
 
 
 def pages() -> dict[str, str]:
@@ -84,11 +97,15 @@ def pages() -> dict[str, str]:
     found = {"index.md": table + wall + toctree}
     for name in names:
         path = FOLDER / f"{name}.py"
+        if path.read_text().startswith("# %%"):
+            found[f"{name}.md"] = f"# {name}.py\n\n{cells(path.read_text())}"
+            continue
         doc = ast.get_docstring(ast.parse(path.read_text())) or ""
         head, _, rest = inspect.cleandoc(doc).partition("\n")
         code = path.read_text().partition('"""')[2].partition('"""')[2].strip()
         pictures = [
-            f"![The graph of one loss of {name}.py, as fusion makes of it]({name}-graph.svg)",
+            f"```{{image}} {name}-graph.svg\n:alt: The graph of one loss of {name}.py, after fusion\n"
+            f":target: ../_images/{name}-graph.svg\n```",
             f"![Its losses in the first {STEPS} steps]({name}-losses.png)",
         ]
         shown = pictures if path in scripts() else []
@@ -103,8 +120,8 @@ def leave_out_missing(folder: Path) -> None:
     for page in folder.glob("*.md"):
         text = page.read_text()
         kept = re.sub(
-            r"\[?!\[[^\]]*\]\(([\w.-]+)\)(?:\]\([\w.]+\) \[\w+\]\([\w.]+\))?\n\n",
-            lambda m: m[0] if (folder / m[1]).exists() else "",
+            r"\[?!\[[^\]]*\]\(([\w.-]+)\)(?:\]\([\w.]+\) \[\w+\]\([\w.]+\))?\n\n|```\{image\} ([\w.-]+)\n(?::.*\n)*```\n\n",
+            lambda m: m[0] if (folder / (m[1] or m[2])).exists() else "",
             text,
         )
         kept = kept.replace(EMPTY_WALL, "")

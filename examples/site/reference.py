@@ -181,6 +181,9 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
 
 def documented(full: str, thing: Any) -> list[str]:
     """The entry of one public name."""
+    if type(thing).__module__ in ("typing", "types") and (thing is Any or not isinstance(thing, type)):
+        written = re.sub(r"~|\b(?:\w+\.)+(?=\w)", "", str(thing))
+        return entry("data", full, "", f"A type for annotations: `{written}`", "")
     if isinstance(thing, Op):
         return entry("function", full, signature(thing), type(thing).__doc__, "")
     if isinstance(thing, type):
@@ -248,7 +251,7 @@ def families() -> dict[str, list[str]]:
 def pages() -> dict[str, str]:
     """The text of each page, by its file."""
     index = [*titled("API reference", "="), "Every public name, by the module to import it from.", ""]
-    index += [".. toctree::", "   :maxdepth: 1", "", *(f"   {title} <{name}>" for name, title in MODULES.items()), ""]
+    index += [".. toctree::", "   :maxdepth: 1", "", *(f"   {name}" for name in MODULES), ""]
     return {"index.rst": "\n".join(index), **{f"{name}.rst": page(name) for name in MODULES}}
 
 
